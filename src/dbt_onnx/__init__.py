@@ -1,0 +1,27 @@
+"""Score a warehouse table with an ONNX model on every dbt run.
+
+Two names are public: `score`, for a dbt Python model, and `export`, for whoever trains with
+scikit-learn. Both are loaded on first use: dbt imports every installed `dbt_*` module when it
+starts, so this one must cost nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dbt_onnx.dbt_model import score
+    from dbt_onnx.exporter import export
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "export", "score"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "score":
+        from dbt_onnx.dbt_model import score
+
+        return score
+    if name == "export":
+        from dbt_onnx.exporter import export
+
+        return export
+    raise AttributeError(f"module 'dbt_onnx' has no attribute {name!r}")

@@ -1,0 +1,287 @@
+"""What a model reads and gives, by name: the contract between a warehouse table and a graph.
+
+A contract is written into the artifact's card (`card.json`) by `export` or `dbt-onnx register`
+and is checked against the relation before anything is scored.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+from dbt_onnx.errors import ContractError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import pyarrow as pa
+
+TensorType = Literal[
+    "float16", "float32", "float64",
+    "int8", "int16", "int32", "int64",
+    "uint8", "uint16", "uint32", "uint64",
+    "bool", "string",
+]  # fmt: skip
+NullPolicy = Literal["reject", "nan", "fill"]
+TimeUnit = Literal["day", "hour", "minute", "second", "millisecond", "microsecond"]
+OutputKind = Literal["label", "probabilities", "value", "values", "vector"]
+Class = int | str
+Fill = float | int | str | bool
+
+FLOAT_TYPES = frozenset({"float16", "float32", "float64"})
+
+STAMP_COLUMNS = (
+    "as_of", "status", "rejected_reason", "score_reason",
+    "model_name", "model_version", "run_id", "scored_at", "features_hash",
+)  # fmt: skip
+"""Columns of every ledger beside the key and the outputs."""
+
+RESERVED_COLUMNS = frozenset(
+    {*STAMP_COLUMNS, "last_seen_as_of", "fresh_as_of", "age", "is_stale", "served_from"}
+)
+"""Names that neither a key nor an output may take: the ledger, its latest table and the current
+view use them. Compared without regard to case, as the warehouse does."""
+
+CARRIED_PREFIX = "__dbt_onnx_"
+"""Prefix of the columns that pass a scoring stream untouched, so that no feature meets them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """One column that the model reads.
+
+    `width` is the length of a LIST or ARRAY column, none for a scalar. `time_unit` turns a DATE
+    or TIMESTAMP into the number of such units since 1970-01-01 00:00 UTC. `tolerance` is the
+    largest relative change that the cast into the tensor's type may make to a DECIMAL or floating
+    value; none means the tensor type's own precision. Integers are cast exactly or not at all.
+    """
+
+    name: str
+    null_policy: NullPolicy = "reject"
+    fill: Fill | None = None
+    width: int | None = None
+    time_unit: TimeUnit | None = None
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """One input tensor: (rows,) if `rank` is 1, else (rows, total width of `features`)."""
+
+    name: str
+    dtype: TensorType
+    features: tuple[str, ...]
+    rank: Literal[1, 2] = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """One output of the graph and the ledger columns that it fills.
+
+    kind            what comes back                          columns
+    label           (rows,) or (rows, 1), int64 or string    one
+    probabilities   (rows, classes) or a map per row         one per class of `classes`
+    value           (rows,) or (rows, 1)                     one
+    values          (rows, k)                                k
+    vector          (rows, k)                                one ARRAY of length `width`
+
+    A column that is none is computed by the model and not stored.
+    """
+
+    name: str
+    kind: OutputKind
+    dtype: TensorType
+    columns: tuple[str | None, ...]
+    classes: tuple[Class, ...] | None = None
+    width: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """The features, how they fill the graph's inputs, and what its outputs are called.
+
+    Raises ContractError, with every fault at once, when the parts do not fit together.
+    """
+
+    features: tuple[Feature, ...]
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+
+    def __post_init__(self) -> None:
+        faults = [*_feature_faults(self), *_input_faults(self), *_output_faults(self)]
+        if faults:
+            raise ContractError(
+                "the contract does not hold together: " + "; ".join(faults),
+                hint="write the card again with dbt_onnx.export or `dbt-onnx register`",
+            )
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        return tuple(feature.name for feature in self.features)
+
+    def feature(self, name: str) -> Feature:
+        return next(feature for feature in self.features if feature.name == name)
+
+    def output_fields(self) -> list[pa.Field]:
+        """The stored output columns in order, all nullable: a rejected row has none of them."""
+        import pyarrow as pa
+
+        fields = []
+        for output in self.outputs:
+            arrow_type = arrow_type_of(output.dtype)
+            if output.kind == "vector":
+                assert output.width is not None
+                arrow_type = pa.list_(arrow_type, output.width)
+            fields += [pa.field(name, arrow_type) for name in output.columns if name is not None]
+        return fields
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contract as JSON types; `from_dict` reads it back."""
+        return cast("dict[str, Any]", _without_none(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Contract:
+        """Read a contract from a card. Raises ContractError on unknown or malformed entries."""
+        try:
+            return cls(
+                features=tuple(Feature(**item) for item in document["features"]),
+                inputs=tuple(
+                    Input(**{**item, "features": tuple(item["features"])})
+                    for item in document["inputs"]
+                ),
+                outputs=tuple(
+                    Output(
+                        **{
+                            **item,
+                            "columns": tuple(item["columns"]),
+                            "classes": tuple(item["classes"]) if item.get("classes") else None,
+                        }
+                    )
+                    for item in document["outputs"]
+                ),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ContractError(
+                f"the card's contract cannot be read: {error}",
+                hint="write the card again with dbt_onnx.export or `dbt-onnx register`",
+            ) from error
+
+
+def arrow_type_of(dtype: TensorType) -> pa.DataType:
+    """The Arrow type that holds one element of a tensor of this type without loss."""
+    import pyarrow as pa
+
+    # DuckDB has no 16-bit float
+    names = {"float16": "float32", "bool": "bool_"}
+    return cast("pa.DataType", getattr(pa, names.get(dtype, dtype))())
+
+
+def _without_none(value: Any) -> Any:
+    """Drop absent settings from dictionaries; a none inside a list (an unstored column) stays."""
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(item) for item in value]
+    return value
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    """Names that occur twice, compared without regard to case."""
+    return [name for name, count in Counter(name.casefold() for name in names).items() if count > 1]
+
+
+def _feature_faults(contract: Contract) -> list[str]:
+    faults = []
+    read = Counter(name for tensor in contract.inputs for name in tensor.features)
+    for name in _repeated(contract.feature_names):
+        faults.append(f"feature {name!r} is named twice")
+    for feature in contract.features:
+        where = f"feature {feature.name!r}"
+        if not isinstance(feature.name, str) or not feature.name:
+            faults.append(f"{where} has no name")
+            continue
+        if feature.name.casefold().startswith(CARRIED_PREFIX):
+            faults.append(f"{where} begins with the reserved prefix {CARRIED_PREFIX!r}")
+        if read[feature.name] == 0:
+            faults.append(f"{where} is read by no input")
+        if feature.null_policy not in get_args(NullPolicy):
+            faults.append(f"{where} has null_policy {feature.null_policy!r}")
+        if (feature.fill is not None) != (feature.null_policy == "fill"):
+            faults.append(f"{where} needs a fill value with null_policy 'fill', and only then")
+        if feature.time_unit is not None and feature.time_unit not in get_args(TimeUnit):
+            faults.append(f"{where} has time_unit {feature.time_unit!r}")
+        if feature.width is not None and not _is_positive(feature.width):
+            faults.append(f"{where} has width {feature.width!r}")
+    return faults
+
+
+def _input_faults(contract: Contract) -> list[str]:
+    faults = [f"input {name!r} is named twice" for name in _repeated(i.name for i in contract.inputs)]
+    known = {feature.name: feature for feature in contract.features}
+    if not contract.inputs:
+        faults.append("there is no input")
+    for tensor in contract.inputs:
+        where = f"input {tensor.name!r}"
+        if tensor.dtype not in get_args(TensorType):
+            faults.append(f"{where} has dtype {tensor.dtype!r}")
+        if not tensor.features:
+            faults.append(f"{where} reads no feature")
+        for name in tensor.features:
+            if name not in known:
+                faults.append(f"{where} reads feature {name!r}, which is not declared")
+            elif known[name].null_policy == "nan" and tensor.dtype not in FLOAT_TYPES:
+                faults.append(f"{where} is {tensor.dtype}, so {name!r} cannot have null_policy 'nan'")
+            elif known[name].time_unit is not None and tensor.dtype in {"string", "bool"}:
+                faults.append(f"{where} is {tensor.dtype}, so {name!r} cannot have a time_unit")
+            elif known[name].fill is not None and (
+                isinstance(known[name].fill, str) != (tensor.dtype == "string")
+            ):
+                faults.append(f"{where} is {tensor.dtype}; the fill of {name!r} is of another type")
+        if tensor.rank == 1 and (
+            len(tensor.features) != 1
+            or any(known[name].width is not None for name in tensor.features if name in known)
+        ):
+            faults.append(f"{where} has rank 1 and takes exactly one scalar feature")
+        if tensor.rank not in (1, 2):
+            faults.append(f"{where} has rank {tensor.rank!r}")
+    return faults
+
+
+def _output_faults(contract: Contract) -> list[str]:
+    faults = [
+        f"output {name!r} is named twice" for name in _repeated(o.name for o in contract.outputs)
+    ]
+    stored = [name for output in contract.outputs for name in output.columns if name is not None]
+    if not stored:
+        faults.append("no output column is stored")
+    faults += [f"output column {name!r} is named twice" for name in _repeated(stored)]
+    for name in stored:
+        if not isinstance(name, str) or not name:
+            faults.append(f"output column {name!r} is no name")
+        elif name.casefold() in RESERVED_COLUMNS or name.casefold().startswith(CARRIED_PREFIX):
+            faults.append(f"output column {name!r} collides with a column of the ledger")
+    for output in contract.outputs:
+        where = f"output {output.name!r}"
+        if output.kind not in get_args(OutputKind):
+            faults.append(f"{where} has kind {output.kind!r}")
+        if output.dtype not in get_args(TensorType):
+            faults.append(f"{where} has dtype {output.dtype!r}")
+        if output.kind == "probabilities" and not output.classes:
+            faults.append(f"{where} gives probabilities and names no classes")
+        if output.kind == "vector" and not _is_positive(output.width):
+            faults.append(f"{where} is a vector of width {output.width!r}")
+        wanted = _column_count(output)
+        if wanted is not None and len(output.columns) != wanted:
+            faults.append(f"{where} fills {wanted} column(s) and names {len(output.columns)}")
+    return faults
+
+
+def _column_count(output: Output) -> int | None:
+    if output.kind == "probabilities":
+        return len(output.classes or ())
+    return 1 if output.kind in {"label", "value", "vector"} else None
+
+
+def _is_positive(width: object) -> bool:
+    return isinstance(width, int) and not isinstance(width, bool) and width > 0

@@ -1,0 +1,1 @@
+"""One module per warehouse: how to plan, stream and write there, and little else."""

@@ -1,0 +1,59 @@
+"""The errors that users see: what is wrong, where, what was got, and what to do."""
+
+from typing import ClassVar
+
+
+class DbtOnnxError(Exception):
+    """Base of every error that dbt_onnx raises on purpose.
+
+    `message` says what is wrong, where and what was got; `hint` says what to do.
+    """
+
+    kind: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        self.message = message
+        self.hint = hint
+        super().__init__(f"{message}\nHint: {hint}")
+
+
+class ConfigError(DbtOnnxError):
+    """An argument of `score()`, of the command line or of a model's configuration is wrong."""
+
+    kind = "configuration"
+
+
+class RegistryError(DbtOnnxError):
+    """The model registry has no answer, or two, or an unsafe one."""
+
+    kind = "registry"
+
+
+class ArtifactError(DbtOnnxError):
+    """A model file or its card is missing, altered, hostile or unreadable."""
+
+    kind = "artifact"
+
+
+class ContractError(DbtOnnxError):
+    """Model, card and feature relation disagree about names, types or shapes."""
+
+    kind = "contract"
+
+
+class DataError(DbtOnnxError):
+    """The rows of the feature relation cannot be scored: duplicate keys, too many rejected, ..."""
+
+    kind = "data"
+
+
+class WarehouseError(DbtOnnxError):
+    """A table that dbt_onnx owns is not as it left it, or its name is taken."""
+
+    kind = "warehouse"
+
+
+class ScoringError(DbtOnnxError):
+    """The model failed on valid input, or gave back something other than it promised."""
+
+    kind = "scoring"
