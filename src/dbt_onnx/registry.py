@@ -1,0 +1,257 @@
+"""The model registry: which file is which version of which model, and who is champion.
+
+It is a seed of the user's dbt project. A scoring model reads it as a relation (`from_rows`), the
+command line as a file (`from_csv`); both apply the same rules and name every fault at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from dbt_onnx.errors import ConfigError, RegistryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+REGISTRY_COLUMNS = ("model_name", "model_version", "alias", "artifact", "sha256")
+CHAMPION = "champion"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_ALIAS = re.compile(r"[a-z][a-z0-9_]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NAME_RULE = "letters, digits, '.', '_' and '-', at most 128, beginning with a letter or digit"
+_ALIAS_RULE = "lowercase letters, digits and '_', beginning with a letter"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistryEntry:
+    """One row of the registry. `artifact` is a path below the artifacts directory."""
+
+    model_name: str
+    model_version: str
+    alias: str | None
+    artifact: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What `model="..."` asks for: exactly one of alias and version is set."""
+
+    model_name: str
+    alias: str | None
+    model_version: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registry:
+    """Registered versions in the order of the seed; immutable. `where` names it in messages."""
+
+    entries: tuple[RegistryEntry, ...]
+    where: str
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Mapping[str, object]], *, where: str) -> Registry:
+        """Read rows whose values are text, integers, dates or none (an empty alias).
+
+        Raises RegistryError with every fault: columns missing, names or paths that are not safe,
+        a version or an alias of a model given twice, a sha256 that is none.
+        """
+        faults: list[str] = []
+        entries = []
+        for number, row in enumerate(rows, start=1):
+            missing = [column for column in REGISTRY_COLUMNS if column not in row]
+            if missing:
+                faults.append(f"it has no column {', '.join(missing)}; it has {', '.join(row)}")
+                break
+            entry, row_faults = _read_row(row)
+            faults += [f"row {number}: {fault}" for fault in row_faults]
+            if entry is not None:
+                entries.append(entry)
+        faults += _contradictions(entries)
+        if faults:
+            raise RegistryError(
+                f"the model registry {where} is not valid: " + "; ".join(faults),
+                hint="mend the seed; `dbt-onnx verify` checks it and every file that it names",
+            )
+        return cls(entries=tuple(entries), where=where)
+
+    @classmethod
+    def from_csv(cls, path: Path) -> Registry:
+        """Read the seed's file. Raises RegistryError as `from_rows`, and when it is not there."""
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as stream:
+                reader = csv.DictReader(stream, strict=True)
+                rows = list(reader)
+                header = reader.fieldnames or []
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise RegistryError(
+                f"the model registry {path} cannot be read: {error}",
+                hint="name the seed with --registry, or register a first model with "
+                "`dbt-onnx register`, which writes it",
+            ) from error
+        missing = [column for column in REGISTRY_COLUMNS if column not in header]
+        if missing:
+            raise RegistryError(
+                f"the model registry {path} has no column {', '.join(missing)}; "
+                f"its first line is {','.join(header)!r}",
+                hint=f"the first line must be {','.join(REGISTRY_COLUMNS)}",
+            )
+        return cls.from_rows(rows, where=str(path))
+
+    def resolve(self, spec: str) -> RegistryEntry:
+        """The one entry that `churn` (its champion), `churn@alias` or `churn/version` names.
+
+        Raises ConfigError for a malformed spec, RegistryError when there is no such entry.
+        """
+        wanted = parse_spec(spec)
+        versions = [entry for entry in self.entries if entry.model_name == wanted.model_name]
+        if not versions:
+            raise self._no_such_model(wanted.model_name)
+        for entry in versions:
+            if wanted.alias is not None and entry.alias == wanted.alias:
+                return entry
+            if wanted.alias is None and entry.model_version == wanted.model_version:
+                return entry
+        known = ", ".join(
+            f"{entry.model_version} ({entry.alias})" if entry.alias else entry.model_version
+            for entry in versions
+        )
+        if wanted.alias is not None:
+            raise RegistryError(
+                f"model {wanted.model_name!r} has no {wanted.alias!r} in {self.where}; "
+                f"its versions are {known}",
+                hint=f"write {wanted.alias} into the alias column of one version, "
+                f"or name a version: '{wanted.model_name}/{versions[-1].model_version}'",
+            )
+        raise RegistryError(
+            f"model {wanted.model_name!r} has no version {wanted.model_version!r} in {self.where}; "
+            f"its versions are {known}",
+            hint="register that version with `dbt-onnx register`, or name one of those",
+        )
+
+    def _no_such_model(self, name: str) -> RegistryError:
+        known = sorted({entry.model_name for entry in self.entries})
+        close = get_close_matches(name, known, n=1)
+        have = f"it has {', '.join(known)}" if known else "it is empty"
+        return RegistryError(
+            f"{self.where} has no model {name!r}; {have}",
+            hint=f"did you mean {close[0]!r}?"
+            if close
+            else "register it with `dbt-onnx register FILE --name NAME --version VERSION`",
+        )
+
+
+def parse_spec(spec: str) -> ModelSpec:
+    """`churn` -> its champion, `churn@challenger` -> an alias, `churn/2` -> a version.
+
+    Raises ConfigError when the text is none of the three.
+    """
+    match = re.fullmatch(r"([^@/]+)(?:@([^@/]+)|/([^@/]+))?", spec) if spec else None
+    faults = ["it is not of the form NAME, NAME@ALIAS or NAME/VERSION"] if match is None else []
+    name, alias, version = match.groups() if match else ("", None, None)
+    if match:
+        faults += name_faults(name, what="model name")
+        faults += alias_faults(alias) if alias else []
+        faults += name_faults(version, what="version") if version else []
+    if faults:
+        raise ConfigError(
+            f"model={spec!r} names no model: {'; '.join(faults)}",
+            hint="write 'churn' for the champion, 'churn@challenger' for another alias, "
+            "'churn/2' for a version",
+        )
+    if version is None:
+        alias = alias or CHAMPION
+    return ModelSpec(model_name=name, alias=alias, model_version=version)
+
+
+def name_faults(name: str, *, what: str) -> list[str]:
+    """Why this cannot be a model's name or version (an empty list when it can)."""
+    if _NAME.fullmatch(name):
+        return []
+    return [f"{what} {_shown(name)} is not made of {_NAME_RULE}"]
+
+
+def alias_faults(alias: str) -> list[str]:
+    """Why this cannot be an alias (an empty list when it can)."""
+    if _ALIAS.fullmatch(alias):
+        return []
+    return [f"alias {_shown(alias)} is not made of {_ALIAS_RULE}"]
+
+
+def path_faults(artifact: str) -> list[str]:
+    """Why this text cannot be a path below the artifacts directory."""
+    where = f"artifact {_shown(artifact)}"
+    if not artifact or not artifact.isprintable():
+        return [f"{where} is empty or has unprintable characters"]
+    if "\\" in artifact or ":" in artifact:
+        return [f"{where} has a backslash or colon; write it with '/'"]
+    if artifact.startswith("/"):
+        return [f"{where} is absolute; it must be a path below the artifacts directory"]
+    if any(part in {"", ".", ".."} for part in artifact.split("/")):
+        return [f"{where} has an empty, '.' or '..' part"]
+    return []
+
+
+def _read_row(row: Mapping[str, object]) -> tuple[RegistryEntry | None, list[str]]:
+    faults = [
+        # a seed that infers types turns version 1.10 into the number 1.1
+        f"{column} was loaded as the number {row[column]}; "
+        f"give the seed `+column_types: {{{column}: varchar}}`"
+        for column in REGISTRY_COLUMNS
+        if not isinstance(row[column], int | str | None) and _is_fraction(row[column])
+    ]
+    text = {
+        column: "" if row[column] is None else str(row[column]).strip()
+        for column in REGISTRY_COLUMNS
+    }
+    if faults:
+        return None, faults
+    faults += name_faults(text["model_name"], what="model_name")
+    faults += name_faults(text["model_version"], what="model_version")
+    faults += alias_faults(text["alias"]) if text["alias"] else []
+    faults += path_faults(text["artifact"])
+    if not _SHA256.fullmatch(text["sha256"]):
+        faults.append(f"sha256 {_shown(text['sha256'])} is not 64 lowercase hexadecimal digits")
+    if faults:
+        return None, faults
+    return RegistryEntry(
+        model_name=text["model_name"],
+        model_version=text["model_version"],
+        alias=text["alias"] or None,
+        artifact=text["artifact"],
+        sha256=text["sha256"],
+    ), []
+
+
+def _contradictions(entries: list[RegistryEntry]) -> list[str]:
+    versions = Counter((entry.model_name, entry.model_version) for entry in entries)
+    aliases = Counter((entry.model_name, entry.alias) for entry in entries if entry.alias)
+    faults = [
+        f"version {version!r} of model {name!r} is registered {count} times"
+        for (name, version), count in versions.items()
+        if count > 1
+    ]
+    for (name, alias), count in aliases.items():
+        if count > 1:
+            holders = ", ".join(
+                entry.model_version
+                for entry in entries
+                if (entry.model_name, entry.alias) == (name, alias)
+            )
+            faults.append(f"model {name!r} has {count} versions with alias {alias!r}: {holders}")
+    return faults
+
+
+def _is_fraction(value: object) -> bool:
+    return hasattr(value, "as_integer_ratio")
+
+
+def _shown(text: str) -> str:
+    return repr(text) if len(text) <= 80 else f"{text[:77]!r}..."

@@ -1,0 +1,189 @@
+"""The registry answers with one entry, or says what exists instead."""
+
+import datetime
+import decimal
+from pathlib import Path
+
+import pytest
+
+from dbt_onnx.errors import ConfigError, RegistryError
+from dbt_onnx.registry import Registry, parse_spec
+
+SHA = "0123456789abcdef" * 4
+
+
+def row(version: object = "1", alias: object = None, **changes: object) -> dict[str, object]:
+    return {
+        "model_name": "churn",
+        "model_version": version,
+        "alias": alias,
+        "artifact": f"churn/{version}/model.onnx",
+        "sha256": SHA,
+        **changes,
+    }
+
+
+def registry(*rows: dict[str, object]) -> Registry:
+    return Registry.from_rows(rows, where="main.model_registry")
+
+
+def refusal(*rows: dict[str, object]) -> str:
+    with pytest.raises(RegistryError) as caught:
+        registry(*rows)
+    assert "main.model_registry" in caught.value.message
+    assert caught.value.hint
+    return caught.value.message
+
+
+def test_a_bare_name_is_the_champion() -> None:
+    found = registry(row("1"), row("2", "champion"), row("3", "challenger")).resolve("churn")
+    assert (found.model_version, found.alias) == ("2", "champion")
+
+
+def test_an_alias_and_a_version_name_others() -> None:
+    models = registry(row("1"), row("2", "champion"), row("3", "challenger"))
+    assert models.resolve("churn@challenger").model_version == "3"
+    assert models.resolve("churn/1").model_version == "1"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(7, "7"), (datetime.date(2024, 1, 31), "2024-01-31"), (" 2 ", "2")]
+)
+def test_a_version_that_the_seed_typed_is_text_again(value: object, text: str) -> None:
+    assert registry(row(value, artifact="a/model.onnx")).entries[0].model_version == text
+
+
+@pytest.mark.parametrize("value", [1.1, decimal.Decimal("1.1")])
+def test_a_version_that_the_seed_read_as_a_fraction_is_refused(value: object) -> None:
+    message = refusal(row(value))
+    assert "row 1: model_version was loaded as the number 1.1" in message
+    assert "+column_types" in message
+
+
+def test_an_empty_alias_is_none() -> None:
+    assert registry(row(alias="")).entries[0].alias is None
+
+
+def test_two_champions_are_refused() -> None:
+    message = refusal(row("1", "champion"), row("2", "champion"))
+    assert "model 'churn' has 2 versions with alias 'champion': 1, 2" in message
+
+
+def test_two_models_may_each_have_a_champion() -> None:
+    models = registry(row("1", "champion"), row("1", "champion", model_name="spend"))
+    assert models.resolve("spend").model_name == "spend"
+
+
+def test_a_version_given_twice_is_refused() -> None:
+    assert "version '1' of model 'churn' is registered 2 times" in refusal(row(1), row("1"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"model_name": "churn'; drop table x; --"}, "model_name"),
+        ({"model_name": None}, "model_name ''"),
+        ({"model_name": "a" * 129}, "model_name"),
+        ({"model_name": "../churn"}, "model_name"),
+        ({"version": "$(rm -rf .)"}, "model_version"),
+        ({"version": "-1"}, "model_version"),
+        ({"alias": "Champion"}, "alias 'Champion'"),
+        ({"artifact": "../model.onnx"}, "'..' part"),
+        ({"artifact": "churn/../../model.onnx"}, "'..' part"),
+        ({"artifact": "/etc/passwd"}, "is absolute"),
+        ({"artifact": "churn//model.onnx"}, "empty"),
+        ({"artifact": "churn\\model.onnx"}, "backslash"),
+        ({"artifact": "c:model.onnx"}, "colon"),
+        ({"artifact": "churn/\x00"}, "unprintable"),
+        ({"artifact": None}, "is empty"),
+        ({"sha256": SHA.upper()}, "64 lowercase hexadecimal digits"),
+        ({"sha256": SHA[:-1]}, "64 lowercase hexadecimal digits"),
+        ({"sha256": None}, "64 lowercase hexadecimal digits"),
+    ],
+)
+def test_an_unsafe_value_is_refused(changes: dict[str, object], fault: str) -> None:
+    message = refusal(row(**changes))  # type: ignore[arg-type]
+    assert "row 1: " in message
+    assert fault in message
+
+
+def test_every_fault_is_named_at_once() -> None:
+    message = refusal(row("1", sha256="x"), row("2", artifact="/x"), row("3", "champion"))
+    assert "row 1: sha256" in message
+    assert "row 2: artifact" in message
+
+
+def test_a_missing_column_is_named() -> None:
+    incomplete = row()
+    del incomplete["sha256"]
+    assert "it has no column sha256; it has model_name" in refusal(incomplete)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message", "hint"),
+    [
+        ("chrun", "has no model 'chrun'; it has churn", "did you mean 'churn'?"),
+        ("spend", "has no model 'spend'", "dbt-onnx register"),
+        ("churn@challenger", "has no 'challenger'", "write challenger into the alias column"),
+        ("churn/9", "has no version '9' in main.model_registry; its versions are 1, 2 (champion)",
+         "register that version"),
+    ],
+)  # fmt: skip
+def test_a_spec_without_an_answer_says_what_exists(spec: str, message: str, hint: str) -> None:
+    with pytest.raises(RegistryError) as caught:
+        registry(row("1"), row("2", "champion")).resolve(spec)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_a_model_without_champion_says_so() -> None:
+    with pytest.raises(RegistryError, match="model 'churn' has no 'champion'"):
+        registry(row("1")).resolve("churn")
+
+
+def test_an_empty_registry_says_so() -> None:
+    with pytest.raises(RegistryError, match="it is empty"):
+        registry().resolve("churn")
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "@champion", "churn@", "churn/", "churn@a@b", "churn/1@a", "a b", "churn@A", "a/'"]
+)
+def test_a_malformed_spec_is_refused(spec: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_spec(spec)
+    assert repr(spec) in caught.value.message
+    assert "churn@challenger" in caught.value.hint
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+HEADER = "model_name,model_version,alias,artifact,sha256\n"
+
+
+def test_a_csv_is_read_like_rows(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.csv", f"\ufeff{HEADER}churn,1.10,,churn/1/m.onnx,{SHA}\n")
+    (entry,) = Registry.from_csv(path).entries
+    assert (entry.model_version, entry.alias, entry.artifact) == ("1.10", None, "churn/1/m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no column model_name"),
+        ("model_name,model_version,alias,artifact\n", "has no column sha256"),
+        (f"{HEADER}churn,1\n", "row 1: artifact ''"),
+        (f'{HEADER}"churn,1', "cannot be read"),
+    ],
+)
+def test_a_malformed_csv_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RegistryError, match=message):
+        Registry.from_csv(write(tmp_path / "r.csv", text))
+
+
+def test_an_absent_csv_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match=r"absent\.csv cannot be read"):
+        Registry.from_csv(tmp_path / "absent.csv")
