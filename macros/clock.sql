@@ -1,0 +1,29 @@
+{#
+    The day or moment that a run is about, as a SQL expression of type timestamp (UTC, no zone).
+
+    Features, `as_of`, staleness and the plan all read this clock and no other. `scored_at` does not:
+    it is always the real time.
+
+    Variable `dbt_onnx_clock`: a date or timestamp in ISO form, `1998-04-01` or `1998-04-01 06:30:00`,
+    taken as UTC. Without it the clock is the current time.
+#}
+{% macro clock() %}
+    {%- set moment = var('dbt_onnx_clock', none) -%}
+    {%- if moment is none and target.profile_name == 'dbt_onnx_demo' -%}
+        {#- the reference project's purchases end in June 1998. A default under `vars:` in
+            dbt_project.yml would also reach operations in projects that install the package -#}
+        {%- set moment = '1998-04-01' -%}
+    {%- endif -%}
+    {%- if moment is none -%}
+        cast(now() at time zone 'UTC' as timestamp)
+    {%- elif modules.re.fullmatch(
+        '[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,6})?)?)?Z?', moment | string
+    ) is none -%}
+        {{ exceptions.raise_compiler_error(
+            "variable dbt_onnx_clock is '" ~ moment ~ "'; it takes a date or a UTC timestamp."
+            ~ " Hint: --vars '{dbt_onnx_clock: \"1998-04-01\"}'"
+        ) }}
+    {%- else -%}
+        cast('{{ (moment | string) | replace('T', ' ') | replace('Z', '') }}' as timestamp)
+    {%- endif -%}
+{% endmacro %}
