@@ -1,0 +1,217 @@
+"""What an ONNX graph wants and gives, read from its bytes without running them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from dbt_onnx.classes import classes_of_outputs
+from dbt_onnx.contract import Class, TensorType
+from dbt_onnx.errors import ArtifactError, ContractError
+from dbt_onnx.hostile import refuse_hostile
+
+Dimension = int | str | None
+TensorKind = Literal["tensor", "map_sequence", "sequence", "other"]
+
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+_EXPORT_HINT = (
+    "export the model so that every input has the batch on its first axis, with a dynamic size "
+    "(torch: dynamic_axes={'x': {0: 'batch'}})"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """One input or output as the file declares it; what an output declares may not be true.
+
+    `shape` has an int for a fixed axis, a name or none for a dynamic one; none when the rank is
+    not declared. A `map_sequence` (ZipMap) has the type of its values in `dtype`, of its keys in
+    `key_dtype`. `classes` are the class labels of a classifier's output, where the file says them.
+    """
+
+    name: str
+    kind: TensorKind
+    dtype: str | None
+    shape: tuple[Dimension, ...] | None
+    key_dtype: str | None = None
+    classes: tuple[Class, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphSignature:
+    """Inputs without the initializers, outputs, and the metadata of the file.
+
+    `fixed_batch_one` means that the graph takes one row at a time.
+    """
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    metadata: dict[str, str]
+    fixed_batch_one: bool
+
+
+def read_graph(model_bytes: bytes, *, where: str) -> GraphSignature:
+    """Read the signature of a model whose first axis is the batch.
+
+    Raises ArtifactError when the bytes are not ONNX, or hostile (see `hostile`); ContractError,
+    with every fault, when the inputs cannot be fed with rows. `where` names the file in messages.
+    """
+    try:
+        model = _parse(model_bytes, where=where)
+        refuse_hostile(model, where=where)
+        signature = _signature(model)
+        faults = _batch_faults(model, signature)
+    except UnicodeDecodeError as error:
+        raise _not_onnx(where, model_bytes, str(error)) from error
+    if faults:
+        raise ContractError(
+            f"{where} cannot score a table: " + "; ".join(faults), hint=_EXPORT_HINT
+        )
+    return signature
+
+
+def _parse(model_bytes: bytes, *, where: str) -> onnx.ModelProto:
+    # onnxruntime would read these bytes as a flatbuffer, whatever protobuf makes of them
+    if model_bytes[4:8] == b"ORTM":
+        raise _not_onnx(where, model_bytes, "it is in onnxruntime's own format (.ort)")
+    try:
+        model: onnx.ModelProto = onnx.ModelProto.FromString(model_bytes)
+    except DecodeError as error:
+        raise _not_onnx(where, model_bytes, str(error)) from error
+    if not model.HasField("graph") or not model.graph.output or not model.opset_import:
+        raise _not_onnx(where, model_bytes, "it has no graph with outputs")
+    return model
+
+
+def _not_onnx(where: str, model_bytes: bytes, reason: str) -> ArtifactError:
+    return ArtifactError(
+        f"{where} is not an ONNX model, or is cut short ({len(model_bytes):,} bytes): {reason}",
+        hint="export the model as ONNX again; a file from Git LFS needs `git lfs pull` first",
+    )
+
+
+def _signature(model: onnx.ModelProto) -> GraphSignature:
+    graph = model.graph
+    constant = {item.name for item in graph.initializer}
+    constant |= {item.values.name for item in graph.sparse_initializer}
+    classes = classes_of_outputs(graph)
+    inputs = tuple(_tensor(item) for item in graph.input if item.name not in constant)
+    return GraphSignature(
+        inputs=inputs,
+        outputs=tuple(_tensor(item, classes.get(item.name)) for item in graph.output),
+        metadata={item.key: item.value for item in model.metadata_props},
+        fixed_batch_one=any(item.shape is not None and item.shape[:1] == (1,) for item in inputs),
+    )
+
+
+def _tensor(info: onnx.ValueInfoProto, classes: tuple[Class, ...] | None = None) -> Tensor:
+    kind = info.type.WhichOneof("value")
+    if kind == "tensor_type":
+        return Tensor(
+            name=info.name,
+            kind="tensor",
+            dtype=_dtype(info.type.tensor_type.elem_type),
+            shape=_shape(info.type.tensor_type),
+            classes=classes,
+        )
+    element = info.type.sequence_type.elem_type
+    if kind == "sequence_type" and element.WhichOneof("value") == "map_type":
+        values = element.map_type.value_type.tensor_type.elem_type
+        return Tensor(
+            name=info.name,
+            kind="map_sequence",
+            dtype=_dtype(values),
+            shape=None,
+            key_dtype=_dtype(element.map_type.key_type),
+            classes=classes,
+        )
+    other: TensorKind = "sequence" if kind == "sequence_type" else "other"
+    return Tensor(name=info.name, kind=other, dtype=None, shape=None)
+
+
+def _dtype(number: int) -> str | None:
+    try:
+        name = str(onnx.TensorProto.DataType.Name(number)).lower()
+    except ValueError:
+        return None
+    return {"float": "float32", "double": "float64"}.get(name, name)
+
+
+def _shape(tensor: Any) -> tuple[Dimension, ...] | None:
+    if not tensor.HasField("shape"):
+        return None
+    # some converters write 0 or -1 for "any"
+    return tuple(
+        dim.dim_value if dim.dim_value > 0 else (dim.dim_param or None) for dim in tensor.shape.dim
+    )
+
+
+def _batch_faults(model: onnx.ModelProto, signature: GraphSignature) -> list[str]:
+    faults = [] if signature.inputs else ["it has no inputs"]
+    states = _state_inputs(model.graph)
+    for tensor in signature.inputs:
+        where = f"input {tensor.name!r}"
+        if tensor.name in states:
+            faults.append(f"{where} is the state of a recurrent operator, kept from call to call")
+        elif tensor.kind != "tensor":
+            faults.append(f"{where} is not a tensor but a sequence, map, sparse or optional value")
+        elif tensor.dtype not in get_args(TensorType):
+            faults.append(f"{where} has elements of type {tensor.dtype}, which no column holds")
+        elif tensor.shape is not None:
+            faults += [f"{where} {fault}" for fault in _shape_faults(tensor.shape)]
+    return faults
+
+
+def _shape_faults(shape: tuple[Dimension, ...]) -> list[str]:
+    shown = f"(shape {list(shape)})"
+    if not shape:
+        return ["is a scalar, without a batch axis"]
+    named = [i for i, dim in enumerate(shape) if isinstance(dim, str) and "batch" in dim.lower()]
+    dynamic = [i for i, dim in enumerate(shape) if not isinstance(dim, int)]
+    if named and named[0] > 0:
+        return [f"has the batch on axis {named[0]}, not on the first {shown}"]
+    if 0 not in dynamic and dynamic:
+        return [f"has its only dynamic axis at {dynamic[0]}, so the batch is not first {shown}"]
+    first = shape[0]
+    if isinstance(first, int) and first > 1:
+        return [f"has a fixed batch of {first} rows {shown}"]
+    return []
+
+
+def _state_inputs(graph: onnx.GraphProto) -> set[str]:
+    """Graph inputs that reach the initial state of a recurrent operator, and not its sequence."""
+    nodes = list(_nested_nodes(graph))
+    producers = {name: node for node in nodes for name in node.output if name}
+    sources = {item.name for item in graph.input} - {item.name for item in graph.initializer}
+
+    def ancestors(names: list[str]) -> set[str]:
+        seen: set[str] = set()
+        stack = [name for name in names if name]
+        while stack:
+            name = stack.pop()
+            if name not in seen:
+                seen.add(name)
+                if name in producers:
+                    stack += [item for item in producers[name].input if item]
+        return seen & sources
+
+    found: set[str] = set()
+    for node in nodes:
+        if node.op_type in _RECURRENT:
+            found |= ancestors(list(node.input[5:7])) - ancestors(list(node.input[:1]))
+    return found
+
+
+def _nested_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    nodes = []
+    stack = [graph]
+    while stack:
+        for node in stack.pop().node:
+            nodes.append(node)
+            for attribute in node.attribute:
+                stack += [attribute.g] if attribute.HasField("g") else []
+                stack += attribute.graphs
+    return cast("list[onnx.NodeProto]", nodes)

@@ -1,0 +1,196 @@
+"""Constructs that a model file must not hold, found before onnxruntime sees its bytes.
+
+onnxruntime reads the files that a model names as external data, inlines functions without limit
+and allocates whatever shape a constant asks for. So the whole message tree is walked by
+reflection, which leaves out no field, and refused on any of these. This module needs no onnx: it
+takes a parsed ModelProto.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import defaultdict
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OPERATOR_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+MAX_ELEMENTS = 2**28
+MAX_DEPTH = 32
+MAX_INLINED_NODES = 10_000_000
+
+_EXTERNAL = 1
+_INT64 = 7
+# the position of the input that says how large the output becomes
+_SHAPE_INPUTS = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "Resize": 3}
+_SHAPE_ATTRIBUTES = frozenset({"RandomNormal", "RandomUniform", "ConstantFill"})
+
+
+def refuse_hostile(model: Any, *, where: str) -> None:
+    """Raise ArtifactError when the ModelProto names other files, foreign operators or huge sizes.
+
+    `where` names the file in messages.
+    """
+    own_domains = {function.domain for function in model.functions}
+    constants: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+    nodes = []
+    for message, trail, depth in _walk(model):
+        kind = message.DESCRIPTOR.name
+        if depth > MAX_DEPTH:
+            raise ArtifactError(
+                f"{where} nests graphs {depth} deep; at most {MAX_DEPTH} are read",
+                hint="export the model without nested If and Loop operators",
+            )
+        if kind == "TensorProto":
+            _refuse_external(message, where=where, trail=trail)
+            _refuse_huge(tuple(message.dims), where=where, what=f"tensor {message.name!r}")
+            constants[message.name].append(_small_integers(message))
+        elif kind == "SparseTensorProto":
+            _refuse_huge(tuple(message.dims), where=where, what=f"sparse tensor {trail}")
+        elif kind == "NodeProto":
+            _refuse_operator(message, own_domains, where=where)
+            nodes.append(message)
+    for node in nodes:
+        if node.op_type == "Constant" and node.output:
+            constants[node.output[0]] += _constant_values(node)
+    for node in nodes:
+        for shape in _asked_shapes(node, constants):
+            _refuse_huge(shape, where=where, what=f"operator {_label(node)}")
+    _refuse_exploding_functions(model, where=where)
+
+
+def _walk(model: Any) -> Iterator[tuple[Any, str, int]]:
+    """Every message below the model, with where it stands and how many graphs are around it."""
+    stack = [(model, "", 0)]
+    while stack:
+        message, trail, depth = stack.pop()
+        if message.DESCRIPTOR.name in {"GraphProto", "FunctionProto"}:
+            depth += 1
+        yield message, trail, depth
+        for field, value in message.ListFields():
+            if field.message_type is None:
+                continue
+            path = f"{trail}.{field.name}" if trail else field.name
+            if hasattr(value, "ListFields"):
+                stack.append((value, path, depth))
+            else:
+                stack += [(item, f"{path}[{i}]", depth) for i, item in enumerate(value)]
+
+
+def _refuse_external(tensor: Any, *, where: str, trail: str) -> None:
+    if tensor.data_location != _EXTERNAL and not tensor.external_data:
+        return
+    location = next((item.value for item in tensor.external_data if item.key == "location"), "")
+    raise ArtifactError(
+        f"{where} keeps tensor {tensor.name!r} (at {trail}) as external data, "
+        f"in the file {location!r}; a model must be one file",
+        hint="save it as one file: onnx.save(onnx.load(path), path, save_as_external_data=False)",
+    )
+
+
+def _refuse_operator(node: Any, own_domains: set[str], *, where: str) -> None:
+    if node.domain not in OPERATOR_DOMAINS and node.domain not in own_domains:
+        known = ", ".join(sorted(domain for domain in OPERATOR_DOMAINS if domain))
+        raise ArtifactError(
+            f"{where} uses operator {_label(node)} of the unknown domain {node.domain!r}; "
+            f"known are {known} and the functions that the file defines",
+            hint="export the model with standard operators; custom operator libraries are not "
+            "loaded",
+        )
+    # its attribute names a file of compiled code
+    if node.op_type == "EPContext":
+        raise ArtifactError(
+            f"{where} uses operator {_label(node)}, which reads a compiled file beside the model",
+            hint="export the model for onnxruntime's CPU provider, without compiled contexts",
+        )
+
+
+def _refuse_huge(shape: tuple[int, ...], *, where: str, what: str) -> None:
+    if prod(shape) > MAX_ELEMENTS:
+        raise ArtifactError(
+            f"{where}: {what} asks for {prod(shape):,} elements, shape {list(shape)}; "
+            f"at most {MAX_ELEMENTS:,} are allowed",
+            hint="look at the model with `dbt-onnx inspect` and at where it comes from",
+        )
+
+
+def _refuse_exploding_functions(model: Any, *, where: str) -> None:
+    """onnxruntime inlines functions: ten that call the next one ten times are 10^10 nodes."""
+    functions = {(item.domain, item.name): item for item in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+
+    def size_of(key: tuple[str, str], callers: tuple[tuple[str, str], ...]) -> int:
+        if key in callers or len(callers) > MAX_DEPTH:
+            raise ArtifactError(
+                f"{where}: function {key[1]!r} of domain {key[0]!r} calls itself, or the calls "
+                f"nest deeper than {MAX_DEPTH}",
+                hint="export the model without functions (inline them)",
+            )
+        if key not in sizes:
+            sizes[key] = sum(
+                size_of(callee, (*callers, key)) if callee in functions else 1
+                for callee in _calls(functions[key])
+            )
+        return sizes[key]
+
+    total = sum(
+        size_of(callee, ()) if callee in functions else 1
+        for callee in (_calls(model.graph) if functions else ())
+    )
+    if total > MAX_INLINED_NODES:
+        raise ArtifactError(
+            f"{where}: its functions unfold to {total:,} operators; "
+            f"at most {MAX_INLINED_NODES:,} are allowed",
+            hint="export the model without functions (inline them)",
+        )
+
+
+def _calls(graph: Any) -> Iterator[tuple[str, str]]:
+    for message, _, _ in _walk(graph):
+        if message.DESCRIPTOR.name == "NodeProto":
+            yield message.domain, message.op_type
+
+
+def _asked_shapes(
+    node: Any, constants: dict[str, list[tuple[int, ...]]]
+) -> Iterator[tuple[int, ...]]:
+    position = _SHAPE_INPUTS.get(node.op_type)
+    if position is not None and position < len(node.input):
+        yield from constants.get(node.input[position], ())
+    if node.op_type in _SHAPE_ATTRIBUTES:
+        yield from (tuple(item.ints) for item in node.attribute if item.name == "shape")
+    if node.op_type == "Range" and len(node.input) == 3:  # noqa: PLR2004
+        bounds = [constants.get(name, ()) for name in node.input]
+        for start in bounds[0]:
+            for limit in bounds[1]:
+                for step in bounds[2]:
+                    if len(start) == len(limit) == len(step) == 1 and step[0]:
+                        yield (max(0, (limit[0] - start[0]) // step[0]),)
+
+
+def _constant_values(node: Any) -> Iterator[tuple[int, ...]]:
+    for attribute in node.attribute:
+        if attribute.name == "value":
+            yield _small_integers(attribute.t)
+        elif attribute.name == "value_ints":
+            yield tuple(attribute.ints)
+        elif attribute.name == "value_int":
+            yield (attribute.i,)
+
+
+def _small_integers(tensor: Any) -> tuple[int, ...]:
+    """The elements of an int64 tensor that could be a shape, else nothing."""
+    if tensor.data_type != _INT64 or prod(tensor.dims) > MAX_DEPTH:
+        return ()
+    if tensor.raw_data:
+        count = len(tensor.raw_data) // 8
+        return struct.unpack(f"<{count}q", tensor.raw_data[: count * 8])
+    return tuple(tensor.int64_data)
+
+
+def _label(node: Any) -> str:
+    return f"{node.op_type} ({node.name!r})" if node.name else str(node.op_type)
