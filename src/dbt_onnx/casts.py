@@ -1,0 +1,275 @@
+"""Exact casts of Arrow columns into tensor types, with a verdict per element.
+
+Everything here is vectorised: no Python per row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from dbt_onnx.contract import Feature, TensorType, TimeUnit
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+    Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+DEFAULT_TOLERANCE = {"float16": 1e-3, "float32": 1e-6, "float64": 1e-12}
+NANOSECONDS: dict[TimeUnit, int] = {
+    "day": 86_400_000_000_000,
+    "hour": 3_600_000_000_000,
+    "minute": 60_000_000_000,
+    "second": 1_000_000_000,
+    "millisecond": 1_000_000,
+    "microsecond": 1_000,
+}
+_ARROW_NANOSECONDS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
+_TWO_64 = 2.0**64
+
+
+@dataclass
+class Cast:
+    """Elements in the tensor's type, and masks of those that must not be used (none: no such).
+
+    Values under a mask mean nothing.
+    """
+
+    values: Array
+    nan: Mask | None = None
+    infinite: Mask | None = None
+    lossy: Mask | None = None
+
+
+def numpy_dtype(dtype: TensorType) -> np.dtype[Any]:
+    """The numpy type of a tensor; strings are Python objects."""
+    return np.dtype(object if dtype == "string" else dtype)
+
+
+def cast_elements(elements: pa.Array, *, dtype: TensorType, feature: Feature) -> Cast:
+    """Cast a flat column into `dtype`, whose pairing with the column's type has been checked.
+
+    Integers (HUGEINT and any DECIMAL of scale 0 are integers) and whole times arrive exactly or
+    are `lossy`; floating and other DECIMAL values within the feature's tolerance, compared at
+    float64 precision. NULL elements get arbitrary values: the caller masks them.
+    """
+    kind = elements.type
+    target = numpy_dtype(dtype)
+    if pa.types.is_null(kind) or not len(elements):
+        return Cast(np.full(len(elements), "" if dtype == "string" else 0, dtype=target))
+    if dtype == "string":
+        return Cast(_text(elements))
+    tolerance = DEFAULT_TOLERANCE.get(dtype, 0.0)
+    if feature.tolerance is not None:
+        tolerance = feature.tolerance
+    if pa.types.is_boolean(kind):
+        return Cast(pc.cast(_filled(elements), pa.uint8()).to_numpy().astype(target))
+    if pa.types.is_integer(kind):
+        return _from_integers(_filled(elements).to_numpy(), target)
+    if pa.types.is_decimal(kind):
+        return _from_decimals(elements, target, tolerance)
+    if pa.types.is_floating(kind):
+        return _from_floats(_filled(elements).to_numpy(), target, tolerance)
+    assert feature.time_unit is not None
+    return _from_times(elements, target, tolerance, NANOSECONDS[feature.time_unit])
+
+
+def fill_value(feature: Feature, dtype: TensorType) -> Any:
+    """The feature's fill as a scalar of the tensor's type. Raises ValueError if it does not fit."""
+    target = numpy_dtype(dtype)
+    if dtype == "string":
+        return feature.fill
+    fill: Any = float(feature.fill) if isinstance(feature.fill, float) else int(feature.fill or 0)
+    with np.errstate(all="ignore"):
+        try:
+            value = np.array(fill).astype(target)
+        except (OverflowError, TypeError) as error:
+            raise ValueError(f"does not fit {dtype}") from error
+    tolerance = DEFAULT_TOLERANCE.get(dtype, 0.0)
+    # written so that NaN and infinity do not fit
+    if not abs(value.item() - fill) <= tolerance * abs(fill):
+        raise ValueError(f"does not fit {dtype}")
+    return value
+
+
+def either(first: Mask | None, second: Mask | None) -> Mask | None:
+    """The union of two masks, none being the empty one."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first | second
+
+
+def _filled(elements: pa.Array) -> pa.Array:
+    """The same with NULL replaced by zero, so that numpy can view it."""
+    if not elements.null_count:
+        return elements
+    # fill_null has no kernel for half floats
+    if pa.types.is_float16(elements.type):
+        elements = elements.cast(pa.float32())
+    return pc.fill_null(elements, pa.scalar(0, pa.int8()).cast(elements.type))
+
+
+def _text(elements: pa.Array) -> Array:
+    """Python strings, "" for NULL; an ENUM's values are made once and pointed at."""
+    if pa.types.is_dictionary(elements.type):
+        words = np.append(elements.dictionary.to_numpy(zero_copy_only=False), "").astype(object)
+        indices = pc.cast(elements.indices, pa.int64())
+        return cast("Array", words[pc.fill_null(indices, len(words) - 1).to_numpy()])
+    elements = pc.cast(elements, pa.large_string())
+    if elements.null_count:
+        elements = pc.fill_null(elements, "")
+    return cast("Array", elements.to_numpy(zero_copy_only=False))
+
+
+def _some(mask: Mask) -> Mask | None:
+    return mask if mask.any() else None
+
+
+def _from_floats(values: Array, target: np.dtype[Any], tolerance: float) -> Cast:
+    nan = infinite = None
+    if not np.isfinite(values).all():
+        nan, infinite = _some(np.isnan(values)), _some(np.isinf(values))
+    with np.errstate(all="ignore"):
+        result = values.astype(target)
+        if target.kind == "f":
+            if target.itemsize >= values.dtype.itemsize:
+                return Cast(result, nan, infinite)
+            return Cast(result, nan, infinite, _some(_changed(values, result, tolerance)))
+        whole = np.trunc(values) == values
+        lossy = ~(whole & _in_range(values, target))
+    return Cast(result, nan, infinite, _some(lossy))
+
+
+def _changed(before: Array, after: Array, tolerance: float) -> Mask:
+    """Relative difference above the tolerance; overflow and underflow are that, too."""
+    wide = before.astype(np.float64, copy=False)
+    difference = np.abs(after.astype(np.float64) - wide)
+    # NaN and infinity compare false here and have verdicts of their own
+    return cast("Mask", difference > tolerance * np.abs(wide))
+
+
+def _in_range(values: Array, target: np.dtype[Any]) -> Mask:
+    """Whether floats fit the integer type; its bounds, low and high + 1, are powers of two."""
+    info = np.iinfo(target)
+    wide = values.astype(np.float64, copy=False)
+    return cast("Mask", (wide >= float(info.min)) & (wide < float(info.max // 2 + 1) * 2))
+
+
+def _from_integers(values: Array, target: np.dtype[Any]) -> Cast:
+    with np.errstate(all="ignore"):
+        result = values.astype(target, copy=False)
+    low, high = _exact_range(target, values.dtype)
+    if low <= int(values.min()) and int(values.max()) <= high:
+        return Cast(result)
+    if target.kind != "f":
+        return Cast(result, lossy=_some((values < low) | (values > high)))
+    with np.errstate(all="ignore"):
+        wide = result.astype(np.float64)
+        # the range is tested apart: beyond it a cast back saturates on some machines
+        same = _in_range(wide, values.dtype) & (wide.astype(values.dtype) == values)
+    return Cast(result, lossy=_some(~same))
+
+
+def _exact_range(target: np.dtype[Any], source: np.dtype[Any]) -> tuple[int, int]:
+    """The range, within that of `source`, in which every integer is in `target`, too."""
+    if target.kind == "b":
+        return 0, 1
+    if target.kind == "f":
+        low, high = -(2 ** (np.finfo(target).nmant + 1)), 2 ** (np.finfo(target).nmant + 1)
+    else:
+        low, high = int(np.iinfo(target).min), int(np.iinfo(target).max)
+    return max(low, int(np.iinfo(source).min)), min(high, int(np.iinfo(source).max))
+
+
+def _from_decimals(elements: pa.Array, target: np.dtype[Any], tolerance: float) -> Cast:
+    scale = elements.type.scale
+    if scale > 0 and target.kind == "f":
+        values = _filled(pc.cast(elements, pa.float64())).to_numpy()
+        return _from_floats(values, target, tolerance)
+    fraction = None
+    if scale > 0:
+        decimals = pc.cast(elements, pa.decimal128(38, scale))
+        elements = pc.trunc(decimals)
+        changed = pc.fill_null(pc.not_equal(elements, decimals), pa.scalar(value=False))
+        fraction = _some(changed.to_numpy(zero_copy_only=False))
+    if elements.type != pa.decimal128(38, 0):
+        elements = pc.cast(elements, pa.decimal128(38, 0))
+    result = _from_wide_integers(elements, target)
+    result.lossy = either(result.lossy, fraction)
+    return result
+
+
+def _from_wide_integers(elements: pa.Array, target: np.dtype[Any]) -> Cast:
+    """From decimal128(38, 0), read as what it is: two's complement of 128 bits."""
+    words = np.frombuffer(elements.buffers()[1], dtype="<u8").reshape(-1, 2)
+    words = words[elements.offset : elements.offset + len(elements)]
+    if elements.null_count:
+        words = np.where(elements.is_null().to_numpy(zero_copy_only=False)[:, None], 0, words)
+    low, high = words[:, 0], words[:, 1].view(np.int64)
+    narrow = low.view(np.int64)
+    fits = high == (narrow >> 63)
+    if fits.all():
+        return _from_integers(narrow, target)
+    if target == np.uint64:
+        return Cast(low.copy(), lossy=_some(high != 0))
+    small = _from_integers(np.where(fits, narrow, 0), target)
+    if target.kind != "f":
+        return Cast(small.values, lossy=either(small.lossy, ~fits))
+    with np.errstate(all="ignore"):
+        # from 2^63 up, a number that is a float64 has two halves that are, so nothing is lost
+        # on the way there and back
+        wide = high.astype(np.float64) * _TWO_64 + low
+        result = wide.astype(target)
+        upper = np.floor(wide / _TWO_64)
+        lower = wide - upper * _TWO_64
+        same = (
+            (result.astype(np.float64) == wide)
+            & _in_range(upper, np.dtype(np.int64))
+            & (upper.astype(np.int64) == high)
+            & (lower.astype(np.uint64) == low)
+        )
+    lossy = np.where(fits, _dense(small.lossy, fits), ~same)
+    return Cast(np.where(fits, small.values, result), lossy=_some(lossy))
+
+
+def _dense(mask: Mask | None, like: Mask) -> Mask:
+    return np.zeros_like(like) if mask is None else mask
+
+
+def _from_times(elements: pa.Array, target: np.dtype[Any], tolerance: float, unit: int) -> Cast:
+    """Units since 1970-01-01 00:00 UTC; whole ones follow the rule of integers."""
+    counts, infinite = _ticks(elements)
+    tick = _tick_nanoseconds(elements.type)
+    if unit <= tick:
+        factor = tick // unit
+        bound = np.iinfo(np.int64).max // factor
+        beyond = (counts > bound) | (counts < -bound)
+        result = _from_integers(np.where(beyond, 0, counts) * factor, target)
+        return Cast(result.values, None, infinite, either(result.lossy, _some(beyond)))
+    per_unit = unit // tick
+    whole, rest = np.divmod(counts, per_unit)
+    broken = rest != 0
+    result = _from_integers(whole, target)
+    if target.kind != "f":
+        return Cast(result.values, None, infinite, either(result.lossy, _some(broken)))
+    parts = _from_floats(whole + rest / per_unit, target, tolerance)
+    lossy = np.where(broken, _dense(parts.lossy, broken), _dense(result.lossy, broken))
+    values = np.where(broken, parts.values, result.values)
+    return Cast(values, None, infinite, _some(lossy))
+
+
+def _tick_nanoseconds(kind: pa.DataType) -> int:
+    if pa.types.is_date(kind):
+        return NANOSECONDS["day" if pa.types.is_date32(kind) else "millisecond"]
+    return _ARROW_NANOSECONDS[kind.unit]
+
+
+def _ticks(elements: pa.Array) -> tuple[Array, Mask | None]:
+    """Counts as int64, and which of them are DuckDB's 'infinity' or '-infinity'."""
+    ticks = pa.int32() if pa.types.is_date32(elements.type) else pa.int64()
+    counts = _filled(pc.cast(elements, ticks)).to_numpy()
+    limit = np.iinfo(counts.dtype).max
+    return counts.astype(np.int64), _some((counts == limit) | (counts == -limit))
