@@ -65,7 +65,7 @@ def read_graph(model_bytes: bytes, *, where: str) -> GraphSignature:
         signature = _signature(model)
         faults = _batch_faults(model, signature)
     except UnicodeDecodeError as error:
-        raise _not_onnx(where, model_bytes, str(error)) from error
+        raise _not_onnx(where, model_bytes, f"a name in it is not text: {error}") from error
     if faults:
         raise ContractError(
             f"{where} cannot score a table: " + "; ".join(faults), hint=_EXPORT_HINT

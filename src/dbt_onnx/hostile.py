@@ -33,7 +33,7 @@ _SHAPE_ATTRIBUTES = frozenset({"RandomNormal", "RandomUniform", "ConstantFill"})
 def refuse_hostile(model: Any, *, where: str) -> None:
     """Raise ArtifactError when the ModelProto names other files, foreign operators or huge sizes.
 
-    `where` names the file in messages.
+    `where` names the file in messages. Raises UnicodeDecodeError when a name is not UTF-8.
     """
     own_domains = {function.domain for function in model.functions}
     constants: dict[str, list[tuple[int, ...]]] = defaultdict(list)
@@ -73,12 +73,21 @@ def _walk(model: Any) -> Iterator[tuple[Any, str, int]]:
         yield message, trail, depth
         for field, value in message.ListFields():
             if field.message_type is None:
+                if field.type == field.TYPE_STRING:
+                    # protobuf hands out bytes, or raises here, for a name that is not UTF-8
+                    _refuse_no_text(value)
                 continue
             path = f"{trail}.{field.name}" if trail else field.name
             if hasattr(value, "ListFields"):
                 stack.append((value, path, depth))
             else:
                 stack += [(item, f"{path}[{i}]", depth) for i, item in enumerate(value)]
+
+
+def _refuse_no_text(value: Any) -> None:
+    for item in (value,) if isinstance(value, str | bytes) else value:
+        if isinstance(item, bytes):
+            item.decode()
 
 
 def _refuse_external(tensor: Any, *, where: str, trail: str) -> None:
@@ -163,7 +172,7 @@ def _asked_shapes(
         yield from constants.get(node.input[position], ())
     if node.op_type in _SHAPE_ATTRIBUTES:
         yield from (tuple(item.ints) for item in node.attribute if item.name == "shape")
-    if node.op_type == "Range" and len(node.input) == 3:  # noqa: PLR2004
+    if node.op_type == "Range" and len(node.input) == 3:
         bounds = [constants.get(name, ()) for name in node.input]
         for start in bounds[0]:
             for limit in bounds[1]:

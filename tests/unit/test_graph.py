@@ -416,7 +416,7 @@ def test_deep_nesting_is_refused(depth: int) -> None:
 
 
 def field(number: int, content: bytes) -> bytes:
-    """One length-delimited protobuf field, written by hand to get past the depth that onnx allows."""
+    """One length-delimited protobuf field, by hand: onnx's own writer has a limit of depth."""
     length, size = b"", len(content)
     while size > 127:
         length += bytes([size & 127 | 128])
