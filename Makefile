@@ -1,0 +1,53 @@
+# make run [AS_OF=1998-05-01]                  build the warehouse, score a day, show what happened
+# make nightly FROM=1998-04-01 DAYS=30         play nightly builds, a line a night
+# make test                                    every check
+# make train                                   train and export the reference models again
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+AS_OF ?= 1998-04-01
+FROM ?= 1998-04-01
+DAYS ?= 30
+WORKERS ?= 2
+
+export DO_NOT_TRACK := 1
+export DBT_SEND_ANONYMOUS_USAGE_STATS := false
+export DBT_PROFILES_DIR := $(CURDIR)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run nightly train test lint clean
+
+help:
+	@sed -n '/^# make/s/^# //p' Makefile
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+setup: $(VENV)/installed
+
+warehouse:
+	mkdir -p warehouse
+
+run: setup | warehouse
+	$(BIN)/dbt build --vars '{dbt_onnx_clock: "$(AS_OF)"}'
+	$(BIN)/python scripts/report.py
+
+nightly: setup | warehouse
+	$(BIN)/python scripts/nightly.py --from $(FROM) --days $(DAYS)
+
+train: setup
+	$(BIN)/python training/train.py
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/sqlfluff lint --nofail models macros/sql 2>/dev/null >/dev/null || true
+
+test: lint
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+clean:
+	rm -rf warehouse target logs

@@ -1,0 +1,55 @@
+{#
+    A scoring model: a Python model that returns `dbt_onnx.score(...)`.
+
+    The Python half writes ledger, latest table and run row in one transaction of its own, on
+    cursors of its own; dbt's connection only carries the outcome. So hooks see the run's result,
+    and a hook that fails afterwards takes nothing back: running again scores what is not yet there.
+#}
+{% materialization predictions, adapter='duckdb', supported_languages=['python'] %}
+    {%- set ledger = this.incorporate(type='table') -%}
+
+    {{ run_hooks(pre_hooks, inside_transaction=False) }}
+    {{ run_hooks(pre_hooks, inside_transaction=True) }}
+
+    {% call statement('main', language='python') -%}
+{{ compiled_code }}
+
+def model(dbt, session, model=model):
+    from dbt_onnx.dbt_model import run_model
+
+    run_model(model, dbt, session, {{ tojson(tojson(dbt_onnx.run_settings(ledger))) }})
+
+def materialize(result, connection):
+    pass
+    {%- endcall %}
+
+    {%- set outcome = fromjson(run_query("select getvariable('dbt_onnx_outcome')").columns[0].values()[0]) -%}
+    {%- if not outcome.ok -%}
+        {% do exceptions.raise_compiler_error(outcome.message) %}
+    {%- endif -%}
+    {% do store_raw_result('main', message=outcome.message, code='OK') %}
+
+    {{ run_hooks(post_hooks, inside_transaction=True) }}
+    {% do persist_docs(ledger, model) %}
+    {{ adapter.commit() }}
+    {{ run_hooks(post_hooks, inside_transaction=False) }}
+
+    {% set latest = ledger.incorporate(path={'identifier': ledger.identifier ~ '__latest'}) %}
+    {% set runs = ledger.incorporate(path={'identifier': 'dbt_onnx_runs'}) %}
+    {{ return({'relations': [ledger, latest, runs]}) }}
+{% endmaterialization %}
+
+
+{% macro run_settings(ledger) %}
+    {{ return({
+        'database': ledger.database,
+        'schema': ledger.schema,
+        'identifier': ledger.identifier,
+        'run_id': invocation_id,
+        'clock_sql': dbt_onnx.clock(),
+        'full_refresh': should_full_refresh(),
+        'empty': flags.EMPTY or false,
+        'retry_rejected': var('dbt_onnx_retry_rejected', false),
+        'dbt_version': dbt_version,
+    }) }}
+{% endmacro %}

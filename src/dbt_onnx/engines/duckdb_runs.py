@@ -1,0 +1,125 @@
+"""The run row: written when a run starts, closed in the transaction of its predictions."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx import __version__
+from dbt_onnx.engines.duckdb_tables import Cursor, ScoringTables
+from dbt_onnx.errors import DbtOnnxError
+from dbt_onnx.identifiers import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from dbt_onnx.job import RunSettings
+
+NOW = "cast(now() at time zone 'UTC' as timestamp)"
+
+# Scoring models of one dbt run share the table. DuckDB lets one transaction create or alter a
+# table, and one process write to a file, so a lock of this process is enough.
+_LOCK = threading.Lock()
+_ACTIVE: set[tuple[str, str]] = set()
+
+
+@dataclass(frozen=True)
+class PreviousRun:
+    """The newest successful run of a scoring model, by any version of its model."""
+
+    features_hash_function: str
+    scored_at: datetime
+    key_columns: list[str]
+
+
+class RunRecord:
+    """One row of `dbt_onnx_runs`, found by run id and scoring model."""
+
+    def __init__(self, tables: ScoringTables, settings: RunSettings) -> None:
+        self.tables = tables
+        self.run_id = settings.run_id
+        self._identity = {"run_id": settings.run_id, "scoring_model": settings.identifier}
+
+    def update(self, cursor: Cursor, **values: Any) -> None:
+        """Set columns of the row. Values are bound, never written into the statement."""
+        assignments = ", ".join(f"{quote(name)} = ${name}" for name in values)
+        cursor.execute(
+            f"update {self.tables.runs.sql} set {assignments} "
+            "where run_id = $run_id and scoring_model = $scoring_model",
+            {**values, **self._identity},
+        )
+
+    def close(self, cursor: Cursor, *, status: str, **values: Any) -> None:
+        self.update(cursor, status=status, **values)
+        cursor.execute(
+            f"update {self.tables.runs.sql} set ended_at = {NOW} "
+            "where run_id = $run_id and scoring_model = $scoring_model",
+            self._identity,
+        )
+
+    def previous(self, cursor: Cursor) -> PreviousRun | None:
+        found = cursor.rows(
+            f"select features_hash_function, scored_at, key_columns from {self.tables.runs.sql} "
+            "where scoring_model = $scoring_model and status = 'success' and scope <> 'empty' "
+            "order by scored_at desc limit 1",
+            self._identity,
+        )
+        return PreviousRun(*found[0]) if found else None
+
+    def last_full_as_of(self, cursor: Cursor, *, model_name: str, model_version: str) -> datetime | None:
+        """The newest moment at which a full run of this model version has seen its entities."""
+        found = cursor.rows(
+            f"select max(as_of) from {self.tables.runs.sql} "
+            "where scoring_model = $scoring_model and status = 'success' and scope = 'full' "
+            "and model_name = $model_name and model_version = $model_version",
+            {**self._identity, "model_name": model_name, "model_version": model_version},
+        )
+        last: datetime | None = found[0][0]
+        return last
+
+
+@contextmanager
+def recorded_run(cursor: Cursor, tables: ScoringTables, settings: RunSettings) -> Iterator[RunRecord]:
+    """Open a run row, and close it as `error` when the run fails.
+
+    A row that an earlier process left as `running` is marked `interrupted`: the database file has
+    one writer, so whoever wrote it is gone.
+    """
+    record = RunRecord(tables, settings)
+    identity = (settings.run_id, settings.identifier)
+    with _LOCK:
+        with cursor.transaction():
+            tables.create_runs(cursor)
+            cursor.execute(
+                f"update {tables.runs.sql} set status = 'interrupted' "
+                "where status = 'running' and scoring_model = $scoring_model "
+                "and not list_contains($active, run_id)",
+                {
+                    "scoring_model": settings.identifier,
+                    "active": [run_id for run_id, name in _ACTIVE if name == settings.identifier],
+                },
+            )
+            cursor.execute(
+                f"insert into {tables.runs.sql} (run_id, scoring_model, status, started_at, "
+                "dbt_onnx_version, dbt_version, warehouse_version) select $run_id, $scoring_model, "
+                f"'running', {NOW}, $dbt_onnx_version, $dbt_version, 'duckdb ' || version()",
+                {
+                    "run_id": settings.run_id,
+                    "scoring_model": settings.identifier,
+                    "dbt_onnx_version": __version__,
+                    "dbt_version": settings.dbt_version,
+                },
+            )
+        _ACTIVE.add(identity)
+    try:
+        yield record
+    except BaseException as error:
+        message = str(error) if isinstance(error, DbtOnnxError) else f"{type(error).__name__}: {error}"
+        with _LOCK:
+            record.close(cursor, status="error", error=message)
+        raise
+    finally:
+        _ACTIVE.discard(identity)

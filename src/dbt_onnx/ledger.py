@@ -1,0 +1,279 @@
+"""The tables of a scoring model, and the SQL that creates, fills and repairs them.
+
+    <name>            the ledger: every prediction ever made, append-only
+    <name>__latest    the newest prediction per entity and model version, derived from the ledger
+    dbt_onnx_runs     one row per run and scoring model
+
+All three lie in one schema, because DuckDB writes to one database per transaction and because
+whoever reads a ledger through `--defer` must find its runs beside it. Timestamps are naive UTC.
+Nothing here touches a warehouse: every function returns SQL text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dbt_onnx.identifiers import literal, quote
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+LATEST_SUFFIX = "__latest"
+RUNS_TABLE = "dbt_onnx_runs"
+
+STAMP_TYPES = {
+    "as_of": "TIMESTAMP",
+    "status": "VARCHAR",
+    "rejected_reason": "VARCHAR",
+    "score_reason": "VARCHAR",
+    "model_name": "VARCHAR",
+    "model_version": "VARCHAR",
+    "run_id": "VARCHAR",
+    "scored_at": "TIMESTAMP",
+    "features_hash": "UBIGINT",
+}
+LATEST_TYPES = {"last_seen_as_of": "TIMESTAMP"}
+
+SCORE_REASONS = (
+    "new", "features_changed", "model_changed", "expired", "retry", "full_refresh", "hash_changed",
+)  # fmt: skip
+
+RUNS_TYPES = {
+    "run_id": "VARCHAR",
+    "scoring_model": "VARCHAR",
+    "status": "VARCHAR",
+    "scope": "VARCHAR",
+    "started_at": "TIMESTAMP",
+    "ended_at": "TIMESTAMP",
+    "as_of": "TIMESTAMP",
+    "scored_at": "TIMESTAMP",
+    "rows_in": "BIGINT",
+    "rows_scored": "BIGINT",
+    "rows_rejected": "BIGINT",
+    "rows_unchanged": "BIGINT",
+    **{f"rows_{reason}": "BIGINT" for reason in SCORE_REASONS},
+    "key_columns": "VARCHAR[]",
+    "model_name": "VARCHAR",
+    "model_version": "VARCHAR",
+    "model_alias": "VARCHAR",
+    "artifact_sha256": "VARCHAR",
+    "input_fingerprint": "UBIGINT",
+    "features_hash_function": "VARCHAR",
+    "onnxruntime_version": "VARCHAR",
+    "provider": "VARCHAR",
+    "threads": "INTEGER",
+    "batch_rows": "INTEGER",
+    "dbt_onnx_version": "VARCHAR",
+    "dbt_version": "VARCHAR",
+    "warehouse_version": "VARCHAR",
+    "error": "VARCHAR",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableName:
+    """A table by its three parts, as the warehouse spells them."""
+
+    database: str
+    schema: str
+    identifier: str
+
+    @property
+    def sql(self) -> str:
+        return ".".join(quote(part) for part in (self.database, self.schema, self.identifier))
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.identifier}"
+
+    def beside(self, identifier: str) -> TableName:
+        return TableName(database=self.database, schema=self.schema, identifier=identifier)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerShape:
+    """The columns of one scoring model: SQL types by name, in the order of the table."""
+
+    key: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+    @property
+    def ledger_columns(self) -> dict[str, str]:
+        first = {"as_of": STAMP_TYPES["as_of"]}
+        return {**self.key, **first, **self.outputs, **STAMP_TYPES}
+
+    @property
+    def latest_columns(self) -> dict[str, str]:
+        return {**self.ledger_columns, **LATEST_TYPES}
+
+
+def create_table(table: TableName, columns: Mapping[str, str]) -> str:
+    body = ", ".join(f"{quote(name)} {sql_type}" for name, sql_type in columns.items())
+    return f"create table if not exists {table.sql} ({body})"
+
+
+def add_column(table: TableName, name: str, sql_type: str) -> str:
+    return f"alter table {table.sql} add column {quote(name)} {sql_type}"
+
+
+def insert_predictions(ledger: TableName, shape: LedgerShape, *, stream: str) -> str:
+    """Append a scoring stream. Parameters: $model_name, $model_version, $run_id, $scored_at.
+
+    The stamps are bound in SQL rather than streamed: constants cost nothing there.
+    """
+    values = {
+        name: f'cast("__dbt_onnx_key_{position}" as {sql_type})'
+        for position, (name, sql_type) in enumerate(shape.key.items())
+    }
+    values["as_of"] = '"__dbt_onnx_as_of"'
+    values |= {name: quote(name) for name in shape.outputs}
+    values |= {name: quote(name) for name in ("status", "rejected_reason")}
+    values |= {name: f'"__dbt_onnx_{name}"' for name in ("score_reason", "features_hash")}
+    values |= {name: f"${name}" for name in ("model_name", "model_version", "run_id", "scored_at")}
+    columns = ", ".join(quote(name) for name in values)
+    return f"insert into {ledger.sql} ({columns}) select {', '.join(values.values())} from {stream}"
+
+
+def merge_latest(
+    ledger: TableName, latest: TableName, shape: LedgerShape, *, scope: str, has_late_rows: bool
+) -> list[str]:
+    """Bring `latest` up to date with the rows that this run appended to the ledger.
+
+    Parameters: $run_id, $scored_at, and $last_full_as_of where rows may be late. A row that is
+    late, that is older than what latest knows, stays in the ledger only. A full run has seen each
+    of its entities; a backfill has seen none.
+    """
+    columns = list(shape.ledger_columns)
+    same_entity = _equal(shape.key, "latest", "said")
+    not_late = ""
+    if has_late_rows:
+        not_late = f"""
+            and not exists (
+                select 1 from {latest.sql} as latest
+                where {same_entity} and {_equal(MODEL, "latest", "said")}
+                    and {known_until("latest", scope=scope)} > said.as_of
+            )"""
+    updates = ", ".join(f"{quote(name)} = said.{quote(name)}" for name in columns)
+    seen_on_update = ", last_seen_as_of = null" if scope == "full" else ""
+    seen_on_insert = "null" if scope == "full" else "said.as_of"
+    merge = f"""
+        merge into {latest.sql} as latest
+        using (
+            select said.* from {ledger.sql} as said
+            where said.run_id = $run_id and said.scored_at = $scored_at
+                and {_not_null(shape.key, "said")}{not_late}
+        ) as said
+        on {same_entity} and {_equal(MODEL, "latest", "said")} and latest.status = said.status
+        when matched then update set {updates}{seen_on_update}
+        when not matched then
+            insert ({", ".join(quote(name) for name in [*columns, *LATEST_TYPES])})
+            values ({", ".join(f"said.{quote(name)}" for name in columns)}, {seen_on_insert})"""
+    return [merge, delete_healed(latest, shape)]
+
+
+MODEL = ("model_name", "model_version")
+
+
+def known_until(alias: str, *, scope: str) -> str:
+    """The moment up to which a row of latest is known to hold.
+
+    A full run states what is true now, so there only a newer `as_of` counts. A backfill states
+    what was true then: it cannot displace what a later full run has confirmed.
+    """
+    if scope == "full":
+        return f"{alias}.as_of"
+    return (
+        f"greatest({alias}.as_of, "
+        f"coalesce({alias}.last_seen_as_of, $last_full_as_of, {alias}.as_of))"
+    )
+
+
+def delete_healed(latest: TableName, shape: LedgerShape) -> str:
+    """A rejection stands in latest only while it is newer than the entity's last score."""
+    return f"""
+        delete from {latest.sql} as rejected
+        where rejected.status = 'rejected' and exists (
+            select 1 from {latest.sql} as scored
+            where scored.status = 'scored' and {_equal((*shape.key, *MODEL), "scored", "rejected")}
+                and (scored.as_of, scored.scored_at) >= (rejected.as_of, rejected.scored_at)
+        )"""
+
+
+def mark_absent(latest: TableName, shape: LedgerShape, *, features_sql: str) -> str:
+    """Entities that a full run no longer found: remember the run that saw them last.
+
+    Parameters: $model_name, $model_version, $last_full_as_of.
+    """
+    return f"""
+        update {latest.sql} as latest set last_seen_as_of = $last_full_as_of
+        where {_is_model("latest")} and latest.last_seen_as_of is null
+            and not exists (
+                select 1 from ({features_sql}) as features
+                where {_equal(shape.key, "features", "latest")}
+            )"""
+
+
+def mark_returned(latest: TableName, shape: LedgerShape, *, features_sql: str) -> str:
+    """Entities that are back, with features that have not changed since."""
+    return f"""
+        update {latest.sql} as latest set last_seen_as_of = null
+        where {_is_model("latest")} and latest.last_seen_as_of is not null
+            and exists (
+                select 1 from ({features_sql}) as features
+                where {_equal(shape.key, "features", "latest")}
+            )"""
+
+
+def rebuild_latest(ledger: TableName, shape: LedgerShape) -> str:
+    """The content of latest, derived from the ledger alone.
+
+    Who was present at which full run is not in the ledger, so `last_seen_as_of` starts as the
+    row's own `as_of`: a rebuilt table is never fresher than the truth, and the next full run
+    confirms what is there.
+    """
+    columns = ", ".join(quote(name) for name in shape.ledger_columns)
+    entity = ", ".join(quote(name) for name in (*shape.key, *MODEL))
+    return f"""
+        with newest as (
+            select {columns} from {ledger.sql}
+            where {_not_null(shape.key)}
+            qualify row_number() over (
+                partition by {entity}, status order by as_of desc, scored_at desc
+            ) = 1
+        )
+
+        select {columns}, as_of as last_seen_as_of from newest
+        qualify status = 'scored' or row_number() over (
+            partition by {entity} order by as_of desc, scored_at desc, status desc
+        ) = 1"""
+
+
+def _equal(columns: Sequence[str] | Mapping[str, str], left: str, right: str) -> str:
+    return " and ".join(f"{left}.{quote(name)} = {right}.{quote(name)}" for name in columns)
+
+
+def _not_null(columns: Mapping[str, str], alias: str | None = None) -> str:
+    prefix = f"{alias}." if alias else ""
+    return " and ".join(f"{prefix}{quote(name)} is not null" for name in columns)
+
+
+def _is_model(alias: str) -> str:
+    return f"{alias}.model_name = $model_name and {alias}.model_version = $model_version"
+
+
+def empty_relation(columns: Mapping[str, str]) -> str:
+    """A typed relation without rows, standing for a table that does not exist yet."""
+    body = ", ".join(f"cast(null as {kind}) as {quote(name)}" for name, kind in columns.items())
+    return f"(select {body} where false)"
+
+
+def object_kind(table: TableName) -> str:
+    """SQL that returns 'table' or 'view' for whoever holds this name, no row for a free one."""
+    where = (
+        f"database_name = {literal(table.database)} and schema_name = {literal(table.schema)} "
+        "and lower({0}) = lower(" + literal(table.identifier) + ")"
+    )
+    return (
+        f"select 'table' as kind from duckdb_tables() where {where.format('table_name')} "
+        f"union all select 'view' from duckdb_views() where {where.format('view_name')}"
+    )

@@ -1,0 +1,311 @@
+"""Which rows are scored, and why: the plan, as SQL text.
+
+A row is scored for a reason, and the reason is stored. No reason, no scoring.
+
+    new               no prediction is known for the entity
+    model_changed     predictions are known, but none by this model version
+    retry             rejected before, and changed since or asked for
+    features_changed  a column that the model reads has another value
+    hash_changed      the warehouse's hash function is another one, so a change cannot be told
+    expired           scored at least `refresh_after` ago
+    full_refresh      asked for
+
+The first that applies, in the order of `_reason`, is the one stored. Nothing here touches a
+warehouse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dbt_onnx.identifiers import quote
+from dbt_onnx.ledger import SCORE_REASONS, known_until
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dbt_onnx.ledger import LedgerShape
+
+_INTEGER_TYPES = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"})
+_FLOAT_TYPES = frozenset({"FLOAT", "DOUBLE"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that decides which rows are scored.
+
+    `features_sql` is a query; `features` maps the columns that the model reads to their SQL types.
+    `ledger`, `latest` and `runs` are relations: table names, or typed empty ones before the first
+    run. `hash_changed` says that the features hash of the last run came from another function.
+    """
+
+    features_sql: str
+    shape: LedgerShape
+    features: Mapping[str, str]
+    as_of_sql: str
+    ledger: str
+    latest: str
+    runs: str
+    scope: str
+    full_refresh: bool = False
+    retry_rejected: bool = False
+    refresh_after_sql: str | None = None
+    hash_changed: bool = False
+    has_late_rows: bool = False
+
+
+def features_hash(columns: Mapping[str, str]) -> str:
+    """SQL of the hash over the columns that the model reads.
+
+    Widened first: a column that turns from INTEGER into BIGINT, or from DECIMAL into DOUBLE, has
+    not changed for the model.
+    """
+    return f"hash({', '.join(_widened(name, kind) for name, kind in columns.items())})"
+
+
+def _widened(name: str, sql_type: str) -> str:
+    if sql_type in _INTEGER_TYPES:
+        return f"cast({quote(name)} as bigint)"
+    if sql_type in _FLOAT_TYPES or sql_type.startswith("DECIMAL"):
+        return f"cast({quote(name)} as double)"
+    if sql_type.startswith("ENUM"):
+        return f"cast({quote(name)} as varchar)"
+    return quote(name)
+
+
+def count_rows(features_sql: str, *, as_of_sql: str) -> str:
+    """One row: the number of rows and the newest moment that they describe."""
+    return f"select count(*), max({as_of_sql}) from ({features_sql}) as features"
+
+
+def duplicate_keys(features_sql: str, key: Sequence[str], *, examples: int = 5) -> str:
+    """The keys that occur more than once, with their count; NULL keys are rejected, not counted."""
+    columns = ", ".join(quote(name) for name in key)
+    not_null = " and ".join(f"{quote(name)} is not null" for name in key)
+    return (
+        f"select {columns}, count(*) as occurrences from ({features_sql}) as features "
+        f"where {not_null} group by {columns} having count(*) > 1 limit {examples}"
+    )
+
+
+def summarize(plan: Plan) -> str:
+    """One row of totals; its column names are the fields of `PlanSummary`."""
+    reasons = ",\n            ".join(
+        f"count(*) filter (score_reason = '{reason}') as rows_{reason}" for reason in SCORE_REASONS
+    )
+    keys = ", ".join(f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key)))
+    return f"""{_planned(plan)}
+        select
+            count(*) as rows_in,
+            {reasons},
+            count(*) filter (score_reason is null and was_rejected) as rows_still_rejected,
+            count(*) filter (is_late) as rows_late,
+            coalesce(sum(rows_present), 0) as rows_present,
+            count(*) filter (is_returned and score_reason is null) as rows_returned,
+            bit_xor(hash({keys}, "__dbt_onnx_as_of", "__dbt_onnx_features_hash"))
+                filter (score_reason is not null) as input_fingerprint
+        from planned"""
+
+
+def select_rows(plan: Plan) -> str:
+    """The rows to score: carried columns, then the features under their own names."""
+    carried = [f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key))]
+    carried += ['"__dbt_onnx_as_of"', 'score_reason as "__dbt_onnx_score_reason"']
+    carried += ['"__dbt_onnx_features_hash"', '"__dbt_onnx_rejected_reason"']
+    carried += [f"feature_{i} as {quote(name)}" for i, name in enumerate(plan.features)]
+    columns = ",\n            ".join(carried)
+    return f"""{_planned(plan)}
+        select
+            {columns}
+        from planned
+        where score_reason is not null"""
+
+
+def _planned(plan: Plan) -> str:
+    """Join each feature row with what is known of its entity, and give it a reason or none.
+
+    Parameters: $model_name, $model_version, $run_as_of, $last_full_as_of.
+    """
+    keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key))]
+    named = list(zip(keys, plan.shape.key, strict=True))
+    same = " and ".join(f"{{0}}.{quote(name)} = features.{alias}" for alias, name in named)
+    null_key = " or ".join(f"features.{alias} is null" for alias in keys)
+    selected = ",\n                ".join(f"{quote(name)} as {alias}" for alias, name in named)
+    columns = "".join(
+        f",\n                {quote(name)} as feature_{i}" for i, name in enumerate(plan.features)
+    )
+    is_model = "model_name = $model_name and model_version = $model_version"
+    late = f"features.as_of_given < {known_until('scored', scope=plan.scope)}"
+    return f"""
+        with features as (
+            select
+                {selected},
+                {plan.as_of_sql} as as_of_given,
+                {features_hash(plan.features)} as values_hash{columns}
+            from ({plan.features_sql}) as source
+        ),
+
+        scored as (
+            select * from {plan.latest} where {is_model} and status = 'scored'
+        ),
+
+        rejected as (
+            select * from {plan.latest} where {is_model} and status = 'rejected'
+        ),
+
+        -- a missing moment counts as a change: the row is rejected for it, and scored once it is there
+        known as (
+            select
+                features.*,
+                coalesce(features.as_of_given, $run_as_of) as "__dbt_onnx_as_of",
+                case when features.as_of_given is null
+                    then hash(features.values_hash, 'null_as_of') else features.values_hash
+                end as "__dbt_onnx_features_hash",
+                case
+                    when {null_key} then 'null_key'
+                    when features.as_of_given is null then 'null_as_of'
+                end as "__dbt_onnx_rejected_reason",
+                ({null_key}) as has_null_key,
+                coalesce({late}, false) as is_late,
+                scored.status is not null or rejected.status is not null as is_known,
+                rejected.status is not null as was_rejected,
+                coalesce(rejected.features_hash, scored.features_hash) as known_hash,
+                scored.run_id as scored_run_id,
+                scored.as_of as scored_as_of,
+                cast(scored.status is not null and scored.last_seen_as_of is null as integer)
+                    + cast(rejected.status is not null and rejected.last_seen_as_of is null as integer)
+                    as rows_present,
+                coalesce(scored.last_seen_as_of, rejected.last_seen_as_of) is not null as is_returned,
+                exists (
+                    select 1 from {plan.latest} as other
+                    where {same.format("other")}
+                        and (other.model_name <> $model_name or other.model_version <> $model_version)
+                ) as is_known_to_others
+            from features
+            left join scored on {same.format("scored")}
+            left join rejected on {same.format("rejected")}
+        ),
+        {_late(plan, keys) if plan.has_late_rows else ""}
+        planned as (
+            select *, {_reason(plan, named)} as score_reason
+            from {"known_with_late" if plan.has_late_rows else "known"}
+            {_expiry(plan)}
+        )
+"""
+
+
+def _reason(plan: Plan, named: Sequence[tuple[str, str]]) -> str:
+    same_or_null = " and ".join(
+        f"said.{quote(name)} is not distinct from {alias}" for alias, name in named
+    )
+    any_null = " or ".join(f"said.{quote(name)} is null" for _, name in named)
+    changed = "hash_changed" if plan.hash_changed else "features_changed"
+    retry = 'known_hash <> "__dbt_onnx_features_hash"' if not plan.retry_rejected else "true"
+    full_refresh = "when true then 'full_refresh'" if plan.full_refresh else ""
+    late = ""
+    if plan.has_late_rows:
+        late = f"""
+                    when is_late and not late_is_known and late_is_known_to_others then 'model_changed'
+                    when is_late and not late_is_known then 'new'
+                    when is_late and late_is_rejected and late_hash <> "__dbt_onnx_features_hash"
+                        then 'retry'
+                    when is_late and late_hash <> "__dbt_onnx_features_hash" then '{changed}'
+                    when is_late then null"""
+    expired = ""
+    if plan.refresh_after_sql is not None:
+        expired = f"""
+                    when coalesce(scored_run_as_of, scored_as_of) + {plan.refresh_after_sql} <= $run_as_of
+                        then 'expired'"""
+    # a row without a key is no entity: the ledger itself tells whether it was reported before
+    return f"""case
+                    {full_refresh}
+                    when has_null_key then case when not exists (
+                        select 1 from {plan.ledger} as said
+                        where ({any_null}) and {same_or_null}
+                            and said.features_hash = "__dbt_onnx_features_hash"
+                            and said.model_name = $model_name
+                            and said.model_version = $model_version
+                    ) then 'new' end{late}
+                    when not is_known and is_known_to_others then 'model_changed'
+                    when not is_known then 'new'
+                    when was_rejected then case when {retry} then 'retry' end
+                    when known_hash <> "__dbt_onnx_features_hash" then '{changed}'{expired}
+                end"""
+
+
+def _expiry(plan: Plan) -> str:
+    """Age is counted from the run that scored: an `as_of` that stands still would expire nightly."""
+    if plan.refresh_after_sql is None:
+        return ""
+    return f"""left join (
+                select run_id, max(as_of) as scored_run_as_of from {plan.runs}
+                where scoring_model = $scoring_model group by run_id
+            ) as scoring_runs on scoring_runs.run_id = scored_run_id"""
+
+
+def _late(plan: Plan, keys: Sequence[str]) -> str:
+    """What the ledger had said of a late row's entity by the moment that the row describes."""
+    same = " and ".join(
+        f"said.{quote(name)} = features.{alias}"
+        for alias, name in zip(keys, plan.shape.key, strict=True)
+    )
+    listed = ", ".join(f"features.{alias}" for alias in keys)
+    joined = " and ".join(f"late.{alias} = known.{alias}" for alias in keys)
+    is_model = "said.model_name = $model_name and said.model_version = $model_version"
+    return f"""
+        late as (
+            select
+                {listed},
+                arg_max(
+                    {{'hash': said.features_hash, 'status': said.status}}, (said.as_of, said.scored_at)
+                ) filter ({is_model}) as said_last,
+                bool_or(not ({is_model})) as is_known_to_others
+            from known as features
+            inner join {plan.ledger} as said on {same}
+            where features.is_late and said.as_of <= features.as_of_given
+            group by {listed}
+        ),
+
+        known_with_late as (
+            select
+                known.*,
+                late.said_last is not null as late_is_known,
+                late.said_last.hash as late_hash,
+                late.said_last.status is not distinct from 'rejected' as late_is_rejected,
+                coalesce(late.is_known_to_others, false) as late_is_known_to_others
+            from known
+            left join late on {joined}
+        ),
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSummary:
+    """Totals of a plan. `rows_in` = rows to score (all reasons) + unchanged."""
+
+    rows_in: int
+    rows_new: int
+    rows_features_changed: int
+    rows_model_changed: int
+    rows_expired: int
+    rows_retry: int
+    rows_full_refresh: int
+    rows_hash_changed: int
+    rows_still_rejected: int
+    rows_late: int
+    rows_present: int
+    rows_returned: int
+    input_fingerprint: int | None
+
+    @property
+    def per_reason(self) -> dict[str, int]:
+        return {reason: getattr(self, f"rows_{reason}") for reason in SCORE_REASONS}
+
+    @property
+    def rows_to_score(self) -> int:
+        return sum(self.per_reason.values())
+
+    @property
+    def rows_unchanged(self) -> int:
+        return self.rows_in - self.rows_to_score

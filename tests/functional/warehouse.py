@@ -1,0 +1,190 @@
+"""A DuckDB warehouse with one scoring model on it, without dbt: `score_table` as dbt calls it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from onnx import TensorProto, helper
+
+from dbt_onnx.contract import Contract, Feature, Input, Output
+from dbt_onnx.engines.duckdb import RunSummary, score_table
+from dbt_onnx.job import RunSettings, check_request
+
+ARGUMENTS: dict[str, Any] = {
+    "model": "line",
+    "key": ["id"],
+    "as_of": None,
+    "refresh_after": None,
+    "max_rejected_fraction": 1.0,
+    "batch_rows": None,
+    "threads": 1,
+}
+
+
+def line_model(a: float = 2.0, b: float = -1.0, c: float = 0.5) -> bytes:
+    """y = 2a - b + 0.5 by default, from one (N, 2) float32 tensor: computable by hand."""
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["X", "W", "c"], ["y"])],
+        "line",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["N", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1])],
+        [
+            helper.make_tensor("W", TensorProto.FLOAT, [2, 1], [a, b]),
+            helper.make_tensor("c", TensorProto.FLOAT, [1], [c]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def line_contract(column: str = "y", features: tuple[str, str] = ("a", "b")) -> Contract:
+    return Contract(
+        features=tuple(Feature(name=name) for name in features),
+        inputs=(Input(name="X", dtype="float32", features=features),),
+        outputs=(Output(name="y", kind="value", dtype="float32", columns=(column,)),),
+    )
+
+
+class Warehouse:
+    """Features, registry and clock of one scoring model `scores`, changed between runs at will."""
+
+    def __init__(self, folder: Path, *, name: str = "scores") -> None:
+        self.folder = folder
+        self.name = name
+        self.artifacts = folder / "artifacts"
+        self.connection = duckdb.connect(str(folder / "w.duckdb"))
+        self.clock = "2024-01-10 00:00:00"
+        self.runs = 0
+        self.sql(
+            "create table model_registry (model_name varchar, model_version varchar, "
+            "alias varchar, artifact varchar, sha256 varchar)"
+        )
+        self.sql("create table features (id integer, a double, b double)")
+
+    def sql(self, statement: str) -> list[tuple[Any, ...]]:
+        return self.connection.cursor().execute(statement).fetchall()
+
+    def register(
+        self,
+        version: str,
+        model: bytes | None = None,
+        contract: Contract | None = None,
+        *,
+        alias: str | None = "champion",
+        name: str = "line",
+    ) -> Path:
+        """Write an artifact and its registry row; an alias leaves whoever had it."""
+        model = line_model() if model is None else model
+        contract = contract or line_contract()
+        folder = self.artifacts / name / version
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "model.onnx"
+        path.write_bytes(model)
+        digest = hashlib.sha256(model).hexdigest()
+        card = {
+            "format_version": 1,
+            "model_name": name,
+            "model_version": version,
+            "sha256": digest,
+            "contract": contract.to_dict(),
+        }
+        (folder / "card.json").write_text(json.dumps(card))
+        cursor = self.connection.cursor()
+        cursor.execute("delete from model_registry where model_version = $1", [version])
+        self.promote(None, alias=alias)
+        cursor.execute(
+            "insert into model_registry values ($1, $2, $3, $4, $5)",
+            [name, version, alias, f"{name}/{version}/model.onnx", digest],
+        )
+        return path
+
+    def promote(self, version: str | None, *, alias: str | None = "champion") -> None:
+        cursor = self.connection.cursor()
+        cursor.execute("update model_registry set alias = null where alias = $1", [alias])
+        cursor.execute(
+            "update model_registry set alias = $1 where model_version = $2", [alias, version]
+        )
+
+    def features(self, *rows: tuple[Any, ...]) -> None:
+        """Replace the feature rows."""
+        self.sql("delete from features")
+        if rows:
+            marks = ", ".join("?" for _ in rows[0])
+            self.connection.cursor().executemany(f"insert into features values ({marks})", rows)
+
+    def run(
+        self,
+        *,
+        full_refresh: bool = False,
+        empty: bool = False,
+        retry_rejected: bool = False,
+        features: str = "select * from features",
+        **arguments: Any,
+    ) -> RunSummary:
+        self.runs += 1
+        settings = RunSettings(
+            database="w",
+            schema="main",
+            identifier=self.name,
+            run_id=f"run-{self.runs}",
+            clock_sql=f"cast('{self.clock}' as timestamp)",
+            full_refresh=full_refresh,
+            empty=empty,
+            retry_rejected=retry_rejected,
+            dbt_version="1.11.0",
+        )
+        session = self.connection.cursor()
+        relations = {
+            "features": session.query(features),
+            "registry": session.query('select * from "w"."main"."model_registry"'),
+        }
+        known = {**ARGUMENTS, **relations, **{k: v for k, v in arguments.items() if k in ARGUMENTS}}
+        unknown = {k: v for k, v in arguments.items() if k not in ARGUMENTS}
+        return score_table(
+            check_request(known, unknown),
+            settings,
+            connection=session,
+            artifacts=self.artifacts,
+            log=lambda message: None,
+        )
+
+    def ledger(self, columns: str = "*") -> list[tuple[Any, ...]]:
+        return self.sql(f'select {columns} from "{self.name}" order by scored_at, id')
+
+    def latest(self, columns: str = "*") -> list[tuple[Any, ...]]:
+        return self.sql(f'select {columns} from "{self.name}__latest" order by all')
+
+    def last_run(self, columns: str) -> tuple[Any, ...]:
+        return self.sql(
+            f"select {columns} from dbt_onnx_runs order by started_at desc, run_id desc limit 1"
+        )[0]
+
+
+def rebuilt_latest(warehouse: Warehouse, *, key: tuple[str, ...] = ("id",)) -> list[tuple[Any, ...]]:
+    """Latest recomputed from the ledger, written another way than the library's own rebuild."""
+    rows = warehouse.sql(f'select * from "{warehouse.name}"')
+    names = [row[0] for row in warehouse.sql(f'describe "{warehouse.name}"')]
+    at = {name: position for position, name in enumerate(names)}
+    newest: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    for row in rows:
+        entity = tuple(row[at[name]] for name in (*key, "model_name", "model_version"))
+        if any(row[at[name]] is None for name in key):
+            continue
+        slot = (*entity, row[at["status"]])
+        moment = (row[at["as_of"]], row[at["scored_at"]])
+        if slot not in newest or moment >= (newest[slot][at["as_of"]], newest[slot][at["scored_at"]]):
+            newest[slot] = row
+    kept = []
+    for slot, row in newest.items():
+        scored = newest.get((*slot[:-1], "scored"))
+        if slot[-1] == "rejected" and scored is not None:
+            if (scored[at["as_of"]], scored[at["scored_at"]]) >= (row[at["as_of"]], row[at["scored_at"]]):
+                continue
+        kept.append(row)
+    return kept
+
+
