@@ -28,7 +28,7 @@ _HINT = (
 @dataclass(frozen=True)
 class Decoded:
     """`columns`: one Arrow array per field of `contract.output_fields()`, one value per fed row.
-    `faults`: reason code -> the rows (bool) whose outputs must not be stored, worst first.
+    `faults`: reason code -> the rows (bool) whose outputs must not be stored, in column order.
     """
 
     columns: list[pa.Array]
@@ -81,7 +81,7 @@ def _checked(output: Output, values: Any, n_rows: int) -> Array:
         expected = f"{output.dtype}[{n_rows}] or [{n_rows}, 1]"
     if not isinstance(values, np.ndarray):
         raise _surprise(output, expected, f"a {type(values).__name__}")
-    shapes = [(n_rows, width)]
+    shapes: list[tuple[int, ...]] = [(n_rows, width)]
     if output.kind in {"label", "value"}:
         shapes.append((n_rows,))
     if values.shape not in shapes or not _is_of_type(values, output):
@@ -108,15 +108,13 @@ def _from_maps(output: Output, maps: list[dict[Any, float]], n_rows: int) -> Arr
     expected = f"{n_rows} maps of the classes {list(classes)}"
     if len(maps) != n_rows:
         raise _surprise(output, expected, f"{len(maps)} maps")
-    pick = itemgetter(*classes)
-    try:
-        matrix = np.array(list(map(pick, maps)), dtype=numpy_dtype(output.dtype))
-        sizes = set(map(len, maps))
-    except (KeyError, TypeError) as error:
-        raise _surprise(output, expected, _odd_map(maps, set(classes))) from error
-    if sizes - {len(classes)}:
+    if set(map(type, maps)) - {dict} or set(map(len, maps)) - {len(classes)}:
         raise _surprise(output, expected, _odd_map(maps, set(classes)))
-    return matrix.reshape(n_rows, len(classes))
+    try:
+        rows = list(map(itemgetter(*classes), maps))
+    except KeyError as error:
+        raise _surprise(output, expected, _odd_map(maps, set(classes))) from error
+    return np.array(rows, dtype=numpy_dtype(output.dtype)).reshape(n_rows, len(classes))
 
 
 def _odd_map(maps: list[Any], classes: set[Any]) -> str:
@@ -135,7 +133,7 @@ def _find_faults(name: str, column: Array, faults: dict[str, Mask]) -> None:
     if column.dtype.kind != "f" or np.isfinite(column).all():
         return
     for word, wrong in (("nan", np.isnan(column)), ("infinite", np.isinf(column))):
-        rows = wrong if wrong.ndim == 1 else wrong.any(axis=1)
+        rows: Mask = np.asarray(wrong.reshape(len(wrong), -1).any(axis=1))
         reason = f"{word}_output:{name}"
         if rows.any():
             faults[reason] = faults[reason] | rows if reason in faults else rows

@@ -6,7 +6,7 @@ Everything here is vectorised: no Python per row.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pyarrow as pa
@@ -57,7 +57,7 @@ class _Verdicts:
 
     @property
     def valid(self) -> Mask:
-        return self._codes == 0
+        return cast("Mask", self._codes == 0)
 
     @property
     def reasons(self) -> pa.StringArray:
