@@ -3,6 +3,7 @@
 import datetime
 import decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,9 +148,9 @@ def test_an_empty_registry_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "@champion", "churn@", "churn/", "churn@a@b", "churn/1@a", "a b", "churn@A", "a/'"]
+    "spec", [7, None, "", "@champion", "churn@", "churn/", "churn@a@b", "churn/1@a", "a b", "churn@A", "a/'"]
 )
-def test_a_malformed_spec_is_refused(spec: str) -> None:
+def test_a_malformed_spec_is_refused(spec: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_spec(spec)
     assert repr(spec) in caught.value.message

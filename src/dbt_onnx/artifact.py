@@ -1,0 +1,202 @@
+"""A registered model file and its card, read once, checked before anything runs.
+
+The order of the checks matters: where the file lies, what it is, its sha256 (corrupt bytes score
+in silence), hostile constructs, then the card against registry and graph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.agreement import check_contract
+from dbt_onnx.card import CARD_NAME, parse_card, refuse_other_model, replace_file, write_card
+from dbt_onnx.contract import Contract
+from dbt_onnx.errors import ArtifactError, ConfigError
+from dbt_onnx.graph import GraphSignature, read_graph
+from dbt_onnx.registry import RegistryEntry, name_faults, path_faults
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+MAX_MODEL_BYTES = 2**31
+MAX_CARD_BYTES = 2**26
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A verified model. `model_bytes` are the bytes whose sha256 the registry names."""
+
+    model_name: str
+    model_version: str
+    path: Path
+    model_bytes: bytes = field(repr=False)
+    sha256: str
+    card: Mapping[str, Any] = field(repr=False)
+    contract: Contract
+    signature: GraphSignature
+
+
+def load_artifact(root: Path, entry: RegistryEntry) -> Artifact:
+    """Read and check the model of a registry entry below `root`, the artifacts directory.
+
+    Raises ArtifactError when the file or its card is missing, altered, hostile, unreadable or
+    reached through a symbolic link; ContractError when card and graph disagree.
+    """
+    path = root / entry.artifact
+    model_bytes = read_below(root, entry.artifact, max_bytes=MAX_MODEL_BYTES)
+    _check_sha256(model_bytes, entry, path)
+    signature = read_graph(model_bytes, where=str(path))
+    card_path = path.parent / CARD_NAME
+    card_text = read_below(
+        root, f"{entry.artifact.rpartition('/')[0]}/{CARD_NAME}".lstrip("/"),
+        max_bytes=MAX_CARD_BYTES,
+    )  # fmt: skip
+    card = parse_card(card_text, where=str(card_path))
+    refuse_other_model(card, entry, where=str(card_path))
+    contract = Contract.from_dict(card["contract"])
+    check_contract(contract, signature, where=str(path))
+    return Artifact(
+        model_name=entry.model_name,
+        model_version=entry.model_version,
+        path=path,
+        model_bytes=model_bytes,
+        sha256=entry.sha256,
+        card=card,
+        contract=contract,
+        signature=signature,
+    )
+
+
+def read_below(root: Path, relative: str, *, max_bytes: int) -> bytes:
+    """Read one regular file below `root`, through no symbolic link; `relative` is from outside.
+
+    A hard link cannot be told from a file; what it may hold is decided by its sha256.
+    Raises ArtifactError.
+    """
+    if faults := path_faults(relative):
+        raise ArtifactError(
+            f"the path is not safe: {'; '.join(faults)}",
+            hint=f"give a path below {root}, such as 'churn/1/model.onnx'",
+        )
+    place = root
+    try:
+        for part in relative.split("/"):
+            place = place / part
+            if stat.S_ISLNK(os.lstat(place).st_mode):
+                raise ArtifactError(
+                    f"{place} is a symbolic link; nothing below {root} may be one",
+                    hint="put the file itself there",
+                )
+        return _read_regular(place, max_bytes=max_bytes)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        hint = "restore it from version control (a file in Git LFS needs `git lfs pull`), "
+        raise ArtifactError(
+            f"{root / relative} does not exist ({place} is missing)",
+            hint=hint + "or register the model again with `dbt-onnx register`",
+        ) from error
+    except OSError as error:
+        raise ArtifactError(
+            f"{place} cannot be read: {error.strerror or error}",
+            hint="give the user who runs dbt the right to read it",
+        ) from error
+
+
+def _read_regular(path: Path, *, max_bytes: int) -> bytes:
+    # no following of a link put there since, no waiting for the writer of a named pipe
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, os.O_RDONLY | flags)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            what = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
+            raise ArtifactError(
+                f"{path} is {what}", hint="name the file itself, such as 'churn/1/model.onnx'"
+            )
+        if status.st_size > max_bytes:
+            raise ArtifactError(
+                f"{path} has {status.st_size:,} bytes; at most {max_bytes:,} are read",
+                hint="an ONNX model in one file cannot be larger than 2 GiB",
+            )
+        with open(descriptor, "rb", closefd=False) as stream:
+            return stream.read(max_bytes + 1)
+    finally:
+        os.close(descriptor)
+
+
+def _check_sha256(model_bytes: bytes, entry: RegistryEntry, path: Path) -> None:
+    found = hashlib.sha256(model_bytes).hexdigest()
+    if found == entry.sha256:
+        return
+    hint = (
+        "it is a Git LFS pointer, not the model: run `git lfs pull`"
+        if model_bytes.startswith(b"version https://git-lfs")
+        else "restore the file; if it was changed on purpose, register it as a new version with "
+        "`dbt-onnx register`"
+    )
+    raise ArtifactError(
+        f"{path} is not the file that was registered as "
+        f"'{entry.model_name}/{entry.model_version}': its sha256 is {found} "
+        f"({len(model_bytes):,} bytes), the registry says {entry.sha256}",
+        hint=hint,
+    )
+
+
+def write_artifact(  # noqa: PLR0913
+    root: Path,
+    model_bytes: bytes,
+    *,
+    model_name: str,
+    model_version: str,
+    contract: Contract,
+    replace: bool = False,
+    **card_parts: Any,
+) -> RegistryEntry:
+    """Write `NAME/VERSION/model.onnx` and its card below `root`; returns the entry without alias.
+
+    `card_parts` are parity, reference, reference_outputs and training, as of `write_card`. Raises
+    ConfigError when the names are not safe, ArtifactError when other bytes already lie there
+    (unless `replace`), and whatever `read_graph` and `check_contract` find wrong.
+    """
+    faults = name_faults(model_name, what="the model's name")
+    if faults := faults + name_faults(model_version, what="the version"):
+        raise ConfigError("; ".join(faults), hint="choose a plain name, such as 'churn' and '1'")
+    check_contract(contract, read_graph(model_bytes, where="the model"), where="the model")
+    relative = f"{model_name}/{model_version}/model.onnx"
+    path = root / relative
+    sha256 = hashlib.sha256(model_bytes).hexdigest()
+    if os.path.lexists(path) and not replace:
+        found = read_below(root, relative, max_bytes=MAX_MODEL_BYTES)
+        if hashlib.sha256(found).hexdigest() != sha256:
+            raise ArtifactError(
+                f"{path} already holds another model",
+                hint="choose a new version; remove that folder only if nothing was scored by it",
+            )
+    for folder in (path.parent.parent, path.parent):
+        if folder.is_symlink():
+            raise ArtifactError(
+                f"{folder} is a symbolic link; nothing below {root} may be one",
+                hint="put the folder itself there",
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, model_bytes)
+    write_card(
+        path.parent,
+        model_name=model_name,
+        model_version=model_version,
+        sha256=sha256,
+        contract=contract,
+        **card_parts,
+    )
+    return RegistryEntry(
+        model_name=model_name,
+        model_version=model_version,
+        alias=None,
+        artifact=relative,
+        sha256=sha256,
+    )

@@ -1,0 +1,136 @@
+"""The card beside a model file: its contract, where it comes from, and a sample to check it by.
+
+`card.json` is JSON without NaN: a NULL is null. Keys of format 1: format_version, model_name,
+model_version, sha256, contract; and, where known, parity (features, outputs, tolerance,
+max_abs_difference), reference, reference_outputs, training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from dbt_onnx.contract import Contract
+    from dbt_onnx.registry import RegistryEntry
+
+CARD_NAME = "card.json"
+FORMAT_VERSION = 1
+PARITY_ROWS = 64
+
+_REQUIRED = {"model_name": str, "model_version": str, "sha256": str, "contract": dict}
+_OPTIONAL = {"parity": dict, "reference": dict, "reference_outputs": dict, "training": dict}
+_AGAIN = "write the card again with dbt_onnx.export or `dbt-onnx register`"
+
+
+def write_card(  # noqa: PLR0913
+    folder: Path,
+    *,
+    model_name: str,
+    model_version: str,
+    sha256: str,
+    contract: Contract,
+    parity: Mapping[str, Any] | None = None,
+    reference: Mapping[str, Any] | None = None,
+    reference_outputs: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `card.json` into the model's folder, whole or not at all; the same content, the same
+    bytes. Returns its path. Raises ValueError when a value is NaN, infinite or no JSON type.
+    """
+    card = {
+        "format_version": FORMAT_VERSION,
+        "model_name": model_name,
+        "model_version": model_version,
+        "sha256": sha256,
+        "contract": contract.to_dict(),
+        "parity": parity,
+        "reference": reference,
+        "reference_outputs": reference_outputs,
+        "training": training,
+    }
+    text = _render({key: value for key, value in card.items() if value is not None})
+    path = folder / CARD_NAME
+    replace_file(path, (text + "\n").encode())
+    return path
+
+
+def parse_card(content: bytes, *, where: str) -> dict[str, Any]:
+    """Read a card. Raises ArtifactError when it is no card of a format that is known here."""
+    try:
+        card = json.loads(content, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{where} is not valid JSON: {error}", hint=_AGAIN) from error
+    if not isinstance(card, dict):
+        raise ArtifactError(f"{where} holds a {type(card).__name__}, no card", hint=_AGAIN)
+    if card.get("format_version") != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{where} has format_version {card.get('format_version')!r}; "
+            f"this dbt_onnx reads {FORMAT_VERSION}",
+            hint="upgrade dbt_onnx if the card is newer, else " + _AGAIN,
+        )
+    faults = [f"no {key}" for key in _REQUIRED if key not in card]
+    faults += [
+        f"{key} is {card[key]!r:.60}"
+        for key, kind in (_REQUIRED | _OPTIONAL).items()
+        if key in card and not isinstance(card[key], kind)
+    ]
+    if faults:
+        raise ArtifactError(f"{where} is incomplete: {'; '.join(faults)}", hint=_AGAIN)
+    return card
+
+
+def refuse_other_model(card: Mapping[str, Any], entry: RegistryEntry, *, where: str) -> None:
+    """Raise ArtifactError when the card is not that of the registry's entry."""
+    faults = [
+        f"{key} is {card[key]!r} in the card and {getattr(entry, key)!r} in the registry"
+        for key in ("model_name", "model_version", "sha256")
+        if card[key] != getattr(entry, key)
+    ]
+    if faults:
+        raise ArtifactError(
+            f"{where} does not belong to model '{entry.model_name}/{entry.model_version}': "
+            + "; ".join(faults),
+            hint="restore card and model file of this version together, or register it again",
+        )
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file beside its place and move it there, so that no reader sees half of it."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _render(value: Any, indent: str = "") -> str:
+    """JSON with a line per entry, but a list of plain values on one line: diffs stay readable."""
+    deeper = indent + "  "
+    if isinstance(value, dict) and value:
+        lines = [
+            f"{deeper}{json.dumps(str(key), ensure_ascii=False)}: {_render(item, deeper)}"
+            for key, item in value.items()
+        ]
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    if isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value):
+        lines = [deeper + _render(item, deeper) for item in value]
+        return "[\n" + ",\n".join(lines) + f"\n{indent}]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
