@@ -1,0 +1,121 @@
+"""How far a long run has come: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+LINE_EVERY_SECONDS = 10.0
+
+# dbt scores several models at once; two bars on one terminal would draw over each other
+_terminal = threading.Lock()
+
+
+class Progress:
+    """Reports rows done, share, rate and time left of a run over `total_rows` rows.
+
+    A context manager. On a terminal it draws a bar, one at a time; elsewhere `log` gets a line at
+    most every ten seconds, and none in a run shorter than that. `clock` counts seconds.
+    """
+
+    def __init__(
+        self,
+        total_rows: int,
+        *,
+        label: str,
+        log: Callable[[str], None],
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._total_rows = total_rows
+        self._label = label
+        self._log = log
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._done = 0
+        self._started_at = self._logged_at = clock()
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        self._started_at = self._logged_at = self._clock()
+        if self._stream.isatty() and _terminal.acquire(blocking=False):
+            self._bar = _bar(self._stream, self._label, self._total_rows)
+            if self._bar is None:
+                _terminal.release()
+            else:
+                self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+            _terminal.release()
+
+    def advance(self, rows: int) -> None:
+        """Count `rows` more as done."""
+        self._done += rows
+        if self._bar is not None:
+            self._bar.advance(self._bar.task_ids[0], rows)
+            return
+        now = self._clock()
+        if now - self._logged_at >= LINE_EVERY_SECONDS:
+            self._logged_at = now
+            self._log(self._line(now - self._started_at))
+
+    def _line(self, seconds: float) -> str:
+        rate = self._done / seconds
+        line = f"{self._label}: {self._done:,} of {self._total_rows:,} rows"
+        if self._total_rows:
+            line += f" ({self._done / self._total_rows:.0%})"
+        line += f", {rate:,.0f} rows/s"
+        if self._done and self._total_rows > self._done:
+            line += f", {_duration((self._total_rows - self._done) / rate)} left"
+        return line
+
+
+def _duration(seconds: float) -> str:
+    """`0:07`, `12:30` or `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _bar(stream: TextIO, label: str, total_rows: int) -> Any:
+    """A rich bar, or none on a dumb terminal or without rich (of the `duckdb` extra)."""
+    try:
+        from rich import progress
+        from rich.console import Console
+        from rich.text import Text
+    except ImportError:
+        return None
+    console = Console(file=stream)
+    if not console.is_interactive:
+        return None
+
+    class Rate(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> Text:
+            return Text("" if task.speed is None else f"{task.speed:,.0f} rows/s")
+
+    bar = progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TextColumn("{task.completed:,.0f} of {task.total:,.0f} rows"),
+        Rate(),
+        progress.TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+    bar.add_task(label, total=total_rows)
+    return bar
