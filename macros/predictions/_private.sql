@@ -1,0 +1,384 @@
+{#-
+    What the view and the tests of this package have in common: the common table expressions that
+    find, per entity, the prediction that is served. They read `<ledger>__latest` and
+    `dbt_onnx_runs`, never the ledger, so their cost does not grow with history.
+
+    Columns that they add to outputs and keys begin with `__dbt_onnx_`, a prefix that the contract
+    keeps free. The one aggregation over the key columns is what lets a lookup by key be pushed down
+    into the scan; with joins of the latest table to itself it is not.
+-#}
+
+{#-
+    What is there of a ledger: `key`, its `latest` and `runs` relations with `latest_columns` and
+    `runs_columns` (none: no such table yet), and the `outputs`, `[{'name': .., 'type': ..}]`.
+-#}
+{% macro _ledger(relation, key) -%}
+    {%- set latest = dbt_onnx._beside(relation, relation.identifier ~ '__latest') -%}
+    {%- set runs = dbt_onnx._beside(relation, 'dbt_onnx_runs') -%}
+    {%- set latest_columns = dbt_onnx._columns_in(latest) -%}
+    {%- set not_outputs = key | map('lower') | list + [
+        'as_of', 'status', 'rejected_reason', 'score_reason', 'model_name', 'model_version', 'run_id',
+        'scored_at', 'features_hash', 'last_seen_as_of',
+    ] -%}
+    {%- set outputs = [] -%}
+    {%- for column in latest_columns or [] if column['name'] | lower not in not_outputs -%}
+        {%- do outputs.append(column) -%}
+    {%- endfor -%}
+    {{ return({
+        'relation': relation, 'key': key, 'outputs': outputs,
+        'latest': latest, 'latest_columns': latest_columns,
+        'runs': runs, 'runs_columns': dbt_onnx._columns_in(runs),
+    }) }}
+{%- endmacro %}
+
+
+{#- The order of versions is that of the numbers in their text: 1.10 is later than 1.9. -#}
+{% macro _version_order(version) -%}
+    {{ return("try_cast(regexp_extract_all(" ~ version ~ ", '[0-9]+') as hugeint[]) desc, " ~ version ~ " desc") }}
+{%- endmacro %}
+
+
+{#-
+    Import CTEs `latest`, `runs`, `registry`; then `served_versions`, one row per version that may be
+    served, with `versions_back` (0: the serving version) and `confirmed_as_of`.
+
+    Without a registry the serving version is that of the last successful run, and the versions that
+    have ever run stand for the registry. A run that died or failed decides nothing.
+-#}
+{% macro _served_versions_ctes(ledger, registry) -%}
+latest as (
+    {%- if ledger['latest_columns'] is none %}
+    select
+        {%- for name in ledger['key'] %}
+        cast(null as varchar) as {{ dbt_onnx._identifier(name) }},
+        {%- endfor %}
+        cast(null as timestamp) as as_of,
+        cast(null as timestamp) as scored_at,
+        cast(null as varchar) as status,
+        cast(null as varchar) as rejected_reason,
+        cast(null as varchar) as model_name,
+        cast(null as varchar) as model_version,
+        cast(null as varchar) as run_id,
+        cast(null as timestamp) as last_seen_as_of
+    where false
+    {%- else %}
+    select
+        {{ dbt_onnx._columns(ledger['key']) }},
+        {%- for output in ledger['outputs'] %}
+        {{ dbt_onnx._identifier(output['name']) }},
+        {%- endfor %}
+        as_of,
+        scored_at,
+        status,
+        rejected_reason,
+        model_name,
+        model_version,
+        run_id,
+        last_seen_as_of
+    from {{ dbt_onnx._table(ledger['latest']) }}
+    {%- endif %}
+),
+
+runs as (
+    {%- if ledger['runs_columns'] is none %}
+    select
+        cast(null as varchar) as run_id,
+        cast(null as varchar) as status,
+        cast(null as varchar) as scope,
+        cast(null as timestamp) as started_at,
+        cast(null as timestamp) as as_of,
+        cast(null as varchar) as model_name,
+        cast(null as varchar) as model_version,
+        cast(null as varchar) as model_alias,
+        cast(null as varchar) as artifact_sha256
+    where false
+    {%- else %}
+    select
+        run_id,
+        status,
+        scope,
+        started_at,
+        as_of,
+        model_name,
+        model_version,
+        model_alias,
+        artifact_sha256
+    from {{ dbt_onnx._table(ledger['runs']) }}
+    where lower(scoring_model) = lower({{ dbt_onnx._literal(ledger['relation'].identifier) }})
+    {%- endif %}
+),
+
+last_run as (
+    select
+        model_name,
+        model_version,
+        model_alias
+    from runs
+    where status = 'success' and scope <> 'empty'
+    order by started_at desc, run_id desc
+    limit 1
+),
+
+registry as (
+    {%- if registry is none %}
+    select distinct
+        model_name,
+        model_version,
+        cast(null as varchar) as alias,
+        cast(null as varchar) as sha256
+    from runs
+    where status = 'success' and scope <> 'empty'
+    {%- else %}
+    select
+        cast(model_name as varchar) as model_name,
+        cast(model_version as varchar) as model_version,
+        cast(alias as varchar) as alias,
+        cast(sha256 as varchar) as sha256
+    from {{ registry }}
+    {%- endif %}
+),
+
+versions as (
+    select
+        model_name,
+        model_version,
+        max(sha256) as sha256,
+        row_number() over (
+            partition by model_name order by {{ dbt_onnx._version_order('model_version') }}
+        ) as place
+    from registry
+    group by model_name, model_version
+),
+
+serving_entries as (
+    select distinct
+        registry.model_name,
+        registry.model_version,
+        versions.place
+    from registry
+    inner join last_run on registry.model_name = last_run.model_name
+    inner join versions
+        on registry.model_name = versions.model_name and registry.model_version = versions.model_version
+    where
+        {%- if registry is none %}
+        registry.model_version = last_run.model_version
+        {%- else %}
+        registry.alias = last_run.model_alias
+        or (last_run.model_alias is null and registry.model_version = last_run.model_version)
+        {%- endif %}
+),
+
+serving as (
+    select
+        model_name,
+        min(place) as place
+    from serving_entries
+    group by model_name
+),
+
+confirmed as (
+    select
+        model_name,
+        model_version,
+        max(as_of) as confirmed_as_of
+    from runs
+    where status = 'success' and scope = 'full'
+    group by model_name, model_version
+),
+
+served_versions as (
+    select
+        versions.model_name,
+        versions.model_version,
+        versions.sha256,
+        versions.place - serving.place as versions_back,
+        confirmed.confirmed_as_of
+    from versions
+    inner join serving on versions.model_name = serving.model_name and versions.place >= serving.place
+    left join confirmed
+        on versions.model_name = confirmed.model_name and versions.model_version = confirmed.model_version
+)
+{%- endmacro %}
+
+
+{#-
+    The CTEs above and `current_rows`: one row per entity in the latest table, with the key, the
+    outputs, `as_of`, `scored_at`, `model_name`, `model_version` and `run_id` of the prediction that is
+    served (NULL if none is), `status` and `rejected_reason` of the newest attempt by the serving
+    version (NULL: it never tried), `fresh_as_of` and `__dbt_onnx_versions_back`.
+-#}
+{% macro _current_rows_ctes(ledger, registry) -%}
+{%- set key = dbt_onnx._columns(ledger['key']) -%}
+{{ dbt_onnx._served_versions_ctes(ledger, registry) }},
+
+attempts as (
+    select
+        latest.*,
+        served_versions.versions_back as __dbt_onnx_versions_back,
+        served_versions.confirmed_as_of as __dbt_onnx_confirmed_as_of
+    from latest
+    left join served_versions
+        on latest.model_name = served_versions.model_name
+        and latest.model_version = served_versions.model_version
+),
+
+entities_in_latest as (
+    select
+        {{ key }},
+        arg_min(
+            struct_pack(
+                {%- for output in ledger['outputs'] %}
+                {{ dbt_onnx._identifier(output['name']) }} := {{ dbt_onnx._identifier(output['name']) }},
+                {%- endfor %}
+                as_of := as_of,
+                scored_at := scored_at,
+                model_name := model_name,
+                model_version := model_version,
+                run_id := run_id,
+                last_seen_as_of := last_seen_as_of,
+                __dbt_onnx_versions_back := __dbt_onnx_versions_back,
+                __dbt_onnx_confirmed_as_of := __dbt_onnx_confirmed_as_of
+            ),
+            __dbt_onnx_versions_back
+        ) filter (where status = 'scored') as __dbt_onnx_prediction,
+        map_from_entries(list(
+            struct_pack(
+                version := __dbt_onnx_versions_back,
+                rejection := struct_pack(as_of := as_of, scored_at := scored_at, reason := rejected_reason)
+            )
+        ) filter (where status = 'rejected' and __dbt_onnx_versions_back is not null)) as __dbt_onnx_rejections
+    from attempts
+    group by {{ key }}
+),
+
+entities_with_rejections as (
+    select
+        *,
+        __dbt_onnx_rejections[__dbt_onnx_prediction.__dbt_onnx_versions_back] as __dbt_onnx_own_rejection,
+        __dbt_onnx_rejections[0] as __dbt_onnx_rejection
+    from entities_in_latest
+),
+
+current_rows as (
+    select
+        {{ key }},
+        {%- for output in ledger['outputs'] %}
+        __dbt_onnx_prediction.{{ dbt_onnx._identifier(output['name']) }} as {{ dbt_onnx._identifier(output['name']) }},
+        {%- endfor %}
+        __dbt_onnx_prediction.as_of as as_of,
+        __dbt_onnx_prediction.scored_at as scored_at,
+        __dbt_onnx_prediction.model_name as model_name,
+        __dbt_onnx_prediction.model_version as model_version,
+        __dbt_onnx_prediction.run_id as run_id,
+        __dbt_onnx_prediction.__dbt_onnx_versions_back as __dbt_onnx_versions_back,
+        case
+            when
+                __dbt_onnx_rejection is not null
+                and (
+                    __dbt_onnx_prediction.__dbt_onnx_versions_back is distinct from 0
+                    or {{ dbt_onnx._is_rejected_since('__dbt_onnx_rejection') }}
+                )
+                then 'rejected'
+            when __dbt_onnx_prediction.__dbt_onnx_versions_back = 0 then 'scored'
+        end as status,
+        case when status = 'rejected' then __dbt_onnx_rejection.reason end as rejected_reason,
+        {{ dbt_onnx.fresh_as_of(
+            '__dbt_onnx_prediction.as_of',
+            '__dbt_onnx_prediction.last_seen_as_of',
+            '__dbt_onnx_prediction.__dbt_onnx_confirmed_as_of',
+            dbt_onnx._is_rejected_since('__dbt_onnx_own_rejection'),
+        ) | indent(8) }} as fresh_as_of
+    from entities_with_rejections
+)
+{%- endmacro %}
+
+
+{#- A rejected row without a moment (`null_as_of`) can only be ordered by when it was said. -#}
+{% macro _is_rejected_since(rejection) -%}
+    {%- set attempt -%}
+        case
+            when {{ rejection }}.as_of is null
+                then {{ rejection }}.scored_at > __dbt_onnx_prediction.scored_at
+            else
+                ({{ rejection }}.as_of, {{ rejection }}.scored_at)
+                > (__dbt_onnx_prediction.as_of, __dbt_onnx_prediction.scored_at)
+        end
+    {%- endset -%}
+    {{ return(attempt | trim) }}
+{%- endmacro %}
+
+
+{#- `clock - since`, never negative; NULL if `since` is. -#}
+{% macro _elapsed(since) -%}
+    {{ return("greatest(" ~ (dbt_onnx.clock() | trim) ~ " - " ~ since ~ ", case when " ~ since
+        ~ " is not null then interval '0' second end)") }}
+{%- endmacro %}
+
+
+{#-
+    `attempts` as above or, without a registry, every attempt; then `missing_entities`: the entities
+    without a prediction that can be served, with `problem` (`missing`, `rejected` or `null_key`),
+    `waiting_since`, and `rejected_reason`, `rejected_as_of`, `rejected_at`, `model_version` of the newest
+    rejection. Without a registry a prediction by any version counts.
+-#}
+{% macro _missing_entities_ctes(ledger, registry, entities, entity_since) -%}
+{%- set key = dbt_onnx._columns(ledger['key']) -%}
+{{ dbt_onnx._served_versions_ctes(ledger, registry) }},
+
+attempts as (
+    select latest.*
+    from latest
+    {%- if registry is not none %}
+    inner join served_versions
+        on latest.model_name = served_versions.model_name
+        and latest.model_version = served_versions.model_version
+    {%- endif %}
+),
+
+answers as (
+    select
+        {{ key }},
+        bool_or(status = 'scored') as __dbt_onnx_is_scored,
+        arg_max(
+            struct_pack(
+                rejected_reason := rejected_reason,
+                as_of := as_of,
+                scored_at := scored_at,
+                model_version := model_version
+            ),
+            scored_at
+        ) filter (where status = 'rejected') as __dbt_onnx_rejection
+    from attempts
+    group by {{ key }}
+),
+
+entities as (
+    select
+        {{ key }},
+        {{ 'cast(null as timestamp)' if entity_since is none
+            else 'min(' ~ dbt_onnx._utc(dbt_onnx._identifier(entity_since)) ~ ')' }} as __dbt_onnx_since
+    from {{ entities }}
+    group by {{ key }}
+),
+
+missing_entities as (
+    select
+        {{ dbt_onnx._columns(ledger['key'], of='entities') }},
+        case
+            when {% for name in ledger['key'] -%}
+                entities.{{ dbt_onnx._identifier(name) }} is null{{ ' or ' if not loop.last }}
+            {%- endfor %} then 'null_key'
+            when answers.__dbt_onnx_rejection is not null then 'rejected'
+            else 'missing'
+        end as problem,
+        answers.__dbt_onnx_rejection.rejected_reason as rejected_reason,
+        answers.__dbt_onnx_rejection.as_of as rejected_as_of,
+        answers.__dbt_onnx_rejection.scored_at as rejected_at,
+        answers.__dbt_onnx_rejection.model_version as model_version,
+        entities.__dbt_onnx_since as waiting_since,
+        {{ dbt_onnx._elapsed('entities.__dbt_onnx_since') }} as waiting
+    from entities
+    left join answers on {{ dbt_onnx._same_key(ledger['key'], 'entities', 'answers') }}
+    where not coalesce(answers.__dbt_onnx_is_scored, false)
+)
+{%- endmacro %}

@@ -1,0 +1,88 @@
+{#-
+    The body of the view that serves predictions: one row per entity with the newest scored prediction
+    of the serving version, else of the newest earlier version that is still in the registry.
+
+    The registry is read when the view is: a promotion or a rollback takes effect with the seed.
+
+    Columns: the key; the outputs; `as_of`, `scored_at`, `model_name`, `model_version`, `run_id` of the
+    prediction; `status` and `rejected_reason` of the newest attempt by the serving version (NULL if it
+    never tried); `fresh_as_of`, `age` (never negative), `is_stale` (true also where nothing is served);
+    `served_from`: `serving_version`, `earlier_version` or `missing`.
+
+    Arguments: `predictions`, the scoring model; `registry`; `key`, a list of columns; `entities`, a
+    relation with the key columns: one row per entity in it, also those never scored, and no others
+    (default: the entities that were ever scored or rejected); `stale_after`, `{count, period}`, none
+    for never.
+-#}
+{% macro current_predictions(predictions, registry, key, entities=none, stale_after={'count': 2, 'period': 'day'}) -%}
+    {{ return(adapter.dispatch('current_predictions', 'dbt_onnx')(
+        predictions, registry, key, entities, stale_after
+    )) }}
+{%- endmacro %}
+
+{% macro default__current_predictions(predictions, registry, key, entities, stale_after) -%}
+{%- if not execute -%}
+    {{ return('select 1 as not_yet_compiled') }}
+{%- endif -%}
+{%- set added = ['fresh_as_of', 'age', 'is_stale', 'served_from'] -%}
+{%- set faults = dbt_onnx._faults_of_relation(predictions, 'predictions')
+    + dbt_onnx._faults_of_relation(registry, 'registry')
+    + (dbt_onnx._faults_of_relation(entities, 'entities') if entities is not none else [])
+    + dbt_onnx._faults_of_key(key, taken=added)
+    + (dbt_onnx._faults_of_period(stale_after, 'stale_after') if stale_after is not none else []) -%}
+{%- do dbt_onnx._raise_faults(faults, 'current_predictions', predictions) -%}
+
+{%- set key = dbt_onnx._key(key) -%}
+{%- set ledger = dbt_onnx._ledger(predictions, key) -%}
+{%- set faults = dbt_onnx._faults_of_columns(key, ledger['latest_columns'], ledger['latest'], 'key') -%}
+{%- for output in ledger['outputs'] if output['name'] | lower in added -%}
+    {%- do faults.append("output column '" ~ output['name'] ~ "' has the name of a column that the view adds."
+        ~ " Hint: name the output otherwise in the model's contract") -%}
+{%- endfor -%}
+{%- do dbt_onnx._raise_faults(faults, 'current_predictions', predictions) -%}
+
+with {{ dbt_onnx._current_rows_ctes(ledger, registry) }}
+{%- if entities is not none %},
+
+entities as (
+    select distinct {{ dbt_onnx._columns(key) }}
+    from {{ entities }}
+    where {% for name in key -%}
+        {{ dbt_onnx._identifier(name) }} is not null{{ ' and ' if not loop.last }}
+    {%- endfor %}
+)
+{%- endif %}
+
+select
+    {{ dbt_onnx._columns(key, of='entities' if entities is not none else 'current_rows') }},
+    {%- for output in ledger['outputs'] %}
+    current_rows.{{ dbt_onnx._identifier(output['name']) }},
+    {%- endfor %}
+    current_rows.as_of,
+    current_rows.scored_at,
+    current_rows.model_name,
+    current_rows.model_version,
+    current_rows.run_id,
+    current_rows.status,
+    current_rows.rejected_reason,
+    current_rows.fresh_as_of,
+    {{ dbt_onnx._elapsed('current_rows.fresh_as_of') }} as age,
+    {%- if stale_after is none %}
+    current_rows.fresh_as_of is null as is_stale,
+    {%- else %}
+    coalesce(
+        current_rows.fresh_as_of < {{ dbt_onnx.clock() | trim }} - {{ dbt_onnx._interval(stale_after) }}, true
+    ) as is_stale,
+    {%- endif %}
+    case
+        when current_rows.__dbt_onnx_versions_back is null then 'missing'
+        when current_rows.__dbt_onnx_versions_back = 0 then 'serving_version'
+        else 'earlier_version'
+    end as served_from
+{%- if entities is none %}
+from current_rows
+{%- else %}
+from entities
+left join current_rows on {{ dbt_onnx._same_key(key, 'entities', 'current_rows') }}
+{%- endif %}
+{%- endmacro %}

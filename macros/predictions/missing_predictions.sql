@@ -1,0 +1,40 @@
+{#-
+    The entities that have no prediction, and how long they have been waiting for one.
+
+    Columns: the key; `problem`: `missing` (never tried), `rejected` (tried, without success) or `null_key`
+    (cannot be scored); `rejected_reason`, `rejected_as_of`, `rejected_at` and `model_version` of the newest
+    rejection; `waiting_since`, NULL where nobody knows; `waiting`, the clock less that.
+
+    Arguments: `predictions`, the scoring model; `entities`, a relation with the key columns; `key`, a
+    list of columns; `registry`: count only predictions that `current_predictions` would serve (default:
+    by any version); `entity_since`, a date or timestamp column of `entities` that says since when there
+    is that entity.
+-#}
+{% macro missing_predictions(predictions, entities, key, registry=none, entity_since=none) -%}
+    {{ return(adapter.dispatch('missing_predictions', 'dbt_onnx')(
+        predictions, entities, key, registry, entity_since
+    )) }}
+{%- endmacro %}
+
+{% macro default__missing_predictions(predictions, entities, key, registry, entity_since) -%}
+{%- if not execute -%}
+    {{ return('select 1 as not_yet_compiled') }}
+{%- endif -%}
+{%- set faults = dbt_onnx._faults_of_missing(predictions, entities, key, registry, entity_since, 'predictions') -%}
+{%- do dbt_onnx._raise_faults(faults, 'missing_predictions', predictions) -%}
+
+with {{ dbt_onnx._missing_entities_ctes(
+    dbt_onnx._ledger(predictions, dbt_onnx._key(key)), registry, entities, entity_since
+) }}
+
+select
+    {{ dbt_onnx._columns(dbt_onnx._key(key)) }},
+    problem,
+    rejected_reason,
+    rejected_as_of,
+    rejected_at,
+    model_version,
+    waiting_since,
+    waiting
+from missing_entities
+{%- endmacro %}

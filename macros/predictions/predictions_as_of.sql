@@ -1,0 +1,54 @@
+{#-
+    What the model had said by a moment, and about which moment: per entity the newest scored
+    prediction (by `as_of`, then `scored_at`) among those said at or before `said_at` and about a moment
+    at or before `about`. Reads the ledger, so an answer never changes once its moment is past.
+
+    Columns: those of the ledger, in its order.
+
+    Arguments: `predictions`, the scoring model; `key`, a list of columns; `said_at` and `about`, a date,
+    a timestamp or their ISO text, UTC unless it has an offset; none (default) sets no bound.
+-#}
+{% macro predictions_as_of(predictions, key, said_at=none, about=none) -%}
+    {{ return(adapter.dispatch('predictions_as_of', 'dbt_onnx')(predictions, key, said_at, about)) }}
+{%- endmacro %}
+
+{% macro default__predictions_as_of(predictions, key, said_at, about) -%}
+{%- if not execute -%}
+    {{ return('select 1 as not_yet_compiled') }}
+{%- endif -%}
+{%- set faults = dbt_onnx._faults_of_relation(predictions, 'predictions')
+    + dbt_onnx._faults_of_key(key)
+    + (dbt_onnx._faults_of_moment(said_at, 'said_at') if said_at is not none else [])
+    + (dbt_onnx._faults_of_moment(about, 'about') if about is not none else []) -%}
+{%- do dbt_onnx._raise_faults(faults, 'predictions_as_of', predictions) -%}
+
+{%- set key = dbt_onnx._key(key) -%}
+{%- set columns = dbt_onnx._columns_in(predictions) -%}
+{%- do dbt_onnx._raise_faults(
+    dbt_onnx._faults_of_columns(key, columns, predictions, 'key'), 'predictions_as_of', predictions
+) -%}
+{%- if columns is none -%}
+    {#- the ledger comes with the first run; a view over it can be built before -#}
+    {{ return('select cast(null as timestamp) as as_of, cast(null as timestamp) as scored_at where false') }}
+{%- endif -%}
+
+with ledger as (
+    select {{ dbt_onnx._columns(columns | map(attribute='name')) }}
+    from {{ dbt_onnx._table(predictions) }}
+)
+
+select ledger.*
+from ledger
+where
+    ledger.status = 'scored'
+    {%- if said_at is not none %}
+    and ledger.scored_at <= {{ dbt_onnx._moment(said_at) }}
+    {%- endif %}
+    {%- if about is not none %}
+    and ledger.as_of <= {{ dbt_onnx._moment(about) }}
+    {%- endif %}
+qualify row_number() over (
+    partition by {{ dbt_onnx._columns(key, of='ledger') }}
+    order by ledger.as_of desc, ledger.scored_at desc, ledger.run_id desc
+) = 1
+{%- endmacro %}

@@ -1,0 +1,120 @@
+{#-
+    Checks of arguments. Each returns a list of faults, so that a user sees all of them at once;
+    `_raise_faults` names the macro and the relation.
+-#}
+
+{% macro _raise_faults(faults, macro, relation) -%}
+    {%- if faults -%}
+        {{ exceptions.raise_compiler_error(
+            macro ~ " on " ~ relation ~ " has " ~ (faults | length)
+            ~ (" wrong argument" if faults | length == 1 else " wrong arguments") ~ ":\n  - "
+            ~ (faults | join("\n  - "))
+        ) }}
+    {%- endif -%}
+{%- endmacro %}
+
+
+{#- `key` as a list of names: one text is a key of one column. -#}
+{% macro _key(key) -%}
+    {{ return([key] if key is string else key) }}
+{%- endmacro %}
+
+
+{% macro _faults_of_key(key, taken=none) -%}
+    {%- set faults = [] -%}
+    {%- set names = dbt_onnx._key(key) -%}
+    {%- if names is mapping or names is not iterable or names | length == 0 -%}
+        {%- do faults.append("key is " ~ (key | tojson) ~ "; it takes a list of column names, such as ['customer_id']") -%}
+    {%- else -%}
+        {%- for name in names if name is not string or not name -%}
+            {%- do faults.append("key has " ~ (name | tojson) ~ ", which is not a column name") -%}
+        {%- endfor -%}
+        {%- for name in names if name is string and name | lower in (taken or []) -%}
+            {%- do faults.append("key column '" ~ name ~ "' has the name of a column that is returned beside it."
+                ~ " Hint: rename it in the features") -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ return(faults) }}
+{%- endmacro %}
+
+
+{% macro _faults_of_relation(relation, argument) -%}
+    {#- a list of one or none: with a `where` config dbt hands over a subquery in place of the model -#}
+    {%- if relation is none or relation is string or relation.identifier is not defined -%}
+        {{ return([argument ~ " is " ~ (relation | string | tojson) ~ "; it takes a relation, such as ref('...')"
+            ~ (", and no `where` config" if argument == 'model' else "")]) }}
+    {%- endif -%}
+    {{ return([]) }}
+{%- endmacro %}
+
+
+{% macro _faults_of_period(period, argument) -%}
+    {%- set periods = ['second', 'minute', 'hour', 'day', 'week'] -%}
+    {%- if period is not mapping
+        or period.keys() | sort != ['count', 'period']
+        or period['count'] is not integer or period['count'] is boolean or period['count'] < 1
+        or period['period'] not in periods -%}
+        {{ return([argument ~ " is " ~ (period | string) ~ "; it takes {count: 2, period: day}: a whole number"
+            ~ " from 1 and one of " ~ (periods | join(', '))]) }}
+    {%- endif -%}
+    {{ return([]) }}
+{%- endmacro %}
+
+
+{% macro _faults_of_fraction(fraction, argument) -%}
+    {%- if fraction is not number or fraction is boolean or fraction < 0 or fraction > 1 -%}
+        {{ return([argument ~ " is " ~ (fraction | string) ~ "; it takes a number from 0 to 1"]) }}
+    {%- endif -%}
+    {{ return([]) }}
+{%- endmacro %}
+
+
+{% macro _faults_of_moment(value, argument) -%}
+    {%- set iso = '[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])'
+        ~ '([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]{1,6})?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)?)?' -%}
+    {%- set text = value.isoformat() if value is not string and value.isoformat is defined else value | string -%}
+    {%- if modules.re.fullmatch(iso, text) is none -%}
+        {{ return([argument ~ " is '" ~ text ~ "'; it takes a date or a timestamp (UTC unless it has an offset),"
+            ~ " such as '1998-02-03 12:00'"]) }}
+    {%- endif -%}
+    {{ return([]) }}
+{%- endmacro %}
+
+
+{#- `columns`: what `_columns_in` found, none if the relation does not exist yet (then nothing is wrong with it). -#}
+{% macro _faults_of_columns(names, columns, relation, argument) -%}
+    {%- set faults = [] -%}
+    {%- if columns is not none -%}
+        {%- set found = columns | map(attribute='name') | list -%}
+        {%- for name in names if name | lower not in found | map('lower') | list -%}
+            {%- do faults.append(argument ~ " names column '" ~ name ~ "'; " ~ relation ~ " has " ~ (found | tojson)) -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ return(faults) }}
+{%- endmacro %}
+
+
+{#- The arguments that `missing_predictions` and `predictions_are_complete` share. -#}
+{% macro _faults_of_missing(predictions, entities, key, registry, entity_since, argument) -%}
+    {%- set returned = ['problem', 'rejected_reason', 'rejected_as_of', 'rejected_at', 'model_version',
+        'waiting_since', 'waiting'] -%}
+    {%- set faults = dbt_onnx._faults_of_relation(predictions, argument)
+        + dbt_onnx._faults_of_relation(entities, 'entities')
+        + dbt_onnx._faults_of_key(key, taken=returned)
+        + (dbt_onnx._faults_of_relation(registry, 'registry') if registry is not none else [])
+        + (["entity_since is " ~ (entity_since | string) ~ "; it takes a column of entities"]
+            if entity_since is not none and entity_since is not string else []) -%}
+    {%- if not faults -%}
+        {%- set key = dbt_onnx._key(key) -%}
+        {%- set latest = dbt_onnx._beside(predictions, predictions.identifier ~ '__latest') -%}
+        {%- set columns = dbt_onnx._columns_in(entities) -%}
+        {%- do faults.extend(dbt_onnx._faults_of_columns(key, dbt_onnx._columns_in(latest), latest, 'key')) -%}
+        {%- do faults.extend(dbt_onnx._faults_of_columns(key, columns, entities, 'key')) -%}
+        {%- if entity_since is not none -%}
+            {%- do faults.extend(
+                dbt_onnx._faults_of_columns([entity_since], columns, entities, 'entity_since')
+            ) -%}
+        {%- endif -%}
+    {%- endif -%}
+    {{ return(faults) }}
+{%- endmacro %}

@@ -1,0 +1,110 @@
+{#-
+    Names, literals, moments and periods from outside, made safe to stand in a statement.
+    dbt's own quoting doubles no quotes, so `a"b` would end an identifier early.
+-#}
+
+{% macro _identifier(name) -%}
+    {{ return('"' ~ (name | string | replace('"', '""')) ~ '"') }}
+{%- endmacro %}
+
+
+{% macro _literal(text) -%}
+    {{ return("'" ~ (text | string | replace("'", "''")) ~ "'") }}
+{%- endmacro %}
+
+
+{#- The relation beside `relation` (same database and schema) that is called `identifier`. -#}
+{% macro _beside(relation, identifier) -%}
+    {{ return(api.Relation.create(
+        database=relation.database, schema=relation.schema, identifier=identifier
+    )) }}
+{%- endmacro %}
+
+
+{#- A relation as it stands in a FROM clause, whatever characters its parts have. -#}
+{% macro _table(relation) -%}
+    {%- set parts = [relation.database, relation.schema, relation.identifier] | select('ne', none) -%}
+    {%- set quoted = [] -%}
+    {%- for part in parts if part -%}
+        {%- do quoted.append(dbt_onnx._identifier(part)) -%}
+    {%- endfor -%}
+    {{ return(quoted | join('.')) }}
+{%- endmacro %}
+
+
+{#-
+    `[{'name': .., 'type': ..}]` of a relation, or none if the warehouse has no such relation.
+    The relation cache is not asked: a table that the scoring model made in this very run is not in it.
+-#}
+{% macro _columns_in(relation) -%}
+    {%- set found = run_query(
+        "select table_name from system.information_schema.tables"
+        ~ " where lower(table_catalog) = lower(" ~ dbt_onnx._literal(relation.database) ~ ")"
+        ~ " and lower(table_schema) = lower(" ~ dbt_onnx._literal(relation.schema) ~ ")"
+        ~ " and lower(table_name) = lower(" ~ dbt_onnx._literal(relation.identifier) ~ ")"
+    ) -%}
+    {%- if found.rows | length == 0 -%}
+        {{ return(none) }}
+    {%- endif -%}
+    {%- set described = run_query(
+        "select column_name, column_type from (describe " ~ dbt_onnx._table(relation) ~ ")"
+    ) -%}
+    {%- set columns = [] -%}
+    {%- for row in described.rows -%}
+        {%- do columns.append({'name': row[0], 'type': row[1]}) -%}
+    {%- endfor -%}
+    {{ return(columns) }}
+{%- endmacro %}
+
+
+{#- `{count: 2, period: day}` as an interval. -#}
+{% macro _interval(period) -%}
+    {{ return("interval '" ~ period['count'] ~ "' " ~ period['period']) }}
+{%- endmacro %}
+
+
+{#- `{count: 2, period: day}` in seconds, to compare two thresholds while rendering. -#}
+{% macro _seconds(period) -%}
+    {%- set unit = {'second': 1, 'minute': 60, 'hour': 3600, 'day': 86400, 'week': 604800} -%}
+    {{ return(period['count'] * unit[period['period']]) }}
+{%- endmacro %}
+
+
+{#-
+    Any date or timestamp as a naive timestamp in UTC. A plain cast would turn a timestamp with time
+    zone into the session's local time; the microseconds since 1970 are the same everywhere.
+-#}
+{% macro _utc(expression) -%}
+    {{ return("make_timestamp(epoch_us(" ~ expression ~ "))") }}
+{%- endmacro %}
+
+
+{#- A date, a timestamp, their ISO text (with or without an offset) or a datetime, as a naive UTC timestamp. -#}
+{% macro _moment(value) -%}
+    {%- set text = value.isoformat() if value is not string and value.isoformat is defined else value | string -%}
+    {%- if modules.re.search('(Z|[+-][0-9]{2}(:?[0-9]{2})?)$', text[10:]) -%}
+        {{ return(dbt_onnx._utc("cast(" ~ dbt_onnx._literal(text) ~ " as timestamptz)")) }}
+    {%- endif -%}
+    {{ return("cast(" ~ dbt_onnx._literal(text) ~ " as timestamp)") }}
+{%- endmacro %}
+
+
+{#- `"a", "b"`, or with a table alias `l."a", l."b"`. -#}
+{% macro _columns(names, of=none) -%}
+    {%- set listed = [] -%}
+    {%- for name in names -%}
+        {%- do listed.append((of ~ '.' if of else '') ~ dbt_onnx._identifier(name)) -%}
+    {%- endfor -%}
+    {{ return(listed | join(', ')) }}
+{%- endmacro %}
+
+
+{#- `l."a" = r."a" and l."b" = r."b"` -#}
+{% macro _same_key(key, left, right) -%}
+    {%- set equalities = [] -%}
+    {%- for name in key -%}
+        {%- set column = dbt_onnx._identifier(name) -%}
+        {%- do equalities.append(left ~ '.' ~ column ~ ' = ' ~ right ~ '.' ~ column) -%}
+    {%- endfor -%}
+    {{ return(equalities | join(' and ')) }}
+{%- endmacro %}

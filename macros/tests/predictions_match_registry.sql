@@ -1,0 +1,135 @@
+{#-
+    Purpose: what is served was said by the version, and by the very artifact, that the registry names.
+
+    Arguments: `key`, a list of columns; `registry`, the seed; `entities`, a relation with the key
+    columns: only these are judged (default: all); `max_earlier_fraction` (default 0), of the served
+    predictions, may be by an earlier version.
+
+    Passes if every served prediction is by the serving version, made by a run that read an artifact
+    with the registry's sha256.
+    Fails if one is by an earlier version (`problem`: `earlier_version`; with `rejected_reason` where the
+    serving version rejected the entity); if its run read another artifact (`another_artifact`) or is not
+    known (`unknown_run`); if the registry has no row for what the scoring model runs
+    (`no_serving_version`) or two (`two_serving_versions`); if no run ever succeeded
+    (`no_successful_run`).
+
+    Returns a row per prediction: key, `problem`, `expected`, `actual`, `model_version`, `run_id`,
+    `scored_at`, `rejected_reason`.
+
+    SQL cannot read the artifact itself where the warehouse is closed to files: each run compares its
+    sha256 before it scores, and `dbt-onnx verify` does so at any time.
+
+    Time zone: none of it depends on one; `scored_at` is UTC.
+-#}
+{% test predictions_match_registry(model, key, registry, entities=none, max_earlier_fraction=0) %}
+{%- if execute -%}
+{%- set returned = ['problem', 'expected', 'actual', 'model_version', 'run_id', 'scored_at', 'rejected_reason'] -%}
+{%- set faults = dbt_onnx._faults_of_relation(model, 'model')
+    + dbt_onnx._faults_of_key(key, taken=returned)
+    + dbt_onnx._faults_of_relation(registry, 'registry')
+    + (dbt_onnx._faults_of_relation(entities, 'entities') if entities is not none else [])
+    + dbt_onnx._faults_of_fraction(max_earlier_fraction, 'max_earlier_fraction') -%}
+{%- do dbt_onnx._raise_faults(faults, 'predictions_match_registry', model) -%}
+
+{%- set key = dbt_onnx._key(key) -%}
+{%- set ledger = dbt_onnx._ledger(model, key) -%}
+{%- do dbt_onnx._raise_faults(
+    dbt_onnx._faults_of_columns(key, ledger['latest_columns'], ledger['latest'], 'key'),
+    'predictions_match_registry', model
+) -%}
+
+with {{ dbt_onnx._current_rows_ctes(ledger, registry) }},
+
+run_artifacts as (
+    select
+        run_id,
+        max(artifact_sha256) as artifact_sha256
+    from runs
+    group by run_id
+),
+
+served as (
+    select
+        {{ dbt_onnx._columns(key, of='current_rows') }},
+        current_rows.model_version,
+        current_rows.run_id,
+        current_rows.scored_at,
+        current_rows.rejected_reason,
+        current_rows.__dbt_onnx_versions_back,
+        served_versions.sha256 as __dbt_onnx_expected_sha256,
+        run_artifacts.run_id is not null as __dbt_onnx_is_run_known,
+        run_artifacts.artifact_sha256 as __dbt_onnx_sha256
+    from current_rows
+    inner join served_versions
+        on current_rows.model_name = served_versions.model_name
+        and current_rows.model_version = served_versions.model_version
+    left join run_artifacts on current_rows.run_id = run_artifacts.run_id
+    {%- if entities is not none %}
+    where ({{ dbt_onnx._columns(key, of='current_rows') }}) in (
+        select ({{ dbt_onnx._columns(key) }}) from {{ entities }}
+    )
+    {%- endif %}
+),
+
+by_earlier_version as (
+    select
+        {{ dbt_onnx._columns(key) }},
+        'earlier_version' as problem,
+        (select model_version from served_versions where versions_back = 0) as expected,
+        model_version as actual,
+        model_version,
+        run_id,
+        scored_at,
+        rejected_reason
+    from served
+    where __dbt_onnx_versions_back > 0
+),
+
+by_another_artifact as (
+    select
+        {{ dbt_onnx._columns(key) }},
+        case when __dbt_onnx_is_run_known then 'another_artifact' else 'unknown_run' end as problem,
+        __dbt_onnx_expected_sha256 as expected,
+        __dbt_onnx_sha256 as actual,
+        model_version,
+        run_id,
+        scored_at,
+        rejected_reason
+    from served
+    where lower(__dbt_onnx_sha256) is distinct from lower(__dbt_onnx_expected_sha256)
+),
+
+without_one_serving_version as (
+    select
+        case
+            when not exists (select 1 from last_run) then 'no_successful_run'
+            when count(*) = 0 then 'no_serving_version'
+            else 'two_serving_versions'
+        end as problem,
+        (select model_name || coalesce('@' || model_alias, '/' || model_version) from last_run) as expected,
+        string_agg(model_version, ', ' order by place desc) as actual
+    from serving_entries
+    having count(*) <> 1
+),
+
+validation_errors as (
+    select *
+    from by_earlier_version
+    where
+        (select count(*) from by_earlier_version)
+        > {{ max_earlier_fraction }} * (select count(*) from served)
+
+    union all by name
+
+    select * from by_another_artifact
+
+    union all by name
+
+    select * from without_one_serving_version
+)
+
+select *
+from validation_errors
+order by problem, {{ dbt_onnx._columns(key) }}
+{%- endif -%}
+{% endtest %}
