@@ -59,7 +59,7 @@ class OnnxSession:
             self._session = ort.InferenceSession(model_bytes, options, providers=[PROVIDER])
         except Exception as error:  # onnxruntime's errors have no base of their own
             raise ArtifactError(
-                f"onnxruntime {ort.__version__} cannot load the model: {_first_line(error)}",
+                f"onnxruntime {ort.__version__} cannot load the model: {_one_line(error)}",
                 hint="`dbt-onnx inspect FILE` shows what the model asks for; export it for an "
                 "opset that this onnxruntime knows, or upgrade onnxruntime",
             ) from error
@@ -73,7 +73,7 @@ class OnnxSession:
         except Exception as error:  # onnxruntime's errors have no base of their own
             shapes = ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in feeds.items())
             raise ScoringError(
-                f"the model failed on {shapes}: {_first_line(error)}",
+                f"the model failed on {shapes}: {_one_line(error)}",
                 hint="if the shapes are what the model wants, the values are not; "
                 "`dbt-onnx inspect FILE` shows its inputs",
             ) from error
@@ -101,5 +101,6 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 500 else text[:497] + "..."

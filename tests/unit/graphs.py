@@ -143,3 +143,28 @@ def first_row_only() -> bytes:
         [tensor("y", shape=("M", 2))],
         constants=[constant("first", 0, "int64"), constant("axis", [0], "int64")],
     )
+
+
+def zipmap(classes: Sequence[int | str]) -> bytes:
+    """Maps of `classes` to the columns of `x` float32 (N, classes)."""
+    key = "classlabels_int64s" if isinstance(classes[0], int) else "classlabels_strings"
+    node = helper.make_node("ZipMap", ["x"], ["maps"], domain="ai.onnx.ml", **{key: list(classes)})
+    key_type = ELEMENT_TYPES["int64" if isinstance(classes[0], int) else "string"]
+    floats = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+    maps = helper.make_sequence_type_proto(helper.make_map_type_proto(key_type, floats))
+    return build(
+        [node],
+        [tensor("x", shape=("N", len(classes)))],
+        [helper.make_value_info("maps", maps)],
+        ml_opset=1,
+    )
+
+
+def lookup() -> bytes:
+    """`y` is the element of [10, 20, 30] at `i` int64 (N, 1); another `i` makes the model fail."""
+    return build(
+        [helper.make_node("Gather", ["table", "i"], ["y"])],
+        [tensor("i", "int64")],
+        [tensor("y")],
+        constants=[constant("table", [10.0, 20.0, 30.0])],
+    )

@@ -1,0 +1,141 @@
+"""Bytes and tensors in, outputs out; onnxruntime's complaints in our words."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import graphs
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import helper
+
+from dbt_onnx.errors import ArtifactError, ScoringError
+from dbt_onnx.session import OnnxSession
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROWS = np.array([[1, 2], [3, 4], [0, -1]], dtype=np.float32)
+# y = 2a - b + 0.5
+ANSWERS = [[0.5], [2.5], [1.5]]
+
+
+def test_a_model_gives_what_a_hand_computes() -> None:
+    (y,) = OnnxSession(graphs.linear(), output_names=["y"]).run({"x": ROWS})
+    assert y.tolist() == ANSWERS
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_inputs_are_fed_by_name(rank: int) -> None:
+    a, b = ROWS[:, :1], ROWS[:, 1:]
+    feeds = {"b": b, "a": a} if rank == 2 else {"b": b.ravel(), "a": a.ravel()}
+    (y,) = OnnxSession(graphs.linear_by_column(rank=rank), output_names=["y"]).run(feeds)
+    assert y.ravel().tolist() == [0.5, 2.5, 1.5]
+
+
+@pytest.mark.parametrize("names", [["root", "inverse"], ["inverse", "root"], ["inverse"]])
+def test_outputs_come_in_the_order_asked_for_and_only_those(names: list[str]) -> None:
+    answers = {"root": [[2.0]], "inverse": [[0.25]]}
+    session = OnnxSession(graphs.square_root_and_reciprocal(), output_names=names)
+    outputs = session.run({"a": np.array([[4.0]], np.float32)})
+    assert [output.tolist() for output in outputs] == [answers[name] for name in names]
+
+
+@pytest.mark.parametrize("dtype", list(graphs.ELEMENT_TYPES))
+@pytest.mark.parametrize("rank", [1, 2])
+def test_every_tensor_type_goes_in_and_comes_out(dtype: str, rank: int) -> None:
+    x = np.array(["ü", ""], object) if dtype == "string" else np.array([1, 0]).astype(dtype)
+    x = x.reshape((2,) if rank == 1 else (2, 1))
+    (y,) = OnnxSession(graphs.echo(dtype, rank=rank), output_names=["y"]).run({"x": x})
+    assert y.dtype == x.dtype
+    assert y.tolist() == x.tolist()
+
+
+def test_a_batch_fixed_at_one_runs_row_by_row() -> None:
+    session = OnnxSession(graphs.fixed_batch(), output_names=["y"], row_by_row=True)
+    assert session.run({"x": ROWS})[0].tolist() == ANSWERS
+    with pytest.raises(ScoringError, match="index: 0 Got: 3 Expected: 1"):
+        OnnxSession(graphs.fixed_batch(), output_names=["y"]).run({"x": ROWS})
+
+
+def test_maps_of_row_by_row_runs_are_joined() -> None:
+    model = graphs.zipmap(["no", "yes"])
+    whole = OnnxSession(model, output_names=["maps"]).run({"x": ROWS})
+    by_row = OnnxSession(model, output_names=["maps"], row_by_row=True).run({"x": ROWS})
+    assert by_row == whole
+    assert whole[0][1] == {"no": 3.0, "yes": 4.0}
+
+
+def test_settings_say_what_a_replay_needs() -> None:
+    session = OnnxSession(graphs.linear(), output_names=["y"], threads=1)
+    assert (session.onnxruntime_version, session.provider, session.threads) == (
+        ort.__version__,
+        "CPUExecutionProvider",
+        1,
+    )
+    assert session._session.get_providers() == ["CPUExecutionProvider"]
+    assert session._session.get_session_options().intra_op_num_threads == 1
+
+
+def test_threads_are_the_cores_of_this_process_unless_said() -> None:
+    session = OnnxSession(graphs.linear(), output_names=["y"])
+    assert 1 <= session.threads <= (os.cpu_count() or 1)
+    assert session._session.get_session_options().intra_op_num_threads == session.threads
+
+
+def test_a_model_that_fails_says_on_what_and_what_onnxruntime_said() -> None:
+    session = OnnxSession(graphs.lookup(), output_names=["y"])
+    with pytest.raises(ScoringError) as caught:
+        session.run({"i": np.array([[0], [7]], np.int64)})
+    assert caught.value.message.startswith("the model failed on i int64[2, 1]: ")
+    assert "indices element out of data bounds, idx=7" in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    ("feeds", "said"),
+    [
+        ({"x": ROWS.astype(np.float64)}, "expected: (tensor(float))"),
+        ({"z": ROWS}, "Required inputs"),
+        ({"x": ROWS[:, :1]}, "index: 1 Got: 1 Expected: 2"),
+    ],
+)
+def test_wrong_tensors_are_a_scoring_error(feeds: dict[str, np.ndarray], said: str) -> None:
+    with pytest.raises(ScoringError) as caught:
+        OnnxSession(graphs.linear(), output_names=["y"]).run(feeds)
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize("broken", [b"", b"junk", graphs.linear()[:40]], ids=["", "junk", "cut"])
+def test_bytes_that_onnxruntime_cannot_load_are_an_artifact_error(broken: bytes) -> None:
+    with pytest.raises(ArtifactError, match="cannot load the model") as caught:
+        OnnxSession(broken, output_names=["y"])
+    assert ort.__version__ in caught.value.message
+
+
+def test_the_format_of_onnxruntimes_own_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.ort"
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(path)
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    ort.InferenceSession(graphs.linear(), options, providers=["CPUExecutionProvider"])
+    model_bytes = path.read_bytes()
+    assert ort.InferenceSession(model_bytes, providers=["CPUExecutionProvider"]).get_inputs()
+    with pytest.raises(ArtifactError):
+        OnnxSession(model_bytes, output_names=["y"])
+
+
+def test_onnxruntimes_warnings_stay_out_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    model = graphs.build(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [graphs.tensor("x")],
+        [graphs.tensor("y")],
+        constants=[graphs.constant("never_read", [1.0])],
+    )
+    ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    assert "never_read" in capfd.readouterr().err
+    OnnxSession(model, output_names=["y"])
+    assert capfd.readouterr().err == ""
