@@ -27,7 +27,9 @@ def materialize(result, connection):
     {%- if not outcome.ok -%}
         {% do exceptions.raise_compiler_error(outcome.message) %}
     {%- endif -%}
-    {% do store_raw_result('main', message=outcome.message, code='OK') %}
+    {% do store_raw_result(
+        'main', message=outcome.message, code='OK', rows_affected=outcome.rows_written
+    ) %}
 
     {{ run_hooks(post_hooks, inside_transaction=True) }}
     {% do persist_docs(ledger, model) %}

@@ -90,9 +90,13 @@ def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings
             log=_log,
         )
     except DbtOnnxError as error:
-        outcome = {"ok": False, "message": f"{error.kind} error: {error}"}
+        outcome: dict[str, Any] = {"ok": False, "message": f"{error.kind} error: {error}"}
     else:
-        outcome = {"ok": True, "message": str(summary)}
+        outcome = {
+            "ok": True,
+            "message": str(summary),
+            "rows_written": summary.rows_scored + summary.rows_rejected,
+        }
     session.execute(f"set variable {OUTCOME_VARIABLE} = $outcome", {"outcome": json.dumps(outcome)})
 
 
