@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from dbt_onnx.errors import ContractError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     import pyarrow as pa
 
@@ -217,7 +217,9 @@ def _feature_faults(contract: Contract) -> list[str]:
 
 
 def _input_faults(contract: Contract) -> list[str]:
-    faults = [f"input {name!r} is named twice" for name in _repeated(i.name for i in contract.inputs)]
+    faults = [
+        f"input {name!r} is named twice" for name in _repeated(i.name for i in contract.inputs)
+    ]
     known = {feature.name: feature for feature in contract.features}
     if not contract.inputs:
         faults.append("there is no input")
@@ -231,7 +233,9 @@ def _input_faults(contract: Contract) -> list[str]:
             if name not in known:
                 faults.append(f"{where} reads feature {name!r}, which is not declared")
             elif known[name].null_policy == "nan" and tensor.dtype not in FLOAT_TYPES:
-                faults.append(f"{where} is {tensor.dtype}, so {name!r} cannot have null_policy 'nan'")
+                faults.append(
+                    f"{where} is {tensor.dtype}, so {name!r} cannot have null_policy 'nan'"
+                )
             elif known[name].time_unit is not None and tensor.dtype in {"string", "bool"}:
                 faults.append(f"{where} is {tensor.dtype}, so {name!r} cannot have a time_unit")
             elif known[name].fill is not None and (

@@ -17,8 +17,8 @@ OUTCOME_VARIABLE = "dbt_onnx_outcome"
 
 
 def score(
-    dbt: Any,
-    session: Any,
+    dbt: Any,  # noqa: ARG001, dbt's convention for whatever a model calls
+    session: Any,  # noqa: ARG001
     *,
     features: Any,
     registry: Any,
@@ -104,7 +104,7 @@ def _project_folder() -> Path:
     """A Python model runs from a temporary file, in any working directory; dbt's flags know."""
     from dbt.flags import get_flags
 
-    return Path(get_flags().PROJECT_DIR)
+    return Path(get_flags().PROJECT_DIR)  # type: ignore[no-untyped-call]
 
 
 def _log(message: str) -> None:

@@ -99,8 +99,10 @@ def parse_period(name: str, value: object) -> tuple[timedelta | None, list[str]]
     if not well_formed:
         allowed = ", ".join(PERIODS)
         return None, [
-            f"{name} must be {{'count': a whole number above 0, 'period': one of {allowed}}}; "
-            f"got {value!r}"
+            (
+                f"{name} must be {{'count': a whole number above 0, 'period': one of {allowed}}}; "
+                f"got {value!r}"
+            )
         ]
     assert isinstance(count, int)
     return count * PERIODS[str(period)], []
@@ -143,7 +145,11 @@ def _key_faults(key: object) -> list[str]:
 def _number_faults(arguments: Mapping[str, Any]) -> list[str]:
     faults = []
     fraction = arguments["max_rejected_fraction"]
-    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
+    if (
+        isinstance(fraction, bool)
+        or not isinstance(fraction, int | float)
+        or not 0 <= fraction <= 1
+    ):
         faults.append(f"max_rejected_fraction must lie between 0 and 1; got {fraction!r}")
     for name in ("batch_rows", "threads"):
         value = arguments[name]

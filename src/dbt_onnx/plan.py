@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from dbt_onnx.ledger import LedgerShape
 
-_INTEGER_TYPES = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"})
+_INTEGER_TYPES = frozenset(
+    {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
+)
 _FLOAT_TYPES = frozenset({"FLOAT", "DOUBLE"})
 
 

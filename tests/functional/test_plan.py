@@ -45,7 +45,9 @@ def test_a_second_run_writes_no_prediction_and_one_run_row(warehouse: Warehouse)
     summary = warehouse.run()
     assert warehouse.ledger() == before
     assert str(summary) == "line/1: scored 0, unchanged 3"
-    assert warehouse.sql("select run_id, rows_in, rows_unchanged from dbt_onnx_runs order by 1") == [
+    assert warehouse.sql(
+        "select run_id, rows_in, rows_unchanged from dbt_onnx_runs order by 1"
+    ) == [
         ("run-1", 3, 0),
         ("run-2", 3, 3),
     ]
@@ -64,7 +66,9 @@ def test_a_changed_feature_is_scored_again(warehouse: Warehouse) -> None:
 
 
 def test_a_wider_type_with_the_same_values_is_no_change(warehouse: Warehouse) -> None:
-    warehouse.run(features="select id, cast(a as integer) as a, cast(b as decimal(9, 2)) as b from features")
+    warehouse.run(
+        features="select id, cast(a as integer) as a, cast(b as decimal(9, 2)) as b from features"
+    )
     wider = "select id, cast(a as bigint) as a, cast(b as double) as b from features"
     assert warehouse.run(features=wider).rows_unchanged == 3
 
@@ -122,7 +126,9 @@ def test_a_prediction_expires_after_refresh_after(warehouse: Warehouse) -> None:
 
 
 def test_an_as_of_that_stands_still_expires_once_not_every_night(warehouse: Warehouse) -> None:
-    features = "select *, case when id = 1 then date '2024-01-01' else date '{}' end as day from features"
+    features = (
+        "select *, case when id = 1 then date '2024-01-01' else date '{}' end as day from features"
+    )
     arguments = {"as_of": "day", "refresh_after": DAY}
     warehouse.run(features=features.format("2024-01-10"), **arguments)
     warehouse.clock = "2024-01-11"
@@ -176,7 +182,9 @@ def test_a_null_key_is_rejected_once_and_kept_out_of_latest(warehouse: Warehouse
 
 
 def test_a_null_as_of_is_rejected_until_it_is_there(warehouse: Warehouse) -> None:
-    features = "select *, case when id = 1 then null::date else date '2024-01-10' end as day from features"
+    features = (
+        "select *, case when id = 1 then null::date else date '2024-01-10' end as day from features"
+    )
     warehouse.run(features=features, as_of="day")
     assert (1, "null_as_of") in warehouse.ledger("id, rejected_reason")
     assert warehouse.run(features=features, as_of="day").rows_unchanged == 3
@@ -198,7 +206,20 @@ def test_composite_keys_with_odd_names_pass_unchanged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["tinyint", "bigint", "hugeint", "uinteger", "varchar", "date", "timestamp", "boolean", "decimal(9,2)", "uuid", "timestamptz"]
+    "kind",
+    [
+        "tinyint",
+        "bigint",
+        "hugeint",
+        "uinteger",
+        "varchar",
+        "date",
+        "timestamp",
+        "boolean",
+        "decimal(9,2)",
+        "uuid",
+        "timestamptz",
+    ],
 )
 def test_a_key_keeps_its_type(warehouse: Warehouse, kind: str) -> None:
     values = {

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 from onnx import TensorProto, helper
@@ -13,6 +12,9 @@ from onnx import TensorProto, helper
 from dbt_onnx.contract import Contract, Feature, Input, Output
 from dbt_onnx.engines.duckdb import RunSummary, score_table
 from dbt_onnx.job import RunSettings, check_request
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ARGUMENTS: dict[str, Any] = {
     "model": "line",
@@ -164,27 +166,30 @@ class Warehouse:
         )[0]
 
 
-def rebuilt_latest(warehouse: Warehouse, *, key: tuple[str, ...] = ("id",)) -> list[tuple[Any, ...]]:
+def rebuilt_latest(
+    warehouse: Warehouse, *, key: tuple[str, ...] = ("id",)
+) -> list[tuple[Any, ...]]:
     """Latest recomputed from the ledger, written another way than the library's own rebuild."""
     rows = warehouse.sql(f'select * from "{warehouse.name}"')
     names = [row[0] for row in warehouse.sql(f'describe "{warehouse.name}"')]
     at = {name: position for position, name in enumerate(names)}
+
+    def moment_of(row: tuple[Any, ...]) -> tuple[Any, Any]:
+        return (row[at["as_of"]], row[at["scored_at"]])
+
     newest: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     for row in rows:
         entity = tuple(row[at[name]] for name in (*key, "model_name", "model_version"))
         if any(row[at[name]] is None for name in key):
             continue
         slot = (*entity, row[at["status"]])
-        moment = (row[at["as_of"]], row[at["scored_at"]])
-        if slot not in newest or moment >= (newest[slot][at["as_of"]], newest[slot][at["scored_at"]]):
+        if slot not in newest or moment_of(row) >= moment_of(newest[slot]):
             newest[slot] = row
     kept = []
     for slot, row in newest.items():
         scored = newest.get((*slot[:-1], "scored"))
-        if slot[-1] == "rejected" and scored is not None:
-            if (scored[at["as_of"]], scored[at["scored_at"]]) >= (row[at["as_of"]], row[at["scored_at"]]):
-                continue
+        healed = slot[-1] == "rejected" and scored is not None
+        if healed and moment_of(scored) >= moment_of(row):
+            continue
         kept.append(row)
     return kept
-
-

@@ -19,7 +19,7 @@ from dbt_onnx.artifact import Artifact, load_artifact
 from dbt_onnx.encode import check_relation
 from dbt_onnx.engines.duckdb_runs import RunRecord, recorded_run
 from dbt_onnx.engines.duckdb_tables import Cursor, ScoringTables
-from dbt_onnx.errors import ConfigError, ContractError, DataError, ScoringError, WarehouseError
+from dbt_onnx.errors import ConfigError, ContractError, DataError, ScoringError
 from dbt_onnx.identifiers import literal, quote
 from dbt_onnx.ledger import LedgerShape, TableName
 from dbt_onnx.plan import Plan, PlanSummary
@@ -321,10 +321,10 @@ class _Job:
                     ),
                     self.parameters,
                 )
-            except Exception:
+            except Exception as error:
                 # Arrow's C stream turns every exception into a text; the first one tells more
                 if failures:
-                    raise failures[0]
+                    raise failures[0] from error
                 raise
             finally:
                 writer.raw.unregister(_STREAM)
@@ -342,7 +342,8 @@ class _Job:
         share = rejected / summary.rows_in
         if tally.rejected and share > self.request.max_rejected_fraction:
             reasons = "; ".join(
-                f"{reason} {count:,} rows" + (f" ({tally.examples[reason]})" if reason in tally.examples else "")
+                f"{reason} {count:,} rows"
+                + (f" ({tally.examples[reason]})" if reason in tally.examples else "")
                 for reason, count in tally.rejected_reasons.most_common(5)
             )
             raise DataError(

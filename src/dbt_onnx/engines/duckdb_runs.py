@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx import __version__
-from dbt_onnx.engines.duckdb_tables import Cursor, ScoringTables
 from dbt_onnx.errors import DbtOnnxError
 from dbt_onnx.identifiers import quote
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
+    from dbt_onnx.engines.duckdb_tables import Cursor, ScoringTables
     from dbt_onnx.job import RunSettings
 
 NOW = "cast(now() at time zone 'UTC' as timestamp)"
@@ -69,7 +69,9 @@ class RunRecord:
         )
         return PreviousRun(*found[0]) if found else None
 
-    def last_full_as_of(self, cursor: Cursor, *, model_name: str, model_version: str) -> datetime | None:
+    def last_full_as_of(
+        self, cursor: Cursor, *, model_name: str, model_version: str
+    ) -> datetime | None:
         """The newest moment at which a full run of this model version has seen its entities."""
         found = cursor.rows(
             f"select max(as_of) from {self.tables.runs.sql} "
@@ -82,7 +84,9 @@ class RunRecord:
 
 
 @contextmanager
-def recorded_run(cursor: Cursor, tables: ScoringTables, settings: RunSettings) -> Iterator[RunRecord]:
+def recorded_run(
+    cursor: Cursor, tables: ScoringTables, settings: RunSettings
+) -> Iterator[RunRecord]:
     """Open a run row, and close it as `error` when the run fails.
 
     A row that an earlier process left as `running` is marked `interrupted`: the database file has
@@ -117,7 +121,9 @@ def recorded_run(cursor: Cursor, tables: ScoringTables, settings: RunSettings) -
     try:
         yield record
     except BaseException as error:
-        message = str(error) if isinstance(error, DbtOnnxError) else f"{type(error).__name__}: {error}"
+        message = (
+            str(error) if isinstance(error, DbtOnnxError) else f"{type(error).__name__}: {error}"
+        )
         with _LOCK:
             record.close(cursor, status="error", error=message)
         raise

@@ -10,7 +10,7 @@ from dbt_onnx.errors import ContractError, WarehouseError
 from dbt_onnx.ledger import LATEST_SUFFIX, RUNS_TABLE, LedgerShape, TableName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     import duckdb
 
@@ -28,7 +28,8 @@ class Cursor:
 
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """Run one statement and fetch all of its rows: duckdb refuses more work on a cursor
-        whose result is unfinished."""
+        whose result is unfinished.
+        """
         return self.raw.execute(sql, self._bound(sql, parameters)).fetchall()
 
     def stream(self, sql: str, parameters: Mapping[str, Any], *, batch_rows: int) -> Any:
@@ -71,10 +72,10 @@ class ScoringTables:
 
     def check_names(self, cursor: Cursor) -> None:
         """Raise WarehouseError when one of the names belongs to somebody else."""
-        owned: tuple[tuple[TableName, Mapping[str, str], str], ...] = (
+        owned: tuple[tuple[TableName, Collection[str], str], ...] = (
             (self.ledger, ledger.STAMP_TYPES, "ledger"),
             (self.latest, {**ledger.STAMP_TYPES, **ledger.LATEST_TYPES}, "latest table"),
-            (self.runs, dict.fromkeys(("run_id", "scoring_model", "status")), "runs table"),  # type: ignore[arg-type]
+            (self.runs, ("run_id", "scoring_model", "status"), "runs table"),
         )
         for table, expected, role in owned:
             kind = cursor.kind_of(table)
