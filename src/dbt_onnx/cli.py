@@ -1,0 +1,177 @@
+"""The command line: `dbt-onnx inspect`, `register`, `verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+import click
+
+from dbt_onnx import __version__
+from dbt_onnx.contract import TimeUnit
+from dbt_onnx.errors import ConfigError, DbtOnnxError, RegistryError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+WRONG, MISUSED = 1, 2
+_POLICIES = ("reject", "nan")
+
+
+class _Group(click.Group):
+    """A group whose commands end with one message and a hint, never with a traceback.
+
+    Exit codes: 1 when a model, a card or a check is wrong, 2 when the call or the registry is.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DbtOnnxError as error:
+            from dbt_onnx.presentation import show_error
+
+            show_error(error.message, error.hint)
+            ctx.exit(MISUSED if isinstance(error, ConfigError | RegistryError) else WRONG)
+
+
+_project_dir = click.option(
+    "--project-dir",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=".",
+    show_default=True,
+    help="The dbt project; its models lie in artifacts/.",
+)
+_registry = click.option(
+    "--registry",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="seeds/model_registry.csv",
+    show_default=True,
+    help="The registry seed, a path in the project.",
+)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dbt-onnx")
+def main() -> None:
+    """Register, inspect and verify the ONNX models of a dbt project."""
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def inspect(file: Path) -> None:
+    """Print what the model in FILE wants and gives, and what registering it needs."""
+    from dbt_onnx.presentation import show_model
+    from dbt_onnx.registration import read_model
+
+    model_bytes, signature = read_model(file)
+    show_model(file, model_bytes, signature)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="The model's name, such as churn.")
+@click.option("--version", required=True, help="The new version, such as 2.")
+@click.option("--features", metavar="A,B,C", help="Columns in the order of the inputs; A[3]: list.")
+@click.option(
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="NAME[:KIND]=COL,...",
+    help="Columns of an output; '-' is not stored, no column leaves the output out.",
+)
+@click.option("--classes", multiple=True, metavar="OUTPUT=A,B", help="Labels of probabilities.")
+@click.option(
+    "--null-policy", "policies", multiple=True, metavar="FEATURE=nan|reject", help="'*' is all."
+)
+@click.option("--fill", "fills", multiple=True, metavar="FEATURE=VALUE", help="In place of NULL.")
+@click.option(
+    "--time-unit", "units", multiple=True, metavar="FEATURE=UNIT", help="Of a DATE or TIMESTAMP."
+)
+@click.option("--alias", help="champion, challenger, ...")
+@click.option("--move-alias", is_flag=True, help="Take the alias from the version that has it.")
+@_project_dir
+@_registry
+def register(  # noqa: PLR0913
+    file: Path,
+    name: str,
+    version: str,
+    features: str | None,
+    outputs: Sequence[str],
+    classes: Sequence[str],
+    policies: Sequence[str],
+    fills: Sequence[str],
+    units: Sequence[str],
+    alias: str | None,
+    move_alias: bool,  # noqa: FBT001
+    project_dir: Path,
+    registry: Path,
+) -> None:
+    """Make FILE a version of a model: copy it, write its card, add its row to the registry."""
+    from dbt_onnx.description import Wishes
+    from dbt_onnx.presentation import show_registration
+    from dbt_onnx.registration import register_model
+
+    wishes = Wishes(
+        features=_names(features) if features is not None else None,
+        outputs={key: _names(value) for key, value in _pairs(outputs, "--output").items()},
+        classes={key: _names(value) for key, value in _pairs(classes, "--classes").items()},
+        null_policies=cast("Any", _chosen(policies, "--null-policy", _POLICIES)),
+        fills=_pairs(fills, "--fill"),
+        time_units=cast("Any", _chosen(units, "--time-unit", get_args(TimeUnit))),
+    )
+    registration = register_model(
+        file,
+        wishes,
+        model_name=name,
+        model_version=version,
+        alias=alias,
+        move_alias=move_alias,
+        artifacts=project_dir / "artifacts",
+        registry=project_dir / registry,
+    )
+    show_registration(registration)
+
+
+@main.command()
+@_project_dir
+@_registry
+@click.pass_context
+def verify(ctx: click.Context, project_dir: Path, registry: Path) -> None:
+    """Check every registered version: file, sha256, card, graph, and its sample's predictions."""
+    from dbt_onnx.presentation import show_verdicts
+    from dbt_onnx.registry import Registry
+    from dbt_onnx.verification import verify_registry
+
+    verdicts = verify_registry(project_dir / "artifacts", Registry.from_csv(project_dir / registry))
+    show_verdicts(verdicts)
+    if not all(verdict.passed for verdict in verdicts):
+        ctx.exit(WRONG)
+
+
+def _names(text: str) -> list[str]:
+    """`a, b` -> ["a", "b"]; nothing -> []."""
+    return [name.strip() for name in text.split(",")] if text.strip() else []
+
+
+def _pairs(values: Sequence[str], option: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for value in values:
+        key, sign, wanted = value.partition("=")
+        if not sign or not key or key in pairs:
+            raise ConfigError(
+                f"{option} {value!r} is {'given twice' if key in pairs else 'no NAME=VALUE'}",
+                hint=f"write {option} NAME=VALUE, once for each name",
+            )
+        pairs[key] = wanted
+    return pairs
+
+
+def _chosen(values: Sequence[str], option: str, allowed: Sequence[str]) -> Mapping[str, str]:
+    pairs = _pairs(values, option)
+    for key, value in pairs.items():
+        if value not in allowed:
+            raise ConfigError(
+                f"{option} {key}={value}: {value!r} is none of {', '.join(allowed)}",
+                hint="choose one of those",
+            )
+    return pairs

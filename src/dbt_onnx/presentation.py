@@ -1,0 +1,168 @@
+"""What the command line prints. Text from files is shown as text: no markup, no control codes."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dbt_onnx.description import FEATURE_NAMES, Wishes, describe_model, feature_names_of
+from dbt_onnx.errors import ConfigError, ContractError, ScoringError
+from dbt_onnx.registration import ROW_BY_ROW
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from dbt_onnx.contract import Contract, Output
+    from dbt_onnx.graph import GraphSignature, Tensor
+    from dbt_onnx.registration import Registration
+    from dbt_onnx.verification import Verdict
+
+
+def plain(text: str) -> str:
+    """Text without control characters: a name in a file must not steer a terminal."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text
+    )
+
+
+def show_model(path: Path, model_bytes: bytes, signature: GraphSignature) -> None:
+    """Print what a model wants and gives, and what registering it would need."""
+    console = Console()
+    _print(console, f"{path}", style="bold")
+    _print(console, f"size    {len(model_bytes):,} bytes")
+    _print(console, f"sha256  {hashlib.sha256(model_bytes).hexdigest()}")
+    _print(console, f"batch   {ROW_BY_ROW}" if signature.fixed_batch_one else "batch   first axis")
+    console.print(_table("inputs", ("name", "type", "shape"), map(_input_row, signature.inputs)))
+    console.print(
+        _table("outputs", ("name", "type", "shape", "classes"), map(_output_row, signature.outputs))
+    )
+    if signature.metadata:
+        rows = [(key, value[:200]) for key, value in sorted(signature.metadata.items())]
+        console.print(_table("metadata", ("key", "value"), rows))
+    _show_needs(console, path, model_bytes, signature)
+
+
+def show_registration(registration: Registration) -> None:
+    """Print what was registered, and how a scoring model asks for it."""
+    console = Console()
+    entry = registration.entry
+    show_contract(console, registration.contract)
+    _print(
+        console, f"registered {entry.model_name}/{entry.model_version}", style="bold green", end=""
+    )
+    _print(console, f" as {entry.alias}" if entry.alias else " without an alias")
+    _print(console, f"artifact {entry.artifact}, sha256 {entry.sha256}")
+    for warning in registration.warnings:
+        _print(console, f"Warning: {warning}", style="yellow")
+
+
+def show_contract(console: Console, contract: Contract) -> None:
+    """Print the columns that a model reads and fills."""
+    rows = []
+    for tensor in contract.inputs:
+        for name in tensor.features:
+            feature = contract.feature(name)
+            nulls = f"fill {feature.fill!r}" if feature.null_policy == "fill" else None
+            width = f"{tensor.dtype}[{feature.width}]" if feature.width else tensor.dtype
+            rows.append((name, width, nulls or feature.null_policy, tensor.name))
+    console.print(_table("features", ("column", "type", "null", "input"), rows))
+    filled = [row for output in contract.outputs for row in _filled_rows(output)]
+    console.print(_table("predictions", ("column", "type", "kind", "output"), filled))
+
+
+def show_verdicts(verdicts: Sequence[Verdict]) -> None:
+    """Print one row per registered version, then each fault with its remedy."""
+    console = Console()
+    rows = []
+    for verdict in verdicts:
+        entry = verdict.entry
+        sample = "no sample"
+        if verdict.max_abs_difference is not None:
+            sample = f"{verdict.sample_rows} rows, within {verdict.max_abs_difference:.1e}"
+        rows.append(
+            (
+                f"{entry.model_name}/{entry.model_version}",
+                entry.alias or "",
+                entry.sha256[:12],
+                sample if verdict.passed else "",
+                "ok" if verdict.passed else "FAILED",
+            )
+        )
+    console.print(_table("model registry", ("model", "alias", "sha256", "sample", "verdict"), rows))
+    for verdict in verdicts:
+        if verdict.fault is not None:
+            name = f"{verdict.entry.model_name}/{verdict.entry.model_version}"
+            _print(console, f"{name}: {verdict.fault}", style="red")
+            _print(console, f"Hint: {verdict.hint}")
+
+
+def show_error(message: str, hint: str) -> None:
+    """Print an error and its remedy on standard error."""
+    console = Console(stderr=True)
+    _print(console, f"Error: {message}", style="bold red")
+    _print(console, f"Hint: {hint}")
+
+
+def _show_needs(
+    console: Console, path: Path, model_bytes: bytes, signature: GraphSignature
+) -> None:
+    command = f"dbt-onnx register {path.name} --name NAME --version VERSION"
+    try:
+        description = describe_model(model_bytes, signature, Wishes(), where=path.name)
+    except (ConfigError, ContractError, ScoringError) as error:
+        _print(console, f"cannot be registered as it is: {error.message}", style="yellow")
+        _print(console, f"Hint: {error.hint}")
+        return
+    if feature_names_of(signature) is not None:
+        _print(console, f"the features are named by the metadata {FEATURE_NAMES!r}")
+    show_contract(console, description.contract)
+    _print(console, f"register it with  {command}")
+
+
+def _input_row(tensor: Tensor) -> tuple[str, ...]:
+    return tensor.name, tensor.dtype or "?", _shape(tensor)
+
+
+def _output_row(tensor: Tensor) -> tuple[str, ...]:
+    dtype = tensor.dtype or tensor.kind
+    if tensor.kind == "map_sequence":
+        dtype = f"map {tensor.key_dtype} to {tensor.dtype}"
+    classes = ", ".join(str(item) for item in (tensor.classes or ())[:20])
+    return tensor.name, dtype, _shape(tensor), classes
+
+
+def _shape(tensor: Tensor) -> str:
+    if tensor.kind == "map_sequence":
+        return "one map per row"
+    if tensor.shape is None:
+        return "any"
+    return "(" + ", ".join("?" if dim is None else str(dim) for dim in tensor.shape) + ")"
+
+
+def _filled_rows(output: Output) -> Iterable[tuple[str, ...]]:
+    for position, column in enumerate(output.columns):
+        if column is None:
+            continue
+        kind = str(output.kind)
+        if output.classes:
+            kind = f"probability of {output.classes[position]!r}"
+        dtype = f"{output.dtype}[{output.width}]" if output.width else output.dtype
+        yield column, dtype, kind, output.name
+
+
+def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    return table
+
+
+def _print(console: Console, text: str, *, style: str = "", end: str = "\n") -> None:
+    console.print(Text(plain(text), style=style), soft_wrap=True, end=end)

@@ -1,0 +1,93 @@
+"""Every registered version, checked as a scoring run would, and scored on its card's sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dbt_onnx.artifact import load_artifact
+from dbt_onnx.errors import DbtOnnxError
+from dbt_onnx.sample import TOLERANCE, largest_difference, score_sample
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dbt_onnx.artifact import Artifact
+    from dbt_onnx.registry import Registry, RegistryEntry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What came of checking one registry row.
+
+    `sample_rows` is 0 when the card has no sample; `max_abs_difference` is between the sample's
+    outputs and what the model gave now. `fault` and `hint` are none when all is well.
+    """
+
+    entry: RegistryEntry
+    sample_rows: int = 0
+    max_abs_difference: float | None = None
+    fault: str | None = None
+    hint: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.fault is None
+
+
+def verify_registry(root: Path, registry: Registry) -> list[Verdict]:
+    """Check every version below `root`, the artifacts directory, in the registry's order."""
+    return [verify_entry(root, entry) for entry in registry.entries]
+
+
+def verify_entry(root: Path, entry: RegistryEntry) -> Verdict:
+    """Check file, sha256, hostile constructs, card against graph, and the sample's predictions.
+
+    What is wrong is in the verdict; nothing that a model file or a card can hold raises.
+    """
+    try:
+        return _verify_sample(load_artifact(root, entry), entry)
+    except DbtOnnxError as error:
+        return Verdict(entry=entry, fault=error.message, hint=error.hint)
+
+
+def _verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
+    parity = artifact.card.get("parity") or {}
+    features, expected = parity.get("features"), parity.get("outputs")
+    if not features or not expected:
+        return Verdict(entry=entry)
+    tolerance = parity.get("tolerance", TOLERANCE)
+    if not _is_sample(features) or not _is_sample(expected) or not _is_tolerance(tolerance):
+        return Verdict(
+            entry=entry,
+            fault="the card's sample is not made of columns, or its tolerance is no number",
+            hint="write the card again with dbt_onnx.export or `dbt-onnx register`",
+        )
+    actual = score_sample(
+        artifact.model_bytes,
+        artifact.contract,
+        features,
+        row_by_row=artifact.signature.fixed_batch_one,
+    )
+    difference, faults = largest_difference(expected, actual, tolerance=tolerance)
+    rows = len(next(iter(features.values())))
+    return Verdict(
+        entry=entry,
+        sample_rows=rows,
+        max_abs_difference=difference,
+        fault=f"the model no longer gives what its card says: {'; '.join(faults)}"
+        if faults
+        else None,
+        hint="the model file is unchanged, so card or onnxruntime is not: compare with the "
+        "versions in the card's training, and export again"
+        if faults
+        else None,
+    )
+
+
+def _is_sample(columns: object) -> bool:
+    return isinstance(columns, dict) and all(isinstance(item, list) for item in columns.values())
+
+
+def _is_tolerance(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
