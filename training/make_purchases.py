@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import sys
 import zipfile
-from datetime import datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ def parse(lines: Iterable[str]) -> Iterator[tuple[str, ...]]:
         raise SystemExit(f"{MEMBER} has the header {header}; this is another data set")
     for purchase_id, line in enumerate(rows, start=1):
         customer_id, day, cds, dollars = line.split()
-        purchased_on = datetime.strptime(day, "%Y%m%d").date().isoformat()  # noqa: DTZ007
+        purchased_on = date(int(day[:4]), int(day[4:6]), int(day[6:])).isoformat()
         yield str(purchase_id), customer_id.zfill(5), purchased_on, cds, dollars
 
 

@@ -1,0 +1,83 @@
+"""From a fitted scikit-learn estimator to the bytes of a graph, by skl2onnx."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed_version
+from typing import TYPE_CHECKING, Any, cast
+
+import pyarrow as pa
+
+from dbt_onnx.contract import Input, TensorType
+from dbt_onnx.errors import ArtifactError
+from dbt_onnx.estimators import final_step, names_columns, offers_score_samples
+
+if TYPE_CHECKING:
+    import onnx
+
+    from dbt_onnx.estimators import Answer
+
+# the newest operators that onnxruntime 1.20, the oldest one supported, has in full
+TARGET_OPSET = {"": 18, "ai.onnx.ml": 3}
+
+
+def inputs_for(
+    estimator: Any, columns: dict[str, pa.Array], dtype: TensorType
+) -> tuple[Input, ...]:
+    """One input `features` (rows, features); or one per column (rows, 1) if any column is text or
+    a step picks columns by name.
+    """
+    if not names_columns(estimator) and not any(is_text(c.type) for c in columns.values()):
+        return (Input(name="features", dtype=dtype, features=tuple(columns)),)
+    return tuple(
+        Input(name=key, dtype="string" if is_text(column.type) else dtype, features=(key,))
+        for key, column in columns.items()
+    )
+
+
+def convert(
+    estimator: Any, inputs: tuple[Input, ...], answers: list[Answer], *, name: str
+) -> bytes:
+    """The estimator as a graph called `name`; the same estimator gives the same bytes.
+
+    Raises ArtifactError, with skl2onnx's reason, when it cannot be converted.
+    """
+    from skl2onnx import convert_sklearn
+    from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
+
+    types = {"float32": FloatTensorType, "float64": DoubleTensorType, "string": StringTensorType}
+    initial = [(i.name, types[i.dtype]([None, len(i.features)])) for i in inputs]
+    options: dict[str, Any] = {}
+    if any(answer.kind == "probabilities" for answer in answers):
+        options["zipmap"] = False
+    if offers_score_samples(estimator):
+        options["score_samples"] = True
+    try:
+        model = convert_sklearn(
+            estimator,
+            # without a name of ours the graph gets a random one
+            name=name,
+            initial_types=initial,
+            target_opset=TARGET_OPSET,
+            options={id(final_step(estimator)): options} if options else None,
+        )
+    except Exception as error:  # the converters' errors have no base of their own
+        raise ArtifactError(
+            f"skl2onnx {installed_version('skl2onnx')} cannot convert "
+            f"{type(estimator).__name__}: {(str(error).strip().splitlines() or ['?'])[0]}",
+            hint="replace the step that it names; scikit-learn steps with a converter are listed "
+            "at https://onnx.ai/sklearn-onnx/supported.html",
+        ) from error
+    _declare_widths(model, answers)
+    return cast("bytes", model.SerializeToString(deterministic=True))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _declare_widths(model: onnx.ModelProto, answers: list[Answer]) -> None:
+    """Forests with several targets declare one, and onnxruntime warns at every batch."""
+    for info, answer in zip(model.graph.output, answers, strict=False):
+        dims = info.type.tensor_type.shape.dim
+        if len(dims) == 2 and answer.values.ndim == 2:
+            dims[1].dim_value = answer.values.shape[1]

@@ -1,0 +1,262 @@
+"""From a fitted scikit-learn estimator to an artifact: graph, card and registry row."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace as changed
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import pyarrow as pa
+
+from dbt_onnx.artifact import write_artifact
+from dbt_onnx.card import replace_file
+from dbt_onnx.contract import Contract, Feature, Fill, NullPolicy
+from dbt_onnx.conversion import convert, inputs_for, is_text
+from dbt_onnx.distributions import describe
+from dbt_onnx.errors import ConfigError, ContractError
+from dbt_onnx.estimators import answers_of, rows_for
+from dbt_onnx.parity import compare, outputs_for, score_table
+from dbt_onnx.registry import (
+    REGISTRY_COLUMNS,
+    Registry,
+    RegistryEntry,
+    alias_faults,
+    name_faults,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def export(
+    estimator: Any,
+    features: Any,
+    *,
+    name: str,
+    version: str,
+    artifacts: str | Path = "artifacts",
+    registry: str | Path | None = None,
+    alias: str | None = None,
+    output_columns: Mapping[str, str | None] | None = None,
+    null_policies: Mapping[str, NullPolicy] | None = None,
+    fills: Mapping[str, Fill] | None = None,
+    training: Mapping[str, Any] | None = None,
+    dtype: Literal["float32", "float64"] = "float32",
+    tolerance: float = 1e-5,
+    parity_rows: int = 64,
+    replace: bool = False,
+) -> RegistryEntry:
+    """Write `artifacts/<name>/<version>/model.onnx` and its `card.json`; return the registry row.
+
+    estimator       fitted: classifier, regressor, outlier detector, clusterer, transformer, or a
+                    pipeline that ends in one; also a ColumnTransformer over text columns.
+    features        (rows, features): the rows it was trained on, or many of them, as a data frame
+                    with the columns it was fitted with; an Arrow table for an estimator fitted on
+                    an array. The names become the names of the columns in the warehouse.
+    registry        path of the registry seed: the row is written there, too. An `alias` is taken
+                    from the version that had it; without one a row keeps the alias that it has.
+    output_columns  {default column: column in the ledger, or none for not stored}. Defaults:
+                    classifier          label; probability (of the second of two classes, and
+                                        probability_<class> of the first, not stored), or
+                                        probability_<class> of each of several
+                    regressor           prediction, or prediction_1, prediction_2, ...
+                    outlier detector    label, scores, score_samples
+                    clusterer           label, distances (an array)
+                    transformer         vector (an array)
+    null_policies   {feature: "reject" | "nan"}. Default: `nan` for a feature with missing values
+                    in `features`, which the estimator then was trained to take; else `reject`. A
+                    forest trained without missing values would answer NaN all the same.
+    fills           {feature: the value to use for NULL}.
+    training        what else the card shall say, as JSON types: data, rows, metrics. Versions of
+                    scikit-learn, skl2onnx, onnx and numpy are added.
+    dtype           type of the numeric inputs. float64 only where float32 loses what matters,
+                    such as integers above 2^24: graphs are slower with it, and many converters
+                    compute in float32 anyway.
+    tolerance       the largest difference between graph and estimator that is let through:
+                    absolute up to 1, relative above. A label may differ where two classes are
+                    that near each other.
+    parity_rows     how many rows of `features`, evenly spaced, the card keeps for `verify`. The
+                    comparison here is made on all of them.
+    replace         overwrite a version that exists with other bytes.
+
+    Numeric features fill one input tensor (rows, features), named `features`. With a text feature,
+    or a step that picks columns by name, each column has an input of its own (rows, 1).
+    The same estimator gives the same bytes.
+
+    Raises ConfigError for a bad name or unknown column; ContractError when estimator and `features`
+    do not fit, or a value of `features` cannot be fed without loss; ArtifactError when the
+    estimator cannot be converted, when graph and estimator disagree beyond the tolerance, or
+    when the version exists with other bytes.
+    """
+    _check_names(name, version, alias)
+    columns = _columns(features)
+    renamed = output_columns or {}
+    rows = rows_for(estimator, features, columns)
+    answers = answers_of(estimator, rows)
+    inputs = inputs_for(estimator, columns, dtype)
+    model_bytes = convert(estimator, inputs, answers, name=f"{name}_{version}")
+    contract = Contract(
+        features=_features(columns, null_policies or {}, fills or {}),
+        inputs=inputs,
+        outputs=outputs_for(model_bytes, answers, renamed),
+    )
+    predictions = score_table(model_bytes, pa.table(columns), contract)
+    parity = compare(predictions, answers, renamed, tolerance=tolerance)
+    kept = _evenly_spaced(predictions.num_rows, parity_rows)
+    entry = write_artifact(
+        Path(artifacts),
+        model_bytes,
+        model_name=name,
+        model_version=version,
+        contract=contract,
+        replace=replace,
+        parity={
+            "features": {key: _json(column.take(kept)) for key, column in columns.items()},
+            "outputs": {key: values[kept].tolist() for key, values in parity.expected.items()},
+            "tolerance": tolerance,
+            "max_abs_difference": parity.max_abs_difference,
+            "rows_compared": predictions.num_rows,
+        },
+        reference={
+            key: describe(column, categorical=pa.types.is_boolean(column.type))
+            for key, column in columns.items()
+        },
+        reference_outputs=_describe_outputs(predictions, contract),
+        training={
+            **(training or {}),
+            "estimator": _estimator_name(estimator),
+            "library_versions": _library_versions(),
+        },
+    )
+    entry = changed(entry, alias=alias)
+    return entry if registry is None else _register(Path(registry), entry)
+
+
+def _evenly_spaced(n_rows: int, wanted: int) -> Any:
+    return np.unique(np.linspace(0, n_rows - 1, num=min(wanted, n_rows), dtype=np.int64))
+
+
+def _check_names(name: str, version: str, alias: str | None) -> None:
+    faults = name_faults(name, what="name") + name_faults(version, what="version")
+    faults += alias_faults(alias) if alias is not None else []
+    if faults:
+        raise ConfigError("; ".join(faults), hint="choose another, such as name='churn'")
+
+
+def _columns(features: Any) -> dict[str, pa.Array]:
+    """Columns by name; NaN, None and NA become NULL."""
+    if isinstance(features, pa.Table):
+        columns = {key: features.column(key).combine_chunks() for key in features.column_names}
+    elif hasattr(features, "columns"):
+        # numpy is what every kind of data frame can give
+        columns = {
+            str(key): pa.array(features[key].to_numpy(), from_pandas=True)
+            for key in features.columns
+        }
+    else:
+        raise ContractError(
+            f"`features` is a {type(features).__name__} without column names",
+            hint="pass a data frame or an Arrow table: features are found by name in the warehouse",
+        )
+    faults = [
+        f"{key!r} is {column.type}" for key, column in columns.items() if not _usable(column.type)
+    ]
+    if faults or not columns or not len(next(iter(columns.values()))):
+        raise ContractError(
+            f"`features` cannot be exported: {', '.join(faults) or 'it is empty'}",
+            hint="pass rows with numeric, boolean or text columns",
+        )
+    return columns
+
+
+def _usable(kind: pa.DataType) -> bool:
+    return is_text(kind) or any(
+        check(kind)
+        for check in (
+            pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean,
+        )
+    )  # fmt: skip
+
+
+def _features(
+    columns: dict[str, pa.Array],
+    policies: Mapping[str, NullPolicy],
+    fills: Mapping[str, Fill],
+) -> tuple[Feature, ...]:
+    unknown = sorted({*policies, *fills} - set(columns))
+    if unknown:
+        raise ConfigError(
+            f"null_policies or fills name {', '.join(map(repr, unknown))}; "
+            f"the features are {', '.join(columns)}",
+            hint="use the names of `features`",
+        )
+    features = []
+    for key, column in columns.items():
+        seen: NullPolicy = "nan" if column.null_count and not is_text(column.type) else "reject"
+        policy = "fill" if key in fills else policies.get(key, seen)
+        features.append(Feature(name=key, null_policy=policy, fill=fills.get(key)))
+    return tuple(features)
+
+
+def _describe_outputs(predictions: pa.Table, contract: Contract) -> dict[str, Any]:
+    return {
+        column: describe(
+            predictions.column(column).combine_chunks(), categorical=output.kind == "label"
+        )
+        for output in contract.outputs
+        for column in output.columns
+        if column is not None
+    }
+
+
+def _json(column: pa.Array) -> list[Any]:
+    if pa.types.is_decimal(column.type):
+        column = column.cast(pa.float64())
+    return cast("list[Any]", column.to_pylist())
+
+
+def _estimator_name(estimator: Any) -> str:
+    steps = getattr(estimator, "steps", None)
+    if not steps:
+        return type(estimator).__name__
+    return " > ".join(_estimator_name(step) for _, step in steps)
+
+
+def _library_versions() -> dict[str, str]:
+    packages = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy")
+    return {package: installed_version(package) for package in packages}
+
+
+def _register(path: Path, entry: RegistryEntry) -> RegistryEntry:
+    """Write the version's row into the registry seed, in its place if it has one."""
+    rows: list[dict[str, str]] = []
+    header = list(REGISTRY_COLUMNS)
+    if path.exists():
+        Registry.from_csv(path)
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            rows, header = list(reader), list(reader.fieldnames or header)
+    own = [
+        row
+        for row in rows
+        if (row["model_name"], row["model_version"]) == (entry.model_name, entry.model_version)
+    ]
+    if own and entry.alias is None:
+        entry = changed(entry, alias=own[0]["alias"] or None)
+    for row in rows:
+        if row["model_name"] == entry.model_name and row["alias"] == entry.alias:
+            row["alias"] = ""
+    if not own:
+        own = [{}]
+        rows += own
+    own[0].update({column: getattr(entry, column) or "" for column in REGISTRY_COLUMNS})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, header, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_file(path, text.getvalue().encode())
+    return entry
