@@ -147,7 +147,7 @@ def _check_sha256(model_bytes: bytes, entry: RegistryEntry, path: Path) -> None:
     )
 
 
-def write_artifact(  # noqa: PLR0913
+def write_artifact(
     root: Path,
     model_bytes: bytes,
     *,

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.errors import ArtifactError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from dbt_onnx.contract import Contract
     from dbt_onnx.registry import RegistryEntry
@@ -30,7 +30,7 @@ _OPTIONAL = {"parity": dict, "reference": dict, "reference_outputs": dict, "trai
 _AGAIN = "write the card again with dbt_onnx.export or `dbt-onnx register`"
 
 
-def write_card(  # noqa: PLR0913
+def write_card(
     folder: Path,
     *,
     model_name: str,
@@ -105,15 +105,16 @@ def refuse_other_model(card: Mapping[str, Any], entry: RegistryEntry, *, where: 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file beside its place and move it there, so that no reader sees half of it."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o644)
-        os.replace(name, path)
+        temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        temporary.replace(path)
     except BaseException:
-        os.unlink(name)
+        temporary.unlink()
         raise
 
 

@@ -91,7 +91,7 @@ def inspect(file: Path) -> None:
 @click.option("--move-alias", is_flag=True, help="Take the alias from the version that has it.")
 @_project_dir
 @_registry
-def register(  # noqa: PLR0913
+def register(
     file: Path,
     name: str,
     version: str,

@@ -131,6 +131,12 @@ def _inputs(
         raise _unnamed(signature, where=where)
     # a file with one input per column names the columns by that
     features = _parse_features(names or [tensor.name for tensor in signature.inputs])
+    named = [name.casefold() for name, _ in features]
+    if twice := sorted({name for name in named if named.count(name) > 1}):
+        raise ContractError(
+            f"{where}: feature {', '.join(map(repr, twice))} is named twice",
+            hint="a warehouse compares names without regard to case; name each column once",
+        )
     given = sum(width or 1 for _, width in features)
     needs = [input_width(tensor) for tensor in signature.inputs]
     if needs.count(None) == 1:

@@ -59,7 +59,7 @@ def read_model(path: Path) -> tuple[bytes, GraphSignature]:
     return model_bytes, read_graph(model_bytes, where=str(path))
 
 
-def register_model(  # noqa: PLR0913
+def register_model(
     path: Path,
     wishes: Wishes,
     *,

@@ -153,7 +153,9 @@ def parse_spec(spec: str) -> ModelSpec:
 
     Raises ConfigError when the text is none of the three.
     """
-    match = re.fullmatch(r"([^@/]+)(?:@([^@/]+)|/([^@/]+))?", spec) if isinstance(spec, str) else None
+    match = (
+        re.fullmatch(r"([^@/]+)(?:@([^@/]+)|/([^@/]+))?", spec) if isinstance(spec, str) else None
+    )
     faults = ["it is not of the form NAME, NAME@ALIAS or NAME/VERSION"] if match is None else []
     name, alias, version = match.groups() if match else ("", None, None)
     if match:

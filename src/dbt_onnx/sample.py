@@ -110,4 +110,5 @@ def _is_close(want: Any, got: Any, tolerance: float) -> bool:
         isinstance(got, float) and _is_number(want)
     ):
         return isclose(want, got, rel_tol=tolerance, abs_tol=tolerance)
-    return bool(want == got) and (want is None) == (got is None)
+    # to Python, True == 1.0
+    return bool(want == got) and isinstance(want, bool) == isinstance(got, bool)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
 
 
-def model(  # noqa: PLR0913
+def model(
     nodes: Sequence[Any],
     inputs: Sequence[Any],
     outputs: Sequence[Any],

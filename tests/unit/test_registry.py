@@ -1,6 +1,6 @@
 """The registry answers with one entry, or says what exists instead."""
 
-import datetime
+import datetime as dt
 import decimal
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def test_an_alias_and_a_version_name_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(7, "7"), (datetime.date(2024, 1, 31), "2024-01-31"), (" 2 ", "2")]
+    ("value", "text"), [(7, "7"), (dt.date(2024, 1, 31), "2024-01-31"), (" 2 ", "2")]
 )
 def test_a_version_that_the_seed_typed_is_text_again(value: object, text: str) -> None:
     assert registry(row(value, artifact="a/model.onnx")).entries[0].model_version == text
@@ -148,7 +148,20 @@ def test_an_empty_registry_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", [7, None, "", "@champion", "churn@", "churn/", "churn@a@b", "churn/1@a", "a b", "churn@A", "a/'"]
+    "spec",
+    [
+        7,
+        None,
+        "",
+        "@champion",
+        "churn@",
+        "churn/",
+        "churn@a@b",
+        "churn/1@a",
+        "a b",
+        "churn@A",
+        "a/'",
+    ],
 )
 def test_a_malformed_spec_is_refused(spec: Any) -> None:
     with pytest.raises(ConfigError) as caught:
