@@ -88,7 +88,12 @@ def encode(batch: pa.RecordBatch, contract: Contract) -> Encoded:
         for tensor, position in slots[feature.name]:
             result = cast_elements(column.elements, dtype=tensor.dtype, feature=feature)
             _judge(result, column, feature, verdicts)
-            _place(result, column, feature, tensor, tensors[tensor.name], position)
+            values = _with_replacements(result, column, feature, tensor)
+            if tensor.rank == 1:
+                tensors[tensor.name][:] = values
+            else:
+                width = feature.width or 1
+                tensors[tensor.name][:, position : position + width] = values.reshape(-1, width)
     valid = verdicts.valid
     if not valid.all():
         tensors = {name: values[valid] for name, values in tensors.items()}
@@ -148,25 +153,18 @@ def _judge(result: Cast, column: _Column, feature: Feature, verdicts: _Verdicts)
     """Reject the rows in which an element, NULL ones apart, did not arrive."""
     nan = None if feature.null_policy == "nan" else result.nan
     for word, mask in (("nan", nan), ("infinite", result.infinite), ("lossy_cast", result.lossy)):
-        if mask is not None and column.nulls is not None:
-            mask = mask & ~column.nulls
-        verdicts.reject(_per_row(mask, feature), f"{word}:{feature.name}")
+        if mask is not None:
+            present = mask if column.nulls is None else mask & ~column.nulls
+            verdicts.reject(_per_row(present, feature), f"{word}:{feature.name}")
 
 
-def _place(
-    result: Cast, column: _Column, feature: Feature, tensor: Input, into: Array, position: int
-) -> None:
-    """Write a feature's values into its columns of the tensor; NULL becomes NaN or the fill."""
-    values = result.values
-    if column.nulls is not None and feature.null_policy != "reject":
-        replacement = np.nan if feature.fill is None else fill_value(feature, tensor.dtype)
-        values = np.where(column.nulls, replacement, values).astype(into.dtype, copy=False)
-    if tensor.rank == 1:
-        into[:] = values
-    elif feature.width is None:
-        into[:, position] = values
-    else:
-        into[:, position : position + feature.width] = values.reshape(-1, feature.width)
+def _with_replacements(result: Cast, column: _Column, feature: Feature, tensor: Input) -> Array:
+    """A feature's values in the tensor's type; NULL has become NaN or the fill."""
+    if column.nulls is None or feature.null_policy == "reject":
+        return result.values
+    replacement = np.nan if feature.fill is None else fill_value(feature, tensor.dtype)
+    values = np.where(column.nulls, replacement, result.values)
+    return values.astype(numpy_dtype(tensor.dtype), copy=False)
 
 
 def _slots(contract: Contract) -> dict[str, list[tuple[Input, int]]]:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from typing_extensions import Self
+
 LINE_EVERY_SECONDS = 10.0
 
 # dbt scores several models at once; two bars on one terminal would draw over each other
@@ -42,7 +44,7 @@ class Progress:
         self._started_at = self._logged_at = clock()
         self._bar: Any = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         self._started_at = self._logged_at = self._clock()
         if self._stream.isatty() and _terminal.acquire(blocking=False):
             self._bar = _bar(self._stream, self._label, self._total_rows)

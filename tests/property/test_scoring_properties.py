@@ -88,7 +88,7 @@ def test_any_cut_of_the_stream_and_any_batch_size_give_the_same_balanced_table(
         }
     )
     edges = sorted({0, len(rows), *(cut for cut in cuts if cut < len(rows))})
-    pieces = [whole.slice(a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [whole.slice(a, b - a) for a, b in itertools.pairwise(edges)]
 
     table, tally = score_table([whole], contract, echo("float32"))
     again, tally_again = score_table(pieces, contract, echo("float32"), batch_rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,14 @@ import dbt_onnx
 PACKAGE = Path(dbt_onnx.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-ONLY_IN = {
+TRAINING = {"exporter.py", "conversion.py", "estimators.py"}
+ONLY_IN: dict[str, set[str]] = {
     "dbt": {"dbt_model.py"},
     "duckdb": {"engines/*.py"},
-    "onnx": {"graph.py", "hostile.py", "exporter.py"},
+    "onnx": {"graph.py", "hostile.py", *TRAINING},
     "onnxruntime": {"session.py"},
-    "sklearn": {"exporter.py", "estimators.py"},
-    "skl2onnx": {"exporter.py"},
+    "sklearn": TRAINING,
+    "skl2onnx": TRAINING,
     "click": {"cli.py"},
     "rich": {"cli.py", "presentation.py", "progress.py"},
     "pandas": set(),
@@ -36,6 +38,7 @@ KERNEL = ("contract.py", "casts.py", "relation.py", "encode.py", "decode.py", "s
 KERNEL_MAY_IMPORT = {*KERNEL, "errors.py", "session.py", "identifiers.py"}
 
 
+@cache
 def imports_of(path: Path) -> set[str]:
     """Every module imported in a file, also inside functions, but not only for type checking."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
