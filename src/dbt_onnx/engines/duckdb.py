@@ -18,7 +18,7 @@ from dbt_onnx import ledger, plan
 from dbt_onnx.artifact import Artifact, load_artifact
 from dbt_onnx.encode import check_relation
 from dbt_onnx.engines.duckdb_runs import RunRecord, recorded_run
-from dbt_onnx.engines.duckdb_tables import Cursor, ScoringTables
+from dbt_onnx.engines.duckdb_tables import Cursor, ScoringTables, duckdb_errors
 from dbt_onnx.errors import ConfigError, ContractError, DataError, ScoringError
 from dbt_onnx.identifiers import literal, quote
 from dbt_onnx.ledger import LedgerShape, TableName
@@ -75,6 +75,7 @@ class FeatureRelation:
     columns: Mapping[str, str]
 
 
+@duckdb_errors()
 def score_table(
     request: ScoringRequest,
     settings: RunSettings,
@@ -95,8 +96,10 @@ def score_table(
             database=settings.database, schema=settings.schema, identifier=settings.identifier
         )
     )
-    tables.check_names(writer)
-    with recorded_run(writer, tables, settings) as run:
+    tables.check_runs(writer)
+    # within, so that the run row has the message that the user sees
+    with recorded_run(writer, tables, settings) as run, duckdb_errors():
+        tables.check_names(writer)
         registry = _read_registry(reader, request.registry)
         artifact = load_artifact(artifacts, registry.resolve(request.model))
         run.update(
@@ -111,6 +114,12 @@ def score_table(
         features = _open_features(reader, request.features)
         shape = _check_shape(reader, request, artifact, features)
         tables.check_shape(writer, shape)
+        tables.check_outputs(
+            writer,
+            shape,
+            model_name=artifact.model_name,
+            model_version=artifact.model_version,
+        )
         if tables.repair_latest(writer, shape):
             log(f"{tables.latest} was rebuilt from {tables.ledger}")
         if settings.empty:
@@ -261,14 +270,15 @@ class _Job:
         return f"cast({column} as timestamp)"
 
     def _check_rows(
-        self, reader: Cursor, *, rows_in: int, newest: datetime | None, clock: datetime
+        self, reader: Cursor, *, rows_in: int, newest: datetime | str | None, clock: datetime
     ) -> None:
         if rows_in == 0:
             raise DataError(
                 f"{self.features.name} has no rows: there is nothing to score",
                 hint="check the model upstream; `dbt run --empty` builds the tables without rows",
             )
-        if newest is not None and newest > clock:
+        # duckdb hands out moments beyond Python's calendar as text
+        if isinstance(newest, str) or (newest is not None and newest > clock):
             raise DataError(
                 f"{self.features.name} describes the future: the newest {self.request.as_of!r} is "
                 f"{newest}, and the clock says {clock}",

@@ -5,16 +5,18 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import duckdb
+
 from dbt_onnx import ledger
-from dbt_onnx.errors import ContractError, WarehouseError
+from dbt_onnx.errors import ConfigError, ContractError, WarehouseError
 from dbt_onnx.ledger import LATEST_SUFFIX, RUNS_TABLE, LedgerShape, TableName
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    import duckdb
-
 _RESTORE = "restore the table from a backup, or give the scoring model another name or alias"
+# the runs table has the same name for every scoring model of a schema
+_WAY_OUT = {"ledger": "alias", "latest table": "alias", "runs table": "schema"}
 
 
 class Cursor:
@@ -62,6 +64,20 @@ class Cursor:
         return found[0][0] if found else None
 
 
+@contextmanager
+def duckdb_errors() -> Iterator[None]:
+    """Turn what DuckDB raises into a WarehouseError: dbt prints others with their traceback."""
+    try:
+        yield
+    except duckdb.Error as error:
+        said = " ".join(str(error).partition("\nLINE ")[0].split())
+        raise WarehouseError(
+            f"DuckDB stopped the run: {said if len(said) <= 500 else said[:497] + '...'}",
+            hint="if it speaks of a value or a column, mend the model upstream that gives it; else "
+            "look at the warehouse: its rights, disk and memory",
+        ) from error
+
+
 class ScoringTables:
     """Ledger, latest and runs of one scoring model."""
 
@@ -70,35 +86,43 @@ class ScoringTables:
         self.latest = name.beside(name.identifier + LATEST_SUFFIX)
         self.runs = name.beside(RUNS_TABLE)
 
+    def check_runs(self, cursor: Cursor) -> None:
+        """Raise WarehouseError when the runs table is not ours: no run can be recorded."""
+        _refuse_foreign(cursor, self.runs, ("run_id", "scoring_model", "status"), role="runs table")
+
     def check_names(self, cursor: Cursor) -> None:
-        """Raise WarehouseError when one of the names belongs to somebody else."""
-        owned: tuple[tuple[TableName, Collection[str], str], ...] = (
-            (self.ledger, ledger.STAMP_TYPES, "ledger"),
-            (self.latest, {**ledger.STAMP_TYPES, **ledger.LATEST_TYPES}, "latest table"),
-            (self.runs, ("run_id", "scoring_model", "status"), "runs table"),
+        """Raise when ledger or latest table belongs to somebody else, or lacks what it had."""
+        name = self.ledger.identifier.casefold()
+        if name == RUNS_TABLE or name.endswith(LATEST_SUFFIX):
+            raise ConfigError(
+                f"a scoring model cannot be called {self.ledger.identifier!r}: "
+                f"{RUNS_TABLE} and names that end in {LATEST_SUFFIX} are kept for its other tables",
+                hint="give the scoring model another name or alias",
+            )
+        _refuse_foreign(cursor, self.ledger, ledger.STAMP_TYPES, role="ledger")
+        _refuse_foreign(
+            cursor,
+            self.latest,
+            {**ledger.STAMP_TYPES, **ledger.LATEST_TYPES},
+            role="latest table",
+            repairable=True,
         )
-        for table, expected, role in owned:
-            kind = cursor.kind_of(table)
-            if kind is None:
-                continue
-            if kind == "view":
-                raise WarehouseError(
-                    f"{table} is a view; the {role} of a scoring model must be a table of its own",
-                    hint=f"drop or rename the view {table}, or give the scoring model another alias",
-                )
-            found = {name.casefold() for name in cursor.columns_of(table.sql)}
-            missing = [name for name in expected if name.casefold() not in found]
-            if len(missing) == len(expected):
-                raise WarehouseError(
-                    f"{table} is somebody else's table: it has none of a {role}'s columns; "
-                    f"it has {sorted(found)}",
-                    hint="rename that table, or give the scoring model another alias",
-                )
-            if missing and role != "latest table":
-                raise WarehouseError(
-                    f"{table} was altered: column(s) {missing} of the {role} are gone",
-                    hint=_RESTORE,
-                )
+        if cursor.kind_of(self.latest) is None:
+            return
+        if cursor.kind_of(self.ledger) is None:
+            raise WarehouseError(
+                f"{self.latest} is there and {self.ledger} is not: the ledger was dropped or renamed",
+                hint=f"restore the ledger from a backup; to start a new one, drop {self.latest}, too",
+            )
+        # columns go into the ledger first, so whatever latest has was there
+        known = {*map(str.casefold, cursor.columns_of(self.ledger.sql)), *ledger.LATEST_TYPES}
+        gone = [n for n in cursor.columns_of(self.latest.sql) if n.casefold() not in known]
+        if gone:
+            raise WarehouseError(
+                f"{self.ledger} was altered: column(s) {gone}, which {self.latest} has, are gone",
+                hint=f"restore the ledger from a backup; to do without, drop {self.latest}: "
+                "the next run rebuilds it from the ledger",
+            )
 
     def check_shape(self, cursor: Cursor, shape: LedgerShape) -> None:
         """Raise when an existing ledger cannot take rows of this shape."""
@@ -134,6 +158,28 @@ class ScoringTables:
                     hint=_RESTORE,
                 )
 
+    def check_outputs(
+        self, cursor: Cursor, shape: LedgerShape, *, model_name: str, model_version: str
+    ) -> None:
+        """Raise when a version that has scored before lacks one of its columns: only rows that
+        change would ever fill it.
+        """
+        if cursor.kind_of(self.ledger) is None:
+            return
+        found = {name.casefold() for name in cursor.columns_of(self.ledger.sql)}
+        missing = [name for name in shape.outputs if name.casefold() not in found]
+        if missing and cursor.rows(
+            f"select 1 from {self.ledger.sql} where status = 'scored' "
+            "and model_name = $model_name and model_version = $model_version limit 1",
+            {"model_name": model_name, "model_version": model_version},
+        ):
+            raise WarehouseError(
+                f"{self.ledger} holds predictions of '{model_name}/{model_version}' without "
+                f"column(s) {missing}: they were dropped, or the card was changed",
+                hint="restore the ledger from a backup; a model whose outputs are others is a new "
+                "version: register it as one",
+            )
+
     def create(self, cursor: Cursor, shape: LedgerShape) -> None:
         """Create what is missing and add the output columns of a new model version."""
         for table, columns in (
@@ -168,3 +214,35 @@ class ScoringTables:
         for name, kind in ledger.RUNS_TYPES.items():
             if name not in found:
                 cursor.execute(ledger.add_column(self.runs, name, kind))
+
+
+def _refuse_foreign(
+    cursor: Cursor,
+    table: TableName,
+    expected: Collection[str],
+    *,
+    role: str,
+    repairable: bool = False,
+) -> None:
+    kind = cursor.kind_of(table)
+    if kind is None:
+        return
+    if kind == "view":
+        raise WarehouseError(
+            f"{table} is a view; the {role} of a scoring model must be a table of its own",
+            hint=f"drop or rename the view {table}, or give the scoring model another {_WAY_OUT[role]}",
+        )
+    found = {name.casefold() for name in cursor.columns_of(table.sql)}
+    missing = [name for name in expected if name not in found]
+    if len(missing) == len(expected):
+        raise WarehouseError(
+            f"{table} is somebody else's table: it has none of a {role}'s columns; "
+            f"it has {sorted(found)}",
+            hint=f"rename that table, or give the scoring model another {_WAY_OUT[role]}",
+        )
+    if missing and not repairable:
+        raise WarehouseError(
+            f"{table} was altered: column(s) {missing} of the {role} are gone",
+            hint="restore the table from a backup, or give the scoring model another "
+            f"{_WAY_OUT[role]}",
+        )
