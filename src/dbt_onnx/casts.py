@@ -5,18 +5,35 @@ Everything here is vectorised: no Python per row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dbt_onnx.integers import (
+    Cast,
+    dense,
+    either,
+    from_integers,
+    from_wide_integers,
+    in_range,
+    some,
+)
+
 if TYPE_CHECKING:
     from dbt_onnx.contract import Feature, TensorType, TimeUnit
+    from dbt_onnx.integers import Array, Mask
 
-    Array = np.ndarray[Any, np.dtype[Any]]
-    Mask = np.ndarray[Any, np.dtype[np.bool_]]
+__all__ = [
+    "DEFAULT_TOLERANCE",
+    "NANOSECONDS",
+    "Array",
+    "Mask",
+    "cast_elements",
+    "fill_value",
+    "numpy_dtype",
+]
 
 DEFAULT_TOLERANCE = {"float16": 1e-3, "float32": 1e-6, "float64": 1e-12}
 NANOSECONDS: dict[TimeUnit, int] = {
@@ -28,20 +45,6 @@ NANOSECONDS: dict[TimeUnit, int] = {
     "microsecond": 1_000,
 }
 _ARROW_NANOSECONDS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
-_TWO_64 = 2.0**64
-
-
-@dataclass
-class Cast:
-    """Elements in the tensor's type, and masks of those that must not be used (none: no such).
-
-    Values under a mask mean nothing.
-    """
-
-    values: Array
-    nan: Mask | None = None
-    infinite: Mask | None = None
-    lossy: Mask | None = None
 
 
 def numpy_dtype(dtype: TensorType) -> np.dtype[Any]:
@@ -68,7 +71,7 @@ def cast_elements(elements: pa.Array, *, dtype: TensorType, feature: Feature) ->
     if pa.types.is_boolean(kind):
         return Cast(pc.cast(_filled(elements), pa.uint8()).to_numpy().astype(target))
     if pa.types.is_integer(kind):
-        return _from_integers(_filled(elements).to_numpy(), target)
+        return from_integers(_filled(elements).to_numpy(), target)
     if pa.types.is_decimal(kind):
         return _from_decimals(elements, target, tolerance)
     if pa.types.is_floating(kind):
@@ -95,13 +98,6 @@ def fill_value(feature: Feature, dtype: TensorType) -> Any:
     return value
 
 
-def either(first: Mask | None, second: Mask | None) -> Mask | None:
-    """The union of two masks, none being the empty one."""
-    if first is None or second is None:
-        return second if first is None else first
-    return first | second
-
-
 def _filled(elements: pa.Array) -> pa.Array:
     """The same with NULL replaced by zero, so that numpy can view it."""
     if not elements.null_count:
@@ -124,23 +120,19 @@ def _text(elements: pa.Array) -> Array:
     return cast("Array", elements.to_numpy(zero_copy_only=False))
 
 
-def _some(mask: Mask) -> Mask | None:
-    return mask if mask.any() else None
-
-
 def _from_floats(values: Array, target: np.dtype[Any], tolerance: float) -> Cast:
     nan = infinite = None
     if not np.isfinite(values).all():
-        nan, infinite = _some(np.isnan(values)), _some(np.isinf(values))
+        nan, infinite = some(np.isnan(values)), some(np.isinf(values))
     with np.errstate(all="ignore"):
         result = values.astype(target)
         if target.kind == "f":
             if target.itemsize >= values.dtype.itemsize:
                 return Cast(result, nan, infinite)
-            return Cast(result, nan, infinite, _some(_changed(values, result, tolerance)))
+            return Cast(result, nan, infinite, some(_changed(values, result, tolerance)))
         whole = np.trunc(values) == values
-        lossy = ~(whole & _in_range(values, target))
-    return Cast(result, nan, infinite, _some(lossy))
+        lossy = ~(whole & in_range(values, target))
+    return Cast(result, nan, infinite, some(lossy))
 
 
 def _changed(before: Array, after: Array, tolerance: float) -> Mask:
@@ -159,39 +151,6 @@ def _changed(before: Array, after: Array, tolerance: float) -> Mask:
     return cast("Mask", difference > tolerance * np.abs(wide))
 
 
-def _in_range(values: Array, target: np.dtype[Any]) -> Mask:
-    """Whether floats fit the integer type; its bounds, low and high + 1, are powers of two."""
-    info = np.iinfo(target)
-    wide = values.astype(np.float64, copy=False)
-    return cast("Mask", (wide >= float(info.min)) & (wide < float(info.max // 2 + 1) * 2))
-
-
-def _from_integers(values: Array, target: np.dtype[Any]) -> Cast:
-    with np.errstate(all="ignore"):
-        result = values.astype(target, copy=False)
-    low, high = _exact_range(target, values.dtype)
-    if low <= int(values.min()) and int(values.max()) <= high:
-        return Cast(result)
-    if target.kind != "f":
-        return Cast(result, lossy=_some((values < low) | (values > high)))
-    with np.errstate(all="ignore"):
-        wide = result.astype(np.float64)
-        # the range is tested apart: beyond it a cast back saturates on some machines
-        same = _in_range(wide, values.dtype) & (wide.astype(values.dtype) == values)
-    return Cast(result, lossy=_some(~same))
-
-
-def _exact_range(target: np.dtype[Any], source: np.dtype[Any]) -> tuple[int, int]:
-    """The range, within that of `source`, in which every integer is in `target`, too."""
-    if target.kind == "b":
-        return 0, 1
-    if target.kind == "f":
-        low, high = -(2 ** (np.finfo(target).nmant + 1)), 2 ** (np.finfo(target).nmant + 1)
-    else:
-        low, high = int(np.iinfo(target).min), int(np.iinfo(target).max)
-    return max(low, int(np.iinfo(source).min)), min(high, int(np.iinfo(source).max))
-
-
 def _from_decimals(elements: pa.Array, target: np.dtype[Any], tolerance: float) -> Cast:
     scale = elements.type.scale
     if scale > 0 and target.kind == "f":
@@ -202,49 +161,12 @@ def _from_decimals(elements: pa.Array, target: np.dtype[Any], tolerance: float) 
         decimals = pc.cast(elements, pa.decimal128(38, scale))
         elements = pc.trunc(decimals)
         changed = pc.fill_null(pc.not_equal(elements, decimals), pa.scalar(value=False))
-        fraction = _some(changed.to_numpy(zero_copy_only=False))
+        fraction = some(changed.to_numpy(zero_copy_only=False))
     if elements.type != pa.decimal128(38, 0):
         elements = pc.cast(elements, pa.decimal128(38, 0))
-    result = _from_wide_integers(elements, target)
+    result = from_wide_integers(elements, target)
     result.lossy = either(result.lossy, fraction)
     return result
-
-
-def _from_wide_integers(elements: pa.Array, target: np.dtype[Any]) -> Cast:
-    """From decimal128(38, 0), read as what it is: two's complement of 128 bits."""
-    words = np.frombuffer(elements.buffers()[1], dtype="<u8").reshape(-1, 2)
-    words = words[elements.offset : elements.offset + len(elements)]
-    if elements.null_count:
-        words = np.where(elements.is_null().to_numpy(zero_copy_only=False)[:, None], 0, words)
-    low, high = words[:, 0], words[:, 1].view(np.int64)
-    narrow = low.view(np.int64)
-    fits = high == (narrow >> 63)
-    if fits.all():
-        return _from_integers(narrow, target)
-    if target == np.uint64:
-        return Cast(low.copy(), lossy=_some(high != 0))
-    small = _from_integers(np.where(fits, narrow, 0), target)
-    if target.kind != "f":
-        return Cast(small.values, lossy=either(small.lossy, ~fits))
-    with np.errstate(all="ignore"):
-        # from 2^63 up, a number that is a float64 has two halves that are, so nothing is lost
-        # on the way there and back
-        wide = high.astype(np.float64) * _TWO_64 + low
-        result = wide.astype(target)
-        upper = np.floor(wide / _TWO_64)
-        lower = wide - upper * _TWO_64
-        same = (
-            (result.astype(np.float64) == wide)
-            & _in_range(upper, np.dtype(np.int64))
-            & (upper.astype(np.int64) == high)
-            & (lower.astype(np.uint64) == low)
-        )
-    lossy = np.where(fits, _dense(small.lossy, fits), ~same)
-    return Cast(np.where(fits, small.values, result), lossy=_some(lossy))
-
-
-def _dense(mask: Mask | None, like: Mask) -> Mask:
-    return np.zeros_like(like) if mask is None else mask
 
 
 def _from_times(elements: pa.Array, target: np.dtype[Any], tolerance: float, unit: int) -> Cast:
@@ -255,18 +177,18 @@ def _from_times(elements: pa.Array, target: np.dtype[Any], tolerance: float, uni
         factor = tick // unit
         bound = np.iinfo(np.int64).max // factor
         beyond = (counts > bound) | (counts < -bound)
-        result = _from_integers(np.where(beyond, 0, counts) * factor, target)
-        return Cast(result.values, None, infinite, either(result.lossy, _some(beyond)))
+        result = from_integers(np.where(beyond, 0, counts) * factor, target)
+        return Cast(result.values, None, infinite, either(result.lossy, some(beyond)))
     per_unit = unit // tick
     whole, rest = np.divmod(counts, per_unit)
     broken = rest != 0
-    result = _from_integers(whole, target)
+    result = from_integers(whole, target)
     if target.kind != "f":
-        return Cast(result.values, None, infinite, either(result.lossy, _some(broken)))
+        return Cast(result.values, None, infinite, either(result.lossy, some(broken)))
     parts = _from_floats(whole + rest / per_unit, target, tolerance)
-    lossy = np.where(broken, _dense(parts.lossy, broken), _dense(result.lossy, broken))
+    lossy = np.where(broken, dense(parts.lossy, broken), dense(result.lossy, broken))
     values = np.where(broken, parts.values, result.values)
-    return Cast(values, None, infinite, _some(lossy))
+    return Cast(values, None, infinite, some(lossy))
 
 
 def _tick_nanoseconds(kind: pa.DataType) -> int:
@@ -280,4 +202,4 @@ def _ticks(elements: pa.Array) -> tuple[Array, Mask | None]:
     ticks = pa.int32() if pa.types.is_date32(elements.type) else pa.int64()
     counts = _filled(pc.cast(elements, ticks)).to_numpy()
     limit = np.iinfo(counts.dtype).max
-    return counts.astype(np.int64), _some((counts == limit) | (counts == -limit))
+    return counts.astype(np.int64), some((counts == limit) | (counts == -limit))

@@ -16,8 +16,8 @@ from dbt_onnx.errors import ScoringError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from dbt_onnx.casts import Array, Mask
     from dbt_onnx.contract import Contract, Output
+    from dbt_onnx.integers import Array, Mask
 
 _HINT = (
     "the card no longer describes the model: export it again, or register it again with "

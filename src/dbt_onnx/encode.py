@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_onnx.casts import Cast, cast_elements, either, fill_value, numpy_dtype
+from dbt_onnx.casts import cast_elements, fill_value, numpy_dtype
 from dbt_onnx.contract import CARRIED_PREFIX
+from dbt_onnx.integers import either
 from dbt_onnx.relation import check_relation
 
 if TYPE_CHECKING:
-    from dbt_onnx.casts import Array, Mask
     from dbt_onnx.contract import Contract, Feature, Input
+    from dbt_onnx.integers import Array, Cast, Mask
 
 __all__ = ["REJECTED_COLUMN", "Encoded", "check_relation", "encode"]
 

@@ -21,8 +21,8 @@ from dbt_onnx.errors import ScoringError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from dbt_onnx.casts import Array
     from dbt_onnx.contract import Contract
+    from dbt_onnx.integers import Array
     from dbt_onnx.session import Scorer
 
 KEY_PREFIX = CARRIED_PREFIX + "key_"

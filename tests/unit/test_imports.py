@@ -34,7 +34,15 @@ ONLY_IN: dict[str, set[str]] = {
 
 WHOLE_TABLE_CALLS = {"to_pandas", "read_all", "df", "fetchdf", "fetch_df", "fetch_arrow_table"}
 
-KERNEL = ("contract.py", "casts.py", "relation.py", "encode.py", "decode.py", "scoring.py")
+KERNEL = (
+    "contract.py",
+    "integers.py",
+    "casts.py",
+    "relation.py",
+    "encode.py",
+    "decode.py",
+    "scoring.py",
+)
 KERNEL_MAY_IMPORT = {*KERNEL, "errors.py", "session.py", "identifiers.py"}
 
 

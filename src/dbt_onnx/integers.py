@@ -1,0 +1,113 @@
+"""Exact casts of integers, up to 128 bits wide, into tensor types; and what a cast answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+    Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+_TWO_64 = 2.0**64
+
+
+@dataclass
+class Cast:
+    """Elements in the tensor's type, and masks of those that must not be used (none: no such).
+
+    Values under a mask mean nothing.
+    """
+
+    values: Array
+    nan: Mask | None = None
+    infinite: Mask | None = None
+    lossy: Mask | None = None
+
+
+def either(first: Mask | None, second: Mask | None) -> Mask | None:
+    """The union of two masks, none being the empty one."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first | second
+
+
+def some(mask: Mask) -> Mask | None:
+    """The mask, or none when it is empty, which saves everyone after from looking at it."""
+    return mask if mask.any() else None
+
+
+def dense(mask: Mask | None, like: Mask) -> Mask:
+    """The mask, or an empty one of the shape of `like`."""
+    return np.zeros_like(like) if mask is None else mask
+
+
+def from_integers(values: Array, target: np.dtype[Any]) -> Cast:
+    """From at most 64 bits, at least one value; what the target cannot hold is lossy."""
+    with np.errstate(all="ignore"):
+        result = values.astype(target, copy=False)
+    low, high = _exact_range(target, values.dtype)
+    if low <= int(values.min()) and int(values.max()) <= high:
+        return Cast(result)
+    if target.kind != "f":
+        return Cast(result, lossy=some((values < low) | (values > high)))
+    with np.errstate(all="ignore"):
+        wide = result.astype(np.float64)
+        # the range is tested apart: beyond it a cast back saturates on some machines
+        same = in_range(wide, values.dtype) & (wide.astype(values.dtype) == values)
+    return Cast(result, lossy=some(~same))
+
+
+def _exact_range(target: np.dtype[Any], source: np.dtype[Any]) -> tuple[int, int]:
+    """The range, within that of `source`, in which every integer is in `target`, too."""
+    if target.kind == "b":
+        return 0, 1
+    if target.kind == "f":
+        low, high = -(2 ** (np.finfo(target).nmant + 1)), 2 ** (np.finfo(target).nmant + 1)
+    else:
+        low, high = int(np.iinfo(target).min), int(np.iinfo(target).max)
+    return max(low, int(np.iinfo(source).min)), min(high, int(np.iinfo(source).max))
+
+
+def in_range(values: Array, target: np.dtype[Any]) -> Mask:
+    """Whether floats fit the integer type; its bounds, low and high + 1, are powers of two."""
+    info = np.iinfo(target)
+    wide = values.astype(np.float64, copy=False)
+    return cast("Mask", (wide >= float(info.min)) & (wide < float(info.max // 2 + 1) * 2))
+
+
+def from_wide_integers(elements: pa.Array, target: np.dtype[Any]) -> Cast:
+    """From decimal128(38, 0), read as what it is: two's complement of 128 bits."""
+    words = np.frombuffer(elements.buffers()[1], dtype="<u8").reshape(-1, 2)
+    words = words[elements.offset : elements.offset + len(elements)]
+    if elements.null_count:
+        words = np.where(elements.is_null().to_numpy(zero_copy_only=False)[:, None], 0, words)
+    low, high = words[:, 0], words[:, 1].view(np.int64)
+    narrow = low.view(np.int64)
+    fits = high == (narrow >> 63)
+    if fits.all():
+        return from_integers(narrow, target)
+    if target == np.uint64:
+        return Cast(low.copy(), lossy=some(high != 0))
+    small = from_integers(np.where(fits, narrow, 0), target)
+    if target.kind != "f":
+        return Cast(small.values, lossy=either(small.lossy, ~fits))
+    with np.errstate(all="ignore"):
+        # from 2^63 up, a number that is a float64 has two halves that are, so nothing is lost
+        # on the way there and back
+        wide = high.astype(np.float64) * _TWO_64 + low
+        result = wide.astype(target)
+        upper = np.floor(wide / _TWO_64)
+        lower = wide - upper * _TWO_64
+        same = (
+            (result.astype(np.float64) == wide)
+            & in_range(upper, np.dtype(np.int64))
+            & (upper.astype(np.int64) == high)
+            & (lower.astype(np.uint64) == low)
+        )
+    lossy = np.where(fits, dense(small.lossy, fits), ~same)
+    return Cast(np.where(fits, small.values, result), lossy=some(lossy))
