@@ -2,7 +2,8 @@
     A scoring model: a Python model that returns `dbt_onnx.score(...)`.
 
     The Python half writes ledger, latest table and run row in one transaction of its own, on
-    cursors of its own; dbt's connection only carries the outcome. So hooks see the run's result,
+    cursors of its own; dbt's connection only carries the outcome. So what the pre-hooks did is
+    committed before the run, which would not see it otherwise; the post-hooks see the run's result;
     and a hook that fails afterwards takes nothing back: running again scores what is not yet there.
 #}
 {% materialization predictions, adapter='duckdb', supported_languages=['python'] %}
@@ -10,6 +11,7 @@
 
     {{ run_hooks(pre_hooks, inside_transaction=False) }}
     {{ run_hooks(pre_hooks, inside_transaction=True) }}
+    {% do dbt_onnx._commit() %}
 
     {% call statement('main', language='python') -%}
 {{ compiled_code }}
@@ -33,13 +35,20 @@ def materialize(result, connection):
 
     {{ run_hooks(post_hooks, inside_transaction=True) }}
     {% do persist_docs(ledger, model) %}
-    {{ adapter.commit() }}
+    {% do dbt_onnx._commit() %}
     {{ run_hooks(post_hooks, inside_transaction=False) }}
 
     {% set latest = ledger.incorporate(path={'identifier': ledger.identifier ~ '__latest'}) %}
     {% set runs = ledger.incorporate(path={'identifier': 'dbt_onnx_runs'}) %}
     {{ return({'relations': [ledger, latest, runs]}) }}
 {% endmaterialization %}
+
+
+{#- dbt-duckdb before 1.11 logs a traceback for a commit without a transaction, so there is one. -#}
+{% macro _commit() %}
+    {% call statement('transaction') -%} select 1 {%- endcall %}
+    {% do adapter.commit() %}
+{% endmacro %}
 
 
 {% macro run_settings(ledger) %}
