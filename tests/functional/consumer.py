@@ -42,12 +42,13 @@ class NodeResult:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One dbt invocation. `nodes` by name; `log` is every line that dbt would print."""
+    """One dbt invocation. `nodes` by name; `log` is every line that dbt would log; `warnings` of it."""
 
     success: bool
     nodes: dict[str, NodeResult]
     log: str
     error: str = ""
+    warnings: tuple[str, ...] = ()
     value: Any = field(default=None, repr=False)
 
     def statuses(self) -> dict[str, str]:
@@ -84,7 +85,7 @@ class Project:
         target = {"type": "duckdb", "path": str(self.warehouse), "threads": 2, **profile}
         self.write_yaml("profiles.yml", {"consumer": {"target": "dev", "outputs": {"dev": target}}})
 
-    def dbt(self, *arguments: str, vars: Mapping[str, Any] | None = None) -> Outcome:
+    def dbt(self, *arguments: str, vars: Mapping[str, Any] | None = None) -> Outcome:  # noqa: A002
         """Run a dbt command in this process, as `dbt ARGUMENTS` would from the root."""
         if arguments[0] != "deps" and not (self.root / "dbt_packages").exists():
             installed = invoke(self.root, "deps")
@@ -105,6 +106,10 @@ class Project:
             names = [column[0] for column in cursor.description or []]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
+    def found(self, test: str, *columns: str) -> list[tuple[Any, ...]]:
+        """Those columns of the rows that a test has returned."""
+        return [tuple(row[column] for column in columns) for row in self.failures(test)]
+
     def failures(self, test: str) -> list[dict[str, Any]]:
         """The rows that a test with `store_failures` has returned, in its order."""
         return self.rows(f"select * from {self.outcome.nodes[test].relation}")
@@ -113,8 +118,8 @@ class Project:
 def invoke(root: Path, *arguments: str) -> Outcome:
     from dbt.cli.main import dbtRunner
 
-    lines: list[str] = []
-    runner = dbtRunner(callbacks=[lambda event: lines.append(event.info.msg)])
+    lines: list[tuple[str, str]] = []
+    runner = dbtRunner(callbacks=[lambda event: lines.append((event.info.level, event.info.msg))])
     folders = ["--project-dir", str(root), "--profiles-dir", str(root)]
     with _quiet_dbt(root):
         done = runner.invoke([arguments[0], "--quiet", *arguments[1:], *folders])
@@ -133,7 +138,8 @@ def invoke(root: Path, *arguments: str) -> Outcome:
     return Outcome(
         success=bool(done.success),
         nodes=nodes,
-        log="\n".join(lines),
+        log="\n".join(line for _, line in lines),
+        warnings=tuple(line for level, line in lines if level == "warn"),
         error=str(done.exception or ""),
         value=done.result,
     )
