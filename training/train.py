@@ -41,6 +41,7 @@ sys.path.insert(0, str(PROJECT))
 from training.snapshots import FEATURES, HORIZON_DAYS, Snapshot, read_snapshots  # noqa: E402
 
 from dbt_onnx import export  # noqa: E402
+from dbt_onnx.distributions import to_floats  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -70,7 +71,7 @@ def churned(snapshot: Snapshot) -> np.ndarray:
 
 
 def dollars_ahead(snapshot: Snapshot) -> np.ndarray:
-    return snapshot.dollars_ahead.cast(pa.float64()).to_numpy()
+    return to_floats(snapshot.dollars_ahead.combine_chunks())
 
 
 def judge_churn(estimator: Any, rows: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -152,7 +153,7 @@ RECIPES = (
 
 def rows_of(table: pa.Table, features: Sequence[str]) -> np.ndarray:
     """(rows, features), float64."""
-    return np.column_stack([table.column(name).cast(pa.float64()).to_numpy() for name in features])
+    return np.column_stack([to_floats(table.column(name).combine_chunks()) for name in features])
 
 
 def fit(recipe: Recipe, snapshots: Mapping[date, Snapshot]) -> Any:
@@ -176,7 +177,7 @@ def describe(recipe: Recipe, estimator: Any, snapshots: Mapping[date, Snapshot])
         "parameters": {
             name: value
             for name, value in estimator.get_params().items()
-            if isinstance(value, int | float | str)
+            if isinstance(value, int | float | str) and value != "deprecated"
         },
     }
 

@@ -68,6 +68,10 @@ def convert(
             "at https://onnx.ai/sklearn-onnx/supported.html",
         ) from error
     _declare_widths(model, answers)
+    # skl2onnx collects the domains in a set, whose order changes from process to process
+    domains = sorted(model.opset_import, key=lambda item: item.domain)
+    del model.opset_import[:]
+    model.opset_import.extend(domains)
     return cast("bytes", model.SerializeToString(deterministic=True))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from dbt_onnx.casts import Array
 
 BINS = 10
 MAX_CATEGORIES = 100
@@ -28,7 +31,7 @@ def describe(column: pa.Array, *, categorical: bool = False) -> dict[str, Any]:
         column = column.flatten()
     if categorical or not _is_number(column.type):
         return _categories(column)
-    numbers = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    numbers = to_floats(column)
     known = numbers[~np.isnan(numbers)]
     quantiles = np.quantile(known, np.linspace(0, 1, BINS + 1)) if len(known) else np.empty(0)
     edges = np.unique(quantiles[1:-1])
@@ -41,6 +44,13 @@ def describe(column: pa.Array, *, categorical: bool = False) -> dict[str, Any]:
         "edges": [float(value) for value in edges],
         "shares": [_share(count, len(known)) for count in counts],
     }
+
+
+def to_floats(column: pa.Array) -> Array:
+    """float64 (rows,); NULL becomes NaN, and a decimal the float that is written as it is."""
+    values = np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    # Arrow's own cast makes 115.57000000000001 of 115.57
+    return np.round(values, column.type.scale) if pa.types.is_decimal(column.type) else values
 
 
 def _categories(column: pa.Array) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from dbt_onnx.distributions import to_floats
 from dbt_onnx.errors import ContractError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def rows_for(estimator: Any, features: Any, columns: dict[str, pa.Array]) -> Any
 def _plain(column: pa.Array) -> Array:
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return np.asarray(column.to_numpy(zero_copy_only=False))
-    return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    return to_floats(column)
 
 
 def names_columns(estimator: Any) -> bool:

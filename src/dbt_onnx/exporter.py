@@ -214,9 +214,10 @@ def _describe_outputs(predictions: pa.Table, contract: Contract) -> dict[str, An
 
 
 def _json(column: pa.Array) -> list[Any]:
+    values = column.to_pylist()
     if pa.types.is_decimal(column.type):
-        column = column.cast(pa.float64())
-    return cast("list[Any]", column.to_pylist())
+        return [None if value is None else float(value) for value in values]
+    return cast("list[Any]", values)
 
 
 def _estimator_name(estimator: Any) -> str:
