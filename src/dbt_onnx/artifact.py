@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx.agreement import check_contract
 from dbt_onnx.card import CARD_NAME, parse_card, refuse_other_model, replace_file, write_card
 from dbt_onnx.contract import Contract
-from dbt_onnx.errors import ArtifactError, ConfigError
+from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.graph import GraphSignature, read_graph
 from dbt_onnx.registry import RegistryEntry, name_faults, path_faults
 
@@ -59,7 +59,10 @@ def load_artifact(root: Path, entry: RegistryEntry) -> Artifact:
     )  # fmt: skip
     card = parse_card(card_text, where=str(card_path))
     refuse_other_model(card, entry, where=str(card_path))
-    contract = Contract.from_dict(card["contract"])
+    try:
+        contract = Contract.from_dict(card["contract"])
+    except ContractError as error:
+        raise ContractError(f"{card_path}: {error.message}", hint=error.hint) from error
     check_contract(contract, signature, where=str(path))
     return Artifact(
         model_name=entry.model_name,
@@ -97,7 +100,8 @@ def read_below(root: Path, relative: str, *, max_bytes: int) -> bytes:
     except (FileNotFoundError, NotADirectoryError) as error:
         hint = "restore it from version control (a file in Git LFS needs `git lfs pull`), "
         raise ArtifactError(
-            f"{root / relative} does not exist ({place} is missing)",
+            f"{root / relative} does not exist"
+            + (f" ({place} is missing)" if place != root / relative else ""),
             hint=hint + "or register the model again with `dbt-onnx register`",
         ) from error
     except OSError as error:

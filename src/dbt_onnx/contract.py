@@ -213,6 +213,10 @@ def _feature_faults(contract: Contract) -> list[str]:
             faults.append(f"{where} has time_unit {feature.time_unit!r}")
         if feature.width is not None and not _is_positive(feature.width):
             faults.append(f"{where} has width {feature.width!r}")
+        if not _is_scalar(feature.fill):
+            faults.append(f"{where} has fill {feature.fill!r}")
+        if not _is_scalar(feature.tolerance) or isinstance(feature.tolerance, str):
+            faults.append(f"{where} has tolerance {feature.tolerance!r}")
     return faults
 
 
@@ -285,6 +289,11 @@ def _column_count(output: Output) -> int | None:
     if output.kind == "probabilities":
         return len(output.classes or ())
     return 1 if output.kind in {"label", "value", "vector"} else None
+
+
+def _is_scalar(value: object) -> bool:
+    """Whether a card's value is plain; it came from JSON, so it may be a list or an object."""
+    return value is None or isinstance(value, float | int | str)
 
 
 def _is_positive(width: object) -> bool:

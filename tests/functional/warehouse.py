@@ -143,6 +143,7 @@ class Warehouse:
         relations = {
             "features": session.query(features),
             "registry": session.query('select * from "w"."main"."model_registry"'),
+            **{name: arguments.pop(name) for name in ("registry",) if name in arguments},
         }
         known = {**ARGUMENTS, **relations, **{k: v for k, v in arguments.items() if k in ARGUMENTS}}
         unknown = {k: v for k, v in arguments.items() if k not in ARGUMENTS}

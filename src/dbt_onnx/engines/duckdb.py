@@ -55,6 +55,13 @@ class RunSummary:
     rows_unchanged: int
     per_reason: Mapping[str, int]
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """The columns of the run row that count rows."""
+        names = ("rows_in", "rows_scored", "rows_rejected", "rows_unchanged")
+        counts = {name: getattr(self, name) for name in names}
+        return counts | {f"rows_{reason}": count for reason, count in self.per_reason.items()}
+
     def __str__(self) -> str:
         """`churn/2: scored 3,420 (new 12, features_changed 3,408), unchanged 20,150`."""
         reasons = ", ".join(f"{name} {count:,}" for name, count in self.per_reason.items() if count)
@@ -90,47 +97,57 @@ def score_table(
     Raises a DbtOnnxError when the request, the registry, the artifact, the features or the
     warehouse's tables do not allow it.
     """
-    reader, writer = Cursor(connection.cursor()), Cursor(connection.cursor())
     tables = ScoringTables(
         TableName(
             database=settings.database, schema=settings.schema, identifier=settings.identifier
         )
     )
-    tables.check_runs(writer)
-    # within, so that the run row has the message that the user sees
-    with recorded_run(writer, tables, settings) as run, duckdb_errors():
-        tables.check_names(writer)
-        registry = _read_registry(reader, request.registry)
-        artifact = load_artifact(artifacts, registry.resolve(request.model))
-        run.update(
-            writer,
-            scope="empty" if settings.empty else None,
-            model_name=artifact.model_name,
-            model_version=artifact.model_version,
-            model_alias=parse_spec(request.model).alias,
-            artifact_sha256=artifact.sha256,
-            key_columns=list(request.key),
-        )
-        features = _open_features(reader, request.features)
-        shape = _check_shape(reader, request, artifact, features)
-        tables.check_shape(writer, shape)
-        tables.check_outputs(
-            writer,
-            shape,
-            model_name=artifact.model_name,
-            model_version=artifact.model_version,
-        )
-        if tables.repair_latest(writer, shape):
-            log(f"{tables.latest} was rebuilt from {tables.ledger}")
-        if settings.empty:
-            return _create_empty(writer, tables, shape, run, artifact)
-        with reader.transaction():
-            job = _Job(request, settings, artifact, features, shape, tables, run)
-            return job.execute(reader, writer, log=log)
+    with Cursor(connection.cursor()) as reader, Cursor(connection.cursor()) as writer:
+        tables.check_runs(writer)
+        # within, so that the run row has the message that the user sees
+        with recorded_run(writer, tables, settings) as run, duckdb_errors():
+            tables.check_names(writer)
+            job = _prepare(request, settings, tables, run, reader, writer, artifacts=artifacts)
+            if tables.repair_latest(writer, job.shape):
+                log(f"{tables.latest} was rebuilt from {tables.ledger}")
+            if settings.empty:
+                return job.create_empty(writer)
+            with reader.transaction():
+                return job.execute(reader, writer, log=log)
+
+
+def _prepare(
+    request: ScoringRequest,
+    settings: RunSettings,
+    tables: ScoringTables,
+    run: RunRecord,
+    reader: Cursor,
+    writer: Cursor,
+    *,
+    artifacts: Path,
+) -> _Job:
+    """Everything that can be checked without looking at rows."""
+    registry = _read_registry(reader, request.registry)
+    artifact = load_artifact(artifacts, registry.resolve(request.model))
+    run.update(
+        writer,
+        model_name=artifact.model_name,
+        model_version=artifact.model_version,
+        model_alias=parse_spec(request.model).alias,
+        artifact_sha256=artifact.sha256,
+        key_columns=list(request.key),
+    )
+    features = _open_features(reader, request.features)
+    shape = _check_shape(reader, request, artifact, features)
+    tables.check_shape(writer, shape)
+    tables.check_outputs(
+        writer, shape, model_name=artifact.model_name, model_version=artifact.model_version
+    )
+    return _Job(request, settings, artifact, features, shape, tables, run)
 
 
 class _Job:
-    """One run after everything that can be checked without looking at rows has been checked."""
+    """One run, when everything that can be checked without looking at rows has been checked."""
 
     def __init__(
         self,
@@ -157,6 +174,14 @@ class _Job:
             "model_version": artifact.model_version,
         }
 
+    def create_empty(self, writer: Cursor) -> RunSummary:
+        """`--empty`: the tables, and nothing in them."""
+        result = self._result(Tally(), rows_in=0, per_reason=dict.fromkeys(ledger.SCORE_REASONS, 0))
+        with writer.transaction():
+            self.tables.create(writer, self.shape)
+            self.run.close(writer, status="success", scope="empty", **result.counts)
+        return result
+
     def execute(self, reader: Cursor, writer: Cursor, *, log: Callable[[str], None]) -> RunSummary:
         rows_plan, summary = self._plan(reader)
         session = OnnxSession(
@@ -172,26 +197,14 @@ class _Job:
                 self._write_predictions(reader, writer, rows_plan, summary, session, tally, log)
             self._check_tally(tally, summary)
             self._update_latest(writer, rows_plan, summary)
-            result = RunSummary(
-                model_name=self.artifact.model_name,
-                model_version=self.artifact.model_version,
-                rows_in=summary.rows_in,
-                rows_scored=tally.scored,
-                rows_rejected=tally.rejected,
-                rows_unchanged=summary.rows_unchanged,
-                per_reason=summary.per_reason,
-            )
+            result = self._result(tally, rows_in=summary.rows_in, per_reason=summary.per_reason)
             self.run.close(
                 writer,
                 status="success",
                 scope=rows_plan.scope,
                 as_of=self.parameters["run_as_of"],
                 scored_at=self.parameters["scored_at"],
-                rows_in=result.rows_in,
-                rows_scored=result.rows_scored,
-                rows_rejected=result.rows_rejected,
-                rows_unchanged=result.rows_unchanged,
-                **{f"rows_{reason}": count for reason, count in result.per_reason.items()},
+                **result.counts,
                 input_fingerprint=summary.input_fingerprint,
                 features_hash_function=self.parameters["features_hash_function"],
                 onnxruntime_version=session.onnxruntime_version,
@@ -200,6 +213,17 @@ class _Job:
                 batch_rows=self.batch_rows,
             )
         return result
+
+    def _result(self, tally: Tally, *, rows_in: int, per_reason: Mapping[str, int]) -> RunSummary:
+        return RunSummary(
+            model_name=self.artifact.model_name,
+            model_version=self.artifact.model_version,
+            rows_in=rows_in,
+            rows_scored=tally.scored,
+            rows_rejected=tally.rejected,
+            rows_unchanged=rows_in - sum(per_reason.values()),
+            per_reason=per_reason,
+        )
 
     def _plan(self, reader: Cursor) -> tuple[Plan, PlanSummary]:
         """Decide which rows are scored, after the checks that need the rows."""
@@ -337,7 +361,10 @@ class _Job:
                     raise failures[0] from error
                 raise
             finally:
-                writer.raw.unregister(_STREAM)
+                # an unfinished stream would keep the reader from ending its transaction
+                rows.close()
+            # not after a failure: duckdb refuses, and the cursor goes with what it has registered
+            writer.raw.unregister(_STREAM)
 
     def _check_tally(self, tally: Tally, summary: PlanSummary) -> None:
         """Refuse to commit when rows went missing, or when too many were rejected."""
@@ -352,8 +379,8 @@ class _Job:
         share = rejected / summary.rows_in
         if tally.rejected and share > self.request.max_rejected_fraction:
             reasons = "; ".join(
-                f"{reason} {count:,} rows"
-                + (f" ({tally.examples[reason]})" if reason in tally.examples else "")
+                f"{reason} in {count:,} row(s)"
+                + (f", such as {tally.examples[reason]}" if reason in tally.examples else "")
                 for reason, count in tally.rejected_reasons.most_common(5)
             )
             raise DataError(
@@ -460,29 +487,6 @@ def _output_types(reader: Cursor, output_fields: list[pa.Field]) -> dict[str, st
         return reader.columns_of(quote(_STREAM))
     finally:
         reader.raw.unregister(_STREAM)
-
-
-def _create_empty(
-    writer: Cursor, tables: ScoringTables, shape: LedgerShape, run: RunRecord, artifact: Artifact
-) -> RunSummary:
-    """`--empty`: the tables, and nothing in them."""
-    nothing = dict.fromkeys(ledger.SCORE_REASONS, 0)
-    with writer.transaction():
-        tables.create(writer, shape)
-        run.close(
-            writer,
-            status="success",
-            **{f"rows_{name}": 0 for name in ("in", "scored", "rejected", "unchanged", *nothing)},
-        )
-    return RunSummary(
-        model_name=artifact.model_name,
-        model_version=artifact.model_version,
-        rows_in=0,
-        rows_scored=0,
-        rows_rejected=0,
-        rows_unchanged=0,
-        per_reason=nothing,
-    )
 
 
 def _relation(reader: Cursor, table: TableName, columns: Mapping[str, str]) -> str:

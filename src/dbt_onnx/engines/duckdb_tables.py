@@ -25,6 +25,13 @@ class Cursor:
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self.raw = connection
 
+    def __enter__(self) -> Cursor:  # noqa: PYI034, Self needs Python 3.11
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connection: one that stays open keeps the database file locked."""
+        self.raw.close()
+
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         self.rows(sql, parameters)
 
@@ -56,7 +63,9 @@ class Cursor:
 
     def columns_of(self, relation_sql: str) -> dict[str, str]:
         """SQL types by column name of a table name or a query in parentheses."""
-        return {row[0]: row[1] for row in self.rows(f"describe select * from {relation_sql}")}
+        # `describe` would say "a" of a view that renames column a to "A" (duckdb 2.0.0)
+        relation = self.raw.sql(f"select * from {relation_sql}")
+        return dict(zip(relation.columns, map(str, relation.types), strict=True))
 
     def kind_of(self, table: TableName) -> str | None:
         """'table', 'view' or none."""
