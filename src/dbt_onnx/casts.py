@@ -25,16 +25,6 @@ if TYPE_CHECKING:
     from dbt_onnx.contract import Feature, TensorType, TimeUnit
     from dbt_onnx.integers import Array, Mask
 
-__all__ = [
-    "DEFAULT_TOLERANCE",
-    "NANOSECONDS",
-    "Array",
-    "Mask",
-    "cast_elements",
-    "fill_value",
-    "numpy_dtype",
-]
-
 DEFAULT_TOLERANCE = {"float16": 1e-3, "float32": 1e-6, "float64": 1e-12}
 NANOSECONDS: dict[TimeUnit, int] = {
     "day": 86_400_000_000_000,

@@ -181,7 +181,7 @@ WHOLE = st.one_of(
         lambda sign, power, off: sign * 2**power + off,
         st.sampled_from([1, -1]), st.integers(0, 125), st.integers(-2, 2),
     ),
-    st.builds(lambda factor, power: factor << power, st.integers(-3000, 3000), st.integers(0, 112)),
+    st.builds(lambda factor, power: factor << power, st.integers(-(2**55), 2**55), st.integers(0, 70)),
 )  # fmt: skip
 
 

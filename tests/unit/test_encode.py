@@ -225,6 +225,12 @@ def test_whole_times_are_integers_and_no_float_may_round_them() -> None:
     assert verdicts(encode_column(times, "float32", time_unit="second")) == [None, "lossy_cast"]
 
 
+def test_a_part_of_a_unit_in_a_batch_changes_nothing_for_the_whole_ones() -> None:
+    times = pa.array([500, 16_777_217_000, 16_777_217_500], pa.timestamp("ms"))
+    encoded = encode_column(times, "float32", time_unit="second")
+    assert verdicts(encoded) == [None, "lossy_cast", None]
+
+
 @pytest.mark.parametrize("kind", ["date", "timestamp", "timestamptz"])
 @pytest.mark.parametrize("unit", ["day", "microsecond"])
 def test_infinite_times_are_infinite(kind: str, unit: str) -> None:
@@ -260,6 +266,8 @@ def test_a_time_beyond_64_bits_of_its_unit_is_lossy() -> None:
         ("[1180591620717411303424, 1180591620717411303425]::hugeint[]", "float32", "kx"),
         ("[-1180591620717411303424, -1180591620717411303425, 7]::hugeint[]", "float64", "kxk"),
         ("[16777217, 18446744073709551616]::hugeint[]", "float32", "xk"),
+        # 2^117 + 2^64: the upper half alone has too many digits
+        ("[166153499473114502559719956244594688]::hugeint[]", "float64", "x"),
         ("[16777217]::decimal(18,0)[]", "float32", "x"),
         ("[1.0, 1.5, -3]::decimal(9,2)[]", "int32", "kxk"),
         ("[300.00, 3]::decimal(9,2)[]", "int8", "xk"),
@@ -367,6 +375,16 @@ def test_null_elements_follow_the_policy_of_their_feature(kind: pa.DataType) -> 
     assert verdicts(encoded) == [None, None, None, "infinite", None]
     expected = np.array([[1, np.nan], [np.nan] * 2, [np.nan, 2], [4, 5]], np.float32)
     np.testing.assert_array_equal(encoded.feeds["x"], expected)
+
+
+@pytest.mark.parametrize(
+    ("policy", "fed"), [({}, []), ({"null_policy": "fill", "fill": 9}, [[9, 9]])]
+)
+def test_what_lies_under_a_null_array_is_not_looked_at(policy: Any, fed: list[Any]) -> None:
+    column = pa.FixedSizeListArray.from_arrays(pa.array([np.nan, np.inf]), 2, mask=pa.array([True]))
+    encoded = encode_column(column, "float32", width=2, **policy)
+    assert encoded.feeds["x"].tolist() == fed
+    assert verdicts(encoded) == [None if fed else "null"]
 
 
 def test_a_list_of_another_length_is_rejected_whatever_the_policy() -> None:

@@ -87,13 +87,24 @@ def test_a_rejected_row_has_no_outputs_and_a_reason_and_the_job_goes_on() -> Non
 
 
 def test_a_row_whose_output_is_nan_or_infinite_loses_all_its_outputs() -> None:
-    batch = batch_of(a=[4.0, -1.0, 0.0, None, 1.0])
+    batch = batch_of(a=[None, 4.0, -1.0, 0.0, 1.0])
     table, tally = score_all(batch, contract=ROOTS, model_bytes=graphs.square_root_and_reciprocal())
-    assert table["root"].to_pylist() == [2, None, None, None, 1]
-    assert table["inverse"].to_pylist() == [0.25, None, None, None, 1]
-    reasons = [None, "nan_output:root", "infinite_output:inverse", "null:a", None]
+    assert table["root"].to_pylist() == [None, 2, None, None, 1]
+    assert table["inverse"].to_pylist() == [None, 0.25, None, None, 1]
+    reasons = ["null:a", None, "nan_output:root", "infinite_output:inverse", None]
     assert table["rejected_reason"].to_pylist() == reasons
     assert (tally.scored, tally.rejected) == (2, 3)
+
+
+def test_the_first_bad_column_is_the_reason_and_a_row_is_counted_once() -> None:
+    class Broken:
+        def run(self, feeds: Mapping[str, np.ndarray]) -> list[Any]:
+            return [np.full(len(feeds["a"]), bad, np.float32) for bad in (np.inf, np.nan)]
+
+    tally = Tally()
+    (out,) = score_batches([batch_of(a=[1.0])], Broken(), contract=ROOTS, tally=tally)
+    assert out["rejected_reason"].to_pylist() == ["infinite_output:root"]
+    assert tally.rejected_reasons == {"infinite_output:root": 1}
 
 
 def test_a_row_that_the_plan_rejected_is_not_scored() -> None:
