@@ -140,40 +140,27 @@ registry as (
 
 versions as (
     select
-        model_name,
-        model_version,
-        max(sha256) as sha256,
-        row_number() over (
-            partition by model_name order by {{ dbt_onnx._version_order('model_version') }}
-        ) as place
-    from registry
-    group by model_name, model_version
-),
-
-serving_entries as (
-    select distinct
         registry.model_name,
         registry.model_version,
-        versions.place
+        max(registry.sha256) as sha256,
+        bool_or(
+            {%- if registry is none %}
+            registry.model_version = last_run.model_version
+            {%- else %}
+            registry.alias = last_run.model_alias
+            or (last_run.model_alias is null and registry.model_version = last_run.model_version)
+            {%- endif %}
+        ) as is_serving
     from registry
     inner join last_run on registry.model_name = last_run.model_name
-    inner join versions
-        on registry.model_name = versions.model_name and registry.model_version = versions.model_version
-    where
-        {%- if registry is none %}
-        registry.model_version = last_run.model_version
-        {%- else %}
-        registry.alias = last_run.model_alias
-        or (last_run.model_alias is null and registry.model_version = last_run.model_version)
-        {%- endif %}
+    group by registry.model_name, registry.model_version
 ),
 
-serving as (
+places as (
     select
-        model_name,
-        min(place) as place
-    from serving_entries
-    group by model_name
+        *,
+        row_number() over (order by {{ dbt_onnx._version_order('model_version') }}) as place
+    from versions
 ),
 
 confirmed as (
@@ -188,15 +175,15 @@ confirmed as (
 
 served_versions as (
     select
-        versions.model_name,
-        versions.model_version,
-        versions.sha256,
-        versions.place - serving.place as versions_back,
+        places.model_name,
+        places.model_version,
+        places.sha256,
+        places.place - min(places.place) filter (where places.is_serving) over () as versions_back,
         confirmed.confirmed_as_of
-    from versions
-    inner join serving on versions.model_name = serving.model_name and versions.place >= serving.place
+    from places
     left join confirmed
-        on versions.model_name = confirmed.model_name and versions.model_version = confirmed.model_version
+        on places.model_name = confirmed.model_name and places.model_version = confirmed.model_version
+    qualify versions_back >= 0
 )
 {%- endmacro %}
 

@@ -108,7 +108,8 @@ without_one_serving_version as (
         end as problem,
         (select model_name || coalesce('@' || model_alias, '/' || model_version) from last_run) as expected,
         string_agg(model_version, ', ' order by place desc) as actual
-    from serving_entries
+    from places
+    where is_serving
     having count(*) <> 1
 ),
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from contextlib import contextmanager
@@ -24,7 +25,8 @@ version: "1.0"
 config-version: 2
 profile: consumer
 model-paths: [models, python_models]
-flags: {send_anonymous_usage_stats: false}
+# dbt 1.10 reads `arguments:` of data tests only with the second flag; later versions always do
+flags: {send_anonymous_usage_stats: false, require_generic_test_arguments_property: true}
 """
 PACKAGES = f"packages: [{{local: {PACKAGE}}}]\n"
 
@@ -155,5 +157,7 @@ def _quiet_dbt(root: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+            # dbt-duckdb opens an event loop per thread that runs a Python model, and closes none
+            gc.collect()
     finally:
         os.chdir(before)
