@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 if TYPE_CHECKING:
-    from dbt_onnx.casts import Array
+    from dbt_onnx.integers import Array
 
 BINS = 10
 MAX_CATEGORIES = 100

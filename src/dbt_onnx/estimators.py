@@ -12,8 +12,8 @@ from dbt_onnx.distributions import to_floats
 from dbt_onnx.errors import ContractError
 
 if TYPE_CHECKING:
-    from dbt_onnx.casts import Array
     from dbt_onnx.contract import Class, OutputKind
+    from dbt_onnx.integers import Array
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ from dbt_onnx.session import OnnxSession
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dbt_onnx.casts import Array
     from dbt_onnx.estimators import Answer
+    from dbt_onnx.integers import Array
 
 
 @dataclass(frozen=True)
