@@ -1,7 +1,7 @@
-"""Play nightly builds: each night the features of the day, then `dbt build`, then a line.
+"""Play nightly builds: each night the features of the day, then the rest of `dbt build`, then a line.
 
-Before the scoring of a night, `missing before` counts the entities that have no prediction yet;
-after it, `stale` and `missing` count what is left.
+`missing before` is what the test `predictions_are_complete` reports between the two: the entities
+that are new that night. `stale` and `missing` are what is left after the scoring.
 """
 
 from __future__ import annotations
@@ -13,16 +13,11 @@ from datetime import date, timedelta
 from typing import Any
 
 import yaml
+from dbt.adapters.duckdb.connections import DuckDBConnectionManager
 from dbt.cli.main import dbtRunner
-from demo import ROOT, WAREHOUSE, reasons_of, rows, warehouse
+from demo import ROOT, reasons_of, rows, warehouse
 
-FEATURES = ("customer_features",)
-MISSING_BEFORE = """
-    select count(*) from customer_features
-    where customer_id not in (
-        select customer_id from churn_predictions__latest where status = 'scored'
-    )
-"""
+COMPLETE = "dbt_onnx_predictions_are_complete_churn_predictions"
 AFTER = """
     select
         count(*) as entities,
@@ -51,11 +46,11 @@ def main() -> int:
 def play(night: date, *, is_first: bool) -> bool:
     """Play one night and print its line. Returns whether every node and test passed."""
     started = time.monotonic()
-    seeds = [] if is_first and not WAREHOUSE.exists() else ["--exclude", "purchases"]
+    seeds = [] if is_first else ["--exclude", "purchases"]
     built = dbt("build", "--select", "+customer_features", *seeds, night=night)
-    if not built.success:
+    before = reported_missing(built)
+    if before is None:
         return report_failure(night, built)
-    before = count_missing()
     result = dbt("build", "--exclude", "+customer_features", night=night)
     seconds = time.monotonic() - started
     with warehouse() as connection:
@@ -71,17 +66,26 @@ def play(night: date, *, is_first: bool) -> bool:
     return bool(result.success) or report_failure(night, result)
 
 
-def count_missing() -> int:
-    with warehouse() as connection:
-        if not rows(connection, "from duckdb_tables() where table_name = 'churn_predictions__latest'"):
-            return int(rows(connection, "select count(*) as n from customer_features")[0]["n"])
-        return int(connection.execute(MISSING_BEFORE).fetchall()[0][0])
+def reported_missing(outcome: Any) -> int | None:
+    """Rows that `predictions_are_complete` returned; none when something else went wrong."""
+    results = {result.node.name: result for result in getattr(outcome.result, "results", [])}
+    tests = [result for name, result in results.items() if name.startswith(COMPLETE)]
+    others = [r for name, r in results.items() if "predictions_are_complete" not in name]
+    if not tests or any(str(r.status) in {"error", "fail", "skipped"} for r in others):
+        return None
+    return int(tests[0].failures or 0)
 
 
 def dbt(*arguments: str, night: date) -> Any:
     variables = yaml.safe_dump({"dbt_onnx_clock": night.isoformat()})
     folders = ["--project-dir", str(ROOT), "--profiles-dir", str(ROOT)]
-    return dbtRunner().invoke(["--quiet", *arguments, "--vars", variables, *folders])
+    try:
+        return dbtRunner().invoke(
+            ["--log-level", "none", *arguments, "--vars", variables, *folders]
+        )
+    finally:
+        # in process, dbt-duckdb keeps the file open for the next invocation
+        DuckDBConnectionManager.close_all_connections()
 
 
 def report_failure(night: date, outcome: Any) -> bool:

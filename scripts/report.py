@@ -51,8 +51,19 @@ def main() -> None:
 
 def _run_table(runs: list[dict[str, object]]) -> Table:
     table = Table(title=f"Run {runs[0]['run_id']} about {runs[0]['as_of']:%Y-%m-%d}")
-    for name in ("scoring model", "model", "in", "scored", "why", "rejected", "unchanged", "seconds"):
-        table.add_column(name, justify="left" if name in {"scoring model", "model", "why"} else "right")
+    for name in (
+        "scoring model",
+        "model",
+        "in",
+        "scored",
+        "why",
+        "rejected",
+        "unchanged",
+        "seconds",
+    ):
+        table.add_column(
+            name, justify="left" if name in {"scoring model", "model", "why"} else "right"
+        )
     for run in runs:
         seconds = (run["ended_at"] - run["started_at"]).total_seconds()  # type: ignore[operator]
         table.add_row(
@@ -73,7 +84,11 @@ def _served_table(connection: object) -> Table:
     for view in ("churn_current", "spend_current"):
         for row in rows(connection, SERVED.format(view=view)):  # type: ignore[arg-type]
             table.add_row(
-                view, row["served_from"], f"{row['entities']:,}", f"{row['stale']:,}", f"{row['oldest']}"
+                view,
+                row["served_from"],
+                f"{row['entities']:,}",
+                f"{row['stale']:,}",
+                f"{row['oldest']}",
             )
     return table
 
@@ -85,7 +100,9 @@ def _sample_table(connection: object) -> Table:
         table.add_column(name)
     for row in found:
         probability = f"{row['churn_probability']:.4f}"
-        table.add_row(*(probability if k == "churn_probability" else str(v)[:19] for k, v in row.items()))
+        table.add_row(
+            *(probability if k == "churn_probability" else str(v)[:19] for k, v in row.items())
+        )
     return table
 
 
