@@ -348,7 +348,7 @@ def test_a_null_among_values_that_have_no_nan_can_become_nan(source: pa.DataType
         (pa.array([None, "b"]), "string", "?"),
         (pa.array([None, "b"]).dictionary_encode(), "string", "?"),
         (pa.array([None, True]), "bool", False),
-        (pa.array([None, Decimal("12345678901234567890")]), "uint64", 7),
+        (pa.array([None, Decimal(12345678901234567890)]), "uint64", 7),
         (pa.array([None, dt.date(1970, 1, 3)]), "int64", -1),
     ],
 )
