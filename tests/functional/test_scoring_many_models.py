@@ -1,0 +1,59 @@
+"""Scoring models side by side in one process, as `threads` has them: they share the runs table."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import TYPE_CHECKING
+
+from warehouse import Warehouse, rebuilt_latest
+
+from dbt_onnx import ledger
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODELS, ROUNDS = 8, 6
+
+
+def test_many_models_at_once_never_conflict_and_each_has_its_run_row(tmp_path: Path) -> None:
+    shared = Warehouse(tmp_path, name="scores_0")
+    shared.register("1")
+    models = [shared, *(_beside(shared, f"scores_{number}") for number in range(1, MODELS))]
+    for number in range(ROUNDS):
+        shared.sql(
+            "create or replace table features as select i::integer as id, "
+            f"i + {number}.0::double as a, 1.0::double as b from range(500) as numbers (i)"
+        )
+        if number == 3:  # as a runs table that an older version of the package has made
+            shared.sql("alter table dbt_onnx_runs drop column error")
+            shared.sql("alter table dbt_onnx_runs drop column batch_rows")
+        start = Barrier(MODELS)
+
+        def run(model: Warehouse, start: Barrier = start) -> int:
+            start.wait()
+            return model.run().rows_scored
+
+        with ThreadPoolExecutor(MODELS) as pool:
+            assert list(pool.map(run, models)) == [500] * MODELS
+    assert shared.sql(
+        "select scoring_model, status, count(*), sum(rows_scored) from dbt_onnx_runs "
+        "group by all order by all"
+    ) == [(f"scores_{number}", "success", ROUNDS, ROUNDS * 500) for number in range(MODELS)]
+    for model in models:
+        latest = model.latest("* exclude (last_seen_as_of)")
+        assert sorted(latest) == sorted(rebuilt_latest(model))
+        assert len(model.ledger()) == ROUNDS * 500
+    assert {row[0] for row in shared.sql("select table_name from duckdb_tables()")} == {
+        "features",
+        "model_registry",
+        ledger.RUNS_TABLE,
+        *(f"scores_{number}{suffix}" for number in range(MODELS) for suffix in ("", "__latest")),
+    }
+
+
+def _beside(shared: Warehouse, name: str) -> Warehouse:
+    """Another scoring model in the same warehouse, on a connection of its own, as dbt's threads."""
+    model = object.__new__(Warehouse)
+    vars(model).update(vars(shared), name=name, connection=shared.connection.cursor())
+    return model
