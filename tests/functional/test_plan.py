@@ -320,3 +320,13 @@ def test_the_run_row_tells_what_a_replay_needs(warehouse: Warehouse) -> None:
     )  # fmt: skip
     warehouse.run(model="line/1")
     assert warehouse.last_run("model_version, model_alias") == ("1", None)
+
+
+def test_a_uhugeint_feature_is_refused_because_duckdb_exports_it_wrong(
+    warehouse: Warehouse,
+) -> None:
+    from dbt_onnx.errors import ContractError
+
+    warehouse.run()
+    with pytest.raises(ContractError, match="UHUGEINT"):
+        warehouse.run(features="select id, a::uhugeint as a, b from features")

@@ -456,6 +456,14 @@ def _check_shape(
             hint="cast it in the features model",
         )
     contract = artifact.contract
+    unsigned = [n for n in contract.feature_names if features.columns.get(n) == "UHUGEINT"]
+    if unsigned:
+        # duckdb hands the upper half of UHUGEINT to Arrow as negative numbers
+        raise ContractError(
+            f"feature column(s) {unsigned} of {features.name} are UHUGEINT, which cannot be read "
+            "without loss",
+            hint="cast them to HUGEINT or UBIGINT in the features model",
+        )
     present = [name for name in contract.feature_names if name in features.columns]
     listed = ", ".join(quote(name) for name in present) or "1"
     schema = reader.stream(

@@ -1,0 +1,165 @@
+"""The reference project from end to end: real purchases, real models, `dbt build` after `dbt build`."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = (
+    "artifacts", "macros", "models", "python_models", "scripts", "seeds", "tests/dbt",
+    "dbt_project.yml", "profiles.yml",
+)  # fmt: skip
+CUSTOMERS = 23_570
+
+
+class Reference:
+    """A copy of the reference project: its registry can be edited, its warehouse is its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.warehouse = root / "warehouse" / "demo.duckdb"
+        self.warehouse.parent.mkdir()
+        for part in PARTS:
+            source = ROOT / part
+            copy = shutil.copytree if source.is_dir() else shutil.copy
+            (root / part).parent.mkdir(parents=True, exist_ok=True)
+            copy(source, root / part)
+
+    def command(self, *arguments: str) -> str:
+        """Run a command as the Makefile does, in a process of its own; returns what it printed."""
+        environment = {
+            **os.environ,
+            "DBT_ONNX_WAREHOUSE": str(self.warehouse),
+            "DBT_PROFILES_DIR": str(self.root),
+            "DO_NOT_TRACK": "1",
+        }
+        done = subprocess.run(
+            arguments, cwd=self.root, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def build(self, *selection: str, as_of: str = "1998-04-01") -> str:
+        dbt = str(Path(sys.executable).with_name("dbt"))
+        variables = f'{{dbt_onnx_clock: "{as_of}"}}'
+        return self.command(dbt, "build", *selection, "--vars", variables)
+
+    def sql(self, query: str) -> list[tuple[Any, ...]]:
+        with duckdb.connect(str(self.warehouse), read_only=True) as connection:
+            return connection.execute(query).fetchall()
+
+    def promote(self, version: str) -> None:
+        path = self.root / "seeds" / "model_registry.csv"
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            if row["model_name"] == "churn":
+                row["alias"] = "champion" if row["model_version"] == version else ""
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def invocation_id(self) -> str:
+        import json
+
+        results = json.loads((self.root / "target" / "run_results.json").read_text())
+        return str(results["metadata"]["invocation_id"])
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    return Reference(tmp_path_factory.mktemp("reference"))
+
+
+def test_the_first_build_scores_every_customer_with_both_models(reference: Reference) -> None:
+    printed = reference.build()
+    assert "WARN=0 ERROR=0 SKIP=0" in printed
+    for ledger in ("churn_predictions", "spend_predictions"):
+        assert reference.sql(
+            f"select count(*), count(distinct customer_id), count(distinct run_id), "
+            f"min(score_reason), max(score_reason), min(status), max(status) from {ledger}"
+        ) == [(CUSTOMERS, CUSTOMERS, 1, "new", "new", "scored", "scored")]
+    run_id = reference.invocation_id()
+    assert reference.sql("select distinct run_id from churn_predictions") == [(run_id,)]
+    assert reference.sql("select scoring_model, run_id from dbt_onnx_runs order by 1") == [
+        ("churn_predictions", run_id),
+        ("spend_predictions", run_id),
+    ]
+
+
+def test_the_same_day_again_scores_nothing_and_says_so(reference: Reference) -> None:
+    first = reference.invocation_id()
+    printed = reference.build()
+    assert "churn/2: scored 0, unchanged 23,570" in printed
+    assert "spend/1: scored 0, unchanged 23,570" in printed
+    second = reference.invocation_id()
+    assert second != first
+    assert reference.sql("select count(*) from churn_predictions") == [(CUSTOMERS,)]
+    assert reference.sql("select count(*) from spend_predictions") == [(CUSTOMERS,)]
+    assert reference.sql(
+        "select run_id, count(*), sum(rows_unchanged) from dbt_onnx_runs "
+        "group by run_id order by min(started_at)"
+    ) == [(first, 2, 0), (second, 2, 2 * CUSTOMERS)]
+    report = reference.command(sys.executable, "scripts/report.py")
+    assert "Nothing was scored" in report
+
+
+def test_the_view_follows_a_promotion_and_a_rollback_of_the_seed(reference: Reference) -> None:
+    served = "select model_version, served_from, count(*) from churn_current group by all"
+    reference.promote("1")
+    assert "churn/1: scored 23,570 (model_changed 23,570), unchanged 0" in reference.build(
+        "--select", "model_registry+"
+    )
+    assert reference.sql(served) == [("1", "serving_version", CUSTOMERS)]
+    reference.promote("2")
+    printed = reference.build("--select", "model_registry+")
+    assert "churn/2: scored 0, unchanged 23,570" in printed
+    assert reference.sql(served) == [("2", "serving_version", CUSTOMERS)]
+    assert reference.sql(
+        "select model_version, score_reason, count(*) from churn_predictions group by all order by 1"
+    ) == [("1", "model_changed", CUSTOMERS), ("2", "new", CUSTOMERS)]
+
+
+def test_another_day_scores_who_changed_and_confirms_the_rest(reference: Reference) -> None:
+    printed = reference.build(as_of="1998-04-02")
+    counts = re.search(r"churn/2: scored ([\d,]+) \(.*\), unchanged ([\d,]+)", printed)
+    assert counts is not None
+    scored, unchanged = (int(text.replace(",", "")) for text in counts.groups())
+    assert scored + unchanged == CUSTOMERS
+    assert 0.10 < scored / CUSTOMERS < 0.18  # about a seventh
+    oldest = reference.sql("select max(age), bool_or(is_stale) from churn_current")
+    assert [(str(age), stale) for age, stale in oldest] == [("0:00:00", False)]
+
+
+def test_nights_of_1997_report_new_customers_before_the_run_and_score_them(
+    tmp_path: Path,
+) -> None:
+    reference = Reference(tmp_path)
+    printed = reference.command(
+        sys.executable, "scripts/nightly.py", "--from", "1997-01-15", "--days", "3"
+    )
+    nights = printed.strip().splitlines()
+    assert len(nights) == 3
+    entities = [
+        row[0]
+        for day in ("1997-01-15", "1997-01-16", "1997-01-17")
+        for row in reference.sql(
+            f"select count(distinct customer_id) from purchases where purchased_on <= '{day}'"
+        )
+    ]
+    for night, total, before in zip(nights, entities, [0, *entities], strict=False):
+        assert f"entities {total:>6,}" in night
+        assert f"missing before {total - before:>6,}" in night
+        assert f"new {total - before:,}" in night
+        assert night.endswith("stale 0  missing 0")
