@@ -1,12 +1,11 @@
 """Features and answers of past days, from the warehouse that dbt builds.
 
-The features come from the dbt model that the scoring models read, run once per day with the clock
-on that day, so training and scoring cannot drift apart.
+The features are those of the dbt model that the scoring models read: its SQL, compiled by dbt, with
+the clock on another day. So training and scoring cannot drift apart.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -37,7 +36,6 @@ FEATURES = (
     "dollars_13w",
     "cds_13w",
 )
-KNOWN_UNTIL = date(1998, 6, 30)
 
 
 @dataclass(frozen=True)
@@ -53,42 +51,67 @@ class Snapshot:
     purchases_ahead: pa.ChunkedArray
 
 
+class Warehouse:
+    """The purchases, and the SQL of the features, in a DuckDB file in `folder` that dbt builds.
+
+    `customer_features` is there as of `day`; the same SQL is asked about other days. Building it
+    anew for each day would cost a start of dbt per day.
+    """
+
+    def __init__(self, folder: Path, *, day: date) -> None:
+        self.folder, self.day = folder, day
+        self.path = folder / "training.duckdb"
+        self.dbt("build", "-s", "+customer_features", "--exclude-resource-type", "test")
+        compiled = "compiled/dbt_onnx/models/features/customer_features.sql"
+        self._features_sql = (folder / "target" / compiled).read_text(encoding="utf-8")
+        if self._features_sql.count(_clock(day)) != 1:
+            raise SystemExit(f"{compiled} does not ask the clock once: {self._features_sql}")
+
+    def features_sql(self, day: date) -> str:
+        return self._features_sql.replace(_clock(self.day), _clock(day))
+
+    def dbt(self, *arguments: str) -> str:
+        """Run dbt on this project about `day`. Returns its log; SystemExit with it when it fails."""
+        # a process of its own: dbt-duckdb keeps the file open for as long as its process lives
+        command = [sys.executable, "-W", "ignore", "-m", "dbt.cli.main", "--quiet", *arguments]
+        command += ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
+        command += ["--target", "dev", "--vars", f'{{"dbt_onnx_clock": "{self.day}"}}']
+        command += ["--target-path", str(self.folder / "target")]
+        command += ["--log-path", str(self.folder / "logs")]
+        done = subprocess.run(
+            command,
+            check=False,
+            cwd=PROJECT,
+            env={**os.environ, "DBT_ONNX_WAREHOUSE": str(self.path), "DO_NOT_TRACK": "1"},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+
 def read_snapshots(days: Iterable[date], *, folder: Path) -> dict[date, Snapshot]:
-    """Build `customer_features` for each day in a warehouse in `folder`, and read it.
+    """Ask for the features of each day, and what came after it, in a new warehouse in `folder`.
 
     The days ahead of a day after 1998-04-01 are not all known; those columns then count what is.
     """
-    warehouse = folder / "training.duckdb"
-    _dbt("seed", "-s", "purchases", folder=folder, warehouse=warehouse)
-    snapshots = {}
-    for day in days:
-        variables = json.dumps({"dbt_onnx_clock": day.isoformat()})
-        run = ("run", "-s", "customer_features", "--vars", variables)
-        _dbt(*run, folder=folder, warehouse=warehouse)
-        snapshots[day] = _read(day, warehouse)
-    return snapshots
+    days = list(days)
+    warehouse = Warehouse(folder, day=days[0])
+    return {day: _read(day, warehouse) for day in days}
 
 
-def _dbt(*arguments: str, folder: Path, warehouse: Path) -> None:
-    # a process of its own: dbt-duckdb keeps the file open for as long as its process lives
-    command = [sys.executable, "-W", "ignore", "-m", "dbt.cli.main", "--quiet", *arguments]
-    command += ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT), "--target", "dev"]
-    command += ["--target-path", str(folder / "target"), "--log-path", str(folder / "logs")]
-    done = subprocess.run(
-        command,
-        check=False,
-        cwd=PROJECT,
-        env={**os.environ, "DBT_ONNX_WAREHOUSE": str(warehouse), "DO_NOT_TRACK": "1"},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+def _clock(day: date) -> str:
+    """What `dbt_onnx.clock()` renders."""
+    return f"cast('{day}' as timestamp)"
 
 
-def _read(day: date, warehouse: Path) -> Snapshot:
-    query = """
-        with ahead as (
+def _read(day: date, warehouse: Warehouse) -> Snapshot:
+    query = f"""
+        with customer_features as (
+            {warehouse.features_sql(day)}
+        ),
+        ahead as (
             select customer_id, count(*) as purchases, sum(dollars) as dollars
             from purchases
             where purchased_on > $day and purchased_on <= $until
@@ -103,7 +126,7 @@ def _read(day: date, warehouse: Path) -> Snapshot:
         order by customer_id
     """
     parameters = {"day": day, "until": day + timedelta(days=HORIZON_DAYS)}
-    with duckdb.connect(str(warehouse), read_only=True) as connection:
+    with duckdb.connect(str(warehouse.path), read_only=True) as connection:
         table = connection.sql(query, params=parameters).to_arrow_table()
     return Snapshot(
         day=day,
