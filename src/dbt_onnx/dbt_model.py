@@ -76,7 +76,7 @@ def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings
     document = json.loads(settings)
     run_settings = RunSettings(**{item.name: document[item.name] for item in fields(RunSettings)})
     try:
-        request = model(dbt, session)
+        request = _request_of(model, dbt, session)
         if not isinstance(request, ScoringRequest):
             raise ConfigError(
                 f"the model returned {type(request).__name__}, not a scoring run",
@@ -98,6 +98,18 @@ def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings
             "rows_written": summary.rows_scored + summary.rows_rejected,
         }
     session.execute(f"set variable {OUTCOME_VARIABLE} = $outcome", {"outcome": json.dumps(outcome)})
+
+
+def _request_of(model: Callable[[Any, Any], Any], dbt: Any, session: Any) -> Any:
+    try:
+        return model(dbt, session)
+    except TypeError as error:
+        # an argument that is missing, or given without its name: Python tells before we can
+        if not str(error).startswith("score() "):
+            raise
+        raise ConfigError(
+            str(error), hint="correct the arguments of score() in the model's Python file"
+        ) from error
 
 
 def _project_folder() -> Path:

@@ -52,7 +52,10 @@ def line_contract(column: str = "y", features: tuple[str, str] = ("a", "b")) -> 
 
 
 class Warehouse:
-    """Features, registry and clock of one scoring model `scores`, changed between runs at will."""
+    """Features, registry and clock of one scoring model `scores`, changed between runs at will.
+
+    A folder that holds one already is opened again; set `runs` to the runs that it has seen.
+    """
 
     def __init__(self, folder: Path, *, name: str = "scores") -> None:
         self.folder = folder
@@ -62,10 +65,10 @@ class Warehouse:
         self.clock = "2024-01-10 00:00:00"
         self.runs = 0
         self.sql(
-            "create table model_registry (model_name varchar, model_version varchar, "
+            "create table if not exists model_registry (model_name varchar, model_version varchar, "
             "alias varchar, artifact varchar, sha256 varchar)"
         )
-        self.sql("create table features (id integer, a double, b double)")
+        self.sql("create table if not exists features (id integer, a double, b double)")
 
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
         return self.connection.cursor().execute(statement).fetchall()

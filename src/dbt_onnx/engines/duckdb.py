@@ -140,6 +140,15 @@ def _prepare(
     features = _open_features(reader, request.features)
     shape = _check_shape(reader, request, artifact, features)
     tables.check_shape(writer, shape)
+    # before the latest table may be rebuilt by this key
+    previous = run.previous(writer) if writer.kind_of(tables.ledger) is not None else None
+    if previous is not None and previous.key_columns != list(request.key):
+        raise ConfigError(
+            f"key is {list(request.key)}; {tables.ledger} was written with key "
+            f"{previous.key_columns}",
+            hint="a ledger keeps its key for life: restore it, or give the scoring model "
+            "another alias to start a new ledger",
+        )
     tables.check_outputs(
         writer, shape, model_name=artifact.model_name, model_version=artifact.model_version
     )
@@ -240,13 +249,6 @@ class _Job:
             model_version=self.artifact.model_version,
         )
         function = f"duckdb.hash/{reader.rows(_HASH_PROBE)[0][0]:016x}"
-        if previous is not None and previous.key_columns != list(self.request.key):
-            raise ConfigError(
-                f"key is {list(self.request.key)}; {self.tables.ledger} was written with key "
-                f"{previous.key_columns}",
-                hint="a ledger keeps its key for life: restore it, or give the scoring model "
-                "another alias to start a new ledger",
-            )
         run_as_of = newest or clock
         self.parameters |= {
             "run_as_of": run_as_of,
