@@ -2,7 +2,8 @@
     The body of the view that serves predictions: one row per entity with the newest scored prediction
     of the serving version, else of the newest earlier version that is still in the registry.
 
-    The registry is read when the view is: a promotion or a rollback takes effect with the seed.
+    The registry is read when the view is: a promotion or a rollback takes effect with the seed. The
+    outputs are those of the ledger when the view is built: none before the first run.
 
     Columns: the key; the outputs; `as_of`, `scored_at`, `model_name`, `model_version`, `run_id` of the
     prediction; `status` and `rejected_reason` of the newest attempt by the serving version (NULL if it

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from consumer import Project
-from hand_written import CLOCK, HandWritten, prediction, run, sources
+from hand_written import CLOCK, RUNS, STAMPS, HandWritten, prediction, run, sources
+
+from dbt_onnx import ledger
 
 NOW = datetime.fromisoformat(CLOCK)
 YESTERDAY = NOW - timedelta(days=1)
@@ -133,6 +135,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         project.write(f"models/{name}.sql", text)
     project.dbt("run", vars={"dbt_onnx_clock": CLOCK})
     return project
+
+
+def test_hand_written_tables_have_the_columns_of_those_that_a_run_writes() -> None:
+    assert {name: kind.upper() for name, kind in STAMPS.items()} == ledger.STAMP_TYPES
+    written = {name: ledger.RUNS_TYPES[name] for name in RUNS}
+    assert {name: kind.upper() for name, kind in RUNS.items()} == written
 
 
 def current(project: Project, view: str, *columns: str) -> dict[Any, Any]:

@@ -82,6 +82,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         [run("2")],
         key={"客户 id": "bigint", 'a"b': "varchar"},
     )
+    odd_entities = [(1, "y"), (2, "x"), (1, None)]
+    hand.table("odd_entities", {"客户 id": "integer", 'a"b': "varchar"}, odd_entities)
     hand.close()
     filtered = fresh("filtered")
     filtered["dbt_onnx.predictions_are_fresh"]["config"]["where"] = "customer_id = 'day'"
@@ -125,7 +127,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
                 fresh("last_run_is_fresh"),
                 fresh("serving_version_is_stale", registry="source('hand', 'registry')"),
             ],
-            odd=[fresh("odd_names", key=["客户 id", 'a"b'])],
+            odd=[
+                fresh("odd_names", key=["客户 id", 'a"b']),
+                fresh(
+                    "odd_entities_are_fresh",
+                    key=["客户 id", 'a"b'],
+                    entities="source('hand', 'odd_entities')",
+                ),
+            ],
+            odd_entities=None,
         ),
     )
     project.dbt("test", vars={"dbt_onnx_clock": CLOCK})
@@ -154,6 +164,7 @@ def test_each_case_has_the_level_it_should(project: Project) -> None:
         "last_run_is_fresh": "pass",
         "serving_version_is_stale": "fail",
         "odd_names": "fail",
+        "odd_entities_are_fresh": "pass",
     }
 
 
