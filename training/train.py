@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import warnings
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -215,9 +214,6 @@ def main() -> None:
         "--registry", type=Path, default=PROJECT / "seeds" / "model_registry.csv"
     )
     options = arguments.parse_args()
-    # skl2onnx reads attributes that numpy and scikit-learn are about to rename
-    warnings.simplefilter("ignore", DeprecationWarning)
-    warnings.simplefilter("ignore", FutureWarning)
     with tempfile.TemporaryDirectory() as folder:
         snapshots = read_snapshots((*TRAINED_ON, JUDGED_ON), folder=Path(folder))
         for card in train(snapshots, artifacts=options.artifacts, registry=options.registry):

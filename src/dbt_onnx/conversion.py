@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, cast
 
@@ -52,18 +53,22 @@ def convert(
     if offers_score_samples(estimator):
         options["score_samples"] = True
     try:
-        model = convert_sklearn(
-            estimator,
-            # without a name of ours the graph gets a random one
-            name=name,
-            initial_types=initial,
-            target_opset=TARGET_OPSET,
-            options={id(final_step(estimator)): options} if options else None,
-        )
+        with warnings.catch_warnings():
+            # what skl2onnx should ask of protobuf, numpy and scikit-learn in future is its affair
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            model = convert_sklearn(
+                estimator,
+                # without a name of ours the graph gets a random one
+                name=name,
+                initial_types=initial,
+                target_opset=TARGET_OPSET,
+                options={id(final_step(estimator)): options} if options else None,
+            )
     except Exception as error:  # the converters' errors have no base of their own
         raise ArtifactError(
             f"skl2onnx {installed_version('skl2onnx')} cannot convert "
-            f"{type(estimator).__name__}: {(str(error).strip().splitlines() or ['?'])[0]}",
+            f"{type(estimator).__name__}: {(str(error).strip().splitlines() or ['?'])[0]:.200}",
             hint="replace the step that it names; scikit-learn steps with a converter are listed "
             "at https://onnx.ai/sklearn-onnx/supported.html",
         ) from error

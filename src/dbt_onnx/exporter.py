@@ -6,6 +6,7 @@ import csv
 import io
 from dataclasses import replace as changed
 from importlib.metadata import version as installed_version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -87,11 +88,12 @@ def export(
     or a step that picks columns by name, each column has an input of its own (rows, 1).
     The same estimator gives the same bytes.
 
-    Raises ConfigError for a bad name or unknown column; ContractError when estimator and `features`
+    Raises ConfigError without the `export` extra and for a bad name or unknown column; ContractError when estimator and `features`
     do not fit, or a value of `features` cannot be fed without loss; ArtifactError when the
     estimator cannot be converted, when graph and estimator disagree beyond the tolerance, or
     when the version exists with other bytes.
     """
+    _check_installation()
     _check_names(name, version, alias)
     columns = _columns(features)
     renamed = output_columns or {}
@@ -138,6 +140,15 @@ def export(
 
 def _evenly_spaced(n_rows: int, wanted: int) -> Any:
     return np.unique(np.linspace(0, n_rows - 1, num=min(wanted, n_rows), dtype=np.int64))
+
+
+def _check_installation() -> None:
+    needed = {"scikit-learn": "sklearn", "skl2onnx": "skl2onnx"}
+    missing = [package for package, module in needed.items() if find_spec(module) is None]
+    if missing:
+        raise ConfigError(
+            f"export() needs {' and '.join(missing)}", hint="pip install 'dbt-onnx[export]'"
+        )
 
 
 def _check_names(name: str, version: str, alias: str | None) -> None:

@@ -24,8 +24,6 @@ CUSTOMERS = 23_570
 ARTIFACTS = PROJECT / "artifacts"
 REGISTRY = PROJECT / "seeds" / "model_registry.csv"
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def snapshots(tmp_path_factory: pytest.TempPathFactory) -> Mapping[date, Snapshot]:
