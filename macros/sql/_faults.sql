@@ -24,7 +24,8 @@
     {%- set faults = [] -%}
     {%- set names = dbt_onnx._key(key) -%}
     {%- if names is mapping or names is not iterable or names | length == 0 -%}
-        {%- do faults.append("key is " ~ (key | tojson) ~ "; it takes a list of column names, such as ['customer_id']") -%}
+        {%- do faults.append("key is " ~ (key | tojson)
+            ~ "; it takes a list of column names, such as ['customer_id']") -%}
     {%- else -%}
         {%- for name in names if name is not string or not name -%}
             {%- do faults.append("key has " ~ (name | tojson) ~ ", which is not a column name") -%}
@@ -87,7 +88,8 @@
     {%- if columns is not none -%}
         {%- set found = columns | map(attribute='name') | list -%}
         {%- for name in names if name | lower not in found | map('lower') | list -%}
-            {%- do faults.append(argument ~ " names column '" ~ name ~ "'; " ~ relation ~ " has " ~ (found | tojson)) -%}
+            {%- do faults.append(argument ~ " names column '" ~ name ~ "'; "
+                ~ relation ~ " has " ~ (found | tojson)) -%}
         {%- endfor -%}
     {%- endif -%}
     {{ return(faults) }}

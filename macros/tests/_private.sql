@@ -51,5 +51,8 @@
         cast(any_value({{ value }}) as varchar) as actual,
         count(*) as entities
     from scored
-    having count(*) >= {{ constant_from_rows }} and count({{ value }}) = count(*) and min({{ value }}) = max({{ value }})
+    having
+        count(*) >= {{ constant_from_rows }}
+        and count({{ value }}) = count(*)
+        and min({{ value }}) = max({{ value }})
 {%- endmacro %}

@@ -36,7 +36,8 @@
 {%- endfor -%}
 {%- if constant_from_rows is not none
     and (constant_from_rows is not integer or constant_from_rows is boolean or constant_from_rows < 2) -%}
-    {%- do faults.append("constant_from_rows is " ~ constant_from_rows ~ "; it takes a whole number from 2, or none") -%}
+    {%- do faults.append("constant_from_rows is " ~ constant_from_rows
+        ~ "; it takes a whole number from 2, or none") -%}
 {%- endif -%}
 {%- do dbt_onnx._raise_faults(faults, 'predictions_are_valid', model) -%}
 

@@ -19,7 +19,9 @@ QUERIES = {
     "newest": query(),
     "said_by_noon": query(said_at="1998-02-03 12:00"),
     "said_a_second_earlier": query(said_at="1998-02-03 11:59:59"),
-    "with_an_offset": query(said_at="1998-02-03T13:00:00+01:00"),
+    # a table, so that it is dbt's session, in another zone, that reads the moment
+    "with_an_offset": "{{ config(materialized='table') }}"
+    + query(said_at="1998-02-03T13:00:00+01:00"),
     "about_january": query(about="1998-01-31"),
     "about_january_said_by_noon": query(said_at="1998-02-03 12:00:00Z", about="1998-01-31"),
     "before_everything": query(said_at="1997-01-01"),
@@ -35,7 +37,7 @@ QUERIES = {
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    profile = {"settings": {"TimeZone": "Asia/Tokyo"}}
+    profile = {"settings": {"TimeZone": "America/New_York"}}
     project = Project(tmp_path_factory.mktemp("as_of"), profile=profile)
     hand = HandWritten(project.warehouse)
     hand.scoring_model(

@@ -1,0 +1,108 @@
+{#-
+    The CTEs of `_served_versions_ctes` and `current_rows`: one row per entity in the latest table, with the key, the
+    outputs, `as_of`, `scored_at`, `model_name`, `model_version` and `run_id` of the prediction that is
+    served (NULL if none is), `status` and `rejected_reason` of the newest attempt by the serving
+    version (NULL: it never tried), `fresh_as_of` and `__dbt_onnx_versions_back`.
+
+    One aggregation over the key columns, because a lookup by key is pushed down through it into the
+    scan; through joins of the latest table to itself it is not.
+-#}
+{% macro _current_rows_ctes(ledger, registry) -%}
+{%- set key = dbt_onnx._columns(ledger['key']) -%}
+{{ dbt_onnx._served_versions_ctes(ledger, registry) }},
+
+attempts as (
+    select
+        latest.*,
+        served_versions.versions_back as __dbt_onnx_versions_back,
+        served_versions.confirmed_as_of as __dbt_onnx_confirmed_as_of
+    from latest
+    left join served_versions
+        on latest.model_name = served_versions.model_name
+        and latest.model_version = served_versions.model_version
+),
+
+entities_in_latest as (
+    select
+        {{ key }},
+        arg_min(
+            struct_pack(
+                {%- for output in ledger['outputs'] %}
+                {{ dbt_onnx._identifier(output['name']) }} := {{ dbt_onnx._identifier(output['name']) }},
+                {%- endfor %}
+                as_of := as_of,
+                scored_at := scored_at,
+                model_name := model_name,
+                model_version := model_version,
+                run_id := run_id,
+                last_seen_as_of := last_seen_as_of,
+                __dbt_onnx_versions_back := __dbt_onnx_versions_back,
+                __dbt_onnx_confirmed_as_of := __dbt_onnx_confirmed_as_of
+            ),
+            __dbt_onnx_versions_back
+        ) filter (where status = 'scored') as __dbt_onnx_prediction,
+        map_from_entries(list(
+            struct_pack(
+                version := __dbt_onnx_versions_back,
+                rejection := struct_pack(as_of := as_of, scored_at := scored_at, reason := rejected_reason)
+            )
+        ) filter (where status = 'rejected' and __dbt_onnx_versions_back is not null)) as __dbt_onnx_rejections
+    from attempts
+    group by {{ key }}
+),
+
+entities_with_rejections as (
+    select
+        *,
+        __dbt_onnx_rejections[__dbt_onnx_prediction.__dbt_onnx_versions_back] as __dbt_onnx_own_rejection,
+        __dbt_onnx_rejections[0] as __dbt_onnx_rejection
+    from entities_in_latest
+),
+
+current_rows as (
+    select
+        {{ key }},
+        {%- for output in ledger['outputs'] %}
+        __dbt_onnx_prediction.{{ dbt_onnx._identifier(output['name']) }} as {{ dbt_onnx._identifier(output['name']) }},
+        {%- endfor %}
+        __dbt_onnx_prediction.as_of as as_of,
+        __dbt_onnx_prediction.scored_at as scored_at,
+        __dbt_onnx_prediction.model_name as model_name,
+        __dbt_onnx_prediction.model_version as model_version,
+        __dbt_onnx_prediction.run_id as run_id,
+        __dbt_onnx_prediction.__dbt_onnx_versions_back as __dbt_onnx_versions_back,
+        case
+            when
+                __dbt_onnx_rejection is not null
+                and (
+                    __dbt_onnx_prediction.__dbt_onnx_versions_back is distinct from 0
+                    or {{ dbt_onnx._is_rejected_since('__dbt_onnx_rejection') }}
+                )
+                then 'rejected'
+            when __dbt_onnx_prediction.__dbt_onnx_versions_back = 0 then 'scored'
+        end as status,
+        case when status = 'rejected' then __dbt_onnx_rejection.reason end as rejected_reason,
+        {{ dbt_onnx.fresh_as_of(
+            '__dbt_onnx_prediction.as_of',
+            '__dbt_onnx_prediction.last_seen_as_of',
+            '__dbt_onnx_prediction.__dbt_onnx_confirmed_as_of',
+            dbt_onnx._is_rejected_since('__dbt_onnx_own_rejection'),
+        ) | indent(8) }} as fresh_as_of
+    from entities_with_rejections
+)
+{%- endmacro %}
+
+
+{#- A rejected row without a moment (`null_as_of`) can only be ordered by when it was said. -#}
+{% macro _is_rejected_since(rejection) -%}
+    {%- set attempt -%}
+        case
+            when {{ rejection }}.as_of is null
+                then {{ rejection }}.scored_at > __dbt_onnx_prediction.scored_at
+            else
+                ({{ rejection }}.as_of, {{ rejection }}.scored_at)
+                > (__dbt_onnx_prediction.as_of, __dbt_onnx_prediction.scored_at)
+        end
+    {%- endset -%}
+    {{ return(attempt | trim) }}
+{%- endmacro %}
