@@ -27,23 +27,20 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 setup: $(VENV)/installed
 
-warehouse:
-	mkdir -p warehouse
-
-run: setup | warehouse
+run: setup
 	$(BIN)/dbt build --vars '{dbt_onnx_clock: "$(AS_OF)"}'
 	$(BIN)/python scripts/report.py
 
 # a warehouse of its own: nights before the day of `make run` would be backfills there
 nightly: export DBT_ONNX_WAREHOUSE := warehouse/nightly.duckdb
-nightly: setup | warehouse
+nightly: setup
 	rm -f warehouse/nightly.duckdb warehouse/nightly.duckdb.wal
 	$(BIN)/python scripts/nightly.py --from $(FROM) --days $(DAYS)
 
 train: setup
 	$(BIN)/python training/train.py
 
-lint: setup | warehouse
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
