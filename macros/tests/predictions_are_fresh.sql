@@ -72,7 +72,8 @@ served as (
         {% if warn_after is none -%} false
         {%- else -%} fresh_as_of < {{ clock }} - {{ dbt_onnx._interval(warn_after) }}
         {%- endif %} as __dbt_onnx_is_warning,
-        fresh_as_of > {{ clock }}
+        {#- under a clock that is set back, what was said since is no moment to come -#}
+        fresh_as_of > greatest({{ clock }}, cast(now() at time zone 'UTC' as timestamp))
         {%- if var('dbt_onnx_clock', none) is none %}
         {#- a clock that is set says nothing about `scored_at`, which is the real time -#}
         or as_of > scored_at

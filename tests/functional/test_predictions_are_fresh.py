@@ -63,8 +63,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     hand.scoring_model(
         "one_in_ten", [seen(f"c{n}", 3 * DAY if n == 9 else 0 * DAY) for n in range(10)], [run("2")]
     )
+    to_come = datetime(
+        2100, 1, 1
+    )  # later than the clock, which is set back, and than the real time
+    later = prediction("c", as_of=NOW + SECOND)
     hand.scoring_model(
-        "to_come", [prediction("a", as_of=NOW + SECOND), prediction("b")], [run("2")]
+        "to_come", [prediction("a", as_of=to_come), prediction("b"), later], [run("2")]
     )
     hand.scoring_model("failed_only", [], [run("2", status="error")])
     hand.scoring_model("nothing_scored", [], [run("2")])
