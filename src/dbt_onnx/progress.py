@@ -95,7 +95,7 @@ def _duration(seconds: float) -> str:
 
 
 def _bar(stream: TextIO, label: str, total_rows: int) -> Any:
-    """A rich bar, or none on a dumb terminal or without rich (of the `duckdb` extra)."""
+    """A rich bar, or none on a dumb terminal or without rich."""
     try:
         from rich import progress
         from rich.console import Console
