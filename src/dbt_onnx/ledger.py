@@ -134,6 +134,17 @@ def insert_predictions(ledger: TableName, shape: LedgerShape, *, stream: str) ->
     return f"insert into {ledger.sql} ({columns}) select {', '.join(values.values())} from {stream}"
 
 
+def fingerprint_of_run(ledger: TableName, shape: LedgerShape) -> str:
+    """One number for the rows that a run appended, whatever their order: `plan.summarize` computes
+    the same for those that it planned. Parameters: $run_id, $scored_at.
+    """
+    columns = ", ".join(quote(name) for name in (*shape.key, "as_of", "features_hash"))
+    return (
+        f"select bit_xor(hash({columns})) from {ledger.sql} "
+        "where run_id = $run_id and scored_at = $scored_at"
+    )
+
+
 def merge_latest(
     ledger: TableName, latest: TableName, shape: LedgerShape, *, scope: str, has_late_rows: bool
 ) -> list[str]:

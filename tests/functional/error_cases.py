@@ -564,13 +564,21 @@ def model_fails(warehouse: Warehouse) -> Attempt:
 
 
 @case
-def features_differ_when_read_again(warehouse: Warehouse) -> Attempt:
+def rows_differ_when_read_again(warehouse: Warehouse) -> Attempt:
     # so many rows that reading the same number twice is as good as impossible
     warehouse.sql(
         "create view restless as select i::integer as id, 1.0::double as a, 1.0::double as b "
         "from range(200_000) as rows(i) where i <= (select random() * 200_000)"
     )
     return Attempt(ScoringError, {"features": 'select * from "w"."main"."restless"'})
+
+
+@case
+def values_differ_when_read_again(warehouse: Warehouse) -> Attempt:
+    warehouse.sql(
+        "create view trembling as select id, random() as a, 1.0::double as b from features"
+    )
+    return Attempt(ScoringError, {"features": 'select * from "w"."main"."trembling"'})
 
 
 # the tables of the warehouse

@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 TRAINING = {"exporter.py", "conversion.py", "estimators.py"}
 ONLY_IN: dict[str, set[str]] = {
     "dbt": {"dbt_model.py"},
-    "duckdb": {"engines/*.py"},
+    "duckdb": {"engines/duckdb/*.py"},
     "onnx": {"graph.py", "hostile.py", *TRAINING},
     "onnxruntime": {"session.py"},
     "sklearn": TRAINING,

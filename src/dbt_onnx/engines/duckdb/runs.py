@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from dbt_onnx.engines.duckdb_tables import Cursor, ScoringTables
+    from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.job import RunSettings
 
 NOW = "cast(now() at time zone 'UTC' as timestamp)"

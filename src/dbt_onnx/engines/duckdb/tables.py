@@ -2,89 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-import duckdb
+from typing import TYPE_CHECKING
 
 from dbt_onnx import ledger
 from dbt_onnx.errors import ConfigError, ContractError, WarehouseError
 from dbt_onnx.ledger import LATEST_SUFFIX, RUNS_TABLE, LedgerShape, TableName
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection
+
+    from dbt_onnx.engines.duckdb.cursor import Cursor
 
 _RESTORE = "restore the table from a backup, or give the scoring model another name or alias"
 # the runs table has the same name for every scoring model of a schema
 _WAY_OUT = {"ledger": "alias", "latest table": "alias", "runs table": "schema"}
-
-
-class Cursor:
-    """One DuckDB connection of the process, with named parameters bound where a statement has them."""
-
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
-        self.raw = connection
-
-    def __enter__(self) -> Cursor:  # noqa: PYI034, Self needs Python 3.11
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the connection: one that stays open keeps the database file locked."""
-        self.raw.close()
-
-    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
-        self.rows(sql, parameters)
-
-    def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        """Run one statement and fetch all of its rows: duckdb refuses more work on a cursor
-        whose result is unfinished.
-        """
-        return self.raw.execute(sql, self._bound(sql, parameters)).fetchall()
-
-    def stream(self, sql: str, parameters: Mapping[str, Any], *, batch_rows: int) -> Any:
-        """A `pyarrow.RecordBatchReader`; it lives as long as this cursor runs nothing else."""
-        relation = self.raw.sql(sql, params=self._bound(sql, parameters))
-        return relation.to_arrow_reader(batch_rows)
-
-    def _bound(self, sql: str, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The parameters that the statement names; duckdb refuses any other."""
-        wanted = self.raw.extract_statements(sql)[0].named_parameters
-        return {name: (parameters or {})[name] for name in wanted}
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        self.raw.begin()
-        try:
-            yield
-        except BaseException:
-            self.raw.rollback()
-            raise
-        self.raw.commit()
-
-    def columns_of(self, relation_sql: str) -> dict[str, str]:
-        """SQL types by column name of a table name or a query in parentheses."""
-        # `describe` would say "a" of a view that renames column a to "A" (duckdb 2.0.0)
-        relation = self.raw.sql(f"select * from {relation_sql}")
-        return dict(zip(relation.columns, map(str, relation.types), strict=True))
-
-    def kind_of(self, table: TableName) -> str | None:
-        """'table', 'view' or none."""
-        found = self.rows(ledger.object_kind(table))
-        return found[0][0] if found else None
-
-
-@contextmanager
-def duckdb_errors() -> Iterator[None]:
-    """Turn what DuckDB raises into a WarehouseError: dbt prints others with their traceback."""
-    try:
-        yield
-    except duckdb.Error as error:
-        said = " ".join(str(error).partition("\nLINE ")[0].split())
-        raise WarehouseError(
-            f"DuckDB stopped the run: {said if len(said) <= 500 else said[:497] + '...'}",
-            hint="if it speaks of a value or a column, mend the model upstream that gives it; else "
-            "look at the warehouse: its rights, disk and memory",
-        ) from error
 
 
 class ScoringTables:
@@ -159,8 +90,7 @@ class ScoringTables:
                     hint="give the output another column name when exporting or registering the "
                     "model, or give the scoring model another alias to start a new ledger",
                 )
-        stamps = {**ledger.STAMP_TYPES}
-        for name, kind in stamps.items():
+        for name, kind in ledger.STAMP_TYPES.items():
             if found[name] != kind:
                 raise WarehouseError(
                     f"{self.ledger} was altered: column {name!r} is {found[name]}, not {kind}",

@@ -1,0 +1,120 @@
+"""The feature relation: what it is called, what it holds, and whether it can be scored."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx import plan
+from dbt_onnx.errors import ConfigError, ContractError, DataError
+from dbt_onnx.identifiers import literal, quote
+from dbt_onnx.relation import check_relation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from dbt_onnx.contract import Contract
+    from dbt_onnx.engines.duckdb.cursor import Cursor
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureRelation:
+    """Its query, the name that users know it by, and the SQL types of its columns."""
+
+    sql: str
+    name: str
+    columns: Mapping[str, str]
+
+    @classmethod
+    def open(cls, reader: Cursor, relation: Any) -> FeatureRelation:
+        """`relation` is what `dbt.ref()` gives: a relation of DuckDB's Python client."""
+        sql = relation.sql_query()
+        return cls(sql=sql, name=relation_name(relation), columns=reader.columns_of(f"({sql})"))
+
+    def as_of_sql(self, column: str | None, *, clock: datetime) -> str:
+        """SQL of the moment that a row describes: its `as_of` column in UTC, else the clock."""
+        if column is None:
+            return f"cast({literal(clock.isoformat(sep=' '))} as timestamp)"
+        if self.columns[column].endswith("WITH TIME ZONE"):
+            return f"cast({quote(column)} at time zone 'UTC' as timestamp)"
+        return f"cast({quote(column)} as timestamp)"
+
+    def check_columns(self, *, key: Sequence[str], as_of: str | None) -> None:
+        """Raise ConfigError when a column that `score()` names is missing or of a wrong type."""
+        for role, names in (("key", key), ("as_of", [as_of] if as_of else [])):
+            missing = [name for name in names if name not in self.columns]
+            if missing:
+                raise ConfigError(
+                    f"{role} column(s) {missing} not found in {self.name}; it has "
+                    f"{list(self.columns)}",
+                    hint=f"add the column to the features model, or correct {role} in score()",
+                )
+        if as_of is not None and not self.columns[as_of].startswith(("DATE", "TIMESTAMP")):
+            raise ConfigError(
+                f"as_of column {as_of!r} of {self.name} is {self.columns[as_of]}, not a DATE or "
+                "TIMESTAMP",
+                hint="cast it in the features model",
+            )
+
+    def check_contract(self, reader: Cursor, contract: Contract, *, model: str) -> None:
+        """Raise ContractError when the model cannot read these columns."""
+        unsigned = [n for n in contract.feature_names if self.columns.get(n) == "UHUGEINT"]
+        if unsigned:
+            # duckdb hands the upper half of UHUGEINT to Arrow as negative numbers
+            raise ContractError(
+                f"feature column(s) {unsigned} of {self.name} are UHUGEINT, which cannot be read "
+                "without loss",
+                hint="cast them to HUGEINT or UBIGINT in the features model",
+            )
+        present = [name for name in contract.feature_names if name in self.columns]
+        listed = ", ".join(quote(name) for name in present) or "1"
+        schema = reader.stream(
+            f"select {listed} from ({self.sql}) as features limit 0", {}, batch_rows=1
+        ).schema
+        types: dict[str, Any] = dict.fromkeys(self.columns)
+        types |= {name: schema.field(name).type for name in present}
+        check_relation(contract, types, where=self.name, model=model)
+
+    def check_rows(
+        self, reader: Cursor, *, key: Sequence[str], as_of: str | None, clock: datetime
+    ) -> datetime:
+        """The newest moment that the rows describe, the clock if none does.
+
+        Raises DataError when there are no rows, when they describe the future, or when a key
+        occurs twice.
+        """
+        as_of_sql = self.as_of_sql(as_of, clock=clock)
+        rows_in, newest = reader.rows(plan.count_rows(self.sql, as_of_sql=as_of_sql))[0]
+        if rows_in == 0:
+            raise DataError(
+                f"{self.name} has no rows: there is nothing to score",
+                hint="check the model upstream; `dbt run --empty` builds the tables without rows",
+            )
+        # duckdb hands out moments beyond Python's calendar as text
+        if isinstance(newest, str) or (newest is not None and newest > clock):
+            raise DataError(
+                f"{self.name} describes the future: the newest {as_of!r} is {newest}, and the "
+                f"clock says {clock}",
+                hint="correct the dates upstream, or set the variable dbt_onnx_clock",
+            )
+        repeated = reader.rows(plan.duplicate_keys(self.sql, key))
+        if repeated:
+            examples = "; ".join(
+                f"{dict(zip(key, row[:-1], strict=True))} {row[-1]} times" for row in repeated
+            )
+            raise DataError(
+                f"key {list(key)} is not unique in {self.name}: {examples}",
+                hint="give the features model one row per key, or add the column that tells its "
+                "rows apart to key",
+            )
+        return newest or clock
+
+
+def relation_name(relation: Any) -> str:
+    """`select * from "db"."schema"."name"` -> `schema.name`, as users know it."""
+    found = re.fullmatch(r'select \* from "(?:[^"]|"")*"\.(\S.*)', relation.sql_query().strip())
+    if found is None:
+        return "the feature relation"
+    return found[1].replace('"', "")

@@ -1,0 +1,284 @@
+"""Scoring a DuckDB table: `score_table` is the data's way from the features to the ledger.
+
+Reading and writing go through two cursors of one process: the plan and the feature stream see one
+snapshot, and the predictions, the latest table and the run row are written in one transaction.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx import ledger, plan
+from dbt_onnx.artifact import Artifact, load_artifact
+from dbt_onnx.engines.duckdb import writing
+from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
+from dbt_onnx.engines.duckdb.features import FeatureRelation, relation_name
+from dbt_onnx.engines.duckdb.planning import PlannedRun, plan_run
+from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
+from dbt_onnx.engines.duckdb.tables import ScoringTables
+from dbt_onnx.errors import ConfigError, ContractError
+from dbt_onnx.ledger import LedgerShape, TableName
+from dbt_onnx.progress import Progress
+from dbt_onnx.registry import Registry, parse_spec
+from dbt_onnx.scoring import Tally, prediction_schema, score_batches
+from dbt_onnx.session import OnnxSession
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    import duckdb
+
+    from dbt_onnx.job import RunSettings, ScoringRequest
+
+DEFAULT_BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """What a run did, for the run row and for dbt's result line."""
+
+    model: str
+    rows_in: int
+    rows_scored: int
+    rows_rejected: int
+    per_reason: Mapping[str, int]
+
+    @property
+    def rows_unchanged(self) -> int:
+        return self.rows_in - self.rows_scored - self.rows_rejected
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The columns of the run row that count rows."""
+        names = ("rows_in", "rows_scored", "rows_rejected", "rows_unchanged")
+        counts = {name: getattr(self, name) for name in names}
+        return counts | {f"rows_{reason}": count for reason, count in self.per_reason.items()}
+
+    def __str__(self) -> str:
+        """`churn/2: scored 3,420 (new 12, features_changed 3,408), unchanged 20,150`."""
+        reasons = ", ".join(f"{name} {count:,}" for name, count in self.per_reason.items() if count)
+        done = f"scored {self.rows_scored:,}"
+        if self.rows_rejected:
+            done += f", rejected {self.rows_rejected:,}"
+        if reasons:
+            done += f" ({reasons})"
+        return f"{self.model}: {done}, unchanged {self.rows_unchanged:,}"
+
+
+@duckdb_errors()
+def score_table(
+    request: ScoringRequest,
+    settings: RunSettings,
+    *,
+    connection: duckdb.DuckDBPyConnection,
+    artifacts: Path,
+    log: Callable[[str], None],
+) -> RunSummary:
+    """Plan, score and write one scoring model. All or nothing: an error leaves ledger and latest
+    as they were and one run row that tells why.
+
+    Raises a DbtOnnxError when the request, the registry, the artifact, the features or the
+    warehouse's tables do not allow it.
+    """
+    tables = ScoringTables(
+        TableName(
+            database=settings.database, schema=settings.schema, identifier=settings.identifier
+        )
+    )
+    with Cursor(connection.cursor()) as reader, Cursor(connection.cursor()) as writer:
+        tables.check_runs(writer)
+        # within, so that the run row has the message that the user sees
+        with recorded_run(writer, tables, settings) as run, duckdb_errors():
+            tables.check_names(writer)
+            registry = _read_registry(reader, request.registry)
+            artifact = load_artifact(artifacts, registry.resolve(request.model))
+            _stamp_model(writer, run, request, artifact)
+            features = FeatureRelation.open(reader, request.features)
+            shape = _shape_of(reader, request, artifact, features)
+            _check_tables(writer, tables, run, request, artifact, shape)
+            if tables.repair_latest(writer, shape):
+                log(f"{tables.latest} was rebuilt from {tables.ledger}")
+            if settings.empty:
+                return _write_empty(writer, tables, run, shape, model=_name(artifact))
+            with reader.transaction():
+                planned = plan_run(
+                    reader,
+                    request,
+                    settings,
+                    artifact=artifact,
+                    features=features,
+                    shape=shape,
+                    tables=tables,
+                    run=run,
+                )
+                return _write_run(
+                    reader, writer, request, artifact, features, tables, run, planned, log=log
+                )
+
+
+def _read_registry(reader: Cursor, relation: Any) -> Registry:
+    columns = list(relation.columns)
+    rows = reader.rows(relation.sql_query())
+    return Registry.from_rows(
+        [dict(zip(columns, row, strict=True)) for row in rows], where=relation_name(relation)
+    )
+
+
+def _stamp_model(
+    writer: Cursor, run: RunRecord, request: ScoringRequest, artifact: Artifact
+) -> None:
+    run.update(
+        writer,
+        model_name=artifact.model_name,
+        model_version=artifact.model_version,
+        model_alias=parse_spec(request.model).alias,
+        artifact_sha256=artifact.sha256,
+        key_columns=list(request.key),
+    )
+
+
+def _shape_of(
+    reader: Cursor, request: ScoringRequest, artifact: Artifact, features: FeatureRelation
+) -> LedgerShape:
+    """The ledger's columns, after request and contract have been held against the features."""
+    features.check_columns(key=request.key, as_of=request.as_of)
+    features.check_contract(reader, artifact.contract, model=_name(artifact))
+    outputs = writing.output_types(reader, artifact.contract.output_fields())
+    collisions = {n.casefold() for n in request.key} & {n.casefold() for n in outputs}
+    if collisions:
+        raise ContractError(
+            f"output column(s) {sorted(collisions)} collide with the key {list(request.key)}",
+            hint="give the output another column name when exporting or registering the model",
+        )
+    return LedgerShape(key={name: features.columns[name] for name in request.key}, outputs=outputs)
+
+
+def _check_tables(
+    writer: Cursor,
+    tables: ScoringTables,
+    run: RunRecord,
+    request: ScoringRequest,
+    artifact: Artifact,
+    shape: LedgerShape,
+) -> None:
+    """Raise when the ledger that is there was written with another key or other outputs."""
+    tables.check_shape(writer, shape)
+    # before the latest table may be rebuilt by this key
+    previous = run.previous(writer) if writer.kind_of(tables.ledger) is not None else None
+    if previous is not None and previous.key_columns != list(request.key):
+        raise ConfigError(
+            f"key is {list(request.key)}; {tables.ledger} was written with key "
+            f"{previous.key_columns}",
+            hint="a ledger keeps its key for life: restore it, or give the scoring model "
+            "another alias to start a new ledger",
+        )
+    tables.check_outputs(
+        writer, shape, model_name=artifact.model_name, model_version=artifact.model_version
+    )
+
+
+def _write_empty(
+    writer: Cursor, tables: ScoringTables, run: RunRecord, shape: LedgerShape, *, model: str
+) -> RunSummary:
+    """`--empty`: the tables, and nothing in them."""
+    nothing = dict.fromkeys(ledger.SCORE_REASONS, 0)
+    result = RunSummary(model=model, rows_in=0, rows_scored=0, rows_rejected=0, per_reason=nothing)
+    with writer.transaction():
+        tables.create(writer, shape)
+        run.close(writer, status="success", scope="empty", **result.counts)
+    return result
+
+
+def _write_run(
+    reader: Cursor,
+    writer: Cursor,
+    request: ScoringRequest,
+    artifact: Artifact,
+    features: FeatureRelation,
+    tables: ScoringTables,
+    run: RunRecord,
+    planned: PlannedRun,
+    *,
+    log: Callable[[str], None],
+) -> RunSummary:
+    """Score what is planned and write ledger, latest and run row in one transaction."""
+    session = _open_session(request, artifact, log=log)
+    batch_rows = request.batch_rows or DEFAULT_BATCH_ROWS
+    tally = Tally()
+    with writer.transaction():
+        tables.create(writer, planned.plan.shape)
+        if planned.summary.rows_to_score:
+            rows = reader.stream(
+                plan.select_rows(planned.plan), planned.parameters, batch_rows=batch_rows
+            )
+            label = tables.ledger.identifier
+            try:
+                with Progress(planned.summary.rows_to_score, label=label, log=log) as progress:
+                    predictions = score_batches(
+                        rows,
+                        session,
+                        contract=artifact.contract,
+                        tally=tally,
+                        batch_rows=batch_rows,
+                        on_progress=progress.advance,
+                    )
+                    schema = prediction_schema(rows.schema, artifact.contract)
+                    writing.append_predictions(writer, tables, planned, predictions, schema=schema)
+            finally:
+                # an unfinished stream would keep the reader from ending its transaction
+                rows.close()
+        writing.check_written(writer, tables, planned, tally, where=features.name)
+        writing.check_rejected(
+            planned,
+            tally,
+            where=features.name,
+            max_rejected_fraction=request.max_rejected_fraction,
+        )
+        writing.update_latest(writer, tables, planned)
+        result = RunSummary(
+            model=_name(artifact),
+            rows_in=planned.summary.rows_in,
+            rows_scored=tally.scored,
+            rows_rejected=tally.rejected,
+            per_reason=planned.summary.per_reason,
+        )
+        run.close(
+            writer,
+            status="success",
+            **writing.run_columns(planned),
+            **result.counts,
+            onnxruntime_version=session.onnxruntime_version,
+            provider=session.provider,
+            threads=session.threads,
+            batch_rows=batch_rows,
+        )
+    return result
+
+
+def _open_session(
+    request: ScoringRequest, artifact: Artifact, *, log: Callable[[str], None]
+) -> OnnxSession:
+    one_by_one = artifact.signature.fixed_batch_one
+    if one_by_one:
+        log(
+            f"model '{_name(artifact)}' has a batch fixed at 1: each row is a call of its own, "
+            "often a hundred times slower. Hint: export it with a dynamic first axis, for PyTorch "
+            "torch.onnx.export(..., dynamic_axes={'input': {0: 'batch'}})"
+        )
+    return OnnxSession(
+        artifact.model_bytes,
+        output_names=[output.name for output in artifact.contract.outputs],
+        threads=request.threads or _available_cpus(),
+        row_by_row=one_by_one,
+    )
+
+
+def _name(artifact: Artifact) -> str:
+    return f"{artifact.model_name}/{artifact.model_version}"
+
+
+def _available_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

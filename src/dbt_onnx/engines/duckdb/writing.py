@@ -1,0 +1,143 @@
+"""What a run writes: the predictions, the latest table, and the checks before the commit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from dbt_onnx import ledger
+from dbt_onnx.errors import DataError, ScoringError
+from dbt_onnx.identifiers import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.engines.duckdb.planning import PlannedRun
+    from dbt_onnx.engines.duckdb.tables import ScoringTables
+    from dbt_onnx.scoring import Tally
+
+_STREAM = "__dbt_onnx_predictions"
+
+
+def append_predictions(
+    writer: Cursor,
+    tables: ScoringTables,
+    planned: PlannedRun,
+    predictions: Iterator[pa.RecordBatch],
+    *,
+    schema: pa.Schema,
+) -> None:
+    """Stream predictions into the ledger. What the stream raises is raised here as it was."""
+    failures: list[BaseException] = []
+    stream = pa.RecordBatchReader.from_batches(schema, _keep_failure(predictions, failures))
+    writer.raw.register(_STREAM, stream)
+    try:
+        writer.execute(
+            ledger.insert_predictions(tables.ledger, planned.plan.shape, stream=quote(_STREAM)),
+            planned.parameters,
+        )
+    except Exception as error:
+        # Arrow's C stream turns every exception into a text; the first one tells more
+        if failures:
+            raise failures[0] from error
+        raise
+    # not after a failure: duckdb refuses, and the cursor goes with what it has registered
+    writer.raw.unregister(_STREAM)
+
+
+def _keep_failure(
+    batches: Iterator[pa.RecordBatch], failures: list[BaseException]
+) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from batches
+    except BaseException as error:
+        failures.append(error)
+        raise
+
+
+def check_written(
+    writer: Cursor, tables: ScoringTables, planned: PlannedRun, tally: Tally, *, where: str
+) -> None:
+    """Raise ScoringError when what was written is not, row by row, what was planned."""
+    planned_rows, written_rows = planned.summary.rows_to_score, tally.scored + tally.rejected
+    difference = ""
+    if written_rows != planned_rows:
+        difference = f"{planned_rows:,} rows were planned and {written_rows:,} came back"
+    elif written_rows:
+        fingerprint = writer.rows(
+            ledger.fingerprint_of_run(tables.ledger, planned.plan.shape), planned.parameters
+        )[0][0]
+        if fingerprint != planned.summary.input_fingerprint:
+            difference = f"{planned_rows:,} rows were planned and came back with other features"
+    if difference:
+        raise ScoringError(
+            difference,
+            hint=f"{where} gave other rows when it was read again: materialize it as a table, or "
+            "take random() and the like out of it",
+        )
+
+
+def check_rejected(
+    planned: PlannedRun, tally: Tally, *, where: str, max_rejected_fraction: float
+) -> None:
+    """Raise DataError when a larger share of all rows is rejected, old rejections included."""
+    summary = planned.summary
+    rejected = tally.rejected + summary.rows_still_rejected
+    share = rejected / summary.rows_in
+    if not tally.rejected or share <= max_rejected_fraction:
+        return
+    reasons = "; ".join(
+        f"{reason} in {count:,} row(s)"
+        + (f", such as {tally.examples[reason]}" if reason in tally.examples else "")
+        for reason, count in tally.rejected_reasons.most_common(5)
+    )
+    raise DataError(
+        f"{rejected:,} of {summary.rows_in:,} rows of {where} are rejected ({share:.1%}); "
+        f"max_rejected_fraction is {max_rejected_fraction:g}: {reasons}",
+        hint="mend the features upstream, give the feature a null policy in the card, or raise "
+        "max_rejected_fraction",
+    )
+
+
+def update_latest(writer: Cursor, tables: ScoringTables, planned: PlannedRun) -> None:
+    """Bring the latest table up to date with the rows just written and the entities just seen."""
+    rows_plan, summary = planned.plan, planned.summary
+    statements: list[str] = []
+    if summary.rows_to_score:
+        statements += ledger.merge_latest(
+            tables.ledger,
+            tables.latest,
+            rows_plan.shape,
+            scope=rows_plan.scope,
+            has_late_rows=rows_plan.has_late_rows or rows_plan.scope == "backfill",
+        )
+    if rows_plan.scope == "full":
+        present = {"features_sql": rows_plan.features_sql}
+        if planned.last_full_as_of is not None:
+            statements.append(ledger.mark_absent(tables.latest, rows_plan.shape, **present))
+        if summary.rows_returned:
+            statements.append(ledger.mark_returned(tables.latest, rows_plan.shape, **present))
+    for statement in statements:
+        writer.execute(statement, planned.parameters)
+
+
+def output_types(reader: Cursor, fields: list[pa.Field]) -> dict[str, str]:
+    """DuckDB's own names for the Arrow types of the outputs."""
+    reader.raw.register(_STREAM, pa.schema(fields).empty_table())
+    try:
+        return reader.columns_of(quote(_STREAM))
+    finally:
+        reader.raw.unregister(_STREAM)
+
+
+def run_columns(planned: PlannedRun) -> dict[str, Any]:
+    """The columns of the run row that come from the plan."""
+    return {
+        "scope": planned.plan.scope,
+        "as_of": planned.as_of,
+        "scored_at": planned.scored_at,
+        "input_fingerprint": planned.summary.input_fingerprint,
+        "features_hash_function": planned.hash_function,
+    }
