@@ -5,7 +5,7 @@
 {#- NULL, NaN, infinite and out of range. NaN sorts last in DuckDB, so that a list's maximum tells of it. -#}
 {% macro _invalid_values(key, output, min, max) -%}
     {%- set value = dbt_onnx._identifier(output['name']) -%}
-    {%- set is_float = modules.re.fullmatch('(FLOAT|DOUBLE)([[][0-9]*[]])?', output['type']) is not none -%}
+    {%- set is_float = modules.re.fullmatch('(FLOAT|DOUBLE)(\\[[0-9]*\\])?', output['type']) is not none -%}
     {%- set is_list = output['type'].endswith(']') -%}
     {%- set highest = 'list_max(' ~ value ~ ')' if is_list else value -%}
     {%- set lowest = 'list_min(' ~ value ~ ')' if is_list else value -%}

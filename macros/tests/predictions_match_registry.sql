@@ -6,18 +6,19 @@
     predictions, may be by an earlier version.
 
     Passes if every served prediction is by the serving version, made by a run that read an artifact
-    with the registry's sha256.
+    with the registry's sha256, and the serving version's file is there and has that sha256 still.
     Fails if one is by an earlier version (`problem`: `earlier_version`; with `rejected_reason` where the
     serving version rejected the entity); if its run read another artifact (`another_artifact`) or is not
-    known (`unknown_run`); if the registry has no row for what the scoring model runs
+    known (`unknown_run`); if the serving version's file is gone (`artifact_missing`) or has other bytes
+    (`artifact_altered`); if the registry has no row for what the scoring model runs
     (`no_serving_version`) or two (`two_serving_versions`); if no run ever succeeded
     (`no_successful_run`).
 
     Returns a row per prediction: key, `problem`, `expected`, `actual`, `model_version`, `run_id`,
     `scored_at`, `rejected_reason`.
 
-    SQL cannot read the artifact itself where the warehouse is closed to files: each run compares its
-    sha256 before it scores, and `dbt-onnx verify` does so at any time.
+    Where the warehouse is closed to files (`enable_external_access: false`) SQL cannot read the
+    artifact: there, each run compares its sha256 before it scores, and `dbt-onnx verify` at any time.
 
     Time zone: none of it depends on one; `scored_at` is UTC.
 -#}
@@ -37,6 +38,8 @@
     dbt_onnx._faults_of_columns(key, ledger['latest_columns'], ledger['latest'], 'key'),
     'predictions_match_registry', model
 ) -%}
+
+{%- set files = dbt_onnx._artifact_files(ledger, registry) -%}
 
 with {{ dbt_onnx._current_rows_ctes(ledger, registry) }},
 
@@ -113,6 +116,33 @@ without_one_serving_version as (
     having count(*) <> 1
 ),
 
+{% if files -%}
+artifact_files as (
+    {%- for file in files %}
+    select
+        {{ dbt_onnx._literal(file['version']) }} as model_version,
+        {{ dbt_onnx._literal(file['path']) }} as path,
+        {{ dbt_onnx._literal(file['expected']) }} as expected,
+        {% if file['exists'] -%}
+        (select sha256(content) from read_blob({{ dbt_onnx._literal(file['path']) }})) as actual
+        {%- else -%}
+        cast(null as varchar) as actual
+        {%- endif %}
+    {{- '\n    union all' if not loop.last }}
+    {%- endfor %}
+),
+
+by_file as (
+    select
+        case when actual is null then 'artifact_missing' else 'artifact_altered' end as problem,
+        path || ' with sha256 ' || expected as expected,
+        actual,
+        model_version
+    from artifact_files
+    where actual is distinct from lower(expected)
+),
+{%- endif %}
+
 validation_errors as (
     select *
     from by_earlier_version
@@ -127,6 +157,12 @@ validation_errors as (
     union all by name
 
     select * from without_one_serving_version
+    {%- if files %}
+
+    union all by name
+
+    select * from by_file
+    {%- endif %}
 )
 
 select *

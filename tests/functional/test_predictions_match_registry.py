@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from consumer import Project
 from hand_written import CLOCK, HandWritten, claim, prediction, run, sha256_of, sources
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 COLUMNS = ("customer_id", "problem", "expected", "actual", "run_id", "rejected_reason")
 RUNS = [run("1", started_at="1998-01-01"), run("2")]
@@ -20,7 +24,12 @@ def match(name: str, registry: str = "registry", **arguments: Any) -> dict[str, 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("match"))
+    for version in ("1", "2", "3"):
+        project.write(f"artifacts/churn/{version}/model.onnx", version)
+    project.write("artifacts/churn/4/model.onnx", "not what was registered")
     hand = HandWritten(project.warehouse)
+    hand.registry("file_altered", ("4", "champion"))
+    hand.registry("file_gone", ("5", "champion"))
     hand.registry("registry", ("1", None), ("2", "champion"))
     hand.registry("rolled_back", ("1", "champion"), ("2", None))
     hand.registry("promoted", ("2", None), ("3", "champion"))
@@ -49,6 +58,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         ],
         [*RUNS, run("2", run_id="before", artifact_sha256="ab" * 32, started_at="1998-01-01")],
     )
+    hand.scoring_model("by_version_4", [prediction("a", "4")], [run("4")])
+    hand.scoring_model("by_version_5", [prediction("a", "5")], [run("5")])
     hand.scoring_model("failed_only", [], [run("2", status="error")])
     hand.scoring_model(
         "odd",
@@ -61,6 +72,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         "models/hand.yml",
         sources(
             **dict.fromkeys(("registry", "rolled_back", "promoted", "without", "two", "entities")),
+            **dict.fromkeys(("file_altered", "file_gone")),
+            by_version_4=[match("altered_file", "file_altered")],
+            by_version_5=[match("missing_file", "file_gone")],
             both=[
                 match("matches"),
                 match(
@@ -130,6 +144,31 @@ def test_the_registry_must_name_one_serving_version(project: Project) -> None:
     assert project.found("two_serve", "problem", "expected", "actual") == [
         ("two_serving_versions", "churn@champion", "1, 2")
     ]
+
+
+def test_a_file_that_is_gone_or_has_other_bytes_is_found(project: Project) -> None:
+    other = hashlib.sha256(b"not what was registered").hexdigest()
+    expected = "artifacts/churn/{0}/model.onnx with sha256 {1}"
+    columns = ("customer_id", "problem", "expected", "actual", "model_version")
+    assert project.found("altered_file", *columns) == [
+        (None, "artifact_altered", expected.format("4", sha256_of("4")), other, "4")
+    ]
+    assert project.found("missing_file", *columns) == [
+        (None, "artifact_missing", expected.format("5", sha256_of("5")), None, "5")
+    ]
+
+
+def test_a_warehouse_that_is_closed_to_files_is_judged_by_its_runs(tmp_path: Path) -> None:
+    project = Project(tmp_path / "hard", profile={"settings": {"enable_external_access": "false"}})
+    hand = HandWritten(project.warehouse)
+    hand.registry("file_gone", ("5", "champion"))
+    hand.scoring_model("by_version_5", [prediction("a", "5")], [run("5")])
+    hand.close()
+    project.write_yaml(
+        "models/hand.yml", sources(file_gone=None, by_version_5=[match("judged", "file_gone")])
+    )
+    project.dbt("test", vars={"dbt_onnx_clock": CLOCK})
+    assert project.outcome.statuses() == {"judged": "pass"}
 
 
 def test_no_successful_run_is_a_finding(project: Project) -> None:
