@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from consumer import Project
@@ -28,7 +28,7 @@ def clock(project: Project, moment: object) -> datetime:
 
 
 def test_without_the_variable_it_is_now_in_utc(project: Project) -> None:
-    now = datetime.now(timezone.utc).replace(tzinfo=None)
+    now = datetime.now(UTC).replace(tzinfo=None)
     assert abs(clock(project, None) - now) < timedelta(minutes=5)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -261,7 +261,7 @@ def test_wrong_arguments_are_named(project: Project) -> None:
 
 def test_the_sessions_time_zone_changes_nothing(tmp_path: Path) -> None:
     """With the real clock: 23 hours old is fresh, 25 hours old is not, 14 hours ahead of UTC too."""
-    now = datetime.now(timezone.utc).replace(tzinfo=None)
+    now = datetime.now(UTC).replace(tzinfo=None)
     project = Project(tmp_path / "zone", profile={"settings": {"TimeZone": "Pacific/Kiritimati"}})
     hand = HandWritten(project.warehouse)
     hours = timedelta(hours=1)
