@@ -93,16 +93,6 @@ current_rows as (
 {%- endmacro %}
 
 
-{#- A rejected row without a moment (`null_as_of`) can only be ordered by when it was said. -#}
 {% macro _is_rejected_since(rejection) -%}
-    {%- set attempt -%}
-        case
-            when {{ rejection }}.as_of is null
-                then {{ rejection }}.scored_at > __dbt_onnx_prediction.scored_at
-            else
-                ({{ rejection }}.as_of, {{ rejection }}.scored_at)
-                > (__dbt_onnx_prediction.as_of, __dbt_onnx_prediction.scored_at)
-        end
-    {%- endset -%}
-    {{ return(attempt | trim) }}
+    {{ return(rejection ~ ".scored_at > __dbt_onnx_prediction.scored_at") }}
 {%- endmacro %}

@@ -16,8 +16,8 @@
     {%- set runs = dbt_onnx._beside(relation, 'dbt_onnx_runs') -%}
     {%- set latest_columns = dbt_onnx._columns_in(latest) -%}
     {%- set not_outputs = key | map('lower') | list + [
-        'as_of', 'status', 'rejected_reason', 'score_reason', 'model_name', 'model_version', 'run_id',
-        'scored_at', 'features_hash', 'last_seen_as_of',
+        'as_of', 'status', 'rejected_reason', 'score_reason', 'is_late', 'model_name', 'model_version', 'run_id',
+        'scored_at', 'features_hash', 'last_seen_as_of', 'confirmed_as_of',
     ] -%}
     {%- set outputs = [] -%}
     {%- for column in latest_columns or [] if column['name'] | lower not in not_outputs -%}

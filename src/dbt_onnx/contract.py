@@ -32,13 +32,21 @@ Fill = float | int | str | bool
 FLOAT_TYPES = frozenset({"float16", "float32", "float64"})
 
 STAMP_COLUMNS = (
-    "as_of", "status", "rejected_reason", "score_reason",
+    "as_of", "status", "rejected_reason", "score_reason", "is_late",
     "model_name", "model_version", "run_id", "scored_at", "features_hash",
 )  # fmt: skip
 """Columns of every ledger beside the key and the outputs."""
 
 RESERVED_COLUMNS = frozenset(
-    {*STAMP_COLUMNS, "last_seen_as_of", "fresh_as_of", "age", "is_stale", "served_from"}
+    {
+        *STAMP_COLUMNS,
+        "last_seen_as_of",
+        "confirmed_as_of",
+        "fresh_as_of",
+        "age",
+        "is_stale",
+        "served_from",
+    }
 )
 """Names that neither a key nor an output may take: the ledger, its latest table and the current
 view use them. Compared without regard to case, as the warehouse does."""

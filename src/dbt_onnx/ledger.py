@@ -27,13 +27,14 @@ STAMP_TYPES = {
     "status": "VARCHAR",
     "rejected_reason": "VARCHAR",
     "score_reason": "VARCHAR",
+    "is_late": "BOOLEAN",
     "model_name": "VARCHAR",
     "model_version": "VARCHAR",
     "run_id": "VARCHAR",
     "scored_at": "TIMESTAMP",
     "features_hash": "UBIGINT",
 }
-LATEST_TYPES = {"last_seen_as_of": "TIMESTAMP"}
+LATEST_TYPES = {"last_seen_as_of": "TIMESTAMP", "confirmed_as_of": "TIMESTAMP"}
 
 SCORE_REASONS = (
     "new", "features_changed", "model_changed", "expired", "retry", "full_refresh", "hash_changed",
@@ -44,6 +45,7 @@ RUNS_TYPES = {
     "scoring_model": "VARCHAR",
     "status": "VARCHAR",
     "scope": "VARCHAR",
+    "clock": "TIMESTAMP",
     "started_at": "TIMESTAMP",
     "ended_at": "TIMESTAMP",
     "as_of": "TIMESTAMP",
@@ -128,7 +130,9 @@ def insert_predictions(ledger: TableName, shape: LedgerShape, *, stream: str) ->
     values["as_of"] = '"__dbt_onnx_as_of"'
     values |= {name: quote(name) for name in shape.outputs}
     values |= {name: quote(name) for name in ("status", "rejected_reason")}
-    values |= {name: f'"__dbt_onnx_{name}"' for name in ("score_reason", "features_hash")}
+    values |= {
+        name: f'"__dbt_onnx_{name}"' for name in ("score_reason", "is_late", "features_hash")
+    }
     values |= {name: f"${name}" for name in ("model_name", "model_version", "run_id", "scored_at")}
     columns = ", ".join(quote(name) for name in values)
     return f"insert into {ledger.sql} ({columns}) select {', '.join(values.values())} from {stream}"
@@ -145,68 +149,72 @@ def fingerprint_of_run(ledger: TableName, shape: LedgerShape) -> str:
     )
 
 
-def merge_latest(
-    ledger: TableName, latest: TableName, shape: LedgerShape, *, scope: str, has_late_rows: bool
-) -> list[str]:
-    """Bring `latest` up to date with the rows that this run appended to the ledger.
-
-    Parameters: $run_id, $scored_at, and $last_full_as_of where rows may be late. A row that is
-    late, that is older than what latest knows, stays in the ledger only. A full run has seen each
-    of its entities; a backfill has seen none.
-    """
-    columns = list(shape.ledger_columns)
-    same_entity = _equal(shape.key, "latest", "said")
-    not_late = ""
-    if has_late_rows:
-        not_late = f"""
-            and not exists (
-                select 1 from {latest.sql} as latest
-                where {same_entity} and {_equal(MODEL, "latest", "said")}
-                    and {known_until("latest", scope=scope)} > said.as_of
-            )"""
-    updates = ", ".join(f"{quote(name)} = said.{quote(name)}" for name in columns)
-    seen_on_update = ", last_seen_as_of = null" if scope == "full" else ""
-    seen_on_insert = "null" if scope == "full" else "said.as_of"
-    merge = f"""
-        merge into {latest.sql} as latest
-        using (
-            select said.* from {ledger.sql} as said
-            where said.run_id = $run_id and said.scored_at = $scored_at
-                and {_not_null(shape.key, "said")}{not_late}
-        ) as said
-        on {same_entity} and {_equal(MODEL, "latest", "said")} and latest.status = said.status
-        when matched then update set {updates}{seen_on_update}
-        when not matched then
-            insert ({", ".join(quote(name) for name in [*columns, *LATEST_TYPES])})
-            values ({", ".join(f"said.{quote(name)}" for name in columns)}, {seen_on_insert})"""
-    return [merge, delete_healed(latest, shape)]
-
-
 MODEL = ("model_name", "model_version")
 
 
-def known_until(alias: str, *, scope: str) -> str:
-    """The moment up to which a row of latest is known to hold.
+def merge_latest(
+    ledger: TableName, latest: TableName, shape: LedgerShape, *, scope: str
+) -> list[str]:
+    """Bring `latest` up to date with the rows that this run appended to the ledger.
 
-    A full run states what is true now, so there only a newer `as_of` counts. A backfill states
-    what was true then: it cannot displace what a later full run has confirmed.
+    Parameters: $run_id, $scored_at. A late row stays in the ledger only. A full run has seen each of
+    its entities; a backfill has seen none.
     """
-    if scope == "full":
-        return f"{alias}.as_of"
-    return (
-        f"greatest({alias}.as_of, "
-        f"coalesce({alias}.last_seen_as_of, $last_full_as_of, {alias}.as_of))"
+    columns = list(shape.ledger_columns)
+    updates = ", ".join(f"{quote(name)} = said.{quote(name)}" for name in columns)
+    seen_on_update = ", last_seen_as_of = null" if scope == "full" else ""
+    seen_on_insert = "null" if scope == "full" else "said.as_of"
+    inserted = ", ".join([*(f"said.{quote(name)}" for name in columns), seen_on_insert, "null"])
+    merge = f"""
+        merge into {latest.sql} as latest
+        using (
+            select * from {ledger.sql}
+            where run_id = $run_id and scored_at = $scored_at
+                and not is_late and {_not_null(shape.key)}
+        ) as said
+        on {_equal((*shape.key, *MODEL, "status"), "latest", "said")}
+        when matched then update set {updates}, confirmed_as_of = null{seen_on_update}
+        when not matched then
+            insert ({", ".join(quote(name) for name in [*columns, *LATEST_TYPES])})
+            values ({inserted})"""
+    return [merge, delete_healed(latest, shape)]
+
+
+def confirm_rows(latest: TableName, shape: LedgerShape, *, rows_sql: str) -> str:
+    """Unchanged rows that came with a newer moment of their own. `rows_sql` gives their keys, as
+    `__dbt_onnx_key_0`, ..., and `__dbt_onnx_as_of`. Parameters: $model_name, $model_version.
+    """
+    same = " and ".join(
+        f'confirmed."__dbt_onnx_key_{i}" = latest.{quote(name)}' for i, name in enumerate(shape.key)
     )
+    return f"""
+        update {latest.sql} as latest set confirmed_as_of = confirmed."__dbt_onnx_as_of"
+        from ({rows_sql}) as confirmed
+        where {same} and {_is_model("latest")} and latest.status = 'scored'"""
+
+
+def confirm_present(latest: TableName, shape: LedgerShape) -> str:
+    """The same where all rows of a full run are about one moment: no join finds them, 10 million in
+    0.3 s instead of 3.6 s. Parameters: $model_name, $model_version, $run_as_of.
+    """
+    return f"""
+        update {latest.sql} as latest set confirmed_as_of = $run_as_of
+        where {_is_model("latest")} and latest.status = 'scored' and latest.last_seen_as_of is null
+            and greatest(latest.as_of, latest.confirmed_as_of) < $run_as_of
+            and not exists (
+                select 1 from {latest.sql} as rejected
+                where rejected.status = 'rejected' and {_equal((*shape.key, *MODEL), "rejected", "latest")}
+            )"""
 
 
 def delete_healed(latest: TableName, shape: LedgerShape) -> str:
-    """A rejection stands in latest only while it is newer than the entity's last score."""
+    """A rejection stands in latest only until the entity is scored again."""
     return f"""
         delete from {latest.sql} as rejected
         where rejected.status = 'rejected' and exists (
             select 1 from {latest.sql} as scored
             where scored.status = 'scored' and {_equal((*shape.key, *MODEL), "scored", "rejected")}
-                and (scored.as_of, scored.scored_at) >= (rejected.as_of, rejected.scored_at)
+                and scored.scored_at > rejected.scored_at
         )"""
 
 
@@ -247,16 +255,14 @@ def rebuild_latest(ledger: TableName, shape: LedgerShape) -> str:
     return f"""
         with newest as (
             select {columns} from {ledger.sql}
-            where {_not_null(shape.key)}
-            qualify row_number() over (
-                partition by {entity}, status order by as_of desc, scored_at desc
-            ) = 1
+            where not is_late and {_not_null(shape.key)}
+            qualify row_number() over (partition by {entity}, status order by scored_at desc) = 1
         )
 
-        select {columns}, as_of as last_seen_as_of from newest
-        qualify status = 'scored' or row_number() over (
-            partition by {entity} order by as_of desc, scored_at desc, status desc
-        ) = 1"""
+        select {columns}, as_of as last_seen_as_of, cast(null as timestamp) as confirmed_as_of
+        from newest
+        qualify status = 'scored'
+            or row_number() over (partition by {entity} order by scored_at desc) = 1"""
 
 
 def _equal(columns: Sequence[str] | Mapping[str, str], left: str, right: str) -> str:

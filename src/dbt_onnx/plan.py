@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dbt_onnx.identifiers import quote
-from dbt_onnx.ledger import SCORE_REASONS, known_until
+from dbt_onnx.ledger import SCORE_REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,7 +49,6 @@ class Plan:
     ledger: str
     latest: str
     runs: str
-    scope: str
     full_refresh: bool = False
     retry_rejected: bool = False
     refresh_after_sql: str | None = None
@@ -77,8 +76,8 @@ def _widened(name: str, sql_type: str) -> str:
 
 
 def count_rows(features_sql: str, *, as_of_sql: str) -> str:
-    """One row: the number of rows and the newest moment that they describe."""
-    return f"select count(*), max({as_of_sql}) from ({features_sql}) as features"
+    """One row: the number of rows, and the oldest and the newest moment that they describe."""
+    return f"select count(*), min({as_of_sql}), max({as_of_sql}) from ({features_sql}) as features"
 
 
 def duplicate_keys(features_sql: str, key: Sequence[str], *, examples: int = 5) -> str:
@@ -105,6 +104,7 @@ def summarize(plan: Plan) -> str:
             count(*) filter (is_late) as rows_late,
             coalesce(sum(rows_present), 0) as rows_present,
             count(*) filter (is_returned and score_reason is null) as rows_returned,
+            count(*) filter (is_advanced and score_reason is null) as rows_advanced,
             bit_xor(hash({keys}, "__dbt_onnx_as_of", "__dbt_onnx_features_hash"))
                 filter (score_reason is not null) as input_fingerprint
         from planned"""
@@ -114,7 +114,11 @@ def select_rows(plan: Plan) -> str:
     """The rows to score: carried columns, then the features under their own names."""
     carried = [f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key))]
     carried += ['"__dbt_onnx_as_of"', 'score_reason as "__dbt_onnx_score_reason"']
-    carried += ['"__dbt_onnx_features_hash"', '"__dbt_onnx_rejected_reason"']
+    carried += [
+        'is_late as "__dbt_onnx_is_late"',
+        '"__dbt_onnx_features_hash"',
+        '"__dbt_onnx_rejected_reason"',
+    ]
     carried += [f"feature_{i} as {quote(name)}" for i, name in enumerate(plan.features)]
     columns = ",\n            ".join(carried)
     return f"""{_planned(plan)}
@@ -124,10 +128,19 @@ def select_rows(plan: Plan) -> str:
         where score_reason is not null"""
 
 
+def select_advanced(plan: Plan) -> str:
+    """The keys and moments of unchanged rows that are about a newer moment than is known of them."""
+    keys = ", ".join(f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key)))
+    return f"""{_planned(plan)}
+        select {keys}, "__dbt_onnx_as_of" from planned
+        where is_advanced and score_reason is null"""
+
+
 def _planned(plan: Plan) -> str:
     """Join each feature row with what is known of its entity, and give it a reason or none.
 
-    Parameters: $model_name, $model_version, $run_as_of, $last_full_as_of.
+    A row is late when it is about a moment before one for which the entity's score is known to hold.
+    Parameters: $model_name, $model_version, $run_as_of.
     """
     keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key))]
     named = list(zip(keys, plan.shape.key, strict=True))
@@ -138,7 +151,7 @@ def _planned(plan: Plan) -> str:
         f",\n                {quote(name)} as feature_{i}" for i, name in enumerate(plan.features)
     )
     is_model = "model_name = $model_name and model_version = $model_version"
-    late = f"features.as_of_given < {known_until('scored', scope=plan.scope)}"
+    known_until = "greatest(scored.as_of, scored.confirmed_as_of)"
     return f"""
         with features as (
             select
@@ -169,7 +182,10 @@ def _planned(plan: Plan) -> str:
                     when features.as_of_given is null then 'null_as_of'
                 end as "__dbt_onnx_rejected_reason",
                 ({null_key}) as has_null_key,
-                coalesce({late}, false) as is_late,
+                coalesce(features.as_of_given < {known_until}, false) as is_late,
+                coalesce(
+                    features.as_of_given > {known_until} and rejected.status is null, false
+                ) as is_advanced,
                 scored.status is not null or rejected.status is not null as is_known,
                 rejected.status is not null as was_rejected,
                 coalesce(rejected.features_hash, scored.features_hash) as known_hash,
@@ -298,6 +314,7 @@ class PlanSummary:
     rows_late: int
     rows_present: int
     rows_returned: int
+    rows_advanced: int
     input_fingerprint: int | None
 
     @property

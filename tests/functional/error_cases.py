@@ -717,11 +717,11 @@ def unfit_value(warehouse: Warehouse) -> None:
 
 @tolerated
 def latest_dropped(warehouse: Warehouse) -> None:
-    before = warehouse.latest("* exclude (last_seen_as_of)")
+    before = warehouse.latest("* exclude (last_seen_as_of, confirmed_as_of)")
     warehouse.sql("update features set a = 3 where id = 2")  # as it was when scored
     warehouse.sql("drop table scores__latest")
     run(warehouse, {})
-    assert warehouse.latest("* exclude (last_seen_as_of)") == before
+    assert warehouse.latest("* exclude (last_seen_as_of, confirmed_as_of)") == before
     assert warehouse.last_run("status, rows_unchanged") == ("success", 3)
 
 

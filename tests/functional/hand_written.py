@@ -19,6 +19,7 @@ STAMPS = {
     "status": "varchar",
     "rejected_reason": "varchar",
     "score_reason": "varchar",
+    "is_late": "boolean",
     "model_name": "varchar",
     "model_version": "varchar",
     "run_id": "varchar",
@@ -55,6 +56,7 @@ def prediction(key: Any, version: str = "2", **given: Any) -> dict[str, Any]:
         "as_of": CLOCK,
         "status": "scored",
         "score_reason": "new",
+        "is_late": False,
         "model_name": "churn",
         "model_version": version,
         "run_id": f"run-{version}",
@@ -106,9 +108,10 @@ class HandWritten:
             **STAMPS,
         }
         self._create(name, columns)
-        self._create(f"{name}__latest", {**columns, "last_seen_as_of": "timestamp"})
+        latest = {**columns, "last_seen_as_of": "timestamp", "confirmed_as_of": "timestamp"}
+        self._create(f"{name}__latest", latest)
         for row in rows:
-            self._insert(f"{name}__latest", row, {*columns, "last_seen_as_of"})
+            self._insert(f"{name}__latest", row, set(latest))
             self._insert(name, row, set(columns))
         for row in runs:
             self._insert("dbt_onnx_runs", {"scoring_model": name, **row}, set(RUNS))

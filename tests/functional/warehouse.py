@@ -178,22 +178,17 @@ def rebuilt_latest(
     names = [row[0] for row in warehouse.sql(f'describe "{warehouse.name}"')]
     at = {name: position for position, name in enumerate(names)}
 
-    def moment_of(row: tuple[Any, ...]) -> tuple[Any, Any]:
-        return (row[at["as_of"]], row[at["scored_at"]])
-
     newest: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     for row in rows:
         entity = tuple(row[at[name]] for name in (*key, "model_name", "model_version"))
-        if any(row[at[name]] is None for name in key):
+        if row[at["is_late"]] or any(row[at[name]] is None for name in key):
             continue
         slot = (*entity, row[at["status"]])
-        if slot not in newest or moment_of(row) >= moment_of(newest[slot]):
+        if slot not in newest or row[at["scored_at"]] > newest[slot][at["scored_at"]]:
             newest[slot] = row
     kept = []
     for slot, row in newest.items():
-        scored = newest.get((*slot[:-1], "scored"))
-        healed = slot[-1] == "rejected" and scored is not None
-        if healed and moment_of(scored) >= moment_of(row):
-            continue
-        kept.append(row)
+        scored = newest.get((*slot[:-1], "scored"), row)
+        if scored[at["scored_at"]] <= row[at["scored_at"]]:
+            kept.append(row)
     return kept

@@ -79,14 +79,14 @@ class FeatureRelation:
 
     def check_rows(
         self, reader: Cursor, *, key: Sequence[str], as_of: str | None, clock: datetime
-    ) -> datetime:
-        """The newest moment that the rows describe, the clock if none does.
+    ) -> tuple[datetime, datetime]:
+        """The oldest and the newest moment that the rows describe, the clock if none does.
 
         Raises DataError when there are no rows, when they describe the future, or when a key
         occurs twice.
         """
         as_of_sql = self.as_of_sql(as_of, clock=clock)
-        rows_in, newest = reader.rows(plan.count_rows(self.sql, as_of_sql=as_of_sql))[0]
+        rows_in, oldest, newest = reader.rows(plan.count_rows(self.sql, as_of_sql=as_of_sql))[0]
         if rows_in == 0:
             raise DataError(
                 f"{self.name} has no rows: there is nothing to score",
@@ -109,7 +109,7 @@ class FeatureRelation:
                 hint="give the features model one row per key, or add the column that tells its "
                 "rows apart to key",
             )
-        return newest or clock
+        return oldest or clock, newest or clock
 
 
 def relation_name(relation: Any) -> str:

@@ -32,13 +32,18 @@ _HASH_PROBE = (
 class PlannedRun:
     """The plan, its totals, and the values that its statements and those of the write bind.
 
-    `as_of` is the moment that the run is about; `last_full_as_of` that of the last full run of the
+    `scope` is `backfill` for a run about the past, else `full`; `clock` is what the project's clock
+    said; `as_of` and `oldest_as_of` are the newest and the oldest moment that the features describe;
+    `last_full_as_of` that of the last full run of the
     same model version, none before the first. `hash_function` names what made the features hashes.
     """
 
     plan: Plan
     summary: PlanSummary
+    scope: str
+    clock: datetime
     as_of: datetime
+    oldest_as_of: datetime
     scored_at: datetime
     last_full_as_of: datetime | None
     hash_function: str
@@ -58,9 +63,9 @@ def plan_run(
 ) -> PlannedRun:
     """Check the rows and decide which of them are scored. Raises DataError; writes nothing."""
     clock, now = reader.rows(f"select {settings.clock_sql}, {NOW}")[0]
-    as_of = features.check_rows(reader, key=request.key, as_of=request.as_of, clock=clock)
+    oldest, as_of = features.check_rows(reader, key=request.key, as_of=request.as_of, clock=clock)
     previous = run.previous(reader)
-    last_full = run.last_full_as_of(
+    last_full = run.last_full(
         reader, model_name=artifact.model_name, model_version=artifact.model_version
     )
     function = f"duckdb.hash/{reader.rows(_HASH_PROBE)[0][0]:016x}"
@@ -72,7 +77,7 @@ def plan_run(
         "model_name": artifact.model_name,
         "model_version": artifact.model_version,
         "run_as_of": as_of,
-        "last_full_as_of": last_full,
+        "last_full_as_of": last_full.as_of,
         "scored_at": scored_at,
     }
     rows_plan = Plan(
@@ -83,7 +88,6 @@ def plan_run(
         ledger=reader.relation_or_empty(tables.ledger, shape.ledger_columns),
         latest=reader.relation_or_empty(tables.latest, shape.latest_columns),
         runs=tables.runs.sql,
-        scope="backfill" if last_full is not None and as_of < last_full else "full",
         full_refresh=settings.full_refresh,
         retry_rejected=settings.retry_rejected,
         refresh_after_sql=_interval(request.refresh_after),
@@ -97,9 +101,13 @@ def plan_run(
     return PlannedRun(
         plan=rows_plan,
         summary=summary,
+        # the clock, not the newest row: that one may be deleted, and an entity may arrive late
+        scope="backfill" if last_full.clock is not None and clock < last_full.clock else "full",
+        clock=clock,
         as_of=as_of,
+        oldest_as_of=oldest,
         scored_at=scored_at,
-        last_full_as_of=last_full,
+        last_full_as_of=last_full.as_of,
         hash_function=function,
         parameters=parameters,
     )

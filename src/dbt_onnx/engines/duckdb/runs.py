@@ -36,6 +36,14 @@ class PreviousRun:
     key_columns: list[str]
 
 
+@dataclass(frozen=True)
+class LastFullRun:
+    """The newest moment that a full run was about, and the newest clock; none before the first."""
+
+    as_of: datetime | None
+    clock: datetime | None
+
+
 class RunRecord:
     """One row of `dbt_onnx_runs`, found by run id and scoring model."""
 
@@ -70,18 +78,15 @@ class RunRecord:
         )
         return PreviousRun(*found[0]) if found else None
 
-    def last_full_as_of(
-        self, cursor: Cursor, *, model_name: str, model_version: str
-    ) -> datetime | None:
-        """The newest moment at which a full run of this model version has seen its entities."""
+    def last_full(self, cursor: Cursor, *, model_name: str, model_version: str) -> LastFullRun:
+        """What the full runs of this model version have confirmed, and under which clock."""
         found = cursor.rows(
-            f"select max(as_of) from {self.tables.runs.sql} "
+            f"select max(as_of), max(clock) from {self.tables.runs.sql} "
             "where scoring_model = $scoring_model and status = 'success' and scope = 'full' "
             "and model_name = $model_name and model_version = $model_version",
             {**self._identity, "model_name": model_name, "model_version": model_version},
         )
-        last: datetime | None = found[0][0]
-        return last
+        return LastFullRun(*found[0])
 
 
 @contextmanager

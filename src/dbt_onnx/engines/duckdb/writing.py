@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dbt_onnx import ledger
+from dbt_onnx import ledger, plan
 from dbt_onnx.errors import DataError, ScoringError
 from dbt_onnx.identifiers import quote
 
@@ -103,22 +103,22 @@ def check_rejected(
 
 def update_latest(writer: Cursor, tables: ScoringTables, planned: PlannedRun) -> None:
     """Bring the latest table up to date with the rows just written and the entities just seen."""
-    rows_plan, summary = planned.plan, planned.summary
+    latest, shape, summary = tables.latest, planned.plan.shape, planned.summary
     statements: list[str] = []
     if summary.rows_to_score:
-        statements += ledger.merge_latest(
-            tables.ledger,
-            tables.latest,
-            rows_plan.shape,
-            scope=rows_plan.scope,
-            has_late_rows=rows_plan.has_late_rows or rows_plan.scope == "backfill",
-        )
-    if rows_plan.scope == "full":
-        present = {"features_sql": rows_plan.features_sql}
+        statements += ledger.merge_latest(tables.ledger, latest, shape, scope=planned.scope)
+    if planned.scope == "full":
+        present = {"features_sql": planned.plan.features_sql}
         if planned.last_full_as_of is not None:
-            statements.append(ledger.mark_absent(tables.latest, rows_plan.shape, **present))
+            statements.append(ledger.mark_absent(latest, shape, **present))
         if summary.rows_returned:
-            statements.append(ledger.mark_returned(tables.latest, rows_plan.shape, **present))
+            statements.append(ledger.mark_returned(latest, shape, **present))
+        # last: a row that this run has rejected confirms nothing
+        if planned.oldest_as_of == planned.as_of:
+            statements.append(ledger.confirm_present(latest, shape))
+        elif summary.rows_advanced:
+            confirmed = plan.select_advanced(planned.plan)
+            statements.append(ledger.confirm_rows(latest, shape, rows_sql=confirmed))
     for statement in statements:
         writer.execute(statement, planned.parameters)
 
@@ -135,7 +135,8 @@ def output_types(reader: Cursor, fields: list[pa.Field]) -> dict[str, str]:
 def run_columns(planned: PlannedRun) -> dict[str, Any]:
     """The columns of the run row that come from the plan."""
     return {
-        "scope": planned.plan.scope,
+        "scope": planned.scope,
+        "clock": planned.clock,
         "as_of": planned.as_of,
         "scored_at": planned.scored_at,
         "input_fingerprint": planned.summary.input_fingerprint,
