@@ -29,7 +29,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         prediction("r1", status="rejected"),
         prediction("r2", status="rejected"),
         # rejected before it was scored: scored now
-        prediction("c000", status="rejected", as_of="1998-01-01"),
+        prediction("c000", status="rejected", scored_at="1998-01-01"),
         # another version's rejections are not this one's
         *(prediction(f"c{n:03d}", "1", status="rejected") for n in range(27)),
     ]
