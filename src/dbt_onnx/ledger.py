@@ -286,11 +286,14 @@ def empty_relation(columns: Mapping[str, str]) -> str:
 
 def object_kind(table: TableName) -> str:
     """SQL that returns 'table' or 'view' for whoever holds this name, no row for a free one."""
-    where = (
+    place = (
         f"database_name = {literal(table.database)} and schema_name = {literal(table.schema)} "
-        "and lower({0}) = lower(" + literal(table.identifier) + ")"
+        f"and lower(name) = lower({literal(table.identifier)})"
     )
     return (
-        f"select 'table' as kind from duckdb_tables() where {where.format('table_name')} "
-        f"union all select 'view' from duckdb_views() where {where.format('view_name')}"
+        "select kind from ("
+        "select 'table' as kind, database_name, schema_name, table_name as name from duckdb_tables() "
+        "union all "
+        "select 'view', database_name, schema_name, view_name from duckdb_views()"
+        f") as objects where {place}"
     )

@@ -90,6 +90,16 @@ def duplicate_keys(features_sql: str, key: Sequence[str], *, examples: int = 5) 
     )
 
 
+def count_tracked(latest: str) -> str:
+    """How many rows of latest belong to entities that the last full run has seen. Parameters:
+    $model_name, $model_version.
+    """
+    return (
+        f"select count(*) from {latest} where model_name = $model_name "
+        "and model_version = $model_version and last_seen_as_of is null"
+    )
+
+
 def summarize(plan: Plan) -> str:
     """One row of totals; its column names are the fields of `PlanSummary`."""
     reasons = ",\n            ".join(
@@ -144,7 +154,10 @@ def _planned(plan: Plan) -> str:
     """
     keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key))]
     named = list(zip(keys, plan.shape.key, strict=True))
-    same = " and ".join(f"{{0}}.{quote(name)} = features.{alias}" for alias, name in named)
+
+    def same(table: str) -> str:
+        return " and ".join(f"{table}.{quote(name)} = features.{alias}" for alias, name in named)
+
     null_key = " or ".join(f"features.{alias} is null" for alias in keys)
     selected = ",\n                ".join(f"{quote(name)} as {alias}" for alias, name in named)
     columns = "".join(
@@ -197,12 +210,12 @@ def _planned(plan: Plan) -> str:
                 coalesce(scored.last_seen_as_of, rejected.last_seen_as_of) is not null as is_returned,
                 exists (
                     select 1 from {plan.latest} as other
-                    where {same.format("other")}
+                    where {same("other")}
                         and (other.model_name <> $model_name or other.model_version <> $model_version)
                 ) as is_known_to_others
             from features
-            left join scored on {same.format("scored")}
-            left join rejected on {same.format("rejected")}
+            left join scored on {same("scored")}
+            left join rejected on {same("rejected")}
         ),
         {_late(plan, keys) if plan.has_late_rows else ""}
         planned as (

@@ -192,17 +192,29 @@ def test_a_null_as_of_is_rejected_until_it_is_there(warehouse: Warehouse) -> Non
     assert warehouse.run(features=whole, as_of="day").per_reason["retry"] == 1
 
 
-def test_composite_keys_with_odd_names_pass_unchanged(tmp_path: Path) -> None:
-    odd = Warehouse(tmp_path, name='sco"res')
-    odd.register("1")
+def test_odd_names_of_keys_features_and_outputs_pass_unchanged(tmp_path: Path) -> None:
+    odd = Warehouse(tmp_path, name='sco"res {0}')
+    odd.register("1", contract=line_contract(column="$run_id", features=("$run_as_of", "{b}")))
     odd.features((1, 1.0, 2.0), (2, 3.0, 1.0))
     features = """
-        select id as "order", id::varchar as "客户 id", date '2024-01-01' + id as "a""b", a, b
+        select id as "order", id::varchar as "客户 id", date '2024-01-01' + id as "a""b",
+            id as "{key}", id as "%s; drop table features --", a as "$run_as_of", b as "{b}"
         from features"""
-    key = ["order", "客户 id", 'a"b']
+    key = ["order", "客户 id", 'a"b', "{key}", "%s; drop table features --"]
     odd.run(features=features, key=key)
+    odd.clock = "2024-01-09 00:00:00"  # a backfill: late rows read the ledger
+    assert odd.run(features=features, key=key).per_reason["new"] == 2
     assert odd.run(features=features, key=key).rows_unchanged == 2
-    assert [row[0] for row in odd.sql('describe "sco""res"')][:3] == key
+    odd.clock = "2024-01-12 00:00:00"
+    assert odd.run(features=features.replace("from", "from (from features limit 1)"), key=key)
+    names = [row[0] for row in odd.sql('describe "sco""res {0}"')]
+    assert names[:5] == key
+    assert odd.sql('select "$run_id", is_late from "sco""res {0}" order by all') == [
+        (0.5, False),
+        (0.5, True),
+        (5.5, False),
+        (5.5, True),
+    ]
 
 
 @pytest.mark.parametrize(

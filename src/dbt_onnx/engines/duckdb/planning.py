@@ -32,10 +32,11 @@ _HASH_PROBE = (
 class PlannedRun:
     """The plan, its totals, and the values that its statements and those of the write bind.
 
-    `scope` is `backfill` for a run about the past, else `full`; `clock` is what the project's clock
-    said; `as_of` and `oldest_as_of` are the newest and the oldest moment that the features describe;
-    `last_full_as_of` that of the last full run of the
-    same model version, none before the first. `hash_function` names what made the features hashes.
+    scope            `backfill` for a run about the past, else `full`
+    clock            what the project's clock said
+    as_of            the newest moment that the features describe, `oldest_as_of` the oldest
+    hash_function    what made the features hashes
+    has_absent       an entity is gone that the last full run had seen
     """
 
     plan: Plan
@@ -45,8 +46,8 @@ class PlannedRun:
     as_of: datetime
     oldest_as_of: datetime
     scored_at: datetime
-    last_full_as_of: datetime | None
     hash_function: str
+    has_absent: bool
     parameters: Mapping[str, Any]
 
 
@@ -98,6 +99,7 @@ def plan_run(
         # only now is the ledger read: an ordinary night has no late rows
         rows_plan = replace(rows_plan, has_late_rows=True)
         summary = _summarize(reader, rows_plan, parameters)
+    tracked = reader.rows(plan.count_tracked(rows_plan.latest), parameters)[0][0]
     return PlannedRun(
         plan=rows_plan,
         summary=summary,
@@ -107,8 +109,8 @@ def plan_run(
         as_of=as_of,
         oldest_as_of=oldest,
         scored_at=scored_at,
-        last_full_as_of=last_full.as_of,
         hash_function=function,
+        has_absent=tracked > summary.rows_present,
         parameters=parameters,
     )
 

@@ -109,7 +109,7 @@ def update_latest(writer: Cursor, tables: ScoringTables, planned: PlannedRun) ->
         statements += ledger.merge_latest(tables.ledger, latest, shape, scope=planned.scope)
     if planned.scope == "full":
         present = {"features_sql": planned.plan.features_sql}
-        if planned.last_full_as_of is not None:
+        if planned.has_absent:
             statements.append(ledger.mark_absent(latest, shape, **present))
         if summary.rows_returned:
             statements.append(ledger.mark_returned(latest, shape, **present))
