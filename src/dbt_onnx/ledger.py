@@ -110,11 +110,15 @@ class LedgerShape:
 
 
 def create_table(table: TableName, columns: Mapping[str, str]) -> str:
+    """Create the table unless it is there. No PRIMARY KEY and no index: recent DuckDB
+    defects concern both, and the MERGE into latest keeps entities unique.
+    """
     body = ", ".join(f"{quote(name)} {sql_type}" for name, sql_type in columns.items())
     return f"create table if not exists {table.sql} ({body})"
 
 
 def add_column(table: TableName, name: str, sql_type: str) -> str:
+    """Add a column; the rows that are there have NULL in it."""
     return f"alter table {table.sql} add column {quote(name)} {sql_type}"
 
 

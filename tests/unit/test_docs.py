@@ -1,0 +1,35 @@
+"""What is public is documented: modules, classes and functions; and the README keeps its promise."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import dbt_onnx
+
+PACKAGE = Path(dbt_onnx.__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def undocumented(path: Path) -> list[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    public = [n for n in tree.body if isinstance(n, kinds) and not n.name.startswith("_")]
+    found = [node.name for node in public if ast.get_docstring(node) is None]
+    return found + (["the module"] if ast.get_docstring(tree) is None else [])
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_everything_public_has_a_docstring(path: Path) -> None:
+    assert undocumented(path) == []
+
+
+def test_the_readme_stays_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 200
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "decisions").glob("[a-z]*.md")))
+def test_every_decision_is_listed(page: Path) -> None:
+    assert f"]({page.name})" in (page.parent / "README.md").read_text(encoding="utf-8")
