@@ -342,3 +342,14 @@ def test_a_uhugeint_feature_is_refused_because_duckdb_exports_it_wrong(
     warehouse.run()
     with pytest.raises(ContractError, match="UHUGEINT"):
         warehouse.run(features="select id, a::uhugeint as a, b from features")
+
+
+def test_the_run_row_spans_the_whole_run(warehouse: Warehouse) -> None:
+    import time
+
+    warehouse.sql("insert into features select i, i, 1 from range(10, 200_010) t(i)")
+    began = time.monotonic()
+    warehouse.run(batch_rows=500)
+    seconds = time.monotonic() - began
+    (recorded,) = warehouse.last_run("epoch(ended_at - started_at)")
+    assert 0.7 * seconds < recorded <= seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx import __version__
@@ -13,7 +14,6 @@ from dbt_onnx.identifiers import quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
 
     from dbt_onnx.engines.duckdb.cursor import Cursor
     from dbt_onnx.engines.duckdb.tables import ScoringTables
@@ -62,12 +62,11 @@ class RunRecord:
         )
 
     def close(self, cursor: Cursor, *, status: str, **values: Any) -> None:
-        self.update(cursor, status=status, **values)
-        cursor.execute(
-            f"update {self.tables.runs.sql} set ended_at = {NOW} "
-            "where run_id = $run_id and scoring_model = $scoring_model",
-            self._identity,
-        )
+        """Set the outcome and the end. The end is the machine's time: now() in DuckDB is the time
+        at which the transaction began.
+        """
+        ended_at = datetime.now(UTC).replace(tzinfo=None)
+        self.update(cursor, status=status, ended_at=ended_at, **values)
 
     def previous(self, cursor: Cursor) -> PreviousRun | None:
         found = cursor.rows(
