@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 CARD_NAME = "card.json"
 FORMAT_VERSION = 1
-PARITY_ROWS = 64
 
 _REQUIRED = {"model_name": str, "model_version": str, "sha256": str, "contract": dict}
 _OPTIONAL = {"parity": dict, "reference": dict, "reference_outputs": dict, "training": dict}

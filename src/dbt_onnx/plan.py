@@ -101,7 +101,7 @@ def count_tracked(latest: str) -> str:
 
 
 def summarize(plan: Plan) -> str:
-    """One row of totals; its column names are the fields of `PlanSummary`."""
+    """One row of totals, for `PlanSummary.from_row`."""
     reasons = ",\n            ".join(
         f"count(*) filter (score_reason = '{reason}') as rows_{reason}" for reason in SCORE_REASONS
     )
@@ -316,13 +316,7 @@ class PlanSummary:
     """Totals of a plan. `rows_in` = rows to score (all reasons) + unchanged."""
 
     rows_in: int
-    rows_new: int
-    rows_features_changed: int
-    rows_model_changed: int
-    rows_expired: int
-    rows_retry: int
-    rows_full_refresh: int
-    rows_hash_changed: int
+    per_reason: Mapping[str, int]
     rows_still_rejected: int
     rows_late: int
     rows_present: int
@@ -330,9 +324,12 @@ class PlanSummary:
     rows_advanced: int
     input_fingerprint: int | None
 
-    @property
-    def per_reason(self) -> dict[str, int]:
-        return {reason: getattr(self, f"rows_{reason}") for reason in SCORE_REASONS}
+    @classmethod
+    def from_row(cls, row: Mapping[str, int]) -> PlanSummary:
+        """Read the one row of `summarize`, given by column name."""
+        totals = dict(row)
+        per_reason = {reason: totals.pop(f"rows_{reason}") for reason in SCORE_REASONS}
+        return cls(per_reason=per_reason, **totals)
 
     @property
     def rows_to_score(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -118,8 +118,7 @@ def plan_run(
 def _summarize(reader: Cursor, rows_plan: Plan, parameters: Mapping[str, Any]) -> PlanSummary:
     row = reader.rows(plan.summarize(rows_plan), parameters)[0]
     names = [description[0] for description in reader.raw.description or []]
-    found = dict(zip(names, row, strict=True))
-    return PlanSummary(**{item.name: found[item.name] for item in fields(PlanSummary)})
+    return PlanSummary.from_row(dict(zip(names, row, strict=True)))
 
 
 def _interval(period: timedelta | None) -> str | None:

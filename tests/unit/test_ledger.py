@@ -1,0 +1,14 @@
+"""The tables' columns, where two modules must name the same ones."""
+
+from __future__ import annotations
+
+from dbt_onnx import contract, ledger
+
+
+def test_outputs_cannot_take_the_name_of_a_column_of_ledger_or_latest() -> None:
+    assert set(contract.STAMP_COLUMNS) == set(ledger.STAMP_TYPES)
+    assert set(ledger.STAMP_TYPES) | set(ledger.LATEST_TYPES) <= contract.RESERVED_COLUMNS
+
+
+def test_every_score_reason_has_its_column_in_the_runs() -> None:
+    assert {f"rows_{reason}" for reason in ledger.SCORE_REASONS} <= set(ledger.RUNS_TYPES)
