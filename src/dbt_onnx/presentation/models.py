@@ -1,4 +1,4 @@
-"""What the command line prints. Text from files is shown as text: no markup, no control codes."""
+"""What `inspect`, `register` and `verify` print."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from dbt_onnx.description import FEATURE_NAMES, Wishes, describe_model, feature_names_of
 from dbt_onnx.errors import ConfigError, ContractError, ScoringError
+from dbt_onnx.presentation.console import print_text, table
 from dbt_onnx.registration import ROW_BY_ROW
 
 if TYPE_CHECKING:
@@ -23,27 +22,22 @@ if TYPE_CHECKING:
     from dbt_onnx.verification import Verdict
 
 
-def plain(text: str) -> str:
-    """Text without control characters: a name in a file must not steer a terminal."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text
-    )
-
-
 def show_model(path: Path, model_bytes: bytes, signature: GraphSignature) -> None:
     """Print what a model wants and gives, and what registering it would need."""
     console = Console()
-    _print(console, f"{path}", style="bold")
-    _print(console, f"size    {len(model_bytes):,} bytes")
-    _print(console, f"sha256  {hashlib.sha256(model_bytes).hexdigest()}")
-    _print(console, f"batch   {ROW_BY_ROW}" if signature.fixed_batch_one else "batch   first axis")
-    console.print(_table("inputs", ("name", "type", "shape"), map(_input_row, signature.inputs)))
+    print_text(console, f"{path}", style="bold")
+    print_text(console, f"size    {len(model_bytes):,} bytes")
+    print_text(console, f"sha256  {hashlib.sha256(model_bytes).hexdigest()}")
+    print_text(
+        console, f"batch   {ROW_BY_ROW}" if signature.fixed_batch_one else "batch   first axis"
+    )
+    console.print(table("inputs", ("name", "type", "shape"), map(_input_row, signature.inputs)))
     console.print(
-        _table("outputs", ("name", "type", "shape", "classes"), map(_output_row, signature.outputs))
+        table("outputs", ("name", "type", "shape", "classes"), map(_output_row, signature.outputs))
     )
     if signature.metadata:
         rows = [(key, value[:200]) for key, value in sorted(signature.metadata.items())]
-        console.print(_table("metadata", ("key", "value"), rows))
+        console.print(table("metadata", ("key", "value"), rows))
     _show_needs(console, path, model_bytes, signature)
 
 
@@ -52,13 +46,13 @@ def show_registration(registration: Registration) -> None:
     console = Console()
     entry = registration.entry
     show_contract(console, registration.contract)
-    _print(
+    print_text(
         console, f"registered {entry.model_name}/{entry.model_version}", style="bold green", end=""
     )
-    _print(console, f" as {entry.alias}" if entry.alias else " without an alias")
-    _print(console, f"artifact {entry.artifact}, sha256 {entry.sha256}")
+    print_text(console, f" as {entry.alias}" if entry.alias else " without an alias")
+    print_text(console, f"artifact {entry.artifact}, sha256 {entry.sha256}")
     for warning in registration.warnings:
-        _print(console, f"Warning: {warning}", style="yellow")
+        print_text(console, f"Warning: {warning}", style="yellow")
 
 
 def show_contract(console: Console, contract: Contract) -> None:
@@ -70,9 +64,9 @@ def show_contract(console: Console, contract: Contract) -> None:
             nulls = f"fill {feature.fill!r}" if feature.null_policy == "fill" else None
             width = f"{tensor.dtype}[{feature.width}]" if feature.width else tensor.dtype
             rows.append((name, width, nulls or feature.null_policy, tensor.name))
-    console.print(_table("features", ("column", "type", "null", "input"), rows))
+    console.print(table("features", ("column", "type", "null", "input"), rows))
     filled = [row for output in contract.outputs for row in _filled_rows(output)]
-    console.print(_table("predictions", ("column", "type", "kind", "output"), filled))
+    console.print(table("predictions", ("column", "type", "kind", "output"), filled))
 
 
 def show_verdicts(verdicts: Sequence[Verdict]) -> None:
@@ -93,19 +87,12 @@ def show_verdicts(verdicts: Sequence[Verdict]) -> None:
                 "ok" if verdict.passed else "FAILED",
             )
         )
-    console.print(_table("model registry", ("model", "alias", "sha256", "sample", "verdict"), rows))
+    console.print(table("model registry", ("model", "alias", "sha256", "sample", "verdict"), rows))
     for verdict in verdicts:
         if verdict.fault is not None:
             name = f"{verdict.entry.model_name}/{verdict.entry.model_version}"
-            _print(console, f"{name}: {verdict.fault}", style="red")
-            _print(console, f"Hint: {verdict.hint}")
-
-
-def show_error(message: str, hint: str) -> None:
-    """Print an error and its remedy on standard error."""
-    console = Console(stderr=True)
-    _print(console, f"Error: {message}", style="bold red")
-    _print(console, f"Hint: {hint}")
+            print_text(console, f"{name}: {verdict.fault}", style="red")
+            print_text(console, f"Hint: {verdict.hint}")
 
 
 def _show_needs(
@@ -115,13 +102,13 @@ def _show_needs(
     try:
         description = describe_model(model_bytes, signature, Wishes(), where=path.name)
     except (ConfigError, ContractError, ScoringError) as error:
-        _print(console, f"cannot be registered as it is: {error.message}", style="yellow")
-        _print(console, f"Hint: {error.hint}")
+        print_text(console, f"cannot be registered as it is: {error.message}", style="yellow")
+        print_text(console, f"Hint: {error.hint}")
         return
     if feature_names_of(signature) is not None:
-        _print(console, f"the features are named by the metadata {FEATURE_NAMES!r}")
+        print_text(console, f"the features are named by the metadata {FEATURE_NAMES!r}")
     show_contract(console, description.contract)
-    _print(console, f"register it with  {command}")
+    print_text(console, f"register it with  {command}")
 
 
 def _input_row(tensor: Tensor) -> tuple[str, ...]:
@@ -153,16 +140,3 @@ def _filled_rows(output: Output) -> Iterable[tuple[str, ...]]:
             kind = f"probability of {output.classes[position]!r}"
         dtype = f"{output.dtype}[{output.width}]" if output.width else output.dtype
         yield column, dtype, kind, output.name
-
-
-def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for name in header:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))
-    return table
-
-
-def _print(console: Console, text: str, *, style: str = "", end: str = "\n") -> None:
-    console.print(Text(plain(text), style=style), soft_wrap=True, end=end)

@@ -1,4 +1,4 @@
-"""The command line: `dbt-onnx inspect`, `register`, `verify`."""
+"""`dbt-onnx inspect`, `register`, `verify`: models before they score."""
 
 from __future__ import annotations
 
@@ -7,67 +7,28 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 
-from dbt_onnx import __version__
+from dbt_onnx.cli import options
 from dbt_onnx.contract import TimeUnit
-from dbt_onnx.errors import ConfigError, DbtOnnxError, RegistryError
+from dbt_onnx.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-WRONG, MISUSED = 1, 2
 _POLICIES = ("reject", "nan")
 
 
-class _Group(click.Group):
-    """A group whose commands end with one message and a hint, never with a traceback.
-
-    Exit codes: 1 when a model, a card or a check is wrong, 2 when the call or the registry is.
-    """
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except DbtOnnxError as error:
-            from dbt_onnx.presentation import show_error
-
-            show_error(error.message, error.hint)
-            ctx.exit(MISUSED if isinstance(error, ConfigError | RegistryError) else WRONG)
-
-
-_project_dir = click.option(
-    "--project-dir",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
-    default=".",
-    show_default=True,
-    help="The dbt project; its models lie in artifacts/.",
-)
-_registry = click.option(
-    "--registry",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default="seeds/model_registry.csv",
-    show_default=True,
-    help="The registry seed, a path in the project.",
-)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="dbt-onnx")
-def main() -> None:
-    """Register, inspect and verify the ONNX models of a dbt project."""
-
-
-@main.command()
+@click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(file: Path) -> None:
     """Print what the model in FILE wants and gives, and what registering it needs."""
-    from dbt_onnx.presentation import show_model
+    from dbt_onnx.presentation.models import show_model
     from dbt_onnx.registration import read_model
 
     model_bytes, signature = read_model(file)
     show_model(file, model_bytes, signature)
 
 
-@main.command()
+@click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="The model's name, such as churn.")
 @click.option("--version", required=True, help="The new version, such as 2.")
@@ -89,8 +50,8 @@ def inspect(file: Path) -> None:
 )
 @click.option("--alias", help="champion, challenger, ...")
 @click.option("--move-alias", is_flag=True, help="Take the alias from the version that has it.")
-@_project_dir
-@_registry
+@options.project_dir
+@options.registry
 def register(
     file: Path,
     name: str,
@@ -108,7 +69,7 @@ def register(
 ) -> None:
     """Make FILE a version of a model: copy it, write its card, add its row to the registry."""
     from dbt_onnx.description import Wishes
-    from dbt_onnx.presentation import show_registration
+    from dbt_onnx.presentation.models import show_registration
     from dbt_onnx.registration import register_model
 
     wishes = Wishes(
@@ -132,20 +93,20 @@ def register(
     show_registration(registration)
 
 
-@main.command()
-@_project_dir
-@_registry
+@click.command()
+@options.project_dir
+@options.registry
 @click.pass_context
 def verify(ctx: click.Context, project_dir: Path, registry: Path) -> None:
     """Check every registered version: file, sha256, card, graph, and its sample's predictions."""
-    from dbt_onnx.presentation import show_verdicts
+    from dbt_onnx.presentation.models import show_verdicts
     from dbt_onnx.registry import Registry
     from dbt_onnx.verification import verify_registry
 
     verdicts = verify_registry(project_dir / "artifacts", Registry.from_csv(project_dir / registry))
     show_verdicts(verdicts)
     if not all(verdict.passed for verdict in verdicts):
-        ctx.exit(WRONG)
+        ctx.exit(options.WRONG)
 
 
 def _names(text: str) -> list[str]:

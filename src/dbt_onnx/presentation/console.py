@@ -1,0 +1,41 @@
+"""What every command prints with. Text from outside is shown as text: no markup, no control codes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+def plain(text: str) -> str:
+    """Text without control characters: a name in a file must not steer a terminal."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text
+    )
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table of plain texts; long cells are folded."""
+    grid = Table(title=title, title_justify="left", title_style="bold")
+    for name in header:
+        grid.add_column(name, overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(plain(cell)) for cell in row))
+    return grid
+
+
+def print_text(console: Console, text: str, *, style: str = "", end: str = "\n") -> None:
+    """Print one text as it is."""
+    console.print(Text(plain(text), style=style), soft_wrap=True, end=end)
+
+
+def show_error(message: str, hint: str) -> None:
+    """Print an error and its remedy on standard error."""
+    console = Console(stderr=True)
+    print_text(console, f"Error: {message}", style="bold red")
+    print_text(console, f"Hint: {hint}")
