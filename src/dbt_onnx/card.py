@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.errors import ArtifactError
+from dbt_onnx.references import reference_faults
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,6 +84,11 @@ def parse_card(content: bytes, *, where: str) -> dict[str, Any]:
     ]
     if faults:
         raise ArtifactError(f"{where} is incomplete: {'; '.join(faults)}", hint=_AGAIN)
+    if faults := reference_faults(card):
+        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise ArtifactError(
+            f"{where} describes its columns wrongly: {'; '.join(faults[:5])}{more}", hint=_AGAIN
+        )
     return card
 
 

@@ -1,0 +1,53 @@
+"""`dbt_onnx_references` on DuckDB: what a card says about its columns, written by a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dbt_onnx.identifiers import quote
+from dbt_onnx.references import MODEL_TYPES, REFERENCES_TYPES, references_of
+
+if TYPE_CHECKING:
+    from dbt_onnx.artifact import Artifact
+    from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.ledger import TableName
+
+
+def write_references(
+    writer: Cursor, table: TableName, artifact: Artifact, *, scoring_model: str
+) -> None:
+    """Let the table say what the card says, in the caller's transaction. Nothing is written when
+    it does already, as on every night but the first of a version.
+
+    Rows belong to one scoring model, so that two of them, of one dbt run, never write the same.
+    """
+    model = {
+        "scoring_model": scoring_model,
+        "model_name": artifact.model_name,
+        "model_version": artifact.model_version,
+        "artifact_sha256": artifact.sha256,
+    }
+    own = " and ".join(f"{quote(name)} = ${name}" for name in MODEL_TYPES)
+    described = {name: kind for name, kind in REFERENCES_TYPES.items() if name not in MODEL_TYPES}
+    columns = ", ".join(map(quote, described))
+    wanted = [reference.as_row() for reference in references_of(artifact)]
+    found = writer.rows(f"select {columns} from {table.sql} where {own}", model)
+    if sorted(found, key=repr) == sorted(wanted, key=repr):
+        return
+    writer.execute(f"delete from {table.sql} where {own}", model)
+    if not wanted:
+        return
+    values = {
+        f"values_{position}": list(column)
+        for position, column in enumerate(zip(*wanted, strict=True))
+    }
+    unnested = [
+        f"unnest(cast(${name} as {kind}[]))"
+        for name, kind in zip(values, described.values(), strict=True)
+    ]
+    constants = [f"${name}" for name in MODEL_TYPES]
+    writer.execute(
+        f"insert into {table.sql} ({', '.join(map(quote, MODEL_TYPES))}, {columns}) "
+        f"select {', '.join([*constants, *unnested])}",
+        {**model, **values},
+    )
