@@ -22,7 +22,8 @@ def describe(column: pa.Array, *, categorical: bool = False) -> dict[str, Any]:
     Numbers: {"kind": "numeric", "rows", "nulls", "quantiles": BINS + 1 values from the smallest to
     the largest, "edges", "shares"}; shares[i] is the share, of the values that are not NULL, in
     (edges[i - 1], edges[i]], open below and above at the ends, so there is one more share than
-    edges. The edges are the inner quantiles without repetition.
+    edges. The edges are the inner quantiles without repetition; where some repeat, the smallest
+    value is an edge, too: else one flag of 95 % ones and 5 % zeros would be one bin.
     Text, or `categorical` numbers: {"kind": "categorical", "rows", "nulls", "shares": {value:
     share}, "other"} with the MAX_CATEGORIES most frequent values, the rest in "other".
     `nulls` is the share of NULL and NaN among `rows`. A list column counts by element.
@@ -35,6 +36,8 @@ def describe(column: pa.Array, *, categorical: bool = False) -> dict[str, Any]:
     known = numbers[~np.isnan(numbers)]
     quantiles = np.quantile(known, np.linspace(0, 1, BINS + 1)) if len(known) else np.empty(0)
     edges = np.unique(quantiles[1:-1])
+    if len(edges) < BINS - 1:
+        edges = np.unique(quantiles[:-1])
     counts = np.bincount(np.searchsorted(edges, known, side="left"), minlength=len(edges) + 1)
     return {
         "kind": "numeric",

@@ -401,6 +401,11 @@ def test_a_distribution_has_a_share_per_bin_and_one_more_than_edges() -> None:
     assert (numbers["quantiles"][0], numbers["quantiles"][-1]) == (0.0, 29.0)
 
 
+def test_values_below_a_frequent_one_have_a_bin_of_their_own() -> None:
+    flags = describe(pa.array([0] * 5 + [1] * 95, pa.int64()))
+    assert (flags["edges"], flags["shares"]) == ([0.0, 1.0], [0.05, 0.95, 0.0])
+
+
 def test_a_distribution_of_text_keeps_the_most_frequent_values() -> None:
     many = [f"v{i}" for i in range(150)] + ["often"] * 50
     text = describe(pa.array([*many, None]))
