@@ -39,8 +39,9 @@ def materialize(result, connection):
     {{ run_hooks(post_hooks, inside_transaction=False) }}
 
     {% set latest = ledger.incorporate(path={'identifier': ledger.identifier ~ '__latest'}) %}
+    {% set inputs = ledger.incorporate(path={'identifier': ledger.identifier ~ '__inputs'}) %}
     {% set runs = ledger.incorporate(path={'identifier': 'dbt_onnx_runs'}) %}
-    {{ return({'relations': [ledger, latest, runs]}) }}
+    {{ return({'relations': [ledger, latest, inputs, runs]}) }}
 {% endmaterialization %}
 
 

@@ -26,6 +26,7 @@ def score(
     key: Sequence[str],
     as_of: str | None = None,
     refresh_after: Mapping[str, Any] | None = None,
+    keep_inputs: bool | Mapping[str, Any] = True,
     max_rejected_fraction: float = 0.1,
     batch_rows: int | None = None,
     threads: int | None = None,
@@ -44,6 +45,9 @@ def score(
                            TIMESTAMP, UTC); without it, the run's time
     refresh_after          {"count": 7, "period": "day"}: score again after this time, changed or
                            not; periods are minute, hour, day, week
+    keep_inputs            keep what each scored row was scored on, beside the ledger, so that a run
+                           can be replayed: True for good, {"count": 400, "period": "day"} for so
+                           long after the run, False not at all
     max_rejected_fraction  the run fails, and nothing is written, when a larger share of the rows
                            of `features` is rejected
     batch_rows, threads    rows per call of onnxruntime, and its threads; chosen when not given
@@ -57,6 +61,7 @@ def score(
         "key": key,
         "as_of": as_of,
         "refresh_after": refresh_after,
+        "keep_inputs": keep_inputs,
         "max_rejected_fraction": max_rejected_fraction,
         "batch_rows": batch_rows,
         "threads": threads,

@@ -30,6 +30,7 @@ class ScoringRequest:
     key: tuple[str, ...]
     as_of: str | None
     refresh_after: timedelta | None
+    keep_inputs: timedelta | bool
     max_rejected_fraction: float
     batch_rows: int | None
     threads: int | None
@@ -71,6 +72,8 @@ def check_request(arguments: Mapping[str, Any], unknown: Mapping[str, Any]) -> S
         faults.append(f"as_of must name a column; got {arguments['as_of']!r}")
     refresh_after, period_faults = parse_period("refresh_after", arguments["refresh_after"])
     faults += period_faults
+    keep_inputs, keep_faults = _parse_keep_inputs(arguments["keep_inputs"])
+    faults += keep_faults
     if faults:
         raise ConfigError(
             "score() cannot run: " + "; ".join(faults),
@@ -78,7 +81,12 @@ def check_request(arguments: Mapping[str, Any], unknown: Mapping[str, Any]) -> S
         )
     parse_spec(arguments["model"])
     return ScoringRequest(
-        **{**arguments, "key": tuple(arguments["key"]), "refresh_after": refresh_after}
+        **{
+            **arguments,
+            "key": tuple(arguments["key"]),
+            "refresh_after": refresh_after,
+            "keep_inputs": keep_inputs,
+        }
     )
 
 
@@ -106,6 +114,15 @@ def parse_period(name: str, value: object) -> tuple[timedelta | None, list[str]]
         ]
     assert isinstance(count, int)
     return count * PERIODS[str(period)], []
+
+
+def _parse_keep_inputs(value: object) -> tuple[timedelta | bool, list[str]]:
+    if isinstance(value, bool):
+        return value, []
+    period, faults = parse_period("keep_inputs", value)
+    if period is None and not faults:
+        faults = [f"keep_inputs must be True, False or a period; got {value!r}"]
+    return period or False, faults
 
 
 def _unknown_argument_faults(unknown: Mapping[str, Any], *, allowed: Sequence[str]) -> list[str]:

@@ -2,9 +2,10 @@
 
     <name>            the ledger: every prediction ever made, append-only
     <name>__latest    the newest prediction per entity and model version, derived from the ledger
+    <name>__inputs    what each run fed to the model, see `inputs`
     dbt_onnx_runs     one row per run and scoring model
 
-All three lie in one schema, because DuckDB writes to one database per transaction and because
+All lie in one schema, because DuckDB writes to one database per transaction and because
 whoever reads a ledger through `--defer` must find its runs beside it. Timestamps are naive UTC.
 Nothing here touches a warehouse: every function returns SQL text.
 """
@@ -55,7 +56,12 @@ RUNS_TYPES = {
     "rows_rejected": "BIGINT",
     "rows_unchanged": "BIGINT",
     **{f"rows_{reason}": "BIGINT" for reason in SCORE_REASONS},
+    "rows_inputs_kept": "BIGINT",
     "key_columns": "VARCHAR[]",
+    "features_relation": "VARCHAR",
+    "registry_relation": "VARCHAR",
+    "features": "VARCHAR[]",
+    "feature_types": "VARCHAR[]",
     "model_name": "VARCHAR",
     "model_version": "VARCHAR",
     "model_alias": "VARCHAR",
@@ -120,6 +126,11 @@ def create_table(table: TableName, columns: Mapping[str, str]) -> str:
 def add_column(table: TableName, name: str, sql_type: str) -> str:
     """Add a column; the rows that are there have NULL in it."""
     return f"alter table {table.sql} add column {quote(name)} {sql_type}"
+
+
+def retype_column(table: TableName, name: str, sql_type: str) -> str:
+    """Change a column's type; its values are cast."""
+    return f"alter table {table.sql} alter column {quote(name)} set data type {sql_type}"
 
 
 def insert_predictions(ledger: TableName, shape: LedgerShape, *, stream: str) -> str:

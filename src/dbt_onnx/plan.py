@@ -56,23 +56,25 @@ class Plan:
     has_late_rows: bool = False
 
 
-def features_hash(columns: Mapping[str, str]) -> str:
-    """SQL of the hash over the columns that the model reads.
+def features_hash(columns: Mapping[str, str], *, of: str | None = None) -> str:
+    """SQL of the hash over the columns that the model reads, `of` a table's alias.
 
     Widened first: a column that turns from INTEGER into BIGINT, or from DECIMAL into DOUBLE, has
     not changed for the model.
     """
-    return f"hash({', '.join(_widened(name, kind) for name, kind in columns.items())})"
+    prefix = "" if of is None else f"{of}."
+    widened = (_widened(prefix + quote(name), kind) for name, kind in columns.items())
+    return f"hash({', '.join(widened)})"
 
 
-def _widened(name: str, sql_type: str) -> str:
+def _widened(column: str, sql_type: str) -> str:
     if sql_type in _INTEGER_TYPES:
-        return f"cast({quote(name)} as bigint)"
+        return f"cast({column} as bigint)"
     if sql_type in _FLOAT_TYPES or sql_type.startswith("DECIMAL"):
-        return f"cast({quote(name)} as double)"
+        return f"cast({column} as double)"
     if sql_type.startswith("ENUM"):
-        return f"cast({quote(name)} as varchar)"
-    return quote(name)
+        return f"cast({column} as varchar)"
+    return column
 
 
 def count_rows(features_sql: str, *, as_of_sql: str) -> str:

@@ -16,7 +16,7 @@ OWN = {"main.facts", "main.features", "main.model_registry", "main.dbt_onnx_runs
 
 
 def tables(*names: str) -> set[str]:
-    return {f"main.{name}{suffix}" for name in names for suffix in ("", "__latest")}
+    return {f"main.{name}{suffix}" for name in names for suffix in ("", "__latest", "__inputs")}
 
 
 @pytest.fixture
@@ -272,9 +272,11 @@ def test_odd_names_other_schemas_and_other_databases(tmp_path: Path) -> None:
         "main_sché ma.odd ü",
         "main_sché ma.客户 得分",
         "main_sché ma.客户 得分__latest",
+        "main_sché ma.客户 得分__inputs",
         "main_sché ma.dbt_onnx_runs",
         "other.main_order.table",
         "other.main_order.table__latest",
+        "other.main_order.table__inputs",
         "other.main_order.dbt_onnx_runs",
     }
 

@@ -21,6 +21,7 @@ ARGUMENTS: dict[str, Any] = {
     "key": ["id"],
     "as_of": None,
     "refresh_after": None,
+    "keep_inputs": True,
     "max_rejected_fraction": 1.0,
     "batch_rows": None,
     "threads": 1,

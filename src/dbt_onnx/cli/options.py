@@ -32,7 +32,7 @@ profiles_dir = click.option(
 target = click.option("--target", "-t", help="The target of the profile; as of dbt.")
 
 
-class _Variables(click.ParamType):
+class _Variables(click.ParamType[dict[str, Any]]):
     name = "YAML"
 
     def convert(

@@ -16,9 +16,11 @@ from dbt_onnx.engines.duckdb import writing
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.features import FeatureRelation, relation_name
 from dbt_onnx.engines.duckdb.planning import PlannedRun, plan_run
+from dbt_onnx.engines.duckdb.references import write_references
 from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError, ContractError
+from dbt_onnx.inputs import RUN_COLUMN
 from dbt_onnx.ledger import LedgerShape, TableName
 from dbt_onnx.progress import Progress
 from dbt_onnx.registry import Registry, parse_spec
@@ -137,6 +139,8 @@ def _stamp_model(
         model_alias=parse_spec(request.model).alias,
         artifact_sha256=artifact.sha256,
         key_columns=list(request.key),
+        features_relation=relation_name(request.features),
+        registry_relation=relation_name(request.registry),
     )
 
 
@@ -146,6 +150,7 @@ def _shape_of(
     """The ledger's columns, after request and contract have been held against the features."""
     features.check_columns(key=request.key, as_of=request.as_of)
     features.check_contract(reader, artifact.contract, model=_name(artifact))
+    _check_input_names(request, artifact)
     outputs = writing.output_types(reader, artifact.contract.output_fields())
     collisions = {n.casefold() for n in request.key} & {n.casefold() for n in outputs}
     if collisions:
@@ -154,6 +159,16 @@ def _shape_of(
             hint="give the output another column name when exporting or registering the model",
         )
     return LedgerShape(key={name: features.columns[name] for name in request.key}, outputs=outputs)
+
+
+def _check_input_names(request: ScoringRequest, artifact: Artifact) -> None:
+    taken = [n for n in artifact.contract.feature_names if n.casefold() == RUN_COLUMN]
+    if taken and request.keep_inputs is not False:
+        raise ConfigError(
+            f"feature {taken[0]!r} of '{_name(artifact)}' has the name of a column of the kept inputs",
+            hint="name the feature otherwise when exporting or registering the model, or set "
+            "keep_inputs=False in score()",
+        )
 
 
 def _check_tables(
@@ -210,6 +225,9 @@ def _write_run(
     tally = Tally()
     with writer.transaction():
         tables.create(writer, planned.plan.shape)
+        write_references(
+            writer, tables.references, artifact, scoring_model=tables.ledger.identifier
+        )
         if planned.summary.rows_to_score:
             rows = reader.stream(
                 plan.select_rows(planned.plan), planned.parameters, batch_rows=batch_rows
@@ -237,6 +255,9 @@ def _write_run(
             where=features.name,
             max_rejected_fraction=request.max_rejected_fraction,
         )
+        kept = writing.keep_inputs(
+            writer, tables, planned, tally, where=features.name, keep=request.keep_inputs
+        )
         writing.update_latest(writer, tables, planned)
         result = RunSummary(
             model=_name(artifact),
@@ -250,6 +271,7 @@ def _write_run(
             status="success",
             **writing.run_columns(planned),
             **result.counts,
+            rows_inputs_kept=kept,
             onnxruntime_version=session.onnxruntime_version,
             provider=session.provider,
             threads=session.threads,

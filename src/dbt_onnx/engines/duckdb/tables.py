@@ -4,42 +4,54 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dbt_onnx import ledger
+from dbt_onnx import inputs, ledger
 from dbt_onnx.errors import ConfigError, ContractError, WarehouseError
+from dbt_onnx.inputs import INPUTS_SUFFIX
 from dbt_onnx.ledger import LATEST_SUFFIX, RUNS_TABLE, LedgerShape, TableName
+from dbt_onnx.references import MODEL_TYPES, REFERENCES_TABLE, REFERENCES_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from dbt_onnx.engines.duckdb.cursor import Cursor
 
 _RESTORE = "restore the table from a backup, or give the scoring model another name or alias"
 # the runs table has the same name for every scoring model of a schema
-_WAY_OUT = {"ledger": "alias", "latest table": "alias", "runs table": "schema"}
+_WAY_OUT = {
+    "ledger": "alias",
+    "latest table": "alias",
+    "table of kept inputs": "alias",
+    "runs table": "schema",
+    "table of references": "schema",
+}
 
 
 class ScoringTables:
-    """Ledger, latest and runs of one scoring model."""
+    """Ledger, latest, kept inputs and runs of one scoring model."""
 
     def __init__(self, name: TableName) -> None:
         self.ledger = name
         self.latest = name.beside(name.identifier + LATEST_SUFFIX)
+        self.inputs = name.beside(name.identifier + INPUTS_SUFFIX)
         self.runs = name.beside(RUNS_TABLE)
+        self.references = name.beside(REFERENCES_TABLE)
 
     def check_runs(self, cursor: Cursor) -> None:
         """Raise WarehouseError when the runs table is not ours: no run can be recorded."""
         _refuse_foreign(cursor, self.runs, ("run_id", "scoring_model", "status"), role="runs table")
+        _refuse_foreign(cursor, self.references, MODEL_TYPES, role="table of references")
 
     def check_names(self, cursor: Cursor) -> None:
         """Raise when ledger or latest table belongs to somebody else, or lacks what it had."""
         name = self.ledger.identifier.casefold()
-        if name == RUNS_TABLE or name.endswith(LATEST_SUFFIX):
+        if name in {RUNS_TABLE, REFERENCES_TABLE} or name.endswith((LATEST_SUFFIX, INPUTS_SUFFIX)):
             raise ConfigError(
-                f"a scoring model cannot be called {self.ledger.identifier!r}: "
-                f"{RUNS_TABLE} and names that end in {LATEST_SUFFIX} are kept for its other tables",
+                f"a scoring model cannot be called {self.ledger.identifier!r}: {RUNS_TABLE} and "
+                f"names that end in {LATEST_SUFFIX} or {INPUTS_SUFFIX} are kept for its other tables",
                 hint="give the scoring model another name or alias",
             )
         _refuse_foreign(cursor, self.ledger, ledger.STAMP_TYPES, role="ledger")
+        _refuse_foreign(cursor, self.inputs, [inputs.RUN_COLUMN], role="table of kept inputs")
         _refuse_foreign(
             cursor,
             self.latest,
@@ -131,6 +143,25 @@ class ScoringTables:
                 if name.casefold() not in found:
                     cursor.execute(ledger.add_column(table, name, kind))
 
+    def create_inputs(
+        self, cursor: Cursor, shape: LedgerShape, features: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Create the table of kept inputs, or make its columns hold these features, too. Returns
+        the SQL types that its columns then have, by the names that the features have now.
+        """
+        wanted = inputs.input_columns(shape, features)
+        cursor.execute(ledger.create_table(self.inputs, wanted))
+        found = {n.casefold(): kind for n, kind in cursor.columns_of(self.inputs.sql).items()}
+        types = {}
+        for name, kind in wanted.items():
+            kept = found.get(name.casefold())
+            types[name] = kind if kept is None else inputs.widened(kept, kind)
+            if kept is None:
+                cursor.execute(ledger.add_column(self.inputs, name, kind))
+            elif types[name] != kept:
+                cursor.execute(ledger.retype_column(self.inputs, name, types[name]))
+        return types
+
     def repair_latest(self, cursor: Cursor, shape: LedgerShape) -> bool:
         """Rebuild a latest table that was dropped or altered. Returns whether it was needed."""
         if cursor.kind_of(self.ledger) is None:
@@ -147,12 +178,18 @@ class ScoringTables:
         return True
 
     def create_runs(self, cursor: Cursor) -> None:
-        """Create the runs table, or add the columns that a newer dbt_onnx brings."""
-        cursor.execute(ledger.create_table(self.runs, ledger.RUNS_TYPES))
-        found = cursor.columns_of(self.runs.sql)
-        for name, kind in ledger.RUNS_TYPES.items():
-            if name not in found:
-                cursor.execute(ledger.add_column(self.runs, name, kind))
+        """Create the tables that all scoring models share, runs and references, or add the columns
+        that a newer dbt_onnx brings.
+        """
+        for table, columns in (
+            (self.runs, ledger.RUNS_TYPES),
+            (self.references, REFERENCES_TYPES),
+        ):
+            cursor.execute(ledger.create_table(table, columns))
+            found = cursor.columns_of(table.sql)
+            for name, kind in columns.items():
+                if name not in found:
+                    cursor.execute(ledger.add_column(table, name, kind))
 
 
 def _refuse_foreign(

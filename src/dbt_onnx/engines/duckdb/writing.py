@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dbt_onnx import ledger, plan
+from dbt_onnx import inputs, ledger, plan
 from dbt_onnx.errors import DataError, ScoringError
 from dbt_onnx.identifiers import quote
+from dbt_onnx.inputs import storable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime, timedelta
 
     from dbt_onnx.engines.duckdb.cursor import Cursor
     from dbt_onnx.engines.duckdb.planning import PlannedRun
@@ -101,6 +103,56 @@ def check_rejected(
     )
 
 
+def keep_inputs(
+    writer: Cursor,
+    tables: ScoringTables,
+    planned: PlannedRun,
+    tally: Tally,
+    *,
+    where: str,
+    keep: timedelta | bool,
+) -> int:
+    """Keep what the run has scored, and forget what was kept long enough. Returns rows kept.
+
+    Raises ScoringError when the features are not those that were scored.
+    """
+    if keep is False:
+        return 0
+    shape, features = planned.plan.shape, planned.plan.features
+    types = tables.create_inputs(writer, shape, features)
+    kept, wanted = 0, tally.scored + tally.rejected - tally.rejected_reasons["null_key"]
+    if wanted:
+        statement = inputs.insert_inputs(
+            tables.inputs,
+            tables.ledger,
+            shape,
+            features=features,
+            features_sql=planned.plan.features_sql,
+            kept_types=types,
+            every_row=planned.summary.rows_to_score == planned.summary.rows_in,
+        )
+        kept = writer.rows(statement, planned.parameters)[0][0]
+    if kept != wanted:
+        raise ScoringError(
+            f"{wanted:,} rows were scored, and the inputs of {kept:,} were found again",
+            hint=f"{where} gave other rows when it was read again: materialize it as a table, or "
+            "take random() and the like out of it",
+        )
+    if keep is not True:
+        _forget_inputs(writer, tables, planned, kept_since=planned.scored_at - keep)
+    return kept
+
+
+def _forget_inputs(
+    writer: Cursor, tables: ScoringTables, planned: PlannedRun, *, kept_since: datetime
+) -> None:
+    parameters = {**planned.parameters, "kept_since": kept_since}
+    outdated = [row[0] for row in writer.rows(inputs.outdated_runs(tables.runs), parameters)]
+    if outdated:
+        for statement in inputs.delete_inputs(tables.inputs, tables.runs):
+            writer.execute(statement, {**parameters, "run_ids": outdated})
+
+
 def update_latest(writer: Cursor, tables: ScoringTables, planned: PlannedRun) -> None:
     """Bring the latest table up to date with the rows just written and the entities just seen."""
     latest, shape, summary = tables.latest, planned.plan.shape, planned.summary
@@ -141,4 +193,6 @@ def run_columns(planned: PlannedRun) -> dict[str, Any]:
         "scored_at": planned.scored_at,
         "input_fingerprint": planned.summary.input_fingerprint,
         "features_hash_function": planned.hash_function,
+        "features": list(planned.plan.features),
+        "feature_types": list(map(storable, planned.plan.features.values())),
     }
