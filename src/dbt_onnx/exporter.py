@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import replace as changed
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
@@ -14,23 +12,19 @@ import numpy as np
 import pyarrow as pa
 
 from dbt_onnx.artifact import write_artifact
-from dbt_onnx.card import replace_file
 from dbt_onnx.contract import Contract, Feature, Fill, NullPolicy
 from dbt_onnx.conversion import convert, inputs_for, is_text
 from dbt_onnx.distributions import describe
 from dbt_onnx.errors import ConfigError, ContractError
 from dbt_onnx.estimators import answers_of, rows_for
 from dbt_onnx.parity import compare, outputs_for, score_table
-from dbt_onnx.registry import (
-    REGISTRY_COLUMNS,
-    Registry,
-    RegistryEntry,
-    alias_faults,
-    name_faults,
-)
+from dbt_onnx.registry import alias_faults, name_faults
+from dbt_onnx.registry_file import put_entry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from dbt_onnx.registry import RegistryEntry
 
 
 def export(
@@ -135,7 +129,7 @@ def export(
         },
     )
     entry = changed(entry, alias=alias)
-    return entry if registry is None else _register(Path(registry), entry)
+    return entry if registry is None else put_entry(Path(registry), entry)
 
 
 def _evenly_spaced(n_rows: int, wanted: int) -> Any:
@@ -241,34 +235,3 @@ def _estimator_name(estimator: Any) -> str:
 def _library_versions() -> dict[str, str]:
     packages = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy")
     return {package: installed_version(package) for package in packages}
-
-
-def _register(path: Path, entry: RegistryEntry) -> RegistryEntry:
-    """Write the version's row into the registry seed, in its place if it has one."""
-    rows: list[dict[str, str]] = []
-    header = list(REGISTRY_COLUMNS)
-    if path.exists():
-        Registry.from_csv(path)
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            rows, header = list(reader), list(reader.fieldnames or header)
-    own = [
-        row
-        for row in rows
-        if (row["model_name"], row["model_version"]) == (entry.model_name, entry.model_version)
-    ]
-    if own and entry.alias is None:
-        entry = changed(entry, alias=own[0]["alias"] or None)
-    for row in rows:
-        if row["model_name"] == entry.model_name and row["alias"] == entry.alias:
-            row["alias"] = ""
-    if not own:
-        own = [{}]
-        rows += own
-    own[0].update({column: getattr(entry, column) or "" for column in REGISTRY_COLUMNS})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, header, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    replace_file(path, text.getvalue().encode())
-    return entry

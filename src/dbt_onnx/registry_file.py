@@ -1,14 +1,15 @@
-"""The registry's seed file, and the one row that registering a version adds to it."""
+"""The registry's seed file: rows are added when a version is registered, aliases move.
+
+Whatever else the file holds, other columns and rows, stays as it is. One command at a time writes.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import TYPE_CHECKING
 
-from dbt_onnx.card import replace_file
 from dbt_onnx.errors import ConfigError, RegistryError
 from dbt_onnx.registry import REGISTRY_COLUMNS, Registry, alias_faults
+from dbt_onnx.seed_files import SeedFile, locked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,28 +48,60 @@ def check_addition(
 def add_entry(path: Path, entry: RegistryEntry, *, move_alias: bool = False) -> None:
     """Add a row to the seed, whole or not at all, and take its alias from the version that had it.
 
-    Other columns and rows stay as they are. Raises as `check_addition`.
+    Raises as `check_addition`.
     """
-    check_addition(
-        path,
-        model_name=entry.model_name,
-        model_version=entry.model_version,
-        alias=entry.alias,
-        move_alias=move_alias,
-    )
-    header, rows = list(REGISTRY_COLUMNS), []
-    if path.exists():
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True, restkey="")
-            rows = list(reader)
-            header = list(reader.fieldnames or header)
-    for row in rows:
-        if entry.alias and (row["model_name"], row["alias"]) == (entry.model_name, entry.alias):
-            row["alias"] = ""
-    rows.append({column: getattr(entry, column) or "" for column in REGISTRY_COLUMNS})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, header, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, text.getvalue().encode())
+    with locked(path.parent):
+        check_addition(
+            path,
+            model_name=entry.model_name,
+            model_version=entry.model_version,
+            alias=entry.alias,
+            move_alias=move_alias,
+        )
+        _put(SeedFile.read(path, columns=REGISTRY_COLUMNS), entry)
+
+
+def put_entry(path: Path, entry: RegistryEntry) -> RegistryEntry:
+    """Add a row, or replace the one of the same version; an entry without alias keeps its own.
+
+    The alias leaves the version that had it. Returns the entry as it is in the seed now. Raises
+    RegistryError when the seed is not valid.
+    """
+    with locked(path.parent):
+        if path.exists():
+            Registry.from_csv(path)
+        _put(SeedFile.read(path, columns=REGISTRY_COLUMNS), entry)
+        return Registry.from_csv(path).resolve(f"{entry.model_name}/{entry.model_version}")
+
+
+def exchange_aliases(path: Path, promoted: RegistryEntry, replaced: RegistryEntry | None) -> None:
+    """Give `promoted` the alias of `replaced`, and `replaced` that of `promoted`.
+
+    Without `replaced`, `promoted` becomes champion. The caller holds the lock and has read the
+    entries from this file.
+    """
+    seed = SeedFile.read(path, columns=REGISTRY_COLUMNS)
+    aliases = {promoted.model_version: (replaced.alias if replaced else None) or "champion"}
+    if replaced is not None:
+        aliases[replaced.model_version] = promoted.alias or ""
+    for row in seed.rows:
+        version = seed.value(row, "model_version")
+        if seed.value(row, "model_name") == promoted.model_name and version in aliases:
+            seed.change(row, alias=aliases[version])
+    seed.write()
+
+
+def _put(seed: SeedFile, entry: RegistryEntry) -> None:
+    of_model = [row for row in seed.rows if seed.value(row, "model_name") == entry.model_name]
+    own = [row for row in of_model if seed.value(row, "model_version") == entry.model_version]
+    values = {column: getattr(entry, column) or "" for column in REGISTRY_COLUMNS}
+    if own and entry.alias is None:
+        del values["alias"]
+    for row in of_model:
+        if entry.alias and seed.value(row, "alias") == entry.alias:
+            seed.change(row, alias="")
+    if own:
+        seed.change(own[0], **values)
+    else:
+        seed.add(values)
+    seed.write()
