@@ -46,12 +46,13 @@ def verify_entry(root: Path, entry: RegistryEntry) -> Verdict:
     What is wrong is in the verdict; nothing that a model file or a card can hold raises.
     """
     try:
-        return _verify_sample(load_artifact(root, entry), entry)
+        return verify_sample(load_artifact(root, entry), entry)
     except DbtOnnxError as error:
         return Verdict(entry=entry, fault=error.message, hint=error.hint)
 
 
-def _verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
+def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
+    """Score the card's sample and compare. Raises what scoring it raises."""
     parity = artifact.card.get("parity") or {}
     features, expected = parity.get("features"), parity.get("outputs")
     if not features or not expected:

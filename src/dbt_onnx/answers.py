@@ -1,0 +1,71 @@
+"""A version at work on rows that are at hand: what it says, with nothing written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from dbt_onnx.artifact import load_artifact
+from dbt_onnx.scoring import Tally, score_batches
+from dbt_onnx.session import OnnxSession
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from dbt_onnx.artifact import Artifact
+    from dbt_onnx.registry import RegistryEntry
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A version whose file is intact, ready to score."""
+
+    artifact: Artifact
+    session: OnnxSession
+
+    @property
+    def name(self) -> str:
+        return f"{self.artifact.model_name}/{self.artifact.model_version}"
+
+    @classmethod
+    def load(cls, artifacts: Path, entry: RegistryEntry) -> Candidate:
+        """Raises ArtifactError or ContractError, as `load_artifact` and `OnnxSession` do."""
+        artifact = load_artifact(artifacts, entry)
+        session = OnnxSession(
+            artifact.model_bytes,
+            output_names=[output.name for output in artifact.contract.outputs],
+            row_by_row=artifact.signature.fixed_batch_one,
+        )
+        return cls(artifact, session)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a version says about the sampled rows: NULL where it rejects one."""
+
+    columns: Mapping[str, pa.Array]
+    tally: Tally
+
+    @classmethod
+    def of(cls, candidate: Candidate, batches: Sequence[pa.RecordBatch]) -> Answers:
+        """Raises ScoringError when the model fails on these rows."""
+        contract, tally = candidate.artifact.contract, Tally()
+        scored = list(score_batches(batches, candidate.session, contract=contract, tally=tally))
+        columns = {
+            field.name: pa.concat_arrays(
+                [pa.array([], field.type), *(batch.column(field.name) for batch in scored)]
+            )
+            for field in contract.output_fields()
+        }
+        return cls(columns, tally)
+
+    @property
+    def rows(self) -> int:
+        return self.tally.scored + self.tally.rejected
+
+    @property
+    def rejected(self) -> float:
+        return self.tally.rejected / self.rows if self.rows else 0.0

@@ -1,0 +1,119 @@
+"""`dbt-onnx promote` and `rollback`: which version serves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dbt_onnx.cli import options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dbt_onnx.dbt_project import DbtProject
+
+_SHARE = click.FloatRange(0, 1)
+
+
+@click.command()
+@click.argument("version", metavar="NAME/VERSION")
+@click.option(
+    "--min-rank-correlation",
+    type=click.FloatRange(-1, 1),
+    default=0.8,
+    show_default=True,
+    help="Spearman's, of each numeric output with the champion's.",
+)
+@click.option(
+    "--max-changed-decisions",
+    type=_SHARE,
+    default=0.1,
+    show_default=True,
+    help="Share of rows with another label, or a probability across the threshold.",
+)
+@click.option(
+    "--max-rejected",
+    type=_SHARE,
+    default=0.1,
+    show_default=True,
+    help="Share of rows that the version rejects.",
+)
+@click.option(
+    "--threshold", type=_SHARE, default=0.5, show_default=True, help="A probability decides here."
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    default=100_000,
+    show_default=True,
+    help="Rows to compare on at most, chosen by the hash of their key.",
+)
+@click.option("--override", metavar="WHY", help="Promote although a check fails; WHY is recorded.")
+@options.project
+@options.registry
+@click.pass_context
+def promote(
+    ctx: click.Context,
+    /,
+    version: str,
+    override: str | None,
+    project: DbtProject,
+    registry: Path,
+    **limits: Any,
+) -> None:
+    """Make NAME/VERSION the champion, if it passes the gate.
+
+    The gate checks the file, the card's sample, the contract against the current features, what
+    the version says about them, and how far that is from what the champion says.
+    """
+    from dbt_onnx.examination import examine
+    from dbt_onnx.gate import Limits
+    from dbt_onnx.presentation.promotion import show_change, show_gate, show_refusal
+    from dbt_onnx.promotion import carry_out, clean_reason, despite, read_promotion
+
+    why = None if override is None else clean_reason(override, option="--override")
+    standing, entry = read_promotion(project.root / registry, version)
+    checks = examine(
+        project,
+        entry,
+        standing.champion,
+        artifacts=project.root / "artifacts",
+        limits=Limits(**limits),
+    )
+    show_gate(version, standing.champion, checks)
+    failed = [check for check in checks if check.verdict == "failed"]
+    if any(check.final or why is None for check in failed):
+        show_refusal(version, failed, registry, overridden=why is not None)
+        ctx.exit(options.WRONG)
+    change = carry_out(
+        standing,
+        entry,
+        action="promote",
+        gate="overridden" if failed else "passed",
+        reason=despite(why or "", failed),
+    )
+    show_change(change, registry.parent, overridden=failed)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--to", metavar="VERSION", help="The version to return to; else the one before.")
+@click.option("--reason", metavar="WHY", help="Recorded with the rollback.")
+@options.project_dir
+@options.registry
+def rollback(
+    name: str, to: str | None, reason: str | None, project_dir: Path, registry: Path
+) -> None:
+    """Return to the champion of NAME before. Nothing is scored, and no warehouse is needed."""
+    from dbt_onnx.presentation.promotion import show_change
+    from dbt_onnx.promotion import clean_reason, roll_back
+
+    change = roll_back(
+        project_dir / registry,
+        name,
+        to=to,
+        artifacts=project_dir / "artifacts",
+        reason="" if reason is None else clean_reason(reason, option="--reason"),
+    )
+    show_change(change, registry.parent, overridden=[])

@@ -1,0 +1,74 @@
+"""The features as they are now, for whoever scores them without writing anything."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from dbt_onnx.engines.duckdb.features import FeatureRelation
+from dbt_onnx.errors import DataError
+from dbt_onnx.identifiers import quote
+from dbt_onnx.scoring import KEY_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import pyarrow as pa
+
+    from dbt_onnx.engines.duckdb.cursor import Cursor
+
+BATCH_ROWS = 65_536
+
+
+def open_features(reader: Cursor, relation_sql: str, *, name: str) -> FeatureRelation:
+    """The feature relation of a scoring model, outside of its runs.
+
+    `relation_sql` is the relation as SQL, `name` what users know it by. Raises DataError when it
+    is not in the warehouse.
+    """
+    try:
+        columns = reader.columns_of(relation_sql)
+    except duckdb.CatalogException as error:
+        raise DataError(
+            f"{name} is not in the warehouse: {str(error).partition(chr(10))[0]}",
+            hint=f"`dbt build -s +{name.rpartition('.')[2]}` makes it",
+        ) from error
+    return FeatureRelation(sql=f"select * from {relation_sql}", name=name, columns=columns)
+
+
+def sample_features(
+    reader: Cursor,
+    features: FeatureRelation,
+    *,
+    key: Sequence[str],
+    columns: Iterable[str],
+    rows: int,
+) -> list[pa.RecordBatch]:
+    """At most `rows` rows, held in memory, ready for `score_batches`: key and the `columns`.
+
+    Which rows is decided by the hash of their key: the same as long as the same entities are
+    there. Rows with a NULL in the key are left out: no run scores them.
+    """
+    keys = [quote(name) for name in key]
+    selected = [f'{name} as "{KEY_PREFIX}{place}"' for place, name in enumerate(keys)]
+    selected += [quote(name) for name in columns]
+    stream = reader.stream(
+        f"select {', '.join(selected)} from ({features.sql}) as features "
+        f"where {' and '.join(f'{name} is not null' for name in keys)} "
+        f"order by hash({', '.join(keys)}), {', '.join(keys)} limit {int(rows)}",
+        {},
+        batch_rows=BATCH_ROWS,
+    )
+    try:
+        return list(stream)
+    finally:
+        stream.close()
+
+
+def count_features(reader: Cursor, features: FeatureRelation, *, key: Sequence[str]) -> int:
+    """The number of rows. Raises DataError when there are none, or when a key occurs twice."""
+    # the moments that the rows describe are left aside: which clock the next run has is not known
+    features.check_rows(reader, key=key, as_of=None, clock=datetime.now(UTC).replace(tzinfo=None))
+    return int(reader.rows(f"select count(*) from ({features.sql}) as features")[0][0])

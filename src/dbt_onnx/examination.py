@@ -1,0 +1,208 @@
+"""Taking a version through the gate: its file, its card, and what it says in the warehouse now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dbt_onnx.answers import Answers, Candidate
+from dbt_onnx.errors import ContractError, DbtOnnxError, WarehouseError
+from dbt_onnx.gate import Check, check_answers, check_card, check_comparison, failed
+from dbt_onnx.ledger import LedgerShape
+from dbt_onnx.registry import CHAMPION
+from dbt_onnx.scoring_calls import scoring_calls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from dbt_onnx.artifact import Artifact
+    from dbt_onnx.dbt_project import DbtProject
+    from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.engines.duckdb.features import FeatureRelation
+    from dbt_onnx.gate import Limits
+    from dbt_onnx.registry import RegistryEntry
+    from dbt_onnx.scoring_calls import ScoringCall
+
+CONTRACT_LIMIT = "columns, types, unique key"
+
+
+def examine(
+    project: DbtProject,
+    entry: RegistryEntry,
+    champion: RegistryEntry | None,
+    *,
+    artifacts: Path,
+    limits: Limits,
+) -> list[Check]:
+    """Every check of the gate, in order; what is wrong is in the checks.
+
+    The warehouse is read, and nothing is written. Raises ConfigError when dbt cannot read the
+    project.
+    """
+    try:
+        candidate = Candidate.load(artifacts, entry)
+    except DbtOnnxError as error:
+        return [failed("artifact", "as registered", error, final=True)]
+    checks = [
+        Check(
+            name="artifact",
+            figure=f"sha256 {entry.sha256[:12]}",
+            limit="as registered",
+            verdict="passed",
+        ),
+        *check_card(candidate.artifact, entry),
+    ]
+    project.scoring_models()  # a project that cannot be read is no verdict on a version
+    try:
+        with project.connect() as connection:
+            from dbt_onnx.engines.duckdb.cursor import Cursor
+
+            with Cursor(connection.cursor()) as reader:
+                examination = _Examination(candidate, champion, artifacts, limits)
+                checks += examination.of_calls(reader, scoring_calls(project, reader))
+    except WarehouseError as error:
+        checks.append(failed("warehouse", "can be read", error))
+    return checks
+
+
+class _Examination:
+    """One version against the warehouse. A feature relation that several scoring models read is
+    scored once.
+    """
+
+    def __init__(
+        self, candidate: Candidate, champion: RegistryEntry | None, artifacts: Path, limits: Limits
+    ) -> None:
+        self._candidate = candidate
+        self._champion = champion
+        self._artifacts = artifacts
+        self._limits = limits
+
+    def of_calls(self, reader: Cursor, calls: list[ScoringCall]) -> Iterator[Check]:
+        name = self._candidate.artifact.model_name
+        asking = [call for call in calls if call.asks_for(name, CHAMPION)]
+        unknown = [call for call in calls if call.model is None]
+        scored = set()
+        for call in asking:
+            features, check = self._check_contract(reader, call)
+            yield check
+            place = (call.features, call.key)
+            if features is not None and place not in scored:
+                scored.add(place)
+                yield from self._check_rows(reader, features, call.key or ())
+        for call in unknown:
+            yield _not_checked(call, "scores what, its first run will tell")
+        if not asking and not unknown:
+            yield Check(
+                name="contract",
+                figure=f"no scoring model asks for {name!r}",
+                limit=CONTRACT_LIMIT,
+                verdict="not checked",
+            )
+
+    def _check_contract(
+        self, reader: Cursor, call: ScoringCall
+    ) -> tuple[FeatureRelation | None, Check]:
+        """Whether the next run can read the features and write what the version says."""
+        from dbt_onnx.engines.duckdb.current_features import count_features, open_features
+        from dbt_onnx.engines.duckdb.cursor import duckdb_errors
+
+        if call.features is None or call.key is None:
+            return None, _not_checked(call, "reads what, its first run will tell")
+        try:
+            with duckdb_errors():
+                features = open_features(reader, call.features[0], name=call.features[1])
+                _check_fit(reader, features, call, self._candidate.artifact)
+                rows = count_features(reader, features, key=call.key)
+        except DbtOnnxError as error:
+            return None, failed(_named("contract", call), CONTRACT_LIMIT, error)
+        return features, Check(
+            name=_named("contract", call),
+            figure=f"{features.name}, {rows:,} rows",
+            limit=CONTRACT_LIMIT,
+            verdict="passed",
+        )
+
+    def _check_rows(
+        self, reader: Cursor, features: FeatureRelation, key: tuple[str, ...]
+    ) -> Iterator[Check]:
+        """What the version says about the current rows, beside what the champion says."""
+        from dbt_onnx.engines.duckdb.current_features import sample_features
+        from dbt_onnx.engines.duckdb.cursor import duckdb_errors
+
+        champion, fault = self._load_champion(reader, features)
+        artifact = self._candidate.artifact
+        read = dict.fromkeys(artifact.contract.feature_names)
+        if champion is not None:
+            read |= dict.fromkeys(champion.artifact.contract.feature_names)
+        try:
+            with duckdb_errors():
+                batches = sample_features(
+                    reader, features, key=key, columns=read, rows=self._limits.sample
+                )
+            new = Answers.of(self._candidate, batches)
+        except DbtOnnxError as error:
+            yield failed("scores the current rows", "no error", error)
+            return
+        old = None
+        if champion is not None:
+            try:
+                old = Answers.of(champion, batches)
+            except DbtOnnxError as error:
+                fault = error
+        yield from check_answers(new, old, artifact.contract, self._limits, where=features.name)
+        if champion is not None and old is not None:
+            yield from check_comparison(
+                new, old, artifact.contract, self._limits, champion=champion.name
+            )
+        elif self._champion is None:
+            yield Check(name="comparison", figure="no champion yet", limit="", verdict="passed")
+        elif fault is not None:
+            name = f"{self._champion.model_name}/{self._champion.model_version}"
+            yield failed(f"comparison with {name}", "both score", fault)
+
+    def _load_champion(
+        self, reader: Cursor, features: FeatureRelation
+    ) -> tuple[Candidate | None, DbtOnnxError | None]:
+        """The champion, if there is one and it can be asked; else what is wrong with it."""
+        if self._champion is None:
+            return None, None
+        try:
+            champion = Candidate.load(self._artifacts, self._champion)
+            features.check_contract(reader, champion.artifact.contract, model=champion.name)
+        except DbtOnnxError as error:
+            return None, error
+        return champion, None
+
+
+def _check_fit(
+    reader: Cursor, features: FeatureRelation, call: ScoringCall, artifact: Artifact
+) -> None:
+    """Raise what the next run would, of names, types and keys of features and ledger."""
+    from dbt_onnx.engines.duckdb.tables import ScoringTables
+    from dbt_onnx.engines.duckdb.writing import output_types
+
+    key = call.key or ()
+    features.check_columns(key=key, as_of=None)
+    features.check_contract(
+        reader, artifact.contract, model=f"{artifact.model_name}/{artifact.model_version}"
+    )
+    outputs = output_types(reader, artifact.contract.output_fields())
+    collisions = {name.casefold() for name in key} & {name.casefold() for name in outputs}
+    if collisions:
+        raise ContractError(
+            f"output column(s) {sorted(collisions)} collide with the key {list(key)}",
+            hint="give the output another column name when exporting or registering the model",
+        )
+    shape = LedgerShape(key={name: features.columns[name] for name in key}, outputs=outputs)
+    ScoringTables(call.scoring_model.table).check_shape(reader, shape)
+
+
+def _named(check: str, call: ScoringCall) -> str:
+    return f"{check}: {call.scoring_model.name}"
+
+
+def _not_checked(call: ScoringCall, why: str) -> Check:
+    return Check(
+        name=_named("contract", call), figure=why, limit=CONTRACT_LIMIT, verdict="not checked"
+    )
