@@ -1,0 +1,128 @@
+{#-
+    Which tests are about which scoring model, what came of them, and the table that keeps it.
+-#}
+
+{#-
+    The nodes of the scoring models that a test is about: those that it is attached to, directly or through
+    their current view; of a test that is attached to none, those that it reads.
+-#}
+{% macro _scoring_models_of(test) -%}
+    {%- set of_attached = dbt_onnx._scoring_models_among([test.attached_node] if test.attached_node else []) -%}
+    {{ return(of_attached or dbt_onnx._scoring_models_among(test.depends_on.nodes)) }}
+{%- endmacro %}
+
+
+{% macro _scoring_models_among(unique_ids) -%}
+    {%- set found = {} -%}
+    {%- for unique_id in unique_ids if unique_id in graph.nodes -%}
+        {%- set node = graph.nodes[unique_id] -%}
+        {%- if node.config.materialized == 'predictions' -%}
+            {%- do found.update({unique_id: node}) -%}
+        {%- elif 'macro.dbt_onnx.current_predictions' in node.depends_on.macros -%}
+            {%- for read in node.depends_on.nodes
+                if read in graph.nodes and graph.nodes[read].config.materialized == 'predictions' -%}
+                {%- do found.update({read: graph.nodes[read]}) -%}
+            {%- endfor -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {{ return(found.values() | list) }}
+{%- endmacro %}
+
+
+{#- The names of the project's tests of a scoring model, none if the relation is no scoring model of it. -#}
+{% macro _names_of_tests(relation) -%}
+    {%- set own = (relation.database | lower, relation.schema | lower, relation.identifier | lower) -%}
+    {%- set is_known = [] -%}
+    {%- set names = [] -%}
+    {%- for node in graph.nodes.values() -%}
+        {%- if node.resource_type == 'test' -%}
+            {%- for model in dbt_onnx._scoring_models_of(node)
+                if (model.database | lower, model.schema | lower, model.alias | lower) == own -%}
+                {%- do names.append(node.name) -%}
+            {%- endfor -%}
+        {%- elif node.config.materialized == 'predictions'
+            and (node.database | lower, node.schema | lower, node.alias | lower) == own -%}
+            {%- do is_known.append(true) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {{ return(names if is_known else none) }}
+{%- endmacro %}
+
+
+{#- `[{'ledger': relation, 'rows': [..]}, ..]`, one for each schema that holds a ledger. -#}
+{% macro _outcomes_by_schema(results) -%}
+    {%- set by_schema = {} -%}
+    {%- for result in results
+        if result.node.resource_type == 'test' and result.status in ['pass', 'warn', 'fail', 'error'] -%}
+        {%- set test = result.node -%}
+        {%- set ended_at = (result.timing | last).completed_at if result.timing else none -%}
+        {%- for model in dbt_onnx._scoring_models_of(test) -%}
+            {%- set ledger = api.Relation.create(
+                database=model.database, schema=model.schema, identifier=model.alias
+            ) -%}
+            {%- set outcomes = by_schema.setdefault((model.database, model.schema), {'ledger': ledger, 'rows': []}) -%}
+            {%- do outcomes['rows'].append({
+                'scoring_model': model.alias,
+                'test_name': test.name,
+                'generic_test': test.test_metadata.name if test.test_metadata else none,
+                'status': result.status | string,
+                'failures': result.failures,
+                'message': result.message,
+                'executed_at': (ended_at or run_started_at) | string,
+            }) -%}
+        {%- endfor -%}
+    {%- endfor -%}
+    {{ return(by_schema.values() | list) }}
+{%- endmacro %}
+
+
+{#- Whether there is a runs table beside the ledger, in a database that may be written to. -#}
+{% macro _is_writable(ledger) -%}
+    {%- set found = run_query(
+        "select 1 from duckdb_tables() inner join duckdb_databases() using (database_name)"
+        ~ " where table_name = 'dbt_onnx_runs' and not readonly"
+        ~ " and lower(database_name) = lower(" ~ dbt_onnx._literal(ledger.database) ~ ")"
+        ~ " and lower(schema_name) = lower(" ~ dbt_onnx._literal(ledger.schema) ~ ")"
+    ) -%}
+    {{ return(found.rows | length > 0) }}
+{%- endmacro %}
+
+
+{#- One statement however many tests there are: as JSON, which DuckDB reads faster than a long VALUES list. -#}
+{% macro _insert_outcomes(outcomes) -%}
+    {%- set table = dbt_onnx._table(dbt_onnx._beside(outcomes['ledger'], 'dbt_onnx_test_results')) -%}
+create table if not exists {{ table }} (
+    run_id varchar,
+    scoring_model varchar,
+    test_name varchar,
+    generic_test varchar,
+    status varchar,
+    failures bigint,
+    message varchar,
+    clock timestamp,
+    executed_at timestamp
+);
+
+insert into {{ table }} by name
+select
+    {{ dbt_onnx._literal(invocation_id) }} as run_id,
+    {{ dbt_onnx.clock() | trim }} as clock,
+    unnest(
+        from_json(
+            {{ dbt_onnx._literal(outcomes['rows'] | tojson) }},
+            '[{"scoring_model": "VARCHAR", "test_name": "VARCHAR", "generic_test": "VARCHAR", "status": "VARCHAR",
+                "failures": "BIGINT", "message": "VARCHAR", "executed_at": "TIMESTAMP"}]'
+        ),
+        recursive := true
+    );
+{%- endmacro %}
+
+
+{#- `['a', 'b']` in SQL. -#}
+{% macro _list_of_texts(texts) -%}
+    {%- set literals = [] -%}
+    {%- for text in texts -%}
+        {%- do literals.append(dbt_onnx._literal(text)) -%}
+    {%- endfor -%}
+    {{ return('cast([' ~ (literals | join(', ')) ~ '] as varchar[])') }}
+{%- endmacro %}

@@ -1,0 +1,226 @@
+{#-
+    One row about one scoring model: what is served, how old it is, and what became of runs and tests. For a
+    model of your own that unions a call per scoring model.
+
+    What is served is what `current_predictions` says. Every entity is one of `current`, `stale` (a prediction
+    of its own, too old) and `missing` (none of its own, whatever a fallback serves in its place).
+
+    Columns: `scoring_model`, `model_name`, `serving_version` (NULL if the registry names none or two);
+    `entities`, `current`, `stale`, `missing`; `rejected`, the entities whose newest attempt by the serving
+    version was refused, also among the other three; `served_from_shares`, a map of `served_from` to its share
+    of the entities; `served_versions`, a map of the versions in use to the entities each serves; `oldest_age`
+    and `median_age` of the predictions served; `last_good_run_id`, `last_good_run_at` (its start) and
+    `last_good_run_clock` of the newest successful full run; `last_run_id`, `last_run_at`, `last_run_status`
+    and `last_run_error` of the newest run that was no backfill; `failing_tests` and `warning_tests`, lists of
+    the names of the tests whose last recorded outcome is `fail` or `error`, or `warn`; `drifting_tests`, those
+    of both that compare with training or with another run; `tested_at`, when the newest of them ran, NULL if
+    nothing was ever recorded. Times are UTC.
+
+    Outcomes of tests are there from the run after the first that records them (`record_test_results`): dbt
+    builds this before it runs that. A test that is no longer in the project does not count.
+
+    Arguments: `predictions`, `registry`, `key`, `entities`, `stale_after` as of `current_predictions`; `view`, a
+    relation that `current_predictions` made: then what it serves is counted, with its entities, its
+    `stale_after`, its fallbacks and the clock of its build.
+-#}
+{% macro prediction_health(
+    predictions, registry, key, entities=none, stale_after={'count': 2, 'period': 'day'}, view=none
+) -%}
+    {{ return(adapter.dispatch('prediction_health', 'dbt_onnx')(
+        predictions, registry, key, entities, stale_after, view
+    )) }}
+{%- endmacro %}
+
+{% macro default__prediction_health(predictions, registry, key, entities, stale_after, view) -%}
+{%- if not execute -%}
+    {{ return('select 1 as not_yet_compiled') }}
+{%- endif -%}
+{%- set faults = dbt_onnx._faults_of_relation(predictions, 'predictions')
+    + dbt_onnx._faults_of_relation(registry, 'registry')
+    + (dbt_onnx._faults_of_relation(view, 'view') if view is not none else [])
+    + (["entities is given beside view, which has its own"] if view is not none and entities is not none else [])
+    + dbt_onnx._faults_of_key(key) -%}
+{%- if not faults and view is not none -%}
+    {%- do faults.extend(dbt_onnx._faults_of_columns(
+        ['served_from', 'is_stale', 'age', 'status', 'model_version'], dbt_onnx._columns_in(view), view, 'view'
+    )) -%}
+{%- endif -%}
+{%- do dbt_onnx._raise_faults(faults, 'prediction_health', predictions) -%}
+
+{%- set ledger = dbt_onnx._ledger(predictions, dbt_onnx._key(key)) -%}
+{%- set results = dbt_onnx._beside(predictions, 'dbt_onnx_test_results') -%}
+{%- set names_of_tests = dbt_onnx._names_of_tests(predictions) -%}
+
+{#- a query in brackets, because one that begins with `with` cannot follow `union all` -#}
+(
+with {{ dbt_onnx._served_versions_ctes(ledger, registry) }},
+
+served as (
+    select
+        served_from,
+        served_from in ('serving_version', 'earlier_version') as is_predicted,
+        is_stale,
+        age,
+        status,
+        model_version
+    from {% if view is not none -%}
+        {{ view }}
+    {%- else -%} (
+        {{ dbt_onnx.current_predictions(predictions, registry, key, entities, stale_after) | indent(8) }}
+    )
+    {%- endif %}
+),
+
+counts as (
+    select
+        count(*) as entities,
+        count(*) filter (where is_predicted and not is_stale) as current,
+        count(*) filter (where is_predicted and is_stale) as stale,
+        count(*) filter (where not is_predicted) as missing,
+        count(*) filter (where status = 'rejected') as rejected,
+        max(age) filter (where is_predicted) as oldest_age,
+        median(age) filter (where is_predicted) as median_age
+    from served
+),
+
+shares as (
+    select map_from_entries(list(
+        struct_pack(served_from := served_from, share := share) order by share desc, served_from
+    )) as served_from_shares
+    from (select served_from, count(*) / sum(count(*)) over () as share from served group by served_from)
+),
+
+versions_in_use as (
+    select map_from_entries(list(
+        struct_pack(model_version := model_version, entities := entities) order by entities desc, model_version
+    )) as served_versions
+    from (select model_version, count(*) as entities from served where is_predicted group by model_version)
+),
+
+serving_version as (
+    select any_value(model_version) as serving_version
+    from served_versions
+    where versions_back = 0
+    having count(*) = 1
+),
+
+recorded_runs as (
+    {%- if ledger['runs_columns'] is none %}
+    select
+        cast(null as varchar) as run_id,
+        cast(null as varchar) as status,
+        cast(null as varchar) as scope,
+        cast(null as timestamp) as clock,
+        cast(null as timestamp) as started_at,
+        cast(null as varchar) as error
+    where false
+    {%- else %}
+    select
+        run_id,
+        status,
+        scope,
+        clock,
+        started_at,
+        error
+    from {{ dbt_onnx._table(ledger['runs']) }}
+    where
+        lower(scoring_model) = lower({{ dbt_onnx._literal(predictions.identifier) }})
+        and scope is distinct from 'empty'
+    {%- endif %}
+),
+
+last_good_run as (
+    select
+        run_id as last_good_run_id,
+        started_at as last_good_run_at,
+        clock as last_good_run_clock
+    from recorded_runs
+    where status = 'success' and scope = 'full'
+    order by started_at desc, run_id desc
+    limit 1
+),
+
+-- a failed run knows no scope: what came under an earlier clock was a backfill
+last_attempt as (
+    select
+        run_id as last_run_id,
+        started_at as last_run_at,
+        status as last_run_status,
+        error as last_run_error
+    from recorded_runs
+    where not coalesce(clock < (select max(clock) from recorded_runs where status = 'success' and scope = 'full'), false)
+    order by started_at desc, run_id desc
+    limit 1
+),
+
+outcomes as (
+    {%- if dbt_onnx._columns_in(results) is none %}
+    select
+        cast(null as varchar) as test_name,
+        cast(null as varchar) as generic_test,
+        cast(null as varchar) as status,
+        cast(null as timestamp) as executed_at
+    where false
+    {%- else %}
+    select
+        test_name,
+        generic_test,
+        status,
+        executed_at
+    from {{ dbt_onnx._table(results) }}
+    where
+        lower(scoring_model) = lower({{ dbt_onnx._literal(predictions.identifier) }})
+        {%- if names_of_tests is not none %}
+        and list_contains({{ dbt_onnx._list_of_texts(names_of_tests) }}, test_name)
+        {%- endif %}
+    qualify row_number() over (partition by test_name order by executed_at desc, run_id desc) = 1
+    {%- endif %}
+),
+
+tests as (
+    select
+        {%- for column, condition in {
+            'failing_tests': "status in ('fail', 'error')",
+            'warning_tests': "status = 'warn'",
+            'drifting_tests': "status <> 'pass' and generic_test in ('features_match_training',"
+                ~ " 'predictions_match_baseline')",
+        }.items() %}
+        coalesce(list(test_name order by test_name) filter (where {{ condition }}), []) as {{ column }},
+        {%- endfor %}
+        max(executed_at) as tested_at
+    from outcomes
+)
+
+select
+    {{ dbt_onnx._literal(predictions.identifier) }} as scoring_model,
+    (select model_name from last_run) as model_name,
+    serving_version.serving_version,
+    counts.entities,
+    counts.current,
+    counts.stale,
+    counts.missing,
+    counts.rejected,
+    coalesce(shares.served_from_shares, map()) as served_from_shares,
+    coalesce(versions_in_use.served_versions, map()) as served_versions,
+    counts.oldest_age,
+    counts.median_age,
+    last_good_run.last_good_run_id,
+    last_good_run.last_good_run_at,
+    last_good_run.last_good_run_clock,
+    last_attempt.last_run_id,
+    last_attempt.last_run_at,
+    last_attempt.last_run_status,
+    last_attempt.last_run_error,
+    tests.failing_tests,
+    tests.warning_tests,
+    tests.drifting_tests,
+    tests.tested_at
+from counts
+cross join shares
+cross join versions_in_use
+cross join tests
+left join serving_version on true
+left join last_good_run on true
+left join last_attempt on true
+)
+{%- endmacro %}

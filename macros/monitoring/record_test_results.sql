@@ -1,0 +1,31 @@
+{#-
+    Write what dbt's tests said of scoring models into `dbt_onnx_test_results`, a table beside each ledger.
+
+    For the `on-run-end` of your own project: `on-run-end: "{{ dbt_onnx.record_test_results(results) }}"`. dbt
+    hands a test's outcome to such a hook and nowhere else in the warehouse.
+
+    Recorded is every test, of this package or not, that is attached to a scoring model or to a view made by
+    `current_predictions`; of the others those that read one. A row per test and scoring model: `run_id` (dbt's
+    invocation id), `scoring_model`, `test_name`, `generic_test`, `status` (`pass`, `warn`, `fail` or `error`),
+    `failures`, `message`, `clock`, `executed_at` (UTC). A test that was skipped says nothing.
+
+    Returns one `create` and one `insert` per schema for dbt to run, or nothing: without such tests, with
+    `--empty`, where no scoring model ever ran, and in a database that is read-only.
+
+    Arguments: `results`, what dbt knows at the end of a run under that name.
+-#}
+{% macro record_test_results(results) -%}
+    {{ return(adapter.dispatch('record_test_results', 'dbt_onnx')(results)) }}
+{%- endmacro %}
+
+{% macro default__record_test_results(results) -%}
+{%- set statements = [] -%}
+{%- if execute and not flags.EMPTY -%}
+    {%- for outcomes in dbt_onnx._outcomes_by_schema(results) -%}
+        {%- if dbt_onnx._is_writable(outcomes['ledger']) -%}
+            {%- do statements.append(dbt_onnx._insert_outcomes(outcomes)) -%}
+        {%- endif -%}
+    {%- endfor -%}
+{%- endif -%}
+{{ return(statements | join('\n')) }}
+{%- endmacro %}

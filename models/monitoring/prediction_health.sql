@@ -1,0 +1,15 @@
+{{ dbt_onnx.prediction_health(
+    ref('churn_predictions'),
+    registry=ref('model_registry'),
+    key=['customer_id'],
+    view=ref('churn_current'),
+) }}
+
+union all
+
+{{ dbt_onnx.prediction_health(
+    ref('spend_predictions'),
+    registry=ref('model_registry'),
+    key=['customer_id'],
+    view=ref('spend_current'),
+) }}
