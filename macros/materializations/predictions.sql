@@ -52,7 +52,15 @@ def materialize(result, connection):
 {% endmacro %}
 
 
+{#- `dbt_onnx_model`: `{scoring model: 'churn/1'}`, the version to backfill with in place of its own. -#}
 {% macro run_settings(ledger) %}
+    {%- set asked = var('dbt_onnx_model', none) or {} -%}
+    {%- if asked is not mapping -%}
+        {{ exceptions.raise_compiler_error(
+            "variable dbt_onnx_model is '" ~ asked ~ "'; it maps scoring models to model versions."
+            ~ " Hint: --vars '{dbt_onnx_model: {" ~ model.name ~ ": churn/1}}'"
+        ) }}
+    {%- endif -%}
     {{ return({
         'database': ledger.database,
         'schema': ledger.schema,
@@ -62,6 +70,7 @@ def materialize(result, connection):
         'full_refresh': should_full_refresh(),
         'empty': flags.EMPTY or false,
         'retry_rejected': var('dbt_onnx_retry_rejected', false),
+        'model': asked.get(model.name),
         'dbt_version': dbt_version,
     }) }}
 {% endmacro %}

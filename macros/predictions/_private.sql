@@ -41,8 +41,9 @@
     Import CTEs `latest`, `runs`, `registry`; then `served_versions`, one row per version that may be
     served, with `versions_back` (0: the serving version) and `confirmed_as_of`.
 
-    Without a registry the serving version is that of the last successful run, and the versions that
-    have ever run stand for the registry. A run that died or failed decides nothing.
+    Without a registry the serving version is that of the last successful full run, and the versions
+    that have ever run so stand for the registry. A run that died or failed, and a backfill, with
+    whatever version, decide nothing.
 -#}
 {% macro _served_versions_ctes(ledger, registry) -%}
 latest as (
@@ -113,7 +114,7 @@ last_run as (
         model_version,
         model_alias
     from runs
-    where status = 'success' and scope <> 'empty'
+    where status = 'success' and scope = 'full'
     order by started_at desc, run_id desc
     limit 1
 ),
@@ -126,7 +127,7 @@ registry as (
         cast(null as varchar) as alias,
         cast(null as varchar) as sha256
     from runs
-    where status = 'success' and scope <> 'empty'
+    where status = 'success' and scope = 'full'
     {%- else %}
     select
         cast(model_name as varchar) as model_name,

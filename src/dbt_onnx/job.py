@@ -46,7 +46,8 @@ class ScoringRequest:
 class RunSettings:
     """What the materialization tells: where the ledger lies, which run this is, and what was asked.
 
-    `clock_sql` is the SQL expression of the project's clock, a naive UTC timestamp.
+    `clock_sql` is the SQL expression of the project's clock, a naive UTC timestamp. `model` is the
+    version, "churn/1", that a backfill asks for in place of the scoring model's own.
     """
 
     database: str
@@ -58,6 +59,7 @@ class RunSettings:
     empty: bool
     retry_rejected: bool
     dbt_version: str
+    model: str | None = None
 
 
 def check_request(arguments: Mapping[str, Any], unknown: Mapping[str, Any]) -> ScoringRequest:

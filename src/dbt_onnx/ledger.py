@@ -167,19 +167,14 @@ def fingerprint_of_run(ledger: TableName, shape: LedgerShape) -> str:
 MODEL = ("model_name", "model_version")
 
 
-def merge_latest(
-    ledger: TableName, latest: TableName, shape: LedgerShape, *, scope: str
-) -> list[str]:
-    """Bring `latest` up to date with the rows that this run appended to the ledger.
+def merge_latest(ledger: TableName, latest: TableName, shape: LedgerShape) -> list[str]:
+    """Bring `latest` up to date with the rows that this full run appended to the ledger.
 
-    Parameters: $run_id, $scored_at. A late row stays in the ledger only. A full run has seen each of
-    its entities; a backfill has seen none.
+    Parameters: $run_id, $scored_at. A late row stays in the ledger only.
     """
     columns = list(shape.ledger_columns)
     updates = ", ".join(f"{quote(name)} = said.{quote(name)}" for name in columns)
-    seen_on_update = ", last_seen_as_of = null" if scope == "full" else ""
-    seen_on_insert = "null" if scope == "full" else "said.as_of"
-    inserted = ", ".join([*(f"said.{quote(name)}" for name in columns), seen_on_insert, "null"])
+    inserted = ", ".join([*(f"said.{quote(name)}" for name in columns), "null", "null"])
     merge = f"""
         merge into {latest.sql} as latest
         using (
@@ -188,7 +183,7 @@ def merge_latest(
                 and not is_late and {_not_null(shape.key)}
         ) as said
         on {_equal((*shape.key, *MODEL, "status"), "latest", "said")}
-        when matched then update set {updates}, confirmed_as_of = null{seen_on_update}
+        when matched then update set {updates}, confirmed_as_of = null, last_seen_as_of = null
         when not matched then
             insert ({", ".join(quote(name) for name in [*columns, *LATEST_TYPES])})
             values ({inserted})"""

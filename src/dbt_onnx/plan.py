@@ -39,7 +39,8 @@ class Plan:
 
     `features_sql` is a query; `features` maps the columns that the model reads to their SQL types.
     `ledger`, `latest` and `runs` are relations: table names, or typed empty ones before the first
-    run. `hash_changed` says that the features hash of the last run came from another function.
+    run. `hash_changed` says that the features hash of the last run came from another function. All
+    rows of a backfill are late.
     """
 
     features_sql: str
@@ -53,6 +54,7 @@ class Plan:
     retry_rejected: bool = False
     refresh_after_sql: str | None = None
     hash_changed: bool = False
+    is_backfill: bool = False
     has_late_rows: bool = False
 
 
@@ -167,6 +169,9 @@ def _planned(plan: Plan) -> str:
     )
     is_model = "model_name = $model_name and model_version = $model_version"
     known_until = "greatest(scored.as_of, scored.confirmed_as_of)"
+    is_late = f"coalesce(features.as_of_given < {known_until}, false)"
+    if plan.is_backfill:
+        is_late = "true"
     return f"""
         with features as (
             select
@@ -197,7 +202,7 @@ def _planned(plan: Plan) -> str:
                     when features.as_of_given is null then 'null_as_of'
                 end as "__dbt_onnx_rejected_reason",
                 ({null_key}) as has_null_key,
-                coalesce(features.as_of_given < {known_until}, false) as is_late,
+                {is_late} as is_late,
                 coalesce(
                     features.as_of_given > {known_until} and rejected.status is null, false
                 ) as is_advanced,
@@ -241,7 +246,7 @@ def _reason(plan: Plan, named: Sequence[tuple[str, str]]) -> str:
         late = f"""
                     when is_late and not late_is_known and late_is_known_to_others then 'model_changed'
                     when is_late and not late_is_known then 'new'
-                    when is_late and late_is_rejected and late_hash <> "__dbt_onnx_features_hash"
+                    when is_late and was_rejected and late_hash <> "__dbt_onnx_features_hash"
                         then 'retry'
                     when is_late and late_hash <> "__dbt_onnx_features_hash" then '{changed}'
                     when is_late then null"""
@@ -296,16 +301,19 @@ def _late(plan: Plan, keys: Sequence[str]) -> str:
                 bool_or(not ({is_model})) as is_known_to_others
             from known as features
             inner join {plan.ledger} as said on {same}
-            where features.is_late and said.as_of <= features.as_of_given
+            where features.is_late and said.as_of <= features."__dbt_onnx_as_of"
             group by {listed}
         ),
 
         known_with_late as (
             select
-                known.*,
+                known.* replace (
+                    case when known.is_late then late.said_last.status is not distinct from 'rejected'
+                        else known.was_rejected
+                    end as was_rejected
+                ),
                 late.said_last is not null as late_is_known,
                 late.said_last.hash as late_hash,
-                late.said_last.status is not distinct from 'rejected' as late_is_rejected,
                 coalesce(late.is_known_to_others, false) as late_is_known_to_others
             from known
             left join late on {joined}

@@ -85,7 +85,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
             prediction("b", "1.9", churn=0.9),
             prediction("b", "1.2", churn=0.2),
         ],
-        [run("1.10")],
+        # a backfill by another version, later than the last full run, does not change what is served
+        [
+            run("1.10"),
+            run("1.9", run_id="b", scope="backfill", model_alias=None, started_at=NOW),
+        ],
     )
     hand.scoring_model(
         "pinned", [prediction("a", "1"), prediction("b", "2")], [run("1", model_alias=None)]

@@ -68,13 +68,39 @@ def test_a_run_about_an_earlier_moment_confirms_nothing_and_displaces_nothing(
     warehouse.features((1, 8.0, 8.0), (3, 1.0, 1.0))
     assert warehouse.run().rows_scored == 2
     assert warehouse.last_run("scope, as_of") == ("backfill", datetime(2024, 1, 5))
-    assert seen(warehouse) == [
-        (1, FIRST, None),
-        (2, FIRST, None),
-        (3, datetime(2024, 1, 5), datetime(2024, 1, 5)),
-    ]
+    # nor does it bring back whoever has left since
+    assert seen(warehouse) == [(1, FIRST, None), (2, FIRST, None)]
     assert warehouse.run().rows_unchanged == 2
-    assert len(warehouse.ledger()) == 4
+    assert warehouse.ledger("id, as_of, is_late")[2:] == [
+        (1, datetime(2024, 1, 5), True),
+        (3, datetime(2024, 1, 5), True),
+    ]
+    warehouse.clock = str(SECOND)
+    warehouse.features(ONE, TWO, (3, 1.0, 1.0))
+    assert warehouse.run().per_reason["new"] == 1
+    assert seen(warehouse)[2:] == [(3, SECOND, None)]
+
+
+def test_a_backfill_does_not_heal_a_rejection_of_today(warehouse: Warehouse) -> None:
+    warehouse.clock = str(SECOND)
+    warehouse.features(ONE, TWO, (3, None, 1.0))
+    assert warehouse.run().rows_rejected == 1
+    before = warehouse.latest()
+    warehouse.clock = "2024-01-05 00:00:00"
+    warehouse.features(ONE, TWO, (3, 1.0, 1.0))
+    assert warehouse.run().rows_scored == 3
+    assert warehouse.latest() == before
+
+
+def test_what_a_backfill_has_rejected_is_not_tried_again_by_the_same_backfill(
+    warehouse: Warehouse,
+) -> None:
+    moments = "select * from (values (1, null, 8.0, timestamp '2024-01-05'), (2, 3.0, 1.0, null)) "
+    moments += "as rows (id, a, b, moment)"
+    warehouse.clock = "2024-01-05 00:00:00"
+    for rejected in (2, 0):
+        run = warehouse.run(features=moments, as_of="moment")
+        assert (run.rows_rejected, run.rows_unchanged) == (rejected, 2 - rejected)
 
 
 def test_a_backfill_between_a_score_and_its_confirmation_does_not_displace_it(
@@ -149,6 +175,71 @@ def test_versions_are_confirmed_each_by_its_own_runs(warehouse: Warehouse) -> No
     warehouse.clock = str(THIRD)
     warehouse.run()
     assert warehouse.latest("id, model_version, last_seen_as_of")[0] == (1, "1", FIRST)
+
+
+def test_another_version_that_is_asked_for_fills_history_and_serves_nothing(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.register("2", line_model(1, 1, 1))
+    warehouse.clock = str(SECOND)
+    warehouse.run()
+    before = warehouse.latest()
+    # under a later clock, too: version 1 is not what the scoring model asks for
+    for clock in ("2024-01-05 00:00:00", str(THIRD)):
+        warehouse.clock = clock
+        warehouse.features((1, 7.0, 7.0), TWO)
+        assert warehouse.run(asked="line/1").rows_scored > 0
+        assert warehouse.last_run("scope, model_version, model_alias") == ("backfill", "1", None)
+        assert warehouse.run(asked="line/1").rows_scored == 0
+    assert warehouse.latest() == before
+    assert set(warehouse.ledger("model_version, is_late")[4:]) == {("1", True)}
+
+
+def test_the_version_that_the_scoring_model_runs_anyway_may_be_asked_for(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.clock = str(SECOND)
+    warehouse.run(asked="line/1")
+    assert warehouse.last_run("scope, model_version, model_alias") == ("full", "1", "champion")
+    warehouse.promote(None)  # nobody is champion
+    assert warehouse.run(asked="line/1").rows_unchanged == 2
+    assert warehouse.last_run("scope, model_alias") == ("backfill", None)
+
+
+@pytest.mark.parametrize("asked", ["line", "line@champion", "spend/1", "line//1", 7])
+def test_only_a_version_of_the_same_model_can_be_asked_for(
+    warehouse: Warehouse, asked: str
+) -> None:
+    from dbt_onnx.errors import ConfigError
+
+    with pytest.raises(ConfigError):
+        warehouse.run(asked=asked)
+    assert warehouse.last_run("status") == ("error",)
+
+
+def test_the_first_run_of_a_new_champion_about_the_past_is_a_backfill(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.register("2", line_model(1, 1, 1))
+    before = warehouse.latest()
+    warehouse.clock = "2024-01-05 00:00:00"
+    warehouse.run()
+    assert warehouse.last_run("scope, model_version") == ("backfill", "2")
+    assert warehouse.latest() == before
+    warehouse.clock = str(SECOND)
+    assert warehouse.run().per_reason["model_changed"] == 2
+    assert warehouse.last_run("scope") == ("full",)
+
+
+def test_a_backfill_under_another_hash_function_does_not_hide_that_it_is_another(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.sql("update dbt_onnx_runs set features_hash_function = 'of before'")
+    warehouse.sql("update scores__latest set features_hash = 1")
+    warehouse.clock = "2024-01-05 00:00:00"
+    warehouse.run()
+    warehouse.clock = str(SECOND)
+    assert warehouse.run().per_reason["hash_changed"] == 2
 
 
 def test_a_dropped_latest_table_is_rebuilt_and_never_looks_fresher(warehouse: Warehouse) -> None:

@@ -128,6 +128,7 @@ class Warehouse:
         full_refresh: bool = False,
         empty: bool = False,
         retry_rejected: bool = False,
+        asked: str | None = None,
         features: str = "select * from features",
         **arguments: Any,
     ) -> RunSummary:
@@ -142,6 +143,7 @@ class Warehouse:
             empty=empty,
             retry_rejected=retry_rejected,
             dbt_version="1.11.0",
+            model=asked,
         )
         session = self.connection.cursor()
         relations = {

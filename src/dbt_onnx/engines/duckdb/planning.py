@@ -32,7 +32,7 @@ _HASH_PROBE = (
 class PlannedRun:
     """The plan, its totals, and the values that its statements and those of the write bind.
 
-    scope            `backfill` for a run about the past, else `full`
+    scope            `backfill` for a run about the past or by another version, else `full`
     clock            what the project's clock said
     as_of            the newest moment that the features describe, `oldest_as_of` the oldest
     hash_function    what made the features hashes
@@ -61,15 +61,22 @@ def plan_run(
     shape: LedgerShape,
     tables: ScoringTables,
     run: RunRecord,
+    is_other_version: bool,
 ) -> PlannedRun:
-    """Check the rows and decide which of them are scored. Raises DataError; writes nothing."""
+    """Check the rows and decide which of them are scored. Raises DataError; writes nothing.
+
+    `is_other_version`: a backfill asked for another version than the scoring model's own.
+    """
     clock, now = reader.rows(f"select {settings.clock_sql}, {NOW}")[0]
     oldest, as_of = features.check_rows(reader, key=request.key, as_of=request.as_of, clock=clock)
     previous = run.previous(reader)
     last_full = run.last_full(
         reader, model_name=artifact.model_name, model_version=artifact.model_version
     )
-    function = f"duckdb.hash/{reader.rows(_HASH_PROBE)[0][0]:016x}"
+    # the clock, not the newest row: that one may be deleted, and an entity may arrive late
+    is_past = last_full.clock is not None and clock < last_full.clock
+    is_backfill = is_other_version or is_past
+    function = features_hash_function(reader)
     # a machine's clock that was set back must not make the newest prediction look older
     scored_at = now if previous is None else max(now, previous.scored_at + _TICK)
     parameters = {
@@ -92,10 +99,13 @@ def plan_run(
         full_refresh=settings.full_refresh,
         retry_rejected=settings.retry_rejected,
         refresh_after_sql=_interval(request.refresh_after),
-        hash_changed=previous is not None and previous.features_hash_function != function,
+        hash_changed=previous is not None
+        and previous.features_hash_function not in {None, function},
+        is_backfill=is_backfill,
+        has_late_rows=is_backfill,
     )
     summary = _summarize(reader, rows_plan, parameters)
-    if summary.rows_late:
+    if summary.rows_late and not rows_plan.has_late_rows:
         # only now is the ledger read: an ordinary night has no late rows
         rows_plan = replace(rows_plan, has_late_rows=True)
         summary = _summarize(reader, rows_plan, parameters)
@@ -103,8 +113,7 @@ def plan_run(
     return PlannedRun(
         plan=rows_plan,
         summary=summary,
-        # the clock, not the newest row: that one may be deleted, and an entity may arrive late
-        scope="backfill" if last_full.clock is not None and clock < last_full.clock else "full",
+        scope="backfill" if is_backfill else "full",
         clock=clock,
         as_of=as_of,
         oldest_as_of=oldest,
@@ -113,6 +122,11 @@ def plan_run(
         has_absent=tracked > summary.rows_present,
         parameters=parameters,
     )
+
+
+def features_hash_function(cursor: Cursor) -> str:
+    """What makes the features hashes here: DuckDB's `hash()` may change with its version."""
+    return f"duckdb.hash/{cursor.rows(_HASH_PROBE)[0][0]:016x}"
 
 
 def _summarize(reader: Cursor, rows_plan: Plan, parameters: Mapping[str, Any]) -> PlanSummary:

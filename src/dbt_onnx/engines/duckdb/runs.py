@@ -29,16 +29,22 @@ _ACTIVE: set[tuple[str, str]] = set()
 
 @dataclass(frozen=True)
 class PreviousRun:
-    """The newest successful run of a scoring model, by any version of its model."""
+    """The newest successful run of a scoring model, by any version of its model.
 
-    features_hash_function: str
+    `features_hash_function` is that of the newest full run, whose hashes are in latest; none if
+    there was none.
+    """
+
+    features_hash_function: str | None
     scored_at: datetime
     key_columns: list[str]
 
 
 @dataclass(frozen=True)
 class LastFullRun:
-    """The newest moment that a full run was about, and the newest clock; none before the first."""
+    """The newest moment that a full run of a model version was about, and the newest clock of a full
+    run by any version; none before the first.
+    """
 
     as_of: datetime | None
     clock: datetime | None
@@ -70,19 +76,20 @@ class RunRecord:
 
     def previous(self, cursor: Cursor) -> PreviousRun | None:
         found = cursor.rows(
-            f"select features_hash_function, scored_at, key_columns from {self.tables.runs.sql} "
+            "select arg_max(features_hash_function, scored_at) filter (where scope = 'full'), "
+            f"max(scored_at), arg_max(key_columns, scored_at) from {self.tables.runs.sql} "
             "where scoring_model = $scoring_model and status = 'success' and scope <> 'empty' "
-            "order by scored_at desc limit 1",
+            "having count(*) > 0",
             self._identity,
         )
         return PreviousRun(*found[0]) if found else None
 
     def last_full(self, cursor: Cursor, *, model_name: str, model_version: str) -> LastFullRun:
-        """What the full runs of this model version have confirmed, and under which clock."""
+        """What the full runs of this model version have confirmed, and how far all have come."""
         found = cursor.rows(
-            f"select max(as_of), max(clock) from {self.tables.runs.sql} "
-            "where scoring_model = $scoring_model and status = 'success' and scope = 'full' "
-            "and model_name = $model_name and model_version = $model_version",
+            "select max(as_of) filter (where model_name = $model_name "
+            f"and model_version = $model_version), max(clock) from {self.tables.runs.sql} "
+            "where scoring_model = $scoring_model and status = 'success' and scope = 'full'",
             {**self._identity, "model_name": model_name, "model_version": model_version},
         )
         return LastFullRun(*found[0])

@@ -7,7 +7,7 @@ snapshot, and the predictions, the latest table and the run row are written in o
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx import ledger, plan
@@ -19,7 +19,7 @@ from dbt_onnx.engines.duckdb.planning import PlannedRun, plan_run
 from dbt_onnx.engines.duckdb.references import write_references
 from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
-from dbt_onnx.errors import ConfigError, ContractError
+from dbt_onnx.errors import ConfigError, ContractError, RegistryError
 from dbt_onnx.inputs import RUN_COLUMN
 from dbt_onnx.ledger import LedgerShape, TableName
 from dbt_onnx.progress import Progress
@@ -96,6 +96,7 @@ def score_table(
         with recorded_run(writer, tables, settings) as run, duckdb_errors():
             tables.check_names(writer)
             registry = _read_registry(reader, request.registry)
+            request, is_other_version = _asked_version(request, settings, registry)
             artifact = load_artifact(artifacts, registry.resolve(request.model))
             _stamp_model(writer, run, request, artifact)
             features = FeatureRelation.open(reader, request.features)
@@ -115,6 +116,7 @@ def score_table(
                     shape=shape,
                     tables=tables,
                     run=run,
+                    is_other_version=is_other_version,
                 )
                 return _write_run(
                     reader, writer, request, artifact, features, tables, run, planned, log=log
@@ -127,6 +129,26 @@ def _read_registry(reader: Cursor, relation: Any) -> Registry:
     return Registry.from_rows(
         [dict(zip(columns, row, strict=True)) for row in rows], where=relation_name(relation)
     )
+
+
+def _asked_version(
+    request: ScoringRequest, settings: RunSettings, registry: Registry
+) -> tuple[ScoringRequest, bool]:
+    """The request, for the version that a backfill asks for; whether that is another than its own."""
+    if settings.model is None:
+        return request, False
+    asked, own = parse_spec(settings.model), parse_spec(request.model)
+    if asked.model_version is None or asked.model_name != own.model_name:
+        raise ConfigError(
+            f"{settings.identifier} is asked to score with {settings.model!r}; "
+            f"it scores with {request.model!r}",
+            hint=f"name a version of that model: '{own.model_name}/VERSION'",
+        )
+    try:
+        is_own = registry.resolve(request.model).model_version == asked.model_version
+    except RegistryError:  # an alias that nobody has: any version is another
+        is_own = False
+    return (request, False) if is_own else (replace(request, model=settings.model), True)
 
 
 def _stamp_model(

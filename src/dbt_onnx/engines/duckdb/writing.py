@@ -154,23 +154,27 @@ def _forget_inputs(
 
 
 def update_latest(writer: Cursor, tables: ScoringTables, planned: PlannedRun) -> None:
-    """Bring the latest table up to date with the rows just written and the entities just seen."""
+    """Bring the latest table up to date with the rows just written and the entities just seen.
+
+    A backfill has written late rows only and seen nobody.
+    """
     latest, shape, summary = tables.latest, planned.plan.shape, planned.summary
+    if planned.scope == "backfill":
+        return
     statements: list[str] = []
     if summary.rows_to_score:
-        statements += ledger.merge_latest(tables.ledger, latest, shape, scope=planned.scope)
-    if planned.scope == "full":
-        present = {"features_sql": planned.plan.features_sql}
-        if planned.has_absent:
-            statements.append(ledger.mark_absent(latest, shape, **present))
-        if summary.rows_returned:
-            statements.append(ledger.mark_returned(latest, shape, **present))
-        # last: a row that this run has rejected confirms nothing
-        if planned.oldest_as_of == planned.as_of:
-            statements.append(ledger.confirm_present(latest, shape))
-        elif summary.rows_advanced:
-            confirmed = plan.select_advanced(planned.plan)
-            statements.append(ledger.confirm_rows(latest, shape, rows_sql=confirmed))
+        statements += ledger.merge_latest(tables.ledger, latest, shape)
+    present = {"features_sql": planned.plan.features_sql}
+    if planned.has_absent:
+        statements.append(ledger.mark_absent(latest, shape, **present))
+    if summary.rows_returned:
+        statements.append(ledger.mark_returned(latest, shape, **present))
+    # last: a row that this run has rejected confirms nothing
+    if planned.oldest_as_of == planned.as_of:
+        statements.append(ledger.confirm_present(latest, shape))
+    elif summary.rows_advanced:
+        confirmed = plan.select_advanced(planned.plan)
+        statements.append(ledger.confirm_rows(latest, shape, rows_sql=confirmed))
     for statement in statements:
         writer.execute(statement, planned.parameters)
 
