@@ -33,6 +33,8 @@ RUNS = {
     "scope": "varchar",
     "started_at": "timestamp",
     "as_of": "timestamp",
+    "scored_at": "timestamp",
+    "key_columns": "varchar[]",
     "model_name": "varchar",
     "model_version": "varchar",
     "model_alias": "varchar",
@@ -71,18 +73,20 @@ def prediction(key: Any, version: str = "2", **given: Any) -> dict[str, Any]:
 
 def run(version: str = "2", **given: Any) -> dict[str, Any]:
     """A successful full run of `version` at the clock; a later version started later."""
-    return {
+    row = {
         "run_id": f"run-{version}",
         "status": "success",
         "scope": "full",
         "started_at": f"1998-04-01 11:00:{len(version):02d}",
         "as_of": CLOCK,
+        "key_columns": ["customer_id"],
         "model_name": "churn",
         "model_version": version,
         "model_alias": "champion",
         "artifact_sha256": sha256_of(version),
         **given,
     }
+    return {"scored_at": row["started_at"], **row}
 
 
 class HandWritten:

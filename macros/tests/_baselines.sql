@@ -1,0 +1,144 @@
+{#-
+    The baseline `previous_run` of `predictions_match_baseline`: what was in force before the last run, and its
+    distribution.
+-#}
+
+{% macro _is_version(run) -%}
+    {{ return("model_name = " ~ dbt_onnx._literal(run['model_name'])
+        ~ " and model_version = " ~ dbt_onnx._literal(run['model_version'])) }}
+{%- endmacro %}
+
+
+{#-
+    The CTE `earlier`: what a version said about the entities of its run `previous` when its run `run` began.
+    A latest row that `run` did not write was there; those that it wrote replaced a row of the ledger.
+-#}
+{% macro _earlier_predictions_ctes(model, output, run, previous) -%}
+{%- set column = dbt_onnx._identifier(output['name']) -%}
+{%- set key = dbt_onnx._columns(run['key']) -%}
+{%- set began = 'cast(' ~ dbt_onnx._literal(run['scored_at']) ~ ' as timestamp)' -%}
+latest_rows as (
+    select
+        {{ key }},
+        {{ column }},
+        scored_at < {{ began }} as is_earlier
+    from {{ dbt_onnx._table(dbt_onnx._beside(model, model.identifier ~ '__latest')) }}
+    where
+        {{ dbt_onnx._is_version(run) }}
+        and status = 'scored'
+        and (last_seen_as_of is null or last_seen_as_of >= cast({{ dbt_onnx._literal(previous['as_of']) }} as timestamp))
+),
+
+replaced as (
+    select arg_max({'said': {{ column }}}, scored_at).said as {{ column }}
+    from {{ dbt_onnx._table(model) }}
+    where
+        {{ dbt_onnx._is_version(run) }}
+        and status = 'scored'
+        and not is_late
+        and scored_at < {{ began }}
+        and ({{ key }}) in (select ({{ key }}) from latest_rows where not is_earlier)
+    group by {{ key }}
+),
+
+earlier as (
+    select {{ column }} from latest_rows where is_earlier
+    union all
+    select {{ column }} from replaced
+)
+{%- endmacro %}
+
+
+{#- The CTE `reference` for one column of a CTE, as `dbt_onnx.distributions.describe` would give it. -#}
+{% macro _described_ctes(population, column) -%}
+{%- set value = dbt_onnx._identifier(column['name']) -%}
+described_values as (
+    {%- if column['type'].endswith(']') %}
+    select {{ dbt_onnx._counted_value('element', column) }} as value
+    from (
+        select unnest(cast({{ value }} as {{ dbt_onnx._element_type(column['type']) }}[])) as element
+        from {{ population }}
+    )
+    {%- else %}
+    select {{ dbt_onnx._counted_value(value, column) }} as value from {{ population }}
+    {%- endif %}
+),
+
+described_totals as (
+    select
+        count(*) as row_count,
+        count(value) as known
+    from described_values
+),
+{%- if column['kind'] == 'numeric' %}
+
+quantiles as (
+    select
+        quantile_cont(value, [{% for tenth in range(1, 10) %}0.{{ tenth }}{{ ', ' if not loop.last }}{% endfor %}])
+            as tenths,
+        min(value) as lowest
+    from described_values
+),
+
+described_edges as (
+    select
+        list_filter(
+            case
+                when list_unique(tenths) < 9 then list_sort(list_distinct(list_append(tenths, lowest)))
+                else coalesce(tenths, [])
+            end,
+            lambda edge: isfinite(edge)
+        ) as edges
+    from quantiles
+),
+
+described_histogram as (
+    select histogram(value, (select list_append(edges, cast('inf' as double)) from described_edges)) as numbers from described_values
+),
+
+reference as (
+    select
+        {{ dbt_onnx._literal(column['name']) }} as column_name,
+        'numeric' as kind,
+        (row_count - known) / nullif(row_count, 0) as null_share,
+        edges,
+        case
+            when known = 0 then [0.0]
+            else list_transform(
+                list_append(edges, cast('inf' as double)),
+                lambda edge: coalesce(map_extract(numbers, edge)[1], 0) / known
+            )
+        end as shares,
+        cast(null as varchar[]) as categories,
+        0.0 as other_share
+    from described_totals
+    cross join described_edges
+    cross join described_histogram
+)
+{%- else %}
+
+frequent as (
+    select
+        value,
+        count(*) as row_count
+    from described_values
+    where value is not null
+    group by value
+    order by row_count desc, value
+    limit 100
+),
+
+reference as (
+    select
+        {{ dbt_onnx._literal(column['name']) }} as column_name,
+        'categorical' as kind,
+        any_value((described_totals.row_count - known) / nullif(described_totals.row_count, 0)) as null_share,
+        cast(null as double[]) as edges,
+        coalesce(list(frequent.row_count / known order by frequent.row_count desc, value), []) as shares,
+        coalesce(list(value order by frequent.row_count desc, value), []) as categories,
+        (any_value(known) - sum(frequent.row_count)) / any_value(known) as other_share
+    from described_totals
+    cross join frequent
+)
+{%- endif %}
+{%- endmacro %}

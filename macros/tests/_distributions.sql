@@ -1,0 +1,375 @@
+{#-
+    How the present values of columns differ from a reference: what `features_match_training` and
+    `predictions_match_baseline` have in common.
+
+    The reference is a CTE `reference`: a row per column with `column_name`, `kind` (numeric or
+    categorical), `rows`, `null_share`, `edges`, `shares`, `categories` and `other_share`, as in
+    `dbt_onnx_references`. The present columns are `[{'name', 'type', 'kind', 'time_unit', 'is_boolean'}]`.
+-#}
+
+{#-
+    The newest successful full run of a scoring model, none before the first; with `before`, a run, the newest of
+    the same model version that is older.
+-#}
+{% macro _last_full_run(model, before=none) -%}
+    {%- set runs = dbt_onnx._beside(model, 'dbt_onnx_runs') -%}
+    {%- if dbt_onnx._columns_in(runs) is none -%}
+        {{ return(none) }}
+    {%- endif -%}
+    {%- set found = run_query(
+        "select run_id, model_name, model_version, artifact_sha256, cast(scored_at as varchar),"
+        ~ " cast(as_of as varchar), to_json(key_columns)"
+        ~ " from " ~ dbt_onnx._table(runs)
+        ~ " where lower(scoring_model) = lower(" ~ dbt_onnx._literal(model.identifier) ~ ")"
+        ~ " and status = 'success' and scope = 'full'"
+        ~ ((" and model_name = " ~ dbt_onnx._literal(before['model_name'])
+            ~ " and model_version = " ~ dbt_onnx._literal(before['model_version'])
+            ~ " and scored_at < cast(" ~ dbt_onnx._literal(before['scored_at']) ~ " as timestamp)")
+            if before is not none else "")
+        ~ " order by scored_at desc limit 1"
+    ).rows -%}
+    {%- if found | length == 0 -%}
+        {{ return(none) }}
+    {%- endif -%}
+    {%- set names = ['run_id', 'model_name', 'model_version', 'artifact_sha256', 'scored_at', 'as_of', 'key'] -%}
+    {%- set run = dict(zip(names, found[0].values())) -%}
+    {%- do run.update({'key': fromjson(run['key'])}) -%}
+    {{ return(run) }}
+{%- endmacro %}
+
+
+{#- The FROM and WHERE of what the card of a run's version says about its features or outputs. -#}
+{% macro _references_of(model, run, role) -%}
+    {{ return(
+        dbt_onnx._table(dbt_onnx._beside(model, 'dbt_onnx_references'))
+        ~ " where lower(scoring_model) = lower(" ~ dbt_onnx._literal(model.identifier) ~ ")"
+        ~ " and model_name = " ~ dbt_onnx._literal(run['model_name'])
+        ~ " and model_version = " ~ dbt_onnx._literal(run['model_version'])
+        ~ " and artifact_sha256 = " ~ dbt_onnx._literal(run['artifact_sha256'])
+        ~ " and role = " ~ dbt_onnx._literal(role)
+    ) }}
+{%- endmacro %}
+
+
+{#- `[{'name', 'kind', 'time_unit', 'is_boolean'}]`: the columns that the card of a run's version describes. -#}
+{% macro _described_columns(model, run, role) -%}
+    {%- set described = [] -%}
+    {%- if dbt_onnx._columns_in(dbt_onnx._beside(model, 'dbt_onnx_references')) is not none -%}
+        {%- for row in run_query(
+            "select column_name, kind, time_unit, coalesce(list_has_all(['False', 'True'], categories), false)"
+            ~ " from " ~ dbt_onnx._references_of(model, run, role) ~ " order by rowid"
+        ).rows -%}
+            {%- do described.append({'name': row[0], 'kind': row[1], 'time_unit': row[2], 'is_boolean': row[3]}) -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ return(described) }}
+{%- endmacro %}
+
+
+{#- `FLOAT` of `FLOAT[3]`: a list counts by element. -#}
+{% macro _element_type(type) -%}
+    {{ return(modules.re.sub('(\\[[0-9]*\\])+$', '', type)) }}
+{%- endmacro %}
+
+
+{#-
+    A value as the reference counts it, as a SQL expression: a DOUBLE or a VARCHAR; none if the type does not
+    allow it. NULL and NaN are NULL. A date is the number of `time_unit` since 1970, as the model reads it.
+    The card has Python's texts: True and False.
+-#}
+{% macro _counted_value(value, column) -%}
+    {%- set type = dbt_onnx._element_type(column['type']) -%}
+    {%- set is_float = type in ['FLOAT', 'DOUBLE'] -%}
+    {%- set is_number = is_float
+        or modules.re.fullmatch('U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|BOOLEAN|DECIMAL\\(.*\\)', type) is not none -%}
+    {%- set microseconds = {
+        'day': 86400000000, 'hour': 3600000000, 'minute': 60000000, 'second': 1000000, 'millisecond': 1000,
+        'microsecond': 1,
+    } -%}
+    {%- if column['kind'] == 'categorical' and column['is_boolean'] and is_number -%}
+        {{ return("case when " ~ value ~ " <> 0 then 'True' when " ~ value ~ " = 0 then 'False' end"
+            if type != 'BOOLEAN' else "case when " ~ value ~ " then 'True' when not " ~ value ~ " then 'False' end") }}
+    {%- elif column['kind'] == 'categorical' -%}
+        {{ return("cast(" ~ ("cast(" ~ value ~ " as double)" if is_float else value) ~ " as varchar)") }}
+    {%- elif is_float -%}
+        {{ return("case when not isnan(" ~ value ~ ") then cast(" ~ value ~ " as double) end") }}
+    {%- elif is_number -%}
+        {{ return("cast(" ~ value ~ " as double)") }}
+    {%- elif column['time_unit'] in microseconds and modules.re.match('DATE|TIMESTAMP', type) -%}
+        {%- set moment = value if type.endswith('TIME ZONE') else "cast(" ~ value ~ " as timestamp)" -%}
+        {{ return("case when isfinite(" ~ moment ~ ") then epoch_us(" ~ moment ~ ") / "
+            ~ microseconds[column['time_unit']] ~ ".0 when " ~ moment ~ " > '1970-01-01' then cast('inf' as double)"
+            ~ " when " ~ moment ~ " is not null then cast('-inf' as double) end") }}
+    {%- endif -%}
+    {{ return(none) }}
+{%- endmacro %}
+
+
+{#-
+    The CTE `measured`: per column the rows (elements of a list), those that are known, and a histogram, by the
+    edges of `reference` (`numbers`) or by value (`texts`). All scalar columns are read in one pass; each list
+    column is one more. A NULL list counts as one NULL.
+-#}
+{% macro _measured_ctes(population, columns) -%}
+{%- set scalars = [] -%}
+{%- set sources = [] -%}
+{%- for column in columns -%}
+    {%- set position = loop.index0 -%}
+    {%- if column['type'].endswith(']') -%}
+        {%- do sources.append({'name': 'list_' ~ position, 'columns': [[position, column]]}) -%}
+list_{{ position }}_values as (
+    select {{ dbt_onnx._counted_value('element', column) }} as value_{{ position }}
+    from (
+        select unnest(coalesce(
+            cast({{ dbt_onnx._identifier(column['name']) }} as {{ dbt_onnx._element_type(column['type']) }}[]), [null]
+        )) as element
+        from {{ population }}
+    )
+),
+
+    {% else -%}
+        {%- do scalars.append([position, column]) -%}
+    {%- endif -%}
+{%- endfor -%}
+{%- if scalars -%}
+    {%- do sources.append({'name': 'scalar', 'columns': scalars}) -%}
+scalar_values as (
+    select
+        {%- for position, column in scalars %}
+        {{ dbt_onnx._counted_value(dbt_onnx._identifier(column['name']), column) }} as value_{{ position }},
+        {%- endfor %}
+    from {{ population }}
+),
+
+{% endif -%}
+{%- for source in sources -%}
+{{ source['name'] }}_counts as (
+    select
+        count(*) as row_count,
+        {%- for position, column in source['columns'] %}
+        {%- set value = 'value_' ~ position %}
+        count({{ value }}) as known_{{ position }},
+        {%- if column['kind'] == 'numeric' %}
+        min({{ value }}) = max({{ value }}) as is_constant_{{ position }},
+        histogram({{ value }}, (
+            {#- no histogram is without edges; that of a column without known values is never looked at -#}
+            select case when len(edges) > 0 then edges else [0.0] end
+            from reference
+            where column_name = {{ dbt_onnx._literal(column['name']) }}
+        )) as histogram_{{ position }},
+        {%- else %}
+        min({{ value }}) = max({{ value }}) as is_constant_{{ position }},
+        histogram({{ value }}) as histogram_{{ position }},
+        {%- endif %}
+        any_value({{ value }}) as example_{{ position }},
+        {%- endfor %}
+    from {{ source['name'] }}_values
+),
+
+{% endfor -%}
+measured as (
+    {%- for source in sources -%}
+    {%- set is_last_source = loop.last -%}
+    {%- for position, column in source['columns'] %}
+    select
+        {{ dbt_onnx._literal(column['name']) }} as column_name,
+        row_count,
+        known_{{ position }} as known,
+        is_constant_{{ position }} as is_constant,
+        cast(example_{{ position }} as varchar) as example,
+        {{ 'histogram_' ~ position if column['kind'] == 'numeric' else 'cast(null as map(double, ubigint))' }} as numbers,
+        {{ 'cast(null as map(varchar, ubigint))' if column['kind'] == 'numeric' else 'histogram_' ~ position }} as texts
+    from {{ source['name'] }}_counts
+    {{- '' if is_last_source and loop.last else '\n    union all' }}
+    {%- endfor -%}
+    {%- endfor %}
+)
+{%- endmacro %}
+
+
+{#-
+    The CTE `compared` over `reference` and `measured`: a row per column, with
+
+    `psi`       the population stability index: the sum over the bins of (actual - expected) * ln(actual / expected),
+                with shares of the known values (Siddiqi, Credit Risk Scorecards, 2006). A share below 0.0001 counts
+                as 0.0001, for an empty bin would make it infinite. NULL where either side knows no value
+    `moved`     the bin that adds most to it
+    `chance`    where all known values are the same: how probable that is by the reference, as a logarithm
+    `unlisted_share`, `examples`    of the categories that the reference does not list; its own share of those that
+                it had no room for is `other_share`
+-#}
+{% macro _compared_ctes() -%}
+counts_by_value as (
+    select
+        measured.column_name,
+        entry.value as row_count,
+        left(cast(entry.key as varchar), 40) as value,
+        coalesce(list_position(reference.edges, entry.key), len(reference.shares)) as number
+    from (select column_name, unnest(map_entries(numbers)) as entry from measured) as measured
+    inner join reference on measured.column_name = reference.column_name
+
+    union all
+
+    select
+        measured.column_name,
+        entry.value as row_count,
+        left(entry.key, 40) as value,
+        coalesce(list_position(reference.categories, entry.key), len(reference.shares) + 1) as number
+    from (select column_name, unnest(map_entries(texts)) as entry from measured) as measured
+    inner join reference on measured.column_name = reference.column_name
+),
+
+counts_by_bin as (
+    select
+        column_name,
+        number,
+        sum(row_count) as row_count,
+        max({'row_count': row_count, 'value': value}, 3) as examples
+    from counts_by_value
+    group by column_name, number
+),
+
+numbered_bins as (
+    select
+        *,
+        unnest(range(1, len(shares) + case kind when 'numeric' then 1 else 2 end)) as number
+    from reference
+),
+
+bins as (
+    select
+        numbered_bins.column_name,
+        numbered_bins.kind = 'categorical' and numbered_bins.number > len(numbered_bins.shares) as is_other,
+        case
+            when numbered_bins.kind = 'categorical'
+                then coalesce(left(numbered_bins.categories[numbered_bins.number], 40), 'other values')
+            when len(numbered_bins.edges) = 0 then 'any number'
+            when numbered_bins.number = 1 then format('up to {:.6g}', numbered_bins.edges[1])
+            when numbered_bins.number > len(numbered_bins.edges)
+                then format('above {:.6g}', numbered_bins.edges[numbered_bins.number - 1])
+            else
+                format(
+                    'above {:.6g} to {:.6g}',
+                    numbered_bins.edges[numbered_bins.number - 1],
+                    numbered_bins.edges[numbered_bins.number]
+                )
+        end as bin,
+        coalesce(numbered_bins.shares[numbered_bins.number], numbered_bins.other_share) as expected_share,
+        coalesce(counts_by_bin.row_count, 0) / nullif(measured.known, 0) as actual_share,
+        counts_by_bin.examples
+    from numbered_bins
+    inner join measured on numbered_bins.column_name = measured.column_name
+    left join counts_by_bin
+        on numbered_bins.column_name = counts_by_bin.column_name
+        and numbered_bins.number = counts_by_bin.number
+),
+
+contributions as (
+    select
+        *,
+        (greatest(actual_share, 0.0001) - greatest(expected_share, 0.0001))
+        * ln(greatest(actual_share, 0.0001) / greatest(expected_share, 0.0001)) as contribution
+    from bins
+    -- greatest() would pass over the NULL of a column without known values
+    where actual_share is not null
+),
+
+summed as (
+    select
+        column_name,
+        sum(contribution) as psi,
+        sum(expected_share) as expected_sum,
+        arg_max({'bin': bin, 'expected': expected_share, 'actual': actual_share}, contribution) as moved,
+        max(expected_share) filter (where actual_share = 1) as constant_share,
+        max(actual_share) filter (where is_other) as unlisted_share,
+        any_value(examples) filter (where is_other) as examples
+    from contributions
+    group by column_name
+),
+
+compared as (
+    select
+        measured.column_name,
+        measured.row_count,
+        measured.known,
+        measured.example,
+        (measured.row_count - measured.known) / measured.row_count as null_share,
+        reference.null_share as expected_null_share,
+        summed.moved,
+        summed.unlisted_share,
+        reference.other_share,
+        array_to_string(
+            list_transform(summed.examples, lambda shown: shown.value || ' (' || shown.row_count || ')'), ', '
+        ) as examples,
+        case when summed.expected_sum > 0 then summed.psi end as psi,
+        case
+            when summed.expected_sum > 0 and measured.is_constant
+                then measured.known * ln(greatest(summed.constant_share, 0.0001))
+        end as chance
+    from measured
+    inner join reference on measured.column_name = reference.column_name
+    left join summed on measured.column_name = summed.column_name
+)
+{%- endmacro %}
+
+
+{#-
+    The findings about `psi` and `constant` in `compared`, as two SELECTs. `chance` of less than one in a million
+    makes a constant a finding: a rare flag that happens to be unset in a small population is none.
+-#}
+{% macro _drift_findings(warn_psi, error_psi, min_rows) -%}
+    {% if warn_psi is not none or error_psi is not none -%}
+    select
+        column_name,
+        'psi' as problem,
+        moved.bin || ': ' || round(moved.expected, 4) as expected,
+        moved.bin || ': ' || round(moved.actual, 4) as actual,
+        psi as figure,
+        case
+            {%- if error_psi is not none %}
+            when psi > {{ error_psi }} then {{ error_psi }}
+            {%- endif %}
+            {%- if warn_psi is not none %}
+            when psi > {{ warn_psi }} then {{ warn_psi }}
+            {%- endif %}
+        end as threshold,
+        {{ "case when psi > " ~ error_psi ~ " then 'error' else 'warn' end" if error_psi is not none else "'warn'" }}
+            as severity
+    from compared
+    where known >= {{ min_rows }} and threshold is not null
+
+    union all by name
+
+    {% endif -%}
+    select
+        column_name,
+        'constant' as problem,
+        'different values' as expected,
+        example as actual,
+        'error' as severity
+    from compared
+    where known >= {{ min_rows }} and chance < ln(0.000001)
+{%- endmacro %}
+
+
+{#- Faults of the arguments that both tests have. -#}
+{% macro _faults_of_drift(model, warn_psi, error_psi, min_rows) -%}
+    {%- set faults = dbt_onnx._faults_of_relation(model, 'model')
+        + dbt_onnx._faults_of_psi(warn_psi, 'warn_psi')
+        + dbt_onnx._faults_of_psi(error_psi, 'error_psi') -%}
+    {%- if not faults and warn_psi is not none and error_psi is not none and warn_psi > error_psi -%}
+        {%- do faults.append("warn_psi is larger than error_psi, so nothing would ever warn") -%}
+    {%- endif -%}
+    {%- if min_rows is not integer or min_rows is boolean or min_rows < 1 -%}
+        {%- do faults.append("min_rows is " ~ min_rows ~ "; it takes a whole number from 1") -%}
+    {%- endif -%}
+    {{ return(faults) }}
+{%- endmacro %}
+
+
+{% macro _faults_of_psi(psi, argument) -%}
+    {%- if psi is not none and (psi is not number or psi is boolean or not psi > 0) -%}
+        {{ return([argument ~ " is " ~ psi ~ "; it takes a number above 0, or none"]) }}
+    {%- endif -%}
+    {{ return([]) }}
+{%- endmacro %}
