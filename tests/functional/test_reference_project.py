@@ -142,6 +142,34 @@ def test_another_day_scores_who_changed_and_confirms_the_rest(reference: Referen
     assert [(str(age), stale) for age, stale in oldest] == [("0:00:00", False)]
 
 
+def test_the_build_decides_how_each_ai_feature_is_served(reference: Reference) -> None:
+    assert reference.sql("select feature, pattern, hybrid is not null from serving_decisions") == [
+        ("nightly_report", "batch", False),
+        ("churn_score", "batch", False),
+        ("lead_scoring", "batch", False),
+        ("inventory_hints", "batch", False),
+        ("homepage", "batch", False),
+        ("session_recommendation", "real_time", True),
+        ("fraud_check", "real_time", True),
+        ("user_risk_score", "batch", False),
+        ("free_text_search", "real_time", True),
+        ("document_processing", "asynchronous", False),
+    ]
+
+
+def test_a_broken_rule_is_red_and_decides_nothing(reference: Reference) -> None:
+    decisions = reference.sql("from serving_decisions")
+    model = reference.root / "models" / "decisions" / "serving_decisions.sql"
+    rules = model.read_text()
+    model.write_text(rules.replace("model_p99_ms >=", "model_p99_ms >"))
+    try:
+        with pytest.raises(AssertionError, match=r"FAIL 1 serving_decisions::unbounded_input_is"):
+            reference.build("--select", "serving_decisions")
+    finally:
+        model.write_text(rules)
+    assert reference.sql("from serving_decisions") == decisions
+
+
 def test_nights_of_1997_report_new_customers_before_the_run_and_score_them(
     tmp_path: Path,
 ) -> None:
