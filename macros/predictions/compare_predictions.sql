@@ -1,0 +1,94 @@
+{#-
+    How two scoring models, or two versions in one ledger, differ: a row per pair of versions that were
+    in force together, and one per version for what the other ledger says nothing about.
+
+    What is paired: by default, key and `as_of`, over all of history. Where one ledger has a row about a
+    moment and the other none, because nothing changed that its model reads, its prediction before that
+    stands, if a run of it looked at that very moment; else the row is in one only. Both need moments in
+    common for that: an `as_of` column in `score()`, not the time of each run. With `about`, each key
+    counts once, with the predictions that were in force at that moment, however old.
+    The newest said counts where a ledger has several rows; after a promotion or a rollback, the
+    version that ran last. Rejected, NULL, NaN and infinite outputs are no predictions.
+
+    Columns: `champion`, `challenger` (`churn/2`; NULL: what the other says nothing about);
+    `first_moment`, `last_moment` of the rows; `paired_rows`, `only_in_champion`, `only_in_challenger`;
+    `agreement`, the share of pairs with equal values; `mean_difference` (challenger less champion),
+    `mean_absolute_difference`; `rank_correlation` (Spearman's, ties at their average rank; NULL if one
+    is constant); `changed_decisions`, the share of pairs of which exactly one is at or above
+    `threshold`. For a column that holds no numbers only `agreement`.
+
+    Arguments: `champion`, `challenger`, the scoring models; `key`, a list of columns; `column`, the
+    output to compare; `threshold`, a number; `about`, a date, a timestamp or their ISO text;
+    `champion_version`, `challenger_version`: only what this version said, as if it were alone.
+-#}
+{% macro compare_predictions(
+    champion, challenger, key, column, threshold=none, about=none, champion_version=none, challenger_version=none
+) -%}
+    {{ return(adapter.dispatch('compare_predictions', 'dbt_onnx')(
+        champion, challenger, key, column, threshold, about, champion_version, challenger_version
+    )) }}
+{%- endmacro %}
+
+{% macro default__compare_predictions(
+    champion, challenger, key, column, threshold, about, champion_version, challenger_version
+) -%}
+{%- if not execute -%}
+    {{ return('select 1 as not_yet_compiled') }}
+{%- endif -%}
+{%- set faults = [] -%}
+{%- if threshold is not none and (threshold is not number or threshold is boolean) -%}
+    {%- do faults.append("threshold is '" ~ threshold ~ "'; it takes a number") -%}
+{%- endif -%}
+{%- set speakers = dbt_onnx._compared(
+    'compare_predictions', champion, challenger, key, column, about, champion_version, challenger_version,
+    taken=[
+        'champion', 'challenger', 'champion_model', 'challenger_model', 'champion_value', 'challenger_value',
+        'champion_as_of', 'challenger_as_of', 'champion_rank', 'challenger_rank',
+    ],
+    numbers_only=threshold is not none, faults=faults,
+) -%}
+{%- set are_numbers = dbt_onnx._holds_numbers(column, speakers[0]['columns'] or speakers[1]['columns']) %}
+
+{{ dbt_onnx._paired_predictions_ctes(speakers, dbt_onnx._key(key), about) }},
+
+ranked as (
+    select
+        *
+        {%- for speaker in speakers if are_numbers %},
+        {{ dbt_onnx._average_rank(
+            speaker['name'] ~ '_value', 'champion_model, challenger_model'
+        ) | indent(8) }} as {{ speaker['name'] }}_rank
+        {%- endfor %}
+    from paired
+)
+
+select
+    champion_model as champion,
+    challenger_model as challenger,
+    min(__dbt_onnx_moment) as first_moment,
+    max(__dbt_onnx_moment) as last_moment,
+    count(*) filter (where champion_model is not null and challenger_model is not null) as paired_rows,
+    count(*) filter (where challenger_model is null) as only_in_champion,
+    count(*) filter (where champion_model is null) as only_in_challenger,
+    avg(cast(champion_value = challenger_value as integer)) as agreement,
+    {%- if are_numbers %}
+    avg(challenger_value - champion_value) as mean_difference,
+    avg(abs(challenger_value - champion_value)) as mean_absolute_difference,
+    case
+        when min(champion_rank) < max(champion_rank) and min(challenger_rank) < max(challenger_rank)
+            then corr(champion_rank, challenger_rank)
+    end as rank_correlation,
+    {%- else %}
+    cast(null as double) as mean_difference,
+    cast(null as double) as mean_absolute_difference,
+    cast(null as double) as rank_correlation,
+    {%- endif %}
+    {%- if threshold is none %}
+    cast(null as double) as changed_decisions
+    {%- else %}
+    avg(cast((champion_value >= {{ threshold }}) <> (challenger_value >= {{ threshold }}) as integer))
+        as changed_decisions
+    {%- endif %}
+from ranked
+group by champion_model, challenger_model
+{%- endmacro %}

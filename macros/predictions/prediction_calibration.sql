@@ -1,0 +1,64 @@
+{#-
+    Whether a probability of 0.7 came true seven times in ten: per version, month and bin of equal width.
+    What counts, and the arguments that are not named here, are those of `prediction_outcomes`.
+
+    Columns: `model_name`, `model_version`, `month`; `bin` from 1, `bin_from` (exclusive, but for the
+    first), `bin_to` (inclusive), NULL for outputs outside 0 to 1; `rows`, `positives`,
+    `mean_prediction`, `share_positive`. A bin without rows is not there.
+
+    Arguments: `bins`, how many there are from 0 to 1.
+-#}
+{% macro prediction_calibration(
+    predictions, outcomes, key, column, outcome, known_at, as_of=none, bins=10, made_at='scored_at', version=none
+) -%}
+    {{ return(adapter.dispatch('prediction_calibration', 'dbt_onnx')(
+        predictions, outcomes, key, column, outcome, known_at, as_of, bins, made_at, version
+    )) }}
+{%- endmacro %}
+
+{% macro default__prediction_calibration(
+    predictions, outcomes, key, column, outcome, known_at, as_of, bins, made_at, version
+) -%}
+{%- if not execute -%}
+    {{ return('select 1 as not_yet_compiled') }}
+{%- endif -%}
+{%- set faults = [] -%}
+{%- if bins is not integer or bins is boolean or bins < 1 or bins > 1000 -%}
+    {%- do faults.append("bins is '" ~ bins ~ "'; it takes a whole number from 1 to 1000") -%}
+{%- endif -%}
+{%- set speaker = dbt_onnx._judged(
+    'prediction_calibration', predictions, outcomes, key, column, outcome, known_at, as_of, 'classification',
+    made_at, version, faults=faults
+) -%}
+
+{{ dbt_onnx._judged_predictions_ctes(
+    speaker, outcomes, dbt_onnx._key(key), outcome, known_at, as_of, 'classification', made_at
+) }},
+
+binned as (
+    select
+        *,
+        case
+            when __dbt_onnx_value between 0 and 1
+                -- edges computed as scikit-learn's, to which an output may be equal
+                then 1 + len(list_filter(
+                    range(1, {{ bins }}), lambda edge: edge * (1e0 / {{ bins }}) < __dbt_onnx_value
+                ))
+        end as bin
+    from judged
+)
+
+select
+    model_name,
+    model_version,
+    month,
+    bin,
+    (bin - 1) * (1e0 / {{ bins }}) as bin_from,
+    bin * (1e0 / {{ bins }}) as bin_to,
+    count(*) as rows,
+    count(*) filter (where __dbt_onnx_outcome = 1) as positives,
+    avg(__dbt_onnx_value) as mean_prediction,
+    avg(__dbt_onnx_outcome) as share_positive
+from binned
+group by model_name, model_version, month, bin
+{%- endmacro %}

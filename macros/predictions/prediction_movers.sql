@@ -1,0 +1,58 @@
+{#-
+    The pairs of `compare_predictions` that differ most, the largest difference first: whom a promotion
+    concerns. What is paired, and the arguments that are not named here, are those of that macro.
+
+    Columns: the key; `moment`, about which the two are compared; `champion`, `challenger`
+    (`churn/2`); `champion_value`, `challenger_value`, `difference` (challenger less champion);
+    `champion_as_of`, `challenger_as_of`, to find the rows in their ledgers.
+
+    Arguments: `limit`, how many pairs; none for all of them. An entity may move at several moments; with
+    `about` it comes once.
+-#}
+{% macro prediction_movers(
+    champion, challenger, key, column, limit=20, about=none, champion_version=none, challenger_version=none
+) -%}
+    {{ return(adapter.dispatch('prediction_movers', 'dbt_onnx')(
+        champion, challenger, key, column, limit, about, champion_version, challenger_version
+    )) }}
+{%- endmacro %}
+
+{% macro default__prediction_movers(
+    champion, challenger, key, column, limit, about, champion_version, challenger_version
+) -%}
+{%- if not execute -%}
+    {{ return('select 1 as not_yet_compiled') }}
+{%- endif -%}
+{%- set faults = [] -%}
+{%- if limit is not none and (limit is not integer or limit is boolean or limit < 1) -%}
+    {%- do faults.append("limit is '" ~ limit ~ "'; it takes a whole number from 1, or none") -%}
+{%- endif -%}
+{%- set speakers = dbt_onnx._compared(
+    'prediction_movers', champion, challenger, key, column, about, champion_version, challenger_version,
+    taken=[
+        'moment', 'champion', 'challenger', 'champion_model', 'challenger_model', 'champion_value',
+        'challenger_value', 'difference', 'champion_as_of', 'challenger_as_of',
+    ],
+    numbers_only=true, faults=faults,
+) -%}
+{%- set columns = dbt_onnx._columns(dbt_onnx._key(key)) %}
+
+{{ dbt_onnx._paired_predictions_ctes(speakers, dbt_onnx._key(key), about) }}
+
+select
+    {{ columns }},
+    __dbt_onnx_moment as moment,
+    champion_model as champion,
+    challenger_model as challenger,
+    champion_value,
+    challenger_value,
+    challenger_value - champion_value as difference,
+    champion_as_of,
+    challenger_as_of
+from paired
+where champion_model is not null and challenger_model is not null
+order by abs(difference) desc, {{ columns }}, moment
+{%- if limit is not none %}
+limit {{ limit }}
+{%- endif %}
+{%- endmacro %}

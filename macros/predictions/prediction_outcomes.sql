@@ -1,0 +1,109 @@
+{#-
+    Each prediction against what happened, per version and month: how good the model really was.
+
+    What counts: each outcome that is not NULL and is known by the clock, once, with the prediction that
+    was in force at its moment: the newest about that moment or earlier, by the version that ran
+    last; so an entity counts also in months in which nothing about it changed and it was not scored.
+    The moment is `as_of` of the outcome; without it `known_at`, and the last prediction before it counts.
+    Only predictions made before `known_at` count, on both clocks: about an earlier moment, and said
+    earlier. A history that was scored or backfilled afterwards was not said in time: `made_at='as_of'`
+    leaves out that second condition, and says what the model would have been worth.
+    Two outcomes of one key and moment, or a classification's other than 0 and 1, are an error of the query.
+
+    Columns: `model_name`, `model_version`, `month` (its first day; of the outcome's `as_of`, without it
+    of the prediction's), `rows`; for a classification `positives`; `auc` (NULL if all outcomes are the
+    same), `log_loss` (natural logarithm, clipped to the output type's precision as scikit-learn does)
+    and `brier_score` (both NULL if an output lies outside 0 to 1); for a regression
+    `mean_absolute_error` and `root_mean_squared_error`.
+
+    Arguments: `predictions`, the scoring model; `outcomes`, a relation with the key columns; `key`, a list
+    of columns; `column`, the output: the probability of outcome 1, or the expected value; `outcome`,
+    `known_at` and `as_of`, columns of `outcomes`: what happened, since when that is known, and about which
+    moment it is; `task`, `classification` or `regression`; `made_at`, `scored_at` or `as_of`; `version`:
+    judge only this one, as if it were alone, as far as it ran.
+-#}
+{% macro prediction_outcomes(
+    predictions, outcomes, key, column, outcome, known_at, as_of=none, task='classification', made_at='scored_at',
+    version=none
+) -%}
+    {{ return(adapter.dispatch('prediction_outcomes', 'dbt_onnx')(
+        predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version
+    )) }}
+{%- endmacro %}
+
+{% macro default__prediction_outcomes(
+    predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version
+) -%}
+{%- if not execute -%}
+    {{ return('select 1 as not_yet_compiled') }}
+{%- endif -%}
+{%- set speaker = dbt_onnx._judged(
+    'prediction_outcomes', predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version
+) -%}
+{%- set precision = '1.1920928955078125e-07' if dbt_onnx._type_of(column, speaker['columns'] or []) == 'FLOAT'
+    else '2.220446049250313e-16' -%}
+
+{{ dbt_onnx._judged_predictions_ctes(
+    speaker, outcomes, dbt_onnx._key(key), outcome, known_at, as_of, task, made_at
+) }}
+{%- if task == 'regression' %}
+
+select
+    model_name,
+    model_version,
+    month,
+    count(*) as rows,
+    avg(abs(__dbt_onnx_value - __dbt_onnx_outcome)) as mean_absolute_error,
+    sqrt(avg(power(__dbt_onnx_value - __dbt_onnx_outcome, 2))) as root_mean_squared_error
+from judged
+group by model_name, model_version, month
+{%- else %},
+
+ranked as (
+    select
+        *,
+        __dbt_onnx_value between 0 and 1 as __dbt_onnx_is_probability,
+        {{ dbt_onnx._average_rank('__dbt_onnx_value', 'model_name, model_version, month') | indent(8) }}
+            as __dbt_onnx_rank,
+        -ln(greatest(
+            least(
+                case when __dbt_onnx_outcome = 1 then __dbt_onnx_value else 1 - __dbt_onnx_value end,
+                1 - {{ precision }}
+            ),
+            {{ precision }}
+        )) as __dbt_onnx_loss
+    from judged
+),
+
+summed as (
+    select
+        model_name,
+        model_version,
+        month,
+        count(*) as rows,
+        count(*) filter (where __dbt_onnx_outcome = 1) as positives,
+        sum(__dbt_onnx_rank) filter (where __dbt_onnx_outcome = 1) as __dbt_onnx_ranks,
+        bool_and(__dbt_onnx_is_probability) as __dbt_onnx_are_probabilities,
+        avg(__dbt_onnx_loss) as __dbt_onnx_loss,
+        avg(power(__dbt_onnx_value - __dbt_onnx_outcome, 2)) as __dbt_onnx_brier_score
+    from ranked
+    group by model_name, model_version, month
+)
+
+select
+    model_name,
+    model_version,
+    month,
+    rows,
+    positives,
+    -- the share of pairs of a positive and a negative of which the positive ranks higher, ties half:
+    -- Mann and Whitney's U, from the sum of ranks
+    case
+        when positives between 1 and rows - 1
+            then (__dbt_onnx_ranks - positives * (positives + 1) / 2e0) / (cast(positives as double) * (rows - positives))
+    end as auc,
+    case when __dbt_onnx_are_probabilities then __dbt_onnx_loss end as log_loss,
+    case when __dbt_onnx_are_probabilities then __dbt_onnx_brier_score end as brier_score
+from summed
+{%- endif %}
+{%- endmacro %}
