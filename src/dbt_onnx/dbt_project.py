@@ -113,6 +113,17 @@ class DbtProject:
         Read-only, so that any number of commands can look at once. Raises WarehouseError when it
         is not there, not a file, or held by another process.
         """
+        from dbt.adapters.duckdb.environments import Environment
+
+        connection, opening, plugins = self._open(read_only=read_only)
+        try:
+            with connection.cursor() as cursor:
+                yield Environment.initialize_cursor(opening, cursor, plugins)
+        finally:
+            connection.close()
+
+    def _open(self, *, read_only: bool) -> tuple[duckdb.DuckDBPyConnection, Any, Any]:
+        """A connection, the credentials that it was opened with, and dbt-duckdb's plugins."""
         import duckdb
         from dbt.adapters.duckdb.environments import Environment
 
@@ -125,14 +136,34 @@ class DbtProject:
                 opening = copy.copy(credentials)
                 opening.config_options = {**(credentials.config_options or {}), **options}
                 opening.retries = None
-                connection = Environment.initialize_db(opening, plugins)
+                return Environment.initialize_db(opening, plugins), opening, plugins
         except duckdb.Error as error:
             raise _cannot_open(credentials.path, error) from error
-        try:
-            with connection.cursor() as cursor:
-                yield Environment.initialize_cursor(opening, cursor, plugins)
-        finally:
-            connection.close()
+
+    def render(self, template: str, *, variables: Mapping[str, Any]) -> str:
+        """The SQL that dbt makes of a template, which may call the project's macros.
+
+        What these ask the warehouse is asked read-only: others may be looking at it. Raises
+        WarehouseError as `connect`, and ConfigError when dbt can make no SQL of it.
+        """
+        from dbt.adapters.duckdb import environments
+        from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+        manifest, credentials = self._parsed
+        manager: Any = DuckDBConnectionManager
+        environment: Any = environments.create(credentials)
+        environment.conn, _, _ = self._open(read_only=True)
+        environment.handle()  # without one it would close, and open itself for writing
+        manager._ENV = environment  # noqa: SLF001
+        done = self.invoke("compile", "--inline", template, variables=variables, manifest=manifest)
+        results = getattr(done.result, "results", None) or []
+        if not done.success or not results:
+            said = done.exception or "; ".join(str(result.message) for result in results)
+            raise ConfigError(
+                f"dbt can make no query for the project {self.root.name}: {one_line(said)}",
+                hint="`dbt compile` in the project's folder says more",
+            )
+        return str(results[0].node.compiled_code)
 
     def invoke(
         self, *arguments: str, variables: Mapping[str, Any] | None = None, manifest: Any = None

@@ -119,9 +119,9 @@ def recorded_run(
                 },
             )
             cursor.execute(
-                f"insert into {tables.runs.sql} (run_id, scoring_model, status, started_at, "
+                f"insert into {tables.runs.sql} (run_id, scoring_model, status, clock, started_at, "
                 "dbt_onnx_version, dbt_version, warehouse_version) select $run_id, $scoring_model, "
-                f"'running', {NOW}, $dbt_onnx_version, $dbt_version, 'duckdb ' || version()",
+                f"'running', {settings.clock_sql}, {NOW}, $dbt_onnx_version, $dbt_version, 'duckdb ' || version()",
                 {
                     "run_id": settings.run_id,
                     "scoring_model": settings.identifier,

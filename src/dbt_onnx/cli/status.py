@@ -1,0 +1,72 @@
+"""`dbt-onnx status`: can the predictions be relied on?"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import click
+
+from dbt_onnx.cli import options
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class _Period(click.ParamType[timedelta]):
+    name = "PERIOD"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        found = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw])", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no period such as 36h, 2d or 1w", param, ctx)
+        return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option(
+    "--stale-after",
+    type=_Period(),
+    default="2d",
+    show_default=True,
+    help="A prediction older than that is stale: 90m, 36h, 2d, 1w.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, and nothing else.")
+@options.project
+@click.pass_context
+def status(
+    ctx: click.Context,
+    /,
+    model: str | None,
+    stale_after: timedelta,
+    as_json: bool,  # noqa: FBT001
+    project: Any,
+) -> None:
+    r"""Print whether the predictions of the scoring model MODEL, or of all, can be relied on.
+
+    \b
+    Exit code 0, healthy: every entity of the features has a fresh prediction, and the last run and
+    the last outcome of every recorded test are good.
+    Exit code 1, degraded: stale or missing predictions, more than 10 % of the entities rejected, or a
+    test that fails, warns or finds drift.
+    Exit code 2, broken: the last run failed or was interrupted, none ever succeeded, ledger, features,
+    registry or the serving version's artifact are missing or altered, or project or warehouse cannot
+    be read. Also when the call itself is wrong.
+
+    Outcomes of tests count where the project records them:
+    on-run-end: "{{ dbt_onnx.record_test_results(results) }}" in its dbt_project.yml.
+    """
+    from dbt_onnx.health_check import check_health
+    from dbt_onnx.presentation.status import health_document, show_health
+
+    health = check_health(project, model, stale_after=stale_after)
+    if as_json:
+        click.echo(health_document(health))
+    else:
+        show_health(health)
+    ctx.exit(health.exit_code)

@@ -1,0 +1,120 @@
+"""What a health check asks of the warehouse: where a scoring model reads, its registry, its figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from dbt_onnx.errors import RegistryError, WarehouseError
+from dbt_onnx.identifiers import literal
+from dbt_onnx.ledger import RUNS_TABLE, TableName
+from dbt_onnx.registry import Registry
+
+if TYPE_CHECKING:
+    from dbt_onnx.engines.duckdb.cursor import Cursor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What the newest run of a scoring model read: its key, and relations as users know them.
+
+    `features` and `registry` are tables or views of the warehouse, none when they are not there any
+    more; the names say which they were.
+    """
+
+    key: tuple[str, ...]
+    features_name: str
+    features: TableName | None
+    registry_name: str
+    registry: TableName | None
+
+
+def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
+    """Where the scoring model with this ledger reads; none if no run has ever come that far."""
+    runs = ledger.beside(RUNS_TABLE)
+    if cursor.kind_of(runs) is None:
+        return None
+    found = cursor.rows(
+        f"select key_columns, features_relation, registry_relation from {runs.sql} "
+        "where lower(scoring_model) = lower($scoring_model) and key_columns is not null "
+        "order by started_at desc limit 1",
+        {"scoring_model": ledger.identifier},
+    )
+    if not found:
+        return None
+    key, features, registry = found[0]
+    return Sources(
+        key=tuple(key),
+        features_name=features or "the feature relation",
+        features=_relation(cursor, features, beside=ledger),
+        registry_name=registry or "the registry",
+        registry=_relation(cursor, registry, beside=ledger),
+    )
+
+
+def read_registry(cursor: Cursor, sources: Sources) -> Registry:
+    """The registry as the scoring model reads it. Raises RegistryError when it is gone or wrong."""
+    if sources.registry is None:
+        raise RegistryError(
+            f"the model registry {sources.registry_name} is not in the warehouse",
+            hint="`dbt seed` loads it",
+        )
+    try:
+        columns = cursor.columns_of(sources.registry.sql)
+        rows = cursor.rows(f"select * from {sources.registry.sql}")
+    except duckdb.Error as error:
+        raise RegistryError(
+            f"the model registry {sources.registry_name} cannot be read: {_said(error)}",
+            hint="`dbt seed` loads it again",
+        ) from error
+    return Registry.from_rows(
+        [dict(zip(columns, row, strict=True)) for row in rows], where=sources.registry_name
+    )
+
+
+def fault_of_features(cursor: Cursor, sources: Sources) -> str | None:
+    """Why the feature relation cannot tell who ought to have a prediction; none if it can."""
+    name = sources.features_name
+    if sources.features is None:
+        return f"the feature relation {name} is not in the warehouse"
+    try:
+        found = {column.casefold() for column in cursor.columns_of(sources.features.sql)}
+    except duckdb.Error as error:
+        return f"the feature relation {name} cannot be read: {_said(error)}"
+    missing = [column for column in sources.key if column.casefold() not in found]
+    return f"the feature relation {name} has no key column {missing}" if missing else None
+
+
+def read_figures(cursor: Cursor, sql: str) -> dict[str, Any]:
+    """The one row of a query, by column. Raises WarehouseError when DuckDB cannot run it."""
+    try:
+        columns = cursor.columns_of(f"({sql})")
+        (row,) = cursor.rows(sql)
+    except duckdb.Error as error:
+        raise WarehouseError(
+            f"the figures of its health cannot be read: {_said(error)}",
+            hint="a table was dropped or altered: `dbt build` makes what is missing",
+        ) from error
+    return dict(zip(columns, row, strict=True))
+
+
+def _relation(cursor: Cursor, name: str | None, *, beside: TableName) -> TableName | None:
+    """The table or view called `schema.name`, of the ledger's database if there are several."""
+    found = cursor.rows(
+        "select database_name, schema_name, name from ("
+        "select database_name, schema_name, table_name as name from duckdb_tables() union all "
+        "select database_name, schema_name, view_name from duckdb_views()) as relations "
+        f"where lower(schema_name || '.' || name) = lower({literal(name or '')}) "
+        f"order by database_name = {literal(beside.database)} desc, database_name limit 1"
+    )
+    return (
+        TableName(**dict(zip(("database", "schema", "identifier"), found[0], strict=True)))
+        if (found)
+        else None
+    )
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).partition("\nLINE ")[0].split())

@@ -1,0 +1,150 @@
+"""Whether predictions can be relied on: figures of a scoring model, judged.
+
+    healthy   (0)  every entity has a prediction that is fresh, by a run that went well
+    degraded  (1)  predictions are served, but some are stale, missing or doubtful
+    broken    (2)  nothing new can be served until somebody acts
+
+`ModelHealth.problems` says why, a kind each; `KINDS` says which kind makes a model degraded and which
+broken. Nothing here touches dbt or a warehouse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime, timedelta
+
+    from dbt_onnx.errors import DbtOnnxError
+
+Status = Literal["healthy", "degraded", "broken"]
+
+EXIT_CODES: Mapping[Status, int] = {"healthy": 0, "degraded": 1, "broken": 2}
+
+KINDS: Mapping[str, Status] = {
+    "never_ran": "broken",
+    "ledger": "broken",
+    "run_failed": "broken",
+    "run_interrupted": "broken",
+    "registry": "broken",
+    "artifact": "broken",
+    "features": "broken",
+    "warehouse": "broken",
+    "stale": "degraded",
+    "missing": "degraded",
+    "rejected": "degraded",
+    "test_failed": "degraded",
+    "test_warned": "degraded",
+    "drifting": "degraded",
+}
+
+MAX_REJECTED_FRACTION = 0.1
+"""Of the entities; the share that a run and `predictions_are_valid` tolerate unless told otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One reason why a scoring model is not healthy. `kind` is one of `KINDS`."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelHealth:
+    """One scoring model. `figures` are the columns of the macro `prediction_health`, empty when they
+    cannot be had.
+    """
+
+    scoring_model: str
+    figures: Mapping[str, Any]
+    problems: tuple[Problem, ...]
+
+    @property
+    def status(self) -> Status:
+        return _worst(KINDS[problem.kind] for problem in self.problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """Every scoring model that was asked for. `clock` is none when the project could not be read,
+    and `error` says why.
+    """
+
+    clock: datetime | None
+    stale_after: timedelta
+    models: tuple[ModelHealth, ...] = field(default=())
+    error: DbtOnnxError | None = None
+
+    @property
+    def status(self) -> Status:
+        return "broken" if self.error else _worst(model.status for model in self.models)
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.status]
+
+
+def judge(figures: Mapping[str, Any]) -> list[Problem]:
+    """What the figures of one scoring model say against it."""
+    return [*_problems_of_runs(figures), *_problems_of_rows(figures), *_problems_of_tests(figures)]
+
+
+def age_text(age: timedelta) -> str:
+    """`4 days`, `1 day 6 h`, `3 h`, `12 min`: the two largest units, rounded down."""
+    hours, seconds = divmod(int(age.total_seconds()), 3600)
+    days, hours = divmod(hours, 24)
+    if not days and not hours:
+        return f"{seconds // 60} min"
+    parts = [f"{days} day{'s' if days > 1 else ''}"] if days else []
+    return " ".join([*parts, *([f"{hours} h"] if hours else [])])
+
+
+def _problems_of_runs(figures: Mapping[str, Any]) -> Iterator[Problem]:
+    status, error = figures["last_run_status"], figures["last_run_error"]
+    when = (
+        f"the last run ({figures['last_run_id']}, {figures['last_run_at']:%Y-%m-%d %H:%M} UTC)"
+        if (status)
+        else ""
+    )
+    if status == "error":
+        said = " ".join((error or "it left no message").split())
+        yield Problem(kind="run_failed", message=f"{when} failed: {said}")
+    elif status in {"interrupted", "running"}:
+        # whoever writes a DuckDB file has it alone: that we can read it says that the run is gone
+        yield Problem(kind="run_interrupted", message=f"{when} was interrupted")
+    if figures["last_good_run_id"] is None:
+        yield Problem(kind="never_ran", message="no run has succeeded")
+    elif figures["serving_version"] is None:
+        yield Problem(
+            kind="registry",
+            message=f"the registry does not say which version of {figures['model_name']} serves",
+        )
+
+
+def _problems_of_rows(figures: Mapping[str, Any]) -> Iterator[Problem]:
+    entities = figures["entities"]
+    if stale := figures["stale"]:
+        message = f"{stale:,} of {entities:,} entities stale, the oldest {age_text(figures['oldest_age'])}"
+        yield Problem(kind="stale", message=message)
+    if missing := figures["missing"]:
+        yield Problem(kind="missing", message=f"{missing:,} of {entities:,} entities missing")
+    rejected = figures["rejected"]
+    if rejected > MAX_REJECTED_FRACTION * entities:
+        yield Problem(kind="rejected", message=f"{rejected:,} of {entities:,} entities rejected")
+
+
+def _problems_of_tests(figures: Mapping[str, Any]) -> Iterator[Problem]:
+    drifting: Sequence[str] = figures["drifting_tests"]
+    for name in figures["failing_tests"]:
+        kind = "drifting" if name in drifting else "test_failed"
+        yield Problem(kind=kind, message=f"the test {name} failed")
+    for name in figures["warning_tests"]:
+        kind = "drifting" if name in drifting else "test_warned"
+        yield Problem(kind=kind, message=f"the test {name} warns")
+
+
+def _worst(statuses: Iterator[Status]) -> Status:
+    return max(statuses, key=EXIT_CODES.__getitem__, default="healthy")
