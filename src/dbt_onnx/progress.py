@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 LINE_EVERY_SECONDS = 10.0
 
 # dbt scores several models at once; two bars on one terminal would draw over each other
-_terminal = threading.Lock()
+TERMINAL = threading.Lock()
 
 
 class Progress:
@@ -45,10 +45,10 @@ class Progress:
 
     def __enter__(self) -> Self:
         self._started_at = self._logged_at = self._clock()
-        if self._stream.isatty() and _terminal.acquire(blocking=False):
+        if self._stream.isatty() and TERMINAL.acquire(blocking=False):
             self._bar = _bar(self._stream, self._label, self._total_rows)
             if self._bar is None:
-                _terminal.release()
+                TERMINAL.release()
             else:
                 self._bar.start()
         return self
@@ -62,7 +62,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-            _terminal.release()
+            TERMINAL.release()
 
     def advance(self, rows: int) -> None:
         """Count `rows` more as done."""
@@ -82,11 +82,11 @@ class Progress:
             line += f" ({self._done / self._total_rows:.0%})"
         line += f", {rate:,.0f} rows/s"
         if self._done and self._total_rows > self._done:
-            line += f", {_duration((self._total_rows - self._done) / rate)} left"
+            line += f", {duration((self._total_rows - self._done) / rate)} left"
         return line
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """`0:07`, `12:30` or `1:02:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -111,7 +111,9 @@ def _last_run(reader: Cursor, model: ScoringModel) -> Mapping[str, Any]:
     columns = ", ".join(quote(name) if name in there else "null" for name in names)
     rows = reader.rows(
         f"select {columns} from {runs.sql} where scoring_model = $scoring_model "
-        "and model_name is not null order by started_at desc limit 1",
+        "and model_name is not null "
+        # a backfill reads other features, and may be by another version
+        "order by scope is not distinct from 'full' desc, started_at desc limit 1",
         {"scoring_model": model.table.identifier},
     )
     return dict(zip(names, rows[0], strict=True)) if rows else {}

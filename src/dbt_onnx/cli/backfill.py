@@ -1,0 +1,77 @@
+"""`dbt-onnx backfill`: score the past, slice by slice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from dbt_onnx.cli import options
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from dbt_onnx.backfill import SliceResult
+    from dbt_onnx.dbt_project import DbtProject
+
+INTERRUPTED = 130
+
+_EVERY = ("day", "week", "month")
+_MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"])
+
+
+@click.command()
+@click.argument("model")
+@click.option("--from", "first", required=True, type=_MOMENT, help="The first slice's clock.")
+@click.option("--to", "last", required=True, type=_MOMENT, help="The last, if a slice falls on it.")
+@click.option("--every", required=True, type=click.Choice(_EVERY), help="The step between slices.")
+@click.option(
+    "--model",
+    "version",
+    metavar="NAME/VERSION",
+    help="Score with this version, or NAME@ALIAS, in place of the scoring model's own.",
+)
+@click.option("--dry-run", is_flag=True, help="Build and count the features; score nothing.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first slice that fails.")
+@options.project
+@click.pass_context
+def backfill(
+    ctx: click.Context,
+    /,
+    model: str,
+    first: datetime,
+    last: datetime,
+    every: str,
+    version: str | None,
+    dry_run: bool,  # noqa: FBT001
+    fail_fast: bool,  # noqa: FBT001
+    project: DbtProject,
+) -> None:
+    """Run the scoring model MODEL under the clocks of the past, oldest first.
+
+    Only slices that have not run before are run: stop it anywhere and start it again. Features are
+    built in a schema of their own; what is served today stays as it is.
+    """
+    from dbt_onnx.backfill import plan_backfill, run_backfill
+    from dbt_onnx.presentation import backfill as show
+
+    planned = plan_backfill(
+        project, model, first=first, last=last, every=cast("Any", every), asked=version
+    )
+    show.show_backfill(planned)
+    results: list[SliceResult] = []
+    try:
+        with show.SliceProgress(len(planned.missing)) as report:
+            for result in run_backfill(planned, report, is_dry_run=dry_run):
+                results.append(result)
+                if fail_fast and result.error is not None:
+                    break
+    except KeyboardInterrupt:
+        show.show_interrupted(planned, results)
+        ctx.exit(INTERRUPTED)
+    if dry_run:
+        show.show_slices(planned, results)
+    else:
+        show.show_end(planned, results)
+    if any(result.error is not None for result in results):
+        ctx.exit(options.WRONG)

@@ -1,0 +1,159 @@
+"""What a backfill does on the warehouse beside the runs: its scratch schemas, and what is done already."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
+from dbt_onnx.engines.duckdb.tables import ScoringTables
+from dbt_onnx.errors import RegistryError, WarehouseError
+from dbt_onnx.identifiers import literal, quote
+from dbt_onnx.registry import REGISTRY_COLUMNS, Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from datetime import datetime
+
+    from dbt_onnx.ledger import TableName
+    from dbt_onnx.registry import RegistryEntry
+
+MARK = "dbt_onnx_backfill"
+
+
+@duckdb_errors()
+def renew_scratch(connection: duckdb.DuckDBPyConnection, relations: Iterable[TableName]) -> None:
+    """Make the schemas of these relations, empty but for a table that tells what they are for.
+
+    What an earlier backfill left there is dropped. Raises WarehouseError when a schema is not, or
+    not only, a backfill's.
+    """
+    cursor = Cursor(connection)
+    for schema, names in _by_schema(relations).items():
+        # one transaction each: DuckDB writes to one database at a time
+        with cursor.transaction():
+            _drop(cursor, schema)
+            cursor.execute(f"create schema {_sql(schema)}")
+            rows = ", ".join(f"({literal(name)})" for name in names)
+            cursor.execute(
+                f"create table {schema.sql} as select * from (values {rows}) as t (name)"
+            )
+
+
+@duckdb_errors()
+def drop_scratch(connection: duckdb.DuckDBPyConnection, relations: Iterable[TableName]) -> None:
+    """Drop the schemas of these relations. Raises WarehouseError as `renew_scratch`."""
+    cursor = Cursor(connection)
+    for schema in _by_schema(relations):
+        with cursor.transaction():
+            _drop(cursor, schema)
+
+
+@duckdb_errors()
+def count_rows(connection: duckdb.DuckDBPyConnection, relation: TableName) -> int:
+    """The rows of a relation."""
+    count: int = Cursor(connection).rows(f"select count(*) from {relation.sql}")[0][0]
+    return count
+
+
+@duckdb_errors()
+def evaluate_clock(connection: duckdb.DuckDBPyConnection, clock_sql: str) -> datetime:
+    """The moment that the SQL of the project's clock gives, a naive UTC timestamp."""
+    clock: datetime = Cursor(connection).rows(f"select {clock_sql}")[0][0]
+    return clock
+
+
+@duckdb_errors()
+def scored_clocks(
+    connection: duckdb.DuckDBPyConnection, ledger: TableName, version: RegistryEntry
+) -> set[datetime]:
+    """The clocks of a scoring model's successful runs by a model version; empty before the first."""
+    cursor = Cursor(connection)
+    tables = ScoringTables(ledger)
+    if cursor.kind_of(tables.runs) is None:
+        return set()
+    rows = cursor.rows(
+        f"select distinct clock from {tables.runs.sql} where scoring_model = $scoring_model "
+        "and status = 'success' and scope in ('full', 'backfill') "
+        "and model_name = $model_name and model_version = $model_version",
+        {
+            "scoring_model": ledger.identifier,
+            "model_name": version.model_name,
+            "model_version": version.model_version,
+        },
+    )
+    return {row[0] for row in rows}
+
+
+@duckdb_errors()
+def read_registry(
+    connection: duckdb.DuckDBPyConnection, relations: Collection[TableName]
+) -> Registry:
+    """The model registry: that of the relations which has its columns.
+
+    Raises RegistryError when there is none in the warehouse, or when it is not valid.
+    """
+    cursor = Cursor(connection)
+    for relation in relations:
+        if cursor.kind_of(relation) is None:
+            continue
+        columns = cursor.columns_of(relation.sql)
+        if set(REGISTRY_COLUMNS) <= set(columns):
+            rows = cursor.rows(f"select * from {relation.sql}")
+            return Registry.from_rows(
+                [dict(zip(columns, row, strict=True)) for row in rows], where=str(relation)
+            )
+    raise RegistryError(
+        "the model registry is not in the warehouse: none of "
+        f"{', '.join(map(str, relations)) or 'the relations that the scoring model reads'} has "
+        f"the columns {', '.join(REGISTRY_COLUMNS)}",
+        hint="`dbt seed` loads it",
+    )
+
+
+def _by_schema(relations: Iterable[TableName]) -> dict[TableName, list[str]]:
+    """The names in each schema, by the table that marks the schema."""
+    schemas: dict[TableName, list[str]] = defaultdict(list)
+    for relation in relations:
+        schemas[relation.beside(MARK)].append(relation.identifier)
+    return schemas
+
+
+def _drop(cursor: Cursor, mark: TableName) -> None:
+    place = (
+        f"where database_name = {literal(mark.database)} "
+        f"and lower(schema_name) = lower({literal(mark.schema)})"
+    )
+    if not cursor.rows(f"select 1 from duckdb_schemas() {place}"):
+        return
+    if cursor.kind_of(mark) is None:
+        raise WarehouseError(
+            f"schema {mark.schema} is somebody else's: it has no table {MARK}, and a backfill "
+            "builds the features of the past in a schema of that name",
+            hint="drop or rename that schema",
+        )
+    ours = [row[0].casefold() for row in cursor.rows(f"select name from {mark.sql}")]
+    objects = cursor.rows(
+        f"select 'table', table_name from duckdb_tables() {place} "
+        f"union all select 'view', view_name from duckdb_views() {place}"
+    )
+    for kind, name in objects:
+        # dbt's own leftovers are `<name>__dbt_tmp` and the like
+        if name == MARK or any(
+            name.casefold() == own or name.casefold().startswith(f"{own}__dbt_") for own in ours
+        ):
+            cursor.execute(f"drop {kind} {mark.beside(name).sql}")
+    try:
+        cursor.execute(f"drop schema {_sql(mark)}")
+    except duckdb.Error as error:
+        raise WarehouseError(
+            f"schema {mark.schema}, in which a backfill builds the features of the past, holds "
+            f"something else, too: {' '.join(str(error).split())[:300]}",
+            hint="move that elsewhere: the schema is dropped before each slice",
+        ) from error
+
+
+def _sql(schema: TableName) -> str:
+    return f"{quote(schema.database)}.{quote(schema.schema)}"
