@@ -91,7 +91,7 @@ def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings
             request,
             run_settings,
             connection=session,
-            artifacts=_project_folder() / "artifacts",
+            artifacts=project_folder() / "artifacts",
             log=_log,
         )
     except DbtOnnxError as error:
@@ -117,7 +117,7 @@ def _request_of(model: Callable[[Any, Any], Any], dbt: Any, session: Any) -> Any
         ) from error
 
 
-def _project_folder() -> Path:
+def project_folder() -> Path:
     """A Python model runs from a temporary file, in any working directory; dbt's flags know."""
     from dbt.flags import get_flags
 

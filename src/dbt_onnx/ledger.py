@@ -62,11 +62,13 @@ RUNS_TYPES = {
     "registry_relation": "VARCHAR",
     "features": "VARCHAR[]",
     "feature_types": "VARCHAR[]",
+    "output_columns": "VARCHAR[]",
     "model_name": "VARCHAR",
     "model_version": "VARCHAR",
     "model_alias": "VARCHAR",
     "artifact_sha256": "VARCHAR",
     "input_fingerprint": "UBIGINT",
+    "ledger_fingerprint": "UBIGINT",
     "features_hash_function": "VARCHAR",
     "onnxruntime_version": "VARCHAR",
     "provider": "VARCHAR",
@@ -153,13 +155,15 @@ def insert_predictions(ledger: TableName, shape: LedgerShape, *, stream: str) ->
     return f"insert into {ledger.sql} ({columns}) select {', '.join(values.values())} from {stream}"
 
 
-def fingerprint_of_run(ledger: TableName, shape: LedgerShape) -> str:
-    """One number for the rows that a run appended, whatever their order: `plan.summarize` computes
-    the same for those that it planned. Parameters: $run_id, $scored_at.
+def fingerprints_of_run(ledger: TableName, *, key: Sequence[str], outputs: Sequence[str]) -> str:
+    """Two numbers for the rows that a run appended, whatever their order: of what went in, which
+    `plan.summarize` computes for the rows that it planned, and of all that is said.
+    Parameters: $run_id, $scored_at.
     """
-    columns = ", ".join(quote(name) for name in (*shape.key, "as_of", "features_hash"))
+    inputs = ", ".join(quote(name) for name in (*key, "as_of", "features_hash"))
+    said = ", ".join(quote(name) for name in (*key, *outputs, *STAMP_TYPES))
     return (
-        f"select bit_xor(hash({columns})) from {ledger.sql} "
+        f"select bit_xor(hash({inputs})), bit_xor(hash({said})) from {ledger.sql} "
         "where run_id = $run_id and scored_at = $scored_at"
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from dbt_onnx import __version__
-from dbt_onnx.cli import models
+from dbt_onnx.cli import backfill, models, predictions, promotion, status
 from dbt_onnx.cli.options import MISUSED, WRONG
 from dbt_onnx.errors import ConfigError, DbtOnnxError, RegistryError
 
@@ -34,5 +34,16 @@ def main() -> None:
     """Register and verify ONNX models, and answer for their predictions, in a dbt project."""
 
 
-for command in (models.inspect, models.register, models.verify):
+for command in (
+    models.inspect,
+    models.register,
+    models.verify,
+    backfill.backfill,
+    predictions.runs,
+    predictions.history,
+    predictions.replay,
+    promotion.promote,
+    promotion.rollback,
+    status.status,
+):
     main.add_command(command)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 WRONG, MISUSED = 1, 2
 
@@ -56,3 +60,29 @@ class _Variables(click.ParamType[dict[str, Any]]):
 variables = click.option(
     "--vars", "variables", type=_Variables(), default="{}", help="dbt's variables, as of dbt."
 )
+
+
+def project(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the dbt project that its options name, as `project`."""
+
+    @project_dir
+    @profiles_dir
+    @target
+    @variables
+    @functools.wraps(command)
+    def with_project(
+        *arguments: Any,
+        project_dir: Path,
+        profiles_dir: Path | None,
+        target: str | None,
+        variables: Mapping[str, Any],
+        **options: Any,
+    ) -> Any:
+        from dbt_onnx.dbt_project import DbtProject
+
+        opened = DbtProject(
+            project_dir, profiles_dir=profiles_dir, target=target, variables=variables
+        )
+        return command(*arguments, project=opened, **options)
+
+    return with_project

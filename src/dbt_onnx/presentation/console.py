@@ -12,6 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
+_WIDTH_OF_FILES = 200
+
+
+def open_console() -> Console:
+    """Standard output: as wide as the terminal, and wide where a file or a pipe reads it."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH_OF_FILES)
+
+
 def plain(text: str) -> str:
     """Text without control characters: a name in a file must not steer a terminal."""
     return "".join(

@@ -270,7 +270,7 @@ def _write_run(
             finally:
                 # an unfinished stream would keep the reader from ending its transaction
                 rows.close()
-        writing.check_written(writer, tables, planned, tally, where=features.name)
+        fingerprint = writing.check_written(writer, tables, planned, tally, where=features.name)
         writing.check_rejected(
             planned,
             tally,
@@ -294,6 +294,7 @@ def _write_run(
             **writing.run_columns(planned),
             **result.counts,
             rows_inputs_kept=kept,
+            ledger_fingerprint=fingerprint,
             onnxruntime_version=session.onnxruntime_version,
             provider=session.provider,
             threads=session.threads,

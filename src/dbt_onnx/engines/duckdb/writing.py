@@ -61,17 +61,21 @@ def _keep_failure(
 
 def check_written(
     writer: Cursor, tables: ScoringTables, planned: PlannedRun, tally: Tally, *, where: str
-) -> None:
-    """Raise ScoringError when what was written is not, row by row, what was planned."""
+) -> int | None:
+    """Raise ScoringError when what was written is not, row by row, what was planned. Returns the
+    fingerprint of the rows that were written, none without any.
+    """
     planned_rows, written_rows = planned.summary.rows_to_score, tally.scored + tally.rejected
-    difference = ""
+    difference, said = "", None
     if written_rows != planned_rows:
         difference = f"{planned_rows:,} rows were planned and {written_rows:,} came back"
     elif written_rows:
-        fingerprint = writer.rows(
-            ledger.fingerprint_of_run(tables.ledger, planned.plan.shape), planned.parameters
-        )[0][0]
-        if fingerprint != planned.summary.input_fingerprint:
+        shape = planned.plan.shape
+        fingerprints = ledger.fingerprints_of_run(
+            tables.ledger, key=list(shape.key), outputs=list(shape.outputs)
+        )
+        scored, said = writer.rows(fingerprints, planned.parameters)[0]
+        if scored != planned.summary.input_fingerprint:
             difference = f"{planned_rows:,} rows were planned and came back with other features"
     if difference:
         raise ScoringError(
@@ -79,6 +83,7 @@ def check_written(
             hint=f"{where} gave other rows when it was read again: materialize it as a table, or "
             "take random() and the like out of it",
         )
+    return said
 
 
 def check_rejected(
@@ -199,4 +204,5 @@ def run_columns(planned: PlannedRun) -> dict[str, Any]:
         "features_hash_function": planned.hash_function,
         "features": list(planned.plan.features),
         "feature_types": list(map(storable, planned.plan.features.values())),
+        "output_columns": list(planned.plan.shape.outputs),
     }

@@ -1,0 +1,78 @@
+{#-
+    Purpose: the ledger can be trusted: the model, scored again on the inputs that a run kept, says
+    what the ledger says, and neither was altered since.
+
+    Arguments: `registry`; `sample` (default 1000), rows scored again of each run; `runs` (default 2),
+    how many runs: the newest whose inputs are kept, and others drawn anew each time.
+
+    Passes if ledger and kept inputs are as the run row says (number of rows, stamps, fingerprint,
+    the hash of each row's inputs), the registry's file still has the sha256 of the run, and every
+    prediction is repeated, numbers within 1e-5 (absolute up to 1, relative above). Passes before the
+    first run.
+    Fails otherwise: `problem` is `ledger`, `inputs`, `artifact` or `prediction`; and if no run has
+    kept its inputs.
+
+    Returns a row per finding, at most 20 a run: `run_id`, `problem`, `key`, `column_name`, `expected`,
+    `actual`. `dbt-onnx replay --run <run_id>` replays all rows of that run.
+
+    Reads ledger and kept inputs: its cost grows with history. SQL cannot run a model: the target in
+    profiles.yml names the plugin of dbt-duckdb that can, `plugins: [{module: dbt_onnx.replay_plugin}]`.
+-#}
+{% test predictions_replay(model, registry, sample=1000, runs=2) %}
+{%- if execute -%}
+{%- set faults = dbt_onnx._faults_of_relation(model, 'model') + dbt_onnx._faults_of_relation(registry, 'registry') -%}
+{%- for name, value in {'sample': sample, 'runs': runs}.items()
+    if value is not integer or value is boolean or value < 1 -%}
+    {%- do faults.append(name ~ " is " ~ (value | string) ~ "; it takes a whole number from 1") -%}
+{%- endfor -%}
+{%- if run_query("select 1 from duckdb_functions() where function_name = 'dbt_onnx_replay'").rows | length == 0 -%}
+    {%- do faults.append("the target " ~ target.name ~ " of profiles.yml does not name the plugin that scores."
+        ~ " Hint: add `plugins: [{module: dbt_onnx.replay_plugin}]` to it") -%}
+{%- endif -%}
+{%- do dbt_onnx._raise_faults(faults, 'predictions_replay', model) -%}
+
+with registry as (
+    select
+        list(struct_pack(
+            model_name := cast(model_name as varchar),
+            model_version := cast(model_version as varchar),
+            alias := cast(alias as varchar),
+            artifact := cast(artifact as varchar),
+            sha256 := cast(sha256 as varchar)
+        )) as entries
+    from {{ registry }}
+),
+
+answer as (
+    select
+        dbt_onnx_replay(cast(to_json(struct_pack(
+            database := {{ dbt_onnx._literal(model.database) }},
+            schema := {{ dbt_onnx._literal(model.schema) }},
+            identifier := {{ dbt_onnx._literal(model.identifier) }},
+            registry := entries,
+            sample := {{ sample }},
+            runs := {{ runs }}
+        )) as varchar)) as findings
+    from registry
+),
+
+findings as (
+    select
+        unnest(from_json(
+            findings,
+            '[{"run_id": "VARCHAR", "problem": "VARCHAR", "key": "VARCHAR", "column_name": "VARCHAR",'
+            || ' "expected": "VARCHAR", "actual": "VARCHAR"}]'
+        )) as finding
+    from answer
+)
+
+select
+    finding.run_id,
+    finding.problem,
+    finding.key,
+    finding.column_name,
+    finding.expected,
+    finding.actual
+from findings
+{%- endif -%}
+{% endtest %}

@@ -1,0 +1,127 @@
+"""`dbt-onnx runs`, `history`, `replay`: answers for what was predicted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dbt_onnx.cli import options
+from dbt_onnx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_run_ids = click.option(
+    "--run",
+    "run_ids",
+    multiple=True,
+    metavar="ID",
+    help="The run, or how its id begins; repeatable.",
+)
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Newest runs.")
+@options.project
+def runs(project: Any, model: str | None, limit: int) -> None:
+    """Print the newest runs of the scoring model MODEL, or of all."""
+    from dbt_onnx.engines.duckdb import read_runs
+    from dbt_onnx.presentation.predictions import show_runs
+
+    scoring_models = [project.scoring_model(model)] if model else project.scoring_models()
+    with project.connect() as connection:
+        found = [
+            run
+            for scoring_model in scoring_models
+            for run in read_runs(connection, scoring_model.table, limit=limit)
+        ]
+    newest = sorted(found, key=lambda run: run.started_at, reverse=True)
+    show_runs(newest[:limit])
+
+
+@click.command()
+@click.argument("model")
+@click.argument("key", nargs=-1, required=True)
+@options.project
+def history(project: Any, model: str, key: Sequence[str]) -> None:
+    """Print all that the scoring model MODEL ever said of the entity KEY.
+
+    KEY is one value for each key column. Inputs that changed are shown where they are kept.
+    """
+    from dbt_onnx.engines.duckdb import read_history
+    from dbt_onnx.presentation.predictions import show_history
+
+    scoring_model = project.scoring_model(model)
+    with project.connect() as connection:
+        said = read_history(connection, scoring_model.table, key)
+    if not said:
+        raise ConfigError(
+            f"{model} has never said anything of {', '.join(key)}",
+            hint="write the key as it stands in the ledger, leading zeros included; "
+            "`missing_predictions` tells who waits for a first prediction",
+        )
+    show_history(model, key, said)
+
+
+@click.command()
+@click.argument("model")
+@_run_ids
+@click.option("--all", "every", is_flag=True, help="Every run whose inputs are kept.")
+@click.option("--sample", type=click.IntRange(1), metavar="N", help="N rows of a run, not all.")
+@options.project
+@options.registry
+@click.pass_context
+def replay(
+    ctx: click.Context,
+    project: Any,
+    model: str,
+    run_ids: Sequence[str],
+    every: bool,  # noqa: FBT001
+    sample: int | None,
+    registry: Path,
+) -> None:
+    """Score the kept inputs of runs of the scoring model MODEL again, and compare.
+
+    The model is the one with the sha256 that the run names, its threads and batch size are those of
+    the run. Without --run: the newest run whose inputs are kept. Exit code 1 when anything differs.
+    """
+    from dbt_onnx.engines.duckdb import replay_run, replayable_runs
+    from dbt_onnx.presentation.predictions import show_replay
+    from dbt_onnx.registry import Registry
+
+    scoring_model = project.scoring_model(model)
+    entries = Registry.from_csv(project.root / registry)
+    passed = True
+    with project.connect() as connection:
+        kept = replayable_runs(connection, scoring_model.table)
+        if not run_ids and not kept:
+            raise ConfigError(
+                f"no run of {model} has kept its inputs",
+                hint="score() keeps them unless keep_inputs is False; `dbt-onnx runs` lists the runs",
+            )
+        for run_id in kept if every else [_full_id(r, kept) for r in run_ids] or kept[:1]:
+            result = replay_run(
+                connection,
+                scoring_model.table,
+                run_id,
+                registry=entries,
+                artifacts=project.root / "artifacts",
+                sample=sample,
+            )
+            show_replay(result)
+            passed = passed and result.passed
+    if not passed:
+        ctx.exit(options.WRONG)
+
+
+def _full_id(given: str, known: Sequence[str]) -> str:
+    """The one run whose id begins so; any other is looked up as it is."""
+    found = [run_id for run_id in known if run_id.startswith(given)]
+    if len(found) > 1:
+        raise ConfigError(
+            f"{len(found)} runs begin with {given!r}", hint=f"name one of {', '.join(found[:5])}"
+        )
+    return found[0] if found else given

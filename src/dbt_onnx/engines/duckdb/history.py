@@ -1,0 +1,180 @@
+"""What the tables answer about the past: the runs, and all that was said of one entity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
+from dbt_onnx.engines.duckdb.tables import ScoringTables
+from dbt_onnx.errors import ConfigError
+from dbt_onnx.identifiers import quote
+from dbt_onnx.ledger import RUNS_TYPES, SCORE_REASONS, STAMP_TYPES, TableName
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    import duckdb
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """One row of the ledger.
+
+    outputs         output column -> value; NULL in a rejected row
+    changed_inputs  feature -> its value in the row before and in this one; none where the inputs of
+                    either are not kept, and for the first row
+    """
+
+    scored_at: datetime
+    as_of: datetime
+    model: str
+    run_id: str
+    status: str
+    rejected_reason: str | None
+    score_reason: str
+    is_late: bool
+    outputs: Mapping[str, Any]
+    changed_inputs: Mapping[str, tuple[Any, Any]] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRow:
+    """One row of `dbt_onnx_runs`, by column name."""
+
+    values: Mapping[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        return self.values[name]
+
+    @property
+    def per_reason(self) -> dict[str, int]:
+        """The reasons for which rows were scored, with their number."""
+        counts = {reason: self.values[f"rows_{reason}"] for reason in SCORE_REASONS}
+        return {reason: count for reason, count in counts.items() if count}
+
+
+def read_runs(
+    connection: duckdb.DuckDBPyConnection, name: TableName, *, limit: int | None = None
+) -> list[RunRow]:
+    """The runs of a scoring model, newest first; none before the first."""
+    tables = ScoringTables(name)
+    with Cursor(connection.cursor()) as cursor, duckdb_errors():
+        if cursor.kind_of(tables.runs) is None:
+            return []
+        tables.check_runs(cursor)
+        # a run table of an older dbt_onnx lacks columns until the next run
+        there = cursor.columns_of(tables.runs.sql)
+        columns = [
+            quote(column) if column in there else f"null as {quote(column)}"
+            for column in RUNS_TYPES
+        ]
+        rows = cursor.rows(
+            f"select {', '.join(columns)} from {tables.runs.sql} "
+            "where scoring_model = $scoring_model order by started_at desc, run_id desc "
+            f"limit {'all' if limit is None else int(limit)}",
+            {"scoring_model": name.identifier},
+        )
+    return [RunRow(values=dict(zip(RUNS_TYPES, row, strict=True))) for row in rows]
+
+
+def read_history(
+    connection: duckdb.DuckDBPyConnection, name: TableName, key_values: Sequence[str]
+) -> list[Said]:
+    """All that was said of one entity, in the order in which it was said.
+
+    `key_values` are texts, one for each key column. Raises ConfigError when there is no ledger yet,
+    or when the values are no key of it.
+    """
+    tables = ScoringTables(name)
+    with Cursor(connection.cursor()) as cursor, duckdb_errors():
+        key = _key_of(cursor, tables, key_values)
+        columns = cursor.columns_of(tables.ledger.sql)
+        conditions, parameters = [], {}
+        for position, (column, text) in enumerate(zip(key, key_values, strict=True)):
+            conditions.append(f"{quote(column)} = try_cast($key_{position} as {columns[column]})")
+            parameters[f"key_{position}"] = text
+        where = " and ".join(conditions)
+        names = list(columns)
+        rows = [
+            dict(zip(names, row, strict=True))
+            for row in cursor.rows(
+                f"select * from {tables.ledger.sql} where {where} order by scored_at, as_of",
+                parameters,
+            )
+        ]
+        inputs = _inputs_by_run(cursor, tables, key, where, parameters)
+    outputs = [n for n in names if n not in key and n.casefold() not in STAMP_TYPES]
+    said = []
+    before: Mapping[str, Any] | None = None
+    for row in rows:
+        now = inputs.get(row["run_id"])
+        said.append(
+            Said(
+                scored_at=row["scored_at"],
+                as_of=row["as_of"],
+                model=f"{row['model_name']}/{row['model_version']}",
+                run_id=row["run_id"],
+                status=row["status"],
+                rejected_reason=row["rejected_reason"],
+                score_reason=row["score_reason"],
+                is_late=row["is_late"],
+                outputs={column: row[column] for column in outputs},
+                changed_inputs=_changes(before, now),
+            )
+        )
+        before = now
+    return said
+
+
+def _key_of(cursor: Cursor, tables: ScoringTables, key_values: Sequence[str]) -> list[str]:
+    """The key columns as the ledger spells them."""
+    found = (
+        cursor.rows(
+            f"select key_columns from {tables.runs.sql} where scoring_model = $scoring_model "
+            "and status = 'success' and key_columns is not null order by started_at desc limit 1",
+            {"scoring_model": tables.ledger.identifier},
+        )
+        if cursor.kind_of(tables.runs) is not None and cursor.kind_of(tables.ledger) is not None
+        else []
+    )
+    if not found:
+        raise ConfigError(
+            f"{tables.ledger} has no prediction yet: no run of it has succeeded",
+            hint=f"`dbt build -s {tables.ledger.identifier}` makes the first",
+        )
+    tables.check_names(cursor)
+    spelled = {name.casefold(): name for name in cursor.columns_of(tables.ledger.sql)}
+    key = [spelled[name.casefold()] for name in found[0][0]]
+    if len(key) != len(key_values):
+        raise ConfigError(
+            f"the key of {tables.ledger} is {', '.join(key)}; got {len(key_values)} value(s)",
+            hint=f"give one value for each, in this order: {' '.join(n.upper() for n in key)}",
+        )
+    return key
+
+
+def _inputs_by_run(
+    cursor: Cursor,
+    tables: ScoringTables,
+    key: Sequence[str],
+    where: str,
+    parameters: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """run_id -> the features that were scored in that run, without those that it did not read."""
+    if cursor.kind_of(tables.inputs) is None:
+        return {}
+    names = list(cursor.columns_of(tables.inputs.sql))
+    features = [n for n in names if n not in key and n != "run_id"]
+    rows = cursor.rows(f"select * from {tables.inputs.sql} where {where}", parameters)
+    kept = (dict(zip(names, row, strict=True)) for row in rows)
+    return {row["run_id"]: {feature: row[feature] for feature in features} for row in kept}
+
+
+def _changes(
+    before: Mapping[str, Any] | None, now: Mapping[str, Any] | None
+) -> dict[str, tuple[Any, Any]] | None:
+    if before is None or now is None:
+        return None
+    return {name: (before[name], now[name]) for name in now if before[name] != now[name]}

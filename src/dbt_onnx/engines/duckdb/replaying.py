@@ -1,0 +1,377 @@
+"""Replaying a run on DuckDB: the run row, what was kept, and the bytes of the model that scored."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx import ledger, plan
+from dbt_onnx.artifact import load_artifact
+from dbt_onnx.encode import REJECTED_COLUMN
+from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
+from dbt_onnx.engines.duckdb.planning import features_hash_function
+from dbt_onnx.engines.duckdb.tables import ScoringTables
+from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, RegistryError, WarehouseError
+from dbt_onnx.identifiers import quote
+from dbt_onnx.replay import (
+    COMPARED_STAMPS,
+    MAX_FINDINGS,
+    SAID_PREFIX,
+    Finding,
+    Replay,
+    compare_batch,
+    key_text,
+    shown,
+)
+from dbt_onnx.sample import TOLERANCE
+from dbt_onnx.scoring import KEY_PREFIX, Tally, score_batches
+from dbt_onnx.session import OnnxSession
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    import duckdb
+
+    from dbt_onnx.artifact import Artifact
+    from dbt_onnx.ledger import TableName
+    from dbt_onnx.registry import Registry, RegistryEntry
+
+# types are written into statements, and a run row is from outside
+_TYPE = re.compile(r"[A-Z][A-Z0-9_ ]*(\(\d+(, ?\d+)?\))?(\[\d*\])*")
+_RUN_COLUMNS = (
+    "run_id", "status", "scored_at", "rows_scored", "rows_rejected", "rows_inputs_kept",
+    "key_columns", "features", "feature_types", "output_columns", "model_name", "model_version", "artifact_sha256",
+    "ledger_fingerprint", "features_hash_function", "onnxruntime_version", "threads", "batch_rows",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What the run row says."""
+
+    values: Mapping[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        return self.values[name]
+
+    @property
+    def model(self) -> str:
+        return f"{self.model_name}/{self.model_version}"
+
+    @property
+    def features_by_name(self) -> dict[str, str]:
+        return dict(zip(self.features, self.feature_types, strict=True))
+
+
+def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> list[str]:
+    """The run ids of a scoring model whose inputs are there, newest first."""
+    tables = ScoringTables(name)
+    with Cursor(connection.cursor()) as cursor, duckdb_errors():
+        if cursor.kind_of(tables.runs) is None:
+            return []
+        found = cursor.rows(
+            f"select run_id from {tables.runs.sql} where scoring_model = $scoring_model "
+            "and status = 'success' and rows_inputs_kept > 0 order by scored_at desc",
+            {"scoring_model": name.identifier},
+        )
+    return [row[0] for row in found]
+
+
+def replay_run(
+    connection: duckdb.DuckDBPyConnection,
+    name: TableName,
+    run_id: str,
+    *,
+    registry: Registry,
+    artifacts: Path,
+    sample: int | None = None,
+    tolerance: float = TOLERANCE,
+    on_progress: Callable[[int], None] | None = None,
+) -> Replay:
+    """Score the kept inputs of a run again, with the model and the settings that it had.
+
+    `sample` rows are scored, all without it. The rows of the run in ledger and kept inputs are held
+    against the run row first: their number, their fingerprint, their stamps, and the hash of each
+    row's inputs. What is wrong is in the result; nothing is written.
+
+    Raises ConfigError when there is no such run, or nothing of it to replay; WarehouseError when
+    the tables are not there or not ours.
+    """
+    tables = ScoringTables(name)
+    with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
+        tables.check_names(cursor)
+        run = _read_run(cursor, tables, run_id)
+        replay = Replay(run_id=run_id, model=run.model, rows_kept=run.rows_inputs_kept)
+        same_hash = run.features_hash_function == features_hash_function(cursor)
+        if not same_hash:
+            replay.notes.append(
+                f"the features hashes are by {run.features_hash_function}, which this warehouse no "
+                "longer computes: the inputs are held against the predictions only"
+            )
+        _check_ledger(cursor, tables, run, replay, with_hash=same_hash)
+        if not _check_inputs(cursor, tables, run, replay, with_hash=same_hash):
+            return replay
+        artifact = _load(registry, artifacts, run, replay)
+        if artifact is not None:
+            _score(cursor, tables, run, artifact, replay, sample, tolerance, on_progress)
+    return replay
+
+
+def _read_run(cursor: Cursor, tables: ScoringTables, run_id: str) -> _Run:
+    listed = ", ".join(_RUN_COLUMNS)
+    identity = {"scoring_model": tables.ledger.identifier, "run_id": run_id}
+    found = (
+        cursor.rows(
+            f"select {listed} from {tables.runs.sql} "
+            "where scoring_model = $scoring_model and run_id = $run_id",
+            identity,
+        )
+        if cursor.kind_of(tables.runs) is not None
+        else []
+    )
+    if not found:
+        raise ConfigError(
+            f"{tables.ledger.identifier} has no run {run_id!r} in {tables.runs}",
+            hint="`dbt-onnx runs` lists the runs",
+        )
+    run = _Run(values=dict(zip(_RUN_COLUMNS, found[0], strict=True)))
+    odd = [kind for kind in run.feature_types or [] if not _TYPE.fullmatch(kind)]
+    if odd or len(run.features or []) != len(run.feature_types or []):
+        raise WarehouseError(
+            f"{tables.runs} was altered: run {run_id!r} has feature types {run.feature_types}",
+            hint="restore the table from a backup",
+        )
+    nothing = None
+    if run.status != "success":
+        nothing = f"it ended as {run.status!r} and wrote nothing"
+    elif not (run.rows_scored or 0) + (run.rows_rejected or 0):
+        nothing = "it scored no row: nothing had changed"
+    elif not run.rows_inputs_kept:
+        nothing = "its inputs are not kept: keep_inputs was False, or their time is over"
+    if nothing:
+        raise ConfigError(
+            f"run {run_id!r} of {tables.ledger.identifier} cannot be replayed: {nothing}",
+            hint="`dbt-onnx runs` shows how many rows of inputs are kept of each run",
+        )
+    return run
+
+
+def _check_ledger(
+    cursor: Cursor, tables: ScoringTables, run: _Run, replay: Replay, *, with_hash: bool
+) -> None:
+    """Hold the ledger's rows of the run against the run row: their number and all that they say."""
+    wanted = run.rows_scored + run.rows_rejected
+    count = f"select count(*) from {tables.ledger.sql} where run_id = $run_id"
+    rows = cursor.rows(count, run.values)[0][0]
+    if rows != wanted:
+        replay.report(
+            Finding(problem="ledger", expected=f"{wanted:,}", actual=f"{rows:,} rows of the run")
+        )
+    if not with_hash:
+        return
+    columns = cursor.columns_of(tables.ledger.sql)
+    gone = [name for name in run.output_columns if name not in columns]
+    fingerprint = (
+        f"columns {gone} are gone"
+        if gone
+        else cursor.rows(
+            ledger.fingerprints_of_run(
+                tables.ledger, key=run.key_columns, outputs=run.output_columns
+            ),
+            run.values,
+        )[0][1]
+    )
+    if fingerprint != run.ledger_fingerprint:
+        replay.report(
+            Finding(
+                problem="ledger",
+                expected=f"{run.ledger_fingerprint}",
+                actual=f"the fingerprint of the rows is {fingerprint}",
+            )
+        )
+        _name_rows(cursor, tables, run, replay)
+
+
+def _name_rows(cursor: Cursor, tables: ScoringTables, run: _Run, replay: Replay) -> None:
+    """Name the rows whose stamps contradict the run row."""
+    listed = ", ".join(map(quote, run.key_columns))
+    for stamp in ("model_name", "model_version", "scored_at"):
+        expected = getattr(run, stamp)
+        for *key, actual in cursor.rows(
+            f"select {listed}, {stamp} from {tables.ledger.sql} "
+            f"where run_id = $run_id and {stamp} is distinct from ${stamp} limit {MAX_FINDINGS}",
+            run.values,
+        ):
+            named = dict(zip(run.key_columns, key, strict=True))
+            replay.report(
+                Finding(
+                    problem="ledger",
+                    key=key_text(named),
+                    column_name=stamp,
+                    expected=shown(expected),
+                    actual=shown(actual),
+                )
+            )
+
+
+def _check_inputs(
+    cursor: Cursor, tables: ScoringTables, run: _Run, replay: Replay, *, with_hash: bool
+) -> bool:
+    """Hold the kept inputs against the ledger, row by row. Returns whether they can be scored."""
+    columns = cursor.columns_of(tables.inputs.sql) if cursor.kind_of(tables.inputs) else {}
+    known = {name.casefold() for name in columns}
+    gone = [n for n in ("run_id", *run.key_columns, *run.features) if n.casefold() not in known]
+    if gone:
+        replay.report(
+            Finding(problem="inputs", expected="there", actual=f"{tables.inputs} lacks {gone}")
+        )
+        return False
+    same = " and ".join(f"said.{quote(n)} = fed.{quote(n)}" for n in run.key_columns)
+    keys = ", ".join(f"coalesce(said.{quote(n)}, fed.{quote(n)})" for n in run.key_columns)
+    has_key = " and ".join(f"{quote(n)} is not null" for n in run.key_columns)
+    fed_hash = plan.features_hash(run.features_by_name)
+    changed = (
+        "or said.features_hash is distinct from case when said.rejected_reason = 'null_as_of' "
+        "then hash(fed.values_hash, 'null_as_of') else fed.values_hash end"
+        if with_hash
+        else ""
+    )
+    problems = cursor.rows(
+        f"""
+        with said as (
+            select * from {tables.ledger.sql} where run_id = $run_id and {has_key}
+        ),
+
+        fed as (
+            select {", ".join(map(quote, run.key_columns))},
+                any_value({fed_hash}) as values_hash, count(*) as occurrences
+            from ({_kept_features(tables, run)}) as kept
+            group by {", ".join(map(quote, run.key_columns))}
+        )
+
+        select
+            {keys},
+            case
+                when fed.occurrences is null then 'no inputs'
+                when said.status is null then 'inputs of a row that the run has not in the ledger'
+                when fed.occurrences > 1 then fed.occurrences || ' inputs'
+                else 'other inputs, or another features_hash'
+            end
+        from said
+        full join fed on {same}
+        where fed.occurrences is null or said.status is null or fed.occurrences > 1 {changed}
+        limit 20""",
+        run.values,
+    )
+    for *key, problem in problems:
+        named = dict(zip(run.key_columns, key, strict=True))
+        finding = Finding(
+            problem="inputs", key=key_text(named), expected="those that were scored", actual=problem
+        )
+        replay.report(finding)
+    return True
+
+
+def _kept_features(tables: ScoringTables, run: _Run) -> str:
+    """SQL of the run's kept inputs, in the types that they had."""
+    features = [
+        f"try_cast({quote(name)} as {kind}) as {quote(name)}"
+        for name, kind in run.features_by_name.items()
+        if name.casefold() not in {key.casefold() for key in run.key_columns}
+    ]
+    listed = ", ".join([*map(quote, run.key_columns), *features])
+    return f"select {listed} from {tables.inputs.sql} where run_id = $run_id"
+
+
+def _load(registry: Registry, artifacts: Path, run: _Run, replay: Replay) -> Artifact | None:
+    """The model that scored, found by its sha256; what is wrong with it is reported."""
+    try:
+        return load_artifact(artifacts, _entry_of(registry, run))
+    except (ArtifactError, ContractError, RegistryError) as error:
+        replay.report(
+            Finding(
+                problem="artifact", expected=f"{run.model}, sha256 {run.artifact_sha256}",
+                actual=error.message,
+            )
+        )  # fmt: skip
+        return None
+
+
+def _entry_of(registry: Registry, run: _Run) -> RegistryEntry:
+    entry = registry.resolve(run.model)
+    if entry.sha256 == run.artifact_sha256:
+        return entry
+    raise RegistryError(
+        f"the registry has sha256 {entry.sha256} for {run.model!r} now",
+        hint="restore the registry's row from version control: a version never changes",
+    )
+
+
+def _score(
+    cursor: Cursor,
+    tables: ScoringTables,
+    run: _Run,
+    artifact: Artifact,
+    replay: Replay,
+    sample: int | None,
+    tolerance: float,
+    on_progress: Callable[[int], None] | None,
+) -> None:
+    session = OnnxSession(
+        artifact.model_bytes,
+        output_names=[output.name for output in artifact.contract.outputs],
+        threads=run.threads,
+        row_by_row=artifact.signature.fixed_batch_one,
+    )
+    if session.onnxruntime_version != run.onnxruntime_version:
+        replay.notes.append(
+            f"scored by onnxruntime {run.onnxruntime_version}, replayed by "
+            f"{session.onnxruntime_version}: predictions may differ within the tolerance"
+        )
+    columns = [item.name for item in artifact.contract.output_fields()]
+    rows = cursor.stream(
+        _rows_to_replay(tables, run, columns, sample=sample),
+        {**run.values, "sample": sample},
+        batch_rows=run.batch_rows,
+    )
+    try:
+        for batch in score_batches(
+            rows,
+            session,
+            contract=artifact.contract,
+            tally=Tally(),
+            batch_rows=run.batch_rows,
+            on_progress=on_progress,
+        ):
+            compare_batch(replay, batch, key=run.key_columns, columns=columns, tolerance=tolerance)
+    finally:
+        rows.close()
+
+
+def _rows_to_replay(
+    tables: ScoringTables, run: _Run, columns: list[str], *, sample: int | None
+) -> str:
+    """Key, what the ledger says, and the kept features, in the order in which the run scored."""
+    carried = [
+        f"said.{quote(name)} as {quote(f'{KEY_PREFIX}{i}')}"
+        for i, name in enumerate(run.key_columns)
+    ]
+    carried += [
+        f"said.{quote(name)} as {quote(f'{SAID_PREFIX}{i}')}"
+        for i, name in enumerate((*columns, *COMPARED_STAMPS))
+    ]
+    carried.append(
+        "case when said.rejected_reason = 'null_as_of' then said.rejected_reason end "
+        f"as {quote(REJECTED_COLUMN)}"
+    )
+    features = [f"fed.{quote(name)}" for name in run.features]
+    same = " and ".join(f"said.{quote(name)} = fed.{quote(name)}" for name in run.key_columns)
+    keys = ", ".join(f"said.{quote(name)}" for name in run.key_columns)
+    order = "said.rowid" if sample is None else f"hash({keys}, $run_id) limit $sample"
+    return f"""
+        select {", ".join([*carried, *features])}
+        from (select *, rowid from {tables.ledger.sql} where run_id = $run_id) as said
+        inner join ({_kept_features(tables, run)}) as fed on {same}
+        order by {order}"""

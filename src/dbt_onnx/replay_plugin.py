@@ -1,0 +1,82 @@
+"""A plugin of dbt-duckdb: the SQL function that the generic test `predictions_replay` calls.
+
+SQL alone cannot run a model. In profiles.yml, under the target:
+
+    plugins:
+      - module: dbt_onnx.replay_plugin
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import weakref
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from dbt.adapters.duckdb.plugins import BasePlugin
+
+from dbt_onnx.dbt_model import project_folder
+from dbt_onnx.engines.duckdb import read_runs, replay_run, replayable_runs
+from dbt_onnx.errors import DbtOnnxError
+from dbt_onnx.ledger import TableName
+from dbt_onnx.registry import Registry
+from dbt_onnx.replay import Finding
+
+if TYPE_CHECKING:
+    import duckdb
+
+FUNCTION = "dbt_onnx_replay"
+
+
+class Plugin(BasePlugin):
+    """Registers `dbt_onnx_replay(VARCHAR) -> VARCHAR`; dbt-duckdb looks for this name."""
+
+    def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
+        """Register the function, once for the database."""
+        # the connection owns the function: a strong reference back would keep both alive
+        reference = weakref.ref(conn)
+
+        def dbt_onnx_replay(request: str) -> str:
+            connection = reference()
+            assert connection is not None
+            return json.dumps(replay_sample(connection, json.loads(request)))
+
+        # side effects, to DuckDB: the answer may differ from call to call
+        conn.create_function(FUNCTION, dbt_onnx_replay, side_effects=True)
+
+
+def replay_sample(
+    connection: duckdb.DuckDBPyConnection, request: dict[str, Any]
+) -> list[dict[str, str | None]]:
+    """Replay a sample of the newest run, and of others drawn anew each time.
+
+    `request` has `database`, `schema`, `identifier` (the ledger), `registry` (its rows), `runs` and
+    `sample`, the numbers of runs and of rows of each. Returns the findings, with their `run_id`.
+    """
+    name = TableName(**{part: request[part] for part in ("database", "schema", "identifier")})
+    findings: list[dict[str, str | None]] = []
+    run_id = None
+    try:
+        registry = Registry.from_rows(request["registry"] or [], where="the registry")
+        kept = replayable_runs(connection, name)
+        if not kept and any(run.rows_scored for run in read_runs(connection, name)):
+            nothing = Finding(
+                problem="inputs", expected="kept", actual="no run has kept its inputs"
+            )
+            return [{"run_id": None, **asdict(nothing)}]
+        others = random.sample(kept[1:], min(request["runs"] - 1, max(len(kept) - 1, 0)))
+        for run_id in [*kept[:1], *others]:
+            replay = replay_run(
+                connection,
+                name,
+                run_id,
+                registry=registry,
+                artifacts=project_folder() / "artifacts",
+                sample=request["sample"],
+            )
+            findings += [{"run_id": run_id, **asdict(finding)} for finding in replay.findings]
+    except DbtOnnxError as error:
+        failed = Finding(problem=f"{error.kind} error", actual=str(error))
+        findings.append({"run_id": run_id, **asdict(failed)})
+    return findings

@@ -1,0 +1,291 @@
+"""A run can be scored again on what it kept, and whatever was altered since is found."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sklearn.ensemble import GradientBoostingClassifier
+from warehouse import Warehouse, line_contract, line_model
+
+import dbt_onnx
+from dbt_onnx.engines.duckdb import read_history, read_runs, replay_run, replayable_runs
+from dbt_onnx.errors import ConfigError, WarehouseError
+from dbt_onnx.ledger import TableName
+from dbt_onnx.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from dbt_onnx.replay import Replay
+
+LEDGER = TableName(database="w", schema="main", identifier="scores")
+ROWS = 300
+TAMPERINGS = int(os.environ.get("DBT_ONNX_TAMPERINGS", "50"))
+
+
+def replay(warehouse: Warehouse, run_id: str, **settings: Any) -> Replay:
+    cursor = warehouse.connection.cursor()
+    found = cursor.execute("select * from model_registry")
+    names = [column[0] for column in found.description]
+    registry = Registry.from_rows(
+        [dict(zip(names, row, strict=True)) for row in found.fetchall()], where="model_registry"
+    )
+    return replay_run(
+        warehouse.connection,
+        LEDGER,
+        run_id,
+        registry=registry,
+        artifacts=warehouse.artifacts,
+        **settings,
+    )
+
+
+def problems(result: Replay) -> set[str]:
+    assert result.passed == (not result.findings)
+    return {finding.problem for finding in result.findings}
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+    """Two runs: 300 rows of which some are rejected, one without a key; then a few that changed."""
+    made = Warehouse(tmp_path)
+    made.register("1")
+    made.sql(
+        f"insert into features select i, sin(i), case when i % 50 <> 7 then i / 3 end "
+        f"from range({ROWS}) as t (i)"
+    )
+    made.sql("insert into features values (null, 1, 1)")
+    made.run()
+    made.sql("update features set a = 9 where id % 10 = 1")
+    made.run()
+    yield made
+    made.connection.close()
+
+
+def test_every_run_says_the_same_again(warehouse: Warehouse) -> None:
+    first, second = replay(warehouse, "run-1"), replay(warehouse, "run-2")
+    assert (first.rows, first.rows_kept, first.identical) == (ROWS, ROWS, ROWS)
+    assert (second.rows, second.identical, second.findings) == (30, 30, [])
+    assert replayable_runs(warehouse.connection, LEDGER) == ["run-2", "run-1"]
+    assert first.passed
+    assert first.notes == []
+
+
+def test_a_sample_is_of_that_size_and_the_same_each_time(warehouse: Warehouse) -> None:
+    assert replay(warehouse, "run-1", sample=25).identical == 25
+    assert replay(warehouse, "run-1", sample=1000).identical == ROWS
+
+
+def test_columns_that_came_later_and_types_that_were_widened_change_nothing(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.register("2", line_model(), line_contract("other"))
+    warehouse.run(features="select id, (a * 100)::decimal(9, 2) as a, b::float as b from features")
+    types = dict(row[:2] for row in warehouse.sql("describe scores__inputs"))
+    assert (types["a"], types["b"]) == ("VARCHAR", "VARCHAR")
+    for run_id, rows in (("run-1", ROWS), ("run-2", 30), ("run-3", ROWS)):
+        result = replay(warehouse, run_id)
+        assert (result.identical, result.findings) == (rows, [])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_model_of_trees_with_labels_says_the_same_again(tmp_path: Path, threads: int) -> None:
+    rng = random.Random(5)
+    rows = [(i, rng.gauss(0, 1), rng.gauss(0, 1)) for i in range(500)]
+    warehouse = Warehouse(tmp_path)
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=["id", "a", "b"])
+    estimator = GradientBoostingClassifier(n_estimators=20).fit(
+        frame[["a", "b"]], (frame["a"] * frame["b"] > 0).map({True: "yes", False: "no"})
+    )
+    entry = dbt_onnx.export(
+        estimator, frame[["a", "b"]], name="line", version="1", artifacts=warehouse.artifacts,
+    )  # fmt: skip
+    warehouse.sql(
+        f"insert into model_registry values ('line', '1', 'champion', '{entry.artifact}', "
+        f"'{entry.sha256}')"
+    )
+    warehouse.features(*rows)
+    warehouse.run(batch_rows=64, threads=threads)
+    result = replay(warehouse, "run-1")
+    assert (result.identical, result.findings) == (500, [])
+    warehouse.sql("update scores set label = 'yes' where id = 7 and label = 'no'")
+    warehouse.sql("update scores set label = 'no' where id = 7 and label = 'yes'")
+    assert problems(replay(warehouse, "run-1")) == {"ledger", "prediction"}
+    warehouse.connection.close()
+
+
+def test_another_onnxruntime_is_said_and_near_numbers_are_within_tolerance(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.sql(
+        "update dbt_onnx_runs set onnxruntime_version = '1.0', features_hash_function = 'other'"
+    )
+    warehouse.sql("update scores set y = y * 1.000001 where id = 8")
+    result = replay(warehouse, "run-1")
+    assert (result.identical, result.within_tolerance, result.passed) == (ROWS - 1, 1, True)
+    assert [note.split(",")[0].split(" by")[0] for note in result.notes] == [
+        "the features hashes are", "scored",
+    ]  # fmt: skip
+
+
+def test_what_differs_is_named_with_what_was_said_and_what_is_said_now(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.sql("update scores set y = 12 where id = 3 and run_id = 'run-1'")
+    found = [str(finding) for finding in replay(warehouse, "run-1").findings]
+    assert found[0].startswith("ledger: the fingerprint of the rows is ")
+    assert found[1].startswith("prediction: id=3 y: -0.2177")
+    assert found[1].endswith(", not 12.0")
+    assert len(found) == 2
+
+
+def cases() -> dict[str, Callable[[Warehouse, int], str]]:
+    def sql(statement: str, problem: str) -> Callable[[Warehouse, int], str]:
+        def tamper(warehouse: Warehouse, row: int) -> str:
+            warehouse.sql(statement.format(row=row))
+            return problem
+
+        return tamper
+
+    at = "where run_id = 'run-1' and id = {row}"
+    return {
+        "output": sql(f"update scores set y = coalesce(y, 0) + 0.001 {at}", "prediction"),
+        "output by one bit": sql(
+            f"update scores set y = coalesce(nullif(y * (1 + 2e-7), y), 1) {at}", "ledger"
+        ),
+        "output gone": sql(f"update scores set y = case when y is null then 1 end {at}", "prediction"),
+        "status": sql(
+            "update scores set status = case status when 'scored' then 'rejected' else 'scored' end "
+            + at,
+            "prediction",
+        ),
+        "reason of a rejection": sql(f"update scores set rejected_reason = 'null:a' {at}", "prediction"),
+        "reason of a score": sql(f"update scores set score_reason = 'expired' {at}", "ledger"),
+        "lateness": sql(f"update scores set is_late = not is_late {at}", "ledger"),
+        "moment": sql(f"update scores set as_of = as_of - interval 1 day {at}", "ledger"),
+        "time of saying": sql(f"update scores set scored_at = scored_at + interval 1 second {at}", "ledger"),
+        "version": sql(f"update scores set model_version = '2' {at}", "ledger"),
+        "hash": sql(f"update scores set features_hash = features_hash + 1 {at}", "inputs"),
+        "key": sql(f"update scores set id = -1 {at}", "inputs"),
+        "row deleted": sql(f"delete from scores {at}", "ledger"),
+        "row doubled": sql(f"insert into scores select * from scores {at}", "ledger"),
+        "run of a row": sql(f"update scores set run_id = 'run-2' {at}", "ledger"),
+        "input": sql(f"update scores__inputs set a = a + 1e-15 + a * 1e-15 {at}", "inputs"),
+        "input gone": sql(f"update scores__inputs set a = null {at}", "inputs"),
+        "inputs deleted": sql(f"delete from scores__inputs {at}", "inputs"),
+        "inputs doubled": sql(f"insert into scores__inputs select * from scores__inputs {at}", "inputs"),
+        "inputs of nobody": sql("insert into scores__inputs values ('run-1', 5000 + {row}, 1, 1)", "inputs"),
+        "bit of the artifact": _flip_bit,
+        "sha256 in the registry": sql(
+            "update model_registry set sha256 = reverse(sha256)", "artifact"
+        ),
+    }  # fmt: skip
+
+
+def _flip_bit(warehouse: Warehouse, row: int) -> str:
+    path = warehouse.artifacts / "line" / "1" / "model.onnx"
+    content = bytearray(path.read_bytes())
+    content[row * 7919 % len(content)] ^= 1 << row % 8
+    path.write_bytes(content)
+    return "artifact"
+
+
+def test_any_tampering_is_found(warehouse: Warehouse, tmp_path: Path) -> None:
+    """Each kind in turn, at random rows, on a fresh copy of the warehouse each time."""
+    rng = random.Random(1998)
+    warehouse.connection.close()
+    kinds = cases()
+    missed = []
+    for number in range(TAMPERINGS):
+        kind = list(kinds)[number % len(kinds)]
+        folder = tmp_path / f"copy {number}"
+        folder.mkdir()
+        shutil.copy(tmp_path / "w.duckdb", folder)
+        shutil.copytree(tmp_path / "artifacts", folder / "artifacts")
+        copy = Warehouse(folder)
+        row = rng.randrange(1, ROWS)
+        expected = kinds[kind](copy, row)
+        found = replay(copy, "run-1", sample=None)
+        if expected not in problems(found):
+            missed.append((kind, row, found))
+        copy.connection.close()
+        shutil.rmtree(folder)
+    assert missed == []
+
+
+def test_a_run_that_cannot_be_replayed_says_why(warehouse: Warehouse) -> None:
+    warehouse.run()
+    warehouse.run(full_refresh=True, keep_inputs=False)
+    with pytest.raises(Exception, match="rejected"):
+        warehouse.run(features="select id, null::double as a, b from features",
+                      max_rejected_fraction=0.1)  # fmt: skip
+    for run_id, reason in (
+        ("run-9", "scores has no run 'run-9' in main.dbt_onnx_runs"),
+        ("run-3", "run 'run-3' of scores cannot be replayed: it scored no row"),
+        ("run-4", "run 'run-4' of scores cannot be replayed: its inputs are not kept"),
+        ("run-5", "run 'run-5' of scores cannot be replayed: it ended as 'error'"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            replay(warehouse, run_id)
+
+
+def test_types_in_an_altered_run_row_are_not_run_as_sql(warehouse: Warehouse) -> None:
+    warehouse.sql(
+        "update dbt_onnx_runs set feature_types = ['double) from scores; drop table scores; --', 'int']"
+    )
+    with pytest.raises(WarehouseError, match="dbt_onnx_runs was altered: run 'run-1'"):
+        replay(warehouse, "run-1")
+
+
+def test_a_table_of_inputs_without_a_column_is_a_finding(warehouse: Warehouse) -> None:
+    warehouse.sql("alter table scores__inputs drop column b")
+    assert [str(finding) for finding in replay(warehouse, "run-1").findings] == [
+        "inputs: main.scores__inputs lacks ['b'], not there"
+    ]
+    warehouse.sql("drop table scores__inputs")
+    assert problems(replay(warehouse, "run-1")) == {"inputs"}
+
+
+def test_history_tells_what_was_said_why_and_which_inputs_changed(warehouse: Warehouse) -> None:
+    warehouse.register("2", line_model(c=1.0), line_contract(features=("a", "c")))
+    warehouse.run(features="select *, 4 as c from features where id < 3")
+    history = read_history(warehouse.connection, LEDGER, ["1"])
+    assert [(s.model, s.run_id, s.score_reason, s.status) for s in history] == [
+        ("line/1", "run-1", "new", "scored"),
+        ("line/1", "run-2", "features_changed", "scored"),
+        ("line/2", "run-3", "model_changed", "scored"),
+    ]
+    assert [said.changed_inputs for said in history] == [
+        None,
+        {"a": (0.8414709848078965, 9.0)},
+        {"b": (0.3333333333333333, None), "c": (None, 4)},
+    ]
+    assert history[1].outputs == {"y": pytest.approx(18 - 1 / 3 + 0.5)}
+    assert read_history(warehouse.connection, LEDGER, ["no number"]) == []
+    assert read_history(warehouse.connection, LEDGER, ["4711"]) == []
+
+
+def test_history_asks_for_a_value_of_each_key_column_and_for_a_first_run(
+    warehouse: Warehouse,
+) -> None:
+    with pytest.raises(ConfigError, match=r"the key of main\.scores is id; got 2 value"):
+        read_history(warehouse.connection, LEDGER, ["1", "2"])
+    with pytest.raises(ConfigError, match=r"main\.other has no prediction yet"):
+        read_history(warehouse.connection, LEDGER.beside("other"), ["1"])
+
+
+def test_runs_are_listed_newest_first_with_their_reasons(warehouse: Warehouse) -> None:
+    runs = read_runs(warehouse.connection, LEDGER)
+    assert [(run.run_id, run.per_reason) for run in runs] == [
+        ("run-2", {"features_changed": 30}),
+        ("run-1", {"new": ROWS + 1}),
+    ]
+    assert len(read_runs(warehouse.connection, LEDGER, limit=1)) == 1
+    assert read_runs(warehouse.connection, LEDGER.beside("other")) == []
