@@ -123,7 +123,7 @@ def read_promotion(path: Path, spec: str) -> tuple[Standing, RegistryEntry]:
     if entry == standing.champion:
         raise RegistryError(
             f"{spec} is champion already, by {path}",
-            hint="there is nothing to do; `dbt build -s model_registry+` serves what the seed says",
+            hint=f"there is nothing to do; `dbt build -s {path.stem}+` serves what the seed says",
         )
     return standing, entry
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import shutil
@@ -58,17 +57,8 @@ class Reference:
         with duckdb.connect(str(self.warehouse), read_only=True) as connection:
             return connection.execute(query).fetchall()
 
-    def promote(self, version: str) -> None:
-        path = self.root / "seeds" / "model_registry.csv"
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        for row in rows:
-            if row["model_name"] == "churn":
-                row["alias"] = "champion" if row["model_version"] == version else ""
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+    def cli(self, *arguments: str) -> str:
+        return self.command(str(Path(sys.executable).with_name("dbt-onnx")), *arguments)
 
     def invocation_id(self) -> str:
         import json
@@ -115,17 +105,34 @@ def test_the_same_day_again_scores_nothing_and_says_so(reference: Reference) -> 
     assert "Nothing was scored" in report
 
 
-def test_the_view_follows_a_promotion_and_a_rollback_of_the_seed(reference: Reference) -> None:
+def test_the_view_follows_a_promotion_and_a_rollback_that_scores_nothing(
+    reference: Reference,
+) -> None:
     served = "select model_version, served_from, count(*) from churn_current group by all"
-    reference.promote("1")
+    registry = (reference.root / "seeds" / "model_registry.csv").read_text()
+    printed = reference.cli("promote", "churn/1")
+    assert "main.customer_features, 23,570 rows" in printed
+    assert "FAILED" not in printed
+    assert "churn/1 is champion; churn/2 was, and is challenger now" in printed
     assert "churn/1: scored 23,570 (model_changed 23,570), unchanged 0" in reference.build(
         "--select", "model_registry+"
     )
     assert reference.sql(served) == [("1", "serving_version", CUSTOMERS)]
-    reference.promote("2")
-    printed = reference.build("--select", "model_registry+")
-    assert "churn/2: scored 0, unchanged 23,570" in printed
+    runs = "select count(*) from dbt_onnx_runs where scoring_model = 'churn_predictions'"
+    before = reference.sql(runs)
+
+    assert "churn/2 is champion; churn/1 was" in reference.cli("rollback", "churn")
+    assert (reference.root / "seeds" / "model_registry.csv").read_text() == registry
+    reference.build("--select", "model_registry", "model_promotions", "churn_current")
     assert reference.sql(served) == [("2", "serving_version", CUSTOMERS)]
+    assert reference.sql(runs) == before
+    assert reference.sql(
+        "select model_version, replaced_version, action, gate, "
+        "promoted_at > lag(promoted_at, 1, timestamp '2000-01-01') over (order by promoted_at) "
+        "from model_promotions order by promoted_at"
+    ) == [("1", "2", "promote", "passed", True), ("2", "1", "rollback", "not_run", True)]
+
+    assert "churn/2: scored 0, unchanged 23,570" in reference.build("--select", "churn_predictions")
     assert reference.sql(
         "select model_version, score_reason, count(*) from churn_predictions group by all order by 1"
     ) == [("1", "model_changed", CUSTOMERS), ("2", "new", CUSTOMERS)]

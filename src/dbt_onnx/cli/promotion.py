@@ -93,7 +93,7 @@ def promote(
         gate="overridden" if failed else "passed",
         reason=despite(why or "", failed),
     )
-    show_change(change, registry.parent, overridden=failed)
+    show_change(change, registry, overridden=failed)
 
 
 @click.command()
@@ -116,4 +116,4 @@ def rollback(
         artifacts=project_dir / "artifacts",
         reason="" if reason is None else clean_reason(reason, option="--reason"),
     )
-    show_change(change, registry.parent, overridden=[])
+    show_change(change, registry, overridden=[])

@@ -41,10 +41,10 @@ def show_refusal(
         print_text(console, f"--override does not pass this check: {final}: every run refuses it")
 
 
-def show_change(change: Change, seeds: Path, *, overridden: Sequence[Check]) -> None:
-    """Print who is champion now, and what comes next. `seeds` is the folder of both files."""
+def show_change(change: Change, registry: Path, *, overridden: Sequence[Check]) -> None:
+    """Print who is champion now, and what comes next. `registry` is the seed as it was named."""
     console = open_console()
-    file = seeds / change.promotions.name
+    file = registry.parent / change.promotions.name
     promotion = change.promotion
     name = promotion.model_name
     for check in overridden:
@@ -70,6 +70,9 @@ def show_change(change: Change, seeds: Path, *, overridden: Sequence[Check]) -> 
             "has: version 1.10 is not 1.1",
         )
     if promotion.action == "rollback":
-        print_text(console, "served from the next build of the views; what has not changed is not scored again")
+        print_text(
+            console,
+            "served from the next build of the views; what has not changed is not scored again",
+        )
     else:
-        print_text(console, "next: dbt build -s model_registry+")
+        print_text(console, f"next: dbt build -s {registry.stem}+ {file.stem}")
