@@ -91,7 +91,7 @@ class _Examination:
                 scored.add(place)
                 yield from self._check_rows(reader, features, call.key or ())
         for call in unknown:
-            yield _not_checked(call, "scores what, its first run will tell")
+            yield _not_checked(call, "which model it scores is not known before its first run")
         if not asking and not unknown:
             yield Check(
                 name="contract",
@@ -108,7 +108,9 @@ class _Examination:
         from dbt_onnx.engines.duckdb.cursor import duckdb_errors
 
         if call.features is None or call.key is None:
-            return None, _not_checked(call, "reads what, its first run will tell")
+            return None, _not_checked(
+                call, "what it reads cannot be told from its code and its runs"
+            )
         try:
             with duckdb_errors():
                 features = open_features(reader, call.features[0], name=call.features[1])

@@ -207,7 +207,10 @@ def test_a_version_that_says_the_same_passes_every_check(shop: Shop, project: Db
         "output columns": ("y", "passed"),
         # y = id - 0.5 for the ids 0 to 39
         "rank correlation: y": ("1.000; mean 19, was 19 (+0)", "passed"),
-        "contract: computed": ("scores what, its first run will tell", "not checked"),
+        "contract: computed": (
+            "which model it scores is not known before its first run",
+            "not checked",
+        ),
     }
 
 
@@ -441,14 +444,14 @@ def test_a_promotion_is_refused_overridden_served_and_rolled_back(shop: Shop) ->
     before = shop.seeds()
     refused = shop.run("promote", "line/reversed")
     assert refused.exit_code == 1
-    assert "rank correlation: y: y ranks 40 rows otherwise than line/1" in refused.stderr
+    assert "refused: y ranks 40 rows otherwise than line/1" in refused.stderr
     assert "Hint: look at it, and promote with --override" in refused.stderr
     assert shop.seeds() == before
 
     why = 'the old one was upside down, "really" {{ 1/0 }}'
     promoted = shop.run("promote", "line/reversed", "--override", why)
     assert promoted.exit_code == 0, promoted.output
-    assert "overridden: rank correlation: y" in promoted.stdout
+    assert "overridden: y ranks 40 rows otherwise" in promoted.stdout
     assert "line/reversed is champion; line/1 was, and has no alias now" in promoted.stdout
     assert "the file is a new seed" in promoted.stdout
     (row,) = shop.promotions("action", "gate", "model_version", "replaced_version", "reason")

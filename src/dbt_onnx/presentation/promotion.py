@@ -33,7 +33,7 @@ def show_refusal(
     """Print why a version is not promoted, on standard error."""
     console = Console(stderr=True)
     for check in failed:
-        print_text(console, f"{check.name}: {check.fault}", style="red")
+        print_text(console, f"refused: {check.fault}", style="red")
         print_text(console, f"Hint: {check.hint}")
     print_text(console, f"{version} is not promoted; {registry} is as it was", style="bold red")
     if overridden:
@@ -48,7 +48,7 @@ def show_change(change: Change, registry: Path, *, overridden: Sequence[Check]) 
     promotion = change.promotion
     name = promotion.model_name
     for check in overridden:
-        print_text(console, f"overridden: {check.name}: {check.fault}", style="yellow")
+        print_text(console, f"overridden: {check.fault}", style="yellow")
     if change.found is not None:
         print_text(
             console,
