@@ -120,7 +120,8 @@ def reference_faults(card: Mapping[str, Any]) -> list[str]:
 def _fault(described: Any) -> str | None:
     if not isinstance(described, dict):
         return f"a {type(described).__name__} where a distribution belongs"
-    if described.get("kind") not in {"numeric", "categorical"}:
+    # not a set: a list has no hash
+    if described.get("kind") not in ("numeric", "categorical"):
         return f"kind {described.get('kind')!r:.40}, neither numeric nor categorical"
     rows = described.get("rows")
     if isinstance(rows, bool) or not isinstance(rows, int) or not 0 <= rows <= _MOST_ROWS:

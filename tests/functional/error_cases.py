@@ -366,6 +366,13 @@ def card_incomplete(warehouse: Warehouse) -> Attempt:
 
 
 @case
+def card_describes_wrongly(warehouse: Warehouse) -> Attempt:
+    numbers = {"kind": "numeric", "rows": 3, "nulls": 0, "edges": [2, 1], "shares": [0, 0, 1]}
+    reference = {"a": numbers, "b": {**numbers, "kind": "histogram"}}
+    return Attempt(ArtifactError, undo=card_with(warehouse, reference=reference))
+
+
+@case
 def card_of_another_format(warehouse: Warehouse) -> Attempt:
     return Attempt(ArtifactError, undo=card_with(warehouse, format_version=2))
 
@@ -676,6 +683,20 @@ def runs_name_is_taken(warehouse: Warehouse) -> Attempt:
 @case
 def runs_column_dropped(warehouse: Warehouse) -> Attempt:
     warehouse.sql("alter table dbt_onnx_runs drop column status")
+    return Attempt(WarehouseError, run_row=None)
+
+
+@case
+def references_name_is_a_view(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table dbt_onnx_references rename to kept_references")
+    warehouse.sql("create view dbt_onnx_references as from kept_references")
+    return Attempt(WarehouseError, run_row=None)
+
+
+@case
+def references_name_is_taken(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("drop table dbt_onnx_references")
+    warehouse.sql("create table dbt_onnx_references (title varchar, year integer)")
     return Attempt(WarehouseError, run_row=None)
 
 

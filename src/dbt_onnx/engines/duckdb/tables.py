@@ -22,7 +22,7 @@ _WAY_OUT = {
     "latest table": "alias",
     "table of kept inputs": "alias",
     "runs table": "schema",
-    "table of references": "schema",
+    "references table": "schema",
 }
 
 
@@ -39,15 +39,18 @@ class ScoringTables:
     def check_runs(self, cursor: Cursor) -> None:
         """Raise WarehouseError when the runs table is not ours: no run can be recorded."""
         _refuse_foreign(cursor, self.runs, ("run_id", "scoring_model", "status"), role="runs table")
-        _refuse_foreign(cursor, self.references, MODEL_TYPES, role="table of references")
+        _refuse_foreign(
+            cursor, self.references, MODEL_TYPES, role="references table", repairable=True
+        )
 
     def check_names(self, cursor: Cursor) -> None:
         """Raise when ledger or latest table belongs to somebody else, or lacks what it had."""
         name = self.ledger.identifier.casefold()
         if name in {RUNS_TABLE, REFERENCES_TABLE} or name.endswith((LATEST_SUFFIX, INPUTS_SUFFIX)):
             raise ConfigError(
-                f"a scoring model cannot be called {self.ledger.identifier!r}: {RUNS_TABLE} and "
-                f"names that end in {LATEST_SUFFIX} or {INPUTS_SUFFIX} are kept for its other tables",
+                f"a scoring model cannot be called {self.ledger.identifier!r}: {RUNS_TABLE}, "
+                f"{REFERENCES_TABLE} and names that end in {LATEST_SUFFIX} or {INPUTS_SUFFIX} are kept "
+                "for its other tables",
                 hint="give the scoring model another name or alias",
             )
         _refuse_foreign(cursor, self.ledger, ledger.STAMP_TYPES, role="ledger")
