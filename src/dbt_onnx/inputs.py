@@ -9,9 +9,11 @@ NULL in its rows. A row without a key has no inputs here, since nothing would fi
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from dbt_onnx import plan
+from dbt_onnx.errors import WarehouseError
 from dbt_onnx.identifiers import quote
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 INPUTS_SUFFIX = "__inputs"
 RUN_COLUMN = "run_id"
 
+_TYPE = re.compile(r"[A-Z][A-Z0-9_ ]*(\(\d+(, ?\d+)?\))?(\[\d*\])*")
 _SIGNED = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 _UNSIGNED = ("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
 
@@ -93,6 +96,39 @@ def insert_inputs(
             when said.rejected_reason = 'null_as_of' then hash({values_hash}, 'null_as_of')
             else {values_hash}
         end"""
+
+
+def kept_types(
+    inputs: TableName, features: Sequence[str] | None, types: Sequence[str] | None
+) -> dict[str, str]:
+    """The features of a run and their SQL types, as the run row has them.
+
+    The types become part of statements: raises WarehouseError when one is none.
+    """
+    named = list(zip(features or [], types or [], strict=False))
+    if len(features or []) != len(types or []) or not all(_TYPE.fullmatch(t) for _, t in named):
+        raise WarehouseError(
+            f"the run rows of {inputs} were altered: features {features} of types {types}",
+            hint="restore the table of runs from a backup",
+        )
+    return dict(named)
+
+
+def select_inputs(
+    inputs: TableName, *, key: Sequence[str], features: Mapping[str, str], where: str
+) -> str:
+    """Kept inputs in the types that they had: run id, key columns, `features` by name.
+
+    What is no value of its type any more was altered, and becomes NULL.
+    """
+    keys = {name.casefold() for name in key}
+    listed = [quote(name) for name in (RUN_COLUMN, *key)]
+    listed += [
+        f"try_cast({quote(name)} as {kind}) as {quote(name)}"
+        for name, kind in features.items()
+        if name.casefold() not in keys
+    ]
+    return f"select {', '.join(listed)} from {inputs.sql} where {where}"
 
 
 def outdated_runs(runs: TableName) -> str:

@@ -240,7 +240,7 @@ def test_types_in_an_altered_run_row_are_not_run_as_sql(warehouse: Warehouse) ->
     warehouse.sql(
         "update dbt_onnx_runs set feature_types = ['double) from scores; drop table scores; --', 'int']"
     )
-    with pytest.raises(WarehouseError, match="dbt_onnx_runs was altered: run 'run-1'"):
+    with pytest.raises(WarehouseError, match=r"the run rows of main\.scores__inputs were altered"):
         replay(warehouse, "run-1")
 
 
@@ -256,16 +256,20 @@ def test_a_table_of_inputs_without_a_column_is_a_finding(warehouse: Warehouse) -
 def test_history_tells_what_was_said_why_and_which_inputs_changed(warehouse: Warehouse) -> None:
     warehouse.register("2", line_model(c=1.0), line_contract(features=("a", "c")))
     warehouse.run(features="select *, 4 as c from features where id < 3")
+    warehouse.clock = "2024-01-09 00:00:00"
+    warehouse.run(features="select id, 7 as a, b, 5 as c from features where id < 3")
     history = read_history(warehouse.connection, LEDGER, ["1"])
     assert [(s.model, s.run_id, s.score_reason, s.status) for s in history] == [
         ("line/1", "run-1", "new", "scored"),
         ("line/1", "run-2", "features_changed", "scored"),
         ("line/2", "run-3", "model_changed", "scored"),
+        ("line/2", "run-4", "new", "scored"),
     ]
     assert [said.changed_inputs for said in history] == [
         None,
         {"a": (0.8414709848078965, 9.0)},
-        {"b": (0.3333333333333333, None), "c": (None, 4)},
+        {},
+        None,
     ]
     assert history[1].outputs == {"y": pytest.approx(18 - 1 / 3 + 0.5)}
     assert read_history(warehouse.connection, LEDGER, ["no number"]) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dbt_onnx import inputs
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError
@@ -23,8 +24,10 @@ class Said:
     """One row of the ledger.
 
     outputs         output column -> value; NULL in a rejected row
-    changed_inputs  feature -> its value in the row before and in this one; none where the inputs of
-                    either are not kept, and for the first row
+    changed_inputs  feature -> its value in the row before and in this one, of the features that both
+                    models read; none where the inputs of either are not kept, and for the first
+                    row. The row before is about the moment before, among those said by then: what a
+                    backfill adds follows what it follows in time.
     """
 
     scored_at: datetime
@@ -104,12 +107,12 @@ def read_history(
                 parameters,
             )
         ]
-        inputs = _inputs_by_run(cursor, tables, key, where, parameters)
+        kept = _inputs_by_run(cursor, tables, key, where, parameters)
     outputs = [n for n in names if n not in key and n.casefold() not in STAMP_TYPES]
     said = []
-    before: Mapping[str, Any] | None = None
-    for row in rows:
-        now = inputs.get(row["run_id"])
+    for position, row in enumerate(rows):
+        earlier = [other for other in rows[:position] if other["as_of"] <= row["as_of"]]
+        before = max(earlier, key=lambda other: (other["as_of"], other["scored_at"]), default=None)
         said.append(
             Said(
                 scored_at=row["scored_at"],
@@ -121,10 +124,10 @@ def read_history(
                 score_reason=row["score_reason"],
                 is_late=row["is_late"],
                 outputs={column: row[column] for column in outputs},
-                changed_inputs=_changes(before, now),
+                changed_inputs=before
+                and _changes(kept.get(before["run_id"]), kept.get(row["run_id"])),
             )
         )
-        before = now
     return said
 
 
@@ -162,14 +165,33 @@ def _inputs_by_run(
     where: str,
     parameters: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
-    """run_id -> the features that were scored in that run, without those that it did not read."""
+    """run_id -> the features that were scored in that run, and nothing that its model did not read."""
     if cursor.kind_of(tables.inputs) is None:
         return {}
-    names = list(cursor.columns_of(tables.inputs.sql))
-    features = [n for n in names if n not in key and n != "run_id"]
-    rows = cursor.rows(f"select * from {tables.inputs.sql} where {where}", parameters)
-    kept = (dict(zip(names, row, strict=True)) for row in rows)
-    return {row["run_id"]: {feature: row[feature] for feature in features} for row in kept}
+    runs = cursor.rows(
+        f"""
+        select features, feature_types, list(run_id)
+        from {tables.runs.sql}
+        where scoring_model = $scoring_model and run_id in (
+            select run_id from {tables.inputs.sql} where {where}
+        )
+        group by features, feature_types""",
+        {**parameters, "scoring_model": tables.ledger.identifier},
+    )
+    kept: dict[str, dict[str, Any]] = {}
+    for features, types, run_ids in runs:
+        statement = inputs.select_inputs(
+            tables.inputs,
+            key=key,
+            features=inputs.kept_types(tables.inputs, features, types),
+            where=f"{where} and list_contains($run_ids, run_id)",
+        )
+        for row in cursor.rows(
+            f"select run_id, {', '.join(map(quote, features))} from ({statement}) as kept",
+            {**parameters, "run_ids": run_ids},
+        ):
+            kept[row[0]] = dict(zip(features, row[1:], strict=True))
+    return kept
 
 
 def _changes(
@@ -177,4 +199,5 @@ def _changes(
 ) -> dict[str, tuple[Any, Any]] | None:
     if before is None or now is None:
         return None
-    return {name: (before[name], now[name]) for name in now if before[name] != now[name]}
+    both = [name for name in now if name in before]
+    return {name: (before[name], now[name]) for name in both if before[name] != now[name]}

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx import ledger, plan
+from dbt_onnx import inputs, ledger, plan
 from dbt_onnx.artifact import load_artifact
 from dbt_onnx.encode import REJECTED_COLUMN
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.planning import features_hash_function
 from dbt_onnx.engines.duckdb.tables import ScoringTables
-from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, RegistryError, WarehouseError
+from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, RegistryError
 from dbt_onnx.identifiers import quote
 from dbt_onnx.replay import (
     COMPARED_STAMPS,
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     from dbt_onnx.ledger import TableName
     from dbt_onnx.registry import Registry, RegistryEntry
 
-# types are written into statements, and a run row is from outside
-_TYPE = re.compile(r"[A-Z][A-Z0-9_ ]*(\(\d+(, ?\d+)?\))?(\[\d*\])*")
 _RUN_COLUMNS = (
     "run_id", "status", "scored_at", "rows_scored", "rows_rejected", "rows_inputs_kept",
     "key_columns", "features", "feature_types", "output_columns", "model_name", "model_version", "artifact_sha256",
@@ -59,10 +56,6 @@ class _Run:
     @property
     def model(self) -> str:
         return f"{self.model_name}/{self.model_version}"
-
-    @property
-    def features_by_name(self) -> dict[str, str]:
-        return dict(zip(self.features, self.feature_types, strict=True))
 
 
 def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> list[str]:
@@ -137,12 +130,6 @@ def _read_run(cursor: Cursor, tables: ScoringTables, run_id: str) -> _Run:
             hint="`dbt-onnx runs` lists the runs",
         )
     run = _Run(values=dict(zip(_RUN_COLUMNS, found[0], strict=True)))
-    odd = [kind for kind in run.feature_types or [] if not _TYPE.fullmatch(kind)]
-    if odd or len(run.features or []) != len(run.feature_types or []):
-        raise WarehouseError(
-            f"{tables.runs} was altered: run {run_id!r} has feature types {run.feature_types}",
-            hint="restore the table from a backup",
-        )
     nothing = None
     if run.status != "success":
         nothing = f"it ended as {run.status!r} and wrote nothing"
@@ -231,7 +218,7 @@ def _check_inputs(
     same = " and ".join(f"said.{quote(n)} = fed.{quote(n)}" for n in run.key_columns)
     keys = ", ".join(f"coalesce(said.{quote(n)}, fed.{quote(n)})" for n in run.key_columns)
     has_key = " and ".join(f"{quote(n)} is not null" for n in run.key_columns)
-    fed_hash = plan.features_hash(run.features_by_name)
+    fed_hash = plan.features_hash(inputs.kept_types(tables.inputs, run.features, run.feature_types))
     changed = (
         "or said.features_hash is distinct from case when said.rejected_reason = 'null_as_of' "
         "then hash(fed.values_hash, 'null_as_of') else fed.values_hash end"
@@ -275,14 +262,12 @@ def _check_inputs(
 
 
 def _kept_features(tables: ScoringTables, run: _Run) -> str:
-    """SQL of the run's kept inputs, in the types that they had."""
-    features = [
-        f"try_cast({quote(name)} as {kind}) as {quote(name)}"
-        for name, kind in run.features_by_name.items()
-        if name.casefold() not in {key.casefold() for key in run.key_columns}
-    ]
-    listed = ", ".join([*map(quote, run.key_columns), *features])
-    return f"select {listed} from {tables.inputs.sql} where run_id = $run_id"
+    return inputs.select_inputs(
+        tables.inputs,
+        key=run.key_columns,
+        features=inputs.kept_types(tables.inputs, run.features, run.feature_types),
+        where="run_id = $run_id",
+    )
 
 
 def _load(registry: Registry, artifacts: Path, run: _Run, replay: Replay) -> Artifact | None:

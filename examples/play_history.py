@@ -1,0 +1,113 @@
+"""Play ten months of a churn model, on the real purchases, and leave the warehouse to be asked.
+
+    1997-06-01 to 1998-01-01   a build a month; in September the scheduler is down
+    1998-01-15                 churn/2 passes the gate, is promoted and scores everybody
+    1998-02-10                 rolled back: served at the next build of the view, nothing is scored
+    1998-04-01                 the last build
+    afterwards                 the hole of September is filled by a backfill
+
+Everything happens in a copy of the project, so that your registry stays as it is:
+
+    python examples/play_history.py            # below warehouse/history, about two minutes
+    cd warehouse/history && dbt-onnx history churn_predictions 00042
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from dbt_onnx.dbt_project import DbtProject
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = (
+    "artifacts", "macros", "models", "python_models", "seeds", "tests/dbt",
+    "dbt_project.yml", "profiles.yml",
+)  # fmt: skip
+NIGHTS_BEFORE = (
+    "1997-06-01", "1997-07-01", "1997-08-01", "1997-10-01", "1997-11-01", "1997-12-01",
+    "1998-01-01",
+)  # fmt: skip
+PROMOTED, ROLLED_BACK = "1998-01-15", "1998-02-10"
+NIGHTS_OF_CHURN_2 = (PROMOTED, "1998-02-01", "1998-02-03")
+NIGHTS_AFTER = ("1998-02-11", "1998-03-01", "1998-04-01")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--folder", type=Path, default=ROOT / "warehouse" / "history")
+    folder: Path = parser.parse_args().folder.resolve()
+    copy_project(folder)
+    os.environ["DBT_ONNX_WAREHOUSE"] = str(folder / "history.duckdb")
+    os.environ["DBT_PROFILES_DIR"] = str(folder)
+    project = DbtProject(folder, profiles_dir=folder)
+    manifest = project.manifest
+
+    def dbt(clock: str, *arguments: str) -> None:
+        done = project.invoke(*arguments, variables={"dbt_onnx_clock": clock}, manifest=manifest)
+        print(f"{clock}  dbt {' '.join(arguments)}", *troubles(done), sep="\n    ", flush=True)
+
+    def night(clock: str) -> None:
+        dbt(clock, "build", "--exclude", "purchases", "ai_features+")
+
+    def command(clock: str, *arguments: str) -> None:
+        print(f"{clock}  dbt-onnx {' '.join(arguments)}", flush=True)
+        program = str(Path(sys.executable).with_name("dbt-onnx"))
+        subprocess.run([program, *arguments], cwd=folder, check=True)
+
+    dbt(NIGHTS_BEFORE[0], "seed", "-s", "purchases")
+    for clock in NIGHTS_BEFORE:
+        night(clock)
+    command(PROMOTED, "promote", "churn/2")
+    for clock in NIGHTS_OF_CHURN_2:
+        night(clock)
+    command(
+        ROLLED_BACK, "rollback", "churn", "--reason", "complaints about offers to loyal customers"
+    )
+    dbt(ROLLED_BACK, "build", "-s", "model_registry", "model_promotions", "churn_current")
+    for clock in NIGHTS_AFTER:
+        night(clock)
+    command(
+        NIGHTS_AFTER[-1],
+        *("backfill", "churn_predictions", "--every", "month"),
+        *("--from", "1997-08-01", "--to", "1997-10-01"),
+        *("--vars", f'{{dbt_onnx_clock: "{NIGHTS_AFTER[-1]}"}}'),
+    )  # fmt: skip
+    return 0
+
+
+def copy_project(folder: Path) -> None:
+    """A project of its own, in which churn/1 is the champion and churn/2 the challenger."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    for part in PARTS:
+        source, target = ROOT / part, folder / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, target)
+    registry = folder / "seeds" / "model_registry.csv"
+    lines = [line.split(",") for line in registry.read_text().splitlines()]
+    for line in lines:
+        if line[0] == "churn":
+            line[2] = {"1": "champion", "2": "challenger"}.get(line[1], "")
+    registry.write_text("".join(",".join(line) + "\n" for line in lines))
+
+
+def troubles(done: Any) -> list[str]:
+    """A line for every node and test that was not well."""
+    if done.exception is not None:
+        return [str(done.exception)]
+    return [
+        f"{result.status} {result.node.name}: {' '.join(str(result.message).split())[:150]}"
+        for result in done.result.results
+        if str(result.status) in {"warn", "fail", "error"}
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
