@@ -1,0 +1,21 @@
+-- the history is played long after it happened: nothing was said at the time, hence `as_of`
+{% set judged = {
+    'key': ['customer_id'],
+    'column': 'churn_probability',
+    'outcome': 'is_churn',
+    'known_at': 'known_at',
+    'as_of': 'as_of',
+    'made_at': 'as_of',
+} -%}
+
+select
+    'churn_predictions' as scoring_model,
+    *
+from ({{ dbt_onnx.prediction_outcomes(ref('churn_predictions'), ref('churned_customers'), **judged) }})
+
+union all
+
+select
+    'churn_challenger_predictions' as scoring_model,
+    *
+from ({{ dbt_onnx.prediction_outcomes(ref('churn_challenger_predictions'), ref('churned_customers'), **judged) }})
