@@ -19,6 +19,7 @@ PARTS = (
     "dbt_project.yml", "profiles.yml",
 )  # fmt: skip
 CUSTOMERS = 23_570
+SCORING_MODELS = ("churn_challenger_predictions", "churn_predictions", "spend_predictions")
 
 
 class Reference:
@@ -75,7 +76,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 def test_the_first_build_scores_every_customer_with_both_models(reference: Reference) -> None:
     printed = reference.build()
     assert "WARN=0 ERROR=0 SKIP=0" in printed
-    for ledger in ("churn_predictions", "spend_predictions"):
+    for ledger in SCORING_MODELS:
         assert reference.sql(
             f"select count(*), count(distinct customer_id), count(distinct run_id), "
             f"min(score_reason), max(score_reason), min(status), max(status) from {ledger}"
@@ -83,8 +84,7 @@ def test_the_first_build_scores_every_customer_with_both_models(reference: Refer
     run_id = reference.invocation_id()
     assert reference.sql("select distinct run_id from churn_predictions") == [(run_id,)]
     assert reference.sql("select scoring_model, run_id from dbt_onnx_runs order by 1") == [
-        ("churn_predictions", run_id),
-        ("spend_predictions", run_id),
+        (name, run_id) for name in SCORING_MODELS
     ]
 
 
@@ -100,9 +100,26 @@ def test_the_same_day_again_scores_nothing_and_says_so(reference: Reference) -> 
     assert reference.sql(
         "select run_id, count(*), sum(rows_unchanged) from dbt_onnx_runs "
         "group by run_id order by min(started_at)"
-    ) == [(first, 2, 0), (second, 2, 2 * CUSTOMERS)]
+    ) == [
+        (first, 3, 0),
+        (second, 3, 3 * CUSTOMERS),
+    ]
     report = reference.command(sys.executable, "scripts/report.py")
     assert "Nothing was scored" in report
+
+
+def test_champion_and_challenger_are_compared_on_every_customer(reference: Reference) -> None:
+    columns = "champion, challenger, paired_rows, only_in_champion, only_in_challenger"
+    assert reference.sql(f"select {columns} from churn_comparison") == [
+        ("churn/2", "churn/1", CUSTOMERS, 0, 0)
+    ]
+    [(correlation, changed)] = reference.sql(
+        "select rank_correlation, changed_decisions from churn_comparison"
+    )
+    assert 0.5 < correlation < 1
+    assert 0 < changed < 0.2
+    # no 90 days have passed yet
+    assert reference.sql("select * from churn_outcomes") == []
 
 
 def test_the_view_follows_a_promotion_and_a_rollback_that_scores_nothing(
@@ -175,6 +192,32 @@ def test_a_broken_rule_is_red_and_decides_nothing(reference: Reference) -> None:
     finally:
         model.write_text(rules)
     assert reference.sql("from serving_decisions") == decisions
+
+
+def test_ninety_days_later_the_outcomes_are_those_that_the_cards_were_judged_by(
+    tmp_path: Path,
+) -> None:
+    import json
+
+    reference = Reference(tmp_path)
+    churn = ("churn_predictions", "churn_challenger_predictions")
+    alone = ("--exclude-resource-type", "test")
+    reference.build("-s", *(f"+{name}" for name in churn), *alone, as_of="1998-01-01")
+    reference.build("-s", "churned_customers+", *alone, as_of="1998-04-01")
+    judged = reference.sql(
+        "select scoring_model, model_version, month, rows, auc, log_loss, brier_score "
+        "from churn_outcomes"
+    )
+    assert len(judged) == 2
+    for scoring_model, version, month, rows, *figures in judged:
+        assert version == ("2" if scoring_model == "churn_predictions" else "1")
+        assert (month.isoformat(), rows) == ("1998-01-01", CUSTOMERS)
+        card = json.loads((ROOT / "artifacts" / "churn" / version / "card.json").read_text())
+        expected = card["training"]["metrics"]
+        # scikit-learn on the customers of that day, to four digits
+        assert figures == pytest.approx(
+            [expected[name] for name in ("auc", "log_loss", "brier_score")], abs=6e-5
+        )
 
 
 def test_nights_of_1997_report_new_customers_before_the_run_and_score_them(
