@@ -29,6 +29,9 @@ CHALLENGER = [None, "2", "2", "2", "2", "1", "1", "1", None, None, "2", "2", Non
 OUTPUTS = {OUTPUT: "float", "label": "integer", "name": "varchar", "list": "double[]"}
 
 
+Pairs = dict[Any, tuple[Any, Any]]
+
+
 def query(
     champion: str = "scores", challenger: str = "others", macro: str = "compare", **given: Any
 ) -> str:
@@ -82,7 +85,7 @@ REFUSED = {
 }  # fmt: skip
 
 
-def about(day: str, key: str = "a", version: str = "1", **given: Any) -> dict[str, Any]:
+def about(day: str, key: str | None = "a", version: str = "1", **given: Any) -> dict[str, Any]:
     moments = {"as_of": f"1998-{day}", "scored_at": f"1998-{day} 06:00"}
     return prediction(key, version, **{**moments, **given})
 
@@ -160,17 +163,18 @@ def warehouse(project: Project) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def expected_pairs(champion: Ledger, challenger: Ledger) -> dict[Any, tuple[Any, Any]]:
+def expected_pairs(champion: Ledger, challenger: Ledger) -> Pairs:
     """By entity and night of which one wrote a row: what each says about that night."""
     return {
-        (entity, night): tuple(
-            ledger.holds.get(night, {}).get(entity) for ledger in (champion, challenger)
+        (entity, night): (
+            champion.holds.get(night, {}).get(entity),
+            challenger.holds.get(night, {}).get(entity),
         )
         for entity, night in champion.written | challenger.written
-    }  # type: ignore[misc]
+    }
 
 
-def pairs_in_force(champion: Ledger, challenger: Ledger, night: int) -> dict[Any, tuple[Any, Any]]:
+def pairs_in_force(champion: Ledger, challenger: Ledger, night: int) -> Pairs:
     """By entity, what each said last by the version of the last run up to a night."""
     found = [
         ledger.last_good[max(n for n in ledger.last_good if n <= night)]
@@ -185,7 +189,7 @@ def pairs_in_force(champion: Ledger, challenger: Ledger, night: int) -> dict[Any
 def check(
     summary: list[dict[str, Any]],
     pairs: list[dict[str, Any]],
-    expected: dict[Any, tuple[Any, Any]],
+    expected: Pairs,
 ) -> None:
     both = {at: pair for at, pair in expected.items() if None not in pair}
     found = {
@@ -249,7 +253,7 @@ def test_histories_are_paired_and_judged_as_in_python(
 ) -> None:
     rng = random.Random(seed)
     world = World.make(rng, entities=(2, 9, 25)[seed % 3], nights=NIGHTS)
-    ledgers = [play(rng, world, versions) for versions in (CHAMPION, CHALLENGER)]
+    ledgers = play(rng, world, CHAMPION), play(rng, world, CHALLENGER)
     for name, ledger in zip(("odd", "odd_others"), ledgers, strict=True):
         load(warehouse, name, ledger)
     pairs = rows_of(warehouse, "from history_pairs")
@@ -296,12 +300,17 @@ def test_a_constant_has_no_rank_correlation(
     values: list[float], others: list[float], warehouse: duckdb.DuckDBPyConnection
 ) -> None:
     for name, given in (("odd", values), ("odd_others", others)):
-        stamps = {"status": "scored", "model_name": "churn", "model_version": "1", "run_id": "r"}
+        stamps: dict[str, Any] = {
+            "status": "scored",
+            "model_name": "churn",
+            "model_version": "1",
+            "run_id": "r",
+        }
         stamps |= {"as_of": moment(0), "scored_at": moment(0), "label": 0}
         rows = [{ODD_KEY[0]: i, ODD_KEY[1]: "x", OUTPUT: v, **stamps} for i, v in enumerate(given)]
         load(warehouse, name, Ledger(rows=rows))
     [row] = rows_of(warehouse, "from history")
-    check_figures(row, *(np.float32(v).astype(float) for v in (values, others)))
+    check_figures(row, *(np.array(v, dtype=np.float32).astype(float) for v in (values, others)))
     assert row["rank_correlation"] is None
 
 

@@ -148,7 +148,12 @@ def happened(warehouse: duckdb.DuckDBPyConnection, table: str, rows: list[tuple[
 
 def scored(values: list[float]) -> Ledger:
     """One prediction per entity (0, 'x'), (1, 'x'), ..., said in time and without a run."""
-    stamps = {"status": "scored", "model_name": "churn", "model_version": "1", "run_id": "r"}
+    stamps: dict[str, Any] = {
+        "status": "scored",
+        "model_name": "churn",
+        "model_version": "1",
+        "run_id": "r",
+    }
     stamps |= {"as_of": moment(0), "scored_at": moment(0), "label": 0}
     rows = [{ODD_KEY[0]: i, ODD_KEY[1]: "x", OUTPUT: v, **stamps} for i, v in enumerate(values)]
     return Ledger(rows=rows)
