@@ -39,7 +39,8 @@ def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
     found = cursor.rows(
         f"select key_columns, features_relation, registry_relation from {runs.sql} "
         "where lower(scoring_model) = lower($scoring_model) and key_columns is not null "
-        "order by started_at desc limit 1",
+        # a backfill has read features of its own, which are gone
+        "order by scope is not distinct from 'full' desc, started_at desc limit 1",
         {"scoring_model": ledger.identifier},
     )
     if not found:
