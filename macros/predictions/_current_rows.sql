@@ -6,9 +6,14 @@
 
     One aggregation over the key columns, because a lookup by key is pushed down through it into the
     scan; through joins of the latest table to itself it is not.
+
+    `oldest`, a SQL expression: a prediction that is less fresh than that is none; an earlier version's is
+    served if it is fresh enough. `status` still tells of it. None: a prediction of any age is served.
 -#}
-{% macro _current_rows_ctes(ledger, registry) -%}
+{% macro _current_rows_ctes(ledger, registry, oldest=none) -%}
 {%- set key = dbt_onnx._columns(ledger['key']) -%}
+{#- of the serving version, whatever its age, if that has one -#}
+{%- set newest = '__dbt_onnx_prediction' if oldest is none else '__dbt_onnx_newest' -%}
 {{ dbt_onnx._served_versions_ctes(ledger, registry) }},
 
 attempts as (
@@ -16,10 +21,28 @@ attempts as (
         latest.*,
         served_versions.versions_back as __dbt_onnx_versions_back,
         served_versions.confirmed_as_of as __dbt_onnx_confirmed_as_of
+        {%- if oldest is not none %},
+        rejections.scored_at as __dbt_onnx_rejected_at
+        {%- endif %}
     from latest
     left join served_versions
         on latest.model_name = served_versions.model_name
         and latest.model_version = served_versions.model_version
+    {%- if oldest is not none %}
+    {#- few rows, and a lookup by key is pushed down through this join, too #}
+    left join (
+        select
+            {{ key }},
+            model_name,
+            model_version,
+            scored_at
+        from {{ dbt_onnx._table(ledger['latest']) if ledger['latest_columns'] is not none else 'latest' }}
+        where status = 'rejected'
+    ) as rejections
+        on {{ dbt_onnx._same_key(ledger['key'], 'latest', 'rejections') }}
+        and latest.model_name = rejections.model_name
+        and latest.model_version = rejections.model_version
+    {%- endif %}
 ),
 
 entities_in_latest as (
@@ -40,7 +63,20 @@ entities_in_latest as (
                 __dbt_onnx_confirmed_as_of := __dbt_onnx_confirmed_as_of
             ),
             __dbt_onnx_versions_back
-        ) filter (where status = 'scored') as __dbt_onnx_prediction,
+        ) filter (
+            where status = 'scored'
+            {%- if oldest is not none %}
+            and {{ dbt_onnx.fresh_as_of(
+                'as_of', 'last_seen_as_of', '__dbt_onnx_confirmed_as_of', '__dbt_onnx_rejected_at > scored_at'
+            ) | indent(12) }} >= {{ oldest }}
+            {%- endif %}
+        ) as __dbt_onnx_prediction,
+        {%- if oldest is not none %}
+        arg_min(
+            struct_pack(scored_at := scored_at, __dbt_onnx_versions_back := __dbt_onnx_versions_back),
+            __dbt_onnx_versions_back
+        ) filter (where status = 'scored') as __dbt_onnx_newest,
+        {%- endif %}
         map_from_entries(list(
             struct_pack(
                 version := __dbt_onnx_versions_back,
@@ -75,24 +111,24 @@ current_rows as (
             when
                 __dbt_onnx_rejection is not null
                 and (
-                    __dbt_onnx_prediction.__dbt_onnx_versions_back is distinct from 0
-                    or {{ dbt_onnx._is_rejected_since('__dbt_onnx_rejection') }}
+                    {{ newest }}.__dbt_onnx_versions_back is distinct from 0
+                    or {{ dbt_onnx._is_rejected_since('__dbt_onnx_rejection', newest) }}
                 )
                 then 'rejected'
-            when __dbt_onnx_prediction.__dbt_onnx_versions_back = 0 then 'scored'
+            when {{ newest }}.__dbt_onnx_versions_back = 0 then 'scored'
         end as status,
         case when status = 'rejected' then __dbt_onnx_rejection.reason end as rejected_reason,
         {{ dbt_onnx.fresh_as_of(
             '__dbt_onnx_prediction.as_of',
             '__dbt_onnx_prediction.last_seen_as_of',
             '__dbt_onnx_prediction.__dbt_onnx_confirmed_as_of',
-            dbt_onnx._is_rejected_since('__dbt_onnx_own_rejection'),
+            dbt_onnx._is_rejected_since('__dbt_onnx_own_rejection', '__dbt_onnx_prediction'),
         ) | indent(8) }} as fresh_as_of
     from entities_with_rejections
 )
 {%- endmacro %}
 
 
-{% macro _is_rejected_since(rejection) -%}
-    {{ return(rejection ~ ".scored_at > __dbt_onnx_prediction.scored_at") }}
+{% macro _is_rejected_since(rejection, prediction) -%}
+    {{ return(rejection ~ ".scored_at > " ~ prediction ~ ".scored_at") }}
 {%- endmacro %}

@@ -8,20 +8,44 @@
     Columns: the key; the outputs; `as_of`, `scored_at`, `model_name`, `model_version`, `run_id` of the
     prediction; `status` and `rejected_reason` of the newest attempt by the serving version (NULL if it
     never tried); `fresh_as_of`, `age` (never negative), `is_stale` (true also where nothing is served);
-    `served_from`: `serving_version`, `earlier_version` or `missing`.
+    `served_from`: `serving_version`, `earlier_version` or `missing`, and with `fallback` also
+    `segment_average` or `constant`.
 
     Arguments: `predictions`, the scoring model; `registry`; `key`, a list of columns; `entities`, a
     relation with the key columns: one row per entity in it, also those never scored, and no others
     (default: the entities that were ever scored or rejected); `stale_after`, `{count, period}`, none
-    for never.
+    for never; `fallback`, what an entity without a prediction is served, the first of its links that
+    there is:
+
+        fallback={
+            'allow_stale': {'count': 14, 'period': 'day'},
+            'segment': ['country'],
+            'min_segment_size': 20,
+            'constant': {'churn_probability': 0.5},
+        }
+
+    `allow_stale`: a prediction older than that is none (default: of any age it is served), and an
+    earlier version's is taken if it is fresh enough. `segment`: columns of `entities`; the average of
+    the fresh predictions by the serving version of the entities with the same values (NULL is a value
+    of its own), if they are `min_segment_size` or more (default 20). Floating-point outputs are
+    averaged; of whole numbers, booleans and text it is the most frequent value, of equally frequent the
+    least; of lists NULL. `segment_averages`: a model of `segment_averages` that holds them, instead of
+    computing them at each read. `constant`: values of output columns; NULL for those not named.
+
+    In a row served from segment or constant, `as_of`, `scored_at`, `model_name`, `model_version`,
+    `run_id`, `fresh_as_of` and `age` are NULL and `is_stale` is true: there is no prediction of the
+    entity. `status` and `rejected_reason` say why: `scored` (too old by now), `rejected`, NULL (never
+    tried).
 -#}
-{% macro current_predictions(predictions, registry, key, entities=none, stale_after={'count': 2, 'period': 'day'}) -%}
+{% macro current_predictions(
+    predictions, registry, key, entities=none, stale_after={'count': 2, 'period': 'day'}, fallback=none
+) -%}
     {{ return(adapter.dispatch('current_predictions', 'dbt_onnx')(
-        predictions, registry, key, entities, stale_after
+        predictions, registry, key, entities, stale_after, fallback
     )) }}
 {%- endmacro %}
 
-{% macro default__current_predictions(predictions, registry, key, entities, stale_after) -%}
+{% macro default__current_predictions(predictions, registry, key, entities, stale_after, fallback) -%}
 {%- if not execute -%}
     {{ return('select 1 as not_yet_compiled') }}
 {%- endif -%}
@@ -30,7 +54,8 @@
     + dbt_onnx._faults_of_relation(registry, 'registry')
     + (dbt_onnx._faults_of_relation(entities, 'entities') if entities is not none else [])
     + dbt_onnx._faults_of_key(key, taken=added)
-    + (dbt_onnx._faults_of_period(stale_after, 'stale_after') if stale_after is not none else []) -%}
+    + (dbt_onnx._faults_of_period(stale_after, 'stale_after') if stale_after is not none else [])
+    + (dbt_onnx._faults_of_fallback(fallback, entities, stale_after) if fallback is not none else []) -%}
 {%- do dbt_onnx._raise_faults(faults, 'current_predictions', predictions) -%}
 
 {%- set key = dbt_onnx._key(key) -%}
@@ -40,10 +65,17 @@
     {%- do faults.append("output column '" ~ output['name'] ~ "' has the name of a column that the view adds."
         ~ " Hint: name the output otherwise in the model's contract") -%}
 {%- endfor -%}
+{%- if fallback is not none -%}
+    {%- do faults.extend(dbt_onnx._faults_of_fallback_columns(fallback, ledger, entities)) -%}
+{%- endif -%}
 {%- do dbt_onnx._raise_faults(faults, 'current_predictions', predictions) -%}
 
-with {{ dbt_onnx._current_rows_ctes(ledger, registry) }}
-{%- if entities is not none %},
+{%- set links = dbt_onnx._links(fallback, ledger) -%}
+with {{ dbt_onnx._current_rows_ctes(ledger, registry, oldest=links['oldest']) }}
+{%- if links['segment'] is not none %},
+
+{{ dbt_onnx._segment_ctes(fallback, ledger, entities, stale_after) }}
+{%- elif entities is not none %},
 
 entities as (
     select distinct {{ dbt_onnx._columns(key) }}
@@ -57,7 +89,7 @@ entities as (
 select
     {{ dbt_onnx._columns(key, of='entities' if entities is not none else 'current_rows') }},
     {%- for output in ledger['outputs'] %}
-    current_rows.{{ dbt_onnx._identifier(output['name']) }},
+    {{ dbt_onnx._served_output(output, links, fallback) | indent(4) }},
     {%- endfor %}
     current_rows.as_of,
     current_rows.scored_at,
@@ -76,14 +108,21 @@ select
     ) as is_stale,
     {%- endif %}
     case
-        when current_rows.__dbt_onnx_versions_back is null then 'missing'
         when current_rows.__dbt_onnx_versions_back = 0 then 'serving_version'
-        else 'earlier_version'
+        when current_rows.__dbt_onnx_versions_back is not null then 'earlier_version'
+        {%- if links['segment'] is not none %}
+        when segment_averages.__dbt_onnx_segment is not null then 'segment_average'
+        {%- endif %}
+        else '{{ 'constant' if links['constant'] else 'missing' }}'
     end as served_from
 {%- if entities is none %}
 from current_rows
 {%- else %}
 from entities
 left join current_rows on {{ dbt_onnx._same_key(key, 'entities', 'current_rows') }}
+{%- endif %}
+{%- if links['segment'] is not none %}
+left join segment_averages
+    on entities.__dbt_onnx_segment is not distinct from segment_averages.__dbt_onnx_segment
 {%- endif %}
 {%- endmacro %}

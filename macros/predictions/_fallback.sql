@@ -1,0 +1,198 @@
+{#-
+    The argument `fallback` of `current_predictions`: its faults, and what it adds to the view.
+-#}
+
+{#- What can be said before the warehouse is asked. -#}
+{% macro _faults_of_fallback(fallback, entities, stale_after) -%}
+    {%- set links = ['allow_stale', 'segment', 'segment_averages', 'min_segment_size', 'constant'] -%}
+    {%- if fallback is not mapping or not fallback or fallback.keys() | reject('in', links) | list -%}
+        {{ return(["fallback is " ~ (fallback | string) ~ "; it takes a mapping with one or more of "
+            ~ (links | join(', '))]) }}
+    {%- endif -%}
+    {%- set faults = [] -%}
+    {%- if entities is none -%}
+        {%- do faults.append("fallback needs entities: a relation with each entity that is to have an answer") -%}
+    {%- endif -%}
+    {%- if 'allow_stale' in fallback -%}
+        {%- do faults.extend(dbt_onnx._faults_of_allow_stale(fallback['allow_stale'], stale_after)) -%}
+    {%- endif -%}
+    {%- if 'segment' in fallback -%}
+        {%- do faults.extend(dbt_onnx._faults_of_segment(fallback['segment'], 'fallback.segment')) -%}
+    {%- else -%}
+        {%- for name in ['segment_averages', 'min_segment_size'] if name in fallback -%}
+            {%- do faults.append("fallback." ~ name ~ " needs fallback.segment, the columns of entities"
+                ~ " that tell an entity's segment") -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {%- if 'min_segment_size' in fallback -%}
+        {%- do faults.extend(
+            dbt_onnx._faults_of_segment_size(fallback['min_segment_size'], 'fallback.min_segment_size')
+        ) -%}
+    {%- endif -%}
+    {%- if 'segment_averages' in fallback -%}
+        {%- do faults.extend(
+            dbt_onnx._faults_of_relation(fallback['segment_averages'], 'fallback.segment_averages')
+        ) -%}
+        {%- if 'min_segment_size' in fallback -%}
+            {%- do faults.append("fallback.min_segment_size is an argument of the model that"
+                ~ " fallback.segment_averages names") -%}
+        {%- endif -%}
+    {%- endif -%}
+    {%- set constant = fallback['constant'] if 'constant' in fallback else {'output': 0} -%}
+    {%- if constant is not mapping or not constant -%}
+        {%- do faults.append("fallback.constant is " ~ (constant | string)
+            ~ "; it takes output columns and their values, such as {churn_probability: 0.5}") -%}
+    {%- endif -%}
+    {{ return(faults) }}
+{%- endmacro %}
+
+
+{% macro _faults_of_allow_stale(allow_stale, stale_after) -%}
+    {%- set faults = dbt_onnx._faults_of_period(allow_stale, 'fallback.allow_stale') -%}
+    {%- if faults -%}
+        {{ return(faults) }}
+    {%- elif stale_after is none -%}
+        {{ return(["fallback.allow_stale needs stale_after: without it no prediction is stale"]) }}
+    {%- elif not dbt_onnx._faults_of_period(stale_after, 'stale_after')
+        and dbt_onnx._seconds(allow_stale) < dbt_onnx._seconds(stale_after) -%}
+        {{ return(["fallback.allow_stale is " ~ (allow_stale | string) ~ ", less than stale_after, "
+            ~ (stale_after | string) ~ ". Hint: the same as stale_after serves nothing stale"]) }}
+    {%- endif -%}
+    {{ return([]) }}
+{%- endmacro %}
+
+
+{#- What the columns of ledger and relations say. Outputs are not known before the first run. -#}
+{% macro _faults_of_fallback_columns(fallback, ledger, entities) -%}
+    {%- set faults = [] -%}
+    {%- set segment = dbt_onnx._key(fallback['segment']) if 'segment' in fallback else [] -%}
+    {%- do faults.extend(
+        dbt_onnx._faults_of_columns(segment, dbt_onnx._columns_in(entities), entities, 'fallback.segment')
+    ) -%}
+    {%- if 'segment_averages' in fallback -%}
+        {%- set averages = fallback['segment_averages'] -%}
+        {%- do faults.extend(dbt_onnx._faults_of_columns(
+            segment + (ledger['outputs'] | map(attribute='name') | list),
+            dbt_onnx._columns_in(averages), averages, 'fallback.segment_averages',
+        )) -%}
+    {%- endif -%}
+    {%- if ledger['latest_columns'] is not none -%}
+        {%- for name, value in (fallback['constant'] if 'constant' in fallback else {}).items() -%}
+            {%- do faults.extend(dbt_onnx._faults_of_constant(name, value, ledger)) -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ return(faults) }}
+{%- endmacro %}
+
+
+{% macro _faults_of_constant(name, value, ledger) -%}
+    {%- set argument = 'fallback.constant.' ~ name -%}
+    {%- set outputs = ledger['outputs'] | map(attribute='name') | list -%}
+    {%- set found = [] -%}
+    {%- for output in ledger['outputs'] if output['name'] | lower == name | string | lower -%}
+        {%- do found.append(output['type']) -%}
+    {%- endfor -%}
+    {%- if not found -%}
+        {{ return(["fallback.constant has '" ~ name ~ "', which is no output column; "
+            ~ ledger['relation'] ~ " has " ~ (outputs | tojson)]) }}
+    {%- endif -%}
+    {%- set kind = dbt_onnx._kind_of_type(found[0]) -%}
+    {%- set is_of_kind = {
+        'number': value is number and value is not boolean,
+        'whole number': value is integer,
+        'boolean': value is boolean,
+        'text': value is string,
+        'list': value is not string and value is not mapping and value is iterable
+            and value | reject('number') | list | length == 0 and value | select('boolean') | list | length == 0,
+    }[kind] -%}
+    {%- if not is_of_kind or not dbt_onnx._can_be_cast(value, found[0], kind) -%}
+        {{ return([argument ~ " is " ~ (value | tojson if value is string else value | string)
+            ~ "; the output column is " ~ found[0]]) }}
+    {%- endif -%}
+    {{ return([]) }}
+{%- endmacro %}
+
+
+{#- Whether a column of that type holds it: a number may be out of range, a list of another length. -#}
+{% macro _can_be_cast(value, type, kind) -%}
+    {%- set cast_value = "try_cast(" ~ dbt_onnx._constant_text(value) ~ " as " ~ type ~ ")" -%}
+    {%- set is_finite = "isfinite(cast(" ~ cast_value ~ " as double))" if kind == 'number' else 'true' -%}
+    {{ return(run_query("select " ~ cast_value ~ " is not null and " ~ is_finite).rows[0][0]) }}
+{%- endmacro %}
+
+
+{#- The text of a value, as DuckDB casts it: it stands in the statement as a literal only. -#}
+{% macro _constant_text(value) -%}
+    {%- if value is not string and value is iterable -%}
+        {{ return(dbt_onnx._literal(value | list | string)) }}
+    {%- endif -%}
+    {{ return(dbt_onnx._literal(value)) }}
+{%- endmacro %}
+
+
+{#- The constant of an output column, of its type: NULL if `fallback.constant` does not name it. -#}
+{% macro _constant(output, fallback) -%}
+    {%- set given = [] -%}
+    {%- for name, value in fallback['constant'].items() if name | lower == output['name'] | lower -%}
+        {%- do given.append(dbt_onnx._constant_text(value)) -%}
+    {%- endfor -%}
+    {{ return("cast(" ~ (given[0] if given else "null") ~ " as " ~ output['type'] ~ ")") }}
+{%- endmacro %}
+
+
+{#-
+    The links of a chain: `oldest`, a SQL expression or none; `segment`, columns or none; `constant`, whether
+    there is one. Before the first run there are no outputs to hold an average or a constant.
+-#}
+{% macro _links(fallback, ledger) -%}
+    {%- set given = fallback or {} -%}
+    {%- set has_outputs = ledger['latest_columns'] is not none -%}
+    {{ return({
+        'oldest': (dbt_onnx.clock() | trim) ~ ' - ' ~ dbt_onnx._interval(given['allow_stale'])
+            if 'allow_stale' in given else none,
+        'segment': dbt_onnx._key(given['segment']) if 'segment' in given and has_outputs else none,
+        'constant': 'constant' in given and has_outputs,
+    }) }}
+{%- endmacro %}
+
+
+{#- CTE `entities` with their segment, and those that end in `segment_averages`. -#}
+{% macro _segment_ctes(fallback, ledger, entities, stale_after) -%}
+{%- set segment = dbt_onnx._key(fallback['segment']) -%}
+{#- not materialized, or a lookup by key would not be pushed down: it is read twice -#}
+entities as not materialized (
+    {{ dbt_onnx._entities_with_segment(entities, ledger['key'], segment) }}
+),
+
+{% if 'segment_averages' in fallback -%}
+segment_averages as (
+    select
+        {{ dbt_onnx._segment(segment) }} as __dbt_onnx_segment,
+        {%- for output in ledger['outputs'] %}
+        {{ dbt_onnx._identifier(output['name']) }}{{ ',' if not loop.last }}
+        {%- endfor %}
+    from {{ fallback['segment_averages'] }}
+)
+{%- else -%}
+{{ dbt_onnx._segment_averages_ctes(ledger, stale_after, fallback['min_segment_size'] or 20) }}
+{%- endif %}
+{%- endmacro %}
+
+
+{#- What is served in an output column; without a fallback the prediction. -#}
+{% macro _served_output(output, links, fallback) -%}
+{%- set name = dbt_onnx._identifier(output['name']) -%}
+{%- if links['segment'] is none and not links['constant'] -%}
+current_rows.{{ name }}
+{%- else -%}
+case
+    when current_rows.__dbt_onnx_versions_back is not null then current_rows.{{ name }}
+    {%- if links['segment'] is not none %}
+    when segment_averages.__dbt_onnx_segment is not null then segment_averages.{{ name }}
+    {%- endif %}
+    {%- if links['constant'] %}
+    else {{ dbt_onnx._constant(output, fallback) }}
+    {%- endif %}
+end as {{ name }}
+{%- endif -%}
+{%- endmacro %}

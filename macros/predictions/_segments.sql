@@ -1,0 +1,137 @@
+{#-
+    Segments and what is served from them. A segment is a struct of columns of `entities`, so that entities
+    whose columns are NULL are a segment, too.
+-#}
+
+{#- `entities`, one row each, with `__dbt_onnx_segment`; the least where an entity stands in several. -#}
+{% macro _entities_with_segment(entities, key, segment) -%}
+    select
+        {{ dbt_onnx._columns(key) }},
+        min({{ dbt_onnx._segment(segment) }}) as __dbt_onnx_segment
+    from {{ entities }}
+    where {% for name in key -%}
+        {{ dbt_onnx._identifier(name) }} is not null{{ ' and ' if not loop.last }}
+    {%- endfor %}
+    group by {{ dbt_onnx._columns(key) }}
+{%- endmacro %}
+
+
+{% macro _segment(columns) -%}
+    {%- set fields = [] -%}
+    {%- for name in columns -%}
+        {%- do fields.append(dbt_onnx._identifier(name) ~ " := " ~ dbt_onnx._identifier(name)) -%}
+    {%- endfor -%}
+    {{ return("struct_pack(" ~ fields | join(", ") ~ ")") }}
+{%- endmacro %}
+
+
+{#-
+    CTEs `fresh_predictions`, `segments` and `segment_averages`: per segment of the CTE `entities` its
+    `segment_size` and outputs, over the predictions of the serving version that are not stale.
+    They read the latest table themselves: a CTE that is read twice is materialized, and a lookup by key
+    would no longer be pushed down through `attempts`.
+-#}
+{% macro _segment_averages_ctes(ledger, stale_after, min_segment_size) -%}
+{%- set latest = dbt_onnx._table(ledger['latest']) -%}
+fresh_predictions as (
+    select scored.*
+    from {{ latest }} as scored
+    inner join served_versions
+        on scored.model_name = served_versions.model_name
+        and scored.model_version = served_versions.model_version
+    left join (select * from {{ latest }} where status = 'rejected') as rejected
+        on {{ dbt_onnx._same_key(ledger['key'], 'scored', 'rejected') }}
+        and scored.model_name = rejected.model_name
+        and scored.model_version = rejected.model_version
+    where
+        served_versions.versions_back = 0
+        and scored.status = 'scored'
+        {%- if stale_after is not none %}
+        and {{ dbt_onnx.fresh_as_of(
+            'scored.as_of',
+            'scored.last_seen_as_of',
+            'served_versions.confirmed_as_of',
+            dbt_onnx._is_rejected_since('rejected', 'scored'),
+        ) | indent(8) }} >= {{ dbt_onnx.clock() | trim }} - {{ dbt_onnx._interval(stale_after) }}
+        {%- endif %}
+),
+
+segments as (
+    select
+        entities.__dbt_onnx_segment,
+        {%- for output in ledger['outputs'] %}
+        {%- set column = 'fresh_predictions.' ~ dbt_onnx._identifier(output['name']) %}
+        {%- if dbt_onnx._kind_of_type(output['type']) == 'number' %}
+        avg({{ column }}) as {{ dbt_onnx._identifier(output['name']) }},
+        {%- elif dbt_onnx._kind_of_type(output['type']) != 'list' %}
+        histogram({{ column }}) as {{ dbt_onnx._identifier(output['name']) }},
+        {%- endif %}
+        {%- endfor %}
+        count(*) as __dbt_onnx_segment_size
+    from fresh_predictions
+    inner join entities on {{ dbt_onnx._same_key(ledger['key'], 'fresh_predictions', 'entities') }}
+    group by entities.__dbt_onnx_segment
+    having count(*) >= {{ min_segment_size }}
+),
+
+segment_averages as (
+    select
+        __dbt_onnx_segment,
+        __dbt_onnx_segment_size,
+        {%- for output in ledger['outputs'] %}
+        {%- set column = dbt_onnx._identifier(output['name']) %}
+        {%- if dbt_onnx._kind_of_type(output['type']) == 'number' %}
+        cast({{ column }} as {{ output['type'] }}) as {{ column }},
+        {%- elif dbt_onnx._kind_of_type(output['type']) == 'list' %}
+        cast(null as {{ output['type'] }}) as {{ column }},
+        {%- else %}
+        {#- mode() takes any of the equally frequent #}
+        list_min(list_transform(
+            list_filter(
+                map_entries({{ column }}), lambda entry: entry.value = list_max(map_values({{ column }}))
+            ),
+            lambda entry: entry.key
+        )) as {{ column }},
+        {%- endif %}
+        {%- endfor %}
+    from segments
+)
+{%- endmacro %}
+
+
+{#- `number` (averaged), `list` (neither), or a kind of which the most frequent is taken. -#}
+{% macro _kind_of_type(type) -%}
+    {%- set type = type | upper -%}
+    {%- if type.endswith(']') -%}
+        {{ return('list') }}
+    {%- elif type in ['FLOAT', 'DOUBLE'] or type.startswith('DECIMAL') -%}
+        {{ return('number') }}
+    {%- elif type in ['TINYINT', 'SMALLINT', 'INTEGER', 'BIGINT', 'HUGEINT', 'UTINYINT', 'USMALLINT', 'UINTEGER',
+        'UBIGINT', 'UHUGEINT'] -%}
+        {{ return('whole number') }}
+    {%- elif type == 'BOOLEAN' -%}
+        {{ return('boolean') }}
+    {%- endif -%}
+    {{ return('text') }}
+{%- endmacro %}
+
+
+{#- Faults of the columns that tell an entity's segment, and of the least size of a segment. -#}
+{% macro _faults_of_segment(names, argument) -%}
+    {%- set columns = dbt_onnx._key(names) -%}
+    {%- if columns is mapping or columns is not iterable or columns | length == 0
+        or columns | reject('string') | list or '' in columns
+        or columns | map('lower') | unique | list | length != columns | length -%}
+        {{ return([argument ~ " is " ~ (names | string) ~ "; it takes a list of columns of entities, such as"
+            ~ " ['country']"]) }}
+    {%- endif -%}
+    {{ return([]) }}
+{%- endmacro %}
+
+
+{% macro _faults_of_segment_size(size, argument) -%}
+    {%- if size is not integer or size < 1 -%}
+        {{ return([argument ~ " is " ~ (size | string) ~ "; it takes a whole number from 1"]) }}
+    {%- endif -%}
+    {{ return([]) }}
+{%- endmacro %}

@@ -1,0 +1,68 @@
+{#-
+    The body of a model that holds the averages of segments, for `fallback.segment_averages` of
+    `current_predictions`: a view computes them at each read, also for a lookup by key. As a table they
+    are those of its build; build it after the scoring model.
+
+    Columns: those of `segment`; `segment_size`, the number of fresh predictions; the outputs, NULL for
+    lists. One row per segment of `min_segment_size` or more.
+
+    Arguments: `predictions`, the scoring model; `registry`; `key`, a list of columns; `entities`, a
+    relation with the columns of key and segment; `segment`, a list of columns; `stale_after`, `{count,
+    period}`: only predictions fresher than that count, none for all; `min_segment_size`.
+-#}
+{% macro segment_averages(
+    predictions, registry, key, entities, segment, stale_after={'count': 2, 'period': 'day'}, min_segment_size=20
+) -%}
+    {{ return(adapter.dispatch('segment_averages', 'dbt_onnx')(
+        predictions, registry, key, entities, segment, stale_after, min_segment_size
+    )) }}
+{%- endmacro %}
+
+{% macro default__segment_averages(predictions, registry, key, entities, segment, stale_after, min_segment_size) -%}
+{%- if not execute -%}
+    {{ return('select 1 as not_yet_compiled') }}
+{%- endif -%}
+{%- set faults = dbt_onnx._faults_of_relation(predictions, 'predictions')
+    + dbt_onnx._faults_of_relation(registry, 'registry')
+    + dbt_onnx._faults_of_relation(entities, 'entities')
+    + dbt_onnx._faults_of_key(key)
+    + dbt_onnx._faults_of_segment(segment, 'segment')
+    + dbt_onnx._faults_of_segment_size(min_segment_size, 'min_segment_size')
+    + (dbt_onnx._faults_of_period(stale_after, 'stale_after') if stale_after is not none else []) -%}
+{%- do dbt_onnx._raise_faults(faults, 'segment_averages', predictions) -%}
+
+{%- set key = dbt_onnx._key(key) -%}
+{%- set segment = dbt_onnx._key(segment) -%}
+{%- set ledger = dbt_onnx._ledger(predictions, key) -%}
+{%- set faults = dbt_onnx._faults_of_columns(key, ledger['latest_columns'], ledger['latest'], 'key')
+    + dbt_onnx._faults_of_columns(key, dbt_onnx._columns_in(entities), entities, 'key')
+    + dbt_onnx._faults_of_columns(segment, dbt_onnx._columns_in(entities), entities, 'segment') -%}
+{%- set taken = segment | map('lower') | list + ['segment_size'] -%}
+{%- for output in ledger['outputs'] if output['name'] | lower in taken -%}
+    {%- do faults.append("output column '" ~ output['name'] ~ "' has the name of another column of this model."
+        ~ " Hint: name the column of entities otherwise") -%}
+{%- endfor -%}
+{%- do dbt_onnx._raise_faults(faults, 'segment_averages', predictions) -%}
+{%- if ledger['latest_columns'] is none -%}
+    {#- the ledger comes with the first run -#}
+    {{ return('select ' ~ dbt_onnx._columns(segment) ~ ', 0 as segment_size from ' ~ entities ~ ' where false') }}
+{%- endif -%}
+
+with {{ dbt_onnx._served_versions_ctes(ledger, registry) }},
+
+entities as (
+    {{ dbt_onnx._entities_with_segment(entities, key, segment) }}
+),
+
+{{ dbt_onnx._segment_averages_ctes(ledger, stale_after, min_segment_size) }}
+
+select
+    {%- for name in segment %}
+    __dbt_onnx_segment.{{ dbt_onnx._identifier(name) }} as {{ dbt_onnx._identifier(name) }},
+    {%- endfor %}
+    {%- for output in ledger['outputs'] %}
+    {{ dbt_onnx._identifier(output['name']) }},
+    {%- endfor %}
+    __dbt_onnx_segment_size as segment_size
+from segment_averages
+{%- endmacro %}
