@@ -65,7 +65,7 @@ def odd(macro: str = "outcomes", predictions: str = "odd", **given: Any) -> str:
 QUERIES = {
     "history": odd(),
     "history_replayed": odd(**AS_OF),
-    "version_1": odd(version="1"),
+    "version_2": odd(version="2"),
     "spending": odd(outcome="amount", task="regression"),
     "bins": odd("calibration"),
     "three_bins": odd("calibration", bins=3),
@@ -235,7 +235,7 @@ def test_histories_are_judged_as_scikit_learn_judges_them(
     groups = judged_in_python(ledger, outcomes)
     check(rows_of(warehouse, "from history"), groups)
     check(rows_of(warehouse, "from history_replayed"), groups)
-    check(rows_of(warehouse, "from version_1"), judged_in_python(ledger, outcomes, "1"))
+    check(rows_of(warehouse, "from version_2"), judged_in_python(ledger, outcomes, "2"))
 
     # said a year later: nothing was said in time, and as a replay it is worth the same
     for table in ("odd set scored_at = scored_at", "dbt_onnx_runs set started_at = started_at"):
