@@ -88,9 +88,7 @@
 {%- endmacro %}
 
 
-{#- One statement however many tests there are: as JSON, which DuckDB reads faster than a long VALUES list. -#}
-{% macro _insert_outcomes(outcomes) -%}
-    {%- set table = dbt_onnx._table(dbt_onnx._beside(outcomes['ledger'], 'dbt_onnx_test_results')) -%}
+{% macro _create_test_results(table) -%}
 create table if not exists {{ table }} (
     run_id varchar,
     scoring_model varchar,
@@ -101,7 +99,14 @@ create table if not exists {{ table }} (
     message varchar,
     clock timestamp,
     executed_at timestamp
-);
+)
+{%- endmacro %}
+
+
+{#- One statement however many tests there are: as JSON, which DuckDB reads faster than a long VALUES list. -#}
+{% macro _insert_outcomes(outcomes) -%}
+    {%- set table = dbt_onnx._table(dbt_onnx._beside(outcomes['ledger'], 'dbt_onnx_test_results')) -%}
+{{ dbt_onnx._create_test_results(table) }};
 
 insert into {{ table }} by name
 select

@@ -16,8 +16,8 @@
     of both that compare with training or with another run; `tested_at`, when the newest of them ran, NULL if
     nothing was ever recorded. Times are UTC.
 
-    Outcomes of tests are there from the run after the first that records them (`record_test_results`): dbt
-    builds this before it runs that. A test that is no longer in the project does not count.
+    Outcomes of tests are those that `record_test_results` wrote; a test that is no longer in the project does
+    not count. Building a model of this makes the table for them if it is not there: a view must find it.
 
     Arguments: `predictions`, `registry`, `key`, `entities`, `stale_after` as of `current_predictions`; `view`, a
     relation that `current_predictions` made: then what it serves is counted, with its entities, its
@@ -49,6 +49,9 @@
 
 {%- set ledger = dbt_onnx._ledger(predictions, dbt_onnx._key(key)) -%}
 {%- set results = dbt_onnx._beside(predictions, 'dbt_onnx_test_results') -%}
+{%- if flags.WHICH in ['run', 'build'] and dbt_onnx._is_writable(predictions) -%}
+    {%- do run_query(dbt_onnx._create_test_results(dbt_onnx._table(results))) -%}
+{%- endif -%}
 {%- set names_of_tests = dbt_onnx._names_of_tests(predictions) -%}
 
 {#- a query in brackets, because one that begins with `with` cannot follow `union all` -#}

@@ -96,14 +96,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> ScoringProject:
     project.write("models/health.sql", HEALTH)
     project.write("tests/cannot_run.sql", BROKEN)
     write_tests(project, TESTS)
-    project.dbt("build", "--exclude", "never_scores", "tested_scores", "health")
+    project.dbt("build", "--exclude", "never_scores", "tested_scores")
     assert project.outcome.success, project.outcome.log
     project.sql("insert into late_facts select id + 100, a, b from late_facts where id < 3")
     project.sql("update failing_facts set a = null")
-    project.dbt("build", "-s", "tested_scores+", "failed_scores", "health")
-    expect(
-        project.outcome, failed_scores="error", health="success", cannot_run="error", fails="fail"
-    )
+    project.dbt("build", "-s", "tested_scores+", "failed_scores")
+    expect(project.outcome, failed_scores="error", cannot_run="error", fails="fail")
     return project
 
 
@@ -251,13 +249,17 @@ def test_outcomes_are_recorded_as_dbt_reports_them(project: ScoringProject) -> N
     ) == [("missing_scores", "unique", "pass")]
 
 
-def test_tests_are_told_apart_by_their_outcome(document: dict[str, Any]) -> None:
+def test_tests_are_told_apart_by_their_outcome(
+    project: ScoringProject, document: dict[str, Any]
+) -> None:
     found = of(document, "tested_scores")
     assert found["failing_tests"] == ["cannot_run", "drifts", "fails"]
     assert found["warning_tests"] == ["warns"]
     assert found["drifting_tests"] == ["drifts"]
     assert found["tested_at"] is not None
     assert of(document, "healthy_scores")["tested_at"] is None
+    # the view was built before the first outcome was recorded
+    assert {row["tested_at"] is None for row in project.rows("from health")} == {False}
 
 
 def test_a_view_counts_what_it_serves_with_its_fallback(project: ScoringProject) -> None:

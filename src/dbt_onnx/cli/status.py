@@ -47,20 +47,24 @@ def status(
     as_json: bool,  # noqa: FBT001
     project: Any,
 ) -> None:
-    r"""Print whether the predictions of the scoring model MODEL, or of all, can be relied on.
+    """Print whether the predictions of the scoring model MODEL, or of all, can be relied on.
 
     \b
-    Exit code 0, healthy: every entity of the features has a fresh prediction, and the last run and
-    the last outcome of every recorded test are good.
-    Exit code 1, degraded: stale or missing predictions, more than 10 % of the entities rejected, or a
-    test that fails, warns or finds drift.
-    Exit code 2, broken: the last run failed or was interrupted, none ever succeeded, ledger, features,
-    registry or the serving version's artifact are missing or altered, or project or warehouse cannot
-    be read. Also when the call itself is wrong.
+    Exit code 0, healthy:
+      every entity of the features has a fresh prediction; the last run and the last
+      outcome of every recorded test are good.
+    Exit code 1, degraded:
+      predictions are stale or missing, more than 10 % of the entities are rejected, or
+      a test fails, warns or finds drift.
+    Exit code 2, broken:
+      the last run failed or was interrupted, or none ever succeeded; ledger, features,
+      registry or the serving version's artifact are missing or altered; project or
+      warehouse cannot be read; the call itself is wrong.
 
-    Outcomes of tests count where the project records them:
-    on-run-end: "{{ dbt_onnx.record_test_results(results) }}" in its dbt_project.yml.
-    """
+    \b
+    Outcomes of tests count where dbt_project.yml has them recorded:
+      on-run-end: "{{ dbt_onnx.record_test_results(results) }}"
+    """  # noqa: D301, click's mark for lines that stay as they are
     from dbt_onnx.health_check import check_health
     from dbt_onnx.presentation.status import health_document, show_health
 
