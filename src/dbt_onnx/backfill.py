@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from dbt_onnx import upstream
 from dbt_onnx.dbt_project import one_line
@@ -25,7 +25,7 @@ from dbt_onnx.registry import parse_spec
 from dbt_onnx.scoring_calls import scoring_calls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import duckdb
 
@@ -104,16 +104,6 @@ class SliceResult:
     error: str | None = None
 
 
-class Report(Protocol):
-    """Hears of each slice as it begins and ends."""
-
-    def started(self, clock: datetime) -> None:
-        """Hear that a slice begins."""
-
-    def ended(self, result: SliceResult) -> None:
-        """Hear that a slice has ended, well or not."""
-
-
 def plan_backfill(
     project: DbtProject,
     name: str,
@@ -160,19 +150,17 @@ def plan_backfill(
 
 
 def run_backfill(
-    backfill: Backfill, report: Report, *, is_dry_run: bool = False
+    backfill: Backfill, *, on_start: Callable[[datetime], None], is_dry_run: bool = False
 ) -> Iterator[SliceResult]:
     """Run the missing slices, oldest first, as the results are asked for; a dry run only builds and
-    counts their features.
+    counts their features. `on_start` hears of each slice before it begins.
 
     A slice that fails is a result like any other. Raises WarehouseError when the schemas for the
     features of the past are somebody else's, KeyboardInterrupt when dbt was stopped.
     """
     for clock in backfill.missing:
-        report.started(clock)
-        result = _run_slice(backfill, clock, is_dry_run=is_dry_run)
-        report.ended(result)
-        yield result
+        on_start(clock)
+        yield _run_slice(backfill, clock, is_dry_run=is_dry_run)
 
 
 def _run_slice(backfill: Backfill, clock: datetime, *, is_dry_run: bool) -> SliceResult:

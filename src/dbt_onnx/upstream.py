@@ -6,6 +6,7 @@ A manifest is read and copied here, never changed, and dbt is not imported.
 from __future__ import annotations
 
 import copy
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.errors import ConfigError
@@ -71,10 +72,18 @@ def moved(manifest: Any, relations: dict[str, TableName]) -> Any:
 
     For one run of dbt: what a run compiles stays in its manifest, ephemeral models with their clock.
     """
-    manifest = copy.deepcopy(manifest)
+    # by hand: copy.deepcopy puts dbt's lookup tables in each other's place, and the manifest's own
+    # deepcopy() fails where a node is disabled (dbt-core 1.10 and 1.11)
+    parts = {
+        part.name: getattr(manifest, part.name)
+        for part in fields(manifest)
+        if not part.name.startswith("_")
+    }
+    manifest = type(manifest)(**{**parts, "nodes": copy.deepcopy(manifest.nodes)})
     for node_id, relation in relations.items():
         node = manifest.nodes[node_id]
         node.schema, node.relation_name = relation.schema, relation.sql
+    manifest.build_flat_graph()
     return manifest
 
 

@@ -12,6 +12,8 @@ from scoring_project import CLOCK, ScoringProject
 
 from dbt_onnx.dbt_project import DbtProject
 from dbt_onnx.errors import ConfigError, WarehouseError
+from dbt_onnx.ledger import TableName
+from dbt_onnx.upstream import moved
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,12 +84,8 @@ def test_dbt_runs_with_the_variables_and_leaves_no_trace_but_its_tables(
 def test_a_manifest_that_was_changed_is_what_runs(
     built: ScoringProject, project: DbtProject
 ) -> None:
-    from copy import deepcopy
-
-    manifest = deepcopy(project.manifest)
-    node = manifest.nodes["model.consumer.features"]
-    node.schema = "elsewhere"
-    node.relation_name = '"warehouse"."elsewhere"."features"'
+    place = TableName(database="warehouse", schema="elsewhere", identifier="features")
+    manifest = moved(project.manifest, {"model.consumer.features": place})
     assert project.invoke("run", "--select", "features", manifest=manifest).success
     assert "elsewhere.features" in built.relations()
     assert project.manifest.nodes["model.consumer.features"].schema == "main"

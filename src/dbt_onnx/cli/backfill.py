@@ -62,8 +62,9 @@ def backfill(
     results: list[SliceResult] = []
     try:
         with show.SliceProgress(len(planned.missing)) as report:
-            for result in run_backfill(planned, report, is_dry_run=dry_run):
+            for result in run_backfill(planned, on_start=report.started, is_dry_run=dry_run):
                 results.append(result)
+                report.ended(result)
                 if fail_fast and result.error is not None:
                     break
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich import progress
 
-from dbt_onnx.backfill import Report, show_clock
+from dbt_onnx.backfill import show_clock
 from dbt_onnx.presentation.console import open_console, print_text, table
 from dbt_onnx.progress import TERMINAL, duration
 
@@ -46,7 +46,7 @@ def show_slices(backfill: Backfill, results: Sequence[SliceResult]) -> None:
     print_text(console, "these are the most that a slice can score. Nothing was scored.")
 
 
-class SliceProgress(Report):
+class SliceProgress:
     """A line per slice as it ends, with the time left; on a terminal a bar, too.
 
     A context manager.

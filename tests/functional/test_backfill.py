@@ -1,0 +1,307 @@
+"""`dbt-onnx backfill`: the past is scored slice by slice, and the present stays as it is."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+from scoring_project import ScoringProject
+from warehouse import line_model
+
+from dbt_onnx.cli import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KILLS = int(os.environ.get("DBT_ONNX_KILLS", "3"))
+COMMAND = [sys.executable, "-c", "from dbt_onnx.cli import main; main(prog_name='dbt-onnx')"]
+SCRATCH = "main__backfill_scores"
+MONTHS = ("--from", "2023-07-01", "--to", "2023-09-01", "--every", "month")
+# customer i comes in month i of 2023; a grows by one each month
+LEDGER = "select * exclude (run_id, scored_at) from scores order by all"
+PRESENT = (
+    "select * from features order by all",
+    "select * from arrived order by all",
+    "select * from scores__latest order by all",
+    "select * from current_scores order by all",
+)
+
+
+class Shop(ScoringProject):
+    """Features on four models that depend on the clock, each materialized in another way."""
+
+    def __init__(self, root: Path) -> None:
+        # so that a copy of the project is on the copy of its warehouse
+        super().__init__(root, profile={"path": "warehouse.duckdb"})
+        self.facts(20)
+        self.write(
+            "models/moment.sql",
+            "{{ config(materialized='ephemeral') }} select {{ dbt_onnx.clock() }} as moment",
+        )
+        self.write(
+            "models/arrived.sql",
+            """
+            {{ config(materialized='incremental', unique_key='id') }}
+            select facts.*, moment from {{ source('shop', 'facts') }} as facts
+            cross join {{ ref('moment') }} where id < datediff('month', date '2023-01-01', moment)
+            """,
+        )
+        self.write(
+            "models/grown.sql",
+            "{{ config(materialized='view') }} select id, a + month(moment) as a, b, moment, "
+            "if(moment = timestamp '2023-03-01', error('nothing is known of March'), 0) as nothing "
+            "from {{ ref('arrived') }}",
+        )
+        self.write(
+            "models/features.sql",
+            "{{ config(materialized='table') }} select * from {{ ref('grown') }}",
+        )
+        self.write("models/plain.sql", "select * from {{ source('shop', 'facts') }}")
+        self.write(
+            "models/current_scores.sql",
+            "{{ dbt_onnx.current_predictions(ref('scores'), registry=ref('model_registry'), "
+            "key=['id']) }}",
+        )
+        self.scoring_model("scores", arguments="as_of='moment'")
+        self.scoring_model("plain_scores", features="plain")
+        self.register("2", line_model(1, 1, 1), alias="challenger")
+
+    def backfill(self, *arguments: str, exit_code: int = 0) -> str:
+        """`dbt-onnx backfill ARGUMENTS` in this process; returns what it printed."""
+        folders = ("--project-dir", str(self.root), "--profiles-dir", str(self.root))
+        done = CliRunner().invoke(main, ["backfill", *arguments, *folders])
+        assert done.exit_code == exit_code, done.output
+        return done.output
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """The same in a process of its own."""
+        return subprocess.Popen(
+            [*COMMAND, "backfill", *arguments],
+            cwd=self.root,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def copied_to(self, root: Path) -> Shop:
+        """The same project and warehouse in another folder."""
+        shutil.copytree(self.root, root, symlinks=True)
+        copy = object.__new__(Shop)
+        copy.__dict__ |= {**self.__dict__, "root": root, "warehouse": root / "warehouse.duckdb"}
+        return copy
+
+    def schemas(self) -> set[str]:
+        return {
+            row[0]
+            for row in self.sql("select schema_name from duckdb_schemas() where not internal")
+        }
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """Scored once, at the project's clock in January 2024; never changed."""
+    shop = Shop(tmp_path_factory.mktemp("shop") / "built")
+    outcome = shop.dbt("build", "--exclude", "plain_scores")
+    assert outcome.success, outcome.log
+    return shop
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A shop with three months filled without a break; what was printed, and the ledger then."""
+
+    shop: Shop
+    printed: str
+    ledger: list[tuple[Any, ...]]
+
+
+@pytest.fixture(scope="module")
+def filled(built: Shop, tmp_path_factory: pytest.TempPathFactory) -> Filled:
+    """Used by several tests: what they find in it is what they ask for, or what must not change."""
+    shop = built.copied_to(tmp_path_factory.mktemp("shop") / "filled")
+    printed = shop.backfill("scores", *MONTHS)
+    return Filled(shop, printed, shop.sql(LEDGER))
+
+
+def test_each_slice_is_scored_with_the_features_of_its_clock(filled: Filled) -> None:
+    shop, printed = filled.shop, filled.printed
+    assert shop.sql("select as_of, id, y, is_late from scores where is_late order by all") == [
+        (month, customer, 2 * (customer / 2 + number) - 1 + 0.5, True)
+        for number in range(7, 10)
+        for [month] in shop.sql(f"select timestamp '2023-0{number}-01'")
+        for customer in range(number - 1)
+    ]
+    assert "scores with line/1: 3 slices from 2023-07-01 to 2023-09-01, 0 done before" in printed
+    assert "2023-08-01  line/1: scored 7 (new 1, features_changed 6), unchanged 0" in printed
+    assert "[2 of 3, 0:" in printed
+    assert printed.endswith("3 slices run\n")
+    runs = shop.sql(
+        "select distinct scope, status, clock = as_of, scored_at - as_of > interval 100 days "
+        "from dbt_onnx_runs where clock < '2024-01-01'"
+    )
+    assert runs == [("backfill", "success", True, True)]
+
+
+def test_the_present_stays_as_it_is(built: Shop, filled: Filled) -> None:
+    shop = filled.shop
+    for query in PRESENT:
+        assert shop.sql(query) == built.sql(query)
+    assert shop.schemas() == built.schemas()
+    assert shop.relations() == built.relations()
+    for path in (built.root / "target").rglob("*.*"):
+        assert (shop.root / path.relative_to(built.root)).read_bytes() == path.read_bytes()
+    # an ordinary run of the same day finds nothing to do
+    assert shop.dbt("run", "--select", "scores").success
+    assert shop.sql("select rows_scored from dbt_onnx_runs order by started_at desc limit 1") == [
+        (0,)
+    ]
+
+
+def test_what_has_run_is_not_run_again(filled: Filled) -> None:
+    shop = filled.shop
+    runs = shop.sql("select count(*) from dbt_onnx_runs")
+    assert "nothing to do: every slice has run before" in shop.backfill("scores", *MONTHS)
+    printed = shop.backfill(
+        "scores", "--from", "2023-07-01", "--to", "2023-10-01", "--every", "month", "--dry-run"
+    )
+    assert [line.split()[1:-1] for line in printed.splitlines() if line.startswith("│")][-2:] == [
+        ["2023-09-01", "│", "done", "│"],
+        ["2023-10-01", "│", "to", "run", "│", "9"],
+    ]
+    assert "Nothing was scored" in printed
+    assert shop.sql("select count(*) from dbt_onnx_runs") == runs
+    assert SCRATCH not in shop.schemas()
+
+
+def test_another_version_has_slices_of_its_own_and_serves_nothing(
+    built: Shop, filled: Filled
+) -> None:
+    shop = filled.shop
+    when = ("--from", "2023-08-01", "--to", "2023-08-07", "--every", "week")
+    printed = shop.backfill("scores", *when, "--model", "line@challenger")
+    assert "scores with line/2: 1 slices from 2023-08-01 to 2023-08-01, 0 done before" in printed
+    assert "2023-08-01  line/2: scored 7 (model_changed 7)" in printed
+    assert shop.sql(
+        "select distinct scope, model_alias from dbt_onnx_runs where model_version = '2'"
+    ) == [("backfill", None)]
+    for query in PRESENT:
+        assert shop.sql(query) == built.sql(query)
+    assert "nothing to do" in shop.backfill("scores", *when, "--model", "line/2")
+
+
+def test_a_slice_that_fails_stops_the_others_only_when_asked(filled: Filled) -> None:
+    shop = filled.shop
+    when = ("--from", "2023-03-01", "--to", "2023-04-01", "--every", "month")
+    printed = shop.backfill("scores", *when, "--fail-fast", exit_code=1)
+    assert "2023-03-01  FAILED features: " in printed
+    assert "nothing is known of March" in printed
+    assert "0 slices run, 1 failed, 1 not tried" in printed
+    printed = shop.backfill("scores", *when, exit_code=1)
+    assert "2023-04-01  line/1: scored 3" in printed
+    assert "1 slices run, 1 failed\nHint: mend the cause" in printed
+    assert SCRATCH not in shop.schemas()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "said"),
+    [
+        (["score", *MONTHS], 2, "did you mean 'scores'?"),
+        (["plain_scores", *MONTHS], 2, "every slice would see the same features"),
+        (["scores", "--from", "2023-02-01", "--to", "2023-01-01", "--every", "day"], 2, "is after"),
+        (
+            ["scores", "--from", "2024-01-01", "--to", "2024-01-31", "--every", "week"],
+            2,
+            "slice 2024-01-29 is later than the project's clock, 2024-01-10 06:00:00",
+        ),
+        (["scores", *MONTHS, "--model", "line/9"], 2, "has no version '9'"),
+        (["scores", *MONTHS, "--model", "churn/1"], 2, "scores with 'line', and --model asks for"),
+        (["scores", *MONTHS, "--every", "hour"], 2, "'hour' is not one of"),
+    ],
+)
+def test_what_makes_no_backfill_is_refused(
+    built: Shop, arguments: list[str], exit_code: int, said: str
+) -> None:
+    printed = " ".join(built.backfill(*arguments, exit_code=exit_code).split())
+    assert said in printed
+
+
+def test_a_schema_of_somebody_else_is_never_dropped(filled: Filled) -> None:
+    shop = filled.shop
+    when = ("--from", "2023-05-01", "--to", "2023-05-01", "--every", "day")
+    shop.sql(f"create schema {SCRATCH}")
+    shop.sql(f"create table {SCRATCH}.features as select 42 as answer")
+    printed = shop.backfill("scores", *when, exit_code=1)
+    assert f"schema {SCRATCH} is somebody else's" in " ".join(printed.split())
+    assert shop.sql(f"from {SCRATCH}.features") == [(42,)]
+    # nor is one that a backfill made, and in which somebody keeps something
+    shop.sql(f"create table {SCRATCH}.dbt_onnx_backfill as select 'features' as name")
+    shop.sql(f"create table {SCRATCH}.precious as select 42 as answer")
+    printed = shop.backfill("scores", *when, exit_code=1)
+    assert "holds something else, too" in " ".join(printed.split())
+    assert shop.sql(f"from {SCRATCH}.precious") == shop.sql(f"from {SCRATCH}.features") == [(42,)]
+    shop.sql(f"drop schema {SCRATCH} cascade")
+
+
+def kill_again_and_again(shop: Any, *arguments: str, kills: int, seconds: float) -> int:
+    """Kill a backfill at random moments and start it again, until it comes to its end or `kills`
+    are done; returns how many were.
+    """
+    chance = random.Random(kills)
+    for killed in range(kills):
+        process = shop.start(*arguments)
+        try:
+            process.wait(chance.uniform(0.3, 1) * seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        else:
+            assert process.returncode == 0, process.communicate()[0]
+            return killed
+    return kills
+
+
+def interrupt(shop: Shop) -> float:
+    """Stop a backfill after its first slice, as Ctrl-C would; returns the seconds until then."""
+    began = time.monotonic()
+    process = shop.start("scores", *MONTHS)
+    assert process.stdout is not None
+    assert "0 done before" in process.stdout.readline()
+    assert "2023-07-01" in process.stdout.readline()
+    seconds = time.monotonic() - began
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate()[0]
+    assert process.returncode == 130, printed
+    assert "1 of 3 slices have run" in printed
+    assert "The same command goes on" in printed
+    assert SCRATCH not in shop.schemas()
+    return seconds
+
+
+def test_stopped_and_killed_at_random_moments_and_resumed_it_has_done_the_same_once(
+    built: Shop, filled: Filled, tmp_path: Path
+) -> None:
+    left, rounds = KILLS, 0
+    while left:
+        rounds += 1
+        shop = built.copied_to(tmp_path / f"round{rounds}")
+        seconds = interrupt(shop)
+        left -= kill_again_and_again(shop, "scores", *MONTHS, kills=left, seconds=seconds)
+        shop.backfill("scores", *MONTHS)
+        assert shop.sql(LEDGER) == filled.ledger
+        for query in PRESENT:
+            assert shop.sql(query) == built.sql(query)
+        assert SCRATCH not in shop.schemas()
+        twice = "select clock from dbt_onnx_runs where status = 'success' group by all having count(*) > 1"
+        assert shop.sql(twice) == []
+        shop.sql("delete from dbt_onnx_runs where status = 'interrupted'")
+        with shop.scores() as scores:
+            scores.check()
