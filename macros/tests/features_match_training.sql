@@ -5,7 +5,7 @@
     reference that the card of the version in force holds: that of the last successful full run.
 
     Arguments: `features`, the relation that the scoring model reads; `columns`, the features to judge
-    (default: all that the card describes); `warn_psi` (default 0.1) and `error_psi` (default 0.25), of the
+    (default: all that the card describes; those that this version does not read are passed over); `warn_psi` (default 0.1) and `error_psi` (default 0.25), of the
     population stability index, none for never; `max_null_increase` (default 0.05), of the share of NULL and
     NaN, in absolute terms; `max_unseen_fraction` (default 0.01), of the known values: categories that
     training did not have; `min_rows` (default 1000): with fewer known values there is no verdict (for
@@ -57,7 +57,9 @@
 {%- if present is none -%}
     {%- do faults.append("features is " ~ features ~ ", which the warehouse does not have") -%}
 {%- endif -%}
-{%- for name in wanted if described and name not in described | map(attribute='name') | list -%}
+{#- a column of the relation may be a feature of another version -#}
+{%- set known = described | map(attribute='name') | list + (present or []) | map(attribute='name') | list -%}
+{%- for name in wanted if described and name not in known -%}
     {%- do faults.append("columns names '" ~ name ~ "'; the card of " ~ run['model_name'] ~ "/" ~ run['model_version']
         ~ " describes " ~ (described | map(attribute='name') | list | tojson)) -%}
 {%- endfor -%}

@@ -144,6 +144,7 @@ CASES: dict[str, pa.Table] = {
             "city": ["here"] * (ROWS // 2) + ["nan", "Rome", "Rome", "O'Hare"] * (ROWS // 8),
         }
     ),
+    "extended": pa.table({"a": even(), "city": ["here"] * ROWS, "added": even()}),
     "renamed": pa.table({"A": even(), "city": ["here", "there"] * (ROWS // 2)}),
     "as_text": pa.table({"a": ["x"] * ROWS, "city": ["here", "there"] * (ROWS // 2)}),
     "few": pa.table({"a": pa.array(np.zeros(999)), "city": ["new"] * 999}),
@@ -219,6 +220,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
             cases=[match(f"case_{name}", name) for name in CASES]
             + [
                 match("only_the_city", "zeros", columns=["city"]),
+                match("of_another_version", "extended", columns=["a", "added"]),
                 match("only_a_warning", "zeros", error_psi=None, columns="a"),
                 match(
                     "tolerated",
@@ -256,6 +258,7 @@ def test_each_case_has_the_status_it_should(project: Project) -> None:
     assert by_status["pass"] == {
         "case_as_trained",
         "case_few",
+        "of_another_version",
         "only_the_city",
         "tolerated",
         "not_judged",
