@@ -13,3 +13,12 @@ union all
     key=['customer_id'],
     view=ref('spend_current'),
 ) }}
+
+union all
+
+{{ dbt_onnx.prediction_health(
+    ref('churn_challenger_predictions'),
+    registry=ref('model_registry'),
+    key=['customer_id'],
+    entities=ref('customer_features'),
+) }}
