@@ -251,11 +251,11 @@ def test_a_schema_of_somebody_else_is_never_dropped(filled: Filled) -> None:
     shop.sql(f"drop schema {SCRATCH} cascade")
 
 
-def kill_again_and_again(shop: Any, *arguments: str, kills: int, seconds: float) -> int:
+def kill_again_and_again(shop: Any, *arguments: str, kills: int, seconds: float, seed: int) -> int:
     """Kill a backfill at random moments and start it again, until it comes to its end or `kills`
     are done; returns how many were.
     """
-    chance = random.Random(kills)
+    chance = random.Random(seed)
     for killed in range(kills):
         process = shop.start(*arguments)
         try:
@@ -294,7 +294,9 @@ def test_stopped_and_killed_at_random_moments_and_resumed_it_has_done_the_same_o
         rounds += 1
         shop = built.copied_to(tmp_path / f"round{rounds}")
         seconds = interrupt(shop)
-        left -= kill_again_and_again(shop, "scores", *MONTHS, kills=left, seconds=seconds)
+        left -= kill_again_and_again(
+            shop, "scores", *MONTHS, kills=left, seconds=seconds, seed=rounds
+        )
         shop.backfill("scores", *MONTHS)
         assert shop.sql(LEDGER) == filled.ledger
         for query in PRESENT:
