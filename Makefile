@@ -1,7 +1,7 @@
 # make run [AS_OF=1998-05-01]                  build the warehouse, score a day, show what happened
 # make nightly FROM=1998-04-01 DAYS=30         play nightly builds, a line a night
 # make test                                    every check
-# make test-kills                              kill backfills at 20 random moments and resume them
+# make test-long                               20 kills of a backfill, 50 tamperings with a history
 # make train                                   train and export the reference models again
 PYTHON ?= python3
 VENV := .venv
@@ -16,7 +16,7 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 export DBT_PROFILES_DIR := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run nightly train test test-kills lint clean
+.PHONY: help setup run nightly train test test-long lint clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -50,9 +50,10 @@ lint: setup
 test: lint
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
-test-kills: setup
-	DBT_ONNX_KILLS=20 $(BIN)/python -m pytest tests/functional/test_backfill.py \
-		tests/functional/test_backfill_of_reference.py -k killed
+test-long: setup
+	DBT_ONNX_KILLS=20 DBT_ONNX_TAMPERINGS=50 $(BIN)/python -m pytest -k 'killed or tampering' \
+		tests/functional/test_backfill.py tests/functional/test_backfill_of_reference.py \
+		tests/functional/test_replay.py tests/functional/test_played_history.py
 
 clean:
 	rm -rf warehouse target logs

@@ -80,7 +80,7 @@ def test_1998_stays_as_it_is_and_1997_is_answered_for(reference: Reference) -> N
     assert "WARN=0 ERROR=0" in reference.command(DBT, "test", "--select", "churn_predictions")
 
 
-@pytest.mark.skipif(not KILLS, reason="a sweep of minutes: make test-kills")
+@pytest.mark.skipif(not KILLS, reason="a sweep of minutes: make test-long")
 def test_killed_again_and_again_it_is_as_if_never_killed(tmp_path: Path) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     whole.mkdir()

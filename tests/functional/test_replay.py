@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LEDGER = TableName(database="w", schema="main", identifier="scores")
 ROWS = 300
-TAMPERINGS = int(os.environ.get("DBT_ONNX_TAMPERINGS", "50"))
+TAMPERINGS = int(os.environ.get("DBT_ONNX_TAMPERINGS", "0"))
 
 
 def replay(warehouse: Warehouse, run_id: str, **settings: Any) -> Replay:
@@ -198,12 +198,12 @@ def _flip_bit(warehouse: Warehouse, row: int) -> str:
 
 
 def test_any_tampering_is_found(warehouse: Warehouse, tmp_path: Path) -> None:
-    """Each kind in turn, at random rows, on a fresh copy of the warehouse each time."""
+    """Each kind in turn, at least once, at random rows, on a fresh copy of the warehouse each time."""
     rng = random.Random(1998)
     warehouse.connection.close()
     kinds = cases()
     missed = []
-    for number in range(TAMPERINGS):
+    for number in range(max(TAMPERINGS, len(kinds))):
         kind = list(kinds)[number % len(kinds)]
         folder = tmp_path / f"copy {number}"
         folder.mkdir()
