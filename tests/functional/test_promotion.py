@@ -176,6 +176,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     }.items():
         shop.register_version("line", version, model, line_contract())
     shop.register_version("line", "renamed", line_model(), line_contract("z"))
+    shop.register_version("line", "called_id", line_model(), line_contract("ID"))
     shop.register_version(
         "line", "other_features", line_model(), line_contract(features=("a", "c"))
     )
@@ -339,6 +340,11 @@ def test_features_or_ledger_that_do_not_fit_fail_the_contract(
     assert failed(checks) == ["contract: scores"]
     assert fault in checks["contract: scores"].fault
     assert failed(shop.examine("line/same", project)) == []
+
+
+def test_an_output_called_like_the_key_fails_the_contract(shop: Shop, project: DbtProject) -> None:
+    checks = shop.examine("line/called_id", project)
+    assert "output column(s) ['id'] collide with the key ['id']" in checks["contract: scores"].fault
 
 
 def test_rejected_rows_are_counted_against_the_limit(shop: Shop, project: DbtProject) -> None:
