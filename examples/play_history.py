@@ -3,8 +3,8 @@
     1997-06-01 to 1998-01-01   a build a month; in September the scheduler is down
     1998-01-15                 churn/2 passes the gate, is promoted and scores everybody
     1998-02-10                 rolled back: served at the next build of the view, nothing is scored
+    1998-03-01                 the hole of September is filled by a backfill
     1998-04-01                 the last build
-    afterwards                 the hole of September is filled by a backfill
 
 Everything happens in a copy of the project, so that your registry stays as it is:
 
@@ -35,7 +35,15 @@ NIGHTS_BEFORE = (
 )  # fmt: skip
 PROMOTED, ROLLED_BACK = "1998-01-15", "1998-02-10"
 NIGHTS_OF_CHURN_2 = (PROMOTED, "1998-02-01", "1998-02-03")
-NIGHTS_AFTER = ("1998-02-11", "1998-03-01", "1998-04-01")
+FILLED = "1998-03-01"
+NIGHTS_AFTER = ("1998-02-11", FILLED)
+LAST_NIGHT = "1998-04-01"
+# purchases are there; a month moves the distributions further than the tests, which are for nights,
+# allow, and a test that fails leaves all that is downstream as it was
+NOT_AT_NIGHT = (
+    "purchases", "ai_features+",
+    "test_name:features_match_training", "test_name:predictions_match_baseline",
+)  # fmt: skip
 
 
 def main() -> int:
@@ -53,7 +61,7 @@ def main() -> int:
         print(f"{clock}  dbt {' '.join(arguments)}", *troubles(done), sep="\n    ", flush=True)
 
     def night(clock: str) -> None:
-        dbt(clock, "build", "--exclude", "purchases", "ai_features+")
+        dbt(clock, "build", "--exclude", *NOT_AT_NIGHT)
 
     def command(clock: str, *arguments: str) -> None:
         print(f"{clock}  dbt-onnx {' '.join(arguments)}", flush=True)
@@ -73,11 +81,12 @@ def main() -> int:
     for clock in NIGHTS_AFTER:
         night(clock)
     command(
-        NIGHTS_AFTER[-1],
+        FILLED,
         *("backfill", "churn_predictions", "--every", "month"),
         *("--from", "1997-08-01", "--to", "1997-10-01"),
-        *("--vars", f'{{dbt_onnx_clock: "{NIGHTS_AFTER[-1]}"}}'),
-    )  # fmt: skip
+        *("--vars", f'{{dbt_onnx_clock: "{FILLED}"}}'),
+    )
+    night(LAST_NIGHT)
     return 0
 
 
