@@ -76,9 +76,16 @@ class Cursor:
 
 @contextmanager
 def duckdb_errors() -> Iterator[None]:
-    """Turn what DuckDB raises into a WarehouseError: dbt prints others with their traceback."""
+    """Turn what DuckDB raises into a WarehouseError: dbt prints others with their traceback.
+
+    Ctrl-C during a query is a RuntimeError of DuckDB; it becomes the KeyboardInterrupt that it is.
+    """
     try:
         yield
+    except RuntimeError as error:
+        if str(error) == "Query interrupted":
+            raise KeyboardInterrupt from error
+        raise
     except duckdb.Error as error:
         said = " ".join(str(error).partition("\nLINE ")[0].split())
         raise WarehouseError(

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dbt_onnx import inputs, ledger, plan
 from dbt_onnx.artifact import load_artifact
 from dbt_onnx.encode import REJECTED_COLUMN
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
+from dbt_onnx.engines.duckdb.kept_run import (
+    KeptRun,
+    check_inputs,
+    check_ledger,
+    kept_features,
+    read_run,
+)
 from dbt_onnx.engines.duckdb.planning import features_hash_function
 from dbt_onnx.engines.duckdb.tables import ScoringTables
-from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, RegistryError
+from dbt_onnx.errors import ArtifactError, ContractError, RegistryError
 from dbt_onnx.identifiers import quote
 from dbt_onnx.replay import (
     COMPARED_STAMPS,
-    MAX_FINDINGS,
     SAID_PREFIX,
     Finding,
     Replay,
     compare_batch,
-    key_text,
-    shown,
 )
 from dbt_onnx.sample import TOLERANCE
 from dbt_onnx.scoring import KEY_PREFIX, Tally, score_batches
 from dbt_onnx.session import OnnxSession
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import duckdb
@@ -36,40 +37,6 @@ if TYPE_CHECKING:
     from dbt_onnx.artifact import Artifact
     from dbt_onnx.ledger import TableName
     from dbt_onnx.registry import Registry, RegistryEntry
-
-_RUN_COLUMNS = (
-    "run_id", "status", "scored_at", "rows_scored", "rows_rejected", "rows_inputs_kept",
-    "key_columns", "features", "feature_types", "output_columns", "model_name", "model_version", "artifact_sha256",
-    "ledger_fingerprint", "features_hash_function", "onnxruntime_version", "threads", "batch_rows",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """What the run row says."""
-
-    values: Mapping[str, Any]
-
-    def __getattr__(self, name: str) -> Any:
-        return self.values[name]
-
-    @property
-    def model(self) -> str:
-        return f"{self.model_name}/{self.model_version}"
-
-
-def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> list[str]:
-    """The run ids of a scoring model whose inputs are there, newest first."""
-    tables = ScoringTables(name)
-    with Cursor(connection.cursor()) as cursor, duckdb_errors():
-        if cursor.kind_of(tables.runs) is None:
-            return []
-        found = cursor.rows(
-            f"select run_id from {tables.runs.sql} where scoring_model = $scoring_model "
-            "and status = 'success' and rows_inputs_kept > 0 order by scored_at desc",
-            {"scoring_model": name.identifier},
-        )
-    return [row[0] for row in found]
 
 
 def replay_run(
@@ -81,7 +48,6 @@ def replay_run(
     artifacts: Path,
     sample: int | None = None,
     tolerance: float = TOLERANCE,
-    on_progress: Callable[[int], None] | None = None,
 ) -> Replay:
     """Score the kept inputs of a run again, with the model and the settings that it had.
 
@@ -95,7 +61,7 @@ def replay_run(
     tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
         tables.check_names(cursor)
-        run = _read_run(cursor, tables, run_id)
+        run = read_run(cursor, tables, run_id)
         replay = Replay(run_id=run_id, model=run.model, rows_kept=run.rows_inputs_kept)
         same_hash = run.features_hash_function == features_hash_function(cursor)
         if not same_hash:
@@ -103,174 +69,16 @@ def replay_run(
                 f"the features hashes are by {run.features_hash_function}, which this warehouse no "
                 "longer computes: the inputs are held against the predictions only"
             )
-        _check_ledger(cursor, tables, run, replay, with_hash=same_hash)
-        if not _check_inputs(cursor, tables, run, replay, with_hash=same_hash):
+        check_ledger(cursor, tables, run, replay, with_hash=same_hash)
+        if not check_inputs(cursor, tables, run, replay, with_hash=same_hash):
             return replay
         artifact = _load(registry, artifacts, run, replay)
         if artifact is not None:
-            _score(cursor, tables, run, artifact, replay, sample, tolerance, on_progress)
+            _score(cursor, tables, run, artifact, replay, sample, tolerance)
     return replay
 
 
-def _read_run(cursor: Cursor, tables: ScoringTables, run_id: str) -> _Run:
-    listed = ", ".join(_RUN_COLUMNS)
-    identity = {"scoring_model": tables.ledger.identifier, "run_id": run_id}
-    found = (
-        cursor.rows(
-            f"select {listed} from {tables.runs.sql} "
-            "where scoring_model = $scoring_model and run_id = $run_id",
-            identity,
-        )
-        if cursor.kind_of(tables.runs) is not None
-        else []
-    )
-    if not found:
-        raise ConfigError(
-            f"{tables.ledger.identifier} has no run {run_id!r} in {tables.runs}",
-            hint="`dbt-onnx runs` lists the runs",
-        )
-    run = _Run(values=dict(zip(_RUN_COLUMNS, found[0], strict=True)))
-    nothing = None
-    if run.status != "success":
-        nothing = f"it ended as {run.status!r} and wrote nothing"
-    elif not (run.rows_scored or 0) + (run.rows_rejected or 0):
-        nothing = "it scored no row: nothing had changed"
-    elif not run.rows_inputs_kept:
-        nothing = "its inputs are not kept: keep_inputs was False, or their time is over"
-    if nothing:
-        raise ConfigError(
-            f"run {run_id!r} of {tables.ledger.identifier} cannot be replayed: {nothing}",
-            hint="`dbt-onnx runs` shows how many rows of inputs are kept of each run",
-        )
-    return run
-
-
-def _check_ledger(
-    cursor: Cursor, tables: ScoringTables, run: _Run, replay: Replay, *, with_hash: bool
-) -> None:
-    """Hold the ledger's rows of the run against the run row: their number and all that they say."""
-    wanted = run.rows_scored + run.rows_rejected
-    count = f"select count(*) from {tables.ledger.sql} where run_id = $run_id"
-    rows = cursor.rows(count, run.values)[0][0]
-    if rows != wanted:
-        replay.report(
-            Finding(problem="ledger", expected=f"{wanted:,}", actual=f"{rows:,} rows of the run")
-        )
-    if not with_hash:
-        return
-    columns = cursor.columns_of(tables.ledger.sql)
-    gone = [name for name in run.output_columns if name not in columns]
-    fingerprint = (
-        f"columns {gone} are gone"
-        if gone
-        else cursor.rows(
-            ledger.fingerprints_of_run(
-                tables.ledger, key=run.key_columns, outputs=run.output_columns
-            ),
-            run.values,
-        )[0][1]
-    )
-    if fingerprint != run.ledger_fingerprint:
-        replay.report(
-            Finding(
-                problem="ledger",
-                expected=f"{run.ledger_fingerprint}",
-                actual=f"the fingerprint of the rows is {fingerprint}",
-            )
-        )
-        _name_rows(cursor, tables, run, replay)
-
-
-def _name_rows(cursor: Cursor, tables: ScoringTables, run: _Run, replay: Replay) -> None:
-    """Name the rows whose stamps contradict the run row."""
-    listed = ", ".join(map(quote, run.key_columns))
-    for stamp in ("model_name", "model_version", "scored_at"):
-        expected = getattr(run, stamp)
-        for *key, actual in cursor.rows(
-            f"select {listed}, {stamp} from {tables.ledger.sql} "
-            f"where run_id = $run_id and {stamp} is distinct from ${stamp} limit {MAX_FINDINGS}",
-            run.values,
-        ):
-            named = dict(zip(run.key_columns, key, strict=True))
-            replay.report(
-                Finding(
-                    problem="ledger",
-                    key=key_text(named),
-                    column_name=stamp,
-                    expected=shown(expected),
-                    actual=shown(actual),
-                )
-            )
-
-
-def _check_inputs(
-    cursor: Cursor, tables: ScoringTables, run: _Run, replay: Replay, *, with_hash: bool
-) -> bool:
-    """Hold the kept inputs against the ledger, row by row. Returns whether they can be scored."""
-    columns = cursor.columns_of(tables.inputs.sql) if cursor.kind_of(tables.inputs) else {}
-    known = {name.casefold() for name in columns}
-    gone = [n for n in ("run_id", *run.key_columns, *run.features) if n.casefold() not in known]
-    if gone:
-        replay.report(
-            Finding(problem="inputs", expected="there", actual=f"{tables.inputs} lacks {gone}")
-        )
-        return False
-    same = " and ".join(f"said.{quote(n)} = fed.{quote(n)}" for n in run.key_columns)
-    keys = ", ".join(f"coalesce(said.{quote(n)}, fed.{quote(n)})" for n in run.key_columns)
-    has_key = " and ".join(f"{quote(n)} is not null" for n in run.key_columns)
-    fed_hash = plan.features_hash(inputs.kept_types(tables.inputs, run.features, run.feature_types))
-    changed = (
-        "or said.features_hash is distinct from case when said.rejected_reason = 'null_as_of' "
-        "then hash(fed.values_hash, 'null_as_of') else fed.values_hash end"
-        if with_hash
-        else ""
-    )
-    problems = cursor.rows(
-        f"""
-        with said as (
-            select * from {tables.ledger.sql} where run_id = $run_id and {has_key}
-        ),
-
-        fed as (
-            select {", ".join(map(quote, run.key_columns))},
-                any_value({fed_hash}) as values_hash, count(*) as occurrences
-            from ({_kept_features(tables, run)}) as kept
-            group by {", ".join(map(quote, run.key_columns))}
-        )
-
-        select
-            {keys},
-            case
-                when fed.occurrences is null then 'no inputs'
-                when said.status is null then 'inputs of a row that the run has not in the ledger'
-                when fed.occurrences > 1 then fed.occurrences || ' inputs'
-                else 'other inputs, or another features_hash'
-            end
-        from said
-        full join fed on {same}
-        where fed.occurrences is null or said.status is null or fed.occurrences > 1 {changed}
-        limit 20""",
-        run.values,
-    )
-    for *key, problem in problems:
-        named = dict(zip(run.key_columns, key, strict=True))
-        finding = Finding(
-            problem="inputs", key=key_text(named), expected="those that were scored", actual=problem
-        )
-        replay.report(finding)
-    return True
-
-
-def _kept_features(tables: ScoringTables, run: _Run) -> str:
-    return inputs.select_inputs(
-        tables.inputs,
-        key=run.key_columns,
-        features=inputs.kept_types(tables.inputs, run.features, run.feature_types),
-        where="run_id = $run_id",
-    )
-
-
-def _load(registry: Registry, artifacts: Path, run: _Run, replay: Replay) -> Artifact | None:
+def _load(registry: Registry, artifacts: Path, run: KeptRun, replay: Replay) -> Artifact | None:
     """The model that scored, found by its sha256; what is wrong with it is reported."""
     try:
         return load_artifact(artifacts, _entry_of(registry, run))
@@ -284,7 +92,7 @@ def _load(registry: Registry, artifacts: Path, run: _Run, replay: Replay) -> Art
         return None
 
 
-def _entry_of(registry: Registry, run: _Run) -> RegistryEntry:
+def _entry_of(registry: Registry, run: KeptRun) -> RegistryEntry:
     entry = registry.resolve(run.model)
     if entry.sha256 == run.artifact_sha256:
         return entry
@@ -297,12 +105,11 @@ def _entry_of(registry: Registry, run: _Run) -> RegistryEntry:
 def _score(
     cursor: Cursor,
     tables: ScoringTables,
-    run: _Run,
+    run: KeptRun,
     artifact: Artifact,
     replay: Replay,
     sample: int | None,
     tolerance: float,
-    on_progress: Callable[[int], None] | None,
 ) -> None:
     session = OnnxSession(
         artifact.model_bytes,
@@ -328,7 +135,6 @@ def _score(
             contract=artifact.contract,
             tally=Tally(),
             batch_rows=run.batch_rows,
-            on_progress=on_progress,
         ):
             compare_batch(replay, batch, key=run.key_columns, columns=columns, tolerance=tolerance)
     finally:
@@ -336,7 +142,7 @@ def _score(
 
 
 def _rows_to_replay(
-    tables: ScoringTables, run: _Run, columns: list[str], *, sample: int | None
+    tables: ScoringTables, run: KeptRun, columns: list[str], *, sample: int | None
 ) -> str:
     """Key, what the ledger says, and the kept features, in the order in which the run scored."""
     carried = [
@@ -358,5 +164,5 @@ def _rows_to_replay(
     return f"""
         select {", ".join([*carried, *features])}
         from (select *, rowid from {tables.ledger.sql} where run_id = $run_id) as said
-        inner join ({_kept_features(tables, run)}) as fed on {same}
+        inner join ({kept_features(tables, run)}) as fed on {same}
         order by {order}"""

@@ -1,0 +1,214 @@
+"""A run and what was kept of it on DuckDB: the run row, held against ledger and kept inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx import inputs, ledger, plan
+from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
+from dbt_onnx.engines.duckdb.tables import ScoringTables
+from dbt_onnx.errors import ConfigError
+from dbt_onnx.identifiers import quote
+from dbt_onnx.replay import MAX_FINDINGS, Finding, Replay, key_text, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import duckdb
+
+    from dbt_onnx.ledger import TableName
+
+_RUN_COLUMNS = (
+    "run_id", "status", "scored_at", "rows_scored", "rows_rejected", "rows_inputs_kept",
+    "key_columns", "features", "feature_types", "output_columns", "model_name", "model_version", "artifact_sha256",
+    "ledger_fingerprint", "features_hash_function", "onnxruntime_version", "threads", "batch_rows",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptRun:
+    """What the run row says, a column an attribute."""
+
+    values: Mapping[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        return self.values[name]
+
+    @property
+    def model(self) -> str:
+        return f"{self.model_name}/{self.model_version}"
+
+
+def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> list[str]:
+    """The run ids of a scoring model whose inputs are there, newest first."""
+    tables = ScoringTables(name)
+    with Cursor(connection.cursor()) as cursor, duckdb_errors():
+        if cursor.kind_of(tables.runs) is None:
+            return []
+        found = cursor.rows(
+            f"select run_id from {tables.runs.sql} where scoring_model = $scoring_model "
+            "and status = 'success' and rows_inputs_kept > 0 order by scored_at desc",
+            {"scoring_model": name.identifier},
+        )
+    return [row[0] for row in found]
+
+
+def read_run(cursor: Cursor, tables: ScoringTables, run_id: str) -> KeptRun:
+    """The run, if it can be replayed. Raises ConfigError when not, with the reason."""
+    listed = ", ".join(_RUN_COLUMNS)
+    identity = {"scoring_model": tables.ledger.identifier, "run_id": run_id}
+    found = (
+        cursor.rows(
+            f"select {listed} from {tables.runs.sql} "
+            "where scoring_model = $scoring_model and run_id = $run_id",
+            identity,
+        )
+        if cursor.kind_of(tables.runs) is not None
+        else []
+    )
+    if not found:
+        raise ConfigError(
+            f"{tables.ledger.identifier} has no run {run_id!r} in {tables.runs}",
+            hint="`dbt-onnx runs` lists the runs",
+        )
+    run = KeptRun(values=dict(zip(_RUN_COLUMNS, found[0], strict=True)))
+    nothing = None
+    if run.status != "success":
+        nothing = f"it ended as {run.status!r} and wrote nothing"
+    elif not (run.rows_scored or 0) + (run.rows_rejected or 0):
+        nothing = "it scored no row: nothing had changed"
+    elif not run.rows_inputs_kept:
+        nothing = "its inputs are not kept: keep_inputs was False, or their time is over"
+    if nothing:
+        raise ConfigError(
+            f"run {run_id!r} of {tables.ledger.identifier} cannot be replayed: {nothing}",
+            hint="`dbt-onnx runs` shows how many rows of inputs are kept of each run",
+        )
+    return run
+
+
+def check_ledger(
+    cursor: Cursor, tables: ScoringTables, run: KeptRun, replay: Replay, *, with_hash: bool
+) -> None:
+    """Hold the ledger's rows of the run against the run row: their number and all that they say."""
+    wanted = run.rows_scored + run.rows_rejected
+    count = f"select count(*) from {tables.ledger.sql} where run_id = $run_id"
+    rows = cursor.rows(count, run.values)[0][0]
+    if rows != wanted:
+        replay.report(
+            Finding(problem="ledger", expected=f"{wanted:,}", actual=f"{rows:,} rows of the run")
+        )
+    if not with_hash:
+        return
+    columns = cursor.columns_of(tables.ledger.sql)
+    gone = [name for name in run.output_columns if name not in columns]
+    fingerprint = (
+        f"columns {gone} are gone"
+        if gone
+        else cursor.rows(
+            ledger.fingerprints_of_run(
+                tables.ledger, key=run.key_columns, outputs=run.output_columns
+            ),
+            run.values,
+        )[0][1]
+    )
+    if fingerprint != run.ledger_fingerprint:
+        replay.report(
+            Finding(
+                problem="ledger",
+                expected=f"{run.ledger_fingerprint}",
+                actual=f"the fingerprint of the rows is {fingerprint}",
+            )
+        )
+        _name_rows(cursor, tables, run, replay)
+
+
+def _name_rows(cursor: Cursor, tables: ScoringTables, run: KeptRun, replay: Replay) -> None:
+    """Name the rows whose stamps contradict the run row."""
+    listed = ", ".join(map(quote, run.key_columns))
+    for stamp in ("model_name", "model_version", "scored_at"):
+        expected = getattr(run, stamp)
+        for *key, actual in cursor.rows(
+            f"select {listed}, {stamp} from {tables.ledger.sql} "
+            f"where run_id = $run_id and {stamp} is distinct from ${stamp} limit {MAX_FINDINGS}",
+            run.values,
+        ):
+            named = dict(zip(run.key_columns, key, strict=True))
+            replay.report(
+                Finding(
+                    problem="ledger",
+                    key=key_text(named),
+                    column_name=stamp,
+                    expected=shown(expected),
+                    actual=shown(actual),
+                )
+            )
+
+
+def check_inputs(
+    cursor: Cursor, tables: ScoringTables, run: KeptRun, replay: Replay, *, with_hash: bool
+) -> bool:
+    """Hold the kept inputs against the ledger, row by row. Returns whether they can be scored."""
+    columns = cursor.columns_of(tables.inputs.sql) if cursor.kind_of(tables.inputs) else {}
+    known = {name.casefold() for name in columns}
+    gone = [n for n in ("run_id", *run.key_columns, *run.features) if n.casefold() not in known]
+    if gone:
+        replay.report(
+            Finding(problem="inputs", expected="there", actual=f"{tables.inputs} lacks {gone}")
+        )
+        return False
+    same = " and ".join(f"said.{quote(n)} = fed.{quote(n)}" for n in run.key_columns)
+    keys = ", ".join(f"coalesce(said.{quote(n)}, fed.{quote(n)})" for n in run.key_columns)
+    has_key = " and ".join(f"{quote(n)} is not null" for n in run.key_columns)
+    fed_hash = plan.features_hash(inputs.kept_types(tables.inputs, run.features, run.feature_types))
+    changed = (
+        "or said.features_hash is distinct from case when said.rejected_reason = 'null_as_of' "
+        "then hash(fed.values_hash, 'null_as_of') else fed.values_hash end"
+        if with_hash
+        else ""
+    )
+    problems = cursor.rows(
+        f"""
+        with said as (
+            select * from {tables.ledger.sql} where run_id = $run_id and {has_key}
+        ),
+
+        fed as (
+            select {", ".join(map(quote, run.key_columns))},
+                any_value({fed_hash}) as values_hash, count(*) as occurrences
+            from ({kept_features(tables, run)}) as kept
+            group by {", ".join(map(quote, run.key_columns))}
+        )
+
+        select
+            {keys},
+            case
+                when fed.occurrences is null then 'no inputs'
+                when said.status is null then 'inputs of a row that the run has not in the ledger'
+                when fed.occurrences > 1 then fed.occurrences || ' inputs'
+                else 'other inputs, or another features_hash'
+            end
+        from said
+        full join fed on {same}
+        where fed.occurrences is null or said.status is null or fed.occurrences > 1 {changed}
+        limit 20""",
+        run.values,
+    )
+    for *key, problem in problems:
+        named = dict(zip(run.key_columns, key, strict=True))
+        finding = Finding(
+            problem="inputs", key=key_text(named), expected="those that were scored", actual=problem
+        )
+        replay.report(finding)
+    return True
+
+
+def kept_features(tables: ScoringTables, run: KeptRun) -> str:
+    """SQL of the run's kept inputs, in the types that they had. Parameter: $run_id."""
+    return inputs.select_inputs(
+        tables.inputs,
+        key=run.key_columns,
+        features=inputs.kept_types(tables.inputs, run.features, run.feature_types),
+        where="run_id = $run_id",
+    )
