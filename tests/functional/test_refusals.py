@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -91,10 +93,28 @@ def test_a_wrong_argument_of_a_macro_is_named(project: ScoringProject, name: str
         assert fault in node.message
 
 
+# dbt leaves the pool of a compilation that failed to the garbage collector
+@pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool:ResourceWarning")
 def test_a_query_that_dbt_cannot_make_is_said(project: ScoringProject) -> None:
     opened = DbtProject(project.root, profiles_dir=project.root)
     with pytest.raises(ConfigError, match=r"dbt can make no query for the project .*no_such_thing"):
         opened.render("select {{ no_such_thing.of() }}", variables={})
+    gc.collect()
+
+
+def test_a_name_in_two_packages_is_asked_for_by_its_id(
+    project: ScoringProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = DbtProject(project.root, profiles_dir=project.root)
+    [own] = opened.scoring_models()
+    other = replace(own, unique_id="model.other.scores")
+    monkeypatch.setattr(opened, "scoring_models", lambda: [own, other])
+    assert opened.scoring_model("model.other.scores") == other
+    wanted = (
+        "2 packages of the project have a scoring model 'scores'\nHint: name one of model.consumer"
+    )
+    with pytest.raises(ConfigError, match=wanted):
+        opened.scoring_model("scores")
 
 
 def test_another_warehouse_than_duckdb_is_refused(
@@ -167,6 +187,25 @@ def test_a_registry_that_is_gone_or_cannot_be_read_is_said(
     connection.execute("create table t (a int); create view model_registry as from t; drop table t")
     with pytest.raises(RegistryError, match=r"main\.model_registry cannot be read: .*t does not"):
         health.read_registry(cursor, sources("model_registry"))
+
+
+def test_features_that_cannot_tell_who_they_are_about_are_a_fault(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    found = replace(
+        sources(None), features=TableName(database="memory", schema="main", identifier="features")
+    )
+    connection.execute("create table t (number int); create view features as from t")
+    cursor = Cursor(connection)
+    assert health.fault_of_features(cursor, sources(None)) == (
+        "the feature relation main.features is not in the warehouse"
+    )
+    fault = health.fault_of_features(cursor, found)
+    assert fault == "the feature relation main.features has no key column ['id']"
+    connection.execute("drop table t")
+    said = health.fault_of_features(cursor, found)
+    assert said is not None
+    assert said.startswith("the feature relation main.features cannot be read: ")
 
 
 def test_figures_of_health_that_cannot_be_read_are_said(
