@@ -131,3 +131,12 @@ def test_what_cannot_be_built_elsewhere_is_refused(materialized: str) -> None:
     )
     with pytest.raises(ConfigError, match=f"features is materialized as '{materialized}'"):
         clock_dependent(shop, "model.shop.scores")
+
+
+def test_ctrl_c_during_a_query_is_no_error_of_the_warehouse() -> None:
+    from dbt_onnx.engines.duckdb.cursor import duckdb_errors
+
+    with pytest.raises(KeyboardInterrupt), duckdb_errors():
+        raise RuntimeError("Query interrupted")  # as duckdb raises it
+    with pytest.raises(RuntimeError, match="another"), duckdb_errors():
+        raise RuntimeError("another")
