@@ -116,7 +116,8 @@ def plan_backfill(
     """Find out what a backfill of the scoring model `name` has to do; writes nothing.
 
     `asked` is the version to score with ("churn/1" or an alias, "churn@challenger") in place of
-    the scoring model's own. Raises ConfigError when the slices make no sense or the features do not
+    the scoring model's own; a slice that another version has run is then missing, else it is done.
+    Raises ConfigError when the slices make no sense or the features do not
     depend on the clock, RegistryError when no such version is registered.
     """
     clocks = slices(first, last, every)
@@ -129,7 +130,8 @@ def plan_backfill(
         calls = scoring_calls(project, Cursor(connection))
         [call] = [call for call in calls if call.scoring_model == model]
         version = _version(project, connection, call, asked)
-        done = backfilling.scored_clocks(connection, model.table, version)
+        # a hole is a moment about which nothing ran; whoever asks for a version wants that one
+        done = backfilling.scored_clocks(connection, model.table, version if asked else None)
     if clocks[-1] > now:
         raise ConfigError(
             f"slice {show_clock(clocks[-1])} is later than the project's clock, {show_clock(now)}",

@@ -67,21 +67,23 @@ def evaluate_clock(connection: duckdb.DuckDBPyConnection, clock_sql: str) -> dat
 
 @duckdb_errors()
 def scored_clocks(
-    connection: duckdb.DuckDBPyConnection, ledger: TableName, version: RegistryEntry
+    connection: duckdb.DuckDBPyConnection, ledger: TableName, version: RegistryEntry | None
 ) -> set[datetime]:
-    """The clocks of a scoring model's successful runs by a model version; empty before the first."""
+    """The clocks of a scoring model's successful runs, by one model version or by any; empty before
+    the first.
+    """
     cursor = Cursor(connection)
     tables = ScoringTables(ledger)
     if cursor.kind_of(tables.runs) is None:
         return set()
     rows = cursor.rows(
         f"select distinct clock from {tables.runs.sql} where scoring_model = $scoring_model "
-        "and status = 'success' and scope in ('full', 'backfill') "
-        "and model_name = $model_name and model_version = $model_version",
+        "and status = 'success' and scope in ('full', 'backfill') and ($model_name is null "
+        "or (model_name = $model_name and model_version = $model_version))",
         {
             "scoring_model": ledger.identifier,
-            "model_name": version.model_name,
-            "model_version": version.model_version,
+            "model_name": version.model_name if version else None,
+            "model_version": version.model_version if version else None,
         },
     )
     return {row[0] for row in rows}
