@@ -12,7 +12,13 @@ from warehouse import line_contract, line_model
 if TYPE_CHECKING:
     from pathlib import Path
 
-OWN = {"main.facts", "main.features", "main.model_registry", "main.dbt_onnx_runs"}
+OWN = {
+    "main.facts",
+    "main.features",
+    "main.model_registry",
+    "main.dbt_onnx_runs",
+    "main.dbt_onnx_references",
+}
 
 
 def tables(*names: str) -> set[str]:
@@ -274,10 +280,12 @@ def test_odd_names_other_schemas_and_other_databases(tmp_path: Path) -> None:
         "main_sché ma.客户 得分__latest",
         "main_sché ma.客户 得分__inputs",
         "main_sché ma.dbt_onnx_runs",
+        "main_sché ma.dbt_onnx_references",
         "other.main_order.table",
         "other.main_order.table__latest",
         "other.main_order.table__inputs",
         "other.main_order.dbt_onnx_runs",
+        "other.main_order.dbt_onnx_references",
     }
 
 

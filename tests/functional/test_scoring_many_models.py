@@ -48,7 +48,12 @@ def test_many_models_at_once_never_conflict_and_each_has_its_run_row(tmp_path: P
         "features",
         "model_registry",
         ledger.RUNS_TABLE,
-        *(f"scores_{number}{suffix}" for number in range(MODELS) for suffix in ("", "__latest", "__inputs")),
+        "dbt_onnx_references",
+        *(
+            f"scores_{number}{suffix}"
+            for number in range(MODELS)
+            for suffix in ("", "__latest", "__inputs")
+        ),
     }
 
 
