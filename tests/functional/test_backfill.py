@@ -87,6 +87,7 @@ class Shop(ScoringProject):
         return subprocess.Popen(
             [*COMMAND, "backfill", *arguments],
             cwd=self.root,
+            env={**os.environ, "DBT_PROFILES_DIR": str(self.root)},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
