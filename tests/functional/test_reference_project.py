@@ -187,7 +187,8 @@ def test_a_broken_rule_is_red_and_decides_nothing(reference: Reference) -> None:
     rules = model.read_text()
     model.write_text(rules.replace("model_p99_ms >=", "model_p99_ms >"))
     try:
-        with pytest.raises(AssertionError, match=r"FAIL 1 serving_decisions::unbounded_input_is"):
+        # two unit tests see it; dbt skips what comes after whichever is first
+        with pytest.raises(AssertionError, match=r"FAIL 1 serving_decisions::"):
             reference.build("--select", "serving_decisions")
     finally:
         model.write_text(rules)
