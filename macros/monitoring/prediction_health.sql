@@ -109,14 +109,10 @@ serving_version as (
 
 recorded_runs as (
     {%- if ledger['runs_columns'] is none %}
-    select
-        cast(null as varchar) as run_id,
-        cast(null as varchar) as status,
-        cast(null as varchar) as scope,
-        cast(null as timestamp) as clock,
-        cast(null as timestamp) as started_at,
-        cast(null as varchar) as error
-    where false
+    {{ dbt_onnx._no_rows({
+        'run_id': 'varchar', 'status': 'varchar', 'scope': 'varchar', 'clock': 'timestamp',
+        'started_at': 'timestamp', 'error': 'varchar'
+    }) }}
     {%- else %}
     select
         run_id,
@@ -158,12 +154,10 @@ last_attempt as (
 
 outcomes as (
     {%- if dbt_onnx._columns_in(results) is none %}
-    select
-        cast(null as varchar) as test_name,
-        cast(null as varchar) as generic_test,
-        cast(null as varchar) as status,
-        cast(null as timestamp) as executed_at
-    where false
+    {{ dbt_onnx._no_rows({
+        'test_name': 'varchar', 'generic_test': 'varchar', 'status': 'varchar',
+        'executed_at': 'timestamp'
+    }) }}
     {%- else %}
     select
         test_name,

@@ -48,19 +48,11 @@
 {% macro _served_versions_ctes(ledger, registry) -%}
 latest as (
     {%- if ledger['latest_columns'] is none %}
-    select
-        {%- for name in ledger['key'] %}
-        cast(null as varchar) as {{ dbt_onnx._identifier(name) }},
-        {%- endfor %}
-        cast(null as timestamp) as as_of,
-        cast(null as timestamp) as scored_at,
-        cast(null as varchar) as status,
-        cast(null as varchar) as rejected_reason,
-        cast(null as varchar) as model_name,
-        cast(null as varchar) as model_version,
-        cast(null as varchar) as run_id,
-        cast(null as timestamp) as last_seen_as_of
-    where false
+    {{ dbt_onnx._no_rows({
+        'as_of': 'timestamp', 'scored_at': 'timestamp', 'status': 'varchar',
+        'rejected_reason': 'varchar', 'model_name': 'varchar', 'model_version': 'varchar',
+        'run_id': 'varchar', 'last_seen_as_of': 'timestamp'
+    }, key=ledger['key']) }}
     {%- else %}
     select
         {{ dbt_onnx._columns(ledger['key']) }},
@@ -81,17 +73,11 @@ latest as (
 
 runs as (
     {%- if ledger['runs_columns'] is none %}
-    select
-        cast(null as varchar) as run_id,
-        cast(null as varchar) as status,
-        cast(null as varchar) as scope,
-        cast(null as timestamp) as started_at,
-        cast(null as timestamp) as as_of,
-        cast(null as varchar) as model_name,
-        cast(null as varchar) as model_version,
-        cast(null as varchar) as model_alias,
-        cast(null as varchar) as artifact_sha256
-    where false
+    {{ dbt_onnx._no_rows({
+        'run_id': 'varchar', 'status': 'varchar', 'scope': 'varchar', 'started_at': 'timestamp',
+        'as_of': 'timestamp', 'model_name': 'varchar', 'model_version': 'varchar',
+        'model_alias': 'varchar', 'artifact_sha256': 'varchar'
+    }) }}
     {%- else %}
     select
         run_id,

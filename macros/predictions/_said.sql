@@ -27,18 +27,11 @@
 {%- set value = dbt_onnx._identifier(speaker['column']) -%}
 {{ speaker['name'] }}_said as (
     {%- if speaker['columns'] is none %}
-    select
-        {%- for name in key %}
-        cast(null as varchar) as {{ dbt_onnx._identifier(name) }},
-        {%- endfor %}
-        cast(null as double) as __dbt_onnx_value,
-        cast(null as timestamp) as as_of,
-        cast(null as varchar) as status,
-        cast(null as varchar) as model_name,
-        cast(null as varchar) as model_version,
-        cast(null as varchar) as run_id,
-        cast(null as timestamp) as scored_at
-    where false
+    {{ dbt_onnx._no_rows({
+        '__dbt_onnx_value': 'double', 'as_of': 'timestamp', 'status': 'varchar',
+        'model_name': 'varchar', 'model_version': 'varchar', 'run_id': 'varchar',
+        'scored_at': 'timestamp'
+    }, key=key) }}
     {%- else %}
     select
         {{ dbt_onnx._columns(key) }},
@@ -61,14 +54,10 @@
 
 {{ speaker['name'] }}_runs as (
     {%- if not speaker['has_runs'] %}
-    select
-        cast(null as varchar) as run_id,
-        cast(null as varchar) as model_name,
-        cast(null as varchar) as model_version,
-        cast(null as timestamp) as as_of,
-        cast(null as timestamp) as started_at,
-        false as is_full
-    where false
+    {{ dbt_onnx._no_rows({
+        'run_id': 'varchar', 'model_name': 'varchar', 'model_version': 'varchar',
+        'as_of': 'timestamp', 'started_at': 'timestamp', 'is_full': 'boolean'
+    }) }}
     {%- else %}
     select
         run_id,

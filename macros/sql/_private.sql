@@ -57,6 +57,19 @@
 {%- endmacro %}
 
 
+{#- A query without rows, for a relation that does not exist yet: `columns` are types by name. -#}
+{% macro _no_rows(columns, key=[]) -%}
+    {%- set selected = [] -%}
+    {%- for name in key -%}
+        {%- do selected.append('cast(null as varchar) as ' ~ dbt_onnx._identifier(name)) -%}
+    {%- endfor -%}
+    {%- for name, type in columns.items() -%}
+        {%- do selected.append('cast(null as ' ~ type ~ ') as ' ~ name) -%}
+    {%- endfor -%}
+    {{ return('select ' ~ selected | join(', ') ~ ' where false') }}
+{%- endmacro %}
+
+
 {#- `{count: 2, period: day}` as an interval. -#}
 {% macro _interval(period) -%}
     {{ return("interval '" ~ period['count'] ~ "' " ~ period['period']) }}

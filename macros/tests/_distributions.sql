@@ -352,6 +352,15 @@ compared as (
 {%- endmacro %}
 
 
+{#- The columns of a finding, without rows: what findings are added to. -#}
+{% macro _no_findings() -%}
+    {{ return(dbt_onnx._no_rows({
+        'column_name': 'varchar', 'problem': 'varchar', 'expected': 'varchar', 'actual': 'varchar',
+        'figure': 'double', 'threshold': 'double', 'severity': 'varchar'
+    })) }}
+{%- endmacro %}
+
+
 {#- Faults of the arguments that both tests have. -#}
 {% macro _faults_of_drift(model, warn_psi, error_psi, min_rows) -%}
     {%- set faults = dbt_onnx._faults_of_relation(model, 'model')

@@ -106,15 +106,7 @@ reference as (
 
 {% endif -%}
 validation_errors as (
-    select
-        cast(null as varchar) as column_name,
-        cast(null as varchar) as problem,
-        cast(null as varchar) as expected,
-        cast(null as varchar) as actual,
-        cast(null as double) as figure,
-        cast(null as double) as threshold,
-        cast(null as varchar) as severity
-    where false
+    {{ dbt_onnx._no_findings() }}
     {%- if has_reference %}
 
     union all by name

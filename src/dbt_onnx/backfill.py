@@ -160,6 +160,9 @@ def run_backfill(
     A slice that fails is a result like any other. Raises WarehouseError when the schemas for the
     features of the past are somebody else's, KeyboardInterrupt when dbt was stopped.
     """
+    if not backfill.missing:
+        # one that was killed after it had committed its last slice left them
+        _drop_scratch(backfill)
     for clock in backfill.missing:
         on_start(clock)
         yield _run_slice(backfill, clock, is_dry_run=is_dry_run)
@@ -196,18 +199,21 @@ def _run_slice(backfill: Backfill, clock: datetime, *, is_dry_run: bool) -> Slic
 
 @contextmanager
 def _scratch(backfill: Backfill) -> Iterator[None]:
-    relations = backfill.relations.values()
     with backfill.project.connect(read_only=False) as connection:
-        backfilling.renew_scratch(connection, relations)
+        backfilling.renew_scratch(connection, backfill.relations.values())
     try:
         yield
     except BaseException:
         # the next backfill drops them as well; what happened matters more
-        with suppress(DbtOnnxError), backfill.project.connect(read_only=False) as connection:
-            backfilling.drop_scratch(connection, relations)
+        with suppress(DbtOnnxError):
+            _drop_scratch(backfill)
         raise
+    _drop_scratch(backfill)
+
+
+def _drop_scratch(backfill: Backfill) -> None:
     with backfill.project.connect(read_only=False) as connection:
-        backfilling.drop_scratch(connection, relations)
+        backfilling.drop_scratch(connection, backfill.relations.values())
 
 
 def _version(

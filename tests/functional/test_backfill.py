@@ -183,6 +183,15 @@ def test_what_has_run_is_not_run_again(filled: Filled) -> None:
     assert SCRATCH not in shop.schemas()
 
 
+def test_what_a_kill_after_the_last_slice_left_is_dropped(filled: Filled) -> None:
+    shop = filled.shop
+    shop.sql(f"create schema {SCRATCH}")
+    shop.sql(f"create table {SCRATCH}.dbt_onnx_backfill as select 'features' as name")
+    shop.sql(f"create table {SCRATCH}.features as select 42 as answer")
+    assert "nothing to do: every slice has run before" in shop.backfill("scores", *MONTHS)
+    assert SCRATCH not in shop.schemas()
+
+
 def test_another_version_has_slices_of_its_own_and_serves_nothing(
     built: Shop, filled: Filled
 ) -> None:
@@ -265,7 +274,8 @@ def kill_again_and_again(shop: Any, *arguments: str, kills: int, seconds: float,
             process.kill()
             process.communicate()
         else:
-            assert process.returncode == 0, process.communicate()[0]
+            printed = process.communicate()[0]
+            assert process.returncode == 0, printed
             return killed
     return kills
 
