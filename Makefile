@@ -2,6 +2,8 @@
 # make nightly FROM=1998-04-01 DAYS=30         play nightly builds, a line a night
 # make test                                    every check
 # make test-long                               20 kills of a backfill, 50 tamperings with a history
+# make bench [ONLY="--only scoring"]           measure, against rivals and limits, into benchmarks/
+# make bench-smoke                             the same in short, three minutes
 # make train                                   train and export the reference models again
 PYTHON ?= python3
 VENV := .venv
@@ -16,7 +18,7 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 export DBT_PROFILES_DIR := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run nightly train test test-long lint clean
+.PHONY: help setup run nightly train test test-long bench bench-smoke lint clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -54,6 +56,12 @@ test-long: setup
 	DBT_ONNX_KILLS=20 DBT_ONNX_TAMPERINGS=50 $(BIN)/python -m pytest -k 'killed or tampering' \
 		tests/functional/test_backfill.py tests/functional/test_backfill_of_reference.py \
 		tests/functional/test_replay.py tests/functional/test_played_history.py
+
+bench: setup
+	$(BIN)/python -m benchmarks $(ONLY)
+
+bench-smoke: setup
+	$(BIN)/python -m benchmarks --smoke $(ONLY)
 
 clean:
 	rm -rf warehouse target logs

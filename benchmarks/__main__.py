@@ -1,0 +1,54 @@
+"""`python -m benchmarks [--smoke] [--only SECTION]...`"""
+
+from __future__ import annotations
+
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from benchmarks import results
+from benchmarks.measure import Scale
+
+SECTIONS = ("scoring", "memory", "incremental", "history", "lookup", "overhead", "growth")
+FOLDER = Path(__file__).parent
+
+
+@click.command()
+@click.option("--smoke", is_flag=True, help="Smaller, 25 % of leeway, writes no results.")
+@click.option("--only", multiple=True, type=click.Choice(SECTIONS), help="Run these sections.")
+def main(*, smoke: bool, only: tuple[str, ...]) -> None:
+    """Measure, print each figure as it comes, and exit with 1 when one misses its target."""
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    margin = results.SMOKE_MARGIN if smoke else 0.0
+    missed = 0
+    for name in only or SECTIONS:
+        if not (FOLDER / "sections" / f"{name}.py").exists():
+            continue
+        console.rule(name)
+        started, rows = time.monotonic(), []
+        for row in import_module(f"benchmarks.sections.{name}").measure(Scale(smoke=smoke)):
+            rows.append(row)
+            missed += not row.holds(margin=margin)
+            console.print(_line(row, margin=margin), soft_wrap=True)
+        console.print(f"[dim]{name}: {time.monotonic() - started:.0f} s[/dim]")
+        if not smoke:
+            document = results.merge(FOLDER / "results.json", name, rows)
+            (FOLDER / "RESULTS.md").write_text(results.markdown(document))
+            results.plot(document, [FOLDER / "growth.png", FOLDER / "growth.svg"])
+    console.print(f"{missed} figure(s) missed" if missed else "every figure is reached")
+    sys.exit(1 if missed else 0)
+
+
+def _line(row: results.Row, *, margin: float) -> str:
+    word = "    " if not row.judged else "ok  " if row.holds(margin=margin) else "[red]MISS[/red]"
+    figure = results.shown(row.figure, row.unit)
+    target = f"({row.target})" if row.judged else ""
+    return f"{word} {row.workload:24} {row.against:28} {figure:>12} {target:18} {row.detail}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""dbt projects in folders of their own, run in the process of a task; a node's time is dbt's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from benchmarks.data import FOLDER
+from benchmarks.measure import ROOT, Stopwatch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+NODE = "scores"
+SOURCE = "source"
+"""The name under which a project sees the data file, which is attached and never written."""
+
+_PROJECT = """
+name: benchmark
+version: "1.0"
+config-version: 2
+profile: benchmark
+model-paths: [models]
+flags: {send_anonymous_usage_stats: false}
+"""
+_SCORES = """
+from dbt_onnx import score
+
+def model(dbt, session):
+    dbt.config(materialized="predictions")
+    return score(
+        dbt, session,
+        features=dbt.ref("features"),
+        registry=dbt.ref("model_registry"),
+        %s
+    )
+"""
+
+
+@dataclass(frozen=True)
+class NodeRun:
+    """`seconds`: execution_time of the node in run_results.json."""
+
+    seconds: float
+    message: str
+
+
+class Project:
+    """A dbt project whose warehouse is `warehouse.duckdb` in its folder, `data` attached to it.
+
+    `duckdb` are settings of the warehouse: {"threads": 2, "memory_limit": "1GB"}.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.warehouse = folder / "warehouse.duckdb"
+
+    def set_up(self, *, data: str | None = None, duckdb: Mapping[str, Any] | None = None) -> None:
+        target: dict[str, Any] = {"type": "duckdb", "path": str(self.warehouse), "threads": 1}
+        if data:
+            target["attach"] = [{"path": str(data), "alias": SOURCE, "read_only": True}]
+        if duckdb:
+            target["config_options"] = dict(duckdb)
+        profile = {"benchmark": {"target": "dev", "outputs": {"dev": target}}}
+        self.write("dbt_project.yml", _PROJECT)
+        self.write("profiles.yml", yaml.safe_dump(profile))
+
+    def write(self, path: str, text: str) -> None:
+        target = self.folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(dedent(text).lstrip("\n"), encoding="utf-8")
+
+    def dbt(self, *arguments: str) -> dict[str, NodeRun]:
+        """Run a dbt command in this process; its nodes by name. Raises RuntimeError."""
+        os.environ.update(DO_NOT_TRACK="1", DBT_SEND_ANONYMOUS_USAGE_STATS="false")
+        from dbt.cli.main import dbtRunner
+
+        folders = ["--project-dir", str(self.folder), "--profiles-dir", str(self.folder)]
+        before = Path.cwd()
+        os.chdir(self.folder)
+        try:
+            done = dbtRunner().invoke([arguments[0], "--quiet", *arguments[1:], *folders])
+        finally:
+            os.chdir(before)
+        results = self.folder / "target" / "run_results.json"
+        if not done.success:
+            told = results.read_text()[-2000:] if results.exists() else ""
+            raise RuntimeError(f"dbt {' '.join(arguments)} failed: {done.exception}\n{told}")
+        if arguments[0] not in {"run", "build", "test", "seed"}:
+            return {}
+        return {
+            item["unique_id"].split(".")[2]: NodeRun(item["execution_time"], item["message"] or "")
+            for item in json.loads(results.read_text())["results"]
+        }
+
+
+def create(
+    *,
+    folder: str,
+    data: str | None,
+    model: Mapping[str, str],
+    features: str = f"select * from {SOURCE}.features",
+    materialized: str = "view",
+    key: Sequence[str] = ("id",),
+    duckdb: Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> None:
+    """A task: make a project with the scoring model `scores`, and build all that it reads.
+
+    model       as `benchmarks.models` describes a model: artifacts, name, version, sha256
+    features    the SELECT behind the model `features`, which is `materialized` as told
+    duckdb      settings of the warehouse
+    arguments   further ones of `score()`: keep_inputs, as_of, refresh_after, batch_rows, threads
+    """
+    project = Project(Path(folder))
+    project.set_up(data=data, duckdb=duckdb)
+    project.write("packages.yml", f"packages: [{{local: {ROOT}}}]\n")
+    given = {"model": model["name"], "key": list(key), **arguments}
+    project.write(f"models/{NODE}.py", _SCORES % ", ".join(f"{k}={v!r}" for k, v in given.items()))
+    _write_features(project, features, materialized)
+    project.write(
+        "seeds/model_registry.csv",
+        "model_name,model_version,alias,artifact,sha256\n"
+        f"{model['name']},{model['version']},champion,{model['artifact']},{model['sha256']}\n",
+    )
+    (project.folder / "artifacts").symlink_to(model["artifacts"])
+    project.dbt("deps")
+    project.dbt("seed")
+    project.dbt("run", "--select", "features")
+
+
+def change_features(
+    *,
+    folder: str,
+    features: str,
+    materialized: str = "view",
+) -> None:
+    """A task: change the SELECT behind `features` and build it, so that the next run sees it."""
+    project = Project(Path(folder))
+    _write_features(project, features, materialized)
+    project.dbt("run", "--select", "features")
+
+
+def run(
+    *, folder: str, clock: str | None = None, options: Sequence[str] = (), warm: bool = True
+) -> dict[str, Any]:
+    """A task: `dbt run --select scores` in a project that was created, first run or later one.
+
+    `seconds` are the node's. `warm`: what a run imports is imported before, as with the rivals.
+    """
+    project = Project(Path(folder))
+    if warm:
+        import_all()
+    variables = ["--vars", json.dumps({"dbt_onnx_clock": clock})] if clock else []
+    with Stopwatch() as watch:
+        nodes = project.dbt("run", "--select", NODE, *variables, *options)
+    node = nodes[NODE]
+    return {
+        "cpu_seconds": watch.taken()["cpu_seconds"],  # of the whole dbt run
+        "seconds": node.seconds,
+        "message": node.message,
+    }
+
+
+def first_run(*, keep: str | None = None, warm: bool = True, **settings: Any) -> dict[str, Any]:
+    """A task: a project of its own, created, run once and deleted; `keep` names its folder."""
+    with_folder = keep or str(new_folder())
+    shutil.rmtree(with_folder, ignore_errors=True)
+    try:
+        create(folder=with_folder, **settings)
+        return run(folder=with_folder, warm=warm)
+    finally:
+        if keep is None:
+            shutil.rmtree(with_folder, ignore_errors=True)
+
+
+def import_all() -> None:
+    """Import what a scoring run imports."""
+    import onnx
+    import onnxruntime
+    import pyarrow.compute  # noqa: F401
+
+    import dbt_onnx.engines.duckdb
+
+    del onnx, onnxruntime, dbt_onnx
+
+
+def new_folder() -> Path:
+    """The name of a folder for one measurement; whoever makes it deletes it."""
+    return FOLDER / "runs" / uuid.uuid4().hex
+
+
+def _write_features(project: Project, features: str, materialized: str) -> None:
+    config = f"{{{{ config(materialized='{materialized}') }}}}\n"
+    project.write("models/features.sql", config + features + "\n")

@@ -1,0 +1,146 @@
+"""Rows of the benchmark's table: what was measured, what it must reach, and whether it does."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+SMOKE_MARGIN = 0.25
+"""How much worse than its target a figure of the short version may be."""
+
+LIBRARIES = ("dbt-core", "dbt-duckdb", "duckdb", "onnxruntime", "pyarrow", "numpy",
+             "pandas", "scikit-learn", "skl2onnx")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measured figure. Without `at_least` and `at_most` it is told, not judged.
+
+    `unit` is "x" for a ratio, else that of the figure. `series` are the points (x, seconds) behind
+    the figure, for the plot; `series_of` says what x counts.
+    """
+
+    section: str
+    workload: str
+    against: str
+    unit: str
+    figure: float
+    at_least: float | None = None
+    at_most: float | None = None
+    detail: str = ""
+    series: Sequence[tuple[float, float]] = ()
+    series_of: str = ""
+
+    def holds(self, *, margin: float = 0.0) -> bool:
+        """Whether the figure is within `margin` (0.25: a quarter) of its target, or has none."""
+        least = self.at_least is None or self.figure >= self.at_least * (1 - margin)
+        most = self.at_most is None or self.figure <= self.at_most * (1 + margin)
+        return least and most
+
+    @property
+    def judged(self) -> bool:
+        return self.at_least is not None or self.at_most is not None
+
+    @property
+    def target(self) -> str:
+        bounds = (("at least", self.at_least), ("at most", self.at_most))
+        return " and ".join(f"{word} {shown(n, self.unit)}" for word, n in bounds if n is not None)
+
+    @property
+    def verdict(self) -> str:
+        return "" if not self.judged else "yes" if self.holds() else "**no**"
+
+
+def shown(number: float, unit: str) -> str:
+    return f"{number:,.{2 if abs(number) < 100 else 0}f} {unit}".strip()
+
+
+def environment() -> dict[str, str]:
+    """The machine and the versions that figures are told with."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def merge(path: Path, section: str, rows: Iterable[Row]) -> dict[str, Any]:
+    """Put the rows of a section into the results file, in place of what it had of it."""
+    document = json.loads(path.read_text()) if path.exists() else {}
+    document[section] = {
+        "measured_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "environment": environment(),
+        "rows": [asdict(row) for row in rows],
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    return document
+
+
+def rows_of(section: Mapping[str, Any]) -> list[Row]:
+    return [Row(**row) for row in section["rows"]]
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """RESULTS.md: a table a section, each with its machine and versions."""
+    lines = ["# Results", "", "Written by `make bench`; README.md beside this says how to read it."]
+    for name, section in document.items():
+        known = section["environment"]
+        versions = ", ".join(f"{key} {known[key]}" for key in known if key != "machine")
+        lines += [
+            "", f"## {name}", "",
+            f"{section['measured_at']}, {known['machine']}; {versions}.", "",
+            "| workload | against | figure | target | reached | detail |",
+            "|---|---|---|---|---|---|",
+        ]  # fmt: skip
+        lines += [_line(row) for row in rows_of(section)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: Row) -> str:
+    cells = (row.workload, row.against, shown(row.figure, row.unit), row.target, row.verdict)
+    return "| " + " | ".join((*cells, row.detail)) + " |"
+
+
+def plot(document: Mapping[str, Any], paths: Iterable[Path]) -> None:
+    """Draw every series of the results: time against rows, time against features."""
+    rows = [row for section in document.values() for row in rows_of(section) if row.series]
+    axes_of = sorted({row.series_of for row in rows}, reverse=True)
+    if not rows:
+        return
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    mpl.rcParams["svg.hashsalt"] = "growth"
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(axes_of), figsize=(6 * len(axes_of), 4), squeeze=False)
+    for axis, what in zip(axes[0], axes_of, strict=True):
+        for row in rows:
+            if row.series_of == what:
+                axis.plot(*zip(*row.series, strict=True), marker="o", label=row.workload)
+        axis.set(xlabel=what, ylabel="seconds", xscale="log", yscale="log")
+        axis.grid(visible=True, alpha=0.3)
+        axis.legend(fontsize="small")
+    figure.tight_layout()
+    for path in paths:
+        figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
+    plt.close(figure)

@@ -1,0 +1,1 @@
+"""What dbt_onnx is compared with: each module is one way to score a DuckDB table."""
