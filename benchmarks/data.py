@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 
 from benchmarks.measure import ROOT
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 FOLDER = Path(os.environ.get("DBT_ONNX_BENCHMARKS", ROOT / "warehouse" / "benchmarks"))
 """Where data, models, projects and what they write are kept; nothing in it is precious."""
+_MIXED = ("s0", "s1", "s2", "i0", "i1", "i2", "i3", "d0", "d1", "d2")
 
 
 def table(select: str, *, name: str = "features") -> Path:
@@ -39,5 +44,35 @@ def floats(rows: int, features: int) -> Path:
     return table(f"select i as id, {', '.join(columns)} from range({rows}) as rows(i)")
 
 
-def names(features: int) -> list[str]:
-    return [f"f{k}" for k in range(features)]
+def mixed(rows: int, features: int = 10) -> Path:
+    """`id`, three texts, four BIGINT and three DOUBLE columns; of each, one in 20 is NULL."""
+    if features != len(_MIXED):
+        raise ValueError(f"the mixed table has {len(_MIXED)} features, not {features}")
+    values = {
+        "s": "concat('{name}_', cast(floor({u} * {u} * 40) as integer))",
+        "i": "cast(floor({u} * 1000) as bigint)",
+        "d": "({u} * 4 - 2)",
+    }
+    columns = []
+    for k, name in enumerate(_MIXED):
+        value = values[name[0]].format(name=name, u=uniform(k))
+        columns.append(f"case when {uniform(100 + k)} >= 0.05 then {value} end as {name}")
+    return table(f"select i as id, {', '.join(columns)} from range({rows}) as rows(i)")
+
+
+def array(rows: int, features: int = 64) -> Path:
+    """`id` and `embedding`, a FLOAT[`features`]."""
+    values = ", ".join(f"cast({uniform(k)} * 4 - 2 as float)" for k in range(features))
+    return table(
+        f"select i as id, array_value({values}) as embedding from range({rows}) as rows(i)"
+    )
+
+
+TABLES: dict[str, Callable[[int, int], Path]] = {"floats": floats, "mixed": mixed, "array": array}
+
+
+def columns(table_name: str, features: int) -> list[str]:
+    """The features of a table, in the order of the model."""
+    if table_name == "array":
+        return ["embedding"]
+    return list(_MIXED) if table_name == "mixed" else [f"f{k}" for k in range(features)]

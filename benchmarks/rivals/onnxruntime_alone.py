@@ -1,0 +1,53 @@
+"""onnxruntime on a matrix that is in memory already: no reading, no encoding, no writing."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.measure import Stopwatch
+from benchmarks.rivals import feeds, warehouse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CALL_ROWS = 65_536
+WORKERS = 2
+
+
+def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:
+    """A task: two workers, each with a session of one thread. The scores are written afterwards,
+    so that they can be compared; that is not measured.
+    """
+    connection = warehouse.connect(folder, workload)
+    rows = connection.execute(warehouse.select(workload)).to_arrow_table().combine_chunks()
+    arrays = [column.combine_chunks() for column in rows.columns]
+    matrices = feeds.of_arrays(arrays[1:], workload)
+    with Stopwatch() as watch:
+        sessions = [feeds.session(workload, threads=1) for _ in range(WORKERS)]
+        starts = range(0, len(rows), CALL_ROWS)
+
+        def call(worker: int) -> list[np.ndarray]:
+            return [
+                feeds.infer(
+                    sessions[worker], {k: m[i : i + CALL_ROWS] for k, m in matrices.items()}
+                )
+                for i in starts[worker::WORKERS]
+            ]
+
+        with ThreadPoolExecutor(WORKERS) as pool:
+            parts = list(pool.map(call, range(WORKERS)))
+    found = np.concatenate([parts[i % WORKERS][i // WORKERS] for i in range(len(starts))])
+    _write(connection, arrays[0], found)
+    return watch.taken()
+
+
+def _write(connection: Any, keys: Any, found: np.ndarray) -> None:
+    import pyarrow as pa
+
+    from benchmarks.rivals.stream import column_of
+
+    connection.register("predictions", pa.table({"id": keys, "score": column_of(found)}))
+    connection.execute("create table scores as from predictions")

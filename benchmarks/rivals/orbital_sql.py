@@ -1,0 +1,32 @@
+"""Run by the Python that has orbital: a scikit-learn pipeline in, its SQL out."""
+
+import json
+import sys
+from pathlib import Path
+
+import joblib
+import orbital
+from orbital import types
+from sklearn.pipeline import Pipeline
+
+TYPES = {
+    "f": types.FloatColumnType,
+    "d": types.DoubleColumnType,
+    "i": types.Int64ColumnType,
+    "s": types.StringColumnType,
+}
+
+
+def main(estimator: str, columns: str, into: str) -> None:
+    fitted = joblib.load(estimator)
+    pipeline = fitted if isinstance(fitted, Pipeline) else Pipeline([("model", fitted)])
+    features = {name: TYPES[name[0]]() for name in json.loads(columns)}
+    parsed = orbital.parse_pipeline(pipeline, features=features)
+    sql = orbital.export_sql(
+        "features", parsed, dialect="duckdb", projection=orbital.ResultsProjection(["id"])
+    )
+    Path(into).write_text(sql)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,33 @@
+"""What the rivals outside dbt share: a DuckDB file to write, the data attached, stamps to bind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STAMPS = "$run_id as run_id, $scored_at::timestamp as scored_at, $model_version as model_version"
+
+
+def connect(folder: str, workload: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
+    """A connection to `warehouse.duckdb` in the folder, which is made, and to the data."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    connection = duckdb.connect(str(Path(folder) / "warehouse.duckdb"))
+    connection.execute(f"attach '{workload['data']}' as source (read_only)")
+    return connection
+
+
+def stamps(workload: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "run_id": "6f1c2a9e-2f53-4a4c-9d0e-6a0f0e5b7c11",
+        "scored_at": "2026-01-01 00:00:00",
+        "model_version": workload["model"]["version"],
+    }
+
+
+def select(workload: Mapping[str, Any]) -> str:
+    return f"select id, {', '.join(workload['columns'])} from source.features"
