@@ -61,7 +61,8 @@ class Row:
 
 
 def shown(number: float, unit: str) -> str:
-    return f"{number:,.{2 if abs(number) < 100 else 0}f} {unit}".strip()
+    digits = ",.0f" if abs(number) >= 100 else ",.2f" if abs(number) >= 0.1 or not number else ".1g"
+    return f"{number:{digits}} {unit}".strip()
 
 
 def environment() -> dict[str, str]:

@@ -10,20 +10,25 @@ from benchmarks import data, models
 CHUNK_ROWS = 262_144
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Workload:
-    """`table` is floats, mixed or array. `workers`: how many sessions a careful author would run
-    at once: two where inference takes the time, one where reading and writing do. `smoke_rows`
-    none: not in the short version.
+    """`table` is floats, mixed or array.
+
+    rows, smoke_rows     in the long and in the short version; none: not in the short one
+    inference_dominates  the model takes most of the time, not reading and writing
+    workers              sessions that a careful author would run at once
+    orbital              whether orbital can make SQL of the model
     """
 
     name: str
     model: str
     rows: int
-    smoke_rows: int | None
+    smoke_rows: int | None = None
     table: str = "floats"
     features: int = 10
-    workers: int = 2
+    inference_dominates: bool = False
+    workers: int = 1
+    orbital: bool = True
 
     def described(self, rows: int) -> dict[str, Any]:
         """As JSON, with data and model made: what every rival is given."""
@@ -36,13 +41,23 @@ class Workload:
         }
 
 
-WORKLOADS = (
-    Workload("logistic", "logistic", 5_000_000, 1_000_000, workers=1),
-    Workload("20 trees", "trees_20", 5_000_000, None),
-    Workload("100 trees", "trees_100", 2_000_000, 500_000),
-    Workload("histogram", "histogram", 1_000_000, None),
-    Workload("perceptron", "perceptron", 2_000_000, None),
-    Workload("200 features", "logistic", 500_000, None, features=200, workers=1),
-    Workload("mixed columns", "mixed", 1_000_000, 200_000, "mixed"),
-    Workload("64-float array", "projection", 1_000_000, None, "array", 64, workers=1),
+_HEAVY: dict[str, Any] = {"inference_dominates": True, "workers": 2}
+
+LOGISTIC = Workload(name="logistic", model="logistic", rows=5_000_000, smoke_rows=1_000_000)
+TREES_20 = Workload(name="20 trees", model="trees_20", rows=5_000_000, **_HEAVY)
+TREES_100 = Workload(
+    name="100 trees", model="trees_100", rows=2_000_000, smoke_rows=500_000, **_HEAVY
 )
+HISTOGRAM = Workload(name="histogram", model="histogram", rows=1_000_000, orbital=False, **_HEAVY)
+PERCEPTRON = Workload(name="perceptron", model="perceptron", rows=2_000_000, **_HEAVY)
+WIDE = Workload(name="200 features", model="logistic", rows=500_000, features=200)
+MIXED = Workload(
+    name="mixed columns", model="mixed", rows=1_000_000, smoke_rows=200_000, table="mixed",
+    workers=2,
+)  # fmt: skip
+ARRAY = Workload(
+    name="64-float array", model="projection", rows=1_000_000, table="array", features=64,
+    orbital=False,
+)  # fmt: skip
+
+WORKLOADS = (LOGISTIC, TREES_20, TREES_100, HISTOGRAM, PERCEPTRON, WIDE, MIXED, ARRAY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime  # noqa: F401, imports are not measured
@@ -30,6 +31,9 @@ def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:
             whole = [_whole(array) for array in arrays]
             return column_of(feeds.infer(running, feeds.of_arrays(whole, workload)))
 
+        predict.__signature__ = Signature(  # type: ignore[attr-defined]
+            [Parameter(name, Parameter.POSITIONAL_ONLY) for name in columns]
+        )
         connection.create_function(
             "predict",
             predict,

@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline
 TYPES = {
     "f": types.FloatColumnType,
     "d": types.DoubleColumnType,
-    "i": types.Int64ColumnType,
+    "i": types.DoubleColumnType,  # an integer column is imputed as a double
     "s": types.StringColumnType,
 }
 
@@ -22,9 +22,9 @@ def main(estimator: str, columns: str, into: str) -> None:
     pipeline = fitted if isinstance(fitted, Pipeline) else Pipeline([("model", fitted)])
     features = {name: TYPES[name[0]]() for name in json.loads(columns)}
     parsed = orbital.parse_pipeline(pipeline, features=features)
-    sql = orbital.export_sql(
-        "features", parsed, dialect="duckdb", projection=orbital.ResultsProjection(["id"])
-    )
+    parsed.features["id"] = types.Int64ColumnType()  # carried along
+    projection = orbital.ResultsProjection(["id"])
+    sql = orbital.export_sql("features", parsed, dialect="duckdb", projection=projection)
     Path(into).write_text(sql)
 
 

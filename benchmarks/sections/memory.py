@@ -1,0 +1,88 @@
+"""The peak resident set of the whole process, `dbt run` and all, at growing numbers of rows.
+
+The profile gives DuckDB two threads and a memory limit, as whoever has a memory budget does: without
+one DuckDB keeps in memory what it has read, up to 80 % of the machine.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import models, project
+from benchmarks.data import coarse_floats
+from benchmarks.measure import Measurement, Task, run
+from benchmarks.results import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmarks.measure import Scale
+
+DUCKDB = {"memory_limit": "256MB", "threads": 2}
+MAX_GIGABYTES = 1.5
+MAX_GROWTH_PERCENT = 15.0
+_CHANGED = (
+    "select * replace (case when id % 100 = 0 then f0 + 1 else f0 end as f0) "
+    f"from {project.SOURCE}.features"
+)
+
+
+def measure(scale: Scale) -> Iterator[Row]:
+    sizes = scale.of(full=(1_000_000, 10_000_000, 100_000_000), smoke=(100_000, 1_000_000))
+    for keep_inputs in scale.of(full=(True, False), smoke=(True,)):
+        runs = [_runs(rows, keep_inputs=keep_inputs) for rows in sizes]
+        inputs = "inputs kept" if keep_inputs else "inputs not kept"
+        for kind in ("first run", "1 % changed"):
+            of_kind = {rows: run[kind] for rows, run in zip(sizes, runs, strict=True)}
+            yield from _rows(f"{kind}, {inputs}", of_kind)
+
+
+def _runs(rows: int, *, keep_inputs: bool) -> dict[str, Measurement]:
+    """A first run and a later one, each in a process of its own."""
+    folder = project.new_folder()
+    settings = {
+        "data": str(coarse_floats(rows, 10)),
+        "model": models.model("logistic"),
+        "duckdb": DUCKDB,
+        "keep_inputs": keep_inputs,
+    }
+    try:
+        run(Task("benchmarks.project", "create", {"folder": str(folder), **settings}))
+        of_folder = {"folder": str(folder)}
+        return {
+            "first run": run(Task("benchmarks.project", "run", of_folder)),
+            "1 % changed": run(Task("benchmarks.sections.memory", "run_changed", of_folder)),
+        }
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_changed(*, folder: str) -> dict[str, Any]:
+    """A task: change the features of one entity in 100, and run."""
+    project.change_features(folder=folder, features=_CHANGED)
+    return project.run(folder=folder)
+
+
+def _rows(workload: str, runs: dict[int, Measurement]) -> Iterator[Row]:
+    peaks = {rows: run.peak_mb for rows, run in runs.items()}
+    least, most = min(runs), max(runs)
+    row = {"section": "memory", "workload": workload}
+    yield Row(
+        **row,
+        against=f"DuckDB limited to {DUCKDB['memory_limit']}",
+        unit="GB",
+        figure=max(peaks.values()) / 1000,
+        at_most=MAX_GIGABYTES,
+        detail="; ".join(
+            f"{rows:,} rows {run.peak_mb / 1000:.2f} GB, {run.seconds:.1f} s"
+            for rows, run in runs.items()
+        ),
+    )
+    yield Row(
+        **row,
+        against=f"{least:,} to {most:,} rows",
+        unit="% more",
+        figure=100 * (max(peaks.values()) / min(peaks.values()) - 1),
+        at_most=MAX_GROWTH_PERCENT,
+    )

@@ -1,0 +1,169 @@
+"""Every workload by every rival and by dbt_onnx: a first run, so every row is scored."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import workloads
+from benchmarks.measure import Scale, Stopwatch, Task, Turns, in_turns, run
+from benchmarks.project import new_folder
+from benchmarks.results import Row
+from benchmarks.rivals import orbital
+from benchmarks.workloads import WORKLOADS, Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+OURS = "dbt_onnx"
+WITH_INPUTS = "dbt_onnx, inputs kept"
+PANDAS = "pandas model"
+STREAM = "hand-written stream"
+ORBITAL = "orbital"
+SCIKIT_LEARN = "scikit-learn in chunks"
+FUNCTION = "Arrow function"
+LIMIT = "onnxruntime alone"
+
+RIVALS = {
+    PANDAS: "pandas_model",
+    STREAM: "stream",
+    ORBITAL: "orbital",
+    SCIKIT_LEARN: "scikit_learn",
+    FUNCTION: "arrow_function",
+    LIMIT: "onnxruntime_alone",
+}
+DIFFERENCE = 1e-5
+"""The largest difference of two scores: absolute up to 1, relative above."""
+
+
+def measure(scale: Scale) -> Iterator[Row]:
+    for workload in WORKLOADS:
+        rows = workload.smoke_rows if scale.smoke else workload.rows
+        if rows is not None:
+            yield from _compare(workload, rows, scale)
+
+
+def at_least(workload: Workload, rival: str) -> float | None:
+    """How many times as fast as a rival dbt_onnx must be; none: it is told, not judged."""
+    if rival == PANDAS:
+        return 1.2 if workload.inference_dominates else 2.0
+    if rival == ORBITAL:
+        wanted = {workloads.LOGISTIC: 1.3, workloads.TREES_20: 1.0, workloads.TREES_100: 1.3}
+        return wanted.get(workload)
+    if rival == LIMIT:
+        near = {workloads.TREES_100, workloads.HISTOGRAM, workloads.PERCEPTRON}
+        return 0.9 if workload in near else None
+    return {STREAM: 0.95, FUNCTION: 1.5}.get(rival)
+
+
+def score(
+    *, module: str | None, workload: Mapping[str, Any], folder: str | None, **ours: Any
+) -> Any:
+    """A task: score a workload in a folder of its own, by a rival or, without one, by dbt_onnx.
+    `folder`: where to leave what was written; without it, it is deleted.
+    """
+    from importlib import import_module
+
+    place = folder or str(new_folder())
+    try:
+        if module is not None:
+            rival = import_module(f"benchmarks.rivals.{module}")
+            return rival.score(folder=place, workload=workload)
+        from benchmarks import project
+
+        project.create(folder=place, data=workload["data"], model=workload["model"], **ours)
+        return project.run(folder=place)
+    finally:
+        if folder is None:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def difference(*, folders: Mapping[str, str], vectors: bool) -> dict[str, Any]:
+    """A task: the largest difference of each contender's scores to the first one's. Raises
+    ValueError when one has other keys.
+    """
+    import duckdb
+
+    connection = duckdb.connect()
+    for position, folder in enumerate(folders.values()):
+        path = Path(folder) / "warehouse.duckdb"
+        connection.execute(f"attach '{path}' as c{position} (read_only)")
+    apart = "abs(a.score - b.score) / greatest(1, abs(a.score))"
+    if vectors:
+        one, other = (f"cast({table}.score as float[16])" for table in "ab")
+        length = f"sqrt(array_inner_product({one}, {one}))"
+        apart = f"array_distance({one}, {other}) / greatest(1, {length})"
+    found = {}
+    with Stopwatch() as watch:
+        for position, name in enumerate(folders):
+            both, one, other, most = connection.execute(
+                f"select count(*) filter (where a.id is not null and b.id is not null "
+                f"and a.score is not null and b.score is not null), count(a.id), count(b.id), "
+                f"max({apart}) from c0.scores as a full join c{position}.scores as b using (id)"
+            ).fetchall()[0]
+            if not both == one == other:
+                raise ValueError(f"{name} scored {other:,} rows, {both:,} of {one:,} as well")
+            found[name] = most
+    return {**watch.taken(), "found": found}
+
+
+def _compare(workload: Workload, rows: int, scale: Scale) -> Iterator[Row]:
+    described = workload.described(rows)
+    tasks = _tasks(workload, described)
+    yield _agreement(workload, described, tasks)
+    turns = in_turns(tasks, scale.rounds)
+    for rival in tasks:
+        if rival not in {OURS, WITH_INPUTS}:
+            yield _row(workload, rows, turns, OURS, rival, at_least=at_least(workload, rival))
+    yield _row(workload, rows, turns, WITH_INPUTS, OURS)
+
+
+def _tasks(workload: Workload, described: Mapping[str, Any]) -> dict[str, Task]:
+    def task(module: str | None, **ours: Any) -> Task:
+        arguments = {"module": module, "workload": described, "folder": None, **ours}
+        return Task("benchmarks.sections.scoring", "score", arguments)
+
+    rivals = {
+        name: task(module) for name, module in RIVALS.items() if workload.orbital or name != ORBITAL
+    }
+    if workload.orbital:
+        orbital.sql_of(described)
+    return {OURS: task(None, keep_inputs=False), WITH_INPUTS: task(None), **rivals}
+
+
+def _agreement(workload: Workload, described: Mapping[str, Any], tasks: Mapping[str, Task]) -> Row:
+    """No time is worth anything before all have said the same. These runs warm up, too."""
+    top = new_folder()
+    folders = {name: str(top / str(position)) for position, name in enumerate(tasks)}
+    try:
+        for name, task in tasks.items():
+            run(Task(task.module, task.function, {**task.arguments, "folder": folders[name]}))
+        vectors = described["table"] == "array"
+        arguments = {"folders": folders, "vectors": vectors}
+        found = run(Task(__name__, "difference", arguments)).said["found"]
+    finally:
+        shutil.rmtree(top, ignore_errors=True)
+    worst = max(found, key=found.__getitem__)
+    return Row(
+        section="scoring", workload=workload.name, against="all, largest difference", unit="",
+        figure=found[worst], at_most=DIFFERENCE, detail=worst,
+    )  # fmt: skip
+
+
+def _row(
+    workload: Workload, rows: int, turns: Turns, name: str, to: str, **target: float | None
+) -> Row:
+    def told(contender: str) -> str:
+        speed = rows / turns.seconds(contender) / 1e6
+        return f"{speed:.2f} million rows/s in {turns.peak_mb(contender):,.0f} MB"
+
+    return Row(
+        section="scoring",
+        workload=workload.name,
+        against=to if name == OURS else f"{OURS} without inputs kept",
+        unit="x",
+        figure=turns.speed_ratio(name, to),
+        detail=f"{told(name)}; {told(to)}",
+        **target,
+    )
