@@ -76,7 +76,7 @@ def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings
     connection: dbt-duckdb would print an exception with its traceback, and a user's mistake
     deserves one clear message.
     """
-    from dbt_onnx.engines.duckdb import score_table
+    from dbt_onnx.engines.duckdb.table_scoring import score_table
 
     document = json.loads(settings)
     run_settings = RunSettings(**{item.name: document[item.name] for item in fields(RunSettings)})

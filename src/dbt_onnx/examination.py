@@ -189,7 +189,7 @@ def _check_fit(
     features.check_contract(
         reader, artifact.contract, model=f"{artifact.model_name}/{artifact.model_version}"
     )
-    outputs = output_types(reader, artifact.contract.output_fields())
+    outputs = output_types(artifact.contract.output_fields())
     collisions = {name.casefold() for name in key} & {name.casefold() for name in outputs}
     if collisions:
         raise ContractError(

@@ -35,6 +35,8 @@ STAMP_TYPES = {
     "scored_at": "TIMESTAMP",
     "features_hash": "UBIGINT",
 }
+# why a row was written says nothing about what holds
+LEDGER_ONLY = ("score_reason", "is_late")
 LATEST_TYPES = {"last_seen_as_of": "TIMESTAMP", "confirmed_as_of": "TIMESTAMP"}
 
 SCORE_REASONS = (
@@ -114,7 +116,8 @@ class LedgerShape:
 
     @property
     def latest_columns(self) -> dict[str, str]:
-        return {**self.ledger_columns, **LATEST_TYPES}
+        said = {n: kind for n, kind in self.ledger_columns.items() if n not in LEDGER_ONLY}
+        return {**said, **LATEST_TYPES}
 
 
 def create_table(table: TableName, columns: Mapping[str, str]) -> str:
@@ -171,27 +174,44 @@ def fingerprints_of_run(ledger: TableName, *, key: Sequence[str], outputs: Seque
 MODEL = ("model_name", "model_version")
 
 
-def merge_latest(ledger: TableName, latest: TableName, shape: LedgerShape) -> list[str]:
+def merge_latest(ledger: TableName, latest: TableName, shape: LedgerShape) -> str:
     """Bring `latest` up to date with the rows that this full run appended to the ledger.
 
-    Parameters: $run_id, $scored_at. A late row stays in the ledger only.
+    Parameters: $model_name, $model_version, $run_id, $scored_at. A late row stays in the ledger only.
     """
-    columns = list(shape.ledger_columns)
+    columns = [name for name in shape.latest_columns if name not in LATEST_TYPES]
     updates = ", ".join(f"{quote(name)} = said.{quote(name)}" for name in columns)
-    inserted = ", ".join([*(f"said.{quote(name)}" for name in columns), "null", "null"])
-    merge = f"""
+    inserted = ", ".join(f"said.{quote(name)}" for name in columns)
+    return f"""
         merge into {latest.sql} as latest
-        using (
-            select * from {ledger.sql}
-            where run_id = $run_id and scored_at = $scored_at
-                and not is_late and {_not_null(shape.key)}
-        ) as said
-        on {_equal((*shape.key, *MODEL, "status"), "latest", "said")}
+        using ({_said_by_run(ledger, shape)}) as said
+        on {_equal((*shape.key, "status"), "latest", "said")} and {_is_model("latest")}
         when matched then update set {updates}, confirmed_as_of = null, last_seen_as_of = null
         when not matched then
-            insert ({", ".join(quote(name) for name in [*columns, *LATEST_TYPES])})
-            values ({inserted})"""
-    return [merge, delete_healed(latest, shape)]
+            insert ({", ".join(quote(name) for name in columns)}) values ({inserted})"""
+
+
+def insert_latest(ledger: TableName, latest: TableName, shape: LedgerShape) -> str:
+    """The same where `latest` has no rows of this model version, in half the time."""
+    columns = ", ".join(quote(name) for name in shape.latest_columns if name not in LATEST_TYPES)
+    return f"insert into {latest.sql} ({columns}) select {columns} from ({_said_by_run(ledger, shape)})"
+
+
+def _said_by_run(ledger: TableName, shape: LedgerShape) -> str:
+    return (
+        f"select * from {ledger.sql} where run_id = $run_id and scored_at = $scored_at "
+        f"and not is_late and {_not_null(shape.key)}"
+    )
+
+
+def rows_of_model(latest: TableName) -> str:
+    """Whether `latest` has rows of this model version, and rejections among them. Parameters:
+    $model_name, $model_version.
+    """
+    return (
+        f"select count(*) > 0, count(*) filter (status = 'rejected') > 0 from {latest.sql} as latest "
+        f"where {_is_model('latest')}"
+    )
 
 
 def confirm_rows(latest: TableName, shape: LedgerShape, *, rows_sql: str) -> str:
@@ -264,7 +284,7 @@ def rebuild_latest(ledger: TableName, shape: LedgerShape) -> str:
     row's own `as_of`: a rebuilt table is never fresher than the truth, and the next full run
     confirms what is there.
     """
-    columns = ", ".join(quote(name) for name in shape.ledger_columns)
+    columns = ", ".join(quote(n) for n in shape.latest_columns if n not in LATEST_TYPES)
     entity = ", ".join(quote(name) for name in (*shape.key, *MODEL))
     return f"""
         with newest as (

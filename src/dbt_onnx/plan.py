@@ -16,7 +16,7 @@ warehouse.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dbt_onnx.identifiers import quote
@@ -24,6 +24,7 @@ from dbt_onnx.ledger import SCORE_REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from dbt_onnx.ledger import LedgerShape
 
@@ -31,6 +32,11 @@ _INTEGER_TYPES = frozenset(
     {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
 )
 _FLOAT_TYPES = frozenset({"FLOAT", "DOUBLE"})
+_MATERIALIZED = "temp.main.__dbt_onnx_planned"
+_PLANNED_COLUMNS = (
+    '"__dbt_onnx_as_of"', '"__dbt_onnx_features_hash"', '"__dbt_onnx_rejected_reason"', "score_reason",
+    "is_late", "is_advanced", "is_returned", "was_rejected", "rows_present", "known_hash",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +46,8 @@ class Plan:
     `features_sql` is a query; `features` maps the columns that the model reads to their SQL types.
     `ledger`, `latest` and `runs` are relations: table names, or typed empty ones before the first
     run. `hash_changed` says that the features hash of the last run came from another function. All
-    rows of a backfill are late.
+    rows of a backfill are late. `is_materialized`: the rows that a run has something to do with
+    are in a temporary table, see `materialize`.
     """
 
     features_sql: str
@@ -56,6 +63,7 @@ class Plan:
     hash_changed: bool = False
     is_backfill: bool = False
     has_late_rows: bool = False
+    is_materialized: bool = False
 
 
 def features_hash(columns: Mapping[str, str], *, of: str | None = None) -> str:
@@ -79,9 +87,87 @@ def _widened(column: str, sql_type: str) -> str:
     return column
 
 
-def count_rows(features_sql: str, *, as_of_sql: str) -> str:
-    """One row: the number of rows, and the oldest and the newest moment that they describe."""
-    return f"select count(*), min({as_of_sql}), max({as_of_sql}) from ({features_sql}) as features"
+def describe_features(plan: Plan) -> str:
+    """One row about the feature relation as a whole: a `Snapshot`, how many rows lack a key, and how
+    many a moment.
+    """
+    keys = ", ".join(quote(name) for name in plan.shape.key)
+    null_key = " or ".join(f"{quote(name)} is null" for name in plan.shape.key)
+    return f"""
+        with described as (
+            select
+                {keys},
+                {plan.as_of_sql} as "__dbt_onnx_as_of",
+                {features_hash(plan.features)} as "__dbt_onnx_features_hash"
+            from ({plan.features_sql}) as source
+        )
+
+        select {_described(plan)},
+            count(*) filter ({null_key}),
+            count(*) filter ("__dbt_onnx_as_of" is null)
+        from described"""
+
+
+def describe_latest(plan: Plan) -> str:
+    """The same of the rows of latest about entities that the last full run has seen, and how many of
+    them are rejections. Parameters: $model_name, $model_version.
+    """
+    return f"{_tracked(plan)} select {_described(plan)}, count(*) filter (status = 'rejected') from tracked"
+
+
+def describe_overruled(plan: Plan) -> str:
+    """The same of those that a rejection has overruled. Parameters: $model_name, $model_version."""
+    same = " and ".join(f"rejected.{quote(n)} = scored.{quote(n)}" for n in plan.shape.key)
+    return f"""{_tracked(plan)}, overruled as (
+            select scored.* from tracked as scored
+            inner join tracked as rejected on {same} and rejected.status = 'rejected'
+            where scored.status = 'scored'
+        )
+
+        select {_described(plan)} from overruled"""
+
+
+def _tracked(plan: Plan) -> str:
+    keys = ", ".join(quote(name) for name in plan.shape.key)
+    return f"""
+        with tracked as (
+            select
+                {keys},
+                status,
+                greatest(as_of, confirmed_as_of) as "__dbt_onnx_as_of",
+                features_hash as "__dbt_onnx_features_hash"
+            from {plan.latest}
+            where model_name = $model_name and model_version = $model_version
+                and last_seen_as_of is null
+        )"""
+
+
+def _described(plan: Plan) -> str:
+    """The columns of `Snapshot`."""
+    keys = ", ".join(quote(name) for name in plan.shape.key)
+    return f"""
+            count(*),
+            min("__dbt_onnx_as_of"),
+            max("__dbt_onnx_as_of"),
+            bit_xor(hash({keys}, "__dbt_onnx_features_hash")),
+            bit_xor(hash({keys}, "__dbt_onnx_as_of", "__dbt_onnx_features_hash"))"""
+
+
+def oldest_score(plan: Plan) -> str:
+    """The oldest moment of a run whose scores are in latest. Parameters: $scoring_model,
+    $model_name, $model_version.
+    """
+    return f"""
+        with scored as (
+            select run_id, min(as_of) as as_of from {plan.latest}
+            where model_name = $model_name and model_version = $model_version
+                and status = 'scored' and last_seen_as_of is null
+            group by run_id
+        )
+
+        select min(coalesce(runs.as_of, scored.as_of)) from scored
+        left join {plan.runs} as runs
+            on runs.run_id = scored.run_id and runs.scoring_model = $scoring_model"""
 
 
 def duplicate_keys(features_sql: str, key: Sequence[str], *, examples: int = 5) -> str:
@@ -94,18 +180,37 @@ def duplicate_keys(features_sql: str, key: Sequence[str], *, examples: int = 5) 
     )
 
 
-def count_tracked(latest: str) -> str:
-    """How many rows of latest belong to entities that the last full run has seen. Parameters:
-    $model_name, $model_version.
+def materialize(plan: Plan) -> str:
+    """Put the rows that a run has something to do with into a temporary table: where most rows are
+    as they were, the join with what is known is then made once, and the features are read once.
     """
-    return (
-        f"select count(*) from {latest} where model_name = $model_name "
-        "and model_version = $model_version and last_seen_as_of is null"
-    )
+    keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key))]
+    features = [f"feature_{i}" for i in range(len(plan.features))]
+    columns = ", ".join([*keys, *_PLANNED_COLUMNS, *features])
+    return f"""create or replace temp table {_MATERIALIZED} as {_joined(plan)}
+        select {columns} from planned
+        where score_reason is not null or was_rejected or is_late or is_returned or is_advanced
+            or rows_present <> 1"""
+
+
+def describe_materialized(plan: Plan) -> str:
+    """One row about the rows in the temporary table: how many there are; the fingerprint of their
+    features and that of what was known of them, as in `Snapshot`; how many of them the last full run
+    had seen; whether a key occurs twice.
+    """
+    keys = ", ".join(f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key)))
+    return f"""
+        select
+            count(*),
+            bit_xor(hash({keys}, "__dbt_onnx_features_hash")),
+            bit_xor(hash({keys}, known_hash)) filter (rows_present > 0),
+            count(*) filter (rows_present > 0),
+            count(*) > (select count(*) from (select distinct {keys} from {_MATERIALIZED}))
+        from {_MATERIALIZED}"""
 
 
 def summarize(plan: Plan) -> str:
-    """One row of totals, for `PlanSummary.from_row`."""
+    """One row of totals, for `PlanSummary.from_row`, of all rows or of those in the temporary table."""
     reasons = ",\n            ".join(
         f"count(*) filter (score_reason = '{reason}') as rows_{reason}" for reason in SCORE_REASONS
     )
@@ -145,12 +250,18 @@ def select_rows(plan: Plan) -> str:
 def select_advanced(plan: Plan) -> str:
     """The keys and moments of unchanged rows that are about a newer moment than is known of them."""
     keys = ", ".join(f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key)))
-    return f"""{_planned(plan)}
+    return f"""{_joined(plan)}
         select {keys}, "__dbt_onnx_as_of" from planned
         where is_advanced and score_reason is null"""
 
 
 def _planned(plan: Plan) -> str:
+    if plan.is_materialized:
+        return f"with planned as (select * from {_MATERIALIZED})"
+    return _joined(plan)
+
+
+def _joined(plan: Plan) -> str:
     """Join each feature row with what is known of its entity, and give it a reason or none.
 
     A row is late when it is about a moment before one for which the entity's score is known to hold.
@@ -321,6 +432,40 @@ def _late(plan: Plan, keys: Sequence[str]) -> str:
 """
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """Rows with their key and features, and when they are from, as a whole.
+
+    `fingerprint` does not depend on the order of the rows, `dated_fingerprint` regards the moment of
+    each row, too; none without rows.
+    """
+
+    rows: int
+    oldest: datetime | None
+    newest: datetime | None
+    fingerprint: int | None
+    dated_fingerprint: int | None
+
+    def without(self, other: Snapshot) -> Snapshot:
+        """Some of the rows taken out; moments stay. An exclusive or takes out what it put in."""
+        return replace(
+            self,
+            rows=self.rows - other.rows,
+            fingerprint=(self.fingerprint or 0) ^ (other.fingerprint or 0),
+            dated_fingerprint=(self.dated_fingerprint or 0) ^ (other.dated_fingerprint or 0),
+        )
+
+    def holds(self, features: Snapshot) -> bool:
+        """Whether these rows, known of entities, are those of the feature relation: each with the
+        same features, and none about a moment before one that is known.
+        """
+        if (self.rows, self.fingerprint) != (features.rows, features.fingerprint):
+            return False
+        if features.oldest == features.newest:
+            return bool(self.newest and features.newest and self.newest <= features.newest)
+        return self.dated_fingerprint == features.dated_fingerprint
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanSummary:
     """Totals of a plan. `rows_in` = rows to score (all reasons) + unchanged."""
@@ -333,6 +478,25 @@ class PlanSummary:
     rows_returned: int
     rows_advanced: int
     input_fingerprint: int | None
+
+    @classmethod
+    def nothing(cls, *, rows_in: int, rows_tracked: int, rows_rejected: int) -> PlanSummary:
+        """The plan of a run that finds what is known already."""
+        return cls(
+            rows_in=rows_in,
+            per_reason=dict.fromkeys(SCORE_REASONS, 0),
+            rows_still_rejected=rows_rejected,
+            rows_late=0,
+            rows_present=rows_tracked,
+            rows_returned=0,
+            rows_advanced=0,
+            input_fingerprint=None,
+        )
+
+    def with_unchanged(self, rows_in: int) -> PlanSummary:
+        """The totals of all rows, when these are without the rows that are as they were."""
+        unchanged = rows_in - self.rows_in
+        return replace(self, rows_in=rows_in, rows_present=self.rows_present + unchanged)
 
     @classmethod
     def from_row(cls, row: Mapping[str, int]) -> PlanSummary:

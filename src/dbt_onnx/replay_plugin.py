@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from dbt.adapters.duckdb.plugins import BasePlugin
 
 from dbt_onnx.dbt_model import project_folder
-from dbt_onnx.engines.duckdb import read_runs, replay_run, replayable_runs
+from dbt_onnx.engines.duckdb.history import read_runs
+from dbt_onnx.engines.duckdb.kept_run import replayable_runs
+from dbt_onnx.engines.duckdb.replaying import replay_run
 from dbt_onnx.errors import DbtOnnxError
 from dbt_onnx.ledger import TableName
 from dbt_onnx.registry import Registry

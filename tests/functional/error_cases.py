@@ -577,7 +577,9 @@ def rows_differ_when_read_again(warehouse: Warehouse) -> Attempt:
         "create view restless as select i::integer as id, 1.0::double as a, 1.0::double as b "
         "from range(200_000) as rows(i) where i <= (select random() * 200_000)"
     )
-    return Attempt(ScoringError, {"features": 'select * from "w"."main"."restless"'})
+    return Attempt(
+        ScoringError, {"features": 'select * from "w"."main"."restless"', "full_refresh": True}
+    )
 
 
 @case
@@ -585,7 +587,17 @@ def values_differ_when_read_again(warehouse: Warehouse) -> Attempt:
     warehouse.sql(
         "create view trembling as select id, random() as a, 1.0::double as b from features"
     )
-    return Attempt(ScoringError, {"features": 'select * from "w"."main"."trembling"'})
+    return Attempt(
+        ScoringError, {"features": 'select * from "w"."main"."trembling"', "full_refresh": True}
+    )
+
+
+@case
+def changes_differ_when_read_again(warehouse: Warehouse) -> Attempt:
+    warehouse.sql(
+        "create view wavering as select id, random() as a, 1.0::double as b from features"
+    )
+    return Attempt(ScoringError, {"features": 'select * from "w"."main"."wavering"'})
 
 
 # the tables of the warehouse

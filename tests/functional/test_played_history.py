@@ -26,7 +26,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import brier_score_loss, roc_auc_score
 from tampering import KINDS, Tamperer
 
-from dbt_onnx.engines.duckdb import replay_run
+from dbt_onnx.engines.duckdb.replaying import replay_run
 from dbt_onnx.ledger import TableName
 from dbt_onnx.registry import Registry
 

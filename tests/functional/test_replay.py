@@ -12,7 +12,9 @@ from sklearn.ensemble import GradientBoostingClassifier
 from warehouse import Warehouse, line_contract, line_model
 
 import dbt_onnx
-from dbt_onnx.engines.duckdb import read_history, read_runs, replay_run, replayable_runs
+from dbt_onnx.engines.duckdb.history import read_history, read_runs
+from dbt_onnx.engines.duckdb.kept_run import replayable_runs
+from dbt_onnx.engines.duckdb.replaying import replay_run
 from dbt_onnx.errors import ConfigError, WarehouseError
 from dbt_onnx.ledger import TableName
 from dbt_onnx.registry import Registry

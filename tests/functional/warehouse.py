@@ -10,7 +10,7 @@ import duckdb
 from onnx import TensorProto, helper
 
 from dbt_onnx.contract import Contract, Feature, Input, Output
-from dbt_onnx.engines.duckdb import RunSummary, score_table
+from dbt_onnx.engines.duckdb.table_scoring import RunSummary, score_table
 from dbt_onnx.job import RunSettings, check_request
 
 if TYPE_CHECKING:
@@ -194,4 +194,6 @@ def rebuilt_latest(
         scored = newest.get((*slot[:-1], "scored"), row)
         if scored[at["scored_at"]] <= row[at["scored_at"]]:
             kept.append(row)
-    return kept
+    # why a row was written is in the ledger only
+    left_out = (at["score_reason"], at["is_late"])
+    return [tuple(v for i, v in enumerate(row) if i not in left_out) for row in kept]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from dbt_onnx.engines.duckdb import RunRow, Said
+    from dbt_onnx.engines.duckdb.history import RunRow, Said
     from dbt_onnx.replay import Replay
 
 _SHORT = 8

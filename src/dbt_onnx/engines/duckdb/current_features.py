@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -70,5 +69,7 @@ def sample_features(
 def count_features(reader: Cursor, features: FeatureRelation, *, key: Sequence[str]) -> int:
     """The number of rows. Raises DataError when there are none, or when a key occurs twice."""
     # the moments that the rows describe are left aside: which clock the next run has is not known
-    features.check_rows(reader, key=key, as_of=None, clock=datetime.now(UTC).replace(tzinfo=None))
-    return int(reader.rows(f"select count(*) from ({features.sql}) as features")[0][0])
+    rows: int = reader.rows(f"select count(*) from ({features.sql}) as features")[0][0]
+    features.check_not_empty(rows)
+    features.check_keys(reader, key=key)
+    return rows

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx import plan
-from dbt_onnx.errors import ConfigError, ContractError, DataError
+from dbt_onnx.errors import ConfigError, ContractError, DataError, ScoringError
 from dbt_onnx.identifiers import literal, quote
 from dbt_onnx.relation import check_relation
 
@@ -77,21 +77,18 @@ class FeatureRelation:
         types |= {name: schema.field(name).type for name in present}
         check_relation(contract, types, where=self.name, model=model)
 
-    def check_rows(
-        self, reader: Cursor, *, key: Sequence[str], as_of: str | None, clock: datetime
-    ) -> tuple[datetime, datetime]:
-        """The oldest and the newest moment that the rows describe, the clock if none does.
-
-        Raises DataError when there are no rows, when they describe the future, or when a key
-        occurs twice.
-        """
-        as_of_sql = self.as_of_sql(as_of, clock=clock)
-        rows_in, oldest, newest = reader.rows(plan.count_rows(self.sql, as_of_sql=as_of_sql))[0]
-        if rows_in == 0:
+    def check_not_empty(self, rows: int) -> None:
+        """Raise DataError when there are no rows."""
+        if rows == 0:
             raise DataError(
                 f"{self.name} has no rows: there is nothing to score",
                 hint="check the model upstream; `dbt run --empty` builds the tables without rows",
             )
+
+    def check_newest(
+        self, newest: datetime | str | None, *, as_of: str | None, clock: datetime
+    ) -> None:
+        """Raise DataError when rows describe the future."""
         # duckdb hands out moments beyond Python's calendar as text
         if isinstance(newest, str) or (newest is not None and newest > clock):
             raise DataError(
@@ -99,6 +96,9 @@ class FeatureRelation:
                 f"clock says {clock}",
                 hint="correct the dates upstream, or set the variable dbt_onnx_clock",
             )
+
+    def check_keys(self, reader: Cursor, *, key: Sequence[str]) -> None:
+        """Raise DataError when a key occurs twice."""
         repeated = reader.rows(plan.duplicate_keys(self.sql, key))
         if repeated:
             examples = "; ".join(
@@ -109,7 +109,17 @@ class FeatureRelation:
                 hint="give the features model one row per key, or add the column that tells its "
                 "rows apart to key",
             )
-        return oldest or clock, newest or clock
+
+
+def unstable(
+    features: str, difference: str = "the rows to score are others each time"
+) -> ScoringError:
+    """The error for a feature relation that was read more than once and was not the same."""
+    return ScoringError(
+        difference,
+        hint=f"{features} gave other rows when it was read again: materialize it as a table, or "
+        "take random() and the like out of it",
+    )
 
 
 def relation_name(relation: Any) -> str:

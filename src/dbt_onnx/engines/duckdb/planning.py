@@ -7,8 +7,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx import plan
+from dbt_onnx.engines.duckdb.features import unstable
 from dbt_onnx.engines.duckdb.runs import NOW
-from dbt_onnx.plan import Plan, PlanSummary
+from dbt_onnx.plan import Plan, PlanSummary, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,7 +69,6 @@ def plan_run(
     `is_other_version`: a backfill asked for another version than the scoring model's own.
     """
     clock, now = reader.rows(f"select {settings.clock_sql}, {NOW}")[0]
-    oldest, as_of = features.check_rows(reader, key=request.key, as_of=request.as_of, clock=clock)
     previous = run.previous(reader)
     last_full = run.last_full(
         reader, model_name=artifact.model_name, model_version=artifact.model_version
@@ -77,17 +77,6 @@ def plan_run(
     is_past = last_full.clock is not None and clock < last_full.clock
     is_backfill = is_other_version or is_past
     function = features_hash_function(reader)
-    # a machine's clock that was set back must not make the newest prediction look older
-    scored_at = now if previous is None else max(now, previous.scored_at + _TICK)
-    parameters = {
-        "scoring_model": settings.identifier,
-        "run_id": settings.run_id,
-        "model_name": artifact.model_name,
-        "model_version": artifact.model_version,
-        "run_as_of": as_of,
-        "last_full_as_of": last_full.as_of,
-        "scored_at": scored_at,
-    }
     rows_plan = Plan(
         features_sql=features.sql,
         shape=shape,
@@ -104,12 +93,44 @@ def plan_run(
         is_backfill=is_backfill,
         has_late_rows=is_backfill,
     )
-    summary = _summarize(reader, rows_plan, parameters)
-    if summary.rows_late and not rows_plan.has_late_rows:
-        # only now is the ledger read: an ordinary night has no late rows
-        rows_plan = replace(rows_plan, has_late_rows=True)
-        summary = _summarize(reader, rows_plan, parameters)
-    tracked = reader.rows(plan.count_tracked(rows_plan.latest), parameters)[0][0]
+    given = _describe_features(reader, rows_plan)
+    features.check_not_empty(given.snapshot.rows)
+    features.check_newest(given.snapshot.newest, as_of=request.as_of, clock=clock)
+    oldest, as_of = given.snapshot.oldest or clock, given.snapshot.newest or clock
+    # a machine's clock that was set back must not make the newest prediction look older
+    scored_at = now if previous is None else max(now, previous.scored_at + _TICK)
+    parameters = {
+        "scoring_model": settings.identifier,
+        "run_id": settings.run_id,
+        "model_name": artifact.model_name,
+        "model_version": artifact.model_version,
+        "run_as_of": as_of,
+        "last_full_as_of": last_full.as_of,
+        "scored_at": scored_at,
+    }
+    known = _describe_latest(reader, rows_plan, parameters)
+    if _is_known_already(reader, rows_plan, given, known, parameters):
+        summary = PlanSummary.nothing(
+            rows_in=given.snapshot.rows, rows_tracked=known.rows, rows_rejected=known.rejected
+        )
+    else:
+        if known.rows and not rows_plan.full_refresh:
+            rows_plan = replace(rows_plan, is_materialized=True)
+            reader.execute(plan.materialize(rows_plan), parameters)
+        if not rows_plan.is_materialized:
+            features.check_keys(reader, key=request.key)
+        elif not _adds_up(reader, rows_plan, given, known):
+            # entities are gone, or a key occurs twice, or the relation never gives the same rows
+            features.check_keys(reader, key=request.key)
+            if given != _describe_features(reader, rows_plan):
+                raise unstable(features.name)
+        summary = _summarize(reader, rows_plan, given, parameters)
+        if summary.rows_late and not rows_plan.has_late_rows:
+            # only now is the ledger read: an ordinary night has no late rows
+            rows_plan = replace(rows_plan, has_late_rows=True)
+            if rows_plan.is_materialized:
+                reader.execute(plan.materialize(rows_plan), parameters)
+            summary = _summarize(reader, rows_plan, given, parameters)
     return PlannedRun(
         plan=rows_plan,
         summary=summary,
@@ -119,9 +140,59 @@ def plan_run(
         oldest_as_of=oldest,
         scored_at=scored_at,
         hash_function=function,
-        has_absent=tracked > summary.rows_present,
+        has_absent=known.rows > summary.rows_present,
         parameters=parameters,
     )
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The feature relation as a whole."""
+
+    snapshot: Snapshot
+    without_key: int
+    without_moment: int
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What latest holds about the entities that the last full run has seen: a row each, and how many
+    rows of the table that is.
+    """
+
+    snapshot: Snapshot
+    rows: int
+    rejected: int
+
+
+def _describe_features(reader: Cursor, rows_plan: Plan) -> _Given:
+    *snapshot, without_key, without_moment = reader.rows(plan.describe_features(rows_plan))[0]
+    return _Given(Snapshot(*snapshot), without_key, without_moment)
+
+
+def _describe_latest(reader: Cursor, rows_plan: Plan, parameters: Mapping[str, Any]) -> _Known:
+    *described, rejected = reader.rows(plan.describe_latest(rows_plan), parameters)[0]
+    tracked = Snapshot(*described)
+    if not rejected:
+        return _Known(tracked, tracked.rows, 0)
+    overruled = Snapshot(*reader.rows(plan.describe_overruled(rows_plan), parameters)[0])
+    return _Known(tracked.without(overruled), tracked.rows, rejected)
+
+
+def _is_known_already(
+    reader: Cursor, rows_plan: Plan, given: _Given, known: _Known, parameters: Mapping[str, Any]
+) -> bool:
+    """Whether no row has a reason to be scored, told by fingerprints: no join, and no look at keys,
+    which are unique in latest.
+    """
+    asked = rows_plan.full_refresh or rows_plan.retry_rejected or rows_plan.is_backfill
+    unusual = rows_plan.hash_changed or given.without_key or given.without_moment
+    if asked or unusual or not known.snapshot.holds(given.snapshot):
+        return False
+    if rows_plan.refresh_after_sql is None:
+        return True
+    expired = f"({plan.oldest_score(rows_plan)}) + {rows_plan.refresh_after_sql} <= $run_as_of"
+    return reader.rows(f"select coalesce({expired}, false)", parameters)[0][0] is False
 
 
 def features_hash_function(cursor: Cursor) -> str:
@@ -129,10 +200,28 @@ def features_hash_function(cursor: Cursor) -> str:
     return f"duckdb.hash/{cursor.rows(_HASH_PROBE)[0][0]:016x}"
 
 
-def _summarize(reader: Cursor, rows_plan: Plan, parameters: Mapping[str, Any]) -> PlanSummary:
+def _adds_up(reader: Cursor, rows_plan: Plan, given: _Given, known: _Known) -> bool:
+    """Whether the feature relation is what latest holds, with the rows in the temporary table in the
+    place of what was known of them. Then its keys are unique, as they are in latest, and it has given
+    the same rows twice; told without looking for a key that occurs twice in all of them.
+    """
+    row = reader.rows(plan.describe_materialized(rows_plan))[0]
+    rows, fingerprint, known_fingerprint, tracked, has_repeated = row
+    unchanged = (known.snapshot.fingerprint or 0) ^ (known_fingerprint or 0)
+    return (
+        not has_repeated
+        and given.snapshot.rows == known.snapshot.rows - tracked + rows
+        and given.snapshot.fingerprint == unchanged ^ (fingerprint or 0)
+    )
+
+
+def _summarize(
+    reader: Cursor, rows_plan: Plan, given: _Given, parameters: Mapping[str, Any]
+) -> PlanSummary:
     row = reader.rows(plan.summarize(rows_plan), parameters)[0]
     names = [description[0] for description in reader.raw.description or []]
-    return PlanSummary.from_row(dict(zip(names, row, strict=True)))
+    summary = PlanSummary.from_row(dict(zip(names, row, strict=True)))
+    return summary.with_unchanged(given.snapshot.rows) if rows_plan.is_materialized else summary
 
 
 def _interval(period: timedelta | None) -> str | None:

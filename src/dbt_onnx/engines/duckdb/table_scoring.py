@@ -173,7 +173,7 @@ def _shape_of(
     features.check_columns(key=request.key, as_of=request.as_of)
     features.check_contract(reader, artifact.contract, model=_name(artifact))
     _check_input_names(request, artifact)
-    outputs = writing.output_types(reader, artifact.contract.output_fields())
+    outputs = writing.output_types(artifact.contract.output_fields())
     collisions = {n.casefold() for n in request.key} & {n.casefold() for n in outputs}
     if collisions:
         raise ContractError(

@@ -58,7 +58,7 @@ class ScoringTables:
         _refuse_foreign(
             cursor,
             self.latest,
-            {**ledger.STAMP_TYPES, **ledger.LATEST_TYPES},
+            (set(ledger.STAMP_TYPES) - set(ledger.LEDGER_ONLY)) | set(ledger.LATEST_TYPES),
             role="latest table",
             repairable=True,
         )
@@ -172,7 +172,7 @@ class ScoringTables:
         known = cursor.columns_of(self.ledger.sql)
         if cursor.kind_of(self.latest) is not None:
             found = cursor.columns_of(self.latest.sql)
-            if set(found) == {*known, *ledger.LATEST_TYPES}:
+            if set(found) == {*known, *ledger.LATEST_TYPES} - set(ledger.LEDGER_ONLY):
                 return False
         outputs = {n: k for n, k in known.items() if n not in (*shape.key, *ledger.STAMP_TYPES)}
         rebuilt = ledger.rebuild_latest(self.ledger, LedgerShape(key=shape.key, outputs=outputs))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from dbt_onnx import inputs, ledger, plan
-from dbt_onnx.errors import DataError, ScoringError
+from dbt_onnx.engines.duckdb.features import unstable
+from dbt_onnx.errors import DataError
 from dbt_onnx.identifiers import quote
 from dbt_onnx.inputs import storable
 
@@ -21,6 +22,20 @@ if TYPE_CHECKING:
     from dbt_onnx.scoring import Tally
 
 _STREAM = "__dbt_onnx_predictions"
+_SQL_TYPES = {
+    pa.bool_(): "BOOLEAN",
+    pa.int8(): "TINYINT",
+    pa.int16(): "SMALLINT",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.uint8(): "UTINYINT",
+    pa.uint16(): "USMALLINT",
+    pa.uint32(): "UINTEGER",
+    pa.uint64(): "UBIGINT",
+    pa.float32(): "FLOAT",
+    pa.float64(): "DOUBLE",
+    pa.string(): "VARCHAR",
+}
 
 
 def append_predictions(
@@ -78,11 +93,7 @@ def check_written(
         if scored != planned.summary.input_fingerprint:
             difference = f"{planned_rows:,} rows were planned and came back with other features"
     if difference:
-        raise ScoringError(
-            difference,
-            hint=f"{where} gave other rows when it was read again: materialize it as a table, or "
-            "take random() and the like out of it",
-        )
+        raise unstable(where, difference)
     return said
 
 
@@ -138,10 +149,8 @@ def keep_inputs(
         )
         kept = writer.rows(statement, planned.parameters)[0][0]
     if kept != wanted:
-        raise ScoringError(
-            f"{wanted:,} rows were scored, and the inputs of {kept:,} were found again",
-            hint=f"{where} gave other rows when it was read again: materialize it as a table, or "
-            "take random() and the like out of it",
+        raise unstable(
+            where, f"{wanted:,} rows were scored, and the inputs of {kept:,} were found again"
         )
     if keep is not True:
         _forget_inputs(writer, tables, planned, kept_since=planned.scored_at - keep)
@@ -168,7 +177,12 @@ def update_latest(writer: Cursor, tables: ScoringTables, planned: PlannedRun) ->
         return
     statements: list[str] = []
     if summary.rows_to_score:
-        statements += ledger.merge_latest(tables.ledger, latest, shape)
+        [(is_known, _)] = writer.rows(ledger.rows_of_model(latest), planned.parameters)
+        update = ledger.merge_latest if is_known else ledger.insert_latest
+        writer.execute(update(tables.ledger, latest, shape), planned.parameters)
+        [(_, has_rejected)] = writer.rows(ledger.rows_of_model(latest), planned.parameters)
+        if has_rejected:
+            statements.append(ledger.delete_healed(latest, shape))
     present = {"features_sql": planned.plan.features_sql}
     if planned.has_absent:
         statements.append(ledger.mark_absent(latest, shape, **present))
@@ -184,13 +198,18 @@ def update_latest(writer: Cursor, tables: ScoringTables, planned: PlannedRun) ->
         writer.execute(statement, planned.parameters)
 
 
-def output_types(reader: Cursor, fields: list[pa.Field]) -> dict[str, str]:
-    """DuckDB's own names for the Arrow types of the outputs."""
-    reader.raw.register(_STREAM, pa.schema(fields).empty_table())
-    try:
-        return reader.columns_of(quote(_STREAM))
-    finally:
-        reader.raw.unregister(_STREAM)
+def output_types(fields: list[pa.Field]) -> dict[str, str]:
+    """DuckDB's own names for the Arrow types of the outputs.
+
+    A table rather than a question to DuckDB: it imports pandas before it looks at an Arrow object.
+    """
+    return {field.name: _sql_type(field.type) for field in fields}
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    if pa.types.is_fixed_size_list(kind):
+        return f"{_sql_type(kind.value_type)}[{kind.list_size}]"
+    return _SQL_TYPES[kind]
 
 
 def run_columns(planned: PlannedRun) -> dict[str, Any]:

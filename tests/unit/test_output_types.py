@@ -1,0 +1,22 @@
+"""The SQL type of each output type is the one that DuckDB itself gives to the Arrow column."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from dbt_onnx.contract import TensorType, arrow_type_of
+from dbt_onnx.engines.duckdb.writing import output_types
+
+
+@pytest.mark.parametrize("dtype", get_args(TensorType))
+def test_the_sql_types_are_duckdbs_own(dtype: TensorType) -> None:
+    element = arrow_type_of(dtype)
+    fields = [pa.field("one", element), pa.field("many", pa.list_(element, 3))]
+    relation = duckdb.connect().from_arrow(pa.schema(fields).empty_table())
+    assert output_types(fields) == dict(
+        zip(relation.columns, map(str, relation.types), strict=True)
+    )
