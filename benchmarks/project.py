@@ -64,7 +64,8 @@ class Project:
         self.warehouse = folder / "warehouse.duckdb"
 
     def set_up(self, *, data: str | None = None, duckdb: Mapping[str, Any] | None = None) -> None:
-        target: dict[str, Any] = {"type": "duckdb", "path": str(self.warehouse), "threads": 1}
+        # relative to the folder, where dbt runs: a copy of the project has a warehouse of its own
+        target: dict[str, Any] = {"type": "duckdb", "path": self.warehouse.name, "threads": 1}
         if data:
             target["attach"] = [{"path": str(data), "alias": SOURCE, "read_only": True}]
         if duckdb:
@@ -89,6 +90,7 @@ class Project:
         try:
             done = dbtRunner().invoke([arguments[0], "--quiet", *arguments[1:], *folders])
         finally:
+            _close_warehouse()
             os.chdir(before)
         results = self.folder / "target" / "run_results.json"
         if not done.success:
@@ -182,6 +184,11 @@ def first_run(*, keep: str | None = None, warm: bool = True, **settings: Any) ->
             shutil.rmtree(with_folder, ignore_errors=True)
 
 
+def copy(*, created: str, folder: str) -> None:
+    """Copy a project that was created and not run: quicker than creating it again."""
+    shutil.copytree(created, folder, symlinks=True)
+
+
 def import_all() -> None:
     """Import what a scoring run imports."""
     import onnx
@@ -196,6 +203,15 @@ def import_all() -> None:
 def new_folder() -> Path:
     """The name of a folder for one measurement; whoever makes it deletes it."""
     return FOLDER / "runs" / uuid.uuid4().hex
+
+
+def _close_warehouse() -> None:
+    """dbt-duckdb keeps the file open, and for the next project in this process, too."""
+    from dbt.adapters.duckdb import DuckDBConnectionManager
+
+    if (environment := DuckDBConnectionManager._ENV) is not None:  # noqa: SLF001
+        environment.close()
+    DuckDBConnectionManager.close_all_connections()
 
 
 def _write_features(project: Project, features: str, materialized: str) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import workloads
+from benchmarks import project, workloads
 from benchmarks.measure import Scale, Stopwatch, Task, Turns, in_turns, run
-from benchmarks.project import new_folder
 from benchmarks.results import Row
 from benchmarks.rivals import orbital
 from benchmarks.workloads import WORKLOADS, Workload
@@ -58,22 +58,20 @@ def at_least(workload: Workload, rival: str) -> float | None:
 
 
 def score(
-    *, module: str | None, workload: Mapping[str, Any], folder: str | None, **ours: Any
-) -> Any:
+    *, rival: str | None, workload: Mapping[str, Any], created: str | None, folder: str | None
+) -> dict[str, Any]:
     """A task: score a workload in a folder of its own, by a rival or, without one, by dbt_onnx.
-    `folder`: where to leave what was written; without it, it is deleted.
+
+    created     the dbt project to copy and run, of those that run in dbt
+    folder      where to leave what was written; without it, it is deleted
     """
-    from importlib import import_module
-
-    place = folder or str(new_folder())
+    place = folder or str(project.new_folder())
     try:
-        if module is not None:
-            rival = import_module(f"benchmarks.rivals.{module}")
-            return rival.score(folder=place, workload=workload)
-        from benchmarks import project
-
-        project.create(folder=place, data=workload["data"], model=workload["model"], **ours)
-        return project.run(folder=place)
+        if created:
+            project.copy(created=created, folder=place)
+        if rival is None:
+            return project.run(folder=place)
+        return import_module(f"benchmarks.rivals.{rival}").score(folder=place, workload=workload)
     finally:
         if folder is None:
             shutil.rmtree(place, ignore_errors=True)
@@ -110,45 +108,64 @@ def difference(*, folders: Mapping[str, str], vectors: bool) -> dict[str, Any]:
 
 def _compare(workload: Workload, rows: int, scale: Scale) -> Iterator[Row]:
     described = workload.described(rows)
-    tasks = _tasks(workload, described)
-    yield _agreement(workload, described, tasks)
-    turns = in_turns(tasks, scale.rounds)
+    top = project.new_folder()
+    top.mkdir(parents=True)
+    try:
+        tasks = _tasks(workload, described, top)
+        yield _agreement(workload, tasks, top)
+        turns = in_turns(tasks, scale.rounds)
+    finally:
+        shutil.rmtree(top, ignore_errors=True)
     for rival in tasks:
         if rival not in {OURS, WITH_INPUTS}:
             yield _row(workload, rows, turns, OURS, rival, at_least=at_least(workload, rival))
     yield _row(workload, rows, turns, WITH_INPUTS, OURS)
 
 
-def _tasks(workload: Workload, described: Mapping[str, Any]) -> dict[str, Task]:
-    def task(module: str | None, **ours: Any) -> Task:
-        arguments = {"module": module, "workload": described, "folder": None, **ours}
-        return Task("benchmarks.sections.scoring", "score", arguments)
-
-    rivals = {
-        name: task(module) for name, module in RIVALS.items() if workload.orbital or name != ORBITAL
+def _tasks(workload: Workload, described: Mapping[str, Any], top: Path) -> dict[str, Task]:
+    """What each contender runs; the projects that it copies are made below `top`."""
+    ours = {"data": described["data"], "model": described["model"]}
+    projects = {
+        OURS: Task("benchmarks.project", "create", {**ours, "keep_inputs": False}),
+        WITH_INPUTS: Task("benchmarks.project", "create", ours),
+        PANDAS: Task("benchmarks.rivals.pandas_model", "create", {"workload": described}),
     }
+    modules = {OURS: None, WITH_INPUTS: None, **RIVALS}
     if workload.orbital:
         orbital.sql_of(described)
-    return {OURS: task(None, keep_inputs=False), WITH_INPUTS: task(None), **rivals}
+    else:
+        del modules[ORBITAL]
+    tasks = {}
+    for name, module in modules.items():
+        arguments = {"rival": module, "workload": described, "created": None, "folder": None}
+        if name in projects:
+            arguments["created"] = str(top / module if module else top / f"{len(tasks)}")
+            make = projects[name]
+            run(
+                Task(make.module, make.function, {**make.arguments, "folder": arguments["created"]})
+            )
+        tasks[name] = Task("benchmarks.sections.scoring", "score", arguments)
+    return tasks
 
 
-def _agreement(workload: Workload, described: Mapping[str, Any], tasks: Mapping[str, Task]) -> Row:
+def _agreement(workload: Workload, tasks: Mapping[str, Task], top: Path) -> Row:
     """No time is worth anything before all have said the same. These runs warm up, too."""
-    top = new_folder()
-    folders = {name: str(top / str(position)) for position, name in enumerate(tasks)}
-    try:
-        for name, task in tasks.items():
-            run(Task(task.module, task.function, {**task.arguments, "folder": folders[name]}))
-        vectors = described["table"] == "array"
-        arguments = {"folders": folders, "vectors": vectors}
-        found = run(Task(__name__, "difference", arguments)).said["found"]
-    finally:
-        shutil.rmtree(top, ignore_errors=True)
+    folders = {name: str(top / "written" / str(position)) for position, name in enumerate(tasks)}
+    for name, task in tasks.items():
+        run(Task(task.module, task.function, {**task.arguments, "folder": folders[name]}))
+    arguments = {"folders": folders, "vectors": workload.table == "array"}
+    found = run(Task("benchmarks.sections.scoring", "difference", arguments)).said["found"]
+    shutil.rmtree(top / "written")
     worst = max(found, key=found.__getitem__)
     return Row(
-        section="scoring", workload=workload.name, against="all, largest difference", unit="",
-        figure=found[worst], at_most=DIFFERENCE, detail=worst,
-    )  # fmt: skip
+        section="scoring",
+        workload=workload.name,
+        against="all, largest difference",
+        unit="",
+        figure=found[worst],
+        at_most=DIFFERENCE,
+        detail=worst,
+    )
 
 
 def _row(
