@@ -26,8 +26,6 @@ def main(*, smoke: bool, only: tuple[str, ...]) -> None:
     margin = results.SMOKE_MARGIN if smoke else 0.0
     missed = 0
     for name in only or SECTIONS:
-        if not (FOLDER / "sections" / f"{name}.py").exists():
-            continue
         console.rule(name)
         started, rows = time.monotonic(), []
         for row in import_module(f"benchmarks.sections.{name}").measure(Scale(smoke=smoke)):

@@ -38,7 +38,7 @@ def model(kind: str, *, features: int = 10) -> dict[str, str]:
                 {"kind": kind, "features": features, "into": str(card)},
             )
         )
-    return json.loads(card.read_text())
+    return dict(json.loads(card.read_text()))
 
 
 def train(*, kind: str, features: int, into: str) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any
@@ -92,15 +93,14 @@ class Project:
         finally:
             _close_warehouse()
             os.chdir(before)
-        results = self.folder / "target" / "run_results.json"
+        path = self.folder / "target" / "run_results.json"
+        results = json.loads(path.read_text())["results"] if path.exists() else []
         if not done.success:
-            told = results.read_text()[-2000:] if results.exists() else ""
-            raise RuntimeError(f"dbt {' '.join(arguments)} failed: {done.exception}\n{told}")
-        if arguments[0] not in {"run", "build", "test", "seed"}:
-            return {}
+            told = [item["message"] for item in results if item["status"] != "success"]
+            raise RuntimeError(f"dbt {' '.join(arguments)} failed: {done.exception} {told}")
         return {
             item["unique_id"].split(".")[2]: NodeRun(item["execution_time"], item["message"] or "")
-            for item in json.loads(results.read_text())["results"]
+            for item in results
         }
 
 
@@ -190,14 +190,12 @@ def copy(*, created: str, folder: str) -> None:
 
 
 def import_all() -> None:
-    """Import what a scoring run imports."""
-    import onnx
-    import onnxruntime
-    import pyarrow.compute  # noqa: F401
-
-    import dbt_onnx.engines.duckdb
-
-    del onnx, onnxruntime, dbt_onnx
+    """Import what a scoring run imports, and what duckdb looks for when it meets Python objects."""
+    for module in (
+        "dbt_onnx.engines.duckdb", "onnx", "onnxruntime", "pandas", "pyarrow.compute",
+        "pyarrow.dataset", "pyarrow.pandas_compat", "pytz",
+    ):  # fmt: skip
+        import_module(module)
 
 
 def new_folder() -> Path:
@@ -207,11 +205,12 @@ def new_folder() -> Path:
 
 def _close_warehouse() -> None:
     """dbt-duckdb keeps the file open, and for the next project in this process, too."""
-    from dbt.adapters.duckdb import DuckDBConnectionManager
+    from dbt.adapters.duckdb import connections
 
-    if (environment := DuckDBConnectionManager._ENV) is not None:  # noqa: SLF001
-        environment.close()
-    DuckDBConnectionManager.close_all_connections()
+    manager: Any = connections.DuckDBConnectionManager
+    if manager._ENV is not None:  # noqa: SLF001
+        manager._ENV.close()  # noqa: SLF001
+    manager.close_all_connections()
 
 
 def _write_features(project: Project, features: str, materialized: str) -> None:

@@ -92,12 +92,13 @@ def merge(path: Path, section: str, rows: Iterable[Row]) -> dict[str, Any]:
         "environment": environment(),
         "rows": [asdict(row) for row in rows],
     }
-    path.write_text(json.dumps(document, indent=1) + "\n")
-    return document
+    text = json.dumps(document, indent=1) + "\n"
+    path.write_text(text)
+    return dict(json.loads(text))
 
 
 def rows_of(section: Mapping[str, Any]) -> list[Row]:
-    return [Row(**row) for row in section["rows"]]
+    return [Row(**{**row, "series": tuple(map(tuple, row["series"]))}) for row in section["rows"]]
 
 
 def markdown(document: Mapping[str, Any]) -> str:

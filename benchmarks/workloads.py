@@ -14,7 +14,7 @@ CHUNK_ROWS = 262_144
 class Workload:
     """`table` is floats, mixed or array.
 
-    rows, smoke_rows     in the long and in the short version; none: not in the short one
+    rows                 in the long version
     inference_dominates  the model takes most of the time, not reading and writing
     workers              sessions that a careful author would run at once
     orbital              whether orbital can make SQL of the model
@@ -23,7 +23,6 @@ class Workload:
     name: str
     model: str
     rows: int
-    smoke_rows: int | None = None
     table: str = "floats"
     features: int = 10
     inference_dominates: bool = False
@@ -43,16 +42,14 @@ class Workload:
 
 _HEAVY: dict[str, Any] = {"inference_dominates": True, "workers": 2}
 
-LOGISTIC = Workload(name="logistic", model="logistic", rows=5_000_000, smoke_rows=1_000_000)
+LOGISTIC = Workload(name="logistic", model="logistic", rows=5_000_000)
 TREES_20 = Workload(name="20 trees", model="trees_20", rows=5_000_000, **_HEAVY)
-TREES_100 = Workload(
-    name="100 trees", model="trees_100", rows=2_000_000, smoke_rows=500_000, **_HEAVY
-)
+TREES_100 = Workload(name="100 trees", model="trees_100", rows=2_000_000, **_HEAVY)
 HISTOGRAM = Workload(name="histogram", model="histogram", rows=1_000_000, orbital=False, **_HEAVY)
 PERCEPTRON = Workload(name="perceptron", model="perceptron", rows=2_000_000, **_HEAVY)
 WIDE = Workload(name="200 features", model="logistic", rows=500_000, features=200)
 MIXED = Workload(
-    name="mixed columns", model="mixed", rows=1_000_000, smoke_rows=200_000, table="mixed",
+    name="mixed columns", model="mixed", rows=1_000_000, table="mixed",
     workers=2,
 )  # fmt: skip
 ARRAY = Workload(

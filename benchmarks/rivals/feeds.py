@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-Feeds = dict[str, np.ndarray]
+Array = np.ndarray[Any, Any]
+Feeds = dict[str, Array]
 
 
 def session(workload: Mapping[str, Any], *, threads: int) -> Any:
@@ -27,10 +28,10 @@ def session(workload: Mapping[str, Any], *, threads: int) -> Any:
     )
 
 
-def infer(running: Any, feeds: Feeds) -> np.ndarray:
+def infer(running: Any, feeds: Feeds) -> Array:
     """The probability of the second class, or the vector."""
     outputs = [output.name for output in running.get_outputs()]
-    found = running.run(outputs[-1:], feeds)[0]
+    found: Array = running.run(outputs[-1:], feeds)[0]
     return found if len(outputs) == 1 else found[:, 1]
 
 
@@ -66,14 +67,16 @@ def of_frame(frame: pd.DataFrame, workload: Mapping[str, Any]) -> Feeds:
     }
 
 
-def _texts(column: pa.Array) -> np.ndarray:
+def _texts(column: pa.Array) -> Array:
     # a Python string per distinct value, not per row
     encoded = column.fill_null(MISSING).dictionary_encode()
-    return encoded.dictionary.to_numpy(zero_copy_only=False)[encoded.indices.to_numpy()]
+    values: Array = encoded.dictionary.to_numpy(zero_copy_only=False)
+    return values[encoded.indices.to_numpy()]
 
 
-def _numbers(column: pa.Array) -> np.ndarray:
-    return column.to_numpy(zero_copy_only=False).astype(np.float32)
+def _numbers(column: pa.Array) -> Array:
+    values: Array = column.to_numpy(zero_copy_only=False)
+    return values.astype(np.float32)
 
 
 def _only_input(workload: Mapping[str, Any]) -> str:

