@@ -13,7 +13,7 @@
 {% macro _current_rows_ctes(ledger, registry, oldest=none) -%}
 {%- set key = dbt_onnx._columns(ledger['key']) -%}
 {#- of the serving version, whatever its age, if that has one -#}
-{%- set newest = '__dbt_onnx_prediction' if oldest is none else '__dbt_onnx_newest' -%}
+{%- set newest = '' if oldest is none else '__dbt_onnx_newest.' -%}
 {{ dbt_onnx._served_versions_ctes(ledger, registry) }},
 
 attempts as (
@@ -48,8 +48,10 @@ attempts as (
 entities_in_latest as (
     select
         {{ key }},
-        arg_min(
+        {#- the least struct is that of the newest version; twice as fast as arg_min() of a struct -#}
+        min(
             struct_pack(
+                __dbt_onnx_versions_back := __dbt_onnx_versions_back,
                 {%- for output in ledger['outputs'] %}
                 {{ dbt_onnx._identifier(output['name']) }} := {{ dbt_onnx._identifier(output['name']) }},
                 {%- endfor %}
@@ -59,12 +61,10 @@ entities_in_latest as (
                 model_version := model_version,
                 run_id := run_id,
                 last_seen_as_of := last_seen_as_of,
-                __dbt_onnx_versions_back := __dbt_onnx_versions_back,
                 __dbt_onnx_confirmed_as_of := __dbt_onnx_confirmed_as_of
-            ),
-            __dbt_onnx_versions_back
+            )
         ) filter (
-            where status = 'scored'
+            where status = 'scored' and __dbt_onnx_versions_back is not null
             {%- if oldest is not none %}
             and {{ dbt_onnx.fresh_as_of(
                 'as_of', 'last_seen_as_of', '__dbt_onnx_confirmed_as_of', '__dbt_onnx_rejected_at > scored_at'
@@ -77,21 +77,25 @@ entities_in_latest as (
             __dbt_onnx_versions_back
         ) filter (where status = 'scored') as __dbt_onnx_newest,
         {%- endif %}
-        map_from_entries(list(
+        list(
             struct_pack(
-                version := __dbt_onnx_versions_back,
-                rejection := struct_pack(as_of := as_of, scored_at := scored_at, reason := rejected_reason)
+                versions_back := __dbt_onnx_versions_back, scored_at := scored_at, reason := rejected_reason
             )
-        ) filter (where status = 'rejected' and __dbt_onnx_versions_back is not null)) as __dbt_onnx_rejections
+        ) filter (where status = 'rejected' and __dbt_onnx_versions_back is not null) as __dbt_onnx_rejections
     from attempts
     group by {{ key }}
 ),
 
-entities_with_rejections as (
+answers as (
     select
-        *,
-        __dbt_onnx_rejections[__dbt_onnx_prediction.__dbt_onnx_versions_back] as __dbt_onnx_own_rejection,
-        __dbt_onnx_rejections[0] as __dbt_onnx_rejection
+        {{ key }},
+        unnest(__dbt_onnx_prediction),
+        {%- if oldest is not none %}
+        __dbt_onnx_newest,
+        {%- endif %}
+        {{ dbt_onnx._rejection_of('0') }} as __dbt_onnx_rejection,
+        {{ dbt_onnx._rejection_of('__dbt_onnx_prediction.__dbt_onnx_versions_back') }}.scored_at
+            > __dbt_onnx_prediction.scored_at as __dbt_onnx_is_rejected_since
     from entities_in_latest
 ),
 
@@ -99,36 +103,33 @@ current_rows as (
     select
         {{ key }},
         {%- for output in ledger['outputs'] %}
-        __dbt_onnx_prediction.{{ dbt_onnx._identifier(output['name']) }} as {{ dbt_onnx._identifier(output['name']) }},
+        {{ dbt_onnx._identifier(output['name']) }},
         {%- endfor %}
-        __dbt_onnx_prediction.as_of as as_of,
-        __dbt_onnx_prediction.scored_at as scored_at,
-        __dbt_onnx_prediction.model_name as model_name,
-        __dbt_onnx_prediction.model_version as model_version,
-        __dbt_onnx_prediction.run_id as run_id,
-        __dbt_onnx_prediction.__dbt_onnx_versions_back as __dbt_onnx_versions_back,
+        as_of,
+        scored_at,
+        model_name,
+        model_version,
+        run_id,
+        __dbt_onnx_versions_back,
         case
             when
                 __dbt_onnx_rejection is not null
                 and (
-                    {{ newest }}.__dbt_onnx_versions_back is distinct from 0
-                    or {{ dbt_onnx._is_rejected_since('__dbt_onnx_rejection', newest) }}
+                    {{ newest }}__dbt_onnx_versions_back is distinct from 0
+                    or __dbt_onnx_rejection.scored_at > {{ newest }}scored_at
                 )
                 then 'rejected'
-            when {{ newest }}.__dbt_onnx_versions_back = 0 then 'scored'
+            when {{ newest }}__dbt_onnx_versions_back = 0 then 'scored'
         end as status,
         case when status = 'rejected' then __dbt_onnx_rejection.reason end as rejected_reason,
         {{ dbt_onnx.fresh_as_of(
-            '__dbt_onnx_prediction.as_of',
-            '__dbt_onnx_prediction.last_seen_as_of',
-            '__dbt_onnx_prediction.__dbt_onnx_confirmed_as_of',
-            dbt_onnx._is_rejected_since('__dbt_onnx_own_rejection', '__dbt_onnx_prediction'),
+            'as_of', 'last_seen_as_of', '__dbt_onnx_confirmed_as_of', '__dbt_onnx_is_rejected_since'
         ) | indent(8) }} as fresh_as_of
-    from entities_with_rejections
+    from answers
 )
 {%- endmacro %}
 
 
-{% macro _is_rejected_since(rejection, prediction) -%}
-    {{ return(rejection ~ ".scored_at > " ~ prediction ~ ".scored_at") }}
+{% macro _rejection_of(versions_back) -%}
+    {{ return("list_filter(__dbt_onnx_rejections, lambda one: one.versions_back = " ~ versions_back ~ ")[1]") }}
 {%- endmacro %}

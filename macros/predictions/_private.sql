@@ -38,12 +38,15 @@
 
 
 {#-
-    Import CTEs `latest`, `runs`, `registry`; then `served_versions`, one row per version that may be
-    served, with `versions_back` (0: the serving version) and `confirmed_as_of`.
+    Import CTEs `latest`, `runs`, `registry`; `last_run`, one row or none; then `served_versions`, one row per
+    version that may be served, with `versions_back` (0: the serving version) and `confirmed_as_of`.
 
     Without a registry the serving version is that of the last successful full run, and the versions
     that have ever run so stand for the registry. A run that died or failed, and a backfill, with
     whatever version, decide nothing.
+
+    All that the runs say lies in the one row of `last_run`: each join or grouping more costs a lookup through
+    the view as much as the scan of a million keys (docs/decisions/current-view-lookups.md).
 -#}
 {% macro _served_versions_ctes(ledger, registry) -%}
 latest as (
@@ -96,13 +99,25 @@ runs as (
 
 last_run as (
     select
-        model_name,
-        model_version,
-        model_alias
-    from runs
-    where status = 'success' and scope = 'full'
-    order by started_at desc, run_id desc
-    limit 1
+        last_run.model_name,
+        last_run.model_version,
+        last_run.model_alias,
+        full_runs
+    from (
+        select
+            arg_max(
+                struct_pack(
+                    model_name := model_name, model_version := model_version, model_alias := model_alias
+                ),
+                (started_at, run_id)
+            ) as last_run,
+            list(
+                struct_pack(model_name := model_name, model_version := model_version, as_of := as_of)
+            ) as full_runs
+        from runs
+        where status = 'success' and scope = 'full'
+    )
+    where last_run is not null
 ),
 
 registry as (
@@ -124,52 +139,41 @@ registry as (
     {%- endif %}
 ),
 
-versions as (
+places as (
     select
         registry.model_name,
         registry.model_version,
-        max(registry.sha256) as sha256,
-        bool_or(
-            {%- if registry is none %}
-            registry.model_version = last_run.model_version
-            {%- else %}
-            registry.alias = last_run.model_alias
-            or (last_run.model_alias is null and registry.model_version = last_run.model_version)
-            {%- endif %}
-        ) as is_serving
+        registry.sha256,
+        {%- if registry is none %}
+        registry.model_version = last_run.model_version as is_serving,
+        {%- else %}
+        registry.alias = last_run.model_alias
+        or (last_run.model_alias is null and registry.model_version = last_run.model_version) as is_serving,
+        {%- endif %}
+        list_max(list_transform(
+            last_run.full_runs,
+            lambda run: case
+                when run.model_name = registry.model_name and run.model_version = registry.model_version
+                    then run.as_of
+            end
+        )) as confirmed_as_of,
+        -- a version has a row for each alias, and one place
+        dense_rank() over by_version as place,
+        lag(registry.model_version) over by_version is distinct from registry.model_version as is_first
     from registry
     inner join last_run on registry.model_name = last_run.model_name
-    group by registry.model_name, registry.model_version
-),
-
-places as (
-    select
-        *,
-        row_number() over (order by {{ dbt_onnx._version_order('model_version') }}) as place
-    from versions
-),
-
-confirmed as (
-    select
-        model_name,
-        model_version,
-        max(as_of) as confirmed_as_of
-    from runs
-    where status = 'success' and scope = 'full'
-    group by model_name, model_version
+    window by_version as (order by {{ dbt_onnx._version_order('registry.model_version') }})
 ),
 
 served_versions as (
     select
-        places.model_name,
-        places.model_version,
-        places.sha256,
-        places.place - min(places.place) filter (where places.is_serving) over () as versions_back,
-        confirmed.confirmed_as_of
+        model_name,
+        model_version,
+        sha256,
+        place - min(place) filter (is_serving) over () as versions_back,
+        confirmed_as_of
     from places
-    left join confirmed
-        on places.model_name = confirmed.model_name and places.model_version = confirmed.model_version
-    qualify versions_back >= 0
+    qualify versions_back >= 0 and is_first
 )
 {%- endmacro %}
 

@@ -51,7 +51,7 @@ fresh_predictions as (
             'scored.as_of',
             'scored.last_seen_as_of',
             'served_versions.confirmed_as_of',
-            dbt_onnx._is_rejected_since('rejected', 'scored'),
+            'rejected.scored_at > scored.scored_at',
         ) | indent(8) }} >= {{ dbt_onnx.clock() | trim }} - {{ dbt_onnx._interval(stale_after) }}
         {%- endif %}
 ),

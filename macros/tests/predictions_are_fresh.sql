@@ -56,7 +56,7 @@
 ) -%}
 {%- set clock = dbt_onnx.clock() | trim -%}
 
-with {{ dbt_onnx._current_rows_ctes(ledger, registry) }},
+with {{ dbt_onnx._current_rows_ctes(dict(ledger, outputs=[]), registry) }},
 
 served as (
     select

@@ -54,7 +54,7 @@
 {%- endif -%}
 {%- do dbt_onnx._raise_faults(faults, 'predictions_are_valid', model) -%}
 
-with {{ dbt_onnx._current_rows_ctes(ledger, none) }},
+with {{ dbt_onnx._current_rows_ctes(dict(ledger, outputs=outputs), none) }},
 
 scored as (
     select * from current_rows where __dbt_onnx_versions_back = 0

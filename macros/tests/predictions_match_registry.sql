@@ -41,7 +41,7 @@
 
 {%- set files = dbt_onnx._artifact_files(ledger, registry) -%}
 
-with {{ dbt_onnx._current_rows_ctes(ledger, registry) }},
+with {{ dbt_onnx._current_rows_ctes(dict(ledger, outputs=[]), registry) }},
 
 run_artifacts as (
     select
@@ -111,8 +111,7 @@ without_one_serving_version as (
         end as problem,
         (select model_name || coalesce('@' || model_alias, '/' || model_version) from last_run) as expected,
         string_agg(model_version, ', ' order by place desc) as actual
-    from places
-    where is_serving
+    from (select distinct model_version, place from places where is_serving)
     having count(*) <> 1
 ),
 

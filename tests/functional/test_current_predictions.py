@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from consumer import Project
 from hand_written import CLOCK, RUNS, STAMPS, HandWritten, prediction, run, sources
 
 from dbt_onnx import ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NOW = datetime.fromisoformat(CLOCK)
 YESTERDAY = NOW - timedelta(days=1)
@@ -267,9 +271,17 @@ def test_the_view_survives_a_new_output_column(project: Project) -> None:
 
 def test_a_lookup_by_key_is_pushed_down_to_the_scan(project: Project) -> None:
     for view in ("versions_current", "entities_current"):
-        [(_, plan)] = project.sql(f"explain select * from {view} where customer_id = 'both'")
-        scan = plan[plan.index("main.versions__latest") :]
-        assert "customer_id = 'both'" in scan[: scan.index("╰")].replace("\n", " "), plan
+        query = f"explain (format json) select * from {view} where customer_id = 'both'"
+        [(_, plan)] = project.sql(query)
+        scans = [node for node in nodes_of(json.loads(plan)) if "versions__latest" in str(node)]
+        assert [scan["Filters"] for scan in scans] == ["(customer_id = 'both')"], plan
+
+
+def nodes_of(plan: list[Any]) -> Iterator[dict[str, Any]]:
+    """What each operator of a plan says of itself, without its children."""
+    for node in plan:
+        yield node["extra_info"]
+        yield from nodes_of(node["children"])
 
 
 def test_wrong_arguments_are_all_named_at_once(project: Project) -> None:
