@@ -1,26 +1,29 @@
 """Time against rows and against features: how far from a straight line it is.
 
 The line is a fixed cost and a cost per row (or feature), fitted by least squares of the relative
-distances; the figure is the largest of them. A run of 1,000 rows (one feature) is among the points, so
-the fixed cost is a measured one. No memory limit is set. Points are medians; the largest is one run.
+distances; the figure is the largest of these. A run of 1,000 rows is among the points, so that the
+fixed cost is a measured one. A round is one process, which warms up with a run that does not count.
+No memory limit is set. Points are medians, but the largest table is scored once.
 """
 
 from __future__ import annotations
 
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from benchmarks import models
+from benchmarks import models, project
 from benchmarks.data import coarse_floats
 from benchmarks.measure import Task, run
 from benchmarks.results import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from benchmarks.measure import Scale
+
+Shape: TypeAlias = tuple[int, int]
 
 MAX_PERCENT_FROM_LINE = 20.0
 ONE_RUN_FROM_ROWS = 100_000_000
@@ -29,32 +32,38 @@ ONE_RUN_FROM_ROWS = 100_000_000
 def measure(scale: Scale) -> Iterator[Row]:
     rows_of = scale.of(
         full=(1_000, 100_000, 1_000_000, 10_000_000, 100_000_000),
-        smoke=(1_000, 100_000, 300_000, 1_000_000),
+        smoke=(1_000, 300_000, 1_000_000),
     )
-    by_rows = _seconds([(rows, 10) for rows in rows_of], scale.rounds)
-    yield _row("time against rows, 10 features", "rows", dict(zip(rows_of, by_rows, strict=True)))
-    features_of = scale.of(full=(1, 10, 50, 200, 1_000), smoke=(1, 10, 50, 100))
-    rows = scale.of(full=500_000, smoke=100_000)
-    by_features = _seconds([(rows, features) for features in features_of], scale.rounds)
-    of_features = dict(zip(features_of, by_features, strict=True))
-    yield _row(f"time against features, {rows:,} rows", "features", of_features)
+    features_of = scale.of(full=(5, 10, 50, 200, 1_000), smoke=(5, 10, 50, 100))
+    rows = scale.of(full=1_000_000, smoke=300_000)
+    shapes = [*((n, 10) for n in rows_of), *((rows, n) for n in features_of)]
+    taken = _taken(list(dict.fromkeys(shapes)), rounds=scale.of(full=5, smoke=1))
+    yield _row("10 features", "rows", {n: taken[n, 10] for n in rows_of})
+    yield _row(f"{rows:,} rows", "features", {n: taken[rows, n] for n in features_of})
 
 
-def _seconds(shapes: Sequence[tuple[int, int]], rounds: int) -> list[float]:
-    """The node's seconds for tables of (rows, features), in turns."""
-    taken: dict[tuple[int, int], list[float]] = {shape: [] for shape in shapes}
+def _taken(shapes: list[Shape], *, rounds: int) -> dict[Shape, float]:
+    """The node's seconds for tables of (rows, features)."""
+    prepared = [
+        {
+            "data": str(coarse_floats(rows, features)),
+            "model": models.model("logistic", features=features),
+        }
+        for rows, features in shapes
+    ]
+    taken: dict[Shape, list[float]] = {shape: [] for shape in shapes}
     for turn in range(rounds):
-        for rows, features in shapes:
-            if turn and rows >= ONE_RUN_FROM_ROWS:
-                continue
-            settings = {
-                "data": str(coarse_floats(rows, features)),
-                "model": models.model("logistic", features=features),
-            }
-            taken[rows, features].append(
-                run(Task("benchmarks.project", "first_run", settings)).seconds
-            )
-    return [median(seconds) for seconds in taken.values()]
+        played = [n for n, (rows, _) in enumerate(shapes) if not turn or rows < ONE_RUN_FROM_ROWS]
+        projects = [prepared[0], *(prepared[n] for n in played)]
+        said = run(Task("benchmarks.sections.growth", "play", {"projects": projects})).said
+        for n, seconds in zip(played, said["taken"][1:], strict=True):
+            taken[shapes[n]].append(seconds)
+    return {shape: median(seconds) for shape, seconds in taken.items()}
+
+
+def play(*, projects: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """A task: the node's seconds of a first run in each project, after another in one process."""
+    return {"taken": [project.first_run(**settings)["seconds"] for settings in projects]}
 
 
 def _row(workload: str, unit: str, seconds: Mapping[int, float]) -> Row:
@@ -67,7 +76,7 @@ def _row(workload: str, unit: str, seconds: Mapping[int, float]) -> Row:
         unit="% off",
         figure=100 * distance,
         at_most=MAX_PERCENT_FROM_LINE,
-        detail=f"{fixed:.2f} s and {1e6 * each:,.2f} s a million {unit}: {points}",
+        detail=f"{fixed:.2f} s and {1e6 * each:,.2f} µs for each: {points}",
         series=tuple(seconds.items()),
         series_of=unit,
     )

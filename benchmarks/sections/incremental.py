@@ -36,7 +36,7 @@ _STEPS = {
 
 
 def measure(scale: Scale) -> Iterator[Row]:
-    entities = scale.of(full=10_000_000, smoke=500_000)
+    entities = scale.of(full=10_000_000, smoke=2_000_000)
     for keep_inputs in scale.of(full=(True, False), smoke=(True,)):
         arguments = {
             "data": str(floats(entities, 10)),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from benchmarks.measure import Scale
 
 DUCKDB = {"memory_limit": "256MB", "threads": 2}
+FIRST, CHANGED = "first run", "1 % changed"
 MAX_GIGABYTES = 1.5
 MAX_GROWTH_PERCENT = 15.0
 _CHANGED = (
@@ -29,16 +30,17 @@ _CHANGED = (
 
 
 def measure(scale: Scale) -> Iterator[Row]:
-    sizes = scale.of(full=(1_000_000, 10_000_000, 100_000_000), smoke=(100_000, 1_000_000))
+    sizes = scale.of(full=(1_000_000, 10_000_000, 100_000_000), smoke=(1_000_000, 3_000_000))
+    kinds = scale.of(full=(FIRST, CHANGED), smoke=(FIRST,))
     for keep_inputs in scale.of(full=(True, False), smoke=(True,)):
-        runs = [_runs(rows, keep_inputs=keep_inputs) for rows in sizes]
+        runs = [_runs(rows, keep_inputs=keep_inputs, kinds=kinds) for rows in sizes]
         inputs = "inputs kept" if keep_inputs else "inputs not kept"
-        for kind in ("first run", "1 % changed"):
+        for kind in kinds:
             of_kind = {rows: run[kind] for rows, run in zip(sizes, runs, strict=True)}
             yield from _rows(f"{kind}, {inputs}", of_kind)
 
 
-def _runs(rows: int, *, keep_inputs: bool) -> dict[str, Measurement]:
+def _runs(rows: int, *, keep_inputs: bool, kinds: tuple[str, ...]) -> dict[str, Measurement]:
     """A first run and a later one, each in a process of its own."""
     folder = project.new_folder()
     settings = {
@@ -48,12 +50,11 @@ def _runs(rows: int, *, keep_inputs: bool) -> dict[str, Measurement]:
         "keep_inputs": keep_inputs,
     }
     try:
-        run(Task("benchmarks.project", "create", {"folder": str(folder), **settings}))
-        of_folder = {"folder": str(folder)}
-        return {
-            "first run": run(Task("benchmarks.project", "run", of_folder)),
-            "1 % changed": run(Task("benchmarks.sections.memory", "run_changed", of_folder)),
+        tasks = {
+            FIRST: Task("benchmarks.project", "first_run", {"keep": str(folder), **settings}),
+            CHANGED: Task("benchmarks.sections.memory", "run_changed", {"folder": str(folder)}),
         }
+        return {kind: run(tasks[kind]) for kind in kinds}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -67,9 +68,9 @@ def run_changed(*, folder: str) -> dict[str, Any]:
 def _rows(workload: str, runs: dict[int, Measurement]) -> Iterator[Row]:
     peaks = {rows: run.peak_mb for rows, run in runs.items()}
     least, most = min(runs), max(runs)
-    row = {"section": "memory", "workload": workload}
     yield Row(
-        **row,
+        section="memory",
+        workload=workload,
         against=f"DuckDB limited to {DUCKDB['memory_limit']}",
         unit="GB",
         figure=max(peaks.values()) / 1000,
@@ -80,7 +81,8 @@ def _rows(workload: str, runs: dict[int, Measurement]) -> Iterator[Row]:
         ),
     )
     yield Row(
-        **row,
+        section="memory",
+        workload=workload,
         against=f"{least:,} to {most:,} rows",
         unit="% more",
         figure=100 * (max(peaks.values()) / min(peaks.values()) - 1),
