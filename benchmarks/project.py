@@ -135,8 +135,7 @@ def create(
     )
     (project.folder / "artifacts").symlink_to(model["artifacts"])
     project.dbt("deps")
-    project.dbt("seed")
-    project.dbt("run", "--select", "features")
+    project.dbt("build", "--select", "model_registry", "features")
 
 
 def change_features(
