@@ -1,0 +1,198 @@
+"""What a year of nightly runs costs whoever plans, reads the current view or tests, against one run
+of the same entities.
+
+The first run is dbt's own; SQL appends the other nights to ledger, latest and runs as runs that
+scored the entities whose features had changed would have left them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import yaml
+
+from benchmarks import models, project
+from benchmarks.data import floats
+from benchmarks.measure import Stopwatch, Task, run
+from benchmarks.results import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmarks.measure import Scale
+
+ONE, MANY = "one run", "many runs"
+FIRST_NIGHT = "2025-01-01"
+CHANGED_PER_MILLE = 274
+MAX_RATIO = 1.5
+READS_LEDGER = {"predictions_match_previous_run", "predictions_replay", "predictions as of"}
+"""What must read the ledger says what it costs."""
+_CURRENT = "dbt_onnx.current_predictions(ref('scores'), registry=ref('model_registry'), key=['id'])"
+_AS_OF = "dbt_onnx.predictions_as_of(ref('scores'), key=['id'], about='2025-01-01 12:00')"
+_TESTS = {
+    "predictions_are_fresh": {"key": ["id"], "error_after": {"count": 2, "period": "day"}},
+    "predictions_are_complete": {"key": ["id"], "entities": "ref('features')"},
+    "predictions_are_valid": {"key": ["id"]},
+    "predictions_match_registry": {"key": ["id"], "registry": "ref('model_registry')"},
+    "features_match_training": {"features": "ref('features')"},
+    "predictions_match_baseline": {"column": "score"},
+    "predictions_match_previous_run": {"column": "score", "baseline": "previous_run"},
+    "predictions_replay": {"registry": "ref('model_registry')", "runs": 1},
+}
+
+
+def measure(scale: Scale) -> Iterator[Row]:
+    with played(scale) as folders:
+        nights = scale_of(scale)[1]
+        asked = [{"folder": str(folders[ONE]), "nights": 1}]
+        asked += [{"folder": str(folders[MANY]), "nights": nights}]
+        said = run(Task(__name__, "ask_in_turns", {"asked": asked, "rounds": scale.rounds})).said
+        history = f"{nights} runs, {ledger_rows(folders[MANY]):,} ledger rows"
+    for what in said["taken"][0][0]:
+        one, many = ([taken[what] for taken in of_project] for of_project in said["taken"])
+        yield _row(what, one, many, history)
+
+
+def scale_of(scale: Scale) -> tuple[int, int]:
+    """Entities and nights: 100.7 million ledger rows in full."""
+    return scale.of(full=(1_000_000, 365), smoke=(20_000, 60))
+
+
+def _row(what: str, one: list[float], many: list[float], history: str) -> Row:
+    return Row(
+        section="history",
+        workload=what,
+        against=f"{ONE}, {history}",
+        unit="x the time",
+        figure=median(late / early for late, early in zip(many, one, strict=True)),
+        at_most=None if what in READS_LEDGER else MAX_RATIO,
+        detail=f"{median(many):.2f} s, one run {median(one):.2f} s",
+    )
+
+
+@contextmanager
+def played(scale: Scale) -> Iterator[dict[str, Path]]:
+    """The folders of two projects, by `ONE` and `MANY`, deleted afterwards."""
+    entities, nights = scale_of(scale)
+    folders = {name: project.new_folder() for name in (ONE, MANY)}
+    try:
+        settings = {"data": str(floats(entities, 10)), "model": models.model("logistic")}
+        run(Task(__name__, "begin", {"folder": str(folders[ONE]), **settings}))
+        project.copy(created=str(folders[ONE]), folder=str(folders[MANY]))
+        run(Task(__name__, "append_nights", {"folder": str(folders[MANY]), "nights": nights}))
+        yield folders
+    finally:
+        for folder in folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def begin(*, folder: str, **settings: Any) -> None:
+    """A task: a project with a view and tests, and its first run."""
+    project.create(folder=folder, **settings)
+    made = project.Project(Path(folder))
+    profiles = yaml.safe_load((made.folder / "profiles.yml").read_text())
+    profiles["benchmark"]["outputs"]["dev"]["plugins"] = [{"module": "dbt_onnx.replay_plugin"}]
+    made.write("profiles.yml", yaml.safe_dump(profiles))
+    made.write("models/scores_current.sql", f"{{{{ {_CURRENT} }}}}")
+    made.write("models/scores_as_of.sql", f"{{{{ {_AS_OF} }}}}")
+    tests = [
+        {f"dbt_onnx.{_macro(name)}": {"name": name, "arguments": arguments}}
+        for name, arguments in _TESTS.items()
+    ]
+    described = {"models": [{"name": project.NODE, "data_tests": tests}]}
+    made.write("models/scores.yml", yaml.safe_dump(described))
+    project.run(folder=folder, clock=FIRST_NIGHT)
+    made.dbt("run", "--select", "scores_current", "scores_as_of", "--vars", _clock(1))
+
+
+def append_nights(*, folder: str, nights: int) -> None:
+    """A task: all nights after the first, on each of which `CHANGED_PER_MILLE` of the entities had
+    other features, with the scores that they had.
+    """
+    with duckdb.connect(str(project.Project(Path(folder)).warehouse)) as connection:
+        for statement in statements(nights):
+            connection.execute(statement)
+
+
+def statements(nights: int) -> Iterator[str]:
+    """The SQL that appends to `scores`, `scores__latest` and `dbt_onnx_runs`."""
+    stamps = {
+        "as_of": "as_of + to_days({0})",
+        "scored_at": "scored_at + to_milliseconds({0})",
+        "run_id": "'night ' || {0}",
+    }
+    is_changed = f"hash(id, {{}}) % 1000 < {CHANGED_PER_MILLE}"
+    yield "create temp table first_run as select * from scores order by id"
+    for night in range(1, nights):
+        replaced = ", ".join(f"{value.format(night)} as {name}" for name, value in stamps.items())
+        yield (
+            f"insert into scores select * replace ({replaced}, 'features_changed' as score_reason) "
+            f"from first_run where {is_changed.format(night)}"
+        )
+    yield (
+        "insert into dbt_onnx_runs select first.* replace ('night ' || night as run_id, "
+        "clock + to_days(night) as clock, as_of + to_days(night) as as_of, "
+        "scored_at + to_milliseconds(night) as scored_at, "
+        "started_at + to_milliseconds(night) as started_at, "
+        "ended_at + to_milliseconds(night) as ended_at, 0 as rows_inputs_kept) "
+        f"from dbt_onnx_runs as first cross join (select unnest(range(1, {nights}))::integer as night)"
+    )
+    last = f"list_max(list_filter(range(1, {nights}), lambda night: {is_changed.format('night')}))"
+    yield f"create temp table changed as select id, {last}::integer as night from first_run"
+    updates = ", ".join(f"{name} = {value.format('night')}" for name, value in stamps.items())
+    yield (
+        f"update scores__latest as latest set {updates} from changed "
+        "where changed.id = latest.id and night is not null"
+    )
+    yield (
+        "update scores__latest as latest set confirmed_as_of = newest from "
+        "(select max(as_of) as newest from dbt_onnx_runs) where latest.as_of < newest"
+    )
+
+
+def ask_in_turns(*, asked: list[dict[str, Any]], rounds: int) -> dict[str, Any]:
+    """A task: what `ask` says of each project in turn, a list of rounds per project. One process,
+    because the imports of dbt would take longer than all that is measured.
+    """
+    project.import_all()
+    taken: list[list[dict[str, float]]] = [[] for _ in asked]
+    for _ in range(rounds):
+        for of_project, arguments in zip(taken, asked, strict=True):
+            of_project.append(ask(**arguments))
+    return {"taken": taken}
+
+
+def ask(*, folder: str, nights: int) -> dict[str, float]:
+    """The seconds of planning, of the view, and of each test."""
+    made = project.Project(Path(folder))
+    clock = _clock(nights)
+    nodes = made.dbt("run", "--select", project.NODE, "--vars", clock)
+    if "scored 0," not in (message := nodes[project.NODE].message):
+        raise ValueError(f"the night without changes said: {message}")
+    taken = {"planning": nodes[project.NODE].seconds}
+    for what, view in (("current view", "scores_current"), ("predictions as of", "scores_as_of")):
+        with duckdb.connect(str(made.warehouse)) as connection, Stopwatch() as watch:
+            connection.execute(f"create temp table said as select * from {view}")
+        taken[what] = watch.taken()["seconds"]
+    tested = made.dbt("test", "--vars", clock)
+    return {**taken, **{name: tested[name].seconds for name in _TESTS}}
+
+
+def ledger_rows(folder: Path) -> int:
+    with duckdb.connect(str(project.Project(folder).warehouse), read_only=True) as connection:
+        return int(connection.execute("select count(*) from scores").fetchall()[0][0])
+
+
+def _clock(night: int) -> str:
+    clock = date.fromisoformat(FIRST_NIGHT) + timedelta(days=night - 1)
+    return f'{{dbt_onnx_clock: "{clock}"}}'
+
+
+def _macro(name: str) -> str:
+    return "predictions_match_baseline" if name.endswith("previous_run") else name
