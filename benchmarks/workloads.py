@@ -17,7 +17,7 @@ class Workload:
     rows                 in the long version
     inference_dominates  the model takes most of the time, not reading and writing
     workers              sessions that a careful author would run at once
-    orbital              whether orbital can make SQL of the model
+    orbital              whether orbital is compared: it can make SQL of the model, and in good time
     """
 
     name: str
@@ -46,7 +46,9 @@ LOGISTIC = Workload(name="logistic", model="logistic", rows=5_000_000)
 TREES_20 = Workload(name="20 trees", model="trees_20", rows=5_000_000, **_HEAVY)
 TREES_100 = Workload(name="100 trees", model="trees_100", rows=2_000_000, **_HEAVY)
 HISTOGRAM = Workload(name="histogram", model="histogram", rows=1_000_000, orbital=False, **_HEAVY)
-PERCEPTRON = Workload(name="perceptron", model="perceptron", rows=2_000_000, **_HEAVY)
+PERCEPTRON = Workload(
+    name="perceptron", model="perceptron", rows=5_000_000, orbital=False, **_HEAVY
+)
 WIDE = Workload(name="200 features", model="logistic", rows=500_000, features=200)
 MIXED = Workload(
     name="mixed columns", model="mixed", rows=1_000_000, table="mixed",
