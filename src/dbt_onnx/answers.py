@@ -37,7 +37,7 @@ class Candidate:
         session = OnnxSession(
             artifact.model_bytes,
             output_names=[output.name for output in artifact.contract.outputs],
-            row_by_row=artifact.signature.fixed_batch_one,
+            batch_rows=artifact.signature.batch_rows,
         )
         return cls(artifact, session)
 

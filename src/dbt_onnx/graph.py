@@ -44,13 +44,13 @@ class Tensor:
 class GraphSignature:
     """Inputs without the initializers, outputs, and the metadata of the file.
 
-    `fixed_batch_one` means that the graph takes one row at a time.
+    `batch_rows` is 1 when the graph takes one row at a time, else none.
     """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     metadata: dict[str, str]
-    fixed_batch_one: bool
+    batch_rows: int | None
 
 
 def read_graph(model_bytes: bytes, *, where: str) -> GraphSignature:
@@ -103,7 +103,9 @@ def _signature(model: onnx.ModelProto) -> GraphSignature:
         inputs=inputs,
         outputs=tuple(_tensor(item, classes.get(item.name)) for item in graph.output),
         metadata={item.key: item.value for item in model.metadata_props},
-        fixed_batch_one=any(item.shape is not None and item.shape[:1] == (1,) for item in inputs),
+        batch_rows=1
+        if any(item.shape is not None and item.shape[:1] == (1,) for item in inputs)
+        else None,
     )
 
 

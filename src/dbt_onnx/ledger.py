@@ -75,6 +75,7 @@ RUNS_TYPES = {
     "onnxruntime_version": "VARCHAR",
     "provider": "VARCHAR",
     "threads": "INTEGER",
+    "workers": "INTEGER",
     "batch_rows": "INTEGER",
     "dbt_onnx_version": "VARCHAR",
     "dbt_version": "VARCHAR",

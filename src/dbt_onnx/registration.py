@@ -89,7 +89,7 @@ def register_model(
     description = describe_model(model_bytes, signature, wishes, where=str(path))
     features = sample_columns(description)
     outputs = score_sample(
-        model_bytes, description.contract, features, row_by_row=signature.fixed_batch_one
+        model_bytes, description.contract, features, batch_rows=signature.batch_rows
     )
     entry = write_artifact(
         artifacts,
@@ -114,7 +114,7 @@ def _origin() -> str:
 
 
 def _warnings(signature: GraphSignature, outputs: dict[str, list[Any]]) -> tuple[str, ...]:
-    warnings = [ROW_BY_ROW] if signature.fixed_batch_one else []
+    warnings = [ROW_BY_ROW] if signature.batch_rows == 1 else []
     rejected = sum(value is None for value in next(iter(outputs.values())))
     if rejected:
         warnings.append(f"the model gives NaN or infinity for {rejected} of the generated rows")

@@ -24,7 +24,7 @@ def score_sample(
     contract: Contract,
     features: Mapping[str, Sequence[Any]],
     *,
-    row_by_row: bool = False,
+    batch_rows: int | None = None,
 ) -> dict[str, list[Any]]:
     """Score `{feature: values}`, as a card holds them, with one thread.
 
@@ -36,8 +36,7 @@ def score_sample(
     session = OnnxSession(
         model_bytes,
         output_names=[output.name for output in contract.outputs],
-        threads=1,
-        row_by_row=row_by_row,
+        batch_rows=batch_rows,
     )
     names = [field.name for field in contract.output_fields()]
     columns: dict[str, list[Any]] = {name: [] for name in names}

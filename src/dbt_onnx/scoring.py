@@ -5,7 +5,8 @@ It knows no warehouse, no dbt and no files.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from dbt_onnx.errors import ScoringError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
 
     from dbt_onnx.contract import Contract
     from dbt_onnx.integers import Array
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 KEY_PREFIX = CARRIED_PREFIX + "key_"
 SCORED, REJECTED = "scored", "rejected"
+PART_ROWS = 65_536
 
 
 @dataclass
@@ -57,45 +60,75 @@ def score_batches(
     *,
     contract: Contract,
     tally: Tally,
-    batch_rows: int = 65_536,
+    workers: int = 1,
+    part_rows: int = PART_ROWS,
     on_progress: Callable[[int], None] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Score a stream: one row out for each row in, in order, whatever the size of its batches.
 
     A batch in has the carried columns (`__dbt_onnx_...`) and the contract's features; a batch out
-    has at most `batch_rows` rows of `prediction_schema`. A rejected row has NULL outputs and a
+    has at most `part_rows` rows of `prediction_schema`. A rejected row has NULL outputs and a
     reason. `tally` is added to, and `on_progress` called with a number of rows, before each batch
     is handed out. An empty stream, or an empty batch, gives no batch. Nothing is closed here:
     who opened stream and scorer closes them.
+
+    `workers` threads score while the caller writes what it got and the stream is read on: numpy,
+    Arrow and onnxruntime leave Python's lock to others. What comes out does not depend on them.
 
     Raises ContractError when the columns are not the contract's, and ScoringError, with the range
     of rows, when the model fails or gives something other than the contract says.
     """
     done = 0
+    waiting: deque[tuple[pa.RecordBatch, Future[_Scored]]] = deque()
+
+    def finish() -> pa.RecordBatch:
+        nonlocal done
+        part, future = waiting.popleft()
+        try:
+            scored = future.result()
+        except ScoringError as error:
+            raise ScoringError(
+                f"rows {done + 1:,} to {done + part.num_rows:,}: {error.message}", hint=error.hint
+            ) from error
+        done += part.num_rows
+        _count(tally, scored.reasons, part, contract)
+        if on_progress is not None:
+            on_progress(part.num_rows)
+        return scored.predictions
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for part in _parts(batches, contract, part_rows):
+                waiting.append((part, pool.submit(_score, part, scorer, contract)))
+                if len(waiting) > workers:
+                    yield finish()
+            while waiting:
+                yield finish()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _parts(
+    batches: Iterable[pa.RecordBatch], contract: Contract, part_rows: int
+) -> Iterator[pa.RecordBatch]:
     checked: pa.Schema | None = None
     for batch in batches:
         if checked is None or not batch.schema.equals(checked):
             columns = dict(zip(batch.schema.names, batch.schema.types, strict=True))
             check_relation(contract, columns, where="the stream of features", model="to be scored")
             checked = batch.schema
-        for start in range(0, batch.num_rows, batch_rows):
-            part = batch.slice(start, batch_rows)
-            try:
-                predictions = _score(part, scorer, contract=contract, tally=tally)
-            except ScoringError as error:
-                raise ScoringError(
-                    f"rows {done + 1:,} to {done + part.num_rows:,}: {error.message}",
-                    hint=error.hint,
-                ) from error
-            done += part.num_rows
-            if on_progress is not None:
-                on_progress(part.num_rows)
-            yield predictions
+        for start in range(0, batch.num_rows, part_rows):
+            yield batch.slice(start, part_rows)
 
 
-def _score(
-    batch: pa.RecordBatch, scorer: Scorer, *, contract: Contract, tally: Tally
-) -> pa.RecordBatch:
+@dataclass(frozen=True)
+class _Scored:
+    predictions: pa.RecordBatch
+    reasons: pa.StringArray
+
+
+def _score(batch: pa.RecordBatch, scorer: Scorer, contract: Contract) -> _Scored:
     encoded = encode(batch, contract)
     fed = np.flatnonzero(encoded.valid)
     schema = prediction_schema(batch.schema, contract)
@@ -113,10 +146,10 @@ def _score(
             outputs = [column.take(index) for column in outputs]
     else:
         outputs = [pa.nulls(batch.num_rows, f.type) for f in contract.output_fields()]
-    _count(tally, reasons, batch, contract)
     status = pa.array([SCORED, REJECTED]).take(reasons.is_valid().cast(pa.int8()))
     carried = [batch.column(name) for name in _carried_names(batch.schema)]
-    return pa.RecordBatch.from_arrays([*carried, *outputs, status, reasons], schema=schema)
+    predictions = [*carried, *outputs, status, reasons]
+    return _Scored(pa.RecordBatch.from_arrays(predictions, schema=schema), reasons)
 
 
 def _carried_names(schema: pa.Schema) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import threading
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 PROVIDER = "CPUExecutionProvider"
+DEFAULT_BATCH_ROWS = 8_192
+_SIZES = (1_024, DEFAULT_BATCH_ROWS, 32_768)
+_CLEARLY = 0.8
 _NOTHING = 4
 # where in onnxruntime's own source a check stands: path:line and the signature of the function
 _SOURCE = re.compile(r"\S*/onnxruntime/\S+:\d+ .*?\) (?=[A-Z])")
@@ -29,11 +34,13 @@ class Scorer(Protocol):
 
 
 class OnnxSession:
-    """An onnxruntime session over `model_bytes`, which the caller has verified.
+    """An onnxruntime session over `model_bytes`, which the caller has verified. Several threads may
+    run it at once.
 
     `output_names` are the graph's outputs to compute, in that order. `threads` is the number of
-    threads that one call uses; none means all cores of this process. `row_by_row` runs a model
-    whose batch is fixed at one.
+    threads that one call uses. `batch_rows` is the number of rows of a call, 1 for a model whose
+    batch is fixed at one; none: measured on the first rows, and `batch_rows` tells what was chosen.
+    `workers` is how many calls at once keep this process's cores busy.
 
     Raises ArtifactError when onnxruntime cannot load the model.
     """
@@ -43,13 +50,16 @@ class OnnxSession:
         model_bytes: bytes,
         *,
         output_names: Sequence[str],
-        threads: int | None = None,
-        row_by_row: bool = False,
+        threads: int = 1,
+        batch_rows: int | None = None,
     ) -> None:
         self.onnxruntime_version: str = ort.__version__
         self.provider = PROVIDER
-        self.threads = threads or _usable_cores()
-        self.row_by_row = row_by_row
+        self.threads = threads
+        self.workers = max(1, _usable_cores() // threads)
+        self.batch_rows = batch_rows or DEFAULT_BATCH_ROWS
+        self._is_calibrated = batch_rows is not None
+        self._calibration = threading.Lock()
         self._output_names = list(output_names)
         options = ort.SessionOptions()
         # what fails is raised, with the same message
@@ -69,11 +79,16 @@ class OnnxSession:
             ) from error
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[Any]:
-        """Run one batch. Raises ScoringError with onnxruntime's message when the model fails."""
+        """Outputs for the rows of `feeds`, computed by calls of `batch_rows` rows.
+
+        Raises ScoringError with onnxruntime's message when the model fails.
+        """
         try:
-            if self.row_by_row:
-                return self._run_row_by_row(feeds)
-            return list(self._session.run(self._output_names, dict(feeds)))
+            self._calibrate(feeds)
+            calls = [
+                self._call(feeds, start, self.batch_rows)
+                for start in range(0, _rows(feeds) or 1, self.batch_rows)
+            ]
         except Exception as error:  # onnxruntime's errors have no base of their own
             shapes = ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in feeds.items())
             raise ScoringError(
@@ -81,28 +96,49 @@ class OnnxSession:
                 hint="if the shapes are what the model wants, the values are not; "
                 "`dbt-onnx inspect FILE` shows its inputs",
             ) from error
+        if len(calls) == 1:
+            return calls[0]
+        return [_joined([call[i] for call in calls]) for i in range(len(self._output_names))]
 
-    def _run_row_by_row(self, feeds: Mapping[str, np.ndarray]) -> list[Any]:
-        n_rows = len(next(iter(feeds.values())))
-        rows = [
-            self._session.run(
-                self._output_names, {name: x[row : row + 1] for name, x in feeds.items()}
-            )
-            for row in range(n_rows)
-        ]
-        return [_joined([row[i] for row in rows]) for i in range(len(self._output_names))]
+    def _call(self, feeds: Mapping[str, np.ndarray], start: int, rows: int) -> list[Any]:
+        part = {name: x[start : start + rows] for name, x in feeds.items()}
+        return list(self._session.run(self._output_names, part))
 
+    def _calibrate(self, feeds: Mapping[str, np.ndarray]) -> None:
+        """Measure once, on the first rows that are enough, which size of calls is the fastest.
 
-def _joined(pieces: list[Any]) -> Any:
-    if isinstance(pieces[0], np.ndarray):
-        return np.concatenate([np.atleast_1d(piece) for piece in pieces])
-    return [item for piece in pieces for item in piece]
+        Small calls stay in the processor's caches, large ones spread what a call costs. The default
+        stays unless another one is clearly better, so that noise does not decide.
+        """
+        # the other workers wait, so that what is measured is the model
+        with self._calibration:
+            if self._is_calibrated or _rows(feeds) < max(_SIZES):
+                return
+            seconds_per_row = {}
+            for size in _SIZES:
+                began = time.perf_counter()
+                self._call(feeds, 0, size)
+                seconds_per_row[size] = (time.perf_counter() - began) / size
+            best = min(seconds_per_row, key=seconds_per_row.__getitem__)
+            if seconds_per_row[best] < _CLEARLY * seconds_per_row[DEFAULT_BATCH_ROWS]:
+                self.batch_rows = best
+            self._is_calibrated = True
 
 
 def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _rows(feeds: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(feeds.values())))
+
+
+def _joined(pieces: list[Any]) -> Any:
+    if isinstance(pieces[0], np.ndarray):
+        return np.concatenate([np.atleast_1d(piece) for piece in pieces])
+    return [item for piece in pieces for item in piece]
 
 
 def _one_line(error: Exception) -> str:

@@ -44,9 +44,7 @@ def try_model(
     of rows, or when a row's outputs depend on the rows beside it.
     """
     names = [tensor.name for tensor in signature.outputs]
-    session = OnnxSession(
-        model_bytes, output_names=names, threads=1, row_by_row=signature.fixed_batch_one
-    )
+    session = OnnxSession(model_bytes, output_names=names, batch_rows=signature.batch_rows)
     feeds = {tensor.name: _generate(tensor, widths, zeros=False) for tensor in inputs}
     try:
         outputs = session.run(feeds)

@@ -68,7 +68,7 @@ def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
         artifact.model_bytes,
         artifact.contract,
         features,
-        row_by_row=artifact.signature.fixed_batch_one,
+        batch_rows=artifact.signature.batch_rows,
     )
     difference, faults = largest_difference(expected, actual, tolerance=tolerance)
     rows = len(next(iter(features.values())))

@@ -328,7 +328,7 @@ def test_the_run_row_tells_what_a_replay_needs(warehouse: Warehouse) -> None:
         "threads, batch_rows, dbt_onnx_version, dbt_version, length(artifact_sha256)"
     ) == (
         "line", "1", "champion", ["id"], onnxruntime.__version__, "CPUExecutionProvider",
-        1, 65_536, dbt_onnx.__version__, "1.11.0", 64,
+        1, 8_192, dbt_onnx.__version__, "1.11.0", 64,
     )  # fmt: skip
     warehouse.run(model="line/1")
     assert warehouse.last_run("model_version, model_alias") == ("1", None)

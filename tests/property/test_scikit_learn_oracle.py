@@ -70,7 +70,7 @@ def score(onnx_model: Any, contract: Contract, columns: Mapping[str, Any]) -> pa
     names = [output.name for output in contract.outputs]
     scorer = OnnxSession(onnx_model.SerializeToString(), output_names=names, threads=1)
     batch, tally = pa.record_batch(dict(columns)), Tally()
-    out = score_batches([batch], scorer, contract=contract, tally=tally, batch_rows=128)
+    out = score_batches([batch], scorer, contract=contract, tally=tally, part_rows=128)
     table = pa.Table.from_batches(out, prediction_schema(batch.schema, contract))
     assert (tally.scored, tally.rejected) == (batch.num_rows, 0)
     return table

@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import graphs
 import numpy as np
+import onnxruntime as ort
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from skl2onnx import to_onnx
+from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.neural_network import MLPClassifier
 
 from dbt_onnx.contract import Contract, Feature, Input, Output
 from dbt_onnx.encode import encode
@@ -55,10 +59,10 @@ def echo(dtype: str) -> OnnxSession:
 
 
 def score_table(
-    batches: Sequence[pa.RecordBatch], contract: Contract, scorer: Any, batch_rows: int = 65_536
+    batches: Sequence[pa.RecordBatch], contract: Contract, scorer: Any, part_rows: int = 65_536
 ) -> tuple[pa.Table, Tally]:
     tally = Tally()
-    out = score_batches(batches, scorer, contract=contract, tally=tally, batch_rows=batch_rows)
+    out = score_batches(batches, scorer, contract=contract, tally=tally, part_rows=part_rows)
     return pa.Table.from_batches(out, prediction_schema(batches[0].schema, contract)), tally
 
 
@@ -68,13 +72,13 @@ def score_table(
 @given(
     rows=st.lists(st.tuples(st.integers(0, 3), FLOATS, st.booleans()), min_size=1, max_size=40),
     cuts=st.lists(st.integers(0, 40), max_size=6),
-    batch_rows=st.integers(1, 50),
+    part_rows=st.integers(1, 50),
     policy=st.sampled_from([{}, {"null_policy": "nan"}, {"null_policy": "fill", "fill": 0.5}]),
 )
 def test_any_cut_of_the_stream_and_any_batch_size_give_the_same_balanced_table(
     rows: list[tuple[int, float | None, bool]],
     cuts: list[int],
-    batch_rows: int,
+    part_rows: int,
     policy: dict[str, Any],
 ) -> None:
     contract = contract_of("float32", **policy)
@@ -91,7 +95,7 @@ def test_any_cut_of_the_stream_and_any_batch_size_give_the_same_balanced_table(
     pieces = [whole.slice(a, b - a) for a, b in itertools.pairwise(edges)]
 
     table, tally = score_table([whole], contract, echo("float32"))
-    again, tally_again = score_table(pieces, contract, echo("float32"), batch_rows)
+    again, tally_again = score_table(pieces, contract, echo("float32"), part_rows)
 
     assert again.combine_chunks() == table.combine_chunks() or _same(again, table)
     assert tally_again == tally
@@ -102,6 +106,72 @@ def test_any_cut_of_the_stream_and_any_batch_size_give_the_same_balanced_table(
     assert tally.scored == reasons.count(None) == table["status"].to_pylist().count("scored")
     assert tally.rejected_reasons == Counter(reason for reason in reasons if reason)
     assert [y is None for y in table["y"].to_pylist()] == [bool(reason) for reason in reasons]
+
+
+@cache
+def estimators() -> dict[str, tuple[bytes, Contract]]:
+    """A network and a boosted forest over ten features: products of matrices, and trees."""
+    chance = np.random.default_rng(0)
+    x = chance.random((300, 10), dtype=np.float32)
+    y = (x[:, 0] + x[:, 1] > x[:, 2]).astype(int)
+    names = tuple(f"f{i}" for i in range(10))
+    contract = Contract(
+        features=tuple(Feature(name=name) for name in names),
+        inputs=(Input(name="X", dtype="float32", features=names),),
+        outputs=(
+            Output(
+                name="probabilities", kind="probabilities", dtype="float32", columns=("no", "yes"),
+                classes=(0, 1),
+            ),
+        ),
+    )  # fmt: skip
+    models = (
+        MLPClassifier((16,), solver="lbfgs", max_iter=5_000),
+        GradientBoostingClassifier(n_estimators=9),
+    )
+    return {
+        type(model).__name__: (
+            to_onnx(model.fit(x, y), x[:1], options={"zipmap": False}).SerializeToString(), contract
+        )
+        for model in models
+    }  # fmt: skip
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    name=st.sampled_from(["MLPClassifier", "GradientBoostingClassifier"]),
+    rows=st.integers(1, 300),
+    part_rows=st.integers(1, 120),
+    batch_rows=st.integers(1, 70),
+    workers=st.integers(1, 4),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_workers_change_no_bit(
+    name: str, rows: int, part_rows: int, batch_rows: int, workers: int, seed: int
+) -> None:
+    model, contract = estimators()[name]
+    x = np.random.default_rng(seed).random((rows, 10), dtype=np.float32)
+    batch = pa.record_batch(
+        {"__dbt_onnx_key_0": pa.array(range(rows))}
+        | {feature: pa.array(x[:, i]) for i, feature in enumerate(contract.feature_names)}
+    )
+    scorer = OnnxSession(model, output_names=["probabilities"], batch_rows=batch_rows)
+    out = score_batches(
+        [batch], scorer, contract=contract, tally=Tally(), workers=workers, part_rows=part_rows
+    )
+    table = pa.Table.from_batches(out)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    plain = ort.InferenceSession(model, options)
+    expected = [
+        plain.run(["probabilities"], {"X": x[start : min(start + batch_rows, end)]})[0]
+        for part in range(0, rows, part_rows)
+        for end in [min(part + part_rows, rows)]
+        for start in range(part, end, batch_rows)
+    ]
+    said = np.column_stack([table["no"].to_numpy(), table["yes"].to_numpy()])
+    assert said.tobytes() == np.concatenate(expected).tobytes()
+    assert table["__dbt_onnx_key_0"].to_pylist() == list(range(rows))
 
 
 def _same(one: pa.Table, other: pa.Table) -> bool:

@@ -41,7 +41,7 @@ def test_inputs_and_outputs_are_described() -> None:
     assert (x.name, x.kind, x.dtype, x.shape) == ("x", "tensor", "float32", ("n", 2))
     assert (y.name, y.dtype, y.shape) == ("y", "float32", None)
     assert signature.metadata == {"feature_names": "a,b"}
-    assert not signature.fixed_batch_one
+    assert signature.batch_rows is None
 
 
 def test_an_initializer_listed_among_the_inputs_is_no_input() -> None:
@@ -96,11 +96,11 @@ def test_every_tensor_type_has_its_name(kind: int, dtype: str) -> None:
 def test_a_dynamic_first_axis_is_accepted(shape: Any, seen: Any) -> None:
     signature = read(models.identity(shape))
     assert signature.inputs[0].shape == seen
-    assert not signature.fixed_batch_one
+    assert signature.batch_rows is None
 
 
 def test_a_batch_fixed_at_one_is_accepted_and_told() -> None:
-    assert read(models.identity([1, 3])).fixed_batch_one
+    assert read(models.identity([1, 3])).batch_rows == 1
 
 
 @pytest.mark.parametrize(

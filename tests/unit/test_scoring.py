@@ -127,12 +127,12 @@ def test_a_batch_without_a_valid_row_does_not_run_the_model() -> None:
     assert out["y"].type == pa.float32()
 
 
-def test_batches_are_cut_to_batch_rows_and_progress_is_told() -> None:
+def test_batches_are_cut_to_part_rows_and_progress_is_told() -> None:
     recorder, told = Recorder(), []
     batches = [batch_of(a=range(n), b=range(n)) for n in (5, 0, 2)]
     out = list(
         score_batches(
-            batches, recorder, contract=LINEAR, tally=Tally(), batch_rows=2, on_progress=told.append
+            batches, recorder, contract=LINEAR, tally=Tally(), part_rows=2, on_progress=told.append
         )
     )
     assert recorder.calls == [2, 2, 1, 2]
@@ -187,12 +187,12 @@ def test_vectors_of_rejected_rows_are_null() -> None:
     assert table["e"].to_pylist() == [[1, 2, 3], None, [2, 4, 6]]
 
 
-def test_a_stream_is_scored_as_it_is_read_and_never_closed() -> None:
+def test_a_stream_is_read_one_part_ahead_of_each_worker_and_never_closed() -> None:
     closed = []
 
     def stream() -> Iterator[pa.RecordBatch]:
         try:
-            for _ in range(3):
+            for _ in range(9):
                 taken.append(1)
                 yield batch_of(a=[1], b=[1])
         finally:
@@ -200,9 +200,9 @@ def test_a_stream_is_scored_as_it_is_read_and_never_closed() -> None:
 
     taken: list[int] = []
     source = stream()
-    predictions = score_batches(source, Recorder(), contract=LINEAR, tally=Tally())
+    predictions = score_batches(source, Recorder(), contract=LINEAR, tally=Tally(), workers=2)
     next(predictions)
-    assert taken == [1]
+    assert len(taken) == 3
     predictions.close()  # type: ignore[attr-defined]
     assert closed == []
     assert next(source).num_rows == 1
@@ -212,7 +212,7 @@ def test_examples_show_the_key_and_the_value_of_the_first_row_of_a_reason() -> N
     batch = batch_of(
         a=[1, None, None, 16_777_217], b=pa.array([1, 2, 3, 4]), __dbt_onnx_key_1=[9, 8, 7, 6]
     )
-    _, tally = score_all(batch, contract=LINEAR, model_bytes=graphs.linear(), batch_rows=1)
+    _, tally = score_all(batch, contract=LINEAR, model_bytes=graphs.linear(), part_rows=1)
     assert tally.rejected_reasons == {"null:a": 2, "lossy_cast:a": 1}
     assert tally.examples == {
         "null:a": "k1, 8 (a = NULL)",
@@ -240,7 +240,7 @@ def test_a_model_that_fails_names_the_rows() -> None:
         session_of(graphs.lookup(), contract),
         contract=contract,
         tally=tally,
-        batch_rows=2,
+        part_rows=2,
     )
     assert next(predictions)["y"].to_pylist() == [10, 20]
     assert next(predictions)["y"].to_pylist() == [30, 10]
@@ -271,6 +271,6 @@ def test_a_stream_without_the_contracts_columns_is_an_error_and_not_a_wrong_answ
 
 def test_a_model_of_one_row_at_a_time_scores_a_whole_batch() -> None:
     batch = batch_of(a=[1.0, None, 3.0], b=[2.0, 1.0, 4.0])
-    scorer = session_of(graphs.fixed_batch(), LINEAR, row_by_row=True)
+    scorer = session_of(graphs.fixed_batch(), LINEAR, batch_rows=1)
     (out,) = score_batches([batch], scorer, contract=LINEAR, tally=Tally())
     assert out["y"].to_pylist() == [0.5, None, 2.5]

@@ -54,7 +54,7 @@ def test_every_tensor_type_goes_in_and_comes_out(dtype: str, rank: int) -> None:
 
 
 def test_a_batch_fixed_at_one_runs_row_by_row() -> None:
-    session = OnnxSession(graphs.fixed_batch(), output_names=["y"], row_by_row=True)
+    session = OnnxSession(graphs.fixed_batch(), output_names=["y"], batch_rows=1)
     assert session.run({"x": ROWS})[0].tolist() == ANSWERS
     with pytest.raises(ScoringError, match="index: 0 Got: 3 Expected: 1"):
         OnnxSession(graphs.fixed_batch(), output_names=["y"]).run({"x": ROWS})
@@ -63,9 +63,28 @@ def test_a_batch_fixed_at_one_runs_row_by_row() -> None:
 def test_maps_of_row_by_row_runs_are_joined() -> None:
     model = graphs.zipmap(["no", "yes"])
     whole = OnnxSession(model, output_names=["maps"]).run({"x": ROWS})
-    by_row = OnnxSession(model, output_names=["maps"], row_by_row=True).run({"x": ROWS})
+    by_row = OnnxSession(model, output_names=["maps"], batch_rows=1).run({"x": ROWS})
     assert by_row == whole
     assert whole[0][1] == {"no": 3.0, "yes": 4.0}
+
+
+def test_calls_have_the_rows_that_were_measured_to_be_fast(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # seconds that each size takes, the largest call last: a long one costs three times as much a row
+    clock = iter([0.0, 1.0, 0.0, 8.0, 0.0, 96.0])
+    monkeypatch.setattr("dbt_onnx.session.time.perf_counter", lambda: next(clock))
+    session = OnnxSession(graphs.linear(), output_names=["y"])
+    session.run({"x": np.ones((100, 2), np.float32)})
+    assert session.batch_rows == 8_192  # too few rows to measure
+    (y,) = session.run({"x": np.ones((40_000, 2), np.float32)})
+    assert session.batch_rows == 8_192  # as fast as the small one, so it stays
+    assert len(y) == 40_000
+    clock = iter([0.0, 0.5, 0.0, 8.0, 0.0, 96.0])
+    session = OnnxSession(graphs.linear(), output_names=["y"])
+    session.run({"x": np.ones((40_000, 2), np.float32)})
+    assert session.batch_rows == 1_024
+    assert OnnxSession(graphs.linear(), output_names=["y"], batch_rows=7).batch_rows == 7
 
 
 def test_settings_say_what_a_replay_needs() -> None:

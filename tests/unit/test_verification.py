@@ -46,7 +46,7 @@ def test_a_sample_is_scored_by_the_formula_and_null_rows_are_rejected() -> None:
 
 def test_a_sample_of_one_row_at_a_time_gives_the_same() -> None:
     content = models.linear(shape=[1, 2]).SerializeToString()
-    scored = score_sample(content, CONTRACT, SAMPLE["features"], row_by_row=True)
+    scored = score_sample(content, CONTRACT, SAMPLE["features"], batch_rows=1)
     assert scored == SAMPLE["outputs"]
 
 

@@ -29,7 +29,7 @@ def show_model(path: Path, model_bytes: bytes, signature: GraphSignature) -> Non
     print_text(console, f"size    {len(model_bytes):,} bytes")
     print_text(console, f"sha256  {hashlib.sha256(model_bytes).hexdigest()}")
     print_text(
-        console, f"batch   {ROW_BY_ROW}" if signature.fixed_batch_one else "batch   first axis"
+        console, f"batch   {ROW_BY_ROW}" if signature.batch_rows == 1 else "batch   first axis"
     )
     console.print(table("inputs", ("name", "type", "shape"), map(_input_row, signature.inputs)))
     console.print(

@@ -26,7 +26,7 @@ from dbt_onnx.replay import (
     compare_batch,
 )
 from dbt_onnx.sample import TOLERANCE
-from dbt_onnx.scoring import KEY_PREFIX, Tally, score_batches
+from dbt_onnx.scoring import KEY_PREFIX, PART_ROWS, Tally, score_batches
 from dbt_onnx.session import OnnxSession
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _score(
         artifact.model_bytes,
         output_names=[output.name for output in artifact.contract.outputs],
         threads=run.threads,
-        row_by_row=artifact.signature.fixed_batch_one,
+        batch_rows=run.batch_rows,
     )
     if session.onnxruntime_version != run.onnxruntime_version:
         replay.notes.append(
@@ -126,15 +126,11 @@ def _score(
     rows = cursor.stream(
         _rows_to_replay(tables, run, columns, sample=sample),
         {**run.values, "sample": sample},
-        batch_rows=run.batch_rows,
+        batch_rows=PART_ROWS,
     )
     try:
         for batch in score_batches(
-            rows,
-            session,
-            contract=artifact.contract,
-            tally=Tally(),
-            batch_rows=run.batch_rows,
+            rows, session, contract=artifact.contract, tally=Tally(), workers=session.workers
         ):
             compare_batch(replay, batch, key=run.key_columns, columns=columns, tolerance=tolerance)
     finally:

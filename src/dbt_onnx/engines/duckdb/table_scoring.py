@@ -6,7 +6,6 @@ snapshot, and the predictions, the latest table and the run row are written in o
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,8 @@ from dbt_onnx.inputs import RUN_COLUMN
 from dbt_onnx.ledger import LedgerShape, TableName
 from dbt_onnx.progress import Progress
 from dbt_onnx.registry import Registry, parse_spec
-from dbt_onnx.scoring import Tally, prediction_schema, score_batches
-from dbt_onnx.session import OnnxSession
+from dbt_onnx.scoring import PART_ROWS, Tally, prediction_schema, score_batches
+from dbt_onnx.session import DEFAULT_BATCH_ROWS, OnnxSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,7 +34,8 @@ if TYPE_CHECKING:
 
     from dbt_onnx.job import RunSettings, ScoringRequest
 
-DEFAULT_BATCH_ROWS = 65_536
+_PARTS_PER_WORKER = 8
+_PART_VALUES = 4_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,17 +242,20 @@ def _write_run(
     log: Callable[[str], None],
 ) -> RunSummary:
     """Score what is planned and write ledger, latest and run row in one transaction."""
-    session = _open_session(request, artifact, log=log)
-    batch_rows = request.batch_rows or DEFAULT_BATCH_ROWS
-    tally = Tally()
+    tally, how = Tally(), {}
     with writer.transaction():
         tables.create(writer, planned.plan.shape)
         write_references(
             writer, tables.references, artifact, scoring_model=tables.ledger.identifier
         )
         if planned.summary.rows_to_score:
+            session = _open_session(request, artifact, log=log)
             rows = reader.stream(
-                plan.select_rows(planned.plan), planned.parameters, batch_rows=batch_rows
+                plan.select_rows(planned.plan),
+                planned.parameters,
+                batch_rows=_part_rows(
+                    planned.summary.rows_to_score, artifact, workers=session.workers
+                ),
             )
             label = tables.ledger.identifier
             try:
@@ -262,7 +265,7 @@ def _write_run(
                         session,
                         contract=artifact.contract,
                         tally=tally,
-                        batch_rows=batch_rows,
+                        workers=session.workers,
                         on_progress=progress.advance,
                     )
                     schema = prediction_schema(rows.schema, artifact.contract)
@@ -270,6 +273,13 @@ def _write_run(
             finally:
                 # an unfinished stream would keep the reader from ending its transaction
                 rows.close()
+            how = {
+                "onnxruntime_version": session.onnxruntime_version,
+                "provider": session.provider,
+                "threads": session.threads,
+                "workers": session.workers,
+                "batch_rows": session.batch_rows,
+            }
         fingerprint = writing.check_written(writer, tables, planned, tally, where=features.name)
         writing.check_rejected(
             planned,
@@ -295,10 +305,7 @@ def _write_run(
             **result.counts,
             rows_inputs_kept=kept,
             ledger_fingerprint=fingerprint,
-            onnxruntime_version=session.onnxruntime_version,
-            provider=session.provider,
-            threads=session.threads,
-            batch_rows=batch_rows,
+            **how,
         )
     return result
 
@@ -306,8 +313,7 @@ def _write_run(
 def _open_session(
     request: ScoringRequest, artifact: Artifact, *, log: Callable[[str], None]
 ) -> OnnxSession:
-    one_by_one = artifact.signature.fixed_batch_one
-    if one_by_one:
+    if artifact.signature.batch_rows == 1:
         log(
             f"model '{_name(artifact)}' has a batch fixed at 1: each row is a call of its own, "
             "often a hundred times slower. Hint: export it with a dynamic first axis, for PyTorch "
@@ -316,14 +322,18 @@ def _open_session(
     return OnnxSession(
         artifact.model_bytes,
         output_names=[output.name for output in artifact.contract.outputs],
-        threads=request.threads or _available_cpus(),
-        row_by_row=one_by_one,
+        # more rows at once are faster than more threads for each call
+        threads=request.threads or 1,
+        batch_rows=artifact.signature.batch_rows or request.batch_rows,
     )
+
+
+def _part_rows(rows: int, artifact: Artifact, *, workers: int) -> int:
+    """Rows that a worker takes at once: enough work for all of them, and of bounded size."""
+    width = sum(feature.width or 1 for feature in artifact.contract.features)
+    shared = max(rows // (_PARTS_PER_WORKER * workers), DEFAULT_BATCH_ROWS)
+    return max(1, min(shared, PART_ROWS, _PART_VALUES // width))
 
 
 def _name(artifact: Artifact) -> str:
     return f"{artifact.model_name}/{artifact.model_version}"
-
-
-def _available_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
