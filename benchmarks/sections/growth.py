@@ -35,7 +35,7 @@ def measure(scale: Scale) -> Iterator[Row]:
         smoke=(1_000, 300_000, 1_000_000),
     )
     features_of = scale.of(full=(5, 10, 50, 200, 1_000), smoke=(5, 10, 50, 100))
-    rows = scale.of(full=1_000_000, smoke=300_000)
+    rows = scale.of(full=500_000, smoke=300_000)
     shapes = [*((n, 10) for n in rows_of), *((rows, n) for n in features_of)]
     taken = _taken(list(dict.fromkeys(shapes)), rounds=scale.of(full=5, smoke=1))
     yield _row("10 features", "rows", {n: taken[n, 10] for n in rows_of})
