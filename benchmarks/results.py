@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SMOKE_MARGIN = 0.25
 """How much worse than its target a figure of the short version may be."""
+SMOKE = "smoke"
+"""What the short version gave when it was recorded, in the results file."""
 
 LIBRARIES = ("dbt-core", "dbt-duckdb", "duckdb", "onnxruntime", "pyarrow", "numpy",
              "pandas", "scikit-learn", "skl2onnx")  # fmt: skip
@@ -45,6 +47,16 @@ class Row:
         least = self.at_least is None or self.figure >= self.at_least * (1 - margin)
         most = self.at_most is None or self.figure <= self.at_most * (1 + margin)
         return least and most
+
+    def held_to(self, recorded: Row | None) -> Row:
+        """The same figure, with what was recorded before as its target where that missed its own:
+        what is not reached yet shall at least not get worse.
+        """
+        if recorded is None or recorded.holds():
+            return self
+        least = None if self.at_least is None else recorded.figure
+        most = None if self.at_most is None else recorded.figure
+        return replace(self, at_least=least, at_most=most)
 
     @property
     def judged(self) -> bool:
@@ -97,6 +109,13 @@ def merge(path: Path, section: str, rows: Iterable[Row]) -> dict[str, Any]:
     return dict(json.loads(text))
 
 
+def recorded(path: Path) -> dict[tuple[str, str, str], Row]:
+    """The rows of the short version as they were recorded, by section, workload and rival."""
+    document = json.loads(path.read_text()) if path.exists() else {}
+    rows = rows_of(document[SMOKE]) if SMOKE in document else []
+    return {(row.section, row.workload, row.against): row for row in rows}
+
+
 def rows_of(section: Mapping[str, Any]) -> list[Row]:
     return [Row(**{**row, "series": tuple(map(tuple, row["series"]))}) for row in section["rows"]]
 
@@ -105,6 +124,8 @@ def markdown(document: Mapping[str, Any]) -> str:
     """RESULTS.md: a table a section, each with its machine and versions."""
     lines = ["# Results", "", "Written by `make bench`; README.md beside this says how to read it."]
     for name, section in document.items():
+        if name == SMOKE:
+            continue
         known = section["environment"]
         versions = ", ".join(f"{key} {known[key]}" for key in known if key != "machine")
         lines += [
@@ -124,7 +145,8 @@ def _line(row: Row) -> str:
 
 def plot(document: Mapping[str, Any], paths: Iterable[Path]) -> None:
     """Draw every series of the results: time against rows, time against features."""
-    rows = [row for section in document.values() for row in rows_of(section) if row.series]
+    sections = [section for name, section in document.items() if name != SMOKE]
+    rows = [row for section in sections for row in rows_of(section) if row.series]
     axes_of = sorted({row.series_of for row in rows}, reverse=True)
     if not rows:
         return

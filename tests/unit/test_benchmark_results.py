@@ -90,3 +90,29 @@ def test_the_plot_draws_each_series_and_is_not_made_without_one(tmp_path):
 def test_small_and_large_figures_can_be_told_apart():
     shown = [results.shown(number, "s") for number in (0, 0.0000018, 0.04, 0.5, 99.94, 12345.6)]
     assert shown == ["0.00 s", "2e-06 s", "0.04 s", "0.50 s", "99.94 s", "12,346 s"]
+
+
+@pytest.mark.parametrize(
+    ("figure", "recorded", "target", "holds"),
+    [
+        (0.4, 0.5, {"at_least": 2.0}, True),  # missed when recorded, and no worse by a quarter
+        (0.37, 0.5, {"at_least": 2.0}, False),
+        (1.4, 2.1, {"at_least": 2.0}, False),  # reached when recorded: the target itself counts
+        (7.0, 6.0, {"at_most": 2.0}, True),
+        (7.6, 6.0, {"at_most": 2.0}, False),
+    ],
+)
+def test_what_was_missed_when_recorded_shall_not_get_worse(
+    tmp_path, figure, recorded, target, holds
+):
+    path = tmp_path / "results.json"
+    results.merge(path, results.SMOKE, [row(recorded, **target)])
+    before = results.recorded(path)[("scoring", "logistic", "orbital")]
+    held = row(figure, **target).held_to(before)
+    assert held.holds(margin=results.SMOKE_MARGIN) is holds
+    assert results.SMOKE not in results.markdown(json.loads(path.read_text()))
+
+
+def test_without_a_record_the_target_counts(tmp_path):
+    assert results.recorded(tmp_path / "results.json") == {}
+    assert row(0.4, at_least=2.0).held_to(None) == row(0.4, at_least=2.0)
