@@ -30,7 +30,7 @@ def measure(scale: Scale) -> Iterator[Row]:
         folder = folders[history.MANY]
         rows = history.ledger_rows(folder)
         with duckdb.connect(str(project.Project(folder).warehouse)) as connection:
-            connection.execute("create table scores_table as select * from scores_current")
+            connection.execute("create table scores_table as from scores_current order by id")
         arguments = {"folder": str(folder), "lookups": scale.of(full=1000, smoke=200)}
         said = run(Task(__name__, "look_up", {**arguments, "rounds": scale.rounds})).said
     for what, rounds in said["taken"].items():
