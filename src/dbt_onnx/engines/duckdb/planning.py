@@ -124,7 +124,10 @@ def plan_run(
             features.check_keys(reader, key=request.key)
             if given != _describe_features(reader, rows_plan):
                 raise unstable(features.name)
-        summary = _summarize(reader, rows_plan, given, parameters)
+        if _is_first(reader, rows_plan, given):
+            summary = PlanSummary.all_new(given.snapshot)
+        else:
+            summary = _summarize(reader, rows_plan, given, parameters)
         if summary.rows_late and not rows_plan.has_late_rows:
             # only now is the ledger read: an ordinary night has no late rows
             rows_plan = replace(rows_plan, has_late_rows=True)
@@ -198,6 +201,15 @@ def _is_known_already(
 def features_hash_function(cursor: Cursor) -> str:
     """What makes the features hashes here: DuckDB's `hash()` may change with its version."""
     return f"duckdb.hash/{cursor.rows(_HASH_PROBE)[0][0]:016x}"
+
+
+def _is_first(reader: Cursor, rows_plan: Plan, given: _Given) -> bool:
+    """Whether every row is new, which needs no plan: nothing has been said, of anybody."""
+    asked = rows_plan.full_refresh or rows_plan.is_backfill
+    if asked or given.without_key or given.without_moment:
+        return False
+    found = reader.rows(f"select 1 from {rows_plan.latest} limit 1")
+    return not (found or reader.rows(f"select 1 from {rows_plan.ledger} limit 1"))
 
 
 def _adds_up(reader: Cursor, rows_plan: Plan, given: _Given, known: _Known) -> bool:
