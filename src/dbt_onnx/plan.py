@@ -46,8 +46,9 @@ class Plan:
     `features_sql` is a query; `features` maps the columns that the model reads to their SQL types.
     `ledger`, `latest` and `runs` are relations: table names, or typed empty ones before the first
     run. `hash_changed` says that the features hash of the last run came from another function. All
-    rows of a backfill are late. `is_materialized`: the rows that a run has something to do with
-    are in a temporary table, see `materialize`.
+    rows of a backfill are late. With `has_one_moment` all rows are about the same moment, and none
+    is looked at for having a newer one than is known. `is_materialized`: the rows that a run has
+    something to do with are in a temporary table, see `materialize`.
     """
 
     features_sql: str
@@ -63,6 +64,7 @@ class Plan:
     hash_changed: bool = False
     is_backfill: bool = False
     has_late_rows: bool = False
+    has_one_moment: bool = False
     is_materialized: bool = False
 
 
@@ -278,11 +280,14 @@ def _joined(plan: Plan) -> str:
     columns = "".join(
         f",\n                {quote(name)} as feature_{i}" for i, name in enumerate(plan.features)
     )
+    entity = ", ".join(quote(name) for name in plan.shape.key)
     is_model = "model_name = $model_name and model_version = $model_version"
-    known_until = "greatest(scored.as_of, scored.confirmed_as_of)"
-    is_late = f"coalesce(features.as_of_given < {known_until}, false)"
+    is_late = "coalesce(features.as_of_given < scored.known_until, false)"
     if plan.is_backfill:
         is_late = "true"
+    is_advanced = "features.as_of_given > scored.known_until and rejected.is_present is null"
+    if plan.has_one_moment:
+        is_advanced = "false"
     return f"""
         with features as (
             select
@@ -292,12 +297,23 @@ def _joined(plan: Plan) -> str:
             from ({plan.features_sql}) as source
         ),
 
+        -- few and narrow columns: the join holds them for all entities
         scored as (
-            select * from {plan.latest} where {is_model} and status = 'scored'
+            select
+                {entity},
+                greatest(as_of, confirmed_as_of) as known_until,
+                features_hash,
+                last_seen_as_of is null as is_present,
+                run_id,
+                as_of
+            from {plan.latest}
+            where {is_model} and status = 'scored'
         ),
 
         rejected as (
-            select * from {plan.latest} where {is_model} and status = 'rejected'
+            select {entity}, features_hash, last_seen_as_of is null as is_present
+            from {plan.latest}
+            where {is_model} and status = 'rejected'
         ),
 
         -- a missing moment counts as a change: the row is rejected for it, and scored once it is there
@@ -314,18 +330,15 @@ def _joined(plan: Plan) -> str:
                 end as "__dbt_onnx_rejected_reason",
                 ({null_key}) as has_null_key,
                 {is_late} as is_late,
-                coalesce(
-                    features.as_of_given > {known_until} and rejected.status is null, false
-                ) as is_advanced,
-                scored.status is not null or rejected.status is not null as is_known,
-                rejected.status is not null as was_rejected,
+                coalesce({is_advanced}, false) as is_advanced,
+                scored.is_present is not null or rejected.is_present is not null as is_known,
+                rejected.is_present is not null as was_rejected,
                 coalesce(rejected.features_hash, scored.features_hash) as known_hash,
                 scored.run_id as scored_run_id,
                 scored.as_of as scored_as_of,
-                cast(scored.status is not null and scored.last_seen_as_of is null as integer)
-                    + cast(rejected.status is not null and rejected.last_seen_as_of is null as integer)
-                    as rows_present,
-                coalesce(scored.last_seen_as_of, rejected.last_seen_as_of) is not null as is_returned,
+                coalesce(cast(scored.is_present as integer), 0)
+                    + coalesce(cast(rejected.is_present as integer), 0) as rows_present,
+                scored.is_present is false or rejected.is_present is false as is_returned,
                 exists (
                     select 1 from {plan.latest} as other
                     where {same("other")}

@@ -35,7 +35,7 @@ class PlannedRun:
 
     scope            `backfill` for a run about the past or by another version, else `full`
     clock            what the project's clock said
-    as_of            the newest moment that the features describe, `oldest_as_of` the oldest
+    as_of            the newest moment that the features describe
     hash_function    what made the features hashes
     has_absent       an entity is gone that the last full run had seen
     """
@@ -45,7 +45,6 @@ class PlannedRun:
     scope: str
     clock: datetime
     as_of: datetime
-    oldest_as_of: datetime
     scored_at: datetime
     hash_function: str
     has_absent: bool
@@ -96,7 +95,9 @@ def plan_run(
     given = _describe_features(reader, rows_plan)
     features.check_not_empty(given.snapshot.rows)
     features.check_newest(given.snapshot.newest, as_of=request.as_of, clock=clock)
-    oldest, as_of = given.snapshot.oldest or clock, given.snapshot.newest or clock
+    as_of = given.snapshot.newest or clock
+    has_one_moment = given.snapshot.oldest == given.snapshot.newest
+    rows_plan = replace(rows_plan, has_one_moment=has_one_moment)
     # a machine's clock that was set back must not make the newest prediction look older
     scored_at = now if previous is None else max(now, previous.scored_at + _TICK)
     parameters = {
@@ -140,7 +141,6 @@ def plan_run(
         scope="backfill" if is_backfill else "full",
         clock=clock,
         as_of=as_of,
-        oldest_as_of=oldest,
         scored_at=scored_at,
         hash_function=function,
         has_absent=known.rows > summary.rows_present,

@@ -189,7 +189,7 @@ def update_latest(writer: Cursor, tables: ScoringTables, planned: PlannedRun) ->
     if summary.rows_returned:
         statements.append(ledger.mark_returned(latest, shape, **present))
     # last: a row that this run has rejected confirms nothing
-    if planned.oldest_as_of == planned.as_of:
+    if planned.plan.has_one_moment:
         statements.append(ledger.confirm_present(latest, shape))
     elif summary.rows_advanced:
         confirmed = plan.select_advanced(planned.plan)
