@@ -159,8 +159,13 @@ def features(day: str) -> pd.DataFrame:
 def probabilities(version: str, day: str) -> pd.Series[float]:
     """By customer_id, the probability of churn that the artifact gives to the features of `day`."""
     asked = features(day)
+    options = onnxruntime.SessionOptions()
+    # more threads add up the trees in another order, which can change a last bit
+    options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(
-        ROOT / "artifacts" / "churn" / version / "model.onnx", providers=["CPUExecutionProvider"]
+        ROOT / "artifacts" / "churn" / version / "model.onnx",
+        options,
+        providers=["CPUExecutionProvider"],
     )
     rows = asked[FEATURES[version]].to_numpy(dtype=np.float32)
     scored = session.run(["probabilities"], {"features": rows})[0]

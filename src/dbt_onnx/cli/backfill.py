@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -9,7 +11,9 @@ import click
 from dbt_onnx.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from datetime import datetime
+    from types import FrameType
 
     from dbt_onnx.backfill import SliceResult
     from dbt_onnx.dbt_project import DbtProject
@@ -61,10 +65,11 @@ def backfill(
     show.show_backfill(planned)
     results: list[SliceResult] = []
     try:
-        with show.SliceProgress(len(planned.missing)) as report:
+        with show.SliceProgress(len(planned.missing)) as report, heeded_interrupts() as heed:
             for result in run_backfill(planned, on_start=report.started, is_dry_run=dry_run):
                 results.append(result)
                 report.ended(result)
+                heed()
                 if fail_fast and result.error is not None:
                     break
     except KeyboardInterrupt:
@@ -76,3 +81,26 @@ def backfill(
         show.show_end(planned, results)
     if any(result.error is not None for result in results):
         ctx.exit(options.WRONG)
+
+
+@contextmanager
+def heeded_interrupts() -> Iterator[Callable[[], None]]:
+    """Give a function that raises KeyboardInterrupt if there was a Ctrl-C: what runs meanwhile, dbt
+    and whatever it imports, may have swallowed it.
+    """
+    came = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+        signal.default_int_handler(number, frame)
+
+    def heed() -> None:
+        if came:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield heed
+    finally:
+        signal.signal(signal.SIGINT, before)

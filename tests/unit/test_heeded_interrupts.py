@@ -1,0 +1,22 @@
+"""A Ctrl-C that somebody swallows is heard of all the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+
+import pytest
+
+from dbt_onnx.cli.backfill import heeded_interrupts
+
+
+def test_an_interrupt_that_was_swallowed_is_raised_when_asked() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with heeded_interrupts() as heed:
+        heed()
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            heed()
+    assert signal.getsignal(signal.SIGINT) is before
