@@ -14,6 +14,8 @@ from benchmarks import results
 from benchmarks.measure import Scale
 
 SECTIONS = ("scoring", "memory", "incremental", "history", "lookup", "overhead", "growth")
+SHORT = ("scoring", "incremental")
+"""The sections of the short version: ratios of long enough runs, which hold on a busy machine, too."""
 FOLDER = Path(__file__).parent
 
 
@@ -30,7 +32,7 @@ def main(*, smoke: bool, record: bool, only: tuple[str, ...]) -> None:
     margin = results.SMOKE_MARGIN if smoke else 0.0
     before = results.recorded(FOLDER / "results.json") if smoke and not record else {}
     missed, measured = 0, []
-    for name in only or SECTIONS:
+    for name in only or (SHORT if smoke else SECTIONS):
         console.rule(name)
         started, rows = time.monotonic(), []
         for row in import_module(f"benchmarks.sections.{name}").measure(Scale(smoke=smoke)):

@@ -36,7 +36,7 @@ _STEPS = {
 
 
 def measure(scale: Scale) -> Iterator[Row]:
-    entities = scale.of(full=10_000_000, smoke=2_000_000)
+    entities = scale.of(full=10_000_000, smoke=1_000_000)
     for keep_inputs in scale.of(full=(True, False), smoke=(True,)):
         arguments = {
             "data": str(floats(entities, 10)),
@@ -44,7 +44,7 @@ def measure(scale: Scale) -> Iterator[Row]:
             "keep_inputs": keep_inputs,
         }
         task = Task("benchmarks.sections.incremental", "play", arguments)
-        rounds = [run(task).said for _ in range(scale.of(full=5, smoke=1))]
+        rounds = [run(task).said for _ in range(scale.of(full=5, smoke=2))]
         inputs = "inputs kept" if keep_inputs else "inputs not kept"
         yield from _rows(rounds, entities, inputs)
 

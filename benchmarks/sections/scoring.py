@@ -38,8 +38,8 @@ RIVALS = {
     LIMIT: "onnxruntime_alone",
 }
 SHORT = {
-    workloads.LOGISTIC: (2_000_000, (PANDAS,)),
-    workloads.TREES_100: (750_000, (PANDAS, STREAM, LIMIT)),
+    workloads.LOGISTIC: (1_000_000, (PANDAS,)),
+    workloads.TREES_100: (400_000, (STREAM,)),
 }
 """Rows and rivals of the short version. With few rows it would measure what a dbt node costs; and
 orbital's environment takes as long to install as all of this."""
