@@ -159,7 +159,7 @@ places as (
         )) as confirmed_as_of,
         -- a version has a row for each alias, and one place
         dense_rank() over by_version as place,
-        lag(registry.model_version) over by_version is distinct from registry.model_version as is_first
+        coalesce(lag(registry.model_version) over by_version <> registry.model_version, true) as is_first
     from registry
     inner join last_run on registry.model_name = last_run.model_name
     window by_version as (order by {{ dbt_onnx._version_order('registry.model_version') }})

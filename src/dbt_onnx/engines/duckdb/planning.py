@@ -12,7 +12,7 @@ from dbt_onnx.engines.duckdb.runs import NOW
 from dbt_onnx.plan import Plan, PlanSummary, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from dbt_onnx.artifact import Artifact
@@ -115,26 +115,9 @@ def plan_run(
             rows_in=given.snapshot.rows, rows_tracked=known.rows, rows_rejected=known.rejected
         )
     else:
-        if known.rows and not rows_plan.full_refresh:
-            rows_plan = replace(rows_plan, is_materialized=True)
-            reader.execute(plan.materialize(rows_plan), parameters)
-        if not rows_plan.is_materialized:
-            features.check_keys(reader, key=request.key)
-        elif not _adds_up(reader, rows_plan, given, known):
-            # entities are gone, or a key occurs twice, or the relation never gives the same rows
-            features.check_keys(reader, key=request.key)
-            if given != _describe_features(reader, rows_plan):
-                raise unstable(features.name)
-        if _is_first(reader, rows_plan, given):
-            summary = PlanSummary.all_new(given.snapshot)
-        else:
-            summary = _summarize(reader, rows_plan, given, parameters)
-        if summary.rows_late and not rows_plan.has_late_rows:
-            # only now is the ledger read: an ordinary night has no late rows
-            rows_plan = replace(rows_plan, has_late_rows=True)
-            if rows_plan.is_materialized:
-                reader.execute(plan.materialize(rows_plan), parameters)
-            summary = _summarize(reader, rows_plan, given, parameters)
+        rows_plan, summary = _plan_rows(
+            reader, rows_plan, given, known, parameters, features=features, key=request.key
+        )
     return PlannedRun(
         plan=rows_plan,
         summary=summary,
@@ -196,6 +179,41 @@ def _is_known_already(
         return True
     expired = f"({plan.oldest_score(rows_plan)}) + {rows_plan.refresh_after_sql} <= $run_as_of"
     return reader.rows(f"select coalesce({expired}, false)", parameters)[0][0] is False
+
+
+def _plan_rows(
+    reader: Cursor,
+    rows_plan: Plan,
+    given: _Given,
+    known: _Known,
+    parameters: Mapping[str, Any],
+    *,
+    features: FeatureRelation,
+    key: Sequence[str],
+) -> tuple[Plan, PlanSummary]:
+    """The plan that knows what it has to look at, and its totals. Raises DataError when a key occurs
+    twice, ScoringError when the feature relation gave other rows when it was read again.
+    """
+    if known.rows and not rows_plan.full_refresh:
+        rows_plan = replace(rows_plan, is_materialized=True)
+        reader.execute(plan.materialize(rows_plan), parameters)
+        if not _adds_up(reader, rows_plan, given, known):
+            # entities are gone, or a key occurs twice, or the relation is never the same
+            features.check_keys(reader, key=key)
+            if given != _describe_features(reader, rows_plan):
+                raise unstable(features.name)
+    else:
+        features.check_keys(reader, key=key)
+        if _is_first(reader, rows_plan, given):
+            return rows_plan, PlanSummary.all_new(given.snapshot)
+    summary = _summarize(reader, rows_plan, given, parameters)
+    if summary.rows_late and not rows_plan.has_late_rows:
+        # only now is the ledger read: an ordinary night has no late rows
+        rows_plan = replace(rows_plan, has_late_rows=True)
+        if rows_plan.is_materialized:
+            reader.execute(plan.materialize(rows_plan), parameters)
+        summary = _summarize(reader, rows_plan, given, parameters)
+    return rows_plan, summary
 
 
 def features_hash_function(cursor: Cursor) -> str:
