@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 CLOCK = "1998-04-01 12:00:00"
 STAMPS = {
     "as_of": "timestamp",
-    "status": "varchar",
+    "status": "enum('scored', 'rejected')",
     "rejected_reason": "varchar",
-    "score_reason": "varchar",
+    "score_reason": "enum('new', 'features_changed', 'model_changed', 'expired', 'retry', "
+    "'full_refresh', 'hash_changed')",
     "is_late": "boolean",
     "model_name": "varchar",
     "model_version": "varchar",
