@@ -147,8 +147,8 @@ def test_empty_writes_no_row_and_full_refresh_keeps_the_history(project: Scoring
         assert scores.sql(
             "select score_reason, count(*) from scores group by all order by all"
         ) == [
-            ("full_refresh", 5),
             ("new", 5),
+            ("full_refresh", 5),
         ]
         assert [row[0] for row in scores.runs("scope")] == ["empty", "full", "empty", "full"]
         scores.check()
