@@ -129,7 +129,7 @@ class LedgerShape:
 
 def create_table(table: TableName, columns: Mapping[str, str]) -> str:
     """Create the table unless it is there. No PRIMARY KEY and no index: recent DuckDB
-    defects concern both, and the MERGE into latest keeps entities unique.
+    defects concern both; the look at the keys and the MERGE into latest keep entities unique.
     """
     body = ", ".join(f"{quote(name)} {sql_type}" for name, sql_type in columns.items())
     return f"create table if not exists {table.sql} ({body})"

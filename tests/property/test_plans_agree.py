@@ -28,7 +28,8 @@ def nights(seed: int) -> Iterator[dict[str, Any]]:
     entities: dict[Any, tuple[int, int]] = {key: (key % 3, 2) for key in range(3)}
     moment, version = 2, "line/1"
     for _ in range(10):
-        for _ in range(chance.choice((0, 0, 1, 1, 2))):
+        entities.pop(None, None)
+        for _ in range(chance.choice((0, 1, 1, 1, 2))):
             happened = chance.randrange(8)
             key = chance.randrange(4) if happened else None
             if happened == 1 and len(entities) > 1:
