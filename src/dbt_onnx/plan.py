@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dbt_onnx.identifiers import quote
-from dbt_onnx.ledger import SCORE_REASONS
+from dbt_onnx.ledger import SCORE_REASONS, STAMP_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +32,7 @@ _INTEGER_TYPES = frozenset(
     {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
 )
 _FLOAT_TYPES = frozenset({"FLOAT", "DOUBLE"})
+_CANDIDATES = "temp.main.__dbt_onnx_candidates"
 _MATERIALIZED = "temp.main.__dbt_onnx_planned"
 _PLANNED_COLUMNS = (
     '"__dbt_onnx_as_of"', '"__dbt_onnx_features_hash"', '"__dbt_onnx_rejected_reason"', "score_reason",
@@ -47,7 +48,8 @@ class Plan:
     `ledger`, `latest` and `runs` are relations: table names, or typed empty ones before the first
     run. `hash_changed` says that the features hash of the last run came from another function. All
     rows of a backfill are late. With `has_one_moment` all rows are about the same moment, and none
-    is looked at for having a newer one than is known. `is_materialized`: the rows that a run has
+    is looked at for having a newer one than is known; with `is_newest` that moment is not before any that
+    is known, either. `has_rejected`: latest has rejections. `is_materialized`: the rows that a run has
     something to do with are in a temporary table, see `materialize`.
     """
 
@@ -65,6 +67,8 @@ class Plan:
     is_backfill: bool = False
     has_late_rows: bool = False
     has_one_moment: bool = False
+    is_newest: bool = False
+    has_rejected: bool = True
     is_materialized: bool = False
 
 
@@ -172,6 +176,36 @@ def oldest_score(plan: Plan) -> str:
             on runs.run_id = scored.run_id and runs.scoring_model = $scoring_model"""
 
 
+def has_unique_keys(
+    features_sql: str, key: Mapping[str, str], *, bounds: tuple[int, int] | None
+) -> str:
+    """Whether no key occurs twice, told without a group for each key: when false, one may. NULL keys
+    do not count.
+
+    `key` maps the columns to their SQL types. A key that is one whole number within `bounds` (least
+    and greatest) sets a bit each; of any other the hashes are counted.
+    """
+    columns = ", ".join(quote(name) for name in key)
+    not_null = " and ".join(f"{quote(name)} is not null" for name in key)
+    distinct = f"count(distinct hash({columns}))"
+    if bounds is not None:
+        low, high = bounds
+        # a relation that is never the same may give others now
+        within = f"case when {columns} between {low:d} and {high:d} then {columns} end"
+        distinct = f"bit_count(bitstring_agg({within}, {low:d}, {high:d}))"
+    return f"select {distinct} = count(*) from ({features_sql}) as features where {not_null}"
+
+
+def bounds_of_key(features_sql: str, key: Mapping[str, str]) -> str | None:
+    """How many keys there are, the least and the greatest; none for keys that are no single whole
+    number.
+    """
+    if len(key) > 1 or not set(key.values()) <= _INTEGER_TYPES:
+        return None
+    [column] = map(quote, key)
+    return f"select count({column}), min({column}), max({column}) from ({features_sql}) as features"
+
+
 def duplicate_keys(features_sql: str, key: Sequence[str], *, examples: int = 5) -> str:
     """The keys that occur more than once, with their count; NULL keys are rejected, not counted."""
     columns = ", ".join(quote(name) for name in key)
@@ -182,17 +216,22 @@ def duplicate_keys(features_sql: str, key: Sequence[str], *, examples: int = 5) 
     )
 
 
-def materialize(plan: Plan) -> str:
+def materialize(plan: Plan) -> Sequence[str]:
     """Put the rows that a run has something to do with into a temporary table: where most rows are
-    as they were, the join with what is known is then made once, and the features are read once.
+    as they were, the features are read once, and one narrow join leaves few rows for the others.
+    Parameters: $scoring_model, $model_name, $model_version, $run_as_of.
     """
     keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key))]
     features = [f"feature_{i}" for i in range(len(plan.features))]
     columns = ", ".join([*keys, *_PLANNED_COLUMNS, *features])
-    return f"""create or replace temp table {_MATERIALIZED} as {_joined(plan)}
+    return (
+        f"create or replace temp table {_CANDIDATES} as {_select_candidates(plan)}",
+        f"""create or replace temp table {_MATERIALIZED} as {_joined(plan, features=_CANDIDATES)}
         select {columns} from planned
         where score_reason is not null or was_rejected or is_late or is_returned or is_advanced
-            or rows_present <> 1"""
+            or rows_present <> 1""",
+        f"drop table {_CANDIDATES}",
+    )
 
 
 def describe_materialized(plan: Plan) -> str:
@@ -232,9 +271,12 @@ def summarize(plan: Plan) -> str:
 
 
 def select_rows(plan: Plan) -> str:
-    """The rows to score: carried columns, then the features under their own names."""
+    """The rows to score: carried columns, then the features under their own names. The reason is its
+    place in `SCORE_REASONS`: a number streams faster than text.
+    """
     carried = [f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key))]
-    carried += ['"__dbt_onnx_as_of"', 'score_reason as "__dbt_onnx_score_reason"']
+    reason = f"enum_code(cast(score_reason as {STAMP_TYPES['score_reason']}))"
+    carried += ['"__dbt_onnx_as_of"', f'{reason} as "__dbt_onnx_score_reason"']
     carried += [
         'is_late as "__dbt_onnx_is_late"',
         '"__dbt_onnx_features_hash"',
@@ -263,23 +305,67 @@ def _planned(plan: Plan) -> str:
     return _joined(plan)
 
 
-def _joined(plan: Plan) -> str:
-    """Join each feature row with what is known of its entity, and give it a reason or none.
-
-    A row is late when it is about a moment before one for which the entity's score is known to hold.
-    Parameters: $model_name, $model_version, $run_as_of.
+def _features(plan: Plan) -> str:
+    """The feature relation under names that collide with none: keys, `as_of_given`, `values_hash`, and
+    the columns that the model reads.
     """
-    keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key))]
-    named = list(zip(keys, plan.shape.key, strict=True))
-
-    def same(table: str) -> str:
-        return " and ".join(f"{table}.{quote(name)} = features.{alias}" for alias, name in named)
-
-    null_key = " or ".join(f"features.{alias} is null" for alias in keys)
-    selected = ",\n                ".join(f"{quote(name)} as {alias}" for alias, name in named)
+    selected = ",\n                ".join(
+        f'{quote(name)} as "__dbt_onnx_key_{i}"' for i, name in enumerate(plan.shape.key)
+    )
     columns = "".join(
         f",\n                {quote(name)} as feature_{i}" for i, name in enumerate(plan.features)
     )
+    return f"""(
+            select
+                {selected},
+                {plan.as_of_sql} as as_of_given,
+                {features_hash(plan.features)} as values_hash{columns}
+            from ({plan.features_sql}) as source
+        )"""
+
+
+def _select_candidates(plan: Plan) -> str:
+    """The feature rows that are not plainly as they were. Of a row that is left out, the entity has
+    one row in latest: a score that has not expired, on the same features, and about a moment that the
+    row does not change. The join holds few and narrow columns, for all entities.
+    """
+    is_model = "model_name = $model_name and model_version = $model_version"
+    columns = [*map(quote, plan.shape.key), "features_hash"]
+    conditions = [
+        "plain.features_hash is distinct from features.values_hash",
+        "features.as_of_given is null",
+    ]
+    if not plan.is_newest:
+        columns.append("greatest(as_of, confirmed_as_of) as known_until")
+        conditions.append("features.as_of_given <> plain.known_until")
+    if plan.refresh_after_sql is not None:
+        columns += ["run_id", "as_of"]
+        conditions.append(_has_expired(plan, "plain.as_of"))
+    if plan.has_rejected:
+        conditions.append(
+            f"exists (select 1 from {plan.latest} as rejected "
+            f"where {_same_key(plan, 'rejected')} and {is_model} and status = 'rejected')"
+        )
+    return f"""
+        select features.* from {_features(plan)} as features
+        left join (
+            select {", ".join(columns)} from {plan.latest}
+            where {is_model} and status = 'scored' and last_seen_as_of is null
+        ) as plain on {_same_key(plan, "plain")}
+        {_expiry(plan, "plain.run_id")}
+        where {" or ".join(conditions)}"""
+
+
+def _joined(plan: Plan, *, features: str | None = None) -> str:
+    """Join each feature row with what is known of its entity, and give it a reason or none.
+
+    A row is late when it is about a moment before one for which the entity's score is known to hold.
+    `features`: a table that holds some of the rows, as `_features` gives them. Parameters:
+    $scoring_model, $model_name, $model_version, $run_as_of.
+    """
+    keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key))]
+    named = list(zip(keys, plan.shape.key, strict=True))
+    null_key = " or ".join(f"features.{alias} is null" for alias in keys)
     entity = ", ".join(quote(name) for name in plan.shape.key)
     is_model = "model_name = $model_name and model_version = $model_version"
     is_late = "coalesce(features.as_of_given < scored.known_until, false)"
@@ -289,15 +375,8 @@ def _joined(plan: Plan) -> str:
     if plan.has_one_moment:
         is_advanced = "false"
     return f"""
-        with features as (
-            select
-                {selected},
-                {plan.as_of_sql} as as_of_given,
-                {features_hash(plan.features)} as values_hash{columns}
-            from ({plan.features_sql}) as source
-        ),
+        with features as (select * from {features or _features(plan)}),
 
-        -- few and narrow columns: the join holds them for all entities
         scored as (
             select
                 {entity},
@@ -341,20 +420,27 @@ def _joined(plan: Plan) -> str:
                 scored.is_present is false or rejected.is_present is false as is_returned,
                 exists (
                     select 1 from {plan.latest} as other
-                    where {same("other")}
+                    where {_same_key(plan, "other")}
                         and (other.model_name <> $model_name or other.model_version <> $model_version)
                 ) as is_known_to_others
             from features
-            left join scored on {same("scored")}
-            left join rejected on {same("rejected")}
+            left join scored on {_same_key(plan, "scored")}
+            left join rejected on {_same_key(plan, "rejected")}
         ),
         {_late(plan, keys) if plan.has_late_rows else ""}
         planned as (
             select *, {_reason(plan, named)} as score_reason
             from {"known_with_late" if plan.has_late_rows else "known"}
-            {_expiry(plan)}
+            {_expiry(plan, "scored_run_id")}
         )
 """
+
+
+def _same_key(plan: Plan, table: str) -> str:
+    return " and ".join(
+        f'{table}.{quote(name)} = features."__dbt_onnx_key_{i}"'
+        for i, name in enumerate(plan.shape.key)
+    )
 
 
 def _reason(plan: Plan, named: Sequence[tuple[str, str]]) -> str:
@@ -377,8 +463,7 @@ def _reason(plan: Plan, named: Sequence[tuple[str, str]]) -> str:
     expired = ""
     if plan.refresh_after_sql is not None:
         expired = f"""
-                    when coalesce(scored_run_as_of, scored_as_of) + {plan.refresh_after_sql} <= $run_as_of
-                        then 'expired'"""
+                    when {_has_expired(plan, "scored_as_of")} then 'expired'"""
     # a row without a key is no entity: the ledger itself tells whether it was reported before
     return f"""case
                     {full_refresh}
@@ -396,22 +481,22 @@ def _reason(plan: Plan, named: Sequence[tuple[str, str]]) -> str:
                 end"""
 
 
-def _expiry(plan: Plan) -> str:
+def _has_expired(plan: Plan, scored_as_of: str) -> str:
+    return f"coalesce(scored_run_as_of, {scored_as_of}) + {plan.refresh_after_sql} <= $run_as_of"
+
+
+def _expiry(plan: Plan, run_id: str) -> str:
     """Age is counted from the run that scored: an `as_of` that stands still would expire nightly."""
     if plan.refresh_after_sql is None:
         return ""
     return f"""left join (
                 select run_id, max(as_of) as scored_run_as_of from {plan.runs}
                 where scoring_model = $scoring_model group by run_id
-            ) as scoring_runs on scoring_runs.run_id = scored_run_id"""
+            ) as scoring_runs on scoring_runs.run_id = {run_id}"""
 
 
 def _late(plan: Plan, keys: Sequence[str]) -> str:
     """What the ledger had said of a late row's entity by the moment that the row describes."""
-    same = " and ".join(
-        f"said.{quote(name)} = features.{alias}"
-        for alias, name in zip(keys, plan.shape.key, strict=True)
-    )
     listed = ", ".join(f"features.{alias}" for alias in keys)
     joined = " and ".join(f"late.{alias} = known.{alias}" for alias in keys)
     is_model = "said.model_name = $model_name and said.model_version = $model_version"
@@ -424,7 +509,7 @@ def _late(plan: Plan, keys: Sequence[str]) -> str:
                 ) filter ({is_model}) as said_last,
                 bool_or(not ({is_model})) as is_known_to_others
             from known as features
-            inner join {plan.ledger} as said on {same}
+            inner join {plan.ledger} as said on {_same_key(plan, "said")}
             where features.is_late and said.as_of <= features."__dbt_onnx_as_of"
             group by {listed}
         ),
@@ -468,6 +553,10 @@ class Snapshot:
             dated_fingerprint=(self.dated_fingerprint or 0) ^ (other.dated_fingerprint or 0),
         )
 
+    def ends_by(self, other: Snapshot) -> bool:
+        """Whether no row is about a moment after the newest of the other's."""
+        return bool(self.newest and other.newest and self.newest <= other.newest)
+
     def holds(self, features: Snapshot) -> bool:
         """Whether these rows, known of entities, are those of the feature relation: each with the
         same features, and none about a moment before one that is known.
@@ -475,7 +564,7 @@ class Snapshot:
         if (self.rows, self.fingerprint) != (features.rows, features.fingerprint):
             return False
         if features.oldest == features.newest:
-            return bool(self.newest and features.newest and self.newest <= features.newest)
+            return self.ends_by(features)
         return self.dated_fingerprint == features.dated_fingerprint
 
 

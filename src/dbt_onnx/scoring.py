@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 KEY_PREFIX = CARRIED_PREFIX + "key_"
 SCORED, REJECTED = "scored", "rejected"
-PART_ROWS = 65_536
+PART_ROWS = 122_880
 
 
 @dataclass

@@ -82,6 +82,9 @@ class Tamperer:
             "select data_type from duckdb_columns() where table_name = ? and column_name = ?",
             [table, column],
         ).fetchall()
+        if kind.startswith("ENUM"):
+            # DuckDB itself refuses what is no value of the type
+            self.connection.execute(f'alter table {table} alter "{column}" type varchar')
         altered = another_value(value, kind, self.chance)
         self._set(table, row, column, altered)
         try:

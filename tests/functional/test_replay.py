@@ -173,7 +173,11 @@ def cases() -> dict[str, Callable[[Warehouse, int], str]]:
         "lateness": sql(f"update scores set is_late = not is_late {at}", "ledger"),
         "moment": sql(f"update scores set as_of = as_of - interval 1 day {at}", "ledger"),
         "time of saying": sql(f"update scores set scored_at = scored_at + interval 1 second {at}", "ledger"),
-        "version": sql(f"update scores set model_version = '2' {at}", "ledger"),
+        "version": sql(
+            "alter table scores alter model_version type varchar; "
+            f"update scores set model_version = '2' {at}",
+            "ledger",
+        ),
         "hash": sql(f"update scores set features_hash = features_hash + 1 {at}", "inputs"),
         "key": sql(f"update scores set id = -1 {at}", "inputs"),
         "row deleted": sql(f"delete from scores {at}", "ledger"),

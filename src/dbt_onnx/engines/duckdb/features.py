@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from dbt_onnx.contract import Contract
     from dbt_onnx.engines.duckdb.cursor import Cursor
 
+# for each thread; DuckDB takes no more than 10^9
+_BITS_A_ROW, _MAX_BITS = 4, 1_000_000_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureRelation:
@@ -99,6 +102,8 @@ class FeatureRelation:
 
     def check_keys(self, reader: Cursor, *, key: Sequence[str]) -> None:
         """Raise DataError when a key occurs twice."""
+        if self._has_unique_keys(reader, {name: self.columns[name] for name in key}):
+            return
         repeated = reader.rows(plan.duplicate_keys(self.sql, key))
         if repeated:
             examples = "; ".join(
@@ -109,6 +114,15 @@ class FeatureRelation:
                 hint="give the features model one row per key, or add the column that tells its "
                 "rows apart to key",
             )
+
+    def _has_unique_keys(self, reader: Cursor, key: Mapping[str, str]) -> bool:
+        """False also where it cannot be told at little cost."""
+        statement, bounds = plan.bounds_of_key(self.sql, key), None
+        if statement is not None:
+            occurrences, low, high = reader.rows(statement)[0]
+            if occurrences and high - low < min(_BITS_A_ROW * occurrences, _MAX_BITS):
+                bounds = (low, high)
+        return bool(reader.rows(plan.has_unique_keys(self.sql, key, bounds=bounds))[0][0])
 
 
 def unstable(

@@ -195,8 +195,13 @@ def _plan_rows(
     twice, ScoringError when the feature relation gave other rows when it was read again.
     """
     if known.rows and not rows_plan.full_refresh:
-        rows_plan = replace(rows_plan, is_materialized=True)
-        reader.execute(plan.materialize(rows_plan), parameters)
+        rows_plan = replace(
+            rows_plan,
+            is_materialized=True,
+            is_newest=rows_plan.has_one_moment and known.snapshot.ends_by(given.snapshot),
+            has_rejected=known.rejected > 0,
+        )
+        _materialize(reader, rows_plan, parameters)
         if not _adds_up(reader, rows_plan, given, known):
             # entities are gone, or a key occurs twice, or the relation is never the same
             features.check_keys(reader, key=key)
@@ -211,9 +216,14 @@ def _plan_rows(
         # only now is the ledger read: an ordinary night has no late rows
         rows_plan = replace(rows_plan, has_late_rows=True)
         if rows_plan.is_materialized:
-            reader.execute(plan.materialize(rows_plan), parameters)
+            _materialize(reader, rows_plan, parameters)
         summary = _summarize(reader, rows_plan, given, parameters)
     return rows_plan, summary
+
+
+def _materialize(reader: Cursor, rows_plan: Plan, parameters: Mapping[str, Any]) -> None:
+    for statement in plan.materialize(rows_plan):
+        reader.execute(statement, parameters)
 
 
 def features_hash_function(cursor: Cursor) -> str:

@@ -105,7 +105,7 @@ def score_table(
             if tables.repair_latest(writer, shape):
                 log(f"{tables.latest} was rebuilt from {tables.ledger}")
             if settings.empty:
-                return _write_empty(writer, tables, run, shape, model=_name(artifact))
+                return _write_empty(writer, tables, run, shape, artifact=artifact)
             with reader.transaction():
                 planned = plan_run(
                     reader,
@@ -218,13 +218,15 @@ def _check_tables(
 
 
 def _write_empty(
-    writer: Cursor, tables: ScoringTables, run: RunRecord, shape: LedgerShape, *, model: str
+    writer: Cursor, tables: ScoringTables, run: RunRecord, shape: LedgerShape, *, artifact: Artifact
 ) -> RunSummary:
     """`--empty`: the tables, and nothing in them."""
     nothing = dict.fromkeys(ledger.SCORE_REASONS, 0)
-    result = RunSummary(model=model, rows_in=0, rows_scored=0, rows_rejected=0, per_reason=nothing)
+    result = RunSummary(
+        model=_name(artifact), rows_in=0, rows_scored=0, rows_rejected=0, per_reason=nothing
+    )
     with writer.transaction():
-        tables.create(writer, shape)
+        tables.create(writer, shape, model=_model(artifact))
         run.close(writer, status="success", scope="empty", **result.counts)
     return result
 
@@ -244,7 +246,7 @@ def _write_run(
     """Score what is planned and write ledger, latest and run row in one transaction."""
     tally, how = Tally(), {}
     with writer.transaction():
-        tables.create(writer, planned.plan.shape)
+        tables.create(writer, planned.plan.shape, model=_model(artifact))
         write_references(
             writer, tables.references, artifact, scoring_model=tables.ledger.identifier
         )
@@ -333,6 +335,10 @@ def _part_rows(rows: int, artifact: Artifact, *, workers: int) -> int:
     width = sum(feature.width or 1 for feature in artifact.contract.features)
     shared = max(rows // (_PARTS_PER_WORKER * workers), DEFAULT_BATCH_ROWS)
     return max(1, min(shared, PART_ROWS, _PART_VALUES // width))
+
+
+def _model(artifact: Artifact) -> tuple[str, str]:
+    return artifact.model_name, artifact.model_version
 
 
 def _name(artifact: Artifact) -> str:

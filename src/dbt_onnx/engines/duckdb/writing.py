@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dbt_onnx.scoring import Tally
 
 _STREAM = "__dbt_onnx_predictions"
+_ROW_GROUP = 122_880
 _SQL_TYPES = {
     pa.bool_(): "BOOLEAN",
     pa.int8(): "TINYINT",
@@ -48,7 +49,8 @@ def append_predictions(
 ) -> None:
     """Stream predictions into the ledger. What the stream raises is raised here as it was."""
     failures: list[BaseException] = []
-    stream = pa.RecordBatchReader.from_batches(schema, _keep_failure(predictions, failures))
+    batches = _in_row_groups(_keep_failure(predictions, failures))
+    stream = pa.RecordBatchReader.from_batches(schema, batches)
     writer.raw.register(_STREAM, stream)
     try:
         writer.execute(
@@ -62,6 +64,22 @@ def append_predictions(
         raise
     # not after a failure: duckdb refuses, and the cursor goes with what it has registered
     writer.raw.unregister(_STREAM)
+
+
+def _in_row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of a row group of DuckDB's: what comes in smaller ones is written twice."""
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        waiting.append(batch)
+        rows += batch.num_rows
+        while rows >= _ROW_GROUP:
+            joined = waiting[0] if len(waiting) == 1 else pa.concat_batches(waiting)
+            yield joined.slice(0, _ROW_GROUP)
+            rows -= _ROW_GROUP
+            waiting = [joined.slice(_ROW_GROUP)] if rows else []
+    if rows:
+        yield waiting[0] if len(waiting) == 1 else pa.concat_batches(waiting)
 
 
 def _keep_failure(
@@ -178,8 +196,9 @@ def update_latest(writer: Cursor, tables: ScoringTables, planned: PlannedRun) ->
     statements: list[str] = []
     if summary.rows_to_score:
         [(is_known, _)] = writer.rows(ledger.rows_of_model(latest), planned.parameters)
-        update = ledger.merge_latest if is_known else ledger.insert_latest
-        writer.execute(update(tables.ledger, latest, shape), planned.parameters)
+        if is_known:
+            writer.execute(ledger.delete_replaced(tables.ledger, latest, shape), planned.parameters)
+        writer.execute(ledger.insert_latest(tables.ledger, latest, shape), planned.parameters)
         [(_, has_rejected)] = writer.rows(ledger.rows_of_model(latest), planned.parameters)
         if has_rejected:
             statements.append(ledger.delete_healed(latest, shape))
