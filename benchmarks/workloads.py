@@ -44,7 +44,7 @@ _HEAVY: dict[str, Any] = {"inference_dominates": True, "workers": 2}
 
 LOGISTIC = Workload(name="logistic", model="logistic", rows=5_000_000)
 TREES_20 = Workload(name="20 trees", model="trees_20", rows=5_000_000, **_HEAVY)
-TREES_100 = Workload(name="100 trees", model="trees_100", rows=2_000_000, **_HEAVY)
+TREES_100 = Workload(name="100 trees", model="trees_100", rows=5_000_000, **_HEAVY)
 HISTOGRAM = Workload(name="histogram", model="histogram", rows=1_000_000, orbital=False, **_HEAVY)
 PERCEPTRON = Workload(
     name="perceptron", model="perceptron", rows=5_000_000, orbital=False, **_HEAVY

@@ -323,6 +323,16 @@ def delete_healed(latest: TableName, shape: LedgerShape) -> str:
         )"""
 
 
+def mark_rejected_present(latest: TableName, shape: LedgerShape) -> str:
+    """An entity that was away and whose row is rejected now is back, and so is its earlier score."""
+    return f"""
+        update {latest.sql} as scored set last_seen_as_of = null
+        from {latest.sql} as rejected
+        where scored.status = 'scored' and scored.last_seen_as_of is not null
+            and rejected.status = 'rejected' and rejected.last_seen_as_of is null
+            and {_equal((*shape.key, *MODEL), "rejected", "scored")}"""
+
+
 def mark_absent(latest: TableName, shape: LedgerShape, *, features_sql: str) -> str:
     """Entities that a full run no longer found: remember the run that saw them last.
 

@@ -11,7 +11,7 @@ warehouse.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,7 @@ class Reference:
 
     def as_row(self) -> tuple[Any, ...]:
         """The values of REFERENCES_TYPES after MODEL_TYPES, in order."""
-        return tuple(asdict(self)[name] for name in REFERENCES_TYPES if name not in MODEL_TYPES)
+        return tuple(getattr(self, name) for name in REFERENCES_TYPES if name not in MODEL_TYPES)
 
 
 def references_of(artifact: Artifact) -> list[Reference]:

@@ -202,6 +202,7 @@ def update_latest(writer: Cursor, tables: ScoringTables, planned: PlannedRun) ->
         [(_, has_rejected)] = writer.rows(ledger.rows_of_model(latest), planned.parameters)
         if has_rejected:
             statements.append(ledger.delete_healed(latest, shape))
+            statements.append(ledger.mark_rejected_present(latest, shape))
     present = {"features_sql": planned.plan.features_sql}
     if planned.has_absent:
         statements.append(ledger.mark_absent(latest, shape, **present))
