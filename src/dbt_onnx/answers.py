@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from dbt_onnx.artifact import load_artifact
-from dbt_onnx.scoring import Tally, score_batches
+from dbt_onnx.scoring import score_batches
 from dbt_onnx.session import OnnxSession
+from dbt_onnx.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -20,12 +20,12 @@ from dbt_onnx.integers import (
     in_range,
     some,
 )
+from dbt_onnx.tensors import DEFAULT_TOLERANCE, numpy_dtype
 
 if TYPE_CHECKING:
     from dbt_onnx.contract import Feature, TensorType, TimeUnit
     from dbt_onnx.integers import Array, Mask
 
-DEFAULT_TOLERANCE = {"float16": 1e-3, "float32": 1e-6, "float64": 1e-12}
 NANOSECONDS: dict[TimeUnit, int] = {
     "day": 86_400_000_000_000,
     "hour": 3_600_000_000_000,
@@ -35,11 +35,6 @@ NANOSECONDS: dict[TimeUnit, int] = {
     "microsecond": 1_000,
 }
 _ARROW_NANOSECONDS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
-
-
-def numpy_dtype(dtype: TensorType) -> np.dtype[Any]:
-    """The numpy type of a tensor; strings are Python objects."""
-    return np.dtype(object if dtype == "string" else dtype)
 
 
 def cast_elements(elements: pa.Array, *, dtype: TensorType, feature: Feature) -> Cast:
@@ -68,24 +63,6 @@ def cast_elements(elements: pa.Array, *, dtype: TensorType, feature: Feature) ->
         return _from_floats(_filled(elements).to_numpy(), target, tolerance)
     assert feature.time_unit is not None
     return _from_times(elements, target, tolerance, NANOSECONDS[feature.time_unit])
-
-
-def fill_value(feature: Feature, dtype: TensorType) -> Any:
-    """The feature's fill as a scalar of the tensor's type. Raises ValueError if it does not fit."""
-    target = numpy_dtype(dtype)
-    if dtype == "string":
-        return feature.fill
-    fill: Any = float(feature.fill) if isinstance(feature.fill, float) else int(feature.fill or 0)
-    with np.errstate(all="ignore"):
-        try:
-            value = np.array(fill).astype(target)
-        except (OverflowError, TypeError) as error:
-            raise ValueError(f"does not fit {dtype}") from error
-    tolerance = DEFAULT_TOLERANCE.get(dtype, 0.0)
-    # written so that NaN and infinity do not fit
-    if not abs(value.item() - fill) <= tolerance * abs(fill):
-        raise ValueError(f"does not fit {dtype}")
-    return value
 
 
 def _filled(elements: pa.Array) -> pa.Array:

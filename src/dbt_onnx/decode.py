@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from dbt_onnx.casts import numpy_dtype
 from dbt_onnx.contract import FLOAT_TYPES, arrow_type_of
 from dbt_onnx.errors import ScoringError
+from dbt_onnx.tensors import numpy_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_onnx.casts import cast_elements, fill_value, numpy_dtype
+from dbt_onnx.casts import cast_elements
 from dbt_onnx.contract import CARRIED_PREFIX
 from dbt_onnx.integers import either
 from dbt_onnx.relation import check_relation
+from dbt_onnx.tensors import fill_value, numpy_dtype
 
 if TYPE_CHECKING:
     from dbt_onnx.contract import Contract, Feature, Input

@@ -12,8 +12,9 @@ import pyarrow as pa
 from dbt_onnx.contract import Contract, Output, TensorType
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.graph import read_graph
-from dbt_onnx.scoring import Tally, score_batches
+from dbt_onnx.scoring import score_batches
 from dbt_onnx.session import OnnxSession
+from dbt_onnx.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from dbt_onnx.casts import fill_value
 from dbt_onnx.contract import CARRIED_PREFIX
 from dbt_onnx.errors import ContractError
+from dbt_onnx.tensors import fill_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

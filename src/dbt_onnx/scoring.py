@@ -5,9 +5,9 @@ It knows no warehouse, no dbt and no files.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,20 +26,11 @@ if TYPE_CHECKING:
     from dbt_onnx.contract import Contract
     from dbt_onnx.integers import Array
     from dbt_onnx.session import Scorer
+    from dbt_onnx.tally import Tally
 
 KEY_PREFIX = CARRIED_PREFIX + "key_"
 SCORED, REJECTED = "scored", "rejected"
 PART_ROWS = 122_880
-
-
-@dataclass
-class Tally:
-    """What has happened to the rows so far. `examples`: for each reason the first such row."""
-
-    scored: int = 0
-    rejected: int = 0
-    rejected_reasons: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
 
 
 def prediction_schema(carried: pa.Schema, contract: Contract) -> pa.Schema:

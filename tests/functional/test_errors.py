@@ -158,7 +158,7 @@ def test_what_is_odd_and_no_error_does_not_stop_the_run(warehouse: Warehouse, na
 DIES = """
 import sys, time
 from pathlib import Path
-import dbt_onnx.engines.duckdb.table_scoring as engine
+import dbt_onnx.engines.duckdb.streaming as engine
 from error_cases import run
 from test_errors import reopened
 

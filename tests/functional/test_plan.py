@@ -349,7 +349,7 @@ def test_the_run_row_ends_after_the_last_batch(
 ) -> None:
     from datetime import UTC, datetime
 
-    from dbt_onnx.engines.duckdb import table_scoring
+    from dbt_onnx.engines.duckdb import streaming
 
     last_batch = []
 
@@ -357,8 +357,8 @@ def test_the_run_row_ends_after_the_last_batch(
         yield from score_batches(*arguments, **settings)
         last_batch.append(datetime.now(UTC).replace(tzinfo=None))
 
-    score_batches = table_scoring.score_batches
-    monkeypatch.setattr(table_scoring, "score_batches", watched)
+    score_batches = streaming.score_batches
+    monkeypatch.setattr(streaming, "score_batches", watched)
     warehouse.run()
     started_at, ended_at = warehouse.last_run("started_at, ended_at")
     assert started_at < last_batch[0] <= ended_at

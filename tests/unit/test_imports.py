@@ -38,6 +38,8 @@ KERNEL = (
     "contract.py",
     "integers.py",
     "casts.py",
+    "tensors.py",
+    "tally.py",
     "relation.py",
     "encode.py",
     "decode.py",

@@ -12,8 +12,9 @@ import pytest
 
 from dbt_onnx.contract import Contract, Feature, Input, Output
 from dbt_onnx.errors import ContractError, ScoringError
-from dbt_onnx.scoring import Tally, prediction_schema, score_batches
+from dbt_onnx.scoring import prediction_schema, score_batches
 from dbt_onnx.session import OnnxSession
+from dbt_onnx.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

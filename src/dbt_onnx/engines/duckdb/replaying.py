@@ -26,8 +26,9 @@ from dbt_onnx.replay import (
     compare_batch,
 )
 from dbt_onnx.sample import TOLERANCE
-from dbt_onnx.scoring import KEY_PREFIX, PART_ROWS, Tally, score_batches
+from dbt_onnx.scoring import KEY_PREFIX, PART_ROWS, score_batches
 from dbt_onnx.session import OnnxSession
+from dbt_onnx.tally import Tally
 
 if TYPE_CHECKING:
     from pathlib import Path

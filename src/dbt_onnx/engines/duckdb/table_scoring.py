@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx import ledger, plan
+from dbt_onnx import ledger
 from dbt_onnx.artifact import Artifact, load_artifact
 from dbt_onnx.engines.duckdb import writing
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
@@ -21,10 +21,8 @@ from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError, ContractError, RegistryError
 from dbt_onnx.inputs import RUN_COLUMN
 from dbt_onnx.ledger import LedgerShape, TableName
-from dbt_onnx.progress import Progress
 from dbt_onnx.registry import Registry, parse_spec
-from dbt_onnx.scoring import PART_ROWS, Tally, prediction_schema, score_batches
-from dbt_onnx.session import DEFAULT_BATCH_ROWS, OnnxSession
+from dbt_onnx.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,9 +31,6 @@ if TYPE_CHECKING:
     import duckdb
 
     from dbt_onnx.job import RunSettings, ScoringRequest
-
-_PARTS_PER_WORKER = 8
-_PART_VALUES = 4_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,44 +239,19 @@ def _write_run(
     log: Callable[[str], None],
 ) -> RunSummary:
     """Score what is planned and write ledger, latest and run row in one transaction."""
-    tally, how = Tally(), {}
+    tally, how = Tally(), dict[str, Any]()
     with writer.transaction():
         tables.create(writer, planned.plan.shape, model=_model(artifact))
         write_references(
             writer, tables.references, artifact, scoring_model=tables.ledger.identifier
         )
         if planned.summary.rows_to_score:
-            session = _open_session(request, artifact, log=log)
-            rows = reader.stream(
-                plan.select_rows(planned.plan),
-                planned.parameters,
-                batch_rows=_part_rows(
-                    planned.summary.rows_to_score, artifact, workers=session.workers
-                ),
+            # imported only when there is something to score, with onnxruntime
+            from dbt_onnx.engines.duckdb.streaming import stream_predictions
+
+            how = stream_predictions(
+                reader, writer, request, artifact, tables, planned, tally, log=log
             )
-            label = tables.ledger.identifier
-            try:
-                with Progress(planned.summary.rows_to_score, label=label, log=log) as progress:
-                    predictions = score_batches(
-                        rows,
-                        session,
-                        contract=artifact.contract,
-                        tally=tally,
-                        workers=session.workers,
-                        on_progress=progress.advance,
-                    )
-                    schema = prediction_schema(rows.schema, artifact.contract)
-                    writing.append_predictions(writer, tables, planned, predictions, schema=schema)
-            finally:
-                # an unfinished stream would keep the reader from ending its transaction
-                rows.close()
-            how = {
-                "onnxruntime_version": session.onnxruntime_version,
-                "provider": session.provider,
-                "threads": session.threads,
-                "workers": session.workers,
-                "batch_rows": session.batch_rows,
-            }
         fingerprint = writing.check_written(writer, tables, planned, tally, where=features.name)
         writing.check_rejected(
             planned,
@@ -310,31 +280,6 @@ def _write_run(
             **how,
         )
     return result
-
-
-def _open_session(
-    request: ScoringRequest, artifact: Artifact, *, log: Callable[[str], None]
-) -> OnnxSession:
-    if artifact.signature.batch_rows == 1:
-        log(
-            f"model '{_name(artifact)}' has a batch fixed at 1: each row is a call of its own, "
-            "often a hundred times slower. Hint: export it with a dynamic first axis, for PyTorch "
-            "torch.onnx.export(..., dynamic_axes={'input': {0: 'batch'}})"
-        )
-    return OnnxSession(
-        artifact.model_bytes,
-        output_names=[output.name for output in artifact.contract.outputs],
-        # more rows at once are faster than more threads for each call
-        threads=request.threads or 1,
-        batch_rows=artifact.signature.batch_rows or request.batch_rows,
-    )
-
-
-def _part_rows(rows: int, artifact: Artifact, *, workers: int) -> int:
-    """Rows that a worker takes at once: enough work for all of them, and of bounded size."""
-    width = sum(feature.width or 1 for feature in artifact.contract.features)
-    shared = max(rows // (_PARTS_PER_WORKER * workers), DEFAULT_BATCH_ROWS)
-    return max(1, min(shared, PART_ROWS, _PART_VALUES // width))
 
 
 def _model(artifact: Artifact) -> tuple[str, str]:

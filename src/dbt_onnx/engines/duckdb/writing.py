@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.cursor import Cursor
     from dbt_onnx.engines.duckdb.planning import PlannedRun
     from dbt_onnx.engines.duckdb.tables import ScoringTables
-    from dbt_onnx.scoring import Tally
+    from dbt_onnx.tally import Tally
 
 _STREAM = "__dbt_onnx_predictions"
 _ROW_GROUP = 122_880

@@ -1,0 +1,96 @@
+"""From the planned rows to the ledger: stream, score, append."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx import plan
+from dbt_onnx.engines.duckdb import writing
+from dbt_onnx.progress import Progress
+from dbt_onnx.scoring import PART_ROWS, prediction_schema, score_batches
+from dbt_onnx.session import DEFAULT_BATCH_ROWS, OnnxSession
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dbt_onnx.artifact import Artifact
+    from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.engines.duckdb.planning import PlannedRun
+    from dbt_onnx.engines.duckdb.tables import ScoringTables
+    from dbt_onnx.job import ScoringRequest
+    from dbt_onnx.tally import Tally
+
+_PARTS_PER_WORKER = 8
+_PART_VALUES = 4_000_000
+
+
+def stream_predictions(
+    reader: Cursor,
+    writer: Cursor,
+    request: ScoringRequest,
+    artifact: Artifact,
+    tables: ScoringTables,
+    planned: PlannedRun,
+    tally: Tally,
+    *,
+    log: Callable[[str], None],
+) -> dict[str, Any]:
+    """Score the planned rows into the ledger, and add to `tally` what became of them. Returns the
+    columns of the run row that say how: what a replay needs.
+
+    Raises ScoringError, and ArtifactError when onnxruntime cannot load the model.
+    """
+    to_score, name = planned.summary.rows_to_score, tables.ledger.identifier
+    session = _open_session(request, artifact, log=log)
+    rows = reader.stream(
+        plan.select_rows(planned.plan),
+        planned.parameters,
+        batch_rows=_part_rows(to_score, artifact, workers=session.workers),
+    )
+    try:
+        with Progress(to_score, label=name, log=log) as progress:
+            predictions = score_batches(
+                rows,
+                session,
+                contract=artifact.contract,
+                tally=tally,
+                workers=session.workers,
+                on_progress=progress.advance,
+            )
+            schema = prediction_schema(rows.schema, artifact.contract)
+            writing.append_predictions(writer, tables, planned, predictions, schema=schema)
+    finally:
+        # an unfinished stream would keep the reader from ending its transaction
+        rows.close()
+    return {
+        "onnxruntime_version": session.onnxruntime_version,
+        "provider": session.provider,
+        "threads": session.threads,
+        "workers": session.workers,
+        "batch_rows": session.batch_rows,
+    }
+
+
+def _open_session(
+    request: ScoringRequest, artifact: Artifact, *, log: Callable[[str], None]
+) -> OnnxSession:
+    if artifact.signature.batch_rows == 1:
+        log(
+            f"model '{artifact.model_name}/{artifact.model_version}' has a batch fixed at 1: each row is a call of its own, "
+            "often a hundred times slower. Hint: export it with a dynamic first axis, for PyTorch "
+            "torch.onnx.export(..., dynamic_axes={'input': {0: 'batch'}})"
+        )
+    return OnnxSession(
+        artifact.model_bytes,
+        output_names=[output.name for output in artifact.contract.outputs],
+        # more rows at once are faster than more threads for each call
+        threads=request.threads or 1,
+        batch_rows=artifact.signature.batch_rows or request.batch_rows,
+    )
+
+
+def _part_rows(rows: int, artifact: Artifact, *, workers: int) -> int:
+    """Rows that a worker takes at once: enough work for all of them, and of bounded size."""
+    width = sum(feature.width or 1 for feature in artifact.contract.features)
+    shared = max(rows // (_PARTS_PER_WORKER * workers), DEFAULT_BATCH_ROWS)
+    return max(1, min(shared, PART_ROWS, _PART_VALUES // width))
