@@ -4,6 +4,8 @@
 # make test-long                               20 kills of a backfill, 50 tamperings with a history
 # make bench [ONLY="--only scoring"]           measure, against rivals and limits, into benchmarks/
 # make bench-smoke                             the same in short, three minutes
+# make torture [ONLY="--only names"]           attack the product, count what comes to harm
+# make torture-smoke                           the same in short, two minutes
 # make train                                   train and export the reference models again
 PYTHON ?= python3
 VENV := .venv
@@ -18,7 +20,7 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 export DBT_PROFILES_DIR := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run nightly train test test-long bench bench-smoke lint clean
+.PHONY: help setup run nightly train test test-long bench bench-smoke torture torture-smoke lint clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -62,6 +64,12 @@ bench: setup
 
 bench-smoke: setup
 	$(BIN)/python -m benchmarks --smoke $(ONLY)
+
+torture: setup
+	$(BIN)/python -m tests.torture $(ONLY)
+
+torture-smoke: setup
+	$(BIN)/python -m tests.torture --smoke $(ONLY)
 
 clean:
 	rm -rf warehouse target logs

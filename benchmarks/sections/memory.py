@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from benchmarks.measure import Scale
 
-DUCKDB = {"memory_limit": "256MB", "threads": 2}
+DUCKDB = {"memory_limit": "512MB", "threads": 2}
 FIRST, CHANGED = "first run", "1 % changed"
 MAX_GIGABYTES = 1.5
 MAX_GROWTH_PERCENT = 15.0

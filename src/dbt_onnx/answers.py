@@ -36,7 +36,7 @@ class Candidate:
         """Raises ArtifactError or ContractError, as `load_artifact` and `OnnxSession` do."""
         artifact = load_artifact(artifacts, entry)
         session = OnnxSession(
-            artifact.model_bytes,
+            artifact.scoring_bytes,
             output_names=[output.name for output in artifact.contract.outputs],
             batch_rows=artifact.signature.batch_rows,
         )

@@ -16,7 +16,7 @@ from dbt_onnx.agreement import check_contract
 from dbt_onnx.card import CARD_NAME, parse_card, refuse_other_model, replace_file, write_card
 from dbt_onnx.contract import Contract
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
-from dbt_onnx.graph import GraphSignature, read_graph
+from dbt_onnx.graph import GraphSignature, read_graph, without_zipmaps
 from dbt_onnx.registry import RegistryEntry, name_faults, path_faults
 
 if TYPE_CHECKING:
@@ -40,6 +40,14 @@ class Artifact:
     card: Mapping[str, Any] = field(repr=False)
     contract: Contract
     signature: GraphSignature
+
+    @property
+    def scoring_bytes(self) -> bytes:
+        """The model as it is run: `model_bytes`, with tensors in the place of ZipMaps."""
+        if all(tensor.kind != "map_sequence" for tensor in self.signature.outputs):
+            return self.model_bytes
+        classes = {output.name: output.classes or () for output in self.contract.outputs}
+        return without_zipmaps(self.model_bytes, classes)
 
 
 def load_artifact(root: Path, entry: RegistryEntry) -> Artifact:

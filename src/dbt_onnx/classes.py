@@ -42,7 +42,7 @@ def _trace(name: str, producers: dict[str, Any], constants: dict[str, Any]) -> t
         if node is None or not node.input:
             return ()
         if node.op_type in _CLASSIFIERS:
-            return _class_attribute(node)
+            return labels_of(node)
         # skl2onnx picks the label out of a constant list by the position of the largest score
         if node.op_type == "ArrayFeatureExtractor":
             labels = constants.get(node.input[0])
@@ -53,7 +53,8 @@ def _trace(name: str, producers: dict[str, Any], constants: dict[str, Any]) -> t
     return ()
 
 
-def _class_attribute(node: Any) -> tuple[Class, ...]:
+def labels_of(node: Any) -> tuple[Class, ...]:
+    """The class labels that a classifier or a ZipMap has as an attribute, none without."""
     for attribute in node.attribute:
         if attribute.name in _LABELS and (attribute.ints or attribute.strings):
             return (

@@ -206,8 +206,8 @@ def _feature_faults(contract: Contract) -> list[str]:
         faults.append(f"feature {name!r} is named twice")
     for feature in contract.features:
         where = f"feature {feature.name!r}"
-        if not isinstance(feature.name, str) or not feature.name:
-            faults.append(f"{where} has no name")
+        if not _is_name(feature.name):
+            faults.append(f"{where} has no name, or one with a NUL character")
             continue
         if feature.name.casefold().startswith(CARRIED_PREFIX):
             faults.append(f"{where} begins with the reserved prefix {CARRIED_PREFIX!r}")
@@ -273,8 +273,8 @@ def _output_faults(contract: Contract) -> list[str]:
         faults.append("no output column is stored")
     faults += [f"output column {name!r} is named twice" for name in _repeated(stored)]
     for name in stored:
-        if not isinstance(name, str) or not name:
-            faults.append(f"output column {name!r} is no name")
+        if not _is_name(name):
+            faults.append(f"output column {name!r} is no name, or one with a NUL character")
         elif name.casefold() in RESERVED_COLUMNS or name.casefold().startswith(CARRIED_PREFIX):
             faults.append(f"output column {name!r} collides with a column of the ledger")
     for output in contract.outputs:
@@ -297,6 +297,11 @@ def _column_count(output: Output) -> int | None:
     if output.kind == "probabilities":
         return len(output.classes or ())
     return 1 if output.kind in {"label", "value", "vector"} else None
+
+
+def _is_name(value: object) -> bool:
+    """Arrow ends a name at a NUL character."""
+    return isinstance(value, str) and value != "" and "\x00" not in value
 
 
 def _is_scalar(value: object) -> bool:

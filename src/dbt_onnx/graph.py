@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import onnx
 from google.protobuf.message import DecodeError
 
-from dbt_onnx.classes import classes_of_outputs
+from dbt_onnx.classes import classes_of_outputs, labels_of
 from dbt_onnx.contract import Class, TensorType
 from dbt_onnx.errors import ArtifactError, ContractError
 from dbt_onnx.hostile import refuse_hostile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Dimension = int | str | None
 TensorKind = Literal["tensor", "map_sequence", "sequence", "other"]
@@ -71,6 +74,31 @@ def read_graph(model_bytes: bytes, *, where: str) -> GraphSignature:
             f"{where} cannot score a table: " + "; ".join(faults), hint=_EXPORT_HINT
         )
     return signature
+
+
+def without_zipmaps(model_bytes: bytes, classes: Mapping[str, tuple[Class, ...]]) -> bytes:
+    """The same model, except that an output which a ZipMap makes is the tensor that it makes it of:
+    (rows, classes), the same numbers, without a Python dict for each row.
+
+    `model_bytes` have passed `read_graph`. `classes` are the class labels by output, in the order of
+    the columns; an output whose ZipMap has others stays as it is.
+    """
+    model = onnx.ModelProto.FromString(model_bytes)
+    producers = {name: node for node in model.graph.node for name in node.output}
+    consumed = {name for node in _nested_nodes(model.graph) for name in node.input}
+    # Identity is of the standard domain
+    has_identity = any(item.domain in {"", "ai.onnx"} for item in model.opset_import)
+    for output in model.graph.output:
+        node = producers.get(output.name)
+        if node is None or node.op_type != "ZipMap" or output.name in consumed or not has_identity:
+            continue
+        if labels_of(node) != classes.get(output.name):
+            continue
+        node.op_type, node.domain = "Identity", ""
+        del node.attribute[:]
+        output.type.Clear()
+        output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return bytes(model.SerializeToString())
 
 
 def _parse(model_bytes: bytes, *, where: str) -> onnx.ModelProto:

@@ -247,6 +247,32 @@ def _enum(value: str, sql_type: str) -> str:
     return f"cast({literal(value)} as {sql_type})"
 
 
+def update_replaced(ledger: TableName, latest: TableName, shape: LedgerShape) -> str:
+    """Set the rows of `latest` that rows of this full run replace: slower than to delete and insert
+    them, in a third of the memory. Parameters: $run_id, $scored_at.
+    """
+    matched = (*shape.key, "status", *MODEL)
+    columns = [n for n in shape.latest_columns if n not in LATEST_TYPES and n not in matched]
+    updates = ", ".join(f"{quote(name)} = said.{quote(name)}" for name in columns)
+    return f"""
+        update {latest.sql} as latest
+        set {updates}, confirmed_as_of = null, last_seen_as_of = null
+        from ({_said_by_run(ledger, shape)}) as said
+        where {_equal(matched, "latest", "said")}"""
+
+
+def insert_others(ledger: TableName, latest: TableName, shape: LedgerShape) -> str:
+    """After `update_replaced`: the rows of this run that replaced none. Parameters: $run_id, $scored_at."""
+    columns = ", ".join(quote(name) for name in shape.latest_columns if name not in LATEST_TYPES)
+    return f"""
+        insert into {latest.sql} ({columns})
+        select {columns} from ({_said_by_run(ledger, shape)}) as said
+        where not exists (
+            select 1 from {latest.sql} as latest
+            where {_equal((*shape.key, "status", *MODEL), "latest", "said")}
+        )"""
+
+
 def delete_replaced(ledger: TableName, latest: TableName, shape: LedgerShape) -> str:
     """Take out of `latest` what the rows that this full run appended to the ledger replace: a third of
     the time of a MERGE, or of an UPDATE, which rewrite each column that they touch. The model is one
@@ -276,11 +302,11 @@ def _said_by_run(ledger: TableName, shape: LedgerShape) -> str:
 
 
 def rows_of_model(latest: TableName) -> str:
-    """Whether `latest` has rows of this model version, and rejections among them. Parameters:
-    $model_name, $model_version.
+    """How many rows `latest` has of this model version, and whether there are rejections among them.
+    Parameters: $model_name, $model_version.
     """
     return (
-        f"select count(*) > 0, count(*) filter (status = 'rejected') > 0 from {latest.sql} as latest "
+        f"select count(*), count(*) filter (status = 'rejected') > 0 from {latest.sql} as latest "
         f"where {_is_model('latest')}"
     )
 

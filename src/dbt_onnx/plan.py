@@ -49,7 +49,8 @@ class Plan:
     run. `hash_changed` says that the features hash of the last run came from another function. All
     rows of a backfill are late. With `has_one_moment` all rows are about the same moment, and none
     is looked at for having a newer one than is known; with `is_newest` that moment is not before any that
-    is known, either. `has_rejected`: latest has rejections. `is_materialized`: the rows that a run has
+    is known, either. `has_rejected`: latest has rejections. Candidates for a score are looked for in
+    `candidate_parts`, so that a join holds some of the entities. `is_materialized`: the rows that a run has
     something to do with are in a temporary table, see `materialize`.
     """
 
@@ -69,6 +70,7 @@ class Plan:
     has_one_moment: bool = False
     is_newest: bool = False
     has_rejected: bool = True
+    candidate_parts: int = 1
     is_materialized: bool = False
 
 
@@ -224,8 +226,10 @@ def materialize(plan: Plan) -> Sequence[str]:
     keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key))]
     features = [f"feature_{i}" for i in range(len(plan.features))]
     columns = ", ".join([*keys, *_PLANNED_COLUMNS, *features])
+    parts = range(plan.candidate_parts)
     return (
-        f"create or replace temp table {_CANDIDATES} as {_select_candidates(plan)}",
+        f"create or replace temp table {_CANDIDATES} as {_select_candidates(plan, part=0)}",
+        *(f"insert into {_CANDIDATES} {_select_candidates(plan, part=part)}" for part in parts[1:]),
         f"""create or replace temp table {_MATERIALIZED} as {_joined(plan, features=_CANDIDATES)}
         select {columns} from planned
         where score_reason is not null or was_rejected or is_late or is_returned or is_advanced
@@ -324,13 +328,21 @@ def _features(plan: Plan) -> str:
         )"""
 
 
-def _select_candidates(plan: Plan) -> str:
+def _select_candidates(plan: Plan, *, part: int) -> str:
     """The feature rows that are not plainly as they were. Of a row that is left out, the entity has
     one row in latest: a score that has not expired, on the same features, and about a moment that the
-    row does not change. The join holds few and narrow columns, for all entities.
+    row does not change. The join holds few and narrow columns, for all entities of a part.
     """
+
+    def of_part(keys: Sequence[str]) -> str:
+        if plan.candidate_parts == 1:
+            return "true"
+        return f"hash({', '.join(keys)}) % {plan.candidate_parts} = {part}"
+
+    names = [quote(name) for name in plan.shape.key]
+    aliases = [f'features."__dbt_onnx_key_{i}"' for i in range(len(names))]
     is_model = "model_name = $model_name and model_version = $model_version"
-    columns = [*map(quote, plan.shape.key), "features_hash"]
+    columns = [*names, "features_hash"]
     conditions = [
         "plain.features_hash is distinct from features.values_hash",
         "features.as_of_given is null",
@@ -350,10 +362,10 @@ def _select_candidates(plan: Plan) -> str:
         select features.* from {_features(plan)} as features
         left join (
             select {", ".join(columns)} from {plan.latest}
-            where {is_model} and status = 'scored' and last_seen_as_of is null
+            where {is_model} and status = 'scored' and last_seen_as_of is null and {of_part(names)}
         ) as plain on {_same_key(plan, "plain")}
         {_expiry(plan, "plain.run_id")}
-        where {" or ".join(conditions)}"""
+        where {of_part(aliases)} and ({" or ".join(conditions)})"""
 
 
 def _joined(plan: Plan, *, features: str | None = None) -> str:

@@ -332,6 +332,14 @@ def test_a_classifiers_contract_is_accepted(tmp_path: Path, zipmap: bool) -> Non
     assert load_artifact(tmp_path, entry).contract == contract
 
 
+def test_a_zipmap_is_read_and_not_run(tmp_path: Path) -> None:
+    contract = linear_contract(outputs=(LABEL, CLASSES))
+    model = models.classifier(zipmap=True)
+    artifact = load_artifact(tmp_path, write(tmp_path, model, contract))
+    assert b"ZipMap" in artifact.model_bytes
+    assert b"ZipMap" not in artifact.scoring_bytes
+
+
 def test_loading_compares_card_and_graph_too(tmp_path: Path) -> None:
     entry = write(tmp_path)
     other = linear_contract(outputs=(replace(Y, name="z"),))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -116,3 +117,11 @@ def test_what_was_missed_when_recorded_shall_not_get_worse(
 def test_without_a_record_the_target_counts(tmp_path):
     assert results.recorded(tmp_path / "results.json") == {}
     assert row(0.4, at_least=2.0).held_to(None) == row(0.4, at_least=2.0)
+
+
+def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
+    section = (ROOT / "README.md").read_text().split("\n## How fast\n")[1].split("\n## ")[0]
+    figures = re.findall(r"[\d.]+ (?:x|s|%|million rows/s)(?= |,|:|\.)", section)
+    told = (ROOT / "benchmarks" / "RESULTS.md").read_text()
+    assert len(figures) >= 9
+    assert [figure for figure in figures if figure not in told] == []

@@ -12,6 +12,7 @@ import pytest
 from onnx import helper
 
 from dbt_onnx.errors import ArtifactError, ScoringError
+from dbt_onnx.graph import without_zipmaps
 from dbt_onnx.session import OnnxSession
 
 if TYPE_CHECKING:
@@ -66,6 +67,22 @@ def test_maps_of_row_by_row_runs_are_joined() -> None:
     by_row = OnnxSession(model, output_names=["maps"], batch_rows=1).run({"x": ROWS})
     assert by_row == whole
     assert whole[0][1] == {"no": 3.0, "yes": 4.0}
+
+
+@pytest.mark.parametrize("classes", [("no", "yes"), (0, 1)])
+def test_a_zipmap_is_run_as_the_tensor_that_it_is_made_of(classes: tuple[int | str, ...]) -> None:
+    model = graphs.zipmap(classes)
+    (maps,) = OnnxSession(model, output_names=["maps"]).run({"x": ROWS})
+    tensors = without_zipmaps(model, {"maps": classes})
+    (matrix,) = OnnxSession(tensors, output_names=["maps"]).run({"x": ROWS})
+    assert matrix.dtype == np.float32
+    assert matrix.tolist() == [[row[name] for name in classes] for row in maps]
+
+
+def test_a_zipmap_of_other_classes_stays_as_it_is() -> None:
+    model = without_zipmaps(graphs.zipmap(["no", "yes"]), {"maps": ("yes", "no")})
+    (maps,) = OnnxSession(model, output_names=["maps"]).run({"x": ROWS})
+    assert maps[1] == {"no": 3.0, "yes": 4.0}
 
 
 def test_calls_have_the_rows_that_were_measured_to_be_fast(

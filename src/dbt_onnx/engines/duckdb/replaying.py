@@ -113,7 +113,7 @@ def _score(
     tolerance: float,
 ) -> None:
     session = OnnxSession(
-        artifact.model_bytes,
+        artifact.scoring_bytes,
         output_names=[output.name for output in artifact.contract.outputs],
         threads=run.threads,
         batch_rows=run.batch_rows,

@@ -81,7 +81,7 @@ def _open_session(
             "torch.onnx.export(..., dynamic_axes={'input': {0: 'batch'}})"
         )
     return OnnxSession(
-        artifact.model_bytes,
+        artifact.scoring_bytes,
         output_names=[output.name for output in artifact.contract.outputs],
         # more rows at once are faster than more threads for each call
         threads=request.threads or 1,

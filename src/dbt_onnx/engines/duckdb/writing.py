@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _STREAM = "__dbt_onnx_predictions"
 _ROW_GROUP = 122_880
+# DuckDB holds more than 8 bytes for each row of a table that loses a few rows everywhere
+_MAX_ROWS_OF_DELETE = 15_000_000
 _SQL_TYPES = {
     pa.bool_(): "BOOLEAN",
     pa.int8(): "TINYINT",
@@ -195,10 +197,7 @@ def update_latest(writer: Cursor, tables: ScoringTables, planned: PlannedRun) ->
         return
     statements: list[str] = []
     if summary.rows_to_score:
-        [(is_known, _)] = writer.rows(ledger.rows_of_model(latest), planned.parameters)
-        if is_known:
-            writer.execute(ledger.delete_replaced(tables.ledger, latest, shape), planned.parameters)
-        writer.execute(ledger.insert_latest(tables.ledger, latest, shape), planned.parameters)
+        _replace_rows(writer, tables, planned)
         [(_, has_rejected)] = writer.rows(ledger.rows_of_model(latest), planned.parameters)
         if has_rejected:
             statements.append(ledger.delete_healed(latest, shape))
@@ -214,6 +213,18 @@ def update_latest(writer: Cursor, tables: ScoringTables, planned: PlannedRun) ->
     elif summary.rows_advanced:
         confirmed = plan.select_advanced(planned.plan)
         statements.append(ledger.confirm_rows(latest, shape, rows_sql=confirmed))
+    for statement in statements:
+        writer.execute(statement, planned.parameters)
+
+
+def _replace_rows(writer: Cursor, tables: ScoringTables, planned: PlannedRun) -> None:
+    names, shape = (tables.ledger, tables.latest), planned.plan.shape
+    [(rows, _)] = writer.rows(ledger.rows_of_model(tables.latest), planned.parameters)
+    if rows > _MAX_ROWS_OF_DELETE:
+        statements = [ledger.update_replaced(*names, shape), ledger.insert_others(*names, shape)]
+    else:
+        deleted = [ledger.delete_replaced(*names, shape)] if rows else []
+        statements = [*deleted, ledger.insert_latest(*names, shape)]
     for statement in statements:
         writer.execute(statement, planned.parameters)
 

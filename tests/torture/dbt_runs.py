@@ -1,0 +1,160 @@
+"""What dbt itself runs: killed, failing in a hook, again and again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+from consumer import invoke
+from scoring_project import ScoringProject
+from tests.torture import processes
+from tests.torture.report import Attack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HOOK = "{{ \"select error('a hook that fails')\" if env_var('FAIL', '') else 'select 1' }}"
+_STAMPS = "exclude (run_id, scored_at)"
+Content = tuple[Any, ...]
+
+
+def measure(folder: Path, *, kills: int, hooks: int, runs: int, pairs: int) -> Iterator[Attack]:
+    """`kills` of `dbt run` at a random moment, `hooks` that fail and are retried, `runs` whose ids are
+    compared with dbt's own, `pairs` at the same time.
+    """
+    root = folder / "project"
+    processes.run(create, str(root))
+    warehouse, saved = root / "warehouse.duckdb", folder / "saved.duckdb"
+    before = content(warehouse)  # and with it the write-ahead log is gone
+    shutil.copy(warehouse, saved)
+    began = time.monotonic()
+    processes.run(dbt, str(root), "run")
+    seconds, after = time.monotonic() - began, content(warehouse)
+    killed = Attack("A run is all or nothing", "`dbt run` is killed at a random moment")
+    again = Attack("Running again is enough", "`dbt run` after each of these")
+    chance = random.Random(2)
+    for number in range(kills):
+        _restore(saved, warehouse)
+        moment = chance.uniform(0, 1.1 * seconds)
+        processes.killed_after(dbt, str(root), "run", seconds=moment)
+        left = content(warehouse)
+        killed.made(harm=None if left in (before, after) else f"kill {number}: {left}")
+        processes.run(dbt, str(root), "run")
+        mended = content(warehouse)
+        again.made(harm=None if mended == after else f"after kill {number}: {mended}")
+    yield from (killed, again)
+    yield _hooks(root, saved, after, hooks)
+    yield _stamps(root, saved, runs)
+    yield _pairs(root, saved, after, pairs)
+
+
+def create(root: str) -> None:
+    """In a process: a project whose features have changed since its first run."""
+    project = ScoringProject(Path(root))
+    project.facts(5_000)
+    project.scoring_model("scores", post_hook=_HOOK)
+    outcome = project.dbt("build")
+    if not outcome.success:
+        raise RuntimeError(outcome.log)
+    project.sql("update facts set a = a + 1 where id % 7 = 3")
+    project.sql("delete from facts where id % 500 = 1")
+
+
+def dbt(root: str, *arguments: str, fail: bool = False) -> dict[str, str]:
+    """In a process: a dbt command; the status of each node."""
+    os.environ["FAIL"] = "yes" if fail else ""
+    return invoke(Path(root), *arguments).statuses()
+
+
+def said_by_dbt(root: str) -> tuple[bool, str]:
+    """In a process: whether `dbt run` succeeded, and all that it said."""
+    outcome = invoke(Path(root), "run")
+    return outcome.success, f"{outcome.error}\n{outcome.log}"
+
+
+def content(warehouse: Path) -> Content:
+    """All relations, and what the scoring model has written, but for who wrote it and when."""
+    with duckdb.connect(str(warehouse)) as connection:
+        relations = connection.execute(
+            "select table_name from duckdb_tables() union all select view_name from duckdb_views() "
+            "where not internal order by all"
+        ).fetchall()
+        hashes = [
+            connection.execute(
+                f"select count(*), sum(hash(t)::hugeint) from (select * {stamps} from {table}) as t"
+            ).fetchall()
+            for table, stamps in (
+                ("scores", _STAMPS),
+                ("scores__latest", _STAMPS),
+                ("scores__inputs", "exclude (run_id)"),
+            )
+        ]
+    return (relations, hashes)
+
+
+def _restore(saved: Path, warehouse: Path) -> None:
+    warehouse.with_name(warehouse.name + ".wal").unlink(missing_ok=True)
+    shutil.copy(saved, warehouse)
+
+
+def _hooks(root: Path, saved: Path, after: Content, times: int) -> Attack:
+    attack = Attack("Running again is enough", "a post-hook fails, then `dbt retry`")
+    warehouse = root / "warehouse.duckdb"
+    for number in range(times):
+        _restore(saved, warehouse)
+        failed = processes.run(_failing, str(root))[1]
+        retried = processes.run(dbt, str(root), "retry")[1]
+        found = content(warehouse)
+        is_well = (failed["scores"], retried["scores"], found) == ("error", "success", after)
+        attack.made(harm=None if is_well else f"{number}: {failed}, {retried}, {found}")
+    return attack
+
+
+def _failing(root: str) -> dict[str, str]:
+    return dbt(root, "run", fail=True)
+
+
+def _stamps(root: Path, saved: Path, times: int) -> Attack:
+    attack = Attack("Stamps are true", "a run's id against run_results.json, partial parsing on")
+    warehouse = root / "warehouse.duckdb"
+    _restore(saved, warehouse)
+    for number in range(times):
+        with duckdb.connect(str(warehouse)) as connection:
+            connection.execute(f"update facts set a = a + 1 where id = {number + 2}")
+        processes.run(dbt, str(root), "run")
+        results = json.loads((root / "target" / "run_results.json").read_text())
+        said = results["metadata"]["invocation_id"]
+        with duckdb.connect(str(warehouse)) as connection:
+            [(run_id,)] = connection.execute(
+                "select run_id from dbt_onnx_runs order by started_at desc limit 1"
+            ).fetchall()
+            rows = connection.execute(
+                "select id from scores where run_id = $said", {"said": said}
+            ).fetchall()
+        attack.made(
+            harm=None
+            if (run_id, (number + 2,) in rows) == (said, True)
+            else f"{number}: {run_id}, {said}, {rows[:3]}"
+        )
+    return attack
+
+
+def _pairs(root: Path, saved: Path, after: Content, times: int) -> Attack:
+    """One of two works; the other does, too, or says which process holds the file."""
+    attack = Attack("Two at once", "two `dbt run` on one file")
+    warehouse = root / "warehouse.duckdb"
+    for number in range(times):
+        _restore(saved, warehouse)
+        said = processes.together([(said_by_dbt, (str(root),))] * 2)
+        found = content(warehouse)
+        refused = [text for success, text in said if not success]
+        is_clear = all("Conflicting lock is held" in text and "PID" in text for text in refused)
+        is_well = len(refused) < 2 and is_clear and found == after
+        attack.made(harm=None if is_well else f"pair {number}: {said}, {found}"[:400])
+    return attack

@@ -1,0 +1,8 @@
+"""What all attacks import, so that their processes begin with it."""
+
+import onnxruntime  # noqa: F401
+import pandas  # noqa: F401, ICN001, duckdb looks for it
+import pytz  # noqa: F401
+
+import dbt_onnx.engines.duckdb.streaming
+import dbt_onnx.engines.duckdb.table_scoring  # noqa: F401

@@ -1,0 +1,81 @@
+"""A run in which one step fails, or its process dies: the first, the second, ... until none does.
+
+A step is each statement, stream, batch, beginning and commit of a transaction, before it and after.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tests.torture import processes
+
+from dbt_onnx.engines.duckdb import cursor, streaming
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class Broken(Exception):
+    """The fault that a step is given."""
+
+
+class Steps:
+    """Counts the steps of this process; at the one called `at` it does `what`."""
+
+    def __init__(self, at: int | None, what: Callable[[], None]) -> None:
+        self.taken, self.at, self.what = 0, at, what
+
+    def take(self) -> None:
+        self.taken += 1
+        if self.taken == self.at:
+            self.what()
+
+    def install(self) -> None:
+        """Put a step before and after whatever a run does with its warehouse; for good."""
+        rows, stream, transaction = (
+            cursor.Cursor.rows, cursor.Cursor.stream, cursor.Cursor.transaction,
+        )  # fmt: skip
+        score_batches, take = streaming.score_batches, self.take
+
+        def counted_rows(self: Any, *arguments: Any) -> Any:
+            take()
+            found = rows(self, *arguments)
+            take()
+            return found
+
+        def counted_stream(self: Any, *arguments: Any, **settings: Any) -> Any:
+            take()
+            return stream(self, *arguments, **settings)
+
+        @contextmanager
+        def counted_transaction(self: Any) -> Iterator[None]:
+            take()
+            with transaction(self):
+                yield
+                take()  # before the commit
+            take()
+
+        def counted_batches(*arguments: Any, **settings: Any) -> Iterator[Any]:
+            for batch in score_batches(*arguments, **settings):
+                take()
+                yield batch
+                take()
+
+        cursor.Cursor.rows = counted_rows  # type: ignore[method-assign]
+        cursor.Cursor.stream = counted_stream  # type: ignore[method-assign]
+        cursor.Cursor.transaction = counted_transaction  # type: ignore[method-assign]
+        streaming.score_batches = counted_batches
+
+
+def fail() -> None:
+    raise Broken("this step fails")
+
+
+FAULTS: dict[str, Callable[[], None]] = {"fails": fail, "dies": processes.die}
+
+
+def installed(at: int | None, fault: str) -> Steps:
+    steps = Steps(at, FAULTS[fault])
+    steps.install()
+    return steps
