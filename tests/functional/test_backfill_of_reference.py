@@ -18,7 +18,8 @@ KILLS = int(os.environ.get("DBT_ONNX_KILLS", "0"))
 DBT = str(Path(sys.executable).with_name("dbt"))
 DBT_ONNX = [sys.executable, "-c", "from dbt_onnx.cli import main; main(prog_name='dbt-onnx')"]
 SUMMER = ("churn_predictions", "--from", "1997-08-01", "--to", "1997-09-01", "--every", "month")
-CONTENT = "select count(*), bit_xor(hash(t)) from {} as t"
+# as text: the hash of an ENUM is that of its number, which a new version changes
+CONTENT = "select count(*), bit_xor(hash(cast(t as varchar))) from {} as t"
 SAID = "{{{{ dbt_onnx.predictions_as_of(ref('churn_predictions'), key=['customer_id'], {}) }}}}"
 PRESENT = ("customer_features", "churn_current", "churn_predictions__latest")
 LEDGER = "select * exclude (run_id, scored_at) from churn_predictions order by all"
