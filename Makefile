@@ -3,7 +3,7 @@
 # make test                                    every check
 # make test-long                               20 kills of a backfill, 50 tamperings with a history
 # make bench [ONLY="--only scoring"]           measure, against rivals and limits, into benchmarks/
-# make bench-smoke                             the same in short, three minutes
+# make bench-smoke                             the same in short, two minutes
 # make torture [ONLY="--only names"]           attack the product, count what comes to harm
 # make torture-smoke                           the same in short, two minutes
 # make train                                   train and export the reference models again

@@ -249,7 +249,7 @@ def _enum(value: str, sql_type: str) -> str:
 
 def update_replaced(ledger: TableName, latest: TableName, shape: LedgerShape) -> str:
     """Set the rows of `latest` that rows of this full run replace: slower than to delete and insert
-    them, in a third of the memory. Parameters: $run_id, $scored_at.
+    them; 1 % of 100 million in 512 MB of memory, where those fail in 1 GB. Parameters: $run_id, $scored_at.
     """
     matched = (*shape.key, "status", *MODEL)
     columns = [n for n in shape.latest_columns if n not in LATEST_TYPES and n not in matched]

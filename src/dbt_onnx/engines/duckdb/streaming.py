@@ -76,8 +76,8 @@ def _open_session(
 ) -> OnnxSession:
     if artifact.signature.batch_rows == 1:
         log(
-            f"model '{artifact.model_name}/{artifact.model_version}' has a batch fixed at 1: each row is a call of its own, "
-            "often a hundred times slower. Hint: export it with a dynamic first axis, for PyTorch "
+            f"model '{artifact.model_name}/{artifact.model_version}' has a batch fixed at 1: each row "
+            "is a call of its own, often a hundred times slower. Hint: export it with a dynamic first axis, for PyTorch "
             "torch.onnx.export(..., dynamic_axes={'input': {0: 'batch'}})"
         )
     return OnnxSession(

@@ -218,6 +218,7 @@ def update_latest(writer: Cursor, tables: ScoringTables, planned: PlannedRun) ->
 
 
 def _replace_rows(writer: Cursor, tables: ScoringTables, planned: PlannedRun) -> None:
+    """Put the run's rows into latest, in the place of those that they replace."""
     names, shape = (tables.ledger, tables.latest), planned.plan.shape
     [(rows, _)] = writer.rows(ledger.rows_of_model(tables.latest), planned.parameters)
     if rows > _MAX_ROWS_OF_DELETE:
