@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dbt_onnx.artifact import load_artifact
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from dbt_onnx.artifact import Artifact
     from dbt_onnx.registry import Registry, RegistryEntry
+    from dbt_onnx.signing import SignatureVerifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +22,14 @@ class Verdict:
     """What came of checking one registry row.
 
     `sample_rows` is 0 when the card has no sample; `max_abs_difference` is between the sample's
-    outputs and what the model gave now. `fault` and `hint` are none when all is well.
+    outputs and what the model gave now. `is_signed` is none when no signature was asked for.
+    `fault` and `hint` are none when all is well.
     """
 
     entry: RegistryEntry
     sample_rows: int = 0
     max_abs_difference: float | None = None
+    is_signed: bool | None = None
     fault: str | None = None
     hint: str | None = None
 
@@ -35,20 +38,30 @@ class Verdict:
         return self.fault is None
 
 
-def verify_registry(root: Path, registry: Registry) -> list[Verdict]:
+def verify_registry(
+    root: Path, registry: Registry, *, verifier: SignatureVerifier | None = None
+) -> list[Verdict]:
     """Check every version below `root`, the artifacts directory, in the registry's order."""
-    return [verify_entry(root, entry) for entry in registry.entries]
+    return [verify_entry(root, entry, verifier=verifier) for entry in registry.entries]
 
 
-def verify_entry(root: Path, entry: RegistryEntry) -> Verdict:
-    """Check file, sha256, hostile constructs, card against graph, and the sample's predictions.
+def verify_entry(
+    root: Path, entry: RegistryEntry, *, verifier: SignatureVerifier | None = None
+) -> Verdict:
+    """Check file, sha256, hostile constructs, card against graph, the signature if there is a
+    verifier, and the sample's predictions.
 
-    What is wrong is in the verdict; nothing that a model file or a card can hold raises.
+    What is wrong is in the verdict; nothing that a model file, card or signature can hold raises.
     """
+    is_signed = None if verifier is None else False
     try:
-        return verify_sample(load_artifact(root, entry), entry)
+        artifact = load_artifact(root, entry)
+        if verifier is not None:
+            verifier.check(root, entry, artifact)  # before anything of it is run
+            is_signed = True
+        return replace(verify_sample(artifact, entry), is_signed=is_signed)
     except DbtOnnxError as error:
-        return Verdict(entry=entry, fault=error.message, hint=error.hint)
+        return Verdict(entry=entry, is_signed=is_signed, fault=error.message, hint=error.hint)
 
 
 def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:

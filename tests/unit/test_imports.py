@@ -25,6 +25,8 @@ ONLY_IN: dict[str, set[str]] = {
     "skl2onnx": TRAINING,
     "click": {"cli/*.py"},
     "rich": {"presentation/*.py", "progress.py"},
+    "model_signing": {"signing.py"},
+    "cryptography": {"signing.py"},
     "pandas": set(),
     "pickle": set(),
     "cloudpickle": set(),

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from dbt_onnx import __version__
-from dbt_onnx.cli import backfill, models, predictions, promotion, status
+from dbt_onnx.cli import backfill, models, predictions, promotion, signing, status
 from dbt_onnx.cli.options import MISUSED, WRONG
 from dbt_onnx.errors import ConfigError, DbtOnnxError, RegistryError
 
@@ -38,6 +38,7 @@ for command in (
     models.inspect,
     models.register,
     models.verify,
+    signing.sign,
     backfill.backfill,
     predictions.runs,
     predictions.history,

@@ -14,6 +14,8 @@ from dbt_onnx.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from dbt_onnx.signing import SignatureVerifier
+
 _POLICIES = ("reject", "nan")
 
 
@@ -94,19 +96,46 @@ def register(
 
 
 @click.command()
+@click.option("--signed", is_flag=True, help="Every version must be signed by --public-key.")
+@click.option(
+    "--public-key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The key of whoever answers for the models, PEM.",
+)
 @options.project_dir
 @options.registry
 @click.pass_context
-def verify(ctx: click.Context, project_dir: Path, registry: Path) -> None:
+def verify(
+    ctx: click.Context,
+    signed: bool,  # noqa: FBT001
+    public_key: Path | None,
+    project_dir: Path,
+    registry: Path,
+) -> None:
     """Check every registered version: file, sha256, card, graph, and its sample's predictions."""
     from dbt_onnx.presentation.models import show_verdicts
     from dbt_onnx.registry import Registry
     from dbt_onnx.verification import verify_registry
 
-    verdicts = verify_registry(project_dir / "artifacts", Registry.from_csv(project_dir / registry))
+    verdicts = verify_registry(
+        project_dir / "artifacts",
+        Registry.from_csv(project_dir / registry),
+        verifier=_verifier(public_key, signed=signed),
+    )
     show_verdicts(verdicts)
     if not all(verdict.passed for verdict in verdicts):
         ctx.exit(options.WRONG)
+
+
+def _verifier(public_key: Path | None, *, signed: bool) -> SignatureVerifier | None:
+    from dbt_onnx.signing import SignatureVerifier
+
+    if signed != (public_key is not None):
+        raise ConfigError(
+            "--signed and --public-key go together",
+            hint="dbt-onnx verify --signed --public-key public.pem",
+        )
+    return SignatureVerifier(public_key) if public_key is not None else None
 
 
 def _names(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What `inspect`, `register` and `verify` print."""
+"""What `inspect`, `register`, `verify` and `sign` print."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dbt_onnx.contract import Contract, Output
     from dbt_onnx.graph import GraphSignature, Tensor
     from dbt_onnx.registration import Registration
+    from dbt_onnx.registry import RegistryEntry
     from dbt_onnx.verification import Verdict
 
 
@@ -72,27 +73,37 @@ def show_contract(console: Console, contract: Contract) -> None:
 def show_verdicts(verdicts: Sequence[Verdict]) -> None:
     """Print one row per registered version, then each fault with its remedy."""
     console = Console()
+    header = ["model", "alias", "sha256", "sample", "verdict"]
+    if any(verdict.is_signed is not None for verdict in verdicts):
+        header.insert(3, "signature")
     rows = []
     for verdict in verdicts:
         entry = verdict.entry
         sample = "no sample"
         if verdict.max_abs_difference is not None:
             sample = f"{verdict.sample_rows} rows, within {verdict.max_abs_difference:.1e}"
-        rows.append(
-            (
-                f"{entry.model_name}/{entry.model_version}",
-                entry.alias or "",
-                entry.sha256[:12],
-                sample if verdict.passed else "",
-                "ok" if verdict.passed else "FAILED",
-            )
-        )
-    console.print(table("model registry", ("model", "alias", "sha256", "sample", "verdict"), rows))
+        cells = {
+            "model": f"{entry.model_name}/{entry.model_version}",
+            "alias": entry.alias or "",
+            "sha256": entry.sha256[:12],
+            "signature": "valid" if verdict.is_signed else "",
+            "sample": sample if verdict.passed else "",
+            "verdict": "ok" if verdict.passed else "FAILED",
+        }
+        rows.append([cells[name] for name in header])
+    console.print(table("model registry", header, rows))
     for verdict in verdicts:
         if verdict.fault is not None:
             name = f"{verdict.entry.model_name}/{verdict.entry.model_version}"
             print_text(console, f"{name}: {verdict.fault}", style="red")
             print_text(console, f"Hint: {verdict.hint}")
+
+
+def show_signature(entry: RegistryEntry, path: Path) -> None:
+    """Print what was signed, and where the signature is."""
+    signed = f"signed {entry.model_name}/{entry.model_version}"
+    print_text(Console(), f"{signed}, model and card", style="bold green")
+    print_text(Console(), f"signature {path}")
 
 
 def _show_needs(
