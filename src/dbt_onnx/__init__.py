@@ -5,11 +5,16 @@ scikit-learn. Both are loaded on first use: dbt imports every installed `dbt_*` 
 starts, so this one must cost nothing.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dbt_onnx.dbt_model import score
     from dbt_onnx.exporter import export
+
+# onnxruntime 1.29 and later reports to Microsoft unless this is set before it is first imported:
+# names of model files and graphs, hashes, counts; set it to 0 if you want that
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "export", "score"]
