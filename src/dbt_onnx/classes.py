@@ -8,7 +8,11 @@ onnx: it takes a parsed GraphProto.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Class = int | str
 
@@ -28,29 +32,35 @@ def classes_of_outputs(graph: Any) -> dict[str, tuple[Class, ...]]:
     """Returns {output: labels in the order of the probabilities}; unknown outputs are left out."""
     producers = {name: node for node in graph.node for name in node.output if name}
     constants = {item.name: item for item in graph.initializer}
-    found = {}
+    elements = cache(lambda name: _elements(constants[name]) if name in constants else ())
+    known: dict[str, tuple[Class, ...]] = {}
     for output in graph.output:
-        classes = _trace(output.name, producers, constants)
-        if classes:
-            found[output.name] = classes
-    return found
+        # each tensor is looked at once, however many outputs come from it
+        trail: list[str] = []
+        source: str | tuple[Class, ...] = output.name
+        while isinstance(source, str):
+            if source in known:
+                source = known[source]
+                break
+            known[source] = ()  # a tensor that is made of itself has none
+            trail.append(source)
+            source = _source(source, producers.get(source), elements)
+        known |= dict.fromkeys(trail, source)
+    return {item.name: known[item.name] for item in graph.output if known[item.name]}
 
 
-def _trace(name: str, producers: dict[str, Any], constants: dict[str, Any]) -> tuple[Class, ...]:
-    for _ in range(len(producers) + 1):
-        node = producers.get(name)
-        if node is None or not node.input:
-            return ()
-        if node.op_type in _CLASSIFIERS:
-            return labels_of(node)
-        # skl2onnx picks the label out of a constant list by the position of the largest score
-        if node.op_type == "ArrayFeatureExtractor":
-            labels = constants.get(node.input[0])
-            return () if labels is None else _elements(labels)
-        if node.op_type not in _PASSED:
-            return ()
-        name = node.input[0]
-    return ()
+def _source(
+    name: str, node: Any, elements: Callable[[str], tuple[Class, ...]]
+) -> str | tuple[Class, ...]:
+    """The labels of a tensor, or the tensor that has the same ones."""
+    if node is None or not node.input:
+        return ()
+    if node.op_type in _CLASSIFIERS:
+        return labels_of(node) if name in node.output[:2] else ()
+    # skl2onnx picks the label out of a constant list by the position of the largest score
+    if node.op_type == "ArrayFeatureExtractor":
+        return elements(node.input[0])
+    return str(node.input[0]) if node.op_type in _PASSED else ()
 
 
 def labels_of(node: Any) -> tuple[Class, ...]:

@@ -12,17 +12,19 @@ from dbt_onnx.classes import classes_of_outputs, labels_of
 from dbt_onnx.contract import Class, TensorType
 from dbt_onnx.errors import ArtifactError, ContractError
 from dbt_onnx.hostile import refuse_hostile
+from dbt_onnx.native import Memory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 Dimension = int | str | None
 TensorKind = Literal["tensor", "map_sequence", "sequence", "other"]
 
+MAX_INPUTS = 10_000
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _EXPORT_HINT = (
-    "export the model so that every input has the batch on its first axis, with a dynamic size "
-    "(torch: dynamic_axes={'x': {0: 'batch'}})"
+    "export the model so that every input is a tensor of numbers, text or booleans that has the "
+    "batch on its first axis, with a dynamic size (torch: dynamic_axes={'x': {0: 'batch'}})"
 )
 
 
@@ -106,7 +108,9 @@ def _parse(model_bytes: bytes, *, where: str) -> onnx.ModelProto:
     if model_bytes[4:8] == b"ORTM":
         raise _not_onnx(where, model_bytes, "it is in onnxruntime's own format (.ort)")
     try:
-        model: onnx.ModelProto = onnx.ModelProto.FromString(model_bytes)
+        # two bytes of a file may become two hundred in memory
+        with Memory().bounded():
+            model: onnx.ModelProto = onnx.ModelProto.FromString(model_bytes)
     except DecodeError as error:
         raise _not_onnx(where, model_bytes, str(error)) from error
     if not model.HasField("graph") or not model.graph.output or not model.opset_import:
@@ -180,7 +184,9 @@ def _shape(tensor: Any) -> tuple[Dimension, ...] | None:
 
 
 def _batch_faults(model: onnx.ModelProto, signature: GraphSignature) -> list[str]:
-    faults = [] if signature.inputs else ["it has no inputs"]
+    if not 0 < len(signature.inputs) <= MAX_INPUTS:
+        return [f"it has {len(signature.inputs) or 'no'} inputs; 1 to {MAX_INPUTS:,} are read"]
+    faults = []
     states = _state_inputs(model.graph)
     for tensor in signature.inputs:
         where = f"input {tensor.name!r}"
@@ -213,26 +219,54 @@ def _shape_faults(shape: tuple[Dimension, ...]) -> list[str]:
 
 def _state_inputs(graph: onnx.GraphProto) -> set[str]:
     """Graph inputs that reach the initial state of a recurrent operator, and not its sequence."""
-    nodes = list(_nested_nodes(graph))
-    producers = {name: node for node in nodes for name in node.output if name}
-    sources = {item.name for item in graph.input} - {item.name for item in graph.initializer}
+    nodes = _nested_nodes(graph)
+    if not any(node.op_type in _RECURRENT for node in nodes):
+        return set()
+    names = {item.name for item in graph.input} - {item.name for item in graph.initializer}
+    sources = {name: 1 << place for place, name in enumerate(sorted(names))}
+    producers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    reaching = _reaching(nodes, producers, sources)
 
-    def ancestors(names: list[str]) -> set[str]:
-        seen: set[str] = set()
-        stack = [name for name in names if name]
-        while stack:
-            name = stack.pop()
-            if name not in seen:
-                seen.add(name)
-                if name in producers:
-                    stack += [item for item in producers[name].input if item]
-        return seen & sources
+    def reach(inputs: Iterable[str]) -> int:
+        found = 0
+        for name in inputs:
+            found |= sources.get(name, 0)
+            found |= reaching[producers[name]] if name in producers else 0
+        return found
 
-    found: set[str] = set()
+    states = 0
     for node in nodes:
         if node.op_type in _RECURRENT:
-            found |= ancestors(list(node.input[5:7])) - ancestors(list(node.input[:1]))
-    return found
+            states |= reach(node.input[5:7]) & ~reach(node.input[:1])
+    return {name for name, bit in sources.items() if states & bit}
+
+
+def _reaching(
+    nodes: list[onnx.NodeProto], producers: Mapping[str, int], sources: Mapping[str, int]
+) -> list[int]:
+    """The graph inputs, as bits, that reach each node; every node is looked at once, so that a small
+    file does not take long.
+    """
+    reaching = [0] * len(nodes)
+    is_begun, is_done = [False] * len(nodes), [False] * len(nodes)
+    for start in range(len(nodes)):
+        stack = [start]
+        while stack:
+            place = stack[-1]
+            if is_done[place]:
+                stack.pop()
+                continue
+            before = [producers[name] for name in nodes[place].input if name in producers]
+            if not is_begun[place]:
+                is_begun[place] = True
+                stack += [i for i in before if not is_begun[i]]
+                continue
+            is_done[place] = True
+            for name in nodes[place].input:
+                reaching[place] |= sources.get(name, 0)
+            for i in before:
+                reaching[place] |= reaching[i]
+    return reaching
 
 
 def _nested_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

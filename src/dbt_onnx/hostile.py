@@ -9,7 +9,6 @@ takes a parsed ModelProto.
 from __future__ import annotations
 
 import struct
-from collections import defaultdict
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,12 @@ from dbt_onnx.errors import ArtifactError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    _Function = tuple[str, str, str]
+
 OPERATOR_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 MAX_ELEMENTS = 2**28
 MAX_DEPTH = 32
+MAX_MESSAGES = 1_000_000
 MAX_INLINED_NODES = 10_000_000
 
 _EXTERNAL = 1
@@ -36,10 +38,15 @@ def refuse_hostile(model: Any, *, where: str) -> None:
     `where` names the file in messages. Raises UnicodeDecodeError when a name is not UTF-8.
     """
     own_domains = {function.domain for function in model.functions}
-    constants: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+    constants: dict[str, tuple[int, ...]] = {}
     nodes = []
-    for message, trail, depth in _walk(model):
+    for count, (message, trail, depth) in enumerate(_walk(model)):
         kind = message.DESCRIPTOR.name
+        if count > MAX_MESSAGES:
+            raise ArtifactError(
+                f"{where} is made of more than {MAX_MESSAGES:,} parts (nodes, attributes, ...)",
+                hint="look at where the file comes from: honest models have thousands of parts",
+            )
         if depth > MAX_DEPTH:
             raise ArtifactError(
                 f"{where} nests graphs {depth} deep; at most {MAX_DEPTH} are read",
@@ -48,7 +55,7 @@ def refuse_hostile(model: Any, *, where: str) -> None:
         if kind == "TensorProto":
             _refuse_external(message, where=where, trail=trail)
             _refuse_huge(tuple(message.dims), where=where, what=f"tensor {message.name!r}")
-            constants[message.name].append(_small_integers(message))
+            _keep_largest(constants, message.name, _small_integers(message))
         elif kind == "SparseTensorProto":
             _refuse_huge(tuple(message.dims), where=where, what=f"sparse tensor {trail}")
         elif kind == "NodeProto":
@@ -56,7 +63,8 @@ def refuse_hostile(model: Any, *, where: str) -> None:
             nodes.append(message)
     for node in nodes:
         if node.op_type == "Constant" and node.output:
-            constants[node.output[0]] += _constant_values(node)
+            for values in _constant_values(node):
+                _keep_largest(constants, node.output[0], values)
     for node in nodes:
         for shape in _asked_shapes(node, constants):
             _refuse_huge(shape, where=where, what=f"operator {_label(node)}")
@@ -65,9 +73,13 @@ def refuse_hostile(model: Any, *, where: str) -> None:
 
 def _walk(model: Any) -> Iterator[tuple[Any, str, int]]:
     """Every message below the model, with where it stands and how many graphs are around it."""
-    stack = [(model, "", 0)]
+    stack = [iter([(model, "", 0)])]
     while stack:
-        message, trail, depth = stack.pop()
+        found = next(stack[-1], None)
+        if found is None:
+            stack.pop()
+            continue
+        message, trail, depth = found
         if message.DESCRIPTOR.name in {"GraphProto", "FunctionProto"}:
             depth += 1
         yield message, trail, depth
@@ -79,9 +91,14 @@ def _walk(model: Any) -> Iterator[tuple[Any, str, int]]:
                 continue
             path = f"{trail}.{field.name}" if trail else field.name
             if hasattr(value, "ListFields"):
-                stack.append((value, path, depth))
+                stack.append(iter([(value, path, depth)]))
             else:
-                stack += [(item, f"{path}[{i}]", depth) for i, item in enumerate(value)]
+                stack.append(_each(value, path, depth))
+
+
+def _each(messages: Any, path: str, depth: int) -> Iterator[tuple[Any, str, int]]:
+    for i, message in enumerate(messages):
+        yield message, f"{path}[{i}]", depth
 
 
 def _refuse_no_text(value: Any) -> None:
@@ -129,10 +146,10 @@ def _refuse_huge(shape: tuple[int, ...], *, where: str, what: str) -> None:
 
 def _refuse_exploding_functions(model: Any, *, where: str) -> None:
     """onnxruntime inlines functions: ten that call the next one ten times are 10^10 nodes."""
-    functions = {(item.domain, item.name): item for item in model.functions}
-    sizes: dict[tuple[str, str], int] = {}
+    functions = {_called(item, item.name): item for item in model.functions}
+    sizes: dict[_Function, int] = {}
 
-    def size_of(key: tuple[str, str], callers: tuple[tuple[str, str], ...]) -> int:
+    def size_of(key: _Function, callers: tuple[_Function, ...]) -> int:
         if key in callers or len(callers) > MAX_DEPTH:
             raise ArtifactError(
                 f"{where}: function {key[1]!r} of domain {key[0]!r} calls itself, or the calls "
@@ -158,27 +175,35 @@ def _refuse_exploding_functions(model: Any, *, where: str) -> None:
         )
 
 
-def _calls(graph: Any) -> Iterator[tuple[str, str]]:
+def _calls(graph: Any) -> Iterator[_Function]:
     for message, _, _ in _walk(graph):
         if message.DESCRIPTOR.name == "NodeProto":
-            yield message.domain, message.op_type
+            yield _called(message, message.op_type)
 
 
-def _asked_shapes(
-    node: Any, constants: dict[str, list[tuple[int, ...]]]
-) -> Iterator[tuple[int, ...]]:
+def _called(message: Any, name: str) -> _Function:
+    return message.domain, name, message.overload
+
+
+def _keep_largest(
+    constants: dict[str, tuple[int, ...]], name: str, values: tuple[int, ...]
+) -> None:
+    """A name may be given many times over, in graphs of its own and, in a hostile file, in one."""
+    if values and (name not in constants or prod(values) > prod(constants[name])):
+        constants[name] = values
+
+
+def _asked_shapes(node: Any, constants: dict[str, tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
     position = _SHAPE_INPUTS.get(node.op_type)
     if position is not None and position < len(node.input):
-        yield from constants.get(node.input[position], ())
+        yield constants.get(node.input[position], ())
     if node.op_type in _SHAPE_ATTRIBUTES:
         yield from (tuple(item.ints) for item in node.attribute if item.name == "shape")
     if node.op_type == "Range" and len(node.input) == 3:
         bounds = [constants.get(name, ()) for name in node.input]
-        for start in bounds[0]:
-            for limit in bounds[1]:
-                for step in bounds[2]:
-                    if len(start) == len(limit) == len(step) == 1 and step[0]:
-                        yield (max(0, (limit[0] - start[0]) // step[0]),)
+        if all(len(bound) == 1 for bound in bounds) and bounds[2][0]:
+            (start,), (limit,), (step,) = bounds
+            yield (max(0, (limit - start) // step),)
 
 
 def _constant_values(node: Any) -> Iterator[tuple[int, ...]]:
@@ -193,7 +218,11 @@ def _constant_values(node: Any) -> Iterator[tuple[int, ...]]:
 
 def _small_integers(tensor: Any) -> tuple[int, ...]:
     """The elements of an int64 tensor that could be a shape, else nothing."""
-    if tensor.data_type != _INT64 or prod(tensor.dims) > MAX_DEPTH:
+    # dims may lie
+    if (
+        tensor.data_type != _INT64
+        or max(len(tensor.raw_data) // 8, len(tensor.int64_data)) > MAX_DEPTH
+    ):
         return ()
     if tensor.raw_data:
         count = len(tensor.raw_data) // 8

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from dbt_onnx.errors import ArtifactError
 from dbt_onnx.scoring import score_batches
-from dbt_onnx.session import OnnxSession
+from dbt_onnx.session import TRIAL_SECONDS, OnnxSession
 from dbt_onnx.tally import Tally
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def score_sample(
         model_bytes,
         output_names=[output.name for output in contract.outputs],
         batch_rows=batch_rows,
+        max_seconds=TRIAL_SECONDS,
     )
     names = [field.name for field in contract.output_fields()]
     columns: dict[str, list[Any]] = {name: [] for name in names}

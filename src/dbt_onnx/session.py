@@ -6,21 +6,30 @@ import os
 import re
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
 
 from dbt_onnx.errors import ArtifactError, ScoringError
+from dbt_onnx.native import Memory, OverdueError, Threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 PROVIDER = "CPUExecutionProvider"
 DEFAULT_BATCH_ROWS = 8_192
+MAX_SECONDS = 600.0
+TRIAL_SECONDS = 60.0
 _SIZES = (1_024, DEFAULT_BATCH_ROWS, 32_768)
 _CLEARLY = 0.8
+_LONG = 0.005
 _NOTHING = 4
+_MEMORY_HINT = (
+    "the model wants more memory than this machine has left: look at it with `dbt-onnx inspect FILE`; "
+    "fewer rows a call need less: batch_rows in score()"
+)
 # where in onnxruntime's own source a check stands: path:line and the signature of the function
 _SOURCE = re.compile(r"\S*/onnxruntime/\S+:\d+ .*?\) (?=[A-Z])")
 
@@ -40,7 +49,8 @@ class OnnxSession:
     `output_names` are the graph's outputs to compute, in that order. `threads` is the number of
     threads that one call uses. `batch_rows` is the number of rows of a call, 1 for a model whose
     batch is fixed at one; none: measured on the first rows, and `batch_rows` tells what was chosen.
-    `workers` is how many calls at once keep this process's cores busy.
+    `workers` is how many calls at once keep this process's cores busy. No call, and not the loading,
+    may take longer than `max_seconds`, nor more memory than is left.
 
     Raises ArtifactError when onnxruntime cannot load the model.
     """
@@ -52,12 +62,17 @@ class OnnxSession:
         output_names: Sequence[str],
         threads: int = 1,
         batch_rows: int | None = None,
+        max_seconds: float = MAX_SECONDS,
     ) -> None:
         self.onnxruntime_version: str = ort.__version__
         self.provider = PROVIDER
         self.threads = threads
         self.workers = max(1, _usable_cores() // threads)
         self.batch_rows = batch_rows or DEFAULT_BATCH_ROWS
+        self.max_seconds = max_seconds
+        self._memory = Memory()
+        self._native = Threads()
+        self._calls_ended = 0
         self._is_calibrated = batch_rows is not None
         self._calibration = threading.Lock()
         self._output_names = list(output_names)
@@ -69,42 +84,75 @@ class OnnxSession:
         options.inter_op_num_threads = 1
         # onnxruntime's own binary format would pass by the checks made on the ONNX file
         options.add_session_config_entry("session.load_model_format", "ONNX")
+        load = partial(ort.InferenceSession, model_bytes, options, providers=[PROVIDER])
         try:
-            self._session = ort.InferenceSession(model_bytes, options, providers=[PROVIDER])
+            with self._memory.bounded():
+                self._session = self._native.run(
+                    load, max_seconds=max_seconds, cancel=lambda: _cancel_loading(options)
+                )
+        except OverdueError as error:
+            raise ArtifactError(
+                f"onnxruntime {ort.__version__} has not loaded the model after {max_seconds:g} s",
+                hint="`dbt-onnx inspect FILE` shows what the model asks for; an honest model loads "
+                "within seconds",
+            ) from error
         except Exception as error:  # onnxruntime's errors have no base of their own
             raise ArtifactError(
                 f"onnxruntime {ort.__version__} cannot load the model: {_one_line(error)}",
-                hint="`dbt-onnx inspect FILE` shows what the model asks for; export it for an "
+                hint=_MEMORY_HINT
+                if _is_out_of_memory(error)
+                else "`dbt-onnx inspect FILE` shows what the model asks for; export it for an "
                 "opset that this onnxruntime knows, or upgrade onnxruntime",
             ) from error
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[Any]:
         """Outputs for the rows of `feeds`, computed by calls of `batch_rows` rows.
 
-        Raises ScoringError with onnxruntime's message when the model fails.
+        Raises ScoringError with onnxruntime's message when the model fails, or does not end.
         """
+        options = ort.RunOptions()
+        options.log_severity_level = _NOTHING
         try:
-            self._calibrate(feeds)
-            calls = [
-                self._call(feeds, start, self.batch_rows)
-                for start in range(0, _rows(feeds) or 1, self.batch_rows)
-            ]
-        except Exception as error:  # onnxruntime's errors have no base of their own
-            shapes = ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in feeds.items())
+            with self._memory.bounded():
+                calls = self._native.run(
+                    partial(self._calls, feeds, options),
+                    max_seconds=self.max_seconds,
+                    cancel=lambda: setattr(options, "terminate", True),
+                    steps=lambda: self._calls_ended,
+                )
+        except OverdueError as error:
             raise ScoringError(
-                f"the model failed on {shapes}: {_one_line(error)}",
-                hint="if the shapes are what the model wants, the values are not; "
+                f"the model failed on {_shapes(feeds)}: a call of at most {self.batch_rows:,} rows had "
+                f"not ended after {self.max_seconds:g} s",
+                hint="look for a loop without end with `dbt-onnx inspect FILE`; a model that is only "
+                "slow needs fewer rows a call: batch_rows in score()",
+            ) from error
+        except Exception as error:  # onnxruntime's errors have no base of their own
+            raise ScoringError(
+                f"the model failed on {_shapes(feeds)}: {_one_line(error)}",
+                hint=_MEMORY_HINT
+                if _is_out_of_memory(error)
+                else "if the shapes are what the model wants, the values are not; "
                 "`dbt-onnx inspect FILE` shows its inputs",
             ) from error
         if len(calls) == 1:
             return calls[0]
         return [_joined([call[i] for call in calls]) for i in range(len(self._output_names))]
 
-    def _call(self, feeds: Mapping[str, np.ndarray], start: int, rows: int) -> list[Any]:
-        part = {name: x[start : start + rows] for name, x in feeds.items()}
-        return list(self._session.run(self._output_names, part))
+    def _calls(self, feeds: Mapping[str, np.ndarray], options: ort.RunOptions) -> list[list[Any]]:
+        self._calibrate(feeds, options)
+        starts = range(0, _rows(feeds) or 1, self.batch_rows)
+        return [self._call(feeds, start, self.batch_rows, options) for start in starts]
 
-    def _calibrate(self, feeds: Mapping[str, np.ndarray]) -> None:
+    def _call(
+        self, feeds: Mapping[str, np.ndarray], start: int, rows: int, options: ort.RunOptions
+    ) -> list[Any]:
+        part = {name: x[start : start + rows] for name, x in feeds.items()}
+        outputs = self._session.run(self._output_names, part, options)
+        self._calls_ended += 1
+        return list(outputs)
+
+    def _calibrate(self, feeds: Mapping[str, np.ndarray], options: ort.RunOptions) -> None:
         """Measure once, on the first rows that are enough, which size of calls is the fastest.
 
         Small calls stay in the processor's caches, large ones spread what a call costs. The default
@@ -117,8 +165,12 @@ class OnnxSession:
             seconds_per_row = {}
             for size in _SIZES:
                 began = time.perf_counter()
-                self._call(feeds, 0, size)
-                seconds_per_row[size] = (time.perf_counter() - began) / size
+                self._call(feeds, 0, size, options)
+                taken = time.perf_counter() - began
+                seconds_per_row[size] = taken / size
+                # a larger one only spreads better what a call costs: nothing, beside this
+                if size >= DEFAULT_BATCH_ROWS and taken > _LONG:
+                    break
             best = min(seconds_per_row, key=seconds_per_row.__getitem__)
             if seconds_per_row[best] < _CLEARLY * seconds_per_row[DEFAULT_BATCH_ROWS]:
                 self.batch_rows = best
@@ -133,6 +185,21 @@ def _usable_cores() -> int:
 
 def _rows(feeds: Mapping[str, np.ndarray]) -> int:
     return len(next(iter(feeds.values())))
+
+
+def _shapes(feeds: Mapping[str, np.ndarray]) -> str:
+    return ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in feeds.items())
+
+
+def _cancel_loading(options: ort.SessionOptions) -> None:
+    # onnxruntime 1.21 and later
+    if hasattr(options, "set_load_cancellation_flag"):
+        options.set_load_cancellation_flag(True)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    words = ("bad_alloc", "Failed to allocate memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _joined(pieces: list[Any]) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 
 from dbt_onnx.contract import FLOAT_TYPES
 from dbt_onnx.errors import ContractError, ScoringError
-from dbt_onnx.session import OnnxSession
+from dbt_onnx.session import TRIAL_SECONDS, OnnxSession
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,7 +44,12 @@ def try_model(
     of rows, or when a row's outputs depend on the rows beside it.
     """
     names = [tensor.name for tensor in signature.outputs]
-    session = OnnxSession(model_bytes, output_names=names, batch_rows=signature.batch_rows)
+    session = OnnxSession(
+        model_bytes,
+        output_names=names,
+        batch_rows=signature.batch_rows,
+        max_seconds=TRIAL_SECONDS,
+    )
     feeds = {tensor.name: _generate(tensor, widths, zeros=False) for tensor in inputs}
     try:
         outputs = session.run(feeds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -396,6 +397,31 @@ def test_a_constant_node_that_asks_for_huge_memory_is_refused() -> None:
     assert "ConstantOfShape asks for 40,000,000,000" in hostile(model)
 
 
+def test_values_are_read_by_their_number_whatever_the_dims_say() -> None:
+    model = asks_for(helper.make_node("ConstantOfShape", ["s"], ["h"]))
+    model.graph.initializer.add(
+        name="s", data_type=TensorProto.INT64, dims=[-1], raw_data=bytes(8 * 10_000_000)
+    )
+    assert read(model).inputs[0].name == "x"
+
+
+@pytest.mark.parametrize("limit", [1, 40_000_000_000])
+def test_bounds_that_are_given_many_times_are_picked_once(limit: int) -> None:
+    model = asks_for(helper.make_node("Range", ["i", "j", "k"], ["h"]))
+    for name, value in (("i", 0), ("j", limit), ("k", 1)):
+        model.graph.initializer.extend([models.constant(name, value, np.int64)] * 3_000)
+    if limit == 1:
+        assert read(model).inputs[0].name == "x"
+    else:
+        assert "asks for 40,000,000,000 elements" in hostile(model)
+
+
+def test_a_file_of_too_many_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dbt_onnx.hostile.MAX_MESSAGES", 1_000)
+    content = models.linear().SerializeToString() + field(7, field(1, b"") * 1_001)
+    assert "is made of more than 1,000 parts" in hostile(content)
+
+
 def test_a_huge_sparse_tensor_is_refused() -> None:
     model = in_sparse_initializer()
     model.graph.sparse_initializer[0].values.CopyFrom(models.constant("v", [1]))
@@ -457,6 +483,14 @@ def test_functions_that_unfold_without_end_are_refused() -> None:
     assert "its functions unfold to 10,000,000,000 operators" in hostile(with_functions(laughs))
 
 
+def test_an_overload_hides_no_function() -> None:
+    laughs = {f"F{i}": (f"F{i + 1}", 10) for i in range(9)} | {"F9": ("Abs", 10)}
+    model = with_functions(laughs)
+    model.functions.add().CopyFrom(calling("F1", "Abs", 1))
+    model.functions[-1].name, model.functions[-1].overload = "F1", "harmless"
+    assert "its functions unfold to 10,000,000,000 operators" in hostile(model)
+
+
 def test_functions_that_call_themselves_are_refused() -> None:
     loop = {"F0": ("F1", 1), "F1": ("F0", 1)}
     assert "calls itself" in hostile(with_functions(loop))
@@ -465,3 +499,52 @@ def test_functions_that_call_themselves_are_refused() -> None:
 def test_functions_that_call_each_other_in_turn_are_accepted() -> None:
     chain = {"F0": ("F1", 2), "F1": ("Abs", 3)}
     assert read(with_functions(chain)).inputs[0].name == "x"
+
+
+# --- small files that took long ---------------------------------------------------------------
+
+
+def in_a_moment(model: ModelProto) -> Any:
+    content = model.SerializeToString()
+    began = time.process_time()
+    signature = read_graph(content, where="m.onnx")
+    assert time.process_time() - began < 5
+    return signature
+
+
+def test_a_long_chain_of_recurrent_operators_is_read_at_once() -> None:
+    nodes = [
+        helper.make_node("LSTM", [f"x{i}", "w", "r", "", "", f"x{i}"], [f"x{i + 1}"])
+        for i in range(3_000)
+    ]
+    in_a_moment(
+        models.model(nodes, [models.tensor("x0", ["n", 1])], [models.tensor("x3000", None)])
+    )
+
+
+def test_many_outputs_of_a_long_chain_are_read_at_once() -> None:
+    classifier = models.classifier().graph.node[0]
+    classifier.output[:] = ["label", "x0"]
+    chain = [helper.make_node("Identity", [f"x{i}"], [f"x{i + 1}"]) for i in range(3_000)]
+    outputs = [models.tensor(f"x{i}", None) for i in range(3_000, 0, -1)]
+    signature = in_a_moment(
+        models.model([classifier, *chain], [models.tensor("x", ["n", 2])], outputs)
+    )
+    assert {item.classes for item in signature.outputs} == {(0, 1)}
+
+
+def test_a_state_through_operators_in_any_order_is_found() -> None:
+    model = models.recurrent(state_input=True, state_shape=["n", 2])
+    lstm = next(node for node in model.graph.node if node.op_type == "LSTM")
+    lstm.input[5] = "state"
+    model.graph.node.append(helper.make_node("Identity", ["again"], ["state"]))
+    model.graph.node.append(helper.make_node("Add", ["h0", "state"], ["again"]))  # in a circle
+    assert "'h0' is the state of a recurrent operator" in unscorable(model)
+
+
+def test_a_model_of_very_many_inputs_is_refused() -> None:
+    inputs = [models.tensor(f"x{i}", ["n", 1]) for i in range(10_001)]
+    model = models.model(
+        [helper.make_node("Identity", ["x0"], ["y"])], inputs, [models.tensor("y", None)]
+    )
+    assert "it has 10001 inputs; 1 to 10,000 are read" in unscorable(model)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
 
 import graphs
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
+from dbt_onnx import native
 from dbt_onnx.errors import ArtifactError, ScoringError
 from dbt_onnx.graph import without_zipmaps
 from dbt_onnx.session import OnnxSession
@@ -89,7 +94,7 @@ def test_calls_have_the_rows_that_were_measured_to_be_fast(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # seconds that each size takes, the largest call last: a long one costs three times as much a row
-    clock = iter([0.0, 1.0, 0.0, 8.0, 0.0, 96.0])
+    clock = iter([0.0, 0.0005, 0.0, 0.004, 0.0, 0.048])
     monkeypatch.setattr("dbt_onnx.session.time.perf_counter", lambda: next(clock))
     session = OnnxSession(graphs.linear(), output_names=["y"])
     session.run({"x": np.ones((100, 2), np.float32)})
@@ -97,7 +102,11 @@ def test_calls_have_the_rows_that_were_measured_to_be_fast(
     (y,) = session.run({"x": np.ones((40_000, 2), np.float32)})
     assert session.batch_rows == 8_192  # as fast as the small one, so it stays
     assert len(y) == 40_000
-    clock = iter([0.0, 0.5, 0.0, 8.0, 0.0, 96.0])
+    clock = iter([0.0, 0.00025, 0.0, 0.004, 0.0, 0.048])
+    session = OnnxSession(graphs.linear(), output_names=["y"])
+    session.run({"x": np.ones((40_000, 2), np.float32)})
+    assert session.batch_rows == 1_024
+    clock = iter([0.0, 0.5, 0.0, 8.0])  # of a slow model, no larger call is tried
     session = OnnxSession(graphs.linear(), output_names=["y"])
     session.run({"x": np.ones((40_000, 2), np.float32)})
     assert session.batch_rows == 1_024
@@ -175,3 +184,104 @@ def test_onnxruntimes_warnings_stay_out_of_the_log(capfd: pytest.CaptureFixture[
     assert "never_read" in capfd.readouterr().err
     OnnxSession(model, output_names=["y"])
     assert capfd.readouterr().err == ""
+
+
+def endless(*nodes: Any, carried: str = "next") -> bytes:
+    """`y` is what a loop makes of `x` in the end, which does not come."""
+    body = helper.make_graph(
+        list(nodes),
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("value", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info(carried, TensorProto.FLOAT, None),
+        ],
+    )
+    return graphs.build(
+        [helper.make_node("Loop", ["", "yes", "x"], ["y"], body=body)],
+        [graphs.tensor("x")],
+        [graphs.tensor("y", shape=(None, None))],
+        constants=[graphs.constant("yes", True, "bool")],
+    )
+
+
+def test_a_call_that_does_not_end_is_stopped() -> None:
+    model = endless(helper.make_node("Add", ["value", "value"], ["next"]))
+    session = OnnxSession(model, output_names=["y"], max_seconds=0.2)
+    with pytest.raises(ScoringError) as caught:
+        session.run({"x": ROWS[:, :1]})
+    assert caught.value.message == (
+        "the model failed on x float32[3, 1]: a call of at most 8,192 rows had not ended after 0.2 s"
+    )
+    assert "batch_rows in score()" in caught.value.hint
+
+
+def test_a_call_that_cannot_be_stopped_is_left_and_the_process_ends() -> None:
+    # a loop without operators never looks whether it should end
+    code = (
+        "import sys, numpy as np\n"
+        "from dbt_onnx import native, session\n"
+        "native._GRACE_SECONDS = 0.1\n"
+        "model = sys.stdin.buffer.read()\n"
+        "scorer = session.OnnxSession(model, output_names=['y'], max_seconds=0.2)\n"
+        "try: scorer.run({'x': np.ones((3, 1), np.float32)})\n"
+        "except session.ScoringError as error: print(error.message)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=endless(carried="value"),
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert b"had not ended after 0.2 s" in done.stdout
+    assert done.stderr == b""
+
+
+def test_a_model_that_does_not_load_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    # squares of a matrix that are computed while it is loaded
+    nodes = [helper.make_node("MatMul", [f"m{i}"] * 2, [f"m{i + 1}"]) for i in range(20)]
+    model = graphs.build(
+        [*nodes, helper.make_node("MatMul", ["x", "m20"], ["y"])],
+        [graphs.tensor("x", shape=("N", 1024))],
+        [graphs.tensor("y", shape=("N", 1024))],
+        constants=[graphs.constant("m0", np.zeros((1024, 1024)))],
+    )
+    monkeypatch.setattr(native, "_GRACE_SECONDS", 0.01)
+    with pytest.raises(ArtifactError, match=r"has not loaded the model after 0\.01 s"):
+        OnnxSession(model, output_names=["y"], max_seconds=0.01)
+
+
+def test_calls_are_timed_one_by_one() -> None:
+    # each takes microseconds, all of them longer than the limit
+    session = OnnxSession(graphs.linear(), output_names=["y"], batch_rows=1, max_seconds=0.1)
+    (y,) = session.run({"x": np.ones((50_000, 2), np.float32)})
+    assert len(y) == 50_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux bounds memory")
+def test_a_model_that_wants_too_much_memory_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_left", lambda: iter([2**28]))
+    model = endless(helper.make_node("Concat", ["value", "value"], ["next"], axis=0))
+    session = OnnxSession(model, output_names=["y"])
+    with pytest.raises(ScoringError) as caught:
+        session.run({"x": ROWS[:, :1]})
+    assert "Failed to allocate memory" in caught.value.message
+    assert "more memory than this machine has left" in caught.value.hint
+
+
+def test_a_session_that_is_gone_leaves_no_thread() -> None:
+    before = set(threading.enumerate())
+    session = OnnxSession(graphs.linear(), output_names=["y"])
+    session.run({"x": ROWS})
+    own = set(threading.enumerate()) - before
+    assert len(own) == 1
+    del session
+    gc.collect()
+    for thread in own:
+        thread.join(5)
+        assert not thread.is_alive()

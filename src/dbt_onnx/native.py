@@ -1,0 +1,182 @@
+"""Native code that must come back: work in a thread that is not waited for longer than a limit, and
+that may take the memory which the machine has left, and no more.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+import threading
+import weakref
+from collections import deque
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    _Inbox: TypeAlias = SimpleQueue[Callable[[], None] | None]
+
+_GRACE_SECONDS = 5
+_SHARE = 0.9
+_CGROUP = Path("/sys/fs/cgroup")
+# limit and usage without the file cache, of control groups' versions 2 and 1
+_CGROUPS = (
+    ("memory.max", "memory.stat", "anon "),
+    ("memory/memory.limit_in_bytes", "memory/memory.stat", "total_rss "),
+)
+
+T = TypeVar("T")
+
+
+class OverdueError(Exception):
+    """The work has not ended, nor taken a step, for its `max_seconds`."""
+
+
+class Threads:
+    """Runs work in threads of its own, which are kept for the next work, and end with this object."""
+
+    def __init__(self) -> None:
+        self._idle: deque[_Inbox] = deque()
+        weakref.finalize(self, _dismiss, self._idle)
+
+    def run(
+        self,
+        work: Callable[[], T],
+        *,
+        max_seconds: float,
+        cancel: Callable[[], None],
+        steps: Callable[[], int] = int,
+    ) -> T:
+        """What `work()` returns, or raises, unless `max_seconds` go by with `steps()` as it was.
+
+        Then, and when the wait is interrupted, `cancel` asks the work to end. Not all native code
+        heeds that: after a few seconds its thread is left to itself, and the process may end
+        without it.
+
+        Raises OverdueError.
+        """
+        answers: list[T] = []
+        errors: list[BaseException] = []
+        done = threading.Lock()
+        done.acquire()
+
+        def act() -> None:
+            try:
+                answers.append(work())
+            except BaseException as error:  # noqa: BLE001, whoever waits raises it
+                errors.append(error)
+            done.release()
+
+        try:
+            inbox = self._idle.pop()
+        except IndexError:
+            inbox = _hire()
+        inbox.put(act)
+        before, is_done = -1, False
+        try:
+            while not is_done and before != (before := steps()):
+                is_done = done.acquire(timeout=max_seconds)
+        finally:
+            if not is_done:
+                cancel()
+                inbox.put(None)  # when its work has ended, so does the thread
+                done.acquire(timeout=_GRACE_SECONDS)
+        if not is_done:
+            raise OverdueError
+        self._idle.append(inbox)
+        if errors:
+            raise errors.pop()
+        return answers[0]
+
+
+def _hire() -> _Inbox:
+    inbox: _Inbox = SimpleQueue()
+    threading.Thread(target=_serve, args=(inbox,), name="dbt_onnx", daemon=True).start()
+    return inbox
+
+
+def _serve(inbox: _Inbox) -> None:
+    while _served(inbox):
+        pass
+
+
+def _served(inbox: _Inbox) -> bool:
+    act = inbox.get()
+    if act is not None:
+        act()
+    # and with the frame goes what it held of the work
+    return act is not None
+
+
+def _dismiss(idle: deque[_Inbox]) -> None:
+    for inbox in idle:
+        inbox.put(None)
+
+
+class Memory:
+    """Bounds the memory of this process, on Linux, where too much gets a process killed, to what it
+    holds when this is made and nine tenths of what the machine, or its container, has left then.
+    """
+
+    _lock = threading.Lock()
+    _holders = 0
+    _before = (0, 0)
+
+    def __init__(self) -> None:
+        self._max_held: int | None = None
+        # a hardened container may show no /proc
+        with suppress(OSError, StopIteration, ValueError):
+            if sys.platform == "linux":
+                self._max_held = _held_and_reserved()[0] + int(_SHARE * min(_left()))
+
+    @contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Within, an allocation beyond the bound fails, as when there is no memory; of several holders
+        the first one's bound counts.
+        """
+        if self._max_held is None:
+            yield
+            return
+        import resource
+
+        with Memory._lock:
+            if not Memory._holders:
+                soft, hard = Memory._before = resource.getrlimit(resource.RLIMIT_DATA)
+                # the limit counts what is reserved; Arrow reserves a gigabyte and holds little of it
+                limits = [self._max_held + _held_and_reserved()[1], soft, hard]
+                limit = min(n for n in limits if n != resource.RLIM_INFINITY)
+                resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+            Memory._holders += 1
+        try:
+            yield
+        finally:
+            with Memory._lock:
+                Memory._holders -= 1
+                if not Memory._holders:
+                    resource.setrlimit(resource.RLIMIT_DATA, Memory._before)
+
+
+def _held_and_reserved() -> tuple[int, int]:
+    """The bytes of its own that this process has written to, and those that it might."""
+    with open("/proc/self/statm", "rb", buffering=0) as file:  # noqa: PTH123, twice as fast as a Path
+        pages = file.read().split()
+    held, own = int(pages[1]) - int(pages[2]), int(pages[5])
+    return held * mmap.PAGESIZE, max(0, own - held) * mmap.PAGESIZE
+
+
+def _left() -> Iterator[int]:
+    """The bytes that nobody uses, on the machine and in the container."""
+    machine = Path("/proc/meminfo")
+    yield 1024 * (_number(machine, "MemAvailable:") + _number(machine, "SwapFree:"))
+    for limit, usage, name in _CGROUPS:
+        # no such control group, or "max"
+        with suppress(OSError, StopIteration, ValueError):
+            yield max(0, int((_CGROUP / limit).read_text()) - _number(_CGROUP / usage, name))
+
+
+def _number(path: Path, name: str) -> int:
+    lines = path.read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1])
