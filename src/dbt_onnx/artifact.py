@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,13 @@ from dbt_onnx.graph import GraphSignature, read_graph, without_zipmaps
 from dbt_onnx.registry import RegistryEntry, name_faults, path_faults
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 
 MAX_MODEL_BYTES = 2**31
 MAX_CARD_BYTES = 2**26
+_OPENS_IN_FOLDERS = {os.open, os.stat} <= os.supports_dir_fd  # not on Windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,34 +97,54 @@ def read_below(root: Path, relative: str, *, max_bytes: int) -> bytes:
             f"the path is not safe: {'; '.join(faults)}",
             hint=f"give a path below {root}, such as 'churn/1/model.onnx'",
         )
-    place = root
+    place, folder = root, None
+    with ExitStack() as opened:
+        try:
+            for part in relative.split("/"):
+                # each part is looked for in the open folder before it, where folders can be opened:
+                # whoever puts a link in the place of one of them meanwhile changes nothing
+                if _OPENS_IN_FOLDERS:
+                    folder = opened.enter_context(_opened_folder(place, within=folder))
+                place = place / part
+                if stat.S_ISLNK(os.lstat(_within(place, folder), dir_fd=folder).st_mode):
+                    raise ArtifactError(
+                        f"{place} is a symbolic link; nothing below {root} may be one",
+                        hint="put the file itself there",
+                    )
+            return _read_regular(place, within=folder, max_bytes=max_bytes)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            is_missing = isinstance(error, FileNotFoundError) and place != root / relative
+            raise ArtifactError(
+                f"{root / relative} does not exist" + (f" ({place} is missing)" * is_missing),
+                hint="restore it from version control (a file in Git LFS needs `git lfs pull`), "
+                "or register the model again with `dbt-onnx register`",
+            ) from error
+        except OSError as error:
+            raise ArtifactError(
+                f"{place} cannot be read: {error.strerror or error}",
+                hint="give the user who runs dbt the right to read it",
+            ) from error
+
+
+def _within(path: Path, folder: int | None) -> str | Path:
+    return path if folder is None else path.name
+
+
+@contextmanager
+def _opened_folder(path: Path, *, within: int | None) -> Iterator[int]:
+    """A descriptor of the folder, `within` that of the one that it is in; it is no link, then."""
+    flags = os.O_DIRECTORY | getattr(os, "O_PATH", 0) | (0 if within is None else os.O_NOFOLLOW)
+    descriptor = os.open(_within(path, within), os.O_RDONLY | flags, dir_fd=within)
     try:
-        for part in relative.split("/"):
-            place = place / part
-            if stat.S_ISLNK(os.lstat(place).st_mode):
-                raise ArtifactError(
-                    f"{place} is a symbolic link; nothing below {root} may be one",
-                    hint="put the file itself there",
-                )
-        return _read_regular(place, max_bytes=max_bytes)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        hint = "restore it from version control (a file in Git LFS needs `git lfs pull`), "
-        raise ArtifactError(
-            f"{root / relative} does not exist"
-            + (f" ({place} is missing)" if place != root / relative else ""),
-            hint=hint + "or register the model again with `dbt-onnx register`",
-        ) from error
-    except OSError as error:
-        raise ArtifactError(
-            f"{place} cannot be read: {error.strerror or error}",
-            hint="give the user who runs dbt the right to read it",
-        ) from error
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
-def _read_regular(path: Path, *, max_bytes: int) -> bytes:
+def _read_regular(path: Path, *, within: int | None, max_bytes: int) -> bytes:
     # no following of a link put there since, no waiting for the writer of a named pipe
     flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, os.O_RDONLY | flags)
+    descriptor = os.open(_within(path, within), os.O_RDONLY | flags, dir_fd=within)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -133,10 +155,12 @@ def _read_regular(path: Path, *, max_bytes: int) -> bytes:
         if status.st_size > max_bytes:
             raise ArtifactError(
                 f"{path} has {status.st_size:,} bytes; at most {max_bytes:,} are read",
-                hint="an ONNX model in one file cannot be larger than 2 GiB",
+                hint="a model in one file ends at 2 GiB, a card at 64 MiB: restore the file, or "
+                "export a smaller model",
             )
         with open(descriptor, "rb", closefd=False) as stream:
-            return stream.read(max_bytes + 1)
+            # not `max_bytes`: Python takes that much memory before it reads
+            return stream.read(status.st_size)
     finally:
         os.close(descriptor)
 

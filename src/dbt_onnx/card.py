@@ -100,10 +100,16 @@ def refuse_other_model(card: Mapping[str, Any], entry: RegistryEntry, *, where: 
         if card[key] != getattr(entry, key)
     ]
     if faults:
+        # a seed that infers types turns version 01 into the number 1
+        version = card["model_version"]
+        is_inferred = version.lstrip("0") == entry.model_version != version
         raise ArtifactError(
             f"{where} does not belong to model '{entry.model_name}/{entry.model_version}': "
             + "; ".join(faults),
-            hint="restore card and model file of this version together, or register it again",
+            hint="the seed was loaded with inferred types: give it "
+            "`+column_types: {model_version: varchar}`"
+            if is_inferred
+            else "restore card and model file of this version together, or register it again",
         )
 
 

@@ -54,6 +54,9 @@ view use them. Compared without regard to case, as the warehouse does."""
 CARRIED_PREFIX = "__dbt_onnx_"
 """Prefix of the columns that pass a scoring stream untouched, so that no feature meets them."""
 
+MAX_WIDTH = 1_000_000
+"""Of a LIST or ARRAY column: a row of more elements is no row of a model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
@@ -153,20 +156,20 @@ class Contract:
         """Read a contract from a card. Raises ContractError on unknown or malformed entries."""
         try:
             return cls(
-                features=tuple(Feature(**item) for item in document["features"]),
+                features=tuple(Feature(**item) for item in _listed(document, "features")),
                 inputs=tuple(
-                    Input(**{**item, "features": tuple(item["features"])})
-                    for item in document["inputs"]
+                    Input(**{**item, "features": _listed(item, "features")})
+                    for item in _listed(document, "inputs")
                 ),
                 outputs=tuple(
                     Output(
                         **{
                             **item,
-                            "columns": tuple(item["columns"]),
-                            "classes": tuple(item["classes"]) if item.get("classes") else None,
+                            "columns": _listed(item, "columns"),
+                            "classes": _listed(item, "classes") if item.get("classes") else None,
                         }
                     )
-                    for item in document["outputs"]
+                    for item in _listed(document, "outputs")
                 ),
             )
         except (KeyError, TypeError, AttributeError) as error:
@@ -185,6 +188,14 @@ def arrow_type_of(dtype: TensorType) -> pa.DataType:
     return cast("pa.DataType", getattr(pa, names.get(dtype, dtype))())
 
 
+def _listed(document: Mapping[str, Any], key: str) -> tuple[Any, ...]:
+    if key not in document:
+        raise TypeError(f"it has no {key!r}")
+    if not isinstance(document[key], list | tuple):
+        raise TypeError(f"{key!r} is {document[key]!r:.60}, not a list")
+    return tuple(document[key])
+
+
 def _without_none(value: Any) -> Any:
     """Drop absent settings from dictionaries; a none inside a list (an unstored column) stays."""
     if isinstance(value, dict):
@@ -196,7 +207,8 @@ def _without_none(value: Any) -> Any:
 
 def _repeated(names: Iterable[str]) -> list[str]:
     """Names that occur twice, compared without regard to case."""
-    return [name for name, count in Counter(name.casefold() for name in names).items() if count > 1]
+    folded = (name.casefold() for name in names if isinstance(name, str))
+    return [name for name, count in Counter(folded).items() if count > 1]
 
 
 def _feature_faults(contract: Contract) -> list[str]:
@@ -207,7 +219,7 @@ def _feature_faults(contract: Contract) -> list[str]:
     for feature in contract.features:
         where = f"feature {feature.name!r}"
         if not _is_name(feature.name):
-            faults.append(f"{where} has no name, or one with a NUL character")
+            faults.append(f"{where} has no name, or one that is not text or has a NUL character")
             continue
         if feature.name.casefold().startswith(CARRIED_PREFIX):
             faults.append(f"{where} begins with the reserved prefix {CARRIED_PREFIX!r}")
@@ -219,11 +231,11 @@ def _feature_faults(contract: Contract) -> list[str]:
             faults.append(f"{where} needs a fill value with null_policy 'fill', and only then")
         if feature.time_unit is not None and feature.time_unit not in get_args(TimeUnit):
             faults.append(f"{where} has time_unit {feature.time_unit!r}")
-        if feature.width is not None and not _is_positive(feature.width):
+        if feature.width is not None and not _is_width(feature.width):
             faults.append(f"{where} has width {feature.width!r}")
         if not _is_scalar(feature.fill):
             faults.append(f"{where} has fill {feature.fill!r}")
-        if not _is_scalar(feature.tolerance) or isinstance(feature.tolerance, str):
+        if feature.tolerance is not None and not _is_share(feature.tolerance):
             faults.append(f"{where} has tolerance {feature.tolerance!r}")
     return faults
 
@@ -237,6 +249,8 @@ def _input_faults(contract: Contract) -> list[str]:
         faults.append("there is no input")
     for tensor in contract.inputs:
         where = f"input {tensor.name!r}"
+        if not _is_name(tensor.name):
+            faults.append(f"{where} has no name")
         if tensor.dtype not in get_args(TensorType):
             faults.append(f"{where} has dtype {tensor.dtype!r}")
         if not tensor.features:
@@ -274,18 +288,24 @@ def _output_faults(contract: Contract) -> list[str]:
     faults += [f"output column {name!r} is named twice" for name in _repeated(stored)]
     for name in stored:
         if not _is_name(name):
-            faults.append(f"output column {name!r} is no name, or one with a NUL character")
+            faults.append(
+                f"output column {name!r} is no name, or one that is not text or has a NUL character"
+            )
         elif name.casefold() in RESERVED_COLUMNS or name.casefold().startswith(CARRIED_PREFIX):
             faults.append(f"output column {name!r} collides with a column of the ledger")
     for output in contract.outputs:
         where = f"output {output.name!r}"
+        if not _is_name(output.name):
+            faults.append(f"{where} has no name")
         if output.kind not in get_args(OutputKind):
             faults.append(f"{where} has kind {output.kind!r}")
         if output.dtype not in get_args(TensorType):
             faults.append(f"{where} has dtype {output.dtype!r}")
         if output.kind == "probabilities" and not output.classes:
             faults.append(f"{where} gives probabilities and names no classes")
-        if output.kind == "vector" and not _is_positive(output.width):
+        if output.classes and not _are_classes(output.classes):
+            faults.append(f"{where} has classes {list(output.classes)!r:.80}")
+        if output.kind == "vector" and not _is_width(output.width):
             faults.append(f"{where} is a vector of width {output.width!r}")
         wanted = _column_count(output)
         if wanted is not None and len(output.columns) != wanted:
@@ -300,8 +320,14 @@ def _column_count(output: Output) -> int | None:
 
 
 def _is_name(value: object) -> bool:
-    """Arrow ends a name at a NUL character."""
-    return isinstance(value, str) and value != "" and "\x00" not in value
+    """Arrow ends a name at a NUL character; JSON can hold half a character, which is no text."""
+    if not isinstance(value, str) or value == "" or "\x00" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_scalar(value: object) -> bool:
@@ -309,5 +335,15 @@ def _is_scalar(value: object) -> bool:
     return value is None or isinstance(value, float | int | str)
 
 
-def _is_positive(width: object) -> bool:
-    return isinstance(width, int) and not isinstance(width, bool) and width > 0
+def _is_share(value: object) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _is_width(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_WIDTH
+
+
+def _are_classes(classes: tuple[object, ...]) -> bool:
+    """Whether these can be told apart as the labels of a model."""
+    plain = [item for item in classes if isinstance(item, int | str) and not isinstance(item, bool)]
+    return len(set(plain)) == len(classes)

@@ -87,6 +87,8 @@ def _checked(output: Output, values: Any, n_rows: int) -> Array:
     if values.shape not in shapes or not _is_of_type(values, output):
         dtype = "string" if values.dtype.kind in "OUS" else str(values.dtype)
         raise _surprise(output, expected, f"{dtype}{list(values.shape)}")
+    if values.dtype.kind == "O" and (others := set(map(type, values.flat)) - {str}):
+        raise _surprise(output, expected, f"a {others.pop().__name__} in it")
     return values
 
 
@@ -114,7 +116,14 @@ def _from_maps(output: Output, maps: list[dict[Any, float]], n_rows: int) -> Arr
         rows = list(map(itemgetter(*classes), maps))
     except KeyError as error:
         raise _surprise(output, expected, _odd_map(maps, set(classes))) from error
-    return np.array(rows, dtype=numpy_dtype(output.dtype)).reshape(n_rows, len(classes))
+    try:
+        matrix = np.array(rows)
+    except ValueError as error:
+        raise _surprise(output, expected, "values that are no numbers") from error
+    shape = (n_rows, len(classes)) if n_rows and len(classes) > 1 else (n_rows,)
+    if matrix.dtype.kind not in "fiu" or matrix.shape != shape:
+        raise _surprise(output, expected, "values that are no numbers")
+    return matrix.astype(numpy_dtype(output.dtype)).reshape(n_rows, len(classes))
 
 
 def _odd_map(maps: list[Any], classes: set[Any]) -> str:
@@ -143,7 +152,10 @@ def _to_arrow(column: Array, output: Output) -> pa.Array:
     element = arrow_type_of(output.dtype)
     if output.dtype in FLOAT_TYPES:
         column = column.astype(element.to_pandas_dtype(), copy=False)
-    if output.kind != "vector":
-        return pa.array(np.ascontiguousarray(column), element)
-    flat = pa.array(np.ascontiguousarray(column).ravel(), element)
-    return pa.FixedSizeListArray.from_arrays(flat, output.width)
+    try:
+        flat = pa.array(np.ascontiguousarray(column).ravel(), element)
+    except UnicodeEncodeError as error:
+        raise _surprise(output, "text", f"what is none: {error}") from error
+    return (
+        flat if output.kind != "vector" else pa.FixedSizeListArray.from_arrays(flat, output.width)
+    )

@@ -141,7 +141,10 @@ def _flattened(column: pa.Array, width: int) -> tuple[pa.Array, Mask | None, Mas
     if usable.all():
         return column.values.slice(starts[0] if len(starts) else 0, len(column) * width), None, None
     index = (np.where(usable, starts, 0)[:, None] + np.arange(width)).ravel()
-    elements = column.values.take(pa.array(index, mask=np.repeat(~usable, width)))
+    elements = column.values
+    if pa.types.is_string_view(elements.type):  # Arrow cannot take these
+        elements = pc.cast(elements, pa.large_string())
+    elements = elements.take(pa.array(index, mask=np.repeat(~usable, width)))
     return elements, absent, ~usable if absent is None else ~usable & ~absent
 
 

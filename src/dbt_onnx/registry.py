@@ -26,6 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ALIAS = re.compile(r"[a-z][a-z0-9_]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME_RULE = "letters, digits, '.', '_' and '-', at most 128, beginning with a letter or digit"
+_MAX_PATH = 1_000
 _ALIAS_RULE = "lowercase letters, digits and '_', beginning with a letter"
 
 
@@ -65,10 +66,13 @@ class Registry:
         """
         faults: list[str] = []
         entries = []
+        hint = "mend the seed; `dbt-onnx verify` checks it and every file that it names"
         for number, row in enumerate(rows, start=1):
             missing = [column for column in REGISTRY_COLUMNS if column not in row]
             if missing:
                 faults.append(f"it has no column {', '.join(missing)}; it has {', '.join(row)}")
+                if len(missing) == len(REGISTRY_COLUMNS):
+                    hint = "name the seed that `dbt-onnx register` writes"
                 break
             entry, row_faults = _read_row(row)
             faults += [f"row {number}: {fault}" for fault in row_faults]
@@ -77,8 +81,7 @@ class Registry:
         faults += _contradictions(entries)
         if faults:
             raise RegistryError(
-                f"the model registry {where} is not valid: " + "; ".join(faults),
-                hint="mend the seed; `dbt-onnx verify` checks it and every file that it names",
+                f"the model registry {where} is not valid: " + "; ".join(faults), hint=hint
             )
         return cls(entries=tuple(entries), where=where)
 
@@ -86,6 +89,9 @@ class Registry:
     def from_csv(cls, path: Path) -> Registry:
         """Read the seed's file. Raises RegistryError as `from_rows`, and when it is not there."""
         try:
+            # a named pipe would be waited for, a device read without end
+            if path.exists() and not path.is_file():
+                raise OSError("it is no regular file")  # noqa: TRY301
             with path.open(encoding="utf-8-sig", newline="") as stream:
                 reader = csv.DictReader(stream, strict=True)
                 rows = list(reader)
@@ -102,6 +108,13 @@ class Registry:
                 f"the model registry {path} has no column {', '.join(missing)}; "
                 f"its first line is {','.join(header)!r}",
                 hint=f"the first line must be {','.join(REGISTRY_COLUMNS)}",
+            )
+        twice = [column for column in REGISTRY_COLUMNS if header.count(column) > 1]
+        if twice:
+            raise RegistryError(
+                f"the model registry {path} has the column {', '.join(twice)} more than once; "
+                f"its first line is {','.join(header)!r}",
+                hint="leave one of them",
             )
         return cls.from_rows(rows, where=str(path))
 
@@ -196,8 +209,13 @@ def path_faults(artifact: str) -> list[str]:
         return [f"{where} has a backslash or colon; write it with '/'"]
     if artifact.startswith("/"):
         return [f"{where} is absolute; it must be a path below the artifacts directory"]
-    if any(part in {"", ".", ".."} for part in artifact.split("/")):
+    parts = artifact.split("/")
+    if any(part in {"", ".", ".."} for part in parts):
         return [f"{where} has an empty, '.' or '..' part"]
+    if not all(map(_NAME.fullmatch, parts)):
+        return [f"{where} has a part that is not made of {_NAME_RULE}"]
+    if len(artifact) > _MAX_PATH:
+        return [f"{where} has {len(artifact):,} characters; at most {_MAX_PATH:,} are allowed"]
     return []
 
 

@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 
 
 def check_relation(
-    contract: Contract, columns: Mapping[str, pa.DataType], *, where: str, model: str
+    contract: Contract,
+    columns: Mapping[str, pa.DataType],
+    *,
+    where: str,
+    model: str,
+    known_as: Mapping[str, str] | None = None,
 ) -> None:
     """Compare the columns of a relation, as Arrow types, with what the model reads.
 
-    `where` names the relation and `model` the model in the message. Names must match exactly:
-    a warehouse that ignores case would hide that a column was renamed.
+    `where` names the relation and `model` the model in the message, and `known_as` what the
+    warehouse calls the types. Names must match exactly: a warehouse that ignores case would hide
+    that a column was renamed.
 
     Raises ContractError with every missing column, every type that cannot be cast into its
     tensor and every fill value that does not fit it.
@@ -35,9 +41,9 @@ def check_relation(
             continue
         readers = [tensor for tensor in contract.inputs if feature.name in tensor.features]
         for tensor in readers:
-            fault = _type_fault(columns[feature.name], feature, tensor) or _fill_fault(
-                feature, tensor
-            )
+            kind = columns[feature.name]
+            shown = (known_as or {}).get(feature.name, str(kind))
+            fault = _type_fault(kind, shown, feature, tensor) or _fill_fault(feature, tensor)
             if fault and fault not in faults:
                 faults.append(fault)
     if faults:
@@ -60,23 +66,25 @@ def _missing(name: str, columns: Mapping[str, pa.DataType], *, where: str) -> st
     return f"column {name!r} is missing" + (f" (is it {close[0]!r}?)" if close else "")
 
 
-def _type_fault(kind: pa.DataType, feature: Feature, tensor: Input) -> str | None:
+def _type_fault(kind: pa.DataType, shown: str, feature: Feature, tensor: Input) -> str | None:
     column = f"column {feature.name!r}"
     element = kind
     if _is_list(kind):
         if feature.width is None:
-            return f"{column} is {kind}, and the model reads one {tensor.dtype} value from it"
+            return f"{column} is {shown}, and the model reads one {tensor.dtype} value from it"
         if pa.types.is_fixed_size_list(kind) and kind.list_size != feature.width:
             return f"{column} has {kind.list_size} elements, and the model reads {feature.width}"
         element = kind.value_type
     elif feature.width is not None and not pa.types.is_null(kind):
-        return f"{column} is {kind}, and the model reads a list of {feature.width} values from it"
+        return f"{column} is {shown}, and the model reads a list of {feature.width} values from it"
     if _is_time(element) and feature.time_unit is None and tensor.dtype not in {"string", "bool"}:
-        return f"{column} is {kind}, and its feature has no time_unit to make a number of it"
+        return f"{column} is {shown}, and its feature has no time_unit to make a number of it"
     if feature.time_unit is not None and not (_is_time(element) or pa.types.is_null(element)):
-        return f"{column} is {kind}, and its feature has a time_unit for a DATE or TIMESTAMP"
+        return f"{column} is {shown}, and its feature has a time_unit for a DATE or TIMESTAMP"
     if not _castable(element, tensor.dtype):
-        return f"{column} is {kind}, which does not go into input {tensor.name!r} of {tensor.dtype}"
+        return (
+            f"{column} is {shown}, which does not go into input {tensor.name!r} of {tensor.dtype}"
+        )
     return None
 
 
@@ -98,6 +106,8 @@ def _castable(kind: pa.DataType, dtype: TensorType) -> bool:
         return _is_text(kind)
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
         return True
+    if pa.types.is_decimal256(kind):
+        return False
     if pa.types.is_decimal(kind):
         return dtype != "bool" or kind.scale == 0
     return dtype != "bool" and (pa.types.is_floating(kind) or _is_time(kind))

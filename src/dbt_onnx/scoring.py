@@ -185,6 +185,9 @@ def _example(batch: pa.RecordBatch, row: int, reason: str, contract: Contract) -
 
 
 def _shown(scalar: pa.Scalar) -> str:
-    value = scalar.as_py()
+    try:
+        value = scalar.as_py()
+    except (OverflowError, ValueError):  # a date that Python's calendar does not have, or infinity
+        value = scalar.cast(pa.string()).as_py()
     text = "NULL" if value is None else str(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -40,6 +40,9 @@ class SeedFile:
         if not path.exists():
             return cls(path, tuple(columns), [])
         try:
+            # a named pipe would be waited for, a device read without end
+            if not path.is_file():
+                raise OSError("it is no regular file")  # noqa: TRY301
             text = path.read_bytes().decode("utf-8")
             bom = _BOM if text.startswith(_BOM) else ""
             lines = csv.reader(io.StringIO(text.removeprefix(_BOM), newline=""), strict=True)

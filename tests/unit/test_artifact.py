@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import tracemalloc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -181,9 +182,12 @@ def test_a_path_out_of_the_artifacts_is_refused(tmp_path: Path, artifact: str) -
     assert "the path is not safe" in refusal(tmp_path, entry)
 
 
-def test_a_name_that_sql_or_a_shell_would_run_is_only_a_name(tmp_path: Path) -> None:
-    entry = replace(write(tmp_path), artifact="'; drop table m; --/$(touch x)/`y`")
-    assert "does not exist" in refusal(tmp_path, entry)
+@pytest.mark.parametrize(
+    "artifact", ["'; drop table m; --", "$(touch x)", "m/1/`y`", "m/1/\uff0e."]
+)
+def test_a_name_that_sql_or_a_shell_would_run_is_refused(tmp_path: Path, artifact: str) -> None:
+    entry = replace(write(tmp_path), artifact=artifact)
+    assert "has a part that is not made of letters" in refusal(tmp_path, entry)
 
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:
@@ -210,6 +214,28 @@ def test_a_symbolic_link_in_place_of_the_card_is_refused(tmp_path: Path) -> None
     card.rename(tmp_path / "card.json")
     card.symlink_to(tmp_path / "card.json")
     assert f"{card} is a symbolic link" in refusal(tmp_path / "artifacts", entry)
+
+
+def test_a_folder_that_becomes_a_link_meanwhile_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "artifacts"
+    entry, other = write(root), tmp_path / "outside"
+    (root / "m/1").rename(other)
+    (other / "model.onnx").write_bytes(b"secret")
+    (root / "m/1").mkdir()
+    (root / "m/1/model.onnx").write_bytes(b"")
+    lstat = os.lstat
+
+    def swap(place: Any, **settings: Any) -> os.stat_result:
+        status = lstat(place, **settings)
+        if str(place).endswith("model.onnx"):  # all folders have been looked at
+            (root / "m/1").rename(root / "m/before")
+            (root / "m/1").symlink_to(other)
+        return status
+
+    monkeypatch.setattr(os, "lstat", swap)
+    assert f"its sha256 is {hashlib.sha256(b'').hexdigest()} (0 bytes)" in refusal(root, entry)
 
 
 def test_the_artifacts_directory_itself_may_be_a_link(tmp_path: Path) -> None:
@@ -361,3 +387,15 @@ def test_a_card_of_absurd_size_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "m/1/card.json").open("r+b") as stream:
         stream.truncate(2**26 + 1)
     assert "at most 67,108,864 are read" in refusal(tmp_path, entry)
+
+
+def test_loading_takes_no_more_memory_than_the_files_need(tmp_path: Path) -> None:
+    entry = write(tmp_path)
+    load_artifact(tmp_path, entry)  # what is imported on the way is not counted
+    tracemalloc.start()
+    try:
+        load_artifact(tmp_path, entry)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20

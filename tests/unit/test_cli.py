@@ -142,7 +142,7 @@ def test_a_list_column_is_a_feature_of_several_values(project: Project) -> None:
         (["n", 2], ("--features", "a,b,c"), "than the 3 value(s) of a, b, c: 2 for input 'x'"),
         (["n", 2], ("--features", "a,a"), "feature 'a' is named twice"),
         (["n", 2], ("--features", "__dbt_onnx_key_0,b"), "reserved prefix"),
-        (["n", 2], ("--features", "a\x00,b"), "one with a NUL character"),
+        (["n", 2], ("--features", "a\x00,b"), "a NUL character"),
         (["n", 2, 1], AB, "has 3 axes"),
         (["n", 2], (*AB, "--output", "y=status"), "collides with a column of the ledger"),
         (["n", 2], (*AB, "--output", "y="), "no output column is stored"),

@@ -211,3 +211,21 @@ def test_what_came_decides_and_a_surprise_names_the_output(
 def test_a_wrong_number_of_outputs_is_an_error() -> None:
     with pytest.raises(ScoringError, match="gave 1 outputs, the contract names 2"):
         decode([np.array([1])], contract_of(label(), value()), 1)
+
+
+@pytest.mark.parametrize("odd", ["0.5", b"0.5", None, [0.5], {}, 10**400])
+def test_a_map_of_something_else_than_numbers_is_refused(odd: Any) -> None:
+    for output, came in (
+        (probabilities(0, 1), [{0: 0.5, 1: 0.5}, {0: 0.5, 1: odd}]),
+        (probabilities(0), [{0: 0.5}, {0: odd}]),
+    ):
+        with pytest.raises(ScoringError, match="the model gave values that are no numbers"):
+            decode_one(output, came)
+
+
+@pytest.mark.parametrize(
+    ("odd", "got"), [(None, "a NoneType in it"), (1, "a int in it"), ("\ud800", "what is none")]
+)
+def test_text_that_is_none_is_refused(odd: Any, got: str) -> None:
+    with pytest.raises(ScoringError, match=f"the model gave {got}"):
+        decode_one(label("string"), text(["a", odd]))

@@ -397,6 +397,14 @@ def test_a_list_of_another_length_is_rejected_whatever_the_policy() -> None:
     assert verdicts(encoded) == [None, wrong, wrong, None, wrong, None]
 
 
+def test_lists_of_text_of_another_length_are_rejected_whatever_the_arrow_type() -> None:
+    for kind in (pa.string(), pa.large_string(), pa.string_view()):
+        column = pa.array([["a", "b"], ["c"], None], pa.list_(kind))
+        encoded = encode_column(column, "string", width=2)
+        assert verdicts(encoded) == [None, "wrong_length", "null"]
+        assert encoded.feeds["x"].tolist() == [["a", "b"]]
+
+
 def test_one_lossy_element_rejects_its_row() -> None:
     column = pa.array([[1, 16_777_217], [1, 2]])
     assert verdicts(encode_column(column, "float32", width=2)) == ["lossy_cast", None]
@@ -432,6 +440,7 @@ def faults_of(contract: Contract, **columns: pa.DataType) -> str:
         (pa.float64(), "bool", {}, "is double, which does not go into input 'x' of bool"),
         (pa.decimal128(9, 2), "bool", {}, "does not go into input 'x' of bool"),
         (pa.binary(), "string", {}, "is binary, which does not go into"),
+        (pa.decimal256(40, 0), "int64", {}, "is decimal256(40, 0), which does not go into"),
         (pa.time64("us"), "float32", {}, "does not go into input 'x' of float32"),
         (pa.date32(), "float32", {}, "has no time_unit"),
         (pa.timestamp("us", tz="UTC"), "int64", {}, "has no time_unit"),

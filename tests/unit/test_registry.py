@@ -2,6 +2,7 @@
 
 import datetime as dt
 import decimal
+import os
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,10 @@ def test_a_version_given_twice_is_refused() -> None:
         ({"artifact": "churn\\model.onnx"}, "backslash"),
         ({"artifact": "c:model.onnx"}, "colon"),
         ({"artifact": "churn/\x00"}, "unprintable"),
+        ({"artifact": "churn/'; drop table x; --"}, "is not made of letters"),
+        ({"artifact": "churn/$(id)/m"}, "is not made of letters"),
+        ({"artifact": "\uff0e\uff0e/m"}, "is not made of letters"),
+        ({"artifact": "a/" * 600 + "m"}, "has 1,201 characters; at most 1,000"),
         ({"artifact": None}, "is empty"),
         ({"sha256": SHA.upper()}, "64 lowercase hexadecimal digits"),
         ({"sha256": SHA[:-1]}, "64 lowercase hexadecimal digits"),
@@ -191,6 +196,7 @@ def test_a_csv_is_read_like_rows(tmp_path: Path) -> None:
         ("model_name,model_version,alias,artifact\n", "has no column sha256"),
         (f"{HEADER}churn,1\n", "row 1: artifact ''"),
         (f'{HEADER}"churn,1', "cannot be read"),
+        (f"alias,{HEADER}", "has the column alias more than once"),
     ],
 )
 def test_a_malformed_csv_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -201,3 +207,9 @@ def test_a_malformed_csv_is_refused(tmp_path: Path, text: str, message: str) -> 
 def test_an_absent_csv_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match=r"absent\.csv cannot be read"):
         Registry.from_csv(tmp_path / "absent.csv")
+
+
+def test_a_csv_that_would_be_waited_for_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "r.csv")
+    with pytest.raises(RegistryError, match="it is no regular file"):
+        Registry.from_csv(tmp_path / "r.csv")

@@ -228,6 +228,19 @@ def test_examples_of_long_values_are_cut() -> None:
     assert tally.examples["null:a"] == "x" * 57 + "... (a = NULL)"
 
 
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        (pa.array([2**31 - 1], pa.int32()).view(pa.date32()), "<value out of range: 2147483647>"),
+        (pa.array([253_402_300_800]).view(pa.timestamp("s")), "10000-01-01 00:00:00"),
+    ],
+)
+def test_examples_show_moments_that_no_calendar_of_python_has(key: pa.Array, shown: str) -> None:
+    batch = batch_of(a=pa.nulls(1, pa.int32()), b=[1]).set_column(0, "__dbt_onnx_key_0", key)
+    _, tally = score_all(batch, contract=LINEAR, model_bytes=graphs.linear())
+    assert tally.examples["null:a"] == f"{shown} (a = NULL)"
+
+
 def test_a_model_that_fails_names_the_rows() -> None:
     contract = Contract(
         features=(Feature(name="i"),),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -184,3 +185,9 @@ def test_a_failed_write_leaves_the_file_and_no_other(
         add_entry(path, entry("2"))
     assert path.read_text() == f"{HEADER}\n{line('1')}\n"
     assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
+def test_a_seed_that_would_be_waited_for_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "seed.csv")
+    with pytest.raises(RegistryError, match="it is no regular file"):
+        SeedFile.read(tmp_path / "seed.csv", columns=["a"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dbt_onnx.backfill import slices
-from dbt_onnx.errors import ConfigError
+from dbt_onnx.errors import ConfigError, WarehouseError
 from dbt_onnx.upstream import clock_dependent, moved, relations_of, selection
 
 
@@ -140,3 +140,18 @@ def test_ctrl_c_during_a_query_is_no_error_of_the_warehouse() -> None:
         raise RuntimeError("Query interrupted")  # as duckdb raises it
     with pytest.raises(RuntimeError, match="another"), duckdb_errors():
         raise RuntimeError("another")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "Python was given none"),
+        (RuntimeError("can't start new thread"), "can't start new thread"),
+    ],
+)
+def test_a_process_without_memory_is_an_error_that_says_so(error: Exception, said: str) -> None:
+    from dbt_onnx.engines.duckdb.cursor import duckdb_errors
+
+    message = f"no more memory: {said}\nHint: give it more"
+    with pytest.raises(WarehouseError, match=message), duckdb_errors():
+        raise error
