@@ -17,7 +17,8 @@
     {%- if moment is none -%}
         cast(now() at time zone 'UTC' as timestamp)
     {%- elif modules.re.fullmatch(
-        '[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,6})?)?)?Z?', moment | string
+        '[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])'
+        ~ '([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]{1,6})?)?)?Z?', moment | string
     ) is none -%}
         {{ exceptions.raise_compiler_error(
             "variable dbt_onnx_clock is '" ~ moment ~ "'; it takes a date or a UTC timestamp."

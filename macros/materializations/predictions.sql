@@ -55,11 +55,22 @@ def materialize(result, connection):
 {#- `dbt_onnx_model`: `{scoring model: 'churn/1'}`, the version to backfill with in place of its own. -#}
 {% macro run_settings(ledger) %}
     {%- set asked = var('dbt_onnx_model', none) or {} -%}
+    {%- set retry_rejected = var('dbt_onnx_retry_rejected', false) -%}
+    {%- set faults = [] -%}
     {%- if asked is not mapping -%}
-        {{ exceptions.raise_compiler_error(
+        {%- do faults.append(
             "variable dbt_onnx_model is '" ~ asked ~ "'; it maps scoring models to model versions."
             ~ " Hint: --vars '{dbt_onnx_model: {" ~ model.name ~ ": churn/1}}'"
-        ) }}
+        ) -%}
+    {%- endif -%}
+    {%- if retry_rejected is not boolean -%}
+        {%- do faults.append(
+            "variable dbt_onnx_retry_rejected is '" ~ retry_rejected ~ "'; it takes true or false."
+            ~ " Hint: --vars '{dbt_onnx_retry_rejected: true}'"
+        ) -%}
+    {%- endif -%}
+    {%- if faults -%}
+        {{ exceptions.raise_compiler_error(faults | join('\n')) }}
     {%- endif -%}
     {{ return({
         'database': ledger.database,
@@ -69,7 +80,7 @@ def materialize(result, connection):
         'clock_sql': dbt_onnx.clock(),
         'full_refresh': should_full_refresh(),
         'empty': flags.EMPTY or false,
-        'retry_rejected': var('dbt_onnx_retry_rejected', false),
+        'retry_rejected': retry_rejected,
         'model': asked.get(model.name),
         'dbt_version': dbt_version,
     }) }}

@@ -106,8 +106,11 @@ def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings
 
 
 def _request_of(model: Callable[[Any, Any], Any], dbt: Any, session: Any) -> Any:
+    from dbt_onnx.engines.duckdb.cursor import opening_errors
+
     try:
-        return model(dbt, session)
+        with opening_errors():
+            return model(dbt, session)
     except TypeError as error:
         # an argument that is missing, or given without its name: Python tells before we can
         if not str(error).startswith("score() "):

@@ -18,6 +18,9 @@ PERIODS = {
     "day": timedelta(days=1),
     "week": timedelta(weeks=1),
 }
+_MOST_PERIODS = 100_000
+# onnxruntime makes as many threads as it is told to, and a million of them is the end of the process
+_MOST = {"batch_rows": 10_000_000, "threads": 1_024}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,15 +106,16 @@ def parse_period(name: str, value: object) -> tuple[timedelta | None, list[str]]
         and set(value) == {"count", "period"}
         and isinstance(count, int)
         and not isinstance(count, bool)
-        and 0 < count <= 100_000
+        and 0 < count <= _MOST_PERIODS
+        and isinstance(period, str)
         and period in PERIODS
     )
     if not well_formed:
         allowed = ", ".join(PERIODS)
         return None, [
             (
-                f"{name} must be {{'count': a whole number above 0, 'period': one of {allowed}}}; "
-                f"got {value!r}"
+                f"{name} must be {{'count': a whole number from 1 to {_MOST_PERIODS:,}, "
+                f"'period': one of {allowed}}}; got {value!r}"
             )
         ]
     assert isinstance(count, int)
@@ -121,9 +125,10 @@ def parse_period(name: str, value: object) -> tuple[timedelta | None, list[str]]
 def _parse_keep_inputs(value: object) -> tuple[timedelta | bool, list[str]]:
     if isinstance(value, bool):
         return value, []
+    if not isinstance(value, Mapping):
+        how = "True, False or for how long, such as {'count': 400, 'period': 'day'}"
+        return False, [f"keep_inputs must be {how}; got {value!r}"]
     period, faults = parse_period("keep_inputs", value)
-    if period is None and not faults:
-        faults = [f"keep_inputs must be True, False or a period; got {value!r}"]
     return period or False, faults
 
 
@@ -170,12 +175,12 @@ def _number_faults(arguments: Mapping[str, Any]) -> list[str]:
         or not 0 <= fraction <= 1
     ):
         faults.append(f"max_rejected_fraction must lie between 0 and 1; got {fraction!r}")
-    for name in ("batch_rows", "threads"):
+    for name, most in _MOST.items():
         value = arguments[name]
         if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int) or value < 1
+            isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most
         ):
-            faults.append(f"{name} must be a whole number above 0; got {value!r}")
+            faults.append(f"{name} must be a whole number from 1 to {most:,}; got {value!r}")
     return faults
 
 

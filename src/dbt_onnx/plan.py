@@ -267,11 +267,20 @@ def summarize(plan: Plan) -> str:
             count(*) filter (score_reason is null and was_rejected) as rows_still_rejected,
             count(*) filter (is_late) as rows_late,
             coalesce(sum(rows_present), 0) as rows_present,
-            count(*) filter (is_returned and score_reason is null) as rows_returned,
+            count(*) filter (is_returned and (score_reason is null or is_late)) as rows_returned,
             count(*) filter (is_advanced and score_reason is null) as rows_advanced,
             bit_xor(hash({keys}, "__dbt_onnx_as_of", "__dbt_onnx_features_hash"))
                 filter (score_reason is not null) as input_fingerprint
         from planned"""
+
+
+def planned_twice(plan: Plan) -> str:
+    """A key that occurs more than once among the planned rows; a NULL in it does not count."""
+    keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key))]
+    return f"""{_planned(plan)}
+        select {", ".join(keys)} from planned
+        where {" and ".join(f"{name} is not null" for name in keys)}
+        group by {", ".join(keys)} having count(*) > 1 limit 1"""
 
 
 def select_rows(plan: Plan) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import yaml
+from hardening import CONFIG, config_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,9 @@ model-paths: [models, python_models]
 # dbt 1.10 reads `arguments:` of data tests only with the second flag; later versions always do
 flags: {send_anonymous_usage_stats: false, require_generic_test_arguments_property: true}
 """
+if CONFIG:
+    # by default dbt-duckdb reads the file in SQL, which a hardened warehouse refuses
+    PROJECT += "seeds: {+fast: false}\n"
 PACKAGES = f"packages: [{{local: {PACKAGE}}}]\n"
 
 
@@ -71,6 +75,7 @@ class Project:
         root.mkdir(parents=True, exist_ok=True)
         self.write("dbt_project.yml", PROJECT)
         self.write("packages.yml", PACKAGES)
+        self.config = config_of(profile or {})
         self.write_profile(profile or {})
 
     def write(self, path: str, text: str) -> Path:
@@ -85,6 +90,8 @@ class Project:
 
     def write_profile(self, profile: Mapping[str, Any]) -> None:
         target = {"type": "duckdb", "path": str(self.warehouse), "threads": 2, **profile}
+        if self.config:
+            target["config_options"] = self.config
         self.write_yaml("profiles.yml", {"consumer": {"target": "dev", "outputs": {"dev": target}}})
 
     def dbt(self, *arguments: str, vars: Mapping[str, Any] | None = None) -> Outcome:  # noqa: A002
@@ -99,11 +106,11 @@ class Project:
 
     def sql(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run SQL on the warehouse, on a connection that is closed again: dbt has the file alone."""
-        with duckdb.connect(str(self.warehouse)) as connection:
+        with duckdb.connect(str(self.warehouse), config=self.config) as connection:
             return connection.execute(query, list(parameters)).fetchall()
 
     def rows(self, query: str) -> list[dict[str, Any]]:
-        with duckdb.connect(str(self.warehouse)) as connection:
+        with duckdb.connect(str(self.warehouse), config=self.config) as connection:
             cursor = connection.execute(query)
             names = [column[0] for column in cursor.description or []]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -86,6 +86,16 @@ def model_spec_malformed(warehouse: Warehouse) -> Attempt:
 
 
 @case
+def model_name_malformed(warehouse: Warehouse) -> Attempt:
+    return no_run(model="../line")
+
+
+@case
+def model_alias_malformed(warehouse: Warehouse) -> Attempt:
+    return no_run(model="line@Champion")
+
+
+@case
 def features_not_a_relation(warehouse: Warehouse) -> Attempt:
     # the harness opens relations itself, so the other one stands for both
     return Attempt(ConfigError, {"registry": "model_registry"}, run_row=None)
@@ -113,7 +123,7 @@ def as_of_not_a_name(warehouse: Warehouse) -> Attempt:
 
 @case
 def refresh_after_malformed(warehouse: Warehouse) -> Attempt:
-    return no_run(refresh_after={"count": 0, "period": "fortnight"})
+    return no_run(refresh_after={"count": 100_001, "period": ["day"]})
 
 
 @case
@@ -124,6 +134,33 @@ def fraction_out_of_range(warehouse: Warehouse) -> Attempt:
 @case
 def number_not_positive(warehouse: Warehouse) -> Attempt:
     return no_run(batch_rows=0)
+
+
+@case
+def threads_too_many(warehouse: Warehouse) -> Attempt:
+    return no_run(threads=1_000_000)
+
+
+@case
+def keep_inputs_malformed(warehouse: Warehouse) -> Attempt:
+    return no_run(keep_inputs="yes")
+
+
+@case
+def asked_for_another_model(warehouse: Warehouse) -> Attempt:
+    return Attempt(ConfigError, {"asked": "spend/1"})
+
+
+@case
+def key_not_readable(warehouse: Warehouse) -> Attempt:
+    return Attempt(ConfigError, features_as(warehouse, "select id::bit as id, a, b from features"))
+
+
+@case
+def feature_called_run_id(warehouse: Warehouse) -> Attempt:
+    warehouse.register("2", contract=line_contract(features=("run_id", "b")))
+    features = features_as(warehouse, "select id, a as run_id, b from features")
+    return Attempt(ConfigError, features, undo=lambda: warehouse.promote("1"))
 
 
 @case
@@ -138,7 +175,8 @@ def as_of_column_missing(warehouse: Warehouse) -> Attempt:
 
 @case
 def as_of_not_a_date(warehouse: Warehouse) -> Attempt:
-    return Attempt(ConfigError, {"as_of": "a"})
+    features = "select *, [date '2024-01-01'] as days from features"
+    return Attempt(ConfigError, {**features_as(warehouse, features), "as_of": "days"})
 
 
 @case
@@ -518,6 +556,25 @@ def as_of_beyond_the_calendar(warehouse: Warehouse) -> Attempt:
 
 
 @case
+def as_of_before_the_calendar(warehouse: Warehouse) -> Attempt:
+    features = "select *, timestamp '-infinity' as day from features"
+    return Attempt(DataError, {**features_as(warehouse, features), "as_of": "day"})
+
+
+@case
+def moments_missing(warehouse: Warehouse) -> Attempt:
+    features = "select *, null::date as day from features"
+    return Attempt(DataError, {**features_as(warehouse, features), "as_of": "day"})
+
+
+@case
+def keys_missing(warehouse: Warehouse) -> Attempt:
+    return Attempt(
+        DataError, features_as(warehouse, "select null::integer as id, a, b from features")
+    )
+
+
+@case
 def all_rows_rejected(warehouse: Warehouse) -> Attempt:
     return Attempt(
         DataError, features_as(warehouse, "select id, null::double as a, b from features")
@@ -528,6 +585,19 @@ def all_rows_rejected(warehouse: Warehouse) -> Attempt:
 def too_many_rejected(warehouse: Warehouse) -> Attempt:
     features = "select id, case when id = 1 then 'nan' else a end::double as a, b from features"
     return Attempt(DataError, features_as(warehouse, features))
+
+
+@case
+def values_infinite(warehouse: Warehouse) -> Attempt:
+    return Attempt(
+        DataError, features_as(warehouse, "select id, 'infinity'::double as a, b from features")
+    )
+
+
+@case
+def values_do_not_fit(warehouse: Warehouse) -> Attempt:
+    # 2^24 + 1 is no 32-bit float
+    return Attempt(DataError, features_as(warehouse, "select id, 16_777_217 as a, b from features"))
 
 
 # the model at work
@@ -672,6 +742,51 @@ def latest_name_is_taken(warehouse: Warehouse) -> Attempt:
 
 
 @case
+def latest_column_added(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table scores__latest add column note varchar")
+    return Attempt(
+        WarehouseError, undo=lambda: warehouse.sql("alter table scores__latest drop column note")
+    )
+
+
+@case
+def latest_rows_doubled(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("insert into scores__latest from scores__latest")
+    return Attempt(WarehouseError, undo=lambda: warehouse.sql("drop table scores__latest"))
+
+
+@case
+def inputs_name_is_a_view(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table scores__inputs rename to kept_inputs")
+    warehouse.sql("create view scores__inputs as from kept_inputs")
+    return Attempt(WarehouseError, undo=lambda: warehouse.sql("drop view scores__inputs"))
+
+
+@case
+def inputs_name_is_taken(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("drop table scores__inputs")
+    warehouse.sql("create table scores__inputs (day date, kilometres double)")
+    return Attempt(WarehouseError, undo=lambda: warehouse.sql("drop table scores__inputs"))
+
+
+@case
+def constraint_added(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table scores__inputs add column note varchar default 'none'")
+    warehouse.sql("alter table scores__inputs alter note set not null")
+    warehouse.sql("alter table scores__inputs alter note drop default")
+    return Attempt(
+        WarehouseError,
+        undo=lambda: warehouse.sql("alter table scores__inputs alter note drop not null"),
+    )
+
+
+@case
+def index_added(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("create unique index one_row_each on scores (id)")
+    return Attempt(WarehouseError, undo=lambda: warehouse.sql("drop index one_row_each"))
+
+
+@case
 def key_type_changed(warehouse: Warehouse) -> Attempt:
     return Attempt(
         WarehouseError, features_as(warehouse, "select id::varchar as id, a, b from features")
@@ -699,6 +814,12 @@ def runs_column_dropped(warehouse: Warehouse) -> Attempt:
 
 
 @case
+def runs_column_of_another_type(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table dbt_onnx_runs alter scored_at type varchar")
+    return Attempt(WarehouseError, run_row=None)
+
+
+@case
 def references_name_is_a_view(warehouse: Warehouse) -> Attempt:
     warehouse.sql("alter table dbt_onnx_references rename to kept_references")
     warehouse.sql("create view dbt_onnx_references as from kept_references")
@@ -709,6 +830,12 @@ def references_name_is_a_view(warehouse: Warehouse) -> Attempt:
 def references_name_is_taken(warehouse: Warehouse) -> Attempt:
     warehouse.sql("drop table dbt_onnx_references")
     warehouse.sql("create table dbt_onnx_references (title varchar, year integer)")
+    return Attempt(WarehouseError, run_row=None)
+
+
+@case
+def references_column_of_another_type(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table dbt_onnx_references alter rows type varchar")
     return Attempt(WarehouseError, run_row=None)
 
 
@@ -761,6 +888,13 @@ def latest_dropped(warehouse: Warehouse) -> None:
 @tolerated
 def latest_column_dropped(warehouse: Warehouse) -> None:
     warehouse.sql("alter table scores__latest drop column y")
+    run(warehouse, {})
+    assert warehouse.latest("id, y") == [(1, 0.5), (2, 13.5), (3, 0.5)]
+
+
+@tolerated
+def latest_column_of_another_type(warehouse: Warehouse) -> None:
+    warehouse.sql("alter table scores__latest alter y type varchar")
     run(warehouse, {})
     assert warehouse.latest("id, y") == [(1, 0.5), (2, 13.5), (3, 0.5)]
 

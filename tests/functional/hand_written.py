@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+from hardening import CONFIG
 
 from dbt_onnx.identifiers import quote
 
@@ -94,7 +95,7 @@ class HandWritten:
     """Writes the tables of scoring models into a warehouse file. Call `close` before dbt opens it."""
 
     def __init__(self, warehouse: Path) -> None:
-        self.connection = duckdb.connect(str(warehouse))
+        self.connection = duckdb.connect(str(warehouse), config=CONFIG)
         self._create("dbt_onnx_runs", RUNS)
 
     def scoring_model(

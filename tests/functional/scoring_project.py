@@ -179,7 +179,7 @@ class ScoringProject(Project):
 
     @contextmanager
     def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        with duckdb.connect(str(self.warehouse)) as connection:
+        with duckdb.connect(str(self.warehouse), config=self.config) as connection:
             for alias, path in self.attached.items():
                 connection.execute(f"attach if not exists '{path}' as {quote(alias)}")
             yield connection

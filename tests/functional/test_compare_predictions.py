@@ -159,7 +159,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def warehouse(project: Project) -> Iterator[duckdb.DuckDBPyConnection]:
-    with duckdb.connect(str(project.warehouse)) as connection:
+    with duckdb.connect(str(project.warehouse), config=project.config) as connection:
         yield connection
 
 

@@ -129,7 +129,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def warehouse(project: Project) -> Iterator[duckdb.DuckDBPyConnection]:
-    with duckdb.connect(str(project.warehouse)) as connection:
+    with duckdb.connect(str(project.warehouse), config=project.config) as connection:
         connection.execute("set TimeZone = 'Asia/Tokyo'")
         yield connection
 

@@ -259,3 +259,16 @@ def test_scored_at_never_goes_back_even_if_the_machine_clock_does(warehouse: War
     warehouse.features((1, 5.0, 5.0), TWO)
     warehouse.run()
     assert warehouse.latest("id, scored_at")[0] == (1, datetime(2100, 1, 1, 0, 0, 0, 1))
+
+
+def test_an_entity_that_came_back_with_a_late_row_is_there(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    warehouse.register("1")
+    row = "select {} as id, {}::double as a, 1.0::double as b, timestamp '2024-01-{:02d}' as moment"
+    for day, *rows in ((10, (1, 1, 9), (2, 1, 10)), (11, (2, 1, 11)), (12, (1, 7, 5), (2, 1, 12))):
+        warehouse.clock = f"2024-01-{day}"
+        features = " union all ".join(row.format(*values) for values in rows)
+        warehouse.run(features=features, as_of="moment")
+    # what it says of the past is history; that it was seen is not
+    assert warehouse.ledger("id, is_late")[-1] == (1, True)
+    assert warehouse.latest("id, y, last_seen_as_of") == [(1, 1.5, None), (2, 1.5, None)]

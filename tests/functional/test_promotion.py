@@ -313,7 +313,7 @@ def test_a_sample_is_the_same_rows_each_time(shop: Shop, project: DbtProject) ->
         (
             "alter table features alter b type varchar",
             "alter table features alter b type double",
-            "column 'b' is string, which does not go into input 'X' of float32",
+            "column 'b' is VARCHAR, which does not go into input 'X' of float32",
         ),
         (
             "alter table features rename id to number",

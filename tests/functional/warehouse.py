@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+from hardening import CONFIG
 from onnx import TensorProto, helper
 
 from dbt_onnx.contract import Contract, Feature, Input, Output
@@ -14,6 +15,7 @@ from dbt_onnx.engines.duckdb.table_scoring import RunSummary, score_table
 from dbt_onnx.job import RunSettings, check_request
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 ARGUMENTS: dict[str, Any] = {
@@ -58,11 +60,13 @@ class Warehouse:
     A folder that holds one already is opened again; set `runs` to the runs that it has seen.
     """
 
-    def __init__(self, folder: Path, *, name: str = "scores") -> None:
+    def __init__(
+        self, folder: Path, *, name: str = "scores", config: Mapping[str, Any] = CONFIG
+    ) -> None:
         self.folder = folder
         self.name = name
         self.artifacts = folder / "artifacts"
-        self.connection = duckdb.connect(str(folder / "w.duckdb"))
+        self.connection = duckdb.connect(str(folder / "w.duckdb"), config=dict(config))
         self.clock = "2024-01-10 00:00:00"
         self.runs = 0
         self.sql(

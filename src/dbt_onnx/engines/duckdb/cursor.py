@@ -76,7 +76,8 @@ class Cursor:
 
 @contextmanager
 def duckdb_errors() -> Iterator[None]:
-    """Turn what DuckDB raises into a WarehouseError: dbt prints others with their traceback.
+    """Turn what DuckDB raises, and a process without memory, into a WarehouseError: dbt prints others
+    with their traceback.
 
     Ctrl-C during a query is a RuntimeError of DuckDB; it becomes the KeyboardInterrupt that it is.
     """
@@ -85,11 +86,42 @@ def duckdb_errors() -> Iterator[None]:
     except RuntimeError as error:
         if str(error) == "Query interrupted":
             raise KeyboardInterrupt from error
+        if str(error) == "can't start new thread":
+            raise _out_of_memory(str(error)) from error
         raise
     except duckdb.Error as error:
-        said = " ".join(str(error).partition("\nLINE ")[0].split())
+        said = _said(error)
+        hint = (
+            "dbt_onnx makes its tables without constraints and indexes: drop what was added to them"
+            if isinstance(error, duckdb.ConstraintException)
+            else "if it speaks of a value or a column, mend the model upstream that gives it; else "
+            "look at the warehouse: its rights, disk and memory"
+        )
         raise WarehouseError(
-            f"DuckDB stopped the run: {said if len(said) <= 500 else said[:497] + '...'}",
-            hint="if it speaks of a value or a column, mend the model upstream that gives it; else "
-            "look at the warehouse: its rights, disk and memory",
+            f"DuckDB stopped the run: {said if len(said) <= 500 else said[:497] + '...'}", hint=hint
         ) from error
+    except MemoryError as error:
+        raise _out_of_memory(str(error) or "Python was given none") from error
+
+
+def _out_of_memory(said: str) -> WarehouseError:
+    return WarehouseError(
+        f"the process has no more memory: {said}",
+        hint="give it more, or leave it some: lower DuckDB's memory_limit or the threads",
+    )
+
+
+@contextmanager
+def opening_errors() -> Iterator[None]:
+    """The same for what `dbt.ref()` raises: it looks at the relation at once."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise WarehouseError(
+            f"what the model reads cannot be opened: {_said(error)}",
+            hint="build what is upstream first: `dbt build -s +MODEL`",
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).partition("\nLINE ")[0].split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx import plan
@@ -13,11 +14,14 @@ from dbt_onnx.relation import check_relation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from dbt_onnx.contract import Contract
     from dbt_onnx.engines.duckdb.cursor import Cursor
 
+# in Arrow a BIT is a BLOB, the zone of a TIME is gone, the upper half of UHUGEINT negative
+_LOSSY = re.compile(r"\b(BIT|TIME WITH TIME ZONE|UHUGEINT|VARIANT)\b")
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*"\s""")
+_MOMENTS = re.compile(r"DATE|TIMESTAMP(_S|_MS|_NS| WITH TIME ZONE)?")
 # for each thread; DuckDB takes no more than 10^9
 _BITS_A_ROW, _MAX_BITS = 4, 1_000_000_000
 
@@ -54,7 +58,15 @@ class FeatureRelation:
                     f"{list(self.columns)}",
                     hint=f"add the column to the features model, or correct {role} in score()",
                 )
-        if as_of is not None and not self.columns[as_of].startswith(("DATE", "TIMESTAMP")):
+        types = {name: self.columns[name] for name in key}
+        unfit = {n: kind for n, kind in types.items() if _LOSSY.search(_QUOTED.sub("", kind))}
+        if unfit:
+            raise ConfigError(
+                f"key column(s) {list(unfit)} of {self.name} are {', '.join(unfit.values())}, which "
+                "cannot be read without loss",
+                hint="cast them to VARCHAR in the features model",
+            )
+        if as_of is not None and not _MOMENTS.fullmatch(self.columns[as_of]):
             raise ConfigError(
                 f"as_of column {as_of!r} of {self.name} is {self.columns[as_of]}, not a DATE or "
                 "TIMESTAMP",
@@ -63,7 +75,9 @@ class FeatureRelation:
 
     def check_contract(self, reader: Cursor, contract: Contract, *, model: str) -> None:
         """Raise ContractError when the model cannot read these columns."""
-        unsigned = [n for n in contract.feature_names if self.columns.get(n) == "UHUGEINT"]
+        unsigned = [
+            n for n in contract.feature_names if self.columns.get(n, "").startswith("UHUGEINT")
+        ]
         if unsigned:
             # duckdb hands the upper half of UHUGEINT to Arrow as negative numbers
             raise ContractError(
@@ -78,7 +92,7 @@ class FeatureRelation:
         ).schema
         types: dict[str, Any] = dict.fromkeys(self.columns)
         types |= {name: schema.field(name).type for name in present}
-        check_relation(contract, types, where=self.name, model=model)
+        check_relation(contract, types, where=self.name, model=model, known_as=self.columns)
 
     def check_not_empty(self, rows: int) -> None:
         """Raise DataError when there are no rows."""
@@ -88,11 +102,23 @@ class FeatureRelation:
                 hint="check the model upstream; `dbt run --empty` builds the tables without rows",
             )
 
-    def check_newest(
-        self, newest: datetime | str | None, *, as_of: str | None, clock: datetime
+    def check_moments(
+        self,
+        oldest: datetime | str | None,
+        newest: datetime | str | None,
+        *,
+        as_of: str | None,
+        clock: datetime,
     ) -> None:
-        """Raise DataError when rows describe the future."""
-        # duckdb hands out moments beyond Python's calendar as text
+        """Raise DataError when rows describe the future, or what no calendar has."""
+        # duckdb hands out moments beyond Python's calendar as text, and -infinity as its beginning
+        if "(BC)" in str(oldest) or oldest == datetime.min:  # noqa: DTZ901, naive UTC
+            raise DataError(
+                f"{self.name} describes a time before the calendar: the oldest {as_of!r} is {oldest}, "
+                "or -infinity",
+                hint="correct the dates upstream, or let them be NULL where they are not known: "
+                "such a row is rejected",
+            )
         if isinstance(newest, str) or (newest is not None and newest > clock):
             raise DataError(
                 f"{self.name} describes the future: the newest {as_of!r} is {newest}, and the "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx import plan
 from dbt_onnx.engines.duckdb.features import unstable
 from dbt_onnx.engines.duckdb.runs import NOW
+from dbt_onnx.errors import WarehouseError
 from dbt_onnx.plan import Plan, PlanSummary, Snapshot
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.runs import RunRecord
     from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.job import RunSettings, ScoringRequest
-    from dbt_onnx.ledger import LedgerShape
+    from dbt_onnx.ledger import LedgerShape, TableName
 
 _TICK = timedelta(microseconds=1)
 # DuckDB's hash join of 100 million rows fails in 256 MB of memory, one of 15 million does not
@@ -96,7 +97,9 @@ def plan_run(
     )
     given = _describe_features(reader, rows_plan)
     features.check_not_empty(given.snapshot.rows)
-    features.check_newest(given.snapshot.newest, as_of=request.as_of, clock=clock)
+    features.check_moments(
+        given.snapshot.oldest, given.snapshot.newest, as_of=request.as_of, clock=clock
+    )
     as_of = given.snapshot.newest or clock
     has_one_moment = given.snapshot.oldest == given.snapshot.newest
     rows_plan = replace(rows_plan, has_one_moment=has_one_moment)
@@ -118,8 +121,9 @@ def plan_run(
         )
     else:
         rows_plan, summary = _plan_rows(
-            reader, rows_plan, given, known, parameters, features=features, key=request.key
-        )
+            reader, rows_plan, given, known, parameters,
+            features=features, key=request.key, latest=tables.latest,
+        )  # fmt: skip
     return PlannedRun(
         plan=rows_plan,
         summary=summary,
@@ -192,9 +196,11 @@ def _plan_rows(
     *,
     features: FeatureRelation,
     key: Sequence[str],
+    latest: TableName,
 ) -> tuple[Plan, PlanSummary]:
     """The plan that knows what it has to look at, and its totals. Raises DataError when a key occurs
-    twice, ScoringError when the feature relation gave other rows when it was read again.
+    twice, ScoringError when the feature relation gave other rows when it was read again, and
+    WarehouseError when latest has an entity twice.
     """
     if known.rows and not rows_plan.full_refresh:
         rows_plan = replace(
@@ -210,11 +216,14 @@ def _plan_rows(
             features.check_keys(reader, key=key)
             if given != _describe_features(reader, rows_plan):
                 raise unstable(features.name)
+            _refuse_doubled(reader, rows_plan, parameters, latest=latest)
     else:
         features.check_keys(reader, key=key)
         if _is_first(reader, rows_plan, given):
             return rows_plan, PlanSummary.all_new(given.snapshot)
     summary = _summarize(reader, rows_plan, given, parameters)
+    if summary.rows_in > given.snapshot.rows:
+        _refuse_doubled(reader, rows_plan, parameters, latest=latest)
     if summary.rows_late and not rows_plan.has_late_rows:
         # only now is the ledger read: an ordinary night has no late rows
         rows_plan = replace(rows_plan, has_late_rows=True)
@@ -222,6 +231,17 @@ def _plan_rows(
             _materialize(reader, rows_plan, parameters)
         summary = _summarize(reader, rows_plan, given, parameters)
     return rows_plan, summary
+
+
+def _refuse_doubled(
+    reader: Cursor, rows_plan: Plan, parameters: Mapping[str, Any], *, latest: TableName
+) -> None:
+    """Raise WarehouseError when an entity is planned more than once, though its key is unique."""
+    if reader.rows(plan.planned_twice(rows_plan), parameters):
+        raise WarehouseError(
+            f"{latest} was altered: an entity has more than one row in it",
+            hint=f"drop {latest}: the next run rebuilds it from the ledger",
+        )
 
 
 def _materialize(reader: Cursor, rows_plan: Plan, parameters: Mapping[str, Any]) -> None:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.cursor import Cursor
 
 _RESTORE = "restore the table from a backup, or give the scoring model another name or alias"
+# of the runs table: what decides about the next run
+_DECIDING = (
+    "run_id", "scoring_model", "status", "scope", "clock", "as_of", "scored_at", "key_columns",
+    "model_name", "model_version",
+)  # fmt: skip
 # the runs table has the same name for every scoring model of a schema
 _WAY_OUT = {
     "ledger": "alias",
@@ -38,10 +43,12 @@ class ScoringTables:
 
     def check_runs(self, cursor: Cursor) -> None:
         """Raise WarehouseError when the runs table is not ours: no run can be recorded."""
-        _refuse_foreign(cursor, self.runs, ("run_id", "scoring_model", "status"), role="runs table")
+        _refuse_foreign(cursor, self.runs, _DECIDING, role="runs table")
         _refuse_foreign(
             cursor, self.references, MODEL_TYPES, role="references table", repairable=True
         )
+        _refuse_retyped(cursor, self.runs, ledger.RUNS_TYPES, role="runs table")
+        _refuse_retyped(cursor, self.references, REFERENCES_TYPES, role="references table")
 
     def check_names(self, cursor: Cursor) -> None:
         """Raise when ledger or latest table belongs to somebody else, or lacks what it had."""
@@ -75,8 +82,8 @@ class ScoringTables:
         if gone:
             raise WarehouseError(
                 f"{self.ledger} was altered: column(s) {gone}, which {self.latest} has, are gone",
-                hint=f"restore the ledger from a backup; to do without, drop {self.latest}: "
-                "the next run rebuilds it from the ledger",
+                hint=f"restore the ledger from a backup; to do without, or if they were added to "
+                f"{self.latest}, drop that: the next run rebuilds it from the ledger",
             )
 
     def check_shape(self, cursor: Cursor, shape: LedgerShape) -> None:
@@ -179,7 +186,8 @@ class ScoringTables:
         known = cursor.columns_of(self.ledger.sql)
         if cursor.kind_of(self.latest) is not None:
             found = cursor.columns_of(self.latest.sql)
-            if set(found) == {*known, *ledger.LATEST_TYPES} - set(ledger.LEDGER_ONLY):
+            wanted = {n: k for n, k in known.items() if n not in ledger.LEDGER_ONLY}
+            if _plain(found) == _plain(wanted | ledger.LATEST_TYPES):
                 return False
         outputs = {n: k for n, k in known.items() if n not in (*shape.key, *ledger.STAMP_TYPES)}
         rebuilt = ledger.rebuild_latest(self.ledger, LedgerShape(key=shape.key, outputs=outputs))
@@ -211,6 +219,30 @@ def _add_value(cursor: Cursor, table: TableName, name: str, value: str) -> None:
         )
 
 
+def _plain(columns: Mapping[str, str]) -> dict[str, str]:
+    """The types, with text for each ENUM: its values grow."""
+    return {n: "VARCHAR" if ledger.is_text(kind) else kind for n, kind in columns.items()}
+
+
+def _refuse_retyped(
+    cursor: Cursor, table: TableName, types: Mapping[str, str], *, role: str
+) -> None:
+    if cursor.kind_of(table) is None:
+        return
+    found = cursor.columns_of(table.sql)
+    faults = [
+        f"column {name!r} is {found[name]}, not {kind}"
+        for name, kind in types.items()
+        if found.get(name, kind) != kind
+    ]
+    if faults:
+        raise WarehouseError(
+            f"{table} was altered: {'; '.join(faults)}",
+            hint="restore the table from a backup, or give the scoring model another "
+            f"{_WAY_OUT[role]}",
+        )
+
+
 def _refuse_foreign(
     cursor: Cursor,
     table: TableName,
@@ -231,7 +263,7 @@ def _refuse_foreign(
     missing = [name for name in expected if name not in found]
     if len(missing) == len(expected):
         raise WarehouseError(
-            f"{table} is somebody else's table: it has none of a {role}'s columns; "
+            f"{table} is somebody else's table: it has none of the columns of a {role}; "
             f"it has {sorted(found)}",
             hint=f"rename that table, or give the scoring model another {_WAY_OUT[role]}",
         )

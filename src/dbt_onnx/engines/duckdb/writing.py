@@ -131,10 +131,14 @@ def check_rejected(
         + (f", such as {tally.examples[reason]}" if reason in tally.examples else "")
         for reason, count in tally.rejected_reasons.most_common(5)
     )
+    is_of_model = all("_output:" in reason for reason in tally.rejected_reasons)
     raise DataError(
         f"{rejected:,} of {summary.rows_in:,} rows of {where} are rejected ({share:.1%}); "
         f"max_rejected_fraction is {max_rejected_fraction:g}: {reasons}",
-        hint="mend the features upstream, give the feature a null policy in the card, or raise "
+        hint="look at the model, which gives NaN or infinity for these rows, or raise "
+        "max_rejected_fraction"
+        if is_of_model
+        else "mend the features upstream, give the feature a null policy in the card, or raise "
         "max_rejected_fraction",
     )
 

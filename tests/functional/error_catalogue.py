@@ -1,0 +1,213 @@
+"""docs/errors.md as the tests read it, and what is wrong with an error beside its row."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import traceback
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from error_cases import CASES, run
+from error_cases_of_models import MODEL_CASES
+from error_commands import COMMANDS, called, files, said
+from error_project import BY_DBT, HAS_TRACEBACK
+from warehouse import Warehouse
+
+from dbt_onnx.errors import DbtOnnxError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from click.testing import Result
+    from error_cases import Attempt, Case
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"
+ERROR_COLUMNS = ("id", "what is wrong", "message", "what to do")
+RUNS: dict[str, Case] = CASES | MODEL_CASES
+PROVOKED = {*RUNS, *COMMANDS, *BY_DBT}
+
+
+@dataclass(frozen=True)
+class Row:
+    section: str
+    message: str
+    hint: str
+
+
+def read_tables() -> tuple[dict[str, Row], set[str]]:
+    """The documented errors, and the ids of what is no error."""
+    errors: dict[str, Row] = {}
+    odd: set[str] = set()
+    columns: tuple[str, ...] = ()
+    section = ""
+    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
+        cells = tuple(cell.strip() for cell in line.strip("|").split(" | "))
+        if line.startswith("## "):
+            section = line.removeprefix("## ")
+        if not line.startswith("|"):
+            columns = ()
+        elif not columns:
+            columns = cells
+        elif line.startswith("|---"):
+            continue
+        elif columns == ERROR_COLUMNS:
+            assert len(cells) == 4, line
+            assert cells[0] not in errors, line
+            errors[cells[0]] = Row(section, cells[2].strip("`").strip(), cells[3])
+        else:
+            odd.add(cells[0])
+    return errors, odd
+
+
+ERRORS, ODD = read_tables()
+
+
+def pattern(text: str) -> str:
+    """A documented text as a regular expression: `…` and `{names}` stand for any text."""
+    parts = re.split(r"…|\{[a-z0-9_]+\}", text)
+    return ".+".join(re.escape(part) for part in parts)
+
+
+def create_template(folder: Path) -> Path:
+    """A warehouse with three predictions, and a feature that has changed since."""
+    folder.mkdir(parents=True, exist_ok=True)
+    warehouse = Warehouse(folder)
+    warehouse.register("1")
+    warehouse.features((1, 1.0, 2.0), (2, 3.0, 1.0), (3, 0.0, 0.0))
+    run(warehouse, {})
+    warehouse.sql("update features set a = 7 where id = 2")
+    warehouse.connection.close()
+    return folder
+
+
+def reopened(folder: Path, *, runs: int = 1) -> Warehouse:
+    warehouse = Warehouse(folder)
+    warehouse.runs = runs
+    return warehouse
+
+
+@contextmanager
+def copied(template: Path, folder: Path) -> Iterator[Warehouse]:
+    """A copy of the warehouse, open, and gone afterwards."""
+    shutil.copytree(template, folder)
+    warehouse = reopened(folder)
+    try:
+        yield warehouse
+    finally:
+        warehouse.connection.close()
+        shutil.rmtree(folder)
+
+
+def content(warehouse: Warehouse) -> dict[str, Any]:
+    """Every table with its columns and rows, every view with its text; not the runs table."""
+    found: dict[str, Any] = {}
+    for name, sql in warehouse.sql(
+        "select table_name, sql from duckdb_tables() where not internal "
+        "union all select view_name, sql from duckdb_views() where not internal"
+    ):
+        if name != "dbt_onnx_runs":
+            is_table = sql.startswith("CREATE TABLE")
+            rows = warehouse.sql(f'from "{name}"') if is_table else []
+            found[name] = (sql, sorted(map(repr, rows)))
+    return found
+
+
+def run_rows(warehouse: Warehouse) -> list[tuple[Any, ...]]:
+    return warehouse.sql("from dbt_onnx_runs order by all")
+
+
+def faults_of_run(warehouse: Warehouse, name: str) -> list[str]:
+    """Provoke an error of a run. Returns what is not as it should be: the error, its words, what it
+    has written, the row about the run, or the run after the cause is mended.
+    """
+    attempt = RUNS[name](warehouse)
+    before, rows_before = content(warehouse), run_rows(warehouse)
+    try:
+        run(warehouse, attempt.arguments)
+    except DbtOnnxError as error:
+        faults = _faults_of_text(name, f"{error.kind} error: {error.message}", error.hint)
+        if type(error) is not attempt.kind:
+            faults.append(f"it is a {type(error).__name__}")
+        faults += _faults_of_state(warehouse, attempt, str(error), before, rows_before)
+    except Exception as error:  # noqa: BLE001, a traceback is what a user must not see
+        return [f"a traceback: {traceback.format_exception_only(error)}"]
+    else:
+        return ["no error"]
+    return faults or _faults_of_mended(warehouse, attempt)
+
+
+def _faults_of_text(name: str, message: str, hint: str) -> list[str]:
+    row = ERRORS[name]
+    faults = []
+    if not re.fullmatch(pattern(row.message), message):
+        faults.append(f"another message: {message}")
+    if not re.fullmatch(pattern(row.hint), hint):
+        faults.append(f"another hint: {hint}")
+    return faults
+
+
+def _faults_of_state(
+    warehouse: Warehouse,
+    attempt: Attempt,
+    error: str,
+    before: dict[str, Any],
+    rows_before: list[tuple[Any, ...]],
+) -> list[str]:
+    faults = [] if content(warehouse) == before else ["something was written"]
+    rows = run_rows(warehouse)
+    if attempt.run_row is None:
+        return faults if rows == rows_before else [*faults, "a run row was written"]
+    wanted = f"run-{warehouse.runs}"
+    new = [row for row in rows if row not in rows_before]
+    last = warehouse.last_run("run_id, status, error, ended_at is not null")
+    if len(new) != 1 or len(rows) != len(rows_before) + 1:
+        faults.append(f"{len(new)} run rows were written or changed")
+    elif last != (wanted, "error", error, True):
+        faults.append(f"the run row says {last}")
+    return faults
+
+
+def _faults_of_mended(warehouse: Warehouse, attempt: Attempt) -> list[str]:
+    if attempt.undo is None:
+        return []
+    attempt.undo()
+    run(warehouse, {})
+    last = warehouse.last_run("status, rows_scored > 0")
+    return [] if last == ("success", True) else [f"after mending, the run row says {last}"]
+
+
+def faults_of_command(folder: Path, name: str) -> list[str]:
+    """Call a command that must fail, and change nothing below the folder."""
+    arguments = COMMANDS[name](folder)
+    before = files(folder)
+    faults = faults_of_call(name, called(folder, arguments))
+    return faults if files(folder) == before else [*faults, "a file was written"]
+
+
+def faults_of_call(name: str, result: Result) -> list[str]:
+    """What is wrong with what a command said. For a call that it cannot read, click has its own
+    words, which end without a hint; then the document alone says what to do.
+    """
+    faults = [] if result.exit_code in (1, 2) else [f"exit code {result.exit_code}"]
+    message, hint = said(result)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        faults.append(f"a traceback: {result.exception!r}")
+    if "Traceback" in result.output:
+        faults.append("a traceback in the output")
+    is_usage = "Usage: " in result.stderr
+    return faults + _faults_of_text(name, message, ERRORS[name].hint if is_usage else hint)
+
+
+def faults_of_dbt(name: str, text: str) -> list[str]:
+    """What is wrong with what dbt shows."""
+    text = " ".join(text.split())
+    row = ERRORS[name]
+    faults = [] if re.search(pattern(row.message), text) else [f"another message: {text}"]
+    if "Hint: " in text and row.hint not in text:
+        faults.append(f"another hint: {text}")
+    if "Traceback" in text and name not in HAS_TRACEBACK:
+        faults.append("a traceback")
+    return faults

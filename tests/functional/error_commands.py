@@ -1,0 +1,327 @@
+"""Rows of docs/errors.md that the command line says: each a wrong call, or files that are wrong.
+
+Each gets a folder with a registry of `line`, version 1 champion, 2 challenger and 3 nothing, and
+returns the arguments of `dbt-onnx`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx_models
+from click.testing import CliRunner
+from onnx import helper
+from warehouse import line_contract, line_model
+
+from dbt_onnx.artifact import write_artifact
+from dbt_onnx.cli import main
+from dbt_onnx.promotions_file import PROMOTION_COLUMNS
+from dbt_onnx.registry_file import put_entry
+
+if TYPE_CHECKING:
+    from click.testing import Result
+
+Command = Callable[[Path], Sequence[object]]
+COMMANDS: dict[str, Command] = {}
+FEATURES = ("--features", "a,b")
+
+
+def command(function: Command) -> Command:
+    """Register a command under its id: the function's name with hyphens."""
+    COMMANDS[function.__name__.replace("_", "-")] = function
+    return function
+
+
+def create_files(folder: Path) -> None:
+    """The registry, its artifacts, and a model that is not registered yet."""
+    for version, alias in (("1", "champion"), ("2", "challenger"), ("3", None)):
+        entry = write_artifact(
+            folder / "artifacts",
+            line_model(a=float(version)),
+            model_name="line",
+            model_version=version,
+            contract=line_contract(),
+        )
+        put_entry(folder / "seeds" / "model_registry.csv", replace(entry, alias=alias))
+    save(folder, onnx_models.linear())
+
+
+def save(folder: Path, model: Any) -> None:
+    (folder / "new.onnx").write_bytes(model.SerializeToString())
+
+
+def called(folder: Path, arguments: Sequence[object]) -> Result:
+    """Call `dbt-onnx`, about a folder unless the arguments name another."""
+    where = () if "--project-dir" in arguments else ("--project-dir", folder)
+    return CliRunner().invoke(main, [str(item) for item in (*arguments, *where)])
+
+
+def said(result: Result) -> tuple[str, str]:
+    """The message of a command that failed, and its hint, as they stand on standard error."""
+    text = " ".join(result.stderr.split())
+    found = re.fullmatch(r"(?:Usage: .*?)?Error: (.*?)(?: Hint: (.*))?", text)
+    return (found[1], found[2] or "") if found else (text, "")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What lies below the folder."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+# register
+
+
+def register(folder: Path, *options: object) -> Sequence[object]:
+    names = ("--name", "line", "--version", "4") if "--name" not in options else ()
+    return ("register", folder / "new.onnx", *names, *options)
+
+
+@command
+def register_file_missing(folder: Path) -> Sequence[object]:
+    (folder / "new.onnx").unlink()
+    return register(folder)
+
+
+@command
+def register_folder(folder: Path) -> Sequence[object]:
+    (folder / "new.onnx").unlink()
+    (folder / "new.onnx").mkdir()
+    return register(folder)
+
+
+@command
+def register_name_malformed(folder: Path) -> Sequence[object]:
+    return register(folder, *FEATURES, "--name", "my model", "--version", "1")
+
+
+@command
+def register_alias_malformed(folder: Path) -> Sequence[object]:
+    return register(folder, *FEATURES, "--alias", "Champion")
+
+
+@command
+def register_features_unnamed(folder: Path) -> Sequence[object]:
+    return register(folder)
+
+
+@command
+def register_features_miscounted(folder: Path) -> Sequence[object]:
+    return register(folder, "--features", "a,b,c")
+
+
+@command
+def register_feature_twice(folder: Path) -> Sequence[object]:
+    return register(folder, "--features", "a,A")
+
+
+@command
+def register_feature_unknown(folder: Path) -> Sequence[object]:
+    return register(folder, *FEATURES, "--null-policy", "z=nan")
+
+
+@command
+def register_policy_unknown(folder: Path) -> Sequence[object]:
+    return register(folder, *FEATURES, "--null-policy", "a=ignore")
+
+
+@command
+def register_fill_of_another_type(folder: Path) -> Sequence[object]:
+    return register(folder, *FEATURES, "--fill", "a=none")
+
+
+@command
+def register_option_without_value(folder: Path) -> Sequence[object]:
+    return register(folder, *FEATURES, "--output", "y")
+
+
+@command
+def register_output_unknown(folder: Path) -> Sequence[object]:
+    return register(folder, *FEATURES, "--output", "z=score")
+
+
+@command
+def register_columns_miscounted(folder: Path) -> Sequence[object]:
+    return register(folder, *FEATURES, "--output", "y=low,high")
+
+
+@command
+def register_classes_unknown(folder: Path) -> Sequence[object]:
+    return register(folder, *FEATURES, "--output", "y:probabilities=p")
+
+
+@command
+def register_too_many_axes(folder: Path) -> Sequence[object]:
+    save(folder, onnx_models.linear(shape=["n", 2, 1]))
+    return register(folder, *FEATURES)
+
+
+@command
+def register_rows_depend_on_each_other(folder: Path) -> Sequence[object]:
+    model = onnx_models.linear()
+    model.graph.node[1].output[0] = "u"
+    model.graph.node.append(helper.make_node("Softmax", ["u"], ["y"], axis=0))
+    save(folder, model)
+    return register(folder, *FEATURES)
+
+
+@command
+def register_one_answer_for_all_rows(folder: Path) -> Sequence[object]:
+    model = onnx_models.linear()
+    model.graph.node[1].output[0] = "u"
+    model.graph.node.append(helper.make_node("ReduceSum", ["u"], ["y"]))
+    save(folder, model)
+    return register(folder, *FEATURES)
+
+
+@command
+def register_version_again(folder: Path) -> Sequence[object]:
+    return register(folder, *FEATURES, "--name", "line", "--version", "1")
+
+
+@command
+def register_alias_taken(folder: Path) -> Sequence[object]:
+    return register(folder, *FEATURES, "--alias", "champion")
+
+
+# the registry's file
+
+
+def rewrite(folder: Path, old: str, new: str) -> None:
+    path = folder / "seeds" / "model_registry.csv"
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+@command
+def seed_missing(folder: Path) -> Sequence[object]:
+    (folder / "seeds" / "model_registry.csv").unlink()
+    return ("verify",)
+
+
+@command
+def seed_without_a_column(folder: Path) -> Sequence[object]:
+    rewrite(folder, ",sha256", ",checksum")
+    return ("verify",)
+
+
+@command
+def seed_with_a_column_twice(folder: Path) -> Sequence[object]:
+    rewrite(folder, ",sha256", ",sha256,alias")
+    return ("verify",)
+
+
+@command
+def seed_not_text(folder: Path) -> Sequence[object]:
+    path = folder / "seeds" / "model_registry.csv"
+    path.write_bytes(path.read_bytes() + b"\xff\xfe")
+    return ("verify",)
+
+
+# promote and rollback
+
+
+def promotions(folder: Path, *lines: str) -> None:
+    path = folder / "seeds" / "model_promotions.csv"
+    path.write_text("\n".join((",".join(PROMOTION_COLUMNS), *lines)) + "\n")
+
+
+def promotion(version: str, before: str = "", action: str = "promote") -> str:
+    return f"2024-01-0{version}T00:00:00.000000Z,line,{version},{before},{action},passed,"
+
+
+@command
+def promote_no_version(folder: Path) -> Sequence[object]:
+    return ("promote", "line")
+
+
+@command
+def promote_champion(folder: Path) -> Sequence[object]:
+    return ("promote", "line/1")
+
+
+@command
+def promote_without_a_reason(folder: Path) -> Sequence[object]:
+    return ("promote", "line/2", "--override", "  ")
+
+
+@command
+def promote_limit_out_of_range(folder: Path) -> Sequence[object]:
+    return ("promote", "line/2", "--max-rejected", "10")
+
+
+@command
+def rollback_nothing_recorded(folder: Path) -> Sequence[object]:
+    return ("rollback", "line")
+
+
+@command
+def rollback_of_the_first(folder: Path) -> Sequence[object]:
+    promotions(folder, promotion("1"))
+    return ("rollback", "line")
+
+
+@command
+def rollback_after_an_edit(folder: Path) -> Sequence[object]:
+    promotions(folder, promotion("1"), promotion("2", before="1"))
+    return ("rollback", "line")
+
+
+@command
+def rollback_to_the_champion(folder: Path) -> Sequence[object]:
+    return ("rollback", "line", "--to", "1")
+
+
+@command
+def rollback_to_no_champion(folder: Path) -> Sequence[object]:
+    promotions(folder, promotion("2"), promotion("1", before="2"))
+    return ("rollback", "line", "--to", "3")
+
+
+@command
+def promotions_without_a_column(folder: Path) -> Sequence[object]:
+    (folder / "seeds" / "model_promotions.csv").write_text("promoted_at,model_name\n")
+    return ("rollback", "line")
+
+
+@command
+def promotions_not_valid(folder: Path) -> Sequence[object]:
+    promotions(folder, promotion("1", action="approve"))
+    return ("rollback", "line")
+
+
+# calls that cannot be
+
+
+@command
+def project_folder_missing(folder: Path) -> Sequence[object]:
+    return ("verify", "--project-dir", folder / "nowhere")
+
+
+@command
+def no_dbt_project(folder: Path) -> Sequence[object]:
+    return ("runs",)
+
+
+@command
+def variables_malformed(folder: Path) -> Sequence[object]:
+    return ("runs", "--vars", "[1998-04-01]")
+
+
+@command
+def period_malformed(folder: Path) -> Sequence[object]:
+    return ("status", "--stale-after", "two days")
+
+
+@command
+def backfill_day_malformed(folder: Path) -> Sequence[object]:
+    return ("backfill", "scores", "--from", "June", "--to", "2024-01-01", "--every", "day")
+
+
+@command
+def backfill_backwards(folder: Path) -> Sequence[object]:
+    days = ("--from", "2024-02-01", "--to", "2024-01-01")
+    return ("backfill", "scores", *days, "--every", "day")
