@@ -6,6 +6,7 @@
 # make bench-smoke                             the same in short, two minutes
 # make torture [ONLY="--only names"]           attack the product, count what comes to harm
 # make torture-smoke                           the same in short, two minutes
+# make audit                                   what PyPI knows against the pinned versions
 # make train                                   train and export the reference models again
 PYTHON ?= python3
 VENV := .venv
@@ -16,11 +17,12 @@ DAYS ?= 30
 WORKERS ?= 2
 
 export DO_NOT_TRACK := 1
+export ORT_DISABLE_TELEMETRY := 1
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 export DBT_PROFILES_DIR := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run nightly train test test-long bench bench-smoke torture torture-smoke lint clean
+.PHONY: help setup run nightly train test test-long bench bench-smoke torture torture-smoke audit lint clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -70,6 +72,9 @@ torture: setup
 
 torture-smoke: setup
 	$(BIN)/python -m tests.torture --smoke $(ONLY)
+
+audit: setup
+	$(BIN)/python -m tests.torture.audit
 
 clean:
 	rm -rf warehouse target logs

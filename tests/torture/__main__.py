@@ -2,53 +2,76 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
-import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.table import Table
-from tests.torture import arrival, crashes, dbt_runs, names, nulls, wrong_bytes
+from tests.torture.suite import ATTACKS, attack_with
 
-ATTACKS: dict[str, tuple[Any, dict[str, int], dict[str, int]]] = {
-    "crashes": (crashes, {"kills": 1_000, "every": 1}, {"kills": 20, "every": 12}),
-    "dbt_runs": (
-        dbt_runs,
-        {"kills": 200, "hooks": 50, "runs": 100, "pairs": 50},
-        {"kills": 3, "hooks": 1, "runs": 3, "pairs": 2},
-    ),
-    "names": (names, {"every": 1}, {"every": 13}),
-    "wrong_bytes": (wrong_bytes, {"flips": 10_000, "runs": 200}, {"flips": 500, "runs": 20}),
-    "nulls": (nulls, {"rows": 1_000_000}, {"rows": 50_000}),
-    "arrival": (arrival, {"schedules": 200}, {"schedules": 6}),
-}
-"""What attacks, how often, and how often in the short version."""
+if TYPE_CHECKING:
+    from tests.torture.report import Attack
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "promises.md"
 
 
 @click.command()
 @click.option("--smoke", is_flag=True, help="Fewer attacks of each kind.")
 @click.option("--only", multiple=True, type=click.Choice(list(ATTACKS)), help="Attack with these.")
-def main(*, smoke: bool, only: tuple[str, ...]) -> None:
+@click.option("--jobs", default=2, show_default=True, help="Modules that attack side by side.")
+@click.option("--record", is_flag=True, help="Write the table into docs/promises.md.")
+def main(*, smoke: bool, only: tuple[str, ...], jobs: int, record: bool) -> None:
     """Attack the product; exit with 1 when anything came to harm."""
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
-    table = Table("promise", "attack", "attacks", "harm")
-    began, harmed = time.monotonic(), 0
-    for name in only or ATTACKS:
-        module, full, short = ATTACKS[name]
-        with tempfile.TemporaryDirectory() as folder:
-            for attack in module.measure(Path(folder), **(short if smoke else full)):
-                table.add_row(
-                    attack.promise, attack.what, f"{attack.attacks:,}", str(len(attack.harm))
-                )
-                harmed += len(attack.harm)
-                for harm in attack.harm[:5]:
-                    console.print(f"[red]{attack.promise}[/red]: {harm}", soft_wrap=True)
-    console.print(table)
-    console.print(f"{time.monotonic() - began:.0f} s; {harmed or 'nothing'} came to harm")
+    began, attacks = time.monotonic(), []
+    # of their own, since some attacks change the process that they are made in
+    with ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
+    ) as pool:
+        futures = {name: pool.submit(attack_with, name, smoke) for name in only or ATTACKS}
+        for name, future in futures.items():
+            made, seconds = future.result()
+            attacks += made
+            console.print(f"{name}: {seconds:.0f} s")
+    for attack in attacks:
+        for harm in attack.harm[:5]:
+            console.print(f"[red]{attack.promise}[/red]: {harm}", soft_wrap=True)
+    harmed = sum(len(attack.harm) for attack in attacks)
+    said = f"{time.monotonic() - began:.0f} s; {harmed or 'nothing'} came to harm"
+    console.print(_table(attacks))
+    console.print(said)
+    if record:
+        _record(attacks, said)
     sys.exit(1 if harmed else 0)
+
+
+def _table(attacks: list[Attack]) -> Table:
+    table = Table("promise", "attack", "attacks", "harm")
+    for attack in attacks:
+        table.add_row(attack.promise, attack.what, f"{attack.attacks:,}", str(len(attack.harm)))
+    return table
+
+
+def _record(attacks: list[Attack], said: str) -> None:
+    """Put the table in the place of the one that stands between the marks."""
+    rows = [
+        f"| {attack.promise} | {attack.what} | {attack.attacks:,} | {len(attack.harm)} |"
+        for attack in sorted(attacks, key=lambda attack: attack.promise)
+    ]
+    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition("<!-- table -->\n")
+    _, _, after = rest.partition("<!-- end of table -->\n")
+    parts = [
+        before, "<!-- table -->\n", f"{datetime.now(UTC):%Y-%m-%d}, `make torture`: {said}.\n\n",
+        "| promise | attack | attacks | harm |\n|---|---|---|---|\n", "\n".join(rows),
+        "\n<!-- end of table -->\n", after,
+    ]  # fmt: skip
+    DOCUMENT.write_text("".join(parts), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,56 @@
+"""All modules that attack, and how often."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.torture.report import Attack
+
+ATTACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "dbt_runs": (
+        {"kills": 200, "hooks": 50, "runs": 100, "pairs": 50},
+        {"kills": 3, "hooks": 1, "runs": 3, "pairs": 2},
+    ),
+    "crashes": ({"kills": 1_000, "every": 1}, {"kills": 20, "every": 12}),
+    "hardened": (
+        {"tests": None, "builds": 2},
+        {
+            "tests": [
+                "test_clock.py",
+                "test_plan.py",
+                "test_kept_inputs.py",
+                "test_scoring_many_models.py",
+            ],
+            "builds": 0,
+        },
+    ),
+    "exactness": (
+        {"rows": 10_000_000, "cases": 1_000, "every": 1},
+        {"rows": 200_000, "cases": 20, "every": 10},
+    ),
+    "arrival": ({"schedules": 200}, {"schedules": 6}),
+    "fuzzing": ({"seconds": 600, "examples": 500}, {"seconds": 6, "examples": 20}),
+    "hostile_models": ({"every": 1, "dbt": 10}, {"every": 19, "dbt": 2}),
+    "names": ({"every": 1}, {"every": 13}),
+    "wrong_bytes": ({"flips": 10_000, "runs": 200}, {"flips": 500, "runs": 20}),
+    "shortage": ({"places": 10, "rows": 2_000_000}, {"places": 1, "rows": 200_000}),
+    "many_models": ({"runs": 20}, {"runs": 1}),
+    "no_code": ({"every": 1, "short": False}, {"every": 4, "short": True}),
+    "paths": ({"every": 1}, {"every": 20}),
+    "bad_input": ({"every": 1}, {"every": 9}),
+    "nulls": ({"rows": 1_000_000}, {"rows": 50_000}),
+}
+"""Modules, the longest first: how often each attacks, and how often in the short version."""
+
+
+def attack_with(name: str, smoke: bool) -> tuple[list[Attack], float]:
+    """In a process: the attacks of a module, and how long they took."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        module = import_module(f"tests.torture.{name}")
+        return list(module.measure(Path(folder), **ATTACKS[name][smoke])), time.monotonic() - began
