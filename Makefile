@@ -5,7 +5,7 @@
 # make bench [ONLY="--only scoring"]           measure, against rivals and limits, into benchmarks/
 # make bench-smoke                             the same in short, two minutes
 # make torture [ONLY="--only names"]           attack the product, count what comes to harm
-# make torture-smoke                           the same in short, two minutes
+# make torture-smoke                           the same in short, three minutes
 # make audit                                   what PyPI knows against the pinned versions
 # make train                                   train and export the reference models again
 PYTHON ?= python3

@@ -510,7 +510,9 @@ def _races(place: _Place, tries: int) -> Iterator[Attack]:
     for swap in RACES:
         outcomes: Counter[str] = Counter()
         with _racing(swap, place.folder):
-            while loads.attacks % tries or not outcomes:
+            for made in range(40 * tries):
+                if made >= tries and len(outcomes) > 1:
+                    break
                 harm = _raced(place, outcomes)
                 loads.made(harm=harm and f"{swap.__name__}: {harm}")
             for _ in range(max(1, tries // 50)):

@@ -35,14 +35,14 @@ ATTACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "arrival": ({"schedules": 200}, {"schedules": 6}),
     "fuzzing": ({"seconds": 600, "examples": 500}, {"seconds": 6, "examples": 20}),
-    "hostile_models": ({"every": 1, "dbt": 10}, {"every": 19, "dbt": 2}),
+    "hostile_models": ({"every": 1, "dbt": 10}, {"every": 9, "dbt": 2}),
     "names": ({"every": 1}, {"every": 13}),
     "wrong_bytes": ({"flips": 10_000, "runs": 200}, {"flips": 500, "runs": 20}),
     "shortage": ({"places": 10, "rows": 2_000_000}, {"places": 1, "rows": 200_000}),
     "many_models": ({"runs": 20}, {"runs": 1}),
     "no_code": ({"every": 1, "short": False}, {"every": 4, "short": True}),
     "paths": ({"every": 1}, {"every": 20}),
-    "bad_input": ({"every": 1}, {"every": 9}),
+    "bad_input": ({"every": 1}, {"every": 4}),
     "nulls": ({"rows": 1_000_000}, {"rows": 50_000}),
 }
 """Modules, the longest first: how often each attacks, and how often in the short version."""
