@@ -61,10 +61,15 @@ class Warehouse:
     """
 
     def __init__(
-        self, folder: Path, *, name: str = "scores", config: Mapping[str, Any] = CONFIG
+        self,
+        folder: Path,
+        *,
+        name: str = "scores",
+        schema: str = "main",
+        config: Mapping[str, Any] = CONFIG,
     ) -> None:
         self.folder = folder
-        self.name = name
+        self.name, self.schema = name, schema
         self.artifacts = folder / "artifacts"
         self.connection = duckdb.connect(str(folder / "w.duckdb"), config=dict(config))
         self.clock = "2024-01-10 00:00:00"
@@ -139,7 +144,7 @@ class Warehouse:
         self.runs += 1
         settings = RunSettings(
             database="w",
-            schema="main",
+            schema=self.schema,
             identifier=self.name,
             run_id=f"run-{self.runs}",
             clock_sql=f"cast('{self.clock}' as timestamp)",

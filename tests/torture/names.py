@@ -80,8 +80,10 @@ def _harm(folder: Path, name: str, act: Callable[[Path, str], Warehouse]) -> str
 
 def _run(folder: Path, features: str, *, contract: Any = None, **arguments: Any) -> Warehouse:
     """Score one row of a = 1 and b = 2, twice: the answer is 0.5, and the second run writes nothing."""
-    warehouse = Warehouse(folder, name=arguments.pop("name", "scores"))
+    where = {name: arguments.pop(name) for name in ("name", "schema") if name in arguments}
+    warehouse = Warehouse(folder, **where)
     try:
+        warehouse.sql(f"create schema if not exists {quote(warehouse.schema)}")
         warehouse.sql("create table canary as select 7 as x")
         warehouse.sql(f"create table given as {features}")
         warehouse.register("1", contract=contract)
@@ -120,6 +122,12 @@ def as_output(folder: Path, name: str) -> Warehouse:
 def as_table(folder: Path, name: str) -> Warehouse:
     warehouse = _run(folder, "select 1 as id, 1.0 as a, 2.0 as b", name=name)
     assert warehouse.sql(f"select y from {quote(name)}") == [(0.5,)], "another score"
+    return warehouse
+
+
+def as_schema(folder: Path, name: str) -> Warehouse:
+    warehouse = _run(folder, "select 1 as id, 1.0 as a, 2.0 as b", schema=name)
+    assert warehouse.sql(f'select y from {quote(name)}."scores"') == [(0.5,)], "another score"
     return warehouse
 
 
@@ -171,6 +179,7 @@ ROLES: dict[str, Callable[[Path, str], Warehouse]] = {
     "name of an output column": as_output,
     "name of the as_of column": as_moment,
     "name of the scoring model's table": as_table,
+    "name of its schema": as_schema,
     "text in a key": as_value,
     "name and version of a model": as_model,
     "path of an artifact": as_path,
