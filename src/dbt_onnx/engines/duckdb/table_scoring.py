@@ -252,7 +252,7 @@ def _write_run(
             how = stream_predictions(
                 reader, writer, request, artifact, tables, planned, tally, log=log
             )
-        fingerprint = writing.check_written(writer, tables, planned, tally, where=features.name)
+        fingerprints = writing.check_written(writer, tables, planned, tally, where=features.name)
         writing.check_rejected(
             planned,
             tally,
@@ -276,7 +276,7 @@ def _write_run(
             **writing.run_columns(planned),
             **result.counts,
             rows_inputs_kept=kept,
-            ledger_fingerprint=fingerprint,
+            **fingerprints,
             **how,
         )
     return result
