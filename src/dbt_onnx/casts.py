@@ -147,7 +147,9 @@ def _from_times(elements: pa.Array, target: np.dtype[Any], tolerance: float, uni
         result = from_integers(np.where(beyond, 0, counts) * factor, target)
         return Cast(result.values, None, infinite, either(result.lossy, some(beyond)))
     per_unit = unit // tick
-    whole, rest = np.divmod(counts, per_unit)
+    # towards zero: the moment before 1970 is a small number, not -1 and nearly 1
+    rest = np.fmod(counts, per_unit)
+    whole = (counts - rest) // per_unit
     broken = rest != 0
     result = from_integers(whole, target)
     if target.kind != "f":

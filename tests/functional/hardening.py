@@ -22,11 +22,7 @@ CONFIG: dict[str, Any] = HARDENED if os.environ.get(VARIABLE) else {}
 
 def config_of(profile: Mapping[str, Any]) -> dict[str, Any]:
     """The same, for a target of profiles.yml. Its `settings` are statements of each connection, which
-    a locked configuration refuses; the files that it attaches are the only ones allowed.
+    a locked configuration refuses.
     """
-    config = {name: value for name, value in CONFIG.items()
-              if name != "lock_configuration" or "settings" not in profile}  # fmt: skip
-    if config and "attach" in profile:
-        attached = [str(database["path"]) for database in profile["attach"]]
-        config["allowed_paths"] = [*attached, *(f"{path}.wal" for path in attached)]
-    return config
+    return {name: value for name, value in CONFIG.items()
+            if name != "lock_configuration" or "settings" not in profile}  # fmt: skip

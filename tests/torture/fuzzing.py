@@ -59,6 +59,9 @@ def _properties(examples: int) -> Attack:
     for passing, failing in re.findall(r"(\d+) passing(?: examples)?, (\d+) failing", said.stdout):
         attack.made(times=int(passing) + int(failing))
     attack.harm += re.findall(r"^(?:FAILED|ERROR) .*", said.stdout, re.MULTILINE)
+    attack.harm += re.findall(r"^E    .*(?:\n.*){0,40}", said.stdout, re.MULTILINE)[
+        : len(attack.harm)
+    ]
     if not attack.harm and (said.returncode or not attack.attacks):
         attack.harm.append(
             f"pytest ended with {said.returncode}: {said.stdout}{said.stderr}"[-900:]

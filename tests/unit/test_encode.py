@@ -220,6 +220,12 @@ def test_a_part_of_a_unit_goes_into_a_float_and_not_into_an_integer() -> None:
     assert verdicts(encode_column(noon, "int32", time_unit="day")) == ["lossy_cast", None]
 
 
+def test_a_moment_just_before_1970_is_rounded_once() -> None:
+    column = from_duckdb("[timestamp '1969-12-31 23:59:59.999', timestamp '1969-12-30 12:00']")
+    encoded = encode_column(column, "float64", time_unit="day")
+    assert encoded.feeds["x"].tolist() == [[-1 / 86_400_000], [-1.5]]
+
+
 def test_whole_times_are_integers_and_no_float_may_round_them() -> None:
     times = pa.array([16_777_216, 16_777_217], pa.timestamp("s"))
     assert verdicts(encode_column(times, "float32", time_unit="second")) == [None, "lossy_cast"]
