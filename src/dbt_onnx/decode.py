@@ -152,6 +152,8 @@ def _to_arrow(column: Array, output: Output) -> pa.Array:
     element = arrow_type_of(output.dtype)
     if output.dtype in FLOAT_TYPES:
         column = column.astype(element.to_pandas_dtype(), copy=False)
+    elif column.dtype.kind != "O" and output.dtype == "string":
+        column = column.astype(object)  # Arrow ends numpy's own text at a NUL character
     try:
         flat = pa.array(np.ascontiguousarray(column).ravel(), element)
     except UnicodeEncodeError as error:

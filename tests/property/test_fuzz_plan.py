@@ -34,6 +34,7 @@ VALUES = {
     "decimal(9, 1)": [None, 0.0, 1.0, 2.0, 0.5],
     "boolean": [None, 0.0, 1.0],
 }
+FAMILIES = {"float": "double", "decimal(9, 1)": "double", "tinyint": "bigint"}
 Row = tuple[tuple[str | None, ...], float | None, float | None]
 
 
@@ -58,11 +59,11 @@ class Oracle:
     def said(self, night: Night) -> tuple[int, int, int]:
         """Rows scored, rejected and unchanged in this night."""
         counts = Counter[str]()
-        boolean = [kind == "boolean" for kind in night.types]
+        families = [FAMILIES.get(kind, kind) for kind in night.types]
         known = Oracle(dict(self.scored), dict(self.rejected), set(self.told))
         for key, a, b in night.rows:
-            # a BOOLEAN has another hash than a number, for the model it is the same
-            seen = tuple((repr(value), flag) for value, flag in zip((a, b), boolean, strict=True))
+            # 1 and 1.0 and true are one for the model; a column of another family has another hash
+            seen = tuple(zip(map(repr, (a, b)), families, strict=True))
             before = known.rejected.get(key, known.scored.get(key))
             is_asked = night.full_refresh or (night.retry_rejected and key in known.rejected)
             if None in key:

@@ -229,3 +229,9 @@ def test_a_map_of_something_else_than_numbers_is_refused(odd: Any) -> None:
 def test_text_that_is_none_is_refused(odd: Any, got: str) -> None:
     with pytest.raises(ScoringError, match=f"the model gave {got}"):
         decode_one(label("string"), text(["a", odd]))
+
+
+@pytest.mark.parametrize("dtype", ["<U3", object])
+def test_text_with_a_nul_character_stays_whole(dtype: Any) -> None:
+    decoded = decode([np.array(["\x00a", "b"], dtype=dtype)], contract_of(label("string")), 2)
+    assert decoded.columns[0].to_pylist() == ["\x00a", "b"]
