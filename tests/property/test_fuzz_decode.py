@@ -132,9 +132,10 @@ def answers(draw: st.DrawFn) -> tuple[Contract, list[Any], int, bool]:
     came[place] = value
     if isinstance(value, list) and not value and not n_rows and output.classes:
         return contract, came, n_rows, len(came) == len(chosen)  # no maps for no rows
-    # text that cannot be stored is none of our business where it is not stored
-    is_left_out = change == "object" and output.columns[-1] is None
-    return contract, came, n_rows, is_left_out and isinstance(value[-1, -1], str)
+    if change == "object" and output.columns[-1] is None and isinstance(value[-1, -1], str):
+        value[-1, -1] = "b"  # half a character is no fault where it is not stored
+        return contract, came, n_rows, True
+    return contract, came, n_rows, False
 
 
 @given(drawn=answers())
