@@ -30,9 +30,6 @@ SCORE_REASONS = (
 
 STATUSES = ("scored", "rejected")
 
-NO_FEATURES = "cast(0 as ubigint)"
-"""SQL of the features hash of a row whose features are not looked at."""
-
 
 def enum_type(values: Sequence[str]) -> str:
     """DuckDB's name of the type: it is written three times as fast as text."""
@@ -244,16 +241,6 @@ def fingerprints_of_run(ledger: TableName, *, key: Sequence[str], outputs: Seque
             where run_id = $run_id and scored_at = $scored_at
             group by {", ".join(map(quote, texts))}
         ) as rows_alike"""
-
-
-def key_fingerprint_of_run(ledger: TableName, *, key: Sequence[str]) -> str:
-    """One number for the keys and moments of the rows that a run appended, which
-    `plan.describe_features` computes where only keys are described. Parameters: $run_id, $scored_at.
-    """
-    return f"""
-        select bit_xor(hash({", ".join(map(quote, (*key, "as_of")))}, {NO_FEATURES}))
-        from {ledger.sql}
-        where run_id = $run_id and scored_at = $scored_at"""
 
 
 def _enum(value: str, sql_type: str) -> str:

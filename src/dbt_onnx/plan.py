@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dbt_onnx.identifiers import quote
-from dbt_onnx.ledger import NO_FEATURES, SCORE_REASONS, STAMP_TYPES
+from dbt_onnx.ledger import SCORE_REASONS, STAMP_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,8 +50,7 @@ class Plan:
     rows of a backfill are late. With `has_one_moment` all rows are about the same moment, and none
     is looked at for having a newer one than is known; with `is_newest` that moment is not before any that
     is known, either. `has_rejected`: latest has rejections. Candidates for a score are looked for in
-    `candidate_parts`, so that a join holds some of the entities. `describes_keys`: the relation is described
-    without its features, where every row is scored anyway. `is_materialized`: the rows that a run has
+    `candidate_parts`, so that a join holds some of the entities. `is_materialized`: the rows that a run has
     something to do with are in a temporary table, see `materialize`.
     """
 
@@ -72,7 +71,6 @@ class Plan:
     is_newest: bool = False
     has_rejected: bool = True
     candidate_parts: int = 1
-    describes_keys: bool = False
     is_materialized: bool = False
 
 
@@ -99,17 +97,16 @@ def _widened(column: str, sql_type: str) -> str:
 
 def describe_features(plan: Plan) -> str:
     """One row about the feature relation as a whole: a `Snapshot`, how many rows lack a key, and how
-    many a moment. Where only keys are described, the features count as none.
+    many a moment.
     """
     keys = ", ".join(quote(name) for name in plan.shape.key)
-    hashed = NO_FEATURES if plan.describes_keys else features_hash(plan.features)
     null_key = " or ".join(f"{quote(name)} is null" for name in plan.shape.key)
     return f"""
         with described as (
             select
                 {keys},
                 {plan.as_of_sql} as "__dbt_onnx_as_of",
-                {hashed} as "__dbt_onnx_features_hash"
+                {features_hash(plan.features)} as "__dbt_onnx_features_hash"
             from ({plan.features_sql}) as source
         )
 
@@ -594,11 +591,7 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSummary:
-    """Totals of a plan. `rows_in` = rows to score (all reasons) + unchanged.
-
-    `input_fingerprint` is of key, moment and features of the rows to score, or without the features
-    where only keys are described.
-    """
+    """Totals of a plan. `rows_in` = rows to score (all reasons) + unchanged."""
 
     rows_in: int
     per_reason: Mapping[str, int]

@@ -663,17 +663,6 @@ def values_differ_when_read_again(warehouse: Warehouse) -> Attempt:
 
 
 @case
-def keys_differ_when_read_again(warehouse: Warehouse) -> Attempt:
-    warehouse.sql(
-        "create view drifting as select (random() * 1_000_000_000)::integer as id, a, b from features"
-    )
-    warehouse.name = "first"
-    return Attempt(
-        ScoringError, {"features": 'select * from "w"."main"."drifting"', "keep_inputs": False}
-    )
-
-
-@case
 def changes_differ_when_read_again(warehouse: Warehouse) -> Attempt:
     warehouse.sql(
         "create view wavering as select id, random() as a, 1.0::double as b from features"

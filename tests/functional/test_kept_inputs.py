@@ -147,37 +147,6 @@ def test_features_that_differ_at_each_reading_keep_nothing_and_score_nothing(
     assert len(kept(warehouse)) == 2
 
 
-def test_a_first_run_that_keeps_no_inputs_looks_at_features_once_and_at_keys_twice(
-    tmp_path: Path,
-) -> None:
-    fingerprints = []
-    for keep in (True, False):
-        (tmp_path / str(keep)).mkdir()
-        warehouse = Warehouse(tmp_path / str(keep))
-        warehouse.register("1")
-        warehouse.features((1, 1.0, 2.0), (2, 3.0, 1.0), (3, None, 0.0))
-        with pytest.raises(ScoringError, match=r"3 rows were planned and came back with other"):
-            keys = "(random() * 1_000_000_000)::integer as id"
-            warehouse.run(features=f"select {keys}, a, b from features", keep_inputs=keep)
-        assert warehouse.sql(
-            "select count(*) from duckdb_tables() where table_name = 'scores'"
-        ) == [(0,)]
-        result = warehouse.run(keep_inputs=keep)
-        assert (result.rows_scored, result.rows_rejected) == (2, 1)
-        fingerprints.append(warehouse.last_run("input_fingerprint, ledger_fingerprint is not null"))
-        assert warehouse.run(keep_inputs=keep).rows_unchanged == 3
-    assert fingerprints == [(fingerprints[0][0], True)] * 2
-    assert fingerprints[0][0] is not None
-
-
-def test_a_first_run_that_keeps_no_inputs_rejects_a_row_without_a_key(tmp_path: Path) -> None:
-    warehouse = Warehouse(tmp_path)
-    warehouse.register("1")
-    warehouse.features((1, 1.0, 2.0), (None, 3.0, 1.0))
-    result = warehouse.run(keep_inputs=False)
-    assert (result.rows_scored, result.rows_rejected) == (1, 1)
-
-
 @pytest.mark.parametrize("value", ["30", None, {"count": 0, "period": "day"}, 30])
 def test_keep_inputs_is_a_switch_or_a_period(warehouse: Warehouse, value: object) -> None:
     with pytest.raises(ConfigError, match="keep_inputs must be"):

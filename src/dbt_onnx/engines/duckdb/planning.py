@@ -95,14 +95,7 @@ def plan_run(
         is_backfill=is_backfill,
         has_late_rows=is_backfill,
     )
-    is_first = _is_first(reader, rows_plan)
-    # the inputs that are kept must be those that were scored, so their features are looked at twice
-    rows_plan = replace(rows_plan, describes_keys=is_first and request.keep_inputs is False)
     given = _describe_features(reader, rows_plan)
-    is_first = is_first and not (given.without_key or given.without_moment)
-    if rows_plan.describes_keys and not is_first:
-        rows_plan = replace(rows_plan, describes_keys=False)
-        given = _describe_features(reader, rows_plan)
     features.check_not_empty(given.snapshot.rows)
     features.check_moments(
         given.snapshot.oldest, given.snapshot.newest, as_of=request.as_of, clock=clock
@@ -129,7 +122,7 @@ def plan_run(
     else:
         rows_plan, summary = _plan_rows(
             reader, rows_plan, given, known, parameters,
-            features=features, key=request.key, latest=tables.latest, is_first=is_first,
+            features=features, key=request.key, latest=tables.latest,
         )  # fmt: skip
     return PlannedRun(
         plan=rows_plan,
@@ -204,7 +197,6 @@ def _plan_rows(
     features: FeatureRelation,
     key: Sequence[str],
     latest: TableName,
-    is_first: bool,
 ) -> tuple[Plan, PlanSummary]:
     """The plan that knows what it has to look at, and its totals. Raises DataError when a key occurs
     twice, ScoringError when the feature relation gave other rows when it was read again, and
@@ -227,7 +219,7 @@ def _plan_rows(
             _refuse_doubled(reader, rows_plan, parameters, latest=latest)
     else:
         features.check_keys(reader, key=key)
-        if is_first:
+        if _is_first(reader, rows_plan, given):
             return rows_plan, PlanSummary.all_new(given.snapshot)
     summary = _summarize(reader, rows_plan, given, parameters)
     if summary.rows_in > given.snapshot.rows:
@@ -262,9 +254,10 @@ def features_hash_function(cursor: Cursor) -> str:
     return f"duckdb.hash/{cursor.rows(_HASH_PROBE)[0][0]:016x}"
 
 
-def _is_first(reader: Cursor, rows_plan: Plan) -> bool:
-    """Whether nothing has been said, of anybody: then every row that has a key and a moment is new."""
-    if rows_plan.full_refresh or rows_plan.is_backfill:
+def _is_first(reader: Cursor, rows_plan: Plan, given: _Given) -> bool:
+    """Whether every row is new, which needs no plan: nothing has been said, of anybody."""
+    asked = rows_plan.full_refresh or rows_plan.is_backfill
+    if asked or given.without_key or given.without_moment:
         return False
     found = reader.rows(f"select 1 from {rows_plan.latest} limit 1")
     return not (found or reader.rows(f"select 1 from {rows_plan.ledger} limit 1"))

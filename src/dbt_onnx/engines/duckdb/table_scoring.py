@@ -252,7 +252,7 @@ def _write_run(
             how = stream_predictions(
                 reader, writer, request, artifact, tables, planned, tally, log=log
             )
-        fingerprints = writing.check_written(writer, tables, planned, tally, where=features.name)
+        fingerprint = writing.check_written(writer, tables, planned, tally, where=features.name)
         writing.check_rejected(
             planned,
             tally,
@@ -276,7 +276,7 @@ def _write_run(
             **writing.run_columns(planned),
             **result.counts,
             rows_inputs_kept=kept,
-            **fingerprints,
+            ledger_fingerprint=fingerprint,
             **how,
         )
     return result

@@ -96,26 +96,25 @@ def _keep_failure(
 
 def check_written(
     writer: Cursor, tables: ScoringTables, planned: PlannedRun, tally: Tally, *, where: str
-) -> dict[str, int]:
+) -> int | None:
     """Raise ScoringError when what was written is not, row by row, what was planned. Returns the
-    columns of the run row that are fingerprints of the rows written; none without any.
+    fingerprint of the rows that were written, none without any.
     """
-    summary, ledger_table = planned.summary, tables.ledger
-    planned_rows, written_rows = summary.rows_to_score, tally.scored + tally.rejected
+    planned_rows, written_rows = planned.summary.rows_to_score, tally.scored + tally.rejected
+    difference, said = "", None
     if written_rows != planned_rows:
-        raise unstable(where, f"{planned_rows:,} rows were planned and {written_rows:,} came back")
-    if not written_rows:
-        return {}
-    key, outputs = list(planned.plan.shape.key), list(planned.plan.shape.outputs)
-    fingerprints = ledger.fingerprints_of_run(ledger_table, key=key, outputs=outputs)
-    [(scored, said)] = writer.rows(fingerprints, planned.parameters)
-    found, what = scored, "features"
-    if planned.plan.describes_keys:
-        keys = ledger.key_fingerprint_of_run(ledger_table, key=key)
-        [(found,)], what = writer.rows(keys, planned.parameters), "keys"
-    if found != summary.input_fingerprint:
-        raise unstable(where, f"{planned_rows:,} rows were planned and came back with other {what}")
-    return {"input_fingerprint": scored, "ledger_fingerprint": said}
+        difference = f"{planned_rows:,} rows were planned and {written_rows:,} came back"
+    elif written_rows:
+        shape = planned.plan.shape
+        fingerprints = ledger.fingerprints_of_run(
+            tables.ledger, key=list(shape.key), outputs=list(shape.outputs)
+        )
+        scored, said = writer.rows(fingerprints, planned.parameters)[0]
+        if scored != planned.summary.input_fingerprint:
+            difference = f"{planned_rows:,} rows were planned and came back with other features"
+    if difference:
+        raise unstable(where, difference)
+    return said
 
 
 def check_rejected(
@@ -256,6 +255,7 @@ def run_columns(planned: PlannedRun) -> dict[str, Any]:
         "clock": planned.clock,
         "as_of": planned.as_of,
         "scored_at": planned.scored_at,
+        "input_fingerprint": planned.summary.input_fingerprint,
         "features_hash_function": planned.hash_function,
         "features": list(planned.plan.features),
         "feature_types": list(map(storable, planned.plan.features.values())),
