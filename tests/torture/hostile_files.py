@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
+from graphs import field
 from onnx import AttributeProto, ModelProto, SparseTensorProto, TensorProto, helper, numpy_helper
 from warehouse import line_model
 
@@ -467,15 +468,6 @@ def overloaded() -> ModelProto:
 
 def recursive() -> ModelProto:
     return with_functions([function(calls("F1", 1), "F0"), function(calls("F0", 1), "F1")])
-
-
-def field(number: int, content: bytes) -> bytes:
-    """A length-delimited protobuf field by hand: onnx's own writer has a limit of depth."""
-    length, size = b"", len(content)
-    while size > 127:
-        length += bytes([size & 127 | 128])
-        size >>= 7
-    return bytes([number << 3 | 2]) + length + bytes([size]) + content
 
 
 def deep_graphs(depth: int) -> bytes:

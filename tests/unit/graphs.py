@@ -168,3 +168,12 @@ def lookup() -> bytes:
         [tensor("y")],
         constants=[constant("table", [10.0, 20.0, 30.0])],
     )
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A length-delimited protobuf field by hand: onnx's own writer has a limit of depth."""
+    length, size = b"", len(content)
+    while size > 127:
+        length += bytes([size & 127 | 128])
+        size >>= 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + content

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_models as models
 import pytest
+from graphs import field
 from onnx import AttributeProto, ModelProto, SparseTensorProto, TensorProto, TypeProto, helper
 
 from dbt_onnx.errors import ArtifactError, ContractError
@@ -439,15 +440,6 @@ def test_deep_nesting_is_refused(depth: int) -> None:
     with pytest.raises(ArtifactError) as caught:
         read_graph(model, where="m.onnx")
     assert "m.onnx" in caught.value.message
-
-
-def field(number: int, content: bytes) -> bytes:
-    """One length-delimited protobuf field, by hand: onnx's own writer has a limit of depth."""
-    length, size = b"", len(content)
-    while size > 127:
-        length += bytes([size & 127 | 128])
-        size >>= 7
-    return bytes([number << 3 | 2]) + length + bytes([size]) + content
 
 
 def nested(graph: bytes) -> bytes:
