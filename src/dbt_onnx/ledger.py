@@ -220,6 +220,15 @@ def insert_predictions(ledger: TableName, shape: LedgerShape, *, stream: str) ->
     return f"insert into {ledger.sql} ({columns}) select {', '.join(values.values())} from {stream}"
 
 
+def fingerprint(columns: str) -> str:
+    """SQL of a number for all rows of some columns, in any order. NULL without rows.
+
+    Hashed twice: DuckDB's hash of several columns is an exclusive or of one for the last and one for
+    those before, so a value that two rows exchange would cancel out.
+    """
+    return f"bit_xor(hash(hash({columns})))"
+
+
 def fingerprints_of_run(ledger: TableName, *, key: Sequence[str], outputs: Sequence[str]) -> str:
     """Two numbers for the rows that a run appended, whatever their order: of what went in, which
     `plan.summarize` computes for the rows that it planned, and of all that is said; a row whose run
@@ -230,12 +239,12 @@ def fingerprints_of_run(ledger: TableName, *, key: Sequence[str], outputs: Seque
     # an ENUM's number depends on the type, its text does not, and is read once for rows with the same
     listed = ", ".join(f"cast({quote(name)} as varchar)" for name in texts)
     return f"""
-        select bit_xor(inputs), bit_xor(hash(said, occurrences, {listed}))
+        select bit_xor(inputs), {fingerprint(f"said, occurrences, {listed}")}
         from (
             select
                 {", ".join(map(quote, texts))},
-                bit_xor(hash({", ".join(map(quote, (*key, "as_of", "features_hash")))})) as inputs,
-                bit_xor(hash({", ".join(map(quote, (*key, *outputs, *others)))})) as said,
+                {fingerprint(", ".join(map(quote, (*key, "as_of", "features_hash"))))} as inputs,
+                {fingerprint(", ".join(map(quote, (*key, *outputs, *others))))} as said,
                 count(*) as occurrences
             from {ledger.sql}
             where run_id = $run_id and scored_at = $scored_at

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dbt_onnx.identifiers import quote
-from dbt_onnx.ledger import SCORE_REASONS, STAMP_TYPES
+from dbt_onnx.ledger import SCORE_REASONS, STAMP_TYPES, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -157,8 +157,8 @@ def _described(plan: Plan) -> str:
             count(*),
             min("__dbt_onnx_as_of"),
             max("__dbt_onnx_as_of"),
-            bit_xor(hash({keys}, "__dbt_onnx_features_hash")),
-            bit_xor(hash({keys}, "__dbt_onnx_as_of", "__dbt_onnx_features_hash"))"""
+            {fingerprint(f'{keys}, "__dbt_onnx_features_hash"')},
+            {fingerprint(f'{keys}, "__dbt_onnx_as_of", "__dbt_onnx_features_hash"')}"""
 
 
 def oldest_score(plan: Plan) -> str:
@@ -247,8 +247,8 @@ def describe_materialized(plan: Plan) -> str:
     return f"""
         select
             count(*),
-            bit_xor(hash({keys}, "__dbt_onnx_features_hash")),
-            bit_xor(hash({keys}, known_hash)) filter (rows_present > 0),
+            {fingerprint(f'{keys}, "__dbt_onnx_features_hash"')},
+            {fingerprint(f"{keys}, known_hash")} filter (rows_present > 0),
             count(*) filter (rows_present > 0),
             count(*) > (select count(*) from (select distinct {keys} from {_MATERIALIZED}))
         from {_MATERIALIZED}"""
@@ -269,7 +269,7 @@ def summarize(plan: Plan) -> str:
             coalesce(sum(rows_present), 0) as rows_present,
             count(*) filter (is_returned and (score_reason is null or is_late)) as rows_returned,
             count(*) filter (is_advanced and score_reason is null) as rows_advanced,
-            bit_xor(hash({keys}, "__dbt_onnx_as_of", "__dbt_onnx_features_hash"))
+            {fingerprint(f'{keys}, "__dbt_onnx_as_of", "__dbt_onnx_features_hash"')}
                 filter (score_reason is not null) as input_fingerprint
         from planned"""
 

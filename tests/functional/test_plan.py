@@ -65,6 +65,20 @@ def test_a_changed_feature_is_scored_again(warehouse: Warehouse) -> None:
     assert warehouse.ledger("id, y, score_reason")[3:] == [(2, 19.5, "features_changed")]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "set a = 4 - a, b = 3 - b where id in (1, 2)",  # the two exchange theirs
+        "set a = 7, b = 7 where id in (3, 4)",  # from the same to the same
+    ],
+)
+def test_features_that_change_in_pairs_are_scored_again(warehouse: Warehouse, change: str) -> None:
+    warehouse.features((1, 1.0, 2.0), (2, 3.0, 1.0), (3, 0.0, 0.0), (4, 0.0, 0.0))
+    warehouse.run()
+    warehouse.sql(f"update features {change}")
+    assert warehouse.run().per_reason["features_changed"] == 2
+
+
 def test_a_wider_type_with_the_same_values_is_no_change(warehouse: Warehouse) -> None:
     warehouse.run(
         features="select id, cast(a as integer) as a, cast(b as decimal(9, 2)) as b from features"

@@ -179,7 +179,9 @@ def _is_same(came: Any, value: Any, dtype: str) -> bool:
     if isinstance(value, float) and math.isnan(value):
         return math.isnan(came)
     if isinstance(value, Fraction):  # of a DECIMAL or a time: within half a step of float64
-        return bool(math.isclose(came, float(value), rel_tol=max(2e-15, np.finfo(dtype).eps)))
+        nearest = np.dtype(dtype).type(float(value))
+        step = float(np.spacing(abs(nearest)))
+        return bool(math.isclose(came, nearest, rel_tol=2e-15, abs_tol=step))
     return bool(came == value)
 
 
@@ -301,11 +303,10 @@ def _time(
         return _whole(int(exact), dtype)
     if dtype not in TOLERANCE:
         return "lossy_cast", None
-    whole, rest = divmod(count, unit // tick)
-    there = np.float64(whole) + rest / (unit // tick)
+    there = float(exact)
     with np.errstate(over="ignore"):
         narrow = float(np.dtype(dtype).type(there))
-    near = math.isfinite(narrow) and abs(Fraction(narrow) - Fraction(float(there))) <= Fraction(
+    near = math.isfinite(narrow) and abs(Fraction(narrow) - Fraction(there)) <= Fraction(
         tolerance
-    ) * abs(Fraction(float(there)))
+    ) * abs(Fraction(there))
     return (None, exact) if near or dtype == "float64" else ("lossy_cast", None)

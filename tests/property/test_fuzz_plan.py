@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from parts import NAMES, fuzz
 from warehouse import Warehouse, line_contract
@@ -34,7 +34,7 @@ VALUES = {
     "decimal(9, 1)": [None, 0.0, 1.0, 2.0, 0.5],
     "boolean": [None, 0.0, 1.0],
 }
-FAMILIES = {"float": "double", "decimal(9, 1)": "double", "tinyint": "bigint"}
+FAMILIES = {"float": "double", "decimal(9, 1)": "double", "tinyint": "bigint", "boolean": "bigint"}
 Row = tuple[tuple[str | None, ...], float | None, float | None]
 
 
@@ -62,8 +62,12 @@ class Oracle:
         families = [FAMILIES.get(kind, kind) for kind in night.types]
         known = Oracle(dict(self.scored), dict(self.rejected), set(self.told))
         for key, a, b in night.rows:
-            # 1 and 1.0 and true are one for the model; a column of another family has another hash
-            seen = tuple(zip(map(repr, (a, b)), families, strict=True))
+            # 1 and 1.0 are one for the model; a column of another family has another hash, unless
+            # it holds NULL or zero
+            seen = tuple(
+                (repr(value), family if value else None)
+                for value, family in zip((a, b), families, strict=True)
+            )
             before = known.rejected.get(key, known.scored.get(key))
             is_asked = night.full_refresh or (night.retry_rejected and key in known.rejected)
             if None in key:
@@ -90,7 +94,9 @@ def _is_valid(value: float | None) -> bool:
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[list[str], list[str], list[Night]]:
-    names = draw(st.lists(NAMES, min_size=3, max_size=4, unique_by=lambda name: name.casefold()))
+    # a key called like the model's output is refused
+    free = NAMES.filter(lambda name: name.casefold() != "y")
+    names = draw(st.lists(free, min_size=3, max_size=4, unique_by=lambda name: name.casefold()))
     kinds = [draw(st.sampled_from(list(KEYS))) for _ in names[2:]]
     values = [list(dict.fromkeys(KEYS[kind])) for kind in kinds]
     keys = st.tuples(
@@ -131,7 +137,24 @@ def _sql(names: list[str], kinds: list[str], night: Night) -> str:
     return " union all ".join([empty, *map(select, night.rows)])
 
 
+RETYPED = [
+    Night((first, second), [(("0",), None, 0.0)], full_refresh=False, retry_rejected=False)
+    for first, second in [("double", "double"), ("bigint", "boolean"), ("tinyint", "bigint")]
+]
+EXCHANGED = [
+    Night(
+        ("double", "double"),
+        list(zip([("0",), ("1",)], a, b, strict=True)),
+        full_refresh=False,
+        retry_rejected=False,
+    )
+    for a, b in [((1.0, 2.0), (0.5, 0.0)), ((2.0, 1.0), (0.0, 0.5))]
+]
+
+
 @given(case=cases())
+@example(case=(["a", "b", "id"], ["integer"], RETYPED))
+@example(case=(["a", "b", "id"], ["integer"], EXCHANGED))
 @fuzz(0.2)
 def test_every_night_adds_up_to_what_the_oracle_says(
     case: tuple[list[str], list[str], list[Night]],

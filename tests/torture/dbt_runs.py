@@ -14,19 +14,20 @@ import duckdb
 from consumer import invoke
 from scoring_project import ScoringProject
 from tests.torture import processes
+from tests.torture.points import POINTS, POST_HOOK, PRE_HOOK
 from tests.torture.report import Attack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_HOOK = "{{ \"select error('a hook that fails')\" if env_var('FAIL', '') else 'select 1' }}"
+_HOOK = f"{POST_HOOK} {{{{ \"select error('a hook that fails')\" if env_var('FAIL', '') else 'select 1' }}}}"
 _STAMPS = "exclude (run_id, scored_at)"
 Content = tuple[Any, ...]
 
 
 def measure(folder: Path, *, kills: int, hooks: int, runs: int, pairs: int) -> Iterator[Attack]:
-    """`kills` of `dbt run` at a random moment, `hooks` that fail and are retried, `runs` whose ids are
-    compared with dbt's own, `pairs` at the same time.
+    """`kills` of `dbt run` at a random moment and at each of the named points, `hooks` that fail and
+    are retried, `runs` whose ids are compared with dbt's own, `pairs` at the same time.
     """
     root = folder / "project"
     processes.run(create, str(root))
@@ -36,19 +37,28 @@ def measure(folder: Path, *, kills: int, hooks: int, runs: int, pairs: int) -> I
     began = time.monotonic()
     processes.run(dbt, str(root), "run")
     seconds, after = time.monotonic() - began, content(warehouse)
-    killed = Attack("A run is all or nothing", "`dbt run` is killed at a random moment")
+    by_chance = Attack("A run is all or nothing", "`dbt run` is killed at a random moment")
+    by_name = Attack(
+        "A run is all or nothing", f"`dbt run` is killed at one of {len(POINTS)} named points"
+    )
     again = Attack("Running again is enough", "`dbt run` after each of these")
     chance = random.Random(2)
-    for number in range(kills):
+    kills_by_name = [name for name in POINTS for _ in range(-(-kills // len(POINTS)))]
+    for place in [*range(kills), *kills_by_name]:
         _restore(saved, warehouse)
-        moment = chance.uniform(0, 1.1 * seconds)
-        processes.killed_after(dbt, str(root), "run", seconds=moment)
+        if isinstance(place, int):
+            attack, moment = by_chance, chance.uniform(0, 1.1 * seconds)
+            processes.killed_after(dbt, str(root), "run", seconds=moment)
+        else:
+            attack = by_name
+            if processes.run(_dying, str(root), place)[0]:
+                raise RuntimeError(f"dbt run went on {place}")
         _, left = content(warehouse)  # dbt may leave its own backup of a view until the next run
-        killed.made(harm=None if left in (before[1], after[1]) else f"kill {number}: {left}")
+        attack.made(harm=None if left in (before[1], after[1]) else f"{place}: {left}")
         processes.run(dbt, str(root), "run")
         mended = content(warehouse)
-        again.made(harm=None if mended == after else f"after kill {number}: {mended}")
-    yield from (killed, again)
+        again.made(harm=None if mended == after else f"after {place}: {mended}")
+    yield from (by_chance, by_name, again)
     yield _hooks(root, saved, after, hooks)
     yield _stamps(root, saved, runs)
     yield _pairs(root, saved, after, pairs)
@@ -57,8 +67,8 @@ def measure(folder: Path, *, kills: int, hooks: int, runs: int, pairs: int) -> I
 def create(root: str) -> None:
     """In a process: a project whose features have changed since its first run."""
     project = ScoringProject(Path(root))
-    project.facts(5_000)
-    project.scoring_model("scores", post_hook=_HOOK)
+    project.facts(80_000)  # whose changes are more than one batch
+    project.scoring_model("scores", pre_hook=f"{PRE_HOOK} select 1", post_hook=_HOOK)
     outcome = project.dbt("build")
     if not outcome.success:
         raise RuntimeError(outcome.log)
@@ -70,6 +80,12 @@ def dbt(root: str, *arguments: str, fail: bool = False) -> dict[str, str]:
     """In a process: a dbt command; the status of each node."""
     os.environ["FAIL"] = "yes" if fail else ""
     return invoke(Path(root), *arguments).statuses()
+
+
+def _dying(root: str, point: str) -> None:
+    """In a process: `dbt run` up to the named point."""
+    POINTS[point]()
+    invoke(Path(root), "run")
 
 
 def said_by_dbt(root: str) -> tuple[bool, str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PROMISE = "Hostile names and values"
 _SQL = (
-    "x'; drop table canary; --", 'x"; drop table canary; --', "x) from features; drop table canary; --",
+    "x'\"; drop table canary; --", "x'; drop table canary; --", 'x"; drop table canary; --', "x) from features; drop table canary; --",
     '"; delete from canary; select "', "' or 1=1 --", "1; attach 'stolen.duckdb'", "x' || (select 1) || '",
     "/* x */", "-- x", "$1", "$run_id", "?", ":name", "%s", "{0}", "$$x$$", "E'\\\\x'", "\\", "\\'", '""', "''", '"', "'",
     "a.b", "a.b.c", '"a"."b"', "[0]", "a::int", "count(*)", "*", "columns(*)", "x as y", "a,b", "a;b", "(a)", "a=b",
@@ -58,24 +58,40 @@ def measure(folder: Path, *, every: int) -> Iterator[Attack]:
 
 def _harm(folder: Path, name: str, act: Callable[[Path, str], Warehouse]) -> str | None:
     shown = repr(name if len(name) < 40 else name[:40] + "...")
+    with duckdb.connect(folder / "w.duckdb") as connection:
+        connection.execute("create table canary as select 7 as x")
     try:
-        warehouse = act(folder, name)
+        act(folder, name).connection.close()
     except DbtOnnxError as error:
-        return None if "Hint" in str(error) else f"{shown}: no hint in {error}"
-    except duckdb.Error:
-        return None  # DuckDB itself has no such name: it was not ours to refuse
+        is_clear = "Parser Error" not in str(error) or _is_refused_by_duckdb(name)
+        if "Hint" not in str(error) or not is_clear:
+            return f"{shown}: no clear refusal: {error}"
+    except duckdb.Error as error:
+        if not _is_refused_by_duckdb(name):
+            return f"{shown}: {error}"
     except Exception as error:  # noqa: BLE001, a traceback is what must not be
         return f"{shown}: {type(error).__name__}: {error}"
-    try:
-        if warehouse.sql("select * from canary") != [(7,)]:
-            return f"{shown}: the canary is gone"
-        if sorted(path.name for path in folder.iterdir() if path.name[0] != "w") != ["artifacts"]:
-            return f"{shown}: {sorted(path.name for path in folder.iterdir())}"
-    except duckdb.Error as error:
-        return f"{shown}: {error}"
-    finally:
-        warehouse.connection.close()
-    return None
+    files = sorted(path.name for path in folder.iterdir() if path.name[0] != "w")
+    if not set(files) <= {"artifacts"}:
+        return f"{shown}: {files}"
+    with duckdb.connect(folder / "w.duckdb") as connection:
+        try:
+            rows = connection.execute("select * from canary").fetchall()
+        except duckdb.Error as error:
+            return f"{shown}: {error}"
+    return None if rows == [(7,)] else f"{shown}: the canary has {rows}"
+
+
+def _is_refused_by_duckdb(name: str) -> bool:
+    """Whether DuckDB has no such column, schema or table: then it was not ours to refuse."""
+    with duckdb.connect() as connection:
+        try:
+            connection.execute(f"create table canary as select 1 as {quote(name)}")
+            connection.execute(f"create schema {quote(name)}")
+            connection.execute(f"create table {quote(name)} (x integer)")
+        except duckdb.Error:
+            return True
+    return False
 
 
 def _run(folder: Path, features: str, *, contract: Any = None, **arguments: Any) -> Warehouse:
@@ -84,7 +100,6 @@ def _run(folder: Path, features: str, *, contract: Any = None, **arguments: Any)
     warehouse = Warehouse(folder, **where)
     try:
         warehouse.sql(f"create schema if not exists {quote(warehouse.schema)}")
-        warehouse.sql("create table canary as select 7 as x")
         warehouse.sql(f"create table given as {features}")
         warehouse.register("1", contract=contract)
         first = warehouse.run(features="select * from given", **arguments)
@@ -145,7 +160,6 @@ def as_moment(folder: Path, name: str) -> Warehouse:
 def as_model(folder: Path, name: str) -> Warehouse:
     """The registry's rows name it; the path of the artifact is a plain one."""
     warehouse = Warehouse(folder)
-    warehouse.sql("create table canary as select 7 as x")
     warehouse.register("1")
     warehouse.features((1, 1.0, 2.0))
     cursor = warehouse.connection.cursor()
@@ -161,7 +175,6 @@ def as_model(folder: Path, name: str) -> Warehouse:
 def as_path(folder: Path, name: str) -> Warehouse:
     """The registry's row says that the artifact lies there."""
     warehouse = Warehouse(folder)
-    warehouse.sql("create table canary as select 7 as x")
     warehouse.register("1")
     warehouse.features((1, 1.0, 2.0))
     warehouse.connection.cursor().execute("update model_registry set artifact = $1", [name])

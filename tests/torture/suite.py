@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 ATTACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "dbt_runs": (
-        {"kills": 200, "hooks": 50, "runs": 100, "pairs": 50},
+        {"kills": 100, "hooks": 50, "runs": 100, "pairs": 50},
         {"kills": 3, "hooks": 1, "runs": 3, "pairs": 2},
     ),
     "crashes": ({"kills": 1_000, "every": 1}, {"kills": 20, "every": 12}),

@@ -1,0 +1,99 @@
+"""The named points of a `dbt run` at which its process is killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from dbt.adapters.sql.connections import SQLConnectionManager
+from tests.torture import processes
+
+from dbt_onnx import dbt_model
+from dbt_onnx.engines.duckdb import cursor, streaming, table_scoring, writing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PRE_HOOK, POST_HOOK = "/* before the scores */", "/* after the scores */"
+Call = Callable[..., Any]
+
+
+def before(owner: Any, name: str, says: str = "") -> Callable[[], None]:
+    """Die where a function is called, one whose first text has `says` in it."""
+    return lambda: _replace(owner, name, says, when="before")
+
+
+def after(owner: Any, name: str, says: str = "") -> Callable[[], None]:
+    """Die where it has come back."""
+    return lambda: _replace(owner, name, says, when="after")
+
+
+def _replace(owner: Any, name: str, says: str, *, when: str) -> None:
+    function = getattr(owner, name)
+
+    @wraps(function)
+    def dies(*arguments: Any, **named: Any) -> Any:
+        texts = [a for a in (*arguments, *named.values()) if isinstance(a, str)]
+        is_here = not says or any(says in text for text in texts)
+        if is_here and when == "before":
+            processes.die()
+        found = function(*arguments, **named)
+        if is_here:
+            processes.die()
+        return found
+
+    setattr(owner, name, dies)
+
+
+def _in_stream(batch: int) -> None:
+    score_batches = streaming.score_batches
+
+    def dies(*arguments: Any, **settings: Any) -> Iterator[Any]:
+        for number, scored in enumerate(score_batches(*arguments, **settings)):
+            if number == batch:
+                processes.die()
+            yield scored
+
+    streaming.score_batches = dies
+
+
+def _around_commit(*, is_before: bool) -> None:
+    """Of the transaction that writes ledger, latest table and run row: what follows a stream."""
+    transaction, update_latest = cursor.Cursor.transaction, writing.update_latest
+    written = []
+
+    def noted(*arguments: Any) -> None:
+        update_latest(*arguments)
+        written.append(True)
+
+    @contextmanager
+    def dies(self: cursor.Cursor) -> Iterator[None]:
+        with transaction(self):
+            yield
+            if written and is_before:
+                processes.die()
+        if written:
+            processes.die()
+
+    writing.update_latest = noted
+    cursor.Cursor.transaction = dies  # type: ignore[method-assign]
+
+
+_STATEMENT = (SQLConnectionManager, "add_query")
+POINTS: dict[str, Callable[[], None]] = {
+    "before the pre-hook": before(*_STATEMENT, PRE_HOOK),
+    "after the pre-hook": after(*_STATEMENT, PRE_HOOK),
+    "before all that the package does": before(dbt_model, "run_model"),
+    "before the plan": before(table_scoring, "plan_run"),
+    "after the plan": after(table_scoring, "plan_run"),
+    "at the first batch of the stream": lambda: _in_stream(0),
+    "within the stream": lambda: _in_stream(1),
+    "after the stream": after(writing, "append_predictions"),
+    "before the latest table": before(writing, "update_latest"),
+    "before the commit": lambda: _around_commit(is_before=True),
+    "after the commit": lambda: _around_commit(is_before=False),
+    "before the post-hook": before(*_STATEMENT, POST_HOOK),
+    "after the post-hook": after(*_STATEMENT, POST_HOOK),
+}
