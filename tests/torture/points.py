@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -14,14 +13,13 @@ from dbt_onnx import dbt_model
 from dbt_onnx.engines.duckdb import cursor, streaming, table_scoring, writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PRE_HOOK, POST_HOOK = "/* before the scores */", "/* after the scores */"
-Call = Callable[..., Any]
 
 
 def before(owner: Any, name: str, says: str = "") -> Callable[[], None]:
-    """Die where a function is called, one whose first text has `says` in it."""
+    """Die where a function is called, if one of its arguments is a text with `says` in it."""
     return lambda: _replace(owner, name, says, when="before")
 
 
