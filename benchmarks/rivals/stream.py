@@ -19,31 +19,43 @@ from benchmarks.workloads import CHUNK_ROWS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    import duckdb
+
 
 def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:
     """A task: key, score and stamps into `scores`."""
     with Stopwatch() as watch:
         connection = warehouse.connect(folder, workload)
-        scorers = [feeds.session(workload, threads=1) for _ in range(workload["workers"])]
-        reader = connection.cursor().query(warehouse.select(workload)).to_arrow_reader(CHUNK_ROWS)
-
-        def scored(batch: pa.RecordBatch) -> pa.RecordBatch:
-            running = scorers.pop()
-            try:
-                found = feeds.infer(running, feeds.of_arrays(batch.columns[1:], workload))
-            finally:
-                scorers.append(running)
-            return pa.record_batch([batch.column(0), column_of(found)], schema=schema)
-
-        schema = _schema(workload)
-        batches = _in_order(_prefetched(reader), scored, workers=workload["workers"])
-        predictions = pa.RecordBatchReader.from_batches(schema, batches)
-        connection.register("predictions", predictions)
+        connection.register("predictions", predictions(connection, workload))
         connection.execute(
             f"create table scores as select id, score, {warehouse.STAMPS} from predictions",
             warehouse.stamps(workload),
         )
     return watch.taken()
+
+
+def predictions(
+    connection: duckdb.DuckDBPyConnection, workload: Mapping[str, Any], *carried: str
+) -> pa.RecordBatchReader:
+    """A stream of `id`, the columns `carried`, which are SQL expressions with an alias, and `score`."""
+    scorers = [feeds.session(workload, threads=1) for _ in range(workload["workers"])]
+    columns = ", ".join(["id", *carried, *workload["columns"]])
+    query = connection.cursor().query(f"select {columns} from source.features")
+    reader = query.to_arrow_reader(CHUNK_ROWS)
+    n_carried = 1 + len(carried)
+    score_type = pa.list_(pa.float32(), 16) if workload["table"] == "array" else pa.float32()
+    schema = pa.schema([*list(reader.schema)[:n_carried], pa.field("score", score_type)])
+
+    def scored(batch: pa.RecordBatch) -> pa.RecordBatch:
+        running = scorers.pop()
+        try:
+            found = feeds.infer(running, feeds.of_arrays(batch.columns[n_carried:], workload))
+        finally:
+            scorers.append(running)
+        return pa.record_batch([*batch.columns[:n_carried], column_of(found)], schema=schema)
+
+    batches = _in_order(_prefetched(reader), scored, workers=workload["workers"])
+    return pa.RecordBatchReader.from_batches(schema, batches)
 
 
 def _prefetched(reader: Any, ahead: int = 2) -> Iterator[pa.RecordBatch]:
@@ -73,11 +85,6 @@ def _in_order(
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
-
-
-def _schema(workload: Mapping[str, Any]) -> pa.Schema:
-    score_type = pa.list_(pa.float32(), 16) if workload["table"] == "array" else pa.float32()
-    return pa.schema([("id", pa.int64()), ("score", score_type)])
 
 
 def column_of(found: Any) -> pa.Array:

@@ -24,6 +24,7 @@ OURS = "dbt_onnx"
 WITH_INPUTS = "dbt_onnx, inputs kept"
 PANDAS = "pandas model"
 STREAM = "hand-written stream"
+SAME_TABLES = "the same tables by hand"
 ORBITAL = "orbital"
 SCIKIT_LEARN = "scikit-learn in chunks"
 FUNCTION = "Arrow function"
@@ -32,6 +33,7 @@ LIMIT = "onnxruntime alone"
 RIVALS = {
     PANDAS: "pandas_model",
     STREAM: "stream",
+    SAME_TABLES: "same_tables",
     ORBITAL: "orbital",
     SCIKIT_LEARN: "scikit_learn",
     FUNCTION: "arrow_function",

@@ -59,7 +59,7 @@ LATEST_TYPES = {"last_seen_as_of": "TIMESTAMP", "confirmed_as_of": "TIMESTAMP"}
 MODEL = ("model_name", "model_version")
 # left to itself, DuckDB tries all ways to compress a column, and comes to these. Not pinned in the
 # ledger: a column so compressed cannot become text
-_REPEATED_IN_LATEST = ("status", *MODEL, *LATEST_TYPES)
+_REPEATED_IN_LATEST = ("status", "scored_at", *MODEL, *LATEST_TYPES)
 _RANDOM_TYPES = ("FLOAT", "DOUBLE", "UBIGINT")
 
 RUNS_TYPES = {
