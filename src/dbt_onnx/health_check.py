@@ -87,7 +87,7 @@ class _Check:
         if self.sources is None:
             self._add("never_ran", "no run has succeeded")
             return
-        if cursor.kind_of(model.table) is None:
+        if not cursor.has(model.table):
             self._add("ledger", f"its ledger {model.table} is not in the warehouse")
         if fault := fault_of_features(cursor, self.sources):
             self._add("features", fault)

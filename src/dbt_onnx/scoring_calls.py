@@ -105,7 +105,7 @@ def _last_run(reader: Cursor, model: ScoringModel) -> Mapping[str, Any]:
     """The last run's own account of what it read; empty before the first run."""
     runs = model.table.beside("dbt_onnx_runs")
     names = ("features_relation", "key_columns", "model_name", "model_version", "model_alias")
-    if reader.kind_of(runs) is None:
+    if not reader.has(runs):
         return {}
     there = reader.columns_of(runs.sql)
     columns = ", ".join(quote(name) if name in there else "null" for name in names)

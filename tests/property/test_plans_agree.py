@@ -10,6 +10,7 @@ import pytest
 from warehouse import Warehouse
 
 from dbt_onnx.engines.duckdb import planning, writing
+from dbt_onnx.engines.duckdb.cursor import Cursor
 from dbt_onnx.errors import DbtOnnxError
 
 if TYPE_CHECKING:
@@ -98,8 +99,9 @@ def test_short_ways_write_the_same(tmp_path: Path, seed: int) -> None:
     for day, night in enumerate(nights(seed), 1):
         # some schedules look for candidates in parts, or write latest as for a large table
         with (
-            patch.object(planning, "_ROWS_OF_A_JOIN", 1 + seed % 4),
-            patch.object(writing, "_MAX_ROWS_OF_DELETE", seed % 2),
+            patch.object(Cursor, "memory_limit", lambda _: 100),
+            patch.object(planning, "_BYTES_OF_A_JOIN", 100 // (1 + seed % 4)),
+            patch.object(writing, "_BYTES_OF_A_DELETE", 100),
         ):
             outcome = said(short, night, day)
         with patch.multiple(planning, **dict.fromkeys(SHORT_WAYS, lambda *_: False)):

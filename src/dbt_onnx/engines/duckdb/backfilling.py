@@ -74,7 +74,7 @@ def scored_clocks(
     """
     cursor = Cursor(connection)
     tables = ScoringTables(ledger)
-    if cursor.kind_of(tables.runs) is None:
+    if not cursor.has(tables.runs):
         return set()
     rows = cursor.rows(
         f"select distinct clock from {tables.runs.sql} where scoring_model = $scoring_model "
@@ -99,7 +99,7 @@ def read_registry(
     """
     cursor = Cursor(connection)
     for relation in relations:
-        if cursor.kind_of(relation) is None:
+        if not cursor.has(relation):
             continue
         columns = cursor.columns_of(relation.sql)
         if set(REGISTRY_COLUMNS) <= set(columns):
@@ -130,7 +130,7 @@ def _drop(cursor: Cursor, mark: TableName) -> None:
     )
     if not cursor.rows(f"select 1 from duckdb_schemas() {place}"):
         return
-    if cursor.kind_of(mark) is None:
+    if not cursor.has(mark):
         raise WarehouseError(
             f"schema {mark.schema} is somebody else's: it has no table {MARK}, and a backfill "
             "builds the features of the past in a schema of that name",

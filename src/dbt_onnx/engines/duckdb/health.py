@@ -34,7 +34,7 @@ class Sources:
 def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
     """Where the scoring model with this ledger reads; none if no run has ever come that far."""
     runs = ledger.beside(RUNS_TABLE)
-    if cursor.kind_of(runs) is None:
+    if not cursor.has(runs):
         return None
     found = cursor.rows(
         f"select key_columns, features_relation, registry_relation from {runs.sql} "

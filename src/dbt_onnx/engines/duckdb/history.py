@@ -64,7 +64,7 @@ def read_runs(
     """The runs of a scoring model, newest first; none before the first."""
     tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors():
-        if cursor.kind_of(tables.runs) is None:
+        if not cursor.has(tables.runs):
             return []
         tables.check_runs(cursor)
         # a run table of an older dbt_onnx lacks columns until the next run
@@ -139,7 +139,7 @@ def _key_of(cursor: Cursor, tables: ScoringTables, key_values: Sequence[str]) ->
             "and status = 'success' and key_columns is not null order by started_at desc limit 1",
             {"scoring_model": tables.ledger.identifier},
         )
-        if cursor.kind_of(tables.runs) is not None and cursor.kind_of(tables.ledger) is not None
+        if cursor.has(tables.runs) and cursor.has(tables.ledger)
         else []
     )
     if not found:
@@ -166,7 +166,7 @@ def _inputs_by_run(
     parameters: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """run_id -> the features that were scored in that run, and nothing that its model did not read."""
-    if cursor.kind_of(tables.inputs) is None:
+    if not cursor.has(tables.inputs):
         return {}
     runs = cursor.rows(
         f"""

@@ -44,7 +44,7 @@ def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> l
     """The run ids of a scoring model whose inputs are there, newest first."""
     tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors():
-        if cursor.kind_of(tables.runs) is None:
+        if not cursor.has(tables.runs):
             return []
         found = cursor.rows(
             f"select run_id from {tables.runs.sql} where scoring_model = $scoring_model "
@@ -64,7 +64,7 @@ def read_run(cursor: Cursor, tables: ScoringTables, run_id: str) -> KeptRun:
             "where scoring_model = $scoring_model and run_id = $run_id",
             identity,
         )
-        if cursor.kind_of(tables.runs) is not None
+        if cursor.has(tables.runs)
         else []
     )
     if not found:
@@ -150,7 +150,7 @@ def check_inputs(
     cursor: Cursor, tables: ScoringTables, run: KeptRun, replay: Replay, *, with_hash: bool
 ) -> bool:
     """Hold the kept inputs against the ledger, row by row. Returns whether they can be scored."""
-    columns = cursor.columns_of(tables.inputs.sql) if cursor.kind_of(tables.inputs) else {}
+    columns = cursor.columns_of(tables.inputs.sql) if cursor.has(tables.inputs) else {}
     known = {name.casefold() for name in columns}
     gone = [n for n in ("run_id", *run.key_columns, *run.features) if n.casefold() not in known]
     if gone:

@@ -6,6 +6,7 @@ snapshot, and the predictions, the latest table and the run row are written in o
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,8 @@ def score_table(
                 log(f"{tables.latest} was rebuilt from {tables.ledger}")
             if settings.empty:
                 return _write_empty(writer, tables, run, shape, artifact=artifact)
-            with reader.transaction():
+            with ExitStack() as snapshot:
+                snapshot.enter_context(reader.transaction())
                 planned = plan_run(
                     reader,
                     request,
@@ -114,8 +116,9 @@ def score_table(
                     is_other_version=is_other_version,
                 )
                 return _write_run(
-                    reader, writer, request, artifact, features, tables, run, planned, log=log
-                )
+                    reader, writer, request, artifact, features, tables, run, planned,
+                    snapshot=snapshot, log=log,
+                )  # fmt: skip
 
 
 def _read_registry(reader: Cursor, relation: Any) -> Registry:
@@ -199,7 +202,7 @@ def _check_tables(
     """Raise when the ledger that is there was written with another key or other outputs."""
     tables.check_shape(writer, shape)
     # before the latest table may be rebuilt by this key
-    previous = run.previous(writer) if writer.kind_of(tables.ledger) is not None else None
+    previous = run.previous(writer) if writer.has(tables.ledger) else None
     if previous is not None and previous.key_columns != list(request.key):
         raise ConfigError(
             f"key is {list(request.key)}; {tables.ledger} was written with key "
@@ -236,9 +239,14 @@ def _write_run(
     run: RunRecord,
     planned: PlannedRun,
     *,
+    snapshot: ExitStack,
     log: Callable[[str], None],
 ) -> RunSummary:
-    """Score what is planned and write ledger, latest and run row in one transaction."""
+    """Score what is planned and write ledger, latest and run row in one transaction.
+
+    `snapshot`, the reader's transaction, ends when all is read: beside another transaction DuckDB
+    commits into its log first, and into the tables later.
+    """
     tally, how = Tally(), dict[str, Any]()
     with writer.transaction():
         tables.create(writer, planned.plan.shape, model=_model(artifact))
@@ -252,6 +260,7 @@ def _write_run(
             how = stream_predictions(
                 reader, writer, request, artifact, tables, planned, tally, log=log
             )
+        snapshot.close()
         fingerprint = writing.check_written(writer, tables, planned, tally, where=features.name)
         writing.check_rejected(
             planned,

@@ -69,9 +69,9 @@ class ScoringTables:
             role="latest table",
             repairable=True,
         )
-        if cursor.kind_of(self.latest) is None:
+        if not cursor.has(self.latest):
             return
-        if cursor.kind_of(self.ledger) is None:
+        if not cursor.has(self.ledger):
             raise WarehouseError(
                 f"{self.latest} is there and {self.ledger} is not: the ledger was dropped or renamed",
                 hint=f"restore the ledger from a backup; to start a new one, drop {self.latest}, too",
@@ -88,7 +88,7 @@ class ScoringTables:
 
     def check_shape(self, cursor: Cursor, shape: LedgerShape) -> None:
         """Raise when an existing ledger cannot take rows of this shape."""
-        if cursor.kind_of(self.ledger) is None:
+        if not cursor.has(self.ledger):
             return
         found = {name.casefold(): kind for name, kind in cursor.columns_of(self.ledger.sql).items()}
         for name, kind in shape.key.items():
@@ -126,7 +126,7 @@ class ScoringTables:
         """Raise when a version that has scored before lacks one of its columns: only rows that
         change would ever fill it.
         """
-        if cursor.kind_of(self.ledger) is None:
+        if not cursor.has(self.ledger):
             return
         found = {name.casefold() for name in cursor.columns_of(self.ledger.sql)}
         missing = [name for name in shape.outputs if name.casefold() not in found]
@@ -181,10 +181,10 @@ class ScoringTables:
 
     def repair_latest(self, cursor: Cursor, shape: LedgerShape) -> bool:
         """Rebuild a latest table that was dropped or altered. Returns whether it was needed."""
-        if cursor.kind_of(self.ledger) is None:
+        if not cursor.has(self.ledger):
             return False
         known = cursor.columns_of(self.ledger.sql)
-        if cursor.kind_of(self.latest) is not None:
+        if cursor.has(self.latest):
             found = cursor.columns_of(self.latest.sql)
             wanted = {n: k for n, k in known.items() if n not in ledger.LEDGER_ONLY}
             if _plain(found) == _plain(wanted | ledger.LATEST_TYPES):
@@ -227,7 +227,7 @@ def _plain(columns: Mapping[str, str]) -> dict[str, str]:
 def _refuse_retyped(
     cursor: Cursor, table: TableName, types: Mapping[str, str], *, role: str
 ) -> None:
-    if cursor.kind_of(table) is None:
+    if not cursor.has(table):
         return
     found = cursor.columns_of(table.sql)
     faults = [
@@ -251,14 +251,13 @@ def _refuse_foreign(
     role: str,
     repairable: bool = False,
 ) -> None:
-    kind = cursor.kind_of(table)
-    if kind is None:
-        return
-    if kind == "view":
+    if cursor.is_view(table):
         raise WarehouseError(
             f"{table} is a view; the {role} of a scoring model must be a table of its own",
             hint=f"drop or rename the view {table}, or give the scoring model another {_WAY_OUT[role]}",
         )
+    if not cursor.has(table):
+        return
     found = {name.casefold() for name in cursor.columns_of(table.sql)}
     missing = [name for name in expected if name not in found]
     if len(missing) == len(expected):

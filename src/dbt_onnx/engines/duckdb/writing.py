@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _STREAM = "__dbt_onnx_predictions"
 _ROW_GROUP = 122_880
-# DuckDB holds more than 8 bytes for each row of a table that loses a few rows everywhere
-_MAX_ROWS_OF_DELETE = 15_000_000
+# of DuckDB's memory limit, for each row of a table that loses a few rows everywhere: it holds 8, and a join
+_BYTES_OF_A_DELETE = 32
 _SQL_TYPES = {
     pa.bool_(): "BOOLEAN",
     pa.int8(): "TINYINT",
@@ -225,13 +225,11 @@ def _replace_rows(writer: Cursor, tables: ScoringTables, planned: PlannedRun) ->
     """Put the run's rows into latest, in the place of those that they replace."""
     names, shape = (tables.ledger, tables.latest), planned.plan.shape
     [(rows, _)] = writer.rows(ledger.rows_of_model(tables.latest), planned.parameters)
-    if rows > _MAX_ROWS_OF_DELETE:
-        statements = [ledger.update_replaced(*names, shape), ledger.insert_others(*names, shape)]
-    else:
-        deleted = [ledger.delete_replaced(*names, shape)] if rows else []
-        statements = [*deleted, ledger.insert_latest(*names, shape)]
-    for statement in statements:
-        writer.execute(statement, planned.parameters)
+    if rows:
+        is_small = rows * _BYTES_OF_A_DELETE <= writer.memory_limit()
+        remove = ledger.delete_replaced if is_small else ledger.rewrite_without_replaced
+        writer.execute(remove(*names, shape), planned.parameters)
+    writer.execute(ledger.insert_latest(*names, shape), planned.parameters)
 
 
 def output_types(fields: list[pa.Field]) -> dict[str, str]:
