@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 from warehouse import Warehouse
 
-from dbt_onnx.engines.duckdb import planning, writing
+from dbt_onnx.engines.duckdb import planning
 from dbt_onnx.engines.duckdb.cursor import Cursor
 from dbt_onnx.errors import DbtOnnxError
 
@@ -98,11 +98,7 @@ def test_short_ways_write_the_same(tmp_path: Path, seed: int) -> None:
     short, long = made
     for day, night in enumerate(nights(seed), 1):
         # some schedules look for candidates in parts, or write latest as for a large table
-        with (
-            patch.object(Cursor, "memory_limit", lambda _: 100),
-            patch.object(planning, "_BYTES_OF_A_JOIN", 100 // (1 + seed % 4)),
-            patch.object(writing, "_BYTES_OF_A_DELETE", 100),
-        ):
+        with patch.object(Cursor, "max_rows_held", lambda _: 1 + seed % 4):
             outcome = said(short, night, day)
         with patch.multiple(planning, **dict.fromkeys(SHORT_WAYS, lambda *_: False)):
             assert said(long, night, day) == outcome

@@ -13,6 +13,8 @@ from tests.torture import processes, steps
 from tests.torture.report import Attack
 from warehouse import Warehouse
 
+from dbt_onnx import ledger
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -33,35 +35,39 @@ Content = dict[str, tuple[int, int]]
 
 def measure(folder: Path, *, kills: int, every: int) -> Iterator[Attack]:
     """Each step, or one of `every`, fails and dies once; `kills` processes are killed at a random
-    moment.
+    moment. All of it with a latest table that is changed, and with one that is written anew.
     """
     template = folder / "template"
     processes.run(prepare, str(template))
     before = processes.run(content, str(template))[1]
-    done = _copied(template, folder / "done")
-    began = time.monotonic()
-    _, count = processes.run(attempt, str(done), None, "fails")
-    seconds = time.monotonic() - began
-    after = processes.run(content, str(done))[1]
-    torn = Attack("A run is all or nothing", f"a process dies at one of {count} steps")
-    failed = Attack("A run is all or nothing", f"one of {count} steps fails")
+    counts = {}
+    for anew in (False, True):
+        done = _copied(template, folder / "done")
+        began = time.monotonic()
+        _, counts[anew] = processes.run(attempt, str(done), None, "fails", anew)
+        seconds = time.monotonic() - began
+        after = processes.run(content, str(done))[1]
+    among = f"{counts[False]}, of {counts[True]} with latest written anew"
+    torn = Attack("A run is all or nothing", f"a process dies at a step of {among}")
+    failed = Attack("A run is all or nothing", f"a step fails of {among}")
     again = Attack("Running again is enough", "a run after each of these")
     litter = Attack("No litter", "relations and files after each of these")
     rows_of = {"dies": torn, "fails": failed}
     for fault, attack in rows_of.items():
-        for step in range(1, count + 1, every):
-            place = _copied(template, folder / "attacked")
-            _judge(place, f"{fault} at step {step}", attack, again, litter, before, after,
-                   lambda place=place, step=step, fault=fault: processes.run(
-                       attempt, str(place), step, fault))  # fmt: skip
+        for anew, count in counts.items():
+            for step in range(1, count + 1, every):
+                place = _copied(template, folder / "attacked")
+                _judge(place, f"{fault} at step {step}, anew: {anew}", attack, again, litter, before, after,
+                       lambda place=place, step=step, fault=fault, anew=anew: processes.run(
+                           attempt, str(place), step, fault, anew))  # fmt: skip
     killed = Attack("A run is all or nothing", "a process is killed at a random moment")
     chance = random.Random(0)
     for number in range(kills):
         place = _copied(template, folder / "attacked")
         moment = chance.uniform(0, 1.2 * seconds)
         _judge(place, f"kill {number} after {moment:.3f} s", killed, again, litter, before, after,
-               lambda place=place, moment=moment: processes.killed_after(
-                   attempt, str(place), None, "fails", seconds=moment))  # fmt: skip
+               lambda place=place, moment=moment, anew=number % 2 == 1: processes.killed_after(
+                   attempt, str(place), None, "fails", anew, seconds=moment))  # fmt: skip
     yield from (torn, failed, killed, again, litter)
 
 
@@ -77,8 +83,12 @@ def prepare(path: str) -> None:
     warehouse.connection.close()
 
 
-def attempt(path: str, at: int | None, fault: str) -> int:
-    """In a process: the next run, with a fault at a step. Returns the number of steps."""
+def attempt(path: str, at: int | None, fault: str, anew: bool = False) -> int:
+    """In a process: the next run, with a fault at a step. Returns the number of steps. `anew`: latest
+    counts as too large to be changed.
+    """
+    if anew:
+        ledger.delete_replaced = ledger.rewrite_without_replaced
     taken = steps.installed(at, fault)
     warehouse = Warehouse(Path(path))
     warehouse.runs = warehouse.sql("select count(*) from dbt_onnx_runs")[0][0]

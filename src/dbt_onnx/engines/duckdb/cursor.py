@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _BYTES = {"bytes": 1, **{f"{prefix}iB": 2 ** (10 * n) for n, prefix in enumerate("KMGTPE", 1)}}
 
+# 100 million rows fail to join in 256 MB and to be deleted from in 1 GB, 15 million do both in 512 MB
+_BYTES_PER_ROW = 32
+
 
 class Cursor:
     """One DuckDB connection of the process, with named parameters bound where a statement has them."""
@@ -74,10 +77,12 @@ class Cursor:
         """The table, or a typed relation without rows before the first run has created it."""
         return table.sql if self.has(table) else ledger.empty_relation(columns)
 
-    def memory_limit(self) -> int:
-        """Bytes that DuckDB may take."""
+    def max_rows_held(self) -> int:
+        """How many rows of a table DuckDB's memory limit lets a statement hold: keys and hashes for a
+        join, or the transactions of all that lies next to scattered rows that are deleted.
+        """
         number, unit = self.rows("select current_setting('memory_limit')")[0][0].split()
-        return int(float(number) * _BYTES[unit])
+        return int(float(number) * _BYTES[unit]) // _BYTES_PER_ROW
 
     def has(self, table: TableName) -> bool:
         """Whether there is a table or a view of this name: `duckdb_tables()` would tell, too, and take

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from dbt_onnx.ledger import LedgerShape, TableName
 
 _TICK = timedelta(microseconds=1)
-# of DuckDB's memory limit, for each row of a hash join of keys and hashes: 15 million rows fit into 256 MB
-_BYTES_OF_A_JOIN = 16
 _HASH_PROBE = (
     "select hash(1::bigint, 0.1::double, 'a', true, date '2000-01-01', [1.5::float], null)"
 )
@@ -208,7 +206,7 @@ def _plan_rows(
             is_materialized=True,
             is_newest=rows_plan.has_one_moment and known.snapshot.ends_by(given.snapshot),
             has_rejected=known.rejected > 0,
-            candidate_parts=1 + known.rows * _BYTES_OF_A_JOIN // reader.memory_limit(),
+            candidate_parts=1 + known.rows // reader.max_rows_held(),
         )
         _materialize(reader, rows_plan, parameters)
         if not _adds_up(reader, rows_plan, given, known):

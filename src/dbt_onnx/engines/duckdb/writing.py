@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 _STREAM = "__dbt_onnx_predictions"
 _ROW_GROUP = 122_880
-# of DuckDB's memory limit, for each row of a table that loses a few rows everywhere: it holds 8, and a join
-_BYTES_OF_A_DELETE = 32
 _SQL_TYPES = {
     pa.bool_(): "BOOLEAN",
     pa.int8(): "TINYINT",
@@ -226,7 +224,7 @@ def _replace_rows(writer: Cursor, tables: ScoringTables, planned: PlannedRun) ->
     names, shape = (tables.ledger, tables.latest), planned.plan.shape
     [(rows, _)] = writer.rows(ledger.rows_of_model(tables.latest), planned.parameters)
     if rows:
-        is_small = rows * _BYTES_OF_A_DELETE <= writer.memory_limit()
+        is_small = rows <= writer.max_rows_held()
         remove = ledger.delete_replaced if is_small else ledger.rewrite_without_replaced
         writer.execute(remove(*names, shape), planned.parameters)
     writer.execute(ledger.insert_latest(*names, shape), planned.parameters)
