@@ -16,7 +16,7 @@ ATTACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"kills": 100, "hooks": 50, "runs": 100, "pairs": 50},
         {"kills": 3, "hooks": 1, "runs": 3, "pairs": 2},
     ),
-    "crashes": ({"kills": 1_000, "every": 1}, {"kills": 20, "every": 12}),
+    "crashes": ({"kills": 1_000, "every": 1}, {"kills": 20, "every": 24}),
     "hardened": (
         {"tests": None, "builds": 2},
         {
