@@ -9,6 +9,7 @@ import duckdb
 
 from dbt_onnx import ledger
 from dbt_onnx.errors import WarehouseError
+from dbt_onnx.identifiers import literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -86,10 +87,11 @@ class Cursor:
 
     def has(self, table: TableName) -> bool:
         """Whether there is a table or a view of this name: `duckdb_tables()` would tell, too, and take
-        16 ms where there are 3,000.
+        16 ms where there are 3,000. A SELECT would read a file `warehouse.main.csv` for table `csv`.
         """
         try:
-            self.raw.sql(f"select * from {table.sql}")
+            # bound and not executed: then an error does not abort the transaction
+            self.raw.sql(f"from pragma_table_info({literal(table.sql)})")
         except duckdb.CatalogException:
             return False
         return True
