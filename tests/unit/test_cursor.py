@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import duckdb
-import pyarrow as pa
 import pytest
 
 from dbt_onnx.engines.duckdb.cursor import Cursor
@@ -47,13 +46,6 @@ def test_neither_a_variable_nor_a_file_is_a_table(
     (tmp_path / f"memory.main.{name}").write_text("id\n1\n")
     monkeypatch.chdir(tmp_path)
     assert not cursor.has(table(name))
-
-
-def test_a_python_variable_is_never_read(cursor: Cursor) -> None:
-    parameters = pa.table({"id": [1]})
-    with pytest.raises(duckdb.CatalogException):
-        cursor.rows(f"select * from {table('parameters').sql}")
-    assert parameters.num_rows == 1
 
 
 @pytest.mark.parametrize(
