@@ -73,15 +73,8 @@ def test_work_that_takes_steps_may_take_long() -> None:
 
 def test_an_interrupted_wait_asks_the_work_to_end() -> None:
     asked = threading.Event()
-
-    def interrupt() -> None:
-        time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGINT)
-        # a finalizer that happens to run then swallows it
-        while not asked.wait(5):
-            os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt).start()
+    killer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    killer.start()
     with pytest.raises(KeyboardInterrupt):
         Threads().run(asked.wait, max_seconds=60, cancel=asked.set)
     assert asked.is_set()

@@ -270,9 +270,7 @@ def test_a_model_that_wants_too_much_memory_fails(monkeypatch: pytest.MonkeyPatc
     session = OnnxSession(model, output_names=["y"])
     with pytest.raises(ScoringError) as caught:
         session.run({"x": ROWS[:, :1]})
-    # whichever allocation is the one too many
-    said = ("Failed to allocate memory", "bad_alloc", "MemoryError")
-    assert any(words in caught.value.message for words in said), caught.value.message
+    assert "Failed to allocate memory" in caught.value.message
     assert "more memory than this machine has left" in caught.value.hint
 
 
