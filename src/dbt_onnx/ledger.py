@@ -257,16 +257,18 @@ def _enum(value: str, sql_type: str) -> str:
 
 
 def delete_replaced(ledger: TableName, latest: TableName, shape: LedgerShape) -> str:
-    """Take out of `latest` what the rows that this full run appended to the ledger replace: a third of
-    the time of a MERGE, or of an UPDATE, which rewrite each column that they touch. The model is one
-    of the columns joined on: a filter would make DuckDB expect few rows of `latest`.
+    """Take out of `latest` what the rows that this full run appended to the ledger replace. A MERGE, or
+    an UPDATE, which rewrite each column that they touch, take three times as long, `using` twice. The
+    model is one of the columns compared: a filter would make DuckDB expect few rows of `latest`.
 
     Parameters: $run_id, $scored_at.
     """
     return f"""
         delete from {latest.sql} as latest
-        using ({_said_by_run(ledger, shape)}) as said
-        where {_equal((*shape.key, "status", *MODEL), "latest", "said")}"""
+        where exists (
+            select 1 from ({_said_by_run(ledger, shape)}) as said
+            where {_equal((*shape.key, "status", *MODEL), "latest", "said")}
+        )"""
 
 
 def rewrite_without_replaced(ledger: TableName, latest: TableName, shape: LedgerShape) -> str:

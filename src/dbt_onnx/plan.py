@@ -318,9 +318,9 @@ def _planned(plan: Plan) -> str:
     return _joined(plan)
 
 
-def _features(plan: Plan) -> str:
+def _features(plan: Plan, *, where: str = "true") -> str:
     """The feature relation under names that collide with none: keys, `as_of_given`, `values_hash`, and
-    the columns that the model reads.
+    the columns that the model reads. `where`: which of its rows, which are called `source`.
     """
     selected = ",\n                ".join(
         f'{quote(name)} as "__dbt_onnx_key_{i}"' for i, name in enumerate(plan.shape.key)
@@ -334,6 +334,7 @@ def _features(plan: Plan) -> str:
                 {plan.as_of_sql} as as_of_given,
                 {features_hash(plan.features)} as values_hash{columns}
             from ({plan.features_sql}) as source
+            where {where}
         )"""
 
 
@@ -343,24 +344,20 @@ def _select_candidates(plan: Plan, *, part: int) -> str:
     row does not change. The join holds few and narrow columns, for all entities of a part.
     """
 
-    def of_part(keys: Sequence[str]) -> str:
+    def in_part(table: str) -> str:
         if plan.candidate_parts == 1:
             return "true"
-        return f"hash({', '.join(keys)}) % {plan.candidate_parts} = {part}"
+        keys = ", ".join(f"{table}.{quote(name)}" for name in plan.shape.key)
+        return f"hash({keys}) % {plan.candidate_parts} = {part}"
 
-    names = [quote(name) for name in plan.shape.key]
-    aliases = [f'features."__dbt_onnx_key_{i}"' for i in range(len(names))]
     is_model = "model_name = $model_name and model_version = $model_version"
-    columns = [*names, "features_hash"]
     conditions = [
         "plain.features_hash is distinct from features.values_hash",
         "features.as_of_given is null",
     ]
     if not plan.is_newest:
-        columns.append("greatest(as_of, confirmed_as_of) as known_until")
-        conditions.append("features.as_of_given <> plain.known_until")
+        conditions.append("features.as_of_given <> greatest(plain.as_of, plain.confirmed_as_of)")
     if plan.refresh_after_sql is not None:
-        columns += ["run_id", "as_of"]
         conditions.append(_has_expired(plan, "plain.as_of"))
     if plan.has_rejected:
         conditions.append(
@@ -368,13 +365,13 @@ def _select_candidates(plan: Plan, *, part: int) -> str:
             f"where {_same_key(plan, 'rejected')} and {is_model} and status = 'rejected')"
         )
     return f"""
-        select features.* from {_features(plan)} as features
+        select features.* from {_features(plan, where=in_part("source"))} as features
         left join (
-            select {", ".join(columns)} from {plan.latest}
-            where {is_model} and status = 'scored' and last_seen_as_of is null and {of_part(names)}
+            select * from {plan.latest} as known
+            where {is_model} and status = 'scored' and last_seen_as_of is null and {in_part("known")}
         ) as plain on {_same_key(plan, "plain")}
         {_expiry(plan, "plain.run_id")}
-        where {of_part(aliases)} and ({" or ".join(conditions)})"""
+        where {" or ".join(conditions)}"""
 
 
 def _joined(plan: Plan, *, features: str | None = None) -> str:
@@ -387,33 +384,23 @@ def _joined(plan: Plan, *, features: str | None = None) -> str:
     keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key))]
     named = list(zip(keys, plan.shape.key, strict=True))
     null_key = " or ".join(f"features.{alias} is null" for alias in keys)
-    entity = ", ".join(quote(name) for name in plan.shape.key)
     is_model = "model_name = $model_name and model_version = $model_version"
-    is_late = "coalesce(features.as_of_given < scored.known_until, false)"
+    known_until = "greatest(scored.as_of, scored.confirmed_as_of)"
+    is_late = f"coalesce(features.as_of_given < {known_until}, false)"
     if plan.is_backfill:
         is_late = "true"
-    is_advanced = "features.as_of_given > scored.known_until and rejected.is_present is null"
+    is_advanced = f"features.as_of_given > {known_until} and rejected.status is null"
     if plan.has_one_moment:
         is_advanced = "false"
     return f"""
         with features as (select * from {features or _features(plan)}),
 
         scored as (
-            select
-                {entity},
-                greatest(as_of, confirmed_as_of) as known_until,
-                features_hash,
-                last_seen_as_of is null as is_present,
-                run_id,
-                as_of
-            from {plan.latest}
-            where {is_model} and status = 'scored'
+            select * from {plan.latest} where {is_model} and status = 'scored'
         ),
 
         rejected as (
-            select {entity}, features_hash, last_seen_as_of is null as is_present
-            from {plan.latest}
-            where {is_model} and status = 'rejected'
+            select * from {plan.latest} where {is_model} and status = 'rejected'
         ),
 
         -- a missing moment counts as a change: the row is rejected for it, and scored once it is there
@@ -431,14 +418,15 @@ def _joined(plan: Plan, *, features: str | None = None) -> str:
                 ({null_key}) as has_null_key,
                 {is_late} as is_late,
                 coalesce({is_advanced}, false) as is_advanced,
-                scored.is_present is not null or rejected.is_present is not null as is_known,
-                rejected.is_present is not null as was_rejected,
+                scored.status is not null or rejected.status is not null as is_known,
+                rejected.status is not null as was_rejected,
                 coalesce(rejected.features_hash, scored.features_hash) as known_hash,
                 scored.run_id as scored_run_id,
                 scored.as_of as scored_as_of,
-                coalesce(cast(scored.is_present as integer), 0)
-                    + coalesce(cast(rejected.is_present as integer), 0) as rows_present,
-                scored.is_present is false or rejected.is_present is false as is_returned,
+                cast(scored.status is not null and scored.last_seen_as_of is null as integer)
+                    + cast(rejected.status is not null and rejected.last_seen_as_of is null as integer)
+                    as rows_present,
+                scored.last_seen_as_of is not null or rejected.last_seen_as_of is not null as is_returned,
                 exists (
                     select 1 from {plan.latest} as other
                     where {_same_key(plan, "other")}
@@ -503,7 +491,7 @@ def _reason(plan: Plan, named: Sequence[tuple[str, str]]) -> str:
 
 
 def _has_expired(plan: Plan, scored_as_of: str) -> str:
-    return f"coalesce(scored_run_as_of, {scored_as_of}) + {plan.refresh_after_sql} <= $run_as_of"
+    return f"coalesce(scoring_runs.scored_run_as_of, {scored_as_of}) + {plan.refresh_after_sql} <= $run_as_of"
 
 
 def _expiry(plan: Plan, run_id: str) -> str:
