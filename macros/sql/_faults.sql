@@ -24,7 +24,7 @@
     {%- set faults = [] -%}
     {%- set names = dbt_onnx._key(key) -%}
     {%- if names is mapping or names is not iterable or names | length == 0 -%}
-        {%- do faults.append("key is " ~ (key | tojson)
+        {%- do faults.append("key is " ~ ("missing" if key is undefined else key | tojson)
             ~ "; it takes a list of column names, such as ['customer_id']") -%}
     {%- else -%}
         {%- for name in names if name is not string or not name -%}

@@ -46,7 +46,7 @@
 {%- set faults = dbt_onnx._faults_of_drift(model, warn_psi, error_psi, min_rows)
     + (dbt_onnx._faults_of_fraction(max_label_share, 'max_label_share') if max_label_share is not none else []) -%}
 {%- if column is not string -%}
-    {%- do faults.append("column is " ~ (column | tojson) ~ "; it takes the name of an output") -%}
+    {%- do faults.append("column is " ~ ("missing" if column is undefined else column | tojson) ~ "; it takes the name of an output") -%}
 {%- endif -%}
 {%- if baseline not in ['training', 'previous_run'] -%}
     {%- do faults.append("baseline is " ~ (baseline | tojson) ~ "; it takes 'training' or 'previous_run'") -%}

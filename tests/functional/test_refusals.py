@@ -69,6 +69,36 @@ CALLS = {
         ['registry is "model_registry"; it takes a relation', "sample is 0; it takes a whole"],
     ),
 }
+# the first required argument beside the predictions that each looks at
+LEFT_OUT = {
+    "current_predictions": "registry",
+    "missing_predictions": "entities",
+    "predictions_as_of": "key",
+    "segment_averages": "registry",
+    "prediction_health": "registry",
+    "prediction_outcomes": "outcomes",
+    "prediction_calibration": "outcomes",
+    "compare_predictions": "challenger",
+    "prediction_movers": "challenger",
+    "test_predictions_are_fresh": "key",
+    "test_predictions_are_complete": "entities",
+    "test_predictions_are_valid": "key",
+    "test_predictions_match_registry": "registry",
+    "test_predictions_match_baseline": "column",
+    "test_predictions_replay": "registry",
+    "test_features_match_training": "features",
+}
+CALLS |= {
+    f"{macro}_of_nothing": (
+        f"{macro}({P})",
+        [
+            f"{name} is missing; it takes"
+            if name in {"key", "column"}
+            else f"parameter '{name}' was not provided"
+        ],
+    )
+    for macro, name in LEFT_OUT.items()
+}
 
 
 @pytest.fixture(scope="module")
