@@ -215,8 +215,7 @@ def test_one_model_that_fails_leaves_an_error_row_and_the_others_alone(
     assert built.nodes["scores"].status == "success"
     assert project.sql(
         "select scoring_model, status, error from dbt_onnx_runs "
-        "where started_at <= (select max(started_at) from dbt_onnx_runs where scoring_model = 'tested') "
-        "order by scoring_model"
+        "where run_id = (select arg_min(run_id, started_at) from dbt_onnx_runs) order by scoring_model"
     ) == [
         (
             "no_model",
