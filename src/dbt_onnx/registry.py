@@ -39,6 +39,12 @@ class RegistryEntry:
     alias: str | None
     artifact: str
     sha256: str
+    card_sha256: str | None = None
+
+    @property
+    def spec(self) -> str:
+        """How messages and commands name the version: `churn/2`."""
+        return f"{self.model_name}/{self.model_version}"
 
 
 @dataclass(frozen=True, kw_only=True)
