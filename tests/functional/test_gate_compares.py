@@ -226,3 +226,75 @@ def test_two_versions_of_the_features_are_told_apart(shop: Shop) -> None:
     assert shop.dbt("build").success
     done = shop.call("promote", "line/opposite")
     assert "main.features_v1, 30 rows" in done.stdout
+
+
+def as_of_a_text(shop: Shop) -> None:
+    shop.scoring_model("scores", arguments="as_of='day'")
+    shop.sql("create or replace table features as select *, '2024-01-01' as day from features")
+
+
+def another_key(shop: Shop) -> None:
+    shop.scoring_model("scores", arguments="key=['id', 'region']")
+    shop.sql("create or replace table features as select *, 1 as region from features")
+    shop.sql("alter table scores add column region integer")
+
+
+def no_column_of_an_earlier_score(shop: Shop) -> None:
+    shop.sql("alter table scores drop column y")
+    shop.sql("alter table scores__latest drop column y")
+
+
+def runs_of_another_type(shop: Shop) -> None:
+    shop.sql("alter table dbt_onnx_runs alter rows_in type varchar")
+
+
+def no_ledger(shop: Shop) -> None:
+    shop.sql("drop table scores")
+
+
+def a_view_for_kept_inputs(shop: Shop) -> None:
+    shop.sql("drop table scores__inputs; create view scores__inputs as select 1 as run_id")
+
+
+def a_ledger_without_its_stamps(shop: Shop) -> None:
+    shop.sql("alter table scores drop column status")
+
+
+def no_such_as_of(shop: Shop) -> None:
+    shop.scoring_model("scores", arguments="as_of='day'")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        as_of_a_text, no_such_as_of, another_key, no_column_of_an_earlier_score,
+        runs_of_another_type, no_ledger, a_view_for_kept_inputs, a_ledger_without_its_stamps,
+    ],
+)  # fmt: skip
+def test_what_would_stop_the_next_run_stops_the_gate_in_the_same_words(
+    shop: Shop, change: Any
+) -> None:
+    shop.register("same", line_model(), alias="")
+    assert shop.dbt("build").success
+    shop.promote("same")  # it has scored: its rows are in the ledger
+    assert shop.dbt("build").success
+    shop.promote("1")
+    assert shop.dbt("seed").success
+    change(shop)
+    gate = " ".join(shop.refused("line/same").split())
+    shop.promote("same")
+    assert shop.dbt("seed").success
+    run = shop.dbt("run", "-s", "scores").nodes["scores"].message
+    said = run.partition(" error: ")[2].partition("\n")[0].strip()
+    assert said
+    assert f"refused: {' '.join(said.split())}" in gate
+
+
+def test_a_feature_called_run_id_stops_the_gate_unless_no_inputs_are_kept(shop: Shop) -> None:
+    shop.register("run_id", line_model(), line_contract(features=("run_id", "b")), alias="")
+    assert shop.dbt("build").success
+    shop.sql("create or replace table features as select *, a as run_id from features")
+    said = " ".join(shop.refused("line/run_id").split())
+    assert "feature 'run_id' of 'line/run_id' has the name of a column of the kept inputs" in said
+    shop.scoring_model("scores", arguments="keep_inputs=False")
+    assert shop.call("promote", "line/run_id").exit_code == 0
