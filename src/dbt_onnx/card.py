@@ -7,6 +7,7 @@ max_abs_difference), reference, reference_outputs, training.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -30,8 +31,7 @@ _OPTIONAL = {"parity": dict, "reference": dict, "reference_outputs": dict, "trai
 _AGAIN = "write the card again with dbt_onnx.export or `dbt-onnx register`"
 
 
-def write_card(
-    folder: Path,
+def render_card(
     *,
     model_name: str,
     model_version: str,
@@ -41,9 +41,9 @@ def write_card(
     reference: Mapping[str, Any] | None = None,
     reference_outputs: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write `card.json` into the model's folder, whole or not at all; the same content, the same
-    bytes. Returns its path. Raises ValueError when a value is NaN, infinite or no JSON type.
+) -> bytes:
+    """The bytes of a `card.json`; the same content, the same bytes. Raises ValueError when a value is
+    NaN, infinite or no JSON type.
     """
     card = {
         "format_version": FORMAT_VERSION,
@@ -57,9 +57,26 @@ def write_card(
         "training": training,
     }
     text = _render({key: value for key, value in card.items() if value is not None})
-    path = folder / CARD_NAME
-    replace_file(path, (text + "\n").encode())
-    return path
+    return (text + "\n").encode()
+
+
+def digest(card: bytes) -> str:
+    """The SHA-256 by which the registry knows a card. How lines end does not count: git may change
+    that on the way to another machine, and it says nothing in JSON.
+    """
+    return hashlib.sha256(card.replace(b"\r\n", b"\n")).hexdigest()
+
+
+def refuse_other_card(card: bytes, entry: RegistryEntry, *, where: str) -> None:
+    """Raise ArtifactError when the registry's entry vouches for another card."""
+    found = digest(card)
+    if entry.card_sha256 not in {None, found}:
+        raise ArtifactError(
+            f"{where} is not the card that was registered with '{entry.spec}': its sha256 is {found}, "
+            f"the registry says {entry.card_sha256}",
+            hint="restore the card; if it was changed on purpose, register the model as a new version: "
+            "a card says how rows are read, so another card is another model",
+        )
 
 
 def parse_card(content: bytes, *, where: str) -> dict[str, Any]:

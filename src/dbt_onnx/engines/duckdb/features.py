@@ -28,7 +28,9 @@ _PART = r'(?:"(?:[^"]|"")+"|\w+)'
 _TABLE = rf"{_PART}\.(?P<schema>{_PART})\.(?P<name>{_PART})"
 _PLAIN = re.compile(rf"select \* from {_TABLE}")
 # what dbt gives for a source under --empty
-_EMPTY_SOURCE = re.compile(rf"select \* from \(select \* from {_TABLE} (?:where false )?limit 0\).*")
+_EMPTY_SOURCE = re.compile(
+    rf"select \* from \(select \* from {_TABLE} (?:where false )?limit 0\).*"
+)
 # for each thread; DuckDB takes no more than 10^9
 _BITS_A_ROW, _MAX_BITS = 4, 1_000_000_000
 

@@ -22,7 +22,7 @@ from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError, RegistryError
 from dbt_onnx.ledger import LedgerShape, TableName
-from dbt_onnx.registry import Registry, parse_spec
+from dbt_onnx.registry import CARD_COLUMN, Registry, parse_spec
 from dbt_onnx.tally import Tally
 
 if TYPE_CHECKING:
@@ -93,7 +93,13 @@ def score_table(
             tables.check_names(writer)
             registry = _read_registry(reader, request.registry)
             request, is_other_version = _asked_version(request, settings, registry)
-            artifact = load_artifact(artifacts, registry.resolve(request.model))
+            entry = registry.resolve(request.model)
+            artifact = load_artifact(artifacts, entry)
+            if entry.card_sha256 is None:
+                log(
+                    f"{registry.where} has no {CARD_COLUMN} for {entry.spec}, so it does not tell when "
+                    "the card is changed: `dbt-onnx verify --record-cards` fills it"
+                )
             _stamp_model(writer, run, request, artifact)
             features = FeatureRelation.open(reader, request.features)
             shape = check_fit(reader, request, artifact, features, tables)
@@ -157,6 +163,7 @@ def _stamp_model(
         model_version=artifact.model_version,
         model_alias=parse_spec(request.model).alias,
         artifact_sha256=artifact.sha256,
+        card_sha256=artifact.card_sha256,
         key_columns=list(request.key),
         features_relation=relation_name(request.features),
         registry_relation=relation_name(request.registry),
