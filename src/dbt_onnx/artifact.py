@@ -236,6 +236,7 @@ def write_artifact(
                 f"{folder} is a symbolic link; nothing below {root} may be one",
                 hint="put the folder itself there",
             )
+        _refuse_alike(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, model_bytes)
     replace_file(path.with_name(CARD_NAME), card)
@@ -247,6 +248,19 @@ def write_artifact(
         sha256=sha256,
         card_sha256=digest(card),
     )
+
+
+def _refuse_alike(folder: Path) -> None:
+    """Raise ArtifactError when one beside it differs by letter case only: where file systems ignore
+    that, they are the same.
+    """
+    beside = folder.parent.iterdir() if folder.parent.is_dir() else []
+    for name in (item.name for item in beside):
+        if name != folder.name and name.casefold() == folder.name.casefold():
+            raise ArtifactError(
+                f"{folder.parent} has {name!r}, and {folder.name!r} differs from it by letter case only",
+                hint="write it as it is there, or choose another",
+            )
 
 
 def _refuse_others(root: Path, relative: str, content: bytes, *, what: str, max_bytes: int) -> None:

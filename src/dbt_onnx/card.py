@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.errors import ArtifactError
 from dbt_onnx.references import reference_faults
+from dbt_onnx.registry import AS_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +85,12 @@ def refuse_other_card(card: bytes, entry: RegistryEntry, *, where: str) -> None:
 def parse_card(content: bytes, *, where: str) -> dict[str, Any]:
     """Read a card. Raises ArtifactError when it is no card of a format that is known here."""
     try:
-        card = json.loads(content, parse_constant=_refuse_constant)
+        card = json.loads(
+            content,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_each_key_once,
+        )
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{where} is not valid JSON: {error}", hint=_AGAIN) from error
     if not isinstance(card, dict):
@@ -117,14 +125,13 @@ def refuse_other_model(card: Mapping[str, Any], entry: RegistryEntry, *, where: 
         if card[key] != getattr(entry, key)
     ]
     if faults:
-        # a seed that infers types turns version 01 into the number 1
-        version = card["model_version"]
-        is_inferred = version.lstrip("0") == entry.model_version != version
+        # a seed that infers types turns version 01 into the number 1, true into True, 1_0 into 10
+        is_inferred = card["model_name"] == entry.model_name and card["sha256"] == entry.sha256
         raise ArtifactError(
             f"{where} does not belong to model '{entry.model_name}/{entry.model_version}': "
             + "; ".join(faults),
-            hint="the seed was loaded with inferred types: give it "
-            "`+column_types: {model_version: varchar}`"
+            hint=f"if the seed was loaded with inferred types, {AS_TEXT}; else restore card and model "
+            "file of this version together"
             if is_inferred
             else "restore card and model file of this version together, or register it again",
         )
@@ -148,6 +155,21 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON value")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text} is larger than any number of 64 bits")
+    return number
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a key that stands twice, each reader would take the value that it likes."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r} stands in one object twice")
+    return found
 
 
 def _render(value: Any, indent: str = "") -> str:

@@ -7,8 +7,9 @@ command line as a file (`from_csv`); both apply the same rules and name every fa
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME_RULE = "letters, digits, '.', '_' and '-', at most 128, beginning with a letter or digit"
 _MAX_PATH = 1_000
 # dbt infers types: version 1.10 becomes the number 1.1, and a table keeps the types that it had
-_AS_TEXT = (
+AS_TEXT = (
     "give the seed `+column_types: {model_version: varchar}`, and load it with "
     "`dbt seed --full-refresh`"
 )
@@ -161,10 +162,13 @@ class Registry:
                 hint=f"write {wanted.alias} into the alias column of one version, "
                 f"or name a version: '{wanted.model_name}/{versions[-1].model_version}'",
             )
+        number = (wanted.model_version or "").lstrip("0").replace("_", "")
         raise RegistryError(
             f"model {wanted.model_name!r} has no version {wanted.model_version!r} in {self.where}; "
             f"its versions are {known}",
-            hint="register that version with `dbt-onnx register`, or name one of those",
+            hint=f"if {number} is that version, it was loaded as a number: {AS_TEXT}"
+            if number in {entry.model_version for entry in versions}
+            else "register that version with `dbt-onnx register`, or name one of those",
         )
 
     def _no_such_model(self, name: str) -> RegistryError:
@@ -239,10 +243,11 @@ def path_faults(artifact: str) -> list[str]:
 
 def _read_row(row: Mapping[str, object]) -> tuple[RegistryEntry | None, list[str]]:
     given = {column: row.get(column) for column in SEED_COLUMNS}
+    # whole numbers and days have one spelling, or the card has another, and says so
     faults = [
-        f"{column} was loaded as the number {value}; {_AS_TEXT}"
+        f"{column} was loaded as the {_kind(value)} {value}; {AS_TEXT}"
         for column, value in given.items()
-        if not isinstance(value, int | str | None) and _is_fraction(value)
+        if type(value) not in {str, int, dt.date, type(None)}
     ]
     text = {column: "" if value is None else str(value).strip() for column, value in given.items()}
     if faults:
@@ -282,11 +287,35 @@ def _contradictions(entries: list[RegistryEntry]) -> list[str]:
                 if (entry.model_name, entry.alias) == (name, alias)
             )
             faults.append(f"model {name!r} has {count} versions with alias {alias!r}: {holders}")
+    return faults + _confusions(entries)
+
+
+def _confusions(entries: list[RegistryEntry]) -> list[str]:
+    """What differs by letter case only: file systems and collations would take one for the other."""
+    texts = {
+        "models": {entry.model_name for entry in entries},
+        "versions": {entry.spec for entry in entries},
+        "artifacts": {entry.artifact for entry in entries},
+    }
+    faults = []
+    for what, spelled in texts.items():
+        alike: dict[str, list[str]] = defaultdict(list)
+        for text in sorted(spelled):
+            alike[text.casefold()].append(text)
+        faults += [
+            f"{what} {' and '.join(map(repr, same))} differ by letter case only"
+            for same in alike.values()
+            if len(same) > 1
+        ]
+        if faults:
+            break  # what belongs to them differs likewise
     return faults
 
 
-def _is_fraction(value: object) -> bool:
-    return hasattr(value, "as_integer_ratio")
+def _kind(value: object) -> str:
+    if isinstance(value, bool):
+        return "truth value"
+    return "number" if hasattr(value, "as_integer_ratio") else type(value).__name__
 
 
 def _shown(text: str) -> str:

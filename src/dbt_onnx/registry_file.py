@@ -30,6 +30,7 @@ def check_addition(
     if not path.exists():
         return
     for entry in Registry.from_csv(path).entries:
+        _refuse_alike(path, entry, model_name, model_version)
         if entry.model_name != model_name:
             continue
         if entry.model_version == model_version:
@@ -44,6 +45,20 @@ def check_addition(
                 f"{entry.model_version!r} in {path}",
                 hint="add --move-alias to move it to the new version, or register without --alias",
             )
+
+
+def _refuse_alike(path: Path, entry: RegistryEntry, model_name: str, model_version: str) -> None:
+    """Raise RegistryError for a name, or a version of the model, that differs by case only."""
+    same_name = entry.model_name == model_name
+    given, known = (
+        (model_version, entry.model_version) if same_name else (model_name, entry.model_name)
+    )
+    if given != known and given.casefold() == known.casefold():
+        raise RegistryError(
+            f"{path} has {known!r}, and {given!r} differs from it by letter case only",
+            hint="write it as it is there, or choose another: file systems and collations would take "
+            "one for the other",
+        )
 
 
 def add_entry(path: Path, entry: RegistryEntry, *, move_alias: bool = False) -> None:

@@ -137,6 +137,48 @@ def test_a_card_that_was_edited_is_refused_by_its_sha256(tmp_path: Path, edit: A
     assert entry.card_sha256 in message
 
 
+@pytest.mark.parametrize(
+    ("name", "version", "fault"),
+    [("M", "1", "has 'm', and 'M' differs"), ("m", "V1", "has 'v1', and 'V1' differs")],
+)
+def test_a_folder_that_differs_by_case_only_is_not_written(
+    tmp_path: Path, name: str, version: str, fault: str
+) -> None:
+    registered(tmp_path)
+    (tmp_path / "m" / "v1").mkdir()
+    with pytest.raises(ArtifactError, match=fault):
+        write_artifact(
+            tmp_path,
+            models.linear().SerializeToString(),
+            model_name=name,
+            model_version=version,
+            contract=linear_contract(),
+        )
+    assert not (tmp_path / name / version).exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (
+            '{"format_version": 1, "parity": {"tolerance": 1e999}}',
+            "1e999 is larger than any number",
+        ),
+        ('{"format_version": 1, "parity": {"tolerance": -1e999}}', "-1e999 is larger than any"),
+        ('{"format_version": 1, "format_version": 1}', "the key 'format_version' stands in one"),
+        ('{"a": {"b": [{"c": 1, "c": 2}]}}', "the key 'c' stands in one object twice"),
+    ],
+)
+def test_a_card_with_a_value_that_readers_differ_about_is_refused(
+    tmp_path: Path, text: str, fault: str
+) -> None:
+    entry = write(tmp_path)
+    (tmp_path / "m/1/card.json").write_text(text)
+    message = refusal(tmp_path, entry)
+    assert "card.json is not valid JSON: " in message
+    assert fault in message
+
+
 def test_line_ends_that_git_changes_are_no_other_card(tmp_path: Path) -> None:
     entry = registered(tmp_path)
     path = tmp_path / "m/1/card.json"

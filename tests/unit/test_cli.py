@@ -327,6 +327,20 @@ def test_a_version_is_registered_once(project: Project) -> None:
     assert project.load().model_bytes == first.model_bytes
 
 
+@pytest.mark.parametrize(("name", "version"), [("M", "9"), ("m", "V1")])
+def test_a_name_that_differs_by_case_only_is_not_registered(
+    project: Project, name: str, version: str
+) -> None:
+    project.registered(models.linear(), *AB, version="v1")
+    before = project.registry.read_bytes()
+    names = ("--name", name, "--version", version, "--project-dir", project.folder)
+    result = run("register", project.save(models.linear()), *names, *AB)
+    assert result.exit_code == 2
+    assert "differs from it by letter case only" in result.stderr
+    assert project.registry.read_bytes() == before
+    assert [item.name for item in (project.folder / "artifacts").iterdir()] == ["m"]
+
+
 def test_an_alias_is_moved_only_on_demand(project: Project) -> None:
     project.registered(models.linear(), *AB, "--alias", "champion")
     result = project.register(models.vector(), *AB, "--alias", "champion", version="2")
