@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -21,6 +21,16 @@ PERIODS = {
 _MOST_PERIODS = 100_000
 # onnxruntime makes as many threads as it is told to, and a million of them is the end of the process
 _MOST = {"batch_rows": 10_000_000, "threads": 1_024}
+
+
+_RETURN_IT = (
+    "return what score() gives, as it is: the run comes after the model's code; read predictions in "
+    "another model, with dbt.ref()"
+)
+
+
+class _NoRowsError(ConfigError, AttributeError):
+    """Somebody takes what `score()` gives for a data frame; `hasattr` may ask all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +53,16 @@ class ScoringRequest:
             "score() describes a scoring run; this materialization wants rows",
             hint="set dbt.config(materialized='predictions') in the model",
         )
+
+    def __getattr__(self, name: str) -> object:
+        """Called for what is not there: `score(...).df()`, say."""
+        raise _NoRowsError(f"score() describes a scoring run, it has no {name!r}", hint=_RETURN_IT)
+
+    def __iter__(self) -> Iterator[object]:
+        raise _NoRowsError("score() describes a scoring run, it has no rows", hint=_RETURN_IT)
+
+    def __getitem__(self, item: object) -> object:
+        raise _NoRowsError(f"score() describes a scoring run, it has no {item!r}", hint=_RETURN_IT)
 
 
 @dataclass(frozen=True, kw_only=True)
