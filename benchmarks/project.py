@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -128,10 +129,12 @@ def create(
     given = {"model": model["name"], "key": list(key), **arguments}
     project.write(f"models/{NODE}.py", _SCORES % ", ".join(f"{k}={v!r}" for k, v in given.items()))
     _write_features(project, features, materialized)
+    card = Path(model["artifacts"], model["artifact"]).with_name("card.json")
+    digest = hashlib.sha256(card.read_bytes()).hexdigest()
     project.write(
         "seeds/model_registry.csv",
-        "model_name,model_version,alias,artifact,sha256\n"
-        f"{model['name']},{model['version']},champion,{model['artifact']},{model['sha256']}\n",
+        "model_name,model_version,alias,artifact,sha256,card_sha256\n"
+        f"{model['name']},{model['version']},champion,{model['artifact']},{model['sha256']},{digest}\n",
     )
     (project.folder / "artifacts").symlink_to(model["artifacts"])
     project.dbt("deps")

@@ -26,6 +26,7 @@ class Upstream:
 
     sql: str
     name: str
+    full_name: str
     selector: str
 
 
@@ -93,7 +94,9 @@ def _read_call(project: DbtProject, reader: Cursor, model: ScoringModel) -> Scor
     features = relations.get(given.get("features", ""))
     if features is None or not isinstance(spec, str) or not _is_key(key):
         last = _last_run(reader, model)
-        by_name = {relation.name: relation for relation in relations.values()}
+        by_name = {
+            name: item for item in relations.values() for name in (item.name, item.full_name)
+        }
         features = features or by_name.get(last.get("features_relation") or "")
         spec = spec if isinstance(spec, str) else _spec_of(last)
         key = key if _is_key(key) else last.get("key_columns")
@@ -122,6 +125,7 @@ def _upstream(manifest: Any, node: Any) -> dict[str, Upstream]:
         relation = Upstream(
             sql=above.relation_name,
             name=f"{above.schema}.{identifier}",
+            full_name=f"{above.database}.{above.schema}.{identifier}",
             selector=f"source:{above.source_name}.{above.name}" if is_source else above.search_name,
         )
         scope = above.source_name if is_source else above.package_name

@@ -54,7 +54,9 @@ def unregistered_folders(root: Path, registry: Registry) -> list[Path]:
     an `export` without a registry, has left.
     """
     known = {(root / entry.artifact).parent for entry in registry.entries}
-    found = {path.parent for name in ("model.onnx", CARD_NAME) for path in root.glob(f"*/*/{name}")}
+    # a name that begins with a dot: it was being written
+    names = ("model.onnx", CARD_NAME, ".model.onnx.*", f".{CARD_NAME}.*")
+    found = {path.parent for name in names for path in root.glob(f"*/*/{name}")}
     return sorted(found - known)
 
 

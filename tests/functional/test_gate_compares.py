@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import pytest
 from click.testing import CliRunner, Result
 from scoring_project import ScoringProject
@@ -298,3 +300,29 @@ def test_a_feature_called_run_id_stops_the_gate_unless_no_inputs_are_kept(shop: 
     assert "feature 'run_id' of 'line/run_id' has the name of a column of the kept inputs" in said
     shop.scoring_model("scores", arguments="keep_inputs=False")
     assert shop.call("promote", "line/run_id").exit_code == 0
+
+
+def test_features_of_another_database_are_not_taken_for_those_of_the_same_name(
+    tmp_path: Path,
+) -> None:
+    """`main.features` is in both databases: status judges by the one that was read."""
+    path = tmp_path / "other.duckdb"
+    shop = Shop(tmp_path, profile={"attach": [{"path": str(path), "alias": "other"}]})
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(
+            "create table features as select i as id, i / 2 as a, 1.0::double as b from range(12) as t(i)"
+        )
+    there = {
+        "name": "there",
+        "database": "other",
+        "schema": "main",
+        "tables": [{"name": "features"}],
+    }
+    shop.write_yaml("models/there.yml", {"sources": [there]})
+    code = shop.root / "python_models" / "scores.py"
+    code.write_text(code.read_text().replace('ref("features")', 'source("there", "features")'))
+    assert shop.dbt("build").success
+    assert shop.sql("select features_relation from dbt_onnx_runs") == [("other.main.features",)]
+    [model] = json.loads(shop.call("status", "--json").stdout)["scoring_models"]
+    assert (model["entities"], model["status"]) == (12, "healthy")
+    assert "main.features, 12 rows" in shop.call("promote", "line/opposite").stdout

@@ -559,7 +559,7 @@ def test_what_an_interrupted_registration_has_left_is_told(project: Project) -> 
     lines = project.registry.read_text().splitlines(keepends=True)
     project.registry.write_text("".join(lines[:-1]))
     (project.folder / "artifacts/m/3").mkdir()
-    (project.folder / "artifacts/m/3/model.onnx").write_bytes(b"cut sho")
+    (project.folder / "artifacts/m/3/.model.onnx.k2j1").write_bytes(b"cut sho")
     result = project.verify()
     assert result.exit_code == 0
     for version in "23":

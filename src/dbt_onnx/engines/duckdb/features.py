@@ -27,7 +27,7 @@ _MOMENTS = re.compile(r"DATE|TIMESTAMP(_S|_MS|_NS| WITH TIME ZONE)?")
 # the name in a run row where no name is known, as before expressions were refused
 UNNAMED = "the feature relation"
 _PART = r'(?:"(?:[^"]|"")+"|\w+)'
-_TABLE = rf"{_PART}\.(?P<schema>{_PART})\.(?P<name>{_PART})"
+_TABLE = rf"({_PART})\.({_PART})\.({_PART})"
 _PLAIN = re.compile(rf"select \* from {_TABLE}")
 # what dbt gives for a source under --empty
 _EMPTY_SOURCE = re.compile(
@@ -191,6 +191,13 @@ def relation_name(relation: Any) -> str:
     return _plain_name(relation.sql_query()) or UNNAMED
 
 
+def recorded_name(relation: Any, *, home: str) -> str:
+    """The name for the run row: with its database where that is not `home`, the ledger's."""
+    database = _parts(relation.sql_query())[:1]
+    is_elsewhere = database and database[0].casefold() != home.casefold()
+    return f"{database[0]}.{relation_name(relation)}" if is_elsewhere else relation_name(relation)
+
+
 def refuse_expressions(**queries: str) -> None:
     """Raise ConfigError when an argument of `score()`, as SQL, is no table or view of the warehouse,
     which the run row could name: the gate, a health check and a backfill look it up by that name.
@@ -207,8 +214,12 @@ def refuse_expressions(**queries: str) -> None:
 
 def _plain_name(sql: str) -> str | None:
     """The name of the table or view that dbt has written a query of, as it is."""
+    return ".".join(_parts(sql)[1:]) or None
+
+
+def _parts(sql: str) -> list[str]:
+    """Database, schema and name; empty for any other query."""
     found = _PLAIN.fullmatch(sql.strip()) or _EMPTY_SOURCE.fullmatch(sql.strip())
     if found is None:
-        return None
-    parts = found["schema"], found["name"]
-    return ".".join(p[1:-1].replace('""', '"') if p.startswith('"') else p for p in parts)
+        return []
+    return [p[1:-1].replace('""', '"') if p.startswith('"') else p for p in found.groups()]

@@ -108,12 +108,15 @@ def read_figures(cursor: Cursor, sql: str) -> dict[str, Any]:
 
 
 def _relation(cursor: Cursor, name: str | None, *, beside: TableName) -> TableName | None:
-    """The table or view called `schema.name`, of the ledger's database if there are several."""
+    """The table or view called `schema.name`, of the ledger's database if there are several, or
+    `database.schema.name`.
+    """
     found = cursor.rows(
         "select database_name, schema_name, name from ("
         "select database_name, schema_name, table_name as name from duckdb_tables() union all "
         "select database_name, schema_name, view_name from duckdb_views()) as relations "
-        f"where lower(schema_name || '.' || name) = lower({literal(name or '')}) "
+        f"where lower({literal(name or '')}) in (lower(schema_name || '.' || name), "
+        "lower(database_name || '.' || schema_name || '.' || name)) "
         f"order by database_name = {literal(beside.database)} desc, database_name limit 1"
     )
     return (

@@ -14,7 +14,7 @@ from dbt_onnx import ledger
 from dbt_onnx.artifact import Artifact, load_artifact
 from dbt_onnx.engines.duckdb import writing
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
-from dbt_onnx.engines.duckdb.features import FeatureRelation, relation_name
+from dbt_onnx.engines.duckdb.features import FeatureRelation, recorded_name, relation_name
 from dbt_onnx.engines.duckdb.fit import check_fit
 from dbt_onnx.engines.duckdb.planning import PlannedRun, plan_run
 from dbt_onnx.engines.duckdb.references import write_references
@@ -165,8 +165,8 @@ def _stamp_model(
         artifact_sha256=artifact.sha256,
         card_sha256=artifact.card_sha256,
         key_columns=list(request.key),
-        features_relation=relation_name(request.features),
-        registry_relation=relation_name(request.registry),
+        features_relation=recorded_name(request.features, home=run.tables.ledger.database),
+        registry_relation=recorded_name(request.registry, home=run.tables.ledger.database),
     )
 
 
