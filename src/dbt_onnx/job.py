@@ -10,6 +10,7 @@ from typing import Any
 
 from dbt_onnx.contract import CARRIED_PREFIX, RESERVED_COLUMNS
 from dbt_onnx.errors import ConfigError
+from dbt_onnx.feature_types import MAX_DIGITS
 from dbt_onnx.registry import parse_spec
 
 PERIODS = {
@@ -20,7 +21,7 @@ PERIODS = {
 }
 _MOST_PERIODS = 100_000
 # onnxruntime makes as many threads as it is told to, and a million of them is the end of the process
-_MOST = {"batch_rows": 10_000_000, "threads": 1_024}
+_MOST = {"batch_rows": 10_000_000, "threads": 1_024, "significant_digits": MAX_DIGITS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class ScoringRequest:
     as_of: str | None
     refresh_after: timedelta | None
     keep_inputs: timedelta | bool
+    significant_digits: int
     max_rejected_fraction: float
     batch_rows: int | None
     threads: int | None
@@ -177,7 +179,7 @@ def _number_faults(arguments: Mapping[str, Any]) -> list[str]:
         faults.append(f"max_rejected_fraction must lie between 0 and 1; got {fraction!r}")
     for name, most in _MOST.items():
         value = arguments[name]
-        if value is not None and (
+        if (value is not None or name == "significant_digits") and (
             isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most
         ):
             faults.append(f"{name} must be a whole number from 1 to {most:,}; got {value!r}")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from warehouse import Warehouse, line_contract, line_model
 
 from dbt_onnx.errors import ConfigError, ScoringError, WarehouseError
-from dbt_onnx.inputs import storable, widened
+from dbt_onnx.feature_types import kept_as, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,8 +119,8 @@ def test_a_column_whose_type_changes_still_holds_what_was_kept(warehouse: Wareho
 
 
 def test_categories_are_kept_as_text() -> None:
-    assert storable("ENUM('small', 'large')") == "VARCHAR"
-    assert storable("DOUBLE[3]") == "DOUBLE[3]"
+    assert kept_as("ENUM('small', 'large')") == "VARCHAR"
+    assert kept_as("DOUBLE[3]") == "DOUBLE[3]"
 
 
 def test_a_feature_called_run_id_is_refused_unless_nothing_is_kept(warehouse: Warehouse) -> None:

@@ -24,6 +24,7 @@ ARGUMENTS: dict[str, Any] = {
     "as_of": None,
     "refresh_after": None,
     "keep_inputs": True,
+    "significant_digits": 9,
     "max_rejected_fraction": 1.0,
     "batch_rows": None,
     "threads": 1,

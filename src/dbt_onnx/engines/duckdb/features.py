@@ -130,7 +130,9 @@ class FeatureRelation:
         """Raise DataError when a key occurs twice."""
         if self._has_unique_keys(reader, {name: self.columns[name] for name in key}):
             return
-        repeated = reader.rows(plan.duplicate_keys(self.sql, key))
+        repeated = reader.rows(
+            plan.duplicate_keys(self.sql, {name: self.columns[name] for name in key})
+        )
         if repeated:
             examples = "; ".join(
                 f"{dict(zip(key, row[:-1], strict=True))} {row[-1]} times" for row in repeated

@@ -17,7 +17,7 @@ from dbt_onnx.engines.duckdb.kept_run import (
 from dbt_onnx.engines.duckdb.planning import features_hash_function
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ArtifactError, ContractError, RegistryError
-from dbt_onnx.identifiers import quote
+from dbt_onnx.identifiers import compared, quote
 from dbt_onnx.replay import (
     COMPARED_STAMPS,
     SAID_PREFIX,
@@ -64,7 +64,9 @@ def replay_run(
         tables.check_names(cursor)
         run = read_run(cursor, tables, run_id)
         replay = Replay(run_id=run_id, model=run.model, rows_kept=run.rows_inputs_kept)
-        same_hash = run.features_hash_function == features_hash_function(cursor)
+        same_hash = run.features_hash_function == features_hash_function(
+            cursor, dict(zip(run.features or [], run.feature_precisions or [], strict=False))
+        )
         if not same_hash:
             replay.notes.append(
                 f"the features hashes are by {run.features_hash_function}, which this warehouse no "
@@ -125,7 +127,7 @@ def _score(
         )
     columns = [item.name for item in artifact.contract.output_fields()]
     rows = cursor.stream(
-        _rows_to_replay(tables, run, columns, sample=sample),
+        _rows_to_replay(cursor, tables, run, columns, sample=sample),
         {**run.values, "sample": sample},
         batch_rows=PART_ROWS,
     )
@@ -139,7 +141,7 @@ def _score(
 
 
 def _rows_to_replay(
-    tables: ScoringTables, run: KeptRun, columns: list[str], *, sample: int | None
+    cursor: Cursor, tables: ScoringTables, run: KeptRun, columns: list[str], *, sample: int | None
 ) -> str:
     """Key, what the ledger says, and the kept features, in the order in which the run scored."""
     carried = [
@@ -155,7 +157,12 @@ def _rows_to_replay(
         f"as {quote(REJECTED_COLUMN)}"
     )
     features = [f"fed.{quote(name)}" for name in run.features]
-    same = " and ".join(f"said.{quote(name)} = fed.{quote(name)}" for name in run.key_columns)
+    kinds = {n.casefold(): kind for n, kind in cursor.columns_of(tables.ledger.sql).items()}
+    same = " and ".join(
+        f"{compared(name, kinds[name.casefold()], of='said')} = "
+        f"{compared(name, kinds[name.casefold()], of='fed')}"
+        for name in run.key_columns
+    )
     keys = ", ".join(f"said.{quote(name)}" for name in run.key_columns)
     order = "said.rowid" if sample is None else f"hash({keys}, $run_id) limit $sample"
     return f"""

@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx import plan
+from dbt_onnx.contract import CARRIED_PREFIX
 from dbt_onnx.engines.duckdb import writing
 from dbt_onnx.progress import Progress
-from dbt_onnx.scoring import PART_ROWS, prediction_schema, score_batches
+from dbt_onnx.scoring import KEY_PREFIX, PART_ROWS, prediction_schema, score_batches
 from dbt_onnx.session import DEFAULT_BATCH_ROWS, OnnxSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pyarrow as pa
+
     from dbt_onnx.artifact import Artifact
     from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.engines.duckdb.fed_rows import FedRows
     from dbt_onnx.engines.duckdb.planning import PlannedRun
     from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.job import ScoringRequest
@@ -32,11 +36,12 @@ def stream_predictions(
     tables: ScoringTables,
     planned: PlannedRun,
     tally: Tally,
+    fed: FedRows | None,
     *,
     log: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Score the planned rows into the ledger, and add to `tally` what became of them. Returns the
-    columns of the run row that say how: what a replay needs.
+    """Score the planned rows into the ledger, and add to `tally` what became of them; `fed` sets aside
+    what is to be kept of them. Returns the columns of the run row that say how: what a replay needs.
 
     Raises ScoringError, and ArtifactError when onnxruntime cannot load the model.
     """
@@ -50,7 +55,7 @@ def stream_predictions(
     try:
         with Progress(to_score, label=name, log=log) as progress:
             predictions = score_batches(
-                rows,
+                rows if fed is None else fed.passing(rows, columns=_kept_columns(rows.schema)),
                 session,
                 contract=artifact.contract,
                 tally=tally,
@@ -69,6 +74,15 @@ def stream_predictions(
         "workers": session.workers,
         "batch_rows": session.batch_rows,
     }
+
+
+def _kept_columns(schema: pa.Schema) -> list[str]:
+    """Key and features."""
+    return [
+        name
+        for name in schema.names
+        if name.startswith(KEY_PREFIX) or not name.startswith(CARRIED_PREFIX)
+    ]
 
 
 def _open_session(

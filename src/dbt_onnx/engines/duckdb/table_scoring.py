@@ -15,6 +15,7 @@ from dbt_onnx.artifact import Artifact, load_artifact
 from dbt_onnx.engines.duckdb import writing
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.features import FeatureRelation, relation_name
+from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
 from dbt_onnx.engines.duckdb.planning import PlannedRun, plan_run
 from dbt_onnx.engines.duckdb.references import write_references
 from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
@@ -248,7 +249,10 @@ def _write_run(
     commits into its log first, and into the tables later.
     """
     tally, how = Tally(), dict[str, Any]()
-    with writer.transaction():
+    with (
+        FedRows(folder_of(reader, tables.ledger.database)) as fed,
+        writer.transaction(),
+    ):
         tables.create(writer, planned.plan.shape, model=_model(artifact))
         write_references(
             writer, tables.references, artifact, scoring_model=tables.ledger.identifier
@@ -258,8 +262,9 @@ def _write_run(
             from dbt_onnx.engines.duckdb.streaming import stream_predictions
 
             how = stream_predictions(
-                reader, writer, request, artifact, tables, planned, tally, log=log
-            )
+                reader, writer, request, artifact, tables, planned, tally,
+                None if request.keep_inputs is False else fed, log=log,
+            )  # fmt: skip
         snapshot.close()
         fingerprint = writing.check_written(writer, tables, planned, tally, where=features.name)
         writing.check_rejected(
@@ -268,9 +273,7 @@ def _write_run(
             where=features.name,
             max_rejected_fraction=request.max_rejected_fraction,
         )
-        kept = writing.keep_inputs(
-            writer, tables, planned, tally, where=features.name, keep=request.keep_inputs
-        )
+        kept = writing.keep_inputs(writer, tables, planned, fed, keep=request.keep_inputs)
         writing.update_latest(writer, tables, planned)
         result = RunSummary(
             model=_name(artifact),
@@ -284,7 +287,7 @@ def _write_run(
             status="success",
             **writing.run_columns(planned),
             **result.counts,
-            rows_inputs_kept=kept,
+            **kept,
             ledger_fingerprint=fingerprint,
             **how,
         )

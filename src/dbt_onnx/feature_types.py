@@ -1,0 +1,188 @@
+"""The SQL types that a model can read: how values of each are hashed, and how they are kept.
+
+A value has changed when what reaches the model has changed. So the hash is taken of the value as the
+contract encodes it, and a feature has a precision:
+
+    exact       integers, text, moments, and floats whose tolerance is stricter than their tensor's type
+    float32     floats and decimals for a float32 tensor, rounded as the encoder rounds them
+    float16     the same for a float16 tensor; the hash keeps the precision of float32
+    9 digits    DOUBLE for a float64 tensor: as many significant digits as `score()` says; a whole
+                number below 2^53 counts with all of its digits, and so does a DECIMAL
+
+A sum of doubles has other last digits each time that DuckDB's threads come in another order. In
+float32 these are gone. A type has not changed for the model when only its width did: all integers are
+hashed as BIGINT or HUGEINT, all floats as DOUBLE, an ENUM as text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+from dbt_onnx.contract import FLOAT_TYPES
+from dbt_onnx.identifiers import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dbt_onnx.contract import Contract
+
+SIGNIFICANT_DIGITS = 9
+MAX_DIGITS = 17
+EXACT = "exact"
+
+_SIGNED = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
+_UNSIGNED = ("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+WHOLE_TYPES = frozenset({*_SIGNED[:-1], *_UNSIGNED[:-1]})
+"""Integers that a BIGINT holds."""
+
+_LISTS = re.compile(r"(?P<element>.*?)(?P<lists>(\[\d*\])*)", re.DOTALL)
+_DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
+_KNOWN = re.compile(r"[A-Z][A-Z0-9_ ]*(\(\d+(, ?\d+)?\))?(\[\d*\])*")
+_PRECISION = re.compile(r"exact|float16|float32|(1[0-5]|[1-9]) digits")
+_ELEMENT = "__dbt_onnx_element"
+
+# precision of a float, and the least and the greatest of its normal range
+_EPSILON = {"float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
+_RANGE = {"float16": (2.0**-14, 65504.0), "float32": (2.0**-126, (2 - 2.0**-23) * 2.0**127)}
+_BITS_OF_DOUBLE = 53
+_DIGITS_OF_BIGINT = 18
+# noise of a sum that ought to be whole is far below, other fractions are above
+_BITS_OF_WHOLE = 43
+# a product with the splitter must not overflow
+_MAX_SPLIT = 1e290
+
+
+def precisions_of(contract: Contract, *, significant_digits: int) -> dict[str, str]:
+    """{feature: its precision}. A feature that tensors of several types read is exact."""
+    precisions = {}
+    for feature in contract.features:
+        found = {
+            _precision(tensor.dtype, feature.tolerance, significant_digits)
+            for tensor in contract.inputs
+            if feature.name in tensor.features
+        }
+        precisions[feature.name] = found.pop() if len(found) == 1 else EXACT
+    return precisions
+
+
+def _precision(dtype: str, tolerance: float | None, significant_digits: int) -> str:
+    if dtype not in FLOAT_TYPES:
+        return EXACT
+    # then a value may be rejected that rounds to one that is not
+    if tolerance is not None and tolerance < _EPSILON[dtype]:
+        return EXACT
+    if dtype != "float64":
+        return dtype
+    bits = _bits(significant_digits)
+    return EXACT if bits >= _BITS_OF_DOUBLE else f"{significant_digits} digits"
+
+
+def hashed(name: str, sql_type: str, precision: str, *, of: str | None = None) -> str:
+    """SQL of what is hashed of a column, `of` a table's alias."""
+    column = quote(name) if of is None else f"{of}.{quote(name)}"
+    element, lists = split(sql_type)
+    decimal = _DECIMAL.fullmatch(element)
+    if element in WHOLE_TYPES:
+        return _cast(column, "BIGINT", lists)
+    if element in {"UBIGINT", "HUGEINT"} or (decimal and decimal[2] == "0"):
+        is_small = decimal and int(decimal[1]) <= _DIGITS_OF_BIGINT
+        return _cast(column, "BIGINT" if is_small else "HUGEINT", lists)
+    if element.startswith("ENUM"):
+        return _cast(column, "VARCHAR", lists)
+    if decimal and precision == EXACT:
+        return _cast(column, f"DECIMAL(38,{decimal[2]})", lists)
+    if not decimal and element not in {"FLOAT", "DOUBLE"}:
+        return column
+    is_narrow = element == "FLOAT" and precision in _RANGE
+    if precision == EXACT or is_narrow or (decimal and precision not in _RANGE):
+        return _cast(column, "DOUBLE", lists)
+    if not lists:
+        return _rounded(f"cast({column} as double)" if element != "DOUBLE" else column, precision)
+    rounded = _rounded(f"cast({_ELEMENT} as double)", precision)
+    return f"list_transform({column}, lambda {_ELEMENT}: {rounded})"
+
+
+def split(sql_type: str) -> tuple[str, str]:
+    """`DECIMAL(9,2)[3]` -> `DECIMAL(9,2)` and `[3]`."""
+    match = _LISTS.fullmatch(sql_type)
+    assert match is not None
+    return match["element"], match["lists"]
+
+
+def _cast(column: str, element: str, lists: str) -> str:
+    # a list and an array of the same values are the same for the model
+    return f"cast({column} as {element}{'[]' if lists else ''})"
+
+
+def _rounded(value: str, precision: str) -> str:
+    if precision in _RANGE:
+        # beyond the normal range a value is rejected or not for what it is
+        low, high = map(_double, _RANGE[precision])
+        return (
+            f"case when abs({value}) between {low} and {high} "
+            f"then cast(cast({value} as float) as double) else {value} end"
+        )
+    bits = _bits(int(precision.partition(" ")[0]))
+    # Dekker's splitting leaves the upper bits of a double: T. J. Dekker, "A floating-point technique
+    # for extending the available precision" (1971)
+    product = f"{value} * {_double(2.0 ** (_BITS_OF_DOUBLE - bits) + 1)}"
+    nearly = _double(2.0 ** -max(bits, _BITS_OF_WHOLE))
+    return (
+        f"case when abs({value}) < {_double(2.0**_BITS_OF_DOUBLE)} "
+        f"and abs({value} - round({value})) <= abs({value}) * {nearly} then round({value}) "
+        f"when abs({value}) < {_double(_MAX_SPLIT)} then {product} - ({product} - {value}) "
+        f"else {value} end"
+    )
+
+
+def _bits(significant_digits: int) -> int:
+    return math.ceil(significant_digits * math.log2(10))
+
+
+def _double(value: float) -> str:
+    # without an exponent it would be a DECIMAL
+    return f"{float(value):.17e}"
+
+
+def kept_as(sql_type: str) -> str:
+    """The type in which values are kept: an ENUM's values as text, all others as they are."""
+    element, lists = split(sql_type)
+    if element.startswith("ENUM"):
+        return f"VARCHAR{lists}"
+    # a column that is NULL in every row
+    return f"INTEGER{lists}" if element == '"NULL"' else sql_type
+
+
+def widened(kept: str, given: str) -> str:
+    """The type for a column that holds `kept` and shall take `given`, too.
+
+    Nothing is lost: the run row tells which type the values had, and text reads back to the same
+    value.
+    """
+    if kept == given:
+        return kept
+    if kept in _SIGNED and given in _SIGNED:
+        return max(kept, given, key=_SIGNED.index)
+    if {kept, given} <= {*_SIGNED, *_UNSIGNED}:
+        return "HUGEINT"
+    return "VARCHAR"
+
+
+def is_type(text: str) -> bool:
+    """Whether a text from outside may stand as a type in a statement."""
+    return _KNOWN.fullmatch(text) is not None
+
+
+def is_precision(text: str) -> bool:
+    """Whether a text from outside is a precision."""
+    return _PRECISION.fullmatch(text) is not None
+
+
+def features_hash(
+    columns: Mapping[str, str], precisions: Mapping[str, str], *, of: str | None = None
+) -> str:
+    """SQL of the hash over the columns that the model reads, {name: SQL type}, `of` a table's alias."""
+    values = (hashed(name, kind, precisions[name], of=of) for name, kind in columns.items())
+    return f"hash({', '.join(values)})"
