@@ -130,7 +130,11 @@ def _from_decimals(elements: pa.Array, target: np.dtype[Any], tolerance: float) 
         return _from_floats(decimals_to_floats(elements), target, tolerance)
     fraction = None
     if scale > 0:
-        decimals = pc.cast(elements, pa.decimal128(_MAX_DIGITS, scale))
+        # a whole number needs a digit before the point; of 38 after it Arrow has none left
+        wide = pa.decimal256(_MAX_DIGITS + 1, scale)
+        decimals = pc.cast(
+            elements, pa.decimal128(_MAX_DIGITS, scale) if scale < _MAX_DIGITS else wide
+        )
         elements = pc.trunc(decimals)
         changed = pc.fill_null(pc.not_equal(elements, decimals), pa.scalar(value=False))
         fraction = some(changed.to_numpy(zero_copy_only=False))
@@ -152,7 +156,7 @@ def decimals_to_floats(elements: pa.Array) -> Array:
     if 0 <= scale <= _EXACT_POWER_OF_TEN and elements.type.precision <= _MAX_DIGITS:
         low, high = words_of(pc.cast(elements, pa.decimal128(_MAX_DIGITS, scale)))
         narrow = low.view(np.int64)
-        exact = (high == narrow >> 63) & (abs(narrow.astype(np.float64)) <= _EXACT_INTEGER)
+        exact = (high == narrow >> 63) & (narrow >= -_EXACT_INTEGER) & (narrow <= _EXACT_INTEGER)
         values = narrow / 10.0**scale
     if not exact.all():
         text = pc.cast(elements.filter(pa.array(~exact)), pa.string())

@@ -11,7 +11,7 @@ contract encodes it, and a feature has a precision:
 
 A sum of doubles has other last digits each time that DuckDB's threads come in another order. In
 float32 these are gone. A type has not changed for the model when only its width did: all integers are
-hashed as BIGINT or HUGEINT, all floats as DOUBLE, an ENUM as text.
+hashed as BIGINT, or as text where they are longer, all floats as DOUBLE, an ENUM as text.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ _ELEMENT = "__dbt_onnx_element"
 _EPSILON = {"float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
 _RANGE = {"float16": (2.0**-14, 65504.0), "float32": (2.0**-126, (2 - 2.0**-23) * 2.0**127)}
 _BITS_OF_DOUBLE = 53
-_DIGITS_OF_BIGINT = 18
+_DIGITS_OF_64_BITS = 18
+_OF_128_BITS = frozenset({"HUGEINT", "UHUGEINT", "UUID"})
 # noise of a sum that ought to be whole is far below, other fractions are above
 _BITS_OF_WHOLE = 43
 # a product with the splitter must not overflow
@@ -84,15 +85,12 @@ def hashed(name: str, sql_type: str, precision: str, *, of: str | None = None) -
     column = quote(name) if of is None else f"{of}.{quote(name)}"
     element, lists = split(sql_type)
     decimal = _DECIMAL.fullmatch(element)
-    if element in WHOLE_TYPES:
+    if element in WHOLE_TYPES or _is_small_integer(element):
         return _cast(column, "BIGINT", lists)
-    if element in {"UBIGINT", "HUGEINT"} or (decimal and decimal[2] == "0"):
-        is_small = decimal and int(decimal[1]) <= _DIGITS_OF_BIGINT
-        return _cast(column, "BIGINT" if is_small else "HUGEINT", lists)
-    if element.startswith("ENUM"):
+    if element.startswith("ENUM") or element in _OF_128_BITS:
         return _cast(column, "VARCHAR", lists)
-    if decimal and precision == EXACT:
-        return _cast(column, f"DECIMAL(38,{decimal[2]})", lists)
+    if decimal and (precision == EXACT or decimal[2] == "0"):
+        return _cast(column, "VARCHAR", lists)
     if not decimal and element not in {"FLOAT", "DOUBLE"}:
         return column
     is_narrow = element == "FLOAT" and precision in _RANGE
@@ -102,6 +100,24 @@ def hashed(name: str, sql_type: str, precision: str, *, of: str | None = None) -
         return _rounded(f"cast({column} as double)" if element != "DOUBLE" else column, precision)
     rounded = _rounded(f"cast({_ELEMENT} as double)", precision)
     return f"list_transform({column}, lambda {_ELEMENT}: {rounded})"
+
+
+def hashable(column: str, sql_type: str) -> str:
+    """SQL of a column as it may be hashed, exactly: DuckDB's hash of 128 bits is an exclusive or of two
+    halves, the same for 0 and -1, so these are hashed as text.
+    """
+    element, lists = split(sql_type)
+    is_wide = _DECIMAL.fullmatch(element) and not _is_64_bits(element)
+    return _cast(column, "VARCHAR", lists) if is_wide or element in _OF_128_BITS else column
+
+
+def _is_64_bits(decimal: str) -> bool:
+    match = _DECIMAL.fullmatch(decimal)
+    return match is not None and int(match[1]) <= _DIGITS_OF_64_BITS
+
+
+def _is_small_integer(element: str) -> bool:
+    return element.endswith(",0)") and _is_64_bits(element)
 
 
 def split(sql_type: str) -> tuple[str, str]:
@@ -146,6 +162,14 @@ def _double(value: float) -> str:
     return f"{float(value):.17e}"
 
 
+def read_as(name: str, sql_type: str) -> str:
+    """SQL of a column as a stream has it: DuckDB reads arrays of categories back from Arrow as their
+    numbers, so these come as text.
+    """
+    element, lists = split(sql_type)
+    return f"cast({name} as {kept_as(sql_type)})" if lists and element.startswith("ENUM") else name
+
+
 def kept_as(sql_type: str) -> str:
     """The type in which values are kept: an ENUM's values as text, all others as they are."""
     element, lists = split(sql_type)
@@ -159,10 +183,13 @@ def widened(kept: str, given: str) -> str:
     """The type for a column that holds `kept` and shall take `given`, too.
 
     Nothing is lost: the run row tells which type the values had, and text reads back to the same
-    value.
+    value. Of two lists the elements are widened: text of a whole list would read JSON otherwise.
     """
     if kept == given:
         return kept
+    (element, lists), (other, others) = split(kept), split(given)
+    if lists and others:
+        return f"{widened(element, other)}{lists if lists == others else '[]'}"
     if kept in _SIGNED and given in _SIGNED:
         return max(kept, given, key=_SIGNED.index)
     if {kept, given} <= {*_SIGNED, *_UNSIGNED}:

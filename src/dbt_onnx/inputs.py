@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dbt_onnx.errors import WarehouseError
-from dbt_onnx.feature_types import is_precision, is_type, kept_as
+from dbt_onnx.feature_types import hashable, is_precision, is_type, kept_as
 from dbt_onnx.identifiers import quote
 from dbt_onnx.ledger import fingerprint
 
@@ -113,14 +113,15 @@ def select_inputs(
 
 
 def fingerprint_of_run(
-    inputs: TableName, *, key: Sequence[str], features: Mapping[str, str]
+    inputs: TableName, *, key: Mapping[str, str], features: Mapping[str, str]
 ) -> str:
     """A number for all that was kept of a run, whatever the order of the rows; unlike the features
-    hash it is exact, so that it tells of any other digit. Parameter: $run_id.
+    hash it is exact, so that it tells of any other digit. `key` and `features` map columns to their
+    SQL types. Parameter: $run_id.
     """
-    kept = select_inputs(inputs, key=key, features=features, where="run_id = $run_id")
-    columns = dict.fromkeys((*key, *features))
-    return f"select {fingerprint(', '.join(map(quote, columns)))} from ({kept}) as kept"
+    kept = select_inputs(inputs, key=list(key), features=features, where="run_id = $run_id")
+    columns = [hashable(quote(name), kind) for name, kind in {**features, **key}.items()]
+    return f"select {fingerprint(', '.join(columns))} from ({kept}) as kept"
 
 
 def outdated_runs(runs: TableName) -> str:

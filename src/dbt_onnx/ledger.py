@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dbt_onnx.feature_types import hashable
 from dbt_onnx.identifiers import compared, literal, quote
 
 if TYPE_CHECKING:
@@ -231,11 +232,14 @@ def fingerprint(columns: str) -> str:
     return f"bit_xor(hash(hash({columns})))"
 
 
-def fingerprints_of_run(ledger: TableName, *, key: Sequence[str], outputs: Sequence[str]) -> str:
+def fingerprints_of_run(
+    ledger: TableName, *, key: Mapping[str, str], outputs: Sequence[str]
+) -> str:
     """Two numbers for the rows that a run appended, whatever their order: of what went in, which
     `plan.summarize` computes for the rows that it planned, and of all that is said; a row whose run
-    or time was altered is no longer among them. Parameters: $run_id, $scored_at.
+    or time was altered is no longer among them. `key` maps the columns to their SQL types. Parameters: $run_id, $scored_at.
     """
+    keys = [hashable(quote(name), kind) for name, kind in key.items()]
     texts = [name for name, kind in STAMP_TYPES.items() if is_text(kind) and name != "run_id"]
     others = [n for n in STAMP_TYPES if n not in texts and n not in {"run_id", "scored_at"}]
     # an ENUM's number depends on the type, its text does not, and is read once for rows with the same
@@ -247,8 +251,8 @@ def fingerprints_of_run(ledger: TableName, *, key: Sequence[str], outputs: Seque
         from (
             select
                 {", ".join(f"{text} as {quote(name)}" for text, name in zip(grouped, texts, strict=True))},
-                {fingerprint(", ".join(map(quote, (*key, "as_of", "features_hash"))))} as inputs,
-                {fingerprint(", ".join(map(quote, (*key, *outputs, *others))))} as said,
+                {fingerprint(", ".join((*keys, quote("as_of"), quote("features_hash"))))} as inputs,
+                {fingerprint(", ".join((*keys, *map(quote, (*outputs, *others)))))} as said,
                 count(*) as occurrences
             from {ledger.sql}
             where run_id = $run_id and scored_at = $scored_at

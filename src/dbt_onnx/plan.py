@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dbt_onnx.feature_types import WHOLE_TYPES, features_hash
+from dbt_onnx.feature_types import WHOLE_TYPES, features_hash, hashable, read_as
 from dbt_onnx.identifiers import compared, quote
 from dbt_onnx.ledger import SCORE_REASONS, STAMP_TYPES, fingerprint
 
@@ -132,7 +132,7 @@ def _tracked(plan: Plan) -> str:
 
 def _described(plan: Plan) -> str:
     """The columns of `Snapshot`."""
-    keys = ", ".join(quote(name) for name in plan.shape.key)
+    keys = ", ".join(hashable(quote(name), kind) for name, kind in plan.shape.key.items())
     return f"""
             count(*),
             min("__dbt_onnx_as_of"),
@@ -226,11 +226,12 @@ def describe_materialized(plan: Plan) -> str:
     had seen; whether a key occurs twice.
     """
     keys = ", ".join(f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key)))
+    hashed = _hashable_keys(plan)
     return f"""
         select
             count(*),
-            {fingerprint(f'{keys}, "__dbt_onnx_features_hash"')},
-            {fingerprint(f"{keys}, known_hash")} filter (rows_present > 0),
+            {fingerprint(f'{hashed}, "__dbt_onnx_features_hash"')},
+            {fingerprint(f"{hashed}, known_hash")} filter (rows_present > 0),
             count(*) filter (rows_present > 0),
             count(*) > (select count(*) from (select distinct {keys} from {_MATERIALIZED}))
         from {_MATERIALIZED}"""
@@ -241,7 +242,7 @@ def summarize(plan: Plan) -> str:
     reasons = ",\n            ".join(
         f"count(*) filter (score_reason = '{reason}') as rows_{reason}" for reason in SCORE_REASONS
     )
-    keys = ", ".join(f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key)))
+    keys = _hashable_keys(plan)
     return f"""{_planned(plan)}
         select
             count(*) as rows_in,
@@ -254,6 +255,12 @@ def summarize(plan: Plan) -> str:
             {fingerprint(f'{keys}, "__dbt_onnx_as_of", "__dbt_onnx_features_hash"')}
                 filter (score_reason is not null) as input_fingerprint
         from planned"""
+
+
+def _hashable_keys(plan: Plan) -> str:
+    return ", ".join(
+        hashable(f'"__dbt_onnx_key_{i}"', kind) for i, kind in enumerate(plan.shape.key.values())
+    )
 
 
 def planned_twice(plan: Plan) -> str:
@@ -277,7 +284,10 @@ def select_rows(plan: Plan) -> str:
         '"__dbt_onnx_features_hash"',
         '"__dbt_onnx_rejected_reason"',
     ]
-    carried += [f"feature_{i} as {quote(name)}" for i, name in enumerate(plan.features)]
+    carried += [
+        f"{read_as(f'feature_{i}', kind)} as {quote(name)}"
+        for i, (name, kind) in enumerate(plan.features.items())
+    ]
     columns = ",\n            ".join(carried)
     return f"""{_planned(plan)}
         select

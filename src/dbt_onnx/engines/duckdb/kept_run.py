@@ -109,7 +109,7 @@ def check_ledger(
         if gone
         else cursor.rows(
             ledger.fingerprints_of_run(
-                tables.ledger, key=run.key_columns, outputs=run.output_columns
+                tables.ledger, key=key_types(run, columns), outputs=run.output_columns
             ),
             run.values,
         )[0][1]
@@ -152,14 +152,14 @@ def check_inputs(
 ) -> bool:
     """Hold the kept inputs against the ledger, row by row. Returns whether they can be scored."""
     columns = cursor.columns_of(tables.inputs.sql) if cursor.has(tables.inputs) else {}
-    folded = {name.casefold(): kind for name, kind in columns.items()}
-    gone = [n for n in ("run_id", *run.key_columns, *run.features) if n.casefold() not in folded]
+    known = {name.casefold() for name in columns}
+    gone = [n for n in ("run_id", *run.key_columns, *run.features) if n.casefold() not in known]
     if gone:
         replay.report(
             Finding(problem="inputs", expected="there", actual=f"{tables.inputs} lacks {gone}")
         )
         return False
-    types = {name: folded[name.casefold()] for name in run.key_columns}
+    types = key_types(run, columns)
     same = " and ".join(
         f"{compared(n, kind, of='said')} = {compared(n, kind, of='fed')}"
         for n, kind in types.items()
@@ -215,14 +215,24 @@ def check_inputs(
         )
         replay.report(finding)
     if with_hash and not problems:
-        _check_fingerprint(cursor, tables, run, replay)
+        _check_fingerprint(cursor, tables, run, replay, types)
     return True
 
 
-def _check_fingerprint(cursor: Cursor, tables: ScoringTables, run: KeptRun, replay: Replay) -> None:
+def key_types(run: KeptRun, columns: Mapping[str, str]) -> dict[str, str]:
+    """The SQL types of the key among the columns of a table, which may be spelled in another case; of
+    a column that is gone nothing.
+    """
+    folded = {name.casefold(): kind for name, kind in columns.items()}
+    return {name: folded.get(name.casefold(), "") for name in run.key_columns}
+
+
+def _check_fingerprint(
+    cursor: Cursor, tables: ScoringTables, run: KeptRun, replay: Replay, key: Mapping[str, str]
+) -> None:
     """The hash of a row lets noise pass; a digit that somebody altered shows here."""
     features = inputs.kept_types(tables.inputs, run.features, run.feature_types)
-    statement = inputs.fingerprint_of_run(tables.inputs, key=run.key_columns, features=features)
+    statement = inputs.fingerprint_of_run(tables.inputs, key=key, features=features)
     fingerprint = cursor.rows(statement, run.values)[0][0]
     if fingerprint != run.inputs_fingerprint:
         replay.report(

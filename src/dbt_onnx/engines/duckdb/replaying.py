@@ -12,6 +12,7 @@ from dbt_onnx.engines.duckdb.kept_run import (
     check_inputs,
     check_ledger,
     kept_features,
+    key_types,
     read_run,
 )
 from dbt_onnx.engines.duckdb.planning import features_hash_function
@@ -157,11 +158,10 @@ def _rows_to_replay(
         f"as {quote(REJECTED_COLUMN)}"
     )
     features = [f"fed.{quote(name)}" for name in run.features]
-    kinds = {n.casefold(): kind for n, kind in cursor.columns_of(tables.ledger.sql).items()}
+    types = key_types(run, cursor.columns_of(tables.ledger.sql))
     same = " and ".join(
-        f"{compared(name, kinds[name.casefold()], of='said')} = "
-        f"{compared(name, kinds[name.casefold()], of='fed')}"
-        for name in run.key_columns
+        f"{compared(name, kind, of='said')} = {compared(name, kind, of='fed')}"
+        for name, kind in types.items()
     )
     keys = ", ".join(f"said.{quote(name)}" for name in run.key_columns)
     order = "said.rowid" if sample is None else f"hash({keys}, $run_id) limit $sample"

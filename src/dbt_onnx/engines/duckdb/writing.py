@@ -107,7 +107,7 @@ def check_written(
     elif written_rows:
         shape = planned.plan.shape
         fingerprints = ledger.fingerprints_of_run(
-            tables.ledger, key=list(shape.key), outputs=list(shape.outputs)
+            tables.ledger, key=shape.key, outputs=list(shape.outputs)
         )
         scored, said = writer.rows(fingerprints, planned.parameters)[0]
         if scored != planned.summary.input_fingerprint:
@@ -167,7 +167,7 @@ def keep_inputs(
         kept = writer.rows(statement, planned.parameters)[0][0]
         writer.raw.unregister(_FED)
         given = {name: kept_as(kind) for name, kind in features.items()}
-        statement = inputs.fingerprint_of_run(tables.inputs, key=list(shape.key), features=given)
+        statement = inputs.fingerprint_of_run(tables.inputs, key=shape.key, features=given)
         fingerprint = writer.rows(statement, planned.parameters)[0][0]
     if keep is not True:
         _forget_inputs(writer, tables, planned, kept_since=planned.scored_at - keep)
