@@ -5,7 +5,7 @@ contract encodes it, and a feature has a precision:
 
     exact       integers, text, moments, and floats whose tolerance is stricter than their tensor's type
     float32     floats and decimals for a float32 tensor, rounded as the encoder rounds them
-    float16     the same for a float16 tensor; the hash keeps the precision of float32
+    float16     the same for a float16 tensor
     9 digits    DOUBLE for a float64 tensor: as many significant digits as `score()` says; a whole
                 number below 2^53 counts with all of its digits, and so does a DECIMAL
 
@@ -46,6 +46,7 @@ _ELEMENT = "__dbt_onnx_element"
 # precision of a float, and the least and the greatest of its normal range
 _EPSILON = {"float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
 _RANGE = {"float16": (2.0**-14, 65504.0), "float32": (2.0**-126, (2 - 2.0**-23) * 2.0**127)}
+_FRACTION_BITS_OF_FLOAT16 = 10
 _BITS_OF_DOUBLE = 53
 _DIGITS_OF_64_BITS = 18
 _OF_128_BITS = frozenset({"HUGEINT", "UHUGEINT", "UUID"})
@@ -93,7 +94,7 @@ def hashed(name: str, sql_type: str, precision: str, *, of: str | None = None) -
         return _cast(column, "VARCHAR", lists)
     if not decimal and element not in {"FLOAT", "DOUBLE"}:
         return column
-    is_narrow = element == "FLOAT" and precision in _RANGE
+    is_narrow = element == "FLOAT" and precision == "float32"
     if precision == EXACT or is_narrow or (decimal and precision not in _RANGE):
         return _cast(column, "DOUBLE", lists)
     if not lists:
@@ -134,12 +135,14 @@ def _cast(column: str, element: str, lists: str) -> str:
 
 def _rounded(value: str, precision: str) -> str:
     if precision in _RANGE:
+        rounded = f"cast(cast({value} as float) as double)"
+        if precision == "float16":
+            # rounded once: by way of a float32, a value just above a half would fall on the other side
+            unit = f"pow(2e0, floor(log2(abs({value}))) - {_FRACTION_BITS_OF_FLOAT16})"
+            rounded = f"round_even({value} / {unit}, 0) * {unit}"
         # beyond the normal range a value is rejected or not for what it is
         low, high = map(_double, _RANGE[precision])
-        return (
-            f"case when abs({value}) between {low} and {high} "
-            f"then cast(cast({value} as float) as double) else {value} end"
-        )
+        return f"case when abs({value}) between {low} and {high} then {rounded} else {value} end"
     bits = _bits(int(precision.partition(" ")[0]))
     # Dekker's splitting leaves the upper bits of a double: T. J. Dekker, "A floating-point technique
     # for extending the available precision" (1971)
