@@ -134,6 +134,7 @@ validation_errors as (
 
 select *
 from validation_errors
+{{ dbt_onnx._none_if_empty() }}
 order by severity, age desc, {{ dbt_onnx._columns(key) }}
 {%- endif -%}
 {% endtest %}

@@ -154,6 +154,7 @@ select
     *,
     {{ dbt_onnx._literal(run['model_version']) if run is not none else 'cast(null as varchar)' }} as model_version
 from validation_errors
+{{ dbt_onnx._none_if_empty() }}
 order by severity, figure desc
 {%- endif -%}
 {% endtest %}

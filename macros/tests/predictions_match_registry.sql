@@ -166,6 +166,7 @@ validation_errors as (
 
 select *
 from validation_errors
+{{ dbt_onnx._none_if_empty() }}
 order by problem, {{ dbt_onnx._columns(key) }}
 {%- endif -%}
 {% endtest %}

@@ -74,5 +74,6 @@ select
     finding.expected,
     finding.actual
 from findings
+{{ dbt_onnx._none_if_empty() }}
 {%- endif -%}
 {% endtest %}

@@ -85,6 +85,9 @@ def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings
     from dbt_onnx.engines.duckdb.table_scoring import score_table
 
     document = json.loads(settings)
+    document["seeds"] = {
+        relation: project_folder() / path for relation, path in document["seeds"].items()
+    }
     run_settings = RunSettings(**{item.name: document[item.name] for item in fields(RunSettings)})
     try:
         request = _request_of(model, dbt, session)

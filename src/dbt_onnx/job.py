@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.contract import CARRIED_PREFIX, RESERVED_COLUMNS
 from dbt_onnx.errors import ConfigError
 from dbt_onnx.feature_types import MAX_DIGITS
 from dbt_onnx.registry import parse_spec
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PERIODS = {
     "minute": timedelta(minutes=1),
@@ -52,7 +55,8 @@ class RunSettings:
     """What the materialization tells: where the ledger lies, which run this is, and what was asked.
 
     `clock_sql` is the SQL expression of the project's clock, a naive UTC timestamp. `model` is the
-    version, "churn/1", that a backfill asks for in place of the scoring model's own.
+    version, "churn/1", that a backfill asks for in place of the scoring model's own. `seeds` are the
+    files of the seeds above the scoring model, by relation, where `empty` may leave them without rows.
     """
 
     database: str
@@ -65,6 +69,7 @@ class RunSettings:
     retry_rejected: bool
     dbt_version: str
     model: str | None = None
+    seeds: Mapping[str, Path] = field(default_factory=dict)
 
 
 def check_request(arguments: Mapping[str, Any], unknown: Mapping[str, Any]) -> ScoringRequest:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import mmap
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from contextlib import contextmanager, suppress
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     _Inbox: TypeAlias = SimpleQueue[Callable[[], None] | None]
 
 _GRACE_SECONDS = 5
+# how late a Ctrl-C may be heeded
+_HEED_SECONDS = 0.5
 _SHARE = 0.9
 _CGROUP = Path("/sys/fs/cgroup")
 # limit and usage without the file cache, of control groups' versions 2 and 1
@@ -74,11 +77,11 @@ class Threads:
             inbox = self._idle.pop()
         except IndexError:
             inbox = _hire()
-        inbox.put(act)
         before, is_done = -1, False
         try:
+            inbox.put(act)
             while not is_done and before != (before := steps()):
-                is_done = done.acquire(timeout=max_seconds)
+                is_done = _acquired(done, max_seconds)
         finally:
             if not is_done:
                 cancel()
@@ -90,6 +93,17 @@ class Threads:
         if errors:
             raise errors.pop()
         return answers[0]
+
+
+def _acquired(lock: threading.Lock, max_seconds: float) -> bool:
+    """Acquire the lock, by and by: Python's handlers run between two waits, and a Ctrl-C that reaches
+    another thread, or this one just before it waits, ends no wait.
+    """
+    deadline = time.monotonic() + max_seconds
+    while (left := deadline - time.monotonic()) > _HEED_SECONDS:
+        if lock.acquire(timeout=_HEED_SECONDS):
+            return True
+    return lock.acquire(timeout=max(0, left))
 
 
 def _hire() -> _Inbox:

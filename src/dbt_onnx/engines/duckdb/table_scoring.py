@@ -92,7 +92,7 @@ def score_table(
         # within, so that the run row has the message that the user sees
         with recorded_run(writer, tables, settings) as run, duckdb_errors():
             tables.check_names(writer)
-            registry = _read_registry(reader, request.registry)
+            registry = _read_registry(reader, request.registry, settings.seeds)
             request, is_other_version = _asked_version(request, settings, registry)
             artifact = load_artifact(artifacts, registry.resolve(request.model))
             _stamp_model(writer, run, request, artifact)
@@ -122,9 +122,17 @@ def score_table(
                 )  # fmt: skip
 
 
-def _read_registry(reader: Cursor, relation: Any) -> Registry:
+def _read_registry(reader: Cursor, relation: Any, seeds: Mapping[str, Path]) -> Registry:
+    """The registry's rows; where `--empty` has left it without, those of its file among `seeds`."""
+    sql = relation.sql_query()
     columns = list(relation.columns)
-    rows = reader.rows(relation.sql_query())
+    rows = reader.rows(sql)
+    if not rows:
+        # the registry itself may be a seed, or a model on one
+        nearest = sorted(seeds, key=lambda name: name not in sql)
+        registry = Registry.from_seeds(seeds[name] for name in nearest)
+        if registry is not None:
+            return registry
     return Registry.from_rows(
         [dict(zip(columns, row, strict=True)) for row in rows], where=relation_name(relation)
     )
