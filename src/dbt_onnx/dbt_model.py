@@ -39,7 +39,7 @@ def score(
     Return it from a dbt Python model with `dbt.config(materialized="predictions")`; the
     materialization does the work.
 
-    features               a relation, `dbt.ref(...)`: one row per key
+    features               a table or view, `dbt.ref(...)`, as it is: one row per key
     registry               the model registry, `dbt.ref(...)`
     model                  "churn" for the champion, "churn@challenger", "churn/2"
     key                    the columns that name an entity; a row with a NULL among them is rejected
@@ -72,7 +72,11 @@ def score(
         "batch_rows": batch_rows,
         "threads": threads,
     }
-    return check_request(arguments, unknown)
+    request = check_request(arguments, unknown)
+    from dbt_onnx.engines.duckdb.features import refuse_expressions
+
+    refuse_expressions(features=request.features.sql_query(), registry=request.registry.sql_query())
+    return request
 
 
 def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings: str) -> None:

@@ -90,6 +90,7 @@ RUNS_TYPES = {
     "model_version": "VARCHAR",
     "model_alias": "VARCHAR",
     "artifact_sha256": "VARCHAR",
+    "card_sha256": "VARCHAR",
     "input_fingerprint": "UBIGINT",
     "ledger_fingerprint": "UBIGINT",
     "inputs_fingerprint": "UBIGINT",

@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 _LOSSY = re.compile(r"\b(BIT|TIME WITH TIME ZONE|UHUGEINT|VARIANT)\b")
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"\s""")
 _MOMENTS = re.compile(r"DATE|TIMESTAMP(_S|_MS|_NS| WITH TIME ZONE)?")
+# the name in a run row where no name is known, as before expressions were refused
+UNNAMED = "the feature relation"
+_PART = r'(?:"(?:[^"]|"")+"|\w+)'
+_TABLE = rf"{_PART}\.(?P<schema>{_PART})\.(?P<name>{_PART})"
+_PLAIN = re.compile(rf"select \* from {_TABLE}")
+# what dbt gives for a source under --empty
+_EMPTY_SOURCE = re.compile(
+    rf"select \* from \(select \* from {_TABLE} (?:where false )?limit 0\).*"
+)
 # for each thread; DuckDB takes no more than 10^9
 _BITS_A_ROW, _MAX_BITS = 4, 1_000_000_000
 
@@ -182,7 +191,27 @@ def unstable(
 
 def relation_name(relation: Any) -> str:
     """`select * from "db"."schema"."name"` -> `schema.name`, as users know it."""
-    found = re.fullmatch(r'select \* from "(?:[^"]|"")*"\.(\S.*)', relation.sql_query().strip())
+    return _plain_name(relation.sql_query()) or UNNAMED
+
+
+def refuse_expressions(**queries: str) -> None:
+    """Raise ConfigError when an argument of `score()`, as SQL, is no table or view of the warehouse,
+    which the run row could name: the gate, a health check and a backfill look it up by that name.
+    """
+    for argument, sql in queries.items():
+        if _plain_name(sql) is None:
+            shown = " ".join(sql.split())
+            raise ConfigError(
+                f"{argument} is an expression or a file, not a table or view of the warehouse: "
+                f"{shown if len(shown) <= 400 else shown[:397] + '...'}",
+                hint="make it a model, and dbt.ref() that",
+            )
+
+
+def _plain_name(sql: str) -> str | None:
+    """The name of the table or view that dbt has written a query of, as it is."""
+    found = _PLAIN.fullmatch(sql.strip()) or _EMPTY_SOURCE.fullmatch(sql.strip())
     if found is None:
-        return "the feature relation"
-    return found[1].replace('"', "")
+        return None
+    parts = found["schema"], found["name"]
+    return ".".join(p[1:-1].replace('""', '"') if p.startswith('"') else p for p in parts)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from dbt_onnx.engines.duckdb.features import UNNAMED
 from dbt_onnx.errors import RegistryError, WarehouseError
 from dbt_onnx.identifiers import literal
 from dbt_onnx.ledger import RUNS_TABLE, TableName
@@ -48,7 +49,7 @@ def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
     key, features, registry = found[0]
     return Sources(
         key=tuple(key),
-        features_name=features or "the feature relation",
+        features_name=features or UNNAMED,
         features=_relation(cursor, features, beside=ledger),
         registry_name=registry or "the registry",
         registry=_relation(cursor, registry, beside=ledger),
@@ -78,6 +79,11 @@ def read_registry(cursor: Cursor, sources: Sources) -> Registry:
 def fault_of_features(cursor: Cursor, sources: Sources) -> str | None:
     """Why the feature relation cannot tell who ought to have a prediction; none if it can."""
     name = sources.features_name
+    if name == UNNAMED:
+        return (
+            "its last run read its features through an expression or from a file, so who ought to "
+            "have a prediction is not known: make that a model, dbt.ref() it in score(), and run again"
+        )
     if sources.features is None:
         return f"the feature relation {name} is not in the warehouse"
     try:

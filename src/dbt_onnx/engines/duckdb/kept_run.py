@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _RUN_COLUMNS = (
     "run_id", "status", "scored_at", "rows_scored", "rows_rejected", "rows_inputs_kept",
-    "key_columns", "features", "feature_types", "feature_precisions", "output_columns", "model_name", "model_version", "artifact_sha256",
+    "key_columns", "features", "feature_types", "feature_precisions", "output_columns", "model_name", "model_version", "artifact_sha256", "card_sha256",
     "ledger_fingerprint", "inputs_fingerprint", "features_hash_function", "onnxruntime_version", "threads", "batch_rows",
 )  # fmt: skip
 
@@ -57,7 +57,9 @@ def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> l
 
 def read_run(cursor: Cursor, tables: ScoringTables, run_id: str) -> KeptRun:
     """The run, if it can be replayed. Raises ConfigError when not, with the reason."""
-    listed = ", ".join(_RUN_COLUMNS)
+    # a column that an older dbt_onnx did not write is there from its next run on
+    there = cursor.columns_of(tables.runs.sql) if cursor.has(tables.runs) else {}
+    listed = ", ".join(name if name in there else f"null as {name}" for name in _RUN_COLUMNS)
     identity = {"scoring_model": tables.ledger.identifier, "run_id": run_id}
     found = (
         cursor.rows(

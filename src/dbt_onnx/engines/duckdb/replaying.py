@@ -85,15 +85,17 @@ def replay_run(
 def _load(registry: Registry, artifacts: Path, run: KeptRun, replay: Replay) -> Artifact | None:
     """The model that scored, found by its sha256; what is wrong with it is reported."""
     try:
-        return load_artifact(artifacts, _entry_of(registry, run))
+        artifact = load_artifact(artifacts, _entry_of(registry, run))
     except (ArtifactError, ContractError, RegistryError) as error:
-        replay.report(
-            Finding(
-                problem="artifact", expected=f"{run.model}, sha256 {run.artifact_sha256}",
-                actual=error.message,
-            )
-        )  # fmt: skip
-        return None
+        expected, actual = f"{run.model}, sha256 {run.artifact_sha256}", error.message
+    else:
+        # none: the run was by a dbt_onnx that did not stamp it
+        if run.card_sha256 in {None, artifact.card_sha256}:
+            return artifact
+        expected = f"{run.model}, a card with sha256 {run.card_sha256}"
+        actual = f"{artifact.card_sha256}: the card was changed since the run"
+    replay.report(Finding(problem="artifact", expected=expected, actual=actual))
+    return None
 
 
 def _entry_of(registry: Registry, run: KeptRun) -> RegistryEntry:

@@ -37,7 +37,6 @@ class PreviousRun:
 
     features_hash_function: str | None
     scored_at: datetime
-    key_columns: list[str]
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class RunRecord:
     def previous(self, cursor: Cursor) -> PreviousRun | None:
         found = cursor.rows(
             "select arg_max(features_hash_function, scored_at) filter (where scope = 'full'), "
-            f"max(scored_at), arg_max(key_columns, scored_at) from {self.tables.runs.sql} "
+            f"max(scored_at) from {self.tables.runs.sql} "
             "where scoring_model = $scoring_model and status = 'success' and scope <> 'empty' "
             "having count(*) > 0",
             self._identity,

@@ -16,14 +16,14 @@ from dbt_onnx.engines.duckdb import writing
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.features import FeatureRelation, relation_name
 from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
+from dbt_onnx.engines.duckdb.fit import check_fit
 from dbt_onnx.engines.duckdb.planning import PlannedRun, plan_run
 from dbt_onnx.engines.duckdb.references import write_references
 from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
-from dbt_onnx.errors import ConfigError, ContractError, RegistryError
-from dbt_onnx.inputs import RUN_COLUMN
+from dbt_onnx.errors import ConfigError, RegistryError
 from dbt_onnx.ledger import LedgerShape, TableName
-from dbt_onnx.registry import Registry, parse_spec
+from dbt_onnx.registry import CARD_COLUMN, Registry, parse_spec
 from dbt_onnx.tally import Tally
 
 if TYPE_CHECKING:
@@ -94,11 +94,16 @@ def score_table(
             tables.check_names(writer)
             registry = _read_registry(reader, request.registry, settings.seeds)
             request, is_other_version = _asked_version(request, settings, registry)
-            artifact = load_artifact(artifacts, registry.resolve(request.model))
+            entry = registry.resolve(request.model)
+            artifact = load_artifact(artifacts, entry)
+            if entry.card_sha256 is None:
+                log(
+                    f"{registry.where} has no {CARD_COLUMN} for {entry.spec}, so it does not tell when "
+                    "the card is changed: `dbt-onnx verify --record-cards` fills it"
+                )
             _stamp_model(writer, run, request, artifact)
             features = FeatureRelation.open(reader, request.features)
-            shape = _shape_of(reader, request, artifact, features)
-            _check_tables(writer, tables, run, request, artifact, shape)
+            shape = check_fit(reader, request, artifact, features, tables)
             if tables.repair_latest(writer, shape):
                 log(f"{tables.latest} was rebuilt from {tables.ledger}")
             if settings.empty:
@@ -167,60 +172,10 @@ def _stamp_model(
         model_version=artifact.model_version,
         model_alias=parse_spec(request.model).alias,
         artifact_sha256=artifact.sha256,
+        card_sha256=artifact.card_sha256,
         key_columns=list(request.key),
         features_relation=relation_name(request.features),
         registry_relation=relation_name(request.registry),
-    )
-
-
-def _shape_of(
-    reader: Cursor, request: ScoringRequest, artifact: Artifact, features: FeatureRelation
-) -> LedgerShape:
-    """The ledger's columns, after request and contract have been held against the features."""
-    features.check_columns(key=request.key, as_of=request.as_of)
-    features.check_contract(reader, artifact.contract, model=_name(artifact))
-    _check_input_names(request, artifact)
-    outputs = writing.output_types(artifact.contract.output_fields())
-    collisions = {n.casefold() for n in request.key} & {n.casefold() for n in outputs}
-    if collisions:
-        raise ContractError(
-            f"output column(s) {sorted(collisions)} collide with the key {list(request.key)}",
-            hint="give the output another column name when exporting or registering the model",
-        )
-    return LedgerShape(key={name: features.columns[name] for name in request.key}, outputs=outputs)
-
-
-def _check_input_names(request: ScoringRequest, artifact: Artifact) -> None:
-    taken = [n for n in artifact.contract.feature_names if n.casefold() == RUN_COLUMN]
-    if taken and request.keep_inputs is not False:
-        raise ConfigError(
-            f"feature {taken[0]!r} of '{_name(artifact)}' has the name of a column of the kept inputs",
-            hint="name the feature otherwise when exporting or registering the model, or set "
-            "keep_inputs=False in score()",
-        )
-
-
-def _check_tables(
-    writer: Cursor,
-    tables: ScoringTables,
-    run: RunRecord,
-    request: ScoringRequest,
-    artifact: Artifact,
-    shape: LedgerShape,
-) -> None:
-    """Raise when the ledger that is there was written with another key or other outputs."""
-    tables.check_shape(writer, shape)
-    # before the latest table may be rebuilt by this key
-    previous = run.previous(writer) if writer.has(tables.ledger) else None
-    if previous is not None and previous.key_columns != list(request.key):
-        raise ConfigError(
-            f"key is {list(request.key)}; {tables.ledger} was written with key "
-            f"{previous.key_columns}",
-            hint="a ledger keeps its key for life: restore it, or give the scoring model "
-            "another alias to start a new ledger",
-        )
-    tables.check_outputs(
-        writer, shape, model_name=artifact.model_name, model_version=artifact.model_version
     )
 
 
