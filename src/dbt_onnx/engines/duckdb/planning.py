@@ -96,7 +96,6 @@ def plan_run(
         is_backfill=is_backfill,
         has_late_rows=is_backfill,
     )
-    features.check_collation(reader, key=request.key)
     given = _describe_features(reader, rows_plan)
     features.check_not_empty(given.snapshot.rows)
     features.check_moments(
