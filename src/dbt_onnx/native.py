@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
     _Inbox: TypeAlias = SimpleQueue[Callable[[], None] | None]
 
+MAX_SECONDS = 600.0
+"""What a call of onnxruntime may take."""
+
+TRIAL_SECONDS = 60.0
+"""The same, where a model is tried."""
+
 _GRACE_SECONDS = 5
 _SHARE = 0.9
 _CGROUP = Path("/sys/fs/cgroup")
