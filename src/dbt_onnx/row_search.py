@@ -24,7 +24,8 @@ MODEL_ERROR, MODEL_CRASHED = "model_error", "model_crashed"
 MAX_CRASHES = 100
 """Rows of a run that may kill the process: each costs a second or so."""
 
-_PROBES = 8
+# rows that tell a model that fails on all; the second number where each costs a process
+_PROBES = (8, 3)
 _REASON_LENGTH = 200
 _PREFIX = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Non-zero status code returned while running )?"
@@ -104,7 +105,8 @@ class RowSearch:
         may_fail_on_all = self._max_rows is None or (self._rows or 0) <= self._max_rows
         if self._has_scored or may_fail_on_all:
             return
-        for row in np.unique(np.linspace(0, _count(feeds) - 1, _PROBES).astype(int)).tolist():
+        probes = _PROBES[isinstance(error, ModelCrashError)]
+        for row in np.unique(np.linspace(0, _count(feeds) - 1, probes).astype(int)).tolist():
             try:
                 self._call(scorer, feeds, row, row + 1)
             except ModelError:

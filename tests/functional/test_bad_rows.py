@@ -86,8 +86,8 @@ def categories(warehouse: Warehouse, bad: set[int], rows: int = 1_000) -> dict[i
     warehouse.register("1", model, contract)
     warehouse.sql("create or replace table features (id integer, city varchar)")
     cities = {i: f"new-{i}" if i in bad else names[i % 3] for i in range(rows)}
-    warehouse.connection.cursor().executemany(
-        "insert into features values (?, ?)", list(cities.items())
+    warehouse.connection.cursor().execute(
+        "insert into features select unnest($1), unnest($2)", [list(cities), list(cities.values())]
     )
     good = [i for i in cities if i not in bad]
     if not good:
@@ -153,8 +153,8 @@ def test_an_index_outside_of_an_embedding_is_rejected(
     warehouse.register("1", model, contract)
     warehouse.sql("create or replace table features (id integer, a bigint)")
     values = {i: bad.get(i, i % 4) for i in range(1_000)}
-    warehouse.connection.cursor().executemany(
-        "insert into features values (?, ?)", list(values.items())
+    warehouse.connection.cursor().execute(
+        "insert into features select unnest($1), unnest($2)", [list(values), list(values.values())]
     )
     warehouse.run()
     assert dict(warehouse.sql("select id, y from scores where status = 'scored'")) == {
@@ -170,7 +170,7 @@ def test_more_bad_rows_than_may_be_rejected_fail_the_run(warehouse: Warehouse) -
     categories(warehouse, set(range(0, 1_000, 9)))
     with pytest.raises(DataError, match="fails on more than 100 of 1,000 rows"):
         warehouse.run(max_rejected_fraction=0.1)
-    assert warehouse.sql("select * from scores") == []
+    assert not warehouse.sql("from duckdb_tables() where table_name = 'scores'")
 
 
 def test_new_rows_that_are_all_bad_are_rejected_beside_many_that_are_known(
@@ -244,9 +244,7 @@ def test_a_row_that_kills_the_process_is_found_and_rejected_by_the_next_run(
     divided(warehouse)
     spoil(warehouse, 321)
     assert run_in_process(warehouse) == -signal.SIGFPE
-    assert warehouse.sql("select count(*) from duckdb_tables() where table_name = 'scores'") == [
-        (0,)
-    ]
+    assert not warehouse.sql("from duckdb_tables() where table_name = 'scores'")
     summary = warehouse.run(max_rejected_fraction=0.1)
     assert (summary.rows_scored, summary.rows_rejected) == (999, 1)
     assert warehouse.sql("select id, rejected_reason from scores where status = 'rejected'") == [
@@ -323,7 +321,7 @@ def test_a_model_that_kills_the_process_on_every_row_fails_at_once(warehouse: Wa
     with pytest.raises(ScoringError, match=r"killed by signal 8 \(SIGFPE\)"):
         warehouse.run(max_rejected_fraction=0.1)
     assert warehouse.last_run("status") == ("error",)
-    assert warehouse.sql("select * from scores") == []
+    assert not warehouse.sql("from duckdb_tables() where table_name = 'scores'")
 
 
 @pytest.mark.parametrize("name", ["chain", "far_region"])
