@@ -100,6 +100,7 @@ RUNS_TYPES = {
     "threads": "INTEGER",
     "workers": "INTEGER",
     "batch_rows": "INTEGER",
+    "in_child_process": "BOOLEAN",
     "dbt_onnx_version": "VARCHAR",
     "dbt_version": "VARCHAR",
     "warehouse_version": "VARCHAR",

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
     _Inbox: TypeAlias = SimpleQueue[Callable[[], None] | None]
 
+MAX_SECONDS = 600.0
+"""What a call of onnxruntime may take."""
+
+TRIAL_SECONDS = 60.0
+"""The same, where a model is tried."""
+
 _GRACE_SECONDS = 5
 # how late a Ctrl-C may be heeded
 _HEED_SECONDS = 0.5

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import pyarrow as pa
 
+from dbt_onnx.child_session import ChildSession
 from dbt_onnx.contract import Contract, Output, TensorType
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.graph import read_graph
 from dbt_onnx.scoring import score_batches
-from dbt_onnx.session import OnnxSession
 from dbt_onnx.tally import Tally
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ def outputs_for(
 
 
 def score_table(model_bytes: bytes, table: pa.Table, contract: Contract) -> pa.Table:
-    """Score the sample as a run would. Raises ContractError when a row would be rejected."""
+    """Score the sample as a run would, in a child process. Raises ContractError when a row would be rejected."""
     names = [output.name for output in contract.outputs]
-    session = OnnxSession(model_bytes, output_names=names)
+    session = ChildSession(model_bytes, output_names=names)
     tally = Tally()
     batches = list(score_batches(table.to_batches(), session, contract=contract, tally=tally))
     if tally.rejected:

@@ -46,6 +46,7 @@ KERNEL = (
     "encode.py",
     "decode.py",
     "scoring.py",
+    "row_search.py",
 )
 KERNEL_MAY_IMPORT = {*KERNEL, "errors.py", "session.py", "identifiers.py"}
 

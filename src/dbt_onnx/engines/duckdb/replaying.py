@@ -26,6 +26,7 @@ from dbt_onnx.replay import (
     Replay,
     compare_batch,
 )
+from dbt_onnx.row_search import RowSearch
 from dbt_onnx.sample import TOLERANCE
 from dbt_onnx.scoring import KEY_PREFIX, PART_ROWS, score_batches
 from dbt_onnx.session import OnnxSession
@@ -136,8 +137,9 @@ def _score(
     )
     try:
         for batch in score_batches(
-            rows, session, contract=artifact.contract, tally=Tally(), workers=session.workers
-        ):
+            rows, session, contract=artifact.contract, tally=Tally(), workers=session.workers,
+            search=RowSearch(),
+        ):  # fmt: skip
             compare_batch(replay, batch, key=run.key_columns, columns=columns, tolerance=tolerance)
     finally:
         rows.close()
@@ -156,7 +158,8 @@ def _rows_to_replay(
         for i, name in enumerate((*columns, *COMPARED_STAMPS))
     ]
     carried.append(
-        "case when said.rejected_reason = 'null_as_of' then said.rejected_reason end "
+        # of a row that killed the process nothing more is asked
+        "case when said.rejected_reason in ('null_as_of', 'model_crashed') then said.rejected_reason end "
         f"as {quote(REJECTED_COLUMN)}"
     )
     features = [f"fed.{quote(name)}" for name in run.features]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx import plan
+from dbt_onnx.child_session import ChildSession
 from dbt_onnx.contract import CARRIED_PREFIX
 from dbt_onnx.engines.duckdb import writing
 from dbt_onnx.progress import Progress
+from dbt_onnx.row_search import RowSearch
 from dbt_onnx.scoring import KEY_PREFIX, PART_ROWS, prediction_schema, score_batches
 from dbt_onnx.session import DEFAULT_BATCH_ROWS, OnnxSession
 
@@ -38,15 +40,22 @@ def stream_predictions(
     tally: Tally,
     fed: FedRows | None,
     *,
+    in_child_process: bool,
     log: Callable[[str], None],
 ) -> dict[str, Any]:
     """Score the planned rows into the ledger, and add to `tally` what became of them; `fed` sets aside
     what is to be kept of them. Returns the columns of the run row that say how: what a replay needs.
 
+    `in_child_process`: a row that kills the process in which the model runs is rejected.
+
     Raises ScoringError, and ArtifactError when onnxruntime cannot load the model.
     """
     to_score, name = planned.summary.rows_to_score, tables.ledger.identifier
-    session = _open_session(request, artifact, log=log)
+    session = _open_session(request, artifact, in_child_process=in_child_process, log=log)
+    allowed = int(request.max_rejected_fraction * planned.summary.rows_in)
+    search = RowSearch(
+        rows=to_score, max_rows=max(0, allowed - planned.summary.rows_still_rejected)
+    )
     rows = reader.stream(
         plan.select_rows(planned.plan),
         planned.parameters,
@@ -61,18 +70,25 @@ def stream_predictions(
                 tally=tally,
                 workers=session.workers,
                 on_progress=progress.advance,
+                search=search,
             )
             schema = prediction_schema(rows.schema, artifact.contract)
             writing.append_predictions(writer, tables, planned, predictions, schema=schema)
     finally:
         # an unfinished stream would keep the reader from ending its transaction
         rows.close()
+    for reason, count in search.found.most_common(5):
+        log(
+            f"{name}: the model fails on {count:,} row(s), such as {tally.examples[reason]}, found with "
+            f"{search.calls:,} calls more: rejected as {reason}"
+        )
     return {
         "onnxruntime_version": session.onnxruntime_version,
         "provider": session.provider,
         "threads": session.threads,
         "workers": session.workers,
         "batch_rows": session.batch_rows,
+        "in_child_process": in_child_process,
     }
 
 
@@ -86,15 +102,19 @@ def _kept_columns(schema: pa.Schema) -> list[str]:
 
 
 def _open_session(
-    request: ScoringRequest, artifact: Artifact, *, log: Callable[[str], None]
-) -> OnnxSession:
+    request: ScoringRequest,
+    artifact: Artifact,
+    *,
+    in_child_process: bool,
+    log: Callable[[str], None],
+) -> OnnxSession | ChildSession:
     if artifact.signature.batch_rows == 1:
         log(
             f"model '{artifact.model_name}/{artifact.model_version}' has a batch fixed at 1: each row "
             "is a call of its own, often a hundred times slower. Hint: export it with a dynamic first axis, for PyTorch "
             "torch.onnx.export(..., dynamic_axes={'input': {0: 'batch'}})"
         )
-    return OnnxSession(
+    return (ChildSession if in_child_process else OnnxSession)(
         artifact.scoring_bytes,
         output_names=[output.name for output in artifact.contract.outputs],
         # more rows at once are faster than more threads for each call

@@ -224,9 +224,16 @@ def _write_run(
             # imported only when there is something to score, with onnxruntime
             from dbt_onnx.engines.duckdb.streaming import stream_predictions
 
+            in_child_process = run.follows_death(reader, model_version=artifact.model_version)
+            if in_child_process:
+                log(
+                    f"{tables.ledger.identifier}: a run before this one died, or would have: the model "
+                    "runs in a child process, and a row that kills it is rejected"
+                )
             how = stream_predictions(
                 reader, writer, request, artifact, tables, planned, tally,
-                None if request.keep_inputs is False else fed, log=log,
+                None if request.keep_inputs is False else fed,
+                in_child_process=in_child_process, log=log,
             )  # fmt: skip
         snapshot.close()
         fingerprint = writing.check_written(writer, tables, planned, tally, where=features.name)

@@ -132,12 +132,16 @@ def check_rejected(
         for reason, count in tally.rejected_reasons.most_common(5)
     )
     is_of_model = all("_output:" in reason for reason in tally.rejected_reasons)
+    has_failed = all(reason.startswith("model_") for reason in tally.rejected_reasons)
     raise DataError(
         f"{rejected:,} of {summary.rows_in:,} rows of {where} are rejected ({share:.1%}); "
         f"max_rejected_fraction is {max_rejected_fraction:g}: {reasons}",
         hint="look at the model, which gives NaN or infinity for these rows, or raise "
         "max_rejected_fraction"
         if is_of_model
+        else "look at the model, which fails on these rows, mend them upstream, or raise "
+        "max_rejected_fraction"
+        if has_failed
         else "mend the features upstream, give the feature a null policy in the card, or raise "
         "max_rejected_fraction",
     )
