@@ -12,7 +12,7 @@ from dbt_onnx.errors import ArtifactError, ConfigError
 from dbt_onnx.graph import read_graph
 from dbt_onnx.registry import name_faults
 from dbt_onnx.registry_file import add_entry, check_addition
-from dbt_onnx.sample import TOLERANCE, score_sample
+from dbt_onnx.sample import TOLERANCE, score_sample, sizes_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,7 +97,12 @@ def register_model(
         model_name=model_name,
         model_version=model_version,
         contract=description.contract,
-        parity={"features": features, "outputs": outputs, "tolerance": TOLERANCE},
+        parity={
+            "features": features,
+            "outputs": outputs,
+            "tolerance": TOLERANCE,
+            "scales": sizes_of(description.contract, outputs),
+        },
         training={"registered_from": path.name, "sample": _origin()},
     )
     entry = replace(entry, alias=alias)
