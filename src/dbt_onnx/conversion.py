@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, cast
 
@@ -82,6 +83,38 @@ def convert(
     del model.opset_import[:]
     model.opset_import.extend(domains)
     return cast("bytes", model.SerializeToString(deterministic=True))
+
+
+def renamed_inputs(
+    model_bytes: bytes, inputs: tuple[Input, ...]
+) -> tuple[bytes, tuple[Input, ...]]:
+    """Graph and inputs that agree on names: skl2onnx keeps the order of the inputs, and of their names
+    those that it likes. The others are called `column_<place>`, the features what they are called.
+    """
+    import onnx
+
+    model = onnx.ModelProto.FromString(model_bytes)
+    taken = {name.casefold() for node in model.graph.node for name in (*node.input, *node.output)}
+    taken |= {tensor.name.casefold() for tensor in (*inputs, *model.graph.initializer)}
+    names: dict[str, str] = {}
+    agreed = []
+    for place, (info, tensor) in enumerate(zip(model.graph.input, inputs, strict=True), start=1):
+        if info.name == tensor.name:
+            agreed.append(tensor)
+            continue
+        name = f"column_{place}"
+        while name in taken:
+            name += "_"
+        names[info.name] = name
+        agreed.append(replace(tensor, name=name))
+    if not names:
+        return model_bytes, inputs
+    for info in model.graph.input:
+        info.name = names.get(info.name, info.name)
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = names.get(name, name)
+    return cast("bytes", model.SerializeToString(deterministic=True)), tuple(agreed)
 
 
 def first_of_the_largest(model_bytes: bytes, classes: Sequence[Class]) -> bytes:

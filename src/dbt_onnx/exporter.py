@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from dbt_onnx.artifact import write_artifact
 from dbt_onnx.contract import Contract, Feature, Fill, NullPolicy
-from dbt_onnx.conversion import convert, first_of_the_largest, inputs_for, is_text
+from dbt_onnx.conversion import convert, first_of_the_largest, inputs_for, is_text, renamed_inputs
 from dbt_onnx.distributions import describe
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.estimators import answers_of, gives_both, mixed, rows_for
@@ -85,7 +85,8 @@ def export(
     replace         overwrite a version that exists with other bytes.
 
     Numeric features fill one input tensor (rows, features), named `features`. With a text feature,
-    or a step that picks columns by name, each column has an input of its own (rows, 1).
+    or a step that picks columns by name, each column has an input of its own (rows, 1), which has
+    its name, or a generated one where the converter would change it.
     The same estimator gives the same bytes.
 
     Raises ConfigError without the `export` extra and for a bad name or unknown column; ContractError when estimator and `features`
@@ -101,6 +102,7 @@ def export(
     answers = answers_of(estimator, rows)
     inputs = inputs_for(estimator, columns, dtype)
     model_bytes = convert(estimator, inputs, answers, name=f"{name}_{version}")
+    model_bytes, inputs = renamed_inputs(model_bytes, inputs)
     trials = _trials(estimator, rows, columns, answers, share=DEFAULT_TOLERANCE[dtype])
 
     def fitted(candidate: bytes) -> _Fitted:
