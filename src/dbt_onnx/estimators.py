@@ -184,9 +184,12 @@ def answers_of(estimator: Any, rows: Any) -> list[Answer]:
         return _classifier(estimator, rows)
     if is_outlier_detector(estimator):
         return _outlier_detector(estimator, rows)
-    if is_clusterer(estimator):
+    if is_clusterer(estimator) and hasattr(estimator, "predict"):
+        labels = _label(estimator.predict(rows))
+        if not hasattr(estimator, "transform"):
+            return [labels]
         # distances to the centres belong together and are many: one vector
-        return [_label(estimator.predict(rows)), _vector("distances", estimator.transform(rows))]
+        return [labels, _vector("distances", estimator.transform(rows))]
     if is_regressor(estimator):
         return [_values("prediction", estimator.predict(rows))]
     if hasattr(estimator, "transform"):

@@ -16,7 +16,7 @@ from dbt_onnx.artifact import write_artifact
 from dbt_onnx.contract import Contract, Feature, Fill, NullPolicy
 from dbt_onnx.conversion import convert, first_of_the_largest, inputs_for, is_text, renamed_inputs
 from dbt_onnx.distributions import describe
-from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
+from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, DbtOnnxError
 from dbt_onnx.estimators import answers_of, gives_both, mixed, rows_for
 from dbt_onnx.parity import Parity, Trial, compare, outputs_for, refuse_rejected, score_table
 from dbt_onnx.registry import alias_faults, name_faults
@@ -99,7 +99,7 @@ def export(
     columns = _columns(features)
     renamed = output_columns or {}
     rows = rows_for(estimator, features, columns)
-    answers = answers_of(estimator, rows)
+    answers = _answers(estimator, rows)
     inputs = inputs_for(estimator, columns, dtype)
     model_bytes = convert(estimator, inputs, answers, name=f"{name}_{version}")
     model_bytes, inputs = renamed_inputs(model_bytes, inputs)
@@ -153,6 +153,19 @@ def export(
     )
     entry = changed(entry, alias=alias)
     return entry if registry is None else put_entry(Path(registry), entry)
+
+
+def _answers(estimator: Any, rows: Any) -> list[Answer]:
+    try:
+        return answers_of(estimator, rows)
+    except DbtOnnxError:
+        raise
+    except Exception as error:  # estimators' errors have no base of their own
+        said = (str(error).strip().splitlines() or ["?"])[0]
+        raise ContractError(
+            f"{type(estimator).__name__} fails on `features`: {type(error).__name__}: {said:.200}",
+            hint="fit it, and pass the rows that it was fitted with",
+        ) from error
 
 
 class _Fitted(NamedTuple):
