@@ -11,7 +11,13 @@ import pyarrow as pa
 
 from dbt_onnx.contract import Input, TensorType
 from dbt_onnx.errors import ArtifactError
-from dbt_onnx.estimators import FLOAT32, final_step, names_columns, offers_score_samples
+from dbt_onnx.estimators import (
+    FLOAT32,
+    final_step,
+    names_columns,
+    offers_score_samples,
+    way_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +80,8 @@ def convert(
         raise ArtifactError(
             f"skl2onnx {installed_version('skl2onnx')} cannot convert "
             f"{type(estimator).__name__}: {(str(error).strip().splitlines() or ['?'])[0]:.200}",
-            hint="replace the step that it names; scikit-learn steps with a converter are listed "
+            hint=way_of(estimator)
+            or "replace the step that it names; scikit-learn steps with a converter are listed "
             "at https://onnx.ai/sklearn-onnx/supported.html",
         ) from error
     _declare_widths(model, answers)

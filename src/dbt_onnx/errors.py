@@ -28,7 +28,9 @@ class DbtOnnxError(Exception):
 
 
 def listed(items: Collection[object], *, most: int = 20) -> str:
-    """`[1, 2, 3]`, and of many the first `most` with the number of the others."""
+    """`[1, 2, 3]`, and of many the first `most` with the number of the others: a card may name a
+    million.
+    """
     shown = [f"{item!r:.60}" for item in list(items)[:most]]
     return f"[{', '.join(shown)}{f', ... {len(items) - most:,} more' if len(items) > most else ''}]"
 

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 
 FLOAT32 = DEFAULT_TOLERANCE["float32"]
 NUDGES = 32
+_CONVERTERS = {
+    "lightgbm": "onnxmltools.convert_lightgbm",
+    "xgboost": "onnxmltools.convert_xgboost",
+    "catboost": "its own save_model(path, format='onnx')",
+    "torch": "torch.onnx.export",
+    "keras": "tf2onnx",
+    "tensorflow": "tf2onnx",
+    "pyspark": "onnxmltools.convert_sparkml",
+    "h2o": "onnxmltools.convert_h2o",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,8 +207,27 @@ def answers_of(estimator: Any, rows: Any) -> list[Answer]:
     raise ContractError(
         f"{type(estimator).__name__} is no classifier, regressor, outlier detector, clusterer or "
         "transformer",
-        hint="convert it yourself and write its card with `dbt-onnx register FILE`",
+        hint=way_of(estimator)
+        or "convert it yourself and write its card with `dbt-onnx register FILE`",
     )
+
+
+def way_of(estimator: Any) -> str | None:
+    """How a model of another library becomes a version; none for one of scikit-learn's."""
+    parts = [estimator]
+    for part in parts:
+        steps = [item[1] for item in getattr(part, "steps", None) or ()]
+        steps += [item[1] for item in getattr(part, "transformers_", None) or ()]
+        steps += [getattr(part, name, None) for name in ("estimator", "best_estimator_")]
+        parts += [step for step in steps if step is not None and not isinstance(step, str | type)]
+        library = type(part).__module__.partition(".")[0]
+        if library in _CONVERTERS:
+            return (
+                f"{type(part).__name__} is of {library}: write an ONNX file with "
+                f"{_CONVERTERS[library]}, then `dbt-onnx register FILE --name ... --version ... "
+                "--features ...`"
+            )
+    return None
 
 
 def _classifier(estimator: Any, rows: Any) -> list[Answer]:

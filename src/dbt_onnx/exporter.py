@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from dbt_onnx.artifact import write_artifact
-from dbt_onnx.contract import Contract, Feature, Fill, NullPolicy
+from dbt_onnx.contract import Contract, Feature, Fill, Input, NullPolicy, Output
 from dbt_onnx.conversion import convert, first_of_the_largest, inputs_for, is_text, renamed_inputs
 from dbt_onnx.distributions import describe
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, DbtOnnxError
-from dbt_onnx.estimators import answers_of, gives_both, mixed, rows_for
+from dbt_onnx.estimators import answers_of, gives_both, mixed, rows_for, way_of
 from dbt_onnx.parity import Parity, Trial, compare, outputs_for, refuse_rejected, score_table
 from dbt_onnx.registry import alias_faults, name_faults
 from dbt_onnx.registry_file import put_entry
@@ -106,10 +106,10 @@ def export(
     trials = _trials(estimator, rows, columns, answers, share=DEFAULT_TOLERANCE[dtype])
 
     def fitted(candidate: bytes) -> _Fitted:
-        contract = Contract(
-            features=_features(columns, null_policies or {}, fills or {}),
-            inputs=inputs,
-            outputs=outputs_for(candidate, answers, renamed),
+        contract = _contract(
+            _features(columns, null_policies or {}, fills or {}),
+            inputs,
+            outputs_for(candidate, answers, renamed),
         )
         return _compared(candidate, contract, trials, renamed, tolerance)
 
@@ -155,6 +155,19 @@ def export(
     return entry if registry is None else put_entry(Path(registry), entry)
 
 
+def _contract(
+    features: tuple[Feature, ...], inputs: tuple[Input, ...], outputs: tuple[Output, ...]
+) -> Contract:
+    try:
+        return Contract(features=features, inputs=inputs, outputs=outputs)
+    except ContractError as error:
+        raise ContractError(
+            error.message,
+            hint="name the columns of `features` otherwise, or those of the ledger with "
+            "output_columns; null_policies and fills must fit the type of a feature",
+        ) from error
+
+
 def _answers(estimator: Any, rows: Any) -> list[Answer]:
     try:
         return answers_of(estimator, rows)
@@ -164,7 +177,7 @@ def _answers(estimator: Any, rows: Any) -> list[Answer]:
         said = (str(error).strip().splitlines() or ["?"])[0]
         raise ContractError(
             f"{type(estimator).__name__} fails on `features`: {type(error).__name__}: {said:.200}",
-            hint="fit it, and pass the rows that it was fitted with",
+            hint=way_of(estimator) or "fit it, and pass the rows that it was fitted with",
         ) from error
 
 

@@ -23,7 +23,8 @@ TensorKind = Literal["tensor", "map_sequence", "sequence", "other"]
 MAX_INPUTS = 10_000
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _EXPORT_HINT = (
-    "export the model so that every input is a tensor of numbers, text or booleans that has the "
+    "export the model so that every input is a tensor of numbers (float16 to float64, int8 to "
+    "uint64), text or booleans that has the "
     "batch on its first axis, with a dynamic size (torch: dynamic_axes={'x': {0: 'batch'}})"
 )
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from dbt_onnx.contract import FLOAT_TYPES
-from dbt_onnx.errors import ArtifactError
+from dbt_onnx.errors import ArtifactError, listed
 from dbt_onnx.scoring import score_batches
 from dbt_onnx.session import TRIAL_SECONDS, OnnxSession
 from dbt_onnx.tally import Tally
@@ -65,7 +65,7 @@ def largest_difference(
     """
     largest, faults = 0.0, []
     if set(expected) != set(actual):
-        return largest, [f"the sample has columns {', '.join(expected)}, not {', '.join(actual)}"]
+        return largest, [f"the sample has columns {listed(expected)}, not {listed(actual)}"]
     for name, values in expected.items():
         if len(values) != len(actual[name]):
             faults.append(f"{name}: {len(values)} values in the card, {len(actual[name])} scored")
@@ -75,7 +75,7 @@ def largest_difference(
         for row, (want, got) in enumerate(zip(values, actual[name], strict=True)):
             largest = max(largest, _distance(want, got))
             if wrong is None and not _is_close(want, got, tolerance, scale):
-                wrong = f"{name}: row {row + 1} is {got!r}, the card says {want!r}"
+                wrong = f"{name}: row {row + 1} is {got!r:.200}, the card says {want!r:.200}"
         faults += [wrong] if wrong else []
     return largest, faults
 
