@@ -23,8 +23,7 @@ TensorKind = Literal["tensor", "map_sequence", "sequence", "other"]
 MAX_INPUTS = 10_000
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _EXPORT_HINT = (
-    "export the model so that every input is a tensor of numbers (float16 to float64, int8 to "
-    "uint64), text or booleans that has the "
+    "export the model so that every input is a tensor of numbers, text or booleans that has the "
     "batch on its first axis, with a dynamic size (torch: dynamic_axes={'x': {0: 'batch'}})"
 )
 
@@ -211,7 +210,10 @@ def _batch_faults(model: onnx.ModelProto, signature: GraphSignature) -> list[str
         elif tensor.kind != "tensor":
             faults.append(f"{where} is not a tensor but a sequence, map, sparse or optional value")
         elif tensor.dtype not in get_args(TensorType):
-            faults.append(f"{where} has elements of type {tensor.dtype}, which no column holds")
+            faults.append(
+                f"{where} has elements of type {tensor.dtype}, which no column holds (float16 to "
+                "float64, int8 to uint64, text and booleans are held)"
+            )
         elif tensor.shape is not None:
             faults += [f"{where} {fault}" for fault in _shape_faults(tensor.shape)]
     return faults

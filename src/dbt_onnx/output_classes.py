@@ -110,9 +110,9 @@ def _check_labels(
             return
     raise ContractError(
         f"output {tensor.name!r} would have the classes {listed(classes)}, and the model's labels "
-        f"say otherwise: on generated rows the largest value is number "
+        f"say otherwise: on generated rows the largest value is "
         + ", ".join(
-            f"{place + 1} where the label is {label!r}" for place, label in sorted(pairs)[:5]
+            f"number {place + 1} where the label is {label!r}" for place, label in sorted(pairs)[:5]
         ),
         hint="name the classes in the order of the values: " + _example(tensor, None, len(classes)),
     )
