@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dbt_onnx.artifact import load_artifact
 from dbt_onnx.card import CARD_NAME
 from dbt_onnx.errors import DbtOnnxError
-from dbt_onnx.sample import TOLERANCE, largest_difference, score_sample
+from dbt_onnx.sample import TOLERANCE, largest_difference, scales_of, score_sample
 from dbt_onnx.session import OnnxSession
 
 if TYPE_CHECKING:
@@ -102,7 +102,9 @@ def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
         features,
         batch_rows=artifact.signature.batch_rows,
     )
-    difference, faults = largest_difference(expected, actual, tolerance=tolerance)
+    difference, faults = largest_difference(
+        expected, actual, tolerance=tolerance, scales=scales_of(artifact.card)
+    )
     rows = len(next(iter(features.values())))
     return Verdict(
         entry=entry,

@@ -27,7 +27,7 @@ from dbt_onnx.replay import (
     compare_batch,
 )
 from dbt_onnx.row_search import RowSearch
-from dbt_onnx.sample import TOLERANCE
+from dbt_onnx.sample import TOLERANCE, scales_of
 from dbt_onnx.scoring import KEY_PREFIX, PART_ROWS, score_batches
 from dbt_onnx.session import OnnxSession
 from dbt_onnx.tally import Tally
@@ -130,6 +130,7 @@ def _score(
             f"{session.onnxruntime_version}: predictions may differ within the tolerance"
         )
     columns = [item.name for item in artifact.contract.output_fields()]
+    scales = scales_of(artifact.card)
     rows = cursor.stream(
         _rows_to_replay(cursor, tables, run, columns, sample=sample),
         {**run.values, "sample": sample},
@@ -140,7 +141,10 @@ def _score(
             rows, session, contract=artifact.contract, tally=Tally(), workers=session.workers,
             search=RowSearch(),
         ):  # fmt: skip
-            compare_batch(replay, batch, key=run.key_columns, columns=columns, tolerance=tolerance)
+            compare_batch(
+                replay, batch, key=run.key_columns, columns=columns, tolerance=tolerance,
+                scales=scales,
+            )  # fmt: skip
     finally:
         rows.close()
 
