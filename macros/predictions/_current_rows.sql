@@ -36,7 +36,8 @@ attempts as (
             model_name,
             model_version,
             scored_at
-        from {{ dbt_onnx._table(ledger['latest']) if ledger['latest_columns'] is not none else 'latest' }}
+        from {{ dbt_onnx._written(ledger['latest'], ledger['latest_columns'])
+            if ledger['latest_columns'] is not none else 'latest' }} as latest
         where status = 'rejected'
     ) as rejections
         on {{ dbt_onnx._same_key(ledger['key'], 'latest', 'rejections') }}

@@ -41,7 +41,7 @@ entities as (
         {{ key }},
         {{ 'cast(null as timestamp)' if entity_since is none
             else 'min(' ~ dbt_onnx._utc(dbt_onnx._identifier(entity_since)) ~ ')' }} as __dbt_onnx_since
-    from {{ entities }}
+    from {{ dbt_onnx._given(entities) }} as entities
     group by {{ key }}
 ),
 

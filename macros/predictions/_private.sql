@@ -33,7 +33,8 @@
 
 {#- The order of versions is that of the numbers in their text: 1.10 is later than 1.9. -#}
 {% macro _version_order(version) -%}
-    {{ return("try_cast(regexp_extract_all(" ~ version ~ ", '[0-9]+') as hugeint[]) desc, " ~ version ~ " desc") }}
+    {{ return("try_cast(regexp_extract_all(" ~ version ~ ", '[0-9]+') as hugeint[]) desc nulls last, "
+        ~ version ~ " desc nulls last") }}
 {%- endmacro %}
 
 
@@ -60,7 +61,8 @@ latest as (
     select
         {{ dbt_onnx._columns(ledger['key']) }},
         {%- for output in ledger['outputs'] %}
-        {{ dbt_onnx._identifier(output['name']) }},
+        {%- set name = dbt_onnx._identifier(output['name']) %}
+        {{ dbt_onnx._joinable(name, output['type']) }} as {{ name }},
         {%- endfor %}
         as_of,
         scored_at,
@@ -70,7 +72,7 @@ latest as (
         model_version,
         run_id,
         last_seen_as_of
-    from {{ dbt_onnx._table(ledger['latest']) }}
+    from {{ dbt_onnx._written(ledger['latest'], ledger['latest_columns']) }} as latest
     {%- endif %}
 ),
 
@@ -92,8 +94,8 @@ runs as (
         model_version,
         model_alias,
         artifact_sha256
-    from {{ dbt_onnx._table(ledger['runs']) }}
-    where lower(scoring_model) = lower({{ dbt_onnx._literal(ledger['relation'].identifier) }})
+    from {{ dbt_onnx._written(ledger['runs'], ledger['runs_columns']) }} as runs
+    where {{ dbt_onnx._is_called('scoring_model', ledger['relation'].identifier) }}
     {%- endif %}
 ),
 
@@ -131,10 +133,9 @@ registry as (
     where status = 'success' and scope = 'full'
     {%- else %}
     select
-        cast(model_name as varchar) as model_name,
-        cast(model_version as varchar) as model_version,
-        cast(alias as varchar) as alias,
-        cast(sha256 as varchar) as sha256
+        {%- for name in ['model_name', 'model_version', 'alias', 'sha256'] %}
+        {{ dbt_onnx._text('cast(' ~ name ~ ' as varchar)') }} as {{ name }}{{ ',' if not loop.last }}
+        {%- endfor %}
     from {{ registry }}
     {%- endif %}
 ),

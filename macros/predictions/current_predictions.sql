@@ -79,10 +79,8 @@ with {{ dbt_onnx._current_rows_ctes(ledger, registry, oldest=links['oldest']) }}
 
 entities as (
     select distinct {{ dbt_onnx._columns(key) }}
-    from {{ entities }}
-    where {% for name in key -%}
-        {{ dbt_onnx._identifier(name) }} is not null{{ ' and ' if not loop.last }}
-    {%- endfor %}
+    from {{ dbt_onnx._given(entities) }} as entities
+    where {{ dbt_onnx._not_null(key) }}
 )
 {%- endif %}
 

@@ -20,13 +20,12 @@
         "select run_id, model_name, model_version, artifact_sha256, cast(scored_at as varchar),"
         ~ " cast(as_of as varchar), to_json(key_columns)"
         ~ " from " ~ dbt_onnx._table(runs)
-        ~ " where lower(scoring_model) = lower(" ~ dbt_onnx._literal(model.identifier) ~ ")"
+        ~ " where " ~ dbt_onnx._is_called('scoring_model', model.identifier)
         ~ " and status = 'success' and scope = 'full'"
-        ~ ((" and model_name = " ~ dbt_onnx._literal(before['model_name'])
-            ~ " and model_version = " ~ dbt_onnx._literal(before['model_version'])
+        ~ ((" and " ~ dbt_onnx._is_version(before)
             ~ " and scored_at < cast(" ~ dbt_onnx._literal(before['scored_at']) ~ " as timestamp)")
             if before is not none else "")
-        ~ " order by scored_at desc limit 1"
+        ~ " order by scored_at desc nulls last limit 1"
     ).rows -%}
     {%- if found | length == 0 -%}
         {{ return(none) }}
@@ -42,9 +41,8 @@
 {% macro _references_of(model, run, role) -%}
     {{ return(
         dbt_onnx._table(dbt_onnx._beside(model, 'dbt_onnx_references'))
-        ~ " where lower(scoring_model) = lower(" ~ dbt_onnx._literal(model.identifier) ~ ")"
-        ~ " and model_name = " ~ dbt_onnx._literal(run['model_name'])
-        ~ " and model_version = " ~ dbt_onnx._literal(run['model_version'])
+        ~ " where " ~ dbt_onnx._is_called('scoring_model', model.identifier)
+        ~ " and " ~ dbt_onnx._is_version(run)
         ~ " and artifact_sha256 = " ~ dbt_onnx._literal(run['artifact_sha256'])
         ~ " and role = " ~ dbt_onnx._literal(role)
     ) }}
@@ -57,7 +55,7 @@
     {%- if dbt_onnx._columns_in(dbt_onnx._beside(model, 'dbt_onnx_references')) is not none -%}
         {%- for row in run_query(
             "select column_name, kind, time_unit, coalesce(list_has_all(['False', 'True'], categories), false)"
-            ~ " from " ~ dbt_onnx._references_of(model, run, role) ~ " order by rowid"
+            ~ " from " ~ dbt_onnx._references_of(model, run, role) ~ " order by rowid asc"
         ).rows -%}
             {%- do described.append({'name': row[0], 'kind': row[1], 'time_unit': row[2], 'is_boolean': row[3]}) -%}
         {%- endfor -%}
@@ -90,7 +88,7 @@
         {{ return("case when " ~ value ~ " <> 0 then 'True' when " ~ value ~ " = 0 then 'False' end"
             if type != 'BOOLEAN' else "case when " ~ value ~ " then 'True' when not " ~ value ~ " then 'False' end") }}
     {%- elif column['kind'] == 'categorical' -%}
-        {{ return("cast(" ~ ("cast(" ~ value ~ " as double)" if is_float else value) ~ " as varchar)") }}
+        {{ return(dbt_onnx._text("cast(" ~ ("cast(" ~ value ~ " as double)" if is_float else value) ~ " as varchar)")) }}
     {%- elif is_float -%}
         {{ return("case when not isnan(" ~ value ~ ") then cast(" ~ value ~ " as double) end") }}
     {%- elif is_number -%}
@@ -98,7 +96,7 @@
     {%- elif column['time_unit'] in microseconds and modules.re.match('DATE|TIMESTAMP', type) -%}
         {%- set moment = value if type.endswith('TIME ZONE') else "cast(" ~ value ~ " as timestamp)" -%}
         {{ return("case when isfinite(" ~ moment ~ ") then epoch_us(" ~ moment ~ ") / "
-            ~ microseconds[column['time_unit']] ~ ".0 when " ~ moment ~ " > '1970-01-01' then cast('inf' as double)"
+            ~ microseconds[column['time_unit']] ~ "e0 when " ~ moment ~ " > '1970-01-01' then cast('inf' as double)"
             ~ " when " ~ moment ~ " is not null then cast('-inf' as double) end") }}
     {%- endif -%}
     {{ return(none) }}
@@ -155,7 +153,7 @@ scalar_values as (
             {#- no histogram is without edges; that of a column without known values is never looked at -#}
             select case when len(edges) > 0 then edges else [0.0] end
             from reference
-            where column_name = {{ dbt_onnx._literal(column['name']) }}
+            where column_name = {{ dbt_onnx._text(dbt_onnx._literal(column['name'])) }}
         )) as histogram_{{ position }},
         {%- else %}
         min({{ value }}) = max({{ value }}) as is_constant_{{ position }},
@@ -172,7 +170,7 @@ measured as (
     {%- set is_last_source = loop.last -%}
     {%- for position, column in source['columns'] %}
     select
-        {{ dbt_onnx._literal(column['name']) }} as column_name,
+        {{ dbt_onnx._text(dbt_onnx._literal(column['name'])) }} as column_name,
         row_count,
         known_{{ position }} as known,
         is_constant_{{ position }} as is_constant,
@@ -203,7 +201,7 @@ counts_by_value as (
     select
         measured.column_name,
         entry.value as row_count,
-        left(cast(entry.key as varchar), 40) as value,
+        {{ dbt_onnx._text('left(cast(entry.key as varchar), 40)') }} as value,
         coalesce(list_position(reference.edges, entry.key), len(reference.shares)) as number
     from (select column_name, unnest(map_entries(numbers)) as entry from measured) as measured
     inner join reference on measured.column_name = reference.column_name
@@ -213,7 +211,7 @@ counts_by_value as (
     select
         measured.column_name,
         entry.value as row_count,
-        left(entry.key, 40) as value,
+        {{ dbt_onnx._text('left(entry.key, 40)') }} as value,
         coalesce(list_position(reference.categories, entry.key), len(reference.shares) + 1) as number
     from (select column_name, unnest(map_entries(texts)) as entry from measured) as measured
     inner join reference on measured.column_name = reference.column_name
@@ -255,7 +253,7 @@ bins as (
                 )
         end as bin,
         coalesce(numbered_bins.shares[numbered_bins.number], numbered_bins.other_share) as expected_share,
-        coalesce(counts_by_bin.row_count, 0) / nullif(measured.known, 0) as actual_share,
+        coalesce(counts_by_bin.row_count, 0) / cast(nullif(measured.known, 0) as double) as actual_share,
         counts_by_bin.examples
     from numbered_bins
     inner join measured on numbered_bins.column_name = measured.column_name
@@ -293,7 +291,7 @@ compared as (
         measured.row_count,
         measured.known,
         measured.example,
-        (measured.row_count - measured.known) / measured.row_count as null_share,
+        (measured.row_count - measured.known) / cast(measured.row_count as double) as null_share,
         reference.null_share as expected_null_share,
         summed.moved,
         summed.unlisted_share,

@@ -94,7 +94,7 @@
 
 with {% if compared -%}
 reference as (
-    select * from {{ dbt_onnx._references_of(model, run, 'feature') }}
+    select * replace ({{ dbt_onnx._text('column_name') }} as column_name) from {{ dbt_onnx._references_of(model, run, 'feature') }}
 ),
 
 {{ dbt_onnx._measured_ctes(dbt_onnx._table(features), compared) }},
@@ -153,6 +153,6 @@ select
     *,
     {{ dbt_onnx._literal(run['model_version']) if run is not none else 'cast(null as varchar)' }} as model_version
 from validation_errors
-order by severity, figure desc, column_name
+order by severity asc nulls last, figure desc nulls last, column_name asc nulls last
 {%- endif -%}
 {% endtest %}

@@ -89,6 +89,6 @@ validation_errors as (
 
 select *
 from validation_errors
-order by problem, {{ dbt_onnx._columns(key) }}
+order by problem asc nulls last, {{ dbt_onnx._ascending(key) }}
 {%- endif -%}
 {% endtest %}

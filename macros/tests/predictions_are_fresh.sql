@@ -73,7 +73,7 @@ served as (
         {%- else -%} fresh_as_of < {{ clock }} - {{ dbt_onnx._interval(warn_after) }}
         {%- endif %} as __dbt_onnx_is_warning,
         {#- under a clock that is set back, what was said since is no moment to come -#}
-        fresh_as_of > greatest({{ clock }}, cast(now() at time zone 'UTC' as timestamp))
+        fresh_as_of > greatest({{ clock }}, {{ dbt_onnx._utc('now()') }})
         {%- if var('dbt_onnx_clock', none) is none %}
         {#- a clock that is set says nothing about `scored_at`, which is the real time -#}
         or as_of > scored_at
@@ -81,7 +81,10 @@ served as (
     from current_rows
     where __dbt_onnx_versions_back is not null
     {%- if entities is not none %}
-    and ({{ dbt_onnx._columns(key) }}) in (select ({{ dbt_onnx._columns(key) }}) from {{ entities }})
+    and ({{ dbt_onnx._columns(key) }}) in (
+        select ({{ dbt_onnx._columns(key) }})
+        from {{ dbt_onnx._given(entities) }} as entities
+    )
     {%- endif %}
 ),
 
@@ -134,6 +137,6 @@ validation_errors as (
 
 select *
 from validation_errors
-order by severity, age desc, {{ dbt_onnx._columns(key) }}
+order by severity asc nulls last, age desc nulls last, {{ dbt_onnx._ascending(key) }}
 {%- endif -%}
 {% endtest %}

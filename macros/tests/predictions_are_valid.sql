@@ -68,7 +68,7 @@ rejected as (
         count(*) over () as __dbt_onnx_rejected
     from current_rows
     where status = 'rejected'
-    qualify row_number() over (partition by rejected_reason order by {{ dbt_onnx._columns(key) }}) = 1
+    qualify row_number() over (partition by rejected_reason order by {{ dbt_onnx._ascending(key) }}) = 1
 ),
 
 tried as (
@@ -103,6 +103,6 @@ validation_errors as (
 
 select *
 from validation_errors
-order by problem, column_name, {{ dbt_onnx._columns(key) }}
+order by problem asc nulls last, column_name asc nulls last, {{ dbt_onnx._ascending(key) }}
 {%- endif -%}
 {% endtest %}

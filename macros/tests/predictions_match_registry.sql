@@ -69,7 +69,8 @@ served as (
     left join run_artifacts on current_rows.run_id = run_artifacts.run_id
     {%- if entities is not none %}
     where ({{ dbt_onnx._columns(key, of='current_rows') }}) in (
-        select ({{ dbt_onnx._columns(key) }}) from {{ entities }}
+        select ({{ dbt_onnx._columns(key) }})
+        from {{ dbt_onnx._given(entities) }} as entities
     )
     {%- endif %}
 ),
@@ -110,7 +111,7 @@ without_one_serving_version as (
             else 'two_serving_versions'
         end as problem,
         (select model_name || coalesce('@' || model_alias, '/' || model_version) from last_run) as expected,
-        string_agg(model_version, ', ' order by place desc) as actual
+        string_agg(model_version, ', ' order by place desc nulls last) as actual
     from (select distinct model_version, place from places where is_serving)
     having count(*) <> 1
 ),
@@ -166,6 +167,6 @@ validation_errors as (
 
 select *
 from validation_errors
-order by problem, {{ dbt_onnx._columns(key) }}
+order by problem asc nulls last, {{ dbt_onnx._ascending(key) }}
 {%- endif -%}
 {% endtest %}

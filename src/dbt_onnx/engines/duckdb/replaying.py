@@ -157,7 +157,7 @@ def _rows_to_replay(
     features = [f"fed.{quote(name)}" for name in run.features]
     same = " and ".join(f"said.{quote(name)} = fed.{quote(name)}" for name in run.key_columns)
     keys = ", ".join(f"said.{quote(name)}" for name in run.key_columns)
-    order = "said.rowid" if sample is None else f"hash({keys}, $run_id) limit $sample"
+    order = "said.rowid asc" if sample is None else f"hash({keys}, $run_id) asc limit $sample"
     return f"""
         select {", ".join([*carried, *features])}
         from (select *, rowid from {tables.ledger.sql} where run_id = $run_id) as said
