@@ -49,18 +49,84 @@
 {%- endmacro %}
 
 
-{#- `[{'name', 'kind', 'time_unit', 'is_boolean'}]`: the columns that the card of a run's version describes. -#}
+{#-
+    `[{'name', 'kind', 'time_unit', 'is_boolean', 'is_single', 'fill'}]`: the columns that the card of a run's version
+    describes. `is_single`: the model reads it, or training had it, in single precision, to which 0.1 is another
+    number; of the latter tells that all edges are such numbers, with digits that only they have.
+-#}
 {% macro _described_columns(model, run, role) -%}
     {%- set described = [] -%}
-    {%- if dbt_onnx._columns_in(dbt_onnx._beside(model, 'dbt_onnx_references')) is not none -%}
+    {%- set columns = dbt_onnx._columns_in(dbt_onnx._beside(model, 'dbt_onnx_references')) -%}
+    {%- if columns is not none -%}
+        {#- a table that an older dbt_onnx made, until the next run -#}
+        {%- set is_older = 'dtype' not in columns | map(attribute='name') -%}
+        {%- set is_single = "coalesce(list_bool_and(list_transform(edges, lambda edge: edge = " ~ dbt_onnx._single('edge')
+            ~ ")) and list_bool_or(list_transform(edges, lambda edge: cast(edge as varchar)"
+            ~ " <> cast(try_cast(edge as float) as varchar))), false)" -%}
         {%- for row in run_query(
-            "select column_name, kind, time_unit, coalesce(list_has_all(['False', 'True'], categories), false)"
+            "select column_name, kind, time_unit, coalesce(list_has_all(['False', 'True'], categories), false), "
+            ~ (is_single ~ ", null" if is_older
+                else "coalesce(dtype in ('float16', 'float32'), false) or " ~ is_single ~ ", fill")
             ~ " from " ~ dbt_onnx._references_of(model, run, role) ~ " order by rowid asc"
         ).rows -%}
-            {%- do described.append({'name': row[0], 'kind': row[1], 'time_unit': row[2], 'is_boolean': row[3]}) -%}
+            {%- do described.append({
+                'name': row[0], 'kind': row[1], 'time_unit': row[2], 'is_boolean': row[3], 'is_single': row[4],
+                'fill': row[5],
+            }) -%}
         {%- endfor -%}
     {%- endif -%}
     {{ return(described) }}
+{%- endmacro %}
+
+
+{#- A double in the precision of a FLOAT; beyond its range as it is. -#}
+{% macro _single(value) -%}
+    {{ return("coalesce(cast(try_cast(" ~ value ~ " as float) as double), " ~ value ~ ")") }}
+{%- endmacro %}
+
+
+{% macro _is_single(column) -%}
+    {{ return(column['is_single'] or dbt_onnx._element_type(column['type']) == 'FLOAT') }}
+{%- endmacro %}
+
+
+{#-
+    The CTE `reference`: what the card says about `columns`. The edges of those in single precision are such numbers, too;
+    edges that then are one are one, and so are their bins.
+-#}
+{% macro _reference_cte(model, run, role, columns) -%}
+{%- set singles = [] -%}
+{%- for column in columns if dbt_onnx._is_single(column) -%}
+    {%- do singles.append(column['name']) -%}
+{%- endfor -%}
+card as (
+    select
+        * replace ({{ dbt_onnx._text('column_name') }} as column_name),
+        case
+            when list_contains({{ dbt_onnx._list_of_texts(singles) }}, column_name)
+                then list_transform(edges, lambda edge: {{ dbt_onnx._single('edge') }})
+            else edges
+        end as seen_edges
+    from {{ dbt_onnx._references_of(model, run, role) }}
+),
+
+reference as (
+    select
+        * exclude (seen_edges) replace (
+            list_sort(list_distinct(seen_edges), 'asc', 'nulls last') as edges,
+            case
+                when len(list_distinct(seen_edges)) = len(edges) or edges is null then shares
+                else list_append(
+                    list_transform(
+                        list_sort(list_distinct(seen_edges), 'asc', 'nulls last'),
+                        lambda seen: list_sum(list_filter(shares, lambda share, place: seen_edges[place] = seen))
+                    ),
+                    shares[len(shares)]
+                )
+            end as shares
+        )
+    from card
+)
 {%- endmacro %}
 
 
@@ -73,9 +139,29 @@
 {#-
     A value as the reference counts it, as a SQL expression: a DOUBLE or a VARCHAR; none if the type does not
     allow it. NULL and NaN are NULL. A date is the number of `time_unit` since 1970, as the model reads it.
-    The card has Python's texts: True and False.
+    The card has Python's texts: True and False. A feature's fill counts in the place of NULL, as the model reads it.
 -#}
 {% macro _counted_value(value, column) -%}
+    {%- set counted = dbt_onnx._counted_known_value(value, column) -%}
+    {%- if counted is none -%}
+        {{ return(none) }}
+    {%- endif -%}
+    {%- if column['kind'] == 'numeric' and dbt_onnx._is_single(column) -%}
+        {%- set counted = dbt_onnx._single(counted) -%}
+    {%- endif -%}
+    {%- if column['fill'] is none or column['fill'] is undefined -%}
+        {{ return(counted) }}
+    {%- endif -%}
+    {%- set fill = dbt_onnx._literal(column['fill']) -%}
+    {%- if column['kind'] == 'numeric' -%}
+        {%- set fill = "cast(" ~ fill ~ " as double)" -%}
+        {%- set fill = dbt_onnx._single(fill) if dbt_onnx._is_single(column) else fill -%}
+    {%- endif -%}
+    {{ return("case when " ~ value ~ " is null then " ~ fill ~ " else " ~ counted ~ " end") }}
+{%- endmacro %}
+
+
+{% macro _counted_known_value(value, column) -%}
     {%- set type = dbt_onnx._element_type(column['type']) -%}
     {%- set is_float = type in ['FLOAT', 'DOUBLE'] -%}
     {%- set is_number = is_float

@@ -93,9 +93,7 @@
 {%- endfor -%}
 
 with {% if compared -%}
-reference as (
-    select * replace ({{ dbt_onnx._text('column_name') }} as column_name) from {{ dbt_onnx._references_of(model, run, 'feature') }}
-),
+{{ dbt_onnx._reference_cte(model, run, 'feature', compared) }},
 
 {{ dbt_onnx._measured_ctes(dbt_onnx._table(features), compared) }},
 

@@ -91,9 +91,7 @@ in_force as (
 {% endif -%}
 {% if has_reference -%}
 {% if baseline == 'training' -%}
-reference as (
-    select * replace ({{ dbt_onnx._text('column_name') }} as column_name) from {{ dbt_onnx._references_of(model, run, 'output') }}
-),
+{{ dbt_onnx._reference_cte(model, run, 'output', [output]) }},
 {%- else -%}
 {{ dbt_onnx._earlier_predictions_ctes(model, output, run, previous) }},
 
