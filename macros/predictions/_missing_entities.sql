@@ -16,6 +16,7 @@ attempts as (
     inner join served_versions
         on latest.model_name = served_versions.model_name
         and latest.model_version = served_versions.model_version
+        and served_versions.versions_back is not null
     {%- endif %}
 ),
 

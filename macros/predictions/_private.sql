@@ -40,7 +40,9 @@
 
 {#-
     Import CTEs `latest`, `runs`, `registry`; `last_run`, one row or none; then `served_versions`, one row per
-    version that may be served, with `versions_back` (0: the serving version) and `confirmed_as_of`.
+    version that may be served, with `versions_back` (0: the serving version), `confirmed_as_of` and `tells_presence`:
+    whether each entity that the last full run saw has a row of this version. It has one of the run's own, which has
+    a row here in any case, with `versions_back` NULL if it is not served; of each, if the registry has it no more.
 
     Without a registry the serving version is that of the last successful full run, and the versions
     that have ever run so stand for the registry. A run that died or failed, and a backfill, with
@@ -158,6 +160,7 @@ places as (
                     then run.as_of
             end
         )) as confirmed_as_of,
+        registry.model_version = last_run.model_version as is_last_run,
         -- a version has a row for each alias, and one place
         dense_rank() over by_version as place,
         coalesce(lag(registry.model_version) over by_version <> registry.model_version, true) as is_first
@@ -171,10 +174,17 @@ served_versions as (
         model_name,
         model_version,
         sha256,
-        place - min(place) filter (is_serving) over () as versions_back,
-        confirmed_as_of
-    from places
-    qualify versions_back >= 0 and is_first
+        case when place >= serving_place then place - serving_place end as versions_back,
+        confirmed_as_of,
+        tells_presence
+    from (
+        select
+            *,
+            min(place) filter (is_serving) over () as serving_place,
+            is_last_run or not bool_or(is_last_run) over () as tells_presence
+        from places
+    )
+    where is_first and (place >= serving_place or is_last_run)
 )
 {%- endmacro %}
 

@@ -2,7 +2,7 @@
     Purpose: what is served was said by the version, and by the very artifact, that the registry names.
 
     Arguments: `key`, a list of columns; `registry`, the seed; `entities`, a relation with the key
-    columns: only these are judged (default: all); `max_earlier_fraction` (default 0), of the served
+    columns: only these are judged (default: those that the last full run still saw); `max_earlier_fraction` (default 0), of the served
     predictions, may be by an earlier version.
 
     Passes if every served prediction is by the serving version, made by a run that read an artifact
@@ -67,7 +67,9 @@ served as (
         on current_rows.model_name = served_versions.model_name
         and current_rows.model_version = served_versions.model_version
     left join run_artifacts on current_rows.run_id = run_artifacts.run_id
-    {%- if entities is not none %}
+    {%- if entities is none %}
+    where current_rows.__dbt_onnx_is_present
+    {%- else %}
     where ({{ dbt_onnx._columns(key, of='current_rows') }}) in (
         select ({{ dbt_onnx._columns(key) }})
         from {{ dbt_onnx._given(entities) }} as entities
