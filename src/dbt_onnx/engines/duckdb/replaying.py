@@ -173,7 +173,7 @@ def _rows_to_replay(
         for name, kind in types.items()
     )
     keys = ", ".join(f"said.{quote(name)}" for name in run.key_columns)
-    order = "said.rowid" if sample is None else f"hash({keys}, $run_id) limit $sample"
+    order = "said.rowid asc" if sample is None else f"hash({keys}, $run_id) asc limit $sample"
     return f"""
         select {", ".join([*carried, *features])}
         from (select *, rowid from {tables.ledger.sql} where run_id = $run_id) as said

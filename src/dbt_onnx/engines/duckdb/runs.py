@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.job import RunSettings
 
-NOW = "cast(now() at time zone 'UTC' as timestamp)"
+# under another calendar `now() at time zone 'UTC'` would be in that calendar's year
+NOW = "make_timestamp(epoch_us(now()))"
 
 # Scoring models of one dbt run share the table. DuckDB lets one transaction create or alter a
 # table, and one process write to a file, so a lock of this process is enough.
