@@ -145,7 +145,7 @@ def _key_of(cursor: Cursor, tables: ScoringTables, key_values: Sequence[str]) ->
     if not found:
         raise ConfigError(
             f"{tables.ledger} has no prediction yet: no run of it has succeeded",
-            hint=f"`dbt build -s {tables.ledger.identifier}` makes the first",
+            hint="`dbt build` makes the first",
         )
     tables.check_names(cursor)
     spelled = {name.casefold(): name for name in cursor.columns_of(tables.ledger.sql)}
