@@ -15,7 +15,7 @@
         {%- set moment = '1998-04-01' -%}
     {%- endif -%}
     {%- if moment is none -%}
-        cast(now() at time zone 'UTC' as timestamp)
+        {{ dbt_onnx._utc('now()') }}
     {%- elif modules.re.fullmatch(
         '[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])'
         ~ '([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]{1,6})?)?)?Z?', moment | string

@@ -71,7 +71,7 @@ with {% for speaker in speakers -%}
     {%- endif %}
     qualify row_number() over (
         partition by {{ dbt_onnx._columns(key) }}, model_name, model_version, as_of
-        order by scored_at desc, run_id desc
+        order by scored_at desc nulls last, run_id desc nulls last
     ) = 1
 ),
 
@@ -132,7 +132,8 @@ paired as (
     where as_of <= {{ dbt_onnx._moment(about) }}
     {%- endif %}
     qualify row_number() over (
-        {{ 'partition by as_of ' if about is none }}order by is_full desc, as_of desc, started_at desc, run_id desc
+        {{ 'partition by as_of ' if about is none }}order by
+        is_full desc nulls last, as_of desc nulls last, started_at desc nulls last, run_id desc nulls last
     ) = 1
 ),
 
@@ -145,7 +146,7 @@ paired as (
     from {{ name }}_statements
     qualify row_number() over (
         partition by {{ dbt_onnx._columns(key) }}{{ ', as_of' if about is none }}
-        order by as_of desc, scored_at desc, run_id desc
+        order by as_of desc nulls last, scored_at desc nulls last, run_id desc nulls last
     ) = 1
 ),
 
@@ -169,7 +170,7 @@ paired as (
         asked.__dbt_onnx_moment,
         statements.as_of,
         statements.__dbt_onnx_value,
-        statements.model_name || '/' || statements.model_version as __dbt_onnx_model
+        {{ dbt_onnx._text("(statements.model_name || '/' || statements.model_version)") }} as __dbt_onnx_model
     from {{ name }}_asked as asked
     asof join {{ name }}_statements as statements
         on {{ dbt_onnx._same_key(key, 'asked', 'statements') }}

@@ -51,7 +51,7 @@ select
     challenger_as_of
 from paired
 where champion_model is not null and challenger_model is not null
-order by abs(difference) desc, {{ columns }}, moment
+order by abs(difference) desc nulls last, {{ dbt_onnx._ascending(dbt_onnx._key(key)) }}, moment asc nulls last
 {%- if limit is not none %}
 limit {{ limit }}
 {%- endif %}

@@ -97,9 +97,9 @@
 
 
 {#- The arguments that `missing_predictions` and `predictions_are_complete` share. -#}
-{% macro _faults_of_missing(predictions, entities, key, registry, entity_since, argument) -%}
+{% macro _faults_of_missing(predictions, entities, key, registry, entity_since, argument, also_returned=[]) -%}
     {%- set returned = ['problem', 'rejected_reason', 'rejected_as_of', 'rejected_at', 'model_version',
-        'waiting_since', 'waiting'] -%}
+        'waiting_since', 'waiting'] + also_returned -%}
     {%- set faults = dbt_onnx._faults_of_relation(predictions, argument)
         + dbt_onnx._faults_of_relation(entities, 'entities')
         + dbt_onnx._faults_of_key(key, taken=returned)

@@ -264,7 +264,7 @@ def _features(
     ]
     if len(above) > 1 and call.features is not None:
         nodes = project.manifest.nodes
-        above = [item for item in above if nodes[item].relation_name == call.features[0]]
+        above = [item for item in above if nodes[item].relation_name == call.features.sql]
     return relations[above[0]] if len(above) == 1 else None
 
 

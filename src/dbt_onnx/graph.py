@@ -49,13 +49,15 @@ class Tensor:
 class GraphSignature:
     """Inputs without the initializers, outputs, and the metadata of the file.
 
-    `batch_rows` is 1 when the graph takes one row at a time, else none.
+    `batch_rows` is 1 when the graph takes one row at a time, else none. `has_halves`: it computes in
+    16-bit floats, at least in part.
     """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     metadata: dict[str, str]
     batch_rows: int | None
+    has_halves: bool = False
 
 
 def read_graph(model_bytes: bytes, *, where: str) -> GraphSignature:
@@ -138,6 +140,19 @@ def _signature(model: onnx.ModelProto) -> GraphSignature:
         batch_rows=1
         if any(item.shape is not None and item.shape[:1] == (1,) for item in inputs)
         else None,
+        has_halves=_has_halves(graph),
+    )
+
+
+def _has_halves(graph: onnx.GraphProto) -> bool:
+    halves = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+    return (
+        any(item.data_type in halves for item in graph.initializer)
+        or any(item.type.tensor_type.elem_type in halves for item in (*graph.input, *graph.output))
+        or any(
+            node.op_type == "Cast" and any(item.i in halves for item in node.attribute)
+            for node in graph.node
+        )
     )
 
 
@@ -195,7 +210,10 @@ def _batch_faults(model: onnx.ModelProto, signature: GraphSignature) -> list[str
         elif tensor.kind != "tensor":
             faults.append(f"{where} is not a tensor but a sequence, map, sparse or optional value")
         elif tensor.dtype not in get_args(TensorType):
-            faults.append(f"{where} has elements of type {tensor.dtype}, which no column holds")
+            faults.append(
+                f"{where} has elements of type {tensor.dtype}, which no column holds (float16 to "
+                "float64, int8 to uint64, text and booleans are held)"
+            )
         elif tensor.shape is not None:
             faults += [f"{where} {fault}" for fault in _shape_faults(tensor.shape)]
     return faults

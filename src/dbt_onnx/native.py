@@ -10,6 +10,7 @@ import mmap
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from contextlib import contextmanager, suppress
@@ -30,6 +31,8 @@ TRIAL_SECONDS = 60.0
 
 _GRACE_SECONDS = 5
 _END_SECONDS = 30
+# how late a Ctrl-C may be heeded
+_HEED_SECONDS = 0.5
 _SHARE = 0.9
 _CGROUP = Path("/sys/fs/cgroup")
 # limit and usage without the file cache, of control groups' versions 2 and 1
@@ -141,17 +144,18 @@ class Threads:
             inbox = self._idle.pop()
         except IndexError:
             inbox = _hire()
-        inbox.put(act)
         before, is_done = -1, False
         try:
+            inbox.put(act)
             while not is_done and before != (before := steps()):
-                is_done = done.acquire(timeout=max_seconds)
+                is_done = _acquired(done, max_seconds)
         finally:
             if not is_done:
                 cancel()
                 inbox.put(None)  # when its work has ended, so does the thread
                 if not done.acquire(timeout=_GRACE_SECONDS):
-                    AT_WORK.leave(entered[0])
+                    for token in entered:
+                        AT_WORK.leave(token)
         if not is_done:
             raise OverdueError
         if AT_WORK.is_ending:
@@ -160,6 +164,17 @@ class Threads:
         if errors:
             raise errors.pop()
         return answers[0]
+
+
+def _acquired(lock: threading.Lock, max_seconds: float) -> bool:
+    """Acquire the lock, by and by: Python's handlers run between two waits, and a Ctrl-C that reaches
+    another thread, or this one just before it waits, ends no wait.
+    """
+    deadline = time.monotonic() + max_seconds
+    while (left := deadline - time.monotonic()) > _HEED_SECONDS:
+        if lock.acquire(timeout=_HEED_SECONDS):
+            return True
+    return lock.acquire(timeout=max(0, left))
 
 
 def _hire() -> _Inbox:

@@ -544,6 +544,17 @@ def keys_duplicate(warehouse: Warehouse) -> Attempt:
 
 
 @case
+def key_follows_a_collation(warehouse: Warehouse) -> Attempt:
+    for table in ("scores", "scores__latest", "scores__inputs"):
+        warehouse.sql(
+            f"alter table {table} alter id set data type struct(name varchar) using {{'name': id::varchar}}"
+        )
+    warehouse.sql("set global default_collation = 'nocase'")
+    features = "select * replace ({'name': id::varchar} as id) from features"
+    return Attempt(ConfigError, features_as(warehouse, features))
+
+
+@case
 def as_of_in_the_future(warehouse: Warehouse) -> Attempt:
     features = "select *, date '2024-01-11' as day from features"
     return Attempt(DataError, {**features_as(warehouse, features), "as_of": "day"})

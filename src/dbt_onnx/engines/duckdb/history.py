@@ -75,7 +75,7 @@ def read_runs(
         ]
         rows = cursor.rows(
             f"select {', '.join(columns)} from {tables.runs.sql} "
-            "where scoring_model = $scoring_model order by started_at desc, run_id desc "
+            "where scoring_model = $scoring_model order by started_at desc nulls last, run_id desc nulls last "
             f"limit {'all' if limit is None else int(limit)}",
             {"scoring_model": name.identifier},
         )
@@ -103,7 +103,7 @@ def read_history(
         rows = [
             dict(zip(names, row, strict=True))
             for row in cursor.rows(
-                f"select * from {tables.ledger.sql} where {where} order by scored_at, as_of",
+                f"select * from {tables.ledger.sql} where {where} order by scored_at asc nulls last, as_of asc nulls last",
                 parameters,
             )
         ]
@@ -136,7 +136,7 @@ def _key_of(cursor: Cursor, tables: ScoringTables, key_values: Sequence[str]) ->
     found = (
         cursor.rows(
             f"select key_columns from {tables.runs.sql} where scoring_model = $scoring_model "
-            "and status = 'success' and key_columns is not null order by started_at desc limit 1",
+            "and status = 'success' and key_columns is not null order by started_at desc nulls last limit 1",
             {"scoring_model": tables.ledger.identifier},
         )
         if cursor.has(tables.runs) and cursor.has(tables.ledger)

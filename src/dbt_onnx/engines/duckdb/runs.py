@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.job import RunSettings
 
-NOW = "cast(now() at time zone 'UTC' as timestamp)"
+# under another calendar `now() at time zone 'UTC'` would be in that calendar's year
+NOW = "make_timestamp(epoch_us(now()))"
 
 # Scoring models of one dbt run share the table. DuckDB lets one transaction create or alter a
 # table, and one process write to a file, so a lock of this process is enough.
@@ -37,7 +38,6 @@ class PreviousRun:
 
     features_hash_function: str | None
     scored_at: datetime
-    key_columns: list[str]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class RunRecord:
     def previous(self, cursor: Cursor) -> PreviousRun | None:
         found = cursor.rows(
             "select arg_max(features_hash_function, scored_at) filter (where scope = 'full'), "
-            f"max(scored_at), arg_max(key_columns, scored_at) from {self.tables.runs.sql} "
+            f"max(scored_at) from {self.tables.runs.sql} "
             "where scoring_model = $scoring_model and status = 'success' and scope <> 'empty' "
             "having count(*) > 0",
             self._identity,

@@ -6,17 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_onnx import plan
 from dbt_onnx.child_session import ChildSession
+from dbt_onnx.contract import CARRIED_PREFIX
 from dbt_onnx.engines.duckdb import writing
 from dbt_onnx.progress import Progress
 from dbt_onnx.row_search import RowSearch
-from dbt_onnx.scoring import PART_ROWS, prediction_schema, score_batches
+from dbt_onnx.scoring import KEY_PREFIX, PART_ROWS, prediction_schema, score_batches
 from dbt_onnx.session import DEFAULT_BATCH_ROWS, OnnxSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pyarrow as pa
+
     from dbt_onnx.artifact import Artifact
     from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.engines.duckdb.fed_rows import FedRows
     from dbt_onnx.engines.duckdb.planning import PlannedRun
     from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.job import ScoringRequest
@@ -34,12 +38,13 @@ def stream_predictions(
     tables: ScoringTables,
     planned: PlannedRun,
     tally: Tally,
+    fed: FedRows | None,
     *,
     in_child_process: bool,
     log: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Score the planned rows into the ledger, and add to `tally` what became of them. Returns the
-    columns of the run row that say how: what a replay needs.
+    """Score the planned rows into the ledger, and add to `tally` what became of them; `fed` sets aside
+    what is to be kept of them. Returns the columns of the run row that say how: what a replay needs.
 
     `in_child_process`: a row that kills the process in which the model runs is rejected.
 
@@ -59,7 +64,7 @@ def stream_predictions(
     try:
         with Progress(to_score, label=name, log=log) as progress:
             predictions = score_batches(
-                rows,
+                rows if fed is None else fed.passing(rows, columns=_kept_columns(rows.schema)),
                 session,
                 contract=artifact.contract,
                 tally=tally,
@@ -85,6 +90,15 @@ def stream_predictions(
         "batch_rows": session.batch_rows,
         "in_child_process": in_child_process,
     }
+
+
+def _kept_columns(schema: pa.Schema) -> list[str]:
+    """Key and features."""
+    return [
+        name
+        for name in schema.names
+        if name.startswith(KEY_PREFIX) or not name.startswith(CARRIED_PREFIX)
+    ]
 
 
 def _open_session(
