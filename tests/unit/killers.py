@@ -90,6 +90,25 @@ def far_region() -> bytes:
     )
 
 
+def endless() -> bytes:
+    """y = x, after a loop that goes on for as long as a machine lives."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Tanh", ["before"], ["after"]),
+        ],
+        "body",
+        [tensor("turn", "int64", []), tensor("go", "bool", []), tensor("before", shape=("N", 1))],
+        [tensor("go_on", "bool", []), tensor("after", shape=("N", 1))],
+    )
+    return build(
+        [helper.make_node("Loop", ["turns", "yes", "x"], ["y"], body=body)],
+        [tensor("x", shape=("N", 1))],
+        [tensor("y", shape=("N", 1))],
+        constants=[constant("turns", 2**62, "int64"), constant("yes", True, "bool")],
+    )
+
+
 KILLERS: dict[str, Callable[[], bytes]] = {
     "chain": chain,
     "ngrams": ngrams,
