@@ -180,7 +180,8 @@ reference as (
     {%- elif is_number -%}
         {{ return("cast(" ~ value ~ " as double)") }}
     {%- elif column['time_unit'] in microseconds and modules.re.match('DATE|TIMESTAMP', type) -%}
-        {%- set moment = value if type.endswith('TIME ZONE') else "cast(" ~ value ~ " as timestamp)" -%}
+        {%- set moment = value if type.endswith('TIME ZONE') else "cast(" ~ value ~ " as "
+            ~ ('timestamptz' if type.startswith('TIMESTAMPTZ') else 'timestamp') ~ ")" -%}
         {{ return("case when isfinite(" ~ moment ~ ") then epoch_us(" ~ moment ~ ") / "
             ~ microseconds[column['time_unit']] ~ "e0 when " ~ moment ~ " > '1970-01-01' then cast('inf' as double)"
             ~ " when " ~ moment ~ " is not null then cast('-inf' as double) end") }}
