@@ -672,17 +672,17 @@ def model_kills_when_loaded(warehouse: Warehouse) -> Attempt:
         outputs=(Output(name="y", kind="value", dtype="float32", columns=("y",)),),
     )
     warehouse.register("2", killers.far_region(), contract)
-    _left_running(warehouse)
+    _died(warehouse)
     return Attempt(ArtifactError, undo=lambda: warehouse.promote("1"))
 
 
 @case
 def model_kills_on_every_row(warehouse: Warehouse) -> Attempt:
-    warehouse.register("2", killers.division(), _DIVISION)
+    warehouse.register("2", killers.division("float32"), _DIVISION)
     warehouse.sql("alter table features alter a type bigint")
     warehouse.sql("alter table features alter b type bigint")
     warehouse.sql(f"update features set a = {killers.SMALLEST}, b = -1")
-    _left_running(warehouse)
+    _died(warehouse)
     return Attempt(ScoringError, undo=lambda: warehouse.promote("1"))
 
 
@@ -692,15 +692,15 @@ _DIVISION = Contract(
         Input(name="dividend", dtype="int64", features=("a",)),
         Input(name="divisor", dtype="int64", features=("b",)),
     ),
-    outputs=(Output(name="quotient", kind="value", dtype="float64", columns=("y",)),),
+    outputs=(Output(name="quotient", kind="value", dtype="float32", columns=("y",)),),
 )
 
 
-def _left_running(warehouse: Warehouse) -> None:
-    """A run whose process died, say."""
+def _died(warehouse: Warehouse) -> None:
+    """The process died in a run, which another one has noticed."""
     warehouse.sql(
-        "insert into dbt_onnx_runs (run_id, scoring_model, status, started_at) "
-        "values ('run-0', 'scores', 'running', localtimestamp)"
+        "insert into dbt_onnx_runs (run_id, scoring_model, status, started_at) values "
+        "('run-0', 'scores', 'interrupted', cast(now() at time zone 'UTC' as timestamp))"
     )
 
 
@@ -957,14 +957,14 @@ def row_fails_the_model(warehouse: Warehouse) -> None:
 
 @tolerated
 def row_kills_the_process(warehouse: Warehouse) -> None:
-    warehouse.register("1", killers.division(), _DIVISION)
+    warehouse.register("1", killers.division("float32"), _DIVISION)
     warehouse.sql("drop table scores")
     warehouse.sql("drop table scores__latest")
     warehouse.sql(
         f"create or replace table features as select 1 as id, {killers.SMALLEST} as a, -1::bigint as b "
         "union all select 2, 7, 2"
     )
-    _left_running(warehouse)
+    _died(warehouse)
     run(warehouse, {"max_rejected_fraction": 0.5})
     assert warehouse.sql("select id, y, rejected_reason from scores order by id") == [
         (1, None, "model_crashed"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from graphs import build, constant, tensor
+from graphs import ELEMENT_TYPES, build, constant, tensor
 from onnx import helper
 
 if TYPE_CHECKING:
@@ -15,15 +15,15 @@ SMALLEST = -(2**63)
 CHAIN = 100_000
 
 
-def division() -> bytes:
+def division(dtype: str = "float64") -> bytes:
     """quotient = dividend / divisor, whole numbers: SIGFPE for -2^63 by -1."""
     return build(
         [
             helper.make_node("Div", ["dividend", "divisor"], ["ratio"]),
-            helper.make_node("Cast", ["ratio"], ["quotient"], to=11),
+            helper.make_node("Cast", ["ratio"], ["quotient"], to=ELEMENT_TYPES[dtype]),
         ],
         [tensor("dividend", "int64"), tensor("divisor", "int64")],
-        [tensor("quotient", "float64")],
+        [tensor("quotient", dtype)],
     )
 
 
