@@ -67,6 +67,8 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
+            # Ctrl-C means the parent, which has the same terminal and ends its child
+            start_new_session=True,
         )
         self._answers: SimpleQueue[Frame | None] = SimpleQueue()
         threading.Thread(target=self._listen, name="dbt_onnx_child", daemon=True).start()
@@ -88,6 +90,10 @@ class Child:
         if frame is None:
             raise self._death()
         return frame
+
+    def end(self) -> None:
+        """Ask the process to end, which whoever waits for its answer is told."""
+        self._process.kill()
 
     def kill(self) -> None:
         """End the process, now."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import weakref
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx import child, errors
 from dbt_onnx.child import ChildDiedError
 from dbt_onnx.errors import ArtifactError, DbtOnnxError, ModelCrashError, ModelError, ScoringError
-from dbt_onnx.native import MAX_SECONDS, OverdueError
+from dbt_onnx.native import AT_WORK, MAX_SECONDS, OverdueError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,12 +74,16 @@ class ChildSession:
                 return self._run(feeds)
             except ChildDiedError as died:
                 if died.was_asked or "bad_alloc" in died.last_words:
-                    raise ScoringError(
-                        f"the process in which the model ran {_told(died)}",
-                        hint="if nobody has ended it, the machine had no memory left: give it more, "
-                        "or lower batch_rows in score()",
-                    ) from died
+                    raise self._ended(died) from died
                 raise self._crash(feeds, died) from died
+
+    def _ended(self, died: ChildDiedError) -> ScoringError:
+        """The error that blames no row."""
+        return ScoringError(
+            f"the process in which the model ran {_told(died)}",
+            hint="if nobody has ended it, the machine had no memory left: give it more, or lower "
+            "batch_rows in score()",
+        )
 
     def _crash(self, feeds: Mapping[str, np.ndarray], died: ChildDiedError) -> ModelCrashError:
         """The error that names the row of the call which kills the process also when it is alone."""
@@ -122,6 +125,8 @@ class ChildSession:
         try:
             return self._ask({"load": self._load})
         except ChildDiedError as died:
+            if died.was_asked:
+                raise self._ended(died) from died
             raise ArtifactError(
                 f"the process in which onnxruntime loaded the model {_told(died)}",
                 hint="look at the model with `dbt-onnx inspect FILE`, and at where it comes from; an "
@@ -132,12 +137,13 @@ class ChildSession:
         """The answer, after the calls of which the child tells when it makes them."""
         assert self._child is not None
         try:
-            self._child.send(question)
-            while True:
-                answer = self._child.receive(max_seconds=self.max_seconds + _GRACE_SECONDS)
-                if "at" not in answer:
-                    break
-                self._at = tuple(answer["at"])
+            with AT_WORK.entered(self._child.end):
+                self._child.send(question)
+                while True:
+                    answer = self._child.receive(max_seconds=self.max_seconds + _GRACE_SECONDS)
+                    if "at" not in answer:
+                        break
+                    self._at = tuple(answer["at"])
         except OverdueError as error:
             self._forget()
             raise ScoringError(
@@ -163,8 +169,6 @@ class ChildSession:
 
 def serve() -> None:
     """In the child: answer what the parent asks until it is gone."""
-    # the parent, which has the same terminal, decides what Ctrl-C ends
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _without_core()
     # what native code prints must not come between the frames
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")

@@ -18,6 +18,7 @@ from dbt_onnx.contract import CARRIED_PREFIX
 from dbt_onnx.decode import decode
 from dbt_onnx.encode import REJECTED_COLUMN, check_relation, encode
 from dbt_onnx.errors import ScoringError
+from dbt_onnx.native import AT_WORK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -125,6 +126,13 @@ class _Scored:
 
 
 def _score(
+    batch: pa.RecordBatch, scorer: Scorer, contract: Contract, search: RowSearch | None
+) -> _Scored:
+    with AT_WORK.entered(lambda: None):
+        return _scored(batch, scorer, contract, search)
+
+
+def _scored(
     batch: pa.RecordBatch, scorer: Scorer, contract: Contract, search: RowSearch | None
 ) -> _Scored:
     encoded = encode(batch, contract)

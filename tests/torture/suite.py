@@ -33,6 +33,7 @@ ATTACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"rows": 10_000_000, "cases": 1_000, "every": 1},
         {"rows": 200_000, "cases": 20, "every": 10},
     ),
+    "bad_rows": ({"deaths": 100, "failures": 200}, {"deaths": 4, "failures": 6}),
     "arrival": ({"schedules": 200}, {"schedules": 6}),
     "fuzzing": ({"seconds": 600, "examples": 500}, {"seconds": 6, "examples": 20}),
     "hostile_models": ({"every": 1, "dbt": 10}, {"every": 9, "dbt": 2}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from graphs import build, constant, tensor
+from graphs import ELEMENT_TYPES, build, constant, tensor
 from onnx import helper
 
 if TYPE_CHECKING:
@@ -15,15 +15,15 @@ SMALLEST = -(2**63)
 CHAIN = 100_000
 
 
-def division() -> bytes:
+def division(dtype: str = "float64") -> bytes:
     """quotient = dividend / divisor, whole numbers: SIGFPE for -2^63 by -1."""
     return build(
         [
             helper.make_node("Div", ["dividend", "divisor"], ["ratio"]),
-            helper.make_node("Cast", ["ratio"], ["quotient"], to=11),
+            helper.make_node("Cast", ["ratio"], ["quotient"], to=ELEMENT_TYPES[dtype]),
         ],
         [tensor("dividend", "int64"), tensor("divisor", "int64")],
-        [tensor("quotient", "float64")],
+        [tensor("quotient", dtype)],
     )
 
 
@@ -87,6 +87,25 @@ def far_region() -> bytes:
             constant("batch", [0], "int64"),
             constant("axes", [0, 1, 2, 3], "int64"),
         ],
+    )
+
+
+def endless() -> bytes:
+    """y = x, after a loop that goes on for as long as a machine lives."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Tanh", ["before"], ["after"]),
+        ],
+        "body",
+        [tensor("turn", "int64", []), tensor("go", "bool", []), tensor("before", shape=("N", 1))],
+        [tensor("go_on", "bool", []), tensor("after", shape=("N", 1))],
+    )
+    return build(
+        [helper.make_node("Loop", ["turns", "yes", "x"], ["y"], body=body)],
+        [tensor("x", shape=("N", 1))],
+        [tensor("y", shape=("N", 1))],
+        constants=[constant("turns", 2**62, "int64"), constant("yes", True, "bool")],
     )
 
 

@@ -48,7 +48,7 @@ KERNEL = (
     "scoring.py",
     "row_search.py",
 )
-KERNEL_MAY_IMPORT = {*KERNEL, "errors.py", "session.py", "identifiers.py"}
+KERNEL_MAY_IMPORT = {*KERNEL, "errors.py", "session.py", "native.py", "identifiers.py"}
 
 
 @cache

@@ -52,7 +52,9 @@ def stream_predictions(
     """
     to_score, name = planned.summary.rows_to_score, tables.ledger.identifier
     session = _open_session(request, artifact, in_child_process=in_child_process, log=log)
-    allowed = int(request.max_rejected_fraction * planned.summary.rows_in)
+    rows_in = planned.summary.rows_in
+    # a model that fails on all of them is broken, whatever may be rejected
+    allowed = min(int(request.max_rejected_fraction * rows_in), rows_in - 1)
     search = RowSearch(
         rows=to_score, max_rows=max(0, allowed - planned.summary.rows_still_rejected)
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx import ledger
 from dbt_onnx.artifact import Artifact, load_artifact
 from dbt_onnx.engines.duckdb import writing
-from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
+from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process
 from dbt_onnx.engines.duckdb.features import FeatureRelation, relation_name
 from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
 from dbt_onnx.engines.duckdb.fit import check_fit
@@ -87,7 +87,12 @@ def score_table(
             database=settings.database, schema=settings.schema, identifier=settings.identifier
         )
     )
-    with Cursor(connection.cursor()) as reader, Cursor(connection.cursor()) as writer:
+    with (
+        ended_with_process(settings.identifier) as cursors,
+        Cursor(connection.cursor()) as reader,
+        Cursor(connection.cursor()) as writer,
+    ):
+        cursors.extend((reader, writer))
         tables.check_runs(writer)
         # within, so that the run row has the message that the user sees
         with recorded_run(writer, tables, settings) as run, duckdb_errors():
