@@ -43,7 +43,7 @@ ATTACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no_code": ({"every": 1, "short": False}, {"every": 4, "short": True}),
     "paths": ({"every": 1}, {"every": 20}),
     "bad_input": ({"every": 1}, {"every": 4}),
-    "estimators": ({"seeds": 6, "every": 1}, {"seeds": 1, "every": 12}),
+    "estimators": ({"seeds": 3, "every": 1}, {"seeds": 1, "every": 12}),
     "nulls": ({"rows": 1_000_000}, {"rows": 50_000}),
 }
 """Modules, the longest first: how often each attacks, and how often in the short version."""
