@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression, SGDClassifier
 from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
@@ -248,6 +249,21 @@ def test_each_value_of_a_vector_has_a_size_of_its_own(
     replace_graph(monkeypatch, other)
     with pytest.raises(ArtifactError, match="'vector' differs in 400 of 1,600 values"):
         exported(tmp_path, scaler, rows)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize(
+    "estimator",
+    [PCA(4), make_pipeline(StandardScaler(), PCA(4)), StandardScaler()],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_values_that_are_rounding_alone_pass(tmp_path: Path, estimator: Any, unit: float) -> None:
+    # one column is a constant, one is another one's double
+    rows = rows_of(0, 400).assign(b=0.1)
+    rows["d"] = 2 * rows["a"] + 1
+    rows *= unit
+    entry = exported(tmp_path, estimator.fit(rows), rows)
+    assert verify_entry(tmp_path, entry).fault is None
 
 
 @pytest.mark.parametrize("unit", UNITS)
