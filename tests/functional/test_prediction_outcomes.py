@@ -82,7 +82,7 @@ QUERIES = {
     "text": query(column="note", outcome="note"),
     "amounts_of_text": query(task="regression", outcome="is_member"),
     "wrong_bins": query("calibration", bins=0),
-    "not_relations": "{{ dbt_onnx.prediction_outcomes('scores', 7, key='a', column='churn', "
+    "not_relations": "{{ dbt_onnx.prediction_outcomes('scores', 7, key=['a'], column='churn', "
     "outcome='churned', known_at='known_at') }}",
 }
 REFUSED = {
