@@ -397,5 +397,9 @@ def test_wrong_arguments_are_all_named_at_once(sandbox: ScoringProject) -> None:
     )
     message = sandbox.dbt("run", "-s", "health").nodes["health"].message
     assert "prediction_health on" in message
-    for fault in ("registry is", "key must be a list of column names; got []", "entities is given beside view"):
+    for fault in (
+        "registry is",
+        "key must be a list of column names; got []",
+        "entities is given beside view",
+    ):
         assert fault in message
