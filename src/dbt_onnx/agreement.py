@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dbt_onnx.contract import FLOAT_TYPES
-from dbt_onnx.errors import ContractError
+from dbt_onnx.errors import ContractError, listed
 
 if TYPE_CHECKING:
     from dbt_onnx.contract import Contract, Input, Output
@@ -72,10 +72,14 @@ def _output_faults(output: Output, tensor: Tensor | None) -> list[str]:
         faults.append(f"{where} gives probabilities of type {output.dtype}")
     if output.kind == "label" and tensor.dtype in FLOAT_TYPES:
         faults.append(f"{where} gives labels of type {tensor.dtype}")
-    if output.classes and tensor.classes and output.classes != tensor.classes:
+    # of two lists of the same labels, the owner decided
+    is_decided = output.classes == tensor.overruled and set(tensor.overruled or ()) == set(
+        tensor.classes or ()
+    )
+    if output.classes and tensor.classes and output.classes != tensor.classes and not is_decided:
         faults.append(
-            f"{where} has classes {list(output.classes)} in the card and "
-            f"{list(tensor.classes)} in the graph"
+            f"{where} has classes {listed(output.classes)} in the card and "
+            f"{listed(tensor.classes)} in the graph"
         )
     if output.classes and tensor.key_dtype not in {None, "string", "int64"}:
         faults.append(f"{where} has keys of type {tensor.key_dtype}")

@@ -1,8 +1,10 @@
 """The class labels of a classifier's outputs, where the graph itself says them.
 
 The names of probabilities decide what a column means, so a label set is taken only from the
-operator that makes the output, through operators that do not change the meaning of positions. A
-classifier inside an ensemble (one against the rest, voting) does not count. This module needs no
+operator that makes the output, through operators that do not change the meaning of positions. That
+operator may still be an inner classifier: the last one of a stacking classifier numbers the classes
+from 0, whatever they are called. So where a label output has as many labels, it decides. In a file
+without a label output an inner classifier cannot be told from an outer one. This module needs no
 onnx: it takes a parsed GraphProto.
 """
 
@@ -26,10 +28,16 @@ _PASSED = frozenset(
 
 _STRING = 8
 _INTEGER_BYTES = {6: 4, 7: 8}
+_LABEL_TYPES = frozenset({7, _STRING})
+_FLOATS = frozenset({1, 10, 11})
 
 
-def classes_of_outputs(graph: Any) -> dict[str, tuple[Class, ...]]:
-    """Returns {output: labels in the order of the probabilities}; unknown outputs are left out."""
+def classes_of_outputs(
+    graph: Any,
+) -> tuple[dict[str, tuple[Class, ...]], dict[str, tuple[Class, ...]]]:
+    """Returns {output: labels in the order of the probabilities}, unknown outputs left out, and {output:
+    the list that the label output overruled}.
+    """
     producers = {name: node for node in graph.node for name in node.output if name}
     constants = {item.name: item for item in graph.initializer}
     elements = cache(lambda name: _elements(constants[name]) if name in constants else ())
@@ -46,7 +54,22 @@ def classes_of_outputs(graph: Any) -> dict[str, tuple[Class, ...]]:
             trail.append(source)
             source = _source(source, producers.get(source), elements)
         known |= dict.fromkeys(trail, source)
-    return {item.name: known[item.name] for item in graph.output if known[item.name]}
+    return _decided_by_the_label(graph, known)
+
+
+def _decided_by_the_label(
+    graph: Any, known: dict[str, tuple[Class, ...]]
+) -> tuple[dict[str, tuple[Class, ...]], dict[str, tuple[Class, ...]]]:
+    types = {item.name: item.type.tensor_type.elem_type for item in graph.output}
+    labels = [known[name] for name, kind in types.items() if kind in _LABEL_TYPES and known[name]]
+    classes = {name: known[name] for name in types if known[name]}
+    overruled = {}
+    if len(labels) == 1:
+        for name, own in classes.items():
+            # a map names its values itself, and has no type of a tensor
+            if types[name] in _FLOATS and len(own) == len(labels[0]) and own != labels[0]:
+                classes[name], overruled[name] = labels[0], own
+    return classes, overruled
 
 
 def _source(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
-from dbt_onnx.contract import FLOAT_TYPES, Contract, Feature, Input
+from dbt_onnx.contract import FLOAT_TYPES, Contract, Feature, Input, TensorType
 from dbt_onnx.errors import ConfigError, ContractError
 from dbt_onnx.output_columns import describe_outputs
 from dbt_onnx.trial import Trial, try_model
@@ -15,7 +15,7 @@ from dbt_onnx.trial import Trial, try_model
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dbt_onnx.contract import Fill, NullPolicy, TensorType, TimeUnit
+    from dbt_onnx.contract import Fill, NullPolicy, TimeUnit
     from dbt_onnx.graph import GraphSignature, Tensor
 
 FEATURE_NAMES = "feature_names"
@@ -56,13 +56,33 @@ def describe_model(
     does not say enough; ConfigError when a wish names something that is not there.
     """
     widths, inputs = _inputs(signature, wishes, where=where)
+    _refuse_types(signature, where=where)
     sizes = {name: width or 1 for name, width in widths.items()}
     trial = try_model(model_bytes, signature, inputs, sizes)
     outputs = describe_outputs(
         signature, trial.outputs, columns=wishes.outputs, classes=wishes.classes
     )
-    contract = Contract(features=_features(widths, inputs, wishes), inputs=inputs, outputs=outputs)
+    try:
+        contract = Contract(
+            features=_features(widths, inputs, wishes), inputs=inputs, outputs=outputs
+        )
+    except ContractError as error:
+        raise ContractError(
+            f"{where}: {error.message}",
+            hint="columns are named by --features and --output; --null-policy, --fill and --time-unit "
+            "must fit the type of the input that reads the feature",
+        ) from error
     return Description(contract=contract, trial=trial)
+
+
+def _refuse_types(signature: GraphSignature, *, where: str) -> None:
+    for tensor in signature.outputs:
+        if tensor.kind == "tensor" and tensor.dtype not in get_args(TensorType):
+            raise ContractError(
+                f"{where}: output {tensor.name!r} has elements of type {tensor.dtype}, which no "
+                "column holds",
+                hint="end the graph with a Cast to float32, then register it",
+            )
 
 
 def feature_names_of(signature: GraphSignature) -> list[str] | None:

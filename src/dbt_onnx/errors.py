@@ -1,6 +1,14 @@
 """The errors that users see: what is wrong, where, what was got, and what to do."""
 
-from typing import ClassVar
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+MAX_CHARACTERS = 10_000
+"""Of a message: a card may name a million classes, and a log has lines."""
 
 
 class DbtOnnxError(Exception):
@@ -12,9 +20,19 @@ class DbtOnnxError(Exception):
     kind: ClassVar[str] = "error"
 
     def __init__(self, message: str, *, hint: str) -> None:
+        if len(message) > MAX_CHARACTERS:
+            message = f"{message[:MAX_CHARACTERS]}... ({len(message) - MAX_CHARACTERS:,} more)"
         self.message = message
         self.hint = hint
         super().__init__(f"{message}\nHint: {hint}")
+
+
+def listed(items: Collection[object], *, most: int = 20) -> str:
+    """`[1, 2, 3]`, and of many the first `most` with the number of the others: a card may name a
+    million.
+    """
+    shown = [f"{item!r:.60}" for item in list(items)[:most]]
+    return f"[{', '.join(shown)}{f', ... {len(items) - most:,} more' if len(items) > most else ''}]"
 
 
 class ConfigError(DbtOnnxError):
@@ -57,3 +75,19 @@ class ScoringError(DbtOnnxError):
     """The model failed on valid input, or gave back something other than it promised."""
 
     kind = "scoring"
+
+
+class ModelError(ScoringError):
+    """onnxruntime raised on the rows of a call: some of them, or all. `said` is its message."""
+
+    def __init__(self, message: str, *, hint: str, said: str) -> None:
+        self.said = said
+        super().__init__(message, hint=hint)
+
+
+class ModelCrashError(ModelError):
+    """The process in which the model ran died of the rows of a call; of `row`, where it is known."""
+
+    def __init__(self, message: str, *, hint: str, said: str, row: int | None = None) -> None:
+        self.row = row
+        super().__init__(message, hint=hint, said=said)

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace as changed
+from functools import partial
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 
 from dbt_onnx.artifact import write_artifact
-from dbt_onnx.contract import Contract, Feature, Fill, NullPolicy
-from dbt_onnx.conversion import convert, inputs_for, is_text
+from dbt_onnx.contract import Contract, Feature, Fill, Input, NullPolicy, Output
+from dbt_onnx.conversion import convert, first_of_the_largest, inputs_for, is_text, renamed_inputs
 from dbt_onnx.distributions import describe
-from dbt_onnx.errors import ConfigError, ContractError
-from dbt_onnx.estimators import answers_of, rows_for
-from dbt_onnx.parity import compare, outputs_for, score_table
+from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, DbtOnnxError
+from dbt_onnx.estimators import answers_of, gives_both, mixed, rows_for, way_of
+from dbt_onnx.parity import Parity, Trial, compare, outputs_for, refuse_rejected, score_table
 from dbt_onnx.registry import alias_faults, name_faults
 from dbt_onnx.registry_file import put_entry
+from dbt_onnx.tensors import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dbt_onnx.estimators import Answer
     from dbt_onnx.registry import RegistryEntry
+
+UNSEEN_ROWS = 2_000
 
 
 def export(
@@ -71,15 +76,17 @@ def export(
     dtype           type of the numeric inputs. float64 only where float32 loses what matters,
                     such as integers above 2^24: graphs are slower with it, and many converters
                     compute in float32 anyway.
-    tolerance       the largest difference between graph and estimator that is let through:
-                    absolute up to 1, relative above. A label may differ where two classes are
-                    that near each other.
+    tolerance       the largest difference between graph and estimator that is let through, as a
+                    share of the number, or of the mean size of its column where that is larger; of
+                    1 for probabilities. A label has none: it may differ only where single precision
+                    cannot tell, see `docs/registering.md`.
     parity_rows     how many rows of `features`, evenly spaced, the card keeps for `verify`. The
-                    comparison here is made on all of them.
+                    comparison here is made on all of them, and on 2,000 more, mixed from them.
     replace         overwrite a version that exists with other bytes.
 
     Numeric features fill one input tensor (rows, features), named `features`. With a text feature,
-    or a step that picks columns by name, each column has an input of its own (rows, 1).
+    or a step that picks columns by name, each column has an input of its own (rows, 1), which has
+    its name, or a generated one where the converter would change it.
     The same estimator gives the same bytes.
 
     Raises ConfigError without the `export` extra and for a bad name or unknown column; ContractError when estimator and `features`
@@ -92,16 +99,31 @@ def export(
     columns = _columns(features)
     renamed = output_columns or {}
     rows = rows_for(estimator, features, columns)
-    answers = answers_of(estimator, rows)
+    answers = _answers(estimator, rows)
     inputs = inputs_for(estimator, columns, dtype)
     model_bytes = convert(estimator, inputs, answers, name=f"{name}_{version}")
-    contract = Contract(
-        features=_features(columns, null_policies or {}, fills or {}),
-        inputs=inputs,
-        outputs=outputs_for(model_bytes, answers, renamed),
-    )
-    predictions = score_table(model_bytes, pa.table(columns), contract)
-    parity = compare(predictions, answers, renamed, tolerance=tolerance)
+    model_bytes, inputs = renamed_inputs(model_bytes, inputs)
+    trials = _trials(estimator, rows, columns, answers, share=DEFAULT_TOLERANCE[dtype])
+
+    def fitted(candidate: bytes) -> _Fitted:
+        contract = _contract(
+            _features(columns, null_policies or {}, fills or {}),
+            inputs,
+            outputs_for(candidate, answers, renamed),
+        )
+        return _compared(candidate, contract, trials, renamed, tolerance)
+
+    try:
+        fit = fitted(model_bytes)
+    except ArtifactError:
+        shares = next((item for item in answers if item.kind == "probabilities"), None)
+        if shares is None or shares.classes is None:
+            raise
+        try:
+            fit = fitted(first_of_the_largest(model_bytes, shares.classes))
+        except ArtifactError:
+            fit = fitted(model_bytes)
+    model_bytes, contract, predictions, parity = fit
     kept = _evenly_spaced(predictions.num_rows, parity_rows)
     entry = write_artifact(
         Path(artifacts),
@@ -114,6 +136,7 @@ def export(
             "features": {key: _json(column.take(kept)) for key, column in columns.items()},
             "outputs": {key: values[kept].tolist() for key, values in parity.expected.items()},
             "tolerance": tolerance,
+            "scales": {key: size.tolist() for key, size in parity.scales.items()},
             "max_abs_difference": parity.max_abs_difference,
             "rows_compared": predictions.num_rows,
         },
@@ -130,6 +153,76 @@ def export(
     )
     entry = changed(entry, alias=alias)
     return entry if registry is None else put_entry(Path(registry), entry)
+
+
+def _contract(
+    features: tuple[Feature, ...], inputs: tuple[Input, ...], outputs: tuple[Output, ...]
+) -> Contract:
+    try:
+        return Contract(features=features, inputs=inputs, outputs=outputs)
+    except ContractError as error:
+        raise ContractError(
+            error.message,
+            hint="name the columns of `features` otherwise, or those of the ledger with "
+            "output_columns; null_policies and fills must fit the type of a feature",
+        ) from error
+
+
+def _answers(estimator: Any, rows: Any) -> list[Answer]:
+    try:
+        return answers_of(estimator, rows)
+    except DbtOnnxError:
+        raise
+    except Exception as error:  # estimators' errors have no base of their own
+        said = (str(error).strip().splitlines() or ["?"])[0]
+        raise ContractError(
+            f"{type(estimator).__name__} fails on `features`: {type(error).__name__}: {said:.200}",
+            hint=way_of(estimator) or "fit it, and pass the rows that it was fitted with",
+        ) from error
+
+
+class _Fitted(NamedTuple):
+    model_bytes: bytes
+    contract: Contract
+    predictions: pa.Table
+    parity: Parity
+
+
+def _trials(
+    estimator: Any, rows: Any, columns: dict[str, pa.Array], answers: list[Answer], *, share: float
+) -> list[tuple[pa.Table, Trial]]:
+    """The rows themselves, and rows mixed from them: a rule that is lost need not show on the former."""
+    trials = [
+        (
+            pa.table(columns),
+            Trial("`features`", answers, partial(gives_both, estimator, rows, share)),
+        )
+    ]
+    try:
+        unseen, table = mixed(rows, columns, UNSEEN_ROWS)
+        more = answers_of(estimator, unseen)
+    except Exception:  # noqa: BLE001 (not every mixture need be a row that the estimator takes)
+        return trials
+    where = f"{UNSEEN_ROWS:,} rows mixed from `features`"
+    unseen_trial = Trial(where, more, partial(gives_both, estimator, unseen, share))
+    return [*trials, (pa.table(table), unseen_trial)]
+
+
+def _compared(
+    model_bytes: bytes,
+    contract: Contract,
+    trials: list[tuple[pa.Table, Trial]],
+    renamed: Mapping[str, str | None],
+    tolerance: float,
+) -> _Fitted:
+    (table, trial), *others = trials
+    predictions, tally = score_table(model_bytes, table, contract)
+    refuse_rejected(tally, table.num_rows)
+    parity = compare(predictions, trial, renamed, tolerance=tolerance)
+    for more, unseen in others:
+        scored, _ = score_table(model_bytes, more, contract)
+        compare(scored, unseen, renamed, tolerance=tolerance, scales=parity.scales)
+    return _Fitted(model_bytes, contract, predictions, parity)
 
 
 def _evenly_spaced(n_rows: int, wanted: int) -> Any:

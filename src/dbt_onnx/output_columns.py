@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import numpy as np
 
 from dbt_onnx.contract import FLOAT_TYPES, Output, OutputKind
-from dbt_onnx.errors import ConfigError, ContractError
+from dbt_onnx.errors import ConfigError, ContractError, listed
+from dbt_onnx.output_classes import BINARY, classes_of, is_label
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from dbt_onnx.contract import Class, TensorType
     from dbt_onnx.graph import GraphSignature, Tensor
 
-BINARY = 2
 _SUM_TOLERANCE = 1e-3
 
 
@@ -58,9 +58,21 @@ def describe_outputs(
     for tensor in signature.outputs:
         wish = wishes.get(tensor.name)
         if wish is None or wish.columns:
-            labels = _classes(tensor, outputs[tensor.name], signature, outputs, classes)
             kind = wish.kind if wish else None
-            seen.append(_look(tensor, outputs[tensor.name], labels, kind, wish))
+            labels = None
+            if kind in {None, "probabilities"}:
+                labels = classes_of(tensor, outputs[tensor.name], signature, outputs, classes)
+            item = _look(tensor, outputs[tensor.name], labels, kind, wish)
+            if tensor.name in classes and item.kind != "probabilities":
+                raise ContractError(
+                    f"--classes names the classes of output {tensor.name!r}, whose values are taken "
+                    f"as {item.kind}: on generated rows they do not add up to 1"
+                    if kind is None
+                    else f"--classes and --output '{tensor.name}:{kind}=' contradict each other",
+                    hint="leave --classes out, or state the kind and a column for each value: "
+                    f"--output '{tensor.name}:probabilities=...'",
+                )
+            seen.append(item)
     return tuple(_output(item, seen, wishes.get(item.tensor.name)) for item in seen)
 
 
@@ -88,35 +100,6 @@ def _refuse_unknown(given: Any, names: Sequence[str], *, what: str) -> None:
                 hint="write OUTPUT=COLUMN, or OUTPUT:KIND=COLUMN,... with a kind of "
                 + ", ".join(get_args(OutputKind)),
             )
-
-
-def _classes(
-    tensor: Tensor,
-    values: Any,
-    signature: GraphSignature,
-    outputs: Mapping[str, Any],
-    given: Mapping[str, Sequence[str]],
-) -> tuple[Class, ...] | None:
-    """Labels in the order of the values, from the owner, the graph, its label output, the maps."""
-    if tensor.name in given:
-        return _typed_classes(tensor, given[tensor.name], signature)
-    if tensor.classes:
-        return tensor.classes
-    if isinstance(values, list):
-        keys = {key for item in values if isinstance(item, dict) for key in item}
-        return tuple(sorted(keys)) or None
-    labels = [item for item in signature.outputs if _is_label(outputs[item.name])]
-    return labels[0].classes if len(labels) == 1 and labels[0].name != tensor.name else None
-
-
-def _typed_classes(
-    tensor: Tensor, given: Sequence[str], signature: GraphSignature
-) -> tuple[Class, ...]:
-    types = {item.dtype for item in signature.outputs if item.dtype in {"int64", "string"}}
-    wants_numbers = (tensor.key_dtype or (types.pop() if len(types) == 1 else "")) == "int64"
-    if wants_numbers and all(item.lstrip("-").isdecimal() for item in given):
-        return tuple(int(item) for item in given)
-    return tuple(given)
 
 
 def _look(
@@ -150,17 +133,10 @@ def _guess(
     values: Any, width: int, classes: tuple[Class, ...] | None, wish: _Wish | None
 ) -> OutputKind:
     if width == 1:
-        return "label" if _is_label(values) else "value"
+        return "label" if is_label(values) else "value"
     if classes and len(classes) == width and _are_probabilities(values):
         return "probabilities"
     return "values" if wish and len(wish.columns) == width else "vector"
-
-
-def _is_label(values: Any) -> bool:
-    return isinstance(values, np.ndarray) and (
-        (values.dtype.kind in "OU" or values.dtype == np.int64)
-        and (values.ndim == 1 or values.shape[1:] == (1,))
-    )
 
 
 def _are_probabilities(values: Any) -> bool:
@@ -178,7 +154,7 @@ def _output(item: _Seen, seen: Sequence[_Seen], wish: _Wish | None) -> Output:
         if not item.classes or len(item.classes) != item.width or item.dtype not in FLOAT_TYPES:
             raise ContractError(
                 f"output {name!r} gives {item.width} {item.dtype} values a row for the classes "
-                f"{list(item.classes or ())}",
+                f"{listed(item.classes or ())}",
                 hint=f"name them in the model's order: --classes '{name}=no,yes', "
                 f"or take it as --output '{name}:vector={name}'",
             )

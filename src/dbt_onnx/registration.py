@@ -12,7 +12,7 @@ from dbt_onnx.errors import ArtifactError, ConfigError
 from dbt_onnx.graph import read_graph
 from dbt_onnx.registry import name_faults
 from dbt_onnx.registry_file import add_entry, check_addition
-from dbt_onnx.sample import TOLERANCE, score_sample
+from dbt_onnx.sample import TOLERANCE, score_sample, sizes_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,10 +30,13 @@ ROW_BY_ROW = (
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """A new version as it was written. `warnings` are sentences for its owner."""
+    """A new version as it was written. `rows_tried` are those of the largest call in which no row
+    changed another; `warnings` are sentences for its owner.
+    """
 
     entry: RegistryEntry
     contract: Contract
+    rows_tried: int
     warnings: tuple[str, ...]
 
 
@@ -97,7 +100,12 @@ def register_model(
         model_name=model_name,
         model_version=model_version,
         contract=description.contract,
-        parity={"features": features, "outputs": outputs, "tolerance": TOLERANCE},
+        parity={
+            "features": features,
+            "outputs": outputs,
+            "tolerance": TOLERANCE,
+            "scales": sizes_of(description.contract, outputs),
+        },
         training={"registered_from": path.name, "sample": _origin()},
     )
     entry = replace(entry, alias=alias)
@@ -105,6 +113,7 @@ def register_model(
     return Registration(
         entry=entry,
         contract=description.contract,
+        rows_tried=signature.batch_rows or description.trial.rows_tried,
         warnings=_warnings(signature, outputs),
     )
 
@@ -117,5 +126,10 @@ def _warnings(signature: GraphSignature, outputs: dict[str, list[Any]]) -> tuple
     warnings = [ROW_BY_ROW] if signature.batch_rows == 1 else []
     rejected = sum(value is None for value in next(iter(outputs.values())))
     if rejected:
-        warnings.append(f"the model gives NaN or infinity for {rejected} of the generated rows")
+        total = len(next(iter(outputs.values())))
+        warnings.append(
+            f"the model gives NaN or infinity for {rejected} of the {total} rows that it was tried "
+            "with (numbers from -3 to 3 in steps of 0.25, whole numbers from 0 to 7, texts of one "
+            "letter, the first row zeros or empty); a run rejects such a row"
+        )
     return tuple(warnings)

@@ -10,6 +10,7 @@ import csv
 import datetime as dt
 import re
 from collections import Counter, defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
@@ -137,6 +138,18 @@ class Registry:
             )
         return cls.from_rows(rows, where=str(path))
 
+    @classmethod
+    def from_seeds(cls, paths: Iterable[Path]) -> Registry | None:
+        """Read the first of some seeds' files that is a registry. Raises as `from_csv`."""
+        for path in paths:
+            with (
+                suppress(OSError, UnicodeDecodeError, csv.Error),
+                path.open(encoding="utf-8-sig", newline="") as stream,
+            ):
+                if {"model_name", "artifact", "sha256"} <= set(next(csv.reader(stream), [])):
+                    return cls.from_csv(path)
+        return None
+
     def resolve(self, spec: str) -> RegistryEntry:
         """The one entry that `churn` (its champion), `churn@alias` or `churn/version` names.
 
@@ -179,7 +192,8 @@ class Registry:
             f"{self.where} has no model {name!r}; {have}",
             hint=f"did you mean {close[0]!r}?"
             if close
-            else "register it with `dbt-onnx register FILE --name NAME --version VERSION`",
+            else "register it with `dbt-onnx register FILE --name NAME --version VERSION`"
+            + ("" if known else "; `dbt seed` brings back what a build with `--empty` left out"),
         )
 
 

@@ -8,7 +8,7 @@ of predictions stands next to what was said.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -90,19 +90,23 @@ def compare_batch(
     key: Sequence[str],
     columns: Sequence[str],
     tolerance: float,
+    scales: Mapping[str, Any] | None = None,
 ) -> None:
     """Add a batch of predictions, which carries what was said, to `replay`.
 
     Of each name in `columns` it has the prediction, and `__dbt_onnx_said_<i>` with what the ledger
     says; the same for status and reason, after them. Numbers are within tolerance when they are no
-    further apart than `tolerance`, which is absolute up to 1 and relative above; all else is equal
-    or different.
+    further apart than `tolerance`, as a share of the number or of the column's scale where that is
+    larger (1 for a column that `scales` does not name); all else is equal or different.
     """
     names = [*columns, *COMPARED_STAMPS]
-    verdicts = {
-        name: verdicts_on(batch.column(f"{SAID_PREFIX}{i}"), batch.column(name), tolerance)
-        for i, name in enumerate(names)
-    }
+    verdicts = {}
+    for i, name in enumerate(names):
+        said, now = batch.column(f"{SAID_PREFIX}{i}"), batch.column(name)
+        if name == "rejected_reason":
+            said, now = _without_message(said), _without_message(now)
+        scale = (scales or {}).get(name, 1.0)
+        verdicts[name] = verdicts_on(said, now, tolerance, scale=scale)
     worst = np.max(list(verdicts.values()), axis=0)
     counts = np.bincount(worst, minlength=3)
     replay.identical += int(counts[IDENTICAL])
@@ -125,8 +129,16 @@ def compare_batch(
         )
 
 
-def verdicts_on(said: pa.Array, now: pa.Array, tolerance: float) -> Array:
-    """For each row IDENTICAL, WITHIN_TOLERANCE or DIFFERENT; NULL is identical to NULL only."""
+def _without_message(reasons: pa.StringArray) -> pa.StringArray:
+    """`model_error` for `model_error:...`: onnxruntime's words are those of its version."""
+    return pc.replace_substring_regex(reasons, "^model_error:.*", "model_error")
+
+
+def verdicts_on(said: pa.Array, now: pa.Array, tolerance: float, *, scale: Any = 1.0) -> Array:
+    """For each row IDENTICAL, WITHIN_TOLERANCE or DIFFERENT; NULL is identical to NULL only.
+
+    `scale` is that of the column, or of each value of its lists.
+    """
     try:
         said = pc.cast(said, now.type)
     except pa.ArrowInvalid:
@@ -136,27 +148,37 @@ def verdicts_on(said: pa.Array, now: pa.Array, tolerance: float) -> Array:
     verdicts = np.where(one, DIFFERENT, IDENTICAL)
     if both.any():
         mask = pa.array(both)
-        verdicts[both] = _verdicts_on_values(said.filter(mask), now.filter(mask), tolerance)
+        sizes = np.asarray(scale)
+        if sizes.ndim and not is_list(now.type):
+            sizes = sizes[both]
+        verdicts[both] = _verdicts_on_values(said.filter(mask), now.filter(mask), tolerance, sizes)
     return verdicts
 
 
-def _verdicts_on_values(said: pa.Array, now: pa.Array, tolerance: float) -> Array:
-    if pa.types.is_list(now.type) or pa.types.is_fixed_size_list(now.type):
+def _verdicts_on_values(said: pa.Array, now: pa.Array, tolerance: float, scale: Array) -> Array:
+    if is_list(now.type):
         lengths = pc.list_value_length(said).to_numpy(), pc.list_value_length(now).to_numpy()
         same_length = lengths[0] == lengths[1]
         verdicts = np.where(same_length, IDENTICAL, DIFFERENT)
         kept = pa.array(same_length)
-        values = verdicts_on(said.filter(kept).flatten(), now.filter(kept).flatten(), tolerance)
+        before, after = (a.filter(kept).flatten() for a in (said, now))
+        each = np.resize(scale, len(before)) if scale.ndim else scale
+        values = verdicts_on(before, after, tolerance, scale=each)
         rows = np.repeat(np.flatnonzero(same_length), lengths[1][same_length])
         np.maximum.at(verdicts, rows, values)
         return verdicts
     if pa.types.is_floating(now.type):
         before, after = (a.to_numpy(zero_copy_only=False).astype(np.float64) for a in (said, now))
         with np.errstate(invalid="ignore"):
-            close = np.abs(before - after) <= tolerance * np.maximum(1, np.abs(before))
+            close = np.abs(before - after) <= tolerance * np.maximum(scale, np.abs(before))
         return np.where(before == after, IDENTICAL, np.where(close, WITHIN_TOLERANCE, DIFFERENT))
     equal = pc.equal(said, now).to_numpy(zero_copy_only=False)
     return np.where(equal, IDENTICAL, DIFFERENT)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a value of this type is a list of values."""
+    return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def key_text(key: Mapping[str, object]) -> str:

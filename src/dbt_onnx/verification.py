@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from dbt_onnx.artifact import load_artifact
 from dbt_onnx.card import CARD_NAME
+from dbt_onnx.child_session import ChildSession
 from dbt_onnx.errors import DbtOnnxError
-from dbt_onnx.sample import TOLERANCE, largest_difference, score_sample
-from dbt_onnx.session import OnnxSession
+from dbt_onnx.sample import TOLERANCE, largest_difference, scales_of, score_sample
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +85,7 @@ def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
     parity = artifact.card.get("parity") or {}
     features, expected = parity.get("features"), parity.get("outputs")
     if not features or not expected:
-        OnnxSession(  # as a run opens it
+        ChildSession(  # as a run opens it
             artifact.scoring_bytes,
             output_names=[output.name for output in artifact.contract.outputs],
             batch_rows=artifact.signature.batch_rows,
@@ -104,7 +104,9 @@ def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
         features,
         batch_rows=artifact.signature.batch_rows,
     )
-    difference, faults = largest_difference(expected, actual, tolerance=tolerance)
+    difference, faults = largest_difference(
+        expected, actual, tolerance=tolerance, scales=scales_of(artifact.card)
+    )
     rows = len(next(iter(features.values())))
     return Verdict(
         entry=entry,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import graphs
+import killers
 import onnx_models
 from hardening import CONFIG
 from warehouse import Warehouse, line_contract, line_model
@@ -585,6 +586,17 @@ def keys_duplicate(warehouse: Warehouse) -> Attempt:
 
 
 @case
+def key_follows_a_collation(warehouse: Warehouse) -> Attempt:
+    for table in ("scores", "scores__latest", "scores__inputs"):
+        warehouse.sql(
+            f"alter table {table} alter id set data type struct(name varchar) using {{'name': id::varchar}}"
+        )
+    warehouse.sql("set global default_collation = 'nocase'")
+    features = "select * replace ({'name': id::varchar} as id) from features"
+    return Attempt(ConfigError, features_as(warehouse, features))
+
+
+@case
 def as_of_in_the_future(warehouse: Warehouse) -> Attempt:
     features = "select *, date '2024-01-11' as day from features"
     return Attempt(DataError, {**features_as(warehouse, features), "as_of": "day"})
@@ -695,6 +707,58 @@ def model_fails(warehouse: Warehouse) -> Attempt:
     warehouse.register("2", graphs.lookup(), contract)
     warehouse.sql("update features set a = 99")
     return Attempt(ScoringError, undo=lambda: warehouse.promote("1"))
+
+
+@case
+def model_fails_on_many(warehouse: Warehouse) -> Attempt:
+    contract = Contract(
+        features=(Feature(name="a"),),
+        inputs=(Input(name="i", dtype="int64", features=("a",)),),
+        outputs=(Output(name="y", kind="value", dtype="float32", columns=("y",)),),
+    )
+    warehouse.register("2", graphs.lookup(), contract)
+    warehouse.sql("update features set a = case when id = 1 then 0 else 99 end")
+    return Attempt(DataError, {"max_rejected_fraction": 0.5}, undo=lambda: warehouse.promote("1"))
+
+
+@case
+def model_kills_when_loaded(warehouse: Warehouse) -> Attempt:
+    contract = Contract(
+        features=(Feature(name="a"),),
+        inputs=(Input(name="x", dtype="float32", features=("a",)),),
+        outputs=(Output(name="y", kind="value", dtype="float32", columns=("y",)),),
+    )
+    warehouse.register("2", killers.far_region(), contract)
+    _died(warehouse)
+    return Attempt(ArtifactError, undo=lambda: warehouse.promote("1"))
+
+
+@case
+def model_kills_on_every_row(warehouse: Warehouse) -> Attempt:
+    warehouse.register("2", killers.division("float32"), _DIVISION)
+    warehouse.sql("alter table features alter a type bigint")
+    warehouse.sql("alter table features alter b type bigint")
+    warehouse.sql(f"update features set a = {killers.SMALLEST}, b = -1")
+    _died(warehouse)
+    return Attempt(ScoringError, undo=lambda: warehouse.promote("1"))
+
+
+_DIVISION = Contract(
+    features=(Feature(name="a"), Feature(name="b")),
+    inputs=(
+        Input(name="dividend", dtype="int64", features=("a",)),
+        Input(name="divisor", dtype="int64", features=("b",)),
+    ),
+    outputs=(Output(name="quotient", kind="value", dtype="float32", columns=("y",)),),
+)
+
+
+def _died(warehouse: Warehouse) -> None:
+    """The process died in a run, which another one has noticed."""
+    warehouse.sql(
+        "insert into dbt_onnx_runs (run_id, scoring_model, status, started_at) values "
+        "('run-0', 'scores', 'interrupted', cast(now() at time zone 'UTC' as timestamp))"
+    )
 
 
 @case
@@ -930,6 +994,40 @@ def unfit_value(warehouse: Warehouse) -> None:
     assert warehouse.last_run("status, rows_scored, rows_rejected") == ("success", 1, 1)
     rejected = warehouse.sql("select id, y, rejected_reason from scores where status = 'rejected'")
     assert rejected == [(1, None, "infinite:a")]
+
+
+@tolerated
+def row_fails_the_model(warehouse: Warehouse) -> None:
+    contract = Contract(
+        features=(Feature(name="a"),),
+        inputs=(Input(name="i", dtype="int64", features=("a",)),),
+        outputs=(Output(name="y", kind="value", dtype="float32", columns=("y",)),),
+    )
+    warehouse.register("2", graphs.lookup(), contract)
+    warehouse.sql("update features set a = case when id = 1 then 99 else 0 end")
+    run(warehouse, {"max_rejected_fraction": 0.5})
+    [(number, reason)] = warehouse.sql(
+        "select id, rejected_reason from scores where status = 'rejected'"
+    )
+    assert (number, reason.partition(":")[0]) == (1, "model_error")
+
+
+@tolerated
+def row_kills_the_process(warehouse: Warehouse) -> None:
+    warehouse.register("1", killers.division("float32"), _DIVISION)
+    warehouse.sql("drop table scores")
+    warehouse.sql("drop table scores__latest")
+    warehouse.sql(
+        f"create or replace table features as select 1 as id, {killers.SMALLEST} as a, -1::bigint as b "
+        "union all select 2, 7, 2"
+    )
+    _died(warehouse)
+    run(warehouse, {"max_rejected_fraction": 0.5})
+    assert warehouse.sql("select id, y, rejected_reason from scores order by id") == [
+        (1, None, "model_crashed"),
+        (2, 3.0, None),
+    ]
+    assert warehouse.last_run("in_child_process") == (True,)
 
 
 @tolerated

@@ -155,6 +155,50 @@ def register_classes_unknown(folder: Path) -> Sequence[object]:
 
 
 @command
+def register_classes_miscounted(folder: Path) -> Sequence[object]:
+    save(folder, onnx_models.classifier([0, 1]))
+    return register(folder, *FEATURES, "--classes", "probabilities=no,yes,maybe")
+
+
+@command
+def register_classes_otherwise(folder: Path) -> Sequence[object]:
+    save(folder, onnx_models.classifier([0, 1]))
+    return register(folder, *FEATURES, "--classes", "probabilities=1,0")
+
+
+@command
+def register_classes_against_labels(folder: Path) -> Sequence[object]:
+    # the classifier inside calls its classes otherwise than the label does
+    model = onnx_models.classifier([1, 0])
+    model.graph.node[0].output[0] = "inner"
+    model.graph.node.append(
+        helper.make_node("ArgMax", ["probabilities"], ["label"], axis=1, keepdims=0)
+    )
+    save(folder, model)
+    return register(folder, *FEATURES)
+
+
+@command
+def register_classes_of_scores(folder: Path) -> Sequence[object]:
+    save(folder, onnx_models.vector(2))
+    return register(folder, *FEATURES, "--classes", "embedding=no,yes")
+
+
+@command
+def register_output_of_a_type_without_columns(folder: Path) -> Sequence[object]:
+    kind = onnx_models.TensorProto.BFLOAT16
+    node = helper.make_node("Cast", ["x"], ["y"], to=kind)
+    inputs, outputs = [onnx_models.tensor("x", ["n", 2])], [onnx_models.tensor("y", ["n", 2], kind)]
+    save(folder, onnx_models.model([node], inputs, outputs))
+    return register(folder, *FEATURES)
+
+
+@command
+def register_output_reserved(folder: Path) -> Sequence[object]:
+    return register(folder, *FEATURES, "--output", "y=as_of")
+
+
+@command
 def register_too_many_axes(folder: Path) -> Sequence[object]:
     save(folder, onnx_models.linear(shape=["n", 2, 1]))
     return register(folder, *FEATURES)

@@ -461,7 +461,7 @@ def test_verify_compares_the_sample_with_the_card(project: Project) -> None:
     ("change", "message"),
     [
         ({"outputs": {"prediction": [1.0]}}, "1 values in the card, 16 scored"),
-        ({"outputs": {"other": [1.0]}}, "the sample has columns other, not prediction"),
+        ({"outputs": {"other": [1.0]}}, "the sample has columns ['other'], not ['prediction']"),
         ({"outputs": {"prediction": [None] * 16}}, "the card says None"),
         ({"features": {"a": [1.0] * 16}}, "'b'"),
         ({"features": {"a": [1.0], "b": [1.0, 2.0]}}, "the card's sample cannot be read"),

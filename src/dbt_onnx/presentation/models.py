@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from dbt_onnx.verification import Verdict
 
 
+MAX_LINES = 200
+
+
 def show_model(path: Path, model_bytes: bytes, signature: GraphSignature) -> None:
     """Print what a model wants and gives, and what registering it would need."""
     console = Console()
@@ -43,7 +46,7 @@ def show_model(path: Path, model_bytes: bytes, signature: GraphSignature) -> Non
 
 
 def show_registration(registration: Registration) -> None:
-    """Print what was registered, and how a scoring model asks for it."""
+    """Print the contract of what was registered, and the next step."""
     console = Console()
     entry = registration.entry
     show_contract(console, registration.contract)
@@ -52,8 +55,28 @@ def show_registration(registration: Registration) -> None:
     )
     print_text(console, f" as {entry.alias}" if entry.alias else " without an alias")
     print_text(console, f"artifact {entry.artifact}, sha256 {entry.sha256}")
+    print_text(
+        console,
+        f"tried    calls of up to {registration.rows_tried:,} rows, in three orders and twice: no row "
+        "changed another",
+    )
     for warning in registration.warnings:
         print_text(console, f"Warning: {warning}", style="yellow")
+    print_text(console, f"next     commit the folder and the registry; {_next_step(entry)}")
+
+
+def _next_step(entry: RegistryEntry) -> str:
+    name = entry.model_name
+    if entry.alias == "champion":
+        return f"a model with score(..., model={name!r}) scores with it in the next `dbt build`"
+    if entry.alias:
+        asked = f"{name}@{entry.alias}"
+        return f"a model with score(..., model={asked!r}) scores with it in the next `dbt build`"
+    version = f"{name}/{entry.model_version}"
+    return (
+        f"nobody is scored with it yet: score(..., model={version!r}), or make it champion with "
+        f"`dbt-onnx promote {version}`"
+    )
 
 
 def show_contract(console: Console, contract: Contract) -> None:
@@ -65,9 +88,14 @@ def show_contract(console: Console, contract: Contract) -> None:
             nulls = f"fill {feature.fill!r}" if feature.null_policy == "fill" else None
             width = f"{tensor.dtype}[{feature.width}]" if feature.width else tensor.dtype
             rows.append((name, width, nulls or feature.null_policy, tensor.name))
-    console.print(table("features", ("column", "type", "null", "input"), rows))
     filled = [row for output in contract.outputs for row in _filled_rows(output)]
-    console.print(table("predictions", ("column", "type", "kind", "output"), filled))
+    for title, header, lines in (
+        ("features", ("column", "type", "null", "input"), rows),
+        ("predictions", ("column", "type", "kind", "output"), filled),
+    ):
+        console.print(table(title, header, lines[:MAX_LINES]))
+        if len(lines) > MAX_LINES:
+            print_text(console, f"and {len(lines) - MAX_LINES:,} more columns")
 
 
 def show_verdicts(

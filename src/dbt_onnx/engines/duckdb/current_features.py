@@ -59,10 +59,11 @@ def sample_features(
     keys = [quote(name) for name in key]
     selected = [f'{name} as "{KEY_PREFIX}{place}"' for place, name in enumerate(keys)]
     selected += [quote(name) for name in columns]
+    order = ", ".join(f"{by} asc nulls last" for by in (f"hash({', '.join(keys)})", *keys))
     stream = reader.stream(
         f"select {', '.join(selected)} from ({features.sql}) as features "
         f"where {' and '.join(f'{name} is not null' for name in keys)} "
-        f"order by hash({', '.join(keys)}), {', '.join(keys)} limit {int(rows)}",
+        f"order by {order} limit {int(rows)}",
         {},
         batch_rows=BATCH_ROWS,
     )

@@ -154,7 +154,9 @@ class FeatureRelation:
         """Raise DataError when a key occurs twice."""
         if self._has_unique_keys(reader, {name: self.columns[name] for name in key}):
             return
-        repeated = reader.rows(plan.duplicate_keys(self.sql, key))
+        repeated = reader.rows(
+            plan.duplicate_keys(self.sql, {name: self.columns[name] for name in key})
+        )
         if repeated:
             examples = "; ".join(
                 f"{dict(zip(key, row[:-1], strict=True))} {row[-1]} times" for row in repeated
@@ -163,6 +165,22 @@ class FeatureRelation:
                 f"key {list(key)} is not unique in {self.name}: {examples}",
                 hint="give the features model one row per key, or add the column that tells its "
                 "rows apart to key",
+            )
+
+    def check_collation(self, reader: Cursor, *, key: Sequence[str]) -> None:
+        """Raise ConfigError for text inside a STRUCT or a list of the key where the session has a
+        collation: nothing makes DuckDB compare that by its bytes.
+        """
+        nested = [n for n in key if self.columns[n] != "VARCHAR" and "VARCHAR" in self.columns[n]]
+        if not nested:
+            return
+        collation = reader.rows("select current_setting('default_collation')")[0][0]
+        if collation:
+            raise ConfigError(
+                f"key column {nested[0]!r} is {self.columns[nested[0]]}, and default_collation is "
+                f"{collation!r}: keys that differ would be taken for one",
+                hint="cast the key to VARCHAR in the features model, or leave default_collation out "
+                "of the profile",
             )
 
     def _has_unique_keys(self, reader: Cursor, key: Mapping[str, str]) -> bool:

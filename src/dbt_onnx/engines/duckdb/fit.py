@@ -41,6 +41,7 @@ def check_fit(
     """
     model = f"{artifact.model_name}/{artifact.model_version}"
     features.check_columns(key=asked.key, as_of=asked.as_of)
+    features.check_collation(cursor, key=asked.key)
     features.check_contract(cursor, artifact.contract, model=model)
     taken = [n for n in artifact.contract.feature_names if n.casefold() == RUN_COLUMN]
     if taken and asked.keep_inputs is not False:

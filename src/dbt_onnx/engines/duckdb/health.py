@@ -41,7 +41,7 @@ def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
         f"select key_columns, features_relation, registry_relation from {runs.sql} "
         "where lower(scoring_model) = lower($scoring_model) and key_columns is not null "
         # a backfill has read features of its own, which are gone
-        "order by scope is not distinct from 'full' desc, started_at desc limit 1",
+        "order by scope is not distinct from 'full' desc nulls last, started_at desc nulls last limit 1",
         {"scoring_model": ledger.identifier},
     )
     if not found:
@@ -117,7 +117,7 @@ def _relation(cursor: Cursor, name: str | None, *, beside: TableName) -> TableNa
         "select database_name, schema_name, view_name from duckdb_views()) as relations "
         f"where lower({literal(name or '')}) in (lower(schema_name || '.' || name), "
         "lower(database_name || '.' || schema_name || '.' || name)) "
-        f"order by database_name = {literal(beside.database)} desc, database_name limit 1"
+        f"order by database_name = {literal(beside.database)} desc nulls last, database_name asc limit 1"
     )
     return (
         TableName(**dict(zip(("database", "schema", "identifier"), found[0], strict=True)))

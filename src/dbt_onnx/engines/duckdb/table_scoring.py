@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx import ledger
 from dbt_onnx.artifact import Artifact, load_artifact
 from dbt_onnx.engines.duckdb import writing
-from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
+from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process
 from dbt_onnx.engines.duckdb.features import FeatureRelation, recorded_name, relation_name
+from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
 from dbt_onnx.engines.duckdb.fit import check_fit
 from dbt_onnx.engines.duckdb.planning import PlannedRun, plan_run
 from dbt_onnx.engines.duckdb.references import write_references
@@ -86,12 +87,17 @@ def score_table(
             database=settings.database, schema=settings.schema, identifier=settings.identifier
         )
     )
-    with Cursor(connection.cursor()) as reader, Cursor(connection.cursor()) as writer:
+    with (
+        ended_with_process(settings.identifier) as cursors,
+        Cursor(connection.cursor()) as reader,
+        Cursor(connection.cursor()) as writer,
+    ):
+        cursors.extend((reader, writer))
         tables.check_runs(writer)
         # within, so that the run row has the message that the user sees
         with recorded_run(writer, tables, settings) as run, duckdb_errors():
             tables.check_names(writer)
-            registry = _read_registry(reader, request.registry)
+            registry = _read_registry(reader, request.registry, settings.seeds)
             request, is_other_version = _asked_version(request, settings, registry)
             entry = registry.resolve(request.model)
             artifact = load_artifact(artifacts, entry)
@@ -126,9 +132,17 @@ def score_table(
                 )  # fmt: skip
 
 
-def _read_registry(reader: Cursor, relation: Any) -> Registry:
+def _read_registry(reader: Cursor, relation: Any, seeds: Mapping[str, Path]) -> Registry:
+    """The registry's rows; where `--empty` has left it without, those of its file among `seeds`."""
+    sql = relation.sql_query()
     columns = list(relation.columns)
-    rows = reader.rows(relation.sql_query())
+    rows = reader.rows(sql)
+    if not rows:
+        # the registry itself may be a seed, or a model on one
+        nearest = sorted(seeds, key=lambda name: name not in sql)
+        registry = Registry.from_seeds(seeds[name] for name in nearest)
+        if registry is not None:
+            return registry
     return Registry.from_rows(
         [dict(zip(columns, row, strict=True)) for row in rows], where=relation_name(relation)
     )
@@ -203,7 +217,10 @@ def _write_run(
     commits into its log first, and into the tables later.
     """
     tally, how = Tally(), dict[str, Any]()
-    with writer.transaction():
+    with (
+        FedRows(folder_of(reader, tables.ledger.database)) as fed,
+        writer.transaction(),
+    ):
         tables.create(writer, planned.plan.shape, model=_model(artifact))
         write_references(
             writer, tables.references, artifact, scoring_model=tables.ledger.identifier
@@ -212,9 +229,17 @@ def _write_run(
             # imported only when there is something to score, with onnxruntime
             from dbt_onnx.engines.duckdb.streaming import stream_predictions
 
+            in_child_process = run.follows_death(reader, model_version=artifact.model_version)
+            if in_child_process:
+                log(
+                    f"{tables.ledger.identifier}: a run before this one died, or would have: the model "
+                    "runs in a child process, and a row that kills it is rejected"
+                )
             how = stream_predictions(
-                reader, writer, request, artifact, tables, planned, tally, log=log
-            )
+                reader, writer, request, artifact, tables, planned, tally,
+                None if request.keep_inputs is False else fed,
+                in_child_process=in_child_process, log=log,
+            )  # fmt: skip
         snapshot.close()
         fingerprint = writing.check_written(writer, tables, planned, tally, where=features.name)
         writing.check_rejected(
@@ -223,9 +248,7 @@ def _write_run(
             where=features.name,
             max_rejected_fraction=request.max_rejected_fraction,
         )
-        kept = writing.keep_inputs(
-            writer, tables, planned, tally, where=features.name, keep=request.keep_inputs
-        )
+        kept = writing.keep_inputs(writer, tables, planned, fed, keep=request.keep_inputs)
         writing.update_latest(writer, tables, planned)
         result = RunSummary(
             model=_name(artifact),
@@ -239,7 +262,7 @@ def _write_run(
             status="success",
             **writing.run_columns(planned),
             **result.counts,
-            rows_inputs_kept=kept,
+            **kept,
             ledger_fingerprint=fingerprint,
             **how,
         )

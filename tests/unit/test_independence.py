@@ -1,0 +1,203 @@
+"""A model whose answer for a row depends on other rows, or on chance, is refused."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_models as models
+import pytest
+from onnx import TensorProto, helper
+
+from dbt_onnx import independence
+from dbt_onnx.description import Wishes, describe_model
+from dbt_onnx.errors import ContractError
+from dbt_onnx.graph import read_graph
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+DEPENDS = "changes with the rows scored beside it, or from run to run"
+
+
+def tried(model: ModelProto) -> int:
+    content = model.SerializeToString()
+    signature = read_graph(content, where="m")
+    wishes = Wishes(features=["a", "b"])
+    return describe_model(content, signature, wishes, where="m").trial.rows_tried
+
+
+def graph(nodes: list[Any], constants: dict[str, Any], *, dtype: int = TensorProto.FLOAT) -> Any:
+    """y of x (rows, 2), both of this type."""
+    return models.model(
+        nodes,
+        [models.tensor("x", ["n", 2], dtype)],
+        [models.tensor("y", ["n", 2], dtype)],
+        initializers=[
+            models.constant(
+                name, values, np.int64 if isinstance(values, int | list) else np.float32
+            )
+            for name, values in constants.items()
+        ],
+    )
+
+
+def mixed_above(rows: int, share: float = 1.0) -> Any:
+    """x plus a share of the mean over all rows, in calls of more than so many rows."""
+    return graph(
+        [
+            helper.make_node("Shape", ["x"], ["shape"]),
+            helper.make_node("Gather", ["shape", "zero"], ["count"]),
+            helper.make_node("Greater", ["count", "rows"], ["is_many"]),
+            helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=1),
+            helper.make_node("Mul", ["mean", "share"], ["part"]),
+            helper.make_node("Sub", ["part", "part"], ["nothing"]),
+            helper.make_node("Where", ["is_many", "part", "nothing"], ["more"]),
+            helper.make_node("Add", ["x", "more"], ["y"]),
+        ],
+        {"zero": 0, "rows": rows, "share": share},
+    )
+
+
+def reversed_above(value: float) -> Any:
+    """The rows in reverse when one of them is larger than this."""
+    return graph(
+        [
+            helper.make_node("Abs", ["x"], ["size"]),
+            helper.make_node("ReduceMax", ["size"], ["largest"], keepdims=0),
+            helper.make_node("Greater", ["largest", "value"], ["is_large"]),
+            helper.make_node("Slice", ["x", "from", "to", "axis", "step"], ["back"]),
+            helper.make_node("Where", ["is_large", "back", "x"], ["y"]),
+        ],
+        {"value": value, "from": [-1], "to": [-(2**40)], "axis": [0], "step": [-1]},
+    )
+
+
+def noisy(size: float) -> Any:
+    return graph(
+        [
+            helper.make_node("RandomNormalLike", ["x"], ["noise"], scale=size),
+            helper.make_node("Add", ["x", "noise"], ["y"]),
+        ],
+        {},
+    )
+
+
+def rolled() -> Any:
+    """Each row is that of half a call further."""
+    return graph(
+        [
+            helper.make_node("Shape", ["x"], ["shape"]),
+            helper.make_node("Gather", ["shape", "places"], ["count"]),
+            helper.make_node("Div", ["count", "two"], ["half"]),
+            helper.make_node("Slice", ["x", "half", "count", "places"], ["last"]),
+            helper.make_node("Slice", ["x", "places", "half", "places"], ["first"]),
+            helper.make_node("Concat", ["last", "first"], ["y"], axis=0),
+        ],
+        {"places": [0], "two": [2]},
+    )
+
+
+def spread_nan() -> Any:
+    """A row with NaN makes all rows of its call NaN."""
+    return graph(
+        [
+            helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=1),
+            helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
+            helper.make_node("Add", ["x", "nothing"], ["y"]),
+        ],
+        {"zero": 0.0},
+    )
+
+
+def largest_of(axis: int) -> Any:
+    """x divided by the largest of its column in the call, or of its row."""
+    return graph(
+        [
+            helper.make_node("ReduceMax", ["x"], ["largest"], axes=[axis], keepdims=1),
+            helper.make_node("Div", ["x", "largest"], ["y"]),
+        ],
+        {},
+    )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        mixed_above(0),
+        mixed_above(1),
+        mixed_above(17),
+        mixed_above(1_000),
+        mixed_above(5_000),
+        mixed_above(20_000),
+        mixed_above(1_000, 0.1),
+        reversed_above(0.0),
+        reversed_above(100.0),
+        reversed_above(50_000.0),
+        noisy(1e-1),
+        noisy(1e-4),
+        noisy(1e-6),
+        rolled(),
+        spread_nan(),
+        largest_of(0),
+    ],
+    ids=lambda model: ",".join(node.op_type for node in model.graph.node)[:40],
+)
+def test_other_rows_and_chance_are_found(model: Any) -> None:
+    with pytest.raises(ContractError, match=DEPENDS):
+        tried(model)
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16])
+def test_rows_that_only_pass_are_let_through(dtype: int) -> None:
+    assert tried(models.identity(["n", 2], dtype)) == independence.MOST_ROWS
+
+
+@pytest.mark.parametrize(
+    "model",
+    [models.linear(), models.classifier([0, 1, 2]), models.vector(7), largest_of(1)],
+    ids=["linear", "classifier", "vector", "own row"],
+)
+def test_rows_by_themselves_are_let_through(model: Any) -> None:
+    assert tried(model) == independence.MOST_ROWS
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rounding_in_a_deep_network_is_no_other_row(seed: int) -> None:
+    source = np.random.default_rng(seed)
+    widths = [2, 64, 256, 256, 64, 3]
+    nodes, weights, name = [], [], "x"
+    for place, (rows, columns) in enumerate(itertools.pairwise(widths)):
+        weights.append(
+            models.constant(f"w{place}", source.normal(size=(rows, columns)) / rows**0.5)
+        )
+        nodes.append(helper.make_node("MatMul", [name, f"w{place}"], [f"h{place}"]))
+        nodes.append(helper.make_node("LeakyRelu", [f"h{place}"], [f"a{place}"], alpha=0.1))
+        name = f"a{place}"
+    nodes.append(helper.make_node("LayerNormalization", [name, "one"], ["n"], axis=-1))
+    nodes.append(helper.make_node("Softmax", ["n"], ["y"]))
+    weights.append(models.constant("one", [1.0] * widths[-1]))
+    model = models.model(
+        nodes, [models.tensor("x", ["n", 2])], [models.tensor("y", ["n", 3])], initializers=weights
+    )
+    assert tried(model) >= 256
+
+
+def test_a_slow_model_is_tried_with_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(independence, "_SECONDS", 0.0)
+    assert 1 <= tried(models.linear()) < independence.MOST_ROWS
+
+
+def test_values_that_a_model_fails_on_are_left_out() -> None:
+    # an embedding of eight places
+    model = models.model(
+        [helper.make_node("Gather", ["table", "x"], ["y"])],
+        [models.tensor("x", ["n"], models.INT64)],
+        [models.tensor("y", ["n", 3])],
+        initializers=[models.constant("table", np.arange(24).reshape(8, 3))],
+    )
+    content = model.SerializeToString()
+    signature = read_graph(content, where="m")
+    description = describe_model(content, signature, Wishes(features=["a"]), where="m")
+    assert description.trial.rows_tried == independence.MOST_ROWS
