@@ -35,7 +35,7 @@
 {%- if not execute -%}
     {{ return('select 1 as not_yet_compiled') }}
 {%- endif -%}
-{%- set faults = dbt_onnx._faults_of_relation(predictions, 'predictions')
+{%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_relation(registry, 'registry')
     + (dbt_onnx._faults_of_relation(view, 'view') if view is not none else [])
     + (["entities is given beside view, which has its own"] if view is not none and entities is not none else [])

@@ -5,7 +5,7 @@
     macro, predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version, faults=none
 ) -%}
     {%- set faults = (faults or [])
-        + dbt_onnx._faults_of_relation(predictions, 'predictions')
+        + dbt_onnx._faults_of_predictions(predictions, 'predictions')
         + dbt_onnx._faults_of_relation(outcomes, 'outcomes')
         + dbt_onnx._faults_of_key(key)
         + dbt_onnx._faults_of_text(column, 'column', "an output column, such as 'churn_probability'")

@@ -9,8 +9,8 @@
     taken, numbers_only=false, faults=none
 ) -%}
     {%- set faults = (faults or [])
-        + dbt_onnx._faults_of_relation(champion, 'champion')
-        + dbt_onnx._faults_of_relation(challenger, 'challenger')
+        + dbt_onnx._faults_of_predictions(champion, 'champion')
+        + dbt_onnx._faults_of_predictions(challenger, 'challenger')
         + dbt_onnx._faults_of_key(key, taken=taken)
         + dbt_onnx._faults_of_text(column, 'column', "an output column, such as 'churn_probability'")
         + (dbt_onnx._faults_of_moment(about, 'about') if about is not none else []) -%}

@@ -50,7 +50,7 @@
     {{ return('select 1 as not_yet_compiled') }}
 {%- endif -%}
 {%- set added = ['fresh_as_of', 'age', 'is_stale', 'served_from'] -%}
-{%- set faults = dbt_onnx._faults_of_relation(predictions, 'predictions')
+{%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_relation(registry, 'registry')
     + (dbt_onnx._faults_of_relation(entities, 'entities') if entities is not none else [])
     + dbt_onnx._faults_of_key(key, taken=added)

@@ -16,7 +16,7 @@
 {%- if not execute -%}
     {{ return('select 1 as not_yet_compiled') }}
 {%- endif -%}
-{%- set faults = dbt_onnx._faults_of_relation(predictions, 'predictions')
+{%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_key(key)
     + (dbt_onnx._faults_of_moment(said_at, 'said_at') if said_at is not none else [])
     + (dbt_onnx._faults_of_moment(about, 'about') if about is not none else []) -%}

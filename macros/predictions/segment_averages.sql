@@ -22,7 +22,7 @@
 {%- if not execute -%}
     {{ return('select 1 as not_yet_compiled') }}
 {%- endif -%}
-{%- set faults = dbt_onnx._faults_of_relation(predictions, 'predictions')
+{%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_relation(registry, 'registry')
     + dbt_onnx._faults_of_relation(entities, 'entities')
     + dbt_onnx._faults_of_key(key)

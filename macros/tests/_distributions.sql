@@ -448,7 +448,7 @@ compared as (
 
 {#- Faults of the arguments that both tests have. -#}
 {% macro _faults_of_drift(model, warn_psi, error_psi, min_rows) -%}
-    {%- set faults = dbt_onnx._faults_of_relation(model, 'model')
+    {%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
         + dbt_onnx._faults_of_psi(warn_psi, 'warn_psi')
         + dbt_onnx._faults_of_psi(error_psi, 'error_psi') -%}
     {%- if not faults and warn_psi is not none and error_psi is not none and warn_psi > error_psi -%}

@@ -34,7 +34,7 @@
 ) }}
 {%- if execute -%}
 {%- set returned = ['problem', 'model_version', 'as_of', 'scored_at', 'fresh_as_of', 'age', 'threshold', 'severity'] -%}
-{%- set faults = dbt_onnx._faults_of_relation(model, 'model')
+{%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
     + dbt_onnx._faults_of_key(key, taken=returned)
     + (dbt_onnx._faults_of_period(warn_after, 'warn_after') if warn_after is not none else [])
     + (dbt_onnx._faults_of_period(error_after, 'error_after') if error_after is not none else [])

@@ -24,7 +24,7 @@
 ) %}
 {%- if execute -%}
 {%- set returned = ['problem', 'column_name', 'expected', 'actual', 'entities'] -%}
-{%- set faults = dbt_onnx._faults_of_relation(model, 'model')
+{%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
     + dbt_onnx._faults_of_key(key, taken=returned)
     + dbt_onnx._faults_of_fraction(max_rejected_fraction, 'max_rejected_fraction') -%}
 {%- for bound, value in {'min': min, 'max': max}.items() if value is not none -%}

@@ -25,7 +25,7 @@
 {% test predictions_match_registry(model, key, registry, entities=none, max_earlier_fraction=0) %}
 {%- if execute -%}
 {%- set returned = ['problem', 'expected', 'actual', 'model_version', 'run_id', 'scored_at', 'rejected_reason'] -%}
-{%- set faults = dbt_onnx._faults_of_relation(model, 'model')
+{%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
     + dbt_onnx._faults_of_key(key, taken=returned)
     + dbt_onnx._faults_of_relation(registry, 'registry')
     + (dbt_onnx._faults_of_relation(entities, 'entities') if entities is not none else [])

@@ -32,8 +32,12 @@ _LABEL_TYPES = frozenset({7, _STRING})
 _FLOATS = frozenset({1, 10, 11})
 
 
-def classes_of_outputs(graph: Any) -> dict[str, tuple[Class, ...]]:
-    """Returns {output: labels in the order of the probabilities}; unknown outputs are left out."""
+def classes_of_outputs(
+    graph: Any,
+) -> tuple[dict[str, tuple[Class, ...]], dict[str, tuple[Class, ...]]]:
+    """Returns {output: labels in the order of the probabilities}, unknown outputs left out, and {output:
+    the list that the label output overruled}.
+    """
     producers = {name: node for node in graph.node for name in node.output if name}
     constants = {item.name: item for item in graph.initializer}
     elements = cache(lambda name: _elements(constants[name]) if name in constants else ())
@@ -55,16 +59,17 @@ def classes_of_outputs(graph: Any) -> dict[str, tuple[Class, ...]]:
 
 def _decided_by_the_label(
     graph: Any, known: dict[str, tuple[Class, ...]]
-) -> dict[str, tuple[Class, ...]]:
+) -> tuple[dict[str, tuple[Class, ...]], dict[str, tuple[Class, ...]]]:
     types = {item.name: item.type.tensor_type.elem_type for item in graph.output}
     labels = [known[name] for name, kind in types.items() if kind in _LABEL_TYPES and known[name]]
-    classes = {}
-    # a map names its values itself, it has no type of a tensor
-    for name, kind in types.items():
-        own = known[name]
-        is_decided = kind in _FLOATS and len(labels) == 1 and len(labels[0]) == len(own)
-        classes[name] = labels[0] if is_decided else own
-    return {name: own for name, own in classes.items() if own}
+    classes = {name: known[name] for name in types if known[name]}
+    overruled = {}
+    if len(labels) == 1:
+        for name, own in classes.items():
+            # a map names its values itself, and has no type of a tensor
+            if types[name] in _FLOATS and len(own) == len(labels[0]) and own != labels[0]:
+                classes[name], overruled[name] = labels[0], own
+    return classes, overruled
 
 
 def _source(

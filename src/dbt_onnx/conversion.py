@@ -114,6 +114,8 @@ def renamed_inputs(
     import onnx
 
     model = onnx.ModelProto.FromString(model_bytes)
+    if len(model.graph.input) != len(inputs):
+        return model_bytes, inputs
     taken = {name.casefold() for node in model.graph.node for name in (*node.input, *node.output)}
     taken |= {tensor.name.casefold() for tensor in (*inputs, *model.graph.initializer)}
     names: dict[str, str] = {}

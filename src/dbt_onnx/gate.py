@@ -133,8 +133,8 @@ def check_answers(
             fault=f"{new.tally.rejected:,} of {new.rows:,} rows of {where} would be rejected: {reasons}"
             if new.rejected > limits.max_rejected
             else "",
-            hint="mend the features upstream, give them a null policy in the card, or raise "
-            "--max-rejected",
+            hint="mend the features upstream, register a version that takes NULL (a null policy or a "
+            "fill), or raise --max-rejected",
         ),
         _check(
             "NaN or infinite",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import onnx
@@ -34,7 +34,8 @@ class Tensor:
 
     `shape` has an int for a fixed axis, a name or none for a dynamic one; none when the rank is
     not declared. A `map_sequence` (ZipMap) has the type of its values in `dtype`, of its keys in
-    `key_dtype`. `classes` are the class labels of a classifier's output, where the file says them.
+    `key_dtype`. `classes` are the class labels of a classifier's output, where the file says them;
+    `overruled` is the list of an inner classifier, where the label output has another.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Tensor:
     shape: tuple[Dimension, ...] | None
     key_dtype: str | None = None
     classes: tuple[Class, ...] | None = None
+    overruled: tuple[Class, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +133,18 @@ def _signature(model: onnx.ModelProto) -> GraphSignature:
     graph = model.graph
     constant = {item.name for item in graph.initializer}
     constant |= {item.values.name for item in graph.sparse_initializer}
-    classes = classes_of_outputs(graph)
+    classes, overruled = classes_of_outputs(graph)
     inputs = tuple(_tensor(item) for item in graph.input if item.name not in constant)
     return GraphSignature(
         inputs=inputs,
-        outputs=tuple(_tensor(item, classes.get(item.name)) for item in graph.output),
+        outputs=tuple(
+            replace(
+                _tensor(item),
+                classes=classes.get(item.name),
+                overruled=overruled.get(item.name),
+            )
+            for item in graph.output
+        ),
         metadata={item.key: item.value for item in model.metadata_props},
         batch_rows=1
         if any(item.shape is not None and item.shape[:1] == (1,) for item in inputs)
@@ -156,7 +165,7 @@ def _has_halves(graph: onnx.GraphProto) -> bool:
     )
 
 
-def _tensor(info: onnx.ValueInfoProto, classes: tuple[Class, ...] | None = None) -> Tensor:
+def _tensor(info: onnx.ValueInfoProto) -> Tensor:
     kind = info.type.WhichOneof("value")
     if kind == "tensor_type":
         return Tensor(
@@ -164,7 +173,6 @@ def _tensor(info: onnx.ValueInfoProto, classes: tuple[Class, ...] | None = None)
             kind="tensor",
             dtype=_dtype(info.type.tensor_type.elem_type),
             shape=_shape(info.type.tensor_type),
-            classes=classes,
         )
     element = info.type.sequence_type.elem_type
     if kind == "sequence_type" and element.WhichOneof("value") == "map_type":
@@ -175,7 +183,6 @@ def _tensor(info: onnx.ValueInfoProto, classes: tuple[Class, ...] | None = None)
             dtype=_dtype(values),
             shape=None,
             key_dtype=_dtype(element.map_type.key_type),
-            classes=classes,
         )
     other: TensorKind = "sequence" if kind == "sequence_type" else "other"
     return Tensor(name=info.name, kind=other, dtype=None, shape=None)

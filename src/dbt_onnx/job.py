@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,16 @@ _MOST_PERIODS = 100_000
 _MOST = {"batch_rows": 10_000_000, "threads": 1_024, "significant_digits": MAX_DIGITS}
 
 
+_RETURN_IT = (
+    "return what score() gives, as it is: the run comes after the model's code; read predictions in "
+    "another model, with dbt.ref()"
+)
+
+
+class _NoRowsError(ConfigError, AttributeError):
+    """Somebody takes what `score()` gives for a data frame; `hasattr` may ask all the same."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoringRequest:
     """The arguments of `score()`, checked. `features` and `registry` are relations of the engine."""
@@ -48,6 +58,16 @@ class ScoringRequest:
             "score() describes a scoring run; this materialization wants rows",
             hint="set dbt.config(materialized='predictions') in the model",
         )
+
+    def __getattr__(self, name: str) -> object:
+        """Called for what is not there: `score(...).df()`, say."""
+        raise _NoRowsError(f"score() describes a scoring run, it has no {name!r}", hint=_RETURN_IT)
+
+    def __iter__(self) -> Iterator[object]:
+        raise _NoRowsError("score() describes a scoring run, it has no rows", hint=_RETURN_IT)
+
+    def __getitem__(self, item: object) -> object:
+        raise _NoRowsError(f"score() describes a scoring run, it has no {item!r}", hint=_RETURN_IT)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ def classes_of(
         _check_given(tensor, classes, known, values)
     if classes and label is not None:
         said = np.asarray(outputs[label.name]).reshape(-1)
-        is_sure = tensor.name in given or label.classes == classes
+        is_sure = tensor.name in given or (label.classes == classes and not tensor.overruled)
         _check_labels(tensor, classes, said, values, is_sure=is_sure)
     return classes
 
@@ -76,7 +76,8 @@ def _check_given(
             f"{width if is_wide else 1} value(s) a row",
             hint=f"name each class once, in the model's order: {_example(tensor, known, width)}",
         )
-    if known and given != known and (tensor.classes or isinstance(values, list)):
+    is_said = isinstance(values, list) or (tensor.classes and given != tensor.overruled)
+    if known and given != known and is_said:
         raise ContractError(
             f"--classes says {listed(given)} for output {tensor.name!r}; the file says "
             f"{listed(known)}, in this order",
@@ -114,7 +115,9 @@ def _check_labels(
         + ", ".join(
             f"number {place + 1} where the label is {label!r}" for place, label in sorted(pairs)[:5]
         ),
-        hint="name the classes in the order of the values: " + _example(tensor, None, len(classes)),
+        hint="name the classes in the order of the values: "
+        + _example(tensor, None, len(classes))
+        + f", or take them as they are: --output '{tensor.name}:vector={tensor.name}'",
     )
 
 

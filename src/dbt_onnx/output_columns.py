@@ -58,8 +58,10 @@ def describe_outputs(
     for tensor in signature.outputs:
         wish = wishes.get(tensor.name)
         if wish is None or wish.columns:
-            labels = classes_of(tensor, outputs[tensor.name], signature, outputs, classes)
             kind = wish.kind if wish else None
+            labels = None
+            if kind in {None, "probabilities"}:
+                labels = classes_of(tensor, outputs[tensor.name], signature, outputs, classes)
             item = _look(tensor, outputs[tensor.name], labels, kind, wish)
             if tensor.name in classes and item.kind != "probabilities":
                 raise ContractError(

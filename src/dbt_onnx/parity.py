@@ -23,12 +23,16 @@ from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.graph import read_graph
 from dbt_onnx.scoring import SCORED, score_batches
 from dbt_onnx.tally import Tally
+from dbt_onnx.tensors import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from dbt_onnx.estimators import Answer
     from dbt_onnx.integers import Array
+
+FLOAT32 = DEFAULT_TOLERANCE["float32"]
+NOISE = 1e-13
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ def compare(
                 truth[places[excused]] = got[places[excused]]
             else:
                 if column not in sizes:
-                    sizes[column] = size_of(answer.kind, truth)
+                    sizes[column] = size_of(answer.kind, truth, tolerance)
                 apart = np.abs(got - truth)
                 # written so that NaN is wrong
                 wrong = ~(apart <= tolerance * np.maximum(sizes[column], np.abs(truth)))
@@ -166,11 +170,19 @@ def compare(
     return Parity(expected, largest, sizes)
 
 
-def size_of(kind: str, truth: Array) -> Array:
-    """The size of a column, of each value in a vector: 1 for probabilities, else the mean size."""
+def size_of(kind: str, truth: Array, tolerance: float) -> Array:
+    """The size of a column, of each value in a vector: 1 for probabilities, else the mean size.
+
+    A value of a vector that is never more than what double precision leaves of the others, such as a
+    principal component beyond the rank, may be what single precision leaves of them.
+    """
     if kind == "probabilities":
         return np.ones(())
-    return np.asarray(np.abs(truth).mean(axis=0, dtype=np.float64))
+    sizes = np.asarray(np.abs(truth).mean(axis=0, dtype=np.float64))
+    if sizes.ndim and tolerance > 0:
+        largest = sizes.max(initial=0)
+        sizes = np.where(sizes <= NOISE * largest, FLOAT32 * largest / tolerance, sizes)
+    return sizes
 
 
 def _excused(

@@ -6,14 +6,17 @@ a ledger to lose and a row to score.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import graphs
 import killers
 import onnx_models
+from hardening import CONFIG
 from warehouse import Warehouse, line_contract, line_model
 
 from dbt_onnx.contract import Contract, Feature, Input, Output
@@ -257,6 +260,21 @@ def registry_version_is_a_number(warehouse: Warehouse) -> Attempt:
 
 
 @case
+def registry_names_differ_in_case(warehouse: Warehouse) -> Attempt:
+    warehouse.register("2", alias=None, name="LINE")
+    undo = "delete from model_registry where model_name = 'LINE'"
+    return Attempt(RegistryError, undo=lambda: warehouse.sql(undo))
+
+
+@case
+def registry_card_malformed(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table model_registry add column card_sha256 varchar")
+    warehouse.sql("update model_registry set card_sha256 = 'none'")
+    undo = "update model_registry set card_sha256 = null"
+    return Attempt(RegistryError, undo=lambda: warehouse.sql(undo))
+
+
+@case
 def registry_name_unsafe(warehouse: Warehouse) -> Attempt:
     undo = registry_update(warehouse, "model_name = 'line; drop table x'")
     return Attempt(RegistryError, undo=undo)
@@ -397,6 +415,29 @@ def card_missing(warehouse: Warehouse) -> Attempt:
 def card_unreadable(warehouse: Warehouse) -> Attempt:
     undo = rewritten(card_file(warehouse), card_file(warehouse).read_bytes()[:-3])
     return Attempt(ArtifactError, undo=undo)
+
+
+@case
+def card_changed(warehouse: Warehouse) -> Attempt:
+    content = card_file(warehouse).read_bytes()
+    warehouse.sql("alter table model_registry add column card_sha256 varchar")
+    warehouse.sql(
+        f"update model_registry set card_sha256 = '{hashlib.sha256(content).hexdigest()}'"
+    )
+    edited = content.replace(b'"reject"', b'"nan"', 1)
+    return Attempt(ArtifactError, undo=rewritten(card_file(warehouse), edited))
+
+
+@case
+def card_number_too_large(warehouse: Warehouse) -> Attempt:
+    content = card_file(warehouse).read_bytes().replace(b"{", b'{"training": {"rows": 1e999}, ', 1)
+    return Attempt(ArtifactError, undo=rewritten(card_file(warehouse), content))
+
+
+@case
+def card_key_twice(warehouse: Warehouse) -> Attempt:
+    content = card_file(warehouse).read_bytes().replace(b"{", b'{"sha256": "", ', 1)
+    return Attempt(ArtifactError, undo=rewritten(card_file(warehouse), content))
 
 
 @case
@@ -571,6 +612,22 @@ def as_of_beyond_the_calendar(warehouse: Warehouse) -> Attempt:
 def as_of_before_the_calendar(warehouse: Warehouse) -> Attempt:
     features = "select *, timestamp '-infinity' as day from features"
     return Attempt(DataError, {**features_as(warehouse, features), "as_of": "day"})
+
+
+@case
+def clock_at_the_beginning(warehouse: Warehouse) -> Attempt:
+    warehouse.clock = "0001-01-01"
+    return Attempt(DataError, undo=lambda: setattr(warehouse, "clock", "2024-01-10 00:00:00"))
+
+
+@case
+def features_in_another_form(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table features alter b type boolean")
+    path = str(warehouse.folder / "w.duckdb")
+    warehouse.connection.close()
+    config = {**CONFIG, "arrow_lossless_conversion": "true"}
+    warehouse.connection = duckdb.connect(path, config=config)
+    return Attempt(ContractError)
 
 
 @case

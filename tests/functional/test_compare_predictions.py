@@ -449,7 +449,14 @@ def test_only_wrong_arguments_fail(project: Project) -> None:
             ],
         ),
         ("wrong_limit", ["limit is '0'; it takes a whole number from 1", "key column 'moment'"]),
-        ("not_relations", ['champion is "scores"; it takes', "challenger is", "key is []"]),
+        (
+            "not_relations",
+            [
+                'champion is "scores"; it takes',
+                "challenger is",
+                "key must be a list of column names; got []",
+            ],
+        ),
     ],
 )
 def test_wrong_arguments_are_named(project: Project, model: str, faults: list[str]) -> None:

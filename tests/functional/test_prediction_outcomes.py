@@ -82,7 +82,7 @@ QUERIES = {
     "text": query(column="note", outcome="note"),
     "amounts_of_text": query(task="regression", outcome="is_member"),
     "wrong_bins": query("calibration", bins=0),
-    "not_relations": "{{ dbt_onnx.prediction_outcomes('scores', 7, key='a', column='churn', "
+    "not_relations": "{{ dbt_onnx.prediction_outcomes('scores', 7, key=['a'], column='churn', "
     "outcome='churned', known_at='known_at') }}",
 }
 REFUSED = {
@@ -523,7 +523,7 @@ def test_only_wrong_arguments_fail(project: Project) -> None:
                 "made_at is 'known_at'; it takes scored_at, when the model really said so, or as_of",
                 "version is 2; it takes a version as text",
                 "outcome is 1; it takes a column of outcomes",
-                "key is []",
+                "key must be a list of column names; got []",
             ],
         ),
         (

@@ -192,7 +192,7 @@ def test_wrong_arguments_are_named(project: Project) -> None:
     for fault in (
         "predictions_match_registry on",
         "has 3 wrong arguments",
-        "key is []; it takes a list of column names",
+        "key must be a list of column names; got []",
         'entities is "entities"; it takes a relation',
         "max_earlier_fraction is 7;",
     ):

@@ -32,7 +32,7 @@ CALLS = {
         ["key has 7, which is not a column name", "entity_since is 7; it takes a column of"],
     ),
     "no_moments": (
-        f"""prediction_calibration({P}, ref('features'), key='id', column='y', outcome='a',
+        f"""prediction_calibration({P}, ref('features'), key=['id'], column='y', outcome='a',
         known_at=7, as_of='')""",
         [
             "known_at is 7; it takes a date or timestamp column of outcomes",

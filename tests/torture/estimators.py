@@ -51,7 +51,8 @@ ROWS, UNSEEN = 300, 2_000
 NEAR = 1e-4
 SCALES = (1.0, 1e-4, 1e5)
 CLASSES: tuple[list[Any], ...] = ([0, 1], [1, 2, 3], ["no", "yes"], ["c", "a", "b", "d"])
-_TIMEOUT = 600
+CANNOT = "cannot be fitted"
+CALLS_A_PROCESS, _TIMEOUT = 20, 1_800
 
 INNER = [("tree", DecisionTreeClassifier(max_depth=3)), ("bayes", GaussianNB())]
 BUILT: dict[str, Callable[[], Any]] = {
@@ -111,24 +112,39 @@ WANTED = frozenset(
 
 def measure(folder: Path, *, seeds: int, every: int) -> Iterator[Attack]:
     """One of `every` estimators, fitted `seeds` times with other rows, classes and scales."""
-    names = sorted(estimators())[::every]
+    names = [*sorted(BUILT), *sorted(set(estimators()) - set(BUILT))][::every]
+    # smoke runs see all scales and classes, too
+    calls = [
+        (name, seed, seed + number) for number, name in enumerate(names) for seed in range(seeds)
+    ]
     attacks: dict[str, Attack] = {}
-    for number, name in enumerate(names):
-        for seed in range(seeds):
-            place = folder / f"{number}_{seed}"
-            place.mkdir()
-            # smoke runs see all scales and classes, too
-            _, (kind, refused, faults) = processes.run(
-                trial, place, name, seed, seed + number, timeout=_TIMEOUT
-            )
-            row = attacks.setdefault(kind, Attack(PROMISE, f"{kind}: {UNSEEN:,} unseen rows each"))
-            is_wanted = name in WANTED and (seed + number) % len(SCALES) == 0
-            if refused is None or is_wanted:
-                row.made(harm=faults or (refused and f"{name} is refused: {refused}") or None)
-            else:
-                honest = attacks.setdefault("refused", Attack(PROMISE, "refused, with a reason"))
-                honest.made()
+    for start in range(0, len(calls), CALLS_A_PROCESS):
+        part = calls[start : start + CALLS_A_PROCESS]
+        place = folder / str(start)
+        for (name, _, number), (kind, refused, faults) in zip(
+            part, processes.run(trials, place, part, timeout=_TIMEOUT)[1], strict=True
+        ):
+            if kind == CANNOT:
+                continue
+            # what is refused in another unit may be refused
+            is_wanted = name in WANTED and number % len(SCALES) == 0
+            what = f"{kind}: {UNSEEN:,} unseen rows each"
+            if refused is not None and not is_wanted:
+                what = "refused, with a reason"
+            harm = faults or (f"{name} is refused: {refused}" if refused and is_wanted else None)
+            attacks.setdefault(what, Attack(PROMISE, what)).made(harm=harm)
     yield from attacks.values()
+
+
+def trials(
+    folder: Path, calls: list[tuple[str, int, int]]
+) -> list[tuple[str, str | None, str | None]]:
+    """In a process: `trial` of each."""
+    found = []
+    for place, call in enumerate(calls):
+        (folder / str(place)).mkdir(parents=True)
+        found.append(trial(folder / str(place), *call))
+    return found
 
 
 def estimators() -> dict[str, Callable[[], Any]]:
@@ -139,7 +155,7 @@ def estimators() -> dict[str, Callable[[], Any]]:
 
 
 def trial(folder: Path, name: str, seed: int, number: int) -> tuple[str, str | None, str | None]:
-    """In a process: what kind of estimator it is, why it was refused, or what it says wrongly."""
+    """What kind of estimator it is, why it was refused, or what it says wrongly."""
     warnings.simplefilter("ignore")
     scale, names = SCALES[number % len(SCALES)], CLASSES[number // len(SCALES) % len(CLASSES)]
     rows, unseen = _rows(seed, ROWS, scale), _rows(seed + 1_000, UNSEEN, scale)
@@ -153,7 +169,7 @@ def trial(folder: Path, name: str, seed: int, number: int) -> tuple[str, str | N
         if estimator is not None:
             break
     if estimator is None:
-        return "cannot be fitted", "it wants other rows, or arguments", None
+        return CANNOT, None, None
     kind = _kind(estimator)
     where = f"{name}, seed {seed}, scale {scale:g}, {names}"
     try:

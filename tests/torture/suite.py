@@ -45,7 +45,7 @@ ATTACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "paths": ({"every": 1}, {"every": 20}),
     "bad_input": ({"every": 1}, {"every": 4}),
     "types_at_edges": ({"every": 1, "values": 200}, {"every": 9, "values": 20}),
-    "estimators": ({"seeds": 6, "every": 1}, {"seeds": 1, "every": 12}),
+    "estimators": ({"seeds": 3, "every": 1}, {"seeds": 1, "every": 12}),
     "nulls": ({"rows": 1_000_000}, {"rows": 50_000}),
 }
 """Modules, the longest first: how often each attacks, and how often in the short version."""

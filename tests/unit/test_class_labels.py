@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 import dbt_onnx
+from dbt_onnx.agreement import check_contract
 from dbt_onnx.artifact import load_artifact
 from dbt_onnx.description import Wishes, describe_model, sample_columns
 from dbt_onnx.errors import ContractError
@@ -173,6 +175,53 @@ def test_an_inner_list_that_the_labels_contradict_is_refused() -> None:
         described(with_inner_list([1, 2]))
     with pytest.raises(ContractError, match=r"\[1, 0\], and the model's labels say otherwise"):
         described(with_inner_list([1, 0]))
+
+
+def with_codes(codes: list[int], *, by_place: bool) -> ModelProto:
+    """Probabilities of a classifier of 0, 1, 2, and codes out of a list: by the largest, or by b."""
+    model = models.classifier([0, 1, 2])
+    nodes = model.graph.node
+    nodes[0].output[0] = "inner"
+    if by_place:
+        nodes.append(helper.make_node("ArgMax", ["scores"], ["place"], axis=1, keepdims=0))
+    else:
+        nodes.append(helper.make_node("ArgMax", ["backwards"], ["place"], axis=1, keepdims=0))
+        nodes.insert(1, helper.make_node("Neg", ["scores"], ["backwards"]))
+    nodes.append(
+        helper.make_node("ArrayFeatureExtractor", ["codes", "place"], ["flat"], domain="ai.onnx.ml")
+    )
+    nodes.append(helper.make_node("Reshape", ["flat", "column"], ["label"]))
+    model.graph.initializer.extend(
+        [models.constant("codes", codes, np.int64), models.constant("column", [-1], np.int64)]
+    )
+    return model
+
+
+def test_a_list_that_is_overruled_must_be_by_the_labels_given() -> None:
+    contract, sample, _ = described(with_codes([10, 20, 30], by_place=True))
+    assert contract.outputs[1].classes == (10, 20, 30)
+    assert set(sample["label"]) <= {10, 20, 30}
+    # codes that are no labels of these probabilities
+    other = with_codes([10, 20, 30], by_place=False)
+    with pytest.raises(ContractError, match="labels say otherwise") as caught:
+        described(other)
+    assert "--output 'probabilities:vector=probabilities'" in caught.value.hint
+    contract, _, _ = described(other, outputs={"probabilities:vector": ["probabilities"]})
+    assert contract.outputs[1].kind == "vector"
+
+
+def test_a_card_with_the_list_of_an_inner_classifier_is_refused() -> None:
+    model = with_codes([10, 20, 30], by_place=True)
+    content = model.SerializeToString()
+    contract, _, _ = described(model)
+    signature = read_graph(content, where="m")
+    check_contract(contract, signature, where="m")
+    label, shares = contract.outputs
+    wrong = replace(contract, outputs=(label, replace(shares, classes=(0, 1, 2))))
+    with pytest.raises(
+        ContractError, match=r"\[0, 1, 2\] in the card and \[10, 20, 30\] in the graph"
+    ):
+        check_contract(wrong, signature, where="m")
 
 
 @pytest.mark.parametrize("threshold", [0.02, 0.3, 0.7, 0.98])

@@ -203,8 +203,34 @@ def test_a_model_without_champion_says_so() -> None:
 
 
 def test_an_empty_registry_says_so() -> None:
-    with pytest.raises(RegistryError, match="it is empty"):
+    with pytest.raises(RegistryError, match="it is empty") as caught:
         registry().resolve("churn")
+    assert "`dbt seed` brings back what a build with `--empty` left out" in caught.value.hint
+    with pytest.raises(RegistryError, match="it has churn") as caught:
+        registry(row("1")).resolve("spend")
+    assert "--empty" not in caught.value.hint
+
+
+def test_the_registry_among_seeds_is_told_by_its_columns(tmp_path: Path) -> None:
+    others = {
+        "purchases.csv": b"customer_id,dollars\n1,2.50\n",
+        "aliases.csv": b"model_name,alias\nchurn,champion\n",
+        "empty.csv": b"",
+        "latin.csv": b"model_name,artifact,sha256,\xe9\n",
+    }
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+    first = [tmp_path / name for name in (*others, "gone.csv")]
+    assert Registry.from_seeds(first) is None
+    path = write(tmp_path / "r.csv", f"\ufeff{HEADER}churn,1,,churn/1/m.onnx,{SHA}\n")
+    found = Registry.from_seeds([*first, path])
+    assert found == Registry.from_csv(path)
+
+
+def test_a_registry_among_seeds_that_is_not_valid_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.csv", f"{HEADER}churn,1,,../m.onnx,{SHA}\n")
+    with pytest.raises(RegistryError, match=r"r\.csv is not valid: row 1"):
+        Registry.from_seeds([path])
 
 
 @pytest.mark.parametrize(

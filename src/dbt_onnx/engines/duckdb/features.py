@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # in Arrow a BIT is a BLOB, the zone of a TIME is gone, the upper half of UHUGEINT negative
 _LOSSY = re.compile(r"\b(BIT|TIME WITH TIME ZONE|UHUGEINT|VARIANT)\b")
+# settings of DuckDB, and what they make of an Arrow type
+_FORMS = {"arrow_lossless_conversion": "extension<", "arrow_output_list_view": "list_view<"}
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"\s""")
 _MOMENTS = re.compile(r"DATE|TIMESTAMP(_S|_MS|_NS| WITH TIME ZONE)?")
 # the name in a run row where no name is known, as before expressions were refused
@@ -101,6 +103,14 @@ class FeatureRelation:
         ).schema
         types: dict[str, Any] = dict.fromkeys(self.columns)
         types |= {name: schema.field(name).type for name in present}
+        for setting, form in _FORMS.items():
+            unread = [name for name in present if form in str(types[name])]
+            if unread:
+                raise ContractError(
+                    f"the setting {setting} gives column(s) {unread} of {self.name} in a form of Arrow "
+                    "that is not read here",
+                    hint=f"take {setting} out of the target in profiles.yml",
+                )
         check_relation(contract, types, where=self.name, model=model, known_as=self.columns)
 
     def check_not_empty(self, rows: int) -> None:
@@ -121,6 +131,11 @@ class FeatureRelation:
     ) -> None:
         """Raise DataError when rows describe the future, or what no calendar has."""
         # duckdb hands out moments beyond Python's calendar as text, and -infinity as its beginning
+        if as_of is None and clock == datetime.min:  # noqa: DTZ901, naive UTC
+            raise DataError(
+                f"the clock says {clock}, the beginning of the calendar",
+                hint="set the variable dbt_onnx_clock to a later day",
+            )
         if "(BC)" in str(oldest) or oldest == datetime.min:  # noqa: DTZ901, naive UTC
             raise DataError(
                 f"{self.name} describes a time before the calendar: the oldest {as_of!r} is {oldest}, "

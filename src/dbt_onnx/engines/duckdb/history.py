@@ -96,7 +96,7 @@ def read_history(
         columns = cursor.columns_of(tables.ledger.sql)
         conditions, parameters = [], {}
         for position, (column, text) in enumerate(zip(key, key_values, strict=True)):
-            conditions.append(f"{quote(column)} = try_cast($key_{position} as {columns[column]})")
+            conditions.append(_is_key(quote(column), columns[column], f"$key_{position}"))
             parameters[f"key_{position}"] = text
         where = " and ".join(conditions)
         names = list(columns)
@@ -131,6 +131,16 @@ def read_history(
     return said
 
 
+def _is_key(column: str, sql_type: str, text: str) -> str:
+    """SQL of whether a key column has the value that is written so; text is the same if its bytes are,
+    whatever the collation. The text of a UNION does not say of which type the value is.
+    """
+    if sql_type.startswith("UNION"):
+        return f'cast({column} as varchar) collate "binary" = {text}'
+    collated = ' collate "binary"' if sql_type == "VARCHAR" else ""
+    return f"{column}{collated} = try_cast({text} as {sql_type})"
+
+
 def _key_of(cursor: Cursor, tables: ScoringTables, key_values: Sequence[str]) -> list[str]:
     """The key columns as the ledger spells them."""
     found = (
@@ -145,7 +155,7 @@ def _key_of(cursor: Cursor, tables: ScoringTables, key_values: Sequence[str]) ->
     if not found:
         raise ConfigError(
             f"{tables.ledger} has no prediction yet: no run of it has succeeded",
-            hint=f"`dbt build -s {tables.ledger.identifier}` makes the first",
+            hint="`dbt build` makes the first",
         )
     tables.check_names(cursor)
     spelled = {name.casefold(): name for name in cursor.columns_of(tables.ledger.sql)}

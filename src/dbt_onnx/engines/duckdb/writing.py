@@ -13,7 +13,7 @@ from dbt_onnx.feature_types import kept_as
 from dbt_onnx.identifiers import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from datetime import datetime, timedelta
 
     from dbt_onnx.engines.duckdb.cursor import Cursor
@@ -131,20 +131,31 @@ def check_rejected(
         + (f", such as {tally.examples[reason]}" if reason in tally.examples else "")
         for reason, count in tally.rejected_reasons.most_common(5)
     )
-    is_of_model = all("_output:" in reason for reason in tally.rejected_reasons)
-    has_failed = all(reason.startswith("model_") for reason in tally.rejected_reasons)
     raise DataError(
         f"{rejected:,} of {summary.rows_in:,} rows of {where} are rejected ({share:.1%}); "
         f"max_rejected_fraction is {max_rejected_fraction:g}: {reasons}",
-        hint="look at the model, which gives NaN or infinity for these rows, or raise "
-        "max_rejected_fraction"
-        if is_of_model
-        else "look at the model, which fails on these rows, mend them upstream, or raise "
-        "max_rejected_fraction"
-        if has_failed
-        else "mend the features upstream, give the feature a null policy in the card, or raise "
-        "max_rejected_fraction",
+        hint=f"{remedy(tally.rejected_reasons)}, or raise max_rejected_fraction",
     )
+
+
+def remedy(reasons: Iterable[str]) -> str:
+    """What to do about rejected rows, for each kind of reason that there is."""
+    remedies: dict[str, None] = {}
+    for reason in reasons:
+        kind = reason.partition(":")[0]
+        remedies[
+            "look at the model, which gives NaN or infinity for these rows"
+            if kind.endswith("_output")
+            else "look at the model, which fails on these rows"
+            if kind in {"model_error", "model_crashed"}
+            else "fill in the key, or the moment of as_of, upstream"
+            if kind in {"null_key", "null_as_of"}
+            else "mend the features upstream, or register a version that takes NULL (a null policy or "
+            "a fill)"
+            if kind in {"null", "nan"}
+            else "mend the features upstream"
+        ] = None
+    return "; ".join(remedies)
 
 
 def keep_inputs(
