@@ -265,7 +265,9 @@ def test_a_graph_that_differs_from_the_estimator_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_scores_that_are_small_in_all_rows_have_their_signs(tmp_path: Path, frame: pd.DataFrame) -> None:
+def test_scores_that_are_small_in_all_rows_have_their_signs(
+    tmp_path: Path, frame: pd.DataFrame
+) -> None:
     tied = LogisticRegression().fit(frame, frame.a > 0)
     # probabilities of a half, but for the ninth digit
     tied.coef_, tied.intercept_ = np.array([[1e-9, 0.0, -1e-9]]), np.array([0.0])
