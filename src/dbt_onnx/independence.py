@@ -44,8 +44,8 @@ def check_independence(
     rows, or when the same call is made twice. Values that the model fails on are left out.
     """
     compare = _Comparison(names, _HALF_TOLERANCE if has_halves else _TOLERANCE)
-    widest = max(sum(widths[name] for name in tensor.features) for tensor in inputs)
-    most = min(MOST_ROWS, max(1, _MAX_VALUES // widest))
+    a_row = sum(widths[name] for tensor in inputs for name in tensor.features)
+    most = min(MOST_ROWS, max(1, _MAX_VALUES // a_row))
     largest = 0
     for number, (magnitude, with_nan) in enumerate(
         [*((size, False) for size in _MAGNITUDES), (1.0, True)]

@@ -189,6 +189,15 @@ def test_a_slow_model_is_tried_with_fewer_rows(monkeypatch: pytest.MonkeyPatch) 
     assert 1 <= tried(models.linear()) < independence.MOST_ROWS
 
 
+def test_a_wide_model_is_tried_with_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(independence, "_MAX_VALUES", 5_000)
+    # two values a row, in one input or in two
+    assert tried(models.linear()) == 2_048
+    content = models.columns().SerializeToString()
+    signature = read_graph(content, where="m")
+    assert describe_model(content, signature, Wishes(), where="m").trial.rows_tried == 2_048
+
+
 def test_values_that_a_model_fails_on_are_left_out() -> None:
     # an embedding of eight places
     model = models.model(
