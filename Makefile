@@ -2,6 +2,8 @@
 # make nightly FROM=1998-04-01 DAYS=30         play nightly builds, a line a night
 # make test                                    every check
 # make test-long                               20 kills of a backfill, 50 tamperings with a history
+# make test-dbt VERSION=1.12 [DUCKDB=2.0.1]    the tests with another dbt, and another DuckDB
+# make test-latest                             the same with the newest versions allowed, for a scheduler
 # make bench [ONLY="--only scoring"]           measure, against rivals and limits, into benchmarks/
 # make bench-smoke                             the same in short, two minutes
 # make torture [ONLY="--only names"]           attack the product, count what comes to harm
@@ -15,6 +17,7 @@ AS_OF ?= 1998-04-01
 FROM ?= 1998-04-01
 DAYS ?= 30
 WORKERS ?= 2
+VERSION ?= 1.12
 
 export DO_NOT_TRACK := 1
 export ORT_DISABLE_TELEMETRY := 1
@@ -22,7 +25,7 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 export DBT_PROFILES_DIR := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run nightly train test test-long bench bench-smoke torture torture-smoke audit lint clean
+.PHONY: help setup run nightly train test test-long test-dbt test-latest bench bench-smoke torture torture-smoke audit lint clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -60,6 +63,14 @@ test-long: setup
 	DBT_ONNX_KILLS=20 DBT_ONNX_TAMPERINGS=50 $(BIN)/python -m pytest -k 'killed or tampering' \
 		tests/functional/test_backfill.py tests/functional/test_backfill_of_reference.py \
 		tests/functional/test_replay.py tests/functional/test_played_history.py
+
+# each in an environment of its own, below .venvs; ONLY="tests/functional -k empty" runs a part
+test-dbt:
+	$(PYTHON) scripts/test_versions.py 'dbt-core~=$(VERSION).0' $(if $(DUCKDB),duckdb==$(DUCKDB)) -- \
+		--numprocesses $(WORKERS) --dist loadfile $(ONLY)
+
+test-latest:
+	$(PYTHON) scripts/test_versions.py --latest -- --numprocesses $(WORKERS) --dist loadfile $(ONLY)
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ONLY)

@@ -15,13 +15,10 @@
         {%- set moment = '1998-04-01' -%}
     {%- endif -%}
     {%- if moment is none -%}
-        cast(now() at time zone 'UTC' as timestamp)
-    {%- elif modules.re.fullmatch(
-        '[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])'
-        ~ '([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]{1,6})?)?)?Z?', moment | string
-    ) is none -%}
+        {{ dbt_onnx._utc('now()') }}
+    {%- elif not dbt_onnx._is_moment(moment, 'Z?') or moment | string < '1900' -%}
         {{ exceptions.raise_compiler_error(
-            "variable dbt_onnx_clock is '" ~ moment ~ "'; it takes a date or a UTC timestamp."
+            "variable dbt_onnx_clock is '" ~ moment ~ "'; it takes a date or a UTC timestamp, of the year 1900 or later."
             ~ " Hint: --vars '{dbt_onnx_clock: \"1998-04-01\"}'"
         ) }}
     {%- else -%}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import Stopwatch
 from benchmarks.rivals import stream, warehouse
-from dbt_onnx import ledger, plan
+from dbt_onnx import ledger
+from dbt_onnx.feature_types import features_hash
 from dbt_onnx.ledger import LedgerShape, TableName
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:
         kinds = connection.sql("from source.features")
         types = dict(zip(kinds.columns, map(str, kinds.types), strict=True))
         features = {name: types[name] for name in workload["columns"]}
-        hashed = f"{plan.features_hash(features)} as features_hash"
+        precisions = dict.fromkeys(features, "float32")
+        hashed = f"{features_hash(features, precisions)} as features_hash"
         connection.register("predictions", stream.predictions(connection, workload, hashed))
         said = {
             "id": "id", "score": "score", "features_hash": "features_hash",

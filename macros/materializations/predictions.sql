@@ -80,8 +80,30 @@ def materialize(result, connection):
         'clock_sql': dbt_onnx.clock(),
         'full_refresh': should_full_refresh(),
         'empty': flags.EMPTY or false,
+        'seeds': dbt_onnx._seeds_above(model) if flags.EMPTY else {},
         'retry_rejected': retry_rejected,
         'model': asked.get(model.name),
         'dbt_version': dbt_version,
     }) }}
+{% endmacro %}
+
+
+{#-
+    The files of the seeds that a node stands on, by relation; those of the project from its folder on.
+    With `--empty` dbt 1.12 loads no rows from them; the registry is one, and what it says is in its file.
+-#}
+{% macro _seeds_above(node, found=none, seen=none) %}
+    {%- set found, seen = ({}, []) if found is none else (found, seen) -%}
+    {%- for unique_id in node.depends_on.nodes if unique_id in graph.nodes and unique_id not in seen -%}
+        {%- do seen.append(unique_id) -%}
+        {%- set above = graph.nodes[unique_id] -%}
+        {%- if above.resource_type == 'seed' -%}
+            {#- of the project itself dbt may know the folder of an earlier parse -#}
+            {%- set folder = '' if above.package_name == project_name else above.root_path ~ '/' -%}
+            {%- do found.update({above.relation_name: folder ~ above.original_file_path}) -%}
+        {%- else -%}
+            {%- do dbt_onnx._seeds_above(above, found, seen) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {{ return(found) }}
 {% endmacro %}

@@ -81,8 +81,8 @@
     {%- set found = run_query(
         "select 1 from duckdb_tables() inner join duckdb_databases() using (database_name)"
         ~ " where table_name = 'dbt_onnx_runs' and not readonly"
-        ~ " and lower(database_name) = lower(" ~ dbt_onnx._literal(ledger.database) ~ ")"
-        ~ " and lower(schema_name) = lower(" ~ dbt_onnx._literal(ledger.schema) ~ ")"
+        ~ " and " ~ dbt_onnx._is_called('database_name', ledger.database)
+        ~ " and " ~ dbt_onnx._is_called('schema_name', ledger.schema)
     ) -%}
     {{ return(found.rows | length > 0) }}
 {%- endmacro %}

@@ -35,7 +35,7 @@
 {%- if not execute -%}
     {{ return('select 1 as not_yet_compiled') }}
 {%- endif -%}
-{%- set faults = dbt_onnx._faults_of_relation(predictions, 'predictions')
+{%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_relation(registry, 'registry')
     + (dbt_onnx._faults_of_relation(view, 'view') if view is not none else [])
     + (["entities is given beside view, which has its own"] if view is not none and entities is not none else [])
@@ -88,14 +88,15 @@ counts as (
 
 shares as (
     select map_from_entries(list(
-        struct_pack(served_from := served_from, share := share) order by share desc, served_from
+        struct_pack(served_from := served_from, share := share) order by share desc nulls last, served_from asc nulls last
     )) as served_from_shares
-    from (select served_from, count(*) / sum(count(*)) over () as share from served group by served_from)
+    from (select served_from, count(*) / cast(sum(count(*)) over () as double) as share from served group by served_from)
 ),
 
 versions_in_use as (
     select map_from_entries(list(
-        struct_pack(model_version := model_version, entities := entities) order by entities desc, model_version
+        struct_pack(model_version := model_version, entities := entities)
+        order by entities desc nulls last, model_version asc nulls last
     )) as served_versions
     from (select model_version, count(*) as entities from served where is_predicted group by model_version)
 ),
@@ -121,9 +122,9 @@ recorded_runs as (
         clock,
         started_at,
         error
-    from {{ dbt_onnx._table(ledger['runs']) }}
+    from {{ dbt_onnx._written(ledger['runs'], ledger['runs_columns']) }} as runs
     where
-        lower(scoring_model) = lower({{ dbt_onnx._literal(predictions.identifier) }})
+        {{ dbt_onnx._is_called('scoring_model', predictions.identifier) }}
         and scope is distinct from 'empty'
     {%- endif %}
 ),
@@ -135,7 +136,7 @@ last_good_run as (
         clock as last_good_run_clock
     from recorded_runs
     where status = 'success' and scope = 'full'
-    order by started_at desc, run_id desc
+    order by started_at desc nulls last, run_id desc nulls last
     limit 1
 ),
 
@@ -148,7 +149,7 @@ last_attempt as (
         error as last_run_error
     from recorded_runs
     where not coalesce(clock < (select max(clock) from recorded_runs where status = 'success' and scope = 'full'), false)
-    order by started_at desc, run_id desc
+    order by started_at desc nulls last, run_id desc nulls last
     limit 1
 ),
 
@@ -166,11 +167,11 @@ outcomes as (
         executed_at
     from {{ dbt_onnx._table(results) }}
     where
-        lower(scoring_model) = lower({{ dbt_onnx._literal(predictions.identifier) }})
+        {{ dbt_onnx._is_called('scoring_model', predictions.identifier) }}
         {%- if names_of_tests is not none %}
         and list_contains({{ dbt_onnx._list_of_texts(names_of_tests) }}, test_name)
         {%- endif %}
-    qualify row_number() over (partition by test_name order by executed_at desc, run_id desc) = 1
+    qualify row_number() over (partition by test_name order by executed_at desc nulls last, run_id desc nulls last) = 1
     {%- endif %}
 ),
 
@@ -182,7 +183,7 @@ tests as (
             'drifting_tests': "status <> 'pass' and generic_test in ('features_match_training',"
                 ~ " 'predictions_match_baseline')",
         }.items() %}
-        coalesce(list(test_name order by test_name) filter (where {{ condition }}), []) as {{ column }},
+        coalesce(list(test_name order by test_name asc nulls last) filter (where {{ condition }}), []) as {{ column }},
         {%- endfor %}
         max(executed_at) as tested_at
     from outcomes

@@ -2,7 +2,8 @@
     The CTEs of `_served_versions_ctes` and `current_rows`: one row per entity in the latest table, with the key, the
     outputs, `as_of`, `scored_at`, `model_name`, `model_version` and `run_id` of the prediction that is
     served (NULL if none is), `status` and `rejected_reason` of the newest attempt by the serving
-    version (NULL: it never tried), `fresh_as_of` and `__dbt_onnx_versions_back`.
+    version (NULL: it never tried), `fresh_as_of`, `__dbt_onnx_versions_back` and `__dbt_onnx_is_present`: whether the last
+    full run still saw the entity.
 
     One aggregation over the key columns, because a lookup by key is pushed down through it into the
     scan; through joins of the latest table to itself it is not.
@@ -20,7 +21,8 @@ attempts as (
     select
         latest.*,
         served_versions.versions_back as __dbt_onnx_versions_back,
-        served_versions.confirmed_as_of as __dbt_onnx_confirmed_as_of
+        served_versions.confirmed_as_of as __dbt_onnx_confirmed_as_of,
+        served_versions.tells_presence and latest.last_seen_as_of is null as __dbt_onnx_is_present
         {%- if oldest is not none %},
         rejections.scored_at as __dbt_onnx_rejected_at
         {%- endif %}
@@ -36,7 +38,8 @@ attempts as (
             model_name,
             model_version,
             scored_at
-        from {{ dbt_onnx._table(ledger['latest']) if ledger['latest_columns'] is not none else 'latest' }}
+        from {{ dbt_onnx._written(ledger['latest'], ledger['latest_columns'])
+            if ledger['latest_columns'] is not none else 'latest' }} as latest
         where status = 'rejected'
     ) as rejections
         on {{ dbt_onnx._same_key(ledger['key'], 'latest', 'rejections') }}
@@ -48,6 +51,7 @@ attempts as (
 entities_in_latest as (
     select
         {{ key }},
+        coalesce(bool_or(__dbt_onnx_is_present), false) as __dbt_onnx_is_present,
         {#- the least struct is that of the newest version; twice as fast as arg_min() of a struct -#}
         min(
             struct_pack(
@@ -89,6 +93,7 @@ entities_in_latest as (
 answers as (
     select
         {{ key }},
+        __dbt_onnx_is_present,
         unnest(__dbt_onnx_prediction),
         {%- if oldest is not none %}
         __dbt_onnx_newest,
@@ -111,6 +116,7 @@ current_rows as (
         model_version,
         run_id,
         __dbt_onnx_versions_back,
+        __dbt_onnx_is_present,
         case
             when
                 __dbt_onnx_rejection is not null

@@ -130,13 +130,13 @@
 {%- endmacro %}
 
 
-{#- The constant of an output column, of its type: NULL if `fallback.constant` does not name it. -#}
-{% macro _constant(output, fallback) -%}
+{#- The constant of an output column: NULL if `fallback.constant` does not name it. -#}
+{% macro _constant(output, type, fallback) -%}
     {%- set given = [] -%}
-    {%- for name, value in fallback['constant'].items() if name | lower == output['name'] | lower -%}
+    {%- for name, value in fallback['constant'].items() if name | lower == output | lower -%}
         {%- do given.append(dbt_onnx._constant_text(value)) -%}
     {%- endfor -%}
-    {{ return("cast(" ~ (given[0] if given else "null") ~ " as " ~ output['type'] ~ ")") }}
+    {{ return("cast(" ~ (given[0] if given else "null") ~ " as " ~ type ~ ")") }}
 {%- endmacro %}
 
 
@@ -168,10 +168,10 @@ entities as not materialized (
 segment_averages as (
     select
         {{ dbt_onnx._segment(segment) }} as __dbt_onnx_segment,
-        {%- for output in ledger['outputs'] %}
-        {{ dbt_onnx._identifier(output['name']) }}{{ ',' if not loop.last }}
+        {%- for output in ledger['outputs'] if dbt_onnx._kind_of_type(output['type']) != 'list' %}
+        {{ dbt_onnx._identifier(output['name']) }},
         {%- endfor %}
-    from {{ fallback['segment_averages'] }}
+    from {{ dbt_onnx._given(fallback['segment_averages']) }} as averages
 )
 {%- else -%}
 {{ dbt_onnx._segment_averages_ctes(ledger, stale_after, fallback['min_segment_size'] or 20) }}
@@ -179,20 +179,25 @@ segment_averages as (
 {%- endmacro %}
 
 
-{#- What is served in an output column; without a fallback the prediction. -#}
+{#- What is served in an output column, of its type; without a fallback the prediction. -#}
 {% macro _served_output(output, links, fallback) -%}
 {%- set name = dbt_onnx._identifier(output['name']) -%}
+{%- set list_type = dbt_onnx._list_type(output['type']) -%}
+{%- set is_array = list_type != output['type'] -%}
+{{ 'cast(' if is_array }}
 {%- if links['segment'] is none and not links['constant'] -%}
 current_rows.{{ name }}
 {%- else -%}
 case
     when current_rows.__dbt_onnx_versions_back is not null then current_rows.{{ name }}
     {%- if links['segment'] is not none %}
-    when segment_averages.__dbt_onnx_segment is not null then segment_averages.{{ name }}
+    when segment_averages.__dbt_onnx_segment is not null then {{
+        'null' if dbt_onnx._kind_of_type(output['type']) == 'list' else 'segment_averages.' ~ name }}
     {%- endif %}
     {%- if links['constant'] %}
-    else {{ dbt_onnx._constant(output, fallback) }}
+    else {{ dbt_onnx._constant(output['name'], list_type, fallback) }}
     {%- endif %}
-end as {{ name }}
+end
 {%- endif -%}
+{{ ' as ' ~ output['type'] ~ ')' if is_array }} as {{ name }}
 {%- endmacro %}

@@ -5,7 +5,7 @@
     macro, predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version, faults=none
 ) -%}
     {%- set faults = (faults or [])
-        + dbt_onnx._faults_of_relation(predictions, 'predictions')
+        + dbt_onnx._faults_of_predictions(predictions, 'predictions')
         + dbt_onnx._faults_of_relation(outcomes, 'outcomes')
         + dbt_onnx._faults_of_key(key)
         + dbt_onnx._faults_of_text(column, 'column', "an output column, such as 'churn_probability'")
@@ -67,7 +67,7 @@ given_outcomes as (
         {{ dbt_onnx._utc(dbt_onnx._identifier(as_of or known_at)) }} as __dbt_onnx_moment,
         {{ dbt_onnx._utc(dbt_onnx._identifier(known_at)) }} as __dbt_onnx_known_at,
         {{ dbt_onnx._number(dbt_onnx._identifier(outcome)) }} as __dbt_onnx_given
-    from {{ outcomes }}
+    from {{ dbt_onnx._given(outcomes) }} as outcomes
     where
         {{ dbt_onnx._not_null(key) }}
         and __dbt_onnx_given is not null
@@ -166,8 +166,8 @@ predicted as (
 
 judged as (
     select
-        __dbt_onnx_said.model_name as model_name,
-        __dbt_onnx_said.model_version as model_version,
+        {{ dbt_onnx._text('__dbt_onnx_said.model_name') }} as model_name,
+        {{ dbt_onnx._text('__dbt_onnx_said.model_version') }} as model_version,
         cast(date_trunc('month', {{ '__dbt_onnx_moment' if as_of is not none else '__dbt_onnx_said.as_of' }}) as date)
             as month,
         __dbt_onnx_said.output as __dbt_onnx_value,

@@ -16,6 +16,7 @@ attempts as (
     inner join served_versions
         on latest.model_name = served_versions.model_name
         and latest.model_version = served_versions.model_version
+        and served_versions.versions_back is not null
     {%- endif %}
 ),
 
@@ -41,7 +42,7 @@ entities as (
         {{ key }},
         {{ 'cast(null as timestamp)' if entity_since is none
             else 'min(' ~ dbt_onnx._utc(dbt_onnx._identifier(entity_since)) ~ ')' }} as __dbt_onnx_since
-    from {{ entities }}
+    from {{ dbt_onnx._given(entities) }} as entities
     group by {{ key }}
 ),
 

@@ -9,8 +9,8 @@
     taken, numbers_only=false, faults=none
 ) -%}
     {%- set faults = (faults or [])
-        + dbt_onnx._faults_of_relation(champion, 'champion')
-        + dbt_onnx._faults_of_relation(challenger, 'challenger')
+        + dbt_onnx._faults_of_predictions(champion, 'champion')
+        + dbt_onnx._faults_of_predictions(challenger, 'challenger')
         + dbt_onnx._faults_of_key(key, taken=taken)
         + dbt_onnx._faults_of_text(column, 'column', "an output column, such as 'churn_probability'")
         + (dbt_onnx._faults_of_moment(about, 'about') if about is not none else []) -%}
@@ -71,7 +71,7 @@ with {% for speaker in speakers -%}
     {%- endif %}
     qualify row_number() over (
         partition by {{ dbt_onnx._columns(key) }}, model_name, model_version, as_of
-        order by scored_at desc, run_id desc
+        order by scored_at desc nulls last, run_id desc nulls last
     ) = 1
 ),
 
@@ -132,7 +132,8 @@ paired as (
     where as_of <= {{ dbt_onnx._moment(about) }}
     {%- endif %}
     qualify row_number() over (
-        {{ 'partition by as_of ' if about is none }}order by is_full desc, as_of desc, started_at desc, run_id desc
+        {{ 'partition by as_of ' if about is none }}order by
+        is_full desc nulls last, as_of desc nulls last, started_at desc nulls last, run_id desc nulls last
     ) = 1
 ),
 
@@ -145,7 +146,7 @@ paired as (
     from {{ name }}_statements
     qualify row_number() over (
         partition by {{ dbt_onnx._columns(key) }}{{ ', as_of' if about is none }}
-        order by as_of desc, scored_at desc, run_id desc
+        order by as_of desc nulls last, scored_at desc nulls last, run_id desc nulls last
     ) = 1
 ),
 
@@ -169,7 +170,7 @@ paired as (
         asked.__dbt_onnx_moment,
         statements.as_of,
         statements.__dbt_onnx_value,
-        statements.model_name || '/' || statements.model_version as __dbt_onnx_model
+        {{ dbt_onnx._text("(statements.model_name || '/' || statements.model_version)") }} as __dbt_onnx_model
     from {{ name }}_asked as asked
     asof join {{ name }}_statements as statements
         on {{ dbt_onnx._same_key(key, 'asked', 'statements') }}

@@ -33,13 +33,16 @@
 
 {#- The order of versions is that of the numbers in their text: 1.10 is later than 1.9. -#}
 {% macro _version_order(version) -%}
-    {{ return("try_cast(regexp_extract_all(" ~ version ~ ", '[0-9]+') as hugeint[]) desc, " ~ version ~ " desc") }}
+    {{ return("try_cast(regexp_extract_all(" ~ version ~ ", '[0-9]+') as hugeint[]) desc nulls last, "
+        ~ version ~ " desc nulls last") }}
 {%- endmacro %}
 
 
 {#-
     Import CTEs `latest`, `runs`, `registry`; `last_run`, one row or none; then `served_versions`, one row per
-    version that may be served, with `versions_back` (0: the serving version) and `confirmed_as_of`.
+    version that may be served, with `versions_back` (0: the serving version), `confirmed_as_of` and `tells_presence`:
+    whether each entity that the last full run saw has a row of this version. It has one of the run's own, which has
+    a row here in any case, with `versions_back` NULL if it is not served; of each, if the registry has it no more.
 
     Without a registry the serving version is that of the last successful full run, and the versions
     that have ever run so stand for the registry. A run that died or failed, and a backfill, with
@@ -60,7 +63,8 @@ latest as (
     select
         {{ dbt_onnx._columns(ledger['key']) }},
         {%- for output in ledger['outputs'] %}
-        {{ dbt_onnx._identifier(output['name']) }},
+        {%- set name = dbt_onnx._identifier(output['name']) %}
+        {{ dbt_onnx._joinable(name, output['type']) }} as {{ name }},
         {%- endfor %}
         as_of,
         scored_at,
@@ -70,7 +74,7 @@ latest as (
         model_version,
         run_id,
         last_seen_as_of
-    from {{ dbt_onnx._table(ledger['latest']) }}
+    from {{ dbt_onnx._written(ledger['latest'], ledger['latest_columns']) }} as latest
     {%- endif %}
 ),
 
@@ -92,8 +96,8 @@ runs as (
         model_version,
         model_alias,
         artifact_sha256
-    from {{ dbt_onnx._table(ledger['runs']) }}
-    where lower(scoring_model) = lower({{ dbt_onnx._literal(ledger['relation'].identifier) }})
+    from {{ dbt_onnx._written(ledger['runs'], ledger['runs_columns']) }} as runs
+    where {{ dbt_onnx._is_called('scoring_model', ledger['relation'].identifier) }}
     {%- endif %}
 ),
 
@@ -131,10 +135,9 @@ registry as (
     where status = 'success' and scope = 'full'
     {%- else %}
     select
-        cast(model_name as varchar) as model_name,
-        cast(model_version as varchar) as model_version,
-        cast(alias as varchar) as alias,
-        cast(sha256 as varchar) as sha256
+        {%- for name in ['model_name', 'model_version', 'alias', 'sha256'] %}
+        {{ dbt_onnx._text('cast(' ~ name ~ ' as varchar)') }} as {{ name }}{{ ',' if not loop.last }}
+        {%- endfor %}
     from {{ registry }}
     {%- endif %}
 ),
@@ -157,6 +160,7 @@ places as (
                     then run.as_of
             end
         )) as confirmed_as_of,
+        registry.model_version = last_run.model_version as is_last_run,
         -- a version has a row for each alias, and one place
         dense_rank() over by_version as place,
         coalesce(lag(registry.model_version) over by_version <> registry.model_version, true) as is_first
@@ -170,10 +174,17 @@ served_versions as (
         model_name,
         model_version,
         sha256,
-        place - min(place) filter (is_serving) over () as versions_back,
-        confirmed_as_of
-    from places
-    qualify versions_back >= 0 and is_first
+        case when place >= serving_place then place - serving_place end as versions_back,
+        confirmed_as_of,
+        tells_presence
+    from (
+        select
+            *,
+            min(place) filter (is_serving) over () as serving_place,
+            is_last_run or not bool_or(is_last_run) over () as tells_presence
+        from places
+    )
+    where is_first and (place >= serving_place or is_last_run)
 )
 {%- endmacro %}
 

@@ -9,10 +9,11 @@
 {#- One ledger to read: `name` begins the names of its CTEs. `columns`: none if it does not exist yet. -#}
 {% macro _speaker(name, relation, column, version) -%}
     {%- set runs = dbt_onnx._beside(relation, 'dbt_onnx_runs') -%}
+    {%- set runs_columns = dbt_onnx._columns_in(runs) -%}
     {{ return({
         'name': name, 'relation': relation, 'column': column, 'version': version,
         'columns': dbt_onnx._columns_in(relation),
-        'runs': runs, 'has_runs': dbt_onnx._columns_in(runs) is not none,
+        'runs': runs, 'runs_columns': runs_columns, 'has_runs': runs_columns is not none,
     }) }}
 {%- endmacro %}
 
@@ -35,15 +36,15 @@
     {%- else %}
     select
         {{ dbt_onnx._columns(key) }},
-        {{ dbt_onnx._number(value) if dbt_onnx._holds_numbers(speaker['column'], speaker['columns']) else value
-        }} as __dbt_onnx_value,
+        {{ dbt_onnx._number(value) if dbt_onnx._holds_numbers(speaker['column'], speaker['columns'])
+            else dbt_onnx._joinable(value, dbt_onnx._type_of(speaker['column'], speaker['columns'])) }} as __dbt_onnx_value,
         as_of,
         case when status = 'scored' and __dbt_onnx_value is not null then 'scored' else 'rejected' end as status,
         model_name,
         model_version,
         run_id,
         scored_at
-    from {{ dbt_onnx._table(speaker['relation']) }}
+    from {{ dbt_onnx._written(speaker['relation'], speaker['columns']) }} as ledger
     where
         {{ dbt_onnx._not_null(key) }}
         {%- if speaker['version'] is not none %}
@@ -66,9 +67,9 @@
         as_of,
         started_at,
         scope = 'full' as is_full
-    from {{ dbt_onnx._table(speaker['runs']) }}
+    from {{ dbt_onnx._written(speaker['runs'], speaker['runs_columns']) }} as runs
     where
-        lower(scoring_model) = lower({{ dbt_onnx._literal(speaker['relation'].identifier) }})
+        {{ dbt_onnx._is_called('scoring_model', speaker['relation'].identifier) }}
         and status = 'success'
         and scope in ('full', 'backfill')
         {%- if speaker['version'] is not none %}
@@ -139,6 +140,6 @@
 
 {#- Rank from 1 among `by`, ties at the average of their ranks. -#}
 {% macro _average_rank(value, by) -%}
-    rank() over (partition by {{ by }} order by {{ value }})
+    rank() over (partition by {{ by }} order by {{ value }} asc nulls last)
     + (count(*) over (partition by {{ by }}, {{ value }}) - 1) / 2e0
 {%- endmacro %}

@@ -8,10 +8,8 @@
     select
         {{ dbt_onnx._columns(key) }},
         min({{ dbt_onnx._segment(segment) }}) as __dbt_onnx_segment
-    from {{ entities }}
-    where {% for name in key -%}
-        {{ dbt_onnx._identifier(name) }} is not null{{ ' and ' if not loop.last }}
-    {%- endfor %}
+    from {{ dbt_onnx._given(entities) }} as entities
+    where {{ dbt_onnx._not_null(key) }}
     group by {{ dbt_onnx._columns(key) }}
 {%- endmacro %}
 
@@ -27,19 +25,27 @@
 
 {#-
     CTEs `fresh_predictions`, `segments` and `segment_averages`: per segment of the CTE `entities` its
-    `segment_size` and outputs, over the predictions of the serving version that are not stale.
+    `segment_size` and outputs but lists, over the predictions of the serving version that are not stale.
     They read the latest table themselves: a CTE that is read twice is materialized, and a lookup by key
     would no longer be pushed down through `attempts`.
 -#}
 {% macro _segment_averages_ctes(ledger, stale_after, min_segment_size) -%}
-{%- set latest = dbt_onnx._table(ledger['latest']) -%}
+{%- set latest = dbt_onnx._written(ledger['latest'], ledger['latest_columns']) -%}
 fresh_predictions as (
     select scored.*
     from {{ latest }} as scored
     inner join served_versions
         on scored.model_name = served_versions.model_name
         and scored.model_version = served_versions.model_version
-    left join (select * from {{ latest }} where status = 'rejected') as rejected
+    left join (
+        select
+            {{ dbt_onnx._columns(ledger['key']) }},
+            model_name,
+            model_version,
+            scored_at
+        from {{ latest }} as latest
+        where status = 'rejected'
+    ) as rejected
         on {{ dbt_onnx._same_key(ledger['key'], 'scored', 'rejected') }}
         and scored.model_name = rejected.model_name
         and scored.model_version = rejected.model_version
@@ -78,12 +84,10 @@ segment_averages as (
     select
         __dbt_onnx_segment,
         __dbt_onnx_segment_size,
-        {%- for output in ledger['outputs'] %}
+        {%- for output in ledger['outputs'] if dbt_onnx._kind_of_type(output['type']) != 'list' %}
         {%- set column = dbt_onnx._identifier(output['name']) %}
         {%- if dbt_onnx._kind_of_type(output['type']) == 'number' %}
         cast({{ column }} as {{ output['type'] }}) as {{ column }},
-        {%- elif dbt_onnx._kind_of_type(output['type']) == 'list' %}
-        cast(null as {{ output['type'] }}) as {{ column }},
         {%- else %}
         {#- mode() takes any of the equally frequent #}
         list_min(list_transform(

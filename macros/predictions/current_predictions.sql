@@ -13,7 +13,7 @@
 
     Arguments: `predictions`, the scoring model; `registry`; `key`, a list of columns; `entities`, a
     relation with the key columns: one row per entity in it, also those never scored, and no others
-    (default: the entities that were ever scored or rejected); `stale_after`, `{count, period}`, none
+    (default: the entities that the last full run saw); `stale_after`, `{count, period}`, none
     for never; `fallback`, what an entity without a prediction is served, the first of its links that
     there is:
 
@@ -50,7 +50,7 @@
     {{ return('select 1 as not_yet_compiled') }}
 {%- endif -%}
 {%- set added = ['fresh_as_of', 'age', 'is_stale', 'served_from'] -%}
-{%- set faults = dbt_onnx._faults_of_relation(predictions, 'predictions')
+{%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_relation(registry, 'registry')
     + (dbt_onnx._faults_of_relation(entities, 'entities') if entities is not none else [])
     + dbt_onnx._faults_of_key(key, taken=added)
@@ -79,10 +79,8 @@ with {{ dbt_onnx._current_rows_ctes(ledger, registry, oldest=links['oldest']) }}
 
 entities as (
     select distinct {{ dbt_onnx._columns(key) }}
-    from {{ entities }}
-    where {% for name in key -%}
-        {{ dbt_onnx._identifier(name) }} is not null{{ ' and ' if not loop.last }}
-    {%- endfor %}
+    from {{ dbt_onnx._given(entities) }} as entities
+    where {{ dbt_onnx._not_null(key) }}
 )
 {%- endif %}
 
@@ -117,6 +115,7 @@ select
     end as served_from
 {%- if entities is none %}
 from current_rows
+where current_rows.__dbt_onnx_is_present
 {%- else %}
 from entities
 left join current_rows on {{ dbt_onnx._same_key(key, 'entities', 'current_rows') }}

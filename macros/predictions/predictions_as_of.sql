@@ -16,7 +16,7 @@
 {%- if not execute -%}
     {{ return('select 1 as not_yet_compiled') }}
 {%- endif -%}
-{%- set faults = dbt_onnx._faults_of_relation(predictions, 'predictions')
+{%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_key(key)
     + (dbt_onnx._faults_of_moment(said_at, 'said_at') if said_at is not none else [])
     + (dbt_onnx._faults_of_moment(about, 'about') if about is not none else []) -%}
@@ -34,7 +34,7 @@
 
 with ledger as (
     select {{ dbt_onnx._columns(columns | map(attribute='name')) }}
-    from {{ dbt_onnx._table(predictions) }}
+    from {{ dbt_onnx._written(predictions, columns) }} as ledger
 )
 
 select ledger.*
@@ -49,6 +49,6 @@ where
     {%- endif %}
 qualify row_number() over (
     partition by {{ dbt_onnx._columns(key, of='ledger') }}
-    order by ledger.as_of desc, ledger.scored_at desc, ledger.run_id desc
+    order by ledger.as_of desc nulls last, ledger.scored_at desc nulls last, ledger.run_id desc nulls last
 ) = 1
 {%- endmacro %}

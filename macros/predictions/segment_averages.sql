@@ -22,7 +22,7 @@
 {%- if not execute -%}
     {{ return('select 1 as not_yet_compiled') }}
 {%- endif -%}
-{%- set faults = dbt_onnx._faults_of_relation(predictions, 'predictions')
+{%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_relation(registry, 'registry')
     + dbt_onnx._faults_of_relation(entities, 'entities')
     + dbt_onnx._faults_of_key(key)
@@ -61,7 +61,12 @@ select
     __dbt_onnx_segment.{{ dbt_onnx._identifier(name) }} as {{ dbt_onnx._identifier(name) }},
     {%- endfor %}
     {%- for output in ledger['outputs'] %}
-    {{ dbt_onnx._identifier(output['name']) }},
+    {%- set name = dbt_onnx._identifier(output['name']) %}
+    {%- if dbt_onnx._kind_of_type(output['type']) == 'list' %}
+    cast(null as {{ output['type'] }}) as {{ name }},
+    {%- else %}
+    {{ name }},
+    {%- endif %}
     {%- endfor %}
     __dbt_onnx_segment_size as segment_size
 from segment_averages

@@ -14,7 +14,7 @@
 {%- endmacro %}
 
 
-{#- `key` as a list of names: one text is a key of one column. -#}
+{#- Columns as a list of names: one text is one column. But `key` is a list, here as in `score()`. -#}
 {% macro _key(key) -%}
     {{ return([key] if key is string else key) }}
 {%- endmacro %}
@@ -22,10 +22,11 @@
 
 {% macro _faults_of_key(key, taken=none) -%}
     {%- set faults = [] -%}
-    {%- set names = dbt_onnx._key(key) -%}
-    {%- if names is mapping or names is not iterable or names | length == 0 -%}
-        {%- do faults.append("key is " ~ ("missing" if key is undefined else key | tojson)
-            ~ "; it takes a list of column names, such as ['customer_id']") -%}
+    {%- set names = key -%}
+    {%- if names is string or names is mapping or names is not iterable or names | length == 0 -%}
+        {%- do faults.append("key is missing; it takes a list of column names, such as ['customer_id']"
+            if key is undefined else "key must be a list of column names; got "
+                ~ (("'" ~ key ~ "'") if key is string else key | tojson)) -%}
     {%- else -%}
         {%- for name in names if name is not string or not name -%}
             {%- do faults.append("key has " ~ (name | tojson) ~ ", which is not a column name") -%}
@@ -44,6 +45,24 @@
     {%- if relation is none or relation is string or relation.identifier is not defined -%}
         {{ return([argument ~ " is " ~ (relation | string | tojson) ~ "; it takes a relation, such as ref('...')"
             ~ (", and no `where` config" if argument == 'model' else "")]) }}
+    {%- endif -%}
+    {{ return([]) }}
+{%- endmacro %}
+
+
+{#- What a scoring model is asked for: nothing is said of one that has not run yet. -#}
+{% macro _faults_of_predictions(relation, argument) -%}
+    {%- set faults = dbt_onnx._faults_of_relation(relation, argument) -%}
+    {%- if faults -%}
+        {{ return(faults) }}
+    {%- endif -%}
+    {%- set columns = dbt_onnx._columns_in(relation) -%}
+    {%- set found = (columns or []) | map(attribute='name') | map('lower') | list -%}
+    {%- set stamps = ['status', 'model_name', 'model_version', 'run_id', 'scored_at', 'features_hash'] -%}
+    {%- set missing = stamps | reject('in', found) | list -%}
+    {%- if columns is not none and missing -%}
+        {{ return([argument ~ " is " ~ relation ~ ", which is no scoring model: it has no column "
+            ~ (missing | join(', ')) ~ ". Hint: name the model that returns score(...)"]) }}
     {%- endif -%}
     {{ return([]) }}
 {%- endmacro %}
@@ -70,11 +89,25 @@
 {%- endmacro %}
 
 
+{#- Whether a text is a day that there is, in ISO form, with or without a time; `zone` is what may follow the time. -#}
+{% macro _is_moment(text, zone) -%}
+    {%- set time = '[T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]{1,6})?)?' -%}
+    {%- set found = modules.re.fullmatch(
+        '([0-9]{4})-(0[1-9]|1[0-2])-([0-9]{2})((' ~ time ~ ')' ~ zone ~ ')?', text | string
+    ) -%}
+    {%- if found is none -%}
+        {{ return(false) }}
+    {%- endif -%}
+    {%- set year, month, day = found.group(1) | int, found.group(2) | int, found.group(3) | int -%}
+    {%- set is_leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) -%}
+    {%- set days = [31, 29 if is_leap else 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] -%}
+    {{ return(year >= 1 and 1 <= day <= days[month - 1]) }}
+{%- endmacro %}
+
+
 {% macro _faults_of_moment(value, argument) -%}
-    {%- set iso = '[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])'
-        ~ '([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]{1,6})?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)?)?' -%}
     {%- set text = value.isoformat() if value is not string and value.isoformat is defined else value | string -%}
-    {%- if modules.re.fullmatch(iso, text) is none -%}
+    {%- if not dbt_onnx._is_moment(text, '(Z|[+-][0-9]{2}(:?[0-9]{2})?)?') -%}
         {{ return([argument ~ " is '" ~ text ~ "'; it takes a date or a timestamp (UTC unless it has an offset),"
             ~ " such as '1998-02-03 12:00'"]) }}
     {%- endif -%}
@@ -97,10 +130,10 @@
 
 
 {#- The arguments that `missing_predictions` and `predictions_are_complete` share. -#}
-{% macro _faults_of_missing(predictions, entities, key, registry, entity_since, argument) -%}
+{% macro _faults_of_missing(predictions, entities, key, registry, entity_since, argument, also_returned=[]) -%}
     {%- set returned = ['problem', 'rejected_reason', 'rejected_as_of', 'rejected_at', 'model_version',
-        'waiting_since', 'waiting'] -%}
-    {%- set faults = dbt_onnx._faults_of_relation(predictions, argument)
+        'waiting_since', 'waiting'] + also_returned -%}
+    {%- set faults = dbt_onnx._faults_of_predictions(predictions, argument)
         + dbt_onnx._faults_of_relation(entities, 'entities')
         + dbt_onnx._faults_of_key(key, taken=returned)
         + (dbt_onnx._faults_of_relation(registry, 'registry') if registry is not none else [])

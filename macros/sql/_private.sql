@@ -32,6 +32,12 @@
 {%- endmacro %}
 
 
+{#- Whether a column has a name, in whatever case. -#}
+{% macro _is_called(column, name) -%}
+    {{ return('lower(' ~ column ~ ') = ' ~ dbt_onnx._text('lower(' ~ dbt_onnx._literal(name) ~ ')')) }}
+{%- endmacro %}
+
+
 {#-
     `[{'name': .., 'type': ..}]` of a relation, or none if the warehouse has no such relation.
     The relation cache is not asked: a table that the scoring model made in this very run is not in it.
@@ -39,9 +45,9 @@
 {% macro _columns_in(relation) -%}
     {%- set found = run_query(
         "select table_name from system.information_schema.tables"
-        ~ " where lower(table_catalog) = lower(" ~ dbt_onnx._literal(relation.database) ~ ")"
-        ~ " and lower(table_schema) = lower(" ~ dbt_onnx._literal(relation.schema) ~ ")"
-        ~ " and lower(table_name) = lower(" ~ dbt_onnx._literal(relation.identifier) ~ ")"
+        ~ " where " ~ dbt_onnx._is_called('table_catalog', relation.database)
+        ~ " and " ~ dbt_onnx._is_called('table_schema', relation.schema)
+        ~ " and " ~ dbt_onnx._is_called('table_name', relation.identifier)
     ) -%}
     {%- if found.rows | length == 0 -%}
         {{ return(none) }}
@@ -54,6 +60,63 @@
         {%- do columns.append({'name': row[0], 'type': row[1]}) -%}
     {%- endfor -%}
     {{ return(columns) }}
+{%- endmacro %}
+
+
+{#-
+    What a FROM clause reads: `_given`, a relation that the user names, and `_written`, a table that a run wrote. Texts in
+    it are equal if their bytes are, not as the collation of a column or of the session has it, by which the keys 'A'
+    and 'a' may be one. `columns`: what `_columns_in` finds.
+-#}
+{% macro _given(relation) -%}
+    {{ return(dbt_onnx._by_bytes(relation, dbt_onnx._columns_in(relation))) }}
+{%- endmacro %}
+
+
+{% macro _written(relation, columns=none) -%}
+    {{ return(dbt_onnx._by_bytes(dbt_onnx._table(relation), columns or dbt_onnx._columns_in(relation))) }}
+{%- endmacro %}
+
+
+{% macro _by_bytes(relation, columns) -%}
+    {%- set texts = [] -%}
+    {%- for column in columns or [] if column['type'] == 'VARCHAR' -%}
+        {%- set name = dbt_onnx._identifier(column['name']) -%}
+        {%- do texts.append(dbt_onnx._text(name) ~ ' as ' ~ name) -%}
+    {%- endfor -%}
+    {{ return('(select *' ~ (' replace (' ~ (texts | join(', ')) ~ ')' if texts else '') ~ ' from ' ~ relation ~ ')') }}
+{%- endmacro %}
+
+
+{#- A text that is equal to another if their bytes are. -#}
+{% macro _text(expression) -%}
+    {{ return(expression ~ ' collate "binary"') }}
+{%- endmacro %}
+
+
+{#- `FLOAT[]` of `FLOAT[3]`. -#}
+{% macro _list_type(type) -%}
+    {{ return(modules.re.sub('\\[[0-9]+\\]', '[]', type)) }}
+{%- endmacro %}
+
+
+{#-
+    A column as it goes through joins: arrays of a fixed size as lists. Where the right side of a left join has a
+    NULL array, duckdb 2.0.0 reads memory that was never written. Cast back to its type, the list is an array again.
+-#}
+{% macro _joinable(expression, type) -%}
+    {%- set list_type = dbt_onnx._list_type(type) -%}
+    {{ return(expression if list_type == type else 'cast(' ~ expression ~ ' as ' ~ list_type ~ ')') }}
+{%- endmacro %}
+
+
+{#- `"a" asc nulls last, "b" asc nulls last`: the session has an order and a place for NULL of its own. -#}
+{% macro _ascending(names) -%}
+    {%- set listed = [] -%}
+    {%- for name in names -%}
+        {%- do listed.append(dbt_onnx._identifier(name) ~ ' asc nulls last') -%}
+    {%- endfor -%}
+    {{ return(listed | join(', ')) }}
 {%- endmacro %}
 
 

@@ -4,8 +4,8 @@
 -#}
 
 {% macro _is_version(run) -%}
-    {{ return("model_name = " ~ dbt_onnx._literal(run['model_name'])
-        ~ " and model_version = " ~ dbt_onnx._literal(run['model_version'])) }}
+    {{ return("model_name = " ~ dbt_onnx._text(dbt_onnx._literal(run['model_name']))
+        ~ " and model_version = " ~ dbt_onnx._text(dbt_onnx._literal(run['model_version']))) }}
 {%- endmacro %}
 
 
@@ -22,7 +22,7 @@ latest_rows as (
         {{ key }},
         {{ column }},
         scored_at < {{ began }} as is_earlier
-    from {{ dbt_onnx._table(dbt_onnx._beside(model, model.identifier ~ '__latest')) }}
+    from {{ dbt_onnx._written(dbt_onnx._beside(model, model.identifier ~ '__latest')) }} as latest
     where
         {{ dbt_onnx._is_version(run) }}
         and status = 'scored'
@@ -31,7 +31,7 @@ latest_rows as (
 
 replaced as (
     select arg_max({'said': {{ column }}}, scored_at).said as {{ column }}
-    from {{ dbt_onnx._table(model) }}
+    from {{ dbt_onnx._written(model) }} as ledger
     where
         {{ dbt_onnx._is_version(run) }}
         and status = 'scored'
@@ -84,7 +84,7 @@ described_edges as (
     select
         list_filter(
             case
-                when list_unique(tenths) < 9 then list_sort(list_distinct(list_append(tenths, lowest)))
+                when list_unique(tenths) < 9 then list_sort(list_distinct(list_append(tenths, lowest)), 'asc', 'nulls last')
                 else coalesce(tenths, [])
             end,
             lambda edge: isfinite(edge)
@@ -98,15 +98,15 @@ described_histogram as (
 
 reference as (
     select
-        {{ dbt_onnx._literal(column['name']) }} as column_name,
+        {{ dbt_onnx._text(dbt_onnx._literal(column['name'])) }} as column_name,
         'numeric' as kind,
-        (row_count - known) / nullif(row_count, 0) as null_share,
+        (row_count - known) / cast(nullif(row_count, 0) as double) as null_share,
         edges,
         case
             when known = 0 then [0.0]
             else list_transform(
                 list_append(edges, cast('inf' as double)),
-                lambda edge: coalesce(map_extract(numbers, edge)[1], 0) / known
+                lambda edge: coalesce(map_extract(numbers, edge)[1], 0) / cast(known as double)
             )
         end as shares,
         cast(null as varchar[]) as categories,
@@ -124,19 +124,22 @@ frequent as (
     from described_values
     where value is not null
     group by value
-    order by row_count desc, value
+    order by row_count desc nulls last, value asc nulls last
     limit 100
 ),
 
 reference as (
     select
-        {{ dbt_onnx._literal(column['name']) }} as column_name,
+        {{ dbt_onnx._text(dbt_onnx._literal(column['name'])) }} as column_name,
         'categorical' as kind,
-        any_value((described_totals.row_count - known) / nullif(described_totals.row_count, 0)) as null_share,
+        any_value((described_totals.row_count - known) / cast(nullif(described_totals.row_count, 0) as double)) as null_share,
         cast(null as double[]) as edges,
-        coalesce(list(frequent.row_count / known order by frequent.row_count desc, value), []) as shares,
-        coalesce(list(value order by frequent.row_count desc, value), []) as categories,
-        (any_value(known) - sum(frequent.row_count)) / any_value(known) as other_share
+        coalesce(
+            list(frequent.row_count / cast(known as double) order by frequent.row_count desc nulls last, value asc nulls last),
+            []
+        ) as shares,
+        coalesce(list(value order by frequent.row_count desc nulls last, value asc nulls last), []) as categories,
+        (any_value(known) - sum(frequent.row_count)) / cast(any_value(known) as double) as other_share
     from described_totals
     cross join frequent
 )

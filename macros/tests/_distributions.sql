@@ -20,13 +20,12 @@
         "select run_id, model_name, model_version, artifact_sha256, cast(scored_at as varchar),"
         ~ " cast(as_of as varchar), to_json(key_columns)"
         ~ " from " ~ dbt_onnx._table(runs)
-        ~ " where lower(scoring_model) = lower(" ~ dbt_onnx._literal(model.identifier) ~ ")"
+        ~ " where " ~ dbt_onnx._is_called('scoring_model', model.identifier)
         ~ " and status = 'success' and scope = 'full'"
-        ~ ((" and model_name = " ~ dbt_onnx._literal(before['model_name'])
-            ~ " and model_version = " ~ dbt_onnx._literal(before['model_version'])
+        ~ ((" and " ~ dbt_onnx._is_version(before)
             ~ " and scored_at < cast(" ~ dbt_onnx._literal(before['scored_at']) ~ " as timestamp)")
             if before is not none else "")
-        ~ " order by scored_at desc limit 1"
+        ~ " order by scored_at desc nulls last limit 1"
     ).rows -%}
     {%- if found | length == 0 -%}
         {{ return(none) }}
@@ -42,27 +41,92 @@
 {% macro _references_of(model, run, role) -%}
     {{ return(
         dbt_onnx._table(dbt_onnx._beside(model, 'dbt_onnx_references'))
-        ~ " where lower(scoring_model) = lower(" ~ dbt_onnx._literal(model.identifier) ~ ")"
-        ~ " and model_name = " ~ dbt_onnx._literal(run['model_name'])
-        ~ " and model_version = " ~ dbt_onnx._literal(run['model_version'])
+        ~ " where " ~ dbt_onnx._is_called('scoring_model', model.identifier)
+        ~ " and " ~ dbt_onnx._is_version(run)
         ~ " and artifact_sha256 = " ~ dbt_onnx._literal(run['artifact_sha256'])
         ~ " and role = " ~ dbt_onnx._literal(role)
     ) }}
 {%- endmacro %}
 
 
-{#- `[{'name', 'kind', 'time_unit', 'is_boolean'}]`: the columns that the card of a run's version describes. -#}
+{#-
+    `[{'name', 'kind', 'time_unit', 'is_boolean', 'is_single', 'fill'}]`: the columns that the card of a run's version
+    describes. `is_single`: the model reads it, or training had it, in single precision, to which 0.1 is another
+    number; of the latter tells that all edges are such numbers, with digits that only they have.
+-#}
 {% macro _described_columns(model, run, role) -%}
     {%- set described = [] -%}
-    {%- if dbt_onnx._columns_in(dbt_onnx._beside(model, 'dbt_onnx_references')) is not none -%}
+    {%- set columns = dbt_onnx._columns_in(dbt_onnx._beside(model, 'dbt_onnx_references')) -%}
+    {%- if columns is not none -%}
+        {#- a table that an older dbt_onnx made, until the next run -#}
+        {%- set is_older = 'dtype' not in columns | map(attribute='name') -%}
+        {%- set is_single = "coalesce(list_bool_and(list_transform(edges, lambda edge: edge = " ~ dbt_onnx._single('edge')
+            ~ ")) and list_bool_or(list_transform(edges, lambda edge: cast(edge as varchar)"
+            ~ " <> cast(try_cast(edge as float) as varchar))), false)" -%}
         {%- for row in run_query(
-            "select column_name, kind, time_unit, coalesce(list_has_all(['False', 'True'], categories), false)"
-            ~ " from " ~ dbt_onnx._references_of(model, run, role) ~ " order by rowid"
+            "select column_name, kind, time_unit, coalesce(list_has_all(['False', 'True'], categories), false), "
+            ~ (is_single ~ ", null" if is_older
+                else "coalesce(dtype in ('float16', 'float32'), false) or " ~ is_single ~ ", fill")
+            ~ " from " ~ dbt_onnx._references_of(model, run, role) ~ " order by rowid asc"
         ).rows -%}
-            {%- do described.append({'name': row[0], 'kind': row[1], 'time_unit': row[2], 'is_boolean': row[3]}) -%}
+            {%- do described.append({
+                'name': row[0], 'kind': row[1], 'time_unit': row[2], 'is_boolean': row[3], 'is_single': row[4],
+                'fill': row[5],
+            }) -%}
         {%- endfor -%}
     {%- endif -%}
     {{ return(described) }}
+{%- endmacro %}
+
+
+{#- A double in the precision of a FLOAT; beyond its range as it is. -#}
+{% macro _single(value) -%}
+    {{ return("coalesce(cast(try_cast(" ~ value ~ " as float) as double), " ~ value ~ ")") }}
+{%- endmacro %}
+
+
+{% macro _is_single(column) -%}
+    {{ return(column['is_single'] or dbt_onnx._element_type(column['type']) == 'FLOAT') }}
+{%- endmacro %}
+
+
+{#-
+    The CTE `reference`: what the card says about `columns`. The edges of those in single precision are such numbers, too;
+    edges that then are one are one, and so are their bins.
+-#}
+{% macro _reference_cte(model, run, role, columns) -%}
+{%- set singles = [] -%}
+{%- for column in columns if dbt_onnx._is_single(column) -%}
+    {%- do singles.append(column['name']) -%}
+{%- endfor -%}
+card as (
+    select
+        * replace ({{ dbt_onnx._text('column_name') }} as column_name),
+        case
+            when list_contains({{ dbt_onnx._list_of_texts(singles) }}, column_name)
+                then list_transform(edges, lambda edge: {{ dbt_onnx._single('edge') }})
+            else edges
+        end as seen_edges
+    from {{ dbt_onnx._references_of(model, run, role) }}
+),
+
+reference as (
+    select
+        * exclude (seen_edges) replace (
+            list_sort(list_distinct(seen_edges), 'asc', 'nulls last') as edges,
+            case
+                when len(list_distinct(seen_edges)) = len(edges) or edges is null then shares
+                else list_append(
+                    list_transform(
+                        list_sort(list_distinct(seen_edges), 'asc', 'nulls last'),
+                        lambda seen: list_sum(list_filter(shares, lambda share, place: seen_edges[place] = seen))
+                    ),
+                    shares[len(shares)]
+                )
+            end as shares
+        )
+    from card
+)
 {%- endmacro %}
 
 
@@ -75,9 +139,29 @@
 {#-
     A value as the reference counts it, as a SQL expression: a DOUBLE or a VARCHAR; none if the type does not
     allow it. NULL and NaN are NULL. A date is the number of `time_unit` since 1970, as the model reads it.
-    The card has Python's texts: True and False.
+    The card has Python's texts: True and False. A feature's fill counts in the place of NULL, as the model reads it.
 -#}
 {% macro _counted_value(value, column) -%}
+    {%- set counted = dbt_onnx._counted_known_value(value, column) -%}
+    {%- if counted is none -%}
+        {{ return(none) }}
+    {%- endif -%}
+    {%- if column['kind'] == 'numeric' and dbt_onnx._is_single(column) -%}
+        {%- set counted = dbt_onnx._single(counted) -%}
+    {%- endif -%}
+    {%- if column['fill'] is none or column['fill'] is undefined -%}
+        {{ return(counted) }}
+    {%- endif -%}
+    {%- set fill = dbt_onnx._literal(column['fill']) -%}
+    {%- if column['kind'] == 'numeric' -%}
+        {%- set fill = "cast(" ~ fill ~ " as double)" -%}
+        {%- set fill = dbt_onnx._single(fill) if dbt_onnx._is_single(column) else fill -%}
+    {%- endif -%}
+    {{ return("case when " ~ value ~ " is null then " ~ fill ~ " else " ~ counted ~ " end") }}
+{%- endmacro %}
+
+
+{% macro _counted_known_value(value, column) -%}
     {%- set type = dbt_onnx._element_type(column['type']) -%}
     {%- set is_float = type in ['FLOAT', 'DOUBLE'] -%}
     {%- set is_number = is_float
@@ -90,15 +174,16 @@
         {{ return("case when " ~ value ~ " <> 0 then 'True' when " ~ value ~ " = 0 then 'False' end"
             if type != 'BOOLEAN' else "case when " ~ value ~ " then 'True' when not " ~ value ~ " then 'False' end") }}
     {%- elif column['kind'] == 'categorical' -%}
-        {{ return("cast(" ~ ("cast(" ~ value ~ " as double)" if is_float else value) ~ " as varchar)") }}
+        {{ return(dbt_onnx._text("cast(" ~ ("cast(" ~ value ~ " as double)" if is_float else value) ~ " as varchar)")) }}
     {%- elif is_float -%}
         {{ return("case when not isnan(" ~ value ~ ") then cast(" ~ value ~ " as double) end") }}
     {%- elif is_number -%}
         {{ return("cast(" ~ value ~ " as double)") }}
     {%- elif column['time_unit'] in microseconds and modules.re.match('DATE|TIMESTAMP', type) -%}
-        {%- set moment = value if type.endswith('TIME ZONE') else "cast(" ~ value ~ " as timestamp)" -%}
+        {%- set moment = value if type.endswith('TIME ZONE') else "cast(" ~ value ~ " as "
+            ~ ('timestamptz' if type.startswith('TIMESTAMPTZ') else 'timestamp') ~ ")" -%}
         {{ return("case when isfinite(" ~ moment ~ ") then epoch_us(" ~ moment ~ ") / "
-            ~ microseconds[column['time_unit']] ~ ".0 when " ~ moment ~ " > '1970-01-01' then cast('inf' as double)"
+            ~ microseconds[column['time_unit']] ~ "e0 when " ~ moment ~ " > '1970-01-01' then cast('inf' as double)"
             ~ " when " ~ moment ~ " is not null then cast('-inf' as double) end") }}
     {%- endif -%}
     {{ return(none) }}
@@ -155,7 +240,7 @@ scalar_values as (
             {#- no histogram is without edges; that of a column without known values is never looked at -#}
             select case when len(edges) > 0 then edges else [0.0] end
             from reference
-            where column_name = {{ dbt_onnx._literal(column['name']) }}
+            where column_name = {{ dbt_onnx._text(dbt_onnx._literal(column['name'])) }}
         )) as histogram_{{ position }},
         {%- else %}
         min({{ value }}) = max({{ value }}) as is_constant_{{ position }},
@@ -172,7 +257,7 @@ measured as (
     {%- set is_last_source = loop.last -%}
     {%- for position, column in source['columns'] %}
     select
-        {{ dbt_onnx._literal(column['name']) }} as column_name,
+        {{ dbt_onnx._text(dbt_onnx._literal(column['name'])) }} as column_name,
         row_count,
         known_{{ position }} as known,
         is_constant_{{ position }} as is_constant,
@@ -203,7 +288,7 @@ counts_by_value as (
     select
         measured.column_name,
         entry.value as row_count,
-        left(cast(entry.key as varchar), 40) as value,
+        {{ dbt_onnx._text('left(cast(entry.key as varchar), 40)') }} as value,
         coalesce(list_position(reference.edges, entry.key), len(reference.shares)) as number
     from (select column_name, unnest(map_entries(numbers)) as entry from measured) as measured
     inner join reference on measured.column_name = reference.column_name
@@ -213,7 +298,7 @@ counts_by_value as (
     select
         measured.column_name,
         entry.value as row_count,
-        left(entry.key, 40) as value,
+        {{ dbt_onnx._text('left(entry.key, 40)') }} as value,
         coalesce(list_position(reference.categories, entry.key), len(reference.shares) + 1) as number
     from (select column_name, unnest(map_entries(texts)) as entry from measured) as measured
     inner join reference on measured.column_name = reference.column_name
@@ -255,7 +340,7 @@ bins as (
                 )
         end as bin,
         coalesce(numbered_bins.shares[numbered_bins.number], numbered_bins.other_share) as expected_share,
-        coalesce(counts_by_bin.row_count, 0) / nullif(measured.known, 0) as actual_share,
+        coalesce(counts_by_bin.row_count, 0) / cast(nullif(measured.known, 0) as double) as actual_share,
         counts_by_bin.examples
     from numbered_bins
     inner join measured on numbered_bins.column_name = measured.column_name
@@ -293,7 +378,7 @@ compared as (
         measured.row_count,
         measured.known,
         measured.example,
-        (measured.row_count - measured.known) / measured.row_count as null_share,
+        (measured.row_count - measured.known) / cast(measured.row_count as double) as null_share,
         reference.null_share as expected_null_share,
         summed.moved,
         summed.unlisted_share,
@@ -363,7 +448,7 @@ compared as (
 
 {#- Faults of the arguments that both tests have. -#}
 {% macro _faults_of_drift(model, warn_psi, error_psi, min_rows) -%}
-    {%- set faults = dbt_onnx._faults_of_relation(model, 'model')
+    {%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
         + dbt_onnx._faults_of_psi(warn_psi, 'warn_psi')
         + dbt_onnx._faults_of_psi(error_psi, 'error_psi') -%}
     {%- if not faults and warn_psi is not none and error_psi is not none and warn_psi > error_psi -%}

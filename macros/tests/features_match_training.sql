@@ -47,7 +47,7 @@
     + dbt_onnx._faults_of_relation(features, 'features')
     + dbt_onnx._faults_of_fraction(max_null_increase, 'max_null_increase')
     + dbt_onnx._faults_of_fraction(max_unseen_fraction, 'max_unseen_fraction')
-    + (dbt_onnx._faults_of_key(columns) | map('replace', 'key', 'columns', 1) | list if columns is not none else []) -%}
+    + (dbt_onnx._faults_of_key(dbt_onnx._key(columns)) | map('replace', 'key', 'columns', 1) | list if columns is not none else []) -%}
 {%- do dbt_onnx._raise_faults(faults, 'features_match_training', model) -%}
 
 {%- set run = dbt_onnx._last_full_run(model) -%}
@@ -93,9 +93,7 @@
 {%- endfor -%}
 
 with {% if compared -%}
-reference as (
-    select * from {{ dbt_onnx._references_of(model, run, 'feature') }}
-),
+{{ dbt_onnx._reference_cte(model, run, 'feature', compared) }},
 
 {{ dbt_onnx._measured_ctes(dbt_onnx._table(features), compared) }},
 
@@ -153,6 +151,7 @@ select
     *,
     {{ dbt_onnx._literal(run['model_version']) if run is not none else 'cast(null as varchar)' }} as model_version
 from validation_errors
-order by severity, figure desc, column_name
+{{ dbt_onnx._none_if_empty() }}
+order by severity asc nulls last, figure desc nulls last, column_name asc nulls last
 {%- endif -%}
 {% endtest %}

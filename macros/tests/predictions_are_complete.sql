@@ -4,30 +4,46 @@
     Arguments: `key`, a list of columns; `entities`, a relation with the key columns; `grace`,
     `{count, period}`, how long a new entity may wait, counted from `entity_since`, a date or timestamp
     column of `entities` (both or neither); `max_missing_fraction` (default 0), of the entities;
-    `max_unknown_fraction` (default 0), of the entities that have a prediction: 1 where it is usual that
-    entities leave; `registry`: count only predictions that `current_predictions` would serve (default:
-    by any version).
+    `tell_departures_for`, `{count, period}` (default 7 days, none for never): how long it is told that an
+    entity has left; `max_unknown_fraction`, of the entities that have a prediction: with it, more
+    predictions without an entity than that are an error, whether those have left or not, and up to that
+    many are passed over; `registry`: count only predictions that `current_predictions` would serve
+    (default: by any version).
 
     Passes if every entity has a scored prediction, and every scored prediction is of an entity, up to
     the tolerated fractions. An entity exactly as old as `grace` may still wait; one that was rejected
     may not, nor one whose `entity_since` is NULL.
-    Fails if an entity has none, because it was never tried (`problem`: `missing`), because it could
-    not be scored (`rejected`), because its key is NULL (`null_key`); or if there is a prediction for
+    Warns if entities have left (`problem`: `departed`): they are none of `entities`, and the last full run no
+    longer saw them either. It is told from the first full run without them on.
+    Fails if an entity has no prediction, because it was never tried (`missing`), because it could
+    not be scored (`rejected`), because its key is NULL (`null_key`); or if the scoring model still scores
     something that is no entity (`no_entity`).
 
     Returns a row per entity: key, `problem`, `rejected_reason`, `model_version`, `as_of` and
-    `scored_at` of the prediction or of the rejection, `waiting_since`, `waiting`.
+    `scored_at` of the prediction or of the rejection, `last_seen_as_of`, of the last full run that saw who
+    has left, `waiting_since`, `waiting`, `severity`.
 
     Time zone: `dbt_onnx.clock()`, and all columns, are UTC; `entity_since` without a zone is taken as UTC.
 -#}
 {% test predictions_are_complete(
-    model, key, entities, grace=none, entity_since=none, max_missing_fraction=0, max_unknown_fraction=0,
-    registry=none
+    model, key, entities, grace=none, entity_since=none, max_missing_fraction=0, max_unknown_fraction=none,
+    registry=none, tell_departures_for={'count': 7, 'period': 'day'}
 ) %}
+{#- `failures` stays the number of rows, and one error among them decides -#}
+{{ config(
+    fail_calc="count(*)",
+    warn_if="<> 0",
+    error_if="<> 0 and count(*) filter (where severity = 'error') > 0",
+) }}
 {%- if execute -%}
-{%- set faults = dbt_onnx._faults_of_missing(model, entities, key, registry, entity_since, 'model')
+{%- set faults = dbt_onnx._faults_of_missing(
+    model, entities, key, registry, entity_since, 'model', also_returned=['severity', 'last_seen_as_of']
+)
     + dbt_onnx._faults_of_fraction(max_missing_fraction, 'max_missing_fraction')
-    + dbt_onnx._faults_of_fraction(max_unknown_fraction, 'max_unknown_fraction')
+    + (dbt_onnx._faults_of_fraction(max_unknown_fraction, 'max_unknown_fraction')
+        if max_unknown_fraction is not none else [])
+    + (dbt_onnx._faults_of_period(tell_departures_for, 'tell_departures_for')
+        if tell_departures_for is not none else [])
     + (dbt_onnx._faults_of_period(grace, 'grace') if grace is not none else []) -%}
 {%- if (grace is none) != (entity_since is none) -%}
     {%- do faults.append("grace and entity_since go together: since when is an entity waiting, and how long may it") -%}
@@ -59,10 +75,58 @@ predicted as (
     group by {{ dbt_onnx._columns(key) }}
 ),
 
+presence as (
+    select
+        {{ dbt_onnx._columns(key, of='latest') }},
+        coalesce(bool_or(served_versions.tells_presence and latest.last_seen_as_of is null), false) as is_present,
+        max(coalesce(latest.last_seen_as_of, served_versions.confirmed_as_of, latest.as_of)) as last_seen_as_of
+    from latest
+    left join served_versions
+        on latest.model_name = served_versions.model_name
+        and latest.model_version = served_versions.model_version
+    group by {{ dbt_onnx._columns(key, of='latest') }}
+),
+
 unknown as (
-    select predicted.*
+    select
+        predicted.*,
+        case when presence.is_present then 'no_entity' else 'departed' end as problem,
+        case when not presence.is_present then presence.last_seen_as_of end as last_seen_as_of
     from predicted
+    inner join presence on {{ dbt_onnx._same_key(key, 'predicted', 'presence') }}
     anti join entities on {{ dbt_onnx._same_key(key, 'predicted', 'entities') }}
+),
+
+missed as (
+    select distinct as_of
+    from runs
+    where status = 'success' and scope = 'full'
+),
+
+told as (
+    select
+        {{ dbt_onnx._columns(key, of='unknown') }},
+        unknown.problem,
+        unknown.model_version,
+        unknown.as_of,
+        unknown.scored_at,
+        unknown.last_seen_as_of,
+        {%- if max_unknown_fraction is not none %}
+        'error' as severity
+    from unknown
+    where (select count(*) from unknown) > {{ max_unknown_fraction }} * (select count(*) from predicted)
+        {%- else %}
+        case unknown.problem when 'departed' then 'warn' else 'error' end as severity
+    from unknown
+    {#- the first full run without them #}
+    asof left join missed on unknown.last_seen_as_of < missed.as_of
+    where
+        unknown.problem = 'no_entity'
+        {%- if tell_departures_for is not none %}
+        or coalesce(missed.as_of, {{ dbt_onnx.clock() | trim }})
+            >= {{ dbt_onnx.clock() | trim }} - {{ dbt_onnx._interval(tell_departures_for) }}
+        {%- endif %}
+        {%- endif %}
 ),
 
 validation_errors as (
@@ -74,21 +138,19 @@ validation_errors as (
         rejected_as_of as as_of,
         rejected_at as scored_at,
         waiting_since,
-        waiting
+        waiting,
+        'error' as severity
     from missing
     where (select count(*) from missing) > {{ max_missing_fraction }} * (select count(*) from entities)
 
     union all by name
 
-    select
-        *,
-        'no_entity' as problem
-    from unknown
-    where (select count(*) from unknown) > {{ max_unknown_fraction }} * (select count(*) from predicted)
+    select * from told
 )
 
 select *
 from validation_errors
-order by problem, {{ dbt_onnx._columns(key) }}
+{{ dbt_onnx._none_if_empty() }}
+order by severity asc nulls last, problem asc nulls last, {{ dbt_onnx._ascending(key) }}
 {%- endif -%}
 {% endtest %}

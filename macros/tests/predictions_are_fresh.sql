@@ -9,7 +9,8 @@
     Arguments: `key`, a list of columns; `warn_after` and `error_after`, each `{count, period}`, at least
     one of them; `max_stale_fraction` (default 0), of the served predictions, for each level;
     `registry` (default: the version of the last successful run is served, or one before it);
-    `entities`, a relation with the key columns: only these are judged (default: all).
+    `entities`, a relation with the key columns: only these are judged (default: those that the last full
+    run still saw, as `current_predictions` serves them).
 
     Passes if no served prediction is older than the thresholds, up to the tolerated fraction.
     A prediction exactly as old as a threshold is fresh.
@@ -33,7 +34,7 @@
 ) }}
 {%- if execute -%}
 {%- set returned = ['problem', 'model_version', 'as_of', 'scored_at', 'fresh_as_of', 'age', 'threshold', 'severity'] -%}
-{%- set faults = dbt_onnx._faults_of_relation(model, 'model')
+{%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
     + dbt_onnx._faults_of_key(key, taken=returned)
     + (dbt_onnx._faults_of_period(warn_after, 'warn_after') if warn_after is not none else [])
     + (dbt_onnx._faults_of_period(error_after, 'error_after') if error_after is not none else [])
@@ -73,16 +74,22 @@ served as (
         {%- else -%} fresh_as_of < {{ clock }} - {{ dbt_onnx._interval(warn_after) }}
         {%- endif %} as __dbt_onnx_is_warning,
         {#- under a clock that is set back, what was said since is no moment to come -#}
-        fresh_as_of > greatest({{ clock }}, cast(now() at time zone 'UTC' as timestamp))
+        fresh_as_of > greatest({{ clock }}, {{ dbt_onnx._utc('now()') }})
         {%- if var('dbt_onnx_clock', none) is none %}
         {#- a clock that is set says nothing about `scored_at`, which is the real time -#}
         or as_of > scored_at
         {%- endif %} as __dbt_onnx_is_future
     from current_rows
-    where __dbt_onnx_versions_back is not null
-    {%- if entities is not none %}
-    and ({{ dbt_onnx._columns(key) }}) in (select ({{ dbt_onnx._columns(key) }}) from {{ entities }})
-    {%- endif %}
+    where
+        __dbt_onnx_versions_back is not null
+        {%- if entities is none %}
+        and __dbt_onnx_is_present
+        {%- else %}
+        and ({{ dbt_onnx._columns(key) }}) in (
+            select ({{ dbt_onnx._columns(key) }})
+            from {{ dbt_onnx._given(entities) }} as entities
+        )
+        {%- endif %}
 ),
 
 tally as (
@@ -134,6 +141,7 @@ validation_errors as (
 
 select *
 from validation_errors
-order by severity, age desc, {{ dbt_onnx._columns(key) }}
+{{ dbt_onnx._none_if_empty() }}
+order by severity asc nulls last, age desc nulls last, {{ dbt_onnx._ascending(key) }}
 {%- endif -%}
 {% endtest %}

@@ -1,5 +1,6 @@
 {#-
-    Purpose: what the model says is plausible. Judged is the version of the last successful run.
+    Purpose: what the model says is plausible. Judged is the version of the last successful run, about the entities
+    that the last full run saw.
 
     Arguments: `key`, a list of columns; `column`, one output to judge (default: all of them); `min` and
     `max`, the inclusive range of that column; `max_rejected_fraction` (default 0.1), of the entities
@@ -23,7 +24,7 @@
 ) %}
 {%- if execute -%}
 {%- set returned = ['problem', 'column_name', 'expected', 'actual', 'entities'] -%}
-{%- set faults = dbt_onnx._faults_of_relation(model, 'model')
+{%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
     + dbt_onnx._faults_of_key(key, taken=returned)
     + dbt_onnx._faults_of_fraction(max_rejected_fraction, 'max_rejected_fraction') -%}
 {%- for bound, value in {'min': min, 'max': max}.items() if value is not none -%}
@@ -57,7 +58,7 @@
 with {{ dbt_onnx._current_rows_ctes(dict(ledger, outputs=outputs), none) }},
 
 scored as (
-    select * from current_rows where __dbt_onnx_versions_back = 0
+    select * from current_rows where __dbt_onnx_versions_back = 0 and __dbt_onnx_is_present
 ),
 
 rejected as (
@@ -67,12 +68,12 @@ rejected as (
         count(*) over (partition by rejected_reason) as __dbt_onnx_of_reason,
         count(*) over () as __dbt_onnx_rejected
     from current_rows
-    where status = 'rejected'
-    qualify row_number() over (partition by rejected_reason order by {{ dbt_onnx._columns(key) }}) = 1
+    where status = 'rejected' and __dbt_onnx_is_present
+    qualify row_number() over (partition by rejected_reason order by {{ dbt_onnx._ascending(key) }}) = 1
 ),
 
 tried as (
-    select count(*) as entities from current_rows where status is not null
+    select count(*) as entities from current_rows where status is not null and __dbt_onnx_is_present
 ),
 
 validation_errors as (
@@ -103,6 +104,7 @@ validation_errors as (
 
 select *
 from validation_errors
-order by problem, column_name, {{ dbt_onnx._columns(key) }}
+{{ dbt_onnx._none_if_empty() }}
+order by problem asc nulls last, column_name asc nulls last, {{ dbt_onnx._ascending(key) }}
 {%- endif -%}
 {% endtest %}

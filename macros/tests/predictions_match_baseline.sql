@@ -91,9 +91,7 @@ in_force as (
 {% endif -%}
 {% if has_reference -%}
 {% if baseline == 'training' -%}
-reference as (
-    select * from {{ dbt_onnx._references_of(model, run, 'output') }}
-),
+{{ dbt_onnx._reference_cte(model, run, 'output', [output]) }},
 {%- else -%}
 {{ dbt_onnx._earlier_predictions_ctes(model, output, run, previous) }},
 
@@ -138,10 +136,10 @@ validation_errors as (
         'error' as severity
     from (
         select
-            cast({{ dbt_onnx._identifier(output['name']) }} as varchar) as value,
+            {{ dbt_onnx._text('cast(' ~ dbt_onnx._identifier(output['name']) ~ ' as varchar)') }} as value,
             count(*) as row_count,
             sum(row_count) over () as known,
-            row_count / known as figure
+            row_count / cast(known as double) as figure
         from in_force
         where {{ dbt_onnx._identifier(output['name']) }} is not null
         group by all
@@ -154,6 +152,7 @@ select
     *,
     {{ dbt_onnx._literal(run['model_version']) if run is not none else 'cast(null as varchar)' }} as model_version
 from validation_errors
-order by severity, figure desc
+{{ dbt_onnx._none_if_empty() }}
+order by severity asc nulls last, figure desc nulls last
 {%- endif -%}
 {% endtest %}

@@ -2,7 +2,7 @@
     Purpose: what is served was said by the version, and by the very artifact, that the registry names.
 
     Arguments: `key`, a list of columns; `registry`, the seed; `entities`, a relation with the key
-    columns: only these are judged (default: all); `max_earlier_fraction` (default 0), of the served
+    columns: only these are judged (default: those that the last full run still saw); `max_earlier_fraction` (default 0), of the served
     predictions, may be by an earlier version.
 
     Passes if every served prediction is by the serving version, made by a run that read an artifact
@@ -25,7 +25,7 @@
 {% test predictions_match_registry(model, key, registry, entities=none, max_earlier_fraction=0) %}
 {%- if execute -%}
 {%- set returned = ['problem', 'expected', 'actual', 'model_version', 'run_id', 'scored_at', 'rejected_reason'] -%}
-{%- set faults = dbt_onnx._faults_of_relation(model, 'model')
+{%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
     + dbt_onnx._faults_of_key(key, taken=returned)
     + dbt_onnx._faults_of_relation(registry, 'registry')
     + (dbt_onnx._faults_of_relation(entities, 'entities') if entities is not none else [])
@@ -67,9 +67,12 @@ served as (
         on current_rows.model_name = served_versions.model_name
         and current_rows.model_version = served_versions.model_version
     left join run_artifacts on current_rows.run_id = run_artifacts.run_id
-    {%- if entities is not none %}
+    {%- if entities is none %}
+    where current_rows.__dbt_onnx_is_present
+    {%- else %}
     where ({{ dbt_onnx._columns(key, of='current_rows') }}) in (
-        select ({{ dbt_onnx._columns(key) }}) from {{ entities }}
+        select ({{ dbt_onnx._columns(key) }})
+        from {{ dbt_onnx._given(entities) }} as entities
     )
     {%- endif %}
 ),
@@ -110,7 +113,7 @@ without_one_serving_version as (
             else 'two_serving_versions'
         end as problem,
         (select model_name || coalesce('@' || model_alias, '/' || model_version) from last_run) as expected,
-        string_agg(model_version, ', ' order by place desc) as actual
+        string_agg(model_version, ', ' order by place desc nulls last) as actual
     from (select distinct model_version, place from places where is_serving)
     having count(*) <> 1
 ),
@@ -166,6 +169,7 @@ validation_errors as (
 
 select *
 from validation_errors
-order by problem, {{ dbt_onnx._columns(key) }}
+{{ dbt_onnx._none_if_empty() }}
+order by problem asc nulls last, {{ dbt_onnx._ascending(key) }}
 {%- endif -%}
 {% endtest %}

@@ -20,7 +20,7 @@
 -#}
 {% test predictions_replay(model, registry, sample=1000, runs=2) %}
 {%- if execute -%}
-{%- set faults = dbt_onnx._faults_of_relation(model, 'model') + dbt_onnx._faults_of_relation(registry, 'registry') -%}
+{%- set faults = dbt_onnx._faults_of_predictions(model, 'model') + dbt_onnx._faults_of_relation(registry, 'registry') -%}
 {%- for name, value in {'sample': sample, 'runs': runs}.items()
     if value is not integer or value is boolean or value < 1 -%}
     {%- do faults.append(name ~ " is " ~ (value | string) ~ "; it takes a whole number from 1") -%}
@@ -74,5 +74,6 @@ select
     finding.expected,
     finding.actual
 from findings
+{{ dbt_onnx._none_if_empty() }}
 {%- endif -%}
 {% endtest %}

@@ -64,7 +64,9 @@ summed as (
 
 )
 
--- money stays decimal: the order of a floating-point sum would change the features hash
+-- money stays decimal: the order of a floating-point sum would change the features hash; and an average
+-- is divided as whole numbers, half a cent up: of a quotient, a DOUBLE, versions of DuckDB round it to
+-- either side
 select
     customer_id,
     feature_date,
@@ -73,7 +75,9 @@ select
     cast(frequency as integer) as frequency,
     cast(active_weeks as integer) as active_weeks,
     cast(monetary as decimal(12, 2)) as monetary,
-    cast(round(monetary / frequency, 2) as decimal(12, 2)) as average_purchase,
+    cast(
+        0.01 * ((cast(200 * monetary as bigint) + frequency) // (2 * frequency)) as decimal(12, 2)
+    ) as average_purchase,
     cast(largest_purchase as decimal(12, 2)) as largest_purchase,
     cast(cds as integer) as cds,
     cast(purchases_13w as integer) as purchases_13w,

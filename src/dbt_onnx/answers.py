@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from dbt_onnx.artifact import load_artifact
+from dbt_onnx.child_session import ChildSession
+from dbt_onnx.row_search import RowSearch
 from dbt_onnx.scoring import score_batches
-from dbt_onnx.session import OnnxSession
 from dbt_onnx.tally import Tally
 
 if TYPE_CHECKING:
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A version whose file is intact, ready to score."""
+    """A version whose file is intact, ready to score, in a child process."""
 
     artifact: Artifact
-    session: OnnxSession
+    session: ChildSession
 
     @property
     def name(self) -> str:
@@ -33,9 +34,9 @@ class Candidate:
 
     @classmethod
     def load(cls, artifacts: Path, entry: RegistryEntry) -> Candidate:
-        """Raises ArtifactError or ContractError, as `load_artifact` and `OnnxSession` do."""
+        """Raises ArtifactError or ContractError, as `load_artifact` and `ChildSession` do."""
         artifact = load_artifact(artifacts, entry)
-        session = OnnxSession(
+        session = ChildSession(
             artifact.scoring_bytes,
             output_names=[output.name for output in artifact.contract.outputs],
             batch_rows=artifact.signature.batch_rows,
@@ -52,9 +53,17 @@ class Answers:
 
     @classmethod
     def of(cls, candidate: Candidate, batches: Sequence[pa.RecordBatch]) -> Answers:
-        """Raises ScoringError when the model fails on these rows."""
+        """Raises ScoringError when the model fails on all of these rows; one on which it fails is
+        rejected, as by a run.
+        """
         contract, tally = candidate.artifact.contract, Tally()
-        scored = list(score_batches(batches, candidate.session, contract=contract, tally=tally))
+        rows = sum(batch.num_rows for batch in batches)
+        scored = list(
+            score_batches(
+                batches, candidate.session, contract=contract, tally=tally,
+                search=RowSearch(rows=rows, max_rows=rows - 1),
+            )
+        )  # fmt: skip
         columns = {
             field.name: pa.concat_arrays(
                 [pa.array([], field.type), *(batch.column(field.name) for batch in scored)]

@@ -14,7 +14,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.agreement import check_contract
-from dbt_onnx.card import CARD_NAME, parse_card, refuse_other_model, replace_file, write_card
+from dbt_onnx.card import (
+    CARD_NAME,
+    digest,
+    parse_card,
+    refuse_other_card,
+    refuse_other_model,
+    render_card,
+    replace_file,
+)
 from dbt_onnx.contract import Contract
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.graph import GraphSignature, read_graph, without_zipmaps
@@ -32,13 +40,16 @@ _OPENS_IN_FOLDERS = {os.open, os.stat} <= os.supports_dir_fd  # not on Windows
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A verified model. `model_bytes` are the bytes whose sha256 the registry names."""
+    """A verified model. `model_bytes` are the bytes whose sha256 the registry names, `card_sha256` is
+    the digest of the card as it was read, whether or not the registry names it.
+    """
 
     model_name: str
     model_version: str
     path: Path
     model_bytes: bytes = field(repr=False)
     sha256: str
+    card_sha256: str
     card: Mapping[str, Any] = field(repr=False)
     contract: Contract
     signature: GraphSignature
@@ -67,6 +78,7 @@ def load_artifact(root: Path, entry: RegistryEntry) -> Artifact:
         root, f"{entry.artifact.rpartition('/')[0]}/{CARD_NAME}".lstrip("/"),
         max_bytes=MAX_CARD_BYTES,
     )  # fmt: skip
+    refuse_other_card(card_text, entry, where=str(card_path))
     card = parse_card(card_text, where=str(card_path))
     refuse_other_model(card, entry, where=str(card_path))
     try:
@@ -80,6 +92,7 @@ def load_artifact(root: Path, entry: RegistryEntry) -> Artifact:
         path=path,
         model_bytes=model_bytes,
         sha256=entry.sha256,
+        card_sha256=digest(card_text),
         card=card,
         contract=contract,
         signature=signature,
@@ -196,8 +209,8 @@ def write_artifact(
     """Write `NAME/VERSION/model.onnx` and its card below `root`; returns the entry without alias.
 
     `card_parts` are parity, reference, reference_outputs and training, as of `write_card`. Raises
-    ConfigError when the names are not safe, ArtifactError when other bytes already lie there
-    (unless `replace`), and whatever `read_graph` and `check_contract` find wrong.
+    ConfigError when the names are not safe, ArtifactError when another model or another card already
+    lies there (unless `replace`), and whatever `read_graph` and `check_contract` find wrong.
     """
     faults = name_faults(model_name, what="the model's name")
     if faults := faults + name_faults(model_version, what="the version"):
@@ -206,33 +219,57 @@ def write_artifact(
     relative = f"{model_name}/{model_version}/model.onnx"
     path = root / relative
     sha256 = hashlib.sha256(model_bytes).hexdigest()
-    if os.path.lexists(path) and not replace:
-        found = read_below(root, relative, max_bytes=MAX_MODEL_BYTES)
-        if hashlib.sha256(found).hexdigest() != sha256:
-            raise ArtifactError(
-                f"{path} already holds another model",
-                hint="choose a new version; remove that folder only if nothing was scored by it",
-            )
-    for folder in (path.parent.parent, path.parent):
-        if folder.is_symlink():
-            raise ArtifactError(
-                f"{folder} is a symbolic link; nothing below {root} may be one",
-                hint="put the folder itself there",
-            )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, model_bytes)
-    write_card(
-        path.parent,
+    card = render_card(
         model_name=model_name,
         model_version=model_version,
         sha256=sha256,
         contract=contract,
         **card_parts,
     )
+    if not replace:
+        _refuse_others(root, relative, model_bytes, what="model", max_bytes=MAX_MODEL_BYTES)
+        card_path = f"{model_name}/{model_version}/{CARD_NAME}"
+        _refuse_others(root, card_path, card, what="card of this model", max_bytes=MAX_CARD_BYTES)
+    for folder in (path.parent.parent, path.parent):
+        if folder.is_symlink():
+            raise ArtifactError(
+                f"{folder} is a symbolic link; nothing below {root} may be one",
+                hint="put the folder itself there",
+            )
+        _refuse_alike(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, model_bytes)
+    replace_file(path.with_name(CARD_NAME), card)
     return RegistryEntry(
         model_name=model_name,
         model_version=model_version,
         alias=None,
         artifact=relative,
         sha256=sha256,
+        card_sha256=digest(card),
     )
+
+
+def _refuse_alike(folder: Path) -> None:
+    """Raise ArtifactError when one beside it differs by letter case only: where file systems ignore
+    that, they are the same.
+    """
+    beside = folder.parent.iterdir() if folder.parent.is_dir() else []
+    for name in (item.name for item in beside):
+        if name != folder.name and name.casefold() == folder.name.casefold():
+            raise ArtifactError(
+                f"{folder.parent} has {name!r}, and {folder.name!r} differs from it by letter case only",
+                hint="write it as it is there, or choose another",
+            )
+
+
+def _refuse_others(root: Path, relative: str, content: bytes, *, what: str, max_bytes: int) -> None:
+    """Raise ArtifactError when a file with another content lies there."""
+    if not os.path.lexists(root / relative):
+        return
+    found = read_below(root, relative, max_bytes=max_bytes)
+    if found.replace(b"\r\n", b"\n") != content.replace(b"\r\n", b"\n"):
+        raise ArtifactError(
+            f"{root / relative} already holds another {what}",
+            hint="choose a new version; remove that folder only if nothing was scored by it",
+        )

@@ -226,7 +226,7 @@ def _version(
     model = call.scoring_model
     if asked is None and call.model is None:
         raise ConfigError(
-            f"which model {model.name} scores with is not known before its first run: its code "
+            f"which model {model.selector} scores with is not known before its first run: its code "
             "does not say so in plain text",
             hint="name a version with --model NAME/VERSION",
         )
@@ -234,7 +234,7 @@ def _version(
     spec = asked or call.model or ""
     if own is not None and parse_spec(spec).model_name != own:
         raise ConfigError(
-            f"{model.name} scores with {call.model!r}, and --model asks for {spec!r}",
+            f"{model.selector} scores with {call.model!r}, and --model asks for {spec!r}",
             hint=f"name a version of that model: '{own}/VERSION'",
         )
     above = project.manifest.nodes[model.unique_id].depends_on.nodes
@@ -264,7 +264,7 @@ def _features(
     ]
     if len(above) > 1 and call.features is not None:
         nodes = project.manifest.nodes
-        above = [item for item in above if nodes[item].relation_name == call.features[0]]
+        above = [item for item in above if nodes[item].relation_name == call.features.sql]
     return relations[above[0]] if len(above) == 1 else None
 
 

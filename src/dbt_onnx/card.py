@@ -7,14 +7,18 @@ max_abs_difference), reference, reference_outputs, training.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.errors import ArtifactError
 from dbt_onnx.references import reference_faults
+from dbt_onnx.registry import AS_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,8 +34,7 @@ _OPTIONAL = {"parity": dict, "reference": dict, "reference_outputs": dict, "trai
 _AGAIN = "write the card again with dbt_onnx.export or `dbt-onnx register`"
 
 
-def write_card(
-    folder: Path,
+def render_card(
     *,
     model_name: str,
     model_version: str,
@@ -41,9 +44,9 @@ def write_card(
     reference: Mapping[str, Any] | None = None,
     reference_outputs: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write `card.json` into the model's folder, whole or not at all; the same content, the same
-    bytes. Returns its path. Raises ValueError when a value is NaN, infinite or no JSON type.
+) -> bytes:
+    """The bytes of a `card.json`; the same content, the same bytes. Raises ValueError when a value is
+    NaN, infinite or no JSON type.
     """
     card = {
         "format_version": FORMAT_VERSION,
@@ -57,15 +60,37 @@ def write_card(
         "training": training,
     }
     text = _render({key: value for key, value in card.items() if value is not None})
-    path = folder / CARD_NAME
-    replace_file(path, (text + "\n").encode())
-    return path
+    return (text + "\n").encode()
+
+
+def digest(card: bytes) -> str:
+    """The SHA-256 by which the registry knows a card. How lines end does not count: git may change
+    that on the way to another machine, and it says nothing in JSON.
+    """
+    return hashlib.sha256(card.replace(b"\r\n", b"\n")).hexdigest()
+
+
+def refuse_other_card(card: bytes, entry: RegistryEntry, *, where: str) -> None:
+    """Raise ArtifactError when the registry's entry vouches for another card."""
+    found = digest(card)
+    if entry.card_sha256 not in {None, found}:
+        raise ArtifactError(
+            f"{where} is not the card that was registered with '{entry.spec}': its sha256 is {found}, "
+            f"the registry says {entry.card_sha256}",
+            hint="restore the card; if it was changed on purpose, register the model as a new version: "
+            "a card says how rows are read, so another card is another model",
+        )
 
 
 def parse_card(content: bytes, *, where: str) -> dict[str, Any]:
     """Read a card. Raises ArtifactError when it is no card of a format that is known here."""
     try:
-        card = json.loads(content, parse_constant=_refuse_constant)
+        card = json.loads(
+            content,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_each_key_once,
+        )
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{where} is not valid JSON: {error}", hint=_AGAIN) from error
     if not isinstance(card, dict):
@@ -100,14 +125,13 @@ def refuse_other_model(card: Mapping[str, Any], entry: RegistryEntry, *, where: 
         if card[key] != getattr(entry, key)
     ]
     if faults:
-        # a seed that infers types turns version 01 into the number 1
-        version = card["model_version"]
-        is_inferred = version.lstrip("0") == entry.model_version != version
+        # a seed that infers types turns version 01 into the number 1, true into True, 1_0 into 10
+        is_inferred = card["model_name"] == entry.model_name and card["sha256"] == entry.sha256
         raise ArtifactError(
             f"{where} does not belong to model '{entry.model_name}/{entry.model_version}': "
             + "; ".join(faults),
-            hint="the seed was loaded with inferred types: give it "
-            "`+column_types: {model_version: varchar}`"
+            hint=f"if the seed was loaded with inferred types, {AS_TEXT}; else restore card and model "
+            "file of this version together"
             if is_inferred
             else "restore card and model file of this version together, or register it again",
         )
@@ -131,6 +155,21 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON value")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text} is larger than any number of 64 bits")
+    return number
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a key that stands twice, each reader would take the value that it likes."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r} stands in one object twice")
+    return found
 
 
 def _render(value: Any, indent: str = "") -> str:

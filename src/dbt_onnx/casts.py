@@ -19,6 +19,7 @@ from dbt_onnx.integers import (
     from_wide_integers,
     in_range,
     some,
+    words_of,
 )
 from dbt_onnx.tensors import DEFAULT_TOLERANCE, numpy_dtype
 
@@ -34,6 +35,11 @@ NANOSECONDS: dict[TimeUnit, int] = {
     "millisecond": 1_000_000,
     "microsecond": 1_000,
 }
+# a float64 holds every integer and every power of ten up to these
+_EXACT_INTEGER = 2**53
+_EXACT_POWER_OF_TEN = 22
+# of decimal128
+_MAX_DIGITS = 38
 _ARROW_NANOSECONDS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 
 
@@ -121,11 +127,14 @@ def _changed(before: Array, after: Array, tolerance: float) -> Mask:
 def _from_decimals(elements: pa.Array, target: np.dtype[Any], tolerance: float) -> Cast:
     scale = elements.type.scale
     if scale > 0 and target.kind == "f":
-        values = _filled(pc.cast(elements, pa.float64())).to_numpy()
-        return _from_floats(values, target, tolerance)
+        return _from_floats(decimals_to_floats(elements), target, tolerance)
     fraction = None
     if scale > 0:
-        decimals = pc.cast(elements, pa.decimal128(38, scale))
+        # a whole number needs a digit before the point; of 38 after it Arrow has none left
+        wide = pa.decimal256(_MAX_DIGITS + 1, scale)
+        decimals = pc.cast(
+            elements, pa.decimal128(_MAX_DIGITS, scale) if scale < _MAX_DIGITS else wide
+        )
         elements = pc.trunc(decimals)
         changed = pc.fill_null(pc.not_equal(elements, decimals), pa.scalar(value=False))
         fraction = some(changed.to_numpy(zero_copy_only=False))
@@ -134,6 +143,25 @@ def _from_decimals(elements: pa.Array, target: np.dtype[Any], tolerance: float) 
     result = from_wide_integers(elements, target)
     result.lossy = either(result.lossy, fraction)
     return result
+
+
+def decimals_to_floats(elements: pa.Array) -> Array:
+    """float64 (rows,): of each decimal the nearest float, as Python's `float(Decimal)`; NULL is 0.0.
+
+    Arrow's own cast multiplies by a power of ten that no float holds: of 115.57 it makes
+    115.57000000000001. A division of two exact floats is rounded once; Arrow reads text so, too.
+    """
+    scale = elements.type.scale
+    values, exact = np.zeros(len(elements)), np.zeros(len(elements), dtype=bool)
+    if 0 <= scale <= _EXACT_POWER_OF_TEN and elements.type.precision <= _MAX_DIGITS:
+        low, high = words_of(pc.cast(elements, pa.decimal128(_MAX_DIGITS, scale)))
+        narrow = low.view(np.int64)
+        exact = (high == narrow >> 63) & (narrow >= -_EXACT_INTEGER) & (narrow <= _EXACT_INTEGER)
+        values = narrow / 10.0**scale
+    if not exact.all():
+        text = pc.cast(elements.filter(pa.array(~exact)), pa.string())
+        values[~exact] = _filled(pc.cast(text, pa.float64())).to_numpy()
+    return cast("Array", values)
 
 
 def _from_times(elements: pa.Array, target: np.dtype[Any], tolerance: float, unit: int) -> Cast:

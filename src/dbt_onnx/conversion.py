@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import threading
 import warnings
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,9 +21,10 @@ from dbt_onnx.estimators import (
     offers_score_samples,
     way_of,
 )
+from dbt_onnx.native import OverdueError, Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import onnx
 
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
 # the newest operators that onnxruntime 1.20, the oldest one supported, has in full
 TARGET_OPSET = {"": 18, "ai.onnx.ml": 3}
+MAX_SECONDS = 300.0
 _TIES = "dbt_onnx_ties_"
 
 
@@ -51,7 +56,8 @@ def convert(
 ) -> bytes:
     """The estimator as a graph called `name`; the same estimator gives the same bytes.
 
-    Raises ArtifactError, with skl2onnx's reason, when it cannot be converted.
+    Raises ArtifactError, with skl2onnx's reason, when it cannot be converted, or not within
+    MAX_SECONDS.
     """
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
@@ -63,19 +69,26 @@ def convert(
         options["zipmap"] = False
     if offers_score_samples(estimator):
         options["score_samples"] = True
+    work = _Conversion(
+        partial(
+            convert_sklearn,
+            estimator,
+            # without a name of ours the graph gets a random one
+            name=name,
+            initial_types=initial,
+            target_opset=TARGET_OPSET,
+            options={id(final_step(estimator)): options} if options else None,
+        )
+    )
     try:
-        with warnings.catch_warnings():
-            # what skl2onnx should ask of protobuf, numpy and scikit-learn in future is its affair
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", FutureWarning)
-            model = convert_sklearn(
-                estimator,
-                # without a name of ours the graph gets a random one
-                name=name,
-                initial_types=initial,
-                target_opset=TARGET_OPSET,
-                options={id(final_step(estimator)): options} if options else None,
-            )
+        model = Threads().run(work.run, max_seconds=MAX_SECONDS, cancel=work.stop)
+    except OverdueError as error:
+        raise ArtifactError(
+            f"skl2onnx {installed_version('skl2onnx')} has not converted {type(estimator).__name__} "
+            f"after {MAX_SECONDS:g} s",
+            hint="a tree that was trained with NaN may keep it busy for ever with dtype='float64': try "
+            "float32, or fill what is missing in a step before it; a forest may have fewer trees",
+        ) from error
     except Exception as error:  # the converters' errors have no base of their own
         raise ArtifactError(
             f"skl2onnx {installed_version('skl2onnx')} cannot convert "
@@ -166,6 +179,29 @@ def first_of_the_largest(model_bytes: bytes, classes: Sequence[Class]) -> bytes:
         helper.make_node("Gather", [_TIES + "classes", _TIES + "place"], [label.name], axis=0)
     )
     return cast("bytes", model.SerializeToString(deterministic=True))
+
+
+class _Conversion:
+    """A call of a converter, which is Python and heeds an exception from outside."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+        self._thread: int | None = None
+
+    def run(self) -> Any:
+        self._thread = threading.get_ident()
+        with warnings.catch_warnings():
+            # what skl2onnx should ask of protobuf, numpy and scikit-learn in future is its affair
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            return self._call()
+
+    def stop(self) -> None:
+        if self._thread is not None:
+            # no Exception: a converter that catches those would go on
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(self._thread), ctypes.py_object(SystemExit)
+            )
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.errors import ConfigError, DbtOnnxError
+from dbt_onnx.feature_types import SIGNIFICANT_DIGITS
 from dbt_onnx.job import RunSettings, ScoringRequest, check_request
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def score(
     as_of: str | None = None,
     refresh_after: Mapping[str, Any] | None = None,
     keep_inputs: bool | Mapping[str, Any] = True,
+    significant_digits: int = SIGNIFICANT_DIGITS,
     max_rejected_fraction: float = 0.1,
     batch_rows: int | None = None,
     threads: int | None = None,
@@ -37,7 +39,7 @@ def score(
     Return it from a dbt Python model with `dbt.config(materialized="predictions")`; the
     materialization does the work.
 
-    features               a relation, `dbt.ref(...)`: one row per key
+    features               a table or view, `dbt.ref(...)`, as it is: one row per key
     registry               the model registry, `dbt.ref(...)`
     model                  "churn" for the champion, "churn@challenger", "churn/2"
     key                    the columns that name an entity; a row with a NULL among them is rejected
@@ -48,6 +50,9 @@ def score(
     keep_inputs            keep what each scored row was scored on, beside the ledger, so that a run
                            can be replayed: True for good, {"count": 400, "period": "day"} for so
                            long after the run, False not at all
+    significant_digits     of a DOUBLE that the model reads as float64, how many digits count as a
+                           change: sums of doubles end otherwise each time. A float32 input counts
+                           as float32; integers, decimals and text count in full; 17 is exact
     max_rejected_fraction  the run fails, and nothing is written, when a larger share of the rows
                            of `features` is rejected
     batch_rows, threads    rows per call of onnxruntime, and its threads; chosen when not given
@@ -62,11 +67,16 @@ def score(
         "as_of": as_of,
         "refresh_after": refresh_after,
         "keep_inputs": keep_inputs,
+        "significant_digits": significant_digits,
         "max_rejected_fraction": max_rejected_fraction,
         "batch_rows": batch_rows,
         "threads": threads,
     }
-    return check_request(arguments, unknown)
+    request = check_request(arguments, unknown)
+    from dbt_onnx.engines.duckdb.features import refuse_expressions
+
+    refuse_expressions(features=request.features.sql_query(), registry=request.registry.sql_query())
+    return request
 
 
 def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings: str) -> None:
@@ -79,6 +89,9 @@ def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings
     from dbt_onnx.engines.duckdb.table_scoring import score_table
 
     document = json.loads(settings)
+    document["seeds"] = {
+        relation: project_folder() / path for relation, path in document["seeds"].items()
+    }
     run_settings = RunSettings(**{item.name: document[item.name] for item in fields(RunSettings)})
     try:
         request = _request_of(model, dbt, session)

@@ -34,9 +34,13 @@ MATERIALIZATION = "predictions"
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringModel:
-    """A dbt model that scores. `table` is its ledger; `table.identifier` is the model's alias."""
+    """A dbt model that scores. `table` is its ledger; `table.identifier` is the model's alias.
+
+    `selector` is what `dbt build -s` calls it: its name, `churn.v2` for a version of a dbt model.
+    """
 
     name: str
+    selector: str
     unique_id: str
     table: TableName
 
@@ -68,30 +72,40 @@ class DbtProject:
         return self._parsed[0]
 
     def scoring_models(self) -> list[ScoringModel]:
-        """The enabled models that are materialized as predictions, by name."""
+        """The enabled models that are materialized as predictions, by selector."""
         found = [
             ScoringModel(
                 name=node.name,
+                selector=node.search_name,
                 unique_id=node.unique_id,
                 table=TableName(database=node.database, schema=node.schema, identifier=node.alias),
             )
             for node in self.manifest.nodes.values()
             if node.resource_type == "model" and node.config.materialized == MATERIALIZATION
         ]
-        return sorted(found, key=lambda model: model.name)
+        return sorted(found, key=lambda model: (model.selector, model.unique_id))
 
     def scoring_model(self, name: str) -> ScoringModel:
-        """The scoring model of that name. Raises ConfigError when there is none, or two."""
+        """The scoring model of that name: its dbt name, its alias, which is the ledger's name, or its
+        unique id. Raises ConfigError when there is none, or two.
+        """
         models = self.scoring_models()
-        found = [model for model in models if name in {model.name, model.unique_id}]
+        found = (
+            [model for model in models if name in {model.selector, model.unique_id}]
+            or [model for model in models if name == model.name]
+            or [model for model in models if name == model.table.identifier]
+        )
         if len(found) == 1:
             return found[0]
         if found:
+            selectors = {model.selector for model in found}
+            is_told_apart = len(selectors) == len(found)
             raise ConfigError(
-                f"{len(found)} packages of the project have a scoring model {name!r}",
-                hint=f"name one of {', '.join(model.unique_id for model in found)}",
+                f"{len(found)} scoring models of the project are called {name!r}",
+                hint="name one of "
+                + ", ".join(m.selector if is_told_apart else m.unique_id for m in found),
             )
-        names = [model.name for model in models]
+        names = [model.selector for model in models]
         if not names:
             raise ConfigError(
                 f"the project {self.root.name} has no scoring models: no model is materialized "

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dbt_onnx.casts import decimals_to_floats
+
 if TYPE_CHECKING:
     from dbt_onnx.integers import Array
 
@@ -50,10 +52,12 @@ def describe(column: pa.Array, *, categorical: bool = False) -> dict[str, Any]:
 
 
 def to_floats(column: pa.Array) -> Array:
-    """float64 (rows,); NULL becomes NaN, and a decimal the float that is written as it is."""
-    values = np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
-    # Arrow's own cast makes 115.57000000000001 of 115.57
-    return np.round(values, column.type.scale) if pa.types.is_decimal(column.type) else values
+    """float64 (rows,); NULL becomes NaN, and a decimal the float that is nearest to it."""
+    if not pa.types.is_decimal(column.type):
+        return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
+    return np.where(
+        column.is_null().to_numpy(zero_copy_only=False), np.nan, decimals_to_floats(column)
+    )
 
 
 def _categories(column: pa.Array) -> dict[str, Any]:

@@ -75,3 +75,19 @@ class ScoringError(DbtOnnxError):
     """The model failed on valid input, or gave back something other than it promised."""
 
     kind = "scoring"
+
+
+class ModelError(ScoringError):
+    """onnxruntime raised on the rows of a call: some of them, or all. `said` is its message."""
+
+    def __init__(self, message: str, *, hint: str, said: str) -> None:
+        self.said = said
+        super().__init__(message, hint=hint)
+
+
+class ModelCrashError(ModelError):
+    """The process in which the model ran died of the rows of a call; of `row`, where it is known."""
+
+    def __init__(self, message: str, *, hint: str, said: str, row: int | None = None) -> None:
+        self.row = row
+        super().__init__(message, hint=hint, said=said)

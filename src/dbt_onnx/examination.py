@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dbt_onnx.answers import Answers, Candidate
-from dbt_onnx.errors import ContractError, DbtOnnxError, WarehouseError
-from dbt_onnx.gate import Check, check_answers, check_card, check_comparison, failed
-from dbt_onnx.ledger import LedgerShape
+from dbt_onnx.errors import DbtOnnxError, WarehouseError
+from dbt_onnx.gate import (
+    Check,
+    check_answers,
+    check_card,
+    check_comparison,
+    failed,
+    not_compared,
+)
 from dbt_onnx.registry import CHAMPION
 from dbt_onnx.scoring_calls import scoring_calls
 
@@ -15,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from dbt_onnx.artifact import Artifact
     from dbt_onnx.dbt_project import DbtProject
     from dbt_onnx.engines.duckdb.cursor import Cursor
     from dbt_onnx.engines.duckdb.features import FeatureRelation
@@ -61,7 +66,10 @@ def examine(
                 examination = _Examination(candidate, champion, artifacts, limits)
                 checks += examination.of_calls(reader, scoring_calls(project, reader))
     except WarehouseError as error:
-        checks.append(failed("warehouse", "can be read", error))
+        if champion is None:  # a first version may be promoted before there is a warehouse
+            checks.append(not_compared(None, f"no champion yet; {error.message}"))
+        else:
+            checks.append(failed("warehouse", "can be read", error))
     return checks
 
 
@@ -82,40 +90,63 @@ class _Examination:
         name = self._candidate.artifact.model_name
         asking = [call for call in calls if call.asks_for(name, CHAMPION)]
         unknown = [call for call in calls if call.model is None]
-        scored = set()
+        scored, open_questions = set(), []
         for call in asking:
             features, check = self._check_contract(reader, call)
             yield check
+            if check.verdict == "not checked":
+                open_questions.append(f"{call.scoring_model.selector}: {check.figure}")
             place = (call.features, call.key)
             if features is not None and place not in scored:
                 scored.add(place)
-                yield from self._check_rows(reader, features, call.key or ())
+                yield from self._check_rows(reader, features, call.key)
         for call in unknown:
-            yield _not_checked(call, "which model it scores is not known before its first run")
+            check = _not_checked(call, "which model it scores is not known before its first run")
+            yield check
+            if not asking:
+                open_questions.append(f"{call.scoring_model.selector}: {check.figure}")
         if not asking and not unknown:
+            open_questions.append(f"no scoring model asks for {name!r}")
             yield Check(
                 name="contract",
-                figure=f"no scoring model asks for {name!r}",
+                figure=open_questions[0],
                 limit=CONTRACT_LIMIT,
                 verdict="not checked",
             )
+        if self._champion is None:
+            yield not_compared(None, "no champion yet")
+        elif open_questions:
+            why = "; ".join(open_questions)
+            yield not_compared(self._champion.spec, why, hint="build the scoring model first")
 
     def _check_contract(
         self, reader: Cursor, call: ScoringCall
     ) -> tuple[FeatureRelation | None, Check]:
         """Whether the next run can read the features and write what the version says."""
-        from dbt_onnx.engines.duckdb.current_features import count_features, open_features
+        from dbt_onnx.engines.duckdb.current_features import (
+            MissingFeaturesError,
+            count_features,
+            open_features,
+        )
         from dbt_onnx.engines.duckdb.cursor import duckdb_errors
+        from dbt_onnx.engines.duckdb.fit import check_fit
+        from dbt_onnx.engines.duckdb.tables import ScoringTables
 
-        if call.features is None or call.key is None:
-            return None, _not_checked(
-                call, "what it reads cannot be told from its code and its runs"
-            )
+        if call.features is None or not call.key:
+            why = "what it reads cannot be told from its code and its runs"
+            return None, _not_checked(call, why)
+        tables = ScoringTables(call.scoring_model.table)
         try:
             with duckdb_errors():
-                features = open_features(reader, call.features[0], name=call.features[1])
-                _check_fit(reader, features, call, self._candidate.artifact)
+                tables.check_runs(reader)
+                tables.check_names(reader)
+                features = open_features(reader, call.features)
+                check_fit(reader, call, self._candidate.artifact, features, tables)
                 rows = count_features(reader, features, key=call.key)
+        except MissingFeaturesError as error:
+            if self._champion is None:  # a first version may be promoted before anything is built
+                return None, _not_checked(call, error.message)
+            return None, failed(_named("contract", call), CONTRACT_LIMIT, error)
         except DbtOnnxError as error:
             return None, failed(_named("contract", call), CONTRACT_LIMIT, error)
         return features, Check(
@@ -157,11 +188,8 @@ class _Examination:
             yield from check_comparison(
                 new, old, artifact.contract, self._limits, champion=champion.name
             )
-        elif self._champion is None:
-            yield Check(name="comparison", figure="no champion yet", limit="", verdict="passed")
-        elif fault is not None:
-            name = f"{self._champion.model_name}/{self._champion.model_version}"
-            yield failed(f"comparison with {name}", "both score", fault)
+        elif self._champion is not None and fault is not None:
+            yield failed(f"comparison with {self._champion.spec}", "both score", fault)
 
     def _load_champion(
         self, reader: Cursor, features: FeatureRelation
@@ -177,31 +205,8 @@ class _Examination:
         return champion, None
 
 
-def _check_fit(
-    reader: Cursor, features: FeatureRelation, call: ScoringCall, artifact: Artifact
-) -> None:
-    """Raise what the next run would, of names, types and keys of features and ledger."""
-    from dbt_onnx.engines.duckdb.tables import ScoringTables
-    from dbt_onnx.engines.duckdb.writing import output_types
-
-    key = call.key or ()
-    features.check_columns(key=key, as_of=None)
-    features.check_contract(
-        reader, artifact.contract, model=f"{artifact.model_name}/{artifact.model_version}"
-    )
-    outputs = output_types(artifact.contract.output_fields())
-    collisions = {name.casefold() for name in key} & {name.casefold() for name in outputs}
-    if collisions:
-        raise ContractError(
-            f"output column(s) {sorted(collisions)} collide with the key {list(key)}",
-            hint="give the output another column name when exporting or registering the model",
-        )
-    shape = LedgerShape(key={name: features.columns[name] for name in key}, outputs=outputs)
-    ScoringTables(call.scoring_model.table).check_shape(reader, shape)
-
-
 def _named(check: str, call: ScoringCall) -> str:
-    return f"{check}: {call.scoring_model.name}"
+    return f"{check}: {call.scoring_model.selector}"
 
 
 def _not_checked(call: ScoringCall, why: str) -> Check:

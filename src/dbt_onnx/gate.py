@@ -2,6 +2,10 @@
 
 A version is judged by its file, by its card, by the features as they are now, and by what the
 champion says about the same entities. Nothing here writes anything.
+
+A version that could not be compared with the champion does not pass: the check `comparison with ...`
+fails, until somebody says why it may serve all the same. Where there is no champion yet, there is
+nothing to compare with, and the promotion is recorded as `not_compared`.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from dbt_onnx.comparison import column_kinds, compare_columns, count_values
 from dbt_onnx.verification import verify_sample
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from dbt_onnx.answers import Answers
     from dbt_onnx.artifact import Artifact
@@ -67,6 +71,20 @@ def failed(name: str, limit: str, error: DbtOnnxError, *, final: bool = False) -
     )
 
 
+def not_compared(champion: str | None, why: str, *, hint: str = "") -> Check:
+    """The check of a version that was held against nothing, `champion` or none."""
+    if champion is None:
+        return Check(name="comparison", figure=why, limit="", verdict="not checked")
+    return Check(
+        name=f"comparison with {champion}",
+        figure="nothing compared",
+        limit="both score",
+        verdict="failed",
+        fault=f"nothing was compared with {champion}, which is champion: {why}",
+        hint=f"{hint}; or promote with --override 'why'" if hint else LOOK,
+    )
+
+
 def check_card(artifact: Artifact, entry: RegistryEntry) -> list[Check]:
     """Whether the model still says what its card says, and what was measured in training."""
     verdict = verify_sample(artifact, entry)
@@ -115,8 +133,8 @@ def check_answers(
             fault=f"{new.tally.rejected:,} of {new.rows:,} rows of {where} would be rejected: {reasons}"
             if new.rejected > limits.max_rejected
             else "",
-            hint="mend the features upstream, give them a null policy in the card, or raise "
-            "--max-rejected",
+            hint="mend the features upstream, register a version that takes NULL (a null policy or a "
+            "fill), or raise --max-rejected",
         ),
         _check(
             "NaN or infinite",
@@ -153,9 +171,24 @@ def check_comparison(
             hint=f"name its outputs as before when exporting or registering it; {LOOK}",
         )
     ]
-    for item in compared:
-        checks += _check_column(item, kinds[item.column], limits, champion=champion)
-    return checks
+    figures = [
+        check
+        for item in compared
+        for check in _check_column(item, kinds[item.column], limits, champion=champion)
+    ]
+    if all(check.verdict == "not checked" for check in figures):
+        figures.append(not_compared(champion, _why_incomparable(new, old, compared)))
+    return checks + figures
+
+
+def _why_incomparable(new: Answers, old: Answers, compared: Sequence[ColumnComparison]) -> str:
+    if not compared:
+        return "no output of both is a number or a label"
+    if all(item.rows < 2 for item in compared):
+        return (
+            f"fewer than two rows are scored by both, {new.tally.scored:,} and {old.tally.scored:,}"
+        )
+    return "one of them says the same of every row"
 
 
 def _check_column(

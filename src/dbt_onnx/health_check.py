@@ -102,7 +102,7 @@ class _Check:
         """The arguments of `prediction_health`, as JSON has them."""
         sources = self.sources
         if sources is None or sources.registry is None:
-            raise ValueError(f"{self.model.name} has no registry to be judged by")
+            raise ValueError(f"{self.model.selector} has no registry to be judged by")
         features = sources.features if self.has_features else None
         return {
             "predictions": asdict(self.model.table),
@@ -133,7 +133,7 @@ class _Check:
 
     def result(self) -> ModelHealth:
         return ModelHealth(
-            scoring_model=self.model.name,
+            scoring_model=self.model.selector,
             figures=self.figures,
             problems=tuple(dict.fromkeys(self.problems)),
         )

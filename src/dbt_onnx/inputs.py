@@ -9,45 +9,20 @@ NULL in its rows. A row without a key has no inputs here, since nothing would fi
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
-from dbt_onnx import plan
 from dbt_onnx.errors import WarehouseError
+from dbt_onnx.feature_types import hashable, is_precision, is_type, kept_as
 from dbt_onnx.identifiers import quote
+from dbt_onnx.ledger import fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from dbt_onnx.ledger import LedgerShape, TableName
 
 INPUTS_SUFFIX = "__inputs"
 RUN_COLUMN = "run_id"
-
-_TYPE = re.compile(r"[A-Z][A-Z0-9_ ]*(\(\d+(, ?\d+)?\))?(\[\d*\])*")
-_SIGNED = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
-_UNSIGNED = ("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
-
-
-def storable(sql_type: str) -> str:
-    """The type in which values are kept: an ENUM's values as text, all others as they are."""
-    is_enum = sql_type.startswith("ENUM") and not sql_type.endswith("]")
-    return "VARCHAR" if is_enum else sql_type
-
-
-def widened(kept: str, given: str) -> str:
-    """The type for a column that holds `kept` and shall take `given`, too.
-
-    Nothing is lost: the run row tells which type the values had, and text reads back to the same
-    value.
-    """
-    if kept == given:
-        return kept
-    if kept in _SIGNED and given in _SIGNED:
-        return max(kept, given, key=_SIGNED.index)
-    if {kept, given} <= {*_SIGNED, *_UNSIGNED}:
-        return "HUGEINT"
-    return "VARCHAR"
 
 
 def input_columns(shape: LedgerShape, features: Mapping[str, str]) -> dict[str, str]:
@@ -56,46 +31,34 @@ def input_columns(shape: LedgerShape, features: Mapping[str, str]) -> dict[str, 
     return {
         RUN_COLUMN: "VARCHAR",
         **shape.key,
-        **{n: storable(kind) for n, kind in features.items() if n.casefold() not in keys},
+        **{n: kept_as(kind) for n, kind in features.items() if n.casefold() not in keys},
     }
 
 
 def insert_inputs(
     inputs: TableName,
-    ledger: TableName,
     shape: LedgerShape,
     *,
     features: Mapping[str, str],
-    features_sql: str,
     kept_types: Mapping[str, str],
-    every_row: bool,
+    stream: str,
 ) -> str:
-    """Keep the features of the rows that this run has appended to the ledger.
+    """Keep the features of the rows that this run has read, as they were fed to the model.
 
-    `features` maps what the model reads to its SQL types, `kept_types` the columns of the table to
-    theirs. With `every_row` the run has taken all rows of the relation, and no join is needed; else
-    a row whose features are not those that were scored is left out. Parameters: $run_id, $scored_at.
+    `stream` has them under their own names, and the key as `__dbt_onnx_key_0`, ...; `features` maps
+    what the model reads to its SQL types, `kept_types` the columns of the table to theirs. Parameter:
+    $run_id.
     """
-    columns = list(input_columns(shape, features))
-    values = [f"cast(source.{quote(n)} as {kept_types[n]})" for n in columns if n != RUN_COLUMN]
-    not_null = " and ".join(f"source.{quote(name)} is not null" for name in shape.key)
-    listed = ", ".join(quote(name) for name in columns)
-    statement = (
-        f"insert into {inputs.sql} ({listed}) select $run_id, {', '.join(values)} "
-        f"from ({features_sql}) as source"
+    keys = {name: f'"__dbt_onnx_key_{i}"' for i, name in enumerate(shape.key)}
+    sources = {RUN_COLUMN: "$run_id"}
+    for name in input_columns(shape, features):
+        if name != RUN_COLUMN:
+            sources[name] = f"cast({keys.get(name, quote(name))} as {kept_types[name]})"
+    not_null = " and ".join(f"{name} is not null" for name in keys.values())
+    return (
+        f"insert into {inputs.sql} ({', '.join(map(quote, sources))}) "
+        f"select {', '.join(sources.values())} from {stream} where {not_null}"
     )
-    if every_row:
-        return f"{statement} where {not_null}"
-    same = " and ".join(f"said.{quote(name)} = source.{quote(name)}" for name in shape.key)
-    values_hash = plan.features_hash(features, of="source")
-    return f"""{statement}
-        inner join (
-            select * from {ledger.sql} where run_id = $run_id and scored_at = $scored_at
-        ) as said on {same}
-        where said.features_hash = case
-            when said.rejected_reason = 'null_as_of' then hash({values_hash}, 'null_as_of')
-            else {values_hash}
-        end"""
 
 
 def kept_types(
@@ -105,13 +68,31 @@ def kept_types(
 
     The types become part of statements: raises WarehouseError when one is none.
     """
-    named = list(zip(features or [], types or [], strict=False))
-    if len(features or []) != len(types or []) or not all(_TYPE.fullmatch(t) for _, t in named):
+    return _of_features(inputs, features, types, is_type, what="of types")
+
+
+def kept_precisions(
+    inputs: TableName, features: Sequence[str] | None, precisions: Sequence[str] | None
+) -> dict[str, str]:
+    """How much of a feature's value counted in a run, as the run row has it. Raises WarehouseError."""
+    return _of_features(inputs, features, precisions, is_precision, what="with precisions")
+
+
+def _of_features(
+    inputs: TableName,
+    features: Sequence[str] | None,
+    texts: Sequence[str] | None,
+    is_valid: Callable[[str], bool],
+    *,
+    what: str,
+) -> dict[str, str]:
+    names, found = features or [], texts or []
+    if len(names) != len(found) or not all(map(is_valid, found)):
         raise WarehouseError(
-            f"the run rows of {inputs} were altered: features {features} of types {types}",
+            f"the run rows of {inputs} were altered: features {features} {what} {texts}",
             hint="restore the table of runs from a backup",
         )
-    return dict(named)
+    return dict(zip(names, found, strict=True))
 
 
 def select_inputs(
@@ -129,6 +110,18 @@ def select_inputs(
         if name.casefold() not in keys
     ]
     return f"select {', '.join(listed)} from {inputs.sql} where {where}"
+
+
+def fingerprint_of_run(
+    inputs: TableName, *, key: Mapping[str, str], features: Mapping[str, str]
+) -> str:
+    """A number for all that was kept of a run, whatever the order of the rows; unlike the features
+    hash it is exact, so that it tells of any other digit. `key` and `features` map columns to their
+    SQL types. Parameter: $run_id.
+    """
+    kept = select_inputs(inputs, key=list(key), features=features, where="run_id = $run_id")
+    columns = [hashable(quote(name), kind) for name, kind in {**features, **key}.items()]
+    return f"select {fingerprint(', '.join(columns))} from ({kept}) as kept"
 
 
 def outdated_runs(runs: TableName) -> str:

@@ -82,17 +82,13 @@ def in_range(values: Array, target: np.dtype[Any]) -> Mask:
 
 def from_wide_integers(elements: pa.Array, target: np.dtype[Any]) -> Cast:
     """From decimal128(38, 0), read as what it is: two's complement of 128 bits."""
-    words = np.frombuffer(elements.buffers()[1], dtype="<u8").reshape(-1, 2)
-    words = words[elements.offset : elements.offset + len(elements)]
-    if elements.null_count:
-        words = np.where(elements.is_null().to_numpy(zero_copy_only=False)[:, None], 0, words)
-    low, high = words[:, 0], words[:, 1].view(np.int64)
+    low, high = words_of(elements)
     narrow = low.view(np.int64)
     fits = high == (narrow >> 63)
     if fits.all():
         return from_integers(narrow, target)
     if target == np.uint64:
-        return Cast(low.copy(), lossy=some(high != 0))
+        return Cast(low, lossy=some(high != 0))
     small = from_integers(np.where(fits, narrow, 0), target)
     if target.kind != "f":
         return Cast(small.values, lossy=either(small.lossy, ~fits))
@@ -111,3 +107,12 @@ def from_wide_integers(elements: pa.Array, target: np.dtype[Any]) -> Cast:
         )
     lossy = np.where(fits, dense(small.lossy, fits), ~same)
     return Cast(np.where(fits, small.values, result), lossy=some(lossy))
+
+
+def words_of(elements: pa.Array) -> tuple[Array, Array]:
+    """The lower and the upper 64 bits of decimal128 values, uint64 and int64; NULL is zero."""
+    words = np.frombuffer(elements.buffers()[1], dtype="<u8").reshape(-1, 2)
+    words = words[elements.offset : elements.offset + len(elements)]
+    if elements.null_count:
+        words = np.where(elements.is_null().to_numpy(zero_copy_only=False)[:, None], 0, words)
+    return words[:, 0].copy(), words[:, 1].view(np.int64)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.contract import CARRIED_PREFIX, RESERVED_COLUMNS
 from dbt_onnx.errors import ConfigError
+from dbt_onnx.feature_types import MAX_DIGITS
 from dbt_onnx.registry import parse_spec
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PERIODS = {
     "minute": timedelta(minutes=1),
@@ -20,7 +24,17 @@ PERIODS = {
 }
 _MOST_PERIODS = 100_000
 # onnxruntime makes as many threads as it is told to, and a million of them is the end of the process
-_MOST = {"batch_rows": 10_000_000, "threads": 1_024}
+_MOST = {"batch_rows": 10_000_000, "threads": 1_024, "significant_digits": MAX_DIGITS}
+
+
+_RETURN_IT = (
+    "return what score() gives, as it is: the run comes after the model's code; read predictions in "
+    "another model, with dbt.ref()"
+)
+
+
+class _NoRowsError(ConfigError, AttributeError):
+    """Somebody takes what `score()` gives for a data frame; `hasattr` may ask all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +48,7 @@ class ScoringRequest:
     as_of: str | None
     refresh_after: timedelta | None
     keep_inputs: timedelta | bool
+    significant_digits: int
     max_rejected_fraction: float
     batch_rows: int | None
     threads: int | None
@@ -44,13 +59,24 @@ class ScoringRequest:
             hint="set dbt.config(materialized='predictions') in the model",
         )
 
+    def __getattr__(self, name: str) -> object:
+        """Called for what is not there: `score(...).df()`, say."""
+        raise _NoRowsError(f"score() describes a scoring run, it has no {name!r}", hint=_RETURN_IT)
+
+    def __iter__(self) -> Iterator[object]:
+        raise _NoRowsError("score() describes a scoring run, it has no rows", hint=_RETURN_IT)
+
+    def __getitem__(self, item: object) -> object:
+        raise _NoRowsError(f"score() describes a scoring run, it has no {item!r}", hint=_RETURN_IT)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """What the materialization tells: where the ledger lies, which run this is, and what was asked.
 
     `clock_sql` is the SQL expression of the project's clock, a naive UTC timestamp. `model` is the
-    version, "churn/1", that a backfill asks for in place of the scoring model's own.
+    version, "churn/1", that a backfill asks for in place of the scoring model's own. `seeds` are the
+    files of the seeds above the scoring model, by relation, where `empty` may leave them without rows.
     """
 
     database: str
@@ -63,6 +89,7 @@ class RunSettings:
     retry_rejected: bool
     dbt_version: str
     model: str | None = None
+    seeds: Mapping[str, Path] = field(default_factory=dict)
 
 
 def check_request(arguments: Mapping[str, Any], unknown: Mapping[str, Any]) -> ScoringRequest:
@@ -177,7 +204,7 @@ def _number_faults(arguments: Mapping[str, Any]) -> list[str]:
         faults.append(f"max_rejected_fraction must lie between 0 and 1; got {fraction!r}")
     for name, most in _MOST.items():
         value = arguments[name]
-        if value is not None and (
+        if (value is not None or name == "significant_digits") and (
             isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most
         ):
             faults.append(f"{name} must be a whole number from 1 to {most:,}; got {value!r}")

@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dbt_onnx.identifiers import literal, quote
+from dbt_onnx.feature_types import hashable
+from dbt_onnx.identifiers import compared, literal, quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,19 +84,23 @@ RUNS_TYPES = {
     "registry_relation": "VARCHAR",
     "features": "VARCHAR[]",
     "feature_types": "VARCHAR[]",
+    "feature_precisions": "VARCHAR[]",
     "output_columns": "VARCHAR[]",
     "model_name": "VARCHAR",
     "model_version": "VARCHAR",
     "model_alias": "VARCHAR",
     "artifact_sha256": "VARCHAR",
+    "card_sha256": "VARCHAR",
     "input_fingerprint": "UBIGINT",
     "ledger_fingerprint": "UBIGINT",
+    "inputs_fingerprint": "UBIGINT",
     "features_hash_function": "VARCHAR",
     "onnxruntime_version": "VARCHAR",
     "provider": "VARCHAR",
     "threads": "INTEGER",
     "workers": "INTEGER",
     "batch_rows": "INTEGER",
+    "in_child_process": "BOOLEAN",
     "dbt_onnx_version": "VARCHAR",
     "dbt_version": "VARCHAR",
     "warehouse_version": "VARCHAR",
@@ -229,26 +234,31 @@ def fingerprint(columns: str) -> str:
     return f"bit_xor(hash(hash({columns})))"
 
 
-def fingerprints_of_run(ledger: TableName, *, key: Sequence[str], outputs: Sequence[str]) -> str:
+def fingerprints_of_run(
+    ledger: TableName, *, key: Mapping[str, str], outputs: Sequence[str]
+) -> str:
     """Two numbers for the rows that a run appended, whatever their order: of what went in, which
     `plan.summarize` computes for the rows that it planned, and of all that is said; a row whose run
-    or time was altered is no longer among them. Parameters: $run_id, $scored_at.
+    or time was altered is no longer among them. `key` maps the columns to their SQL types. Parameters: $run_id, $scored_at.
     """
+    keys = [hashable(quote(name), kind) for name, kind in key.items()]
     texts = [name for name, kind in STAMP_TYPES.items() if is_text(kind) and name != "run_id"]
     others = [n for n in STAMP_TYPES if n not in texts and n not in {"run_id", "scored_at"}]
     # an ENUM's number depends on the type, its text does not, and is read once for rows with the same
     listed = ", ".join(f"cast({quote(name)} as varchar)" for name in texts)
+    # reasons that differ in the name of a feature are two, whatever the session's collation
+    grouped = [compared(n, "VARCHAR") if n == "rejected_reason" else quote(n) for n in texts]
     return f"""
         select bit_xor(inputs), {fingerprint(f"said, occurrences, {listed}")}
         from (
             select
-                {", ".join(map(quote, texts))},
-                {fingerprint(", ".join(map(quote, (*key, "as_of", "features_hash"))))} as inputs,
-                {fingerprint(", ".join(map(quote, (*key, *outputs, *others))))} as said,
+                {", ".join(f"{text} as {quote(name)}" for text, name in zip(grouped, texts, strict=True))},
+                {fingerprint(", ".join((*keys, quote("as_of"), quote("features_hash"))))} as inputs,
+                {fingerprint(", ".join((*keys, *map(quote, (*outputs, *others)))))} as said,
                 count(*) as occurrences
             from {ledger.sql}
             where run_id = $run_id and scored_at = $scored_at
-            group by {", ".join(map(quote, texts))}
+            group by {", ".join(grouped)}
         ) as rows_alike"""
 
 
@@ -267,7 +277,7 @@ def delete_replaced(ledger: TableName, latest: TableName, shape: LedgerShape) ->
         delete from {latest.sql} as latest
         where exists (
             select 1 from ({_said_by_run(ledger, shape)}) as said
-            where {_equal((*shape.key, "status", *MODEL), "latest", "said")}
+            where {_same(shape, "latest", "said", "status", *MODEL)}
         )"""
 
 
@@ -279,7 +289,7 @@ def rewrite_without_replaced(ledger: TableName, latest: TableName, shape: Ledger
         create or replace table {latest.sql} as
         select latest.* from {latest.sql} as latest
         anti join ({_said_by_run(ledger, shape)}) as said
-            on {_equal((*shape.key, "status", *MODEL), "latest", "said")}"""
+            on {_same(shape, "latest", "said", "status", *MODEL)}"""
 
 
 def insert_latest(ledger: TableName, latest: TableName, shape: LedgerShape) -> str:
@@ -312,7 +322,8 @@ def confirm_rows(latest: TableName, shape: LedgerShape, *, rows_sql: str) -> str
     `__dbt_onnx_key_0`, ..., and `__dbt_onnx_as_of`. Parameters: $model_name, $model_version.
     """
     same = " and ".join(
-        f'confirmed."__dbt_onnx_key_{i}" = latest.{quote(name)}' for i, name in enumerate(shape.key)
+        f'confirmed."__dbt_onnx_key_{i}" = {compared(name, kind, of="latest")}'
+        for i, (name, kind) in enumerate(shape.key.items())
     )
     return f"""
         update {latest.sql} as latest set confirmed_as_of = confirmed."__dbt_onnx_as_of"
@@ -330,7 +341,7 @@ def confirm_present(latest: TableName, shape: LedgerShape) -> str:
             and greatest(latest.as_of, latest.confirmed_as_of) < $run_as_of
             and not exists (
                 select 1 from {latest.sql} as rejected
-                where rejected.status = 'rejected' and {_equal((*shape.key, *MODEL), "rejected", "latest")}
+                where rejected.status = 'rejected' and {_same(shape, "rejected", "latest", *MODEL)}
             )"""
 
 
@@ -340,7 +351,7 @@ def delete_healed(latest: TableName, shape: LedgerShape) -> str:
         delete from {latest.sql} as rejected
         where rejected.status = 'rejected' and exists (
             select 1 from {latest.sql} as scored
-            where scored.status = 'scored' and {_equal((*shape.key, *MODEL), "scored", "rejected")}
+            where scored.status = 'scored' and {_same(shape, "scored", "rejected", *MODEL)}
                 and scored.scored_at > rejected.scored_at
         )"""
 
@@ -352,7 +363,7 @@ def mark_rejected_present(latest: TableName, shape: LedgerShape) -> str:
         from {latest.sql} as rejected
         where scored.status = 'scored' and scored.last_seen_as_of is not null
             and rejected.status = 'rejected' and rejected.last_seen_as_of is null
-            and {_equal((*shape.key, *MODEL), "rejected", "scored")}"""
+            and {_same(shape, "rejected", "scored", *MODEL)}"""
 
 
 def mark_absent(latest: TableName, shape: LedgerShape, *, features_sql: str) -> str:
@@ -365,7 +376,7 @@ def mark_absent(latest: TableName, shape: LedgerShape, *, features_sql: str) -> 
         where {_is_model("latest")} and latest.last_seen_as_of is null
             and not exists (
                 select 1 from ({features_sql}) as features
-                where {_equal(shape.key, "features", "latest")}
+                where {_same(shape, "features", "latest")}
             )"""
 
 
@@ -376,7 +387,7 @@ def mark_returned(latest: TableName, shape: LedgerShape, *, features_sql: str) -
         where {_is_model("latest")} and latest.last_seen_as_of is not null
             and exists (
                 select 1 from ({features_sql}) as features
-                where {_equal(shape.key, "features", "latest")}
+                where {_same(shape, "features", "latest")}
             )"""
 
 
@@ -402,8 +413,14 @@ def rebuild_latest(ledger: TableName, shape: LedgerShape) -> str:
             or row_number() over (partition by {entity} order by scored_at desc) = 1"""
 
 
-def _equal(columns: Sequence[str] | Mapping[str, str], left: str, right: str) -> str:
-    return " and ".join(f"{left}.{quote(name)} = {right}.{quote(name)}" for name in columns)
+def _same(shape: LedgerShape, left: str, right: str, *columns: str) -> str:
+    """That two rows are about one entity, and agree in `columns`."""
+    keys = (
+        f"{compared(name, kind, of=left)} = {compared(name, kind, of=right)}"
+        for name, kind in shape.key.items()
+    )
+    others = (f"{left}.{quote(name)} = {right}.{quote(name)}" for name in columns)
+    return " and ".join((*keys, *others))
 
 
 def _not_null(columns: Mapping[str, str], alias: str | None = None) -> str:

@@ -1,12 +1,16 @@
 """Native code that must come back: work in a thread that is not waited for longer than a limit, and
-that may take the memory which the machine has left, and no more.
+that may take the memory which the machine has left, and no more. What is still at work when the
+process ends is asked to end first.
 """
 
 from __future__ import annotations
 
+import atexit
 import mmap
+import signal
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from contextlib import contextmanager, suppress
@@ -19,7 +23,16 @@ if TYPE_CHECKING:
 
     _Inbox: TypeAlias = SimpleQueue[Callable[[], None] | None]
 
+MAX_SECONDS = 600.0
+"""What a call of onnxruntime may take."""
+
+TRIAL_SECONDS = 60.0
+"""The same, where a model is tried."""
+
 _GRACE_SECONDS = 5
+_END_SECONDS = 30
+# how late a Ctrl-C may be heeded
+_HEED_SECONDS = 0.5
 _SHARE = 0.9
 _CGROUP = Path("/sys/fs/cgroup")
 # limit and usage without the file cache, of control groups' versions 2 and 1
@@ -33,6 +46,59 @@ T = TypeVar("T")
 
 class OverdueError(Exception):
     """The work has not ended, nor taken a step, for its `max_seconds`."""
+
+
+class _AtWork:
+    """What runs native code in threads that Python does not wait for.
+
+    Python ends a thread that comes back from native code while the process ends, and C++ takes that
+    for an error and aborts: a second Ctrl-C, which ends the wait that the first one began, did that.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._cancels: dict[object, Callable[[], None]] = {}
+        self._is_registered = False
+        self.is_ending = False
+
+    @contextmanager
+    def entered(self, cancel: Callable[[], None]) -> Iterator[object]:
+        """Within, the end of the process is put off; `cancel` is called to hasten it."""
+        token = object()
+        with self._changed:
+            if not self._is_registered:
+                # as late as can be: before whatever else wants to be told of the end, and closes things
+                atexit.register(self.end)
+                self._is_registered = True
+            self._cancels[token] = cancel
+        try:
+            yield token
+        finally:
+            self.leave(token)
+
+    def leave(self, token: object) -> None:
+        """Nobody need wait for this any longer."""
+        with self._changed:
+            self._cancels.pop(token, None)
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Ask all to end, and wait for it. Ctrl-C no longer counts."""
+        with suppress(ValueError):  # another thread than the main one ends the process
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.is_ending = True
+        for _ in range(_END_SECONDS):
+            with self._changed:
+                cancels = list(self._cancels.values())
+            for cancel in cancels:
+                with suppress(Exception):
+                    cancel()
+            with self._changed:
+                if self._changed.wait_for(lambda: not self._cancels, timeout=1):
+                    return
+
+
+AT_WORK = _AtWork()
 
 
 class Threads:
@@ -63,33 +129,52 @@ class Threads:
         done = threading.Lock()
         done.acquire()
 
+        entered: list[object] = []
+
         def act() -> None:
-            try:
-                answers.append(work())
-            except BaseException as error:  # noqa: BLE001, whoever waits raises it
-                errors.append(error)
+            with AT_WORK.entered(cancel) as token:
+                entered.append(token)
+                try:
+                    answers.append(work())
+                except BaseException as error:  # noqa: BLE001, whoever waits raises it
+                    errors.append(error)
             done.release()
 
         try:
             inbox = self._idle.pop()
         except IndexError:
             inbox = _hire()
-        inbox.put(act)
         before, is_done = -1, False
         try:
+            inbox.put(act)
             while not is_done and before != (before := steps()):
-                is_done = done.acquire(timeout=max_seconds)
+                is_done = _acquired(done, max_seconds)
         finally:
             if not is_done:
                 cancel()
                 inbox.put(None)  # when its work has ended, so does the thread
-                done.acquire(timeout=_GRACE_SECONDS)
+                if not done.acquire(timeout=_GRACE_SECONDS):
+                    for token in entered:
+                        AT_WORK.leave(token)
         if not is_done:
             raise OverdueError
+        if AT_WORK.is_ending:
+            raise KeyboardInterrupt
         self._idle.append(inbox)
         if errors:
             raise errors.pop()
         return answers[0]
+
+
+def _acquired(lock: threading.Lock, max_seconds: float) -> bool:
+    """Acquire the lock, by and by: Python's handlers run between two waits, and a Ctrl-C that reaches
+    another thread, or this one just before it waits, ends no wait.
+    """
+    deadline = time.monotonic() + max_seconds
+    while (left := deadline - time.monotonic()) > _HEED_SECONDS:
+        if lock.acquire(timeout=_HEED_SECONDS):
+            return True
+    return lock.acquire(timeout=max(0, left))
 
 
 def _hire() -> _Inbox:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow as pa
 
+from dbt_onnx.child_session import ChildSession
 from dbt_onnx.contract import Contract, Output, TensorType
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.graph import read_graph
 from dbt_onnx.scoring import SCORED, score_batches
-from dbt_onnx.session import OnnxSession
 from dbt_onnx.tally import Tally
 from dbt_onnx.tensors import DEFAULT_TOLERANCE
 
@@ -82,9 +82,9 @@ def outputs_for(
 
 
 def score_table(model_bytes: bytes, table: pa.Table, contract: Contract) -> tuple[pa.Table, Tally]:
-    """Score a sample as a run would; what would be rejected is in the tally."""
+    """Score a sample as a run would, in a child process; what would be rejected is in the tally."""
     names = [output.name for output in contract.outputs]
-    session = OnnxSession(model_bytes, output_names=names)
+    session = ChildSession(model_bytes, output_names=names)
     tally = Tally()
     batches = list(score_batches(table.to_batches(), session, contract=contract, tally=tally))
     return pa.Table.from_batches(batches), tally

@@ -5,7 +5,7 @@ A row is scored for a reason, and the reason is stored. No reason, no scoring.
     new               no prediction is known for the entity
     model_changed     predictions are known, but none by this model version
     retry             rejected before, and changed since or asked for
-    features_changed  a column that the model reads has another value
+    features_changed  a column that the model reads has another value, as the model reads it
     hash_changed      the warehouse's hash function is another one, so a change cannot be told
     expired           scored at least `refresh_after` ago
     full_refresh      asked for
@@ -19,7 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dbt_onnx.identifiers import quote
+from dbt_onnx.feature_types import WHOLE_TYPES, features_hash, hashable, read_as
+from dbt_onnx.identifiers import compared, quote
 from dbt_onnx.ledger import SCORE_REASONS, STAMP_TYPES, fingerprint
 
 if TYPE_CHECKING:
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
 
     from dbt_onnx.ledger import LedgerShape
 
-_INTEGER_TYPES = frozenset(
-    {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
-)
-_FLOAT_TYPES = frozenset({"FLOAT", "DOUBLE"})
 _CANDIDATES = "temp.main.__dbt_onnx_candidates"
 _MATERIALIZED = "temp.main.__dbt_onnx_planned"
 _PLANNED_COLUMNS = (
@@ -44,7 +41,8 @@ _PLANNED_COLUMNS = (
 class Plan:
     """Everything that decides which rows are scored.
 
-    `features_sql` is a query; `features` maps the columns that the model reads to their SQL types.
+    `features_sql` is a query; `features` maps the columns that the model reads to their SQL types,
+    `precisions` to how much of a value counts, see `feature_types`.
     `ledger`, `latest` and `runs` are relations: table names, or typed empty ones before the first
     run. `hash_changed` says that the features hash of the last run came from another function. All
     rows of a backfill are late. With `has_one_moment` all rows are about the same moment, and none
@@ -57,6 +55,7 @@ class Plan:
     features_sql: str
     shape: LedgerShape
     features: Mapping[str, str]
+    precisions: Mapping[str, str]
     as_of_sql: str
     ledger: str
     latest: str
@@ -74,27 +73,6 @@ class Plan:
     is_materialized: bool = False
 
 
-def features_hash(columns: Mapping[str, str], *, of: str | None = None) -> str:
-    """SQL of the hash over the columns that the model reads, `of` a table's alias.
-
-    Widened first: a column that turns from INTEGER into BIGINT, or from DECIMAL into DOUBLE, has
-    not changed for the model.
-    """
-    prefix = "" if of is None else f"{of}."
-    widened = (_widened(prefix + quote(name), kind) for name, kind in columns.items())
-    return f"hash({', '.join(widened)})"
-
-
-def _widened(column: str, sql_type: str) -> str:
-    if sql_type in _INTEGER_TYPES:
-        return f"cast({column} as bigint)"
-    if sql_type in _FLOAT_TYPES or sql_type.startswith("DECIMAL"):
-        return f"cast({column} as double)"
-    if sql_type.startswith("ENUM"):
-        return f"cast({column} as varchar)"
-    return column
-
-
 def describe_features(plan: Plan) -> str:
     """One row about the feature relation as a whole: a `Snapshot`, how many rows lack a key, and how
     many a moment.
@@ -106,7 +84,7 @@ def describe_features(plan: Plan) -> str:
             select
                 {keys},
                 {plan.as_of_sql} as "__dbt_onnx_as_of",
-                {features_hash(plan.features)} as "__dbt_onnx_features_hash"
+                {features_hash(plan.features, plan.precisions)} as "__dbt_onnx_features_hash"
             from ({plan.features_sql}) as source
         )
 
@@ -136,7 +114,9 @@ def describe_overruled(plan: Plan) -> str:
 
 
 def _tracked(plan: Plan) -> str:
-    keys = ", ".join(quote(name) for name in plan.shape.key)
+    keys = ", ".join(
+        f"{compared(name, kind)} as {quote(name)}" for name, kind in plan.shape.key.items()
+    )
     return f"""
         with tracked as (
             select
@@ -152,7 +132,7 @@ def _tracked(plan: Plan) -> str:
 
 def _described(plan: Plan) -> str:
     """The columns of `Snapshot`."""
-    keys = ", ".join(quote(name) for name in plan.shape.key)
+    keys = ", ".join(hashable(quote(name), kind) for name, kind in plan.shape.key.items())
     return f"""
             count(*),
             min("__dbt_onnx_as_of"),
@@ -202,15 +182,17 @@ def bounds_of_key(features_sql: str, key: Mapping[str, str]) -> str | None:
     """How many keys there are, the least and the greatest; none for keys that are no single whole
     number.
     """
-    if len(key) > 1 or not set(key.values()) <= _INTEGER_TYPES:
+    if len(key) > 1 or not set(key.values()) <= WHOLE_TYPES:
         return None
     [column] = map(quote, key)
     return f"select count({column}), min({column}), max({column}) from ({features_sql}) as features"
 
 
-def duplicate_keys(features_sql: str, key: Sequence[str], *, examples: int = 5) -> str:
-    """The keys that occur more than once, with their count; NULL keys are rejected, not counted."""
-    columns = ", ".join(quote(name) for name in key)
+def duplicate_keys(features_sql: str, key: Mapping[str, str], *, examples: int = 5) -> str:
+    """The keys that occur more than once, with their count; NULL keys are rejected, not counted.
+    `key` maps the columns to their SQL types.
+    """
+    columns = ", ".join(compared(name, kind) for name, kind in key.items())
     not_null = " and ".join(f"{quote(name)} is not null" for name in key)
     return (
         f"select {columns}, count(*) as occurrences from ({features_sql}) as features "
@@ -244,11 +226,12 @@ def describe_materialized(plan: Plan) -> str:
     had seen; whether a key occurs twice.
     """
     keys = ", ".join(f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key)))
+    hashed = _hashable_keys(plan)
     return f"""
         select
             count(*),
-            {fingerprint(f'{keys}, "__dbt_onnx_features_hash"')},
-            {fingerprint(f"{keys}, known_hash")} filter (rows_present > 0),
+            {fingerprint(f'{hashed}, "__dbt_onnx_features_hash"')},
+            {fingerprint(f"{hashed}, known_hash")} filter (rows_present > 0),
             count(*) filter (rows_present > 0),
             count(*) > (select count(*) from (select distinct {keys} from {_MATERIALIZED}))
         from {_MATERIALIZED}"""
@@ -259,7 +242,7 @@ def summarize(plan: Plan) -> str:
     reasons = ",\n            ".join(
         f"count(*) filter (score_reason = '{reason}') as rows_{reason}" for reason in SCORE_REASONS
     )
-    keys = ", ".join(f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key)))
+    keys = _hashable_keys(plan)
     return f"""{_planned(plan)}
         select
             count(*) as rows_in,
@@ -272,6 +255,12 @@ def summarize(plan: Plan) -> str:
             {fingerprint(f'{keys}, "__dbt_onnx_as_of", "__dbt_onnx_features_hash"')}
                 filter (score_reason is not null) as input_fingerprint
         from planned"""
+
+
+def _hashable_keys(plan: Plan) -> str:
+    return ", ".join(
+        hashable(f'"__dbt_onnx_key_{i}"', kind) for i, kind in enumerate(plan.shape.key.values())
+    )
 
 
 def planned_twice(plan: Plan) -> str:
@@ -295,7 +284,10 @@ def select_rows(plan: Plan) -> str:
         '"__dbt_onnx_features_hash"',
         '"__dbt_onnx_rejected_reason"',
     ]
-    carried += [f"feature_{i} as {quote(name)}" for i, name in enumerate(plan.features)]
+    carried += [
+        f"{read_as(f'feature_{i}', kind)} as {quote(name)}"
+        for i, (name, kind) in enumerate(plan.features.items())
+    ]
     columns = ",\n            ".join(carried)
     return f"""{_planned(plan)}
         select
@@ -323,7 +315,8 @@ def _features(plan: Plan, *, where: str = "true") -> str:
     the columns that the model reads. `where`: which of its rows, which are called `source`.
     """
     selected = ",\n                ".join(
-        f'{quote(name)} as "__dbt_onnx_key_{i}"' for i, name in enumerate(plan.shape.key)
+        f'{compared(name, kind)} as "__dbt_onnx_key_{i}"'
+        for i, (name, kind) in enumerate(plan.shape.key.items())
     )
     columns = "".join(
         f",\n                {quote(name)} as feature_{i}" for i, name in enumerate(plan.features)
@@ -332,7 +325,7 @@ def _features(plan: Plan, *, where: str = "true") -> str:
             select
                 {selected},
                 {plan.as_of_sql} as as_of_given,
-                {features_hash(plan.features)} as values_hash{columns}
+                {features_hash(plan.features, plan.precisions)} as values_hash{columns}
             from ({plan.features_sql}) as source
             where {where}
         )"""
@@ -447,14 +440,15 @@ def _joined(plan: Plan, *, features: str | None = None) -> str:
 
 def _same_key(plan: Plan, table: str) -> str:
     return " and ".join(
-        f'{table}.{quote(name)} = features."__dbt_onnx_key_{i}"'
-        for i, name in enumerate(plan.shape.key)
+        f'{compared(name, kind, of=table)} = features."__dbt_onnx_key_{i}"'
+        for i, (name, kind) in enumerate(plan.shape.key.items())
     )
 
 
 def _reason(plan: Plan, named: Sequence[tuple[str, str]]) -> str:
     same_or_null = " and ".join(
-        f"said.{quote(name)} is not distinct from {alias}" for alias, name in named
+        f"{compared(name, plan.shape.key[name], of='said')} is not distinct from {alias}"
+        for alias, name in named
     )
     any_null = " or ".join(f"said.{quote(name)} is null" for _, name in named)
     changed = "hash_changed" if plan.hash_changed else "features_changed"

@@ -24,7 +24,7 @@ PROMOTION_COLUMNS = (
 )  # fmt: skip
 
 Action = Literal["promote", "rollback", "found"]
-GateResult = Literal["passed", "overridden", "not_run"]
+GateResult = Literal["passed", "not_compared", "overridden", "not_run"]
 
 _STEP = timedelta(microseconds=1)
 
@@ -38,7 +38,8 @@ class Promotion:
     promoted_at        UTC, ISO 8601 with microseconds and Z
     replaced_version   the champion before, empty if there was none
     action             promote, rollback, or found: a change that no command had recorded
-    gate               passed, overridden, or not_run
+    gate               passed; not_compared: all checks passed, and there was no champion to compare
+                       with; overridden; or not_run
     reason             why the gate was overridden, or what was told at a rollback; may be empty
     """
 

@@ -11,6 +11,7 @@ warehouse.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dbt_onnx.artifact import Artifact
+    from dbt_onnx.contract import Contract, Feature, Fill
 
 REFERENCES_TABLE = "dbt_onnx_references"
 
@@ -34,6 +36,8 @@ REFERENCES_TYPES = {
     "column_name": "VARCHAR",
     "kind": "VARCHAR",
     "time_unit": "VARCHAR",
+    "dtype": "VARCHAR",
+    "fill": "VARCHAR",
     "rows": "BIGINT",
     "null_share": "DOUBLE",
     "edges": "DOUBLE[]",
@@ -41,6 +45,7 @@ REFERENCES_TYPES = {
     "categories": "VARCHAR[]",
     "other_share": "DOUBLE",
 }
+_SINGLE = ("float16", "float32")
 MAX_BINS = 10_000
 _MOST_ROWS = 2**63 - 1
 # shares are rounded in the card
@@ -51,13 +56,17 @@ _TOLERANCE = 0.01
 class Reference:
     """One column: shares[i] is the share, of the values that are not NULL or NaN, in
     (edges[i - 1], edges[i]] or of categories[i]; `other_share` is that of all other categories.
-    `null_share` is that of NULL and NaN among `rows`; `time_unit` that of the feature.
+    `null_share` is that of NULL and NaN among `rows`, and of a feature with a `fill`, which the model
+    reads in their place, zero: the fill is one of the values. `time_unit` and `fill` are those of the
+    feature, `dtype` the least precise type in which the model reads it.
     """
 
     role: str
     column_name: str
     kind: str
     time_unit: str | None
+    dtype: str | None
+    fill: str | None
     rows: int
     null_share: float
     edges: list[float] | None
@@ -80,7 +89,9 @@ def references_of(artifact: Artifact) -> list[Reference]:
     described = artifact.card.get("reference_outputs", {})
     return [
         *(
-            _reference("feature", name, features[name], contract.feature(name).time_unit)
+            _reference(
+                "feature", name, features[name], contract.feature(name), _dtype(contract, name)
+            )
             for name in contract.feature_names
             if name in features
         ),
@@ -88,16 +99,31 @@ def references_of(artifact: Artifact) -> list[Reference]:
     ]
 
 
+def _dtype(contract: Contract, feature: str) -> str:
+    read_as = {tensor.dtype for tensor in contract.inputs if feature in tensor.features}
+    return min(read_as, key=lambda dtype: (dtype not in _SINGLE, dtype))
+
+
 def _reference(
-    role: str, name: str, described: Mapping[str, Any], time_unit: str | None = None
+    role: str,
+    name: str,
+    described: Mapping[str, Any],
+    feature: Feature | None = None,
+    dtype: str | None = None,
 ) -> Reference:
+    fill = None
+    if feature is not None and feature.fill is not None:
+        fill = _fill_text(feature.fill, described)
+        described = _filled(described, fill)
     shares = described["shares"]
     numeric = described["kind"] == "numeric"
     return Reference(
         role=role,
         column_name=name,
         kind=described["kind"],
-        time_unit=time_unit,
+        time_unit=feature.time_unit if feature is not None else None,
+        dtype=dtype,
+        fill=fill,
         rows=described["rows"],
         null_share=float(described["nulls"]),
         edges=[float(edge) for edge in described["edges"]] if numeric else None,
@@ -105,6 +131,28 @@ def _reference(
         categories=None if numeric else list(shares),
         other_share=0.0 if numeric else float(described["other"]),
     )
+
+
+def _fill_text(fill: Fill, described: Mapping[str, Any]) -> str:
+    """The fill as the distribution has its values."""
+    if described["kind"] == "numeric":
+        return repr(float(fill))
+    is_boolean = bool(described["shares"]) and set(described["shares"]) <= {"True", "False"}
+    return str(bool(fill) if is_boolean and not isinstance(fill, str) else fill)
+
+
+def _filled(described: Mapping[str, Any], fill: str) -> dict[str, Any]:
+    """The distribution with the fill in the place of NULL."""
+    nulls = described["nulls"]
+    shares = described["shares"]
+    if described["kind"] == "numeric":
+        scaled = [share * (1 - nulls) for share in shares]
+        scaled[bisect_left(described["edges"], float(fill))] += nulls
+        return {**described, "nulls": 0.0, "shares": scaled}
+    known = {value: share * (1 - nulls) for value, share in shares.items()}
+    if nulls:
+        known[fill] = known.get(fill, 0.0) + nulls
+    return {**described, "nulls": 0.0, "shares": known, "other": described["other"] * (1 - nulls)}
 
 
 def reference_faults(card: Mapping[str, Any]) -> list[str]:

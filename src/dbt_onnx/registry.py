@@ -7,8 +7,10 @@ command line as a file (`from_csv`); both apply the same rules and name every fa
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REGISTRY_COLUMNS = ("model_name", "model_version", "alias", "artifact", "sha256")
+# registries from before it was there have no such column: `dbt-onnx verify --record-cards`
+CARD_COLUMN = "card_sha256"
+SEED_COLUMNS = (*REGISTRY_COLUMNS, CARD_COLUMN)
 CHAMPION = "champion"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -27,18 +32,31 @@ _ALIAS = re.compile(r"[a-z][a-z0-9_]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME_RULE = "letters, digits, '.', '_' and '-', at most 128, beginning with a letter or digit"
 _MAX_PATH = 1_000
+# dbt infers types: version 1.10 becomes the number 1.1, and a table keeps the types that it had
+AS_TEXT = (
+    "give the seed `+column_types: {model_version: varchar}`, and load it with "
+    "`dbt seed --full-refresh`"
+)
 _ALIAS_RULE = "lowercase letters, digits and '_', beginning with a letter"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegistryEntry:
-    """One row of the registry. `artifact` is a path below the artifacts directory."""
+    """One row of the registry. `artifact` is a path below the artifacts directory; `sha256` is of that
+    file, `card_sha256` of the card beside it, as `card.digest` has it, none where it is not recorded.
+    """
 
     model_name: str
     model_version: str
     alias: str | None
     artifact: str
     sha256: str
+    card_sha256: str | None = None
+
+    @property
+    def spec(self) -> str:
+        """How messages and commands name the version: `churn/2`."""
+        return f"{self.model_name}/{self.model_version}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +92,8 @@ class Registry:
                 if len(missing) == len(REGISTRY_COLUMNS):
                     hint = "name the seed that `dbt-onnx register` writes"
                 break
+            if not any(value is not None and str(value).strip() for value in row.values()):
+                continue  # a blank line, which some of dbt's ways to load a seed make a row of NULLs
             entry, row_faults = _read_row(row)
             faults += [f"row {number}: {fault}" for fault in row_faults]
             if entry is not None:
@@ -109,7 +129,7 @@ class Registry:
                 f"its first line is {','.join(header)!r}",
                 hint=f"the first line must be {','.join(REGISTRY_COLUMNS)}",
             )
-        twice = [column for column in REGISTRY_COLUMNS if header.count(column) > 1]
+        twice = [column for column in SEED_COLUMNS if header.count(column) > 1]
         if twice:
             raise RegistryError(
                 f"the model registry {path} has the column {', '.join(twice)} more than once; "
@@ -117,6 +137,18 @@ class Registry:
                 hint="leave one of them",
             )
         return cls.from_rows(rows, where=str(path))
+
+    @classmethod
+    def from_seeds(cls, paths: Iterable[Path]) -> Registry | None:
+        """Read the first of some seeds' files that is a registry. Raises as `from_csv`."""
+        for path in paths:
+            with (
+                suppress(OSError, UnicodeDecodeError, csv.Error),
+                path.open(encoding="utf-8-sig", newline="") as stream,
+            ):
+                if {"model_name", "artifact", "sha256"} <= set(next(csv.reader(stream), [])):
+                    return cls.from_csv(path)
+        return None
 
     def resolve(self, spec: str) -> RegistryEntry:
         """The one entry that `churn` (its champion), `churn@alias` or `churn/version` names.
@@ -143,10 +175,13 @@ class Registry:
                 hint=f"write {wanted.alias} into the alias column of one version, "
                 f"or name a version: '{wanted.model_name}/{versions[-1].model_version}'",
             )
+        number = (wanted.model_version or "").lstrip("0").replace("_", "")
         raise RegistryError(
             f"model {wanted.model_name!r} has no version {wanted.model_version!r} in {self.where}; "
             f"its versions are {known}",
-            hint="register that version with `dbt-onnx register`, or name one of those",
+            hint=f"if {number} is that version, it was loaded as a number: {AS_TEXT}"
+            if number in {entry.model_version for entry in versions}
+            else "register that version with `dbt-onnx register`, or name one of those",
         )
 
     def _no_such_model(self, name: str) -> RegistryError:
@@ -157,7 +192,8 @@ class Registry:
             f"{self.where} has no model {name!r}; {have}",
             hint=f"did you mean {close[0]!r}?"
             if close
-            else "register it with `dbt-onnx register FILE --name NAME --version VERSION`",
+            else "register it with `dbt-onnx register FILE --name NAME --version VERSION`"
+            + ("" if known else "; `dbt seed` brings back what a build with `--empty` left out"),
         )
 
 
@@ -220,25 +256,23 @@ def path_faults(artifact: str) -> list[str]:
 
 
 def _read_row(row: Mapping[str, object]) -> tuple[RegistryEntry | None, list[str]]:
+    given = {column: row.get(column) for column in SEED_COLUMNS}
+    # whole numbers and days have one spelling, or the card has another, and says so
     faults = [
-        # a seed that infers types turns version 1.10 into the number 1.1
-        f"{column} was loaded as the number {row[column]}; "
-        f"give the seed `+column_types: {{{column}: varchar}}`"
-        for column in REGISTRY_COLUMNS
-        if not isinstance(row[column], int | str | None) and _is_fraction(row[column])
+        f"{column} was loaded as the {_kind(value)} {value}; {AS_TEXT}"
+        for column, value in given.items()
+        if type(value) not in {str, int, dt.date, type(None)}
     ]
-    text = {
-        column: "" if row[column] is None else str(row[column]).strip()
-        for column in REGISTRY_COLUMNS
-    }
+    text = {column: "" if value is None else str(value).strip() for column, value in given.items()}
     if faults:
         return None, faults
     faults += name_faults(text["model_name"], what="model_name")
     faults += name_faults(text["model_version"], what="model_version")
     faults += alias_faults(text["alias"]) if text["alias"] else []
     faults += path_faults(text["artifact"])
-    if not _SHA256.fullmatch(text["sha256"]):
-        faults.append(f"sha256 {_shown(text['sha256'])} is not 64 lowercase hexadecimal digits")
+    for column in ("sha256", *([CARD_COLUMN] if text[CARD_COLUMN] else [])):
+        if not _SHA256.fullmatch(text[column]):
+            faults.append(f"{column} {_shown(text[column])} is not 64 lowercase hexadecimal digits")
     if faults:
         return None, faults
     return RegistryEntry(
@@ -247,6 +281,7 @@ def _read_row(row: Mapping[str, object]) -> tuple[RegistryEntry | None, list[str
         alias=text["alias"] or None,
         artifact=text["artifact"],
         sha256=text["sha256"],
+        card_sha256=text[CARD_COLUMN] or None,
     ), []
 
 
@@ -266,11 +301,35 @@ def _contradictions(entries: list[RegistryEntry]) -> list[str]:
                 if (entry.model_name, entry.alias) == (name, alias)
             )
             faults.append(f"model {name!r} has {count} versions with alias {alias!r}: {holders}")
+    return faults + _confusions(entries)
+
+
+def _confusions(entries: list[RegistryEntry]) -> list[str]:
+    """What differs by letter case only: file systems and collations would take one for the other."""
+    texts = {
+        "models": {entry.model_name for entry in entries},
+        "versions": {entry.spec for entry in entries},
+        "artifacts": {entry.artifact for entry in entries},
+    }
+    faults = []
+    for what, spelled in texts.items():
+        alike: dict[str, list[str]] = defaultdict(list)
+        for text in sorted(spelled):
+            alike[text.casefold()].append(text)
+        faults += [
+            f"{what} {' and '.join(map(repr, same))} differ by letter case only"
+            for same in alike.values()
+            if len(same) > 1
+        ]
+        if faults:
+            break  # what belongs to them differs likewise
     return faults
 
 
-def _is_fraction(value: object) -> bool:
-    return hasattr(value, "as_integer_ratio")
+def _kind(value: object) -> str:
+    if isinstance(value, bool):
+        return "truth value"
+    return "number" if hasattr(value, "as_integer_ratio") else type(value).__name__
 
 
 def _shown(text: str) -> str:

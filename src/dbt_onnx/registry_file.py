@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dbt_onnx.errors import ConfigError, RegistryError
-from dbt_onnx.registry import REGISTRY_COLUMNS, Registry, alias_faults
+from dbt_onnx.registry import CARD_COLUMN, SEED_COLUMNS, Registry, alias_faults
 from dbt_onnx.seed_files import SeedFile, locked
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from dbt_onnx.registry import RegistryEntry
@@ -29,6 +30,7 @@ def check_addition(
     if not path.exists():
         return
     for entry in Registry.from_csv(path).entries:
+        _refuse_alike(path, entry, model_name, model_version)
         if entry.model_name != model_name:
             continue
         if entry.model_version == model_version:
@@ -45,6 +47,20 @@ def check_addition(
             )
 
 
+def _refuse_alike(path: Path, entry: RegistryEntry, model_name: str, model_version: str) -> None:
+    """Raise RegistryError for a name, or a version of the model, that differs by case only."""
+    same_name = entry.model_name == model_name
+    given, known = (
+        (model_version, entry.model_version) if same_name else (model_name, entry.model_name)
+    )
+    if given != known and given.casefold() == known.casefold():
+        raise RegistryError(
+            f"{path} has {known!r}, and {given!r} differs from it by letter case only",
+            hint="write it as it is there, or choose another: file systems and collations would take "
+            "one for the other",
+        )
+
+
 def add_entry(path: Path, entry: RegistryEntry, *, move_alias: bool = False) -> None:
     """Add a row to the seed, whole or not at all, and take its alias from the version that had it.
 
@@ -58,7 +74,7 @@ def add_entry(path: Path, entry: RegistryEntry, *, move_alias: bool = False) -> 
             alias=entry.alias,
             move_alias=move_alias,
         )
-        _put(SeedFile.read(path, columns=REGISTRY_COLUMNS), entry)
+        _put(SeedFile.read(path, columns=SEED_COLUMNS), entry)
 
 
 def put_entry(path: Path, entry: RegistryEntry) -> RegistryEntry:
@@ -70,8 +86,30 @@ def put_entry(path: Path, entry: RegistryEntry) -> RegistryEntry:
     with locked(path.parent):
         if path.exists():
             Registry.from_csv(path)
-        _put(SeedFile.read(path, columns=REGISTRY_COLUMNS), entry)
+        _put(SeedFile.read(path, columns=SEED_COLUMNS), entry)
         return Registry.from_csv(path).resolve(f"{entry.model_name}/{entry.model_version}")
+
+
+def record_cards(path: Path, digests: Mapping[tuple[str, str], str]) -> tuple[int, bool]:
+    """Write the digest of each (model, version)'s card into the rows that have none yet, with a column
+    for it if there is none. Returns how many rows that were, and whether the column is new. Raises
+    RegistryError when the seed is not valid.
+    """
+    with locked(path.parent):
+        Registry.from_csv(path)
+        seed = SeedFile.read(path, columns=SEED_COLUMNS)
+        is_new = CARD_COLUMN not in seed.header
+        if is_new:
+            seed = seed.with_column(CARD_COLUMN)
+        recorded = 0
+        for row in seed.rows:
+            found = digests.get((seed.value(row, "model_name"), seed.value(row, "model_version")))
+            if found is not None and not seed.value(row, CARD_COLUMN):
+                seed.change(row, **{CARD_COLUMN: found})
+                recorded += 1
+        if recorded:
+            seed.write()
+    return recorded, is_new and recorded > 0
 
 
 def exchange_aliases(path: Path, promoted: RegistryEntry, replaced: RegistryEntry | None) -> None:
@@ -80,7 +118,7 @@ def exchange_aliases(path: Path, promoted: RegistryEntry, replaced: RegistryEntr
     Without `replaced`, `promoted` becomes champion. The caller holds the lock and has read the
     entries from this file.
     """
-    seed = SeedFile.read(path, columns=REGISTRY_COLUMNS)
+    seed = SeedFile.read(path, columns=SEED_COLUMNS)
     aliases = {promoted.model_version: (replaced.alias if replaced else None) or "champion"}
     if replaced is not None:
         aliases[replaced.model_version] = promoted.alias or ""
@@ -94,7 +132,10 @@ def exchange_aliases(path: Path, promoted: RegistryEntry, replaced: RegistryEntr
 def _put(seed: SeedFile, entry: RegistryEntry) -> None:
     of_model = [row for row in seed.rows if seed.value(row, "model_name") == entry.model_name]
     own = [row for row in of_model if seed.value(row, "model_version") == entry.model_version]
-    values = {column: getattr(entry, column) or "" for column in REGISTRY_COLUMNS}
+    # a seed of before gets no column in passing: its table has none until `dbt seed --full-refresh`
+    values = {
+        column: getattr(entry, column) or "" for column in SEED_COLUMNS if column in seed.header
+    }
     if own and entry.alias is None:
         del values["alias"]
     for row in of_model:
@@ -104,4 +145,12 @@ def _put(seed: SeedFile, entry: RegistryEntry) -> None:
         seed.change(own[0], **values)
     else:
         seed.add(values)
+    _registry(seed)
     seed.write()
+
+
+def _registry(seed: SeedFile) -> Registry:
+    """The seed's rows as a registry. Raises RegistryError when they make none."""
+    columns = [column for column in SEED_COLUMNS if column in seed.header]
+    rows = [{column: seed.value(row, column) for column in columns} for row in seed.rows]
+    return Registry.from_rows(rows, where=str(seed.path))

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow as pa
 
+from dbt_onnx.child_session import ChildSession
 from dbt_onnx.contract import FLOAT_TYPES
 from dbt_onnx.errors import ArtifactError, listed
+from dbt_onnx.native import TRIAL_SECONDS
 from dbt_onnx.scoring import score_batches
-from dbt_onnx.session import TRIAL_SECONDS, OnnxSession
 from dbt_onnx.tally import Tally
 
 if TYPE_CHECKING:
@@ -29,14 +30,14 @@ def score_sample(
     *,
     batch_rows: int | None = None,
 ) -> dict[str, list[Any]]:
-    """Score `{feature: values}`, as a card holds them, with one thread.
+    """Score `{feature: values}`, as a card holds them, with one thread, in a child process.
 
     Returns {output column: values}, none in the rows that were rejected. Values are JSON types; a
     feature with a time_unit is ISO 8601 text. Raises ArtifactError when the columns are uneven or
     hold no Arrow type, ContractError when they are not the contract's features.
     """
     batch = _as_batch(features, contract)
-    session = OnnxSession(
+    session = ChildSession(
         model_bytes,
         output_names=[output.name for output in contract.outputs],
         batch_rows=batch_rows,

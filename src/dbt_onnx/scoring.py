@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +18,15 @@ from dbt_onnx.contract import CARRIED_PREFIX
 from dbt_onnx.decode import decode
 from dbt_onnx.encode import REJECTED_COLUMN, check_relation, encode
 from dbt_onnx.errors import ScoringError
+from dbt_onnx.native import AT_WORK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Future
 
     from dbt_onnx.contract import Contract
     from dbt_onnx.integers import Array
+    from dbt_onnx.row_search import RowSearch
     from dbt_onnx.session import Scorer
     from dbt_onnx.tally import Tally
 
@@ -54,6 +56,7 @@ def score_batches(
     workers: int = 1,
     part_rows: int = PART_ROWS,
     on_progress: Callable[[int], None] | None = None,
+    search: RowSearch | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Score a stream: one row out for each row in, in order, whatever the size of its batches.
 
@@ -66,8 +69,11 @@ def score_batches(
     `workers` threads score while the caller writes what it got and the stream is read on: numpy,
     Arrow and onnxruntime leave Python's lock to others. What comes out does not depend on them.
 
+    With a `search` a row on which the model fails is rejected; without, the first one ends it all.
+
     Raises ContractError when the columns are not the contract's, and ScoringError, with the range
-    of rows, when the model fails or gives something other than the contract says.
+    of rows, when the model fails or gives something other than the contract says; DataError as
+    `search` does.
     """
     done = 0
     waiting: deque[tuple[pa.RecordBatch, Future[_Scored]]] = deque()
@@ -90,7 +96,7 @@ def score_batches(
     with ThreadPoolExecutor(workers) as pool:
         try:
             for part in _parts(batches, contract, part_rows):
-                waiting.append((part, pool.submit(_score, part, scorer, contract)))
+                waiting.append((part, pool.submit(_score, part, scorer, contract, search)))
                 if len(waiting) > workers:
                     yield finish()
             while waiting:
@@ -119,13 +125,30 @@ class _Scored:
     reasons: pa.StringArray
 
 
-def _score(batch: pa.RecordBatch, scorer: Scorer, contract: Contract) -> _Scored:
+def _score(
+    batch: pa.RecordBatch, scorer: Scorer, contract: Contract, search: RowSearch | None
+) -> _Scored:
+    with AT_WORK.entered(lambda: None):
+        return _scored(batch, scorer, contract, search)
+
+
+def _scored(
+    batch: pa.RecordBatch, scorer: Scorer, contract: Contract, search: RowSearch | None
+) -> _Scored:
     encoded = encode(batch, contract)
     fed = np.flatnonzero(encoded.valid)
     schema = prediction_schema(batch.schema, contract)
     reasons = encoded.reasons
+    tensors: list[Any] = []
+    if len(fed) and search is None:
+        tensors = scorer.run(encoded.feeds)
+    elif len(fed) and search is not None:
+        tensors, failed = search.run(scorer, encoded.feeds)
+        if failed:
+            reasons = _with_failures(reasons, failed, fed)
+            fed = np.delete(fed, list(failed))
     if len(fed):
-        decoded = decode(scorer.run(encoded.feeds), contract, len(fed))
+        decoded = decode(tensors, contract, len(fed))
         outputs = decoded.columns
         place = np.full(batch.num_rows, -1, dtype=np.int64)
         place[fed] = np.arange(len(fed))
@@ -145,6 +168,14 @@ def _score(batch: pa.RecordBatch, scorer: Scorer, contract: Contract) -> _Scored
 
 def _carried_names(schema: pa.Schema) -> list[str]:
     return [n for n in schema.names if n.startswith(CARRIED_PREFIX) and n != REJECTED_COLUMN]
+
+
+def _with_failures(
+    reasons: pa.StringArray, failed: Mapping[int, str], fed: Array
+) -> pa.StringArray:
+    said = np.full(len(reasons), None, dtype=object)
+    said[fed[list(failed)]] = list(failed.values())
+    return pc.coalesce(reasons, pa.array(said, pa.string()))
 
 
 def _with_faults(reasons: pa.StringArray, faults: dict[str, Array], fed: Array) -> pa.StringArray:

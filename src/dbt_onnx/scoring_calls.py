@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +19,28 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoringCall:
-    """The arguments of one model's `score()`, as far as they are known: none is not known.
+class Upstream:
+    """A relation that a scoring model reads: as SQL, as users know it, `schema.name`, and what
+    `dbt build -s` calls it.
+    """
 
-    features   (SQL of the relation, the name that users know it by)
-    key        the key columns
+    sql: str
+    name: str
+    selector: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringCall:
+    """The arguments of one model's `score()`, as far as they are known. `model`, `features` and an
+    empty `key` are none where they are not; `as_of` and `keep_inputs` have their defaults.
     """
 
     scoring_model: ScoringModel
     model: str | None
-    features: tuple[str, str] | None
-    key: tuple[str, ...] | None
+    features: Upstream | None
+    key: tuple[str, ...]
+    as_of: str | None = None
+    keep_inputs: bool = True
 
     def asks_for(self, model_name: str, alias: str) -> bool:
         """Whether this scoring model scores with that alias of that model."""
@@ -53,8 +65,8 @@ def scoring_calls(project: DbtProject, reader: Cursor) -> list[ScoringCall]:
 def literal_arguments(code: str) -> dict[str, Any]:
     """The literal keyword arguments of the one call of `score()` in a dbt Python model.
 
-    `features=dbt.ref("a")` and `dbt.source("x", "a")` are given as "a". Empty when there is no
-    such call, or more than one.
+    `features=dbt.ref("a")` is given as "a", `dbt.ref("pack", "a", v=2)` as "pack.a.v2" and
+    `dbt.source("x", "a")` as "x.a". Empty when there is no such call, or more than one.
     """
     try:
         tree = ast.parse(code)
@@ -63,11 +75,11 @@ def literal_arguments(code: str) -> dict[str, Any]:
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _is_score(node.func)]
     found: dict[str, Any] = {}
     for keyword in calls[0].keywords if len(calls) == 1 else ():
-        value: Any = keyword.value
-        if keyword.arg == "features":
-            value = value.args[-1] if _is_reference(value) and value.args else value
         try:
-            found[keyword.arg or ""] = ast.literal_eval(value)
+            if keyword.arg == "features":
+                found["features"] = _reference(keyword.value)
+            else:
+                found[keyword.arg or ""] = ast.literal_eval(keyword.value)
         except ValueError:
             continue
     return found
@@ -77,28 +89,49 @@ def _read_call(project: DbtProject, reader: Cursor, model: ScoringModel) -> Scor
     node = project.manifest.nodes[model.unique_id]
     relations = _upstream(project.manifest, node)
     given = literal_arguments(node.raw_code)
-    spec, name, key = given.get("model"), given.get("features"), given.get("key")
-    features = relations.get(name) if isinstance(name, str) else None
+    spec, key, as_of = given.get("model"), given.get("key"), given.get("as_of")
+    features = relations.get(given.get("features", ""))
     if features is None or not isinstance(spec, str) or not _is_key(key):
         last = _last_run(reader, model)
-        by_text = {text: (sql, text) for sql, text in relations.values()}
-        features = features or by_text.get(last.get("features_relation") or "")
+        by_name = {relation.name: relation for relation in relations.values()}
+        features = features or by_name.get(last.get("features_relation") or "")
         spec = spec if isinstance(spec, str) else _spec_of(last)
         key = key if _is_key(key) else last.get("key_columns")
     return ScoringCall(
-        scoring_model=model, model=spec, features=features, key=tuple(key) if key else None
+        scoring_model=model,
+        model=spec,
+        features=features,
+        key=tuple(key or ()),
+        as_of=as_of if isinstance(as_of, str) else None,
+        keep_inputs=given.get("keep_inputs") is not False,
     )
 
 
-def _upstream(manifest: Any, node: Any) -> dict[str, tuple[str, str]]:
-    """What the node depends on, by name: the relation's SQL and its text, `schema.name`."""
-    found = {}
+def _upstream(manifest: Any, node: Any) -> dict[str, Upstream]:
+    """What the node depends on, by each text that `literal_arguments` may give for it; a text that
+    means two of them is left out.
+    """
+    found: dict[str, list[Upstream]] = defaultdict(list)
     for unique_id in node.depends_on.nodes:
         above = manifest.nodes.get(unique_id) or manifest.sources.get(unique_id)
-        if above is not None and above.relation_name is not None:
-            identifier = getattr(above, "identifier", None) or above.alias
-            found[above.name] = (above.relation_name, f"{above.schema}.{identifier}")
-    return found
+        if above is None or above.relation_name is None:
+            continue
+        identifier = getattr(above, "identifier", None) or above.alias
+        is_source = hasattr(above, "source_name")
+        version = getattr(above, "version", None)
+        relation = Upstream(
+            sql=above.relation_name,
+            name=f"{above.schema}.{identifier}",
+            selector=f"source:{above.source_name}.{above.name}" if is_source else above.search_name,
+        )
+        scope = above.source_name if is_source else above.package_name
+        names = [f"{scope}.{above.name}"] if is_source else [above.name, f"{scope}.{above.name}"]
+        for name in names:
+            if version is None or version == above.latest_version:
+                found[name].append(relation)
+            if version is not None:
+                found[f"{name}.v{version}"].append(relation)
+    return {name: relations[0] for name, relations in found.items() if len(relations) == 1}
 
 
 def _last_run(reader: Cursor, model: ScoringModel) -> Mapping[str, Any]:
@@ -134,12 +167,18 @@ def _is_score(function: ast.expr) -> bool:
     )
 
 
-def _is_reference(value: Any) -> bool:
-    return (
+def _reference(value: Any) -> str:
+    """`dbt.ref(...)` or `dbt.source(...)` as a text. Raises ValueError for anything else."""
+    if not (
         isinstance(value, ast.Call)
         and isinstance(value.func, ast.Attribute)
         and value.func.attr in {"ref", "source"}
-    )
+        and value.args
+    ):
+        raise ValueError
+    parts = [ast.literal_eval(part) for part in value.args]
+    parts += [f"v{ast.literal_eval(keyword.value)}" for keyword in value.keywords]
+    return ".".join(map(str, parts))
 
 
 def _is_key(value: object) -> bool:

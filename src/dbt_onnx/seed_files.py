@@ -7,7 +7,7 @@ import io
 import os
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dbt_onnx.card import replace_file
@@ -70,6 +70,12 @@ class SeedFile:
     def add(self, values: Mapping[str, str]) -> None:
         """Add a row; columns that it does not have stay empty."""
         self.rows.append([values.get(column, "") for column in self.header])
+
+    def with_column(self, name: str) -> SeedFile:
+        """The same with a further column, empty so far."""
+        width = len(self.header)
+        rows = [[*row[:width], "", *row[width:]] if len(row) > width else row for row in self.rows]
+        return replace(self, header=(*self.header, name), rows=rows)
 
     def content(self) -> bytes:
         """The file's bytes."""

@@ -6,22 +6,32 @@ import os
 import re
 import threading
 import time
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import onnxruntime as ort
 
-from dbt_onnx.errors import ArtifactError, ScoringError
-from dbt_onnx.native import Memory, OverdueError, Threads
+from dbt_onnx.errors import ArtifactError, ModelError, ScoringError
+from dbt_onnx.native import MAX_SECONDS, TRIAL_SECONDS, Memory, OverdueError, Threads
+from dbt_onnx.tensors import joined
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import numpy as np
+
+__all__ = [
+    "DEFAULT_BATCH_ROWS",
+    "MAX_SECONDS",
+    "PROVIDER",
+    "TRIAL_SECONDS",
+    "OnnxSession",
+    "Scorer",
+]
 
 PROVIDER = "CPUExecutionProvider"
 DEFAULT_BATCH_ROWS = 8_192
-MAX_SECONDS = 600.0
-TRIAL_SECONDS = 60.0
 _SIZES = (1_024, DEFAULT_BATCH_ROWS, 32_768)
 _CLEARLY = 0.8
 _LONG = 0.005
@@ -50,7 +60,8 @@ class OnnxSession:
     threads that one call uses. `batch_rows` is the number of rows of a call, 1 for a model whose
     batch is fixed at one; none: measured on the first rows, and `batch_rows` tells what was chosen.
     `workers` is how many calls at once keep this process's cores busy. No call, and not the loading,
-    may take longer than `max_seconds`, nor more memory than is left.
+    may take longer than `max_seconds`, nor more memory than is left. `on_call` is called before each
+    call with the first of its rows and their number.
 
     Raises ArtifactError when onnxruntime cannot load the model.
     """
@@ -63,7 +74,9 @@ class OnnxSession:
         threads: int = 1,
         batch_rows: int | None = None,
         max_seconds: float = MAX_SECONDS,
+        on_call: Callable[[int, int], None] | None = None,
     ) -> None:
+        self._on_call = on_call
         self.onnxruntime_version: str = ort.__version__
         self.provider = PROVIDER
         self.threads = threads
@@ -108,7 +121,8 @@ class OnnxSession:
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[Any]:
         """Outputs for the rows of `feeds`, computed by calls of `batch_rows` rows.
 
-        Raises ScoringError with onnxruntime's message when the model fails, or does not end.
+        Raises ModelError with onnxruntime's message when the model fails on these rows, ScoringError
+        when it does not end, or finds no memory.
         """
         options = ort.RunOptions()
         options.log_severity_level = _NOTHING
@@ -122,22 +136,35 @@ class OnnxSession:
                 )
         except OverdueError as error:
             raise ScoringError(
-                f"the model failed on {_shapes(feeds)}: a call of at most {self.batch_rows:,} rows had "
+                f"the model failed on {shapes(feeds)}: a call of at most {self.batch_rows:,} rows had "
                 f"not ended after {self.max_seconds:g} s",
                 hint="look for a loop without end with `dbt-onnx inspect FILE`; a model that is only "
                 "slow needs fewer rows a call: batch_rows in score()",
             ) from error
         except Exception as error:  # onnxruntime's errors have no base of their own
-            raise ScoringError(
-                f"the model failed on {_shapes(feeds)}: {_one_line(error)}",
-                hint=_MEMORY_HINT
-                if _is_out_of_memory(error)
-                else "if the shapes are what the model wants, the values are not; "
+            said = _one_line(error)
+            message = f"the model failed on {shapes(feeds)}: {said}"
+            if _is_out_of_memory(error):
+                raise ScoringError(message, hint=_MEMORY_HINT) from error
+            raise ModelError(
+                message,
+                hint="if the shapes are what the model wants, the values are not; "
                 "`dbt-onnx inspect FILE` shows its inputs",
+                said=said,
             ) from error
-        if len(calls) == 1:
-            return calls[0]
-        return [_joined([call[i] for call in calls]) for i in range(len(self._output_names))]
+        return [joined([call[i] for call in calls]) for i in range(len(self._output_names))]
+
+    @contextmanager
+    def calls_of(self, rows: int | None) -> Iterator[None]:
+        """Within, calls have this many rows; none: as many as ever."""
+        before = self.batch_rows, self._is_calibrated
+        if rows is not None:
+            self.batch_rows, self._is_calibrated = rows, True
+        try:
+            yield
+        finally:
+            if rows is not None:
+                self.batch_rows, self._is_calibrated = before
 
     def _calls(self, feeds: Mapping[str, np.ndarray], options: ort.RunOptions) -> list[list[Any]]:
         self._calibrate(feeds, options)
@@ -147,6 +174,8 @@ class OnnxSession:
     def _call(
         self, feeds: Mapping[str, np.ndarray], start: int, rows: int, options: ort.RunOptions
     ) -> list[Any]:
+        if self._on_call is not None:
+            self._on_call(start, rows)
         part = {name: x[start : start + rows] for name, x in feeds.items()}
         outputs = self._session.run(self._output_names, part, options)
         self._calls_ended += 1
@@ -187,7 +216,8 @@ def _rows(feeds: Mapping[str, np.ndarray]) -> int:
     return len(next(iter(feeds.values())))
 
 
-def _shapes(feeds: Mapping[str, np.ndarray]) -> str:
+def shapes(feeds: Mapping[str, np.ndarray]) -> str:
+    """`features float32[1000, 3]`, for messages."""
     return ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in feeds.items())
 
 
@@ -200,12 +230,6 @@ def _cancel_loading(options: ort.SessionOptions) -> None:
 def _is_out_of_memory(error: Exception) -> bool:
     words = ("bad_alloc", "Failed to allocate memory")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
-
-
-def _joined(pieces: list[Any]) -> Any:
-    if isinstance(pieces[0], np.ndarray):
-        return np.concatenate([np.atleast_1d(piece) for piece in pieces])
-    return [item for piece in pieces for item in piece]
 
 
 def _one_line(error: Exception) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dbt_onnx.contract import Feature, TensorType
 
 DEFAULT_TOLERANCE = {"float16": 1e-3, "float32": 1e-6, "float64": 1e-12}
@@ -33,3 +35,12 @@ def fill_value(feature: Feature, dtype: TensorType) -> Any:
     if not abs(value.item() - fill) <= tolerance * abs(fill):
         raise ValueError(f"does not fit {dtype}")
     return value
+
+
+def joined(pieces: Sequence[Any]) -> Any:
+    """One output of several calls, (rows, ...) or a list of maps, as if it were of one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    if isinstance(pieces[0], np.ndarray):
+        return np.concatenate([np.atleast_1d(piece) for piece in pieces])
+    return [item for piece in pieces for item in piece]

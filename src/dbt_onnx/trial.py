@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dbt_onnx.child_session import ChildSession
 from dbt_onnx.contract import FLOAT_TYPES
-from dbt_onnx.errors import ContractError, ScoringError
+from dbt_onnx.errors import ContractError, ModelCrashError, ScoringError
 from dbt_onnx.independence import MOST_ROWS, check_alone, check_independence
-from dbt_onnx.session import TRIAL_SECONDS, OnnxSession
+from dbt_onnx.native import TRIAL_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,11 +45,12 @@ def try_model(
     `widths` is the number of values of each feature. The first row is all zeros, or empty text;
     when the model fails on the others, all rows are zeros (a value may be an index).
 
-    Raises ScoringError when the model fails on both, ContractError when it gives another number
-    of rows, or when a row's outputs were seen to depend on anything but the row.
+    It runs in a child process. Raises ScoringError when the model fails on both, or kills that
+    process, ContractError when it gives another number of rows, or when a row's outputs were seen to
+    depend on anything but the row.
     """
     names = [tensor.name for tensor in signature.outputs]
-    session = OnnxSession(
+    session = ChildSession(
         model_bytes,
         output_names=names,
         batch_rows=signature.batch_rows or MOST_ROWS,
@@ -57,6 +59,8 @@ def try_model(
     feeds = {tensor.name: _generate(tensor, widths, zeros=False) for tensor in inputs}
     try:
         outputs = session.run(feeds)
+    except ModelCrashError:
+        raise
     except ScoringError:
         feeds = {tensor.name: _generate(tensor, widths, zeros=True) for tensor in inputs}
         outputs = session.run(feeds)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dbt_onnx.artifact import load_artifact
+from dbt_onnx.card import CARD_NAME
+from dbt_onnx.child_session import ChildSession
 from dbt_onnx.errors import DbtOnnxError
 from dbt_onnx.sample import TOLERANCE, largest_difference, scales_of, score_sample
 
@@ -22,7 +24,8 @@ class Verdict:
     """What came of checking one registry row.
 
     `sample_rows` is 0 when the card has no sample; `max_abs_difference` is between the sample's
-    outputs and what the model gave now. `is_signed` is none when no signature was asked for.
+    outputs and what the model gave now. `is_signed` is none when no signature was asked for,
+    `card_sha256` is the digest of the card, none where it could not be read.
     `fault` and `hint` are none when all is well.
     """
 
@@ -30,6 +33,7 @@ class Verdict:
     sample_rows: int = 0
     max_abs_difference: float | None = None
     is_signed: bool | None = None
+    card_sha256: str | None = None
     fault: str | None = None
     hint: str | None = None
 
@@ -43,6 +47,15 @@ def verify_registry(
 ) -> list[Verdict]:
     """Check every version below `root`, the artifacts directory, in the registry's order."""
     return [verify_entry(root, entry, verifier=verifier) for entry in registry.entries]
+
+
+def unregistered_folders(root: Path, registry: Registry) -> list[Path]:
+    """Folders of versions below `root` that no row names: what a `register` that was interrupted, or
+    an `export` without a registry, has left.
+    """
+    known = {(root / entry.artifact).parent for entry in registry.entries}
+    found = {path.parent for name in ("model.onnx", CARD_NAME) for path in root.glob(f"*/*/{name}")}
+    return sorted(found - known)
 
 
 def verify_entry(
@@ -59,7 +72,8 @@ def verify_entry(
         if verifier is not None:
             verifier.check(root, entry, artifact)  # before anything of it is run
             is_signed = True
-        return replace(verify_sample(artifact, entry), is_signed=is_signed)
+        verdict = verify_sample(artifact, entry)
+        return replace(verdict, is_signed=is_signed, card_sha256=artifact.card_sha256)
     except DbtOnnxError as error:
         return Verdict(entry=entry, is_signed=is_signed, fault=error.message, hint=error.hint)
 
@@ -69,6 +83,11 @@ def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
     parity = artifact.card.get("parity") or {}
     features, expected = parity.get("features"), parity.get("outputs")
     if not features or not expected:
+        ChildSession(  # as a run opens it
+            artifact.scoring_bytes,
+            output_names=[output.name for output in artifact.contract.outputs],
+            batch_rows=artifact.signature.batch_rows,
+        )
         return Verdict(entry=entry)
     tolerance = parity.get("tolerance", TOLERANCE)
     if not _is_sample(features) or not _is_sample(expected) or not _is_tolerance(tolerance):
@@ -78,7 +97,7 @@ def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
             hint="write the card again with dbt_onnx.export or `dbt-onnx register`",
         )
     actual = score_sample(
-        artifact.model_bytes,
+        artifact.scoring_bytes,
         artifact.contract,
         features,
         batch_rows=artifact.signature.batch_rows,

@@ -11,9 +11,8 @@ from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
-import duckdb
 import yaml
-from hardening import CONFIG, config_of
+from hardening import IS_HARDENED, config_of, connect, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ model-paths: [models, python_models]
 # dbt 1.10 reads `arguments:` of data tests only with the second flag; later versions always do
 flags: {send_anonymous_usage_stats: false, require_generic_test_arguments_property: true}
 """
-if CONFIG:
+if IS_HARDENED:
     # by default dbt-duckdb reads the file in SQL, which a hardened warehouse refuses
     PROJECT += "seeds: {+fast: false}\n"
 PACKAGES = f"packages: [{{local: {PACKAGE}}}]\n"
@@ -90,6 +89,8 @@ class Project:
 
     def write_profile(self, profile: Mapping[str, Any]) -> None:
         target = {"type": "duckdb", "path": str(self.warehouse), "threads": 2, **profile}
+        if settings := settings_of(profile):
+            target["settings"] = settings
         if self.config:
             target["config_options"] = self.config
         self.write_yaml("profiles.yml", {"consumer": {"target": "dev", "outputs": {"dev": target}}})
@@ -106,11 +107,11 @@ class Project:
 
     def sql(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run SQL on the warehouse, on a connection that is closed again: dbt has the file alone."""
-        with duckdb.connect(str(self.warehouse), config=self.config) as connection:
+        with connect(self.warehouse, self.config) as connection:
             return connection.execute(query, list(parameters)).fetchall()
 
     def rows(self, query: str) -> list[dict[str, Any]]:
-        with duckdb.connect(str(self.warehouse), config=self.config) as connection:
+        with connect(self.warehouse, self.config) as connection:
             cursor = connection.execute(query)
             names = [column[0] for column in cursor.description or []]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

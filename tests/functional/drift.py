@@ -60,13 +60,23 @@ def reference_rows(
     features: Mapping[str, Any] | None = None,
     outputs: Mapping[str, Any] | None = None,
     time_units: Mapping[str, Any] | None = None,
+    fills: Mapping[str, Any] | None = None,
+    dtype: Any = "float64",
     version: str = "2",
 ) -> list[tuple[Any, ...]]:
     """Rows of `dbt_onnx_references`, as a run of `version` writes them from its card."""
     names = tuple(features or {"none": {}})
     contract = Contract(
-        features=tuple(Feature(name=n, time_unit=(time_units or {}).get(n)) for n in names),
-        inputs=tuple(Input(name=n, dtype="float32", features=(n,)) for n in names),
+        features=tuple(
+            Feature(
+                name=n,
+                time_unit=(time_units or {}).get(n),
+                null_policy="fill" if n in (fills or {}) else "reject",
+                fill=(fills or {}).get(n),
+            )
+            for n in names
+        ),
+        inputs=tuple(Input(name=n, dtype=dtype, features=(n,)) for n in names),
         outputs=tuple(
             Output(name=n, kind="value", dtype="float32", columns=(n,))
             for n in outputs or {"y": {}}

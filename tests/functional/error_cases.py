@@ -6,13 +6,17 @@ a ledger to lose and a row to score.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import graphs
+import killers
 import onnx_models
+from hardening import CONFIG
 from warehouse import Warehouse, line_contract, line_model
 
 from dbt_onnx.contract import Contract, Feature, Input, Output
@@ -256,6 +260,21 @@ def registry_version_is_a_number(warehouse: Warehouse) -> Attempt:
 
 
 @case
+def registry_names_differ_in_case(warehouse: Warehouse) -> Attempt:
+    warehouse.register("2", alias=None, name="LINE")
+    undo = "delete from model_registry where model_name = 'LINE'"
+    return Attempt(RegistryError, undo=lambda: warehouse.sql(undo))
+
+
+@case
+def registry_card_malformed(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table model_registry add column card_sha256 varchar")
+    warehouse.sql("update model_registry set card_sha256 = 'none'")
+    undo = "update model_registry set card_sha256 = null"
+    return Attempt(RegistryError, undo=lambda: warehouse.sql(undo))
+
+
+@case
 def registry_name_unsafe(warehouse: Warehouse) -> Attempt:
     undo = registry_update(warehouse, "model_name = 'line; drop table x'")
     return Attempt(RegistryError, undo=undo)
@@ -396,6 +415,29 @@ def card_missing(warehouse: Warehouse) -> Attempt:
 def card_unreadable(warehouse: Warehouse) -> Attempt:
     undo = rewritten(card_file(warehouse), card_file(warehouse).read_bytes()[:-3])
     return Attempt(ArtifactError, undo=undo)
+
+
+@case
+def card_changed(warehouse: Warehouse) -> Attempt:
+    content = card_file(warehouse).read_bytes()
+    warehouse.sql("alter table model_registry add column card_sha256 varchar")
+    warehouse.sql(
+        f"update model_registry set card_sha256 = '{hashlib.sha256(content).hexdigest()}'"
+    )
+    edited = content.replace(b'"reject"', b'"nan"', 1)
+    return Attempt(ArtifactError, undo=rewritten(card_file(warehouse), edited))
+
+
+@case
+def card_number_too_large(warehouse: Warehouse) -> Attempt:
+    content = card_file(warehouse).read_bytes().replace(b"{", b'{"training": {"rows": 1e999}, ', 1)
+    return Attempt(ArtifactError, undo=rewritten(card_file(warehouse), content))
+
+
+@case
+def card_key_twice(warehouse: Warehouse) -> Attempt:
+    content = card_file(warehouse).read_bytes().replace(b"{", b'{"sha256": "", ', 1)
+    return Attempt(ArtifactError, undo=rewritten(card_file(warehouse), content))
 
 
 @case
@@ -544,6 +586,17 @@ def keys_duplicate(warehouse: Warehouse) -> Attempt:
 
 
 @case
+def key_follows_a_collation(warehouse: Warehouse) -> Attempt:
+    for table in ("scores", "scores__latest", "scores__inputs"):
+        warehouse.sql(
+            f"alter table {table} alter id set data type struct(name varchar) using {{'name': id::varchar}}"
+        )
+    warehouse.sql("set global default_collation = 'nocase'")
+    features = "select * replace ({'name': id::varchar} as id) from features"
+    return Attempt(ConfigError, features_as(warehouse, features))
+
+
+@case
 def as_of_in_the_future(warehouse: Warehouse) -> Attempt:
     features = "select *, date '2024-01-11' as day from features"
     return Attempt(DataError, {**features_as(warehouse, features), "as_of": "day"})
@@ -559,6 +612,22 @@ def as_of_beyond_the_calendar(warehouse: Warehouse) -> Attempt:
 def as_of_before_the_calendar(warehouse: Warehouse) -> Attempt:
     features = "select *, timestamp '-infinity' as day from features"
     return Attempt(DataError, {**features_as(warehouse, features), "as_of": "day"})
+
+
+@case
+def clock_at_the_beginning(warehouse: Warehouse) -> Attempt:
+    warehouse.clock = "0001-01-01"
+    return Attempt(DataError, undo=lambda: setattr(warehouse, "clock", "2024-01-10 00:00:00"))
+
+
+@case
+def features_in_another_form(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table features alter b type boolean")
+    path = str(warehouse.folder / "w.duckdb")
+    warehouse.connection.close()
+    config = {**CONFIG, "arrow_lossless_conversion": "true"}
+    warehouse.connection = duckdb.connect(path, config=config)
+    return Attempt(ContractError)
 
 
 @case
@@ -638,6 +707,58 @@ def model_fails(warehouse: Warehouse) -> Attempt:
     warehouse.register("2", graphs.lookup(), contract)
     warehouse.sql("update features set a = 99")
     return Attempt(ScoringError, undo=lambda: warehouse.promote("1"))
+
+
+@case
+def model_fails_on_many(warehouse: Warehouse) -> Attempt:
+    contract = Contract(
+        features=(Feature(name="a"),),
+        inputs=(Input(name="i", dtype="int64", features=("a",)),),
+        outputs=(Output(name="y", kind="value", dtype="float32", columns=("y",)),),
+    )
+    warehouse.register("2", graphs.lookup(), contract)
+    warehouse.sql("update features set a = case when id = 1 then 0 else 99 end")
+    return Attempt(DataError, {"max_rejected_fraction": 0.5}, undo=lambda: warehouse.promote("1"))
+
+
+@case
+def model_kills_when_loaded(warehouse: Warehouse) -> Attempt:
+    contract = Contract(
+        features=(Feature(name="a"),),
+        inputs=(Input(name="x", dtype="float32", features=("a",)),),
+        outputs=(Output(name="y", kind="value", dtype="float32", columns=("y",)),),
+    )
+    warehouse.register("2", killers.far_region(), contract)
+    _died(warehouse)
+    return Attempt(ArtifactError, undo=lambda: warehouse.promote("1"))
+
+
+@case
+def model_kills_on_every_row(warehouse: Warehouse) -> Attempt:
+    warehouse.register("2", killers.division("float32"), _DIVISION)
+    warehouse.sql("alter table features alter a type bigint")
+    warehouse.sql("alter table features alter b type bigint")
+    warehouse.sql(f"update features set a = {killers.SMALLEST}, b = -1")
+    _died(warehouse)
+    return Attempt(ScoringError, undo=lambda: warehouse.promote("1"))
+
+
+_DIVISION = Contract(
+    features=(Feature(name="a"), Feature(name="b")),
+    inputs=(
+        Input(name="dividend", dtype="int64", features=("a",)),
+        Input(name="divisor", dtype="int64", features=("b",)),
+    ),
+    outputs=(Output(name="quotient", kind="value", dtype="float32", columns=("y",)),),
+)
+
+
+def _died(warehouse: Warehouse) -> None:
+    """The process died in a run, which another one has noticed."""
+    warehouse.sql(
+        "insert into dbt_onnx_runs (run_id, scoring_model, status, started_at) values "
+        "('run-0', 'scores', 'interrupted', cast(now() at time zone 'UTC' as timestamp))"
+    )
 
 
 @case
@@ -873,6 +994,40 @@ def unfit_value(warehouse: Warehouse) -> None:
     assert warehouse.last_run("status, rows_scored, rows_rejected") == ("success", 1, 1)
     rejected = warehouse.sql("select id, y, rejected_reason from scores where status = 'rejected'")
     assert rejected == [(1, None, "infinite:a")]
+
+
+@tolerated
+def row_fails_the_model(warehouse: Warehouse) -> None:
+    contract = Contract(
+        features=(Feature(name="a"),),
+        inputs=(Input(name="i", dtype="int64", features=("a",)),),
+        outputs=(Output(name="y", kind="value", dtype="float32", columns=("y",)),),
+    )
+    warehouse.register("2", graphs.lookup(), contract)
+    warehouse.sql("update features set a = case when id = 1 then 99 else 0 end")
+    run(warehouse, {"max_rejected_fraction": 0.5})
+    [(number, reason)] = warehouse.sql(
+        "select id, rejected_reason from scores where status = 'rejected'"
+    )
+    assert (number, reason.partition(":")[0]) == (1, "model_error")
+
+
+@tolerated
+def row_kills_the_process(warehouse: Warehouse) -> None:
+    warehouse.register("1", killers.division("float32"), _DIVISION)
+    warehouse.sql("drop table scores")
+    warehouse.sql("drop table scores__latest")
+    warehouse.sql(
+        f"create or replace table features as select 1 as id, {killers.SMALLEST} as a, -1::bigint as b "
+        "union all select 2, 7, 2"
+    )
+    _died(warehouse)
+    run(warehouse, {"max_rejected_fraction": 0.5})
+    assert warehouse.sql("select id, y, rejected_reason from scores order by id") == [
+        (1, None, "model_crashed"),
+        (2, 3.0, None),
+    ]
+    assert warehouse.last_run("in_child_process") == (True,)
 
 
 @tolerated

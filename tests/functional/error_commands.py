@@ -228,6 +228,11 @@ def register_version_again(folder: Path) -> Sequence[object]:
 
 
 @command
+def register_differs_in_case(folder: Path) -> Sequence[object]:
+    return register(folder, *FEATURES, "--name", "Line", "--version", "1")
+
+
+@command
 def register_alias_taken(folder: Path) -> Sequence[object]:
     return register(folder, *FEATURES, "--alias", "champion")
 

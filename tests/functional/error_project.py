@@ -87,9 +87,12 @@ VARIABLES: dict[str, dict[str, Any]] = {
 }
 MODELS = (
     "argument-missing",
+    "features-are-an-expression",
     "features-not-built",
     "model-returns-otherwise",
     "other-materialization",
+    "score-taken-for-rows",
+    "seed-of-another-type",
     "sql-model",
 )
 NODES = (*MODELS, *TESTS, *VIEWS)
@@ -125,6 +128,14 @@ def create_project(root: Path) -> ScoringProject:
     path = project.root / "python_models" / "other_materialization.py"
     path.write_text(path.read_text().replace('"predictions"', '"table"'))
     project.scoring_model("features_not_built", features="not_built")
+    _changed(project, "features_are_an_expression", '"features")', '"features").filter("b > 0")')
+    _changed(
+        project, "score_taken_for_rows", "return score(", "return (lambda run: run.df())(score("
+    )
+    path = project.root / "python_models" / "score_taken_for_rows.py"
+    path.write_text(f"{path.read_text().rstrip()})\n")
+    project.write("seeds/seed_of_another_type.csv", "model_version\nv2\n")
+    project.sql("create table seed_of_another_type (model_version integer)")
     project.write("models/not_built.sql", "select 1 as id, 1.0 as a, 1.0 as b")
     project.write("python_models/model_returns_otherwise.py", RETURNS_ROWS)
     project.write("python_models/argument_missing.py", MISSES_AN_ARGUMENT)
@@ -145,6 +156,13 @@ def create_project(root: Path) -> ScoringProject:
             f"-- depends_on: {{{{ {SCORES} }}}}\n{{{{ dbt_onnx.{call} }}}}",
         )
     return project
+
+
+def _changed(project: ScoringProject, name: str, old: str, new: str) -> None:
+    """A scoring model with something else in its code."""
+    project.scoring_model(name)
+    path = project.root / "python_models" / f"{name}.py"
+    path.write_text(path.read_text().replace(old, new))
 
 
 def build(project: ScoringProject) -> Outcome:

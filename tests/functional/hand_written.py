@@ -6,8 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import duckdb
-from hardening import CONFIG
+from hardening import CONFIG, connect
 
 from dbt_onnx.identifiers import quote
 
@@ -95,7 +94,7 @@ class HandWritten:
     """Writes the tables of scoring models into a warehouse file. Call `close` before dbt opens it."""
 
     def __init__(self, warehouse: Path) -> None:
-        self.connection = duckdb.connect(str(warehouse), config=CONFIG)
+        self.connection = connect(warehouse, CONFIG)
         self._create("dbt_onnx_runs", RUNS)
 
     def scoring_model(

@@ -1,12 +1,17 @@
-"""Whether these tests run on a hardened warehouse: `DBT_ONNX_TEST_HARDENED=1`."""
+"""What warehouse these tests run on: DuckDB as it comes, a hardened one with `DBT_ONNX_TEST_HARDENED=1`,
+or with `DBT_ONNX_TEST_SETTINGS=1` one whose settings are all others than DuckDB's own.
+"""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
 
+import duckdb
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 VARIABLE = "DBT_ONNX_TEST_HARDENED"
 HARDENED = {
@@ -16,7 +21,32 @@ HARDENED = {
     "allow_community_extensions": "false",
     "lock_configuration": "true",
 }
-CONFIG: dict[str, Any] = HARDENED if os.environ.get(VARIABLE) else {}
+SETTINGS_VARIABLE = "DBT_ONNX_TEST_SETTINGS"
+SETTINGS = {
+    "arrow_large_buffer_size": "true",
+    "arrow_output_list_view": "true",
+    "default_collation": "nocase.noaccent",
+    "default_null_order": "nulls_first",
+    "default_order": "desc",
+    "ieee_floating_point_ops": "false",
+    "immediate_transaction_mode": "true",
+    "integer_division": "true",
+    "order_by_non_integer_literal": "true",
+    "preserve_identifier_case": "lowercase",
+    "preserve_insertion_order": "false",
+    "scalar_subquery_error_on_multiple_rows": "false",
+    "threads": "1",
+}
+SESSION = {"TimeZone": "Pacific/Kiritimati"}
+"""Settings that a warehouse cannot be opened with. Of the calendar, by which the tests' own tables would be in
+other years, see `test_session_settings.py`."""
+
+HAS_OTHER_SETTINGS = bool(os.environ.get(SETTINGS_VARIABLE))
+IS_HARDENED = bool(os.environ.get(VARIABLE))
+CONFIG: dict[str, Any] = {
+    **(HARDENED if IS_HARDENED else {}),
+    **(SETTINGS if HAS_OTHER_SETTINGS else {}),
+}
 """What a connection is opened with. DuckDB refuses two of a file that differ in it."""
 
 
@@ -26,3 +56,27 @@ def config_of(profile: Mapping[str, Any]) -> dict[str, Any]:
     """
     return {name: value for name, value in CONFIG.items()
             if name != "lock_configuration" or "settings" not in profile}  # fmt: skip
+
+
+def settings_of(profile: Mapping[str, Any]) -> dict[str, Any]:
+    """The `settings` of a target, to which its own come last."""
+    return {**(SESSION if HAS_OTHER_SETTINGS else {}), **profile.get("settings", {})}
+
+
+def connect(path: Path, config: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
+    """A connection as dbt would make one."""
+    return with_settings(duckdb.connect(str(path), config=dict(config)))
+
+
+def with_settings(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """The same for a cursor, which takes over none of the settings of its connection."""
+    for name, value in settings_of({}).items():
+        connection.execute(f"set {name} = '{value}'")
+    return connection
+
+
+def with_own_order(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """For a test that reads tables only, whose own statements name no direction."""
+    connection.execute("set session default_order = 'asc'")
+    connection.execute("set session default_null_order = 'nulls_last'")
+    return connection

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import duckdb
 from consumer import PROJECT, Outcome, Project
+from hardening import connect, with_own_order
 from warehouse import line_contract, line_model, rebuilt_latest
 
 from dbt_onnx import ledger
@@ -18,6 +18,8 @@ from dbt_onnx.identifiers import quote
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+
+    import duckdb
 
     from dbt_onnx.contract import Contract
 
@@ -179,7 +181,7 @@ class ScoringProject(Project):
 
     @contextmanager
     def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        with duckdb.connect(str(self.warehouse), config=self.config) as connection:
+        with with_own_order(connect(self.warehouse, self.config)) as connection:
             for alias, path in self.attached.items():
                 connection.execute(f"attach if not exists '{path}' as {quote(alias)}")
             yield connection

@@ -7,11 +7,11 @@ import random
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import duckdb
 import numpy as np
 import pytest
 from consumer import Project
 from hand_written import HandWritten, prediction, run, sources
+from hardening import connect
 from nightly_history import KEY, OUTPUT, Ledger, World, load, moment, play, rows_of
 from scipy.stats import spearmanr
 
@@ -19,6 +19,8 @@ from dbt_onnx.identifiers import quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import duckdb
 
 ODD_KEY = list(KEY)
 NIGHTS = 14
@@ -159,7 +161,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def warehouse(project: Project) -> Iterator[duckdb.DuckDBPyConnection]:
-    with duckdb.connect(str(project.warehouse), config=project.config) as connection:
+    with connect(project.warehouse, project.config) as connection:
         yield connection
 
 
@@ -366,7 +368,7 @@ def test_what_did_not_change_is_paired_and_what_was_not_said_is_not(
     ]
     assert warehouse.execute(
         "select champion, challenger, paired_rows, only_in_champion, only_in_challenger, "
-        "changed_decisions from simple order by all"
+        "changed_decisions from simple order by all asc nulls last"
     ).fetchall() == [
         ("churn/1", "churn/1", 4, 0, 0, 0.25),
         # who is gone; a moment about which the champion said nothing, and what is no prediction
@@ -379,7 +381,7 @@ def test_what_did_not_change_is_paired_and_what_was_not_said_is_not(
 def test_at_one_moment_each_key_counts_once(warehouse: duckdb.DuckDBPyConnection) -> None:
     assert warehouse.execute(
         "select champion, challenger, last_moment, paired_rows, only_in_champion, only_in_challenger "
-        "from simple_about order by all"
+        "from simple_about order by all asc nulls last"
     ).fetchall() == [
         ("churn/2", "churn/1", datetime(1998, 4, 1), 2, 0, 0),
         (None, "churn/1", datetime(1998, 4, 1), 0, 0, 4),
@@ -390,7 +392,9 @@ def test_two_versions_of_one_ledger_meet_at_a_moment(
     warehouse: duckdb.DuckDBPyConnection,
 ) -> None:
     counts = "select champion, challenger, paired_rows, only_in_champion, mean_difference from "
-    assert warehouse.execute(counts + "two_versions_about order by all").fetchall() == [
+    assert warehouse.execute(
+        counts + "two_versions_about order by all asc nulls last"
+    ).fetchall() == [
         ("churn/1", "churn/2", 2, 0, pytest.approx((0.4 - 0.2) / 2)),
         ("churn/1", None, 0, 2, None),
     ]
@@ -445,7 +449,14 @@ def test_only_wrong_arguments_fail(project: Project) -> None:
             ],
         ),
         ("wrong_limit", ["limit is '0'; it takes a whole number from 1", "key column 'moment'"]),
-        ("not_relations", ['champion is "scores"; it takes', "challenger is", "key is []"]),
+        (
+            "not_relations",
+            [
+                'champion is "scores"; it takes',
+                "challenger is",
+                "key must be a list of column names; got []",
+            ],
+        ),
     ],
 )
 def test_wrong_arguments_are_named(project: Project, model: str, faults: list[str]) -> None:

@@ -39,6 +39,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     hand.registry("natural_registry", ("1.9", None), ("1.10", "champion"), ("1.2", None))
     hand.registry("no_champion", ("1", None), ("2", "challenger"))
     hand.table("entities", {"customer_id": "varchar"}, [("both",), ("never",), ("never",), (None,)])
+    everyone = (
+        "both",
+        "only 1",
+        "rejected by 2",
+        "rejected later",
+        "rejected before",
+        "rejected only",
+    )
+    everyone += ("no moment", "retired")
+    hand.table("everyone", {"customer_id": "varchar"}, [(key,) for key in everyone])
+    ages = ("confirmed", "gone", "exactly", "a second over", "backfilled", "to come")
+    hand.table("all_ages", {"customer_id": "varchar"}, [(key,) for key in ages])
     hand.scoring_model(
         "versions",
         [
@@ -88,6 +100,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
             prediction("a", "1.10", churn=0.1),
             prediction("b", "1.9", churn=0.9),
             prediction("b", "1.2", churn=0.2),
+            prediction("b", "1.10", status="rejected"),
         ],
         # a backfill by another version, later than the last full run, does not change what is served
         [
@@ -96,7 +109,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         ],
     )
     hand.scoring_model(
-        "pinned", [prediction("a", "1"), prediction("b", "2")], [run("1", model_alias=None)]
+        "pinned",
+        [prediction("a", "1"), prediction("b", "2"), prediction("b", "1", status="rejected")],
+        [run("1", model_alias=None)],
     )
     hand.scoring_model("unscored", [], [])
     hand.scoring_model("no_champion_rows", [prediction("a", "1")], [run("1")])
@@ -115,7 +130,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     hand.close()
 
     tables = (
-        "registry natural_registry no_champion entities versions ages natural pinned unscored "
+        "registry natural_registry no_champion entities everyone all_ages versions ages natural pinned unscored "
         "no_champion_rows odd odd_entities aging not_there"
     )
     project.write_yaml("models/hand.yml", sources(**dict.fromkeys(tables.split())))
@@ -123,8 +138,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     for name, text in {
         "versions_current": view("versions"),
         "entities_current": view("versions", entities="source('hand', 'entities')"),
-        "ages_current": view("ages"),
-        "never_stale": view("ages", stale_after="none"),
+        "everyone_current": view("versions", entities="source('hand', 'everyone')"),
+        "present_ages": view("ages"),
+        "ages_current": view("ages", entities="source('hand', 'all_ages')"),
+        "never_stale": view("ages", entities="source('hand', 'all_ages')", stale_after="none"),
         "natural_current": view("natural", registry="source('hand', 'natural_registry')"),
         "pinned_current": view("pinned"),
         "unscored_current": view("unscored"),
@@ -163,7 +180,7 @@ def test_only_the_views_with_wrong_arguments_fail(project: Project) -> None:
 
 
 def test_the_serving_version_is_served_else_the_newest_earlier_one(project: Project) -> None:
-    assert current(project, "versions_current", "churn", "model_version", "served_from") == {
+    assert current(project, "everyone_current", "churn", "model_version", "served_from") == {
         "both": (0.2, "2", "serving_version"),
         "only 1": (0.1, "1", "earlier_version"),
         "rejected by 2": (0.1, "1", "earlier_version"),
@@ -177,7 +194,7 @@ def test_the_serving_version_is_served_else_the_newest_earlier_one(project: Proj
 
 
 def test_status_is_that_of_the_newest_attempt_by_the_serving_version(project: Project) -> None:
-    assert current(project, "versions_current", "status", "rejected_reason") == {
+    assert current(project, "everyone_current", "status", "rejected_reason") == {
         "both": ("scored", None),
         "only 1": (None, None),
         "rejected by 2": ("rejected", "null:recency"),
@@ -208,6 +225,30 @@ def test_a_rollback_takes_effect_with_the_registry_alone(project: Project) -> No
     assert served["both"] == (0.1, "1", "serving_version")
     # only the later version has scored it, and a rollback means not to trust that one
     assert served["rejected before"] == (None, None, "missing")
+
+
+def test_who_is_no_longer_there_is_not_served(project: Project) -> None:
+    """But where entities are given, which decide."""
+    everyone = current(project, "everyone_current", "churn", "age", "served_from")
+    # version 2 ran, and has no row about them
+    departed = {"only 1", "retired"}
+    served = current(project, "versions_current", "churn", "age", "served_from")
+    assert served == {key: row for key, row in everyone.items() if key not in departed}
+    assert set(current(project, "present_ages", "age")) == {"confirmed", "to come"}
+
+
+def test_who_is_there_is_known_after_a_rollback_too(project: Project) -> None:
+    """The last run was by version 2, which the registry has gone back behind."""
+    alias = "update registry set alias = case when model_version = '{}' then 'champion' end"
+    project.sql(alias.format("1"))
+    try:
+        served = current(project, "versions_current", "model_version")
+    finally:
+        project.sql(alias.format("2"))
+    assert set(served) == {"both", "rejected by 2", "rejected later", "rejected before"} | {
+        "rejected only", "no moment",
+    }  # fmt: skip
+    assert set(served.values()) == {"1", None}
 
 
 def test_entities_decide_which_rows_there_are(project: Project) -> None:

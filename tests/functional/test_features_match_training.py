@@ -373,7 +373,7 @@ def test_wrong_arguments_are_named(project: Project) -> None:
         "features_match_training on",
         "warn_psi is larger than error_psi, so nothing would ever warn",
         "max_null_increase is 2; it takes a number from 0 to 1",
-        "columns is {}; it takes a list of column names",
+        "columns must be a list of column names; got {}",
     ):
         assert fault in message["wrong"]
     for fault in (

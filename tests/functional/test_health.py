@@ -25,7 +25,7 @@ HEALTH = """
 {{ config(materialized='view') }}
 
 {{ dbt_onnx.prediction_health(
-    ref('missing_scores'), registry=ref('model_registry'), key='id', entities=ref('late_features')
+    ref('missing_scores'), registry=ref('model_registry'), key=['id'], entities=ref('late_features')
 ) }}
 
 union all
@@ -397,5 +397,9 @@ def test_wrong_arguments_are_all_named_at_once(sandbox: ScoringProject) -> None:
     )
     message = sandbox.dbt("run", "-s", "health").nodes["health"].message
     assert "prediction_health on" in message
-    for fault in ("registry is", "key is []", "entities is given beside view"):
+    for fault in (
+        "registry is",
+        "key must be a list of column names; got []",
+        "entities is given beside view",
+    ):
         assert fault in message

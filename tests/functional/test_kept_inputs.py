@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from warehouse import Warehouse, line_contract, line_model
 
+from dbt_onnx.engines.duckdb import fed_rows, writing
 from dbt_onnx.errors import ConfigError, ScoringError, WarehouseError
-from dbt_onnx.inputs import storable, widened
+from dbt_onnx.feature_types import kept_as, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,8 +120,8 @@ def test_a_column_whose_type_changes_still_holds_what_was_kept(warehouse: Wareho
 
 
 def test_categories_are_kept_as_text() -> None:
-    assert storable("ENUM('small', 'large')") == "VARCHAR"
-    assert storable("DOUBLE[3]") == "DOUBLE[3]"
+    assert kept_as("ENUM('small', 'large')") == "VARCHAR"
+    assert kept_as("DOUBLE[3]") == "DOUBLE[3]"
 
 
 def test_a_feature_called_run_id_is_refused_unless_nothing_is_kept(warehouse: Warehouse) -> None:
@@ -182,3 +183,54 @@ def test_a_value_comes_back_from_a_column_of_any_widened_type(data: st.DataObjec
     ).fetchall()[0]
     assert repr(back[0]) == repr(back[1])
     assert not isinstance(value, Decimal) or back[0] == value
+
+
+def kept_is_what_was_scored(warehouse: Warehouse, run_id: str) -> int:
+    """By hand: y = 2a - b + 0.5 of each kept row is what the ledger says. Returns how many rows."""
+    [(rows, same)] = warehouse.sql(
+        "select count(*), count(*) filter (abs(y - (2 * a - b + 0.5)) <= 1e-6 * abs(2 * a)) "
+        f"from scores inner join scores__inputs using (run_id, id) where run_id = '{run_id}'"
+    )
+    assert same == rows
+    return rows
+
+
+def test_a_view_that_tells_the_time_keeps_what_was_scored(warehouse: Warehouse) -> None:
+    features = "select id, epoch(now()) % 1000 as a, 1.0::double as b from range(3500) as t (id)"
+    for run_id in ("run-1", "run-2"):
+        assert warehouse.run(features=features).rows_scored == 3_500
+        assert kept_is_what_was_scored(warehouse, run_id) == 3_500
+
+
+def test_a_file_that_another_process_replaces_keeps_what_was_scored(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It changes right after its rows were scored: the worst moment for reading them again."""
+    path = tmp_path / "features.csv"
+
+    def write(shift: int) -> None:
+        lines = [f"{i},{i + shift}.5,1.0" for i in range(3_000)]
+        path.write_text("\n".join(["id,a,b", *lines]))
+
+    write(0)
+    before = writing.check_written
+
+    def replaced(*args: Any, **kwargs: Any) -> Any:
+        write(7)
+        return before(*args, **kwargs)
+
+    monkeypatch.setattr(writing, "check_written", replaced)
+    warehouse.sql(f"create view given as select * from read_csv('{path}')")
+    assert warehouse.run(features="from given").rows_scored == 3_000
+    assert kept_is_what_was_scored(warehouse, "run-1") == 3_000
+
+
+def test_many_rows_are_set_aside_on_disk_and_nothing_is_left(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fed_rows, "_BYTES_IN_MEMORY", 1_000)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    features = "select id, id * 0.5 as a, 1.0::double as b from range(200_000) as t (id)"
+    assert warehouse.run(features=features).rows_scored == 200_000
+    assert kept_is_what_was_scored(warehouse, "run-1") == 200_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

@@ -110,5 +110,9 @@ def test_wrong_arguments_are_named(project: Project) -> None:
     assert 'missing_predictions on "warehouse"."main"."scores" has 3 wrong arguments' in message
     assert "entity_since names column 'born'" in message
     kinds = project.outcome.nodes["wrong_kinds"].message
-    for fault in ("key is null;", "entity_since is 7;", 'entities is "customers";'):
+    for fault in (
+        "key must be a list of column names; got null",
+        "entity_since is 7;",
+        'entities is "customers";',
+    ):
         assert fault in kinds

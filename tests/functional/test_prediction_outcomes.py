@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from consumer import Project
 from hand_written import CLOCK, HandWritten, prediction, run, sources
+from hardening import connect
 from nightly_history import KEY, OUTPUT, Entity, Ledger, World, load, moment, play, rows_of
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import (
@@ -81,7 +82,7 @@ QUERIES = {
     "text": query(column="note", outcome="note"),
     "amounts_of_text": query(task="regression", outcome="is_member"),
     "wrong_bins": query("calibration", bins=0),
-    "not_relations": "{{ dbt_onnx.prediction_outcomes('scores', 7, key='a', column='churn', "
+    "not_relations": "{{ dbt_onnx.prediction_outcomes('scores', 7, key=['a'], column='churn', "
     "outcome='churned', known_at='known_at') }}",
 }
 REFUSED = {
@@ -129,7 +130,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def warehouse(project: Project) -> Iterator[duckdb.DuckDBPyConnection]:
-    with duckdb.connect(str(project.warehouse), config=project.config) as connection:
+    with connect(project.warehouse, project.config) as connection:
         connection.execute("set TimeZone = 'Asia/Tokyo'")
         yield connection
 
@@ -271,7 +272,7 @@ def test_figures_and_bins_are_those_of_scikit_learn(
     [row] = rows_of(warehouse, "from history")
     check_figures(row, labels, values)
     for view, bins in (("bins", 10), ("three_bins", 3)):
-        found = rows_of(warehouse, f"from {view} order by bin")
+        found = rows_of(warehouse, f"from {view} order by bin asc nulls last")
         shares, means = calibration_curve(labels, values, n_bins=bins, strategy="uniform")
         assert [bin_["share_positive"] for bin_ in found] == pytest.approx(shares, abs=1e-9)
         assert [bin_["mean_prediction"] for bin_ in found] == pytest.approx(means, abs=1e-9)
@@ -305,7 +306,7 @@ def test_scores_that_are_no_probabilities_have_an_auc_only(
     happened(warehouse, "odd_happened", labelled([False, True, True, False]))
     [row] = rows_of(warehouse, "from history")
     assert (row["auc"], row["log_loss"], row["brier_score"]) == (0.75, None, None)
-    assert [(b["bin"], b["bin_to"], b["rows"]) for b in rows_of(warehouse, "from bins order by bin")] == [
+    assert [(b["bin"], b["bin_to"], b["rows"]) for b in rows_of(warehouse, "from bins order by bin asc nulls last")] == [
         (2, pytest.approx(0.2), 1), (10, 1.0, 1), (None, None, 2),
     ]  # fmt: skip
 
@@ -397,7 +398,7 @@ def test_an_outcome_that_is_neither_0_nor_1_is_an_error(
 def counted(warehouse: duckdb.DuckDBPyConnection, view: str) -> list[tuple[Any, ...]]:
     """Version, month and, as a Brier score of a positive, which prediction was taken: (p - 1)²."""
     return warehouse.execute(
-        f"select model_version, month(month), rows, round(1 - sqrt(brier_score), 9) from {view} order by all"
+        f"select model_version, month(month), rows, round(1 - sqrt(brier_score), 9) from {view} order by all asc nulls last"
     ).fetchall()
 
 
@@ -522,7 +523,7 @@ def test_only_wrong_arguments_fail(project: Project) -> None:
                 "made_at is 'known_at'; it takes scored_at, when the model really said so, or as_of",
                 "version is 2; it takes a version as text",
                 "outcome is 1; it takes a column of outcomes",
-                "key is []",
+                "key must be a list of column names; got []",
             ],
         ),
         (

@@ -41,6 +41,26 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         [run("2")],
     )
     hand.scoring_model("one_unknown", [prediction(f"c{n}") for n in range(11)], [run("2")])
+    for name, week_ago in (("some_left", NOW - 7 * DAY), ("long_ago", NOW - 7 * DAY - SECOND)):
+        hand.scoring_model(
+            name,
+            [
+                *(prediction(f"c{n}") for n in range(10)),
+                prediction("left lately", last_seen_as_of=week_ago, as_of=NOW - 40 * DAY),
+                prediction("left before", last_seen_as_of=NOW - 30 * DAY, as_of=NOW - 40 * DAY),
+                # the version that runs now has not seen it
+                prediction("left with version 1", "1", as_of=NOW - 40 * DAY),
+                prediction("still scored"),
+            ],
+            [
+                run("1", run_id="1", as_of=NOW - 30 * DAY, started_at=NOW - 30 * DAY),
+                run("2", run_id="2", as_of=week_ago, started_at=NOW - 6 * DAY),
+                run("2", run_id="b", scope="backfill", as_of=NOW - 9 * DAY, started_at=NOW - DAY),
+                run("2", run_id="e", status="error", as_of=NOW - 9 * DAY, started_at=NOW - DAY),
+                run("2"),
+            ],
+        )
+    hand.table("customers_and_one", key, [*ten, ("still scored",)])
     hand.scoring_model(
         "by_version_2",
         [prediction(f"c{n}") for n in range(10)],
@@ -69,7 +89,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     )
     hand.table("odd_customers", odd_key, [(1, "y"), (2, "x"), (3, None)])
     hand.close()
-    tables = ("registry", "customers", "nobody", "with_null", "odd_customers", "since_timestamp")
+    tables = (
+        "registry",
+        "customers_and_one",
+        "customers",
+        "nobody",
+        "with_null",
+        "odd_customers",
+        "since_timestamp",
+    )
     project.write_yaml(
         "models/hand.yml",
         sources(
@@ -89,6 +117,23 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
                 complete("unknown"),
                 complete("leaving_is_usual", max_unknown_fraction=1),
                 complete("missing_is_another_matter", max_missing_fraction=1),
+            ],
+            some_left=[
+                complete("departed", "customers_and_one"),
+                complete("departed_and_no_entity"),
+                complete("never_told", "customers_and_one", tell_departures_for=None),
+                complete("none_may_leave", "customers_and_one", max_unknown_fraction=0),
+                complete("a_fifth_may_leave", "customers_and_one", max_unknown_fraction=0.2142),
+                complete("three_may_leave", "customers_and_one", max_unknown_fraction=0.2143),
+                complete("told_oddly", "customers_and_one", tell_departures_for="a week"),
+            ],
+            long_ago=[
+                complete("no_longer_told", "customers_and_one"),
+                complete(
+                    "told_for_longer",
+                    "customers_and_one",
+                    tell_departures_for={"count": 8, "period": "day"},
+                ),
             ],
             by_version_2=[
                 complete("any_version_counts"),
@@ -116,8 +161,15 @@ def test_each_case_has_the_status_it_should(project: Project) -> None:
         "leaving_is_usual",
         "any_version_counts",
         "nothing_for_nobody",
+        "never_told",
+        "three_may_leave",
     }
-    assert {n for n, s in project.outcome.statuses().items() if s == "error"} == {"wrong"}
+    by_status = {
+        status: {n for n, s in project.outcome.statuses().items() if s == status}
+        for status in ("error", "warn")
+    }
+    assert by_status["error"] == {"wrong", "told_oddly"}
+    assert by_status["warn"] == {"departed", "no_longer_told", "told_for_longer"}
 
 
 def test_an_entity_never_tried_is_missing(project: Project) -> None:
@@ -130,6 +182,8 @@ def test_an_entity_never_tried_is_missing(project: Project) -> None:
         "scored_at": None,
         "waiting_since": None,
         "waiting": None,
+        "severity": "error",
+        "last_seen_as_of": None,
     }
     assert project.failures("missing") == [row]
     assert project.failures("less_is_not") == [row]
@@ -149,6 +203,34 @@ def test_a_prediction_without_an_entity_is_found(project: Project) -> None:
     assert project.found("missing_is_another_matter", *columns) == project.found(
         "unknown", *columns
     )
+
+
+LEFT_LATELY = ("left lately", "departed", NOW - 7 * DAY)
+LEFT_BEFORE = ("left before", "departed", NOW - 30 * DAY)
+LEFT_WITH_VERSION_1 = ("left with version 1", "departed", NOW - 30 * DAY)
+LEFT = ("customer_id", "problem", "last_seen_as_of")
+
+
+def test_who_has_left_is_told_for_a_while_and_fails_nothing(project: Project) -> None:
+    everybody = [LEFT_BEFORE, LEFT_LATELY, LEFT_WITH_VERSION_1]
+    assert project.found("departed", *LEFT) == everybody
+    assert set(project.found("departed", "severity")) == {("warn",)}
+    # a second too long ago, counted from the first run that did not see them
+    lately = ("left lately", "departed", NOW - 7 * DAY - SECOND)
+    assert project.found("no_longer_told", *LEFT) == [lately]
+    assert project.found("told_for_longer", *LEFT) == [LEFT_BEFORE, lately, LEFT_WITH_VERSION_1]
+
+
+def test_what_is_no_entity_and_still_scored_fails(project: Project) -> None:
+    found = project.found("departed_and_no_entity", *LEFT, "severity")
+    assert found[0] == ("still scored", "no_entity", None, "error")
+    assert [row[3] for row in found[1:]] == ["warn"] * 3
+
+
+def test_with_a_fraction_all_predictions_without_an_entity_count(project: Project) -> None:
+    for test in ("none_may_leave", "a_fifth_may_leave"):
+        assert project.outcome.nodes[test].status == "fail"
+        assert project.found(test, *LEFT) == [LEFT_BEFORE, LEFT_LATELY, LEFT_WITH_VERSION_1]
 
 
 def test_an_entity_with_a_null_key_cannot_have_a_prediction(project: Project) -> None:
@@ -202,3 +284,4 @@ def test_wrong_arguments_are_named(project: Project) -> None:
         "grace and entity_since go together",
     ):
         assert fault in message
+    assert "tell_departures_for is a week; it takes" in project.outcome.nodes["told_oddly"].message

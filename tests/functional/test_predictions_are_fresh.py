@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 NOW = datetime.fromisoformat(CLOCK)
 DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
 ONE_DAY, TWO_DAYS = {"count": 1, "period": "day"}, {"count": 2, "period": "day"}
+EVERYONE = {"entities": "source('hand', 'everyone')"}
 BOTH_LEVELS = {"warn_after": ONE_DAY, "error_after": TWO_DAYS}
 
 
@@ -63,6 +64,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     hand.scoring_model(
         "one_in_ten", [seen(f"c{n}", 3 * DAY if n == 9 else 0 * DAY) for n in range(10)], [run("2")]
     )
+    hand.scoring_model("one_left", [prediction("a"), seen("b", 30 * DAY)], [run("2")])
     to_come = datetime(
         2100, 1, 1
     )  # later than the clock, which is set back, and than the real time
@@ -86,6 +88,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         [run("2")],
         key={"客户 id": "bigint", 'a"b': "varchar"},
     )
+    ages = ("day - 1 s", "day", "day + 1 s", "two days", "two days + 1 s")
+    everyone = [*ages, *(f"c{n}" for n in range(10))]
+    hand.table("everyone", {"customer_id": "varchar"}, [(key,) for key in everyone])
+    odd_everyone = [(1, "x"), (2, "x")]
+    hand.table("odd_everyone", {"客户 id": "integer", 'a"b': "varchar"}, odd_everyone)
     odd_entities = [(1, "y"), (2, "x"), (1, None)]
     hand.table("odd_entities", {"客户 id": "integer", 'a"b': "varchar"}, odd_entities)
     hand.close()
@@ -96,13 +103,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         sources(
             registry=None,
             entities=None,
+            everyone=None,
+            odd_everyone=None,
             backfilled=[fresh("backfilled_is_stale")],
             confirmed=[fresh("confirmed_is_fresh")],
             thresholds=[
-                fresh("both_levels"),
-                fresh("warns_only", error_after=None),
-                fresh("errors_only", warn_after=None),
-                fresh("warns_below_error", error_after={"count": 1, "period": "week"}),
+                fresh("both_levels", **EVERYONE),
+                fresh("warns_only", error_after=None, **EVERYONE),
+                fresh("errors_only", warn_after=None, **EVERYONE),
+                fresh("warns_below_error", error_after={"count": 1, "period": "week"}, **EVERYONE),
                 fresh("wrong", key=["customer"], warn_after=None, error_after=None),
                 filtered,
                 fresh(
@@ -119,10 +128,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
                 ),
             ],
             one_in_ten=[
-                fresh("a_tenth_is_tolerated", max_stale_fraction=0.1),
-                fresh("less_is_not", max_stale_fraction=0.0999),
+                fresh("a_tenth_is_tolerated", max_stale_fraction=0.1, **EVERYONE),
+                fresh("less_is_not", max_stale_fraction=0.0999, **EVERYONE),
                 fresh("only_entities_are_judged", entities="source('hand', 'entities')"),
             ],
+            one_left=[fresh("who_left_is_not_judged")],
             to_come=[fresh("future_is_an_error", max_stale_fraction=1)],
             failed_only=[fresh("never_run")],
             nothing_scored=[fresh("no_predictions")],
@@ -132,7 +142,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
                 fresh("serving_version_is_stale", registry="source('hand', 'registry')"),
             ],
             odd=[
-                fresh("odd_names", key=["客户 id", 'a"b']),
+                fresh(
+                    "odd_names",
+                    key=["客户 id", 'a"b'],
+                    entities="source('hand', 'odd_everyone')",
+                ),
                 fresh(
                     "odd_entities_are_fresh",
                     key=["客户 id", 'a"b'],
@@ -161,6 +175,7 @@ def test_each_case_has_the_level_it_should(project: Project) -> None:
         "a_tenth_is_tolerated": "pass",
         "less_is_not": "fail",
         "only_entities_are_judged": "pass",
+        "who_left_is_not_judged": "pass",
         "future_is_an_error": "fail",
         "never_run": "fail",
         "no_predictions": "fail",

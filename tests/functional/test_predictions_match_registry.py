@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COLUMNS = ("customer_id", "problem", "expected", "actual", "run_id", "rejected_reason")
+EVERYONE = {"entities": "source('hand', 'everyone')"}
 RUNS = [run("1", started_at="1998-01-01"), run("2")]
 
 
@@ -58,6 +59,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         ],
         [*RUNS, run("2", run_id="before", artifact_sha256="ab" * 32, started_at="1998-01-01")],
     )
+    everyone = ["a", "b", "c", *(f"d{n}" for n in range(7))]
+    hand.table("everyone", {"customer_id": "varchar"}, [(key,) for key in everyone])
+    odd_key = {"客户 id": "bigint", 'a"b': "varchar"}
+    hand.table("odd_everyone", odd_key, [(1, "x")])
     hand.scoring_model("by_version_4", [prediction("a", "4")], [run("4")])
     hand.scoring_model("by_version_5", [prediction("a", "5")], [run("5")])
     hand.scoring_model("failed_only", [], [run("2", status="error")])
@@ -65,14 +70,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         "odd",
         [{"客户 id": 1, 'a"b': "x", **prediction("", "1")}],
         RUNS,
-        key={"客户 id": "bigint", 'a"b': "varchar"},
+        key=odd_key,
     )
     hand.close()
     project.write_yaml(
         "models/hand.yml",
         sources(
             **dict.fromkeys(("registry", "rolled_back", "promoted", "without", "two", "entities")),
-            **dict.fromkeys(("file_altered", "file_gone")),
+            **dict.fromkeys(("file_altered", "file_gone", "everyone", "odd_everyone")),
             by_version_4=[match("altered_file", "file_altered")],
             by_version_5=[match("missing_file", "file_gone")],
             both=[
@@ -86,15 +91,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
                 match("wrong", "registry", key=[], entities="entities", max_earlier_fraction=7),
             ],
             behind=[
-                match("behind_two"),
-                match("a_fifth_is_tolerated", max_earlier_fraction=0.2),
-                match("less_is_not", max_earlier_fraction=0.1999),
+                match("behind_two", **EVERYONE),
+                match("who_left_is_not_judged"),
+                match("a_fifth_is_tolerated", max_earlier_fraction=0.2, **EVERYONE),
+                match("less_is_not", max_earlier_fraction=0.1999, **EVERYONE),
                 match("only_entities_are_judged", entities="source('hand', 'entities')"),
             ],
             altered=[match("altered_artifact")],
             failed_only=[match("never_run")],
             not_there=[match("no_tables")],
-            odd=[match("odd_names", key=["客户 id", 'a"b'])],
+            odd=[match("odd_names", key=list(odd_key), entities="source('hand', 'odd_everyone')")],
         ),
     )
     project.dbt("test", vars={"dbt_onnx_clock": CLOCK})
@@ -186,7 +192,7 @@ def test_wrong_arguments_are_named(project: Project) -> None:
     for fault in (
         "predictions_match_registry on",
         "has 3 wrong arguments",
-        "key is []; it takes a list of column names",
+        "key must be a list of column names; got []",
         'entities is "entities"; it takes a relation',
         "max_earlier_fraction is 7;",
     ):

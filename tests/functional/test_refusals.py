@@ -32,7 +32,7 @@ CALLS = {
         ["key has 7, which is not a column name", "entity_since is 7; it takes a column of"],
     ),
     "no_moments": (
-        f"""prediction_calibration({P}, ref('features'), key='id', column='y', outcome='a',
+        f"""prediction_calibration({P}, ref('features'), key=['id'], column='y', outcome='a',
         known_at=7, as_of='')""",
         [
             "known_at is 7; it takes a date or timestamp column of outcomes",
@@ -140,9 +140,7 @@ def test_a_name_in_two_packages_is_asked_for_by_its_id(
     other = replace(own, unique_id="model.other.scores")
     monkeypatch.setattr(opened, "scoring_models", lambda: [own, other])
     assert opened.scoring_model("model.other.scores") == other
-    wanted = (
-        "2 packages of the project have a scoring model 'scores'\nHint: name one of model.consumer"
-    )
+    wanted = "2 scoring models of the project are called 'scores'\nHint: name one of model.consumer"
     with pytest.raises(ConfigError, match=wanted):
         opened.scoring_model("scores")
 

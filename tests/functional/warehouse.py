@@ -6,8 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-import duckdb
-from hardening import CONFIG
+from hardening import CONFIG, connect, with_own_order, with_settings
 from onnx import TensorProto, helper
 
 from dbt_onnx.contract import Contract, Feature, Input, Output
@@ -24,6 +23,7 @@ ARGUMENTS: dict[str, Any] = {
     "as_of": None,
     "refresh_after": None,
     "keep_inputs": True,
+    "significant_digits": 9,
     "max_rejected_fraction": 1.0,
     "batch_rows": None,
     "threads": 1,
@@ -71,7 +71,7 @@ class Warehouse:
         self.folder = folder
         self.name, self.schema = name, schema
         self.artifacts = folder / "artifacts"
-        self.connection = duckdb.connect(str(folder / "w.duckdb"), config=dict(config))
+        self.connection = connect(folder / "w.duckdb", config)
         self.clock = "2024-01-10 00:00:00"
         self.runs = 0
         self.sql(
@@ -81,7 +81,7 @@ class Warehouse:
         self.sql("create table if not exists features (id integer, a double, b double)")
 
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
-        return self.connection.cursor().execute(statement).fetchall()
+        return with_own_order(self.connection.cursor()).execute(statement).fetchall()
 
     def register(
         self,
@@ -154,7 +154,7 @@ class Warehouse:
             dbt_version="1.11.0",
             model=asked,
         )
-        session = self.connection.cursor()
+        session = with_settings(self.connection.cursor())
         relations = {
             "features": session.query(features),
             "registry": session.query('select * from "w"."main"."model_registry"'),

@@ -33,6 +33,7 @@ ATTACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"rows": 10_000_000, "cases": 1_000, "every": 1},
         {"rows": 200_000, "cases": 20, "every": 10},
     ),
+    "bad_rows": ({"deaths": 100, "failures": 200}, {"deaths": 4, "failures": 6}),
     "arrival": ({"schedules": 200}, {"schedules": 6}),
     "fuzzing": ({"seconds": 600, "examples": 500}, {"seconds": 6, "examples": 20}),
     "hostile_models": ({"every": 1, "dbt": 10}, {"every": 9, "dbt": 2}),
@@ -43,6 +44,7 @@ ATTACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no_code": ({"every": 1, "short": False}, {"every": 4, "short": True}),
     "paths": ({"every": 1}, {"every": 20}),
     "bad_input": ({"every": 1}, {"every": 4}),
+    "types_at_edges": ({"every": 1, "values": 200}, {"every": 9, "values": 20}),
     "estimators": ({"seeds": 3, "every": 1}, {"seeds": 1, "every": 12}),
     "nulls": ({"rows": 1_000_000}, {"rows": 50_000}),
 }

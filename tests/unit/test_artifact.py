@@ -32,7 +32,7 @@ def linear_contract(**changes: Any) -> Contract:
     return Contract(**{**parts, **changes})
 
 
-def write(root: Path, model: Any = None, contract: Contract | None = None) -> RegistryEntry:
+def registered(root: Path, model: Any = None, contract: Contract | None = None) -> RegistryEntry:
     return write_artifact(
         root,
         (model or models.linear()).SerializeToString(),
@@ -40,6 +40,11 @@ def write(root: Path, model: Any = None, contract: Contract | None = None) -> Re
         model_version="1",
         contract=contract or linear_contract(),
     )
+
+
+def write(root: Path, model: Any = None, contract: Contract | None = None) -> RegistryEntry:
+    """As registries were that do not vouch for cards: what is in a card is judged by itself."""
+    return replace(registered(root, model, contract), card_sha256=None)
 
 
 def replaced(root: Path, entry: RegistryEntry, content: bytes) -> RegistryEntry:
@@ -89,6 +94,97 @@ def test_writing_another_model_over_a_version_is_refused(tmp_path: Path) -> None
     write(tmp_path)
     with pytest.raises(ArtifactError, match="already holds another model"):
         write(tmp_path, models.linear(metadata={"changed": "yes"}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"features": (Feature(name="a", null_policy="fill", fill=99.0), Feature(name="b"))},
+        {"outputs": (Output(name="y", kind="value", dtype="float32", columns=("z",)),)},
+    ],
+)
+def test_writing_another_card_over_a_version_is_refused(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    entry = registered(tmp_path)
+    before = (tmp_path / "m/1/card.json").read_bytes()
+    with pytest.raises(ArtifactError, match="already holds another card of this model") as caught:
+        registered(tmp_path, contract=linear_contract(**change))
+    assert "choose a new version" in caught.value.hint
+    assert (tmp_path / "m/1/card.json").read_bytes() == before
+    assert registered(tmp_path) == entry
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text.replace('"reject"', '"nan"', 1),
+        lambda text: text.replace("\n", " \n", 1),
+        lambda text: text + " ",
+        lambda text: "{}",
+    ],
+)
+def test_a_card_that_was_edited_is_refused_by_its_sha256(tmp_path: Path, edit: Any) -> None:
+    entry = registered(tmp_path)
+    path = tmp_path / "m/1/card.json"
+    assert entry.card_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert load_artifact(tmp_path, entry).card_sha256 == entry.card_sha256
+    content = edit(path.read_text())
+    path.write_text(content)
+    message = refusal(tmp_path, entry)
+    assert "card.json is not the card that was registered with 'm/1'" in message
+    assert hashlib.sha256(content.encode()).hexdigest() in message
+    assert entry.card_sha256 in message
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "fault"),
+    [("M", "1", "has 'm', and 'M' differs"), ("m", "V1", "has 'v1', and 'V1' differs")],
+)
+def test_a_folder_that_differs_by_case_only_is_not_written(
+    tmp_path: Path, name: str, version: str, fault: str
+) -> None:
+    registered(tmp_path)
+    (tmp_path / "m" / "v1").mkdir()
+    with pytest.raises(ArtifactError, match=fault):
+        write_artifact(
+            tmp_path,
+            models.linear().SerializeToString(),
+            model_name=name,
+            model_version=version,
+            contract=linear_contract(),
+        )
+    assert not (tmp_path / name / version).exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (
+            '{"format_version": 1, "parity": {"tolerance": 1e999}}',
+            "1e999 is larger than any number",
+        ),
+        ('{"format_version": 1, "parity": {"tolerance": -1e999}}', "-1e999 is larger than any"),
+        ('{"format_version": 1, "format_version": 1}', "the key 'format_version' stands in one"),
+        ('{"a": {"b": [{"c": 1, "c": 2}]}}', "the key 'c' stands in one object twice"),
+    ],
+)
+def test_a_card_with_a_value_that_readers_differ_about_is_refused(
+    tmp_path: Path, text: str, fault: str
+) -> None:
+    entry = write(tmp_path)
+    (tmp_path / "m/1/card.json").write_text(text)
+    message = refusal(tmp_path, entry)
+    assert "card.json is not valid JSON: " in message
+    assert fault in message
+
+
+def test_line_ends_that_git_changes_are_no_other_card(tmp_path: Path) -> None:
+    entry = registered(tmp_path)
+    path = tmp_path / "m/1/card.json"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert load_artifact(tmp_path, entry).card_sha256 == entry.card_sha256
+    assert registered(tmp_path) == entry
 
 
 @pytest.mark.parametrize("name", ["../m", "", "m; rm -rf .", "m/1", ".hidden", "客户"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,13 @@ class Project:
     def change_card(self, **changes: Any) -> None:
         path = self.folder / "artifacts/m/1/card.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+        # what is in a card is judged by itself where the registry does not vouch for it
+        rows = self.rows()
+        rows[0]["card_sha256"] = ""
+        with self.registry.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 @pytest.fixture
@@ -90,6 +98,9 @@ def test_a_registered_model_is_the_file_its_card_and_a_row(project: Project) -> 
             "alias": "champion",
             "artifact": "m/1/model.onnx",
             "sha256": artifact.sha256,
+            "card_sha256": hashlib.sha256(
+                (project.folder / "artifacts/m/1/card.json").read_bytes()
+            ).hexdigest(),
         }
     ]
     assert artifact.contract.feature_names == ("a", "b")
@@ -316,6 +327,20 @@ def test_a_version_is_registered_once(project: Project) -> None:
     assert project.load().model_bytes == first.model_bytes
 
 
+@pytest.mark.parametrize(("name", "version"), [("M", "9"), ("m", "V1")])
+def test_a_name_that_differs_by_case_only_is_not_registered(
+    project: Project, name: str, version: str
+) -> None:
+    project.registered(models.linear(), *AB, version="v1")
+    before = project.registry.read_bytes()
+    names = ("--name", name, "--version", version, "--project-dir", project.folder)
+    result = run("register", project.save(models.linear()), *names, *AB)
+    assert result.exit_code == 2
+    assert "differs from it by letter case only" in result.stderr
+    assert project.registry.read_bytes() == before
+    assert [item.name for item in (project.folder / "artifacts").iterdir()] == ["m"]
+
+
 def test_an_alias_is_moved_only_on_demand(project: Project) -> None:
     project.registered(models.linear(), *AB, "--alias", "champion")
     result = project.register(models.vector(), *AB, "--alias", "champion", version="2")
@@ -460,6 +485,91 @@ def test_a_card_without_a_sample_is_told(project: Project) -> None:
     result = project.verify()
     assert result.exit_code == 0
     assert "no sample" in result.stdout
+
+
+def test_a_card_that_was_edited_fails_its_version_only(project: Project) -> None:
+    project.registered(models.linear(), *AB)
+    project.registered(models.vector(), *AB, version="2")
+    path = project.folder / "artifacts/m/1/card.json"
+    path.write_text(path.read_text().replace('"reject"', '"nan"', 1))
+    result = project.verify()
+    assert result.exit_code == 1
+    assert result.stdout.count("FAILED") == 1
+    assert "m/1: " in result.stdout
+    assert "card.json is not the card that was registered with 'm/1'" in result.stdout
+
+
+def of_today(project: Project, *versions: str) -> None:
+    """A registry from before it vouched for cards, with a column and a longer row of others."""
+    for version in versions:
+        project.registered(models.linear(), *AB, version=version)
+    lines = project.registry.read_text().splitlines()
+    shorter = [line.rpartition(",")[0] for line in lines]
+    owned = [f"{line},ann" for line in shorter[1:-1]]
+    owned.append(f"{shorter[-1]},bob,and,more")
+    project.registry.write_text("\n".join([f"{shorter[0]},owner", *owned, ""]))
+
+
+def test_a_registry_of_today_is_told_and_filled_by_one_command(project: Project) -> None:
+    of_today(project, "1", "2", "3")
+    result = project.verify()
+    assert result.exit_code == 0
+    assert "has no card_sha256 for m/1, m/2, m/3" in result.stdout
+    assert "`dbt-onnx verify --record-cards` fills it" in result.stdout
+    (project.folder / "artifacts/m/2/model.onnx").write_bytes(b"x")
+    result = run("verify", "--project-dir", project.folder, "--record-cards")
+    assert result.exit_code == 1
+    assert "recorded 2 cards in seeds/model_registry.csv" in result.stdout
+    assert "+column_types: {card_sha256: varchar}" in result.stdout
+    assert "dbt seed --full-refresh -s model_registry" in result.stdout
+    with project.registry.open(newline="") as stream:
+        header, *rows = csv.reader(stream)
+    assert header == [
+        "model_name", "model_version", "alias", "artifact", "sha256", "owner", "card_sha256",
+    ]  # fmt: skip
+    digests = [
+        hashlib.sha256((project.folder / f"artifacts/m/{n}/card.json").read_bytes()).hexdigest()
+        for n in "123"
+    ]
+    assert [row[5:] for row in rows] == [
+        ["ann", digests[0]],
+        ["ann"],
+        ["bob", digests[2], "and", "more"],
+    ]
+    # from now on the cards are held to it, and a second call changes nothing
+    path = project.folder / "artifacts/m/1/card.json"
+    path.write_text(path.read_text() + " ")
+    before = project.registry.read_bytes()
+    result = run("verify", "--project-dir", project.folder, "--record-cards")
+    assert "m/1: " in result.stdout
+    assert "recorded 0 cards" in result.stdout
+    assert project.registry.read_bytes() == before
+
+
+def test_a_version_registered_in_a_registry_of_today_adds_no_column(project: Project) -> None:
+    of_today(project, "1")
+    project.registered(models.linear(), *AB, version="2")
+    assert "card_sha256" not in project.registry.read_text()
+    assert "has no card_sha256 for m/1, m/2" in project.verify().stdout
+
+
+def test_what_an_interrupted_registration_has_left_is_told(project: Project) -> None:
+    project.registered(models.linear(), *AB)
+    project.registered(models.linear(), *AB, version="2")
+    lines = project.registry.read_text().splitlines(keepends=True)
+    project.registry.write_text("".join(lines[:-1]))
+    (project.folder / "artifacts/m/3").mkdir()
+    (project.folder / "artifacts/m/3/model.onnx").write_bytes(b"cut sho")
+    result = project.verify()
+    assert result.exit_code == 0
+    for version in "23":
+        text = (
+            f"{project.folder}/artifacts/m/{version} is not registered: `register` was interrupted"
+        )
+        assert text in " ".join(result.stdout.split())
+    # the same command again completes it
+    project.registered(models.linear(), *AB, version="2")
+    assert "m/2 is not registered" not in project.verify().stdout
 
 
 def test_two_champions_stop_verify(project: Project) -> None:

@@ -46,8 +46,9 @@ KERNEL = (
     "encode.py",
     "decode.py",
     "scoring.py",
+    "row_search.py",
 )
-KERNEL_MAY_IMPORT = {*KERNEL, "errors.py", "session.py", "identifiers.py"}
+KERNEL_MAY_IMPORT = {*KERNEL, "errors.py", "session.py", "native.py", "identifiers.py"}
 
 
 @cache

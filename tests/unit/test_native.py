@@ -73,8 +73,50 @@ def test_work_that_takes_steps_may_take_long() -> None:
 
 def test_an_interrupted_wait_asks_the_work_to_end() -> None:
     asked = threading.Event()
-    killer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-    killer.start()
+
+    def interrupt() -> None:
+        # by the work itself: before it has begun, there is none to be asked
+        os.kill(os.getpid(), signal.SIGINT)
+        asked.wait()
+
+    with pytest.raises(KeyboardInterrupt):
+        Threads().run(interrupt, max_seconds=60, cancel=asked.set)
+    assert asked.is_set()
+
+
+def test_an_interrupt_that_reaches_another_thread_ends_the_wait_soon() -> None:
+    asked = threading.Event()
+
+    def interrupt() -> None:
+        # the kernel may choose any thread: Python's handler then waits for the main one to wake
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        asked.wait()
+
+    before = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        Threads().run(interrupt, max_seconds=60, cancel=asked.set)
+    assert asked.is_set()
+    assert time.monotonic() - before < 30
+
+
+def test_an_interrupt_as_the_work_is_handed_over_asks_it_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, hire = threading.Event(), native._hire
+
+    def interrupted() -> object:
+        inbox = hire()
+        put = inbox.put
+
+        class Inbox:
+            def put(self, work: object) -> None:
+                put(work)
+                if work is not None:
+                    raise KeyboardInterrupt
+
+        return Inbox()
+
+    monkeypatch.setattr(native, "_hire", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Threads().run(asked.wait, max_seconds=60, cancel=asked.set)
     assert asked.is_set()

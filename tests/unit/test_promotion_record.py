@@ -476,8 +476,10 @@ def model(dbt, session):
     [
         ('model="m", key=["id"]', {"model": "m", "key": ["id"]}),
         ('features=dbt.ref("f"), model="m"', {"features": "f", "model": "m"}),
-        ('features=dbt.ref("pack", "f")', {"features": "f"}),
-        ('features=dbt.source("shop", "f")', {"features": "f"}),
+        ('features=dbt.ref("pack", "f")', {"features": "pack.f"}),
+        ('features=dbt.source("shop", "f")', {"features": "shop.f"}),
+        ('features=dbt.ref("f", v=2)', {"features": "f.v2"}),
+        ('features=dbt.ref("f").filter("b > 2")', {}),
         ("features=relation, key=KEY, model=NAME", {}),
         ('model="m" + suffix, **more', {}),
         ("features=dbt.ref()", {}),

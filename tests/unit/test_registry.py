@@ -55,11 +55,66 @@ def test_a_version_that_the_seed_typed_is_text_again(value: object, text: str) -
     assert registry(row(value, artifact="a/model.onnx")).entries[0].model_version == text
 
 
-@pytest.mark.parametrize("value", [1.1, decimal.Decimal("1.1")])
-def test_a_version_that_the_seed_read_as_a_fraction_is_refused(value: object) -> None:
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (1.1, "number 1.1"),
+        (decimal.Decimal("1.10"), "number 1.10"),
+        (1.0, "number 1.0"),
+        (True, "truth value True"),
+        (dt.datetime(2024, 1, 31), "datetime 2024-01-31 00:00:00"),
+        (b"1", "bytes b'1'"),
+    ],
+)
+def test_a_version_that_the_seed_read_as_something_else_is_refused(
+    value: object, shown: str
+) -> None:
     message = refusal(row(value))
-    assert "row 1: model_version was loaded as the number 1.1" in message
-    assert "+column_types" in message
+    assert f"row 1: model_version was loaded as the {shown}" in message
+    assert "`+column_types: {model_version: varchar}`" in message
+    assert "`dbt seed --full-refresh`" in message
+
+
+@pytest.mark.parametrize("asked", ["01", "001", "1_0"])
+def test_a_version_that_lost_its_spelling_is_told_with_the_cure(asked: str) -> None:
+    with pytest.raises(RegistryError) as caught:
+        registry(row(1), row(10)).resolve(f"churn/{asked}")
+    assert "it was loaded as a number: give the seed `+column_types" in caught.value.hint
+    assert "--full-refresh" in caught.value.hint
+
+
+def test_a_blank_line_is_no_version_however_it_was_loaded(tmp_path: Path) -> None:
+    blank: dict[str, object] = dict.fromkeys(row())
+    assert registry(row("1"), blank, row("2")).entries == registry(row("1"), row("2")).entries
+    text = f"{HEADER}churn,1,,churn/1/m.onnx,{SHA}\n\n,,,,\nchurn,2,,churn/2/m.onnx,{SHA}\n"
+    found = Registry.from_csv(write(tmp_path / "r.csv", text))
+    assert [entry.model_version for entry in found.entries] == ["1", "2"]
+    # what holds anything is a row
+    assert "row 2: model_name ''" in refusal(row("1"), {**blank, "alias": "champion"})
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        ([{}, {"model_name": "Churn"}], "models 'Churn' and 'churn' differ by letter case only"),
+        ([{"version": "v1"}, {"version": "V1"}], "versions 'churn/V1' and 'churn/v1' differ by"),
+        (
+            [{"version": "1"}, {"version": "2", "artifact": "churn/1/Model.onnx"}],
+            "artifacts 'churn/1/Model.onnx' and 'churn/1/model.onnx' differ by letter case only",
+        ),
+    ],
+)
+def test_what_differs_by_letter_case_only_is_refused(
+    rows: list[dict[str, Any]], fault: str
+) -> None:
+    assert fault in refusal(*(row(**changes) for changes in rows))
+
+
+def test_a_card_of_the_registry_is_a_sha256_or_nothing() -> None:
+    assert registry(row(card_sha256=SHA)).entries[0].card_sha256 == SHA
+    assert registry(row(card_sha256=None)).entries[0].card_sha256 is None
+    assert registry(row()).entries[0].card_sha256 is None
+    assert "card_sha256 'abc' is not 64 lowercase" in refusal(row(card_sha256="abc"))
 
 
 def test_an_empty_alias_is_none() -> None:
@@ -148,8 +203,34 @@ def test_a_model_without_champion_says_so() -> None:
 
 
 def test_an_empty_registry_says_so() -> None:
-    with pytest.raises(RegistryError, match="it is empty"):
+    with pytest.raises(RegistryError, match="it is empty") as caught:
         registry().resolve("churn")
+    assert "`dbt seed` brings back what a build with `--empty` left out" in caught.value.hint
+    with pytest.raises(RegistryError, match="it has churn") as caught:
+        registry(row("1")).resolve("spend")
+    assert "--empty" not in caught.value.hint
+
+
+def test_the_registry_among_seeds_is_told_by_its_columns(tmp_path: Path) -> None:
+    others = {
+        "purchases.csv": b"customer_id,dollars\n1,2.50\n",
+        "aliases.csv": b"model_name,alias\nchurn,champion\n",
+        "empty.csv": b"",
+        "latin.csv": b"model_name,artifact,sha256,\xe9\n",
+    }
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+    first = [tmp_path / name for name in (*others, "gone.csv")]
+    assert Registry.from_seeds(first) is None
+    path = write(tmp_path / "r.csv", f"\ufeff{HEADER}churn,1,,churn/1/m.onnx,{SHA}\n")
+    found = Registry.from_seeds([*first, path])
+    assert found == Registry.from_csv(path)
+
+
+def test_a_registry_among_seeds_that_is_not_valid_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.csv", f"{HEADER}churn,1,,../m.onnx,{SHA}\n")
+    with pytest.raises(RegistryError, match=r"r\.csv is not valid: row 1"):
+        Registry.from_seeds([path])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_models as models
 import pytest
 
-from dbt_onnx.artifact import write_artifact
+from dbt_onnx.artifact import load_artifact, write_artifact
 from dbt_onnx.contract import Contract, Feature, Input, Output
 from dbt_onnx.registry import Registry, RegistryEntry
 from dbt_onnx.sample import largest_difference, score_sample
@@ -92,6 +92,55 @@ def test_every_row_of_the_registry_gets_its_verdict_in_order(tmp_path: Path) -> 
     verdicts = verify_registry(tmp_path, Registry(entries=tuple(entries), where="r"))
     assert [verdict.passed for verdict in verdicts] == [True, False, True]
     assert [verdict.entry for verdict in verdicts] == entries
+
+
+def test_a_sample_is_scored_as_a_run_scores_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With tensors in the place of ZipMaps: what a run gives onnxruntime is what is verified."""
+    classes = ("no", "yes", "hm")
+    contract = Contract(
+        features=CONTRACT.features,
+        inputs=CONTRACT.inputs,
+        outputs=(
+            Output(
+                name="probabilities", kind="probabilities", dtype="float32",
+                columns=("p", "q", "r"), classes=classes,
+            ),
+        ),
+    )  # fmt: skip
+    content = models.classifier(list(classes), zipmap=True).SerializeToString()
+    features = {"a": [1, 2.5], "b": [1, 0]}
+    parity = {"features": features, "outputs": score_sample(content, contract, features)}
+    entry = write_artifact(
+        tmp_path, content, model_name="m", model_version="1", contract=contract, parity=parity
+    )
+    artifact = load_artifact(tmp_path, entry)
+    assert artifact.scoring_bytes != artifact.model_bytes
+    given = []
+
+    def score(model_bytes: bytes, *arguments: Any, **options: Any) -> Any:
+        given.append(model_bytes)
+        return score_sample(model_bytes, *arguments, **options)
+
+    monkeypatch.setattr("dbt_onnx.verification.score_sample", score)
+    assert verify_entry(tmp_path, entry).passed
+    assert given == [artifact.scoring_bytes]
+
+
+def test_without_a_sample_the_model_must_load_all_the_same(tmp_path: Path) -> None:
+    model = models.linear()
+    model.graph.node[0].op_type = "NoSuchOperator"
+    entry = write_artifact(
+        tmp_path,
+        model.SerializeToString(),
+        model_name="m",
+        model_version="1",
+        contract=CONTRACT,
+    )
+    verdict = verify_entry(tmp_path, entry)
+    assert verdict.fault is not None
+    assert "cannot load the model" in verdict.fault
 
 
 @pytest.mark.parametrize(

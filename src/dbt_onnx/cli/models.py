@@ -102,6 +102,11 @@ def register(
     type=click.Path(path_type=Path, dir_okay=False),
     help="The key of whoever answers for the models, PEM.",
 )
+@click.option(
+    "--record-cards",
+    is_flag=True,
+    help="Write the sha256 of each card that is good into the registry, where it has none.",
+)
 @options.project_dir
 @options.registry
 @click.pass_context
@@ -109,20 +114,29 @@ def verify(
     ctx: click.Context,
     signed: bool,  # noqa: FBT001
     public_key: Path | None,
+    record_cards: bool,  # noqa: FBT001
     project_dir: Path,
     registry: Path,
 ) -> None:
     """Check every registered version: file, sha256, card, graph, and its sample's predictions."""
-    from dbt_onnx.presentation.models import show_verdicts
+    from dbt_onnx.presentation.models import show_recorded, show_verdicts
     from dbt_onnx.registry import Registry
-    from dbt_onnx.verification import verify_registry
+    from dbt_onnx.registry_file import record_cards as record
+    from dbt_onnx.verification import unregistered_folders, verify_registry
 
-    verdicts = verify_registry(
-        project_dir / "artifacts",
-        Registry.from_csv(project_dir / registry),
-        verifier=_verifier(public_key, signed=signed),
+    artifacts, seed = project_dir / "artifacts", project_dir / registry
+    entries = Registry.from_csv(seed)
+    verdicts = verify_registry(artifacts, entries, verifier=_verifier(public_key, signed=signed))
+    show_verdicts(
+        verdicts, unregistered=unregistered_folders(artifacts, entries), recording=record_cards
     )
-    show_verdicts(verdicts)
+    if record_cards:
+        digests = {
+            (item.entry.model_name, item.entry.model_version): item.card_sha256
+            for item in verdicts
+            if item.passed and item.card_sha256 is not None
+        }
+        show_recorded(registry, *record(seed, digests))
     if not all(verdict.passed for verdict in verdicts):
         ctx.exit(options.WRONG)
 

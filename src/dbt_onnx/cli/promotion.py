@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dbt_onnx.dbt_project import DbtProject
+    from dbt_onnx.promotions_file import GateResult
 
 _SHARE = click.FloatRange(0, 1)
 
@@ -86,11 +87,12 @@ def promote(
     if any(check.final or why is None for check in failed):
         show_refusal(version, failed, registry, overridden=why is not None)
         ctx.exit(options.WRONG)
+    gate: GateResult = "overridden" if failed else "passed" if standing.champion else "not_compared"
     change = carry_out(
         standing,
         entry,
         action="promote",
-        gate="overridden" if failed else "passed",
+        gate=gate,
         reason=despite(why or "", failed),
     )
     show_change(change, registry, overridden=failed)

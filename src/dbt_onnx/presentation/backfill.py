@@ -23,7 +23,7 @@ def show_backfill(backfill: Backfill) -> None:
     version = f"{backfill.version.model_name}/{backfill.version.model_version}"
     print_text(
         open_console(),
-        f"{backfill.model.name} with {version}: {len(clocks)} slices from {show_clock(clocks[0])} "
+        f"{backfill.model.selector} with {version}: {len(clocks)} slices from {show_clock(clocks[0])} "
         f"to {show_clock(clocks[-1])}, {len(clocks) - missing} done before, {missing} to run",
         style="bold",
     )

@@ -98,8 +98,12 @@ def show_contract(console: Console, contract: Contract) -> None:
             print_text(console, f"and {len(lines) - MAX_LINES:,} more columns")
 
 
-def show_verdicts(verdicts: Sequence[Verdict]) -> None:
-    """Print one row per registered version, then each fault with its remedy."""
+def show_verdicts(
+    verdicts: Sequence[Verdict], *, unregistered: Sequence[Path] = (), recording: bool = False
+) -> None:
+    """Print one row per registered version, then each fault with its remedy, and what the registry
+    does not tell: folders without a row and, unless that is being mended, rows without a card.
+    """
     console = Console()
     header = ["model", "alias", "sha256", "sample", "verdict"]
     if any(verdict.is_signed is not None for verdict in verdicts):
@@ -125,6 +129,36 @@ def show_verdicts(verdicts: Sequence[Verdict]) -> None:
             name = f"{verdict.entry.model_name}/{verdict.entry.model_version}"
             print_text(console, f"{name}: {verdict.fault}", style="red")
             print_text(console, f"Hint: {verdict.hint}")
+    for folder in unregistered:
+        print_text(
+            console,
+            f"Note: {folder} is not registered: `register` was interrupted, or its row is gone; "
+            "register that version again, or remove the folder",
+            style="yellow",
+        )
+    bare = [verdict.entry.spec for verdict in verdicts if verdict.entry.card_sha256 is None]
+    if bare and not recording:
+        print_text(
+            console,
+            f"Note: the registry has no card_sha256 for {', '.join(bare)}: a change of the card would "
+            "not be noticed; `dbt-onnx verify --record-cards` fills it",
+            style="yellow",
+        )
+
+
+def show_recorded(registry: Path, recorded: int, is_new: bool) -> None:  # noqa: FBT001
+    """Print how many cards were recorded, and how the warehouse gets to know."""
+    console = Console()
+    cards = "1 card" if recorded == 1 else f"{recorded:,} cards"
+    print_text(console, f"recorded {cards} in {registry}")
+    if is_new:
+        print_text(
+            console,
+            "next: give the seed `+column_types: {card_sha256: varchar}`, and load its new column "
+            f"with `dbt seed --full-refresh -s {registry.stem}`",
+        )
+    elif recorded:
+        print_text(console, f"next: dbt seed -s {registry.stem}")
 
 
 def show_signature(entry: RegistryEntry, path: Path) -> None:

@@ -63,6 +63,11 @@ def show_change(change: Change, registry: Path, *, overridden: Sequence[Check]) 
         print_text(console, f"; {name}/{promotion.replaced_version} was, and {role} now", end="")
     print_text(console, "")
     print_text(console, f"recorded in {file}")
+    if promotion.gate == "not_compared":
+        print_text(
+            console,
+            "Note: there was no champion to compare with; the gate is recorded as not_compared",
+        )
     if change.first:
         print_text(
             console,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from dbt_onnx.engines.duckdb.features import FeatureRelation
+from dbt_onnx.engines.duckdb.features import FeatureRelation, refuse_expressions
 from dbt_onnx.errors import DataError
 from dbt_onnx.identifiers import quote
 from dbt_onnx.scoring import KEY_PREFIX
@@ -17,24 +17,30 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.scoring_calls import Upstream
 
 BATCH_ROWS = 65_536
 
 
-def open_features(reader: Cursor, relation_sql: str, *, name: str) -> FeatureRelation:
+class MissingFeaturesError(DataError):
+    """The feature relation has not been built yet, or is gone."""
+
+
+def open_features(reader: Cursor, relation: Upstream) -> FeatureRelation:
     """The feature relation of a scoring model, outside of its runs.
 
-    `relation_sql` is the relation as SQL, `name` what users know it by. Raises DataError when it
-    is not in the warehouse.
+    Raises ConfigError when `score()` refuses it, MissingFeaturesError when it is not in the warehouse.
     """
+    sql = f"select * from {relation.sql}"
+    refuse_expressions(features=sql)
     try:
-        columns = reader.columns_of(relation_sql)
+        columns = reader.columns_of(relation.sql)
     except duckdb.CatalogException as error:
-        raise DataError(
-            f"{name} is not in the warehouse: {str(error).partition(chr(10))[0]}",
-            hint=f"`dbt build -s +{name.rpartition('.')[2]}` makes it",
+        raise MissingFeaturesError(
+            f"{relation.name} is not in the warehouse: {str(error).partition(chr(10))[0]}",
+            hint=f"`dbt build -s +{relation.selector}` makes it",
         ) from error
-    return FeatureRelation(sql=f"select * from {relation_sql}", name=name, columns=columns)
+    return FeatureRelation(sql=sql, name=relation.name, columns=columns)
 
 
 def sample_features(
@@ -53,10 +59,11 @@ def sample_features(
     keys = [quote(name) for name in key]
     selected = [f'{name} as "{KEY_PREFIX}{place}"' for place, name in enumerate(keys)]
     selected += [quote(name) for name in columns]
+    order = ", ".join(f"{by} asc nulls last" for by in (f"hash({', '.join(keys)})", *keys))
     stream = reader.stream(
         f"select {', '.join(selected)} from ({features.sql}) as features "
         f"where {' and '.join(f'{name} is not null' for name in keys)} "
-        f"order by hash({', '.join(keys)}), {', '.join(keys)} limit {int(rows)}",
+        f"order by {order} limit {int(rows)}",
         {},
         batch_rows=BATCH_ROWS,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import sys
+import threading
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
@@ -10,6 +12,7 @@ import duckdb
 from dbt_onnx import ledger
 from dbt_onnx.errors import WarehouseError
 from dbt_onnx.identifiers import literal
+from dbt_onnx.native import AT_WORK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -114,8 +117,15 @@ def duckdb_errors() -> Iterator[None]:
         if str(error) == "can't start new thread":
             raise _out_of_memory(str(error)) from error
         raise
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
     except duckdb.Error as error:
         said = _said(error)
+        if "Connection already closed" in said:
+            raise WarehouseError(
+                "the connection was closed during the run, as dbt does when it is interrupted",
+                hint="nothing is written: run again",
+            ) from error
         hint = (
             "dbt_onnx makes its tables without constraints and indexes: drop what was added to them"
             if isinstance(error, duckdb.ConstraintException)
@@ -134,6 +144,35 @@ def _out_of_memory(said: str) -> WarehouseError:
         f"the process has no more memory: {said}",
         hint="give it more, or leave it some: lower DuckDB's memory_limit or the threads",
     )
+
+
+@contextmanager
+def ended_with_process(name: str) -> Iterator[list[Cursor]]:
+    """Within, when the process ends, what the cursors in the list do is stopped and rolled back before.
+
+    dbt runs a model in a thread that does not keep the process from ending: a second Ctrl-C ends the
+    wait for it. What comes after this would be in the way of the end, so the thread goes no further.
+    """
+    cursors: list[Cursor] = []
+    asked = 0
+
+    def stop() -> None:
+        nonlocal asked
+        if not asked:
+            sys.stderr.write(f"{name}: interrupted: the run is stopped, and writes nothing\n")
+        # not all the time: what was interrupted still has to be told to the run row
+        if asked % 10 == 0:
+            for cursor in cursors:
+                with suppress(Exception):
+                    cursor.raw.interrupt()
+        asked += 1
+
+    try:
+        with AT_WORK.entered(stop):
+            yield cursors
+    finally:
+        if AT_WORK.is_ending:
+            threading.Event().wait()
 
 
 @contextmanager

@@ -20,8 +20,19 @@ if TYPE_CHECKING:
 
 # in Arrow a BIT is a BLOB, the zone of a TIME is gone, the upper half of UHUGEINT negative
 _LOSSY = re.compile(r"\b(BIT|TIME WITH TIME ZONE|UHUGEINT|VARIANT)\b")
+# settings of DuckDB, and what they make of an Arrow type
+_FORMS = {"arrow_lossless_conversion": "extension<", "arrow_output_list_view": "list_view<"}
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"\s""")
 _MOMENTS = re.compile(r"DATE|TIMESTAMP(_S|_MS|_NS| WITH TIME ZONE)?")
+# the name in a run row where no name is known, as before expressions were refused
+UNNAMED = "the feature relation"
+_PART = r'(?:"(?:[^"]|"")+"|\w+)'
+_TABLE = rf"{_PART}\.(?P<schema>{_PART})\.(?P<name>{_PART})"
+_PLAIN = re.compile(rf"select \* from {_TABLE}")
+# what dbt gives for a source under --empty
+_EMPTY_SOURCE = re.compile(
+    rf"select \* from \(select \* from {_TABLE} (?:where false )?limit 0\).*"
+)
 # for each thread; DuckDB takes no more than 10^9
 _BITS_A_ROW, _MAX_BITS = 4, 1_000_000_000
 
@@ -92,6 +103,14 @@ class FeatureRelation:
         ).schema
         types: dict[str, Any] = dict.fromkeys(self.columns)
         types |= {name: schema.field(name).type for name in present}
+        for setting, form in _FORMS.items():
+            unread = [name for name in present if form in str(types[name])]
+            if unread:
+                raise ContractError(
+                    f"the setting {setting} gives column(s) {unread} of {self.name} in a form of Arrow "
+                    "that is not read here",
+                    hint=f"take {setting} out of the target in profiles.yml",
+                )
         check_relation(contract, types, where=self.name, model=model, known_as=self.columns)
 
     def check_not_empty(self, rows: int) -> None:
@@ -112,6 +131,11 @@ class FeatureRelation:
     ) -> None:
         """Raise DataError when rows describe the future, or what no calendar has."""
         # duckdb hands out moments beyond Python's calendar as text, and -infinity as its beginning
+        if as_of is None and clock == datetime.min:  # noqa: DTZ901, naive UTC
+            raise DataError(
+                f"the clock says {clock}, the beginning of the calendar",
+                hint="set the variable dbt_onnx_clock to a later day",
+            )
         if "(BC)" in str(oldest) or oldest == datetime.min:  # noqa: DTZ901, naive UTC
             raise DataError(
                 f"{self.name} describes a time before the calendar: the oldest {as_of!r} is {oldest}, "
@@ -130,7 +154,9 @@ class FeatureRelation:
         """Raise DataError when a key occurs twice."""
         if self._has_unique_keys(reader, {name: self.columns[name] for name in key}):
             return
-        repeated = reader.rows(plan.duplicate_keys(self.sql, key))
+        repeated = reader.rows(
+            plan.duplicate_keys(self.sql, {name: self.columns[name] for name in key})
+        )
         if repeated:
             examples = "; ".join(
                 f"{dict(zip(key, row[:-1], strict=True))} {row[-1]} times" for row in repeated
@@ -139,6 +165,22 @@ class FeatureRelation:
                 f"key {list(key)} is not unique in {self.name}: {examples}",
                 hint="give the features model one row per key, or add the column that tells its "
                 "rows apart to key",
+            )
+
+    def check_collation(self, reader: Cursor, *, key: Sequence[str]) -> None:
+        """Raise ConfigError for text inside a STRUCT or a list of the key where the session has a
+        collation: nothing makes DuckDB compare that by its bytes.
+        """
+        nested = [n for n in key if self.columns[n] != "VARCHAR" and "VARCHAR" in self.columns[n]]
+        if not nested:
+            return
+        collation = reader.rows("select current_setting('default_collation')")[0][0]
+        if collation:
+            raise ConfigError(
+                f"key column {nested[0]!r} is {self.columns[nested[0]]}, and default_collation is "
+                f"{collation!r}: keys that differ would be taken for one",
+                hint="cast the key to VARCHAR in the features model, or leave default_collation out "
+                "of the profile",
             )
 
     def _has_unique_keys(self, reader: Cursor, key: Mapping[str, str]) -> bool:
@@ -164,7 +206,27 @@ def unstable(
 
 def relation_name(relation: Any) -> str:
     """`select * from "db"."schema"."name"` -> `schema.name`, as users know it."""
-    found = re.fullmatch(r'select \* from "(?:[^"]|"")*"\.(\S.*)', relation.sql_query().strip())
+    return _plain_name(relation.sql_query()) or UNNAMED
+
+
+def refuse_expressions(**queries: str) -> None:
+    """Raise ConfigError when an argument of `score()`, as SQL, is no table or view of the warehouse,
+    which the run row could name: the gate, a health check and a backfill look it up by that name.
+    """
+    for argument, sql in queries.items():
+        if _plain_name(sql) is None:
+            shown = " ".join(sql.split())
+            raise ConfigError(
+                f"{argument} is an expression or a file, not a table or view of the warehouse: "
+                f"{shown if len(shown) <= 400 else shown[:397] + '...'}",
+                hint="make it a model, and dbt.ref() that",
+            )
+
+
+def _plain_name(sql: str) -> str | None:
+    """The name of the table or view that dbt has written a query of, as it is."""
+    found = _PLAIN.fullmatch(sql.strip()) or _EMPTY_SOURCE.fullmatch(sql.strip())
     if found is None:
-        return "the feature relation"
-    return found[1].replace('"', "")
+        return None
+    parts = found["schema"], found["name"]
+    return ".".join(p[1:-1].replace('""', '"') if p.startswith('"') else p for p in parts)

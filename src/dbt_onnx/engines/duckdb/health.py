@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from dbt_onnx.engines.duckdb.features import UNNAMED
 from dbt_onnx.errors import RegistryError, WarehouseError
 from dbt_onnx.identifiers import literal
 from dbt_onnx.ledger import RUNS_TABLE, TableName
@@ -40,7 +41,7 @@ def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
         f"select key_columns, features_relation, registry_relation from {runs.sql} "
         "where lower(scoring_model) = lower($scoring_model) and key_columns is not null "
         # a backfill has read features of its own, which are gone
-        "order by scope is not distinct from 'full' desc, started_at desc limit 1",
+        "order by scope is not distinct from 'full' desc nulls last, started_at desc nulls last limit 1",
         {"scoring_model": ledger.identifier},
     )
     if not found:
@@ -48,7 +49,7 @@ def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
     key, features, registry = found[0]
     return Sources(
         key=tuple(key),
-        features_name=features or "the feature relation",
+        features_name=features or UNNAMED,
         features=_relation(cursor, features, beside=ledger),
         registry_name=registry or "the registry",
         registry=_relation(cursor, registry, beside=ledger),
@@ -78,6 +79,11 @@ def read_registry(cursor: Cursor, sources: Sources) -> Registry:
 def fault_of_features(cursor: Cursor, sources: Sources) -> str | None:
     """Why the feature relation cannot tell who ought to have a prediction; none if it can."""
     name = sources.features_name
+    if name == UNNAMED:
+        return (
+            "its last run read its features through an expression or from a file, so who ought to "
+            "have a prediction is not known: make that a model, dbt.ref() it in score(), and run again"
+        )
     if sources.features is None:
         return f"the feature relation {name} is not in the warehouse"
     try:
@@ -108,7 +114,7 @@ def _relation(cursor: Cursor, name: str | None, *, beside: TableName) -> TableNa
         "select database_name, schema_name, table_name as name from duckdb_tables() union all "
         "select database_name, schema_name, view_name from duckdb_views()) as relations "
         f"where lower(schema_name || '.' || name) = lower({literal(name or '')}) "
-        f"order by database_name = {literal(beside.database)} desc, database_name limit 1"
+        f"order by database_name = {literal(beside.database)} desc nulls last, database_name asc limit 1"
     )
     return (
         TableName(**dict(zip(("database", "schema", "identifier"), found[0], strict=True)))

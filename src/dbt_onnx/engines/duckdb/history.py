@@ -75,7 +75,7 @@ def read_runs(
         ]
         rows = cursor.rows(
             f"select {', '.join(columns)} from {tables.runs.sql} "
-            "where scoring_model = $scoring_model order by started_at desc, run_id desc "
+            "where scoring_model = $scoring_model order by started_at desc nulls last, run_id desc nulls last "
             f"limit {'all' if limit is None else int(limit)}",
             {"scoring_model": name.identifier},
         )
@@ -96,14 +96,14 @@ def read_history(
         columns = cursor.columns_of(tables.ledger.sql)
         conditions, parameters = [], {}
         for position, (column, text) in enumerate(zip(key, key_values, strict=True)):
-            conditions.append(f"{quote(column)} = try_cast($key_{position} as {columns[column]})")
+            conditions.append(_is_key(quote(column), columns[column], f"$key_{position}"))
             parameters[f"key_{position}"] = text
         where = " and ".join(conditions)
         names = list(columns)
         rows = [
             dict(zip(names, row, strict=True))
             for row in cursor.rows(
-                f"select * from {tables.ledger.sql} where {where} order by scored_at, as_of",
+                f"select * from {tables.ledger.sql} where {where} order by scored_at asc nulls last, as_of asc nulls last",
                 parameters,
             )
         ]
@@ -131,12 +131,22 @@ def read_history(
     return said
 
 
+def _is_key(column: str, sql_type: str, text: str) -> str:
+    """SQL of whether a key column has the value that is written so; text is the same if its bytes are,
+    whatever the collation. The text of a UNION does not say of which type the value is.
+    """
+    if sql_type.startswith("UNION"):
+        return f'cast({column} as varchar) collate "binary" = {text}'
+    collated = ' collate "binary"' if sql_type == "VARCHAR" else ""
+    return f"{column}{collated} = try_cast({text} as {sql_type})"
+
+
 def _key_of(cursor: Cursor, tables: ScoringTables, key_values: Sequence[str]) -> list[str]:
     """The key columns as the ledger spells them."""
     found = (
         cursor.rows(
             f"select key_columns from {tables.runs.sql} where scoring_model = $scoring_model "
-            "and status = 'success' and key_columns is not null order by started_at desc limit 1",
+            "and status = 'success' and key_columns is not null order by started_at desc nulls last limit 1",
             {"scoring_model": tables.ledger.identifier},
         )
         if cursor.has(tables.runs) and cursor.has(tables.ledger)
@@ -145,7 +155,7 @@ def _key_of(cursor: Cursor, tables: ScoringTables, key_values: Sequence[str]) ->
     if not found:
         raise ConfigError(
             f"{tables.ledger} has no prediction yet: no run of it has succeeded",
-            hint=f"`dbt build -s {tables.ledger.identifier}` makes the first",
+            hint="`dbt build` makes the first",
         )
     tables.check_names(cursor)
     spelled = {name.casefold(): name for name in cursor.columns_of(tables.ledger.sql)}

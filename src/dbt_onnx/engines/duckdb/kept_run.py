@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx import inputs, ledger, plan
+from dbt_onnx import inputs, ledger
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError
-from dbt_onnx.identifiers import quote
+from dbt_onnx.feature_types import features_hash
+from dbt_onnx.identifiers import compared, quote
 from dbt_onnx.replay import MAX_FINDINGS, Finding, Replay, key_text, shown
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 _RUN_COLUMNS = (
     "run_id", "status", "scored_at", "rows_scored", "rows_rejected", "rows_inputs_kept",
-    "key_columns", "features", "feature_types", "output_columns", "model_name", "model_version", "artifact_sha256",
-    "ledger_fingerprint", "features_hash_function", "onnxruntime_version", "threads", "batch_rows",
+    "key_columns", "features", "feature_types", "feature_precisions", "output_columns", "model_name", "model_version", "artifact_sha256", "card_sha256",
+    "ledger_fingerprint", "inputs_fingerprint", "features_hash_function", "onnxruntime_version", "threads", "batch_rows",
 )  # fmt: skip
 
 
@@ -56,7 +57,9 @@ def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> l
 
 def read_run(cursor: Cursor, tables: ScoringTables, run_id: str) -> KeptRun:
     """The run, if it can be replayed. Raises ConfigError when not, with the reason."""
-    listed = ", ".join(_RUN_COLUMNS)
+    # a column that an older dbt_onnx did not write is there from its next run on
+    there = cursor.columns_of(tables.runs.sql) if cursor.has(tables.runs) else {}
+    listed = ", ".join(name if name in there else f"null as {name}" for name in _RUN_COLUMNS)
     identity = {"scoring_model": tables.ledger.identifier, "run_id": run_id}
     found = (
         cursor.rows(
@@ -108,7 +111,7 @@ def check_ledger(
         if gone
         else cursor.rows(
             ledger.fingerprints_of_run(
-                tables.ledger, key=run.key_columns, outputs=run.output_columns
+                tables.ledger, key=key_types(run, columns), outputs=run.output_columns
             ),
             run.values,
         )[0][1]
@@ -158,10 +161,22 @@ def check_inputs(
             Finding(problem="inputs", expected="there", actual=f"{tables.inputs} lacks {gone}")
         )
         return False
-    same = " and ".join(f"said.{quote(n)} = fed.{quote(n)}" for n in run.key_columns)
+    types = key_types(run, columns)
+    same = " and ".join(
+        f"{compared(n, kind, of='said')} = {compared(n, kind, of='fed')}"
+        for n, kind in types.items()
+    )
+    grouped = [compared(n, kind) for n, kind in types.items()]
     keys = ", ".join(f"coalesce(said.{quote(n)}, fed.{quote(n)})" for n in run.key_columns)
     has_key = " and ".join(f"{quote(n)} is not null" for n in run.key_columns)
-    fed_hash = plan.features_hash(inputs.kept_types(tables.inputs, run.features, run.feature_types))
+    fed_hash = (
+        features_hash(
+            inputs.kept_types(tables.inputs, run.features, run.feature_types),
+            inputs.kept_precisions(tables.inputs, run.features, run.feature_precisions),
+        )
+        if with_hash
+        else "null"
+    )
     changed = (
         "or said.features_hash is distinct from case when said.rejected_reason = 'null_as_of' "
         "then hash(fed.values_hash, 'null_as_of') else fed.values_hash end"
@@ -175,10 +190,10 @@ def check_inputs(
         ),
 
         fed as (
-            select {", ".join(map(quote, run.key_columns))},
+            select {", ".join(f"{text} as {quote(n)}" for text, n in zip(grouped, types, strict=True))},
                 any_value({fed_hash}) as values_hash, count(*) as occurrences
             from ({kept_features(tables, run)}) as kept
-            group by {", ".join(map(quote, run.key_columns))}
+            group by {", ".join(grouped)}
         )
 
         select
@@ -201,7 +216,34 @@ def check_inputs(
             problem="inputs", key=key_text(named), expected="those that were scored", actual=problem
         )
         replay.report(finding)
+    if with_hash and not problems:
+        _check_fingerprint(cursor, tables, run, replay, types)
     return True
+
+
+def key_types(run: KeptRun, columns: Mapping[str, str]) -> dict[str, str]:
+    """The SQL types of the key among the columns of a table, which may be spelled in another case; of
+    a column that is gone nothing.
+    """
+    folded = {name.casefold(): kind for name, kind in columns.items()}
+    return {name: folded.get(name.casefold(), "") for name in run.key_columns}
+
+
+def _check_fingerprint(
+    cursor: Cursor, tables: ScoringTables, run: KeptRun, replay: Replay, key: Mapping[str, str]
+) -> None:
+    """The hash of a row lets noise pass; a digit that somebody altered shows here."""
+    features = inputs.kept_types(tables.inputs, run.features, run.feature_types)
+    statement = inputs.fingerprint_of_run(tables.inputs, key=key, features=features)
+    fingerprint = cursor.rows(statement, run.values)[0][0]
+    if fingerprint != run.inputs_fingerprint:
+        replay.report(
+            Finding(
+                problem="inputs",
+                expected=f"{run.inputs_fingerprint}",
+                actual=f"the fingerprint of the kept inputs is {fingerprint}",
+            )
+        )
 
 
 def kept_features(tables: ScoringTables, run: KeptRun) -> str:

@@ -10,6 +10,7 @@ from dbt_onnx import plan
 from dbt_onnx.engines.duckdb.features import unstable
 from dbt_onnx.engines.duckdb.runs import NOW
 from dbt_onnx.errors import WarehouseError
+from dbt_onnx.feature_types import precisions_of
 from dbt_onnx.plan import Plan, PlanSummary, Snapshot
 
 if TYPE_CHECKING:
@@ -76,11 +77,13 @@ def plan_run(
     # the clock, not the newest row: that one may be deleted, and an entity may arrive late
     is_past = last_full.clock is not None and clock < last_full.clock
     is_backfill = is_other_version or is_past
-    function = features_hash_function(reader)
+    precisions = precisions_of(artifact.contract, significant_digits=request.significant_digits)
+    function = features_hash_function(reader, precisions)
     rows_plan = Plan(
         features_sql=features.sql,
         shape=shape,
         features={name: features.columns[name] for name in artifact.contract.feature_names},
+        precisions=precisions,
         as_of_sql=features.as_of_sql(request.as_of, clock=clock),
         ledger=reader.relation_or_empty(tables.ledger, shape.ledger_columns),
         latest=reader.relation_or_empty(tables.latest, shape.latest_columns),
@@ -247,9 +250,12 @@ def _materialize(reader: Cursor, rows_plan: Plan, parameters: Mapping[str, Any])
         reader.execute(statement, parameters)
 
 
-def features_hash_function(cursor: Cursor) -> str:
-    """What makes the features hashes here: DuckDB's `hash()` may change with its version."""
-    return f"duckdb.hash/{cursor.rows(_HASH_PROBE)[0][0]:016x}"
+def features_hash_function(cursor: Cursor, precisions: Mapping[str, str]) -> str:
+    """What makes the features hashes here: DuckDB's `hash()`, which may change with its version, of
+    values as `feature_types` has them, and, where floats have some, a number of significant digits.
+    """
+    digits = {precision for precision in precisions.values() if precision.endswith("digits")}
+    return "/".join(("duckdb.hash", f"{cursor.rows(_HASH_PROBE)[0][0]:016x}", "2", *sorted(digits)))
 
 
 def _is_first(reader: Cursor, rows_plan: Plan, given: _Given) -> bool:

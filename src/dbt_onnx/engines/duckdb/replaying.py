@@ -12,12 +12,13 @@ from dbt_onnx.engines.duckdb.kept_run import (
     check_inputs,
     check_ledger,
     kept_features,
+    key_types,
     read_run,
 )
 from dbt_onnx.engines.duckdb.planning import features_hash_function
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ArtifactError, ContractError, RegistryError
-from dbt_onnx.identifiers import quote
+from dbt_onnx.identifiers import compared, quote
 from dbt_onnx.replay import (
     COMPARED_STAMPS,
     SAID_PREFIX,
@@ -25,6 +26,7 @@ from dbt_onnx.replay import (
     Replay,
     compare_batch,
 )
+from dbt_onnx.row_search import RowSearch
 from dbt_onnx.sample import TOLERANCE, scales_of
 from dbt_onnx.scoring import KEY_PREFIX, PART_ROWS, score_batches
 from dbt_onnx.session import OnnxSession
@@ -64,7 +66,9 @@ def replay_run(
         tables.check_names(cursor)
         run = read_run(cursor, tables, run_id)
         replay = Replay(run_id=run_id, model=run.model, rows_kept=run.rows_inputs_kept)
-        same_hash = run.features_hash_function == features_hash_function(cursor)
+        same_hash = run.features_hash_function == features_hash_function(
+            cursor, dict(zip(run.features or [], run.feature_precisions or [], strict=False))
+        )
         if not same_hash:
             replay.notes.append(
                 f"the features hashes are by {run.features_hash_function}, which this warehouse no "
@@ -82,15 +86,17 @@ def replay_run(
 def _load(registry: Registry, artifacts: Path, run: KeptRun, replay: Replay) -> Artifact | None:
     """The model that scored, found by its sha256; what is wrong with it is reported."""
     try:
-        return load_artifact(artifacts, _entry_of(registry, run))
+        artifact = load_artifact(artifacts, _entry_of(registry, run))
     except (ArtifactError, ContractError, RegistryError) as error:
-        replay.report(
-            Finding(
-                problem="artifact", expected=f"{run.model}, sha256 {run.artifact_sha256}",
-                actual=error.message,
-            )
-        )  # fmt: skip
-        return None
+        expected, actual = f"{run.model}, sha256 {run.artifact_sha256}", error.message
+    else:
+        # none: the run was by a dbt_onnx that did not stamp it
+        if run.card_sha256 in {None, artifact.card_sha256}:
+            return artifact
+        expected = f"{run.model}, a card with sha256 {run.card_sha256}"
+        actual = f"{artifact.card_sha256}: the card was changed since the run"
+    replay.report(Finding(problem="artifact", expected=expected, actual=actual))
+    return None
 
 
 def _entry_of(registry: Registry, run: KeptRun) -> RegistryEntry:
@@ -126,14 +132,15 @@ def _score(
     columns = [item.name for item in artifact.contract.output_fields()]
     scales = scales_of(artifact.card)
     rows = cursor.stream(
-        _rows_to_replay(tables, run, columns, sample=sample),
+        _rows_to_replay(cursor, tables, run, columns, sample=sample),
         {**run.values, "sample": sample},
         batch_rows=PART_ROWS,
     )
     try:
         for batch in score_batches(
-            rows, session, contract=artifact.contract, tally=Tally(), workers=session.workers
-        ):
+            rows, session, contract=artifact.contract, tally=Tally(), workers=session.workers,
+            search=RowSearch(),
+        ):  # fmt: skip
             compare_batch(
                 replay, batch, key=run.key_columns, columns=columns, tolerance=tolerance,
                 scales=scales,
@@ -143,7 +150,7 @@ def _score(
 
 
 def _rows_to_replay(
-    tables: ScoringTables, run: KeptRun, columns: list[str], *, sample: int | None
+    cursor: Cursor, tables: ScoringTables, run: KeptRun, columns: list[str], *, sample: int | None
 ) -> str:
     """Key, what the ledger says, and the kept features, in the order in which the run scored."""
     carried = [
@@ -155,13 +162,18 @@ def _rows_to_replay(
         for i, name in enumerate((*columns, *COMPARED_STAMPS))
     ]
     carried.append(
-        "case when said.rejected_reason = 'null_as_of' then said.rejected_reason end "
+        # of a row that killed the process nothing more is asked
+        "case when said.rejected_reason in ('null_as_of', 'model_crashed') then said.rejected_reason end "
         f"as {quote(REJECTED_COLUMN)}"
     )
     features = [f"fed.{quote(name)}" for name in run.features]
-    same = " and ".join(f"said.{quote(name)} = fed.{quote(name)}" for name in run.key_columns)
+    types = key_types(run, cursor.columns_of(tables.ledger.sql))
+    same = " and ".join(
+        f"{compared(name, kind, of='said')} = {compared(name, kind, of='fed')}"
+        for name, kind in types.items()
+    )
     keys = ", ".join(f"said.{quote(name)}" for name in run.key_columns)
-    order = "said.rowid" if sample is None else f"hash({keys}, $run_id) limit $sample"
+    order = "said.rowid asc" if sample is None else f"hash({keys}, $run_id) asc limit $sample"
     return f"""
         select {", ".join([*carried, *features])}
         from (select *, rowid from {tables.ledger.sql} where run_id = $run_id) as said

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.job import RunSettings
 
-NOW = "cast(now() at time zone 'UTC' as timestamp)"
+# under another calendar `now() at time zone 'UTC'` would be in that calendar's year
+NOW = "make_timestamp(epoch_us(now()))"
 
 # Scoring models of one dbt run share the table. DuckDB lets one transaction create or alter a
 # table, and one process write to a file, so a lock of this process is enough.
@@ -37,7 +38,6 @@ class PreviousRun:
 
     features_hash_function: str | None
     scored_at: datetime
-    key_columns: list[str]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,12 @@ class LastFullRun:
 
     as_of: datetime | None
     clock: datetime | None
+
+
+INTERRUPTED = (
+    "the process ended during this run: something killed it, or the model did; the next run scores in a "
+    "child process, and rejects a row that kills it"
+)
 
 
 class RunRecord:
@@ -77,7 +83,7 @@ class RunRecord:
     def previous(self, cursor: Cursor) -> PreviousRun | None:
         found = cursor.rows(
             "select arg_max(features_hash_function, scored_at) filter (where scope = 'full'), "
-            f"max(scored_at), arg_max(key_columns, scored_at) from {self.tables.runs.sql} "
+            f"max(scored_at) from {self.tables.runs.sql} "
             "where scoring_model = $scoring_model and status = 'success' and scope <> 'empty' "
             "having count(*) > 0",
             self._identity,
@@ -93,6 +99,29 @@ class RunRecord:
             {**self._identity, "model_name": model_name, "model_version": model_version},
         )
         return LastFullRun(*found[0])
+
+    def follows_death(self, cursor: Cursor, *, model_version: str) -> bool:
+        """Whether the process died in a run of this scoring model that no full run has followed, or
+        would have died of a row that is still as it was: of this version, or before its first run.
+        """
+        [(has_died, has_crashed)] = cursor.rows(
+            "select bool_or(status = 'interrupted') and coalesce(max(started_at) filter "
+            "(where status = 'interrupted') >= max(started_at) filter "
+            "(where status = 'success' and scope = 'full'), true), "
+            f"bool_or(in_child_process) from {self.tables.runs.sql} "
+            "where scoring_model = $scoring_model",
+            self._identity,
+        )
+        if has_died or not has_crashed or not cursor.has(self.tables.latest):
+            return bool(has_died)
+        latest = self.tables.latest.sql
+        return bool(
+            cursor.rows(
+                f"select 1 from {latest} where rejected_reason = 'model_crashed' and (model_version = $version "
+                f"or not exists (select 1 from {latest} where model_version = $version)) limit 1",
+                {"version": model_version},
+            )
+        )
 
 
 @contextmanager
@@ -110,11 +139,12 @@ def recorded_run(
         with cursor.transaction():
             tables.create_runs(cursor)
             cursor.execute(
-                f"update {tables.runs.sql} set status = 'interrupted' "
+                f"update {tables.runs.sql} set status = 'interrupted', error = $error "
                 "where status = 'running' and scoring_model = $scoring_model "
                 "and not list_contains($active, run_id)",
                 {
                     "scoring_model": settings.identifier,
+                    "error": INTERRUPTED,
                     "active": [run_id for run_id, name in _ACTIVE if name == settings.identifier],
                 },
             )

@@ -5,16 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx import plan
+from dbt_onnx.child_session import ChildSession
+from dbt_onnx.contract import CARRIED_PREFIX
 from dbt_onnx.engines.duckdb import writing
 from dbt_onnx.progress import Progress
-from dbt_onnx.scoring import PART_ROWS, prediction_schema, score_batches
+from dbt_onnx.row_search import RowSearch
+from dbt_onnx.scoring import KEY_PREFIX, PART_ROWS, prediction_schema, score_batches
 from dbt_onnx.session import DEFAULT_BATCH_ROWS, OnnxSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pyarrow as pa
+
     from dbt_onnx.artifact import Artifact
     from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.engines.duckdb.fed_rows import FedRows
     from dbt_onnx.engines.duckdb.planning import PlannedRun
     from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.job import ScoringRequest
@@ -32,16 +38,26 @@ def stream_predictions(
     tables: ScoringTables,
     planned: PlannedRun,
     tally: Tally,
+    fed: FedRows | None,
     *,
+    in_child_process: bool,
     log: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Score the planned rows into the ledger, and add to `tally` what became of them. Returns the
-    columns of the run row that say how: what a replay needs.
+    """Score the planned rows into the ledger, and add to `tally` what became of them; `fed` sets aside
+    what is to be kept of them. Returns the columns of the run row that say how: what a replay needs.
+
+    `in_child_process`: a row that kills the process in which the model runs is rejected.
 
     Raises ScoringError, and ArtifactError when onnxruntime cannot load the model.
     """
     to_score, name = planned.summary.rows_to_score, tables.ledger.identifier
-    session = _open_session(request, artifact, log=log)
+    session = _open_session(request, artifact, in_child_process=in_child_process, log=log)
+    rows_in = planned.summary.rows_in
+    # a model that fails on all of them is broken, whatever may be rejected
+    allowed = min(int(request.max_rejected_fraction * rows_in), rows_in - 1)
+    search = RowSearch(
+        rows=to_score, max_rows=max(0, allowed - planned.summary.rows_still_rejected)
+    )
     rows = reader.stream(
         plan.select_rows(planned.plan),
         planned.parameters,
@@ -50,37 +66,57 @@ def stream_predictions(
     try:
         with Progress(to_score, label=name, log=log) as progress:
             predictions = score_batches(
-                rows,
+                rows if fed is None else fed.passing(rows, columns=_kept_columns(rows.schema)),
                 session,
                 contract=artifact.contract,
                 tally=tally,
                 workers=session.workers,
                 on_progress=progress.advance,
+                search=search,
             )
             schema = prediction_schema(rows.schema, artifact.contract)
             writing.append_predictions(writer, tables, planned, predictions, schema=schema)
     finally:
         # an unfinished stream would keep the reader from ending its transaction
         rows.close()
+    for reason, count in search.found.most_common(5):
+        log(
+            f"{name}: the model fails on {count:,} row(s), such as {tally.examples[reason]}, found with "
+            f"{search.calls:,} calls more: rejected as {reason}"
+        )
     return {
         "onnxruntime_version": session.onnxruntime_version,
         "provider": session.provider,
         "threads": session.threads,
         "workers": session.workers,
         "batch_rows": session.batch_rows,
+        "in_child_process": in_child_process,
     }
 
 
+def _kept_columns(schema: pa.Schema) -> list[str]:
+    """Key and features."""
+    return [
+        name
+        for name in schema.names
+        if name.startswith(KEY_PREFIX) or not name.startswith(CARRIED_PREFIX)
+    ]
+
+
 def _open_session(
-    request: ScoringRequest, artifact: Artifact, *, log: Callable[[str], None]
-) -> OnnxSession:
+    request: ScoringRequest,
+    artifact: Artifact,
+    *,
+    in_child_process: bool,
+    log: Callable[[str], None],
+) -> OnnxSession | ChildSession:
     if artifact.signature.batch_rows == 1:
         log(
             f"model '{artifact.model_name}/{artifact.model_version}' has a batch fixed at 1: each row "
             "is a call of its own, often a hundred times slower. Hint: export it with a dynamic first axis, for PyTorch "
             "torch.onnx.export(..., dynamic_axes={'input': {0: 'batch'}})"
         )
-    return OnnxSession(
+    return (ChildSession if in_child_process else OnnxSession)(
         artifact.scoring_bytes,
         output_names=[output.name for output in artifact.contract.outputs],
         # more rows at once are faster than more threads for each call

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx import ledger
 from dbt_onnx.artifact import Artifact, load_artifact
 from dbt_onnx.engines.duckdb import writing
-from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
+from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process
 from dbt_onnx.engines.duckdb.features import FeatureRelation, relation_name
+from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
+from dbt_onnx.engines.duckdb.fit import check_fit
 from dbt_onnx.engines.duckdb.planning import PlannedRun, plan_run
 from dbt_onnx.engines.duckdb.references import write_references
 from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
-from dbt_onnx.errors import ConfigError, ContractError, RegistryError
-from dbt_onnx.inputs import RUN_COLUMN
+from dbt_onnx.errors import ConfigError, RegistryError
 from dbt_onnx.ledger import LedgerShape, TableName
-from dbt_onnx.registry import Registry, parse_spec
+from dbt_onnx.registry import CARD_COLUMN, Registry, parse_spec
 from dbt_onnx.tally import Tally
 
 if TYPE_CHECKING:
@@ -86,18 +87,28 @@ def score_table(
             database=settings.database, schema=settings.schema, identifier=settings.identifier
         )
     )
-    with Cursor(connection.cursor()) as reader, Cursor(connection.cursor()) as writer:
+    with (
+        ended_with_process(settings.identifier) as cursors,
+        Cursor(connection.cursor()) as reader,
+        Cursor(connection.cursor()) as writer,
+    ):
+        cursors.extend((reader, writer))
         tables.check_runs(writer)
         # within, so that the run row has the message that the user sees
         with recorded_run(writer, tables, settings) as run, duckdb_errors():
             tables.check_names(writer)
-            registry = _read_registry(reader, request.registry)
+            registry = _read_registry(reader, request.registry, settings.seeds)
             request, is_other_version = _asked_version(request, settings, registry)
-            artifact = load_artifact(artifacts, registry.resolve(request.model))
+            entry = registry.resolve(request.model)
+            artifact = load_artifact(artifacts, entry)
+            if entry.card_sha256 is None:
+                log(
+                    f"{registry.where} has no {CARD_COLUMN} for {entry.spec}, so it does not tell when "
+                    "the card is changed: `dbt-onnx verify --record-cards` fills it"
+                )
             _stamp_model(writer, run, request, artifact)
             features = FeatureRelation.open(reader, request.features)
-            shape = _shape_of(reader, request, artifact, features)
-            _check_tables(writer, tables, run, request, artifact, shape)
+            shape = check_fit(reader, request, artifact, features, tables)
             if tables.repair_latest(writer, shape):
                 log(f"{tables.latest} was rebuilt from {tables.ledger}")
             if settings.empty:
@@ -121,9 +132,17 @@ def score_table(
                 )  # fmt: skip
 
 
-def _read_registry(reader: Cursor, relation: Any) -> Registry:
+def _read_registry(reader: Cursor, relation: Any, seeds: Mapping[str, Path]) -> Registry:
+    """The registry's rows; where `--empty` has left it without, those of its file among `seeds`."""
+    sql = relation.sql_query()
     columns = list(relation.columns)
-    rows = reader.rows(relation.sql_query())
+    rows = reader.rows(sql)
+    if not rows:
+        # the registry itself may be a seed, or a model on one
+        nearest = sorted(seeds, key=lambda name: name not in sql)
+        registry = Registry.from_seeds(seeds[name] for name in nearest)
+        if registry is not None:
+            return registry
     return Registry.from_rows(
         [dict(zip(columns, row, strict=True)) for row in rows], where=relation_name(relation)
     )
@@ -158,60 +177,10 @@ def _stamp_model(
         model_version=artifact.model_version,
         model_alias=parse_spec(request.model).alias,
         artifact_sha256=artifact.sha256,
+        card_sha256=artifact.card_sha256,
         key_columns=list(request.key),
         features_relation=relation_name(request.features),
         registry_relation=relation_name(request.registry),
-    )
-
-
-def _shape_of(
-    reader: Cursor, request: ScoringRequest, artifact: Artifact, features: FeatureRelation
-) -> LedgerShape:
-    """The ledger's columns, after request and contract have been held against the features."""
-    features.check_columns(key=request.key, as_of=request.as_of)
-    features.check_contract(reader, artifact.contract, model=_name(artifact))
-    _check_input_names(request, artifact)
-    outputs = writing.output_types(artifact.contract.output_fields())
-    collisions = {n.casefold() for n in request.key} & {n.casefold() for n in outputs}
-    if collisions:
-        raise ContractError(
-            f"output column(s) {sorted(collisions)} collide with the key {list(request.key)}",
-            hint="give the output another column name when exporting or registering the model",
-        )
-    return LedgerShape(key={name: features.columns[name] for name in request.key}, outputs=outputs)
-
-
-def _check_input_names(request: ScoringRequest, artifact: Artifact) -> None:
-    taken = [n for n in artifact.contract.feature_names if n.casefold() == RUN_COLUMN]
-    if taken and request.keep_inputs is not False:
-        raise ConfigError(
-            f"feature {taken[0]!r} of '{_name(artifact)}' has the name of a column of the kept inputs",
-            hint="name the feature otherwise when exporting or registering the model, or set "
-            "keep_inputs=False in score()",
-        )
-
-
-def _check_tables(
-    writer: Cursor,
-    tables: ScoringTables,
-    run: RunRecord,
-    request: ScoringRequest,
-    artifact: Artifact,
-    shape: LedgerShape,
-) -> None:
-    """Raise when the ledger that is there was written with another key or other outputs."""
-    tables.check_shape(writer, shape)
-    # before the latest table may be rebuilt by this key
-    previous = run.previous(writer) if writer.has(tables.ledger) else None
-    if previous is not None and previous.key_columns != list(request.key):
-        raise ConfigError(
-            f"key is {list(request.key)}; {tables.ledger} was written with key "
-            f"{previous.key_columns}",
-            hint="a ledger keeps its key for life: restore it, or give the scoring model "
-            "another alias to start a new ledger",
-        )
-    tables.check_outputs(
-        writer, shape, model_name=artifact.model_name, model_version=artifact.model_version
     )
 
 
@@ -248,7 +217,10 @@ def _write_run(
     commits into its log first, and into the tables later.
     """
     tally, how = Tally(), dict[str, Any]()
-    with writer.transaction():
+    with (
+        FedRows(folder_of(reader, tables.ledger.database)) as fed,
+        writer.transaction(),
+    ):
         tables.create(writer, planned.plan.shape, model=_model(artifact))
         write_references(
             writer, tables.references, artifact, scoring_model=tables.ledger.identifier
@@ -257,9 +229,17 @@ def _write_run(
             # imported only when there is something to score, with onnxruntime
             from dbt_onnx.engines.duckdb.streaming import stream_predictions
 
+            in_child_process = run.follows_death(reader, model_version=artifact.model_version)
+            if in_child_process:
+                log(
+                    f"{tables.ledger.identifier}: a run before this one died, or would have: the model "
+                    "runs in a child process, and a row that kills it is rejected"
+                )
             how = stream_predictions(
-                reader, writer, request, artifact, tables, planned, tally, log=log
-            )
+                reader, writer, request, artifact, tables, planned, tally,
+                None if request.keep_inputs is False else fed,
+                in_child_process=in_child_process, log=log,
+            )  # fmt: skip
         snapshot.close()
         fingerprint = writing.check_written(writer, tables, planned, tally, where=features.name)
         writing.check_rejected(
@@ -268,9 +248,7 @@ def _write_run(
             where=features.name,
             max_rejected_fraction=request.max_rejected_fraction,
         )
-        kept = writing.keep_inputs(
-            writer, tables, planned, tally, where=features.name, keep=request.keep_inputs
-        )
+        kept = writing.keep_inputs(writer, tables, planned, fed, keep=request.keep_inputs)
         writing.update_latest(writer, tables, planned)
         result = RunSummary(
             model=_name(artifact),
@@ -284,7 +262,7 @@ def _write_run(
             status="success",
             **writing.run_columns(planned),
             **result.counts,
-            rows_inputs_kept=kept,
+            **kept,
             ledger_fingerprint=fingerprint,
             **how,
         )

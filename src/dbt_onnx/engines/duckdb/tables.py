@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dbt_onnx import inputs, ledger
 from dbt_onnx.errors import ConfigError, ContractError, WarehouseError
+from dbt_onnx.feature_types import widened
 from dbt_onnx.inputs import INPUTS_SUFFIX
 from dbt_onnx.ledger import LATEST_SUFFIX, RUNS_TABLE, LedgerShape, TableName
 from dbt_onnx.references import MODEL_TYPES, REFERENCES_TABLE, REFERENCES_TYPES
@@ -172,7 +173,7 @@ class ScoringTables:
         types = {}
         for name, kind in wanted.items():
             kept = found.get(name.casefold())
-            types[name] = kind if kept is None else inputs.widened(kept, kind)
+            types[name] = kind if kept is None else widened(kept, kind)
             if kept is None:
                 cursor.execute(ledger.add_column(self.inputs, name, kind))
             elif types[name] != kept:

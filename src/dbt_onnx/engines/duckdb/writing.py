@@ -9,19 +9,21 @@ import pyarrow as pa
 from dbt_onnx import inputs, ledger, plan
 from dbt_onnx.engines.duckdb.features import unstable
 from dbt_onnx.errors import DataError
+from dbt_onnx.feature_types import kept_as
 from dbt_onnx.identifiers import quote
-from dbt_onnx.inputs import storable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from datetime import datetime, timedelta
 
     from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.engines.duckdb.fed_rows import FedRows
     from dbt_onnx.engines.duckdb.planning import PlannedRun
     from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.tally import Tally
 
 _STREAM = "__dbt_onnx_predictions"
+_FED = "__dbt_onnx_fed"
 _ROW_GROUP = 122_880
 _SQL_TYPES = {
     pa.bool_(): "BOOLEAN",
@@ -105,7 +107,7 @@ def check_written(
     elif written_rows:
         shape = planned.plan.shape
         fingerprints = ledger.fingerprints_of_run(
-            tables.ledger, key=list(shape.key), outputs=list(shape.outputs)
+            tables.ledger, key=shape.key, outputs=list(shape.outputs)
         )
         scored, said = writer.rows(fingerprints, planned.parameters)[0]
         if scored != planned.summary.input_fingerprint:
@@ -129,54 +131,62 @@ def check_rejected(
         + (f", such as {tally.examples[reason]}" if reason in tally.examples else "")
         for reason, count in tally.rejected_reasons.most_common(5)
     )
-    is_of_model = all("_output:" in reason for reason in tally.rejected_reasons)
     raise DataError(
         f"{rejected:,} of {summary.rows_in:,} rows of {where} are rejected ({share:.1%}); "
         f"max_rejected_fraction is {max_rejected_fraction:g}: {reasons}",
-        hint="look at the model, which gives NaN or infinity for these rows, or raise "
-        "max_rejected_fraction"
-        if is_of_model
-        else "mend the features upstream, give the feature a null policy in the card, or raise "
-        "max_rejected_fraction",
+        hint=f"{remedy(tally.rejected_reasons)}, or raise max_rejected_fraction",
     )
+
+
+def remedy(reasons: Iterable[str]) -> str:
+    """What to do about rejected rows, for each kind of reason that there is."""
+    remedies: dict[str, None] = {}
+    for reason in reasons:
+        kind = reason.partition(":")[0]
+        remedies[
+            "look at the model, which gives NaN or infinity for these rows"
+            if kind.endswith("_output")
+            else "look at the model, which fails on these rows"
+            if kind in {"model_error", "model_crashed"}
+            else "fill in the key, or the moment of as_of, upstream"
+            if kind in {"null_key", "null_as_of"}
+            else "mend the features upstream, or register a version that takes NULL (a null policy or "
+            "a fill)"
+            if kind in {"null", "nan"}
+            else "mend the features upstream"
+        ] = None
+    return "; ".join(remedies)
 
 
 def keep_inputs(
     writer: Cursor,
     tables: ScoringTables,
     planned: PlannedRun,
-    tally: Tally,
+    fed: FedRows,
     *,
-    where: str,
     keep: timedelta | bool,
-) -> int:
-    """Keep what the run has scored, and forget what was kept long enough. Returns rows kept.
-
-    Raises ScoringError when the features are not those that were scored.
+) -> dict[str, Any]:
+    """Keep what the run has scored, and forget what was kept long enough. Returns the columns of the
+    run row that tell of it.
     """
     if keep is False:
-        return 0
+        return {"rows_inputs_kept": 0}
     shape, features = planned.plan.shape, planned.plan.features
     types = tables.create_inputs(writer, shape, features)
-    kept, wanted = 0, tally.scored + tally.rejected - tally.rejected_reasons["null_key"]
-    if wanted:
+    kept, fingerprint = 0, None
+    if fed.schema is not None:
         statement = inputs.insert_inputs(
-            tables.inputs,
-            tables.ledger,
-            shape,
-            features=features,
-            features_sql=planned.plan.features_sql,
-            kept_types=types,
-            every_row=planned.summary.rows_to_score == planned.summary.rows_in,
+            tables.inputs, shape, features=features, kept_types=types, stream=quote(_FED)
         )
+        writer.raw.register(_FED, fed.read())
         kept = writer.rows(statement, planned.parameters)[0][0]
-    if kept != wanted:
-        raise unstable(
-            where, f"{wanted:,} rows were scored, and the inputs of {kept:,} were found again"
-        )
+        writer.raw.unregister(_FED)
+        given = {name: kept_as(kind) for name, kind in features.items()}
+        statement = inputs.fingerprint_of_run(tables.inputs, key=shape.key, features=given)
+        fingerprint = writer.rows(statement, planned.parameters)[0][0]
     if keep is not True:
         _forget_inputs(writer, tables, planned, kept_since=planned.scored_at - keep)
-    return kept
+    return {"rows_inputs_kept": kept, "inputs_fingerprint": fingerprint}
 
 
 def _forget_inputs(
@@ -254,6 +264,7 @@ def run_columns(planned: PlannedRun) -> dict[str, Any]:
         "input_fingerprint": planned.summary.input_fingerprint,
         "features_hash_function": planned.hash_function,
         "features": list(planned.plan.features),
-        "feature_types": list(map(storable, planned.plan.features.values())),
+        "feature_types": list(map(kept_as, planned.plan.features.values())),
+        "feature_precisions": list(planned.plan.precisions.values()),
         "output_columns": list(planned.plan.shape.outputs),
     }

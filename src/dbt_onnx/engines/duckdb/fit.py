@@ -1,0 +1,85 @@
+"""Whether a version fits features and tables: what a run checks before it plans, and the gate, too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from dbt_onnx.engines.duckdb.writing import output_types
+from dbt_onnx.errors import ConfigError, ContractError
+from dbt_onnx.inputs import RUN_COLUMN
+from dbt_onnx.ledger import LedgerShape
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from dbt_onnx.artifact import Artifact
+    from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.engines.duckdb.features import FeatureRelation
+    from dbt_onnx.engines.duckdb.tables import ScoringTables
+
+
+class Asked(Protocol):
+    """What `score()` asks for, as far as it concerns columns and tables."""
+
+    @property
+    def key(self) -> tuple[str, ...]: ...
+    @property
+    def as_of(self) -> str | None: ...
+    @property
+    def keep_inputs(self) -> timedelta | bool: ...
+
+
+def check_fit(
+    cursor: Cursor,
+    asked: Asked,
+    artifact: Artifact,
+    features: FeatureRelation,
+    tables: ScoringTables,
+) -> LedgerShape:
+    """The ledger's columns, after call, contract, features and tables have been held against each
+    other. Raises a DbtOnnxError where they do not go together.
+    """
+    model = f"{artifact.model_name}/{artifact.model_version}"
+    features.check_columns(key=asked.key, as_of=asked.as_of)
+    features.check_collation(cursor, key=asked.key)
+    features.check_contract(cursor, artifact.contract, model=model)
+    taken = [n for n in artifact.contract.feature_names if n.casefold() == RUN_COLUMN]
+    if taken and asked.keep_inputs is not False:
+        raise ConfigError(
+            f"feature {taken[0]!r} of '{model}' has the name of a column of the kept inputs",
+            hint="name the feature otherwise when exporting or registering the model, or set "
+            "keep_inputs=False in score()",
+        )
+    outputs = output_types(artifact.contract.output_fields())
+    collisions = {n.casefold() for n in asked.key} & {n.casefold() for n in outputs}
+    if collisions:
+        raise ContractError(
+            f"output column(s) {sorted(collisions)} collide with the key {list(asked.key)}",
+            hint="give the output another column name when exporting or registering the model",
+        )
+    shape = LedgerShape(key={name: features.columns[name] for name in asked.key}, outputs=outputs)
+    tables.check_shape(cursor, shape)
+    # before the latest table may be rebuilt by this key
+    _check_key(cursor, asked, tables)
+    tables.check_outputs(
+        cursor, shape, model_name=artifact.model_name, model_version=artifact.model_version
+    )
+    return shape
+
+
+def _check_key(cursor: Cursor, asked: Asked, tables: ScoringTables) -> None:
+    """Raise ConfigError when the ledger that is there was written with another key."""
+    if not (cursor.has(tables.ledger) and cursor.has(tables.runs)):
+        return
+    found = cursor.rows(
+        f"select arg_max(key_columns, scored_at) from {tables.runs.sql} "
+        "where scoring_model = $scoring_model and status = 'success' and scope <> 'empty'",
+        {"scoring_model": tables.ledger.identifier},
+    )
+    [(known,)] = found
+    if known is not None and known != list(asked.key):
+        raise ConfigError(
+            f"key is {list(asked.key)}; {tables.ledger} was written with key {known}",
+            hint="a ledger keeps its key for life: restore it, or give the scoring model "
+            "another alias to start a new ledger",
+        )

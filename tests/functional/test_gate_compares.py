@@ -1,0 +1,300 @@
+"""A gate that compared nothing passes nobody, and what nobody can look up by name is not scored."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner, Result
+from scoring_project import ScoringProject
+from warehouse import line_contract, line_model
+
+from dbt_onnx.cli import main
+from dbt_onnx.contract import Contract, Feature, Input, Output
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROWS = 30
+UPSIDE_DOWN = line_model(a=-2.0)
+
+
+class Shop(ScoringProject):
+    """`scores` reads `features`; `line/1` is registered, and a version that says the opposite."""
+
+    def __init__(self, root: Path, **profile: Any) -> None:
+        super().__init__(root, **profile)
+        self.facts(ROWS)
+        self.register("opposite", UPSIDE_DOWN, alias="")
+        self.scoring_model("scores")
+        self.dbt("deps")
+
+    def call(self, command: str, *arguments: str) -> Result:
+        where = ("--project-dir", str(self.root), "--profiles-dir", str(self.root))
+        done = CliRunner().invoke(main, [command, *arguments, *where], env={"COLUMNS": "250"})
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        return done
+
+    def recorded(self) -> list[tuple[str, str, str]]:
+        path = self.root / "seeds" / "model_promotions.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        return [(row["model_version"], row["gate"], row["reason"]) for row in rows]
+
+    def refused(self, *arguments: str) -> str:
+        """What `promote` says while it changes nothing."""
+        before = (self.root / "seeds" / "model_registry.csv").read_bytes()
+        done = self.call("promote", *arguments)
+        assert done.exit_code == 1, done.output
+        assert (self.root / "seeds" / "model_registry.csv").read_bytes() == before
+        assert self.recorded() == []
+        return done.stderr
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("features", "shown"),
+    [
+        ('dbt.ref("features").filter("b > 0")', "WHERE (b > 0"),
+        ('dbt.ref("features").limit(5)', "LIMIT 5"),
+        ('session.query("select * from features where a > 3")', "where a > 3"),
+        ("""session.sql('select * from "warehouse"."main"."features" where a > 3')""", "a > 3"),
+        ('session.table("features")', 'FROM "features"'),
+        ('dbt.source("files", "outside")', "facts.csv"),
+    ],
+)
+def test_features_that_are_no_relation_by_name_are_refused_before_anything_is_written(
+    shop: Shop, features: str, shown: str
+) -> None:
+    shop.sql(f"copy facts to '{shop.root}/facts.csv'")
+    outside = {"name": "outside", "meta": {"external_location": f"{shop.root}/facts.csv"}}
+    shop.write_yaml("models/files.yml", {"sources": [{"name": "files", "tables": [outside]}]})
+    assert shop.dbt("build", "-s", "features", "model_registry").success
+    path = shop.root / "python_models" / "scores.py"
+    path.write_text(path.read_text().replace('dbt.ref("features")', features))
+    before = shop.relations()
+    said = shop.dbt("run", "-s", "scores").nodes["scores"].message
+    assert "configuration error: features is an expression or a file, not a table or view" in said
+    assert shown in said
+    assert "Hint: make it a model, and dbt.ref() that" in said
+    assert shop.relations() == before
+
+
+def test_a_registry_that_is_an_expression_is_refused(shop: Shop) -> None:
+    path = shop.root / "python_models" / "scores.py"
+    path.write_text(path.read_text().replace('"model_registry")', '"model_registry").limit(9)'))
+    said = shop.dbt("build").nodes["scores"].message
+    assert "configuration error: registry is an expression or a file" in said
+
+
+def test_a_source_and_a_view_are_relations_by_name_also_in_a_dry_build(shop: Shop) -> None:
+    path = shop.root / "python_models" / "scores.py"
+    path.write_text(path.read_text().replace('ref("features")', 'source("shop", "facts")'))
+    assert shop.dbt("build", "-s", "model_registry", "scores").success
+    assert shop.dbt("run", "--empty", "-s", "scores").success
+    assert shop.sql("select features_relation, rows_in from dbt_onnx_runs order by 2") == [
+        ("main.facts", 0),
+        ("main.facts", ROWS),
+    ]
+    assert "y ranks 30 rows otherwise than line/1" in shop.refused("line/opposite")
+    assert shop.call("status").exit_code == 0
+
+
+def rewrite_as_before(shop: Shop) -> None:
+    """A run row as it was written before expressions were refused, and the code that led to it."""
+    shop.sql("update dbt_onnx_runs set features_relation = 'the feature relation'")
+    path = shop.root / "python_models" / "scores.py"
+    path.write_text(path.read_text().replace('"features")', '"features").filter("b > 0")'))
+
+
+def test_a_gate_that_cannot_tell_what_is_read_does_not_pass(shop: Shop) -> None:
+    assert shop.dbt("build").success
+    rewrite_as_before(shop)
+    said = " ".join(shop.refused("line/opposite").split())
+    assert (
+        "refused: nothing was compared with line/1, which is champion: scores: what it reads cannot "
+        "be told from its code and its runs" in said
+    )
+    assert "or promote with --override 'why'" in said
+    assert shop.call("promote", "line/opposite", "--override", "seen by eye").exit_code == 0
+    [(version, gate, reason)] = shop.recorded()
+    assert (version, gate) == ("opposite", "overridden")
+    assert reason.startswith("seen by eye (despite comparison with line/1 nothing compared")
+
+
+def test_status_says_what_to_do_about_a_run_that_named_no_relation(shop: Shop) -> None:
+    assert shop.dbt("build").success
+    code = (shop.root / "python_models" / "scores.py").read_text()
+    rewrite_as_before(shop)
+    done = shop.call("status")
+    assert done.exit_code == 2
+    assert "its last run read its features through an expression or from a file" in done.stdout
+    assert "make that a model, dbt.ref() it in score(), and run again" in done.stdout
+    # a replay needs no features, and what is mended is healthy after a run
+    assert shop.call("replay", "scores").exit_code == 0
+    (shop.root / "python_models" / "scores.py").write_text(code)
+    assert shop.dbt("run").success
+    assert shop.call("status").exit_code == 0
+
+
+def test_a_first_champion_is_recorded_as_compared_with_nobody(shop: Shop) -> None:
+    shop.promote("1", alias="")
+    done = shop.call("promote", "line/1")
+    assert done.exit_code == 0, done.output
+    assert "no champion yet" in done.stdout
+    assert "recorded as not_compared" in done.stdout
+    assert shop.recorded() == [("1", "not_compared", "")]
+    # and the next one is, with the features of a project that has been built
+    assert shop.dbt("build").success
+    done = shop.call("promote", "line/opposite")
+    assert done.exit_code == 1
+    assert "y ranks 30 rows otherwise than line/1" in done.stderr
+
+
+def test_a_first_champion_needs_neither_warehouse_nor_features(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.promote("1", alias="")
+    shop.warehouse.unlink()
+    assert shop.call("promote", "line/1").exit_code == 0
+    assert shop.recorded() == [("1", "not_compared", "")]
+
+
+def test_a_second_version_before_the_first_build_is_not_compared_and_does_not_pass(
+    shop: Shop,
+) -> None:
+    assert "main.features is not in the warehouse" in shop.refused("line/opposite")
+
+
+def test_a_champion_that_no_scoring_model_asks_for_is_compared_with_nobody(shop: Shop) -> None:
+    shop.scoring_model("scores", arguments="model='line/1'")
+    assert shop.dbt("build").success
+    said = shop.refused("line/opposite")
+    assert "nothing was compared with line/1" in said
+    assert "no scoring model asks for 'line'" in said
+
+
+def test_rows_that_the_champion_rejects_compare_nothing(shop: Shop) -> None:
+    assert shop.dbt("build").success
+    contract = line_contract()
+    filled = Contract(
+        features=tuple(Feature(name=n, null_policy="fill", fill=1.0) for n in ("a", "b")),
+        inputs=contract.inputs,
+        outputs=contract.outputs,
+    )
+    shop.register("filled", UPSIDE_DOWN, filled, alias="")
+    shop.sql("update features set b = null")
+    said = shop.refused("line/filled")
+    assert "fewer than two rows are scored by both, 30 and 0" in " ".join(said.split())
+
+
+def test_a_vector_is_not_compared_and_does_not_pass(shop: Shop) -> None:
+    vector = Contract(
+        features=(Feature(name="a"), Feature(name="b")),
+        inputs=(Input(name="X", dtype="float32", features=("a", "b")),),
+        outputs=(Output(name="y", kind="vector", dtype="float32", columns=("y",), width=1),),
+    )
+    shop.register("v1", line_model(), vector, name="vector")
+    shop.register("v2", UPSIDE_DOWN, vector, name="vector", alias="")
+    shop.scoring_model("vectors", arguments="model='vector'")
+    assert shop.dbt("build").success
+    assert "no output of both is a number or a label" in shop.refused("vector/v2")
+
+
+def test_two_versions_of_the_features_are_told_apart(shop: Shop) -> None:
+    """`features.v1` is what is scored; v2, which another model reads, has no such columns."""
+    body = "{{ config(materialized='table') }} select * from {{ source('shop', 'facts') }}"
+    (shop.root / "models" / "features.sql").unlink()
+    shop.write("models/features_v1.sql", body)
+    shop.write("models/features_v2.sql", body.replace("select *", "select id, a as b, b as a"))
+    shop.write_yaml(
+        "models/features.yml",
+        {"models": [{"name": "features", "latest_version": 2, "versions": [{"v": 1}, {"v": 2}]}]},
+    )
+    path = shop.root / "python_models" / "scores.py"
+    path.write_text(
+        path.read_text()
+        .replace('dbt.ref("features")', 'dbt.ref("features", v=1)')
+        .replace("    return score(", '    dbt.ref("features", v=2)\n    return score(')
+    )
+    assert shop.dbt("build").success
+    done = shop.call("promote", "line/opposite")
+    assert "main.features_v1, 30 rows" in done.stdout
+
+
+def as_of_a_text(shop: Shop) -> None:
+    shop.scoring_model("scores", arguments="as_of='day'")
+    shop.sql("create or replace table features as select *, '2024-01-01' as day from features")
+
+
+def another_key(shop: Shop) -> None:
+    shop.scoring_model("scores", arguments="key=['id', 'region']")
+    shop.sql("create or replace table features as select *, 1 as region from features")
+    shop.sql("alter table scores add column region integer")
+
+
+def no_column_of_an_earlier_score(shop: Shop) -> None:
+    shop.sql("alter table scores drop column y")
+    shop.sql("alter table scores__latest drop column y")
+
+
+def runs_of_another_type(shop: Shop) -> None:
+    shop.sql("alter table dbt_onnx_runs alter rows_in type varchar")
+
+
+def no_ledger(shop: Shop) -> None:
+    shop.sql("drop table scores")
+
+
+def a_view_for_kept_inputs(shop: Shop) -> None:
+    shop.sql("drop table scores__inputs; create view scores__inputs as select 1 as run_id")
+
+
+def a_ledger_without_its_stamps(shop: Shop) -> None:
+    shop.sql("alter table scores drop column status")
+
+
+def no_such_as_of(shop: Shop) -> None:
+    shop.scoring_model("scores", arguments="as_of='day'")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        as_of_a_text, no_such_as_of, another_key, no_column_of_an_earlier_score,
+        runs_of_another_type, no_ledger, a_view_for_kept_inputs, a_ledger_without_its_stamps,
+    ],
+)  # fmt: skip
+def test_what_would_stop_the_next_run_stops_the_gate_in_the_same_words(
+    shop: Shop, change: Any
+) -> None:
+    shop.register("same", line_model(), alias="")
+    assert shop.dbt("build").success
+    shop.promote("same")  # it has scored: its rows are in the ledger
+    assert shop.dbt("build").success
+    shop.promote("1")
+    assert shop.dbt("seed").success
+    change(shop)
+    gate = " ".join(shop.refused("line/same").split())
+    shop.promote("same")
+    assert shop.dbt("seed").success
+    run = shop.dbt("run", "-s", "scores").nodes["scores"].message
+    said = run.partition(" error: ")[2].partition("\n")[0].strip()
+    assert said
+    assert f"refused: {' '.join(said.split())}" in gate
+
+
+def test_a_feature_called_run_id_stops_the_gate_unless_no_inputs_are_kept(shop: Shop) -> None:
+    shop.register("run_id", line_model(), line_contract(features=("run_id", "b")), alias="")
+    assert shop.dbt("build").success
+    shop.sql("create or replace table features as select *, a as run_id from features")
+    said = " ".join(shop.refused("line/run_id").split())
+    assert "feature 'run_id' of 'line/run_id' has the name of a column of the kept inputs" in said
+    shop.scoring_model("scores", arguments="keep_inputs=False")
+    assert shop.call("promote", "line/run_id").exit_code == 0

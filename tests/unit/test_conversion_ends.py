@@ -1,0 +1,51 @@
+"""A conversion that does not end is ended, and says so."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.tree import DecisionTreeRegressor
+
+import dbt_onnx
+from dbt_onnx import conversion
+from dbt_onnx.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_tree_trained_with_nan_is_given_up_for_float64(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(conversion, "MAX_SECONDS", 3.0)
+    chance = np.random.default_rng(seed)
+    rows = chance.normal(size=(300, 2))
+    target = rows[:, 0] + chance.normal(size=300) / 10
+    rows[chance.random(rows.shape) < 0.05] = np.nan
+    target = np.where(np.isnan(rows[:, 0]), 5, target)
+    tree = DecisionTreeRegressor(random_state=0).fit(rows, target)
+    assert np.isinf(tree.tree_.threshold).any()
+    began = time.monotonic()
+    with pytest.raises(ArtifactError, match="has not converted DecisionTreeRegressor after 3 s"):
+        dbt_onnx.export(
+            tree,
+            pa.table({"a": rows[:, 0], "b": rows[:, 1]}),
+            name="tree",
+            version="1",
+            dtype="float64",
+            artifacts=tmp_path,
+        )
+    assert time.monotonic() - began < 60
+    assert not any(tmp_path.iterdir())
+    # and nothing goes on behind our back
+    deadline = time.monotonic() + 10
+    while any(t.name == "dbt_onnx" for t in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
