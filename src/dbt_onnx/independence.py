@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dbt_onnx.contract import FLOAT_TYPES
-from dbt_onnx.errors import ContractError, ScoringError
+from dbt_onnx.errors import ContractError, ModelCrashError, ScoringError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,11 +41,12 @@ def check_independence(
     very wide model.
 
     `run` makes one call. Raises ContractError when an output of a row is another one beside other
-    rows, or when the same call is made twice. Values that the model fails on are left out.
+    rows, or when the same call is made twice; ModelCrashError when it kills its process. Values that
+    it fails on otherwise are left out.
     """
     compare = _Comparison(names, _HALF_TOLERANCE if has_halves else _TOLERANCE)
-    widest = max(sum(widths[name] for name in tensor.features) for tensor in inputs)
-    most = min(MOST_ROWS, max(1, _MAX_VALUES // widest))
+    a_row = sum(widths[name] for tensor in inputs for name in tensor.features)
+    most = min(MOST_ROWS, max(1, _MAX_VALUES // a_row))
     largest = 0
     for number, (magnitude, with_nan) in enumerate(
         [*((size, False) for size in _MAGNITUDES), (1.0, True)]
@@ -57,6 +58,8 @@ def check_independence(
         }
         try:
             tried = _try_sizes(run, compare, feeds, source, seconds=_SECONDS / 4)
+        except ModelCrashError:
+            raise
         except ScoringError:
             continue
         largest = max(largest, tried)

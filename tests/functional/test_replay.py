@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -135,6 +136,25 @@ def test_another_onnxruntime_is_said_and_near_numbers_are_within_tolerance(
     assert [note.split(",")[0].split(" by")[0] for note in result.notes] == [
         "the features hashes are", "scored",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize(("factor", "within"), [(1.7, 0), (1.0001, 0), (1.000001, 1)])
+def test_a_number_is_held_to_the_size_of_its_column(
+    tmp_path: Path, unit: float, factor: float, within: int
+) -> None:
+    made = Warehouse(tmp_path)
+    path = made.register("1", line_model(2.0 * unit, -1.0 * unit, 0.5 * unit))
+    card = json.loads((path.parent / "card.json").read_text())
+    card["parity"] = {"tolerance": 1e-5, "scales": {"y": 1.5 * unit}}
+    (path.parent / "card.json").write_text(json.dumps(card))
+    made.sql("insert into features select i, 1 + i % 3, 1 from range(20) as t (i)")
+    made.run()
+    made.sql("update dbt_onnx_runs set features_hash_function = 'other'")
+    made.sql(f"update scores set y = y * {factor} where id = 8")
+    result = replay(made, "run-1")
+    assert (result.within_tolerance, result.different) == (within, 1 - within)
+    made.connection.close()
 
 
 def test_what_differs_is_named_with_what_was_said_and_what_is_said_now(

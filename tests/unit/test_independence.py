@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from dbt_onnx import independence
 from dbt_onnx.description import Wishes, describe_model
-from dbt_onnx.errors import ContractError
+from dbt_onnx.errors import ContractError, ModelCrashError
 from dbt_onnx.graph import read_graph
 
 if TYPE_CHECKING:
@@ -187,6 +187,36 @@ def test_rounding_in_a_deep_network_is_no_other_row(seed: int) -> None:
 def test_a_slow_model_is_tried_with_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(independence, "_SECONDS", 0.0)
     assert 1 <= tried(models.linear()) < independence.MOST_ROWS
+
+
+def test_values_that_kill_the_process_are_told() -> None:
+    # for x above 100 the smallest whole number by -1, which no processor can tell
+    model = models.model(
+        [
+            helper.make_node("Greater", ["x", "limit"], ["is_large"]),
+            helper.make_node("Where", ["is_large", "smallest", "x"], ["dividend"]),
+            helper.make_node("Where", ["is_large", "minus", "limit"], ["divisor"]),
+            helper.make_node("Div", ["dividend", "divisor"], ["y"]),
+        ],
+        [models.tensor("x", ["n", 1], models.INT64)],
+        [models.tensor("y", ["n", 1], models.INT64)],
+        initializers=[
+            models.constant(name, [value], np.int64)
+            for name, value in {"limit": 100, "smallest": -(2**63), "minus": -1}.items()
+        ],
+    )
+    content = model.SerializeToString()
+    with pytest.raises(ModelCrashError, match="the process in which it ran"):
+        describe_model(content, read_graph(content, where="m"), Wishes(features=["a"]), where="m")
+
+
+def test_a_wide_model_is_tried_with_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(independence, "_MAX_VALUES", 5_000)
+    # two values a row, in one input or in two
+    assert tried(models.linear()) == 2_048
+    content = models.columns().SerializeToString()
+    signature = read_graph(content, where="m")
+    assert describe_model(content, signature, Wishes(), where="m").trial.rows_tried == 2_048
 
 
 def test_values_that_a_model_fails_on_are_left_out() -> None:
