@@ -85,9 +85,10 @@ served as (
         {%- if entities is none %}
         and __dbt_onnx_is_present
         {%- else %}
-        and ({{ dbt_onnx._columns(key) }}) in (
-            select ({{ dbt_onnx._columns(key) }})
+        and exists (
+            select 1
             from {{ dbt_onnx._given(entities) }} as entities
+            where {{ dbt_onnx._same_key(key, 'entities', 'current_rows') }}
         )
         {%- endif %}
 ),

@@ -70,9 +70,10 @@ served as (
     {%- if entities is none %}
     where current_rows.__dbt_onnx_is_present
     {%- else %}
-    where ({{ dbt_onnx._columns(key, of='current_rows') }}) in (
-        select ({{ dbt_onnx._columns(key) }})
+    where exists (
+        select 1
         from {{ dbt_onnx._given(entities) }} as entities
+        where {{ dbt_onnx._same_key(key, 'entities', 'current_rows') }}
     )
     {%- endif %}
 ),

@@ -110,7 +110,7 @@ class ScoringProject(Project):
     def facts(self, rows: int) -> None:
         """Replace the facts by `rows` rows with a = id / 2 and b = 1: y = id - 0.5."""
         self.sql(
-            "create or replace table facts as select i::integer as id, i / 2 as a, 1.0::double as b "
+            "create or replace table facts as select i::integer as id, i / 2e0 as a, 1.0::double as b "
             f"from range({rows}) as numbers (i)"
         )
 

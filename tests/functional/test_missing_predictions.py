@@ -14,7 +14,7 @@ DAY = timedelta(days=1)
 
 
 def query(**arguments: str) -> str:
-    given = {"entities": "source('hand', 'customers')", "key": "'customer_id'", **arguments}
+    given = {"entities": "source('hand', 'customers')", "key": "['customer_id']", **arguments}
     listed = ", ".join(f"{name}={value}" for name, value in given.items())
     return f"{{{{ dbt_onnx.missing_predictions(source('hand', 'scores'), {listed}) }}}}"
 

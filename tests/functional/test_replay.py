@@ -59,7 +59,7 @@ def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
     made = Warehouse(tmp_path)
     made.register("1")
     made.sql(
-        f"insert into features select i, sin(i), case when i % 50 <> 7 then i / 3 end "
+        f"insert into features select i, sin(i), case when i % 50 <> 7 then i / 3e0 end "
         f"from range({ROWS}) as t (i)"
     )
     made.sql("insert into features values (null, 1, 1)")

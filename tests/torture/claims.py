@@ -19,7 +19,7 @@ UNITS = ("second", "minute", "hour", "day", "week")
 TABLES = ("scores", "text_scores", "absent")
 _CLOCK = "2001-02-03 04:05:06.000007"
 _OF_REAL_CLOCK = ("scores_fresh_served_day", "scores_complete_day", "scores_current_day")
-_NOW = "cast(now() at time zone 'UTC' as timestamp)"
+_NOW = "make_timestamp(epoch_us(now()))"
 # numbers and moments that stand in the compiled text for those of a case
 _WARN, _ERROR, _SAID_AT, _ABOUT = 7919, 7927, "2001-02-03 04:05:07", "2001-02-03 04:05:08"
 
@@ -112,19 +112,21 @@ def _tests(table: str) -> list[dict[str, Any]]:
     """`_served`: by the registry's versions; without it, what ran last is served."""
     registry = {"registry": "source('hand', 'model_registry')"}
     entities = {"key": ["id"], "entities": "source('hand', 'entities')"}
+    # who has left is reported, however long ago
+    unknown = {**entities, "max_unknown_fraction": 0}
     tests = [
-        claim("predictions_are_complete", f"{table}_complete", **entities),
-        claim("predictions_are_complete", f"{table}_complete_served", **entities, **registry),
+        claim("predictions_are_complete", f"{table}_complete", **unknown),
+        claim("predictions_are_complete", f"{table}_complete_served", **unknown, **registry),
     ]
     for unit in _units(table):
         periods = {"warn_after": _WARN, "error_after": _ERROR}
         fresh = {name: {"count": count, "period": unit} for name, count in periods.items()}
         grace = {"grace": {"count": _WARN, "period": unit}, "entity_since": "since"}
         if unit == "day":
-            tests.append(claim("predictions_are_fresh", f"{table}_fresh_day", key=["id"], **fresh))
+            tests.append(claim("predictions_are_fresh", f"{table}_fresh_day", **entities, **fresh))
         tests += [
-            claim("predictions_are_fresh", f"{table}_fresh_served_{unit}", key=["id"], **fresh, **registry),
-            claim("predictions_are_complete", f"{table}_complete_{unit}", **entities, **grace),
+            claim("predictions_are_fresh", f"{table}_fresh_served_{unit}", **entities, **fresh, **registry),
+            claim("predictions_are_complete", f"{table}_complete_{unit}", **unknown, **grace),
         ]  # fmt: skip
     return tests
 
@@ -132,10 +134,10 @@ def _tests(table: str) -> list[dict[str, Any]]:
 def _queries(table: str) -> dict[str, str]:
     scores = f"source('{'bare' if table == 'absent' else 'hand'}', '{table}')"
     entities, registry = "source('hand', 'entities')", "source('hand', 'model_registry')"
-    serving = f"{scores}, registry={registry}, key='id', entities={entities}"
+    serving = f"{scores}, registry={registry}, key=['id'], entities={entities}"
     return {
-        "missing": f"{{{{ dbt_onnx.missing_predictions({scores}, {entities}, 'id') }}}}",
-        "as_of": f"{{{{ dbt_onnx.predictions_as_of({scores}, 'id', '{_SAID_AT}', '{_ABOUT}') }}}}",
+        "missing": f"{{{{ dbt_onnx.missing_predictions({scores}, {entities}, ['id']) }}}}",
+        "as_of": f"{{{{ dbt_onnx.predictions_as_of({scores}, ['id'], '{_SAID_AT}', '{_ABOUT}') }}}}",
         **{
             f"current_{unit}": f"{{{{ dbt_onnx.current_predictions({serving}, "
             f"stale_after={{'count': {_WARN}, 'period': '{unit}'}}) }}}}"

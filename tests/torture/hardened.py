@@ -61,7 +61,8 @@ ATTACKS = (
 
 def measure(folder: Path, *, tests: Sequence[str] | None, builds: int) -> Iterator[Attack]:
     """Files of functional `tests`, all by default; `builds` of the reference project; SQL."""
-    yield _functional_tests(folder, tests or [path.name for path in FUNCTIONAL.glob("test_*.py")])
+    attack = Attack(PROMISE, f"functional tests, {len(_NEED_FILES)} left out")
+    yield run_functional_tests(attack, folder, tests, variable=VARIABLE, left_out=_NEED_FILES)
     if builds:
         yield _reference(folder / "reference", builds)
     attack = Attack(PROMISE, "SQL that reads or writes a file, or changes a setting")
@@ -70,17 +71,25 @@ def measure(folder: Path, *, tests: Sequence[str] | None, builds: int) -> Iterat
     yield attack
 
 
-def _functional_tests(folder: Path, files: Sequence[str]) -> Attack:
-    attack = Attack(PROMISE, f"functional tests, {len(_NEED_FILES)} left out")
+def run_functional_tests(
+    attack: Attack,
+    folder: Path,
+    files: Sequence[str] | None,
+    *,
+    variable: str,
+    left_out: Sequence[str],
+) -> Attack:
+    """Files of functional tests, all by default, on a warehouse as `hardening` makes it for a variable."""
+    files = files or [path.name for path in FUNCTIONAL.glob("test_*.py")]
     report = folder / "report.xml"
     done = subprocess.run(
         [
             sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider",
             f"--junitxml={report}", f"--basetemp={folder / 'pytest'}",
-            *(f"--deselect=tests/functional/{test}" for test in _NEED_FILES),
+            *(f"--deselect=tests/functional/{test}" for test in left_out),
             *(f"tests/functional/{name}" for name in sorted(set(files) - _OTHER_PROFILES)),
         ],
-        cwd=ROOT, env={**os.environ, VARIABLE: "1"}, capture_output=True, text=True, check=False,
+        cwd=ROOT, env={**os.environ, variable: "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     cases = ET.parse(report).findall(".//testcase") if report.exists() else []
     for case in cases:

@@ -129,7 +129,8 @@ class State:
         self, clock: datetime, warn: timedelta, error: timedelta, *, by_registry: bool
     ) -> list[Row]:
         """id, problem, model_version, as_of, fresh_as_of, age, threshold, severity."""
-        served, found = list(self.served(by_registry=by_registry)), []
+        served = [one for one in self.served(by_registry=by_registry) if one[0] in self.entities]
+        found: list[Row] = []
         for key, version, score in served:
             fresh = self.fresh_as_of(key, version)
             age = clock - fresh
@@ -164,8 +165,15 @@ class State:
         for key in {key for key, v in self.scored if v in versions} - set(self.entities):
             said = [(s.run, v, s) for v in versions if (s := self.scored.get((key, v)))]
             _, version, newest = max(said, key=lambda one: one[0])
-            found.append((key, "no_entity", None, version, newest.as_of))
+            problem = "no_entity" if self._is_present(key) else "departed"
+            found.append((key, problem, None, version, newest.as_of))
         return found
+
+    def _is_present(self, key: int) -> bool:
+        """Whether the last full run saw it: then it has a row by that run's version."""
+        slot = key, self.full_runs[-1][0]
+        rows = [table[slot] for table in (self.scored, self.rejected) if slot in table]
+        return any(said.last_seen is None for said in rows)
 
     def current(self, clock: datetime, stale_after: timedelta) -> list[Row]:
         """id, model_version, as_of, status, fresh_as_of, is_stale, served_from."""

@@ -29,6 +29,18 @@ ATTACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "builds": 0,
         },
     ),
+    "settings": (
+        {"tests": None},
+        {
+            "tests": [
+                "test_compare_predictions.py",
+                "test_current_predictions.py",
+                "test_kept_inputs.py",
+                "test_plan.py",
+                "test_prediction_outcomes.py",
+            ]
+        },
+    ),
     "exactness": (
         {"rows": 10_000_000, "cases": 1_000, "every": 1},
         {"rows": 200_000, "cases": 20, "every": 10},
