@@ -17,7 +17,7 @@ from dbt_onnx import native
 from dbt_onnx.native import Memory, OverdueError, Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -71,6 +71,15 @@ def test_work_that_takes_steps_may_take_long() -> None:
     ) == 7  # fmt: skip
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A process that a shell starts in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_wait_asks_the_work_to_end() -> None:
     asked = threading.Event()
 
@@ -84,6 +93,7 @@ def test_an_interrupted_wait_asks_the_work_to_end() -> None:
     assert asked.is_set()
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_that_reaches_another_thread_ends_the_wait_soon() -> None:
     asked = threading.Event()
 
