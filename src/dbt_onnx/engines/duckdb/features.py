@@ -56,7 +56,12 @@ class FeatureRelation:
         if column is None:
             return f"cast({literal(clock.isoformat(sep=' '))} as timestamp)"
         if self.columns[column].endswith("WITH TIME ZONE"):
-            return f"cast({quote(column)} at time zone 'UTC' as timestamp)"
+            # `at time zone` counts the years of the session's calendar
+            moment = quote(column)
+            return (
+                f"case when isfinite({moment}) then make_timestamp(epoch_us({moment})) "
+                f"else cast({moment} at time zone 'UTC' as timestamp) end"
+            )
         return f"cast({quote(column)} as timestamp)"
 
     def check_columns(self, *, key: Sequence[str], as_of: str | None) -> None:
