@@ -136,7 +136,7 @@ registry as (
     {%- else %}
     select
         {%- for name in ['model_name', 'model_version', 'alias', 'sha256'] %}
-        {{ dbt_onnx._text('cast(' ~ name ~ ' as varchar)') }} as {{ name }}{{ ',' if not loop.last }}
+        {{ dbt_onnx._text(name) }} as {{ name }}{{ ',' if not loop.last }}
         {%- endfor %}
     from {{ registry }}
     {%- endif %}

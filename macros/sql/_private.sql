@@ -90,7 +90,7 @@
 
 {#- A text that is equal to another if their bytes are. -#}
 {% macro _text(expression) -%}
-    {{ return(expression ~ ' collate "binary"') }}
+    {{ return('cast(' ~ expression ~ ' as varchar) collate "binary"') }}
 {%- endmacro %}
 
 

@@ -174,7 +174,7 @@ reference as (
         {{ return("case when " ~ value ~ " <> 0 then 'True' when " ~ value ~ " = 0 then 'False' end"
             if type != 'BOOLEAN' else "case when " ~ value ~ " then 'True' when not " ~ value ~ " then 'False' end") }}
     {%- elif column['kind'] == 'categorical' -%}
-        {{ return(dbt_onnx._text("cast(" ~ ("cast(" ~ value ~ " as double)" if is_float else value) ~ " as varchar)")) }}
+        {{ return(dbt_onnx._text("cast(" ~ value ~ " as double)" if is_float else value)) }}
     {%- elif is_float -%}
         {{ return("case when not isnan(" ~ value ~ ") then cast(" ~ value ~ " as double) end") }}
     {%- elif is_number -%}

@@ -136,7 +136,7 @@ validation_errors as (
         'error' as severity
     from (
         select
-            {{ dbt_onnx._text('cast(' ~ dbt_onnx._identifier(output['name']) ~ ' as varchar)') }} as value,
+            {{ dbt_onnx._text(dbt_onnx._identifier(output['name'])) }} as value,
             count(*) as row_count,
             sum(row_count) over () as known,
             row_count / cast(known as double) as figure

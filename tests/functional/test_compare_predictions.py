@@ -78,7 +78,7 @@ QUERIES = {
         champion_version=2,
         challenger_version="",
     ),
-    "wrong_limit": query(macro="movers", limit=0, key="moment"),
+    "wrong_limit": query(macro="movers", limit=0, key=["moment"]),
     "not_relations": "{{ dbt_onnx.compare_predictions('scores', none, key=[], column='churn') }}",
 }
 REFUSED = {
