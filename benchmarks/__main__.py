@@ -20,7 +20,9 @@ FOLDER = Path(__file__).parent
 
 
 @click.command()
-@click.option("--smoke", is_flag=True, help="Smaller, 25 % of leeway, writes no results.")
+@click.option(
+    "--smoke", is_flag=True, help="Smaller, fails below half a target, writes no results."
+)
 @click.option("--record", is_flag=True, help="With --smoke: hold later short runs to this one.")
 @click.option("--only", multiple=True, type=click.Choice(SECTIONS), help="Run these sections.")
 def main(*, smoke: bool, record: bool, only: tuple[str, ...]) -> None:

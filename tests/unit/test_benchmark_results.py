@@ -25,20 +25,20 @@ def row(figure: float, **target: float) -> results.Row:
     ("figure", "target", "reached", "reached_in_short"),
     [
         (1.3, {"at_least": 1.3}, True, True),
-        (1.29, {"at_least": 1.3}, False, True),
-        (0.97, {"at_least": 1.3}, False, False),
+        (0.66, {"at_least": 1.3}, False, True),
+        (0.64, {"at_least": 1.3}, False, False),
         (2.0, {"at_most": 2.0}, True, True),
-        (2.01, {"at_most": 2.0}, False, True),
-        (2.51, {"at_most": 2.0}, False, False),
+        (3.99, {"at_most": 2.0}, False, True),
+        (4.01, {"at_most": 2.0}, False, False),
         (1.0, {"at_least": 0.9, "at_most": 1.1}, True, True),
         (1.2, {"at_least": 0.9, "at_most": 1.1}, False, True),
-        (0.6, {"at_least": 0.9, "at_most": 1.1}, False, False),
+        (0.44, {"at_least": 0.9, "at_most": 1.1}, False, False),
         (float("nan"), {"at_least": 1.3}, False, False),
         (float("nan"), {"at_most": 2.0}, False, False),
         (0.0, {}, True, True),
     ],
 )
-def test_a_figure_holds_up_to_its_target_and_in_short_up_to_a_quarter_beyond(
+def test_a_figure_holds_up_to_its_target_and_in_short_down_to_half_of_it(
     figure, target, reached, reached_in_short
 ):
     assert row(figure, **target).holds() is reached
@@ -96,11 +96,11 @@ def test_small_and_large_figures_can_be_told_apart():
 @pytest.mark.parametrize(
     ("figure", "recorded", "target", "holds"),
     [
-        (0.4, 0.5, {"at_least": 2.0}, True),  # missed when recorded, and no worse by a quarter
-        (0.37, 0.5, {"at_least": 2.0}, False),
-        (1.4, 2.1, {"at_least": 2.0}, False),  # reached when recorded: the target itself counts
+        (0.4, 0.5, {"at_least": 2.0}, True),  # missed when recorded, and not half of it
+        (0.24, 0.5, {"at_least": 2.0}, False),
+        (0.99, 2.1, {"at_least": 2.0}, False),  # reached when recorded: the target itself counts
         (7.0, 6.0, {"at_most": 2.0}, True),
-        (7.6, 6.0, {"at_most": 2.0}, False),
+        (12.1, 6.0, {"at_most": 2.0}, False),
     ],
 )
 def test_what_was_missed_when_recorded_shall_not_get_worse(
