@@ -42,6 +42,8 @@ _DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
 _KNOWN = re.compile(r"[A-Z][A-Z0-9_ ]*(\(\d+(, ?\d+)?\))?(\[\d*\])*")
 _PRECISION = re.compile(r"exact|float16|float32|(1[0-5]|[1-9]) digits")
 _ELEMENT = "__dbt_onnx_element"
+# moments with a zone, and whether they count nanoseconds
+_NANOSECONDS = {"TIMESTAMP WITH TIME ZONE": False, "TIMESTAMPTZ_NS": True}
 
 # precision of a float, and the least and the greatest of its normal range
 _EPSILON = {"float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
@@ -198,6 +200,28 @@ def widened(kept: str, given: str) -> str:
     if {kept, given} <= {*_SIGNED, *_UNSIGNED}:
         return "HUGEINT"
     return "VARCHAR"
+
+
+def converted(column: str, given: str, kept: str) -> str:
+    """SQL of a column of type `given` as a value of type `kept`. A moment with a zone becomes text in UTC:
+    in the session's zone it would lose the seconds that old offsets have.
+    """
+    element, lists = split(given)
+    if given == kept or element not in _NANOSECONDS:
+        return f"cast({column} as {kept})"
+    if not lists:
+        return _utc_text(column, element)
+    return f"cast(list_transform({column}, lambda {_ELEMENT}: {_utc_text(_ELEMENT, element)}) as {kept})"
+
+
+def _utc_text(moment: str, element: str) -> str:
+    made = (
+        "make_timestamp_ns(epoch_ns({0}))"
+        if _NANOSECONDS[element]
+        else "make_timestamp(epoch_us({0}))"
+    )
+    # DuckDB makes no number of infinity
+    return f"coalesce(cast({made.format(moment)} as varchar) || '+00', cast({moment} as varchar))"
 
 
 def is_type(text: str) -> bool:

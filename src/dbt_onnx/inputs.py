@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dbt_onnx.errors import WarehouseError
-from dbt_onnx.feature_types import hashable, is_precision, is_type, kept_as
+from dbt_onnx.feature_types import converted, hashable, is_precision, is_type, kept_as
 from dbt_onnx.identifiers import quote
 from dbt_onnx.ledger import fingerprint
 
@@ -53,7 +53,8 @@ def insert_inputs(
     sources = {RUN_COLUMN: "$run_id"}
     for name in input_columns(shape, features):
         if name != RUN_COLUMN:
-            sources[name] = f"cast({keys.get(name, quote(name))} as {kept_types[name]})"
+            given = shape.key.get(name) or features[name]
+            sources[name] = converted(keys.get(name, quote(name)), given, kept_types[name])
     not_null = " and ".join(f"{name} is not null" for name in keys.values())
     return (
         f"insert into {inputs.sql} ({', '.join(map(quote, sources))}) "

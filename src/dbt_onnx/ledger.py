@@ -193,9 +193,10 @@ def add_column(table: TableName, name: str, sql_type: str) -> str:
     return f"alter table {table.sql} add column {quote(name)} {sql_type}"
 
 
-def retype_column(table: TableName, name: str, sql_type: str) -> str:
-    """Change a column's type; its values are cast."""
-    return f"alter table {table.sql} alter column {quote(name)} set data type {sql_type}"
+def retype_column(table: TableName, name: str, sql_type: str, *, using: str | None = None) -> str:
+    """Change a column's type; its values are cast, or become what the SQL `using` says."""
+    how = "" if using is None else f" using {using}"
+    return f"alter table {table.sql} alter column {quote(name)} set data type {sql_type}{how}"
 
 
 def insert_predictions(ledger: TableName, shape: LedgerShape, *, stream: str) -> str:

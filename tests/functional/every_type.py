@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from dbt_onnx.contract import Contract, Feature, Input, Output
 from dbt_onnx.engines.duckdb.history import read_history
 from dbt_onnx.engines.duckdb.replaying import replay_run
-from dbt_onnx.feature_types import kept_as, widened
+from dbt_onnx.feature_types import converted, kept_as, widened
 from dbt_onnx.ledger import TableName
 from dbt_onnx.registry import Registry
 
@@ -54,7 +54,7 @@ MOMENTS = {
     "TIMESTAMP_S": ["1969-12-31 23:59:59", "2024-02-29 12:00:00"],
     "TIMESTAMP_MS": ["1969-12-31 23:59:59.999", "2024-02-29 12:00:00.001"],
     "TIMESTAMP_NS": ["1969-12-31 23:59:59.999999", "2024-02-29 12:00:00.000001"],
-    "TIMESTAMP WITH TIME ZONE": ["2024-03-31 02:30:00+01", "2024-02-29 12:00:00-11"],
+    "TIMESTAMP WITH TIME ZONE": ["1719-02-08 18:15:26+00", "2024-03-31 02:30:00+01", "2024-02-29 12:00:00-11"],
     "TIMESTAMPTZ_NS": ["2024-03-31 02:30:00+01"],
 }  # fmt: skip
 # DuckDB's type of a column without a type; a model reads it as NULL
@@ -230,6 +230,8 @@ def check_type(
         changes = read_history(warehouse.connection, SCORES, [str(i)])[-1].changed_inputs
         assert isinstance(changes, Mapping)
     # another type comes: the column of kept inputs becomes wider, and reads back to the same values
-    wider = widened(kept_as(kind + shape), f"VARCHAR{shape}")
-    warehouse.sql(f"alter table scores__inputs alter f set data type {wider}")
+    kept = kept_as(kind + shape)
+    wider = widened(kept, f"VARCHAR{shape}")
+    using = converted("f", kept, wider)
+    warehouse.sql(f"alter table scores__inputs alter f set data type {wider} using {using}")
     check_replay(warehouse, "run-1")

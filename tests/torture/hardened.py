@@ -36,6 +36,8 @@ _NEED_FILES = (
     # test_a_warehouse_that_is_closed_to_files_is_judged_by_its_runs
     "test_predictions_match_registry.py::test_each_case_has_the_status_it_should",
     "test_predictions_match_registry.py::test_a_file_that_is_gone_or_has_other_bytes_is_found",
+    # its features are a view over a file
+    "test_kept_inputs.py::test_a_file_that_another_process_replaces_keeps_what_was_scored",
     # attaches a second database file, which is external access
     "test_predictions_materialization.py::test_odd_names_other_schemas_and_other_databases",
 )

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from dbt_onnx import inputs, ledger
 from dbt_onnx.errors import ConfigError, ContractError, WarehouseError
-from dbt_onnx.feature_types import widened
+from dbt_onnx.feature_types import converted, widened
+from dbt_onnx.identifiers import quote
 from dbt_onnx.inputs import INPUTS_SUFFIX
 from dbt_onnx.ledger import LATEST_SUFFIX, RUNS_TABLE, LedgerShape, TableName
 from dbt_onnx.references import MODEL_TYPES, REFERENCES_TABLE, REFERENCES_TYPES
@@ -177,7 +178,8 @@ class ScoringTables:
             if kept is None:
                 cursor.execute(ledger.add_column(self.inputs, name, kind))
             elif types[name] != kept:
-                cursor.execute(ledger.retype_column(self.inputs, name, types[name]))
+                using = converted(quote(name), kept, types[name])
+                cursor.execute(ledger.retype_column(self.inputs, name, types[name], using=using))
         return types
 
     def repair_latest(self, cursor: Cursor, shape: LedgerShape) -> bool:
