@@ -14,7 +14,7 @@ from benchmarks.measure import Task, run
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dbt_onnx.registry import RegistryEntry
+    from dbt_onnx.artifacts.registry import RegistryEntry
 
 TRAINING_ROWS = 20_000
 VERSION = "1"
@@ -81,8 +81,8 @@ def _register_projection(kind: str, estimator: Any, rows: Any, artifacts: Path) 
     """A graph from elsewhere, with one array column as its input."""
     from skl2onnx import to_onnx
 
-    from dbt_onnx.description import Wishes
-    from dbt_onnx.registration import register_model
+    from dbt_onnx.authoring.infer import Wishes
+    from dbt_onnx.authoring.register import register_model
 
     graph = to_onnx(estimator, rows[:1], target_opset=17)
     artifacts.mkdir()

@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dbt_onnx.dbt_project import DbtProject
+from dbt_onnx.project.dbt_project import DbtProject
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = (

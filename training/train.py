@@ -40,7 +40,7 @@ sys.path.insert(0, str(PROJECT))
 from training.snapshots import FEATURES, HORIZON_DAYS, Snapshot, read_snapshots  # noqa: E402
 
 from dbt_onnx import export  # noqa: E402
-from dbt_onnx.distributions import to_floats  # noqa: E402
+from dbt_onnx.authoring.distributions import to_floats  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

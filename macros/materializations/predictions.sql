@@ -17,7 +17,7 @@
 {{ compiled_code }}
 
 def model(dbt, session, model=model):
-    from dbt_onnx.dbt_model import run_model
+    from dbt_onnx.project.dbt_model import run_model
 
     run_model(model, dbt, session, {{ tojson(tojson(dbt_onnx.run_settings(ledger))) }})
 

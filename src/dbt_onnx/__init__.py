@@ -8,25 +8,26 @@ starts, so this one must cost nothing.
 import os
 from typing import TYPE_CHECKING, Any
 
+from dbt_onnx.version import __version__
+
 if TYPE_CHECKING:
-    from dbt_onnx.dbt_model import score
-    from dbt_onnx.exporter import export
+    from dbt_onnx.authoring.export import export
+    from dbt_onnx.project.dbt_model import score
 
 # onnxruntime 1.29 and later reports to Microsoft unless this is set before it is first imported:
 # names of model files and graphs, hashes, counts; set it to 0 if you want that
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "export", "score"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "score":
-        from dbt_onnx.dbt_model import score
+        from dbt_onnx.project.dbt_model import score
 
         return score
     if name == "export":
-        from dbt_onnx.exporter import export
+        from dbt_onnx.authoring.export import export
 
         return export
     raise AttributeError(f"module 'dbt_onnx' has no attribute {name!r}")

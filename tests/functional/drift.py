@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from hand_written import sha256_of
 
-from dbt_onnx.contract import Contract, Feature, Input, Output
-from dbt_onnx.references import MODEL_TYPES, REFERENCES_TYPES, references_of
+from dbt_onnx.artifacts.reference import MODEL_TYPES, REFERENCES_TYPES, references_of
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,6 @@ import onnx_models
 from hardening import CONFIG
 from warehouse import Warehouse, line_contract, line_model
 
-from dbt_onnx.contract import Contract, Feature, Input, Output
 from dbt_onnx.errors import (
     ArtifactError,
     ConfigError,
@@ -30,6 +29,7 @@ from dbt_onnx.errors import (
     ScoringError,
     WarehouseError,
 )
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 
 if TYPE_CHECKING:
     from pathlib import Path

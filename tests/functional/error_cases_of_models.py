@@ -24,7 +24,6 @@ from error_cases import (
 from onnx import FunctionProto, TensorProto, helper
 from warehouse import line_contract, line_model
 
-from dbt_onnx.contract import Contract, Feature, Input, Output
 from dbt_onnx.errors import (
     ArtifactError,
     ContractError,
@@ -33,6 +32,7 @@ from dbt_onnx.errors import (
     RegistryError,
     WarehouseError,
 )
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 
 if TYPE_CHECKING:
     from warehouse import Warehouse

@@ -17,10 +17,10 @@ from click.testing import CliRunner
 from onnx import helper
 from warehouse import line_contract, line_model
 
-from dbt_onnx.artifact import write_artifact
+from dbt_onnx.artifacts.artifact import write_artifact
+from dbt_onnx.artifacts.registry_file import put_entry
 from dbt_onnx.cli import main
-from dbt_onnx.promotions_file import PROMOTION_COLUMNS
-from dbt_onnx.registry_file import put_entry
+from dbt_onnx.promotion.promotions_file import PROMOTION_COLUMNS
 
 if TYPE_CHECKING:
     from click.testing import Result

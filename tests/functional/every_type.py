@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from dbt_onnx.contract import Contract, Feature, Input, Output
+from dbt_onnx.artifacts.registry import Registry
+from dbt_onnx.engines.duckdb.feature_types import converted, kept_as, widened
 from dbt_onnx.engines.duckdb.history import read_history
+from dbt_onnx.engines.duckdb.ledger import TableName
 from dbt_onnx.engines.duckdb.replaying import replay_run
-from dbt_onnx.feature_types import converted, kept_as, widened
-from dbt_onnx.ledger import TableName
-from dbt_onnx.registry import Registry
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 
 if TYPE_CHECKING:
     from warehouse import Warehouse

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hardening import CONFIG, connect
 
-from dbt_onnx.identifiers import quote
+from dbt_onnx.engines.duckdb.identifiers import quote
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.identifiers import quote
+from dbt_onnx.engines.duckdb.identifiers import quote
 
 if TYPE_CHECKING:
     import random

@@ -12,8 +12,8 @@ from consumer import PROJECT, Outcome, Project
 from hardening import connect, with_own_order
 from warehouse import line_contract, line_model, rebuilt_latest
 
-from dbt_onnx import ledger
-from dbt_onnx.identifiers import quote
+from dbt_onnx.engines.duckdb import ledger
+from dbt_onnx.engines.duckdb.identifiers import quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import duckdb
 
-    from dbt_onnx.contract import Contract
+    from dbt_onnx.kernel.contract import Contract
 
 CLOCK = "2024-01-10 06:00:00"
 REGISTRY_COLUMNS = ("model_name", "model_version", "alias", "artifact", "sha256")

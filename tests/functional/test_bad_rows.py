@@ -23,9 +23,9 @@ from sklearn.preprocessing import OneHotEncoder
 from test_replay import replay
 from warehouse import Warehouse
 
-from dbt_onnx.contract import Contract, Feature, Input, Output
 from dbt_onnx.engines.duckdb.runs import INTERRUPTED
 from dbt_onnx.errors import ArtifactError, DataError, DbtOnnxError, ScoringError
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,7 +186,7 @@ def test_new_rows_that_are_all_bad_are_rejected_beside_many_that_are_known(
 def test_a_model_that_fails_on_every_row_fails_at_once(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dbt_onnx.session import OnnxSession
+    from dbt_onnx.kernel.session import OnnxSession
 
     calls: list[int] = []
     run = OnnxSession.run

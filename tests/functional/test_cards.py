@@ -16,11 +16,11 @@ from sklearn.linear_model import LinearRegression
 from warehouse import Warehouse
 
 import dbt_onnx
+from dbt_onnx.artifacts.registry import Registry, RegistryEntry
 from dbt_onnx.cli import main
+from dbt_onnx.engines.duckdb.ledger import TableName
 from dbt_onnx.engines.duckdb.replaying import replay_run
 from dbt_onnx.errors import ArtifactError
-from dbt_onnx.ledger import TableName
-from dbt_onnx.registry import Registry, RegistryEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ from typing import Any
 from warehouse import Warehouse, line_contract
 
 import dbt_onnx
-from dbt_onnx.contract import CARRIED_PREFIX, RESERVED_COLUMNS
-from dbt_onnx.identifiers import quote
+from dbt_onnx.engines.duckdb.identifiers import quote
+from dbt_onnx.kernel.contract import CARRIED_PREFIX, RESERVED_COLUMNS
 
 # key, a, b, when: the features of each night
 NIGHTS = (

@@ -15,7 +15,7 @@ from hardening import connect
 from nightly_history import KEY, OUTPUT, Ledger, World, load, moment, play, rows_of
 from scipy.stats import spearmanr
 
-from dbt_onnx.identifiers import quote
+from dbt_onnx.engines.duckdb.identifiers import quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ import pytest
 from consumer import Project
 from hand_written import CLOCK, RUNS, STAMPS, HandWritten, prediction, run, sources
 
-from dbt_onnx import ledger
+from dbt_onnx.engines.duckdb import ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,10 +10,10 @@ import duckdb
 import pytest
 from scoring_project import CLOCK, ScoringProject
 
-from dbt_onnx.dbt_project import DbtProject
+from dbt_onnx.engines.duckdb.ledger import TableName
 from dbt_onnx.errors import ConfigError, WarehouseError
-from dbt_onnx.ledger import TableName
-from dbt_onnx.upstream import moved
+from dbt_onnx.project.dbt_project import DbtProject
+from dbt_onnx.project.upstream import moved
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from consumer import Project
 from drift import reference_rows, stability_index, write_references
 from hand_written import CLOCK, HandWritten, prediction, run, sources
 
-from dbt_onnx.distributions import describe
+from dbt_onnx.authoring.distributions import describe
 
 ROWS = 4_000
 TYPES = {"double": pa.float64(), "float": pa.float32(), "decimal(9, 3)": pa.decimal128(9, 3)}

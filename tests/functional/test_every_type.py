@@ -10,8 +10,8 @@ import pytest
 from every_type import REFUSED, TYPES, check_replay, check_type, identity, tensor_types
 from warehouse import Warehouse
 
-from dbt_onnx.contract import TensorType
-from dbt_onnx.relation import _castable
+from dbt_onnx.kernel.contract import TensorType
+from dbt_onnx.kernel.relation import _castable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,8 +12,8 @@ from every_type import MOMENTS, TYPES, oracle, tensor_types, values_of
 from onnx import TensorProto, helper
 from scoring_project import ScoringProject, expect
 
-from dbt_onnx.contract import Contract, Feature, Input, Output
-from dbt_onnx.distributions import describe
+from dbt_onnx.authoring.distributions import describe
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 
 ROWS = 12
 NUMBERS = [kind for kind in TYPES if "float64" in tensor_types(kind)]

@@ -11,7 +11,7 @@ from consumer import Project
 from drift import index_of_column, reference_rows, write_references
 from hand_written import CLOCK, HandWritten, claim, prediction, run, sources
 
-from dbt_onnx.distributions import describe
+from dbt_onnx.authoring.distributions import describe
 
 COLUMNS = ("column_name", "problem", "expected", "actual", "threshold", "severity")
 ROWS = 2_000

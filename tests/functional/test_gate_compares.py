@@ -13,7 +13,7 @@ from scoring_project import ScoringProject
 from warehouse import line_contract, line_model
 
 from dbt_onnx.cli import main
-from dbt_onnx.contract import Contract, Feature, Input, Output
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,7 +22,7 @@ ROWS = 200_000
 ENDS_AT_WORK = """
 import sys, threading, time
 import numpy as np
-from dbt_onnx.session import OnnxSession
+from dbt_onnx.kernel.session import OnnxSession
 
 session = OnnxSession(open(sys.argv[1], "rb").read(), output_names=["y"], batch_rows=int(sys.argv[2]))
 x = np.ones((50_000, 2), np.float32)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from warehouse import Warehouse, line_contract, line_model
 
 from dbt_onnx.engines.duckdb import fed_rows, writing
+from dbt_onnx.engines.duckdb.feature_types import kept_as, widened
 from dbt_onnx.errors import ConfigError, ScoringError, WarehouseError
-from dbt_onnx.feature_types import kept_as, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -26,9 +26,9 @@ from scipy.stats import spearmanr
 from sklearn.metrics import brier_score_loss, roc_auc_score
 from tampering import KINDS, Tamperer
 
+from dbt_onnx.artifacts.registry import Registry
+from dbt_onnx.engines.duckdb.ledger import TableName
 from dbt_onnx.engines.duckdb.replaying import replay_run
-from dbt_onnx.ledger import TableName
-from dbt_onnx.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from played_history import History
 
-    from dbt_onnx.replay import Replay
+    from dbt_onnx.runs.replay import Replay
 
 __all__ = ["history"]
 HER = "00042"

@@ -22,7 +22,7 @@ from sklearn.metrics import (
     root_mean_squared_error,
 )
 
-from dbt_onnx.identifiers import quote
+from dbt_onnx.engines.duckdb.identifiers import quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

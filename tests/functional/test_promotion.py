@@ -17,17 +17,17 @@ from scipy import stats
 from scoring_project import ScoringProject
 from warehouse import line_contract, line_model
 
+from dbt_onnx.artifacts.registry import CHAMPION, Registry
 from dbt_onnx.cli import main
-from dbt_onnx.contract import Contract, Feature, Input, Output
-from dbt_onnx.dbt_project import DbtProject
-from dbt_onnx.examination import examine
-from dbt_onnx.gate import Limits
-from dbt_onnx.registry import CHAMPION, Registry
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
+from dbt_onnx.project.dbt_project import DbtProject
+from dbt_onnx.project.gate_check import examine
+from dbt_onnx.promotion.gate import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dbt_onnx.gate import Check
+    from dbt_onnx.promotion.gate import Check
 
 ROWS = 40
 RISK = Contract(
@@ -445,7 +445,7 @@ def test_a_warehouse_that_another_process_holds_is_said(shop: Shop, project: Dbt
 def test_what_code_does_not_tell_is_read_from_the_last_run(
     shop: Shop, project: DbtProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dbt_onnx.scoring_calls.literal_arguments", lambda code: {})
+    monkeypatch.setattr("dbt_onnx.project.scoring_calls.literal_arguments", lambda code: {})
     checks = shop.examine("line/same", project)
     assert checks["contract: scores"].figure == "main.features, 40 rows"
     assert "contract: pinned" not in checks

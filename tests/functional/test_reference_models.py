@@ -12,8 +12,8 @@ import pytest
 from training.snapshots import PROJECT, Snapshot, read_snapshots
 from training.train import JUDGED_ON, RECIPES, TRAINED_ON, Recipe, fit, rows_of, train
 
-from dbt_onnx.registry import Registry
-from dbt_onnx.verification import verify_registry
+from dbt_onnx.artifacts.registry import Registry
+from dbt_onnx.artifacts.verification import verify_registry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

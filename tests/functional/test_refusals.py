@@ -13,13 +13,13 @@ import pytest
 from click.testing import CliRunner
 from scoring_project import ScoringProject
 
-from dbt_onnx import backfill
 from dbt_onnx.cli import main, predictions
-from dbt_onnx.dbt_project import DbtProject
 from dbt_onnx.engines.duckdb import backfilling, health
 from dbt_onnx.engines.duckdb.cursor import Cursor
+from dbt_onnx.engines.duckdb.ledger import TableName
 from dbt_onnx.errors import ConfigError, RegistryError, WarehouseError
-from dbt_onnx.ledger import TableName
+from dbt_onnx.project import backfill
+from dbt_onnx.project.dbt_project import DbtProject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

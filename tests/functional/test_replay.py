@@ -13,18 +13,18 @@ from sklearn.ensemble import GradientBoostingClassifier
 from warehouse import Warehouse, line_contract, line_model
 
 import dbt_onnx
+from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.duckdb.history import read_history, read_runs
 from dbt_onnx.engines.duckdb.kept_run import replayable_runs
+from dbt_onnx.engines.duckdb.ledger import TableName
 from dbt_onnx.engines.duckdb.replaying import replay_run
 from dbt_onnx.errors import ConfigError, WarehouseError
-from dbt_onnx.ledger import TableName
-from dbt_onnx.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from dbt_onnx.replay import Replay
+    from dbt_onnx.runs.replay import Replay
 
 LEDGER = TableName(database="w", schema="main", identifier="scores")
 ROWS = 300

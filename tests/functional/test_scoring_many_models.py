@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from warehouse import Warehouse, rebuilt_latest
 
-from dbt_onnx import ledger
+from dbt_onnx.engines.duckdb import ledger
 
 if TYPE_CHECKING:
     from pathlib import Path

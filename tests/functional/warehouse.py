@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from hardening import CONFIG, connect, with_own_order, with_settings
 from onnx import TensorProto, helper
 
-from dbt_onnx.contract import Contract, Feature, Input, Output
 from dbt_onnx.engines.duckdb.table_scoring import RunSummary, score_table
-from dbt_onnx.job import RunSettings, check_request
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
+from dbt_onnx.runs.request import RunSettings, check_request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

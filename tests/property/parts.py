@@ -9,7 +9,7 @@ from typing import Any, get_args
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from dbt_onnx.contract import (
+from dbt_onnx.kernel.contract import (
     CARRIED_PREFIX,
     RESERVED_COLUMNS,
     Contract,

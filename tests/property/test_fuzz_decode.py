@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parts import DTYPES, TEXT, fuzz
 
-from dbt_onnx.contract import Contract, Feature, Input, Output, arrow_type_of
-from dbt_onnx.decode import decode
 from dbt_onnx.errors import ScoringError
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output, arrow_type_of
+from dbt_onnx.kernel.decode import decode
 
 if TYPE_CHECKING:
-    from dbt_onnx.contract import OutputKind
+    from dbt_onnx.kernel.contract import OutputKind
 
 FLOATS = ("float16", "float32", "float64")
 KINDS: tuple[OutputKind, ...] = ("label", "probabilities", "value", "values", "vector")

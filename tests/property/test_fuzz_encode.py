@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parts import contracts, fuzz
 
-from dbt_onnx.encode import REJECTED_COLUMN, check_relation, encode
 from dbt_onnx.errors import ContractError
+from dbt_onnx.kernel.encode import REJECTED_COLUMN, check_relation, encode
 
 if TYPE_CHECKING:
-    from dbt_onnx.contract import Contract, Feature, Input
+    from dbt_onnx.kernel.contract import Contract, Feature, Input
 
 SECONDS = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
 UNITS = {name: count * 10**9 for name, count in SECONDS.items()}

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from parts import NAMES, fuzz
 from warehouse import Warehouse, line_contract
 
+from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.errors import DataError
-from dbt_onnx.identifiers import literal, quote
 
 KEYS = {
     "integer": ["0", "1", "2", "-3"],

@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parts import OUTPUT, TEXT, contracts, fuzz
 
-from dbt_onnx.card import parse_card
-from dbt_onnx.contract import Contract, Feature, Input, Output
+from dbt_onnx.artifacts.card import parse_card
+from dbt_onnx.artifacts.registry import REGISTRY_COLUMNS, Registry, RegistryEntry
+from dbt_onnx.artifacts.registry_file import put_entry
 from dbt_onnx.errors import DbtOnnxError, RegistryError
-from dbt_onnx.registry import REGISTRY_COLUMNS, Registry, RegistryEntry
-from dbt_onnx.registry_file import put_entry
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 
 SHA = "0123456789abcdef" * 4
 VALUES: dict[str, st.SearchStrategy[str]] = {

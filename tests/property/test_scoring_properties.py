@@ -21,11 +21,11 @@ from skl2onnx import to_onnx
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.neural_network import MLPClassifier
 
-from dbt_onnx.contract import Contract, Feature, Input, Output
-from dbt_onnx.encode import encode
-from dbt_onnx.scoring import prediction_schema, score_batches
-from dbt_onnx.session import OnnxSession
-from dbt_onnx.tally import Tally
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
+from dbt_onnx.kernel.encode import encode
+from dbt_onnx.kernel.scoring import prediction_schema, score_batches
+from dbt_onnx.kernel.session import OnnxSession
+from dbt_onnx.kernel.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

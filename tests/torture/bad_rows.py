@@ -14,7 +14,7 @@ from tests.torture import processes
 from tests.torture.report import Attack
 from warehouse import Warehouse
 
-from dbt_onnx.contract import Contract, Feature, Input, Output
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

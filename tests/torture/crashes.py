@@ -13,7 +13,7 @@ from tests.torture import processes, steps
 from tests.torture.report import Attack
 from warehouse import Warehouse
 
-from dbt_onnx import ledger
+from dbt_onnx.engines.duckdb import ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

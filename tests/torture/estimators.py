@@ -37,9 +37,9 @@ from tests.torture import processes
 from tests.torture.report import Attack
 
 import dbt_onnx
-from dbt_onnx.artifact import load_artifact
+from dbt_onnx.artifacts.artifact import load_artifact
+from dbt_onnx.artifacts.sample import score_sample
 from dbt_onnx.errors import DbtOnnxError
-from dbt_onnx.sample import score_sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,10 +16,10 @@ from tests.torture.thresholds import ZONES, expiry, in_zone, thresholds
 from tests.torture.verdicts import COMPLETE, LENGTHS, PROMISE, alarms, compare, difference
 from warehouse import Warehouse
 
+from dbt_onnx.artifacts.registry import Registry
+from dbt_onnx.engines.duckdb.ledger import TableName
 from dbt_onnx.engines.duckdb.replaying import replay_run
 from dbt_onnx.errors import DataError
-from dbt_onnx.ledger import TableName
-from dbt_onnx.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

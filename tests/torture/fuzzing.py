@@ -100,7 +100,7 @@ def _fuzzed(folder: Path, target: str, seconds: int) -> Attack:
 
 
 def _graph() -> Callable[[bytes], None]:
-    from dbt_onnx.graph import read_graph
+    from dbt_onnx.artifacts.graph import read_graph
 
     def read(content: bytes) -> None:
         signature = read_graph(content, where="m")
@@ -110,8 +110,8 @@ def _graph() -> Callable[[bytes], None]:
 
 
 def _card() -> Callable[[bytes], None]:
-    from dbt_onnx.card import parse_card
-    from dbt_onnx.contract import Contract
+    from dbt_onnx.artifacts.card import parse_card
+    from dbt_onnx.kernel.contract import Contract
 
     def read(content: bytes) -> None:
         contract = Contract.from_dict(parse_card(content, where="card")["contract"])
@@ -123,7 +123,7 @@ def _card() -> Callable[[bytes], None]:
 def _registry() -> Callable[[bytes], None]:
     import tempfile
 
-    from dbt_onnx.registry import Registry
+    from dbt_onnx.artifacts.registry import Registry
 
     path = Path(tempfile.mkdtemp()) / "model_registry.csv"
 

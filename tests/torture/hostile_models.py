@@ -19,9 +19,9 @@ from tests.torture.hostile_files import FAMILIES, FILLS, HANGS, LOADS, READS, RE
 from tests.torture.report import Attack
 from warehouse import Warehouse
 
-from dbt_onnx import native
 from dbt_onnx.errors import DbtOnnxError
-from dbt_onnx.session import OnnxSession
+from dbt_onnx.kernel import native
+from dbt_onnx.kernel.session import OnnxSession
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ import duckdb
 from tests.torture.report import Attack
 from warehouse import Warehouse, line_contract
 
+from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.errors import DbtOnnxError
-from dbt_onnx.identifiers import literal, quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,11 +14,11 @@ from tests.torture.payloads import Payload, payloads
 from tests.torture.report import Attack
 from warehouse import Warehouse
 
+from dbt_onnx.artifacts.registry import RegistryEntry
+from dbt_onnx.artifacts.signing import SIGNATURE_NAME, SignatureVerifier
+from dbt_onnx.artifacts.verification import verify_entry
+from dbt_onnx.authoring.register import read_model
 from dbt_onnx.errors import DbtOnnxError
-from dbt_onnx.registration import read_model
-from dbt_onnx.registry import RegistryEntry
-from dbt_onnx.signing import SIGNATURE_NAME, SignatureVerifier
-from dbt_onnx.verification import verify_entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tests.torture.report import Attack
 from warehouse import Warehouse, line_contract
 
-from dbt_onnx.contract import Feature
+from dbt_onnx.kernel.contract import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,11 +24,11 @@ from tests.torture import processes
 from tests.torture.report import Attack
 from warehouse import Warehouse, line_model
 
-from dbt_onnx.artifact import load_artifact
-from dbt_onnx.card import CARD_NAME
+from dbt_onnx.artifacts.artifact import load_artifact
+from dbt_onnx.artifacts.card import CARD_NAME
+from dbt_onnx.artifacts.registry import REGISTRY_COLUMNS, Registry
 from dbt_onnx.cli import main
 from dbt_onnx.errors import DbtOnnxError
-from dbt_onnx.registry import REGISTRY_COLUMNS, Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from dbt.adapters.sql.connections import SQLConnectionManager
 from tests.torture import processes
 
-from dbt_onnx import dbt_model
 from dbt_onnx.engines.duckdb import cursor, streaming, table_scoring, writing
+from dbt_onnx.project import dbt_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,16 +11,16 @@ import onnx_models
 from tests.torture.report import Attack
 from warehouse import Warehouse, line_contract, line_model
 
-from dbt_onnx import session
-from dbt_onnx.artifact import load_artifact, write_artifact
-from dbt_onnx.contract import Contract, Feature, Input, Output
+from dbt_onnx.artifacts.artifact import load_artifact, write_artifact
 from dbt_onnx.errors import ArtifactError, DbtOnnxError
+from dbt_onnx.kernel import session
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from dbt_onnx.registry import RegistryEntry
+    from dbt_onnx.artifacts.registry import RegistryEntry
 
 PROMISE = "Wrong bytes never score"
 

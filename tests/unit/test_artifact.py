@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import onnx_models as models
 import pytest
 
-from dbt_onnx.artifact import load_artifact, write_artifact
-from dbt_onnx.contract import Contract, Feature, Input, Output
+from dbt_onnx.artifacts.artifact import load_artifact, write_artifact
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, DbtOnnxError
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dbt_onnx.registry import RegistryEntry
+    from dbt_onnx.artifacts.registry import RegistryEntry
 
 
 def linear_contract(**changes: Any) -> Contract:

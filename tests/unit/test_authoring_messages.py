@@ -17,11 +17,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import dbt_onnx
-from dbt_onnx.agreement import check_contract
+from dbt_onnx.artifacts.agreement import check_contract
+from dbt_onnx.artifacts.graph import read_graph
 from dbt_onnx.cli import main
-from dbt_onnx.contract import Contract, Feature, Input, Output
 from dbt_onnx.errors import MAX_CHARACTERS, ConfigError, ContractError, DbtOnnxError, listed
-from dbt_onnx.graph import read_graph
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,16 +18,16 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
-from dbt_onnx import child
-from dbt_onnx.answers import Answers, Candidate
-from dbt_onnx.artifact import write_artifact
-from dbt_onnx.child_session import ChildSession
+from dbt_onnx.artifacts.artifact import write_artifact
+from dbt_onnx.artifacts.registry_file import add_entry
 from dbt_onnx.cli import main
-from dbt_onnx.contract import Contract, Feature, Input, Output
 from dbt_onnx.errors import ArtifactError, ModelCrashError, ModelError, ScoringError
-from dbt_onnx.native import OverdueError
-from dbt_onnx.registry_file import add_entry
-from dbt_onnx.session import OnnxSession
+from dbt_onnx.kernel import child
+from dbt_onnx.kernel.child_session import ChildSession
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
+from dbt_onnx.kernel.native import OverdueError
+from dbt_onnx.kernel.session import OnnxSession
+from dbt_onnx.promotion.answers import Answers, Candidate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,7 +186,7 @@ def test_several_threads_may_use_one_session() -> None:
 
 PARENT = """
 import sys, numpy as np
-from dbt_onnx.child_session import ChildSession
+from dbt_onnx.kernel.child_session import ChildSession
 
 session = ChildSession(open(sys.argv[1], "rb").read(), output_names=["y"])
 print(session._child._process.pid, session.run({"x": np.ones((1, 1), np.float32)})[0][0, 0], flush=True)

@@ -20,12 +20,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 import dbt_onnx
-from dbt_onnx.agreement import check_contract
-from dbt_onnx.artifact import load_artifact
-from dbt_onnx.description import Wishes, describe_model, sample_columns
+from dbt_onnx.artifacts.agreement import check_contract
+from dbt_onnx.artifacts.artifact import load_artifact
+from dbt_onnx.artifacts.graph import read_graph
+from dbt_onnx.artifacts.sample import score_sample
+from dbt_onnx.authoring.infer import Wishes, describe_model, sample_columns
 from dbt_onnx.errors import ContractError
-from dbt_onnx.graph import read_graph
-from dbt_onnx.sample import score_sample
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,14 +14,14 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import helper
 
-from dbt_onnx.artifact import load_artifact
+from dbt_onnx.artifacts.artifact import load_artifact
+from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.cli import main
-from dbt_onnx.registry import Registry
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dbt_onnx.artifact import Artifact
+    from dbt_onnx.artifacts.artifact import Artifact
 
 
 def run(*arguments: object) -> Result:

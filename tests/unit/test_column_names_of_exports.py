@@ -13,9 +13,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
 
 import dbt_onnx
-from dbt_onnx.artifact import load_artifact
-from dbt_onnx.sample import score_sample
-from dbt_onnx.verification import verify_entry
+from dbt_onnx.artifacts.artifact import load_artifact
+from dbt_onnx.artifacts.sample import score_sample
+from dbt_onnx.artifacts.verification import verify_entry
 
 if TYPE_CHECKING:
     from pathlib import Path

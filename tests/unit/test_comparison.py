@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dbt_onnx.comparison import compare_columns, count_values, rank_correlation
+from dbt_onnx.promotion.compare import compare_columns, count_values, rank_correlation
 
 FEW = st.lists(
     st.tuples(st.integers(-3, 3), st.floats(-1e3, 1e3, width=32)), min_size=2, max_size=60

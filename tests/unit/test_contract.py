@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dbt_onnx.contract import Contract
 from dbt_onnx.errors import ContractError
+from dbt_onnx.kernel.contract import Contract
 
 
 def card(**changes: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from sklearn.tree import DecisionTreeRegressor
 
 import dbt_onnx
-from dbt_onnx import conversion
+from dbt_onnx.authoring import conversion
 from dbt_onnx.errors import ArtifactError
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dbt_onnx.contract import Contract, Feature, Input, Output
-from dbt_onnx.decode import Decoded, decode
 from dbt_onnx.errors import ScoringError
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
+from dbt_onnx.kernel.decode import Decoded, decode
 
 
 def contract_of(*outputs: Output) -> Contract:

@@ -15,9 +15,9 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from dbt_onnx.description import Description, Wishes, describe_model, sample_columns
-from dbt_onnx.graph import read_graph
-from dbt_onnx.sample import score_sample
+from dbt_onnx.artifacts.graph import read_graph
+from dbt_onnx.artifacts.sample import score_sample
+from dbt_onnx.authoring.infer import Description, Wishes, describe_model, sample_columns
 
 RANDOM = np.random.default_rng(3)
 X = RANDOM.normal(size=(200, 2)).astype(np.float32)

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dbt_onnx.contract import Contract, Feature, Input, Output
-from dbt_onnx.encode import Encoded, check_relation, encode
 from dbt_onnx.errors import ContractError
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
+from dbt_onnx.kernel.encode import Encoded, check_relation, encode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

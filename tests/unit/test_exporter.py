@@ -31,11 +31,11 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 from sklearn.svm import LinearSVC
 
 import dbt_onnx
-from dbt_onnx.artifact import Artifact, load_artifact
-from dbt_onnx.distributions import describe
+from dbt_onnx.artifacts.artifact import Artifact, load_artifact
+from dbt_onnx.artifacts.registry import Registry
+from dbt_onnx.artifacts.verification import verify_entry
+from dbt_onnx.authoring.distributions import describe
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
-from dbt_onnx.registry import Registry
-from dbt_onnx.verification import verify_entry
 
 if TYPE_CHECKING:
     from pathlib import Path

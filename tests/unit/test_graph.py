@@ -11,8 +11,8 @@ import pytest
 from graphs import field
 from onnx import AttributeProto, ModelProto, SparseTensorProto, TensorProto, TypeProto, helper
 
+from dbt_onnx.artifacts.graph import read_graph
 from dbt_onnx.errors import ArtifactError, ContractError
-from dbt_onnx.graph import read_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -418,7 +418,7 @@ def test_bounds_that_are_given_many_times_are_picked_once(limit: int) -> None:
 
 
 def test_a_file_of_too_many_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dbt_onnx.hostile.MAX_MESSAGES", 1_000)
+    monkeypatch.setattr("dbt_onnx.artifacts.hostile.MAX_MESSAGES", 1_000)
     content = models.linear().SerializeToString() + field(7, field(1, b"") * 1_001)
     assert "is made of more than 1,000 parts" in hostile(content)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dbt_onnx.errors import WarehouseError
-from dbt_onnx.health import KINDS, Health, ModelHealth, Problem, age_text, judge
+from dbt_onnx.runs.health import KINDS, Health, ModelHealth, Problem, age_text, judge
 
 GOOD: dict[str, Any] = {
     "model_name": "churn",

@@ -10,10 +10,10 @@ import onnx_models as models
 import pytest
 from onnx import TensorProto, helper
 
-from dbt_onnx import independence
-from dbt_onnx.description import Wishes, describe_model
+from dbt_onnx.artifacts.graph import read_graph
+from dbt_onnx.authoring import independence
+from dbt_onnx.authoring.infer import Wishes, describe_model
 from dbt_onnx.errors import ContractError, ModelCrashError
-from dbt_onnx.graph import read_graph
 
 if TYPE_CHECKING:
     from onnx import ModelProto

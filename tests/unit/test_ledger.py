@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dbt_onnx import contract, ledger
+from dbt_onnx.engines.duckdb import ledger
+from dbt_onnx.kernel import contract
 
 
 def test_outputs_cannot_take_the_name_of_a_column_of_ledger_or_latest() -> None:

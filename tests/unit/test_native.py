@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from dbt_onnx import native
-from dbt_onnx.native import Memory, OverdueError, Threads
+from dbt_onnx.kernel import native
+from dbt_onnx.kernel.native import Memory, OverdueError, Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,8 +8,8 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from dbt_onnx.contract import TensorType, arrow_type_of
 from dbt_onnx.engines.duckdb.writing import output_types
+from dbt_onnx.kernel.contract import TensorType, arrow_type_of
 
 
 @pytest.mark.parametrize("dtype", get_args(TensorType))

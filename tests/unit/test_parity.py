@@ -23,17 +23,17 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 import dbt_onnx
-from dbt_onnx import exporter
-from dbt_onnx.artifact import load_artifact
+from dbt_onnx.artifacts.artifact import load_artifact
+from dbt_onnx.artifacts.sample import largest_difference, scales_of, score_sample
+from dbt_onnx.artifacts.verification import verify_entry
+from dbt_onnx.authoring import export as exporter
 from dbt_onnx.errors import ArtifactError, ContractError
-from dbt_onnx.replay import DIFFERENT, WITHIN_TOLERANCE, verdicts_on
-from dbt_onnx.sample import largest_difference, scales_of, score_sample
-from dbt_onnx.verification import verify_entry
+from dbt_onnx.runs.replay import DIFFERENT, WITHIN_TOLERANCE, verdicts_on
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dbt_onnx.registry import RegistryEntry
+    from dbt_onnx.artifacts.registry import RegistryEntry
 
 UNITS = [1e-9, 1e-6, 1.0, 1e7]
 

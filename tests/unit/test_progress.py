@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dbt_onnx.progress import Progress
+from dbt_onnx.runs.progress import Progress
 
 
 @pytest.fixture(autouse=True)

@@ -12,14 +12,21 @@ import pytest
 from click.testing import CliRunner, Result
 from warehouse import line_contract, line_model
 
-from dbt_onnx.artifact import write_artifact
+from dbt_onnx.artifacts.artifact import write_artifact
+from dbt_onnx.artifacts.registry import Registry
+from dbt_onnx.artifacts.registry_file import put_entry
 from dbt_onnx.cli import main
 from dbt_onnx.errors import ConfigError, DbtOnnxError, RegistryError
-from dbt_onnx.promotion import Change, Standing, carry_out, clean_reason, read_promotion, roll_back
-from dbt_onnx.promotions_file import FOUND, PROMOTION_COLUMNS, read_history
-from dbt_onnx.registry import Registry
-from dbt_onnx.registry_file import put_entry
-from dbt_onnx.scoring_calls import literal_arguments
+from dbt_onnx.project.scoring_calls import literal_arguments
+from dbt_onnx.promotion.promote import (
+    Change,
+    Standing,
+    carry_out,
+    clean_reason,
+    read_promotion,
+    roll_back,
+)
+from dbt_onnx.promotion.promotions_file import FOUND, PROMOTION_COLUMNS, read_history
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -316,7 +323,7 @@ def test_two_models_promoted_at_the_same_time_are_both_recorded(seeds: Seeds) ->
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from dbt_onnx import promotion
+from dbt_onnx.promotion.promote import promote as promotion
 
 promotion.append_promotions = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 standing, entry = promotion.read_promotion(Path(sys.argv[1]), "m/3")
@@ -350,7 +357,7 @@ def test_when_the_promotion_cannot_be_recorded_nothing_is_promoted(
     def full(*_: Any) -> None:
         raise RegistryError("cannot be written: No space left on device", hint="make room")
 
-    monkeypatch.setattr("dbt_onnx.promotion.append_promotions", full)
+    monkeypatch.setattr("dbt_onnx.promotion.promote.append_promotions", full)
     assert "No space left" in refusal(seeds, lambda: seeds.promote("3")).message
 
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dbt_onnx.card import parse_card
-from dbt_onnx.distributions import describe
+from dbt_onnx.artifacts.card import parse_card
+from dbt_onnx.artifacts.reference import MAX_BINS, reference_faults
+from dbt_onnx.authoring.distributions import describe
 from dbt_onnx.errors import ArtifactError
-from dbt_onnx.references import MAX_BINS, reference_faults
 
 NUMBERS: dict[str, Any] = {
     "kind": "numeric", "rows": 4, "nulls": 0.25, "edges": [1, 2.5], "shares": [0.5, 0.25, 0.25],

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from dbt_onnx.artifacts.registry import Registry, parse_spec
 from dbt_onnx.errors import ConfigError, RegistryError
-from dbt_onnx.registry import Registry, parse_spec
 
 SHA = "0123456789abcdef" * 4
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dbt_onnx.errors import DataError, ModelCrashError, ModelError, ScoringError
-from dbt_onnx.row_search import MAX_CRASHES, RowSearch
+from dbt_onnx.kernel.row_search import MAX_CRASHES, RowSearch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dbt_onnx.contract import Contract, Feature, Input, Output
 from dbt_onnx.errors import ContractError, ScoringError
-from dbt_onnx.scoring import prediction_schema, score_batches
-from dbt_onnx.session import OnnxSession
-from dbt_onnx.tally import Tally
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
+from dbt_onnx.kernel.scoring import prediction_schema, score_batches
+from dbt_onnx.kernel.session import OnnxSession
+from dbt_onnx.kernel.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from dbt_onnx.artifacts.registry import CHAMPION, Registry, RegistryEntry
+from dbt_onnx.artifacts.registry_file import add_entry, exchange_aliases, put_entry
+from dbt_onnx.artifacts.seed_files import SeedFile, locked
 from dbt_onnx.errors import RegistryError
-from dbt_onnx.registry import CHAMPION, Registry, RegistryEntry
-from dbt_onnx.registry_file import add_entry, exchange_aliases, put_entry
-from dbt_onnx.seed_files import SeedFile, locked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,8 +60,8 @@ def test_versions_registered_at_the_same_time_all_get_their_row(path: Path) -> N
 
 def test_processes_that_register_at_the_same_time_all_get_their_row(path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from dbt_onnx.registry import RegistryEntry; "
-        "from dbt_onnx.registry_file import add_entry\n"
+        "import sys; from pathlib import Path; from dbt_onnx.artifacts.registry import RegistryEntry; "
+        "from dbt_onnx.artifacts.registry_file import add_entry\n"
         "input()\n"
         "for number in range(25):\n"
         "    version = f'{sys.argv[2]}.{number}'\n"
@@ -110,7 +110,7 @@ def test_a_lock_that_is_not_given_back_is_said_and_leaves_the_file(path: Path) -
 def test_the_lock_of_a_killed_process_is_free(path: Path) -> None:
     path.parent.mkdir()
     program = (
-        "import sys, os, signal; from pathlib import Path; from dbt_onnx.seed_files import locked\n"
+        "import sys, os, signal; from pathlib import Path; from dbt_onnx.artifacts.seed_files import locked\n"
         "with locked(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert (

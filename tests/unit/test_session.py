@@ -15,10 +15,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from dbt_onnx import native
+from dbt_onnx.artifacts.graph import without_zipmaps
 from dbt_onnx.errors import ArtifactError, ScoringError
-from dbt_onnx.graph import without_zipmaps
-from dbt_onnx.session import OnnxSession
+from dbt_onnx.kernel import native
+from dbt_onnx.kernel.session import OnnxSession
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,7 +95,7 @@ def test_calls_have_the_rows_that_were_measured_to_be_fast(
 ) -> None:
     # seconds that each size takes, the largest call last: a long one costs three times as much a row
     clock = iter([0.0, 0.0005, 0.0, 0.004, 0.0, 0.048])
-    monkeypatch.setattr("dbt_onnx.session.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("dbt_onnx.kernel.session.time.perf_counter", lambda: next(clock))
     session = OnnxSession(graphs.linear(), output_names=["y"])
     session.run({"x": np.ones((100, 2), np.float32)})
     assert session.batch_rows == 8_192  # too few rows to measure

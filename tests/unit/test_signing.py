@@ -21,14 +21,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from model_signing import hashing, signing, verifying
 
-from dbt_onnx.artifact import load_artifact, write_artifact
+from dbt_onnx.artifacts.artifact import load_artifact, write_artifact
+from dbt_onnx.artifacts.registry import Registry, RegistryEntry
+from dbt_onnx.artifacts.registry_file import put_entry
+from dbt_onnx.artifacts.signing import SignatureVerifier, sign_version
+from dbt_onnx.artifacts.verification import Verdict, verify_entry
 from dbt_onnx.cli import main
-from dbt_onnx.contract import Contract, Feature, Input, Output
 from dbt_onnx.errors import ConfigError
-from dbt_onnx.registry import Registry, RegistryEntry
-from dbt_onnx.registry_file import put_entry
-from dbt_onnx.signing import SignatureVerifier, sign_version
-from dbt_onnx.verification import Verdict, verify_entry
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -290,7 +290,7 @@ def test_a_model_is_not_run_before_its_signature_is_checked(
     signed: Signed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     altered_model(signed)
-    monkeypatch.setattr("dbt_onnx.verification.score_sample", pytest.fail)
+    monkeypatch.setattr("dbt_onnx.artifacts.verification.score_sample", pytest.fail)
     assert not signed.verdict().passed
 
 
@@ -434,7 +434,7 @@ def test_a_signature_disturbs_neither_loading_nor_another_export(signed: Signed)
 
 def test_a_scoring_run_imports_none_of_it() -> None:
     program = (
-        "import sys, dbt_onnx.dbt_model, dbt_onnx.engines.duckdb.table_scoring, dbt_onnx.cli; "
+        "import sys, dbt_onnx.project.dbt_model, dbt_onnx.engines.duckdb.table_scoring, dbt_onnx.cli; "
         "print([n for n in ('model_signing', 'sigstore', 'cryptography') if n in sys.modules])"
     )
     run = subprocess.run(

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from dbt_onnx.backfill import slices
 from dbt_onnx.errors import ConfigError, WarehouseError
-from dbt_onnx.upstream import clock_dependent, moved, relations_of, selection
+from dbt_onnx.project.backfill import slices
+from dbt_onnx.project.upstream import clock_dependent, moved, relations_of, selection
 
 
 def day(text: str) -> datetime:

@@ -35,7 +35,7 @@ def kept_at_home(folder: Path, program: str, **environment: str) -> tuple[set[st
 
 
 def test_nothing_is_kept_for_a_report(tmp_path: Path) -> None:
-    program = f"import sys, dbt_onnx.session, onnxruntime; {SCORE}"
+    program = f"import sys, dbt_onnx.kernel.session, onnxruntime; {SCORE}"
     assert kept_at_home(tmp_path, program) == (set(), "")
 
 

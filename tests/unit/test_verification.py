@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import onnx_models as models
 import pytest
 
-from dbt_onnx.artifact import load_artifact, write_artifact
-from dbt_onnx.contract import Contract, Feature, Input, Output
-from dbt_onnx.registry import Registry, RegistryEntry
-from dbt_onnx.sample import largest_difference, score_sample
-from dbt_onnx.verification import verify_entry, verify_registry
+from dbt_onnx.artifacts.artifact import load_artifact, write_artifact
+from dbt_onnx.artifacts.registry import Registry, RegistryEntry
+from dbt_onnx.artifacts.sample import largest_difference, score_sample
+from dbt_onnx.artifacts.verification import verify_entry, verify_registry
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,7 +123,7 @@ def test_a_sample_is_scored_as_a_run_scores_it(
         given.append(model_bytes)
         return score_sample(model_bytes, *arguments, **options)
 
-    monkeypatch.setattr("dbt_onnx.verification.score_sample", score)
+    monkeypatch.setattr("dbt_onnx.artifacts.verification.score_sample", score)
     assert verify_entry(tmp_path, entry).passed
     assert given == [artifact.scoring_bytes]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from dbt_onnx import __version__
 from dbt_onnx.cli import backfill, models, predictions, promotion, signing, status
 from dbt_onnx.cli.options import MISUSED, WRONG
 from dbt_onnx.errors import ConfigError, DbtOnnxError, RegistryError
+from dbt_onnx.version import __version__
 
 
 class _Group(click.Group):
@@ -22,7 +22,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except DbtOnnxError as error:
-            from dbt_onnx.presentation.console import show_error
+            from dbt_onnx.cli.show.console import show_error
 
             show_error(error.message, error.hint)
             ctx.exit(MISUSED if isinstance(error, ConfigError | RegistryError) else WRONG)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import FrameType
 
-    from dbt_onnx.backfill import SliceResult
-    from dbt_onnx.dbt_project import DbtProject
+    from dbt_onnx.project.backfill import SliceResult
+    from dbt_onnx.project.dbt_project import DbtProject
 
 INTERRUPTED = 130
 
@@ -56,8 +56,8 @@ def backfill(
     Only slices that have not run before are run: stop it anywhere and start it again. Features are
     built in a schema of their own; what is served today stays as it is.
     """
-    from dbt_onnx.backfill import plan_backfill, run_backfill
-    from dbt_onnx.presentation import backfill as show
+    from dbt_onnx.cli.show import backfill as show
+    from dbt_onnx.project.backfill import plan_backfill, run_backfill
 
     planned = plan_backfill(
         project, model, first=first, last=last, every=cast("Any", every), asked=version

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import click
 
 from dbt_onnx.cli import options
-from dbt_onnx.contract import TimeUnit
 from dbt_onnx.errors import ConfigError
+from dbt_onnx.kernel.contract import TimeUnit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dbt_onnx.signing import SignatureVerifier
+    from dbt_onnx.artifacts.signing import SignatureVerifier
 
 _POLICIES = ("reject", "nan")
 
@@ -23,8 +23,8 @@ _POLICIES = ("reject", "nan")
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(file: Path) -> None:
     """Print what the model in FILE wants and gives, and what registering it needs."""
-    from dbt_onnx.presentation.models import show_model
-    from dbt_onnx.registration import read_model
+    from dbt_onnx.authoring.register import read_model
+    from dbt_onnx.cli.show.models import show_model
 
     model_bytes, signature = read_model(file)
     show_model(file, model_bytes, signature)
@@ -70,9 +70,9 @@ def register(
     registry: Path,
 ) -> None:
     """Make FILE a version of a model: copy it, write its card, add its row to the registry."""
-    from dbt_onnx.description import Wishes
-    from dbt_onnx.presentation.models import show_registration
-    from dbt_onnx.registration import register_model
+    from dbt_onnx.authoring.infer import Wishes
+    from dbt_onnx.authoring.register import register_model
+    from dbt_onnx.cli.show.models import show_registration
 
     wishes = Wishes(
         features=_names(features) if features is not None else None,
@@ -119,10 +119,10 @@ def verify(
     registry: Path,
 ) -> None:
     """Check every registered version: file, sha256, card, graph, and its sample's predictions."""
-    from dbt_onnx.presentation.models import show_recorded, show_verdicts
-    from dbt_onnx.registry import Registry
-    from dbt_onnx.registry_file import record_cards as record
-    from dbt_onnx.verification import unregistered_folders, verify_registry
+    from dbt_onnx.artifacts.registry import Registry
+    from dbt_onnx.artifacts.registry_file import record_cards as record
+    from dbt_onnx.artifacts.verification import unregistered_folders, verify_registry
+    from dbt_onnx.cli.show.models import show_recorded, show_verdicts
 
     artifacts, seed = project_dir / "artifacts", project_dir / registry
     entries = Registry.from_csv(seed)
@@ -142,7 +142,7 @@ def verify(
 
 
 def _verifier(public_key: Path | None, *, signed: bool) -> SignatureVerifier | None:
-    from dbt_onnx.signing import SignatureVerifier
+    from dbt_onnx.artifacts.signing import SignatureVerifier
 
     if signed != (public_key is not None):
         raise ConfigError(

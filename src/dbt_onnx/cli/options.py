@@ -78,7 +78,7 @@ def project(command: Callable[..., Any]) -> Callable[..., Any]:
         variables: Mapping[str, Any],
         **options: Any,
     ) -> Any:
-        from dbt_onnx.dbt_project import DbtProject
+        from dbt_onnx.project.dbt_project import DbtProject
 
         opened = DbtProject(
             project_dir, profiles_dir=profiles_dir, target=target, variables=variables

@@ -28,8 +28,8 @@ _run_ids = click.option(
 @options.project
 def runs(project: Any, model: str | None, limit: int) -> None:
     """Print the newest runs of the scoring model MODEL, or of all."""
+    from dbt_onnx.cli.show.predictions import show_runs
     from dbt_onnx.engines.duckdb.history import read_runs
-    from dbt_onnx.presentation.predictions import show_runs
 
     scoring_models = [project.scoring_model(model)] if model else project.scoring_models()
     with project.connect() as connection:
@@ -51,8 +51,8 @@ def history(project: Any, model: str, key: Sequence[str]) -> None:
 
     KEY is one value for each key column. Inputs that changed are shown where they are kept.
     """
+    from dbt_onnx.cli.show.predictions import show_history
     from dbt_onnx.engines.duckdb.history import read_history
-    from dbt_onnx.presentation.predictions import show_history
 
     scoring_model = project.scoring_model(model)
     with project.connect() as connection:
@@ -88,10 +88,10 @@ def replay(
     The model is the one with the sha256 that the run names, its threads and batch size are those of
     the run. Without --run: the newest run whose inputs are kept. Exit code 1 when anything differs.
     """
+    from dbt_onnx.artifacts.registry import Registry
+    from dbt_onnx.cli.show.predictions import show_replay
     from dbt_onnx.engines.duckdb.kept_run import replayable_runs
     from dbt_onnx.engines.duckdb.replaying import replay_run
-    from dbt_onnx.presentation.predictions import show_replay
-    from dbt_onnx.registry import Registry
 
     scoring_model = project.scoring_model(model)
     entries = Registry.from_csv(project.root / registry)

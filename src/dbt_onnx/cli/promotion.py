@@ -11,8 +11,8 @@ from dbt_onnx.cli import options
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dbt_onnx.dbt_project import DbtProject
-    from dbt_onnx.promotions_file import GateResult
+    from dbt_onnx.project.dbt_project import DbtProject
+    from dbt_onnx.promotion.promotions_file import GateResult
 
 _SHARE = click.FloatRange(0, 1)
 
@@ -68,10 +68,10 @@ def promote(
     The gate checks the file, the card's sample, the contract against the current features, what
     the version says about them, and how far that is from what the champion says.
     """
-    from dbt_onnx.examination import examine
-    from dbt_onnx.gate import Limits
-    from dbt_onnx.presentation.promotion import show_change, show_gate, show_refusal
-    from dbt_onnx.promotion import carry_out, clean_reason, despite, read_promotion
+    from dbt_onnx.cli.show.promotion import show_change, show_gate, show_refusal
+    from dbt_onnx.project.gate_check import examine
+    from dbt_onnx.promotion.gate import Limits
+    from dbt_onnx.promotion.promote import carry_out, clean_reason, despite, read_promotion
 
     why = None if override is None else clean_reason(override, option="--override")
     standing, entry = read_promotion(project.root / registry, version)
@@ -108,8 +108,8 @@ def rollback(
     name: str, to: str | None, reason: str | None, project_dir: Path, registry: Path
 ) -> None:
     """Return to the champion of NAME before. Nothing is scored, and no warehouse is needed."""
-    from dbt_onnx.presentation.promotion import show_change
-    from dbt_onnx.promotion import clean_reason, roll_back
+    from dbt_onnx.cli.show.promotion import show_change
+    from dbt_onnx.promotion.promote import clean_reason, roll_back
 
     change = roll_back(
         project_dir / registry,

@@ -22,9 +22,9 @@ from dbt_onnx.cli import options
 @options.registry
 def sign(model: str, key: Path, project_dir: Path, registry: Path) -> None:
     """Sign a registered version: its model file and its card, with a key, offline."""
-    from dbt_onnx.presentation.models import show_signature
-    from dbt_onnx.registry import Registry
-    from dbt_onnx.signing import sign_version
+    from dbt_onnx.artifacts.registry import Registry
+    from dbt_onnx.artifacts.signing import sign_version
+    from dbt_onnx.cli.show.models import show_signature
 
     entry = Registry.from_csv(project_dir / registry).resolve(model)
     password = os.environ.get("DBT_ONNX_KEY_PASSWORD")

@@ -65,8 +65,8 @@ def status(
     Outcomes of tests count where dbt_project.yml has them recorded:
       on-run-end: "{{ dbt_onnx.record_test_results(results) }}"
     """  # noqa: D301, click's mark for lines that stay as they are
-    from dbt_onnx.health_check import check_health
-    from dbt_onnx.presentation.status import health_document, show_health
+    from dbt_onnx.cli.show.status import health_document, show_health
+    from dbt_onnx.project.health_check import check_health
 
     health = check_health(project, model, stale_after=stale_after)
     if as_json:

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
+from dbt_onnx.artifacts.registry import REGISTRY_COLUMNS, Registry
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
+from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import RegistryError, WarehouseError
-from dbt_onnx.identifiers import literal, quote
-from dbt_onnx.registry import REGISTRY_COLUMNS, Registry
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from datetime import datetime
 
-    from dbt_onnx.ledger import TableName
-    from dbt_onnx.registry import RegistryEntry
+    from dbt_onnx.artifacts.registry import RegistryEntry
+    from dbt_onnx.engines.duckdb.ledger import TableName
 
 MARK = "dbt_onnx_backfill"
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from dbt_onnx.engines.duckdb.features import FeatureRelation, refuse_expressions
+from dbt_onnx.engines.duckdb.identifiers import quote
 from dbt_onnx.errors import DataError
-from dbt_onnx.identifiers import quote
-from dbt_onnx.scoring import KEY_PREFIX
+from dbt_onnx.kernel.scoring import KEY_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dbt_onnx.engines.duckdb.cursor import Cursor
-    from dbt_onnx.scoring_calls import Upstream
+    from dbt_onnx.project.scoring_calls import Upstream
 
 BATCH_ROWS = 65_536
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
 
-from dbt_onnx import ledger
+from dbt_onnx.engines.duckdb import ledger
+from dbt_onnx.engines.duckdb.identifiers import literal
 from dbt_onnx.errors import WarehouseError
-from dbt_onnx.identifiers import literal
-from dbt_onnx.native import AT_WORK
+from dbt_onnx.kernel.native import AT_WORK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from dbt_onnx.ledger import TableName
+    from dbt_onnx.engines.duckdb.ledger import TableName
 
 _BYTES = {"bytes": 1, **{f"{prefix}iB": 2 ** (10 * n) for n, prefix in enumerate("KMGTPE", 1)}}
 
@@ -173,6 +173,32 @@ def ended_with_process(name: str) -> Iterator[list[Cursor]]:
     finally:
         if AT_WORK.is_ending:
             threading.Event().wait()
+
+
+@contextmanager
+def errors_of_opening(path: str) -> Iterator[None]:
+    """The same for what is raised when a database file is opened."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _cannot_open(path, _said(error)) from error
+
+
+def _cannot_open(path: str, said: str) -> WarehouseError:
+    if "set lock" in said:
+        return WarehouseError(
+            f"the warehouse {path} is held by another process: {said}",
+            hint="wait until it ends: DuckDB lets one process write, or many read",
+        )
+    if "does not exist" in said or path == ":memory:":
+        return WarehouseError(
+            f"there is no warehouse at {path}: {said}",
+            hint="`dbt build` makes it; a relative path is one in the project's folder",
+        )
+    return WarehouseError(
+        f"the warehouse {path} cannot be opened: {said}",
+        hint="`dbt debug` tries the same and says more",
+    )
 
 
 @contextmanager

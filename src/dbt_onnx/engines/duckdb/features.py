@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx import plan
+from dbt_onnx.engines.duckdb import plan
+from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.errors import ConfigError, ContractError, DataError, ScoringError
-from dbt_onnx.identifiers import literal, quote
-from dbt_onnx.relation import check_relation
+from dbt_onnx.kernel.relation import check_relation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dbt_onnx.contract import Contract
     from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.kernel.contract import Contract
 
 # in Arrow a BIT is a BLOB, the zone of a TIME is gone, the upper half of UHUGEINT negative
 _LOSSY = re.compile(r"\b(BIT|TIME WITH TIME ZONE|UHUGEINT|VARIANT)\b")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
-from dbt_onnx.identifiers import literal
+from dbt_onnx.engines.duckdb.identifiers import literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

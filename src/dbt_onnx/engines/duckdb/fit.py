@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from dbt_onnx.engines.duckdb.inputs import RUN_COLUMN
+from dbt_onnx.engines.duckdb.ledger import LedgerShape
 from dbt_onnx.engines.duckdb.writing import output_types
 from dbt_onnx.errors import ConfigError, ContractError
-from dbt_onnx.inputs import RUN_COLUMN
-from dbt_onnx.ledger import LedgerShape
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from dbt_onnx.artifact import Artifact
+    from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.engines.duckdb.cursor import Cursor
     from dbt_onnx.engines.duckdb.features import FeatureRelation
     from dbt_onnx.engines.duckdb.tables import ScoringTables

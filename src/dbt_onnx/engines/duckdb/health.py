@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.duckdb.features import UNNAMED
+from dbt_onnx.engines.duckdb.identifiers import literal
+from dbt_onnx.engines.duckdb.ledger import RUNS_TABLE, TableName
 from dbt_onnx.errors import RegistryError, WarehouseError
-from dbt_onnx.identifiers import literal
-from dbt_onnx.ledger import RUNS_TABLE, TableName
-from dbt_onnx.registry import Registry
 
 if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.cursor import Cursor

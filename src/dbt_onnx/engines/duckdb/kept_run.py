@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx import inputs, ledger
+from dbt_onnx.engines.duckdb import inputs, ledger
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
+from dbt_onnx.engines.duckdb.feature_types import features_hash
+from dbt_onnx.engines.duckdb.identifiers import compared, quote
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError
-from dbt_onnx.feature_types import features_hash
-from dbt_onnx.identifiers import compared, quote
-from dbt_onnx.replay import MAX_FINDINGS, Finding, Replay, key_text, shown
+from dbt_onnx.runs.replay import MAX_FINDINGS, Finding, Replay, key_text, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import duckdb
 
-    from dbt_onnx.ledger import TableName
+    from dbt_onnx.engines.duckdb.ledger import TableName
 
 _RUN_COLUMNS = (
     "run_id", "status", "scored_at", "rows_scored", "rows_rejected", "rows_inputs_kept",

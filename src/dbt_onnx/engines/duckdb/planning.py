@@ -6,24 +6,24 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx import plan
+from dbt_onnx.engines.duckdb import plan
+from dbt_onnx.engines.duckdb.feature_types import precisions_of
 from dbt_onnx.engines.duckdb.features import unstable
+from dbt_onnx.engines.duckdb.plan import Plan, PlanSummary, Snapshot
 from dbt_onnx.engines.duckdb.runs import NOW
 from dbt_onnx.errors import WarehouseError
-from dbt_onnx.feature_types import precisions_of
-from dbt_onnx.plan import Plan, PlanSummary, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from dbt_onnx.artifact import Artifact
+    from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.engines.duckdb.cursor import Cursor
     from dbt_onnx.engines.duckdb.features import FeatureRelation
+    from dbt_onnx.engines.duckdb.ledger import LedgerShape, TableName
     from dbt_onnx.engines.duckdb.runs import RunRecord
     from dbt_onnx.engines.duckdb.tables import ScoringTables
-    from dbt_onnx.job import RunSettings, ScoringRequest
-    from dbt_onnx.ledger import LedgerShape, TableName
+    from dbt_onnx.runs.request import RunSettings, ScoringRequest
 
 _TICK = timedelta(microseconds=1)
 _HASH_PROBE = (

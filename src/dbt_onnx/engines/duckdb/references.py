@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dbt_onnx.identifiers import quote
-from dbt_onnx.references import MODEL_TYPES, REFERENCES_TYPES, references_of
+from dbt_onnx.artifacts.reference import MODEL_TYPES, REFERENCES_TYPES, references_of
+from dbt_onnx.engines.duckdb.identifiers import quote
 
 if TYPE_CHECKING:
-    from dbt_onnx.artifact import Artifact
+    from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.engines.duckdb.cursor import Cursor
-    from dbt_onnx.ledger import TableName
+    from dbt_onnx.engines.duckdb.ledger import TableName
 
 
 def write_references(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dbt_onnx.artifact import load_artifact
-from dbt_onnx.encode import REJECTED_COLUMN
+from dbt_onnx.artifacts.artifact import load_artifact
+from dbt_onnx.artifacts.sample import TOLERANCE, scales_of
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
+from dbt_onnx.engines.duckdb.identifiers import compared, quote
 from dbt_onnx.engines.duckdb.kept_run import (
     KeptRun,
     check_inputs,
@@ -18,28 +19,27 @@ from dbt_onnx.engines.duckdb.kept_run import (
 from dbt_onnx.engines.duckdb.planning import features_hash_function
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ArtifactError, ContractError, RegistryError
-from dbt_onnx.identifiers import compared, quote
-from dbt_onnx.replay import (
+from dbt_onnx.kernel.encode import REJECTED_COLUMN
+from dbt_onnx.kernel.row_search import RowSearch
+from dbt_onnx.kernel.scoring import KEY_PREFIX, PART_ROWS, score_batches
+from dbt_onnx.kernel.session import OnnxSession
+from dbt_onnx.kernel.tally import Tally
+from dbt_onnx.runs.replay import (
     COMPARED_STAMPS,
     SAID_PREFIX,
     Finding,
     Replay,
     compare_batch,
 )
-from dbt_onnx.row_search import RowSearch
-from dbt_onnx.sample import TOLERANCE, scales_of
-from dbt_onnx.scoring import KEY_PREFIX, PART_ROWS, score_batches
-from dbt_onnx.session import OnnxSession
-from dbt_onnx.tally import Tally
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import duckdb
 
-    from dbt_onnx.artifact import Artifact
-    from dbt_onnx.ledger import TableName
-    from dbt_onnx.registry import Registry, RegistryEntry
+    from dbt_onnx.artifacts.artifact import Artifact
+    from dbt_onnx.artifacts.registry import Registry, RegistryEntry
+    from dbt_onnx.engines.duckdb.ledger import TableName
 
 
 def replay_run(

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx import __version__
+from dbt_onnx.engines.duckdb.identifiers import quote
+from dbt_onnx.engines.duckdb.ledger import RUNS_TABLE
 from dbt_onnx.errors import DbtOnnxError
-from dbt_onnx.identifiers import quote
+from dbt_onnx.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.engines.duckdb.ledger import TableName
     from dbt_onnx.engines.duckdb.tables import ScoringTables
-    from dbt_onnx.job import RunSettings
+    from dbt_onnx.runs.request import RunSettings
 
 # under another calendar `now() at time zone 'UTC'` would be in that calendar's year
 NOW = "make_timestamp(epoch_us(now()))"
@@ -122,6 +124,24 @@ class RunRecord:
                 {"version": model_version},
             )
         )
+
+
+def last_account(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:
+    """What a scoring model read and with which version, by its last run; empty before the first."""
+    runs = ledger.beside(RUNS_TABLE)
+    names = ("features_relation", "key_columns", "model_name", "model_version", "model_alias")
+    if not cursor.has(runs):
+        return {}
+    there = cursor.columns_of(runs.sql)
+    columns = ", ".join(quote(name) if name in there else "null" for name in names)
+    rows = cursor.rows(
+        f"select {columns} from {runs.sql} where scoring_model = $scoring_model "
+        "and model_name is not null "
+        # a backfill reads other features, and may be by another version
+        "order by scope is not distinct from 'full' desc, started_at desc limit 1",
+        {"scoring_model": ledger.identifier},
+    )
+    return dict(zip(names, rows[0], strict=True)) if rows else {}
 
 
 @contextmanager

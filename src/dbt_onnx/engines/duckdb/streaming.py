@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx import plan
-from dbt_onnx.child_session import ChildSession
-from dbt_onnx.contract import CARRIED_PREFIX
-from dbt_onnx.engines.duckdb import writing
-from dbt_onnx.progress import Progress
-from dbt_onnx.row_search import RowSearch
-from dbt_onnx.scoring import KEY_PREFIX, PART_ROWS, prediction_schema, score_batches
-from dbt_onnx.session import DEFAULT_BATCH_ROWS, OnnxSession
+from dbt_onnx.engines.duckdb import plan, writing
+from dbt_onnx.kernel.child_session import ChildSession
+from dbt_onnx.kernel.contract import CARRIED_PREFIX
+from dbt_onnx.kernel.row_search import RowSearch
+from dbt_onnx.kernel.scoring import KEY_PREFIX, PART_ROWS, prediction_schema, score_batches
+from dbt_onnx.kernel.session import DEFAULT_BATCH_ROWS, OnnxSession
+from dbt_onnx.runs.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pyarrow as pa
 
-    from dbt_onnx.artifact import Artifact
+    from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.engines.duckdb.cursor import Cursor
     from dbt_onnx.engines.duckdb.fed_rows import FedRows
     from dbt_onnx.engines.duckdb.planning import PlannedRun
     from dbt_onnx.engines.duckdb.tables import ScoringTables
-    from dbt_onnx.job import ScoringRequest
-    from dbt_onnx.tally import Tally
+    from dbt_onnx.kernel.tally import Tally
+    from dbt_onnx.runs.request import ScoringRequest
 
 _PARTS_PER_WORKER = 8
 _PART_VALUES = 4_000_000

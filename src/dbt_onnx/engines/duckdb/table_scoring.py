@@ -10,21 +10,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx import ledger
-from dbt_onnx.artifact import Artifact, load_artifact
-from dbt_onnx.engines.duckdb import writing
+from dbt_onnx.artifacts.artifact import Artifact, load_artifact
+from dbt_onnx.artifacts.registry import CARD_COLUMN, Registry, parse_spec
+from dbt_onnx.engines.duckdb import ledger, writing
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process
 from dbt_onnx.engines.duckdb.features import FeatureRelation, recorded_name, relation_name
 from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
 from dbt_onnx.engines.duckdb.fit import check_fit
+from dbt_onnx.engines.duckdb.ledger import LedgerShape, TableName
 from dbt_onnx.engines.duckdb.planning import PlannedRun, plan_run
 from dbt_onnx.engines.duckdb.references import write_references
 from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError, RegistryError
-from dbt_onnx.ledger import LedgerShape, TableName
-from dbt_onnx.registry import CARD_COLUMN, Registry, parse_spec
-from dbt_onnx.tally import Tally
+from dbt_onnx.kernel.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
     import duckdb
 
-    from dbt_onnx.job import RunSettings, ScoringRequest
+    from dbt_onnx.runs.request import RunSettings, ScoringRequest
 
 
 @dataclass(frozen=True, kw_only=True)

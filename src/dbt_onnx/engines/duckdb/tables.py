@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dbt_onnx import inputs, ledger
+from dbt_onnx.artifacts.reference import MODEL_TYPES, REFERENCES_TABLE, REFERENCES_TYPES
+from dbt_onnx.engines.duckdb import inputs, ledger
+from dbt_onnx.engines.duckdb.feature_types import converted, widened
+from dbt_onnx.engines.duckdb.identifiers import quote
+from dbt_onnx.engines.duckdb.inputs import INPUTS_SUFFIX
+from dbt_onnx.engines.duckdb.ledger import LATEST_SUFFIX, RUNS_TABLE, LedgerShape, TableName
 from dbt_onnx.errors import ConfigError, ContractError, WarehouseError
-from dbt_onnx.feature_types import converted, widened
-from dbt_onnx.identifiers import quote
-from dbt_onnx.inputs import INPUTS_SUFFIX
-from dbt_onnx.ledger import LATEST_SUFFIX, RUNS_TABLE, LedgerShape, TableName
-from dbt_onnx.references import MODEL_TYPES, REFERENCES_TABLE, REFERENCES_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dbt_onnx import inputs, ledger, plan
+from dbt_onnx.engines.duckdb import inputs, ledger, plan
+from dbt_onnx.engines.duckdb.feature_types import kept_as
 from dbt_onnx.engines.duckdb.features import unstable
+from dbt_onnx.engines.duckdb.identifiers import quote
 from dbt_onnx.errors import DataError
-from dbt_onnx.feature_types import kept_as
-from dbt_onnx.identifiers import quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.fed_rows import FedRows
     from dbt_onnx.engines.duckdb.planning import PlannedRun
     from dbt_onnx.engines.duckdb.tables import ScoringTables
-    from dbt_onnx.tally import Tally
+    from dbt_onnx.kernel.tally import Tally
 
 _STREAM = "__dbt_onnx_predictions"
 _FED = "__dbt_onnx_fed"

@@ -1,0 +1,1 @@
+"""What a registered version is: file, card and registry row, read and checked."""

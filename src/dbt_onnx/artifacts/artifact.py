@@ -1,0 +1,275 @@
+"""A registered model file and its card, read once, checked before anything runs.
+
+The order of the checks matters: where the file lies, what it is, its sha256 (corrupt bytes score
+in silence), hostile constructs, then the card against registry and graph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.artifacts.agreement import check_contract
+from dbt_onnx.artifacts.card import (
+    CARD_NAME,
+    digest,
+    parse_card,
+    refuse_other_card,
+    refuse_other_model,
+    render_card,
+    replace_file,
+)
+from dbt_onnx.artifacts.graph import GraphSignature, read_graph, without_zipmaps
+from dbt_onnx.artifacts.registry import RegistryEntry, name_faults, path_faults
+from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
+from dbt_onnx.kernel.contract import Contract
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+
+MAX_MODEL_BYTES = 2**31
+MAX_CARD_BYTES = 2**26
+_OPENS_IN_FOLDERS = {os.open, os.stat} <= os.supports_dir_fd  # not on Windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A verified model. `model_bytes` are the bytes whose sha256 the registry names, `card_sha256` is
+    the digest of the card as it was read, whether or not the registry names it.
+    """
+
+    model_name: str
+    model_version: str
+    path: Path
+    model_bytes: bytes = field(repr=False)
+    sha256: str
+    card_sha256: str
+    card: Mapping[str, Any] = field(repr=False)
+    contract: Contract
+    signature: GraphSignature
+
+    @property
+    def scoring_bytes(self) -> bytes:
+        """The model as it is run: `model_bytes`, with tensors in the place of ZipMaps."""
+        if all(tensor.kind != "map_sequence" for tensor in self.signature.outputs):
+            return self.model_bytes
+        classes = {output.name: output.classes or () for output in self.contract.outputs}
+        return without_zipmaps(self.model_bytes, classes)
+
+
+def load_artifact(root: Path, entry: RegistryEntry) -> Artifact:
+    """Read and check the model of a registry entry below `root`, the artifacts directory.
+
+    Raises ArtifactError when the file or its card is missing, altered, hostile, unreadable or
+    reached through a symbolic link; ContractError when card and graph disagree.
+    """
+    path = root / entry.artifact
+    model_bytes = read_below(root, entry.artifact, max_bytes=MAX_MODEL_BYTES)
+    _check_sha256(model_bytes, entry, path)
+    signature = read_graph(model_bytes, where=str(path))
+    card_path = path.parent / CARD_NAME
+    card_text = read_below(
+        root, f"{entry.artifact.rpartition('/')[0]}/{CARD_NAME}".lstrip("/"),
+        max_bytes=MAX_CARD_BYTES,
+    )  # fmt: skip
+    refuse_other_card(card_text, entry, where=str(card_path))
+    card = parse_card(card_text, where=str(card_path))
+    refuse_other_model(card, entry, where=str(card_path))
+    try:
+        contract = Contract.from_dict(card["contract"])
+    except ContractError as error:
+        raise ContractError(f"{card_path}: {error.message}", hint=error.hint) from error
+    check_contract(contract, signature, where=str(path))
+    return Artifact(
+        model_name=entry.model_name,
+        model_version=entry.model_version,
+        path=path,
+        model_bytes=model_bytes,
+        sha256=entry.sha256,
+        card_sha256=digest(card_text),
+        card=card,
+        contract=contract,
+        signature=signature,
+    )
+
+
+def read_below(root: Path, relative: str, *, max_bytes: int) -> bytes:
+    """Read one regular file below `root`, through no symbolic link; `relative` is from outside.
+
+    A hard link cannot be told from a file; what it may hold is decided by its sha256.
+    Raises ArtifactError.
+    """
+    if faults := path_faults(relative):
+        raise ArtifactError(
+            f"the path is not safe: {'; '.join(faults)}",
+            hint=f"give a path below {root}, such as 'churn/1/model.onnx'",
+        )
+    place, folder = root, None
+    with ExitStack() as opened:
+        try:
+            for part in relative.split("/"):
+                # each part is looked for in the open folder before it, where folders can be opened:
+                # whoever puts a link in the place of one of them meanwhile changes nothing
+                if _OPENS_IN_FOLDERS:
+                    folder = opened.enter_context(_opened_folder(place, within=folder))
+                place = place / part
+                if stat.S_ISLNK(os.lstat(_within(place, folder), dir_fd=folder).st_mode):
+                    raise ArtifactError(
+                        f"{place} is a symbolic link; nothing below {root} may be one",
+                        hint="put the file itself there",
+                    )
+            return _read_regular(place, within=folder, max_bytes=max_bytes)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            is_missing = isinstance(error, FileNotFoundError) and place != root / relative
+            raise ArtifactError(
+                f"{root / relative} does not exist" + (f" ({place} is missing)" * is_missing),
+                hint="restore it from version control (a file in Git LFS needs `git lfs pull`), "
+                "or register the model again with `dbt-onnx register`",
+            ) from error
+        except OSError as error:
+            raise ArtifactError(
+                f"{place} cannot be read: {error.strerror or error}",
+                hint="give the user who runs dbt the right to read it",
+            ) from error
+
+
+def _within(path: Path, folder: int | None) -> str | Path:
+    return path if folder is None else path.name
+
+
+@contextmanager
+def _opened_folder(path: Path, *, within: int | None) -> Iterator[int]:
+    """A descriptor of the folder, `within` that of the one that it is in; it is no link, then."""
+    flags = os.O_DIRECTORY | getattr(os, "O_PATH", 0) | (0 if within is None else os.O_NOFOLLOW)
+    descriptor = os.open(_within(path, within), os.O_RDONLY | flags, dir_fd=within)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _read_regular(path: Path, *, within: int | None, max_bytes: int) -> bytes:
+    # no following of a link put there since, no waiting for the writer of a named pipe
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(_within(path, within), os.O_RDONLY | flags, dir_fd=within)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            what = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
+            raise ArtifactError(
+                f"{path} is {what}", hint="name the file itself, such as 'churn/1/model.onnx'"
+            )
+        if status.st_size > max_bytes:
+            raise ArtifactError(
+                f"{path} has {status.st_size:,} bytes; at most {max_bytes:,} are read",
+                hint="a model in one file ends at 2 GiB, a card at 64 MiB: restore the file, or "
+                "export a smaller model",
+            )
+        with open(descriptor, "rb", closefd=False) as stream:
+            # not `max_bytes`: Python takes that much memory before it reads
+            return stream.read(status.st_size)
+    finally:
+        os.close(descriptor)
+
+
+def _check_sha256(model_bytes: bytes, entry: RegistryEntry, path: Path) -> None:
+    found = hashlib.sha256(model_bytes).hexdigest()
+    if found == entry.sha256:
+        return
+    hint = (
+        "it is a Git LFS pointer, not the model: run `git lfs pull`"
+        if model_bytes.startswith(b"version https://git-lfs")
+        else "restore the file; if it was changed on purpose, register it as a new version with "
+        "`dbt-onnx register`"
+    )
+    raise ArtifactError(
+        f"{path} is not the file that was registered as "
+        f"'{entry.model_name}/{entry.model_version}': its sha256 is {found} "
+        f"({len(model_bytes):,} bytes), the registry says {entry.sha256}",
+        hint=hint,
+    )
+
+
+def write_artifact(
+    root: Path,
+    model_bytes: bytes,
+    *,
+    model_name: str,
+    model_version: str,
+    contract: Contract,
+    replace: bool = False,
+    **card_parts: Any,
+) -> RegistryEntry:
+    """Write `NAME/VERSION/model.onnx` and its card below `root`; returns the entry without alias.
+
+    `card_parts` are parity, reference, reference_outputs and training, as of `write_card`. Raises
+    ConfigError when the names are not safe, ArtifactError when another model or another card already
+    lies there (unless `replace`), and whatever `read_graph` and `check_contract` find wrong.
+    """
+    faults = name_faults(model_name, what="the model's name")
+    if faults := faults + name_faults(model_version, what="the version"):
+        raise ConfigError("; ".join(faults), hint="choose a plain name, such as 'churn' and '1'")
+    check_contract(contract, read_graph(model_bytes, where="the model"), where="the model")
+    relative = f"{model_name}/{model_version}/model.onnx"
+    path = root / relative
+    sha256 = hashlib.sha256(model_bytes).hexdigest()
+    card = render_card(
+        model_name=model_name,
+        model_version=model_version,
+        sha256=sha256,
+        contract=contract,
+        **card_parts,
+    )
+    if not replace:
+        _refuse_others(root, relative, model_bytes, what="model", max_bytes=MAX_MODEL_BYTES)
+        card_path = f"{model_name}/{model_version}/{CARD_NAME}"
+        _refuse_others(root, card_path, card, what="card of this model", max_bytes=MAX_CARD_BYTES)
+    for folder in (path.parent.parent, path.parent):
+        if folder.is_symlink():
+            raise ArtifactError(
+                f"{folder} is a symbolic link; nothing below {root} may be one",
+                hint="put the folder itself there",
+            )
+        _refuse_alike(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, model_bytes)
+    replace_file(path.with_name(CARD_NAME), card)
+    return RegistryEntry(
+        model_name=model_name,
+        model_version=model_version,
+        alias=None,
+        artifact=relative,
+        sha256=sha256,
+        card_sha256=digest(card),
+    )
+
+
+def _refuse_alike(folder: Path) -> None:
+    """Raise ArtifactError when one beside it differs by letter case only: where file systems ignore
+    that, they are the same.
+    """
+    beside = folder.parent.iterdir() if folder.parent.is_dir() else []
+    for name in (item.name for item in beside):
+        if name != folder.name and name.casefold() == folder.name.casefold():
+            raise ArtifactError(
+                f"{folder.parent} has {name!r}, and {folder.name!r} differs from it by letter case only",
+                hint="write it as it is there, or choose another",
+            )
+
+
+def _refuse_others(root: Path, relative: str, content: bytes, *, what: str, max_bytes: int) -> None:
+    """Raise ArtifactError when a file with another content lies there."""
+    if not os.path.lexists(root / relative):
+        return
+    found = read_below(root, relative, max_bytes=max_bytes)
+    if found.replace(b"\r\n", b"\n") != content.replace(b"\r\n", b"\n"):
+        raise ArtifactError(
+            f"{root / relative} already holds another {what}",
+            hint="choose a new version; remove that folder only if nothing was scored by it",
+        )

@@ -1,0 +1,187 @@
+"""The card beside a model file: its contract, where it comes from, and a sample to check it by.
+
+`card.json` is JSON without NaN: a NULL is null. Keys of format 1: format_version, model_name,
+model_version, sha256, contract; and, where known, parity (features, outputs, tolerance,
+max_abs_difference), reference, reference_outputs, training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.artifacts.reference import reference_faults
+from dbt_onnx.artifacts.registry import AS_TEXT
+from dbt_onnx.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dbt_onnx.artifacts.registry import RegistryEntry
+    from dbt_onnx.kernel.contract import Contract
+
+CARD_NAME = "card.json"
+FORMAT_VERSION = 1
+
+_REQUIRED = {"model_name": str, "model_version": str, "sha256": str, "contract": dict}
+_OPTIONAL = {"parity": dict, "reference": dict, "reference_outputs": dict, "training": dict}
+_AGAIN = "write the card again with dbt_onnx.export or `dbt-onnx register`"
+
+
+def render_card(
+    *,
+    model_name: str,
+    model_version: str,
+    sha256: str,
+    contract: Contract,
+    parity: Mapping[str, Any] | None = None,
+    reference: Mapping[str, Any] | None = None,
+    reference_outputs: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The bytes of a `card.json`; the same content, the same bytes. Raises ValueError when a value is
+    NaN, infinite or no JSON type.
+    """
+    card = {
+        "format_version": FORMAT_VERSION,
+        "model_name": model_name,
+        "model_version": model_version,
+        "sha256": sha256,
+        "contract": contract.to_dict(),
+        "parity": parity,
+        "reference": reference,
+        "reference_outputs": reference_outputs,
+        "training": training,
+    }
+    text = _render({key: value for key, value in card.items() if value is not None})
+    return (text + "\n").encode()
+
+
+def digest(card: bytes) -> str:
+    """The SHA-256 by which the registry knows a card. How lines end does not count: git may change
+    that on the way to another machine, and it says nothing in JSON.
+    """
+    return hashlib.sha256(card.replace(b"\r\n", b"\n")).hexdigest()
+
+
+def refuse_other_card(card: bytes, entry: RegistryEntry, *, where: str) -> None:
+    """Raise ArtifactError when the registry's entry vouches for another card."""
+    found = digest(card)
+    if entry.card_sha256 not in {None, found}:
+        raise ArtifactError(
+            f"{where} is not the card that was registered with '{entry.spec}': its sha256 is {found}, "
+            f"the registry says {entry.card_sha256}",
+            hint="restore the card; if it was changed on purpose, register the model as a new version: "
+            "a card says how rows are read, so another card is another model",
+        )
+
+
+def parse_card(content: bytes, *, where: str) -> dict[str, Any]:
+    """Read a card. Raises ArtifactError when it is no card of a format that is known here."""
+    try:
+        card = json.loads(
+            content,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_each_key_once,
+        )
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{where} is not valid JSON: {error}", hint=_AGAIN) from error
+    if not isinstance(card, dict):
+        raise ArtifactError(f"{where} holds a {type(card).__name__}, no card", hint=_AGAIN)
+    if card.get("format_version") != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{where} has format_version {card.get('format_version')!r}; "
+            f"this dbt_onnx reads {FORMAT_VERSION}",
+            hint="upgrade dbt_onnx if the card is newer, else " + _AGAIN,
+        )
+    faults = [f"no {key}" for key in _REQUIRED if key not in card]
+    faults += [
+        f"{key} is {card[key]!r:.60}"
+        for key, kind in (_REQUIRED | _OPTIONAL).items()
+        if key in card and not isinstance(card[key], kind)
+    ]
+    if faults:
+        raise ArtifactError(f"{where} is incomplete: {'; '.join(faults)}", hint=_AGAIN)
+    if faults := reference_faults(card):
+        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise ArtifactError(
+            f"{where} describes its columns wrongly: {'; '.join(faults[:5])}{more}", hint=_AGAIN
+        )
+    return card
+
+
+def refuse_other_model(card: Mapping[str, Any], entry: RegistryEntry, *, where: str) -> None:
+    """Raise ArtifactError when the card is not that of the registry's entry."""
+    faults = [
+        f"{key} is {card[key]!r} in the card and {getattr(entry, key)!r} in the registry"
+        for key in ("model_name", "model_version", "sha256")
+        if card[key] != getattr(entry, key)
+    ]
+    if faults:
+        # a seed that infers types turns version 01 into the number 1, true into True, 1_0 into 10
+        is_inferred = card["model_name"] == entry.model_name and card["sha256"] == entry.sha256
+        raise ArtifactError(
+            f"{where} does not belong to model '{entry.model_name}/{entry.model_version}': "
+            + "; ".join(faults),
+            hint=f"if the seed was loaded with inferred types, {AS_TEXT}; else restore card and model "
+            "file of this version together"
+            if is_inferred
+            else "restore card and model file of this version together, or register it again",
+        )
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file beside its place and move it there, so that no reader sees half of it."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink()
+        raise
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text} is larger than any number of 64 bits")
+    return number
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a key that stands twice, each reader would take the value that it likes."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r} stands in one object twice")
+    return found
+
+
+def _render(value: Any, indent: str = "") -> str:
+    """JSON with a line per entry, but a list of plain values on one line: diffs stay readable."""
+    deeper = indent + "  "
+    if isinstance(value, dict) and value:
+        lines = [
+            f"{deeper}{json.dumps(str(key), ensure_ascii=False)}: {_render(item, deeper)}"
+            for key, item in value.items()
+        ]
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    if isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value):
+        lines = [deeper + _render(item, deeper) for item in value]
+        return "[\n" + ",\n".join(lines) + f"\n{indent}]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

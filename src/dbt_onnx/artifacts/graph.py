@@ -1,0 +1,306 @@
+"""What an ONNX graph wants and gives, read from its bytes without running them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from dbt_onnx.artifacts.classes import classes_of_outputs, labels_of
+from dbt_onnx.artifacts.hostile import refuse_hostile
+from dbt_onnx.errors import ArtifactError, ContractError
+from dbt_onnx.kernel.contract import Class, TensorType
+from dbt_onnx.kernel.native import Memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+Dimension = int | str | None
+TensorKind = Literal["tensor", "map_sequence", "sequence", "other"]
+
+MAX_INPUTS = 10_000
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+_EXPORT_HINT = (
+    "export the model so that every input is a tensor of numbers, text or booleans that has the "
+    "batch on its first axis, with a dynamic size (torch: dynamic_axes={'x': {0: 'batch'}})"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """One input or output as the file declares it; what an output declares may not be true.
+
+    `shape` has an int for a fixed axis, a name or none for a dynamic one; none when the rank is
+    not declared. A `map_sequence` (ZipMap) has the type of its values in `dtype`, of its keys in
+    `key_dtype`. `classes` are the class labels of a classifier's output, where the file says them;
+    `overruled` is the list of an inner classifier, where the label output has another.
+    """
+
+    name: str
+    kind: TensorKind
+    dtype: str | None
+    shape: tuple[Dimension, ...] | None
+    key_dtype: str | None = None
+    classes: tuple[Class, ...] | None = None
+    overruled: tuple[Class, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphSignature:
+    """Inputs without the initializers, outputs, and the metadata of the file.
+
+    `batch_rows` is 1 when the graph takes one row at a time, else none. `has_halves`: it computes in
+    16-bit floats, at least in part.
+    """
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    metadata: dict[str, str]
+    batch_rows: int | None
+    has_halves: bool = False
+
+
+def read_graph(model_bytes: bytes, *, where: str) -> GraphSignature:
+    """Read the signature of a model whose first axis is the batch.
+
+    Raises ArtifactError when the bytes are not ONNX, or hostile (see `hostile`); ContractError,
+    with every fault, when the inputs cannot be fed with rows. `where` names the file in messages.
+    """
+    try:
+        model = _parse(model_bytes, where=where)
+        refuse_hostile(model, where=where)
+        signature = _signature(model)
+        faults = _batch_faults(model, signature)
+    except UnicodeDecodeError as error:
+        raise _not_onnx(where, model_bytes, f"a name in it is not text: {error}") from error
+    if faults:
+        raise ContractError(
+            f"{where} cannot score a table: " + "; ".join(faults), hint=_EXPORT_HINT
+        )
+    return signature
+
+
+def without_zipmaps(model_bytes: bytes, classes: Mapping[str, tuple[Class, ...]]) -> bytes:
+    """The same model, except that an output which a ZipMap makes is the tensor that it makes it of:
+    (rows, classes), the same numbers, without a Python dict for each row.
+
+    `model_bytes` have passed `read_graph`. `classes` are the class labels by output, in the order of
+    the columns; an output whose ZipMap has others stays as it is.
+    """
+    model = onnx.ModelProto.FromString(model_bytes)
+    producers = {name: node for node in model.graph.node for name in node.output}
+    consumed = {name for node in _nested_nodes(model.graph) for name in node.input}
+    # Identity is of the standard domain
+    has_identity = any(item.domain in {"", "ai.onnx"} for item in model.opset_import)
+    for output in model.graph.output:
+        node = producers.get(output.name)
+        if node is None or node.op_type != "ZipMap" or output.name in consumed or not has_identity:
+            continue
+        if labels_of(node) != classes.get(output.name):
+            continue
+        node.op_type, node.domain = "Identity", ""
+        del node.attribute[:]
+        output.type.Clear()
+        output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return bytes(model.SerializeToString())
+
+
+def _parse(model_bytes: bytes, *, where: str) -> onnx.ModelProto:
+    # onnxruntime would read these bytes as a flatbuffer, whatever protobuf makes of them
+    if model_bytes[4:8] == b"ORTM":
+        raise _not_onnx(where, model_bytes, "it is in onnxruntime's own format (.ort)")
+    try:
+        # two bytes of a file may become two hundred in memory
+        with Memory().bounded():
+            model: onnx.ModelProto = onnx.ModelProto.FromString(model_bytes)
+    except DecodeError as error:
+        raise _not_onnx(where, model_bytes, str(error)) from error
+    if not model.HasField("graph") or not model.graph.output or not model.opset_import:
+        raise _not_onnx(where, model_bytes, "it has no graph with outputs")
+    return model
+
+
+def _not_onnx(where: str, model_bytes: bytes, reason: str) -> ArtifactError:
+    return ArtifactError(
+        f"{where} is not an ONNX model, or is cut short ({len(model_bytes):,} bytes): {reason}",
+        hint="export the model as ONNX again; a file from Git LFS needs `git lfs pull` first",
+    )
+
+
+def _signature(model: onnx.ModelProto) -> GraphSignature:
+    graph = model.graph
+    constant = {item.name for item in graph.initializer}
+    constant |= {item.values.name for item in graph.sparse_initializer}
+    classes, overruled = classes_of_outputs(graph)
+    inputs = tuple(_tensor(item) for item in graph.input if item.name not in constant)
+    return GraphSignature(
+        inputs=inputs,
+        outputs=tuple(
+            replace(
+                _tensor(item),
+                classes=classes.get(item.name),
+                overruled=overruled.get(item.name),
+            )
+            for item in graph.output
+        ),
+        metadata={item.key: item.value for item in model.metadata_props},
+        batch_rows=1
+        if any(item.shape is not None and item.shape[:1] == (1,) for item in inputs)
+        else None,
+        has_halves=_has_halves(graph),
+    )
+
+
+def _has_halves(graph: onnx.GraphProto) -> bool:
+    halves = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+    return (
+        any(item.data_type in halves for item in graph.initializer)
+        or any(item.type.tensor_type.elem_type in halves for item in (*graph.input, *graph.output))
+        or any(
+            node.op_type == "Cast" and any(item.i in halves for item in node.attribute)
+            for node in graph.node
+        )
+    )
+
+
+def _tensor(info: onnx.ValueInfoProto) -> Tensor:
+    kind = info.type.WhichOneof("value")
+    if kind == "tensor_type":
+        return Tensor(
+            name=info.name,
+            kind="tensor",
+            dtype=_dtype(info.type.tensor_type.elem_type),
+            shape=_shape(info.type.tensor_type),
+        )
+    element = info.type.sequence_type.elem_type
+    if kind == "sequence_type" and element.WhichOneof("value") == "map_type":
+        values = element.map_type.value_type.tensor_type.elem_type
+        return Tensor(
+            name=info.name,
+            kind="map_sequence",
+            dtype=_dtype(values),
+            shape=None,
+            key_dtype=_dtype(element.map_type.key_type),
+        )
+    other: TensorKind = "sequence" if kind == "sequence_type" else "other"
+    return Tensor(name=info.name, kind=other, dtype=None, shape=None)
+
+
+def _dtype(number: int) -> str | None:
+    try:
+        name = str(onnx.TensorProto.DataType.Name(number)).lower()
+    except ValueError:
+        return None
+    return {"float": "float32", "double": "float64"}.get(name, name)
+
+
+def _shape(tensor: Any) -> tuple[Dimension, ...] | None:
+    if not tensor.HasField("shape"):
+        return None
+    # some converters write 0 or -1 for "any"
+    return tuple(
+        dim.dim_value if dim.dim_value > 0 else (dim.dim_param or None) for dim in tensor.shape.dim
+    )
+
+
+def _batch_faults(model: onnx.ModelProto, signature: GraphSignature) -> list[str]:
+    if not 0 < len(signature.inputs) <= MAX_INPUTS:
+        return [f"it has {len(signature.inputs) or 'no'} inputs; 1 to {MAX_INPUTS:,} are read"]
+    faults = []
+    states = _state_inputs(model.graph)
+    for tensor in signature.inputs:
+        where = f"input {tensor.name!r}"
+        if tensor.name in states:
+            faults.append(f"{where} is the state of a recurrent operator, kept from call to call")
+        elif tensor.kind != "tensor":
+            faults.append(f"{where} is not a tensor but a sequence, map, sparse or optional value")
+        elif tensor.dtype not in get_args(TensorType):
+            faults.append(
+                f"{where} has elements of type {tensor.dtype}, which no column holds (float16 to "
+                "float64, int8 to uint64, text and booleans are held)"
+            )
+        elif tensor.shape is not None:
+            faults += [f"{where} {fault}" for fault in _shape_faults(tensor.shape)]
+    return faults
+
+
+def _shape_faults(shape: tuple[Dimension, ...]) -> list[str]:
+    shown = f"(shape {list(shape)})"
+    if not shape:
+        return ["is a scalar, without a batch axis"]
+    named = [i for i, dim in enumerate(shape) if isinstance(dim, str) and "batch" in dim.lower()]
+    dynamic = [i for i, dim in enumerate(shape) if not isinstance(dim, int)]
+    if named and named[0] > 0:
+        return [f"has the batch on axis {named[0]}, not on the first {shown}"]
+    if 0 not in dynamic and dynamic:
+        return [f"has its only dynamic axis at {dynamic[0]}, so the batch is not first {shown}"]
+    first = shape[0]
+    if isinstance(first, int) and first > 1:
+        return [f"has a fixed batch of {first} rows {shown}"]
+    return []
+
+
+def _state_inputs(graph: onnx.GraphProto) -> set[str]:
+    """Graph inputs that reach the initial state of a recurrent operator, and not its sequence."""
+    nodes = _nested_nodes(graph)
+    if not any(node.op_type in _RECURRENT for node in nodes):
+        return set()
+    names = {item.name for item in graph.input} - {item.name for item in graph.initializer}
+    sources = {name: 1 << place for place, name in enumerate(sorted(names))}
+    producers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    reaching = _reaching(nodes, producers, sources)
+
+    def reach(inputs: Iterable[str]) -> int:
+        found = 0
+        for name in inputs:
+            found |= sources.get(name, 0)
+            found |= reaching[producers[name]] if name in producers else 0
+        return found
+
+    states = 0
+    for node in nodes:
+        if node.op_type in _RECURRENT:
+            states |= reach(node.input[5:7]) & ~reach(node.input[:1])
+    return {name for name, bit in sources.items() if states & bit}
+
+
+def _reaching(
+    nodes: list[onnx.NodeProto], producers: Mapping[str, int], sources: Mapping[str, int]
+) -> list[int]:
+    """The graph inputs, as bits, that reach each node; every node is looked at once, so that a small
+    file does not take long.
+    """
+    reaching = [0] * len(nodes)
+    is_begun, is_done = [False] * len(nodes), [False] * len(nodes)
+    for start in range(len(nodes)):
+        stack = [start]
+        while stack:
+            place = stack[-1]
+            if is_done[place]:
+                stack.pop()
+                continue
+            before = [producers[name] for name in nodes[place].input if name in producers]
+            if not is_begun[place]:
+                is_begun[place] = True
+                stack += [i for i in before if not is_begun[i]]
+                continue
+            is_done[place] = True
+            for name in nodes[place].input:
+                reaching[place] |= sources.get(name, 0)
+            for i in before:
+                reaching[place] |= reaching[i]
+    return reaching
+
+
+def _nested_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    nodes = []
+    stack = [graph]
+    while stack:
+        for node in stack.pop().node:
+            nodes.append(node)
+            for attribute in node.attribute:
+                stack += [attribute.g] if attribute.HasField("g") else []
+                stack += attribute.graphs
+    return cast("list[onnx.NodeProto]", nodes)

@@ -1,0 +1,225 @@
+"""The reference distributions of a card, as rows of `dbt_onnx_references`.
+
+    dbt_onnx_references    what each column of a model version looked like in training
+
+The tests that look for drift are SQL, and SQL cannot read a card where the warehouse is closed to
+files; so a scoring run writes what the card says beside its ledger, a row per feature (role
+`feature`) and stored output column (`output`), see `distributions.describe`. Nothing here touches a
+warehouse.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dbt_onnx.artifacts.artifact import Artifact
+    from dbt_onnx.kernel.contract import Contract, Feature, Fill
+
+REFERENCES_TABLE = "dbt_onnx_references"
+
+MODEL_TYPES = {
+    "scoring_model": "VARCHAR",
+    "model_name": "VARCHAR",
+    "model_version": "VARCHAR",
+    "artifact_sha256": "VARCHAR",
+}
+REFERENCES_TYPES = {
+    **MODEL_TYPES,
+    "role": "VARCHAR",
+    "column_name": "VARCHAR",
+    "kind": "VARCHAR",
+    "time_unit": "VARCHAR",
+    "dtype": "VARCHAR",
+    "fill": "VARCHAR",
+    "rows": "BIGINT",
+    "null_share": "DOUBLE",
+    "edges": "DOUBLE[]",
+    "shares": "DOUBLE[]",
+    "categories": "VARCHAR[]",
+    "other_share": "DOUBLE",
+}
+_SINGLE = ("float16", "float32")
+MAX_BINS = 10_000
+_MOST_ROWS = 2**63 - 1
+# shares are rounded in the card
+_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """One column: shares[i] is the share, of the values that are not NULL or NaN, in
+    (edges[i - 1], edges[i]] or of categories[i]; `other_share` is that of all other categories.
+    `null_share` is that of NULL and NaN among `rows`, and of a feature with a `fill`, which the model
+    reads in their place, zero: the fill is one of the values. `time_unit` and `fill` are those of the
+    feature, `dtype` the least precise type in which the model reads it.
+    """
+
+    role: str
+    column_name: str
+    kind: str
+    time_unit: str | None
+    dtype: str | None
+    fill: str | None
+    rows: int
+    null_share: float
+    edges: list[float] | None
+    shares: list[float]
+    categories: list[str] | None
+    other_share: float
+
+    def as_row(self) -> tuple[Any, ...]:
+        """The values of REFERENCES_TYPES after MODEL_TYPES, in order."""
+        return tuple(getattr(self, name) for name in REFERENCES_TYPES if name not in MODEL_TYPES)
+
+
+def references_of(artifact: Artifact) -> list[Reference]:
+    """What the card of a loaded artifact says about the columns of its contract, features first;
+    a column that it does not describe has no entry.
+    """
+    contract = artifact.contract
+    outputs = [name for output in contract.outputs for name in output.columns if name is not None]
+    features = artifact.card.get("reference", {})
+    described = artifact.card.get("reference_outputs", {})
+    return [
+        *(
+            _reference(
+                "feature", name, features[name], contract.feature(name), _dtype(contract, name)
+            )
+            for name in contract.feature_names
+            if name in features
+        ),
+        *(_reference("output", name, described[name]) for name in outputs if name in described),
+    ]
+
+
+def _dtype(contract: Contract, feature: str) -> str:
+    read_as = {tensor.dtype for tensor in contract.inputs if feature in tensor.features}
+    return min(read_as, key=lambda dtype: (dtype not in _SINGLE, dtype))
+
+
+def _reference(
+    role: str,
+    name: str,
+    described: Mapping[str, Any],
+    feature: Feature | None = None,
+    dtype: str | None = None,
+) -> Reference:
+    fill = None
+    if feature is not None and feature.fill is not None:
+        fill = _fill_text(feature.fill, described)
+        described = _filled(described, fill)
+    shares = described["shares"]
+    numeric = described["kind"] == "numeric"
+    return Reference(
+        role=role,
+        column_name=name,
+        kind=described["kind"],
+        time_unit=feature.time_unit if feature is not None else None,
+        dtype=dtype,
+        fill=fill,
+        rows=described["rows"],
+        null_share=float(described["nulls"]),
+        edges=[float(edge) for edge in described["edges"]] if numeric else None,
+        shares=[float(share) for share in (shares if numeric else shares.values())],
+        categories=None if numeric else list(shares),
+        other_share=0.0 if numeric else float(described["other"]),
+    )
+
+
+def _fill_text(fill: Fill, described: Mapping[str, Any]) -> str:
+    """The fill as the distribution has its values."""
+    if described["kind"] == "numeric":
+        return repr(float(fill))
+    is_boolean = bool(described["shares"]) and set(described["shares"]) <= {"True", "False"}
+    return str(bool(fill) if is_boolean and not isinstance(fill, str) else fill)
+
+
+def _filled(described: Mapping[str, Any], fill: str) -> dict[str, Any]:
+    """The distribution with the fill in the place of NULL."""
+    nulls = described["nulls"]
+    shares = described["shares"]
+    if described["kind"] == "numeric":
+        scaled = [share * (1 - nulls) for share in shares]
+        scaled[bisect_left(described["edges"], float(fill))] += nulls
+        return {**described, "nulls": 0.0, "shares": scaled}
+    known = {value: share * (1 - nulls) for value, share in shares.items()}
+    if nulls:
+        known[fill] = known.get(fill, 0.0) + nulls
+    return {**described, "nulls": 0.0, "shares": known, "other": described["other"] * (1 - nulls)}
+
+
+def reference_faults(card: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the distributions of a card that came from outside, a text per column."""
+    return [
+        f"{part} of {name!r:.60} has {fault}"
+        for part in ("reference", "reference_outputs")
+        for name, described in card.get(part, {}).items()
+        if (fault := _fault(described))
+    ]
+
+
+def _fault(described: Any) -> str | None:
+    if not isinstance(described, dict):
+        return f"a {type(described).__name__} where a distribution belongs"
+    # not a set: a list has no hash
+    if described.get("kind") not in ("numeric", "categorical"):
+        return f"kind {described.get('kind')!r:.40}, neither numeric nor categorical"
+    rows = described.get("rows")
+    if isinstance(rows, bool) or not isinstance(rows, int) or not 0 <= rows <= _MOST_ROWS:
+        return f"rows {rows!r:.40}, which is no number of rows"
+    if not _are_shares([described.get("nulls")]):
+        return f"nulls {described.get('nulls')!r:.40}, which is no share"
+    shares = described.get("shares")
+    if described["kind"] == "numeric":
+        return _fault_of_numbers(described.get("edges"), shares)
+    return _fault_of_categories(shares, described.get("other"))
+
+
+def _fault_of_numbers(edges: Any, shares: Any) -> str | None:
+    if not isinstance(edges, list) or not all(map(_is_finite, edges)):
+        return f"edges {edges!r:.40}, which are no list of numbers"
+    if any(lower >= upper for lower, upper in pairwise(edges)):
+        return "edges that do not ascend"
+    if not isinstance(shares, list) or not _are_shares(shares) or not _sum_up(shares):
+        return f"shares {shares!r:.40}, which are no shares of one whole"
+    if len(shares) != len(edges) + 1 or len(shares) > MAX_BINS:
+        return f"{len(shares):,} shares for {len(edges):,} edges; it takes one more than edges"
+    return None
+
+
+def _fault_of_categories(shares: Any, other: Any) -> str | None:
+    if not isinstance(shares, dict) or len(shares) > MAX_BINS:
+        return f"shares {shares!r:.40}, which are no shares by category"
+    if not _are_shares([*shares.values(), other]) or not _sum_up([*shares.values(), other]):
+        return f"shares {shares!r:.40} and other {other!r:.40}, which are no shares of one whole"
+    try:
+        "".join(shares).encode()
+    except UnicodeEncodeError:
+        return "a category that is no text"
+    return None
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _are_shares(values: Sequence[Any]) -> bool:
+    return all(_is_finite(value) and 0 <= value <= 1 for value in values)
+
+
+def _sum_up(shares: Sequence[float]) -> bool:
+    """To one, or to nothing where every value was NULL."""
+    total = math.fsum(shares)
+    return total == 0 or abs(total - 1) <= _TOLERANCE

@@ -1,0 +1,156 @@
+"""The registry's seed file: rows are added when a version is registered, aliases move.
+
+Whatever else the file holds, other columns and rows, stays as it is. One command at a time writes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dbt_onnx.artifacts.registry import CARD_COLUMN, SEED_COLUMNS, Registry, alias_faults
+from dbt_onnx.artifacts.seed_files import SeedFile, locked
+from dbt_onnx.errors import ConfigError, RegistryError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from dbt_onnx.artifacts.registry import RegistryEntry
+
+
+def check_addition(
+    path: Path, *, model_name: str, model_version: str, alias: str | None, move_alias: bool = False
+) -> None:
+    """Raise RegistryError when the seed holds this version already, or another version its alias.
+
+    A seed that does not exist yet is empty. Raises ConfigError for an alias that is none.
+    """
+    if alias and (faults := alias_faults(alias)):
+        raise ConfigError("; ".join(faults), hint="use a plain word, such as 'champion'")
+    if not path.exists():
+        return
+    for entry in Registry.from_csv(path).entries:
+        _refuse_alike(path, entry, model_name, model_version)
+        if entry.model_name != model_name:
+            continue
+        if entry.model_version == model_version:
+            raise RegistryError(
+                f"version {model_version!r} of model {model_name!r} is registered in {path} "
+                f"already, with sha256 {entry.sha256}",
+                hint="a version never changes: choose a new one",
+            )
+        if alias and entry.alias == alias and not move_alias:
+            raise RegistryError(
+                f"alias {alias!r} of model {model_name!r} belongs to version "
+                f"{entry.model_version!r} in {path}",
+                hint="add --move-alias to move it to the new version, or register without --alias",
+            )
+
+
+def _refuse_alike(path: Path, entry: RegistryEntry, model_name: str, model_version: str) -> None:
+    """Raise RegistryError for a name, or a version of the model, that differs by case only."""
+    same_name = entry.model_name == model_name
+    given, known = (
+        (model_version, entry.model_version) if same_name else (model_name, entry.model_name)
+    )
+    if given != known and given.casefold() == known.casefold():
+        raise RegistryError(
+            f"{path} has {known!r}, and {given!r} differs from it by letter case only",
+            hint="write it as it is there, or choose another: file systems and collations would take "
+            "one for the other",
+        )
+
+
+def add_entry(path: Path, entry: RegistryEntry, *, move_alias: bool = False) -> None:
+    """Add a row to the seed, whole or not at all, and take its alias from the version that had it.
+
+    Raises as `check_addition`.
+    """
+    with locked(path.parent):
+        check_addition(
+            path,
+            model_name=entry.model_name,
+            model_version=entry.model_version,
+            alias=entry.alias,
+            move_alias=move_alias,
+        )
+        _put(SeedFile.read(path, columns=SEED_COLUMNS), entry)
+
+
+def put_entry(path: Path, entry: RegistryEntry) -> RegistryEntry:
+    """Add a row, or replace the one of the same version; an entry without alias keeps its own.
+
+    The alias leaves the version that had it. Returns the entry as it is in the seed now. Raises
+    RegistryError when the seed is not valid.
+    """
+    with locked(path.parent):
+        if path.exists():
+            Registry.from_csv(path)
+        _put(SeedFile.read(path, columns=SEED_COLUMNS), entry)
+        return Registry.from_csv(path).resolve(f"{entry.model_name}/{entry.model_version}")
+
+
+def record_cards(path: Path, digests: Mapping[tuple[str, str], str]) -> tuple[int, bool]:
+    """Write the digest of each (model, version)'s card into the rows that have none yet, with a column
+    for it if there is none. Returns how many rows that were, and whether the column is new. Raises
+    RegistryError when the seed is not valid.
+    """
+    with locked(path.parent):
+        Registry.from_csv(path)
+        seed = SeedFile.read(path, columns=SEED_COLUMNS)
+        is_new = CARD_COLUMN not in seed.header
+        if is_new:
+            seed = seed.with_column(CARD_COLUMN)
+        recorded = 0
+        for row in seed.rows:
+            found = digests.get((seed.value(row, "model_name"), seed.value(row, "model_version")))
+            if found is not None and not seed.value(row, CARD_COLUMN):
+                seed.change(row, **{CARD_COLUMN: found})
+                recorded += 1
+        if recorded:
+            seed.write()
+    return recorded, is_new and recorded > 0
+
+
+def exchange_aliases(path: Path, promoted: RegistryEntry, replaced: RegistryEntry | None) -> None:
+    """Give `promoted` the alias of `replaced`, and `replaced` that of `promoted`.
+
+    Without `replaced`, `promoted` becomes champion. The caller holds the lock and has read the
+    entries from this file.
+    """
+    seed = SeedFile.read(path, columns=SEED_COLUMNS)
+    aliases = {promoted.model_version: (replaced.alias if replaced else None) or "champion"}
+    if replaced is not None:
+        aliases[replaced.model_version] = promoted.alias or ""
+    for row in seed.rows:
+        version = seed.value(row, "model_version")
+        if seed.value(row, "model_name") == promoted.model_name and version in aliases:
+            seed.change(row, alias=aliases[version])
+    seed.write()
+
+
+def _put(seed: SeedFile, entry: RegistryEntry) -> None:
+    of_model = [row for row in seed.rows if seed.value(row, "model_name") == entry.model_name]
+    own = [row for row in of_model if seed.value(row, "model_version") == entry.model_version]
+    # a seed of before gets no column in passing: its table has none until `dbt seed --full-refresh`
+    values = {
+        column: getattr(entry, column) or "" for column in SEED_COLUMNS if column in seed.header
+    }
+    if own and entry.alias is None:
+        del values["alias"]
+    for row in of_model:
+        if entry.alias and seed.value(row, "alias") == entry.alias:
+            seed.change(row, alias="")
+    if own:
+        seed.change(own[0], **values)
+    else:
+        seed.add(values)
+    _registry(seed)
+    seed.write()
+
+
+def _registry(seed: SeedFile) -> Registry:
+    """The seed's rows as a registry. Raises RegistryError when they make none."""
+    columns = [column for column in SEED_COLUMNS if column in seed.header]
+    rows = [{column: seed.value(row, column) for column in columns} for row in seed.rows]
+    return Registry.from_rows(rows, where=str(seed.path))

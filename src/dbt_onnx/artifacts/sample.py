@@ -1,0 +1,160 @@
+"""The rows that a card carries, scored as a table is: does the model still say what it said?"""
+
+from __future__ import annotations
+
+from math import isclose, isfinite
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+from dbt_onnx.errors import ArtifactError, listed
+from dbt_onnx.kernel.child_session import ChildSession
+from dbt_onnx.kernel.contract import FLOAT_TYPES
+from dbt_onnx.kernel.native import TRIAL_SECONDS
+from dbt_onnx.kernel.scoring import score_batches
+from dbt_onnx.kernel.tally import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dbt_onnx.kernel.contract import Contract
+
+TOLERANCE = 1e-5
+
+
+def score_sample(
+    model_bytes: bytes,
+    contract: Contract,
+    features: Mapping[str, Sequence[Any]],
+    *,
+    batch_rows: int | None = None,
+) -> dict[str, list[Any]]:
+    """Score `{feature: values}`, as a card holds them, with one thread, in a child process.
+
+    Returns {output column: values}, none in the rows that were rejected. Values are JSON types; a
+    feature with a time_unit is ISO 8601 text. Raises ArtifactError when the columns are uneven or
+    hold no Arrow type, ContractError when they are not the contract's features.
+    """
+    batch = _as_batch(features, contract)
+    session = ChildSession(
+        model_bytes,
+        output_names=[output.name for output in contract.outputs],
+        batch_rows=batch_rows,
+        max_seconds=TRIAL_SECONDS,
+    )
+    names = [field.name for field in contract.output_fields()]
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for part in score_batches([batch], session, contract=contract, tally=Tally()):
+        for name in names:
+            columns[name] += part.column(name).to_pylist()
+    return columns
+
+
+def largest_difference(
+    expected: Mapping[str, Sequence[Any]],
+    actual: Mapping[str, Sequence[Any]],
+    *,
+    tolerance: float = TOLERANCE,
+    scales: Mapping[str, Any] | None = None,
+) -> tuple[float, list[str]]:
+    """Compare outputs: numbers within `tolerance`, all else exactly.
+
+    The tolerance is a share of the number, or of its column's scale where that is larger. A column
+    that `scales` does not name has the scale 1. Returns the largest absolute difference of two numbers, and what differs, the first row of
+    each column.
+    """
+    largest, faults = 0.0, []
+    if set(expected) != set(actual):
+        return largest, [f"the sample has columns {listed(expected)}, not {listed(actual)}"]
+    for name, values in expected.items():
+        if len(values) != len(actual[name]):
+            faults.append(f"{name}: {len(values)} values in the card, {len(actual[name])} scored")
+            continue
+        scale = (scales or {}).get(name, 1.0)
+        wrong = None
+        for row, (want, got) in enumerate(zip(values, actual[name], strict=True)):
+            largest = max(largest, _distance(want, got))
+            if wrong is None and not _is_close(want, got, tolerance, scale):
+                wrong = f"{name}: row {row + 1} is {got!r:.200}, the card says {want!r:.200}"
+        faults += [wrong] if wrong else []
+    return largest, faults
+
+
+def scales_of(card: Mapping[str, Any]) -> dict[str, Any]:
+    """{column of numbers: its scale, a list for a vector}, as the card has it; an older
+    card has none. Raises ArtifactError when they are no numbers.
+    """
+    parity = card.get("parity")
+    scales = parity.get("scales", {}) if isinstance(parity, dict) else {}
+    if not isinstance(scales, dict) or not all(
+        all(map(_is_scale, item if isinstance(item, list) else [item])) for item in scales.values()
+    ):
+        raise ArtifactError(
+            "the scales of the card's sample are no numbers",
+            hint="write the card again with dbt_onnx.export or `dbt-onnx register`",
+        )
+    return scales
+
+
+def sizes_of(contract: Contract, outputs: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """{column of numbers: the scale of these values}: the mean size, 1 for probabilities."""
+    scales: dict[str, Any] = {}
+    for output in contract.outputs:
+        for name in output.columns:
+            if name is None or output.dtype not in FLOAT_TYPES:
+                continue
+            values = [item for item in outputs[name] if item is not None]
+            sizes = np.abs(np.array(values, dtype=np.float64))
+            if output.kind == "probabilities" or not values:
+                scales[name] = 1.0
+            else:
+                scales[name] = sizes.mean(axis=0).tolist()
+    return scales
+
+
+def _is_scale(value: object) -> bool:
+    return _is_number(value) and isfinite(cast("float", value)) and cast("float", value) >= 0
+
+
+def _as_batch(features: Mapping[str, Sequence[Any]], contract: Contract) -> pa.RecordBatch:
+    arrays = {}
+    try:
+        for name, values in features.items():
+            array = pa.array(values)
+            known = name in contract.feature_names
+            if known and contract.feature(name).time_unit and pa.types.is_string(array.type):
+                array = array.cast(pa.timestamp("us"))
+            arrays[name] = array
+        return pa.RecordBatch.from_pydict(arrays)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise ArtifactError(
+            f"the card's sample cannot be read: {error}",
+            hint="write the card again with dbt_onnx.export or `dbt-onnx register`",
+        ) from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _distance(want: Any, got: Any) -> float:
+    if isinstance(want, list) and isinstance(got, list):
+        return max((_distance(*pair) for pair in zip(want, got, strict=False)), default=0.0)
+    return abs(want - got) if _is_number(want) and _is_number(got) else 0.0
+
+
+def _is_close(want: Any, got: Any, tolerance: float, scale: Any) -> bool:
+    if isinstance(want, list) and isinstance(got, list):
+        each = scale if isinstance(scale, list) else [scale] * len(want)
+        items = zip(want, got, each, strict=False)
+        return len(want) == len(got) == len(each) and all(
+            _is_close(one, other, tolerance, size) for one, other, size in items
+        )
+    # an integer is a label or a count: it is equal or it is not
+    if (isinstance(want, float) and _is_number(got)) or (
+        isinstance(got, float) and _is_number(want)
+    ):
+        return isclose(want, got, rel_tol=tolerance, abs_tol=tolerance * scale)
+    # to Python, True == 1.0
+    return bool(want == got) and isinstance(want, bool) == isinstance(got, bool)

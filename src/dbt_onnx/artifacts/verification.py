@@ -1,0 +1,130 @@
+"""Every registered version, checked as a scoring run would, and scored on its card's sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from dbt_onnx.artifacts.artifact import load_artifact
+from dbt_onnx.artifacts.card import CARD_NAME
+from dbt_onnx.artifacts.sample import TOLERANCE, largest_difference, scales_of, score_sample
+from dbt_onnx.errors import DbtOnnxError
+from dbt_onnx.kernel.child_session import ChildSession
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dbt_onnx.artifacts.artifact import Artifact
+    from dbt_onnx.artifacts.registry import Registry, RegistryEntry
+    from dbt_onnx.artifacts.signing import SignatureVerifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What came of checking one registry row.
+
+    `sample_rows` is 0 when the card has no sample; `max_abs_difference` is between the sample's
+    outputs and what the model gave now. `is_signed` is none when no signature was asked for,
+    `card_sha256` is the digest of the card, none where it could not be read.
+    `fault` and `hint` are none when all is well.
+    """
+
+    entry: RegistryEntry
+    sample_rows: int = 0
+    max_abs_difference: float | None = None
+    is_signed: bool | None = None
+    card_sha256: str | None = None
+    fault: str | None = None
+    hint: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.fault is None
+
+
+def verify_registry(
+    root: Path, registry: Registry, *, verifier: SignatureVerifier | None = None
+) -> list[Verdict]:
+    """Check every version below `root`, the artifacts directory, in the registry's order."""
+    return [verify_entry(root, entry, verifier=verifier) for entry in registry.entries]
+
+
+def unregistered_folders(root: Path, registry: Registry) -> list[Path]:
+    """Folders of versions below `root` that no row names: what a `register` that was interrupted, or
+    an `export` without a registry, has left.
+    """
+    known = {(root / entry.artifact).parent for entry in registry.entries}
+    # a name that begins with a dot: it was being written
+    names = ("model.onnx", CARD_NAME, ".model.onnx.*", f".{CARD_NAME}.*")
+    found = {path.parent for name in names for path in root.glob(f"*/*/{name}")}
+    return sorted(found - known)
+
+
+def verify_entry(
+    root: Path, entry: RegistryEntry, *, verifier: SignatureVerifier | None = None
+) -> Verdict:
+    """Check file, sha256, hostile constructs, card against graph, the signature if there is a
+    verifier, and the sample's predictions.
+
+    What is wrong is in the verdict; nothing that a model file, card or signature can hold raises.
+    """
+    is_signed = None if verifier is None else False
+    try:
+        artifact = load_artifact(root, entry)
+        if verifier is not None:
+            verifier.check(root, entry, artifact)  # before anything of it is run
+            is_signed = True
+        verdict = verify_sample(artifact, entry)
+        return replace(verdict, is_signed=is_signed, card_sha256=artifact.card_sha256)
+    except DbtOnnxError as error:
+        return Verdict(entry=entry, is_signed=is_signed, fault=error.message, hint=error.hint)
+
+
+def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
+    """Score the card's sample and compare. Raises what scoring it raises."""
+    parity = artifact.card.get("parity") or {}
+    features, expected = parity.get("features"), parity.get("outputs")
+    if not features or not expected:
+        ChildSession(  # as a run opens it
+            artifact.scoring_bytes,
+            output_names=[output.name for output in artifact.contract.outputs],
+            batch_rows=artifact.signature.batch_rows,
+        )
+        return Verdict(entry=entry)
+    tolerance = parity.get("tolerance", TOLERANCE)
+    if not _is_sample(features) or not _is_sample(expected) or not _is_tolerance(tolerance):
+        return Verdict(
+            entry=entry,
+            fault="the card's sample is not made of columns, or its tolerance is no number",
+            hint="write the card again with dbt_onnx.export or `dbt-onnx register`",
+        )
+    actual = score_sample(
+        artifact.scoring_bytes,
+        artifact.contract,
+        features,
+        batch_rows=artifact.signature.batch_rows,
+    )
+    difference, faults = largest_difference(
+        expected, actual, tolerance=tolerance, scales=scales_of(artifact.card)
+    )
+    rows = len(next(iter(features.values())))
+    return Verdict(
+        entry=entry,
+        sample_rows=rows,
+        max_abs_difference=difference,
+        fault=f"the model no longer gives what its card says: {'; '.join(faults)}"
+        if faults
+        else None,
+        hint="the model file is unchanged, so card or onnxruntime is not: compare with the "
+        "versions in the card's training, and export again"
+        if faults
+        else None,
+    )
+
+
+def _is_sample(columns: object) -> bool:
+    return isinstance(columns, dict) and all(isinstance(item, list) for item in columns.values())
+
+
+def _is_tolerance(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0

@@ -1,0 +1,217 @@
+"""From a fitted scikit-learn estimator to the bytes of a graph, by skl2onnx."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import warnings
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version as installed_version
+from typing import TYPE_CHECKING, Any, cast
+
+import pyarrow as pa
+
+from dbt_onnx.authoring.estimators import (
+    FLOAT32,
+    final_step,
+    names_columns,
+    offers_score_samples,
+    way_of,
+)
+from dbt_onnx.errors import ArtifactError
+from dbt_onnx.kernel.contract import Input, TensorType
+from dbt_onnx.kernel.native import OverdueError, Threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import onnx
+
+    from dbt_onnx.authoring.estimators import Answer
+    from dbt_onnx.kernel.contract import Class
+
+# the newest operators that onnxruntime 1.20, the oldest one supported, has in full
+TARGET_OPSET = {"": 18, "ai.onnx.ml": 3}
+MAX_SECONDS = 300.0
+_TIES = "dbt_onnx_ties_"
+
+
+def inputs_for(
+    estimator: Any, columns: dict[str, pa.Array], dtype: TensorType
+) -> tuple[Input, ...]:
+    """One input `features` (rows, features); or one per column (rows, 1) if any column is text or
+    a step picks columns by name.
+    """
+    if not names_columns(estimator) and not any(is_text(c.type) for c in columns.values()):
+        return (Input(name="features", dtype=dtype, features=tuple(columns)),)
+    return tuple(
+        Input(name=key, dtype="string" if is_text(column.type) else dtype, features=(key,))
+        for key, column in columns.items()
+    )
+
+
+def convert(
+    estimator: Any, inputs: tuple[Input, ...], answers: list[Answer], *, name: str
+) -> bytes:
+    """The estimator as a graph called `name`; the same estimator gives the same bytes.
+
+    Raises ArtifactError, with skl2onnx's reason, when it cannot be converted, or not within
+    MAX_SECONDS.
+    """
+    from skl2onnx import convert_sklearn
+    from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
+
+    types = {"float32": FloatTensorType, "float64": DoubleTensorType, "string": StringTensorType}
+    initial = [(i.name, types[i.dtype]([None, len(i.features)])) for i in inputs]
+    options: dict[str, Any] = {}
+    if any(answer.kind == "probabilities" for answer in answers):
+        options["zipmap"] = False
+    if offers_score_samples(estimator):
+        options["score_samples"] = True
+    work = _Conversion(
+        partial(
+            convert_sklearn,
+            estimator,
+            # without a name of ours the graph gets a random one
+            name=name,
+            initial_types=initial,
+            target_opset=TARGET_OPSET,
+            options={id(final_step(estimator)): options} if options else None,
+        )
+    )
+    try:
+        model = Threads().run(work.run, max_seconds=MAX_SECONDS, cancel=work.stop)
+    except OverdueError as error:
+        raise ArtifactError(
+            f"skl2onnx {installed_version('skl2onnx')} has not converted {type(estimator).__name__} "
+            f"after {MAX_SECONDS:g} s",
+            hint="a tree that was trained with NaN may keep it busy for ever with dtype='float64': try "
+            "float32, or fill what is missing in a step before it; a forest may have fewer trees",
+        ) from error
+    except Exception as error:  # the converters' errors have no base of their own
+        raise ArtifactError(
+            f"skl2onnx {installed_version('skl2onnx')} cannot convert "
+            f"{type(estimator).__name__}: {(str(error).strip().splitlines() or ['?'])[0]:.200}",
+            hint=way_of(estimator)
+            or "replace the step that it names; scikit-learn steps with a converter are listed "
+            "at https://onnx.ai/sklearn-onnx/supported.html",
+        ) from error
+    _declare_widths(model, answers)
+    # skl2onnx collects the domains in a set, whose order changes from process to process
+    domains = sorted(model.opset_import, key=lambda item: item.domain)
+    del model.opset_import[:]
+    model.opset_import.extend(domains)
+    return cast("bytes", model.SerializeToString(deterministic=True))
+
+
+def renamed_inputs(
+    model_bytes: bytes, inputs: tuple[Input, ...]
+) -> tuple[bytes, tuple[Input, ...]]:
+    """Graph and inputs that agree on names: skl2onnx keeps the order of the inputs, and of their names
+    those that it likes. The others are called `column_<place>`, the features what they are called.
+    """
+    import onnx
+
+    model = onnx.ModelProto.FromString(model_bytes)
+    if len(model.graph.input) != len(inputs):
+        return model_bytes, inputs
+    taken = {name.casefold() for node in model.graph.node for name in (*node.input, *node.output)}
+    taken |= {tensor.name.casefold() for tensor in (*inputs, *model.graph.initializer)}
+    names: dict[str, str] = {}
+    agreed = []
+    for place, (info, tensor) in enumerate(zip(model.graph.input, inputs, strict=True), start=1):
+        if info.name == tensor.name:
+            agreed.append(tensor)
+            continue
+        name = f"column_{place}"
+        while name in taken:
+            name += "_"
+        names[info.name] = name
+        agreed.append(replace(tensor, name=name))
+    if not names:
+        return model_bytes, inputs
+    for info in model.graph.input:
+        info.name = names.get(info.name, info.name)
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = names.get(name, name)
+    return cast("bytes", model.SerializeToString(deterministic=True)), tuple(agreed)
+
+
+def first_of_the_largest(model_bytes: bytes, classes: Sequence[Class]) -> bytes:
+    """The same model, except that its label is the first class whose probability is the largest, but
+    for what single precision adds to it.
+
+    That is how scikit-learn breaks a tie. onnxruntime adds 10 shares of 0.05 to more than 0.5, so
+    a forest of 20 trees that are split evenly takes the second class.
+    """
+    import onnx
+    from onnx import TensorProto, helper
+
+    model = onnx.ModelProto.FromString(model_bytes)
+    graph = model.graph
+    label, shares = graph.output[0], graph.output[1]
+    kind = shares.type.tensor_type.elem_type
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                if name == label.name:
+                    names[place] = _TIES + name
+    text = isinstance(classes[0], str)
+    constants: list[tuple[str, int, Any]] = [
+        ("axis", TensorProto.INT64, [1]),
+        ("rounding", kind, [FLOAT32]),
+        ("classes", TensorProto.STRING if text else TensorProto.INT64, list(classes)),
+    ]
+    for name, dtype, values in constants:
+        graph.initializer.append(helper.make_tensor(_TIES + name, dtype, [len(values)], values))
+    steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
+        ("ReduceMax", [shares.name, _TIES + "axis"], "largest", {"keepdims": 1}),
+        ("Sub", [_TIES + "largest", _TIES + "rounding"], "nearly", {}),
+        ("GreaterOrEqual", [shares.name, _TIES + "nearly"], "reached", {}),
+        ("Cast", [_TIES + "reached"], "flags", {"to": TensorProto.INT32}),
+        ("ArgMax", [_TIES + "flags"], "place", {"axis": 1, "keepdims": 0}),
+    ]
+    for operator, inputs, output, attributes in steps:
+        graph.node.append(helper.make_node(operator, inputs, [_TIES + output], **attributes))
+    graph.node.append(
+        helper.make_node("Gather", [_TIES + "classes", _TIES + "place"], [label.name], axis=0)
+    )
+    return cast("bytes", model.SerializeToString(deterministic=True))
+
+
+class _Conversion:
+    """A call of a converter, which is Python and heeds an exception from outside."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+        self._thread: int | None = None
+
+    def run(self) -> Any:
+        self._thread = threading.get_ident()
+        with warnings.catch_warnings():
+            # what skl2onnx should ask of protobuf, numpy and scikit-learn in future is its affair
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            return self._call()
+
+    def stop(self) -> None:
+        if self._thread is not None:
+            # no Exception: a converter that catches those would go on
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(self._thread), ctypes.py_object(SystemExit)
+            )
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds text."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _declare_widths(model: onnx.ModelProto, answers: list[Answer]) -> None:
+    """Forests with several targets declare one, and onnxruntime warns at every batch."""
+    for info, answer in zip(model.graph.output, answers, strict=False):
+        dims = info.type.tensor_type.shape.dim
+        if len(dims) == 2 and answer.values.ndim == 2:
+            dims[1].dim_value = answer.values.shape[1]

@@ -1,0 +1,326 @@
+"""What a fitted scikit-learn estimator answers: the truth that an exported graph must repeat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from dbt_onnx.authoring.distributions import to_floats
+from dbt_onnx.errors import ContractError
+from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE
+
+if TYPE_CHECKING:
+    from dbt_onnx.kernel.contract import Class, OutputKind
+    from dbt_onnx.kernel.integers import Array
+
+FLOAT32 = DEFAULT_TOLERANCE["float32"]
+NUDGES = 32
+_CONVERTERS = {
+    "lightgbm": "onnxmltools.convert_lightgbm",
+    "xgboost": "onnxmltools.convert_xgboost",
+    "catboost": "its own save_model(path, format='onnx')",
+    "torch": "torch.onnx.export",
+    "keras": "tf2onnx",
+    "tensorflow": "tf2onnx",
+    "pyspark": "onnxmltools.convert_sparkml",
+    "h2o": "onnxmltools.convert_h2o",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One output: its values (rows,) or (rows, k), and what its columns are called by default.
+
+    `columns` has a name for every column, `stored` whether it is stored unless somebody asks.
+    `is_rounded` (rows,), for labels: whether float32 cannot tell the two best answers apart by the
+    rule that the estimator decides by; none when that rule is not known.
+    """
+
+    kind: OutputKind
+    values: Array
+    columns: tuple[str, ...]
+    stored: tuple[bool, ...]
+    classes: tuple[Class, ...] | None = None
+    is_rounded: Array | None = None
+
+
+def rows_for(estimator: Any, features: Any, columns: dict[str, pa.Array]) -> Any:
+    """The sample in the form in which the estimator was fitted: a data frame, or an array.
+
+    Raises ContractError when the names are not those that it was fitted with, in that order.
+    """
+    fitted = getattr(estimator, "feature_names_in_", None)
+    if fitted is None:
+        wanted = getattr(estimator, "n_features_in_", len(columns))
+        if wanted != len(columns):
+            raise ContractError(
+                f"the estimator was fitted with {wanted} features; "
+                f"`features` has {len(columns)}: {', '.join(columns)}",
+                hint="pass the columns that it was fitted with, in that order",
+            )
+        return np.column_stack([_plain(column) for column in columns.values()])
+    if list(fitted) != list(columns):
+        raise ContractError(
+            f"the estimator was fitted with the features {list(fitted)}; "
+            f"`features` has {list(columns)}",
+            hint="pass the columns that it was fitted with, in that order",
+        )
+    if isinstance(features, pa.Table):
+        raise ContractError(
+            "the estimator was fitted on a data frame; `features` is an Arrow table",
+            hint="pass a data frame, or fit the estimator on an array",
+        )
+    return features
+
+
+def _plain(column: pa.Array) -> Array:
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    return to_floats(column)
+
+
+def gives_both(
+    estimator: Any, rows: Any, share: float, places: Array, one: Array, other: Array
+) -> Array:
+    """Whether `predict` gives both labels, `one` and `other`, when the rows at `places` are changed
+    by `share` of each number, in whatever directions.
+    """
+    nothing = np.zeros(len(places), dtype=bool)
+    if not len(places):
+        return nothing
+    chosen = some_of(rows, places)
+    # an encoder may know an integer, and not what lies beside it
+    for whole in (True, False):
+        source = np.random.default_rng(0)
+        has_one, has_other = nothing.copy(), nothing.copy()
+        try:
+            for _ in range(NUDGES):
+                labels = _plain_labels(
+                    estimator.predict(nudged(chosen, share, source, whole=whole))
+                )
+                has_one, has_other = has_one | (labels == one), has_other | (labels == other)
+                if (has_one & has_other).all():
+                    break
+        except Exception:  # noqa: BLE001, S112 (estimators' errors have no base of their own)
+            continue
+        return has_one & has_other
+    return nothing
+
+
+def nudged(rows: Any, share: float, source: np.random.Generator, *, whole: bool) -> Any:
+    """The same rows, each number changed by `share` of itself, up or down; integers only if `whole`."""
+
+    def moved(values: Any) -> Any:
+        kinds = "fiu" if whole else "f"
+        if values.dtype.kind not in kinds:
+            return values
+        return values * (1 + share * source.choice([-1.0, 1.0], values.shape))
+
+    if not hasattr(rows, "columns"):
+        return moved(rows)
+    kept = {name: rows[name] for name in rows.columns}
+    return type(rows)(
+        {
+            name: moved(column.to_numpy()) if _is_plain(column) else column
+            for name, column in kept.items()
+        }
+    )
+
+
+def some_of(rows: Any, places: Array) -> Any:
+    """The rows at these places, of a data frame or an array."""
+    from sklearn.utils import _safe_indexing
+
+    return _renumbered(_safe_indexing(rows, places))
+
+
+def mixed(rows: Any, columns: dict[str, pa.Array], count: int) -> tuple[Any, dict[str, pa.Array]]:
+    """`count` rows that were never seen: each value is from the same column of a row at random.
+
+    Returns them as the estimator and as a table takes them.
+    """
+    source = np.random.default_rng(0)
+    n_rows = len(next(iter(columns.values())))
+    places = {name: source.integers(0, n_rows, count) for name in columns}
+    table = {name: column.take(pa.array(places[name])) for name, column in columns.items()}
+    if not hasattr(rows, "columns"):
+        return np.column_stack([rows[chosen, i] for i, chosen in enumerate(places.values())]), table
+    return type(rows)(
+        {name: some_of(rows[name], places[str(name)]) for name in rows.columns}
+    ), table
+
+
+def _renumbered(rows: Any) -> Any:
+    """A data frame that is put together by the labels of its rows needs the same ones."""
+    return rows.reset_index(drop=True) if hasattr(rows, "reset_index") else rows
+
+
+def _is_plain(column: Any) -> bool:
+    return str(column.dtype).lower().startswith(("float", "int", "uint"))
+
+
+def names_columns(estimator: Any) -> bool:
+    """Whether a step picks columns by name, so that the graph needs an input for each column."""
+    steps = [step for _, step in getattr(estimator, "steps", [])]
+    if any(names_columns(step) for step in steps if step is not None):
+        return True
+    picked = [item[2] for item in getattr(estimator, "transformers_", [])]
+    if not picked or getattr(estimator, "feature_names_in_", None) is None:
+        return False
+    return any(
+        isinstance(columns, str) or any(isinstance(name, str) for name in columns)
+        for columns in picked
+    )
+
+
+def final_step(estimator: Any) -> Any:
+    """The estimator itself, or the last step of a pipeline (of pipelines)."""
+    while hasattr(estimator, "steps"):
+        estimator = estimator.steps[-1][1]
+    return estimator
+
+
+def answers_of(estimator: Any, rows: Any) -> list[Answer]:
+    """All that the estimator says about the rows, in the order of the graph's outputs.
+
+    Raises ContractError when it has more than one label per row, or answers nothing.
+    """
+    from sklearn.base import is_classifier, is_clusterer, is_outlier_detector, is_regressor
+
+    if is_classifier(estimator):
+        return _classifier(estimator, rows)
+    if is_outlier_detector(estimator):
+        return _outlier_detector(estimator, rows)
+    if is_clusterer(estimator) and hasattr(estimator, "predict"):
+        labels = _label(estimator.predict(rows))
+        if not hasattr(estimator, "transform"):
+            return [labels]
+        # distances to the centres belong together and are many: one vector
+        return [labels, _vector("distances", estimator.transform(rows))]
+    if is_regressor(estimator):
+        return [_values("prediction", estimator.predict(rows))]
+    if hasattr(estimator, "transform"):
+        return [_vector("vector", estimator.transform(rows))]
+    raise ContractError(
+        f"{type(estimator).__name__} is no classifier, regressor, outlier detector, clusterer or "
+        "transformer",
+        hint=way_of(estimator)
+        or "convert it yourself and write its card with `dbt-onnx register FILE`",
+    )
+
+
+def way_of(estimator: Any) -> str | None:
+    """How a model of another library becomes a version; none for one of scikit-learn's."""
+    parts = [estimator]
+    for part in parts:
+        steps = [item[1] for item in getattr(part, "steps", None) or ()]
+        steps += [item[1] for item in getattr(part, "transformers_", None) or ()]
+        steps += [getattr(part, name, None) for name in ("estimator", "best_estimator_")]
+        parts += [step for step in steps if step is not None and not isinstance(step, str | type)]
+        library = type(part).__module__.partition(".")[0]
+        if library in _CONVERTERS:
+            return (
+                f"{type(part).__name__} is of {library}: write an ONNX file with "
+                f"{_CONVERTERS[library]}, then `dbt-onnx register FILE --name ... --version ... "
+                "--features ...`"
+            )
+    return None
+
+
+def _classifier(estimator: Any, rows: Any) -> list[Answer]:
+    _refuse_threshold(estimator)
+    labels = np.asarray(estimator.predict(rows))
+    if labels.ndim > 1:
+        raise ContractError(
+            f"{type(estimator).__name__} gives {labels.shape[1]} labels for a row",
+            hint="export one estimator per label",
+        )
+    labels = _plain_labels(labels)
+    if not hasattr(estimator, "predict_proba"):
+        # a decision function comes back in other shapes from one converter to the next
+        return [_label(labels)]
+    shares = np.asarray(estimator.predict_proba(rows))
+    text = labels.dtype.kind in "OU"
+    classes = tuple(str(item) if text else int(item) for item in estimator.classes_)
+    names = tuple(f"probability_{item}" for item in classes)
+    stored = (True,) * len(classes)
+    if len(classes) == 2:
+        names, stored = (names[0], "probability"), (False, True)
+    return [
+        _label(labels, is_rounded=_is_rounded(labels, shares, estimator.classes_)),
+        Answer(kind="probabilities", values=shares, columns=names, stored=stored, classes=classes),
+    ]
+
+
+def _refuse_threshold(estimator: Any) -> None:
+    """The converter has the probabilities of a tuned classifier, and labels as if it were not."""
+    decider = final_step(estimator)
+    while hasattr(decider, "best_estimator_"):
+        decider = final_step(decider.best_estimator_)
+    if type(decider).__name__ in {"TunedThresholdClassifierCV", "FixedThresholdClassifier"}:
+        threshold = getattr(decider, "best_threshold_", getattr(decider, "threshold", None))
+        raise ContractError(
+            f"{type(decider).__name__} decides by a threshold ({threshold}), which skl2onnx leaves out",
+            hint="export its `.estimator_`, and hold `probability` against the threshold in SQL",
+        )
+
+
+def _is_rounded(labels: Array, shares: Array, classes: Array) -> Array | None:
+    """Rows whose two largest probabilities are that near, but not equal: a tie has a rule. None when
+    `predict` does not take the largest: thresholds, one against one, clipped scores.
+    """
+    ordered = np.sort(shares, axis=1)
+    gaps = ordered[:, -1] - ordered[:, -2] if len(classes) > 1 else np.ones(len(shares))
+    is_largest = np.asarray(classes)[shares.argmax(axis=1)] == labels
+    return (gaps > 0) & (gaps <= FLOAT32) if is_largest[gaps > 0].all() else None
+
+
+def _outlier_detector(estimator: Any, rows: Any) -> list[Answer]:
+    scores = np.asarray(estimator.decision_function(rows)).reshape(-1)
+    labels = np.asarray(estimator.predict(rows))
+    is_rounded = np.abs(scores) <= FLOAT32 * np.abs(scores).mean()
+    by_sign = (labels == np.where(scores < 0, -1, 1)) | is_rounded
+    answers = [
+        _label(labels, is_rounded=is_rounded if by_sign.all() else None),
+        _values("scores", scores),
+    ]
+    if offers_score_samples(estimator):
+        answers.append(_values("score_samples", estimator.score_samples(rows)))
+    return answers
+
+
+def offers_score_samples(estimator: Any) -> bool:
+    """Whether the converter can give this estimator's `score_samples` as a third output."""
+    return type(final_step(estimator)).__name__ in {"IsolationForest", "LocalOutlierFactor"}
+
+
+def _label(values: Any, *, is_rounded: Array | None = None) -> Answer:
+    return Answer(
+        kind="label",
+        values=_plain_labels(values),
+        columns=("label",),
+        stored=(True,),
+        is_rounded=is_rounded,
+    )
+
+
+def _plain_labels(values: Any) -> Array:
+    labels: Array = np.asarray(values)
+    return labels if labels.dtype.kind in "OU" else labels.astype(np.int64)
+
+
+def _values(name: str, values: Any) -> Answer:
+    values = np.asarray(values)
+    if values.ndim == 1 or values.shape[1] == 1:
+        return Answer(kind="value", values=values.reshape(-1), columns=(name,), stored=(True,))
+    names = tuple(f"{name}_{number}" for number in range(1, values.shape[1] + 1))
+    return Answer(kind="values", values=values, columns=names, stored=(True,) * len(names))
+
+
+def _vector(name: str, values: Any) -> Answer:
+    if hasattr(values, "toarray"):
+        values = values.toarray()
+    return Answer(kind="vector", values=np.asarray(values), columns=(name,), stored=(True,))

@@ -1,0 +1,343 @@
+"""From a fitted scikit-learn estimator to an artifact: graph, card and registry row."""
+
+from __future__ import annotations
+
+from dataclasses import replace as changed
+from functools import partial
+from importlib.metadata import version as installed_version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+import numpy as np
+import pyarrow as pa
+
+from dbt_onnx.artifacts.artifact import write_artifact
+from dbt_onnx.artifacts.registry import alias_faults, name_faults
+from dbt_onnx.artifacts.registry_file import put_entry
+from dbt_onnx.authoring.conversion import (
+    convert,
+    first_of_the_largest,
+    inputs_for,
+    is_text,
+    renamed_inputs,
+)
+from dbt_onnx.authoring.distributions import describe
+from dbt_onnx.authoring.estimators import answers_of, gives_both, mixed, rows_for, way_of
+from dbt_onnx.authoring.parity import (
+    Parity,
+    Trial,
+    compare,
+    outputs_for,
+    refuse_rejected,
+    score_table,
+)
+from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, DbtOnnxError
+from dbt_onnx.kernel.contract import Contract, Feature, Fill, Input, NullPolicy, Output
+from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dbt_onnx.artifacts.registry import RegistryEntry
+    from dbt_onnx.authoring.estimators import Answer
+
+UNSEEN_ROWS = 2_000
+
+
+def export(
+    estimator: Any,
+    features: Any,
+    *,
+    name: str,
+    version: str,
+    artifacts: str | Path = "artifacts",
+    registry: str | Path | None = None,
+    alias: str | None = None,
+    output_columns: Mapping[str, str | None] | None = None,
+    null_policies: Mapping[str, NullPolicy] | None = None,
+    fills: Mapping[str, Fill] | None = None,
+    training: Mapping[str, Any] | None = None,
+    dtype: Literal["float32", "float64"] = "float32",
+    tolerance: float = 1e-5,
+    parity_rows: int = 64,
+    replace: bool = False,
+) -> RegistryEntry:
+    """Write `artifacts/<name>/<version>/model.onnx` and its `card.json`; return the registry row.
+
+    estimator       fitted: classifier, regressor, outlier detector, clusterer, transformer, or a
+                    pipeline that ends in one; also a ColumnTransformer over text columns.
+    features        (rows, features): the rows it was trained on, or many of them, as a data frame
+                    with the columns it was fitted with; an Arrow table for an estimator fitted on
+                    an array. The names become the names of the columns in the warehouse.
+    registry        path of the registry seed: the row is written there, too. An `alias` is taken
+                    from the version that had it; without one a row keeps the alias that it has.
+    output_columns  {default column: column in the ledger, or none for not stored}. Defaults:
+                    classifier          label; probability (of the second of two classes, and
+                                        probability_<class> of the first, not stored), or
+                                        probability_<class> of each of several
+                    regressor           prediction, or prediction_1, prediction_2, ...
+                    outlier detector    label, scores, score_samples
+                    clusterer           label, distances (an array)
+                    transformer         vector (an array)
+    null_policies   {feature: "reject" | "nan"}. Default: `nan` for a feature with missing values
+                    in `features`, which the estimator then was trained to take; else `reject`. A
+                    forest trained without missing values would answer NaN all the same.
+    fills           {feature: the value to use for NULL}.
+    training        what else the card shall say, as JSON types: data, rows, metrics. Versions of
+                    scikit-learn, skl2onnx, onnx and numpy are added.
+    dtype           type of the numeric inputs. float64 only where float32 loses what matters,
+                    such as integers above 2^24: graphs are slower with it, and many converters
+                    compute in float32 anyway.
+    tolerance       the largest difference between graph and estimator that is let through, as a
+                    share of the number, or of the mean size of its column where that is larger; of
+                    1 for probabilities. A label has none: it may differ only where single precision
+                    cannot tell, see `docs/registering.md`.
+    parity_rows     how many rows of `features`, evenly spaced, the card keeps for `verify`. The
+                    comparison here is made on all of them, and on 2,000 more, mixed from them.
+    replace         overwrite a version that exists with other bytes.
+
+    Numeric features fill one input tensor (rows, features), named `features`. With a text feature,
+    or a step that picks columns by name, each column has an input of its own (rows, 1), which has
+    its name, or a generated one where the converter would change it.
+    The same estimator gives the same bytes.
+
+    Raises ConfigError without the `export` extra and for a bad name or unknown column; ContractError when estimator and `features`
+    do not fit, or a value of `features` cannot be fed without loss; ArtifactError when the
+    estimator cannot be converted, when graph and estimator disagree beyond the tolerance, or
+    when the version exists with other bytes.
+    """
+    _check_installation()
+    _check_names(name, version, alias)
+    columns = _columns(features)
+    renamed = output_columns or {}
+    rows = rows_for(estimator, features, columns)
+    answers = _answers(estimator, rows)
+    inputs = inputs_for(estimator, columns, dtype)
+    model_bytes = convert(estimator, inputs, answers, name=f"{name}_{version}")
+    model_bytes, inputs = renamed_inputs(model_bytes, inputs)
+    trials = _trials(estimator, rows, columns, answers, share=DEFAULT_TOLERANCE[dtype])
+
+    def fitted(candidate: bytes) -> _Fitted:
+        contract = _contract(
+            _features(columns, null_policies or {}, fills or {}),
+            inputs,
+            outputs_for(candidate, answers, renamed),
+        )
+        return _compared(candidate, contract, trials, renamed, tolerance)
+
+    try:
+        fit = fitted(model_bytes)
+    except ArtifactError:
+        shares = next((item for item in answers if item.kind == "probabilities"), None)
+        if shares is None or shares.classes is None:
+            raise
+        try:
+            fit = fitted(first_of_the_largest(model_bytes, shares.classes))
+        except ArtifactError:
+            fit = fitted(model_bytes)
+    model_bytes, contract, predictions, parity = fit
+    kept = _evenly_spaced(predictions.num_rows, parity_rows)
+    entry = write_artifact(
+        Path(artifacts),
+        model_bytes,
+        model_name=name,
+        model_version=version,
+        contract=contract,
+        replace=replace,
+        parity={
+            "features": {key: _json(column.take(kept)) for key, column in columns.items()},
+            "outputs": {key: values[kept].tolist() for key, values in parity.expected.items()},
+            "tolerance": tolerance,
+            "scales": {key: size.tolist() for key, size in parity.scales.items()},
+            "max_abs_difference": parity.max_abs_difference,
+            "rows_compared": predictions.num_rows,
+        },
+        reference={
+            key: describe(column, categorical=pa.types.is_boolean(column.type))
+            for key, column in columns.items()
+        },
+        reference_outputs=_describe_outputs(predictions, contract),
+        training={
+            **(training or {}),
+            "estimator": _estimator_name(estimator),
+            "library_versions": _library_versions(),
+        },
+    )
+    entry = changed(entry, alias=alias)
+    return entry if registry is None else put_entry(Path(registry), entry)
+
+
+def _contract(
+    features: tuple[Feature, ...], inputs: tuple[Input, ...], outputs: tuple[Output, ...]
+) -> Contract:
+    try:
+        return Contract(features=features, inputs=inputs, outputs=outputs)
+    except ContractError as error:
+        raise ContractError(
+            error.message,
+            hint="name the columns of `features` otherwise, or those of the ledger with "
+            "output_columns; null_policies and fills must fit the type of a feature",
+        ) from error
+
+
+def _answers(estimator: Any, rows: Any) -> list[Answer]:
+    try:
+        return answers_of(estimator, rows)
+    except DbtOnnxError:
+        raise
+    except Exception as error:  # estimators' errors have no base of their own
+        said = (str(error).strip().splitlines() or ["?"])[0]
+        raise ContractError(
+            f"{type(estimator).__name__} fails on `features`: {type(error).__name__}: {said:.200}",
+            hint=way_of(estimator) or "fit it, and pass the rows that it was fitted with",
+        ) from error
+
+
+class _Fitted(NamedTuple):
+    model_bytes: bytes
+    contract: Contract
+    predictions: pa.Table
+    parity: Parity
+
+
+def _trials(
+    estimator: Any, rows: Any, columns: dict[str, pa.Array], answers: list[Answer], *, share: float
+) -> list[tuple[pa.Table, Trial]]:
+    """The rows themselves, and rows mixed from them: a rule that is lost need not show on the former."""
+    trials = [
+        (
+            pa.table(columns),
+            Trial("`features`", answers, partial(gives_both, estimator, rows, share)),
+        )
+    ]
+    try:
+        unseen, table = mixed(rows, columns, UNSEEN_ROWS)
+        more = answers_of(estimator, unseen)
+    except Exception:  # noqa: BLE001 (not every mixture need be a row that the estimator takes)
+        return trials
+    where = f"{UNSEEN_ROWS:,} rows mixed from `features`"
+    unseen_trial = Trial(where, more, partial(gives_both, estimator, unseen, share))
+    return [*trials, (pa.table(table), unseen_trial)]
+
+
+def _compared(
+    model_bytes: bytes,
+    contract: Contract,
+    trials: list[tuple[pa.Table, Trial]],
+    renamed: Mapping[str, str | None],
+    tolerance: float,
+) -> _Fitted:
+    (table, trial), *others = trials
+    predictions, tally = score_table(model_bytes, table, contract)
+    refuse_rejected(tally, table.num_rows)
+    parity = compare(predictions, trial, renamed, tolerance=tolerance)
+    for more, unseen in others:
+        scored, _ = score_table(model_bytes, more, contract)
+        compare(scored, unseen, renamed, tolerance=tolerance, scales=parity.scales)
+    return _Fitted(model_bytes, contract, predictions, parity)
+
+
+def _evenly_spaced(n_rows: int, wanted: int) -> Any:
+    return np.unique(np.linspace(0, n_rows - 1, num=min(wanted, n_rows), dtype=np.int64))
+
+
+def _check_installation() -> None:
+    needed = {"scikit-learn": "sklearn", "skl2onnx": "skl2onnx"}
+    missing = [package for package, module in needed.items() if find_spec(module) is None]
+    if missing:
+        raise ConfigError(
+            f"export() needs {' and '.join(missing)}", hint="pip install 'dbt-onnx[export]'"
+        )
+
+
+def _check_names(name: str, version: str, alias: str | None) -> None:
+    faults = name_faults(name, what="name") + name_faults(version, what="version")
+    faults += alias_faults(alias) if alias is not None else []
+    if faults:
+        raise ConfigError("; ".join(faults), hint="choose another, such as name='churn'")
+
+
+def _columns(features: Any) -> dict[str, pa.Array]:
+    """Columns by name; NaN, None and NA become NULL."""
+    if isinstance(features, pa.Table):
+        columns = {key: features.column(key).combine_chunks() for key in features.column_names}
+    elif hasattr(features, "columns"):
+        # numpy is what every kind of data frame can give
+        columns = {
+            str(key): pa.array(features[key].to_numpy(), from_pandas=True)
+            for key in features.columns
+        }
+    else:
+        raise ContractError(
+            f"`features` is a {type(features).__name__} without column names",
+            hint="pass a data frame or an Arrow table: features are found by name in the warehouse",
+        )
+    faults = [
+        f"{key!r} is {column.type}" for key, column in columns.items() if not _usable(column.type)
+    ]
+    if faults or not columns or not len(next(iter(columns.values()))):
+        raise ContractError(
+            f"`features` cannot be exported: {', '.join(faults) or 'it is empty'}",
+            hint="pass rows with numeric, boolean or text columns",
+        )
+    return columns
+
+
+def _usable(kind: pa.DataType) -> bool:
+    return is_text(kind) or any(
+        check(kind)
+        for check in (
+            pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean,
+        )
+    )  # fmt: skip
+
+
+def _features(
+    columns: dict[str, pa.Array],
+    policies: Mapping[str, NullPolicy],
+    fills: Mapping[str, Fill],
+) -> tuple[Feature, ...]:
+    unknown = sorted({*policies, *fills} - set(columns))
+    if unknown:
+        raise ConfigError(
+            f"null_policies or fills name {', '.join(map(repr, unknown))}; "
+            f"the features are {', '.join(columns)}",
+            hint="use the names of `features`",
+        )
+    features = []
+    for key, column in columns.items():
+        seen: NullPolicy = "nan" if column.null_count and not is_text(column.type) else "reject"
+        policy = "fill" if key in fills else policies.get(key, seen)
+        features.append(Feature(name=key, null_policy=policy, fill=fills.get(key)))
+    return tuple(features)
+
+
+def _describe_outputs(predictions: pa.Table, contract: Contract) -> dict[str, Any]:
+    return {
+        column: describe(
+            predictions.column(column).combine_chunks(), categorical=output.kind == "label"
+        )
+        for output in contract.outputs
+        for column in output.columns
+        if column is not None
+    }
+
+
+def _json(column: pa.Array) -> list[Any]:
+    values = column.to_pylist()
+    if pa.types.is_decimal(column.type):
+        return [None if value is None else float(value) for value in values]
+    return cast("list[Any]", values)
+
+
+def _estimator_name(estimator: Any) -> str:
+    steps = getattr(estimator, "steps", None)
+    if not steps:
+        return type(estimator).__name__
+    return " > ".join(_estimator_name(step) for _, step in steps)
+
+
+def _library_versions() -> dict[str, str]:
+    packages = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy")
+    return {package: installed_version(package) for package in packages}

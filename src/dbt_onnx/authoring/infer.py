@@ -1,0 +1,261 @@
+"""From a bare ONNX file and what its owner says about it to a contract."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from dbt_onnx.authoring.output_columns import describe_outputs
+from dbt_onnx.authoring.trial import Trial, try_model
+from dbt_onnx.errors import ConfigError, ContractError
+from dbt_onnx.kernel.contract import FLOAT_TYPES, Contract, Feature, Input, TensorType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dbt_onnx.artifacts.graph import GraphSignature, Tensor
+    from dbt_onnx.kernel.contract import Fill, NullPolicy, TimeUnit
+
+FEATURE_NAMES = "feature_names"
+_LIST = re.compile(r"(?P<name>.+)\[(?P<width>[0-9]+)\]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the owner of a model says about it; empty for what the file says itself.
+
+    `features` in the order of the model's inputs, `name[3]` for a list column of three values.
+    `outputs`: {output or output:kind: columns}; no column means that it is not stored.
+    `fills` are texts, read by the type of the tensor. The key `*` of `null_policies` is all.
+    """
+
+    features: Sequence[str] | None = None
+    outputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    null_policies: Mapping[str, NullPolicy] = field(default_factory=dict)
+    fills: Mapping[str, str] = field(default_factory=dict)
+    time_units: Mapping[str, TimeUnit] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """A contract, and the trial run that it was read from."""
+
+    contract: Contract
+    trial: Trial
+
+
+def describe_model(
+    model_bytes: bytes, signature: GraphSignature, wishes: Wishes, *, where: str
+) -> Description:
+    """Work out the contract of a model: names from `wishes`, else from the file, else defaults.
+
+    The model is run once on generated rows. Raises ContractError, with what to say, when the file
+    does not say enough; ConfigError when a wish names something that is not there.
+    """
+    widths, inputs = _inputs(signature, wishes, where=where)
+    _refuse_types(signature, where=where)
+    sizes = {name: width or 1 for name, width in widths.items()}
+    trial = try_model(model_bytes, signature, inputs, sizes)
+    outputs = describe_outputs(
+        signature, trial.outputs, columns=wishes.outputs, classes=wishes.classes
+    )
+    try:
+        contract = Contract(
+            features=_features(widths, inputs, wishes), inputs=inputs, outputs=outputs
+        )
+    except ContractError as error:
+        raise ContractError(
+            f"{where}: {error.message}",
+            hint="columns are named by --features and --output; --null-policy, --fill and --time-unit "
+            "must fit the type of the input that reads the feature",
+        ) from error
+    return Description(contract=contract, trial=trial)
+
+
+def _refuse_types(signature: GraphSignature, *, where: str) -> None:
+    for tensor in signature.outputs:
+        if tensor.kind == "tensor" and tensor.dtype not in get_args(TensorType):
+            raise ContractError(
+                f"{where}: output {tensor.name!r} has elements of type {tensor.dtype}, which no "
+                "column holds",
+                hint="end the graph with a Cast to float32, then register it",
+            )
+
+
+def feature_names_of(signature: GraphSignature) -> list[str] | None:
+    """The names in the metadata `feature_names`, a JSON list or separated by commas."""
+    text = signature.metadata.get(FEATURE_NAMES, "").strip()
+    if not text:
+        return None
+    if text.startswith("["):
+        try:
+            names = json.loads(text)
+        except ValueError:
+            return None
+        return names if all(isinstance(name, str) and name for name in names) else None
+    return [name.strip() for name in text.split(",")]
+
+
+def input_width(tensor: Tensor) -> int | None:
+    """The number of values that a row gives this input; none when the file leaves it open."""
+    if tensor.shape is None:
+        return None
+    if len(tensor.shape) == 1:
+        return 1
+    width = tensor.shape[1]
+    return width if isinstance(width, int) else None
+
+
+def sample_columns(description: Description) -> dict[str, list[Any]]:
+    """The trial's rows as a card's sample: {feature: values}, times as ISO 8601 text."""
+    codes = {
+        "day": "D", "hour": "h", "minute": "m", "second": "s",
+        "millisecond": "ms", "microsecond": "us",
+    }  # fmt: skip
+    contract = description.contract
+    columns: dict[str, list[Any]] = {}
+    for tensor in contract.inputs:
+        rows = description.trial.feeds[tensor.name]
+        position = 0
+        for name in tensor.features:
+            feature = contract.feature(name)
+            width = feature.width or 1
+            values = rows if tensor.rank == 1 else rows[:, position : position + width]
+            position += width
+            if feature.width is None:
+                values = values.reshape(-1)
+            if feature.time_unit is not None:
+                times = values.astype("int64").astype(f"datetime64[{codes[feature.time_unit]}]")
+                columns[name] = [str(item) for item in times.astype("datetime64[us]")]
+            else:
+                columns[name] = values.tolist()
+    return columns
+
+
+def _inputs(
+    signature: GraphSignature, wishes: Wishes, *, where: str
+) -> tuple[dict[str, int | None], tuple[Input, ...]]:
+    """{feature: length of its list, none for a scalar} and the inputs that read them in turn."""
+    for tensor in signature.inputs:
+        if tensor.shape is not None and len(tensor.shape) not in {1, 2}:
+            raise ContractError(
+                f"{where}: input {tensor.name!r} has {len(tensor.shape)} axes "
+                f"{list(tensor.shape)}; a row of a table fills one or two",
+                hint="begin the graph with a Reshape from (rows, values), then register it",
+            )
+    names = list(wishes.features) if wishes.features else feature_names_of(signature)
+    if names is None and any(input_width(tensor) != 1 for tensor in signature.inputs):
+        raise _unnamed(signature, where=where)
+    # a file with one input per column names the columns by that
+    features = _parse_features(names or [tensor.name for tensor in signature.inputs])
+    named = [name.casefold() for name, _ in features]
+    if twice := sorted({name for name in named if named.count(name) > 1}):
+        raise ContractError(
+            f"{where}: feature {', '.join(map(repr, twice))} is named twice",
+            hint="a warehouse compares names without regard to case; name each column once",
+        )
+    given = sum(width or 1 for _, width in features)
+    needs = [input_width(tensor) for tensor in signature.inputs]
+    if needs.count(None) == 1:
+        needs[needs.index(None)] = given - sum(need or 0 for need in needs)
+    inputs, left = [], list(features)
+    for tensor, need in zip(signature.inputs, needs, strict=True):
+        taken, got = [], 0
+        while left and need is not None and got < need:
+            name, width = left.pop(0)
+            taken.append(name)
+            got += width or 1
+        if need is None or got != need or not taken:
+            raise _misnumbered(signature, [name for name, _ in features], given, where=where)
+        inputs.append(_input(tensor, tuple(taken)))
+    if left:
+        raise _misnumbered(signature, [name for name, _ in features], given, where=where)
+    return dict(features), tuple(inputs)
+
+
+def _input(tensor: Tensor, features: tuple[str, ...]) -> Input:
+    return Input(
+        name=tensor.name,
+        dtype=cast("TensorType", tensor.dtype),
+        features=features,
+        rank=1 if tensor.shape is not None and len(tensor.shape) == 1 else 2,
+    )
+
+
+def _parse_features(names: Sequence[str]) -> list[tuple[str, int | None]]:
+    """`age` -> a scalar column, `embedding[384]` -> a list column of 384 values."""
+    parsed: list[tuple[str, int | None]] = []
+    for name in names:
+        match = _LIST.fullmatch(name)
+        parsed.append((match["name"], int(match["width"])) if match else (name, None))
+    return parsed
+
+
+def _features(
+    widths: Mapping[str, int | None], inputs: Sequence[Input], wishes: Wishes
+) -> tuple[Feature, ...]:
+    dtypes = {name: tensor.dtype for tensor in inputs for name in tensor.features}
+    said = [*wishes.null_policies, *wishes.fills, *wishes.time_units]
+    if unknown := sorted({name for name in said if name not in widths and name != "*"}):
+        raise ConfigError(
+            f"there is no feature {', '.join(map(repr, unknown))}; the features are "
+            f"{', '.join(widths)}",
+            hint="--null-policy, --fill and --time-unit take FEATURE=VALUE",
+        )
+    features = []
+    for name, width in widths.items():
+        policy = wishes.null_policies.get(name, wishes.null_policies.get("*", "reject"))
+        fill = wishes.fills.get(name, wishes.fills.get("*"))
+        features.append(
+            Feature(
+                name=name,
+                null_policy="fill" if fill is not None else policy,
+                fill=None if fill is None else _fill(name, fill, dtypes[name]),
+                width=width,
+                time_unit=wishes.time_units.get(name),
+            )
+        )
+    return tuple(features)
+
+
+def _fill(name: str, text: str, dtype: TensorType) -> Fill:
+    try:
+        if dtype == "string":
+            return text
+        if dtype == "bool":
+            return {"true": True, "false": False}[text.lower()]
+        return float(text) if dtype in FLOAT_TYPES else int(text)
+    except (ValueError, KeyError) as error:
+        raise ConfigError(
+            f"the fill value {text!r} of feature {name!r} is no {dtype}",
+            hint=f"give a value that the model's {dtype} input can take",
+        ) from error
+
+
+def _needs(signature: GraphSignature) -> str:
+    return ", ".join(
+        f"{input_width(tensor) or 'some'} for input {tensor.name!r}" for tensor in signature.inputs
+    )
+
+
+def _unnamed(signature: GraphSignature, *, where: str) -> ContractError:
+    return ContractError(
+        f"{where} does not name its features (no metadata {FEATURE_NAMES!r}); it takes values "
+        f"in this order: {_needs(signature)}",
+        hint="name the columns in the order of training: --features age,income,... "
+        "(NAME[3] for a list column of 3 values)",
+    )
+
+
+def _misnumbered(
+    signature: GraphSignature, names: Sequence[str], given: int, *, where: str
+) -> ContractError:
+    return ContractError(
+        f"{where} takes other features than the {given} value(s) of {', '.join(names)}: "
+        f"{_needs(signature)}",
+        hint="give --features with one name per value, in the order of the inputs "
+        "(NAME[3] for a list column of 3 values)",
+    )

@@ -1,0 +1,157 @@
+"""Which label each value of an output belongs to, and whether the model's own labels agree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dbt_onnx.errors import ContractError, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dbt_onnx.artifacts.graph import GraphSignature, Tensor
+    from dbt_onnx.kernel.contract import Class
+    from dbt_onnx.kernel.integers import Array
+
+BINARY = 2
+_CLEARLY = 1e-3
+
+
+def classes_of(
+    tensor: Tensor,
+    values: Any,
+    signature: GraphSignature,
+    outputs: Mapping[str, Any],
+    given: Mapping[str, Sequence[str]],
+) -> tuple[Class, ...] | None:
+    """Labels in the order of the values, from the owner, the graph, its label output, the maps.
+
+    Raises ContractError when they are not those that the model gives on the trial's rows.
+    """
+    labels = [item for item in signature.outputs if is_label(outputs[item.name])]
+    label = labels[0] if len(labels) == 1 and labels[0].name != tensor.name else None
+    keys = _keys(values)
+    known = tensor.classes or keys or (label.classes if label else None)
+    classes = known
+    if tensor.name in given:
+        classes = _typed_classes(tensor, given[tensor.name], signature)
+        _check_given(tensor, classes, known, values)
+    if classes and label is not None:
+        said = np.asarray(outputs[label.name]).reshape(-1)
+        is_sure = tensor.name in given or (label.classes == classes and not tensor.overruled)
+        _check_labels(tensor, classes, said, values, is_sure=is_sure)
+    return classes
+
+
+def _keys(values: Any) -> tuple[Class, ...] | None:
+    if not isinstance(values, list):
+        return None
+    return tuple(sorted({key for item in values if isinstance(item, dict) for key in item})) or None
+
+
+def _matrix(values: Any, classes: tuple[Class, ...]) -> Array | None:
+    """What the model gave as (rows, classes), none when it is not that."""
+    if isinstance(values, list):
+        if any(not isinstance(item, dict) or set(item) != set(classes) for item in values):
+            return None
+        return np.array([[item[key] for key in classes] for item in values], dtype=np.float64)
+    if values.dtype.kind != "f" or values.ndim != 2 or values.shape[1] != len(classes):
+        return None
+    return np.asarray(values, dtype=np.float64)
+
+
+def _check_given(
+    tensor: Tensor,
+    given: tuple[Class, ...],
+    known: tuple[Class, ...] | None,
+    values: Any,
+) -> None:
+    width = len(known or ()) if isinstance(values, list) else values.shape[-1]
+    is_wide = isinstance(values, list) or values.ndim == 2
+    if not is_wide or len(given) != width or len(set(given)) != width:
+        raise ContractError(
+            f"--classes names {len(given)} classes of output {tensor.name!r}, which gives "
+            f"{width if is_wide else 1} value(s) a row",
+            hint=f"name each class once, in the model's order: {_example(tensor, known, width)}",
+        )
+    is_said = isinstance(values, list) or (tensor.classes and given != tensor.overruled)
+    if known and given != known and is_said:
+        raise ContractError(
+            f"--classes says {listed(given)} for output {tensor.name!r}; the file says "
+            f"{listed(known)}, in this order",
+            hint="leave --classes out; columns are called otherwise with "
+            f"--output '{tensor.name}:probabilities=...'",
+        )
+
+
+def _check_labels(
+    tensor: Tensor, classes: tuple[Class, ...], said: Array, given: Any, *, is_sure: bool
+) -> None:
+    """Whether the label of a row is the class with the largest value, or one over a threshold."""
+    values = _matrix(given, classes)
+    if values is None:
+        return
+    if said.dtype.kind == "i" and all(isinstance(item, str) for item in classes):
+        # names for labels that are positions
+        said = np.array(classes, dtype=object)[said] if _are_positions(said, classes) else said
+    best = values.argmax(axis=1)
+    others = np.where(np.arange(len(classes)) == best[:, None], -np.inf, values).max(axis=1)
+    clear = values.max(axis=1) > others + _CLEARLY
+    pairs = set(zip(best[clear].tolist(), said[clear].tolist(), strict=True))
+    strangers = [item for item in dict.fromkeys(said.tolist()) if item not in classes]
+    if not strangers:
+        if all(classes[place] == label for place, label in pairs):
+            return
+        if len(classes) == BINARY and _has_threshold(values[:, 1], said == classes[1]):
+            return
+        is_one_to_one = len({p for p, _ in pairs}) == len(pairs) == len({la for _, la in pairs})
+        if is_sure and not (is_one_to_one and len(pairs) > 1):
+            return
+    raise ContractError(
+        f"output {tensor.name!r} would have the classes {listed(classes)}, and the model's labels "
+        f"say otherwise: on generated rows the largest value is "
+        + ", ".join(
+            f"number {place + 1} where the label is {label!r}" for place, label in sorted(pairs)[:5]
+        ),
+        hint="name the classes in the order of the values: "
+        + _example(tensor, None, len(classes))
+        + f", or take them as they are: --output '{tensor.name}:vector={tensor.name}'",
+    )
+
+
+def _are_positions(said: Array, classes: tuple[Class, ...]) -> bool:
+    return bool((said >= 0).all() and (said < len(classes)).all())
+
+
+def _has_threshold(scores: Array, is_second: Array) -> bool:
+    """Whether the rows of the second class have the larger scores: a label need not be the argmax."""
+    return bool(
+        is_second.all()
+        or not is_second.any()
+        or scores[is_second].min() >= scores[~is_second].max()
+    )
+
+
+def _example(tensor: Tensor, known: tuple[Class, ...] | None, width: int) -> str:
+    names = known or tuple("abcdefgh"[:width])
+    return f"--classes '{tensor.name}={','.join(map(str, names[:8]))}{',...' if width > 8 else ''}'"
+
+
+def _typed_classes(
+    tensor: Tensor, given: Sequence[str], signature: GraphSignature
+) -> tuple[Class, ...]:
+    types = {item.dtype for item in signature.outputs if item.dtype in {"int64", "string"}}
+    wants_numbers = (tensor.key_dtype or (types.pop() if len(types) == 1 else "")) == "int64"
+    if wants_numbers and all(item.lstrip("-").isdecimal() for item in given):
+        return tuple(int(item) for item in given)
+    return tuple(given)
+
+
+def is_label(values: Any) -> bool:
+    """Whether an output has one int64 or text per row."""
+    return isinstance(values, np.ndarray) and (
+        (values.dtype.kind in "OU" or values.dtype == np.int64)
+        and (values.ndim == 1 or values.shape[1:] == (1,))
+    )

@@ -1,0 +1,195 @@
+"""What the outputs of a model are, judged by what it gave, and which columns they fill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+import numpy as np
+
+from dbt_onnx.authoring.output_classes import BINARY, classes_of, is_label
+from dbt_onnx.errors import ConfigError, ContractError, listed
+from dbt_onnx.kernel.contract import FLOAT_TYPES, Output, OutputKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dbt_onnx.artifacts.graph import GraphSignature, Tensor
+    from dbt_onnx.kernel.contract import Class, TensorType
+
+_SUM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class _Wish:
+    kind: OutputKind | None
+    columns: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """An output as it came: `width` values a row, its classes where they are known."""
+
+    tensor: Tensor
+    dtype: TensorType
+    width: int
+    kind: OutputKind
+    classes: tuple[Class, ...] | None
+
+
+def describe_outputs(
+    signature: GraphSignature,
+    outputs: Mapping[str, Any],
+    *,
+    columns: Mapping[str, Sequence[str]],
+    classes: Mapping[str, Sequence[str]],
+) -> tuple[Output, ...]:
+    """Kind, type and columns of every output that is to be stored.
+
+    `outputs` is what a trial run gave. `columns` is {output or output:kind: names}, where `-` is
+    a value that is not stored and no name at all leaves out the output; `classes` is {output:
+    labels in the order of the probabilities}. Raises ConfigError when those name no output, and
+    ContractError when an output is nothing that a ledger could hold.
+    """
+    names = [tensor.name for tensor in signature.outputs]
+    wishes = _read_wishes(columns, names)
+    _refuse_unknown(classes, names, what="--classes")
+    seen = []
+    for tensor in signature.outputs:
+        wish = wishes.get(tensor.name)
+        if wish is None or wish.columns:
+            kind = wish.kind if wish else None
+            labels = None
+            if kind in {None, "probabilities"}:
+                labels = classes_of(tensor, outputs[tensor.name], signature, outputs, classes)
+            item = _look(tensor, outputs[tensor.name], labels, kind, wish)
+            if tensor.name in classes and item.kind != "probabilities":
+                raise ContractError(
+                    f"--classes names the classes of output {tensor.name!r}, whose values are taken "
+                    f"as {item.kind}: on generated rows they do not add up to 1"
+                    if kind is None
+                    else f"--classes and --output '{tensor.name}:{kind}=' contradict each other",
+                    hint="leave --classes out, or state the kind and a column for each value: "
+                    f"--output '{tensor.name}:probabilities=...'",
+                )
+            seen.append(item)
+    return tuple(_output(item, seen, wishes.get(item.tensor.name)) for item in seen)
+
+
+def _read_wishes(columns: Mapping[str, Sequence[str]], names: Sequence[str]) -> dict[str, _Wish]:
+    wishes = {}
+    for key, wanted in columns.items():
+        name, kind = key, None
+        # an output of TensorFlow is called `Identity:0`, so a colon need not mean a kind
+        if key not in names:
+            name, _, kind = key.rpartition(":")
+            if kind not in get_args(OutputKind):
+                name, kind = key, None
+        _refuse_unknown([name], names, what="--output")
+        wishes[name] = _Wish(
+            cast("OutputKind | None", kind), tuple(None if item == "-" else item for item in wanted)
+        )
+    return wishes
+
+
+def _refuse_unknown(given: Any, names: Sequence[str], *, what: str) -> None:
+    for name in given:
+        if name not in names:
+            raise ConfigError(
+                f"{what} names output {name!r}; the model has {', '.join(names)}",
+                hint="write OUTPUT=COLUMN, or OUTPUT:KIND=COLUMN,... with a kind of "
+                + ", ".join(get_args(OutputKind)),
+            )
+
+
+def _look(
+    tensor: Tensor,
+    values: Any,
+    classes: tuple[Class, ...] | None,
+    kind: OutputKind | None,
+    wish: _Wish | None,
+) -> _Seen:
+    if isinstance(values, list) and tensor.kind == "map_sequence":
+        return _Seen(
+            tensor,
+            cast("TensorType", tensor.dtype),
+            len(classes or ()),
+            kind or "probabilities",
+            classes,
+        )
+    if not isinstance(values, np.ndarray) or values.ndim > BINARY:
+        shape = f"shape {list(values.shape)}" if hasattr(values, "shape") else "no tensor"
+        raise ContractError(
+            f"output {tensor.name!r} has {shape}; a ledger stores one or two axes",
+            hint=f"leave it out with --output '{tensor.name}='",
+        )
+    width = 1 if values.ndim == 1 else values.shape[1]
+    dtype = cast("TensorType", tensor.dtype)
+    guess = kind or _guess(values, width, classes, wish)
+    return _Seen(tensor, dtype, width, guess, classes)
+
+
+def _guess(
+    values: Any, width: int, classes: tuple[Class, ...] | None, wish: _Wish | None
+) -> OutputKind:
+    if width == 1:
+        return "label" if is_label(values) else "value"
+    if classes and len(classes) == width and _are_probabilities(values):
+        return "probabilities"
+    return "values" if wish and len(wish.columns) == width else "vector"
+
+
+def _are_probabilities(values: Any) -> bool:
+    return bool(
+        values.dtype.kind == "f"
+        and (values >= 0).all()
+        and np.allclose(values.astype("float64").sum(axis=1), 1, atol=_SUM_TOLERANCE)
+    )
+
+
+def _output(item: _Seen, seen: Sequence[_Seen], wish: _Wish | None) -> Output:
+    name = item.tensor.name
+    columns = wish.columns if wish else _default_columns(item, seen)
+    if item.kind == "probabilities":
+        if not item.classes or len(item.classes) != item.width or item.dtype not in FLOAT_TYPES:
+            raise ContractError(
+                f"output {name!r} gives {item.width} {item.dtype} values a row for the classes "
+                f"{listed(item.classes or ())}",
+                hint=f"name them in the model's order: --classes '{name}=no,yes', "
+                f"or take it as --output '{name}:vector={name}'",
+            )
+        if wish and len(columns) == 1 and item.width == BINARY:
+            columns = (None, columns[0])
+    wanted = {"values": item.width, "probabilities": item.width}.get(item.kind, 1)
+    if len(columns) != wanted:
+        raise ContractError(
+            f"output {name!r} gives {item.width} value(s) a row, as {item.kind} it fills {wanted} "
+            f"column(s), and {len(columns)} name(s) are given",
+            hint=f"write --output '{name}:{item.kind}=...' with {wanted} name(s) ('-' for a value "
+            "that is not stored), or another kind",
+        )
+    return Output(
+        name=name,
+        kind=item.kind,
+        dtype=item.dtype,
+        columns=columns,
+        classes=item.classes if item.kind == "probabilities" else None,
+        width=item.width if item.kind == "vector" else None,
+    )
+
+
+def _default_columns(item: _Seen, seen: Sequence[_Seen]) -> tuple[str | None, ...]:
+    name = item.tensor.name
+    alone = sum(other.kind == item.kind for other in seen) == 1
+    if item.kind == "label":
+        return ("label" if alone else name,)
+    if item.kind == "value":
+        return ("prediction" if alone else name,)
+    if item.kind == "probabilities":
+        stem = "probability" if alone else name
+        if item.width == BINARY:
+            return (None, stem)
+        return tuple(f"{stem}_{label}" for label in item.classes or ())
+    if item.kind == "values":
+        return tuple(f"{name}_{position}" for position in range(1, item.width + 1))
+    return (name,)

@@ -1,0 +1,208 @@
+"""Whether a graph repeats the estimator that it was made from, on the path that a run takes.
+
+A number may be off by the tolerance, relative to itself or, where it is smaller, to the mean size
+of its column: the verdict is the same in every unit. Probabilities have the size 1.
+
+A label is the estimator's, or the row lies where single precision cannot tell: its own `predict`
+gives both labels when the row is changed by what a cast may change, or it takes the largest
+probability, and the two largest are that near.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+from dbt_onnx.artifacts.graph import read_graph
+from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
+from dbt_onnx.kernel.child_session import ChildSession
+from dbt_onnx.kernel.contract import Contract, Output, TensorType
+from dbt_onnx.kernel.scoring import SCORED, score_batches
+from dbt_onnx.kernel.tally import Tally
+from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from dbt_onnx.authoring.estimators import Answer
+    from dbt_onnx.kernel.integers import Array
+
+FLOAT32 = DEFAULT_TOLERANCE["float32"]
+NOISE = 1e-13
+
+
+@dataclass(frozen=True)
+class Parity:
+    """`expected`: {stored column: what the estimator says, (rows,) or (rows, width)}. `scales`:
+    {column of numbers: its size, () or (width,)}.
+    """
+
+    expected: dict[str, Array]
+    max_abs_difference: float
+    scales: dict[str, Array]
+
+
+def outputs_for(
+    model_bytes: bytes, answers: list[Answer], renamed: Mapping[str, str | None]
+) -> tuple[Output, ...]:
+    """The graph's outputs that have a stored column.
+
+    Raises ConfigError when `renamed` has a key that is no default column.
+    """
+    known = [column for answer in answers for column in answer.columns]
+    unknown = sorted(set(renamed) - set(known))
+    if unknown:
+        close = get_close_matches(unknown[0], known, n=1)
+        raise ConfigError(
+            f"output_columns names {', '.join(map(repr, unknown))}; "
+            f"the estimator gives {', '.join(known)}",
+            hint=f"did you mean {close[0]!r}?" if close else "its keys are the default names",
+        )
+    outputs = []
+    tensors = read_graph(model_bytes, where="the converted model").outputs
+    # a graph may have outputs more than the estimator has answers; nothing checks those
+    for tensor, answer in zip(tensors, answers, strict=False):
+        columns = _stored_columns(answer, renamed)
+        if any(column is not None for column in columns):
+            outputs.append(
+                Output(
+                    name=tensor.name,
+                    kind=answer.kind,
+                    dtype=cast("TensorType", tensor.dtype),
+                    columns=columns,
+                    classes=answer.classes,
+                    width=answer.values.shape[1] if answer.kind == "vector" else None,
+                )
+            )
+    return tuple(outputs)
+
+
+def score_table(model_bytes: bytes, table: pa.Table, contract: Contract) -> tuple[pa.Table, Tally]:
+    """Score a sample as a run would, in a child process; what would be rejected is in the tally."""
+    names = [output.name for output in contract.outputs]
+    session = ChildSession(model_bytes, output_names=names)
+    tally = Tally()
+    batches = list(score_batches(table.to_batches(), session, contract=contract, tally=tally))
+    return pa.Table.from_batches(batches), tally
+
+
+def refuse_rejected(tally: Tally, n_rows: int) -> None:
+    """Raise ContractError when a row of `features` would be rejected."""
+    if not tally.rejected:
+        return
+    reasons = ", ".join(
+        f"{reason} {count:,} times (such as {tally.examples[reason]})"
+        for reason, count in tally.rejected_reasons.most_common()
+    )
+    raise ContractError(
+        f"{tally.rejected:,} of {n_rows:,} rows of `features` would be rejected: {reasons}",
+        hint="missing text needs a fill; a number that float32 cannot hold needs "
+        "dtype='float64', or a smaller unit",
+    )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Rows as the estimator takes them, its answers, and whether it says that its `predict` gives
+    both labels near a row: `is_at_boundary(places, one, other)`.
+    """
+
+    where: str
+    answers: list[Answer]
+    is_at_boundary: Callable[[Array, Array, Array], Array]
+
+
+def compare(
+    predictions: pa.Table,
+    trial: Trial,
+    renamed: Mapping[str, str | None],
+    *,
+    tolerance: float,
+    scales: Mapping[str, Array] | None = None,
+) -> Parity:
+    """Raise ArtifactError when a prediction is not the estimator's. `scales` are the sizes of columns,
+    measured here if there are none. Rows that would be rejected are left out.
+    """
+    scored = np.flatnonzero(predictions.column("status").to_numpy() == SCORED)
+    expected: dict[str, Array] = {}
+    sizes = dict(scales or {})
+    faults, largest = [], 0.0
+    for answer in trial.answers:
+        for position, column in enumerate(_stored_columns(answer, renamed)):
+            if column is None:
+                continue
+            truth = answer.values[scored]
+            if answer.kind in {"probabilities", "values"}:
+                truth = truth[:, position]
+            got = np.array(predictions.column(column).take(pa.array(scored)).to_pylist())
+            if answer.kind == "label":
+                wrong = got != truth
+                places = np.flatnonzero(wrong)
+                excused = _excused(trial, answer, scored, places, got, truth)
+                wrong[places[excused]] = False
+                truth[places[excused]] = got[places[excused]]
+            else:
+                if column not in sizes:
+                    sizes[column] = size_of(answer.kind, truth, tolerance)
+                apart = np.abs(got - truth)
+                # written so that NaN is wrong
+                wrong = ~(apart <= tolerance * np.maximum(sizes[column], np.abs(truth)))
+                largest = max(largest, float(np.max(apart, initial=0)))
+            expected[column] = truth
+            if wrong.any():
+                place = int(np.argwhere(wrong)[0][0])
+                faults.append(
+                    f"{column!r} differs in {int(wrong.sum()):,} of {wrong.size:,} values, first "
+                    f"in row {scored[place]} of {trial.where}: ONNX {_text(got[place])}, "
+                    f"scikit-learn {_text(truth[place])}"
+                )
+    if faults:
+        raise ArtifactError(
+            f"the converted model does not repeat the estimator within {tolerance:g}: "
+            + "; ".join(faults),
+            hint="try dtype='float64', scale the features, or state a larger tolerance; labels "
+            "have none: export an estimator whose `predict` the converter repeats",
+        )
+    return Parity(expected, largest, sizes)
+
+
+def size_of(kind: str, truth: Array, tolerance: float) -> Array:
+    """The size of a column, of each value in a vector: 1 for probabilities, else the mean size.
+
+    A value of a vector that is never more than what double precision leaves of the others, such as a
+    principal component beyond the rank, may be what single precision leaves of them.
+    """
+    if kind == "probabilities":
+        return np.ones(())
+    sizes = np.asarray(np.abs(truth).mean(axis=0, dtype=np.float64))
+    if sizes.ndim and tolerance > 0:
+        largest = sizes.max(initial=0)
+        sizes = np.where(sizes <= NOISE * largest, FLOAT32 * largest / tolerance, sizes)
+    return sizes
+
+
+def _excused(
+    trial: Trial, answer: Answer, scored: Array, places: Array, got: Array, truth: Array
+) -> Array:
+    excused = np.zeros(len(places), dtype=bool)
+    if answer.is_rounded is not None:
+        excused = answer.is_rounded[scored][places]
+    left = places[~excused]
+    excused[~excused] = trial.is_at_boundary(scored[left], got[left], truth[left])
+    return excused
+
+
+def _text(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _stored_columns(answer: Answer, renamed: Mapping[str, str | None]) -> tuple[str | None, ...]:
+    return tuple(
+        renamed.get(column, column if stored else None)
+        for column, stored in zip(answer.columns, answer.stored, strict=True)
+    )

@@ -1,0 +1,135 @@
+"""Making an ONNX file from anywhere a registered version: file, card, sample, registry row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.artifacts.artifact import MAX_MODEL_BYTES, write_artifact
+from dbt_onnx.artifacts.graph import read_graph
+from dbt_onnx.artifacts.registry import name_faults
+from dbt_onnx.artifacts.registry_file import add_entry, check_addition
+from dbt_onnx.artifacts.sample import TOLERANCE, score_sample, sizes_of
+from dbt_onnx.authoring.infer import describe_model, sample_columns
+from dbt_onnx.errors import ArtifactError, ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dbt_onnx.artifacts.graph import GraphSignature
+    from dbt_onnx.artifacts.registry import RegistryEntry
+    from dbt_onnx.authoring.infer import Wishes
+    from dbt_onnx.kernel.contract import Contract
+
+ROW_BY_ROW = (
+    "the batch is fixed at 1, so rows are scored one call at a time, which costs 10 to 100 times "
+    "as much; export the model with a dynamic first axis (torch: dynamic_axes={'x': {0: 'batch'}})"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """A new version as it was written. `rows_tried` are those of the largest call in which no row
+    changed another; `warnings` are sentences for its owner.
+    """
+
+    entry: RegistryEntry
+    contract: Contract
+    rows_tried: int
+    warnings: tuple[str, ...]
+
+
+def read_model(path: Path) -> tuple[bytes, GraphSignature]:
+    """Read an ONNX file named by the user. Raises ArtifactError, and as `read_graph`."""
+    try:
+        if not path.is_file():
+            raise ArtifactError(
+                f"{path} is not a file" if path.exists() else f"{path} does not exist",
+                hint="name an ONNX file",
+            )
+        if path.stat().st_size > MAX_MODEL_BYTES:
+            raise ArtifactError(
+                f"{path} has {path.stat().st_size:,} bytes; an ONNX file ends at 2 GiB",
+                hint="export a smaller model, in one file",
+            )
+        model_bytes = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be read: {error.strerror or error}",
+            hint="name an ONNX file that you may read",
+        ) from error
+    return model_bytes, read_graph(model_bytes, where=str(path))
+
+
+def register_model(
+    path: Path,
+    wishes: Wishes,
+    *,
+    model_name: str,
+    model_version: str,
+    alias: str | None,
+    move_alias: bool,
+    artifacts: Path,
+    registry: Path,
+) -> Registration:
+    """Inspect a file, copy it below `artifacts`, write its card and add its row to `registry`.
+
+    The row comes last: when anything is refused, or fails, no version is registered. Raises as
+    `read_model`, `describe_model`, `write_artifact` and `add_entry`.
+    """
+    faults = name_faults(model_name, what="--name")
+    if faults := faults + name_faults(model_version, what="--version"):
+        raise ConfigError("; ".join(faults), hint="choose a plain name, such as 'churn' and '1'")
+    check_addition(
+        registry,
+        model_name=model_name,
+        model_version=model_version,
+        alias=alias,
+        move_alias=move_alias,
+    )
+    model_bytes, signature = read_model(path)
+    description = describe_model(model_bytes, signature, wishes, where=str(path))
+    features = sample_columns(description)
+    outputs = score_sample(
+        model_bytes, description.contract, features, batch_rows=signature.batch_rows
+    )
+    entry = write_artifact(
+        artifacts,
+        model_bytes,
+        model_name=model_name,
+        model_version=model_version,
+        contract=description.contract,
+        parity={
+            "features": features,
+            "outputs": outputs,
+            "tolerance": TOLERANCE,
+            "scales": sizes_of(description.contract, outputs),
+        },
+        training={"registered_from": path.name, "sample": _origin()},
+    )
+    entry = replace(entry, alias=alias)
+    add_entry(registry, entry, move_alias=move_alias)
+    return Registration(
+        entry=entry,
+        contract=description.contract,
+        rows_tried=signature.batch_rows or description.trial.rows_tried,
+        warnings=_warnings(signature, outputs),
+    )
+
+
+def _origin() -> str:
+    return f"generated rows, scored with onnxruntime {version('onnxruntime')}"
+
+
+def _warnings(signature: GraphSignature, outputs: dict[str, list[Any]]) -> tuple[str, ...]:
+    warnings = [ROW_BY_ROW] if signature.batch_rows == 1 else []
+    rejected = sum(value is None for value in next(iter(outputs.values())))
+    if rejected:
+        total = len(next(iter(outputs.values())))
+        warnings.append(
+            f"the model gives NaN or infinity for {rejected} of the {total} rows that it was tried "
+            "with (numbers from -3 to 3 in steps of 0.25, whole numbers from 0 to 7, texts of one "
+            "letter, the first row zeros or empty); a run rejects such a row"
+        )
+    return tuple(warnings)

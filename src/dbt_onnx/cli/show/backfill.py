@@ -1,0 +1,137 @@
+"""What `dbt-onnx backfill` prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from rich import progress
+
+from dbt_onnx.cli.show.console import open_console, print_text, table
+from dbt_onnx.project.backfill import show_clock
+from dbt_onnx.runs.progress import TERMINAL, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from dbt_onnx.project.backfill import Backfill, SliceResult
+
+
+def show_backfill(backfill: Backfill) -> None:
+    """Print what is to be done, and what is done already."""
+    clocks, missing = backfill.clocks, len(backfill.missing)
+    version = f"{backfill.version.model_name}/{backfill.version.model_version}"
+    print_text(
+        open_console(),
+        f"{backfill.model.selector} with {version}: {len(clocks)} slices from {show_clock(clocks[0])} "
+        f"to {show_clock(clocks[-1])}, {len(clocks) - missing} done before, {missing} to run",
+        style="bold",
+    )
+
+
+def show_slices(backfill: Backfill, results: Sequence[SliceResult]) -> None:
+    """Print every slice of a dry run with its state and the rows of its features."""
+    console = open_console()
+    found = {result.clock: result for result in results}
+    rows = []
+    for clock in backfill.clocks:
+        result = found.get(clock)
+        counted = "" if result is None or result.rows is None else f"{result.rows:,}"
+        state = "done" if clock in backfill.done else "to run"
+        if result is not None and result.error is not None:
+            state = f"FAILED {result.error}"
+        rows.append((show_clock(clock), state, counted))
+    console.print(table("slices", ("clock", "state", "rows of the features"), rows))
+    print_text(console, "A row is scored when its features are other than what is known of it:")
+    print_text(console, "these are the most that a slice can score. Nothing was scored.")
+
+
+class SliceProgress:
+    """A line per slice as it ends, with the time left; on a terminal a bar, too.
+
+    A context manager.
+    """
+
+    def __init__(self, slices: int) -> None:
+        self._slices = slices
+        self._ended = 0
+        self._seconds = 0.0
+        self._console = open_console()
+        self._bar: progress.Progress | None = None
+
+    def __enter__(self) -> Self:
+        # while this bar is there, the run of a slice draws none
+        if self._console.is_interactive and TERMINAL.acquire(blocking=False):
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TimeElapsedColumn(),
+                progress.TextColumn("{task.fields[left]}"),
+                console=self._console,
+                transient=True,
+            )
+            self._bar.add_task("", total=self._slices, left="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+            TERMINAL.release()
+
+    def started(self, clock: datetime) -> None:
+        """Name the slice beside the bar."""
+        self._update(description=show_clock(clock))
+
+    def ended(self, result: SliceResult) -> None:
+        """Print what became of the slice."""
+        self._ended += 1
+        self._seconds += result.seconds
+        left = (self._slices - self._ended) * self._seconds / self._ended
+        line = f"{show_clock(result.clock)}  {_outcome(result)}  in {result.seconds:.1f} s"
+        line += f"  [{self._ended} of {self._slices}, {duration(left)} left]"
+        print_text(self._console, line, style="red" if result.error is not None else "")
+        self._update(advance=1, left=f"{duration(left)} left")
+
+    def _update(self, **values: Any) -> None:
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], **values)
+
+
+def _outcome(result: SliceResult) -> str:
+    if result.error is not None:
+        return f"FAILED {result.error}"
+    if result.rows is not None:
+        return f"{result.rows:,} rows"
+    return result.message
+
+
+def show_end(backfill: Backfill, results: Sequence[SliceResult]) -> None:
+    """Print how many slices ran and, where some did not, how to go on."""
+    console = open_console()
+    failed = sum(result.error is not None for result in results)
+    skipped = len(backfill.missing) - len(results)
+    if not backfill.missing:
+        print_text(console, "nothing to do: every slice has run before")
+        return
+    text = f"{len(results) - failed} slices run"
+    text += f", {failed} failed" if failed else ""
+    text += f", {skipped} not tried" if skipped else ""
+    print_text(console, text, style="red" if failed else "green")
+    if failed:
+        print_text(
+            console, "Hint: mend the cause and give the command again: it runs what is missing"
+        )
+
+
+def show_interrupted(backfill: Backfill, results: Sequence[SliceResult]) -> None:
+    """Print what is left of an interrupted backfill."""
+    done = sum(result.error is None for result in results)
+    print_text(
+        open_console(),
+        f"interrupted: {done} of {len(backfill.missing)} slices have run; the one that was running "
+        "is written whole or not at all. The same command goes on with what is missing.",
+        style="yellow",
+    )

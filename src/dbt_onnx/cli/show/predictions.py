@@ -1,0 +1,116 @@
+"""What `runs`, `history` and `replay` print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.cli.show.console import open_console, print_text, table
+from dbt_onnx.runs.replay import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from dbt_onnx.engines.duckdb.history import RunRow, Said
+    from dbt_onnx.runs.replay import Replay
+
+_SHORT = 8
+
+
+def show_runs(runs: Sequence[RunRow]) -> None:
+    """Print one row per run, then the errors."""
+    console = open_console()
+    header = (
+        "run", "scoring model", "started", "clock", "status", "scope", "model",
+        "in", "scored", "why", "rejected", "unchanged", "inputs kept",
+    )  # fmt: skip
+    rows = [
+        (
+            run.run_id[:_SHORT],
+            run.scoring_model,
+            _moment(run.started_at),
+            _moment(run.clock),
+            run.status,
+            run.scope or "",
+            f"{run.model_name}/{run.model_version}" if run.model_version else "",
+            *(_count(run.values[name]) for name in ("rows_in", "rows_scored")),
+            ", ".join(f"{reason} {count:,}" for reason, count in run.per_reason.items()),
+            *(
+                _count(run.values[name])
+                for name in ("rows_rejected", "rows_unchanged", "rows_inputs_kept")
+            ),
+        )
+        for run in runs
+    ]
+    console.print(table("runs", header, rows))
+    for run in runs:
+        if run.error:
+            print_text(
+                console, f"{run.run_id[:_SHORT]} {run.scoring_model}: {run.error}", style="red"
+            )
+
+
+def show_history(name: str, key: Sequence[str], history: Sequence[Said]) -> None:
+    """Print one row per prediction, oldest first."""
+    console = open_console()
+    outputs = list(history[0].outputs)
+    header = ("said at", "about", "model", "run", *outputs, "why", "inputs changed")
+    rows = [
+        (
+            _moment(said.scored_at),
+            _moment(said.as_of),
+            said.model,
+            said.run_id[:_SHORT],
+            *(_value(said.outputs[column]) for column in outputs),
+            _why(said),
+            _changes(said.changed_inputs),
+        )
+        for said in history
+    ]
+    console.print(table(f"{name} of {', '.join(key)}", header, rows))
+
+
+def show_replay(replay: Replay) -> None:
+    """Print what came of replaying a run, and name what differs."""
+    console = open_console()
+    sampled = f" of {replay.rows_kept:,}" if replay.rows != replay.rows_kept else ""
+    print_text(
+        console,
+        f"{replay.run_id}  {replay.model}  rows {replay.rows:,}{sampled}  "
+        f"identical {replay.identical:,}  within tolerance {replay.within_tolerance:,}  "
+        f"different {replay.different:,}  {'ok' if replay.passed else 'FAILED'}",
+        style="" if replay.passed else "red",
+    )
+    for finding in replay.findings:
+        print_text(console, f"  {finding}", style="red")
+    for note in replay.notes:
+        print_text(console, f"  note: {note}", style="yellow")
+
+
+def _why(said: Said) -> str:
+    why = said.score_reason + (", late" if said.is_late else "")
+    return f"{why}, rejected: {said.rejected_reason}" if said.rejected_reason else why
+
+
+def _changes(changes: Mapping[str, tuple[Any, Any]] | None) -> str:
+    if changes is None:
+        return ""
+    return ", ".join(
+        f"{name} {_value(old)} > {_value(new)}" for name, (old, new) in changes.items()
+    )
+
+
+def _value(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else shown(value)
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _moment(value: datetime | None) -> str:
+    return (
+        ""
+        if value is None
+        else value.isoformat(sep=" ", timespec="seconds").removesuffix(" 00:00:00")
+    )

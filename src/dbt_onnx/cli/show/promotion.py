@@ -1,0 +1,83 @@
+"""What `promote` and `rollback` print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from dbt_onnx.cli.show.console import open_console, print_text, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from dbt_onnx.artifacts.registry import RegistryEntry
+    from dbt_onnx.promotion.gate import Check
+    from dbt_onnx.promotion.promote import Change
+
+_VERDICTS = {"passed": "passed", "failed": "FAILED", "not checked": "not checked"}
+
+
+def show_gate(version: str, champion: RegistryEntry | None, checks: Sequence[Check]) -> None:
+    """Print each check with its figure, limit and verdict."""
+    beside = f"beside {champion.model_name}/{champion.model_version}" if champion else "the first"
+    rows = [(item.name, item.figure, item.limit, _VERDICTS[item.verdict]) for item in checks]
+    header = ("check", "figure", "limit", "verdict")
+    open_console().print(table(f"gate of {version}, {beside}", header, rows))
+
+
+def show_refusal(
+    version: str, failed: Sequence[Check], registry: Path, *, overridden: bool
+) -> None:
+    """Print why a version is not promoted, on standard error."""
+    console = Console(stderr=True)
+    for check in failed:
+        print_text(console, f"refused: {check.fault}", style="red")
+        print_text(console, f"Hint: {check.hint}")
+    print_text(console, f"{version} is not promoted; {registry} is as it was", style="bold red")
+    if overridden:
+        final = ", ".join(check.name for check in failed if check.final)
+        print_text(console, f"--override does not pass this check: {final}: every run refuses it")
+
+
+def show_change(change: Change, registry: Path, *, overridden: Sequence[Check]) -> None:
+    """Print who is champion now, and what comes next. `registry` is the seed as it was named."""
+    console = open_console()
+    file = registry.parent / change.promotions.name
+    promotion = change.promotion
+    name = promotion.model_name
+    for check in overridden:
+        print_text(console, f"overridden: {check.fault}", style="yellow")
+    if change.found is not None:
+        print_text(
+            console,
+            f"{name}/{change.found.model_version} was champion, and {file} said "
+            f"{change.found.replaced_version}: {change.found.reason}; recorded as found",
+            style="yellow",
+        )
+    print_text(console, f"{name}/{promotion.model_version}", style="bold green", end="")
+    print_text(console, " is champion", end="")
+    if promotion.replaced_version:
+        role = f"is {change.replaced_alias}" if change.replaced_alias else "has no alias"
+        print_text(console, f"; {name}/{promotion.replaced_version} was, and {role} now", end="")
+    print_text(console, "")
+    print_text(console, f"recorded in {file}")
+    if promotion.gate == "not_compared":
+        print_text(
+            console,
+            "Note: there was no champion to compare with; the gate is recorded as not_compared",
+        )
+    if change.first:
+        print_text(
+            console,
+            "Hint: the file is a new seed; give it text columns, `+column_types`, as the registry "
+            "has: version 1.10 is not 1.1",
+        )
+    if promotion.action == "rollback":
+        print_text(
+            console,
+            "served from the next build of the views; what has not changed is not scored again",
+        )
+    else:
+        print_text(console, f"next: dbt build -s {registry.stem}+ {file.stem}")

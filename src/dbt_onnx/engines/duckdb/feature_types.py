@@ -1,0 +1,240 @@
+"""The SQL types that a model can read: how values of each are hashed, and how they are kept.
+
+A value has changed when what reaches the model has changed. So the hash is taken of the value as the
+contract encodes it, and a feature has a precision:
+
+    exact       integers, text, moments, and floats whose tolerance is stricter than their tensor's type
+    float32     floats and decimals for a float32 tensor, rounded as the encoder rounds them
+    float16     the same for a float16 tensor
+    9 digits    DOUBLE for a float64 tensor: as many significant digits as `score()` says; a whole
+                number below 2^53 counts with all of its digits, and so does a DECIMAL
+
+A sum of doubles has other last digits each time that DuckDB's threads come in another order. In
+float32 these are gone. A type has not changed for the model when only its width did: all integers are
+hashed as BIGINT, or as text where they are longer, all floats as DOUBLE, an ENUM as text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+from dbt_onnx.engines.duckdb.identifiers import quote
+from dbt_onnx.kernel.contract import FLOAT_TYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dbt_onnx.kernel.contract import Contract
+
+EXACT = "exact"
+
+_SIGNED = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
+_UNSIGNED = ("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+WHOLE_TYPES = frozenset({*_SIGNED[:-1], *_UNSIGNED[:-1]})
+"""Integers that a BIGINT holds."""
+
+_LISTS = re.compile(r"(?P<element>.*?)(?P<lists>(\[\d*\])*)", re.DOTALL)
+_DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
+_KNOWN = re.compile(r"[A-Z][A-Z0-9_ ]*(\(\d+(, ?\d+)?\))?(\[\d*\])*")
+_PRECISION = re.compile(r"exact|float16|float32|(1[0-5]|[1-9]) digits")
+_ELEMENT = "__dbt_onnx_element"
+# moments with a zone, and whether they count nanoseconds
+_NANOSECONDS = {"TIMESTAMP WITH TIME ZONE": False, "TIMESTAMPTZ_NS": True}
+
+# precision of a float, and the least and the greatest of its normal range
+_EPSILON = {"float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
+_RANGE = {"float16": (2.0**-14, 65504.0), "float32": (2.0**-126, (2 - 2.0**-23) * 2.0**127)}
+_FRACTION_BITS_OF_FLOAT16 = 10
+_BITS_OF_DOUBLE = 53
+_DIGITS_OF_64_BITS = 18
+_OF_128_BITS = frozenset({"HUGEINT", "UHUGEINT", "UUID"})
+# noise of a sum that ought to be whole is far below, other fractions are above
+_BITS_OF_WHOLE = 43
+# a product with the splitter must not overflow
+_MAX_SPLIT = 1e290
+
+
+def precisions_of(contract: Contract, *, significant_digits: int) -> dict[str, str]:
+    """{feature: its precision}. A feature that tensors of several types read is exact."""
+    precisions = {}
+    for feature in contract.features:
+        found = {
+            _precision(tensor.dtype, feature.tolerance, significant_digits)
+            for tensor in contract.inputs
+            if feature.name in tensor.features
+        }
+        precisions[feature.name] = found.pop() if len(found) == 1 else EXACT
+    return precisions
+
+
+def _precision(dtype: str, tolerance: float | None, significant_digits: int) -> str:
+    if dtype not in FLOAT_TYPES:
+        return EXACT
+    # then a value may be rejected that rounds to one that is not
+    if tolerance is not None and tolerance < _EPSILON[dtype]:
+        return EXACT
+    if dtype != "float64":
+        return dtype
+    bits = _bits(significant_digits)
+    return EXACT if bits >= _BITS_OF_DOUBLE else f"{significant_digits} digits"
+
+
+def hashed(name: str, sql_type: str, precision: str, *, of: str | None = None) -> str:
+    """SQL of what is hashed of a column, `of` a table's alias."""
+    column = quote(name) if of is None else f"{of}.{quote(name)}"
+    element, lists = split(sql_type)
+    decimal = _DECIMAL.fullmatch(element)
+    if element in WHOLE_TYPES or _is_small_integer(element):
+        return _cast(column, "BIGINT", lists)
+    if element.startswith("ENUM") or element in _OF_128_BITS:
+        return _cast(column, "VARCHAR", lists)
+    if decimal and (precision == EXACT or decimal[2] == "0"):
+        return _cast(column, "VARCHAR", lists)
+    if not decimal and element not in {"FLOAT", "DOUBLE"}:
+        return column
+    is_narrow = element == "FLOAT" and precision == "float32"
+    if precision == EXACT or is_narrow or (decimal and precision not in _RANGE):
+        return _cast(column, "DOUBLE", lists)
+    if not lists:
+        return _rounded(f"cast({column} as double)" if element != "DOUBLE" else column, precision)
+    rounded = _rounded(f"cast({_ELEMENT} as double)", precision)
+    return f"list_transform({column}, lambda {_ELEMENT}: {rounded})"
+
+
+def hashable(column: str, sql_type: str) -> str:
+    """SQL of a column as it may be hashed, exactly: DuckDB's hash of 128 bits is an exclusive or of two
+    halves, the same for 0 and -1, so these are hashed as text.
+    """
+    element, lists = split(sql_type)
+    is_wide = _DECIMAL.fullmatch(element) and not _is_64_bits(element)
+    return _cast(column, "VARCHAR", lists) if is_wide or element in _OF_128_BITS else column
+
+
+def _is_64_bits(decimal: str) -> bool:
+    match = _DECIMAL.fullmatch(decimal)
+    return match is not None and int(match[1]) <= _DIGITS_OF_64_BITS
+
+
+def _is_small_integer(element: str) -> bool:
+    return element.endswith(",0)") and _is_64_bits(element)
+
+
+def split(sql_type: str) -> tuple[str, str]:
+    """`DECIMAL(9,2)[3]` -> `DECIMAL(9,2)` and `[3]`."""
+    match = _LISTS.fullmatch(sql_type)
+    assert match is not None
+    return match["element"], match["lists"]
+
+
+def _cast(column: str, element: str, lists: str) -> str:
+    # a list and an array of the same values are the same for the model
+    return f"cast({column} as {element}{'[]' if lists else ''})"
+
+
+def _rounded(value: str, precision: str) -> str:
+    if precision in _RANGE:
+        rounded = f"cast(cast({value} as float) as double)"
+        if precision == "float16":
+            # rounded once: by way of a float32, a value just above a half would fall on the other side
+            unit = f"pow(2e0, floor(log2(abs({value}))) - {_FRACTION_BITS_OF_FLOAT16})"
+            rounded = f"round_even({value} / {unit}, 0) * {unit}"
+        # beyond the normal range a value is rejected or not for what it is
+        low, high = map(_double, _RANGE[precision])
+        return f"case when abs({value}) between {low} and {high} then {rounded} else {value} end"
+    bits = _bits(int(precision.partition(" ")[0]))
+    # Dekker's splitting leaves the upper bits of a double: T. J. Dekker, "A floating-point technique
+    # for extending the available precision" (1971)
+    product = f"{value} * {_double(2.0 ** (_BITS_OF_DOUBLE - bits) + 1)}"
+    nearly = _double(2.0 ** -max(bits, _BITS_OF_WHOLE))
+    return (
+        f"case when abs({value}) < {_double(2.0**_BITS_OF_DOUBLE)} "
+        f"and abs({value} - round({value})) <= abs({value}) * {nearly} then round({value}) "
+        f"when abs({value}) < {_double(_MAX_SPLIT)} then {product} - ({product} - {value}) "
+        f"else {value} end"
+    )
+
+
+def _bits(significant_digits: int) -> int:
+    return math.ceil(significant_digits * math.log2(10))
+
+
+def _double(value: float) -> str:
+    # without an exponent it would be a DECIMAL
+    return f"{float(value):.17e}"
+
+
+def read_as(name: str, sql_type: str) -> str:
+    """SQL of a column as a stream has it: DuckDB reads arrays of categories back from Arrow as their
+    numbers, so these come as text.
+    """
+    element, lists = split(sql_type)
+    return f"cast({name} as {kept_as(sql_type)})" if lists and element.startswith("ENUM") else name
+
+
+def kept_as(sql_type: str) -> str:
+    """The type in which values are kept: an ENUM's values as text, all others as they are."""
+    element, lists = split(sql_type)
+    if element.startswith("ENUM"):
+        return f"VARCHAR{lists}"
+    # a column that is NULL in every row
+    return f"INTEGER{lists}" if element == '"NULL"' else sql_type
+
+
+def widened(kept: str, given: str) -> str:
+    """The type for a column that holds `kept` and shall take `given`, too.
+
+    Nothing is lost: the run row tells which type the values had, and text reads back to the same
+    value. Of two lists the elements are widened: text of a whole list would read JSON otherwise.
+    """
+    if kept == given:
+        return kept
+    (element, lists), (other, others) = split(kept), split(given)
+    if lists and others:
+        return f"{widened(element, other)}{lists if lists == others else '[]'}"
+    if kept in _SIGNED and given in _SIGNED:
+        return max(kept, given, key=_SIGNED.index)
+    if {kept, given} <= {*_SIGNED, *_UNSIGNED}:
+        return "HUGEINT"
+    return "VARCHAR"
+
+
+def converted(column: str, given: str, kept: str) -> str:
+    """SQL of a column of type `given` as a value of type `kept`. A moment with a zone becomes text in UTC:
+    in the session's zone it would lose the seconds that old offsets have.
+    """
+    element, lists = split(given)
+    if given == kept or element not in _NANOSECONDS:
+        return f"cast({column} as {kept})"
+    if not lists:
+        return _utc_text(column, element)
+    return f"cast(list_transform({column}, lambda {_ELEMENT}: {_utc_text(_ELEMENT, element)}) as {kept})"
+
+
+def _utc_text(moment: str, element: str) -> str:
+    made = (
+        "make_timestamp_ns(epoch_ns({0}))"
+        if _NANOSECONDS[element]
+        else "make_timestamp(epoch_us({0}))"
+    )
+    # DuckDB makes no number of infinity
+    return f"coalesce(cast({made.format(moment)} as varchar) || '+00', cast({moment} as varchar))"
+
+
+def is_type(text: str) -> bool:
+    """Whether a text from outside may stand as a type in a statement."""
+    return _KNOWN.fullmatch(text) is not None
+
+
+def is_precision(text: str) -> bool:
+    """Whether a text from outside is a precision."""
+    return _PRECISION.fullmatch(text) is not None
+
+
+def features_hash(
+    columns: Mapping[str, str], precisions: Mapping[str, str], *, of: str | None = None
+) -> str:
+    """SQL of the hash over the columns that the model reads, {name: SQL type}, `of` a table's alias."""
+    values = (hashed(name, kind, precisions[name], of=of) for name, kind in columns.items())
+    return f"hash({', '.join(values)})"

@@ -1,0 +1,150 @@
+"""The kept inputs, as SQL text: what each run fed to the model, by run and key.
+
+    <name>__inputs    `run_id`, the key columns, the contract's features under their own names
+
+With the run row, which names the artifact and the types that the features had, a run can be
+replayed. One table holds the inputs of all model versions: a column that a version does not read is
+NULL in its rows. A row without a key has no inputs here, since nothing would find them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dbt_onnx.engines.duckdb.feature_types import (
+    converted,
+    hashable,
+    is_precision,
+    is_type,
+    kept_as,
+)
+from dbt_onnx.engines.duckdb.identifiers import quote
+from dbt_onnx.engines.duckdb.ledger import fingerprint
+from dbt_onnx.errors import WarehouseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from dbt_onnx.engines.duckdb.ledger import LedgerShape, TableName
+
+INPUTS_SUFFIX = "__inputs"
+RUN_COLUMN = "run_id"
+
+
+def input_columns(shape: LedgerShape, features: Mapping[str, str]) -> dict[str, str]:
+    """SQL types by column of the table; a feature that is a key column is there once."""
+    keys = {name.casefold() for name in shape.key}
+    return {
+        RUN_COLUMN: "VARCHAR",
+        **shape.key,
+        **{n: kept_as(kind) for n, kind in features.items() if n.casefold() not in keys},
+    }
+
+
+def insert_inputs(
+    inputs: TableName,
+    shape: LedgerShape,
+    *,
+    features: Mapping[str, str],
+    kept_types: Mapping[str, str],
+    stream: str,
+) -> str:
+    """Keep the features of the rows that this run has read, as they were fed to the model.
+
+    `stream` has them under their own names, and the key as `__dbt_onnx_key_0`, ...; `features` maps
+    what the model reads to its SQL types, `kept_types` the columns of the table to theirs. Parameter:
+    $run_id.
+    """
+    keys = {name: f'"__dbt_onnx_key_{i}"' for i, name in enumerate(shape.key)}
+    sources = {RUN_COLUMN: "$run_id"}
+    for name in input_columns(shape, features):
+        if name != RUN_COLUMN:
+            given = shape.key.get(name) or features[name]
+            sources[name] = converted(keys.get(name, quote(name)), given, kept_types[name])
+    not_null = " and ".join(f"{name} is not null" for name in keys.values())
+    return (
+        f"insert into {inputs.sql} ({', '.join(map(quote, sources))}) "
+        f"select {', '.join(sources.values())} from {stream} where {not_null}"
+    )
+
+
+def kept_types(
+    inputs: TableName, features: Sequence[str] | None, types: Sequence[str] | None
+) -> dict[str, str]:
+    """The features of a run and their SQL types, as the run row has them.
+
+    The types become part of statements: raises WarehouseError when one is none.
+    """
+    return _of_features(inputs, features, types, is_type, what="of types")
+
+
+def kept_precisions(
+    inputs: TableName, features: Sequence[str] | None, precisions: Sequence[str] | None
+) -> dict[str, str]:
+    """How much of a feature's value counted in a run, as the run row has it. Raises WarehouseError."""
+    return _of_features(inputs, features, precisions, is_precision, what="with precisions")
+
+
+def _of_features(
+    inputs: TableName,
+    features: Sequence[str] | None,
+    texts: Sequence[str] | None,
+    is_valid: Callable[[str], bool],
+    *,
+    what: str,
+) -> dict[str, str]:
+    names, found = features or [], texts or []
+    if len(names) != len(found) or not all(map(is_valid, found)):
+        raise WarehouseError(
+            f"the run rows of {inputs} were altered: features {features} {what} {texts}",
+            hint="restore the table of runs from a backup",
+        )
+    return dict(zip(names, found, strict=True))
+
+
+def select_inputs(
+    inputs: TableName, *, key: Sequence[str], features: Mapping[str, str], where: str
+) -> str:
+    """Kept inputs in the types that they had: run id, key columns, `features` by name.
+
+    What is no value of its type any more was altered, and becomes NULL.
+    """
+    keys = {name.casefold() for name in key}
+    listed = [quote(name) for name in (RUN_COLUMN, *key)]
+    listed += [
+        f"try_cast({quote(name)} as {kind}) as {quote(name)}"
+        for name, kind in features.items()
+        if name.casefold() not in keys
+    ]
+    return f"select {', '.join(listed)} from {inputs.sql} where {where}"
+
+
+def fingerprint_of_run(
+    inputs: TableName, *, key: Mapping[str, str], features: Mapping[str, str]
+) -> str:
+    """A number for all that was kept of a run, whatever the order of the rows; unlike the features
+    hash it is exact, so that it tells of any other digit. `key` and `features` map columns to their
+    SQL types. Parameter: $run_id.
+    """
+    kept = select_inputs(inputs, key=list(key), features=features, where="run_id = $run_id")
+    columns = [hashable(quote(name), kind) for name, kind in {**features, **key}.items()]
+    return f"select {fingerprint(', '.join(columns))} from ({kept}) as kept"
+
+
+def outdated_runs(runs: TableName) -> str:
+    """The run ids whose inputs have been kept long enough. Parameters: $scoring_model, $kept_since."""
+    return (
+        f"select run_id from {runs.sql} where scoring_model = $scoring_model "
+        "and scored_at < $kept_since and rows_inputs_kept > 0"
+    )
+
+
+def delete_inputs(inputs: TableName, runs: TableName) -> Sequence[str]:
+    """Forget the inputs of some runs. Parameters: $scoring_model, $run_ids."""
+    return (
+        f"delete from {inputs.sql} where run_id in (select unnest($run_ids))",
+        (
+            f"update {runs.sql} set rows_inputs_kept = 0 "
+            "where scoring_model = $scoring_model and run_id in (select unnest($run_ids))"
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Arrow in, Arrow out: from feature batches to prediction batches. Knows no file, no warehouse, no dbt."""

@@ -1,0 +1,202 @@
+"""Exact casts of Arrow columns into tensor types, with a verdict per element.
+
+Everything here is vectorised: no Python per row.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dbt_onnx.kernel.integers import (
+    Cast,
+    dense,
+    either,
+    from_integers,
+    from_wide_integers,
+    in_range,
+    some,
+    words_of,
+)
+from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE, numpy_dtype
+
+if TYPE_CHECKING:
+    from dbt_onnx.kernel.contract import Feature, TensorType, TimeUnit
+    from dbt_onnx.kernel.integers import Array, Mask
+
+NANOSECONDS: dict[TimeUnit, int] = {
+    "day": 86_400_000_000_000,
+    "hour": 3_600_000_000_000,
+    "minute": 60_000_000_000,
+    "second": 1_000_000_000,
+    "millisecond": 1_000_000,
+    "microsecond": 1_000,
+}
+# a float64 holds every integer and every power of ten up to these
+_EXACT_INTEGER = 2**53
+_EXACT_POWER_OF_TEN = 22
+# of decimal128
+_MAX_DIGITS = 38
+_ARROW_NANOSECONDS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
+
+
+def cast_elements(elements: pa.Array, *, dtype: TensorType, feature: Feature) -> Cast:
+    """Cast a flat column into `dtype`, whose pairing with the column's type has been checked.
+
+    Integers (HUGEINT and any DECIMAL of scale 0 are integers) and whole times arrive exactly or
+    are `lossy`; floating and other DECIMAL values within the feature's tolerance, compared at
+    float64 precision. NULL elements get arbitrary values: the caller masks them.
+    """
+    kind = elements.type
+    target = numpy_dtype(dtype)
+    if pa.types.is_null(kind) or not len(elements):
+        return Cast(np.full(len(elements), "" if dtype == "string" else 0, dtype=target))
+    if dtype == "string":
+        return Cast(_text(elements))
+    tolerance = DEFAULT_TOLERANCE.get(dtype, 0.0)
+    if feature.tolerance is not None:
+        tolerance = feature.tolerance
+    if pa.types.is_boolean(kind):
+        return Cast(pc.cast(_filled(elements), pa.uint8()).to_numpy().astype(target))
+    if pa.types.is_integer(kind):
+        return from_integers(_filled(elements).to_numpy(), target)
+    if pa.types.is_decimal(kind):
+        return _from_decimals(elements, target, tolerance)
+    if pa.types.is_floating(kind):
+        return _from_floats(_filled(elements).to_numpy(), target, tolerance)
+    assert feature.time_unit is not None
+    return _from_times(elements, target, tolerance, NANOSECONDS[feature.time_unit])
+
+
+def _filled(elements: pa.Array) -> pa.Array:
+    """The same with NULL replaced by zero, so that numpy can view it."""
+    if not elements.null_count:
+        return elements
+    # fill_null has no kernel for half floats
+    if pa.types.is_float16(elements.type):
+        elements = elements.cast(pa.float32())
+    return pc.fill_null(elements, pa.scalar(0, pa.int8()).cast(elements.type))
+
+
+def _text(elements: pa.Array) -> Array:
+    """Python strings, "" for NULL; an ENUM's values are made once and pointed at."""
+    if pa.types.is_dictionary(elements.type):
+        words = np.append(elements.dictionary.to_numpy(zero_copy_only=False), "").astype(object)
+        indices = pc.cast(elements.indices, pa.int64())
+        return cast("Array", words[pc.fill_null(indices, len(words) - 1).to_numpy()])
+    elements = pc.cast(elements, pa.large_string())
+    if elements.null_count:
+        elements = pc.fill_null(elements, "")
+    return cast("Array", elements.to_numpy(zero_copy_only=False))
+
+
+def _from_floats(values: Array, target: np.dtype[Any], tolerance: float) -> Cast:
+    nan = infinite = None
+    if not np.isfinite(values).all():
+        nan, infinite = some(np.isnan(values)), some(np.isinf(values))
+    with np.errstate(all="ignore"):
+        result = values.astype(target)
+        if target.kind == "f":
+            if target.itemsize >= values.dtype.itemsize:
+                return Cast(result, nan, infinite)
+            return Cast(result, nan, infinite, some(_changed(values, result, tolerance)))
+        whole = np.trunc(values) == values
+        lossy = ~(whole & in_range(values, target))
+    return Cast(result, nan, infinite, some(lossy))
+
+
+def _changed(before: Array, after: Array, tolerance: float) -> Mask:
+    """Relative difference above the tolerance; overflow and underflow are that, too."""
+    info = np.finfo(after.dtype)
+    if tolerance >= info.eps:
+        # rounding is within the tolerance, so only values that left the normal range can differ:
+        # three cheap passes where the full comparison below takes eight
+        size = np.abs(after)
+        small = np.count_nonzero(size < info.tiny)
+        if size.max() <= info.max and small == len(before) - np.count_nonzero(before):
+            return np.zeros(len(before), dtype=bool)
+    wide = before.astype(np.float64, copy=False)
+    difference = np.abs(after.astype(np.float64) - wide)
+    # NaN and infinity compare false here and have verdicts of their own
+    return cast("Mask", difference > tolerance * np.abs(wide))
+
+
+def _from_decimals(elements: pa.Array, target: np.dtype[Any], tolerance: float) -> Cast:
+    scale = elements.type.scale
+    if scale > 0 and target.kind == "f":
+        return _from_floats(decimals_to_floats(elements), target, tolerance)
+    fraction = None
+    if scale > 0:
+        # a whole number needs a digit before the point; of 38 after it Arrow has none left
+        wide = pa.decimal256(_MAX_DIGITS + 1, scale)
+        decimals = pc.cast(
+            elements, pa.decimal128(_MAX_DIGITS, scale) if scale < _MAX_DIGITS else wide
+        )
+        elements = pc.trunc(decimals)
+        changed = pc.fill_null(pc.not_equal(elements, decimals), pa.scalar(value=False))
+        fraction = some(changed.to_numpy(zero_copy_only=False))
+    if elements.type != pa.decimal128(38, 0):
+        elements = pc.cast(elements, pa.decimal128(38, 0))
+    result = from_wide_integers(elements, target)
+    result.lossy = either(result.lossy, fraction)
+    return result
+
+
+def decimals_to_floats(elements: pa.Array) -> Array:
+    """float64 (rows,): of each decimal the nearest float, as Python's `float(Decimal)`; NULL is 0.0.
+
+    Arrow's own cast multiplies by a power of ten that no float holds: of 115.57 it makes
+    115.57000000000001. A division of two exact floats is rounded once; Arrow reads text so, too.
+    """
+    scale = elements.type.scale
+    values, exact = np.zeros(len(elements)), np.zeros(len(elements), dtype=bool)
+    if 0 <= scale <= _EXACT_POWER_OF_TEN and elements.type.precision <= _MAX_DIGITS:
+        low, high = words_of(pc.cast(elements, pa.decimal128(_MAX_DIGITS, scale)))
+        narrow = low.view(np.int64)
+        exact = (high == narrow >> 63) & (narrow >= -_EXACT_INTEGER) & (narrow <= _EXACT_INTEGER)
+        values = narrow / 10.0**scale
+    if not exact.all():
+        text = pc.cast(elements.filter(pa.array(~exact)), pa.string())
+        values[~exact] = _filled(pc.cast(text, pa.float64())).to_numpy()
+    return cast("Array", values)
+
+
+def _from_times(elements: pa.Array, target: np.dtype[Any], tolerance: float, unit: int) -> Cast:
+    """Units since 1970-01-01 00:00 UTC; whole ones follow the rule of integers."""
+    counts, infinite = _ticks(elements)
+    tick = _tick_nanoseconds(elements.type)
+    if unit <= tick:
+        factor = tick // unit
+        bound = np.iinfo(np.int64).max // factor
+        beyond = (counts > bound) | (counts < -bound)
+        result = from_integers(np.where(beyond, 0, counts) * factor, target)
+        return Cast(result.values, None, infinite, either(result.lossy, some(beyond)))
+    per_unit = unit // tick
+    # towards zero: the moment before 1970 is a small number, not -1 and nearly 1
+    rest = np.fmod(counts, per_unit)
+    whole = (counts - rest) // per_unit
+    broken = rest != 0
+    result = from_integers(whole, target)
+    if target.kind != "f":
+        return Cast(result.values, None, infinite, either(result.lossy, some(broken)))
+    parts = _from_floats(whole + rest / per_unit, target, tolerance)
+    lossy = np.where(broken, dense(parts.lossy, broken), dense(result.lossy, broken))
+    values = np.where(broken, parts.values, result.values)
+    return Cast(values, None, infinite, some(lossy))
+
+
+def _tick_nanoseconds(kind: pa.DataType) -> int:
+    if pa.types.is_date(kind):
+        return NANOSECONDS["day" if pa.types.is_date32(kind) else "millisecond"]
+    return _ARROW_NANOSECONDS[kind.unit]
+
+
+def _ticks(elements: pa.Array) -> tuple[Array, Mask | None]:
+    """Counts as int64, and which of them are DuckDB's 'infinity' or '-infinity'."""
+    ticks = pa.int32() if pa.types.is_date32(elements.type) else pa.int64()
+    counts = _filled(pc.cast(elements, ticks)).to_numpy()
+    limit = np.iinfo(counts.dtype).max
+    return counts.astype(np.int64), some((counts == limit) | (counts == -limit))

@@ -1,0 +1,222 @@
+"""A child process that may die, and frames of numbers and text over its pipes: nothing that crosses
+them is code.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from queue import Empty, SimpleQueue
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from dbt_onnx.errors import ScoringError
+from dbt_onnx.kernel.native import OverdueError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    Frame: TypeAlias = dict[str, Any]
+
+_LENGTHS = struct.Struct("<QQ")
+# isolated from the environment; the folder that the parent stands in is searched if it was before
+_PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from dbt_onnx.kernel.child_session import serve; serve()"
+)
+# whoever sends these means the process, not a row
+_ASKED_TO_END = {
+    getattr(signal, name) for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
+}  # fmt: skip
+
+
+class ChildDiedError(Exception):
+    """The process has ended. `how`, such as `was killed by signal 8 (SIGFPE)`, and what it said last.
+
+    `was_asked`: something outside it has ended it.
+    """
+
+    def __init__(self, returncode: int, last_words: str) -> None:
+        self.was_asked = -returncode in _ASKED_TO_END
+        self.how = _how(returncode)
+        self.last_words = last_words
+        super().__init__(self.how)
+
+
+class Child:
+    """A process that answers frames with frames. It ends with this one, whatever it is doing then."""
+
+    def __init__(self) -> None:
+        if not sys.executable:
+            raise ScoringError(
+                "no child process can be started: this Python does not know its own program",
+                hint="run dbt and dbt-onnx with an ordinary Python",
+            )
+        self.owner = os.getpid()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the process
+        self._process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-I", "-c", _PROGRAM, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            # Ctrl-C means the parent, which has the same terminal and ends its child
+            start_new_session=True,
+        )
+        self._answers: SimpleQueue[Frame | None] = SimpleQueue()
+        threading.Thread(target=self._listen, name="dbt_onnx_child", daemon=True).start()
+
+    def send(self, frame: Frame) -> None:
+        """Raises ChildDiedError when nobody is there to read it."""
+        assert self._process.stdin is not None
+        try:
+            write_frame(self._process.stdin, frame)
+        except OSError as error:
+            raise self._death() from error
+
+    def receive(self, *, max_seconds: float) -> Frame:
+        """The next frame. Raises OverdueError when none has come, and ChildDiedError."""
+        try:
+            frame = self._answers.get(timeout=max_seconds)
+        except Empty as error:
+            raise OverdueError from error
+        if frame is None:
+            raise self._death()
+        return frame
+
+    def end(self) -> None:
+        """Ask the process to end, which whoever waits for its answer is told."""
+        self._process.kill()
+
+    def kill(self) -> None:
+        """End the process, now."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._said):
+            try:
+                if stream is not None:
+                    stream.close()
+            except OSError:  # what was not written yet
+                continue
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as stream:
+            for frame in frames(stream):
+                self._answers.put(frame)
+        self._answers.put(None)
+
+    def _death(self) -> ChildDiedError:
+        returncode = self._process.wait()
+        self._said.seek(max(0, self._said.tell() - 2_000))
+        lines = self._said.read().decode(errors="replace").split("\n")
+        self.kill()
+        return ChildDiedError(
+            returncode, next((x.strip() for x in reversed(lines) if x.strip()), "")
+        )
+
+
+_idle: list[Child] = []
+
+
+def borrow() -> Child:
+    """A child that has nothing to do; a new one if there is none."""
+    while _idle:
+        child = _idle.pop()
+        if child.owner == os.getpid():
+            return child
+    return Child()
+
+
+def give_back(child: Child) -> None:
+    """For whoever is next: a start costs more than most of what a child is asked."""
+    _idle.append(child)
+
+
+@atexit.register
+def _end_all() -> None:
+    while _idle:
+        child = _idle.pop()
+        if child.owner == os.getpid():
+            child.kill()
+
+
+def write_frame(stream: IO[bytes], frame: Frame) -> None:
+    """Write what JSON can hold, and arrays of numbers or of text anywhere within."""
+    blobs: list[bytes] = []
+    text = json.dumps(_packed(frame, blobs)).encode()
+    stream.write(_LENGTHS.pack(len(text), sum(map(len, blobs))))
+    stream.write(text)
+    for blob in blobs:
+        stream.write(blob)
+    stream.flush()
+
+
+def frames(stream: IO[bytes]) -> Iterator[Frame]:
+    """Until the other end is closed, or dies in the middle of one."""
+    while True:
+        head = stream.read(_LENGTHS.size)
+        if len(head) < _LENGTHS.size:
+            return
+        text_length, blob_length = _LENGTHS.unpack(head)
+        text, blob = stream.read(text_length), stream.read(blob_length)
+        if len(text) + len(blob) < text_length + blob_length:
+            return
+        yield _unpacked(json.loads(text), blob)
+
+
+def _packed(value: Any, blobs: list[bytes]) -> Any:
+    """JSON: what is not a plain value is a list that begins with its kind."""
+    if isinstance(value, bytes):
+        blobs.append(value)
+        return ["bytes", sum(map(len, blobs[:-1])), len(value)]
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind == "O":
+            return ["texts", list(value.shape), [str(item) for item in value.ravel()]]
+        return ["array", value.dtype.str, list(value.shape), _packed(value.tobytes(), blobs)]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return ["dict", [[_packed(k, blobs), _packed(v, blobs)] for k, v in value.items()]]
+    if isinstance(value, list | tuple):
+        return ["list", [_packed(item, blobs) for item in value]]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return type(value).__name__  # nothing that a contract knows: decoding says so
+
+
+def _unpacked(value: Any, blob: bytes) -> Any:
+    if not isinstance(value, list):
+        return value
+    kind, *rest = value
+    if kind == "bytes":
+        start, length = rest
+        return blob[start : start + length]
+    if kind == "texts":
+        shape, texts = rest
+        array = np.empty(len(texts), dtype=object)
+        array[:] = texts
+        return array.reshape(shape)
+    if kind == "array":
+        dtype, shape, content = rest
+        return np.frombuffer(_unpacked(content, blob), np.dtype(dtype)).reshape(shape)
+    if kind == "dict":
+        return {_unpacked(k, blob): _unpacked(v, blob) for k, v in rest[0]}
+    return [_unpacked(item, blob) for item in rest[0]]
+
+
+def _how(returncode: int) -> str:
+    if returncode >= 0:
+        return f"ended with exit code {returncode}"
+    try:
+        name = f" ({signal.Signals(-returncode).name})"
+    except ValueError:
+        name = ""
+    return f"was killed by signal {-returncode}{name}"

@@ -1,0 +1,246 @@
+"""An onnxruntime session in a child process: a model that kills its process kills no other."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx import errors
+from dbt_onnx.errors import ArtifactError, DbtOnnxError, ModelCrashError, ModelError, ScoringError
+from dbt_onnx.kernel import child
+from dbt_onnx.kernel.child import ChildDiedError
+from dbt_onnx.kernel.native import AT_WORK, MAX_SECONDS, OverdueError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+
+    from dbt_onnx.kernel.child import Child, Frame
+
+# for the child to tell of a call that is overdue, and for onnxruntime to be imported
+_GRACE_SECONDS = 60
+_HINT = (
+    "onnxruntime does not catch this: look at the model with `dbt-onnx inspect FILE`, and at the values; "
+    "an integer division, say, has no answer for the smallest number by -1"
+)
+
+
+class ChildSession:
+    """An `OnnxSession`, with the same arguments, attributes and errors, in a child process.
+
+    One call at a time. A process that has died is replaced at the next call. Beside the errors of an
+    OnnxSession, it raises ArtifactError when the process dies while the model is loaded, and
+    ModelCrashError when it dies of rows.
+    """
+
+    workers = 1
+
+    def __init__(
+        self,
+        model_bytes: bytes,
+        *,
+        output_names: Sequence[str],
+        threads: int = 1,
+        batch_rows: int | None = None,
+        max_seconds: float = MAX_SECONDS,
+    ) -> None:
+        self.threads = threads
+        self.max_seconds = max_seconds
+        self._load: Frame = {
+            "model_bytes": model_bytes,
+            "output_names": list(output_names),
+            "threads": threads,
+            "batch_rows": batch_rows,
+            "max_seconds": max_seconds,
+        }
+        self._lock = threading.Lock()
+        self._at: tuple[int, int] | None = None
+        self._child: Child | None = None
+        self._give_back: weakref.finalize[Any, Any] | None = None
+        loaded = self._started()
+        self.onnxruntime_version: str = loaded["onnxruntime_version"]
+        self.provider: str = loaded["provider"]
+        self.batch_rows: int = loaded["batch_rows"]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> list[Any]:
+        """Outputs for the rows of `feeds`, as `OnnxSession.run`."""
+        with self._lock:
+            try:
+                return self._run(feeds)
+            except ChildDiedError as died:
+                if died.was_asked or "bad_alloc" in died.last_words:
+                    raise self._ended(died) from died
+                raise self._crash(feeds, died) from died
+
+    def _ended(self, died: ChildDiedError) -> ScoringError:
+        """The error that blames no row."""
+        return ScoringError(
+            f"the process in which the model ran {_told(died)}",
+            hint="if nobody has ended it, the machine had no memory left: give it more, or lower "
+            "batch_rows in score()",
+        )
+
+    def _crash(self, feeds: Mapping[str, np.ndarray], died: ChildDiedError) -> ModelCrashError:
+        """The error that names the row of the call which kills the process also when it is alone."""
+        start, rows = self._at or (0, _rows(feeds))
+        row = None
+        if rows == 1:
+            row = start
+        else:
+            call = {name: values[start : start + rows] for name, values in feeds.items()}
+            with suppress(ModelError):
+                try:
+                    self._run(call, rows_per_call=1)
+                except ChildDiedError as again:
+                    if self._at is not None:
+                        row, died = start + self._at[0], again
+        said = f"the process in which it ran {_told(died)}"
+        where = f"rows {start + 1:,} to {start + rows:,}" if row is None else f"row {row + 1:,}"
+        return ModelCrashError(
+            f"the model failed on {where} of {_rows(feeds):,}: {said}",
+            hint=_HINT,
+            said=said,
+            row=row,
+        )
+
+    def _run(
+        self, feeds: Mapping[str, np.ndarray], *, rows_per_call: int | None = None
+    ) -> list[Any]:
+        if self._child is None:
+            self._started()
+        self._at = None
+        answer = self._ask({"feeds": dict(feeds), "rows_per_call": rows_per_call})
+        self.batch_rows = answer["batch_rows"]
+        return list(answer["outputs"])
+
+    def _started(self) -> Frame:
+        # a child that dies of one model may have been of another's
+        self._child = child.borrow()
+        self._give_back = weakref.finalize(self, child.give_back, self._child)
+        try:
+            return self._ask({"load": self._load})
+        except ChildDiedError as died:
+            if died.was_asked:
+                raise self._ended(died) from died
+            raise ArtifactError(
+                f"the process in which onnxruntime loaded the model {_told(died)}",
+                hint="look at the model with `dbt-onnx inspect FILE`, and at where it comes from; an "
+                "honest one loads within seconds, and needs little more memory than its file",
+            ) from died
+
+    def _ask(self, question: Frame) -> Frame:
+        """The answer, after the calls of which the child tells when it makes them."""
+        assert self._child is not None
+        try:
+            with AT_WORK.entered(self._child.end):
+                self._child.send(question)
+                while True:
+                    answer = self._child.receive(max_seconds=self.max_seconds + _GRACE_SECONDS)
+                    if "at" not in answer:
+                        break
+                    self._at = tuple(answer["at"])
+        except OverdueError as error:
+            self._forget()
+            raise ScoringError(
+                f"a call of the model had not ended after {self.max_seconds:g} s, nor could it be stopped",
+                hint="look for a loop without end with `dbt-onnx inspect FILE`",
+            ) from error
+        except BaseException:
+            self._forget()
+            raise
+        if "error" in answer:
+            if answer["is_stuck"]:
+                self._forget()
+            raise _error_of(answer)
+        return answer
+
+    def _forget(self) -> None:
+        if self._give_back is not None:
+            self._give_back.detach()
+        if self._child is not None:
+            self._child.kill()
+        self._child = None
+
+
+def serve() -> None:
+    """In the child: answer what the parent asks until it is gone."""
+    _without_core()
+    # what native code prints must not come between the frames
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    questions: SimpleQueue[Frame] = SimpleQueue()
+    threading.Thread(target=_listen, args=(questions,), daemon=True).start()
+    session: Any = None
+    while True:
+        question = questions.get()
+        try:
+            if "load" in question:
+                session = None
+                session = _loaded(question["load"], answers)
+                answer = {
+                    "onnxruntime_version": session.onnxruntime_version,
+                    "provider": session.provider,
+                    "batch_rows": session.batch_rows,
+                }
+            else:
+                answer = _answered(session, question)
+        except DbtOnnxError as error:
+            answer = {
+                "error": type(error).__name__,
+                "message": error.message,
+                "hint": error.hint,
+                "said": getattr(error, "said", None),
+                "is_stuck": isinstance(error.__cause__, OverdueError),
+            }
+        child.write_frame(answers, answer)
+
+
+def _listen(questions: SimpleQueue[Frame]) -> None:
+    for question in child.frames(sys.stdin.buffer):
+        questions.put(question)
+    os._exit(0)  # the parent is gone, and nobody wants what is being computed
+
+
+def _loaded(settings: Frame, answers: Any) -> Any:
+    from dbt_onnx.kernel.session import OnnxSession
+
+    def tell(start: int, rows: int) -> None:
+        child.write_frame(answers, {"at": [start, rows]})
+
+    return OnnxSession(**settings, on_call=tell)
+
+
+def _answered(session: Any, question: Frame) -> Frame:
+    batch_rows = question["rows_per_call"]
+    with session.calls_of(batch_rows):
+        outputs = session.run(question["feeds"])
+    return {"outputs": outputs, "batch_rows": session.batch_rows}
+
+
+def _without_core() -> None:
+    """A death that is told needs no file of its memory beside it."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+def _error_of(answer: Frame) -> DbtOnnxError:
+    kind = getattr(errors, answer["error"])
+    said = {"said": answer["said"]} if issubclass(kind, ModelError) else {}
+    error: DbtOnnxError = kind(answer["message"], hint=answer["hint"], **said)
+    return error
+
+
+def _told(died: ChildDiedError) -> str:
+    return died.how + (f" ({died.last_words:.200})" if died.last_words else "")
+
+
+def _rows(feeds: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(feeds.values())))

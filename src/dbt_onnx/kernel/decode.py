@@ -1,0 +1,163 @@
+"""What a model gave back, as typed columns. What came decides, not what the graph declared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from dbt_onnx.errors import ScoringError
+from dbt_onnx.kernel.contract import FLOAT_TYPES, arrow_type_of
+from dbt_onnx.kernel.tensors import numpy_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from dbt_onnx.kernel.contract import Contract, Output
+    from dbt_onnx.kernel.integers import Array, Mask
+
+_HINT = (
+    "the card no longer describes the model: export it again, or register it again with "
+    "`dbt-onnx register` (`dbt-onnx inspect FILE` shows its outputs)"
+)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """`columns`: one Arrow array per field of `contract.output_fields()`, one value per fed row.
+    `faults`: reason code -> the rows (bool) whose outputs must not be stored, in column order.
+    """
+
+    columns: list[pa.Array]
+    faults: dict[str, Mask]
+
+
+def decode(outputs: Sequence[Any], contract: Contract, n_rows: int) -> Decoded:
+    """Turn the outputs for `n_rows` rows, in the contract's order, into columns.
+
+    A NaN or infinity in a stored float column, or in any probability, is a fault of its row:
+    `nan_output:` or `infinite_output:` and the column (or the output, if it is not stored).
+
+    Raises ScoringError when the number of outputs or rows, a width, a type or the classes of a
+    map are not what the contract says.
+    """
+    if len(outputs) != len(contract.outputs):
+        raise ScoringError(
+            f"the model gave {len(outputs)} outputs, the contract names {len(contract.outputs)}",
+            hint=_HINT,
+        )
+    decoded = Decoded([], {})
+    for output, values in zip(contract.outputs, outputs, strict=True):
+        for name, column in _columns(output, values, n_rows):
+            if name is not None or output.kind == "probabilities":
+                _find_faults(name or output.name, column, decoded.faults)
+            if name is not None:
+                decoded.columns.append(_to_arrow(column, output))
+    return decoded
+
+
+def _columns(output: Output, values: Any, n_rows: int) -> Iterator[tuple[str | None, Array]]:
+    if isinstance(values, list) and output.kind == "probabilities":
+        matrix = _from_maps(output, values, n_rows)
+    else:
+        matrix = _checked(output, values, n_rows)
+    if output.kind == "vector":
+        yield output.columns[0], matrix
+    elif output.kind in {"label", "value"}:
+        yield output.columns[0], matrix.reshape(n_rows)
+    else:
+        for position, name in enumerate(output.columns):
+            yield name, matrix[:, position]
+
+
+def _checked(output: Output, values: Any, n_rows: int) -> Array:
+    """The output as an array of the contract's shape and type, or a ScoringError."""
+    width = _width(output)
+    expected = f"{output.dtype}[{n_rows}, {width}]"
+    if output.kind in {"label", "value"}:
+        expected = f"{output.dtype}[{n_rows}] or [{n_rows}, 1]"
+    if not isinstance(values, np.ndarray):
+        raise _surprise(output, expected, f"a {type(values).__name__}")
+    shapes: list[tuple[int, ...]] = [(n_rows, width)]
+    if output.kind in {"label", "value"}:
+        shapes.append((n_rows,))
+    if values.shape not in shapes or not _is_of_type(values, output):
+        dtype = "string" if values.dtype.kind in "OUS" else str(values.dtype)
+        raise _surprise(output, expected, f"{dtype}{list(values.shape)}")
+    if values.dtype.kind == "O" and (others := set(map(type, values.flat)) - {str}):
+        raise _surprise(output, expected, f"a {others.pop().__name__} in it")
+    return values
+
+
+def _is_of_type(values: Array, output: Output) -> bool:
+    if output.dtype == "string":
+        return values.dtype.kind in "OU"
+    return bool(values.dtype == numpy_dtype(output.dtype))
+
+
+def _width(output: Output) -> int:
+    if output.kind == "vector":
+        return output.width or 0
+    return len(output.columns)
+
+
+def _from_maps(output: Output, maps: list[dict[Any, float]], n_rows: int) -> Array:
+    """Zipmap's {class: probability} per row as (rows, classes) in the contract's order."""
+    classes = output.classes or ()
+    expected = f"{n_rows} maps of the classes {list(classes)}"
+    if len(maps) != n_rows:
+        raise _surprise(output, expected, f"{len(maps)} maps")
+    if set(map(type, maps)) - {dict} or set(map(len, maps)) - {len(classes)}:
+        raise _surprise(output, expected, _odd_map(maps, set(classes)))
+    try:
+        rows = list(map(itemgetter(*classes), maps))
+    except KeyError as error:
+        raise _surprise(output, expected, _odd_map(maps, set(classes))) from error
+    try:
+        matrix = np.array(rows)
+    except ValueError as error:
+        raise _surprise(output, expected, "values that are no numbers") from error
+    shape = (n_rows, len(classes)) if n_rows and len(classes) > 1 else (n_rows,)
+    if matrix.dtype.kind not in "fiu" or matrix.shape != shape:
+        raise _surprise(output, expected, "values that are no numbers")
+    return matrix.astype(numpy_dtype(output.dtype)).reshape(n_rows, len(classes))
+
+
+def _odd_map(maps: list[Any], classes: set[Any]) -> str:
+    odd = next((m for m in maps if not isinstance(m, dict) or set(m) != classes), None)
+    return f"a map of {list(odd)}" if isinstance(odd, dict) else f"a {type(odd).__name__}"
+
+
+def _surprise(output: Output, expected: str, got: str) -> ScoringError:
+    return ScoringError(
+        f"output {output.name!r} ({output.kind}) should be {expected}; the model gave {got}",
+        hint=_HINT,
+    )
+
+
+def _find_faults(name: str, column: Array, faults: dict[str, Mask]) -> None:
+    if column.dtype.kind != "f" or np.isfinite(column).all():
+        return
+    for word, wrong in (("nan", np.isnan(column)), ("infinite", np.isinf(column))):
+        rows: Mask = np.asarray(wrong.reshape(len(wrong), -1).any(axis=1))
+        reason = f"{word}_output:{name}"
+        if rows.any():
+            faults[reason] = faults[reason] | rows if reason in faults else rows
+
+
+def _to_arrow(column: Array, output: Output) -> pa.Array:
+    element = arrow_type_of(output.dtype)
+    if output.dtype in FLOAT_TYPES:
+        column = column.astype(element.to_pandas_dtype(), copy=False)
+    elif column.dtype.kind != "O" and output.dtype == "string":
+        column = column.astype(object)  # Arrow ends numpy's own text at a NUL character
+    try:
+        flat = pa.array(np.ascontiguousarray(column).ravel(), element)
+    except UnicodeEncodeError as error:
+        raise _surprise(output, "text", f"what is none: {error}") from error
+    return (
+        flat if output.kind != "vector" else pa.FixedSizeListArray.from_arrays(flat, output.width)
+    )

@@ -1,0 +1,192 @@
+"""Arrow batches into the tensors that a model reads, by name, with a reason for each row left out.
+
+Everything here is vectorised: no Python per row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dbt_onnx.kernel.casts import cast_elements
+from dbt_onnx.kernel.contract import CARRIED_PREFIX
+from dbt_onnx.kernel.integers import either
+from dbt_onnx.kernel.relation import check_relation
+from dbt_onnx.kernel.tensors import fill_value, numpy_dtype
+
+if TYPE_CHECKING:
+    from dbt_onnx.kernel.contract import Contract, Feature, Input
+    from dbt_onnx.kernel.integers import Array, Cast, Mask
+
+__all__ = ["REJECTED_COLUMN", "Encoded", "check_relation", "encode"]
+
+REJECTED_COLUMN = CARRIED_PREFIX + "rejected_reason"
+"""Column of a stream that says why the plan has rejected a row already; NULL: it has not."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """`feeds`: {input: C-order tensor of the valid rows, in their order}. `valid`: bool (rows,).
+    `reasons`: text (rows,), why a row is not fed, NULL where it is.
+    """
+
+    feeds: dict[str, Array]
+    valid: Mask
+    reasons: pa.StringArray
+
+
+class _Verdicts:
+    """The first reason found against each row."""
+
+    def __init__(self, n_rows: int) -> None:
+        self._codes = np.zeros(n_rows, dtype=np.int32)
+        self._labels: list[str | None] = [None]
+
+    def reject(self, rows: Mask | None, reason: str) -> None:
+        if rows is None or not rows.any():
+            return
+        self._codes[rows & (self._codes == 0)] = len(self._labels)
+        self._labels.append(reason)
+
+    def reject_planned(self, reasons: pa.Array) -> None:
+        for reason in pc.unique(reasons.drop_null()).to_pylist():
+            rows = pc.fill_null(pc.equal(reasons, reason), pa.scalar(value=False))
+            self.reject(rows.to_numpy(zero_copy_only=False), reason)
+
+    @property
+    def valid(self) -> Mask:
+        return cast("Mask", self._codes == 0)
+
+    @property
+    def reasons(self) -> pa.StringArray:
+        return pa.array(self._labels, pa.string()).take(pa.array(self._codes))
+
+
+def encode(batch: pa.RecordBatch, contract: Contract) -> Encoded:
+    """Build the model's input tensors from the columns of `batch`, which may have others, too.
+
+    A row is left out for the first feature, in the contract's order, that has a NULL, NaN,
+    infinity, a value that the tensor's type cannot hold or a list of the wrong length; the
+    reasons are `null:`, `nan:`, `infinite:`, `lossy_cast:` and `wrong_length:` followed by the
+    feature's name. A row whose `__dbt_onnx_rejected_reason` is set is left out for that.
+    The columns must have passed `check_relation`.
+    """
+    verdicts = _Verdicts(batch.num_rows)
+    if REJECTED_COLUMN in batch.schema.names:
+        verdicts.reject_planned(batch.column(REJECTED_COLUMN))
+    slots = _slots(contract)
+    tensors = {
+        tensor.name: _empty_tensor(tensor, contract, batch.num_rows) for tensor in contract.inputs
+    }
+    for feature in contract.features:
+        column = _Column.of(batch.column(feature.name), feature)
+        verdicts.reject(column.wrong_length, f"wrong_length:{feature.name}")
+        if feature.null_policy == "reject":
+            verdicts.reject(_per_row(column.nulls, feature), f"null:{feature.name}")
+        for tensor, position in slots[feature.name]:
+            result = cast_elements(column.elements, dtype=tensor.dtype, feature=feature)
+            _judge(result, column, feature, verdicts)
+            values = _with_replacements(result, column, feature, tensor)
+            if tensor.rank == 1:
+                tensors[tensor.name][:] = values
+            else:
+                width = feature.width or 1
+                tensors[tensor.name][:, position : position + width] = values.reshape(-1, width)
+    valid = verdicts.valid
+    if not valid.all():
+        tensors = {name: values[valid] for name, values in tensors.items()}
+    return Encoded(tensors, valid, verdicts.reasons)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column's elements, `width` for each row one after the other.
+
+    `nulls` is per element, `wrong_length` per row; none when there are none.
+    """
+
+    elements: pa.Array
+    nulls: Mask | None
+    wrong_length: Mask | None
+
+    @classmethod
+    def of(cls, column: pa.Array, feature: Feature) -> _Column:
+        if feature.width is None:
+            return cls(column, _null_mask(column), None)
+        if pa.types.is_null(column.type):
+            elements = pa.nulls(len(column) * feature.width)
+            return cls(elements, _null_mask(elements), None)
+        elements, absent, wrong_length = _flattened(column, feature.width)
+        if absent is not None:
+            absent = np.repeat(absent, feature.width)
+        return cls(elements, either(_null_mask(elements), absent), wrong_length)
+
+
+def _null_mask(values: pa.Array) -> Mask | None:
+    return values.is_null().to_numpy(zero_copy_only=False) if values.null_count else None
+
+
+def _flattened(column: pa.Array, width: int) -> tuple[pa.Array, Mask | None, Mask | None]:
+    """Elements (rows * width), the rows that are NULL, the rows of another length."""
+    absent = _null_mask(column)
+    if pa.types.is_fixed_size_list(column.type):
+        return column.values.slice(column.offset * width, len(column) * width), absent, None
+    starts = column.offsets.to_numpy()[:-1].astype(np.int64)
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+    usable = lengths == width
+    if usable.all():
+        return column.values.slice(starts[0] if len(starts) else 0, len(column) * width), None, None
+    index = (np.where(usable, starts, 0)[:, None] + np.arange(width)).ravel()
+    elements = column.values
+    if pa.types.is_string_view(elements.type):  # Arrow cannot take these
+        elements = pc.cast(elements, pa.large_string())
+    elements = elements.take(pa.array(index, mask=np.repeat(~usable, width)))
+    return elements, absent, ~usable if absent is None else ~usable & ~absent
+
+
+def _per_row(mask: Mask | None, feature: Feature) -> Mask | None:
+    if mask is None or feature.width is None:
+        return mask
+    return np.asarray(mask.reshape(-1, feature.width).any(axis=1))
+
+
+def _judge(result: Cast, column: _Column, feature: Feature, verdicts: _Verdicts) -> None:
+    """Reject the rows in which an element, NULL ones apart, did not arrive."""
+    nan = None if feature.null_policy == "nan" else result.nan
+    for word, mask in (("nan", nan), ("infinite", result.infinite), ("lossy_cast", result.lossy)):
+        if mask is not None:
+            present = mask if column.nulls is None else mask & ~column.nulls
+            verdicts.reject(_per_row(present, feature), f"{word}:{feature.name}")
+
+
+def _with_replacements(result: Cast, column: _Column, feature: Feature, tensor: Input) -> Array:
+    """A feature's values in the tensor's type; NULL has become NaN or the fill."""
+    if column.nulls is None or feature.null_policy == "reject":
+        return result.values
+    replacement = np.nan if feature.fill is None else fill_value(feature, tensor.dtype)
+    values = np.where(column.nulls, replacement, result.values)
+    return values.astype(numpy_dtype(tensor.dtype), copy=False)
+
+
+def _slots(contract: Contract) -> dict[str, list[tuple[Input, int]]]:
+    """For each feature the inputs that read it, and its first column there."""
+    widths = {feature.name: feature.width or 1 for feature in contract.features}
+    slots: dict[str, list[tuple[Input, int]]] = {name: [] for name in widths}
+    for tensor in contract.inputs:
+        position = 0
+        for name in tensor.features:
+            slots[name].append((tensor, position))
+            position += widths[name]
+    return slots
+
+
+def _empty_tensor(tensor: Input, contract: Contract, n_rows: int) -> Array:
+    if tensor.rank == 1:
+        return np.empty(n_rows, dtype=numpy_dtype(tensor.dtype))
+    widths = {feature.name: feature.width or 1 for feature in contract.features}
+    width = sum(widths[name] for name in tensor.features)
+    return np.empty((n_rows, width), dtype=numpy_dtype(tensor.dtype))

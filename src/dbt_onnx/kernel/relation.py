@@ -1,0 +1,131 @@
+"""Whether a relation has the columns that a contract wants: every fault at once, before scoring."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from dbt_onnx.errors import ContractError
+from dbt_onnx.kernel.contract import CARRIED_PREFIX
+from dbt_onnx.kernel.tensors import fill_value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dbt_onnx.kernel.contract import Contract, Feature, Input, TensorType
+
+
+def check_relation(
+    contract: Contract,
+    columns: Mapping[str, pa.DataType],
+    *,
+    where: str,
+    model: str,
+    known_as: Mapping[str, str] | None = None,
+) -> None:
+    """Compare the columns of a relation, as Arrow types, with what the model reads.
+
+    `where` names the relation and `model` the model in the message, and `known_as` what the
+    warehouse calls the types. Names must match exactly: a warehouse that ignores case would hide
+    that a column was renamed.
+
+    Raises ContractError with every missing column, every type that cannot be cast into its
+    tensor and every fill value that does not fit it.
+    """
+    faults = []
+    for feature in contract.features:
+        if feature.name not in columns:
+            faults.append(_missing(feature.name, columns, where=where))
+            continue
+        readers = [tensor for tensor in contract.inputs if feature.name in tensor.features]
+        for tensor in readers:
+            kind = columns[feature.name]
+            shown = (known_as or {}).get(feature.name, str(kind))
+            fault = _type_fault(kind, shown, feature, tensor) or _fill_fault(feature, tensor)
+            if fault and fault not in faults:
+                faults.append(fault)
+    if faults:
+        have = [name for name in columns if not name.startswith(CARRIED_PREFIX)]
+        raise ContractError(
+            f"model {model!r} cannot read {where}: {'; '.join(faults)}. "
+            f"{where} has the columns {', '.join(map(repr, have)) or 'none'}",
+            hint="rename or cast these columns in the features model, or export the model again",
+        )
+
+
+def _missing(name: str, columns: Mapping[str, pa.DataType], *, where: str) -> str:
+    by_case = {column.casefold(): column for column in columns}
+    if name.casefold() in by_case:
+        return (
+            f"column {name!r} is called {by_case[name.casefold()]!r} in {where}: "
+            "renamed in case only, and names must match exactly"
+        )
+    close = get_close_matches(name, [c for c in columns if not c.startswith(CARRIED_PREFIX)], n=1)
+    return f"column {name!r} is missing" + (f" (is it {close[0]!r}?)" if close else "")
+
+
+def _type_fault(kind: pa.DataType, shown: str, feature: Feature, tensor: Input) -> str | None:
+    column = f"column {feature.name!r}"
+    element = kind
+    if _is_list(kind):
+        if feature.width is None:
+            return f"{column} is {shown}, and the model reads one {tensor.dtype} value from it"
+        if pa.types.is_fixed_size_list(kind) and kind.list_size != feature.width:
+            return f"{column} has {kind.list_size} elements, and the model reads {feature.width}"
+        element = kind.value_type
+    elif feature.width is not None and not pa.types.is_null(kind):
+        return f"{column} is {shown}, and the model reads a list of {feature.width} values from it"
+    if _is_time(element) and feature.time_unit is None and tensor.dtype not in {"string", "bool"}:
+        return f"{column} is {shown}, and its feature has no time_unit to make a number of it"
+    if feature.time_unit is not None and not (_is_time(element) or pa.types.is_null(element)):
+        return f"{column} is {shown}, and its feature has a time_unit for a DATE or TIMESTAMP"
+    if not _castable(element, tensor.dtype):
+        return (
+            f"{column} is {shown}, which does not go into input {tensor.name!r} of {tensor.dtype}"
+        )
+    return None
+
+
+def _fill_fault(feature: Feature, tensor: Input) -> str | None:
+    if feature.fill is None:
+        return None
+    try:
+        fill_value(feature, tensor.dtype)
+    except ValueError as error:
+        return f"the fill {feature.fill!r} of feature {feature.name!r} {error}"
+    return None
+
+
+def _castable(kind: pa.DataType, dtype: TensorType) -> bool:
+    """Whether values of an Arrow type may go into a tensor type; some may still be rejected."""
+    if pa.types.is_null(kind):
+        return True
+    if dtype == "string":
+        return _is_text(kind)
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
+        return True
+    if pa.types.is_decimal256(kind):
+        return False
+    if pa.types.is_decimal(kind):
+        return dtype != "bool" or kind.scale == 0
+    return dtype != "bool" and (pa.types.is_floating(kind) or _is_time(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def _is_time(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_date(kind) or pa.types.is_timestamp(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )

@@ -1,0 +1,224 @@
+"""The kernel: a stream of feature rows and a scorer in, a stream of predictions out.
+
+It knows no warehouse, no dbt and no files.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dbt_onnx.errors import ScoringError
+from dbt_onnx.kernel.contract import CARRIED_PREFIX
+from dbt_onnx.kernel.decode import decode
+from dbt_onnx.kernel.encode import REJECTED_COLUMN, check_relation, encode
+from dbt_onnx.kernel.native import AT_WORK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from concurrent.futures import Future
+
+    from dbt_onnx.kernel.contract import Contract
+    from dbt_onnx.kernel.integers import Array
+    from dbt_onnx.kernel.row_search import RowSearch
+    from dbt_onnx.kernel.session import Scorer
+    from dbt_onnx.kernel.tally import Tally
+
+KEY_PREFIX = CARRIED_PREFIX + "key_"
+SCORED, REJECTED = "scored", "rejected"
+PART_ROWS = 122_880
+
+
+def prediction_schema(carried: pa.Schema, contract: Contract) -> pa.Schema:
+    """The schema of the predictions for a stream of schema `carried`, features in it or not."""
+    return pa.schema(
+        [
+            *(carried.field(name) for name in _carried_names(carried)),
+            *contract.output_fields(),
+            pa.field("status", pa.string()),
+            pa.field("rejected_reason", pa.string()),
+        ]
+    )
+
+
+def score_batches(
+    batches: Iterable[pa.RecordBatch],
+    scorer: Scorer,
+    *,
+    contract: Contract,
+    tally: Tally,
+    workers: int = 1,
+    part_rows: int = PART_ROWS,
+    on_progress: Callable[[int], None] | None = None,
+    search: RowSearch | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Score a stream: one row out for each row in, in order, whatever the size of its batches.
+
+    A batch in has the carried columns (`__dbt_onnx_...`) and the contract's features; a batch out
+    has at most `part_rows` rows of `prediction_schema`. A rejected row has NULL outputs and a
+    reason. `tally` is added to, and `on_progress` called with a number of rows, before each batch
+    is handed out. An empty stream, or an empty batch, gives no batch. Nothing is closed here:
+    who opened stream and scorer closes them.
+
+    `workers` threads score while the caller writes what it got and the stream is read on: numpy,
+    Arrow and onnxruntime leave Python's lock to others. What comes out does not depend on them.
+
+    With a `search` a row on which the model fails is rejected; without, the first one ends it all.
+
+    Raises ContractError when the columns are not the contract's, and ScoringError, with the range
+    of rows, when the model fails or gives something other than the contract says; DataError as
+    `search` does.
+    """
+    done = 0
+    waiting: deque[tuple[pa.RecordBatch, Future[_Scored]]] = deque()
+
+    def finish() -> pa.RecordBatch:
+        nonlocal done
+        part, future = waiting.popleft()
+        try:
+            scored = future.result()
+        except ScoringError as error:
+            raise ScoringError(
+                f"rows {done + 1:,} to {done + part.num_rows:,}: {error.message}", hint=error.hint
+            ) from error
+        done += part.num_rows
+        _count(tally, scored.reasons, part, contract)
+        if on_progress is not None:
+            on_progress(part.num_rows)
+        return scored.predictions
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for part in _parts(batches, contract, part_rows):
+                waiting.append((part, pool.submit(_score, part, scorer, contract, search)))
+                if len(waiting) > workers:
+                    yield finish()
+            while waiting:
+                yield finish()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _parts(
+    batches: Iterable[pa.RecordBatch], contract: Contract, part_rows: int
+) -> Iterator[pa.RecordBatch]:
+    checked: pa.Schema | None = None
+    for batch in batches:
+        if checked is None or not batch.schema.equals(checked):
+            columns = dict(zip(batch.schema.names, batch.schema.types, strict=True))
+            check_relation(contract, columns, where="the stream of features", model="to be scored")
+            checked = batch.schema
+        for start in range(0, batch.num_rows, part_rows):
+            yield batch.slice(start, part_rows)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    predictions: pa.RecordBatch
+    reasons: pa.StringArray
+
+
+def _score(
+    batch: pa.RecordBatch, scorer: Scorer, contract: Contract, search: RowSearch | None
+) -> _Scored:
+    with AT_WORK.entered(lambda: None):
+        return _scored(batch, scorer, contract, search)
+
+
+def _scored(
+    batch: pa.RecordBatch, scorer: Scorer, contract: Contract, search: RowSearch | None
+) -> _Scored:
+    encoded = encode(batch, contract)
+    fed = np.flatnonzero(encoded.valid)
+    schema = prediction_schema(batch.schema, contract)
+    reasons = encoded.reasons
+    tensors: list[Any] = []
+    if len(fed) and search is None:
+        tensors = scorer.run(encoded.feeds)
+    elif len(fed) and search is not None:
+        tensors, failed = search.run(scorer, encoded.feeds)
+        if failed:
+            reasons = _with_failures(reasons, failed, fed)
+            fed = np.delete(fed, list(failed))
+    if len(fed):
+        decoded = decode(tensors, contract, len(fed))
+        outputs = decoded.columns
+        place = np.full(batch.num_rows, -1, dtype=np.int64)
+        place[fed] = np.arange(len(fed))
+        if decoded.faults:
+            reasons = _with_faults(reasons, decoded.faults, fed)
+            place[reasons.is_valid().to_numpy(zero_copy_only=False)] = -1
+        if (place < 0).any():
+            index = pa.array(place, mask=place < 0)
+            outputs = [column.take(index) for column in outputs]
+    else:
+        outputs = [pa.nulls(batch.num_rows, f.type) for f in contract.output_fields()]
+    status = pa.array([SCORED, REJECTED]).take(reasons.is_valid().cast(pa.int8()))
+    carried = [batch.column(name) for name in _carried_names(batch.schema)]
+    predictions = [*carried, *outputs, status, reasons]
+    return _Scored(pa.RecordBatch.from_arrays(predictions, schema=schema), reasons)
+
+
+def _carried_names(schema: pa.Schema) -> list[str]:
+    return [n for n in schema.names if n.startswith(CARRIED_PREFIX) and n != REJECTED_COLUMN]
+
+
+def _with_failures(
+    reasons: pa.StringArray, failed: Mapping[int, str], fed: Array
+) -> pa.StringArray:
+    said = np.full(len(reasons), None, dtype=object)
+    said[fed[list(failed)]] = list(failed.values())
+    return pc.coalesce(reasons, pa.array(said, pa.string()))
+
+
+def _with_faults(reasons: pa.StringArray, faults: dict[str, Array], fed: Array) -> pa.StringArray:
+    codes = np.zeros(len(fed), dtype=np.int64)
+    for code, rows in enumerate(faults.values(), start=1):
+        codes[rows & (codes == 0)] = code
+    late = np.zeros(len(reasons), dtype=np.int64)
+    late[fed] = codes
+    labels = pa.array([None, *faults], pa.string()).take(pa.array(late))
+    return pc.coalesce(reasons, labels)
+
+
+def _count(
+    tally: Tally, reasons: pa.StringArray, batch: pa.RecordBatch, contract: Contract
+) -> None:
+    rejected = len(reasons) - reasons.null_count
+    tally.scored += len(reasons) - rejected
+    tally.rejected += rejected
+    if not rejected:
+        return
+    for count in reasons.drop_null().value_counts().to_pylist():
+        reason = count["values"]
+        tally.rejected_reasons[reason] += count["counts"]
+        if reason not in tally.examples:
+            row = reasons.index(reason).as_py()
+            tally.examples[reason] = _example(batch, row, reason, contract)
+
+
+def _example(batch: pa.RecordBatch, row: int, reason: str, contract: Contract) -> str:
+    """`000123`, or `000123 (amount = 16777217)` when a feature's value is to blame."""
+    keys = [name for name in batch.schema.names if name.startswith(KEY_PREFIX)]
+    text = ", ".join(_shown(batch.column(name)[row]) for name in keys)
+    feature = reason.partition(":")[2]
+    if feature in contract.feature_names:
+        value = f"{feature} = {_shown(batch.column(feature)[row])}"
+        text = f"{text} ({value})" if text else value
+    return text
+
+
+def _shown(scalar: pa.Scalar) -> str:
+    try:
+        value = scalar.as_py()
+    except (OverflowError, ValueError):  # a date that Python's calendar does not have, or infinity
+        value = scalar.cast(pa.string()).as_py()
+    text = "NULL" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,237 @@
+"""The only place that runs onnxruntime: bytes in, outputs out, on the CPU."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import onnxruntime as ort
+
+from dbt_onnx.errors import ArtifactError, ModelError, ScoringError
+from dbt_onnx.kernel.native import MAX_SECONDS, TRIAL_SECONDS, Memory, OverdueError, Threads
+from dbt_onnx.kernel.tensors import joined
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import numpy as np
+
+__all__ = [
+    "DEFAULT_BATCH_ROWS",
+    "MAX_SECONDS",
+    "PROVIDER",
+    "TRIAL_SECONDS",
+    "OnnxSession",
+    "Scorer",
+]
+
+PROVIDER = "CPUExecutionProvider"
+DEFAULT_BATCH_ROWS = 8_192
+_SIZES = (1_024, DEFAULT_BATCH_ROWS, 32_768)
+_CLEARLY = 0.8
+_LONG = 0.005
+_NOTHING = 4
+_MEMORY_HINT = (
+    "the model wants more memory than this machine has left: look at it with `dbt-onnx inspect FILE`; "
+    "fewer rows a call need less: batch_rows in score()"
+)
+# where in onnxruntime's own source a check stands: path:line and the signature of the function
+_SOURCE = re.compile(r"\S*/onnxruntime/\S+:\d+ .*?\) (?=[A-Z])")
+
+
+class Scorer(Protocol):
+    """Whatever turns input tensors into output tensors, row by row independent."""
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> list[Any]:
+        """Outputs in the order of `contract.outputs`: arrays (rows, ...) or one map per row."""
+        ...
+
+
+class OnnxSession:
+    """An onnxruntime session over `model_bytes`, which the caller has verified. Several threads may
+    run it at once.
+
+    `output_names` are the graph's outputs to compute, in that order. `threads` is the number of
+    threads that one call uses. `batch_rows` is the number of rows of a call, 1 for a model whose
+    batch is fixed at one; none: measured on the first rows, and `batch_rows` tells what was chosen.
+    `workers` is how many calls at once keep this process's cores busy. No call, and not the loading,
+    may take longer than `max_seconds`, nor more memory than is left. `on_call` is called before each
+    call with the first of its rows and their number.
+
+    Raises ArtifactError when onnxruntime cannot load the model.
+    """
+
+    def __init__(
+        self,
+        model_bytes: bytes,
+        *,
+        output_names: Sequence[str],
+        threads: int = 1,
+        batch_rows: int | None = None,
+        max_seconds: float = MAX_SECONDS,
+        on_call: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._on_call = on_call
+        self.onnxruntime_version: str = ort.__version__
+        self.provider = PROVIDER
+        self.threads = threads
+        self.workers = max(1, _usable_cores() // threads)
+        self.batch_rows = batch_rows or DEFAULT_BATCH_ROWS
+        self.max_seconds = max_seconds
+        self._memory = Memory()
+        self._native = Threads()
+        self._calls_ended = 0
+        self._is_calibrated = batch_rows is not None
+        self._calibration = threading.Lock()
+        self._output_names = list(output_names)
+        options = ort.SessionOptions()
+        # what fails is raised, with the same message
+        options.log_severity_level = _NOTHING
+        # stated, so that a run can stamp what it used and a replay can pin it
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        # onnxruntime's own binary format would pass by the checks made on the ONNX file
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        load = partial(ort.InferenceSession, model_bytes, options, providers=[PROVIDER])
+        try:
+            with self._memory.bounded():
+                self._session = self._native.run(
+                    load, max_seconds=max_seconds, cancel=lambda: _cancel_loading(options)
+                )
+        except OverdueError as error:
+            raise ArtifactError(
+                f"onnxruntime {ort.__version__} has not loaded the model after {max_seconds:g} s",
+                hint="`dbt-onnx inspect FILE` shows what the model asks for; an honest model loads "
+                "within seconds",
+            ) from error
+        except Exception as error:  # onnxruntime's errors have no base of their own
+            raise ArtifactError(
+                f"onnxruntime {ort.__version__} cannot load the model: {_one_line(error)}",
+                hint=_MEMORY_HINT
+                if _is_out_of_memory(error)
+                else "`dbt-onnx inspect FILE` shows what the model asks for; export it for an "
+                "opset that this onnxruntime knows, or upgrade onnxruntime",
+            ) from error
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> list[Any]:
+        """Outputs for the rows of `feeds`, computed by calls of `batch_rows` rows.
+
+        Raises ModelError with onnxruntime's message when the model fails on these rows, ScoringError
+        when it does not end, or finds no memory.
+        """
+        options = ort.RunOptions()
+        options.log_severity_level = _NOTHING
+        try:
+            with self._memory.bounded():
+                calls = self._native.run(
+                    partial(self._calls, feeds, options),
+                    max_seconds=self.max_seconds,
+                    cancel=lambda: setattr(options, "terminate", True),
+                    steps=lambda: self._calls_ended,
+                )
+        except OverdueError as error:
+            raise ScoringError(
+                f"the model failed on {shapes(feeds)}: a call of at most {self.batch_rows:,} rows had "
+                f"not ended after {self.max_seconds:g} s",
+                hint="look for a loop without end with `dbt-onnx inspect FILE`; a model that is only "
+                "slow needs fewer rows a call: batch_rows in score()",
+            ) from error
+        except Exception as error:  # onnxruntime's errors have no base of their own
+            said = _one_line(error)
+            message = f"the model failed on {shapes(feeds)}: {said}"
+            if _is_out_of_memory(error):
+                raise ScoringError(message, hint=_MEMORY_HINT) from error
+            raise ModelError(
+                message,
+                hint="if the shapes are what the model wants, the values are not; "
+                "`dbt-onnx inspect FILE` shows its inputs",
+                said=said,
+            ) from error
+        return [joined([call[i] for call in calls]) for i in range(len(self._output_names))]
+
+    @contextmanager
+    def calls_of(self, rows: int | None) -> Iterator[None]:
+        """Within, calls have this many rows; none: as many as ever."""
+        before = self.batch_rows, self._is_calibrated
+        if rows is not None:
+            self.batch_rows, self._is_calibrated = rows, True
+        try:
+            yield
+        finally:
+            if rows is not None:
+                self.batch_rows, self._is_calibrated = before
+
+    def _calls(self, feeds: Mapping[str, np.ndarray], options: ort.RunOptions) -> list[list[Any]]:
+        self._calibrate(feeds, options)
+        starts = range(0, _rows(feeds) or 1, self.batch_rows)
+        return [self._call(feeds, start, self.batch_rows, options) for start in starts]
+
+    def _call(
+        self, feeds: Mapping[str, np.ndarray], start: int, rows: int, options: ort.RunOptions
+    ) -> list[Any]:
+        if self._on_call is not None:
+            self._on_call(start, rows)
+        part = {name: x[start : start + rows] for name, x in feeds.items()}
+        outputs = self._session.run(self._output_names, part, options)
+        self._calls_ended += 1
+        return list(outputs)
+
+    def _calibrate(self, feeds: Mapping[str, np.ndarray], options: ort.RunOptions) -> None:
+        """Measure once, on the first rows that are enough, which size of calls is the fastest.
+
+        Small calls stay in the processor's caches, large ones spread what a call costs. The default
+        stays unless another one is clearly better, so that noise does not decide.
+        """
+        # the other workers wait, so that what is measured is the model
+        with self._calibration:
+            if self._is_calibrated or _rows(feeds) < max(_SIZES):
+                return
+            seconds_per_row = {}
+            for size in _SIZES:
+                began = time.perf_counter()
+                self._call(feeds, 0, size, options)
+                taken = time.perf_counter() - began
+                seconds_per_row[size] = taken / size
+                # a larger one only spreads better what a call costs: nothing, beside this
+                if size >= DEFAULT_BATCH_ROWS and taken > _LONG:
+                    break
+            best = min(seconds_per_row, key=seconds_per_row.__getitem__)
+            if seconds_per_row[best] < _CLEARLY * seconds_per_row[DEFAULT_BATCH_ROWS]:
+                self.batch_rows = best
+            self._is_calibrated = True
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _rows(feeds: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(feeds.values())))
+
+
+def shapes(feeds: Mapping[str, np.ndarray]) -> str:
+    """`features float32[1000, 3]`, for messages."""
+    return ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in feeds.items())
+
+
+def _cancel_loading(options: ort.SessionOptions) -> None:
+    # onnxruntime 1.21 and later
+    if hasattr(options, "set_load_cancellation_flag"):
+        options.set_load_cancellation_flag(True)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    words = ("bad_alloc", "Failed to allocate memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
+def _one_line(error: Exception) -> str:
+    text = _SOURCE.sub("", " ".join(str(error).split())) or type(error).__name__
+    return text if len(text) <= 500 else text[:497] + "..."

@@ -1,0 +1,46 @@
+"""The types of tensors, and what stands in them for a NULL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dbt_onnx.kernel.contract import Feature, TensorType
+
+DEFAULT_TOLERANCE = {"float16": 1e-3, "float32": 1e-6, "float64": 1e-12}
+
+
+def numpy_dtype(dtype: TensorType) -> np.dtype[Any]:
+    """The numpy type of a tensor; strings are Python objects."""
+    return np.dtype(object if dtype == "string" else dtype)
+
+
+def fill_value(feature: Feature, dtype: TensorType) -> Any:
+    """The feature's fill as a scalar of the tensor's type. Raises ValueError if it does not fit."""
+    target = numpy_dtype(dtype)
+    if dtype == "string":
+        return feature.fill
+    fill: Any = float(feature.fill) if isinstance(feature.fill, float) else int(feature.fill or 0)
+    with np.errstate(all="ignore"):
+        try:
+            value = np.array(fill).astype(target)
+        except (OverflowError, TypeError) as error:
+            raise ValueError(f"does not fit {dtype}") from error
+    tolerance = DEFAULT_TOLERANCE.get(dtype, 0.0)
+    # written so that NaN and infinity do not fit
+    if not abs(value.item() - fill) <= tolerance * abs(fill):
+        raise ValueError(f"does not fit {dtype}")
+    return value
+
+
+def joined(pieces: Sequence[Any]) -> Any:
+    """One output of several calls, (rows, ...) or a list of maps, as if it were of one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    if isinstance(pieces[0], np.ndarray):
+        return np.concatenate([np.atleast_1d(piece) for piece in pieces])
+    return [item for piece in pieces for item in piece]

@@ -1,0 +1,288 @@
+"""Backfill: a scoring model run slice by slice, each under a clock of the past.
+
+A slice is a clock, and done when the runs table says so; nothing else is remembered, so that a
+backfill can be killed anywhere and started again. The models upstream that depend on the clock are
+built in schemas of their own: the features of the past never stand in the place of today's. The
+scoring model itself writes its own ledger. See docs/decisions/backfill.md.
+"""
+
+from __future__ import annotations
+
+import calendar
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from dbt_onnx.artifacts.registry import parse_spec
+from dbt_onnx.engines.duckdb import backfilling
+from dbt_onnx.engines.duckdb.cursor import Cursor
+from dbt_onnx.engines.duckdb.ledger import TableName
+from dbt_onnx.errors import ConfigError, DbtOnnxError, WarehouseError
+from dbt_onnx.project import upstream
+from dbt_onnx.project.dbt_project import one_line
+from dbt_onnx.project.scoring_calls import scoring_calls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import duckdb
+
+    from dbt_onnx.artifacts.registry import RegistryEntry
+    from dbt_onnx.project.dbt_project import DbtProject, ScoringModel
+    from dbt_onnx.project.scoring_calls import ScoringCall
+
+Every = Literal["day", "week", "month"]
+
+
+def slices(first: datetime, last: datetime, every: Every) -> list[datetime]:
+    """The clocks from `first` to `last`, both included, ascending.
+
+    Months count from `first`: from a 31st, a slice is the last day of a shorter month. Raises
+    ConfigError when `last` is before `first`.
+    """
+    if last < first:
+        raise ConfigError(
+            f"--from {show_clock(first)} is after --to {show_clock(last)}",
+            hint="give the earlier day first",
+        )
+    found: list[datetime] = []
+    while (clock := _advance(first, len(found), every)) <= last:
+        found.append(clock)
+    return found
+
+
+def _advance(first: datetime, steps: int, every: Every) -> datetime:
+    if every != "month":
+        return first + steps * timedelta(days=1 if every == "day" else 7)
+    year, month = divmod(first.month - 1 + steps, 12)
+    year, month = first.year + year, month + 1
+    return first.replace(
+        year=year, month=month, day=min(first.day, calendar.monthrange(year, month)[1])
+    )
+
+
+def show_clock(clock: datetime) -> str:
+    """`1997-09-01`, or `1997-09-01 06:00:00` within a day."""
+    return clock.isoformat(sep=" ").removesuffix(" 00:00:00")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backfill:
+    """What is to be done: `clocks` are all slices, ascending, and `done` those that have run.
+
+    version     that scores, as the registry has it
+    asked       it again, "churn/1", when it is not left to the scoring model
+    features    the feature relation as a slice builds it; none when it is not known which it is
+    relations   where a slice builds the models upstream, by id
+    """
+
+    project: DbtProject
+    model: ScoringModel
+    version: RegistryEntry
+    asked: str | None
+    features: TableName | None
+    upstream: tuple[str, ...]
+    relations: dict[str, TableName]
+    clocks: tuple[datetime, ...]
+    done: frozenset[datetime]
+
+    @property
+    def missing(self) -> list[datetime]:
+        return [clock for clock in self.clocks if clock not in self.done]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceResult:
+    """What became of one slice: the run's own summary or, of a dry run, `rows`; else `error`."""
+
+    clock: datetime
+    seconds: float
+    message: str = ""
+    rows: int | None = None
+    error: str | None = None
+
+
+def plan_backfill(
+    project: DbtProject,
+    name: str,
+    *,
+    first: datetime,
+    last: datetime,
+    every: Every,
+    asked: str | None = None,
+) -> Backfill:
+    """Find out what a backfill of the scoring model `name` has to do; writes nothing.
+
+    `asked` is the version to score with ("churn/1" or an alias, "churn@challenger") in place of
+    the scoring model's own; a slice that another version has run is then missing, else it is done.
+    Raises ConfigError when the slices make no sense or the features do not
+    depend on the clock, RegistryError when no such version is registered.
+    """
+    clocks = slices(first, last, every)
+    model = project.scoring_model(name)
+    above = upstream.clock_dependent(project.manifest, model.unique_id)
+    relations = upstream.relations_of(project.manifest, above, suffix=f"__backfill_{model.name}")
+    clock_sql = project.render("{{ dbt_onnx.clock() }}", variables={})
+    with project.connect() as connection:
+        now = backfilling.evaluate_clock(connection, clock_sql)
+        calls = scoring_calls(project, Cursor(connection))
+        [call] = [call for call in calls if call.scoring_model == model]
+        version = _version(project, connection, call, asked)
+        # a hole is a moment about which nothing ran; whoever asks for a version wants that one
+        done = backfilling.scored_clocks(connection, model.table, version if asked else None)
+    if clocks[-1] > now:
+        raise ConfigError(
+            f"slice {show_clock(clocks[-1])} is later than the project's clock, {show_clock(now)}",
+            hint="end with --to before it, or set the clock with "
+            "--vars '{dbt_onnx_clock: \"YYYY-MM-DD\"}'",
+        )
+    return Backfill(
+        project=project,
+        model=model,
+        version=version,
+        asked=None if asked is None else f"{version.model_name}/{version.model_version}",
+        features=_features(project, model, call, relations),
+        upstream=tuple(above),
+        relations=relations,
+        clocks=tuple(clocks),
+        done=frozenset(done.intersection(clocks)),
+    )
+
+
+def run_backfill(
+    backfill: Backfill, *, on_start: Callable[[datetime], None], is_dry_run: bool = False
+) -> Iterator[SliceResult]:
+    """Run the missing slices, oldest first, as the results are asked for; a dry run only builds and
+    counts their features. `on_start` hears of each slice before it begins.
+
+    A slice that fails is a result like any other. Raises WarehouseError when the schemas for the
+    features of the past are somebody else's, KeyboardInterrupt when dbt was stopped.
+    """
+    if not backfill.missing:
+        # one that was killed after it had committed its last slice left them
+        _drop_scratch(backfill)
+    for clock in backfill.missing:
+        on_start(clock)
+        yield _run_slice(backfill, clock, is_dry_run=is_dry_run)
+
+
+def _run_slice(backfill: Backfill, clock: datetime, *, is_dry_run: bool) -> SliceResult:
+    """Run one slice. The scratch schemas are there while it runs, and gone afterwards."""
+    project, began = backfill.project, time.monotonic()
+    variables: dict[str, Any] = {upstream.CLOCK_VARIABLE: clock.isoformat(sep=" ")}
+    if backfill.asked is not None:
+        variables["dbt_onnx_model"] = {
+            **(project.variables.get("dbt_onnx_model") or {}),
+            backfill.model.name: backfill.asked,
+        }
+    wanted = [*backfill.upstream, *([] if is_dry_run else [backfill.model.unique_id])]
+    with _scratch(backfill):
+        done = project.invoke(
+            "run",
+            "--select",
+            *upstream.selection(project.manifest, wanted),
+            variables=variables,
+            manifest=upstream.moved(project.manifest, backfill.relations),
+        )
+        error, message, rows = _error_of(done), "", None
+        if error is None and not is_dry_run:
+            message = _message_of(done, backfill.model.unique_id)
+        elif error is None and backfill.features is not None:
+            with project.connect() as connection:
+                rows = backfilling.count_rows(connection, backfill.features)
+    return SliceResult(
+        clock=clock, seconds=time.monotonic() - began, message=message, rows=rows, error=error
+    )
+
+
+@contextmanager
+def _scratch(backfill: Backfill) -> Iterator[None]:
+    with backfill.project.connect(read_only=False) as connection:
+        backfilling.renew_scratch(connection, backfill.relations.values())
+    try:
+        yield
+    except BaseException:
+        # the next backfill drops them as well; what happened matters more
+        with suppress(DbtOnnxError):
+            _drop_scratch(backfill)
+        raise
+    _drop_scratch(backfill)
+
+
+def _drop_scratch(backfill: Backfill) -> None:
+    with backfill.project.connect(read_only=False) as connection:
+        backfilling.drop_scratch(connection, backfill.relations.values())
+
+
+def _version(
+    project: DbtProject,
+    connection: duckdb.DuckDBPyConnection,
+    call: ScoringCall,
+    asked: str | None,
+) -> RegistryEntry:
+    """The version that will score."""
+    model = call.scoring_model
+    if asked is None and call.model is None:
+        raise ConfigError(
+            f"which model {model.selector} scores with is not known before its first run: its code "
+            "does not say so in plain text",
+            hint="name a version with --model NAME/VERSION",
+        )
+    own = None if call.model is None else parse_spec(call.model).model_name
+    spec = asked or call.model or ""
+    if own is not None and parse_spec(spec).model_name != own:
+        raise ConfigError(
+            f"{model.selector} scores with {call.model!r}, and --model asks for {spec!r}",
+            hint=f"name a version of that model: '{own}/VERSION'",
+        )
+    above = project.manifest.nodes[model.unique_id].depends_on.nodes
+    known = {**project.manifest.sources, **project.manifest.nodes}
+    registry = backfilling.read_registry(
+        connection,
+        [
+            TableName(
+                database=node.database,
+                schema=node.schema,
+                identifier=getattr(node, "identifier", None) or node.alias,
+            )
+            for node in (known[node_id] for node_id in above if node_id in known)
+        ],
+    )
+    return registry.resolve(spec)
+
+
+def _features(
+    project: DbtProject, model: ScoringModel, call: ScoringCall, relations: dict[str, TableName]
+) -> TableName | None:
+    """The feature relation as a slice builds it, of those that the scoring model reads."""
+    above = [
+        node_id
+        for node_id in project.manifest.nodes[model.unique_id].depends_on.nodes
+        if node_id in relations
+    ]
+    if len(above) > 1 and call.features is not None:
+        nodes = project.manifest.nodes
+        above = [item for item in above if nodes[item].relation_name == call.features.sql]
+    return relations[above[0]] if len(above) == 1 else None
+
+
+def _error_of(done: Any) -> str | None:
+    """Why an invocation of dbt failed, in one line; none when it did not."""
+    if done.success:
+        return None
+    results = getattr(done.result, "results", None) or []
+    failed = [result for result in results if str(result.status) in {"error", "fail"}]
+    if failed:
+        return f"{failed[0].node.name}: {one_line(failed[0].message)}"
+    return one_line(done.exception) if done.exception else "dbt did not say why"
+
+
+def _message_of(done: Any, unique_id: str) -> str:
+    for result in done.result.results:
+        if result.node.unique_id == unique_id:
+            return str(result.message)
+    raise WarehouseError(
+        "dbt ran, and not the scoring model", hint="it may be disabled for this target"
+    )

@@ -1,0 +1,301 @@
+"""A dbt project as the command line sees it: its nodes, its warehouse, its runs.
+
+dbt runs in this process, as `dbt` would in another: same project, profile and target. It prints
+nothing and writes nothing below the project; its own files go to a temporary folder.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import os
+import shutil
+import tempfile
+import warnings
+import weakref
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.engines.duckdb.ledger import TableName
+from dbt_onnx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import duckdb
+
+MATERIALIZATION = "predictions"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringModel:
+    """A dbt model that scores. `table` is its ledger; `table.identifier` is the model's alias.
+
+    `selector` is what `dbt build -s` calls it: its name, `churn.v2` for a version of a dbt model.
+    """
+
+    name: str
+    selector: str
+    unique_id: str
+    table: TableName
+
+
+class DbtProject:
+    """One project, profile and target. Nothing is read before it is asked for.
+
+    `profiles_dir` and `target` default to what dbt would take; `variables` are those of `--vars`.
+    """
+
+    def __init__(
+        self,
+        project_dir: Path,
+        *,
+        profiles_dir: Path | None = None,
+        target: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.root = project_dir.resolve()
+        self.variables = dict(variables or {})
+        self._target = target
+        self._profiles_dir = (profiles_dir or _default_profiles_dir(self.root)).resolve()
+        self._scratch = tempfile.mkdtemp(prefix="dbt_onnx_")
+        weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+
+    @property
+    def manifest(self) -> Any:
+        """dbt's manifest, parsed once. Raises ConfigError when dbt cannot read the project."""
+        return self._parsed[0]
+
+    def scoring_models(self) -> list[ScoringModel]:
+        """The enabled models that are materialized as predictions, by selector."""
+        found = [
+            ScoringModel(
+                name=node.name,
+                selector=node.search_name,
+                unique_id=node.unique_id,
+                table=TableName(database=node.database, schema=node.schema, identifier=node.alias),
+            )
+            for node in self.manifest.nodes.values()
+            if node.resource_type == "model" and node.config.materialized == MATERIALIZATION
+        ]
+        return sorted(found, key=lambda model: (model.selector, model.unique_id))
+
+    def scoring_model(self, name: str) -> ScoringModel:
+        """The scoring model of that name: its dbt name, its alias, which is the ledger's name, or its
+        unique id. Raises ConfigError when there is none, or two.
+        """
+        models = self.scoring_models()
+        found = (
+            [model for model in models if name in {model.selector, model.unique_id}]
+            or [model for model in models if name == model.name]
+            or [model for model in models if name == model.table.identifier]
+        )
+        if len(found) == 1:
+            return found[0]
+        if found:
+            selectors = {model.selector for model in found}
+            is_told_apart = len(selectors) == len(found)
+            raise ConfigError(
+                f"{len(found)} scoring models of the project are called {name!r}",
+                hint="name one of "
+                + ", ".join(m.selector if is_told_apart else m.unique_id for m in found),
+            )
+        names = [model.selector for model in models]
+        if not names:
+            raise ConfigError(
+                f"the project {self.root.name} has no scoring models: no model is materialized "
+                f"as {MATERIALIZATION!r}",
+                hint="a scoring model is a Python model with "
+                f"dbt.config(materialized='{MATERIALIZATION}'); it may be disabled for this target",
+            )
+        close = get_close_matches(name, names, n=1)
+        raise ConfigError(
+            f"{name!r} is no scoring model of the project {self.root.name}; "
+            f"it has {', '.join(names)}",
+            hint=f"did you mean {close[0]!r}?" if close else "name one of those",
+        )
+
+    @contextmanager
+    def connect(self, *, read_only: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The warehouse of the target, opened as dbt-duckdb opens it; closed at the end.
+
+        Read-only, so that any number of commands can look at once. Raises WarehouseError when it
+        is not there, not a file, or held by another process.
+        """
+        from dbt.adapters.duckdb.environments import Environment
+
+        connection, opening, plugins = self._open(read_only=read_only)
+        try:
+            with connection.cursor() as cursor:
+                yield Environment.initialize_cursor(opening, cursor, plugins)
+        finally:
+            connection.close()
+
+    def _open(self, *, read_only: bool) -> tuple[duckdb.DuckDBPyConnection, Any, Any]:
+        """A connection, the credentials that it was opened with, and dbt-duckdb's plugins."""
+        from dbt.adapters.duckdb.environments import Environment
+
+        from dbt_onnx.engines.duckdb.cursor import errors_of_opening
+
+        _, credentials = self._parsed
+        _let_go()
+        with errors_of_opening(credentials.path), _working_directory(self.root):
+            plugins = Environment.initialize_plugins(credentials)
+            options = {"access_mode": "read_only"} if read_only else {}
+            opening = copy.copy(credentials)
+            opening.config_options = {**(credentials.config_options or {}), **options}
+            opening.retries = None
+            return Environment.initialize_db(opening, plugins), opening, plugins
+
+    def render(self, template: str, *, variables: Mapping[str, Any]) -> str:
+        """The SQL that dbt makes of a template, which may call the project's macros.
+
+        What these ask the warehouse is asked read-only: others may be looking at it. Raises
+        WarehouseError as `connect`, and ConfigError when dbt can make no SQL of it.
+        """
+        from dbt.adapters.duckdb import environments
+        from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+        manifest, credentials = self._parsed
+        manager: Any = DuckDBConnectionManager
+        environment: Any = environments.create(credentials)
+        environment.conn, _, _ = self._open(read_only=True)
+        environment.handle()  # without one it would close, and open itself for writing
+        manager._ENV = environment  # noqa: SLF001
+        done = self.invoke("compile", "--inline", template, variables=variables, manifest=manifest)
+        results = getattr(done.result, "results", None) or []
+        if not done.success or not results:
+            said = done.exception or "; ".join(str(result.message) for result in results)
+            raise ConfigError(
+                f"dbt can make no query for the project {self.root.name}: {one_line(said)}",
+                hint="`dbt compile` in the project's folder says more",
+            )
+        return str(results[0].node.compiled_code)
+
+    def invoke(
+        self, *arguments: str, variables: Mapping[str, Any] | None = None, manifest: Any = None
+    ) -> Any:
+        """Run a dbt command in this process, quietly; returns its `dbtRunnerResult`.
+
+        `variables` are set over the project's; `manifest` stands for parsing the project. dbt's
+        connections are closed afterwards, so that the database file is free. Raises
+        KeyboardInterrupt when dbt was interrupted.
+        """
+        runner = _dbt_runner()(manifest=manifest)
+        variables = {**self.variables, **(variables or {})}
+        target = ["--target", self._target] if self._target else []
+        with _working_directory(self.root), warnings.catch_warnings():
+            # dbt's own deprecations, and the event loops that dbt-duckdb leaves, are none of ours
+            warnings.simplefilter("ignore")
+            try:
+                done = runner.invoke(
+                    [
+                        *arguments,
+                        *("--project-dir", str(self.root)),
+                        *("--profiles-dir", str(self._profiles_dir)),
+                        *target,
+                        *("--vars", json.dumps(variables, default=str)),
+                        *self._quiet(),
+                    ]
+                )
+            finally:
+                _let_go()
+        if isinstance(done.exception, KeyboardInterrupt):
+            raise KeyboardInterrupt from done.exception
+        return done
+
+    def _quiet(self) -> list[str]:
+        """Options that keep the terminal, and the files of the user's own dbt runs, as they are."""
+        scratch = self._scratch
+        parsed = self.root / os.environ.get("DBT_TARGET_PATH", "target") / "partial_parse.msgpack"
+        return [
+            *("--log-level", "none"),
+            *("--log-level-file", "none"),
+            *("--log-path", scratch),
+            *("--target-path", scratch),
+            "--no-print",
+            "--no-write-json",
+            # what the user's last run has parsed need not be parsed again
+            *(("--partial-parse-file-path", str(parsed)) if parsed.is_file() else ()),
+        ]
+
+    @cached_property
+    def _parsed(self) -> tuple[Any, Any]:
+        """The manifest, and the target's credentials as dbt has rendered them."""
+        if not (self.root / "dbt_project.yml").is_file():
+            raise ConfigError(
+                f"{self.root} is no dbt project: it has no dbt_project.yml",
+                hint="run in the project's folder, or name it with --project-dir",
+            )
+        done = self.invoke("parse")
+        if not done.success:
+            raise ConfigError(
+                f"dbt cannot read the project {self.root}: {one_line(done.exception)}",
+                hint="`dbt parse` in that folder says more",
+            )
+        from dbt.adapters.factory import FACTORY
+
+        adapters: Mapping[str, Any] = FACTORY.adapters  # of the invocation that has just ended
+        if "duckdb" not in adapters:
+            raise ConfigError(
+                f"the target's warehouse is of type {', '.join(adapters)}; dbt_onnx reads duckdb",
+                hint="choose another target with --target",
+            )
+        return done.result, adapters["duckdb"].config.credentials
+
+
+def one_line(error: object) -> str:
+    """What dbt says of a failure, without its line breaks and indentation."""
+    said = " ".join(str(error).split())
+    return said if len(said) <= 1000 else f"{said[:997]}..."
+
+
+def _dbt_runner() -> Any:
+    try:
+        import dbt.adapters.duckdb  # noqa: F401
+        from dbt.cli.main import dbtRunner
+    except ImportError as error:
+        raise ConfigError(
+            f"this command runs dbt, which is not installed here: {error}",
+            hint="pip install 'dbt-onnx[duckdb]' where dbt is installed",
+        ) from error
+    return dbtRunner
+
+
+def _default_profiles_dir(root: Path) -> Path:
+    """The folder that dbt would take, or the project's own, where its profiles.yml mostly lies."""
+    if named := os.environ.get("DBT_PROFILES_DIR"):
+        return Path(named)
+    for folder in (Path.cwd(), root):
+        if (folder / "profiles.yml").is_file():
+            return folder
+    return Path.home() / ".dbt"
+
+
+def _let_go() -> None:
+    """Close what dbt-duckdb keeps open between invocations: DuckDB lets no other process write,
+    and this process not open the file in another mode, while it is open.
+    """
+    from dbt.adapters.duckdb import connections
+
+    manager: Any = connections.DuckDBConnectionManager
+    if manager._ENV is not None:  # noqa: SLF001
+        manager._ENV.close()  # noqa: SLF001
+    manager.close_all_connections()
+    gc.collect()  # cursors that nobody refers to keep the database open, too
+
+
+@contextmanager
+def _working_directory(folder: Path) -> Iterator[None]:
+    """dbt works in the project's folder: the relative paths of a profile begin there."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

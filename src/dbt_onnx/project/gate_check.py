@@ -1,0 +1,215 @@
+"""Taking a version through the gate: its file, its card, and what it says in the warehouse now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dbt_onnx.artifacts.registry import CHAMPION
+from dbt_onnx.errors import DbtOnnxError, WarehouseError
+from dbt_onnx.project.scoring_calls import scoring_calls
+from dbt_onnx.promotion.answers import Answers, Candidate
+from dbt_onnx.promotion.gate import (
+    Check,
+    check_answers,
+    check_card,
+    check_comparison,
+    failed,
+    not_compared,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from dbt_onnx.artifacts.registry import RegistryEntry
+    from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.engines.duckdb.features import FeatureRelation
+    from dbt_onnx.project.dbt_project import DbtProject
+    from dbt_onnx.project.scoring_calls import ScoringCall
+    from dbt_onnx.promotion.gate import Limits
+
+CONTRACT_LIMIT = "columns, types, unique key"
+
+
+def examine(
+    project: DbtProject,
+    entry: RegistryEntry,
+    champion: RegistryEntry | None,
+    *,
+    artifacts: Path,
+    limits: Limits,
+) -> list[Check]:
+    """Every check of the gate, in order; what is wrong is in the checks.
+
+    The warehouse is read, and nothing is written. Raises ConfigError when dbt cannot read the
+    project.
+    """
+    try:
+        candidate = Candidate.load(artifacts, entry)
+    except DbtOnnxError as error:
+        return [failed("artifact", "as registered", error, final=True)]
+    checks = [
+        Check(
+            name="artifact",
+            figure=f"sha256 {entry.sha256[:12]}",
+            limit="as registered",
+            verdict="passed",
+        ),
+        *check_card(candidate.artifact, entry),
+    ]
+    project.scoring_models()  # a project that cannot be read is no verdict on a version
+    try:
+        with project.connect() as connection:
+            from dbt_onnx.engines.duckdb.cursor import Cursor
+
+            with Cursor(connection.cursor()) as reader:
+                examination = _Examination(candidate, champion, artifacts, limits)
+                checks += examination.of_calls(reader, scoring_calls(project, reader))
+    except WarehouseError as error:
+        if champion is None:  # a first version may be promoted before there is a warehouse
+            checks.append(not_compared(None, f"no champion yet; {error.message}"))
+        else:
+            checks.append(failed("warehouse", "can be read", error))
+    return checks
+
+
+class _Examination:
+    """One version against the warehouse. A feature relation that several scoring models read is
+    scored once.
+    """
+
+    def __init__(
+        self, candidate: Candidate, champion: RegistryEntry | None, artifacts: Path, limits: Limits
+    ) -> None:
+        self._candidate = candidate
+        self._champion = champion
+        self._artifacts = artifacts
+        self._limits = limits
+
+    def of_calls(self, reader: Cursor, calls: list[ScoringCall]) -> Iterator[Check]:
+        name = self._candidate.artifact.model_name
+        asking = [call for call in calls if call.asks_for(name, CHAMPION)]
+        unknown = [call for call in calls if call.model is None]
+        scored, open_questions = set(), []
+        for call in asking:
+            features, check = self._check_contract(reader, call)
+            yield check
+            if check.verdict == "not checked":
+                open_questions.append(f"{call.scoring_model.selector}: {check.figure}")
+            place = (call.features, call.key)
+            if features is not None and place not in scored:
+                scored.add(place)
+                yield from self._check_rows(reader, features, call.key)
+        for call in unknown:
+            check = _not_checked(call, "which model it scores is not known before its first run")
+            yield check
+            if not asking:
+                open_questions.append(f"{call.scoring_model.selector}: {check.figure}")
+        if not asking and not unknown:
+            open_questions.append(f"no scoring model asks for {name!r}")
+            yield Check(
+                name="contract",
+                figure=open_questions[0],
+                limit=CONTRACT_LIMIT,
+                verdict="not checked",
+            )
+        if self._champion is None:
+            yield not_compared(None, "no champion yet")
+        elif open_questions:
+            why = "; ".join(open_questions)
+            yield not_compared(self._champion.spec, why, hint="build the scoring model first")
+
+    def _check_contract(
+        self, reader: Cursor, call: ScoringCall
+    ) -> tuple[FeatureRelation | None, Check]:
+        """Whether the next run can read the features and write what the version says."""
+        from dbt_onnx.engines.duckdb.current_features import (
+            MissingFeaturesError,
+            count_features,
+            open_features,
+        )
+        from dbt_onnx.engines.duckdb.cursor import duckdb_errors
+        from dbt_onnx.engines.duckdb.fit import check_fit
+        from dbt_onnx.engines.duckdb.tables import ScoringTables
+
+        if call.features is None or not call.key:
+            why = "what it reads cannot be told from its code and its runs"
+            return None, _not_checked(call, why)
+        tables = ScoringTables(call.scoring_model.table)
+        try:
+            with duckdb_errors():
+                tables.check_runs(reader)
+                tables.check_names(reader)
+                features = open_features(reader, call.features)
+                check_fit(reader, call, self._candidate.artifact, features, tables)
+                rows = count_features(reader, features, key=call.key)
+        except MissingFeaturesError as error:
+            if self._champion is None:  # a first version may be promoted before anything is built
+                return None, _not_checked(call, error.message)
+            return None, failed(_named("contract", call), CONTRACT_LIMIT, error)
+        except DbtOnnxError as error:
+            return None, failed(_named("contract", call), CONTRACT_LIMIT, error)
+        return features, Check(
+            name=_named("contract", call),
+            figure=f"{features.name}, {rows:,} rows",
+            limit=CONTRACT_LIMIT,
+            verdict="passed",
+        )
+
+    def _check_rows(
+        self, reader: Cursor, features: FeatureRelation, key: tuple[str, ...]
+    ) -> Iterator[Check]:
+        """What the version says about the current rows, beside what the champion says."""
+        from dbt_onnx.engines.duckdb.current_features import sample_features
+        from dbt_onnx.engines.duckdb.cursor import duckdb_errors
+
+        champion, fault = self._load_champion(reader, features)
+        artifact = self._candidate.artifact
+        read = dict.fromkeys(artifact.contract.feature_names)
+        if champion is not None:
+            read |= dict.fromkeys(champion.artifact.contract.feature_names)
+        try:
+            with duckdb_errors():
+                batches = sample_features(
+                    reader, features, key=key, columns=read, rows=self._limits.sample
+                )
+            new = Answers.of(self._candidate, batches)
+        except DbtOnnxError as error:
+            yield failed("scores the current rows", "no error", error)
+            return
+        old = None
+        if champion is not None:
+            try:
+                old = Answers.of(champion, batches)
+            except DbtOnnxError as error:
+                fault = error
+        yield from check_answers(new, old, artifact.contract, self._limits, where=features.name)
+        if champion is not None and old is not None:
+            yield from check_comparison(
+                new, old, artifact.contract, self._limits, champion=champion.name
+            )
+        elif self._champion is not None and fault is not None:
+            yield failed(f"comparison with {self._champion.spec}", "both score", fault)
+
+    def _load_champion(
+        self, reader: Cursor, features: FeatureRelation
+    ) -> tuple[Candidate | None, DbtOnnxError | None]:
+        """The champion, if there is one and it can be asked; else what is wrong with it."""
+        if self._champion is None:
+            return None, None
+        try:
+            champion = Candidate.load(self._artifacts, self._champion)
+            features.check_contract(reader, champion.artifact.contract, model=champion.name)
+        except DbtOnnxError as error:
+            return None, error
+        return champion, None
+
+
+def _named(check: str, call: ScoringCall) -> str:
+    return f"{check}: {call.scoring_model.selector}"
+
+
+def _not_checked(call: ScoringCall, why: str) -> Check:
+    return Check(
+        name=_named("contract", call), figure=why, limit=CONTRACT_LIMIT, verdict="not checked"
+    )

@@ -1,0 +1,142 @@
+"""Ask a dbt project how its scoring models are: its warehouse, its registry, its files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.artifacts.verification import verify_entry
+from dbt_onnx.errors import DbtOnnxError
+from dbt_onnx.runs.health import Health, ModelHealth, Problem, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import timedelta
+
+    from dbt_onnx.artifacts.registry import Registry
+    from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.engines.duckdb.health import Sources
+    from dbt_onnx.project.dbt_project import DbtProject, ScoringModel
+
+# a comment that no rendered query has: it parts them again
+_END = "-- dbt_onnx: end of query"
+
+# relations and key come as variables, so that no name is ever read as Jinja
+_QUERIES = f"""
+select {{{{ dbt_onnx.clock() }}}} as clock
+{{%- for call in var('dbt_onnx_health') %}}
+{_END}
+{{{{ dbt_onnx.prediction_health(
+    api.Relation.create(**call.predictions),
+    registry=api.Relation.create(**call.registry),
+    key=call.key,
+    entities=api.Relation.create(**call.entities) if call.entities else none,
+    stale_after=call.stale_after,
+) }}}}
+{{%- endfor %}}
+"""
+
+
+def check_health(project: DbtProject, name: str | None, *, stale_after: timedelta) -> Health:
+    """The health of one scoring model, or of all. What is wrong is in the result; nothing raises."""
+    try:
+        models = [project.scoring_model(name)] if name else project.scoring_models()
+        if not models:
+            project.scoring_model("")  # says that there are none
+        return _check_models(project, models, stale_after=stale_after)
+    except DbtOnnxError as error:
+        return Health(clock=None, stale_after=stale_after, error=error)
+
+
+def _check_models(
+    project: DbtProject, models: list[ScoringModel], *, stale_after: timedelta
+) -> Health:
+    from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.engines.duckdb.health import read_figures
+
+    with project.connect() as connection:
+        checks = [_Check(Cursor(connection), model) for model in models]
+    period = {"count": max(1, int(stale_after.total_seconds())), "period": "second"}
+    asked = [check for check in checks if check.registry is not None]
+    calls = [{**check.call(), "stale_after": period} for check in asked]
+    queries = project.render(_QUERIES, variables={"dbt_onnx_health": calls}).split(_END)
+    with project.connect() as connection:
+        cursor = Cursor(connection)
+        clock = read_figures(cursor, queries[0])["clock"]
+        for check, query in zip(asked, queries[1:], strict=True):
+            check.read_figures(cursor, query)
+    for check in asked:
+        check.verify_artifact(project)
+    return Health(
+        clock=clock, stale_after=stale_after, models=tuple(check.result() for check in checks)
+    )
+
+
+class _Check:
+    """One scoring model: what is known of it, and what was found wrong so far."""
+
+    def __init__(self, cursor: Cursor, model: ScoringModel) -> None:
+        from dbt_onnx.engines.duckdb.health import fault_of_features, read_registry, read_sources
+
+        self.model = model
+        self.figures: Mapping[str, Any] = {}
+        self.problems: list[Problem] = []
+        self.registry: Registry | None = None
+        self.sources: Sources | None = read_sources(cursor, model.table)
+        self.has_features = False
+        if self.sources is None:
+            self._add("never_ran", "no run has succeeded")
+            return
+        if not cursor.has(model.table):
+            self._add("ledger", f"its ledger {model.table} is not in the warehouse")
+        if fault := fault_of_features(cursor, self.sources):
+            self._add("features", fault)
+        else:
+            self.has_features = True
+        try:
+            self.registry = read_registry(cursor, self.sources)
+        except DbtOnnxError as error:
+            self._add("registry", error.message)
+
+    def call(self) -> dict[str, Any]:
+        """The arguments of `prediction_health`, as JSON has them."""
+        sources = self.sources
+        if sources is None or sources.registry is None:
+            raise ValueError(f"{self.model.selector} has no registry to be judged by")
+        features = sources.features if self.has_features else None
+        return {
+            "predictions": asdict(self.model.table),
+            "registry": asdict(sources.registry),
+            "entities": asdict(features) if features else None,
+            "key": list(sources.key),
+        }
+
+    def read_figures(self, cursor: Cursor, query: str) -> None:
+        from dbt_onnx.engines.duckdb.health import read_figures
+
+        try:
+            self.figures = read_figures(cursor, query)
+        except DbtOnnxError as error:
+            self._add("warehouse", error.message)
+            return
+        self.problems += judge(self.figures)
+
+    def verify_artifact(self, project: DbtProject) -> None:
+        """The serving version's file and card, as a run and `dbt-onnx verify` check them."""
+        version = self.figures.get("serving_version")
+        if self.registry is None or version is None:
+            return
+        entry = self.registry.resolve(f"{self.figures['model_name']}/{version}")
+        fault = verify_entry(project.root / "artifacts", entry).fault
+        if fault is not None:
+            self._add("artifact", fault)
+
+    def result(self) -> ModelHealth:
+        return ModelHealth(
+            scoring_model=self.model.selector,
+            figures=self.figures,
+            problems=tuple(dict.fromkeys(self.problems)),
+        )
+
+    def _add(self, kind: str, message: str) -> None:
+        self.problems.append(Problem(kind=kind, message=message))

@@ -1,0 +1,177 @@
+"""What the scoring models of a project ask for: read from their code, else from their last run."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.artifacts.registry import parse_spec
+from dbt_onnx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.project.dbt_project import DbtProject, ScoringModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upstream:
+    """A relation that a scoring model reads: as SQL, as users know it, `schema.name`, and what
+    `dbt build -s` calls it.
+    """
+
+    sql: str
+    name: str
+    full_name: str
+    selector: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringCall:
+    """The arguments of one model's `score()`, as far as they are known. `model`, `features` and an
+    empty `key` are none where they are not; `as_of` and `keep_inputs` have their defaults.
+    """
+
+    scoring_model: ScoringModel
+    model: str | None
+    features: Upstream | None
+    key: tuple[str, ...]
+    as_of: str | None = None
+    keep_inputs: bool = True
+
+    def asks_for(self, model_name: str, alias: str) -> bool:
+        """Whether this scoring model scores with that alias of that model."""
+        if self.model is None:
+            return False
+        try:
+            spec = parse_spec(self.model)
+        except ConfigError:
+            return False
+        return (spec.model_name, spec.alias) == (model_name, alias)
+
+
+def scoring_calls(project: DbtProject, reader: Cursor) -> list[ScoringCall]:
+    """The calls of all scoring models of the project, by name.
+
+    Arguments that a model's code gives as literals are what its next run will use. The others are
+    as its last run had them; a model that has not run yet leaves them unknown.
+    """
+    return [_read_call(project, reader, model) for model in project.scoring_models()]
+
+
+def literal_arguments(code: str) -> dict[str, Any]:
+    """The literal keyword arguments of the one call of `score()` in a dbt Python model.
+
+    `features=dbt.ref("a")` is given as "a", `dbt.ref("pack", "a", v=2)` as "pack.a.v2" and
+    `dbt.source("x", "a")` as "x.a". Empty when there is no such call, or more than one.
+    """
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError):
+        return {}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _is_score(node.func)]
+    found: dict[str, Any] = {}
+    for keyword in calls[0].keywords if len(calls) == 1 else ():
+        try:
+            if keyword.arg == "features":
+                found["features"] = _reference(keyword.value)
+            else:
+                found[keyword.arg or ""] = ast.literal_eval(keyword.value)
+        except ValueError:
+            continue
+    return found
+
+
+def _read_call(project: DbtProject, reader: Cursor, model: ScoringModel) -> ScoringCall:
+    # imported only here: code that names everything needs no warehouse
+    from dbt_onnx.engines.duckdb.runs import last_account
+
+    node = project.manifest.nodes[model.unique_id]
+    relations = _upstream(project.manifest, node)
+    given = literal_arguments(node.raw_code)
+    spec, key, as_of = given.get("model"), given.get("key"), given.get("as_of")
+    features = relations.get(given.get("features", ""))
+    if features is None or not isinstance(spec, str) or not _is_key(key):
+        last = last_account(reader, model.table)
+        by_name = {
+            name: item for item in relations.values() for name in (item.name, item.full_name)
+        }
+        features = features or by_name.get(last.get("features_relation") or "")
+        spec = spec if isinstance(spec, str) else _spec_of(last)
+        key = key if _is_key(key) else last.get("key_columns")
+    return ScoringCall(
+        scoring_model=model,
+        model=spec,
+        features=features,
+        key=tuple(key or ()),
+        as_of=as_of if isinstance(as_of, str) else None,
+        keep_inputs=given.get("keep_inputs") is not False,
+    )
+
+
+def _upstream(manifest: Any, node: Any) -> dict[str, Upstream]:
+    """What the node depends on, by each text that `literal_arguments` may give for it; a text that
+    means two of them is left out.
+    """
+    found: dict[str, list[Upstream]] = defaultdict(list)
+    for unique_id in node.depends_on.nodes:
+        above = manifest.nodes.get(unique_id) or manifest.sources.get(unique_id)
+        if above is None or above.relation_name is None:
+            continue
+        identifier = getattr(above, "identifier", None) or above.alias
+        is_source = hasattr(above, "source_name")
+        version = getattr(above, "version", None)
+        relation = Upstream(
+            sql=above.relation_name,
+            name=f"{above.schema}.{identifier}",
+            full_name=f"{above.database}.{above.schema}.{identifier}",
+            selector=f"source:{above.source_name}.{above.name}" if is_source else above.search_name,
+        )
+        scope = above.source_name if is_source else above.package_name
+        names = [f"{scope}.{above.name}"] if is_source else [above.name, f"{scope}.{above.name}"]
+        for name in names:
+            if version is None or version == above.latest_version:
+                found[name].append(relation)
+            if version is not None:
+                found[f"{name}.v{version}"].append(relation)
+    return {name: relations[0] for name, relations in found.items() if len(relations) == 1}
+
+
+def _spec_of(run: Mapping[str, Any]) -> str | None:
+    if not run.get("model_name"):
+        return None
+    alias = run.get("model_alias")
+    return (
+        f"{run['model_name']}@{alias}" if alias else f"{run['model_name']}/{run['model_version']}"
+    )
+
+
+def _is_score(function: ast.expr) -> bool:
+    return (isinstance(function, ast.Name) and function.id == "score") or (
+        isinstance(function, ast.Attribute) and function.attr == "score"
+    )
+
+
+def _reference(value: Any) -> str:
+    """`dbt.ref(...)` or `dbt.source(...)` as a text. Raises ValueError for anything else."""
+    if not (
+        isinstance(value, ast.Call)
+        and isinstance(value.func, ast.Attribute)
+        and value.func.attr in {"ref", "source"}
+        and value.args
+    ):
+        raise ValueError
+    parts = [ast.literal_eval(part) for part in value.args]
+    parts += [f"v{ast.literal_eval(keyword.value)}" for keyword in value.keywords]
+    return ".".join(map(str, parts))
+
+
+def _is_key(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and bool(value)
+        and all(isinstance(name, str) and name for name in value)
+    )

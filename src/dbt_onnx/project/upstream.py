@@ -1,0 +1,141 @@
+"""What lies above a scoring model in dbt's graph and depends on the clock, and how to build it elsewhere.
+
+A manifest is read and copied here, never changed, and dbt is not imported.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.engines.duckdb.ledger import TableName
+from dbt_onnx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+CLOCK_MACRO = "macro.dbt_onnx.clock"
+CLOCK_VARIABLE = "dbt_onnx_clock"
+# the others write where their configuration says, or cannot be made from nothing
+BUILT_ELSEWHERE = ("table", "view", "incremental", "ephemeral")
+
+
+def clock_dependent(manifest: Any, unique_id: str) -> list[str]:
+    """The models above a node that the clock changes, and those between them and the node.
+
+    Ids in the order of the manifest. A model depends on the clock when it calls `dbt_onnx.clock()`,
+    itself or through macros, or names the variable. Seeds, sources and snapshots are as they are.
+
+    Raises ConfigError when there is none, and when one cannot be built elsewhere.
+    """
+    nodes = _models_above(manifest, unique_id)
+    macros = _clock_macros(manifest)
+    changed = {
+        node_id
+        for node_id in nodes
+        if CLOCK_VARIABLE in manifest.nodes[node_id].raw_code
+        or not macros.isdisjoint(manifest.nodes[node_id].depends_on.macros)
+    }
+    while True:
+        between = {
+            node_id
+            for node_id in nodes - changed
+            if not changed.isdisjoint(manifest.nodes[node_id].depends_on.nodes)
+        }
+        if not between:
+            break
+        changed |= between
+    found = [node_id for node_id in manifest.nodes if node_id in changed]
+    _check(manifest, unique_id, found)
+    return found
+
+
+def relations_of(
+    manifest: Any, unique_ids: Collection[str], *, suffix: str
+) -> dict[str, TableName]:
+    """Where these models lie when each is built in its schema with `suffix`; by id.
+
+    Ephemeral models lie nowhere.
+    """
+    return {
+        node_id: TableName(
+            database=node.database, schema=node.schema + suffix, identifier=node.alias
+        )
+        for node_id, node in ((item, manifest.nodes[item]) for item in unique_ids)
+        if node.config.materialized != "ephemeral"
+    }
+
+
+def moved(manifest: Any, relations: dict[str, TableName]) -> Any:
+    """A copy of the manifest in which these models lie in those relations.
+
+    For one run of dbt: what a run compiles stays in its manifest, ephemeral models with their clock.
+    """
+    # by hand: copy.deepcopy puts dbt's lookup tables in each other's place, and the manifest's own
+    # deepcopy() fails where a node is disabled (dbt-core 1.10 and 1.11)
+    parts = {
+        part.name: getattr(manifest, part.name)
+        for part in fields(manifest)
+        if not part.name.startswith("_")
+    }
+    manifest = type(manifest)(**{**parts, "nodes": copy.deepcopy(manifest.nodes)})
+    for node_id, relation in relations.items():
+        node = manifest.nodes[node_id]
+        node.schema, node.relation_name = relation.schema, relation.sql
+    manifest.build_flat_graph()
+    return manifest
+
+
+def selection(manifest: Any, unique_ids: Collection[str]) -> list[str]:
+    """dbt's selectors of exactly these nodes."""
+    return [f"fqn:{'.'.join(manifest.nodes[node_id].fqn)}" for node_id in unique_ids]
+
+
+def _models_above(manifest: Any, unique_id: str) -> set[str]:
+    found: set[str] = set()
+    waiting = [unique_id]
+    while waiting:
+        for above in manifest.nodes[waiting.pop()].depends_on.nodes:
+            node = manifest.nodes.get(above)
+            if node is not None and node.resource_type == "model" and above not in found:
+                found.add(above)
+                waiting.append(above)
+    return found
+
+
+def _clock_macros(manifest: Any) -> set[str]:
+    found = {
+        macro_id for macro_id, macro in manifest.macros.items() if CLOCK_VARIABLE in macro.macro_sql
+    }
+    found.add(CLOCK_MACRO)
+    while True:
+        callers = {
+            macro_id
+            for macro_id, macro in manifest.macros.items()
+            if macro_id not in found and not found.isdisjoint(macro.depends_on.macros)
+        }
+        if not callers:
+            return found
+        found |= callers
+
+
+def _check(manifest: Any, unique_id: str, found: list[str]) -> None:
+    name = manifest.nodes[unique_id].name
+    if not found:
+        raise ConfigError(
+            f"no model upstream of {name} depends on the clock: every slice would see the same "
+            "features",
+            hint="let the features model take its moment from {{ dbt_onnx.clock() }}",
+        )
+    faults = [
+        f"{node.name} is materialized as {node.config.materialized!r}"
+        for node in (manifest.nodes[item] for item in found)
+        if node.config.materialized not in BUILT_ELSEWHERE
+    ]
+    if faults:
+        raise ConfigError(
+            f"what is upstream of {name} cannot be built for the past: {'; '.join(faults)}",
+            hint=f"only a {', '.join(BUILT_ELSEWHERE[:-1])} or {BUILT_ELSEWHERE[-1]} model can be "
+            "built beside what is there; let the features read another one",
+        )

@@ -1,0 +1,1 @@
+"""Which version serves: the gate, and the change of the registry."""

@@ -1,0 +1,133 @@
+"""Two versions of a model on the same rows: how far their answers are apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dbt_onnx.kernel.contract import Contract, OutputKind
+    from dbt_onnx.kernel.integers import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnComparison:
+    """One output column that both versions give, over the rows that both have scored.
+
+    mean, mean_before   of the new and of the old version; none for labels
+    rank_correlation    Spearman's, between -1 and 1; none for labels, and where one of the two is
+                        constant or there are fewer than two rows
+    changed             share of rows whose decision is another: another label, or a probability on
+                        the other side of the threshold; none for values, which decide nothing
+    """
+
+    column: str
+    rows: int
+    mean: float | None = None
+    mean_before: float | None = None
+    rank_correlation: float | None = None
+    changed: float | None = None
+
+
+def column_kinds(contract: Contract) -> dict[str, OutputKind]:
+    """What each stored output column is."""
+    return {
+        column: output.kind
+        for output in contract.outputs
+        for column in output.columns
+        if column is not None
+    }
+
+
+def compare_columns(
+    new: Mapping[str, pa.Array],
+    old: Mapping[str, pa.Array],
+    kinds: Mapping[str, OutputKind],
+    *,
+    threshold: float = 0.5,
+) -> list[ColumnComparison]:
+    """Compare the columns that both have, row by row in the same order; NULL is a rejected row.
+
+    `kinds` is of the new version. Vectors are not compared, nor is a text with a number.
+    """
+    compared = []
+    for column, kind in kinds.items():
+        if column not in old or kind == "vector":
+            continue
+        both = pc.and_(new[column].is_valid(), old[column].is_valid())
+        a, b = new[column].filter(both), old[column].filter(both)
+        if kind == "label":
+            compared.append(_compare_labels(column, a, b))
+        elif _is_number(a.type) and _is_number(b.type):
+            cut = threshold if kind == "probabilities" else None
+            compared.append(_compare_numbers(column, _floats(a), _floats(b), cut))
+    return compared
+
+
+def count_values(column: pa.Array) -> int:
+    """How many different values there are, NULL not counted."""
+    if pa.types.is_fixed_size_list(column.type):
+        rows = column.drop_null()
+        matrix = rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
+        return len({row.tobytes() for row in matrix})
+    return int(pc.count_distinct(column, mode="only_valid").as_py())
+
+
+def rank_correlation(a: Array, b: Array) -> float | None:
+    """Spearman's rho: Pearson's correlation of the ranks, of which equal values share the mean.
+
+    None for fewer than two rows, and when either is constant: it is not defined then.
+    Spearman, "The proof and measurement of association between two things" (1904).
+    """
+    if len(a) < 2:
+        return None
+    x, y = _ranks(a), _ranks(b)
+    x, y = x - x.mean(), y - y.mean()
+    scale = np.sqrt((x @ x) * (y @ y))
+    return float(np.clip((x @ y) / scale, -1, 1)) if scale > 0 else None
+
+
+def _ranks(values: Array) -> Array:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2)[place], dtype=np.float64)
+
+
+def _compare_labels(column: str, a: pa.Array, b: pa.Array) -> ColumnComparison:
+    # a version may give text where the other gave numbers: '1' is the same decision as 1
+    same = pc.equal(a.cast(pa.string()), b.cast(pa.string()))
+    return ColumnComparison(column=column, rows=len(a), changed=_share(pc.invert(same)))
+
+
+def _compare_numbers(column: str, a: Array, b: Array, cut: float | None) -> ColumnComparison:
+    rows = len(a)
+    return ColumnComparison(
+        column=column,
+        rows=rows,
+        mean=float(a.mean()) if rows else None,
+        mean_before=float(b.mean()) if rows else None,
+        rank_correlation=rank_correlation(a, b),
+        changed=None if cut is None or not rows else float(((a >= cut) != (b >= cut)).mean()),
+    )
+
+
+def _share(mask: pa.Array) -> float | None:
+    return float(pc.mean(mask).as_py()) if len(mask) else None
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    )
+
+
+def _floats(column: pa.Array) -> Array:
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))

@@ -1,0 +1,273 @@
+"""The gate that a version passes before it becomes champion: checks, figures, limits, verdicts.
+
+A version is judged by its file, by its card, by the features as they are now, and by what the
+champion says about the same entities. Nothing here writes anything.
+
+A version that could not be compared with the champion does not pass: the check `comparison with ...`
+fails, until somebody says why it may serve all the same. Where there is no champion yet, there is
+nothing to compare with, and the promotion is recorded as `not_compared`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from dbt_onnx.artifacts.verification import verify_sample
+from dbt_onnx.promotion.compare import column_kinds, compare_columns, count_values
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dbt_onnx.artifacts.artifact import Artifact
+    from dbt_onnx.artifacts.registry import RegistryEntry
+    from dbt_onnx.errors import DbtOnnxError
+    from dbt_onnx.kernel.contract import Contract, OutputKind
+    from dbt_onnx.promotion.answers import Answers
+    from dbt_onnx.promotion.compare import ColumnComparison
+
+Verdict = Literal["passed", "failed", "not checked"]
+
+LOOK = "look at it, and promote with --override 'why' if it is meant to be so"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the gate tolerates. Shares are between 0 and 1; `sample` is a number of rows."""
+
+    min_rank_correlation: float = 0.8
+    max_changed_decisions: float = 0.1
+    max_rejected: float = 0.1
+    threshold: float = 0.5
+    sample: int = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One row of the gate. `final`: no override passes it, because every run would refuse it, too.
+
+    `fault` and `hint` are empty unless the verdict is failed.
+    """
+
+    name: str
+    figure: str
+    limit: str
+    verdict: Verdict
+    fault: str = ""
+    hint: str = ""
+    final: bool = False
+
+
+def failed(name: str, limit: str, error: DbtOnnxError, *, final: bool = False) -> Check:
+    """A check that an error has ended."""
+    return Check(
+        name=name,
+        figure=error.kind + " error",
+        limit=limit,
+        verdict="failed",
+        fault=error.message,
+        hint=error.hint,
+        final=final,
+    )
+
+
+def not_compared(champion: str | None, why: str, *, hint: str = "") -> Check:
+    """The check of a version that was held against nothing, `champion` or none."""
+    if champion is None:
+        return Check(name="comparison", figure=why, limit="", verdict="not checked")
+    return Check(
+        name=f"comparison with {champion}",
+        figure="nothing compared",
+        limit="both score",
+        verdict="failed",
+        fault=f"nothing was compared with {champion}, which is champion: {why}",
+        hint=f"{hint}; or promote with --override 'why'" if hint else LOOK,
+    )
+
+
+def check_card(artifact: Artifact, entry: RegistryEntry) -> list[Check]:
+    """Whether the model still says what its card says, and what was measured in training."""
+    verdict = verify_sample(artifact, entry)
+    parity = artifact.card.get("parity") or {}
+    tolerance = parity.get("tolerance", "")
+    within = f"{tolerance:g}" if isinstance(tolerance, int | float) else ""
+    apart = verdict.max_abs_difference
+    sample = Check(
+        name="sample of the card",
+        figure="no sample" if apart is None else f"{verdict.sample_rows} rows, apart {apart:.1e}",
+        limit=within,
+        verdict="failed" if verdict.fault else "not checked" if apart is None else "passed",
+        fault=verdict.fault or "",
+        hint=verdict.hint or "",
+    )
+    rows, largest = parity.get("rows_compared"), parity.get("max_abs_difference")
+    # export refuses a model that is further apart, relative to outputs above 1: a record is a pass
+    known = isinstance(rows, int) and isinstance(largest, int | float)
+    training = Check(
+        name="training parity",
+        figure=f"{rows:,} rows, apart {largest:.1e}" if known else "none recorded",
+        limit=within if known else "",
+        verdict="passed" if known else "not checked",
+    )
+    return [sample, training]
+
+
+def check_answers(
+    new: Answers, old: Answers | None, contract: Contract, limits: Limits, *, where: str
+) -> list[Check]:
+    """Whether what the version says about the current rows can be served: not rejected, finite,
+    not the same for everybody. `contract` is the version's, `where` names the rows.
+    """
+    before = "" if old is None else f", champion {old.rejected:.2%}"
+    reasons = ", ".join(f"{name} {n:,}" for name, n in new.tally.rejected_reasons.most_common(3))
+    broken = sum(
+        count
+        for reason, count in new.tally.rejected_reasons.items()
+        if reason.startswith(("nan_output:", "infinite_output:"))
+    )
+    return [
+        _check(
+            "rejected rows",
+            f"{new.rejected:.2%} of {new.rows:,}{before}",
+            f"at most {limits.max_rejected:.2%}",
+            fault=f"{new.tally.rejected:,} of {new.rows:,} rows of {where} would be rejected: {reasons}"
+            if new.rejected > limits.max_rejected
+            else "",
+            hint="mend the features upstream, register a version that takes NULL (a null policy or a "
+            "fill), or raise --max-rejected",
+        ),
+        _check(
+            "NaN or infinite",
+            f"{broken:,} rows",
+            "none",
+            fault=f"the model gives NaN or infinity for {broken:,} of {new.rows:,} rows of {where}: "
+            f"{reasons}"
+            if broken
+            else "",
+            hint=f"a model that divides by zero, say, needs its formula mended; {LOOK}",
+        ),
+        *_check_varying(new, column_kinds(contract), where=where),
+    ]
+
+
+def check_comparison(
+    new: Answers, old: Answers, contract: Contract, limits: Limits, *, champion: str
+) -> list[Check]:
+    """Whether the version answers like the champion, within the limits, on the same rows.
+    `contract` is the version's.
+    """
+    kinds = column_kinds(contract)
+    compared = compare_columns(new.columns, old.columns, kinds, threshold=limits.threshold)
+    gone = [column for column in old.columns if column not in new.columns]
+    checks = [
+        _check(
+            "output columns",
+            ", ".join(new.columns),
+            f"all of {champion}",
+            fault=f"{champion} gives {', '.join(gone)}, and this version does not: whoever reads "
+            "that would find NULL"
+            if gone
+            else "",
+            hint=f"name its outputs as before when exporting or registering it; {LOOK}",
+        )
+    ]
+    figures = [
+        check
+        for item in compared
+        for check in _check_column(item, kinds[item.column], limits, champion=champion)
+    ]
+    if all(check.verdict == "not checked" for check in figures):
+        figures.append(not_compared(champion, _why_incomparable(new, old, compared)))
+    return checks + figures
+
+
+def _why_incomparable(new: Answers, old: Answers, compared: Sequence[ColumnComparison]) -> str:
+    if not compared:
+        return "no output of both is a number or a label"
+    if all(item.rows < 2 for item in compared):
+        return (
+            f"fewer than two rows are scored by both, {new.tally.scored:,} and {old.tally.scored:,}"
+        )
+    return "one of them says the same of every row"
+
+
+def _check_column(
+    item: ColumnComparison,
+    kind: OutputKind,
+    limits: Limits,
+    *,
+    champion: str,
+) -> list[Check]:
+    checks = []
+    is_label = kind == "label"
+    if not is_label:
+        rho, least = item.rank_correlation, limits.min_rank_correlation
+        figure = "not defined" if rho is None else f"{rho:.3f}"
+        if item.mean is not None and item.mean_before is not None:
+            difference = item.mean - item.mean_before
+            figure += f"; mean {item.mean:.4g}, was {item.mean_before:.4g} ({difference:+.4g})"
+        checks.append(
+            _check(
+                f"rank correlation: {item.column}",
+                figure,
+                f"at least {least:g}",
+                fault=f"{item.column} ranks {item.rows:,} rows otherwise than {champion}: "
+                f"Spearman's correlation is {rho:.3f}"
+                if rho is not None and rho < least
+                else "",
+                hint=f"{LOOK}, or lower --min-rank-correlation",
+                checked=rho is not None,
+            )
+        )
+    if is_label or item.changed is not None:
+        cut = "" if is_label else f" at {limits.threshold:g}"
+        most = limits.max_changed_decisions
+        checks.append(
+            _check(
+                f"changed decisions: {item.column}{cut}",
+                "no rows" if item.changed is None else f"{item.changed:.2%}",
+                f"at most {most:.2%}",
+                fault=f"{item.column}{cut} decides {item.changed:.2%} of {item.rows:,} rows "
+                f"otherwise than {champion}"
+                if item.changed is not None and item.changed > most
+                else "",
+                hint=f"{LOOK}, or raise --max-changed-decisions",
+                checked=item.changed is not None,
+            )
+        )
+    return checks
+
+
+def _check_varying(new: Answers, kinds: Mapping[str, OutputKind], *, where: str) -> list[Check]:
+    """A label may be the same for all, nobody is of the rare class, while a probability varies."""
+    telling = [column for column in new.columns if kinds[column] != "label"] or list(new.columns)
+    enough = new.tally.scored > 1
+    checks = []
+    for column in telling:
+        values = count_values(new.columns[column])
+        checks.append(
+            _check(
+                f"varies: {column}",
+                f"{values:,} value" + ("" if values == 1 else "s"),
+                "more than one",
+                fault=f"{column} is the same for all {new.tally.scored:,} rows of {where}"
+                if enough and values < 2
+                else "",
+                hint=f"look for features that are constant, or not those of training; {LOOK}",
+                checked=enough,
+            )
+        )
+    return checks
+
+
+def _check(
+    name: str, figure: str, limit: str, *, fault: str, hint: str, checked: bool = True
+) -> Check:
+    return Check(
+        name=name,
+        figure=figure,
+        limit=limit,
+        verdict="failed" if fault else "passed" if checked else "not checked",
+        fault=fault,
+        hint=hint if fault else "",
+    )

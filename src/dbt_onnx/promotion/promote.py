@@ -1,0 +1,270 @@
+"""Promotion and rollback: a change of two cells of the registry, and a row that says why.
+
+The registry is written first, then the promotions: a command that is killed in between has
+promoted and not recorded it, which the next command finds, says and records. The other way round
+the promotions could tell of what never was.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from dbt_onnx.artifacts.artifact import load_artifact
+from dbt_onnx.artifacts.card import replace_file
+from dbt_onnx.artifacts.registry import CHAMPION, Registry, name_faults, parse_spec
+from dbt_onnx.artifacts.registry_file import exchange_aliases
+from dbt_onnx.artifacts.seed_files import locked
+from dbt_onnx.errors import ConfigError, RegistryError
+from dbt_onnx.promotion.promotions_file import (
+    FOUND,
+    PROMOTIONS_NAME,
+    History,
+    Promotion,
+    append_promotions,
+    next_times,
+    read_history,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from dbt_onnx.artifacts.registry import RegistryEntry
+    from dbt_onnx.promotion.gate import Check
+    from dbt_onnx.promotion.promotions_file import Action, GateResult
+
+MAX_REASON = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A model as registry and promotions have it now. `champion` is none when nobody is."""
+
+    model_name: str
+    registry: Registry
+    path: Path
+    champion: RegistryEntry | None
+    history: History
+
+    @property
+    def promotions(self) -> Path:
+        return self.path.parent / PROMOTIONS_NAME
+
+    @property
+    def changed_by_hand(self) -> bool:
+        """Whether the registry's champion is another than the last that was recorded."""
+        version = self.champion.model_version if self.champion else None
+        return self.history.champion not in {None, version}
+
+    @classmethod
+    def read(cls, path: Path, model_name: str) -> Standing:
+        """Read both seeds. Raises RegistryError when one is not valid, or has no such model."""
+        registry = Registry.from_csv(path)
+        versions = [entry for entry in registry.entries if entry.model_name == model_name]
+        if not versions:
+            registry.resolve(model_name)  # says what there is instead
+        return cls(
+            model_name=model_name,
+            registry=registry,
+            path=path,
+            champion=next((entry for entry in versions if entry.alias == CHAMPION), None),
+            history=read_history(path.parent / PROMOTIONS_NAME, model_name),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A change of champion that was carried out, as the promotions have it.
+
+    `replaced_alias` is what the replaced version is now, `found` a change that was recorded with
+    it because no command had, `first` whether the promotions file is new.
+    """
+
+    promotion: Promotion
+    replaced_alias: str | None
+    found: Promotion | None
+    promotions: Path
+    first: bool
+
+
+def clean_reason(text: str, *, option: str) -> str:
+    """A reason as one line of text. Raises ConfigError when it says nothing, or too much."""
+    line = " ".join(text.split())
+    if not line or not line.isprintable() or len(line) > MAX_REASON:
+        what = "is blank" if not line else f"is not plain text of at most {MAX_REASON:,} characters"
+        raise ConfigError(
+            f"{option} {what}", hint=f"say why in a sentence: {option} 'the new price list is in'"
+        )
+    return line
+
+
+def despite(why: str, failed: Sequence[Check]) -> str:
+    """The reason to record: the user's words, and which checks they pass over."""
+    checks = "; ".join(f"{check.name} {check.figure}, limit {check.limit}" for check in failed)
+    return f"{why} (despite {checks})" if checks else why
+
+
+def read_promotion(path: Path, spec: str) -> tuple[Standing, RegistryEntry]:
+    """The model and the version that `NAME/VERSION` asks to promote.
+
+    Raises ConfigError when the text names no version, RegistryError when it is not registered or
+    is champion already.
+    """
+    wanted = parse_spec(spec)
+    if wanted.model_version is None:
+        raise ConfigError(
+            f"{spec!r} names no version to promote",
+            hint=f"name one: `dbt-onnx promote {wanted.model_name}/VERSION`",
+        )
+    standing = Standing.read(path, wanted.model_name)
+    entry = standing.registry.resolve(spec)
+    if entry == standing.champion:
+        raise RegistryError(
+            f"{spec} is champion already, by {path}",
+            hint=f"there is nothing to do; `dbt build -s {path.stem}+` serves what the seed says",
+        )
+    return standing, entry
+
+
+def carry_out(
+    standing: Standing, entry: RegistryEntry, *, action: Action, gate: GateResult, reason: str
+) -> Change:
+    """Make `entry` champion: registry, then promotions. The caller has judged `standing`.
+
+    Raises RegistryError, and changes nothing, when the registry has another champion or another
+    entry by now, or when a file cannot be written.
+    """
+    with locked(standing.path.parent):
+        _refuse_changed(standing, entry)
+        return _write(standing, entry, action=action, gate=gate, reason=reason)
+
+
+def roll_back(
+    path: Path, model_name: str, *, to: str | None, artifacts: Path, reason: str
+) -> Change:
+    """Make the version champion again that was before, or the one named by `to`.
+
+    Only its file is checked: a rollback must be quick, and must not need a warehouse. Raises
+    RegistryError when the promotions do not tell which version that is, ArtifactError or
+    ContractError when its file is not what was registered.
+    """
+    if faults := name_faults(model_name, what="NAME"):
+        raise ConfigError("; ".join(faults), hint="name a model: `dbt-onnx rollback churn`")
+    with locked(path.parent):
+        standing = Standing.read(path, model_name)
+        version = _version_before(standing) if to is None else _version_named(standing, to)
+        entry = standing.registry.resolve(f"{model_name}/{version}")
+        load_artifact(artifacts, entry)
+        return _write(standing, entry, action="rollback", gate="not_run", reason=reason)
+
+
+def _version_before(standing: Standing) -> str:
+    name, history = standing.model_name, standing.history
+    if not history.promotions:
+        raise RegistryError(
+            f"no promotion of {name!r} is recorded in {standing.promotions}, so the version before "
+            "is not known",
+            hint=f"name it: `dbt-onnx rollback {name} --to VERSION`; {_versions(standing)}",
+        )
+    if standing.changed_by_hand:
+        now = standing.champion.model_version if standing.champion else "nobody"
+        raise RegistryError(
+            f"champion of {name!r} is {now} by {standing.path}, and {history.champion} by the last "
+            f"promotion in {standing.promotions}: {FOUND}",
+            hint=f"name the version to return to: `dbt-onnx rollback {name} --to VERSION`; "
+            f"{_versions(standing)}",
+        )
+    if len(history.standing) < 2:
+        raise RegistryError(
+            f"{name}/{history.champion} is the first champion that {standing.promotions} knows of: "
+            "there is no version before it",
+            hint=f"`dbt-onnx promote {name}/VERSION` takes another; {_versions(standing)}",
+        )
+    return history.standing[-2]
+
+
+def _version_named(standing: Standing, version: str) -> str:
+    name, history = standing.model_name, standing.history
+    entry = standing.registry.resolve(f"{name}/{version}")
+    if entry == standing.champion:
+        raise RegistryError(
+            f"{name}/{version} is champion already, by {standing.path}",
+            hint=f"name another version; {_versions(standing)}",
+        )
+    complete = history.promotions and not standing.changed_by_hand
+    if complete and version not in history.versions:
+        raise RegistryError(
+            f"{name}/{version} has never been champion, by {standing.promotions}: a rollback "
+            "returns to a version that was",
+            hint=f"`dbt-onnx promote {name}/{version}` takes it through the gate",
+        )
+    return version
+
+
+def _versions(standing: Standing) -> str:
+    if standing.history.versions:
+        return f"champions were {', '.join(standing.history.versions)}"
+    known = [
+        e.model_version for e in standing.registry.entries if e.model_name == standing.model_name
+    ]
+    return f"its versions are {', '.join(known)}"
+
+
+def _refuse_changed(standing: Standing, entry: RegistryEntry) -> None:
+    now = Standing.read(standing.path, standing.model_name)
+    if now.champion == standing.champion and entry in now.registry.entries:
+        return
+    was = standing.champion.model_version if standing.champion else "nobody"
+    champion = now.champion.model_version if now.champion else "nobody"
+    raise RegistryError(
+        f"{standing.path} was changed while the gate ran: champion of {standing.model_name!r} was "
+        f"{was} and is {champion}",
+        hint="run the command again: the version must be compared with the champion of now",
+    )
+
+
+def _write(
+    standing: Standing, entry: RegistryEntry, *, action: Action, gate: GateResult, reason: str
+) -> Change:
+    # read again: another model's promotion may have been added since
+    history = read_history(standing.promotions, standing.model_name)
+    champion = standing.champion
+    found_at, promoted_at = next_times(history)
+    promotion = Promotion(
+        promoted_at=promoted_at,
+        model_name=standing.model_name,
+        model_version=entry.model_version,
+        replaced_version=champion.model_version if champion else "",
+        action=action,
+        gate=gate,
+        reason=reason,
+    )
+    found = None
+    if standing.changed_by_hand and champion is not None:
+        found = replace(
+            promotion,
+            promoted_at=found_at,
+            model_version=champion.model_version,
+            replaced_version=history.champion or "",
+            action="found",
+            gate="not_run",
+            reason=FOUND,
+        )
+    first = not standing.promotions.exists()
+    registry_before = standing.path.read_bytes()
+    exchange_aliases(standing.path, entry, champion)
+    try:
+        append_promotions(standing.promotions, [found, promotion] if found else [promotion])
+    except BaseException:
+        with suppress(OSError):
+            replace_file(standing.path, registry_before)
+        raise
+    return Change(
+        promotion=promotion,
+        replaced_alias=entry.alias if champion else None,
+        found=found,
+        promotions=standing.promotions,
+        first=first,
+    )

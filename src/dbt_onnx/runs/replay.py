@@ -1,0 +1,192 @@
+"""A run scored again on the inputs that it kept: does the model still say what the ledger says?
+
+Nothing here touches a warehouse. The rows to replay come as a stream that carries, beside key and
+features, what the ledger says of them; the kernel passes those columns through, so that each batch
+of predictions stands next to what was said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dbt_onnx.kernel.contract import CARRIED_PREFIX
+from dbt_onnx.kernel.scoring import KEY_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dbt_onnx.kernel.integers import Array
+
+SAID_PREFIX = CARRIED_PREFIX + "said_"
+COMPARED_STAMPS = ("status", "rejected_reason")
+MAX_FINDINGS = 20
+
+IDENTICAL, WITHIN_TOLERANCE, DIFFERENT = 0, 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something that is not as the run left it.
+
+    problem      `ledger`, `inputs`, `artifact` (what the replay needs was altered or is gone) or
+                 `prediction` (the model says something else)
+    key          the row, `customer_id=00042`; none when it is about the run as a whole
+    column_name  the column that differs, if it is one
+    expected     what the ledger or the run row says
+    actual       what was found, or what the model says now
+    """
+
+    problem: str
+    key: str | None = None
+    column_name: str | None = None
+    expected: str | None = None
+    actual: str | None = None
+
+    def __str__(self) -> str:
+        place = " ".join(part for part in (self.key, self.column_name) if part)
+        return f"{self.problem}: {place + ': ' if place else ''}{self.actual}, not {self.expected}"
+
+
+@dataclass(kw_only=True)
+class Replay:
+    """What came of replaying a run.
+
+    `rows` were compared, of `rows_kept`; they are `identical`, `within_tolerance` or `different`.
+    `findings` names at most MAX_FINDINGS of what is wrong, `notes` what the reader should know.
+    """
+
+    run_id: str
+    model: str
+    rows_kept: int = 0
+    identical: int = 0
+    within_tolerance: int = 0
+    different: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        return self.identical + self.within_tolerance + self.different
+
+    @property
+    def passed(self) -> bool:
+        return not self.different and not self.findings
+
+    def report(self, finding: Finding) -> None:
+        """Add a finding, unless there are enough to act on."""
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(finding)
+
+
+def compare_batch(
+    replay: Replay,
+    batch: pa.RecordBatch,
+    *,
+    key: Sequence[str],
+    columns: Sequence[str],
+    tolerance: float,
+    scales: Mapping[str, Any] | None = None,
+) -> None:
+    """Add a batch of predictions, which carries what was said, to `replay`.
+
+    Of each name in `columns` it has the prediction, and `__dbt_onnx_said_<i>` with what the ledger
+    says; the same for status and reason, after them. Numbers are within tolerance when they are no
+    further apart than `tolerance`, as a share of the number or of the column's scale where that is
+    larger (1 for a column that `scales` does not name); all else is equal or different.
+    """
+    names = [*columns, *COMPARED_STAMPS]
+    verdicts = {}
+    for i, name in enumerate(names):
+        said, now = batch.column(f"{SAID_PREFIX}{i}"), batch.column(name)
+        if name == "rejected_reason":
+            said, now = _without_message(said), _without_message(now)
+        scale = (scales or {}).get(name, 1.0)
+        verdicts[name] = verdicts_on(said, now, tolerance, scale=scale)
+    worst = np.max(list(verdicts.values()), axis=0)
+    counts = np.bincount(worst, minlength=3)
+    replay.identical += int(counts[IDENTICAL])
+    replay.within_tolerance += int(counts[WITHIN_TOLERANCE])
+    replay.different += int(counts[DIFFERENT])
+    for row in np.flatnonzero(worst == DIFFERENT)[:MAX_FINDINGS].tolist():
+        # the reason of a rejection tells more than that there are no outputs
+        name = next(n for n in reversed(names) if verdicts[n][row] == DIFFERENT)
+        said = batch.column(f"{SAID_PREFIX}{names.index(name)}")
+        replay.report(
+            Finding(
+                problem="prediction",
+                key=key_text(
+                    {k: batch.column(f"{KEY_PREFIX}{i}")[row].as_py() for i, k in enumerate(key)}
+                ),
+                column_name=name,
+                expected=shown(said[row].as_py()),
+                actual=shown(batch.column(name)[row].as_py()),
+            )
+        )
+
+
+def _without_message(reasons: pa.StringArray) -> pa.StringArray:
+    """`model_error` for `model_error:...`: onnxruntime's words are those of its version."""
+    return pc.replace_substring_regex(reasons, "^model_error:.*", "model_error")
+
+
+def verdicts_on(said: pa.Array, now: pa.Array, tolerance: float, *, scale: Any = 1.0) -> Array:
+    """For each row IDENTICAL, WITHIN_TOLERANCE or DIFFERENT; NULL is identical to NULL only.
+
+    `scale` is that of the column, or of each value of its lists.
+    """
+    try:
+        said = pc.cast(said, now.type)
+    except pa.ArrowInvalid:
+        return np.full(len(now), DIFFERENT)
+    both = pc.and_(said.is_valid(), now.is_valid()).to_numpy(zero_copy_only=False)
+    one = pc.xor(said.is_valid(), now.is_valid()).to_numpy(zero_copy_only=False)
+    verdicts = np.where(one, DIFFERENT, IDENTICAL)
+    if both.any():
+        mask = pa.array(both)
+        sizes = np.asarray(scale)
+        if sizes.ndim and not is_list(now.type):
+            sizes = sizes[both]
+        verdicts[both] = _verdicts_on_values(said.filter(mask), now.filter(mask), tolerance, sizes)
+    return verdicts
+
+
+def _verdicts_on_values(said: pa.Array, now: pa.Array, tolerance: float, scale: Array) -> Array:
+    if is_list(now.type):
+        lengths = pc.list_value_length(said).to_numpy(), pc.list_value_length(now).to_numpy()
+        same_length = lengths[0] == lengths[1]
+        verdicts = np.where(same_length, IDENTICAL, DIFFERENT)
+        kept = pa.array(same_length)
+        before, after = (a.filter(kept).flatten() for a in (said, now))
+        each = np.resize(scale, len(before)) if scale.ndim else scale
+        values = verdicts_on(before, after, tolerance, scale=each)
+        rows = np.repeat(np.flatnonzero(same_length), lengths[1][same_length])
+        np.maximum.at(verdicts, rows, values)
+        return verdicts
+    if pa.types.is_floating(now.type):
+        before, after = (a.to_numpy(zero_copy_only=False).astype(np.float64) for a in (said, now))
+        with np.errstate(invalid="ignore"):
+            close = np.abs(before - after) <= tolerance * np.maximum(scale, np.abs(before))
+        return np.where(before == after, IDENTICAL, np.where(close, WITHIN_TOLERANCE, DIFFERENT))
+    equal = pc.equal(said, now).to_numpy(zero_copy_only=False)
+    return np.where(equal, IDENTICAL, DIFFERENT)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a value of this type is a list of values."""
+    return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def key_text(key: Mapping[str, object]) -> str:
+    """`customer_id=00042, region=7`."""
+    return ", ".join(f"{name}={shown(value)}" for name, value in key.items())
+
+
+def shown(value: object) -> str:
+    """A value as text, cut where it is long."""
+    text = "NULL" if value is None else str(value)
+    return text if len(text) <= 100 else text[:97] + "..."

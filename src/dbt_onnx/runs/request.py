@@ -1,0 +1,217 @@
+"""What the user asked for and what dbt knows, checked once, before the warehouse is touched."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.artifacts.registry import parse_spec
+from dbt_onnx.errors import ConfigError
+from dbt_onnx.kernel.contract import CARRIED_PREFIX, RESERVED_COLUMNS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PERIODS = {
+    "minute": timedelta(minutes=1),
+    "hour": timedelta(hours=1),
+    "day": timedelta(days=1),
+    "week": timedelta(weeks=1),
+}
+_MOST_PERIODS = 100_000
+# of a number in a feature of float64, by default and at most
+SIGNIFICANT_DIGITS = 9
+MAX_DIGITS = 17
+# onnxruntime makes as many threads as it is told to, and a million of them is the end of the process
+_MOST = {"batch_rows": 10_000_000, "threads": 1_024, "significant_digits": MAX_DIGITS}
+
+
+_RETURN_IT = (
+    "return what score() gives, as it is: the run comes after the model's code; read predictions in "
+    "another model, with dbt.ref()"
+)
+
+
+class _NoRowsError(ConfigError, AttributeError):
+    """Somebody takes what `score()` gives for a data frame; `hasattr` may ask all the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringRequest:
+    """The arguments of `score()`, checked. `features` and `registry` are relations of the engine."""
+
+    features: Any
+    registry: Any
+    model: str
+    key: tuple[str, ...]
+    as_of: str | None
+    refresh_after: timedelta | None
+    keep_inputs: timedelta | bool
+    significant_digits: int
+    max_rejected_fraction: float
+    batch_rows: int | None
+    threads: int | None
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        raise ConfigError(
+            "score() describes a scoring run; this materialization wants rows",
+            hint="set dbt.config(materialized='predictions') in the model",
+        )
+
+    def __getattr__(self, name: str) -> object:
+        """Called for what is not there: `score(...).df()`, say."""
+        raise _NoRowsError(f"score() describes a scoring run, it has no {name!r}", hint=_RETURN_IT)
+
+    def __iter__(self) -> Iterator[object]:
+        raise _NoRowsError("score() describes a scoring run, it has no rows", hint=_RETURN_IT)
+
+    def __getitem__(self, item: object) -> object:
+        raise _NoRowsError(f"score() describes a scoring run, it has no {item!r}", hint=_RETURN_IT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What the materialization tells: where the ledger lies, which run this is, and what was asked.
+
+    `clock_sql` is the SQL expression of the project's clock, a naive UTC timestamp. `model` is the
+    version, "churn/1", that a backfill asks for in place of the scoring model's own. `seeds` are the
+    files of the seeds above the scoring model, by relation, where `empty` may leave them without rows.
+    """
+
+    database: str
+    schema: str
+    identifier: str
+    run_id: str
+    clock_sql: str
+    full_refresh: bool
+    empty: bool
+    retry_rejected: bool
+    dbt_version: str
+    model: str | None = None
+    seeds: Mapping[str, Path] = field(default_factory=dict)
+
+
+def check_request(arguments: Mapping[str, Any], unknown: Mapping[str, Any]) -> ScoringRequest:
+    """Check the arguments of `score()`. Raises ConfigError with every fault at once."""
+    faults = [
+        *_unknown_argument_faults(unknown, allowed=list(arguments)),
+        *_relation_faults(arguments),
+        *_key_faults(arguments["key"]),
+        *_number_faults(arguments),
+    ]
+    if arguments["as_of"] is not None and not _is_name(arguments["as_of"]):
+        faults.append(f"as_of must name a column; got {arguments['as_of']!r}")
+    refresh_after, period_faults = parse_period("refresh_after", arguments["refresh_after"])
+    faults += period_faults
+    keep_inputs, keep_faults = _parse_keep_inputs(arguments["keep_inputs"])
+    faults += keep_faults
+    if faults:
+        raise ConfigError(
+            "score() cannot run: " + "; ".join(faults),
+            hint="correct the arguments of score() in the model's Python file",
+        )
+    parse_spec(arguments["model"])
+    return ScoringRequest(
+        **{
+            **arguments,
+            "key": tuple(arguments["key"]),
+            "refresh_after": refresh_after,
+            "keep_inputs": keep_inputs,
+        }
+    )
+
+
+def parse_period(name: str, value: object) -> tuple[timedelta | None, list[str]]:
+    """`{"count": 7, "period": "day"}` -> seven days, and the faults found on the way."""
+    if value is None:
+        return None, []
+    count = value.get("count") if isinstance(value, Mapping) else None
+    period = value.get("period") if isinstance(value, Mapping) else None
+    well_formed = (
+        isinstance(value, Mapping)
+        and set(value) == {"count", "period"}
+        and isinstance(count, int)
+        and not isinstance(count, bool)
+        and 0 < count <= _MOST_PERIODS
+        and isinstance(period, str)
+        and period in PERIODS
+    )
+    if not well_formed:
+        allowed = ", ".join(PERIODS)
+        return None, [
+            (
+                f"{name} must be {{'count': a whole number from 1 to {_MOST_PERIODS:,}, "
+                f"'period': one of {allowed}}}; got {value!r}"
+            )
+        ]
+    assert isinstance(count, int)
+    return count * PERIODS[str(period)], []
+
+
+def _parse_keep_inputs(value: object) -> tuple[timedelta | bool, list[str]]:
+    if isinstance(value, bool):
+        return value, []
+    if not isinstance(value, Mapping):
+        how = "True, False or for how long, such as {'count': 400, 'period': 'day'}"
+        return False, [f"keep_inputs must be {how}; got {value!r}"]
+    period, faults = parse_period("keep_inputs", value)
+    return period or False, faults
+
+
+def _unknown_argument_faults(unknown: Mapping[str, Any], *, allowed: Sequence[str]) -> list[str]:
+    faults = []
+    for name in unknown:
+        close = difflib.get_close_matches(name, allowed, n=1)
+        meant = f" (did you mean {close[0]!r}?)" if close else ""
+        faults.append(f"unknown argument {name!r}{meant}; allowed are {', '.join(allowed)}")
+    return faults
+
+
+def _relation_faults(arguments: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name} must be a relation such as dbt.ref(...); got {type(arguments[name]).__name__}"
+        for name in ("features", "registry")
+        if not hasattr(arguments[name], "sql_query")
+    ]
+
+
+def _key_faults(key: object) -> list[str]:
+    if isinstance(key, str) or not isinstance(key, Sequence) or not key:
+        return [f"key must be a list of column names; got {key!r}"]
+    if not all(_is_name(name) for name in key):
+        return [f"key must be a list of column names; got {list(key)!r}"]
+    faults = []
+    if len({name.casefold() for name in key}) < len(key):
+        faults.append(f"key names a column twice: {list(key)!r}")
+    for name in key:
+        if name.casefold() in RESERVED_COLUMNS or name.casefold().startswith(CARRIED_PREFIX):
+            faults.append(
+                f"key column {name!r} collides with a column of the ledger; "
+                "rename it in the features model"
+            )
+    return faults
+
+
+def _number_faults(arguments: Mapping[str, Any]) -> list[str]:
+    faults = []
+    fraction = arguments["max_rejected_fraction"]
+    if (
+        isinstance(fraction, bool)
+        or not isinstance(fraction, int | float)
+        or not 0 <= fraction <= 1
+    ):
+        faults.append(f"max_rejected_fraction must lie between 0 and 1; got {fraction!r}")
+    for name, most in _MOST.items():
+        value = arguments[name]
+        if (value is not None or name == "significant_digits") and (
+            isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most
+        ):
+            faults.append(f"{name} must be a whole number from 1 to {most:,}; got {value!r}")
+    return faults
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value != ""
