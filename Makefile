@@ -2,7 +2,7 @@
 # make nightly FROM=1998-04-01 DAYS=30         play nightly builds, a line a night
 # make test                                    every check
 # make test-long                               20 kills of a backfill, 50 tamperings with a history
-# make test-dbt VERSION=1.12 [DUCKDB=2.0.1]    the tests with another dbt, and another DuckDB
+# make test-dbt VERSION=1.10 [DUCKDB=2.0.0]    the tests with another dbt, and another DuckDB
 # make test-latest                             the same with the newest versions allowed, for a scheduler
 # make bench [ONLY="--only scoring"]           measure, against rivals and limits, into benchmarks/
 # make bench-smoke                             the same in short, two minutes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from dbt_onnx.engines.duckdb.features import FeatureRelation, refuse_expressions
-from dbt_onnx.engines.duckdb.identifiers import quote
+from dbt_onnx.engines.duckdb.identifiers import compared, quote
 from dbt_onnx.errors import DataError
 from dbt_onnx.kernel.scoring import KEY_PREFIX
 
@@ -59,7 +59,8 @@ def sample_features(
     keys = [quote(name) for name in key]
     selected = [f'{name} as "{KEY_PREFIX}{place}"' for place, name in enumerate(keys)]
     selected += [quote(name) for name in columns]
-    order = ", ".join(f"{by} asc nulls last" for by in (f"hash({', '.join(keys)})", *keys))
+    by_bytes = [compared(name, features.columns[name]) for name in key]
+    order = ", ".join(f"{by} asc nulls last" for by in (f"hash({', '.join(by_bytes)})", *by_bytes))
     stream = reader.stream(
         f"select {', '.join(selected)} from ({features.sql}) as features "
         f"where {' and '.join(f'{name} is not null' for name in keys)} "

@@ -20,7 +20,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from dbt_onnx.engines.duckdb.identifiers import quote
+from dbt_onnx.engines.duckdb.identifiers import by_bytes, quote
 from dbt_onnx.kernel.contract import FLOAT_TYPES
 
 if TYPE_CHECKING:
@@ -89,11 +89,11 @@ def hashed(name: str, sql_type: str, precision: str, *, of: str | None = None) -
     if element in WHOLE_TYPES or _is_small_integer(element):
         return _cast(column, "BIGINT", lists)
     if element.startswith("ENUM") or element in _OF_128_BITS:
-        return _cast(column, "VARCHAR", lists)
+        return _by_bytes(_cast(column, "VARCHAR", lists), "VARCHAR", lists)
     if decimal and (precision == EXACT or decimal[2] == "0"):
-        return _cast(column, "VARCHAR", lists)
+        return _by_bytes(_cast(column, "VARCHAR", lists), "VARCHAR", lists)
     if not decimal and element not in {"FLOAT", "DOUBLE"}:
-        return column
+        return _by_bytes(column, element, lists)
     is_narrow = element == "FLOAT" and precision == "float32"
     if precision == EXACT or is_narrow or (decimal and precision not in _RANGE):
         return _cast(column, "DOUBLE", lists)
@@ -109,7 +109,16 @@ def hashable(column: str, sql_type: str) -> str:
     """
     element, lists = split(sql_type)
     is_wide = _DECIMAL.fullmatch(element) and not _is_64_bits(element)
-    return _cast(column, "VARCHAR", lists) if is_wide or element in _OF_128_BITS else column
+    if is_wide or element in _OF_128_BITS:
+        column, element = _cast(column, "VARCHAR", lists), "VARCHAR"
+    return _by_bytes(column, element, lists)
+
+
+def _by_bytes(value: str, element: str, lists: str) -> str:
+    if lists == "" or element not in {"VARCHAR", "JSON"}:
+        return by_bytes(value, element + lists)
+    # bytes have the hash of their text
+    return f"list_transform({value}, lambda {_ELEMENT}: encode(cast({_ELEMENT} as varchar)))"
 
 
 def _is_64_bits(decimal: str) -> bool:

@@ -6,12 +6,18 @@ def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def compared(name: str, sql_type: str, *, of: str | None = None) -> str:
-    """A key column as it is compared, `of` a table's alias: text by its bytes, whatever collation the
-    column or the session has. Elsewhere keys are hashed, which is by bytes, too.
+def by_bytes(value: str, sql_type: str) -> str:
+    """SQL of a value that is compared, or hashed, by its bytes, whatever collation the column or the
+    session has: since DuckDB 2.0.1 `hash` follows it, as `=` always did. Text inside lists is left.
     """
-    column = quote(name) if of is None else f"{of}.{quote(name)}"
-    return f'{column} collate "binary"' if sql_type == "VARCHAR" else column
+    if sql_type == "JSON":
+        value = f"cast({value} as varchar)"
+    return f'{value} collate "binary"' if sql_type in {"VARCHAR", "JSON"} else value
+
+
+def compared(name: str, sql_type: str, *, of: str | None = None) -> str:
+    """A key column as it is compared, `of` a table's alias."""
+    return by_bytes(quote(name) if of is None else f"{of}.{quote(name)}", sql_type)
 
 
 def literal(text: str) -> str:

@@ -111,7 +111,9 @@ def check_ledger(
         if gone
         else cursor.rows(
             ledger.fingerprints_of_run(
-                tables.ledger, key=key_types(run, columns), outputs=run.output_columns
+                tables.ledger,
+                key=key_types(run, columns),
+                outputs={name: columns[name] for name in run.output_columns},
             ),
             run.values,
         )[0][1]

@@ -236,17 +236,19 @@ def fingerprint(columns: str) -> str:
 
 
 def fingerprints_of_run(
-    ledger: TableName, *, key: Mapping[str, str], outputs: Sequence[str]
+    ledger: TableName, *, key: Mapping[str, str], outputs: Mapping[str, str]
 ) -> str:
     """Two numbers for the rows that a run appended, whatever their order: of what went in, which
     `plan.summarize` computes for the rows that it planned, and of all that is said; a row whose run
-    or time was altered is no longer among them. `key` maps the columns to their SQL types. Parameters: $run_id, $scored_at.
+    or time was altered is no longer among them. `key` and `outputs` map the columns to their SQL types.
+    Parameters: $run_id, $scored_at.
     """
     keys = [hashable(quote(name), kind) for name, kind in key.items()]
+    values = [hashable(quote(name), kind) for name, kind in outputs.items()]
     texts = [name for name, kind in STAMP_TYPES.items() if is_text(kind) and name != "run_id"]
     others = [n for n in STAMP_TYPES if n not in texts and n not in {"run_id", "scored_at"}]
     # an ENUM's number depends on the type, its text does not, and is read once for rows with the same
-    listed = ", ".join(f"cast({quote(name)} as varchar)" for name in texts)
+    listed = ", ".join(hashable(f"cast({quote(name)} as varchar)", "VARCHAR") for name in texts)
     # reasons that differ in the name of a feature are two, whatever the session's collation
     grouped = [compared(n, "VARCHAR") if n == "rejected_reason" else quote(n) for n in texts]
     return f"""
@@ -255,7 +257,7 @@ def fingerprints_of_run(
             select
                 {", ".join(f"{text} as {quote(name)}" for text, name in zip(grouped, texts, strict=True))},
                 {fingerprint(", ".join((*keys, quote("as_of"), quote("features_hash"))))} as inputs,
-                {fingerprint(", ".join((*keys, *map(quote, (*outputs, *others)))))} as said,
+                {fingerprint(", ".join((*keys, *values, *map(quote, others))))} as said,
                 count(*) as occurrences
             from {ledger.sql}
             where run_id = $run_id and scored_at = $scored_at
@@ -400,7 +402,8 @@ def rebuild_latest(ledger: TableName, shape: LedgerShape) -> str:
     confirms what is there.
     """
     columns = ", ".join(quote(n) for n in shape.latest_columns if n not in LATEST_TYPES)
-    entity = ", ".join(quote(name) for name in (*shape.key, *MODEL))
+    keys = [compared(name, kind) for name, kind in shape.key.items()]
+    entity = ", ".join((*keys, *map(quote, MODEL)))
     return f"""
         with newest as (
             select {columns} from {ledger.sql}

@@ -169,7 +169,8 @@ def has_unique_keys(
     """
     columns = ", ".join(quote(name) for name in key)
     not_null = " and ".join(f"{quote(name)} is not null" for name in key)
-    distinct = f"count(distinct hash({columns}))"
+    hashed = ", ".join(compared(name, kind) for name, kind in key.items())
+    distinct = f"count(distinct hash({hashed}))"
     if bounds is not None:
         low, high = bounds
         # a relation that is never the same may give others now
@@ -340,7 +341,7 @@ def _select_candidates(plan: Plan, *, part: int) -> str:
     def in_part(table: str) -> str:
         if plan.candidate_parts == 1:
             return "true"
-        keys = ", ".join(f"{table}.{quote(name)}" for name in plan.shape.key)
+        keys = ", ".join(compared(name, kind, of=table) for name, kind in plan.shape.key.items())
         return f"hash({keys}) % {plan.candidate_parts} = {part}"
 
     is_model = "model_name = $model_name and model_version = $model_version"

@@ -172,7 +172,7 @@ def _rows_to_replay(
         f"{compared(name, kind, of='said')} = {compared(name, kind, of='fed')}"
         for name, kind in types.items()
     )
-    keys = ", ".join(f"said.{quote(name)}" for name in run.key_columns)
+    keys = ", ".join(compared(name, kind, of="said") for name, kind in types.items())
     order = "said.rowid asc" if sample is None else f"hash({keys}, $run_id) asc limit $sample"
     return f"""
         select {", ".join([*carried, *features])}

@@ -107,7 +107,7 @@ def check_written(
     elif written_rows:
         shape = planned.plan.shape
         fingerprints = ledger.fingerprints_of_run(
-            tables.ledger, key=shape.key, outputs=list(shape.outputs)
+            tables.ledger, key=shape.key, outputs=shape.outputs
         )
         scored, said = writer.rows(fingerprints, planned.parameters)[0]
         if scored != planned.summary.input_fingerprint:
