@@ -194,7 +194,7 @@ def copy(*, created: str, folder: str) -> None:
 def import_all() -> None:
     """Import what a scoring run imports, and what duckdb looks for when it meets Python objects."""
     for module in (
-        "dbt_onnx.engines.duckdb.table_scoring", "dbt_onnx.engines.duckdb.streaming", "onnx", "onnxruntime", "pandas", "pyarrow.compute",
+        "dbt_onnx.engines.duckdb.engine", "dbt_onnx.runs.scorer", "onnx", "onnxruntime", "pandas", "pyarrow.compute",
         "pyarrow.dataset", "pyarrow.pandas_compat", "pytz",
     ):  # fmt: skip
         import_module(module)

@@ -31,7 +31,7 @@ MAX_IMPORT_SECONDS = 0.15
 DEPENDENCIES = (
     "click, duckdb, google.protobuf, numpy, onnx, onnxruntime, pyarrow.compute, rich, yaml"
 )
-SCORING_RUN = "dbt_onnx.project.dbt_model, dbt_onnx.engines.duckdb.table_scoring"
+SCORING_RUN = "dbt_onnx.project.dbt_model, dbt_onnx.engines.duckdb.engine"
 _FEATURES = f"{{{{ config(materialized='table') }}}}\nselect * from {project.SOURCE}.features\n"
 _DOES_NOTHING = """
 def model(dbt, session):

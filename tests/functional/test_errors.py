@@ -103,7 +103,7 @@ def test_a_wrong_call_gives_its_message_and_writes_nothing(
 DIES = """
 import sys, time
 from pathlib import Path
-import dbt_onnx.engines.duckdb.streaming as engine
+import dbt_onnx.runs.scorer as engine
 from error_cases import run
 from error_catalogue import reopened
 

@@ -213,13 +213,13 @@ def test_a_file_that_another_process_replaces_keeps_what_was_scored(
         path.write_text("\n".join(["id,a,b", *lines]))
 
     write(0)
-    before = writing.check_written
+    before = writing.read_written
 
     def replaced(*args: Any, **kwargs: Any) -> Any:
         write(7)
         return before(*args, **kwargs)
 
-    monkeypatch.setattr(writing, "check_written", replaced)
+    monkeypatch.setattr(writing, "read_written", replaced)
     warehouse.sql(f"create view given as select * from read_csv('{path}')")
     assert warehouse.run(features="from given").rows_scored == 3_000
     assert kept_is_what_was_scored(warehouse, "run-1") == 3_000

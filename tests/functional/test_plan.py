@@ -363,7 +363,7 @@ def test_the_run_row_ends_after_the_last_batch(
 ) -> None:
     from datetime import UTC, datetime
 
-    from dbt_onnx.engines.duckdb import streaming
+    from dbt_onnx.runs import scorer
 
     last_batch = []
 
@@ -371,8 +371,8 @@ def test_the_run_row_ends_after_the_last_batch(
         yield from score_batches(*arguments, **settings)
         last_batch.append(datetime.now(UTC).replace(tzinfo=None))
 
-    score_batches = streaming.score_batches
-    monkeypatch.setattr(streaming, "score_batches", watched)
+    score_batches = scorer.score_batches
+    monkeypatch.setattr(scorer, "score_batches", watched)
     warehouse.run()
     started_at, ended_at = warehouse.last_run("started_at, ended_at")
     assert started_at < last_batch[0] <= ended_at

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 from hardening import CONFIG, connect, with_own_order, with_settings
 from onnx import TensorProto, helper
 
-from dbt_onnx.engines.duckdb.table_scoring import RunSummary, score_table
+from dbt_onnx.engines.duckdb.engine import score_on_duckdb
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 from dbt_onnx.runs.request import RunSettings, check_request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from dbt_onnx.runs.run import RunSummary
 
 ARGUMENTS: dict[str, Any] = {
     "model": "line",
@@ -162,7 +164,7 @@ class Warehouse:
         }
         known = {**ARGUMENTS, **relations, **{k: v for k, v in arguments.items() if k in ARGUMENTS}}
         unknown = {k: v for k, v in arguments.items() if k not in ARGUMENTS}
-        return score_table(
+        return score_on_duckdb(
             check_request(known, unknown),
             settings,
             connection=session,

@@ -24,7 +24,6 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 from dbt_onnx.kernel.scoring import prediction_schema, score_batches
 from dbt_onnx.kernel.session import OnnxSession
-from dbt_onnx.kernel.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,10 +69,10 @@ def score(onnx_model: Any, contract: Contract, columns: Mapping[str, Any]) -> pa
     """Predictions through several batches; none may be rejected."""
     names = [output.name for output in contract.outputs]
     scorer = OnnxSession(onnx_model.SerializeToString(), output_names=names, threads=1)
-    batch, tally = pa.record_batch(dict(columns)), Tally()
-    out = score_batches([batch], scorer, contract=contract, tally=tally, part_rows=128)
+    batch = pa.record_batch(dict(columns))
+    out = score_batches([batch], scorer, contract=contract, part_rows=128)
     table = pa.Table.from_batches(out, prediction_schema(batch.schema, contract))
-    assert (tally.scored, tally.rejected) == (batch.num_rows, 0)
+    assert table["status"].to_pylist() == ["scored"] * batch.num_rows
     return table
 
 
@@ -217,5 +216,5 @@ def test_an_embedding_is_a_vector() -> None:
     )
     scorer = OnnxSession(graphs.embedding(4), output_names=["e"])
     batch = pa.record_batch({"a": [1, 2]})
-    (out,) = score_batches([batch], scorer, contract=contract, tally=Tally())
+    (out,) = score_batches([batch], scorer, contract=contract)
     assert out["e"].to_pylist() == [[1, 2, 3, 4], [2, 4, 6, 8]]

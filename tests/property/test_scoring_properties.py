@@ -23,9 +23,8 @@ from sklearn.neural_network import MLPClassifier
 
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 from dbt_onnx.kernel.encode import encode
-from dbt_onnx.kernel.scoring import prediction_schema, score_batches
+from dbt_onnx.kernel.scoring import count_reasons, prediction_schema, score_batches
 from dbt_onnx.kernel.session import OnnxSession
-from dbt_onnx.kernel.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,10 +60,10 @@ def echo(dtype: str) -> OnnxSession:
 
 def score_table(
     batches: Sequence[pa.RecordBatch], contract: Contract, scorer: Any, part_rows: int = 65_536
-) -> tuple[pa.Table, Tally]:
-    tally = Tally()
-    out = score_batches(batches, scorer, contract=contract, tally=tally, part_rows=part_rows)
-    return pa.Table.from_batches(out, prediction_schema(batches[0].schema, contract)), tally
+) -> tuple[pa.Table, dict[str, str]]:
+    examples: dict[str, str] = {}
+    out = score_batches(batches, scorer, contract=contract, part_rows=part_rows, examples=examples)
+    return pa.Table.from_batches(out, prediction_schema(batches[0].schema, contract)), examples
 
 
 # --- the same table, however it is cut --------------------------------------------------------
@@ -95,17 +94,18 @@ def test_any_cut_of_the_stream_and_any_batch_size_give_the_same_balanced_table(
     edges = sorted({0, len(rows), *(cut for cut in cuts if cut < len(rows))})
     pieces = [whole.slice(a, b - a) for a, b in itertools.pairwise(edges)]
 
-    table, tally = score_table([whole], contract, echo("float32"))
-    again, tally_again = score_table(pieces, contract, echo("float32"), part_rows)
+    table, examples = score_table([whole], contract, echo("float32"))
+    again, examples_again = score_table(pieces, contract, echo("float32"), part_rows)
 
     assert again.combine_chunks() == table.combine_chunks() or _same(again, table)
-    assert tally_again == tally
+    assert examples_again == examples
     for name in ("__dbt_onnx_key_0", "__dbt_onnx_key_1"):
         assert table[name].to_pylist() == whole[name].to_pylist()
     reasons = table["rejected_reason"].to_pylist()
-    assert tally.scored + tally.rejected == len(rows)
-    assert tally.scored == reasons.count(None) == table["status"].to_pylist().count("scored")
-    assert tally.rejected_reasons == Counter(reason for reason in reasons if reason)
+    counts = Counter(reason for reason in reasons if reason)
+    assert reasons.count(None) == table["status"].to_pylist().count("scored")
+    assert count_reasons(again.to_batches()) == counts
+    assert set(examples) == set(counts)
     assert [y is None for y in table["y"].to_pylist()] == [bool(reason) for reason in reasons]
 
 
@@ -157,9 +157,7 @@ def test_workers_change_no_bit(
         | {feature: pa.array(x[:, i]) for i, feature in enumerate(contract.feature_names)}
     )
     scorer = OnnxSession(model, output_names=["probabilities"], batch_rows=batch_rows)
-    out = score_batches(
-        [batch], scorer, contract=contract, tally=Tally(), workers=workers, part_rows=part_rows
-    )
+    out = score_batches([batch], scorer, contract=contract, workers=workers, part_rows=part_rows)
     table = pa.Table.from_batches(out)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

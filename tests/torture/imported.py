@@ -4,5 +4,5 @@ import onnxruntime  # noqa: F401
 import pandas  # noqa: F401, ICN001, duckdb looks for it
 import pytz  # noqa: F401
 
-import dbt_onnx.engines.duckdb.streaming
-import dbt_onnx.engines.duckdb.table_scoring  # noqa: F401
+import dbt_onnx.engines.duckdb.engine
+import dbt_onnx.runs.scorer  # noqa: F401

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from dbt.adapters.sql.connections import SQLConnectionManager
 from tests.torture import processes
 
-from dbt_onnx.engines.duckdb import cursor, streaming, table_scoring, writing
+from dbt_onnx.engines.duckdb import cursor, planning, writing
 from dbt_onnx.project import dbt_model
+from dbt_onnx.runs import scorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +47,7 @@ def _replace(owner: Any, name: str, says: str, *, when: str) -> None:
 
 
 def _in_stream(batch: int) -> None:
-    score_batches = streaming.score_batches
+    score_batches = scorer.score_batches
 
     def dies(*arguments: Any, **settings: Any) -> Iterator[Any]:
         for number, scored in enumerate(score_batches(*arguments, **settings)):
@@ -54,7 +55,7 @@ def _in_stream(batch: int) -> None:
                 processes.die()
             yield scored
 
-    streaming.score_batches = dies
+    scorer.score_batches = dies
 
 
 def _around_commit(*, is_before: bool) -> None:
@@ -84,8 +85,8 @@ POINTS: dict[str, Callable[[], None]] = {
     "before the pre-hook": before(*_STATEMENT, PRE_HOOK),
     "after the pre-hook": after(*_STATEMENT, PRE_HOOK),
     "before all that the package does": before(dbt_model, "run_model"),
-    "before the plan": before(table_scoring, "plan_run"),
-    "after the plan": after(table_scoring, "plan_run"),
+    "before the plan": before(planning, "plan_run"),
+    "after the plan": after(planning, "plan_run"),
     "at the first batch of the stream": lambda: _in_stream(0),
     "within the stream": lambda: _in_stream(1),
     "after the stream": after(writing, "append_predictions"),

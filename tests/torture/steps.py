@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.torture import processes
 
-from dbt_onnx.engines.duckdb import cursor, streaming
+from dbt_onnx.engines.duckdb import cursor
+from dbt_onnx.runs import scorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ class Steps:
         rows, stream, transaction = (
             cursor.Cursor.rows, cursor.Cursor.stream, cursor.Cursor.transaction,
         )  # fmt: skip
-        score_batches, take = streaming.score_batches, self.take
+        score_batches, take = scorer.score_batches, self.take
 
         def counted_rows(self: Any, *arguments: Any) -> Any:
             take()
@@ -65,7 +66,7 @@ class Steps:
         cursor.Cursor.rows = counted_rows  # type: ignore[method-assign]
         cursor.Cursor.stream = counted_stream  # type: ignore[method-assign]
         cursor.Cursor.transaction = counted_transaction  # type: ignore[method-assign]
-        streaming.score_batches = counted_batches
+        scorer.score_batches = counted_batches
 
 
 def fail() -> None:

@@ -294,7 +294,7 @@ def test_the_gate_rejects_the_row_that_kills_as_the_run_does(tmp_path: Path) -> 
     dividends[77], divisors[77] = killers.SMALLEST, -1
     batch = pa.record_batch({"a": dividends, "b": divisors})
     answers = Answers.of(candidate, [batch])
-    assert (answers.tally.scored, dict(answers.tally.rejected_reasons)) == (
+    assert (answers.rows_scored, dict(answers.rejected_reasons)) == (
         499,
         {"model_crashed": 1},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dbt_onnx.engines.duckdb import ledger
 from dbt_onnx.kernel import contract
+from dbt_onnx.runs.plan import SCORE_REASONS
 
 
 def test_outputs_cannot_take_the_name_of_a_column_of_ledger_or_latest() -> None:
@@ -12,4 +13,4 @@ def test_outputs_cannot_take_the_name_of_a_column_of_ledger_or_latest() -> None:
 
 
 def test_every_score_reason_has_its_column_in_the_runs() -> None:
-    assert {f"rows_{reason}" for reason in ledger.SCORE_REASONS} <= set(ledger.RUNS_TYPES)
+    assert {f"rows_{reason}" for reason in SCORE_REASONS} <= set(ledger.RUNS_TYPES)

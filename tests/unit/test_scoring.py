@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import graphs
@@ -12,9 +11,8 @@ import pytest
 
 from dbt_onnx.errors import ContractError, ScoringError
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
-from dbt_onnx.kernel.scoring import prediction_schema, score_batches
+from dbt_onnx.kernel.scoring import count_reasons, prediction_schema, score_batches
 from dbt_onnx.kernel.session import OnnxSession
-from dbt_onnx.kernel.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,11 +45,11 @@ def batch_of(**columns: Any) -> pa.RecordBatch:
 
 def score_all(
     *batches: pa.RecordBatch, contract: Contract, model_bytes: bytes, **settings: Any
-) -> tuple[pa.Table, Tally]:
-    tally = Tally()
+) -> tuple[pa.Table, dict[str, str]]:
+    examples: dict[str, str] = {}
     scorer = session_of(model_bytes, contract)
-    out = list(score_batches(batches, scorer, contract=contract, tally=tally, **settings))
-    return pa.Table.from_batches(out, prediction_schema(batches[0].schema, contract)), tally
+    out = list(score_batches(batches, scorer, contract=contract, examples=examples, **settings))
+    return pa.Table.from_batches(out, prediction_schema(batches[0].schema, contract)), examples
 
 
 class Recorder:
@@ -67,34 +65,34 @@ class Recorder:
 
 def test_predictions_are_what_a_hand_computes() -> None:
     batch = batch_of(a=[1, 3, 0], b=[2.0, 4.0, -1.0])
-    table, tally = score_all(batch, contract=LINEAR, model_bytes=graphs.linear())
+    table, _ = score_all(batch, contract=LINEAR, model_bytes=graphs.linear())
     assert table.to_pydict() == {
         "__dbt_onnx_key_0": ["k0", "k1", "k2"],
         "y": [0.5, 2.5, 1.5],
         "status": ["scored"] * 3,
         "rejected_reason": [None] * 3,
     }
-    assert (tally.scored, tally.rejected, tally.rejected_reasons) == (3, 0, Counter())
+    assert table["status"].to_pylist() == ["scored"] * 3
 
 
 def test_a_rejected_row_has_no_outputs_and_a_reason_and_the_job_goes_on() -> None:
     batch = batch_of(a=[1.0, None, 3.0, np.inf], b=[2.0, 0.0, 4.0, 0.0])
-    table, tally = score_all(batch, contract=LINEAR, model_bytes=graphs.linear())
+    table, _ = score_all(batch, contract=LINEAR, model_bytes=graphs.linear())
     assert table["y"].to_pylist() == [0.5, None, 2.5, None]
     assert table["status"].to_pylist() == ["scored", "rejected", "scored", "rejected"]
     assert table["rejected_reason"].to_pylist() == [None, "null:a", None, "infinite:a"]
-    assert (tally.scored, tally.rejected) == (2, 2)
-    assert tally.rejected_reasons == {"null:a": 1, "infinite:a": 1}
+    assert table["status"].to_pylist().count("scored") == 2
+    assert count_reasons(table.to_batches()) == {"null:a": 1, "infinite:a": 1}
 
 
 def test_a_row_whose_output_is_nan_or_infinite_loses_all_its_outputs() -> None:
     batch = batch_of(a=[None, 4.0, -1.0, 0.0, 1.0])
-    table, tally = score_all(batch, contract=ROOTS, model_bytes=graphs.square_root_and_reciprocal())
+    table, _ = score_all(batch, contract=ROOTS, model_bytes=graphs.square_root_and_reciprocal())
     assert table["root"].to_pylist() == [None, 2, None, None, 1]
     assert table["inverse"].to_pylist() == [None, 0.25, None, None, 1]
     reasons = ["null:a", None, "nan_output:root", "infinite_output:inverse", None]
     assert table["rejected_reason"].to_pylist() == reasons
-    assert (tally.scored, tally.rejected) == (2, 3)
+    assert table["status"].to_pylist().count("scored") == 2
 
 
 def test_the_first_bad_column_is_the_reason_and_a_row_is_counted_once() -> None:
@@ -102,17 +100,16 @@ def test_the_first_bad_column_is_the_reason_and_a_row_is_counted_once() -> None:
         def run(self, feeds: Mapping[str, np.ndarray]) -> list[Any]:
             return [np.full(len(feeds["a"]), bad, np.float32) for bad in (np.inf, np.nan)]
 
-    tally = Tally()
-    (out,) = score_batches([batch_of(a=[1.0])], Broken(), contract=ROOTS, tally=tally)
+    (out,) = score_batches([batch_of(a=[1.0])], Broken(), contract=ROOTS)
     assert out["rejected_reason"].to_pylist() == ["infinite_output:root"]
-    assert tally.rejected_reasons == {"infinite_output:root": 1}
+    assert count_reasons([out]) == {"infinite_output:root": 1}
 
 
 def test_a_row_that_the_plan_rejected_is_not_scored() -> None:
-    recorder, tally = Recorder(), Tally()
+    recorder = Recorder()
     planned = pa.array([None, "null_key"], pa.string())
     batch = batch_of(a=[1, 2], b=[1, 2], __dbt_onnx_rejected_reason=planned)
-    (out,) = score_batches([batch], recorder, contract=LINEAR, tally=tally)
+    (out,) = score_batches([batch], recorder, contract=LINEAR)
     assert recorder.calls == [1]
     assert "__dbt_onnx_rejected_reason" not in out.schema.names
     assert out["rejected_reason"].to_pylist() == [None, "null_key"]
@@ -120,9 +117,9 @@ def test_a_row_that_the_plan_rejected_is_not_scored() -> None:
 
 
 def test_a_batch_without_a_valid_row_does_not_run_the_model() -> None:
-    recorder, tally = Recorder(), Tally()
+    recorder = Recorder()
     batch = batch_of(a=pa.nulls(2, pa.int32()), b=[1, 2])
-    (out,) = score_batches([batch], recorder, contract=LINEAR, tally=tally)
+    (out,) = score_batches([batch], recorder, contract=LINEAR)
     assert recorder.calls == []
     assert out["y"].to_pylist() == [None, None]
     assert out["y"].type == pa.float32()
@@ -132,9 +129,7 @@ def test_batches_are_cut_to_part_rows_and_progress_is_told() -> None:
     recorder, told = Recorder(), []
     batches = [batch_of(a=range(n), b=range(n)) for n in (5, 0, 2)]
     out = list(
-        score_batches(
-            batches, recorder, contract=LINEAR, tally=Tally(), part_rows=2, on_progress=told.append
-        )
+        score_batches(batches, recorder, contract=LINEAR, part_rows=2, on_progress=told.append)
     )
     assert recorder.calls == [2, 2, 1, 2]
     assert told == [2, 2, 1, 2]
@@ -145,11 +140,11 @@ def test_batches_are_cut_to_part_rows_and_progress_is_told() -> None:
 
 
 def test_an_empty_stream_gives_no_batch_and_the_schema_is_known_without_one() -> None:
-    assert list(score_batches([], Recorder(), contract=LINEAR, tally=Tally())) == []
+    assert list(score_batches([], Recorder(), contract=LINEAR)) == []
     empty = batch_of(a=[], b=[]).cast(
         pa.schema([("__dbt_onnx_key_0", pa.string()), ("a", pa.int32()), ("b", pa.int32())])
     )
-    assert list(score_batches([empty], Recorder(), contract=LINEAR, tally=Tally())) == []
+    assert list(score_batches([empty], Recorder(), contract=LINEAR)) == []
 
 
 def test_the_schema_has_carried_columns_outputs_and_status() -> None:
@@ -201,7 +196,7 @@ def test_a_stream_is_read_one_part_ahead_of_each_worker_and_never_closed() -> No
 
     taken: list[int] = []
     source = stream()
-    predictions = score_batches(source, Recorder(), contract=LINEAR, tally=Tally(), workers=2)
+    predictions = score_batches(source, Recorder(), contract=LINEAR, workers=2)
     next(predictions)
     assert len(taken) == 3
     predictions.close()  # type: ignore[attr-defined]
@@ -213,9 +208,9 @@ def test_examples_show_the_key_and_the_value_of_the_first_row_of_a_reason() -> N
     batch = batch_of(
         a=[1, None, None, 16_777_217], b=pa.array([1, 2, 3, 4]), __dbt_onnx_key_1=[9, 8, 7, 6]
     )
-    _, tally = score_all(batch, contract=LINEAR, model_bytes=graphs.linear(), part_rows=1)
-    assert tally.rejected_reasons == {"null:a": 2, "lossy_cast:a": 1}
-    assert tally.examples == {
+    table, examples = score_all(batch, contract=LINEAR, model_bytes=graphs.linear(), part_rows=1)
+    assert count_reasons(table.to_batches()) == {"null:a": 2, "lossy_cast:a": 1}
+    assert examples == {
         "null:a": "k1, 8 (a = NULL)",
         "lossy_cast:a": "k3, 6 (a = 16777217)",
     }
@@ -224,8 +219,8 @@ def test_examples_show_the_key_and_the_value_of_the_first_row_of_a_reason() -> N
 def test_examples_of_long_values_are_cut() -> None:
     batch = batch_of(a=pa.nulls(1, pa.int32()), b=[1])
     batch = batch.set_column(0, "__dbt_onnx_key_0", pa.array(["x" * 100]))
-    _, tally = score_all(batch, contract=LINEAR, model_bytes=graphs.linear())
-    assert tally.examples["null:a"] == "x" * 57 + "... (a = NULL)"
+    _, examples = score_all(batch, contract=LINEAR, model_bytes=graphs.linear())
+    assert examples["null:a"] == "x" * 57 + "... (a = NULL)"
 
 
 @pytest.mark.parametrize(
@@ -237,8 +232,8 @@ def test_examples_of_long_values_are_cut() -> None:
 )
 def test_examples_show_moments_that_no_calendar_of_python_has(key: pa.Array, shown: str) -> None:
     batch = batch_of(a=pa.nulls(1, pa.int32()), b=[1]).set_column(0, "__dbt_onnx_key_0", key)
-    _, tally = score_all(batch, contract=LINEAR, model_bytes=graphs.linear())
-    assert tally.examples["null:a"] == f"{shown} (a = NULL)"
+    _, examples = score_all(batch, contract=LINEAR, model_bytes=graphs.linear())
+    assert examples["null:a"] == f"{shown} (a = NULL)"
 
 
 def test_a_model_that_fails_names_the_rows() -> None:
@@ -248,19 +243,16 @@ def test_a_model_that_fails_names_the_rows() -> None:
         outputs=(Output(name="y", kind="value", dtype="float32", columns=("y",)),),
     )
     batch = batch_of(i=[0, 1, 2, 0, 99])
-    tally = Tally()
     predictions = score_batches(
         [batch],
         session_of(graphs.lookup(), contract),
         contract=contract,
-        tally=tally,
         part_rows=2,
     )
     assert next(predictions)["y"].to_pylist() == [10, 20]
     assert next(predictions)["y"].to_pylist() == [30, 10]
     with pytest.raises(ScoringError, match=r"rows 5 to 5: the model failed on i int64\[1, 1\]"):
         next(predictions)
-    assert tally.scored == 4
 
 
 def test_a_model_that_gives_the_wrong_number_of_rows_is_an_error() -> None:
@@ -286,5 +278,5 @@ def test_a_stream_without_the_contracts_columns_is_an_error_and_not_a_wrong_answ
 def test_a_model_of_one_row_at_a_time_scores_a_whole_batch() -> None:
     batch = batch_of(a=[1.0, None, 3.0], b=[2.0, 1.0, 4.0])
     scorer = session_of(graphs.fixed_batch(), LINEAR, batch_rows=1)
-    (out,) = score_batches([batch], scorer, contract=LINEAR, tally=Tally())
+    (out,) = score_batches([batch], scorer, contract=LINEAR)
     assert out["y"].to_pylist() == [0.5, None, 2.5]

@@ -434,7 +434,7 @@ def test_a_signature_disturbs_neither_loading_nor_another_export(signed: Signed)
 
 def test_a_scoring_run_imports_none_of_it() -> None:
     program = (
-        "import sys, dbt_onnx.project.dbt_model, dbt_onnx.engines.duckdb.table_scoring, dbt_onnx.cli; "
+        "import sys, dbt_onnx.project.dbt_model, dbt_onnx.engines.duckdb.engine, dbt_onnx.cli; "
         "print([n for n in ('model_signing', 'sigstore', 'cryptography') if n in sys.modules])"
     )
     run = subprocess.run(

@@ -24,13 +24,16 @@ from dbt_onnx.artifacts.card import (
     replace_file,
 )
 from dbt_onnx.artifacts.graph import GraphSignature, read_graph, without_zipmaps
-from dbt_onnx.artifacts.registry import RegistryEntry, name_faults, path_faults
+from dbt_onnx.artifacts.registry import ModelVersion, RegistryEntry, name_faults, path_faults
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.kernel.contract import Contract
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from dbt_onnx.kernel.child_session import ChildSession
+    from dbt_onnx.kernel.session import OnnxSession
 
 
 MAX_MODEL_BYTES = 2**31
@@ -55,12 +58,39 @@ class Artifact:
     signature: GraphSignature
 
     @property
+    def model(self) -> ModelVersion:
+        """The version that this is."""
+        return ModelVersion(self.model_name, self.model_version)
+
+    @property
     def scoring_bytes(self) -> bytes:
         """The model as it is run: `model_bytes`, with tensors in the place of ZipMaps."""
         if all(tensor.kind != "map_sequence" for tensor in self.signature.outputs):
             return self.model_bytes
         classes = {output.name: output.classes or () for output in self.contract.outputs}
         return without_zipmaps(self.model_bytes, classes)
+
+    def open(
+        self,
+        *,
+        threads: int | None = 1,
+        batch_rows: int | None = None,
+        in_child_process: bool = False,
+    ) -> OnnxSession | ChildSession:
+        """A session that scores as every run, replay and check does. A batch that the graph fixes
+        goes before `batch_rows`. `in_child_process`: a row that kills the model's process is told by an
+        error. Raises ArtifactError when onnxruntime cannot load the model.
+        """
+        # imported only where something is scored, with onnxruntime
+        from dbt_onnx.kernel.child_session import ChildSession
+        from dbt_onnx.kernel.session import OnnxSession
+
+        return (ChildSession if in_child_process else OnnxSession)(
+            self.scoring_bytes,
+            output_names=[output.name for output in self.contract.outputs],
+            threads=threads or 1,
+            batch_rows=self.signature.batch_rows or batch_rows,
+        )
 
 
 def load_artifact(root: Path, entry: RegistryEntry) -> Artifact:
@@ -190,7 +220,7 @@ def _check_sha256(model_bytes: bytes, entry: RegistryEntry, path: Path) -> None:
     )
     raise ArtifactError(
         f"{path} is not the file that was registered as "
-        f"'{entry.model_name}/{entry.model_version}': its sha256 is {found} "
+        f"'{entry.model}': its sha256 is {found} "
         f"({len(model_bytes):,} bytes), the registry says {entry.sha256}",
         hint=hint,
     )

@@ -75,7 +75,7 @@ def refuse_other_card(card: bytes, entry: RegistryEntry, *, where: str) -> None:
     found = digest(card)
     if entry.card_sha256 not in {None, found}:
         raise ArtifactError(
-            f"{where} is not the card that was registered with '{entry.spec}': its sha256 is {found}, "
+            f"{where} is not the card that was registered with '{entry.model}': its sha256 is {found}, "
             f"the registry says {entry.card_sha256}",
             hint="restore the card; if it was changed on purpose, register the model as a new version: "
             "a card says how rows are read, so another card is another model",
@@ -128,8 +128,7 @@ def refuse_other_model(card: Mapping[str, Any], entry: RegistryEntry, *, where: 
         # a seed that infers types turns version 01 into the number 1, true into True, 1_0 into 10
         is_inferred = card["model_name"] == entry.model_name and card["sha256"] == entry.sha256
         raise ArtifactError(
-            f"{where} does not belong to model '{entry.model_name}/{entry.model_version}': "
-            + "; ".join(faults),
+            f"{where} does not belong to model '{entry.model}': " + "; ".join(faults),
             hint=f"if the seed was loaded with inferred types, {AS_TEXT}; else restore card and model "
             "file of this version together"
             if is_inferred

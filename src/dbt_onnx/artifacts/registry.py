@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dbt_onnx.errors import ConfigError, RegistryError
 
@@ -40,6 +40,16 @@ AS_TEXT = (
 _ALIAS_RULE = "lowercase letters, digits and '_', beginning with a letter"
 
 
+class ModelVersion(NamedTuple):
+    """A model's name and version; as text `churn/2`, as messages and commands have it."""
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.version}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class RegistryEntry:
     """One row of the registry. `artifact` is a path below the artifacts directory; `sha256` is of that
@@ -54,9 +64,9 @@ class RegistryEntry:
     card_sha256: str | None = None
 
     @property
-    def spec(self) -> str:
-        """How messages and commands name the version: `churn/2`."""
-        return f"{self.model_name}/{self.model_version}"
+    def model(self) -> ModelVersion:
+        """The version that the row is about."""
+        return ModelVersion(self.model_name, self.model_version)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +318,7 @@ def _confusions(entries: list[RegistryEntry]) -> list[str]:
     """What differs by letter case only: file systems and collations would take one for the other."""
     texts = {
         "models": {entry.model_name for entry in entries},
-        "versions": {entry.spec for entry in entries},
+        "versions": {str(entry.model) for entry in entries},
         "artifacts": {entry.artifact for entry in entries},
     }
     faults = []

@@ -87,7 +87,7 @@ def put_entry(path: Path, entry: RegistryEntry) -> RegistryEntry:
         if path.exists():
             Registry.from_csv(path)
         _put(SeedFile.read(path, columns=SEED_COLUMNS), entry)
-        return Registry.from_csv(path).resolve(f"{entry.model_name}/{entry.model_version}")
+        return Registry.from_csv(path).resolve(str(entry.model))
 
 
 def record_cards(path: Path, digests: Mapping[tuple[str, str], str]) -> tuple[int, bool]:

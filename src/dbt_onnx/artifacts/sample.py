@@ -13,7 +13,6 @@ from dbt_onnx.kernel.child_session import ChildSession
 from dbt_onnx.kernel.contract import FLOAT_TYPES
 from dbt_onnx.kernel.native import TRIAL_SECONDS
 from dbt_onnx.kernel.scoring import score_batches
-from dbt_onnx.kernel.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +44,7 @@ def score_sample(
     )
     names = [field.name for field in contract.output_fields()]
     columns: dict[str, list[Any]] = {name: [] for name in names}
-    for part in score_batches([batch], session, contract=contract, tally=Tally()):
+    for part in score_batches([batch], session, contract=contract):
         for name in names:
             columns[name] += part.column(name).to_pylist()
     return columns

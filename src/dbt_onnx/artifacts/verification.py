@@ -9,7 +9,6 @@ from dbt_onnx.artifacts.artifact import load_artifact
 from dbt_onnx.artifacts.card import CARD_NAME
 from dbt_onnx.artifacts.sample import TOLERANCE, largest_difference, scales_of, score_sample
 from dbt_onnx.errors import DbtOnnxError
-from dbt_onnx.kernel.child_session import ChildSession
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,11 +84,7 @@ def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
     parity = artifact.card.get("parity") or {}
     features, expected = parity.get("features"), parity.get("outputs")
     if not features or not expected:
-        ChildSession(  # as a run opens it
-            artifact.scoring_bytes,
-            output_names=[output.name for output in artifact.contract.outputs],
-            batch_rows=artifact.signature.batch_rows,
-        )
+        artifact.open(in_child_process=True)
         return Verdict(entry=entry)
     tolerance = parity.get("tolerance", TOLERANCE)
     if not _is_sample(features) or not _is_sample(expected) or not _is_tolerance(tolerance):

@@ -29,7 +29,7 @@ from dbt_onnx.authoring.parity import (
     Trial,
     compare,
     outputs_for,
-    refuse_rejected,
+    score_all,
     score_table,
 )
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, DbtOnnxError
@@ -229,11 +229,10 @@ def _compared(
     tolerance: float,
 ) -> _Fitted:
     (table, trial), *others = trials
-    predictions, tally = score_table(model_bytes, table, contract)
-    refuse_rejected(tally, table.num_rows)
+    predictions = score_all(model_bytes, table, contract)
     parity = compare(predictions, trial, renamed, tolerance=tolerance)
     for more, unseen in others:
-        scored, _ = score_table(model_bytes, more, contract)
+        scored = score_table(model_bytes, more, contract)
         compare(scored, unseen, renamed, tolerance=tolerance, scales=parity.scales)
     return _Fitted(model_bytes, contract, predictions, parity)
 

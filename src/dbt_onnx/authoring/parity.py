@@ -21,8 +21,7 @@ from dbt_onnx.artifacts.graph import read_graph
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.kernel.child_session import ChildSession
 from dbt_onnx.kernel.contract import Contract, Output, TensorType
-from dbt_onnx.kernel.scoring import SCORED, score_batches
-from dbt_onnx.kernel.tally import Tally
+from dbt_onnx.kernel.scoring import SCORED, count_reasons, score_batches
 from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
@@ -81,28 +80,37 @@ def outputs_for(
     return tuple(outputs)
 
 
-def score_table(model_bytes: bytes, table: pa.Table, contract: Contract) -> tuple[pa.Table, Tally]:
-    """Score a sample as a run would, in a child process; what would be rejected is in the tally."""
-    names = [output.name for output in contract.outputs]
-    session = ChildSession(model_bytes, output_names=names)
-    tally = Tally()
-    batches = list(score_batches(table.to_batches(), session, contract=contract, tally=tally))
-    return pa.Table.from_batches(batches), tally
+def score_table(model_bytes: bytes, table: pa.Table, contract: Contract) -> pa.Table:
+    """Score a sample as a run would, in a child process."""
+    predictions, _ = _scored(model_bytes, table, contract)
+    return predictions
 
 
-def refuse_rejected(tally: Tally, n_rows: int) -> None:
-    """Raise ContractError when a row of `features` would be rejected."""
-    if not tally.rejected:
-        return
+def score_all(model_bytes: bytes, table: pa.Table, contract: Contract) -> pa.Table:
+    """The same. Raises ContractError when a row would be rejected."""
+    predictions, examples = _scored(model_bytes, table, contract)
+    counts = count_reasons(predictions.to_batches())
+    if not counts:
+        return predictions
     reasons = ", ".join(
-        f"{reason} {count:,} times (such as {tally.examples[reason]})"
-        for reason, count in tally.rejected_reasons.most_common()
+        f"{reason} {count:,} times (such as {examples[reason]})"
+        for reason, count in counts.most_common()
     )
     raise ContractError(
-        f"{tally.rejected:,} of {n_rows:,} rows of `features` would be rejected: {reasons}",
+        f"{counts.total():,} of {table.num_rows:,} rows of `features` would be rejected: {reasons}",
         hint="missing text needs a fill; a number that float32 cannot hold needs "
         "dtype='float64', or a smaller unit",
     )
+
+
+def _scored(
+    model_bytes: bytes, table: pa.Table, contract: Contract
+) -> tuple[pa.Table, dict[str, str]]:
+    names = [output.name for output in contract.outputs]
+    session = ChildSession(model_bytes, output_names=names)
+    examples: dict[str, str] = {}
+    batches = list(score_batches(table.to_batches(), session, contract=contract, examples=examples))
+    return pa.Table.from_batches(batches), examples
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ RESERVED_COLUMNS = frozenset(
 view use them. Compared without regard to case, as the warehouse does."""
 
 CARRIED_PREFIX = "__dbt_onnx_"
+KEY_PREFIX = CARRIED_PREFIX + "key_"
 """Prefix of the columns that pass a scoring stream untouched, so that no feature meets them."""
 
 MAX_WIDTH = 1_000_000

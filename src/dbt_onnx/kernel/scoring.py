@@ -5,7 +5,7 @@ It knows no warehouse, no dbt and no files.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_onnx.errors import ScoringError
-from dbt_onnx.kernel.contract import CARRIED_PREFIX
+from dbt_onnx.kernel.contract import CARRIED_PREFIX, KEY_PREFIX
 from dbt_onnx.kernel.decode import decode
 from dbt_onnx.kernel.encode import REJECTED_COLUMN, check_relation, encode
 from dbt_onnx.kernel.native import AT_WORK
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from dbt_onnx.kernel.integers import Array
     from dbt_onnx.kernel.row_search import RowSearch
     from dbt_onnx.kernel.session import Scorer
-    from dbt_onnx.kernel.tally import Tally
 
-KEY_PREFIX = CARRIED_PREFIX + "key_"
 SCORED, REJECTED = "scored", "rejected"
 PART_ROWS = 122_880
 
@@ -52,18 +50,18 @@ def score_batches(
     scorer: Scorer,
     *,
     contract: Contract,
-    tally: Tally,
     workers: int = 1,
     part_rows: int = PART_ROWS,
     on_progress: Callable[[int], None] | None = None,
     search: RowSearch | None = None,
+    examples: dict[str, str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Score a stream: one row out for each row in, in order, whatever the size of its batches.
 
     A batch in has the carried columns (`__dbt_onnx_...`) and the contract's features; a batch out
     has at most `part_rows` rows of `prediction_schema`. A rejected row has NULL outputs and a
-    reason. `tally` is added to, and `on_progress` called with a number of rows, before each batch
-    is handed out. An empty stream, or an empty batch, gives no batch. Nothing is closed here:
+    reason, by which `count_reasons` counts; `examples` gets the first such row for each, for messages.
+    `on_progress` is called with a number of rows before each batch is handed out. An empty stream, or an empty batch, gives no batch. Nothing is closed here:
     who opened stream and scorer closes them.
 
     `workers` threads score while the caller writes what it got and the stream is read on: numpy,
@@ -88,7 +86,8 @@ def score_batches(
                 f"rows {done + 1:,} to {done + part.num_rows:,}: {error.message}", hint=error.hint
             ) from error
         done += part.num_rows
-        _count(tally, scored.reasons, part, contract)
+        if examples is not None and scored.reasons.null_count < len(scored.reasons):
+            _add_examples(examples, scored.reasons, part, contract)
         if on_progress is not None:
             on_progress(part.num_rows)
         return scored.predictions
@@ -188,20 +187,22 @@ def _with_faults(reasons: pa.StringArray, faults: dict[str, Array], fed: Array) 
     return pc.coalesce(reasons, labels)
 
 
-def _count(
-    tally: Tally, reasons: pa.StringArray, batch: pa.RecordBatch, contract: Contract
+def count_reasons(predictions: Iterable[pa.RecordBatch]) -> Counter[str]:
+    """How many rows of `score_batches` are rejected, by reason."""
+    counts: Counter[str] = Counter()
+    for batch in predictions:
+        for count in batch.column("rejected_reason").drop_null().value_counts().to_pylist():
+            counts[count["values"]] += count["counts"]
+    return counts
+
+
+def _add_examples(
+    examples: dict[str, str], reasons: pa.StringArray, batch: pa.RecordBatch, contract: Contract
 ) -> None:
-    rejected = len(reasons) - reasons.null_count
-    tally.scored += len(reasons) - rejected
-    tally.rejected += rejected
-    if not rejected:
-        return
-    for count in reasons.drop_null().value_counts().to_pylist():
-        reason = count["values"]
-        tally.rejected_reasons[reason] += count["counts"]
-        if reason not in tally.examples:
+    for reason in reasons.drop_null().unique().to_pylist():
+        if reason not in examples:
             row = reasons.index(reason).as_py()
-            tally.examples[reason] = _example(batch, row, reason, contract)
+            examples[reason] = _example(batch, row, reason, contract)
 
 
 def _example(batch: pa.RecordBatch, row: int, reason: str, contract: Contract) -> str:

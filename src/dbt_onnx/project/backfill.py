@@ -142,7 +142,7 @@ def plan_backfill(
         project=project,
         model=model,
         version=version,
-        asked=None if asked is None else f"{version.model_name}/{version.model_version}",
+        asked=None if asked is None else str(version.model),
         features=_features(project, model, call, relations),
         upstream=tuple(above),
         relations=relations,

@@ -85,7 +85,7 @@ def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings
     connection: dbt-duckdb would print an exception with its traceback, and a user's mistake
     deserves one clear message.
     """
-    from dbt_onnx.engines.duckdb.table_scoring import score_table
+    from dbt_onnx.engines.duckdb.engine import score_on_duckdb
 
     document = json.loads(settings)
     document["seeds"] = {
@@ -99,7 +99,7 @@ def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings
                 f"the model returned {type(request).__name__}, not a scoring run",
                 hint="return dbt_onnx.score(...) from a model with materialized='predictions'",
             )
-        summary = score_table(
+        summary = score_on_duckdb(
             request,
             run_settings,
             connection=session,

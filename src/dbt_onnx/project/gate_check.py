@@ -117,7 +117,7 @@ class _Examination:
             yield not_compared(None, "no champion yet")
         elif open_questions:
             why = "; ".join(open_questions)
-            yield not_compared(self._champion.spec, why, hint="build the scoring model first")
+            yield not_compared(str(self._champion.model), why, hint="build the scoring model first")
 
     def _check_contract(
         self, reader: Cursor, call: ScoringCall
@@ -186,10 +186,10 @@ class _Examination:
         yield from check_answers(new, old, artifact.contract, self._limits, where=features.name)
         if champion is not None and old is not None:
             yield from check_comparison(
-                new, old, artifact.contract, self._limits, champion=champion.name
+                new, old, artifact.contract, self._limits, champion=str(champion.artifact.model)
             )
         elif self._champion is not None and fault is not None:
-            yield failed(f"comparison with {self._champion.spec}", "both score", fault)
+            yield failed(f"comparison with {self._champion.model}", "both score", fault)
 
     def _load_champion(
         self, reader: Cursor, features: FeatureRelation
@@ -199,7 +199,9 @@ class _Examination:
             return None, None
         try:
             champion = Candidate.load(self._artifacts, self._champion)
-            features.check_contract(reader, champion.artifact.contract, model=champion.name)
+            features.check_contract(
+                reader, champion.artifact.contract, model=str(champion.artifact.model)
+            )
         except DbtOnnxError as error:
             return None, error
         return champion, None

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from dbt_onnx.artifacts.artifact import load_artifact
-from dbt_onnx.kernel.child_session import ChildSession
 from dbt_onnx.kernel.row_search import RowSearch
-from dbt_onnx.kernel.scoring import score_batches
-from dbt_onnx.kernel.tally import Tally
+from dbt_onnx.kernel.scoring import count_reasons, score_batches
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import RegistryEntry
+    from dbt_onnx.kernel.session import Scorer
 
 
 @dataclass(frozen=True)
@@ -26,56 +26,51 @@ class Candidate:
     """A version whose file is intact, ready to score, in a child process."""
 
     artifact: Artifact
-    session: ChildSession
-
-    @property
-    def name(self) -> str:
-        return f"{self.artifact.model_name}/{self.artifact.model_version}"
+    session: Scorer
 
     @classmethod
     def load(cls, artifacts: Path, entry: RegistryEntry) -> Candidate:
         """Raises ArtifactError or ContractError, as `load_artifact` and `ChildSession` do."""
         artifact = load_artifact(artifacts, entry)
-        session = ChildSession(
-            artifact.scoring_bytes,
-            output_names=[output.name for output in artifact.contract.outputs],
-            batch_rows=artifact.signature.batch_rows,
-        )
-        return cls(artifact, session)
+        return cls(artifact, artifact.open(in_child_process=True))
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a version says about the sampled rows: NULL where it rejects one."""
+    """What a version says about `rows` sampled rows: NULL where it rejects one, and why."""
 
     columns: Mapping[str, pa.Array]
-    tally: Tally
+    rows: int
+    rejected_reasons: Counter[str]
 
     @classmethod
     def of(cls, candidate: Candidate, batches: Sequence[pa.RecordBatch]) -> Answers:
         """Raises ScoringError when the model fails on all of these rows; one on which it fails is
         rejected, as by a run.
         """
-        contract, tally = candidate.artifact.contract, Tally()
+        contract = candidate.artifact.contract
         rows = sum(batch.num_rows for batch in batches)
         scored = list(
             score_batches(
-                batches, candidate.session, contract=contract, tally=tally,
+                batches,
+                candidate.session,
+                contract=contract,
                 search=RowSearch(rows=rows, max_rows=rows - 1),
             )
-        )  # fmt: skip
+        )
         columns = {
             field.name: pa.concat_arrays(
                 [pa.array([], field.type), *(batch.column(field.name) for batch in scored)]
             )
             for field in contract.output_fields()
         }
-        return cls(columns, tally)
+        return cls(columns, rows, count_reasons(scored))
 
     @property
-    def rows(self) -> int:
-        return self.tally.scored + self.tally.rejected
+    def rows_scored(self) -> int:
+        return self.rows - self.rejected_reasons.total()
 
     @property
     def rejected(self) -> float:
-        return self.tally.rejected / self.rows if self.rows else 0.0
+        """The share of rows."""
+        return self.rejected_reasons.total() / self.rows if self.rows else 0.0

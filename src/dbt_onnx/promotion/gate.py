@@ -119,10 +119,10 @@ def check_answers(
     not the same for everybody. `contract` is the version's, `where` names the rows.
     """
     before = "" if old is None else f", champion {old.rejected:.2%}"
-    reasons = ", ".join(f"{name} {n:,}" for name, n in new.tally.rejected_reasons.most_common(3))
+    reasons = ", ".join(f"{name} {n:,}" for name, n in new.rejected_reasons.most_common(3))
     broken = sum(
         count
-        for reason, count in new.tally.rejected_reasons.items()
+        for reason, count in new.rejected_reasons.items()
         if reason.startswith(("nan_output:", "infinite_output:"))
     )
     return [
@@ -130,7 +130,7 @@ def check_answers(
             "rejected rows",
             f"{new.rejected:.2%} of {new.rows:,}{before}",
             f"at most {limits.max_rejected:.2%}",
-            fault=f"{new.tally.rejected:,} of {new.rows:,} rows of {where} would be rejected: {reasons}"
+            fault=f"{new.rejected_reasons.total():,} of {new.rows:,} rows of {where} would be rejected: {reasons}"
             if new.rejected > limits.max_rejected
             else "",
             hint="mend the features upstream, register a version that takes NULL (a null policy or a "
@@ -186,7 +186,7 @@ def _why_incomparable(new: Answers, old: Answers, compared: Sequence[ColumnCompa
         return "no output of both is a number or a label"
     if all(item.rows < 2 for item in compared):
         return (
-            f"fewer than two rows are scored by both, {new.tally.scored:,} and {old.tally.scored:,}"
+            f"fewer than two rows are scored by both, {new.rows_scored:,} and {old.rows_scored:,}"
         )
     return "one of them says the same of every row"
 
@@ -241,7 +241,7 @@ def _check_column(
 def _check_varying(new: Answers, kinds: Mapping[str, OutputKind], *, where: str) -> list[Check]:
     """A label may be the same for all, nobody is of the rare class, while a probability varies."""
     telling = [column for column in new.columns if kinds[column] != "label"] or list(new.columns)
-    enough = new.tally.scored > 1
+    enough = new.rows_scored > 1
     checks = []
     for column in telling:
         values = count_values(new.columns[column])
@@ -250,7 +250,7 @@ def _check_varying(new: Answers, kinds: Mapping[str, OutputKind], *, where: str)
                 f"varies: {column}",
                 f"{values:,} value" + ("" if values == 1 else "s"),
                 "more than one",
-                fault=f"{column} is the same for all {new.tally.scored:,} rows of {where}"
+                fault=f"{column} is the same for all {new.rows_scored:,} rows of {where}"
                 if enough and values < 2
                 else "",
                 hint=f"look for features that are constant, or not those of training; {LOOK}",

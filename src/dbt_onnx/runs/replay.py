@@ -14,8 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_onnx.kernel.contract import CARRIED_PREFIX
-from dbt_onnx.kernel.scoring import KEY_PREFIX
+from dbt_onnx.kernel.contract import CARRIED_PREFIX, KEY_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def show_backfill(backfill: Backfill) -> None:
     """Print what is to be done, and what is done already."""
     clocks, missing = backfill.clocks, len(backfill.missing)
-    version = f"{backfill.version.model_name}/{backfill.version.model_version}"
+    version = str(backfill.version.model)
     print_text(
         open_console(),
         f"{backfill.model.selector} with {version}: {len(clocks)} slices from {show_clock(clocks[0])} "

@@ -50,9 +50,7 @@ def show_registration(registration: Registration) -> None:
     console = Console()
     entry = registration.entry
     show_contract(console, registration.contract)
-    print_text(
-        console, f"registered {entry.model_name}/{entry.model_version}", style="bold green", end=""
-    )
+    print_text(console, f"registered {entry.model}", style="bold green", end="")
     print_text(console, f" as {entry.alias}" if entry.alias else " without an alias")
     print_text(console, f"artifact {entry.artifact}, sha256 {entry.sha256}")
     print_text(
@@ -115,7 +113,7 @@ def show_verdicts(
         if verdict.max_abs_difference is not None:
             sample = f"{verdict.sample_rows} rows, within {verdict.max_abs_difference:.1e}"
         cells = {
-            "model": f"{entry.model_name}/{entry.model_version}",
+            "model": str(entry.model),
             "alias": entry.alias or "",
             "sha256": entry.sha256[:12],
             "signature": "valid" if verdict.is_signed else "",
@@ -126,7 +124,7 @@ def show_verdicts(
     console.print(table("model registry", header, rows))
     for verdict in verdicts:
         if verdict.fault is not None:
-            name = f"{verdict.entry.model_name}/{verdict.entry.model_version}"
+            name = str(verdict.entry.model)
             print_text(console, f"{name}: {verdict.fault}", style="red")
             print_text(console, f"Hint: {verdict.hint}")
     for folder in unregistered:
@@ -136,7 +134,7 @@ def show_verdicts(
             "register that version again, or remove the folder",
             style="yellow",
         )
-    bare = [verdict.entry.spec for verdict in verdicts if verdict.entry.card_sha256 is None]
+    bare = [str(verdict.entry.model) for verdict in verdicts if verdict.entry.card_sha256 is None]
     if bare and not recording:
         print_text(
             console,
@@ -163,7 +161,7 @@ def show_recorded(registry: Path, recorded: int, is_new: bool) -> None:  # noqa:
 
 def show_signature(entry: RegistryEntry, path: Path) -> None:
     """Print what was signed, and where the signature is."""
-    signed = f"signed {entry.model_name}/{entry.model_version}"
+    signed = f"signed {entry.model}"
     print_text(Console(), f"{signed}, model and card", style="bold green")
     print_text(Console(), f"signature {path}")
 

@@ -32,7 +32,7 @@ def show_runs(runs: Sequence[RunRow]) -> None:
             _moment(run.clock),
             run.status,
             run.scope or "",
-            f"{run.model_name}/{run.model_version}" if run.model_version else "",
+            str(run.model) if run.model_version else "",
             *(_count(run.values[name]) for name in ("rows_in", "rows_scored")),
             ", ".join(f"{reason} {count:,}" for reason, count in run.per_reason.items()),
             *(

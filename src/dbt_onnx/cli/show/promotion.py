@@ -21,7 +21,7 @@ _VERDICTS = {"passed": "passed", "failed": "FAILED", "not checked": "not checked
 
 def show_gate(version: str, champion: RegistryEntry | None, checks: Sequence[Check]) -> None:
     """Print each check with its figure, limit and verdict."""
-    beside = f"beside {champion.model_name}/{champion.model_version}" if champion else "the first"
+    beside = f"beside {champion.model}" if champion else "the first"
     rows = [(item.name, item.figure, item.limit, _VERDICTS[item.verdict]) for item in checks]
     header = ("check", "figure", "limit", "verdict")
     open_console().print(table(f"gate of {version}, {beside}", header, rows))

@@ -9,7 +9,7 @@ import duckdb
 from dbt_onnx.engines.duckdb.features import FeatureRelation, refuse_expressions
 from dbt_onnx.engines.duckdb.identifiers import compared, quote
 from dbt_onnx.errors import DataError
-from dbt_onnx.kernel.scoring import KEY_PREFIX
+from dbt_onnx.kernel.contract import KEY_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb import plan
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
-from dbt_onnx.errors import ConfigError, ContractError, DataError, ScoringError
+from dbt_onnx.errors import ConfigError, ContractError, DataError
 from dbt_onnx.kernel.relation import check_relation
 
 if TYPE_CHECKING:
@@ -196,17 +196,6 @@ class FeatureRelation:
             if occurrences and high - low < min(_BITS_A_ROW * occurrences, _MAX_BITS):
                 bounds = (low, high)
         return bool(reader.rows(plan.has_unique_keys(self.sql, key, bounds=bounds))[0][0])
-
-
-def unstable(
-    features: str, difference: str = "the rows to score are others each time"
-) -> ScoringError:
-    """The error for a feature relation that was read more than once and was not the same."""
-    return ScoringError(
-        difference,
-        hint=f"{features} gave other rows when it was read again: materialize it as a table, or "
-        "take random() and the like out of it",
-    )
 
 
 def relation_name(relation: Any) -> str:

@@ -39,7 +39,7 @@ def check_fit(
     """The ledger's columns, after call, contract, features and tables have been held against each
     other. Raises a DbtOnnxError where they do not go together.
     """
-    model = f"{artifact.model_name}/{artifact.model_version}"
+    model = str(artifact.model)
     features.check_columns(key=asked.key, as_of=asked.as_of)
     features.check_collation(cursor, key=asked.key)
     features.check_contract(cursor, artifact.contract, model=model)
@@ -61,9 +61,7 @@ def check_fit(
     tables.check_shape(cursor, shape)
     # before the latest table may be rebuilt by this key
     _check_key(cursor, asked, tables)
-    tables.check_outputs(
-        cursor, shape, model_name=artifact.model_name, model_version=artifact.model_version
-    )
+    tables.check_outputs(cursor, shape, artifact.model)
     return shape
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx.engines.duckdb import inputs
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.identifiers import quote
-from dbt_onnx.engines.duckdb.ledger import RUNS_TYPES, SCORE_REASONS, STAMP_TYPES, TableName
+from dbt_onnx.engines.duckdb.ledger import RUNS_TYPES, STAMP_TYPES, TableName
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError
+from dbt_onnx.runs.plan import SCORE_REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dbt_onnx.artifacts.registry import ModelVersion
 from dbt_onnx.engines.duckdb import inputs, ledger
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.feature_types import features_hash
@@ -37,8 +38,8 @@ class KeptRun:
         return self.values[name]
 
     @property
-    def model(self) -> str:
-        return f"{self.model_name}/{self.model_version}"
+    def model(self) -> ModelVersion:
+        return ModelVersion(self.model_name, self.model_version)
 
 
 def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> list[str]:
@@ -116,7 +117,7 @@ def check_ledger(
                 outputs={name: columns[name] for name in run.output_columns},
             ),
             run.values,
-        )[0][1]
+        )[0][-1]
     )
     if fingerprint != run.ledger_fingerprint:
         replay.report(

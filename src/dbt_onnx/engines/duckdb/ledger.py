@@ -17,17 +17,15 @@ from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.duckdb.feature_types import hashable
 from dbt_onnx.engines.duckdb.identifiers import compared, literal, quote
+from dbt_onnx.runs.plan import SCORE_REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from dbt_onnx.artifacts.registry import ModelVersion
+
 LATEST_SUFFIX = "__latest"
 RUNS_TABLE = "dbt_onnx_runs"
-
-SCORE_REASONS = (
-    "new", "features_changed", "model_changed", "expired", "retry", "full_refresh", "hash_changed",
-)  # fmt: skip
-
 
 STATUSES = ("scored", "rejected")
 
@@ -160,20 +158,20 @@ def create_table(
     return f"create table if not exists {table.sql} ({body})"
 
 
-def create_ledger(table: TableName, shape: LedgerShape, model: tuple[str, str]) -> str:
+def create_ledger(table: TableName, shape: LedgerShape, model: ModelVersion) -> str:
     """Create the ledger that a model, (name, version), begins, unless it is there."""
     columns = {**shape.ledger_columns, **_types_of(model)}
     return create_table(table, columns, compressions=_uncompressed(shape, columns))
 
 
-def create_latest(table: TableName, shape: LedgerShape, model: tuple[str, str]) -> str:
+def create_latest(table: TableName, shape: LedgerShape, model: ModelVersion) -> str:
     """The same for the latest table."""
     columns = {**shape.latest_columns, **_types_of(model)}
     repeated = dict.fromkeys(_REPEATED_IN_LATEST, "rle")
     return create_table(table, columns, compressions=_uncompressed(shape, columns) | repeated)
 
 
-def _types_of(model: tuple[str, str]) -> dict[str, str]:
+def _types_of(model: ModelVersion) -> dict[str, str]:
     return {name: enum_type([value]) for name, value in zip(MODEL, model, strict=True)}
 
 
@@ -238,9 +236,9 @@ def fingerprint(columns: str) -> str:
 def fingerprints_of_run(
     ledger: TableName, *, key: Mapping[str, str], outputs: Mapping[str, str]
 ) -> str:
-    """Two numbers for the rows that a run appended, whatever their order: of what went in, which
-    `plan.summarize` computes for the rows that it planned, and of all that is said; a row whose run
-    or time was altered is no longer among them. `key` and `outputs` map the columns to their SQL types.
+    """How many rows a run has appended, how many were rejected for each reason, and two numbers for
+    them, whatever their order: of what went in, which `plan.summarize` computes for the rows that it
+    planned, and of all that they say. A row whose run or time was altered is no longer among them. `key` and `outputs` map the columns to their SQL types.
     Parameters: $run_id, $scored_at.
     """
     keys = [hashable(quote(name), kind) for name, kind in key.items()]
@@ -252,7 +250,11 @@ def fingerprints_of_run(
     # reasons that differ in the name of a feature are two, whatever the session's collation
     grouped = [compared(n, "VARCHAR") if n == "rejected_reason" else quote(n) for n in texts]
     return f"""
-        select bit_xor(inputs), {fingerprint(f"said, occurrences, {listed}")}
+        select
+            coalesce(sum(occurrences), 0),
+            list({{'reason': rejected_reason, 'rows': occurrences}}) filter (status = 'rejected'),
+            bit_xor(inputs),
+            {fingerprint(f"said, occurrences, {listed}")}
         from (
             select
                 {", ".join(f"{text} as {quote(name)}" for text, name in zip(grouped, texts, strict=True))},

@@ -1,36 +1,28 @@
-"""Which rows are scored, and why: the plan, as SQL text.
+"""Which rows are scored, and why, as SQL text. Nothing here touches a warehouse.
 
-A row is scored for a reason, and the reason is stored. No reason, no scoring.
-
-    new               no prediction is known for the entity
-    model_changed     predictions are known, but none by this model version
-    retry             rejected before, and changed since or asked for
-    features_changed  a column that the model reads has another value, as the model reads it
-    hash_changed      the warehouse's hash function is another one, so a change cannot be told
-    expired           scored at least `refresh_after` ago
-    full_refresh      asked for
-
-The first that applies, in the order of `_reason`, is the one stored. Nothing here touches a
-warehouse.
+The first reason that applies, in the order of `_reason`, is the one stored; `dbt_onnx.runs.plan` says
+what they mean.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.duckdb.feature_types import WHOLE_TYPES, features_hash, hashable, read_as
 from dbt_onnx.engines.duckdb.identifiers import compared, quote
-from dbt_onnx.engines.duckdb.ledger import SCORE_REASONS, STAMP_TYPES, fingerprint
+from dbt_onnx.engines.duckdb.ledger import STAMP_TYPES, fingerprint
+from dbt_onnx.runs.plan import SCORE_REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from dbt_onnx.engines.duckdb.ledger import LedgerShape
+    from dbt_onnx.runs.plan import Snapshot
 
 _CANDIDATES = "temp.main.__dbt_onnx_candidates"
 _MATERIALIZED = "temp.main.__dbt_onnx_planned"
+MATERIALIZED = f"with planned as (select * from {_MATERIALIZED})"
 _PLANNED_COLUMNS = (
     '"__dbt_onnx_as_of"', '"__dbt_onnx_features_hash"', '"__dbt_onnx_rejected_reason"', "score_reason",
     "is_late", "is_advanced", "is_returned", "was_rejected", "rows_present", "known_hash",
@@ -38,18 +30,13 @@ _PLANNED_COLUMNS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Everything that decides which rows are scored.
+class Question:
+    """Everything that a run knows before it looks at rows.
 
     `features_sql` is a query; `features` maps the columns that the model reads to their SQL types,
-    `precisions` to how much of a value counts, see `feature_types`.
-    `ledger`, `latest` and `runs` are relations: table names, or typed empty ones before the first
-    run. `hash_changed` says that the features hash of the last run came from another function. All
-    rows of a backfill are late. With `has_one_moment` all rows are about the same moment, and none
-    is looked at for having a newer one than is known; with `is_newest` that moment is not before any that
-    is known, either. `has_rejected`: latest has rejections. Candidates for a score are looked for in
-    `candidate_parts`, so that a join holds some of the entities. `is_materialized`: the rows that a run has
-    something to do with are in a temporary table, see `materialize`.
+    `precisions` to how much of a value counts, see `feature_types`. `ledger`, `latest` and `runs` are
+    relations: table names, or typed empty ones before the first run. `hash_changed` says that the
+    features hash of the last run came from another function. All rows of a backfill are late.
     """
 
     features_sql: str
@@ -60,62 +47,99 @@ class Plan:
     ledger: str
     latest: str
     runs: str
-    full_refresh: bool = False
-    retry_rejected: bool = False
-    refresh_after_sql: str | None = None
-    hash_changed: bool = False
-    is_backfill: bool = False
-    has_late_rows: bool = False
-    has_one_moment: bool = False
-    is_newest: bool = False
-    has_rejected: bool = True
-    candidate_parts: int = 1
-    is_materialized: bool = False
+    full_refresh: bool
+    retry_rejected: bool
+    refresh_after_sql: str | None
+    hash_changed: bool
+    is_backfill: bool
+
+    @property
+    def asks_for_all(self) -> bool:
+        """Whether rows are scored that have not changed."""
+        return self.full_refresh or self.retry_rejected or self.is_backfill
 
 
-def describe_features(plan: Plan) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a run has measured of the features and of latest, before it joins them.
+
+    `given` is the feature relation, of which `without_key` and `without_moment` rows lack one. `known`
+    is a row for each entity that the last full run has seen, which `tracked` rows of latest are about,
+    `rejected` of them rejections. `max_rows_held`: how many rows memory lets a join hold.
+    """
+
+    given: Snapshot
+    without_key: int
+    without_moment: int
+    known: Snapshot
+    tracked: int
+    rejected: int
+    max_rows_held: int
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether a row lacks its key or its moment."""
+        return bool(self.without_key or self.without_moment)
+
+    @property
+    def has_one_moment(self) -> bool:
+        """Whether all rows are about the same moment; then no row has a moment of its own to confirm."""
+        return self.given.oldest == self.given.newest
+
+    @property
+    def is_newest(self) -> bool:
+        """Whether that moment is not before any that is known."""
+        return self.has_one_moment and self.known.ends_by(self.given)
+
+    @property
+    def candidate_parts(self) -> int:
+        """In how many parts changed rows are looked for, so that memory holds each join."""
+        return 1 + self.tracked // self.max_rows_held
+
+
+def describe_features(question: Question) -> str:
     """One row about the feature relation as a whole: a `Snapshot`, how many rows lack a key, and how
     many a moment.
     """
-    keys = ", ".join(quote(name) for name in plan.shape.key)
-    null_key = " or ".join(f"{quote(name)} is null" for name in plan.shape.key)
+    keys = ", ".join(quote(name) for name in question.shape.key)
+    null_key = " or ".join(f"{quote(name)} is null" for name in question.shape.key)
     return f"""
         with described as (
             select
                 {keys},
-                {plan.as_of_sql} as "__dbt_onnx_as_of",
-                {features_hash(plan.features, plan.precisions)} as "__dbt_onnx_features_hash"
-            from ({plan.features_sql}) as source
+                {question.as_of_sql} as "__dbt_onnx_as_of",
+                {features_hash(question.features, question.precisions)} as "__dbt_onnx_features_hash"
+            from ({question.features_sql}) as source
         )
 
-        select {_described(plan)},
+        select {_described(question)},
             count(*) filter ({null_key}),
             count(*) filter ("__dbt_onnx_as_of" is null)
         from described"""
 
 
-def describe_latest(plan: Plan) -> str:
+def describe_latest(question: Question) -> str:
     """The same of the rows of latest about entities that the last full run has seen, and how many of
     them are rejections. Parameters: $model_name, $model_version.
     """
-    return f"{_tracked(plan)} select {_described(plan)}, count(*) filter (status = 'rejected') from tracked"
+    return f"{_tracked(question)} select {_described(question)}, count(*) filter (status = 'rejected') from tracked"
 
 
-def describe_overruled(plan: Plan) -> str:
+def describe_overruled(question: Question) -> str:
     """The same of those that a rejection has overruled. Parameters: $model_name, $model_version."""
-    same = " and ".join(f"rejected.{quote(n)} = scored.{quote(n)}" for n in plan.shape.key)
-    return f"""{_tracked(plan)}, overruled as (
+    same = " and ".join(f"rejected.{quote(n)} = scored.{quote(n)}" for n in question.shape.key)
+    return f"""{_tracked(question)}, overruled as (
             select scored.* from tracked as scored
             inner join tracked as rejected on {same} and rejected.status = 'rejected'
             where scored.status = 'scored'
         )
 
-        select {_described(plan)} from overruled"""
+        select {_described(question)} from overruled"""
 
 
-def _tracked(plan: Plan) -> str:
+def _tracked(question: Question) -> str:
     keys = ", ".join(
-        f"{compared(name, kind)} as {quote(name)}" for name, kind in plan.shape.key.items()
+        f"{compared(name, kind)} as {quote(name)}" for name, kind in question.shape.key.items()
     )
     return f"""
         with tracked as (
@@ -124,15 +148,15 @@ def _tracked(plan: Plan) -> str:
                 status,
                 greatest(as_of, confirmed_as_of) as "__dbt_onnx_as_of",
                 features_hash as "__dbt_onnx_features_hash"
-            from {plan.latest}
+            from {question.latest}
             where model_name = $model_name and model_version = $model_version
                 and last_seen_as_of is null
         )"""
 
 
-def _described(plan: Plan) -> str:
+def _described(question: Question) -> str:
     """The columns of `Snapshot`."""
-    keys = ", ".join(hashable(quote(name), kind) for name, kind in plan.shape.key.items())
+    keys = ", ".join(hashable(quote(name), kind) for name, kind in question.shape.key.items())
     return f"""
             count(*),
             min("__dbt_onnx_as_of"),
@@ -141,20 +165,20 @@ def _described(plan: Plan) -> str:
             {fingerprint(f'{keys}, "__dbt_onnx_as_of", "__dbt_onnx_features_hash"')}"""
 
 
-def oldest_score(plan: Plan) -> str:
+def oldest_score(question: Question) -> str:
     """The oldest moment of a run whose scores are in latest. Parameters: $scoring_model,
     $model_name, $model_version.
     """
     return f"""
         with scored as (
-            select run_id, min(as_of) as as_of from {plan.latest}
+            select run_id, min(as_of) as as_of from {question.latest}
             where model_name = $model_name and model_version = $model_version
                 and status = 'scored' and last_seen_as_of is null
             group by run_id
         )
 
         select min(coalesce(runs.as_of, scored.as_of)) from scored
-        left join {plan.runs} as runs
+        left join {question.runs} as runs
             on runs.run_id = scored.run_id and runs.scoring_model = $scoring_model"""
 
 
@@ -201,19 +225,22 @@ def duplicate_keys(features_sql: str, key: Mapping[str, str], *, examples: int =
     )
 
 
-def materialize(plan: Plan) -> Sequence[str]:
-    """Put the rows that a run has something to do with into a temporary table: where most rows are
-    as they were, the features are read once, and one narrow join leaves few rows for the others.
+def materialize(question: Question, facts: Facts, *, with_late: bool) -> Sequence[str]:
+    """Put the rows that are not as they were into a temporary table, from which `MATERIALIZED` reads.
+    The features are read once, and one narrow join leaves few rows for the others.
     Parameters: $scoring_model, $model_name, $model_version, $run_as_of.
     """
-    keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key))]
-    features = [f"feature_{i}" for i in range(len(plan.features))]
+    keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(question.shape.key))]
+    features = [f"feature_{i}" for i in range(len(question.features))]
     columns = ", ".join([*keys, *_PLANNED_COLUMNS, *features])
-    parts = range(plan.candidate_parts)
+    parts = range(facts.candidate_parts)
     return (
-        f"create or replace temp table {_CANDIDATES} as {_select_candidates(plan, part=0)}",
-        *(f"insert into {_CANDIDATES} {_select_candidates(plan, part=part)}" for part in parts[1:]),
-        f"""create or replace temp table {_MATERIALIZED} as {_joined(plan, features=_CANDIDATES)}
+        f"create or replace temp table {_CANDIDATES} as {_select_candidates(question, facts, part=0)}",
+        *(
+            f"insert into {_CANDIDATES} {_select_candidates(question, facts, part=part)}"
+            for part in parts[1:]
+        ),
+        f"""create or replace temp table {_MATERIALIZED} as {joined(question, facts, with_late=with_late, features=_CANDIDATES)}
         select {columns} from planned
         where score_reason is not null or was_rejected or is_late or is_returned or is_advanced
             or rows_present <> 1""",
@@ -221,13 +248,13 @@ def materialize(plan: Plan) -> Sequence[str]:
     )
 
 
-def describe_materialized(plan: Plan) -> str:
+def describe_materialized(question: Question) -> str:
     """One row about the rows in the temporary table: how many there are; the fingerprint of their
     features and that of what was known of them, as in `Snapshot`; how many of them the last full run
     had seen; whether a key occurs twice.
     """
-    keys = ", ".join(f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key)))
-    hashed = _hashable_keys(plan)
+    keys = ", ".join(f'"__dbt_onnx_key_{i}"' for i in range(len(question.shape.key)))
+    hashed = _hashable_keys(question)
     return f"""
         select
             count(*),
@@ -238,13 +265,13 @@ def describe_materialized(plan: Plan) -> str:
         from {_MATERIALIZED}"""
 
 
-def summarize(plan: Plan) -> str:
-    """One row of totals, for `PlanSummary.from_row`, of all rows or of those in the temporary table."""
+def summarize(question: Question, planned: str) -> str:
+    """One row of totals, for `PlanSummary.from_row`, of the rows that `planned` gives."""
     reasons = ",\n            ".join(
         f"count(*) filter (score_reason = '{reason}') as rows_{reason}" for reason in SCORE_REASONS
     )
-    keys = _hashable_keys(plan)
-    return f"""{_planned(plan)}
+    keys = _hashable_keys(question)
+    return f"""{planned}
         select
             count(*) as rows_in,
             {reasons},
@@ -258,26 +285,27 @@ def summarize(plan: Plan) -> str:
         from planned"""
 
 
-def _hashable_keys(plan: Plan) -> str:
+def _hashable_keys(question: Question) -> str:
     return ", ".join(
-        hashable(f'"__dbt_onnx_key_{i}"', kind) for i, kind in enumerate(plan.shape.key.values())
+        hashable(f'"__dbt_onnx_key_{i}"', kind)
+        for i, kind in enumerate(question.shape.key.values())
     )
 
 
-def planned_twice(plan: Plan) -> str:
+def planned_twice(question: Question, planned: str) -> str:
     """A key that occurs more than once among the planned rows; a NULL in it does not count."""
-    keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key))]
-    return f"""{_planned(plan)}
+    keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(question.shape.key))]
+    return f"""{planned}
         select {", ".join(keys)} from planned
         where {" and ".join(f"{name} is not null" for name in keys)}
         group by {", ".join(keys)} having count(*) > 1 limit 1"""
 
 
-def select_rows(plan: Plan) -> str:
+def select_rows(question: Question, planned: str) -> str:
     """The rows to score: carried columns, then the features under their own names. The reason is its
     place in `SCORE_REASONS`: a number streams faster than text.
     """
-    carried = [f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key))]
+    carried = [f'"__dbt_onnx_key_{i}"' for i in range(len(question.shape.key))]
     reason = f"enum_code(cast(score_reason as {STAMP_TYPES['score_reason']}))"
     carried += ['"__dbt_onnx_as_of"', f'{reason} as "__dbt_onnx_score_reason"']
     carried += [
@@ -287,114 +315,114 @@ def select_rows(plan: Plan) -> str:
     ]
     carried += [
         f"{read_as(f'feature_{i}', kind)} as {quote(name)}"
-        for i, (name, kind) in enumerate(plan.features.items())
+        for i, (name, kind) in enumerate(question.features.items())
     ]
     columns = ",\n            ".join(carried)
-    return f"""{_planned(plan)}
+    return f"""{planned}
         select
             {columns}
         from planned
         where score_reason is not null"""
 
 
-def select_advanced(plan: Plan) -> str:
+def select_advanced(question: Question, facts: Facts) -> str:
     """The keys and moments of unchanged rows that are about a newer moment than is known of them."""
-    keys = ", ".join(f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key)))
-    return f"""{_joined(plan)}
+    keys = ", ".join(f'"__dbt_onnx_key_{i}"' for i in range(len(question.shape.key)))
+    return f"""{joined(question, facts, with_late=False)}
         select {keys}, "__dbt_onnx_as_of" from planned
         where is_advanced and score_reason is null"""
 
 
-def _planned(plan: Plan) -> str:
-    if plan.is_materialized:
-        return f"with planned as (select * from {_MATERIALIZED})"
-    return _joined(plan)
-
-
-def _features(plan: Plan, *, where: str = "true") -> str:
+def _features(question: Question, *, where: str = "true") -> str:
     """The feature relation under names that collide with none: keys, `as_of_given`, `values_hash`, and
     the columns that the model reads. `where`: which of its rows, which are called `source`.
     """
     selected = ",\n                ".join(
         f'{compared(name, kind)} as "__dbt_onnx_key_{i}"'
-        for i, (name, kind) in enumerate(plan.shape.key.items())
+        for i, (name, kind) in enumerate(question.shape.key.items())
     )
     columns = "".join(
-        f",\n                {quote(name)} as feature_{i}" for i, name in enumerate(plan.features)
+        f",\n                {quote(name)} as feature_{i}"
+        for i, name in enumerate(question.features)
     )
     return f"""(
             select
                 {selected},
-                {plan.as_of_sql} as as_of_given,
-                {features_hash(plan.features, plan.precisions)} as values_hash{columns}
-            from ({plan.features_sql}) as source
+                {question.as_of_sql} as as_of_given,
+                {features_hash(question.features, question.precisions)} as values_hash{columns}
+            from ({question.features_sql}) as source
             where {where}
         )"""
 
 
-def _select_candidates(plan: Plan, *, part: int) -> str:
+def _select_candidates(question: Question, facts: Facts, *, part: int) -> str:
     """The feature rows that are not plainly as they were. Of a row that is left out, the entity has
     one row in latest: a score that has not expired, on the same features, and about a moment that the
     row does not change. The join holds few and narrow columns, for all entities of a part.
     """
 
     def in_part(table: str) -> str:
-        if plan.candidate_parts == 1:
+        if facts.candidate_parts == 1:
             return "true"
-        keys = ", ".join(compared(name, kind, of=table) for name, kind in plan.shape.key.items())
-        return f"hash({keys}) % {plan.candidate_parts} = {part}"
+        keys = ", ".join(
+            compared(name, kind, of=table) for name, kind in question.shape.key.items()
+        )
+        return f"hash({keys}) % {facts.candidate_parts} = {part}"
 
     is_model = "model_name = $model_name and model_version = $model_version"
     conditions = [
         "plain.features_hash is distinct from features.values_hash",
         "features.as_of_given is null",
     ]
-    if not plan.is_newest:
+    if not facts.is_newest:
         conditions.append("features.as_of_given <> greatest(plain.as_of, plain.confirmed_as_of)")
-    if plan.refresh_after_sql is not None:
-        conditions.append(_has_expired(plan, "plain.as_of"))
-    if plan.has_rejected:
+    if question.refresh_after_sql is not None:
+        conditions.append(_has_expired(question, "plain.as_of"))
+    if facts.rejected:
         conditions.append(
-            f"exists (select 1 from {plan.latest} as rejected "
-            f"where {_same_key(plan, 'rejected')} and {is_model} and status = 'rejected')"
+            f"exists (select 1 from {question.latest} as rejected "
+            f"where {_same_key(question, 'rejected')} and {is_model} and status = 'rejected')"
         )
     return f"""
-        select features.* from {_features(plan, where=in_part("source"))} as features
+        select features.* from {_features(question, where=in_part("source"))} as features
         left join (
-            select * from {plan.latest} as known
+            select * from {question.latest} as known
             where {is_model} and status = 'scored' and last_seen_as_of is null and {in_part("known")}
-        ) as plain on {_same_key(plan, "plain")}
-        {_expiry(plan, "plain.run_id")}
+        ) as plain on {_same_key(question, "plain")}
+        {_expiry(question, "plain.run_id")}
         where {" or ".join(conditions)}"""
 
 
-def _joined(plan: Plan, *, features: str | None = None) -> str:
+def joined(
+    question: Question, facts: Facts, *, with_late: bool, features: str | None = None
+) -> str:
     """Join each feature row with what is known of its entity, and give it a reason or none.
 
     A row is late when it is about a moment before one for which the entity's score is known to hold.
-    `features`: a table that holds some of the rows, as `_features` gives them. Parameters:
+    `with_late`: late rows get theirs by what the ledger had said by then. `features`: a table that
+    holds some of the rows, as `_features` gives them. Gives a CTE `planned`. Parameters:
     $scoring_model, $model_name, $model_version, $run_as_of.
     """
-    keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(plan.shape.key))]
-    named = list(zip(keys, plan.shape.key, strict=True))
+    keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(question.shape.key))]
+    named = list(zip(keys, question.shape.key, strict=True))
     null_key = " or ".join(f"features.{alias} is null" for alias in keys)
     is_model = "model_name = $model_name and model_version = $model_version"
     known_until = "greatest(scored.as_of, scored.confirmed_as_of)"
     is_late = f"coalesce(features.as_of_given < {known_until}, false)"
-    if plan.is_backfill:
+    if question.is_backfill:
         is_late = "true"
     is_advanced = f"features.as_of_given > {known_until} and rejected.status is null"
-    if plan.has_one_moment:
+    if facts.has_one_moment:
         is_advanced = "false"
     return f"""
-        with features as (select * from {features or _features(plan)}),
+        with features as (select * from {features or _features(question)}),
 
         scored as (
-            select * from {plan.latest} where {is_model} and status = 'scored'
+            select * from {question.latest} where {is_model} and status = 'scored'
         ),
 
         rejected as (
-            select * from {plan.latest} where {is_model} and status = 'rejected'
+            select * from {question.latest} where {is_model} and status = 'rejected'
         ),
 
         -- a missing moment counts as a change: the row is rejected for it, and scored once it is there
@@ -422,41 +450,41 @@ def _joined(plan: Plan, *, features: str | None = None) -> str:
                     as rows_present,
                 scored.last_seen_as_of is not null or rejected.last_seen_as_of is not null as is_returned,
                 exists (
-                    select 1 from {plan.latest} as other
-                    where {_same_key(plan, "other")}
+                    select 1 from {question.latest} as other
+                    where {_same_key(question, "other")}
                         and (other.model_name <> $model_name or other.model_version <> $model_version)
                 ) as is_known_to_others
             from features
-            left join scored on {_same_key(plan, "scored")}
-            left join rejected on {_same_key(plan, "rejected")}
+            left join scored on {_same_key(question, "scored")}
+            left join rejected on {_same_key(question, "rejected")}
         ),
-        {_late(plan, keys) if plan.has_late_rows else ""}
+        {_late(question, keys) if with_late else ""}
         planned as (
-            select *, {_reason(plan, named)} as score_reason
-            from {"known_with_late" if plan.has_late_rows else "known"}
-            {_expiry(plan, "scored_run_id")}
+            select *, {_reason(question, named, with_late=with_late)} as score_reason
+            from {"known_with_late" if with_late else "known"}
+            {_expiry(question, "scored_run_id")}
         )
 """
 
 
-def _same_key(plan: Plan, table: str) -> str:
+def _same_key(question: Question, table: str) -> str:
     return " and ".join(
         f'{compared(name, kind, of=table)} = features."__dbt_onnx_key_{i}"'
-        for i, (name, kind) in enumerate(plan.shape.key.items())
+        for i, (name, kind) in enumerate(question.shape.key.items())
     )
 
 
-def _reason(plan: Plan, named: Sequence[tuple[str, str]]) -> str:
+def _reason(question: Question, named: Sequence[tuple[str, str]], *, with_late: bool) -> str:
     same_or_null = " and ".join(
-        f"{compared(name, plan.shape.key[name], of='said')} is not distinct from {alias}"
+        f"{compared(name, question.shape.key[name], of='said')} is not distinct from {alias}"
         for alias, name in named
     )
     any_null = " or ".join(f"said.{quote(name)} is null" for _, name in named)
-    changed = "hash_changed" if plan.hash_changed else "features_changed"
-    retry = 'known_hash <> "__dbt_onnx_features_hash"' if not plan.retry_rejected else "true"
-    full_refresh = "when true then 'full_refresh'" if plan.full_refresh else ""
+    changed = "hash_changed" if question.hash_changed else "features_changed"
+    retry = 'known_hash <> "__dbt_onnx_features_hash"' if not question.retry_rejected else "true"
+    full_refresh = "when true then 'full_refresh'" if question.full_refresh else ""
     late = ""
-    if plan.has_late_rows:
+    if with_late:
         late = f"""
                     when is_late and not late_is_known and late_is_known_to_others then 'model_changed'
                     when is_late and not late_is_known then 'new'
@@ -465,14 +493,14 @@ def _reason(plan: Plan, named: Sequence[tuple[str, str]]) -> str:
                     when is_late and late_hash <> "__dbt_onnx_features_hash" then '{changed}'
                     when is_late then null"""
     expired = ""
-    if plan.refresh_after_sql is not None:
+    if question.refresh_after_sql is not None:
         expired = f"""
-                    when {_has_expired(plan, "scored_as_of")} then 'expired'"""
+                    when {_has_expired(question, "scored_as_of")} then 'expired'"""
     # a row without a key is no entity: the ledger itself tells whether it was reported before
     return f"""case
                     {full_refresh}
                     when has_null_key then case when not exists (
-                        select 1 from {plan.ledger} as said
+                        select 1 from {question.ledger} as said
                         where ({any_null}) and {same_or_null}
                             and said.features_hash = "__dbt_onnx_features_hash"
                             and said.model_name = $model_name
@@ -485,21 +513,21 @@ def _reason(plan: Plan, named: Sequence[tuple[str, str]]) -> str:
                 end"""
 
 
-def _has_expired(plan: Plan, scored_as_of: str) -> str:
-    return f"coalesce(scoring_runs.scored_run_as_of, {scored_as_of}) + {plan.refresh_after_sql} <= $run_as_of"
+def _has_expired(question: Question, scored_as_of: str) -> str:
+    return f"coalesce(scoring_runs.scored_run_as_of, {scored_as_of}) + {question.refresh_after_sql} <= $run_as_of"
 
 
-def _expiry(plan: Plan, run_id: str) -> str:
+def _expiry(question: Question, run_id: str) -> str:
     """Age is counted from the run that scored: an `as_of` that stands still would expire nightly."""
-    if plan.refresh_after_sql is None:
+    if question.refresh_after_sql is None:
         return ""
     return f"""left join (
-                select run_id, max(as_of) as scored_run_as_of from {plan.runs}
+                select run_id, max(as_of) as scored_run_as_of from {question.runs}
                 where scoring_model = $scoring_model group by run_id
             ) as scoring_runs on scoring_runs.run_id = {run_id}"""
 
 
-def _late(plan: Plan, keys: Sequence[str]) -> str:
+def _late(question: Question, keys: Sequence[str]) -> str:
     """What the ledger had said of a late row's entity by the moment that the row describes."""
     listed = ", ".join(f"features.{alias}" for alias in keys)
     joined = " and ".join(f"late.{alias} = known.{alias}" for alias in keys)
@@ -513,7 +541,7 @@ def _late(plan: Plan, keys: Sequence[str]) -> str:
                 ) filter ({is_model}) as said_last,
                 bool_or(not ({is_model})) as is_known_to_others
             from known as features
-            inner join {plan.ledger} as said on {_same_key(plan, "said")}
+            inner join {question.ledger} as said on {_same_key(question, "said")}
             where features.is_late and said.as_of <= features."__dbt_onnx_as_of"
             group by {listed}
         ),
@@ -532,99 +560,3 @@ def _late(plan: Plan, keys: Sequence[str]) -> str:
             left join late on {joined}
         ),
 """
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Rows with their key and features, and when they are from, as a whole.
-
-    `fingerprint` does not depend on the order of the rows, `dated_fingerprint` regards the moment of
-    each row, too; none without rows.
-    """
-
-    rows: int
-    oldest: datetime | None
-    newest: datetime | None
-    fingerprint: int | None
-    dated_fingerprint: int | None
-
-    def without(self, other: Snapshot) -> Snapshot:
-        """Some of the rows taken out; moments stay. An exclusive or takes out what it put in."""
-        return replace(
-            self,
-            rows=self.rows - other.rows,
-            fingerprint=(self.fingerprint or 0) ^ (other.fingerprint or 0),
-            dated_fingerprint=(self.dated_fingerprint or 0) ^ (other.dated_fingerprint or 0),
-        )
-
-    def ends_by(self, other: Snapshot) -> bool:
-        """Whether no row is about a moment after the newest of the other's."""
-        return bool(self.newest and other.newest and self.newest <= other.newest)
-
-    def holds(self, features: Snapshot) -> bool:
-        """Whether these rows, known of entities, are those of the feature relation: each with the
-        same features, and none about a moment before one that is known.
-        """
-        if (self.rows, self.fingerprint) != (features.rows, features.fingerprint):
-            return False
-        if features.oldest == features.newest:
-            return self.ends_by(features)
-        return self.dated_fingerprint == features.dated_fingerprint
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanSummary:
-    """Totals of a plan. `rows_in` = rows to score (all reasons) + unchanged."""
-
-    rows_in: int
-    per_reason: Mapping[str, int]
-    rows_still_rejected: int
-    rows_late: int
-    rows_present: int
-    rows_returned: int
-    rows_advanced: int
-    input_fingerprint: int | None
-
-    @classmethod
-    def nothing(cls, *, rows_in: int, rows_tracked: int, rows_rejected: int) -> PlanSummary:
-        """The plan of a run that finds what is known already."""
-        return cls(
-            rows_in=rows_in,
-            per_reason=dict.fromkeys(SCORE_REASONS, 0),
-            rows_still_rejected=rows_rejected,
-            rows_late=0,
-            rows_present=rows_tracked,
-            rows_returned=0,
-            rows_advanced=0,
-            input_fingerprint=None,
-        )
-
-    @classmethod
-    def all_new(cls, snapshot: Snapshot) -> PlanSummary:
-        """The plan of the first run of all: each row has a key and a moment, and nothing is known."""
-        nothing = cls.nothing(rows_in=snapshot.rows, rows_tracked=0, rows_rejected=0)
-        return replace(
-            nothing,
-            per_reason={**nothing.per_reason, "new": snapshot.rows},
-            input_fingerprint=snapshot.dated_fingerprint,
-        )
-
-    def with_unchanged(self, rows_in: int) -> PlanSummary:
-        """The totals of all rows, when these are without the rows that are as they were."""
-        unchanged = rows_in - self.rows_in
-        return replace(self, rows_in=rows_in, rows_present=self.rows_present + unchanged)
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, int]) -> PlanSummary:
-        """Read the one row of `summarize`, given by column name."""
-        totals = dict(row)
-        per_reason = {reason: totals.pop(f"rows_{reason}") for reason in SCORE_REASONS}
-        return cls(per_reason=per_reason, **totals)
-
-    @property
-    def rows_to_score(self) -> int:
-        return sum(self.per_reason.values())
-
-    @property
-    def rows_unchanged(self) -> int:
-        return self.rows_in - self.rows_to_score

@@ -19,11 +19,10 @@ from dbt_onnx.engines.duckdb.kept_run import (
 from dbt_onnx.engines.duckdb.planning import features_hash_function
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ArtifactError, ContractError, RegistryError
+from dbt_onnx.kernel.contract import KEY_PREFIX
 from dbt_onnx.kernel.encode import REJECTED_COLUMN
 from dbt_onnx.kernel.row_search import RowSearch
-from dbt_onnx.kernel.scoring import KEY_PREFIX, PART_ROWS, score_batches
-from dbt_onnx.kernel.session import OnnxSession
-from dbt_onnx.kernel.tally import Tally
+from dbt_onnx.kernel.scoring import PART_ROWS, score_batches
 from dbt_onnx.runs.replay import (
     COMPARED_STAMPS,
     SAID_PREFIX,
@@ -65,7 +64,7 @@ def replay_run(
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
         tables.check_names(cursor)
         run = read_run(cursor, tables, run_id)
-        replay = Replay(run_id=run_id, model=run.model, rows_kept=run.rows_inputs_kept)
+        replay = Replay(run_id=run_id, model=str(run.model), rows_kept=run.rows_inputs_kept)
         same_hash = run.features_hash_function == features_hash_function(
             cursor, dict(zip(run.features or [], run.feature_precisions or [], strict=False))
         )
@@ -100,11 +99,11 @@ def _load(registry: Registry, artifacts: Path, run: KeptRun, replay: Replay) -> 
 
 
 def _entry_of(registry: Registry, run: KeptRun) -> RegistryEntry:
-    entry = registry.resolve(run.model)
+    entry = registry.resolve(str(run.model))
     if entry.sha256 == run.artifact_sha256:
         return entry
     raise RegistryError(
-        f"the registry has sha256 {entry.sha256} for {run.model!r} now",
+        f"the registry has sha256 {entry.sha256} for '{run.model}' now",
         hint="restore the registry's row from version control: a version never changes",
     )
 
@@ -118,12 +117,7 @@ def _score(
     sample: int | None,
     tolerance: float,
 ) -> None:
-    session = OnnxSession(
-        artifact.scoring_bytes,
-        output_names=[output.name for output in artifact.contract.outputs],
-        threads=run.threads,
-        batch_rows=run.batch_rows,
-    )
+    session = artifact.open(threads=run.threads, batch_rows=run.batch_rows)
     if session.onnxruntime_version != run.onnxruntime_version:
         replay.notes.append(
             f"scored by onnxruntime {run.onnxruntime_version}, replayed by "
@@ -138,7 +132,7 @@ def _score(
     )
     try:
         for batch in score_batches(
-            rows, session, contract=artifact.contract, tally=Tally(), workers=session.workers,
+            rows, session, contract=artifact.contract, workers=session.workers,
             search=RowSearch(),
         ):  # fmt: skip
             compare_batch(

@@ -16,6 +16,7 @@ from dbt_onnx.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from dbt_onnx.artifacts.registry import ModelVersion
     from dbt_onnx.engines.duckdb.cursor import Cursor
     from dbt_onnx.engines.duckdb.ledger import TableName
     from dbt_onnx.engines.duckdb.tables import ScoringTables
@@ -92,13 +93,13 @@ class RunRecord:
         )
         return PreviousRun(*found[0]) if found else None
 
-    def last_full(self, cursor: Cursor, *, model_name: str, model_version: str) -> LastFullRun:
+    def last_full(self, cursor: Cursor, model: ModelVersion) -> LastFullRun:
         """What the full runs of this model version have confirmed, and how far all have come."""
         found = cursor.rows(
             "select max(as_of) filter (where model_name = $model_name "
             f"and model_version = $model_version), max(clock) from {self.tables.runs.sql} "
             "where scoring_model = $scoring_model and status = 'success' and scope = 'full'",
-            {**self._identity, "model_name": model_name, "model_version": model_version},
+            {**self._identity, "model_name": model.name, "model_version": model.version},
         )
         return LastFullRun(*found[0])
 

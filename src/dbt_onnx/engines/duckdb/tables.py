@@ -15,6 +15,7 @@ from dbt_onnx.errors import ConfigError, ContractError, WarehouseError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from dbt_onnx.artifacts.registry import ModelVersion
     from dbt_onnx.engines.duckdb.cursor import Cursor
 
 _RESTORE = "restore the table from a backup, or give the scoring model another name or alias"
@@ -122,9 +123,7 @@ class ScoringTables:
                     hint=_RESTORE,
                 )
 
-    def check_outputs(
-        self, cursor: Cursor, shape: LedgerShape, *, model_name: str, model_version: str
-    ) -> None:
+    def check_outputs(self, cursor: Cursor, shape: LedgerShape, model: ModelVersion) -> None:
         """Raise when a version that has scored before lacks one of its columns: only rows that
         change would ever fill it.
         """
@@ -135,18 +134,18 @@ class ScoringTables:
         if missing and cursor.rows(
             f"select 1 from {self.ledger.sql} where status = 'scored' "
             "and model_name = $model_name and model_version = $model_version limit 1",
-            {"model_name": model_name, "model_version": model_version},
+            {"model_name": model.name, "model_version": model.version},
         ):
             raise WarehouseError(
-                f"{self.ledger} holds predictions of '{model_name}/{model_version}' without "
+                f"{self.ledger} holds predictions of '{model}' without "
                 f"column(s) {missing}: they were dropped, or the card was changed",
                 hint="restore the ledger from a backup; a model whose outputs are others is a new "
                 "version: register it as one",
             )
 
-    def create(self, cursor: Cursor, shape: LedgerShape, *, model: tuple[str, str]) -> None:
+    def create(self, cursor: Cursor, shape: LedgerShape, *, model: ModelVersion) -> None:
         """Create what is missing; add the output columns, and the name and the version, of a new
-        `model` (name, version).
+        `model`.
         """
         cursor.execute(ledger.create_ledger(self.ledger, shape, model))
         cursor.execute(ledger.create_latest(self.latest, shape, model))

@@ -1,0 +1,193 @@
+"""DuckDB as the engine of a run: what `dbt_onnx.runs.run.Engine` asks for, in its order.
+
+Reading and writing go through two cursors of one process: the plan and the feature stream see one
+snapshot, and the predictions, the latest table and the run row are written in one transaction.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from dbt_onnx.artifacts.registry import Registry, parse_spec
+from dbt_onnx.engines.duckdb import planning, writing
+from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process
+from dbt_onnx.engines.duckdb.features import FeatureRelation, recorded_name, relation_name
+from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
+from dbt_onnx.engines.duckdb.fit import check_fit
+from dbt_onnx.engines.duckdb.ledger import LedgerShape, TableName
+from dbt_onnx.engines.duckdb.references import write_references
+from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
+from dbt_onnx.engines.duckdb.tables import ScoringTables
+from dbt_onnx.runs.run import RunSummary, Written, score_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    import duckdb
+
+    from dbt_onnx.artifacts.artifact import Artifact
+    from dbt_onnx.artifacts.registry import ModelVersion
+    from dbt_onnx.runs.plan import Planned
+    from dbt_onnx.runs.request import RunSettings, ScoringRequest
+    from dbt_onnx.runs.run import Scores, ScoringRun
+
+
+@duckdb_errors()
+def score_on_duckdb(
+    request: ScoringRequest,
+    settings: RunSettings,
+    *,
+    connection: duckdb.DuckDBPyConnection,
+    artifacts: Path,
+    log: Callable[[str], None],
+) -> RunSummary:
+    """`score_table` on a connection of DuckDB's Python client, which stays open."""
+    ledger = TableName(
+        database=settings.database, schema=settings.schema, identifier=settings.identifier
+    )
+    with DuckDBEngine(connection, ledger) as engine:
+        return score_table(engine, request, settings, artifacts=artifacts, log=log)
+
+
+class DuckDBEngine:
+    """A scoring model's tables on a DuckDB database, for one run."""
+
+    has_atomic_tables: ClassVar[bool] = True
+    has_snapshot_reads: ClassVar[bool] = True
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, ledger: TableName) -> None:
+        self._connection = connection
+        self.tables = ScoringTables(ledger)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            cursors = stack.enter_context(ended_with_process(self.tables.ledger.identifier))
+            self.reader = stack.enter_context(Cursor(self._connection.cursor()))
+            self.writer = stack.enter_context(Cursor(self._connection.cursor()))
+            cursors.extend((self.reader, self.writer))
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    @contextmanager
+    def recorded(self, settings: RunSettings) -> Iterator[None]:
+        """Open the run row; close it as `error` when what is within fails."""
+        self.tables.check_runs(self.writer)
+        # within, so that the run row has the message that the user sees
+        with recorded_run(self.writer, self.tables, settings) as record, duckdb_errors():
+            self.record: RunRecord = record
+            self.tables.check_names(self.writer)
+            yield
+
+    def stamp(self, request: ScoringRequest, artifact: Artifact) -> None:
+        """Say in the run row with which version and on what the run is."""
+        home = self.tables.ledger.database
+        self.record.update(
+            self.writer,
+            model_name=artifact.model_name,
+            model_version=artifact.model_version,
+            model_alias=parse_spec(request.model).alias,
+            artifact_sha256=artifact.sha256,
+            card_sha256=artifact.card_sha256,
+            key_columns=list(request.key),
+            features_relation=recorded_name(request.features, home=home),
+            registry_relation=recorded_name(request.registry, home=home),
+        )
+
+    def registry(self, relation: Any, *, seeds: Mapping[str, Path]) -> Registry:
+        """The registry's rows; where `--empty` has left it without, those of its file among `seeds`."""
+        sql = relation.sql_query()
+        columns = list(relation.columns)
+        rows = self.reader.rows(sql)
+        if not rows:
+            # the registry itself may be a seed, or a model on one
+            nearest = sorted(seeds, key=lambda name: name not in sql)
+            registry = Registry.from_seeds(seeds[name] for name in nearest)
+            if registry is not None:
+                return registry
+        return Registry.from_rows(
+            [dict(zip(columns, row, strict=True)) for row in rows], where=relation_name(relation)
+        )
+
+    def features(self, relation: Any) -> FeatureRelation:
+        """The feature relation, with the types of its columns."""
+        return FeatureRelation.open(self.reader, relation)
+
+    def check(
+        self, request: ScoringRequest, artifact: Artifact, features: FeatureRelation
+    ) -> LedgerShape:
+        """Hold call, contract, features and tables against each other."""
+        return check_fit(self.reader, request, artifact, features, self.tables)
+
+    def repair(self, shape: LedgerShape) -> str | None:
+        """Rebuild a latest table that was dropped or altered."""
+        if not self.tables.repair_latest(self.writer, shape):
+            return None
+        return f"{self.tables.latest} was rebuilt from {self.tables.ledger}"
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Within, the reader sees what it saw first, until `write` has read all."""
+        with ExitStack() as self._snapshot:
+            self._snapshot.enter_context(self.reader.transaction())
+            yield
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Within, what the run feeds to its model is set aside, to be kept with what it writes."""
+        folder = folder_of(self.reader, self.tables.ledger.database)
+        with FedRows(folder) as self._fed, self.writer.transaction():
+            yield
+
+    def plan(self, run: ScoringRun) -> Planned:
+        """Decide which rows are scored, and why."""
+        return planning.plan_run(self.reader, run, self.tables, self.record)
+
+    def follows_death(self, model: ModelVersion) -> bool:
+        """Whether a run before this one died, or would have but for a child process."""
+        return self.record.follows_death(self.reader, model_version=model.version)
+
+    def write(self, run: ScoringRun, planned: Planned, scores: Scores | None) -> Written:
+        """Score the planned rows into the ledger and tell what is there."""
+        self._create_tables(run)
+        if scores is not None:
+            fed = None if run.request.keep_inputs is False else self._fed
+            writing.append_predictions(self.reader, self.writer, self.tables, planned, scores, fed)
+        # beside another transaction DuckDB commits into its log first, and into the tables later
+        self._snapshot.close()
+        return writing.read_written(self.writer, self.tables, planned)
+
+    def close(self, run: ScoringRun, planned: Planned, outcome: Mapping[str, Any]) -> None:
+        """Keep the inputs, bring latest up to date, and close the run row."""
+        kept = writing.keep_inputs(
+            self.writer, self.tables, planned, self._fed, keep=run.request.keep_inputs
+        )
+        writing.update_latest(self.writer, self.tables, planned)
+        self.record.close(
+            self.writer, status="success", **writing.run_columns(planned), **outcome, **kept
+        )
+
+    def close_empty(self, run: ScoringRun, outcome: Mapping[str, Any]) -> None:
+        """`--empty`: the tables, and nothing in them."""
+        with self.writer.transaction():
+            self.tables.create(self.writer, run.shape, model=run.artifact.model)
+            self.record.close(self.writer, status="success", scope="empty", **outcome)
+
+    def _create_tables(self, run: ScoringRun) -> None:
+        self.tables.create(self.writer, run.shape, model=run.artifact.model)
+        write_references(
+            self.writer,
+            self.tables.references,
+            run.artifact,
+            scoring_model=self.tables.ledger.identifier,
+        )

@@ -1,0 +1,143 @@
+"""What a plan says: how many rows are scored and why, and what they are as a whole. No SQL.
+
+A row is scored for a reason, and the reason is stored. No reason, no scoring.
+
+    new               no prediction is known for the entity
+    model_changed     predictions are known, but none by this model version
+    retry             rejected before, and changed since or asked for
+    features_changed  a column that the model reads has another value, as the model reads it
+    hash_changed      the warehouse's hash function is another one, so a change cannot be told
+    expired           scored at least `refresh_after` ago
+    full_refresh      asked for
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+SCORE_REASONS = (
+    "new", "features_changed", "model_changed", "expired", "retry", "full_refresh", "hash_changed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Rows with their key and features, and when they are from, as a whole.
+
+    `fingerprint` does not depend on the order of the rows, `dated_fingerprint` regards the moment of
+    each row, too; none without rows.
+    """
+
+    rows: int
+    oldest: datetime | None
+    newest: datetime | None
+    fingerprint: int | None
+    dated_fingerprint: int | None
+
+    def without(self, other: Snapshot) -> Snapshot:
+        """Some of the rows taken out; moments stay. An exclusive or takes out what it put in."""
+        return replace(
+            self,
+            rows=self.rows - other.rows,
+            fingerprint=(self.fingerprint or 0) ^ (other.fingerprint or 0),
+            dated_fingerprint=(self.dated_fingerprint or 0) ^ (other.dated_fingerprint or 0),
+        )
+
+    def ends_by(self, other: Snapshot) -> bool:
+        """Whether no row is about a moment after the newest of the other's."""
+        return bool(self.newest and other.newest and self.newest <= other.newest)
+
+    def holds(self, features: Snapshot) -> bool:
+        """Whether these rows, known of entities, are those of the feature relation: each with the
+        same features, and none about a moment before one that is known.
+        """
+        if (self.rows, self.fingerprint) != (features.rows, features.fingerprint):
+            return False
+        if features.oldest == features.newest:
+            return self.ends_by(features)
+        return self.dated_fingerprint == features.dated_fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSummary:
+    """Totals of a plan. `rows_in` = rows to score (all reasons) + unchanged."""
+
+    rows_in: int
+    per_reason: Mapping[str, int]
+    rows_still_rejected: int
+    rows_late: int
+    rows_present: int
+    rows_returned: int
+    rows_advanced: int
+    input_fingerprint: int | None
+
+    @classmethod
+    def nothing(cls, *, rows_in: int, rows_tracked: int, rows_rejected: int) -> PlanSummary:
+        """The plan of a run that finds what is known already."""
+        return cls(
+            rows_in=rows_in,
+            per_reason=dict.fromkeys(SCORE_REASONS, 0),
+            rows_still_rejected=rows_rejected,
+            rows_late=0,
+            rows_present=rows_tracked,
+            rows_returned=0,
+            rows_advanced=0,
+            input_fingerprint=None,
+        )
+
+    @classmethod
+    def all_new(cls, snapshot: Snapshot) -> PlanSummary:
+        """The plan of the first run of all: each row has a key and a moment, and nothing is known."""
+        nothing = cls.nothing(rows_in=snapshot.rows, rows_tracked=0, rows_rejected=0)
+        return replace(
+            nothing,
+            per_reason={**nothing.per_reason, "new": snapshot.rows},
+            input_fingerprint=snapshot.dated_fingerprint,
+        )
+
+    def with_unchanged(self, rows_in: int) -> PlanSummary:
+        """The totals of all rows, when these are without the rows that are as they were."""
+        unchanged = rows_in - self.rows_in
+        return replace(self, rows_in=rows_in, rows_present=self.rows_present + unchanged)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, int]) -> PlanSummary:
+        """Read the one row of `summarize`, given by column name."""
+        totals = dict(row)
+        per_reason = {reason: totals.pop(f"rows_{reason}") for reason in SCORE_REASONS}
+        return cls(per_reason=per_reason, **totals)
+
+    @property
+    def rows_to_score(self) -> int:
+        return sum(self.per_reason.values())
+
+    @property
+    def rows_unchanged(self) -> int:
+        return self.rows_in - self.rows_to_score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """Which rows a run scores, and when it is about.
+
+    scope            `backfill` for a run about the past or by another version, else `full`
+    clock            what the project's clock said
+    as_of            the newest moment that the features describe
+    hash_function    what made the features hashes
+    has_absent       an entity is gone that the last full run had seen
+    rows             how the engine finds the rows again
+    """
+
+    summary: PlanSummary
+    scope: str
+    clock: datetime
+    as_of: datetime
+    scored_at: datetime
+    hash_function: str
+    has_absent: bool
+    rows: Any

@@ -1,0 +1,97 @@
+"""What a run does with the rows that it has to score: batches in, batches out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from dbt_onnx.kernel.row_search import RowSearch
+from dbt_onnx.kernel.scoring import PART_ROWS, prediction_schema, score_batches
+from dbt_onnx.kernel.session import DEFAULT_BATCH_ROWS
+from dbt_onnx.runs.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import pyarrow as pa
+
+    from dbt_onnx.runs.plan import Planned
+    from dbt_onnx.runs.run import ScoringRun
+
+_PARTS_PER_WORKER = 8
+_PART_VALUES = 4_000_000
+
+
+class RunScorer:
+    """Scores the batches of one run, with its limits, and shows how far it is.
+
+    `part_rows` is how many rows a batch should have: enough work for every worker, and of bounded
+    size. `columns` are those of the run row that a replay needs. `examples` has for each reason of a
+    rejection the first such row, for messages.
+    """
+
+    @classmethod
+    def of(cls, run: ScoringRun, planned: Planned, *, in_child_process: bool) -> Self:
+        """Open the model of a run. Raises ArtifactError when onnxruntime cannot load it."""
+        if run.artifact.signature.batch_rows == 1:
+            run.log(
+                f"model '{run.artifact.model}' has a batch fixed at 1: each row is a call of its own, "
+                "often a hundred times slower. Hint: export it with a dynamic first axis, for PyTorch "
+                "torch.onnx.export(..., dynamic_axes={'input': {0: 'batch'}})"
+            )
+        # more rows at once are faster than more threads for each call
+        session = run.artifact.open(
+            threads=run.request.threads,
+            batch_rows=run.request.batch_rows,
+            in_child_process=in_child_process,
+        )
+        return cls(run, planned, session, in_child_process=in_child_process)
+
+    def __init__(
+        self, run: ScoringRun, planned: Planned, session: Any, *, in_child_process: bool
+    ) -> None:
+        self._session = session
+        self._contract = run.artifact.contract
+        self._name = run.settings.identifier
+        self._log = run.log
+        summary = planned.summary
+        self._rows = summary.rows_to_score
+        # a model that fails on all of them is broken, whatever may be rejected
+        allowed = min(int(run.request.max_rejected_fraction * summary.rows_in), summary.rows_in - 1)
+        self._search = RowSearch(
+            rows=self._rows, max_rows=max(0, allowed - summary.rows_still_rejected)
+        )
+        width = sum(feature.width or 1 for feature in self._contract.features)
+        shared = max(self._rows // (_PARTS_PER_WORKER * session.workers), DEFAULT_BATCH_ROWS)
+        self.part_rows = max(1, min(shared, PART_ROWS, _PART_VALUES // width))
+        self.examples: dict[str, str] = {}
+        self.in_child_process = in_child_process
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """How the rows were scored; the rows of a call are known when they have been."""
+        names = ("onnxruntime_version", "provider", "threads", "workers", "batch_rows")
+        return {name: getattr(self._session, name) for name in names} | {
+            "in_child_process": self.in_child_process
+        }
+
+    def schema_for(self, features: pa.Schema) -> pa.Schema:
+        """The schema of the predictions for batches of that schema."""
+        return prediction_schema(features, self._contract)
+
+    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Predictions, as `score_batches` gives them; a row on which the model fails is rejected."""
+        with Progress(self._rows, label=self._name, log=self._log) as progress:
+            yield from score_batches(
+                batches,
+                self._session,
+                contract=self._contract,
+                workers=self._session.workers,
+                on_progress=progress.advance,
+                search=self._search,
+                examples=self.examples,
+            )
+        for reason, count in self._search.found.most_common(5):
+            self._log(
+                f"{self._name}: the model fails on {count:,} row(s), such as {self.examples[reason]}, "
+                f"found with {self._search.calls:,} calls more: rejected as {reason}"
+            )
