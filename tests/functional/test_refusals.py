@@ -251,6 +251,6 @@ def test_a_backfill_without_a_registry_in_the_warehouse_is_refused(
     features = TableName(database="memory", schema="main", identifier="features")
     connection.execute("create table features (id int)")
     with pytest.raises(RegistryError, match=r"none of main\.features has the columns model_name"):
-        backfilling.read_registry(connection, [features])
+        backfilling.registry_among(connection, [features])
     with pytest.raises(RegistryError, match="none of the relations that the scoring model reads"):
-        backfilling.read_registry(connection, [])
+        backfilling.registry_among(connection, [])

@@ -14,18 +14,14 @@ if TYPE_CHECKING:
 ATTACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "dbt_runs": (
         {"kills": 100, "hooks": 50, "runs": 100, "pairs": 50},
-        {"kills": 3, "hooks": 1, "runs": 3, "pairs": 2},
+        {"kills": 2, "hooks": 1, "runs": 2, "pairs": 1},
     ),
     "crashes": ({"kills": 1_000, "every": 1}, {"kills": 20, "every": 24}),
     "hardened": (
         {"tests": None, "builds": 2},
         {
-            "tests": [
-                "test_clock.py",
-                "test_plan.py",
-                "test_kept_inputs.py",
-                "test_scoring_many_models.py",
-            ],
+            # under hostile settings the plan is tested by the next module
+            "tests": ["test_clock.py", "test_kept_inputs.py", "test_scoring_many_models.py"],
             "builds": 0,
         },
     ),

@@ -239,7 +239,7 @@ def _version(
         )
     above = project.manifest.nodes[model.unique_id].depends_on.nodes
     known = {**project.manifest.sources, **project.manifest.nodes}
-    registry = backfilling.read_registry(
+    registry = backfilling.registry_among(
         connection,
         [
             TableName(

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from dbt_onnx.artifacts.registry import REGISTRY_COLUMNS, Registry
+from dbt_onnx.artifacts.registry import REGISTRY_COLUMNS
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
+from dbt_onnx.engines.duckdb.registry import read_registry
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import RegistryError, WarehouseError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from datetime import datetime
 
-    from dbt_onnx.artifacts.registry import RegistryEntry
+    from dbt_onnx.artifacts.registry import Registry, RegistryEntry
     from dbt_onnx.engines.duckdb.ledger import TableName
 
 MARK = "dbt_onnx_backfill"
@@ -90,7 +91,7 @@ def scored_clocks(
 
 
 @duckdb_errors()
-def read_registry(
+def registry_among(
     connection: duckdb.DuckDBPyConnection, relations: Collection[TableName]
 ) -> Registry:
     """The model registry: that of the relations which has its columns.
@@ -101,12 +102,8 @@ def read_registry(
     for relation in relations:
         if not cursor.has(relation):
             continue
-        columns = cursor.columns_of(relation.sql)
-        if set(REGISTRY_COLUMNS) <= set(columns):
-            rows = cursor.rows(f"select * from {relation.sql}")
-            return Registry.from_rows(
-                [dict(zip(columns, row, strict=True)) for row in rows], where=str(relation)
-            )
+        if set(REGISTRY_COLUMNS) <= set(cursor.columns_of(relation.sql)):
+            return read_registry(cursor, relation.sql, where=str(relation))
     raise RegistryError(
         "the model registry is not in the warehouse: none of "
         f"{', '.join(map(str, relations)) or 'the relations that the scoring model reads'} has "

@@ -17,6 +17,7 @@ from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
 from dbt_onnx.engines.duckdb.fit import check_fit
 from dbt_onnx.engines.duckdb.ledger import LedgerShape, TableName
 from dbt_onnx.engines.duckdb.references import write_references
+from dbt_onnx.engines.duckdb.registry import read_registry
 from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.runs.run import RunSummary, Written, score_table
@@ -107,17 +108,13 @@ class DuckDBEngine:
     def registry(self, relation: Any, *, seeds: Mapping[str, Path]) -> Registry:
         """The registry's rows; where `--empty` has left it without, those of its file among `seeds`."""
         sql = relation.sql_query()
-        columns = list(relation.columns)
-        rows = self.reader.rows(sql)
-        if not rows:
+        if seeds and not self.reader.rows(f"select 1 from ({sql}) as registry limit 1"):
             # the registry itself may be a seed, or a model on one
             nearest = sorted(seeds, key=lambda name: name not in sql)
             registry = Registry.from_seeds(seeds[name] for name in nearest)
             if registry is not None:
                 return registry
-        return Registry.from_rows(
-            [dict(zip(columns, row, strict=True)) for row in rows], where=relation_name(relation)
-        )
+        return read_registry(self.reader, f"({sql}) as registry", where=relation_name(relation))
 
     def features(self, relation: Any) -> FeatureRelation:
         """The feature relation, with the types of its columns."""

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from dbt_onnx.artifacts.registry import Registry
+from dbt_onnx.engines.duckdb import registry
 from dbt_onnx.engines.duckdb.features import UNNAMED
 from dbt_onnx.engines.duckdb.identifiers import literal
 from dbt_onnx.engines.duckdb.ledger import RUNS_TABLE, TableName
 from dbt_onnx.errors import RegistryError, WarehouseError
 
 if TYPE_CHECKING:
+    from dbt_onnx.artifacts.registry import Registry
     from dbt_onnx.engines.duckdb.cursor import Cursor
 
 
@@ -64,16 +65,12 @@ def read_registry(cursor: Cursor, sources: Sources) -> Registry:
             hint="`dbt seed` loads it",
         )
     try:
-        columns = cursor.columns_of(sources.registry.sql)
-        rows = cursor.rows(f"select * from {sources.registry.sql}")
+        return registry.read_registry(cursor, sources.registry.sql, where=sources.registry_name)
     except duckdb.Error as error:
         raise RegistryError(
             f"the model registry {sources.registry_name} cannot be read: {_said(error)}",
             hint="`dbt seed` loads it again",
         ) from error
-    return Registry.from_rows(
-        [dict(zip(columns, row, strict=True)) for row in rows], where=sources.registry_name
-    )
 
 
 def fault_of_features(cursor: Cursor, sources: Sources) -> str | None:
