@@ -139,7 +139,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wheel
 
 
-@pytest.mark.parametrize("dbt_core", ["1.10", "1.11", "1.12"])
+@pytest.mark.parametrize("dbt_core", ["1.10", "1.12"])
 def test_a_project_installs_registers_scores_and_tests_with_nothing_of_the_reference_project(
     tmp_path: Path, wheel: Path, dbt_core: str
 ) -> None:

@@ -4,7 +4,7 @@ What a night has to do is told at the least cost that tells it. The routes are t
 each gives the same plan as the last, which joins everything with everything:
 
     nothing changed   fingerprints of features and of latest are alike: no join
-    first run         nothing was ever said: every row is new, no join
+    first run         no entity has a prediction: every row is new, no join
     few changed       one narrow join finds the rows that differ; only these are planned
     everything        every row of the features is joined with all that is known of it
 """
@@ -167,11 +167,12 @@ def _nothing_changed(look: _Look, facts: Facts) -> _Found | None:
 
 
 def _first_run(look: _Look, facts: Facts) -> _Found | None:
-    """Every row is new when nothing was ever said of anybody."""
+    """Every row is new when no entity has a prediction that holds."""
     question = look.question
     if question.full_refresh or question.is_backfill or facts.is_incomplete:
         return None
-    if any(look.rows(f"select 1 from {t} limit 1") for t in (question.latest, question.ledger)):
+    # rows that are in the ledger only are late ones, and such as have no key
+    if look.rows(f"select 1 from {question.latest} limit 1"):
         return None
     look.check_keys()
     return plan.joined(question, facts, with_late=False), PlanSummary.all_new(facts.given)
