@@ -260,6 +260,19 @@ def test_a_row_that_kills_the_process_is_found_and_rejected_by_the_next_run(
     assert (result.passed, result.identical) == (True, 1_000)
 
 
+def test_the_death_of_another_scoring_model_needs_no_child(warehouse: Warehouse) -> None:
+    divided(warehouse)
+    warehouse.run()
+    warehouse.sql(
+        "insert into dbt_onnx_runs (run_id, scoring_model, status, started_at) "
+        "values ('other', 'others', 'interrupted', '2999-01-01')"
+    )
+    warehouse.run(full_refresh=True)
+    assert warehouse.sql("select in_child_process from dbt_onnx_runs where run_id = 'run-2'") == [
+        (False,)
+    ]
+
+
 def test_ordinary_nights_need_no_child_and_those_with_such_a_row_do(warehouse: Warehouse) -> None:
     divided(warehouse)
     warehouse.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -22,7 +23,8 @@ from dbt_onnx.artifacts.artifact import write_artifact
 from dbt_onnx.artifacts.registry_file import add_entry
 from dbt_onnx.cli import main
 from dbt_onnx.errors import ArtifactError, ModelCrashError, ModelError, ScoringError
-from dbt_onnx.kernel import child
+from dbt_onnx.kernel import child, child_session
+from dbt_onnx.kernel.child import ChildDiedError
 from dbt_onnx.kernel.child_session import ChildSession
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 from dbt_onnx.kernel.native import OverdueError
@@ -103,6 +105,56 @@ def assert_same_error(expected: type[Exception], act: Any) -> None:
     assert said[0] == said[1]
 
 
+def test_a_frame_that_is_cut_off_is_none() -> None:
+    stream = io.BytesIO()
+    child.write_frame(stream, {"text": "é", "bytes": b"abc"})
+    whole = stream.getvalue()
+    assert list(child.frames(io.BytesIO(2 * whole))) == 2 * [{"text": "é", "bytes": b"abc"}]
+    for length in range(len(whole)):
+        assert list(child.frames(io.BytesIO(whole[:length]))) == []
+
+
+PRINTS = """
+import json, os, sys
+sys.path[:] = json.loads(sys.argv[1])
+from dbt_onnx.kernel import child_session
+
+answered = child_session._answered
+
+def prints(*arguments):
+    os.write(1, b"what native code has to say")
+    return answered(*arguments)
+
+child_session._answered = prints
+child_session.serve()
+"""
+
+
+@pytest.fixture
+def no_idle_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_idle", [])
+
+
+@pytest.mark.usefixtures("no_idle_child")
+def test_what_is_printed_in_a_child_does_not_come_between_the_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(child, "_PROGRAM", PRINTS)
+    monkeypatch.setattr(child_session, "_GRACE_SECONDS", 10)
+    session = ChildSession(graphs.echo("float32"), output_names=["y"], max_seconds=5)
+    assert session.run({"x": np.ones((1, 1), np.float32)})[0].tolist() == [[1]]
+    session._forget()
+
+
+def test_the_size_of_calls_that_a_child_has_measured_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session = ChildSession(graphs.echo("float32"), output_names=["y"])
+    monkeypatch.setattr(session, "_ask", lambda question: {"outputs": [], "batch_rows": 1_024})
+    session.run({"x": np.zeros((3, 1), np.float32)})
+    assert session.batch_rows == 1_024
+
+
 # how it ends
 
 
@@ -131,22 +183,74 @@ def test_a_shorter_chain_is_an_ordinary_model() -> None:
     assert session.run({"x": np.zeros((2, 2), np.float32)})[0].ravel().tolist() == [1, 1]
 
 
-def test_who_ends_the_child_from_outside_blames_no_row() -> None:
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"])
+def test_who_ends_the_child_from_outside_blames_no_row(name: str) -> None:
     session = ChildSession(graphs.echo("float32"), output_names=["y"])
     assert session._child is not None
-    os.kill(session._child._process.pid, signal.SIGKILL)
-    with pytest.raises(ScoringError, match=r"killed by signal 9 \(SIGKILL\)") as raised:
+    os.kill(session._child._process.pid, getattr(signal, name))
+    with pytest.raises(ScoringError, match=rf"killed by signal \d+ \({name}\)") as raised:
         session.run({"x": np.zeros((3, 1), np.float32)})
     assert not isinstance(raised.value, ModelError)
     assert len(session.run({"x": np.zeros((3, 1), np.float32)})[0]) == 3
 
 
+def test_who_ends_the_child_while_it_loads_blames_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise ChildDiedError(-signal.SIGKILL, "")
+
+    monkeypatch.setattr(ChildSession, "_ask", killed)
+    with pytest.raises(ScoringError, match=r"killed by signal 9 \(SIGKILL\)"):
+        ChildSession(graphs.echo("float32"), output_names=["y"])
+
+
+def test_a_death_for_want_of_memory_blames_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def aborted(question: object) -> None:
+        raise ChildDiedError(-signal.SIGABRT, "what():  std::bad_alloc")
+
+    session = ChildSession(graphs.echo("float32"), output_names=["y"])
+    monkeypatch.setattr(session, "_ask", aborted)
+    with pytest.raises(ScoringError, match=r"signal 6 \(SIGABRT\).*bad_alloc") as raised:
+        session.run({"x": np.zeros((3, 1), np.float32)})
+    assert not isinstance(raised.value, ModelError)
+    assert "lower batch_rows" in raised.value.hint
+
+
+def test_the_last_line_that_a_child_said_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_PROGRAM", r"raise SystemExit('the first\nthe last\n\n')")
+    with pytest.raises(ChildDiedError) as died:
+        child.Child().receive(max_seconds=30)
+    assert (died.value.how, died.value.last_words) == ("ended with exit code 1", "the last")
+
+
+@pytest.mark.usefixtures("no_idle_child")
+def test_a_child_that_dies_leaves_no_file_of_its_memory() -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    try:
+        session = ChildSession(graphs.echo("float32"), output_names=["y"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
+    assert session._child is not None
+    assert resource.prlimit(session._child._process.pid, resource.RLIMIT_CORE)[0] == 0
+    session._forget()
+
+
+def test_a_ctrl_c_of_the_terminal_reaches_the_parent_only() -> None:
+    session = ChildSession(graphs.echo("float32"), output_names=["y"])
+    assert session._child is not None
+    assert os.getpgid(session._child._process.pid) != os.getpgid(0)
+
+
 def test_a_call_that_does_not_end_is_ended() -> None:
     session = ChildSession(killers.endless(), output_names=["y"], max_seconds=0.5)
+    assert session._child is not None
+    pid = session._child._process.pid
     began = time.monotonic()
     with pytest.raises(ScoringError, match=r"had not ended after 0\.5 s"):
         session.run({"x": np.ones((3, 1), np.float32)})
     assert time.monotonic() - began < 30
+    assert not is_running(pid)
 
 
 def test_a_child_that_answers_nothing_is_overdue() -> None:
@@ -166,22 +270,31 @@ def test_one_child_serves_one_session_after_the_other() -> None:
     assert len(seen) == 1
 
 
+def test_a_forked_process_does_not_use_its_parents_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    parents, mine = child.Child(), child.Child()
+    parents.owner = os.getppid()
+    monkeypatch.setattr(child, "_idle", [mine, parents])
+    assert child.borrow() is mine
+    for each in (parents, mine):
+        each.kill()
+
+
 def test_several_threads_may_use_one_session() -> None:
     session = ChildSession(graphs.echo("float32"), output_names=["y"])
-    wrong: list[int] = []
+    right: list[int] = []
 
     def use(number: int) -> None:
         for _ in range(20):
             rows = np.full((number, 1), number, np.float32)
-            if session.run({"x": rows})[0].tolist() != rows.tolist():
-                wrong.append(number)
+            if session.run({"x": rows})[0].tolist() == rows.tolist():
+                right.append(number)
 
-    threads = [threading.Thread(target=use, args=(number,)) for number in range(1, 5)]
+    threads = [threading.Thread(target=use, args=(number,), daemon=True) for number in range(1, 5)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
-    assert wrong == []
+        thread.join(timeout=20)
+    assert sorted(right) == sorted(20 * [1, 2, 3, 4])
 
 
 PARENT = """
@@ -198,7 +311,8 @@ def test_a_script_without_a_guard_may_use_one_and_its_death_ends_the_child(tmp_p
     (tmp_path / "model.onnx").write_bytes(graphs.echo("float32"))
     (tmp_path / "script.py").write_text(PARENT)
     # a module of the user's folder is no part of the child
-    (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong numpy')")
+    for name in ("numpy", "json"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('the wrong {name}')")
     for folder in (tmp_path, Path.cwd()):
         with subprocess.Popen(
             [sys.executable, "-P", str(tmp_path / "script.py"), str(tmp_path / "model.onnx")],

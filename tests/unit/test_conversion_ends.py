@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.tree import DecisionTreeRegressor
 import dbt_onnx
 from dbt_onnx.authoring import conversion
 from dbt_onnx.errors import ArtifactError
+from dbt_onnx.kernel.native import OverdueError, Threads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +47,24 @@ def test_a_tree_trained_with_nan_is_given_up_for_float64(
         )
     assert time.monotonic() - began < 60
     assert not any(tmp_path.iterdir())
-    # and nothing goes on behind our back
+    assert_nothing_goes_on(others)
+
+
+def test_a_converter_that_catches_every_exception_is_ended_too() -> None:
+    def goes_on() -> None:
+        while True:
+            with suppress(Exception):
+                time.sleep(0.01)
+
+    others = set(threading.enumerate())
+    work = conversion._Conversion(goes_on)
+    with pytest.raises(OverdueError):
+        Threads().run(work.run, max_seconds=0.2, cancel=work.stop)
+    assert_nothing_goes_on(others)
+
+
+def assert_nothing_goes_on(others: set[threading.Thread]) -> None:
+    """Behind our back."""
     deadline = time.monotonic() + 10
     while set(threading.enumerate()) - others:
         assert time.monotonic() < deadline

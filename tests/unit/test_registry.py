@@ -217,13 +217,15 @@ def test_the_registry_among_seeds_is_told_by_its_columns(tmp_path: Path) -> None
         "aliases.csv": b"model_name,alias\nchurn,champion\n",
         "empty.csv": b"",
         "latin.csv": b"model_name,artifact,sha256,\xe9\n",
+        "long.csv": b"x" * 200_000,
     }
     for name, content in others.items():
         (tmp_path / name).write_bytes(content)
     first = [tmp_path / name for name in (*others, "gone.csv")]
     assert Registry.from_seeds(first) is None
     path = write(tmp_path / "r.csv", f"\ufeff{HEADER}churn,1,,churn/1/m.onnx,{SHA}\n")
-    found = Registry.from_seeds([*first, path])
+    other = write(tmp_path / "other.csv", f"{HEADER}spend,1,,spend/1/m.onnx,{SHA}\n")
+    found = Registry.from_seeds([*first, path, other])
     assert found == Registry.from_csv(path)
 
 

@@ -66,6 +66,7 @@ def test_what_is_left_is_scored_in_order_and_the_calls_are_bounded(
     else:
         assert outputs == []
     assert search.found.total() == len(bad)
+    assert search.calls == len(scorer.calls) - 1
     assert len(scorer.calls) <= 1 + 2 * len(bad) * (1 + math.ceil(math.log2(rows)))
     assert len(scorer.calls) <= 2 * rows + 1
 
@@ -101,6 +102,18 @@ def test_more_than_may_fail_ends_the_search() -> None:
     assert len(scorer.calls) < 21 * 12
 
 
+@pytest.mark.parametrize("bad", [{1, 4, 7}, set(range(9))])
+def test_as_many_as_may_fail_are_rejected(bad: set[int]) -> None:
+    _, reasons = RowSearch(rows=9, max_rows=len(bad)).run(Picky(bad), feeds_of(9))
+    assert set(reasons) == bad
+
+
+def test_a_model_that_fails_on_the_first_rows_only_is_searched() -> None:
+    bad = set(range(20))
+    _, reasons = RowSearch(rows=1_000, max_rows=20).run(Picky(bad), feeds_of(1_000))
+    assert set(reasons) == bad
+
+
 @pytest.mark.parametrize("kills", [False, True])
 def test_a_model_that_fails_on_every_row_is_told_by_a_few(kills: bool) -> None:
     scorer = Picky(set(range(100_000)), kills=kills)
@@ -120,6 +133,9 @@ def test_deaths_are_bounded_for_each_costs_a_process() -> None:
     scorer = Picky(set(range(0, 1_000, 2)), kills=True)
     with pytest.raises(ScoringError, match=f"more than {MAX_CRASHES} rows kill the process"):
         RowSearch().run(scorer, feeds_of(1_000))
+    bad = set(range(MAX_CRASHES))
+    _, reasons = RowSearch().run(Picky(bad, kills=True), feeds_of(1_000))
+    assert set(reasons) == bad
 
 
 def test_what_is_about_the_model_is_raised_as_it_was() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import weakref
@@ -171,6 +172,8 @@ class ChildSession:
 def serve() -> None:
     """In the child: answer what the parent asks until it is gone."""
     _without_core()
+    # whoever interrupts the child means the process, and it ends as by any other signal
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # what native code prints must not come between the frames
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
