@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Tally:
-    """What has happened to the rows so far. `examples`: for each reason the first such row."""
+    """What has happened to the rows so far. `examples` has the first row of each reason."""
 
     scored: int = 0
     rejected: int = 0
