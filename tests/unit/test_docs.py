@@ -12,7 +12,16 @@ import dbt_onnx
 
 PACKAGE = Path(dbt_onnx.__file__).parent
 ROOT = Path(__file__).resolve().parents[2]
-PAGES_IN_PROSE = ("README.md", "docs/questions.md", "docs/tables.md")
+PAGES_IN_PROSE = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/questions.md",
+    "docs/tables.md",
+    "docs/score.md",
+    "docs/registering.md",
+    "docs/registry.md",
+    "docs/upgrades.md",
+)
 
 
 def undocumented(path: Path) -> list[str]:
