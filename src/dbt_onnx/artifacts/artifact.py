@@ -170,7 +170,7 @@ def _read_regular(path: Path, *, within: int | None, max_bytes: int) -> bytes:
         if status.st_size > max_bytes:
             raise ArtifactError(
                 f"{path} has {status.st_size:,} bytes; at most {max_bytes:,} are read",
-                hint="a model in one file ends at 2 GiB, a card at 64 MiB: restore the file, or "
+                hint="a model may have 2 GiB, and a card 64 MiB: restore the file, or "
                 "export a smaller model",
             )
         with open(descriptor, "rb", closefd=False) as stream:
@@ -262,7 +262,7 @@ def _refuse_alike(folder: Path) -> None:
         if name != folder.name and name.casefold() == folder.name.casefold():
             raise ArtifactError(
                 f"{folder.parent} has {name!r}, and {folder.name!r} differs from it by letter case only",
-                hint="write it as it is there, or choose another",
+                hint="use that spelling, or choose another name",
             )
 
 

@@ -193,7 +193,7 @@ def _fault_of_numbers(edges: Any, shares: Any) -> str | None:
     if any(lower >= upper for lower, upper in pairwise(edges)):
         return "edges that do not ascend"
     if not isinstance(shares, list) or not _are_shares(shares) or not _sum_up(shares):
-        return f"shares {shares!r:.40}, which are no shares of one whole"
+        return f"shares {shares!r:.40}, which are not shares that add up to 1"
     if len(shares) != len(edges) + 1 or len(shares) > MAX_BINS:
         return f"{len(shares):,} shares for {len(edges):,} edges; it takes one more than edges"
     return None
@@ -203,7 +203,7 @@ def _fault_of_categories(shares: Any, other: Any) -> str | None:
     if not isinstance(shares, dict) or len(shares) > MAX_BINS:
         return f"shares {shares!r:.40}, which are no shares by category"
     if not _are_shares([*shares.values(), other]) or not _sum_up([*shares.values(), other]):
-        return f"shares {shares!r:.40} and other {other!r:.40}, which are no shares of one whole"
+        return f"shares {shares!r:.40} and other {other!r:.40}, which are not shares that add up to 1"
     try:
         "".join(shares).encode()
     except UnicodeEncodeError:

@@ -56,8 +56,8 @@ def _refuse_alike(path: Path, entry: RegistryEntry, model_name: str, model_versi
     if given != known and given.casefold() == known.casefold():
         raise RegistryError(
             f"{path} has {known!r}, and {given!r} differs from it by letter case only",
-            hint="write it as it is there, or choose another: file systems and collations would take "
-            "one for the other",
+            hint="use that spelling, or choose another name: file systems and collations would confuse "
+            "the two",
         )
 
 

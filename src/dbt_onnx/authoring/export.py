@@ -176,7 +176,7 @@ def _contract(
     except ContractError as error:
         raise ContractError(
             error.message,
-            hint="name the columns of `features` otherwise, or those of the ledger with "
+            hint="rename the columns of `features`, or name those of the ledger with "
             "output_columns; null_policies and fills must fit the type of a feature",
         ) from error
 

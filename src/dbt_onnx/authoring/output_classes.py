@@ -81,7 +81,7 @@ def _check_given(
         raise ContractError(
             f"--classes says {listed(given)} for output {tensor.name!r}; the file says "
             f"{listed(known)}, in this order",
-            hint="leave --classes out; columns are called otherwise with "
+            hint="leave --classes out; to rename the columns, use "
             f"--output '{tensor.name}:probabilities=...'",
         )
 

@@ -169,8 +169,8 @@ def compare(
         raise ArtifactError(
             f"the converted model does not repeat the estimator within {tolerance:g}: "
             + "; ".join(faults),
-            hint="try dtype='float64', scale the features, or state a larger tolerance; labels "
-            "have none: export an estimator whose `predict` the converter repeats",
+            hint="try dtype='float64', scaled features or a larger tolerance; labels have no "
+            "tolerance: export an estimator whose `predict` the converter repeats",
         )
     return Parity(expected, largest, sizes)
 

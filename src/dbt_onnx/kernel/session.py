@@ -151,8 +151,8 @@ class OnnxSession:
                 raise ScoringError(message, hint=_MEMORY_HINT) from error
             raise ModelError(
                 message,
-                hint="if the shapes are what the model wants, the values are not; "
-                "`dbt-onnx inspect FILE` shows its inputs",
+                hint="`dbt-onnx inspect FILE` shows the shapes that the model wants; if these are right, "
+                "it cannot take some of the values",
                 said=said,
             ) from error
         return [joined([call[i] for call in calls]) for i in range(len(self._output_names))]

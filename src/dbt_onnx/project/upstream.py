@@ -136,5 +136,5 @@ def _check(manifest: Any, unique_id: str, found: list[str]) -> None:
         raise ConfigError(
             f"what is upstream of {name} cannot be built for the past: {'; '.join(faults)}",
             hint=f"only a {', '.join(BUILT_ELSEWHERE[:-1])} or {BUILT_ELSEWHERE[-1]} model can be "
-            "built beside what is there; let the features read another one",
+            "built in another schema; let the features read such a model",
         )

@@ -222,7 +222,7 @@ def _refuse_changed(standing: Standing, entry: RegistryEntry) -> None:
     raise RegistryError(
         f"{standing.path} was changed while the gate ran: champion of {standing.model_name!r} was "
         f"{was} and is {champion}",
-        hint="run the command again: the version must be compared with the champion of now",
+        hint="run the command again: the version must be compared with the current champion",
     )
 
 

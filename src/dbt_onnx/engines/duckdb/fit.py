@@ -81,6 +81,6 @@ def _check_key(cursor: Cursor, asked: Asked, tables: ScoringTables) -> None:
     if known is not None and known != list(asked.key):
         raise ConfigError(
             f"key is {list(asked.key)}; {tables.ledger} was written with key {known}",
-            hint="a ledger keeps its key for life: restore it, or give the scoring model "
-            "another alias to start a new ledger",
+            hint="the key of a ledger never changes: give score() that key again, or give the "
+            "scoring model another alias to start a new ledger",
         )

@@ -97,7 +97,7 @@ class ScoringTables:
             if name.casefold() not in found:
                 raise WarehouseError(
                     f"{self.ledger} has no key column {name!r}; it has {sorted(found)}",
-                    hint=f"a ledger keeps its key for life: {_RESTORE}",
+                    hint=f"the key of a ledger never changes: {_RESTORE}",
                 )
             if found[name.casefold()] != kind:
                 raise WarehouseError(
