@@ -203,7 +203,9 @@ def _fault_of_categories(shares: Any, other: Any) -> str | None:
     if not isinstance(shares, dict) or len(shares) > MAX_BINS:
         return f"shares {shares!r:.40}, which are no shares by category"
     if not _are_shares([*shares.values(), other]) or not _sum_up([*shares.values(), other]):
-        return f"shares {shares!r:.40} and other {other!r:.40}, which are not shares that add up to 1"
+        return (
+            f"shares {shares!r:.40} and other {other!r:.40}, which are not shares that add up to 1"
+        )
     try:
         "".join(shares).encode()
     except UnicodeEncodeError:
