@@ -1,6 +1,6 @@
 """Score a warehouse table with an ONNX model on every dbt run.
 
-Two names are public: `score`, for a dbt Python model, and `export`, for whoever trains with
+Two names are public: `score`, for a dbt Python model, and `export`, for models trained with
 scikit-learn. Both are loaded on first use: dbt imports every installed `dbt_*` module when it
 starts, so this one must cost nothing.
 """
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from dbt_onnx.authoring.export import export
     from dbt_onnx.project.dbt_model import score
 
-# onnxruntime 1.29 and later reports to Microsoft unless this is set before it is first imported:
-# names of model files and graphs, hashes, counts; set it to 0 if you want that
+# onnxruntime 1.29 and later sends names of model files and graphs, hashes and counts to Microsoft
+# unless this is set before its first import; set it to 0 if you want that
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["__version__", "export", "score"]

@@ -28,21 +28,22 @@ class DbtOnnxError(Exception):
 
 
 def listed(items: Collection[object], *, most: int = 20) -> str:
-    """`[1, 2, 3]`, and of many the first `most` with the number of the others: a card may name a
-    million.
+    """`[1, 2, 3]`; of many items the first `most`, and how many more there are.
+
+    A card may name a million.
     """
     shown = [f"{item!r:.60}" for item in list(items)[:most]]
     return f"[{', '.join(shown)}{f', ... {len(items) - most:,} more' if len(items) > most else ''}]"
 
 
 class ConfigError(DbtOnnxError):
-    """An argument of `score()`, of the command line or of a model's configuration is wrong."""
+    """An argument of `score()`, of a command or of a model's configuration is wrong."""
 
     kind = "configuration"
 
 
 class RegistryError(DbtOnnxError):
-    """The model registry has no answer, or two, or an unsafe one."""
+    """The model registry is not valid, or does not have what was asked for."""
 
     kind = "registry"
 
@@ -66,7 +67,7 @@ class DataError(DbtOnnxError):
 
 
 class WarehouseError(DbtOnnxError):
-    """A table that dbt_onnx owns is not as it left it, or its name is taken."""
+    """A table of dbt_onnx was altered or its name is taken, or DuckDB stopped the run."""
 
     kind = "warehouse"
 
@@ -78,7 +79,7 @@ class ScoringError(DbtOnnxError):
 
 
 class ModelError(ScoringError):
-    """onnxruntime raised on the rows of a call: some of them, or all. `said` is its message."""
+    """onnxruntime failed on a call, because of some of its rows or all. `said` is its message."""
 
     def __init__(self, message: str, *, hint: str, said: str) -> None:
         self.said = said
@@ -86,7 +87,7 @@ class ModelError(ScoringError):
 
 
 class ModelCrashError(ModelError):
-    """The process in which the model ran died of the rows of a call; of `row`, where it is known."""
+    """A call killed the process in which the model ran. `row` is the row that did it, if known."""
 
     def __init__(self, message: str, *, hint: str, said: str, row: int | None = None) -> None:
         self.row = row

@@ -36,7 +36,7 @@ class Plugin(BasePlugin):
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
         """Register the function, once for the database."""
-        # the connection owns the function: a strong reference back would keep both alive
+        # a weak reference: the connection owns the function, and a circle would keep both alive
         reference = weakref.ref(conn)
 
         def dbt_onnx_replay(request: str) -> str:
@@ -44,17 +44,17 @@ class Plugin(BasePlugin):
             assert connection is not None
             return json.dumps(replay_sample(connection, json.loads(request)))
 
-        # side effects, to DuckDB: the answer may differ from call to call
+        # declared with side effects, so that DuckDB calls it each time
         conn.create_function(FUNCTION, dbt_onnx_replay, side_effects=True)
 
 
 def replay_sample(
     connection: duckdb.DuckDBPyConnection, request: dict[str, Any]
 ) -> list[dict[str, str | None]]:
-    """Replay a sample of the newest run, and of others drawn anew each time.
+    """Replay a sample of the newest run, and of other runs, chosen anew each time.
 
-    `request` has `database`, `schema`, `identifier` (the ledger), `registry` (its rows), `runs` and
-    `sample`, the numbers of runs and of rows of each. Returns the findings, with their `run_id`.
+    `request` has `database`, `schema` and `identifier` of the ledger, the rows of the `registry`, and
+    the numbers of `runs` and of rows in a `sample`. Returns the findings, with their `run_id`.
     """
     name = TableName(**{part: request[part] for part in ("database", "schema", "identifier")})
     findings: list[dict[str, str | None]] = []

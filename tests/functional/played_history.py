@@ -108,10 +108,10 @@ def table_in(printed: str) -> list[list[str]]:
     ]
 
 
-def answers_in_readme() -> dict[str, str]:
-    """{question: its command or query} of the table below "Ask it"."""
-    section = (ROOT / "README.md").read_text().split("\n## Ask it\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| (.+\?) \| `([^`]+)` \|$", section, flags=re.MULTILINE)
+def documented_answers() -> dict[str, str]:
+    """{question: its command or query} of docs/questions.md."""
+    page = (ROOT / "docs" / "questions.md").read_text()
+    rows = re.findall(r"^\| (.+\?) \| `([^`]+)` \|$", page, flags=re.MULTILINE)
     return dict(rows)
 
 

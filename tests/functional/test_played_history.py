@@ -1,4 +1,4 @@
-"""Twelve questions about ten played months: each answer of the README against the purchases."""
+"""Twelve questions about ten played months: each answer of docs/questions.md against the purchases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from played_history import (
     FEATURES,
-    answers_in_readme,
+    documented_answers,
     features,
     has_churned,
     history,
@@ -257,7 +257,7 @@ def the_status(history: History, answer: str) -> None:
     )
 
 
-# how a question of the README begins, and what holds its answer against the oracle
+# how a question of docs/questions.md begins, and what holds its answer against the oracle
 QUESTIONS: dict[str, Callable[[History, str], None]] = {
     "What did the model say about": what_it_said,
     "What did it ever say": all_it_said,
@@ -275,7 +275,7 @@ QUESTIONS: dict[str, Callable[[History, str], None]] = {
 
 
 def test_the_readme_asks_twelve_questions() -> None:
-    asked = answers_in_readme()
+    asked = documented_answers()
     assert len(asked) == 12
     assert [
         [question for question in asked if question.startswith(begin)] for begin in QUESTIONS
@@ -284,7 +284,7 @@ def test_the_readme_asks_twelve_questions() -> None:
 
 @pytest.mark.parametrize("begin", QUESTIONS)
 def test_the_answer_is_true(begin: str, history: History) -> None:
-    [answer] = [answer for asked, answer in answers_in_readme().items() if asked.startswith(begin)]
+    [answer] = [answer for asked, answer in documented_answers().items() if asked.startswith(begin)]
     QUESTIONS[begin](history, answer)
 
 

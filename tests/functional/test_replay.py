@@ -134,7 +134,7 @@ def test_another_onnxruntime_is_said_and_near_numbers_are_within_tolerance(
     result = replay(warehouse, "run-1")
     assert (result.identical, result.within_tolerance, result.passed) == (ROWS - 1, 1, True)
     assert [note.split(",")[0].split(" by")[0] for note in result.notes] == [
-        "the features hashes are", "scored",
+        "the features were hashed", "scored",
     ]  # fmt: skip
 
 

@@ -323,7 +323,7 @@ def test_two_models_promoted_at_the_same_time_are_both_recorded(seeds: Seeds) ->
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from dbt_onnx.promotion.promote import promote as promotion
+from dbt_onnx.promotion import promote as promotion
 
 promotion.append_promotions = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 standing, entry = promotion.read_promotion(Path(sys.argv[1]), "m/3")

@@ -224,7 +224,7 @@ def test_a_call_that_cannot_be_stopped_is_left_and_the_process_ends() -> None:
     # a loop without operators never looks whether it should end
     code = (
         "import sys, numpy as np\n"
-        "from dbt_onnx import native, session\n"
+        "from dbt_onnx.kernel import native, session\n"
         "native._GRACE_SECONDS = 0.1\n"
         "model = sys.stdin.buffer.read()\n"
         "scorer = session.OnnxSession(model, output_names=['y'], max_seconds=0.2)\n"

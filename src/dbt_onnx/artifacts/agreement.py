@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def check_contract(contract: Contract, signature: GraphSignature, *, where: str) -> None:
     """Raise ContractError, with every fault, when the graph is not what the contract says.
 
-    Only names and types of outputs are compared: the shapes that files declare for them are
-    often wrong, and what comes back is checked when it comes.
+    Of outputs only names and types are compared. The shapes that files declare for them are often
+    wrong, so a run checks the shapes that it gets.
     """
     inputs = {tensor.name: tensor for tensor in signature.inputs}
     outputs = {tensor.name: tensor for tensor in signature.outputs}
@@ -72,7 +72,7 @@ def _output_faults(output: Output, tensor: Tensor | None) -> list[str]:
         faults.append(f"{where} gives probabilities of type {output.dtype}")
     if output.kind == "label" and tensor.dtype in FLOAT_TYPES:
         faults.append(f"{where} gives labels of type {tensor.dtype}")
-    # of two lists of the same labels, the owner decided
+    # the file has two lists of the same labels, and the owner has chosen one of them
     is_decided = output.classes == tensor.overruled and set(tensor.overruled or ()) == set(
         tensor.classes or ()
     )

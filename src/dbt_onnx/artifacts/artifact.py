@@ -43,8 +43,10 @@ _OPENS_IN_FOLDERS = {os.open, os.stat} <= os.supports_dir_fd  # not on Windows
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A verified model. `model_bytes` are the bytes whose sha256 the registry names, `card_sha256` is
-    the digest of the card as it was read, whether or not the registry names it.
+    """A verified model.
+
+    `model_bytes` are the bytes whose sha256 the registry names. `card_sha256` is the digest of the
+    card as it was read, whether or not the registry names it.
     """
 
     model_name: str
@@ -64,7 +66,7 @@ class Artifact:
 
     @property
     def scoring_bytes(self) -> bytes:
-        """The model as it is run: `model_bytes`, with tensors in the place of ZipMaps."""
+        """The bytes that are run: `model_bytes` without ZipMaps, see `without_zipmaps`."""
         if all(tensor.kind != "map_sequence" for tensor in self.signature.outputs):
             return self.model_bytes
         classes = {output.name: output.classes or () for output in self.contract.outputs}
@@ -132,8 +134,8 @@ def load_artifact(root: Path, entry: RegistryEntry) -> Artifact:
 def read_below(root: Path, relative: str, *, max_bytes: int) -> bytes:
     """Read one regular file below `root`, through no symbolic link; `relative` is from outside.
 
-    A hard link cannot be told from a file; what it may hold is decided by its sha256.
-    Raises ArtifactError.
+    A hard link looks like any other file: the sha256 decides whether its bytes may be used. Raises
+    ArtifactError.
     """
     if faults := path_faults(relative):
         raise ArtifactError(
@@ -144,8 +146,8 @@ def read_below(root: Path, relative: str, *, max_bytes: int) -> bytes:
     with ExitStack() as opened:
         try:
             for part in relative.split("/"):
-                # each part is looked for in the open folder before it, where folders can be opened:
-                # whoever puts a link in the place of one of them meanwhile changes nothing
+                # each folder is opened within its parent, which is open already: so nobody can put
+                # a link in its place meanwhile
                 if _OPENS_IN_FOLDERS:
                     folder = opened.enter_context(_opened_folder(place, within=folder))
                 place = place / part
@@ -175,7 +177,7 @@ def _within(path: Path, folder: int | None) -> str | Path:
 
 @contextmanager
 def _opened_folder(path: Path, *, within: int | None) -> Iterator[int]:
-    """A descriptor of the folder, `within` that of the one that it is in; it is no link, then."""
+    """Open a folder by its name in the open folder `within`, where a symbolic link is refused."""
     flags = os.O_DIRECTORY | getattr(os, "O_PATH", 0) | (0 if within is None else os.O_NOFOLLOW)
     descriptor = os.open(_within(path, within), os.O_RDONLY | flags, dir_fd=within)
     try:
@@ -185,7 +187,7 @@ def _opened_folder(path: Path, *, within: int | None) -> Iterator[int]:
 
 
 def _read_regular(path: Path, *, within: int | None, max_bytes: int) -> bytes:
-    # no following of a link put there since, no waiting for the writer of a named pipe
+    # a link that was put there meanwhile is not followed, the writer of a named pipe not waited for
     flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(_within(path, within), os.O_RDONLY | flags, dir_fd=within)
     try:
@@ -198,11 +200,11 @@ def _read_regular(path: Path, *, within: int | None, max_bytes: int) -> bytes:
         if status.st_size > max_bytes:
             raise ArtifactError(
                 f"{path} has {status.st_size:,} bytes; at most {max_bytes:,} are read",
-                hint="a model in one file ends at 2 GiB, a card at 64 MiB: restore the file, or "
+                hint="a model may have 2 GiB, and a card 64 MiB: restore the file, or "
                 "export a smaller model",
             )
         with open(descriptor, "rb", closefd=False) as stream:
-            # not `max_bytes`: Python takes that much memory before it reads
+            # not `read(max_bytes)`: Python would reserve that much memory first
             return stream.read(status.st_size)
     finally:
         os.close(descriptor)
@@ -281,15 +283,16 @@ def write_artifact(
 
 
 def _refuse_alike(folder: Path) -> None:
-    """Raise ArtifactError when one beside it differs by letter case only: where file systems ignore
-    that, they are the same.
+    """Raise ArtifactError when a folder beside it differs by letter case only.
+
+    On file systems that ignore case, the two are one folder.
     """
     beside = folder.parent.iterdir() if folder.parent.is_dir() else []
     for name in (item.name for item in beside):
         if name != folder.name and name.casefold() == folder.name.casefold():
             raise ArtifactError(
                 f"{folder.parent} has {name!r}, and {folder.name!r} differs from it by letter case only",
-                hint="write it as it is there, or choose another",
+                hint="use that spelling, or choose another name",
             )
 
 

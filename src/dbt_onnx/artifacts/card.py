@@ -45,8 +45,9 @@ def render_card(
     reference_outputs: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The bytes of a `card.json`; the same content, the same bytes. Raises ValueError when a value is
-    NaN, infinite or no JSON type.
+    """The bytes of a `card.json`. The same content gives the same bytes.
+
+    Raises ValueError when a value is NaN, infinite or no JSON type.
     """
     card = {
         "format_version": FORMAT_VERSION,
@@ -64,8 +65,9 @@ def render_card(
 
 
 def digest(card: bytes) -> str:
-    """The SHA-256 by which the registry knows a card. How lines end does not count: git may change
-    that on the way to another machine, and it says nothing in JSON.
+    """The SHA-256 by which the registry knows a card.
+
+    Line endings do not count: git may change them on another machine, and JSON ignores them.
     """
     return hashlib.sha256(card.replace(b"\r\n", b"\n")).hexdigest()
 
@@ -163,7 +165,7 @@ def _finite(text: str) -> float:
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of a key that stands twice, each reader would take the value that it likes."""
+    """Refuse an object with the same key twice: readers differ in which of the two they take."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)

@@ -1,11 +1,13 @@
 """The class labels of a classifier's outputs, where the graph itself says them.
 
-The names of probabilities decide what a column means, so a label set is taken only from the
-operator that makes the output, through operators that do not change the meaning of positions. That
-operator may still be an inner classifier: the last one of a stacking classifier numbers the classes
-from 0, whatever they are called. So where a label output has as many labels, it decides. In a file
-without a label output an inner classifier cannot be told from an outer one. This module needs no
-onnx: it takes a parsed GraphProto.
+The labels decide what a column of probabilities means. So they are taken only from the operator
+that makes the output, or from one before it when all operators between keep the order of values.
+
+That operator may still be an inner classifier: the last one of a stacking classifier numbers the
+classes from 0, whatever they are called. So a label output with as many labels overrules it. In a
+file without a label output an inner classifier looks like an outer one.
+
+This module does not import onnx: it takes a parsed GraphProto.
 """
 
 from __future__ import annotations
@@ -35,8 +37,10 @@ _FLOATS = frozenset({1, 10, 11})
 def classes_of_outputs(
     graph: Any,
 ) -> tuple[dict[str, tuple[Class, ...]], dict[str, tuple[Class, ...]]]:
-    """Returns {output: labels in the order of the probabilities}, unknown outputs left out, and {output:
-    the list that the label output overruled}.
+    """Returns {output: labels in the order of the probabilities}, and {output: overruled labels}.
+
+    Outputs whose labels are not known are left out. The second has the outputs whose own labels
+    the label output overrules.
     """
     producers = {name: node for node in graph.node for name in node.output if name}
     constants = {item.name: item for item in graph.initializer}
@@ -50,7 +54,7 @@ def classes_of_outputs(
             if source in known:
                 source = known[source]
                 break
-            known[source] = ()  # a tensor that is made of itself has none
+            known[source] = ()  # ends a circle: a tensor that depends on itself has no labels
             trail.append(source)
             source = _source(source, producers.get(source), elements)
         known |= dict.fromkeys(trail, source)
@@ -66,7 +70,7 @@ def _decided_by_the_label(
     overruled = {}
     if len(labels) == 1:
         for name, own in classes.items():
-            # a map names its values itself, and has no type of a tensor
+            # a map (ZipMap) is left out: it carries its own labels
             if types[name] in _FLOATS and len(own) == len(labels[0]) and own != labels[0]:
                 classes[name], overruled[name] = labels[0], own
     return classes, overruled
@@ -75,7 +79,7 @@ def _decided_by_the_label(
 def _source(
     name: str, node: Any, elements: Callable[[str], tuple[Class, ...]]
 ) -> str | tuple[Class, ...]:
-    """The labels of a tensor, or the tensor that has the same ones."""
+    """The labels of a tensor, or the name of the tensor before it that has the same labels."""
     if node is None or not node.input:
         return ()
     if node.op_type in _CLASSIFIERS:
@@ -87,7 +91,7 @@ def _source(
 
 
 def labels_of(node: Any) -> tuple[Class, ...]:
-    """The class labels that a classifier or a ZipMap has as an attribute, none without."""
+    """The class labels in the attributes of a classifier or ZipMap; empty if there are none."""
     for attribute in node.attribute:
         if attribute.name in _LABELS and (attribute.ints or attribute.strings):
             return (

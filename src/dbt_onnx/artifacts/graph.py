@@ -33,9 +33,9 @@ class Tensor:
     """One input or output as the file declares it; what an output declares may not be true.
 
     `shape` has an int for a fixed axis, a name or none for a dynamic one; none when the rank is
-    not declared. A `map_sequence` (ZipMap) has the type of its values in `dtype`, of its keys in
-    `key_dtype`. `classes` are the class labels of a classifier's output, where the file says them;
-    `overruled` is the list of an inner classifier, where the label output has another.
+    not declared. For a `map_sequence` (ZipMap) `dtype` is the type of the values and `key_dtype`
+    that of the keys. `classes` are the class labels of a classifier's output, where the file says
+    them; `overruled` are those of an inner classifier that the label output contradicts.
     """
 
     name: str
@@ -51,8 +51,8 @@ class Tensor:
 class GraphSignature:
     """Inputs without the initializers, outputs, and the metadata of the file.
 
-    `batch_rows` is 1 when the graph takes one row at a time, else none. `has_halves`: it computes in
-    16-bit floats, at least in part.
+    `batch_rows` is 1 when the graph takes one row at a time, else none. `has_halves` says whether
+    any of it computes in 16-bit floats.
     """
 
     inputs: tuple[Tensor, ...]
@@ -83,16 +83,16 @@ def read_graph(model_bytes: bytes, *, where: str) -> GraphSignature:
 
 
 def without_zipmaps(model_bytes: bytes, classes: Mapping[str, tuple[Class, ...]]) -> bytes:
-    """The same model, except that an output which a ZipMap makes is the tensor that it makes it of:
-    (rows, classes), the same numbers, without a Python dict for each row.
+    """The same model without ZipMaps at its outputs: the input tensor of each is the output instead.
 
-    `model_bytes` have passed `read_graph`. `classes` are the class labels by output, in the order of
-    the columns; an output whose ZipMap has others stays as it is.
+    That tensor, (rows, classes), has the same numbers; a ZipMap makes a Python dict for each row of
+    it. `classes` are the class labels by output, in the order of the columns. A ZipMap with other
+    labels stays. `model_bytes` have passed `read_graph`.
     """
     model = onnx.ModelProto.FromString(model_bytes)
     producers = {name: node for node in model.graph.node for name in node.output}
     consumed = {name for node in _nested_nodes(model.graph) for name in node.input}
-    # Identity is of the standard domain
+    # the Identity operator needs the standard domain
     has_identity = any(item.domain in {"", "ai.onnx"} for item in model.opset_import)
     for output in model.graph.output:
         node = producers.get(output.name)
@@ -112,7 +112,7 @@ def _parse(model_bytes: bytes, *, where: str) -> onnx.ModelProto:
     if model_bytes[4:8] == b"ORTM":
         raise _not_onnx(where, model_bytes, "it is in onnxruntime's own format (.ort)")
     try:
-        # two bytes of a file may become two hundred in memory
+        # parsed, a file may take a hundred times its size
         with Memory().bounded():
             model: onnx.ModelProto = onnx.ModelProto.FromString(model_bytes)
     except DecodeError as error:
@@ -243,7 +243,7 @@ def _shape_faults(shape: tuple[Dimension, ...]) -> list[str]:
 
 
 def _state_inputs(graph: onnx.GraphProto) -> set[str]:
-    """Graph inputs that reach the initial state of a recurrent operator, and not its sequence."""
+    """Graph inputs that feed the initial state of a recurrent operator, but not its sequence."""
     nodes = _nested_nodes(graph)
     if not any(node.op_type in _RECURRENT for node in nodes):
         return set()
@@ -269,8 +269,9 @@ def _state_inputs(graph: onnx.GraphProto) -> set[str]:
 def _reaching(
     nodes: list[onnx.NodeProto], producers: Mapping[str, int], sources: Mapping[str, int]
 ) -> list[int]:
-    """The graph inputs, as bits, that reach each node; every node is looked at once, so that a small
-    file does not take long.
+    """For each node, which graph inputs it depends on, one bit for each input.
+
+    Every node is visited once, so a hostile file cannot make this slow.
     """
     reaching = [0] * len(nodes)
     is_begun, is_done = [False] * len(nodes), [False] * len(nodes)

@@ -1,9 +1,9 @@
 """Constructs that a model file must not hold, found before onnxruntime sees its bytes.
 
 onnxruntime reads the files that a model names as external data, inlines functions without limit
-and allocates whatever shape a constant asks for. So the whole message tree is walked by
-reflection, which leaves out no field, and refused on any of these. This module needs no onnx: it
-takes a parsed ModelProto.
+and allocates whatever shape a constant asks for. So every field of the message tree is visited, by
+reflection, and a model with any of these is refused. This module does not import onnx: it takes a
+parsed ModelProto.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def refuse_hostile(model: Any, *, where: str) -> None:
 
 
 def _walk(model: Any) -> Iterator[tuple[Any, str, int]]:
-    """Every message below the model, with where it stands and how many graphs are around it."""
+    """Every message in the model, with its place and the number of graphs that it is nested in."""
     stack = [iter([(model, "", 0)])]
     while stack:
         found = next(stack[-1], None)
@@ -145,7 +145,7 @@ def _refuse_huge(shape: tuple[int, ...], *, where: str, what: str) -> None:
 
 
 def _refuse_exploding_functions(model: Any, *, where: str) -> None:
-    """onnxruntime inlines functions: ten that call the next one ten times are 10^10 nodes."""
+    """onnxruntime inlines functions: ten, each calling the next one ten times, make 10^10 nodes."""
     functions = {_called(item, item.name): item for item in model.functions}
     sizes: dict[_Function, int] = {}
 
@@ -188,7 +188,7 @@ def _called(message: Any, name: str) -> _Function:
 def _keep_largest(
     constants: dict[str, tuple[int, ...]], name: str, values: tuple[int, ...]
 ) -> None:
-    """A name may be given many times over, in graphs of its own and, in a hostile file, in one."""
+    """Keep the largest constant of a name: subgraphs may reuse it, a hostile graph may repeat it."""
     if values and (name not in constants or prod(values) > prod(constants[name])):
         constants[name] = values
 
@@ -218,7 +218,7 @@ def _constant_values(node: Any) -> Iterator[tuple[int, ...]]:
 
 def _small_integers(tensor: Any) -> tuple[int, ...]:
     """The elements of an int64 tensor that could be a shape, else nothing."""
-    # dims may lie
+    # `dims` is not trusted: the data are counted
     if (
         tensor.data_type != _INT64
         or max(len(tensor.raw_data) // 8, len(tensor.int64_data)) > MAX_DEPTH

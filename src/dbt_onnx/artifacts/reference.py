@@ -3,9 +3,9 @@
     dbt_onnx_references    what each column of a model version looked like in training
 
 The tests that look for drift are SQL, and SQL cannot read a card where the warehouse is closed to
-files; so a scoring run writes what the card says beside its ledger, a row per feature (role
-`feature`) and stored output column (`output`), see `distributions.describe`. Nothing here touches a
-warehouse.
+files. So a scoring run writes what the card says beside its ledger: a row for each feature (role
+`feature`) and each stored output column (role `output`). `distributions.describe` makes them.
+Nothing here touches a warehouse.
 """
 
 from __future__ import annotations
@@ -54,11 +54,15 @@ _TOLERANCE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """One column: shares[i] is the share, of the values that are not NULL or NaN, in
-    (edges[i - 1], edges[i]] or of categories[i]; `other_share` is that of all other categories.
-    `null_share` is that of NULL and NaN among `rows`, and of a feature with a `fill`, which the model
-    reads in their place, zero: the fill is one of the values. `time_unit` and `fill` are those of the
-    feature, `dtype` the least precise type in which the model reads it.
+    """The reference distribution of one column.
+
+    shares[i]      share of the values in (edges[i - 1], edges[i]], or equal to categories[i]
+    other_share    share of all other categories
+    null_share     share of NULL and NaN among `rows`; the shares above leave them out. Zero for a
+                   feature with a `fill`, since the model reads the fill in their place
+    dtype          the least precise type in which the model reads the feature
+
+    `time_unit` and `fill` are those of the feature.
     """
 
     role: str
@@ -80,8 +84,9 @@ class Reference:
 
 
 def references_of(artifact: Artifact) -> list[Reference]:
-    """What the card of a loaded artifact says about the columns of its contract, features first;
-    a column that it does not describe has no entry.
+    """The reference distributions in the card of a loaded artifact, features first.
+
+    A column that the card does not describe has no entry.
     """
     contract = artifact.contract
     outputs = [name for output in contract.outputs for name in output.columns if name is not None]
@@ -134,7 +139,7 @@ def _reference(
 
 
 def _fill_text(fill: Fill, described: Mapping[str, Any]) -> str:
-    """The fill as the distribution has its values."""
+    """The fill, written like the values of the distribution."""
     if described["kind"] == "numeric":
         return repr(float(fill))
     is_boolean = bool(described["shares"]) and set(described["shares"]) <= {"True", "False"}
@@ -142,7 +147,7 @@ def _fill_text(fill: Fill, described: Mapping[str, Any]) -> str:
 
 
 def _filled(described: Mapping[str, Any], fill: str) -> dict[str, Any]:
-    """The distribution with the fill in the place of NULL."""
+    """The distribution after every NULL has become the fill."""
     nulls = described["nulls"]
     shares = described["shares"]
     if described["kind"] == "numeric":
@@ -156,7 +161,7 @@ def _filled(described: Mapping[str, Any], fill: str) -> dict[str, Any]:
 
 
 def reference_faults(card: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the distributions of a card that came from outside, a text per column."""
+    """What is wrong with the distributions of a card from outside, one text for each column."""
     return [
         f"{part} of {name!r:.60} has {fault}"
         for part in ("reference", "reference_outputs")
@@ -188,7 +193,7 @@ def _fault_of_numbers(edges: Any, shares: Any) -> str | None:
     if any(lower >= upper for lower, upper in pairwise(edges)):
         return "edges that do not ascend"
     if not isinstance(shares, list) or not _are_shares(shares) or not _sum_up(shares):
-        return f"shares {shares!r:.40}, which are no shares of one whole"
+        return f"shares {shares!r:.40}, which are not shares that add up to 1"
     if len(shares) != len(edges) + 1 or len(shares) > MAX_BINS:
         return f"{len(shares):,} shares for {len(edges):,} edges; it takes one more than edges"
     return None
@@ -198,7 +203,9 @@ def _fault_of_categories(shares: Any, other: Any) -> str | None:
     if not isinstance(shares, dict) or len(shares) > MAX_BINS:
         return f"shares {shares!r:.40}, which are no shares by category"
     if not _are_shares([*shares.values(), other]) or not _sum_up([*shares.values(), other]):
-        return f"shares {shares!r:.40} and other {other!r:.40}, which are no shares of one whole"
+        return (
+            f"shares {shares!r:.40} and other {other!r:.40}, which are not shares that add up to 1"
+        )
     try:
         "".join(shares).encode()
     except UnicodeEncodeError:
@@ -220,6 +227,6 @@ def _are_shares(values: Sequence[Any]) -> bool:
 
 
 def _sum_up(shares: Sequence[float]) -> bool:
-    """To one, or to nothing where every value was NULL."""
+    """Whether the shares add up to one, or to zero where every value was NULL."""
     total = math.fsum(shares)
     return total == 0 or abs(total - 1) <= _TOLERANCE

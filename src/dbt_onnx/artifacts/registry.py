@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REGISTRY_COLUMNS = ("model_name", "model_version", "alias", "artifact", "sha256")
-# registries from before it was there have no such column: `dbt-onnx verify --record-cards`
+# missing in older registries: `dbt-onnx verify --record-cards` adds it
 CARD_COLUMN = "card_sha256"
 SEED_COLUMNS = (*REGISTRY_COLUMNS, CARD_COLUMN)
 CHAMPION = "champion"
@@ -52,8 +52,10 @@ class ModelVersion(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RegistryEntry:
-    """One row of the registry. `artifact` is a path below the artifacts directory; `sha256` is of that
-    file, `card_sha256` of the card beside it, as `card.digest` has it, none where it is not recorded.
+    """One row of the registry.
+
+    `artifact` is the path of the model file below the artifacts directory, `sha256` is of that
+    file. `card_sha256` is the `card.digest` of the card beside it, none where it is not recorded.
     """
 
     model_name: str
@@ -89,8 +91,8 @@ class Registry:
     def from_rows(cls, rows: Iterable[Mapping[str, object]], *, where: str) -> Registry:
         """Read rows whose values are text, integers, dates or none (an empty alias).
 
-        Raises RegistryError with every fault: columns missing, names or paths that are not safe,
-        a version or an alias of a model given twice, a sha256 that is none.
+        Raises RegistryError with every fault: missing columns, unsafe names or paths, a version or
+        an alias that a model has twice, text that is no sha256.
         """
         faults: list[str] = []
         entries = []
@@ -103,7 +105,7 @@ class Registry:
                     hint = "name the seed that `dbt-onnx register` writes"
                 break
             if not any(value is not None and str(value).strip() for value in row.values()):
-                continue  # a blank line, which some of dbt's ways to load a seed make a row of NULLs
+                continue  # a blank line: dbt may load it as a row of NULLs
             entry, row_faults = _read_row(row)
             faults += [f"row {number}: {fault}" for fault in row_faults]
             if entry is not None:
@@ -267,7 +269,7 @@ def path_faults(artifact: str) -> list[str]:
 
 def _read_row(row: Mapping[str, object]) -> tuple[RegistryEntry | None, list[str]]:
     given = {column: row.get(column) for column in SEED_COLUMNS}
-    # whole numbers and days have one spelling, or the card has another, and says so
+    # whole numbers and days are taken: if dbt lost their spelling, the card will not match
     faults = [
         f"{column} was loaded as the {_kind(value)} {value}; {AS_TEXT}"
         for column, value in given.items()
@@ -315,7 +317,7 @@ def _contradictions(entries: list[RegistryEntry]) -> list[str]:
 
 
 def _confusions(entries: list[RegistryEntry]) -> list[str]:
-    """What differs by letter case only: file systems and collations would take one for the other."""
+    """Names that differ by letter case only: file systems and collations would confuse them."""
     texts = {
         "models": {entry.model_name for entry in entries},
         "versions": {str(entry.model) for entry in entries},
@@ -332,7 +334,7 @@ def _confusions(entries: list[RegistryEntry]) -> list[str]:
             if len(same) > 1
         ]
         if faults:
-            break  # what belongs to them differs likewise
+            break  # what belongs to these models would be named, too
     return faults
 
 

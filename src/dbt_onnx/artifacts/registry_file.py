@@ -1,6 +1,6 @@
 """The registry's seed file: rows are added when a version is registered, aliases move.
 
-Whatever else the file holds, other columns and rows, stays as it is. One command at a time writes.
+All other columns and rows of the file stay as they are. One command at a time writes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def check_addition(
     path: Path, *, model_name: str, model_version: str, alias: str | None, move_alias: bool = False
 ) -> None:
-    """Raise RegistryError when the seed holds this version already, or another version its alias.
+    """Raise RegistryError when the seed has this version already, or gives its alias to another.
 
-    A seed that does not exist yet is empty. Raises ConfigError for an alias that is none.
+    A seed that does not exist yet is empty. Raises ConfigError for a malformed alias.
     """
     if alias and (faults := alias_faults(alias)):
         raise ConfigError("; ".join(faults), hint="use a plain word, such as 'champion'")
@@ -56,8 +56,8 @@ def _refuse_alike(path: Path, entry: RegistryEntry, model_name: str, model_versi
     if given != known and given.casefold() == known.casefold():
         raise RegistryError(
             f"{path} has {known!r}, and {given!r} differs from it by letter case only",
-            hint="write it as it is there, or choose another: file systems and collations would take "
-            "one for the other",
+            hint="use that spelling, or choose another name: file systems and collations would confuse "
+            "the two",
         )
 
 
@@ -91,9 +91,10 @@ def put_entry(path: Path, entry: RegistryEntry) -> RegistryEntry:
 
 
 def record_cards(path: Path, digests: Mapping[tuple[str, str], str]) -> tuple[int, bool]:
-    """Write the digest of each (model, version)'s card into the rows that have none yet, with a column
-    for it if there is none. Returns how many rows that were, and whether the column is new. Raises
-    RegistryError when the seed is not valid.
+    """Write the digests of cards, by (model, version), into the rows that have none yet.
+
+    Adds the column if the seed lacks it. Returns how many rows were filled, and whether the column
+    is new. Raises RegistryError when the seed is not valid.
     """
     with locked(path.parent):
         Registry.from_csv(path)
@@ -132,7 +133,7 @@ def exchange_aliases(path: Path, promoted: RegistryEntry, replaced: RegistryEntr
 def _put(seed: SeedFile, entry: RegistryEntry) -> None:
     of_model = [row for row in seed.rows if seed.value(row, "model_name") == entry.model_name]
     own = [row for row in of_model if seed.value(row, "model_version") == entry.model_version]
-    # a seed of before gets no column in passing: its table has none until `dbt seed --full-refresh`
+    # no column is added here: the table in the warehouse lacks it until `dbt seed --full-refresh`
     values = {
         column: getattr(entry, column) or "" for column in SEED_COLUMNS if column in seed.header
     }
@@ -150,7 +151,7 @@ def _put(seed: SeedFile, entry: RegistryEntry) -> None:
 
 
 def _registry(seed: SeedFile) -> Registry:
-    """The seed's rows as a registry. Raises RegistryError when they make none."""
+    """The seed's rows as a registry. Raises RegistryError when they are not valid."""
     columns = [column for column in SEED_COLUMNS if column in seed.header]
     rows = [{column: seed.value(row, column) for column in columns} for row in seed.rows]
     return Registry.from_rows(rows, where=str(seed.path))

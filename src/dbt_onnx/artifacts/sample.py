@@ -1,4 +1,4 @@
-"""The rows that a card carries, scored as a table is: does the model still say what it said?"""
+"""The sample rows in a card, scored like a table: does the model still say what it said?"""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def largest_difference(
     """Compare outputs: numbers within `tolerance`, all else exactly.
 
     The tolerance is a share of the number, or of its column's scale where that is larger. A column
-    that `scales` does not name has the scale 1. Returns the largest absolute difference of two numbers, and what differs, the first row of
-    each column.
+    that `scales` does not name has the scale 1. Returns the largest absolute difference of two
+    numbers, and a text for each column that differs, about its first such row.
     """
     largest, faults = 0.0, []
     if set(expected) != set(actual):
@@ -81,8 +81,9 @@ def largest_difference(
 
 
 def scales_of(card: Mapping[str, Any]) -> dict[str, Any]:
-    """{column of numbers: its scale, a list for a vector}, as the card has it; an older
-    card has none. Raises ArtifactError when they are no numbers.
+    """The scales in the card: {column of numbers: its scale, a list for a vector}.
+
+    Empty for an older card, which has none. Raises ArtifactError when they are no numbers.
     """
     parity = card.get("parity")
     scales = parity.get("scales", {}) if isinstance(parity, dict) else {}
@@ -97,7 +98,7 @@ def scales_of(card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sizes_of(contract: Contract, outputs: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """{column of numbers: the scale of these values}: the mean size, 1 for probabilities."""
+    """{column of numbers: the mean size of these values}; 1 for probabilities."""
     scales: dict[str, Any] = {}
     for output in contract.outputs:
         for name in output.columns:
@@ -150,10 +151,10 @@ def _is_close(want: Any, got: Any, tolerance: float, scale: Any) -> bool:
         return len(want) == len(got) == len(each) and all(
             _is_close(one, other, tolerance, size) for one, other, size in items
         )
-    # an integer is a label or a count: it is equal or it is not
+    # an integer is a label or a count: near is not equal
     if (isinstance(want, float) and _is_number(got)) or (
         isinstance(got, float) and _is_number(want)
     ):
         return isclose(want, got, rel_tol=tolerance, abs_tol=tolerance * scale)
-    # to Python, True == 1.0
+    # for Python True equals 1.0, so the types are compared, too
     return bool(want == got) and isinstance(want, bool) == isinstance(got, bool)

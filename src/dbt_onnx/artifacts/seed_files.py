@@ -1,4 +1,4 @@
-"""The CSV seeds that commands write: read with what others keep in them, changed one at a time."""
+"""The CSV seeds that commands write. What others keep in them stays; one command writes at a time."""
 
 from __future__ import annotations
 

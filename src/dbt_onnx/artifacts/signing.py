@@ -1,7 +1,7 @@
 """Signatures of registered versions, by the OpenSSF's package `model-signing`: with a key, offline.
 
-`model.sig` lies beside the model file and is signed over two files, the model and its card; the
-card names model and version. A scoring run imports nothing of this.
+`model.sig` lies beside the model file and covers two files: the model, and its card, which names
+model and version. A scoring run imports nothing of this.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class SignatureVerifier:
                 raise self._fault(path, artifact, error) from error
 
     def _fault(self, path: Path, artifact: Artifact, error: Exception) -> ArtifactError:
-        """What the package found, in our words: it raises whatever its parsers raise."""
+        """The error in our words: the package raises whatever its parsers raise."""
         from cryptography.exceptions import InvalidSignature
 
         said = str(error)
@@ -137,7 +137,7 @@ def _model_signing() -> Any:
 def _hashing(package: Any) -> Any:
     class Everything(package.hashing.Config):  # type: ignore[misc]
         def add_ignored_paths(self, **_: Any) -> None:
-            """A signature may tell which files to leave out; none is."""
+            """Ignore the files that the signature wants left out: none may be."""
 
     return Everything().set_ignored_paths(paths=(), ignore_git_paths=False)
 

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 class Verdict:
     """What came of checking one registry row.
 
-    `sample_rows` is 0 when the card has no sample; `max_abs_difference` is between the sample's
-    outputs and what the model gave now. `is_signed` is none when no signature was asked for,
-    `card_sha256` is the digest of the card, none where it could not be read.
-    `fault` and `hint` are none when all is well.
+    `sample_rows` is 0 when the card has no sample. `max_abs_difference` is between the outputs in
+    the sample and those that the model gives now. `is_signed` is none when no signature was asked
+    for. `card_sha256` is the digest of the card, none where the card could not be read. `fault` and
+    `hint` are none when all is well.
     """
 
     entry: RegistryEntry
@@ -49,11 +49,12 @@ def verify_registry(
 
 
 def unregistered_folders(root: Path, registry: Registry) -> list[Path]:
-    """Folders of versions below `root` that no row names: what a `register` that was interrupted, or
-    an `export` without a registry, has left.
+    """Folders of versions below `root` that no row of the registry names.
+
+    An interrupted `register` leaves one, and so does an `export` without a registry.
     """
     known = {(root / entry.artifact).parent for entry in registry.entries}
-    # a name that begins with a dot: it was being written
+    # a name that begins with a dot is a file that was being written
     names = ("model.onnx", CARD_NAME, ".model.onnx.*", f".{CARD_NAME}.*")
     found = {path.parent for name in names for path in root.glob(f"*/*/{name}")}
     return sorted(found - known)

@@ -40,8 +40,9 @@ _TIES = "dbt_onnx_ties_"
 def inputs_for(
     estimator: Any, columns: dict[str, pa.Array], dtype: TensorType
 ) -> tuple[Input, ...]:
-    """One input `features` (rows, features); or one per column (rows, 1) if any column is text or
-    a step picks columns by name.
+    """One input `features` (rows, features), or one for each column (rows, 1).
+
+    The latter if any column is text, or if a step picks columns by name.
     """
     if not names_columns(estimator) and not any(is_text(c.type) for c in columns.values()):
         return (Input(name="features", dtype=dtype, features=tuple(columns)),)
@@ -108,8 +109,10 @@ def convert(
 def renamed_inputs(
     model_bytes: bytes, inputs: tuple[Input, ...]
 ) -> tuple[bytes, tuple[Input, ...]]:
-    """Graph and inputs that agree on names: skl2onnx keeps the order of the inputs, and of their names
-    those that it likes. The others are called `column_<place>`, the features what they are called.
+    """The graph and its inputs, with the same names in both.
+
+    skl2onnx keeps the order of the inputs, but changes some of their names. Such an input is called
+    `column_<place>` here. Features keep their names.
     """
     import onnx
 
@@ -140,11 +143,11 @@ def renamed_inputs(
 
 
 def first_of_the_largest(model_bytes: bytes, classes: Sequence[Class]) -> bytes:
-    """The same model, except that its label is the first class whose probability is the largest, but
-    for what single precision adds to it.
+    """The same model, with another rule for its label: the first of the most probable classes.
 
-    That is how scikit-learn breaks a tie. onnxruntime adds 10 shares of 0.05 to more than 0.5, so
-    a forest of 20 trees that are split evenly takes the second class.
+    Probabilities that differ only by the rounding of single precision count as equal. That is how
+    scikit-learn breaks a tie. In onnxruntime 10 shares of 0.05 add up to more than 0.5, so a forest
+    of 20 trees that are split evenly would take the second class.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -182,7 +185,7 @@ def first_of_the_largest(model_bytes: bytes, classes: Sequence[Class]) -> bytes:
 
 
 class _Conversion:
-    """A call of a converter, which is Python and heeds an exception from outside."""
+    """A call of a converter. It is Python code, so an exception raised in its thread stops it."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self._call = call
@@ -191,14 +194,14 @@ class _Conversion:
     def run(self) -> Any:
         self._thread = threading.get_ident()
         with warnings.catch_warnings():
-            # what skl2onnx should ask of protobuf, numpy and scikit-learn in future is its affair
+            # deprecated calls of protobuf, numpy and scikit-learn are for skl2onnx to mend
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
             return self._call()
 
     def stop(self) -> None:
         if self._thread is not None:
-            # no Exception: a converter that catches those would go on
+            # SystemExit, since a converter may catch every Exception and go on
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
                 ctypes.c_ulong(self._thread), ctypes.py_object(SystemExit)
             )
@@ -210,7 +213,10 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def _declare_widths(model: onnx.ModelProto, answers: list[Answer]) -> None:
-    """Forests with several targets declare one, and onnxruntime warns at every batch."""
+    """Correct the declared width of outputs: forests with several targets declare one.
+
+    onnxruntime would warn at every batch.
+    """
     for info, answer in zip(model.graph.output, answers, strict=False):
         dims = info.type.tensor_type.shape.dim
         if len(dims) == 2 and answer.values.ndim == 2:

@@ -1,4 +1,4 @@
-"""The reference distribution of a column: what later data is compared with to see drift."""
+"""The reference distribution of a column, with which later data are compared to see drift."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ def describe(column: pa.Array, *, categorical: bool = False) -> dict[str, Any]:
     """The distribution of a column as JSON types, ready for a population stability index.
 
     Numbers: {"kind": "numeric", "rows", "nulls", "quantiles": BINS + 1 values from the smallest to
-    the largest, "edges", "shares"}; shares[i] is the share, of the values that are not NULL, in
-    (edges[i - 1], edges[i]], open below and above at the ends, so there is one more share than
-    edges. The edges are the inner quantiles without repetition; where some repeat, the smallest
-    value is an edge, too: else one flag of 95 % ones and 5 % zeros would be one bin.
+    the largest, "edges", "shares"}. shares[i] is the share of the values in
+    (edges[i - 1], edges[i]]. The first and the last bin are open, so there is one more share than
+    there are edges. The edges are the inner quantiles without repetition. Where some repeat, the
+    smallest value is an edge, too: else a flag with 95 % ones and 5 % zeros would be one bin.
+
     Text, or `categorical` numbers: {"kind": "categorical", "rows", "nulls", "shares": {value:
-    share}, "other"} with the MAX_CATEGORIES most frequent values, the rest in "other".
-    `nulls` is the share of NULL and NaN among `rows`. A list column counts by element.
+    share}, "other"}, with the MAX_CATEGORIES most frequent values; "other" is the rest.
+
+    `nulls` is the share of NULL and NaN among `rows`. All other shares leave these out. A list
+    column counts by element.
     """
     while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
         column = column.flatten()
@@ -52,7 +55,7 @@ def describe(column: pa.Array, *, categorical: bool = False) -> dict[str, Any]:
 
 
 def to_floats(column: pa.Array) -> Array:
-    """float64 (rows,); NULL becomes NaN, and a decimal the float that is nearest to it."""
+    """float64 (rows,). NULL becomes NaN, a decimal becomes the nearest float."""
     if not pa.types.is_decimal(column.type):
         return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
     return np.where(

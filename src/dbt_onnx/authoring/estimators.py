@@ -34,9 +34,9 @@ _CONVERTERS = {
 class Answer:
     """One output: its values (rows,) or (rows, k), and what its columns are called by default.
 
-    `columns` has a name for every column, `stored` whether it is stored unless somebody asks.
-    `is_rounded` (rows,), for labels: whether float32 cannot tell the two best answers apart by the
-    rule that the estimator decides by; none when that rule is not known.
+    `columns` has a name for every column, `stored` whether it is stored by default. `is_rounded`
+    (rows,) is for labels: whether float32 cannot tell the two best answers of a row apart, by the
+    rule of the estimator; none when that rule is not known.
     """
 
     kind: OutputKind
@@ -85,14 +85,15 @@ def _plain(column: pa.Array) -> Array:
 def gives_both(
     estimator: Any, rows: Any, share: float, places: Array, one: Array, other: Array
 ) -> Array:
-    """Whether `predict` gives both labels, `one` and `other`, when the rows at `places` are changed
-    by `share` of each number, in whatever directions.
+    """Whether `predict` gives both `one` and `other` near the rows at `places`.
+
+    Near is what each number of a row becomes when `share` of it is added or taken away.
     """
     nothing = np.zeros(len(places), dtype=bool)
     if not len(places):
         return nothing
     chosen = some_of(rows, places)
-    # an encoder may know an integer, and not what lies beside it
+    # first with integers changed, too: an encoder may refuse a value beside one that it knows
     for whole in (True, False):
         source = np.random.default_rng(0)
         has_one, has_other = nothing.copy(), nothing.copy()
@@ -111,7 +112,7 @@ def gives_both(
 
 
 def nudged(rows: Any, share: float, source: np.random.Generator, *, whole: bool) -> Any:
-    """The same rows, each number changed by `share` of itself, up or down; integers only if `whole`."""
+    """The same rows, each number moved by `share` of itself, up or down; integers only if `whole`."""
 
     def moved(values: Any) -> Any:
         kinds = "fiu" if whole else "f"
@@ -138,9 +139,9 @@ def some_of(rows: Any, places: Array) -> Any:
 
 
 def mixed(rows: Any, columns: dict[str, pa.Array], count: int) -> tuple[Any, dict[str, pa.Array]]:
-    """`count` rows that were never seen: each value is from the same column of a row at random.
+    """`count` new rows: each value is from the same column of a random row.
 
-    Returns them as the estimator and as a table takes them.
+    Returns them twice: in the form that the estimator takes, and as the columns of a table.
     """
     source = np.random.default_rng(0)
     n_rows = len(next(iter(columns.values())))
@@ -154,7 +155,7 @@ def mixed(rows: Any, columns: dict[str, pa.Array], count: int) -> tuple[Any, dic
 
 
 def _renumbered(rows: Any) -> Any:
-    """A data frame that is put together by the labels of its rows needs the same ones."""
+    """The rows numbered from 0, since a data frame joins its columns by the labels of their rows."""
     return rows.reset_index(drop=True) if hasattr(rows, "reset_index") else rows
 
 
@@ -213,7 +214,7 @@ def answers_of(estimator: Any, rows: Any) -> list[Answer]:
 
 
 def way_of(estimator: Any) -> str | None:
-    """How a model of another library becomes a version; none for one of scikit-learn's."""
+    """How to register a model of another library, for messages; none for scikit-learn's own."""
     parts = [estimator]
     for part in parts:
         steps = [item[1] for item in getattr(part, "steps", None) or ()]
@@ -256,7 +257,7 @@ def _classifier(estimator: Any, rows: Any) -> list[Answer]:
 
 
 def _refuse_threshold(estimator: Any) -> None:
-    """The converter has the probabilities of a tuned classifier, and labels as if it were not."""
+    """Refuse a tuned threshold: the converter leaves it out, so the labels would be others."""
     decider = final_step(estimator)
     while hasattr(decider, "best_estimator_"):
         decider = final_step(decider.best_estimator_)
@@ -269,8 +270,10 @@ def _refuse_threshold(estimator: Any) -> None:
 
 
 def _is_rounded(labels: Array, shares: Array, classes: Array) -> Array | None:
-    """Rows whose two largest probabilities are that near, but not equal: a tie has a rule. None when
-    `predict` does not take the largest: thresholds, one against one, clipped scores.
+    """Rows whose two largest probabilities differ, but by no more than float32 may lose.
+
+    Equal ones are left out, since a tie has a rule. None when `predict` does not take the largest
+    probability: it has a threshold, votes one against one, or clips its scores.
     """
     ordered = np.sort(shares, axis=1)
     gaps = ordered[:, -1] - ordered[:, -2] if len(classes) > 1 else np.ones(len(shares))

@@ -81,31 +81,31 @@ def export(
                     clusterer           label, distances (an array)
                     transformer         vector (an array)
     null_policies   {feature: "reject" | "nan"}. Default: `nan` for a feature with missing values
-                    in `features`, which the estimator then was trained to take; else `reject`. A
-                    forest trained without missing values would answer NaN all the same.
+                    in `features`, since the estimator was trained with them; else `reject`. A
+                    forest trained without missing values would answer for NaN all the same.
     fills           {feature: the value to use for NULL}.
     training        what else the card shall say, as JSON types: data, rows, metrics. Versions of
                     scikit-learn, skl2onnx, onnx and numpy are added.
     dtype           type of the numeric inputs. float64 only where float32 loses what matters,
                     such as integers above 2^24: graphs are slower with it, and many converters
                     compute in float32 anyway.
-    tolerance       the largest difference between graph and estimator that is let through, as a
-                    share of the number, or of the mean size of its column where that is larger; of
-                    1 for probabilities. A label has none: it may differ only where single precision
-                    cannot tell, see `docs/registering.md`.
-    parity_rows     how many rows of `features`, evenly spaced, the card keeps for `verify`. The
-                    comparison here is made on all of them, and on 2,000 more, mixed from them.
+    tolerance       the largest difference allowed between graph and estimator, as a share of the
+                    number, or of the mean size of its column where that is larger; probabilities
+                    have the size 1. Labels have no tolerance: they may differ only where single
+                    precision cannot decide, see `docs/registering.md`.
+    parity_rows     how many rows of `features`, evenly spaced, the card keeps for `verify`. This
+                    function compares all of them, and 2,000 more that are mixed from them.
     replace         overwrite a version that exists with other bytes.
 
     Numeric features fill one input tensor (rows, features), named `features`. With a text feature,
-    or a step that picks columns by name, each column has an input of its own (rows, 1), which has
-    its name, or a generated one where the converter would change it.
-    The same estimator gives the same bytes.
+    or a step that picks columns by name, each column has an input of its own (rows, 1). It has the
+    name of the column, or a generated one where the converter would change that name. The same
+    estimator gives the same bytes.
 
-    Raises ConfigError without the `export` extra and for a bad name or unknown column; ContractError when estimator and `features`
-    do not fit, or a value of `features` cannot be fed without loss; ArtifactError when the
-    estimator cannot be converted, when graph and estimator disagree beyond the tolerance, or
-    when the version exists with other bytes.
+    Raises ConfigError without the `export` extra and for a bad name or an unknown column;
+    ContractError when estimator and `features` do not fit, or a value of `features` cannot be fed
+    without loss; ArtifactError when the estimator cannot be converted, when graph and estimator
+    differ by more than the tolerance, or when the version exists with other bytes.
     """
     _check_installation()
     _check_names(name, version, alias)
@@ -176,7 +176,7 @@ def _contract(
     except ContractError as error:
         raise ContractError(
             error.message,
-            hint="name the columns of `features` otherwise, or those of the ledger with "
+            hint="rename the columns of `features`, or name those of the ledger with "
             "output_columns; null_policies and fills must fit the type of a feature",
         ) from error
 
@@ -204,7 +204,7 @@ class _Fitted(NamedTuple):
 def _trials(
     estimator: Any, rows: Any, columns: dict[str, pa.Array], answers: list[Answer], *, share: float
 ) -> list[tuple[pa.Table, Trial]]:
-    """The rows themselves, and rows mixed from them: a rule that is lost need not show on the former."""
+    """The rows themselves, and rows mixed from them: an error of the converter may show there only."""
     trials = [
         (
             pa.table(columns),
@@ -262,7 +262,7 @@ def _columns(features: Any) -> dict[str, pa.Array]:
     if isinstance(features, pa.Table):
         columns = {key: features.column(key).combine_chunks() for key in features.column_names}
     elif hasattr(features, "columns"):
-        # numpy is what every kind of data frame can give
+        # every kind of data frame can give numpy arrays
         columns = {
             str(key): pa.array(features[key].to_numpy(), from_pandas=True)
             for key in features.columns

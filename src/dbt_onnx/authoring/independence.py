@@ -1,7 +1,7 @@
-"""Whether what a model says of a row depends on the other rows of the call, or on chance.
+"""Whether the answer for a row depends on the other rows of the call, or on chance.
 
-No number of trials proves that it does not. Tried are calls of 1 to MOST_ROWS rows, as large as a
-run makes them by itself, in three orders, with small and large values and with NaN, and twice each.
+No number of trials proves that it does not. Calls of 1 to MOST_ROWS rows are tried, the largest that
+a run makes by itself: in three orders, with small and large values and with NaN, each twice.
 """
 
 from __future__ import annotations
@@ -37,12 +37,11 @@ def check_independence(
     run: Run, names: Sequence[str], inputs: Sequence[Input], widths: Mapping[str, int], *,
     has_halves: bool,
 ) -> int:  # fmt: skip
-    """Returns the number of rows of the largest call that was tried, which is less for a slow or
-    very wide model.
+    """Returns the rows of the largest call that was tried: fewer for a slow or very wide model.
 
-    `run` makes one call. Raises ContractError when an output of a row is another one beside other
-    rows, or when the same call is made twice; ModelCrashError when it kills its process. Values that
-    it fails on otherwise are left out.
+    `run` makes one call. Raises ContractError when the output for a row changes beside other rows,
+    or when the same call is repeated; ModelCrashError when a call kills its process. Values on which
+    the model fails in another way are left out.
     """
     compare = _Comparison(names, _HALF_TOLERANCE if has_halves else _TOLERANCE)
     a_row = sum(widths[name] for tensor in inputs for name in tensor.features)
@@ -69,7 +68,7 @@ def check_independence(
 def check_alone(
     run: Run, names: Sequence[str], feeds: Feeds, outputs: list[Any], *, has_halves: bool
 ) -> None:
-    """Raise ContractError when a row of `feeds` has other `outputs` alone, or in a call like the first."""
+    """Raise ContractError when a row of `feeds` alone, or the same call again, gives other outputs."""
     compare = _Comparison(names, _HALF_TOLERANCE if has_halves else _TOLERANCE)
     compare.same(outputs, run(feeds))
     for row in range(len(next(iter(feeds.values())))):
@@ -127,7 +126,7 @@ def _values(
     if tensor.dtype == "bool":
         return source.integers(0, 2, shape).astype(bool)
     if tensor.dtype not in FLOAT_TYPES:
-        # small ones may be places in a table
+        # small numbers may be positions in a table
         most = min(8 * magnitude, np.iinfo(tensor.dtype).max)
         return source.integers(0, int(most), shape).astype(tensor.dtype)
     values = source.normal(size=shape) * magnitude
@@ -140,7 +139,7 @@ def _values(
 
 @dataclass(frozen=True)
 class _Comparison:
-    """Outputs by `names`. Numbers are near within `tolerance`, of the number or of its column's size."""
+    """Compares outputs by `names`; `tolerance` is a share of a number, or of its column's size."""
 
     names: Sequence[str]
     tolerance: float

@@ -24,11 +24,11 @@ _LIST = re.compile(r"(?P<name>.+)\[(?P<width>[0-9]+)\]")
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """What the owner of a model says about it; empty for what the file says itself.
+    """What the owner of a model says about it. A field is empty where the file says it.
 
-    `features` in the order of the model's inputs, `name[3]` for a list column of three values.
-    `outputs`: {output or output:kind: columns}; no column means that it is not stored.
-    `fills` are texts, read by the type of the tensor. The key `*` of `null_policies` is all.
+    `features` are in the order of the model's inputs; `name[3]` is a list column of three values.
+    `outputs` are {output or output:kind: columns}; an output without columns is not stored. `fills`
+    are texts, read as the type of the tensor. The key `*` in `null_policies` stands for all.
     """
 
     features: Sequence[str] | None = None
@@ -138,7 +138,7 @@ def sample_columns(description: Description) -> dict[str, list[Any]]:
 def _inputs(
     signature: GraphSignature, wishes: Wishes, *, where: str
 ) -> tuple[dict[str, int | None], tuple[Input, ...]]:
-    """{feature: length of its list, none for a scalar} and the inputs that read them in turn."""
+    """{feature: length of its list, none for a scalar}, and the inputs that read the features."""
     for tensor in signature.inputs:
         if tensor.shape is not None and len(tensor.shape) not in {1, 2}:
             raise ContractError(
@@ -149,7 +149,7 @@ def _inputs(
     names = list(wishes.features) if wishes.features else feature_names_of(signature)
     if names is None and any(input_width(tensor) != 1 for tensor in signature.inputs):
         raise _unnamed(signature, where=where)
-    # a file with one input per column names the columns by that
+    # in a file with one input for each column, the inputs have the names of the columns
     features = _parse_features(names or [tensor.name for tensor in signature.inputs])
     named = [name.casefold() for name, _ in features]
     if twice := sorted({name for name in named if named.count(name) > 1}):

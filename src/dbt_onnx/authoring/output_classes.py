@@ -1,4 +1,4 @@
-"""Which label each value of an output belongs to, and whether the model's own labels agree."""
+"""Which label each value of an output is for, and whether the model's own labels agree."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def classes_of(
     outputs: Mapping[str, Any],
     given: Mapping[str, Sequence[str]],
 ) -> tuple[Class, ...] | None:
-    """Labels in the order of the values, from the owner, the graph, its label output, the maps.
+    """Labels in the order of the values: from the owner, else the graph, its label output or maps.
 
-    Raises ContractError when they are not those that the model gives on the trial's rows.
+    Raises ContractError when the model gave other labels on the rows of the trial.
     """
     labels = [item for item in signature.outputs if is_label(outputs[item.name])]
     label = labels[0] if len(labels) == 1 and labels[0].name != tensor.name else None
@@ -52,7 +52,7 @@ def _keys(values: Any) -> tuple[Class, ...] | None:
 
 
 def _matrix(values: Any, classes: tuple[Class, ...]) -> Array | None:
-    """What the model gave as (rows, classes), none when it is not that."""
+    """The output as (rows, classes); none when it has another shape."""
     if isinstance(values, list):
         if any(not isinstance(item, dict) or set(item) != set(classes) for item in values):
             return None
@@ -81,7 +81,7 @@ def _check_given(
         raise ContractError(
             f"--classes says {listed(given)} for output {tensor.name!r}; the file says "
             f"{listed(known)}, in this order",
-            hint="leave --classes out; columns are called otherwise with "
+            hint="leave --classes out; to rename the columns, use "
             f"--output '{tensor.name}:probabilities=...'",
         )
 
@@ -126,7 +126,7 @@ def _are_positions(said: Array, classes: tuple[Class, ...]) -> bool:
 
 
 def _has_threshold(scores: Array, is_second: Array) -> bool:
-    """Whether the rows of the second class have the larger scores: a label need not be the argmax."""
+    """Whether a threshold explains the labels: all rows of the second class have larger scores."""
     return bool(
         is_second.all()
         or not is_second.any()

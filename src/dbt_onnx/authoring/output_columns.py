@@ -1,4 +1,4 @@
-"""What the outputs of a model are, judged by what it gave, and which columns they fill."""
+"""What each output of a model is, judged by a trial run, and which columns it fills."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Wish:
 
 @dataclass(frozen=True)
 class _Seen:
-    """An output as it came: `width` values a row, its classes where they are known."""
+    """An output of the trial: `width` values for each row, and its classes where they are known."""
 
     tensor: Tensor
     dtype: TensorType
@@ -46,10 +46,10 @@ def describe_outputs(
 ) -> tuple[Output, ...]:
     """Kind, type and columns of every output that is to be stored.
 
-    `outputs` is what a trial run gave. `columns` is {output or output:kind: names}, where `-` is
-    a value that is not stored and no name at all leaves out the output; `classes` is {output:
-    labels in the order of the probabilities}. Raises ConfigError when those name no output, and
-    ContractError when an output is nothing that a ledger could hold.
+    `outputs` is what a trial run gave. `columns` is {output or output:kind: names}: `-` is a value
+    that is not stored, and an output without names is left out. `classes` is {output: labels in the
+    order of the probabilities}. Raises ConfigError when one of these names no output,
+    ContractError when a ledger cannot hold an output.
     """
     names = [tensor.name for tensor in signature.outputs]
     wishes = _read_wishes(columns, names)

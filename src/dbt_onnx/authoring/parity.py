@@ -1,11 +1,11 @@
-"""Whether a graph repeats the estimator that it was made from, on the path that a run takes.
+"""Whether a graph repeats the estimator that it was made from, scored as a run scores it.
 
-A number may be off by the tolerance, relative to itself or, where it is smaller, to the mean size
-of its column: the verdict is the same in every unit. Probabilities have the size 1.
+A number may differ by the tolerance, as a share of itself or of the mean size of its column,
+whichever is larger. So the verdict is the same in every unit. Probabilities have the size 1.
 
-A label is the estimator's, or the row lies where single precision cannot tell: its own `predict`
-gives both labels when the row is changed by what a cast may change, or it takes the largest
-probability, and the two largest are that near.
+A label must be the estimator's, unless single precision cannot decide. That is so when `predict`
+itself gives both labels after a change as small as a cast makes, and when `predict` takes the
+largest probability and the two largest differ by no more than that.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ NOISE = 1e-13
 
 @dataclass(frozen=True)
 class Parity:
-    """`expected`: {stored column: what the estimator says, (rows,) or (rows, width)}. `scales`:
+    """What a comparison found.
+
+    `expected` is {stored column: the estimator's answers, (rows,) or (rows, width)}, `scales` is
     {column of numbers: its size, () or (width,)}.
     """
 
@@ -63,7 +65,7 @@ def outputs_for(
         )
     outputs = []
     tensors = read_graph(model_bytes, where="the converted model").outputs
-    # a graph may have outputs more than the estimator has answers; nothing checks those
+    # a graph may have more outputs than the estimator has answers: nothing can check those
     for tensor, answer in zip(tensors, answers, strict=False):
         columns = _stored_columns(answer, renamed)
         if any(column is not None for column in columns):
@@ -115,8 +117,9 @@ def _scored(
 
 @dataclass(frozen=True)
 class Trial:
-    """Rows as the estimator takes them, its answers, and whether it says that its `predict` gives
-    both labels near a row: `is_at_boundary(places, one, other)`.
+    """Rows as the estimator takes them, and its answers.
+
+    `is_at_boundary(places, one, other)` tells whether `predict` gives both labels near a row.
     """
 
     where: str
@@ -132,8 +135,10 @@ def compare(
     tolerance: float,
     scales: Mapping[str, Array] | None = None,
 ) -> Parity:
-    """Raise ArtifactError when a prediction is not the estimator's. `scales` are the sizes of columns,
-    measured here if there are none. Rows that would be rejected are left out.
+    """Raise ArtifactError when a prediction is not the estimator's.
+
+    `scales` are the sizes of columns; without them they are measured here. Rows that a run would
+    reject are left out.
     """
     scored = np.flatnonzero(predictions.column("status").to_numpy() == SCORED)
     expected: dict[str, Array] = {}
@@ -157,7 +162,7 @@ def compare(
                 if column not in sizes:
                     sizes[column] = size_of(answer.kind, truth, tolerance)
                 apart = np.abs(got - truth)
-                # written so that NaN is wrong
+                # NaN compares false, so it counts as wrong
                 wrong = ~(apart <= tolerance * np.maximum(sizes[column], np.abs(truth)))
                 largest = max(largest, float(np.max(apart, initial=0)))
             expected[column] = truth
@@ -172,17 +177,17 @@ def compare(
         raise ArtifactError(
             f"the converted model does not repeat the estimator within {tolerance:g}: "
             + "; ".join(faults),
-            hint="try dtype='float64', scale the features, or state a larger tolerance; labels "
-            "have none: export an estimator whose `predict` the converter repeats",
+            hint="try dtype='float64', scaled features or a larger tolerance; labels have no "
+            "tolerance: export an estimator whose `predict` the converter repeats",
         )
     return Parity(expected, largest, sizes)
 
 
 def size_of(kind: str, truth: Array, tolerance: float) -> Array:
-    """The size of a column, of each value in a vector: 1 for probabilities, else the mean size.
+    """The size of a column, or of each value of a vector: 1 for probabilities, else the mean size.
 
-    A value of a vector that is never more than what double precision leaves of the others, such as a
-    principal component beyond the rank, may be what single precision leaves of them.
+    A value of a vector may be nothing but rounding in double precision, such as a principal component
+    beyond the rank. It gets a size that lets it differ by the rounding of single precision.
     """
     if kind == "probabilities":
         return np.ones(())

@@ -1,4 +1,4 @@
-"""Making an ONNX file from anywhere a registered version: file, card, sample, registry row."""
+"""From any ONNX file to a registered version: file, card with a sample, registry row."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ ROW_BY_ROW = (
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """A new version as it was written. `rows_tried` are those of the largest call in which no row
-    changed another; `warnings` are sentences for its owner.
+    """A new version as it was written.
+
+    `rows_tried` is the number of rows of the largest trial call, in which no row changed another.
+    `warnings` are sentences for its owner.
     """
 
     entry: RegistryEntry
@@ -75,7 +77,7 @@ def register_model(
 ) -> Registration:
     """Inspect a file, copy it below `artifacts`, write its card and add its row to `registry`.
 
-    The row comes last: when anything is refused, or fails, no version is registered. Raises as
+    The row is written last: when anything is refused or fails, no version is registered. Raises as
     `read_model`, `describe_model`, `write_artifact` and `add_entry`.
     """
     faults = name_faults(model_name, what="--name")

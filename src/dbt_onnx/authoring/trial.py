@@ -24,8 +24,10 @@ TRIAL_ROWS = 16
 
 @dataclass(frozen=True)
 class Trial:
-    """`feeds`: {input: tensor of TRIAL_ROWS rows}; `outputs`: {output: what the model gave};
-    `rows_tried`: the rows of the largest call, of which none changed another.
+    """What a trial fed and got.
+
+    `feeds` is {input: tensor of TRIAL_ROWS rows}, `outputs` is {output: what the model gave}.
+    `rows_tried` is the number of rows of the largest call, in which no row changed another.
     """
 
     feeds: dict[str, Any]
@@ -39,15 +41,15 @@ def try_model(
     inputs: Sequence[Input],
     widths: Mapping[str, int],
 ) -> Trial:
-    """Run the model on TRIAL_ROWS generated rows, the same ones each time, and then see whether a
-    row's outputs depend on other rows, or on chance.
+    """Run the model on generated rows, and see whether its answers depend on more than the row.
 
-    `widths` is the number of values of each feature. The first row is all zeros, or empty text;
-    when the model fails on the others, all rows are zeros (a value may be an index).
+    There are TRIAL_ROWS rows, the same each time. `widths` is the number of values of each feature.
+    The first row is all zeros, or empty text. When the model fails on the others, all rows become
+    zeros, since a value may be an index.
 
-    It runs in a child process. Raises ScoringError when the model fails on both, or kills that
-    process, ContractError when it gives another number of rows, or when a row's outputs were seen to
-    depend on anything but the row.
+    The model runs in a child process. Raises ScoringError when it fails on zeros, too, or kills that
+    process; ContractError when it gives another number of rows, or when the outputs of a row depend
+    on other rows or on chance.
     """
     names = [tensor.name for tensor in signature.outputs]
     session = ChildSession(

@@ -1,4 +1,4 @@
-"""The command line, `dbt-onnx`. Each family of commands is a module of its own."""
+"""The command line, `dbt-onnx`. Each family of commands has a module of its own."""
 
 from __future__ import annotations
 

@@ -85,8 +85,9 @@ def backfill(
 
 @contextmanager
 def heeded_interrupts() -> Iterator[Callable[[], None]]:
-    """Give a function that raises KeyboardInterrupt if there was a Ctrl-C: what runs meanwhile, dbt
-    and whatever it imports, may have swallowed it.
+    """Give a function that raises KeyboardInterrupt if there was a Ctrl-C in this block.
+
+    dbt, or a package that it imports, may have swallowed it.
     """
     came = False
 

@@ -40,7 +40,7 @@ def inspect(file: Path) -> None:
     "outputs",
     multiple=True,
     metavar="NAME[:KIND]=COL,...",
-    help="Columns of an output; '-' is not stored, no column leaves the output out.",
+    help="Columns of an output; '-' is not stored; without columns the output is left out.",
 )
 @click.option("--classes", multiple=True, metavar="OUTPUT=A,B", help="Labels of probabilities.")
 @click.option(
@@ -105,7 +105,7 @@ def register(
 @click.option(
     "--record-cards",
     is_flag=True,
-    help="Write the sha256 of each card that is good into the registry, where it has none.",
+    help="Write the sha256 of each good card into the registry, where it is missing.",
 )
 @options.project_dir
 @options.registry

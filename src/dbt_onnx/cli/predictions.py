@@ -1,4 +1,4 @@
-"""`dbt-onnx runs`, `history`, `replay`: answers for what was predicted."""
+"""`dbt-onnx runs`, `history`, `replay`: questions about past predictions."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def replay(
 
 
 def _full_id(given: str, known: Sequence[str]) -> str:
-    """The one run whose id begins so; any other is looked up as it is."""
+    """The id of the one run that begins like this; else the text as it was given."""
     found = [run_id for run_id in known if run_id.startswith(given)]
     if len(found) > 1:
         raise ConfigError(

@@ -107,7 +107,7 @@ def promote(
 def rollback(
     name: str, to: str | None, reason: str | None, project_dir: Path, registry: Path
 ) -> None:
-    """Return to the champion of NAME before. Nothing is scored, and no warehouse is needed."""
+    """Make the version of NAME before champion again. Nothing is scored; no warehouse is needed."""
     from dbt_onnx.cli.show.promotion import show_change
     from dbt_onnx.promotion.promote import clean_reason, roll_back
 

@@ -1,1 +1,1 @@
-"""One module per warehouse: how to plan, stream and write there, and little else."""
+"""One package for each warehouse: how to plan, stream and write there, and little else."""

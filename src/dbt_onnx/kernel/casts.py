@@ -1,4 +1,4 @@
-"""Exact casts of Arrow columns into tensor types, with a verdict per element.
+"""Exact casts of Arrow columns into tensor types, with a verdict for each element.
 
 Everything here is vectorised: no Python per row.
 """
@@ -46,9 +46,9 @@ _ARROW_NANOSECONDS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 def cast_elements(elements: pa.Array, *, dtype: TensorType, feature: Feature) -> Cast:
     """Cast a flat column into `dtype`, whose pairing with the column's type has been checked.
 
-    Integers (HUGEINT and any DECIMAL of scale 0 are integers) and whole times arrive exactly or
-    are `lossy`; floating and other DECIMAL values within the feature's tolerance, compared at
-    float64 precision. NULL elements get arbitrary values: the caller masks them.
+    Integers (also HUGEINT, and DECIMAL of scale 0) and whole times must arrive exactly, else they are
+    `lossy`. Floats and other DECIMAL values must arrive within the feature's tolerance, compared at
+    float64 precision. NULL elements get arbitrary values, which the caller masks.
     """
     kind = elements.type
     target = numpy_dtype(dtype)
@@ -82,7 +82,7 @@ def _filled(elements: pa.Array) -> pa.Array:
 
 
 def _text(elements: pa.Array) -> Array:
-    """Python strings, "" for NULL; an ENUM's values are made once and pointed at."""
+    """Python strings, "" for NULL. Each value of an ENUM becomes one string that its rows share."""
     if pa.types.is_dictionary(elements.type):
         words = np.append(elements.dictionary.to_numpy(zero_copy_only=False), "").astype(object)
         indices = pc.cast(elements.indices, pa.int64())
@@ -109,18 +109,18 @@ def _from_floats(values: Array, target: np.dtype[Any], tolerance: float) -> Cast
 
 
 def _changed(before: Array, after: Array, tolerance: float) -> Mask:
-    """Relative difference above the tolerance; overflow and underflow are that, too."""
+    """Which elements differ by more than the tolerance; overflow and underflow count, too."""
     info = np.finfo(after.dtype)
     if tolerance >= info.eps:
-        # rounding is within the tolerance, so only values that left the normal range can differ:
-        # three cheap passes where the full comparison below takes eight
+        # rounding stays within the tolerance, so only values outside the normal range can differ.
+        # This takes three cheap passes; the full comparison below takes eight
         size = np.abs(after)
         small = np.count_nonzero(size < info.tiny)
         if size.max() <= info.max and small == len(before) - np.count_nonzero(before):
             return np.zeros(len(before), dtype=bool)
     wide = before.astype(np.float64, copy=False)
     difference = np.abs(after.astype(np.float64) - wide)
-    # NaN and infinity compare false here and have verdicts of their own
+    # NaN and infinity compare false here: they have verdicts of their own
     return cast("Mask", difference > tolerance * np.abs(wide))
 
 
@@ -130,7 +130,7 @@ def _from_decimals(elements: pa.Array, target: np.dtype[Any], tolerance: float) 
         return _from_floats(decimals_to_floats(elements), target, tolerance)
     fraction = None
     if scale > 0:
-        # a whole number needs a digit before the point; of 38 after it Arrow has none left
+        # with 38 digits after the point Arrow has none left for a digit before it
         wide = pa.decimal256(_MAX_DIGITS + 1, scale)
         decimals = pc.cast(
             elements, pa.decimal128(_MAX_DIGITS, scale) if scale < _MAX_DIGITS else wide
@@ -146,10 +146,11 @@ def _from_decimals(elements: pa.Array, target: np.dtype[Any], tolerance: float) 
 
 
 def decimals_to_floats(elements: pa.Array) -> Array:
-    """float64 (rows,): of each decimal the nearest float, as Python's `float(Decimal)`; NULL is 0.0.
+    """float64 (rows,): the nearest float of each decimal, as Python's `float(Decimal)`; NULL is 0.0.
 
-    Arrow's own cast multiplies by a power of ten that no float holds: of 115.57 it makes
-    115.57000000000001. A division of two exact floats is rounded once; Arrow reads text so, too.
+    Arrow's own cast multiplies by a power of ten that no float holds exactly: 115.57 becomes
+    115.57000000000001. The division of two exact floats is rounded only once. Longer decimals are
+    read from their text, which is exact, too.
     """
     scale = elements.type.scale
     values, exact = np.zeros(len(elements)), np.zeros(len(elements), dtype=bool)
@@ -175,7 +176,8 @@ def _from_times(elements: pa.Array, target: np.dtype[Any], tolerance: float, uni
         result = from_integers(np.where(beyond, 0, counts) * factor, target)
         return Cast(result.values, None, infinite, either(result.lossy, some(beyond)))
     per_unit = unit // tick
-    # towards zero: the moment before 1970 is a small number, not -1 and nearly 1
+    # rounded towards zero, so that a moment just before 1970 is a small fraction, not -1 and one
+    # of nearly 1
     rest = np.fmod(counts, per_unit)
     whole = (counts - rest) // per_unit
     broken = rest != 0
@@ -195,7 +197,7 @@ def _tick_nanoseconds(kind: pa.DataType) -> int:
 
 
 def _ticks(elements: pa.Array) -> tuple[Array, Mask | None]:
-    """Counts as int64, and which of them are DuckDB's 'infinity' or '-infinity'."""
+    """Times as int64 counts, and which of them are DuckDB's 'infinity' or '-infinity'."""
     ticks = pa.int32() if pa.types.is_date32(elements.type) else pa.int64()
     counts = _filled(pc.cast(elements, ticks)).to_numpy()
     limit = np.iinfo(counts.dtype).max

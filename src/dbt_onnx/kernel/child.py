@@ -1,6 +1,4 @@
-"""A child process that may die, and frames of numbers and text over its pipes: nothing that crosses
-them is code.
-"""
+"""A child process that may die. Frames of numbers and text cross its pipes, never code."""
 
 from __future__ import annotations
 
@@ -27,21 +25,22 @@ if TYPE_CHECKING:
     Frame: TypeAlias = dict[str, Any]
 
 _LENGTHS = struct.Struct("<QQ")
-# isolated from the environment; the folder that the parent stands in is searched if it was before
+# the child ignores environment variables, so it gets the parent's search path as an argument
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from dbt_onnx.kernel.child_session import serve; serve()"
 )
-# whoever sends these means the process, not a row
+# a process that ends by one of these was ended from outside: no row is to blame
 _ASKED_TO_END = {
     getattr(signal, name) for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
 }  # fmt: skip
 
 
 class ChildDiedError(Exception):
-    """The process has ended. `how`, such as `was killed by signal 8 (SIGFPE)`, and what it said last.
+    """The process has ended.
 
-    `was_asked`: something outside it has ended it.
+    `how` says how, such as `was killed by signal 8 (SIGFPE)`; `last_words` are what it printed last.
+    `was_asked` is true when it was ended from outside.
     """
 
     def __init__(self, returncode: int, last_words: str) -> None:
@@ -52,7 +51,7 @@ class ChildDiedError(Exception):
 
 
 class Child:
-    """A process that answers frames with frames. It ends with this one, whatever it is doing then."""
+    """A process that answers frames with frames. It ends when this process ends, even at work."""
 
     def __init__(self) -> None:
         if not sys.executable:
@@ -67,14 +66,14 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
-            # Ctrl-C means the parent, which has the same terminal and ends its child
+            # Ctrl-C reaches the parent only, which then ends its child
             start_new_session=True,
         )
         self._answers: SimpleQueue[Frame | None] = SimpleQueue()
         threading.Thread(target=self._listen, name="dbt_onnx_child", daemon=True).start()
 
     def send(self, frame: Frame) -> None:
-        """Raises ChildDiedError when nobody is there to read it."""
+        """Send a frame. Raises ChildDiedError when the process has ended."""
         assert self._process.stdin is not None
         try:
             write_frame(self._process.stdin, frame)
@@ -82,7 +81,7 @@ class Child:
             raise self._death() from error
 
     def receive(self, *, max_seconds: float) -> Frame:
-        """The next frame. Raises OverdueError when none has come, and ChildDiedError."""
+        """The next frame. Raises OverdueError when none comes in time, or ChildDiedError."""
         try:
             frame = self._answers.get(timeout=max_seconds)
         except Empty as error:
@@ -92,7 +91,7 @@ class Child:
         return frame
 
     def end(self) -> None:
-        """Ask the process to end, which whoever waits for its answer is told."""
+        """Kill the process without waiting. Whoever waits for its answer gets a ChildDiedError."""
         self._process.kill()
 
     def kill(self) -> None:
@@ -103,7 +102,7 @@ class Child:
             try:
                 if stream is not None:
                     stream.close()
-            except OSError:  # what was not written yet
+            except OSError:  # closing writes what was still buffered
                 continue
 
     def _listen(self) -> None:
@@ -127,7 +126,7 @@ _idle: list[Child] = []
 
 
 def borrow() -> Child:
-    """A child that has nothing to do; a new one if there is none."""
+    """An idle child, or a new one if there is none."""
     while _idle:
         child = _idle.pop()
         if child.owner == os.getpid():
@@ -136,7 +135,7 @@ def borrow() -> Child:
 
 
 def give_back(child: Child) -> None:
-    """For whoever is next: a start costs more than most of what a child is asked."""
+    """Keep a child for its next use: to start one costs more than most of what it is asked."""
     _idle.append(child)
 
 
@@ -149,7 +148,7 @@ def _end_all() -> None:
 
 
 def write_frame(stream: IO[bytes], frame: Frame) -> None:
-    """Write what JSON can hold, and arrays of numbers or of text anywhere within."""
+    """Write a frame: JSON values, with arrays of numbers or text anywhere in them."""
     blobs: list[bytes] = []
     text = json.dumps(_packed(frame, blobs)).encode()
     stream.write(_LENGTHS.pack(len(text), sum(map(len, blobs))))
@@ -160,7 +159,7 @@ def write_frame(stream: IO[bytes], frame: Frame) -> None:
 
 
 def frames(stream: IO[bytes]) -> Iterator[Frame]:
-    """Until the other end is closed, or dies in the middle of one."""
+    """The frames that come, until the other end closes the pipe or dies."""
     while True:
         head = stream.read(_LENGTHS.size)
         if len(head) < _LENGTHS.size:
@@ -173,7 +172,7 @@ def frames(stream: IO[bytes]) -> Iterator[Frame]:
 
 
 def _packed(value: Any, blobs: list[bytes]) -> Any:
-    """JSON: what is not a plain value is a list that begins with its kind."""
+    """The value as JSON; what is not a plain value becomes a list that begins with its kind."""
     if isinstance(value, bytes):
         blobs.append(value)
         return ["bytes", sum(map(len, blobs[:-1])), len(value)]
@@ -189,7 +188,7 @@ def _packed(value: Any, blobs: list[bytes]) -> Any:
         return ["list", [_packed(item, blobs) for item in value]]
     if value is None or isinstance(value, str | bool | int | float):
         return value
-    return type(value).__name__  # nothing that a contract knows: decoding says so
+    return type(value).__name__  # no type of a contract: decoding refuses it by name
 
 
 def _unpacked(value: Any, blob: bytes) -> Any:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from dbt_onnx.kernel.child import Child, Frame
 
-# for the child to tell of a call that is overdue, and for onnxruntime to be imported
+# time for the child to report an overdue call itself, and to import onnxruntime
 _GRACE_SECONDS = 60
 _HINT = (
     "onnxruntime does not catch this: look at the model with `dbt-onnx inspect FILE`, and at the values; "
@@ -33,11 +33,11 @@ _HINT = (
 
 
 class ChildSession:
-    """An `OnnxSession`, with the same arguments, attributes and errors, in a child process.
+    """An `OnnxSession` in a child process, with the same arguments, attributes and errors.
 
-    One call at a time. A process that has died is replaced at the next call. Beside the errors of an
-    OnnxSession, it raises ArtifactError when the process dies while the model is loaded, and
-    ModelCrashError when it dies of rows.
+    It makes one call at a time. A process that has died is replaced at the next call. It also raises
+    ArtifactError when the process dies while it loads the model, and ModelCrashError when rows kill
+    the process.
     """
 
     workers = 1
@@ -80,7 +80,7 @@ class ChildSession:
                 raise self._crash(feeds, died) from died
 
     def _ended(self, died: ChildDiedError) -> ScoringError:
-        """The error that blames no row."""
+        """The error for a process that was ended from outside: no row is to blame."""
         return ScoringError(
             f"the process in which the model ran {_told(died)}",
             hint="if nobody has ended it, the machine had no memory left: give it more, or lower "
@@ -88,7 +88,7 @@ class ChildSession:
         )
 
     def _crash(self, feeds: Mapping[str, np.ndarray], died: ChildDiedError) -> ModelCrashError:
-        """The error that names the row of the call which kills the process also when it is alone."""
+        """Find the row of the call that kills the process, by feeding one at a time; its error."""
         start, rows = self._at or (0, _rows(feeds))
         row = None
         if rows == 1:
@@ -121,7 +121,7 @@ class ChildSession:
         return list(answer["outputs"])
 
     def _started(self) -> Frame:
-        # a child that dies of one model may have been of another's
+        # this child may have loaded another model before
         self._child = child.borrow()
         self._give_back = weakref.finalize(self, child.give_back, self._child)
         try:
@@ -136,7 +136,7 @@ class ChildSession:
             ) from died
 
     def _ask(self, question: Frame) -> Frame:
-        """The answer, after the calls of which the child tells when it makes them."""
+        """The answer. Before it, the child reports each call that it makes."""
         assert self._child is not None
         try:
             with AT_WORK.entered(self._child.end):
@@ -170,7 +170,7 @@ class ChildSession:
 
 
 def serve() -> None:
-    """In the child: answer what the parent asks until it is gone."""
+    """The child's loop: answer the parent's questions until the parent is gone."""
     _without_core()
     # whoever interrupts the child means the process, and it ends as by any other signal
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -227,7 +227,7 @@ def _answered(session: Any, question: Frame) -> Frame:
 
 
 def _without_core() -> None:
-    """A death that is told needs no file of its memory beside it."""
+    """Write no core file when this process dies: its parent reports the death."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 

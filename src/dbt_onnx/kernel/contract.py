@@ -98,7 +98,7 @@ class Output:
     values          (rows, k)                                k
     vector          (rows, k)                                one ARRAY of length `width`
 
-    A column that is none is computed by the model and not stored.
+    A column that is none is computed by the model, but not stored.
     """
 
     name: str
@@ -136,7 +136,7 @@ class Contract:
         return next(feature for feature in self.features if feature.name == name)
 
     def output_fields(self) -> list[pa.Field]:
-        """The stored output columns in order, all nullable: a rejected row has none of them."""
+        """The stored output columns in order; all may be NULL, as they are in a rejected row."""
         import pyarrow as pa
 
         fields = []
@@ -198,7 +198,7 @@ def _listed(document: Mapping[str, Any], key: str) -> tuple[Any, ...]:
 
 
 def _without_none(value: Any) -> Any:
-    """Drop absent settings from dictionaries; a none inside a list (an unstored column) stays."""
+    """Drop settings that are none from dictionaries; in a list none is an unstored column, and stays."""
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
@@ -321,7 +321,7 @@ def _column_count(output: Output) -> int | None:
 
 
 def _is_name(value: object) -> bool:
-    """Arrow ends a name at a NUL character; JSON can hold half a character, which is no text."""
+    """Whether this can be a name: Arrow cuts one at a NUL, and JSON can hold half a character."""
     if not isinstance(value, str) or value == "" or "\x00" in value:
         return False
     try:
@@ -332,7 +332,7 @@ def _is_name(value: object) -> bool:
 
 
 def _is_scalar(value: object) -> bool:
-    """Whether a card's value is plain; it came from JSON, so it may be a list or an object."""
+    """Whether a value is plain: JSON may have a list or an object in its place."""
     return value is None or isinstance(value, float | int | str)
 
 
@@ -345,6 +345,6 @@ def _is_width(value: object) -> bool:
 
 
 def _are_classes(classes: tuple[object, ...]) -> bool:
-    """Whether these can be told apart as the labels of a model."""
+    """Whether these can be the class labels of a model: distinct integers or texts."""
     plain = [item for item in classes if isinstance(item, int | str) and not isinstance(item, bool)]
     return len(set(plain)) == len(classes)

@@ -1,4 +1,4 @@
-"""What a model gave back, as typed columns. What came decides, not what the graph declared."""
+"""The outputs of a model as typed columns. What came counts, not what the graph declares."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ _HINT = (
 
 @dataclass(frozen=True)
 class Decoded:
-    """`columns`: one Arrow array per field of `contract.output_fields()`, one value per fed row.
-    `faults`: reason code -> the rows (bool) whose outputs must not be stored, in column order.
+    """Decoded outputs.
+
+    `columns` has one Arrow array for each field of `contract.output_fields()`, with one value for
+    each fed row. `faults` is {reason: the rows (bool) whose outputs must not be stored}.
     """
 
     columns: list[pa.Array]
@@ -38,8 +40,8 @@ class Decoded:
 def decode(outputs: Sequence[Any], contract: Contract, n_rows: int) -> Decoded:
     """Turn the outputs for `n_rows` rows, in the contract's order, into columns.
 
-    A NaN or infinity in a stored float column, or in any probability, is a fault of its row:
-    `nan_output:` or `infinite_output:` and the column (or the output, if it is not stored).
+    A NaN or infinity in a stored float column, or in any probability, is a fault of its row. The
+    reason is `nan_output:` or `infinite_output:` and the column (or the output, if it is not stored).
 
     Raises ScoringError when the number of outputs or rows, a width, a type or the classes of a
     map are not what the contract says.
@@ -105,7 +107,7 @@ def _width(output: Output) -> int:
 
 
 def _from_maps(output: Output, maps: list[dict[Any, float]], n_rows: int) -> Array:
-    """Zipmap's {class: probability} per row as (rows, classes) in the contract's order."""
+    """A ZipMap's {class: probability} of each row as (rows, classes), in the contract's order."""
     classes = output.classes or ()
     expected = f"{n_rows} maps of the classes {list(classes)}"
     if len(maps) != n_rows:
@@ -153,7 +155,7 @@ def _to_arrow(column: Array, output: Output) -> pa.Array:
     if output.dtype in FLOAT_TYPES:
         column = column.astype(element.to_pandas_dtype(), copy=False)
     elif column.dtype.kind != "O" and output.dtype == "string":
-        column = column.astype(object)  # Arrow ends numpy's own text at a NUL character
+        column = column.astype(object)  # Arrow cuts numpy's text at a NUL
     try:
         flat = pa.array(np.ascontiguousarray(column).ravel(), element)
     except UnicodeEncodeError as error:

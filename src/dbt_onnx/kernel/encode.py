@@ -1,4 +1,4 @@
-"""Arrow batches into the tensors that a model reads, by name, with a reason for each row left out.
+"""From Arrow batches to the tensors that a model reads, with a reason for each row left out.
 
 Everything here is vectorised: no Python per row.
 """
@@ -30,8 +30,11 @@ REJECTED_COLUMN = CARRIED_PREFIX + "rejected_reason"
 
 @dataclass(frozen=True)
 class Encoded:
-    """`feeds`: {input: C-order tensor of the valid rows, in their order}. `valid`: bool (rows,).
-    `reasons`: text (rows,), why a row is not fed, NULL where it is.
+    """An encoded batch.
+
+    feeds     {input: C-order tensor of the valid rows, in their order}
+    valid     bool (rows,): which rows are fed
+    reasons   text (rows,): why a row is not fed; NULL for a valid row
     """
 
     feeds: dict[str, Array]
@@ -69,11 +72,11 @@ class _Verdicts:
 def encode(batch: pa.RecordBatch, contract: Contract) -> Encoded:
     """Build the model's input tensors from the columns of `batch`, which may have others, too.
 
-    A row is left out for the first feature, in the contract's order, that has a NULL, NaN,
-    infinity, a value that the tensor's type cannot hold or a list of the wrong length; the
-    reasons are `null:`, `nan:`, `infinite:`, `lossy_cast:` and `wrong_length:` followed by the
-    feature's name. A row whose `__dbt_onnx_rejected_reason` is set is left out for that.
-    The columns must have passed `check_relation`.
+    A row is left out when a feature has a NULL, NaN, infinity, a value that the tensor's type cannot
+    hold, or a list of the wrong length. The reason is `null:`, `nan:`, `infinite:`, `lossy_cast:` or
+    `wrong_length:` and the name of the first such feature, in the contract's order. A row that has a
+    `__dbt_onnx_rejected_reason` already is left out for that. The columns must have passed
+    `check_relation`.
     """
     verdicts = _Verdicts(batch.num_rows)
     if REJECTED_COLUMN in batch.schema.names:
@@ -104,9 +107,9 @@ def encode(batch: pa.RecordBatch, contract: Contract) -> Encoded:
 
 @dataclass(frozen=True)
 class _Column:
-    """A column's elements, `width` for each row one after the other.
+    """The elements of a column, `width` of them for each row.
 
-    `nulls` is per element, `wrong_length` per row; none when there are none.
+    `nulls` marks elements, `wrong_length` marks rows; none when nothing is marked.
     """
 
     elements: pa.Array
@@ -131,7 +134,7 @@ def _null_mask(values: pa.Array) -> Mask | None:
 
 
 def _flattened(column: pa.Array, width: int) -> tuple[pa.Array, Mask | None, Mask | None]:
-    """Elements (rows * width), the rows that are NULL, the rows of another length."""
+    """Elements (rows * width), which rows are NULL, and which lists have another length."""
     absent = _null_mask(column)
     if pa.types.is_fixed_size_list(column.type):
         return column.values.slice(column.offset * width, len(column) * width), absent, None
@@ -155,7 +158,7 @@ def _per_row(mask: Mask | None, feature: Feature) -> Mask | None:
 
 
 def _judge(result: Cast, column: _Column, feature: Feature, verdicts: _Verdicts) -> None:
-    """Reject the rows in which an element, NULL ones apart, did not arrive."""
+    """Reject the rows in which an element that is not NULL was lost in the cast."""
     nan = None if feature.null_policy == "nan" else result.nan
     for word, mask in (("nan", nan), ("infinite", result.infinite), ("lossy_cast", result.lossy)):
         if mask is not None:
@@ -173,7 +176,7 @@ def _with_replacements(result: Cast, column: _Column, feature: Feature, tensor: 
 
 
 def _slots(contract: Contract) -> dict[str, list[tuple[Input, int]]]:
-    """For each feature the inputs that read it, and its first column there."""
+    """{feature: the inputs that read it, each with the feature's first column there}."""
     widths = {feature.name: feature.width or 1 for feature in contract.features}
     slots: dict[str, list[tuple[Input, int]]] = {name: [] for name in widths}
     for tensor in contract.inputs:

@@ -1,4 +1,4 @@
-"""Exact casts of integers, up to 128 bits wide, into tensor types; and what a cast answers."""
+"""Exact casts of integers, up to 128 bits wide, into tensor types, and the result of a cast."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _TWO_64 = 2.0**64
 
 @dataclass
 class Cast:
-    """Elements in the tensor's type, and masks of those that must not be used (none: no such).
+    """Elements in the tensor's type, and masks of those that must not be used.
 
-    Values under a mask mean nothing.
+    A mask that is none marks nothing. Marked values are arbitrary.
     """
 
     values: Array
@@ -30,14 +30,14 @@ class Cast:
 
 
 def either(first: Mask | None, second: Mask | None) -> Mask | None:
-    """The union of two masks, none being the empty one."""
+    """The union of two masks; none is an empty mask."""
     if first is None or second is None:
         return second if first is None else first
     return first | second
 
 
 def some(mask: Mask) -> Mask | None:
-    """The mask, or none when it is empty, which saves everyone after from looking at it."""
+    """The mask, or none when it is empty, so that nobody has to look through it again."""
     return mask if mask.any() else None
 
 
@@ -47,7 +47,7 @@ def dense(mask: Mask | None, like: Mask) -> Mask:
 
 
 def from_integers(values: Array, target: np.dtype[Any]) -> Cast:
-    """From at most 64 bits, at least one value; what the target cannot hold is lossy."""
+    """Cast integers of up to 64 bits, at least one; those that the target cannot hold are lossy."""
     with np.errstate(all="ignore"):
         result = values.astype(target, copy=False)
     low, high = _exact_range(target, values.dtype)
@@ -57,13 +57,13 @@ def from_integers(values: Array, target: np.dtype[Any]) -> Cast:
         return Cast(result, lossy=some((values < low) | (values > high)))
     with np.errstate(all="ignore"):
         wide = result.astype(np.float64)
-        # the range is tested apart: beyond it a cast back saturates on some machines
+        # the range is tested, too: outside it a cast back gives other values on some machines
         same = in_range(wide, values.dtype) & (wide.astype(values.dtype) == values)
     return Cast(result, lossy=some(~same))
 
 
 def _exact_range(target: np.dtype[Any], source: np.dtype[Any]) -> tuple[int, int]:
-    """The range, within that of `source`, in which every integer is in `target`, too."""
+    """The range of integers of `source` that `target` holds exactly, all of them."""
     if target.kind == "b":
         return 0, 1
     if target.kind == "f":
@@ -74,14 +74,14 @@ def _exact_range(target: np.dtype[Any], source: np.dtype[Any]) -> tuple[int, int
 
 
 def in_range(values: Array, target: np.dtype[Any]) -> Mask:
-    """Whether floats fit the integer type; its bounds, low and high + 1, are powers of two."""
+    """Which floats lie in the range of the integer type."""
     info = np.iinfo(target)
     wide = values.astype(np.float64, copy=False)
     return cast("Mask", (wide >= float(info.min)) & (wide < float(info.max // 2 + 1) * 2))
 
 
 def from_wide_integers(elements: pa.Array, target: np.dtype[Any]) -> Cast:
-    """From decimal128(38, 0), read as what it is: two's complement of 128 bits."""
+    """Cast decimal128(38, 0), read as integers of 128 bits in two's complement."""
     low, high = words_of(elements)
     narrow = low.view(np.int64)
     fits = high == (narrow >> 63)
@@ -93,8 +93,8 @@ def from_wide_integers(elements: pa.Array, target: np.dtype[Any]) -> Cast:
     if target.kind != "f":
         return Cast(small.values, lossy=either(small.lossy, ~fits))
     with np.errstate(all="ignore"):
-        # from 2^63 up, a number that is a float64 has two halves that are, so nothing is lost
-        # on the way there and back
+        # if a number of 2^63 or more is a float64, so are its two halves: the way there and back
+        # then loses nothing
         wide = high.astype(np.float64) * _TWO_64 + low
         result = wide.astype(target)
         upper = np.floor(wide / _TWO_64)

@@ -1,6 +1,6 @@
-"""Native code that must come back: work in a thread that is not waited for longer than a limit, and
-that may take the memory which the machine has left, and no more. What is still at work when the
-process ends is asked to end first.
+"""Native code within limits: of time, by waiting for a thread no longer than that, and of memory.
+
+What is still at work when the process ends is asked to end first.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ TRIAL_SECONDS = 60.0
 
 _GRACE_SECONDS = 5
 _END_SECONDS = 30
-# how late a Ctrl-C may be heeded
+# a Ctrl-C is noticed after at most this time
 _HEED_SECONDS = 0.5
 _SHARE = 0.9
 _CGROUP = Path("/sys/fs/cgroup")
-# limit and usage without the file cache, of control groups' versions 2 and 1
+# where control groups, version 2 and 1, have their limit, and their usage without the file cache
 _CGROUPS = (
     ("memory.max", "memory.stat", "anon "),
     ("memory/memory.limit_in_bytes", "memory/memory.stat", "total_rss "),
@@ -45,14 +45,14 @@ T = TypeVar("T")
 
 
 class OverdueError(Exception):
-    """The work has not ended, nor taken a step, for its `max_seconds`."""
+    """The work has neither ended nor made progress for `max_seconds`."""
 
 
 class _AtWork:
-    """What runs native code in threads that Python does not wait for.
+    """The native code that is running now, in threads for which Python does not wait.
 
-    Python ends a thread that comes back from native code while the process ends, and C++ takes that
-    for an error and aborts: a second Ctrl-C, which ends the wait that the first one began, did that.
+    When the process ends, Python ends such a thread as soon as its native code returns. C++ takes
+    that for an error and aborts the process, which a second Ctrl-C used to do.
     """
 
     def __init__(self) -> None:
@@ -63,11 +63,11 @@ class _AtWork:
 
     @contextmanager
     def entered(self, cancel: Callable[[], None]) -> Iterator[object]:
-        """Within, the end of the process is put off; `cancel` is called to hasten it."""
+        """Within, the end of the process waits, and calls `cancel` to shorten the wait."""
         token = object()
         with self._changed:
             if not self._is_registered:
-                # as late as can be: before whatever else wants to be told of the end, and closes things
+                # registered late, so that it runs before other exit handlers close things
                 atexit.register(self.end)
                 self._is_registered = True
             self._cancels[token] = cancel
@@ -77,14 +77,14 @@ class _AtWork:
             self.leave(token)
 
     def leave(self, token: object) -> None:
-        """Nobody need wait for this any longer."""
+        """Say that work is done: the end of the process need not wait for it."""
         with self._changed:
             self._cancels.pop(token, None)
             self._changed.notify_all()
 
     def end(self) -> None:
-        """Ask all to end, and wait for it. Ctrl-C no longer counts."""
-        with suppress(ValueError):  # another thread than the main one ends the process
+        """Ask all work to end, and wait for it. Ctrl-C is ignored meanwhile."""
+        with suppress(ValueError):  # raised in a thread that is not the main one
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.is_ending = True
         for _ in range(_END_SECONDS):
@@ -102,7 +102,7 @@ AT_WORK = _AtWork()
 
 
 class Threads:
-    """Runs work in threads of its own, which are kept for the next work, and end with this object."""
+    """Runs work in threads of its own. They are used again, and end with this object."""
 
     def __init__(self) -> None:
         self._idle: deque[_Inbox] = deque()
@@ -116,13 +116,11 @@ class Threads:
         cancel: Callable[[], None],
         steps: Callable[[], int] = int,
     ) -> T:
-        """What `work()` returns, or raises, unless `max_seconds` go by with `steps()` as it was.
+        """Return what `work()` returns, or raise what it raises.
 
-        Then, and when the wait is interrupted, `cancel` asks the work to end. Not all native code
-        heeds that: after a few seconds its thread is left to itself, and the process may end
-        without it.
-
-        Raises OverdueError.
+        Raises OverdueError when `max_seconds` pass without a change of `steps()`. Then, and when the
+        wait is interrupted, `cancel` asks the work to end. Not all native code heeds that: after a few
+        seconds its thread is left alone, and the process may end without it.
         """
         answers: list[T] = []
         errors: list[BaseException] = []
@@ -136,7 +134,7 @@ class Threads:
                 entered.append(token)
                 try:
                     answers.append(work())
-                except BaseException as error:  # noqa: BLE001, whoever waits raises it
+                except BaseException as error:  # noqa: BLE001, raised again in the waiting thread
                     errors.append(error)
             done.release()
 
@@ -152,7 +150,7 @@ class Threads:
         finally:
             if not is_done:
                 cancel()
-                inbox.put(None)  # when its work has ended, so does the thread
+                inbox.put(None)  # the thread ends when its work does
                 if not done.acquire(timeout=_GRACE_SECONDS):
                     for token in entered:
                         AT_WORK.leave(token)
@@ -167,8 +165,10 @@ class Threads:
 
 
 def _acquired(lock: threading.Lock, max_seconds: float) -> bool:
-    """Acquire the lock, by and by: Python's handlers run between two waits, and a Ctrl-C that reaches
-    another thread, or this one just before it waits, ends no wait.
+    """Acquire the lock, in short waits.
+
+    A Ctrl-C does not end a wait if it reaches another thread, or comes just before the wait. Python
+    handles it between two waits.
     """
     deadline = time.monotonic() + max_seconds
     while (left := deadline - time.monotonic()) > _HEED_SECONDS:
@@ -192,7 +192,7 @@ def _served(inbox: _Inbox) -> bool:
     act = inbox.get()
     if act is not None:
         act()
-    # and with the frame goes what it held of the work
+    # this is a function of its own so that nothing of the work is kept while the thread is idle
     return act is not None
 
 
@@ -202,8 +202,10 @@ def _dismiss(idle: deque[_Inbox]) -> None:
 
 
 class Memory:
-    """Bounds the memory of this process, on Linux, where too much gets a process killed, to what it
-    holds when this is made and nine tenths of what the machine, or its container, has left then.
+    """Bounds the memory of this process, on Linux, where the kernel kills a process that takes too much.
+
+    The bound is what the process holds when this is made, and nine tenths of what the machine, or its
+    container, has left then.
     """
 
     _lock = threading.Lock()
@@ -219,8 +221,9 @@ class Memory:
 
     @contextmanager
     def bounded(self) -> Iterator[None]:
-        """Within, an allocation beyond the bound fails, as when there is no memory; of several holders
-        the first one's bound counts.
+        """Within, an allocation beyond the bound fails, as if there were no memory left.
+
+        Where several are nested or run at once, the bound of the first counts.
         """
         if self._max_held is None:
             yield
@@ -230,7 +233,7 @@ class Memory:
         with Memory._lock:
             if not Memory._holders:
                 soft, hard = Memory._before = resource.getrlimit(resource.RLIMIT_DATA)
-                # the limit counts what is reserved; Arrow reserves a gigabyte and holds little of it
+                # the system's limit counts reserved memory, and Arrow reserves a gigabyte at once
                 limits = [self._max_held + _held_and_reserved()[1], soft, hard]
                 limit = min(n for n in limits if n != resource.RLIM_INFINITY)
                 resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
@@ -245,7 +248,7 @@ class Memory:
 
 
 def _held_and_reserved() -> tuple[int, int]:
-    """The bytes of its own that this process has written to, and those that it might."""
+    """The bytes that this process holds, and those that it has reserved beyond them."""
     with open("/proc/self/statm", "rb", buffering=0) as file:  # noqa: PTH123, twice as fast as a Path
         pages = file.read().split()
     held, own = int(pages[1]) - int(pages[2]), int(pages[5])
@@ -253,7 +256,7 @@ def _held_and_reserved() -> tuple[int, int]:
 
 
 def _left() -> Iterator[int]:
-    """The bytes that nobody uses, on the machine and in the container."""
+    """The free bytes of the machine, and of the container if there is one."""
     machine = Path("/proc/meminfo")
     yield 1024 * (_number(machine, "MemAvailable:") + _number(machine, "SwapFree:"))
     for limit, usage, name in _CGROUPS:

@@ -1,4 +1,4 @@
-"""Whether a relation has the columns that a contract wants: every fault at once, before scoring."""
+"""Whether a relation has the columns of a contract. Every fault is named at once."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def check_relation(
 ) -> None:
     """Compare the columns of a relation, as Arrow types, with what the model reads.
 
-    `where` names the relation and `model` the model in the message, and `known_as` what the
-    warehouse calls the types. Names must match exactly: a warehouse that ignores case would hide
-    that a column was renamed.
+    In the message `where` names the relation, `model` the model, and `known_as` has the warehouse's
+    names of the types. Column names must match exactly: a warehouse that ignores case would hide that
+    a column was renamed.
 
     Raises ContractError with every missing column, every type that cannot be cast into its
     tensor and every fill value that does not fit it.
@@ -99,7 +99,7 @@ def _fill_fault(feature: Feature, tensor: Input) -> str | None:
 
 
 def _castable(kind: pa.DataType, dtype: TensorType) -> bool:
-    """Whether values of an Arrow type may go into a tensor type; some may still be rejected."""
+    """Whether an Arrow type can go into a tensor type. Single values may still be rejected."""
     if pa.types.is_null(kind):
         return True
     if dtype == "string":

@@ -24,22 +24,23 @@ MODEL_ERROR, MODEL_CRASHED = "model_error", "model_crashed"
 MAX_CRASHES = 100
 """Rows of a run that may kill the process: each costs a second or so."""
 
-# rows that tell a model that fails on all; the second number where each costs a process
+# how many rows are tried to tell whether a model fails on all; fewer where each costs a process
 _PROBES = (8, 3)
 _REASON_LENGTH = 200
 _PREFIX = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Non-zero status code returned while running )?"
 )
-# a value of the row, not a digit of a name: a reason is to be the same for all rows of its kind
+# a number that may be a value of the row; digits within a name stay. Without such numbers, rows that
+# fail alike have the same reason
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(\.\d+)?(e[+-]?\d+)?(?!\w)", re.IGNORECASE)
 
 
 class RowSearch:
     """Runs a model, and finds the rows on which it fails by halving. Several threads may use it.
 
-    `rows` is how many rows the run will feed, `max_rows` on how many of them the model may fail; none:
-    on all. A model that fails on the first rows that are tried, and on too many if it fails on all,
-    is not searched.
+    `rows` is how many rows the run will feed, `max_rows` on how many of them the model may fail (none:
+    on all). There is no search when the model fails on all rows of a small sample, and may not fail
+    on all rows of the run.
     """
 
     def __init__(self, *, rows: int | None = None, max_rows: int | None = None) -> None:
@@ -51,11 +52,10 @@ class RowSearch:
         self.found: Counter[str] = Counter()
 
     def run(self, scorer: Scorer, feeds: Feeds) -> tuple[list[Any], dict[int, str]]:
-        """Outputs for the rows on which the model does not fail, in their order, and for the others
-        their position and the reason.
+        """Outputs for the rows on which the model succeeds, in order, and {position: reason} of the others.
 
-        Raises what `scorer.run` raises other than ModelError, and that, too, when the model fails
-        on every row; DataError when it fails on more rows than it may.
+        Raises ModelError when the model fails on every row, DataError when it fails on more rows than
+        it may, and any other error of `scorer.run`.
         """
         try:
             outputs = scorer.run(feeds)
@@ -70,7 +70,7 @@ class RowSearch:
     ) -> tuple[list[Any], dict[int, str]]:
         pieces: list[list[Any]] = []
         reasons: dict[int, str] = {}
-        # ranges to look at, the next one last, each with how it failed if that is known
+        # ranges still to run, the next one last, each with its error if it has failed already
         ranges: list[tuple[int, int, ModelError | None]] = [(0, _count(feeds), first)]
         while ranges:
             start, stop, error = ranges.pop()
@@ -101,7 +101,7 @@ class RowSearch:
         return outputs
 
     def _refuse_broken(self, scorer: Scorer, feeds: Feeds, error: ModelError) -> None:
-        """Raise the error when the model fails on single rows from all over, and may not on all."""
+        """Raise the error when the model fails on each of a few rows, and may not fail on all."""
         may_fail_on_all = self._max_rows is None or (self._rows or 0) <= self._max_rows
         if self._has_scored or may_fail_on_all:
             return

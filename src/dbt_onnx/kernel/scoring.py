@@ -1,4 +1,4 @@
-"""The kernel: a stream of feature rows and a scorer in, a stream of predictions out.
+"""The kernel: it turns a stream of feature rows into a stream of predictions.
 
 It knows no warehouse, no dbt and no files.
 """
@@ -34,7 +34,7 @@ PART_ROWS = 122_880
 
 
 def prediction_schema(carried: pa.Schema, contract: Contract) -> pa.Schema:
-    """The schema of the predictions for a stream of schema `carried`, features in it or not."""
+    """The schema of the predictions for a stream of schema `carried`, with or without features."""
     return pa.schema(
         [
             *(carried.field(name) for name in _carried_names(carried)),
@@ -58,16 +58,17 @@ def score_batches(
 ) -> Iterator[pa.RecordBatch]:
     """Score a stream: one row out for each row in, in order, whatever the size of its batches.
 
-    A batch in has the carried columns (`__dbt_onnx_...`) and the contract's features; a batch out
-    has at most `part_rows` rows of `prediction_schema`. A rejected row has NULL outputs and a
-    reason, by which `count_reasons` counts; `examples` gets the first such row for each, for messages.
-    `on_progress` is called with a number of rows before each batch is handed out. An empty stream, or an empty batch, gives no batch. Nothing is closed here:
-    who opened stream and scorer closes them.
+    A batch in has the carried columns (`__dbt_onnx_...`) and the contract's features. A batch out has
+    at most `part_rows` rows of `prediction_schema`. A rejected row has NULL outputs and a reason.
+    `examples` gets the first row of each reason, for messages. Before each batch out, the number of
+    its rows is given to `on_progress`. An empty stream, or an empty batch, gives no batch. Nothing is
+    closed here: whoever opened stream and scorer closes them.
 
-    `workers` threads score while the caller writes what it got and the stream is read on: numpy,
-    Arrow and onnxruntime leave Python's lock to others. What comes out does not depend on them.
+    `workers` threads score while the caller writes the last batch and the next one is read: numpy,
+    Arrow and onnxruntime release Python's lock. The number of threads does not change the output.
 
-    With a `search` a row on which the model fails is rejected; without, the first one ends it all.
+    With a `search`, a row on which the model fails is rejected. Without it, the first such row ends
+    the run.
 
     Raises ContractError when the columns are not the contract's, and ScoringError, with the range
     of rows, when the model fails or gives something other than the contract says; DataError as
@@ -219,7 +220,7 @@ def _example(batch: pa.RecordBatch, row: int, reason: str, contract: Contract) -
 def _shown(scalar: pa.Scalar) -> str:
     try:
         value = scalar.as_py()
-    except (OverflowError, ValueError):  # a date that Python's calendar does not have, or infinity
+    except (OverflowError, ValueError):  # a date outside Python's calendar, or infinity
         value = scalar.cast(pa.string()).as_py()
     text = "NULL" if value is None else str(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -40,30 +40,33 @@ _MEMORY_HINT = (
     "the model wants more memory than this machine has left: look at it with `dbt-onnx inspect FILE`; "
     "fewer rows a call need less: batch_rows in score()"
 )
-# where in onnxruntime's own source a check stands: path:line and the signature of the function
+# in onnxruntime's messages, the place in its source: path:line and the signature of the function
 _SOURCE = re.compile(r"\S*/onnxruntime/\S+:\d+ .*?\) (?=[A-Z])")
 
 
 class Scorer(Protocol):
-    """Whatever turns input tensors into output tensors, row by row independent."""
+    """Whatever turns input tensors into output tensors, each row independent of the others."""
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[Any]:
-        """Outputs in the order of `contract.outputs`: arrays (rows, ...) or one map per row."""
+        """Outputs in the order of `contract.outputs`: arrays (rows, ...), or one map for each row."""
         ...
 
 
 class OnnxSession:
-    """An onnxruntime session over `model_bytes`, which the caller has verified. Several threads may
-    run it at once.
+    """An onnxruntime session over `model_bytes`, which the caller has verified.
 
-    `output_names` are the graph's outputs to compute, in that order. `threads` is the number of
-    threads that one call uses. `batch_rows` is the number of rows of a call, 1 for a model whose
-    batch is fixed at one; none: measured on the first rows, and `batch_rows` tells what was chosen.
-    `workers` is how many calls at once keep this process's cores busy. No call, and not the loading,
-    may take longer than `max_seconds`, nor more memory than is left. `on_call` is called before each
-    call with the first of its rows and their number.
+    Several threads may run it at once.
 
-    Raises ArtifactError when onnxruntime cannot load the model.
+    output_names   the graph's outputs to compute, in that order
+    threads        the threads that one call uses
+    batch_rows     the rows of one call, 1 for a model whose batch is fixed at one; when it is none,
+                   the first rows are used to measure which number is fastest, and it is set to that
+    max_seconds    the longest time for one call, and for loading
+    on_call        called before each call with its first row and its number of rows
+
+    `workers` is how many calls at once keep the cores of this process busy. Neither a call nor the
+    loading may take more memory than is left. Raises ArtifactError when onnxruntime cannot load the
+    model.
     """
 
     def __init__(
@@ -90,12 +93,12 @@ class OnnxSession:
         self._calibration = threading.Lock()
         self._output_names = list(output_names)
         options = ort.SessionOptions()
-        # what fails is raised, with the same message
+        # onnxruntime need not log a failure: it raises an error with the same message
         options.log_severity_level = _NOTHING
-        # stated, so that a run can stamp what it used and a replay can pin it
+        # set explicitly, so that the run row can say it and a replay can use the same
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        # onnxruntime's own binary format would pass by the checks made on the ONNX file
+        # a file in onnxruntime's own format would evade the checks of the ONNX file
         options.add_session_config_entry("session.load_model_format", "ONNX")
         load = partial(ort.InferenceSession, model_bytes, options, providers=[PROVIDER])
         try:
@@ -122,7 +125,7 @@ class OnnxSession:
         """Outputs for the rows of `feeds`, computed by calls of `batch_rows` rows.
 
         Raises ModelError with onnxruntime's message when the model fails on these rows, ScoringError
-        when it does not end, or finds no memory.
+        when a call takes too long or too much memory.
         """
         options = ort.RunOptions()
         options.log_severity_level = _NOTHING
@@ -148,15 +151,15 @@ class OnnxSession:
                 raise ScoringError(message, hint=_MEMORY_HINT) from error
             raise ModelError(
                 message,
-                hint="if the shapes are what the model wants, the values are not; "
-                "`dbt-onnx inspect FILE` shows its inputs",
+                hint="`dbt-onnx inspect FILE` shows the shapes that the model wants; if these are right, "
+                "it cannot take some of the values",
                 said=said,
             ) from error
         return [joined([call[i] for call in calls]) for i in range(len(self._output_names))]
 
     @contextmanager
     def calls_of(self, rows: int | None) -> Iterator[None]:
-        """Within, calls have this many rows; none: as many as ever."""
+        """Within, calls have this many rows; with none, the number stays as it was."""
         before = self.batch_rows, self._is_calibrated
         if rows is not None:
             self.batch_rows, self._is_calibrated = rows, True
@@ -182,12 +185,12 @@ class OnnxSession:
         return list(outputs)
 
     def _calibrate(self, feeds: Mapping[str, np.ndarray], options: ort.RunOptions) -> None:
-        """Measure once, on the first rows that are enough, which size of calls is the fastest.
+        """Measure once, as soon as there are enough rows, which size of a call is the fastest.
 
-        Small calls stay in the processor's caches, large ones spread what a call costs. The default
-        stays unless another one is clearly better, so that noise does not decide.
+        Small calls stay in the processor's caches; large ones have less overhead for each row. The
+        default stays unless another size is clearly better, so that noise does not decide.
         """
-        # the other workers wait, so that what is measured is the model
+        # the other workers wait, so that they do not disturb the measurement
         with self._calibration:
             if self._is_calibrated or _rows(feeds) < max(_SIZES):
                 return
@@ -197,7 +200,7 @@ class OnnxSession:
                 self._call(feeds, 0, size, options)
                 taken = time.perf_counter() - began
                 seconds_per_row[size] = taken / size
-                # a larger one only spreads better what a call costs: nothing, beside this
+                # larger calls only save overhead, which is nothing beside a call as long as this
                 if size >= DEFAULT_BATCH_ROWS and taken > _LONG:
                     break
             best = min(seconds_per_row, key=seconds_per_row.__getitem__)

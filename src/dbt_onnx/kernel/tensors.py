@@ -1,4 +1,4 @@
-"""The types of tensors, and what stands in them for a NULL."""
+"""The types of tensors, and the fill values that replace NULL in them."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def fill_value(feature: Feature, dtype: TensorType) -> Any:
         except (OverflowError, TypeError) as error:
             raise ValueError(f"does not fit {dtype}") from error
     tolerance = DEFAULT_TOLERANCE.get(dtype, 0.0)
-    # written so that NaN and infinity do not fit
+    # NaN and infinity compare false, so they do not fit
     if not abs(value.item() - fill) <= tolerance * abs(fill):
         raise ValueError(f"does not fit {dtype}")
     return value
 
 
 def joined(pieces: Sequence[Any]) -> Any:
-    """One output of several calls, (rows, ...) or a list of maps, as if it were of one."""
+    """Join one output of several calls: arrays (rows, ...), or lists of maps."""
     if len(pieces) == 1:
         return pieces[0]
     if isinstance(pieces[0], np.ndarray):

@@ -1,1 +1,1 @@
-"""What knows dbt: the scoring model's entry, and the project as commands see it."""
+"""Everything that imports dbt: the entry of a scoring model, and the project for commands."""

@@ -1,9 +1,9 @@
 """Backfill: a scoring model run slice by slice, each under a clock of the past.
 
-A slice is a clock, and done when the runs table says so; nothing else is remembered, so that a
-backfill can be killed anywhere and started again. The models upstream that depend on the clock are
-built in schemas of their own: the features of the past never stand in the place of today's. The
-scoring model itself writes its own ledger. See docs/decisions/backfill.md.
+Each clock is a slice. A slice is done when the runs table has a successful run under that clock;
+nothing else is remembered, so a backfill can be killed anywhere and started again. The models
+upstream that depend on the clock are built in schemas of their own, so the features of the past never
+replace today's. The scoring model writes its own ledger. See docs/decisions/backfill.md.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Every = Literal["day", "week", "month"]
 def slices(first: datetime, last: datetime, every: Every) -> list[datetime]:
     """The clocks from `first` to `last`, both included, ascending.
 
-    Months count from `first`: from a 31st, a slice is the last day of a shorter month. Raises
+    Months count from `first`: after a 31st, the slice of a shorter month is its last day. Raises
     ConfigError when `last` is before `first`.
     """
     if last < first:
@@ -70,11 +70,13 @@ def show_clock(clock: datetime) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Backfill:
-    """What is to be done: `clocks` are all slices, ascending, and `done` those that have run.
+    """What is to be done.
 
-    version     that scores, as the registry has it
-    asked       it again, "churn/1", when it is not left to the scoring model
-    features    the feature relation as a slice builds it; none when it is not known which it is
+    clocks      all slices, ascending
+    done        the slices that have run
+    version     the version that scores
+    asked       the same as text, "churn/1", when the user named it; else none
+    features    the feature relation that a slice builds; none when it is not known
     relations   where a slice builds the models upstream, by id
     """
 
@@ -95,7 +97,7 @@ class Backfill:
 
 @dataclass(frozen=True, kw_only=True)
 class SliceResult:
-    """What became of one slice: the run's own summary or, of a dry run, `rows`; else `error`."""
+    """What became of one slice: the summary of its run, or `rows` of a dry run, or an `error`."""
 
     clock: datetime
     seconds: float
@@ -115,10 +117,10 @@ def plan_backfill(
 ) -> Backfill:
     """Find out what a backfill of the scoring model `name` has to do; writes nothing.
 
-    `asked` is the version to score with ("churn/1" or an alias, "churn@challenger") in place of
-    the scoring model's own; a slice that another version has run is then missing, else it is done.
-    Raises ConfigError when the slices make no sense or the features do not
-    depend on the clock, RegistryError when no such version is registered.
+    `asked` names a version to score with, "churn/1" or "churn@challenger", in place of the scoring
+    model's own. Then only runs of that version count as done, else those of any version. Raises
+    ConfigError when the slices make no sense or the features do not depend on the clock,
+    RegistryError when no such version is registered.
     """
     clocks = slices(first, last, every)
     model = project.scoring_model(name)
@@ -130,7 +132,7 @@ def plan_backfill(
         calls = scoring_calls(project, Cursor(connection))
         [call] = [call for call in calls if call.scoring_model == model]
         version = _version(project, connection, call, asked)
-        # a hole is a moment about which nothing ran; whoever asks for a version wants that one
+        # any version fills a hole, unless one was asked for
         done = backfilling.scored_clocks(connection, model.table, version if asked else None)
     if clocks[-1] > now:
         raise ConfigError(
@@ -154,14 +156,14 @@ def plan_backfill(
 def run_backfill(
     backfill: Backfill, *, on_start: Callable[[datetime], None], is_dry_run: bool = False
 ) -> Iterator[SliceResult]:
-    """Run the missing slices, oldest first, as the results are asked for; a dry run only builds and
-    counts their features. `on_start` hears of each slice before it begins.
+    """Run the missing slices, oldest first, one for each result that is asked for.
 
-    A slice that fails is a result like any other. Raises WarehouseError when the schemas for the
-    features of the past are somebody else's, KeyboardInterrupt when dbt was stopped.
+    A dry run only builds and counts their features. `on_start` is called before each slice. A slice
+    that fails is a result, too. Raises WarehouseError when the schemas for the features of the past
+    are somebody else's, KeyboardInterrupt when dbt was stopped.
     """
     if not backfill.missing:
-        # one that was killed after it had committed its last slice left them
+        # a backfill that was killed after its last slice has left the schemas
         _drop_scratch(backfill)
     for clock in backfill.missing:
         on_start(clock)
@@ -169,7 +171,7 @@ def run_backfill(
 
 
 def _run_slice(backfill: Backfill, clock: datetime, *, is_dry_run: bool) -> SliceResult:
-    """Run one slice. The scratch schemas are there while it runs, and gone afterwards."""
+    """Run one slice. Its scratch schemas are made before and dropped afterwards."""
     project, began = backfill.project, time.monotonic()
     variables: dict[str, Any] = {upstream.CLOCK_VARIABLE: clock.isoformat(sep=" ")}
     if backfill.asked is not None:
@@ -204,7 +206,7 @@ def _scratch(backfill: Backfill) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        # the next backfill drops them as well; what happened matters more
+        # not raised over the error of the slice: the next backfill drops them, too
         with suppress(DbtOnnxError):
             _drop_scratch(backfill)
         raise
@@ -256,7 +258,7 @@ def _version(
 def _features(
     project: DbtProject, model: ScoringModel, call: ScoringCall, relations: dict[str, TableName]
 ) -> TableName | None:
-    """The feature relation as a slice builds it, of those that the scoring model reads."""
+    """The feature relation that a slice builds, among those that the scoring model reads."""
     above = [
         node_id
         for node_id in project.manifest.nodes[model.unique_id].depends_on.nodes
@@ -269,7 +271,7 @@ def _features(
 
 
 def _error_of(done: Any) -> str | None:
-    """Why an invocation of dbt failed, in one line; none when it did not."""
+    """Why a call of dbt failed, in one line; none when it did not."""
     if done.success:
         return None
     results = getattr(done.result, "results", None) or []

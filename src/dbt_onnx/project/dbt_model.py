@@ -38,25 +38,25 @@ def score(
     Return it from a dbt Python model with `dbt.config(materialized="predictions")`; the
     materialization does the work.
 
-    features               a table or view, `dbt.ref(...)`, as it is: one row per key
+    features               a table or view, `dbt.ref(...)`: one row for each key
     registry               the model registry, `dbt.ref(...)`
-    model                  "churn" for the champion, "churn@challenger", "churn/2"
+    model                  "churn" is the champion, "churn@challenger" an alias, "churn/2" a version
     key                    the columns that name an entity; a row with a NULL among them is rejected
-    as_of                  the column that tells which moment the features describe (DATE or
-                           TIMESTAMP, UTC); without it, the run's time
+    as_of                  the column with the moment that the features describe (DATE or TIMESTAMP,
+                           UTC); without it, the run's time
     refresh_after          {"count": 7, "period": "day"}: score again after this time, changed or
                            not; periods are minute, hour, day, week
-    keep_inputs            keep what each scored row was scored on, beside the ledger, so that a run
-                           can be replayed: True for good, {"count": 400, "period": "day"} for so
-                           long after the run, False not at all
-    significant_digits     of a DOUBLE that the model reads as float64, how many digits count as a
-                           change: sums of doubles end otherwise each time. A float32 input counts
-                           as float32; integers, decimals and text count in full; 17 is exact
+    keep_inputs            keep the features of each scored row, so that a run can be replayed: True
+                           for good, {"count": 400, "period": "day"} for 400 days, False not at all
+    significant_digits     for a DOUBLE that the model reads as float64: how many of its digits count
+                           as a change, since the last ones of a sum differ each time; 17 is exact.
+                           What the model reads as float32 is compared as float32; integers,
+                           decimals and text are compared in full
     max_rejected_fraction  the run fails, and nothing is written, when a larger share of the rows
                            of `features` is rejected
-    batch_rows, threads    rows per call of onnxruntime, and its threads; chosen when not given
+    batch_rows, threads    rows of one call of onnxruntime, and its threads; chosen when not given
 
-    Raises ConfigError when the arguments make no run.
+    Raises ConfigError when an argument is wrong.
     """
     arguments = {
         "features": features,
@@ -81,9 +81,9 @@ def score(
 def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings: str) -> None:
     """Run a scoring model for the `predictions` materialization.
 
-    `settings` is the JSON of `RunSettings`. The outcome is left in a variable of dbt's own
-    connection: dbt-duckdb would print an exception with its traceback, and a user's mistake
-    deserves one clear message.
+    `settings` is the JSON of `RunSettings`. The outcome goes into a variable of dbt's own connection,
+    from which the materialization raises one clear message: dbt-duckdb would print an exception with
+    its traceback.
     """
     from dbt_onnx.engines.duckdb.engine import score_on_duckdb
 
@@ -124,7 +124,7 @@ def _request_of(model: Callable[[Any, Any], Any], dbt: Any, session: Any) -> Any
         with opening_errors():
             return model(dbt, session)
     except TypeError as error:
-        # an argument that is missing, or given without its name: Python tells before we can
+        # Python itself raises when an argument is missing, or given without its name
         if not str(error).startswith("score() "):
             raise
         raise ConfigError(
@@ -133,7 +133,7 @@ def _request_of(model: Callable[[Any, Any], Any], dbt: Any, session: Any) -> Any
 
 
 def project_folder() -> Path:
-    """A Python model runs from a temporary file, in any working directory; dbt's flags know."""
+    """The project's folder, from dbt's flags: a Python model runs from a temporary file elsewhere."""
     from dbt.flags import get_flags
 
     return Path(get_flags().PROJECT_DIR)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Taking a version through the gate: its file, its card, and what it says in the warehouse now."""
+"""Take a version through the gate: its file, its card, and its answers on today's features."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def examine(
     artifacts: Path,
     limits: Limits,
 ) -> list[Check]:
-    """Every check of the gate, in order; what is wrong is in the checks.
+    """Every check of the gate, in order. A check says what is wrong; nothing is raised for it.
 
     The warehouse is read, and nothing is written. Raises ConfigError when dbt cannot read the
     project.
@@ -57,7 +57,7 @@ def examine(
         ),
         *check_card(candidate.artifact, entry),
     ]
-    project.scoring_models()  # a project that cannot be read is no verdict on a version
+    project.scoring_models()  # raises here if the project cannot be read, which is not the version's fault
     try:
         with project.connect() as connection:
             from dbt_onnx.engines.duckdb.cursor import Cursor
@@ -74,8 +74,9 @@ def examine(
 
 
 class _Examination:
-    """One version against the warehouse. A feature relation that several scoring models read is
-    scored once.
+    """One version against the warehouse.
+
+    A feature relation that several scoring models read is scored once.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class _Examination:
     def _check_contract(
         self, reader: Cursor, call: ScoringCall
     ) -> tuple[FeatureRelation | None, Check]:
-        """Whether the next run can read the features and write what the version says."""
+        """Whether the next run can read the features and write the version's predictions."""
         from dbt_onnx.engines.duckdb.current_features import (
             MissingFeaturesError,
             count_features,
@@ -159,7 +160,7 @@ class _Examination:
     def _check_rows(
         self, reader: Cursor, features: FeatureRelation, key: tuple[str, ...]
     ) -> Iterator[Check]:
-        """What the version says about the current rows, beside what the champion says."""
+        """Check the version's answers on the current rows, and compare them with the champion's."""
         from dbt_onnx.engines.duckdb.current_features import sample_features
         from dbt_onnx.engines.duckdb.cursor import duckdb_errors
 
@@ -194,7 +195,7 @@ class _Examination:
     def _load_champion(
         self, reader: Cursor, features: FeatureRelation
     ) -> tuple[Candidate | None, DbtOnnxError | None]:
-        """The champion, if there is one and it can be asked; else what is wrong with it."""
+        """The champion, if there is one and it can score; else what is wrong with it."""
         if self._champion is None:
             return None, None
         try:

@@ -1,4 +1,4 @@
-"""Ask a dbt project how its scoring models are: its warehouse, its registry, its files."""
+"""Check the health of a project's scoring models: warehouse, registry, files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.health import Sources
     from dbt_onnx.project.dbt_project import DbtProject, ScoringModel
 
-# a comment that no rendered query has: it parts them again
+# separates the rendered queries: no query contains this comment
 _END = "-- dbt_onnx: end of query"
 
-# relations and key come as variables, so that no name is ever read as Jinja
+# relations and key are passed as variables, so that no name is read as Jinja
 _QUERIES = f"""
 select {{{{ dbt_onnx.clock() }}}} as clock
 {{%- for call in var('dbt_onnx_health') %}}
@@ -38,11 +38,11 @@ select {{{{ dbt_onnx.clock() }}}} as clock
 
 
 def check_health(project: DbtProject, name: str | None, *, stale_after: timedelta) -> Health:
-    """The health of one scoring model, or of all. What is wrong is in the result; nothing raises."""
+    """The health of one scoring model, or of all. What is wrong is in the result, never raised."""
     try:
         models = [project.scoring_model(name)] if name else project.scoring_models()
         if not models:
-            project.scoring_model("")  # says that there are none
+            project.scoring_model("")  # raises the error that there are none
         return _check_models(project, models, stale_after=stale_after)
     except DbtOnnxError as error:
         return Health(clock=None, stale_after=stale_after, error=error)
@@ -73,7 +73,7 @@ def _check_models(
 
 
 class _Check:
-    """One scoring model: what is known of it, and what was found wrong so far."""
+    """One scoring model: what is known of it, and the problems found so far."""
 
     def __init__(self, cursor: Cursor, model: ScoringModel) -> None:
         from dbt_onnx.engines.duckdb.health import fault_of_features, read_registry, read_sources

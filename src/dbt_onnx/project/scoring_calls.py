@@ -1,4 +1,4 @@
-"""What the scoring models of a project ask for: read from their code, else from their last run."""
+"""The arguments of the project's scoring models: from their code, else from their last run."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Upstream:
-    """A relation that a scoring model reads: as SQL, as users know it, `schema.name`, and what
-    `dbt build -s` calls it.
+    """A relation that a scoring model reads.
+
+    `sql` names it in a statement, `name` is the `schema.name` that users know, and `selector` is what
+    `dbt build -s` takes.
     """
 
     sql: str
@@ -31,8 +33,10 @@ class Upstream:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringCall:
-    """The arguments of one model's `score()`, as far as they are known. `model`, `features` and an
-    empty `key` are none where they are not; `as_of` and `keep_inputs` have their defaults.
+    """The arguments of one model's `score()`, as far as they are known.
+
+    Where they are not, `model` and `features` are none, `key` is empty, and `as_of` and `keep_inputs`
+    have their defaults.
     """
 
     scoring_model: ScoringModel
@@ -56,8 +60,8 @@ class ScoringCall:
 def scoring_calls(project: DbtProject, reader: Cursor) -> list[ScoringCall]:
     """The calls of all scoring models of the project, by name.
 
-    Arguments that a model's code gives as literals are what its next run will use. The others are
-    as its last run had them; a model that has not run yet leaves them unknown.
+    Arguments that are literals in a model's code are those of its next run. The others are taken from
+    its last run; without one they are not known.
     """
     return [_read_call(project, reader, model) for model in project.scoring_models()]
 
@@ -113,8 +117,9 @@ def _read_call(project: DbtProject, reader: Cursor, model: ScoringModel) -> Scor
 
 
 def _upstream(manifest: Any, node: Any) -> dict[str, Upstream]:
-    """What the node depends on, by each text that `literal_arguments` may give for it; a text that
-    means two of them is left out.
+    """What the node depends on, by each text that `literal_arguments` may give for it.
+
+    A text that could mean two relations is left out.
     """
     found: dict[str, list[Upstream]] = defaultdict(list)
     for unique_id in node.depends_on.nodes:

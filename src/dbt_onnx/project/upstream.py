@@ -1,4 +1,4 @@
-"""What lies above a scoring model in dbt's graph and depends on the clock, and how to build it elsewhere.
+"""The models upstream of a scoring model that depend on the clock, and building them elsewhere.
 
 A manifest is read and copied here, never changed, and dbt is not imported.
 """
@@ -17,17 +17,16 @@ if TYPE_CHECKING:
 
 CLOCK_MACRO = "macro.dbt_onnx.clock"
 CLOCK_VARIABLE = "dbt_onnx_clock"
-# the others write where their configuration says, or cannot be made from nothing
+# other materializations write where their configuration says, or cannot be built from nothing
 BUILT_ELSEWHERE = ("table", "view", "incremental", "ephemeral")
 
 
 def clock_dependent(manifest: Any, unique_id: str) -> list[str]:
     """The models above a node that the clock changes, and those between them and the node.
 
-    Ids in the order of the manifest. A model depends on the clock when it calls `dbt_onnx.clock()`,
-    itself or through macros, or names the variable. Seeds, sources and snapshots are as they are.
-
-    Raises ConfigError when there is none, and when one cannot be built elsewhere.
+    Returns ids in the order of the manifest. A model depends on the clock when it calls
+    `dbt_onnx.clock()`, itself or through macros, or names the variable. Seeds, sources and snapshots
+    never do. Raises ConfigError when there is no such model, or one that cannot be built elsewhere.
     """
     nodes = _models_above(manifest, unique_id)
     macros = _clock_macros(manifest)
@@ -54,9 +53,9 @@ def clock_dependent(manifest: Any, unique_id: str) -> list[str]:
 def relations_of(
     manifest: Any, unique_ids: Collection[str], *, suffix: str
 ) -> dict[str, TableName]:
-    """Where these models lie when each is built in its schema with `suffix`; by id.
+    """{id: the relation of this model when `suffix` is added to its schema}.
 
-    Ephemeral models lie nowhere.
+    Ephemeral models have none.
     """
     return {
         node_id: TableName(
@@ -68,11 +67,11 @@ def relations_of(
 
 
 def moved(manifest: Any, relations: dict[str, TableName]) -> Any:
-    """A copy of the manifest in which these models lie in those relations.
+    """A copy of the manifest in which these models are built as those relations.
 
-    For one run of dbt: what a run compiles stays in its manifest, ephemeral models with their clock.
+    Use it for one run of dbt: compiled code stays in a manifest, and has the clock of its run.
     """
-    # by hand: copy.deepcopy puts dbt's lookup tables in each other's place, and the manifest's own
+    # copied part by part: copy.deepcopy mixes up dbt's lookup tables, and the manifest's own
     # deepcopy() fails where a node is disabled (dbt-core 1.10 and 1.11)
     parts = {
         part.name: getattr(manifest, part.name)
@@ -88,7 +87,7 @@ def moved(manifest: Any, relations: dict[str, TableName]) -> Any:
 
 
 def selection(manifest: Any, unique_ids: Collection[str]) -> list[str]:
-    """dbt's selectors of exactly these nodes."""
+    """dbt's selectors for exactly these nodes."""
     return [f"fqn:{'.'.join(manifest.nodes[node_id].fqn)}" for node_id in unique_ids]
 
 
@@ -137,5 +136,5 @@ def _check(manifest: Any, unique_id: str, found: list[str]) -> None:
         raise ConfigError(
             f"what is upstream of {name} cannot be built for the past: {'; '.join(faults)}",
             hint=f"only a {', '.join(BUILT_ELSEWHERE[:-1])} or {BUILT_ELSEWHERE[-1]} model can be "
-            "built beside what is there; let the features read another one",
+            "built in another schema; let the features read such a model",
         )

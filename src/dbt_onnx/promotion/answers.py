@@ -1,4 +1,4 @@
-"""A version at work on rows that are at hand: what it says, with nothing written."""
+"""What a version answers for given rows. Nothing is written."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A version whose file is intact, ready to score, in a child process."""
+    """A version whose file is intact, ready to score in a child process."""
 
     artifact: Artifact
     session: Scorer
 
     @classmethod
     def load(cls, artifacts: Path, entry: RegistryEntry) -> Candidate:
-        """Raises ArtifactError or ContractError, as `load_artifact` and `ChildSession` do."""
+        """Load a version. Raises ArtifactError or ContractError, as `load_artifact` and `ChildSession`."""
         artifact = load_artifact(artifacts, entry)
         return cls(artifact, artifact.open(in_child_process=True))
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a version says about `rows` sampled rows: NULL where it rejects one, and why."""
+    """What a version answers for `rows` sampled rows; NULL for a row that it rejects, and why."""
 
     columns: Mapping[str, pa.Array]
     rows: int
@@ -45,8 +45,9 @@ class Answers:
 
     @classmethod
     def of(cls, candidate: Candidate, batches: Sequence[pa.RecordBatch]) -> Answers:
-        """Raises ScoringError when the model fails on all of these rows; one on which it fails is
-        rejected, as by a run.
+        """Score the rows. A row on which the model fails is rejected, as in a run.
+
+        Raises ScoringError when it fails on all of them.
         """
         contract = candidate.artifact.contract
         rows = sum(batch.num_rows for batch in batches)

@@ -1,4 +1,4 @@
-"""Two versions of a model on the same rows: how far their answers are apart."""
+"""How far the answers of two versions are apart on the same rows."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class ColumnComparison:
     """One output column that both versions give, over the rows that both have scored.
 
     mean, mean_before   of the new and of the old version; none for labels
-    rank_correlation    Spearman's, between -1 and 1; none for labels, and where one of the two is
-                        constant or there are fewer than two rows
-    changed             share of rows whose decision is another: another label, or a probability on
-                        the other side of the threshold; none for values, which decide nothing
+    rank_correlation    Spearman's, between -1 and 1; none for labels, for a column that is constant
+                        in one version, and for fewer than two rows
+    changed             share of rows with another decision: another label, or a probability on the
+                        other side of the threshold; none for values, which decide nothing
     """
 
     column: str
@@ -52,9 +52,9 @@ def compare_columns(
     *,
     threshold: float = 0.5,
 ) -> list[ColumnComparison]:
-    """Compare the columns that both have, row by row in the same order; NULL is a rejected row.
+    """Compare the columns that both versions have, row by row. NULL is a rejected row.
 
-    `kinds` is of the new version. Vectors are not compared, nor is a text with a number.
+    `kinds` is of the new version. Vectors are not compared, nor is text with numbers.
     """
     compared = []
     for column, kind in kinds.items():
@@ -80,9 +80,9 @@ def count_values(column: pa.Array) -> int:
 
 
 def rank_correlation(a: Array, b: Array) -> float | None:
-    """Spearman's rho: Pearson's correlation of the ranks, of which equal values share the mean.
+    """Spearman's rho: Pearson's correlation of the ranks. Equal values share their mean rank.
 
-    None for fewer than two rows, and when either is constant: it is not defined then.
+    None for fewer than two rows, or when either is constant: then it is not defined.
     Spearman, "The proof and measurement of association between two things" (1904).
     """
     if len(a) < 2:
@@ -100,7 +100,7 @@ def _ranks(values: Array) -> Array:
 
 
 def _compare_labels(column: str, a: pa.Array, b: pa.Array) -> ColumnComparison:
-    # a version may give text where the other gave numbers: '1' is the same decision as 1
+    # one version may give text and the other numbers: '1' is the same decision as 1
     same = pc.equal(a.cast(pa.string()), b.cast(pa.string()))
     return ColumnComparison(column=column, rows=len(a), changed=_share(pc.invert(same)))
 

@@ -1,11 +1,11 @@
 """The gate that a version passes before it becomes champion: checks, figures, limits, verdicts.
 
-A version is judged by its file, by its card, by the features as they are now, and by what the
-champion says about the same entities. Nothing here writes anything.
+A version is judged by its file, by its card, by the current features, and by what the champion says
+about the same entities. Nothing here writes anything.
 
 A version that could not be compared with the champion does not pass: the check `comparison with ...`
-fails, until somebody says why it may serve all the same. Where there is no champion yet, there is
-nothing to compare with, and the promotion is recorded as `not_compared`.
+fails, unless somebody overrides it and says why. Where there is no champion yet, there is nothing to
+compare with, and the promotion is recorded as `not_compared`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One row of the gate. `final`: no override passes it, because every run would refuse it, too.
+    """One row of the gate. No override passes a `final` one, which every run would refuse, too.
 
     `fault` and `hint` are empty unless the verdict is failed.
     """
@@ -59,7 +59,7 @@ class Check:
 
 
 def failed(name: str, limit: str, error: DbtOnnxError, *, final: bool = False) -> Check:
-    """A check that an error has ended."""
+    """The failed check for an error."""
     return Check(
         name=name,
         figure=error.kind + " error",
@@ -72,7 +72,7 @@ def failed(name: str, limit: str, error: DbtOnnxError, *, final: bool = False) -
 
 
 def not_compared(champion: str | None, why: str, *, hint: str = "") -> Check:
-    """The check of a version that was held against nothing, `champion` or none."""
+    """The check that says that nothing was compared: with `champion`, or because there is none."""
     if champion is None:
         return Check(name="comparison", figure=why, limit="", verdict="not checked")
     return Check(
@@ -86,7 +86,7 @@ def not_compared(champion: str | None, why: str, *, hint: str = "") -> Check:
 
 
 def check_card(artifact: Artifact, entry: RegistryEntry) -> list[Check]:
-    """Whether the model still says what its card says, and what was measured in training."""
+    """Whether the model still answers as its card says, and the parity recorded in training."""
     verdict = verify_sample(artifact, entry)
     parity = artifact.card.get("parity") or {}
     tolerance = parity.get("tolerance", "")
@@ -101,7 +101,7 @@ def check_card(artifact: Artifact, entry: RegistryEntry) -> list[Check]:
         hint=verdict.hint or "",
     )
     rows, largest = parity.get("rows_compared"), parity.get("max_abs_difference")
-    # export refuses a model that is further apart, relative to outputs above 1: a record is a pass
+    # export refuses a model beyond the tolerance, so a recorded parity has passed
     known = isinstance(rows, int) and isinstance(largest, int | float)
     training = Check(
         name="training parity",
@@ -115,8 +115,9 @@ def check_card(artifact: Artifact, entry: RegistryEntry) -> list[Check]:
 def check_answers(
     new: Answers, old: Answers | None, contract: Contract, limits: Limits, *, where: str
 ) -> list[Check]:
-    """Whether what the version says about the current rows can be served: not rejected, finite,
-    not the same for everybody. `contract` is the version's, `where` names the rows.
+    """Whether the version's answers can be served: few rejected, finite, not the same for everybody.
+
+    `contract` is the version's, `where` names the rows.
     """
     before = "" if old is None else f", champion {old.rejected:.2%}"
     reasons = ", ".join(f"{name} {n:,}" for name, n in new.rejected_reasons.most_common(3))
@@ -153,7 +154,8 @@ def check_answers(
 def check_comparison(
     new: Answers, old: Answers, contract: Contract, limits: Limits, *, champion: str
 ) -> list[Check]:
-    """Whether the version answers like the champion, within the limits, on the same rows.
+    """Whether the version answers like the champion on the same rows, within the limits.
+
     `contract` is the version's.
     """
     kinds = column_kinds(contract)
@@ -239,7 +241,7 @@ def _check_column(
 
 
 def _check_varying(new: Answers, kinds: Mapping[str, OutputKind], *, where: str) -> list[Check]:
-    """A label may be the same for all, nobody is of the rare class, while a probability varies."""
+    """Check that outputs vary. Labels may all be the same if a probability varies."""
     telling = [column for column in new.columns if kinds[column] != "label"] or list(new.columns)
     enough = new.rows_scored > 1
     checks = []

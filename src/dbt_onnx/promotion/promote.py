@@ -1,8 +1,8 @@
 """Promotion and rollback: a change of two cells of the registry, and a row that says why.
 
-The registry is written first, then the promotions: a command that is killed in between has
-promoted and not recorded it, which the next command finds, says and records. The other way round
-the promotions could tell of what never was.
+The registry is written first, then the promotions. A command that is killed in between has promoted
+without a record, which the next command notices, says and records. The other way round, the
+promotions could have a record of what never happened.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_REASON = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A model as registry and promotions have it now. `champion` is none when nobody is."""
+    """A model in registry and promotions now. `champion` is none when no version is champion."""
 
     model_name: str
     registry: Registry
@@ -54,7 +54,7 @@ class Standing:
 
     @property
     def changed_by_hand(self) -> bool:
-        """Whether the registry's champion is another than the last that was recorded."""
+        """Whether the champion in the registry differs from the last one in the promotions."""
         version = self.champion.model_version if self.champion else None
         return self.history.champion not in {None, version}
 
@@ -64,7 +64,7 @@ class Standing:
         registry = Registry.from_csv(path)
         versions = [entry for entry in registry.entries if entry.model_name == model_name]
         if not versions:
-            registry.resolve(model_name)  # says what there is instead
+            registry.resolve(model_name)  # raises the error that lists what there is
         return cls(
             model_name=model_name,
             registry=registry,
@@ -78,8 +78,9 @@ class Standing:
 class Change:
     """A change of champion that was carried out, as the promotions have it.
 
-    `replaced_alias` is what the replaced version is now, `found` a change that was recorded with
-    it because no command had, `first` whether the promotions file is new.
+    `replaced_alias` is the new alias of the replaced version. `found` is an earlier change that no
+    command had recorded, and that was recorded with this one. `first` tells whether the promotions
+    file is new.
     """
 
     promotion: Promotion
@@ -133,8 +134,8 @@ def carry_out(
 ) -> Change:
     """Make `entry` champion: registry, then promotions. The caller has judged `standing`.
 
-    Raises RegistryError, and changes nothing, when the registry has another champion or another
-    entry by now, or when a file cannot be written.
+    Raises RegistryError, and changes nothing, when champion or entry have changed since, or when a
+    file cannot be written.
     """
     with locked(standing.path.parent):
         _refuse_changed(standing, entry)
@@ -144,10 +145,10 @@ def carry_out(
 def roll_back(
     path: Path, model_name: str, *, to: str | None, artifacts: Path, reason: str
 ) -> Change:
-    """Make the version champion again that was before, or the one named by `to`.
+    """Make the version before champion again, or the one named by `to`.
 
-    Only its file is checked: a rollback must be quick, and must not need a warehouse. Raises
-    RegistryError when the promotions do not tell which version that is, ArtifactError or
+    Only its file is checked, since a rollback must be quick and work without a warehouse. Raises
+    RegistryError when the promotions do not tell which version was before, ArtifactError or
     ContractError when its file is not what was registered.
     """
     if faults := name_faults(model_name, what="NAME"):
@@ -221,7 +222,7 @@ def _refuse_changed(standing: Standing, entry: RegistryEntry) -> None:
     raise RegistryError(
         f"{standing.path} was changed while the gate ran: champion of {standing.model_name!r} was "
         f"{was} and is {champion}",
-        hint="run the command again: the version must be compared with the champion of now",
+        hint="run the command again: the version must be compared with the current champion",
     )
 
 

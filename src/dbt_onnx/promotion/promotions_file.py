@@ -1,4 +1,4 @@
-"""The promotions seed: which version became champion, when, instead of which, and why.
+"""The promotions seed: which version became champion, when, in place of which, and why.
 
 It lies beside the registry, is reviewed with it, and rows are only ever added. The registry says
 who is champion; this file says how that came about.
@@ -37,10 +37,10 @@ class Promotion:
 
     promoted_at        UTC, ISO 8601 with microseconds and Z
     replaced_version   the champion before, empty if there was none
-    action             promote, rollback, or found: a change that no command had recorded
-    gate               passed; not_compared: all checks passed, and there was no champion to compare
-                       with; overridden; or not_run
-    reason             why the gate was overridden, or what was told at a rollback; may be empty
+    action             promote, rollback, or found (a change that no command had recorded)
+    gate               passed, not_compared (all checks passed, but there was no champion to compare
+                       with), overridden, or not_run
+    reason             why the gate was overridden or the version rolled back; may be empty
     """
 
     promoted_at: str
@@ -73,10 +73,9 @@ class History:
 
     @property
     def standing(self) -> tuple[str, ...]:
-        """The promotions that no rollback has undone, as versions; the last is champion.
+        """The versions whose promotion no rollback has undone; the last one is champion.
 
-        A rollback is undone by a promotion, not by a rollback: 1, 2, 3 and a rollback leave 1, 2,
-        a second one leaves 1.
+        Rollbacks add up: after 1, 2, 3, a first rollback leaves 1, 2, and a second one leaves 1.
         """
         stack: list[str] = []
         for item in self.promotions:
@@ -125,8 +124,9 @@ def append_promotions(path: Path, promotions: Sequence[Promotion]) -> None:
 
 
 def next_times(history: History) -> tuple[str, str]:
-    """Two moments in UTC, such as `1998-01-05T14:03:07.000000Z`, later than what is recorded:
-    a clock that was set back must not turn the order round.
+    """Two moments in UTC, such as `1998-01-05T14:03:07.000000Z`, later than all that are recorded.
+
+    So the order stays right when the machine's clock was set back.
     """
     moment = datetime.now(UTC)
     if history.promotions:

@@ -1,1 +1,1 @@
-"""What a scoring run is asked, what it tells, how it is judged: no SQL."""
+"""Scoring runs without SQL: what is asked of them, their progress, their replay, their health."""

@@ -1,11 +1,11 @@
-"""Whether predictions can be relied on: figures of a scoring model, judged.
+"""Judging the figures of a scoring model: can its predictions be relied on?
 
-    healthy   (0)  every entity has a prediction that is fresh, by a run that went well
+    healthy   (0)  every entity has a fresh prediction, and the last run succeeded
     degraded  (1)  predictions are served, but some are stale, missing or doubtful
     broken    (2)  nothing new can be served until somebody acts
 
-`ModelHealth.problems` says why, a kind each; `KINDS` says which kind makes a model degraded and which
-broken. Nothing here touches dbt or a warehouse.
+`ModelHealth.problems` says why. Each problem has a kind, and `KINDS` says which kinds make a model
+degraded and which broken. Nothing here touches dbt or a warehouse.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelHealth:
-    """One scoring model. `figures` are the columns of the macro `prediction_health`, empty when they
-    cannot be had.
+    """One scoring model.
+
+    `figures` are the columns of the macro `prediction_health`, empty when they could not be read.
     """
 
     scoring_model: str
@@ -69,8 +70,9 @@ class ModelHealth:
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """Every scoring model that was asked for. `clock` is none when the project could not be read,
-    and `error` says why.
+    """Every scoring model that was asked for.
+
+    When the project could not be read, `clock` is none and `error` says why.
     """
 
     clock: datetime | None
@@ -88,7 +90,7 @@ class Health:
 
 
 def judge(figures: Mapping[str, Any]) -> list[Problem]:
-    """What the figures of one scoring model say against it."""
+    """The problems that the figures of one scoring model show."""
     return [*_problems_of_runs(figures), *_problems_of_rows(figures), *_problems_of_tests(figures)]
 
 
@@ -113,7 +115,7 @@ def _problems_of_runs(figures: Mapping[str, Any]) -> Iterator[Problem]:
         said = " ".join((error or "it left no message").split())
         yield Problem(kind="run_failed", message=f"{when} failed: {said}")
     elif status in {"interrupted", "running"}:
-        # whoever writes a DuckDB file has it alone: that we can read it says that the run is gone
+        # a process that writes a DuckDB file has it alone; we can read it, so that run is dead
         yield Problem(kind="run_interrupted", message=f"{when} was interrupted")
     if figures["last_good_run_id"] is None:
         yield Problem(kind="never_ran", message="no run has succeeded")

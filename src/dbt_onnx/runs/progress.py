@@ -1,4 +1,4 @@
-"""How far a long run has come: a bar on a terminal, a line now and then elsewhere."""
+"""The progress of a long run: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY_SECONDS = 10.0
 
-# dbt scores several models at once; two bars on one terminal would draw over each other
+# only one bar at a time: dbt scores several models at once, and bars would draw over each other
 TERMINAL = threading.Lock()
 
 

@@ -1,8 +1,8 @@
-"""A run scored again on the inputs that it kept: does the model still say what the ledger says?
+"""A run scored again on its kept inputs: does the model still say what the ledger says?
 
-Nothing here touches a warehouse. The rows to replay come as a stream that carries, beside key and
-features, what the ledger says of them; the kernel passes those columns through, so that each batch
-of predictions stands next to what was said.
+Nothing here touches a warehouse. The rows to replay come as a stream with key, features and the
+predictions in the ledger. The kernel passes the latter through, so each batch has the old and the new
+predictions side by side.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ IDENTICAL, WITHIN_TOLERANCE, DIFFERENT = 0, 1, 2
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something that is not as the run left it.
+    """One difference from what the run left.
 
-    problem      `ledger`, `inputs`, `artifact` (what the replay needs was altered or is gone) or
-                 `prediction` (the model says something else)
-    key          the row, `customer_id=00042`; none when it is about the run as a whole
-    column_name  the column that differs, if it is one
+    problem      `ledger`, `inputs` or `artifact`: it was altered or is gone; `prediction`: the model
+                 says something else
+    key          the row, `customer_id=00042`; none when the whole run is meant
+    column_name  the column that differs; none when no single one does
     expected     what the ledger or the run row says
     actual       what was found, or what the model says now
     """
@@ -55,8 +55,8 @@ class Finding:
 class Replay:
     """What came of replaying a run.
 
-    `rows` were compared, of `rows_kept`; they are `identical`, `within_tolerance` or `different`.
-    `findings` names at most MAX_FINDINGS of what is wrong, `notes` what the reader should know.
+    Of `rows_kept`, `rows` were compared, and are `identical`, `within_tolerance` or `different`.
+    `findings` has at most MAX_FINDINGS differences, `notes` what the reader should know.
     """
 
     run_id: str
@@ -77,7 +77,7 @@ class Replay:
         return not self.different and not self.findings
 
     def report(self, finding: Finding) -> None:
-        """Add a finding, unless there are enough to act on."""
+        """Add a finding, unless there are MAX_FINDINGS already."""
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(finding)
 
@@ -91,12 +91,12 @@ def compare_batch(
     tolerance: float,
     scales: Mapping[str, Any] | None = None,
 ) -> None:
-    """Add a batch of predictions, which carries what was said, to `replay`.
+    """Compare a batch of new predictions with the old ones in it, and add the result to `replay`.
 
-    Of each name in `columns` it has the prediction, and `__dbt_onnx_said_<i>` with what the ledger
-    says; the same for status and reason, after them. Numbers are within tolerance when they are no
-    further apart than `tolerance`, as a share of the number or of the column's scale where that is
-    larger (1 for a column that `scales` does not name); all else is equal or different.
+    For each name in `columns` the batch has the new prediction, and `__dbt_onnx_said_<i>` with the one
+    in the ledger. Status and reason follow in the same way. Numbers are within tolerance when they
+    differ by at most `tolerance`, as a share of the number or of the column's scale, whichever is
+    larger. A column that `scales` does not name has the scale 1. All else is equal or different.
     """
     names = [*columns, *COMPARED_STAMPS]
     verdicts = {}
@@ -112,7 +112,7 @@ def compare_batch(
     replay.within_tolerance += int(counts[WITHIN_TOLERANCE])
     replay.different += int(counts[DIFFERENT])
     for row in np.flatnonzero(worst == DIFFERENT)[:MAX_FINDINGS].tolist():
-        # the reason of a rejection tells more than that there are no outputs
+        # for a rejected row the reason is compared, since its outputs are NULL
         name = next(n for n in reversed(names) if verdicts[n][row] == DIFFERENT)
         said = batch.column(f"{SAID_PREFIX}{names.index(name)}")
         replay.report(
@@ -129,7 +129,7 @@ def compare_batch(
 
 
 def _without_message(reasons: pa.StringArray) -> pa.StringArray:
-    """`model_error` for `model_error:...`: onnxruntime's words are those of its version."""
+    """`model_error` for `model_error:...`: the words differ between versions of onnxruntime."""
     return pc.replace_substring_regex(reasons, "^model_error:.*", "model_error")
 
 

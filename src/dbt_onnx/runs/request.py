@@ -1,4 +1,4 @@
-"""What the user asked for and what dbt knows, checked once, before the warehouse is touched."""
+"""What the user asks for and what dbt knows, checked once, before the warehouse is touched."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PERIODS = {
     "week": timedelta(weeks=1),
 }
 _MOST_PERIODS = 100_000
-# of a number in a feature of float64, by default and at most
+# how many digits of a number for a float64 input count, by default and at most
 SIGNIFICANT_DIGITS = 9
 MAX_DIGITS = 17
-# onnxruntime makes as many threads as it is told to, and a million of them is the end of the process
+# onnxruntime makes as many threads as it is told to, and a million of them kill the process
 _MOST = {"batch_rows": 10_000_000, "threads": 1_024, "significant_digits": MAX_DIGITS}
 
 
@@ -36,7 +36,7 @@ _RETURN_IT = (
 
 
 class _NoRowsError(ConfigError, AttributeError):
-    """Somebody takes what `score()` gives for a data frame; `hasattr` may ask all the same."""
+    """The result of `score()` is used as a data frame. An AttributeError, too, for `hasattr`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class ScoringRequest:
         )
 
     def __getattr__(self, name: str) -> object:
-        """Called for what is not there: `score(...).df()`, say."""
+        """Refuse attributes that do not exist, such as `score(...).df()`."""
         raise _NoRowsError(f"score() describes a scoring run, it has no {name!r}", hint=_RETURN_IT)
 
     def __iter__(self) -> Iterator[object]:
@@ -74,11 +74,11 @@ class ScoringRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What the materialization tells: where the ledger lies, which run this is, and what was asked.
+    """What the materialization passes on: where the ledger is, which run this is, and its variables.
 
     `clock_sql` is the SQL expression of the project's clock, a naive UTC timestamp. `model` is the
     version, "churn/1", that a backfill asks for in place of the scoring model's own. `seeds` are the
-    files of the seeds above the scoring model, by relation, where `empty` may leave them without rows.
+    files of the seeds upstream, by relation: with `empty`, dbt may have loaded them without rows.
     """
 
     database: str

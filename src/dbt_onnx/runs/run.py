@@ -283,9 +283,9 @@ def _asked_version(
 
 
 def unstable(
-    features: str, difference: str = "the rows to score are others each time"
+    features: str, difference: str = "each reading of the features gives other rows to score"
 ) -> ScoringError:
-    """The error for a feature relation that was read more than once and was not the same."""
+    """The error for a feature relation that differs from one reading to the next."""
     return ScoringError(
         difference,
         hint=f"{features} gave other rows when it was read again: materialize it as a table, or "

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def show_backfill(backfill: Backfill) -> None:
-    """Print what is to be done, and what is done already."""
+    """Print what there is to do, and what is done already."""
     clocks, missing = backfill.clocks, len(backfill.missing)
     version = str(backfill.version.model)
     print_text(
@@ -60,7 +60,7 @@ class SliceProgress:
         self._bar: progress.Progress | None = None
 
     def __enter__(self) -> Self:
-        # while this bar is there, the run of a slice draws none
+        # only one bar at a time: the run of a slice draws none meanwhile
         if self._console.is_interactive and TERMINAL.acquire(blocking=False):
             self._bar = progress.Progress(
                 progress.TextColumn("{task.description}"),

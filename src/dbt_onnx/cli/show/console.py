@@ -1,4 +1,4 @@
-"""What every command prints with. Text from outside is shown as text: no markup, no control codes."""
+"""Printing for all commands. Text from outside is never read as markup or control codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WIDTH_OF_FILES = 200
 
 
 def open_console() -> Console:
-    """Standard output: as wide as the terminal, and wide where a file or a pipe reads it."""
+    """Standard output: as wide as the terminal, or wide for a file or a pipe."""
     console = Console()
     return console if console.is_terminal else Console(width=_WIDTH_OF_FILES)
 

@@ -99,8 +99,10 @@ def show_contract(console: Console, contract: Contract) -> None:
 def show_verdicts(
     verdicts: Sequence[Verdict], *, unregistered: Sequence[Path] = (), recording: bool = False
 ) -> None:
-    """Print one row per registered version, then each fault with its remedy, and what the registry
-    does not tell: folders without a row and, unless that is being mended, rows without a card.
+    """Print one row for each registered version, then each fault with its remedy.
+
+    Then come folders without a row in the registry and, unless they are being recorded now, rows
+    without the digest of a card.
     """
     console = Console()
     header = ["model", "alias", "sha256", "sample", "verdict"]
@@ -145,7 +147,7 @@ def show_verdicts(
 
 
 def show_recorded(registry: Path, recorded: int, is_new: bool) -> None:  # noqa: FBT001
-    """Print how many cards were recorded, and how the warehouse gets to know."""
+    """Print how many cards were recorded, and how to load them into the warehouse."""
     console = Console()
     cards = "1 card" if recorded == 1 else f"{recorded:,} cards"
     print_text(console, f"recorded {cards} in {registry}")

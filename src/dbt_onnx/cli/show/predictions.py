@@ -71,7 +71,7 @@ def show_history(name: str, key: Sequence[str], history: Sequence[Said]) -> None
 
 
 def show_replay(replay: Replay) -> None:
-    """Print what came of replaying a run, and name what differs."""
+    """Print the result of a replay, and what differs."""
     console = open_console()
     sampled = f" of {replay.rows_kept:,}" if replay.rows != replay.rows_kept else ""
     print_text(

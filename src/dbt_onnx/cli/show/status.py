@@ -47,8 +47,10 @@ def show_health(health: Health) -> None:
 
 
 def health_document(health: Health) -> str:
-    """The same as JSON. Keys are stable; times are UTC in ISO 8601, periods in seconds, and a figure
-    that cannot be had is null.
+    """The same as JSON.
+
+    Keys are stable. Times are UTC in ISO 8601, periods are in seconds. A figure that could not be
+    read is null.
     """
     document = {
         "status": health.status,

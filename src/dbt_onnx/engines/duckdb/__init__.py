@@ -1,1 +1,1 @@
-"""DuckDB: how to plan, stream and write there, and how to ask what was written."""
+"""DuckDB: how to plan, stream and write there, and how to read what was written."""

@@ -1,4 +1,4 @@
-"""What a backfill does on the warehouse beside the runs: its scratch schemas, and what is done already."""
+"""What a backfill does on the warehouse besides its runs: scratch schemas, and what is done."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ MARK = "dbt_onnx_backfill"
 
 @duckdb_errors()
 def renew_scratch(connection: duckdb.DuckDBPyConnection, relations: Iterable[TableName]) -> None:
-    """Make the schemas of these relations, empty but for a table that tells what they are for.
+    """Make the schemas of these relations anew, each with one table that marks it as a backfill's.
 
-    What an earlier backfill left there is dropped. Raises WarehouseError when a schema is not, or
-    not only, a backfill's.
+    What an earlier backfill left there is dropped. Raises WarehouseError when a schema has no such
+    mark, or holds anything else.
     """
     cursor = Cursor(connection)
     for schema, names in _by_schema(relations).items():
@@ -70,8 +70,9 @@ def evaluate_clock(connection: duckdb.DuckDBPyConnection, clock_sql: str) -> dat
 def scored_clocks(
     connection: duckdb.DuckDBPyConnection, ledger: TableName, version: RegistryEntry | None
 ) -> set[datetime]:
-    """The clocks of a scoring model's successful runs, by one model version or by any; empty before
-    the first.
+    """The clocks of a scoring model's successful runs, by one model version or by any.
+
+    Empty before the first run.
     """
     cursor = Cursor(connection)
     tables = ScoringTables(ledger)
@@ -94,9 +95,9 @@ def scored_clocks(
 def registry_among(
     connection: duckdb.DuckDBPyConnection, relations: Collection[TableName]
 ) -> Registry:
-    """The model registry: that of the relations which has its columns.
+    """The model registry: the first of the relations that has a registry's columns.
 
-    Raises RegistryError when there is none in the warehouse, or when it is not valid.
+    Raises RegistryError when none has them, or when the registry is not valid.
     """
     cursor = Cursor(connection)
     for relation in relations:
@@ -113,7 +114,7 @@ def registry_among(
 
 
 def _by_schema(relations: Iterable[TableName]) -> dict[TableName, list[str]]:
-    """The names in each schema, by the table that marks the schema."""
+    """{the table that marks a schema: the names of the relations in that schema}."""
     schemas: dict[TableName, list[str]] = defaultdict(list)
     for relation in relations:
         schemas[relation.beside(MARK)].append(relation.identifier)

@@ -1,4 +1,4 @@
-"""The features as they are now, for whoever scores them without writing anything."""
+"""The features as they are now, for scoring that writes nothing."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def sample_features(
 ) -> list[pa.RecordBatch]:
     """At most `rows` rows, held in memory, ready for `score_batches`: key and the `columns`.
 
-    Which rows is decided by the hash of their key: the same as long as the same entities are
-    there. Rows with a NULL in the key are left out: no run scores them.
+    The hash of the key decides which rows: the same ones as long as the entities are the same. Rows
+    with a NULL in the key are left out, since no run scores them.
     """
     keys = [quote(name) for name in key]
     selected = [f'{name} as "{KEY_PREFIX}{place}"' for place, name in enumerate(keys)]
@@ -76,7 +76,7 @@ def sample_features(
 
 def count_features(reader: Cursor, features: FeatureRelation, *, key: Sequence[str]) -> int:
     """The number of rows. Raises DataError when there are none, or when a key occurs twice."""
-    # the moments that the rows describe are left aside: which clock the next run has is not known
+    # the moments of the rows are not checked: the clock of the next run is not known
     rows: int = reader.rows(f"select count(*) from ({features.sql}) as features")[0][0]
     features.check_not_empty(rows)
     features.check_keys(reader, key=key)

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 _BYTES = {"bytes": 1, **{f"{prefix}iB": 2 ** (10 * n) for n, prefix in enumerate("KMGTPE", 1)}}
 
-# 100 million rows fail to join in 256 MB and to be deleted from in 1 GB, 15 million do both in 512 MB
+# measured: 15 million rows can be joined, and deleted from, in 512 MB. 100 million fail to join in
+# 256 MB, and to be deleted from in 1 GB
 _BYTES_PER_ROW = 32
 
 
 class Cursor:
-    """One DuckDB connection of the process, with named parameters bound where a statement has them."""
+    """One DuckDB connection of the process. A statement gets the named parameters that it mentions."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self.raw = connection
@@ -42,18 +43,19 @@ class Cursor:
         self.rows(sql, parameters)
 
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        """Run one statement and fetch all of its rows: duckdb refuses more work on a cursor
-        whose result is unfinished.
+        """Run one statement and fetch all of its rows.
+
+        duckdb refuses more work on a cursor while a result is unfinished.
         """
         return self.raw.execute(sql, self._bound(sql, parameters)).fetchall()
 
     def stream(self, sql: str, parameters: Mapping[str, Any], *, batch_rows: int) -> Any:
-        """A `pyarrow.RecordBatchReader`; it lives as long as this cursor runs nothing else."""
+        """A `pyarrow.RecordBatchReader`. It ends when this cursor runs another statement."""
         relation = self.raw.sql(sql, params=self._bound(sql, parameters))
         return relation.to_arrow_reader(batch_rows)
 
     def _bound(self, sql: str, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The parameters that the statement names; duckdb refuses any other."""
+        """The parameters that the statement names: duckdb refuses a call with others."""
         if not parameters:
             return {}
         wanted = self.raw.extract_statements(sql)[0].named_parameters
@@ -80,16 +82,19 @@ class Cursor:
         return table.sql if self.has(table) else ledger.empty_relation(columns)
 
     def max_rows_held(self) -> int:
-        """How many rows of a table DuckDB's memory limit lets a statement hold: keys and hashes for a
-        join, or the transactions of all that lies next to scattered rows that are deleted.
+        """How many rows of a table one statement can hold within DuckDB's memory limit.
+
+        What it holds are keys and hashes for a join, or the transactions of all rows beside scattered
+        ones that are deleted.
         """
         number, unit = self.rows("select current_setting('memory_limit')")[0][0].split()
         return int(float(number) * _BYTES[unit]) // _BYTES_PER_ROW
 
     def has(self, table: TableName) -> bool:
-        """Whether there is a table or a view of this name: `duckdb_tables()` would tell, too, and take
-        16 ms where there are 3,000. A SELECT would take a Python variable or a file for a table that is
-        not there: `warehouse.main.csv` for `csv`.
+        """Whether there is a table or a view of this name.
+
+        `duckdb_tables()` takes 16 ms where there are 3,000. A SELECT from a table that is missing may
+        find a Python variable or a file instead.
         """
         try:
             # bound and not executed: then an error does not abort the transaction
@@ -104,10 +109,10 @@ class Cursor:
 
 @contextmanager
 def duckdb_errors() -> Iterator[None]:
-    """Turn what DuckDB raises, and a process without memory, into a WarehouseError: dbt prints others
-    with their traceback.
+    """Turn DuckDB's errors, and a lack of memory, into a WarehouseError.
 
-    Ctrl-C during a query is a RuntimeError of DuckDB; it becomes the KeyboardInterrupt that it is.
+    dbt would print them with their traceback. Ctrl-C during a query is a RuntimeError of DuckDB; it
+    becomes a KeyboardInterrupt again.
     """
     try:
         yield
@@ -148,10 +153,11 @@ def _out_of_memory(said: str) -> WarehouseError:
 
 @contextmanager
 def ended_with_process(name: str) -> Iterator[list[Cursor]]:
-    """Within, when the process ends, what the cursors in the list do is stopped and rolled back before.
+    """Within, the end of the process first stops and rolls back what the cursors in the list do.
 
-    dbt runs a model in a thread that does not keep the process from ending: a second Ctrl-C ends the
-    wait for it. What comes after this would be in the way of the end, so the thread goes no further.
+    dbt runs a model in a thread that does not keep the process alive: a second Ctrl-C ends the wait
+    for it. After this block the thread stands still when the process is ending, since whatever it did
+    next would disturb the end.
     """
     cursors: list[Cursor] = []
     asked = 0
@@ -160,7 +166,7 @@ def ended_with_process(name: str) -> Iterator[list[Cursor]]:
         nonlocal asked
         if not asked:
             sys.stderr.write(f"{name}: interrupted: the run is stopped, and writes nothing\n")
-        # not all the time: what was interrupted still has to be told to the run row
+        # not at every call: the run row still has to be closed on one of these cursors
         if asked % 10 == 0:
             for cursor in cursors:
                 with suppress(Exception):
@@ -177,7 +183,7 @@ def ended_with_process(name: str) -> Iterator[list[Cursor]]:
 
 @contextmanager
 def errors_of_opening(path: str) -> Iterator[None]:
-    """The same for what is raised when a database file is opened."""
+    """Turn the errors of opening a database file into a WarehouseError."""
     try:
         yield
     except duckdb.Error as error:
@@ -203,7 +209,7 @@ def _cannot_open(path: str, said: str) -> WarehouseError:
 
 @contextmanager
 def opening_errors() -> Iterator[None]:
-    """The same for what `dbt.ref()` raises: it looks at the relation at once."""
+    """Turn the errors of `dbt.ref()` into a WarehouseError: it opens the relation at once."""
     try:
         yield
     except duckdb.Error as error:

@@ -1,7 +1,7 @@
 """The SQL types that a model can read: how values of each are hashed, and how they are kept.
 
-A value has changed when what reaches the model has changed. So the hash is taken of the value as the
-contract encodes it, and a feature has a precision:
+A value has changed when what reaches the model has changed. So what is hashed is the value as the
+contract encodes it. How exactly it is hashed is the feature's precision:
 
     exact       integers, text, moments, and floats whose tolerance is stricter than their tensor's type
     float32     floats and decimals for a float32 tensor, rounded as the encoder rounds them
@@ -9,9 +9,9 @@ contract encodes it, and a feature has a precision:
     9 digits    DOUBLE for a float64 tensor: as many significant digits as `score()` says; a whole
                 number below 2^53 counts with all of its digits, and so does a DECIMAL
 
-A sum of doubles has other last digits each time that DuckDB's threads come in another order. In
-float32 these are gone. A type has not changed for the model when only its width did: all integers are
-hashed as BIGINT, or as text where they are longer, all floats as DOUBLE, an ENUM as text.
+The last digits of a sum of doubles depend on the order in which DuckDB's threads come. float32 does
+not keep them. A wider type is no change for the model: all integers are hashed as BIGINT, or as text
+where they are longer, all floats as DOUBLE, an ENUM as text.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
 _KNOWN = re.compile(r"[A-Z][A-Z0-9_ ]*(\(\d+(, ?\d+)?\))?(\[\d*\])*")
 _PRECISION = re.compile(r"exact|float16|float32|(1[0-5]|[1-9]) digits")
 _ELEMENT = "__dbt_onnx_element"
-# moments with a zone, and whether they count nanoseconds
+# types of moments with a time zone, and whether they count nanoseconds
 _NANOSECONDS = {"TIMESTAMP WITH TIME ZONE": False, "TIMESTAMPTZ_NS": True}
 
 # precision of a float, and the least and the greatest of its normal range
@@ -50,7 +50,7 @@ _FRACTION_BITS_OF_FLOAT16 = 10
 _BITS_OF_DOUBLE = 53
 _DIGITS_OF_64_BITS = 18
 _OF_128_BITS = frozenset({"HUGEINT", "UHUGEINT", "UUID"})
-# noise of a sum that ought to be whole is far below, other fractions are above
+# a fraction below this is noise in a sum of whole numbers; real fractions are above it
 _BITS_OF_WHOLE = 43
 # a product with the splitter must not overflow
 _MAX_SPLIT = 1e290
@@ -72,7 +72,7 @@ def precisions_of(contract: Contract, *, significant_digits: int) -> dict[str, s
 def _precision(dtype: str, tolerance: float | None, significant_digits: int) -> str:
     if dtype not in FLOAT_TYPES:
         return EXACT
-    # then a value may be rejected that rounds to one that is not
+    # with a stricter tolerance, of two values that round to the same one may be rejected
     if tolerance is not None and tolerance < _EPSILON[dtype]:
         return EXACT
     if dtype != "float64":
@@ -82,7 +82,7 @@ def _precision(dtype: str, tolerance: float | None, significant_digits: int) -> 
 
 
 def hashed(name: str, sql_type: str, precision: str, *, of: str | None = None) -> str:
-    """SQL of what is hashed of a column, `of` a table's alias."""
+    """SQL of the value of a column as it is hashed; `of` is a table's alias."""
     column = quote(name) if of is None else f"{of}.{quote(name)}"
     element, lists = split(sql_type)
     decimal = _DECIMAL.fullmatch(element)
@@ -104,8 +104,10 @@ def hashed(name: str, sql_type: str, precision: str, *, of: str | None = None) -
 
 
 def hashable(column: str, sql_type: str) -> str:
-    """SQL of a column as it may be hashed, exactly: DuckDB's hash of 128 bits is an exclusive or of two
-    halves, the same for 0 and -1, so these are hashed as text.
+    """SQL of a column for an exact hash.
+
+    Values of 128 bits become text: DuckDB hashes them as the exclusive or of two halves, which is
+    the same for 0 and -1.
     """
     element, lists = split(sql_type)
     is_wide = _DECIMAL.fullmatch(element) and not _is_64_bits(element)
@@ -146,10 +148,10 @@ def _rounded(value: str, precision: str) -> str:
     if precision in _RANGE:
         rounded = f"cast(cast({value} as float) as double)"
         if precision == "float16":
-            # rounded once: by way of a float32, a value just above a half would fall on the other side
+            # rounded once: rounded to float32 first, a value just above a half would round down
             unit = f"pow(2e0, floor(log2(abs({value}))) - {_FRACTION_BITS_OF_FLOAT16})"
             rounded = f"round_even({value} / {unit}, 0) * {unit}"
-        # beyond the normal range a value is rejected or not for what it is
+        # outside the normal range the exact value decides whether a row is rejected
         low, high = map(_double, _RANGE[precision])
         return f"case when abs({value}) between {low} and {high} then {rounded} else {value} end"
     bits = _bits(int(precision.partition(" ")[0]))
@@ -170,13 +172,14 @@ def _bits(significant_digits: int) -> int:
 
 
 def _double(value: float) -> str:
-    # without an exponent it would be a DECIMAL
+    # a number without an exponent would be a DECIMAL
     return f"{float(value):.17e}"
 
 
 def read_as(name: str, sql_type: str) -> str:
-    """SQL of a column as a stream has it: DuckDB reads arrays of categories back from Arrow as their
-    numbers, so these come as text.
+    """SQL of a column for a stream. Arrays of an ENUM become text.
+
+    DuckDB would read them back from Arrow as the numbers of the categories.
     """
     element, lists = split(sql_type)
     return f"cast({name} as {kept_as(sql_type)})" if lists and element.startswith("ENUM") else name
@@ -192,10 +195,11 @@ def kept_as(sql_type: str) -> str:
 
 
 def widened(kept: str, given: str) -> str:
-    """The type for a column that holds `kept` and shall take `given`, too.
+    """The type for a column that holds `kept` values and must now hold `given` values, too.
 
-    Nothing is lost: the run row tells which type the values had, and text reads back to the same
-    value. Of two lists the elements are widened: text of a whole list would read JSON otherwise.
+    Nothing is lost: the run row has the type that the values had, and text reads back to the same
+    value. For two lists the type of their elements is widened, since the text of a whole list does
+    not read back the same where it holds JSON.
     """
     if kept == given:
         return kept
@@ -210,8 +214,10 @@ def widened(kept: str, given: str) -> str:
 
 
 def converted(column: str, given: str, kept: str) -> str:
-    """SQL of a column of type `given` as a value of type `kept`. A moment with a zone becomes text in UTC:
-    in the session's zone it would lose the seconds that old offsets have.
+    """SQL of a column of type `given` as a value of type `kept`.
+
+    A moment with a zone becomes text in UTC. In the session's zone it would lose seconds, which the
+    offsets of long ago have.
     """
     element, lists = split(given)
     if given == kept or element not in _NANOSECONDS:
@@ -227,7 +233,7 @@ def _utc_text(moment: str, element: str) -> str:
         if _NANOSECONDS[element]
         else "make_timestamp(epoch_us({0}))"
     )
-    # DuckDB makes no number of infinity
+    # DuckDB cannot count the microseconds of infinity
     return f"coalesce(cast({made.format(moment)} as varchar) || '+00', cast({moment} as varchar))"
 
 

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.cursor import Cursor
     from dbt_onnx.kernel.contract import Contract
 
-# in Arrow a BIT is a BLOB, the zone of a TIME is gone, the upper half of UHUGEINT negative
+# Arrow makes a BLOB of a BIT, drops the zone of a TIME, and turns large UHUGEINT values negative
 _LOSSY = re.compile(r"\b(BIT|TIME WITH TIME ZONE|UHUGEINT|VARIANT)\b")
-# settings of DuckDB, and what they make of an Arrow type
+# settings of DuckDB, and the Arrow types that they lead to
 _FORMS = {"arrow_lossless_conversion": "extension<", "arrow_output_list_view": "list_view<"}
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"\s""")
 _MOMENTS = re.compile(r"DATE|TIMESTAMP(_S|_MS|_NS| WITH TIME ZONE)?")
-# the name in a run row where no name is known, as before expressions were refused
+# the name in messages where a run row has none; older versions accepted expressions
 UNNAMED = "the feature relation"
 _PART = r'(?:"(?:[^"]|"")+"|\w+)'
 _TABLE = rf"({_PART})\.({_PART})\.({_PART})"
 _PLAIN = re.compile(rf"select \* from {_TABLE}")
-# what dbt gives for a source under --empty
+# the query that dbt makes of a source with --empty
 _EMPTY_SOURCE = re.compile(
     rf"select \* from \(select \* from {_TABLE} (?:where false )?limit 0\).*"
 )
@@ -134,8 +134,8 @@ class FeatureRelation:
         as_of: str | None,
         clock: datetime,
     ) -> None:
-        """Raise DataError when rows describe the future, or what no calendar has."""
-        # duckdb hands out moments beyond Python's calendar as text, and -infinity as its beginning
+        """Raise DataError when rows describe the future, or a time before the calendar."""
+        # duckdb gives moments beyond Python's calendar as text, and -infinity as its first day
         if as_of is None and clock == datetime.min:  # noqa: DTZ901, naive UTC
             raise DataError(
                 f"the clock says {clock}, the beginning of the calendar",
@@ -173,8 +173,9 @@ class FeatureRelation:
             )
 
     def check_collation(self, reader: Cursor, *, key: Sequence[str]) -> None:
-        """Raise ConfigError for text inside a STRUCT or a list of the key where the session has a
-        collation: nothing makes DuckDB compare that by its bytes.
+        """Raise ConfigError for text inside a STRUCT or list of the key, if the session has a collation.
+
+        DuckDB cannot be made to compare such text by its bytes.
         """
         nested = [n for n in key if self.columns[n] != "VARCHAR" and "VARCHAR" in self.columns[n]]
         if not nested:
@@ -189,7 +190,7 @@ class FeatureRelation:
             )
 
     def _has_unique_keys(self, reader: Cursor, key: Mapping[str, str]) -> bool:
-        """False also where it cannot be told at little cost."""
+        """Whether no key occurs twice; false also when only a costly query could tell."""
         statement, bounds = plan.bounds_of_key(self.sql, key), None
         if statement is not None:
             occurrences, low, high = reader.rows(statement)[0]
@@ -204,15 +205,16 @@ def relation_name(relation: Any) -> str:
 
 
 def recorded_name(relation: Any, *, home: str) -> str:
-    """The name for the run row: with its database where that is not `home`, the ledger's."""
+    """The name for the run row, with its database unless that is `home`, the ledger's."""
     database = _parts(relation.sql_query())[:1]
     is_elsewhere = database and database[0].casefold() != home.casefold()
     return f"{database[0]}.{relation_name(relation)}" if is_elsewhere else relation_name(relation)
 
 
 def refuse_expressions(**queries: str) -> None:
-    """Raise ConfigError when an argument of `score()`, as SQL, is no table or view of the warehouse,
-    which the run row could name: the gate, a health check and a backfill look it up by that name.
+    """Raise ConfigError when an argument of `score()`, as SQL, is not a table or view.
+
+    The run row keeps its name. The gate, a health check and a backfill look it up by that name.
     """
     for argument, sql in queries.items():
         if _plain_name(sql) is None:
@@ -225,12 +227,12 @@ def refuse_expressions(**queries: str) -> None:
 
 
 def _plain_name(sql: str) -> str | None:
-    """The name of the table or view that dbt has written a query of, as it is."""
+    """The name of a table or view in the query that dbt writes for one; none for any other query."""
     return ".".join(_parts(sql)[1:]) or None
 
 
 def _parts(sql: str) -> list[str]:
-    """Database, schema and name; empty for any other query."""
+    """Database, schema and name of such a table or view; empty for any other query."""
     found = _PLAIN.fullmatch(sql.strip()) or _EMPTY_SOURCE.fullmatch(sql.strip())
     if found is None:
         return []

@@ -1,7 +1,7 @@
-"""The rows that a run feeds to its model, set aside as they are read: what is kept is what was scored.
+"""The rows that a run feeds to its model, set aside as they are read, to be kept afterwards.
 
-Reading the features once more for the kept inputs would give what they are then, not what they were: a
-view with now() in it, or over a file that another process replaces, has changed meanwhile.
+To read the features once more could give other values than those that were scored. A view with now()
+in it has changed meanwhile, and so has one over a file that another process replaces.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _BYTES_IN_MEMORY = 16 * 2**20
 
 
 class FedRows:
-    """Record batches in a file without a name: in memory while they are few, else beside the warehouse,
-    whose disk has to hold them anyway. Nothing is left of it when the process ends, however it does.
+    """Record batches in a temporary file: in memory while they are few, else beside the warehouse.
 
-    `schema` is none before the first batch.
+    The warehouse's disk has to hold them anyway. The file has no name, so nothing is left of it
+    however the process ends. `schema` is none before the first batch.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -43,7 +43,7 @@ class FedRows:
         self._file.close()
 
     def passing(self, batches: Any, *, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """The same batches; of each one that goes by, these columns are set aside."""
+        """Pass the batches on, and set these columns of each aside."""
         for batch in batches:
             part = batch.select(columns)
             if self._writer is None:
@@ -53,14 +53,14 @@ class FedRows:
             yield batch
 
     def read(self) -> pa.RecordBatchReader:
-        """What was set aside, once, after all has gone by."""
+        """What was set aside. Call it once, after the last batch."""
         self._writer.close()
         self._file.seek(0)
         return pa.ipc.open_stream(self._file)
 
 
 def folder_of(reader: Cursor, database: str) -> Path | None:
-    """The folder of a database's file; none for one in memory, or elsewhere."""
+    """The folder of a database's file; none for a database that is no local file."""
     found = reader.rows(
         f"select path from duckdb_databases() where database_name = {literal(database)}"
     )

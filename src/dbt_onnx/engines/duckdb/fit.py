@@ -1,4 +1,4 @@
-"""Whether a version fits features and tables: what a run checks before it plans, and the gate, too."""
+"""Whether a version fits the features and the tables. A run checks it, and so does the gate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Asked(Protocol):
-    """What `score()` asks for, as far as it concerns columns and tables."""
+    """The arguments of `score()` that concern columns and tables."""
 
     @property
     def key(self) -> tuple[str, ...]: ...
@@ -36,8 +36,9 @@ def check_fit(
     features: FeatureRelation,
     tables: ScoringTables,
 ) -> LedgerShape:
-    """The ledger's columns, after call, contract, features and tables have been held against each
-    other. Raises a DbtOnnxError where they do not go together.
+    """Check arguments, contract, features and tables against each other.
+
+    Returns the columns of the ledger. Raises a DbtOnnxError where they do not go together.
     """
     model = str(artifact.model)
     features.check_columns(key=asked.key, as_of=asked.as_of)
@@ -47,7 +48,7 @@ def check_fit(
     if taken and asked.keep_inputs is not False:
         raise ConfigError(
             f"feature {taken[0]!r} of '{model}' has the name of a column of the kept inputs",
-            hint="name the feature otherwise when exporting or registering the model, or set "
+            hint="give the feature another name when exporting or registering the model, or set "
             "keep_inputs=False in score()",
         )
     outputs = output_types(artifact.contract.output_fields())
@@ -59,14 +60,14 @@ def check_fit(
         )
     shape = LedgerShape(key={name: features.columns[name] for name in asked.key}, outputs=outputs)
     tables.check_shape(cursor, shape)
-    # before the latest table may be rebuilt by this key
+    # first of all, since a latest table may be rebuilt by this key
     _check_key(cursor, asked, tables)
     tables.check_outputs(cursor, shape, artifact.model)
     return shape
 
 
 def _check_key(cursor: Cursor, asked: Asked, tables: ScoringTables) -> None:
-    """Raise ConfigError when the ledger that is there was written with another key."""
+    """Raise ConfigError when the existing ledger was written with another key."""
     if not (cursor.has(tables.ledger) and cursor.has(tables.runs)):
         return
     found = cursor.rows(
@@ -78,6 +79,6 @@ def _check_key(cursor: Cursor, asked: Asked, tables: ScoringTables) -> None:
     if known is not None and known != list(asked.key):
         raise ConfigError(
             f"key is {list(asked.key)}; {tables.ledger} was written with key {known}",
-            hint="a ledger keeps its key for life: restore it, or give the scoring model "
-            "another alias to start a new ledger",
+            hint="the key of a ledger never changes: give score() that key again, or give the "
+            "scoring model another alias to start a new ledger",
         )

@@ -1,4 +1,4 @@
-"""What a health check asks of the warehouse: where a scoring model reads, its registry, its figures."""
+"""What a health check reads: the sources of a scoring model, its registry, its figures."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """What the newest run of a scoring model read: its key, and relations as users know them.
+    """What the newest run of a scoring model read.
 
-    `features` and `registry` are tables or views of the warehouse, none when they are not there any
-    more; the names say which they were.
+    `features` and `registry` are tables or views of the warehouse, none when they are gone. Their
+    names are those that users know.
     """
 
     key: tuple[str, ...]
@@ -34,14 +34,14 @@ class Sources:
 
 
 def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
-    """Where the scoring model with this ledger reads; none if no run has ever come that far."""
+    """What the scoring model with this ledger reads; none if no run has ever come so far."""
     runs = ledger.beside(RUNS_TABLE)
     if not cursor.has(runs):
         return None
     found = cursor.rows(
         f"select key_columns, features_relation, registry_relation from {runs.sql} "
         "where lower(scoring_model) = lower($scoring_model) and key_columns is not null "
-        # a backfill has read features of its own, which are gone
+        # a full run first: the features that a backfill read are gone
         "order by scope is not distinct from 'full' desc nulls last, started_at desc nulls last limit 1",
         {"scoring_model": ledger.identifier},
     )
@@ -105,8 +105,9 @@ def read_figures(cursor: Cursor, sql: str) -> dict[str, Any]:
 
 
 def _relation(cursor: Cursor, name: str | None, *, beside: TableName) -> TableName | None:
-    """The table or view called `schema.name`, of the ledger's database if there are several, or
-    `database.schema.name`.
+    """The table or view called `schema.name` or `database.schema.name`.
+
+    Of several called `schema.name`, the one in the ledger's database.
     """
     found = cursor.rows(
         "select database_name, schema_name, name from ("

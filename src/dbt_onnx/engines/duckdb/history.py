@@ -1,4 +1,4 @@
-"""What the tables answer about the past: the runs, and all that was said of one entity."""
+"""Reading the past from the tables: the runs, and all predictions about one entity."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Said:
     """One row of the ledger.
 
     outputs         output column -> value; NULL in a rejected row
-    changed_inputs  feature -> its value in the row before and in this one, of the features that both
-                    models read; none where the inputs of either are not kept, and for the first
-                    row. The row before is about the moment before, among those said by then: what a
-                    backfill adds follows what it follows in time.
+    changed_inputs  feature -> its values in the row before and in this one, for features that both
+                    models read. None for the first row, and where the inputs of either row are not
+                    kept. The row before is the one about the moment before, among the rows that
+                    were there already: so a backfilled row follows its predecessor in time.
     """
 
     scored_at: datetime
@@ -86,10 +86,10 @@ def read_runs(
 def read_history(
     connection: duckdb.DuckDBPyConnection, name: TableName, key_values: Sequence[str]
 ) -> list[Said]:
-    """All that was said of one entity, in the order in which it was said.
+    """All predictions about one entity, in the order in which they were made.
 
     `key_values` are texts, one for each key column. Raises ConfigError when there is no ledger yet,
-    or when the values are no key of it.
+    or when it has no such key.
     """
     tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors():
@@ -133,8 +133,10 @@ def read_history(
 
 
 def _is_key(column: str, sql_type: str, text: str) -> str:
-    """SQL of whether a key column has the value that is written so; text is the same if its bytes are,
-    whatever the collation. The text of a UNION does not say of which type the value is.
+    """SQL of whether a key column has the value that is written as `text`.
+
+    Text is compared by its bytes, whatever the collation. A UNION is compared as text, which does not
+    tell the type of its value.
     """
     if sql_type.startswith("UNION"):
         return f'cast({column} as varchar) collate "binary" = {text}'
@@ -176,7 +178,7 @@ def _inputs_by_run(
     where: str,
     parameters: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
-    """run_id -> the features that were scored in that run, and nothing that its model did not read."""
+    """run_id -> the features of the entity in that run, without columns that its model did not read."""
     if not cursor.has(tables.inputs):
         return {}
     runs = cursor.rows(

@@ -7,8 +7,10 @@ def quote(name: str) -> str:
 
 
 def by_bytes(value: str, sql_type: str) -> str:
-    """SQL of a value that is compared, or hashed, by its bytes, whatever collation the column or the
-    session has: since DuckDB 2.0.1 `hash` follows it, as `=` always did. Text inside lists is left.
+    """SQL of a value to be compared, or hashed, by its bytes, whatever the collation.
+
+    `=` follows the collation of the column or the session, and since DuckDB 2.0.1 `hash` does, too.
+    Text inside lists stays as it is.
     """
     if sql_type == "JSON":
         value = f"cast({value} as varchar)"
@@ -16,7 +18,7 @@ def by_bytes(value: str, sql_type: str) -> str:
 
 
 def compared(name: str, sql_type: str, *, of: str | None = None) -> str:
-    """A key column as it is compared, `of` a table's alias."""
+    """SQL of a key column as it is compared; `of` is a table's alias."""
     return by_bytes(quote(name) if of is None else f"{of}.{quote(name)}", sql_type)
 
 

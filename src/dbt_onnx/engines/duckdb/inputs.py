@@ -1,10 +1,10 @@
-"""The kept inputs, as SQL text: what each run fed to the model, by run and key.
+"""SQL text for the kept inputs: what each run fed to the model, by run and key.
 
     <name>__inputs    `run_id`, the key columns, the contract's features under their own names
 
-With the run row, which names the artifact and the types that the features had, a run can be
-replayed. One table holds the inputs of all model versions: a column that a version does not read is
-NULL in its rows. A row without a key has no inputs here, since nothing would find them.
+Kept inputs and the run row, which has the sha256 of the model and the types of the features, are all
+that a replay needs. One table holds the inputs of all model versions: a column that a version does
+not read is NULL in its rows. A row without a key has no inputs here, since nothing would find them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RUN_COLUMN = "run_id"
 
 
 def input_columns(shape: LedgerShape, features: Mapping[str, str]) -> dict[str, str]:
-    """SQL types by column of the table; a feature that is a key column is there once."""
+    """The SQL types of the table's columns; a feature that is also a key column is there once."""
     keys = {name.casefold() for name in shape.key}
     return {
         RUN_COLUMN: "VARCHAR",
@@ -51,8 +51,8 @@ def insert_inputs(
 ) -> str:
     """Keep the features of the rows that this run has read, as they were fed to the model.
 
-    `stream` has them under their own names, and the key as `__dbt_onnx_key_0`, ...; `features` maps
-    what the model reads to its SQL types, `kept_types` the columns of the table to theirs. Parameter:
+    `stream` has the features under their own names, and the key as `__dbt_onnx_key_0`, ... `features`
+    are the SQL types of what the model reads, `kept_types` those of the table's columns. Parameter:
     $run_id.
     """
     keys = {name: f'"__dbt_onnx_key_{i}"' for i, name in enumerate(shape.key)}
@@ -73,7 +73,7 @@ def kept_types(
 ) -> dict[str, str]:
     """The features of a run and their SQL types, as the run row has them.
 
-    The types become part of statements: raises WarehouseError when one is none.
+    They become part of statements: raises WarehouseError when one is no type.
     """
     return _of_features(inputs, features, types, is_type, what="of types")
 
@@ -81,7 +81,7 @@ def kept_types(
 def kept_precisions(
     inputs: TableName, features: Sequence[str] | None, precisions: Sequence[str] | None
 ) -> dict[str, str]:
-    """How much of a feature's value counted in a run, as the run row has it. Raises WarehouseError."""
+    """{feature: its precision} of a run, as the run row has it. Raises WarehouseError."""
     return _of_features(inputs, features, precisions, is_precision, what="with precisions")
 
 
@@ -107,7 +107,7 @@ def select_inputs(
 ) -> str:
     """Kept inputs in the types that they had: run id, key columns, `features` by name.
 
-    What is no value of its type any more was altered, and becomes NULL.
+    A value that no longer fits its type was altered, and becomes NULL.
     """
     keys = {name.casefold() for name in key}
     listed = [quote(name) for name in (RUN_COLUMN, *key)]
@@ -122,9 +122,10 @@ def select_inputs(
 def fingerprint_of_run(
     inputs: TableName, *, key: Mapping[str, str], features: Mapping[str, str]
 ) -> str:
-    """A number for all that was kept of a run, whatever the order of the rows; unlike the features
-    hash it is exact, so that it tells of any other digit. `key` and `features` map columns to their
-    SQL types. Parameter: $run_id.
+    """SQL of a number over all kept inputs of a run, whatever the order of the rows.
+
+    It is exact, which the features hash is not: any other digit changes it. `key` and `features` are
+    SQL types by column. Parameter: $run_id.
     """
     kept = select_inputs(inputs, key=list(key), features=features, where="run_id = $run_id")
     columns = [hashable(quote(name), kind) for name, kind in {**features, **key}.items()]
@@ -132,7 +133,7 @@ def fingerprint_of_run(
 
 
 def outdated_runs(runs: TableName) -> str:
-    """The run ids whose inputs have been kept long enough. Parameters: $scoring_model, $kept_since."""
+    """The runs whose inputs are older than they are kept. Parameters: $scoring_model, $kept_since."""
     return (
         f"select run_id from {runs.sql} where scoring_model = $scoring_model "
         "and scored_at < $kept_since and rows_inputs_kept > 0"
@@ -140,7 +141,7 @@ def outdated_runs(runs: TableName) -> str:
 
 
 def delete_inputs(inputs: TableName, runs: TableName) -> Sequence[str]:
-    """Forget the inputs of some runs. Parameters: $scoring_model, $run_ids."""
+    """Delete the inputs of some runs. Parameters: $scoring_model, $run_ids."""
     return (
         f"delete from {inputs.sql} where run_id in (select unnest($run_ids))",
         (

@@ -1,4 +1,4 @@
-"""A run and what was kept of it on DuckDB: the run row, held against ledger and kept inputs."""
+"""A past run on DuckDB: its run row, compared with its rows in ledger and kept inputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RUN_COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class KeptRun:
-    """What the run row says, a column an attribute."""
+    """A run row; each column is an attribute."""
 
     values: Mapping[str, Any]
 
@@ -43,7 +43,7 @@ class KeptRun:
 
 
 def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> list[str]:
-    """The run ids of a scoring model whose inputs are there, newest first."""
+    """The ids of a scoring model's runs whose inputs are kept, newest first."""
     tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors():
         if not cursor.has(tables.runs):
@@ -58,7 +58,7 @@ def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> l
 
 def read_run(cursor: Cursor, tables: ScoringTables, run_id: str) -> KeptRun:
     """The run, if it can be replayed. Raises ConfigError when not, with the reason."""
-    # a column that an older dbt_onnx did not write is there from its next run on
+    # an older dbt_onnx did not write all columns; its table lacks them until the next run
     there = cursor.columns_of(tables.runs.sql) if cursor.has(tables.runs) else {}
     listed = ", ".join(name if name in there else f"null as {name}" for name in _RUN_COLUMNS)
     identity = {"scoring_model": tables.ledger.identifier, "run_id": run_id}
@@ -95,7 +95,7 @@ def read_run(cursor: Cursor, tables: ScoringTables, run_id: str) -> KeptRun:
 def check_ledger(
     cursor: Cursor, tables: ScoringTables, run: KeptRun, replay: Replay, *, with_hash: bool
 ) -> None:
-    """Hold the ledger's rows of the run against the run row: their number and all that they say."""
+    """Compare the ledger's rows of the run with the run row: their number and their fingerprint."""
     wanted = run.rows_scored + run.rows_rejected
     count = f"select count(*) from {tables.ledger.sql} where run_id = $run_id"
     rows = cursor.rows(count, run.values)[0][0]
@@ -131,7 +131,7 @@ def check_ledger(
 
 
 def _name_rows(cursor: Cursor, tables: ScoringTables, run: KeptRun, replay: Replay) -> None:
-    """Name the rows whose stamps contradict the run row."""
+    """Report the rows whose stamps differ from the run row."""
     listed = ", ".join(map(quote, run.key_columns))
     for stamp in ("model_name", "model_version", "scored_at"):
         expected = getattr(run, stamp)
@@ -155,7 +155,7 @@ def _name_rows(cursor: Cursor, tables: ScoringTables, run: KeptRun, replay: Repl
 def check_inputs(
     cursor: Cursor, tables: ScoringTables, run: KeptRun, replay: Replay, *, with_hash: bool
 ) -> bool:
-    """Hold the kept inputs against the ledger, row by row. Returns whether they can be scored."""
+    """Compare the kept inputs with the ledger, row by row. Returns whether they can be scored."""
     columns = cursor.columns_of(tables.inputs.sql) if cursor.has(tables.inputs) else {}
     known = {name.casefold() for name in columns}
     gone = [n for n in ("run_id", *run.key_columns, *run.features) if n.casefold() not in known]
@@ -203,7 +203,7 @@ def check_inputs(
             {keys},
             case
                 when fed.occurrences is null then 'no inputs'
-                when said.status is null then 'inputs of a row that the run has not in the ledger'
+                when said.status is null then 'inputs of a row that the ledger does not have'
                 when fed.occurrences > 1 then fed.occurrences || ' inputs'
                 else 'other inputs, or another features_hash'
             end
@@ -225,8 +225,9 @@ def check_inputs(
 
 
 def key_types(run: KeptRun, columns: Mapping[str, str]) -> dict[str, str]:
-    """The SQL types of the key among the columns of a table, which may be spelled in another case; of
-    a column that is gone nothing.
+    """The SQL types of the key columns in a table, which may spell them in another case.
+
+    The type of a column that is gone is empty.
     """
     folded = {name.casefold(): kind for name, kind in columns.items()}
     return {name: folded.get(name.casefold(), "") for name in run.key_columns}
@@ -235,7 +236,7 @@ def key_types(run: KeptRun, columns: Mapping[str, str]) -> dict[str, str]:
 def _check_fingerprint(
     cursor: Cursor, tables: ScoringTables, run: KeptRun, replay: Replay, key: Mapping[str, str]
 ) -> None:
-    """The hash of a row lets noise pass; a digit that somebody altered shows here."""
+    """Compare all bits: features_hash ignores last digits, so an altered one only shows here."""
     features = inputs.kept_types(tables.inputs, run.features, run.feature_types)
     statement = inputs.fingerprint_of_run(tables.inputs, key=key, features=features)
     fingerprint = cursor.rows(statement, run.values)[0][0]

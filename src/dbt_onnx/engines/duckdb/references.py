@@ -1,4 +1,4 @@
-"""`dbt_onnx_references` on DuckDB: what a card says about its columns, written by a run."""
+"""`dbt_onnx_references` on DuckDB: a run writes the reference distributions of its card there."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def write_references(
     writer: Cursor, table: TableName, artifact: Artifact, *, scoring_model: str
 ) -> None:
-    """Let the table say what the card says, in the caller's transaction. Nothing is written when
-    it does already, as on every night but the first of a version.
+    """Write what the card says, in the caller's transaction.
 
-    Rows belong to one scoring model, so that two of them, of one dbt run, never write the same.
+    Nothing is written when the table says it already, as on every night but the first of a version.
+    Each row belongs to one scoring model, so two of them in one dbt run never write the same row.
     """
     model = {
         "scoring_model": scoring_model,

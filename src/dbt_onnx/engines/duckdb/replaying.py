@@ -1,4 +1,4 @@
-"""Replaying a run on DuckDB: the run row, what was kept, and the bytes of the model that scored."""
+"""Replaying a run on DuckDB, from its run row, its kept inputs and the bytes of its model."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def replay_run(
 ) -> Replay:
     """Score the kept inputs of a run again, with the model and the settings that it had.
 
-    `sample` rows are scored, all without it. The rows of the run in ledger and kept inputs are held
-    against the run row first: their number, their fingerprint, their stamps, and the hash of each
-    row's inputs. What is wrong is in the result; nothing is written.
+    `sample` rows are scored, all of them when it is none. Before that, the rows of the run in ledger
+    and kept inputs are compared with the run row: their number, their fingerprint, their stamps, and
+    the hash of each row's inputs. What is wrong is in the result; nothing is written.
 
     Raises ConfigError when there is no such run, or nothing of it to replay; WarehouseError when
     the tables are not there or not ours.
@@ -70,8 +70,8 @@ def replay_run(
         )
         if not same_hash:
             replay.notes.append(
-                f"the features hashes are by {run.features_hash_function}, which this warehouse no "
-                "longer computes: the inputs are held against the predictions only"
+                f"the features were hashed by {run.features_hash_function}, which this warehouse no "
+                "longer has: only the predictions are compared, not the hashes of the inputs"
             )
         check_ledger(cursor, tables, run, replay, with_hash=same_hash)
         if not check_inputs(cursor, tables, run, replay, with_hash=same_hash):
@@ -83,13 +83,13 @@ def replay_run(
 
 
 def _load(registry: Registry, artifacts: Path, run: KeptRun, replay: Replay) -> Artifact | None:
-    """The model that scored, found by its sha256; what is wrong with it is reported."""
+    """The model that scored, found by its sha256. None, and a finding, when it is not as it was."""
     try:
         artifact = load_artifact(artifacts, _entry_of(registry, run))
     except (ArtifactError, ContractError, RegistryError) as error:
         expected, actual = f"{run.model}, sha256 {run.artifact_sha256}", error.message
     else:
-        # none: the run was by a dbt_onnx that did not stamp it
+        # none: an older dbt_onnx did not stamp the card
         if run.card_sha256 in {None, artifact.card_sha256}:
             return artifact
         expected = f"{run.model}, a card with sha256 {run.card_sha256}"
@@ -156,7 +156,7 @@ def _rows_to_replay(
         for i, name in enumerate((*columns, *COMPARED_STAMPS))
     ]
     carried.append(
-        # of a row that killed the process nothing more is asked
+        # a row that killed the process is not fed to the model again
         "case when said.rejected_reason in ('null_as_of', 'model_crashed') then said.rejected_reason end "
         f"as {quote(REJECTED_COLUMN)}"
     )

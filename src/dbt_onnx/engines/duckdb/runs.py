@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.runs.request import RunSettings
 
-# under another calendar `now() at time zone 'UTC'` would be in that calendar's year
+# `now() at time zone 'UTC'` would follow the session's calendar, which may be another one
 NOW = "make_timestamp(epoch_us(now()))"
 
 # Scoring models of one dbt run share the table. DuckDB lets one transaction create or alter a
@@ -35,8 +35,8 @@ _ACTIVE: set[tuple[str, str]] = set()
 class PreviousRun:
     """The newest successful run of a scoring model, by any version of its model.
 
-    `features_hash_function` is that of the newest full run, whose hashes are in latest; none if
-    there was none.
+    `features_hash_function` is that of the newest full run, which made the hashes in latest; none if
+    there was no full run.
     """
 
     features_hash_function: str | None
@@ -45,8 +45,10 @@ class PreviousRun:
 
 @dataclass(frozen=True)
 class LastFullRun:
-    """The newest moment that a full run of a model version was about, and the newest clock of a full
-    run by any version; none before the first.
+    """How far full runs have come; none before the first.
+
+    `as_of` is the newest moment that a full run of one model version was about. `clock` is the newest
+    clock of a full run by any version.
     """
 
     as_of: datetime | None
@@ -77,8 +79,9 @@ class RunRecord:
         )
 
     def close(self, cursor: Cursor, *, status: str, **values: Any) -> None:
-        """Set the outcome and the end. The end is the machine's time: now() in DuckDB is the time
-        at which the transaction began.
+        """Set the outcome and the end.
+
+        The end is taken from the machine's clock, since DuckDB's now() is the begin of the transaction.
         """
         ended_at = datetime.now(UTC).replace(tzinfo=None)
         self.update(cursor, status=status, ended_at=ended_at, **values)
@@ -94,7 +97,7 @@ class RunRecord:
         return PreviousRun(*found[0]) if found else None
 
     def last_full(self, cursor: Cursor, model: ModelVersion) -> LastFullRun:
-        """What the full runs of this model version have confirmed, and how far all have come."""
+        """How far the full runs of this model version have come, and those of all versions."""
         found = cursor.rows(
             "select max(as_of) filter (where model_name = $model_name "
             f"and model_version = $model_version), max(clock) from {self.tables.runs.sql} "
@@ -104,8 +107,11 @@ class RunRecord:
         return LastFullRun(*found[0])
 
     def follows_death(self, cursor: Cursor, *, model_version: str) -> bool:
-        """Whether the process died in a run of this scoring model that no full run has followed, or
-        would have died of a row that is still as it was: of this version, or before its first run.
+        """Whether this run must score in a child process.
+
+        So it is when the process died in a run of this scoring model and no full run has succeeded
+        since. It is so, too, while a row that killed a process is still as it was: a row of this
+        version, or of any before the first run of this version.
         """
         [(has_died, has_crashed)] = cursor.rows(
             "select bool_or(status = 'interrupted') and coalesce(max(started_at) filter "
@@ -128,7 +134,7 @@ class RunRecord:
 
 
 def last_account(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:
-    """What a scoring model read and with which version, by its last run; empty before the first."""
+    """What the last run of a scoring model read, and its version; empty before the first run."""
     runs = ledger.beside(RUNS_TABLE)
     names = ("features_relation", "key_columns", "model_name", "model_version", "model_alias")
     if not cursor.has(runs):
@@ -138,7 +144,7 @@ def last_account(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:
     rows = cursor.rows(
         f"select {columns} from {runs.sql} where scoring_model = $scoring_model "
         "and model_name is not null "
-        # a backfill reads other features, and may be by another version
+        # a full run first: a backfill reads other features, and may be by another version
         "order by scope is not distinct from 'full' desc, started_at desc limit 1",
         {"scoring_model": ledger.identifier},
     )
@@ -151,8 +157,8 @@ def recorded_run(
 ) -> Iterator[RunRecord]:
     """Open a run row, and close it as `error` when the run fails.
 
-    A row that an earlier process left as `running` is marked `interrupted`: the database file has
-    one writer, so whoever wrote it is gone.
+    A row that an earlier process left as `running` is marked `interrupted`. The database file has one
+    writer, so that process is gone.
     """
     record = RunRecord(tables, settings)
     identity = (settings.run_id, settings.identifier)

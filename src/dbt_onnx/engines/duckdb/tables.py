@@ -1,4 +1,4 @@
-"""The tables of a scoring model on DuckDB: looked at, created, widened, repaired."""
+"""The tables of a scoring model on DuckDB: checked, created, widened, repaired."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.cursor import Cursor
 
 _RESTORE = "restore the table from a backup, or give the scoring model another name or alias"
-# of the runs table: what decides about the next run
+# the columns of the runs table on which the next run depends
 _DECIDING = (
     "run_id", "scoring_model", "status", "scope", "clock", "as_of", "scored_at", "key_columns",
     "model_name", "model_version",
@@ -45,7 +45,7 @@ class ScoringTables:
         self.references = name.beside(REFERENCES_TABLE)
 
     def check_runs(self, cursor: Cursor) -> None:
-        """Raise WarehouseError when the runs table is not ours: no run can be recorded."""
+        """Raise WarehouseError when the runs table is not ours, so that no run can be recorded."""
         _refuse_foreign(cursor, self.runs, _DECIDING, role="runs table")
         _refuse_foreign(
             cursor, self.references, MODEL_TYPES, role="references table", repairable=True
@@ -54,7 +54,7 @@ class ScoringTables:
         _refuse_retyped(cursor, self.references, REFERENCES_TYPES, role="references table")
 
     def check_names(self, cursor: Cursor) -> None:
-        """Raise when ledger or latest table belongs to somebody else, or lacks what it had."""
+        """Raise when ledger or latest table belongs to somebody else, or has lost a column."""
         name = self.ledger.identifier.casefold()
         if name in {RUNS_TABLE, REFERENCES_TABLE} or name.endswith((LATEST_SUFFIX, INPUTS_SUFFIX)):
             raise ConfigError(
@@ -79,13 +79,13 @@ class ScoringTables:
                 f"{self.latest} is there and {self.ledger} is not: the ledger was dropped or renamed",
                 hint=f"restore the ledger from a backup; to start a new one, drop {self.latest}, too",
             )
-        # columns go into the ledger first, so whatever latest has was there
+        # a new column goes into the ledger first, so the ledger had whatever latest has
         known = {*map(str.casefold, cursor.columns_of(self.ledger.sql)), *ledger.LATEST_TYPES}
         gone = [n for n in cursor.columns_of(self.latest.sql) if n.casefold() not in known]
         if gone:
             raise WarehouseError(
                 f"{self.ledger} was altered: column(s) {gone}, which {self.latest} has, are gone",
-                hint=f"restore the ledger from a backup; to do without, or if they were added to "
+                hint=f"restore the ledger from a backup; if they are not needed, or were added to "
                 f"{self.latest}, drop that: the next run rebuilds it from the ledger",
             )
 
@@ -98,7 +98,7 @@ class ScoringTables:
             if name.casefold() not in found:
                 raise WarehouseError(
                     f"{self.ledger} has no key column {name!r}; it has {sorted(found)}",
-                    hint=f"a ledger keeps its key for life: {_RESTORE}",
+                    hint=f"the key of a ledger never changes: {_RESTORE}",
                 )
             if found[name.casefold()] != kind:
                 raise WarehouseError(
@@ -116,7 +116,7 @@ class ScoringTables:
                     "model, or give the scoring model another alias to start a new ledger",
                 )
         for name, kind in ledger.STAMP_TYPES.items():
-            # the values of an ENUM grow; an older ledger, or one that came back from a file, has text
+            # an ENUM may have fewer values; an older ledger, or one loaded from a file, has text
             if found[name] != kind and not (ledger.is_text(kind) and ledger.is_text(found[name])):
                 raise WarehouseError(
                     f"{self.ledger} was altered: column {name!r} is {found[name]}, not {kind}",
@@ -124,8 +124,9 @@ class ScoringTables:
                 )
 
     def check_outputs(self, cursor: Cursor, shape: LedgerShape, model: ModelVersion) -> None:
-        """Raise when a version that has scored before lacks one of its columns: only rows that
-        change would ever fill it.
+        """Raise when the ledger lacks an output column of a version that has scored before.
+
+        If the column were added, only rows that change would ever fill it.
         """
         if not cursor.has(self.ledger):
             return
@@ -144,8 +145,10 @@ class ScoringTables:
             )
 
     def create(self, cursor: Cursor, shape: LedgerShape, *, model: ModelVersion) -> None:
-        """Create what is missing; add the output columns, and the name and the version, of a new
-        `model`.
+        """Create what is missing.
+
+        For a new `model`, add its output columns, and its name and version to the types of their
+        columns.
         """
         cursor.execute(ledger.create_ledger(self.ledger, shape, model))
         cursor.execute(ledger.create_latest(self.latest, shape, model))
@@ -164,8 +167,9 @@ class ScoringTables:
     def create_inputs(
         self, cursor: Cursor, shape: LedgerShape, features: Mapping[str, str]
     ) -> dict[str, str]:
-        """Create the table of kept inputs, or make its columns hold these features, too. Returns
-        the SQL types that its columns then have, by the names that the features have now.
+        """Create the table of kept inputs, or widen its columns so that they hold these features.
+
+        Returns {feature, as it is called now: the SQL type of its column}.
         """
         wanted = inputs.input_columns(shape, features)
         cursor.execute(ledger.create_table(self.inputs, wanted))
@@ -182,7 +186,7 @@ class ScoringTables:
         return types
 
     def repair_latest(self, cursor: Cursor, shape: LedgerShape) -> bool:
-        """Rebuild a latest table that was dropped or altered. Returns whether it was needed."""
+        """Rebuild the latest table if it was dropped or altered. Returns whether it was."""
         if not cursor.has(self.ledger):
             return False
         known = cursor.columns_of(self.ledger.sql)
@@ -198,8 +202,9 @@ class ScoringTables:
         return True
 
     def create_runs(self, cursor: Cursor) -> None:
-        """Create the tables that all scoring models share, runs and references, or add the columns
-        that a newer dbt_onnx brings.
+        """Create runs and references, which all scoring models of a schema share.
+
+        Where they exist, add the columns that a newer dbt_onnx brings.
         """
         for table, columns in (
             (self.runs, ledger.RUNS_TYPES),
@@ -213,7 +218,7 @@ class ScoringTables:
 
 
 def _add_value(cursor: Cursor, table: TableName, name: str, value: str) -> None:
-    """Let a column of an ENUM hold a value; 30 million rows take 0.2 s when it is a new one."""
+    """Add a value to the ENUM of a column; a new one takes 0.2 s for 30 million rows."""
     [(values,)] = cursor.rows(ledger.values_of_enum(table, name))
     if value not in values:
         cursor.execute(
@@ -222,7 +227,7 @@ def _add_value(cursor: Cursor, table: TableName, name: str, value: str) -> None:
 
 
 def _plain(columns: Mapping[str, str]) -> dict[str, str]:
-    """The types, with text for each ENUM: its values grow."""
+    """The types, with text in place of each ENUM, which may get more values."""
     return {n: "VARCHAR" if ledger.is_text(kind) else kind for n, kind in columns.items()}
 
 
