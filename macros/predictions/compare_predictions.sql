@@ -39,7 +39,7 @@
 {%- if threshold is not none and (threshold is not number or threshold is boolean) -%}
     {%- do faults.append("threshold is '" ~ threshold ~ "'; it takes a number") -%}
 {%- endif -%}
-{%- set speakers = dbt_onnx._compared(
+{%- set histories = dbt_onnx._compared(
     'compare_predictions', champion, challenger, key, column, about, champion_version, challenger_version,
     taken=[
         'champion', 'challenger', 'champion_model', 'challenger_model', 'champion_value', 'challenger_value',
@@ -47,17 +47,17 @@
     ],
     numbers_only=threshold is not none, faults=faults,
 ) -%}
-{%- set are_numbers = dbt_onnx._holds_numbers(column, speakers[0]['columns'] or speakers[1]['columns']) %}
+{%- set are_numbers = dbt_onnx._holds_numbers(column, histories[0]['columns'] or histories[1]['columns']) %}
 
-{{ dbt_onnx._paired_predictions_ctes(speakers, dbt_onnx._key(key), about) }},
+{{ dbt_onnx._paired_predictions_ctes(histories, dbt_onnx._key(key), about) }},
 
 ranked as (
     select
         *
-        {%- for speaker in speakers if are_numbers %},
+        {%- for history in histories if are_numbers %},
         {{ dbt_onnx._average_rank(
-            speaker['name'] ~ '_value', 'champion_model, challenger_model'
-        ) | indent(8) }} as {{ speaker['name'] }}_rank
+            history['name'] ~ '_value', 'champion_model, challenger_model'
+        ) | indent(8) }} as {{ history['name'] }}_rank
         {%- endfor %}
     from paired
 )

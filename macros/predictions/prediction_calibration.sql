@@ -26,13 +26,13 @@
 {%- if bins is not integer or bins is boolean or bins < 1 or bins > 1000 -%}
     {%- do faults.append("bins is '" ~ bins ~ "'; it takes a whole number from 1 to 1000") -%}
 {%- endif -%}
-{%- set speaker = dbt_onnx._judged(
+{%- set history = dbt_onnx._judged(
     'prediction_calibration', predictions, outcomes, key, column, outcome, known_at, as_of, 'classification',
     made_at, version, faults=faults
 ) -%}
 
 {{ dbt_onnx._judged_predictions_ctes(
-    speaker, outcomes, dbt_onnx._key(key), outcome, known_at, as_of, 'classification', made_at
+    history, outcomes, dbt_onnx._key(key), outcome, known_at, as_of, 'classification', made_at
 ) }},
 
 binned as (

@@ -37,14 +37,14 @@
 {%- if not execute -%}
     {{ return('select 1 as not_yet_compiled') }}
 {%- endif -%}
-{%- set speaker = dbt_onnx._judged(
+{%- set history = dbt_onnx._judged(
     'prediction_outcomes', predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version
 ) -%}
-{%- set precision = '1.1920928955078125e-07' if dbt_onnx._type_of(column, speaker['columns'] or []) == 'FLOAT'
+{%- set precision = '1.1920928955078125e-07' if dbt_onnx._type_of(column, history['columns'] or []) == 'FLOAT'
     else '2.220446049250313e-16' -%}
 
 {{ dbt_onnx._judged_predictions_ctes(
-    speaker, outcomes, dbt_onnx._key(key), outcome, known_at, as_of, task, made_at
+    history, outcomes, dbt_onnx._key(key), outcome, known_at, as_of, task, made_at
 ) }}
 {%- if task == 'regression' %}
 

@@ -47,8 +47,5 @@ where
     {%- if about is not none %}
     and ledger.as_of <= {{ dbt_onnx._moment(about) }}
     {%- endif %}
-qualify row_number() over (
-    partition by {{ dbt_onnx._columns(key, of='ledger') }}
-    order by ledger.as_of desc nulls last, ledger.scored_at desc nulls last, ledger.run_id desc nulls last
-) = 1
+qualify {{ dbt_onnx._is_newest(dbt_onnx._columns(key, of='ledger'), of='ledger') }}
 {%- endmacro %}
