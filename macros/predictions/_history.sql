@@ -8,7 +8,7 @@
 
 {#- One ledger to read: `name` begins the names of its CTEs. `columns`: none if it does not exist yet. -#}
 {% macro _history(name, relation, column, version) -%}
-    {%- set runs = dbt_onnx._beside(relation, 'dbt_onnx_runs') -%}
+    {%- set runs = dbt_onnx._runs(relation) -%}
     {%- set runs_columns = dbt_onnx._columns_in(runs) -%}
     {{ return({
         'name': name, 'relation': relation, 'column': column, 'version': version,

@@ -13,7 +13,7 @@
         + dbt_onnx._faults_of_predictions(challenger, 'challenger')
         + dbt_onnx._faults_of_key(key, taken=taken)
         + dbt_onnx._faults_of_text(column, 'column', "an output column, such as 'churn_probability'")
-        + (dbt_onnx._faults_of_moment(about, 'about') if about is not none else []) -%}
+        + dbt_onnx._faults_of_given('moment', {'about': about}) -%}
     {%- set versions = {'champion_version': champion_version, 'challenger_version': challenger_version} -%}
     {%- for argument, version in versions.items() if version is not none -%}
         {%- do faults.extend(dbt_onnx._faults_of_text(version, argument, "a version as text, such as '2'")) -%}

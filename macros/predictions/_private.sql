@@ -7,13 +7,25 @@
     keeps free.
 -#}
 
+{#- The table of the current rows of a ledger. -#}
+{% macro _latest(relation) -%}
+    {{ return(dbt_onnx._beside(relation, relation.identifier ~ '__latest')) }}
+{%- endmacro %}
+
+
+{#- The table of the runs of all ledgers in a schema. -#}
+{% macro _runs(relation) -%}
+    {{ return(dbt_onnx._beside(relation, 'dbt_onnx_runs')) }}
+{%- endmacro %}
+
+
 {#-
     What is there of a ledger: `key`, its `latest` and `runs` relations with `latest_columns` and
     `runs_columns` (none: no such table yet), and the `outputs`, `[{'name': .., 'type': ..}]`.
 -#}
 {% macro _ledger(relation, key) -%}
-    {%- set latest = dbt_onnx._beside(relation, relation.identifier ~ '__latest') -%}
-    {%- set runs = dbt_onnx._beside(relation, 'dbt_onnx_runs') -%}
+    {%- set latest = dbt_onnx._latest(relation) -%}
+    {%- set runs = dbt_onnx._runs(relation) -%}
     {%- set latest_columns = dbt_onnx._columns_in(latest) -%}
     {%- set not_outputs = key | map('lower') | list + [
         'as_of', 'status', 'rejected_reason', 'score_reason', 'is_late', 'model_name', 'model_version', 'run_id',

@@ -20,6 +20,13 @@
     Arguments: `champion`, `challenger`, the scoring models; `key`, a list of columns; `column`, the
     output to compare; `threshold`, a number; `about`, a date, a timestamp or their ISO text;
     `champion_version`, `challenger_version`: only what this version said, as if it were alone.
+
+    Example:
+
+        {{ dbt_onnx.compare_predictions(
+            ref('churn_predictions'), ref('churn_challenger_predictions'), key=['customer_id'], column='churn_probability',
+            threshold=0.5
+        ) }}
 -#}
 {% macro compare_predictions(
     champion, challenger, key, column, threshold=none, about=none, champion_version=none, challenger_version=none

@@ -7,6 +7,13 @@
     `mean_prediction`, `share_positive`. A bin without rows is not there.
 
     Arguments: `bins`, how many there are from 0 to 1.
+
+    Example:
+
+        {{ dbt_onnx.prediction_calibration(
+            ref('churn_predictions'), outcomes=ref('churn_outcomes'), key=['customer_id'], column='churn_probability',
+            outcome='churned', known_at='known_at', as_of='as_of'
+        ) }}
 -#}
 {% macro prediction_calibration(
     predictions, outcomes, key, column, outcome, known_at, as_of=none, bins=10, made_at='scored_at', version=none

@@ -8,6 +8,12 @@
 
     Arguments: `limit`, how many pairs; none for all of them. An entity may move at several moments; with
     `about` it comes once.
+
+    Example:
+
+        {{ dbt_onnx.prediction_movers(
+            ref('churn_predictions'), ref('churn_challenger_predictions'), key=['customer_id'], column='churn_probability', limit=50
+        ) }}
 -#}
 {% macro prediction_movers(
     champion, challenger, key, column, limit=20, about=none, champion_version=none, challenger_version=none

@@ -21,6 +21,13 @@
     `known_at` and `as_of`, columns of `outcomes`: what happened, since when that is known, and about which
     moment it is; `task`, `classification` or `regression`; `made_at`, `scored_at` or `as_of`; `version`:
     judge only this one, as if it were alone, as far as it ran.
+
+    Example:
+
+        {{ dbt_onnx.prediction_outcomes(
+            ref('churn_predictions'), outcomes=ref('churn_outcomes'), key=['customer_id'], column='churn_probability',
+            outcome='churned', known_at='known_at', as_of='as_of'
+        ) }}
 -#}
 {% macro prediction_outcomes(
     predictions, outcomes, key, column, outcome, known_at, as_of=none, task='classification', made_at='scored_at',

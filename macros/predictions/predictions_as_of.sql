@@ -7,6 +7,12 @@
 
     Arguments: `predictions`, the scoring model; `key`, a list of columns; `said_at` and `about`, a date,
     a timestamp or their ISO text, UTC unless it has an offset; none (default) sets no bound.
+
+    Example:
+
+        {{ dbt_onnx.predictions_as_of(
+            ref('churn_predictions'), key=['customer_id'], said_at='2024-02-03 12:00', about='2024-01-31'
+        ) }}
 -#}
 {% macro predictions_as_of(predictions, key, said_at=none, about=none) -%}
     {{ return(adapter.dispatch('predictions_as_of', 'dbt_onnx')(predictions, key, said_at, about)) }}
@@ -18,8 +24,7 @@
 {%- endif -%}
 {%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_key(key)
-    + (dbt_onnx._faults_of_moment(said_at, 'said_at') if said_at is not none else [])
-    + (dbt_onnx._faults_of_moment(about, 'about') if about is not none else []) -%}
+    + dbt_onnx._faults_of_given('moment', {'said_at': said_at, 'about': about}) -%}
 {%- do dbt_onnx._raise_faults(faults, 'predictions_as_of', predictions) -%}
 
 {%- set key = dbt_onnx._key(key) -%}

@@ -22,7 +22,7 @@ latest_rows as (
         {{ key }},
         {{ column }},
         scored_at < {{ began }} as is_earlier
-    from {{ dbt_onnx._written(dbt_onnx._beside(model, model.identifier ~ '__latest')) }} as latest
+    from {{ dbt_onnx._written(dbt_onnx._latest(model)) }} as latest
     where
         {{ dbt_onnx._is_version(run) }}
         and status = 'scored'
@@ -30,7 +30,7 @@ latest_rows as (
 ),
 
 replaced as (
-    select arg_max({'said': {{ column }}}, scored_at).said as {{ column }}
+    select arg_max({'output': {{ column }}}, scored_at).output as {{ column }}
     from {{ dbt_onnx._written(model) }} as ledger
     where
         {{ dbt_onnx._is_version(run) }}

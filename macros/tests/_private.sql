@@ -59,6 +59,40 @@
 {%- endmacro %}
 
 
+{#- The config of a test with `severity`: `failures` stays the number of rows, and one error among them decides. -#}
+{% macro _fails_on_an_error() -%}
+    {{ config(
+        fail_calc="count(*)",
+        warn_if="<> 0",
+        error_if="<> 0 and count(*) filter (where severity = 'error') > 0",
+    ) }}
+{%- endmacro %}
+
+
+{#- `_ledger` of the model of a test, or an error if the key is not in it. -#}
+{% macro _ledger_of_test(test, model, key) -%}
+    {%- set ledger = dbt_onnx._ledger(model, dbt_onnx._key(key)) -%}
+    {%- do dbt_onnx._raise_faults(
+        dbt_onnx._faults_of_columns(ledger['key'], ledger['latest_columns'], ledger['latest'], 'key'), test, model
+    ) -%}
+    {{ return(ledger) }}
+{%- endmacro %}
+
+
+{#- Whether a test judges a row of `current_rows`: one about `entities`, by default those that the last full run saw. -#}
+{% macro _is_judged(key, entities) -%}
+{%- if entities is none -%}
+current_rows.__dbt_onnx_is_present
+{%- else -%}
+exists (
+    select 1
+    from {{ dbt_onnx._given(entities) }} as entities
+    where {{ dbt_onnx._same_key(key, 'entities', 'current_rows') }}
+)
+{%- endif -%}
+{%- endmacro %}
+
+
 {#-
     With `--empty` a test of predictions finds nothing, as dbt's own tests do, which then see no rows. What
     it was given is checked all the same.
