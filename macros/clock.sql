@@ -8,7 +8,6 @@
     taken as UTC. Without it the clock is the current time.
 
     Example:
-
         select * from {{ ref('purchases') }} where purchased_at < {{ dbt_onnx.clock() }}
 #}
 {% macro clock() %}

@@ -24,7 +24,6 @@
     `stale_after`, its fallbacks and the clock of its build.
 
     Example:
-
         {{ dbt_onnx.prediction_health(
             ref('churn_predictions'), registry=ref('model_registry'), key=['customer_id']
         ) }}
@@ -119,24 +118,11 @@ serving_version as (
 ),
 
 recorded_runs as (
-    {%- if ledger['runs_columns'] is none %}
-    {{ dbt_onnx._no_rows({
-        'run_id': 'varchar', 'status': 'varchar', 'scope': 'varchar', 'clock': 'timestamp',
-        'started_at': 'timestamp', 'error': 'varchar'
-    }) }}
-    {%- else %}
-    select
-        run_id,
-        status,
-        scope,
-        clock,
-        started_at,
-        error
-    from {{ dbt_onnx._written(ledger['runs'], ledger['runs_columns']) }} as runs
-    where
-        {{ dbt_onnx._is_called('scoring_model', predictions.identifier) }}
-        and scope is distinct from 'empty'
-    {%- endif %}
+    select *
+    from (
+        {{ dbt_onnx._runs_of(predictions, ['run_id', 'status', 'scope', 'clock', 'started_at', 'error']) }}
+    )
+    where scope is distinct from 'empty'
 ),
 
 last_good_run as (

@@ -8,12 +8,9 @@
 
 {#- One ledger to read: `name` begins the names of its CTEs. `columns`: none if it does not exist yet. -#}
 {% macro _history(name, relation, column, version) -%}
-    {%- set runs = dbt_onnx._runs(relation) -%}
-    {%- set runs_columns = dbt_onnx._columns_in(runs) -%}
     {{ return({
         'name': name, 'relation': relation, 'column': column, 'version': version,
         'columns': dbt_onnx._columns_in(relation),
-        'runs': runs, 'runs_columns': runs_columns, 'has_runs': runs_columns is not none,
     }) }}
 {%- endmacro %}
 
@@ -54,28 +51,20 @@
 ),
 
 {{ history['name'] }}_runs as (
-    {%- if not history['has_runs'] %}
-    {{ dbt_onnx._no_rows({
-        'run_id': 'varchar', 'model_name': 'varchar', 'model_version': 'varchar',
-        'as_of': 'timestamp', 'started_at': 'timestamp', 'is_full': 'boolean'
-    }) }}
-    {%- else %}
     select
-        run_id,
-        model_name,
-        model_version,
-        as_of,
-        started_at,
+        *,
         scope = 'full' as is_full
-    from {{ dbt_onnx._written(history['runs'], history['runs_columns']) }} as runs
+    from (
+        {{ dbt_onnx._runs_of(history['relation'], [
+            'run_id', 'status', 'scope', 'model_name', 'model_version', 'as_of', 'started_at',
+        ]) }}
+    )
     where
-        {{ dbt_onnx._is_called('scoring_model', history['relation'].identifier) }}
-        and status = 'success'
+        status = 'success'
         and scope in ('full', 'backfill')
         {%- if history['version'] is not none %}
         and model_version = {{ dbt_onnx._literal(history['version']) }}
         {%- endif %}
-    {%- endif %}
 )
 {%- endmacro %}
 

@@ -113,7 +113,7 @@ judged as (
         __dbt_onnx_value,
         __dbt_onnx_outcome
     from predictions_held
-    {%- if history['version'] is not none and history['has_runs'] %}
+    {%- if history['version'] is not none %}
     -- a version alone is judged as far as it ran
     where __dbt_onnx_moment <= coalesce((select max(as_of) from predictions_runs), __dbt_onnx_moment)
     {%- endif %}

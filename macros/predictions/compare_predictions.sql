@@ -7,7 +7,7 @@
     stands, if a run of it looked at that very moment; else the row is in one only. Both need moments in
     common for that: an `as_of` column in `score()`, not the time of each run. With `about`, each key
     counts once, with the predictions that were in force at that moment, however old.
-    The newest said counts where a ledger has several rows; after a promotion or a rollback, the
+    The row scored last counts where a ledger has several; after a promotion or a rollback, the
     version that ran last. Rejected, NULL, NaN and infinite outputs are no predictions.
 
     Columns: `champion`, `challenger` (`churn/2`; NULL: what the other says nothing about);
@@ -19,10 +19,9 @@
 
     Arguments: `champion`, `challenger`, the scoring models; `key`, a list of columns; `column`, the
     output to compare; `threshold`, a number; `about`, a date, a timestamp or their ISO text;
-    `champion_version`, `challenger_version`: only what this version said, as if it were alone.
+    `champion_version`, `challenger_version`: only predictions by this version, as if it were alone.
 
     Example:
-
         {{ dbt_onnx.compare_predictions(
             ref('churn_predictions'), ref('churn_challenger_predictions'), key=['customer_id'], column='churn_probability',
             threshold=0.5

@@ -38,7 +38,6 @@
     tried).
 
     Example:
-
         {{ config(materialized='view') }}
         {{ dbt_onnx.current_predictions(
             ref('churn_predictions'), registry=ref('model_registry'), key=['customer_id']

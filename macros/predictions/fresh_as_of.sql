@@ -11,7 +11,6 @@
     `is_rejected_since`, true if the same version rejected the entity later.
 
     Example:
-
         select {{ dbt_onnx.fresh_as_of('as_of', 'last_seen_as_of', "timestamp '2024-02-01'", 'false') }} as fresh_as_of
         from churn_predictions__latest
 -#}

@@ -11,7 +11,6 @@
     is that entity.
 
     Example:
-
         {{ dbt_onnx.missing_predictions(
             ref('churn_predictions'), entities=ref('customers'), key=['customer_id'], entity_since='signed_up_at'
         ) }}

@@ -9,7 +9,6 @@
     Arguments: `bins`, how many there are from 0 to 1.
 
     Example:
-
         {{ dbt_onnx.prediction_calibration(
             ref('churn_predictions'), outcomes=ref('churn_outcomes'), key=['customer_id'], column='churn_probability',
             outcome='churned', known_at='known_at', as_of='as_of'

@@ -10,7 +10,6 @@
     `about` it comes once.
 
     Example:
-
         {{ dbt_onnx.prediction_movers(
             ref('churn_predictions'), ref('churn_challenger_predictions'), key=['customer_id'], column='churn_probability', limit=50
         ) }}

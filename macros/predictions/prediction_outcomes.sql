@@ -5,8 +5,8 @@
     was in force at its moment: the newest about that moment or earlier, by the version that ran
     last; so an entity counts also in months in which nothing about it changed and it was not scored.
     The moment is `as_of` of the outcome; without it `known_at`, and the last prediction before it counts.
-    Only predictions made before `known_at` count, on both clocks: about an earlier moment, and said
-    earlier. A history that was scored or backfilled afterwards was not said in time: `made_at='as_of'`
+    Only predictions made before `known_at` count, on both clocks: about an earlier moment, and scored
+    earlier. A history that was scored or backfilled afterwards was not there in time: `made_at='as_of'`
     leaves out that second condition, and says what the model would have been worth.
     Two outcomes of one key and moment, or a classification's other than 0 and 1, are an error of the query.
 
@@ -23,7 +23,6 @@
     judge only this one, as if it were alone, as far as it ran.
 
     Example:
-
         {{ dbt_onnx.prediction_outcomes(
             ref('churn_predictions'), outcomes=ref('churn_outcomes'), key=['customer_id'], column='churn_probability',
             outcome='churned', known_at='known_at', as_of='as_of'

@@ -1,7 +1,7 @@
 {#-
-    What the model had said by a moment, and about which moment: per entity the newest scored
-    prediction (by `as_of`, then `scored_at`) among those said at or before `said_at` and about a moment
-    at or before `about`. Reads the ledger, so an answer never changes once its moment is past.
+    What the model had predicted by a moment, and about which moment: per entity the newest scored
+    prediction (by `as_of`, then `scored_at`), by any version, among those scored at or before `said_at` and
+    about a moment at or before `about`. Reads the ledger, so an answer never changes once its moment is past.
 
     Columns: those of the ledger, in its order.
 
@@ -9,7 +9,6 @@
     a timestamp or their ISO text, UTC unless it has an offset; none (default) sets no bound.
 
     Example:
-
         {{ dbt_onnx.predictions_as_of(
             ref('churn_predictions'), key=['customer_id'], said_at='2024-02-03 12:00', about='2024-01-31'
         ) }}

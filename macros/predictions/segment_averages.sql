@@ -11,7 +11,6 @@
     period}`: only predictions fresher than that count, none for all; `min_segment_size`.
 
     Example:
-
         {{ config(materialized='table') }}
         {{ dbt_onnx.segment_averages(
             ref('churn_predictions'), registry=ref('model_registry'), key=['customer_id'], entities=ref('customers'),

@@ -64,7 +64,7 @@
 {%- endmacro %}
 
 
-{#- What a scoring model is asked for: nothing is said of one that has not run yet. -#}
+{#- Faults of a relation that ought to be a scoring model; one that has not run yet has none. -#}
 {% macro _faults_of_predictions(relation, argument) -%}
     {%- set faults = dbt_onnx._faults_of_relation(relation, argument) -%}
     {%- if faults -%}

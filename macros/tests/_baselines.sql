@@ -10,7 +10,7 @@
 
 
 {#-
-    The CTE `earlier`: what a version said about the entities of its run `previous` when its run `run` began.
+    The CTE `earlier`: what a version predicted for the entities of its run `previous` when its run `run` began.
     A latest row that `run` did not write was there; those that it wrote replaced a row of the ledger.
 -#}
 {% macro _earlier_predictions_ctes(model, output, run, previous) -%}

@@ -12,7 +12,7 @@
     the same model version that is older.
 -#}
 {% macro _last_full_run(model, before=none) -%}
-    {%- set runs = dbt_onnx._runs(model) -%}
+    {%- set runs = dbt_onnx._beside(model, 'dbt_onnx_runs') -%}
     {%- if dbt_onnx._columns_in(runs) is none -%}
         {{ return(none) }}
     {%- endif -%}

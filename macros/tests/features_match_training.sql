@@ -33,12 +33,10 @@
     Time zone: none of it depends on one; dates are counted in UTC.
 
     Example:
-
         data_tests:
             - dbt_onnx.features_match_training:
-                arguments:
-                    features: ref('customer_features')
-                    max_null_increase: 0.02
+                arguments: {features: ref('customer_features'), max_null_increase: 0.02}
+
 -#}
 {% test features_match_training(
     model, features, columns=none, warn_psi=0.1, error_psi=0.25, max_null_increase=0.05, max_unseen_fraction=0.01,

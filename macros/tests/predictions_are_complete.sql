@@ -26,7 +26,6 @@
     Time zone: `dbt_onnx.clock()`, and all columns, are UTC; `entity_since` without a zone is taken as UTC.
 
     Example:
-
         data_tests:
             - dbt_onnx.predictions_are_complete:
                 arguments:

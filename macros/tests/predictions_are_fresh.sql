@@ -14,7 +14,7 @@
 
     Passes if no served prediction is older than the thresholds, up to the tolerated fraction.
     A prediction exactly as old as a threshold is fresh.
-    Fails if there are older ones (`problem`: `stale`); if one is about a moment to come, or was said
+    Fails if there are older ones (`problem`: `stale`); if one is about a moment to come, or was scored
     before the moment that it is about (`future_as_of`); if no run ever succeeded
     (`no_successful_run`) or nothing is served (`no_predictions`). The last three are always errors.
 
@@ -24,7 +24,6 @@
     Time zone: `dbt_onnx.clock()`, and all columns, are UTC.
 
     Example:
-
         data_tests:
             - dbt_onnx.predictions_are_fresh:
                 arguments:
@@ -71,7 +70,7 @@ served as (
         {% if warn_after is none -%} false
         {%- else -%} fresh_as_of < {{ clock }} - {{ dbt_onnx._interval(warn_after) }}
         {%- endif %} as __dbt_onnx_is_warning,
-        {#- under a clock that is set back, what was said since is no moment to come -#}
+        {#- under a clock that is set back, what was scored since is not about a moment to come -#}
         fresh_as_of > greatest({{ clock }}, {{ dbt_onnx._utc('now()') }})
         {%- if var('dbt_onnx_clock', none) is none %}
         {#- a clock that is set says nothing about `scored_at`, which is the real time -#}

@@ -4,8 +4,8 @@
 
     Judged are the predictions of the version of the last successful full run, one per entity that this
     run saw. `baseline` is what they are compared with:
-      training        what the model said about its training rows, as the version's card holds it;
-      previous_run    what the same version said, about the entities of its run before that, when the last
+      training        what the model predicted for its training rows, as the version's card holds it;
+      previous_run    what the same version predicted for the entities of its run before that, when the last
                       run began. Most rows of a run are unchanged and not scored again, so a run's own rows
                       are no population: the state before is put together from the latest table and, for the
                       entities that the last run scored, from the ledger, which is read once. A jump is told
@@ -34,12 +34,10 @@
     Time zone: none of it depends on one.
 
     Example:
-
         data_tests:
             - dbt_onnx.predictions_match_baseline:
-                arguments:
-                    column: churn_probability
-                    baseline: previous_run
+                arguments: {column: churn_probability, baseline: previous_run}
+
 -#}
 {% test predictions_match_baseline(
     model, column, baseline='training', warn_psi=0.1, error_psi=0.25, max_label_share=none, min_rows=1000

@@ -1,5 +1,5 @@
 {#-
-    Purpose: what is served was said by the version, and by the very artifact, that the registry names.
+    Purpose: what is served was scored by the version, and by the very artifact, that the registry names.
 
     Arguments: `key`, a list of columns; `registry`, the seed; `entities`, a relation with the key
     columns: only these are judged (default: those that the last full run still saw); `max_earlier_fraction` (default 0), of the served
@@ -23,12 +23,10 @@
     Time zone: none of it depends on one; `scored_at` is UTC.
 
     Example:
-
         data_tests:
             - dbt_onnx.predictions_match_registry:
-                arguments:
-                    key: [customer_id]
-                    registry: ref('model_registry')
+                arguments: {key: [customer_id], registry: ref('model_registry')}
+
 -#}
 {% test predictions_match_registry(model, key, registry, entities=none, max_earlier_fraction=0) %}
 {%- if execute -%}

@@ -19,12 +19,10 @@
     profiles.yml names the plugin of dbt-duckdb that can, `plugins: [{module: dbt_onnx.replay_plugin}]`.
 
     Example:
-
         data_tests:
             - dbt_onnx.predictions_replay:
-                arguments:
-                    registry: ref('model_registry')
-                    sample: 500
+                arguments: {registry: ref('model_registry'), sample: 500}
+
 -#}
 {% test predictions_replay(model, registry, sample=1000, runs=2) %}
 {%- if execute -%}
