@@ -30,16 +30,7 @@ attempts as (
         and latest.model_version = served_versions.model_version
     {%- if oldest is not none %}
     {#- few rows, and a lookup by key is pushed down through this join, too #}
-    left join (
-        select
-            {{ key }},
-            model_name,
-            model_version,
-            scored_at
-        from {{ dbt_onnx._written(ledger['latest'], ledger['latest_columns'])
-            if ledger['latest_columns'] is not none else 'latest' }} as latest
-        where status = 'rejected'
-    ) as rejections
+    left join {{ dbt_onnx._rejections(ledger) }} as rejections
         on {{ dbt_onnx._same_key(ledger['key'], 'latest', 'rejections') }}
         and latest.model_name = rejections.model_name
         and latest.model_version = rejections.model_version
@@ -120,4 +111,18 @@ current_rows as (
         ) | indent(8) }} as fresh_as_of
     from answers
 )
+{%- endmacro %}
+
+
+{#- The rejections in the latest table, read beside the CTE `latest`: a CTE that is read twice is materialized. -#}
+{% macro _rejections(ledger) -%}
+(
+        select
+            {{ dbt_onnx._columns(ledger['key']) }},
+            model_name,
+            model_version,
+            scored_at
+        from {{ dbt_onnx._latest_rows(ledger) if ledger['latest_columns'] is not none else 'latest' }} as latest
+        where status = 'rejected'
+    )
 {%- endmacro %}

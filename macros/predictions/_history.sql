@@ -195,11 +195,7 @@ row_number() over (
 
 {#- `"a" is not null and "b" is not null` -#}
 {% macro _not_null(key) -%}
-    {%- set conditions = [] -%}
-    {%- for name in key -%}
-        {%- do conditions.append(dbt_onnx._identifier(name) ~ ' is not null') -%}
-    {%- endfor -%}
-    {{ return(conditions | join(' and ')) }}
+    {{ return(dbt_onnx._each(key, '{0} is not null', ' and ')) }}
 {%- endmacro %}
 
 

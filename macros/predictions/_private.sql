@@ -13,6 +13,12 @@
 {%- endmacro %}
 
 
+{#- The current rows themselves, for a FROM clause. -#}
+{% macro _latest_rows(ledger) -%}
+    {{ return(dbt_onnx._written(ledger['latest'], ledger['latest_columns'])) }}
+{%- endmacro %}
+
+
 {#- The runs of a scoring model, with columns `names`: the one query on the table of runs but `_last_full_run`. -#}
 {% macro _runs_of(relation, names) -%}
     {%- set runs = dbt_onnx._beside(relation, 'dbt_onnx_runs') -%}
@@ -94,7 +100,7 @@ latest as (
         model_version,
         run_id,
         last_seen_as_of
-    from {{ dbt_onnx._written(ledger['latest'], ledger['latest_columns']) }} as latest
+    from {{ dbt_onnx._latest_rows(ledger) }} as latest
     {%- endif %}
 ),
 

@@ -64,9 +64,7 @@ entities as (
 {{ dbt_onnx._segment_averages_ctes(ledger, stale_after, min_segment_size) }}
 
 select
-    {%- for name in segment %}
-    __dbt_onnx_segment.{{ dbt_onnx._identifier(name) }} as {{ dbt_onnx._identifier(name) }},
-    {%- endfor %}
+    {{ dbt_onnx._each(segment, '__dbt_onnx_segment.{0} as {0}') }},
     {%- for output in ledger['outputs'] %}
     {%- set name = dbt_onnx._identifier(output['name']) %}
     {%- if dbt_onnx._kind_of_type(output['type']) == 'list' %}

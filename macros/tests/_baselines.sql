@@ -68,17 +68,13 @@ described_totals as (
     select
         count(*) as row_count,
         count(value) as known
+        {%- if column['kind'] == 'numeric' %},
+        quantile_cont(value, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) as tenths,
+        min(value) as lowest
+        {%- endif %}
     from described_values
 ),
 {%- if column['kind'] == 'numeric' %}
-
-quantiles as (
-    select
-        quantile_cont(value, [{% for tenth in range(1, 10) %}0.{{ tenth }}{{ ', ' if not loop.last }}{% endfor %}])
-            as tenths,
-        min(value) as lowest
-    from described_values
-),
 
 described_edges as (
     select
@@ -89,7 +85,7 @@ described_edges as (
             end,
             lambda edge: isfinite(edge)
         ) as edges
-    from quantiles
+    from described_totals
 ),
 
 described_histogram as (

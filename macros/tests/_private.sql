@@ -43,9 +43,7 @@
 {% macro _constant_values(key, output, constant_from_rows) -%}
     {%- set value = dbt_onnx._identifier(output['name']) -%}
     select
-        {%- for name in key %}
-        min({{ dbt_onnx._identifier(name) }}) as {{ dbt_onnx._identifier(name) }},
-        {%- endfor %}
+        {{ dbt_onnx._each(key, 'min({0}) as {0}') }},
         'constant_output' as problem,
         {{ dbt_onnx._literal(output['name']) }} as column_name,
         'different values' as expected,
