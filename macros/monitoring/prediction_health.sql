@@ -22,6 +22,15 @@
     Arguments: `predictions`, `registry`, `key`, `entities`, `stale_after` as of `current_predictions`; `view`, a
     relation that `current_predictions` made: then what it serves is counted, with its entities, its
     `stale_after`, its fallbacks and the clock of its build.
+
+    Example:
+        {{ dbt_onnx.prediction_health(
+            ref('churn_predictions'), registry=ref('model_registry'), key=['customer_id']
+        ) }}
+        union all
+        {{ dbt_onnx.prediction_health(
+            ref('demand_predictions'), registry=ref('model_registry'), key=['product_id']
+        ) }}
 -#}
 {% macro prediction_health(
     predictions, registry, key, entities=none, stale_after={'count': 2, 'period': 'day'}, view=none
@@ -37,7 +46,7 @@
 {%- endif -%}
 {%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_relation(registry, 'registry')
-    + (dbt_onnx._faults_of_relation(view, 'view') if view is not none else [])
+    + dbt_onnx._faults_of_given('relation', {'view': view})
     + (["entities is given beside view, which has its own"] if view is not none and entities is not none else [])
     + dbt_onnx._faults_of_key(key) -%}
 {%- if not faults and view is not none -%}
@@ -109,24 +118,11 @@ serving_version as (
 ),
 
 recorded_runs as (
-    {%- if ledger['runs_columns'] is none %}
-    {{ dbt_onnx._no_rows({
-        'run_id': 'varchar', 'status': 'varchar', 'scope': 'varchar', 'clock': 'timestamp',
-        'started_at': 'timestamp', 'error': 'varchar'
-    }) }}
-    {%- else %}
-    select
-        run_id,
-        status,
-        scope,
-        clock,
-        started_at,
-        error
-    from {{ dbt_onnx._written(ledger['runs'], ledger['runs_columns']) }} as runs
-    where
-        {{ dbt_onnx._is_called('scoring_model', predictions.identifier) }}
-        and scope is distinct from 'empty'
-    {%- endif %}
+    select *
+    from (
+        {{ dbt_onnx._runs_of(predictions, ['run_id', 'status', 'scope', 'clock', 'started_at', 'error']) }}
+    )
+    where scope is distinct from 'empty'
 ),
 
 last_good_run as (

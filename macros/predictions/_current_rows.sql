@@ -13,8 +13,6 @@
 -#}
 {% macro _current_rows_ctes(ledger, registry, oldest=none) -%}
 {%- set key = dbt_onnx._columns(ledger['key']) -%}
-{#- of the serving version, whatever its age, if that has one -#}
-{%- set newest = '' if oldest is none else '__dbt_onnx_newest.' -%}
 {{ dbt_onnx._served_versions_ctes(ledger, registry) }},
 
 attempts as (
@@ -32,16 +30,7 @@ attempts as (
         and latest.model_version = served_versions.model_version
     {%- if oldest is not none %}
     {#- few rows, and a lookup by key is pushed down through this join, too #}
-    left join (
-        select
-            {{ key }},
-            model_name,
-            model_version,
-            scored_at
-        from {{ dbt_onnx._written(ledger['latest'], ledger['latest_columns'])
-            if ledger['latest_columns'] is not none else 'latest' }} as latest
-        where status = 'rejected'
-    ) as rejections
+    left join {{ dbt_onnx._rejections(ledger) }} as rejections
         on {{ dbt_onnx._same_key(ledger['key'], 'latest', 'rejections') }}
         and latest.model_name = rejections.model_name
         and latest.model_version = rejections.model_version
@@ -75,17 +64,10 @@ entities_in_latest as (
             ) | indent(12) }} >= {{ oldest }}
             {%- endif %}
         ) as __dbt_onnx_prediction,
-        {%- if oldest is not none %}
-        arg_min(
-            struct_pack(scored_at := scored_at, __dbt_onnx_versions_back := __dbt_onnx_versions_back),
-            __dbt_onnx_versions_back
-        ) filter (where status = 'scored') as __dbt_onnx_newest,
-        {%- endif %}
-        list(
-            struct_pack(
-                versions_back := __dbt_onnx_versions_back, scored_at := scored_at, reason := rejected_reason
-            )
-        ) filter (where status = 'rejected' and __dbt_onnx_versions_back is not null) as __dbt_onnx_rejections
+        max(scored_at) filter (where status = 'scored' and __dbt_onnx_versions_back = 0) as __dbt_onnx_serving_scored_at,
+        max(scored_at) filter (where status = 'rejected' and __dbt_onnx_versions_back = 0) as __dbt_onnx_serving_rejected_at,
+        max(rejected_reason) filter (where status = 'rejected' and __dbt_onnx_versions_back = 0) as __dbt_onnx_reason,
+        list((__dbt_onnx_versions_back, scored_at)) filter (where status = 'rejected') as __dbt_onnx_rejections
     from attempts
     group by {{ key }}
 ),
@@ -95,12 +77,17 @@ answers as (
         {{ key }},
         __dbt_onnx_is_present,
         unnest(__dbt_onnx_prediction),
-        {%- if oldest is not none %}
-        __dbt_onnx_newest,
-        {%- endif %}
-        {{ dbt_onnx._rejection_of('0') }} as __dbt_onnx_rejection,
-        {{ dbt_onnx._rejection_of('__dbt_onnx_prediction.__dbt_onnx_versions_back') }}.scored_at
-            > __dbt_onnx_prediction.scored_at as __dbt_onnx_is_rejected_since
+        case
+            when __dbt_onnx_serving_rejected_at > __dbt_onnx_serving_scored_at then 'rejected'
+            when __dbt_onnx_serving_scored_at is not null then 'scored'
+            when __dbt_onnx_serving_rejected_at is not null then 'rejected'
+        end as status,
+        __dbt_onnx_reason,
+        {#- the rejection by the version of the prediction #}
+        list_filter(
+            __dbt_onnx_rejections,
+            lambda rejection: rejection[1] = __dbt_onnx_prediction.__dbt_onnx_versions_back
+        )[1][2] > __dbt_onnx_prediction.scored_at as __dbt_onnx_is_rejected_since
     from entities_in_latest
 ),
 
@@ -117,17 +104,8 @@ current_rows as (
         run_id,
         __dbt_onnx_versions_back,
         __dbt_onnx_is_present,
-        case
-            when
-                __dbt_onnx_rejection is not null
-                and (
-                    {{ newest }}__dbt_onnx_versions_back is distinct from 0
-                    or __dbt_onnx_rejection.scored_at > {{ newest }}scored_at
-                )
-                then 'rejected'
-            when {{ newest }}__dbt_onnx_versions_back = 0 then 'scored'
-        end as status,
-        case when status = 'rejected' then __dbt_onnx_rejection.reason end as rejected_reason,
+        status,
+        case when status = 'rejected' then __dbt_onnx_reason end as rejected_reason,
         {{ dbt_onnx.fresh_as_of(
             'as_of', 'last_seen_as_of', '__dbt_onnx_confirmed_as_of', '__dbt_onnx_is_rejected_since'
         ) | indent(8) }} as fresh_as_of
@@ -136,6 +114,15 @@ current_rows as (
 {%- endmacro %}
 
 
-{% macro _rejection_of(versions_back) -%}
-    {{ return("list_filter(__dbt_onnx_rejections, lambda one: one.versions_back = " ~ versions_back ~ ")[1]") }}
+{#- The rejections in the latest table, read beside the CTE `latest`: a CTE that is read twice is materialized. -#}
+{% macro _rejections(ledger) -%}
+(
+        select
+            {{ dbt_onnx._columns(ledger['key']) }},
+            model_name,
+            model_version,
+            scored_at
+        from {{ dbt_onnx._latest_rows(ledger) if ledger['latest_columns'] is not none else 'latest' }} as latest
+        where status = 'rejected'
+    )
 {%- endmacro %}

@@ -2,7 +2,7 @@
     The argument `fallback` of `current_predictions`: its faults, and what it adds to the view.
 -#}
 
-{#- What can be said before the warehouse is asked. -#}
+{#- The faults that are found before the warehouse is asked. -#}
 {% macro _faults_of_fallback(fallback, entities, stale_after) -%}
     {%- set links = ['allow_stale', 'segment', 'segment_averages', 'min_segment_size', 'constant'] -%}
     {%- if fallback is not mapping or not fallback or fallback.keys() | reject('in', links) | list -%}

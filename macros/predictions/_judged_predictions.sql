@@ -25,10 +25,10 @@
     {%- do dbt_onnx._raise_faults(faults, macro, predictions) -%}
 
     {%- set key = dbt_onnx._key(key) -%}
-    {%- set speaker = dbt_onnx._speaker('predictions', predictions, column, version) -%}
+    {%- set history = dbt_onnx._history('predictions', predictions, column, version) -%}
     {%- set columns = dbt_onnx._columns_in(outcomes) -%}
     {%- set moments = {'known_at': known_at, 'as_of': as_of} -%}
-    {%- set faults = dbt_onnx._faults_of_speaker(speaker, key, true)
+    {%- set faults = dbt_onnx._faults_of_history(history, key, true)
         + dbt_onnx._faults_of_columns(key, columns, outcomes, 'key')
         + dbt_onnx._faults_of_columns([outcome], columns, outcomes, 'outcome') -%}
     {%- if not dbt_onnx._holds_numbers(outcome, columns)
@@ -44,7 +44,7 @@
         {%- endif -%}
     {%- endfor -%}
     {%- do dbt_onnx._raise_faults(faults, macro, predictions) -%}
-    {{ return(speaker) }}
+    {{ return(history) }}
 {%- endmacro %}
 
 
@@ -53,13 +53,12 @@
     made before, with `model_name`, `model_version`, `month`, `__dbt_onnx_value` and
     `__dbt_onnx_outcome`, both doubles.
 
-    An outcome belongs to the prediction in force at its moment: the newest up to then by the version
-    that ran last up to then, full runs before backfills. Rows and runs that were made when the outcome
-    was known are out before the newest is chosen: a later correction hides no earlier statement.
+    An outcome belongs to the prediction that held at its moment, among those made before it was known: a
+    later correction hides no earlier prediction.
 -#}
-{% macro _judged_predictions_ctes(speaker, outcomes, key, outcome, known_at, as_of, task, made_at) -%}
+{% macro _judged_predictions_ctes(history, outcomes, key, outcome, known_at, as_of, task, made_at) -%}
 {%- set columns = dbt_onnx._columns(key) -%}
-with {{ dbt_onnx._said_ctes(speaker, key) }},
+with {{ dbt_onnx._history_ctes(history, key) }},
 
 given_outcomes as (
     select
@@ -82,7 +81,7 @@ counted_outcomes as (
     from given_outcomes
 ),
 
-known_outcomes as (
+asked as (
     select
         {{ columns }},
         __dbt_onnx_moment,
@@ -104,74 +103,19 @@ known_outcomes as (
     from counted_outcomes
 ),
 
-moments as (
-    select distinct
-        __dbt_onnx_moment,
-        __dbt_onnx_known_at
-    from known_outcomes
-    {%- if speaker['version'] is not none and speaker['has_runs'] %}
-    -- a version alone is judged as far as it ran
-    where __dbt_onnx_moment <= coalesce((select max(as_of) from {{ speaker['name'] }}_runs), __dbt_onnx_moment)
-    {%- endif %}
-),
-
-speaking as (
-    select
-        moments.__dbt_onnx_moment,
-        moments.__dbt_onnx_known_at,
-        arg_max(
-            struct_pack(model_name := runs.model_name, model_version := runs.model_version),
-            struct_pack(a := runs.is_full, b := runs.as_of, c := runs.started_at, d := runs.run_id)
-        ) as __dbt_onnx_speaker
-    from moments
-    left join {{ speaker['name'] }}_runs as runs
-        on moments.__dbt_onnx_moment >= runs.as_of
-        and moments.__dbt_onnx_known_at > runs.as_of
-        {%- if made_at == 'scored_at' %}
-        and moments.__dbt_onnx_known_at > runs.started_at
-        {%- endif %}
-    group by moments.__dbt_onnx_moment, moments.__dbt_onnx_known_at
-),
-
-predicted as (
-    select
-        {{ dbt_onnx._columns(key, of='known_outcomes') }},
-        known_outcomes.__dbt_onnx_moment,
-        any_value(known_outcomes.__dbt_onnx_outcome) as __dbt_onnx_outcome,
-        arg_max(
-            struct_pack(
-                model_name := said.model_name,
-                model_version := said.model_version,
-                as_of := said.as_of,
-                output := said.__dbt_onnx_value
-            ),
-            struct_pack(a := said.as_of, b := said.scored_at, c := said.run_id)
-        ) as __dbt_onnx_said
-    from known_outcomes
-    inner join speaking
-        on known_outcomes.__dbt_onnx_moment = speaking.__dbt_onnx_moment
-        and known_outcomes.__dbt_onnx_known_at = speaking.__dbt_onnx_known_at
-    inner join {{ speaker['name'] }}_said as said
-        on {{ dbt_onnx._same_key(key, 'known_outcomes', 'said') }}
-        and said.model_name = coalesce(speaking.__dbt_onnx_speaker.model_name, said.model_name)
-        and said.model_version = coalesce(speaking.__dbt_onnx_speaker.model_version, said.model_version)
-        and known_outcomes.__dbt_onnx_moment >= said.as_of
-        and known_outcomes.__dbt_onnx_known_at > said.as_of
-        {%- if made_at == 'scored_at' %}
-        and known_outcomes.__dbt_onnx_known_at > said.scored_at
-        {%- endif %}
-    where said.status = 'scored'
-    group by {{ dbt_onnx._columns(key, of='known_outcomes') }}, known_outcomes.__dbt_onnx_moment
-),
+{{ dbt_onnx._held_ctes('predictions', key, made_at=made_at) }},
 
 judged as (
     select
-        {{ dbt_onnx._text('__dbt_onnx_said.model_name') }} as model_name,
-        {{ dbt_onnx._text('__dbt_onnx_said.model_version') }} as model_version,
-        cast(date_trunc('month', {{ '__dbt_onnx_moment' if as_of is not none else '__dbt_onnx_said.as_of' }}) as date)
-            as month,
-        __dbt_onnx_said.output as __dbt_onnx_value,
+        {{ dbt_onnx._text('model_name') }} as model_name,
+        {{ dbt_onnx._text('model_version') }} as model_version,
+        cast(date_trunc('month', {{ '__dbt_onnx_moment' if as_of is not none else 'as_of' }}) as date) as month,
+        __dbt_onnx_value,
         __dbt_onnx_outcome
-    from predicted
+    from predictions_held
+    {%- if history['version'] is not none %}
+    -- a version alone is judged as far as it ran
+    where __dbt_onnx_moment <= coalesce((select max(as_of) from predictions_runs), __dbt_onnx_moment)
+    {%- endif %}
 )
 {%- endmacro %}

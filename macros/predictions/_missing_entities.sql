@@ -50,9 +50,7 @@ missing_entities as (
     select
         {{ dbt_onnx._columns(ledger['key'], of='entities') }},
         case
-            when {% for name in ledger['key'] -%}
-                entities.{{ dbt_onnx._identifier(name) }} is null{{ ' or ' if not loop.last }}
-            {%- endfor %} then 'null_key'
+            when {{ dbt_onnx._each(ledger['key'], 'entities.{0} is null', ' or ') }} then 'null_key'
             when answers.__dbt_onnx_rejection is not null then 'rejected'
             else 'missing'
         end as problem,

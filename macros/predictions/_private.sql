@@ -7,13 +7,40 @@
     keeps free.
 -#}
 
+{#- The table of the current rows of a ledger. -#}
+{% macro _latest(relation) -%}
+    {{ return(dbt_onnx._beside(relation, relation.identifier ~ '__latest')) }}
+{%- endmacro %}
+
+
+{#- The current rows themselves, for a FROM clause. -#}
+{% macro _latest_rows(ledger) -%}
+    {{ return(dbt_onnx._written(ledger['latest'], ledger['latest_columns'])) }}
+{%- endmacro %}
+
+
+{#- The runs of a scoring model, with columns `names`: the one query on the table of runs but `_last_full_run`. -#}
+{% macro _runs_of(relation, names) -%}
+    {%- set runs = dbt_onnx._beside(relation, 'dbt_onnx_runs') -%}
+    {%- set columns = dbt_onnx._columns_in(runs) -%}
+    {%- if columns is none -%}
+        {%- set types = {} -%}
+        {%- for name in names -%}
+            {%- do types.update({name: 'timestamp' if name in ['started_at', 'as_of', 'clock'] else 'varchar'}) -%}
+        {%- endfor -%}
+        {{ return(dbt_onnx._no_rows(types)) }}
+    {%- endif -%}
+    {{ return('select ' ~ (names | join(', ')) ~ ' from ' ~ dbt_onnx._written(runs, columns) ~ ' as runs where '
+        ~ dbt_onnx._is_called('scoring_model', relation.identifier)) }}
+{%- endmacro %}
+
+
 {#-
-    What is there of a ledger: `key`, its `latest` and `runs` relations with `latest_columns` and
-    `runs_columns` (none: no such table yet), and the `outputs`, `[{'name': .., 'type': ..}]`.
+    What is there of a ledger: `key`, its `latest` relation with `latest_columns` (none: no such table yet),
+    and the `outputs`, `[{'name': .., 'type': ..}]`.
 -#}
 {% macro _ledger(relation, key) -%}
-    {%- set latest = dbt_onnx._beside(relation, relation.identifier ~ '__latest') -%}
-    {%- set runs = dbt_onnx._beside(relation, 'dbt_onnx_runs') -%}
+    {%- set latest = dbt_onnx._latest(relation) -%}
     {%- set latest_columns = dbt_onnx._columns_in(latest) -%}
     {%- set not_outputs = key | map('lower') | list + [
         'as_of', 'status', 'rejected_reason', 'score_reason', 'is_late', 'model_name', 'model_version', 'run_id',
@@ -26,7 +53,6 @@
     {{ return({
         'relation': relation, 'key': key, 'outputs': outputs,
         'latest': latest, 'latest_columns': latest_columns,
-        'runs': runs, 'runs_columns': dbt_onnx._columns_in(runs),
     }) }}
 {%- endmacro %}
 
@@ -74,31 +100,15 @@ latest as (
         model_version,
         run_id,
         last_seen_as_of
-    from {{ dbt_onnx._written(ledger['latest'], ledger['latest_columns']) }} as latest
+    from {{ dbt_onnx._latest_rows(ledger) }} as latest
     {%- endif %}
 ),
 
 runs as (
-    {%- if ledger['runs_columns'] is none %}
-    {{ dbt_onnx._no_rows({
-        'run_id': 'varchar', 'status': 'varchar', 'scope': 'varchar', 'started_at': 'timestamp',
-        'as_of': 'timestamp', 'model_name': 'varchar', 'model_version': 'varchar',
-        'model_alias': 'varchar', 'artifact_sha256': 'varchar'
-    }) }}
-    {%- else %}
-    select
-        run_id,
-        status,
-        scope,
-        started_at,
-        as_of,
-        model_name,
-        model_version,
-        model_alias,
-        artifact_sha256
-    from {{ dbt_onnx._written(ledger['runs'], ledger['runs_columns']) }} as runs
-    where {{ dbt_onnx._is_called('scoring_model', ledger['relation'].identifier) }}
-    {%- endif %}
+    {{ dbt_onnx._runs_of(ledger['relation'], [
+        'run_id', 'status', 'scope', 'started_at', 'as_of', 'model_name', 'model_version', 'model_alias',
+        'artifact_sha256',
+    ]) }}
 ),
 
 last_run as (

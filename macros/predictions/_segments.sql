@@ -15,11 +15,7 @@
 
 
 {% macro _segment(columns) -%}
-    {%- set fields = [] -%}
-    {%- for name in columns -%}
-        {%- do fields.append(dbt_onnx._identifier(name) ~ " := " ~ dbt_onnx._identifier(name)) -%}
-    {%- endfor -%}
-    {{ return("struct_pack(" ~ fields | join(", ") ~ ")") }}
+    {{ return('struct_pack(' ~ dbt_onnx._each(columns, '{0} := {0}') ~ ')') }}
 {%- endmacro %}
 
 
@@ -30,22 +26,13 @@
     would no longer be pushed down through `attempts`.
 -#}
 {% macro _segment_averages_ctes(ledger, stale_after, min_segment_size) -%}
-{%- set latest = dbt_onnx._written(ledger['latest'], ledger['latest_columns']) -%}
 fresh_predictions as (
     select scored.*
-    from {{ latest }} as scored
+    from {{ dbt_onnx._latest_rows(ledger) }} as scored
     inner join served_versions
         on scored.model_name = served_versions.model_name
         and scored.model_version = served_versions.model_version
-    left join (
-        select
-            {{ dbt_onnx._columns(ledger['key']) }},
-            model_name,
-            model_version,
-            scored_at
-        from {{ latest }} as latest
-        where status = 'rejected'
-    ) as rejected
+    left join {{ dbt_onnx._rejections(ledger) }} as rejected
         on {{ dbt_onnx._same_key(ledger['key'], 'scored', 'rejected') }}
         and scored.model_name = rejected.model_name
         and scored.model_version = rejected.model_version

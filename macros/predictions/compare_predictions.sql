@@ -7,7 +7,7 @@
     stands, if a run of it looked at that very moment; else the row is in one only. Both need moments in
     common for that: an `as_of` column in `score()`, not the time of each run. With `about`, each key
     counts once, with the predictions that were in force at that moment, however old.
-    The newest said counts where a ledger has several rows; after a promotion or a rollback, the
+    The row scored last counts where a ledger has several; after a promotion or a rollback, the
     version that ran last. Rejected, NULL, NaN and infinite outputs are no predictions.
 
     Columns: `champion`, `challenger` (`churn/2`; NULL: what the other says nothing about);
@@ -19,7 +19,13 @@
 
     Arguments: `champion`, `challenger`, the scoring models; `key`, a list of columns; `column`, the
     output to compare; `threshold`, a number; `about`, a date, a timestamp or their ISO text;
-    `champion_version`, `challenger_version`: only what this version said, as if it were alone.
+    `champion_version`, `challenger_version`: only predictions by this version, as if it were alone.
+
+    Example:
+        {{ dbt_onnx.compare_predictions(
+            ref('churn_predictions'), ref('churn_challenger_predictions'), key=['customer_id'], column='churn_probability',
+            threshold=0.5
+        ) }}
 -#}
 {% macro compare_predictions(
     champion, challenger, key, column, threshold=none, about=none, champion_version=none, challenger_version=none
@@ -39,7 +45,7 @@
 {%- if threshold is not none and (threshold is not number or threshold is boolean) -%}
     {%- do faults.append("threshold is '" ~ threshold ~ "'; it takes a number") -%}
 {%- endif -%}
-{%- set speakers = dbt_onnx._compared(
+{%- set histories = dbt_onnx._compared(
     'compare_predictions', champion, challenger, key, column, about, champion_version, challenger_version,
     taken=[
         'champion', 'challenger', 'champion_model', 'challenger_model', 'champion_value', 'challenger_value',
@@ -47,17 +53,17 @@
     ],
     numbers_only=threshold is not none, faults=faults,
 ) -%}
-{%- set are_numbers = dbt_onnx._holds_numbers(column, speakers[0]['columns'] or speakers[1]['columns']) %}
+{%- set are_numbers = dbt_onnx._holds_numbers(column, histories[0]['columns'] or histories[1]['columns']) %}
 
-{{ dbt_onnx._paired_predictions_ctes(speakers, dbt_onnx._key(key), about) }},
+{{ dbt_onnx._paired_predictions_ctes(histories, dbt_onnx._key(key), about) }},
 
 ranked as (
     select
         *
-        {%- for speaker in speakers if are_numbers %},
+        {%- for history in histories if are_numbers %},
         {{ dbt_onnx._average_rank(
-            speaker['name'] ~ '_value', 'champion_model, challenger_model'
-        ) | indent(8) }} as {{ speaker['name'] }}_rank
+            history['name'] ~ '_value', 'champion_model, challenger_model'
+        ) | indent(8) }} as {{ history['name'] }}_rank
         {%- endfor %}
     from paired
 )

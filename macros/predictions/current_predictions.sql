@@ -36,6 +36,12 @@
     `run_id`, `fresh_as_of` and `age` are NULL and `is_stale` is true: there is no prediction of the
     entity. `status` and `rejected_reason` say why: `scored` (too old by now), `rejected`, NULL (never
     tried).
+
+    Example:
+        {{ config(materialized='view') }}
+        {{ dbt_onnx.current_predictions(
+            ref('churn_predictions'), registry=ref('model_registry'), key=['customer_id']
+        ) }}
 -#}
 {% macro current_predictions(
     predictions, registry, key, entities=none, stale_after={'count': 2, 'period': 'day'}, fallback=none
@@ -52,9 +58,9 @@
 {%- set added = ['fresh_as_of', 'age', 'is_stale', 'served_from'] -%}
 {%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_relation(registry, 'registry')
-    + (dbt_onnx._faults_of_relation(entities, 'entities') if entities is not none else [])
+    + dbt_onnx._faults_of_given('relation', {'entities': entities})
     + dbt_onnx._faults_of_key(key, taken=added)
-    + (dbt_onnx._faults_of_period(stale_after, 'stale_after') if stale_after is not none else [])
+    + dbt_onnx._faults_of_given('period', {'stale_after': stale_after})
     + (dbt_onnx._faults_of_fallback(fallback, entities, stale_after) if fallback is not none else []) -%}
 {%- do dbt_onnx._raise_faults(faults, 'current_predictions', predictions) -%}
 

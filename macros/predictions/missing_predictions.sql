@@ -9,6 +9,11 @@
     list of columns; `registry`: count only predictions that `current_predictions` would serve (default:
     by any version); `entity_since`, a date or timestamp column of `entities` that says since when there
     is that entity.
+
+    Example:
+        {{ dbt_onnx.missing_predictions(
+            ref('churn_predictions'), entities=ref('customers'), key=['customer_id'], entity_since='signed_up_at'
+        ) }}
 -#}
 {% macro missing_predictions(predictions, entities, key, registry=none, entity_since=none) -%}
     {{ return(adapter.dispatch('missing_predictions', 'dbt_onnx')(

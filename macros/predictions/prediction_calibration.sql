@@ -7,6 +7,12 @@
     `mean_prediction`, `share_positive`. A bin without rows is not there.
 
     Arguments: `bins`, how many there are from 0 to 1.
+
+    Example:
+        {{ dbt_onnx.prediction_calibration(
+            ref('churn_predictions'), outcomes=ref('churn_outcomes'), key=['customer_id'], column='churn_probability',
+            outcome='churned', known_at='known_at', as_of='as_of'
+        ) }}
 -#}
 {% macro prediction_calibration(
     predictions, outcomes, key, column, outcome, known_at, as_of=none, bins=10, made_at='scored_at', version=none
@@ -26,13 +32,13 @@
 {%- if bins is not integer or bins is boolean or bins < 1 or bins > 1000 -%}
     {%- do faults.append("bins is '" ~ bins ~ "'; it takes a whole number from 1 to 1000") -%}
 {%- endif -%}
-{%- set speaker = dbt_onnx._judged(
+{%- set history = dbt_onnx._judged(
     'prediction_calibration', predictions, outcomes, key, column, outcome, known_at, as_of, 'classification',
     made_at, version, faults=faults
 ) -%}
 
 {{ dbt_onnx._judged_predictions_ctes(
-    speaker, outcomes, dbt_onnx._key(key), outcome, known_at, as_of, 'classification', made_at
+    history, outcomes, dbt_onnx._key(key), outcome, known_at, as_of, 'classification', made_at
 ) }},
 
 binned as (

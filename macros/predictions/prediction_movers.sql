@@ -8,6 +8,11 @@
 
     Arguments: `limit`, how many pairs; none for all of them. An entity may move at several moments; with
     `about` it comes once.
+
+    Example:
+        {{ dbt_onnx.prediction_movers(
+            ref('churn_predictions'), ref('churn_challenger_predictions'), key=['customer_id'], column='churn_probability', limit=50
+        ) }}
 -#}
 {% macro prediction_movers(
     champion, challenger, key, column, limit=20, about=none, champion_version=none, challenger_version=none
@@ -27,7 +32,7 @@
 {%- if limit is not none and (limit is not integer or limit is boolean or limit < 1) -%}
     {%- do faults.append("limit is '" ~ limit ~ "'; it takes a whole number from 1, or none") -%}
 {%- endif -%}
-{%- set speakers = dbt_onnx._compared(
+{%- set histories = dbt_onnx._compared(
     'prediction_movers', champion, challenger, key, column, about, champion_version, challenger_version,
     taken=[
         'moment', 'champion', 'challenger', 'champion_model', 'challenger_model', 'champion_value',
@@ -37,7 +42,7 @@
 ) -%}
 {%- set columns = dbt_onnx._columns(dbt_onnx._key(key)) %}
 
-{{ dbt_onnx._paired_predictions_ctes(speakers, dbt_onnx._key(key), about) }}
+{{ dbt_onnx._paired_predictions_ctes(histories, dbt_onnx._key(key), about) }}
 
 select
     {{ columns }},

@@ -5,8 +5,8 @@
     was in force at its moment: the newest about that moment or earlier, by the version that ran
     last; so an entity counts also in months in which nothing about it changed and it was not scored.
     The moment is `as_of` of the outcome; without it `known_at`, and the last prediction before it counts.
-    Only predictions made before `known_at` count, on both clocks: about an earlier moment, and said
-    earlier. A history that was scored or backfilled afterwards was not said in time: `made_at='as_of'`
+    Only predictions made before `known_at` count, on both clocks: about an earlier moment, and scored
+    earlier. A history that was scored or backfilled afterwards was not there in time: `made_at='as_of'`
     leaves out that second condition, and says what the model would have been worth.
     Two outcomes of one key and moment, or a classification's other than 0 and 1, are an error of the query.
 
@@ -21,6 +21,12 @@
     `known_at` and `as_of`, columns of `outcomes`: what happened, since when that is known, and about which
     moment it is; `task`, `classification` or `regression`; `made_at`, `scored_at` or `as_of`; `version`:
     judge only this one, as if it were alone, as far as it ran.
+
+    Example:
+        {{ dbt_onnx.prediction_outcomes(
+            ref('churn_predictions'), outcomes=ref('churn_outcomes'), key=['customer_id'], column='churn_probability',
+            outcome='churned', known_at='known_at', as_of='as_of'
+        ) }}
 -#}
 {% macro prediction_outcomes(
     predictions, outcomes, key, column, outcome, known_at, as_of=none, task='classification', made_at='scored_at',
@@ -37,14 +43,14 @@
 {%- if not execute -%}
     {{ return('select 1 as not_yet_compiled') }}
 {%- endif -%}
-{%- set speaker = dbt_onnx._judged(
+{%- set history = dbt_onnx._judged(
     'prediction_outcomes', predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version
 ) -%}
-{%- set precision = '1.1920928955078125e-07' if dbt_onnx._type_of(column, speaker['columns'] or []) == 'FLOAT'
+{%- set precision = '1.1920928955078125e-07' if dbt_onnx._type_of(column, history['columns'] or []) == 'FLOAT'
     else '2.220446049250313e-16' -%}
 
 {{ dbt_onnx._judged_predictions_ctes(
-    speaker, outcomes, dbt_onnx._key(key), outcome, known_at, as_of, task, made_at
+    history, outcomes, dbt_onnx._key(key), outcome, known_at, as_of, task, made_at
 ) }}
 {%- if task == 'regression' %}
 

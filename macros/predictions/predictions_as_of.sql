@@ -1,12 +1,17 @@
 {#-
-    What the model had said by a moment, and about which moment: per entity the newest scored
-    prediction (by `as_of`, then `scored_at`) among those said at or before `said_at` and about a moment
-    at or before `about`. Reads the ledger, so an answer never changes once its moment is past.
+    What the model had predicted by a moment, and about which moment: per entity the newest scored
+    prediction (by `as_of`, then `scored_at`), by any version, among those scored at or before `said_at` and
+    about a moment at or before `about`. Reads the ledger, so an answer never changes once its moment is past.
 
     Columns: those of the ledger, in its order.
 
     Arguments: `predictions`, the scoring model; `key`, a list of columns; `said_at` and `about`, a date,
     a timestamp or their ISO text, UTC unless it has an offset; none (default) sets no bound.
+
+    Example:
+        {{ dbt_onnx.predictions_as_of(
+            ref('churn_predictions'), key=['customer_id'], said_at='2024-02-03 12:00', about='2024-01-31'
+        ) }}
 -#}
 {% macro predictions_as_of(predictions, key, said_at=none, about=none) -%}
     {{ return(adapter.dispatch('predictions_as_of', 'dbt_onnx')(predictions, key, said_at, about)) }}
@@ -18,8 +23,7 @@
 {%- endif -%}
 {%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_key(key)
-    + (dbt_onnx._faults_of_moment(said_at, 'said_at') if said_at is not none else [])
-    + (dbt_onnx._faults_of_moment(about, 'about') if about is not none else []) -%}
+    + dbt_onnx._faults_of_given('moment', {'said_at': said_at, 'about': about}) -%}
 {%- do dbt_onnx._raise_faults(faults, 'predictions_as_of', predictions) -%}
 
 {%- set key = dbt_onnx._key(key) -%}
@@ -47,8 +51,5 @@ where
     {%- if about is not none %}
     and ledger.as_of <= {{ dbt_onnx._moment(about) }}
     {%- endif %}
-qualify row_number() over (
-    partition by {{ dbt_onnx._columns(key, of='ledger') }}
-    order by ledger.as_of desc nulls last, ledger.scored_at desc nulls last, ledger.run_id desc nulls last
-) = 1
+qualify {{ dbt_onnx._is_newest(dbt_onnx._columns(key, of='ledger'), of='ledger') }}
 {%- endmacro %}

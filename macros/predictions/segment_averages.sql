@@ -9,6 +9,13 @@
     Arguments: `predictions`, the scoring model; `registry`; `key`, a list of columns; `entities`, a
     relation with the columns of key and segment; `segment`, a list of columns; `stale_after`, `{count,
     period}`: only predictions fresher than that count, none for all; `min_segment_size`.
+
+    Example:
+        {{ config(materialized='table') }}
+        {{ dbt_onnx.segment_averages(
+            ref('churn_predictions'), registry=ref('model_registry'), key=['customer_id'], entities=ref('customers'),
+            segment=['country']
+        ) }}
 -#}
 {% macro segment_averages(
     predictions, registry, key, entities, segment, stale_after={'count': 2, 'period': 'day'}, min_segment_size=20
@@ -28,7 +35,7 @@
     + dbt_onnx._faults_of_key(key)
     + dbt_onnx._faults_of_segment(segment, 'segment')
     + dbt_onnx._faults_of_segment_size(min_segment_size, 'min_segment_size')
-    + (dbt_onnx._faults_of_period(stale_after, 'stale_after') if stale_after is not none else []) -%}
+    + dbt_onnx._faults_of_given('period', {'stale_after': stale_after}) -%}
 {%- do dbt_onnx._raise_faults(faults, 'segment_averages', predictions) -%}
 
 {%- set key = dbt_onnx._key(key) -%}
@@ -57,9 +64,7 @@ entities as (
 {{ dbt_onnx._segment_averages_ctes(ledger, stale_after, min_segment_size) }}
 
 select
-    {%- for name in segment %}
-    __dbt_onnx_segment.{{ dbt_onnx._identifier(name) }} as {{ dbt_onnx._identifier(name) }},
-    {%- endfor %}
+    {{ dbt_onnx._each(segment, '__dbt_onnx_segment.{0} as {0}') }},
     {%- for output in ledger['outputs'] %}
     {%- set name = dbt_onnx._identifier(output['name']) %}
     {%- if dbt_onnx._kind_of_type(output['type']) == 'list' %}

@@ -14,6 +14,20 @@
 {%- endmacro %}
 
 
+{#- Faults of the arguments of one kind that are given: none stands for the default. -#}
+{% macro _faults_of_given(kind, arguments) -%}
+    {%- set check = {
+        'relation': dbt_onnx._faults_of_relation, 'period': dbt_onnx._faults_of_period,
+        'fraction': dbt_onnx._faults_of_fraction, 'moment': dbt_onnx._faults_of_moment,
+    }[kind] -%}
+    {%- set faults = [] -%}
+    {%- for argument, value in arguments.items() if value is not none -%}
+        {%- do faults.extend(check(value, argument)) -%}
+    {%- endfor -%}
+    {{ return(faults) }}
+{%- endmacro %}
+
+
 {#- Columns as a list of names: one text is one column. But `key` is a list, here as in `score()`. -#}
 {% macro _key(key) -%}
     {{ return([key] if key is string else key) }}
@@ -50,7 +64,7 @@
 {%- endmacro %}
 
 
-{#- What a scoring model is asked for: nothing is said of one that has not run yet. -#}
+{#- Faults of a relation that ought to be a scoring model; one that has not run yet has none. -#}
 {% macro _faults_of_predictions(relation, argument) -%}
     {%- set faults = dbt_onnx._faults_of_relation(relation, argument) -%}
     {%- if faults -%}
@@ -136,12 +150,12 @@
     {%- set faults = dbt_onnx._faults_of_predictions(predictions, argument)
         + dbt_onnx._faults_of_relation(entities, 'entities')
         + dbt_onnx._faults_of_key(key, taken=returned)
-        + (dbt_onnx._faults_of_relation(registry, 'registry') if registry is not none else [])
+        + dbt_onnx._faults_of_given('relation', {'registry': registry})
         + (["entity_since is " ~ (entity_since | string) ~ "; it takes a column of entities"]
             if entity_since is not none and entity_since is not string else []) -%}
     {%- if not faults -%}
         {%- set key = dbt_onnx._key(key) -%}
-        {%- set latest = dbt_onnx._beside(predictions, predictions.identifier ~ '__latest') -%}
+        {%- set latest = dbt_onnx._latest(predictions) -%}
         {%- set columns = dbt_onnx._columns_in(entities) -%}
         {%- do faults.extend(dbt_onnx._faults_of_columns(key, dbt_onnx._columns_in(latest), latest, 'key')) -%}
         {%- do faults.extend(dbt_onnx._faults_of_columns(key, columns, entities, 'key')) -%}

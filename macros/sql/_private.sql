@@ -23,12 +23,7 @@
 
 {#- A relation as it stands in a FROM clause, whatever characters its parts have. -#}
 {% macro _table(relation) -%}
-    {%- set parts = [relation.database, relation.schema, relation.identifier] | select('ne', none) -%}
-    {%- set quoted = [] -%}
-    {%- for part in parts if part -%}
-        {%- do quoted.append(dbt_onnx._identifier(part)) -%}
-    {%- endfor -%}
-    {{ return(quoted | join('.')) }}
+    {{ return(dbt_onnx._each([relation.database, relation.schema, relation.identifier] | select, '{0}', '.')) }}
 {%- endmacro %}
 
 
@@ -112,11 +107,7 @@
 
 {#- `"a" asc nulls last, "b" asc nulls last`: the session has an order and a place for NULL of its own. -#}
 {% macro _ascending(names) -%}
-    {%- set listed = [] -%}
-    {%- for name in names -%}
-        {%- do listed.append(dbt_onnx._identifier(name) ~ ' asc nulls last') -%}
-    {%- endfor -%}
-    {{ return(listed | join(', ')) }}
+    {{ return(dbt_onnx._each(names, '{0} asc nulls last')) }}
 {%- endmacro %}
 
 
@@ -165,22 +156,23 @@
 {%- endmacro %}
 
 
-{#- `"a", "b"`, or with a table alias `l."a", l."b"`. -#}
-{% macro _columns(names, of=none) -%}
+{#- A text for each name, with the name as an identifier in the place of `{0}`. -#}
+{% macro _each(names, text, between=', ') -%}
     {%- set listed = [] -%}
     {%- for name in names -%}
-        {%- do listed.append((of ~ '.' if of else '') ~ dbt_onnx._identifier(name)) -%}
+        {%- do listed.append(text.format(dbt_onnx._identifier(name))) -%}
     {%- endfor -%}
-    {{ return(listed | join(', ')) }}
+    {{ return(listed | join(between)) }}
+{%- endmacro %}
+
+
+{#- `"a", "b"`, or with a table alias `l."a", l."b"`. -#}
+{% macro _columns(names, of=none) -%}
+    {{ return(dbt_onnx._each(names, (of ~ '.' if of else '') ~ '{0}')) }}
 {%- endmacro %}
 
 
 {#- `l."a" = r."a" and l."b" = r."b"` -#}
 {% macro _same_key(key, left, right) -%}
-    {%- set equalities = [] -%}
-    {%- for name in key -%}
-        {%- set column = dbt_onnx._identifier(name) -%}
-        {%- do equalities.append(left ~ '.' ~ column ~ ' = ' ~ right ~ '.' ~ column) -%}
-    {%- endfor -%}
-    {{ return(equalities | join(' and ')) }}
+    {{ return(dbt_onnx._each(key, left ~ '.{0} = ' ~ right ~ '.{0}', ' and ')) }}
 {%- endmacro %}

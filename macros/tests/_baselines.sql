@@ -10,7 +10,7 @@
 
 
 {#-
-    The CTE `earlier`: what a version said about the entities of its run `previous` when its run `run` began.
+    The CTE `earlier`: what a version predicted for the entities of its run `previous` when its run `run` began.
     A latest row that `run` did not write was there; those that it wrote replaced a row of the ledger.
 -#}
 {% macro _earlier_predictions_ctes(model, output, run, previous) -%}
@@ -22,7 +22,7 @@ latest_rows as (
         {{ key }},
         {{ column }},
         scored_at < {{ began }} as is_earlier
-    from {{ dbt_onnx._written(dbt_onnx._beside(model, model.identifier ~ '__latest')) }} as latest
+    from {{ dbt_onnx._written(dbt_onnx._latest(model)) }} as latest
     where
         {{ dbt_onnx._is_version(run) }}
         and status = 'scored'
@@ -30,7 +30,7 @@ latest_rows as (
 ),
 
 replaced as (
-    select arg_max({'said': {{ column }}}, scored_at).said as {{ column }}
+    select arg_max({'output': {{ column }}}, scored_at).output as {{ column }}
     from {{ dbt_onnx._written(model) }} as ledger
     where
         {{ dbt_onnx._is_version(run) }}
@@ -68,17 +68,13 @@ described_totals as (
     select
         count(*) as row_count,
         count(value) as known
+        {%- if column['kind'] == 'numeric' %},
+        quantile_cont(value, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) as tenths,
+        min(value) as lowest
+        {%- endif %}
     from described_values
 ),
 {%- if column['kind'] == 'numeric' %}
-
-quantiles as (
-    select
-        quantile_cont(value, [{% for tenth in range(1, 10) %}0.{{ tenth }}{{ ', ' if not loop.last }}{% endfor %}])
-            as tenths,
-        min(value) as lowest
-    from described_values
-),
 
 described_edges as (
     select
@@ -89,7 +85,7 @@ described_edges as (
             end,
             lambda edge: isfinite(edge)
         ) as edges
-    from quantiles
+    from described_totals
 ),
 
 described_histogram as (

@@ -192,18 +192,20 @@ reference as (
 
 {#-
     The CTE `measured`: per column the rows (elements of a list), those that are known, and a histogram, by the
-    edges of `reference` (`numbers`) or by value (`texts`). All scalar columns are read in one pass; each list
-    column is one more. A NULL list counts as one NULL.
+    edges of `reference` (`numbers`) or by value (`texts`). All scalar columns are read in one pass, each list
+    column in one of its own; to unpivot the
+    values first takes twice as long, as each column has its own edges. A NULL list counts as one NULL.
 -#}
 {% macro _measured_ctes(population, columns) -%}
 {%- set scalars = [] -%}
 {%- set sources = [] -%}
 {%- for column in columns -%}
-    {%- set position = loop.index0 -%}
-    {%- if column['type'].endswith(']') -%}
-        {%- do sources.append({'name': 'list_' ~ position, 'columns': [[position, column]]}) -%}
-list_{{ position }}_values as (
-    select {{ dbt_onnx._counted_value('element', column) }} as value_{{ position }}
+    {%- if not column['type'].endswith(']') -%}
+        {%- do scalars.append(column) -%}
+    {%- else -%}
+        {%- do sources.append({'name': 'list_' ~ loop.index0, 'columns': [column]}) -%}
+list_{{ loop.index0 }}_values as (
+    select {{ dbt_onnx._counted_value('element', column) }} as value_0
     from (
         select unnest(coalesce(
             cast({{ dbt_onnx._identifier(column['name']) }} as {{ dbt_onnx._element_type(column['type']) }}[]), [null]
@@ -212,62 +214,56 @@ list_{{ position }}_values as (
     )
 ),
 
-    {% else -%}
-        {%- do scalars.append([position, column]) -%}
-    {%- endif -%}
+    {% endif -%}
 {%- endfor -%}
 {%- if scalars -%}
     {%- do sources.append({'name': 'scalar', 'columns': scalars}) -%}
 scalar_values as (
     select
-        {%- for position, column in scalars %}
-        {{ dbt_onnx._counted_value(dbt_onnx._identifier(column['name']), column) }} as value_{{ position }},
+        {%- for column in scalars %}
+        {{ dbt_onnx._counted_value(dbt_onnx._identifier(column['name']), column) }} as value_{{ loop.index0 }},
         {%- endfor %}
     from {{ population }}
 ),
 
 {% endif -%}
-{%- for source in sources -%}
-{{ source['name'] }}_counts as (
-    select
-        count(*) as row_count,
-        {%- for position, column in source['columns'] %}
-        {%- set value = 'value_' ~ position %}
-        count({{ value }}) as known_{{ position }},
-        {%- if column['kind'] == 'numeric' %}
-        min({{ value }}) = max({{ value }}) as is_constant_{{ position }},
-        histogram({{ value }}, (
-            {#- no histogram is without edges; that of a column without known values is never looked at -#}
-            select case when len(edges) > 0 then edges else [0.0] end
-            from reference
-            where column_name = {{ dbt_onnx._text(dbt_onnx._literal(column['name'])) }}
-        )) as histogram_{{ position }},
-        {%- else %}
-        min({{ value }}) = max({{ value }}) as is_constant_{{ position }},
-        histogram({{ value }}) as histogram_{{ position }},
-        {%- endif %}
-        any_value({{ value }}) as example_{{ position }},
-        {%- endfor %}
-    from {{ source['name'] }}_values
-),
-
-{% endfor -%}
 measured as (
-    {%- for source in sources -%}
-    {%- set is_last_source = loop.last -%}
-    {%- for position, column in source['columns'] %}
-    select
-        {{ dbt_onnx._text(dbt_onnx._literal(column['name'])) }} as column_name,
-        row_count,
-        known_{{ position }} as known,
-        is_constant_{{ position }} as is_constant,
-        cast(example_{{ position }} as varchar) as example,
-        {{ 'histogram_' ~ position if column['kind'] == 'numeric' else 'cast(null as map(double, ubigint))' }} as numbers,
-        {{ 'cast(null as map(varchar, ubigint))' if column['kind'] == 'numeric' else 'histogram_' ~ position }} as texts
-    from {{ source['name'] }}_counts
-    {{- '' if is_last_source and loop.last else '\n    union all' }}
-    {%- endfor -%}
-    {%- endfor %}
+    {#- a list forgets the collation of the texts in it #}
+    select * replace ({{ dbt_onnx._text('column_name') }} as column_name)
+    from (
+        {%- for source in sources %}
+        select unnest([
+            {%- for column in source['columns'] %}
+            {{ dbt_onnx._measures('value_' ~ loop.index0, column) | indent(12) }}{{ ',' if not loop.last }}
+            {%- endfor %}
+        ], max_depth := 2)
+        from {{ source['name'] }}_values
+        {{- '\n        union all' if not loop.last }}
+        {%- endfor %}
+    )
+)
+{%- endmacro %}
+
+
+{#- The row of `measured` about one column, a struct of aggregates. -#}
+{% macro _measures(value, column) -%}
+struct_pack(
+    column_name := {{ dbt_onnx._literal(column['name']) }},
+    row_count := count(*),
+    known := count({{ value }}),
+    is_constant := min({{ value }}) = max({{ value }}),
+    example := cast(any_value({{ value }}) as varchar),
+    {%- if column['kind'] == 'numeric' %}
+    numbers := histogram({{ value }}, (
+        {#- no histogram is without edges; that of a column without known values is never looked at #}
+        select case when len(edges) > 0 then edges else [0.0] end from reference
+        where column_name = {{ dbt_onnx._text(dbt_onnx._literal(column['name'])) }}
+    )),
+    texts := cast(null as map(varchar, ubigint))
+    {%- else %}
+    numbers := cast(null as map(double, ubigint)),
+    texts := histogram({{ value }})
+    {%- endif %}
 )
 {%- endmacro %}
 
@@ -299,7 +295,7 @@ counts_by_value as (
         measured.column_name,
         entry.value as row_count,
         {{ dbt_onnx._text('left(entry.key, 40)') }} as value,
-        coalesce(list_position(reference.categories, entry.key), len(reference.shares) + 1) as number
+        coalesce(list_position(reference.categories, {{ dbt_onnx._text('entry.key') }}), len(reference.shares) + 1) as number
     from (select column_name, unnest(map_entries(texts)) as entry from measured) as measured
     inner join reference on measured.column_name = reference.column_name
 ),

@@ -43,9 +43,7 @@
 {% macro _constant_values(key, output, constant_from_rows) -%}
     {%- set value = dbt_onnx._identifier(output['name']) -%}
     select
-        {%- for name in key %}
-        min({{ dbt_onnx._identifier(name) }}) as {{ dbt_onnx._identifier(name) }},
-        {%- endfor %}
+        {{ dbt_onnx._each(key, 'min({0}) as {0}') }},
         'constant_output' as problem,
         {{ dbt_onnx._literal(output['name']) }} as column_name,
         'different values' as expected,
@@ -56,6 +54,40 @@
         count(*) >= {{ constant_from_rows }}
         and count({{ value }}) = count(*)
         and min({{ value }}) = max({{ value }})
+{%- endmacro %}
+
+
+{#- The config of a test with `severity`: `failures` stays the number of rows, and one error among them decides. -#}
+{% macro _fails_on_an_error() -%}
+    {{ config(
+        fail_calc="count(*)",
+        warn_if="<> 0",
+        error_if="<> 0 and count(*) filter (where severity = 'error') > 0",
+    ) }}
+{%- endmacro %}
+
+
+{#- `_ledger` of the model of a test, or an error if the key is not in it. -#}
+{% macro _ledger_of_test(test, model, key) -%}
+    {%- set ledger = dbt_onnx._ledger(model, dbt_onnx._key(key)) -%}
+    {%- do dbt_onnx._raise_faults(
+        dbt_onnx._faults_of_columns(ledger['key'], ledger['latest_columns'], ledger['latest'], 'key'), test, model
+    ) -%}
+    {{ return(ledger) }}
+{%- endmacro %}
+
+
+{#- Whether a test judges a row of `current_rows`: one about `entities`, by default those that the last full run saw. -#}
+{% macro _is_judged(key, entities) -%}
+{%- if entities is none -%}
+current_rows.__dbt_onnx_is_present
+{%- else -%}
+exists (
+    select 1
+    from {{ dbt_onnx._given(entities) }} as entities
+    where {{ dbt_onnx._same_key(key, 'entities', 'current_rows') }}
+)
+{%- endif -%}
 {%- endmacro %}
 
 

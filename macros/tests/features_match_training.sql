@@ -31,17 +31,18 @@
     `severity`, `model_version`.
 
     Time zone: none of it depends on one; dates are counted in UTC.
+
+    Example:
+        data_tests:
+            - dbt_onnx.features_match_training:
+                arguments: {features: ref('customer_features'), max_null_increase: 0.02}
+
 -#}
 {% test features_match_training(
     model, features, columns=none, warn_psi=0.1, error_psi=0.25, max_null_increase=0.05, max_unseen_fraction=0.01,
     min_rows=1000
 ) %}
-{#- `failures` stays the number of rows, and one error among them decides -#}
-{{ config(
-    fail_calc="count(*)",
-    warn_if="<> 0",
-    error_if="<> 0 and count(*) filter (where severity = 'error') > 0",
-) }}
+{{ dbt_onnx._fails_on_an_error() }}
 {%- if execute -%}
 {%- set faults = dbt_onnx._faults_of_drift(model, warn_psi, error_psi, min_rows)
     + dbt_onnx._faults_of_relation(features, 'features')

@@ -24,27 +24,28 @@
     has left, `waiting_since`, `waiting`, `severity`.
 
     Time zone: `dbt_onnx.clock()`, and all columns, are UTC; `entity_since` without a zone is taken as UTC.
+
+    Example:
+        data_tests:
+            - dbt_onnx.predictions_are_complete:
+                arguments:
+                    key: [customer_id]
+                    entities: ref('customers')
+                    grace: {count: 1, period: day}
+                    entity_since: signed_up_at
 -#}
 {% test predictions_are_complete(
     model, key, entities, grace=none, entity_since=none, max_missing_fraction=0, max_unknown_fraction=none,
     registry=none, tell_departures_for={'count': 7, 'period': 'day'}
 ) %}
-{#- `failures` stays the number of rows, and one error among them decides -#}
-{{ config(
-    fail_calc="count(*)",
-    warn_if="<> 0",
-    error_if="<> 0 and count(*) filter (where severity = 'error') > 0",
-) }}
+{{ dbt_onnx._fails_on_an_error() }}
 {%- if execute -%}
 {%- set faults = dbt_onnx._faults_of_missing(
     model, entities, key, registry, entity_since, 'model', also_returned=['severity', 'last_seen_as_of']
 )
     + dbt_onnx._faults_of_fraction(max_missing_fraction, 'max_missing_fraction')
-    + (dbt_onnx._faults_of_fraction(max_unknown_fraction, 'max_unknown_fraction')
-        if max_unknown_fraction is not none else [])
-    + (dbt_onnx._faults_of_period(tell_departures_for, 'tell_departures_for')
-        if tell_departures_for is not none else [])
-    + (dbt_onnx._faults_of_period(grace, 'grace') if grace is not none else []) -%}
+    + dbt_onnx._faults_of_given('fraction', {'max_unknown_fraction': max_unknown_fraction})
+    + dbt_onnx._faults_of_given('period', {'tell_departures_for': tell_departures_for, 'grace': grace}) -%}
 {%- if (grace is none) != (entity_since is none) -%}
     {%- do faults.append("grace and entity_since go together: since when is an entity waiting, and how long may it") -%}
 {%- endif -%}

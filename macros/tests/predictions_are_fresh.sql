@@ -14,7 +14,7 @@
 
     Passes if no served prediction is older than the thresholds, up to the tolerated fraction.
     A prediction exactly as old as a threshold is fresh.
-    Fails if there are older ones (`problem`: `stale`); if one is about a moment to come, or was said
+    Fails if there are older ones (`problem`: `stale`); if one is about a moment to come, or was scored
     before the moment that it is about (`future_as_of`); if no run ever succeeded
     (`no_successful_run`) or nothing is served (`no_predictions`). The last three are always errors.
 
@@ -22,25 +22,26 @@
     `age`, `threshold`, `severity`.
 
     Time zone: `dbt_onnx.clock()`, and all columns, are UTC.
+
+    Example:
+        data_tests:
+            - dbt_onnx.predictions_are_fresh:
+                arguments:
+                    key: [customer_id]
+                    warn_after: {count: 1, period: day}
+                    error_after: {count: 2, period: day}
 -#}
 {% test predictions_are_fresh(
     model, key, warn_after=none, error_after=none, max_stale_fraction=0, registry=none, entities=none
 ) %}
-{#- `failures` stays the number of rows, and one error among them decides -#}
-{{ config(
-    fail_calc="count(*)",
-    warn_if="<> 0",
-    error_if="<> 0 and count(*) filter (where severity = 'error') > 0",
-) }}
+{{ dbt_onnx._fails_on_an_error() }}
 {%- if execute -%}
 {%- set returned = ['problem', 'model_version', 'as_of', 'scored_at', 'fresh_as_of', 'age', 'threshold', 'severity'] -%}
 {%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
     + dbt_onnx._faults_of_key(key, taken=returned)
-    + (dbt_onnx._faults_of_period(warn_after, 'warn_after') if warn_after is not none else [])
-    + (dbt_onnx._faults_of_period(error_after, 'error_after') if error_after is not none else [])
+    + dbt_onnx._faults_of_given('period', {'warn_after': warn_after, 'error_after': error_after})
     + dbt_onnx._faults_of_fraction(max_stale_fraction, 'max_stale_fraction')
-    + (dbt_onnx._faults_of_relation(registry, 'registry') if registry is not none else [])
-    + (dbt_onnx._faults_of_relation(entities, 'entities') if entities is not none else []) -%}
+    + dbt_onnx._faults_of_given('relation', {'registry': registry, 'entities': entities}) -%}
 {%- if warn_after is none and error_after is none -%}
     {%- do faults.append("neither warn_after nor error_after is given; one of them is needed") -%}
 {%- elif not faults and warn_after is not none and error_after is not none
@@ -49,12 +50,8 @@
 {%- endif -%}
 {%- do dbt_onnx._raise_faults(faults, 'predictions_are_fresh', model) -%}
 
-{%- set key = dbt_onnx._key(key) -%}
-{%- set ledger = dbt_onnx._ledger(model, key) -%}
-{%- do dbt_onnx._raise_faults(
-    dbt_onnx._faults_of_columns(key, ledger['latest_columns'], ledger['latest'], 'key'),
-    'predictions_are_fresh', model
-) -%}
+{%- set ledger = dbt_onnx._ledger_of_test('predictions_are_fresh', model, key) -%}
+{%- set key = ledger['key'] -%}
 {%- set clock = dbt_onnx.clock() | trim -%}
 
 with {{ dbt_onnx._current_rows_ctes(dict(ledger, outputs=[]), registry) }},
@@ -73,7 +70,7 @@ served as (
         {% if warn_after is none -%} false
         {%- else -%} fresh_as_of < {{ clock }} - {{ dbt_onnx._interval(warn_after) }}
         {%- endif %} as __dbt_onnx_is_warning,
-        {#- under a clock that is set back, what was said since is no moment to come -#}
+        {#- under a clock that is set back, what was scored since is not about a moment to come -#}
         fresh_as_of > greatest({{ clock }}, {{ dbt_onnx._utc('now()') }})
         {%- if var('dbt_onnx_clock', none) is none %}
         {#- a clock that is set says nothing about `scored_at`, which is the real time -#}
@@ -82,15 +79,7 @@ served as (
     from current_rows
     where
         __dbt_onnx_versions_back is not null
-        {%- if entities is none %}
-        and __dbt_onnx_is_present
-        {%- else %}
-        and exists (
-            select 1
-            from {{ dbt_onnx._given(entities) }} as entities
-            where {{ dbt_onnx._same_key(key, 'entities', 'current_rows') }}
-        )
-        {%- endif %}
+        and {{ dbt_onnx._is_judged(key, entities) | indent(8) }}
 ),
 
 tally as (

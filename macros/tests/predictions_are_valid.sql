@@ -18,6 +18,12 @@
     are concerned.
 
     Time zone: none of it depends on one.
+
+    Example:
+        data_tests:
+            - dbt_onnx.predictions_are_valid:
+                arguments: {key: [customer_id], column: churn_probability, min: 0, max: 1}
+
 -#}
 {% test predictions_are_valid(
     model, key, column=none, min=none, max=none, max_rejected_fraction=0.1, constant_from_rows=100

@@ -4,8 +4,8 @@
 
     Judged are the predictions of the version of the last successful full run, one per entity that this
     run saw. `baseline` is what they are compared with:
-      training        what the model said about its training rows, as the version's card holds it;
-      previous_run    what the same version said, about the entities of its run before that, when the last
+      training        what the model predicted for its training rows, as the version's card holds it;
+      previous_run    what the same version predicted for the entities of its run before that, when the last
                       run began. Most rows of a run are unchanged and not scored again, so a run's own rows
                       are no population: the state before is put together from the latest table and, for the
                       entities that the last run scored, from the ledger, which is read once. A jump is told
@@ -32,19 +32,20 @@
     `severity`, `model_version`.
 
     Time zone: none of it depends on one.
+
+    Example:
+        data_tests:
+            - dbt_onnx.predictions_match_baseline:
+                arguments: {column: churn_probability, baseline: previous_run}
+
 -#}
 {% test predictions_match_baseline(
     model, column, baseline='training', warn_psi=0.1, error_psi=0.25, max_label_share=none, min_rows=1000
 ) %}
-{#- `failures` stays the number of rows, and one error among them decides -#}
-{{ config(
-    fail_calc="count(*)",
-    warn_if="<> 0",
-    error_if="<> 0 and count(*) filter (where severity = 'error') > 0",
-) }}
+{{ dbt_onnx._fails_on_an_error() }}
 {%- if execute -%}
 {%- set faults = dbt_onnx._faults_of_drift(model, warn_psi, error_psi, min_rows)
-    + (dbt_onnx._faults_of_fraction(max_label_share, 'max_label_share') if max_label_share is not none else []) -%}
+    + dbt_onnx._faults_of_given('fraction', {'max_label_share': max_label_share}) -%}
 {%- if column is not string -%}
     {%- do faults.append("column is " ~ ("missing" if column is undefined else column | tojson) ~ "; it takes the name of an output") -%}
 {%- endif -%}
@@ -56,7 +57,6 @@
 {%- set run = dbt_onnx._last_full_run(model) -%}
 {%- set output = {} -%}
 {%- set previous = none -%}
-{%- set referenced = none -%}
 {%- if run is not none -%}
     {%- set outputs = dbt_onnx._ledger(model, run['key'])['outputs'] -%}
     {%- for found in outputs if found['name'] | lower == column | lower -%}
@@ -84,7 +84,7 @@
 with {% if run is not none -%}
 in_force as (
     select {{ dbt_onnx._identifier(output['name']) }}
-    from {{ dbt_onnx._table(dbt_onnx._beside(model, model.identifier ~ '__latest')) }}
+    from {{ dbt_onnx._table(dbt_onnx._latest(model)) }}
     where {{ dbt_onnx._is_version(run) }} and status = 'scored' and last_seen_as_of is null
 ),
 

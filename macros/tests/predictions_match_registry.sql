@@ -1,5 +1,5 @@
 {#-
-    Purpose: what is served was said by the version, and by the very artifact, that the registry names.
+    Purpose: what is served was scored by the version, and by the very artifact, that the registry names.
 
     Arguments: `key`, a list of columns; `registry`, the seed; `entities`, a relation with the key
     columns: only these are judged (default: those that the last full run still saw); `max_earlier_fraction` (default 0), of the served
@@ -21,6 +21,12 @@
     artifact: there, each run compares its sha256 before it scores, and `dbt-onnx verify` at any time.
 
     Time zone: none of it depends on one; `scored_at` is UTC.
+
+    Example:
+        data_tests:
+            - dbt_onnx.predictions_match_registry:
+                arguments: {key: [customer_id], registry: ref('model_registry')}
+
 -#}
 {% test predictions_match_registry(model, key, registry, entities=none, max_earlier_fraction=0) %}
 {%- if execute -%}
@@ -28,16 +34,12 @@
 {%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
     + dbt_onnx._faults_of_key(key, taken=returned)
     + dbt_onnx._faults_of_relation(registry, 'registry')
-    + (dbt_onnx._faults_of_relation(entities, 'entities') if entities is not none else [])
+    + dbt_onnx._faults_of_given('relation', {'entities': entities})
     + dbt_onnx._faults_of_fraction(max_earlier_fraction, 'max_earlier_fraction') -%}
 {%- do dbt_onnx._raise_faults(faults, 'predictions_match_registry', model) -%}
 
-{%- set key = dbt_onnx._key(key) -%}
-{%- set ledger = dbt_onnx._ledger(model, key) -%}
-{%- do dbt_onnx._raise_faults(
-    dbt_onnx._faults_of_columns(key, ledger['latest_columns'], ledger['latest'], 'key'),
-    'predictions_match_registry', model
-) -%}
+{%- set ledger = dbt_onnx._ledger_of_test('predictions_match_registry', model, key) -%}
+{%- set key = ledger['key'] -%}
 
 {%- set files = dbt_onnx._artifact_files(ledger, registry) -%}
 
@@ -67,15 +69,7 @@ served as (
         on current_rows.model_name = served_versions.model_name
         and current_rows.model_version = served_versions.model_version
     left join run_artifacts on current_rows.run_id = run_artifacts.run_id
-    {%- if entities is none %}
-    where current_rows.__dbt_onnx_is_present
-    {%- else %}
-    where exists (
-        select 1
-        from {{ dbt_onnx._given(entities) }} as entities
-        where {{ dbt_onnx._same_key(key, 'entities', 'current_rows') }}
-    )
-    {%- endif %}
+    where {{ dbt_onnx._is_judged(key, entities) | indent(4) }}
 ),
 
 by_earlier_version as (

@@ -17,6 +17,12 @@
 
     Reads ledger and kept inputs: its cost grows with history. SQL cannot run a model: the target in
     profiles.yml names the plugin of dbt-duckdb that can, `plugins: [{module: dbt_onnx.replay_plugin}]`.
+
+    Example:
+        data_tests:
+            - dbt_onnx.predictions_replay:
+                arguments: {registry: ref('model_registry'), sample: 500}
+
 -#}
 {% test predictions_replay(model, registry, sample=1000, runs=2) %}
 {%- if execute -%}

@@ -1,0 +1,233 @@
+{#-
+    The history of predictions, for macros that compare it with another history or with what happened.
+    They read the ledger itself, not `<ledger>__latest`: they ask about the past.
+
+    A row whose features did not change is not scored again. So a version has a prediction about a moment
+    in two ways: by a row about it, or by a run about it that left the row before as it was.
+-#}
+
+{#- One ledger to read: `name` begins the names of its CTEs. `columns`: none if it does not exist yet. -#}
+{% macro _history(name, relation, column, version) -%}
+    {{ return({
+        'name': name, 'relation': relation, 'column': column, 'version': version,
+        'columns': dbt_onnx._columns_in(relation),
+    }) }}
+{%- endmacro %}
+
+
+{#-
+    `<name>_statements`: the key, `as_of`, `status`, `model_name`, `model_version`, `run_id`, `scored_at` of
+    the ledger's rows, and `__dbt_onnx_value`: the output, numbers as doubles; a NULL, NaN or infinite one
+    counts as not scored. `<name>_runs`: the successful runs that looked at every entity; those of
+    backfills confirm rows about the past as full runs confirm what is served.
+-#}
+{% macro _history_ctes(history, key) -%}
+{%- set value = dbt_onnx._identifier(history['column']) -%}
+{{ history['name'] }}_statements as (
+    {%- if history['columns'] is none %}
+    {{ dbt_onnx._no_rows({
+        '__dbt_onnx_value': 'double', 'as_of': 'timestamp', 'status': 'varchar',
+        'model_name': 'varchar', 'model_version': 'varchar', 'run_id': 'varchar',
+        'scored_at': 'timestamp'
+    }, key=key) }}
+    {%- else %}
+    select
+        {{ dbt_onnx._columns(key) }},
+        {{ dbt_onnx._number(value) if dbt_onnx._holds_numbers(history['column'], history['columns'])
+            else dbt_onnx._joinable(value, dbt_onnx._type_of(history['column'], history['columns'])) }} as __dbt_onnx_value,
+        as_of,
+        case when status = 'scored' and __dbt_onnx_value is not null then 'scored' else 'rejected' end as status,
+        model_name,
+        model_version,
+        run_id,
+        scored_at
+    from {{ dbt_onnx._written(history['relation'], history['columns']) }} as ledger
+    where
+        {{ dbt_onnx._not_null(key) }}
+        {%- if history['version'] is not none %}
+        and model_version = {{ dbt_onnx._literal(history['version']) }}
+        {%- endif %}
+    {%- endif %}
+),
+
+{{ history['name'] }}_runs as (
+    select
+        *,
+        scope = 'full' as is_full
+    from (
+        {{ dbt_onnx._runs_of(history['relation'], [
+            'run_id', 'status', 'scope', 'model_name', 'model_version', 'as_of', 'started_at',
+        ]) }}
+    )
+    where
+        status = 'success'
+        and scope in ('full', 'backfill')
+        {%- if history['version'] is not none %}
+        and model_version = {{ dbt_onnx._literal(history['version']) }}
+        {%- endif %}
+)
+{%- endmacro %}
+
+
+{#-
+    What held at a moment, in one place: the newest row up to the moment, by the version whose full run was the
+    last up to it. After a rollback the newest row is by the version that was withdrawn, for what did not change
+    since is not scored again. Backfills decide only where there is no full run, for they change nothing that
+    is served; where there is no run at all, a row by any version holds.
+
+    `<name>_held`: each row of the CTE `asked` (the key, `__dbt_onnx_moment` and more) with `model_name`,
+    `model_version`, `as_of` and `__dbt_onnx_value` of what held, or no row. What history had later counts for
+    nothing: with `made_at`, of `as_of` and `scored_at`, only what was there before `__dbt_onnx_known_at` of `asked`.
+
+    `exactly`: only a run or a row about the very moment decides the version, and a newest row that was
+    rejected leaves nothing that holds. Else rejected rows are passed over.
+-#}
+{% macro _held_ctes(name, key, made_at=none, exactly=false) -%}
+{%- set asked_by = '__dbt_onnx_moment' ~ (', __dbt_onnx_known_at' if made_at is not none) -%}
+{{ name }}_deciding as (
+    select
+        moments.*,
+        runs.model_name,
+        runs.model_version
+    from (select distinct {{ asked_by }} from asked) as moments
+    inner join {{ name }}_runs as runs
+        on moments.__dbt_onnx_moment {{ '=' if exactly else '>=' }} runs.as_of
+        {{- dbt_onnx._was_known_before('moments', 'runs', made_at, 'started_at') }}
+    qualify row_number() over (
+        partition by {{ asked_by }}
+        order by
+            runs.is_full desc nulls last,
+            runs.as_of desc nulls last,
+            runs.started_at desc nulls last,
+            runs.run_id desc nulls last
+    ) = 1
+),
+
+{% if exactly -%}
+{{ name }}_by_version as (
+    select *
+    from {{ name }}_statements
+    qualify {{ dbt_onnx._is_newest(dbt_onnx._columns(key) ~ ', model_name, model_version, as_of') | indent(4) }}
+),
+
+{{ name }}_about_then as (
+    select *
+    from {{ name }}_by_version
+    qualify {{ dbt_onnx._is_newest(dbt_onnx._columns(key) ~ ', as_of') | indent(4) }}
+),
+
+{% endif -%}
+{{ name }}_held as (
+    select
+        asked.*,
+        statements.model_name,
+        statements.model_version,
+        statements.as_of,
+        statements.__dbt_onnx_value
+    from asked
+    left join {{ name }}_deciding as deciding using ({{ asked_by }})
+    {%- if exactly %}
+    left join {{ name }}_about_then as about_then
+        on {{ dbt_onnx._same_key(key, 'asked', 'about_then') }}
+        and asked.__dbt_onnx_moment = about_then.as_of
+    {#- each moment of an entity is asked about: with a plain join that is the square of its rows #}
+    asof join {{ name }}_by_version as statements
+        on {{ dbt_onnx._same_key(key, 'asked', 'statements') }}
+        and coalesce(deciding.model_name, about_then.model_name) = statements.model_name
+        and coalesce(deciding.model_version, about_then.model_version) = statements.model_version
+        and asked.__dbt_onnx_moment >= statements.as_of
+    where statements.status = 'scored'
+    {%- else %}
+    inner join {{ name }}_statements as statements
+        on {{ dbt_onnx._same_key(key, 'asked', 'statements') }}
+        and statements.model_name = coalesce(deciding.model_name, statements.model_name)
+        and statements.model_version = coalesce(deciding.model_version, statements.model_version)
+        and asked.__dbt_onnx_moment >= statements.as_of
+        {{- dbt_onnx._was_known_before('asked', 'statements', made_at, 'scored_at') }}
+    where statements.status = 'scored'
+    qualify {{ dbt_onnx._is_newest(
+        dbt_onnx._columns(key, of='asked') ~ ', asked.__dbt_onnx_moment', of='statements'
+    ) | indent(4) }}
+    {%- endif %}
+)
+{%- endmacro %}
+
+
+{#- Of the rows with equal `by`: whether one is the newest, of those about the same moment the last one scored. -#}
+{% macro _is_newest(by, of='') -%}
+{%- set of = of ~ '.' if of else '' -%}
+row_number() over (
+    partition by {{ by }}
+    order by {{ of }}as_of desc nulls last, {{ of }}scored_at desc nulls last, {{ of }}run_id desc nulls last
+) = 1
+{%- endmacro %}
+
+
+{#- The condition that a row or run was there when the outcome became known; `clock`: its real time. -#}
+{% macro _was_known_before(asked, relation, made_at, clock) -%}
+    {%- set clocks = ['as_of', clock] if made_at == 'scored_at' else ['as_of'] if made_at is not none else [] -%}
+    {%- for column in clocks %}
+        and {{ asked }}.__dbt_onnx_known_at > {{ relation }}.{{ column }}
+    {%- endfor %}
+{%- endmacro %}
+
+
+{#- A number as a double, NULL for NaN and the infinities. -#}
+{% macro _number(expression) -%}
+    {{ return("case when isfinite(cast(" ~ expression ~ " as double)) then cast(" ~ expression ~ " as double) end") }}
+{%- endmacro %}
+
+
+{% macro _holds_numbers(column, columns) -%}
+    {{ return(dbt_onnx._is_of_type(
+        column, columns, 'U?(TINY|SMALL|BIG|HUGE)?INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL[(].*[)]'
+    )) }}
+{%- endmacro %}
+
+
+{% macro _is_of_type(column, columns, pattern) -%}
+    {%- for found in columns or [] if found['name'] | lower == column | lower -%}
+        {{ return(modules.re.fullmatch(pattern, found['type']) is not none) }}
+    {%- endfor -%}
+    {{ return(true) }}
+{%- endmacro %}
+
+
+{#- `"a" is not null and "b" is not null` -#}
+{% macro _not_null(key) -%}
+    {{ return(dbt_onnx._each(key, '{0} is not null', ' and ')) }}
+{%- endmacro %}
+
+
+{#- What can be wrong with a ledger, its `column` and its `version`, once relation and key are right. -#}
+{% macro _faults_of_history(history, key, numbers_only) -%}
+    {%- set faults = dbt_onnx._faults_of_columns(key, history['columns'], history['relation'], 'key')
+        + dbt_onnx._faults_of_columns([history['column']], history['columns'], history['relation'], 'column') -%}
+    {%- if numbers_only and not dbt_onnx._holds_numbers(history['column'], history['columns']) -%}
+        {%- do faults.append("column '" ~ history['column'] ~ "' of " ~ history['relation']
+            ~ " holds no numbers: it is " ~ dbt_onnx._type_of(history['column'], history['columns'])) -%}
+    {%- endif -%}
+    {{ return(faults) }}
+{%- endmacro %}
+
+
+{% macro _type_of(column, columns) -%}
+    {%- for found in columns if found['name'] | lower == column | lower -%}
+        {{ return(found['type']) }}
+    {%- endfor -%}
+{%- endmacro %}
+
+
+{% macro _faults_of_text(text, argument, what) -%}
+    {%- if text is not string or not text -%}
+        {{ return([argument ~ " is " ~ (text | string) ~ "; it takes " ~ what]) }}
+    {%- endif -%}
+    {{ return([]) }}
+{%- endmacro %}
+
+
+{#- Rank from 1 among `by`, ties at the average of their ranks. -#}
+{% macro _average_rank(value, by) -%}
+    rank() over (partition by {{ by }} order by {{ value }} asc nulls last)
+    + (count(*) over (partition by {{ by }}, {{ value }}) - 1) / 2e0
+{%- endmacro %}
