@@ -9,9 +9,9 @@ from dbt_onnx.engines.duckdb import inputs
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.identifiers import quote
 from dbt_onnx.engines.duckdb.ledger import RUNS_TYPES, STAMP_TYPES, TableName
+from dbt_onnx.engines.duckdb.runs import RunRow
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError
-from dbt_onnx.runs.plan import SCORE_REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,22 +41,6 @@ class Said:
     is_late: bool
     outputs: Mapping[str, Any]
     changed_inputs: Mapping[str, tuple[Any, Any]] | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunRow:
-    """One row of `dbt_onnx_runs`, by column name."""
-
-    values: Mapping[str, Any]
-
-    def __getattr__(self, name: str) -> Any:
-        return self.values[name]
-
-    @property
-    def per_reason(self) -> dict[str, int]:
-        """The reasons for which rows were scored, with their number."""
-        counts = {reason: self.values[f"rows_{reason}"] for reason in SCORE_REASONS}
-        return {reason: count for reason, count in counts.items() if count}
 
 
 def read_runs(

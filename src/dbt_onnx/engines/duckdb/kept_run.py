@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dbt_onnx.artifacts.registry import ModelVersion
 from dbt_onnx.engines.duckdb import inputs, ledger
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.feature_types import features_hash
 from dbt_onnx.engines.duckdb.identifiers import compared, quote
+from dbt_onnx.engines.duckdb.runs import RunRow
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError
 from dbt_onnx.runs.replay import MAX_FINDINGS, Finding, Replay, key_text, shown
@@ -28,20 +27,6 @@ _RUN_COLUMNS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class KeptRun:
-    """A run row; each column is an attribute."""
-
-    values: Mapping[str, Any]
-
-    def __getattr__(self, name: str) -> Any:
-        return self.values[name]
-
-    @property
-    def model(self) -> ModelVersion:
-        return ModelVersion(self.model_name, self.model_version)
-
-
 def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> list[str]:
     """The ids of a scoring model's runs whose inputs are kept, newest first."""
     tables = ScoringTables(name)
@@ -56,7 +41,7 @@ def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> l
     return [row[0] for row in found]
 
 
-def read_run(cursor: Cursor, tables: ScoringTables, run_id: str) -> KeptRun:
+def read_run(cursor: Cursor, tables: ScoringTables, run_id: str) -> RunRow:
     """The run, if it can be replayed. Raises ConfigError when not, with the reason."""
     # an older dbt_onnx did not write all columns; its table lacks them until the next run
     there = cursor.columns_of(tables.runs.sql) if cursor.has(tables.runs) else {}
@@ -76,7 +61,7 @@ def read_run(cursor: Cursor, tables: ScoringTables, run_id: str) -> KeptRun:
             f"{tables.ledger.identifier} has no run {run_id!r} in {tables.runs}",
             hint="`dbt-onnx runs` lists the runs",
         )
-    run = KeptRun(values=dict(zip(_RUN_COLUMNS, found[0], strict=True)))
+    run = RunRow(values=dict(zip(_RUN_COLUMNS, found[0], strict=True)))
     nothing = None
     if run.status != "success":
         nothing = f"it ended as {run.status!r} and wrote nothing"
@@ -93,7 +78,7 @@ def read_run(cursor: Cursor, tables: ScoringTables, run_id: str) -> KeptRun:
 
 
 def check_ledger(
-    cursor: Cursor, tables: ScoringTables, run: KeptRun, replay: Replay, *, with_hash: bool
+    cursor: Cursor, tables: ScoringTables, run: RunRow, replay: Replay, *, with_hash: bool
 ) -> None:
     """Compare the ledger's rows of the run with the run row: their number and their fingerprint."""
     wanted = run.rows_scored + run.rows_rejected
@@ -130,7 +115,7 @@ def check_ledger(
         _name_rows(cursor, tables, run, replay)
 
 
-def _name_rows(cursor: Cursor, tables: ScoringTables, run: KeptRun, replay: Replay) -> None:
+def _name_rows(cursor: Cursor, tables: ScoringTables, run: RunRow, replay: Replay) -> None:
     """Report the rows whose stamps differ from the run row."""
     listed = ", ".join(map(quote, run.key_columns))
     for stamp in ("model_name", "model_version", "scored_at"):
@@ -153,7 +138,7 @@ def _name_rows(cursor: Cursor, tables: ScoringTables, run: KeptRun, replay: Repl
 
 
 def check_inputs(
-    cursor: Cursor, tables: ScoringTables, run: KeptRun, replay: Replay, *, with_hash: bool
+    cursor: Cursor, tables: ScoringTables, run: RunRow, replay: Replay, *, with_hash: bool
 ) -> bool:
     """Compare the kept inputs with the ledger, row by row. Returns whether they can be scored."""
     columns = cursor.columns_of(tables.inputs.sql) if cursor.has(tables.inputs) else {}
@@ -224,7 +209,7 @@ def check_inputs(
     return True
 
 
-def key_types(run: KeptRun, columns: Mapping[str, str]) -> dict[str, str]:
+def key_types(run: RunRow, columns: Mapping[str, str]) -> dict[str, str]:
     """The SQL types of the key columns in a table, which may spell them in another case.
 
     The type of a column that is gone is empty.
@@ -234,7 +219,7 @@ def key_types(run: KeptRun, columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def _check_fingerprint(
-    cursor: Cursor, tables: ScoringTables, run: KeptRun, replay: Replay, key: Mapping[str, str]
+    cursor: Cursor, tables: ScoringTables, run: RunRow, replay: Replay, key: Mapping[str, str]
 ) -> None:
     """Compare all bits: features_hash ignores last digits, so an altered one only shows here."""
     features = inputs.kept_types(tables.inputs, run.features, run.feature_types)
@@ -250,7 +235,7 @@ def _check_fingerprint(
         )
 
 
-def kept_features(tables: ScoringTables, run: KeptRun) -> str:
+def kept_features(tables: ScoringTables, run: RunRow) -> str:
     """SQL of the run's kept inputs, in the types that they had. Parameter: $run_id."""
     return inputs.select_inputs(
         tables.inputs,

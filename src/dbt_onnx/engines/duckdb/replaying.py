@@ -9,7 +9,6 @@ from dbt_onnx.artifacts.sample import TOLERANCE, scales_of
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.identifiers import compared, quote
 from dbt_onnx.engines.duckdb.kept_run import (
-    KeptRun,
     check_inputs,
     check_ledger,
     kept_features,
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import Registry, RegistryEntry
     from dbt_onnx.engines.duckdb.ledger import TableName
+    from dbt_onnx.engines.duckdb.runs import RunRow
 
 
 def replay_run(
@@ -82,7 +82,7 @@ def replay_run(
     return replay
 
 
-def _load(registry: Registry, artifacts: Path, run: KeptRun, replay: Replay) -> Artifact | None:
+def _load(registry: Registry, artifacts: Path, run: RunRow, replay: Replay) -> Artifact | None:
     """The model that scored, found by its sha256. None, and a finding, when it is not as it was."""
     try:
         artifact = load_artifact(artifacts, _entry_of(registry, run))
@@ -98,7 +98,7 @@ def _load(registry: Registry, artifacts: Path, run: KeptRun, replay: Replay) -> 
     return None
 
 
-def _entry_of(registry: Registry, run: KeptRun) -> RegistryEntry:
+def _entry_of(registry: Registry, run: RunRow) -> RegistryEntry:
     entry = registry.resolve(str(run.model))
     if entry.sha256 == run.artifact_sha256:
         return entry
@@ -111,7 +111,7 @@ def _entry_of(registry: Registry, run: KeptRun) -> RegistryEntry:
 def _score(
     cursor: Cursor,
     tables: ScoringTables,
-    run: KeptRun,
+    run: RunRow,
     artifact: Artifact,
     replay: Replay,
     sample: int | None,
@@ -144,7 +144,7 @@ def _score(
 
 
 def _rows_to_replay(
-    cursor: Cursor, tables: ScoringTables, run: KeptRun, columns: list[str], *, sample: int | None
+    cursor: Cursor, tables: ScoringTables, run: RunRow, columns: list[str], *, sample: int | None
 ) -> str:
     """Key, what the ledger says, and the kept features, in the order in which the run scored."""
     carried = [
