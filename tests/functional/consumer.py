@@ -127,7 +127,10 @@ class Project:
 
 def invoke(root: Path, *arguments: str) -> Outcome:
     from dbt.cli.main import dbtRunner
+    from dbt.deprecations import active_deprecations
 
+    # those of an invocation before would be told again
+    active_deprecations.clear()
     lines: list[tuple[str, str]] = []
     runner = dbtRunner(callbacks=[lambda event: lines.append((event.info.level, event.info.msg))])
     folders = ["--project-dir", str(root), "--profiles-dir", str(root)]

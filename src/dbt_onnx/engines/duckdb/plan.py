@@ -78,7 +78,7 @@ class Facts:
 
     @property
     def is_incomplete(self) -> bool:
-        """Whether a row lacks its key or its moment."""
+        """Whether a key or a moment is missing in some row."""
         return bool(self.without_key or self.without_moment)
 
     @property
