@@ -40,7 +40,9 @@ def test_names_of_our_own_sql_are_free_for_columns(tmp_path: Path) -> None:
 def _names() -> list[str]:
     """The aliases in the SQL of the package but those that are refused."""
     folder = Path(dbt_onnx.__file__).parent
-    modules = (folder / "engines" / "duckdb" / name for name in ("plan.py", "ledger.py", "inputs.py"))
+    modules = (
+        folder / "engines" / "duckdb" / name for name in ("plan.py", "ledger.py", "inputs.py")
+    )
     source = "\n".join(path.read_text(encoding="utf-8") for path in modules)
     found = re.findall(r"\bas ([a-z_0-9]+)\b|\b([a-z_0-9]+)\.[a-z\"{]|\b([a-z_0-9]+) as \(", source)
     names = {name for names in found for name in names}
