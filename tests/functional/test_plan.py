@@ -376,3 +376,14 @@ def test_the_run_row_ends_after_the_last_batch(
     warehouse.run()
     started_at, ended_at = warehouse.last_run("started_at, ended_at")
     assert started_at < last_batch[0] <= ended_at
+
+
+def test_rows_rejected_alike_for_two_score_reasons_are_all_counted(warehouse: Warehouse) -> None:
+    known, unknown = "select 1 as id, 1.0::double as a, 1.0::double as b", "null::double as a"
+    warehouse.run(features=known)
+    changed = known.replace("1.0::double as a", unknown)
+    summary = warehouse.run(features=f"{changed} union all {changed.replace('1 as id', '2 as id')}")
+    assert (summary.rows_scored, summary.rows_rejected) == (0, 2)
+    assert dict(
+        warehouse.sql("select score_reason, rejected_reason from scores where run_id = 'run-2'")
+    ) == {"features_changed": "null:a", "new": "null:a"}

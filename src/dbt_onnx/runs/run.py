@@ -259,7 +259,7 @@ def _scorer(engine: Engine, run: ScoringRun, planned: Planned) -> RunScorer | No
             f"{run.settings.identifier}: a run before this one died, or would have: the model runs in a "
             "child process, and a row that kills it is rejected"
         )
-    return RunScorer.of(run, planned, in_child_process=in_child_process)
+    return RunScorer(run, planned, in_child_process=in_child_process)
 
 
 def _asked_version(

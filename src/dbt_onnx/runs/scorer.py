@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.kernel.row_search import RowSearch
 from dbt_onnx.kernel.scoring import PART_ROWS, prediction_schema, score_batches
@@ -29,8 +29,7 @@ class RunScorer:
     rejection the first such row, for messages.
     """
 
-    @classmethod
-    def of(cls, run: ScoringRun, planned: Planned, *, in_child_process: bool) -> Self:
+    def __init__(self, run: ScoringRun, planned: Planned, *, in_child_process: bool) -> None:
         """Open the model of a run. Raises ArtifactError when onnxruntime cannot load it."""
         if run.artifact.signature.batch_rows == 1:
             run.log(
@@ -39,17 +38,12 @@ class RunScorer:
                 "torch.onnx.export(..., dynamic_axes={'input': {0: 'batch'}})"
             )
         # more rows at once are faster than more threads for each call
-        session = run.artifact.open(
+        self._session = run.artifact.open(
             threads=run.request.threads,
             batch_rows=run.request.batch_rows,
             in_child_process=in_child_process,
         )
-        return cls(run, planned, session, in_child_process=in_child_process)
-
-    def __init__(
-        self, run: ScoringRun, planned: Planned, session: Any, *, in_child_process: bool
-    ) -> None:
-        self._session = session
+        self._in_child_process = in_child_process
         self._contract = run.artifact.contract
         self._name = run.settings.identifier
         self._log = run.log
@@ -61,17 +55,16 @@ class RunScorer:
             rows=self._rows, max_rows=max(0, allowed - summary.rows_still_rejected)
         )
         width = sum(feature.width or 1 for feature in self._contract.features)
-        shared = max(self._rows // (_PARTS_PER_WORKER * session.workers), DEFAULT_BATCH_ROWS)
+        shared = max(self._rows // (_PARTS_PER_WORKER * self._session.workers), DEFAULT_BATCH_ROWS)
         self.part_rows = max(1, min(shared, PART_ROWS, _PART_VALUES // width))
         self.examples: dict[str, str] = {}
-        self.in_child_process = in_child_process
 
     @property
     def columns(self) -> dict[str, Any]:
         """How the rows were scored; the rows of a call are known when they have been."""
         names = ("onnxruntime_version", "provider", "threads", "workers", "batch_rows")
         return {name: getattr(self._session, name) for name in names} | {
-            "in_child_process": self.in_child_process
+            "in_child_process": self._in_child_process
         }
 
     def schema_for(self, features: pa.Schema) -> pa.Schema:
