@@ -128,7 +128,10 @@ class Project:
 def invoke(root: Path, *arguments: str) -> Outcome:
     from dbt.cli.main import dbtRunner
     from dbt.deprecations import active_deprecations
+    from dbt_common.tests import enable_test_caching
 
+    # most of a short invocation is the parsing of the same macros; dbt's own tests parse them once
+    enable_test_caching()
     # those of an invocation before would be told again
     active_deprecations.clear()
     lines: list[tuple[str, str]] = []
@@ -170,5 +173,7 @@ def _quiet_dbt(root: Path) -> Iterator[None]:
             yield
             # dbt-duckdb opens an event loop per thread that runs a Python model, and closes none
             gc.collect()
+            if not gc.get_freeze_count():
+                gc.freeze()  # dbt's modules and parsed macros stay: later collections need not visit them
     finally:
         os.chdir(before)
