@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -270,7 +271,8 @@ def test_a_model_that_wants_too_much_memory_fails(monkeypatch: pytest.MonkeyPatc
     session = OnnxSession(model, output_names=["y"])
     with pytest.raises(ScoringError) as caught:
         session.run({"x": ROWS[:, :1]})
-    assert "Failed to allocate memory" in caught.value.message
+    # onnxruntime's own words, or those of C++
+    assert re.search("Failed to allocate memory|std::bad_alloc", caught.value.message)
     assert "more memory than this machine has left" in caught.value.hint
 
 
