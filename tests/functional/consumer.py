@@ -12,7 +12,7 @@ from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from hardening import IS_HARDENED, config_of, connect, settings_of
+from hardening import IS_HARDENED, config_of, connect, settings_of, with_own_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -107,11 +107,11 @@ class Project:
 
     def sql(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run SQL on the warehouse, on a connection that is closed again: dbt has the file alone."""
-        with connect(self.warehouse, self.config) as connection:
+        with with_own_order(connect(self.warehouse, self.config)) as connection:
             return connection.execute(query, list(parameters)).fetchall()
 
     def rows(self, query: str) -> list[dict[str, Any]]:
-        with connect(self.warehouse, self.config) as connection:
+        with with_own_order(connect(self.warehouse, self.config)) as connection:
             cursor = connection.execute(query)
             names = [column[0] for column in cursor.description or []]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

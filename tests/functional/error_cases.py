@@ -262,7 +262,7 @@ def registry_version_is_a_number(warehouse: Warehouse) -> Attempt:
 @case
 def registry_names_differ_in_case(warehouse: Warehouse) -> Attempt:
     warehouse.register("2", alias=None, name="LINE")
-    undo = "delete from model_registry where model_name = 'LINE'"
+    undo = "delete from model_registry where model_version = '2'"
     return Attempt(RegistryError, undo=lambda: warehouse.sql(undo))
 
 

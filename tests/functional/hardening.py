@@ -49,13 +49,15 @@ CONFIG: dict[str, Any] = {
 }
 """What a connection is opened with. DuckDB refuses two of a file that differ in it."""
 
+UNLOCKED = {name: value for name, value in CONFIG.items() if name != "lock_configuration"}
+"""The same, for a test that changes settings."""
+
 
 def config_of(profile: Mapping[str, Any]) -> dict[str, Any]:
     """The same, for a target of profiles.yml. Its `settings` are statements of each connection, which
     a locked configuration refuses.
     """
-    return {name: value for name, value in CONFIG.items()
-            if name != "lock_configuration" or "settings" not in profile}  # fmt: skip
+    return UNLOCKED if "settings" in profile else CONFIG
 
 
 def settings_of(profile: Mapping[str, Any]) -> dict[str, Any]:

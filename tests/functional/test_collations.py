@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from every_type import SCORES, identity, registry_of, relation
+from hardening import UNLOCKED
 from warehouse import Warehouse
 
 from dbt_onnx.engines.duckdb.replaying import replay_run
@@ -22,7 +23,7 @@ COLLATIONS = [("varchar collate nocase", None), ("varchar", "nocase"), ("varchar
 @pytest.fixture(params=COLLATIONS, ids=lambda value: f"{value[0]}-{value[1]}")
 def warehouse(tmp_path: Path, request: pytest.FixtureRequest) -> Warehouse:
     kind, default = request.param
-    warehouse = Warehouse(tmp_path)
+    warehouse = Warehouse(tmp_path, config=UNLOCKED)
     warehouse.register("1")
     if default:
         warehouse.sql(f"set global default_collation = '{default}'")
@@ -95,7 +96,8 @@ def test_a_key_that_occurs_twice_is_named_by_its_bytes(warehouse: Warehouse) -> 
 
 
 def test_text_inside_a_key_is_refused_where_the_session_has_a_collation(tmp_path: Path) -> None:
-    warehouse = Warehouse(tmp_path)
+    warehouse = Warehouse(tmp_path, config=UNLOCKED)
+    warehouse.sql("set global default_collation = ''")
     warehouse.register("1")
     features = "select {'name': 'A'} as id, 1.0::double as a, 1.0::double as b"
     assert warehouse.run(features=features).rows_scored == 1
@@ -110,7 +112,7 @@ def test_text_inside_a_key_is_refused_where_the_session_has_a_collation(tmp_path
 def test_a_text_that_a_model_reads_has_changed_when_its_bytes_have(
     tmp_path: Path, kind: str, shape: str, collation: str
 ) -> None:
-    warehouse = Warehouse(tmp_path)
+    warehouse = Warehouse(tmp_path, config=UNLOCKED)
     width = 2 if shape else None
     identity(warehouse, kind, "string", width)
     warehouse.sql(f"set global default_collation = '{collation}'")
@@ -131,7 +133,7 @@ def test_an_answer_altered_in_case_only_fails_a_replay(warehouse: Warehouse) -> 
 
 
 def test_a_key_of_json_is_told_by_its_bytes(tmp_path: Path) -> None:
-    warehouse = Warehouse(tmp_path)
+    warehouse = Warehouse(tmp_path, config=UNLOCKED)
     warehouse.register("1")
     warehouse.sql("set global default_collation = 'nocase'")
     features = "select k::json as id, 1.0::double as a, 1.0::double as b from (values {}) as t (k)"

@@ -8,6 +8,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 from every_type import REFUSED, TYPES, check_replay, check_type, identity, tensor_types
+from hardening import UNLOCKED
 from warehouse import Warehouse
 
 from dbt_onnx.kernel.contract import TensorType
@@ -23,7 +24,7 @@ def test_a_value_of_any_type_is_scored_kept_replayed_and_shown(tmp_path: Path, k
         for shape in ("", "[]", "[2]") if dtype in {"string", "float32"} else ("",):
             folder = tmp_path / f"{dtype}{shape}"
             folder.mkdir()
-            warehouse = Warehouse(folder)
+            warehouse = Warehouse(folder, config=UNLOCKED)
             check_type(warehouse, kind, shape, dtype)
             warehouse.connection.close()
 

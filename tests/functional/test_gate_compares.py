@@ -69,13 +69,13 @@ def shop(tmp_path: Path) -> Shop:
         ('session.query("select * from features where a > 3")', "where a > 3"),
         ("""session.sql('select * from "warehouse"."main"."features" where a > 3')""", "a > 3"),
         ('session.table("features")', 'FROM "features"'),
-        ('dbt.source("files", "outside")', "facts.csv"),
+        pytest.param('dbt.source("files", "outside")', "facts.csv", id="file"),
     ],
 )
 def test_features_that_are_no_relation_by_name_are_refused_before_anything_is_written(
     shop: Shop, features: str, shown: str
 ) -> None:
-    shop.sql(f"copy facts to '{shop.root}/facts.csv'")
+    (shop.root / "facts.csv").write_text("id,a,b\n1,1,1\n")
     outside = {"name": "outside", "meta": {"external_location": f"{shop.root}/facts.csv"}}
     shop.write_yaml("models/files.yml", {"sources": [{"name": "files", "tables": [outside]}]})
     assert shop.dbt("build", "-s", "features", "model_registry").success

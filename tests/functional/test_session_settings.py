@@ -11,7 +11,7 @@ import pytest
 from consumer import Project
 from drift import index_of_column, reference_rows, write_references
 from hand_written import CLOCK, HandWritten, claim, prediction, run, sources
-from hardening import SETTINGS
+from hardening import SETTINGS, UNLOCKED
 from scipy.stats import spearmanr
 from sklearn.metrics import brier_score_loss, roc_auc_score
 from warehouse import Warehouse
@@ -190,7 +190,7 @@ def test_shares_are_no_whole_numbers_and_the_clock_is_of_our_calendar(project: P
 
 
 def test_history_is_in_the_order_in_which_it_was_said(tmp_path: Path) -> None:
-    warehouse = Warehouse(tmp_path)
+    warehouse = Warehouse(tmp_path, config=UNLOCKED)
     warehouse.sql("set global default_order = 'desc'")
     warehouse.sql("set global default_null_order = 'nulls_first'")
     warehouse.register("1")

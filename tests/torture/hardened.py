@@ -31,15 +31,22 @@ _OTHER_PROFILES = {
     "test_installing.py",  # one as a reader of the documentation writes it
     "test_documentation_of_macros.py",  # none: no warehouse is opened
 }  # fmt: skip
-_NEED_FILES = (
+_LEFT_OUT = (
     # SQL compares the artifacts' files with the registry. What it does without: see in the same file
     # test_a_warehouse_that_is_closed_to_files_is_judged_by_its_runs
     "test_predictions_match_registry.py::test_each_case_has_the_status_it_should",
     "test_predictions_match_registry.py::test_a_file_that_is_gone_or_has_other_bytes_is_found",
     # its features are a view over a file
     "test_kept_inputs.py::test_a_file_that_another_process_replaces_keeps_what_was_scored",
+    "test_keys_by_bytes.py::test_tests_find_the_same",
+    "test_gate_compares.py::test_features_that_are_no_relation_by_name_are_refused_before_anything_is_written[file]",
     # attaches a second database file, which is external access
     "test_predictions_materialization.py::test_odd_names_other_schemas_and_other_databases",
+    "test_gate_compares.py::test_features_of_another_database_are_not_taken_for_those_of_the_same_name",
+    # changes a setting, which is locked
+    "test_errors.py::test_wrong_input_gives_its_message_and_changes_nothing[key-follows-a-collation]",
+    # dbt-duckdb reads the seed as a file, and gives another message where it may not
+    "test_errors.py::test_dbt_shows_the_documented_message[seed-of-another-type]",
 )
 ATTACKS = (
     "select * from read_csv('{0}/secret.csv')", "select * from '{0}/secret.csv'",
@@ -63,8 +70,8 @@ ATTACKS = (
 
 def measure(folder: Path, *, tests: Sequence[str] | None, builds: int) -> Iterator[Attack]:
     """Files of functional `tests`, all by default; `builds` of the reference project; SQL."""
-    attack = Attack(PROMISE, f"functional tests, {len(_NEED_FILES)} left out")
-    yield run_functional_tests(attack, folder, tests, variable=VARIABLE, left_out=_NEED_FILES)
+    attack = Attack(PROMISE, f"functional tests, {len(_LEFT_OUT)} left out")
+    yield run_functional_tests(attack, folder, tests, variable=VARIABLE, left_out=_LEFT_OUT)
     if builds:
         yield _reference(folder / "reference", builds)
     attack = Attack(PROMISE, "SQL that reads or writes a file, or changes a setting")
