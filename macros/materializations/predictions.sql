@@ -1,13 +1,13 @@
 {#
     A scoring model: a Python model that returns `dbt_onnx.score(...)`.
 
-    The Python half writes ledger, latest table and run row in one transaction of its own, on
+    The Python half writes the predictions and the run row in one transaction of its own, on
     cursors of its own; dbt's connection only carries the outcome. So what the pre-hooks did is
     committed before the run, which would not see it otherwise; the post-hooks see the run's result;
     and a hook that fails afterwards takes nothing back: running again scores what is not yet there.
 #}
 {% materialization predictions, adapter='duckdb', supported_languages=['python'] %}
-    {%- set ledger = this.incorporate(type='table') -%}
+    {%- set ledger = this.incorporate(type='view') -%}
 
     {{ run_hooks(pre_hooks, inside_transaction=False) }}
     {{ run_hooks(pre_hooks, inside_transaction=True) }}
@@ -38,10 +38,12 @@ def materialize(result, connection):
     {% do dbt_onnx._commit() %}
     {{ run_hooks(post_hooks, inside_transaction=False) }}
 
-    {% set latest = ledger.incorporate(path={'identifier': ledger.identifier ~ '__latest'}) %}
-    {% set inputs = ledger.incorporate(path={'identifier': ledger.identifier ~ '__inputs'}) %}
-    {% set runs = ledger.incorporate(path={'identifier': 'dbt_onnx_runs'}) %}
-    {{ return({'relations': [ledger, latest, inputs, runs]}) }}
+    {%- set relations = [ledger] -%}
+    {%- for identifier in [ledger.identifier ~ '__current', ledger.identifier ~ '__history', ledger.identifier ~ '__inputs',
+        'dbt_onnx_runs'] -%}
+        {%- do relations.append(ledger.incorporate(path={'identifier': identifier}, type='table')) -%}
+    {%- endfor -%}
+    {{ return({'relations': relations}) }}
 {% endmaterialization %}
 
 

@@ -1,7 +1,7 @@
 {#-
     What the view and the tests of this package have in common: the common table expressions that
-    find, per entity, the prediction that is served. They read `<ledger>__latest` and
-    `dbt_onnx_runs`, never the ledger, so their cost does not grow with history.
+    find, per entity, the prediction that is served. They read `<ledger>__current` and
+    `dbt_onnx_runs`, never the history, so their cost does not grow with it.
 
     Columns that they add to outputs and keys begin with `__dbt_onnx_`, a prefix that the contract
     keeps free.
@@ -9,13 +9,28 @@
 
 {#- The table of the current rows of a ledger. -#}
 {% macro _latest(relation) -%}
-    {{ return(dbt_onnx._beside(relation, relation.identifier ~ '__latest')) }}
+    {{ return(dbt_onnx._beside(relation, relation.identifier ~ '__current')) }}
 {%- endmacro %}
 
 
-{#- The current rows themselves, for a FROM clause. -#}
+{#- The current rows, with what their runs say of them, for a FROM clause. -#}
 {% macro _latest_rows(ledger) -%}
-    {{ return(dbt_onnx._written(ledger['latest'], ledger['latest_columns'])) }}
+(
+    select
+        {{ dbt_onnx._columns(ledger['key'] + ledger['outputs'] | map(attribute='name') | list, of='rows_of_runs') }},
+        rows_of_runs.as_of,
+        case when rows_of_runs.rejected_reason_no is null then 'scored' else 'rejected' end as status,
+        runs.rejected_reasons[rows_of_runs.rejected_reason_no] as rejected_reason,
+        rows_of_runs.last_seen_as_of,
+        rows_of_runs.confirmed_as_of,
+        {{ dbt_onnx._text('runs.model_name') }} as model_name,
+        {{ dbt_onnx._text('runs.model_version') }} as model_version,
+        {{ dbt_onnx._text('runs.run_id') }} as run_id,
+        runs.scored_at
+    from {{ dbt_onnx._written(ledger['latest'], ledger['latest_columns']) }} as rows_of_runs
+    inner join {{ dbt_onnx._table(dbt_onnx._beside(ledger['relation'], 'dbt_onnx_runs')) }} as runs
+        on rows_of_runs.run_no = runs.run_no and runs.status = 'success'
+)
 {%- endmacro %}
 
 
@@ -44,7 +59,7 @@
     {%- set latest_columns = dbt_onnx._columns_in(latest) -%}
     {%- set not_outputs = key | map('lower') | list + [
         'as_of', 'status', 'rejected_reason', 'score_reason', 'is_late', 'model_name', 'model_version', 'run_id',
-        'scored_at', 'features_hash', 'last_seen_as_of', 'confirmed_as_of',
+        'scored_at', 'features_hash', 'last_seen_as_of', 'confirmed_as_of', 'run_no', 'rejected_reason_no',
     ] -%}
     {%- set outputs = [] -%}
     {%- for column in latest_columns or [] if column['name'] | lower not in not_outputs -%}

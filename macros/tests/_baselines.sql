@@ -11,7 +11,7 @@
 
 {#-
     The CTE `earlier`: what a version predicted for the entities of its run `previous` when its run `run` began.
-    A latest row that `run` did not write was there; those that it wrote replaced a row of the ledger.
+    A current row that `run` did not write was there; those that it wrote superseded a row of the ledger.
 -#}
 {% macro _earlier_predictions_ctes(model, output, run, previous) -%}
 {%- set column = dbt_onnx._identifier(output['name']) -%}
@@ -22,7 +22,7 @@ latest_rows as (
         {{ key }},
         {{ column }},
         scored_at < {{ began }} as is_earlier
-    from {{ dbt_onnx._written(dbt_onnx._latest(model)) }} as latest
+    from {{ dbt_onnx._latest_rows(dbt_onnx._ledger(model, run['key'])) }} as latest
     where
         {{ dbt_onnx._is_version(run) }}
         and status = 'scored'

@@ -10,6 +10,7 @@ from hardening import CONFIG, connect, with_own_order, with_settings
 from onnx import TensorProto, helper
 
 from dbt_onnx.engines.duckdb.engine import score_on_duckdb
+from dbt_onnx.engines.duckdb.identifiers import quote
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 from dbt_onnx.runs.request import RunSettings, check_request
 
@@ -176,7 +177,26 @@ class Warehouse:
         return self.sql(f'select {columns} from "{self.name}" order by scored_at, id')
 
     def latest(self, columns: str = "*") -> list[tuple[Any, ...]]:
-        return self.sql(f'select {columns} from "{self.name}__latest" order by all')
+        """The current rows, with the columns of the ledger, and who was seen when."""
+        return self.sql(f"select {columns} from {self.current_rows()} order by all")
+
+    def current_rows(self) -> str:
+        """A relation of what `<name>__current` holds, with what the runs say of it."""
+        columns = {
+            "status": "case when c.rejected_reason_no is null then 'scored' else 'rejected' end",
+            "rejected_reason": "runs.rejected_reasons[c.rejected_reason_no]",
+            **{n: f"runs.{n}" for n in ("model_name", "model_version", "run_id", "scored_at")},
+        }
+        names = [row[0] for row in self.sql(f'describe "{self.name}"')]
+        listed = [
+            f'{columns.get(name, f"c.{quote(name)}")} as {quote(name)}'
+            for name in (*names, "last_seen_as_of", "confirmed_as_of")
+            if name not in {"score_reason", "is_late"}
+        ]
+        return (
+            f'(select {", ".join(listed)} from "{self.name}__current" as c '
+            "left join dbt_onnx_runs as runs using (run_no)) as current_rows"
+        )
 
     def last_run(self, columns: str) -> tuple[Any, ...]:
         return self.sql(

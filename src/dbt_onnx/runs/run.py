@@ -136,10 +136,6 @@ class Engine(Protocol):
         """Hold call, contract, features and tables against each other. Returns the ledger's columns."""
         ...
 
-    def repair(self, shape: Any) -> str | None:
-        """Rebuild what can be derived from the ledger. Returns what was done, none if nothing was."""
-        ...
-
     def snapshot(self) -> AbstractContextManager[None]:
         """Within, `plan` and `write` read the same rows."""
         ...
@@ -163,7 +159,7 @@ class Engine(Protocol):
         ...
 
     def close(self, run: ScoringRun, planned: Planned, outcome: Mapping[str, Any]) -> None:
-        """Bring what is derived up to date, keep the inputs, and close the run row as `success`."""
+        """Note who was there, keep the inputs, and close the run row as `success`."""
         ...
 
     def close_empty(self, run: ScoringRun, outcome: Mapping[str, Any]) -> None:
@@ -187,8 +183,6 @@ def score_table(
     """
     with engine.recorded(settings):
         run = _open(engine, request, settings, artifacts=artifacts, log=log)
-        if repaired := engine.repair(run.shape):
-            log(repaired)
         if settings.empty:
             nothing = RunSummary(
                 model=run.artifact.model, per_reason=dict.fromkeys(SCORE_REASONS, 0)

@@ -1,7 +1,7 @@
 """DuckDB as the engine of a run: what `dbt_onnx.runs.run.Engine` asks for, in its order.
 
 Reading and writing go through two cursors of one process: the plan and the feature stream see one
-snapshot, and the predictions, the latest table and the run row are written in one transaction.
+snapshot, and the predictions and the run row are written in one transaction.
 """
 
 from __future__ import annotations
@@ -126,12 +126,6 @@ class DuckDBEngine:
         """Hold call, contract, features and tables against each other."""
         return check_fit(self.reader, request, artifact, features, self.tables)
 
-    def repair(self, shape: LedgerShape) -> str | None:
-        """Rebuild a latest table that was dropped or altered."""
-        if not self.tables.repair_latest(self.writer, shape):
-            return None
-        return f"{self.tables.latest} was rebuilt from {self.tables.ledger}"
-
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Within, the reader sees what it saw first, until `write` has read all."""
@@ -157,31 +151,41 @@ class DuckDBEngine:
     def write(self, run: ScoringRun, planned: Planned, scores: Scores | None) -> Written:
         """Score the planned rows into the ledger and tell what is there."""
         self._create_tables(run)
+        self._reasons: list[str] = []
         if scores is not None:
             fed = None if run.request.keep_inputs is False else self._fed
-            writing.append_predictions(self.reader, self.writer, self.tables, planned, scores, fed)
+            self._reasons = writing.append_predictions(
+                self.reader, self.writer, self.tables, planned, scores, fed
+            )
         # beside another transaction DuckDB commits into its log first, and into the tables later
         self._snapshot.close()
-        return writing.read_written(self.writer, self.tables, planned)
+        return writing.read_written(self.writer, self.tables, planned, self._reasons)
 
     def close(self, run: ScoringRun, planned: Planned, outcome: Mapping[str, Any]) -> None:
-        """Keep the inputs, bring latest up to date, and close the run row."""
+        """Keep the inputs, note who was there, and close the run row."""
         kept = writing.keep_inputs(
             self.writer, self.tables, planned, self._fed, keep=run.request.keep_inputs
         )
-        writing.update_latest(self.writer, self.tables, planned)
+        writing.note_presence(
+            self.writer, self.tables, planned, has_rejected=bool(self._reasons)
+        )
         self.record.close(
-            self.writer, status="success", **writing.run_columns(planned), **outcome, **kept
+            self.writer,
+            status="success",
+            rejected_reasons=self._reasons,
+            **writing.run_columns(planned),
+            **outcome,
+            **kept,
         )
 
     def close_empty(self, run: ScoringRun, outcome: Mapping[str, Any]) -> None:
         """`--empty`: the tables, and nothing in them."""
         with self.writer.transaction():
-            self.tables.create(self.writer, run.shape, model=run.artifact.model)
+            self.tables.create(self.writer, run.shape)
             self.record.close(self.writer, status="success", scope="empty", **outcome)
 
     def _create_tables(self, run: ScoringRun) -> None:
-        self.tables.create(self.writer, run.shape, model=run.artifact.model)
+        self.tables.create(self.writer, run.shape)
         write_references(
             self.writer,
             self.tables.references,

@@ -60,7 +60,6 @@ def check_fit(
         )
     shape = LedgerShape(key={name: features.columns[name] for name in asked.key}, outputs=outputs)
     tables.check_shape(cursor, shape)
-    # first of all, since a latest table may be rebuilt by this key
     _check_key(cursor, asked, tables)
     tables.check_outputs(cursor, shape, artifact.model)
     return shape
@@ -68,7 +67,7 @@ def check_fit(
 
 def _check_key(cursor: Cursor, asked: Asked, tables: ScoringTables) -> None:
     """Raise ConfigError when the existing ledger was written with another key."""
-    if not (cursor.has(tables.ledger) and cursor.has(tables.runs)):
+    if not (cursor.has(tables.current) and cursor.has(tables.runs)):
         return
     found = cursor.rows(
         f"select arg_max(key_columns, scored_at) from {tables.runs.sql} "

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx.engines.duckdb import inputs
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.identifiers import quote
-from dbt_onnx.engines.duckdb.ledger import RUNS_TYPES, STAMP_TYPES, TableName
-from dbt_onnx.engines.duckdb.runs import RunRow
+from dbt_onnx.engines.duckdb.ledger import LEDGER_TYPES, TableName
+from dbt_onnx.engines.duckdb.runs import RunRow, read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError
 
@@ -47,24 +47,8 @@ def read_runs(
     connection: duckdb.DuckDBPyConnection, name: TableName, *, limit: int | None = None
 ) -> list[RunRow]:
     """The runs of a scoring model, newest first; none before the first."""
-    tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors():
-        if not cursor.has(tables.runs):
-            return []
-        tables.check_runs(cursor)
-        # a run table of an older dbt_onnx lacks columns until the next run
-        there = cursor.columns_of(tables.runs.sql)
-        columns = [
-            quote(column) if column in there else f"null as {quote(column)}"
-            for column in RUNS_TYPES
-        ]
-        rows = cursor.rows(
-            f"select {', '.join(columns)} from {tables.runs.sql} "
-            "where scoring_model = $scoring_model order by started_at desc nulls last, run_id desc nulls last "
-            f"limit {'all' if limit is None else int(limit)}",
-            {"scoring_model": name.identifier},
-        )
-    return [RunRow(values=dict(zip(RUNS_TYPES, row, strict=True))) for row in rows]
+        return read_run_rows(cursor, ScoringTables(name))[:limit]
 
 
 def read_history(
@@ -93,7 +77,7 @@ def read_history(
             )
         ]
         kept = _inputs_by_run(cursor, tables, key, where, parameters)
-    outputs = [n for n in names if n not in key and n.casefold() not in STAMP_TYPES]
+    outputs = [n for n in names if n not in key and n.casefold() not in LEDGER_TYPES]
     said = []
     for position, row in enumerate(rows):
         earlier = [other for other in rows[:position] if other["as_of"] <= row["as_of"]]
@@ -136,7 +120,7 @@ def _key_of(cursor: Cursor, tables: ScoringTables, key_values: Sequence[str]) ->
             "and status = 'success' and key_columns is not null order by started_at desc nulls last limit 1",
             {"scoring_model": tables.ledger.identifier},
         )
-        if cursor.has(tables.runs) and cursor.has(tables.ledger)
+        if cursor.has(tables.runs) and cursor.has(tables.current)
         else []
     )
     if not found:
@@ -167,27 +151,26 @@ def _inputs_by_run(
         return {}
     runs = cursor.rows(
         f"""
-        select features, feature_types, list(run_id)
+        select features, feature_types, list(run_no), list(run_id)
         from {tables.runs.sql}
-        where scoring_model = $scoring_model and run_id in (
-            select run_id from {tables.inputs.sql} where {where}
-        )
+        where run_no in (select run_no from {tables.inputs.sql} where {where})
         group by features, feature_types""",
-        {**parameters, "scoring_model": tables.ledger.identifier},
+        parameters,
     )
     kept: dict[str, dict[str, Any]] = {}
-    for features, types, run_ids in runs:
+    for features, types, numbers, run_ids in runs:
+        ids = dict(zip(numbers, run_ids, strict=True))
         statement = inputs.select_inputs(
             tables.inputs,
             key=key,
             features=inputs.kept_types(tables.inputs, features, types),
-            where=f"{where} and list_contains($run_ids, run_id)",
+            where=f"{where} and list_contains($numbers, run_no)",
         )
         for row in cursor.rows(
-            f"select run_id, {', '.join(map(quote, features))} from ({statement}) as kept",
-            {**parameters, "run_ids": run_ids},
+            f"select run_no, {', '.join(map(quote, features))} from ({statement}) as kept",
+            {**parameters, "numbers": numbers},
         ):
-            kept[row[0]] = dict(zip(features, row[1:], strict=True))
+            kept[ids[row[0]]] = dict(zip(features, row[1:], strict=True))
     return kept
 
 

@@ -1,6 +1,6 @@
 """SQL text for the kept inputs: what each run fed to the model, by run and key.
 
-    <name>__inputs    `run_id`, the key columns, the contract's features under their own names
+    <name>__inputs    `run_no`, the key columns, the contract's features under their own names
 
 Kept inputs and the run row, which has the sha256 of the model and the types of the features, are all
 that a replay needs. One table holds the inputs of all model versions: a column that a version does
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.ledger import LedgerShape, TableName
 
 INPUTS_SUFFIX = "__inputs"
-RUN_COLUMN = "run_id"
+RUN_COLUMN = "run_no"
 
 
 def input_columns(shape: LedgerShape, features: Mapping[str, str]) -> dict[str, str]:
     """The SQL types of the table's columns; a feature that is also a key column is there once."""
     keys = {name.casefold() for name in shape.key}
     return {
-        RUN_COLUMN: "VARCHAR",
+        RUN_COLUMN: "INTEGER",
         **shape.key,
         **{n: kept_as(kind) for n, kind in features.items() if n.casefold() not in keys},
     }
@@ -53,10 +53,10 @@ def insert_inputs(
 
     `stream` has the features under their own names, and the key as `__dbt_onnx_key_0`, ... `features`
     are the SQL types of what the model reads, `kept_types` those of the table's columns. Parameter:
-    $run_id.
+    $run_no.
     """
     keys = {name: f'"__dbt_onnx_key_{i}"' for i, name in enumerate(shape.key)}
-    sources = {RUN_COLUMN: "$run_id"}
+    sources = {RUN_COLUMN: "$run_no"}
     for name in input_columns(shape, features):
         if name != RUN_COLUMN:
             given = shape.key.get(name) or features[name]
@@ -105,7 +105,8 @@ def _of_features(
 def select_inputs(
     inputs: TableName, *, key: Sequence[str], features: Mapping[str, str], where: str
 ) -> str:
-    """Kept inputs in the types that they had: run id, key columns, `features` by name.
+    """Kept inputs in the types that they had: run number, key columns, `features` by name, and
+    `place`, in the order in which they were scored.
 
     A value that no longer fits its type was altered, and becomes NULL.
     """
@@ -116,7 +117,7 @@ def select_inputs(
         for name, kind in features.items()
         if name.casefold() not in keys
     ]
-    return f"select {', '.join(listed)} from {inputs.sql} where {where}"
+    return f"select {', '.join(listed)}, rowid as place from {inputs.sql} where {where}"
 
 
 def fingerprint_of_run(
@@ -125,9 +126,9 @@ def fingerprint_of_run(
     """SQL of a number over all kept inputs of a run, whatever the order of the rows.
 
     It is exact, which the features hash is not: any other digit changes it. `key` and `features` are
-    SQL types by column. Parameter: $run_id.
+    SQL types by column. Parameter: $run_no.
     """
-    kept = select_inputs(inputs, key=list(key), features=features, where="run_id = $run_id")
+    kept = select_inputs(inputs, key=list(key), features=features, where="run_no = $run_no")
     columns = [hashable(quote(name), kind) for name, kind in {**features, **key}.items()]
     return f"select {fingerprint(', '.join(columns))} from ({kept}) as kept"
 
@@ -135,17 +136,17 @@ def fingerprint_of_run(
 def outdated_runs(runs: TableName) -> str:
     """The runs whose inputs are older than they are kept. Parameters: $scoring_model, $kept_since."""
     return (
-        f"select run_id from {runs.sql} where scoring_model = $scoring_model "
+        f"select run_no from {runs.sql} where scoring_model = $scoring_model "
         "and scored_at < $kept_since and rows_inputs_kept > 0"
     )
 
 
 def delete_inputs(inputs: TableName, runs: TableName) -> Sequence[str]:
-    """Delete the inputs of some runs. Parameters: $scoring_model, $run_ids."""
+    """Delete the inputs of some runs. Parameter: $run_nos."""
     return (
-        f"delete from {inputs.sql} where run_id in (select unnest($run_ids))",
+        f"delete from {inputs.sql} where run_no in (select unnest($run_nos))",
         (
             f"update {runs.sql} set rows_inputs_kept = 0 "
-            "where scoring_model = $scoring_model and run_id in (select unnest($run_ids))"
+            "where run_no in (select unnest($run_nos))"
         ),
     )

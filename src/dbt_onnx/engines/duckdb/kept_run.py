@@ -1,17 +1,18 @@
-"""A past run on DuckDB: its run row, compared with its rows in ledger and kept inputs."""
+"""A past run on DuckDB: its run row and its rows, compared with its kept inputs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dbt_onnx.engines.duckdb import inputs, ledger
+from dbt_onnx.engines.duckdb import inputs
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.feature_types import features_hash
 from dbt_onnx.engines.duckdb.identifiers import compared, quote
-from dbt_onnx.engines.duckdb.runs import RunRow
+from dbt_onnx.engines.duckdb.ledger import CURRENT_TYPES, REJECTED, RUN
+from dbt_onnx.engines.duckdb.runs import RunRow, read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError
-from dbt_onnx.runs.replay import MAX_FINDINGS, Finding, Replay, key_text, shown
+from dbt_onnx.runs.replay import Finding, Replay, key_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,48 +21,23 @@ if TYPE_CHECKING:
 
     from dbt_onnx.engines.duckdb.ledger import TableName
 
-_RUN_COLUMNS = (
-    "run_id", "status", "scored_at", "rows_scored", "rows_rejected", "rows_inputs_kept",
-    "key_columns", "features", "feature_types", "feature_precisions", "output_columns", "model_name", "model_version", "artifact_sha256", "card_sha256",
-    "ledger_fingerprint", "inputs_fingerprint", "features_hash_function", "onnxruntime_version", "threads", "batch_rows",
-)  # fmt: skip
-
-
 def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> list[str]:
     """The ids of a scoring model's runs whose inputs are kept, newest first."""
     tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors():
-        if not cursor.has(tables.runs):
-            return []
-        found = cursor.rows(
-            f"select run_id from {tables.runs.sql} where scoring_model = $scoring_model "
-            "and status = 'success' and rows_inputs_kept > 0 order by scored_at desc",
-            {"scoring_model": name.identifier},
-        )
-    return [row[0] for row in found]
+        runs = read_run_rows(cursor, tables)
+    return [run.run_id for run in runs if run.status == "success" and run.rows_inputs_kept]
 
 
 def read_run(cursor: Cursor, tables: ScoringTables, run_id: str) -> RunRow:
     """The run, if it can be replayed. Raises ConfigError when not, with the reason."""
-    # an older dbt_onnx did not write all columns; its table lacks them until the next run
-    there = cursor.columns_of(tables.runs.sql) if cursor.has(tables.runs) else {}
-    listed = ", ".join(name if name in there else f"null as {name}" for name in _RUN_COLUMNS)
-    identity = {"scoring_model": tables.ledger.identifier, "run_id": run_id}
-    found = (
-        cursor.rows(
-            f"select {listed} from {tables.runs.sql} "
-            "where scoring_model = $scoring_model and run_id = $run_id",
-            identity,
-        )
-        if cursor.has(tables.runs)
-        else []
-    )
+    found = [run for run in read_run_rows(cursor, tables) if run.run_id == run_id]
     if not found:
         raise ConfigError(
             f"{tables.ledger.identifier} has no run {run_id!r} in {tables.runs}",
             hint="`dbt-onnx runs` lists the runs",
         )
-    run = RunRow(values=dict(zip(_RUN_COLUMNS, found[0], strict=True)))
+    run = found[0]
     nothing = None
     if run.status != "success":
         nothing = f"it ended as {run.status!r} and wrote nothing"
@@ -77,64 +53,22 @@ def read_run(cursor: Cursor, tables: ScoringTables, run_id: str) -> RunRow:
     return run
 
 
-def check_ledger(
-    cursor: Cursor, tables: ScoringTables, run: RunRow, replay: Replay, *, with_hash: bool
-) -> None:
-    """Compare the ledger's rows of the run with the run row: their number and their fingerprint."""
-    wanted = run.rows_scored + run.rows_rejected
-    count = f"select count(*) from {tables.ledger.sql} where run_id = $run_id"
-    rows = cursor.rows(count, run.values)[0][0]
-    if rows != wanted:
-        replay.report(
-            Finding(problem="ledger", expected=f"{wanted:,}", actual=f"{rows:,} rows of the run")
+def rows_of_run(tables: ScoringTables) -> str:
+    """A relation of the rows of a run, with status and reason as the ledger has them. Parameters: $run_no,
+    $rejected_reasons.
+    """
+    return f"""(
+        select
+            *,
+            case when {REJECTED} is null then 'scored' else 'rejected' end as status,
+            cast($rejected_reasons as varchar[])[{REJECTED}] as rejected_reason
+        from (
+            select * exclude (is_late) from {tables.history.sql}
+            union all by name
+            select * exclude ({", ".join(CURRENT_TYPES)}) from {tables.current.sql}
         )
-    if not with_hash:
-        return
-    columns = cursor.columns_of(tables.ledger.sql)
-    gone = [name for name in run.output_columns if name not in columns]
-    fingerprint = (
-        f"columns {gone} are gone"
-        if gone
-        else cursor.rows(
-            ledger.fingerprints_of_run(
-                tables.ledger,
-                key=key_types(run, columns),
-                outputs={name: columns[name] for name in run.output_columns},
-            ),
-            run.values,
-        )[0][-1]
-    )
-    if fingerprint != run.ledger_fingerprint:
-        replay.report(
-            Finding(
-                problem="ledger",
-                expected=f"{run.ledger_fingerprint}",
-                actual=f"the fingerprint of the rows is {fingerprint}",
-            )
-        )
-        _name_rows(cursor, tables, run, replay)
-
-
-def _name_rows(cursor: Cursor, tables: ScoringTables, run: RunRow, replay: Replay) -> None:
-    """Report the rows whose stamps differ from the run row."""
-    listed = ", ".join(map(quote, run.key_columns))
-    for stamp in ("model_name", "model_version", "scored_at"):
-        expected = getattr(run, stamp)
-        for *key, actual in cursor.rows(
-            f"select {listed}, {stamp} from {tables.ledger.sql} "
-            f"where run_id = $run_id and {stamp} is distinct from ${stamp} limit {MAX_FINDINGS}",
-            run.values,
-        ):
-            named = dict(zip(run.key_columns, key, strict=True))
-            replay.report(
-                Finding(
-                    problem="ledger",
-                    key=key_text(named),
-                    column_name=stamp,
-                    expected=shown(expected),
-                    actual=shown(actual),
-                )
-            )
+        where {RUN} = $run_no
+    )"""
 
 
 def check_inputs(
@@ -143,7 +77,7 @@ def check_inputs(
     """Compare the kept inputs with the ledger, row by row. Returns whether they can be scored."""
     columns = cursor.columns_of(tables.inputs.sql) if cursor.has(tables.inputs) else {}
     known = {name.casefold() for name in columns}
-    gone = [n for n in ("run_id", *run.key_columns, *run.features) if n.casefold() not in known]
+    gone = [n for n in ("run_no", *run.key_columns, *run.features) if n.casefold() not in known]
     if gone:
         replay.report(
             Finding(problem="inputs", expected="there", actual=f"{tables.inputs} lacks {gone}")
@@ -174,7 +108,7 @@ def check_inputs(
     problems = cursor.rows(
         f"""
         with said as (
-            select * from {tables.ledger.sql} where run_id = $run_id and {has_key}
+            select * from {rows_of_run(tables)} where {has_key}
         ),
 
         fed as (
@@ -236,10 +170,10 @@ def _check_fingerprint(
 
 
 def kept_features(tables: ScoringTables, run: RunRow) -> str:
-    """SQL of the run's kept inputs, in the types that they had. Parameter: $run_id."""
+    """SQL of the run's kept inputs, in the types that they had. Parameter: $run_no."""
     return inputs.select_inputs(
         tables.inputs,
         key=run.key_columns,
         features=inputs.kept_types(tables.inputs, run.features, run.feature_types),
-        where="run_id = $run_id",
+        where=f"{RUN} = $run_no",
     )

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dbt_onnx.engines.duckdb import current
 from dbt_onnx.engines.duckdb.feature_types import WHOLE_TYPES, features_hash, hashable, read_as
 from dbt_onnx.engines.duckdb.identifiers import compared, quote
-from dbt_onnx.engines.duckdb.ledger import STAMP_TYPES, fingerprint
+from dbt_onnx.engines.duckdb.ledger import REJECTED, ROW_TYPES, RUN, fingerprint
 from dbt_onnx.runs.plan import SCORE_REASONS
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ class Question:
     """Everything that a run knows before it looks at rows.
 
     `features_sql` is a query; `features` maps the columns that the model reads to their SQL types,
-    `precisions` to how much of a value counts, see `feature_types`. `ledger`, `latest` and `runs` are
-    relations: table names, or typed empty ones before the first run. `hash_changed` says that the
-    features hash of the last run came from another function. All rows of a backfill are late.
+    `precisions` to how much of a value counts, see `feature_types`. `current`, `history` and `runs` are
+    relations: table names, or typed empty ones before the first run. `is_alone`: no other model version
+    has scored. `hash_changed` says that the features hash of the last run came from another function. All rows
+    of a backfill are late.
     """
 
     features_sql: str
@@ -44,9 +46,10 @@ class Question:
     features: Mapping[str, str]
     precisions: Mapping[str, str]
     as_of_sql: str
-    ledger: str
-    latest: str
+    current: str
+    history: str
     runs: str
+    is_alone: bool
     full_refresh: bool
     retry_rejected: bool
     refresh_after_sql: str | None
@@ -58,13 +61,17 @@ class Question:
         """Whether rows are scored that have not changed."""
         return self.full_refresh or self.retry_rejected or self.is_backfill
 
+    def is_of_version(self, of: str = "") -> str:
+        """SQL of whether a row, `of` an alias, is by the version that the run scores with."""
+        return current.is_of_version(self.runs, alone=self.is_alone, of=of)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a run has measured of the features and of latest, before it joins them.
+    """What a run has measured of the features and of current, before it joins them.
 
     `given` is the feature relation, of which `without_key` and `without_moment` rows lack one. `known`
-    is a row for each entity that the last full run has seen, which `tracked` rows of latest are about,
+    is a row for each entity that the last full run has seen, which `tracked` rows of current are about,
     `rejected` of them rejections. `max_rows_held`: how many rows memory lets a join hold.
     """
 
@@ -118,11 +125,11 @@ def describe_features(question: Question) -> str:
         from described"""
 
 
-def describe_latest(question: Question) -> str:
-    """The same of the rows of latest about entities that the last full run has seen, and how many of
+def describe_current(question: Question) -> str:
+    """The same of the rows of current about entities that the last full run has seen, and how many of
     them are rejections. Parameters: $model_name, $model_version.
     """
-    return f"{_tracked(question)} select {_described(question)}, count(*) filter (status = 'rejected') from tracked"
+    return f"{_tracked(question)} select {_described(question)}, count({REJECTED}) from tracked"
 
 
 def describe_overruled(question: Question) -> str:
@@ -130,8 +137,8 @@ def describe_overruled(question: Question) -> str:
     same = " and ".join(f"rejected.{quote(n)} = scored.{quote(n)}" for n in question.shape.key)
     return f"""{_tracked(question)}, overruled as (
             select scored.* from tracked as scored
-            inner join tracked as rejected on {same} and rejected.status = 'rejected'
-            where scored.status = 'scored'
+            inner join tracked as rejected on {same} and rejected.{REJECTED} is not null
+            where scored.{REJECTED} is null
         )
 
         select {_described(question)} from overruled"""
@@ -145,12 +152,11 @@ def _tracked(question: Question) -> str:
         with tracked as (
             select
                 {keys},
-                status,
+                {REJECTED},
                 greatest(as_of, confirmed_as_of) as "__dbt_onnx_as_of",
                 features_hash as "__dbt_onnx_features_hash"
-            from {question.latest}
-            where model_name = $model_name and model_version = $model_version
-                and last_seen_as_of is null
+            from {question.current}
+            where {question.is_of_version()} and last_seen_as_of is null
         )"""
 
 
@@ -166,20 +172,12 @@ def _described(question: Question) -> str:
 
 
 def oldest_score(question: Question) -> str:
-    """The oldest moment of a run whose scores are in latest. Parameters: $scoring_model,
-    $model_name, $model_version.
-    """
+    """The oldest moment of a run whose scores are current. Parameters: $model_name, $model_version."""
     return f"""
-        with scored as (
-            select run_id, min(as_of) as as_of from {question.latest}
-            where model_name = $model_name and model_version = $model_version
-                and status = 'scored' and last_seen_as_of is null
-            group by run_id
-        )
-
-        select min(coalesce(runs.as_of, scored.as_of)) from scored
-        left join {question.runs} as runs
-            on runs.run_id = scored.run_id and runs.scoring_model = $scoring_model"""
+        select min(as_of) from {question.runs} where {RUN} in (
+            select {RUN} from {question.current}
+            where {question.is_of_version()} and {REJECTED} is null and last_seen_as_of is null
+        )"""
 
 
 def has_unique_keys(
@@ -228,9 +226,9 @@ def duplicate_keys(features_sql: str, key: Mapping[str, str], *, examples: int =
 def materialize(question: Question, facts: Facts, *, with_late: bool) -> Sequence[str]:
     """Put the rows that are not as they were into a temporary table, from which `MATERIALIZED` reads.
     The features are read once, and one narrow join leaves few rows for the others.
-    Parameters: $scoring_model, $model_name, $model_version, $run_as_of.
+    Parameters: $model_name, $model_version, $run_as_of.
     """
-    keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(question.shape.key))]
+    keys = _keys(question)
     features = [f"feature_{i}" for i in range(len(question.features))]
     columns = ", ".join([*keys, *_PLANNED_COLUMNS, *features])
     parts = range(facts.candidate_parts)
@@ -253,7 +251,7 @@ def describe_materialized(question: Question) -> str:
     features and that of what was known of them, as in `Snapshot`; how many of them the last full run
     had seen; whether a key occurs twice.
     """
-    keys = ", ".join(f'"__dbt_onnx_key_{i}"' for i in range(len(question.shape.key)))
+    keys = ", ".join(_keys(question))
     hashed = _hashable_keys(question)
     return f"""
         select
@@ -294,7 +292,7 @@ def _hashable_keys(question: Question) -> str:
 
 def planned_twice(question: Question, planned: str) -> str:
     """A key that occurs more than once among the planned rows; a NULL in it does not count."""
-    keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(question.shape.key))]
+    keys = _keys(question)
     return f"""{planned}
         select {", ".join(keys)} from planned
         where {" and ".join(f"{name} is not null" for name in keys)}
@@ -305,8 +303,8 @@ def select_rows(question: Question, planned: str) -> str:
     """The rows to score: carried columns, then the features under their own names. The reason is its
     place in `SCORE_REASONS`: a number streams faster than text.
     """
-    carried = [f'"__dbt_onnx_key_{i}"' for i in range(len(question.shape.key))]
-    reason = f"enum_code(cast(score_reason as {STAMP_TYPES['score_reason']}))"
+    carried = _keys(question)
+    reason = f"enum_code(cast(score_reason as {ROW_TYPES['score_reason']}))"
     carried += ['"__dbt_onnx_as_of"', f'{reason} as "__dbt_onnx_score_reason"']
     carried += [
         'is_late as "__dbt_onnx_is_late"',
@@ -327,7 +325,7 @@ def select_rows(question: Question, planned: str) -> str:
 
 def select_advanced(question: Question, facts: Facts) -> str:
     """The keys and moments of unchanged rows that are about a newer moment than is known of them."""
-    keys = ", ".join(f'"__dbt_onnx_key_{i}"' for i in range(len(question.shape.key)))
+    keys = ", ".join(_keys(question))
     return f"""{joined(question, facts, with_late=False)}
         select {keys}, "__dbt_onnx_as_of" from planned
         where is_advanced and score_reason is null"""
@@ -357,7 +355,7 @@ def _features(question: Question, *, where: str = "true") -> str:
 
 def _select_candidates(question: Question, facts: Facts, *, part: int) -> str:
     """The feature rows that are not plainly as they were. Of a row that is left out, the entity has
-    one row in latest: a score that has not expired, on the same features, and about a moment that the
+    one row in current: a score that has not expired, on the same features, and about a moment that the
     row does not change. The join holds few and narrow columns, for all entities of a part.
     """
 
@@ -369,7 +367,7 @@ def _select_candidates(question: Question, facts: Facts, *, part: int) -> str:
         )
         return f"hash({keys}) % {facts.candidate_parts} = {part}"
 
-    is_model = "model_name = $model_name and model_version = $model_version"
+    is_of_version = question.is_of_version()
     conditions = [
         "plain.features_hash is distinct from features.values_hash",
         "features.as_of_given is null",
@@ -377,19 +375,19 @@ def _select_candidates(question: Question, facts: Facts, *, part: int) -> str:
     if not facts.is_newest:
         conditions.append("features.as_of_given <> greatest(plain.as_of, plain.confirmed_as_of)")
     if question.refresh_after_sql is not None:
-        conditions.append(_has_expired(question, "plain.as_of"))
+        conditions.append(_has_expired(question))
     if facts.rejected:
-        conditions.append(
-            f"exists (select 1 from {question.latest} as rejected "
-            f"where {_same_key(question, 'rejected')} and {is_model} and status = 'rejected')"
+        rejected = current.keys_of(
+            question.current, question.shape.key, where=f"{REJECTED} is not null and {is_of_version}"
         )
+        conditions.append(f"({', '.join(_keys(question, of='features'))}) in {rejected}")
     return f"""
         select features.* from {_features(question, where=in_part("source"))} as features
         left join (
-            select * from {question.latest} as known
-            where {is_model} and status = 'scored' and last_seen_as_of is null and {in_part("known")}
+            select * from {question.current} as known
+            where {is_of_version} and {REJECTED} is null and last_seen_as_of is null and {in_part("known")}
         ) as plain on {_same_key(question, "plain")}
-        {_expiry(question, "plain.run_id")}
+        {_expiry(question, f"plain.{RUN}")}
         where {" or ".join(conditions)}"""
 
 
@@ -399,30 +397,34 @@ def joined(
     """Join each feature row with what is known of its entity, and give it a reason or none.
 
     A row is late when it is about a moment before one for which the entity's score is known to hold.
-    `with_late`: late rows get theirs by what the ledger had said by then. `features`: a table that
+    `with_late`: late rows get theirs by what the ledger had by then. `features`: a table that
     holds some of the rows, as `_features` gives them. Gives a CTE `planned`. Parameters:
-    $scoring_model, $model_name, $model_version, $run_as_of.
+    $model_name, $model_version, $run_as_of.
     """
-    keys = [f'"__dbt_onnx_key_{i}"' for i in range(len(question.shape.key))]
+    keys = _keys(question)
     named = list(zip(keys, question.shape.key, strict=True))
     null_key = " or ".join(f"features.{alias} is null" for alias in keys)
-    is_model = "model_name = $model_name and model_version = $model_version"
+    is_of_version = question.is_of_version()
     known_until = "greatest(scored.as_of, scored.confirmed_as_of)"
     is_late = f"coalesce(features.as_of_given < {known_until}, false)"
     if question.is_backfill:
         is_late = "true"
-    is_advanced = f"features.as_of_given > {known_until} and rejected.status is null"
+    is_advanced = f"features.as_of_given > {known_until} and rejected.{RUN} is null"
     if facts.has_one_moment:
         is_advanced = "false"
+    is_known_to_others = "false"
+    if not question.is_alone:
+        others = current.keys_of(question.current, question.shape.key, where=f"not ({is_of_version})")
+        is_known_to_others = f"({', '.join(_keys(question, of='features'))}) in {others}"
     return f"""
         with features as (select * from {features or _features(question)}),
 
         scored as (
-            select * from {question.latest} where {is_model} and status = 'scored'
+            select * from {question.current} where {is_of_version} and {REJECTED} is null
         ),
 
         rejected as (
-            select * from {question.latest} where {is_model} and status = 'rejected'
+            select * from {question.current} where {is_of_version} and {REJECTED} is not null
         ),
 
         -- a missing moment counts as a change: the row is rejected for it, and scored once it is there
@@ -440,20 +442,15 @@ def joined(
                 ({null_key}) as has_null_key,
                 {is_late} as is_late,
                 coalesce({is_advanced}, false) as is_advanced,
-                scored.status is not null or rejected.status is not null as is_known,
-                rejected.status is not null as was_rejected,
+                scored.{RUN} is not null or rejected.{RUN} is not null as is_known,
+                rejected.{RUN} is not null as was_rejected,
                 coalesce(rejected.features_hash, scored.features_hash) as known_hash,
-                scored.run_id as scored_run_id,
-                scored.as_of as scored_as_of,
-                cast(scored.status is not null and scored.last_seen_as_of is null as integer)
-                    + cast(rejected.status is not null and rejected.last_seen_as_of is null as integer)
+                scored.{RUN} as scored_run_no,
+                cast(scored.{RUN} is not null and scored.last_seen_as_of is null as integer)
+                    + cast(rejected.{RUN} is not null and rejected.last_seen_as_of is null as integer)
                     as rows_present,
                 scored.last_seen_as_of is not null or rejected.last_seen_as_of is not null as is_returned,
-                exists (
-                    select 1 from {question.latest} as other
-                    where {_same_key(question, "other")}
-                        and (other.model_name <> $model_name or other.model_version <> $model_version)
-                ) as is_known_to_others
+                coalesce({is_known_to_others}, false) as is_known_to_others
             from features
             left join scored on {_same_key(question, "scored")}
             left join rejected on {_same_key(question, "rejected")}
@@ -462,7 +459,7 @@ def joined(
         planned as (
             select *, {_reason(question, named, with_late=with_late)} as score_reason
             from {"known_with_late" if with_late else "known"}
-            {_expiry(question, "scored_run_id")}
+            {_expiry(question, "scored_run_no")}
         )
 """
 
@@ -476,10 +473,10 @@ def _same_key(question: Question, table: str) -> str:
 
 def _reason(question: Question, named: Sequence[tuple[str, str]], *, with_late: bool) -> str:
     same_or_null = " and ".join(
-        f"{compared(name, question.shape.key[name], of='said')} is not distinct from {alias}"
+        f"{compared(name, question.shape.key[name], of='reported')} is not distinct from {alias}"
         for alias, name in named
     )
-    any_null = " or ".join(f"said.{quote(name)} is null" for _, name in named)
+    any_null = " or ".join(f"reported.{quote(name)} is null" for _, name in named)
     changed = "hash_changed" if question.hash_changed else "features_changed"
     retry = 'known_hash <> "__dbt_onnx_features_hash"' if not question.retry_rejected else "true"
     full_refresh = "when true then 'full_refresh'" if question.full_refresh else ""
@@ -495,16 +492,15 @@ def _reason(question: Question, named: Sequence[tuple[str, str]], *, with_late: 
     expired = ""
     if question.refresh_after_sql is not None:
         expired = f"""
-                    when {_has_expired(question, "scored_as_of")} then 'expired'"""
-    # a row without a key is no entity: the ledger itself tells whether it was reported before
+                    when {_has_expired(question)} then 'expired'"""
+    # a row without a key is no entity, and never current: history tells whether it was reported before
     return f"""case
                     {full_refresh}
                     when has_null_key then case when not exists (
-                        select 1 from {question.ledger} as said
+                        select 1 from {question.history} as reported
                         where ({any_null}) and {same_or_null}
-                            and said.features_hash = "__dbt_onnx_features_hash"
-                            and said.model_name = $model_name
-                            and said.model_version = $model_version
+                            and reported.features_hash = "__dbt_onnx_features_hash"
+                            and {question.is_of_version("reported")}
                     ) then 'new' end{late}
                     when not is_known and is_known_to_others then 'model_changed'
                     when not is_known then 'new'
@@ -513,50 +509,64 @@ def _reason(question: Question, named: Sequence[tuple[str, str]], *, with_late: 
                 end"""
 
 
-def _has_expired(question: Question, scored_as_of: str) -> str:
-    return f"coalesce(scoring_runs.scored_run_as_of, {scored_as_of}) + {question.refresh_after_sql} <= $run_as_of"
+def _has_expired(question: Question) -> str:
+    return f"scored_run_as_of + {question.refresh_after_sql} <= $run_as_of"
 
 
-def _expiry(question: Question, run_id: str) -> str:
+def _expiry(question: Question, run_no: str) -> str:
     """Age is counted from the run that scored: an `as_of` that stands still would expire nightly."""
     if question.refresh_after_sql is None:
         return ""
     return f"""left join (
-                select run_id, max(as_of) as scored_run_as_of from {question.runs}
-                where scoring_model = $scoring_model group by run_id
-            ) as scoring_runs on scoring_runs.run_id = {run_id}"""
+                select {RUN} as scoring_run_no, as_of as scored_run_as_of from {question.runs}
+            ) as scoring_runs on scoring_runs.scoring_run_no = {run_no}"""
 
 
 def _late(question: Question, keys: Sequence[str]) -> str:
-    """What the ledger had said of a late row's entity by the moment that the row describes."""
+    """What the ledger had of a late row's entity by the moment that the row describes."""
     listed = ", ".join(f"features.{alias}" for alias in keys)
     joined = " and ".join(f"late.{alias} = known.{alias}" for alias in keys)
-    is_model = "said.model_name = $model_name and said.model_version = $model_version"
+    columns = ", ".join(
+        (*map(quote, question.shape.key), "as_of", "features_hash", REJECTED, RUN)
+    )
     return f"""
+        earlier as (
+            select *, {question.is_of_version()} as is_of_version from (
+                select {columns} from {question.current}
+                union all select {columns} from {question.history}
+            )
+        ),
+
         late as (
             select
                 {listed},
                 arg_max(
-                    {{'hash': said.features_hash, 'status': said.status}}, (said.as_of, said.scored_at)
-                ) filter ({is_model}) as said_last,
-                bool_or(not ({is_model})) as is_known_to_others
+                    {{'hash': earlier.features_hash, 'is_rejected': earlier.{REJECTED} is not null}},
+                    (earlier.as_of, earlier.{RUN})
+                ) filter (earlier.is_of_version) as newest,
+                bool_or(not earlier.is_of_version) as is_known_to_others
             from known as features
-            inner join {question.ledger} as said on {_same_key(question, "said")}
-            where features.is_late and said.as_of <= features."__dbt_onnx_as_of"
+            inner join earlier on {_same_key(question, "earlier")}
+            where features.is_late and earlier.as_of <= features."__dbt_onnx_as_of"
             group by {listed}
         ),
 
         known_with_late as (
             select
                 known.* replace (
-                    case when known.is_late then late.said_last.status is not distinct from 'rejected'
+                    case when known.is_late then coalesce(late.newest.is_rejected, false)
                         else known.was_rejected
                     end as was_rejected
                 ),
-                late.said_last is not null as late_is_known,
-                late.said_last.hash as late_hash,
+                late.newest is not null as late_is_known,
+                late.newest.hash as late_hash,
                 coalesce(late.is_known_to_others, false) as late_is_known_to_others
             from known
             left join late on {joined}
         ),
 """
+
+
+def _keys(question: Question, *, of: str = "") -> list[str]:
+    prefix = f"{of}." if of else ""
+    return [f'{prefix}"__dbt_onnx_key_{i}"' for i in range(len(question.shape.key))]

@@ -3,7 +3,7 @@
 What a night has to do is told at the least cost that tells it. The routes are tried in this order, and
 each gives the same plan as the last, which joins everything with everything:
 
-    nothing changed   fingerprints of features and of latest are alike: no join
+    nothing changed   fingerprints of features and of current are alike: no join
     first run         no entity has a prediction: every row is new, no join
     few changed       one narrow join finds the rows that differ; only these are planned
     everything        every row of the features is joined with all that is known of it
@@ -68,9 +68,10 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
         features={name: run.features.columns[name] for name in run.artifact.contract.feature_names},
         precisions=precisions,
         as_of_sql=run.features.as_of_sql(run.request.as_of, clock=clock),
-        ledger=reader.relation_or_empty(tables.ledger, run.shape.ledger_columns),
-        latest=reader.relation_or_empty(tables.latest, run.shape.latest_columns),
+        current=reader.relation_or_empty(tables.current, run.shape.current_columns),
+        history=reader.relation_or_empty(tables.history, run.shape.history_columns),
         runs=tables.runs.sql,
+        is_alone=record.is_alone(reader, run.artifact.model),
         full_refresh=run.settings.full_refresh,
         retry_rejected=run.settings.retry_rejected,
         refresh_after_sql=_interval(run.request.refresh_after),
@@ -89,13 +90,11 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
         reader=reader,
         question=question,
         parameters={
-            "scoring_model": run.settings.identifier,
-            "run_id": run.settings.run_id,
+            "run_no": record.run_no,
             "model_name": run.artifact.model_name,
             "model_version": run.artifact.model_version,
             "run_as_of": as_of,
             "last_full_as_of": last_full.as_of,
-            "scored_at": scored_at,
         },
         features=run.features,
         tables=tables,
@@ -139,10 +138,9 @@ class _Look:
     def refuse_doubled(self, planned: str) -> None:
         """Raise WarehouseError when an entity is planned more than once, though its key is unique."""
         if self.rows(plan.planned_twice(self.question, planned)):
-            latest = self.tables.latest
             raise WarehouseError(
-                f"{latest} was altered: an entity has more than one row in it",
-                hint=f"drop {latest}: the next run rebuilds it from the ledger",
+                f"{self.tables.current} was altered: an entity has more than one row in it",
+                hint="`dbt-onnx replay` names it; restore the table from a backup",
             )
 
 
@@ -150,7 +148,7 @@ _Found = tuple[str, PlanSummary]
 
 
 def _nothing_changed(look: _Look, facts: Facts) -> _Found | None:
-    """Told by fingerprints, without a look at keys, which are unique in latest."""
+    """Told by fingerprints, without a look at keys, which are unique in current."""
     question = look.question
     if question.asks_for_all or question.hash_changed or facts.is_incomplete:
         return None
@@ -171,8 +169,8 @@ def _first_run(look: _Look, facts: Facts) -> _Found | None:
     question = look.question
     if question.full_refresh or question.is_backfill or facts.is_incomplete:
         return None
-    # rows that are in the ledger only are late ones, and such as have no key
-    if look.rows(f"select 1 from {question.latest} limit 1"):
+    # rows that are in history only are late ones, and such as have no key
+    if look.rows(f"select 1 from {question.current} limit 1"):
         return None
     look.check_keys()
     return plan.joined(question, facts, with_late=False), PlanSummary.all_new(facts.given)
@@ -231,8 +229,8 @@ def _with_late(look: _Look, planned: str, make: Callable[..., str]) -> _Found:
 
 
 def _adds_up(look: _Look, facts: Facts) -> bool:
-    """Whether the feature relation is what latest holds, with the rows in the temporary table in the
-    place of what was known of them. Then its keys are unique, as they are in latest, and it has given
+    """Whether the feature relation is what current holds, with the rows in the temporary table in the
+    place of what was known of them. Then its keys are unique, as they are in current, and it has given
     the same rows twice; told without looking for a key that occurs twice in all of them.
     """
     row = look.rows(plan.describe_materialized(look.question))[0]
@@ -258,10 +256,10 @@ def _describe_features(reader: Cursor, question: Question) -> _Given:
 
 
 def _measure(look: _Look, given: _Given) -> Facts:
-    """What is known of the features, and of latest: of an entity with a score and a rejection, the
+    """What is known of the features, and of current: of an entity with a score and a rejection, the
     rejection.
     """
-    *described, rejected = look.rows(plan.describe_latest(look.question))[0]
+    *described, rejected = look.rows(plan.describe_current(look.question))[0]
     tracked = known = Snapshot(*described)
     if rejected:
         overruled = look.rows(plan.describe_overruled(look.question))[0]

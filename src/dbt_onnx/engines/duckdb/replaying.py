@@ -10,12 +10,13 @@ from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.identifiers import compared, quote
 from dbt_onnx.engines.duckdb.kept_run import (
     check_inputs,
-    check_ledger,
     kept_features,
     key_types,
     read_run,
+    rows_of_run,
 )
 from dbt_onnx.engines.duckdb.planning import features_hash_function
+from dbt_onnx.engines.duckdb.proof import faults_of_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ArtifactError, ContractError, RegistryError
 from dbt_onnx.kernel.contract import KEY_PREFIX
@@ -73,7 +74,8 @@ def replay_run(
                 f"the features were hashed by {run.features_hash_function}, which this warehouse no "
                 "longer has: only the predictions are compared, not the hashes of the inputs"
             )
-        check_ledger(cursor, tables, run, replay, with_hash=same_hash)
+        for finding in faults_of_rows(cursor, tables, [run]):
+            replay.report(finding)
         if not check_inputs(cursor, tables, run, replay, with_hash=same_hash):
             return replay
         artifact = _load(registry, artifacts, run, replay)
@@ -161,15 +163,15 @@ def _rows_to_replay(
         f"as {quote(REJECTED_COLUMN)}"
     )
     features = [f"fed.{quote(name)}" for name in run.features]
-    types = key_types(run, cursor.columns_of(tables.ledger.sql))
+    types = key_types(run, cursor.columns_of(tables.current.sql))
     same = " and ".join(
         f"{compared(name, kind, of='said')} = {compared(name, kind, of='fed')}"
         for name, kind in types.items()
     )
     keys = ", ".join(compared(name, kind, of="said") for name, kind in types.items())
-    order = "said.rowid asc" if sample is None else f"hash({keys}, $run_id) asc limit $sample"
+    order = "fed.place asc" if sample is None else f"hash({keys}, $run_id) asc limit $sample"
     return f"""
         select {", ".join([*carried, *features])}
-        from (select *, rowid from {tables.ledger.sql} where run_id = $run_id) as said
+        from {rows_of_run(tables)} as said
         inner join ({kept_features(tables, run)}) as fed on {same}
         order by {order}"""

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.registry import ModelVersion
-from dbt_onnx.engines.duckdb.identifiers import quote
-from dbt_onnx.engines.duckdb.ledger import RUNS_TABLE
+from dbt_onnx.engines.duckdb.identifiers import literal, quote
+from dbt_onnx.engines.duckdb.ledger import REJECTED, RUN, RUNS_TABLE, RUNS_TYPES
 from dbt_onnx.errors import DbtOnnxError
+from dbt_onnx.runs.chain import fingerprint_of
 from dbt_onnx.runs.plan import SCORE_REASONS
 from dbt_onnx.version import __version__
 
@@ -36,7 +37,7 @@ _ACTIVE: set[tuple[str, str]] = set()
 class PreviousRun:
     """The newest successful run of a scoring model, by any version of its model.
 
-    `features_hash_function` is that of the newest full run, which made the hashes in latest; none if
+    `features_hash_function` is that of the newest full run, which made the hashes in current; none if
     there was no full run.
     """
 
@@ -84,29 +85,39 @@ class RunRow:
 
 
 class RunRecord:
-    """One row of `dbt_onnx_runs`, found by run id and scoring model."""
+    """One row of `dbt_onnx_runs`, found by its number."""
 
-    def __init__(self, tables: ScoringTables, settings: RunSettings) -> None:
+    def __init__(self, tables: ScoringTables, settings: RunSettings, run_no: int) -> None:
         self.tables = tables
+        self.run_no = run_no
         self.run_id = settings.run_id
-        self._identity = {"run_id": settings.run_id, "scoring_model": settings.identifier}
+        self._identity = {RUN: run_no, "scoring_model": settings.identifier}
 
     def update(self, cursor: Cursor, **values: Any) -> None:
         """Set columns of the row. Values are bound, never written into the statement."""
         assignments = ", ".join(f"{quote(name)} = ${name}" for name in values)
         cursor.execute(
-            f"update {self.tables.runs.sql} set {assignments} "
-            "where run_id = $run_id and scoring_model = $scoring_model",
+            f"update {self.tables.runs.sql} set {assignments} where {RUN} = $run_no",
             {**values, **self._identity},
         )
 
     def close(self, cursor: Cursor, *, status: str, **values: Any) -> None:
-        """Set the outcome and the end.
+        """Set the outcome and the end, and put the row into the chain.
 
         The end is taken from the machine's clock, since DuckDB's now() is the begin of the transaction.
         """
         ended_at = datetime.now(UTC).replace(tzinfo=None)
         self.update(cursor, status=status, ended_at=ended_at, **values)
+        _seal(cursor, self.tables, self._identity)
+
+    def is_alone(self, cursor: Cursor, model: ModelVersion) -> bool:
+        """Whether no other model version has scored."""
+        return not cursor.rows(
+            f"select 1 from {self.tables.runs.sql} where scoring_model = $scoring_model "
+            "and status = 'success' and rows_scored + rows_rejected > 0 "
+            "and (model_name <> $model_name or model_version <> $model_version) limit 1",
+            {**self._identity, "model_name": model.name, "model_version": model.version},
+        )
 
     def previous(self, cursor: Cursor) -> PreviousRun | None:
         found = cursor.rows(
@@ -143,16 +154,72 @@ class RunRecord:
             "where scoring_model = $scoring_model",
             self._identity,
         )
-        if has_died or not has_crashed or not cursor.has(self.tables.latest):
+        if has_died or not has_crashed or not cursor.has(self.tables.current):
             return bool(has_died)
-        latest = self.tables.latest.sql
         return bool(
             cursor.rows(
-                f"select 1 from {latest} where rejected_reason = 'model_crashed' and (model_version = $version "
-                f"or not exists (select 1 from {latest} where model_version = $version)) limit 1",
+                f"with versions as (select model_version, bool_or(rejected_reasons[{REJECTED}] = "
+                f"'model_crashed') as has_crashed from {self.tables.current.sql} inner join "
+                f"{self.tables.runs.sql} using ({RUN}) group by model_version) "
+                "select 1 from versions where has_crashed and (model_version = $version "
+                "or not exists (select 1 from versions where model_version = $version)) limit 1",
                 {"version": model_version},
             )
         )
+
+
+def _seal(cursor: Cursor, tables: ScoringTables, identity: Mapping[str, Any]) -> None:
+    """Put an ended run into the chain, after the run that was put into it last."""
+    runs = tables.runs.sql
+    found = cursor.rows(
+        f"select fingerprint from {runs} where scoring_model = $scoring_model and fingerprint is not null "
+        f"and fingerprint not in (select previous_fingerprint from {runs} "
+        f"where scoring_model = $scoring_model and previous_fingerprint is not null) order by {RUN} desc limit 1",
+        identity,
+    )
+    previous = found[0][0] if found else None
+    [row] = cursor.rows(
+        f"update {runs} set previous_fingerprint = $previous where {RUN} = $run_no "
+        f"returning {', '.join(map(quote, RUNS_TYPES))}",
+        {**identity, "previous": previous},
+    )
+    fingerprint = fingerprint_of(dict(zip(RUNS_TYPES, row, strict=True)))
+    cursor.execute(
+        f"update {runs} set fingerprint = $fingerprint where {RUN} = $run_no",
+        {**identity, "fingerprint": fingerprint},
+    )
+
+
+def _next_number(cursor: Cursor, tables: ScoringTables) -> int:
+    """A number that no run of the schema has had. A sequence remembers those of deleted runs."""
+    sequence = tables.ledger.beside("dbt_onnx_run_no").sql
+    cursor.execute(f"create sequence if not exists {sequence}")
+    # tables that were copied or restored come without it
+    [(number, highest)] = cursor.rows(
+        f"select nextval({literal(sequence)}), (select coalesce(max({RUN}), 0) from {tables.runs.sql})"
+    )
+    if number <= highest:
+        number = highest + 1
+        cursor.execute(f"create or replace sequence {sequence} start with {number + 1}")
+    return int(number)
+
+
+def read_run_rows(cursor: Cursor, tables: ScoringTables) -> list[RunRow]:
+    """The runs of a scoring model, the newest first; none before the first."""
+    if not cursor.has(tables.runs):
+        return []
+    tables.check_runs(cursor)
+    # the run table of an older dbt_onnx lacks columns until the next run
+    there = cursor.columns_of(tables.runs.sql)
+    columns = [
+        quote(name) if name in there else f"null as {quote(name)}" for name in RUNS_TYPES
+    ]
+    rows = cursor.rows(
+        f"select {', '.join(columns)} from {tables.runs.sql} where scoring_model = $scoring_model "
+        f"order by {RUN} desc",
+        {"scoring_model": tables.ledger.identifier},
+    )
+    return [RunRow(values=dict(zip(RUNS_TYPES, row, strict=True))) for row in rows]
 
 
 def last_account(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:
@@ -182,26 +249,28 @@ def recorded_run(
     A row that an earlier process left as `running` is marked `interrupted`. The database file has one
     writer, so that process is gone.
     """
-    record = RunRecord(tables, settings)
     identity = (settings.run_id, settings.identifier)
     with _LOCK:
         with cursor.transaction():
             tables.create_runs(cursor)
-            cursor.execute(
+            for (run_no,) in cursor.rows(
                 f"update {tables.runs.sql} set status = 'interrupted', error = $error "
                 "where status = 'running' and scoring_model = $scoring_model "
-                "and not list_contains($active, run_id)",
+                f"and not list_contains($active, run_id) returning {RUN}",
                 {
                     "scoring_model": settings.identifier,
                     "error": INTERRUPTED,
                     "active": [run_id for run_id, name in _ACTIVE if name == settings.identifier],
                 },
-            )
+            ):
+                _seal(cursor, tables, {RUN: run_no, "scoring_model": settings.identifier})
+            record = RunRecord(tables, settings, _next_number(cursor, tables))
             cursor.execute(
-                f"insert into {tables.runs.sql} (run_id, scoring_model, status, clock, started_at, "
-                "dbt_onnx_version, dbt_version, warehouse_version) select $run_id, $scoring_model, "
+                f"insert into {tables.runs.sql} ({RUN}, run_id, scoring_model, status, clock, started_at, "
+                "dbt_onnx_version, dbt_version, warehouse_version) select $run_no, $run_id, $scoring_model, "
                 f"'running', {settings.clock_sql}, {NOW}, $dbt_onnx_version, $dbt_version, 'duckdb ' || version()",
                 {
+                    RUN: record.run_no,
                     "run_id": settings.run_id,
                     "scoring_model": settings.identifier,
                     "dbt_onnx_version": __version__,
@@ -215,7 +284,7 @@ def recorded_run(
         message = (
             str(error) if isinstance(error, DbtOnnxError) else f"{type(error).__name__}: {error}"
         )
-        with _LOCK:
+        with _LOCK, cursor.transaction():
             record.close(cursor, status="error", error=message)
         raise
     finally:

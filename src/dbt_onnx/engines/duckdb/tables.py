@@ -1,4 +1,4 @@
-"""The tables of a scoring model on DuckDB: checked, created, widened, repaired."""
+"""The tables of a scoring model on DuckDB: checked, created, widened."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from dbt_onnx.engines.duckdb import inputs, ledger
 from dbt_onnx.engines.duckdb.feature_types import converted, widened
 from dbt_onnx.engines.duckdb.identifiers import quote
 from dbt_onnx.engines.duckdb.inputs import INPUTS_SUFFIX
-from dbt_onnx.engines.duckdb.ledger import LATEST_SUFFIX, RUNS_TABLE, LedgerShape, TableName
+from dbt_onnx.engines.duckdb.ledger import (
+    CURRENT_SUFFIX,
+    ERASURES_TABLE,
+    HISTORY_SUFFIX,
+    RUN,
+    RUNS_TABLE,
+    LedgerShape,
+    LedgerTables,
+    TableName,
+)
 from dbt_onnx.errors import ConfigError, ContractError, WarehouseError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from dbt_onnx.artifacts.registry import ModelVersion
     from dbt_onnx.engines.duckdb.cursor import Cursor
@@ -21,31 +30,40 @@ if TYPE_CHECKING:
 _RESTORE = "restore the table from a backup, or give the scoring model another name or alias"
 # the columns of the runs table on which the next run depends
 _DECIDING = (
-    "run_id", "scoring_model", "status", "scope", "clock", "as_of", "scored_at", "key_columns",
+    RUN, "run_id", "scoring_model", "status", "scope", "clock", "as_of", "scored_at", "key_columns",
     "model_name", "model_version",
 )  # fmt: skip
 # the runs table has the same name for every scoring model of a schema
 _WAY_OUT = {
     "ledger": "alias",
-    "latest table": "alias",
+    "current table": "alias",
+    "history table": "alias",
     "table of kept inputs": "alias",
     "runs table": "schema",
     "references table": "schema",
 }
+_SUFFIXES = (CURRENT_SUFFIX, HISTORY_SUFFIX, INPUTS_SUFFIX)
+_SHARED = (RUNS_TABLE, REFERENCES_TABLE, ERASURES_TABLE)
 
 
-class ScoringTables:
-    """Ledger, latest, kept inputs and runs of one scoring model."""
+class ScoringTables(LedgerTables):
+    """Ledger, kept inputs, runs, references and erasures of one scoring model."""
 
-    def __init__(self, name: TableName) -> None:
-        self.ledger = name
-        self.latest = name.beside(name.identifier + LATEST_SUFFIX)
-        self.inputs = name.beside(name.identifier + INPUTS_SUFFIX)
-        self.runs = name.beside(RUNS_TABLE)
-        self.references = name.beside(REFERENCES_TABLE)
+    @property
+    def inputs(self) -> TableName:
+        return self.ledger.beside(self.ledger.identifier + INPUTS_SUFFIX)
+
+    @property
+    def references(self) -> TableName:
+        return self.ledger.beside(REFERENCES_TABLE)
+
+    @property
+    def erasures(self) -> TableName:
+        return self.ledger.beside(ERASURES_TABLE)
 
     def check_runs(self, cursor: Cursor) -> None:
         """Raise WarehouseError when the runs table is not ours, so that no run can be recorded."""
+        self._refuse_older(cursor)
         _refuse_foreign(cursor, self.runs, _DECIDING, role="runs table")
         _refuse_foreign(
             cursor, self.references, MODEL_TYPES, role="references table", repairable=True
@@ -53,57 +71,89 @@ class ScoringTables:
         _refuse_retyped(cursor, self.runs, ledger.RUNS_TYPES, role="runs table")
         _refuse_retyped(cursor, self.references, REFERENCES_TYPES, role="references table")
 
+    def _refuse_older(self, cursor: Cursor) -> None:
+        """Raise WarehouseError when a dbt_onnx wrote the runs that did not number them."""
+        if not cursor.has(self.runs):
+            return
+        found = cursor.columns_of(self.runs.sql)
+        if RUN in found or not {"run_id", "scoring_model", "status"} <= set(found):
+            return
+        older = [self.runs, self.ledger, self.ledger.beside(self.ledger.identifier + "__latest"), self.inputs]
+        statements = "; ".join(
+            f"alter table {table.sql} rename to {quote(table.identifier + '_before')}"
+            for table in older
+            if cursor.has(table)
+        )
+        raise WarehouseError(
+            f"{self.runs} was written by an older dbt_onnx, which kept each prediction twice",
+            hint=f"put its tables aside, and the next run begins new ones: {statements}; the same for the "
+            "tables of each other scoring model of the schema (docs/upgrades.md)",
+        )
+
     def check_names(self, cursor: Cursor) -> None:
-        """Raise when ledger or latest table belongs to somebody else, or has lost a column."""
+        """Raise when a table belongs to somebody else, has lost a column, or is gone."""
         name = self.ledger.identifier.casefold()
-        if name in {RUNS_TABLE, REFERENCES_TABLE} or name.endswith((LATEST_SUFFIX, INPUTS_SUFFIX)):
+        if name in _SHARED or name.endswith(_SUFFIXES):
             raise ConfigError(
-                f"a scoring model cannot be called {self.ledger.identifier!r}: {RUNS_TABLE}, "
-                f"{REFERENCES_TABLE} and names that end in {LATEST_SUFFIX} or {INPUTS_SUFFIX} are kept "
-                "for its other tables",
+                f"a scoring model cannot be called {self.ledger.identifier!r}: {', '.join(_SHARED)}, and "
+                f"names that end in {', '.join(_SUFFIXES)} are kept for its other tables",
                 hint="give the scoring model another name or alias",
             )
-        _refuse_foreign(cursor, self.ledger, ledger.STAMP_TYPES, role="ledger")
+        row = ledger.ROW_TYPES
         _refuse_foreign(cursor, self.inputs, [inputs.RUN_COLUMN], role="table of kept inputs")
-        _refuse_foreign(
-            cursor,
-            self.latest,
-            (set(ledger.STAMP_TYPES) - set(ledger.LEDGER_ONLY)) | set(ledger.LATEST_TYPES),
-            role="latest table",
-            repairable=True,
-        )
-        if not cursor.has(self.latest):
-            return
-        if not cursor.has(self.ledger):
+        _refuse_foreign(cursor, self.current, [*row, *ledger.CURRENT_TYPES], role="current table")
+        _refuse_foreign(cursor, self.history, [*row, *ledger.HISTORY_TYPES], role="history table")
+        if cursor.has(self.ledger) and not cursor.is_view(self.ledger):
             raise WarehouseError(
-                f"{self.latest} is there and {self.ledger} is not: the ledger was dropped or renamed",
-                hint=f"restore the ledger from a backup; to start a new one, drop {self.latest}, too",
+                f"{self.ledger} is a table; the ledger of a scoring model is a view, over "
+                f"{self.current} and {self.history}",
+                hint="rename that table, or give the scoring model another alias",
             )
-        # a new column goes into the ledger first, so the ledger had whatever latest has
-        known = {*map(str.casefold, cursor.columns_of(self.ledger.sql)), *ledger.LATEST_TYPES}
-        gone = [n for n in cursor.columns_of(self.latest.sql) if n.casefold() not in known]
-        if gone:
+        self._check_complete(cursor)
+
+    def _check_complete(self, cursor: Cursor) -> None:
+        """Raise WarehouseError when a table is gone, which has the only copy of its rows."""
+        tables = (self.current, self.history)
+        gone = [str(table) for table in tables if not cursor.has(table)]
+        if not gone:
+            columns = [set(cursor.columns_of(table.sql)) for table in tables]
+            lost = sorted(
+                (columns[0] ^ columns[1]) - {*ledger.CURRENT_TYPES, *ledger.HISTORY_TYPES}
+            )
+            if lost:
+                raise WarehouseError(
+                    f"{self.current} and {self.history} were altered: only one of them has "
+                    f"column(s) {lost}",
+                    hint=_RESTORE,
+                )
+            return
+        has_scored = cursor.has(self.runs) and cursor.rows(
+            f"select 1 from {self.runs.sql} where scoring_model = $scoring_model "
+            "and status = 'success' and rows_scored + rows_rejected > 0 limit 1",
+            {"scoring_model": self.ledger.identifier},
+        )
+        if len(gone) < len(tables) or has_scored:
             raise WarehouseError(
-                f"{self.ledger} was altered: column(s) {gone}, which {self.latest} has, are gone",
-                hint=f"restore the ledger from a backup; if they are not needed, or were added to "
-                f"{self.latest}, drop that: the next run rebuilds it from the ledger",
+                f"{' and '.join(gone)}: gone, dropped or renamed; nothing else has its rows",
+                hint="restore the table from a backup; to begin a new ledger, give the scoring model "
+                "another alias",
             )
 
     def check_shape(self, cursor: Cursor, shape: LedgerShape) -> None:
         """Raise when an existing ledger cannot take rows of this shape."""
-        if not cursor.has(self.ledger):
+        if not cursor.has(self.current):
             return
-        found = {name.casefold(): kind for name, kind in cursor.columns_of(self.ledger.sql).items()}
+        found = {n.casefold(): kind for n, kind in cursor.columns_of(self.current.sql).items()}
         for name, kind in shape.key.items():
             if name.casefold() not in found:
                 raise WarehouseError(
-                    f"{self.ledger} has no key column {name!r}; it has {sorted(found)}",
+                    f"{self.current} has no key column {name!r}; it has {sorted(found)}",
                     hint=f"the key of a ledger never changes: {_RESTORE}",
                 )
             if found[name.casefold()] != kind:
                 raise WarehouseError(
                     f"key column {name!r} is {kind} in the features and {found[name.casefold()]} "
-                    f"in {self.ledger}",
+                    f"in {self.current}",
                     hint="cast the key in the features model to the ledger's type, or give the "
                     "scoring model another alias to start a new ledger",
                 )
@@ -111,31 +161,42 @@ class ScoringTables:
             if found.get(name.casefold(), kind) != kind:
                 raise ContractError(
                     f"output column {name!r} is {kind} by the contract and "
-                    f"{found[name.casefold()]} in {self.ledger}",
+                    f"{found[name.casefold()]} in {self.current}",
                     hint="give the output another column name when exporting or registering the "
                     "model, or give the scoring model another alias to start a new ledger",
                 )
-        for name, kind in ledger.STAMP_TYPES.items():
-            # an ENUM may have fewer values; an older ledger, or one loaded from a file, has text
-            if found[name] != kind and not (ledger.is_text(kind) and ledger.is_text(found[name])):
-                raise WarehouseError(
-                    f"{self.ledger} was altered: column {name!r} is {found[name]}, not {kind}",
-                    hint=_RESTORE,
-                )
+        for table, columns in self._own_columns():
+            types = cursor.columns_of(table.sql)
+            for name, kind in columns.items():
+                if types[name] != kind:
+                    raise WarehouseError(
+                        f"{table} was altered: column {name!r} is {types[name]}, not {kind}",
+                        hint=_RESTORE,
+                    )
+
+    def _own_columns(self) -> Sequence[tuple[TableName, Mapping[str, str]]]:
+        return (
+            (self.current, ledger.ROW_TYPES | ledger.CURRENT_TYPES),
+            (self.history, ledger.ROW_TYPES | ledger.HISTORY_TYPES),
+        )
 
     def check_outputs(self, cursor: Cursor, shape: LedgerShape, model: ModelVersion) -> None:
         """Raise when the ledger lacks an output column of a version that has scored before.
 
         If the column were added, only rows that change would ever fill it.
         """
-        if not cursor.has(self.ledger):
+        if not cursor.has(self.current):
             return
-        found = {name.casefold() for name in cursor.columns_of(self.ledger.sql)}
+        found = {name.casefold() for name in cursor.columns_of(self.current.sql)}
         missing = [name for name in shape.outputs if name.casefold() not in found]
         if missing and cursor.rows(
-            f"select 1 from {self.ledger.sql} where status = 'scored' "
-            "and model_name = $model_name and model_version = $model_version limit 1",
-            {"model_name": model.name, "model_version": model.version},
+            f"select 1 from {self.runs.sql} where scoring_model = $scoring_model and rows_scored > 0 "
+            "and status = 'success' and model_name = $model_name and model_version = $model_version limit 1",
+            {
+                "scoring_model": self.ledger.identifier,
+                "model_name": model.name,
+                "model_version": model.version,
+            },
         ):
             raise WarehouseError(
                 f"{self.ledger} holds predictions of '{model}' without "
@@ -144,25 +205,25 @@ class ScoringTables:
                 "version: register it as one",
             )
 
-    def create(self, cursor: Cursor, shape: LedgerShape, *, model: ModelVersion) -> None:
-        """Create what is missing.
-
-        For a new `model`, add its output columns, and its name and version to the types of their
-        columns.
-        """
-        cursor.execute(ledger.create_ledger(self.ledger, shape, model))
-        cursor.execute(ledger.create_latest(self.latest, shape, model))
+    def create(self, cursor: Cursor, shape: LedgerShape) -> None:
+        """Create what is missing, and the output columns of a new version."""
         for table, columns in (
-            (self.ledger, shape.ledger_columns),
-            (self.latest, shape.latest_columns),
+            (self.current, shape.current_columns),
+            (self.history, shape.history_columns),
         ):
-            found = {n.casefold(): kind for n, kind in cursor.columns_of(table.sql).items()}
+            cursor.execute(ledger.create_rows(table, columns, key=shape.key))
+            found = {n.casefold() for n in cursor.columns_of(table.sql)}
             for name, kind in columns.items():
                 if name.casefold() not in found:
                     cursor.execute(ledger.add_column(table, name, kind))
-            for name, value in zip(ledger.MODEL, model, strict=True):
-                if found[name].startswith("ENUM"):
-                    _add_value(cursor, table, name, value)
+        cursor.execute(ledger.create_ledger(self, self._whole_shape(cursor, shape)))
+
+    def _whole_shape(self, cursor: Cursor, shape: LedgerShape) -> LedgerShape:
+        """With the outputs of all versions that have ever scored."""
+        own = {n.casefold() for n in (*shape.key, *ledger.ROW_TYPES, *ledger.CURRENT_TYPES)}
+        columns = cursor.columns_of(self.current.sql).items()
+        outputs = {name: kind for name, kind in columns if name.casefold() not in own}
+        return LedgerShape(key=shape.key, outputs=outputs)
 
     def create_inputs(
         self, cursor: Cursor, shape: LedgerShape, features: Mapping[str, str]
@@ -185,50 +246,21 @@ class ScoringTables:
                 cursor.execute(ledger.retype_column(self.inputs, name, types[name], using=using))
         return types
 
-    def repair_latest(self, cursor: Cursor, shape: LedgerShape) -> bool:
-        """Rebuild the latest table if it was dropped or altered. Returns whether it was."""
-        if not cursor.has(self.ledger):
-            return False
-        known = cursor.columns_of(self.ledger.sql)
-        if cursor.has(self.latest):
-            found = cursor.columns_of(self.latest.sql)
-            wanted = {n: k for n, k in known.items() if n not in ledger.LEDGER_ONLY}
-            if _plain(found) == _plain(wanted | ledger.LATEST_TYPES):
-                return False
-        outputs = {n: k for n, k in known.items() if n not in (*shape.key, *ledger.STAMP_TYPES)}
-        rebuilt = ledger.rebuild_latest(self.ledger, LedgerShape(key=shape.key, outputs=outputs))
-        with cursor.transaction():
-            cursor.execute(f"create or replace table {self.latest.sql} as {rebuilt}")
-        return True
-
     def create_runs(self, cursor: Cursor) -> None:
-        """Create runs and references, which all scoring models of a schema share.
+        """Create runs, references and erasures, which all scoring models of a schema share.
 
         Where they exist, add the columns that a newer dbt_onnx brings.
         """
         for table, columns in (
             (self.runs, ledger.RUNS_TYPES),
             (self.references, REFERENCES_TYPES),
+            (self.erasures, ledger.ERASURES_TYPES),
         ):
             cursor.execute(ledger.create_table(table, columns))
             found = cursor.columns_of(table.sql)
             for name, kind in columns.items():
                 if name not in found:
                     cursor.execute(ledger.add_column(table, name, kind))
-
-
-def _add_value(cursor: Cursor, table: TableName, name: str, value: str) -> None:
-    """Add a value to the ENUM of a column; a new one takes 0.2 s for 30 million rows."""
-    [(values,)] = cursor.rows(ledger.values_of_enum(table, name))
-    if value not in values:
-        cursor.execute(
-            ledger.retype_column(table, name, ledger.enum_type(sorted([*values, value])))
-        )
-
-
-def _plain(columns: Mapping[str, str]) -> dict[str, str]:
-    """The types, with text in place of each ENUM, which may get more values."""
-    return {n: "VARCHAR" if ledger.is_text(kind) else kind for n, kind in columns.items()}
 
 
 def _refuse_retyped(

@@ -1,13 +1,12 @@
-"""What a run writes: the predictions, the latest table, and the checks before the commit."""
+"""What a run writes: the predictions, who was there, the kept inputs, and the checks before the commit."""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dbt_onnx.engines.duckdb import inputs, ledger, plan
+from dbt_onnx.engines.duckdb import current, inputs, ledger, plan
 from dbt_onnx.engines.duckdb.feature_types import kept_as
 from dbt_onnx.engines.duckdb.identifiers import quote
 from dbt_onnx.kernel.contract import CARRIED_PREFIX, KEY_PREFIX
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
 _STREAM = "__dbt_onnx_predictions"
 _FED = "__dbt_onnx_fed"
+_REASON = "rejected_reason"
 _ROW_GROUP = 122_880
 _SQL_TYPES = {
     pa.bool_(): "BOOLEAN",
@@ -49,10 +49,12 @@ def append_predictions(
     planned: Planned,
     scores: Scores,
     fed: FedRows | None,
-) -> None:
-    """Stream the planned rows through `scores` into the ledger; `fed` sets aside what is to be kept.
-    What the stream raises is raised here as it was.
+) -> list[str]:
+    """Stream the planned rows through `scores` into current or history; `fed` sets aside what is to be
+    kept. Returns the reasons of rejections, in the order of their numbers. What the stream raises is
+    raised here as it was.
     """
+    reasons = _Reasons()
     rows = reader.stream(
         plan.select_rows(planned.rows.question, planned.rows.sql),
         planned.rows.parameters,
@@ -60,10 +62,36 @@ def append_predictions(
     )
     try:
         batches = rows if fed is None else fed.passing(rows, columns=_kept_columns(rows.schema))
-        _insert(writer, tables, planned, scores(batches), schema=scores.schema_for(rows.schema))
+        schema = reasons.numbered_schema(scores.schema_for(rows.schema))
+        _insert(writer, tables, planned, reasons.numbered(scores(batches)), schema=schema)
     finally:
         # an unfinished stream would keep the reader from ending its transaction
         rows.close()
+    return reasons.texts
+
+
+class _Reasons:
+    """The reasons of rejections, `texts`, which a run's rows name by number, from 1."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def numbered_schema(self, schema: pa.Schema) -> pa.Schema:
+        position = schema.get_field_index(_REASON)
+        return schema.set(position, pa.field(_REASON, pa.uint16()))
+
+    def numbered(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """The batches, with the number of each reason in its place."""
+        for batch in batches:
+            found = batch.column(_REASON).dictionary_encode()
+            numbers = [self._number(text) for text in found.dictionary.to_pylist()]
+            column = pa.array(numbers, pa.uint16()).take(found.indices)
+            yield batch.set_column(batch.schema.get_field_index(_REASON), _REASON, column)
+
+    def _number(self, text: str) -> int:
+        if text not in self.texts:
+            self.texts.append(text)
+        return self.texts.index(text) + 1
 
 
 def _kept_columns(schema: pa.Schema) -> list[str]:
@@ -88,12 +116,7 @@ def _insert(
     stream = pa.RecordBatchReader.from_batches(schema, batches)
     writer.raw.register(_STREAM, stream)
     try:
-        writer.execute(
-            ledger.insert_predictions(
-                tables.ledger, planned.rows.question.shape, stream=quote(_STREAM)
-            ),
-            planned.rows.parameters,
-        )
+        _insert_stream(writer, tables, planned)
     except Exception as error:
         # Arrow's C stream turns every exception into a text; the first one tells more
         if failures:
@@ -129,18 +152,58 @@ def _keep_failure(
         raise
 
 
-def read_written(writer: Cursor, tables: ScoringTables, planned: Planned) -> Written:
-    """What the run's rows say, as they are in the ledger."""
+def _insert_stream(writer: Cursor, tables: ScoringTables, planned: Planned) -> None:
+    """Where nothing can be superseded, the rows go straight to where they stay."""
+    question = planned.rows.question
+    shape, is_of_version = question.shape, question.is_of_version()
+    stream = current.select_scored(shape, stream=quote(_STREAM))
+    known = f"select 1 from {tables.current.sql} where {is_of_version} limit 1"
+    statements: list[str]
+    if planned.scope == "backfill":
+        rows = f"({stream}) as scored"
+        statements = [current.insert_rows(tables.history, shape.history_columns, rows=rows)]
+    elif not planned.rows.facts.is_incomplete and not writer.rows(known, planned.rows.parameters):
+        rows = f"({stream}) as scored"
+        statements = [current.insert_rows(tables.current, shape.row_columns, rows=rows)]
+    else:
+        becomes_current = current.is_current(shape.key)
+        [(known_rows,)] = writer.rows(f"select count(*) from {tables.current.sql}")
+        statements = [
+            f"create or replace temp table {current.SCORED} as {stream}",
+            *current.supersede(
+                tables,
+                shape,
+                is_of_version=is_of_version,
+                rewrites=known_rows > writer.max_rows_held(),
+            ),
+            current.insert_rows(
+                tables.current, shape.row_columns, rows=current.SCORED, where=becomes_current
+            ),
+            current.insert_rows(
+                tables.history,
+                shape.history_columns,
+                rows=current.SCORED,
+                where=f"not ({becomes_current})",
+            ),
+            f"drop table {current.SCORED}",
+        ]
+    for statement in statements:
+        writer.execute(statement, planned.rows.parameters)
+
+
+def read_written(
+    writer: Cursor, tables: ScoringTables, planned: Planned, reasons: list[str]
+) -> Written:
+    """What the run's rows say, as they are in current and history."""
     if not planned.summary.rows_to_score:
         return Written(rejected={})
-    shape = planned.rows.question.shape
-    statement = ledger.fingerprints_of_run(tables.ledger, key=shape.key, outputs=shape.outputs)
-    rows, groups, scored, said = writer.rows(statement, planned.rows.parameters)[0]
-    rejected: Counter[str] = Counter()
-    for group in groups or []:
-        rejected[group["reason"]] += group["rows"]
+    statement = ledger.describe_run(tables, planned.rows.question.shape)
+    rows, rejected, scored, all_of_them = writer.rows(statement, planned.rows.parameters)[0]
     return Written(
-        rows=int(rows), rejected=rejected, input_fingerprint=scored, ledger_fingerprint=said
+        rows=rows,
+        rejected={reasons[number - 1]: count for number, count in (rejected or {}).items()},
+        input_fingerprint=scored,
+        ledger_fingerprint=all_of_them,
     )
 
 
@@ -171,59 +234,50 @@ def keep_inputs(
         statement = inputs.fingerprint_of_run(tables.inputs, key=shape.key, features=given)
         fingerprint = writer.rows(statement, planned.rows.parameters)[0][0]
     if keep is not True:
-        _forget_inputs(writer, tables, planned, kept_since=planned.scored_at - keep)
+        _forget_inputs(writer, tables, kept_since=planned.scored_at - keep)
     return {"rows_inputs_kept": kept, "inputs_fingerprint": fingerprint}
 
 
-def _forget_inputs(
-    writer: Cursor, tables: ScoringTables, planned: Planned, *, kept_since: datetime
-) -> None:
-    parameters = {**planned.rows.parameters, "kept_since": kept_since}
+def _forget_inputs(writer: Cursor, tables: ScoringTables, *, kept_since: datetime) -> None:
+    parameters = {"scoring_model": tables.ledger.identifier, "kept_since": kept_since}
     outdated = [row[0] for row in writer.rows(inputs.outdated_runs(tables.runs), parameters)]
     if outdated:
         for statement in inputs.delete_inputs(tables.inputs, tables.runs):
-            writer.execute(statement, {**parameters, "run_ids": outdated})
+            writer.execute(statement, {"run_nos": outdated})
 
 
-def update_latest(writer: Cursor, tables: ScoringTables, planned: Planned) -> None:
-    """Bring the latest table up to date with the rows just written and the entities just seen.
-
-    A backfill has written late rows only and seen nobody.
-    """
-    latest, shape, summary = tables.latest, planned.rows.question.shape, planned.summary
+def note_presence(
+    writer: Cursor, tables: ScoringTables, planned: Planned, *, has_rejected: bool
+) -> None:
+    """Say in current which entities this run has seen. A backfill has seen nobody."""
+    question, summary, facts = planned.rows.question, planned.summary, planned.rows.facts
     if planned.scope == "backfill":
         return
+    shape, is_of_version = question.shape, question.is_of_version()
     statements: list[str] = []
-    if summary.rows_to_score:
-        _replace_rows(writer, tables, planned)
-        [(_, has_rejected)] = writer.rows(ledger.rows_of_model(latest), planned.rows.parameters)
-        if has_rejected:
-            statements.append(ledger.delete_healed(latest, shape))
-            statements.append(ledger.mark_rejected_present(latest, shape))
-    present = {"features_sql": planned.rows.question.features_sql}
+    given = {"features_sql": question.features_sql, "is_of_version": is_of_version}
+    if has_rejected:
+        statements.append(
+            current.mark_rejected_present(tables.current, shape, is_of_version=is_of_version)
+        )
     if planned.has_absent:
-        statements.append(ledger.mark_absent(latest, shape, **present))
+        statements.append(current.mark_absent(tables.current, shape, **given))
     if summary.rows_returned:
-        statements.append(ledger.mark_returned(latest, shape, **present))
+        statements.append(current.mark_returned(tables.current, shape, **given))
     # last: a row that this run has rejected confirms nothing
-    if planned.rows.facts.has_one_moment:
-        statements.append(ledger.confirm_present(latest, shape))
+    if facts.has_one_moment:
+        statements.append(
+            current.confirm_present(tables.current, shape, is_of_version=is_of_version)
+        )
     elif summary.rows_advanced:
-        confirmed = plan.select_advanced(planned.rows.question, planned.rows.facts)
-        statements.append(ledger.confirm_rows(latest, shape, rows_sql=confirmed))
+        confirmed = plan.select_advanced(question, facts)
+        statements.append(
+            current.confirm_rows(
+                tables.current, shape, rows_sql=confirmed, is_of_version=is_of_version
+            )
+        )
     for statement in statements:
         writer.execute(statement, planned.rows.parameters)
-
-
-def _replace_rows(writer: Cursor, tables: ScoringTables, planned: Planned) -> None:
-    """Put the run's rows into latest, in the place of those that they replace."""
-    names, shape = (tables.ledger, tables.latest), planned.rows.question.shape
-    [(rows, _)] = writer.rows(ledger.rows_of_model(tables.latest), planned.rows.parameters)
-    if rows:
-        is_small = rows <= writer.max_rows_held()
-        remove = ledger.delete_replaced if is_small else ledger.rewrite_without_replaced
-        writer.execute(remove(*names, shape), planned.rows.parameters)
-    writer.execute(ledger.insert_latest(*names, shape), planned.rows.parameters)
 
 
 def output_types(fields: list[pa.Field]) -> dict[str, str]:

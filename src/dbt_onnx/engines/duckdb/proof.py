@@ -1,0 +1,228 @@
+"""Whether the tables of a scoring model are as its runs left them: what is served is what was scored.
+
+Found are run rows that were altered, doubled or deleted, rows of no successful run, runs with more or
+fewer rows than they wrote or with other values, and rows of current that are not the newest.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
+from dbt_onnx.engines.duckdb.identifiers import compared, literal, quote
+from dbt_onnx.engines.duckdb.ledger import REJECTED, RUN, all_rows, fingerprint_of_rows
+from dbt_onnx.engines.duckdb.planning import features_hash_function
+from dbt_onnx.engines.duckdb.runs import RunRow, read_run_rows
+from dbt_onnx.engines.duckdb.tables import ScoringTables
+from dbt_onnx.runs.chain import faults_of_chain
+from dbt_onnx.runs.replay import MAX_FINDINGS, Finding, key_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import duckdb
+
+    from dbt_onnx.engines.duckdb.ledger import TableName
+
+
+def prove(
+    connection: duckdb.DuckDBPyConnection, name: TableName, *, with_values: bool
+) -> list[Finding]:
+    """What is not as the runs left it. `with_values`: the values of all rows are looked at, too, and not
+    only how many there are. Nothing is written.
+
+    Raises WarehouseError when the tables are not there or not ours.
+    """
+    tables = ScoringTables(name)
+    with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
+        tables.check_names(cursor)
+        if not cursor.has(tables.current):
+            return []
+        runs = read_run_rows(cursor, tables)
+        findings = [*_faults_of_runs(cursor, tables, runs), *_strange_rows(cursor, tables, runs)]
+        findings += _faults_of_current(cursor, tables, runs, with_history=with_values)
+        findings += _faults_of_counts(cursor, tables, runs)
+        if with_values:
+            findings += faults_of_rows(cursor, tables, runs)
+    return findings
+
+
+def _faults_of_runs(
+    cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow]
+) -> Iterator[Finding]:
+    for number, fault in faults_of_chain([run.values for run in runs]):
+        yield Finding(
+            problem="runs", expected="as the run left it", actual=f"run {number}: {fault}"
+        )
+    # what other scoring models of the schema have run is numbered along with it
+    gone = cursor.rows(
+        f"select number from (select unnest(range(1, greatest((select max({RUN}) from {tables.runs.sql}), "
+        "coalesce((select max(last_value) from duckdb_sequences() where sequence_name = 'dbt_onnx_run_no' "
+        f"and database_name = {literal(tables.runs.database)} and schema_name = {literal(tables.runs.schema)}"
+        f"), 0)) + 1)) as number) where number not in (select {RUN} from {tables.runs.sql} "
+        f"where {RUN} is not null) order by number limit {MAX_FINDINGS}"
+    )
+    for (number,) in gone:
+        yield Finding(
+            problem="runs", expected="there", actual=f"run {number} is gone from {tables.runs}"
+        )
+
+
+def _strange_rows(
+    cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow]
+) -> Iterator[Finding]:
+    """Rows that name no successful run of this scoring model."""
+    numbers = [run.run_no for run in runs if run.status == "success"]
+    key: list[str] = next((run.key_columns for run in runs if run.key_columns), [])
+    listed = ", ".join(f"any_value({quote(name)})" for name in key) or "null"
+    for number, count, *values in cursor.rows(
+        f"select {RUN}, count(*), {listed} from {all_rows(tables, [*key, RUN])} as written "
+        f"where {RUN} is null or not list_contains($numbers, {RUN}) group by {RUN} order by {RUN} "
+        f"limit {MAX_FINDINGS}",
+        {"numbers": numbers},
+    ):
+        yield Finding(
+            problem="ledger",
+            key=key_text(dict(zip(key, values, strict=False))) or None,
+            expected="rows of successful runs",
+            actual=f"{count:,} row(s) of run {number}",
+        )
+
+
+def _faults_of_current(
+    cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow], *, with_history: bool
+) -> Iterator[Finding]:
+    """An entity has one score and one rejection of a model version, and no newer one in history."""
+    names = next((run.key_columns for run in runs if run.key_columns), None)
+    if names is None:
+        return
+    types = key_types(names, cursor.columns_of(tables.current.sql))
+    listed = ", ".join(compared(name, kind) for name, kind in types.items())
+    slots = (
+        f"select {listed}, {RUN}, {REJECTED} is null as is_scored, {RUN} as number from {{0}} where {{1}}"
+    )
+    of_version = (
+        f"(select {RUN}, model_name, model_version from {tables.runs.sql} where status = 'success')"
+    )
+    aliases = ", ".join(f"key_{i}" for i in range(len(names)))
+    named = f"(select * from ({slots}) as slots({aliases}, {RUN}, is_scored, number) inner join {of_version} using ({RUN}))"
+    current = named.format(tables.current.sql, "true")
+    slot = f"{aliases}, model_name, model_version, is_scored"
+    questions = {
+        "row(s) in current, of one entity, model version and status": f"select {aliases}, count(*) "
+        f"from {current} group by {slot} having count(*) > 1 limit {MAX_FINDINGS}"
+    }
+    if with_history:
+        has_key = " and ".join(f"{quote(name)} is not null" for name in types)
+        history = named.format(tables.history.sql, f"not is_late and {has_key}")
+        questions["newer row(s) in history than in current"] = (
+            f"select {aliases}, count(*) from {history} as history left join (select {slot}, max(number) as "
+            f"newest from {current} group by {slot}) as current using ({slot}) "
+            "where number >= newest or (newest is null and is_scored) "
+            f"group by {aliases} limit {MAX_FINDINGS}"
+        )
+    for what, question in questions.items():
+        for *values, count in cursor.rows(question):
+            yield Finding(
+                problem="ledger",
+                key=key_text(dict(zip(names, values, strict=True))),
+                expected="one, the newest",
+                actual=f"{count} {what}",
+            )
+
+
+def _faults_of_counts(
+    cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow]
+) -> Iterator[Finding]:
+    """Runs with more or fewer rows, or kept inputs, than they wrote."""
+    erased = erased_of_runs(cursor, tables)
+    found = dict(
+        cursor.rows(
+            f"select {RUN}, count(*) from {all_rows(tables, [RUN])} as written group by {RUN}"
+        )
+    )
+    kept = (
+        dict(cursor.rows(f"select {RUN}, count(*) from {tables.inputs.sql} group by {RUN}"))
+        if cursor.has(tables.inputs)
+        else {}
+    )
+    for run in (run for run in runs if run.status == "success"):
+        gone = erased[run.run_no]
+        wanted = (run.rows_scored or 0) + (run.rows_rejected or 0) - gone["rows"]
+        if found.get(run.run_no, 0) != wanted:
+            yield _count_fault(run, "ledger", "rows", wanted, found.get(run.run_no, 0))
+        if run.rows_inputs_kept and kept.get(run.run_no, 0) != run.rows_inputs_kept - gone["rows_inputs"]:
+            wanted = run.rows_inputs_kept - gone["rows_inputs"]
+            yield _count_fault(run, "inputs", "kept inputs", wanted, kept.get(run.run_no, 0))
+
+
+def _count_fault(run: RunRow, problem: str, what: str, wanted: int, found: int) -> Finding:
+    return Finding(
+        problem=problem, expected=f"{wanted:,}", actual=f"run {run.run_id} has {found:,} {what}"
+    )
+
+
+def faults_of_rows(
+    cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow]
+) -> Iterator[Finding]:
+    """Runs whose rows are not those that they wrote, told by their fingerprints. A run that hashed
+    otherwise than this warehouse does cannot be told.
+    """
+    erased = erased_of_runs(cursor, tables)
+    columns = cursor.columns_of(tables.current.sql)
+    alike = defaultdict(list)
+    for run in runs:
+        if run.status == "success" and run.ledger_fingerprint is not None:
+            precisions = dict(zip(run.features or [], run.feature_precisions or [], strict=False))
+            if run.features_hash_function == features_hash_function(cursor, precisions):
+                alike[tuple(run.key_columns), tuple(run.output_columns)].append(run)
+    for (key, outputs), group in alike.items():
+        gone = [name for name in outputs if name not in columns]
+        if gone:
+            yield Finding(problem="ledger", expected="there", actual=f"columns {gone} are gone")
+            continue
+        fingerprint = fingerprint_of_rows(
+            key=key_types(key, columns), outputs={name: columns[name] for name in outputs}
+        )
+        numbers = {"numbers": [run.run_no for run in group]}
+        rows = all_rows(
+            tables,
+            [*key, *outputs, "as_of", "features_hash", "score_reason", REJECTED, RUN],
+            of=f"{RUN} in (select unnest($numbers))",
+        )
+        found = dict(
+            cursor.rows(f"select {RUN}, {fingerprint} from {rows} as written group by {RUN}", numbers)
+        )
+        for run in group:
+            wanted = run.ledger_fingerprint ^ erased[run.run_no]["ledger_fingerprint"]
+            if (found.get(run.run_no) or 0) != wanted:
+                yield Finding(
+                    problem="ledger",
+                    expected=f"{wanted}",
+                    actual=f"the fingerprint of the rows of run {run.run_id} is {found.get(run.run_no)}",
+                )
+
+
+def erased_of_runs(cursor: Cursor, tables: ScoringTables) -> Mapping[int, Mapping[str, int]]:
+    """What was erased of each run, by its number; zeros for a run that is whole."""
+    names = ("rows", "rows_inputs", "ledger_fingerprint", "inputs_fingerprint")
+    erased: Mapping[int, dict[str, int]] = defaultdict(lambda: dict.fromkeys(names, 0))
+    if cursor.has(tables.erasures):
+        for number, *values in cursor.rows(
+            f'select {RUN}, cast(sum("rows") as bigint), cast(sum(rows_inputs) as bigint), '
+            "coalesce(bit_xor(ledger_fingerprint), 0), coalesce(bit_xor(inputs_fingerprint), 0) "
+            f"from {tables.erasures.sql} where scoring_model = $scoring_model group by {RUN}",
+            {"scoring_model": tables.ledger.identifier},
+        ):
+            erased[number].update(zip(names, values, strict=True))
+    return erased
+
+
+def key_types(key: Sequence[str], columns: Mapping[str, Any]) -> dict[str, str]:
+    """The SQL types of the key columns in a table, which may spell them in another case.
+
+    The type of a column that is gone is empty.
+    """
+    folded = {name.casefold(): kind for name, kind in columns.items()}
+    return {name: folded.get(name.casefold(), "") for name in key}
