@@ -20,6 +20,7 @@ from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.duckdb.history import read_runs
 from dbt_onnx.engines.duckdb.kept_run import replayable_runs
 from dbt_onnx.engines.duckdb.ledger import TableName
+from dbt_onnx.engines.duckdb.proof import prove
 from dbt_onnx.engines.duckdb.replaying import replay_run
 from dbt_onnx.errors import DbtOnnxError
 from dbt_onnx.project.dbt_model import project_folder
@@ -61,12 +62,14 @@ def replay_sample(
     run_id = None
     try:
         registry = Registry.from_rows(request["registry"] or [], where="the registry")
+        found = prove(connection, name, with_values=False)
+        findings += [{"run_id": None, **asdict(finding)} for finding in found]
         kept = replayable_runs(connection, name)
         if not kept and any(run.rows_scored for run in read_runs(connection, name)):
             nothing = Finding(
                 problem="inputs", expected="kept", actual="no run has kept its inputs"
             )
-            return [{"run_id": None, **asdict(nothing)}]
+            return [*findings, {"run_id": None, **asdict(nothing)}]
         others = random.sample(kept[1:], min(request["runs"] - 1, max(len(kept) - 1, 0)))
         for run_id in [*kept[:1], *others]:
             replay = replay_run(

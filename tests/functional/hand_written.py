@@ -1,9 +1,10 @@
-"""Latest tables, ledgers and run rows written by hand, so that a test's expectation is plain to see."""
+"""Current rows, ledgers and run rows written by hand, so that a test's expectation is plain to see."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from hardening import CONFIG, connect
@@ -11,15 +12,15 @@ from hardening import CONFIG, connect
 from dbt_onnx.engines.duckdb.identifiers import quote
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 CLOCK = "1998-04-01 12:00:00"
 STAMPS = {
     "as_of": "timestamp",
-    "status": "enum('scored', 'rejected')",
+    "status": "varchar",
     "rejected_reason": "varchar",
-    "score_reason": "enum('new', 'features_changed', 'model_changed', 'expired', 'retry', "
-    "'full_refresh', 'hash_changed')",
+    "score_reason": "varchar",
     "is_late": "boolean",
     "model_name": "varchar",
     "model_version": "varchar",
@@ -27,7 +28,17 @@ STAMPS = {
     "scored_at": "timestamp",
     "features_hash": "ubigint",
 }
+CURRENT = {
+    "as_of": "timestamp",
+    "features_hash": "ubigint",
+    "score_reason": "varchar",
+    "rejected_reason_no": "usmallint",
+    "run_no": "integer",
+    "last_seen_as_of": "timestamp",
+    "confirmed_as_of": "timestamp",
+}
 RUNS = {
+    "run_no": "integer",
     "run_id": "varchar",
     "scoring_model": "varchar",
     "status": "varchar",
@@ -40,6 +51,7 @@ RUNS = {
     "model_version": "varchar",
     "model_alias": "varchar",
     "artifact_sha256": "varchar",
+    "rejected_reasons": "varchar[]",
 }
 Row = Mapping[str, Any]
 
@@ -52,7 +64,7 @@ def sha256_of(version: str) -> str:
 
 
 def prediction(key: Any, version: str = "2", **given: Any) -> dict[str, Any]:
-    """One row of the latest table: scored by `version` at the clock, as everything that is not given."""
+    """One row of the ledger: scored by `version` at the clock, as everything that is not given."""
     row = {
         "customer_id": key,
         "churn": 0.25,
@@ -96,6 +108,7 @@ class HandWritten:
     def __init__(self, warehouse: Path) -> None:
         self.connection = connect(warehouse, CONFIG)
         self._create("dbt_onnx_runs", RUNS)
+        self._runs = 0
 
     def scoring_model(
         self,
@@ -106,21 +119,32 @@ class HandWritten:
         key: Mapping[str, str] | None = None,
         outputs: Mapping[str, str] | None = None,
     ) -> str:
-        """Ledger and latest table `name` with the same `rows`. Returns `name`."""
+        """Ledger `name`, a table here, and current with the same `rows`. Returns `name`."""
         columns = {
             **(key or {"customer_id": "varchar"}),
             **(outputs or {"churn": "double"}),
             **STAMPS,
         }
         self._create(name, columns)
-        latest = {**columns, "last_seen_as_of": "timestamp", "confirmed_as_of": "timestamp"}
-        self._create(f"{name}__latest", latest)
-        for row in rows:
-            self._insert(f"{name}__latest", row, set(latest))
-            self._insert(name, row, set(columns))
+        stated = [column for column in columns if column not in STAMPS]
+        self._create(f"{name}__current", {**{c: columns[c] for c in stated}, **CURRENT})
         for row in runs:
-            self._insert("dbt_onnx_runs", {"scoring_model": name, **row}, set(RUNS))
+            self._add_run({"scoring_model": name, **row})
+        self.ledger_rows(name, rows)
+        self.current_rows(name, rows)
         return name
+
+    def ledger_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
+        self._insert(name, rows)
+
+    def current_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Rows of current, each with the number of its run and of its reason there."""
+        self._insert(f"{name}__current", numbered(self.connection, name, rows, self._add_run))
+
+    def _add_run(self, row: Row) -> int:
+        self._runs += 1
+        self._insert("dbt_onnx_runs", [{"run_no": self._runs, **row}])
+        return self._runs
 
     def table(self, name: str, columns: Mapping[str, str], rows: list[tuple[Any, ...]]) -> str:
         self._create(name, columns)
@@ -142,13 +166,57 @@ class HandWritten:
         listed = ", ".join(f"{quote(column)} {kind}" for column, kind in columns.items())
         self.connection.execute(f"create table {quote(name)} ({listed})")
 
-    def _insert(self, name: str, row: Row, known: set[str]) -> None:
-        given = {column: value for column, value in row.items() if column in known}
-        listed = ", ".join(quote(column) for column in given)
-        marks = ", ".join("?" for _ in given)
-        self.connection.execute(
-            f"insert into {quote(name)} ({listed}) values ({marks})", list(given.values())
+    def _insert(self, table: str, rows: Sequence[Row]) -> None:
+        """Rows by column name; what the table has no column for is left out."""
+        known = [row[0] for row in self.connection.execute(f"describe {quote(table)}").fetchall()]
+        for names in {tuple(n for n in known if n in row) for row in rows}:
+            alike = [row for row in rows if tuple(n for n in known if n in row) == names]
+            listed, marks = ", ".join(map(quote, names)), ", ".join("?" for _ in names)
+            values = [[row[name] for name in names] for row in alike]
+            insert = f"insert into {quote(table)} ({listed}) values ({marks})"
+            self.connection.executemany(insert, values)
+
+
+def numbered(
+    connection: Any, name: str, rows: Sequence[Row], add_run: Callable[[Row], int]
+) -> list[dict[str, Any]]:
+    """The rows as current and history have them. A row whose run is not there, or was another one by its
+    version or time, gets one of its own, which the macros do not take for a full run.
+    """
+    stamps = ("run_id", "model_name", "model_version", "scored_at")
+    known = {
+        tuple(map(str, row[:-1])): row[-1]
+        for row in connection.execute(
+            f"select {', '.join(stamps)}, run_no from dbt_onnx_runs where scoring_model = $1",
+            [name],
+        ).fetchall()
+    }
+    reasons: dict[int, list[str]] = {}
+    found = []
+    for row in rows:
+        stamp = tuple(
+            str(_moment(row[stamp]) if stamp == "scored_at" else row[stamp]) for stamp in stamps
         )
+        if stamp not in known:
+            of_row = {stamp: row[stamp] for stamp in stamps}
+            known[stamp] = add_run({"scoring_model": name, "status": "success", **of_row})
+        written = {**row, "run_no": known[stamp]}
+        if written.get("status") == "rejected":
+            reason = written.get("rejected_reason") or "null:recency"
+            texts = reasons.setdefault(known[stamp], [])
+            if reason not in texts:
+                texts.append(reason)
+            written["rejected_reason_no"] = texts.index(reason) + 1
+        found.append(written)
+    for number, texts in reasons.items():
+        connection.execute(
+            "update dbt_onnx_runs set rejected_reasons = $1 where run_no = $2", [texts, number]
+        )
+    return found
+
+
+def _moment(value: Any) -> datetime:
+    return value if isinstance(value, datetime) else datetime.fromisoformat(value)
 
 
 def sources(**tables: list[dict[str, Any]] | None) -> dict[str, Any]:

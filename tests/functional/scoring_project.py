@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from consumer import PROJECT, Outcome, Project
 from hardening import connect, with_own_order
-from warehouse import line_contract, line_model, rebuilt_latest
+from warehouse import current_rows, line_contract, line_model, newest_of_ledger
 
-from dbt_onnx.engines.duckdb import ledger
 from dbt_onnx.engines.duckdb.identifiers import quote
 
 if TYPE_CHECKING:
@@ -53,25 +52,12 @@ class Scores:
         )
 
     def check(self) -> None:
-        """Latest equals what the ledger says, by two rebuilds; every run balances."""
-        latest = self.sql(
-            f"select * exclude (last_seen_as_of, confirmed_as_of) from {quote(self.name + '__latest')}"
+        """Current is what the ledger says is newest; every run balances."""
+        current = self.sql(
+            f"select * exclude (last_seen_as_of, confirmed_as_of) from {current_rows(self)}"
         )
-        assert sorted(map(repr, latest)) == sorted(map(repr, rebuilt_latest(self, key=self.key)))  # type: ignore[arg-type]
-        types = {row[0]: row[1] for row in self.sql(f"describe {quote(self.name)}")}
-        shape = ledger.LedgerShape(
-            key={name: types[name] for name in self.key},
-            outputs={
-                name: kind
-                for name, kind in types.items()
-                if name not in (*self.key, *ledger.STAMP_TYPES)
-            },
-        )
-        table = ledger.TableName(database=self.database, schema=self.schema, identifier=self.name)
-        listed = ", ".join(quote(name) for name in types if name not in ledger.LEDGER_ONLY)
-        rebuilt = self.sql(f"select {listed} from ({ledger.rebuild_latest(table, shape)})")
-        assert sorted(map(repr, latest)) == sorted(map(repr, rebuilt))
-
+        newest = newest_of_ledger(self, key=self.key)  # type: ignore[arg-type]
+        assert sorted(map(repr, current)) == sorted(map(repr, newest))
         written = dict(self.sql(f"select run_id, count(*) from {quote(self.name)} group by all"))
         for run_id, status, rows_in, scored, rejected, unchanged in self.runs(
             "run_id, status, rows_in, rows_scored, rows_rejected, rows_unchanged"

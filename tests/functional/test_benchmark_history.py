@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from warehouse import Warehouse, rebuilt_latest
+from warehouse import Warehouse, newest_of_ledger
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 history = import_module("benchmarks.sections.history")
@@ -22,7 +22,7 @@ def test_appended_nights_leave_what_runs_would_have_left(tmp_path: Path) -> None
         warehouse.connection.execute(statement)
 
     latest = warehouse.latest("* exclude (last_seen_as_of, confirmed_as_of)")
-    assert sorted(map(repr, latest)) == sorted(map(repr, rebuilt_latest(warehouse)))
+    assert sorted(map(repr, latest)) == sorted(map(repr, newest_of_ledger(warehouse)))
     runs = warehouse.sql("select run_id, as_of from dbt_onnx_runs order by as_of")
     assert len(runs) == NIGHTS
     scored = dict(warehouse.sql("select run_id, count(*) from scores group by all"))

@@ -50,7 +50,7 @@ def replayed(warehouse: Warehouse) -> Replay:
 
 
 def scores(warehouse: Warehouse) -> list[tuple[str, float]]:
-    rows = warehouse.sql("select id, y from scores__latest where last_seen_as_of is null")
+    rows = warehouse.sql("select id, y from scores__current where last_seen_as_of is null")
     return sorted(rows)
 
 
@@ -79,14 +79,6 @@ def test_a_late_row_is_about_its_own_entity(warehouse: Warehouse) -> None:
     night(warehouse, "('A', 1, 0, '2024-01-05')", "('a', 1, 0, '2024-01-01')")
     assert night(warehouse, "('A', 1, 0, '2024-01-05')", "('a', 2, 0, '2024-01-02')") == (1, 1)
     assert warehouse.sql("select count(*) from scores where is_late") == [(0,)]
-
-
-def test_a_latest_table_that_was_dropped_is_rebuilt_with_each_key(warehouse: Warehouse) -> None:
-    rows = "('A', 1, 0, '2024-01-01')", "('a', 2, 0, '2024-01-01')"
-    night(warehouse, *rows)
-    warehouse.sql("drop table scores__latest")
-    assert night(warehouse, *rows) == (0, 2)
-    assert scores(warehouse) == [("A", 2.5), ("a", 4.5)]
 
 
 def test_a_key_that_occurs_twice_is_named_by_its_bytes(warehouse: Warehouse) -> None:
@@ -127,7 +119,7 @@ def test_an_answer_altered_in_case_only_fails_a_replay(warehouse: Warehouse) -> 
     identity(warehouse, "VARCHAR", "string", None)
     warehouse.run(features=relation("VARCHAR", "", [["a"], ["b"]]))
     assert replayed(warehouse).passed
-    warehouse.sql("update scores set y0 = 'A' where id = 0")
+    warehouse.sql("update scores__current set y0 = 'A' where id = 0")
     problems = {finding.problem for finding in replayed(warehouse).findings}
     assert problems == {"ledger", "prediction"}
 

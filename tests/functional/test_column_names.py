@@ -76,7 +76,7 @@ def _history(
         f"select {said}, is_late, score_reason, features_hash from scores order by all"
     )
     latest = warehouse.sql(
-        f"select {said}, last_seen_as_of, confirmed_as_of from scores__latest order by all"
+        f"select {said}, last_seen_as_of, confirmed_as_of from {warehouse.current_rows()} order by all"
     )
     warehouse.connection.close()
     return [ledger, latest]

@@ -163,7 +163,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def test_hand_written_tables_have_the_columns_of_those_that_a_run_writes() -> None:
-    types = {name: kind.upper() for name, kind in ledger.STAMP_TYPES.items()}
+    types = {name: kind.upper() for name, kind in ledger.LEDGER_TYPES.items()}
     assert {name: kind.upper() for name, kind in STAMPS.items()} == types
     written = {name: ledger.RUNS_TYPES[name] for name in RUNS}
     assert {name: kind.upper() for name, kind in RUNS.items()} == written
@@ -307,7 +307,7 @@ def test_odd_and_composite_keys_are_quoted(project: Project) -> None:
 
 def test_the_view_survives_a_new_output_column(project: Project) -> None:
     before = project.rows("select * from versions_current order by customer_id")
-    project.sql("alter table versions__latest add column uplift double")
+    project.sql("alter table versions__current add column uplift double")
     assert project.rows("select * from versions_current order by customer_id") == before
 
 
@@ -315,7 +315,7 @@ def test_a_lookup_by_key_is_pushed_down_to_the_scan(project: Project) -> None:
     for view in ("versions_current", "entities_current"):
         query = f"explain (format json) select * from {view} where customer_id = 'both'"
         [(_, plan)] = project.sql(query)
-        scans = [node for node in nodes_of(json.loads(plan)) if "versions__latest" in str(node)]
+        scans = [node for node in nodes_of(json.loads(plan)) if "versions__current" in str(node)]
         assert [scan["Filters"] for scan in scans] == ["(customer_id = 'both')"], plan
 
 

@@ -479,7 +479,7 @@ def scans_of_latest(project: Project, name: str) -> list[bool]:
         node = nodes.pop()
         nodes += node["children"]
         about = json.dumps(node["extra_info"])
-        if "scores__latest" in about:
+        if "scores__current" in about:
             found.append("customer_id = 'c001'" in about)
     return found
 

@@ -243,7 +243,7 @@ def another_key(shop: Shop) -> None:
 
 def no_column_of_an_earlier_score(shop: Shop) -> None:
     shop.sql("alter table scores drop column y")
-    shop.sql("alter table scores__latest drop column y")
+    shop.sql("alter table scores__current drop column y")
 
 
 def runs_of_another_type(shop: Shop) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from warehouse import Warehouse, line_contract, line_model, rebuilt_latest
+from warehouse import Warehouse, line_contract, line_model, newest_of_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
     made.features((1, 1.0, 2.0), (2, 3.0, 1.0), (3, 0.0, 0.0))
     yield made
     columns = "* exclude (last_seen_as_of, confirmed_as_of)"
-    assert sorted(map(repr, made.latest(columns))) == sorted(map(repr, rebuilt_latest(made)))
+    assert sorted(map(repr, made.latest(columns))) == sorted(map(repr, newest_of_ledger(made)))
     unbalanced = made.sql(
         "select run_id from dbt_onnx_runs where status = 'success' "
         "and rows_in is distinct from rows_scored + rows_rejected + rows_unchanged"
@@ -279,8 +279,7 @@ def test_two_rows_of_one_key_fail_the_run_and_are_named(warehouse: Warehouse) ->
 def test_a_changed_hash_function_scores_again_under_its_own_reason(warehouse: Warehouse) -> None:
     warehouse.run()
     warehouse.sql("update dbt_onnx_runs set features_hash_function = 'duckdb.hash/old'")
-    warehouse.sql("update scores__latest set features_hash = features_hash + 1")
-    warehouse.sql("update scores set features_hash = features_hash + 1")
+    warehouse.sql("update scores__current set features_hash = features_hash + 1")
     assert warehouse.run().per_reason["hash_changed"] == 3
 
 

@@ -102,12 +102,8 @@ class History:
             latest.append({**said[spoken[-1]][n], "last_seen_as_of": seen})
         # said late, about the past: never in force
         ledger += [{**row, "churn": 99.0, "is_late": True} for row in said[1][:200]]
-        columns = list(latest[0])
-        for table, rows in ((name, ledger), (f"{name}__latest", latest)):
-            kept = [c for c in columns if table != name or c != "last_seen_as_of"]
-            found = pa.Table.from_pylist([{c: row[c] for c in kept} for row in rows])
-            hand.connection.register("given", found)
-            hand.connection.execute(f'insert into "{table}" by name select * from given')
+        hand.ledger_rows(name, ledger)
+        hand.current_rows(name, latest)
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +112,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     hand = HandWritten(project.warehouse)
 
     def fill(name: str, rows: list[dict[str, Any]], runs: list[dict[str, Any]]) -> None:
-        hand.scoring_model(name, [], runs, outputs=OUTPUTS)
-        hand.connection.register("given", pa.Table.from_pylist(rows))
-        for table in (name, f"{name}__latest"):
-            hand.connection.execute(f'insert into "{table}" by name select * from given')
+        hand.scoring_model(name, rows, runs, outputs=OUTPUTS)
 
     gone = [
         {**row, "customer_id": f"gone {row['customer_id']}", "last_seen_as_of": CLOCK}
@@ -133,8 +126,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     fill("some_null", spread([None if n % 3 else n / ROWS for n in range(ROWS)]), [run("2")])
     fill("unregistered", spread(scores(1)), [run("2")])
     hand.scoring_model("never_run", [], [], outputs=OUTPUTS)
-    hand.connection.register("given", pa.Table.from_pylist(gone))
-    hand.connection.execute("insert into as_trained__latest by name select * from given")
+    hand.current_rows("as_trained", gone)
     for seed in range(4):
         History(seed).write(hand, f"history_{seed}")
     History(9, rescored=0).write(hand, "quiet")

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from warehouse import Warehouse, line_model, rebuilt_latest
+from warehouse import Warehouse, line_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -235,23 +235,11 @@ def test_a_backfill_under_another_hash_function_does_not_hide_that_it_is_another
     warehouse: Warehouse,
 ) -> None:
     warehouse.sql("update dbt_onnx_runs set features_hash_function = 'of before'")
-    warehouse.sql("update scores__latest set features_hash = 1")
+    warehouse.sql("update scores__current set features_hash = 1")
     warehouse.clock = "2024-01-05 00:00:00"
     warehouse.run()
     warehouse.clock = str(SECOND)
     assert warehouse.run().per_reason["hash_changed"] == 2
-
-
-def test_a_dropped_latest_table_is_rebuilt_and_never_looks_fresher(warehouse: Warehouse) -> None:
-    warehouse.sql("drop table scores__latest")
-    warehouse.clock = str(SECOND)
-    warehouse.features(TWO)
-    assert warehouse.run().rows_unchanged == 1
-    assert seen(warehouse) == [(1, FIRST, FIRST), (2, FIRST, None)]
-    columns = "* exclude (last_seen_as_of, confirmed_as_of)"
-    assert sorted(map(repr, warehouse.latest(columns))) == sorted(
-        map(repr, rebuilt_latest(warehouse))
-    )
 
 
 def test_scored_at_never_goes_back_even_if_the_machine_clock_does(warehouse: Warehouse) -> None:

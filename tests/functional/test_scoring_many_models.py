@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import TYPE_CHECKING
 
-from warehouse import Warehouse, rebuilt_latest
+from warehouse import Warehouse, newest_of_ledger
 
 from dbt_onnx.engines.duckdb import ledger
 
@@ -42,7 +42,7 @@ def test_many_models_at_once_never_conflict_and_each_has_its_run_row(tmp_path: P
     ) == [(f"scores_{number}", "success", ROUNDS, ROUNDS * 500) for number in range(MODELS)]
     for model in models:
         latest = model.latest("* exclude (last_seen_as_of, confirmed_as_of)")
-        assert sorted(latest) == sorted(rebuilt_latest(model))
+        assert sorted(latest) == sorted(newest_of_ledger(model))
         assert len(model.ledger()) == ROUNDS * 500
     assert {row[0] for row in shared.sql("select table_name from duckdb_tables()")} == {
         "features",
@@ -52,7 +52,7 @@ def test_many_models_at_once_never_conflict_and_each_has_its_run_row(tmp_path: P
         *(
             f"scores_{number}{suffix}"
             for number in range(MODELS)
-            for suffix in ("", "__latest", "__inputs")
+            for suffix in ("__current", "__history", "__inputs")
         ),
     }
 

@@ -43,5 +43,5 @@ def test_no_table_tells_afterwards_who_was_there_on_a_night_that_confirmed(tmp_p
     same tables, so no query can tell them apart.
     """
     one, two = played(tmp_path / "one", absent=1), played(tmp_path / "two", absent=2)
-    assert set(one) >= {"scores", "scores__latest", "dbt_onnx_runs"}
+    assert set(one) >= {"scores", "scores__current", "dbt_onnx_runs"}
     assert one == two

@@ -181,22 +181,7 @@ class Warehouse:
         return self.sql(f"select {columns} from {self.current_rows()} order by all")
 
     def current_rows(self) -> str:
-        """A relation of what `<name>__current` holds, with what the runs say of it."""
-        columns = {
-            "status": "case when c.rejected_reason_no is null then 'scored' else 'rejected' end",
-            "rejected_reason": "runs.rejected_reasons[c.rejected_reason_no]",
-            **{n: f"runs.{n}" for n in ("model_name", "model_version", "run_id", "scored_at")},
-        }
-        names = [row[0] for row in self.sql(f'describe "{self.name}"')]
-        listed = [
-            f'{columns.get(name, f"c.{quote(name)}")} as {quote(name)}'
-            for name in (*names, "last_seen_as_of", "confirmed_as_of")
-            if name not in {"score_reason", "is_late"}
-        ]
-        return (
-            f'(select {", ".join(listed)} from "{self.name}__current" as c '
-            "left join dbt_onnx_runs as runs using (run_no)) as current_rows"
-        )
+        return current_rows(self)
 
     def last_run(self, columns: str) -> tuple[Any, ...]:
         return self.sql(
@@ -204,10 +189,29 @@ class Warehouse:
         )[0]
 
 
-def rebuilt_latest(
+def current_rows(model: Any) -> str:
+    """A relation of what `<name>__current` holds, with what the runs say of it."""
+    columns = {
+        "status": "case when c.rejected_reason_no is null then 'scored' else 'rejected' end",
+        "rejected_reason": "runs.rejected_reasons[c.rejected_reason_no]",
+        **{n: f"runs.{n}" for n in ("model_name", "model_version", "run_id", "scored_at")},
+    }
+    names = [row[0] for row in model.sql(f'describe "{model.name}"')]
+    listed = [
+        f"{columns.get(name, f'c.{quote(name)}')} as {quote(name)}"
+        for name in (*names, "last_seen_as_of", "confirmed_as_of")
+        if name not in {"score_reason", "is_late"}
+    ]
+    return (
+        f'(select {", ".join(listed)} from "{model.name}__current" as c '
+        "left join dbt_onnx_runs as runs using (run_no)) as current_rows"
+    )
+
+
+def newest_of_ledger(
     warehouse: Warehouse, *, key: tuple[str, ...] = ("id",)
 ) -> list[tuple[Any, ...]]:
-    """Latest recomputed from the ledger, written another way than the library's own rebuild."""
+    """What is current, told by the ledger alone."""
     rows = warehouse.sql(f'select * from "{warehouse.name}"')
     names = [row[0] for row in warehouse.sql(f'describe "{warehouse.name}"')]
     at = {name: position for position, name in enumerate(names)}

@@ -197,7 +197,7 @@ def _check_nights(
         listed = ", ".join(
             f"cast({quote(name)} as varchar) is not null, {quote(name)}" for name in names[2:]
         )
-        latest = warehouse.sql(f"select {listed}, status, y from scores__latest")
+        latest = warehouse.sql(f"select {listed}, status, y from {warehouse.current_rows()}")
         assert Counter(row[-2] for row in latest) == Counter(
             {s: len(k) for s, k in (("scored", oracle.scored), ("rejected", oracle.rejected)) if k}
         )

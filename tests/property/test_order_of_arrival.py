@@ -1,4 +1,4 @@
-"""Whatever the order in which feature rows arrive: latest is the newest, and again writes nothing."""
+"""Whatever the order in which feature rows arrive: current is the newest, and again writes nothing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from warehouse import Warehouse, rebuilt_latest
-
-from dbt_onnx.engines.duckdb.ledger import LedgerShape, TableName, rebuild_latest
+from warehouse import Warehouse, newest_of_ledger
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,8 +15,6 @@ if TYPE_CHECKING:
 START = datetime(2024, 1, 1)
 ENTITIES = range(6)
 ROW = "select {} as id, {}::double as a, 1.0::double as b, timestamp '{}' as moment"
-LEDGER = TableName(database="w", schema="main", identifier="scores")
-SHAPE = LedgerShape(key={"id": "INTEGER"}, outputs={"y": "FLOAT"})
 Row = tuple[int, float | None, datetime]
 
 
@@ -50,7 +46,7 @@ def newest(arrived: list[Row]) -> dict[int, Row]:
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_latest_equals_a_computation_from_scratch(tmp_path: Path, seed: int) -> None:
+def test_current_equals_a_computation_from_scratch(tmp_path: Path, seed: int) -> None:
     warehouse = Warehouse(tmp_path)
     warehouse.register("1")
     warehouse.clock = "2024-02-01"
@@ -64,9 +60,9 @@ def test_latest_equals_a_computation_from_scratch(tmp_path: Path, seed: int) -> 
         arrived += rows
         assert warehouse.run(features=features, as_of="moment").rows_unchanged == len(rows)
         columns = "* exclude (last_seen_as_of, confirmed_as_of)"
-        latest = sorted(map(repr, warehouse.latest(columns)))
-        assert latest == sorted(map(repr, rebuilt_latest(warehouse)))
-        rebuilt = warehouse.sql(f"select {columns} from ({rebuild_latest(LEDGER, SHAPE)})")
-        assert latest == sorted(map(repr, rebuilt))
-    served = dict(warehouse.sql("select id, y from scores__latest where status = 'scored'"))
+        current = sorted(map(repr, warehouse.latest(columns)))
+        assert current == sorted(map(repr, newest_of_ledger(warehouse)))
+    served = dict(
+        warehouse.sql(f"select id, y from {warehouse.current_rows()} where status = 'scored'")
+    )
     assert served == {entity: 2 * row[1] - 0.5 for entity, row in newest(arrived).items()}

@@ -7,9 +7,10 @@ from dbt_onnx.kernel import contract
 from dbt_onnx.runs.plan import SCORE_REASONS
 
 
-def test_outputs_cannot_take_the_name_of_a_column_of_ledger_or_latest() -> None:
-    assert set(contract.STAMP_COLUMNS) == set(ledger.STAMP_TYPES)
-    assert set(ledger.STAMP_TYPES) | set(ledger.LATEST_TYPES) <= contract.RESERVED_COLUMNS
+def test_outputs_cannot_take_the_name_of_a_column_of_the_tables() -> None:
+    assert set(contract.STAMP_COLUMNS) == set(ledger.LEDGER_TYPES)
+    written = ledger.ROW_TYPES | ledger.CURRENT_TYPES | ledger.HISTORY_TYPES
+    assert set(ledger.LEDGER_TYPES) | set(written) <= contract.RESERVED_COLUMNS
 
 
 def test_every_score_reason_has_its_column_in_the_runs() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dbt_onnx.cli import backfill, models, predictions, promotion, signing, status
+from dbt_onnx.cli import backfill, erasing, models, predictions, promotion, signing, status
 from dbt_onnx.cli.options import MISUSED, WRONG
 from dbt_onnx.errors import ConfigError, DbtOnnxError, RegistryError
 from dbt_onnx.version import __version__
@@ -43,6 +43,8 @@ for command in (
     predictions.runs,
     predictions.history,
     predictions.replay,
+    erasing.forget,
+    erasing.prune,
     promotion.promote,
     promotion.rollback,
     status.status,

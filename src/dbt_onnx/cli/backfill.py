@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 _EVERY = ("day", "week", "month")
-_MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"])
 
 
 @click.command()
 @click.argument("model")
-@click.option("--from", "first", required=True, type=_MOMENT, help="The first slice's clock.")
-@click.option("--to", "last", required=True, type=_MOMENT, help="The last, if a slice falls on it.")
+@click.option(
+    "--from", "first", required=True, type=options.MOMENT, help="The first slice's clock."
+)
+@click.option(
+    "--to", "last", required=True, type=options.MOMENT, help="The last, if a slice falls on it."
+)
 @click.option("--every", required=True, type=click.Choice(_EVERY), help="The step between slices.")
 @click.option(
     "--model",

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 WRONG, MISUSED = 1, 2
 
+MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"])
+
 project_dir = click.option(
     "--project-dir",
     type=click.Path(path_type=Path, file_okay=False, exists=True),

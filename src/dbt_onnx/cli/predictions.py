@@ -86,17 +86,22 @@ def replay(
     """Score the kept inputs of runs of the scoring model MODEL again, and compare.
 
     The model is the one with the sha256 that the run names, its threads and batch size are those of
-    the run. Without --run: the newest run whose inputs are kept. Exit code 1 when anything differs.
+    the run. Without --run: the newest run whose inputs are kept. Before that, the tables are compared
+    with what the runs say that they wrote; with --all the values of every row, too. Exit code 1 when
+    anything differs.
     """
     from dbt_onnx.artifacts.registry import Registry
-    from dbt_onnx.cli.show.predictions import show_replay
+    from dbt_onnx.cli.show.predictions import show_proof, show_replay
     from dbt_onnx.engines.duckdb.kept_run import replayable_runs
+    from dbt_onnx.engines.duckdb.proof import prove
     from dbt_onnx.engines.duckdb.replaying import replay_run
 
     scoring_model = project.scoring_model(model)
     entries = Registry.from_csv(project.root / registry)
-    passed = True
     with project.connect() as connection:
+        findings = prove(connection, scoring_model.table, with_values=every)
+        show_proof(model, findings)
+        passed = not findings
         kept = replayable_runs(connection, scoring_model.table)
         if not run_ids and not kept:
             raise ConfigError(

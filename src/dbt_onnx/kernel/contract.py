@@ -40,6 +40,8 @@ STAMP_COLUMNS = (
 RESERVED_COLUMNS = frozenset(
     {
         *STAMP_COLUMNS,
+        "run_no",
+        "rejected_reason_no",
         "last_seen_as_of",
         "confirmed_as_of",
         "fresh_as_of",
@@ -48,7 +50,7 @@ RESERVED_COLUMNS = frozenset(
         "served_from",
     }
 )
-"""Names that neither a key nor an output may take: the ledger, its latest table and the current
+"""Names that neither a key nor an output may take: the ledger, its tables and the current
 view use them. Compared without regard to case, as the warehouse does."""
 
 CARRIED_PREFIX = "__dbt_onnx_"

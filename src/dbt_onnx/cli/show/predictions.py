@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.cli.show.console import open_console, print_text, table
-from dbt_onnx.runs.replay import shown
+from dbt_onnx.runs.replay import MAX_FINDINGS, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from dbt_onnx.engines.duckdb.erasing import Erasure
     from dbt_onnx.engines.duckdb.history import Said
     from dbt_onnx.engines.duckdb.runs import RunRow
-    from dbt_onnx.runs.replay import Replay
+    from dbt_onnx.runs.replay import Finding, Replay
 
 _SHORT = 8
 
@@ -86,6 +87,24 @@ def show_replay(replay: Replay) -> None:
         print_text(console, f"  {finding}", style="red")
     for note in replay.notes:
         print_text(console, f"  note: {note}", style="yellow")
+
+
+def show_proof(name: str, findings: Sequence[Finding]) -> None:
+    """Print whether the tables are as the runs left them, and what is not."""
+    console = open_console()
+    for finding in findings[:MAX_FINDINGS]:
+        print_text(console, f"  {finding}", style="red")
+    verdict = "as its runs left them" if not findings else "FAILED"
+    print_text(console, f"{name}: tables {verdict}", style="red" if findings else "")
+
+
+def show_erasure(name: str, erasure: Erasure, *, dry_run: bool) -> None:
+    """Print how much was erased, or would be."""
+    print_text(
+        open_console(),
+        f"{name}: {'would erase' if dry_run else 'erased'} {erasure.rows:,} prediction(s) and "
+        f"{erasure.rows_inputs:,} row(s) of inputs of {erasure.runs:,} run(s)",
+    )
 
 
 def _why(said: Said) -> str:

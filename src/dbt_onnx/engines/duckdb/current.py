@@ -66,9 +66,7 @@ def select_scored(shape: LedgerShape, *, stream: str) -> str:
     return f"select {columns} from {stream}"
 
 
-def insert_rows(
-    table: TableName, columns: Iterable[str], *, rows: str, where: str = "true"
-) -> str:
+def insert_rows(table: TableName, columns: Iterable[str], *, rows: str, where: str = "true") -> str:
     """Append rows of a relation, all of whose columns have the table's names."""
     listed = ", ".join(map(quote, columns))
     return f"insert into {table.sql} ({listed}) select {listed} from {rows} where {where}"

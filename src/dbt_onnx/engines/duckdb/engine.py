@@ -166,9 +166,7 @@ class DuckDBEngine:
         kept = writing.keep_inputs(
             self.writer, self.tables, planned, self._fed, keep=run.request.keep_inputs
         )
-        writing.note_presence(
-            self.writer, self.tables, planned, has_rejected=bool(self._reasons)
-        )
+        writing.note_presence(self.writer, self.tables, planned, has_rejected=bool(self._reasons))
         self.record.close(
             self.writer,
             status="success",

@@ -61,14 +61,9 @@ def read_history(
     """
     tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors():
-        key = _key_of(cursor, tables, key_values)
-        columns = cursor.columns_of(tables.ledger.sql)
-        conditions, parameters = [], {}
-        for position, (column, text) in enumerate(zip(key, key_values, strict=True)):
-            conditions.append(_is_key(quote(column), columns[column], f"$key_{position}"))
-            parameters[f"key_{position}"] = text
-        where = " and ".join(conditions)
-        names = list(columns)
+        where, parameters = is_entity(cursor, tables, key_values)
+        key = key_of(cursor, tables)
+        names = list(cursor.columns_of(tables.ledger.sql))
         rows = [
             dict(zip(names, row, strict=True))
             for row in cursor.rows(
@@ -112,8 +107,28 @@ def _is_key(column: str, sql_type: str, text: str) -> str:
     return f"{column}{collated} = try_cast({text} as {sql_type})"
 
 
-def _key_of(cursor: Cursor, tables: ScoringTables, key_values: Sequence[str]) -> list[str]:
-    """The key columns as the ledger spells them."""
+def is_entity(
+    cursor: Cursor, tables: ScoringTables, key_values: Sequence[str]
+) -> tuple[str, dict[str, str]]:
+    """SQL of whether a row is about an entity, with its parameters. `key_values` are texts, one for each
+    key column. Raises ConfigError when there is no ledger yet, or when it has no such key.
+    """
+    key = key_of(cursor, tables)
+    if len(key) != len(key_values):
+        raise ConfigError(
+            f"the key of {tables.ledger} is {', '.join(key)}; got {len(key_values)} value(s)",
+            hint=f"give one value for each, in this order: {' '.join(n.upper() for n in key)}",
+        )
+    columns = cursor.columns_of(tables.current.sql)
+    conditions = [
+        _is_key(quote(column), columns[column], f"$key_{position}")
+        for position, column in enumerate(key)
+    ]
+    return " and ".join(conditions), {f"key_{i}": text for i, text in enumerate(key_values)}
+
+
+def key_of(cursor: Cursor, tables: ScoringTables) -> list[str]:
+    """The key columns as the ledger spells them. Raises ConfigError when there is no ledger yet."""
     found = (
         cursor.rows(
             f"select key_columns from {tables.runs.sql} where scoring_model = $scoring_model "
@@ -129,14 +144,8 @@ def _key_of(cursor: Cursor, tables: ScoringTables, key_values: Sequence[str]) ->
             hint="`dbt build` makes the first",
         )
     tables.check_names(cursor)
-    spelled = {name.casefold(): name for name in cursor.columns_of(tables.ledger.sql)}
-    key = [spelled[name.casefold()] for name in found[0][0]]
-    if len(key) != len(key_values):
-        raise ConfigError(
-            f"the key of {tables.ledger} is {', '.join(key)}; got {len(key_values)} value(s)",
-            hint=f"give one value for each, in this order: {' '.join(n.upper() for n in key)}",
-        )
-    return key
+    spelled = {name.casefold(): name for name in cursor.columns_of(tables.current.sql)}
+    return [spelled[name.casefold()] for name in found[0][0]]
 
 
 def _inputs_by_run(

@@ -106,7 +106,7 @@ def select_inputs(
     inputs: TableName, *, key: Sequence[str], features: Mapping[str, str], where: str
 ) -> str:
     """Kept inputs in the types that they had: run number, key columns, `features` by name, and
-    `place`, in the order in which they were scored.
+    `__dbt_onnx_place`, in the order in which they were scored.
 
     A value that no longer fits its type was altered, and becomes NULL.
     """
@@ -117,18 +117,24 @@ def select_inputs(
         for name, kind in features.items()
         if name.casefold() not in keys
     ]
-    return f"select {', '.join(listed)}, rowid as place from {inputs.sql} where {where}"
+    return f"select {', '.join(listed)}, rowid as __dbt_onnx_place from {inputs.sql} where {where}"
 
 
 def fingerprint_of_run(
-    inputs: TableName, *, key: Mapping[str, str], features: Mapping[str, str]
+    inputs: TableName,
+    *,
+    key: Mapping[str, str],
+    features: Mapping[str, str],
+    where: str = "true",
 ) -> str:
-    """SQL of a number over all kept inputs of a run, whatever the order of the rows.
+    """SQL of a number over the kept inputs of a run, whatever the order of the rows; `where`: of some.
 
     It is exact, which the features hash is not: any other digit changes it. `key` and `features` are
     SQL types by column. Parameter: $run_no.
     """
-    kept = select_inputs(inputs, key=list(key), features=features, where="run_no = $run_no")
+    kept = select_inputs(
+        inputs, key=list(key), features=features, where=f"run_no = $run_no and {where}"
+    )
     columns = [hashable(quote(name), kind) for name, kind in {**features, **key}.items()]
     return f"select {fingerprint(', '.join(columns))} from ({kept}) as kept"
 
@@ -145,8 +151,5 @@ def delete_inputs(inputs: TableName, runs: TableName) -> Sequence[str]:
     """Delete the inputs of some runs. Parameter: $run_nos."""
     return (
         f"delete from {inputs.sql} where run_no in (select unnest($run_nos))",
-        (
-            f"update {runs.sql} set rows_inputs_kept = 0 "
-            "where run_no in (select unnest($run_nos))"
-        ),
+        (f"update {runs.sql} set rows_inputs_kept = 0 where run_no in (select unnest($run_nos))"),
     )

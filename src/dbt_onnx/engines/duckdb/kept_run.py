@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb import inputs
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.feature_types import features_hash
 from dbt_onnx.engines.duckdb.identifiers import compared, quote
-from dbt_onnx.engines.duckdb.ledger import CURRENT_TYPES, REJECTED, RUN
+from dbt_onnx.engines.duckdb.ledger import CURRENT_TYPES, REJECTED, RUN, key_types
+from dbt_onnx.engines.duckdb.proof import erased_of_runs
 from dbt_onnx.engines.duckdb.runs import RunRow, read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from dbt_onnx.engines.duckdb.ledger import TableName
+
 
 def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> list[str]:
     """The ids of a scoring model's runs whose inputs are kept, newest first."""
@@ -83,7 +85,7 @@ def check_inputs(
             Finding(problem="inputs", expected="there", actual=f"{tables.inputs} lacks {gone}")
         )
         return False
-    types = key_types(run, columns)
+    types = key_types(run.key_columns, columns)
     same = " and ".join(
         f"{compared(n, kind, of='said')} = {compared(n, kind, of='fed')}"
         for n, kind in types.items()
@@ -143,30 +145,37 @@ def check_inputs(
     return True
 
 
-def key_types(run: RunRow, columns: Mapping[str, str]) -> dict[str, str]:
-    """The SQL types of the key columns in a table, which may spell them in another case.
-
-    The type of a column that is gone is empty.
-    """
-    folded = {name.casefold(): kind for name, kind in columns.items()}
-    return {name: folded.get(name.casefold(), "") for name in run.key_columns}
-
-
 def _check_fingerprint(
     cursor: Cursor, tables: ScoringTables, run: RunRow, replay: Replay, key: Mapping[str, str]
 ) -> None:
     """Compare all bits: features_hash ignores last digits, so an altered one only shows here."""
-    features = inputs.kept_types(tables.inputs, run.features, run.feature_types)
-    statement = inputs.fingerprint_of_run(tables.inputs, key=key, features=features)
-    fingerprint = cursor.rows(statement, run.values)[0][0]
-    if fingerprint != run.inputs_fingerprint:
+    found = fingerprint_of_inputs(cursor, tables, run, key)
+    wanted = (
+        run.inputs_fingerprint ^ erased_of_runs(cursor, tables)[run.run_no]["inputs_fingerprint"]
+    )
+    if found != wanted:
         replay.report(
             Finding(
                 problem="inputs",
-                expected=f"{run.inputs_fingerprint}",
-                actual=f"the fingerprint of the kept inputs is {fingerprint}",
+                expected=f"{wanted}",
+                actual=f"the fingerprint of the kept inputs is {found}",
             )
         )
+
+
+def fingerprint_of_inputs(
+    cursor: Cursor,
+    tables: ScoringTables,
+    run: RunRow,
+    key: Mapping[str, str],
+    *,
+    where: str = "true",
+    parameters: Mapping[str, Any] | None = None,
+) -> int:
+    """A number for the kept inputs of a run, or for some of them; 0 without any."""
+    features = inputs.kept_types(tables.inputs, run.features, run.feature_types)
+    statement = inputs.fingerprint_of_run(tables.inputs, key=key, features=features, where=where)
+    return cursor.rows(statement, {**run.values, **(parameters or {})})[0][0] or 0
 
 
 def kept_features(tables: ScoringTables, run: RunRow) -> str:

@@ -204,7 +204,9 @@ def create_table(
 
 def create_rows(table: TableName, columns: Mapping[str, str], *, key: Mapping[str, str]) -> str:
     """Create current or history unless it is there. Of scores and hashes hardly one is as another."""
-    chosen = {n: "uncompressed" for n, kind in columns.items() if n not in key and kind in _RANDOM_TYPES}
+    chosen = {
+        n: "uncompressed" for n, kind in columns.items() if n not in key and kind in _RANDOM_TYPES
+    }
     chosen |= {name: "rle" for name in _REPEATED if name in columns}
     return create_table(table, columns, compressions=chosen)
 
@@ -279,6 +281,15 @@ def fingerprint_of_rows(*, key: Mapping[str, str], outputs: Mapping[str, str]) -
     # an ENUM's hash depends on all of its values
     columns += ["as_of", "features_hash", "enum_code(score_reason)", REJECTED, "is_late"]
     return fingerprint(", ".join(columns))
+
+
+def key_types(key: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
+    """The SQL types of the key columns in a table, which may spell them in another case.
+
+    The type of a column that is gone is empty.
+    """
+    folded = {name.casefold(): kind for name, kind in columns.items()}
+    return {name: folded.get(name.casefold(), "") for name in key}
 
 
 def describe_run(tables: LedgerTables, shape: LedgerShape) -> str:

@@ -378,7 +378,9 @@ def _select_candidates(question: Question, facts: Facts, *, part: int) -> str:
         conditions.append(_has_expired(question))
     if facts.rejected:
         rejected = current.keys_of(
-            question.current, question.shape.key, where=f"{REJECTED} is not null and {is_of_version}"
+            question.current,
+            question.shape.key,
+            where=f"{REJECTED} is not null and {is_of_version}",
         )
         conditions.append(f"({', '.join(_keys(question, of='features'))}) in {rejected}")
     return f"""
@@ -414,7 +416,9 @@ def joined(
         is_advanced = "false"
     is_known_to_others = "false"
     if not question.is_alone:
-        others = current.keys_of(question.current, question.shape.key, where=f"not ({is_of_version})")
+        others = current.keys_of(
+            question.current, question.shape.key, where=f"not ({is_of_version})"
+        )
         is_known_to_others = f"({', '.join(_keys(question, of='features'))}) in {others}"
     return f"""
         with features as (select * from {features or _features(question)}),
@@ -510,7 +514,7 @@ def _reason(question: Question, named: Sequence[tuple[str, str]], *, with_late: 
 
 
 def _has_expired(question: Question) -> str:
-    return f"scored_run_as_of + {question.refresh_after_sql} <= $run_as_of"
+    return f"__dbt_onnx_scored_run_as_of + {question.refresh_after_sql} <= $run_as_of"
 
 
 def _expiry(question: Question, run_no: str) -> str:
@@ -518,20 +522,18 @@ def _expiry(question: Question, run_no: str) -> str:
     if question.refresh_after_sql is None:
         return ""
     return f"""left join (
-                select {RUN} as scoring_run_no, as_of as scored_run_as_of from {question.runs}
-            ) as scoring_runs on scoring_runs.scoring_run_no = {run_no}"""
+                select {RUN} as __dbt_onnx_scoring_run_no, as_of as __dbt_onnx_scored_run_as_of from {question.runs}
+            ) as scoring_runs on scoring_runs.__dbt_onnx_scoring_run_no = {run_no}"""
 
 
 def _late(question: Question, keys: Sequence[str]) -> str:
     """What the ledger had of a late row's entity by the moment that the row describes."""
     listed = ", ".join(f"features.{alias}" for alias in keys)
     joined = " and ".join(f"late.{alias} = known.{alias}" for alias in keys)
-    columns = ", ".join(
-        (*map(quote, question.shape.key), "as_of", "features_hash", REJECTED, RUN)
-    )
+    columns = ", ".join((*map(quote, question.shape.key), "as_of", "features_hash", REJECTED, RUN))
     return f"""
         earlier as (
-            select *, {question.is_of_version()} as is_of_version from (
+            select *, {question.is_of_version()} as __dbt_onnx_is_of_version from (
                 select {columns} from {question.current}
                 union all select {columns} from {question.history}
             )
@@ -543,8 +545,8 @@ def _late(question: Question, keys: Sequence[str]) -> str:
                 arg_max(
                     {{'hash': earlier.features_hash, 'is_rejected': earlier.{REJECTED} is not null}},
                     (earlier.as_of, earlier.{RUN})
-                ) filter (earlier.is_of_version) as newest,
-                bool_or(not earlier.is_of_version) as is_known_to_others
+                ) filter (earlier.__dbt_onnx_is_of_version) as newest,
+                bool_or(not earlier.__dbt_onnx_is_of_version) as is_known_to_others
             from known as features
             inner join earlier on {_same_key(question, "earlier")}
             where features.is_late and earlier.as_of <= features."__dbt_onnx_as_of"

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.identifiers import compared, literal, quote
-from dbt_onnx.engines.duckdb.ledger import REJECTED, RUN, all_rows, fingerprint_of_rows
+from dbt_onnx.engines.duckdb.ledger import (
+    REJECTED,
+    ROW_TYPES,
+    RUN,
+    all_rows,
+    fingerprint_of_rows,
+    key_types,
+)
 from dbt_onnx.engines.duckdb.planning import features_hash_function
 from dbt_onnx.engines.duckdb.runs import RunRow, read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
@@ -44,7 +51,7 @@ def prove(
         findings += _faults_of_current(cursor, tables, runs, with_history=with_values)
         findings += _faults_of_counts(cursor, tables, runs)
         if with_values:
-            findings += faults_of_rows(cursor, tables, runs)
+            findings += _faults_of_values(cursor, tables, runs)
     return findings
 
 
@@ -99,9 +106,7 @@ def _faults_of_current(
         return
     types = key_types(names, cursor.columns_of(tables.current.sql))
     listed = ", ".join(compared(name, kind) for name, kind in types.items())
-    slots = (
-        f"select {listed}, {RUN}, {REJECTED} is null as is_scored, {RUN} as number from {{0}} where {{1}}"
-    )
+    slots = f"select {listed}, {RUN}, {REJECTED} is null as is_scored, {RUN} as number from {{0}} where {{1}}"
     of_version = (
         f"(select {RUN}, model_name, model_version from {tables.runs.sql} where status = 'success')"
     )
@@ -152,7 +157,10 @@ def _faults_of_counts(
         wanted = (run.rows_scored or 0) + (run.rows_rejected or 0) - gone["rows"]
         if found.get(run.run_no, 0) != wanted:
             yield _count_fault(run, "ledger", "rows", wanted, found.get(run.run_no, 0))
-        if run.rows_inputs_kept and kept.get(run.run_no, 0) != run.rows_inputs_kept - gone["rows_inputs"]:
+        if (
+            run.rows_inputs_kept
+            and kept.get(run.run_no, 0) != run.rows_inputs_kept - gone["rows_inputs"]
+        ):
             wanted = run.rows_inputs_kept - gone["rows_inputs"]
             yield _count_fault(run, "inputs", "kept inputs", wanted, kept.get(run.run_no, 0))
 
@@ -163,45 +171,67 @@ def _count_fault(run: RunRow, problem: str, what: str, wanted: int, found: int) 
     )
 
 
-def faults_of_rows(
+def faults_of_run(cursor: Cursor, tables: ScoringTables, run: RunRow) -> Iterator[Finding]:
+    """The same of one run: whether its rows are as many as it wrote, and say what they said."""
+    yield from _faults_of_counts(cursor, tables, [run])
+    yield from _faults_of_values(cursor, tables, [run])
+
+
+def _faults_of_values(
     cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow]
 ) -> Iterator[Finding]:
-    """Runs whose rows are not those that they wrote, told by their fingerprints. A run that hashed
-    otherwise than this warehouse does cannot be told.
-    """
+    """Runs whose rows are not those that they wrote, told by their fingerprints."""
     erased = erased_of_runs(cursor, tables)
+    columns = cursor.columns_of(tables.current.sql)
+    gone = {name for run in runs for name in run.output_columns or [] if name not in columns}
+    if gone:
+        yield Finding(problem="ledger", expected="there", actual=f"columns {sorted(gone)} are gone")
+    whole = [run for run in runs if not gone & set(run.output_columns or [])]
+    found = fingerprints(cursor, tables, whole)
+    for run in (run for run in whole if run.run_no in found):
+        wanted = run.ledger_fingerprint ^ erased[run.run_no]["ledger_fingerprint"]
+        if found[run.run_no] != wanted:
+            yield Finding(
+                problem="ledger",
+                expected=f"{wanted}",
+                actual=f"the fingerprint of the rows of run {run.run_id} is {found[run.run_no]}",
+            )
+
+
+def fingerprints(
+    cursor: Cursor,
+    tables: ScoringTables,
+    runs: Sequence[RunRow],
+    *,
+    where: str = "true",
+    parameters: Mapping[str, Any] | None = None,
+) -> dict[int, int]:
+    """{run_no: the fingerprint of its rows, or of some of them}, without runs that hashed otherwise than
+    this warehouse does.
+    """
     columns = cursor.columns_of(tables.current.sql)
     alike = defaultdict(list)
     for run in runs:
         if run.status == "success" and run.ledger_fingerprint is not None:
             precisions = dict(zip(run.features or [], run.feature_precisions or [], strict=False))
             if run.features_hash_function == features_hash_function(cursor, precisions):
-                alike[tuple(run.key_columns), tuple(run.output_columns)].append(run)
-    for (key, outputs), group in alike.items():
-        gone = [name for name in outputs if name not in columns]
-        if gone:
-            yield Finding(problem="ledger", expected="there", actual=f"columns {gone} are gone")
-            continue
+                alike[tuple(run.key_columns), tuple(run.output_columns)].append(run.run_no)
+    found: dict[int, int] = {}
+    for (key, outputs), numbers in alike.items():
         fingerprint = fingerprint_of_rows(
             key=key_types(key, columns), outputs={name: columns[name] for name in outputs}
         )
-        numbers = {"numbers": [run.run_no for run in group]}
         rows = all_rows(
             tables,
-            [*key, *outputs, "as_of", "features_hash", "score_reason", REJECTED, RUN],
-            of=f"{RUN} in (select unnest($numbers))",
+            [*key, *outputs, *ROW_TYPES],
+            of=f"{RUN} in (select unnest($numbers)) and {where}",
         )
-        found = dict(
-            cursor.rows(f"select {RUN}, {fingerprint} from {rows} as written group by {RUN}", numbers)
+        found |= dict.fromkeys(numbers, 0)
+        found |= cursor.rows(
+            f"select {RUN}, {fingerprint} from {rows} as written group by {RUN}",
+            {"numbers": numbers, **(parameters or {})},
         )
-        for run in group:
-            wanted = run.ledger_fingerprint ^ erased[run.run_no]["ledger_fingerprint"]
-            if (found.get(run.run_no) or 0) != wanted:
-                yield Finding(
-                    problem="ledger",
-                    expected=f"{wanted}",
-                    actual=f"the fingerprint of the rows of run {run.run_id} is {found.get(run.run_no)}",
-                )
+    return found
 
 
 def erased_of_runs(cursor: Cursor, tables: ScoringTables) -> Mapping[int, Mapping[str, int]]:
@@ -217,12 +247,3 @@ def erased_of_runs(cursor: Cursor, tables: ScoringTables) -> Mapping[int, Mappin
         ):
             erased[number].update(zip(names, values, strict=True))
     return erased
-
-
-def key_types(key: Sequence[str], columns: Mapping[str, Any]) -> dict[str, str]:
-    """The SQL types of the key columns in a table, which may spell them in another case.
-
-    The type of a column that is gone is empty.
-    """
-    folded = {name.casefold(): kind for name, kind in columns.items()}
-    return {name: folded.get(name.casefold(), "") for name in key}

@@ -11,12 +11,12 @@ from dbt_onnx.engines.duckdb.identifiers import compared, quote
 from dbt_onnx.engines.duckdb.kept_run import (
     check_inputs,
     kept_features,
-    key_types,
     read_run,
     rows_of_run,
 )
+from dbt_onnx.engines.duckdb.ledger import key_types
 from dbt_onnx.engines.duckdb.planning import features_hash_function
-from dbt_onnx.engines.duckdb.proof import faults_of_rows
+from dbt_onnx.engines.duckdb.proof import erased_of_runs, faults_of_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ArtifactError, ContractError, RegistryError
 from dbt_onnx.kernel.contract import KEY_PREFIX
@@ -74,7 +74,11 @@ def replay_run(
                 f"the features were hashed by {run.features_hash_function}, which this warehouse no "
                 "longer has: only the predictions are compared, not the hashes of the inputs"
             )
-        for finding in faults_of_rows(cursor, tables, [run]):
+        erased = erased_of_runs(cursor, tables)[run.run_no]
+        if erased["rows"]:
+            replay.notes.append(f"{erased['rows']:,} row(s) of this run were erased")
+            replay.rows_kept -= erased["rows_inputs"]
+        for finding in faults_of_run(cursor, tables, run):
             replay.report(finding)
         if not check_inputs(cursor, tables, run, replay, with_hash=same_hash):
             return replay
@@ -163,13 +167,15 @@ def _rows_to_replay(
         f"as {quote(REJECTED_COLUMN)}"
     )
     features = [f"fed.{quote(name)}" for name in run.features]
-    types = key_types(run, cursor.columns_of(tables.current.sql))
+    types = key_types(run.key_columns, cursor.columns_of(tables.current.sql))
     same = " and ".join(
         f"{compared(name, kind, of='said')} = {compared(name, kind, of='fed')}"
         for name, kind in types.items()
     )
     keys = ", ".join(compared(name, kind, of="said") for name, kind in types.items())
-    order = "fed.place asc" if sample is None else f"hash({keys}, $run_id) asc limit $sample"
+    order = (
+        "fed.__dbt_onnx_place asc" if sample is None else f"hash({keys}, $run_id) asc limit $sample"
+    )
     return f"""
         select {", ".join([*carried, *features])}
         from {rows_of_run(tables)} as said

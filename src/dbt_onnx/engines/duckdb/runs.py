@@ -211,9 +211,7 @@ def read_run_rows(cursor: Cursor, tables: ScoringTables) -> list[RunRow]:
     tables.check_runs(cursor)
     # the run table of an older dbt_onnx lacks columns until the next run
     there = cursor.columns_of(tables.runs.sql)
-    columns = [
-        quote(name) if name in there else f"null as {quote(name)}" for name in RUNS_TYPES
-    ]
+    columns = [quote(name) if name in there else f"null as {quote(name)}" for name in RUNS_TYPES]
     rows = cursor.rows(
         f"select {', '.join(columns)} from {tables.runs.sql} where scoring_model = $scoring_model "
         f"order by {RUN} desc",

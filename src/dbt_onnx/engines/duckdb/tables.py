@@ -78,7 +78,12 @@ class ScoringTables(LedgerTables):
         found = cursor.columns_of(self.runs.sql)
         if RUN in found or not {"run_id", "scoring_model", "status"} <= set(found):
             return
-        older = [self.runs, self.ledger, self.ledger.beside(self.ledger.identifier + "__latest"), self.inputs]
+        older = [
+            self.runs,
+            self.ledger,
+            self.ledger.beside(self.ledger.identifier + "__latest"),
+            self.inputs,
+        ]
         statements = "; ".join(
             f"alter table {table.sql} rename to {quote(table.identifier + '_before')}"
             for table in older

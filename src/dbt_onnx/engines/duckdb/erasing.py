@@ -1,0 +1,158 @@
+"""Taking rows out of the tables for good: `forget` an entity, `prune` what was superseded long ago.
+
+`dbt_onnx_erasures` keeps what was taken out, without a key or a value: when, why, how many rows of which
+run, and their fingerprint. So the fingerprints of those runs still hold for the rows that are left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
+from dbt_onnx.engines.duckdb.history import is_entity, key_of
+from dbt_onnx.engines.duckdb.identifiers import compared, quote
+from dbt_onnx.engines.duckdb.kept_run import fingerprint_of_inputs
+from dbt_onnx.engines.duckdb.ledger import RUN, key_types
+from dbt_onnx.engines.duckdb.proof import fingerprints
+from dbt_onnx.engines.duckdb.runs import NOW, read_run_rows
+from dbt_onnx.engines.duckdb.tables import ScoringTables
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    import duckdb
+
+    from dbt_onnx.engines.duckdb.ledger import TableName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Erasure:
+    """What is, or would be, taken out: predictions, kept inputs, and of how many runs they are."""
+
+    rows: int
+    rows_inputs: int
+    runs: int
+
+
+def forget(
+    connection: duckdb.DuckDBPyConnection,
+    name: TableName,
+    key_values: Sequence[str],
+    *,
+    why: str,
+    dry_run: bool,
+) -> Erasure:
+    """Take all predictions and kept inputs of one entity out. `key_values` are texts, one for each key
+    column. Raises ConfigError when there is no ledger yet, or when it has no such key.
+    """
+    tables = ScoringTables(name)
+    with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
+        where, parameters = is_entity(cursor, tables, key_values)
+        return _erase(
+            cursor,
+            tables,
+            rows=where,
+            inputs=where,
+            parameters=parameters,
+            why=why,
+            dry_run=dry_run,
+        )
+
+
+def prune(
+    connection: duckdb.DuckDBPyConnection,
+    name: TableName,
+    *,
+    before: datetime,
+    why: str,
+    dry_run: bool,
+) -> Erasure:
+    """Take superseded and late predictions that were scored before a moment (UTC) out, and their
+    inputs. What is current stays, and so do rows without a key, by which a run knows that it has
+    reported them. Raises ConfigError when there is no ledger yet.
+    """
+    tables = ScoringTables(name)
+    with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
+        key = key_of(cursor, tables)
+        types = key_types(key, cursor.columns_of(tables.history.sql))
+        place = f"({RUN}, {', '.join(compared(name, kind) for name, kind in types.items())})"
+        is_old = (
+            f"{RUN} in (select {RUN} from {tables.runs.sql} where scored_at < $before) "
+            f"and {' and '.join(f'{quote(name)} is not null' for name in key)}"
+        )
+        superseded = f"{place} in (select {place} from {tables.history.sql} where {is_old})"
+        return _erase(
+            cursor,
+            tables,
+            rows=superseded,
+            inputs=superseded,
+            parameters={"before": before},
+            why=why,
+            dry_run=dry_run,
+        )
+
+
+def _erase(
+    cursor: Cursor,
+    tables: ScoringTables,
+    *,
+    rows: str,
+    inputs: str,
+    parameters: Mapping[str, Any],
+    why: str,
+    dry_run: bool,
+) -> Erasure:
+    """Take out rows of current and history, and kept inputs, that two conditions name, in the
+    transaction of the cursor.
+    """
+
+    def counts(table: TableName, where: str) -> dict[int, int]:
+        if not cursor.has(table):
+            return {}
+        return dict(
+            cursor.rows(
+                f"select {RUN}, count(*) from {table.sql} where {where} group by {RUN}", parameters
+            )
+        )
+
+    current, history = counts(tables.current, rows), counts(tables.history, rows)
+    kept = counts(tables.inputs, inputs)
+    numbers = sorted({*current, *history, *kept})
+    erasure = Erasure(
+        rows=sum(current.values()) + sum(history.values()),
+        rows_inputs=sum(kept.values()),
+        runs=len(numbers),
+    )
+    if dry_run or not numbers:
+        return erasure
+    tables.create_runs(cursor)
+    runs = [run for run in read_run_rows(cursor, tables) if run.run_no in numbers]
+    of_rows = fingerprints(cursor, tables, runs, where=rows, parameters=parameters)
+    types = key_types(runs[0].key_columns, cursor.columns_of(tables.current.sql))
+    for run in runs:
+        of_inputs = (
+            fingerprint_of_inputs(cursor, tables, run, types, where=inputs, parameters=parameters)
+            if run.run_no in kept
+            else 0
+        )
+        values = {
+            "scoring_model": tables.ledger.identifier,
+            "why": why,
+            RUN: run.run_no,
+            "rows": current.get(run.run_no, 0) + history.get(run.run_no, 0),
+            "rows_inputs": kept.get(run.run_no, 0),
+            "ledger_fingerprint": of_rows.get(run.run_no, 0),
+            "inputs_fingerprint": of_inputs,
+        }
+        cursor.execute(
+            f"insert into {tables.erasures.sql} ({', '.join(map(quote, values))}, erased_at) "
+            f"select {', '.join(f'${name}' for name in values)}, {NOW}",
+            values,
+        )
+    if kept:
+        cursor.execute(f"delete from {tables.inputs.sql} where {inputs}", parameters)
+    for table in (tables.current, tables.history):
+        cursor.execute(f"delete from {table.sql} where {rows}", parameters)
+    return erasure
