@@ -7,7 +7,7 @@
       training        what the model predicted for its training rows, as the version's card holds it;
       previous_run    what the same version predicted for the entities of its run before that, when the last
                       run began. Most rows of a run are unchanged and not scored again, so a run's own rows
-                      are no population: the state before is put together from the latest table and, for the
+                      are no population: the state before is put together from the current rows and, for the
                       entities that the last run scored, from the ledger, which is read once. A jump is told
                       by the first test after it; from the next run on it is the state before.
 
@@ -84,7 +84,7 @@
 with {% if run is not none -%}
 in_force as (
     select {{ dbt_onnx._identifier(output['name']) }}
-    from {{ dbt_onnx._table(dbt_onnx._latest(model)) }}
+    from {{ dbt_onnx._latest_rows(dbt_onnx._ledger(model, run['key'])) }} as latest
     where {{ dbt_onnx._is_version(run) }} and status = 'scored' and last_seen_as_of is null
 ),
 

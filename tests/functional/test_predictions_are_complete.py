@@ -277,7 +277,7 @@ def test_wrong_arguments_are_named(project: Project) -> None:
     message = project.outcome.nodes["wrong"].message
     assert "predictions_are_complete on" in message
     for fault in (
-        """key names column 'customer'; "warehouse"."main"."all_scored__latest" has ["customer_id",""",
+        """key names column 'customer'; "warehouse"."main"."all_scored__current" has ["customer_id",""",
         """key names column 'customer'; "warehouse"."main"."customers" has ["customer_id"]""",
         """entity_since names column 'born';""",
         "max_missing_fraction is -1; it takes a number from 0 to 1",
