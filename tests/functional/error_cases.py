@@ -917,13 +917,13 @@ def history_column_dropped(warehouse: Warehouse) -> Attempt:
 
 @case
 def current_column_of_another_type(warehouse: Warehouse) -> Attempt:
-    warehouse.sql("alter table scores__current alter confirmed_as_of type varchar")
+    warehouse.sql("alter table scores__current alter confirmed_as_of type date")
     return Attempt(WarehouseError)
 
 
 @case
 def history_column_of_another_type(warehouse: Warehouse) -> Attempt:
-    warehouse.sql("alter table scores__history alter is_late type varchar")
+    warehouse.sql("alter table scores__history alter is_late type tinyint")
     return Attempt(WarehouseError)
 
 
@@ -987,7 +987,7 @@ def constraint_added(warehouse: Warehouse) -> Attempt:
 
 @case
 def index_added(warehouse: Warehouse) -> Attempt:
-    warehouse.sql("create unique index one_row_each on scores__current (id)")
+    warehouse.sql("create unique index one_row_each on scores__inputs (id)")
     return Attempt(WarehouseError, undo=lambda: warehouse.sql("drop index one_row_each"))
 
 
