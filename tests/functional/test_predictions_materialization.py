@@ -150,8 +150,8 @@ def test_empty_writes_no_row_and_full_refresh_keeps_the_history(project: Scoring
         assert scores.sql(
             "select score_reason, count(*) from scores group by all order by all"
         ) == [
-            ("new", 5),
             ("full_refresh", 5),
+            ("new", 5),
         ]
         assert [row[0] for row in scores.runs("scope")] == ["empty", "full", "empty", "full"]
         scores.check()
@@ -322,7 +322,7 @@ def test_what_cannot_be_a_scoring_model_is_one_clear_error(project: ScoringProje
     expect(outcome, taken="error", in_sql="error", rows="error", stock="error", features="success")
     assert "disabled" not in outcome.nodes
     said = {name: node.message for name, node in outcome.nodes.items()}
-    assert "main.taken is a view" in said["taken"]
+    assert "main.taken is a view of somebody else's" in said["taken"]
     assert "Hint: drop or rename the view" in said["taken"]
     assert "python" in said["in_sql"]
     assert "returned DuckDBPyRelation, not a scoring run" in said["rows"]
