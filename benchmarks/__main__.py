@@ -13,7 +13,9 @@ from rich.console import Console
 from benchmarks import results
 from benchmarks.measure import Scale
 
-SECTIONS = ("scoring", "memory", "incremental", "history", "lookup", "overhead", "growth")
+SECTIONS = (
+    "scoring", "memory", "incremental", "history", "lookup", "overhead", "growth", "before",
+)  # fmt: skip
 SHORT = ("scoring", "incremental")
 """The sections of the short version: ratios of long enough runs, which hold on a busy machine, too."""
 FOLDER = Path(__file__).parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -99,12 +100,15 @@ class Turns:
         return Turns({name: runs + more.runs[name] for name, runs in self.runs.items()})
 
 
-def run(task: Task) -> Measurement:
-    """Run a task in a process of its own. Raises RuntimeError with what it has printed."""
+def run(task: Task, *, root: Path = ROOT) -> Measurement:
+    """Run a task in a process of its own, by the code in the folder `root`. Raises RuntimeError with what
+    it has printed.
+    """
     command = [sys.executable, "-m", "benchmarks.task", task.module, task.function]
     done = subprocess.run(
         [*command, json.dumps(dict(task.arguments))],
-        cwd=ROOT,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root / "src")},
         capture_output=True,
         text=True,
         check=False,

@@ -1,7 +1,7 @@
 """What a year of nightly runs costs whoever plans, reads the current view or tests, against one run
 of the same entities.
 
-The first run is dbt's own; SQL appends the other nights to ledger, latest and runs as runs that
+The first run is dbt's own; SQL adds the other nights to current, history and runs as runs that
 scored the entities whose features had changed would have left them.
 """
 
@@ -21,6 +21,7 @@ from benchmarks import models, project
 from benchmarks.data import floats
 from benchmarks.measure import Stopwatch, Task, run
 from benchmarks.results import Row
+from dbt_onnx.runs.chain import fingerprint_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,44 +117,73 @@ def append_nights(*, folder: str, nights: int) -> None:
     other features, with the scores that they had.
     """
     with duckdb.connect(str(project.Project(Path(folder)).warehouse)) as connection:
-        for statement in statements(nights):
-            connection.execute(statement)
+        append(connection, nights)
 
 
-def statements(nights: int) -> Iterator[str]:
-    """The SQL that appends to `scores`, `scores__latest` and `dbt_onnx_runs`."""
-    stamps = {
-        "as_of": "as_of + to_days({0})",
-        "scored_at": "scored_at + to_milliseconds({0})",
-        "run_id": "'night ' || {0}",
-    }
+def append(connection: duckdb.DuckDBPyConnection, nights: int) -> None:
+    """Write all nights after the first into the tables of `scores`."""
+    for statement in _statements(nights):
+        connection.execute(statement)
+    _chain_runs(connection)
+
+
+def _statements(nights: int) -> Iterator[str]:
+    """The SQL for `scores__current`, `scores__history` and `dbt_onnx_runs`. `night` is the last one on
+    which an entity was scored; the first run is night 0.
+    """
     is_changed = f"hash(id, {{}}) % 1000 < {CHANGED_PER_MILLE}"
-    yield "create temp table first_run as select * from scores order by id"
-    for night in range(1, nights):
-        replaced = ", ".join(f"{value.format(night)} as {name}" for name, value in stamps.items())
+    changed = f"list_filter(range(1, {nights}), lambda night: {is_changed.format('night')})"
+    yield (
+        f"create temp table first_run as select *, coalesce(list_max({changed}), 0)::integer as night "
+        "from scores__current order by id"
+    )
+    kept = "* exclude (last_seen_as_of, confirmed_as_of, night)"
+    for night in range(nights):
+        written = is_changed.format(night) if night else "true"
+        reason = "'features_changed'" if night else "score_reason"
         yield (
-            f"insert into scores select * replace ({replaced}, 'features_changed' as score_reason) "
-            f"from first_run where {is_changed.format(night)}"
+            f"insert into scores__history by name select {kept} replace (as_of + to_days({night}) as as_of, "
+            f"run_no + {night} as run_no, {reason} as score_reason), false as is_late "
+            f"from first_run where night > {night} and {written}"
         )
     yield (
-        "insert into dbt_onnx_runs select first.* replace ('night ' || night as run_id, "
+        "update scores__current as current set as_of = current.as_of + to_days(night), "
+        "run_no = current.run_no + night, score_reason = 'features_changed' "
+        "from first_run where first_run.id = current.id and night > 0"
+    )
+    yield (
+        "insert into dbt_onnx_runs select first.* replace (run_no + night as run_no, "
+        "'night ' || night as run_id, "
         "clock + to_days(night) as clock, as_of + to_days(night) as as_of, "
         "scored_at + to_milliseconds(night) as scored_at, "
         "started_at + to_milliseconds(night) as started_at, "
-        "ended_at + to_milliseconds(night) as ended_at, 0 as rows_inputs_kept) "
-        f"from dbt_onnx_runs as first cross join (select unnest(range(1, {nights}))::integer as night)"
-    )
-    last = f"list_max(list_filter(range(1, {nights}), lambda night: {is_changed.format('night')}))"
-    yield f"create temp table changed as select id, {last}::integer as night from first_run"
-    updates = ", ".join(f"{name} = {value.format('night')}" for name, value in stamps.items())
-    yield (
-        f"update scores__latest as latest set {updates} from changed "
-        "where changed.id = latest.id and night is not null"
+        "ended_at + to_milliseconds(night) as ended_at, "
+        "written as rows_scored, rows_in - written as rows_unchanged, 0 as rows_new, "
+        "written as rows_features_changed, 0 as rows_inputs_kept) "
+        "from dbt_onnx_runs as first inner join (select run_no - (select min(run_no) from first_run) as night, "
+        "count(*) as written from (select run_no from scores__current union all "
+        "select run_no from scores__history) group by all) on night > 0 order by night"
     )
     yield (
-        "update scores__latest as latest set confirmed_as_of = newest from "
-        "(select max(as_of) as newest from dbt_onnx_runs) where latest.as_of < newest"
+        "update scores__current as current set confirmed_as_of = newest from "
+        "(select max(as_of) as newest from dbt_onnx_runs) where current.as_of < newest"
     )
+    yield "drop table first_run"
+
+
+def _chain_runs(connection: duckdb.DuckDBPyConnection) -> None:
+    """Give each run its fingerprint and that of the run before."""
+    runs = connection.execute("select * from dbt_onnx_runs order by run_no")
+    names = [column[0] for column in runs.description or []]
+    previous = None
+    for row in runs.fetchall():
+        run_row = {**dict(zip(names, row, strict=True)), "previous_fingerprint": previous}
+        fingerprint = fingerprint_of(run_row)
+        connection.execute(
+            "update dbt_onnx_runs set previous_fingerprint = $1, fingerprint = $2 where run_no = $3",
+            [previous, fingerprint, run_row["run_no"]],
+        )
+        previous = fingerprint
 
 
 def ask_in_turns(*, asked: list[dict[str, Any]], rounds: int) -> dict[str, Any]:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 MAX_MILLISECONDS = 8.0
 WARM_UP = 100
-VIEW, TABLE, LATEST = "current view", "current view, built as a table", "scores__latest"
-_RELATIONS = {VIEW: "scores_current", TABLE: "scores_table", LATEST: "scores__latest"}
+VIEW, TABLE, CURRENT = "current view", "current view, built as a table", "scores__current"
+_RELATIONS = {VIEW: "scores_current", TABLE: "scores_table", CURRENT: "scores__current"}
 
 
 def measure(scale: Scale) -> Iterator[Row]:
@@ -53,7 +53,7 @@ def look_up(*, folder: str, lookups: int, rounds: int) -> dict[str, Any]:
     taken: dict[str, list[list[float]]] = {what: [] for what in _RELATIONS}
     warehouse = str(project.Project(Path(folder)).warehouse)
     with duckdb.connect(warehouse, read_only=True) as connection:
-        entities = connection.execute("select count(*) from scores__latest").fetchall()[0][0]
+        entities = connection.execute("select count(*) from scores__current").fetchall()[0][0]
         for _ in range(rounds):
             for what, relation in _RELATIONS.items():
                 keys = [611_953 * i % entities for i in range(WARM_UP + lookups)]

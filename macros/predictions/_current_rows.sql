@@ -1,12 +1,12 @@
 {#-
-    The CTEs of `_served_versions_ctes` and `current_rows`: one row per entity in the latest table, with the key, the
+    The CTEs of `_served_versions_ctes` and `current_rows`: one row per entity in current, with the key, the
     outputs, `as_of`, `scored_at`, `model_name`, `model_version` and `run_id` of the prediction that is
     served (NULL if none is), `status` and `rejected_reason` of the newest attempt by the serving
     version (NULL: it never tried), `fresh_as_of`, `__dbt_onnx_versions_back` and `__dbt_onnx_is_present`: whether the last
     full run still saw the entity.
 
     One aggregation over the key columns, because a lookup by key is pushed down through it into the
-    scan; through joins of the latest table to itself it is not.
+    scan; through joins of current to itself it is not.
 
     `oldest`, a SQL expression: a prediction that is less fresh than that is none; an earlier version's is
     served if it is fresh enough. `status` still tells of it. None: a prediction of any age is served.
@@ -114,7 +114,7 @@ current_rows as (
 {%- endmacro %}
 
 
-{#- The rejections in the latest table, read beside the CTE `latest`: a CTE that is read twice is materialized. -#}
+{#- The rejections in current, read beside the CTE `latest`: a CTE that is read twice is materialized. -#}
 {% macro _rejections(ledger) -%}
 (
         select

@@ -1,6 +1,6 @@
 {#-
     The history of predictions, for macros that compare it with another history or with what happened.
-    They read the ledger itself, not `<ledger>__latest`: they ask about the past.
+    They read the ledger itself, not `<ledger>__current`: they ask about the past.
 
     A row whose features did not change is not scored again. So a version has a prediction about a moment
     in two ways: by a row about it, or by a run about it that left the row before as it was.

@@ -22,7 +22,7 @@
 {#-
     CTEs `fresh_predictions`, `segments` and `segment_averages`: per segment of the CTE `entities` its
     `segment_size` and outputs but lists, over the predictions of the serving version that are not stale.
-    They read the latest table themselves: a CTE that is read twice is materialized, and a lookup by key
+    They read current themselves: a CTE that is read twice is materialized, and a lookup by key
     would no longer be pushed down through `attempts`.
 -#}
 {% macro _segment_averages_ctes(ledger, stale_after, min_segment_size) -%}

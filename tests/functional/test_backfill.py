@@ -31,7 +31,7 @@ LEDGER = "select * exclude (run_id, scored_at) from scores order by all"
 PRESENT = (
     "select * from features order by all",
     "select * from arrived order by all",
-    "select * from scores__latest order by all",
+    "select * from scores__current order by all",
     "select * from current_scores order by all",
 )
 

@@ -21,7 +21,7 @@ SUMMER = ("churn_predictions", "--from", "1997-08-01", "--to", "1997-09-01", "--
 # as text: the hash of an ENUM is that of its number, which a new version changes
 CONTENT = "select count(*), bit_xor(hash(cast(t as varchar))) from {} as t"
 SAID = "{{{{ dbt_onnx.predictions_as_of(ref('churn_predictions'), key=['customer_id'], {}) }}}}"
-PRESENT = ("customer_features", "churn_current", "churn_predictions__latest")
+PRESENT = ("customer_features", "churn_current", "churn_predictions__current")
 LEDGER = "select * exclude (run_id, scored_at) from churn_predictions order by all"
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from warehouse import Warehouse, newest_of_ledger
 
+from dbt_onnx.engines.duckdb.ledger import TableName
+from dbt_onnx.engines.duckdb.proof import prove
+
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 history = import_module("benchmarks.sections.history")
 NIGHTS = 6
@@ -18,11 +21,12 @@ def test_appended_nights_leave_what_runs_would_have_left(tmp_path: Path) -> None
     warehouse.register("1")
     warehouse.features(*((i, float(i), 1.0) for i in range(400)))
     warehouse.run()
-    for statement in history.statements(NIGHTS):
-        warehouse.connection.execute(statement)
+    history.append(warehouse.connection, NIGHTS)
 
     latest = warehouse.latest("* exclude (last_seen_as_of, confirmed_as_of)")
     assert sorted(map(repr, latest)) == sorted(map(repr, newest_of_ledger(warehouse)))
+    table = TableName(database="w", schema="main", identifier="scores")
+    assert prove(warehouse.connection, table, with_values=False) == []
     runs = warehouse.sql("select run_id, as_of from dbt_onnx_runs order by as_of")
     assert len(runs) == NIGHTS
     scored = dict(warehouse.sql("select run_id, count(*) from scores group by all"))

@@ -44,7 +44,7 @@ def project(tmp_path: Path) -> ScoringProject:
 
 
 def described(project: ScoringProject) -> dict[str, list[tuple[object, ...]]]:
-    tables = ("scores", "scores__latest", "downstream")
+    tables = ("scores", "scores__current", "scores__history", "downstream")
     return {name: project.sql(f"describe {name}") for name in tables}
 
 

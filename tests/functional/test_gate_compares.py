@@ -238,28 +238,29 @@ def as_of_a_text(shop: Shop) -> None:
 def another_key(shop: Shop) -> None:
     shop.scoring_model("scores", arguments="key=['id', 'region']")
     shop.sql("create or replace table features as select *, 1 as region from features")
-    shop.sql("alter table scores add column region integer")
+    for table in ("scores__current", "scores__history"):
+        shop.sql(f"alter table {table} add column region integer")
 
 
 def no_column_of_an_earlier_score(shop: Shop) -> None:
-    shop.sql("alter table scores drop column y")
-    shop.sql("alter table scores__current drop column y")
+    for table in ("scores__current", "scores__history"):
+        shop.sql(f"alter table {table} drop column y")
 
 
 def runs_of_another_type(shop: Shop) -> None:
     shop.sql("alter table dbt_onnx_runs alter rows_in type varchar")
 
 
-def no_ledger(shop: Shop) -> None:
-    shop.sql("drop table scores")
+def no_current_table(shop: Shop) -> None:
+    shop.sql("drop table scores__current")
 
 
 def a_view_for_kept_inputs(shop: Shop) -> None:
-    shop.sql("drop table scores__inputs; create view scores__inputs as select 1 as run_id")
+    shop.sql("drop table scores__inputs; create view scores__inputs as select 1 as run_no")
 
 
-def a_ledger_without_its_stamps(shop: Shop) -> None:
-    shop.sql("alter table scores drop column status")
+def a_history_without_its_stamps(shop: Shop) -> None:
+    shop.sql("alter table scores__history drop column is_late")
 
 
 def no_such_as_of(shop: Shop) -> None:
@@ -270,7 +271,7 @@ def no_such_as_of(shop: Shop) -> None:
     "change",
     [
         as_of_a_text, no_such_as_of, another_key, no_column_of_an_earlier_score,
-        runs_of_another_type, no_ledger, a_view_for_kept_inputs, a_ledger_without_its_stamps,
+        runs_of_another_type, no_current_table, a_view_for_kept_inputs, a_history_without_its_stamps,
     ],
 )  # fmt: skip
 def test_what_would_stop_the_next_run_stops_the_gate_in_the_same_words(
@@ -292,14 +293,14 @@ def test_what_would_stop_the_next_run_stops_the_gate_in_the_same_words(
     assert f"refused: {' '.join(said.split())}" in gate
 
 
-def test_a_feature_called_run_id_stops_the_gate_unless_no_inputs_are_kept(shop: Shop) -> None:
-    shop.register("run_id", line_model(), line_contract(features=("run_id", "b")), alias="")
+def test_a_feature_called_run_no_stops_the_gate_unless_no_inputs_are_kept(shop: Shop) -> None:
+    shop.register("run_no", line_model(), line_contract(features=("run_no", "b")), alias="")
     assert shop.dbt("build").success
-    shop.sql("create or replace table features as select *, a as run_id from features")
-    said = " ".join(shop.refused("line/run_id").split())
-    assert "feature 'run_id' of 'line/run_id' has the name of a column of the kept inputs" in said
+    shop.sql("create or replace table features as select *, a as run_no from features")
+    said = " ".join(shop.refused("line/run_no").split())
+    assert "feature 'run_no' of 'line/run_no' has the name of a column of the kept inputs" in said
     shop.scoring_model("scores", arguments="keep_inputs=False")
-    assert shop.call("promote", "line/run_id").exit_code == 0
+    assert shop.call("promote", "line/run_no").exit_code == 0
 
 
 def test_features_of_another_database_are_not_taken_for_those_of_the_same_name(

@@ -346,7 +346,9 @@ def test_an_altered_artifact_is_broken(sandbox: ScoringProject) -> None:
         ("drop table model_registry", ["registry"]),
         ("update model_registry set alias = null", ["registry", "missing"]),
         ("drop table features", ["features"]),
-        ("drop table healthy_scores", ["ledger"]),
+        ("drop view healthy_scores", ["ledger"]),
+        ("drop table healthy_scores__history", ["ledger"]),
+        ("drop table healthy_scores__current", ["ledger", "missing"]),
         (
             "update dbt_onnx_runs set status = 'running'",
             ["run_interrupted", "never_ran", "missing"],

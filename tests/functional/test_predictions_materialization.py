@@ -19,11 +19,13 @@ OWN = {
     "main.model_registry",
     "main.dbt_onnx_runs",
     "main.dbt_onnx_references",
+    "main.dbt_onnx_erasures",
 }
+SUFFIXES = ("", "__current", "__history", "__inputs")
 
 
 def tables(*names: str) -> set[str]:
-    return {f"main.{name}{suffix}" for name in names for suffix in ("", "__latest", "__inputs")}
+    return {f"main.{name}{suffix}" for name in names for suffix in SUFFIXES}
 
 
 @pytest.fixture
@@ -137,7 +139,7 @@ def test_empty_writes_no_row_and_full_refresh_keeps_the_history(project: Scoring
     with project.scores() as scores:
         history = scores.ledger()
         assert len(history) == 5
-        assert scores.sql("select count(*) from scores__latest where last_seen_as_of is null") == [
+        assert scores.sql("select count(*) from scores__current where last_seen_as_of is null") == [
             (5,)
         ]
         scores.check()
@@ -148,8 +150,8 @@ def test_empty_writes_no_row_and_full_refresh_keeps_the_history(project: Scoring
         assert scores.sql(
             "select score_reason, count(*) from scores group by all order by all"
         ) == [
-            ("new", 5),
             ("full_refresh", 5),
+            ("new", 5),
         ]
         assert [row[0] for row in scores.runs("scope")] == ["empty", "full", "empty", "full"]
         scores.check()
@@ -265,7 +267,7 @@ def test_odd_names_other_schemas_and_other_databases(tmp_path: Path) -> None:
             scores.check()
     with project.connection() as connection:
         assert connection.execute(
-            "select comment from duckdb_tables() where table_name = '客户 得分' union all "
+            "select comment from duckdb_views() where view_name = '客户 得分' union all "
             "select comment from duckdb_columns() where table_name = '客户 得分' and comment is not null"
         ).fetchall() == [("what's scored",), ("it's the id",)]
         for model in ("odd_scores", "other_scores"):
@@ -278,16 +280,14 @@ def test_odd_names_other_schemas_and_other_databases(tmp_path: Path) -> None:
         "main.odd_scores_current",
         "main.other_scores_current",
         "main_sché ma.odd ü",
-        "main_sché ma.客户 得分",
-        "main_sché ma.客户 得分__latest",
-        "main_sché ma.客户 得分__inputs",
+        *(f"main_sché ma.客户 得分{suffix}" for suffix in SUFFIXES),
         "main_sché ma.dbt_onnx_runs",
         "main_sché ma.dbt_onnx_references",
-        "other.main_order.table",
-        "other.main_order.table__latest",
-        "other.main_order.table__inputs",
+        "main_sché ma.dbt_onnx_erasures",
+        *(f"other.main_order.table{suffix}" for suffix in SUFFIXES),
         "other.main_order.dbt_onnx_runs",
         "other.main_order.dbt_onnx_references",
+        "other.main_order.dbt_onnx_erasures",
     }
 
 
@@ -322,7 +322,7 @@ def test_what_cannot_be_a_scoring_model_is_one_clear_error(project: ScoringProje
     expect(outcome, taken="error", in_sql="error", rows="error", stock="error", features="success")
     assert "disabled" not in outcome.nodes
     said = {name: node.message for name, node in outcome.nodes.items()}
-    assert "main.taken is a view" in said["taken"]
+    assert "main.taken is a view of somebody else's" in said["taken"]
     assert "Hint: drop or rename the view" in said["taken"]
     assert "python" in said["in_sql"]
     assert "returned DuckDBPyRelation, not a scoring run" in said["rows"]

@@ -19,7 +19,7 @@ def measure(folder: Path, *, schedules: int) -> Iterator[Attack]:
     """`schedules` of late, corrected, repeated and bad rows, and as many of whatever else happens."""
     yield _played(
         folder / "arrival", "random schedules against a computation from scratch", schedules,
-        test_order_of_arrival.test_latest_equals_a_computation_from_scratch,
+        test_order_of_arrival.test_current_equals_a_computation_from_scratch,
     )  # fmt: skip
     yield _played(
         folder / "plans", "random schedules, planned in short and at length", schedules,

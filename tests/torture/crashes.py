@@ -13,7 +13,7 @@ from tests.torture import processes, steps
 from tests.torture.report import Attack
 from warehouse import Warehouse
 
-from dbt_onnx.engines.duckdb import ledger
+from dbt_onnx.engines.duckdb import current
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,13 +29,12 @@ _CHANGED = (
     f"from ({_FEATURES}) as features where id % 800 <> 7 "
     f"union all select i::integer, 1, 1 from range({ROWS}, {ROWS + 100}) as numbers (i)"
 )
-_TABLES = ("scores", "scores__latest", "scores__inputs")
 Content = dict[str, tuple[int, int]]
 
 
 def measure(folder: Path, *, kills: int, every: int) -> Iterator[Attack]:
     """Each step, or one of `every`, fails and dies once; `kills` processes are killed at a random
-    moment. All of it with a latest table that is changed, and with one that is written anew.
+    moment. All of it with current rows that are deleted, and with a table that is written anew.
     """
     template = folder / "template"
     processes.run(prepare, str(template))
@@ -47,7 +46,7 @@ def measure(folder: Path, *, kills: int, every: int) -> Iterator[Attack]:
         _, counts[anew] = processes.run(attempt, str(done), None, "fails", anew)
         seconds = time.monotonic() - began
         after = processes.run(content, str(done))[1]
-    among = f"{counts[False]}, of {counts[True]} with latest written anew"
+    among = f"{counts[False]}, of {counts[True]} with current written anew"
     torn = Attack("A run is all or nothing", f"a process dies at a step of {among}")
     failed = Attack("A run is all or nothing", f"a step fails of {among}")
     again = Attack("Running again is enough", "a run after each of these")
@@ -84,11 +83,12 @@ def prepare(path: str) -> None:
 
 
 def attempt(path: str, at: int | None, fault: str, anew: bool = False) -> int:
-    """In a process: the next run, with a fault at a step. Returns the number of steps. `anew`: latest
-    counts as too large to be changed.
+    """In a process: the next run, with a fault at a step. Returns the number of steps. `anew`: current
+    counts as too large for a DELETE.
     """
     if anew:
-        ledger.delete_replaced = ledger.rewrite_without_replaced
+        supersede = current.supersede
+        current.supersede = lambda *given, **named: supersede(*given, **{**named, "rewrites": True})
     taken = steps.installed(at, fault)
     warehouse = Warehouse(Path(path))
     warehouse.runs = warehouse.sql("select count(*) from dbt_onnx_runs")[0][0]
@@ -99,11 +99,14 @@ def attempt(path: str, at: int | None, fault: str, anew: bool = False) -> int:
 
 
 def content(path: str) -> Content:
-    """In a process: the rows of each table and a hash of them, but for who wrote them and when."""
+    """In a process: the rows of each table, and of the ledger, and a hash of them, but for who wrote
+    them and when.
+    """
     warehouse = Warehouse(Path(path))
     found: Content = {}
-    for (name,) in warehouse.sql("select table_name from duckdb_tables() order by all"):
-        stamps = {"run_id", "scored_at", "started_at", "ended_at"}
+    tables = "select table_name from duckdb_tables()"
+    for (name,) in warehouse.sql(f"{tables} union all select 'scores' order by all"):
+        stamps = {"run_no", "run_id", "scored_at", "started_at", "ended_at"}
         columns = [f'"{row[0]}"' for row in warehouse.sql(f'describe "{name}"')
                    if row[0] not in stamps]  # fmt: skip
         if name == "dbt_onnx_runs":

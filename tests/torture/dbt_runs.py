@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _HOOK = f"{POST_HOOK} {{{{ \"select error('a hook that fails')\" if env_var('FAIL', '') else 'select 1' }}}}"
-_STAMPS = "exclude (run_id, scored_at)"
 Content = tuple[Any, ...]
 
 
@@ -106,9 +105,10 @@ def content(warehouse: Path) -> Content:
                 f"select count(*), sum(hash(t)::hugeint) from (select * {stamps} from {table}) as t"
             ).fetchall()
             for table, stamps in (
-                ("scores", _STAMPS),
-                ("scores__latest", _STAMPS),
-                ("scores__inputs", "exclude (run_id)"),
+                ("scores", "exclude (run_id, scored_at)"),
+                ("scores__current", "exclude (run_no)"),
+                ("scores__history", "exclude (run_no)"),
+                ("scores__inputs", "exclude (run_no)"),
             )
         ]
     return (relations, hashes)

@@ -80,6 +80,7 @@ def one_of_many(folder: Path, claims: Claims, table: str, key: str, rows: int) -
     warehouse.sql(f"create or replace table features as {features}")
     warehouse.sql("create table entities as select id, timestamp '2024-01-01' as since from features")  # fmt: skip
     warehouse.run()
+    warehouse.sql("update dbt_onnx_runs set rejected_reasons = ['nan:a']")  # of no row yet
     clock, connection = datetime.fromisoformat(warehouse.clock), warehouse.connection
     columns = {"complete": COMPLETE, "fresh_served_day": "id, problem"}
 
@@ -91,7 +92,7 @@ def one_of_many(folder: Path, claims: Claims, table: str, key: str, rows: int) -
 
     for test in columns:
         check("nothing is wrong", test, [])
-    missing, *others = _broken(f"{table}__latest", clock)
+    missing, *others = _broken(f"{table}__current", clock)
     at_random = random.Random(rows).randrange(rows)
     for place in (0, rows // 2, rows - 1, at_random):
         [(name,)] = warehouse.sql(f"select {key} from range({place}, {place + 1}) as r(i)")
@@ -105,13 +106,13 @@ def one_of_many(folder: Path, claims: Claims, table: str, key: str, rows: int) -
     return [attack]
 
 
-def _broken(latest: str, clock: datetime) -> list[tuple[str, str, tuple[Any, ...]]]:
+def _broken(current: str, clock: datetime) -> list[tuple[str, str, tuple[Any, ...]]]:
     """What is done to one key, which test must find it, and what that returns of it."""
     old = clock - 2 * DAY - TICK
-    rejected = f"update {latest} set status = 'rejected', rejected_reason = 'nan:a'"
-    stale = f"update {latest} set as_of = '{old}', last_seen_as_of = '{old}'"
+    rejected = f"update {current} set rejected_reason_no = 1"
+    stale = f"update {current} set as_of = '{old}', last_seen_as_of = '{old}'"
     return [
-        (f"delete from {latest}", "complete", ("missing", None, None, None)),
+        (f"delete from {current}", "complete", ("missing", None, None, None)),
         (rejected, "complete", ("rejected", "nan:a", "1", clock)),
         ("delete from entities", "complete", ("no_entity", None, "1", clock)),
         (stale, "fresh_served_day", ("stale",)),
@@ -121,7 +122,11 @@ def _broken(latest: str, clock: datetime) -> list[tuple[str, str, tuple[Any, ...
 def _twice(attack: Attack, warehouse: Warehouse, name: Any) -> None:
     """A key that is there twice is refused before it is scored, a ledger that has a row twice replayed."""
     connection, table = warehouse.connection, warehouse.name
-    connection.execute(f"insert into {table} select * from {table} where id = $id", {"id": name})
+    connection.execute(
+        f"insert into {table}__history by name select * exclude (last_seen_as_of, confirmed_as_of), "
+        f"false as is_late from {table}__current where id = $id",
+        {"id": name},
+    )
     found = replay_run(
         connection, TableName(database="w", schema="main", identifier=table), "run-1",
         registry=_registry(warehouse), artifacts=warehouse.artifacts, sample=100,
@@ -152,7 +157,7 @@ def random_cases(folder: Path, claims: Claims, cases: int, seed: int) -> list[At
     while clean.attacks < cases:
         nights.step()
         if not nights.warehouse.sql(
-            "select 1 from duckdb_tables() where table_name = 'scores__latest'"
+            "select 1 from duckdb_tables() where table_name = 'scores__current'"
         ):
             continue
         clock, unit, warn, error = nights.clean_case()
@@ -256,7 +261,7 @@ def edges(folder: Path, claims: Claims) -> list[Attack]:
     attack.made(harm=run(*rows[:2], row.format(3, 1, f"'{clock}'")))
     warehouse.sql("insert into entities values (3, null)")
     check("scores", "a run that confirms", complete=expected, fresh=[])
-    warehouse.sql("update scores__latest set as_of = '9999-12-31' where id = 1")
+    warehouse.sql("update scores__current set as_of = '9999-12-31' where id = 1")
     check(
         "scores",
         "a moment to come",

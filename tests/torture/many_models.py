@@ -18,8 +18,9 @@ MODELS = tuple(f"scores_{number}" for number in range(8))
 ROWS, RUNS_OF_A_WAREHOUSE = 2_000, 5
 _TABLES = (
     ("", "id, run_id", "run_id, scored_at"),
-    ("__latest", "id", "run_id, scored_at"),
-    ("__inputs", "id, run_id", "run_id"),
+    ("__current", "id", "run_no"),
+    ("__history", "id, run_no", "run_no"),
+    ("__inputs", "id, run_no", "run_no"),
 )
 """What each table has one row for, and what differs in it from one `dbt run` to another."""
 

@@ -37,9 +37,9 @@ _RESERVED = (
     "join", "on", "using", "with", "limit", "default", "check", "primary", "foreign", "unique", "rowid", "analyze",
 )  # fmt: skip
 _OURS = (
-    "as_of", "AS_OF", "status", "run_id", "Run_ID", "model_name", "scored_at", "features_hash", "is_late",
+    "as_of", "AS_OF", "status", "run_id", "Run_ID", "run_no", "Run_No", "rejected_reason_no", "model_name", "scored_at", "features_hash", "is_late",
     "rejected_reason", "score_reason", "confirmed_as_of", "last_seen_as_of", "__dbt_onnx_key_0", "__dbt_onnx_x",
-    "__DBT_ONNX_AS_OF", "dbt_onnx_runs", "model_registry", "scores__latest", "x__inputs", "said", "latest", "scored",
+    "__DBT_ONNX_AS_OF", "dbt_onnx_runs", "model_registry", "scores__current", "x__history", "x__inputs", "said", "latest", "scored",
     "rejected", "features", "planned", "known", "source", "plain", "occurrences", "inputs", "values_hash", "feature_0",
 )  # fmt: skip
 NAMES = tuple(dict.fromkeys((*_SQL, *_TEMPLATES, *_TEXT, *_RESERVED, *_OURS)))
@@ -130,7 +130,7 @@ def as_feature(folder: Path, name: str) -> Warehouse:
 def as_output(folder: Path, name: str) -> Warehouse:
     contract = line_contract(column=name)
     warehouse = _run(folder, "select 1 as id, 1.0 as a, 2.0 as b", contract=contract)
-    assert warehouse.sql(f"select {quote(name)} from scores__latest") == [(0.5,)], "another score"
+    assert warehouse.sql(f"select {quote(name)} from scores__current") == [(0.5,)], "another score"
     return warehouse
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 TICK, DAY = timedelta(microseconds=1), timedelta(days=1)
 KINDS = (None, "date", "timestamp", "timestamptz")  # of the as_of column
 UNKNOWN, LAST = 4242, 1_000_000
+_REJECTED = "rejected_reason_no is not null"
 _NEWEST = (
     "run_id = (select arg_max(run_id, started_at) from dbt_onnx_runs "
     "where status = 'success' and scope = 'full')"
@@ -40,6 +41,7 @@ class Nights:
 
     def begin(self) -> None:
         """Forget all that was said."""
+        self.warehouse.sql("drop view if exists scores")
         for (table,) in self.warehouse.sql("select table_name from duckdb_tables()"):
             if table not in ("model_registry", "features", "entities"):
                 self.warehouse.sql(f'drop table "{table}"')
@@ -163,16 +165,20 @@ class Nights:
 
 
 def _gone(nights: Nights, state: State, key: int, *_: Any) -> None:
-    nights.execute("delete from scores__latest where id = $key", key=key)
+    nights.execute("delete from scores__current where id = $key", key=key)
     for table in (state.scored, state.rejected):
         for slot in [slot for slot in table if slot[0] == key]:
             del table[slot]
 
 
 def _only_rejected(nights: Nights, state: State, key: int, *_: Any) -> None:
-    nights.execute("delete from scores__latest where id = $key and status = 'rejected'", key=key)
+    nights.execute(f"delete from scores__current where id = $key and {_REJECTED}", key=key)
     nights.execute(
-        "update scores__latest set status = 'rejected', rejected_reason = 'nan:a', y = null where id = $key",
+        "update dbt_onnx_runs set rejected_reasons = list_append(rejected_reasons, 'nan:a')"
+    )
+    nights.execute(
+        "update scores__current as current set rejected_reason_no = len(rejected_reasons), y = null "
+        "from dbt_onnx_runs as runs where runs.run_no = current.run_no and id = $key",
         key=key,
     )
     for slot in [slot for slot in state.rejected if slot[0] == key]:
@@ -182,16 +188,23 @@ def _only_rejected(nights: Nights, state: State, key: int, *_: Any) -> None:
 
 
 def _rejected_since(nights: Nights, state: State, key: int, *_: Any) -> None:
+    """By a run that is no full one, so that it confirms nothing."""
     for slot in [slot for slot in state.scored if slot[0] == key]:
         given = {"key": key, "version": slot[1]}
+        of_version = "id = $key and run_no in (select run_no from dbt_onnx_runs where model_version = $version)"
         nights.execute(
-            "delete from scores__latest where id = $key and model_version = $version and status = 'rejected'",
+            f"delete from scores__current where {of_version} and {_REJECTED}",
             **given,
         )
         nights.execute(
-            "insert into scores__latest select * replace ('rejected' as status, 'nan:a' as rejected_reason, "
-            "null as y, scored_at + interval 1 hour as scored_at) "
-            "from scores__latest where id = $key and model_version = $version",
+            f"insert into dbt_onnx_runs select * replace (run_no + {LAST} as run_no, 'backfill' as scope, "
+            "scored_at + interval 1 hour as scored_at, ['nan:a'] as rejected_reasons) from dbt_onnx_runs "
+            f"where run_no in (select run_no from scores__current where {of_version})",
+            **given,
+        )
+        nights.execute(
+            f"insert into scores__current select * replace (run_no + {LAST} as run_no, "
+            f"1 as rejected_reason_no, null as y) from scores__current where {of_version}",
             **given,
         )
         score = state.scored[slot]
@@ -209,8 +222,8 @@ def _to_come(nights: Nights, state: State, key: int, *_: Any) -> None:
 
 def _set_fresh(nights: Nights, state: State, key: int, moment: datetime) -> None:
     nights.execute(
-        "update scores__latest set as_of = $moment, last_seen_as_of = $moment "
-        "where id = $key and status = 'scored'",
+        "update scores__current set as_of = $moment, last_seen_as_of = $moment "
+        f"where id = $key and not ({_REJECTED})",
         key=key,
         moment=moment,
     )
@@ -219,16 +232,24 @@ def _set_fresh(nights: Nights, state: State, key: int, moment: datetime) -> None
 
 
 def _last_run_gone(nights: Nights, state: State, *_: Any) -> None:
+    """And with it what it said: the predictions of a run are those of its row."""
+    newest = nights.connection.execute(f"select run_id from dbt_onnx_runs where {_NEWEST}")
+    runs = {f"run-{number}": number for number in range(nights.warehouse.runs + 1)}
+    gone = {runs[run_id] for (run_id,) in newest.fetchall()}
     change = nights.chance.choice(
         ("delete from dbt_onnx_runs", "update dbt_onnx_runs set status = 'interrupted'")
     )
     nights.execute(f"{change} where {_NEWEST}")
     state.full_runs[-1:] = []
+    for table in (state.scored, state.rejected):
+        for slot in [slot for slot, said in table.items() if said.run in gone]:
+            del table[slot]
 
 
 def _no_runs(nights: Nights, state: State, *_: Any) -> None:
     nights.execute("update dbt_onnx_runs set status = 'error'")
-    state.full_runs.clear()
+    for said in (state.full_runs, state.scored, state.rejected):
+        said.clear()
 
 
 def _confirms_nothing(nights: Nights, *_: Any) -> None:
@@ -237,8 +258,9 @@ def _confirms_nothing(nights: Nights, *_: Any) -> None:
         ("'error' as status", "'backfill' as scope", "'empty' as scope", "'other' as scoring_model")
     )
     nights.execute(
-        f"insert into dbt_onnx_runs select * replace ({another}, as_of + interval 90 day as as_of, "
-        f"started_at + interval 1 hour as started_at) from dbt_onnx_runs where {_NEWEST}"
+        f"insert into dbt_onnx_runs select * replace ({another}, run_no + {LAST} as run_no, "
+        "as_of + interval 90 day as as_of, started_at + interval 1 hour as started_at) "
+        f"from dbt_onnx_runs where {_NEWEST}"
     )
 
 
@@ -272,8 +294,8 @@ def _left(nights: Nights, state: State, key: int, *_: Any) -> None:
     state.entities = [entity for entity in state.entities if entity != key]
 
 
-def _twice_in_latest(nights: Nights, _: State, key: int, *__: Any) -> None:
-    nights.execute("insert into scores__latest from scores__latest where id = $key", key=key)
+def _twice_in_current(nights: Nights, _: State, key: int, *__: Any) -> None:
+    nights.execute("insert into scores__current from scores__current where id = $key", key=key)
 
 
 DEFECTS: dict[str, Callable[..., None]] = {
@@ -291,5 +313,5 @@ DEFECTS: dict[str, Callable[..., None]] = {
     "NULL entity": _null_entity,
     "entity twice": _entity_twice,
     "entity left": _left,
-    "twice in latest": _twice_in_latest,
+    "twice in current": _twice_in_current,
 }

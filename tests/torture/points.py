@@ -59,12 +59,12 @@ def _in_stream(batch: int) -> None:
 
 
 def _around_commit(*, is_before: bool) -> None:
-    """Of the transaction that writes ledger, latest table and run row: what follows a stream."""
-    transaction, update_latest = cursor.Cursor.transaction, writing.update_latest
+    """Of the transaction that writes the predictions and the run row: what follows a stream."""
+    transaction, note_presence = cursor.Cursor.transaction, writing.note_presence
     written = []
 
-    def noted(*arguments: Any) -> None:
-        update_latest(*arguments)
+    def noted(*arguments: Any, **named: Any) -> None:
+        note_presence(*arguments, **named)
         written.append(True)
 
     @contextmanager
@@ -76,7 +76,7 @@ def _around_commit(*, is_before: bool) -> None:
         if written:
             processes.die()
 
-    writing.update_latest = noted
+    writing.note_presence = noted
     cursor.Cursor.transaction = dies  # type: ignore[method-assign]
 
 
@@ -89,8 +89,11 @@ POINTS: dict[str, Callable[[], None]] = {
     "after the plan": after(planning, "plan_run"),
     "at the first batch of the stream": lambda: _in_stream(0),
     "within the stream": lambda: _in_stream(1),
+    "while superseded rows are in both tables": after(
+        cursor.Cursor, "execute", 'insert into "warehouse"."main"."scores__history"'
+    ),
     "after the stream": after(writing, "append_predictions"),
-    "before the latest table": before(writing, "update_latest"),
+    "before it is noted who was there": before(writing, "note_presence"),
     "before the commit": lambda: _around_commit(is_before=True),
     "after the commit": lambda: _around_commit(is_before=False),
     "before the post-hook": before(*_STATEMENT, POST_HOOK),

@@ -42,31 +42,23 @@ class Written:
         self.warehouse.register("1")
         self.warehouse.features((0, 1.0, 2.0))
         self.warehouse.run()  # makes the tables
-        # for versions that have never run
-        self.connection.execute(
-            "create or replace table scores__latest as "
-            "select * replace (model_version::varchar as model_version) from scores__latest"
-        )
         self.write(State())
 
     def write(
         self, state: State, kind: str = "timestamp", since: dict[int, Any] | None = None
     ) -> None:
         """`since`: entities and since when there are any, in a column of type `kind`."""
-        for table in ("scores__latest", "scores", "dbt_onnx_runs", "model_registry"):
+        for table in ("scores__current", "scores__history", "dbt_onnx_runs", "model_registry"):
             self.connection.execute(f"delete from {table}")
         self.connection.execute(f"create or replace table entities (id integer, since {kind})")
-        self.insert("scores__latest", [
-            {
-                "id": key, "model_name": "line", "model_version": version, "status": "scored",
-                "as_of": said.as_of, "scored_at": _at(said.run), "last_seen_as_of": said.last_seen,
-            }
-            for (key, version), said in state.scored.items()
+        self.insert("scores__current", [
+            {"id": key, "as_of": said.as_of, "run_no": said.run, "last_seen_as_of": said.last_seen}
+            for (key, _), said in state.scored.items()
         ])  # fmt: skip
         self.insert("dbt_onnx_runs", [
             {
-                "run_id": f"run {number}", "scoring_model": "scores", "status": "success", "scope": "full",
-                "started_at": _at(number), "as_of": as_of, "model_name": "line", "model_version": version,
+                "run_no": number, "run_id": f"run {number}", "scoring_model": "scores", "status": "success", "scope": "full",
+                "started_at": _at(number), "scored_at": _at(number), "as_of": as_of, "model_name": "line", "model_version": version,
                 "model_alias": "champion",
             }
             for number, (version, as_of, _) in enumerate(state.full_runs)
@@ -177,12 +169,14 @@ def thresholds(folder: Path, claims: Claims) -> list[Attack]:
 
 def _said_and_about(attack: Attack, written: Written) -> None:
     """`predictions_as_of`: what was said by a moment, about a moment; both included."""
+    written.write(State())
     said_at, about = datetime(2024, 2, 29, 12), datetime(2024, 2, 29)
     moments = [(said_at + s, about + a) for s in OFFSETS for a in OFFSETS]
-    written.insert("scores", [
-        {"id": key, "as_of": moment, "scored_at": said, "status": "scored"}
-        for key, (said, moment) in enumerate(moments)
-    ])  # fmt: skip
+    for key, (said, moment) in enumerate(moments):
+        row = {"id": key, "as_of": moment, "run_no": key, "is_late": False}
+        written.insert("scores__history", [row])
+        run = {"run_no": key, "scoring_model": "scores", "status": "success", "scored_at": said}
+        written.insert("dbt_onnx_runs", [run])
     found = written.claims.rows(
         written.connection, "scores_as_of", said_at, columns="id", said_at=said_at, about=about
     )
@@ -286,13 +280,15 @@ def _real_clock(attack: Attack, written: Written) -> None:
     now, minute = datetime.now(UTC).replace(tzinfo=None), timedelta(minutes=1)
     ages = (timedelta(0), DAY - minute, DAY + minute, 2 * DAY - minute, 2 * DAY + minute, -minute)
     state = State(
-        scored={(n, "1"): Said(now - age, 0, None, now) for n, age in enumerate(ages)},
-        full_runs=[("1", now - 90 * DAY, now)],
+        scored={(n, "1"): Said(now - age, n, None, now) for n, age in enumerate(ages)},
+        full_runs=[("1", now - 90 * DAY, now)] * len(ages),
     )
     waiting_since = {n + 10: now - age for n, age in enumerate(ages)}
     written.write(state, "timestamptz", {**{n: None for n, _ in state.scored}, **waiting_since})
     written.connection.execute(
-        "update scores__latest set scored_at = greatest(as_of, $now)", {"now": now}
+        "update dbt_onnx_runs as runs set scored_at = greatest(current.as_of, $now) "
+        "from scores__current as current where current.run_no = runs.run_no",
+        {"now": now},
     )
     rows, connection = written.claims.rows, written.connection
     fresh = rows(

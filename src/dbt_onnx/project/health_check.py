@@ -77,6 +77,7 @@ class _Check:
 
     def __init__(self, cursor: Cursor, model: ScoringModel) -> None:
         from dbt_onnx.engines.duckdb.health import fault_of_features, read_registry, read_sources
+        from dbt_onnx.engines.duckdb.ledger import LedgerTables
 
         self.model = model
         self.figures: Mapping[str, Any] = {}
@@ -87,8 +88,14 @@ class _Check:
         if self.sources is None:
             self._add("never_ran", "no run has succeeded")
             return
-        if not cursor.has(model.table):
-            self._add("ledger", f"its ledger {model.table} is not in the warehouse")
+        tables = LedgerTables(model.table)
+        gone = [
+            str(table)
+            for table in (tables.ledger, tables.current, tables.history)
+            if not cursor.has(table)
+        ]
+        if gone:
+            self._add("ledger", f"its ledger is not whole in the warehouse: no {', '.join(gone)}")
         if fault := fault_of_features(cursor, self.sources):
             self._add("features", fault)
         else:
