@@ -146,9 +146,7 @@ class ScoringTables(LedgerTables):
 
     def _refuse_unlike(self, cursor: Cursor) -> None:
         """Raise WarehouseError when current and history differ in a column that both have to have."""
-        current, history = (
-            cursor.columns_of(table.sql) for table in (self.current, self.history)
-        )
+        current, history = (cursor.columns_of(table.sql) for table in (self.current, self.history))
         own = {*ledger.CURRENT_TYPES, *ledger.HISTORY_TYPES}
         lost = sorted((set(current) ^ set(history)) - own)
         faults = [f"only one of them has column(s) {lost}"] if lost else []
@@ -240,14 +238,14 @@ class ScoringTables(LedgerTables):
             for name, kind in columns.items():
                 if name.casefold() not in found:
                     cursor.execute(ledger.add_column(table, name, kind))
-        cursor.execute(ledger.create_ledger(self, self._whole_shape(cursor, shape)))
+        cursor.execute(ledger.create_ledger(self, self.whole_shape(cursor, shape.key)))
 
-    def _whole_shape(self, cursor: Cursor, shape: LedgerShape) -> LedgerShape:
+    def whole_shape(self, cursor: Cursor, key: Mapping[str, str]) -> LedgerShape:
         """With the outputs of all versions that have ever scored."""
-        own = {n.casefold() for n in (*shape.key, *ledger.ROW_TYPES, *ledger.CURRENT_TYPES)}
+        own = {n.casefold() for n in (*key, *ledger.ROW_TYPES, *ledger.CURRENT_TYPES)}
         columns = cursor.columns_of(self.current.sql).items()
         outputs = {name: kind for name, kind in columns if name.casefold() not in own}
-        return LedgerShape(key=shape.key, outputs=outputs)
+        return LedgerShape(key=key, outputs=outputs)
 
     def create_inputs(
         self, cursor: Cursor, shape: LedgerShape, features: Mapping[str, str]
