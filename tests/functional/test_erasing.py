@@ -48,9 +48,7 @@ def forgotten(warehouse: Warehouse, *key: str, dry_run: bool = False) -> Erasure
     return forget(warehouse.connection, LEDGER, key, why="asked for", dry_run=dry_run)
 
 
-def pruned(
-    warehouse: Warehouse, before: datetime = FUTURE, *, dry_run: bool = False
-) -> Erasure:
+def pruned(warehouse: Warehouse, before: datetime = FUTURE, *, dry_run: bool = False) -> Erasure:
     return prune(warehouse.connection, LEDGER, before=before, why="retention", dry_run=dry_run)
 
 

@@ -114,7 +114,9 @@ def test_nothing_is_found_after_a_backfill_and_full_refreshes(warehouse: Warehou
 
 def test_nothing_is_found_after_runs_that_failed_died_or_were_dry(warehouse: Warehouse) -> None:
     with pytest.raises(DbtOnnxError):
-        warehouse.run(features="select id, null::double as a, b from features", max_rejected_fraction=0.1)
+        warehouse.run(
+            features="select id, null::double as a, b from features", max_rejected_fraction=0.1
+        )
     warehouse.run(empty=True)
     warehouse.sql(
         "insert into dbt_onnx_runs (run_no, run_id, scoring_model, status, started_at) "
@@ -305,7 +307,9 @@ def test_a_row_under_a_failed_run_or_one_of_another_scoring_model_is_named(
     warehouse: Warehouse,
 ) -> None:
     with pytest.raises(DbtOnnxError):
-        warehouse.run(features="select id, null::double as a, b from features", max_rejected_fraction=0.1)
+        warehouse.run(
+            features="select id, null::double as a, b from features", max_rejected_fraction=0.1
+        )
     warehouse.name = "others"
     warehouse.run()
     warehouse.name = "scores"
@@ -335,6 +339,38 @@ def test_a_number_of_a_reason_altered_to_none_of_the_list_is_found(warehouse: Wa
     warehouse.sql("update scores__history set rejected_reason_no = 7 where id = 3")
     [fault] = told(warehouse)
     assert "of the rows of run run-1" in fault
+
+
+# what was altered in the view
+
+
+@pytest.mark.parametrize(
+    "replace", ["0.9::float as y", "'1' as model_version", "false as is_late", "2 * y as y"]
+)
+def test_a_view_that_says_something_else_is_found(warehouse: Warehouse, replace: str) -> None:
+    warehouse.sql("update scores__history set is_late = true where id = 2 and run_no = 1")
+    before = told(warehouse)
+    [(view,)] = warehouse.sql("select sql from duckdb_views() where view_name = 'scores'")
+    selected = view.partition(" AS ")[2].rstrip(";")
+    warehouse.sql(
+        f"create or replace view scores as select * replace ({replace}) from ({selected})"
+    )
+    added = [fault for fault in told(warehouse) if fault not in before]
+    # its version was 1 all along
+    assert added == (
+        []
+        if "version" in replace
+        else ["ledger: the view main.scores says something else, not what its tables say"]
+    )
+    warehouse.run()
+    assert told(warehouse) == before
+
+
+def test_a_view_that_was_dropped_is_made_again(warehouse: Warehouse) -> None:
+    warehouse.sql("drop view scores")
+    assert clean(warehouse)
+    warehouse.run()
+    assert len(warehouse.ledger()) == 7
 
 
 # what was altered in the run rows
@@ -384,7 +420,9 @@ def test_runs_deleted_in_a_row_are_named_together(warehouse: Warehouse) -> None:
 
 def test_a_number_far_beyond_the_others_is_found_at_once(warehouse: Warehouse) -> None:
     warehouse.sql("update dbt_onnx_runs set run_no = 2_000_000_000 where run_no = 4")
-    assert "runs: runs 4 to 1999999999 are gone from main.dbt_onnx_runs, not there" in told(warehouse)
+    assert "runs: runs 4 to 1999999999 are gone from main.dbt_onnx_runs, not there" in told(
+        warehouse
+    )
 
 
 def test_a_run_of_another_scoring_model_is_missed_there(warehouse: Warehouse) -> None:
@@ -478,12 +516,15 @@ def test_inputs_that_a_run_does_not_say_it_kept_are_counted(warehouse: Warehouse
 def test_a_dropped_column_of_outputs_is_named(warehouse: Warehouse) -> None:
     for table in ("scores__current", "scores__history"):
         warehouse.sql(f"alter table {table} drop column y")
-    assert told(warehouse) == ["ledger: columns ['y'] are gone, not there"]
+    assert told(warehouse) == [
+        "ledger: columns ['y'] are gone, not there",
+        "ledger: the view main.scores says something else, not what its tables say",
+    ]
 
 
 def test_a_table_that_is_gone_is_an_error(warehouse: Warehouse) -> None:
     warehouse.sql("drop table scores__history")
-    with pytest.raises(WarehouseError, match="main.scores__history"):
+    with pytest.raises(WarehouseError, match=r"main\.scores__history is gone"):
         proven(warehouse)
 
 
@@ -505,8 +546,7 @@ def test_rows_taken_out_and_put_back_are_as_they_were(warehouse: Warehouse) -> N
 
 def copies(warehouse: Warehouse) -> list[str]:
     return [
-        row[0]
-        for row in warehouse.sql("select table_name from duckdb_tables() where not internal")
+        row[0] for row in warehouse.sql("select table_name from duckdb_tables() where not internal")
     ]
 
 
