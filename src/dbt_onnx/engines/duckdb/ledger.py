@@ -319,9 +319,3 @@ def find_view(table: TableName) -> str:
         f"select 1 from duckdb_views() where database_name = {literal(table.database)} "
         f"and schema_name = {literal(table.schema)} and lower(view_name) = lower({literal(table.identifier)})"
     )
-
-
-def find_ledger(tables: LedgerTables) -> str:
-    """SQL that returns a row when the view of that name is a ledger, and not somebody else's."""
-    named = tables.current.identifier.replace('"', '""')
-    return f"{find_view(tables.ledger)} and contains(lower(sql), lower({literal(named)}))"

@@ -114,11 +114,6 @@ class ScoringTables(LedgerTables):
                 f"{self.current} and {self.history}",
                 hint="rename that table, or give the scoring model another alias",
             )
-        if cursor.has(self.ledger) and not cursor.rows(ledger.find_ledger(self)):
-            raise WarehouseError(
-                f"{self.ledger} is a view of somebody else's: it does not read {self.current}",
-                hint=f"drop or rename the view {self.ledger}, or give the scoring model another alias",
-            )
         self._check_complete(cursor)
 
     def _check_complete(self, cursor: Cursor) -> None:
