@@ -119,7 +119,7 @@ def _erase(
 
     current, history = counts(tables.current, rows), counts(tables.history, rows)
     kept = counts(tables.inputs, inputs)
-    numbers = sorted({*current, *history, *kept})
+    numbers = {*current, *history, *kept}
     erasure = Erasure(
         rows=sum(current.values()) + sum(history.values()),
         rows_inputs=sum(kept.values()),
@@ -130,7 +130,7 @@ def _erase(
     tables.create_runs(cursor)
     runs = [run for run in read_run_rows(cursor, tables) if run.run_no in numbers]
     of_rows = fingerprints(cursor, tables, runs, where=rows, parameters=parameters)
-    types = key_types(runs[0].key_columns, cursor.columns_of(tables.current.sql))
+    types = key_types(key_of(cursor, tables), cursor.columns_of(tables.current.sql))
     for run in runs:
         of_inputs = (
             fingerprint_of_inputs(cursor, tables, run, types, where=inputs, parameters=parameters)

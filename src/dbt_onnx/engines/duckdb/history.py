@@ -129,6 +129,7 @@ def is_entity(
 
 def key_of(cursor: Cursor, tables: ScoringTables) -> list[str]:
     """The key columns as the ledger spells them. Raises ConfigError when there is no ledger yet."""
+    tables.check_runs(cursor)
     found = (
         cursor.rows(
             f"select key_columns from {tables.runs.sql} where scoring_model = $scoring_model "

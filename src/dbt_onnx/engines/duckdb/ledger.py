@@ -30,6 +30,7 @@ CURRENT_SUFFIX = "__current"
 HISTORY_SUFFIX = "__history"
 RUNS_TABLE = "dbt_onnx_runs"
 ERASURES_TABLE = "dbt_onnx_erasures"
+RUNS_SEQUENCE = "dbt_onnx_run_no"
 
 RUN = "run_no"
 REJECTED = "rejected_reason_no"
@@ -311,6 +312,18 @@ def empty_relation(columns: Mapping[str, str]) -> str:
     """A typed relation without rows, standing for a table that does not exist yet."""
     body = ", ".join(f"cast(null as {kind}) as {quote(name)}" for name, kind in columns.items())
     return f"(select {body} where false)"
+
+
+def last_number(runs: TableName) -> str:
+    """SQL of the highest number that a run of the schema ever had, deleted ones included; 0 without any."""
+    return f"""greatest(
+        coalesce((select max({RUN}) from {runs.sql}), 0),
+        coalesce((
+            select max(last_value) from duckdb_sequences()
+            where sequence_name = {literal(RUNS_SEQUENCE)} and database_name = {literal(runs.database)}
+                and schema_name = {literal(runs.schema)}
+        ), 0)
+    )"""
 
 
 def find_view(table: TableName) -> str:

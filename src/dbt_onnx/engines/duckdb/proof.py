@@ -10,14 +10,16 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
-from dbt_onnx.engines.duckdb.identifiers import compared, literal, quote
+from dbt_onnx.engines.duckdb.identifiers import compared, quote
 from dbt_onnx.engines.duckdb.ledger import (
+    CURRENT_TYPES,
     REJECTED,
     ROW_TYPES,
     RUN,
     all_rows,
     fingerprint_of_rows,
     key_types,
+    last_number,
 )
 from dbt_onnx.engines.duckdb.planning import features_hash_function
 from dbt_onnx.engines.duckdb.runs import RunRow, read_run_rows
@@ -43,6 +45,7 @@ def prove(
     """
     tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
+        tables.check_runs(cursor)
         tables.check_names(cursor)
         if not cursor.has(tables.current):
             return []
@@ -64,16 +67,24 @@ def _faults_of_runs(
         )
     # what other scoring models of the schema have run is numbered along with it
     gone = cursor.rows(
-        f"select number from (select unnest(range(1, greatest((select max({RUN}) from {tables.runs.sql}), "
-        "coalesce((select max(last_value) from duckdb_sequences() where sequence_name = 'dbt_onnx_run_no' "
-        f"and database_name = {literal(tables.runs.database)} and schema_name = {literal(tables.runs.schema)}"
-        f"), 0)) + 1)) as number) where number not in (select {RUN} from {tables.runs.sql} "
-        f"where {RUN} is not null) order by number limit {MAX_FINDINGS}"
-    )
-    for (number,) in gone:
-        yield Finding(
-            problem="runs", expected="there", actual=f"run {number} is gone from {tables.runs}"
+        f"""
+        with numbers as (
+            select 0 as number
+            union
+            select {RUN} from {tables.runs.sql} where {RUN} > 0
+            union
+            select 1 + {last_number(tables.runs)}
         )
+
+        select first, last
+        from (select 1 + number as first, lead(number) over (order by number asc) - 1 as last from numbers)
+        where first <= last
+        order by first asc
+        limit {MAX_FINDINGS}"""
+    )
+    for first, last in gone:
+        which = f"run {first} is" if first == last else f"runs {first} to {last} are"
+        yield Finding(problem="runs", expected="there", actual=f"{which} gone from {tables.runs}")
 
 
 def _strange_rows(
@@ -83,18 +94,22 @@ def _strange_rows(
     numbers = [run.run_no for run in runs if run.status == "success"]
     key: list[str] = next((run.key_columns for run in runs if run.key_columns), [])
     listed = ", ".join(f"any_value({quote(name)})" for name in key) or "null"
-    for number, count, *values in cursor.rows(
-        f"select {RUN}, count(*), {listed} from {all_rows(tables, [*key, RUN])} as written "
-        f"where {RUN} is null or not list_contains($numbers, {RUN}) group by {RUN} order by {RUN} "
-        f"limit {MAX_FINDINGS}",
-        {"numbers": numbers},
-    ):
-        yield Finding(
-            problem="ledger",
-            key=key_text(dict(zip(key, values, strict=False))) or None,
-            expected="rows of successful runs",
-            actual=f"{count:,} row(s) of run {number}",
-        )
+    places = {"ledger": ("row(s)", all_rows(tables, [*key, RUN]))}
+    if cursor.has(tables.inputs):
+        places["inputs"] = ("kept input(s)", tables.inputs.sql)
+    for problem, (what, rows) in places.items():
+        for number, count, *values in cursor.rows(
+            f"select {RUN}, count(*), {listed} from {rows} as written where {RUN} is null "
+            f"or {RUN} not in (select unnest($numbers)) group by {RUN} order by {RUN} asc "
+            f"limit {MAX_FINDINGS}",
+            {"numbers": numbers},
+        ):
+            yield Finding(
+                problem=problem,
+                key=key_text(dict(zip(key, values, strict=False))) or None,
+                expected="rows of successful runs",
+                actual=f"{count:,} {what} of {'no run' if number is None else f'run {number}'}",
+            )
 
 
 def _faults_of_current(
@@ -142,26 +157,25 @@ def _faults_of_counts(
 ) -> Iterator[Finding]:
     """Runs with more or fewer rows, or kept inputs, than they wrote."""
     erased = erased_of_runs(cursor, tables)
+    successful = [run for run in runs if run.status == "success"]
+    numbers = {"numbers": [run.run_no for run in successful]}
+    is_theirs = f"{RUN} in (select unnest($numbers))"
+    written = all_rows(tables, [RUN], of=is_theirs)
     found = dict(
-        cursor.rows(
-            f"select {RUN}, count(*) from {all_rows(tables, [RUN])} as written group by {RUN}"
-        )
+        cursor.rows(f"select {RUN}, count(*) from {written} as written group by {RUN}", numbers)
     )
-    kept = (
-        dict(cursor.rows(f"select {RUN}, count(*) from {tables.inputs.sql} group by {RUN}"))
-        if cursor.has(tables.inputs)
-        else {}
-    )
-    for run in (run for run in runs if run.status == "success"):
+    kept = {}
+    if cursor.has(tables.inputs):
+        rows = f"{tables.inputs.sql} where {is_theirs}"
+        kept = dict(cursor.rows(f"select {RUN}, count(*) from {rows} group by {RUN}", numbers))
+    for run in successful:
         gone = erased[run.run_no]
         wanted = (run.rows_scored or 0) + (run.rows_rejected or 0) - gone["rows"]
         if found.get(run.run_no, 0) != wanted:
             yield _count_fault(run, "ledger", "rows", wanted, found.get(run.run_no, 0))
-        if (
-            run.rows_inputs_kept
-            and kept.get(run.run_no, 0) != run.rows_inputs_kept - gone["rows_inputs"]
-        ):
-            wanted = run.rows_inputs_kept - gone["rows_inputs"]
+        # inputs whose time is over were erased as a whole
+        wanted = max(0, (run.rows_inputs_kept or 0) - gone["rows_inputs"])
+        if kept.get(run.run_no, 0) != wanted:
             yield _count_fault(run, "inputs", "kept inputs", wanted, kept.get(run.run_no, 0))
 
 
@@ -182,8 +196,9 @@ def _faults_of_values(
 ) -> Iterator[Finding]:
     """Runs whose rows are not those that they wrote, told by their fingerprints."""
     erased = erased_of_runs(cursor, tables)
-    columns = cursor.columns_of(tables.current.sql)
-    gone = {name for run in runs for name in run.output_columns or [] if name not in columns}
+    columns = {name.casefold() for name in cursor.columns_of(tables.current.sql)}
+    written = {name for run in runs for name in run.output_columns or []}
+    gone = {name for name in written if name.casefold() not in columns}
     if gone:
         yield Finding(problem="ledger", expected="there", actual=f"columns {sorted(gone)} are gone")
     whole = [run for run in runs if not gone & set(run.output_columns or [])]
@@ -219,16 +234,21 @@ def fingerprints(
     found: dict[int, int] = {}
     for (key, outputs), numbers in alike.items():
         fingerprint = fingerprint_of_rows(
-            key=key_types(key, columns), outputs={name: columns[name] for name in outputs}
+            key=key_types(key, columns), outputs=key_types(outputs, columns)
         )
+        own = {name.casefold() for name in (*key, *outputs, *ROW_TYPES, *CURRENT_TYPES)}
+        others = [name for name in columns if name.casefold() not in own]
+        # outputs of other versions, which these runs have left NULL
+        is_as_written = " and ".join([f"{quote(name)} is null" for name in others] or ["true"])
         rows = all_rows(
             tables,
-            [*key, *outputs, *ROW_TYPES],
+            [*key, *outputs, *others, *ROW_TYPES],
             of=f"{RUN} in (select unnest($numbers)) and {where}",
         )
         found |= dict.fromkeys(numbers, 0)
         found |= cursor.rows(
-            f"select {RUN}, {fingerprint} from {rows} as written group by {RUN}",
+            f"select {RUN}, coalesce({fingerprint} filter (where {is_as_written}), 0) "
+            f"from {rows} as written group by {RUN}",
             {"numbers": numbers, **(parameters or {})},
         )
     return found

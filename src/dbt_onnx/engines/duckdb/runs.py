@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.registry import ModelVersion
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
-from dbt_onnx.engines.duckdb.ledger import REJECTED, RUN, RUNS_TABLE, RUNS_TYPES
+from dbt_onnx.engines.duckdb.ledger import (
+    REJECTED,
+    RUN,
+    RUNS_SEQUENCE,
+    RUNS_TABLE,
+    RUNS_TYPES,
+    last_number,
+)
 from dbt_onnx.errors import DbtOnnxError
 from dbt_onnx.runs.chain import fingerprint_of
 from dbt_onnx.runs.plan import SCORE_REASONS
@@ -178,30 +185,37 @@ def _seal(cursor: Cursor, tables: ScoringTables, identity: Mapping[str, Any]) ->
         identity,
     )
     previous = found[0][0] if found else None
-    [row] = cursor.rows(
+    rows = cursor.rows(
         f"update {runs} set previous_fingerprint = $previous where {RUN} = $run_no "
         f"returning {', '.join(map(quote, RUNS_TYPES))}",
         {**identity, "previous": previous},
     )
-    fingerprint = fingerprint_of(dict(zip(RUNS_TYPES, row, strict=True)))
-    cursor.execute(
-        f"update {runs} set fingerprint = $fingerprint where {RUN} = $run_no",
-        {**identity, "fingerprint": fingerprint},
-    )
+    # a row that somebody doubled or left without a number is for `prove` to find
+    for row in rows[:1]:
+        fingerprint = fingerprint_of(dict(zip(RUNS_TYPES, row, strict=True)))
+        cursor.execute(
+            f"update {runs} set fingerprint = $fingerprint where {RUN} = $run_no",
+            {**identity, "fingerprint": fingerprint},
+        )
 
 
 def _next_number(cursor: Cursor, tables: ScoringTables) -> int:
-    """A number that no run of the schema has had. A sequence remembers those of deleted runs."""
-    sequence = tables.ledger.beside("dbt_onnx_run_no").sql
+    """A number that no run of the schema has had."""
+    [(last,)] = cursor.rows(f"select {last_number(tables.runs)}")
+    return int(last) + 1
+
+
+def _remember_number(cursor: Cursor, tables: ScoringTables, number: int) -> None:
+    """Count on the sequence, by which a deleted run is missed. It is the last step of its transaction:
+    what is undone after it leaves a number without a run.
+    """
+    sequence = tables.ledger.beside(RUNS_SEQUENCE).sql
     cursor.execute(f"create sequence if not exists {sequence}")
-    # tables that were copied or restored come without it
-    [(number, highest)] = cursor.rows(
-        f"select nextval({literal(sequence)}), (select coalesce(max({RUN}), 0) from {tables.runs.sql})"
-    )
-    if number <= highest:
-        number = highest + 1
-        cursor.execute(f"create or replace sequence {sequence} start with {number + 1}")
-    return int(number)
+    count = f"select nextval({literal(sequence)})"
+    if cursor.rows(count) != [(number,)]:
+        # tables that were copied or restored come without it
+        cursor.execute(f"create or replace sequence {sequence} start with {number}")
+        cursor.execute(count)
 
 
 def read_run_rows(cursor: Cursor, tables: ScoringTables) -> list[RunRow]:
@@ -275,6 +289,7 @@ def recorded_run(
                     "dbt_version": settings.dbt_version,
                 },
             )
+            _remember_number(cursor, tables, record.run_no)
         _ACTIVE.add(identity)
     try:
         yield record

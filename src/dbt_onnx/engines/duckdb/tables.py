@@ -41,6 +41,7 @@ _WAY_OUT = {
     "table of kept inputs": "alias",
     "runs table": "schema",
     "references table": "schema",
+    "table of erasures": "schema",
 }
 _SUFFIXES = (CURRENT_SUFFIX, HISTORY_SUFFIX, INPUTS_SUFFIX)
 _SHARED = (RUNS_TABLE, REFERENCES_TABLE, ERASURES_TABLE)
@@ -68,8 +69,10 @@ class ScoringTables(LedgerTables):
         _refuse_foreign(
             cursor, self.references, MODEL_TYPES, role="references table", repairable=True
         )
+        _refuse_foreign(cursor, self.erasures, ledger.ERASURES_TYPES, role="table of erasures")
         _refuse_retyped(cursor, self.runs, ledger.RUNS_TYPES, role="runs table")
         _refuse_retyped(cursor, self.references, REFERENCES_TYPES, role="references table")
+        _refuse_retyped(cursor, self.erasures, ledger.ERASURES_TYPES, role="table of erasures")
 
     def _refuse_older(self, cursor: Cursor) -> None:
         """Raise WarehouseError when a dbt_onnx wrote the runs that did not number them."""
@@ -121,16 +124,7 @@ class ScoringTables(LedgerTables):
         tables = (self.current, self.history)
         gone = [str(table) for table in tables if not cursor.has(table)]
         if not gone:
-            columns = [set(cursor.columns_of(table.sql)) for table in tables]
-            lost = sorted(
-                (columns[0] ^ columns[1]) - {*ledger.CURRENT_TYPES, *ledger.HISTORY_TYPES}
-            )
-            if lost:
-                raise WarehouseError(
-                    f"{self.current} and {self.history} were altered: only one of them has "
-                    f"column(s) {lost}",
-                    hint=_RESTORE,
-                )
+            self._refuse_unlike(cursor)
             return
         has_scored = cursor.has(self.runs) and cursor.rows(
             f"select 1 from {self.runs.sql} where scoring_model = $scoring_model "
@@ -138,10 +132,36 @@ class ScoringTables(LedgerTables):
             {"scoring_model": self.ledger.identifier},
         )
         if len(gone) < len(tables) or has_scored:
+            they_were = "it was" if len(gone) == 1 else "they were"
             raise WarehouseError(
-                f"{' and '.join(gone)}: gone, dropped or renamed; nothing else has its rows",
-                hint="restore the table from a backup; to begin a new ledger, give the scoring model "
-                "another alias",
+                f"{' and '.join(gone)} {'is' if len(gone) == 1 else 'are'} gone: {they_were} dropped or "
+                "renamed, and nothing else has these rows",
+                hint="restore from a backup; to begin a new ledger, give the scoring model another alias",
+            )
+        if cursor.is_view(self.ledger):
+            raise WarehouseError(
+                f"{self.ledger} is somebody else's view: {self.current} and {self.history}, over which "
+                "a ledger is one, are not there",
+                hint=f"drop or rename the view {self.ledger}, or give the scoring model another alias",
+            )
+
+    def _refuse_unlike(self, cursor: Cursor) -> None:
+        """Raise WarehouseError when current and history differ in a column that both have to have."""
+        current, history = (
+            cursor.columns_of(table.sql) for table in (self.current, self.history)
+        )
+        own = {*ledger.CURRENT_TYPES, *ledger.HISTORY_TYPES}
+        lost = sorted((set(current) ^ set(history)) - own)
+        faults = [f"only one of them has column(s) {lost}"] if lost else []
+        faults += [
+            f"column {name!r} is {kind} in one and {history[name]} in the other"
+            for name, kind in current.items()
+            if history.get(name, kind) != kind
+        ]
+        if faults:
+            raise WarehouseError(
+                f"{self.current} and {self.history} were altered: {'; '.join(faults)}",
+                hint=_RESTORE,
             )
 
     def check_shape(self, cursor: Cursor, shape: LedgerShape) -> None:
