@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FEATURES = 'select * from "w"."main"."features"'
+ROWS = ("scores__current", "scores__history")
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,9 @@ def key_not_readable(warehouse: Warehouse) -> Attempt:
 
 
 @case
-def feature_called_run_id(warehouse: Warehouse) -> Attempt:
-    warehouse.register("2", contract=line_contract(features=("run_id", "b")))
-    features = features_as(warehouse, "select id, a as run_id, b from features")
+def feature_called_run_no(warehouse: Warehouse) -> Attempt:
+    warehouse.register("2", contract=line_contract(features=("run_no", "b")))
+    features = features_as(warehouse, "select id, a as run_no, b from features")
     return Attempt(ConfigError, features, undo=lambda: warehouse.promote("1"))
 
 
@@ -185,15 +186,16 @@ def as_of_not_a_date(warehouse: Warehouse) -> Attempt:
 
 @case
 def key_columns_changed(warehouse: Warehouse) -> Attempt:
-    # somebody has added the column to the ledger, so that it could pass for a key
-    warehouse.sql("alter table scores add column region integer")
+    # somebody has added the column to the tables, so that it could pass for a key
+    for table in ROWS:
+        warehouse.sql(f"alter table {table} add column region integer")
     features = "select *, 1 as region from features"
     return Attempt(ConfigError, {**features_as(warehouse, features), "key": ["id", "region"]})
 
 
 @case
 def scoring_model_name_reserved(warehouse: Warehouse) -> Attempt:
-    warehouse.name = "scores__latest"
+    warehouse.name = "scores__current"
     return Attempt(ConfigError, undo=lambda: setattr(warehouse, "name", "scores"))
 
 
@@ -587,7 +589,7 @@ def keys_duplicate(warehouse: Warehouse) -> Attempt:
 
 @case
 def key_follows_a_collation(warehouse: Warehouse) -> Attempt:
-    for table in ("scores", "scores__latest", "scores__inputs"):
+    for table in (*ROWS, "scores__inputs"):
         warehouse.sql(
             f"alter table {table} alter id set data type struct(name varchar) using {{'name': id::varchar}}"
         )
@@ -756,8 +758,8 @@ _DIVISION = Contract(
 def _died(warehouse: Warehouse) -> None:
     """The process died in a run, which another one has noticed."""
     warehouse.sql(
-        "insert into dbt_onnx_runs (run_id, scoring_model, status, started_at) values "
-        "('run-0', 'scores', 'interrupted', cast(now() at time zone 'UTC' as timestamp))"
+        "insert into dbt_onnx_runs (run_no, run_id, scoring_model, status, started_at) values "
+        f"(nextval('dbt_onnx_run_no'), 'run-0', '{warehouse.name}', 'interrupted', cast(now() at time zone 'UTC' as timestamp))"
     )
 
 
@@ -809,71 +811,153 @@ def ledger_name_is_taken(warehouse: Warehouse) -> Attempt:
 
 
 @case
-def ledger_column_dropped(warehouse: Warehouse) -> Attempt:
-    warehouse.sql("alter table scores drop column features_hash")
-    return Attempt(WarehouseError)
-
-
-@case
-def ledger_column_of_another_type(warehouse: Warehouse) -> Attempt:
-    warehouse.sql("alter table scores alter scored_at type varchar")
-    return Attempt(WarehouseError)
+def written_by_an_older_version(warehouse: Warehouse) -> Attempt:
+    """Tables with the columns that decide, and an undo that is the hint's statements."""
+    warehouse.sql("drop view scores")
+    for table in ROWS:
+        warehouse.sql(f"drop table {table}")
+    warehouse.sql("create table scores as select id, 0.5 as y, 'run-1' as run_id from features")
+    warehouse.sql("create table scores__latest as from scores")
+    warehouse.sql("alter table dbt_onnx_runs drop column run_no")
+    tables = ("dbt_onnx_runs", "scores", "scores__latest", "scores__inputs")
+    renames = "; ".join(f"alter table {table} rename to {table}_before" for table in tables)
+    return Attempt(WarehouseError, undo=lambda: warehouse.sql(renames), run_row=None)
 
 
 @case
 def ledger_key_dropped(warehouse: Warehouse) -> Attempt:
-    for table in ("scores", "scores__latest"):
+    for table in ROWS:
         warehouse.sql(f"alter table {table} drop column id")
     return Attempt(WarehouseError)
 
 
 @case
 def ledger_output_dropped(warehouse: Warehouse) -> Attempt:
-    warehouse.sql("alter table scores drop column y")
-    return Attempt(WarehouseError)
-
-
-@case
-def ledger_and_latest_output_dropped(warehouse: Warehouse) -> Attempt:
-    for table in ("scores", "scores__latest"):
+    for table in ROWS:
         warehouse.sql(f"alter table {table} drop column y")
     return Attempt(WarehouseError)
 
 
-@case
-def ledger_dropped(warehouse: Warehouse) -> Attempt:
-    warehouse.sql("alter table scores rename to scores_old")
-    return Attempt(
-        WarehouseError, undo=lambda: warehouse.sql("alter table scores_old rename to scores")
-    )
+def renamed(warehouse: Warehouse, *tables: str) -> Callable[[], object]:
+    """Rename tables; returns what calls them as before."""
+    for table in tables:
+        warehouse.sql(f"alter table {table} rename to {table}_old")
+
+    def undo() -> None:
+        for table in tables:
+            warehouse.sql(f"alter table {table}_old rename to {table}")
+
+    return undo
 
 
 @case
-def latest_name_is_a_view(warehouse: Warehouse) -> Attempt:
-    warehouse.sql("drop table scores__latest")
-    warehouse.sql("create view scores__latest as from scores")
-    return Attempt(WarehouseError, undo=lambda: warehouse.sql("drop view scores__latest"))
+def current_gone(warehouse: Warehouse) -> Attempt:
+    return Attempt(WarehouseError, undo=renamed(warehouse, "scores__current"))
 
 
 @case
-def latest_name_is_taken(warehouse: Warehouse) -> Attempt:
-    warehouse.sql("create table taken__latest as select 1 as id, 'theirs' as note")
+def history_gone(warehouse: Warehouse) -> Attempt:
+    return Attempt(WarehouseError, undo=renamed(warehouse, "scores__history"))
+
+
+@case
+def current_and_history_gone(warehouse: Warehouse) -> Attempt:
+    return Attempt(WarehouseError, undo=renamed(warehouse, *ROWS))
+
+
+@case
+def current_name_is_a_view(warehouse: Warehouse) -> Attempt:
+    back = renamed(warehouse, "scores__current")
+    warehouse.sql("create view scores__current as from scores__current_old")
+
+    def undo() -> None:
+        warehouse.sql("drop view scores__current")
+        back()
+
+    return Attempt(WarehouseError, undo=undo)
+
+
+@case
+def history_name_is_a_view(warehouse: Warehouse) -> Attempt:
+    back = renamed(warehouse, "scores__history")
+    warehouse.sql("create view scores__history as from scores__history_old")
+
+    def undo() -> None:
+        warehouse.sql("drop view scores__history")
+        back()
+
+    return Attempt(WarehouseError, undo=undo)
+
+
+@case
+def current_name_is_taken(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("create table taken__current as select 1 as id, 'theirs' as note")
     warehouse.name = "taken"
-    return Attempt(WarehouseError, undo=lambda: warehouse.sql("drop table taken__latest"))
+    return Attempt(WarehouseError, undo=lambda: warehouse.sql("drop table taken__current"))
 
 
 @case
-def latest_column_added(warehouse: Warehouse) -> Attempt:
-    warehouse.sql("alter table scores__latest add column note varchar")
+def history_name_is_taken(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("create table taken__history as select 1 as id, 'theirs' as note")
+    warehouse.name = "taken"
+    return Attempt(WarehouseError, undo=lambda: warehouse.sql("drop table taken__history"))
+
+
+@case
+def current_column_dropped(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table scores__current drop column features_hash")
+    return Attempt(WarehouseError)
+
+
+@case
+def history_column_dropped(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table scores__history drop column is_late")
+    return Attempt(WarehouseError)
+
+
+@case
+def current_column_of_another_type(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table scores__current alter confirmed_as_of type date")
+    return Attempt(WarehouseError)
+
+
+@case
+def history_column_of_another_type(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table scores__history alter is_late type tinyint")
+    return Attempt(WarehouseError)
+
+
+@case
+def column_of_one_table_dropped(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table scores__history drop column y")
+    return Attempt(WarehouseError)
+
+
+@case
+def column_of_one_table_added(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table scores__current add column note varchar")
     return Attempt(
-        WarehouseError, undo=lambda: warehouse.sql("alter table scores__latest drop column note")
+        WarehouseError, undo=lambda: warehouse.sql("alter table scores__current drop column note")
     )
 
 
 @case
-def latest_rows_doubled(warehouse: Warehouse) -> Attempt:
-    warehouse.sql("insert into scores__latest from scores__latest")
-    return Attempt(WarehouseError, undo=lambda: warehouse.sql("drop table scores__latest"))
+def column_of_one_table_of_another_type(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table scores__history alter y type varchar")
+    return Attempt(
+        WarehouseError, undo=lambda: warehouse.sql("alter table scores__history alter y type float")
+    )
+
+
+@case
+def current_rows_doubled(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("create table before as from scores__current")
+    warehouse.sql("insert into scores__current from scores__current")
+
+    def undo() -> None:
+        warehouse.sql("create or replace table scores__current as from before")
+
+    return Attempt(WarehouseError, undo=undo)
 
 
 @case
@@ -903,7 +987,7 @@ def constraint_added(warehouse: Warehouse) -> Attempt:
 
 @case
 def index_added(warehouse: Warehouse) -> Attempt:
-    warehouse.sql("create unique index one_row_each on scores (id)")
+    warehouse.sql("create unique index one_row_each on scores__inputs (id)")
     return Attempt(WarehouseError, undo=lambda: warehouse.sql("drop index one_row_each"))
 
 
@@ -957,6 +1041,32 @@ def references_name_is_taken(warehouse: Warehouse) -> Attempt:
 @case
 def references_column_of_another_type(warehouse: Warehouse) -> Attempt:
     warehouse.sql("alter table dbt_onnx_references alter rows type varchar")
+    return Attempt(WarehouseError, run_row=None)
+
+
+@case
+def erasures_name_is_a_view(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table dbt_onnx_erasures rename to kept_erasures")
+    warehouse.sql("create view dbt_onnx_erasures as from kept_erasures")
+    return Attempt(WarehouseError, run_row=None)
+
+
+@case
+def erasures_name_is_taken(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("drop table dbt_onnx_erasures")
+    warehouse.sql("create table dbt_onnx_erasures (word varchar, at_place integer)")
+    return Attempt(WarehouseError, run_row=None)
+
+
+@case
+def erasures_column_dropped(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table dbt_onnx_erasures drop column run_no")
+    return Attempt(WarehouseError, run_row=None)
+
+
+@case
+def erasures_column_of_another_type(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table dbt_onnx_erasures alter erased_at type varchar")
     return Attempt(WarehouseError, run_row=None)
 
 
@@ -1015,15 +1125,14 @@ def row_fails_the_model(warehouse: Warehouse) -> None:
 @tolerated
 def row_kills_the_process(warehouse: Warehouse) -> None:
     warehouse.register("1", killers.division("float32"), _DIVISION)
-    warehouse.sql("drop table scores")
-    warehouse.sql("drop table scores__latest")
+    warehouse.name = "fresh"
     warehouse.sql(
         f"create or replace table features as select 1 as id, {killers.SMALLEST} as a, -1::bigint as b "
         "union all select 2, 7, 2"
     )
     _died(warehouse)
     run(warehouse, {"max_rejected_fraction": 0.5})
-    assert warehouse.sql("select id, y, rejected_reason from scores order by id") == [
+    assert warehouse.sql("select id, y, rejected_reason from fresh order by id") == [
         (1, None, "model_crashed"),
         (2, 3.0, None),
     ]
@@ -1031,43 +1140,20 @@ def row_kills_the_process(warehouse: Warehouse) -> None:
 
 
 @tolerated
-def latest_dropped(warehouse: Warehouse) -> None:
-    before = warehouse.latest("* exclude (last_seen_as_of, confirmed_as_of)")
+def ledger_dropped(warehouse: Warehouse) -> None:
+    before = warehouse.ledger()
     warehouse.sql("update features set a = 3 where id = 2")  # as it was when scored
-    warehouse.sql("drop table scores__latest")
+    warehouse.sql("drop view scores")
     run(warehouse, {})
-    assert warehouse.latest("* exclude (last_seen_as_of, confirmed_as_of)") == before
+    assert warehouse.ledger() == before
     assert warehouse.last_run("status, rows_unchanged") == ("success", 3)
-
-
-@tolerated
-def latest_column_dropped(warehouse: Warehouse) -> None:
-    warehouse.sql("alter table scores__latest drop column y")
-    run(warehouse, {})
-    assert warehouse.latest("id, y") == [(1, 0.5), (2, 13.5), (3, 0.5)]
-
-
-@tolerated
-def latest_column_of_another_type(warehouse: Warehouse) -> None:
-    warehouse.sql("alter table scores__latest alter y type varchar")
-    run(warehouse, {})
-    assert warehouse.latest("id, y") == [(1, 0.5), (2, 13.5), (3, 0.5)]
-
-
-@tolerated
-def both_tables_dropped(warehouse: Warehouse) -> None:
-    warehouse.sql("drop table scores")
-    warehouse.sql("drop table scores__latest")
-    features = features_as(warehouse, "select *, 1 as region from features")
-    run(warehouse, {**features, "key": ["id", "region"]})
-    assert warehouse.last_run("status, rows_new") == ("success", 3)
 
 
 @tolerated
 def run_left_running(warehouse: Warehouse) -> None:
     warehouse.sql(
-        "insert into dbt_onnx_runs (run_id, scoring_model, status, started_at) "
-        "values ('run-0', 'scores', 'running', timestamp '2024-01-09 00:00:00')"
+        "insert into dbt_onnx_runs (run_no, run_id, scoring_model, status, started_at) values "
+        "(nextval('dbt_onnx_run_no'), 'run-0', 'scores', 'running', timestamp '2024-01-09 00:00:00')"
     )
     run(warehouse, {})
     assert warehouse.sql("select run_id, status from dbt_onnx_runs order by run_id") == [

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.engines.duckdb.ledger import CURRENT_TYPES
 
 if TYPE_CHECKING:
     import random
@@ -42,23 +45,38 @@ class Tamperer:
     def tamper(self, kind: str) -> Iterator[Tampering]:
         """One thing of `kind` is altered inside the block, of a random run, and as before after it."""
         runs = self.connection.execute(
-            "select run_id, model_version, key_columns, features from dbt_onnx_runs "
+            "select run_no, run_id, model_version, key_columns, features from dbt_onnx_runs "
             "where scoring_model = ? order by clock",
             [self.scoring_model],
         ).fetchall()
-        run_id, version, key, features = self.chance.choice(runs)
+        run_no, run_id, version, key, features = self.chance.choice(runs)
         if kind == "bit of the artifact":
             with self._flipped_bit(self.artifacts / "churn" / version / "model.onnx") as what:
                 yield Tampering(kind, run_id, f"churn/{version}", what)
             return
-        table, columns = self.scoring_model, self._columns(self.scoring_model)
         if kind == "kept input":
             table, columns = f"{self.scoring_model}__inputs", [*key, *features]
-        with self._altered_value(table, run_id, self.chance.choice(columns)) as (where, what):
+        else:
+            table = self.chance.choice(self._tables_of(run_no))
+            columns = self._columns(table)
+        with self._altered_value(table, run_no, self.chance.choice(columns)) as (where, what):
             yield Tampering(kind, run_id, where, what)
 
+    def _tables_of(self, run_no: int) -> list[str]:
+        """Current or history, or both: where the run has rows."""
+        tables = [f"{self.scoring_model}__{suffix}" for suffix in ("current", "history")]
+        return [
+            table
+            for table in tables
+            if self.connection.execute(
+                f"select 1 from {table} where run_no = ? limit 1", [run_no]
+            ).fetchall()
+        ]
+
     def _columns(self, table: str) -> list[str]:
-        return [row[0] for row in self.connection.execute(f"describe {table}").fetchall()]
+        """All but those in which later runs note who was there."""
+        names = [row[0] for row in self.connection.execute(f"describe {table}").fetchall()]
+        return [name for name in names if name not in CURRENT_TYPES]
 
     @contextmanager
     def _flipped_bit(self, path: Path) -> Iterator[str]:
@@ -73,18 +91,15 @@ class Tamperer:
             path.write_bytes(content)
 
     @contextmanager
-    def _altered_value(self, table: str, run_id: str, column: str) -> Iterator[tuple[str, str]]:
+    def _altered_value(self, table: str, run_no: int, column: str) -> Iterator[tuple[str, str]]:
         rows = self.connection.execute(
-            f'select rowid, "{column}" from {table} where run_id = ? order by rowid', [run_id]
+            f'select rowid, "{column}" from {table} where run_no = ? order by rowid', [run_no]
         ).fetchall()
         row, value = self.chance.choice(rows)
         [(kind,)] = self.connection.execute(
             "select data_type from duckdb_columns() where table_name = ? and column_name = ?",
             [table, column],
         ).fetchall()
-        if kind.startswith("ENUM"):
-            # DuckDB itself refuses what is no value of the type
-            self.connection.execute(f'alter table {table} alter "{column}" type varchar')
         altered = another_value(value, kind, self.chance)
         self._set(table, row, column, altered)
         try:
@@ -104,7 +119,11 @@ class Tamperer:
 def another_value(value: Any, kind: str, chance: random.Random) -> Any:
     """A value of the same type, mostly hardly another: a bit, a letter, a microsecond, a cent."""
     if value is None:
-        return "x"
+        return 1 if kind == "USMALLINT" else "x"
+    if kind.startswith("ENUM"):
+        # DuckDB itself refuses what is no value of the type
+        values = re.findall("'([^']*)'", kind)
+        return chance.choice([other for other in values if other != value])
     if kind == "FLOAT":
         (bits,) = struct.unpack("<I", struct.pack("<f", value))
         return struct.unpack("<f", struct.pack("<I", bits ^ 1 << chance.randrange(32)))[0]

@@ -128,7 +128,7 @@ def test_such_a_run_is_replayed_and_the_next_one_scores_nobody(warehouse: Wareho
 def test_a_replay_says_so_when_the_model_no_longer_fails(warehouse: Warehouse) -> None:
     categories(warehouse, {5})
     warehouse.run()
-    warehouse.sql("update scores set rejected_reason = 'null:city' where id = 5")
+    warehouse.sql("update dbt_onnx_runs set rejected_reasons = ['null:city']")
     assert not replay(warehouse, "run-1").passed
 
 

@@ -131,7 +131,8 @@ def test_a_killed_run_is_marked_interrupted_and_has_written_nothing(
     before = content(warehouse)
     warehouse.connection.close()
     tests = Path(__file__).parents[1]
-    paths = os.pathsep.join([str(tests / part) for part in ("unit", "functional")])
+    own = [str(tests / part) for part in ("unit", "functional")]
+    paths = os.pathsep.join([*own, os.environ.get("PYTHONPATH", "")])
     with subprocess.Popen(
         [sys.executable, "-c", DIES, str(folder)],
         env={**os.environ, "PYTHONPATH": paths},

@@ -39,7 +39,7 @@ def test_a_run_keeps_the_features_of_every_row_that_it_tried_and_that_has_a_key(
 ) -> None:
     warehouse.run()
     assert kept(warehouse) == [
-        ("run-1", 1, 1.0, 2.0), ("run-1", 2, 3.0, None), ("run-1", 3, 0.0, 0.0)
+        (1, 1, 1.0, 2.0), (1, 2, 3.0, None), (1, 3, 0.0, 0.0)
     ]  # fmt: skip
     columns = "rows_inputs_kept, features, feature_types, features_relation, registry_relation"
     assert warehouse.last_run(columns) == (
@@ -52,7 +52,7 @@ def test_only_the_rows_that_a_run_has_scored_are_kept_again(warehouse: Warehouse
     warehouse.features((1, 1.0, 2.0), (2, 3.0, 1.0), (3, 0.0, 7.0))
     warehouse.run()
     warehouse.run()
-    assert kept(warehouse)[3:] == [("run-2", 2, 3.0, 1.0), ("run-2", 3, 0.0, 7.0)]
+    assert kept(warehouse)[3:] == [(2, 2, 3.0, 1.0), (2, 3, 0.0, 7.0)]
     assert warehouse.sql("select rows_inputs_kept from dbt_onnx_runs order by run_id") == [
         (3,), (2,), (0,)
     ]  # fmt: skip
@@ -62,10 +62,10 @@ def test_a_row_without_its_moment_is_kept_with_what_it_had(warehouse: Warehouse)
     moment = "select *, case when id <> 3 then date '2024-01-09' end as day from features"
     warehouse.run(features=f"{moment} where id < 3", as_of="day")
     warehouse.run(features=moment, as_of="day")
-    assert warehouse.sql("select id, rejected_reason from scores where run_id = 'run-2'") == [
+    assert warehouse.sql("select id, rejected_reason from scores where run_id = 'run-2' order by id") == [
         (3, "null_as_of"), (None, "null_key"),
     ]  # fmt: skip
-    assert kept(warehouse)[2:] == [("run-2", 3, 0.0, 0.0)]
+    assert kept(warehouse)[2:] == [(2, 3, 0.0, 0.0)]
 
 
 def test_nothing_is_kept_and_no_table_made_when_that_is_asked_for(warehouse: Warehouse) -> None:
@@ -84,9 +84,9 @@ def test_inputs_are_forgotten_when_their_time_is_over_and_predictions_are_not(
         "update dbt_onnx_runs set scored_at = scored_at - interval 11 day where run_id = 'run-1'"
     )
     warehouse.run(keep_inputs=True)
-    assert {row[0] for row in kept(warehouse)} == {"run-1", "run-2"}
+    assert {row[0] for row in kept(warehouse)} == {1, 2}
     warehouse.run(keep_inputs=ten_days)
-    assert {row[0] for row in kept(warehouse)} == {"run-2"}
+    assert {row[0] for row in kept(warehouse)} == {2}
     assert warehouse.sql("select rows_inputs_kept from dbt_onnx_runs order by run_id") == [
         (0,), (3,), (0,), (0,),
     ]  # fmt: skip
@@ -105,7 +105,7 @@ def test_versions_that_read_other_columns_share_the_table(warehouse: Warehouse) 
     warehouse.run()
     warehouse.register("2", line_model(c=1.0), line_contract(features=("a", "c")))
     warehouse.run(features="select *, id * 10 as c from features where id = 1")
-    assert kept(warehouse)[-1] == ("run-2", 1, 1.0, None, 10)
+    assert kept(warehouse)[-1] == (2, 1, 1.0, None, 10)
 
 
 def test_a_column_whose_type_changes_still_holds_what_was_kept(warehouse: Warehouse) -> None:
@@ -113,8 +113,8 @@ def test_a_column_whose_type_changes_still_holds_what_was_kept(warehouse: Wareho
     warehouse.run(features="select id, 70000 as a, 1.25::decimal(5, 2) as b from features")
     types = dict(row[:2] for row in warehouse.sql("describe scores__inputs"))
     assert (types["a"], types["b"]) == ("INTEGER", "VARCHAR")
-    assert warehouse.sql("select distinct run_id, a, b from scores__inputs order by 1") == [
-        ("run-1", 1, "0.1"), ("run-2", 70000, "1.25")
+    assert warehouse.sql("select distinct run_no, a, b from scores__inputs order by 1") == [
+        (1, 1, "0.1"), (2, 70000, "1.25")
     ]  # fmt: skip
     assert warehouse.last_run("feature_types") == (["INTEGER", "DECIMAL(5,2)"],)
 
@@ -124,10 +124,10 @@ def test_categories_are_kept_as_text() -> None:
     assert kept_as("DOUBLE[3]") == "DOUBLE[3]"
 
 
-def test_a_feature_called_run_id_is_refused_unless_nothing_is_kept(warehouse: Warehouse) -> None:
-    warehouse.register("2", contract=line_contract(features=("a", "Run_ID")))
-    features = 'select id, a, b as "Run_ID" from features'
-    with pytest.raises(ConfigError, match="feature 'Run_ID' of 'line/2' has the name of a column"):
+def test_a_feature_called_run_no_is_refused_unless_nothing_is_kept(warehouse: Warehouse) -> None:
+    warehouse.register("2", contract=line_contract(features=("a", "Run_No")))
+    features = 'select id, a, b as "Run_No" from features'
+    with pytest.raises(ConfigError, match="feature 'Run_No' of 'line/2' has the name of a column"):
         warehouse.run(features=features)
     assert warehouse.run(features=features, keep_inputs=False).rows_scored == 2
 
@@ -189,7 +189,8 @@ def kept_is_what_was_scored(warehouse: Warehouse, run_id: str) -> int:
     """By hand: y = 2a - b + 0.5 of each kept row is what the ledger says. Returns how many rows."""
     [(rows, same)] = warehouse.sql(
         "select count(*), count(*) filter (abs(y - (2 * a - b + 0.5)) <= 1e-6 * abs(2 * a)) "
-        f"from scores inner join scores__inputs using (run_id, id) where run_id = '{run_id}'"
+        "from scores inner join dbt_onnx_runs using (run_id) "
+        f"inner join scores__inputs using (run_no, id) where run_id = '{run_id}'"
     )
     assert same == rows
     return rows

@@ -109,7 +109,8 @@ def inputs_that_changed(before: tuple[str, str], after: tuple[str, str]) -> str:
 
 def the_input(history: History, answer: str) -> None:
     [row] = history.sql(answer)
-    assert (row.pop("run_id"), row.pop("customer_id")) == (history.run_ids()["1998-02-01"], HER)
+    [run] = history.sql(f"select run_id from dbt_onnx_runs where run_no = {row.pop('run_no')}")
+    assert (run["run_id"], row.pop("customer_id")) == (history.run_ids()["1998-02-01"], HER)
     expected = features("1998-02-01").loc[HER]
     assert {name: float(value) for name, value in row.items()} == {
         name: expected[name] for name in FEATURES["2"]

@@ -57,7 +57,7 @@ def test_a_changed_prediction_fails_the_test_and_the_command_and_is_named(
     project: ScoringProject,
 ) -> None:
     run_id = project.invocation_id()
-    project.sql("update scores set y = 77 where id = 3 and run_id = ?", [run_id])
+    project.sql("update scores__current set y = 77 where id = 3")
     expect(project.dbt("test", "-s", TEST), **{TEST: "fail"})
     columns = ("run_id", "problem", "key", "column_name", "expected", "actual")
     assert (run_id, "prediction", "id=3", "y", "77.0", "4.5") in project.found(TEST, *columns)
@@ -67,7 +67,7 @@ def test_a_changed_prediction_fails_the_test_and_the_command_and_is_named(
         shown.output
     )
     assert "  prediction: id=3 y: 4.5, not 77.0" in shown.output
-    project.sql("update scores set y = 4.5 where id = 3 and run_id = ?", [run_id])
+    project.sql("update scores__current set y = 4.5 where id = 3")
     expect(project.dbt("test", "-s", TEST), **{TEST: "pass"})
 
 

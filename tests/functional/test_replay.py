@@ -17,6 +17,7 @@ from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.duckdb.history import read_history, read_runs
 from dbt_onnx.engines.duckdb.kept_run import replayable_runs
 from dbt_onnx.engines.duckdb.ledger import TableName
+from dbt_onnx.engines.duckdb.proof import prove
 from dbt_onnx.engines.duckdb.replaying import replay_run
 from dbt_onnx.errors import ConfigError, WarehouseError
 
@@ -46,6 +47,12 @@ def replay(warehouse: Warehouse, run_id: str, **settings: Any) -> Replay:
         artifacts=warehouse.artifacts,
         **settings,
     )
+
+
+def alter(warehouse: Warehouse, assignments: str, where: str) -> None:
+    """Change rows of the ledger, wherever they are."""
+    for table in ("scores__current", "scores__history"):
+        warehouse.sql(f"update {table} set {assignments} where {where}")
 
 
 def problems(result: Replay) -> set[str]:
@@ -118,8 +125,7 @@ def test_a_model_of_trees_with_labels_says_the_same_again(tmp_path: Path, thread
     warehouse.run(batch_rows=64, threads=threads)
     result = replay(warehouse, "run-1")
     assert (result.identical, result.findings) == (500, [])
-    warehouse.sql("update scores set label = 'yes' where id = 7 and label = 'no'")
-    warehouse.sql("update scores set label = 'no' where id = 7 and label = 'yes'")
+    alter(warehouse, "label = case label when 'no' then 'yes' else 'no' end", "id = 7")
     assert problems(replay(warehouse, "run-1")) == {"ledger", "prediction"}
     warehouse.connection.close()
 
@@ -130,7 +136,7 @@ def test_another_onnxruntime_is_said_and_near_numbers_are_within_tolerance(
     warehouse.sql(
         "update dbt_onnx_runs set onnxruntime_version = '1.0', features_hash_function = 'other'"
     )
-    warehouse.sql("update scores set y = y * 1.000001 where id = 8")
+    alter(warehouse, "y = y * 1.000001", "id = 8")
     result = replay(warehouse, "run-1")
     assert (result.identical, result.within_tolerance, result.passed) == (ROWS - 1, 1, True)
     assert [note.split(",")[0].split(" by")[0] for note in result.notes] == [
@@ -151,7 +157,7 @@ def test_a_number_is_held_to_the_size_of_its_column(
     made.sql("insert into features select i, 1 + i % 3, 1 from range(20) as t (i)")
     made.run()
     made.sql("update dbt_onnx_runs set features_hash_function = 'other'")
-    made.sql(f"update scores set y = y * {factor} where id = 8")
+    alter(made, f"y = y * {factor}", "id = 8")
     result = replay(made, "run-1")
     assert (result.within_tolerance, result.different) == (within, 1 - within)
     made.connection.close()
@@ -160,9 +166,9 @@ def test_a_number_is_held_to_the_size_of_its_column(
 def test_what_differs_is_named_with_what_was_said_and_what_is_said_now(
     warehouse: Warehouse,
 ) -> None:
-    warehouse.sql("update scores set y = 12 where id = 3 and run_id = 'run-1'")
+    alter(warehouse, "y = 12", "id = 3 and run_no = 1")
     found = [str(finding) for finding in replay(warehouse, "run-1").findings]
-    assert found[0].startswith("ledger: the fingerprint of the rows is ")
+    assert found[0].startswith("ledger: the fingerprint of the rows of run run-1 is ")
     assert found[1].startswith("prediction: id=3 y: -0.2177")
     assert found[1].endswith(", not 12.0")
     assert len(found) == 2
@@ -176,38 +182,51 @@ def cases() -> dict[str, Callable[[Warehouse, int], str]]:
 
         return tamper
 
-    at = "where run_id = 'run-1' and id = {row}"
+    def rows(assignments: str, problem: str) -> Callable[[Warehouse, int], str]:
+        def tamper(warehouse: Warehouse, row: int) -> str:
+            alter(warehouse, assignments, f"run_no = 1 and id = {row}")
+            return problem
+
+        return tamper
+
+    def each(statement: str, problem: str) -> Callable[[Warehouse, int], str]:
+        """The row is in one of two tables."""
+        tables = ("scores__current", "scores__history")
+        return sql("; ".join(statement.replace("{table}", table) for table in tables), problem)
+
+    at = "where run_no = 1 and id = {row}"
     return {
-        "output": sql(f"update scores set y = coalesce(y, 0) + 0.001 {at}", "prediction"),
-        "output by one bit": sql(
-            f"update scores set y = coalesce(nullif(y * (1 + 2e-7), y), 1) {at}", "ledger"
+        "output": rows("y = coalesce(y, 0) + 0.001", "prediction"),
+        "output by one bit": rows("y = coalesce(nullif(y * (1 + 2e-7), y), 1)", "ledger"),
+        "output gone": rows("y = case when y is null then 1 end", "prediction"),
+        "status": rows(
+            "rejected_reason_no = case when rejected_reason_no is null then 1 end", "prediction"
         ),
-        "output gone": sql(f"update scores set y = case when y is null then 1 end {at}", "prediction"),
-        "status": sql(
-            "update scores set status = case status when 'scored' then 'rejected' else 'scored' end "
-            + at,
-            "prediction",
+        "reason of a rejection": rows("rejected_reason_no = 2", "prediction"),
+        "reasons of a run": sql(
+            "update dbt_onnx_runs set rejected_reasons = list_reverse(rejected_reasons) "
+            "where run_no = 1", "runs",
         ),
-        "reason of a rejection": sql(f"update scores set rejected_reason = 'null:a' {at}", "prediction"),
-        "reason of a score": sql(f"update scores set score_reason = 'expired' {at}", "ledger"),
-        "lateness": sql(f"update scores set is_late = not is_late {at}", "ledger"),
-        "moment": sql(f"update scores set as_of = as_of - interval 1 day {at}", "ledger"),
-        "time of saying": sql(f"update scores set scored_at = scored_at + interval 1 second {at}", "ledger"),
-        "version": sql(
-            "alter table scores alter model_version type varchar; "
-            f"update scores set model_version = '2' {at}",
+        "reason of a score": rows("score_reason = 'expired'", "ledger"),
+        "lateness": sql(
+            "update scores__history set is_late = true where run_no = 1 and id = {row} // 10 * 10 + 1",
             "ledger",
         ),
-        "hash": sql(f"update scores set features_hash = features_hash + 1 {at}", "inputs"),
-        "key": sql(f"update scores set id = -1 {at}", "inputs"),
-        "row deleted": sql(f"delete from scores {at}", "ledger"),
-        "row doubled": sql(f"insert into scores select * from scores {at}", "ledger"),
-        "run of a row": sql(f"update scores set run_id = 'run-2' {at}", "ledger"),
+        "moment": rows("as_of = as_of - interval 1 day", "ledger"),
+        "time of saying": sql(
+            "update dbt_onnx_runs set scored_at = scored_at + interval 1 second where run_no = 1", "runs"
+        ),
+        "version": sql("update dbt_onnx_runs set model_version = '2' where run_no = 2", "runs"),
+        "hash": rows("features_hash = features_hash + 1", "inputs"),
+        "key": rows("id = -1", "inputs"),
+        "row deleted": each(f"delete from {{table}} {at}", "ledger"),
+        "row doubled": each(f"insert into {{table}} from {{table}} {at}", "ledger"),
+        "run of a row": rows("run_no = 2", "ledger"),
         "input": sql(f"update scores__inputs set a = a + 1e-15 + a * 1e-15 {at}", "inputs"),
         "input gone": sql(f"update scores__inputs set a = null {at}", "inputs"),
         "inputs deleted": sql(f"delete from scores__inputs {at}", "inputs"),
-        "inputs doubled": sql(f"insert into scores__inputs select * from scores__inputs {at}", "inputs"),
-        "inputs of nobody": sql("insert into scores__inputs values ('run-1', 5000 + {row}, 1, 1)", "inputs"),
+        "inputs doubled": sql(f"insert into scores__inputs from scores__inputs {at}", "inputs"),
+        "inputs of nobody": sql("insert into scores__inputs values (1, 5000 + {row}, 1, 1)", "inputs"),
         "bit of the artifact": _flip_bit,
         "sha256 in the registry": sql(
             "update model_registry set sha256 = reverse(sha256)", "artifact"
@@ -238,9 +257,10 @@ def test_any_tampering_is_found(warehouse: Warehouse, tmp_path: Path) -> None:
         copy = Warehouse(folder)
         row = rng.randrange(1, ROWS)
         expected = kinds[kind](copy, row)
+        proof = {finding.problem for finding in prove(copy.connection, LEDGER, with_values=False)}
         found = replay(copy, "run-1", sample=None)
-        if expected not in problems(found):
-            missed.append((kind, row, found))
+        if expected not in problems(found) | (proof & {"runs"}):
+            missed.append((kind, row, found, proof))
         copy.connection.close()
         shutil.rmtree(folder)
     assert missed == []

@@ -48,6 +48,7 @@ def test_many_models_at_once_never_conflict_and_each_has_its_run_row(tmp_path: P
         "features",
         "model_registry",
         ledger.RUNS_TABLE,
+        ledger.ERASURES_TABLE,
         "dbt_onnx_references",
         *(
             f"scores_{number}{suffix}"
