@@ -12,6 +12,7 @@ from consumer import PROJECT, Outcome, Project
 from hardening import connect, with_own_order
 from warehouse import line_contract, line_model, rebuilt_latest
 
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb import ledger
 from dbt_onnx.engines.duckdb.identifiers import quote
 
@@ -67,7 +68,7 @@ class Scores:
                 if name not in (*self.key, *ledger.STAMP_TYPES)
             },
         )
-        table = ledger.TableName(database=self.database, schema=self.schema, identifier=self.name)
+        table = TableName(database=self.database, schema=self.schema, identifier=self.name)
         listed = ", ".join(quote(name) for name in types if name not in ledger.LEDGER_ONLY)
         rebuilt = self.sql(f"select {listed} from ({ledger.rebuild_latest(table, shape)})")
         assert sorted(map(repr, latest)) == sorted(map(repr, rebuilt))

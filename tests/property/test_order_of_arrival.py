@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from warehouse import Warehouse, rebuilt_latest
 
-from dbt_onnx.engines.duckdb.ledger import LedgerShape, TableName, rebuild_latest
+from dbt_onnx.engines.base import TableName
+from dbt_onnx.engines.duckdb.ledger import LedgerShape, rebuild_latest
 
 if TYPE_CHECKING:
     from pathlib import Path

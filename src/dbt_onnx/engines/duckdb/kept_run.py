@@ -8,9 +8,9 @@ from dbt_onnx.engines.duckdb import inputs, ledger
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.feature_types import features_hash
 from dbt_onnx.engines.duckdb.identifiers import compared, quote
-from dbt_onnx.engines.duckdb.runs import RunRow
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError
+from dbt_onnx.runs.history import RunRow
 from dbt_onnx.runs.replay import MAX_FINDINGS, Finding, Replay, key_text, shown
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import duckdb
 
-    from dbt_onnx.engines.duckdb.ledger import TableName
+    from dbt_onnx.engines.base import TableName
 
 _RUN_COLUMNS = (
     "run_id", "status", "scored_at", "rows_scored", "rows_rejected", "rows_inputs_kept",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dbt_onnx.artifacts.registry import ModelVersion
+    from dbt_onnx.engines.base import TableName
 
 LATEST_SUFFIX = "__latest"
 RUNS_TABLE = "dbt_onnx_runs"
@@ -104,25 +105,6 @@ RUNS_TYPES = {
     "warehouse_version": "VARCHAR",
     "error": "VARCHAR",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableName:
-    """A table by its three parts, as the warehouse spells them."""
-
-    database: str
-    schema: str
-    identifier: str
-
-    @property
-    def sql(self) -> str:
-        return ".".join(quote(part) for part in (self.database, self.schema, self.identifier))
-
-    def __str__(self) -> str:
-        return f"{self.schema}.{self.identifier}"
-
-    def beside(self, identifier: str) -> TableName:
-        return TableName(database=self.database, schema=self.schema, identifier=identifier)
 
 
 @dataclass(frozen=True, kw_only=True)

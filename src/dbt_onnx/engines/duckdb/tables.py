@@ -9,13 +9,14 @@ from dbt_onnx.engines.duckdb import inputs, ledger
 from dbt_onnx.engines.duckdb.feature_types import converted, widened
 from dbt_onnx.engines.duckdb.identifiers import quote
 from dbt_onnx.engines.duckdb.inputs import INPUTS_SUFFIX
-from dbt_onnx.engines.duckdb.ledger import LATEST_SUFFIX, RUNS_TABLE, LedgerShape, TableName
+from dbt_onnx.engines.duckdb.ledger import LATEST_SUFFIX, RUNS_TABLE, LedgerShape
 from dbt_onnx.errors import ConfigError, ContractError, WarehouseError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from dbt_onnx.artifacts.registry import ModelVersion
+    from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.cursor import Cursor
 
 _RESTORE = "restore the table from a backup, or give the scoring model another name or alias"
