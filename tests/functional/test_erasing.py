@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from test_replay import replay
 from warehouse import Warehouse, line_model
 
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb.erasing import Erasure, forget, prune
-from dbt_onnx.engines.duckdb.ledger import TableName
 from dbt_onnx.engines.duckdb.proof import prove
 from dbt_onnx.errors import ConfigError
 
@@ -48,9 +48,7 @@ def forgotten(warehouse: Warehouse, *key: str, dry_run: bool = False) -> Erasure
     return forget(warehouse.connection, LEDGER, key, why="asked for", dry_run=dry_run)
 
 
-def pruned(
-    warehouse: Warehouse, before: datetime = FUTURE, *, dry_run: bool = False
-) -> Erasure:
+def pruned(warehouse: Warehouse, before: datetime = FUTURE, *, dry_run: bool = False) -> Erasure:
     return prune(warehouse.connection, LEDGER, before=before, why="retention", dry_run=dry_run)
 
 

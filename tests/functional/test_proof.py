@@ -9,8 +9,8 @@ import pytest
 from hardening import IS_HARDENED, connect
 from warehouse import Warehouse, line_contract, line_model
 
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb import writing
-from dbt_onnx.engines.duckdb.ledger import TableName
 from dbt_onnx.engines.duckdb.proof import prove
 from dbt_onnx.errors import DbtOnnxError, WarehouseError
 
@@ -114,7 +114,9 @@ def test_nothing_is_found_after_a_backfill_and_full_refreshes(warehouse: Warehou
 
 def test_nothing_is_found_after_runs_that_failed_died_or_were_dry(warehouse: Warehouse) -> None:
     with pytest.raises(DbtOnnxError):
-        warehouse.run(features="select id, null::double as a, b from features", max_rejected_fraction=0.1)
+        warehouse.run(
+            features="select id, null::double as a, b from features", max_rejected_fraction=0.1
+        )
     warehouse.run(empty=True)
     warehouse.sql(
         "insert into dbt_onnx_runs (run_no, run_id, scoring_model, status, started_at) "
@@ -305,7 +307,9 @@ def test_a_row_under_a_failed_run_or_one_of_another_scoring_model_is_named(
     warehouse: Warehouse,
 ) -> None:
     with pytest.raises(DbtOnnxError):
-        warehouse.run(features="select id, null::double as a, b from features", max_rejected_fraction=0.1)
+        warehouse.run(
+            features="select id, null::double as a, b from features", max_rejected_fraction=0.1
+        )
     warehouse.name = "others"
     warehouse.run()
     warehouse.name = "scores"
@@ -384,7 +388,9 @@ def test_runs_deleted_in_a_row_are_named_together(warehouse: Warehouse) -> None:
 
 def test_a_number_far_beyond_the_others_is_found_at_once(warehouse: Warehouse) -> None:
     warehouse.sql("update dbt_onnx_runs set run_no = 2_000_000_000 where run_no = 4")
-    assert "runs: runs 4 to 1999999999 are gone from main.dbt_onnx_runs, not there" in told(warehouse)
+    assert "runs: runs 4 to 1999999999 are gone from main.dbt_onnx_runs, not there" in told(
+        warehouse
+    )
 
 
 def test_a_run_of_another_scoring_model_is_missed_there(warehouse: Warehouse) -> None:
@@ -483,7 +489,7 @@ def test_a_dropped_column_of_outputs_is_named(warehouse: Warehouse) -> None:
 
 def test_a_table_that_is_gone_is_an_error(warehouse: Warehouse) -> None:
     warehouse.sql("drop table scores__history")
-    with pytest.raises(WarehouseError, match="main.scores__history"):
+    with pytest.raises(WarehouseError, match=r"main\.scores__history"):
         proven(warehouse)
 
 
@@ -505,8 +511,7 @@ def test_rows_taken_out_and_put_back_are_as_they_were(warehouse: Warehouse) -> N
 
 def copies(warehouse: Warehouse) -> list[str]:
     return [
-        row[0]
-        for row in warehouse.sql("select table_name from duckdb_tables() where not internal")
+        row[0] for row in warehouse.sql("select table_name from duckdb_tables() where not internal")
     ]
 
 

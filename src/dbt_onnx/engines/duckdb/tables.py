@@ -17,7 +17,6 @@ from dbt_onnx.engines.duckdb.ledger import (
     RUNS_TABLE,
     LedgerShape,
     LedgerTables,
-    TableName,
 )
 from dbt_onnx.errors import ConfigError, ContractError, WarehouseError
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from dbt_onnx.artifacts.registry import ModelVersion
+    from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.cursor import Cursor
 
 _RESTORE = "restore the table from a backup, or give the scoring model another name or alias"
@@ -141,9 +141,7 @@ class ScoringTables(LedgerTables):
 
     def _refuse_unlike(self, cursor: Cursor) -> None:
         """Raise WarehouseError when current and history differ in a column that both have to have."""
-        current, history = (
-            cursor.columns_of(table.sql) for table in (self.current, self.history)
-        )
+        current, history = (cursor.columns_of(table.sql) for table in (self.current, self.history))
         own = {*ledger.CURRENT_TYPES, *ledger.HISTORY_TYPES}
         lost = sorted((set(current) ^ set(history)) - own)
         faults = [f"only one of them has column(s) {lost}"] if lost else []
