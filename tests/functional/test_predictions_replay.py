@@ -139,3 +139,99 @@ def test_wrong_arguments_and_a_profile_without_the_plugin_are_named(tmp_path: Pa
         "plugins: [{module: dbt_onnx.replay_plugin}]",
     ):
         assert part in message
+
+
+def test_a_table_that_was_altered_fails_the_test_and_the_command(tmp_path: Path) -> None:
+    project = ScoringProject(tmp_path, profile=PLUGIN)
+    project.facts(30)
+    project.scoring_model("scores")
+    attach(project, ARGUMENTS)
+    expect(project.dbt("build"), **{TEST: "pass"})
+    project.sql("update facts set a = a + 1 where id < 20")
+    expect(project.dbt("build"), scores="success", **{TEST: "pass"})
+    project.sql("create table aside as from scores__history where id = 3")
+    project.sql("delete from scores__history where id = 3")
+    expect(project.dbt("test", "-s", TEST), **{TEST: "fail"})
+    [(problem, expected, actual)] = set(project.found(TEST, "problem", "expected", "actual"))
+    assert (problem, expected) == ("ledger", "30")
+    assert actual.endswith(" has 29 rows")
+    shown = call(project, "replay", "scores")
+    assert shown.exit_code == 1
+    assert "scores: tables FAILED" in shown.output
+    project.sql("insert into scores__history from aside")
+    # one that the counts of rows do not tell
+    project.sql("update scores__history set y = 7 where id = 3")
+    shown = call(project, "replay", "scores")
+    assert (shown.exit_code, "scores: tables as its runs left them" in shown.output) == (
+        0, True
+    ), shown.output  # fmt: skip
+    shown = call(project, "replay", "scores", "--all")
+    assert (shown.exit_code, "scores: tables FAILED" in shown.output) == (1, True)
+    project.sql("drop view scores")
+    project.sql("drop table scores__history")
+    shown = call(project, "replay", "scores")
+    assert shown.exit_code == 2
+    assert "main.scores__history is gone" in " ".join(shown.output.split())
+
+
+def test_an_entity_is_forgotten_and_the_past_pruned(tmp_path: Path) -> None:
+    project = ScoringProject(tmp_path, profile=PLUGIN)
+    project.facts(30)
+    project.scoring_model("scores")
+    attach(project, ARGUMENTS)
+    for _ in range(2):
+        expect(project.dbt("build"), **{TEST: "pass"})
+        project.sql("update facts set a = a + 1 where id < 20")
+    count = "select count(*) from scores"
+
+    asked = ("forget", "scores", "3", "--why", "asked for")
+    shown = call(project, *asked, "--dry-run")
+    assert shown.exit_code == 0, shown.output
+    assert (
+        shown.output == "scores: would erase 2 prediction(s) and 2 row(s) of inputs of 2 run(s)\n"
+    )
+    assert project.sql(count) == [(50,)]
+    shown = call(project, *asked)
+    assert shown.output == "scores: erased 2 prediction(s) and 2 row(s) of inputs of 2 run(s)\n"
+    assert project.sql(count) == [(48,)]
+    assert call(project, "history", "scores", "3").exit_code == 2
+
+    old = ("prune", "scores", "--before", "2000-01-01")
+    assert "erased 0 prediction(s)" in call(project, *old).output
+    shown = call(project, *old[:-1], "2100-01-01", "--dry-run")
+    assert "would erase 19 prediction(s) and 19 row(s) of inputs of 1 run(s)" in shown.output
+    shown = call(project, *old[:-1], "2100-01-01")
+    assert "scores: erased 19 prediction(s) and 19 row(s) of inputs of 1 run(s)" in shown.output
+    assert project.sql(count) == [(29,)]
+    assert project.sql("select distinct why from dbt_onnx_erasures order by why") == [
+        ("asked for",), ("retention",),
+    ]  # fmt: skip
+
+    shown = call(project, "replay", "scores", "--all")
+    assert shown.exit_code == 0, shown.output
+    assert "note: 20 row(s) of this run were erased" in shown.output
+    expect(project.dbt("test", "-s", TEST), **{TEST: "pass"})
+    # who is still among the features is scored again
+    expect(project.dbt("build"), scores="success", **{TEST: "pass"})
+    assert project.sql("select count(*) from scores where id = 3") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["forget", "scores", "1"], "Missing option '--why'"),
+        (["forget", "scores", "1", "2", "--why", "x"], "the key of main.scores is id; got 2 value(s)"),
+        (["forget", "score", "1", "--why", "x"], "'score' is no scoring model"),
+        (["prune", "scores"], "Missing option '--before'"),
+        (["prune", "scores", "--before", "soon"], "'soon' does not match the formats"),
+    ],
+)  # fmt: skip
+def test_a_wrong_call_erases_nothing(
+    project: ScoringProject, arguments: list[str], message: str
+) -> None:
+    before = project.sql("select count(*) from scores")
+    shown = call(project, *arguments)
+    assert shown.exit_code == 2
+    assert message in shown.output
+    assert "Traceback" not in shown.output
+    assert project.sql("select count(*) from scores") == before

@@ -341,6 +341,38 @@ def test_a_number_of_a_reason_altered_to_none_of_the_list_is_found(warehouse: Wa
     assert "of the rows of run run-1" in fault
 
 
+# what was altered in the view
+
+
+@pytest.mark.parametrize(
+    "replace", ["0.9::float as y", "'1' as model_version", "false as is_late", "2 * y as y"]
+)
+def test_a_view_that_says_something_else_is_found(warehouse: Warehouse, replace: str) -> None:
+    warehouse.sql("update scores__history set is_late = true where id = 2 and run_no = 1")
+    before = told(warehouse)
+    [(view,)] = warehouse.sql("select sql from duckdb_views() where view_name = 'scores'")
+    selected = view.partition(" AS ")[2].rstrip(";")
+    warehouse.sql(
+        f"create or replace view scores as select * replace ({replace}) from ({selected})"
+    )
+    added = [fault for fault in told(warehouse) if fault not in before]
+    # its version was 1 all along
+    assert added == (
+        []
+        if "version" in replace
+        else ["ledger: the view main.scores says something else, not what its tables say"]
+    )
+    warehouse.run()
+    assert told(warehouse) == before
+
+
+def test_a_view_that_was_dropped_is_made_again(warehouse: Warehouse) -> None:
+    warehouse.sql("drop view scores")
+    assert clean(warehouse)
+    warehouse.run()
+    assert len(warehouse.ledger()) == 7
+
+
 # what was altered in the run rows
 
 
@@ -484,12 +516,15 @@ def test_inputs_that_a_run_does_not_say_it_kept_are_counted(warehouse: Warehouse
 def test_a_dropped_column_of_outputs_is_named(warehouse: Warehouse) -> None:
     for table in ("scores__current", "scores__history"):
         warehouse.sql(f"alter table {table} drop column y")
-    assert told(warehouse) == ["ledger: columns ['y'] are gone, not there"]
+    assert told(warehouse) == [
+        "ledger: columns ['y'] are gone, not there",
+        "ledger: the view main.scores says something else, not what its tables say",
+    ]
 
 
 def test_a_table_that_is_gone_is_an_error(warehouse: Warehouse) -> None:
     warehouse.sql("drop table scores__history")
-    with pytest.raises(WarehouseError, match=r"main\.scores__history"):
+    with pytest.raises(WarehouseError, match=r"main\.scores__history is gone"):
         proven(warehouse)
 
 

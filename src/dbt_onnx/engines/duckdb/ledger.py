@@ -199,6 +199,22 @@ def create_ledger(tables: LedgerTables, shape: LedgerShape) -> str:
     """Make the view that users read. Its tables are named without their database, which may be attached
     under another name.
     """
+    current, history, runs = (
+        f"{quote(table.schema)}.{quote(table.identifier)}"
+        for table in (tables.current, tables.history, tables.runs)
+    )
+    selected = _select_ledger(shape, current=current, history=history, runs=runs)
+    return f"create or replace view {tables.ledger.sql} as {selected}"
+
+
+def select_ledger(tables: LedgerTables, shape: LedgerShape) -> str:
+    """What the view should say."""
+    return _select_ledger(
+        shape, current=tables.current.sql, history=tables.history.sql, runs=tables.runs.sql
+    )
+
+
+def _select_ledger(shape: LedgerShape, *, current: str, history: str, runs: str) -> str:
     given = {name: f"predictions.{quote(name)}" for name in (*shape.key, "as_of", *shape.outputs)}
     given |= {
         "status": f"case when predictions.{REJECTED} is null then 'scored' else 'rejected' end",
@@ -209,20 +225,15 @@ def create_ledger(tables: LedgerTables, shape: LedgerShape) -> str:
         "features_hash": "predictions.features_hash",
     }
     listed = ", ".join(f"{sql} as {quote(name)}" for name, sql in given.items())
-    place = {
-        table: f"{quote(table.schema)}.{quote(table.identifier)}"
-        for table in (tables.current, tables.history, tables.runs)
-    }
     columns = ", ".join(map(quote, shape.row_columns))
     return f"""
-        create or replace view {tables.ledger.sql} as
         select {listed}
         from (
-            select {columns}, false as is_late from {place[tables.current]}
+            select {columns}, false as is_late from {current}
             union all
-            select {columns}, is_late from {place[tables.history]}
+            select {columns}, is_late from {history}
         ) as predictions
-        inner join {place[tables.runs]} as runs
+        inner join {runs} as runs
             on predictions.{RUN} = runs.{RUN} and runs.status = 'success'"""
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+import duckdb
+
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
+from dbt_onnx.engines.duckdb.feature_types import hashable
 from dbt_onnx.engines.duckdb.identifiers import compared, quote
 from dbt_onnx.engines.duckdb.ledger import (
     CURRENT_TYPES,
@@ -17,9 +20,11 @@ from dbt_onnx.engines.duckdb.ledger import (
     ROW_TYPES,
     RUN,
     all_rows,
+    fingerprint,
     fingerprint_of_rows,
     key_types,
     last_number,
+    select_ledger,
 )
 from dbt_onnx.engines.duckdb.planning import features_hash_function
 from dbt_onnx.engines.duckdb.runs import read_run_rows
@@ -29,8 +34,6 @@ from dbt_onnx.runs.replay import MAX_FINDINGS, Finding, key_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-    import duckdb
 
     from dbt_onnx.engines.base import TableName
     from dbt_onnx.runs.history import RunRow
@@ -56,6 +59,7 @@ def prove(
         findings += _faults_of_counts(cursor, tables, runs)
         if with_values:
             findings += _faults_of_values(cursor, tables, runs)
+            findings += _faults_of_view(cursor, tables, runs)
     return findings
 
 
@@ -214,6 +218,37 @@ def _faults_of_values(
             )
 
 
+def _faults_of_view(
+    cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow]
+) -> Iterator[Finding]:
+    """Whether the ledger, a view that anybody can replace, says what its tables do. Where it was
+    dropped, the next run makes it again.
+    """
+    key = next((run.key_columns for run in runs if run.key_columns), None)
+    if key is None or not cursor.has(tables.ledger):
+        return
+    types = key_types(key, cursor.columns_of(tables.current.sql))
+    if "" in types.values():
+        return
+    wanted = f"({select_ledger(tables, tables.whole_shape(cursor, types))})"
+    columns = cursor.columns_of(wanted)
+    try:
+        altered = cursor.columns_of(tables.ledger.sql) != columns
+    except duckdb.BinderException:
+        # a column that it reads is gone
+        altered = True
+    if not altered:
+        listed = ", ".join(hashable(quote(name), kind) for name, kind in columns.items())
+        said = f"select count(*), {fingerprint(listed)} from {{}} as said"
+        altered = cursor.rows(said.format(tables.ledger.sql)) != cursor.rows(said.format(wanted))
+    if altered:
+        yield Finding(
+            problem="ledger",
+            expected="what its tables say",
+            actual=f"the view {tables.ledger} says something else",
+        )
+
+
 def fingerprints(
     cursor: Cursor,
     tables: ScoringTables,
@@ -234,7 +269,7 @@ def fingerprints(
                 alike[tuple(run.key_columns), tuple(run.output_columns)].append(run.run_no)
     found: dict[int, int] = {}
     for (key, outputs), numbers in alike.items():
-        fingerprint = fingerprint_of_rows(
+        number = fingerprint_of_rows(
             key=key_types(key, columns), outputs=key_types(outputs, columns)
         )
         own = {name.casefold() for name in (*key, *outputs, *ROW_TYPES, *CURRENT_TYPES)}
@@ -248,7 +283,7 @@ def fingerprints(
         )
         found |= dict.fromkeys(numbers, 0)
         found |= cursor.rows(
-            f"select {RUN}, coalesce({fingerprint} filter (where {is_as_written}), 0) "
+            f"select {RUN}, coalesce({number} filter (where {is_as_written}), 0) "
             f"from {rows} as written group by {RUN}",
             {"numbers": numbers, **(parameters or {})},
         )

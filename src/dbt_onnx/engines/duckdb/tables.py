@@ -233,14 +233,14 @@ class ScoringTables(LedgerTables):
             for name, kind in columns.items():
                 if name.casefold() not in found:
                     cursor.execute(ledger.add_column(table, name, kind))
-        cursor.execute(ledger.create_ledger(self, self._whole_shape(cursor, shape)))
+        cursor.execute(ledger.create_ledger(self, self.whole_shape(cursor, shape.key)))
 
-    def _whole_shape(self, cursor: Cursor, shape: LedgerShape) -> LedgerShape:
+    def whole_shape(self, cursor: Cursor, key: Mapping[str, str]) -> LedgerShape:
         """With the outputs of all versions that have ever scored."""
-        own = {n.casefold() for n in (*shape.key, *ledger.ROW_TYPES, *ledger.CURRENT_TYPES)}
+        own = {n.casefold() for n in (*key, *ledger.ROW_TYPES, *ledger.CURRENT_TYPES)}
         columns = cursor.columns_of(self.current.sql).items()
         outputs = {name: kind for name, kind in columns if name.casefold() not in own}
-        return LedgerShape(key=shape.key, outputs=outputs)
+        return LedgerShape(key=key, outputs=outputs)
 
     def create_inputs(
         self, cursor: Cursor, shape: LedgerShape, features: Mapping[str, str]
