@@ -147,9 +147,7 @@ class ScoringTables(LedgerTables):
 
     def _refuse_unlike(self, cursor: Cursor) -> None:
         """Raise WarehouseError when current and history differ in a column that both have to have."""
-        current, history = (
-            cursor.columns_of(table.sql) for table in (self.current, self.history)
-        )
+        current, history = (cursor.columns_of(table.sql) for table in (self.current, self.history))
         own = {*ledger.CURRENT_TYPES, *ledger.HISTORY_TYPES}
         lost = sorted((set(current) ^ set(history)) - own)
         faults = [f"only one of them has column(s) {lost}"] if lost else []
