@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import Stopwatch
 from benchmarks.rivals import stream, warehouse
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb import ledger
 from dbt_onnx.engines.duckdb.feature_types import features_hash
-from dbt_onnx.engines.duckdb.ledger import LedgerShape, LedgerTables, TableName
+from dbt_onnx.engines.duckdb.ledger import LedgerShape, LedgerTables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

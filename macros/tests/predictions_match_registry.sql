@@ -8,8 +8,8 @@
     Passes if every served prediction is by the serving version, made by a run that read an artifact
     with the registry's sha256, and the serving version's file is there and has that sha256 still.
     Fails if one is by an earlier version (`problem`: `earlier_version`; with `rejected_reason` where the
-    serving version rejected the entity); if its run read another artifact (`another_artifact`) or is not
-    known (`unknown_run`); if the serving version's file is gone (`artifact_missing`) or has other bytes
+    serving version rejected the entity); if its run read another artifact (`another_artifact`), or does
+    not say which; if the serving version's file is gone (`artifact_missing`) or has other bytes
     (`artifact_altered`); if the registry has no row for what the scoring model runs
     (`no_serving_version`) or two (`two_serving_versions`); if no run ever succeeded
     (`no_successful_run`).
@@ -62,7 +62,6 @@ served as (
         current_rows.rejected_reason,
         current_rows.__dbt_onnx_versions_back,
         served_versions.sha256 as __dbt_onnx_expected_sha256,
-        run_artifacts.run_id is not null as __dbt_onnx_is_run_known,
         run_artifacts.artifact_sha256 as __dbt_onnx_sha256
     from current_rows
     inner join served_versions
@@ -89,7 +88,7 @@ by_earlier_version as (
 by_another_artifact as (
     select
         {{ dbt_onnx._columns(key) }},
-        case when __dbt_onnx_is_run_known then 'another_artifact' else 'unknown_run' end as problem,
+        'another_artifact' as problem,
         __dbt_onnx_expected_sha256 as expected,
         __dbt_onnx_sha256 as actual,
         model_version,

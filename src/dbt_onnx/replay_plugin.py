@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from dbt.adapters.duckdb.plugins import BasePlugin
 
 from dbt_onnx.artifacts.registry import Registry
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb.history import read_runs
 from dbt_onnx.engines.duckdb.kept_run import replayable_runs
-from dbt_onnx.engines.duckdb.ledger import TableName
 from dbt_onnx.engines.duckdb.proof import prove
 from dbt_onnx.engines.duckdb.replaying import replay_run
 from dbt_onnx.errors import DbtOnnxError

@@ -17,9 +17,9 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from dbt_onnx.artifacts.registry import Registry
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb.feature_types import converted, kept_as, widened
 from dbt_onnx.engines.duckdb.history import read_history
-from dbt_onnx.engines.duckdb.ledger import TableName
 from dbt_onnx.engines.duckdb.replaying import replay_run
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +18,7 @@ from scoring_project import ScoringProject
 from warehouse import line_model
 
 from dbt_onnx.cli import main
+from dbt_onnx.runs.run import score_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,6 +166,26 @@ def test_the_present_stays_as_it_is(built: Shop, filled: Filled) -> None:
     assert shop.sql("select rows_scored from dbt_onnx_runs order by started_at desc limit 1") == [
         (0,)
     ]
+
+
+def test_a_slice_is_a_run_like_any_other(
+    built: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dbt run` and a backfill score by one function, with one request; the clock is another."""
+    shop = built.copied_to(tmp_path / "copy")
+    runs: list[tuple[Any, ...]] = []
+
+    def spied(engine: Any, request: Any, settings: Any, **options: Any) -> Any:
+        asked = replace(request, features=None, registry=None)
+        setting = replace(settings, clock_sql="", run_id="", seeds={})
+        runs.append((asked, setting, options["artifacts"]))
+        return score_table(engine, request, settings, **options)
+
+    monkeypatch.setattr("dbt_onnx.engines.duckdb.engine.score_table", spied)
+    assert shop.dbt("run", "-s", "scores").success
+    shop.backfill("scores", "--from", "2023-07-01", "--to", "2023-08-01", "--every", "month")
+    assert len(runs) == 3
+    assert runs[0] == runs[1] == runs[2]
 
 
 def test_what_has_run_is_not_run_again(filled: Filled) -> None:

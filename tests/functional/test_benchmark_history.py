@@ -8,7 +8,7 @@ from pathlib import Path
 
 from warehouse import Warehouse, newest_of_ledger
 
-from dbt_onnx.engines.duckdb.ledger import TableName
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb.proof import prove
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))

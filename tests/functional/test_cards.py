@@ -18,7 +18,7 @@ from warehouse import Warehouse
 import dbt_onnx
 from dbt_onnx.artifacts.registry import Registry, RegistryEntry
 from dbt_onnx.cli import main
-from dbt_onnx.engines.duckdb.ledger import TableName
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb.replaying import replay_run
 from dbt_onnx.errors import ArtifactError
 

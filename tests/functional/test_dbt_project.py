@@ -10,7 +10,7 @@ import duckdb
 import pytest
 from scoring_project import CLOCK, ScoringProject
 
-from dbt_onnx.engines.duckdb.ledger import TableName
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.errors import ConfigError, WarehouseError
 from dbt_onnx.project.dbt_project import DbtProject
 from dbt_onnx.project.upstream import moved

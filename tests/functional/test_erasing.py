@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from test_replay import replay
 from warehouse import Warehouse, line_model
 
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb.erasing import Erasure, forget, prune
-from dbt_onnx.engines.duckdb.ledger import TableName
 from dbt_onnx.engines.duckdb.proof import prove
 from dbt_onnx.errors import ConfigError
 

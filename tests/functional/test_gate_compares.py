@@ -293,6 +293,69 @@ def test_what_would_stop_the_next_run_stops_the_gate_in_the_same_words(
     assert f"refused: {' '.join(said.split())}" in gate
 
 
+def no_features_in_some_rows(shop: Shop) -> None:
+    shop.sql("update features set b = null where id < 4")
+
+
+def no_key_in_some_rows(shop: Shop) -> None:
+    shop.sql("update features set id = null where id < 4")
+
+
+def no_moment_in_some_rows(shop: Shop) -> None:
+    shop.sql(
+        "update features set day = null where id < 2; update features set id = null where id = 2"
+    )
+    shop.sql("update features set b = null where id = 3")
+
+
+@pytest.mark.parametrize(
+    ("change", "reasons"),
+    [
+        (no_features_in_some_rows, "null:b 4"),
+        (no_key_in_some_rows, "null_key 4"),
+        (no_moment_in_some_rows, "null_as_of 2, null:b 1, null_key 1"),
+    ],
+)
+def test_the_gate_allows_as_many_rejected_rows_as_a_run(
+    shop: Shop, change: Any, reasons: str
+) -> None:
+    """Of 30 rows 4 are rejected: more than a tenth, and less than a seventh."""
+    shop.register("same", line_model(), alias="")
+    body = "select *, date '2024-01-01' as day from {{ source('shop', 'facts') }}"
+    shop.write("models/features.sql", "{{ config(materialized='table') }} " + body)
+    allowed = "as_of='day', max_rejected_fraction="
+    shop.scoring_model("scores", arguments=f"{allowed}0.2")
+    assert shop.dbt("build").success
+    change(shop)
+    wide = ("--max-rejected", "1", "--min-rank-correlation", "-1")
+    for fraction, is_allowed in ((0.1, False), (0.15, True)):
+        shop.scoring_model("scores", arguments=f"{allowed}{fraction}")
+        assert shop.dbt("run", "-s", "scores", "--full-refresh").success is is_allowed
+        if is_allowed:
+            assert shop.call("promote", "line/same", *wide).exit_code == 0
+        else:
+            said = " ".join(shop.refused("line/same", *wide).split())
+            assert f"4 of 30 rows of main.features would be rejected: {reasons}" in said
+            assert "and max_rejected_fraction in score()" in said
+
+
+def test_a_limit_that_is_no_literal_is_left_to_the_run(shop: Shop) -> None:
+    shop.register("same", line_model(), alias="")
+    shop.scoring_model("scores", arguments="max_rejected_fraction=1 / 2")
+    assert shop.dbt("build").success
+    no_features_in_some_rows(shop)
+    assert "4 of 30 rows" in " ".join(shop.refused("line/same").split())
+    assert shop.call("promote", "line/same", "--max-rejected", "0.2").exit_code == 0
+
+
+def test_a_sample_has_its_share_of_the_rows_without_a_key(shop: Shop) -> None:
+    shop.scoring_model("scores", arguments="max_rejected_fraction=0.5")
+    assert shop.dbt("build").success
+    shop.sql("update features set id = null where id < 10")
+    said = " ".join(shop.refused("line/opposite", "--sample", "10").split())
+    assert "5 of 15 rows of main.features would be rejected: null_key 5" in said
+
+
 def test_a_feature_called_run_no_stops_the_gate_unless_no_inputs_are_kept(shop: Shop) -> None:
     shop.register("run_no", line_model(), line_contract(features=("run_no", "b")), alias="")
     assert shop.dbt("build").success

@@ -348,7 +348,7 @@ def test_an_altered_artifact_is_broken(sandbox: ScoringProject) -> None:
         ("drop table features", ["features"]),
         ("drop view healthy_scores", ["ledger"]),
         ("drop table healthy_scores__history", ["ledger"]),
-        ("drop table healthy_scores__current", ["ledger", "missing"]),
+        ("drop table healthy_scores__current", ["ledger"]),
         (
             "update dbt_onnx_runs set status = 'running'",
             ["run_interrupted", "never_ran", "missing"],
@@ -361,8 +361,28 @@ def test_what_the_warehouse_lacks_is_broken(
     sandbox.sql(damage)
     code, document = status(sandbox, "healthy_scores")
     assert code == 2
-    assert kinds(document)["healthy_scores"] == expected
     assert document["error"] is None
+    assert kinds(document)["healthy_scores"] == expected
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        ('alter table features rename id to "Id"', "features"),
+        ("alter table features alter id type bit using '1'::bit", "features"),
+        ("update model_registry set sha256 = 'short'", "registry"),
+        ("alter table model_registry drop column artifact", "registry"),
+    ],
+)
+def test_features_and_registry_are_read_as_a_run_reads_them(
+    sandbox: ScoringProject, damage: str, kind: str
+) -> None:
+    """What stops the next run is a problem now, in the same words."""
+    sandbox.sql(damage)
+    run = sandbox.dbt("run", "-s", "healthy_scores").nodes["healthy_scores"].message
+    [model] = status(sandbox, "healthy_scores")[1]["scoring_models"]
+    [said] = [problem["message"] for problem in model["problems"] if problem["kind"] == kind]
+    assert f" error: {said}\n" in run
 
 
 def test_what_cannot_be_read_at_all_is_one_document_with_an_error(

@@ -27,7 +27,7 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 from tampering import KINDS, Tamperer
 
 from dbt_onnx.artifacts.registry import Registry
-from dbt_onnx.engines.duckdb.ledger import TableName
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb.replaying import replay_run
 
 if TYPE_CHECKING:

@@ -139,7 +139,7 @@ def test_a_promotion_is_seen_before_the_next_run(project: Project) -> None:
 def test_an_artifact_that_was_replaced_under_its_version_is_found(project: Project) -> None:
     assert project.found("altered_artifact", *COLUMNS[:5]) == [
         ("b", "another_artifact", sha256_of("2"), "ab" * 32, "before"),
-        ("c", "unknown_run", sha256_of("2"), None, "lost"),
+        ("c", "another_artifact", sha256_of("2"), None, "lost"),
     ]
 
 

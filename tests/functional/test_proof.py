@@ -9,8 +9,8 @@ import pytest
 from hardening import IS_HARDENED, connect
 from warehouse import Warehouse, line_contract, line_model
 
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb import writing
-from dbt_onnx.engines.duckdb.ledger import TableName
 from dbt_onnx.engines.duckdb.proof import prove
 from dbt_onnx.errors import DbtOnnxError, WarehouseError
 

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from scoring_project import ScoringProject
 
 from dbt_onnx.cli import main, predictions
+from dbt_onnx.engines.base import Sources, TableName
 from dbt_onnx.engines.duckdb import backfilling, health
 from dbt_onnx.engines.duckdb.cursor import Cursor
-from dbt_onnx.engines.duckdb.ledger import TableName
-from dbt_onnx.errors import ConfigError, RegistryError, WarehouseError
+from dbt_onnx.errors import ConfigError, DataError, RegistryError, WarehouseError
 from dbt_onnx.project import backfill
 from dbt_onnx.project.dbt_project import DbtProject
 
@@ -195,14 +195,16 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def sources(registry: str | None) -> health.Sources:
+def sources(registry: str | None) -> Sources:
     table = TableName(database="memory", schema="main", identifier=registry) if registry else None
-    return health.Sources(
+    return Sources(
         key=("id",),
         features_name="main.features",
         features=None,
         registry_name="main.model_registry",
         registry=table,
+        gone=(),
+        is_torn=False,
     )
 
 
@@ -225,23 +227,19 @@ def test_features_that_cannot_tell_who_they_are_about_are_a_fault(
     )
     connection.execute("create table t (number int); create view features as from t")
     cursor = Cursor(connection)
-    assert health.fault_of_features(cursor, sources(None)) == (
-        "the feature relation main.features is not in the warehouse"
-    )
-    fault = health.fault_of_features(cursor, found)
-    assert fault == "the feature relation main.features has no key column ['id']"
+    with pytest.raises(DataError, match=r"relation main\.features is not in the warehouse"):
+        health.check_features(cursor, sources(None))
+    with pytest.raises(ConfigError, match=r"\['id'\] not found in main\.features"):
+        health.check_features(cursor, found)
     connection.execute("drop table t")
-    said = health.fault_of_features(cursor, found)
-    assert said is not None
-    assert said.startswith("the feature relation main.features cannot be read: ")
+    with pytest.raises(DataError, match=r"the feature relation main\.features cannot be read: "):
+        health.check_features(cursor, found)
 
 
 def test_figures_of_health_that_cannot_be_read_are_said(
     connection: duckdb.DuckDBPyConnection,
 ) -> None:
-    with pytest.raises(
-        WarehouseError, match=r"the figures of its health cannot be read: .*nowhere"
-    ):
+    with pytest.raises(WarehouseError, match=r"the warehouse cannot answer: .*nowhere"):
         health.read_figures(Cursor(connection), "select * from nowhere")
 
 
@@ -251,6 +249,6 @@ def test_a_backfill_without_a_registry_in_the_warehouse_is_refused(
     features = TableName(database="memory", schema="main", identifier="features")
     connection.execute("create table features (id int)")
     with pytest.raises(RegistryError, match=r"none of main\.features has the columns model_name"):
-        backfilling.registry_among(connection, [features])
+        backfilling.registry_among(Cursor(connection), [features])
     with pytest.raises(RegistryError, match="none of the relations that the scoring model reads"):
-        backfilling.registry_among(connection, [])
+        backfilling.registry_among(Cursor(connection), [])

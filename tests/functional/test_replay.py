@@ -13,10 +13,11 @@ from sklearn.ensemble import GradientBoostingClassifier
 from warehouse import Warehouse, line_contract, line_model
 
 import dbt_onnx
+from dbt_onnx.artifacts.artifact import Artifact
 from dbt_onnx.artifacts.registry import Registry
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb.history import read_history, read_runs
 from dbt_onnx.engines.duckdb.kept_run import replayable_runs
-from dbt_onnx.engines.duckdb.ledger import TableName
 from dbt_onnx.engines.duckdb.proof import prove
 from dbt_onnx.engines.duckdb.replaying import replay_run
 from dbt_onnx.errors import ConfigError, WarehouseError
@@ -128,6 +129,25 @@ def test_a_model_of_trees_with_labels_says_the_same_again(tmp_path: Path, thread
     alter(warehouse, "label = case label when 'no' then 'yes' else 'no' end", "id = 7")
     assert problems(replay(warehouse, "run-1")) == {"ledger", "prediction"}
     warehouse.connection.close()
+
+
+def test_a_replay_opens_the_model_as_its_run_did(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def spied(artifact: Artifact, **options: Any) -> Any:
+        session = open_session(artifact, **options)
+        opened.append((artifact.sha256, session.threads, session.batch_rows))
+        return session
+
+    open_session = Artifact.open
+    monkeypatch.setattr(Artifact, "open", spied)
+    warehouse.features((1, 50.0, 3.0))
+    warehouse.run(threads=2, batch_rows=7)
+    assert replay(warehouse, "run-3").passed
+    assert opened == [opened[0]] * 2
+    assert opened[0][1:] == (2, 7)
 
 
 def test_another_onnxruntime_is_said_and_near_numbers_are_within_tolerance(

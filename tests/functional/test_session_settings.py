@@ -17,8 +17,8 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 from warehouse import Warehouse
 
 from dbt_onnx.authoring.distributions import describe
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb.history import read_history
-from dbt_onnx.engines.duckdb.ledger import TableName
 
 if TYPE_CHECKING:
     from pathlib import Path

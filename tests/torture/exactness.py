@@ -17,7 +17,7 @@ from tests.torture.verdicts import COMPLETE, LENGTHS, PROMISE, alarms, compare, 
 from warehouse import Warehouse
 
 from dbt_onnx.artifacts.registry import Registry
-from dbt_onnx.engines.duckdb.ledger import TableName
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb.replaying import replay_run
 from dbt_onnx.errors import DataError
 

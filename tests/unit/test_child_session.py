@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -411,7 +412,7 @@ def test_the_gate_rejects_the_row_that_kills_as_the_run_does(tmp_path: Path) -> 
     dividends, divisors = list(range(500)), [5] * 500
     dividends[77], divisors[77] = killers.SMALLEST, -1
     batch = pa.record_batch({"a": dividends, "b": divisors})
-    answers = Answers.of(candidate, [batch])
+    answers = Answers.of(candidate, [batch], Counter())
     assert (answers.rows_scored, dict(answers.rejected_reasons)) == (
         499,
         {"model_crashed": 1},
@@ -425,4 +426,4 @@ def test_the_gate_fails_a_model_that_kills_on_every_row(tmp_path: Path) -> None:
     )
     batch = pa.record_batch({"a": [killers.SMALLEST] * 9, "b": [-1] * 9})
     with pytest.raises(ScoringError, match=r"signal 8 \(SIGFPE\)"):
-        Answers.of(Candidate.load(tmp_path, entry), [batch])
+        Answers.of(Candidate.load(tmp_path, entry), [batch], Counter())

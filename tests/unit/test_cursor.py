@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import duckdb
 import pytest
 
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb.cursor import Cursor
-from dbt_onnx.engines.duckdb.ledger import TableName
 
 if TYPE_CHECKING:
     from pathlib import Path

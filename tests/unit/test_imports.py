@@ -51,10 +51,10 @@ WHOLE_TABLE_CALLS = {"to_pandas", "read_all", "df", "fetchdf", "fetch_df", "fetc
 
 
 @cache
-def imports_of(path: Path) -> set[str]:
-    """Every module imported in a file, also inside functions, but not only for type checking."""
+def imports_of(path: Path, *, for_types: bool = False) -> set[str]:
+    """Every module imported in a file, also inside functions; those only `for_types` when asked."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    for node in [] if for_types else ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             node.body = [ast.Pass()]
     found = set()
@@ -108,6 +108,18 @@ def test_an_engine_imports_no_other() -> None:
         if name.startswith("dbt_onnx.engines.") and name.split(".")[2] not in {folder.name, "base"}
     ]
     assert offenders == []
+
+
+@pytest.mark.parametrize("room", ["project", "cli"])
+def test_a_warehouse_is_reached_through_one_place(room: str) -> None:
+    """A second engine changes nothing above the engines, not even a type."""
+    offenders = {
+        f"{path.relative_to(PACKAGE)}: {name}"
+        for path in (PACKAGE / room).rglob("*.py")
+        for name in imports_of(path, for_types=True)
+        if name.startswith("dbt_onnx.engines") and name != "dbt_onnx.engines.base"
+    }
+    assert offenders == set()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

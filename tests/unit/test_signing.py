@@ -290,7 +290,7 @@ def test_a_model_is_not_run_before_its_signature_is_checked(
     signed: Signed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     altered_model(signed)
-    monkeypatch.setattr("dbt_onnx.artifacts.verification.score_sample", pytest.fail)
+    monkeypatch.setattr("dbt_onnx.artifacts.artifact.Artifact.open", pytest.fail)
     assert not signed.verdict().passed
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import onnx_models as models
@@ -13,7 +14,10 @@ from dbt_onnx.artifacts.artifact import load_artifact, write_artifact
 from dbt_onnx.artifacts.registry import Registry, RegistryEntry
 from dbt_onnx.artifacts.sample import largest_difference, score_sample
 from dbt_onnx.artifacts.verification import verify_entry, verify_registry
+from dbt_onnx.kernel.child_session import ChildSession
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
+from dbt_onnx.promotion.answers import Candidate
+from dbt_onnx.runs.scorer import RunScorer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,7 +101,7 @@ def test_every_row_of_the_registry_gets_its_verdict_in_order(tmp_path: Path) -> 
 def test_a_sample_is_scored_as_a_run_scores_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With tensors in the place of ZipMaps: what a run gives onnxruntime is what is verified."""
+    """The same session on the same bytes, with tensors in the place of ZipMaps; so does the gate."""
     classes = ("no", "yes", "hm")
     contract = Contract(
         features=CONTRACT.features,
@@ -117,15 +121,31 @@ def test_a_sample_is_scored_as_a_run_scores_it(
     )
     artifact = load_artifact(tmp_path, entry)
     assert artifact.scoring_bytes != artifact.model_bytes
-    given = []
+    opened, used = [], []
 
-    def score(model_bytes: bytes, *arguments: Any, **options: Any) -> Any:
-        given.append(model_bytes)
-        return score_sample(model_bytes, *arguments, **options)
+    class Spied(ChildSession):
+        def __init__(self, *arguments: Any, max_seconds: float, **options: Any) -> None:
+            super().__init__(*arguments, max_seconds=max_seconds, **options)
+            self.given = (arguments, options)
+            opened.append(self.given)
 
-    monkeypatch.setattr("dbt_onnx.artifacts.verification.score_sample", score)
+        def run(self, feeds: Any) -> list[Any]:
+            used.append(self.given)
+            return super().run(feeds)
+
+    monkeypatch.setattr("dbt_onnx.kernel.child_session.ChildSession", Spied)
+    request = SimpleNamespace(threads=None, batch_rows=None, max_rejected_fraction=0.1)
+    run = SimpleNamespace(
+        artifact=artifact, request=request, settings=SimpleNamespace(identifier="scores"), log=None
+    )
+    summary = SimpleNamespace(rows_to_score=2, rows_in=2, rows_still_rejected=0)
+    RunScorer(run, SimpleNamespace(summary=summary), in_child_process=True)  # type: ignore[arg-type]
+    [as_a_run] = opened
+    assert as_a_run[0] == (artifact.scoring_bytes,)
     assert verify_entry(tmp_path, entry).passed
-    assert given == [artifact.scoring_bytes]
+    assert used == [as_a_run]
+    Candidate.load(tmp_path, entry)
+    assert opened == [as_a_run] * 3
 
 
 def test_without_a_sample_the_model_must_load_all_the_same(tmp_path: Path) -> None:

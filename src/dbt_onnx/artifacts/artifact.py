@@ -27,6 +27,7 @@ from dbt_onnx.artifacts.graph import GraphSignature, read_graph, without_zipmaps
 from dbt_onnx.artifacts.registry import ModelVersion, RegistryEntry, name_faults, path_faults
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.kernel.contract import Contract
+from dbt_onnx.kernel.native import MAX_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -78,6 +79,7 @@ class Artifact:
         threads: int | None = 1,
         batch_rows: int | None = None,
         in_child_process: bool = False,
+        max_seconds: float = MAX_SECONDS,
     ) -> OnnxSession | ChildSession:
         """A session that scores as every run, replay and check does. A batch that the graph fixes
         goes before `batch_rows`. `in_child_process`: a row that kills the model's process is told by an
@@ -92,6 +94,7 @@ class Artifact:
             output_names=[output.name for output in self.contract.outputs],
             threads=threads or 1,
             batch_rows=self.signature.batch_rows or batch_rows,
+            max_seconds=max_seconds,
         )
 
 

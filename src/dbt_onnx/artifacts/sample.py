@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dbt_onnx.kernel.contract import Contract
+    from dbt_onnx.kernel.session import Scorer
 
 TOLERANCE = 1e-5
 
@@ -29,19 +30,26 @@ def score_sample(
     *,
     batch_rows: int | None = None,
 ) -> dict[str, list[Any]]:
-    """Score `{feature: values}`, as a card holds them, with one thread, in a child process.
-
-    Returns {output column: values}, none in the rows that were rejected. Values are JSON types; a
-    feature with a time_unit is ISO 8601 text. Raises ArtifactError when the columns are uneven or
-    hold no Arrow type, ContractError when they are not the contract's features.
-    """
-    batch = _as_batch(features, contract)
+    """`score_columns` for bytes that are no artifact yet, with one thread, in a child process."""
     session = ChildSession(
         model_bytes,
         output_names=[output.name for output in contract.outputs],
         batch_rows=batch_rows,
         max_seconds=TRIAL_SECONDS,
     )
+    return score_columns(session, contract, features)
+
+
+def score_columns(
+    session: Scorer, contract: Contract, features: Mapping[str, Sequence[Any]]
+) -> dict[str, list[Any]]:
+    """Score `{feature: values}`, as a card holds them.
+
+    Returns {output column: values}, none in the rows that were rejected. Values are JSON types; a
+    feature with a time_unit is ISO 8601 text. Raises ArtifactError when the columns are uneven or
+    hold no Arrow type, ContractError when they are not the contract's features.
+    """
+    batch = _as_batch(features, contract)
     names = [field.name for field in contract.output_fields()]
     columns: dict[str, list[Any]] = {name: [] for name in names}
     for part in score_batches([batch], session, contract=contract):

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from dbt_onnx.artifacts.artifact import load_artifact
 from dbt_onnx.artifacts.card import CARD_NAME
-from dbt_onnx.artifacts.sample import TOLERANCE, largest_difference, scales_of, score_sample
+from dbt_onnx.artifacts.sample import TOLERANCE, largest_difference, scales_of, score_columns
 from dbt_onnx.errors import DbtOnnxError
+from dbt_onnx.kernel.native import TRIAL_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,8 +85,9 @@ def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
     """Score the card's sample and compare. Raises what scoring it raises."""
     parity = artifact.card.get("parity") or {}
     features, expected = parity.get("features"), parity.get("outputs")
+    # what comes of it is told after minutes at most, also of a model that ends no call
+    session = artifact.open(in_child_process=True, max_seconds=TRIAL_SECONDS)
     if not features or not expected:
-        artifact.open(in_child_process=True)
         return Verdict(entry=entry)
     tolerance = parity.get("tolerance", TOLERANCE)
     if not _is_sample(features) or not _is_sample(expected) or not _is_tolerance(tolerance):
@@ -94,12 +96,7 @@ def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
             fault="the card's sample is not made of columns, or its tolerance is no number",
             hint="write the card again with dbt_onnx.export or `dbt-onnx register`",
         )
-    actual = score_sample(
-        artifact.scoring_bytes,
-        artifact.contract,
-        features,
-        batch_rows=artifact.signature.batch_rows,
-    )
+    actual = score_columns(session, artifact.contract, features)
     difference, faults = largest_difference(
         expected, actual, tolerance=tolerance, scales=scales_of(artifact.card)
     )

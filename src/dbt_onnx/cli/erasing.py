@@ -28,11 +28,10 @@ def forget(project: Any, model: str, key: Sequence[str], why: str, dry_run: bool
     whoever is in them.
     """
     from dbt_onnx.cli.show.predictions import show_erasure
-    from dbt_onnx.engines.duckdb.erasing import forget
 
     scoring_model = project.scoring_model(model)
-    with project.connect(read_only=dry_run) as connection:
-        erasure = forget(connection, scoring_model.table, key, why=why, dry_run=dry_run)
+    with project.warehouse(read_only=dry_run) as warehouse:
+        erasure = warehouse.forget(scoring_model.table, key, why=why, dry_run=dry_run)
     show_erasure(model, erasure, dry_run=dry_run)
 
 
@@ -50,9 +49,8 @@ def prune(project: Any, model: str, before: datetime, why: str, dry_run: bool) -
     What is served now is never erased.
     """
     from dbt_onnx.cli.show.predictions import show_erasure
-    from dbt_onnx.engines.duckdb.erasing import prune
 
     scoring_model = project.scoring_model(model)
-    with project.connect(read_only=dry_run) as connection:
-        erasure = prune(connection, scoring_model.table, before=before, why=why, dry_run=dry_run)
+    with project.warehouse(read_only=dry_run) as warehouse:
+        erasure = warehouse.prune(scoring_model.table, before=before, why=why, dry_run=dry_run)
     show_erasure(model, erasure, dry_run=dry_run)

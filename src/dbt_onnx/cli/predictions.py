@@ -29,14 +29,13 @@ _run_ids = click.option(
 def runs(project: Any, model: str | None, limit: int) -> None:
     """Print the newest runs of the scoring model MODEL, or of all."""
     from dbt_onnx.cli.show.predictions import show_runs
-    from dbt_onnx.engines.duckdb.history import read_runs
 
     scoring_models = [project.scoring_model(model)] if model else project.scoring_models()
-    with project.connect() as connection:
+    with project.warehouse() as warehouse:
         found = [
             run
             for scoring_model in scoring_models
-            for run in read_runs(connection, scoring_model.table, limit=limit)
+            for run in warehouse.runs(scoring_model.table, limit=limit)
         ]
     newest = sorted(found, key=lambda run: run.started_at, reverse=True)
     show_runs(newest[:limit])
@@ -52,11 +51,10 @@ def history(project: Any, model: str, key: Sequence[str]) -> None:
     KEY is one value for each key column. Inputs that changed are shown where they are kept.
     """
     from dbt_onnx.cli.show.predictions import show_history
-    from dbt_onnx.engines.duckdb.history import read_history
 
     scoring_model = project.scoring_model(model)
-    with project.connect() as connection:
-        said = read_history(connection, scoring_model.table, key)
+    with project.warehouse() as warehouse:
+        said = warehouse.history(scoring_model.table, key)
     if not said:
         raise ConfigError(
             f"{model} has never said anything of {', '.join(key)}",
@@ -92,25 +90,21 @@ def replay(
     """
     from dbt_onnx.artifacts.registry import Registry
     from dbt_onnx.cli.show.predictions import show_proof, show_replay
-    from dbt_onnx.engines.duckdb.kept_run import replayable_runs
-    from dbt_onnx.engines.duckdb.proof import prove
-    from dbt_onnx.engines.duckdb.replaying import replay_run
 
     scoring_model = project.scoring_model(model)
     entries = Registry.from_csv(project.root / registry)
-    with project.connect() as connection:
-        findings = prove(connection, scoring_model.table, with_values=every)
+    with project.warehouse() as warehouse:
+        findings = warehouse.prove(scoring_model.table, with_values=every)
         show_proof(model, findings)
         passed = not findings
-        kept = replayable_runs(connection, scoring_model.table)
+        kept = warehouse.replayable_runs(scoring_model.table)
         if not run_ids and not kept:
             raise ConfigError(
                 f"no run of {model} has kept its inputs",
                 hint="score() keeps them unless keep_inputs is False; `dbt-onnx runs` lists the runs",
             )
         for run_id in kept if every else [_full_id(r, kept) for r in run_ids] or kept[:1]:
-            result = replay_run(
-                connection,
+            result = warehouse.replay(
                 scoring_model.table,
                 run_id,
                 registry=entries,

@@ -16,9 +16,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from dbt_onnx.artifacts.registry import parse_spec
-from dbt_onnx.engines.duckdb import backfilling
-from dbt_onnx.engines.duckdb.cursor import Cursor
-from dbt_onnx.engines.duckdb.ledger import TableName
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.errors import ConfigError, DbtOnnxError, WarehouseError
 from dbt_onnx.project import upstream
 from dbt_onnx.project.dbt_project import one_line
@@ -27,9 +25,8 @@ from dbt_onnx.project.scoring_calls import scoring_calls
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import duckdb
-
     from dbt_onnx.artifacts.registry import RegistryEntry
+    from dbt_onnx.engines.base import Warehouse
     from dbt_onnx.project.dbt_project import DbtProject, ScoringModel
     from dbt_onnx.project.scoring_calls import ScoringCall
 
@@ -126,14 +123,14 @@ def plan_backfill(
     model = project.scoring_model(name)
     above = upstream.clock_dependent(project.manifest, model.unique_id)
     relations = upstream.relations_of(project.manifest, above, suffix=f"__backfill_{model.name}")
-    clock_sql = project.render("{{ dbt_onnx.clock() }}", variables={})
-    with project.connect() as connection:
-        now = backfilling.evaluate_clock(connection, clock_sql)
-        calls = scoring_calls(project, Cursor(connection))
+    clock_query = project.render("select {{ dbt_onnx.clock() }} as clock", variables={})
+    with project.warehouse() as warehouse:
+        now = warehouse.answer(clock_query)["clock"]
+        calls = scoring_calls(project, warehouse)
         [call] = [call for call in calls if call.scoring_model == model]
-        version = _version(project, connection, call, asked)
+        version = _version(project, warehouse, call, asked)
         # any version fills a hole, unless one was asked for
-        done = backfilling.scored_clocks(connection, model.table, version if asked else None)
+        done = warehouse.scored_clocks(model.table, version if asked else None)
     if clocks[-1] > now:
         raise ConfigError(
             f"slice {show_clock(clocks[-1])} is later than the project's clock, {show_clock(now)}",
@@ -192,8 +189,8 @@ def _run_slice(backfill: Backfill, clock: datetime, *, is_dry_run: bool) -> Slic
         if error is None and not is_dry_run:
             message = _message_of(done, backfill.model.unique_id)
         elif error is None and backfill.features is not None:
-            with project.connect() as connection:
-                rows = backfilling.count_rows(connection, backfill.features)
+            with project.warehouse() as warehouse:
+                rows = warehouse.count_rows(backfill.features)
     return SliceResult(
         clock=clock, seconds=time.monotonic() - began, message=message, rows=rows, error=error
     )
@@ -201,8 +198,8 @@ def _run_slice(backfill: Backfill, clock: datetime, *, is_dry_run: bool) -> Slic
 
 @contextmanager
 def _scratch(backfill: Backfill) -> Iterator[None]:
-    with backfill.project.connect(read_only=False) as connection:
-        backfilling.renew_scratch(connection, backfill.relations.values())
+    with backfill.project.warehouse(read_only=False) as warehouse:
+        warehouse.renew_scratch(backfill.relations.values())
     try:
         yield
     except BaseException:
@@ -214,13 +211,13 @@ def _scratch(backfill: Backfill) -> Iterator[None]:
 
 
 def _drop_scratch(backfill: Backfill) -> None:
-    with backfill.project.connect(read_only=False) as connection:
-        backfilling.drop_scratch(connection, backfill.relations.values())
+    with backfill.project.warehouse(read_only=False) as warehouse:
+        warehouse.drop_scratch(backfill.relations.values())
 
 
 def _version(
     project: DbtProject,
-    connection: duckdb.DuckDBPyConnection,
+    warehouse: Warehouse,
     call: ScoringCall,
     asked: str | None,
 ) -> RegistryEntry:
@@ -241,8 +238,7 @@ def _version(
         )
     above = project.manifest.nodes[model.unique_id].depends_on.nodes
     known = {**project.manifest.sources, **project.manifest.nodes}
-    registry = backfilling.registry_among(
-        connection,
+    registry = warehouse.registry_among(
         [
             TableName(
                 database=node.database,

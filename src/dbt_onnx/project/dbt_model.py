@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.errors import ConfigError, DbtOnnxError
-from dbt_onnx.runs.request import SIGNIFICANT_DIGITS, RunSettings, ScoringRequest, check_request
+from dbt_onnx.runs.request import (
+    MAX_REJECTED_FRACTION,
+    SIGNIFICANT_DIGITS,
+    RunSettings,
+    ScoringRequest,
+    check_request,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-OUTCOME_VARIABLE = "dbt_onnx_outcome"
+    from dbt_onnx.engines.base import Warehouse
 
 
 def score(
@@ -28,7 +34,7 @@ def score(
     refresh_after: Mapping[str, Any] | None = None,
     keep_inputs: bool | Mapping[str, Any] = True,
     significant_digits: int = SIGNIFICANT_DIGITS,
-    max_rejected_fraction: float = 0.1,
+    max_rejected_fraction: float = MAX_REJECTED_FRACTION,
     batch_rows: int | None = None,
     threads: int | None = None,
     **unknown: Any,
@@ -71,40 +77,30 @@ def score(
         "batch_rows": batch_rows,
         "threads": threads,
     }
-    request = check_request(arguments, unknown)
-    from dbt_onnx.engines.duckdb.features import refuse_expressions
-
-    refuse_expressions(features=request.features.sql_query(), registry=request.registry.sql_query())
-    return request
+    return check_request(arguments, unknown)
 
 
 def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings: str) -> None:
     """Run a scoring model for the `predictions` materialization.
 
-    `settings` is the JSON of `RunSettings`. The outcome goes into a variable of dbt's own connection,
-    from which the materialization raises one clear message: dbt-duckdb would print an exception with
-    its traceback.
+    `settings` is the JSON of `RunSettings`. The outcome is left on dbt's own connection, from which the
+    materialization raises one clear message: dbt would print an exception with its traceback.
     """
-    from dbt_onnx.engines.duckdb.engine import score_on_duckdb
-
+    warehouse = _warehouse_of(session)
     document = json.loads(settings)
     document["seeds"] = {
         relation: project_folder() / path for relation, path in document["seeds"].items()
     }
     run_settings = RunSettings(**{item.name: document[item.name] for item in fields(RunSettings)})
     try:
-        request = _request_of(model, dbt, session)
+        request = _request_of(model, dbt, session, warehouse)
         if not isinstance(request, ScoringRequest):
             raise ConfigError(
                 f"the model returned {type(request).__name__}, not a scoring run",
                 hint="return dbt_onnx.score(...) from a model with materialized='predictions'",
             )
-        summary = score_on_duckdb(
-            request,
-            run_settings,
-            connection=session,
-            artifacts=project_folder() / "artifacts",
-            log=_log,
+        summary = warehouse.score(
+            request, run_settings, artifacts=project_folder() / "artifacts", log=_log
         )
     except DbtOnnxError as error:
         outcome: dict[str, Any] = {"ok": False, "message": f"{error.kind} error: {error}"}
@@ -114,14 +110,23 @@ def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings
             "message": str(summary),
             "rows_written": summary.rows_scored + summary.rows_rejected,
         }
-    session.execute(f"set variable {OUTCOME_VARIABLE} = $outcome", {"outcome": json.dumps(outcome)})
+    warehouse.leave_outcome(json.dumps(outcome))
 
 
-def _request_of(model: Callable[[Any, Any], Any], dbt: Any, session: Any) -> Any:
-    from dbt_onnx.engines.duckdb.cursor import opening_errors
+def _warehouse_of(session: Any) -> Warehouse:
+    from dbt.adapters.factory import FACTORY
 
+    from dbt_onnx.engines.base import engine_for
+
+    # an invocation of dbt has one adapter, that of its target
+    return engine_for(next(iter(FACTORY.adapters)))(session)
+
+
+def _request_of(
+    model: Callable[[Any, Any], Any], dbt: Any, session: Any, warehouse: Warehouse
+) -> Any:
     try:
-        with opening_errors():
+        with warehouse.opening_errors():
             return model(dbt, session)
     except TypeError as error:
         # Python itself raises when an argument is missing, or given without its name

@@ -21,13 +21,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.engines.duckdb.ledger import TableName
+from dbt_onnx.engines.base import TableName, engine_for
 from dbt_onnx.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import duckdb
+
+    from dbt_onnx.engines.base import Warehouse
 
 MATERIALIZATION = "predictions"
 
@@ -121,6 +123,12 @@ class DbtProject:
         )
 
     @contextmanager
+    def warehouse(self, *, read_only: bool = True) -> Iterator[Warehouse]:
+        """The warehouse of the target as its engine knows it; opened and closed as by `connect`."""
+        with self.connect(read_only=read_only) as connection:
+            yield engine_for(self._parsed[1].type)(connection)
+
+    @contextmanager
     def connect(self, *, read_only: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
         """The warehouse of the target, opened as dbt-duckdb opens it; closed at the end.
 
@@ -140,11 +148,10 @@ class DbtProject:
         """A connection, the credentials that it was opened with, and dbt-duckdb's plugins."""
         from dbt.adapters.duckdb.environments import Environment
 
-        from dbt_onnx.engines.duckdb.cursor import errors_of_opening
-
         _, credentials = self._parsed
         _let_go()
-        with errors_of_opening(credentials.path), _working_directory(self.root):
+        opening_errors = engine_for(credentials.type).opening_errors
+        with opening_errors(credentials.path), _working_directory(self.root):
             plugins = Environment.initialize_plugins(credentials)
             options = {"access_mode": "read_only"} if read_only else {}
             opening = copy.copy(credentials)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dbt_onnx.artifacts.registry import CHAMPION
+from dbt_onnx.engines.base import MissingFeaturesError
 from dbt_onnx.errors import DbtOnnxError, WarehouseError
 from dbt_onnx.project.scoring_calls import scoring_calls
 from dbt_onnx.promotion.answers import Answers, Candidate
@@ -18,12 +21,13 @@ from dbt_onnx.promotion.gate import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    import pyarrow as pa
+
     from dbt_onnx.artifacts.registry import RegistryEntry
-    from dbt_onnx.engines.duckdb.cursor import Cursor
-    from dbt_onnx.engines.duckdb.features import FeatureRelation
+    from dbt_onnx.engines.base import CurrentFeatures, Warehouse
     from dbt_onnx.project.dbt_project import DbtProject
     from dbt_onnx.project.scoring_calls import ScoringCall
     from dbt_onnx.promotion.gate import Limits
@@ -59,12 +63,9 @@ def examine(
     ]
     project.scoring_models()  # raises here if the project cannot be read, which is not the version's fault
     try:
-        with project.connect() as connection:
-            from dbt_onnx.engines.duckdb.cursor import Cursor
-
-            with Cursor(connection.cursor()) as reader:
-                examination = _Examination(candidate, champion, artifacts, limits)
-                checks += examination.of_calls(reader, scoring_calls(project, reader))
+        with project.warehouse() as warehouse:
+            examination = _Examination(candidate, champion, artifacts, limits)
+            checks += examination.of_calls(warehouse, scoring_calls(project, warehouse))
     except WarehouseError as error:
         if champion is None:  # a first version may be promoted before there is a warehouse
             checks.append(not_compared(None, f"no champion yet; {error.message}"))
@@ -87,20 +88,20 @@ class _Examination:
         self._artifacts = artifacts
         self._limits = limits
 
-    def of_calls(self, reader: Cursor, calls: list[ScoringCall]) -> Iterator[Check]:
+    def of_calls(self, warehouse: Warehouse, calls: list[ScoringCall]) -> Iterator[Check]:
         name = self._candidate.artifact.model_name
         asking = [call for call in calls if call.asks_for(name, CHAMPION)]
         unknown = [call for call in calls if call.model is None]
         scored, open_questions = set(), []
         for call in asking:
-            features, check = self._check_contract(reader, call)
+            features, check = self._check_contract(warehouse, call)
             yield check
             if check.verdict == "not checked":
                 open_questions.append(f"{call.scoring_model.selector}: {check.figure}")
-            place = (call.features, call.key)
-            if features is not None and place not in scored:
-                scored.add(place)
-                yield from self._check_rows(reader, features, call.key)
+            if features is not None and _rows_of(call) not in scored:
+                scored.add(_rows_of(call))
+                allowed = [c.max_rejected_fraction for c in asking if _rows_of(c) == _rows_of(call)]
+                yield from self._check_rows(features, max_rejected=min(allowed))
         for call in unknown:
             check = _not_checked(call, "which model it scores is not known before its first run")
             yield check
@@ -121,91 +122,82 @@ class _Examination:
             yield not_compared(str(self._champion.model), why, hint="build the scoring model first")
 
     def _check_contract(
-        self, reader: Cursor, call: ScoringCall
-    ) -> tuple[FeatureRelation | None, Check]:
+        self, warehouse: Warehouse, call: ScoringCall
+    ) -> tuple[CurrentFeatures | None, Check]:
         """Whether the next run can read the features and write the version's predictions."""
-        from dbt_onnx.engines.duckdb.current_features import (
-            MissingFeaturesError,
-            count_features,
-            open_features,
-        )
-        from dbt_onnx.engines.duckdb.cursor import duckdb_errors
-        from dbt_onnx.engines.duckdb.fit import check_fit
-        from dbt_onnx.engines.duckdb.tables import ScoringTables
-
         if call.features is None or not call.key:
             why = "what it reads cannot be told from its code and its runs"
             return None, _not_checked(call, why)
-        tables = ScoringTables(call.scoring_model.table)
         try:
-            with duckdb_errors():
-                tables.check_runs(reader)
-                tables.check_names(reader)
-                features = open_features(reader, call.features)
-                check_fit(reader, call, self._candidate.artifact, features, tables)
-                rows = count_features(reader, features, key=call.key)
-        except MissingFeaturesError as error:
-            if self._champion is None:  # a first version may be promoted before anything is built
-                return None, _not_checked(call, error.message)
-            return None, failed(_named("contract", call), CONTRACT_LIMIT, error)
+            features = warehouse.examine(call.scoring_model.table, call, self._candidate.artifact)
         except DbtOnnxError as error:
+            # a first version may be promoted before anything is built
+            if self._champion is None and isinstance(error, MissingFeaturesError):
+                return None, _not_checked(call, error.message)
             return None, failed(_named("contract", call), CONTRACT_LIMIT, error)
         return features, Check(
             name=_named("contract", call),
-            figure=f"{features.name}, {rows:,} rows",
+            figure=f"{features.name}, {features.rows:,} rows",
             limit=CONTRACT_LIMIT,
             verdict="passed",
         )
 
-    def _check_rows(
-        self, reader: Cursor, features: FeatureRelation, key: tuple[str, ...]
-    ) -> Iterator[Check]:
-        """Check the version's answers on the current rows, and compare them with the champion's."""
-        from dbt_onnx.engines.duckdb.current_features import sample_features
-        from dbt_onnx.engines.duckdb.cursor import duckdb_errors
+    def _check_rows(self, features: CurrentFeatures, *, max_rejected: float) -> Iterator[Check]:
+        """Check the version's answers on the current rows, and compare them with the champion's.
 
-        champion, fault = self._load_champion(reader, features)
+        `max_rejected` is the share of rejected rows that a run takes.
+        """
+        limits = replace(self._limits, max_rejected=min(self._limits.max_rejected, max_rejected))
+        champion, fault = self._load_champion(features)
         artifact = self._candidate.artifact
         read = dict.fromkeys(artifact.contract.feature_names)
         if champion is not None:
             read |= dict.fromkeys(champion.artifact.contract.feature_names)
         try:
-            with duckdb_errors():
-                batches = sample_features(
-                    reader, features, key=key, columns=read, rows=self._limits.sample
-                )
-            new = Answers.of(self._candidate, batches)
+            batches = features.sample(read, limits.sample)
+            rejected = _share_of(features, batches)
+            new = Answers.of(self._candidate, batches, rejected)
         except DbtOnnxError as error:
             yield failed("scores the current rows", "no error", error)
             return
         old = None
         if champion is not None:
             try:
-                old = Answers.of(champion, batches)
+                old = Answers.of(champion, batches, rejected)
             except DbtOnnxError as error:
                 fault = error
-        yield from check_answers(new, old, artifact.contract, self._limits, where=features.name)
+        yield from check_answers(new, old, artifact.contract, limits, where=features.name)
         if champion is not None and old is not None:
             yield from check_comparison(
-                new, old, artifact.contract, self._limits, champion=str(champion.artifact.model)
+                new, old, artifact.contract, limits, champion=str(champion.artifact.model)
             )
         elif self._champion is not None and fault is not None:
             yield failed(f"comparison with {self._champion.model}", "both score", fault)
 
     def _load_champion(
-        self, reader: Cursor, features: FeatureRelation
+        self, features: CurrentFeatures
     ) -> tuple[Candidate | None, DbtOnnxError | None]:
         """The champion, if there is one and it can score; else what is wrong with it."""
         if self._champion is None:
             return None, None
         try:
             champion = Candidate.load(self._artifacts, self._champion)
-            features.check_contract(
-                reader, champion.artifact.contract, model=str(champion.artifact.model)
-            )
+            features.check_contract(champion.artifact)
         except DbtOnnxError as error:
             return None, error
         return champion, None
+
+
+def _rows_of(call: ScoringCall) -> tuple[object, ...]:
+    """What tells whether two scoring models read the same rows."""
+    return call.features, call.key, call.as_of
+
+
+def _share_of(features: CurrentFeatures, sample: Sequence[pa.RecordBatch]) -> Counter[str]:
+    """How many rows without a key or a moment there would be in a sample of all rows."""
+    others = features.rows - sum(features.rejected.values())
+    share = sum(batch.num_rows for batch in sample) / others if others else 1.0
+    return Counter({reason: round(n * share) for reason, n in features.rejected.items() if n})
 
 
 def _named(check: str, call: ScoringCall) -> str:

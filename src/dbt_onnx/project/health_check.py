@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from dbt_onnx.artifacts.registry import Registry
-    from dbt_onnx.engines.duckdb.cursor import Cursor
-    from dbt_onnx.engines.duckdb.health import Sources
+    from dbt_onnx.engines.base import Sources, Warehouse
     from dbt_onnx.project.dbt_project import DbtProject, ScoringModel
 
 # separates the rendered queries: no query contains this comment
@@ -51,20 +50,16 @@ def check_health(project: DbtProject, name: str | None, *, stale_after: timedelt
 def _check_models(
     project: DbtProject, models: list[ScoringModel], *, stale_after: timedelta
 ) -> Health:
-    from dbt_onnx.engines.duckdb.cursor import Cursor
-    from dbt_onnx.engines.duckdb.health import read_figures
-
-    with project.connect() as connection:
-        checks = [_Check(Cursor(connection), model) for model in models]
+    with project.warehouse() as warehouse:
+        checks = [_Check(warehouse, model) for model in models]
     period = {"count": max(1, int(stale_after.total_seconds())), "period": "second"}
-    asked = [check for check in checks if check.registry is not None]
+    asked = [check for check in checks if check.registry is not None and check.is_readable]
     calls = [{**check.call(), "stale_after": period} for check in asked]
     queries = project.render(_QUERIES, variables={"dbt_onnx_health": calls}).split(_END)
-    with project.connect() as connection:
-        cursor = Cursor(connection)
-        clock = read_figures(cursor, queries[0])["clock"]
+    with project.warehouse() as warehouse:
+        clock = warehouse.answer(queries[0])["clock"]
         for check, query in zip(asked, queries[1:], strict=True):
-            check.read_figures(cursor, query)
+            check.read_figures(warehouse, query)
     for check in asked:
         check.verify_artifact(project)
     return Health(
@@ -75,33 +70,29 @@ def _check_models(
 class _Check:
     """One scoring model: what is known of it, and the problems found so far."""
 
-    def __init__(self, cursor: Cursor, model: ScoringModel) -> None:
-        from dbt_onnx.engines.duckdb.health import fault_of_features, read_registry, read_sources
-        from dbt_onnx.engines.duckdb.ledger import LedgerTables
-
+    def __init__(self, warehouse: Warehouse, model: ScoringModel) -> None:
         self.model = model
         self.figures: Mapping[str, Any] = {}
         self.problems: list[Problem] = []
         self.registry: Registry | None = None
-        self.sources: Sources | None = read_sources(cursor, model.table)
+        self.sources: Sources | None = warehouse.sources(model.table)
         self.has_features = False
+        # dbt cannot ask about a view over a table that is gone
+        self.is_readable = True
         if self.sources is None:
             self._add("never_ran", "no run has succeeded")
             return
-        tables = LedgerTables(model.table)
-        gone = [
-            str(table)
-            for table in (tables.ledger, tables.current, tables.history)
-            if not cursor.has(table)
-        ]
-        if gone:
-            self._add("ledger", f"its ledger is not whole in the warehouse: no {', '.join(gone)}")
-        if fault := fault_of_features(cursor, self.sources):
-            self._add("features", fault)
-        else:
-            self.has_features = True
+        if self.sources.gone:
+            self.is_readable = not self.sources.is_torn
+            listed = ", ".join(map(str, self.sources.gone))
+            self._add("ledger", f"its ledger is not whole in the warehouse: no {listed}")
         try:
-            self.registry = read_registry(cursor, self.sources)
+            warehouse.check_features(self.sources)
+            self.has_features = True
+        except DbtOnnxError as error:
+            self._add("features", error.message)
+        try:
+            self.registry = warehouse.registry(self.sources)
         except DbtOnnxError as error:
             self._add("registry", error.message)
 
@@ -118,11 +109,9 @@ class _Check:
             "key": list(sources.key),
         }
 
-    def read_figures(self, cursor: Cursor, query: str) -> None:
-        from dbt_onnx.engines.duckdb.health import read_figures
-
+    def read_figures(self, warehouse: Warehouse, query: str) -> None:
         try:
-            self.figures = read_figures(cursor, query)
+            self.figures = warehouse.answer(query)
         except DbtOnnxError as error:
             self._add("warehouse", error.message)
             return

@@ -8,35 +8,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.registry import parse_spec
+from dbt_onnx.engines.base import TableName, Upstream
 from dbt_onnx.errors import ConfigError
+from dbt_onnx.runs.request import MAX_REJECTED_FRACTION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.engines.base import Warehouse
     from dbt_onnx.project.dbt_project import DbtProject, ScoringModel
-
-
-@dataclass(frozen=True, kw_only=True)
-class Upstream:
-    """A relation that a scoring model reads.
-
-    `sql` names it in a statement, `name` is the `schema.name` that users know, and `selector` is what
-    `dbt build -s` takes.
-    """
-
-    sql: str
-    name: str
-    full_name: str
-    selector: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringCall:
     """The arguments of one model's `score()`, as far as they are known.
 
-    Where they are not, `model` and `features` are none, `key` is empty, and `as_of` and `keep_inputs`
-    have their defaults.
+    Where they are not, `model` and `features` are none, `key` is empty, `as_of` and `keep_inputs` have
+    their defaults, and `max_rejected_fraction` is 1.
     """
 
     scoring_model: ScoringModel
@@ -45,6 +33,7 @@ class ScoringCall:
     key: tuple[str, ...]
     as_of: str | None = None
     keep_inputs: bool = True
+    max_rejected_fraction: float = 1.0
 
     def asks_for(self, model_name: str, alias: str) -> bool:
         """Whether this scoring model scores with that alias of that model."""
@@ -57,13 +46,13 @@ class ScoringCall:
         return (spec.model_name, spec.alias) == (model_name, alias)
 
 
-def scoring_calls(project: DbtProject, reader: Cursor) -> list[ScoringCall]:
+def scoring_calls(project: DbtProject, warehouse: Warehouse) -> list[ScoringCall]:
     """The calls of all scoring models of the project, by name.
 
     Arguments that are literals in a model's code are those of its next run. The others are taken from
     its last run; without one they are not known.
     """
-    return [_read_call(project, reader, model) for model in project.scoring_models()]
+    return [_read_call(project, warehouse, model) for model in project.scoring_models()]
 
 
 def literal_arguments(code: str) -> dict[str, Any]:
@@ -89,19 +78,18 @@ def literal_arguments(code: str) -> dict[str, Any]:
     return found
 
 
-def _read_call(project: DbtProject, reader: Cursor, model: ScoringModel) -> ScoringCall:
-    # imported only here: code that names everything needs no warehouse
-    from dbt_onnx.engines.duckdb.runs import last_account
-
+def _read_call(project: DbtProject, warehouse: Warehouse, model: ScoringModel) -> ScoringCall:
     node = project.manifest.nodes[model.unique_id]
     relations = _upstream(project.manifest, node)
     given = literal_arguments(node.raw_code)
     spec, key, as_of = given.get("model"), given.get("key"), given.get("as_of")
     features = relations.get(given.get("features", ""))
     if features is None or not isinstance(spec, str) or not _is_key(key):
-        last = last_account(reader, model.table)
+        last = warehouse.last_account(model.table)
         by_name = {
-            name: item for item in relations.values() for name in (item.name, item.full_name)
+            name: item
+            for item in relations.values()
+            for name in (str(item), f"{item.table.database}.{item}")
         }
         features = features or by_name.get(last.get("features_relation") or "")
         spec = spec if isinstance(spec, str) else _spec_of(last)
@@ -113,6 +101,7 @@ def _read_call(project: DbtProject, reader: Cursor, model: ScoringModel) -> Scor
         key=tuple(key or ()),
         as_of=as_of if isinstance(as_of, str) else None,
         keep_inputs=given.get("keep_inputs") is not False,
+        max_rejected_fraction=_max_rejected(given, node.raw_code),
     )
 
 
@@ -130,9 +119,8 @@ def _upstream(manifest: Any, node: Any) -> dict[str, Upstream]:
         is_source = hasattr(above, "source_name")
         version = getattr(above, "version", None)
         relation = Upstream(
+            table=TableName(database=above.database, schema=above.schema, identifier=identifier),
             sql=above.relation_name,
-            name=f"{above.schema}.{identifier}",
-            full_name=f"{above.database}.{above.schema}.{identifier}",
             selector=f"source:{above.source_name}.{above.name}" if is_source else above.search_name,
         )
         scope = above.source_name if is_source else above.package_name
@@ -143,6 +131,14 @@ def _upstream(manifest: Any, node: Any) -> dict[str, Upstream]:
             if version is not None:
                 found[f"{name}.v{version}"].append(relation)
     return {name: relations[0] for name, relations in found.items() if len(relations) == 1}
+
+
+def _max_rejected(given: Mapping[str, Any], code: str) -> float:
+    name = "max_rejected_fraction"
+    # named in the code and not read from it: no literal
+    unknown = 1.0 if name in code else MAX_REJECTED_FRACTION
+    value = given.get(name, unknown)
+    return float(value) if isinstance(value, int | float) else 1.0
 
 
 def _spec_of(run: Mapping[str, Any]) -> str | None:

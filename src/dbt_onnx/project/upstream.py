@@ -9,7 +9,7 @@ import copy
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.engines.duckdb.ledger import TableName
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.errors import ConfigError
 
 if TYPE_CHECKING:

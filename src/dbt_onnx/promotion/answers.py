@@ -44,10 +44,12 @@ class Answers:
     rejected_reasons: Counter[str]
 
     @classmethod
-    def of(cls, candidate: Candidate, batches: Sequence[pa.RecordBatch]) -> Answers:
+    def of(
+        cls, candidate: Candidate, batches: Sequence[pa.RecordBatch], rejected: Counter[str]
+    ) -> Answers:
         """Score the rows. A row on which the model fails is rejected, as in a run.
 
-        Raises ScoringError when it fails on all of them.
+        `rejected` are rows beside these that are rejected by every version, by reason. Raises ScoringError when it fails on all of them.
         """
         contract = candidate.artifact.contract
         rows = sum(batch.num_rows for batch in batches)
@@ -65,7 +67,8 @@ class Answers:
             )
             for field in contract.output_fields()
         }
-        return cls(columns, rows, count_reasons(scored))
+        reasons = count_reasons(scored) + rejected
+        return cls(columns, rows + rejected.total(), reasons)
 
     @property
     def rows_scored(self) -> int:

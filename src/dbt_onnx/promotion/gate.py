@@ -135,7 +135,7 @@ def check_answers(
             if new.rejected > limits.max_rejected
             else "",
             hint="mend the features upstream, register a version that takes NULL (a null policy or a "
-            "fill), or raise --max-rejected",
+            "fill), or raise --max-rejected, and max_rejected_fraction in score()",
         ),
         _check(
             "NaN or infinite",

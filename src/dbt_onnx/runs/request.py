@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dbt_onnx.artifacts.registry import parse_spec
 from dbt_onnx.errors import ConfigError
@@ -25,6 +25,8 @@ _MOST_PERIODS = 100_000
 # how many digits of a number for a float64 input count, by default and at most
 SIGNIFICANT_DIGITS = 9
 MAX_DIGITS = 17
+# the share of rejected rows that a run takes by default
+MAX_REJECTED_FRACTION = 0.1
 # onnxruntime makes as many threads as it is told to, and a million of them kill the process
 _MOST = {"batch_rows": 10_000_000, "threads": 1_024, "significant_digits": MAX_DIGITS}
 
@@ -37,6 +39,19 @@ _RETURN_IT = (
 
 class _NoRowsError(ConfigError, AttributeError):
     """The result of `score()` is used as a data frame. An AttributeError, too, for `hasattr`."""
+
+
+class Asked(Protocol):
+    """The arguments of `score()` that concern columns and tables."""
+
+    @property
+    def features(self) -> Any: ...
+    @property
+    def key(self) -> tuple[str, ...]: ...
+    @property
+    def as_of(self) -> str | None: ...
+    @property
+    def keep_inputs(self) -> timedelta | bool: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from dbt_onnx.engines.duckdb.erasing import Erasure
-    from dbt_onnx.engines.duckdb.history import Said
-    from dbt_onnx.engines.duckdb.runs import RunRow
+    from dbt_onnx.runs.history import Erasure, RunRow, Said
     from dbt_onnx.runs.replay import Finding, Replay
 
 _SHORT = 8

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from dbt_onnx.artifacts.registry import REGISTRY_COLUMNS
-from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
+from dbt_onnx.engines.duckdb.engine import DuckDBEngine
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
-from dbt_onnx.engines.duckdb.registry import read_registry
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import RegistryError, WarehouseError
 
@@ -19,19 +18,18 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from dbt_onnx.artifacts.registry import Registry, RegistryEntry
-    from dbt_onnx.engines.duckdb.ledger import TableName
+    from dbt_onnx.engines.base import TableName
+    from dbt_onnx.engines.duckdb.cursor import Cursor
 
 MARK = "dbt_onnx_backfill"
 
 
-@duckdb_errors()
-def renew_scratch(connection: duckdb.DuckDBPyConnection, relations: Iterable[TableName]) -> None:
+def renew_scratch(cursor: Cursor, relations: Iterable[TableName]) -> None:
     """Make the schemas of these relations anew, each with one table that marks it as a backfill's.
 
     What an earlier backfill left there is dropped. Raises WarehouseError when a schema has no such
     mark, or holds anything else.
     """
-    cursor = Cursor(connection)
     for schema, names in _by_schema(relations).items():
         # one transaction each: DuckDB writes to one database at a time
         with cursor.transaction():
@@ -43,38 +41,26 @@ def renew_scratch(connection: duckdb.DuckDBPyConnection, relations: Iterable[Tab
             )
 
 
-@duckdb_errors()
-def drop_scratch(connection: duckdb.DuckDBPyConnection, relations: Iterable[TableName]) -> None:
+def drop_scratch(cursor: Cursor, relations: Iterable[TableName]) -> None:
     """Drop the schemas of these relations. Raises WarehouseError as `renew_scratch`."""
-    cursor = Cursor(connection)
     for schema in _by_schema(relations):
         with cursor.transaction():
             _drop(cursor, schema)
 
 
-@duckdb_errors()
-def count_rows(connection: duckdb.DuckDBPyConnection, relation: TableName) -> int:
+def count_rows(cursor: Cursor, relation: TableName) -> int:
     """The rows of a relation."""
-    count: int = Cursor(connection).rows(f"select count(*) from {relation.sql}")[0][0]
+    count: int = cursor.rows(f"select count(*) from {relation.sql}")[0][0]
     return count
 
 
-@duckdb_errors()
-def evaluate_clock(connection: duckdb.DuckDBPyConnection, clock_sql: str) -> datetime:
-    """The moment that the SQL of the project's clock gives, a naive UTC timestamp."""
-    clock: datetime = Cursor(connection).rows(f"select {clock_sql}")[0][0]
-    return clock
-
-
-@duckdb_errors()
 def scored_clocks(
-    connection: duckdb.DuckDBPyConnection, ledger: TableName, version: RegistryEntry | None
+    cursor: Cursor, ledger: TableName, version: RegistryEntry | None
 ) -> set[datetime]:
     """The clocks of a scoring model's successful runs, by one model version or by any.
 
     Empty before the first run.
     """
-    cursor = Cursor(connection)
     tables = ScoringTables(ledger)
     if not cursor.has(tables.runs):
         return set()
@@ -91,20 +77,17 @@ def scored_clocks(
     return {row[0] for row in rows}
 
 
-@duckdb_errors()
-def registry_among(
-    connection: duckdb.DuckDBPyConnection, relations: Collection[TableName]
-) -> Registry:
+def registry_among(cursor: Cursor, relations: Collection[TableName]) -> Registry:
     """The model registry: the first of the relations that has a registry's columns.
 
     Raises RegistryError when none has them, or when the registry is not valid.
     """
-    cursor = Cursor(connection)
     for relation in relations:
         if not cursor.has(relation):
             continue
         if set(REGISTRY_COLUMNS) <= set(cursor.columns_of(relation.sql)):
-            return read_registry(cursor, relation.sql, where=str(relation))
+            engine = DuckDBEngine.reading(cursor, relation)
+            return engine.registry(cursor.relation(relation.sql), seeds={})
     raise RegistryError(
         "the model registry is not in the warehouse: none of "
         f"{', '.join(map(str, relations)) or 'the relations that the scoring model reads'} has "

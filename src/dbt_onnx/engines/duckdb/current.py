@@ -14,7 +14,8 @@ from dbt_onnx.runs.plan import SCORE_REASONS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from dbt_onnx.engines.duckdb.ledger import LedgerShape, LedgerTables, TableName
+    from dbt_onnx.engines.base import TableName
+    from dbt_onnx.engines.duckdb.ledger import LedgerShape, LedgerTables
 
 SCORED = "temp.main.__dbt_onnx_scored"
 

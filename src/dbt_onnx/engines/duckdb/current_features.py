@@ -2,82 +2,110 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import duckdb
 
-from dbt_onnx.engines.duckdb.features import FeatureRelation, refuse_expressions
+from dbt_onnx.engines.base import MissingFeaturesError
+from dbt_onnx.engines.duckdb.cursor import duckdb_errors
+from dbt_onnx.engines.duckdb.features import refuse_expressions
 from dbt_onnx.engines.duckdb.identifiers import compared, quote
-from dbt_onnx.errors import DataError
 from dbt_onnx.kernel.contract import KEY_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import pyarrow as pa
 
+    from dbt_onnx.artifacts.artifact import Artifact
+    from dbt_onnx.engines.base import Upstream
     from dbt_onnx.engines.duckdb.cursor import Cursor
-    from dbt_onnx.project.scoring_calls import Upstream
+    from dbt_onnx.engines.duckdb.features import FeatureRelation
 
 BATCH_ROWS = 65_536
 
 
-class MissingFeaturesError(DataError):
-    """The feature relation has not been built yet, or is gone."""
+def open_features(reader: Cursor, relation: Upstream) -> duckdb.DuckDBPyRelation:
+    """What `dbt.ref()` gives a run.
 
-
-def open_features(reader: Cursor, relation: Upstream) -> FeatureRelation:
-    """The feature relation of a scoring model, outside of its runs.
-
-    Raises ConfigError when `score()` refuses it, MissingFeaturesError when it is not in the warehouse.
+    Raises ConfigError when a run refuses it, MissingFeaturesError when it is not in the warehouse.
     """
-    sql = f"select * from {relation.sql}"
-    refuse_expressions(features=sql)
+    refuse_expressions(features=f"select * from {relation.sql}")
     try:
-        columns = reader.columns_of(relation.sql)
+        return reader.relation(relation.sql)
     except duckdb.CatalogException as error:
         raise MissingFeaturesError(
-            f"{relation.name} is not in the warehouse: {str(error).partition(chr(10))[0]}",
+            f"{relation} is not in the warehouse: {str(error).partition(chr(10))[0]}",
             hint=f"`dbt build -s +{relation.selector}` makes it",
         ) from error
-    return FeatureRelation(sql=sql, name=relation.name, columns=columns)
 
 
-def sample_features(
-    reader: Cursor,
-    features: FeatureRelation,
-    *,
-    key: Sequence[str],
-    columns: Iterable[str],
-    rows: int,
-) -> list[pa.RecordBatch]:
-    """At most `rows` rows, held in memory, ready for `score_batches`: key and the `columns`.
+@dataclass(frozen=True, kw_only=True)
+class CurrentFeatures:
+    """The feature relation of a scoring model, and how many rows it has now.
 
-    The hash of the key decides which rows: the same ones as long as the entities are the same. Rows
-    with a NULL in the key are left out, since no run scores them.
+    `rejected` are those that every version rejects, by reason: they have no key, or no moment.
     """
-    keys = [quote(name) for name in key]
-    selected = [f'{name} as "{KEY_PREFIX}{place}"' for place, name in enumerate(keys)]
-    selected += [quote(name) for name in columns]
-    by_bytes = [compared(name, features.columns[name]) for name in key]
-    order = ", ".join(f"{by} asc nulls last" for by in (f"hash({', '.join(by_bytes)})", *by_bytes))
-    stream = reader.stream(
-        f"select {', '.join(selected)} from ({features.sql}) as features "
-        f"where {' and '.join(f'{name} is not null' for name in keys)} "
-        f"order by {order} limit {int(rows)}",
-        {},
-        batch_rows=BATCH_ROWS,
-    )
-    try:
-        return list(stream)
-    finally:
-        stream.close()
 
+    reader: Cursor
+    relation: FeatureRelation
+    key: Sequence[str]
+    as_of: str | None
+    rows: int
+    rejected: Mapping[str, int]
 
-def count_features(reader: Cursor, features: FeatureRelation, *, key: Sequence[str]) -> int:
-    """The number of rows. Raises DataError when there are none, or when a key occurs twice."""
-    # the moments of the rows are not checked: the clock of the next run is not known
-    rows: int = reader.rows(f"select count(*) from ({features.sql}) as features")[0][0]
-    features.check_not_empty(rows)
-    features.check_keys(reader, key=key)
-    return rows
+    @classmethod
+    def count(
+        cls, reader: Cursor, relation: FeatureRelation, *, key: Sequence[str], as_of: str | None
+    ) -> CurrentFeatures:
+        """Raises DataError when there are no rows, or when a key occurs twice."""
+        # the moments of the rows are not checked: the clock of the next run is not known
+        null_key = " or ".join(f"{quote(name)} is null" for name in key)
+        null_as_of = "false" if as_of is None else f"{quote(as_of)} is null"
+        [(rows, without_key, without_moment)] = reader.rows(
+            f"select count(*), count(*) filter ({null_key}), "
+            f"count(*) filter (not ({null_key}) and {null_as_of}) from ({relation.sql}) as features"
+        )
+        relation.check_not_empty(rows)
+        relation.check_keys(reader, key=key)
+        rejected = {"null_key": without_key, "null_as_of": without_moment}
+        return cls(
+            reader=reader, relation=relation, key=key, as_of=as_of, rows=rows, rejected=rejected
+        )
+
+    @property
+    def name(self) -> str:
+        return self.relation.name
+
+    @duckdb_errors()
+    def check_contract(self, artifact: Artifact) -> None:
+        """Raise ContractError when the model cannot read these columns."""
+        self.relation.check_contract(self.reader, artifact.contract, model=str(artifact.model))
+
+    @duckdb_errors()
+    def sample(self, columns: Iterable[str], rows: int) -> list[pa.RecordBatch]:
+        """At most `rows` rows, held in memory, ready for `score_batches`: key and the `columns`.
+
+        The hash of the key decides which rows: the same ones as long as the entities are the same.
+        Rows that every version rejects are left out.
+        """
+        keys = [quote(name) for name in self.key]
+        selected = [f'{name} as "{KEY_PREFIX}{place}"' for place, name in enumerate(keys)]
+        selected += [quote(name) for name in columns]
+        by_bytes = [compared(name, self.relation.columns[name]) for name in self.key]
+        order = ", ".join(
+            f"{by} asc nulls last" for by in (f"hash({', '.join(by_bytes)})", *by_bytes)
+        )
+        given = [*keys, *([] if self.as_of is None else [quote(self.as_of)])]
+        stream = self.reader.stream(
+            f"select {', '.join(selected)} from ({self.relation.sql}) as features "
+            f"where {' and '.join(f'{name} is not null' for name in given)} "
+            f"order by {order} limit {int(rows)}",
+            {},
+            batch_rows=BATCH_ROWS,
+        )
+        try:
+            return list(stream)
+        finally:
+            stream.close()

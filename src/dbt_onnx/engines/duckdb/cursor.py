@@ -17,7 +17,7 @@ from dbt_onnx.kernel.native import AT_WORK
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from dbt_onnx.engines.duckdb.ledger import TableName
+    from dbt_onnx.engines.base import TableName
 
 _BYTES = {"bytes": 1, **{f"{prefix}iB": 2 ** (10 * n) for n, prefix in enumerate("KMGTPE", 1)}}
 
@@ -70,6 +70,10 @@ class Cursor:
             self.raw.rollback()
             raise
         self.raw.commit()
+
+    def relation(self, relation_sql: str) -> duckdb.DuckDBPyRelation:
+        """The relation of a table name, as `dbt.ref()` gives it to a model."""
+        return self.raw.query(f"select * from {relation_sql}")
 
     def columns_of(self, relation_sql: str) -> dict[str, str]:
         """SQL types by column name of a table name or a query in parentheses."""
@@ -181,15 +185,6 @@ def ended_with_process(name: str) -> Iterator[list[Cursor]]:
             threading.Event().wait()
 
 
-@contextmanager
-def errors_of_opening(path: str) -> Iterator[None]:
-    """Turn the errors of opening a database file into a WarehouseError."""
-    try:
-        yield
-    except duckdb.Error as error:
-        raise _cannot_open(path, _said(error)) from error
-
-
 def _cannot_open(path: str, said: str) -> WarehouseError:
     if "set lock" in said:
         return WarehouseError(
@@ -208,11 +203,15 @@ def _cannot_open(path: str, said: str) -> WarehouseError:
 
 
 @contextmanager
-def opening_errors() -> Iterator[None]:
-    """Turn the errors of `dbt.ref()` into a WarehouseError: it opens the relation at once."""
+def opening_errors(path: str | None = None) -> Iterator[None]:
+    """Turn the errors of opening a database file into a WarehouseError; without a path, those of
+    `dbt.ref()`, which opens the relation at once.
+    """
     try:
         yield
     except duckdb.Error as error:
+        if path is not None:
+            raise _cannot_open(path, _said(error)) from error
         raise WarehouseError(
             f"what the model reads cannot be opened: {_said(error)}",
             hint="build what is upstream first: `dbt build -s +MODEL`",

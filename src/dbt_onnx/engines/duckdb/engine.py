@@ -10,12 +10,12 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dbt_onnx.artifacts.registry import Registry, parse_spec
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb import planning, writing
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process
 from dbt_onnx.engines.duckdb.features import FeatureRelation, recorded_name, relation_name
 from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
 from dbt_onnx.engines.duckdb.fit import check_fit
-from dbt_onnx.engines.duckdb.ledger import LedgerShape, TableName
 from dbt_onnx.engines.duckdb.references import write_references
 from dbt_onnx.engines.duckdb.registry import read_registry
 from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import ModelVersion
+    from dbt_onnx.engines.duckdb.ledger import LedgerShape
     from dbt_onnx.runs.plan import Planned
-    from dbt_onnx.runs.request import RunSettings, ScoringRequest
+    from dbt_onnx.runs.request import Asked, RunSettings, ScoringRequest
     from dbt_onnx.runs.run import Scores, ScoringRun
 
 
@@ -120,9 +121,7 @@ class DuckDBEngine:
         """The feature relation, with the types of its columns."""
         return FeatureRelation.open(self.reader, relation)
 
-    def check(
-        self, request: ScoringRequest, artifact: Artifact, features: FeatureRelation
-    ) -> LedgerShape:
+    def check(self, request: Asked, artifact: Artifact, features: FeatureRelation) -> LedgerShape:
         """Hold call, contract, features and tables against each other."""
         return check_fit(self.reader, request, artifact, features, self.tables)
 
@@ -190,3 +189,10 @@ class DuckDBEngine:
             run.artifact,
             scoring_model=self.tables.ledger.identifier,
         )
+
+    @classmethod
+    def reading(cls, reader: Cursor, ledger: TableName) -> Self:
+        """To be asked what a run would say; it writes nothing."""
+        engine = cls(reader.raw, ledger)
+        engine.reader = reader
+        return engine

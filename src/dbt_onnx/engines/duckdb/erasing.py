@@ -6,7 +6,6 @@ run, and their fingerprint. So the fingerprints of those runs still hold for the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
@@ -17,6 +16,7 @@ from dbt_onnx.engines.duckdb.ledger import RUN, key_types
 from dbt_onnx.engines.duckdb.proof import fingerprints
 from dbt_onnx.engines.duckdb.runs import NOW, read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
+from dbt_onnx.runs.history import Erasure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,16 +24,7 @@ if TYPE_CHECKING:
 
     import duckdb
 
-    from dbt_onnx.engines.duckdb.ledger import TableName
-
-
-@dataclass(frozen=True, kw_only=True)
-class Erasure:
-    """What is, or would be, taken out: predictions, kept inputs, and of how many runs they are."""
-
-    rows: int
-    rows_inputs: int
-    runs: int
+    from dbt_onnx.engines.base import TableName
 
 
 def forget(

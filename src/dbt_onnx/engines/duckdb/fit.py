@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.duckdb.inputs import RUN_COLUMN
 from dbt_onnx.engines.duckdb.ledger import LedgerShape
@@ -10,23 +10,11 @@ from dbt_onnx.engines.duckdb.writing import output_types
 from dbt_onnx.errors import ConfigError, ContractError
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.engines.duckdb.cursor import Cursor
     from dbt_onnx.engines.duckdb.features import FeatureRelation
     from dbt_onnx.engines.duckdb.tables import ScoringTables
-
-
-class Asked(Protocol):
-    """The arguments of `score()` that concern columns and tables."""
-
-    @property
-    def key(self) -> tuple[str, ...]: ...
-    @property
-    def as_of(self) -> str | None: ...
-    @property
-    def keep_inputs(self) -> timedelta | bool: ...
+    from dbt_onnx.runs.request import Asked
 
 
 def check_fit(

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from dbt_onnx.engines.duckdb import registry
+from dbt_onnx.engines.base import MissingFeaturesError, Sources, TableName
+from dbt_onnx.engines.duckdb.engine import DuckDBEngine
 from dbt_onnx.engines.duckdb.features import UNNAMED
 from dbt_onnx.engines.duckdb.identifiers import literal
-from dbt_onnx.engines.duckdb.ledger import RUNS_TABLE, TableName
-from dbt_onnx.errors import RegistryError, WarehouseError
+from dbt_onnx.engines.duckdb.ledger import RUNS_TABLE, LedgerTables
+from dbt_onnx.errors import ConfigError, RegistryError, WarehouseError
 
 if TYPE_CHECKING:
     from dbt_onnx.artifacts.registry import Registry
     from dbt_onnx.engines.duckdb.cursor import Cursor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """What the newest run of a scoring model read.
-
-    `features` and `registry` are tables or views of the warehouse, none when they are gone. Their
-    names are those that users know.
-    """
-
-    key: tuple[str, ...]
-    features_name: str
-    features: TableName | None
-    registry_name: str
-    registry: TableName | None
 
 
 def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
@@ -48,12 +33,16 @@ def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
     if not found:
         return None
     key, features, registry = found[0]
+    tables = LedgerTables(ledger)
+    gone = [table for table in (ledger, tables.current, tables.history) if not cursor.has(table)]
     return Sources(
         key=tuple(key),
         features_name=features or UNNAMED,
         features=_relation(cursor, features, beside=ledger),
         registry_name=registry or "the registry",
         registry=_relation(cursor, registry, beside=ledger),
+        gone=tuple(gone),
+        is_torn=bool(gone) and tables.ledger not in gone,
     )
 
 
@@ -64,8 +53,9 @@ def read_registry(cursor: Cursor, sources: Sources) -> Registry:
             f"the model registry {sources.registry_name} is not in the warehouse",
             hint="`dbt seed` loads it",
         )
+    engine = DuckDBEngine.reading(cursor, sources.registry)
     try:
-        return registry.read_registry(cursor, sources.registry.sql, where=sources.registry_name)
+        return engine.registry(cursor.relation(sources.registry.sql), seeds={})
     except duckdb.Error as error:
         raise RegistryError(
             f"the model registry {sources.registry_name} cannot be read: {_said(error)}",
@@ -73,22 +63,30 @@ def read_registry(cursor: Cursor, sources: Sources) -> Registry:
         ) from error
 
 
-def fault_of_features(cursor: Cursor, sources: Sources) -> str | None:
-    """Why the feature relation cannot tell who ought to have a prediction; none if it can."""
+def check_features(cursor: Cursor, sources: Sources) -> None:
+    """Raise when the feature relation cannot tell who ought to have a prediction, or when the next run
+    would not find the key in it.
+    """
     name = sources.features_name
     if name == UNNAMED:
-        return (
+        raise ConfigError(
             "its last run read its features through an expression or from a file, so who ought to "
-            "have a prediction is not known: make that a model, dbt.ref() it in score(), and run again"
+            "have a prediction is not known: make that a model, dbt.ref() it in score(), and run again",
+            hint="make that a model",
         )
     if sources.features is None:
-        return f"the feature relation {name} is not in the warehouse"
+        raise MissingFeaturesError(
+            f"the feature relation {name} is not in the warehouse", hint="`dbt build` makes it"
+        )
+    engine = DuckDBEngine.reading(cursor, sources.features)
     try:
-        found = {column.casefold() for column in cursor.columns_of(sources.features.sql)}
+        features = engine.features(cursor.relation(sources.features.sql))
     except duckdb.Error as error:
-        return f"the feature relation {name} cannot be read: {_said(error)}"
-    missing = [column for column in sources.key if column.casefold() not in found]
-    return f"the feature relation {name} has no key column {missing}" if missing else None
+        raise MissingFeaturesError(
+            f"the feature relation {name} cannot be read: {_said(error)}",
+            hint="`dbt build` makes it again",
+        ) from error
+    features.check_columns(key=sources.key, as_of=None)
 
 
 def read_figures(cursor: Cursor, sql: str) -> dict[str, Any]:
@@ -98,7 +96,7 @@ def read_figures(cursor: Cursor, sql: str) -> dict[str, Any]:
         (row,) = cursor.rows(sql)
     except duckdb.Error as error:
         raise WarehouseError(
-            f"the figures of its health cannot be read: {_said(error)}",
+            f"the warehouse cannot answer: {_said(error)}",
             hint="a table was dropped or altered: `dbt build` makes what is missing",
         ) from error
     return dict(zip(columns, row, strict=True))

@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb import inputs
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.identifiers import quote
-from dbt_onnx.engines.duckdb.ledger import LEDGER_TYPES, TableName
-from dbt_onnx.engines.duckdb.runs import RunRow, read_run_rows
+from dbt_onnx.engines.duckdb.ledger import LEDGER_TYPES
+from dbt_onnx.engines.duckdb.runs import read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError
+from dbt_onnx.runs.history import RunRow, Said
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     import duckdb
 
-
-@dataclass(frozen=True, kw_only=True)
-class Said:
-    """One row of the ledger.
-
-    outputs         output column -> value; NULL in a rejected row
-    changed_inputs  feature -> its values in the row before and in this one, for features that both
-                    models read. None for the first row, and where the inputs of either row are not
-                    kept. The row before is the one about the moment before, among the rows that
-                    were there already: so a backfilled row follows its predecessor in time.
-    """
-
-    scored_at: datetime
-    as_of: datetime
-    model: str
-    run_id: str
-    status: str
-    rejected_reason: str | None
-    score_reason: str
-    is_late: bool
-    outputs: Mapping[str, Any]
-    changed_inputs: Mapping[str, tuple[Any, Any]] | None
+    from dbt_onnx.engines.base import TableName
 
 
 def read_runs(

@@ -25,7 +25,8 @@ from dbt_onnx.errors import WarehouseError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from dbt_onnx.engines.duckdb.ledger import LedgerShape, TableName
+    from dbt_onnx.engines.base import TableName
+    from dbt_onnx.engines.duckdb.ledger import LedgerShape
 
 INPUTS_SUFFIX = "__inputs"
 RUN_COLUMN = "run_no"

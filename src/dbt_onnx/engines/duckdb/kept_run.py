@@ -10,7 +10,7 @@ from dbt_onnx.engines.duckdb.feature_types import features_hash
 from dbt_onnx.engines.duckdb.identifiers import compared, quote
 from dbt_onnx.engines.duckdb.ledger import CURRENT_TYPES, REJECTED, RUN, key_types
 from dbt_onnx.engines.duckdb.proof import erased_of_runs
-from dbt_onnx.engines.duckdb.runs import RunRow, read_run_rows
+from dbt_onnx.engines.duckdb.runs import read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError
 from dbt_onnx.runs.replay import Finding, Replay, key_text
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     import duckdb
 
-    from dbt_onnx.engines.duckdb.ledger import TableName
+    from dbt_onnx.engines.base import TableName
+    from dbt_onnx.runs.history import RunRow
 
 
 def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> list[str]:

@@ -26,6 +26,8 @@ from dbt_onnx.runs.plan import SCORE_REASONS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from dbt_onnx.engines.base import TableName
+
 CURRENT_SUFFIX = "__current"
 HISTORY_SUFFIX = "__history"
 RUNS_TABLE = "dbt_onnx_runs"
@@ -127,25 +129,6 @@ ERASURES_TYPES = {
     "ledger_fingerprint": "UBIGINT",
     "inputs_fingerprint": "UBIGINT",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableName:
-    """A table by its three parts, as the warehouse spells them."""
-
-    database: str
-    schema: str
-    identifier: str
-
-    @property
-    def sql(self) -> str:
-        return ".".join(quote(part) for part in (self.database, self.schema, self.identifier))
-
-    def __str__(self) -> str:
-        return f"{self.schema}.{self.identifier}"
-
-    def beside(self, identifier: str) -> TableName:
-        return TableName(database=self.database, schema=self.schema, identifier=identifier)
 
 
 @dataclass(frozen=True)
@@ -343,9 +326,3 @@ def find_view(table: TableName) -> str:
         f"select 1 from duckdb_views() where database_name = {literal(table.database)} "
         f"and schema_name = {literal(table.schema)} and lower(view_name) = lower({literal(table.identifier)})"
     )
-
-
-def find_ledger(tables: LedgerTables) -> str:
-    """SQL that returns a row when the view of that name is a ledger, and not somebody else's."""
-    named = tables.current.identifier.replace('"', '""')
-    return f"{find_view(tables.ledger)} and contains(lower(sql), lower({literal(named)}))"

@@ -27,7 +27,7 @@ from dbt_onnx.engines.duckdb.ledger import (
     select_ledger,
 )
 from dbt_onnx.engines.duckdb.planning import features_hash_function
-from dbt_onnx.engines.duckdb.runs import RunRow, read_run_rows
+from dbt_onnx.engines.duckdb.runs import read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.runs.chain import faults_of_chain
 from dbt_onnx.runs.replay import MAX_FINDINGS, Finding, key_text
@@ -35,7 +35,8 @@ from dbt_onnx.runs.replay import MAX_FINDINGS, Finding, key_text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from dbt_onnx.engines.duckdb.ledger import TableName
+    from dbt_onnx.engines.base import TableName
+    from dbt_onnx.runs.history import RunRow
 
 
 def prove(

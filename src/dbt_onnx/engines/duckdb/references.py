@@ -9,8 +9,8 @@ from dbt_onnx.engines.duckdb.identifiers import quote
 
 if TYPE_CHECKING:
     from dbt_onnx.artifacts.artifact import Artifact
+    from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.cursor import Cursor
-    from dbt_onnx.engines.duckdb.ledger import TableName
 
 
 def write_references(

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import Registry, RegistryEntry
-    from dbt_onnx.engines.duckdb.ledger import TableName
-    from dbt_onnx.engines.duckdb.runs import RunRow
+    from dbt_onnx.engines.base import TableName
+    from dbt_onnx.runs.history import RunRow
 
 
 def replay_run(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.artifacts.registry import ModelVersion
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.engines.duckdb.ledger import (
     REJECTED,
@@ -20,14 +19,15 @@ from dbt_onnx.engines.duckdb.ledger import (
 )
 from dbt_onnx.errors import DbtOnnxError
 from dbt_onnx.runs.chain import fingerprint_of
-from dbt_onnx.runs.plan import SCORE_REASONS
+from dbt_onnx.runs.history import RunRow
 from dbt_onnx.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from dbt_onnx.artifacts.registry import ModelVersion
+    from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.cursor import Cursor
-    from dbt_onnx.engines.duckdb.ledger import TableName
     from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.runs.request import RunSettings
 
@@ -68,27 +68,6 @@ INTERRUPTED = (
     "the process ended during this run: something killed it, or the model did; the next run scores in a "
     "child process, and rejects a row that kills it"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunRow:
-    """One row of `dbt_onnx_runs`, by column name; a column is an attribute."""
-
-    values: Mapping[str, Any]
-
-    def __getattr__(self, name: str) -> Any:
-        return self.values[name]
-
-    @property
-    def model(self) -> ModelVersion:
-        """The version that the run scored with."""
-        return ModelVersion(self.model_name, self.model_version)
-
-    @property
-    def per_reason(self) -> dict[str, int]:
-        """The reasons for which rows were scored, with their number."""
-        counts = {reason: self.values[f"rows_{reason}"] for reason in SCORE_REASONS}
-        return {reason: count for reason, count in counts.items() if count}
 
 
 class RunRecord:

@@ -17,7 +17,6 @@ from dbt_onnx.engines.duckdb.ledger import (
     RUNS_TABLE,
     LedgerShape,
     LedgerTables,
-    TableName,
 )
 from dbt_onnx.errors import ConfigError, ContractError, WarehouseError
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from dbt_onnx.artifacts.registry import ModelVersion
+    from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.cursor import Cursor
 
 _RESTORE = "restore the table from a backup, or give the scoring model another name or alias"
@@ -116,11 +116,6 @@ class ScoringTables(LedgerTables):
                 f"{self.ledger} is a table; the ledger of a scoring model is a view, over "
                 f"{self.current} and {self.history}",
                 hint="rename that table, or give the scoring model another alias",
-            )
-        if cursor.has(self.ledger) and not cursor.rows(ledger.find_ledger(self)):
-            raise WarehouseError(
-                f"{self.ledger} is a view of somebody else's: it does not read {self.current}",
-                hint=f"drop or rename the view {self.ledger}, or give the scoring model another alias",
             )
         self._check_complete(cursor)
 

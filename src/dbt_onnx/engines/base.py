@@ -1,0 +1,232 @@
+"""What dbt's models and commands ask of a warehouse, and the one place that picks the engine.
+
+An engine is a folder beside this file. A run asks it as an `Engine`, see `dbt_onnx.runs.run`; whoever
+is above the engines asks a `Warehouse`, and knows no more of it than stands here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dbt_onnx.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from datetime import datetime
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from dbt_onnx.artifacts.artifact import Artifact
+    from dbt_onnx.artifacts.registry import Registry, RegistryEntry
+    from dbt_onnx.runs.history import Erasure, RunRow, Said
+    from dbt_onnx.runs.replay import Finding, Replay
+    from dbt_onnx.runs.request import Asked, RunSettings, ScoringRequest
+    from dbt_onnx.runs.run import RunSummary
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableName:
+    """A table by its three parts, as the warehouse spells them."""
+
+    database: str
+    schema: str
+    identifier: str
+
+    @property
+    def sql(self) -> str:
+        """The name in a statement, quoted as standard SQL has it."""
+        parts = (self.database, self.schema, self.identifier)
+        return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.identifier}"
+
+    def beside(self, identifier: str) -> TableName:
+        return TableName(database=self.database, schema=self.schema, identifier=identifier)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upstream:
+    """A relation that a scoring model reads.
+
+    `sql` names it in a statement, as dbt writes it; `selector` is what `dbt build -s` takes.
+    """
+
+    table: TableName
+    sql: str
+    selector: str
+
+    def __str__(self) -> str:
+        return str(self.table)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What the newest run of a scoring model read.
+
+    `features` and `registry` are tables or views of the warehouse, none when they are gone. Their
+    names are those that users know. `gone` are the relations of the ledger that are not there; it is torn,
+    and cannot be read, when the view is there and what it reads is not.
+    """
+
+    key: tuple[str, ...]
+    features_name: str
+    features: TableName | None
+    registry_name: str
+    registry: TableName | None
+    gone: tuple[TableName, ...]
+    is_torn: bool
+
+
+class MissingFeaturesError(DataError):
+    """The feature relation has not been built yet, or is gone."""
+
+
+class CurrentFeatures(Protocol):
+    """The features of a scoring model as they are now, and how many rows they have.
+
+    `rejected` are the rows that every version rejects, by reason: they have no key, or no moment.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def rejected(self) -> Mapping[str, int]: ...
+
+    def check_contract(self, artifact: Artifact) -> None:
+        """Raise ContractError when the model cannot read these columns."""
+        ...
+
+    def sample(self, columns: Iterable[str], rows: int) -> list[pa.RecordBatch]:
+        """At most `rows` of the other rows, the same each time, ready for `score_batches`."""
+        ...
+
+
+class Warehouse(Protocol):
+    """A warehouse on a connection of dbt's adapter, which whoever opened it closes.
+
+    Errors are DbtOnnxErrors. Only `score`, `leave_outcome`, `forget`, `prune`,
+    `renew_scratch` and `drop_scratch` write.
+    """
+
+    def __init__(self, connection: Any) -> None: ...
+
+    @staticmethod
+    def opening_errors(path: str | None = None) -> AbstractContextManager[None]:
+        """Within, the warehouse at `path` is opened; without a path, what a model reads."""
+        ...
+
+    def score(
+        self,
+        request: ScoringRequest,
+        settings: RunSettings,
+        *,
+        artifacts: Path,
+        log: Callable[[str], None],
+    ) -> RunSummary:
+        """`score_table` on this warehouse."""
+        ...
+
+    def leave_outcome(self, outcome: str) -> None:
+        """Leave a text where the materialization finds it after the run."""
+        ...
+
+    def examine(self, ledger: TableName, asked: Asked, artifact: Artifact) -> CurrentFeatures:
+        """Raise what a run of this version would raise before it scores; else give the features.
+
+        Raises MissingFeaturesError when they have not been built.
+        """
+        ...
+
+    def last_account(self, ledger: TableName) -> Mapping[str, Any]:
+        """What the last run of a scoring model read, and its version; empty before the first."""
+        ...
+
+    def sources(self, ledger: TableName) -> Sources | None:
+        """What the newest run of a scoring model read; none if no run has ever come so far."""
+        ...
+
+    def check_features(self, sources: Sources) -> None:
+        """Raise when the next run cannot find each entity in the feature relation."""
+        ...
+
+    def registry(self, sources: Sources) -> Registry:
+        """The registry as a run reads it. Raises RegistryError when it is gone or wrong."""
+        ...
+
+    def registry_among(self, relations: Collection[TableName]) -> Registry:
+        """The first of the relations that has a registry's columns, as a run reads it."""
+        ...
+
+    def answer(self, query: str) -> dict[str, Any]:
+        """The one row, by column, of a query that dbt has made."""
+        ...
+
+    def runs(self, ledger: TableName, *, limit: int | None = None) -> list[RunRow]:
+        """The runs of a scoring model, newest first."""
+        ...
+
+    def history(self, ledger: TableName, key: Sequence[str]) -> list[Said]:
+        """All predictions about one entity, in the order in which they were made."""
+        ...
+
+    def replayable_runs(self, ledger: TableName) -> list[str]:
+        """The ids of the runs whose inputs are kept, newest first."""
+        ...
+
+    def replay(
+        self,
+        ledger: TableName,
+        run_id: str,
+        *,
+        registry: Registry,
+        artifacts: Path,
+        sample: int | None = None,
+    ) -> Replay:
+        """Score the kept inputs of a run again, all or a sample, and compare."""
+        ...
+
+    def prove(self, ledger: TableName, *, with_values: bool) -> list[Finding]:
+        """What is not as the runs left it; the values of all rows, too, if that is asked for."""
+        ...
+
+    def forget(self, ledger: TableName, key: Sequence[str], *, why: str, dry_run: bool) -> Erasure:
+        """Erase all predictions and kept inputs of one entity."""
+        ...
+
+    def prune(self, ledger: TableName, *, before: datetime, why: str, dry_run: bool) -> Erasure:
+        """Erase what was superseded, or late, and was scored before a moment, with its inputs."""
+        ...
+
+    def scored_clocks(self, ledger: TableName, version: RegistryEntry | None) -> set[datetime]:
+        """The clocks of a scoring model's successful runs, by one model version or by any."""
+        ...
+
+    def count_rows(self, relation: TableName) -> int:
+        """The rows of a relation."""
+        ...
+
+    def renew_scratch(self, relations: Iterable[TableName]) -> None:
+        """Make the schemas of these relations anew, marked as a backfill's."""
+        ...
+
+    def drop_scratch(self, relations: Iterable[TableName]) -> None:
+        """Drop the schemas of these relations. Raises WarehouseError when one has no such mark."""
+        ...
+
+
+def engine_for(adapter_type: str) -> type[Warehouse]:
+    """The engine for a type of dbt's adapters. Raises ConfigError when there is none."""
+    if adapter_type == "duckdb":
+        from dbt_onnx.engines.duckdb.warehouse import DuckDBWarehouse
+
+        return DuckDBWarehouse
+    raise ConfigError(
+        f"the target's warehouse is of type {adapter_type}; dbt_onnx reads duckdb",
+        hint="choose another target with --target",
+    )

@@ -1,0 +1,153 @@
+"""DuckDB as models and commands ask it: `dbt_onnx.engines.base.Warehouse`, in its order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.engines.duckdb import backfilling, health
+from dbt_onnx.engines.duckdb.current_features import CurrentFeatures, open_features
+from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, opening_errors
+from dbt_onnx.engines.duckdb.engine import DuckDBEngine, score_on_duckdb
+from dbt_onnx.engines.duckdb.features import refuse_expressions
+from dbt_onnx.engines.duckdb.runs import last_account
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from datetime import datetime
+    from pathlib import Path
+
+    import duckdb
+
+    from dbt_onnx.artifacts.artifact import Artifact
+    from dbt_onnx.artifacts.registry import Registry, RegistryEntry
+    from dbt_onnx.engines.base import Sources, TableName
+    from dbt_onnx.runs.history import Erasure, RunRow, Said
+    from dbt_onnx.runs.replay import Finding, Replay
+    from dbt_onnx.runs.request import Asked, RunSettings, ScoringRequest
+    from dbt_onnx.runs.run import RunSummary
+
+OUTCOME_VARIABLE = "dbt_onnx_outcome"
+
+
+class DuckDBWarehouse:
+    """A DuckDB database on a connection of its Python client."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+        self._cursor = Cursor(connection)
+
+    @staticmethod
+    def opening_errors(path: str | None = None) -> AbstractContextManager[None]:
+        return opening_errors(path)
+
+    def score(
+        self,
+        request: ScoringRequest,
+        settings: RunSettings,
+        *,
+        artifacts: Path,
+        log: Callable[[str], None],
+    ) -> RunSummary:
+        refuse_expressions(
+            features=request.features.sql_query(), registry=request.registry.sql_query()
+        )
+        return score_on_duckdb(
+            request, settings, connection=self._connection, artifacts=artifacts, log=log
+        )
+
+    def leave_outcome(self, outcome: str) -> None:
+        self._cursor.execute(f"set variable {OUTCOME_VARIABLE} = $outcome", {"outcome": outcome})
+
+    @duckdb_errors()
+    def examine(self, ledger: TableName, asked: Asked, artifact: Artifact) -> CurrentFeatures:
+        engine = DuckDBEngine.reading(self._cursor, ledger)
+        engine.tables.check_runs(self._cursor)
+        engine.tables.check_names(self._cursor)
+        features = engine.features(open_features(self._cursor, asked.features))
+        engine.check(asked, artifact, features)
+        return CurrentFeatures.count(self._cursor, features, key=asked.key, as_of=asked.as_of)
+
+    @duckdb_errors()
+    def last_account(self, ledger: TableName) -> Mapping[str, Any]:
+        return last_account(self._cursor, ledger)
+
+    @duckdb_errors()
+    def sources(self, ledger: TableName) -> Sources | None:
+        return health.read_sources(self._cursor, ledger)
+
+    @duckdb_errors()
+    def check_features(self, sources: Sources) -> None:
+        health.check_features(self._cursor, sources)
+
+    @duckdb_errors()
+    def registry(self, sources: Sources) -> Registry:
+        return health.read_registry(self._cursor, sources)
+
+    @duckdb_errors()
+    def registry_among(self, relations: Collection[TableName]) -> Registry:
+        return backfilling.registry_among(self._cursor, relations)
+
+    def answer(self, query: str) -> dict[str, Any]:
+        return health.read_figures(self._cursor, query)
+
+    def runs(self, ledger: TableName, *, limit: int | None = None) -> list[RunRow]:
+        from dbt_onnx.engines.duckdb.history import read_runs
+
+        return read_runs(self._connection, ledger, limit=limit)
+
+    def history(self, ledger: TableName, key: Sequence[str]) -> list[Said]:
+        from dbt_onnx.engines.duckdb.history import read_history
+
+        return read_history(self._connection, ledger, key)
+
+    def replayable_runs(self, ledger: TableName) -> list[str]:
+        from dbt_onnx.engines.duckdb.kept_run import replayable_runs
+
+        return replayable_runs(self._connection, ledger)
+
+    def replay(
+        self,
+        ledger: TableName,
+        run_id: str,
+        *,
+        registry: Registry,
+        artifacts: Path,
+        sample: int | None = None,
+    ) -> Replay:
+        from dbt_onnx.engines.duckdb.replaying import replay_run
+
+        return replay_run(
+            self._connection, ledger, run_id, registry=registry, artifacts=artifacts, sample=sample
+        )
+
+    def prove(self, ledger: TableName, *, with_values: bool) -> list[Finding]:
+        from dbt_onnx.engines.duckdb.proof import prove
+
+        return prove(self._connection, ledger, with_values=with_values)
+
+    def forget(self, ledger: TableName, key: Sequence[str], *, why: str, dry_run: bool) -> Erasure:
+        from dbt_onnx.engines.duckdb.erasing import forget
+
+        return forget(self._connection, ledger, key, why=why, dry_run=dry_run)
+
+    def prune(self, ledger: TableName, *, before: datetime, why: str, dry_run: bool) -> Erasure:
+        from dbt_onnx.engines.duckdb.erasing import prune
+
+        return prune(self._connection, ledger, before=before, why=why, dry_run=dry_run)
+
+    @duckdb_errors()
+    def scored_clocks(self, ledger: TableName, version: RegistryEntry | None) -> set[datetime]:
+        return backfilling.scored_clocks(self._cursor, ledger, version)
+
+    @duckdb_errors()
+    def count_rows(self, relation: TableName) -> int:
+        return backfilling.count_rows(self._cursor, relation)
+
+    @duckdb_errors()
+    def renew_scratch(self, relations: Iterable[TableName]) -> None:
+        backfilling.renew_scratch(self._cursor, relations)
+
+    @duckdb_errors()
+    def drop_scratch(self, relations: Iterable[TableName]) -> None:
+        backfilling.drop_scratch(self._cursor, relations)
