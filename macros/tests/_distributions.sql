@@ -7,78 +7,6 @@
     `dbt_onnx_references`. The present columns are `[{'name', 'type', 'kind', 'time_unit', 'is_boolean'}]`.
 -#}
 
-{#-
-    The newest successful full run of a scoring model, none before the first; with `before`, a run, the newest of
-    the same model version that is older.
--#}
-{% macro _last_full_run(model, before=none) -%}
-    {%- set runs = dbt_onnx._beside(model, 'dbt_onnx_runs') -%}
-    {%- if dbt_onnx._columns_in(runs) is none -%}
-        {{ return(none) }}
-    {%- endif -%}
-    {%- set found = run_query(
-        "select run_id, model_name, model_version, artifact_sha256, cast(scored_at as varchar),"
-        ~ " cast(as_of as varchar), to_json(key_columns)"
-        ~ " from " ~ dbt_onnx._table(runs)
-        ~ " where " ~ dbt_onnx._is_called('scoring_model', model.identifier)
-        ~ " and status = 'success' and scope = 'full'"
-        ~ ((" and " ~ dbt_onnx._is_version(before)
-            ~ " and scored_at < cast(" ~ dbt_onnx._literal(before['scored_at']) ~ " as timestamp)")
-            if before is not none else "")
-        ~ " order by scored_at desc nulls last limit 1"
-    ).rows -%}
-    {%- if found | length == 0 -%}
-        {{ return(none) }}
-    {%- endif -%}
-    {%- set names = ['run_id', 'model_name', 'model_version', 'artifact_sha256', 'scored_at', 'as_of', 'key'] -%}
-    {%- set run = dict(zip(names, found[0].values())) -%}
-    {%- do run.update({'key': fromjson(run['key'])}) -%}
-    {{ return(run) }}
-{%- endmacro %}
-
-
-{#- The FROM and WHERE of what the card of a run's version says about its features or outputs. -#}
-{% macro _references_of(model, run, role) -%}
-    {{ return(
-        dbt_onnx._table(dbt_onnx._beside(model, 'dbt_onnx_references'))
-        ~ " where " ~ dbt_onnx._is_called('scoring_model', model.identifier)
-        ~ " and " ~ dbt_onnx._is_version(run)
-        ~ " and artifact_sha256 = " ~ dbt_onnx._literal(run['artifact_sha256'])
-        ~ " and role = " ~ dbt_onnx._literal(role)
-    ) }}
-{%- endmacro %}
-
-
-{#-
-    `[{'name', 'kind', 'time_unit', 'is_boolean', 'is_single', 'fill'}]`: the columns that the card of a run's version
-    describes. `is_single`: the model reads it, or training had it, in single precision, to which 0.1 is another
-    number; of the latter tells that all edges are such numbers, with digits that only they have.
--#}
-{% macro _described_columns(model, run, role) -%}
-    {%- set described = [] -%}
-    {%- set columns = dbt_onnx._columns_in(dbt_onnx._beside(model, 'dbt_onnx_references')) -%}
-    {%- if columns is not none -%}
-        {#- a table that an older dbt_onnx made, until the next run -#}
-        {%- set is_older = 'dtype' not in columns | map(attribute='name') -%}
-        {%- set is_single = "coalesce(list_bool_and(list_transform(edges, lambda edge: edge = " ~ dbt_onnx._single('edge')
-            ~ ")) and list_bool_or(list_transform(edges, lambda edge: cast(edge as varchar)"
-            ~ " <> cast(try_cast(edge as float) as varchar))), false)" -%}
-        {%- for row in run_query(
-            "select column_name, kind, time_unit, coalesce(list_has_all(['False', 'True'], categories), false), "
-            ~ (is_single ~ ", null" if is_older
-                else "coalesce(dtype in ('float16', 'float32'), false) or " ~ is_single ~ ", fill")
-            ~ " from " ~ dbt_onnx._references_of(model, run, role) ~ " order by rowid asc"
-        ).rows -%}
-            {%- do described.append({
-                'name': row[0], 'kind': row[1], 'time_unit': row[2], 'is_boolean': row[3], 'is_single': row[4],
-                'fill': row[5],
-            }) -%}
-        {%- endfor -%}
-    {%- endif -%}
-    {{ return(described) }}
-{%- endmacro %}
-
-
 {#- A double in the precision of a FLOAT; beyond its range as it is. -#}
 {% macro _single(value) -%}
     {{ return("coalesce(cast(try_cast(" ~ value ~ " as float) as double), " ~ value ~ ")") }}
@@ -279,7 +207,18 @@ struct_pack(
     `unlisted_share`, `examples`    of the categories that the reference does not list; its own share of those that
                 it had no room for is `other_share`
 -#}
-{% macro _compared_ctes() -%}
+{% macro _compared_ctes(population, columns) -%}
+{%- if not columns -%}
+compared as (
+    {{ dbt_onnx._no_rows({
+        'column_name': 'varchar', 'row_count': 'bigint', 'known': 'bigint', 'example': 'varchar', 'null_share': 'double',
+        'expected_null_share': 'double', 'moved': 'struct(bin varchar, expected double, actual double)',
+        'unlisted_share': 'double', 'other_share': 'double', 'examples': 'varchar', 'psi': 'double', 'chance': 'double'
+    }) }}
+)
+{%- else -%}
+{{ dbt_onnx._measured_ctes(population, columns) }},
+
 counts_by_value as (
     select
         measured.column_name,
@@ -391,6 +330,7 @@ compared as (
     inner join reference on measured.column_name = reference.column_name
     left join summed on measured.column_name = summed.column_name
 )
+{%- endif -%}
 {%- endmacro %}
 
 
@@ -433,12 +373,34 @@ compared as (
 {%- endmacro %}
 
 
-{#- The columns of a finding, without rows: what findings are added to. -#}
-{% macro _no_findings() -%}
-    {{ return(dbt_onnx._no_rows({
+{#- What was found while rendering, `[[column_name, problem, expected, actual]]`, as a SELECT with all columns of a finding. -#}
+{% macro _findings(found) -%}
+    {{ dbt_onnx._no_rows({
         'column_name': 'varchar', 'problem': 'varchar', 'expected': 'varchar', 'actual': 'varchar',
         'figure': 'double', 'threshold': 'double', 'severity': 'varchar'
-    })) }}
+    }) }}
+    {%- for column_name, problem, expected, actual in found %}
+
+    union all by name
+
+    select
+        {{ dbt_onnx._literal(column_name) if column_name is not none else 'cast(null as varchar)' }} as column_name,
+        {{ dbt_onnx._literal(problem) }} as problem,
+        {{ dbt_onnx._literal(expected) }} as expected,
+        {{ dbt_onnx._literal(actual) }} as actual,
+        'error' as severity
+    {%- endfor %}
+{%- endmacro %}
+
+
+{#- What both tests return: the CTE `validation_errors` with the version that was judged. -#}
+{% macro _sorted_findings(run) -%}
+select
+    *,
+    {{ dbt_onnx._literal(run['model_version']) if run is not none else 'cast(null as varchar)' }} as model_version
+from validation_errors
+{{ dbt_onnx._none_if_empty() }}
+order by severity asc nulls last, figure desc nulls last, column_name asc nulls last
 {%- endmacro %}
 
 
@@ -450,10 +412,7 @@ compared as (
     {%- if not faults and warn_psi is not none and error_psi is not none and warn_psi > error_psi -%}
         {%- do faults.append("warn_psi is larger than error_psi, so nothing would ever warn") -%}
     {%- endif -%}
-    {%- if min_rows is not integer or min_rows is boolean or min_rows < 1 -%}
-        {%- do faults.append("min_rows is " ~ min_rows ~ "; it takes a whole number from 1") -%}
-    {%- endif -%}
-    {{ return(faults) }}
+    {{ return(faults + dbt_onnx._faults_of_count(min_rows, 'min_rows')) }}
 {%- endmacro %}
 
 
