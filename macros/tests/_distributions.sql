@@ -119,85 +119,60 @@ reference as (
 
 
 {#-
-    The CTE `measured`: per column the rows (elements of a list), those that are known, and a histogram, by the
-    edges of `reference` (`numbers`) or by value (`texts`). All scalar columns are read in one pass, each list
-    column in one of its own; to unpivot the
-    values first takes twice as long, as each column has its own edges. A NULL list counts as one NULL.
+    The CTE `measured`: each row of `reference`, with the rows (elements of a list) of the present column, those that
+    are known, and a histogram, by the edges of the reference (`numbers`) or by value (`texts`).
+
+    The columns are unpivoted first, each as a branch that brings its edges along, and then aggregated at once. All
+    branches read one materialized copy, or a view would be computed for each. A NULL list counts as one NULL.
 -#}
 {% macro _measured_ctes(population, columns) -%}
-{%- set scalars = [] -%}
-{%- set sources = [] -%}
-{%- for column in columns -%}
-    {%- if not column['type'].endswith(']') -%}
-        {%- do scalars.append(column) -%}
-    {%- else -%}
-        {%- do sources.append({'name': 'list_' ~ loop.index0, 'columns': [column]}) -%}
-list_{{ loop.index0 }}_values as (
-    select {{ dbt_onnx._counted_value('element', column) }} as value_0
-    from (
-        select unnest(coalesce(
-            cast({{ dbt_onnx._identifier(column['name']) }} as {{ dbt_onnx._element_type(column['type']) }}[]), [null]
-        )) as element
-        from {{ population }}
-    )
+present as materialized (
+    select {{ dbt_onnx._columns(columns | map(attribute='name')) }} from {{ population }}
 ),
 
-    {% endif -%}
-{%- endfor -%}
-{%- if scalars -%}
-    {%- do sources.append({'name': 'scalar', 'columns': scalars}) -%}
-scalar_values as (
+present_values as (
+    {%- for column in columns %}
+    {%- set name = dbt_onnx._identifier(column['name']) %}
+    {%- set is_list = column['type'].endswith(']') %}
+    {%- set counted = dbt_onnx._counted_value('element' if is_list else name, column) %}
+    {%- set column_name = dbt_onnx._text(dbt_onnx._literal(column['name'])) %}
     select
-        {%- for column in scalars %}
-        {{ dbt_onnx._counted_value(dbt_onnx._identifier(column['name']), column) }} as value_{{ loop.index0 }},
-        {%- endfor %}
-    from {{ population }}
+        {{ column_name }} as column_name,
+        {{ counted if column['kind'] == 'numeric' else 'cast(null as double)' }} as number,
+        {{ dbt_onnx._text('null') if column['kind'] == 'numeric' else counted }} as text,
+        {#- no histogram is without edges; that of a column without known values is never looked at #}
+        (select case when len(edges) > 0 then edges else [0.0] end from reference where column_name = {{ column_name }})
+            as edges
+    from {% if not is_list %}present{% else %}(
+        select unnest(coalesce(cast({{ name }} as {{ dbt_onnx._element_type(column['type']) }}[]), [null])) as element
+        from present
+    )
+    {%- endif %}
+    {{- '\n\n    union all\n' if not loop.last }}
+    {%- endfor %}
 ),
 
-{% endif -%}
 measured as (
-    {#- a list forgets the collation of the texts in it #}
-    select * replace ({{ dbt_onnx._text('column_name') }} as column_name)
+    select *
     from (
-        {%- for source in sources %}
-        select unnest([
-            {%- for column in source['columns'] %}
-            {{ dbt_onnx._measures('value_' ~ loop.index0, column) | indent(12) }}{{ ',' if not loop.last }}
-            {%- endfor %}
-        ], max_depth := 2)
-        from {{ source['name'] }}_values
-        {{- '\n        union all' if not loop.last }}
-        {%- endfor %}
+        select
+            column_name,
+            count(*) as row_count,
+            count(number) + count(text) as known,
+            min(number) = max(number) or min(text) = max(text) as is_constant,
+            coalesce(cast(any_value(number) as varchar), any_value(text)) as example,
+            histogram(number, edges) as numbers,
+            histogram(text) as texts
+        from present_values
+        group by column_name
     )
-)
-{%- endmacro %}
-
-
-{#- The row of `measured` about one column, a struct of aggregates. -#}
-{% macro _measures(value, column) -%}
-struct_pack(
-    column_name := {{ dbt_onnx._literal(column['name']) }},
-    row_count := count(*),
-    known := count({{ value }}),
-    is_constant := min({{ value }}) = max({{ value }}),
-    example := cast(any_value({{ value }}) as varchar),
-    {%- if column['kind'] == 'numeric' %}
-    numbers := histogram({{ value }}, (
-        {#- no histogram is without edges; that of a column without known values is never looked at #}
-        select case when len(edges) > 0 then edges else [0.0] end from reference
-        where column_name = {{ dbt_onnx._text(dbt_onnx._literal(column['name'])) }}
-    )),
-    texts := cast(null as map(varchar, ubigint))
-    {%- else %}
-    numbers := cast(null as map(double, ubigint)),
-    texts := histogram({{ value }})
-    {%- endif %}
+    inner join reference using (column_name)
 )
 {%- endmacro %}
 
 
 {#-
-    The CTE `compared` over `reference` and `measured`: a row per column, with
+    The CTE `compared`: a row per column of a population that `reference` is about, none without columns, with
 
     `psi`       the population stability index: the sum over the bins of (actual - expected) * ln(actual / expected),
                 with shares of the known values (Siddiqi, Credit Risk Scorecards, 2006). A share below 0.0001 counts
@@ -221,30 +196,28 @@ compared as (
 
 counts_by_value as (
     select
-        measured.column_name,
-        entry.value as row_count,
-        {{ dbt_onnx._text('left(cast(entry.key as varchar), 40)') }} as value,
-        coalesce(list_position(reference.edges, entry.key), len(reference.shares)) as number
-    from (select column_name, unnest(map_entries(numbers)) as entry from measured) as measured
-    inner join reference on measured.column_name = reference.column_name
+        column_name,
+        coalesce(list_position(edges, entry.key), len(shares)) as number,
+        entry.value as value_rows,
+        {{ dbt_onnx._text('left(cast(entry.key as varchar), 40)') }} as value
+    from (select *, unnest(map_entries(numbers)) as entry from measured)
 
     union all
 
     select
-        measured.column_name,
-        entry.value as row_count,
-        {{ dbt_onnx._text('left(entry.key, 40)') }} as value,
-        coalesce(list_position(reference.categories, {{ dbt_onnx._text('entry.key') }}), len(reference.shares) + 1) as number
-    from (select column_name, unnest(map_entries(texts)) as entry from measured) as measured
-    inner join reference on measured.column_name = reference.column_name
+        column_name,
+        coalesce(list_position(categories, {{ dbt_onnx._text('entry.key') }}), len(shares) + 1) as number,
+        entry.value as value_rows,
+        {{ dbt_onnx._text('left(entry.key, 40)') }} as value
+    from (select *, unnest(map_entries(texts)) as entry from measured)
 ),
 
 counts_by_bin as (
     select
         column_name,
         number,
-        sum(row_count) as row_count,
-        max({'row_count': row_count, 'value': value}, 3) as examples
+        sum(value_rows) as bin_rows,
+        max({'row_count': value_rows, 'value': value}, 3) as examples
     from counts_by_value
     group by column_name, number
 ),
@@ -253,82 +226,62 @@ numbered_bins as (
     select
         *,
         unnest(range(1, len(shares) + case kind when 'numeric' then 1 else 2 end)) as number
-    from reference
+    from measured
+    where known > 0
 ),
 
 bins as (
     select
-        numbered_bins.column_name,
-        numbered_bins.kind = 'categorical' and numbered_bins.number > len(numbered_bins.shares) as is_other,
+        column_name,
+        examples,
+        kind = 'categorical' and number > len(shares) as is_other,
         case
-            when numbered_bins.kind = 'categorical'
-                then coalesce(left(numbered_bins.categories[numbered_bins.number], 40), 'other values')
-            when len(numbered_bins.edges) = 0 then 'any number'
-            when numbered_bins.number = 1 then format('up to {:.6g}', numbered_bins.edges[1])
-            when numbered_bins.number > len(numbered_bins.edges)
-                then format('above {:.6g}', numbered_bins.edges[numbered_bins.number - 1])
-            else
-                format(
-                    'above {:.6g} to {:.6g}',
-                    numbered_bins.edges[numbered_bins.number - 1],
-                    numbered_bins.edges[numbered_bins.number]
-                )
+            when kind = 'categorical' then coalesce(left(categories[number], 40), 'other values')
+            when len(edges) = 0 then 'any number'
+            when number = 1 then format('up to {:.6g}', edges[1])
+            when number > len(edges) then format('above {:.6g}', edges[number - 1])
+            else format('above {:.6g} to {:.6g}', edges[number - 1], edges[number])
         end as bin,
-        coalesce(numbered_bins.shares[numbered_bins.number], numbered_bins.other_share) as expected_share,
-        coalesce(counts_by_bin.row_count, 0) / cast(nullif(measured.known, 0) as double) as actual_share,
-        counts_by_bin.examples
+        coalesce(shares[number], other_share) as expected,
+        coalesce(bin_rows, 0) / cast(known as double) as actual,
+        (greatest(actual, 0.0001) - greatest(expected, 0.0001))
+        * ln(greatest(actual, 0.0001) / greatest(expected, 0.0001)) as contribution
     from numbered_bins
-    inner join measured on numbered_bins.column_name = measured.column_name
-    left join counts_by_bin
-        on numbered_bins.column_name = counts_by_bin.column_name
-        and numbered_bins.number = counts_by_bin.number
-),
-
-contributions as (
-    select
-        *,
-        (greatest(actual_share, 0.0001) - greatest(expected_share, 0.0001))
-        * ln(greatest(actual_share, 0.0001) / greatest(expected_share, 0.0001)) as contribution
-    from bins
-    -- greatest() would pass over the NULL of a column without known values
-    where actual_share is not null
+    left join counts_by_bin using (column_name, number)
 ),
 
 summed as (
     select
         column_name,
         sum(contribution) as psi,
-        sum(expected_share) as expected_sum,
-        arg_max({'bin': bin, 'expected': expected_share, 'actual': actual_share}, contribution) as moved,
-        max(expected_share) filter (where actual_share = 1) as constant_share,
-        max(actual_share) filter (where is_other) as unlisted_share,
+        sum(expected) as expected_sum,
+        arg_max({'bin': bin, 'expected': expected, 'actual': actual}, contribution) as moved,
+        max(expected) filter (where actual = 1) as constant_share,
+        max(actual) filter (where is_other) as unlisted_share,
         any_value(examples) filter (where is_other) as examples
-    from contributions
+    from bins
     group by column_name
 ),
 
 compared as (
     select
-        measured.column_name,
-        measured.row_count,
-        measured.known,
-        measured.example,
-        (measured.row_count - measured.known) / cast(measured.row_count as double) as null_share,
-        reference.null_share as expected_null_share,
-        summed.moved,
-        summed.unlisted_share,
-        reference.other_share,
-        array_to_string(
-            list_transform(summed.examples, lambda shown: shown.value || ' (' || shown.row_count || ')'), ', '
-        ) as examples,
-        case when summed.expected_sum > 0 then summed.psi end as psi,
+        column_name,
+        row_count,
+        known,
+        example,
+        (row_count - known) / cast(row_count as double) as null_share,
+        measured.null_share as expected_null_share,
+        moved,
+        unlisted_share,
+        other_share,
+        array_to_string(list_transform(examples, lambda shown: shown.value || ' (' || shown.row_count || ')'), ', ')
+            as examples,
+        case when expected_sum > 0 then psi end as psi,
         case
-            when summed.expected_sum > 0 and measured.is_constant
-                then measured.known * ln(greatest(summed.constant_share, 0.0001))
+            when expected_sum > 0 and is_constant then known * ln(greatest(constant_share, 0.0001))
         end as chance
     from measured
-    inner join reference on measured.column_name = reference.column_name
-    left join summed on measured.column_name = summed.column_name
+    left join summed using (column_name)
 )
 {%- endif -%}
 {%- endmacro %}
