@@ -124,9 +124,9 @@
 {%- endmacro %}
 
 
-{#- `{count: 2, period: day}` as an interval. -#}
+{#- `{count: 2, period: day}` as an interval; of none NULL, which no age is beyond. -#}
 {% macro _interval(period) -%}
-    {{ return("interval '" ~ period['count'] ~ "' " ~ period['period']) }}
+    {{ return("cast(null as interval)" if period is none else "interval '" ~ period['count'] ~ "' " ~ period['period']) }}
 {%- endmacro %}
 
 

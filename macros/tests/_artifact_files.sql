@@ -33,3 +33,20 @@
     {%- endfor -%}
     {{ return(files) }}
 {%- endmacro %}
+
+
+{#- A finding about one of these files if it is gone or has other bytes, as a SELECT. -#}
+{% macro _altered_file(file) -%}
+    select
+        case when actual is null then 'artifact_missing' else 'artifact_altered' end as problem,
+        {{ dbt_onnx._literal(file['path'] ~ ' with sha256 ' ~ file['expected']) }} as expected,
+        actual,
+        {{ dbt_onnx._literal(file['version']) }} as model_version
+    from (
+        select
+            {%- if file['exists'] %} sha256(content) as actual from read_blob({{ dbt_onnx._literal(file['path']) }})
+            {%- else %} cast(null as varchar) as actual
+            {%- endif %}
+    )
+    where actual is distinct from lower({{ dbt_onnx._literal(file['expected']) }})
+{%- endmacro %}

@@ -7,78 +7,6 @@
     `dbt_onnx_references`. The present columns are `[{'name', 'type', 'kind', 'time_unit', 'is_boolean'}]`.
 -#}
 
-{#-
-    The newest successful full run of a scoring model, none before the first; with `before`, a run, the newest of
-    the same model version that is older.
--#}
-{% macro _last_full_run(model, before=none) -%}
-    {%- set runs = dbt_onnx._beside(model, 'dbt_onnx_runs') -%}
-    {%- if dbt_onnx._columns_in(runs) is none -%}
-        {{ return(none) }}
-    {%- endif -%}
-    {%- set found = run_query(
-        "select run_id, model_name, model_version, artifact_sha256, cast(scored_at as varchar),"
-        ~ " cast(as_of as varchar), to_json(key_columns)"
-        ~ " from " ~ dbt_onnx._table(runs)
-        ~ " where " ~ dbt_onnx._is_called('scoring_model', model.identifier)
-        ~ " and status = 'success' and scope = 'full'"
-        ~ ((" and " ~ dbt_onnx._is_version(before)
-            ~ " and scored_at < cast(" ~ dbt_onnx._literal(before['scored_at']) ~ " as timestamp)")
-            if before is not none else "")
-        ~ " order by scored_at desc nulls last limit 1"
-    ).rows -%}
-    {%- if found | length == 0 -%}
-        {{ return(none) }}
-    {%- endif -%}
-    {%- set names = ['run_id', 'model_name', 'model_version', 'artifact_sha256', 'scored_at', 'as_of', 'key'] -%}
-    {%- set run = dict(zip(names, found[0].values())) -%}
-    {%- do run.update({'key': fromjson(run['key'])}) -%}
-    {{ return(run) }}
-{%- endmacro %}
-
-
-{#- The FROM and WHERE of what the card of a run's version says about its features or outputs. -#}
-{% macro _references_of(model, run, role) -%}
-    {{ return(
-        dbt_onnx._table(dbt_onnx._beside(model, 'dbt_onnx_references'))
-        ~ " where " ~ dbt_onnx._is_called('scoring_model', model.identifier)
-        ~ " and " ~ dbt_onnx._is_version(run)
-        ~ " and artifact_sha256 = " ~ dbt_onnx._literal(run['artifact_sha256'])
-        ~ " and role = " ~ dbt_onnx._literal(role)
-    ) }}
-{%- endmacro %}
-
-
-{#-
-    `[{'name', 'kind', 'time_unit', 'is_boolean', 'is_single', 'fill'}]`: the columns that the card of a run's version
-    describes. `is_single`: the model reads it, or training had it, in single precision, to which 0.1 is another
-    number; of the latter tells that all edges are such numbers, with digits that only they have.
--#}
-{% macro _described_columns(model, run, role) -%}
-    {%- set described = [] -%}
-    {%- set columns = dbt_onnx._columns_in(dbt_onnx._beside(model, 'dbt_onnx_references')) -%}
-    {%- if columns is not none -%}
-        {#- a table that an older dbt_onnx made, until the next run -#}
-        {%- set is_older = 'dtype' not in columns | map(attribute='name') -%}
-        {%- set is_single = "coalesce(list_bool_and(list_transform(edges, lambda edge: edge = " ~ dbt_onnx._single('edge')
-            ~ ")) and list_bool_or(list_transform(edges, lambda edge: cast(edge as varchar)"
-            ~ " <> cast(try_cast(edge as float) as varchar))), false)" -%}
-        {%- for row in run_query(
-            "select column_name, kind, time_unit, coalesce(list_has_all(['False', 'True'], categories), false), "
-            ~ (is_single ~ ", null" if is_older
-                else "coalesce(dtype in ('float16', 'float32'), false) or " ~ is_single ~ ", fill")
-            ~ " from " ~ dbt_onnx._references_of(model, run, role) ~ " order by rowid asc"
-        ).rows -%}
-            {%- do described.append({
-                'name': row[0], 'kind': row[1], 'time_unit': row[2], 'is_boolean': row[3], 'is_single': row[4],
-                'fill': row[5],
-            }) -%}
-        {%- endfor -%}
-    {%- endif -%}
-    {{ return(described) }}
-{%- endmacro %}
-
-
 {#- A double in the precision of a FLOAT; beyond its range as it is. -#}
 {% macro _single(value) -%}
     {{ return("coalesce(cast(try_cast(" ~ value ~ " as float) as double), " ~ value ~ ")") }}
@@ -191,85 +119,60 @@ reference as (
 
 
 {#-
-    The CTE `measured`: per column the rows (elements of a list), those that are known, and a histogram, by the
-    edges of `reference` (`numbers`) or by value (`texts`). All scalar columns are read in one pass, each list
-    column in one of its own; to unpivot the
-    values first takes twice as long, as each column has its own edges. A NULL list counts as one NULL.
+    The CTE `measured`: each row of `reference`, with the rows (elements of a list) of the present column, those that
+    are known, and a histogram, by the edges of the reference (`numbers`) or by value (`texts`).
+
+    The columns are unpivoted first, each as a branch that brings its edges along, and then aggregated at once. All
+    branches read one materialized copy, or a view would be computed for each. A NULL list counts as one NULL.
 -#}
 {% macro _measured_ctes(population, columns) -%}
-{%- set scalars = [] -%}
-{%- set sources = [] -%}
-{%- for column in columns -%}
-    {%- if not column['type'].endswith(']') -%}
-        {%- do scalars.append(column) -%}
-    {%- else -%}
-        {%- do sources.append({'name': 'list_' ~ loop.index0, 'columns': [column]}) -%}
-list_{{ loop.index0 }}_values as (
-    select {{ dbt_onnx._counted_value('element', column) }} as value_0
-    from (
-        select unnest(coalesce(
-            cast({{ dbt_onnx._identifier(column['name']) }} as {{ dbt_onnx._element_type(column['type']) }}[]), [null]
-        )) as element
-        from {{ population }}
-    )
+present as materialized (
+    select {{ dbt_onnx._columns(columns | map(attribute='name')) }} from {{ population }}
 ),
 
-    {% endif -%}
-{%- endfor -%}
-{%- if scalars -%}
-    {%- do sources.append({'name': 'scalar', 'columns': scalars}) -%}
-scalar_values as (
+present_values as (
+    {%- for column in columns %}
+    {%- set name = dbt_onnx._identifier(column['name']) %}
+    {%- set is_list = column['type'].endswith(']') %}
+    {%- set counted = dbt_onnx._counted_value('element' if is_list else name, column) %}
+    {%- set column_name = dbt_onnx._text(dbt_onnx._literal(column['name'])) %}
     select
-        {%- for column in scalars %}
-        {{ dbt_onnx._counted_value(dbt_onnx._identifier(column['name']), column) }} as value_{{ loop.index0 }},
-        {%- endfor %}
-    from {{ population }}
+        {{ column_name }} as column_name,
+        {{ counted if column['kind'] == 'numeric' else 'cast(null as double)' }} as number,
+        {{ dbt_onnx._text('null') if column['kind'] == 'numeric' else counted }} as text,
+        {#- no histogram is without edges; that of a column without known values is never looked at #}
+        (select case when len(edges) > 0 then edges else [0.0] end from reference where column_name = {{ column_name }})
+            as edges
+    from {% if not is_list %}present{% else %}(
+        select unnest(coalesce(cast({{ name }} as {{ dbt_onnx._element_type(column['type']) }}[]), [null])) as element
+        from present
+    )
+    {%- endif %}
+    {{- '\n\n    union all\n' if not loop.last }}
+    {%- endfor %}
 ),
 
-{% endif -%}
 measured as (
-    {#- a list forgets the collation of the texts in it #}
-    select * replace ({{ dbt_onnx._text('column_name') }} as column_name)
+    select *
     from (
-        {%- for source in sources %}
-        select unnest([
-            {%- for column in source['columns'] %}
-            {{ dbt_onnx._measures('value_' ~ loop.index0, column) | indent(12) }}{{ ',' if not loop.last }}
-            {%- endfor %}
-        ], max_depth := 2)
-        from {{ source['name'] }}_values
-        {{- '\n        union all' if not loop.last }}
-        {%- endfor %}
+        select
+            column_name,
+            count(*) as row_count,
+            count(number) + count(text) as known,
+            min(number) = max(number) or min(text) = max(text) as is_constant,
+            coalesce(cast(any_value(number) as varchar), any_value(text)) as example,
+            histogram(number, edges) as numbers,
+            histogram(text) as texts
+        from present_values
+        group by column_name
     )
-)
-{%- endmacro %}
-
-
-{#- The row of `measured` about one column, a struct of aggregates. -#}
-{% macro _measures(value, column) -%}
-struct_pack(
-    column_name := {{ dbt_onnx._literal(column['name']) }},
-    row_count := count(*),
-    known := count({{ value }}),
-    is_constant := min({{ value }}) = max({{ value }}),
-    example := cast(any_value({{ value }}) as varchar),
-    {%- if column['kind'] == 'numeric' %}
-    numbers := histogram({{ value }}, (
-        {#- no histogram is without edges; that of a column without known values is never looked at #}
-        select case when len(edges) > 0 then edges else [0.0] end from reference
-        where column_name = {{ dbt_onnx._text(dbt_onnx._literal(column['name'])) }}
-    )),
-    texts := cast(null as map(varchar, ubigint))
-    {%- else %}
-    numbers := cast(null as map(double, ubigint)),
-    texts := histogram({{ value }})
-    {%- endif %}
+    inner join reference using (column_name)
 )
 {%- endmacro %}
 
 
 {#-
-    The CTE `compared` over `reference` and `measured`: a row per column, with
+    The CTE `compared`: a row per column of a population that `reference` is about, none without columns, with
 
     `psi`       the population stability index: the sum over the bins of (actual - expected) * ln(actual / expected),
                 with shares of the known values (Siddiqi, Credit Risk Scorecards, 2006). A share below 0.0001 counts
@@ -279,33 +182,42 @@ struct_pack(
     `unlisted_share`, `examples`    of the categories that the reference does not list; its own share of those that
                 it had no room for is `other_share`
 -#}
-{% macro _compared_ctes() -%}
+{% macro _compared_ctes(population, columns) -%}
+{%- if not columns -%}
+compared as (
+    {{ dbt_onnx._no_rows({
+        'column_name': 'varchar', 'row_count': 'bigint', 'known': 'bigint', 'example': 'varchar', 'null_share': 'double',
+        'expected_null_share': 'double', 'moved': 'struct(bin varchar, expected double, actual double)',
+        'unlisted_share': 'double', 'other_share': 'double', 'examples': 'varchar', 'psi': 'double', 'chance': 'double'
+    }) }}
+)
+{%- else -%}
+{{ dbt_onnx._measured_ctes(population, columns) }},
+
 counts_by_value as (
     select
-        measured.column_name,
-        entry.value as row_count,
-        {{ dbt_onnx._text('left(cast(entry.key as varchar), 40)') }} as value,
-        coalesce(list_position(reference.edges, entry.key), len(reference.shares)) as number
-    from (select column_name, unnest(map_entries(numbers)) as entry from measured) as measured
-    inner join reference on measured.column_name = reference.column_name
+        column_name,
+        coalesce(list_position(edges, entry.key), len(shares)) as number,
+        entry.value as value_rows,
+        {{ dbt_onnx._text('left(cast(entry.key as varchar), 40)') }} as value
+    from (select *, unnest(map_entries(numbers)) as entry from measured)
 
     union all
 
     select
-        measured.column_name,
-        entry.value as row_count,
-        {{ dbt_onnx._text('left(entry.key, 40)') }} as value,
-        coalesce(list_position(reference.categories, {{ dbt_onnx._text('entry.key') }}), len(reference.shares) + 1) as number
-    from (select column_name, unnest(map_entries(texts)) as entry from measured) as measured
-    inner join reference on measured.column_name = reference.column_name
+        column_name,
+        coalesce(list_position(categories, {{ dbt_onnx._text('entry.key') }}), len(shares) + 1) as number,
+        entry.value as value_rows,
+        {{ dbt_onnx._text('left(entry.key, 40)') }} as value
+    from (select *, unnest(map_entries(texts)) as entry from measured)
 ),
 
 counts_by_bin as (
     select
         column_name,
         number,
-        sum(row_count) as row_count,
-        max({'row_count': row_count, 'value': value}, 3) as examples
+        sum(value_rows) as bin_rows,
+        max({'row_count': value_rows, 'value': value}, 3) as examples
     from counts_by_value
     group by column_name, number
 ),
@@ -314,83 +226,64 @@ numbered_bins as (
     select
         *,
         unnest(range(1, len(shares) + case kind when 'numeric' then 1 else 2 end)) as number
-    from reference
+    from measured
+    where known > 0
 ),
 
 bins as (
     select
-        numbered_bins.column_name,
-        numbered_bins.kind = 'categorical' and numbered_bins.number > len(numbered_bins.shares) as is_other,
+        column_name,
+        examples,
+        kind = 'categorical' and number > len(shares) as is_other,
         case
-            when numbered_bins.kind = 'categorical'
-                then coalesce(left(numbered_bins.categories[numbered_bins.number], 40), 'other values')
-            when len(numbered_bins.edges) = 0 then 'any number'
-            when numbered_bins.number = 1 then format('up to {:.6g}', numbered_bins.edges[1])
-            when numbered_bins.number > len(numbered_bins.edges)
-                then format('above {:.6g}', numbered_bins.edges[numbered_bins.number - 1])
-            else
-                format(
-                    'above {:.6g} to {:.6g}',
-                    numbered_bins.edges[numbered_bins.number - 1],
-                    numbered_bins.edges[numbered_bins.number]
-                )
+            when kind = 'categorical' then coalesce(left(categories[number], 40), 'other values')
+            when len(edges) = 0 then 'any number'
+            when number = 1 then format('up to {:.6g}', edges[1])
+            when number > len(edges) then format('above {:.6g}', edges[number - 1])
+            else format('above {:.6g} to {:.6g}', edges[number - 1], edges[number])
         end as bin,
-        coalesce(numbered_bins.shares[numbered_bins.number], numbered_bins.other_share) as expected_share,
-        coalesce(counts_by_bin.row_count, 0) / cast(nullif(measured.known, 0) as double) as actual_share,
-        counts_by_bin.examples
+        coalesce(shares[number], other_share) as expected,
+        coalesce(bin_rows, 0) / cast(known as double) as actual,
+        (greatest(actual, 0.0001) - greatest(expected, 0.0001))
+        * ln(greatest(actual, 0.0001) / greatest(expected, 0.0001)) as contribution
     from numbered_bins
-    inner join measured on numbered_bins.column_name = measured.column_name
-    left join counts_by_bin
-        on numbered_bins.column_name = counts_by_bin.column_name
-        and numbered_bins.number = counts_by_bin.number
-),
-
-contributions as (
-    select
-        *,
-        (greatest(actual_share, 0.0001) - greatest(expected_share, 0.0001))
-        * ln(greatest(actual_share, 0.0001) / greatest(expected_share, 0.0001)) as contribution
-    from bins
-    -- greatest() would pass over the NULL of a column without known values
-    where actual_share is not null
+    left join counts_by_bin using (column_name, number)
 ),
 
 summed as (
     select
         column_name,
         sum(contribution) as psi,
-        sum(expected_share) as expected_sum,
-        arg_max({'bin': bin, 'expected': expected_share, 'actual': actual_share}, contribution) as moved,
-        max(expected_share) filter (where actual_share = 1) as constant_share,
-        max(actual_share) filter (where is_other) as unlisted_share,
+        sum(expected) as expected_sum,
+        arg_max({'bin': bin, 'expected': expected, 'actual': actual}, contribution) as moved,
+        max(expected) filter (where actual = 1) as constant_share,
+        max(actual) filter (where is_other) as unlisted_share,
         any_value(examples) filter (where is_other) as examples
-    from contributions
+    from bins
     group by column_name
 ),
 
 compared as (
     select
-        measured.column_name,
-        measured.row_count,
-        measured.known,
-        measured.example,
-        (measured.row_count - measured.known) / cast(measured.row_count as double) as null_share,
-        reference.null_share as expected_null_share,
-        summed.moved,
-        summed.unlisted_share,
-        reference.other_share,
-        array_to_string(
-            list_transform(summed.examples, lambda shown: shown.value || ' (' || shown.row_count || ')'), ', '
-        ) as examples,
-        case when summed.expected_sum > 0 then summed.psi end as psi,
+        column_name,
+        row_count,
+        known,
+        example,
+        (row_count - known) / cast(row_count as double) as null_share,
+        measured.null_share as expected_null_share,
+        moved,
+        unlisted_share,
+        other_share,
+        array_to_string(list_transform(examples, lambda shown: shown.value || ' (' || shown.row_count || ')'), ', ')
+            as examples,
+        case when expected_sum > 0 then psi end as psi,
         case
-            when summed.expected_sum > 0 and measured.is_constant
-                then measured.known * ln(greatest(summed.constant_share, 0.0001))
+            when expected_sum > 0 and is_constant then known * ln(greatest(constant_share, 0.0001))
         end as chance
     from measured
-    inner join reference on measured.column_name = reference.column_name
-    left join summed on measured.column_name = summed.column_name
+    left join summed using (column_name)
 )
+{%- endif -%}
 {%- endmacro %}
 
 
@@ -433,12 +326,34 @@ compared as (
 {%- endmacro %}
 
 
-{#- The columns of a finding, without rows: what findings are added to. -#}
-{% macro _no_findings() -%}
-    {{ return(dbt_onnx._no_rows({
+{#- What was found while rendering, `[[column_name, problem, expected, actual]]`, as a SELECT with all columns of a finding. -#}
+{% macro _findings(found) -%}
+    {{ dbt_onnx._no_rows({
         'column_name': 'varchar', 'problem': 'varchar', 'expected': 'varchar', 'actual': 'varchar',
         'figure': 'double', 'threshold': 'double', 'severity': 'varchar'
-    })) }}
+    }) }}
+    {%- for column_name, problem, expected, actual in found %}
+
+    union all by name
+
+    select
+        {{ dbt_onnx._literal(column_name) if column_name is not none else 'cast(null as varchar)' }} as column_name,
+        {{ dbt_onnx._literal(problem) }} as problem,
+        {{ dbt_onnx._literal(expected) }} as expected,
+        {{ dbt_onnx._literal(actual) }} as actual,
+        'error' as severity
+    {%- endfor %}
+{%- endmacro %}
+
+
+{#- What both tests return: the CTE `validation_errors` with the version that was judged. -#}
+{% macro _sorted_findings(run) -%}
+select
+    *,
+    {{ dbt_onnx._literal(run['model_version']) if run is not none else 'cast(null as varchar)' }} as model_version
+from validation_errors
+{{ dbt_onnx._none_if_empty() }}
+order by severity asc nulls last, figure desc nulls last, column_name asc nulls last
 {%- endmacro %}
 
 
@@ -450,10 +365,7 @@ compared as (
     {%- if not faults and warn_psi is not none and error_psi is not none and warn_psi > error_psi -%}
         {%- do faults.append("warn_psi is larger than error_psi, so nothing would ever warn") -%}
     {%- endif -%}
-    {%- if min_rows is not integer or min_rows is boolean or min_rows < 1 -%}
-        {%- do faults.append("min_rows is " ~ min_rows ~ "; it takes a whole number from 1") -%}
-    {%- endif -%}
-    {{ return(faults) }}
+    {{ return(faults + dbt_onnx._faults_of_count(min_rows, 'min_rows')) }}
 {%- endmacro %}
 
 

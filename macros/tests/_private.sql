@@ -67,12 +67,45 @@
 {%- endmacro %}
 
 
-{#- `_ledger` of the model of a test, or an error if the key is not in it. -#}
-{% macro _ledger_of_test(test, model, key) -%}
+{#- Those of `[{'name': ..}]` that have a name, in whatever case. -#}
+{% macro _called(columns, name) -%}
+    {%- set called = [] -%}
+    {%- for column in columns if column['name'] | lower == name | lower -%}
+        {%- do called.append(column) -%}
+    {%- endfor -%}
+    {{ return(called) }}
+{%- endmacro %}
+
+
+{% macro _faults_of_output(column, outputs) -%}
+    {{ return([] if dbt_onnx._called(outputs, column) else [
+        "column is '" ~ column ~ "'; the outputs are " ~ (outputs | map(attribute='name') | list | tojson)
+    ]) }}
+{%- endmacro %}
+
+
+{#- `least`, the least number of rows or runs that makes sense. -#}
+{% macro _faults_of_count(value, argument, least=1, or_none='') -%}
+    {%- if value is not integer or value is boolean or value < least -%}
+        {{ return([argument ~ " is " ~ value ~ "; it takes a whole number from " ~ least ~ or_none]) }}
+    {%- endif -%}
+    {{ return([]) }}
+{%- endmacro %}
+
+
+{#-
+    `_ledger` of the model of a test, with the one output `column`, by default all. An error if the arguments
+    have `faults`, or the ledger has not the columns.
+-#}
+{% macro _ledger_of_test(test, model, key, faults, column=none) -%}
+    {%- do dbt_onnx._raise_faults(faults, test, model) -%}
     {%- set ledger = dbt_onnx._ledger(model, dbt_onnx._key(key)) -%}
-    {%- do dbt_onnx._raise_faults(
-        dbt_onnx._faults_of_columns(ledger['key'], ledger['latest_columns'], ledger['latest'], 'key'), test, model
-    ) -%}
+    {%- set faults = dbt_onnx._faults_of_columns(ledger['key'], ledger['latest_columns'], ledger['latest'], 'key') -%}
+    {%- if column is not none and ledger['latest_columns'] is not none -%}
+        {%- do faults.extend(dbt_onnx._faults_of_output(column, ledger['outputs'])) -%}
+        {%- do ledger.update({'outputs': dbt_onnx._called(ledger['outputs'], column)}) -%}
+    {%- endif -%}
+    {%- do dbt_onnx._raise_faults(faults, test, model) -%}
     {{ return(ledger) }}
 {%- endmacro %}
 

@@ -1,35 +1,16 @@
 {#-
-    Purpose: the predictions that are served are as recent as promised. One test gives both levels: it
-    warns beyond `warn_after` and errors beyond `error_after`.
+    Purpose: the predictions that are served are as recent as promised, by `fresh_as_of`: the moment that a
+    prediction is about or was last confirmed for. A backfill confirms nothing, so it cannot make this pass.
 
-    Judged is what `current_predictions` serves, by `fresh_as_of`: the moment that the prediction is
-    about or was last confirmed for. A backfill writes an old `as_of` and confirms nothing, so its new
-    `scored_at` cannot make this pass.
+    Passes if none is older than the thresholds; one exactly as old as a threshold is fresh.
+    Warns or fails beyond `warn_after` or `error_after` (`problem`: `stale`).
+    Fails if one is about a moment to come, or was scored before the moment that it is about (`future_as_of`);
+    if no run ever succeeded (`no_successful_run`) or nothing is served (`no_predictions`).
 
-    Arguments: `key`, a list of columns; `warn_after` and `error_after`, each `{count, period}`, at least
-    one of them; `max_stale_fraction` (default 0), of the served predictions, for each level;
-    `registry` (default: the version of the last successful run is served, or one before it);
-    `entities`, a relation with the key columns: only these are judged (default: those that the last full
-    run still saw, as `current_predictions` serves them).
-
-    Passes if no served prediction is older than the thresholds, up to the tolerated fraction.
-    A prediction exactly as old as a threshold is fresh.
-    Fails if there are older ones (`problem`: `stale`); if one is about a moment to come, or was scored
-    before the moment that it is about (`future_as_of`); if no run ever succeeded
-    (`no_successful_run`) or nothing is served (`no_predictions`). The last three are always errors.
-
-    Returns a row per prediction: key, `problem`, `model_version`, `as_of`, `scored_at`, `fresh_as_of`,
-    `age`, `threshold`, `severity`.
-
-    Time zone: `dbt_onnx.clock()`, and all columns, are UTC.
-
-    Example:
+    Arguments, and the rows that it returns: `test_predictions_are_fresh` in macros/_macros.yml. Example:
         data_tests:
             - dbt_onnx.predictions_are_fresh:
-                arguments:
-                    key: [customer_id]
-                    warn_after: {count: 1, period: day}
-                    error_after: {count: 2, period: day}
+                arguments: {key: [customer_id], warn_after: {count: 1, period: day}, error_after: {count: 2, period: day}}
 -#}
 {% test predictions_are_fresh(
     model, key, warn_after=none, error_after=none, max_stale_fraction=0, registry=none, entities=none
@@ -48,28 +29,19 @@
     and dbt_onnx._seconds(warn_after) > dbt_onnx._seconds(error_after) -%}
     {%- do faults.append("warn_after is longer than error_after, so nothing would ever warn") -%}
 {%- endif -%}
-{%- do dbt_onnx._raise_faults(faults, 'predictions_are_fresh', model) -%}
-
-{%- set ledger = dbt_onnx._ledger_of_test('predictions_are_fresh', model, key) -%}
-{%- set key = ledger['key'] -%}
+{%- set ledger = dbt_onnx._ledger_of_test('predictions_are_fresh', model, key, faults) -%}
 {%- set clock = dbt_onnx.clock() | trim -%}
+{%- set too_many = "(select count(*) filter (where {0}) > " ~ max_stale_fraction ~ " * count(*) from served)" -%}
 
 with {{ dbt_onnx._current_rows_ctes(dict(ledger, outputs=[]), registry) }},
 
 served as (
     select
-        {{ dbt_onnx._columns(key) }},
-        model_version,
-        as_of,
-        scored_at,
-        fresh_as_of,
+        *,
         {{ dbt_onnx._elapsed('fresh_as_of') }} as age,
-        {% if error_after is none -%} false
-        {%- else -%} fresh_as_of < {{ clock }} - {{ dbt_onnx._interval(error_after) }}
-        {%- endif %} as __dbt_onnx_is_error,
-        {% if warn_after is none -%} false
-        {%- else -%} fresh_as_of < {{ clock }} - {{ dbt_onnx._interval(warn_after) }}
-        {%- endif %} as __dbt_onnx_is_warning,
+        {#- a threshold of none is NULL, and nothing is older than that -#}
+        fresh_as_of < {{ clock }} - {{ dbt_onnx._interval(error_after) }} as __dbt_onnx_is_error,
+        fresh_as_of < {{ clock }} - {{ dbt_onnx._interval(warn_after) }} as __dbt_onnx_is_warning,
         {#- under a clock that is set back, what was scored since is not about a moment to come -#}
         fresh_as_of > greatest({{ clock }}, {{ dbt_onnx._utc('now()') }})
         {%- if var('dbt_onnx_clock', none) is none %}
@@ -82,56 +54,40 @@ served as (
         and {{ dbt_onnx._is_judged(key, entities) | indent(8) }}
 ),
 
-tally as (
+judged as (
     select
-        count(*) as predictions,
-        count(*) filter (where __dbt_onnx_is_error) > {{ max_stale_fraction }} * count(*) as are_errors,
-        count(*) filter (where __dbt_onnx_is_warning or __dbt_onnx_is_error) > {{ max_stale_fraction }} * count(*)
-            as are_warnings
+        *,
+        case when __dbt_onnx_is_future then 'future_as_of' else 'stale' end as problem,
+        case
+            when __dbt_onnx_is_future then 'error'
+            when __dbt_onnx_is_error and {{ too_many.format('__dbt_onnx_is_error') }} then 'error'
+            when __dbt_onnx_is_warning and {{ too_many.format('__dbt_onnx_is_warning') }} then 'warn'
+        end as severity
     from served
 ),
 
 validation_errors as (
     select
-        {{ dbt_onnx._columns(key, of='served') }},
-        case when served.__dbt_onnx_is_future then 'future_as_of' else 'stale' end as problem,
-        served.model_version,
-        served.as_of,
-        served.scored_at,
-        served.fresh_as_of,
-        served.age,
+        {{ dbt_onnx._columns(ledger['key'] + returned[:6]) }},
         case
-            when served.__dbt_onnx_is_future then null
-            {%- if error_after is not none %}
-            when served.__dbt_onnx_is_error and tally.are_errors then {{ dbt_onnx._interval(error_after) }}
-            {%- endif %}
-            else {{ dbt_onnx._interval(warn_after or error_after) }}
+            when severity = 'warn' then {{ dbt_onnx._interval(warn_after) }}
+            when problem = 'stale' then {{ dbt_onnx._interval(error_after) }}
         end as threshold,
-        case
-            when served.__dbt_onnx_is_future or (served.__dbt_onnx_is_error and tally.are_errors) then 'error'
-            else 'warn'
-        end as severity
-    from served
-    cross join tally
-    where
-        served.__dbt_onnx_is_future
-        or (served.__dbt_onnx_is_error and tally.are_errors)
-        {%- if warn_after is not none %}
-        or ((served.__dbt_onnx_is_warning or served.__dbt_onnx_is_error) and tally.are_warnings)
-        {%- endif %}
+        severity
+    from judged
+    where severity is not null
 
     union all by name
 
     select
         case when exists (select 1 from last_run) then 'no_predictions' else 'no_successful_run' end as problem,
         'error' as severity
-    from tally
-    where tally.predictions = 0
+    where not exists (select 1 from served)
 )
 
 select *
 from validation_errors
 {{ dbt_onnx._none_if_empty() }}
-order by severity asc nulls last, age desc nulls last, {{ dbt_onnx._ascending(key) }}
+order by severity asc nulls last, age desc nulls last, {{ dbt_onnx._ascending(ledger['key']) }}
 {%- endif -%}
 {% endtest %}

@@ -1,36 +1,25 @@
 {#-
-    Purpose: the ledger can be trusted: the model, scored again on the inputs that a run kept, says
-    what the ledger says, and neither was altered since.
+    Purpose: the ledger can be trusted: the model, scored again on the inputs that a run kept, says what the
+    ledger says, and neither was altered since.
 
-    Arguments: `registry`; `sample` (default 1000), rows scored again of each run; `runs` (default 2),
-    how many runs: the newest whose inputs are kept, and others drawn anew each time.
+    Passes if ledger and kept inputs are as the run row says (number of rows, stamps, fingerprint, the hash of
+    each row's inputs), the registry's file still has the sha256 of the run, and every prediction is repeated.
+    Fails otherwise (`problem`: `ledger`, `inputs`, `artifact` or `prediction`), and if no run has kept its inputs.
 
-    Passes if ledger and kept inputs are as the run row says (number of rows, stamps, fingerprint,
-    the hash of each row's inputs), the registry's file still has the sha256 of the run, and every
-    prediction is repeated, numbers within 1e-5 (of the number, or of its column's size on the card). Passes before the
-    first run.
-    Fails otherwise: `problem` is `ledger`, `inputs`, `artifact` or `prediction`; and if no run has
-    kept its inputs.
+    SQL cannot run a model: the target in profiles.yml names the plugin of dbt-duckdb that can,
+    `plugins: [{module: dbt_onnx.replay_plugin}]`.
 
-    Returns a row per finding, at most 20 a run: `run_id`, `problem`, `key`, `column_name`, `expected`,
-    `actual`. `dbt-onnx replay --run <run_id>` replays all rows of that run.
-
-    Reads ledger and kept inputs: its cost grows with history. SQL cannot run a model: the target in
-    profiles.yml names the plugin of dbt-duckdb that can, `plugins: [{module: dbt_onnx.replay_plugin}]`.
-
-    Example:
+    Arguments, and the rows that it returns: `test_predictions_replay` in macros/_macros.yml. Example:
         data_tests:
             - dbt_onnx.predictions_replay:
                 arguments: {registry: ref('model_registry'), sample: 500}
-
 -#}
 {% test predictions_replay(model, registry, sample=1000, runs=2) %}
 {%- if execute -%}
-{%- set faults = dbt_onnx._faults_of_predictions(model, 'model') + dbt_onnx._faults_of_relation(registry, 'registry') -%}
-{%- for name, value in {'sample': sample, 'runs': runs}.items()
-    if value is not integer or value is boolean or value < 1 -%}
-    {%- do faults.append(name ~ " is " ~ (value | string) ~ "; it takes a whole number from 1") -%}
-{%- endfor -%}
+{%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
+    + dbt_onnx._faults_of_relation(registry, 'registry')
+    + dbt_onnx._faults_of_count(sample, 'sample')
+    + dbt_onnx._faults_of_count(runs, 'runs') -%}
 {%- if run_query("select 1 from duckdb_functions() where function_name = 'dbt_onnx_replay'").rows | length == 0 -%}
     {%- do faults.append("the target " ~ target.name ~ " of profiles.yml does not name the plugin that scores."
         ~ " Hint: add `plugins: [{module: dbt_onnx.replay_plugin}]` to it") -%}

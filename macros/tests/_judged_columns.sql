@@ -1,0 +1,139 @@
+{#-
+    Which run, and which columns of it, `features_match_training` and `predictions_match_baseline` judge: a column is
+    `{'name', 'type', 'kind', 'time_unit', 'is_boolean', 'is_single', 'fill'}`.
+-#}
+
+{#-
+    The newest successful full run of a scoring model, none before the first; with `before`, a run, the newest of
+    the same model version that is older.
+-#}
+{% macro _last_full_run(model, before=none) -%}
+    {%- set runs = dbt_onnx._beside(model, 'dbt_onnx_runs') -%}
+    {%- if dbt_onnx._columns_in(runs) is none -%}
+        {{ return(none) }}
+    {%- endif -%}
+    {%- set found = run_query(
+        "select run_id, model_name, model_version, artifact_sha256, cast(scored_at as varchar),"
+        ~ " cast(as_of as varchar), to_json(key_columns)"
+        ~ " from " ~ dbt_onnx._table(runs)
+        ~ " where " ~ dbt_onnx._is_called('scoring_model', model.identifier)
+        ~ " and status = 'success' and scope = 'full'"
+        ~ ((" and " ~ dbt_onnx._is_version(before)
+            ~ " and scored_at < cast(" ~ dbt_onnx._literal(before['scored_at']) ~ " as timestamp)")
+            if before is not none else "")
+        ~ " order by scored_at desc nulls last limit 1"
+    ).rows -%}
+    {%- if found | length == 0 -%}
+        {{ return(none) }}
+    {%- endif -%}
+    {%- set names = ['run_id', 'model_name', 'model_version', 'artifact_sha256', 'scored_at', 'as_of', 'key'] -%}
+    {%- set run = dict(zip(names, found[0].values())) -%}
+    {%- do run.update({'key': fromjson(run['key'])}) -%}
+    {{ return(run) }}
+{%- endmacro %}
+
+
+{#- The FROM and WHERE of what the card of a run's version says about its features or outputs. -#}
+{% macro _references_of(model, run, role) -%}
+    {{ return(
+        dbt_onnx._table(dbt_onnx._beside(model, 'dbt_onnx_references'))
+        ~ " where " ~ dbt_onnx._is_called('scoring_model', model.identifier)
+        ~ " and " ~ dbt_onnx._is_version(run)
+        ~ " and artifact_sha256 = " ~ dbt_onnx._literal(run['artifact_sha256'])
+        ~ " and role = " ~ dbt_onnx._literal(role)
+    ) }}
+{%- endmacro %}
+
+
+{#-
+    `[{'name', 'kind', 'time_unit', 'is_boolean', 'is_single', 'fill'}]`: the columns that the card of a run's version
+    describes. `is_single`: the model reads it, or training had it, in single precision, to which 0.1 is another
+    number; of the latter tells that all edges are such numbers, with digits that only they have.
+-#}
+{% macro _described_columns(model, run, role) -%}
+    {%- set described = [] -%}
+    {%- set columns = dbt_onnx._columns_in(dbt_onnx._beside(model, 'dbt_onnx_references')) -%}
+    {%- if columns is not none -%}
+        {#- a table that an older dbt_onnx made, until the next run -#}
+        {%- set is_older = 'dtype' not in columns | map(attribute='name') -%}
+        {%- set is_single = "coalesce(list_bool_and(list_transform(edges, lambda edge: edge = " ~ dbt_onnx._single('edge')
+            ~ ")) and list_bool_or(list_transform(edges, lambda edge: cast(edge as varchar)"
+            ~ " <> cast(try_cast(edge as float) as varchar))), false)" -%}
+        {%- for row in run_query(
+            "select column_name, kind, time_unit, coalesce(list_has_all(['False', 'True'], categories), false), "
+            ~ (is_single ~ ", null" if is_older
+                else "coalesce(dtype in ('float16', 'float32'), false) or " ~ is_single ~ ", fill")
+            ~ " from " ~ dbt_onnx._references_of(model, run, role) ~ " order by rowid asc"
+        ).rows -%}
+            {%- do described.append({
+                'name': row[0], 'kind': row[1], 'time_unit': row[2], 'is_boolean': row[3], 'is_single': row[4],
+                'fill': row[5],
+            }) -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ return(described) }}
+{%- endmacro %}
+
+
+{#- `churn/2`. -#}
+{% macro _version_of(run) -%}
+    {{ return(run['model_name'] ~ '/' ~ run['model_version']) }}
+{%- endmacro %}
+
+
+{#-
+    The `columns` of `features` that can be compared with the card of a run, `findings` about those that cannot (for
+    `_findings`), and `faults` of the arguments. `wanted`: names, or none for all that the card describes.
+-#}
+{% macro _judged_features(model, run, features, wanted) -%}
+    {%- set judged = {'columns': [], 'findings': [], 'faults': []} -%}
+    {%- set types = {} -%}
+    {%- for column in dbt_onnx._columns_in(features) or [] -%}
+        {%- do types.update({column['name']: column['type']}) -%}
+    {%- endfor -%}
+    {%- if not types -%}
+        {%- do judged['faults'].append("features is " ~ features ~ ", which the warehouse does not have") -%}
+    {%- endif -%}
+    {%- if run is none -%}
+        {{ return(judged) }}
+    {%- endif -%}
+    {%- set described = dbt_onnx._described_columns(model, run, 'feature') -%}
+    {%- set names = described | map(attribute='name') | list -%}
+    {%- if not described -%}
+        {%- do judged['findings'].append([none, 'no_reference', 'distributions of the features in the card of '
+            ~ dbt_onnx._version_of(run) ~ ', as dbt_onnx.export writes them', 'none']) -%}
+    {%- endif -%}
+    {#- a column of the relation may be a feature of another version -#}
+    {%- for name in wanted or [] if described and name not in names and name not in types -%}
+        {%- do judged['faults'].append("columns names '" ~ name ~ "'; the card of " ~ dbt_onnx._version_of(run)
+            ~ " describes " ~ (names | tojson)) -%}
+    {%- endfor -%}
+    {%- for column in described if wanted is none or column['name'] in wanted -%}
+        {%- do column.update({'type': types.get(column['name'])}) -%}
+        {%- if column['type'] is none -%}
+            {%- do judged['findings'].append([column['name'], 'missing_column', 'a column of ' ~ features, 'none']) -%}
+        {%- elif dbt_onnx._counted_value('x', column) is none -%}
+            {%- do judged['findings'].append([column['name'], 'wrong_type', 'numbers', column['type']]) -%}
+        {%- else -%}
+            {%- do judged['columns'].append(column) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {{ return(judged) }}
+{%- endmacro %}
+
+
+{#- One output of a scoring model: without `kind` if there is nothing to compare it with, in the card or in a run `previous`. -#}
+{% macro _judged_output(model, run, column, baseline, previous) -%}
+    {%- set outputs = dbt_onnx._ledger(model, run['key'])['outputs'] -%}
+    {%- do dbt_onnx._raise_faults(dbt_onnx._faults_of_output(column, outputs), 'predictions_match_baseline', model) -%}
+    {%- set output = dbt_onnx._called(outputs, column)[0] -%}
+    {%- if baseline == 'training' -%}
+        {%- for reference in dbt_onnx._called(dbt_onnx._described_columns(model, run, 'output'), column) -%}
+            {%- do output.update(reference) -%}
+        {%- endfor -%}
+    {%- elif previous is not none -%}
+        {%- set is_float = dbt_onnx._element_type(output['type']) in ['FLOAT', 'DOUBLE'] -%}
+        {%- do output.update({'kind': 'numeric' if is_float else 'categorical', 'is_boolean': false}) -%}
+    {%- endif -%}
+    {{ return(output) }}
+{%- endmacro %}
