@@ -138,6 +138,12 @@ class ScoringTables(LedgerTables):
                 "renamed, and nothing else has these rows",
                 hint="restore from a backup; to begin a new ledger, give the scoring model another alias",
             )
+        if cursor.is_view(self.ledger):
+            raise WarehouseError(
+                f"{self.ledger} is somebody else's view: {self.current} and {self.history}, over which "
+                "a ledger is one, are not there",
+                hint=f"drop or rename the view {self.ledger}, or give the scoring model another alias",
+            )
 
     def _refuse_unlike(self, cursor: Cursor) -> None:
         """Raise WarehouseError when current and history differ in a column that both have to have."""
