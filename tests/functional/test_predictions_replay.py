@@ -152,8 +152,8 @@ def test_a_table_that_was_altered_fails_the_test_and_the_command(tmp_path: Path)
     project.sql("create table aside as from scores__history where id = 3")
     project.sql("delete from scores__history where id = 3")
     expect(project.dbt("test", "-s", TEST), **{TEST: "fail"})
-    [(problem, expected, actual)] = set(project.found(TEST, "problem", "expected", "actual"))
-    assert (problem, expected) == ("ledger", "30")
+    found = project.found(TEST, "run_id", "problem", "expected", "actual")
+    [actual] = {row[-1] for row in found if row[:3] == (None, "ledger", "30")}
     assert actual.endswith(" has 29 rows")
     shown = call(project, "replay", "scores")
     assert shown.exit_code == 1
@@ -170,7 +170,7 @@ def test_a_table_that_was_altered_fails_the_test_and_the_command(tmp_path: Path)
     project.sql("drop view scores")
     project.sql("drop table scores__history")
     shown = call(project, "replay", "scores")
-    assert shown.exit_code == 2
+    assert shown.exit_code == 1
     assert "main.scores__history is gone" in " ".join(shown.output.split())
 
 
