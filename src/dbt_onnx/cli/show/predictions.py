@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.cli.show.console import open_console, print_text, table
-from dbt_onnx.runs.replay import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,6 +101,9 @@ def _changes(changes: Mapping[str, tuple[Any, Any]] | None) -> str:
 
 
 def _value(value: Any) -> str:
+    # imported only here, with pyarrow: `runs` shows no values
+    from dbt_onnx.runs.replay import shown
+
     return f"{value:.6g}" if isinstance(value, float) else shown(value)
 
 
