@@ -57,7 +57,9 @@ def examine(
         ),
         *check_card(candidate.artifact, entry),
     ]
-    project.scoring_models()  # raises here if the project cannot be read, which is not the version's fault
+    _ = (
+        project.manifest
+    )  # raises here if the project cannot be read, which is not the version's fault
     try:
         with project.connect() as connection:
             from dbt_onnx.engines.duckdb.cursor import Cursor
