@@ -322,12 +322,13 @@ def test_an_artifact_that_was_found_good_is_read_again(
 def test_a_macro_of_the_project_is_rendered_each_time(
     project: ScoringProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = "{% macro default__prediction_health() %} select 1 as told {% endmacro %}"
+    named = "predictions, registry, key, entities, stale_after, view"
+    own = f"{{% macro duckdb__prediction_health({named}) %}}{{{{ run_started_at and dbt_onnx.default__prediction_health({named}) }}}}{{% endmacro %}}"
     project.write("macros/own.sql", own)
     try:
-        run(project, "status")
+        assert run(project, "status").endswith("healthy\n")
         asked = asks_dbt(monkeypatch)
-        run(project, "status")
+        assert run(project, "status").endswith("healthy\n")
         assert asked == ["parse", "compile"]
     finally:
         (project.root / "macros/own.sql").unlink()

@@ -69,6 +69,7 @@ class DbtProject:
         self._profiles_dir = (profiles_dir or _default_profiles_dir(self.root)).resolve()
         self._asked = told.Asked(self.root, self._profiles_dir, target, self.variables)
         self._learned: told.Told | None = None
+        self._renders_alike = False
         self._scratch = tempfile.mkdtemp(prefix="dbt_onnx_")
         weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
 
@@ -209,7 +210,7 @@ class DbtProject:
                 hint="`dbt compile` in the project's folder says more",
             )
         sql = str(results[0].node.compiled_code)
-        if self._learned is not None and told.renders_alike(manifest):
+        if self._learned is not None and self._renders_alike:
             self._learned.keep_rendered(question, asked=asked, sql=sql)
         return sql
 
@@ -285,6 +286,7 @@ class DbtProject:
             )
         config = adapters["duckdb"].config
         models = [asdict(model) for model in _scoring_models(done.result)]
+        self._renders_alike = told.renders_alike(done.result, config)
         self._learned = told.learn(
             self._asked, config, models, began=began, before=self._told_before
         )

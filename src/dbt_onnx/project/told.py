@@ -166,18 +166,21 @@ def learn(
     return told
 
 
-def renders_alike(manifest: Any) -> bool:
-    """Whether the package's macros call no macro of the project or of another package, which could
-    give another text each time.
+def renders_alike(manifest: Any, config: Any) -> bool:
+    """Whether the project puts no macro in the place of the package's or of dbt's, which could give
+    another text each time. `generate_schema_name` and its like are not called while rendering.
+
+    What macros depend on is not asked: dbt's partial parsing leaves it as it was.
     """
-    macros = manifest.macros
-    seen = {name for name, macro in macros.items() if macro.package_name == "dbt_onnx"}
-    todo = list(seen)
-    while todo:
-        found = {name for name in macros[todo.pop()].depends_on.macros if name in macros} - seen
-        todo += found
-        seen |= found
-    return {macros[name].package_name for name in seen} <= {"dbt_onnx", *_INTERNAL}
+    given, own = set(), set()
+    for macro in manifest.macros.values():
+        name = macro.name.removeprefix("default__").removeprefix("duckdb__")
+        if macro.package_name in {"dbt_onnx", *_INTERNAL}:
+            given.add(name)
+        elif macro.package_name == config.project_name and not name.startswith("generate_"):
+            own.add(name)
+    orders = {entry["macro_namespace"] for entry in config.dispatch}
+    return not own & given and not orders & {"dbt_onnx", "dbt"}
 
 
 def _place(asked: Asked) -> Path | None:
