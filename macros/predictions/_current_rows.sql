@@ -17,27 +17,27 @@
 
 attempts as (
     select
-        latest.*,
+        current.*,
         served_versions.versions_back as __dbt_onnx_versions_back,
         served_versions.confirmed_as_of as __dbt_onnx_confirmed_as_of,
-        served_versions.tells_presence and latest.last_seen_as_of is null as __dbt_onnx_is_present
+        served_versions.tells_presence and current.last_seen_as_of is null as __dbt_onnx_is_present
         {%- if oldest is not none %},
         rejections.scored_at as __dbt_onnx_rejected_at
         {%- endif %}
-    from latest
+    from current
     left join served_versions
-        on latest.model_name = served_versions.model_name
-        and latest.model_version = served_versions.model_version
+        on current.model_name = served_versions.model_name
+        and current.model_version = served_versions.model_version
     {%- if oldest is not none %}
     {#- few rows, and a lookup by key is pushed down through this join, too #}
     left join {{ dbt_onnx._rejections(ledger) }} as rejections
-        on {{ dbt_onnx._same_key(ledger['key'], 'latest', 'rejections') }}
-        and latest.model_name = rejections.model_name
-        and latest.model_version = rejections.model_version
+        on {{ dbt_onnx._same_key(ledger['key'], 'current', 'rejections') }}
+        and current.model_name = rejections.model_name
+        and current.model_version = rejections.model_version
     {%- endif %}
 ),
 
-entities_in_latest as (
+entities_in_current as (
     select
         {{ key }},
         coalesce(bool_or(__dbt_onnx_is_present), false) as __dbt_onnx_is_present,
@@ -88,7 +88,7 @@ answers as (
             __dbt_onnx_rejections,
             lambda rejection: rejection[1] = __dbt_onnx_prediction.__dbt_onnx_versions_back
         )[1][2] > __dbt_onnx_prediction.scored_at as __dbt_onnx_is_rejected_since
-    from entities_in_latest
+    from entities_in_current
 ),
 
 current_rows as (
@@ -114,7 +114,7 @@ current_rows as (
 {%- endmacro %}
 
 
-{#- The rejections in current, read beside the CTE `latest`: a CTE that is read twice is materialized. -#}
+{#- The rejections in current, read beside the CTE `current`: a CTE that is read twice is materialized. -#}
 {% macro _rejections(ledger) -%}
 (
         select
@@ -122,7 +122,7 @@ current_rows as (
             model_name,
             model_version,
             scored_at
-        from {{ dbt_onnx._latest_rows(ledger) if ledger['latest_columns'] is not none else 'latest' }} as latest
+        from {{ dbt_onnx._rows_of_current(ledger) if ledger['current_columns'] is not none else 'current' }} as current
         where status = 'rejected'
     )
 {%- endmacro %}

@@ -76,7 +76,7 @@
             dbt_onnx._columns_in(averages), averages, 'fallback.segment_averages',
         )) -%}
     {%- endif -%}
-    {%- if ledger['latest_columns'] is not none -%}
+    {%- if ledger['current_columns'] is not none -%}
         {%- for name, value in (fallback['constant'] if 'constant' in fallback else {}).items() -%}
             {%- do faults.extend(dbt_onnx._faults_of_constant(name, value, ledger)) -%}
         {%- endfor -%}
@@ -146,7 +146,7 @@
 -#}
 {% macro _links(fallback, ledger) -%}
     {%- set given = fallback or {} -%}
-    {%- set has_outputs = ledger['latest_columns'] is not none -%}
+    {%- set has_outputs = ledger['current_columns'] is not none -%}
     {{ return({
         'oldest': (dbt_onnx.clock() | trim) ~ ' - ' ~ dbt_onnx._interval(given['allow_stale'])
             if 'allow_stale' in given else none,

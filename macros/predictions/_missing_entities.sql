@@ -10,12 +10,12 @@
 {{ dbt_onnx._served_versions_ctes(ledger, registry) }},
 
 attempts as (
-    select latest.*
-    from latest
+    select current.*
+    from current
     {%- if registry is not none %}
     inner join served_versions
-        on latest.model_name = served_versions.model_name
-        and latest.model_version = served_versions.model_version
+        on current.model_name = served_versions.model_name
+        and current.model_version = served_versions.model_version
         and served_versions.versions_back is not null
     {%- endif %}
 ),

@@ -8,13 +8,13 @@
 -#}
 
 {#- The table of the current rows of a ledger. -#}
-{% macro _latest(relation) -%}
+{% macro _current(relation) -%}
     {{ return(dbt_onnx._beside(relation, relation.identifier ~ '__current')) }}
 {%- endmacro %}
 
 
 {#- The current rows, with what their runs say of them, for a FROM clause. -#}
-{% macro _latest_rows(ledger) -%}
+{% macro _rows_of_current(ledger) -%}
 (
     select
         {{ dbt_onnx._columns(ledger['key'] + ledger['outputs'] | map(attribute='name') | list, of='rows_of_runs') }},
@@ -27,7 +27,7 @@
         {{ dbt_onnx._text('runs.model_version') }} as model_version,
         {{ dbt_onnx._text('runs.run_id') }} as run_id,
         runs.scored_at
-    from {{ dbt_onnx._written(ledger['latest'], ledger['latest_columns']) }} as rows_of_runs
+    from {{ dbt_onnx._written(ledger['current'], ledger['current_columns']) }} as rows_of_runs
     inner join {{ dbt_onnx._table(dbt_onnx._beside(ledger['relation'], 'dbt_onnx_runs')) }} as runs
         on rows_of_runs.run_no = runs.run_no and runs.status = 'success'
 )
@@ -51,23 +51,23 @@
 
 
 {#-
-    What is there of a ledger: `key`, its `latest` relation with `latest_columns` (none: no such table yet),
+    What is there of a ledger: `key`, its `current` relation with `current_columns` (none: no such table yet),
     and the `outputs`, `[{'name': .., 'type': ..}]`.
 -#}
 {% macro _ledger(relation, key) -%}
-    {%- set latest = dbt_onnx._latest(relation) -%}
-    {%- set latest_columns = dbt_onnx._columns_in(latest) -%}
+    {%- set current = dbt_onnx._current(relation) -%}
+    {%- set current_columns = dbt_onnx._columns_in(current) -%}
     {%- set not_outputs = key | map('lower') | list + [
         'as_of', 'status', 'rejected_reason', 'score_reason', 'is_late', 'model_name', 'model_version', 'run_id',
         'scored_at', 'features_hash', 'last_seen_as_of', 'confirmed_as_of', 'run_no', 'rejected_reason_no',
     ] -%}
     {%- set outputs = [] -%}
-    {%- for column in latest_columns or [] if column['name'] | lower not in not_outputs -%}
+    {%- for column in current_columns or [] if column['name'] | lower not in not_outputs -%}
         {%- do outputs.append(column) -%}
     {%- endfor -%}
     {{ return({
         'relation': relation, 'key': key, 'outputs': outputs,
-        'latest': latest, 'latest_columns': latest_columns,
+        'current': current, 'current_columns': current_columns,
     }) }}
 {%- endmacro %}
 
@@ -80,7 +80,7 @@
 
 
 {#-
-    Import CTEs `latest`, `runs`, `registry`; `last_run`, one row or none; then `served_versions`, one row per
+    Import CTEs `current`, `runs`, `registry`; `last_run`, one row or none; then `served_versions`, one row per
     version that may be served, with `versions_back` (0: the serving version), `confirmed_as_of` and `tells_presence`:
     whether each entity that the last full run saw has a row of this version. It has one of the run's own, which has
     a row here in any case, with `versions_back` NULL if it is not served; of each, if the registry has it no more.
@@ -93,8 +93,8 @@
     the view as much as the scan of a million keys (docs/decisions/current-view-lookups.md).
 -#}
 {% macro _served_versions_ctes(ledger, registry) -%}
-latest as (
-    {%- if ledger['latest_columns'] is none %}
+current as (
+    {%- if ledger['current_columns'] is none %}
     {{ dbt_onnx._no_rows({
         'as_of': 'timestamp', 'scored_at': 'timestamp', 'status': 'varchar',
         'rejected_reason': 'varchar', 'model_name': 'varchar', 'model_version': 'varchar',
@@ -115,7 +115,7 @@ latest as (
         model_version,
         run_id,
         last_seen_as_of
-    from {{ dbt_onnx._latest_rows(ledger) }} as latest
+    from {{ dbt_onnx._rows_of_current(ledger) }} as current
     {%- endif %}
 ),
 

@@ -28,7 +28,7 @@
 {% macro _segment_averages_ctes(ledger, stale_after, min_segment_size) -%}
 fresh_predictions as (
     select scored.*
-    from {{ dbt_onnx._latest_rows(ledger) }} as scored
+    from {{ dbt_onnx._rows_of_current(ledger) }} as scored
     inner join served_versions
         on scored.model_name = served_versions.model_name
         and scored.model_version = served_versions.model_version

@@ -66,7 +66,7 @@
 
 {%- set key = dbt_onnx._key(key) -%}
 {%- set ledger = dbt_onnx._ledger(predictions, key) -%}
-{%- set faults = dbt_onnx._faults_of_columns(key, ledger['latest_columns'], ledger['latest'], 'key') -%}
+{%- set faults = dbt_onnx._faults_of_columns(key, ledger['current_columns'], ledger['current'], 'key') -%}
 {%- for output in ledger['outputs'] if output['name'] | lower in added -%}
     {%- do faults.append("output column '" ~ output['name'] ~ "' has the name of a column that the view adds."
         ~ " Hint: name the output otherwise in the model's contract") -%}

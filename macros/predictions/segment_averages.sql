@@ -41,7 +41,7 @@
 {%- set key = dbt_onnx._key(key) -%}
 {%- set segment = dbt_onnx._key(segment) -%}
 {%- set ledger = dbt_onnx._ledger(predictions, key) -%}
-{%- set faults = dbt_onnx._faults_of_columns(key, ledger['latest_columns'], ledger['latest'], 'key')
+{%- set faults = dbt_onnx._faults_of_columns(key, ledger['current_columns'], ledger['current'], 'key')
     + dbt_onnx._faults_of_columns(key, dbt_onnx._columns_in(entities), entities, 'key')
     + dbt_onnx._faults_of_columns(segment, dbt_onnx._columns_in(entities), entities, 'segment') -%}
 {%- set taken = segment | map('lower') | list + ['segment_size'] -%}
@@ -50,7 +50,7 @@
         ~ " Hint: name the column of entities otherwise") -%}
 {%- endfor -%}
 {%- do dbt_onnx._raise_faults(faults, 'segment_averages', predictions) -%}
-{%- if ledger['latest_columns'] is none -%}
+{%- if ledger['current_columns'] is none -%}
     {#- the ledger comes with the first run -#}
     {{ return('select ' ~ dbt_onnx._columns(segment) ~ ', 0 as segment_size from ' ~ entities ~ ' where false') }}
 {%- endif -%}

@@ -155,9 +155,9 @@
             if entity_since is not none and entity_since is not string else []) -%}
     {%- if not faults -%}
         {%- set key = dbt_onnx._key(key) -%}
-        {%- set latest = dbt_onnx._latest(predictions) -%}
+        {%- set current = dbt_onnx._current(predictions) -%}
         {%- set columns = dbt_onnx._columns_in(entities) -%}
-        {%- do faults.extend(dbt_onnx._faults_of_columns(key, dbt_onnx._columns_in(latest), latest, 'key')) -%}
+        {%- do faults.extend(dbt_onnx._faults_of_columns(key, dbt_onnx._columns_in(current), current, 'key')) -%}
         {%- do faults.extend(dbt_onnx._faults_of_columns(key, columns, entities, 'key')) -%}
         {%- if entity_since is not none -%}
             {%- do faults.extend(

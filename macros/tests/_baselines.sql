@@ -17,12 +17,12 @@
 {%- set column = dbt_onnx._identifier(output['name']) -%}
 {%- set key = dbt_onnx._columns(run['key']) -%}
 {%- set began = 'cast(' ~ dbt_onnx._literal(run['scored_at']) ~ ' as timestamp)' -%}
-latest_rows as (
+rows_of_version as (
     select
         {{ key }},
         {{ column }},
         scored_at < {{ began }} as is_earlier
-    from {{ dbt_onnx._latest_rows(dbt_onnx._ledger(model, run['key'])) }} as latest
+    from {{ dbt_onnx._rows_of_current(dbt_onnx._ledger(model, run['key'])) }} as current
     where
         {{ dbt_onnx._is_version(run) }}
         and status = 'scored'
@@ -37,12 +37,12 @@ replaced as (
         and status = 'scored'
         and not is_late
         and scored_at < {{ began }}
-        and ({{ key }}) in (select ({{ key }}) from latest_rows where not is_earlier)
+        and ({{ key }}) in (select ({{ key }}) from rows_of_version where not is_earlier)
     group by {{ key }}
 ),
 
 earlier as (
-    select {{ column }} from latest_rows where is_earlier
+    select {{ column }} from rows_of_version where is_earlier
     union all
     select {{ column }} from replaced
 )

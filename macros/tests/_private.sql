@@ -100,8 +100,8 @@
 {% macro _ledger_of_test(test, model, key, faults, column=none) -%}
     {%- do dbt_onnx._raise_faults(faults, test, model) -%}
     {%- set ledger = dbt_onnx._ledger(model, dbt_onnx._key(key)) -%}
-    {%- set faults = dbt_onnx._faults_of_columns(ledger['key'], ledger['latest_columns'], ledger['latest'], 'key') -%}
-    {%- if column is not none and ledger['latest_columns'] is not none -%}
+    {%- set faults = dbt_onnx._faults_of_columns(ledger['key'], ledger['current_columns'], ledger['current'], 'key') -%}
+    {%- if column is not none and ledger['current_columns'] is not none -%}
         {%- do faults.extend(dbt_onnx._faults_of_output(column, ledger['outputs'])) -%}
         {%- do ledger.update({'outputs': dbt_onnx._called(ledger['outputs'], column)}) -%}
     {%- endif -%}

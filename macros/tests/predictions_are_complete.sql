@@ -36,15 +36,15 @@ with {{ dbt_onnx._missing_entities_ctes(ledger, registry, entities, entity_since
 
 predicted as (
     select
-        {{ dbt_onnx._columns(key, of='latest') }},
+        {{ dbt_onnx._columns(key, of='current') }},
         max({'scored_at': scored_at, 'model_version': model_version, 'as_of': as_of}) filter (
             where status = 'scored' {{ 'and versions_back is not null' if registry is not none }}
         ) as __dbt_onnx_prediction,
         coalesce(bool_or(tells_presence and last_seen_as_of is null), false) as __dbt_onnx_is_present,
         max(coalesce(last_seen_as_of, confirmed_as_of, as_of)) as last_seen_as_of
-    from latest
+    from current
     left join served_versions using (model_name, model_version)
-    group by {{ dbt_onnx._columns(key, of='latest') }}
+    group by {{ dbt_onnx._columns(key, of='current') }}
     having __dbt_onnx_prediction is not null
 ),
 

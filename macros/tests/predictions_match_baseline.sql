@@ -41,7 +41,7 @@ with validation_errors as (
 
 with in_force as (
     select {{ name }}
-    from {{ dbt_onnx._latest_rows(dbt_onnx._ledger(model, run['key'])) }} as latest
+    from {{ dbt_onnx._rows_of_current(dbt_onnx._ledger(model, run['key'])) }} as current
     where {{ dbt_onnx._is_version(run) }} and status = 'scored' and last_seen_as_of is null
 ),
 

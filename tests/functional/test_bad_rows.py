@@ -21,7 +21,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 from test_replay import replay
-from warehouse import Warehouse
 
 from dbt_onnx.engines.duckdb.runs import INTERRUPTED
 from dbt_onnx.errors import ArtifactError, DataError, DbtOnnxError, ScoringError
@@ -29,6 +28,8 @@ from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from warehouse import Warehouse
 
 TESTS = Path(__file__).parents[1]
 DIVISION = Contract(
@@ -47,8 +48,8 @@ REGION = Contract(
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
-    made = Warehouse(tmp_path)
+def warehouse(tmp_path: Path, new_warehouse: type[Warehouse]) -> Iterator[Warehouse]:
+    made = new_warehouse(tmp_path)
     yield made
     made.connection.close()
 
@@ -225,7 +226,7 @@ def run_in_process(warehouse: Warehouse, **arguments: Any) -> int:
         "import sys; from pathlib import Path; from warehouse import Warehouse\n"
         f"w = Warehouse(Path(sys.argv[1])); w.runs = {warehouse.runs}; w.run(**{arguments!r})"
     )
-    paths = os.pathsep.join([*sys.path, str(TESTS / "unit"), str(TESTS / "functional")])
+    paths = os.pathsep.join([*sys.path, str(TESTS / "support")])
     ended = subprocess.run(
         [sys.executable, "-c", program, str(warehouse.folder)],
         env={**os.environ, "PYTHONPATH": paths},

@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner, Result
 from scoring_project import ScoringProject
 from sklearn.linear_model import LinearRegression
-from warehouse import Warehouse
 
 import dbt_onnx
 from dbt_onnx.artifacts.registry import Registry, RegistryEntry
@@ -25,6 +24,8 @@ from dbt_onnx.errors import ArtifactError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from warehouse import Warehouse
 
 SCORES = TableName(database="w", schema="main", identifier="scores")
 
@@ -128,8 +129,8 @@ def test_whoever_reads_a_card_that_was_edited_refuses_it_by_name(shop: Shop) -> 
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
-    warehouse = Warehouse(tmp_path)
+def warehouse(tmp_path: Path, new_warehouse: type[Warehouse]) -> Iterator[Warehouse]:
+    warehouse = new_warehouse(tmp_path)
     warehouse.register("1")
     warehouse.features((1, 1.0, 2.0), (2, 3.0, None))
     yield warehouse

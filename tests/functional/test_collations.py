@@ -21,9 +21,11 @@ COLLATIONS = [("varchar collate nocase", None), ("varchar", "nocase"), ("varchar
 
 
 @pytest.fixture(params=COLLATIONS, ids=lambda value: f"{value[0]}-{value[1]}")
-def warehouse(tmp_path: Path, request: pytest.FixtureRequest) -> Warehouse:
+def warehouse(
+    tmp_path: Path, new_warehouse: type[Warehouse], request: pytest.FixtureRequest
+) -> Warehouse:
     kind, default = request.param
-    warehouse = Warehouse(tmp_path, config=UNLOCKED)
+    warehouse = new_warehouse(tmp_path, config=UNLOCKED)
     warehouse.register("1")
     if default:
         warehouse.sql(f"set global default_collation = '{default}'")

@@ -27,12 +27,12 @@ FUTURE = datetime(2100, 1, 1)
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+def warehouse(tmp_path: Path, new_warehouse: type[Warehouse]) -> Iterator[Warehouse]:
     """Three runs: of 1, 2, 3 and a row without a key; of 2 and 3, which changed; of 2 again.
 
     3 is rejected in the first run.
     """
-    made = Warehouse(tmp_path)
+    made = new_warehouse(tmp_path)
     made.register("1")
     made.features((1, 1.0, 1.0), (2, 2.0, 1.0), (3, 3.0, None), (None, 4.0, 1.0))
     made.run()

@@ -131,7 +131,7 @@ def test_a_killed_run_is_marked_interrupted_and_has_written_nothing(
     before = content(warehouse)
     warehouse.connection.close()
     tests = Path(__file__).parents[1]
-    own = [str(tests / part) for part in ("unit", "functional")]
+    own = [str(tests / "support")]
     paths = os.pathsep.join([*own, os.environ.get("PYTHONPATH", "")])
     with subprocess.Popen(
         [sys.executable, "-c", DIES, str(folder)],

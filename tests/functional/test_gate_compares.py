@@ -14,6 +14,7 @@ from warehouse import line_contract, line_model
 
 from dbt_onnx.cli import main
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
+from dbt_onnx.runs.chain import fingerprint_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,6 +113,12 @@ def test_a_source_and_a_view_are_relations_by_name_also_in_a_dry_build(shop: Sho
 def rewrite_as_before(shop: Shop) -> None:
     """A run row as it was written before expressions were refused, and the code that led to it."""
     shop.sql("update dbt_onnx_runs set features_relation = 'the feature relation'")
+    with shop.connection() as connection:
+        found = connection.execute("select * from dbt_onnx_runs")
+        names = [column[0] for column in found.description]
+        [row] = found.fetchall()
+        fingerprint = fingerprint_of(dict(zip(names, row, strict=True)))
+        connection.execute("update dbt_onnx_runs set fingerprint = $1", [fingerprint])
     path = shop.root / "python_models" / "scores.py"
     path.write_text(path.read_text().replace('"features")', '"features").filter("b > 0")'))
 

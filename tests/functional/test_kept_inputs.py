@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+def warehouse(tmp_path: Path, new_warehouse: type[Warehouse]) -> Iterator[Warehouse]:
     """Three entities, one with a NULL feature, and a fourth row without a key."""
-    made = Warehouse(tmp_path)
+    made = new_warehouse(tmp_path)
     made.register("1")
     made.features((1, 1.0, 2.0), (2, 3.0, None), (3, 0.0, 0.0), (None, 9.0, 9.0))
     yield made

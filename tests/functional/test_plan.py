@@ -15,9 +15,9 @@ DAY = {"count": 1, "period": "day"}
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+def warehouse(tmp_path: Path, new_warehouse: type[Warehouse]) -> Iterator[Warehouse]:
     """Three entities and version 1 of y = 2a - b + 0.5; every test ends with a sound latest table."""
-    made = Warehouse(tmp_path)
+    made = new_warehouse(tmp_path)
     made.register("1")
     made.features((1, 1.0, 2.0), (2, 3.0, 1.0), (3, 0.0, 0.0))
     yield made

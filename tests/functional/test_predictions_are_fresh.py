@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from consumer import Project
+from generic_tests import Case, Model, Registry, Table, examined
 from hand_written import CLOCK, HandWritten, claim, prediction, run, sources
 
 if TYPE_CHECKING:
@@ -15,14 +16,10 @@ if TYPE_CHECKING:
 NOW = datetime.fromisoformat(CLOCK)
 DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
 ONE_DAY, TWO_DAYS = {"count": 1, "period": "day"}, {"count": 2, "period": "day"}
-EVERYONE = {"entities": "source('hand', 'everyone')"}
-BOTH_LEVELS = {"warn_after": ONE_DAY, "error_after": TWO_DAYS}
-
-
-def fresh(name: str, **arguments: Any) -> dict[str, Any]:
-    return claim(
-        "predictions_are_fresh", name, **{"key": ["customer_id"], **BOTH_LEVELS, **arguments}
-    )
+DEFAULTS = {"key": ["customer_id"], "warn_after": ONE_DAY, "error_after": TWO_DAYS}
+COLUMNS = ("customer_id", "problem", "severity", "threshold", "age")
+KEY = {"customer_id": "varchar"}
+ODD_KEY = {"客户 id": "bigint", 'a"b': "varchar"}
 
 
 def seen(key: str, ago: timedelta, **given: Any) -> dict[str, Any]:
@@ -30,248 +27,203 @@ def seen(key: str, ago: timedelta, **given: Any) -> dict[str, Any]:
     return prediction(key, as_of=NOW - 30 * DAY, last_seen_as_of=NOW - ago, **given)
 
 
+AGES = {
+    "day - 1 s": DAY - SECOND,
+    "day": DAY,
+    "day + 1 s": DAY + SECOND,
+    "two days": 2 * DAY,
+    "two days + 1 s": 2 * DAY + SECOND,
+}
+THRESHOLDS = Model("thresholds", [seen(key, ago) for key, ago in AGES.items()], [run("2")])
+TEN = {f"c{n}": 3 * DAY if n == 9 else 0 * DAY for n in range(10)}
+ONE_IN_TEN = Model("one_in_ten", [seen(key, ago) for key, ago in TEN.items()], [run("2")])
+EVERYONE = {"entities": Table("everyone", KEY, [(key,) for key in (*AGES, *TEN)])}
+ROLLED_BACK = Model(
+    "rolled_back",
+    [prediction("a", "1", as_of=NOW - 9 * DAY), prediction("a", "2")],
+    [run("1", as_of=NOW - 9 * DAY, started_at=NOW - 9 * DAY), run("2")],
+)
+ODD = Model(
+    "odd",
+    [{"客户 id": n, 'a"b': "x", **seen("", ago)} for n, ago in ((1, 3 * DAY), (2, 0 * DAY))],
+    [run("2")],
+    key=ODD_KEY,
+)
+WARNINGS = [
+    ("two days + 1 s", "stale", "warn", DAY, 2 * DAY + SECOND),
+    ("two days", "stale", "warn", DAY, 2 * DAY),
+    ("day + 1 s", "stale", "warn", DAY, DAY + SECOND),
+]
+AN_ERROR = ("two days + 1 s", "stale", "error", 2 * DAY, 2 * DAY + SECOND)
+CASES = [
+    Case(
+        "backfilled_is_stale",
+        # as after a nightly run two weeks ago and a backfill of an old month today
+        Model(
+            "backfilled",
+            [prediction("a", as_of=NOW - 60 * DAY, scored_at=NOW)],
+            [
+                run("2", run_id="old", as_of=NOW - 14 * DAY, started_at=NOW - 14 * DAY),
+                run("2", scope="backfill", as_of=NOW, started_at=NOW),
+                run("2", run_id="failed", status="error", as_of=NOW, started_at=NOW),
+            ],
+        ),
+        rows=[
+            {
+                "customer_id": "a",
+                "problem": "stale",
+                "model_version": "2",
+                "as_of": NOW - 60 * DAY,
+                "scored_at": NOW,
+                "fresh_as_of": NOW - 14 * DAY,
+                "age": 14 * DAY,
+                "threshold": 2 * DAY,
+                "severity": "error",
+            }
+        ],
+    ),
+    Case(
+        "confirmed_is_fresh",
+        Model(
+            "confirmed",
+            [prediction("a", as_of=NOW - 60 * DAY, scored_at=NOW - 60 * DAY)],
+            [run("2")],
+        ),
+    ),
+    Case("both_levels", THRESHOLDS, EVERYONE, rows=[AN_ERROR, *WARNINGS[1:]]),
+    Case("warns_only", THRESHOLDS, {**EVERYONE, "error_after": None}, rows=WARNINGS, warns=True),
+    Case("errors_only", THRESHOLDS, {**EVERYONE, "warn_after": None}, rows=[AN_ERROR]),
+    Case(
+        "warns_below_error",
+        THRESHOLDS,
+        {**EVERYONE, "error_after": {"count": 1, "period": "week"}},
+        rows=WARNINGS,
+        warns=True,
+    ),
+    Case("a_tenth_is_tolerated", ONE_IN_TEN, {**EVERYONE, "max_stale_fraction": 0.1}),
+    Case(
+        "less_is_not",
+        ONE_IN_TEN,
+        {**EVERYONE, "max_stale_fraction": 0.0999},
+        rows=[("c9", "stale", "error", 2 * DAY, 3 * DAY)],
+    ),
+    Case(
+        "only_entities_are_judged",
+        ONE_IN_TEN,
+        {"entities": Table("entities", KEY, [("c0",), ("c1",)])},
+    ),
+    Case(
+        "who_left_is_not_judged",
+        Model("one_left", [prediction("a"), seen("b", 30 * DAY)], [run("2")]),
+    ),
+    Case(
+        "future_is_an_error",
+        Model(
+            "to_come",
+            [
+                # later than the clock, which is set back, and than the real time
+                prediction("a", as_of=datetime(2100, 1, 1)),
+                prediction("b"),
+                prediction("c", as_of=NOW + SECOND),
+            ],
+            [run("2")],
+        ),
+        {"max_stale_fraction": 1},
+        rows=[("a", "future_as_of", "error", None, timedelta(0))],
+    ),
+    Case(
+        "never_run",
+        Model("failed_only", [], [run("2", status="error")]),
+        rows=[(None, "no_successful_run", "error", None, None)],
+    ),
+    Case(
+        "no_predictions",
+        Model("nothing_scored", [], [run("2")]),
+        rows=[(None, "no_predictions", "error", None, None)],
+    ),
+    Case(
+        "no_tables",
+        Model("not_there"),
+        rows=[(None, "no_successful_run", "error", None, None)],
+    ),
+    Case("last_run_is_fresh", ROLLED_BACK),
+    Case(
+        "serving_version_is_stale",
+        ROLLED_BACK,
+        {"registry": Registry("registry", {"1": "champion", "2": None})},
+        columns=("model_version", "age"),
+        rows=[("1", 9 * DAY)],
+    ),
+    Case(
+        "odd_names",
+        ODD,
+        {"key": list(ODD_KEY), "entities": Table("odd_everyone", ODD_KEY, [(1, "x"), (2, "x")])},
+        columns=(*ODD_KEY, "problem"),
+        rows=[(1, "x", "stale")],
+    ),
+    Case(
+        "odd_entities_are_fresh",
+        ODD,
+        {
+            "key": list(ODD_KEY),
+            "entities": Table("odd_entities", ODD_KEY, [(1, "y"), (2, "x"), (1, None)]),
+        },
+    ),
+    Case(
+        "wrong",
+        THRESHOLDS,
+        {"key": ["customer"], "warn_after": None, "error_after": None},
+        faults=("neither warn_after nor error_after is given",),
+    ),
+    Case(
+        "filtered",
+        THRESHOLDS,
+        where="customer_id = 'day'",
+        faults=("model is ", "and no `where` config"),
+    ),
+    Case(
+        "swapped",
+        THRESHOLDS,
+        {
+            "warn_after": TWO_DAYS,
+            "error_after": {"count": 47, "period": "hour"},
+            "max_stale_fraction": 0.5,
+        },
+        faults=("warn_after is longer than error_after",),
+    ),
+    Case(
+        "malformed",
+        THRESHOLDS,
+        {
+            "warn_after": "1 day",
+            "error_after": {"count": 1.5, "period": "day"},
+            "max_stale_fraction": 2,
+        },
+        faults=(
+            "predictions_are_fresh on",
+            "has 3 wrong arguments",
+            "warn_after is 1 day;",
+            "error_after is {'count': 1.5",
+            "max_stale_fraction is 2;",
+        ),
+    ),
+]
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     profile = {"settings": {"TimeZone": "America/New_York"}}
     project = Project(tmp_path_factory.mktemp("fresh"), profile=profile)
-    hand = HandWritten(project.warehouse)
-    hand.registry("registry", ("1", "champion"), ("2", None))
-    hand.table("entities", {"customer_id": "varchar"}, [("c0",), ("c1",)])
-    # as after a nightly run two weeks ago and a backfill of an old month today
-    hand.scoring_model(
-        "backfilled",
-        [prediction("a", as_of=NOW - 60 * DAY, scored_at=NOW)],
-        [
-            run("2", run_id="old", as_of=NOW - 14 * DAY, started_at=NOW - 14 * DAY),
-            run("2", scope="backfill", as_of=NOW, started_at=NOW),
-            run("2", run_id="failed", status="error", as_of=NOW, started_at=NOW),
-        ],
-    )
-    hand.scoring_model(
-        "confirmed", [prediction("a", as_of=NOW - 60 * DAY, scored_at=NOW - 60 * DAY)], [run("2")]
-    )
-    hand.scoring_model(
-        "thresholds",
-        [
-            seen("day - 1 s", DAY - SECOND),
-            seen("day", DAY),
-            seen("day + 1 s", DAY + SECOND),
-            seen("two days", 2 * DAY),
-            seen("two days + 1 s", 2 * DAY + SECOND),
-        ],
-        [run("2")],
-    )
-    hand.scoring_model(
-        "one_in_ten", [seen(f"c{n}", 3 * DAY if n == 9 else 0 * DAY) for n in range(10)], [run("2")]
-    )
-    hand.scoring_model("one_left", [prediction("a"), seen("b", 30 * DAY)], [run("2")])
-    to_come = datetime(
-        2100, 1, 1
-    )  # later than the clock, which is set back, and than the real time
-    later = prediction("c", as_of=NOW + SECOND)
-    hand.scoring_model(
-        "to_come", [prediction("a", as_of=to_come), prediction("b"), later], [run("2")]
-    )
-    hand.scoring_model("failed_only", [], [run("2", status="error")])
-    hand.scoring_model("nothing_scored", [], [run("2")])
-    hand.scoring_model(
-        "rolled_back",
-        [prediction("a", "1", as_of=NOW - 9 * DAY), prediction("a", "2")],
-        [run("1", as_of=NOW - 9 * DAY, started_at=NOW - 9 * DAY), run("2")],
-    )
-    hand.scoring_model(
-        "odd",
-        [
-            {"客户 id": 1, 'a"b': "x", **seen("", 3 * DAY)},
-            {"客户 id": 2, 'a"b': "x", **seen("", 0 * DAY)},
-        ],
-        [run("2")],
-        key={"客户 id": "bigint", 'a"b': "varchar"},
-    )
-    ages = ("day - 1 s", "day", "day + 1 s", "two days", "two days + 1 s")
-    everyone = [*ages, *(f"c{n}" for n in range(10))]
-    hand.table("everyone", {"customer_id": "varchar"}, [(key,) for key in everyone])
-    odd_everyone = [(1, "x"), (2, "x")]
-    hand.table("odd_everyone", {"客户 id": "integer", 'a"b': "varchar"}, odd_everyone)
-    odd_entities = [(1, "y"), (2, "x"), (1, None)]
-    hand.table("odd_entities", {"客户 id": "integer", 'a"b': "varchar"}, odd_entities)
-    hand.close()
-    filtered = fresh("filtered")
-    filtered["dbt_onnx.predictions_are_fresh"]["config"]["where"] = "customer_id = 'day'"
-    project.write_yaml(
-        "models/hand.yml",
-        sources(
-            registry=None,
-            entities=None,
-            everyone=None,
-            odd_everyone=None,
-            backfilled=[fresh("backfilled_is_stale")],
-            confirmed=[fresh("confirmed_is_fresh")],
-            thresholds=[
-                fresh("both_levels", **EVERYONE),
-                fresh("warns_only", error_after=None, **EVERYONE),
-                fresh("errors_only", warn_after=None, **EVERYONE),
-                fresh("warns_below_error", error_after={"count": 1, "period": "week"}, **EVERYONE),
-                fresh("wrong", key=["customer"], warn_after=None, error_after=None),
-                filtered,
-                fresh(
-                    "swapped",
-                    warn_after=TWO_DAYS,
-                    error_after={"count": 47, "period": "hour"},
-                    max_stale_fraction=0.5,
-                ),
-                fresh(
-                    "malformed",
-                    warn_after="1 day",
-                    error_after={"count": 1.5, "period": "day"},
-                    max_stale_fraction=2,
-                ),
-            ],
-            one_in_ten=[
-                fresh("a_tenth_is_tolerated", max_stale_fraction=0.1, **EVERYONE),
-                fresh("less_is_not", max_stale_fraction=0.0999, **EVERYONE),
-                fresh("only_entities_are_judged", entities="source('hand', 'entities')"),
-            ],
-            one_left=[fresh("who_left_is_not_judged")],
-            to_come=[fresh("future_is_an_error", max_stale_fraction=1)],
-            failed_only=[fresh("never_run")],
-            nothing_scored=[fresh("no_predictions")],
-            not_there=[fresh("no_tables")],
-            rolled_back=[
-                fresh("last_run_is_fresh"),
-                fresh("serving_version_is_stale", registry="source('hand', 'registry')"),
-            ],
-            odd=[
-                fresh(
-                    "odd_names",
-                    key=["客户 id", 'a"b'],
-                    entities="source('hand', 'odd_everyone')",
-                ),
-                fresh(
-                    "odd_entities_are_fresh",
-                    key=["客户 id", 'a"b'],
-                    entities="source('hand', 'odd_entities')",
-                ),
-            ],
-            odd_entities=None,
-        ),
-    )
-    project.dbt("test", vars={"dbt_onnx_clock": CLOCK})
-    return project
+    return examined(project, "predictions_are_fresh", CASES, **DEFAULTS)
 
 
-def test_each_case_has_the_level_it_should(project: Project) -> None:
-    assert project.outcome.statuses() == {
-        "backfilled_is_stale": "fail",
-        "confirmed_is_fresh": "pass",
-        "both_levels": "fail",
-        "warns_only": "warn",
-        "errors_only": "fail",
-        "warns_below_error": "warn",
-        "wrong": "error",
-        "filtered": "error",
-        "swapped": "error",
-        "malformed": "error",
-        "a_tenth_is_tolerated": "pass",
-        "less_is_not": "fail",
-        "only_entities_are_judged": "pass",
-        "who_left_is_not_judged": "pass",
-        "future_is_an_error": "fail",
-        "never_run": "fail",
-        "no_predictions": "fail",
-        "no_tables": "fail",
-        "last_run_is_fresh": "pass",
-        "serving_version_is_stale": "fail",
-        "odd_names": "fail",
-        "odd_entities_are_fresh": "pass",
-    }
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_it_returns_what_it_should(project: Project, case: Case) -> None:
+    case.check(project, COLUMNS)
 
 
-def test_a_backfill_does_not_make_a_stale_table_fresh(project: Project) -> None:
-    assert project.failures("backfilled_is_stale") == [
-        {
-            "customer_id": "a",
-            "problem": "stale",
-            "model_version": "2",
-            "as_of": NOW - 60 * DAY,
-            "scored_at": NOW,
-            "fresh_as_of": NOW - 14 * DAY,
-            "age": 14 * DAY,
-            "threshold": 2 * DAY,
-            "severity": "error",
-        }
-    ]
-
-
-def test_a_threshold_is_passed_a_second_later_and_not_before(project: Project) -> None:
-    columns = ("customer_id", "severity", "threshold", "age")
-    day, two_days = (
-        (
-            ("day + 1 s", "warn", DAY, DAY + SECOND),
-            ("two days", "warn", DAY, 2 * DAY),
-        ),
-        ("two days + 1 s", "error", 2 * DAY, 2 * DAY + SECOND),
-    )
-    assert project.found("both_levels", *columns) == [two_days, day[1], day[0]]
-    assert project.found("errors_only", *columns) == [two_days]
-    assert [row[:3] for row in project.found("warns_only", *columns)] == [
-        ("two days + 1 s", "warn", DAY),
-        ("two days", "warn", DAY),
-        ("day + 1 s", "warn", DAY),
-    ]
-
-
-def test_the_number_that_dbt_reports_is_the_number_of_rows(project: Project) -> None:
-    both = project.outcome.nodes["both_levels"]
-    assert both.failures == 3
-    assert "severity = 'error'" in both.message
-
-
-def test_a_tolerated_fraction_tolerates_up_to_itself(project: Project) -> None:
-    assert project.found("less_is_not", "customer_id", "age") == [("c9", 3 * DAY)]
-
-
-def test_a_moment_to_come_is_an_error_whatever_is_tolerated(project: Project) -> None:
-    assert project.found("future_is_an_error", "customer_id", "problem", "severity", "age") == [
-        ("a", "future_as_of", "error", timedelta(0))
-    ]
-
-
-@pytest.mark.parametrize(
-    ("test", "problem"),
-    [
-        ("never_run", "no_successful_run"),
-        ("no_predictions", "no_predictions"),
-        ("no_tables", "no_successful_run"),
-    ],
-)
-def test_no_run_or_no_prediction_is_a_finding(project: Project, test: str, problem: str) -> None:
-    assert project.found(test, "customer_id", "problem", "severity") == [(None, problem, "error")]
-
-
-def test_the_registry_says_which_version_is_judged(project: Project) -> None:
-    assert project.found("serving_version_is_stale", "model_version", "age") == [("1", 9 * DAY)]
-
-
-def test_odd_and_composite_keys_are_returned(project: Project) -> None:
-    assert project.found("odd_names", "客户 id", 'a"b', "problem") == [(1, "x", "stale")]
-
-
-def test_wrong_arguments_are_named(project: Project) -> None:
-    nodes = project.outcome.nodes
-    assert "neither warn_after nor error_after is given" in nodes["wrong"].message
-    assert "warn_after is longer than error_after" in nodes["swapped"].message
-    assert "model is " in nodes["filtered"].message
-    assert "and no `where` config" in nodes["filtered"].message
-    malformed = nodes["malformed"].message
-    assert "predictions_are_fresh on" in malformed
-    assert "has 3 wrong arguments" in malformed
-    for fault in (
-        "warn_after is 1 day;",
-        "error_after is {'count': 1.5",
-        "max_stale_fraction is 2;",
-    ):
-        assert fault in malformed
+def test_an_error_is_told_from_a_warning_by_the_severity_of_its_rows(project: Project) -> None:
+    assert "severity = 'error'" in project.outcome.nodes["both_levels"].message
 
 
 def test_the_sessions_time_zone_changes_nothing(tmp_path: Path) -> None:
@@ -286,7 +238,9 @@ def test_the_sessions_time_zone_changes_nothing(tmp_path: Path) -> None:
     rows.append(prediction("said before", as_of=now - hours, scored_at=now - 2 * hours))
     hand.scoring_model("scores", rows, [run("2", as_of=now - 40 * hours)])
     hand.close()
-    project.write_yaml("models/hand.yml", sources(scores=[fresh("is_fresh")]))
+    project.write_yaml(
+        "models/hand.yml", sources(scores=[claim("predictions_are_fresh", "is_fresh", **DEFAULTS)])
+    )
     project.dbt("test")
     assert project.found("is_fresh", "customer_id", "problem", "severity") == [
         ("said before", "future_as_of", "error"),

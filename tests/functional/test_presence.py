@@ -16,8 +16,8 @@ ONE, TWO = (1, 1.0, 2.0), (2, 3.0, 1.0)
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
-    made = Warehouse(tmp_path)
+def warehouse(tmp_path: Path, new_warehouse: type[Warehouse]) -> Warehouse:
+    made = new_warehouse(tmp_path)
     made.register("1")
     made.features(ONE, TWO)
     made.run()

@@ -328,12 +328,12 @@ def test_a_sample_is_the_same_rows_each_time(shop: Shop, project: DbtProject) ->
         (
             "alter table features alter id type varchar",
             "alter table features alter id type integer",
-            "key column 'id' is VARCHAR in the features and INTEGER in main.scores",
+            "key column 'id' is VARCHAR in the features and INTEGER in main.scores__current",
         ),
         (
-            "alter table scores alter y type double",
-            "alter table scores alter y type float",
-            "output column 'y' is FLOAT by the contract and DOUBLE in main.scores",
+            "alter table scores__current alter y type double; alter table scores__history alter y type double",
+            "alter table scores__current alter y type float; alter table scores__history alter y type float",
+            "output column 'y' is FLOAT by the contract and DOUBLE in main.scores__current",
         ),
     ],
 )

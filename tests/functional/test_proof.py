@@ -40,12 +40,12 @@ def clean(warehouse: Warehouse) -> bool:
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+def warehouse(tmp_path: Path, new_warehouse: type[Warehouse]) -> Iterator[Warehouse]:
     """Four runs: of 1, 2, 3 and a row without a key; of 2, which changed; of 2 again; of none.
 
     3 is rejected in the first run and scored in the third.
     """
-    made = Warehouse(tmp_path)
+    made = new_warehouse(tmp_path)
     made.register("1")
     made.features((1, 1.0, 1.0), (2, 2.0, 1.0), (3, 3.0, None), (None, 4.0, 1.0))
     made.run()

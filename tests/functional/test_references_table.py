@@ -6,12 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from warehouse import Warehouse
 
 from dbt_onnx.errors import DataError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from warehouse import Warehouse
 
 NUMBERS = {
     "kind": "numeric", "rows": 4, "nulls": 0.25, "edges": [1, 2.5], "shares": [0.5, 0.25, 0.25],
@@ -34,8 +35,8 @@ def references(warehouse: Warehouse, columns: str = SAID) -> list[tuple[Any, ...
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
-    warehouse = Warehouse(tmp_path)
+def warehouse(tmp_path: Path, new_warehouse: type[Warehouse]) -> Warehouse:
+    warehouse = new_warehouse(tmp_path)
     warehouse.register("1")
     describe(warehouse, reference={"a": NUMBERS, "b": UNKNOWN}, reference_outputs={"y": TEXTS})
     warehouse.features((1, 1.0, 1.0))

@@ -62,9 +62,9 @@ def problems(result: Replay) -> set[str]:
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+def warehouse(tmp_path: Path, new_warehouse: type[Warehouse]) -> Iterator[Warehouse]:
     """Two runs: 300 rows of which some are rejected, one without a key; then a few that changed."""
-    made = Warehouse(tmp_path)
+    made = new_warehouse(tmp_path)
     made.register("1")
     made.sql(
         f"insert into features select i, sin(i), case when i % 50 <> 7 then i / 3e0 end "

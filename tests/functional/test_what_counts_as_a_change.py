@@ -34,8 +34,8 @@ ONNX_TYPES = {
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
-    warehouse = Warehouse(tmp_path)
+def warehouse(tmp_path: Path, new_warehouse: type[Warehouse]) -> Warehouse:
+    warehouse = new_warehouse(tmp_path)
     warehouse.register("1")
     return warehouse
 

@@ -5,5 +5,5 @@ from pathlib import Path
 
 # what the tests share, in this process and in those that it forks
 sys.path[:0] = [
-    str(Path(__file__).parents[1] / part) for part in ("unit", "functional", "property")
+    str(Path(__file__).parents[1] / part) for part in ("support", "unit", "functional", "property")
 ]

@@ -23,7 +23,6 @@ from dbt_onnx.artifacts.card import (
     render_card,
     replace_file,
 )
-from dbt_onnx.artifacts.graph import GraphSignature, read_graph, without_zipmaps
 from dbt_onnx.artifacts.registry import ModelVersion, RegistryEntry, name_faults, path_faults
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.kernel.contract import Contract
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from dbt_onnx.artifacts.graph import GraphSignature
     from dbt_onnx.kernel.child_session import ChildSession
     from dbt_onnx.kernel.session import OnnxSession
 
@@ -70,6 +70,8 @@ class Artifact:
         """The bytes that are run: `model_bytes` without ZipMaps, see `without_zipmaps`."""
         if all(tensor.kind != "map_sequence" for tensor in self.signature.outputs):
             return self.model_bytes
+        from dbt_onnx.artifacts.graph import without_zipmaps
+
         classes = {output.name: output.classes or () for output in self.contract.outputs}
         return without_zipmaps(self.model_bytes, classes)
 
@@ -104,15 +106,15 @@ def load_artifact(root: Path, entry: RegistryEntry) -> Artifact:
     Raises ArtifactError when the file or its card is missing, altered, hostile, unreadable or
     reached through a symbolic link; ContractError when card and graph disagree.
     """
+    # imported only where a graph is read, with onnx
+    from dbt_onnx.artifacts.graph import read_graph
+
     path = root / entry.artifact
     model_bytes = read_below(root, entry.artifact, max_bytes=MAX_MODEL_BYTES)
     _check_sha256(model_bytes, entry, path)
     signature = read_graph(model_bytes, where=str(path))
     card_path = path.parent / CARD_NAME
-    card_text = read_below(
-        root, f"{entry.artifact.rpartition('/')[0]}/{CARD_NAME}".lstrip("/"),
-        max_bytes=MAX_CARD_BYTES,
-    )  # fmt: skip
+    card_text = _read_card(root, entry)
     refuse_other_card(card_text, entry, where=str(card_path))
     card = parse_card(card_text, where=str(card_path))
     refuse_other_model(card, entry, where=str(card_path))
@@ -132,6 +134,26 @@ def load_artifact(root: Path, entry: RegistryEntry) -> Artifact:
         contract=contract,
         signature=signature,
     )
+
+
+def files_of(root: Path, entry: RegistryEntry) -> str:
+    """A version with the digests of its model and card, as `named` writes them, from what lies there.
+    Raises ArtifactError.
+    """
+    model_bytes = read_below(root, entry.artifact, max_bytes=MAX_MODEL_BYTES)
+    return named(entry, hashlib.sha256(model_bytes).hexdigest(), digest(_read_card(root, entry)))
+
+
+def named(entry: RegistryEntry, sha256: str, card_sha256: str) -> str:
+    """A version with the digests of its model and card: what is known of one holds of no other."""
+    return f"{entry!r} {sha256} {card_sha256}"
+
+
+def _read_card(root: Path, entry: RegistryEntry) -> bytes:
+    return read_below(
+        root, f"{entry.artifact.rpartition('/')[0]}/{CARD_NAME}".lstrip("/"),
+        max_bytes=MAX_CARD_BYTES,
+    )  # fmt: skip
 
 
 def read_below(root: Path, relative: str, *, max_bytes: int) -> bytes:
@@ -247,6 +269,8 @@ def write_artifact(
     ConfigError when the names are not safe, ArtifactError when another model or another card already
     lies there (unless `replace`), and whatever `read_graph` and `check_contract` find wrong.
     """
+    from dbt_onnx.artifacts.graph import read_graph
+
     faults = name_faults(model_name, what="the model's name")
     if faults := faults + name_faults(model_version, what="the version"):
         raise ConfigError("; ".join(faults), hint="choose a plain name, such as 'churn' and '1'")

@@ -121,6 +121,26 @@ class Warehouse(Protocol):
         """Within, the warehouse at `path` is opened; without a path, what a model reads."""
         ...
 
+    @staticmethod
+    def open_again(path: str, options: Mapping[str, Any], /) -> Any:
+        """Open a warehouse read-only, without dbt, as dbt's adapter would."""
+        ...
+
+    @staticmethod
+    def session(connection: Any, settings: Mapping[str, Any], /) -> AbstractContextManager[Any]:
+        """A connection of an opened warehouse with the settings of a target."""
+        ...
+
+    @staticmethod
+    def noting(connection: Any, asked: dict[str, str], /) -> Any:
+        """The connection, which notes in `asked` what it is asked, with a digest of each answer."""
+        ...
+
+    @staticmethod
+    def answers_alike(connection: Any, asked: Mapping[str, str], /) -> bool:
+        """Whether the warehouse gives every answer that was noted."""
+        ...
+
     def score(
         self,
         request: ScoringRequest,

@@ -1,7 +1,8 @@
 """A dbt project as the command line sees it: its nodes, its warehouse, its runs.
 
 dbt runs in this process, as `dbt` would in another: same project, profile and target. It prints
-nothing and writes nothing below the project; its own files go to a temporary folder.
+nothing and writes nothing below the project; its own files go to a temporary folder. Where nothing
+has changed since dbt was asked the last time, it is not asked again (`told.py`).
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import gc
 import json
 import os
 import shutil
+import sys
 import tempfile
+import time
 import warnings
 import weakref
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.base import TableName, engine_for
 from dbt_onnx.errors import ConfigError
+from dbt_onnx.project import told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -65,6 +69,9 @@ class DbtProject:
         self.variables = dict(variables or {})
         self._target = target
         self._profiles_dir = (profiles_dir or _default_profiles_dir(self.root)).resolve()
+        self._asked = told.Asked(self.root, self._profiles_dir, target, self.variables)
+        self._learned: told.Told | None = None
+        self._renders_alike = False
         self._scratch = tempfile.mkdtemp(prefix="dbt_onnx_")
         weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
 
@@ -75,17 +82,26 @@ class DbtProject:
 
     def scoring_models(self) -> list[ScoringModel]:
         """The enabled models that are materialized as predictions, by selector."""
-        found = [
-            ScoringModel(
-                name=node.name,
-                selector=node.search_name,
-                unique_id=node.unique_id,
-                table=TableName(database=node.database, schema=node.schema, identifier=node.alias),
-            )
-            for node in self.manifest.nodes.values()
-            if node.resource_type == "model" and node.config.materialized == MATERIALIZATION
-        ]
-        return sorted(found, key=lambda model: (model.selector, model.unique_id))
+        if self._recalled is not None:
+            return [
+                ScoringModel(**{**model, "table": TableName(**model["table"])})
+                for model in self._recalled.models
+            ]
+        return _scoring_models(self.manifest)
+
+    @cached_property
+    def _told_before(self) -> told.Told | None:
+        return told.recall(self._asked)
+
+    @property
+    def _recalled(self) -> told.Told | None:
+        """What dbt told before, until it is asked in this process."""
+        return None if "_parsed" in vars(self) else self._told_before
+
+    @property
+    def memory(self) -> told.Told | None:
+        """What is kept of what dbt told; none where nothing can be."""
+        return self._recalled or self._learned
 
     def scoring_model(self, name: str) -> ScoringModel:
         """The scoring model of that name: its dbt name, its alias, which is the ledger's name, or its
@@ -122,11 +138,16 @@ class DbtProject:
             hint=f"did you mean {close[0]!r}?" if close else "name one of those",
         )
 
+    @property
+    def _engine(self) -> type[Warehouse]:
+        # only of DuckDB is kept what dbt told
+        return engine_for("duckdb" if self._recalled is not None else self._parsed[1].type)
+
     @contextmanager
     def warehouse(self, *, read_only: bool = True) -> Iterator[Warehouse]:
         """The warehouse of the target as its engine knows it; opened and closed as by `connect`."""
         with self.connect(read_only=read_only) as connection:
-            yield engine_for(self._parsed[1].type)(connection)
+            yield self._engine(connection)
 
     @contextmanager
     def connect(self, *, read_only: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -135,6 +156,13 @@ class DbtProject:
         Read-only, so that any number of commands can look at once. Raises WarehouseError when it
         is not there, not a file, or held by another process.
         """
+        if read_only and (recalled := self._recalled) is not None:
+            _let_go()
+            with _working_directory(self.root):
+                opened = self._engine.open_again(recalled.path, recalled.config_options)
+            with closing(opened), self._engine.session(opened, recalled.settings) as cursor:
+                yield cursor
+            return
         from dbt.adapters.duckdb.environments import Environment
 
         connection, opening, plugins = self._open(read_only=read_only)
@@ -165,13 +193,20 @@ class DbtProject:
         What these ask the warehouse is asked read-only: others may be looking at it. Raises
         WarehouseError as `connect`, and ConfigError when dbt can make no SQL of it.
         """
+        question = json.dumps([template, variables], default=str)
+        if (recalled := self._recalled) and (kept := recalled.rendered.get(question)):
+            with self.connect() as connection:
+                if self._engine.answers_alike(connection, kept["asked"]):
+                    return str(kept["sql"])
         from dbt.adapters.duckdb import environments
         from dbt.adapters.duckdb.connections import DuckDBConnectionManager
 
         manifest, credentials = self._parsed
         manager: Any = DuckDBConnectionManager
         environment: Any = environments.create(credentials)
-        environment.conn, _, _ = self._open(read_only=True)
+        opened, _, _ = self._open(read_only=True)
+        asked: dict[str, str] = {}
+        environment.conn = self._engine.noting(opened, asked)
         environment.handle()  # without one it would close, and open itself for writing
         manager._ENV = environment  # noqa: SLF001
         done = self.invoke("compile", "--inline", template, variables=variables, manifest=manifest)
@@ -182,7 +217,10 @@ class DbtProject:
                 f"dbt can make no query for the project {self.root.name}: {one_line(said)}",
                 hint="`dbt compile` in the project's folder says more",
             )
-        return str(results[0].node.compiled_code)
+        sql = str(results[0].node.compiled_code)
+        if self._learned is not None and self._renders_alike:
+            self._learned.keep_rendered(question, asked=asked, sql=sql)
+        return sql
 
     def invoke(
         self, *arguments: str, variables: Mapping[str, Any] | None = None, manifest: Any = None
@@ -239,6 +277,7 @@ class DbtProject:
                 f"{self.root} is no dbt project: it has no dbt_project.yml",
                 hint="run in the project's folder, or name it with --project-dir",
             )
+        began = time.time()
         done = self.invoke("parse")
         if not done.success:
             raise ConfigError(
@@ -253,7 +292,27 @@ class DbtProject:
                 f"the target's warehouse is of type {', '.join(adapters)}; dbt_onnx reads duckdb",
                 hint="choose another target with --target",
             )
-        return done.result, adapters["duckdb"].config.credentials
+        config = adapters["duckdb"].config
+        models = [asdict(model) for model in _scoring_models(done.result)]
+        self._renders_alike = told.renders_alike(done.result, config)
+        self._learned = told.learn(
+            self._asked, config, models, began=began, before=self._told_before
+        )
+        return done.result, config.credentials
+
+
+def _scoring_models(manifest: Any) -> list[ScoringModel]:
+    found = [
+        ScoringModel(
+            name=node.name,
+            selector=node.search_name,
+            unique_id=node.unique_id,
+            table=TableName(database=node.database, schema=node.schema, identifier=node.alias),
+        )
+        for node in manifest.nodes.values()
+        if node.resource_type == "model" and node.config.materialized == MATERIALIZATION
+    ]
+    return sorted(found, key=lambda model: (model.selector, model.unique_id))
 
 
 def one_line(error: object) -> str:
@@ -288,8 +347,9 @@ def _let_go() -> None:
     """Close what dbt-duckdb keeps open between invocations: DuckDB lets no other process write,
     and this process not open the file in another mode, while it is open.
     """
-    from dbt.adapters.duckdb import connections
-
+    connections = sys.modules.get("dbt.adapters.duckdb.connections")
+    if connections is None:
+        return
     manager: Any = connections.DuckDBConnectionManager
     if manager._ENV is not None:  # noqa: SLF001
         manager._ENV.close()  # noqa: SLF001

@@ -61,7 +61,9 @@ def examine(
         ),
         *check_card(candidate.artifact, entry),
     ]
-    project.scoring_models()  # raises here if the project cannot be read, which is not the version's fault
+    _ = (
+        project.manifest
+    )  # raises here if the project cannot be read, which is not the version's fault
     try:
         with project.warehouse() as warehouse:
             examination = _Examination(candidate, champion, artifacts, limits)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.artifacts.verification import verify_entry
-from dbt_onnx.errors import DbtOnnxError
+from dbt_onnx.artifacts.artifact import files_of, named
+from dbt_onnx.errors import ArtifactError, DbtOnnxError
 from dbt_onnx.runs.health import Health, ModelHealth, Problem, judge
 
 if TYPE_CHECKING:
@@ -123,9 +124,18 @@ class _Check:
         if self.registry is None or version is None:
             return
         entry = self.registry.resolve(f"{self.figures['model_name']}/{version}")
-        fault = verify_entry(project.root / "artifacts", entry).fault
-        if fault is not None:
-            self._add("artifact", fault)
+        artifacts, memory = project.root / "artifacts", project.memory
+        with suppress(ArtifactError):
+            if memory is not None and files_of(artifacts, entry) in memory.verified:
+                return
+        # imported only here: it runs the model
+        from dbt_onnx.artifacts.verification import verify_entry
+
+        verdict = verify_entry(artifacts, entry)
+        if verdict.fault is not None:
+            self._add("artifact", verdict.fault)
+        elif memory is not None:
+            memory.keep_verified(named(entry, entry.sha256, str(verdict.card_sha256)))
 
     def result(self) -> ModelHealth:
         return ModelHealth(

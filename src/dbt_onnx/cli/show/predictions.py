@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.cli.show.console import open_console, print_text, table
-from dbt_onnx.runs.replay import MAX_FINDINGS, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,6 +88,8 @@ def show_replay(replay: Replay) -> None:
 
 def show_proof(name: str, findings: Sequence[Finding]) -> None:
     """Print whether the tables are as the runs left them, and what is not."""
+    from dbt_onnx.runs.replay import MAX_FINDINGS
+
     console = open_console()
     for finding in findings[:MAX_FINDINGS]:
         print_text(console, f"  {finding}", style="red")
@@ -119,6 +120,9 @@ def _changes(changes: Mapping[str, tuple[Any, Any]] | None) -> str:
 
 
 def _value(value: Any) -> str:
+    # imported only here, with pyarrow: `runs` shows no values
+    from dbt_onnx.runs.replay import shown
+
     return f"{value:.6g}" if isinstance(value, float) else shown(value)
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx.engines.duckdb import plan
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.errors import ConfigError, ContractError, DataError
-from dbt_onnx.kernel.relation import check_relation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -116,6 +115,9 @@ class FeatureRelation:
                     "that is not read here",
                     hint=f"take {setting} out of the target in profiles.yml",
                 )
+        # imported only where a contract is checked, with pyarrow
+        from dbt_onnx.kernel.relation import check_relation
+
         check_relation(contract, types, where=self.name, model=model, known_as=self.columns)
 
     def check_not_empty(self, rows: int) -> None:

@@ -1,15 +1,14 @@
-"""DuckDB as models and commands ask it: `dbt_onnx.engines.base.Warehouse`, in its order."""
+"""DuckDB as models and commands ask it: `dbt_onnx.engines.base.Warehouse`, in its order.
+
+What a question needs is imported when it is asked: `status` and `runs` ask little, and shall be quick.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.engines.duckdb import backfilling, health
-from dbt_onnx.engines.duckdb.current_features import CurrentFeatures, open_features
+from dbt_onnx.engines.duckdb import asked
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, opening_errors
-from dbt_onnx.engines.duckdb.engine import DuckDBEngine, score_on_duckdb
-from dbt_onnx.engines.duckdb.features import refuse_expressions
-from dbt_onnx.engines.duckdb.runs import last_account
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import Registry, RegistryEntry
-    from dbt_onnx.engines.base import Sources, TableName
+    from dbt_onnx.engines.base import CurrentFeatures, Sources, TableName
     from dbt_onnx.runs.history import Erasure, RunRow, Said
     from dbt_onnx.runs.replay import Finding, Replay
     from dbt_onnx.runs.request import Asked, RunSettings, ScoringRequest
@@ -41,6 +40,22 @@ class DuckDBWarehouse:
     def opening_errors(path: str | None = None) -> AbstractContextManager[None]:
         return opening_errors(path)
 
+    @staticmethod
+    def open_again(path: str, options: Mapping[str, Any], /) -> Any:
+        return asked.open_read_only(path, options)
+
+    @staticmethod
+    def session(connection: Any, settings: Mapping[str, Any], /) -> AbstractContextManager[Any]:
+        return asked.session(connection, settings)
+
+    @staticmethod
+    def noting(connection: Any, noted: dict[str, str], /) -> Any:
+        return asked.NotingConnection(connection, noted)
+
+    @staticmethod
+    def answers_alike(connection: Any, noted: Mapping[str, str], /) -> bool:
+        return asked.has_same_answers(connection, noted)
+
     def score(
         self,
         request: ScoringRequest,
@@ -49,6 +64,9 @@ class DuckDBWarehouse:
         artifacts: Path,
         log: Callable[[str], None],
     ) -> RunSummary:
+        from dbt_onnx.engines.duckdb.engine import score_on_duckdb
+        from dbt_onnx.engines.duckdb.features import refuse_expressions
+
         refuse_expressions(
             features=request.features.sql_query(), registry=request.registry.sql_query()
         )
@@ -61,6 +79,9 @@ class DuckDBWarehouse:
 
     @duckdb_errors()
     def examine(self, ledger: TableName, asked: Asked, artifact: Artifact) -> CurrentFeatures:
+        from dbt_onnx.engines.duckdb.current_features import CurrentFeatures, open_features
+        from dbt_onnx.engines.duckdb.engine import DuckDBEngine
+
         engine = DuckDBEngine.reading(self._cursor, ledger)
         engine.tables.check_runs(self._cursor)
         engine.tables.check_names(self._cursor)
@@ -70,25 +91,37 @@ class DuckDBWarehouse:
 
     @duckdb_errors()
     def last_account(self, ledger: TableName) -> Mapping[str, Any]:
+        from dbt_onnx.engines.duckdb.runs import last_account
+
         return last_account(self._cursor, ledger)
 
     @duckdb_errors()
     def sources(self, ledger: TableName) -> Sources | None:
+        from dbt_onnx.engines.duckdb import health
+
         return health.read_sources(self._cursor, ledger)
 
     @duckdb_errors()
     def check_features(self, sources: Sources) -> None:
+        from dbt_onnx.engines.duckdb import health
+
         health.check_features(self._cursor, sources)
 
     @duckdb_errors()
     def registry(self, sources: Sources) -> Registry:
+        from dbt_onnx.engines.duckdb import health
+
         return health.read_registry(self._cursor, sources)
 
     @duckdb_errors()
     def registry_among(self, relations: Collection[TableName]) -> Registry:
+        from dbt_onnx.engines.duckdb import backfilling
+
         return backfilling.registry_among(self._cursor, relations)
 
     def answer(self, query: str) -> dict[str, Any]:
+        from dbt_onnx.engines.duckdb import health
+
         return health.read_figures(self._cursor, query)
 
     def runs(self, ledger: TableName, *, limit: int | None = None) -> list[RunRow]:
@@ -138,16 +171,24 @@ class DuckDBWarehouse:
 
     @duckdb_errors()
     def scored_clocks(self, ledger: TableName, version: RegistryEntry | None) -> set[datetime]:
+        from dbt_onnx.engines.duckdb import backfilling
+
         return backfilling.scored_clocks(self._cursor, ledger, version)
 
     @duckdb_errors()
     def count_rows(self, relation: TableName) -> int:
+        from dbt_onnx.engines.duckdb import backfilling
+
         return backfilling.count_rows(self._cursor, relation)
 
     @duckdb_errors()
     def renew_scratch(self, relations: Iterable[TableName]) -> None:
+        from dbt_onnx.engines.duckdb import backfilling
+
         backfilling.renew_scratch(self._cursor, relations)
 
     @duckdb_errors()
     def drop_scratch(self, relations: Iterable[TableName]) -> None:
+        from dbt_onnx.engines.duckdb import backfilling
+
         backfilling.drop_scratch(self._cursor, relations)

@@ -1,0 +1,79 @@
+"""What a macro asks the warehouse while dbt renders it: noted, to find out later whether it would
+render the same again. And the warehouse opened without dbt, to ask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from dbt_onnx.engines.duckdb.cursor import opening_errors
+from dbt_onnx.engines.duckdb.identifiers import literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+def open_read_only(path: str, options: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
+    """Open a database file as dbt-duckdb would. Raises WarehouseError."""
+    with opening_errors(path):
+        return duckdb.connect(path, config={**options, "access_mode": "read_only"})
+
+
+@contextmanager
+def session(
+    connection: duckdb.DuckDBPyConnection, settings: Mapping[str, Any]
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A cursor with the `settings` of a target, set as dbt-duckdb sets them."""
+    with connection.cursor() as cursor:
+        for name, value in settings.items():
+            cursor.execute(f"SET {name} = {literal(str(value))}")
+        yield cursor
+
+
+class NotingConnection:
+    """A connection that notes in `asked` what it is asked: {SQL: digest of the answer}.
+
+    The digest is empty for what can be asked only once: a statement that is no query, or has
+    parameters.
+    """
+
+    def __init__(self, raw: Any, asked: dict[str, str]) -> None:
+        self._raw = raw
+        self._asked = asked
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def cursor(self) -> NotingConnection:
+        return NotingConnection(self._raw.cursor(), self._asked)
+
+    def execute(self, sql: str, *parameters: Any) -> Any:
+        kinds = _kinds(self._raw, sql)
+        if not kinds <= {"TRANSACTION", "SET"}:
+            self._asked[sql] = ""
+            if kinds == {"SELECT"} and not parameters:
+                self._asked[sql] = _answer(self._raw, sql)
+        return self._raw.execute(sql, *parameters)
+
+
+def has_same_answers(connection: duckdb.DuckDBPyConnection, asked: Mapping[str, str]) -> bool:
+    """Whether the warehouse gives every answer that was noted."""
+    try:
+        return all(
+            answer and _kinds(connection, sql) == {"SELECT"} and _answer(connection, sql) == answer
+            for sql, answer in asked.items()
+        )
+    except duckdb.Error:
+        return False
+
+
+def _kinds(connection: Any, sql: str) -> set[str]:
+    return {statement.type.name for statement in connection.extract_statements(sql)}
+
+
+def _answer(connection: Any, sql: str) -> str:
+    return hashlib.sha256(repr(connection.execute(sql).fetchall()).encode()).hexdigest()

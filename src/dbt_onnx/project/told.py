@@ -1,0 +1,278 @@
+"""What dbt told of a project, kept so that a command need not ask again while nothing has changed.
+
+dbt needs seconds to read a project, and `status`, `runs` and `history` need little of it. That little
+is kept in a file beside a fingerprint of all that dbt reads: files, environment, options, versions.
+While the fingerprint is the same, dbt is not imported. In doubt nothing is kept, and dbt is asked.
+
+The file holds SQL that is run. So it lies in the user's cache folder and not in the project, which
+others may write to, and is read only if nobody else can have written it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dbt_onnx.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# a file that changes while dbt reads may be read before and looked at after; times of some file
+# systems are whole seconds
+SETTLED_SECONDS = 2
+_MAX_BYTES = 2**26
+_MAX_FILES = 50  # projects come and go
+_MAX_RENDERED = 8
+
+_TEXTS = {".sql", ".py", ".yml", ".yaml", ".md", ".jinja", ".jinja2", ".j2"}
+_ENV_VAR = re.compile(rb"""env_var\s*\(\s*(['"])(\w+)\1\s*[,)]""")
+_INTERNAL = {"dbt", "dbt_duckdb"}
+
+# a target with anything else, such as attached databases, is opened by dbt-duckdb alone
+_PLAIN = {"database", "schema", "path", "config_options", "settings", "plugins"}
+_NOT_OF_OPENING = {"external_root", "disable_transactions", "keep_open", "retries", "flights"}
+_UNUSED_PLUGIN = "dbt_onnx.replay_plugin"  # its function is called by a dbt test, by no command
+_SECRET = re.compile("secret|token|password|key|credential|connection|proxy", re.IGNORECASE)
+
+_TABLE = {"database": str, "schema": str, "identifier": str}
+_SHAPE = {
+    "reads": {"walked": [str], "projects": [str], "packages": [str]},
+    "fingerprint": str,
+    "path": str,
+    "config_options": {str: (str, int, float)},
+    "settings": {str: (str, int, float)},
+    "models": [{"name": str, "selector": str, "unique_id": str, "table": _TABLE}],
+    "rendered": {str: {"asked": {str: str}, "sql": str}},
+    "verified": [str],
+}
+
+
+class Asked(NamedTuple):
+    """Which project a user asks about, and how dbt is to read it."""
+
+    root: Path
+    profiles_dir: Path
+    target: str | None
+    variables: Mapping[str, Any]
+
+
+@dataclass(kw_only=True)
+class Told:
+    """The answer, as JSON has it, and the `place` of its file.
+
+    reads        the folders that dbt reads
+    fingerprint  of what is in them, and of what was asked
+    path         of the warehouse, with its `config_options` and `settings`
+    models       the scoring models
+    rendered     the SQL that dbt made of templates, with what their macros asked the warehouse
+    verified     the versions whose artifacts were found good, with the digests of their files
+    """
+
+    place: Path
+    reads: dict[str, list[str]]
+    fingerprint: str
+    path: str
+    config_options: dict[str, Any]
+    settings: dict[str, Any]
+    models: list[dict[str, Any]]
+    rendered: dict[str, dict[str, Any]] = field(default_factory=dict)
+    verified: list[str] = field(default_factory=list)
+
+    def keep_rendered(self, template: str, *, asked: dict[str, str], sql: str) -> None:
+        others = [item for item in self.rendered.items() if item[0] != template]
+        kept = {"asked": asked, "sql": sql}
+        self.rendered = dict([*others, (template, kept)][-_MAX_RENDERED:])
+        self.save()
+
+    def keep_verified(self, version: str) -> None:
+        self.verified.append(version)
+        self.save()
+
+    def save(self) -> None:
+        """Write the file, if that is possible."""
+        content = asdict(self)
+        folder = content.pop("place").parent
+        if not _fits(content, _SHAPE):
+            return
+        with suppress(OSError, ValueError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as stream:  # mode 0600
+                json.dump(content, stream)
+            Path(stream.name).replace(self.place)
+            newest = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
+            for path in newest[:-_MAX_FILES]:
+                path.unlink()
+
+
+def recall(asked: Asked) -> Told | None:
+    """What dbt told before, if it would tell the same now."""
+    place = _place(asked)
+    content = place and _read(place)
+    if not place or not content:
+        return None
+    told = Told(place=place, **content)
+    return told if told.fingerprint == _look(told.reads, asked)[0] else None
+
+
+def learn(
+    asked: Asked, config: Any, models: list[dict[str, Any]], *, began: float, before: Told | None
+) -> Told | None:
+    """Keep what dbt has told; none when it cannot be kept.
+
+    `config` is dbt's of the project, `began` the time when it began to read, and `before` what was
+    recalled.
+    """
+    place, warehouse = _place(asked), config.credentials
+    if place is None or not _is_plain(warehouse):
+        return None
+    projects = [p for name, p in config.load_dependencies().items() if name not in _INTERNAL]
+    walked = {
+        str(Path(project.project_root, folder))
+        for project in projects
+        for name, folders in vars(project).items()
+        if name.endswith("_paths") and isinstance(folders, list)
+        for folder in folders
+    }
+    reads = {
+        "walked": sorted(walked),
+        "projects": sorted(str(project.project_root) for project in projects),
+        "packages": [str(Path(config.project_root, config.packages_install_path))],
+    }
+    fingerprint, changed = _look(reads, asked)
+    if changed > began - SETTLED_SECONDS:
+        return None
+    if before is not None and before.fingerprint == fingerprint:
+        return before
+    told = Told(
+        place=place,
+        reads=reads,
+        fingerprint=fingerprint,
+        path=warehouse.path,
+        config_options=warehouse.config_options or {},
+        settings=warehouse.settings or {},
+        models=models,
+    )
+    told.save()
+    return told
+
+
+def renders_alike(manifest: Any, config: Any) -> bool:
+    """Whether the project puts no macro in the place of the package's or of dbt's, which could give
+    another text each time. `generate_schema_name` and its like are not called while rendering.
+
+    What macros depend on is not asked: dbt's partial parsing leaves it as it was.
+    """
+    given, own = set(), set()
+    for macro in manifest.macros.values():
+        name = macro.name.removeprefix("default__").removeprefix("duckdb__")
+        if macro.package_name in {"dbt_onnx", *_INTERNAL}:
+            given.add(name)
+        elif macro.package_name == config.project_name and not name.startswith("generate_"):
+            own.add(name)
+    orders = {entry["macro_namespace"] for entry in config.dispatch}
+    return not own & given and not orders & {"dbt_onnx", "dbt"}
+
+
+def _place(asked: Asked) -> Path | None:
+    """The file: one for all variables, since a clock among them may be another each day."""
+    if not hasattr(os, "geteuid"):  # Windows, which tells the owner of a file otherwise
+        return None
+    name = hashlib.sha256(repr(asked[:3]).encode()).hexdigest()[:32]
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:  # there is no home
+        return None
+    return cache / "dbt_onnx" / f"{name}.json" if cache.is_absolute() else None
+
+
+def _read(place: Path) -> dict[str, Any] | None:
+    """What is in the file; none unless it is of this user alone, and has the shape."""
+    try:
+        descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as stream:
+            status = os.fstat(descriptor)
+            is_own = status.st_uid == os.geteuid() and not status.st_mode & 0o077
+            if not is_own or not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
+                return None
+            content = json.loads(stream.read())
+        return content if _fits(content, _SHAPE) else None
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _fits(value: Any, shape: Any) -> bool:
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(_fits(item, shape[0]) for item in value)
+    if not isinstance(shape, dict):
+        return isinstance(value, shape)
+    if not isinstance(value, dict):
+        return False
+    if str in shape:
+        return all(isinstance(k, str) and _fits(v, shape[str]) for k, v in value.items())
+    return value.keys() == shape.keys() and all(_fits(value[k], shape[k]) for k in shape)
+
+
+def _is_plain(credentials: Any) -> bool:
+    """Whether the warehouse is a file and nothing more, without a secret that would be written down."""
+    given = {item.name for item in fields(credentials) if getattr(credentials, item.name)}
+    settings = {**(credentials.config_options or {}), **(credentials.settings or {})}
+    return (
+        ":" not in credentials.path
+        and given <= _PLAIN | _NOT_OF_OPENING
+        and all(p.module == _UNUSED_PLUGIN and not p.config for p in credentials.plugins or [])
+        and not any(_SECRET.search(name) for name in settings)
+    )
+
+
+def _look(reads: Mapping[str, list[str]], asked: Asked) -> tuple[str, float]:
+    """The fingerprint, and when the newest file or folder was changed."""
+    seen: list[Any] = [__version__, sys.version, os.uname()[2:], _installed(), reads, *asked[:3]]
+    seen += sorted(map(repr, asked.variables.items()))
+    changed, variables = 0.0, {name for name in os.environ if name.startswith("DBT_")}
+    for path in (*_paths(reads), asked.profiles_dir / "profiles.yml"):
+        state: Any = None
+        with suppress(OSError):
+            status = path.stat()
+            changed = max(changed, status.st_ctime)
+            state = stat.S_IFMT(status.st_mode)
+            if stat.S_ISREG(status.st_mode) and path.suffix in _TEXTS:
+                text = path.read_bytes()
+                state = hashlib.sha256(text).hexdigest()
+                names = [match[2].decode() for match in _ENV_VAR.finditer(text)]
+                # a name that is not written out may be any
+                variables.update(names if len(names) == text.count(b"env_var") else os.environ)
+            elif stat.S_ISREG(status.st_mode):
+                # a seed may be large. Its content cannot change without its `ctime`
+                state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        seen.append((str(path), state))
+    seen.append(sorted((name, os.environ.get(name)) for name in variables))
+    return hashlib.sha256(repr(seen).encode()).hexdigest(), changed
+
+
+def _paths(reads: Mapping[str, list[str]]) -> Iterator[Path]:
+    for walked in reads["walked"]:
+        for folder, below, names in os.walk(walked):  # through no links, as dbt does
+            below.sort()
+            yield from map(Path(folder).joinpath, ("", *sorted(names)))
+    for folder in filter(os.path.isdir, reads["projects"]):
+        for path in sorted(Path(folder).iterdir()):
+            if path.name == ".dbtignore" or re.fullmatch(r"[^.].*\.ya?ml", path.name):
+                yield path
+    for folder in filter(os.path.isdir, reads["packages"]):
+        yield from sorted(Path(folder).iterdir())
+
+
+def _installed() -> list[str]:
+    """Everything that is installed, with its version."""
+    folders = [Path(folder) for folder in sys.path if Path(folder).is_dir()]
+    return sorted(path.name for folder in folders for path in folder.glob("*.dist-info"))
