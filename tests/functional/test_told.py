@@ -285,13 +285,13 @@ def test_status_is_rendered_again_when_tables_change(
     finally:
         project.sql("alter table features drop column note")
     # rows are read each time, not remembered
-    project.sql("create table kept as from scores__latest")
-    project.sql("delete from scores__latest where id = 1")
+    project.sql("create table kept as from scores__current")
+    project.sql("delete from scores__current where id = 1")
     try:
         run(project, "status")
         assert json.loads(run(project, "status", "--json"))["scoring_models"][1]["missing"] == 1
     finally:
-        project.sql("insert into scores__latest from kept where id = 1")
+        project.sql("insert into scores__current from kept where id = 1")
         project.sql("drop table kept")
 
 
