@@ -146,10 +146,11 @@ def test_a_name_in_two_packages_is_asked_for_by_its_id(
 
 
 def test_another_warehouse_than_duckdb_is_refused(
-    project: ScoringProject, monkeypatch: pytest.MonkeyPatch
+    project: ScoringProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from dbt.adapters.factory import FACTORY
 
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     opened = DbtProject(project.root, profiles_dir=project.root)
     monkeypatch.setattr(opened, "invoke", lambda *_: SimpleNamespace(success=True))
     monkeypatch.setattr(FACTORY, "adapters", {"postgres": None})
@@ -158,8 +159,9 @@ def test_another_warehouse_than_duckdb_is_refused(
 
 
 def test_a_command_that_needs_dbt_says_how_to_get_it(
-    project: ScoringProject, monkeypatch: pytest.MonkeyPatch
+    project: ScoringProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setitem(sys.modules, "dbt.cli.main", None)
     done = CliRunner().invoke(main, ["runs", "--project-dir", str(project.root)])
     assert done.exit_code == 2
