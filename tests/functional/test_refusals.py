@@ -23,6 +23,7 @@ from dbt_onnx.project.dbt_project import DbtProject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 P = "ref('scores')"
 OF_SCORES = f"{P}, registry=ref('model_registry'), key=['id']"
