@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
 
-from dbt_onnx.engines.duckdb import ledger
-from dbt_onnx.engines.duckdb.identifiers import literal
+from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.errors import WarehouseError
 from dbt_onnx.kernel.native import AT_WORK
 
@@ -83,7 +82,12 @@ class Cursor:
 
     def relation_or_empty(self, table: TableName, columns: Mapping[str, str]) -> str:
         """The table, or a typed relation without rows before the first run has created it."""
-        return table.sql if self.has(table) else ledger.empty_relation(columns)
+        if self.has(table):
+            return table.sql
+        typed = ", ".join(
+            f"cast(null as {kind}) as {quote(name)}" for name, kind in columns.items()
+        )
+        return f"(select {typed} where false)"
 
     def max_rows_held(self) -> int:
         """How many rows of a table one statement can hold within DuckDB's memory limit.
@@ -108,7 +112,14 @@ class Cursor:
         return True
 
     def is_view(self, table: TableName) -> bool:
-        return bool(self.rows(ledger.find_view(table)))
+        """Whether a view has this name, in whatever case."""
+        return bool(
+            self.rows(
+                f"select 1 from duckdb_views() where database_name = {literal(table.database)} "
+                f"and schema_name = {literal(table.schema)} "
+                f"and lower(view_name) = lower({literal(table.identifier)})"
+            )
+        )
 
 
 @contextmanager

@@ -116,6 +116,11 @@ def hashable(column: str, sql_type: str) -> str:
     return _by_bytes(column, element, lists)
 
 
+def hashable_columns(columns: Mapping[str, str]) -> str:
+    """The same of several columns, {name: SQL type}."""
+    return ", ".join(hashable(quote(name), kind) for name, kind in columns.items())
+
+
 def _by_bytes(value: str, element: str, lists: str) -> str:
     if lists == "" or element not in {"VARCHAR", "JSON"}:
         return by_bytes(value, element + lists)

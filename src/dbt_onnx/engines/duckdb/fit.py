@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dbt_onnx.engines.duckdb.inputs import RUN_COLUMN
-from dbt_onnx.engines.duckdb.ledger import LedgerShape
+from dbt_onnx.engines.duckdb.ledger import RUN, LedgerShape
 from dbt_onnx.engines.duckdb.writing import output_types
 from dbt_onnx.errors import ConfigError, ContractError
 
@@ -32,7 +31,7 @@ def check_fit(
     features.check_columns(key=asked.key, as_of=asked.as_of)
     features.check_collation(cursor, key=asked.key)
     features.check_contract(cursor, artifact.contract, model=model)
-    taken = [n for n in artifact.contract.feature_names if n.casefold() == RUN_COLUMN]
+    taken = [n for n in artifact.contract.feature_names if n.casefold() == RUN]
     if taken and asked.keep_inputs is not False:
         raise ConfigError(
             f"feature {taken[0]!r} of '{model}' has the name of a column of the kept inputs",
