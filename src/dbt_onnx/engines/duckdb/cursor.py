@@ -140,7 +140,7 @@ def duckdb_errors() -> Iterator[None]:
     except duckdb.InterruptException as error:
         raise KeyboardInterrupt from error
     except duckdb.Error as error:
-        said = _said(error)
+        said = said_by(error)
         if "Connection already closed" in said:
             raise WarehouseError(
                 "the connection was closed during the run, as dbt does when it is interrupted",
@@ -222,12 +222,13 @@ def opening_errors(path: str | None = None) -> Iterator[None]:
         yield
     except duckdb.Error as error:
         if path is not None:
-            raise _cannot_open(path, _said(error)) from error
+            raise _cannot_open(path, said_by(error)) from error
         raise WarehouseError(
-            f"what the model reads cannot be opened: {_said(error)}",
+            f"what the model reads cannot be opened: {said_by(error)}",
             hint="build what is upstream first: `dbt build -s +MODEL`",
         ) from error
 
 
-def _said(error: Exception) -> str:
+def said_by(error: Exception) -> str:
+    """What DuckDB says, in one line and without the statement."""
     return " ".join(str(error).partition("\nLINE ")[0].split())

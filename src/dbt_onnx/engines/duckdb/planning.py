@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.features import FeatureRelation
     from dbt_onnx.engines.duckdb.runs import RunRecord
     from dbt_onnx.engines.duckdb.tables import ScoringTables
+    from dbt_onnx.runs.history import RunRow
     from dbt_onnx.runs.run import ScoringRun
 
 _TICK = timedelta(microseconds=1)
@@ -271,6 +272,12 @@ def features_hash_function(cursor: Cursor, precisions: Mapping[str, str]) -> str
     """
     digits = {precision for precision in precisions.values() if precision.endswith("digits")}
     return "/".join(("duckdb.hash", f"{cursor.rows(_HASH_PROBE)[0][0]:016x}", "2", *sorted(digits)))
+
+
+def hashes_as_then(cursor: Cursor, run: RunRow) -> bool:
+    """Whether features are hashed here as they were in a run."""
+    precisions = dict(zip(run.features or [], run.feature_precisions or [], strict=False))
+    return bool(run.features_hash_function == features_hash_function(cursor, precisions))
 
 
 def _interval(period: timedelta | None) -> str | None:

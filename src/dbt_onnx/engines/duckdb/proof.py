@@ -26,7 +26,7 @@ from dbt_onnx.engines.duckdb.ledger import (
     last_number,
     select_ledger,
 )
-from dbt_onnx.engines.duckdb.planning import features_hash_function
+from dbt_onnx.engines.duckdb.planning import hashes_as_then
 from dbt_onnx.engines.duckdb.runs import read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.runs.chain import faults_of_chain
@@ -270,10 +270,9 @@ def fingerprints(
     columns = cursor.columns_of(tables.current.sql)
     alike = defaultdict(list)
     for run in runs:
-        if run.status == "success" and run.ledger_fingerprint is not None:
-            precisions = dict(zip(run.features or [], run.feature_precisions or [], strict=False))
-            if run.features_hash_function == features_hash_function(cursor, precisions):
-                alike[tuple(run.key_columns), tuple(run.output_columns)].append(run.run_no)
+        is_sealed = run.status == "success" and run.ledger_fingerprint is not None
+        if is_sealed and hashes_as_then(cursor, run):
+            alike[tuple(run.key_columns), tuple(run.output_columns)].append(run.run_no)
     found: dict[int, int] = {}
     for (key, outputs), numbers in alike.items():
         number = fingerprint_of_rows(

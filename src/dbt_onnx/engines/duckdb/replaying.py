@@ -10,7 +10,7 @@ from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.identifiers import compared_key, quote, same_key
 from dbt_onnx.engines.duckdb.kept_run import check_inputs, kept_features, read_run, rows_of_run
 from dbt_onnx.engines.duckdb.ledger import key_types
-from dbt_onnx.engines.duckdb.planning import features_hash_function
+from dbt_onnx.engines.duckdb.planning import hashes_as_then
 from dbt_onnx.engines.duckdb.proof import erased_of_runs, faults_of_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ArtifactError, ContractError, RegistryError
@@ -54,9 +54,7 @@ def replay_run(
         tables.check_names(cursor)
         run = read_run(cursor, tables, run_id)
         replay = Replay(run_id=run_id, model=str(run.model), rows_kept=run.rows_inputs_kept)
-        same_hash = run.features_hash_function == features_hash_function(
-            cursor, dict(zip(run.features or [], run.feature_precisions or [], strict=False))
-        )
+        same_hash = hashes_as_then(cursor, run)
         if not same_hash:
             replay.notes.append(
                 f"the features were hashed by {run.features_hash_function}, which this warehouse no "

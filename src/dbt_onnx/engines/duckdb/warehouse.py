@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from dbt_onnx.runs.request import Asked, RunSettings, ScoringRequest
     from dbt_onnx.runs.run import RunSummary
 
-OUTCOME_VARIABLE = "dbt_onnx_outcome"
-
 
 class DuckDBWarehouse:
     """A DuckDB database on a connection of its Python client."""
@@ -75,7 +73,7 @@ class DuckDBWarehouse:
         )
 
     def leave_outcome(self, outcome: str) -> None:
-        self._cursor.execute(f"set variable {OUTCOME_VARIABLE} = $outcome", {"outcome": outcome})
+        self._cursor.execute("set variable dbt_onnx_outcome = $outcome", {"outcome": outcome})
 
     @duckdb_errors()
     def examine(self, ledger: TableName, asked: Asked, artifact: Artifact) -> CurrentFeatures:
@@ -177,9 +175,8 @@ class DuckDBWarehouse:
 
     @duckdb_errors()
     def count_rows(self, relation: TableName) -> int:
-        from dbt_onnx.engines.duckdb import backfilling
-
-        return backfilling.count_rows(self._cursor, relation)
+        [(count,)] = self._cursor.rows(f"select count(*) from {relation.sql}")
+        return int(count)
 
     @duckdb_errors()
     def renew_scratch(self, relations: Iterable[TableName]) -> None:
