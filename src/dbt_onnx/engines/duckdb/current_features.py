@@ -43,10 +43,7 @@ def open_features(reader: Cursor, relation: Upstream) -> duckdb.DuckDBPyRelation
 
 @dataclass(frozen=True, kw_only=True)
 class CurrentFeatures:
-    """The feature relation of a scoring model, and how many rows it has now.
-
-    `rejected` are those that every version rejects, by reason: they have no key, or no moment.
-    """
+    """The feature relation of a scoring model, and how many rows it has now, see `base.CurrentFeatures`."""
 
     reader: Cursor
     relation: FeatureRelation
@@ -79,7 +76,6 @@ class CurrentFeatures:
 
     @duckdb_errors()
     def check_contract(self, artifact: Artifact) -> None:
-        """Raise ContractError when the model cannot read these columns."""
         self.relation.check_contract(self.reader, artifact.contract, model=str(artifact.model))
 
     @duckdb_errors()

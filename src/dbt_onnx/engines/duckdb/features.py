@@ -159,11 +159,10 @@ class FeatureRelation:
 
     def check_keys(self, reader: Cursor, *, key: Sequence[str]) -> None:
         """Raise DataError when a key occurs twice."""
-        if self._has_unique_keys(reader, {name: self.columns[name] for name in key}):
+        types = {name: self.columns[name] for name in key}
+        if self._has_unique_keys(reader, types):
             return
-        repeated = reader.rows(
-            plan.duplicate_keys(self.sql, {name: self.columns[name] for name in key})
-        )
+        repeated = reader.rows(plan.duplicate_keys(self.sql, types))
         if repeated:
             examples = "; ".join(
                 f"{dict(zip(key, row[:-1], strict=True))} {row[-1]} times" for row in repeated

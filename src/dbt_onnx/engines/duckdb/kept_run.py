@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb import inputs
-from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.feature_types import features_hash
+from dbt_onnx.engines.duckdb.history import read_runs
 from dbt_onnx.engines.duckdb.identifiers import compared, not_null, quote, same_key
 from dbt_onnx.engines.duckdb.ledger import CURRENT_TYPES, REJECTED, RUN, key_types
 from dbt_onnx.engines.duckdb.proof import erased_of_runs
 from dbt_onnx.engines.duckdb.runs import read_run_rows
-from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError
 from dbt_onnx.runs.replay import Finding, Replay, key_text
 
@@ -21,14 +20,14 @@ if TYPE_CHECKING:
     import duckdb
 
     from dbt_onnx.engines.base import TableName
+    from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.runs.history import RunRow
 
 
 def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> list[str]:
     """The ids of a scoring model's runs whose inputs are kept, newest first."""
-    tables = ScoringTables(name)
-    with Cursor(connection.cursor()) as cursor, duckdb_errors():
-        runs = read_run_rows(cursor, tables)
+    runs = read_runs(connection, name)
     return [run.run_id for run in runs if run.status == "success" and run.rows_inputs_kept]
 
 

@@ -5,18 +5,20 @@ What a question needs is imported when it is asked: `status` and `runs` ask litt
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import duckdb
 
 from dbt_onnx.engines.duckdb import asked
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, opening_errors
+from dbt_onnx.engines.duckdb.identifiers import literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
     from pathlib import Path
-
-    import duckdb
 
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import Registry, RegistryEntry
@@ -40,11 +42,17 @@ class DuckDBWarehouse:
 
     @staticmethod
     def open_again(path: str, options: Mapping[str, Any], /) -> Any:
-        return asked.open_read_only(path, options)
+        with opening_errors(path):
+            return duckdb.connect(path, config={**options, "access_mode": "read_only"})
 
     @staticmethod
-    def session(connection: Any, settings: Mapping[str, Any], /) -> AbstractContextManager[Any]:
-        return asked.session(connection, settings)
+    @contextmanager
+    def session(connection: Any, settings: Mapping[str, Any], /) -> Iterator[Any]:
+        with connection.cursor() as cursor:
+            for name, value in settings.items():
+                # as dbt-duckdb sets them
+                cursor.execute(f"SET {name} = {literal(str(value))}")
+            yield cursor
 
     @staticmethod
     def noting(connection: Any, noted: dict[str, str], /) -> Any:
