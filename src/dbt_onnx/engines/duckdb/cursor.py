@@ -48,6 +48,14 @@ class Cursor:
         """
         return self.raw.execute(sql, self._bound(sql, parameters)).fetchall()
 
+    def records(
+        self, sql: str, parameters: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """The same rows, by column name."""
+        rows = self.rows(sql, parameters)
+        names = [column[0] for column in self.raw.description or []]
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
     def stream(self, sql: str, parameters: Mapping[str, Any], *, batch_rows: int) -> Any:
         """A `pyarrow.RecordBatchReader`. It ends when this cursor runs another statement."""
         relation = self.raw.sql(sql, params=self._bound(sql, parameters))

@@ -111,9 +111,7 @@ class DuckDBEngine:
             registry = Registry.from_seeds(seeds[name] for name in nearest)
             if registry is not None:
                 return registry
-        columns = self.reader.columns_of(f"({sql}) as registry")
-        rows = [dict(zip(columns, row, strict=True)) for row in self.reader.rows(sql)]
-        return Registry.from_rows(rows, where=relation_name(relation))
+        return Registry.from_rows(self.reader.records(sql), where=relation_name(relation))
 
     def features(self, relation: Any) -> FeatureRelation:
         return FeatureRelation.open(self.reader, relation)

@@ -92,14 +92,13 @@ def check_features(cursor: Cursor, sources: Sources) -> None:
 def read_figures(cursor: Cursor, sql: str) -> dict[str, Any]:
     """The one row of a query, by column. Raises WarehouseError when DuckDB cannot run it."""
     try:
-        columns = cursor.columns_of(f"({sql})")
-        (row,) = cursor.rows(sql)
+        [figures] = cursor.records(sql)
     except duckdb.Error as error:
         raise WarehouseError(
             f"the warehouse cannot answer: {said_by(error)}",
             hint="a table was dropped or altered: `dbt build` makes what is missing",
         ) from error
-    return dict(zip(columns, row, strict=True))
+    return figures
 
 
 def _relation(cursor: Cursor, name: str | None, *, beside: TableName) -> TableName | None:

@@ -129,9 +129,8 @@ class _Look:
         self.features.check_keys(self.reader, key=list(self.question.shape.key))
 
     def summarize(self, planned: str) -> PlanSummary:
-        row = self.rows(plan.summarize(self.question, planned))[0]
-        names = [description[0] for description in self.reader.raw.description or []]
-        return PlanSummary.from_row(dict(zip(names, row, strict=True)))
+        [totals] = self.reader.records(plan.summarize(self.question, planned), self.parameters)
+        return PlanSummary.from_row(totals)
 
     def refuse_doubled(self, planned: str) -> None:
         """Raise WarehouseError when an entity is planned more than once, though its key is unique."""

@@ -188,12 +188,12 @@ def read_run_rows(cursor: Cursor, tables: ScoringTables) -> list[RunRow]:
     # the run table of an older dbt_onnx lacks columns until the next run
     there = cursor.columns_of(tables.runs.sql)
     columns = [quote(name) if name in there else f"null as {quote(name)}" for name in RUNS_TYPES]
-    rows = cursor.rows(
+    rows = cursor.records(
         f"select {', '.join(columns)} from {tables.runs.sql} where scoring_model = $scoring_model "
         f"order by {RUN} desc",
         {"scoring_model": tables.ledger.identifier},
     )
-    return [RunRow(values=dict(zip(RUNS_TYPES, row, strict=True))) for row in rows]
+    return [RunRow(values=row) for row in rows]
 
 
 def last_account(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:

@@ -54,7 +54,7 @@ def append_predictions(
     kept. Returns the reasons of rejections, in the order of their numbers. What the stream raises is
     raised here as it was.
     """
-    reasons = _Reasons()
+    reasons: list[str] = []
     rows = reader.stream(
         plan.select_rows(planned.rows.question, planned.rows.sql),
         planned.rows.parameters,
@@ -62,36 +62,25 @@ def append_predictions(
     )
     try:
         batches = rows if fed is None else fed.passing(rows, columns=_kept_columns(rows.schema))
-        schema = reasons.numbered_schema(scores.schema_for(rows.schema))
-        _insert(writer, tables, planned, reasons.numbered(scores(batches)), schema=schema)
+        schema = scores.schema_for(rows.schema)
+        number = pa.field(_REASON, pa.uint16())
+        schema = schema.set(schema.get_field_index(_REASON), number)
+        _insert(writer, tables, planned, _numbered(scores(batches), reasons), schema=schema)
     finally:
         # an unfinished stream would keep the reader from ending its transaction
         rows.close()
-    return reasons.texts
+    return reasons
 
 
-class _Reasons:
-    """The reasons of rejections, `texts`, which a run's rows name by number, from 1."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def numbered_schema(self, schema: pa.Schema) -> pa.Schema:
-        position = schema.get_field_index(_REASON)
-        return schema.set(position, pa.field(_REASON, pa.uint16()))
-
-    def numbered(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """The batches, with the number of each reason in its place."""
-        for batch in batches:
-            found = batch.column(_REASON).dictionary_encode()
-            numbers = [self._number(text) for text in found.dictionary.to_pylist()]
-            column = pa.array(numbers, pa.uint16()).take(found.indices)
-            yield batch.set_column(batch.schema.get_field_index(_REASON), _REASON, column)
-
-    def _number(self, text: str) -> int:
-        if text not in self.texts:
-            self.texts.append(text)
-        return self.texts.index(text) + 1
+def _numbered(batches: Iterator[pa.RecordBatch], reasons: list[str]) -> Iterator[pa.RecordBatch]:
+    """The batches, with each reason's number in its place, from 1; `reasons` gets those that are new."""
+    for batch in batches:
+        found = batch.column(_REASON).dictionary_encode()
+        texts = found.dictionary.to_pylist()
+        reasons += [text for text in texts if text not in reasons]
+        numbers = pa.array([reasons.index(text) + 1 for text in texts], pa.uint16())
+        position = batch.schema.get_field_index(_REASON)
+        yield batch.set_column(position, _REASON, numbers.take(found.indices))
 
 
 def _kept_columns(schema: pa.Schema) -> list[str]:
