@@ -56,12 +56,11 @@ def _check_key(cursor: Cursor, asked: Asked, tables: ScoringTables) -> None:
     """Raise ConfigError when the existing ledger was written with another key."""
     if not (cursor.has(tables.current) and cursor.has(tables.runs)):
         return
-    found = cursor.rows(
+    [(known,)] = cursor.rows(
         f"select arg_max(key_columns, scored_at) from {tables.runs.sql} "
         "where scoring_model = $scoring_model and status = 'success' and scope <> 'empty'",
         {"scoring_model": tables.ledger.identifier},
     )
-    [(known,)] = found
     if known is not None and known != list(asked.key):
         raise ConfigError(
             f"key is {list(asked.key)}; {tables.ledger} was written with key {known}",

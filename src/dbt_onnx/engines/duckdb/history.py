@@ -107,15 +107,13 @@ def is_entity(
 def key_of(cursor: Cursor, tables: ScoringTables) -> list[str]:
     """The key columns as the ledger spells them. Raises ConfigError when there is no ledger yet."""
     tables.check_runs(cursor)
-    found = (
-        cursor.rows(
+    found = []
+    if cursor.has(tables.runs) and cursor.has(tables.current):
+        found = cursor.rows(
             f"select key_columns from {tables.runs.sql} where scoring_model = $scoring_model "
             "and status = 'success' and key_columns is not null order by started_at desc nulls last limit 1",
             {"scoring_model": tables.ledger.identifier},
         )
-        if cursor.has(tables.runs) and cursor.has(tables.current)
-        else []
-    )
     if not found:
         raise ConfigError(
             f"{tables.ledger} has no prediction yet: no run of it has succeeded",
