@@ -186,10 +186,8 @@ row_number() over (
 
 
 {% macro _is_of_type(column, columns, pattern) -%}
-    {%- for found in columns or [] if found['name'] | lower == column | lower -%}
-        {{ return(modules.re.fullmatch(pattern, found['type']) is not none) }}
-    {%- endfor -%}
-    {{ return(true) }}
+    {%- set type = dbt_onnx._type_of(column, columns) -%}
+    {{ return(type is none or modules.re.fullmatch(pattern, type) is not none) }}
 {%- endmacro %}
 
 
@@ -211,10 +209,12 @@ row_number() over (
 {%- endmacro %}
 
 
+{#- The type of a column, none if there is no such column or no such relation. -#}
 {% macro _type_of(column, columns) -%}
-    {%- for found in columns if found['name'] | lower == column | lower -%}
+    {%- for found in columns or [] if found['name'] | lower == column | lower -%}
         {{ return(found['type']) }}
     {%- endfor -%}
+    {{ return(none) }}
 {%- endmacro %}
 
 

@@ -6,8 +6,10 @@
 -#}
 {% macro _compared(
     macro, champion, challenger, key, column, about, champion_version, challenger_version,
-    taken, numbers_only=false, faults=none
+    also_taken, numbers_only=false, faults=none
 ) -%}
+    {%- set taken = ['champion', 'challenger', 'champion_model', 'challenger_model', 'champion_value',
+        'challenger_value', 'champion_as_of', 'challenger_as_of'] + also_taken -%}
     {%- set faults = (faults or [])
         + dbt_onnx._faults_of_predictions(champion, 'champion')
         + dbt_onnx._faults_of_predictions(challenger, 'challenger')

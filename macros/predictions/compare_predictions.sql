@@ -47,11 +47,7 @@
 {%- endif -%}
 {%- set histories = dbt_onnx._compared(
     'compare_predictions', champion, challenger, key, column, about, champion_version, challenger_version,
-    taken=[
-        'champion', 'challenger', 'champion_model', 'challenger_model', 'champion_value', 'challenger_value',
-        'champion_as_of', 'challenger_as_of', 'champion_rank', 'challenger_rank',
-    ],
-    numbers_only=threshold is not none, faults=faults,
+    also_taken=['champion_rank', 'challenger_rank'], numbers_only=threshold is not none, faults=faults,
 ) -%}
 {%- set are_numbers = dbt_onnx._holds_numbers(column, histories[0]['columns'] or histories[1]['columns']) %}
 

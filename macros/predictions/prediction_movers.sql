@@ -34,11 +34,7 @@
 {%- endif -%}
 {%- set histories = dbt_onnx._compared(
     'prediction_movers', champion, challenger, key, column, about, champion_version, challenger_version,
-    taken=[
-        'moment', 'champion', 'challenger', 'champion_model', 'challenger_model', 'champion_value',
-        'challenger_value', 'difference', 'champion_as_of', 'challenger_as_of',
-    ],
-    numbers_only=true, faults=faults,
+    also_taken=['moment', 'difference'], numbers_only=true, faults=faults,
 ) -%}
 {%- set columns = dbt_onnx._columns(dbt_onnx._key(key)) %}
 

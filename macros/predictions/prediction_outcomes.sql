@@ -46,7 +46,7 @@
 {%- set history = dbt_onnx._judged(
     'prediction_outcomes', predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version
 ) -%}
-{%- set precision = '1.1920928955078125e-07' if dbt_onnx._type_of(column, history['columns'] or []) == 'FLOAT'
+{%- set precision = '1.1920928955078125e-07' if dbt_onnx._type_of(column, history['columns']) == 'FLOAT'
     else '2.220446049250313e-16' -%}
 
 {{ dbt_onnx._judged_predictions_ctes(

@@ -36,16 +36,15 @@
 
 {% macro _faults_of_key(key, taken=none) -%}
     {%- set faults = [] -%}
-    {%- set names = key -%}
-    {%- if names is string or names is mapping or names is not iterable or names | length == 0 -%}
+    {%- if key is string or key is mapping or key is not iterable or key | length == 0 -%}
         {%- do faults.append("key is missing; it takes a list of column names, such as ['customer_id']"
             if key is undefined else "key must be a list of column names; got "
                 ~ (("'" ~ key ~ "'") if key is string else key | tojson)) -%}
     {%- else -%}
-        {%- for name in names if name is not string or not name -%}
+        {%- for name in key if name is not string or not name -%}
             {%- do faults.append("key has " ~ (name | tojson) ~ ", which is not a column name") -%}
         {%- endfor -%}
-        {%- for name in names if name is string and name | lower in (taken or []) -%}
+        {%- for name in key if name is string and name | lower in (taken or []) -%}
             {%- do faults.append("key column '" ~ name ~ "' has the name of a column that is returned beside it."
                 ~ " Hint: rename it in the features") -%}
         {%- endfor -%}

@@ -106,11 +106,11 @@ def age_text(age: timedelta) -> str:
 
 def _problems_of_runs(figures: Mapping[str, Any]) -> Iterator[Problem]:
     status, error = figures["last_run_status"], figures["last_run_error"]
-    when = (
-        f"the last run ({figures['last_run_id']}, {figures['last_run_at']:%Y-%m-%d %H:%M} UTC)"
-        if (status)
-        else ""
-    )
+    when = ""
+    if status:
+        when = (
+            f"the last run ({figures['last_run_id']}, {figures['last_run_at']:%Y-%m-%d %H:%M} UTC)"
+        )
     if status == "error":
         said = " ".join((error or "it left no message").split())
         yield Problem(kind="run_failed", message=f"{when} failed: {said}")

@@ -116,10 +116,6 @@ class PlanSummary:
     def rows_to_score(self) -> int:
         return sum(self.per_reason.values())
 
-    @property
-    def rows_unchanged(self) -> int:
-        return self.rows_in - self.rows_to_score
-
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dbt_onnx.artifacts.sample import TOLERANCE
 from dbt_onnx.kernel.contract import CARRIED_PREFIX, KEY_PREFIX
 
 if TYPE_CHECKING:
@@ -88,14 +89,13 @@ def compare_batch(
     *,
     key: Sequence[str],
     columns: Sequence[str],
-    tolerance: float,
-    scales: Mapping[str, Any] | None = None,
+    scales: Mapping[str, Any],
 ) -> None:
     """Compare a batch of new predictions with the old ones in it, and add the result to `replay`.
 
     For each name in `columns` the batch has the new prediction, and `__dbt_onnx_said_<i>` with the one
     in the ledger. Status and reason follow in the same way. Numbers are within tolerance when they
-    differ by at most `tolerance`, as a share of the number or of the column's scale, whichever is
+    differ by at most TOLERANCE, as a share of the number or of the column's scale, whichever is
     larger. A column that `scales` does not name has the scale 1. All else is equal or different.
     """
     names = [*columns, *COMPARED_STAMPS]
@@ -104,8 +104,7 @@ def compare_batch(
         said, now = batch.column(f"{SAID_PREFIX}{i}"), batch.column(name)
         if name == "rejected_reason":
             said, now = _without_message(said), _without_message(now)
-        scale = (scales or {}).get(name, 1.0)
-        verdicts[name] = verdicts_on(said, now, tolerance, scale=scale)
+        verdicts[name] = verdicts_on(said, now, TOLERANCE, scale=scales.get(name, 1.0))
     worst = np.max(list(verdicts.values()), axis=0)
     counts = np.bincount(worst, minlength=3)
     replay.identical += int(counts[IDENTICAL])

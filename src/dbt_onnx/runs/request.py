@@ -143,27 +143,23 @@ def parse_period(name: str, value: object) -> tuple[timedelta | None, list[str]]
     """`{"count": 7, "period": "day"}` -> seven days, and the faults found on the way."""
     if value is None:
         return None, []
-    count = value.get("count") if isinstance(value, Mapping) else None
-    period = value.get("period") if isinstance(value, Mapping) else None
-    well_formed = (
-        isinstance(value, Mapping)
-        and set(value) == {"count", "period"}
-        and isinstance(count, int)
-        and not isinstance(count, bool)
-        and 0 < count <= _MOST_PERIODS
-        and isinstance(period, str)
-        and period in PERIODS
-    )
-    if not well_formed:
-        allowed = ", ".join(PERIODS)
-        return None, [
-            (
-                f"{name} must be {{'count': a whole number from 1 to {_MOST_PERIODS:,}, "
-                f"'period': one of {allowed}}}; got {value!r}"
-            )
-        ]
-    assert isinstance(count, int)
-    return count * PERIODS[str(period)], []
+    if isinstance(value, Mapping) and set(value) == {"count", "period"}:
+        count, period = value["count"], value["period"]
+        is_whole = isinstance(count, int) and not isinstance(count, bool)
+        if (
+            is_whole
+            and 0 < count <= _MOST_PERIODS
+            and isinstance(period, str)
+            and period in PERIODS
+        ):
+            return count * PERIODS[period], []
+    allowed = ", ".join(PERIODS)
+    return None, [
+        (
+            f"{name} must be {{'count': a whole number from 1 to {_MOST_PERIODS:,}, "
+            f"'period': one of {allowed}}}; got {value!r}"
+        )
+    ]
 
 
 def _parse_keep_inputs(value: object) -> tuple[timedelta | bool, list[str]]:

@@ -7,7 +7,7 @@ an `Engine`; what is decided before any row is looked at is a `ScoringRun`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dbt_onnx.artifacts.artifact import Artifact, load_artifact
 from dbt_onnx.artifacts.registry import CARD_COLUMN, ModelVersion, Registry, parse_spec
@@ -110,11 +110,6 @@ class Engine(Protocol):
     """What a run needs of a warehouse. Errors are DbtOnnxErrors; nothing is written but by `write`
     and `close`, and by `recorded` into the run row.
     """
-
-    has_atomic_tables: ClassVar[bool]
-    """Whether one transaction writes several tables."""
-    has_snapshot_reads: ClassVar[bool]
-    """Whether what `plan` has read is what `write` reads."""
 
     def recorded(self, settings: RunSettings) -> AbstractContextManager[None]:
         """Open the run row; close it as `error` when what is within fails."""

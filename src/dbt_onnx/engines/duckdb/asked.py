@@ -1,37 +1,16 @@
 """What a macro asks the warehouse while dbt renders it: noted, to find out later whether it would
-render the same again. And the warehouse opened without dbt, to ask.
+render the same again.
 """
 
 from __future__ import annotations
 
 import hashlib
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from dbt_onnx.engines.duckdb.cursor import opening_errors
-from dbt_onnx.engines.duckdb.identifiers import literal
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-
-def open_read_only(path: str, options: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
-    """Open a database file as dbt-duckdb would. Raises WarehouseError."""
-    with opening_errors(path):
-        return duckdb.connect(path, config={**options, "access_mode": "read_only"})
-
-
-@contextmanager
-def session(
-    connection: duckdb.DuckDBPyConnection, settings: Mapping[str, Any]
-) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A cursor with the `settings` of a target, set as dbt-duckdb sets them."""
-    with connection.cursor() as cursor:
-        for name, value in settings.items():
-            cursor.execute(f"SET {name} = {literal(str(value))}")
-        yield cursor
+    from collections.abc import Mapping
 
 
 class NotingConnection:

@@ -48,12 +48,6 @@ def drop_scratch(cursor: Cursor, relations: Iterable[TableName]) -> None:
             _drop(cursor, schema)
 
 
-def count_rows(cursor: Cursor, relation: TableName) -> int:
-    """The rows of a relation."""
-    count: int = cursor.rows(f"select count(*) from {relation.sql}")[0][0]
-    return count
-
-
 def scored_clocks(
     cursor: Cursor, ledger: TableName, version: RegistryEntry | None
 ) -> set[datetime]:

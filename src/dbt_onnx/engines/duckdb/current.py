@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dbt_onnx.engines.duckdb.identifiers import compared, literal, quote
+from dbt_onnx.engines.duckdb.identifiers import compared, compared_key, literal, not_null, quote
 from dbt_onnx.engines.duckdb.ledger import REJECTED, ROW_TYPES, RUN
 from dbt_onnx.runs.plan import SCORE_REASONS
 
@@ -16,32 +16,14 @@ if TYPE_CHECKING:
 
     from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.ledger import LedgerShape, LedgerTables
+    from dbt_onnx.engines.duckdb.plan import Question
 
 SCORED = "temp.main.__dbt_onnx_scored"
 
 
-def is_of_version(runs: str, *, alone: bool, of: str = "") -> str:
-    """SQL of whether a row is by a model version; always, where there is no other.
-    Parameters: $model_name, $model_version.
-    """
-    if alone:
-        return "true"
-    prefix = f"{of}." if of else ""
-    return (
-        f"{prefix}{RUN} in (select {RUN} from {runs} "
-        "where model_name = $model_name and model_version = $model_version)"
-    )
-
-
-def key_columns(key: Mapping[str, str], *, of: str | None = None) -> str:
-    """The key as one value that is compared with another, `(a, b)`."""
-    return f"({', '.join(compared(name, kind, of=of) for name, kind in key.items())})"
-
-
-def keys_of(relation: str, key: Mapping[str, str], *, where: str = "true") -> str:
+def keys_of(relation: str, key: Mapping[str, str], *, where: str) -> str:
     """The keys of some rows as a query, for IN."""
-    columns = ", ".join(compared(name, kind) for name, kind in key.items())
-    return f"(select {columns} from {relation} where {where})"
+    return f"(select {compared_key(key)} from {relation} where {where})"
 
 
 def select_scored(shape: LedgerShape, *, stream: str) -> str:
@@ -75,104 +57,93 @@ def insert_rows(table: TableName, columns: Iterable[str], *, rows: str, where: s
 
 def is_current(key: Mapping[str, str]) -> str:
     """SQL of whether a row in `SCORED` becomes current: a late row, or one without a key, does not."""
-    return " and ".join(("not is_late", *(f"{quote(name)} is not null" for name in key)))
+    return f"not is_late and {not_null(key)}"
 
 
-def supersede(
-    tables: LedgerTables, shape: LedgerShape, *, is_of_version: str, rewrites: bool
-) -> Sequence[str]:
+def supersede(tables: LedgerTables, question: Question, *, rewrites: bool) -> Sequence[str]:
     """Move the current rows that those in `SCORED` supersede to history. A score supersedes the score
     before and a rejection since; a rejection supersedes only another one.
 
     `rewrites`: current is written anew, in bounded memory; a DELETE holds the transaction of each row
-    next to one that goes. Parameters: those of `is_of_version`.
+    next to one that goes. Parameters of this and the others: $model_name, $model_version.
     """
-    key = key_columns(shape.key)
-    becomes_current = is_current(shape.key)
-    scored = keys_of(SCORED, shape.key, where=f"{becomes_current} and {REJECTED} is null")
+    key, current = question.shape.key, tables.current.sql
+    becomes_current = is_current(key)
+    scored = keys_of(SCORED, key, where=f"{becomes_current} and {REJECTED} is null")
     superseded = (
-        f"{key} in {keys_of(SCORED, shape.key, where=becomes_current)} and {is_of_version} "
-        f"and ({REJECTED} is not null or {key} in {scored})"
+        f"({compared_key(key)}) in {keys_of(SCORED, key, where=becomes_current)} "
+        f"and {question.is_of_version()} "
+        f"and ({REJECTED} is not null or ({compared_key(key)}) in {scored})"
     )
-    columns = ", ".join(map(quote, shape.row_columns))
+    columns = ", ".join(map(quote, question.shape.row_columns))
     remove = (
-        f"delete from {tables.current.sql} where {superseded}"
-        if not rewrites
-        else f"create or replace table {tables.current.sql} as "
-        f"select * from {tables.current.sql} where not ({superseded})"
+        f"create or replace table {current} as select * from {current} where not ({superseded})"
+        if rewrites
+        else f"delete from {current} where {superseded}"
     )
     move = (
         f"insert into {tables.history.sql} ({columns}, is_late) "
-        f"select {columns}, false from {tables.current.sql} where {superseded}"
+        f"select {columns}, false from {current} where {superseded}"
     )
     return move, remove
 
 
-def confirm_rows(
-    current: TableName, shape: LedgerShape, *, rows_sql: str, is_of_version: str
-) -> str:
+def confirm_rows(current: TableName, question: Question, *, rows_sql: str) -> str:
     """Unchanged rows that came with a newer moment of their own. `rows_sql` gives their keys, as
-    `__dbt_onnx_key_0`, ..., and `__dbt_onnx_as_of`. Parameters: those of `is_of_version`.
+    `__dbt_onnx_key_0`, ..., and `__dbt_onnx_as_of`.
     """
     same = " and ".join(
         f'confirmed."__dbt_onnx_key_{i}" = {compared(name, kind, of="current")}'
-        for i, (name, kind) in enumerate(shape.key.items())
+        for i, (name, kind) in enumerate(question.shape.key.items())
     )
     return f"""
         update {current.sql} as current set confirmed_as_of = confirmed."__dbt_onnx_as_of"
         from ({rows_sql}) as confirmed
-        where {same} and {is_of_version} and current.{REJECTED} is null"""
+        where {same} and {question.is_of_version()} and current.{REJECTED} is null"""
 
 
-def confirm_present(current: TableName, shape: LedgerShape, *, is_of_version: str) -> str:
+def confirm_present(current: TableName, question: Question) -> str:
     """The same where all rows of a full run are about one moment: no join finds them, 10 million in
-    0.3 s instead of 3.6 s. Parameters: $run_as_of, and those of `is_of_version`.
+    0.3 s instead of 3.6 s. Parameter: $run_as_of.
     """
-    rejected = keys_of(current.sql, shape.key, where=f"{REJECTED} is not null and {is_of_version}")
+    key, is_of_version = question.shape.key, question.is_of_version()
+    rejected = keys_of(current.sql, key, where=f"{REJECTED} is not null and {is_of_version}")
     return f"""
         update {current.sql} set confirmed_as_of = $run_as_of
         where {is_of_version} and {REJECTED} is null and last_seen_as_of is null
             and greatest(as_of, confirmed_as_of) < $run_as_of
-            and {key_columns(shape.key)} not in {rejected}"""
+            and ({compared_key(key)}) not in {rejected}"""
 
 
-def mark_rejected_present(current: TableName, shape: LedgerShape, *, is_of_version: str) -> str:
+def mark_rejected_present(current: TableName, question: Question) -> str:
     """An entity that was away and whose row is rejected now is back, and so is its earlier score."""
-    rejected = keys_of(
-        current.sql,
-        shape.key,
-        where=f"{REJECTED} is not null and last_seen_as_of is null and {is_of_version}",
-    )
+    key, is_of_version = question.shape.key, question.is_of_version()
+    is_rejected = f"{REJECTED} is not null and last_seen_as_of is null and {is_of_version}"
     return f"""
         update {current.sql} set last_seen_as_of = null
         where {REJECTED} is null and last_seen_as_of is not null and {is_of_version}
-            and {key_columns(shape.key)} in {rejected}"""
+            and ({compared_key(key)}) in {keys_of(current.sql, key, where=is_rejected)}"""
 
 
-def mark_absent(
-    current: TableName, shape: LedgerShape, *, features_sql: str, is_of_version: str
-) -> str:
+def mark_absent(current: TableName, question: Question) -> str:
     """Entities that a full run no longer found: remember the run that saw them last.
-
-    Parameters: $last_full_as_of, and those of `is_of_version`.
+    Parameter: $last_full_as_of.
     """
     return f"""
         update {current.sql} set last_seen_as_of = $last_full_as_of
-        where {is_of_version} and last_seen_as_of is null
-            and {key_columns(shape.key)} not in {_keys_given(shape, features_sql)}"""
+        where {question.is_of_version()} and last_seen_as_of is null
+            and ({compared_key(question.shape.key)}) not in {_keys_given(question)}"""
 
 
-def mark_returned(
-    current: TableName, shape: LedgerShape, *, features_sql: str, is_of_version: str
-) -> str:
+def mark_returned(current: TableName, question: Question) -> str:
     """Entities that are back, with features that have not changed since."""
     return f"""
         update {current.sql} set last_seen_as_of = null
-        where {is_of_version} and last_seen_as_of is not null
-            and {key_columns(shape.key)} in {_keys_given(shape, features_sql)}"""
+        where {question.is_of_version()} and last_seen_as_of is not null
+            and ({compared_key(question.shape.key)}) in {_keys_given(question)}"""
 
 
-def _keys_given(shape: LedgerShape, features_sql: str) -> str:
+def _keys_given(question: Question) -> str:
+    key = question.shape.key
     # a NULL among them would make NOT IN unknown
-    not_null = " and ".join(f"{quote(name)} is not null" for name in shape.key)
-    return keys_of(f"({features_sql}) as features", shape.key, where=not_null)
+    return keys_of(f"({question.features_sql}) as features", key, where=not_null(key))

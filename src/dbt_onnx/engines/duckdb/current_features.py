@@ -10,7 +10,7 @@ import duckdb
 from dbt_onnx.engines.base import MissingFeaturesError
 from dbt_onnx.engines.duckdb.cursor import duckdb_errors
 from dbt_onnx.engines.duckdb.features import refuse_expressions
-from dbt_onnx.engines.duckdb.identifiers import compared, quote
+from dbt_onnx.engines.duckdb.identifiers import compared, not_null, quote
 from dbt_onnx.kernel.contract import KEY_PREFIX
 
 if TYPE_CHECKING:
@@ -43,10 +43,7 @@ def open_features(reader: Cursor, relation: Upstream) -> duckdb.DuckDBPyRelation
 
 @dataclass(frozen=True, kw_only=True)
 class CurrentFeatures:
-    """The feature relation of a scoring model, and how many rows it has now.
-
-    `rejected` are those that every version rejects, by reason: they have no key, or no moment.
-    """
+    """The feature relation of a scoring model, and how many rows it has now, see `base.CurrentFeatures`."""
 
     reader: Cursor
     relation: FeatureRelation
@@ -61,11 +58,10 @@ class CurrentFeatures:
     ) -> CurrentFeatures:
         """Raises DataError when there are no rows, or when a key occurs twice."""
         # the moments of the rows are not checked: the clock of the next run is not known
-        null_key = " or ".join(f"{quote(name)} is null" for name in key)
         null_as_of = "false" if as_of is None else f"{quote(as_of)} is null"
         [(rows, without_key, without_moment)] = reader.rows(
-            f"select count(*), count(*) filter ({null_key}), "
-            f"count(*) filter (not ({null_key}) and {null_as_of}) from ({relation.sql}) as features"
+            f"select count(*), count(*) filter (not ({not_null(key)})), "
+            f"count(*) filter ({not_null(key)} and {null_as_of}) from ({relation.sql}) as features"
         )
         relation.check_not_empty(rows)
         relation.check_keys(reader, key=key)
@@ -80,7 +76,6 @@ class CurrentFeatures:
 
     @duckdb_errors()
     def check_contract(self, artifact: Artifact) -> None:
-        """Raise ContractError when the model cannot read these columns."""
         self.relation.check_contract(self.reader, artifact.contract, model=str(artifact.model))
 
     @duckdb_errors()
@@ -97,11 +92,10 @@ class CurrentFeatures:
         order = ", ".join(
             f"{by} asc nulls last" for by in (f"hash({', '.join(by_bytes)})", *by_bytes)
         )
-        given = [*keys, *([] if self.as_of is None else [quote(self.as_of)])]
+        given = [*self.key, *([] if self.as_of is None else [self.as_of])]
         stream = self.reader.stream(
             f"select {', '.join(selected)} from ({self.relation.sql}) as features "
-            f"where {' and '.join(f'{name} is not null' for name in given)} "
-            f"order by {order} limit {int(rows)}",
+            f"where {not_null(given)} order by {order} limit {int(rows)}",
             {},
             batch_rows=BATCH_ROWS,
         )

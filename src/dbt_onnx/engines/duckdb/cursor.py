@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
 
-from dbt_onnx.engines.duckdb import ledger
-from dbt_onnx.engines.duckdb.identifiers import literal
+from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.errors import WarehouseError
 from dbt_onnx.kernel.native import AT_WORK
 
@@ -49,6 +48,14 @@ class Cursor:
         """
         return self.raw.execute(sql, self._bound(sql, parameters)).fetchall()
 
+    def records(
+        self, sql: str, parameters: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """The same rows, by column name."""
+        rows = self.rows(sql, parameters)
+        names = [column[0] for column in self.raw.description or []]
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
     def stream(self, sql: str, parameters: Mapping[str, Any], *, batch_rows: int) -> Any:
         """A `pyarrow.RecordBatchReader`. It ends when this cursor runs another statement."""
         relation = self.raw.sql(sql, params=self._bound(sql, parameters))
@@ -83,7 +90,12 @@ class Cursor:
 
     def relation_or_empty(self, table: TableName, columns: Mapping[str, str]) -> str:
         """The table, or a typed relation without rows before the first run has created it."""
-        return table.sql if self.has(table) else ledger.empty_relation(columns)
+        if self.has(table):
+            return table.sql
+        typed = ", ".join(
+            f"cast(null as {kind}) as {quote(name)}" for name, kind in columns.items()
+        )
+        return f"(select {typed} where false)"
 
     def max_rows_held(self) -> int:
         """How many rows of a table one statement can hold within DuckDB's memory limit.
@@ -108,7 +120,14 @@ class Cursor:
         return True
 
     def is_view(self, table: TableName) -> bool:
-        return bool(self.rows(ledger.find_view(table)))
+        """Whether a view has this name, in whatever case."""
+        return bool(
+            self.rows(
+                f"select 1 from duckdb_views() where database_name = {literal(table.database)} "
+                f"and schema_name = {literal(table.schema)} "
+                f"and lower(view_name) = lower({literal(table.identifier)})"
+            )
+        )
 
 
 @contextmanager
@@ -129,7 +148,7 @@ def duckdb_errors() -> Iterator[None]:
     except duckdb.InterruptException as error:
         raise KeyboardInterrupt from error
     except duckdb.Error as error:
-        said = _said(error)
+        said = said_by(error)
         if "Connection already closed" in said:
             raise WarehouseError(
                 "the connection was closed during the run, as dbt does when it is interrupted",
@@ -211,12 +230,13 @@ def opening_errors(path: str | None = None) -> Iterator[None]:
         yield
     except duckdb.Error as error:
         if path is not None:
-            raise _cannot_open(path, _said(error)) from error
+            raise _cannot_open(path, said_by(error)) from error
         raise WarehouseError(
-            f"what the model reads cannot be opened: {_said(error)}",
+            f"what the model reads cannot be opened: {said_by(error)}",
             hint="build what is upstream first: `dbt build -s +MODEL`",
         ) from error
 
 
-def _said(error: Exception) -> str:
+def said_by(error: Exception) -> str:
+    """What DuckDB says, in one line and without the statement."""
     return " ".join(str(error).partition("\nLINE ")[0].split())

@@ -7,7 +7,7 @@ snapshot, and the predictions and the run row are written in one transaction.
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from dbt_onnx.artifacts.registry import Registry, parse_spec
 from dbt_onnx.engines.base import TableName
@@ -17,7 +17,6 @@ from dbt_onnx.engines.duckdb.features import FeatureRelation, recorded_name, rel
 from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
 from dbt_onnx.engines.duckdb.fit import check_fit
 from dbt_onnx.engines.duckdb.references import write_references
-from dbt_onnx.engines.duckdb.registry import read_registry
 from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.runs.run import RunSummary, Written, score_table
@@ -55,10 +54,9 @@ def score_on_duckdb(
 
 
 class DuckDBEngine:
-    """A scoring model's tables on a DuckDB database, for one run."""
-
-    has_atomic_tables: ClassVar[bool] = True
-    has_snapshot_reads: ClassVar[bool] = True
+    """A scoring model's tables on a DuckDB database, for one run. The methods are those of `Engine`;
+    where they say more, it is about DuckDB.
+    """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, ledger: TableName) -> None:
         self._connection = connection
@@ -83,7 +81,6 @@ class DuckDBEngine:
 
     @contextmanager
     def recorded(self, settings: RunSettings) -> Iterator[None]:
-        """Open the run row; close it as `error` when what is within fails."""
         self.tables.check_runs(self.writer)
         # within, so that the run row has the message that the user sees
         with recorded_run(self.writer, self.tables, settings) as record, duckdb_errors():
@@ -92,7 +89,6 @@ class DuckDBEngine:
             yield
 
     def stamp(self, request: ScoringRequest, artifact: Artifact) -> None:
-        """Say in the run row with which version and on what the run is."""
         home = self.tables.ledger.database
         self.record.update(
             self.writer,
@@ -115,14 +111,12 @@ class DuckDBEngine:
             registry = Registry.from_seeds(seeds[name] for name in nearest)
             if registry is not None:
                 return registry
-        return read_registry(self.reader, f"({sql}) as registry", where=relation_name(relation))
+        return Registry.from_rows(self.reader.records(sql), where=relation_name(relation))
 
     def features(self, relation: Any) -> FeatureRelation:
-        """The feature relation, with the types of its columns."""
         return FeatureRelation.open(self.reader, relation)
 
     def check(self, request: Asked, artifact: Artifact, features: FeatureRelation) -> LedgerShape:
-        """Hold call, contract, features and tables against each other."""
         return check_fit(self.reader, request, artifact, features, self.tables)
 
     @contextmanager
@@ -140,16 +134,14 @@ class DuckDBEngine:
             yield
 
     def plan(self, run: ScoringRun) -> Planned:
-        """Decide which rows are scored, and why."""
         return planning.plan_run(self.reader, run, self.tables, self.record)
 
     def follows_death(self, model: ModelVersion) -> bool:
-        """Whether a run before this one died, or would have but for a child process."""
         return self.record.follows_death(self.reader, model_version=model.version)
 
     def write(self, run: ScoringRun, planned: Planned, scores: Scores | None) -> Written:
-        """Score the planned rows into the ledger and tell what is there."""
-        self._create_tables(run)
+        self.tables.create(self.writer, run.shape)
+        write_references(self.writer, self.tables, run.artifact)
         self._reasons: list[str] = []
         if scores is not None:
             fed = None if run.request.keep_inputs is False else self._fed
@@ -161,7 +153,6 @@ class DuckDBEngine:
         return writing.read_written(self.writer, self.tables, planned, self._reasons)
 
     def close(self, run: ScoringRun, planned: Planned, outcome: Mapping[str, Any]) -> None:
-        """Keep the inputs, note who was there, and close the run row."""
         kept = writing.keep_inputs(
             self.writer, self.tables, planned, self._fed, keep=run.request.keep_inputs
         )
@@ -176,19 +167,9 @@ class DuckDBEngine:
         )
 
     def close_empty(self, run: ScoringRun, outcome: Mapping[str, Any]) -> None:
-        """`--empty`: the tables, and nothing in them."""
         with self.writer.transaction():
             self.tables.create(self.writer, run.shape)
             self.record.close(self.writer, status="success", scope="empty", **outcome)
-
-    def _create_tables(self, run: ScoringRun) -> None:
-        self.tables.create(self.writer, run.shape)
-        write_references(
-            self.writer,
-            self.tables.references,
-            run.artifact,
-            scoring_model=self.tables.ledger.identifier,
-        )
 
     @classmethod
     def reading(cls, reader: Cursor, ledger: TableName) -> Self:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.history import is_entity, key_of
-from dbt_onnx.engines.duckdb.identifiers import compared, quote
+from dbt_onnx.engines.duckdb.identifiers import compared_key, not_null, quote
 from dbt_onnx.engines.duckdb.kept_run import fingerprint_of_inputs
 from dbt_onnx.engines.duckdb.ledger import RUN, key_types
 from dbt_onnx.engines.duckdb.proof import fingerprints
@@ -41,15 +41,7 @@ def forget(
     tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
         where, parameters = is_entity(cursor, tables, key_values)
-        return _erase(
-            cursor,
-            tables,
-            rows=where,
-            inputs=where,
-            parameters=parameters,
-            why=why,
-            dry_run=dry_run,
-        )
+        return _erase(cursor, tables, where, parameters, why=why, dry_run=dry_run)
 
 
 def prune(
@@ -68,48 +60,33 @@ def prune(
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
         key = key_of(cursor, tables)
         types = key_types(key, cursor.columns_of(tables.history.sql))
-        place = f"({RUN}, {', '.join(compared(name, kind) for name, kind in types.items())})"
+        place = f"({RUN}, {compared_key(types)})"
         is_old = (
             f"{RUN} in (select {RUN} from {tables.runs.sql} where scored_at < $before) "
-            f"and {' and '.join(f'{quote(name)} is not null' for name in key)}"
+            f"and {not_null(key)}"
         )
         superseded = f"{place} in (select {place} from {tables.history.sql} where {is_old})"
-        return _erase(
-            cursor,
-            tables,
-            rows=superseded,
-            inputs=superseded,
-            parameters={"before": before},
-            why=why,
-            dry_run=dry_run,
-        )
+        return _erase(cursor, tables, superseded, {"before": before}, why=why, dry_run=dry_run)
 
 
 def _erase(
     cursor: Cursor,
     tables: ScoringTables,
-    *,
-    rows: str,
-    inputs: str,
+    where: str,
     parameters: Mapping[str, Any],
+    *,
     why: str,
     dry_run: bool,
 ) -> Erasure:
-    """Take out rows of current and history, and kept inputs, that two conditions name, in the
-    transaction of the cursor.
-    """
+    """Take out rows of current, history and kept inputs, in the transaction of the cursor."""
 
-    def counts(table: TableName, where: str) -> dict[int, int]:
+    def counts(table: TableName) -> dict[int, int]:
         if not cursor.has(table):
             return {}
-        return dict(
-            cursor.rows(
-                f"select {RUN}, count(*) from {table.sql} where {where} group by {RUN}", parameters
-            )
-        )
+        count = f"select {RUN}, count(*) from {table.sql} where {where} group by {RUN}"
+        return dict(cursor.rows(count, parameters))
 
-    current, history = counts(tables.current, rows), counts(tables.history, rows)
-    kept = counts(tables.inputs, inputs)
+    current, history, kept = map(counts, (tables.current, tables.history, tables.inputs))
     numbers = {*current, *history, *kept}
     erasure = Erasure(
         rows=sum(current.values()) + sum(history.values()),
@@ -120,11 +97,11 @@ def _erase(
         return erasure
     tables.create_runs(cursor)
     runs = [run for run in read_run_rows(cursor, tables) if run.run_no in numbers]
-    of_rows = fingerprints(cursor, tables, runs, where=rows, parameters=parameters)
+    of_rows = fingerprints(cursor, tables, runs, where=where, parameters=parameters)
     types = key_types(key_of(cursor, tables), cursor.columns_of(tables.current.sql))
     for run in runs:
         of_inputs = (
-            fingerprint_of_inputs(cursor, tables, run, types, where=inputs, parameters=parameters)
+            fingerprint_of_inputs(cursor, tables, run, types, where=where, parameters=parameters)
             if run.run_no in kept
             else 0
         )
@@ -143,7 +120,7 @@ def _erase(
             values,
         )
     if kept:
-        cursor.execute(f"delete from {tables.inputs.sql} where {inputs}", parameters)
+        cursor.execute(f"delete from {tables.inputs.sql} where {where}", parameters)
     for table in (tables.current, tables.history):
-        cursor.execute(f"delete from {table.sql} where {rows}", parameters)
+        cursor.execute(f"delete from {table.sql} where {where}", parameters)
     return erasure

@@ -81,12 +81,12 @@ def _precision(dtype: str, tolerance: float | None, significant_digits: int) -> 
     return EXACT if bits >= _BITS_OF_DOUBLE else f"{significant_digits} digits"
 
 
-def hashed(name: str, sql_type: str, precision: str, *, of: str | None = None) -> str:
-    """SQL of the value of a column as it is hashed; `of` is a table's alias."""
-    column = quote(name) if of is None else f"{of}.{quote(name)}"
+def hashed(name: str, sql_type: str, precision: str) -> str:
+    """SQL of the value of a column as it is hashed."""
+    column = quote(name)
     element, lists = split(sql_type)
     decimal = _DECIMAL.fullmatch(element)
-    if element in WHOLE_TYPES or _is_small_integer(element):
+    if element in WHOLE_TYPES or (element.endswith(",0)") and _is_64_bits(element)):
         return _cast(column, "BIGINT", lists)
     if element.startswith("ENUM") or element in _OF_128_BITS:
         return _by_bytes(_cast(column, "VARCHAR", lists), "VARCHAR", lists)
@@ -116,6 +116,11 @@ def hashable(column: str, sql_type: str) -> str:
     return _by_bytes(column, element, lists)
 
 
+def hashable_columns(columns: Mapping[str, str]) -> str:
+    """The same of several columns, {name: SQL type}."""
+    return ", ".join(hashable(quote(name), kind) for name, kind in columns.items())
+
+
 def _by_bytes(value: str, element: str, lists: str) -> str:
     if lists == "" or element not in {"VARCHAR", "JSON"}:
         return by_bytes(value, element + lists)
@@ -126,10 +131,6 @@ def _by_bytes(value: str, element: str, lists: str) -> str:
 def _is_64_bits(decimal: str) -> bool:
     match = _DECIMAL.fullmatch(decimal)
     return match is not None and int(match[1]) <= _DIGITS_OF_64_BITS
-
-
-def _is_small_integer(element: str) -> bool:
-    return element.endswith(",0)") and _is_64_bits(element)
 
 
 def split(sql_type: str) -> tuple[str, str]:
@@ -247,9 +248,7 @@ def is_precision(text: str) -> bool:
     return _PRECISION.fullmatch(text) is not None
 
 
-def features_hash(
-    columns: Mapping[str, str], precisions: Mapping[str, str], *, of: str | None = None
-) -> str:
-    """SQL of the hash over the columns that the model reads, {name: SQL type}, `of` a table's alias."""
-    values = (hashed(name, kind, precisions[name], of=of) for name, kind in columns.items())
+def features_hash(columns: Mapping[str, str], precisions: Mapping[str, str]) -> str:
+    """SQL of the hash over the columns that the model reads, {name: SQL type}."""
+    values = (hashed(name, kind, precisions[name]) for name, kind in columns.items())
     return f"hash({', '.join(values)})"

@@ -159,11 +159,10 @@ class FeatureRelation:
 
     def check_keys(self, reader: Cursor, *, key: Sequence[str]) -> None:
         """Raise DataError when a key occurs twice."""
-        if self._has_unique_keys(reader, {name: self.columns[name] for name in key}):
+        types = {name: self.columns[name] for name in key}
+        if self._has_unique_keys(reader, types):
             return
-        repeated = reader.rows(
-            plan.duplicate_keys(self.sql, {name: self.columns[name] for name in key})
-        )
+        repeated = reader.rows(plan.duplicate_keys(self.sql, types))
         if repeated:
             examples = "; ".join(
                 f"{dict(zip(key, row[:-1], strict=True))} {row[-1]} times" for row in repeated
@@ -203,14 +202,14 @@ class FeatureRelation:
 
 def relation_name(relation: Any) -> str:
     """`select * from "db"."schema"."name"` -> `schema.name`, as users know it."""
-    return _plain_name(relation.sql_query()) or UNNAMED
+    return ".".join(_parts(relation.sql_query())[1:]) or UNNAMED
 
 
 def recorded_name(relation: Any, *, home: str) -> str:
     """The name for the run row, with its database unless that is `home`, the ledger's."""
-    database = _parts(relation.sql_query())[:1]
-    is_elsewhere = database and database[0].casefold() != home.casefold()
-    return f"{database[0]}.{relation_name(relation)}" if is_elsewhere else relation_name(relation)
+    parts, name = _parts(relation.sql_query()), relation_name(relation)
+    is_elsewhere = parts and parts[0].casefold() != home.casefold()
+    return f"{parts[0]}.{name}" if is_elsewhere else name
 
 
 def refuse_expressions(**queries: str) -> None:
@@ -219,7 +218,7 @@ def refuse_expressions(**queries: str) -> None:
     The run row keeps its name. The gate, a health check and a backfill look it up by that name.
     """
     for argument, sql in queries.items():
-        if _plain_name(sql) is None:
+        if not _parts(sql):
             shown = " ".join(sql.split())
             raise ConfigError(
                 f"{argument} is an expression or a file, not a table or view of the warehouse: "
@@ -228,13 +227,10 @@ def refuse_expressions(**queries: str) -> None:
             )
 
 
-def _plain_name(sql: str) -> str | None:
-    """The name of a table or view in the query that dbt writes for one; none for any other query."""
-    return ".".join(_parts(sql)[1:]) or None
-
-
 def _parts(sql: str) -> list[str]:
-    """Database, schema and name of such a table or view; empty for any other query."""
+    """Database, schema and name of the table or view in a query that dbt writes for one; empty for any
+    other query.
+    """
     found = _PLAIN.fullmatch(sql.strip()) or _EMPTY_SOURCE.fullmatch(sql.strip())
     if found is None:
         return []

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dbt_onnx.engines.duckdb.inputs import RUN_COLUMN
-from dbt_onnx.engines.duckdb.ledger import LedgerShape
+from dbt_onnx.engines.duckdb.ledger import RUN, LedgerShape
 from dbt_onnx.engines.duckdb.writing import output_types
 from dbt_onnx.errors import ConfigError, ContractError
 
@@ -32,7 +31,7 @@ def check_fit(
     features.check_columns(key=asked.key, as_of=asked.as_of)
     features.check_collation(cursor, key=asked.key)
     features.check_contract(cursor, artifact.contract, model=model)
-    taken = [n for n in artifact.contract.feature_names if n.casefold() == RUN_COLUMN]
+    taken = [n for n in artifact.contract.feature_names if n.casefold() == RUN]
     if taken and asked.keep_inputs is not False:
         raise ConfigError(
             f"feature {taken[0]!r} of '{model}' has the name of a column of the kept inputs",
@@ -57,12 +56,11 @@ def _check_key(cursor: Cursor, asked: Asked, tables: ScoringTables) -> None:
     """Raise ConfigError when the existing ledger was written with another key."""
     if not (cursor.has(tables.current) and cursor.has(tables.runs)):
         return
-    found = cursor.rows(
+    [(known,)] = cursor.rows(
         f"select arg_max(key_columns, scored_at) from {tables.runs.sql} "
         "where scoring_model = $scoring_model and status = 'success' and scope <> 'empty'",
         {"scoring_model": tables.ledger.identifier},
     )
-    [(known,)] = found
     if known is not None and known != list(asked.key):
         raise ConfigError(
             f"key is {list(asked.key)}; {tables.ledger} was written with key {known}",

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from dbt_onnx.engines.base import MissingFeaturesError, Sources, TableName
+from dbt_onnx.engines.duckdb.cursor import said_by
 from dbt_onnx.engines.duckdb.engine import DuckDBEngine
 from dbt_onnx.engines.duckdb.features import UNNAMED
 from dbt_onnx.engines.duckdb.identifiers import literal
-from dbt_onnx.engines.duckdb.ledger import RUNS_TABLE, LedgerTables
+from dbt_onnx.engines.duckdb.ledger import LedgerTables
 from dbt_onnx.errors import ConfigError, RegistryError, WarehouseError
 
 if TYPE_CHECKING:
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
 def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
     """What the scoring model with this ledger reads; none if no run has ever come so far."""
-    runs = ledger.beside(RUNS_TABLE)
-    if not cursor.has(runs):
+    tables = LedgerTables(ledger)
+    if not cursor.has(tables.runs):
         return None
     found = cursor.rows(
-        f"select key_columns, features_relation, registry_relation from {runs.sql} "
+        f"select key_columns, features_relation, registry_relation from {tables.runs.sql} "
         "where lower(scoring_model) = lower($scoring_model) and key_columns is not null "
         # a full run first: the features that a backfill read are gone
         "order by scope is not distinct from 'full' desc nulls last, started_at desc nulls last limit 1",
@@ -33,7 +34,6 @@ def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
     if not found:
         return None
     key, features, registry = found[0]
-    tables = LedgerTables(ledger)
     gone = [table for table in (ledger, tables.current, tables.history) if not cursor.has(table)]
     return Sources(
         key=tuple(key),
@@ -42,7 +42,7 @@ def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
         registry_name=registry or "the registry",
         registry=_relation(cursor, registry, beside=ledger),
         gone=tuple(gone),
-        is_torn=bool(gone) and tables.ledger not in gone,
+        is_torn=bool(gone) and ledger not in gone,
     )
 
 
@@ -58,7 +58,7 @@ def read_registry(cursor: Cursor, sources: Sources) -> Registry:
         return engine.registry(cursor.relation(sources.registry.sql), seeds={})
     except duckdb.Error as error:
         raise RegistryError(
-            f"the model registry {sources.registry_name} cannot be read: {_said(error)}",
+            f"the model registry {sources.registry_name} cannot be read: {said_by(error)}",
             hint="`dbt seed` loads it again",
         ) from error
 
@@ -83,7 +83,7 @@ def check_features(cursor: Cursor, sources: Sources) -> None:
         features = engine.features(cursor.relation(sources.features.sql))
     except duckdb.Error as error:
         raise MissingFeaturesError(
-            f"the feature relation {name} cannot be read: {_said(error)}",
+            f"the feature relation {name} cannot be read: {said_by(error)}",
             hint="`dbt build` makes it again",
         ) from error
     features.check_columns(key=sources.key, as_of=None)
@@ -92,14 +92,13 @@ def check_features(cursor: Cursor, sources: Sources) -> None:
 def read_figures(cursor: Cursor, sql: str) -> dict[str, Any]:
     """The one row of a query, by column. Raises WarehouseError when DuckDB cannot run it."""
     try:
-        columns = cursor.columns_of(f"({sql})")
-        (row,) = cursor.rows(sql)
+        [figures] = cursor.records(sql)
     except duckdb.Error as error:
         raise WarehouseError(
-            f"the warehouse cannot answer: {_said(error)}",
+            f"the warehouse cannot answer: {said_by(error)}",
             hint="a table was dropped or altered: `dbt build` makes what is missing",
         ) from error
-    return dict(zip(columns, row, strict=True))
+    return figures
 
 
 def _relation(cursor: Cursor, name: str | None, *, beside: TableName) -> TableName | None:
@@ -115,12 +114,6 @@ def _relation(cursor: Cursor, name: str | None, *, beside: TableName) -> TableNa
         "lower(database_name || '.' || schema_name || '.' || name)) "
         f"order by database_name = {literal(beside.database)} desc nulls last, database_name asc limit 1"
     )
-    return (
-        TableName(**dict(zip(("database", "schema", "identifier"), found[0], strict=True)))
-        if (found)
-        else None
-    )
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).partition("\nLINE ")[0].split())
+    for database, schema, identifier in found:
+        return TableName(database=database, schema=schema, identifier=identifier)
+    return None

@@ -41,16 +41,11 @@ def read_history(
     with Cursor(connection.cursor()) as cursor, duckdb_errors():
         where, parameters = is_entity(cursor, tables, key_values)
         key = key_of(cursor, tables)
-        names = list(cursor.columns_of(tables.ledger.sql))
-        rows = [
-            dict(zip(names, row, strict=True))
-            for row in cursor.rows(
-                f"select * from {tables.ledger.sql} where {where} order by scored_at asc nulls last, as_of asc nulls last",
-                parameters,
-            )
-        ]
+        rows = cursor.records(
+            f"select * from {tables.ledger.sql} where {where} order by scored_at asc nulls last, as_of asc nulls last",
+            parameters,
+        )
         kept = _inputs_by_run(cursor, tables, key, where, parameters)
-    outputs = [n for n in names if n not in key and n.casefold() not in LEDGER_TYPES]
     said = []
     for position, row in enumerate(rows):
         earlier = [other for other in rows[:position] if other["as_of"] <= row["as_of"]]
@@ -65,7 +60,11 @@ def read_history(
                 rejected_reason=row["rejected_reason"],
                 score_reason=row["score_reason"],
                 is_late=row["is_late"],
-                outputs={column: row[column] for column in outputs},
+                outputs={
+                    name: value
+                    for name, value in row.items()
+                    if name not in key and name.casefold() not in LEDGER_TYPES
+                },
                 changed_inputs=before
                 and _changes(kept.get(before["run_id"]), kept.get(row["run_id"])),
             )
@@ -108,15 +107,13 @@ def is_entity(
 def key_of(cursor: Cursor, tables: ScoringTables) -> list[str]:
     """The key columns as the ledger spells them. Raises ConfigError when there is no ledger yet."""
     tables.check_runs(cursor)
-    found = (
-        cursor.rows(
+    found = []
+    if cursor.has(tables.runs) and cursor.has(tables.current):
+        found = cursor.rows(
             f"select key_columns from {tables.runs.sql} where scoring_model = $scoring_model "
             "and status = 'success' and key_columns is not null order by started_at desc nulls last limit 1",
             {"scoring_model": tables.ledger.identifier},
         )
-        if cursor.has(tables.runs) and cursor.has(tables.current)
-        else []
-    )
     if not found:
         raise ConfigError(
             f"{tables.ledger} has no prediction yet: no run of it has succeeded",

@@ -1,5 +1,12 @@
 """SQL identifiers and literals from outside, made safe to stand in a statement."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
 
 def quote(name: str) -> str:
     """`a"b` -> `"a""b"`: any text becomes one SQL identifier."""
@@ -20,6 +27,24 @@ def by_bytes(value: str, sql_type: str) -> str:
 def compared(name: str, sql_type: str, *, of: str | None = None) -> str:
     """SQL of a key column as it is compared; `of` is a table's alias."""
     return by_bytes(quote(name) if of is None else f"{of}.{quote(name)}", sql_type)
+
+
+def compared_key(key: Mapping[str, str], *, of: str | None = None) -> str:
+    """The columns of a key, {name: SQL type}, as they are compared."""
+    return ", ".join(compared(name, kind, of=of) for name, kind in key.items())
+
+
+def same_key(key: Mapping[str, str], left: str, right: str) -> str:
+    """SQL of whether rows of two tables, given by alias, have the same key."""
+    return " and ".join(
+        f"{compared(name, kind, of=left)} = {compared(name, kind, of=right)}"
+        for name, kind in key.items()
+    )
+
+
+def not_null(names: Iterable[str]) -> str:
+    """SQL of whether a row has a value in each of these columns."""
+    return " and ".join(f"{quote(name)} is not null" for name in names)
 
 
 def literal(text: str) -> str:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.duckdb.feature_types import (
     converted,
-    hashable,
+    hashable_columns,
     is_precision,
     is_type,
     kept_as,
 )
 from dbt_onnx.engines.duckdb.identifiers import quote
-from dbt_onnx.engines.duckdb.ledger import fingerprint
+from dbt_onnx.engines.duckdb.ledger import RUN, fingerprint
 from dbt_onnx.errors import WarehouseError
 
 if TYPE_CHECKING:
@@ -29,14 +29,13 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.ledger import LedgerShape
 
 INPUTS_SUFFIX = "__inputs"
-RUN_COLUMN = "run_no"
 
 
 def input_columns(shape: LedgerShape, features: Mapping[str, str]) -> dict[str, str]:
     """The SQL types of the table's columns; a feature that is also a key column is there once."""
     keys = {name.casefold() for name in shape.key}
     return {
-        RUN_COLUMN: "INTEGER",
+        RUN: "INTEGER",
         **shape.key,
         **{n: kept_as(kind) for n, kind in features.items() if n.casefold() not in keys},
     }
@@ -57,9 +56,9 @@ def insert_inputs(
     $run_no.
     """
     keys = {name: f'"__dbt_onnx_key_{i}"' for i, name in enumerate(shape.key)}
-    sources = {RUN_COLUMN: "$run_no"}
+    sources = {RUN: "$run_no"}
     for name in input_columns(shape, features):
-        if name != RUN_COLUMN:
+        if name != RUN:
             given = shape.key.get(name) or features[name]
             sources[name] = converted(keys.get(name, quote(name)), given, kept_types[name])
     not_null = " and ".join(f"{name} is not null" for name in keys.values())
@@ -112,7 +111,7 @@ def select_inputs(
     A value that no longer fits its type was altered, and becomes NULL.
     """
     keys = {name.casefold() for name in key}
-    listed = [quote(name) for name in (RUN_COLUMN, *key)]
+    listed = [quote(name) for name in (RUN, *key)]
     listed += [
         f"try_cast({quote(name)} as {kind}) as {quote(name)}"
         for name, kind in features.items()
@@ -136,21 +135,4 @@ def fingerprint_of_run(
     kept = select_inputs(
         inputs, key=list(key), features=features, where=f"run_no = $run_no and {where}"
     )
-    columns = [hashable(quote(name), kind) for name, kind in {**features, **key}.items()]
-    return f"select {fingerprint(', '.join(columns))} from ({kept}) as kept"
-
-
-def outdated_runs(runs: TableName) -> str:
-    """The runs whose inputs are older than they are kept. Parameters: $scoring_model, $kept_since."""
-    return (
-        f"select run_no from {runs.sql} where scoring_model = $scoring_model "
-        "and scored_at < $kept_since and rows_inputs_kept > 0"
-    )
-
-
-def delete_inputs(inputs: TableName, runs: TableName) -> Sequence[str]:
-    """Delete the inputs of some runs. Parameter: $run_nos."""
-    return (
-        f"delete from {inputs.sql} where run_no in (select unnest($run_nos))",
-        (f"update {runs.sql} set rows_inputs_kept = 0 where run_no in (select unnest($run_nos))"),
-    )
+    return f"select {fingerprint(hashable_columns({**features, **key}))} from ({kept}) as kept"

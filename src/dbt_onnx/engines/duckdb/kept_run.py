@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb import inputs
-from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.feature_types import features_hash
-from dbt_onnx.engines.duckdb.identifiers import compared, quote
+from dbt_onnx.engines.duckdb.history import read_runs
+from dbt_onnx.engines.duckdb.identifiers import compared, not_null, quote, same_key
 from dbt_onnx.engines.duckdb.ledger import CURRENT_TYPES, REJECTED, RUN, key_types
 from dbt_onnx.engines.duckdb.proof import erased_of_runs
 from dbt_onnx.engines.duckdb.runs import read_run_rows
-from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError
 from dbt_onnx.runs.replay import Finding, Replay, key_text
 
@@ -21,14 +20,14 @@ if TYPE_CHECKING:
     import duckdb
 
     from dbt_onnx.engines.base import TableName
+    from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.runs.history import RunRow
 
 
 def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> list[str]:
     """The ids of a scoring model's runs whose inputs are kept, newest first."""
-    tables = ScoringTables(name)
-    with Cursor(connection.cursor()) as cursor, duckdb_errors():
-        runs = read_run_rows(cursor, tables)
+    runs = read_runs(connection, name)
     return [run.run_id for run in runs if run.status == "success" and run.rows_inputs_kept]
 
 
@@ -87,31 +86,22 @@ def check_inputs(
         )
         return False
     types = key_types(run.key_columns, columns)
-    same = " and ".join(
-        f"{compared(n, kind, of='said')} = {compared(n, kind, of='fed')}"
-        for n, kind in types.items()
-    )
     grouped = [compared(n, kind) for n, kind in types.items()]
     keys = ", ".join(f"coalesce(said.{quote(n)}, fed.{quote(n)})" for n in run.key_columns)
-    has_key = " and ".join(f"{quote(n)} is not null" for n in run.key_columns)
-    fed_hash = (
-        features_hash(
+    fed_hash, changed = "null", ""
+    if with_hash:
+        fed_hash = features_hash(
             inputs.kept_types(tables.inputs, run.features, run.feature_types),
             inputs.kept_precisions(tables.inputs, run.features, run.feature_precisions),
         )
-        if with_hash
-        else "null"
-    )
-    changed = (
-        "or said.features_hash is distinct from case when said.rejected_reason = 'null_as_of' "
-        "then hash(fed.values_hash, 'null_as_of') else fed.values_hash end"
-        if with_hash
-        else ""
-    )
+        changed = (
+            "or said.features_hash is distinct from case when said.rejected_reason = 'null_as_of' "
+            "then hash(fed.values_hash, 'null_as_of') else fed.values_hash end"
+        )
     problems = cursor.rows(
         f"""
         with said as (
-            select * from {rows_of_run(tables)} where {has_key}
+            select * from {rows_of_run(tables)} where {not_null(run.key_columns)}
         ),
 
         fed as (
@@ -130,7 +120,7 @@ def check_inputs(
                 else 'other inputs, or another features_hash'
             end
         from said
-        full join fed on {same}
+        full join fed on {same_key(types, "said", "fed")}
         where fed.occurrences is null or said.status is null or fed.occurrences > 1 {changed}
         limit 20""",
         run.values,
@@ -142,26 +132,14 @@ def check_inputs(
         )
         replay.report(finding)
     if with_hash and not problems:
-        _check_fingerprint(cursor, tables, run, replay, types)
+        # features_hash ignores last digits: an altered one only shows in all bits
+        found = fingerprint_of_inputs(cursor, tables, run, types)
+        erased = erased_of_runs(cursor, tables)[run.run_no]["inputs_fingerprint"]
+        wanted = run.inputs_fingerprint ^ erased
+        if found != wanted:
+            actual = f"the fingerprint of the kept inputs is {found}"
+            replay.report(Finding(problem="inputs", expected=f"{wanted}", actual=actual))
     return True
-
-
-def _check_fingerprint(
-    cursor: Cursor, tables: ScoringTables, run: RunRow, replay: Replay, key: Mapping[str, str]
-) -> None:
-    """Compare all bits: features_hash ignores last digits, so an altered one only shows here."""
-    found = fingerprint_of_inputs(cursor, tables, run, key)
-    wanted = (
-        run.inputs_fingerprint ^ erased_of_runs(cursor, tables)[run.run_no]["inputs_fingerprint"]
-    )
-    if found != wanted:
-        replay.report(
-            Finding(
-                problem="inputs",
-                expected=f"{wanted}",
-                actual=f"the fingerprint of the kept inputs is {found}",
-            )
-        )
 
 
 def fingerprint_of_inputs(

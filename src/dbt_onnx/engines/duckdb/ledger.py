@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dbt_onnx.engines.duckdb.feature_types import hashable
+from dbt_onnx.engines.duckdb.feature_types import hashable_columns
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.runs.plan import SCORE_REASONS
 
@@ -237,13 +237,12 @@ def _select_ledger(shape: LedgerShape, *, current: str, history: str, runs: str)
             on predictions.{RUN} = runs.{RUN} and runs.status = 'success'"""
 
 
-def all_rows(tables: LedgerTables, columns: Sequence[str], *, of: str = "") -> str:
-    """A relation of the rows of both tables; `of` is a prefix of the condition on them."""
+def all_rows(tables: LedgerTables, columns: Sequence[str], *, where: str = "true") -> str:
+    """A relation of the rows of both tables, or of some of them."""
     listed = ", ".join(map(quote, columns))
-    where = f" where {of}" if of else ""
     return (
-        f"(select {listed}, false as is_late from {tables.current.sql}{where} union all "
-        f"select {listed}, is_late from {tables.history.sql}{where})"
+        f"(select {listed}, false as is_late from {tables.current.sql} where {where} union all "
+        f"select {listed}, is_late from {tables.history.sql} where {where})"
     )
 
 
@@ -252,10 +251,11 @@ def add_column(table: TableName, name: str, sql_type: str) -> str:
     return f"alter table {table.sql} add column {quote(name)} {sql_type}"
 
 
-def retype_column(table: TableName, name: str, sql_type: str, *, using: str | None = None) -> str:
-    """Change a column's type; its values are cast, or become what the SQL `using` says."""
-    how = "" if using is None else f" using {using}"
-    return f"alter table {table.sql} alter column {quote(name)} set data type {sql_type}{how}"
+def retype_column(table: TableName, name: str, sql_type: str, *, using: str) -> str:
+    """Change a column's type; its values become what the SQL `using` says."""
+    return (
+        f"alter table {table.sql} alter column {quote(name)} set data type {sql_type} using {using}"
+    )
 
 
 def fingerprint(columns: str) -> str:
@@ -272,10 +272,9 @@ def fingerprint_of_rows(*, key: Mapping[str, str], outputs: Mapping[str, str]) -
     """SQL of a number for all that rows of a run say, whatever their order. `key` and `outputs` map
     the columns to their SQL types.
     """
-    columns = [hashable(quote(name), kind) for name, kind in (*key.items(), *outputs.items())]
     # an ENUM's hash depends on all of its values
-    columns += ["as_of", "features_hash", "enum_code(score_reason)", REJECTED, "is_late"]
-    return fingerprint(", ".join(columns))
+    stamps = f"as_of, features_hash, enum_code(score_reason), {REJECTED}, is_late"
+    return fingerprint(f"{hashable_columns({**key, **outputs})}, {stamps}")
 
 
 def key_types(key: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
@@ -292,20 +291,13 @@ def describe_run(tables: LedgerTables, shape: LedgerShape) -> str:
     two fingerprints: of what went in, which `plan.summarize` computes for the rows that it planned, and
     of all that they say. Parameter: $run_no.
     """
-    keys = ", ".join(hashable(quote(name), kind) for name, kind in shape.key.items())
     return f"""
         select
             count(*),
             histogram({REJECTED}),
-            {fingerprint(f"{keys}, as_of, features_hash")},
+            {fingerprint(f"{hashable_columns(shape.key)}, as_of, features_hash")},
             {fingerprint_of_rows(key=shape.key, outputs=shape.outputs)}
-        from {all_rows(tables, list(shape.row_columns), of=f"{RUN} = $run_no")} as written"""
-
-
-def empty_relation(columns: Mapping[str, str]) -> str:
-    """A typed relation without rows, standing for a table that does not exist yet."""
-    body = ", ".join(f"cast(null as {kind}) as {quote(name)}" for name, kind in columns.items())
-    return f"(select {body} where false)"
+        from {all_rows(tables, list(shape.row_columns), where=f"{RUN} = $run_no")} as written"""
 
 
 def last_number(runs: TableName) -> str:
@@ -318,11 +310,3 @@ def last_number(runs: TableName) -> str:
                 and schema_name = {literal(runs.schema)}
         ), 0)
     )"""
-
-
-def find_view(table: TableName) -> str:
-    """SQL that returns a row when this is the name of a view."""
-    return (
-        f"select 1 from duckdb_views() where database_name = {literal(table.database)} "
-        f"and schema_name = {literal(table.schema)} and lower(view_name) = lower({literal(table.identifier)})"
-    )

@@ -9,9 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dbt_onnx.engines.duckdb import current
-from dbt_onnx.engines.duckdb.feature_types import WHOLE_TYPES, features_hash, hashable, read_as
-from dbt_onnx.engines.duckdb.identifiers import compared, quote
+from dbt_onnx.engines.duckdb.current import keys_of
+from dbt_onnx.engines.duckdb.feature_types import (
+    WHOLE_TYPES,
+    features_hash,
+    hashable,
+    hashable_columns,
+    read_as,
+)
+from dbt_onnx.engines.duckdb.identifiers import compared, compared_key, not_null, quote
 from dbt_onnx.engines.duckdb.ledger import REJECTED, ROW_TYPES, RUN, fingerprint
 from dbt_onnx.runs.plan import SCORE_REASONS
 
@@ -62,31 +68,32 @@ class Question:
         return self.full_refresh or self.retry_rejected or self.is_backfill
 
     def is_of_version(self, of: str = "") -> str:
-        """SQL of whether a row, `of` an alias, is by the version that the run scores with."""
-        return current.is_of_version(self.runs, alone=self.is_alone, of=of)
+        """SQL of whether a row, `of` an alias, is by the version that the run scores with; always,
+        where there is no other. Parameters: $model_name, $model_version.
+        """
+        if self.is_alone:
+            return "true"
+        return (
+            f"{of + '.' if of else ''}{RUN} in (select {RUN} from {self.runs} "
+            "where model_name = $model_name and model_version = $model_version)"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """What a run has measured of the features and of current, before it joins them.
 
-    `given` is the feature relation, of which `without_key` and `without_moment` rows lack one. `known`
+    `given` is the feature relation; `is_incomplete`: a key or a moment is missing in some row. `known`
     is a row for each entity that the last full run has seen, which `tracked` rows of current are about,
     `rejected` of them rejections. `max_rows_held`: how many rows memory lets a join hold.
     """
 
     given: Snapshot
-    without_key: int
-    without_moment: int
+    is_incomplete: bool
     known: Snapshot
     tracked: int
     rejected: int
     max_rows_held: int
-
-    @property
-    def is_incomplete(self) -> bool:
-        """Whether a key or a moment is missing in some row."""
-        return bool(self.without_key or self.without_moment)
 
     @property
     def has_one_moment(self) -> bool:
@@ -105,23 +112,20 @@ class Facts:
 
 
 def describe_features(question: Question) -> str:
-    """One row about the feature relation as a whole: a `Snapshot`, how many rows lack a key, and how
-    many a moment.
+    """One row about the feature relation as a whole: a `Snapshot`, and whether a key or a moment is
+    missing in some row.
     """
-    keys = ", ".join(quote(name) for name in question.shape.key)
-    null_key = " or ".join(f"{quote(name)} is null" for name in question.shape.key)
     return f"""
         with described as (
             select
-                {keys},
+                {", ".join(map(quote, question.shape.key))},
                 {question.as_of_sql} as "__dbt_onnx_as_of",
                 {features_hash(question.features, question.precisions)} as "__dbt_onnx_features_hash"
             from ({question.features_sql}) as source
         )
 
         select {_described(question)},
-            count(*) filter ({null_key}),
-            count(*) filter ("__dbt_onnx_as_of" is null)
+            count(*) filter (not ({not_null(question.shape.key)} and "__dbt_onnx_as_of" is not null)) > 0
         from described"""
 
 
@@ -162,7 +166,7 @@ def _tracked(question: Question) -> str:
 
 def _described(question: Question) -> str:
     """The columns of `Snapshot`."""
-    keys = ", ".join(hashable(quote(name), kind) for name, kind in question.shape.key.items())
+    keys = hashable_columns(question.shape.key)
     return f"""
             count(*),
             min("__dbt_onnx_as_of"),
@@ -189,16 +193,13 @@ def has_unique_keys(
     `key` maps the columns to their SQL types. A key that is one whole number within `bounds` (least
     and greatest) sets a bit each; of any other the hashes are counted.
     """
-    columns = ", ".join(quote(name) for name in key)
-    not_null = " and ".join(f"{quote(name)} is not null" for name in key)
-    hashed = ", ".join(compared(name, kind) for name, kind in key.items())
-    distinct = f"count(distinct hash({hashed}))"
+    distinct = f"count(distinct hash({compared_key(key)}))"
     if bounds is not None:
-        low, high = bounds
+        [column], (low, high) = map(quote, key), bounds
         # a relation that is never the same may give others now
-        within = f"case when {columns} between {low:d} and {high:d} then {columns} end"
+        within = f"case when {column} between {low:d} and {high:d} then {column} end"
         distinct = f"bit_count(bitstring_agg({within}, {low:d}, {high:d}))"
-    return f"select {distinct} = count(*) from ({features_sql}) as features where {not_null}"
+    return f"select {distinct} = count(*) from ({features_sql}) as features where {not_null(key)}"
 
 
 def bounds_of_key(features_sql: str, key: Mapping[str, str]) -> str | None:
@@ -211,15 +212,14 @@ def bounds_of_key(features_sql: str, key: Mapping[str, str]) -> str | None:
     return f"select count({column}), min({column}), max({column}) from ({features_sql}) as features"
 
 
-def duplicate_keys(features_sql: str, key: Mapping[str, str], *, examples: int = 5) -> str:
-    """The keys that occur more than once, with their count; NULL keys are rejected, not counted.
+def duplicate_keys(features_sql: str, key: Mapping[str, str]) -> str:
+    """Some keys that occur more than once, with their count; NULL keys are rejected, not counted.
     `key` maps the columns to their SQL types.
     """
-    columns = ", ".join(compared(name, kind) for name, kind in key.items())
-    not_null = " and ".join(f"{quote(name)} is not null" for name in key)
+    columns = compared_key(key)
     return (
         f"select {columns}, count(*) as occurrences from ({features_sql}) as features "
-        f"where {not_null} group by {columns} having count(*) > 1 limit {examples}"
+        f"where {not_null(key)} group by {columns} having count(*) > 1 limit 5"
     )
 
 
@@ -228,16 +228,14 @@ def materialize(question: Question, facts: Facts, *, with_late: bool) -> Sequenc
     The features are read once, and one narrow join leaves few rows for the others.
     Parameters: $model_name, $model_version, $run_as_of.
     """
-    keys = _keys(question)
     features = [f"feature_{i}" for i in range(len(question.features))]
-    columns = ", ".join([*keys, *_PLANNED_COLUMNS, *features])
-    parts = range(facts.candidate_parts)
+    columns = ", ".join([*_keys(question), *_PLANNED_COLUMNS, *features])
+    first, *others = (
+        _select_candidates(question, facts, part=part) for part in range(facts.candidate_parts)
+    )
     return (
-        f"create or replace temp table {_CANDIDATES} as {_select_candidates(question, facts, part=0)}",
-        *(
-            f"insert into {_CANDIDATES} {_select_candidates(question, facts, part=part)}"
-            for part in parts[1:]
-        ),
+        f"create or replace temp table {_CANDIDATES} as {first}",
+        *(f"insert into {_CANDIDATES} {part}" for part in others),
         f"""create or replace temp table {_MATERIALIZED} as {joined(question, facts, with_late=with_late, features=_CANDIDATES)}
         select {columns} from planned
         where score_reason is not null or was_rejected or is_late or is_returned or is_advanced
@@ -251,7 +249,6 @@ def describe_materialized(question: Question) -> str:
     features and that of what was known of them, as in `Snapshot`; how many of them the last full run
     had seen; whether a key occurs twice.
     """
-    keys = ", ".join(_keys(question))
     hashed = _hashable_keys(question)
     return f"""
         select
@@ -259,7 +256,7 @@ def describe_materialized(question: Question) -> str:
             {fingerprint(f'{hashed}, "__dbt_onnx_features_hash"')},
             {fingerprint(f"{hashed}, known_hash")} filter (rows_present > 0),
             count(*) filter (rows_present > 0),
-            count(*) > (select count(*) from (select distinct {keys} from {_MATERIALIZED}))
+            count(*) > (select count(*) from (select distinct {", ".join(_keys(question))} from {_MATERIALIZED}))
         from {_MATERIALIZED}"""
 
 
@@ -303,31 +300,27 @@ def select_rows(question: Question, planned: str) -> str:
     """The rows to score: carried columns, then the features under their own names. The reason is its
     place in `SCORE_REASONS`: a number streams faster than text.
     """
-    carried = _keys(question)
-    reason = f"enum_code(cast(score_reason as {ROW_TYPES['score_reason']}))"
-    carried += ['"__dbt_onnx_as_of"', f'{reason} as "__dbt_onnx_score_reason"']
-    carried += [
-        'is_late as "__dbt_onnx_is_late"',
-        '"__dbt_onnx_features_hash"',
-        '"__dbt_onnx_rejected_reason"',
-    ]
-    carried += [
+    features = ",\n            ".join(
         f"{read_as(f'feature_{i}', kind)} as {quote(name)}"
         for i, (name, kind) in enumerate(question.features.items())
-    ]
-    columns = ",\n            ".join(carried)
+    )
     return f"""{planned}
         select
-            {columns}
+            {", ".join(_keys(question))},
+            "__dbt_onnx_as_of",
+            enum_code(cast(score_reason as {ROW_TYPES["score_reason"]})) as "__dbt_onnx_score_reason",
+            is_late as "__dbt_onnx_is_late",
+            "__dbt_onnx_features_hash",
+            "__dbt_onnx_rejected_reason",
+            {features}
         from planned
         where score_reason is not null"""
 
 
 def select_advanced(question: Question, facts: Facts) -> str:
     """The keys and moments of unchanged rows that are about a newer moment than is known of them."""
-    keys = ", ".join(_keys(question))
     return f"""{joined(question, facts, with_late=False)}
-        select {keys}, "__dbt_onnx_as_of" from planned
+        select {", ".join(_keys(question))}, "__dbt_onnx_as_of" from planned
         where is_advanced and score_reason is null"""
 
 
@@ -362,10 +355,8 @@ def _select_candidates(question: Question, facts: Facts, *, part: int) -> str:
     def in_part(table: str) -> str:
         if facts.candidate_parts == 1:
             return "true"
-        keys = ", ".join(
-            compared(name, kind, of=table) for name, kind in question.shape.key.items()
-        )
-        return f"hash({keys}) % {facts.candidate_parts} = {part}"
+        key = compared_key(question.shape.key, of=table)
+        return f"hash({key}) % {facts.candidate_parts} = {part}"
 
     is_of_version = question.is_of_version()
     conditions = [
@@ -377,11 +368,8 @@ def _select_candidates(question: Question, facts: Facts, *, part: int) -> str:
     if question.refresh_after_sql is not None:
         conditions.append(_has_expired(question))
     if facts.rejected:
-        rejected = current.keys_of(
-            question.current,
-            question.shape.key,
-            where=f"{REJECTED} is not null and {is_of_version}",
-        )
+        is_rejected = f"{REJECTED} is not null and {is_of_version}"
+        rejected = keys_of(question.current, question.shape.key, where=is_rejected)
         conditions.append(f"({', '.join(_keys(question, of='features'))}) in {rejected}")
     return f"""
         select features.* from {_features(question, where=in_part("source"))} as features
@@ -403,9 +391,7 @@ def joined(
     holds some of the rows, as `_features` gives them. Gives a CTE `planned`. Parameters:
     $model_name, $model_version, $run_as_of.
     """
-    keys = _keys(question)
-    named = list(zip(keys, question.shape.key, strict=True))
-    null_key = " or ".join(f"features.{alias} is null" for alias in keys)
+    null_key = " or ".join(f"{alias} is null" for alias in _keys(question, of="features"))
     is_of_version = question.is_of_version()
     known_until = "greatest(scored.as_of, scored.confirmed_as_of)"
     is_late = f"coalesce(features.as_of_given < {known_until}, false)"
@@ -416,9 +402,7 @@ def joined(
         is_advanced = "false"
     is_known_to_others = "false"
     if not question.is_alone:
-        others = current.keys_of(
-            question.current, question.shape.key, where=f"not ({is_of_version})"
-        )
+        others = keys_of(question.current, question.shape.key, where=f"not ({is_of_version})")
         is_known_to_others = f"({', '.join(_keys(question, of='features'))}) in {others}"
     return f"""
         with features as (select * from {features or _features(question)}),
@@ -459,9 +443,9 @@ def joined(
             left join scored on {_same_key(question, "scored")}
             left join rejected on {_same_key(question, "rejected")}
         ),
-        {_late(question, keys) if with_late else ""}
+        {_late(question) if with_late else ""}
         planned as (
-            select *, {_reason(question, named, with_late=with_late)} as score_reason
+            select *, {_reason(question, with_late=with_late)} as score_reason
             from {"known_with_late" if with_late else "known"}
             {_expiry(question, "scored_run_no")}
         )
@@ -475,12 +459,13 @@ def _same_key(question: Question, table: str) -> str:
     )
 
 
-def _reason(question: Question, named: Sequence[tuple[str, str]], *, with_late: bool) -> str:
+def _reason(question: Question, *, with_late: bool) -> str:
+    key = question.shape.key
     same_or_null = " and ".join(
-        f"{compared(name, question.shape.key[name], of='reported')} is not distinct from {alias}"
-        for alias, name in named
+        f"{compared(name, kind, of='reported')} is not distinct from {alias}"
+        for alias, (name, kind) in zip(_keys(question), key.items(), strict=True)
     )
-    any_null = " or ".join(f"reported.{quote(name)} is null" for _, name in named)
+    any_null = " or ".join(f"reported.{quote(name)} is null" for name in key)
     changed = "hash_changed" if question.hash_changed else "features_changed"
     retry = 'known_hash <> "__dbt_onnx_features_hash"' if not question.retry_rejected else "true"
     full_refresh = "when true then 'full_refresh'" if question.full_refresh else ""
@@ -526,10 +511,10 @@ def _expiry(question: Question, run_no: str) -> str:
             ) as scoring_runs on scoring_runs.__dbt_onnx_scoring_run_no = {run_no}"""
 
 
-def _late(question: Question, keys: Sequence[str]) -> str:
+def _late(question: Question) -> str:
     """What the ledger had of a late row's entity by the moment that the row describes."""
-    listed = ", ".join(f"features.{alias}" for alias in keys)
-    joined = " and ".join(f"late.{alias} = known.{alias}" for alias in keys)
+    listed = ", ".join(_keys(question, of="features"))
+    joined = " and ".join(f"late.{alias} = known.{alias}" for alias in _keys(question))
     columns = ", ".join((*map(quote, question.shape.key), "as_of", "features_hash", REJECTED, RUN))
     return f"""
         earlier as (

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from dbt_onnx.engines.duckdb.cursor import Cursor
     from dbt_onnx.engines.duckdb.features import FeatureRelation
-    from dbt_onnx.engines.duckdb.runs import PreviousRun, RunRecord
+    from dbt_onnx.engines.duckdb.runs import RunRecord
     from dbt_onnx.engines.duckdb.tables import ScoringTables
+    from dbt_onnx.runs.history import RunRow
     from dbt_onnx.runs.run import ScoringRun
 
 _TICK = timedelta(microseconds=1)
@@ -53,10 +54,9 @@ class PlannedRows:
 def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: RunRecord) -> Planned:
     """Check the rows and decide which of them are scored. Raises DataError; writes nothing."""
     clock, now = reader.rows(f"select {run.settings.clock_sql}, {NOW}")[0]
-    previous = record.previous(reader)
-    last_full = record.last_full(reader, run.artifact.model)
+    past = record.past(reader, run.artifact.model)
     # the clock, not the newest row: that one may be deleted, and an entity may arrive late
-    is_past = last_full.clock is not None and clock < last_full.clock
+    is_past = past.clock is not None and clock < past.clock
     is_backfill = run.is_other_version or is_past
     precisions = precisions_of(
         run.artifact.contract, significant_digits=run.request.significant_digits
@@ -71,21 +71,19 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
         current=reader.relation_or_empty(tables.current, run.shape.current_columns),
         history=reader.relation_or_empty(tables.history, run.shape.history_columns),
         runs=tables.runs.sql,
-        is_alone=record.is_alone(reader, run.artifact.model),
+        is_alone=past.is_alone,
         full_refresh=run.settings.full_refresh,
         retry_rejected=run.settings.retry_rejected,
         refresh_after_sql=_interval(run.request.refresh_after),
-        hash_changed=_is_other(function, previous),
+        hash_changed=past.features_hash_function not in {None, function},
         is_backfill=is_backfill,
     )
-    given = _describe_features(reader, question)
-    run.features.check_not_empty(given.snapshot.rows)
-    run.features.check_moments(
-        given.snapshot.oldest, given.snapshot.newest, as_of=run.request.as_of, clock=clock
-    )
-    as_of = given.snapshot.newest or clock
+    given, is_incomplete = _describe_features(reader, question)
+    run.features.check_not_empty(given.rows)
+    run.features.check_moments(given.oldest, given.newest, as_of=run.request.as_of, clock=clock)
+    as_of = given.newest or clock
     # a machine's clock that was set back must not make the newest prediction look older
-    scored_at = now if previous is None else max(now, previous.scored_at + _TICK)
+    scored_at = now if past.scored_at is None else max(now, past.scored_at + _TICK)
     look = _Look(
         reader=reader,
         question=question,
@@ -94,12 +92,12 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
             "model_name": run.artifact.model_name,
             "model_version": run.artifact.model_version,
             "run_as_of": as_of,
-            "last_full_as_of": last_full.as_of,
+            "last_full_as_of": past.as_of,
         },
         features=run.features,
         tables=tables,
     )
-    facts = _measure(look, given)
+    facts = _measure(look, given, is_incomplete=is_incomplete)
     sql, summary = next(found for route in ROUTES if (found := route(look, facts)) is not None)
     return Planned(
         summary=summary,
@@ -131,9 +129,8 @@ class _Look:
         self.features.check_keys(self.reader, key=list(self.question.shape.key))
 
     def summarize(self, planned: str) -> PlanSummary:
-        row = self.rows(plan.summarize(self.question, planned))[0]
-        names = [description[0] for description in self.reader.raw.description or []]
-        return PlanSummary.from_row(dict(zip(names, row, strict=True)))
+        [totals] = self.reader.records(plan.summarize(self.question, planned), self.parameters)
+        return PlanSummary.from_row(totals)
 
     def refuse_doubled(self, planned: str) -> None:
         """Raise WarehouseError when an entity is planned more than once, though its key is unique."""
@@ -191,7 +188,7 @@ def _few_changed(look: _Look, facts: Facts) -> _Found | None:
     if not _adds_up(look, facts):
         # entities are gone, or a key occurs twice, or the relation is never the same
         look.check_keys()
-        if _describe_features(look.reader, question).snapshot != facts.given:
+        if _describe_features(look.reader, question)[0] != facts.given:
             raise unstable(look.features.name)
         look.refuse_doubled(planned)
     planned, summary = _with_late(look, planned, materialized)
@@ -243,19 +240,13 @@ def _adds_up(look: _Look, facts: Facts) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class _Given:
-    snapshot: Snapshot
-    without_key: int
-    without_moment: int
+def _describe_features(reader: Cursor, question: Question) -> tuple[Snapshot, bool]:
+    """The feature relation as a whole, and whether a key or a moment is missing in it."""
+    *snapshot, is_incomplete = reader.rows(plan.describe_features(question))[0]
+    return Snapshot(*snapshot), is_incomplete
 
 
-def _describe_features(reader: Cursor, question: Question) -> _Given:
-    *snapshot, without_key, without_moment = reader.rows(plan.describe_features(question))[0]
-    return _Given(Snapshot(*snapshot), without_key, without_moment)
-
-
-def _measure(look: _Look, given: _Given) -> Facts:
+def _measure(look: _Look, given: Snapshot, *, is_incomplete: bool) -> Facts:
     """What is known of the features, and of current: of an entity with a score and a rejection, the
     rejection.
     """
@@ -265,9 +256,8 @@ def _measure(look: _Look, given: _Given) -> Facts:
         overruled = look.rows(plan.describe_overruled(look.question))[0]
         known = tracked.without(Snapshot(*overruled))
     return Facts(
-        given=given.snapshot,
-        without_key=given.without_key,
-        without_moment=given.without_moment,
+        given=given,
+        is_incomplete=is_incomplete,
         known=known,
         tracked=tracked.rows,
         rejected=rejected,
@@ -283,8 +273,10 @@ def features_hash_function(cursor: Cursor, precisions: Mapping[str, str]) -> str
     return "/".join(("duckdb.hash", f"{cursor.rows(_HASH_PROBE)[0][0]:016x}", "2", *sorted(digits)))
 
 
-def _is_other(function: str, previous: PreviousRun | None) -> bool:
-    return previous is not None and previous.features_hash_function not in {None, function}
+def hashes_as_then(cursor: Cursor, run: RunRow) -> bool:
+    """Whether features are hashed here as they were in a run."""
+    precisions = dict(zip(run.features or [], run.feature_precisions or [], strict=False))
+    return bool(run.features_hash_function == features_hash_function(cursor, precisions))
 
 
 def _interval(period: timedelta | None) -> str | None:

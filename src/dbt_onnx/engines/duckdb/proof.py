@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
-from dbt_onnx.engines.duckdb.feature_types import hashable
-from dbt_onnx.engines.duckdb.identifiers import compared, quote
+from dbt_onnx.engines.duckdb.feature_types import hashable_columns
+from dbt_onnx.engines.duckdb.identifiers import compared_key, not_null, quote
 from dbt_onnx.engines.duckdb.ledger import (
     CURRENT_TYPES,
     REJECTED,
@@ -26,7 +26,7 @@ from dbt_onnx.engines.duckdb.ledger import (
     last_number,
     select_ledger,
 )
-from dbt_onnx.engines.duckdb.planning import features_hash_function
+from dbt_onnx.engines.duckdb.planning import hashes_as_then
 from dbt_onnx.engines.duckdb.runs import read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.runs.chain import faults_of_chain
@@ -92,12 +92,17 @@ def _faults_of_runs(
         yield Finding(problem="runs", expected="there", actual=f"{which} gone from {tables.runs}")
 
 
+def _key_of(runs: Sequence[RunRow]) -> list[str]:
+    """The key columns; empty when no run came so far."""
+    return next((run.key_columns for run in runs if run.key_columns), [])
+
+
 def _strange_rows(
     cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow]
 ) -> Iterator[Finding]:
     """Rows that name no successful run of this scoring model."""
     numbers = [run.run_no for run in runs if run.status == "success"]
-    key: list[str] = next((run.key_columns for run in runs if run.key_columns), [])
+    key = _key_of(runs)
     listed = ", ".join(f"any_value({quote(name)})" for name in key) or "null"
     places = {"ledger": ("row(s)", all_rows(tables, [*key, RUN]))}
     if cursor.has(tables.inputs):
@@ -121,26 +126,31 @@ def _faults_of_current(
     cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow], *, with_history: bool
 ) -> Iterator[Finding]:
     """An entity has one score and one rejection of a model version, and no newer one in history."""
-    names = next((run.key_columns for run in runs if run.key_columns), None)
-    if names is None:
+    key = _key_of(runs)
+    if not key:
         return
-    types = key_types(names, cursor.columns_of(tables.current.sql))
-    listed = ", ".join(compared(name, kind) for name, kind in types.items())
-    slots = f"select {listed}, {RUN}, {REJECTED} is null as is_scored, {RUN} as number from {{0}} where {{1}}"
-    of_version = (
-        f"(select {RUN}, model_name, model_version from {tables.runs.sql} where status = 'success')"
-    )
-    aliases = ", ".join(f"key_{i}" for i in range(len(names)))
-    named = f"(select * from ({slots}) as slots({aliases}, {RUN}, is_scored, number) inner join {of_version} using ({RUN}))"
-    current = named.format(tables.current.sql, "true")
+    types = key_types(key, cursor.columns_of(tables.current.sql))
+    aliases = ", ".join(f"key_{i}" for i in range(len(key)))
+
+    def with_version(table: TableName, where: str) -> str:
+        return f"""(
+            select * from (
+                select {compared_key(types)}, {RUN}, {REJECTED} is null, {RUN}
+                from {table.sql} where {where}
+            ) as slots({aliases}, {RUN}, is_scored, number)
+            inner join (
+                select {RUN}, model_name, model_version from {tables.runs.sql} where status = 'success'
+            ) using ({RUN})
+        )"""
+
+    current = with_version(tables.current, "true")
     slot = f"{aliases}, model_name, model_version, is_scored"
     questions = {
         "row(s) in current, of one entity, model version and status": f"select {aliases}, count(*) "
         f"from {current} group by {slot} having count(*) > 1 limit {MAX_FINDINGS}"
     }
     if with_history:
-        has_key = " and ".join(f"{quote(name)} is not null" for name in types)
-        history = named.format(tables.history.sql, f"not is_late and {has_key}")
+        history = with_version(tables.history, f"not is_late and {not_null(types)}")
         questions["newer row(s) in history than in current"] = (
             f"select {aliases}, count(*) from {history} as history left join (select {slot}, max(number) as "
             f"newest from {current} group by {slot}) as current using ({slot}) "
@@ -151,7 +161,7 @@ def _faults_of_current(
         for *values, count in cursor.rows(question):
             yield Finding(
                 problem="ledger",
-                key=key_text(dict(zip(names, values, strict=True))),
+                key=key_text(dict(zip(key, values, strict=True))),
                 expected="one, the newest",
                 actual=f"{count} {what}",
             )
@@ -165,7 +175,7 @@ def _faults_of_counts(
     successful = [run for run in runs if run.status == "success"]
     numbers = {"numbers": [run.run_no for run in successful]}
     is_theirs = f"{RUN} in (select unnest($numbers))"
-    written = all_rows(tables, [RUN], of=is_theirs)
+    written = all_rows(tables, [RUN], where=is_theirs)
     found = dict(
         cursor.rows(f"select {RUN}, count(*) from {written} as written group by {RUN}", numbers)
     )
@@ -175,19 +185,17 @@ def _faults_of_counts(
         kept = dict(cursor.rows(f"select {RUN}, count(*) from {rows} group by {RUN}", numbers))
     for run in successful:
         gone = erased[run.run_no]
-        wanted = (run.rows_scored or 0) + (run.rows_rejected or 0) - gone["rows"]
-        if found.get(run.run_no, 0) != wanted:
-            yield _count_fault(run, "ledger", "rows", wanted, found.get(run.run_no, 0))
+        rows_left = (run.rows_scored or 0) + (run.rows_rejected or 0) - gone["rows"]
         # inputs whose time is over were erased as a whole
-        wanted = max(0, (run.rows_inputs_kept or 0) - gone["rows_inputs"])
-        if kept.get(run.run_no, 0) != wanted:
-            yield _count_fault(run, "inputs", "kept inputs", wanted, kept.get(run.run_no, 0))
-
-
-def _count_fault(run: RunRow, problem: str, what: str, wanted: int, found: int) -> Finding:
-    return Finding(
-        problem=problem, expected=f"{wanted:,}", actual=f"run {run.run_id} has {found:,} {what}"
-    )
+        inputs_left = max(0, (run.rows_inputs_kept or 0) - gone["rows_inputs"])
+        for problem, what, wanted, counts in (
+            ("ledger", "rows", rows_left, found),
+            ("inputs", "kept inputs", inputs_left, kept),
+        ):
+            count = counts.get(run.run_no, 0)
+            if count != wanted:
+                actual = f"run {run.run_id} has {count:,} {what}"
+                yield Finding(problem=problem, expected=f"{wanted:,}", actual=actual)
 
 
 def faults_of_run(cursor: Cursor, tables: ScoringTables, run: RunRow) -> Iterator[Finding]:
@@ -224,8 +232,8 @@ def _faults_of_view(
     """Whether the ledger, a view that anybody can replace, says what its tables do. Where it was
     dropped, the next run makes it again.
     """
-    key = next((run.key_columns for run in runs if run.key_columns), None)
-    if key is None or not cursor.has(tables.ledger):
+    key = _key_of(runs)
+    if not key or not cursor.has(tables.ledger):
         return
     types = key_types(key, cursor.columns_of(tables.current.sql))
     if "" in types.values():
@@ -238,8 +246,7 @@ def _faults_of_view(
         # a column that it reads is gone
         altered = True
     if not altered:
-        listed = ", ".join(hashable(quote(name), kind) for name, kind in columns.items())
-        said = f"select count(*), {fingerprint(listed)} from {{}} as said"
+        said = f"select count(*), {fingerprint(hashable_columns(columns))} from {{}} as said"
         altered = cursor.rows(said.format(tables.ledger.sql)) != cursor.rows(said.format(wanted))
     if altered:
         yield Finding(
@@ -263,10 +270,9 @@ def fingerprints(
     columns = cursor.columns_of(tables.current.sql)
     alike = defaultdict(list)
     for run in runs:
-        if run.status == "success" and run.ledger_fingerprint is not None:
-            precisions = dict(zip(run.features or [], run.feature_precisions or [], strict=False))
-            if run.features_hash_function == features_hash_function(cursor, precisions):
-                alike[tuple(run.key_columns), tuple(run.output_columns)].append(run.run_no)
+        is_sealed = run.status == "success" and run.ledger_fingerprint is not None
+        if is_sealed and hashes_as_then(cursor, run):
+            alike[tuple(run.key_columns), tuple(run.output_columns)].append(run.run_no)
     found: dict[int, int] = {}
     for (key, outputs), numbers in alike.items():
         number = fingerprint_of_rows(
@@ -279,7 +285,7 @@ def fingerprints(
         rows = all_rows(
             tables,
             [*key, *outputs, *others, *ROW_TYPES],
-            of=f"{RUN} in (select unnest($numbers)) and {where}",
+            where=f"{RUN} in (select unnest($numbers)) and {where}",
         )
         found |= dict.fromkeys(numbers, 0)
         found |= cursor.rows(

@@ -5,17 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dbt_onnx.artifacts.artifact import load_artifact
-from dbt_onnx.artifacts.sample import TOLERANCE, scales_of
+from dbt_onnx.artifacts.sample import scales_of
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
-from dbt_onnx.engines.duckdb.identifiers import compared, quote
-from dbt_onnx.engines.duckdb.kept_run import (
-    check_inputs,
-    kept_features,
-    read_run,
-    rows_of_run,
-)
+from dbt_onnx.engines.duckdb.identifiers import compared_key, quote, same_key
+from dbt_onnx.engines.duckdb.kept_run import check_inputs, kept_features, read_run, rows_of_run
 from dbt_onnx.engines.duckdb.ledger import key_types
-from dbt_onnx.engines.duckdb.planning import features_hash_function
+from dbt_onnx.engines.duckdb.planning import hashes_as_then
 from dbt_onnx.engines.duckdb.proof import erased_of_runs, faults_of_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ArtifactError, ContractError, RegistryError
@@ -23,13 +18,7 @@ from dbt_onnx.kernel.contract import KEY_PREFIX
 from dbt_onnx.kernel.encode import REJECTED_COLUMN
 from dbt_onnx.kernel.row_search import RowSearch
 from dbt_onnx.kernel.scoring import PART_ROWS, score_batches
-from dbt_onnx.runs.replay import (
-    COMPARED_STAMPS,
-    SAID_PREFIX,
-    Finding,
-    Replay,
-    compare_batch,
-)
+from dbt_onnx.runs.replay import COMPARED_STAMPS, SAID_PREFIX, Finding, Replay, compare_batch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +39,6 @@ def replay_run(
     registry: Registry,
     artifacts: Path,
     sample: int | None = None,
-    tolerance: float = TOLERANCE,
 ) -> Replay:
     """Score the kept inputs of a run again, with the model and the settings that it had.
 
@@ -66,9 +54,7 @@ def replay_run(
         tables.check_names(cursor)
         run = read_run(cursor, tables, run_id)
         replay = Replay(run_id=run_id, model=str(run.model), rows_kept=run.rows_inputs_kept)
-        same_hash = run.features_hash_function == features_hash_function(
-            cursor, dict(zip(run.features or [], run.feature_precisions or [], strict=False))
-        )
+        same_hash = hashes_as_then(cursor, run)
         if not same_hash:
             replay.notes.append(
                 f"the features were hashed by {run.features_hash_function}, which this warehouse no "
@@ -84,7 +70,7 @@ def replay_run(
             return replay
         artifact = _load(registry, artifacts, run, replay)
         if artifact is not None:
-            _score(cursor, tables, run, artifact, replay, sample, tolerance)
+            _score(cursor, tables, run, artifact, replay, sample)
     return replay
 
 
@@ -121,7 +107,6 @@ def _score(
     artifact: Artifact,
     replay: Replay,
     sample: int | None,
-    tolerance: float,
 ) -> None:
     session = artifact.open(threads=run.threads, batch_rows=run.batch_rows)
     if session.onnxruntime_version != run.onnxruntime_version:
@@ -141,10 +126,7 @@ def _score(
             rows, session, contract=artifact.contract, workers=session.workers,
             search=RowSearch(),
         ):  # fmt: skip
-            compare_batch(
-                replay, batch, key=run.key_columns, columns=columns, tolerance=tolerance,
-                scales=scales,
-            )  # fmt: skip
+            compare_batch(replay, batch, key=run.key_columns, columns=columns, scales=scales)
     finally:
         rows.close()
 
@@ -168,16 +150,11 @@ def _rows_to_replay(
     )
     features = [f"fed.{quote(name)}" for name in run.features]
     types = key_types(run.key_columns, cursor.columns_of(tables.current.sql))
-    same = " and ".join(
-        f"{compared(name, kind, of='said')} = {compared(name, kind, of='fed')}"
-        for name, kind in types.items()
-    )
-    keys = ", ".join(compared(name, kind, of="said") for name, kind in types.items())
-    order = (
-        "fed.__dbt_onnx_place asc" if sample is None else f"hash({keys}, $run_id) asc limit $sample"
-    )
+    order = "fed.__dbt_onnx_place asc"
+    if sample is not None:
+        order = f"hash({compared_key(types, of='said')}, $run_id) asc limit $sample"
     return f"""
         select {", ".join([*carried, *features])}
         from {rows_of_run(tables)} as said
-        inner join ({kept_features(tables, run)}) as fed on {same}
+        inner join ({kept_features(tables, run)}) as fed on {same_key(types, "said", "fed")}
         order by {order}"""

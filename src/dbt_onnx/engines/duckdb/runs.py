@@ -41,27 +41,19 @@ _ACTIVE: set[tuple[str, str]] = set()
 
 
 @dataclass(frozen=True)
-class PreviousRun:
-    """The newest successful run of a scoring model, by any version of its model.
+class Past:
+    """What successful runs of a scoring model say to one that begins; moments are none before the first.
 
-    `features_hash_function` is that of the newest full run, which made the hashes in current; none if
-    there was no full run.
+    `is_alone`: no other model version has scored. `as_of` is the newest moment that a full run of this
+    version was about, `clock` the newest clock of a full run by any, `scored_at` that of any run.
+    `features_hash_function` is that of the newest full run, which made the hashes in current.
     """
 
-    features_hash_function: str | None
-    scored_at: datetime
-
-
-@dataclass(frozen=True)
-class LastFullRun:
-    """How far full runs have come; none before the first.
-
-    `as_of` is the newest moment that a full run of one model version was about. `clock` is the newest
-    clock of a full run by any version.
-    """
-
+    is_alone: bool
     as_of: datetime | None
     clock: datetime | None
+    scored_at: datetime | None
+    features_hash_function: str | None
 
 
 INTERRUPTED = (
@@ -76,7 +68,6 @@ class RunRecord:
     def __init__(self, tables: ScoringTables, settings: RunSettings, run_no: int) -> None:
         self.tables = tables
         self.run_no = run_no
-        self.run_id = settings.run_id
         self._identity = {RUN: run_no, "scoring_model": settings.identifier}
 
     def update(self, cursor: Cursor, **values: Any) -> None:
@@ -96,34 +87,26 @@ class RunRecord:
         self.update(cursor, status=status, ended_at=ended_at, **values)
         _seal(cursor, self.tables, self._identity)
 
-    def is_alone(self, cursor: Cursor, model: ModelVersion) -> bool:
-        """Whether no other model version has scored."""
-        return not cursor.rows(
-            f"select 1 from {self.tables.runs.sql} where scoring_model = $scoring_model "
-            "and status = 'success' and rows_scored + rows_rejected > 0 "
-            "and (model_name <> $model_name or model_version <> $model_version) limit 1",
+    def past(self, cursor: Cursor, model: ModelVersion) -> Past:
+        """What was before this run of a model version."""
+        [found] = cursor.rows(
+            f"""
+            select
+                not coalesce(bool_or(
+                    rows_scored + rows_rejected > 0
+                    and (model_name <> $model_name or model_version <> $model_version)
+                ), false),
+                max(as_of) filter (
+                    scope = 'full' and model_name = $model_name and model_version = $model_version
+                ),
+                max(clock) filter (scope = 'full'),
+                max(scored_at) filter (scope <> 'empty'),
+                arg_max(features_hash_function, scored_at) filter (scope = 'full')
+            from {self.tables.runs.sql}
+            where scoring_model = $scoring_model and status = 'success'""",
             {**self._identity, "model_name": model.name, "model_version": model.version},
         )
-
-    def previous(self, cursor: Cursor) -> PreviousRun | None:
-        found = cursor.rows(
-            "select arg_max(features_hash_function, scored_at) filter (where scope = 'full'), "
-            f"max(scored_at) from {self.tables.runs.sql} "
-            "where scoring_model = $scoring_model and status = 'success' and scope <> 'empty' "
-            "having count(*) > 0",
-            self._identity,
-        )
-        return PreviousRun(*found[0]) if found else None
-
-    def last_full(self, cursor: Cursor, model: ModelVersion) -> LastFullRun:
-        """How far the full runs of this model version have come, and those of all versions."""
-        found = cursor.rows(
-            "select max(as_of) filter (where model_name = $model_name "
-            f"and model_version = $model_version), max(clock) from {self.tables.runs.sql} "
-            "where scoring_model = $scoring_model and status = 'success' and scope = 'full'",
-            {**self._identity, "model_name": model.name, "model_version": model.version},
-        )
-        return LastFullRun(*found[0])
+        return Past(*found)
 
     def follows_death(self, cursor: Cursor, *, model_version: str) -> bool:
         """Whether this run must score in a child process.
@@ -205,12 +188,12 @@ def read_run_rows(cursor: Cursor, tables: ScoringTables) -> list[RunRow]:
     # the run table of an older dbt_onnx lacks columns until the next run
     there = cursor.columns_of(tables.runs.sql)
     columns = [quote(name) if name in there else f"null as {quote(name)}" for name in RUNS_TYPES]
-    rows = cursor.rows(
+    rows = cursor.records(
         f"select {', '.join(columns)} from {tables.runs.sql} where scoring_model = $scoring_model "
         f"order by {RUN} desc",
         {"scoring_model": tables.ledger.identifier},
     )
-    return [RunRow(values=dict(zip(RUNS_TYPES, row, strict=True))) for row in rows]
+    return [RunRow(values=row) for row in rows]
 
 
 def last_account(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:

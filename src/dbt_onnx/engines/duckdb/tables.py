@@ -33,16 +33,6 @@ _DECIDING = (
     RUN, "run_id", "scoring_model", "status", "scope", "clock", "as_of", "scored_at", "key_columns",
     "model_name", "model_version",
 )  # fmt: skip
-# the runs table has the same name for every scoring model of a schema
-_WAY_OUT = {
-    "ledger": "alias",
-    "current table": "alias",
-    "history table": "alias",
-    "table of kept inputs": "alias",
-    "runs table": "schema",
-    "references table": "schema",
-    "table of erasures": "schema",
-}
 _SUFFIXES = (CURRENT_SUFFIX, HISTORY_SUFFIX, INPUTS_SUFFIX)
 _SHARED = (RUNS_TABLE, REFERENCES_TABLE, ERASURES_TABLE)
 
@@ -70,26 +60,26 @@ class ScoringTables(LedgerTables):
             cursor, self.references, MODEL_TYPES, role="references table", repairable=True
         )
         _refuse_foreign(cursor, self.erasures, ledger.ERASURES_TYPES, role="table of erasures")
-        _refuse_retyped(cursor, self.runs, ledger.RUNS_TYPES, role="runs table")
-        _refuse_retyped(cursor, self.references, REFERENCES_TYPES, role="references table")
-        _refuse_retyped(cursor, self.erasures, ledger.ERASURES_TYPES, role="table of erasures")
+        for table, types in self._shared():
+            _refuse_retyped(cursor, table, types)
+
+    def _shared(self) -> Sequence[tuple[TableName, Mapping[str, str]]]:
+        """The tables that all scoring models of a schema share, with the types of their columns."""
+        return (
+            (self.runs, ledger.RUNS_TYPES),
+            (self.references, REFERENCES_TYPES),
+            (self.erasures, ledger.ERASURES_TYPES),
+        )
 
     def _refuse_older(self, cursor: Cursor) -> None:
         """Raise WarehouseError when a dbt_onnx wrote the runs that did not number them."""
-        if not cursor.has(self.runs):
-            return
-        found = cursor.columns_of(self.runs.sql)
+        found = cursor.columns_of(self.runs.sql) if cursor.has(self.runs) else {}
         if RUN in found or not {"run_id", "scoring_model", "status"} <= set(found):
             return
-        older = [
-            self.runs,
-            self.ledger,
-            self.ledger.beside(self.ledger.identifier + "__latest"),
-            self.inputs,
-        ]
+        latest = self.ledger.beside(self.ledger.identifier + "__latest")
         statements = "; ".join(
             f"alter table {table.sql} rename to {quote(table.identifier + '_before')}"
-            for table in older
+            for table in (self.runs, self.ledger, latest, self.inputs)
             if cursor.has(table)
         )
         raise WarehouseError(
@@ -108,7 +98,7 @@ class ScoringTables(LedgerTables):
                 hint="give the scoring model another name or alias",
             )
         row = ledger.ROW_TYPES
-        _refuse_foreign(cursor, self.inputs, [inputs.RUN_COLUMN], role="table of kept inputs")
+        _refuse_foreign(cursor, self.inputs, [RUN], role="table of kept inputs")
         _refuse_foreign(cursor, self.current, [*row, *ledger.CURRENT_TYPES], role="current table")
         _refuse_foreign(cursor, self.history, [*row, *ledger.HISTORY_TYPES], role="history table")
         if cursor.has(self.ledger) and not cursor.is_view(self.ledger):
@@ -188,20 +178,17 @@ class ScoringTables(LedgerTables):
                     hint="give the output another column name when exporting or registering the "
                     "model, or give the scoring model another alias to start a new ledger",
                 )
-        for table, columns in self._own_columns():
+        for table, own in (
+            (self.current, ledger.CURRENT_TYPES),
+            (self.history, ledger.HISTORY_TYPES),
+        ):
             types = cursor.columns_of(table.sql)
-            for name, kind in columns.items():
+            for name, kind in (ledger.ROW_TYPES | own).items():
                 if types[name] != kind:
                     raise WarehouseError(
                         f"{table} was altered: column {name!r} is {types[name]}, not {kind}",
                         hint=_RESTORE,
                     )
-
-    def _own_columns(self) -> Sequence[tuple[TableName, Mapping[str, str]]]:
-        return (
-            (self.current, ledger.ROW_TYPES | ledger.CURRENT_TYPES),
-            (self.history, ledger.ROW_TYPES | ledger.HISTORY_TYPES),
-        )
 
     def check_outputs(self, cursor: Cursor, shape: LedgerShape, model: ModelVersion) -> None:
         """Raise when the ledger lacks an output column of a version that has scored before.
@@ -235,10 +222,7 @@ class ScoringTables(LedgerTables):
             (self.history, shape.history_columns),
         ):
             cursor.execute(ledger.create_rows(table, columns, key=shape.key))
-            found = {n.casefold() for n in cursor.columns_of(table.sql)}
-            for name, kind in columns.items():
-                if name.casefold() not in found:
-                    cursor.execute(ledger.add_column(table, name, kind))
+            _add_missing(cursor, table, columns)
         cursor.execute(ledger.create_ledger(self, self.whole_shape(cursor, shape.key)))
 
     def whole_shape(self, cursor: Cursor, key: Mapping[str, str]) -> LedgerShape:
@@ -274,21 +258,25 @@ class ScoringTables(LedgerTables):
 
         Where they exist, add the columns that a newer dbt_onnx brings.
         """
-        for table, columns in (
-            (self.runs, ledger.RUNS_TYPES),
-            (self.references, REFERENCES_TYPES),
-            (self.erasures, ledger.ERASURES_TYPES),
-        ):
+        for table, columns in self._shared():
             cursor.execute(ledger.create_table(table, columns))
-            found = cursor.columns_of(table.sql)
-            for name, kind in columns.items():
-                if name not in found:
-                    cursor.execute(ledger.add_column(table, name, kind))
+            _add_missing(cursor, table, columns)
 
 
-def _refuse_retyped(
-    cursor: Cursor, table: TableName, types: Mapping[str, str], *, role: str
-) -> None:
+def _add_missing(cursor: Cursor, table: TableName, columns: Mapping[str, str]) -> None:
+    found = {name.casefold() for name in cursor.columns_of(table.sql)}
+    for name, kind in columns.items():
+        if name.casefold() not in found:
+            cursor.execute(ledger.add_column(table, name, kind))
+
+
+def _way_out(table: TableName) -> str:
+    # shared tables have the same name for every scoring model of a schema
+    part = "schema" if table.identifier in _SHARED else "alias"
+    return f"give the scoring model another {part}"
+
+
+def _refuse_retyped(cursor: Cursor, table: TableName, types: Mapping[str, str]) -> None:
     if not cursor.has(table):
         return
     found = cursor.columns_of(table.sql)
@@ -300,8 +288,7 @@ def _refuse_retyped(
     if faults:
         raise WarehouseError(
             f"{table} was altered: {'; '.join(faults)}",
-            hint="restore the table from a backup, or give the scoring model another "
-            f"{_WAY_OUT[role]}",
+            hint=f"restore the table from a backup, or {_way_out(table)}",
         )
 
 
@@ -316,7 +303,7 @@ def _refuse_foreign(
     if cursor.is_view(table):
         raise WarehouseError(
             f"{table} is a view; the {role} of a scoring model must be a table of its own",
-            hint=f"drop or rename the view {table}, or give the scoring model another {_WAY_OUT[role]}",
+            hint=f"drop or rename the view {table}, or {_way_out(table)}",
         )
     if not cursor.has(table):
         return
@@ -326,11 +313,10 @@ def _refuse_foreign(
         raise WarehouseError(
             f"{table} is somebody else's table: it has none of the columns of a {role}; "
             f"it has {sorted(found)}",
-            hint=f"rename that table, or give the scoring model another {_WAY_OUT[role]}",
+            hint=f"rename that table, or {_way_out(table)}",
         )
     if missing and not repairable:
         raise WarehouseError(
             f"{table} was altered: column(s) {missing} of the {role} are gone",
-            hint="restore the table from a backup, or give the scoring model another "
-            f"{_WAY_OUT[role]}",
+            hint=f"restore the table from a backup, or {_way_out(table)}",
         )

@@ -5,18 +5,20 @@ What a question needs is imported when it is asked: `status` and `runs` ask litt
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import duckdb
 
 from dbt_onnx.engines.duckdb import asked
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, opening_errors
+from dbt_onnx.engines.duckdb.identifiers import literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
     from pathlib import Path
-
-    import duckdb
 
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import Registry, RegistryEntry
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from dbt_onnx.runs.replay import Finding, Replay
     from dbt_onnx.runs.request import Asked, RunSettings, ScoringRequest
     from dbt_onnx.runs.run import RunSummary
-
-OUTCOME_VARIABLE = "dbt_onnx_outcome"
 
 
 class DuckDBWarehouse:
@@ -42,11 +42,17 @@ class DuckDBWarehouse:
 
     @staticmethod
     def open_again(path: str, options: Mapping[str, Any], /) -> Any:
-        return asked.open_read_only(path, options)
+        with opening_errors(path):
+            return duckdb.connect(path, config={**options, "access_mode": "read_only"})
 
     @staticmethod
-    def session(connection: Any, settings: Mapping[str, Any], /) -> AbstractContextManager[Any]:
-        return asked.session(connection, settings)
+    @contextmanager
+    def session(connection: Any, settings: Mapping[str, Any], /) -> Iterator[Any]:
+        with connection.cursor() as cursor:
+            for name, value in settings.items():
+                # as dbt-duckdb sets them
+                cursor.execute(f"SET {name} = {literal(str(value))}")
+            yield cursor
 
     @staticmethod
     def noting(connection: Any, noted: dict[str, str], /) -> Any:
@@ -75,7 +81,7 @@ class DuckDBWarehouse:
         )
 
     def leave_outcome(self, outcome: str) -> None:
-        self._cursor.execute(f"set variable {OUTCOME_VARIABLE} = $outcome", {"outcome": outcome})
+        self._cursor.execute("set variable dbt_onnx_outcome = $outcome", {"outcome": outcome})
 
     @duckdb_errors()
     def examine(self, ledger: TableName, asked: Asked, artifact: Artifact) -> CurrentFeatures:
@@ -177,9 +183,8 @@ class DuckDBWarehouse:
 
     @duckdb_errors()
     def count_rows(self, relation: TableName) -> int:
-        from dbt_onnx.engines.duckdb import backfilling
-
-        return backfilling.count_rows(self._cursor, relation)
+        [(count,)] = self._cursor.rows(f"select count(*) from {relation.sql}")
+        return int(count)
 
     @duckdb_errors()
     def renew_scratch(self, relations: Iterable[TableName]) -> None:

@@ -54,7 +54,7 @@ def append_predictions(
     kept. Returns the reasons of rejections, in the order of their numbers. What the stream raises is
     raised here as it was.
     """
-    reasons = _Reasons()
+    reasons: list[str] = []
     rows = reader.stream(
         plan.select_rows(planned.rows.question, planned.rows.sql),
         planned.rows.parameters,
@@ -62,36 +62,25 @@ def append_predictions(
     )
     try:
         batches = rows if fed is None else fed.passing(rows, columns=_kept_columns(rows.schema))
-        schema = reasons.numbered_schema(scores.schema_for(rows.schema))
-        _insert(writer, tables, planned, reasons.numbered(scores(batches)), schema=schema)
+        schema = scores.schema_for(rows.schema)
+        number = pa.field(_REASON, pa.uint16())
+        schema = schema.set(schema.get_field_index(_REASON), number)
+        _insert(writer, tables, planned, _numbered(scores(batches), reasons), schema=schema)
     finally:
         # an unfinished stream would keep the reader from ending its transaction
         rows.close()
-    return reasons.texts
+    return reasons
 
 
-class _Reasons:
-    """The reasons of rejections, `texts`, which a run's rows name by number, from 1."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def numbered_schema(self, schema: pa.Schema) -> pa.Schema:
-        position = schema.get_field_index(_REASON)
-        return schema.set(position, pa.field(_REASON, pa.uint16()))
-
-    def numbered(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """The batches, with the number of each reason in its place."""
-        for batch in batches:
-            found = batch.column(_REASON).dictionary_encode()
-            numbers = [self._number(text) for text in found.dictionary.to_pylist()]
-            column = pa.array(numbers, pa.uint16()).take(found.indices)
-            yield batch.set_column(batch.schema.get_field_index(_REASON), _REASON, column)
-
-    def _number(self, text: str) -> int:
-        if text not in self.texts:
-            self.texts.append(text)
-        return self.texts.index(text) + 1
+def _numbered(batches: Iterator[pa.RecordBatch], reasons: list[str]) -> Iterator[pa.RecordBatch]:
+    """The batches, with each reason's number in its place, from 1; `reasons` gets those that are new."""
+    for batch in batches:
+        found = batch.column(_REASON).dictionary_encode()
+        texts = found.dictionary.to_pylist()
+        reasons += [text for text in texts if text not in reasons]
+        numbers = pa.array([reasons.index(text) + 1 for text in texts], pa.uint16())
+        position = batch.schema.get_field_index(_REASON)
+        yield batch.set_column(position, _REASON, numbers.take(found.indices))
 
 
 def _kept_columns(schema: pa.Schema) -> list[str]:
@@ -154,41 +143,32 @@ def _keep_failure(
 
 def _insert_stream(writer: Cursor, tables: ScoringTables, planned: Planned) -> None:
     """Where nothing can be superseded, the rows go straight to where they stay."""
-    question = planned.rows.question
-    shape, is_of_version = question.shape, question.is_of_version()
+    question, parameters = planned.rows.question, planned.rows.parameters
+    shape = question.shape
     stream = current.select_scored(shape, stream=quote(_STREAM))
-    known = f"select 1 from {tables.current.sql} where {is_of_version} limit 1"
-    statements: list[str]
+    rows = f"({stream}) as scored"
+    known = f"select 1 from {tables.current.sql} where {question.is_of_version()} limit 1"
     if planned.scope == "backfill":
-        rows = f"({stream}) as scored"
         statements = [current.insert_rows(tables.history, shape.history_columns, rows=rows)]
-    elif not planned.rows.facts.is_incomplete and not writer.rows(known, planned.rows.parameters):
-        rows = f"({stream}) as scored"
+    elif not planned.rows.facts.is_incomplete and not writer.rows(known, parameters):
         statements = [current.insert_rows(tables.current, shape.row_columns, rows=rows)]
     else:
-        becomes_current = current.is_current(shape.key)
+        stays = current.is_current(shape.key)
         [(known_rows,)] = writer.rows(f"select count(*) from {tables.current.sql}")
+        rewrites = known_rows > writer.max_rows_held()
         statements = [
             f"create or replace temp table {current.SCORED} as {stream}",
-            *current.supersede(
-                tables,
-                shape,
-                is_of_version=is_of_version,
-                rewrites=known_rows > writer.max_rows_held(),
+            *current.supersede(tables, question, rewrites=rewrites),
+            current.insert_rows(
+                tables.current, shape.row_columns, rows=current.SCORED, where=stays
             ),
             current.insert_rows(
-                tables.current, shape.row_columns, rows=current.SCORED, where=becomes_current
-            ),
-            current.insert_rows(
-                tables.history,
-                shape.history_columns,
-                rows=current.SCORED,
-                where=f"not ({becomes_current})",
+                tables.history, shape.history_columns, rows=current.SCORED, where=f"not ({stays})"
             ),
             f"drop table {current.SCORED}",
         ]
     for statement in statements:
-        writer.execute(statement, planned.rows.parameters)
+        writer.execute(statement, parameters)
 
 
 def read_written(
@@ -240,10 +220,16 @@ def keep_inputs(
 
 def _forget_inputs(writer: Cursor, tables: ScoringTables, *, kept_since: datetime) -> None:
     parameters = {"scoring_model": tables.ledger.identifier, "kept_since": kept_since}
-    outdated = [row[0] for row in writer.rows(inputs.outdated_runs(tables.runs), parameters)]
+    outdated = writer.rows(
+        f"update {tables.runs.sql} set rows_inputs_kept = 0 where scoring_model = $scoring_model "
+        "and scored_at < $kept_since and rows_inputs_kept > 0 returning run_no",
+        parameters,
+    )
     if outdated:
-        for statement in inputs.delete_inputs(tables.inputs, tables.runs):
-            writer.execute(statement, {"run_nos": outdated})
+        writer.execute(
+            f"delete from {tables.inputs.sql} where run_no in (select unnest($run_nos))",
+            {"run_nos": [run_no for (run_no,) in outdated]},
+        )
 
 
 def note_presence(
@@ -253,29 +239,19 @@ def note_presence(
     question, summary, facts = planned.rows.question, planned.summary, planned.rows.facts
     if planned.scope == "backfill":
         return
-    shape, is_of_version = question.shape, question.is_of_version()
     statements: list[str] = []
-    given = {"features_sql": question.features_sql, "is_of_version": is_of_version}
     if has_rejected:
-        statements.append(
-            current.mark_rejected_present(tables.current, shape, is_of_version=is_of_version)
-        )
+        statements.append(current.mark_rejected_present(tables.current, question))
     if planned.has_absent:
-        statements.append(current.mark_absent(tables.current, shape, **given))
+        statements.append(current.mark_absent(tables.current, question))
     if summary.rows_returned:
-        statements.append(current.mark_returned(tables.current, shape, **given))
+        statements.append(current.mark_returned(tables.current, question))
     # last: a row that this run has rejected confirms nothing
     if facts.has_one_moment:
-        statements.append(
-            current.confirm_present(tables.current, shape, is_of_version=is_of_version)
-        )
+        statements.append(current.confirm_present(tables.current, question))
     elif summary.rows_advanced:
         confirmed = plan.select_advanced(question, facts)
-        statements.append(
-            current.confirm_rows(
-                tables.current, shape, rows_sql=confirmed, is_of_version=is_of_version
-            )
-        )
+        statements.append(current.confirm_rows(tables.current, question, rows_sql=confirmed))
     for statement in statements:
         writer.execute(statement, planned.rows.parameters)
 
