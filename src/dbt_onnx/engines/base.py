@@ -1,4 +1,4 @@
-"""What dbt's models and commands ask of a warehouse, and the one place that picks the engine.
+"""What dbt's models and commands ask of a warehouse.
 
 An engine is a folder beside this file. A run asks it as an `Engine`, see `dbt_onnx.runs.run`; whoever
 is above the engines asks a `Warehouse`, and knows no more of it than stands here.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dbt_onnx.errors import ConfigError, DataError
+from dbt_onnx.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -238,15 +238,3 @@ class Warehouse(Protocol):
     def drop_scratch(self, relations: Iterable[TableName]) -> None:
         """Drop the schemas of these relations. Raises WarehouseError when one has no such mark."""
         ...
-
-
-def engine_for(adapter_type: str) -> type[Warehouse]:
-    """The engine for a type of dbt's adapters. Raises ConfigError when there is none."""
-    if adapter_type == "duckdb":
-        from dbt_onnx.engines.duckdb.warehouse import DuckDBWarehouse
-
-        return DuckDBWarehouse
-    raise ConfigError(
-        f"the target's warehouse is of type {adapter_type}; dbt_onnx reads duckdb",
-        hint="choose another target with --target",
-    )

@@ -116,7 +116,7 @@ def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings
 def _warehouse_of(session: Any) -> Warehouse:
     from dbt.adapters.factory import FACTORY
 
-    from dbt_onnx.engines.base import engine_for
+    from dbt_onnx.engines.adapters import engine_for
 
     # an invocation of dbt has one adapter, that of its target
     return engine_for(next(iter(FACTORY.adapters)))(session)
