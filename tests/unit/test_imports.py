@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,10 @@ WHOLE_TABLE_CALLS = {"to_pandas", "read_all", "df", "fetchdf", "fetch_df", "fetc
 
 
 @cache
-def imports_of(path: Path, *, for_types: bool = False) -> set[str]:
-    """Every module imported in a file, also inside functions; those only `for_types` when asked."""
+def imports_of(path: Path, *, for_types: bool = False, with_names: bool = False) -> set[str]:
+    """Every module imported in a file, also inside functions; those only `for_types` when asked.
+    `with_names`: what is imported from a module, too, since that may be a module itself.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in [] if for_types else ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -63,6 +66,7 @@ def imports_of(path: Path, *, for_types: bool = False) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names if with_names}
     return found
 
 
@@ -96,6 +100,20 @@ def test_a_room_imports_only_itself_and_the_floors_below(path: Path) -> None:
         if name.startswith("dbt_onnx.")
     } - {room}
     assert {other for other in others if floor_of(other) >= floor_of(room)} == set()
+
+
+def test_no_modules_import_each_other() -> None:
+    names = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for path in MODULES
+    }
+    imported = {
+        name: imports_of(path, with_names=True) & names.keys() - {name, "dbt_onnx"}
+        for name, path in names.items()
+    }
+    list(TopologicalSorter(imported).static_order())  # raises CycleError
 
 
 def test_an_engine_imports_no_other() -> None:
