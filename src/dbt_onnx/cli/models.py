@@ -1,7 +1,8 @@
-"""`dbt-onnx inspect`, `register`, `verify`: models before they score."""
+"""`dbt-onnx inspect`, `register`, `verify`, `sign`: models before they score."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -150,6 +151,28 @@ def _verifier(public_key: Path | None, *, signed: bool) -> SignatureVerifier | N
             hint="dbt-onnx verify --signed --public-key public.pem",
         )
     return SignatureVerifier(public_key) if public_key is not None else None
+
+
+@click.command()
+@click.argument("model", metavar="NAME/VERSION")
+@click.option(
+    "--key",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The private key, PEM; its password, if it has one, is read from DBT_ONNX_KEY_PASSWORD.",
+)
+@options.project_dir
+@options.registry
+def sign(model: str, key: Path, project_dir: Path, registry: Path) -> None:
+    """Sign a registered version: its model file and its card, with a key, offline."""
+    from dbt_onnx.artifacts.registry import Registry
+    from dbt_onnx.artifacts.signing import sign_version
+    from dbt_onnx.cli.show.models import show_signature
+
+    entry = Registry.from_csv(project_dir / registry).resolve(model)
+    password = os.environ.get("DBT_ONNX_KEY_PASSWORD")
+    path = sign_version(project_dir / "artifacts", entry, key=key, password=password)
+    show_signature(entry, path)
 
 
 def _names(text: str) -> list[str]:
