@@ -53,17 +53,11 @@ def examine(
     except DbtOnnxError as error:
         return [failed("artifact", "as registered", error, final=True)]
     checks = [
-        Check(
-            name="artifact",
-            figure=f"sha256 {entry.sha256[:12]}",
-            limit="as registered",
-            verdict="passed",
-        ),
+        Check("artifact", f"sha256 {entry.sha256[:12]}", "as registered", "passed"),
         *check_card(candidate.artifact, entry),
     ]
-    _ = (
-        project.manifest
-    )  # raises here if the project cannot be read, which is not the version's fault
+    # raises here if the project cannot be read, which is not the version's fault
+    _ = project.manifest
     try:
         with project.warehouse() as warehouse:
             examination = _Examination(candidate, champion, artifacts, limits)
@@ -111,12 +105,7 @@ class _Examination:
                 open_questions.append(f"{call.scoring_model.selector}: {check.figure}")
         if not asking and not unknown:
             open_questions.append(f"no scoring model asks for {name!r}")
-            yield Check(
-                name="contract",
-                figure=open_questions[0],
-                limit=CONTRACT_LIMIT,
-                verdict="not checked",
-            )
+            yield Check("contract", open_questions[0], CONTRACT_LIMIT, "not checked")
         if self._champion is None:
             yield not_compared(None, "no champion yet")
         elif open_questions:
@@ -136,13 +125,9 @@ class _Examination:
             # a first version may be promoted before anything is built
             if self._champion is None and isinstance(error, MissingFeaturesError):
                 return None, _not_checked(call, error.message)
-            return None, failed(_named("contract", call), CONTRACT_LIMIT, error)
-        return features, Check(
-            name=_named("contract", call),
-            figure=f"{features.name}, {features.rows:,} rows",
-            limit=CONTRACT_LIMIT,
-            verdict="passed",
-        )
+            return None, failed(_contract_of(call), CONTRACT_LIMIT, error)
+        figure = f"{features.name}, {features.rows:,} rows"
+        return features, Check(_contract_of(call), figure, CONTRACT_LIMIT, "passed")
 
     def _check_rows(self, features: CurrentFeatures, *, max_rejected: float) -> Iterator[Check]:
         """Check the version's answers on the current rows, and compare them with the champion's.
@@ -202,11 +187,9 @@ def _share_of(features: CurrentFeatures, sample: Sequence[pa.RecordBatch]) -> Co
     return Counter({reason: round(n * share) for reason, n in features.rejected.items() if n})
 
 
-def _named(check: str, call: ScoringCall) -> str:
-    return f"{check}: {call.scoring_model.selector}"
+def _contract_of(call: ScoringCall) -> str:
+    return f"contract: {call.scoring_model.selector}"
 
 
 def _not_checked(call: ScoringCall, why: str) -> Check:
-    return Check(
-        name=_named("contract", call), figure=why, limit=CONTRACT_LIMIT, verdict="not checked"
-    )
+    return Check(_contract_of(call), why, CONTRACT_LIMIT, "not checked")

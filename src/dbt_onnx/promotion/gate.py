@@ -10,7 +10,7 @@ compare with, and the promotion is recorded as `not_compared`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dbt_onnx.artifacts.verification import verify_sample
@@ -42,7 +42,7 @@ class Limits:
     sample: int = 100_000
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Check:
     """One row of the gate. No override passes a `final` one, which every run would refuse, too.
 
@@ -53,6 +53,7 @@ class Check:
     figure: str
     limit: str
     verdict: Verdict
+    _: KW_ONLY
     fault: str = ""
     hint: str = ""
     final: bool = False
@@ -60,26 +61,19 @@ class Check:
 
 def failed(name: str, limit: str, error: DbtOnnxError, *, final: bool = False) -> Check:
     """The failed check for an error."""
-    return Check(
-        name=name,
-        figure=error.kind + " error",
-        limit=limit,
-        verdict="failed",
-        fault=error.message,
-        hint=error.hint,
-        final=final,
-    )
+    figure = f"{error.kind} error"
+    return Check(name, figure, limit, "failed", fault=error.message, hint=error.hint, final=final)
 
 
 def not_compared(champion: str | None, why: str, *, hint: str = "") -> Check:
     """The check that says that nothing was compared: with `champion`, or because there is none."""
     if champion is None:
-        return Check(name="comparison", figure=why, limit="", verdict="not checked")
+        return Check("comparison", why, "", "not checked")
     return Check(
-        name=f"comparison with {champion}",
-        figure="nothing compared",
-        limit="both score",
-        verdict="failed",
+        f"comparison with {champion}",
+        "nothing compared",
+        "both score",
+        "failed",
         fault=f"nothing was compared with {champion}, which is champion: {why}",
         hint=f"{hint}; or promote with --override 'why'" if hint else LOOK,
     )
@@ -93,23 +87,19 @@ def check_card(artifact: Artifact, entry: RegistryEntry) -> list[Check]:
     within = f"{tolerance:g}" if isinstance(tolerance, int | float) else ""
     apart = verdict.max_abs_difference
     sample = Check(
-        name="sample of the card",
-        figure="no sample" if apart is None else f"{verdict.sample_rows} rows, apart {apart:.1e}",
-        limit=within,
-        verdict="failed" if verdict.fault else "not checked" if apart is None else "passed",
+        "sample of the card",
+        "no sample" if apart is None else f"{verdict.sample_rows} rows, apart {apart:.1e}",
+        within,
+        "failed" if verdict.fault else "not checked" if apart is None else "passed",
         fault=verdict.fault or "",
         hint=verdict.hint or "",
     )
     rows, largest = parity.get("rows_compared"), parity.get("max_abs_difference")
     # export refuses a model beyond the tolerance, so a recorded parity has passed
-    known = isinstance(rows, int) and isinstance(largest, int | float)
-    training = Check(
-        name="training parity",
-        figure=f"{rows:,} rows, apart {largest:.1e}" if known else "none recorded",
-        limit=within if known else "",
-        verdict="passed" if known else "not checked",
-    )
-    return [sample, training]
+    if isinstance(rows, int) and isinstance(largest, int | float):
+        figure = f"{rows:,} rows, apart {largest:.1e}"
+        return [sample, Check("training parity", figure, within, "passed")]
+    return [sample, Check("training parity", "none recorded", "", "not checked")]
 
 
 def check_answers(
@@ -194,11 +184,7 @@ def _why_incomparable(new: Answers, old: Answers, compared: Sequence[ColumnCompa
 
 
 def _check_column(
-    item: ColumnComparison,
-    kind: OutputKind,
-    limits: Limits,
-    *,
-    champion: str,
+    item: ColumnComparison, kind: OutputKind, limits: Limits, *, champion: str
 ) -> list[Check]:
     checks = []
     is_label = kind == "label"
@@ -265,11 +251,6 @@ def _check_varying(new: Answers, kinds: Mapping[str, OutputKind], *, where: str)
 def _check(
     name: str, figure: str, limit: str, *, fault: str, hint: str, checked: bool = True
 ) -> Check:
-    return Check(
-        name=name,
-        figure=figure,
-        limit=limit,
-        verdict="failed" if fault else "passed" if checked else "not checked",
-        fault=fault,
-        hint=hint if fault else "",
-    )
+    if fault:
+        return Check(name, figure, limit, "failed", fault=fault, hint=hint)
+    return Check(name, figure, limit, "passed" if checked else "not checked")
