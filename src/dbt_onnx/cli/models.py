@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from dbt_onnx.artifacts.signing import SignatureVerifier
 
-_POLICIES = ("reject", "nan")
-
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
@@ -79,7 +77,7 @@ def register(
         features=_names(features) if features is not None else None,
         outputs={key: _names(value) for key, value in _pairs(outputs, "--output").items()},
         classes={key: _names(value) for key, value in _pairs(classes, "--classes").items()},
-        null_policies=cast("Any", _chosen(policies, "--null-policy", _POLICIES)),
+        null_policies=cast("Any", _chosen(policies, "--null-policy", ("reject", "nan"))),
         fills=_pairs(fills, "--fill"),
         time_units=cast("Any", _chosen(units, "--time-unit", get_args(TimeUnit))),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dbt_onnx.artifacts.registry import CHAMPION
@@ -70,22 +70,20 @@ def examine(
     return checks
 
 
+@dataclass(frozen=True)
 class _Examination:
     """One version against the warehouse.
 
     A feature relation that several scoring models read is scored once.
     """
 
-    def __init__(
-        self, candidate: Candidate, champion: RegistryEntry | None, artifacts: Path, limits: Limits
-    ) -> None:
-        self._candidate = candidate
-        self._champion = champion
-        self._artifacts = artifacts
-        self._limits = limits
+    candidate: Candidate
+    champion: RegistryEntry | None
+    artifacts: Path
+    limits: Limits
 
     def of_calls(self, warehouse: Warehouse, calls: list[ScoringCall]) -> Iterator[Check]:
-        name = self._candidate.artifact.model_name
+        name = self.candidate.artifact.model_name
         asking = [call for call in calls if call.asks_for(name, CHAMPION)]
         unknown = [call for call in calls if call.model is None]
         scored, open_questions = set(), []
@@ -106,11 +104,11 @@ class _Examination:
         if not asking and not unknown:
             open_questions.append(f"no scoring model asks for {name!r}")
             yield Check("contract", open_questions[0], CONTRACT_LIMIT, "not checked")
-        if self._champion is None:
+        if self.champion is None:
             yield not_compared(None, "no champion yet")
         elif open_questions:
             why = "; ".join(open_questions)
-            yield not_compared(str(self._champion.model), why, hint="build the scoring model first")
+            yield not_compared(str(self.champion.model), why, hint="build the scoring model first")
 
     def _check_contract(
         self, warehouse: Warehouse, call: ScoringCall
@@ -120,10 +118,10 @@ class _Examination:
             why = "what it reads cannot be told from its code and its runs"
             return None, _not_checked(call, why)
         try:
-            features = warehouse.examine(call.scoring_model.table, call, self._candidate.artifact)
+            features = warehouse.examine(call.scoring_model.table, call, self.candidate.artifact)
         except DbtOnnxError as error:
             # a first version may be promoted before anything is built
-            if self._champion is None and isinstance(error, MissingFeaturesError):
+            if self.champion is None and isinstance(error, MissingFeaturesError):
                 return None, _not_checked(call, error.message)
             return None, failed(_contract_of(call), CONTRACT_LIMIT, error)
         figure = f"{features.name}, {features.rows:,} rows"
@@ -134,16 +132,16 @@ class _Examination:
 
         `max_rejected` is the share of rejected rows that a run takes.
         """
-        limits = replace(self._limits, max_rejected=min(self._limits.max_rejected, max_rejected))
+        limits = replace(self.limits, max_rejected=min(self.limits.max_rejected, max_rejected))
         champion, fault = self._load_champion(features)
-        artifact = self._candidate.artifact
+        artifact = self.candidate.artifact
         read = dict.fromkeys(artifact.contract.feature_names)
         if champion is not None:
             read |= dict.fromkeys(champion.artifact.contract.feature_names)
         try:
             batches = features.sample(read, limits.sample)
             rejected = _share_of(features, batches)
-            new = Answers.of(self._candidate, batches, rejected)
+            new = Answers.of(self.candidate, batches, rejected)
         except DbtOnnxError as error:
             yield failed("scores the current rows", "no error", error)
             return
@@ -158,17 +156,17 @@ class _Examination:
             yield from check_comparison(
                 new, old, artifact.contract, limits, champion=str(champion.artifact.model)
             )
-        elif self._champion is not None and fault is not None:
-            yield failed(f"comparison with {self._champion.model}", "both score", fault)
+        elif self.champion is not None and fault is not None:
+            yield failed(f"comparison with {self.champion.model}", "both score", fault)
 
     def _load_champion(
         self, features: CurrentFeatures
     ) -> tuple[Candidate | None, DbtOnnxError | None]:
         """The champion, if there is one and it can score; else what is wrong with it."""
-        if self._champion is None:
+        if self.champion is None:
             return None, None
         try:
-            champion = Candidate.load(self._artifacts, self._champion)
+            champion = Candidate.load(self.artifacts, self.champion)
             features.check_contract(champion.artifact)
         except DbtOnnxError as error:
             return None, error

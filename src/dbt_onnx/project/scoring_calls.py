@@ -141,12 +141,10 @@ def _max_rejected(given: Mapping[str, Any], code: str) -> float:
 
 
 def _spec_of(run: Mapping[str, Any]) -> str | None:
-    if not run.get("model_name"):
+    name, alias = run.get("model_name"), run.get("model_alias")
+    if not name:
         return None
-    alias = run.get("model_alias")
-    return (
-        f"{run['model_name']}@{alias}" if alias else f"{run['model_name']}/{run['model_version']}"
-    )
+    return f"{name}@{alias}" if alias else f"{name}/{run['model_version']}"
 
 
 def _is_score(function: ast.expr) -> bool:

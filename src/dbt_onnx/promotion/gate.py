@@ -121,9 +121,9 @@ def check_answers(
             "rejected rows",
             f"{new.rejected:.2%} of {new.rows:,}{before}",
             f"at most {limits.max_rejected:.2%}",
-            fault=f"{new.rejected_reasons.total():,} of {new.rows:,} rows of {where} would be rejected: {reasons}"
-            if new.rejected > limits.max_rejected
-            else "",
+            is_wrong=new.rejected > limits.max_rejected,
+            fault=f"{new.rejected_reasons.total():,} of {new.rows:,} rows of {where} would be "
+            f"rejected: {reasons}",
             hint="mend the features upstream, register a version that takes NULL (a null policy or a "
             "fill), or raise --max-rejected, and max_rejected_fraction in score()",
         ),
@@ -131,10 +131,9 @@ def check_answers(
             "NaN or infinite",
             f"{broken:,} rows",
             "none",
+            is_wrong=broken > 0,
             fault=f"the model gives NaN or infinity for {broken:,} of {new.rows:,} rows of {where}: "
-            f"{reasons}"
-            if broken
-            else "",
+            f"{reasons}",
             hint=f"a model that divides by zero, say, needs its formula mended; {LOOK}",
         ),
         *_check_varying(new, column_kinds(contract), where=where),
@@ -156,10 +155,9 @@ def check_comparison(
             "output columns",
             ", ".join(new.columns),
             f"all of {champion}",
+            is_wrong=bool(gone),
             fault=f"{champion} gives {', '.join(gone)}, and this version does not: whoever reads "
-            "that would find NULL"
-            if gone
-            else "",
+            "that would find NULL",
             hint=f"name its outputs as before when exporting or registering it; {LOOK}",
         )
     ]
@@ -190,7 +188,7 @@ def _check_column(
     is_label = kind == "label"
     if not is_label:
         rho, least = item.rank_correlation, limits.min_rank_correlation
-        figure = "not defined" if rho is None else f"{rho:.3f}"
+        figure = correlation = "not defined" if rho is None else f"{rho:.3f}"
         if item.mean is not None and item.mean_before is not None:
             difference = item.mean - item.mean_before
             figure += f"; mean {item.mean:.4g}, was {item.mean_before:.4g} ({difference:+.4g})"
@@ -199,28 +197,27 @@ def _check_column(
                 f"rank correlation: {item.column}",
                 figure,
                 f"at least {least:g}",
+                is_wrong=rho is not None and rho < least,
                 fault=f"{item.column} ranks {item.rows:,} rows otherwise than {champion}: "
-                f"Spearman's correlation is {rho:.3f}"
-                if rho is not None and rho < least
-                else "",
+                f"Spearman's correlation is {correlation}",
                 hint=f"{LOOK}, or lower --min-rank-correlation",
                 checked=rho is not None,
             )
         )
     if is_label or item.changed is not None:
         cut = "" if is_label else f" at {limits.threshold:g}"
-        most = limits.max_changed_decisions
+        most, changed = limits.max_changed_decisions, item.changed
+        share = "no rows" if changed is None else f"{changed:.2%}"
         checks.append(
             _check(
                 f"changed decisions: {item.column}{cut}",
-                "no rows" if item.changed is None else f"{item.changed:.2%}",
+                share,
                 f"at most {most:.2%}",
-                fault=f"{item.column}{cut} decides {item.changed:.2%} of {item.rows:,} rows "
-                f"otherwise than {champion}"
-                if item.changed is not None and item.changed > most
-                else "",
+                is_wrong=changed is not None and changed > most,
+                fault=f"{item.column}{cut} decides {share} of {item.rows:,} rows otherwise than "
+                f"{champion}",
                 hint=f"{LOOK}, or raise --max-changed-decisions",
-                checked=item.changed is not None,
+                checked=changed is not None,
             )
         )
     return checks
@@ -238,9 +235,8 @@ def _check_varying(new: Answers, kinds: Mapping[str, OutputKind], *, where: str)
                 f"varies: {column}",
                 f"{values:,} value" + ("" if values == 1 else "s"),
                 "more than one",
-                fault=f"{column} is the same for all {new.rows_scored:,} rows of {where}"
-                if enough and values < 2
-                else "",
+                is_wrong=enough and values < 2,
+                fault=f"{column} is the same for all {new.rows_scored:,} rows of {where}",
                 hint=f"look for features that are constant, or not those of training; {LOOK}",
                 checked=enough,
             )
@@ -249,8 +245,15 @@ def _check_varying(new: Answers, kinds: Mapping[str, OutputKind], *, where: str)
 
 
 def _check(
-    name: str, figure: str, limit: str, *, fault: str, hint: str, checked: bool = True
+    name: str,
+    figure: str,
+    limit: str,
+    *,
+    is_wrong: bool,
+    fault: str,
+    hint: str,
+    checked: bool = True,
 ) -> Check:
-    if fault:
+    if is_wrong:
         return Check(name, figure, limit, "failed", fault=fault, hint=hint)
     return Check(name, figure, limit, "passed" if checked else "not checked")

@@ -61,16 +61,14 @@ def show_registration(registration: Registration) -> None:
 
 def _next_step(entry: RegistryEntry) -> str:
     name = entry.model_name
-    if entry.alias == "champion":
-        return f"a model with score(..., model={name!r}) scores with it in the next `dbt build`"
-    if entry.alias:
-        asked = f"{name}@{entry.alias}"
-        return f"a model with score(..., model={asked!r}) scores with it in the next `dbt build`"
-    version = f"{name}/{entry.model_version}"
-    return (
-        f"nobody is scored with it yet: score(..., model={version!r}), or make it champion with "
-        f"`dbt-onnx promote {version}`"
-    )
+    if not entry.alias:
+        version = f"{name}/{entry.model_version}"
+        return (
+            f"nobody is scored with it yet: score(..., model={version!r}), or make it champion "
+            f"with `dbt-onnx promote {version}`"
+        )
+    asked = name if entry.alias == "champion" else f"{name}@{entry.alias}"
+    return f"a model with score(..., model={asked!r}) scores with it in the next `dbt build`"
 
 
 def show_contract(contract: Contract) -> None:
