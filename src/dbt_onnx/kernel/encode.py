@@ -15,14 +15,11 @@ import pyarrow.compute as pc
 from dbt_onnx.kernel.casts import cast_elements
 from dbt_onnx.kernel.contract import CARRIED_PREFIX
 from dbt_onnx.kernel.integers import either
-from dbt_onnx.kernel.relation import check_relation
 from dbt_onnx.kernel.tensors import fill_value, numpy_dtype
 
 if TYPE_CHECKING:
     from dbt_onnx.kernel.contract import Contract, Feature, Input
     from dbt_onnx.kernel.integers import Array, Cast, Mask
-
-__all__ = ["REJECTED_COLUMN", "Encoded", "check_relation", "encode"]
 
 REJECTED_COLUMN = CARRIED_PREFIX + "rejected_reason"
 """Column of a stream that says why the plan has rejected a row already; NULL: it has not."""
