@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from parts import contracts, fuzz
 
 from dbt_onnx.errors import ContractError
-from dbt_onnx.kernel.encode import REJECTED_COLUMN, check_relation, encode
+from dbt_onnx.kernel.encode import REJECTED_COLUMN, encode
+from dbt_onnx.kernel.relation import check_relation
 
 if TYPE_CHECKING:
     from dbt_onnx.kernel.contract import Contract, Feature, Input

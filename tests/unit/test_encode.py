@@ -14,7 +14,8 @@ import pytest
 
 from dbt_onnx.errors import ContractError
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
-from dbt_onnx.kernel.encode import Encoded, check_relation, encode
+from dbt_onnx.kernel.encode import Encoded, encode
+from dbt_onnx.kernel.relation import check_relation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

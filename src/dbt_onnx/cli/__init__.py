@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dbt_onnx.cli import backfill, erasing, models, predictions, promotion, signing, status
+from dbt_onnx.cli import backfill, models, predictions, promotion, status
 from dbt_onnx.cli.options import MISUSED, WRONG
 from dbt_onnx.errors import ConfigError, DbtOnnxError, RegistryError
 from dbt_onnx.version import __version__
@@ -38,13 +38,13 @@ for command in (
     models.inspect,
     models.register,
     models.verify,
-    signing.sign,
+    models.sign,
     backfill.backfill,
     predictions.runs,
     predictions.history,
     predictions.replay,
-    erasing.forget,
-    erasing.prune,
+    predictions.forget,
+    predictions.prune,
     promotion.promote,
     promotion.rollback,
     status.status,

@@ -1,7 +1,8 @@
-"""`dbt-onnx inspect`, `register`, `verify`: models before they score."""
+"""`dbt-onnx inspect`, `register`, `verify`, `sign`: models before they score."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dbt_onnx.artifacts.signing import SignatureVerifier
-
-_POLICIES = ("reject", "nan")
 
 
 @click.command()
@@ -78,7 +77,7 @@ def register(
         features=_names(features) if features is not None else None,
         outputs={key: _names(value) for key, value in _pairs(outputs, "--output").items()},
         classes={key: _names(value) for key, value in _pairs(classes, "--classes").items()},
-        null_policies=cast("Any", _chosen(policies, "--null-policy", _POLICIES)),
+        null_policies=cast("Any", _chosen(policies, "--null-policy", ("reject", "nan"))),
         fills=_pairs(fills, "--fill"),
         time_units=cast("Any", _chosen(units, "--time-unit", get_args(TimeUnit))),
     )
@@ -150,6 +149,28 @@ def _verifier(public_key: Path | None, *, signed: bool) -> SignatureVerifier | N
             hint="dbt-onnx verify --signed --public-key public.pem",
         )
     return SignatureVerifier(public_key) if public_key is not None else None
+
+
+@click.command()
+@click.argument("model", metavar="NAME/VERSION")
+@click.option(
+    "--key",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The private key, PEM; its password, if it has one, is read from DBT_ONNX_KEY_PASSWORD.",
+)
+@options.project_dir
+@options.registry
+def sign(model: str, key: Path, project_dir: Path, registry: Path) -> None:
+    """Sign a registered version: its model file and its card, with a key, offline."""
+    from dbt_onnx.artifacts.registry import Registry
+    from dbt_onnx.artifacts.signing import sign_version
+    from dbt_onnx.cli.show.models import show_signature
+
+    entry = Registry.from_csv(project_dir / registry).resolve(model)
+    password = os.environ.get("DBT_ONNX_KEY_PASSWORD")
+    path = sign_version(project_dir / "artifacts", entry, key=key, password=password)
+    show_signature(entry, path)
 
 
 def _names(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""`dbt-onnx runs`, `history`, `replay`: questions about past predictions."""
+"""`dbt-onnx runs`, `history`, `replay`, `forget`, `prune`: past predictions, and erasing them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,10 @@ from dbt_onnx.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from pathlib import Path
 
-_run_ids = click.option(
-    "--run",
-    "run_ids",
-    multiple=True,
-    metavar="ID",
-    help="The run, or how its id begins; repeatable.",
-)
+_dry_run = click.option("--dry-run", is_flag=True, help="Count the rows; erase nothing.")
 
 
 @click.command()
@@ -66,7 +61,13 @@ def history(project: Any, model: str, key: Sequence[str]) -> None:
 
 @click.command()
 @click.argument("model")
-@_run_ids
+@click.option(
+    "--run",
+    "run_ids",
+    multiple=True,
+    metavar="ID",
+    help="The run, or how its id begins; repeatable.",
+)
 @click.option("--all", "every", is_flag=True, help="Every run whose inputs are kept.")
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="N rows of a run, not all.")
 @options.project
@@ -115,6 +116,47 @@ def replay(
             passed = passed and result.passed
     if not passed:
         ctx.exit(options.WRONG)
+
+
+@click.command()
+@click.argument("model")
+@click.argument("key", nargs=-1, required=True)
+@click.option("--why", required=True, help="Kept beside the numbers of rows; name nobody in it.")
+@_dry_run
+@options.project
+def forget(project: Any, model: str, key: Sequence[str], why: str, dry_run: bool) -> None:  # noqa: FBT001
+    """Erase all that the scoring model MODEL has of the entity KEY: predictions and kept inputs.
+
+    KEY is one value for each key column. Take the entity out of the features first: the next run scores
+    whoever is in them.
+    """
+    from dbt_onnx.cli.show.predictions import show_erasure
+
+    scoring_model = project.scoring_model(model)
+    with project.warehouse(read_only=dry_run) as warehouse:
+        erasure = warehouse.forget(scoring_model.table, key, why=why, dry_run=dry_run)
+    show_erasure(model, erasure, dry_run=dry_run)
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--before", required=True, type=options.MOMENT, help="UTC; rows that were scored before it."
+)
+@click.option("--why", default="retention", show_default=True, help="Kept beside the numbers.")
+@_dry_run
+@options.project
+def prune(project: Any, model: str, before: datetime, why: str, dry_run: bool) -> None:  # noqa: FBT001
+    """Erase predictions of the scoring model MODEL that were superseded, or late, and their inputs.
+
+    What is served now is never erased.
+    """
+    from dbt_onnx.cli.show.predictions import show_erasure
+
+    scoring_model = project.scoring_model(model)
+    with project.warehouse(read_only=dry_run) as warehouse:
+        erasure = warehouse.prune(scoring_model.table, before=before, why=why, dry_run=dry_run)
+    show_erasure(model, erasure, dry_run=dry_run)
 
 
 def _full_id(given: str, known: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
@@ -99,11 +100,9 @@ class Child:
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._said):
-            try:
+            with suppress(OSError):  # closing writes what was still buffered
                 if stream is not None:
                     stream.close()
-            except OSError:  # closing writes what was still buffered
-                continue
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -127,11 +126,15 @@ _idle: list[Child] = []
 
 def borrow() -> Child:
     """An idle child, or a new one if there is none."""
+    return next(_own_idle(), None) or Child()
+
+
+def _own_idle() -> Iterator[Child]:
+    """Take out the idle children, without those of a process that this one is a fork of."""
     while _idle:
         child = _idle.pop()
         if child.owner == os.getpid():
-            return child
-    return Child()
+            yield child
 
 
 def give_back(child: Child) -> None:
@@ -141,10 +144,8 @@ def give_back(child: Child) -> None:
 
 @atexit.register
 def _end_all() -> None:
-    while _idle:
-        child = _idle.pop()
-        if child.owner == os.getpid():
-            child.kill()
+    for child in _own_idle():
+        child.kill()
 
 
 def write_frame(stream: IO[bytes], frame: Frame) -> None:
@@ -214,8 +215,7 @@ def _unpacked(value: Any, blob: bytes) -> Any:
 def _how(returncode: int) -> str:
     if returncode >= 0:
         return f"ended with exit code {returncode}"
-    try:
-        name = f" ({signal.Signals(-returncode).name})"
-    except ValueError:
-        name = ""
-    return f"was killed by signal {-returncode}{name}"
+    said = f"was killed by signal {-returncode}"
+    with suppress(ValueError):  # a signal without a name
+        said += f" ({signal.Signals(-returncode).name})"
+    return said

@@ -16,6 +16,7 @@ from dbt_onnx.errors import ArtifactError, DbtOnnxError, ModelCrashError, ModelE
 from dbt_onnx.kernel import child
 from dbt_onnx.kernel.child import ChildDiedError
 from dbt_onnx.kernel.native import AT_WORK, MAX_SECONDS, OverdueError
+from dbt_onnx.kernel.tensors import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,11 +90,9 @@ class ChildSession:
 
     def _crash(self, feeds: Mapping[str, np.ndarray], died: ChildDiedError) -> ModelCrashError:
         """Find the row of the call that kills the process, by feeding one at a time; its error."""
-        start, rows = self._at or (0, _rows(feeds))
-        row = None
-        if rows == 1:
-            row = start
-        else:
+        start, rows = self._at or (0, rows_of(feeds))
+        row = start if rows == 1 else None
+        if row is None:
             call = {name: values[start : start + rows] for name, values in feeds.items()}
             with suppress(ModelError):
                 try:
@@ -104,7 +103,7 @@ class ChildSession:
         said = f"the process in which it ran {_told(died)}"
         where = f"rows {start + 1:,} to {start + rows:,}" if row is None else f"row {row + 1:,}"
         return ModelCrashError(
-            f"the model failed on {where} of {_rows(feeds):,}: {said}",
+            f"the model failed on {where} of {rows_of(feeds):,}: {said}",
             hint=_HINT,
             said=said,
             row=row,
@@ -141,10 +140,8 @@ class ChildSession:
         try:
             with AT_WORK.entered(self._child.end):
                 self._child.send(question)
-                while True:
-                    answer = self._child.receive(max_seconds=self.max_seconds + _GRACE_SECONDS)
-                    if "at" not in answer:
-                        break
+                limit = self.max_seconds + _GRACE_SECONDS
+                while "at" in (answer := self._child.receive(max_seconds=limit)):
                     self._at = tuple(answer["at"])
         except OverdueError as error:
             self._forget()
@@ -179,13 +176,19 @@ def serve() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     questions: SimpleQueue[Frame] = SimpleQueue()
     threading.Thread(target=_listen, args=(questions,), daemon=True).start()
+
+    def tell(start: int, rows: int) -> None:
+        child.write_frame(answers, {"at": [start, rows]})
+
     session: Any = None
     while True:
         question = questions.get()
         try:
             if "load" in question:
+                from dbt_onnx.kernel.session import OnnxSession
+
                 session = None
-                session = _loaded(question["load"], answers)
+                session = OnnxSession(**question["load"], on_call=tell)
                 answer = {
                     "onnxruntime_version": session.onnxruntime_version,
                     "provider": session.provider,
@@ -210,18 +213,8 @@ def _listen(questions: SimpleQueue[Frame]) -> None:
     os._exit(0)  # the parent is gone, and nobody wants what is being computed
 
 
-def _loaded(settings: Frame, answers: Any) -> Any:
-    from dbt_onnx.kernel.session import OnnxSession
-
-    def tell(start: int, rows: int) -> None:
-        child.write_frame(answers, {"at": [start, rows]})
-
-    return OnnxSession(**settings, on_call=tell)
-
-
 def _answered(session: Any, question: Frame) -> Frame:
-    batch_rows = question["rows_per_call"]
-    with session.calls_of(batch_rows):
+    with session.calls_of(question["rows_per_call"]):
         outputs = session.run(question["feeds"])
     return {"outputs": outputs, "batch_rows": session.batch_rows}
 
@@ -243,7 +236,3 @@ def _error_of(answer: Frame) -> DbtOnnxError:
 
 def _told(died: ChildDiedError) -> str:
     return died.how + (f" ({died.last_words:.200})" if died.last_words else "")
-
-
-def _rows(feeds: Mapping[str, np.ndarray]) -> int:
-    return len(next(iter(feeds.values())))

@@ -37,19 +37,10 @@ STAMP_COLUMNS = (
 )  # fmt: skip
 """Columns of every ledger beside the key and the outputs."""
 
-RESERVED_COLUMNS = frozenset(
-    {
-        *STAMP_COLUMNS,
-        "run_no",
-        "rejected_reason_no",
-        "last_seen_as_of",
-        "confirmed_as_of",
-        "fresh_as_of",
-        "age",
-        "is_stale",
-        "served_from",
-    }
-)
+RESERVED_COLUMNS = frozenset((
+    *STAMP_COLUMNS, "run_no", "rejected_reason_no", "last_seen_as_of", "confirmed_as_of",
+    "fresh_as_of", "age", "is_stale", "served_from",
+))  # fmt: skip
 """Names that neither a key nor an output may take: the ledger, its tables and the current
 view use them. Compared without regard to case, as the warehouse does."""
 

@@ -77,15 +77,14 @@ def _columns(output: Output, values: Any, n_rows: int) -> Iterator[tuple[str | N
 
 def _checked(output: Output, values: Any, n_rows: int) -> Array:
     """The output as an array of the contract's shape and type, or a ScoringError."""
-    width = _width(output)
+    width = (output.width or 0) if output.kind == "vector" else len(output.columns)
     expected = f"{output.dtype}[{n_rows}, {width}]"
+    shapes: list[tuple[int, ...]] = []
     if output.kind in {"label", "value"}:
-        expected = f"{output.dtype}[{n_rows}] or [{n_rows}, 1]"
+        expected, shapes = f"{output.dtype}[{n_rows}] or [{n_rows}, 1]", [(n_rows,)]
     if not isinstance(values, np.ndarray):
         raise _surprise(output, expected, f"a {type(values).__name__}")
-    shapes: list[tuple[int, ...]] = [(n_rows, width)]
-    if output.kind in {"label", "value"}:
-        shapes.append((n_rows,))
+    shapes.append((n_rows, width))
     if values.shape not in shapes or not _is_of_type(values, output):
         dtype = "string" if values.dtype.kind in "OUS" else str(values.dtype)
         raise _surprise(output, expected, f"{dtype}{list(values.shape)}")
@@ -98,12 +97,6 @@ def _is_of_type(values: Array, output: Output) -> bool:
     if output.dtype == "string":
         return values.dtype.kind in "OU"
     return bool(values.dtype == numpy_dtype(output.dtype))
-
-
-def _width(output: Output) -> int:
-    if output.kind == "vector":
-        return output.width or 0
-    return len(output.columns)
 
 
 def _from_maps(output: Output, maps: list[dict[Any, float]], n_rows: int) -> Array:

@@ -15,14 +15,11 @@ import pyarrow.compute as pc
 from dbt_onnx.kernel.casts import cast_elements
 from dbt_onnx.kernel.contract import CARRIED_PREFIX
 from dbt_onnx.kernel.integers import either
-from dbt_onnx.kernel.relation import check_relation
 from dbt_onnx.kernel.tensors import fill_value, numpy_dtype
 
 if TYPE_CHECKING:
     from dbt_onnx.kernel.contract import Contract, Feature, Input
     from dbt_onnx.kernel.integers import Array, Cast, Mask
-
-__all__ = ["REJECTED_COLUMN", "Encoded", "check_relation", "encode"]
 
 REJECTED_COLUMN = CARRIED_PREFIX + "rejected_reason"
 """Column of a stream that says why the plan has rejected a row already; NULL: it has not."""
@@ -81,10 +78,7 @@ def encode(batch: pa.RecordBatch, contract: Contract) -> Encoded:
     verdicts = _Verdicts(batch.num_rows)
     if REJECTED_COLUMN in batch.schema.names:
         verdicts.reject_planned(batch.column(REJECTED_COLUMN))
-    slots = _slots(contract)
-    tensors = {
-        tensor.name: _empty_tensor(tensor, contract, batch.num_rows) for tensor in contract.inputs
-    }
+    tensors, slots = _layout(contract, batch.num_rows)
     for feature in contract.features:
         column = _Column.of(batch.column(feature.name), feature)
         verdicts.reject(column.wrong_length, f"wrong_length:{feature.name}")
@@ -175,21 +169,21 @@ def _with_replacements(result: Cast, column: _Column, feature: Feature, tensor: 
     return values.astype(numpy_dtype(tensor.dtype), copy=False)
 
 
-def _slots(contract: Contract) -> dict[str, list[tuple[Input, int]]]:
-    """{feature: the inputs that read it, each with the feature's first column there}."""
+def _layout(
+    contract: Contract, n_rows: int
+) -> tuple[dict[str, Array], dict[str, list[tuple[Input, int]]]]:
+    """{input: its tensor, to be filled}, and where each feature goes.
+
+    That is {feature: the inputs that read it, each with the feature's first column there}.
+    """
     widths = {feature.name: feature.width or 1 for feature in contract.features}
+    tensors: dict[str, Array] = {}
     slots: dict[str, list[tuple[Input, int]]] = {name: [] for name in widths}
     for tensor in contract.inputs:
         position = 0
         for name in tensor.features:
             slots[name].append((tensor, position))
             position += widths[name]
-    return slots
-
-
-def _empty_tensor(tensor: Input, contract: Contract, n_rows: int) -> Array:
-    if tensor.rank == 1:
-        return np.empty(n_rows, dtype=numpy_dtype(tensor.dtype))
-    widths = {feature.name: feature.width or 1 for feature in contract.features}
-    width = sum(widths[name] for name in tensor.features)
-    return np.empty((n_rows, width), dtype=numpy_dtype(tensor.dtype))
+        shape = (n_rows,) if tensor.rank == 1 else (n_rows, position)
+        tensors[tensor.name] = np.empty(shape, dtype=numpy_dtype(tensor.dtype))
+    return tensors, slots

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dbt_onnx.errors import DataError, ModelCrashError, ModelError, ScoringError
-from dbt_onnx.kernel.tensors import joined
+from dbt_onnx.kernel.tensors import joined, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +71,7 @@ class RowSearch:
         pieces: list[list[Any]] = []
         reasons: dict[int, str] = {}
         # ranges still to run, the next one last, each with its error if it has failed already
-        ranges: list[tuple[int, int, ModelError | None]] = [(0, _count(feeds), first)]
+        ranges: list[tuple[int, int, ModelError | None]] = [(0, rows_of(feeds), first)]
         while ranges:
             start, stop, error = ranges.pop()
             if start == stop:
@@ -106,7 +106,7 @@ class RowSearch:
         if self._has_scored or may_fail_on_all:
             return
         probes = _PROBES[isinstance(error, ModelCrashError)]
-        for row in np.unique(np.linspace(0, _count(feeds) - 1, probes).astype(int)).tolist():
+        for row in np.unique(np.linspace(0, rows_of(feeds) - 1, probes).astype(int)).tolist():
             try:
                 self._call(scorer, feeds, row, row + 1)
             except ModelError:
@@ -133,10 +133,6 @@ class RowSearch:
                 hint="look for what these rows have in common, and mend them upstream, or the model",
             ) from error
         return reason
-
-
-def _count(feeds: Feeds) -> int:
-    return len(next(iter(feeds.values())))
 
 
 def _told(said: str) -> str:

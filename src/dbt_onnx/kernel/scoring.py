@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +16,9 @@ import pyarrow.compute as pc
 from dbt_onnx.errors import ScoringError
 from dbt_onnx.kernel.contract import CARRIED_PREFIX, KEY_PREFIX
 from dbt_onnx.kernel.decode import decode
-from dbt_onnx.kernel.encode import REJECTED_COLUMN, check_relation, encode
+from dbt_onnx.kernel.encode import REJECTED_COLUMN, encode
 from dbt_onnx.kernel.native import AT_WORK
+from dbt_onnx.kernel.relation import check_relation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -75,23 +75,23 @@ def score_batches(
     `search` does.
     """
     done = 0
-    waiting: deque[tuple[pa.RecordBatch, Future[_Scored]]] = deque()
+    waiting: deque[tuple[pa.RecordBatch, Future[pa.RecordBatch]]] = deque()
 
     def finish() -> pa.RecordBatch:
         nonlocal done
         part, future = waiting.popleft()
         try:
-            scored = future.result()
+            predictions = future.result()
         except ScoringError as error:
             raise ScoringError(
                 f"rows {done + 1:,} to {done + part.num_rows:,}: {error.message}", hint=error.hint
             ) from error
         done += part.num_rows
-        if examples is not None and scored.reasons.null_count < len(scored.reasons):
-            _add_examples(examples, scored.reasons, part, contract)
+        if examples is not None:
+            _add_examples(examples, predictions.column("rejected_reason"), part, contract)
         if on_progress is not None:
             on_progress(part.num_rows)
-        return scored.predictions
+        return predictions
 
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -119,22 +119,10 @@ def _parts(
             yield batch.slice(start, part_rows)
 
 
-@dataclass(frozen=True)
-class _Scored:
-    predictions: pa.RecordBatch
-    reasons: pa.StringArray
-
-
+@AT_WORK.entered(lambda: None)
 def _score(
     batch: pa.RecordBatch, scorer: Scorer, contract: Contract, search: RowSearch | None
-) -> _Scored:
-    with AT_WORK.entered(lambda: None):
-        return _scored(batch, scorer, contract, search)
-
-
-def _scored(
-    batch: pa.RecordBatch, scorer: Scorer, contract: Contract, search: RowSearch | None
-) -> _Scored:
+) -> pa.RecordBatch:
     encoded = encode(batch, contract)
     fed = np.flatnonzero(encoded.valid)
     schema = prediction_schema(batch.schema, contract)
@@ -162,8 +150,7 @@ def _scored(
         outputs = [pa.nulls(batch.num_rows, f.type) for f in contract.output_fields()]
     status = pa.array([SCORED, REJECTED]).take(reasons.is_valid().cast(pa.int8()))
     carried = [batch.column(name) for name in _carried_names(batch.schema)]
-    predictions = [*carried, *outputs, status, reasons]
-    return _Scored(pa.RecordBatch.from_arrays(predictions, schema=schema), reasons)
+    return pa.RecordBatch.from_arrays([*carried, *outputs, status, reasons], schema=schema)
 
 
 def _carried_names(schema: pa.Schema) -> list[str]:

@@ -13,22 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import onnxruntime as ort
 
 from dbt_onnx.errors import ArtifactError, ModelError, ScoringError
-from dbt_onnx.kernel.native import MAX_SECONDS, TRIAL_SECONDS, Memory, OverdueError, Threads
-from dbt_onnx.kernel.tensors import joined
+from dbt_onnx.kernel.native import MAX_SECONDS, Memory, OverdueError, Threads
+from dbt_onnx.kernel.tensors import joined, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
-
-__all__ = [
-    "DEFAULT_BATCH_ROWS",
-    "MAX_SECONDS",
-    "PROVIDER",
-    "TRIAL_SECONDS",
-    "OnnxSession",
-    "Scorer",
-]
 
 PROVIDER = "CPUExecutionProvider"
 DEFAULT_BATCH_ROWS = 8_192
@@ -171,7 +162,7 @@ class OnnxSession:
 
     def _calls(self, feeds: Mapping[str, np.ndarray], options: ort.RunOptions) -> list[list[Any]]:
         self._calibrate(feeds, options)
-        starts = range(0, _rows(feeds) or 1, self.batch_rows)
+        starts = range(0, rows_of(feeds) or 1, self.batch_rows)
         return [self._call(feeds, start, self.batch_rows, options) for start in starts]
 
     def _call(
@@ -192,7 +183,7 @@ class OnnxSession:
         """
         # the other workers wait, so that they do not disturb the measurement
         with self._calibration:
-            if self._is_calibrated or _rows(feeds) < max(_SIZES):
+            if self._is_calibrated or rows_of(feeds) < max(_SIZES):
                 return
             seconds_per_row = {}
             for size in _SIZES:
@@ -213,10 +204,6 @@ def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _rows(feeds: Mapping[str, np.ndarray]) -> int:
-    return len(next(iter(feeds.values())))
 
 
 def shapes(feeds: Mapping[str, np.ndarray]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from dbt_onnx.kernel.contract import Feature, TensorType
 
@@ -35,6 +35,11 @@ def fill_value(feature: Feature, dtype: TensorType) -> Any:
     if not abs(value.item() - fill) <= tolerance * abs(fill):
         raise ValueError(f"does not fit {dtype}")
     return value
+
+
+def rows_of(feeds: Mapping[str, np.ndarray]) -> int:
+    """How many rows there are in tensors that a model is fed with."""
+    return len(next(iter(feeds.values())))
 
 
 def joined(pieces: Sequence[Any]) -> Any:

@@ -16,7 +16,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from dbt_onnx.artifacts.registry import parse_spec
-from dbt_onnx.engines.base import TableName
 from dbt_onnx.errors import ConfigError, DbtOnnxError, WarehouseError
 from dbt_onnx.project import upstream
 from dbt_onnx.project.dbt_project import one_line
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from dbt_onnx.artifacts.registry import RegistryEntry
-    from dbt_onnx.engines.base import Warehouse
+    from dbt_onnx.engines.base import TableName, Warehouse
     from dbt_onnx.project.dbt_project import DbtProject, ScoringModel
     from dbt_onnx.project.scoring_calls import ScoringCall
 
@@ -216,10 +215,7 @@ def _drop_scratch(backfill: Backfill) -> None:
 
 
 def _version(
-    project: DbtProject,
-    warehouse: Warehouse,
-    call: ScoringCall,
-    asked: str | None,
+    project: DbtProject, warehouse: Warehouse, call: ScoringCall, asked: str | None
 ) -> RegistryEntry:
     """The version that will score."""
     model = call.scoring_model
@@ -236,34 +232,19 @@ def _version(
             f"{model.selector} scores with {call.model!r}, and --model asks for {spec!r}",
             hint=f"name a version of that model: '{own}/VERSION'",
         )
-    above = project.manifest.nodes[model.unique_id].depends_on.nodes
-    known = {**project.manifest.sources, **project.manifest.nodes}
-    registry = warehouse.registry_among(
-        [
-            TableName(
-                database=node.database,
-                schema=node.schema,
-                identifier=getattr(node, "identifier", None) or node.alias,
-            )
-            for node in (known[node_id] for node_id in above if node_id in known)
-        ],
-    )
-    return registry.resolve(spec)
+    above = upstream.nodes_above(project.manifest, model.unique_id)
+    return warehouse.registry_among(list(map(upstream.table_of, above))).resolve(spec)
 
 
 def _features(
     project: DbtProject, model: ScoringModel, call: ScoringCall, relations: dict[str, TableName]
 ) -> TableName | None:
     """The feature relation that a slice builds, among those that the scoring model reads."""
-    above = [
-        node_id
-        for node_id in project.manifest.nodes[model.unique_id].depends_on.nodes
-        if node_id in relations
-    ]
+    above = upstream.nodes_above(project.manifest, model.unique_id)
+    above = [node for node in above if node.unique_id in relations]
     if len(above) > 1 and call.features is not None:
-        nodes = project.manifest.nodes
-        above = [item for item in above if nodes[item].relation_name == call.features.sql]
-    return relations[above[0]] if len(above) == 1 else None
+        above = [node for node in above if node.relation_name == call.features.sql]
+    return relations[above[0].unique_id] if len(above) == 1 else None
 
 
 def _error_of(done: Any) -> str | None:

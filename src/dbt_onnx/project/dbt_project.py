@@ -28,6 +28,7 @@ from dbt_onnx.engines.adapters import engine_for
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.errors import ConfigError
 from dbt_onnx.project import told
+from dbt_onnx.project.upstream import table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -308,7 +309,7 @@ def _scoring_models(manifest: Any) -> list[ScoringModel]:
             name=node.name,
             selector=node.search_name,
             unique_id=node.unique_id,
-            table=TableName(database=node.database, schema=node.schema, identifier=node.alias),
+            table=table_of(node),
         )
         for node in manifest.nodes.values()
         if node.resource_type == "model" and node.config.materialized == MATERIALIZATION

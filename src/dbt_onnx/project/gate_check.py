@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dbt_onnx.artifacts.registry import CHAMPION
@@ -53,17 +53,11 @@ def examine(
     except DbtOnnxError as error:
         return [failed("artifact", "as registered", error, final=True)]
     checks = [
-        Check(
-            name="artifact",
-            figure=f"sha256 {entry.sha256[:12]}",
-            limit="as registered",
-            verdict="passed",
-        ),
+        Check("artifact", f"sha256 {entry.sha256[:12]}", "as registered", "passed"),
         *check_card(candidate.artifact, entry),
     ]
-    _ = (
-        project.manifest
-    )  # raises here if the project cannot be read, which is not the version's fault
+    # raises here if the project cannot be read, which is not the version's fault
+    _ = project.manifest
     try:
         with project.warehouse() as warehouse:
             examination = _Examination(candidate, champion, artifacts, limits)
@@ -76,22 +70,20 @@ def examine(
     return checks
 
 
+@dataclass(frozen=True)
 class _Examination:
     """One version against the warehouse.
 
     A feature relation that several scoring models read is scored once.
     """
 
-    def __init__(
-        self, candidate: Candidate, champion: RegistryEntry | None, artifacts: Path, limits: Limits
-    ) -> None:
-        self._candidate = candidate
-        self._champion = champion
-        self._artifacts = artifacts
-        self._limits = limits
+    candidate: Candidate
+    champion: RegistryEntry | None
+    artifacts: Path
+    limits: Limits
 
     def of_calls(self, warehouse: Warehouse, calls: list[ScoringCall]) -> Iterator[Check]:
-        name = self._candidate.artifact.model_name
+        name = self.candidate.artifact.model_name
         asking = [call for call in calls if call.asks_for(name, CHAMPION)]
         unknown = [call for call in calls if call.model is None]
         scored, open_questions = set(), []
@@ -111,17 +103,12 @@ class _Examination:
                 open_questions.append(f"{call.scoring_model.selector}: {check.figure}")
         if not asking and not unknown:
             open_questions.append(f"no scoring model asks for {name!r}")
-            yield Check(
-                name="contract",
-                figure=open_questions[0],
-                limit=CONTRACT_LIMIT,
-                verdict="not checked",
-            )
-        if self._champion is None:
+            yield Check("contract", open_questions[0], CONTRACT_LIMIT, "not checked")
+        if self.champion is None:
             yield not_compared(None, "no champion yet")
         elif open_questions:
             why = "; ".join(open_questions)
-            yield not_compared(str(self._champion.model), why, hint="build the scoring model first")
+            yield not_compared(str(self.champion.model), why, hint="build the scoring model first")
 
     def _check_contract(
         self, warehouse: Warehouse, call: ScoringCall
@@ -131,34 +118,30 @@ class _Examination:
             why = "what it reads cannot be told from its code and its runs"
             return None, _not_checked(call, why)
         try:
-            features = warehouse.examine(call.scoring_model.table, call, self._candidate.artifact)
+            features = warehouse.examine(call.scoring_model.table, call, self.candidate.artifact)
         except DbtOnnxError as error:
             # a first version may be promoted before anything is built
-            if self._champion is None and isinstance(error, MissingFeaturesError):
+            if self.champion is None and isinstance(error, MissingFeaturesError):
                 return None, _not_checked(call, error.message)
-            return None, failed(_named("contract", call), CONTRACT_LIMIT, error)
-        return features, Check(
-            name=_named("contract", call),
-            figure=f"{features.name}, {features.rows:,} rows",
-            limit=CONTRACT_LIMIT,
-            verdict="passed",
-        )
+            return None, failed(_contract_of(call), CONTRACT_LIMIT, error)
+        figure = f"{features.name}, {features.rows:,} rows"
+        return features, Check(_contract_of(call), figure, CONTRACT_LIMIT, "passed")
 
     def _check_rows(self, features: CurrentFeatures, *, max_rejected: float) -> Iterator[Check]:
         """Check the version's answers on the current rows, and compare them with the champion's.
 
         `max_rejected` is the share of rejected rows that a run takes.
         """
-        limits = replace(self._limits, max_rejected=min(self._limits.max_rejected, max_rejected))
+        limits = replace(self.limits, max_rejected=min(self.limits.max_rejected, max_rejected))
         champion, fault = self._load_champion(features)
-        artifact = self._candidate.artifact
+        artifact = self.candidate.artifact
         read = dict.fromkeys(artifact.contract.feature_names)
         if champion is not None:
             read |= dict.fromkeys(champion.artifact.contract.feature_names)
         try:
             batches = features.sample(read, limits.sample)
             rejected = _share_of(features, batches)
-            new = Answers.of(self._candidate, batches, rejected)
+            new = Answers.of(self.candidate, batches, rejected)
         except DbtOnnxError as error:
             yield failed("scores the current rows", "no error", error)
             return
@@ -173,17 +156,17 @@ class _Examination:
             yield from check_comparison(
                 new, old, artifact.contract, limits, champion=str(champion.artifact.model)
             )
-        elif self._champion is not None and fault is not None:
-            yield failed(f"comparison with {self._champion.model}", "both score", fault)
+        elif self.champion is not None and fault is not None:
+            yield failed(f"comparison with {self.champion.model}", "both score", fault)
 
     def _load_champion(
         self, features: CurrentFeatures
     ) -> tuple[Candidate | None, DbtOnnxError | None]:
         """The champion, if there is one and it can score; else what is wrong with it."""
-        if self._champion is None:
+        if self.champion is None:
             return None, None
         try:
-            champion = Candidate.load(self._artifacts, self._champion)
+            champion = Candidate.load(self.artifacts, self.champion)
             features.check_contract(champion.artifact)
         except DbtOnnxError as error:
             return None, error
@@ -202,11 +185,9 @@ def _share_of(features: CurrentFeatures, sample: Sequence[pa.RecordBatch]) -> Co
     return Counter({reason: round(n * share) for reason, n in features.rejected.items() if n})
 
 
-def _named(check: str, call: ScoringCall) -> str:
-    return f"{check}: {call.scoring_model.selector}"
+def _contract_of(call: ScoringCall) -> str:
+    return f"contract: {call.scoring_model.selector}"
 
 
 def _not_checked(call: ScoringCall, why: str) -> Check:
-    return Check(
-        name=_named("contract", call), figure=why, limit=CONTRACT_LIMIT, verdict="not checked"
-    )
+    return Check(_contract_of(call), why, CONTRACT_LIMIT, "not checked")

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.registry import parse_spec
-from dbt_onnx.engines.base import TableName, Upstream
+from dbt_onnx.engines.base import Upstream
 from dbt_onnx.errors import ConfigError
+from dbt_onnx.project.upstream import nodes_above, table_of
 from dbt_onnx.runs.request import MAX_REJECTED_FRACTION
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def literal_arguments(code: str) -> dict[str, Any]:
 
 def _read_call(project: DbtProject, warehouse: Warehouse, model: ScoringModel) -> ScoringCall:
     node = project.manifest.nodes[model.unique_id]
-    relations = _upstream(project.manifest, node)
+    relations = _upstream(nodes_above(project.manifest, model.unique_id))
     given = literal_arguments(node.raw_code)
     spec, key, as_of = given.get("model"), given.get("key"), given.get("as_of")
     features = relations.get(given.get("features", ""))
@@ -105,21 +106,19 @@ def _read_call(project: DbtProject, warehouse: Warehouse, model: ScoringModel) -
     )
 
 
-def _upstream(manifest: Any, node: Any) -> dict[str, Upstream]:
-    """What the node depends on, by each text that `literal_arguments` may give for it.
+def _upstream(nodes: list[Any]) -> dict[str, Upstream]:
+    """What a model reads, by each text that `literal_arguments` may give for it.
 
     A text that could mean two relations is left out.
     """
     found: dict[str, list[Upstream]] = defaultdict(list)
-    for unique_id in node.depends_on.nodes:
-        above = manifest.nodes.get(unique_id) or manifest.sources.get(unique_id)
-        if above is None or above.relation_name is None:
+    for above in nodes:
+        if above.relation_name is None:
             continue
-        identifier = getattr(above, "identifier", None) or above.alias
         is_source = hasattr(above, "source_name")
         version = getattr(above, "version", None)
         relation = Upstream(
-            table=TableName(database=above.database, schema=above.schema, identifier=identifier),
+            table=table_of(above),
             sql=above.relation_name,
             selector=f"source:{above.source_name}.{above.name}" if is_source else above.search_name,
         )
@@ -142,12 +141,10 @@ def _max_rejected(given: Mapping[str, Any], code: str) -> float:
 
 
 def _spec_of(run: Mapping[str, Any]) -> str | None:
-    if not run.get("model_name"):
+    name, alias = run.get("model_name"), run.get("model_alias")
+    if not name:
         return None
-    alias = run.get("model_alias")
-    return (
-        f"{run['model_name']}@{alias}" if alias else f"{run['model_name']}/{run['model_version']}"
-    )
+    return f"{name}@{alias}" if alias else f"{name}/{run['model_version']}"
 
 
 def _is_score(function: ast.expr) -> bool:

@@ -44,18 +44,6 @@ _NOT_OF_OPENING = {"external_root", "disable_transactions", "keep_open", "retrie
 _UNUSED_PLUGIN = "dbt_onnx.replay_plugin"  # its function is called by a dbt test, by no command
 _SECRET = re.compile("secret|token|password|key|credential|connection|proxy", re.IGNORECASE)
 
-_TABLE = {"database": str, "schema": str, "identifier": str}
-_SHAPE = {
-    "reads": {"walked": [str], "projects": [str], "packages": [str]},
-    "fingerprint": str,
-    "path": str,
-    "config_options": {str: (str, int, float)},
-    "settings": {str: (str, int, float)},
-    "models": [{"name": str, "selector": str, "unique_id": str, "table": _TABLE}],
-    "rendered": {str: {"asked": {str: str}, "sql": str}},
-    "verified": [str],
-}
-
 
 class Asked(NamedTuple):
     """Which project a user asks about, and how dbt is to read it."""
@@ -99,15 +87,16 @@ class Told:
         self.save()
 
     def save(self) -> None:
-        """Write the file, if that is possible."""
+        """Write the file, if that is possible and JSON gives back what it is given."""
         content = asdict(self)
         folder = content.pop("place").parent
-        if not _fits(content, _SHAPE):
-            return
-        with suppress(OSError, ValueError):
+        with suppress(OSError, TypeError, ValueError):
+            text = json.dumps(content)
+            if json.loads(text) != content:
+                return
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as stream:  # mode 0600
-                json.dump(content, stream)
+                stream.write(f"{_digest(text.encode())}\n{text}")
             Path(stream.name).replace(self.place)
             newest = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
             for path in newest[:-_MAX_FILES]:
@@ -184,10 +173,12 @@ def renders_alike(manifest: Any, config: Any) -> bool:
 
 
 def _place(asked: Asked) -> Path | None:
-    """The file: one for all variables, since a clock among them may be another each day."""
+    """The file of this version of dbt_onnx: one for all variables, since a clock among them may be
+    another each day.
+    """
     if not hasattr(os, "geteuid"):  # Windows, which tells the owner of a file otherwise
         return None
-    name = hashlib.sha256(repr(asked[:3]).encode()).hexdigest()[:32]
+    name = _digest(repr((__version__, *asked[:3])).encode())[:32]
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     except RuntimeError:  # there is no home
@@ -196,7 +187,7 @@ def _place(asked: Asked) -> Path | None:
 
 
 def _read(place: Path) -> dict[str, Any] | None:
-    """What is in the file; none unless it is of this user alone, and has the shape."""
+    """What is in the file; none unless it is of this user alone, and as it was written."""
     try:
         descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as stream:
@@ -204,33 +195,26 @@ def _read(place: Path) -> dict[str, Any] | None:
             is_own = status.st_uid == os.geteuid() and not status.st_mode & 0o077
             if not is_own or not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
                 return None
-            content = json.loads(stream.read())
-        return content if _fits(content, _SHAPE) else None
-    except (OSError, ValueError, RecursionError):
+            digest, _, text = stream.read().partition(b"\n")
+    except OSError:
         return None
+    return dict(json.loads(text)) if digest.decode("ascii", "replace") == _digest(text) else None
 
 
-def _fits(value: Any, shape: Any) -> bool:
-    if isinstance(shape, list):
-        return isinstance(value, list) and all(_fits(item, shape[0]) for item in value)
-    if not isinstance(shape, dict):
-        return isinstance(value, shape)
-    if not isinstance(value, dict):
-        return False
-    if str in shape:
-        return all(isinstance(k, str) and _fits(v, shape[str]) for k, v in value.items())
-    return value.keys() == shape.keys() and all(_fits(value[k], shape[k]) for k in shape)
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _is_plain(credentials: Any) -> bool:
     """Whether the warehouse is a file and nothing more, without a secret that would be written down."""
     given = {item.name for item in fields(credentials) if getattr(credentials, item.name)}
-    settings = {**(credentials.config_options or {}), **(credentials.settings or {})}
+    settings = [*(credentials.config_options or {}).items(), *(credentials.settings or {}).items()]
     return (
         ":" not in credentials.path
         and given <= _PLAIN | _NOT_OF_OPENING
         and all(p.module == _UNUSED_PLUGIN and not p.config for p in credentials.plugins or [])
-        and not any(_SECRET.search(name) for name in settings)
+        and all(isinstance(value, str | int | float) for _, value in settings)
+        and not any(_SECRET.search(name) for name, _ in settings)
     )
 
 
@@ -247,7 +231,7 @@ def _look(reads: Mapping[str, list[str]], asked: Asked) -> tuple[str, float]:
             state = stat.S_IFMT(status.st_mode)
             if stat.S_ISREG(status.st_mode) and path.suffix in _TEXTS:
                 text = path.read_bytes()
-                state = hashlib.sha256(text).hexdigest()
+                state = _digest(text)
                 names = [match[2].decode() for match in _ENV_VAR.finditer(text)]
                 # a name that is not written out may be any
                 variables.update(names if len(names) == text.count(b"env_var") else os.environ)
@@ -256,7 +240,7 @@ def _look(reads: Mapping[str, list[str]], asked: Asked) -> tuple[str, float]:
                 state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
         seen.append((str(path), state))
     seen.append(sorted((name, os.environ.get(name)) for name in variables))
-    return hashlib.sha256(repr(seen).encode()).hexdigest(), changed
+    return _digest(repr(seen).encode()), changed
 
 
 def _paths(reads: Mapping[str, list[str]]) -> Iterator[Path]:

@@ -6,14 +6,14 @@ A manifest is read and copied here, never changed, and dbt is not imported.
 from __future__ import annotations
 
 import copy
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable, Mapping
 
 CLOCK_MACRO = "macro.dbt_onnx.clock"
 CLOCK_VARIABLE = "dbt_onnx_clock"
@@ -36,18 +36,25 @@ def clock_dependent(manifest: Any, unique_id: str) -> list[str]:
         if CLOCK_VARIABLE in manifest.nodes[node_id].raw_code
         or not macros.isdisjoint(manifest.nodes[node_id].depends_on.macros)
     }
-    while True:
-        between = {
-            node_id
-            for node_id in nodes - changed
-            if not changed.isdisjoint(manifest.nodes[node_id].depends_on.nodes)
-        }
-        if not between:
-            break
-        changed |= between
+    changed = _with_dependents(
+        changed, {node_id: manifest.nodes[node_id].depends_on.nodes for node_id in nodes}
+    )
     found = [node_id for node_id in manifest.nodes if node_id in changed]
     _check(manifest, unique_id, found)
     return found
+
+
+def table_of(node: Any) -> TableName:
+    """The relation of a node, which may be a source."""
+    identifier = getattr(node, "identifier", None) or node.alias
+    return TableName(database=node.database, schema=node.schema, identifier=identifier)
+
+
+def nodes_above(manifest: Any, unique_id: str) -> list[Any]:
+    """What a model reads itself: models, seeds, snapshots and sources that are in the project."""
+    above = manifest.nodes[unique_id].depends_on.nodes
+    found = (manifest.nodes.get(item) or manifest.sources.get(item) for item in above)
+    return [node for node in found if node is not None]
 
 
 def relations_of(
@@ -58,9 +65,7 @@ def relations_of(
     Ephemeral models have none.
     """
     return {
-        node_id: TableName(
-            database=node.database, schema=node.schema + suffix, identifier=node.alias
-        )
+        node_id: replace(table_of(node), schema=node.schema + suffix)
         for node_id, node in ((item, manifest.nodes[item]) for item in unique_ids)
         if node.config.materialized != "ephemeral"
     }
@@ -104,19 +109,22 @@ def _models_above(manifest: Any, unique_id: str) -> set[str]:
 
 
 def _clock_macros(manifest: Any) -> set[str]:
-    found = {
-        macro_id for macro_id, macro in manifest.macros.items() if CLOCK_VARIABLE in macro.macro_sql
-    }
-    found.add(CLOCK_MACRO)
-    while True:
-        callers = {
-            macro_id
-            for macro_id, macro in manifest.macros.items()
-            if macro_id not in found and not found.isdisjoint(macro.depends_on.macros)
-        }
-        if not callers:
-            return found
-        found |= callers
+    naming = {name for name, macro in manifest.macros.items() if CLOCK_VARIABLE in macro.macro_sql}
+    return _with_dependents(
+        naming | {CLOCK_MACRO},
+        {name: macro.depends_on.macros for name, macro in manifest.macros.items()},
+    )
+
+
+def _with_dependents(found: set[str], depends_on: Mapping[str, Iterable[str]]) -> set[str]:
+    """`found`, and all that depend on one of these, themselves or through others."""
+    while more := {
+        item
+        for item, needed in depends_on.items()
+        if item not in found and not found.isdisjoint(needed)
+    }:
+        found = found | more
+    return found
 
 
 def _check(manifest: Any, unique_id: str, found: list[str]) -> None:

@@ -102,23 +102,21 @@ def _ranks(values: Array) -> Array:
 def _compare_labels(column: str, a: pa.Array, b: pa.Array) -> ColumnComparison:
     # one version may give text and the other numbers: '1' is the same decision as 1
     same = pc.equal(a.cast(pa.string()), b.cast(pa.string()))
-    return ColumnComparison(column=column, rows=len(a), changed=_share(pc.invert(same)))
+    changed = float(pc.mean(pc.invert(same)).as_py()) if len(same) else None
+    return ColumnComparison(column=column, rows=len(a), changed=changed)
 
 
 def _compare_numbers(column: str, a: Array, b: Array, cut: float | None) -> ColumnComparison:
-    rows = len(a)
+    if not len(a):
+        return ColumnComparison(column=column, rows=0)
     return ColumnComparison(
         column=column,
-        rows=rows,
-        mean=float(a.mean()) if rows else None,
-        mean_before=float(b.mean()) if rows else None,
+        rows=len(a),
+        mean=float(a.mean()),
+        mean_before=float(b.mean()),
         rank_correlation=rank_correlation(a, b),
-        changed=None if cut is None or not rows else float(((a >= cut) != (b >= cut)).mean()),
+        changed=None if cut is None else float(((a >= cut) != (b >= cut)).mean()),
     )
-
-
-def _share(mask: pa.Array) -> float | None:
-    return float(pc.mean(mask).as_py()) if len(mask) else None
 
 
 def _is_number(kind: pa.DataType) -> bool:

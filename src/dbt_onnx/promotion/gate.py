@@ -10,7 +10,7 @@ compare with, and the promotion is recorded as `not_compared`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dbt_onnx.artifacts.verification import verify_sample
@@ -42,7 +42,7 @@ class Limits:
     sample: int = 100_000
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Check:
     """One row of the gate. No override passes a `final` one, which every run would refuse, too.
 
@@ -53,6 +53,7 @@ class Check:
     figure: str
     limit: str
     verdict: Verdict
+    _: KW_ONLY
     fault: str = ""
     hint: str = ""
     final: bool = False
@@ -60,26 +61,19 @@ class Check:
 
 def failed(name: str, limit: str, error: DbtOnnxError, *, final: bool = False) -> Check:
     """The failed check for an error."""
-    return Check(
-        name=name,
-        figure=error.kind + " error",
-        limit=limit,
-        verdict="failed",
-        fault=error.message,
-        hint=error.hint,
-        final=final,
-    )
+    figure = f"{error.kind} error"
+    return Check(name, figure, limit, "failed", fault=error.message, hint=error.hint, final=final)
 
 
 def not_compared(champion: str | None, why: str, *, hint: str = "") -> Check:
     """The check that says that nothing was compared: with `champion`, or because there is none."""
     if champion is None:
-        return Check(name="comparison", figure=why, limit="", verdict="not checked")
+        return Check("comparison", why, "", "not checked")
     return Check(
-        name=f"comparison with {champion}",
-        figure="nothing compared",
-        limit="both score",
-        verdict="failed",
+        f"comparison with {champion}",
+        "nothing compared",
+        "both score",
+        "failed",
         fault=f"nothing was compared with {champion}, which is champion: {why}",
         hint=f"{hint}; or promote with --override 'why'" if hint else LOOK,
     )
@@ -93,23 +87,19 @@ def check_card(artifact: Artifact, entry: RegistryEntry) -> list[Check]:
     within = f"{tolerance:g}" if isinstance(tolerance, int | float) else ""
     apart = verdict.max_abs_difference
     sample = Check(
-        name="sample of the card",
-        figure="no sample" if apart is None else f"{verdict.sample_rows} rows, apart {apart:.1e}",
-        limit=within,
-        verdict="failed" if verdict.fault else "not checked" if apart is None else "passed",
+        "sample of the card",
+        "no sample" if apart is None else f"{verdict.sample_rows} rows, apart {apart:.1e}",
+        within,
+        "failed" if verdict.fault else "not checked" if apart is None else "passed",
         fault=verdict.fault or "",
         hint=verdict.hint or "",
     )
     rows, largest = parity.get("rows_compared"), parity.get("max_abs_difference")
     # export refuses a model beyond the tolerance, so a recorded parity has passed
-    known = isinstance(rows, int) and isinstance(largest, int | float)
-    training = Check(
-        name="training parity",
-        figure=f"{rows:,} rows, apart {largest:.1e}" if known else "none recorded",
-        limit=within if known else "",
-        verdict="passed" if known else "not checked",
-    )
-    return [sample, training]
+    if isinstance(rows, int) and isinstance(largest, int | float):
+        figure = f"{rows:,} rows, apart {largest:.1e}"
+        return [sample, Check("training parity", figure, within, "passed")]
+    return [sample, Check("training parity", "none recorded", "", "not checked")]
 
 
 def check_answers(
@@ -131,9 +121,9 @@ def check_answers(
             "rejected rows",
             f"{new.rejected:.2%} of {new.rows:,}{before}",
             f"at most {limits.max_rejected:.2%}",
-            fault=f"{new.rejected_reasons.total():,} of {new.rows:,} rows of {where} would be rejected: {reasons}"
-            if new.rejected > limits.max_rejected
-            else "",
+            is_wrong=new.rejected > limits.max_rejected,
+            fault=f"{new.rejected_reasons.total():,} of {new.rows:,} rows of {where} would be "
+            f"rejected: {reasons}",
             hint="mend the features upstream, register a version that takes NULL (a null policy or a "
             "fill), or raise --max-rejected, and max_rejected_fraction in score()",
         ),
@@ -141,10 +131,9 @@ def check_answers(
             "NaN or infinite",
             f"{broken:,} rows",
             "none",
+            is_wrong=broken > 0,
             fault=f"the model gives NaN or infinity for {broken:,} of {new.rows:,} rows of {where}: "
-            f"{reasons}"
-            if broken
-            else "",
+            f"{reasons}",
             hint=f"a model that divides by zero, say, needs its formula mended; {LOOK}",
         ),
         *_check_varying(new, column_kinds(contract), where=where),
@@ -166,10 +155,9 @@ def check_comparison(
             "output columns",
             ", ".join(new.columns),
             f"all of {champion}",
+            is_wrong=bool(gone),
             fault=f"{champion} gives {', '.join(gone)}, and this version does not: whoever reads "
-            "that would find NULL"
-            if gone
-            else "",
+            "that would find NULL",
             hint=f"name its outputs as before when exporting or registering it; {LOOK}",
         )
     ]
@@ -194,17 +182,13 @@ def _why_incomparable(new: Answers, old: Answers, compared: Sequence[ColumnCompa
 
 
 def _check_column(
-    item: ColumnComparison,
-    kind: OutputKind,
-    limits: Limits,
-    *,
-    champion: str,
+    item: ColumnComparison, kind: OutputKind, limits: Limits, *, champion: str
 ) -> list[Check]:
     checks = []
     is_label = kind == "label"
     if not is_label:
         rho, least = item.rank_correlation, limits.min_rank_correlation
-        figure = "not defined" if rho is None else f"{rho:.3f}"
+        figure = correlation = "not defined" if rho is None else f"{rho:.3f}"
         if item.mean is not None and item.mean_before is not None:
             difference = item.mean - item.mean_before
             figure += f"; mean {item.mean:.4g}, was {item.mean_before:.4g} ({difference:+.4g})"
@@ -213,28 +197,27 @@ def _check_column(
                 f"rank correlation: {item.column}",
                 figure,
                 f"at least {least:g}",
+                is_wrong=rho is not None and rho < least,
                 fault=f"{item.column} ranks {item.rows:,} rows otherwise than {champion}: "
-                f"Spearman's correlation is {rho:.3f}"
-                if rho is not None and rho < least
-                else "",
+                f"Spearman's correlation is {correlation}",
                 hint=f"{LOOK}, or lower --min-rank-correlation",
                 checked=rho is not None,
             )
         )
     if is_label or item.changed is not None:
         cut = "" if is_label else f" at {limits.threshold:g}"
-        most = limits.max_changed_decisions
+        most, changed = limits.max_changed_decisions, item.changed
+        share = "no rows" if changed is None else f"{changed:.2%}"
         checks.append(
             _check(
                 f"changed decisions: {item.column}{cut}",
-                "no rows" if item.changed is None else f"{item.changed:.2%}",
+                share,
                 f"at most {most:.2%}",
-                fault=f"{item.column}{cut} decides {item.changed:.2%} of {item.rows:,} rows "
-                f"otherwise than {champion}"
-                if item.changed is not None and item.changed > most
-                else "",
+                is_wrong=changed is not None and changed > most,
+                fault=f"{item.column}{cut} decides {share} of {item.rows:,} rows otherwise than "
+                f"{champion}",
                 hint=f"{LOOK}, or raise --max-changed-decisions",
-                checked=item.changed is not None,
+                checked=changed is not None,
             )
         )
     return checks
@@ -252,9 +235,8 @@ def _check_varying(new: Answers, kinds: Mapping[str, OutputKind], *, where: str)
                 f"varies: {column}",
                 f"{values:,} value" + ("" if values == 1 else "s"),
                 "more than one",
-                fault=f"{column} is the same for all {new.rows_scored:,} rows of {where}"
-                if enough and values < 2
-                else "",
+                is_wrong=enough and values < 2,
+                fault=f"{column} is the same for all {new.rows_scored:,} rows of {where}",
                 hint=f"look for features that are constant, or not those of training; {LOOK}",
                 checked=enough,
             )
@@ -263,13 +245,15 @@ def _check_varying(new: Answers, kinds: Mapping[str, OutputKind], *, where: str)
 
 
 def _check(
-    name: str, figure: str, limit: str, *, fault: str, hint: str, checked: bool = True
+    name: str,
+    figure: str,
+    limit: str,
+    *,
+    is_wrong: bool,
+    fault: str,
+    hint: str,
+    checked: bool = True,
 ) -> Check:
-    return Check(
-        name=name,
-        figure=figure,
-        limit=limit,
-        verdict="failed" if fault else "passed" if checked else "not checked",
-        fault=fault,
-        hint=hint if fault else "",
-    )
+    if is_wrong:
+        return Check(name, figure, limit, "failed", fault=fault, hint=hint)
+    return Check(name, figure, limit, "passed" if checked else "not checked")

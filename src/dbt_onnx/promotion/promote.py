@@ -53,10 +53,13 @@ class Standing:
         return self.path.parent / PROMOTIONS_NAME
 
     @property
+    def champion_version(self) -> str | None:
+        return self.champion.model_version if self.champion else None
+
+    @property
     def changed_by_hand(self) -> bool:
         """Whether the champion in the registry differs from the last one in the promotions."""
-        version = self.champion.model_version if self.champion else None
-        return self.history.champion not in {None, version}
+        return self.history.champion not in {None, self.champion_version}
 
     @classmethod
     def read(cls, path: Path, model_name: str) -> Standing:
@@ -170,9 +173,8 @@ def _version_before(standing: Standing) -> str:
             hint=f"name it: `dbt-onnx rollback {name} --to VERSION`; {_versions(standing)}",
         )
     if standing.changed_by_hand:
-        now = standing.champion.model_version if standing.champion else "nobody"
         raise RegistryError(
-            f"champion of {name!r} is {now} by {standing.path}, and {history.champion} by the last "
+            f"champion of {name!r} is {standing.champion_version or 'nobody'} by {standing.path}, and {history.champion} by the last "
             f"promotion in {standing.promotions}: {FOUND}",
             hint=f"name the version to return to: `dbt-onnx rollback {name} --to VERSION`; "
             f"{_versions(standing)}",
@@ -217,11 +219,9 @@ def _refuse_changed(standing: Standing, entry: RegistryEntry) -> None:
     now = Standing.read(standing.path, standing.model_name)
     if now.champion == standing.champion and entry in now.registry.entries:
         return
-    was = standing.champion.model_version if standing.champion else "nobody"
-    champion = now.champion.model_version if now.champion else "nobody"
     raise RegistryError(
         f"{standing.path} was changed while the gate ran: champion of {standing.model_name!r} was "
-        f"{was} and is {champion}",
+        f"{standing.champion_version or 'nobody'} and is {now.champion_version or 'nobody'}",
         hint="run the command again: the version must be compared with the current champion",
     )
 
@@ -237,7 +237,7 @@ def _write(
         promoted_at=promoted_at,
         model_name=standing.model_name,
         model_version=entry.model_version,
-        replaced_version=champion.model_version if champion else "",
+        replaced_version=standing.champion_version or "",
         action=action,
         gate=gate,
         reason=reason,

@@ -6,7 +6,7 @@ who is champion; this file says how that came about.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROMOTIONS_NAME = "model_promotions.csv"
-PROMOTION_COLUMNS = (
-    "promoted_at", "model_name", "model_version", "replaced_version", "action", "gate", "reason",
-)  # fmt: skip
-
 Action = Literal["promote", "rollback", "found"]
 GateResult = Literal["passed", "not_compared", "overridden", "not_run"]
 
@@ -50,6 +46,9 @@ class Promotion:
     action: Action
     gate: GateResult
     reason: str
+
+
+PROMOTION_COLUMNS = tuple(item.name for item in fields(Promotion))
 
 
 @dataclass(frozen=True)
@@ -145,10 +144,10 @@ def _text(moment: datetime) -> str:
 
 
 def _faults(values: dict[str, str]) -> list[str]:
-    faults = name_faults(values["model_name"], what="model_name")
-    faults += name_faults(values["model_version"], what="model_version")
-    if values["replaced_version"]:
-        faults += name_faults(values["replaced_version"], what="replaced_version")
+    faults = []
+    for column in ("model_name", "model_version", "replaced_version"):
+        if values[column] or column != "replaced_version":
+            faults += name_faults(values[column], what=column)
     for column, allowed in (("action", Action), ("gate", GateResult)):
         if values[column] not in get_args(allowed):
             words = ", ".join(cast("tuple[str, ...]", get_args(allowed)))

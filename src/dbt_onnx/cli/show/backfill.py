@@ -22,7 +22,6 @@ def show_backfill(backfill: Backfill) -> None:
     clocks, missing = backfill.clocks, len(backfill.missing)
     version = str(backfill.version.model)
     print_text(
-        open_console(),
         f"{backfill.model.selector} with {version}: {len(clocks)} slices from {show_clock(clocks[0])} "
         f"to {show_clock(clocks[-1])}, {len(clocks) - missing} done before, {missing} to run",
         style="bold",
@@ -31,7 +30,6 @@ def show_backfill(backfill: Backfill) -> None:
 
 def show_slices(backfill: Backfill, results: Sequence[SliceResult]) -> None:
     """Print every slice of a dry run with its state and the rows of its features."""
-    console = open_console()
     found = {result.clock: result for result in results}
     rows = []
     for clock in backfill.clocks:
@@ -41,9 +39,9 @@ def show_slices(backfill: Backfill, results: Sequence[SliceResult]) -> None:
         if result is not None and result.error is not None:
             state = f"FAILED {result.error}"
         rows.append((show_clock(clock), state, counted))
-    console.print(table("slices", ("clock", "state", "rows of the features"), rows))
-    print_text(console, "A row is scored when its features are other than what is known of it:")
-    print_text(console, "these are the most that a slice can score. Nothing was scored.")
+    open_console().print(table("slices", ("clock", "state", "rows of the features"), rows))
+    print_text("A row is scored when its features are other than what is known of it:")
+    print_text("these are the most that a slice can score. Nothing was scored.")
 
 
 class SliceProgress:
@@ -92,7 +90,7 @@ class SliceProgress:
         left = (self._slices - self._ended) * self._seconds / self._ended
         line = f"{show_clock(result.clock)}  {_outcome(result)}  in {result.seconds:.1f} s"
         line += f"  [{self._ended} of {self._slices}, {duration(left)} left]"
-        print_text(self._console, line, style="red" if result.error is not None else "")
+        print_text(line, style="red" if result.error is not None else "", console=self._console)
         self._update(advance=1, left=f"{duration(left)} left")
 
     def _update(self, **values: Any) -> None:
@@ -110,27 +108,23 @@ def _outcome(result: SliceResult) -> str:
 
 def show_end(backfill: Backfill, results: Sequence[SliceResult]) -> None:
     """Print how many slices ran and, where some did not, how to go on."""
-    console = open_console()
     failed = sum(result.error is not None for result in results)
     skipped = len(backfill.missing) - len(results)
     if not backfill.missing:
-        print_text(console, "nothing to do: every slice has run before")
+        print_text("nothing to do: every slice has run before")
         return
     text = f"{len(results) - failed} slices run"
     text += f", {failed} failed" if failed else ""
     text += f", {skipped} not tried" if skipped else ""
-    print_text(console, text, style="red" if failed else "green")
+    print_text(text, style="red" if failed else "green")
     if failed:
-        print_text(
-            console, "Hint: mend the cause and give the command again: it runs what is missing"
-        )
+        print_text("Hint: mend the cause and give the command again: it runs what is missing")
 
 
 def show_interrupted(backfill: Backfill, results: Sequence[SliceResult]) -> None:
     """Print what is left of an interrupted backfill."""
     done = sum(result.error is None for result in results)
     print_text(
-        open_console(),
         f"interrupted: {done} of {len(backfill.missing)} slices have run; the one that was running "
         "is written whole or not at all. The same command goes on with what is missing.",
         style="yellow",

@@ -38,13 +38,16 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> T
     return grid
 
 
-def print_text(console: Console, text: str, *, style: str = "", end: str = "\n") -> None:
-    """Print one text as it is."""
+def print_text(
+    text: str, *, style: str = "", end: str = "\n", console: Console | None = None
+) -> None:
+    """Print one text as it is, on standard output unless another console is given."""
+    console = console or Console()
     console.print(Text(plain(text), style=style), soft_wrap=True, end=end)
 
 
 def show_error(message: str, hint: str) -> None:
     """Print an error and its remedy on standard error."""
     console = Console(stderr=True)
-    print_text(console, f"Error: {message}", style="bold red")
-    print_text(console, f"Hint: {hint}")
+    print_text(f"Error: {message}", style="bold red", console=console)
+    print_text(f"Hint: {hint}", console=console)

@@ -29,12 +29,10 @@ MAX_LINES = 200
 def show_model(path: Path, model_bytes: bytes, signature: GraphSignature) -> None:
     """Print what a model wants and gives, and what registering it would need."""
     console = Console()
-    print_text(console, f"{path}", style="bold")
-    print_text(console, f"size    {len(model_bytes):,} bytes")
-    print_text(console, f"sha256  {hashlib.sha256(model_bytes).hexdigest()}")
-    print_text(
-        console, f"batch   {ROW_BY_ROW}" if signature.batch_rows == 1 else "batch   first axis"
-    )
+    print_text(f"{path}", style="bold")
+    print_text(f"size    {len(model_bytes):,} bytes")
+    print_text(f"sha256  {hashlib.sha256(model_bytes).hexdigest()}")
+    print_text(f"batch   {ROW_BY_ROW}" if signature.batch_rows == 1 else "batch   first axis")
     console.print(table("inputs", ("name", "type", "shape"), map(_input_row, signature.inputs)))
     console.print(
         table("outputs", ("name", "type", "shape", "classes"), map(_output_row, signature.outputs))
@@ -42,42 +40,38 @@ def show_model(path: Path, model_bytes: bytes, signature: GraphSignature) -> Non
     if signature.metadata:
         rows = [(key, value[:200]) for key, value in sorted(signature.metadata.items())]
         console.print(table("metadata", ("key", "value"), rows))
-    _show_needs(console, path, model_bytes, signature)
+    _show_needs(path, model_bytes, signature)
 
 
 def show_registration(registration: Registration) -> None:
     """Print the contract of what was registered, and the next step."""
-    console = Console()
     entry = registration.entry
-    show_contract(console, registration.contract)
-    print_text(console, f"registered {entry.model}", style="bold green", end="")
-    print_text(console, f" as {entry.alias}" if entry.alias else " without an alias")
-    print_text(console, f"artifact {entry.artifact}, sha256 {entry.sha256}")
+    show_contract(registration.contract)
+    print_text(f"registered {entry.model}", style="bold green", end="")
+    print_text(f" as {entry.alias}" if entry.alias else " without an alias")
+    print_text(f"artifact {entry.artifact}, sha256 {entry.sha256}")
     print_text(
-        console,
         f"tried    calls of up to {registration.rows_tried:,} rows, in three orders and twice: no row "
-        "changed another",
+        "changed another"
     )
     for warning in registration.warnings:
-        print_text(console, f"Warning: {warning}", style="yellow")
-    print_text(console, f"next     commit the folder and the registry; {_next_step(entry)}")
+        print_text(f"Warning: {warning}", style="yellow")
+    print_text(f"next     commit the folder and the registry; {_next_step(entry)}")
 
 
 def _next_step(entry: RegistryEntry) -> str:
     name = entry.model_name
-    if entry.alias == "champion":
-        return f"a model with score(..., model={name!r}) scores with it in the next `dbt build`"
-    if entry.alias:
-        asked = f"{name}@{entry.alias}"
-        return f"a model with score(..., model={asked!r}) scores with it in the next `dbt build`"
-    version = f"{name}/{entry.model_version}"
-    return (
-        f"nobody is scored with it yet: score(..., model={version!r}), or make it champion with "
-        f"`dbt-onnx promote {version}`"
-    )
+    if not entry.alias:
+        version = f"{name}/{entry.model_version}"
+        return (
+            f"nobody is scored with it yet: score(..., model={version!r}), or make it champion "
+            f"with `dbt-onnx promote {version}`"
+        )
+    asked = name if entry.alias == "champion" else f"{name}@{entry.alias}"
+    return f"a model with score(..., model={asked!r}) scores with it in the next `dbt build`"
 
 
-def show_contract(console: Console, contract: Contract) -> None:
+def show_contract(contract: Contract) -> None:
     """Print the columns that a model reads and fills."""
     rows = []
     for tensor in contract.inputs:
@@ -91,9 +85,9 @@ def show_contract(console: Console, contract: Contract) -> None:
         ("features", ("column", "type", "null", "input"), rows),
         ("predictions", ("column", "type", "kind", "output"), filled),
     ):
-        console.print(table(title, header, lines[:MAX_LINES]))
+        Console().print(table(title, header, lines[:MAX_LINES]))
         if len(lines) > MAX_LINES:
-            print_text(console, f"and {len(lines) - MAX_LINES:,} more columns")
+            print_text(f"and {len(lines) - MAX_LINES:,} more columns")
 
 
 def show_verdicts(
@@ -104,7 +98,6 @@ def show_verdicts(
     Then come folders without a row in the registry and, unless they are being recorded now, rows
     without the digest of a card.
     """
-    console = Console()
     header = ["model", "alias", "sha256", "sample", "verdict"]
     if any(verdict.is_signed is not None for verdict in verdicts):
         header.insert(3, "signature")
@@ -123,15 +116,14 @@ def show_verdicts(
             "verdict": "ok" if verdict.passed else "FAILED",
         }
         rows.append([cells[name] for name in header])
-    console.print(table("model registry", header, rows))
+    Console().print(table("model registry", header, rows))
     for verdict in verdicts:
         if verdict.fault is not None:
             name = str(verdict.entry.model)
-            print_text(console, f"{name}: {verdict.fault}", style="red")
-            print_text(console, f"Hint: {verdict.hint}")
+            print_text(f"{name}: {verdict.fault}", style="red")
+            print_text(f"Hint: {verdict.hint}")
     for folder in unregistered:
         print_text(
-            console,
             f"Note: {folder} is not registered: `register` was interrupted, or its row is gone; "
             "register that version again, or remove the folder",
             style="yellow",
@@ -139,7 +131,6 @@ def show_verdicts(
     bare = [str(verdict.entry.model) for verdict in verdicts if verdict.entry.card_sha256 is None]
     if bare and not recording:
         print_text(
-            console,
             f"Note: the registry has no card_sha256 for {', '.join(bare)}: a change of the card would "
             "not be noticed; `dbt-onnx verify --record-cards` fills it",
             style="yellow",
@@ -148,40 +139,34 @@ def show_verdicts(
 
 def show_recorded(registry: Path, recorded: int, is_new: bool) -> None:  # noqa: FBT001
     """Print how many cards were recorded, and how to load them into the warehouse."""
-    console = Console()
     cards = "1 card" if recorded == 1 else f"{recorded:,} cards"
-    print_text(console, f"recorded {cards} in {registry}")
+    print_text(f"recorded {cards} in {registry}")
     if is_new:
         print_text(
-            console,
             "next: give the seed `+column_types: {card_sha256: varchar}`, and load its new column "
-            f"with `dbt seed --full-refresh -s {registry.stem}`",
+            f"with `dbt seed --full-refresh -s {registry.stem}`"
         )
     elif recorded:
-        print_text(console, f"next: dbt seed -s {registry.stem}")
+        print_text(f"next: dbt seed -s {registry.stem}")
 
 
 def show_signature(entry: RegistryEntry, path: Path) -> None:
     """Print what was signed, and where the signature is."""
-    signed = f"signed {entry.model}"
-    print_text(Console(), f"{signed}, model and card", style="bold green")
-    print_text(Console(), f"signature {path}")
+    print_text(f"signed {entry.model}, model and card", style="bold green")
+    print_text(f"signature {path}")
 
 
-def _show_needs(
-    console: Console, path: Path, model_bytes: bytes, signature: GraphSignature
-) -> None:
-    command = f"dbt-onnx register {path.name} --name NAME --version VERSION"
+def _show_needs(path: Path, model_bytes: bytes, signature: GraphSignature) -> None:
     try:
         description = describe_model(model_bytes, signature, Wishes(), where=path.name)
     except (ConfigError, ContractError, ScoringError) as error:
-        print_text(console, f"cannot be registered as it is: {error.message}", style="yellow")
-        print_text(console, f"Hint: {error.hint}")
+        print_text(f"cannot be registered as it is: {error.message}", style="yellow")
+        print_text(f"Hint: {error.hint}")
         return
     if feature_names_of(signature) is not None:
-        print_text(console, f"the features are named by the metadata {FEATURE_NAMES!r}")
-    show_contract(console, description.contract)
-    print_text(console, f"register it with  {command}")
+        print_text(f"the features are named by the metadata {FEATURE_NAMES!r}")
+    show_contract(description.contract)
+    print_text(f"register it with  dbt-onnx register {path.name} --name NAME --version VERSION")
 
 
 def _input_row(tensor: Tensor) -> tuple[str, ...]:

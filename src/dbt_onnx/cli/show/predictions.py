@@ -18,7 +18,6 @@ _SHORT = 8
 
 def show_runs(runs: Sequence[RunRow]) -> None:
     """Print one row per run, then the errors."""
-    console = open_console()
     header = (
         "run", "scoring model", "started", "clock", "status", "scope", "model",
         "in", "scored", "why", "rejected", "unchanged", "inputs kept",
@@ -41,17 +40,14 @@ def show_runs(runs: Sequence[RunRow]) -> None:
         )
         for run in runs
     ]
-    console.print(table("runs", header, rows))
+    open_console().print(table("runs", header, rows))
     for run in runs:
         if run.error:
-            print_text(
-                console, f"{run.run_id[:_SHORT]} {run.scoring_model}: {run.error}", style="red"
-            )
+            print_text(f"{run.run_id[:_SHORT]} {run.scoring_model}: {run.error}", style="red")
 
 
 def show_history(name: str, key: Sequence[str], history: Sequence[Said]) -> None:
     """Print one row per prediction, oldest first."""
-    console = open_console()
     outputs = list(history[0].outputs)
     header = ("said at", "about", "model", "run", *outputs, "why", "inputs changed")
     rows = [
@@ -66,43 +62,39 @@ def show_history(name: str, key: Sequence[str], history: Sequence[Said]) -> None
         )
         for said in history
     ]
-    console.print(table(f"{name} of {', '.join(key)}", header, rows))
+    open_console().print(table(f"{name} of {', '.join(key)}", header, rows))
 
 
 def show_replay(replay: Replay) -> None:
     """Print the result of a replay, and what differs."""
-    console = open_console()
     sampled = f" of {replay.rows_kept:,}" if replay.rows != replay.rows_kept else ""
     print_text(
-        console,
         f"{replay.run_id}  {replay.model}  rows {replay.rows:,}{sampled}  "
         f"identical {replay.identical:,}  within tolerance {replay.within_tolerance:,}  "
         f"different {replay.different:,}  {'ok' if replay.passed else 'FAILED'}",
         style="" if replay.passed else "red",
     )
     for finding in replay.findings:
-        print_text(console, f"  {finding}", style="red")
+        print_text(f"  {finding}", style="red")
     for note in replay.notes:
-        print_text(console, f"  note: {note}", style="yellow")
+        print_text(f"  note: {note}", style="yellow")
 
 
 def show_proof(name: str, findings: Sequence[Finding]) -> None:
     """Print whether the tables are as the runs left them, and what is not."""
     from dbt_onnx.runs.replay import MAX_FINDINGS
 
-    console = open_console()
     for finding in findings[:MAX_FINDINGS]:
-        print_text(console, f"  {finding}", style="red")
+        print_text(f"  {finding}", style="red")
     verdict = "as its runs left them" if not findings else "FAILED"
-    print_text(console, f"{name}: tables {verdict}", style="red" if findings else "")
+    print_text(f"{name}: tables {verdict}", style="red" if findings else "")
 
 
 def show_erasure(name: str, erasure: Erasure, *, dry_run: bool) -> None:
     """Print how much was erased, or would be."""
     print_text(
-        open_console(),
         f"{name}: {'would erase' if dry_run else 'erased'} {erasure.rows:,} prediction(s) and "
-        f"{erasure.rows_inputs:,} row(s) of inputs of {erasure.runs:,} run(s)",
+        f"{erasure.rows_inputs:,} row(s) of inputs of {erasure.runs:,} run(s)"
     )
 
 
@@ -131,8 +123,6 @@ def _count(value: int | None) -> str:
 
 
 def _moment(value: datetime | None) -> str:
-    return (
-        ""
-        if value is None
-        else value.isoformat(sep=" ", timespec="seconds").removesuffix(" 00:00:00")
-    )
+    if value is None:
+        return ""
+    return value.isoformat(sep=" ", timespec="seconds").removesuffix(" 00:00:00")

@@ -33,51 +33,48 @@ def show_refusal(
     """Print why a version is not promoted, on standard error."""
     console = Console(stderr=True)
     for check in failed:
-        print_text(console, f"refused: {check.fault}", style="red")
-        print_text(console, f"Hint: {check.hint}")
-    print_text(console, f"{version} is not promoted; {registry} is as it was", style="bold red")
+        print_text(f"refused: {check.fault}", style="red", console=console)
+        print_text(f"Hint: {check.hint}", console=console)
+    kept = f"{version} is not promoted; {registry} is as it was"
+    print_text(kept, style="bold red", console=console)
     if overridden:
         final = ", ".join(check.name for check in failed if check.final)
-        print_text(console, f"--override does not pass this check: {final}: every run refuses it")
+        said = f"--override does not pass this check: {final}: every run refuses it"
+        print_text(said, console=console)
 
 
 def show_change(change: Change, registry: Path, *, overridden: Sequence[Check]) -> None:
     """Print who is champion now, and what comes next. `registry` is the seed as it was named."""
-    console = open_console()
     file = registry.parent / change.promotions.name
     promotion = change.promotion
     name = promotion.model_name
     for check in overridden:
-        print_text(console, f"overridden: {check.fault}", style="yellow")
+        print_text(f"overridden: {check.fault}", style="yellow")
     if change.found is not None:
         print_text(
-            console,
             f"{name}/{change.found.model_version} was champion, and {file} said "
             f"{change.found.replaced_version}: {change.found.reason}; recorded as found",
             style="yellow",
         )
-    print_text(console, f"{name}/{promotion.model_version}", style="bold green", end="")
-    print_text(console, " is champion", end="")
+    print_text(f"{name}/{promotion.model_version}", style="bold green", end="")
+    print_text(" is champion", end="")
     if promotion.replaced_version:
         role = f"is {change.replaced_alias}" if change.replaced_alias else "has no alias"
-        print_text(console, f"; {name}/{promotion.replaced_version} was, and {role} now", end="")
-    print_text(console, "")
-    print_text(console, f"recorded in {file}")
+        print_text(f"; {name}/{promotion.replaced_version} was, and {role} now", end="")
+    print_text("")
+    print_text(f"recorded in {file}")
     if promotion.gate == "not_compared":
         print_text(
-            console,
-            "Note: there was no champion to compare with; the gate is recorded as not_compared",
+            "Note: there was no champion to compare with; the gate is recorded as not_compared"
         )
     if change.first:
         print_text(
-            console,
             "Hint: the file is a new seed; give it text columns, `+column_types`, as the registry "
-            "has: version 1.10 is not 1.1",
+            "has: version 1.10 is not 1.1"
         )
     if promotion.action == "rollback":
         print_text(
-            console,
-            "served from the next build of the views; what has not changed is not scored again",
+            "served from the next build of the views; what has not changed is not scored again"
         )
     else:
-        print_text(console, f"next: dbt build -s {registry.stem}+ {file.stem}")
+        print_text(f"next: dbt build -s {registry.stem}+ {file.stem}")

@@ -24,8 +24,7 @@ def show_health(health: Health) -> None:
     if health.error is not None:
         show_error(health.error.message, health.error.hint)
         return
-    console = open_console()
-    console.print(
+    open_console().print(
         table(
             f"predictions at {health.clock:%Y-%m-%d %H:%M} UTC", _HEADER, map(_row, health.models)
         )
@@ -33,17 +32,14 @@ def show_health(health: Health) -> None:
     order = ["broken", "degraded"]
     for model in sorted(health.models, key=lambda m: (*order, m.status).index(m.status)):
         for problem in model.problems:
-            print_text(
-                console, f"{model.scoring_model}: {problem.message}", style=_STYLES[model.status]
-            )
+            print_text(f"{model.scoring_model}: {problem.message}", style=_STYLES[model.status])
     if any(model.figures and model.figures["tested_at"] is None for model in health.models):
         print_text(
-            console,
             "no outcome of a test is recorded; in your dbt_project.yml: "
             'on-run-end: "{{ dbt_onnx.record_test_results(results) }}"',
             style="dim",
         )
-    print_text(console, health.status, style=_STYLES[health.status])
+    print_text(health.status, style=_STYLES[health.status])
 
 
 def health_document(health: Health) -> str:
