@@ -81,10 +81,10 @@ def _output_faults(output: Output, tensor: Tensor | None) -> list[str]:
             f"{where} has classes {listed(output.classes)} in the card and "
             f"{listed(tensor.classes)} in the graph"
         )
-    if output.classes and tensor.key_dtype not in {None, "string", "int64"}:
-        faults.append(f"{where} has keys of type {tensor.key_dtype}")
-    elif output.classes and tensor.key_dtype is not None:
-        kind = str if tensor.key_dtype == "string" else int
-        if not all(isinstance(item, kind) for item in output.classes):
+    if output.classes and tensor.key_dtype is not None:
+        kind = {"string": str, "int64": int}.get(tensor.key_dtype)
+        if kind is None:
+            faults.append(f"{where} has keys of type {tensor.key_dtype}")
+        elif not all(isinstance(item, kind) for item in output.classes):
             faults.append(f"{where} has {tensor.key_dtype} keys, the card's classes are others")
     return faults

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from dbt_onnx.kernel.contract import Contract
 from dbt_onnx.kernel.native import MAX_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from dbt_onnx.artifacts.graph import GraphSignature
@@ -114,7 +114,7 @@ def load_artifact(root: Path, entry: RegistryEntry) -> Artifact:
     _check_sha256(model_bytes, entry, path)
     signature = read_graph(model_bytes, where=str(path))
     card_path = path.parent / CARD_NAME
-    card_text = _read_card(root, entry)
+    card_text = read_card(root, entry)
     refuse_other_card(card_text, entry, where=str(card_path))
     card = parse_card(card_text, where=str(card_path))
     refuse_other_model(card, entry, where=str(card_path))
@@ -141,7 +141,7 @@ def files_of(root: Path, entry: RegistryEntry) -> str:
     Raises ArtifactError.
     """
     model_bytes = read_below(root, entry.artifact, max_bytes=MAX_MODEL_BYTES)
-    return named(entry, hashlib.sha256(model_bytes).hexdigest(), digest(_read_card(root, entry)))
+    return named(entry, hashlib.sha256(model_bytes).hexdigest(), digest(read_card(root, entry)))
 
 
 def named(entry: RegistryEntry, sha256: str, card_sha256: str) -> str:
@@ -149,11 +149,9 @@ def named(entry: RegistryEntry, sha256: str, card_sha256: str) -> str:
     return f"{entry!r} {sha256} {card_sha256}"
 
 
-def _read_card(root: Path, entry: RegistryEntry) -> bytes:
-    return read_below(
-        root, f"{entry.artifact.rpartition('/')[0]}/{CARD_NAME}".lstrip("/"),
-        max_bytes=MAX_CARD_BYTES,
-    )  # fmt: skip
+def read_card(root: Path, entry: RegistryEntry) -> bytes:
+    """The bytes of the card beside a model file, as they lie there. Raises ArtifactError."""
+    return read_below(root, entry.beside(CARD_NAME), max_bytes=MAX_CARD_BYTES)
 
 
 def read_below(root: Path, relative: str, *, max_bytes: int) -> bytes:
@@ -174,7 +172,8 @@ def read_below(root: Path, relative: str, *, max_bytes: int) -> bytes:
                 # each folder is opened within its parent, which is open already: so nobody can put
                 # a link in its place meanwhile
                 if _OPENS_IN_FOLDERS:
-                    folder = opened.enter_context(_opened_folder(place, within=folder))
+                    folder = _open_folder(place, within=folder)
+                    opened.callback(os.close, folder)
                 place = place / part
                 if stat.S_ISLNK(os.lstat(_within(place, folder), dir_fd=folder).st_mode):
                     raise ArtifactError(
@@ -200,15 +199,10 @@ def _within(path: Path, folder: int | None) -> str | Path:
     return path if folder is None else path.name
 
 
-@contextmanager
-def _opened_folder(path: Path, *, within: int | None) -> Iterator[int]:
+def _open_folder(path: Path, *, within: int | None) -> int:
     """Open a folder by its name in the open folder `within`, where a symbolic link is refused."""
     flags = os.O_DIRECTORY | getattr(os, "O_PATH", 0) | (0 if within is None else os.O_NOFOLLOW)
-    descriptor = os.open(_within(path, within), os.O_RDONLY | flags, dir_fd=within)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    return os.open(_within(path, within), os.O_RDONLY | flags, dir_fd=within)
 
 
 def _read_regular(path: Path, *, within: int | None, max_bytes: int) -> bytes:
@@ -237,20 +231,15 @@ def _read_regular(path: Path, *, within: int | None, max_bytes: int) -> bytes:
 
 def _check_sha256(model_bytes: bytes, entry: RegistryEntry, path: Path) -> None:
     found = hashlib.sha256(model_bytes).hexdigest()
-    if found == entry.sha256:
-        return
-    hint = (
-        "it is a Git LFS pointer, not the model: run `git lfs pull`"
-        if model_bytes.startswith(b"version https://git-lfs")
-        else "restore the file; if it was changed on purpose, register it as a new version with "
-        "`dbt-onnx register`"
-    )
-    raise ArtifactError(
-        f"{path} is not the file that was registered as "
-        f"'{entry.model}': its sha256 is {found} "
-        f"({len(model_bytes):,} bytes), the registry says {entry.sha256}",
-        hint=hint,
-    )
+    if found != entry.sha256:
+        raise ArtifactError(
+            f"{path} is not the file that was registered as '{entry.model}': its sha256 is {found} "
+            f"({len(model_bytes):,} bytes), the registry says {entry.sha256}",
+            hint="it is a Git LFS pointer, not the model: run `git lfs pull`"
+            if model_bytes.startswith(b"version https://git-lfs")
+            else "restore the file; if it was changed on purpose, register it as a new version with "
+            "`dbt-onnx register`",
+        )
 
 
 def write_artifact(

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Class = int | str
+    from dbt_onnx.kernel.contract import Class
 
-_LABELS = frozenset(
+    _Labels = tuple[Class, ...]
+
+_LABEL_ATTRIBUTES = frozenset(
     {"classlabels_int64s", "classlabels_strings", "classlabels_ints", "classlabels_int64"}
 )
 _CLASSIFIERS = frozenset({"TreeEnsembleClassifier", "LinearClassifier", "SVMClassifier", "ZipMap"})
@@ -34,9 +36,7 @@ _LABEL_TYPES = frozenset({7, _STRING})
 _FLOATS = frozenset({1, 10, 11})
 
 
-def classes_of_outputs(
-    graph: Any,
-) -> tuple[dict[str, tuple[Class, ...]], dict[str, tuple[Class, ...]]]:
+def classes_of_outputs(graph: Any) -> tuple[dict[str, _Labels], dict[str, _Labels]]:
     """Returns {output: labels in the order of the probabilities}, and {output: overruled labels}.
 
     Outputs whose labels are not known are left out. The second has the outputs whose own labels
@@ -45,11 +45,11 @@ def classes_of_outputs(
     producers = {name: node for node in graph.node for name in node.output if name}
     constants = {item.name: item for item in graph.initializer}
     elements = cache(lambda name: _elements(constants[name]) if name in constants else ())
-    known: dict[str, tuple[Class, ...]] = {}
+    known: dict[str, _Labels] = {}
     for output in graph.output:
         # each tensor is looked at once, however many outputs come from it
         trail: list[str] = []
-        source: str | tuple[Class, ...] = output.name
+        source: str | _Labels = output.name
         while isinstance(source, str):
             if source in known:
                 source = known[source]
@@ -62,8 +62,8 @@ def classes_of_outputs(
 
 
 def _decided_by_the_label(
-    graph: Any, known: dict[str, tuple[Class, ...]]
-) -> tuple[dict[str, tuple[Class, ...]], dict[str, tuple[Class, ...]]]:
+    graph: Any, known: dict[str, _Labels]
+) -> tuple[dict[str, _Labels], dict[str, _Labels]]:
     types = {item.name: item.type.tensor_type.elem_type for item in graph.output}
     labels = [known[name] for name, kind in types.items() if kind in _LABEL_TYPES and known[name]]
     classes = {name: known[name] for name in types if known[name]}
@@ -76,9 +76,7 @@ def _decided_by_the_label(
     return classes, overruled
 
 
-def _source(
-    name: str, node: Any, elements: Callable[[str], tuple[Class, ...]]
-) -> str | tuple[Class, ...]:
+def _source(name: str, node: Any, elements: Callable[[str], _Labels]) -> str | _Labels:
     """The labels of a tensor, or the name of the tensor before it that has the same labels."""
     if node is None or not node.input:
         return ()
@@ -90,10 +88,10 @@ def _source(
     return str(node.input[0]) if node.op_type in _PASSED else ()
 
 
-def labels_of(node: Any) -> tuple[Class, ...]:
+def labels_of(node: Any) -> _Labels:
     """The class labels in the attributes of a classifier or ZipMap; empty if there are none."""
     for attribute in node.attribute:
-        if attribute.name in _LABELS and (attribute.ints or attribute.strings):
+        if attribute.name in _LABEL_ATTRIBUTES and (attribute.ints or attribute.strings):
             return (
                 *(int(item) for item in attribute.ints),
                 *(item.decode() for item in attribute.strings),
@@ -101,7 +99,7 @@ def labels_of(node: Any) -> tuple[Class, ...]:
     return ()
 
 
-def _elements(tensor: Any) -> tuple[Class, ...]:
+def _elements(tensor: Any) -> _Labels:
     """The labels in an int32, int64 or string tensor; none for another type."""
     if tensor.data_type == _STRING:
         return tuple(item.decode() for item in tensor.string_data)

@@ -40,8 +40,8 @@ class Tensor:
 
     name: str
     kind: TensorKind
-    dtype: str | None
-    shape: tuple[Dimension, ...] | None
+    dtype: str | None = None
+    shape: tuple[Dimension, ...] | None = None
     key_dtype: str | None = None
     classes: tuple[Class, ...] | None = None
     overruled: tuple[Class, ...] | None = None
@@ -139,30 +139,23 @@ def _signature(model: onnx.ModelProto) -> GraphSignature:
         inputs=inputs,
         outputs=tuple(
             replace(
-                _tensor(item),
-                classes=classes.get(item.name),
-                overruled=overruled.get(item.name),
+                _tensor(item), classes=classes.get(item.name), overruled=overruled.get(item.name)
             )
             for item in graph.output
         ),
         metadata={item.key: item.value for item in model.metadata_props},
-        batch_rows=1
-        if any(item.shape is not None and item.shape[:1] == (1,) for item in inputs)
-        else None,
+        batch_rows=1 if any((item.shape or ())[:1] == (1,) for item in inputs) else None,
         has_halves=_has_halves(graph),
     )
 
 
 def _has_halves(graph: onnx.GraphProto) -> bool:
     halves = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
-    return (
-        any(item.data_type in halves for item in graph.initializer)
-        or any(item.type.tensor_type.elem_type in halves for item in (*graph.input, *graph.output))
-        or any(
-            node.op_type == "Cast" and any(item.i in halves for item in node.attribute)
-            for node in graph.node
-        )
-    )
+    types = [item.data_type for item in graph.initializer]
+    types += [item.type.tensor_type.elem_type for item in (*graph.input, *graph.output)]
+    casts = (node for node in graph.node if node.op_type == "Cast")
+    types += [attribute.i for node in casts for attribute in node.attribute]
+    return not halves.isdisjoint(types)
 
 
 def _tensor(info: onnx.ValueInfoProto) -> Tensor:
@@ -176,16 +169,13 @@ def _tensor(info: onnx.ValueInfoProto) -> Tensor:
         )
     element = info.type.sequence_type.elem_type
     if kind == "sequence_type" and element.WhichOneof("value") == "map_type":
-        values = element.map_type.value_type.tensor_type.elem_type
         return Tensor(
             name=info.name,
             kind="map_sequence",
-            dtype=_dtype(values),
-            shape=None,
+            dtype=_dtype(element.map_type.value_type.tensor_type.elem_type),
             key_dtype=_dtype(element.map_type.key_type),
         )
-    other: TensorKind = "sequence" if kind == "sequence_type" else "other"
-    return Tensor(name=info.name, kind=other, dtype=None, shape=None)
+    return Tensor(name=info.name, kind="sequence" if kind == "sequence_type" else "other")
 
 
 def _dtype(number: int) -> str | None:
@@ -221,78 +211,61 @@ def _batch_faults(model: onnx.ModelProto, signature: GraphSignature) -> list[str
                 f"{where} has elements of type {tensor.dtype}, which no column holds (float16 to "
                 "float64, int8 to uint64, text and booleans are held)"
             )
-        elif tensor.shape is not None:
-            faults += [f"{where} {fault}" for fault in _shape_faults(tensor.shape)]
+        elif tensor.shape is not None and (fault := _shape_fault(tensor.shape)):
+            faults.append(f"{where} {fault}")
     return faults
 
 
-def _shape_faults(shape: tuple[Dimension, ...]) -> list[str]:
+def _shape_fault(shape: tuple[Dimension, ...]) -> str | None:
     shown = f"(shape {list(shape)})"
     if not shape:
-        return ["is a scalar, without a batch axis"]
+        return "is a scalar, without a batch axis"
     named = [i for i, dim in enumerate(shape) if isinstance(dim, str) and "batch" in dim.lower()]
     dynamic = [i for i, dim in enumerate(shape) if not isinstance(dim, int)]
     if named and named[0] > 0:
-        return [f"has the batch on axis {named[0]}, not on the first {shown}"]
-    if 0 not in dynamic and dynamic:
-        return [f"has its only dynamic axis at {dynamic[0]}, so the batch is not first {shown}"]
-    first = shape[0]
-    if isinstance(first, int) and first > 1:
-        return [f"has a fixed batch of {first} rows {shown}"]
-    return []
+        return f"has the batch on axis {named[0]}, not on the first {shown}"
+    if dynamic and 0 not in dynamic:
+        return f"has its only dynamic axis at {dynamic[0]}, so the batch is not first {shown}"
+    if isinstance(shape[0], int) and shape[0] > 1:
+        return f"has a fixed batch of {shape[0]} rows {shown}"
+    return None
 
 
 def _state_inputs(graph: onnx.GraphProto) -> set[str]:
     """Graph inputs that feed the initial state of a recurrent operator, but not its sequence."""
     nodes = _nested_nodes(graph)
-    if not any(node.op_type in _RECURRENT for node in nodes):
+    recurrent = [node for node in nodes if node.op_type in _RECURRENT]
+    if not recurrent:
         return set()
     names = {item.name for item in graph.input} - {item.name for item in graph.initializer}
     sources = {name: 1 << place for place, name in enumerate(sorted(names))}
     producers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
-    reaching = _reaching(nodes, producers, sources)
+    reaching = [0] * len(nodes)
 
     def reach(inputs: Iterable[str]) -> int:
+        """The graph inputs that these tensors depend on, one bit for each."""
         found = 0
         for name in inputs:
             found |= sources.get(name, 0)
             found |= reaching[producers[name]] if name in producers else 0
         return found
 
+    # each node once, after those before it: so a hostile file cannot make this slow
+    begun: set[int] = set()
+    stack = [(place, False) for place in reversed(range(len(nodes)))]
+    while stack:
+        place, is_after_its_inputs = stack.pop()
+        inputs = nodes[place].input
+        if is_after_its_inputs:
+            reaching[place] = reach(inputs)
+        elif place not in begun:
+            begun.add(place)
+            stack.append((place, True))
+            stack += [(producers[name], False) for name in inputs if name in producers]
     states = 0
-    for node in nodes:
-        if node.op_type in _RECURRENT:
-            states |= reach(node.input[5:7]) & ~reach(node.input[:1])
+    for node in recurrent:
+        states |= reach(node.input[5:7]) & ~reach(node.input[:1])
     return {name for name, bit in sources.items() if states & bit}
-
-
-def _reaching(
-    nodes: list[onnx.NodeProto], producers: Mapping[str, int], sources: Mapping[str, int]
-) -> list[int]:
-    """For each node, which graph inputs it depends on, one bit for each input.
-
-    Every node is visited once, so a hostile file cannot make this slow.
-    """
-    reaching = [0] * len(nodes)
-    is_begun, is_done = [False] * len(nodes), [False] * len(nodes)
-    for start in range(len(nodes)):
-        stack = [start]
-        while stack:
-            place = stack[-1]
-            if is_done[place]:
-                stack.pop()
-                continue
-            before = [producers[name] for name in nodes[place].input if name in producers]
-            if not is_begun[place]:
-                is_begun[place] = True
-                stack += [i for i in before if not is_begun[i]]
-                continue
-            is_done[place] = True
-            for name in nodes[place].input:
-                reaching[place] |= sources.get(name, 0)
-            for i in before:
-                reaching[place] |= reaching[i]
-    return reaching
 
 
 def _nested_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

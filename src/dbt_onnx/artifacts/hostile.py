@@ -71,34 +71,25 @@ def refuse_hostile(model: Any, *, where: str) -> None:
     _refuse_exploding_functions(model, where=where)
 
 
-def _walk(model: Any) -> Iterator[tuple[Any, str, int]]:
-    """Every message in the model, with its place and the number of graphs that it is nested in."""
-    stack = [iter([(model, "", 0)])]
-    while stack:
-        found = next(stack[-1], None)
-        if found is None:
-            stack.pop()
-            continue
-        message, trail, depth = found
-        if message.DESCRIPTOR.name in {"GraphProto", "FunctionProto"}:
-            depth += 1
-        yield message, trail, depth
-        for field, value in message.ListFields():
-            if field.message_type is None:
-                if field.type == field.TYPE_STRING:
-                    # protobuf hands out bytes, or raises here, for a name that is not UTF-8
-                    _refuse_no_text(value)
-                continue
-            path = f"{trail}.{field.name}" if trail else field.name
-            if hasattr(value, "ListFields"):
-                stack.append(iter([(value, path, depth)]))
-            else:
-                stack.append(_each(value, path, depth))
+def _walk(message: Any, trail: str = "", depth: int = 0) -> Iterator[tuple[Any, str, int]]:
+    """A message and all within it, each with its place and the number of graphs that it is in.
 
-
-def _each(messages: Any, path: str, depth: int) -> Iterator[tuple[Any, str, int]]:
-    for i, message in enumerate(messages):
-        yield message, f"{path}[{i}]", depth
+    It calls itself: protobuf reads no message that is nested more than 100 deep.
+    """
+    if message.DESCRIPTOR.name in {"GraphProto", "FunctionProto"}:
+        depth += 1
+    yield message, trail, depth
+    for field, value in message.ListFields():
+        path = f"{trail}.{field.name}" if trail else field.name
+        if field.message_type is None:
+            if field.type == field.TYPE_STRING:
+                # protobuf hands out bytes, or raises here, for a name that is not UTF-8
+                _refuse_no_text(value)
+        elif hasattr(value, "ListFields"):
+            yield from _walk(value, path, depth)
+        else:
+            for i, item in enumerate(value):
+                yield from _walk(item, f"{path}[{i}]", depth)
 
 
 def _refuse_no_text(value: Any) -> None:
@@ -149,6 +140,11 @@ def _refuse_exploding_functions(model: Any, *, where: str) -> None:
     functions = {_called(item, item.name): item for item in model.functions}
     sizes: dict[_Function, int] = {}
 
+    def unfolded(graph: Any, callers: tuple[_Function, ...]) -> int:
+        return sum(
+            size_of(callee, callers) if callee in functions else 1 for callee in _calls(graph)
+        )
+
     def size_of(key: _Function, callers: tuple[_Function, ...]) -> int:
         if key in callers or len(callers) > MAX_DEPTH:
             raise ArtifactError(
@@ -157,16 +153,10 @@ def _refuse_exploding_functions(model: Any, *, where: str) -> None:
                 hint="export the model without functions (inline them)",
             )
         if key not in sizes:
-            sizes[key] = sum(
-                size_of(callee, (*callers, key)) if callee in functions else 1
-                for callee in _calls(functions[key])
-            )
+            sizes[key] = unfolded(functions[key], (*callers, key))
         return sizes[key]
 
-    total = sum(
-        size_of(callee, ()) if callee in functions else 1
-        for callee in (_calls(model.graph) if functions else ())
-    )
+    total = unfolded(model.graph, ()) if functions else 0
     if total > MAX_INLINED_NODES:
         raise ArtifactError(
             f"{where}: its functions unfold to {total:,} operators; "
@@ -219,13 +209,10 @@ def _constant_values(node: Any) -> Iterator[tuple[int, ...]]:
 def _small_integers(tensor: Any) -> tuple[int, ...]:
     """The elements of an int64 tensor that could be a shape, else nothing."""
     # `dims` is not trusted: the data are counted
-    if (
-        tensor.data_type != _INT64
-        or max(len(tensor.raw_data) // 8, len(tensor.int64_data)) > MAX_DEPTH
-    ):
+    count = len(tensor.raw_data) // 8
+    if tensor.data_type != _INT64 or max(count, len(tensor.int64_data)) > MAX_DEPTH:
         return ()
     if tensor.raw_data:
-        count = len(tensor.raw_data) // 8
         return struct.unpack(f"<{count}q", tensor.raw_data[: count * 8])
     return tuple(tensor.int64_data)
 

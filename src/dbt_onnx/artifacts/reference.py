@@ -213,13 +213,21 @@ def _fault_of_categories(shares: Any, other: Any) -> str | None:
     return None
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a number: for Python a truth value is one, too."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _is_finite(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
     try:
-        return math.isfinite(value)
-    except OverflowError:
+        return is_number(value) and math.isfinite(value)
+    except OverflowError:  # JSON may have an integer of any length
         return False
+
+
+def is_size(value: Any) -> bool:
+    """Whether a value from a card can be a scale or a tolerance: finite, and not negative."""
+    return _is_finite(value) and value >= 0
 
 
 def _are_shares(values: Sequence[Any]) -> bool:

@@ -28,6 +28,7 @@ SEED_COLUMNS = (*REGISTRY_COLUMNS, CARD_COLUMN)
 CHAMPION = "champion"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SPEC = re.compile(r"([^@/]+)(?:@([^@/]+)|/([^@/]+))?")
 _ALIAS = re.compile(r"[a-z][a-z0-9_]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME_RULE = "letters, digits, '.', '_' and '-', at most 128, beginning with a letter or digit"
@@ -69,6 +70,10 @@ class RegistryEntry:
     def model(self) -> ModelVersion:
         """The version that the row is about."""
         return ModelVersion(self.model_name, self.model_version)
+
+    def beside(self, name: str) -> str:
+        """The path of another file in the folder of the model file."""
+        return f"{self.artifact.rpartition('/')[0]}/{name}".lstrip("/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,13 +219,11 @@ def parse_spec(spec: str) -> ModelSpec:
 
     Raises ConfigError when the text is none of the three.
     """
-    match = (
-        re.fullmatch(r"([^@/]+)(?:@([^@/]+)|/([^@/]+))?", spec) if isinstance(spec, str) else None
-    )
-    faults = ["it is not of the form NAME, NAME@ALIAS or NAME/VERSION"] if match is None else []
-    name, alias, version = match.groups() if match else ("", None, None)
+    faults = ["it is not of the form NAME, NAME@ALIAS or NAME/VERSION"]
+    match = _SPEC.fullmatch(spec) if isinstance(spec, str) else None
     if match:
-        faults += name_faults(name, what="model name")
+        name, alias, version = match.groups()
+        faults = name_faults(name, what="model name")
         faults += alias_faults(alias) if alias else []
         faults += name_faults(version, what="version") if version else []
     if faults:
@@ -236,16 +239,14 @@ def parse_spec(spec: str) -> ModelSpec:
 
 def name_faults(name: str, *, what: str) -> list[str]:
     """Why this cannot be a model's name or version (an empty list when it can)."""
-    if _NAME.fullmatch(name):
-        return []
-    return [f"{what} {_shown(name)} is not made of {_NAME_RULE}"]
+    return [] if _NAME.fullmatch(name) else [f"{what} {_shown(name)} is not made of {_NAME_RULE}"]
 
 
 def alias_faults(alias: str) -> list[str]:
     """Why this cannot be an alias (an empty list when it can)."""
-    if _ALIAS.fullmatch(alias):
-        return []
-    return [f"alias {_shown(alias)} is not made of {_ALIAS_RULE}"]
+    return (
+        [] if _ALIAS.fullmatch(alias) else [f"alias {_shown(alias)} is not made of {_ALIAS_RULE}"]
+    )
 
 
 def path_faults(artifact: str) -> list[str]:
@@ -287,32 +288,26 @@ def _read_row(row: Mapping[str, object]) -> tuple[RegistryEntry | None, list[str
             faults.append(f"{column} {_shown(text[column])} is not 64 lowercase hexadecimal digits")
     if faults:
         return None, faults
-    return RegistryEntry(
-        model_name=text["model_name"],
-        model_version=text["model_version"],
-        alias=text["alias"] or None,
-        artifact=text["artifact"],
-        sha256=text["sha256"],
-        card_sha256=text[CARD_COLUMN] or None,
-    ), []
+    alias, card_sha256 = text.pop("alias") or None, text.pop(CARD_COLUMN) or None
+    return RegistryEntry(**text, alias=alias, card_sha256=card_sha256), []
 
 
 def _contradictions(entries: list[RegistryEntry]) -> list[str]:
     versions = Counter((entry.model_name, entry.model_version) for entry in entries)
-    aliases = Counter((entry.model_name, entry.alias) for entry in entries if entry.alias)
+    holders: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for entry in entries:
+        if entry.alias:
+            holders[entry.model_name, entry.alias].append(entry.model_version)
     faults = [
         f"version {version!r} of model {name!r} is registered {count} times"
         for (name, version), count in versions.items()
         if count > 1
     ]
-    for (name, alias), count in aliases.items():
-        if count > 1:
-            holders = ", ".join(
-                entry.model_version
-                for entry in entries
-                if (entry.model_name, entry.alias) == (name, alias)
-            )
-            faults.append(f"model {name!r} has {count} versions with alias {alias!r}: {holders}")
+    faults += [
+        f"model {name!r} has {len(held)} versions with alias {alias!r}: {', '.join(held)}"
+        for (name, alias), held in holders.items()
+        if len(held) > 1
+    ]
     return faults + _confusions(entries)
 
 

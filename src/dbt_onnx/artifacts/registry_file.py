@@ -15,12 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from dbt_onnx.artifacts.registry import RegistryEntry
+    from dbt_onnx.artifacts.registry import ModelVersion, RegistryEntry
 
 
-def check_addition(
-    path: Path, *, model_name: str, model_version: str, alias: str | None, move_alias: bool = False
-) -> None:
+def check_addition(path: Path, model: ModelVersion, *, alias: str | None, move_alias: bool) -> None:
     """Raise RegistryError when the seed has this version already, or gives its alias to another.
 
     A seed that does not exist yet is empty. Raises ConfigError for a malformed alias.
@@ -30,29 +28,27 @@ def check_addition(
     if not path.exists():
         return
     for entry in Registry.from_csv(path).entries:
-        _refuse_alike(path, entry, model_name, model_version)
-        if entry.model_name != model_name:
+        _refuse_alike(path, entry.model, model)
+        if entry.model_name != model.name:
             continue
-        if entry.model_version == model_version:
+        if entry.model_version == model.version:
             raise RegistryError(
-                f"version {model_version!r} of model {model_name!r} is registered in {path} "
+                f"version {model.version!r} of model {model.name!r} is registered in {path} "
                 f"already, with sha256 {entry.sha256}",
                 hint="a version never changes: choose a new one",
             )
         if alias and entry.alias == alias and not move_alias:
             raise RegistryError(
-                f"alias {alias!r} of model {model_name!r} belongs to version "
+                f"alias {alias!r} of model {model.name!r} belongs to version "
                 f"{entry.model_version!r} in {path}",
                 hint="add --move-alias to move it to the new version, or register without --alias",
             )
 
 
-def _refuse_alike(path: Path, entry: RegistryEntry, model_name: str, model_version: str) -> None:
+def _refuse_alike(path: Path, old: ModelVersion, new: ModelVersion) -> None:
     """Raise RegistryError for a name, or a version of the model, that differs by case only."""
-    same_name = entry.model_name == model_name
-    given, known = (
-        (model_version, entry.model_version) if same_name else (model_name, entry.model_name)
-    )
+    same_name = old.name == new.name
+    given, known = (new.version, old.version) if same_name else (new.name, old.name)
     if given != known and given.casefold() == known.casefold():
         raise RegistryError(
             f"{path} has {known!r}, and {given!r} differs from it by letter case only",
@@ -67,13 +63,7 @@ def add_entry(path: Path, entry: RegistryEntry, *, move_alias: bool = False) -> 
     Raises as `check_addition`.
     """
     with locked(path.parent):
-        check_addition(
-            path,
-            model_name=entry.model_name,
-            model_version=entry.model_version,
-            alias=entry.alias,
-            move_alias=move_alias,
-        )
+        check_addition(path, entry.model, alias=entry.alias, move_alias=move_alias)
         _put(SeedFile.read(path, columns=SEED_COLUMNS), entry)
 
 
@@ -134,9 +124,8 @@ def _put(seed: SeedFile, entry: RegistryEntry) -> None:
     of_model = [row for row in seed.rows if seed.value(row, "model_name") == entry.model_name]
     own = [row for row in of_model if seed.value(row, "model_version") == entry.model_version]
     # no column is added here: the table in the warehouse lacks it until `dbt seed --full-refresh`
-    values = {
-        column: getattr(entry, column) or "" for column in SEED_COLUMNS if column in seed.header
-    }
+    columns = [column for column in SEED_COLUMNS if column in seed.header]
+    values = {column: getattr(entry, column) or "" for column in columns}
     if own and entry.alias is None:
         del values["alias"]
     for row in of_model:
@@ -146,12 +135,6 @@ def _put(seed: SeedFile, entry: RegistryEntry) -> None:
         seed.change(own[0], **values)
     else:
         seed.add(values)
-    _registry(seed)
-    seed.write()
-
-
-def _registry(seed: SeedFile) -> Registry:
-    """The seed's rows as a registry. Raises RegistryError when they are not valid."""
-    columns = [column for column in SEED_COLUMNS if column in seed.header]
     rows = [{column: seed.value(row, column) for column in columns} for row in seed.rows]
-    return Registry.from_rows(rows, where=str(seed.path))
+    Registry.from_rows(rows, where=str(seed.path))  # refuses rows that are not valid
+    seed.write()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from math import isclose, isfinite
-from typing import TYPE_CHECKING, Any, cast
+from math import isclose
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from dbt_onnx.artifacts.reference import is_number, is_size
 from dbt_onnx.errors import ArtifactError, listed
 from dbt_onnx.kernel.child_session import ChildSession
 from dbt_onnx.kernel.contract import FLOAT_TYPES
@@ -96,7 +97,7 @@ def scales_of(card: Mapping[str, Any]) -> dict[str, Any]:
     parity = card.get("parity")
     scales = parity.get("scales", {}) if isinstance(parity, dict) else {}
     if not isinstance(scales, dict) or not all(
-        all(map(_is_scale, item if isinstance(item, list) else [item])) for item in scales.values()
+        all(map(is_size, item if isinstance(item, list) else [item])) for item in scales.values()
     ):
         raise ArtifactError(
             "the scales of the card's sample are no numbers",
@@ -113,16 +114,10 @@ def sizes_of(contract: Contract, outputs: Mapping[str, Sequence[Any]]) -> dict[s
             if name is None or output.dtype not in FLOAT_TYPES:
                 continue
             values = [item for item in outputs[name] if item is not None]
-            sizes = np.abs(np.array(values, dtype=np.float64))
-            if output.kind == "probabilities" or not values:
-                scales[name] = 1.0
-            else:
-                scales[name] = sizes.mean(axis=0).tolist()
+            scales[name] = 1.0
+            if values and output.kind != "probabilities":
+                scales[name] = np.abs(np.array(values, dtype=np.float64)).mean(axis=0).tolist()
     return scales
-
-
-def _is_scale(value: object) -> bool:
-    return _is_number(value) and isfinite(cast("float", value)) and cast("float", value) >= 0
 
 
 def _as_batch(features: Mapping[str, Sequence[Any]], contract: Contract) -> pa.RecordBatch:
@@ -142,14 +137,10 @@ def _as_batch(features: Mapping[str, Sequence[Any]], contract: Contract) -> pa.R
         ) from error
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _distance(want: Any, got: Any) -> float:
     if isinstance(want, list) and isinstance(got, list):
         return max((_distance(*pair) for pair in zip(want, got, strict=False)), default=0.0)
-    return abs(want - got) if _is_number(want) and _is_number(got) else 0.0
+    return abs(want - got) if is_number(want) and is_number(got) else 0.0
 
 
 def _is_close(want: Any, got: Any, tolerance: float, scale: Any) -> bool:
@@ -160,9 +151,8 @@ def _is_close(want: Any, got: Any, tolerance: float, scale: Any) -> bool:
             _is_close(one, other, tolerance, size) for one, other, size in items
         )
     # an integer is a label or a count: near is not equal
-    if (isinstance(want, float) and _is_number(got)) or (
-        isinstance(got, float) and _is_number(want)
-    ):
+    is_float = isinstance(want, float) or isinstance(got, float)
+    if is_float and is_number(want) and is_number(got):
         return isclose(want, got, rel_tol=tolerance, abs_tol=tolerance * scale)
     # for Python True equals 1.0, so the types are compared, too
     return bool(want == got) and isinstance(want, bool) == isinstance(got, bool)

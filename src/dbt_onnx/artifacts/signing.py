@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.artifacts.artifact import MAX_CARD_BYTES, load_artifact, read_below
+from dbt_onnx.artifacts.artifact import load_artifact, read_below, read_card
 from dbt_onnx.artifacts.card import CARD_NAME, replace_file
 from dbt_onnx.errors import ArtifactError, ConfigError
 
@@ -81,9 +81,7 @@ class SignatureVerifier:
         """Raise ArtifactError unless `model.sig` is this key's signature of this model and card."""
         path = artifact.path.parent / SIGNATURE_NAME
         try:
-            content = read_below(
-                root, _beside(entry, SIGNATURE_NAME), max_bytes=MAX_SIGNATURE_BYTES
-            )
+            content = read_below(root, entry.beside(SIGNATURE_NAME), max_bytes=MAX_SIGNATURE_BYTES)
         except ArtifactError as error:
             if path.is_symlink() or path.exists():
                 raise
@@ -161,10 +159,5 @@ def _signed_files(root: Path, entry: RegistryEntry, artifact: Artifact) -> Itera
         folder = Path(temporary) / f"{entry.model_name}-{entry.model_version}"
         folder.mkdir()
         (folder / artifact.path.name).write_bytes(artifact.model_bytes)
-        card = read_below(root, _beside(entry, CARD_NAME), max_bytes=MAX_CARD_BYTES)
-        (folder / CARD_NAME).write_bytes(card)
+        (folder / CARD_NAME).write_bytes(read_card(root, entry))
         yield folder
-
-
-def _beside(entry: RegistryEntry, name: str) -> str:
-    return f"{entry.artifact.rpartition('/')[0]}/{name}".lstrip("/")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dbt_onnx.artifacts.artifact import load_artifact
 from dbt_onnx.artifacts.card import CARD_NAME
+from dbt_onnx.artifacts.reference import is_size
 from dbt_onnx.artifacts.sample import TOLERANCE, largest_difference, scales_of, score_columns
 from dbt_onnx.errors import DbtOnnxError
 from dbt_onnx.kernel.native import TRIAL_SECONDS
@@ -90,7 +91,7 @@ def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
     if not features or not expected:
         return Verdict(entry=entry)
     tolerance = parity.get("tolerance", TOLERANCE)
-    if not _is_sample(features) or not _is_sample(expected) or not _is_tolerance(tolerance):
+    if not _is_sample(features) or not _is_sample(expected) or not is_size(tolerance):
         return Verdict(
             entry=entry,
             fault="the card's sample is not made of columns, or its tolerance is no number",
@@ -101,23 +102,16 @@ def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
         expected, actual, tolerance=tolerance, scales=scales_of(artifact.card)
     )
     rows = len(next(iter(features.values())))
-    return Verdict(
-        entry=entry,
-        sample_rows=rows,
-        max_abs_difference=difference,
-        fault=f"the model no longer gives what its card says: {'; '.join(faults)}"
-        if faults
-        else None,
+    verdict = Verdict(entry=entry, sample_rows=rows, max_abs_difference=difference)
+    if not faults:
+        return verdict
+    return replace(
+        verdict,
+        fault=f"the model no longer gives what its card says: {'; '.join(faults)}",
         hint="the model file is unchanged, so card or onnxruntime is not: compare with the "
-        "versions in the card's training, and export again"
-        if faults
-        else None,
+        "versions in the card's training, and export again",
     )
 
 
 def _is_sample(columns: object) -> bool:
     return isinstance(columns, dict) and all(isinstance(item, list) for item in columns.values())
-
-
-def _is_tolerance(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0

@@ -10,8 +10,7 @@ from functools import partial
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, cast
 
-import pyarrow as pa
-
+from dbt_onnx.authoring.distributions import is_text
 from dbt_onnx.authoring.estimators import (
     FLOAT32,
     final_step,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import onnx
+    import pyarrow as pa
 
     from dbt_onnx.authoring.estimators import Answer
     from dbt_onnx.kernel.contract import Class
@@ -100,9 +100,7 @@ def convert(
         ) from error
     _declare_widths(model, answers)
     # skl2onnx collects the domains in a set, whose order changes from process to process
-    domains = sorted(model.opset_import, key=lambda item: item.domain)
-    del model.opset_import[:]
-    model.opset_import.extend(domains)
+    model.opset_import.sort(key=lambda item: item.domain)
     return cast("bytes", model.SerializeToString(deterministic=True))
 
 
@@ -122,16 +120,12 @@ def renamed_inputs(
     taken = {name.casefold() for node in model.graph.node for name in (*node.input, *node.output)}
     taken |= {tensor.name.casefold() for tensor in (*inputs, *model.graph.initializer)}
     names: dict[str, str] = {}
-    agreed = []
     for place, (info, tensor) in enumerate(zip(model.graph.input, inputs, strict=True), start=1):
-        if info.name == tensor.name:
-            agreed.append(tensor)
-            continue
-        name = f"column_{place}"
-        while name in taken:
-            name += "_"
-        names[info.name] = name
-        agreed.append(replace(tensor, name=name))
+        if info.name != tensor.name:
+            name = f"column_{place}"
+            while name in taken:
+                name += "_"
+            names[info.name] = name
     if not names:
         return model_bytes, inputs
     for info in model.graph.input:
@@ -139,7 +133,11 @@ def renamed_inputs(
     for node in model.graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = names.get(name, name)
-    return cast("bytes", model.SerializeToString(deterministic=True)), tuple(agreed)
+    renamed = [
+        replace(tensor, name=info.name)
+        for info, tensor in zip(model.graph.input, inputs, strict=True)
+    ]
+    return cast("bytes", model.SerializeToString(deterministic=True)), tuple(renamed)
 
 
 def first_of_the_largest(model_bytes: bytes, classes: Sequence[Class]) -> bytes:
@@ -170,17 +168,15 @@ def first_of_the_largest(model_bytes: bytes, classes: Sequence[Class]) -> bytes:
     for name, dtype, values in constants:
         graph.initializer.append(helper.make_tensor(_TIES + name, dtype, [len(values)], values))
     steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
-        ("ReduceMax", [shares.name, _TIES + "axis"], "largest", {"keepdims": 1}),
-        ("Sub", [_TIES + "largest", _TIES + "rounding"], "nearly", {}),
-        ("GreaterOrEqual", [shares.name, _TIES + "nearly"], "reached", {}),
-        ("Cast", [_TIES + "reached"], "flags", {"to": TensorProto.INT32}),
-        ("ArgMax", [_TIES + "flags"], "place", {"axis": 1, "keepdims": 0}),
+        ("ReduceMax", [shares.name, _TIES + "axis"], _TIES + "largest", {"keepdims": 1}),
+        ("Sub", [_TIES + "largest", _TIES + "rounding"], _TIES + "nearly", {}),
+        ("GreaterOrEqual", [shares.name, _TIES + "nearly"], _TIES + "reached", {}),
+        ("Cast", [_TIES + "reached"], _TIES + "flags", {"to": TensorProto.INT32}),
+        ("ArgMax", [_TIES + "flags"], _TIES + "place", {"axis": 1, "keepdims": 0}),
+        ("Gather", [_TIES + "classes", _TIES + "place"], label.name, {"axis": 0}),
     ]
     for operator, inputs, output, attributes in steps:
-        graph.node.append(helper.make_node(operator, inputs, [_TIES + output], **attributes))
-    graph.node.append(
-        helper.make_node("Gather", [_TIES + "classes", _TIES + "place"], [label.name], axis=0)
-    )
+        graph.node.append(helper.make_node(operator, inputs, [output], **attributes))
     return cast("bytes", model.SerializeToString(deterministic=True))
 
 
@@ -205,11 +201,6 @@ class _Conversion:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
                 ctypes.c_ulong(self._thread), ctypes.py_object(SystemExit)
             )
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds text."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _declare_widths(model: onnx.ModelProto, answers: list[Answer]) -> None:

@@ -35,7 +35,7 @@ def describe(column: pa.Array, *, categorical: bool = False) -> dict[str, Any]:
     """
     while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
         column = column.flatten()
-    if categorical or not _is_number(column.type):
+    if categorical or not is_number(column.type):
         return _categories(column)
     numbers = to_floats(column)
     known = numbers[~np.isnan(numbers)]
@@ -77,9 +77,15 @@ def _categories(column: pa.Array) -> dict[str, Any]:
     }
 
 
-def _is_number(dtype: pa.DataType) -> bool:
+def is_number(dtype: pa.DataType) -> bool:
+    """Whether a column of this type holds numbers; truth values are none."""
     types = pa.types
     return bool(types.is_integer(dtype) or types.is_floating(dtype) or types.is_decimal(dtype))
+
+
+def is_text(dtype: pa.DataType) -> bool:
+    """Whether a column of this type holds text."""
+    return bool(pa.types.is_string(dtype) or pa.types.is_large_string(dtype))
 
 
 def _share(count: Any, total: int) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from dbt_onnx.authoring.distributions import to_floats
+from dbt_onnx.authoring.distributions import is_text, to_floats
 from dbt_onnx.errors import ContractError
 from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE
 
@@ -34,15 +34,15 @@ _CONVERTERS = {
 class Answer:
     """One output: its values (rows,) or (rows, k), and what its columns are called by default.
 
-    `columns` has a name for every column, `stored` whether it is stored by default. `is_rounded`
-    (rows,) is for labels: whether float32 cannot tell the two best answers of a row apart, by the
-    rule of the estimator; none when that rule is not known.
+    `columns` has a name for every column, and `unstored` those that are not stored by default.
+    `is_rounded` (rows,) is for labels: whether float32 cannot tell the two best answers of a row
+    apart, by the rule of the estimator; none when that rule is not known.
     """
 
     kind: OutputKind
     values: Array
     columns: tuple[str, ...]
-    stored: tuple[bool, ...]
+    unstored: tuple[str, ...] = ()
     classes: tuple[Class, ...] | None = None
     is_rounded: Array | None = None
 
@@ -77,7 +77,7 @@ def rows_for(estimator: Any, features: Any, columns: dict[str, pa.Array]) -> Any
 
 
 def _plain(column: pa.Array) -> Array:
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if is_text(column.type):
         return np.asarray(column.to_numpy(zero_copy_only=False))
     return to_floats(column)
 
@@ -99,9 +99,8 @@ def gives_both(
         has_one, has_other = nothing.copy(), nothing.copy()
         try:
             for _ in range(NUDGES):
-                labels = _plain_labels(
-                    estimator.predict(nudged(chosen, share, source, whole=whole))
-                )
+                near = nudged(chosen, share, source, whole=whole)
+                labels = _plain_labels(estimator.predict(near))
                 has_one, has_other = has_one | (labels == one), has_other | (labels == other)
                 if (has_one & has_other).all():
                     break
@@ -122,20 +121,20 @@ def nudged(rows: Any, share: float, source: np.random.Generator, *, whole: bool)
 
     if not hasattr(rows, "columns"):
         return moved(rows)
-    kept = {name: rows[name] for name in rows.columns}
-    return type(rows)(
-        {
-            name: moved(column.to_numpy()) if _is_plain(column) else column
-            for name, column in kept.items()
-        }
-    )
+    columns = {name: rows[name] for name in rows.columns}
+    for name, column in columns.items():
+        if str(column.dtype).lower().startswith(("float", "int", "uint")):
+            columns[name] = moved(column.to_numpy())
+    return type(rows)(columns)
 
 
 def some_of(rows: Any, places: Array) -> Any:
     """The rows at these places, of a data frame or an array."""
     from sklearn.utils import _safe_indexing
 
-    return _renumbered(_safe_indexing(rows, places))
+    chosen = _safe_indexing(rows, places)
+    # numbered from 0, since a data frame joins its columns by the labels of their rows
+    return chosen.reset_index(drop=True) if hasattr(chosen, "reset_index") else chosen
 
 
 def mixed(rows: Any, columns: dict[str, pa.Array], count: int) -> tuple[Any, dict[str, pa.Array]]:
@@ -154,26 +153,16 @@ def mixed(rows: Any, columns: dict[str, pa.Array], count: int) -> tuple[Any, dic
     ), table
 
 
-def _renumbered(rows: Any) -> Any:
-    """The rows numbered from 0, since a data frame joins its columns by the labels of their rows."""
-    return rows.reset_index(drop=True) if hasattr(rows, "reset_index") else rows
-
-
-def _is_plain(column: Any) -> bool:
-    return str(column.dtype).lower().startswith(("float", "int", "uint"))
-
-
 def names_columns(estimator: Any) -> bool:
     """Whether a step picks columns by name, so that the graph needs an input for each column."""
     steps = [step for _, step in getattr(estimator, "steps", [])]
     if any(names_columns(step) for step in steps if step is not None):
         return True
-    picked = [item[2] for item in getattr(estimator, "transformers_", [])]
-    if not picked or getattr(estimator, "feature_names_in_", None) is None:
+    if getattr(estimator, "feature_names_in_", None) is None:
         return False
     return any(
         isinstance(columns, str) or any(isinstance(name, str) for name in columns)
-        for columns in picked
+        for _, _, columns in getattr(estimator, "transformers_", [])
     )
 
 
@@ -247,12 +236,14 @@ def _classifier(estimator: Any, rows: Any) -> list[Answer]:
     text = labels.dtype.kind in "OU"
     classes = tuple(str(item) if text else int(item) for item in estimator.classes_)
     names = tuple(f"probability_{item}" for item in classes)
-    stored = (True,) * len(classes)
+    unstored: tuple[str, ...] = ()
     if len(classes) == 2:
-        names, stored = (names[0], "probability"), (False, True)
+        names, unstored = (names[0], "probability"), names[:1]
     return [
         _label(labels, is_rounded=_is_rounded(labels, shares, estimator.classes_)),
-        Answer(kind="probabilities", values=shares, columns=names, stored=stored, classes=classes),
+        Answer(
+            kind="probabilities", values=shares, columns=names, unstored=unstored, classes=classes
+        ),
     ]
 
 
@@ -301,13 +292,8 @@ def offers_score_samples(estimator: Any) -> bool:
 
 
 def _label(values: Any, *, is_rounded: Array | None = None) -> Answer:
-    return Answer(
-        kind="label",
-        values=_plain_labels(values),
-        columns=("label",),
-        stored=(True,),
-        is_rounded=is_rounded,
-    )
+    labels = _plain_labels(values)
+    return Answer(kind="label", values=labels, columns=("label",), is_rounded=is_rounded)
 
 
 def _plain_labels(values: Any) -> Array:
@@ -318,12 +304,12 @@ def _plain_labels(values: Any) -> Array:
 def _values(name: str, values: Any) -> Answer:
     values = np.asarray(values)
     if values.ndim == 1 or values.shape[1] == 1:
-        return Answer(kind="value", values=values.reshape(-1), columns=(name,), stored=(True,))
+        return Answer(kind="value", values=values.reshape(-1), columns=(name,))
     names = tuple(f"{name}_{number}" for number in range(1, values.shape[1] + 1))
-    return Answer(kind="values", values=values, columns=names, stored=(True,) * len(names))
+    return Answer(kind="values", values=values, columns=names)
 
 
 def _vector(name: str, values: Any) -> Answer:
     if hasattr(values, "toarray"):
         values = values.toarray()
-    return Answer(kind="vector", values=np.asarray(values), columns=(name,), stored=(True,))
+    return Answer(kind="vector", values=np.asarray(values), columns=(name,))

@@ -7,7 +7,7 @@ from functools import partial
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,23 +15,10 @@ import pyarrow as pa
 from dbt_onnx.artifacts.artifact import write_artifact
 from dbt_onnx.artifacts.registry import alias_faults, name_faults
 from dbt_onnx.artifacts.registry_file import put_entry
-from dbt_onnx.authoring.conversion import (
-    convert,
-    first_of_the_largest,
-    inputs_for,
-    is_text,
-    renamed_inputs,
-)
-from dbt_onnx.authoring.distributions import describe
+from dbt_onnx.authoring.conversion import convert, first_of_the_largest, inputs_for, renamed_inputs
+from dbt_onnx.authoring.distributions import describe, is_number, is_text
 from dbt_onnx.authoring.estimators import answers_of, gives_both, mixed, rows_for, way_of
-from dbt_onnx.authoring.parity import (
-    Parity,
-    Trial,
-    compare,
-    outputs_for,
-    score_all,
-    score_table,
-)
+from dbt_onnx.authoring.parity import Parity, Trial, compare, outputs_for, score_table
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, DbtOnnxError
 from dbt_onnx.kernel.contract import Contract, Feature, Fill, Input, NullPolicy, Output
 from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE
@@ -43,6 +30,7 @@ if TYPE_CHECKING:
     from dbt_onnx.authoring.estimators import Answer
 
 UNSEEN_ROWS = 2_000
+_PACKAGES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy")
 
 
 def export(
@@ -118,13 +106,13 @@ def export(
     model_bytes, inputs = renamed_inputs(model_bytes, inputs)
     trials = _trials(estimator, rows, columns, answers, share=DEFAULT_TOLERANCE[dtype])
 
-    def fitted(candidate: bytes) -> _Fitted:
+    def fitted(candidate: bytes) -> tuple[bytes, Contract, pa.Table, Parity]:
         contract = _contract(
             _features(columns, null_policies or {}, fills or {}),
             inputs,
             outputs_for(candidate, answers, renamed),
         )
-        return _compared(candidate, contract, trials, renamed, tolerance)
+        return candidate, contract, *_compared(candidate, contract, trials, renamed, tolerance)
 
     try:
         fit = fitted(model_bytes)
@@ -137,7 +125,8 @@ def export(
         except ArtifactError:
             fit = fitted(model_bytes)
     model_bytes, contract, predictions, parity = fit
-    kept = _evenly_spaced(predictions.num_rows, parity_rows)
+    n_rows = predictions.num_rows
+    kept = np.unique(np.linspace(0, n_rows - 1, num=min(parity_rows, n_rows), dtype=np.int64))
     entry = write_artifact(
         Path(artifacts),
         model_bytes,
@@ -151,7 +140,7 @@ def export(
             "tolerance": tolerance,
             "scales": {key: size.tolist() for key, size in parity.scales.items()},
             "max_abs_difference": parity.max_abs_difference,
-            "rows_compared": predictions.num_rows,
+            "rows_compared": n_rows,
         },
         reference={
             key: describe(column, categorical=pa.types.is_boolean(column.type))
@@ -161,7 +150,7 @@ def export(
         training={
             **(training or {}),
             "estimator": _estimator_name(estimator),
-            "library_versions": _library_versions(),
+            "library_versions": {package: installed_version(package) for package in _PACKAGES},
         },
     )
     entry = changed(entry, alias=alias)
@@ -194,51 +183,36 @@ def _answers(estimator: Any, rows: Any) -> list[Answer]:
         ) from error
 
 
-class _Fitted(NamedTuple):
-    model_bytes: bytes
-    contract: Contract
-    predictions: pa.Table
-    parity: Parity
-
-
 def _trials(
     estimator: Any, rows: Any, columns: dict[str, pa.Array], answers: list[Answer], *, share: float
-) -> list[tuple[pa.Table, Trial]]:
+) -> list[Trial]:
     """The rows themselves, and rows mixed from them: an error of the converter may show there only."""
-    trials = [
-        (
-            pa.table(columns),
-            Trial("`features`", answers, partial(gives_both, estimator, rows, share)),
-        )
-    ]
+    is_at_boundary = partial(gives_both, estimator, rows, share)
+    own = Trial("`features`", pa.table(columns), answers, is_at_boundary)
     try:
         unseen, table = mixed(rows, columns, UNSEEN_ROWS)
         more = answers_of(estimator, unseen)
     except Exception:  # noqa: BLE001 (not every mixture need be a row that the estimator takes)
-        return trials
+        return [own]
     where = f"{UNSEEN_ROWS:,} rows mixed from `features`"
-    unseen_trial = Trial(where, more, partial(gives_both, estimator, unseen, share))
-    return [*trials, (pa.table(table), unseen_trial)]
+    is_at_boundary = partial(gives_both, estimator, unseen, share)
+    return [own, Trial(where, pa.table(table), more, is_at_boundary)]
 
 
 def _compared(
     model_bytes: bytes,
     contract: Contract,
-    trials: list[tuple[pa.Table, Trial]],
+    trials: list[Trial],
     renamed: Mapping[str, str | None],
     tolerance: float,
-) -> _Fitted:
-    (table, trial), *others = trials
-    predictions = score_all(model_bytes, table, contract)
-    parity = compare(predictions, trial, renamed, tolerance=tolerance)
-    for more, unseen in others:
-        scored = score_table(model_bytes, more, contract)
+) -> tuple[pa.Table, Parity]:
+    own, *others = trials
+    predictions = score_table(model_bytes, own.table, contract, may_reject=False)
+    parity = compare(predictions, own, renamed, tolerance=tolerance)
+    for unseen in others:
+        scored = score_table(model_bytes, unseen.table, contract, may_reject=True)
         compare(scored, unseen, renamed, tolerance=tolerance, scales=parity.scales)
-    return _Fitted(model_bytes, contract, predictions, parity)
-
-
-def _evenly_spaced(n_rows: int, wanted: int) -> Any:
-    return np.unique(np.linspace(0, n_rows - 1, num=min(wanted, n_rows), dtype=np.int64))
+    return predictions, parity
 
 
 def _check_installation() -> None:
@@ -273,7 +247,9 @@ def _columns(features: Any) -> dict[str, pa.Array]:
             hint="pass a data frame or an Arrow table: features are found by name in the warehouse",
         )
     faults = [
-        f"{key!r} is {column.type}" for key, column in columns.items() if not _usable(column.type)
+        f"{key!r} is {column.type}"
+        for key, column in columns.items()
+        if not (is_number(column.type) or is_text(column.type) or pa.types.is_boolean(column.type))
     ]
     if faults or not columns or not len(next(iter(columns.values()))):
         raise ContractError(
@@ -281,15 +257,6 @@ def _columns(features: Any) -> dict[str, pa.Array]:
             hint="pass rows with numeric, boolean or text columns",
         )
     return columns
-
-
-def _usable(kind: pa.DataType) -> bool:
-    return is_text(kind) or any(
-        check(kind)
-        for check in (
-            pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean,
-        )
-    )  # fmt: skip
 
 
 def _features(
@@ -335,8 +302,3 @@ def _estimator_name(estimator: Any) -> str:
     if not steps:
         return type(estimator).__name__
     return " > ".join(_estimator_name(step) for _, step in steps)
-
-
-def _library_versions() -> dict[str, str]:
-    packages = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy")
-    return {package: installed_version(package) for package in packages}

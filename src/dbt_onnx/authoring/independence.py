@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 32_768
 _SIZES = (1, 2, 16, 256, 2_048, 8_192, MOST_ROWS)
-_MAGNITUDES = (1.0, 1e3, 1e6)
+_KINDS = ((1.0, False), (1e3, False), (1e6, False), (1.0, True))  # magnitude, and whether with NaN
 _MAX_VALUES = 2**24
 _SECONDS = 5.0
 _WORDS = np.array(["", "a", "b", "A", "12", "1.5", "word", "two words", "\u00e4\u6f22", "x" * 100])
@@ -34,51 +34,42 @@ _TOLERANCE, _HALF_TOLERANCE, _NOISE = 1e-4, 5e-3, 1e-7
 
 
 def check_independence(
-    run: Run, names: Sequence[str], inputs: Sequence[Input], widths: Mapping[str, int], *,
-    has_halves: bool,
-) -> int:  # fmt: skip
+    run: Run, compare: Comparison, inputs: Sequence[Input], widths: Mapping[str, int]
+) -> int:
     """Returns the rows of the largest call that was tried: fewer for a slow or very wide model.
 
     `run` makes one call. Raises ContractError when the output for a row changes beside other rows,
     or when the same call is repeated; ModelCrashError when a call kills its process. Values on which
     the model fails in another way are left out.
     """
-    compare = _Comparison(names, _HALF_TOLERANCE if has_halves else _TOLERANCE)
     a_row = sum(widths[name] for tensor in inputs for name in tensor.features)
     most = min(MOST_ROWS, max(1, _MAX_VALUES // a_row))
     largest = 0
-    for number, (magnitude, with_nan) in enumerate(
-        [*((size, False) for size in _MAGNITUDES), (1.0, True)]
-    ):
+    for number, (magnitude, with_nan) in enumerate(_KINDS):
         source = np.random.default_rng(number)
         feeds = {
             tensor.name: _values(tensor, widths, most, magnitude, source, with_nan=with_nan)
             for tensor in inputs
         }
         try:
-            tried = _try_sizes(run, compare, feeds, source, seconds=_SECONDS / 4)
+            largest = max(largest, _try_sizes(run, compare, feeds, source))
         except ModelCrashError:
             raise
         except ScoringError:
             continue
-        largest = max(largest, tried)
     return largest
 
 
-def check_alone(
-    run: Run, names: Sequence[str], feeds: Feeds, outputs: list[Any], *, has_halves: bool
-) -> None:
+def check_alone(run: Run, compare: Comparison, feeds: Feeds, outputs: list[Any]) -> None:
     """Raise ContractError when a row of `feeds` alone, or the same call again, gives other outputs."""
-    compare = _Comparison(names, _HALF_TOLERANCE if has_halves else _TOLERANCE)
-    compare.same(outputs, run(feeds))
+    compare.check(outputs, run(feeds), exactly=True)
     for row in range(len(next(iter(feeds.values())))):
         alone = run({name: values[row : row + 1] for name, values in feeds.items()})
-        compare.near([values[row : row + 1] for values in outputs], alone)
+        compare.check([values[row : row + 1] for values in outputs], alone)
 
 
-def _try_sizes(
-    run: Run, compare: _Comparison, feeds: Feeds, source: np.random.Generator, *, seconds: float
-) -> int:
+def _try_sizes(run: Run, compare: Comparison, feeds: Feeds, source: np.random.Generator) -> int:
+    seconds = _SECONDS / len(_KINDS)
     n_rows = len(next(iter(feeds.values())))
     began = time.monotonic()
     before: list[Any] | None = None
@@ -91,13 +82,13 @@ def _try_sizes(
         began_call = time.monotonic()
         part = {name: values[:size] for name, values in feeds.items()}
         together = run(part)
-        compare.same(together, run(part))
+        compare.check(together, run(part), exactly=True)
         if before is not None:
-            compare.near(before, [values[: len(before[0])] for values in together])
+            compare.check(before, [values[: len(before[0])] for values in together])
         for order in (np.arange(size)[::-1], source.permutation(size)):
             back = np.argsort(order)
             moved = run({name: values[order] for name, values in part.items()})
-            compare.near(together, [_taken(values, back) for values in moved])
+            compare.check(together, [_taken(values, back) for values in moved])
         before, tried = together, size
         if 8 * (time.monotonic() - began_call) > seconds - (time.monotonic() - began):
             break
@@ -138,21 +129,19 @@ def _values(
 
 
 @dataclass(frozen=True)
-class _Comparison:
-    """Compares outputs by `names`; `tolerance` is a share of a number, or of its column's size."""
+class Comparison:
+    """Compares the outputs `names` of two calls. `has_halves`: the model computes in 16-bit floats."""
 
     names: Sequence[str]
-    tolerance: float
+    has_halves: bool
 
-    def same(self, one: list[Any], other: list[Any]) -> None:
-        """Raise ContractError unless the outputs of two equal calls are equal."""
-        self._check(one, other, 0.0)
+    def check(self, one: list[Any], other: list[Any], *, exactly: bool = False) -> None:
+        """Raise ContractError unless the outputs are those of the same rows; `exactly` for equal calls.
 
-    def near(self, one: list[Any], other: list[Any]) -> None:
-        """Raise ContractError unless the outputs are those of the same rows."""
-        self._check(one, other, self.tolerance)
-
-    def _check(self, one: list[Any], other: list[Any], tolerance: float) -> None:
+        Else a number may differ by a share of itself, or of its column's size.
+        """
+        tolerance = _HALF_TOLERANCE if self.has_halves else _TOLERANCE
+        tolerance = 0.0 if exactly else tolerance
         for name, left, right in zip(self.names, one, other, strict=True):
             if not _is_near(left, right, tolerance):
                 raise ContractError(

@@ -148,7 +148,12 @@ def _inputs(
             )
     names = list(wishes.features) if wishes.features else feature_names_of(signature)
     if names is None and any(input_width(tensor) != 1 for tensor in signature.inputs):
-        raise _unnamed(signature, where=where)
+        raise ContractError(
+            f"{where} does not name its features (no metadata {FEATURE_NAMES!r}); it takes values "
+            f"in this order: {_needs(signature)}",
+            hint="name the columns in the order of training: --features age,income,... "
+            "(NAME[3] for a list column of 3 values)",
+        )
     # in a file with one input for each column, the inputs have the names of the columns
     features = _parse_features(names or [tensor.name for tensor in signature.inputs])
     named = [name.casefold() for name, _ in features]
@@ -169,29 +174,31 @@ def _inputs(
             taken.append(name)
             got += width or 1
         if need is None or got != need or not taken:
-            raise _misnumbered(signature, [name for name, _ in features], given, where=where)
-        inputs.append(_input(tensor, tuple(taken)))
-    if left:
-        raise _misnumbered(signature, [name for name, _ in features], given, where=where)
+            break
+        inputs.append(
+            Input(
+                name=tensor.name,
+                dtype=cast("TensorType", tensor.dtype),
+                features=tuple(taken),
+                rank=1 if tensor.shape is not None and len(tensor.shape) == 1 else 2,
+            )
+        )
+    if left or len(inputs) < len(needs):
+        raise ContractError(
+            f"{where} takes other features than the {given} value(s) of "
+            f"{', '.join(name for name, _ in features)}: {_needs(signature)}",
+            hint="give --features with one name per value, in the order of the inputs "
+            "(NAME[3] for a list column of 3 values)",
+        )
     return dict(features), tuple(inputs)
-
-
-def _input(tensor: Tensor, features: tuple[str, ...]) -> Input:
-    return Input(
-        name=tensor.name,
-        dtype=cast("TensorType", tensor.dtype),
-        features=features,
-        rank=1 if tensor.shape is not None and len(tensor.shape) == 1 else 2,
-    )
 
 
 def _parse_features(names: Sequence[str]) -> list[tuple[str, int | None]]:
     """`age` -> a scalar column, `embedding[384]` -> a list column of 384 values."""
-    parsed: list[tuple[str, int | None]] = []
-    for name in names:
-        match = _LIST.fullmatch(name)
-        parsed.append((match["name"], int(match["width"])) if match else (name, None))
-    return parsed
+    return [
+        (match["name"], int(match["width"])) if (match := _LIST.fullmatch(name)) else (name, None)
+        for name in names
+    ]
 
 
 def _features(
@@ -238,24 +245,4 @@ def _fill(name: str, text: str, dtype: TensorType) -> Fill:
 def _needs(signature: GraphSignature) -> str:
     return ", ".join(
         f"{input_width(tensor) or 'some'} for input {tensor.name!r}" for tensor in signature.inputs
-    )
-
-
-def _unnamed(signature: GraphSignature, *, where: str) -> ContractError:
-    return ContractError(
-        f"{where} does not name its features (no metadata {FEATURE_NAMES!r}); it takes values "
-        f"in this order: {_needs(signature)}",
-        hint="name the columns in the order of training: --features age,income,... "
-        "(NAME[3] for a list column of 3 values)",
-    )
-
-
-def _misnumbered(
-    signature: GraphSignature, names: Sequence[str], given: int, *, where: str
-) -> ContractError:
-    return ContractError(
-        f"{where} takes other features than the {given} value(s) of {', '.join(names)}: "
-        f"{_needs(signature)}",
-        hint="give --features with one name per value, in the order of the inputs "
-        "(NAME[3] for a list column of 3 values)",
     )

@@ -63,10 +63,7 @@ def _matrix(values: Any, classes: tuple[Class, ...]) -> Array | None:
 
 
 def _check_given(
-    tensor: Tensor,
-    given: tuple[Class, ...],
-    known: tuple[Class, ...] | None,
-    values: Any,
+    tensor: Tensor, given: tuple[Class, ...], known: tuple[Class, ...] | None, values: Any
 ) -> None:
     width = len(known or ()) if isinstance(values, list) else values.shape[-1]
     is_wide = isinstance(values, list) or values.ndim == 2
@@ -93,9 +90,9 @@ def _check_labels(
     values = _matrix(given, classes)
     if values is None:
         return
-    if said.dtype.kind == "i" and all(isinstance(item, str) for item in classes):
-        # names for labels that are positions
-        said = np.array(classes, dtype=object)[said] if _are_positions(said, classes) else said
+    is_text = all(isinstance(item, str) for item in classes)
+    if is_text and said.dtype.kind == "i" and ((said >= 0) & (said < len(classes))).all():
+        said = np.array(classes, dtype=object)[said]  # names for labels that are positions
     best = values.argmax(axis=1)
     others = np.where(np.arange(len(classes)) == best[:, None], -np.inf, values).max(axis=1)
     clear = values.max(axis=1) > others + _CLEARLY
@@ -119,10 +116,6 @@ def _check_labels(
         + _example(tensor, None, len(classes))
         + f", or take them as they are: --output '{tensor.name}:vector={tensor.name}'",
     )
-
-
-def _are_positions(said: Array, classes: tuple[Class, ...]) -> bool:
-    return bool((said >= 0).all() and (said < len(classes)).all())
 
 
 def _has_threshold(scores: Array, is_second: Array) -> bool:

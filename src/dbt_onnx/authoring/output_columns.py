@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 import numpy as np
 
@@ -20,18 +19,17 @@ if TYPE_CHECKING:
 _SUM_TOLERANCE = 1e-3
 
 
-@dataclass(frozen=True)
-class _Wish:
-    kind: OutputKind | None
-    columns: tuple[str | None, ...]
+class _Wish(NamedTuple):
+    """What the owner says about an output: none where nothing, no columns to leave it out."""
+
+    kind: OutputKind | None = None
+    columns: tuple[str | None, ...] | None = None
 
 
-@dataclass(frozen=True)
-class _Seen:
+class _Seen(NamedTuple):
     """An output of the trial: `width` values for each row, and its classes where they are known."""
 
     tensor: Tensor
-    dtype: TensorType
     width: int
     kind: OutputKind
     classes: tuple[Class, ...] | None
@@ -56,24 +54,26 @@ def describe_outputs(
     _refuse_unknown(classes, names, what="--classes")
     seen = []
     for tensor in signature.outputs:
-        wish = wishes.get(tensor.name)
-        if wish is None or wish.columns:
-            kind = wish.kind if wish else None
-            labels = None
-            if kind in {None, "probabilities"}:
-                labels = classes_of(tensor, outputs[tensor.name], signature, outputs, classes)
-            item = _look(tensor, outputs[tensor.name], labels, kind, wish)
-            if tensor.name in classes and item.kind != "probabilities":
-                raise ContractError(
-                    f"--classes names the classes of output {tensor.name!r}, whose values are taken "
-                    f"as {item.kind}: on generated rows they do not add up to 1"
-                    if kind is None
-                    else f"--classes and --output '{tensor.name}:{kind}=' contradict each other",
-                    hint="leave --classes out, or state the kind and a column for each value: "
-                    f"--output '{tensor.name}:probabilities=...'",
-                )
-            seen.append(item)
-    return tuple(_output(item, seen, wishes.get(item.tensor.name)) for item in seen)
+        wish = wishes.get(tensor.name, _Wish())
+        if wish.columns == ():
+            continue
+        labels = None
+        if wish.kind in {None, "probabilities"}:
+            labels = classes_of(tensor, outputs[tensor.name], signature, outputs, classes)
+        item = _look(tensor, outputs[tensor.name], labels, wish)
+        if tensor.name in classes and item.kind != "probabilities":
+            raise ContractError(
+                f"--classes names the classes of output {tensor.name!r}, whose values are taken "
+                f"as {item.kind}: on generated rows they do not add up to 1"
+                if wish.kind is None
+                else f"--classes and --output '{tensor.name}:{wish.kind}=' contradict each other",
+                hint="leave --classes out, or state the kind and a column for each value: "
+                f"--output '{tensor.name}:probabilities=...'",
+            )
+        seen.append(item)
+    return tuple(
+        _output(item, seen, wishes.get(item.tensor.name, _Wish()).columns) for item in seen
+    )
 
 
 def _read_wishes(columns: Mapping[str, Sequence[str]], names: Sequence[str]) -> dict[str, _Wish]:
@@ -102,21 +102,9 @@ def _refuse_unknown(given: Any, names: Sequence[str], *, what: str) -> None:
             )
 
 
-def _look(
-    tensor: Tensor,
-    values: Any,
-    classes: tuple[Class, ...] | None,
-    kind: OutputKind | None,
-    wish: _Wish | None,
-) -> _Seen:
+def _look(tensor: Tensor, values: Any, classes: tuple[Class, ...] | None, wish: _Wish) -> _Seen:
     if isinstance(values, list) and tensor.kind == "map_sequence":
-        return _Seen(
-            tensor,
-            cast("TensorType", tensor.dtype),
-            len(classes or ()),
-            kind or "probabilities",
-            classes,
-        )
+        return _Seen(tensor, len(classes or ()), wish.kind or "probabilities", classes)
     if not isinstance(values, np.ndarray) or values.ndim > BINARY:
         shape = f"shape {list(values.shape)}" if hasattr(values, "shape") else "no tensor"
         raise ContractError(
@@ -124,19 +112,15 @@ def _look(
             hint=f"leave it out with --output '{tensor.name}='",
         )
     width = 1 if values.ndim == 1 else values.shape[1]
-    dtype = cast("TensorType", tensor.dtype)
-    guess = kind or _guess(values, width, classes, wish)
-    return _Seen(tensor, dtype, width, guess, classes)
+    return _Seen(tensor, width, wish.kind or _guess(values, width, classes, wish), classes)
 
 
-def _guess(
-    values: Any, width: int, classes: tuple[Class, ...] | None, wish: _Wish | None
-) -> OutputKind:
+def _guess(values: Any, width: int, classes: tuple[Class, ...] | None, wish: _Wish) -> OutputKind:
     if width == 1:
         return "label" if is_label(values) else "value"
     if classes and len(classes) == width and _are_probabilities(values):
         return "probabilities"
-    return "values" if wish and len(wish.columns) == width else "vector"
+    return "values" if wish.columns and len(wish.columns) == width else "vector"
 
 
 def _are_probabilities(values: Any) -> bool:
@@ -147,18 +131,18 @@ def _are_probabilities(values: Any) -> bool:
     )
 
 
-def _output(item: _Seen, seen: Sequence[_Seen], wish: _Wish | None) -> Output:
-    name = item.tensor.name
-    columns = wish.columns if wish else _default_columns(item, seen)
+def _output(item: _Seen, seen: Sequence[_Seen], wished: tuple[str | None, ...] | None) -> Output:
+    name, dtype = item.tensor.name, cast("TensorType", item.tensor.dtype)
+    columns = wished or _default_columns(item, seen)
     if item.kind == "probabilities":
-        if not item.classes or len(item.classes) != item.width or item.dtype not in FLOAT_TYPES:
+        if not item.classes or len(item.classes) != item.width or dtype not in FLOAT_TYPES:
             raise ContractError(
-                f"output {name!r} gives {item.width} {item.dtype} values a row for the classes "
+                f"output {name!r} gives {item.width} {dtype} values a row for the classes "
                 f"{listed(item.classes or ())}",
                 hint=f"name them in the model's order: --classes '{name}=no,yes', "
                 f"or take it as --output '{name}:vector={name}'",
             )
-        if wish and len(columns) == 1 and item.width == BINARY:
+        if wished and len(columns) == 1 and item.width == BINARY:
             columns = (None, columns[0])
     wanted = {"values": item.width, "probabilities": item.width}.get(item.kind, 1)
     if len(columns) != wanted:
@@ -171,7 +155,7 @@ def _output(item: _Seen, seen: Sequence[_Seen], wish: _Wish | None) -> Output:
     return Output(
         name=name,
         kind=item.kind,
-        dtype=item.dtype,
+        dtype=dtype,
         columns=columns,
         classes=item.classes if item.kind == "probabilities" else None,
         width=item.width if item.kind == "vector" else None,
@@ -181,15 +165,12 @@ def _output(item: _Seen, seen: Sequence[_Seen], wish: _Wish | None) -> Output:
 def _default_columns(item: _Seen, seen: Sequence[_Seen]) -> tuple[str | None, ...]:
     name = item.tensor.name
     alone = sum(other.kind == item.kind for other in seen) == 1
-    if item.kind == "label":
-        return ("label" if alone else name,)
-    if item.kind == "value":
-        return ("prediction" if alone else name,)
+    stems = {"label": "label", "value": "prediction", "probabilities": "probability"}
+    stem = stems.get(item.kind, name) if alone else name
     if item.kind == "probabilities":
-        stem = "probability" if alone else name
         if item.width == BINARY:
             return (None, stem)
         return tuple(f"{stem}_{label}" for label in item.classes or ())
     if item.kind == "values":
         return tuple(f"{name}_{position}" for position in range(1, item.width + 1))
-    return (name,)
+    return (stem,)

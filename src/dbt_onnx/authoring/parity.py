@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 
 from dbt_onnx.artifacts.graph import read_graph
+from dbt_onnx.authoring.estimators import FLOAT32
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.kernel.child_session import ChildSession
 from dbt_onnx.kernel.contract import Contract, Output, TensorType
 from dbt_onnx.kernel.scoring import SCORED, count_reasons, score_batches
-from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from dbt_onnx.authoring.estimators import Answer
     from dbt_onnx.kernel.integers import Array
 
-FLOAT32 = DEFAULT_TOLERANCE["float32"]
 NOISE = 1e-13
 
 
@@ -82,18 +81,20 @@ def outputs_for(
     return tuple(outputs)
 
 
-def score_table(model_bytes: bytes, table: pa.Table, contract: Contract) -> pa.Table:
-    """Score a sample as a run would, in a child process."""
-    predictions, _ = _scored(model_bytes, table, contract)
-    return predictions
+def score_table(
+    model_bytes: bytes, table: pa.Table, contract: Contract, *, may_reject: bool
+) -> pa.Table:
+    """Score a sample as a run would, in a child process.
 
-
-def score_all(model_bytes: bytes, table: pa.Table, contract: Contract) -> pa.Table:
-    """The same. Raises ContractError when a row would be rejected."""
-    predictions, examples = _scored(model_bytes, table, contract)
-    counts = count_reasons(predictions.to_batches())
-    if not counts:
-        return predictions
+    Raises ContractError when a row would be rejected, unless it `may_reject`.
+    """
+    names = [output.name for output in contract.outputs]
+    session = ChildSession(model_bytes, output_names=names)
+    examples: dict[str, str] = {}
+    batches = list(score_batches(table.to_batches(), session, contract=contract, examples=examples))
+    counts = count_reasons(batches)
+    if may_reject or not counts:
+        return pa.Table.from_batches(batches)
     reasons = ", ".join(
         f"{reason} {count:,} times (such as {examples[reason]})"
         for reason, count in counts.most_common()
@@ -105,24 +106,15 @@ def score_all(model_bytes: bytes, table: pa.Table, contract: Contract) -> pa.Tab
     )
 
 
-def _scored(
-    model_bytes: bytes, table: pa.Table, contract: Contract
-) -> tuple[pa.Table, dict[str, str]]:
-    names = [output.name for output in contract.outputs]
-    session = ChildSession(model_bytes, output_names=names)
-    examples: dict[str, str] = {}
-    batches = list(score_batches(table.to_batches(), session, contract=contract, examples=examples))
-    return pa.Table.from_batches(batches), examples
-
-
 @dataclass(frozen=True)
 class Trial:
-    """Rows as the estimator takes them, and its answers.
+    """Rows as a table, and the estimator's answers for them.
 
     `is_at_boundary(places, one, other)` tells whether `predict` gives both labels near a row.
     """
 
     where: str
+    table: pa.Table
     answers: list[Answer]
     is_at_boundary: Callable[[Array, Array, Array], Array]
 
@@ -216,6 +208,6 @@ def _text(value: Any) -> str:
 
 def _stored_columns(answer: Answer, renamed: Mapping[str, str | None]) -> tuple[str | None, ...]:
     return tuple(
-        renamed.get(column, column if stored else None)
-        for column, stored in zip(answer.columns, answer.stored, strict=True)
+        renamed.get(column, None if column in answer.unstored else column)
+        for column in answer.columns
     )

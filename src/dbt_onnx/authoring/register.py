@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.artifact import MAX_MODEL_BYTES, write_artifact
 from dbt_onnx.artifacts.graph import read_graph
-from dbt_onnx.artifacts.registry import name_faults
+from dbt_onnx.artifacts.registry import ModelVersion, name_faults
 from dbt_onnx.artifacts.registry_file import add_entry, check_addition
 from dbt_onnx.artifacts.sample import TOLERANCE, score_sample, sizes_of
 from dbt_onnx.authoring.infer import describe_model, sample_columns
@@ -83,19 +83,15 @@ def register_model(
     faults = name_faults(model_name, what="--name")
     if faults := faults + name_faults(model_version, what="--version"):
         raise ConfigError("; ".join(faults), hint="choose a plain name, such as 'churn' and '1'")
-    check_addition(
-        registry,
-        model_name=model_name,
-        model_version=model_version,
-        alias=alias,
-        move_alias=move_alias,
-    )
+    model = ModelVersion(model_name, model_version)
+    check_addition(registry, model, alias=alias, move_alias=move_alias)
     model_bytes, signature = read_model(path)
     description = describe_model(model_bytes, signature, wishes, where=str(path))
     features = sample_columns(description)
     outputs = score_sample(
         model_bytes, description.contract, features, batch_rows=signature.batch_rows
     )
+    sample = f"generated rows, scored with onnxruntime {version('onnxruntime')}"
     entry = write_artifact(
         artifacts,
         model_bytes,
@@ -108,7 +104,7 @@ def register_model(
             "tolerance": TOLERANCE,
             "scales": sizes_of(description.contract, outputs),
         },
-        training={"registered_from": path.name, "sample": _origin()},
+        training={"registered_from": path.name, "sample": sample},
     )
     entry = replace(entry, alias=alias)
     add_entry(registry, entry, move_alias=move_alias)
@@ -120,17 +116,12 @@ def register_model(
     )
 
 
-def _origin() -> str:
-    return f"generated rows, scored with onnxruntime {version('onnxruntime')}"
-
-
 def _warnings(signature: GraphSignature, outputs: dict[str, list[Any]]) -> tuple[str, ...]:
     warnings = [ROW_BY_ROW] if signature.batch_rows == 1 else []
-    rejected = sum(value is None for value in next(iter(outputs.values())))
-    if rejected:
-        total = len(next(iter(outputs.values())))
+    column = next(iter(outputs.values()))
+    if rejected := column.count(None):
         warnings.append(
-            f"the model gives NaN or infinity for {rejected} of the {total} rows that it was tried "
+            f"the model gives NaN or infinity for {rejected} of the {len(column)} rows that it was tried "
             "with (numbers from -3 to 3 in steps of 0.25, whole numbers from 0 to 7, texts of one "
             "letter, the first row zeros or empty); a run rejects such a row"
         )

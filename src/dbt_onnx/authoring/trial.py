@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dbt_onnx.authoring.independence import MOST_ROWS, check_alone, check_independence
+from dbt_onnx.authoring.independence import MOST_ROWS, Comparison, check_alone, check_independence
 from dbt_onnx.errors import ContractError, ModelCrashError, ScoringError
 from dbt_onnx.kernel.child_session import ChildSession
 from dbt_onnx.kernel.contract import FLOAT_TYPES
@@ -32,7 +32,7 @@ class Trial:
 
     feeds: dict[str, Any]
     outputs: dict[str, Any]
-    rows_tried: int = TRIAL_ROWS
+    rows_tried: int
 
 
 def try_model(
@@ -68,8 +68,9 @@ def try_model(
         outputs = session.run(feeds)
     for name, values in zip(names, outputs, strict=True):
         _check_rows(name, values)
-    check_alone(session.run, names, feeds, outputs, has_halves=signature.has_halves)
-    tried = check_independence(session.run, names, inputs, widths, has_halves=signature.has_halves)
+    compare = Comparison(names, signature.has_halves)
+    check_alone(session.run, compare, feeds, outputs)
+    tried = check_independence(session.run, compare, inputs, widths)
     return Trial(feeds, dict(zip(names, outputs, strict=True)), max(tried, TRIAL_ROWS))
 
 
