@@ -171,7 +171,7 @@ def test_more_bad_rows_than_may_be_rejected_fail_the_run(warehouse: Warehouse) -
     categories(warehouse, set(range(0, 1_000, 9)))
     with pytest.raises(DataError, match="fails on more than 100 of 1,000 rows"):
         warehouse.run(max_rejected_fraction=0.1)
-    assert not warehouse.sql("from duckdb_tables() where table_name = 'scores'")
+    assert not warehouse.sql("from duckdb_tables() where table_name = 'scores__current'")
 
 
 def test_new_rows_that_are_all_bad_are_rejected_beside_many_that_are_known(
@@ -245,7 +245,7 @@ def test_a_row_that_kills_the_process_is_found_and_rejected_by_the_next_run(
     divided(warehouse)
     spoil(warehouse, 321)
     assert run_in_process(warehouse) == -signal.SIGFPE
-    assert not warehouse.sql("from duckdb_tables() where table_name = 'scores'")
+    assert not warehouse.sql("from duckdb_tables() where table_name = 'scores__current'")
     summary = warehouse.run(max_rejected_fraction=0.1)
     assert (summary.rows_scored, summary.rows_rejected) == (999, 1)
     assert warehouse.sql("select id, rejected_reason from scores where status = 'rejected'") == [
@@ -335,7 +335,7 @@ def test_a_model_that_kills_the_process_on_every_row_fails_at_once(warehouse: Wa
     with pytest.raises(ScoringError, match=r"killed by signal 8 \(SIGFPE\)"):
         warehouse.run(max_rejected_fraction=0.1)
     assert warehouse.last_run("status") == ("error",)
-    assert not warehouse.sql("from duckdb_tables() where table_name = 'scores'")
+    assert not warehouse.sql("from duckdb_tables() where table_name = 'scores__current'")
 
 
 @pytest.mark.parametrize("name", ["chain", "far_region"])

@@ -109,7 +109,7 @@ def test_dbt_ends_and_the_ledger_is_whole(project: ScoringProject, gaps: list[fl
 
 
 def rows(project: ScoringProject) -> int:
-    if not project.sql("from duckdb_tables() where table_name = 'scores'"):
+    if not project.sql("from duckdb_tables() where table_name = 'scores__current'"):
         return 0
     count: int = project.sql("select count(*) from scores")[0][0]
     return count

@@ -152,7 +152,7 @@ def attempt(path: str) -> None:
 def said(path: str) -> list[tuple[int, float | None, str | None]]:
     """In a process: what the ledger says of each row."""
     warehouse = Warehouse(Path(path))
-    there = warehouse.sql("from duckdb_tables() where table_name = 'scores'")
+    there = warehouse.sql("from duckdb_tables() where table_name = 'scores__current'")
     found = (
         warehouse.sql("select id, y, split_part(rejected_reason, ':', 1) from scores order by all")
         if there

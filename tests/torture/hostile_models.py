@@ -19,6 +19,7 @@ from tests.torture.hostile_files import FAMILIES, FILLS, HANGS, LOADS, READS, RE
 from tests.torture.report import Attack
 from warehouse import Warehouse
 
+from dbt_onnx.artifacts.artifact import Artifact
 from dbt_onnx.errors import DbtOnnxError
 from dbt_onnx.kernel import native
 from dbt_onnx.kernel.session import OnnxSession
@@ -87,7 +88,7 @@ def score(root: str) -> tuple[str, str, float, int]:
     if warehouse.sql("select * from canary") != [(7,)]:
         said = "the canary is gone"
     tables = [row[0] for row in warehouse.sql("select table_name from duckdb_tables()")]
-    if "scores" in tables and warehouse.sql("select * from scores"):
+    if "scores__current" in tables and warehouse.sql("select * from scores"):
         said = f"rows in the ledger, {said}"
     return said, message, time.monotonic() - began, _peak_bytes()
 
@@ -131,7 +132,8 @@ def build(root: str, chosen: list[tuple[str, str]]) -> tuple[bool, list[str]]:
 
 def _limit() -> None:
     """A product with little patience on a small machine."""
-    OnnxSession.__init__.__kwdefaults__["max_seconds"] = LIMIT_SECONDS
+    for opens in (OnnxSession.__init__, Artifact.open):
+        opens.__kwdefaults__["max_seconds"] = LIMIT_SECONDS
     native._left = lambda: iter([LEFT_BYTES])
 
 

@@ -146,7 +146,11 @@ class _Place:
         """Predictions in the ledger; none when it is not there."""
         tables = [name for (name,) in self.warehouse.sql("select table_name from duckdb_tables()")]
         assert "canary" in tables, "the canary is gone"
-        return self.warehouse.sql("select count(*) from scores")[0][0] if "scores" in tables else 0
+        return (
+            self.warehouse.sql("select count(*) from scores")[0][0]
+            if "scores__current" in tables
+            else 0
+        )
 
 
 # --- ways in ----------------------------------------------------------------------------------
