@@ -45,7 +45,9 @@
         {%- endfor -%}
         {{ return(dbt_onnx._no_rows(types)) }}
     {%- endif -%}
-    {{ return('select ' ~ (names | join(', ')) ~ ' from ' ~ dbt_onnx._written(runs, columns) ~ ' as runs where '
+    {#- each column that is named costs a lookup through the view, which has to bind it -#}
+    {%- set named = columns | selectattr('name', 'in', names + ['scoring_model']) | list -%}
+    {{ return('select ' ~ (names | join(', ')) ~ ' from ' ~ dbt_onnx._written(runs, named) ~ ' as runs where '
         ~ dbt_onnx._is_called('scoring_model', relation.identifier)) }}
 {%- endmacro %}
 

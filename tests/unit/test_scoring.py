@@ -69,19 +69,15 @@ def test_predictions_are_what_a_hand_computes() -> None:
     assert table.to_pydict() == {
         "__dbt_onnx_key_0": ["k0", "k1", "k2"],
         "y": [0.5, 2.5, 1.5],
-        "status": ["scored"] * 3,
         "rejected_reason": [None] * 3,
     }
-    assert table["status"].to_pylist() == ["scored"] * 3
 
 
 def test_a_rejected_row_has_no_outputs_and_a_reason_and_the_job_goes_on() -> None:
     batch = batch_of(a=[1.0, None, 3.0, np.inf], b=[2.0, 0.0, 4.0, 0.0])
     table, _ = score_all(batch, contract=LINEAR, model_bytes=graphs.linear())
     assert table["y"].to_pylist() == [0.5, None, 2.5, None]
-    assert table["status"].to_pylist() == ["scored", "rejected", "scored", "rejected"]
     assert table["rejected_reason"].to_pylist() == [None, "null:a", None, "infinite:a"]
-    assert table["status"].to_pylist().count("scored") == 2
     assert count_reasons(table.to_batches()) == {"null:a": 1, "infinite:a": 1}
 
 
@@ -92,7 +88,6 @@ def test_a_row_whose_output_is_nan_or_infinite_loses_all_its_outputs() -> None:
     assert table["inverse"].to_pylist() == [None, 0.25, None, None, 1]
     reasons = ["null:a", None, "nan_output:root", "infinite_output:inverse", None]
     assert table["rejected_reason"].to_pylist() == reasons
-    assert table["status"].to_pylist().count("scored") == 2
 
 
 def test_the_first_bad_column_is_the_reason_and_a_row_is_counted_once() -> None:
@@ -147,7 +142,7 @@ def test_an_empty_stream_gives_no_batch_and_the_schema_is_known_without_one() ->
     assert list(score_batches([empty], Recorder(), contract=LINEAR)) == []
 
 
-def test_the_schema_has_carried_columns_outputs_and_status() -> None:
+def test_the_schema_has_carried_columns_outputs_and_the_reason() -> None:
     carried = pa.schema(
         [
             pa.field("__dbt_onnx_key_0", pa.int64()),
@@ -164,7 +159,6 @@ def test_the_schema_has_carried_columns_outputs_and_status() -> None:
             pa.field("__dbt_onnx_features_hash", pa.uint64()),
             pa.field("root", pa.float32()),
             pa.field("inverse", pa.float32()),
-            pa.field("status", pa.string()),
             pa.field("rejected_reason", pa.string()),
         ]
     )

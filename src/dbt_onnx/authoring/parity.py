@@ -22,7 +22,7 @@ from dbt_onnx.authoring.estimators import FLOAT32
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.kernel.child_session import ChildSession
 from dbt_onnx.kernel.contract import Contract, Output, TensorType
-from dbt_onnx.kernel.scoring import SCORED, count_reasons, score_batches
+from dbt_onnx.kernel.scoring import count_reasons, score_batches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -132,7 +132,7 @@ def compare(
     `scales` are the sizes of columns; without them they are measured here. Rows that a run would
     reject are left out.
     """
-    scored = np.flatnonzero(predictions.column("status").to_numpy() == SCORED)
+    scored = np.flatnonzero(predictions.column("rejected_reason").is_null().to_numpy())
     expected: dict[str, Array] = {}
     sizes = dict(scales or {})
     faults, largest = [], 0.0

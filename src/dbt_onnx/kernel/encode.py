@@ -94,9 +94,10 @@ def encode(batch: pa.RecordBatch, contract: Contract) -> Encoded:
                 width = feature.width or 1
                 tensors[tensor.name][:, position : position + width] = values.reshape(-1, width)
     valid = verdicts.valid
-    if not valid.all():
-        tensors = {name: values[valid] for name, values in tensors.items()}
-    return Encoded(tensors, valid, verdicts.reasons)
+    if valid.all():
+        return Encoded(tensors, valid, pa.nulls(batch.num_rows, pa.string()))
+    fed = {name: values[valid] for name, values in tensors.items()}
+    return Encoded(fed, valid, verdicts.reasons)
 
 
 @dataclass(frozen=True)

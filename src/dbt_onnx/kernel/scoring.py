@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from dbt_onnx.kernel.row_search import RowSearch
     from dbt_onnx.kernel.session import Scorer
 
-SCORED, REJECTED = "scored", "rejected"
 PART_ROWS = 122_880
 
 
@@ -39,7 +38,6 @@ def prediction_schema(carried: pa.Schema, contract: Contract) -> pa.Schema:
         [
             *(carried.field(name) for name in _carried_names(carried)),
             *contract.output_fields(),
-            pa.field("status", pa.string()),
             pa.field("rejected_reason", pa.string()),
         ]
     )
@@ -59,7 +57,8 @@ def score_batches(
     """Score a stream: one row out for each row in, in order, whatever the size of its batches.
 
     A batch in has the carried columns (`__dbt_onnx_...`) and the contract's features. A batch out has
-    at most `part_rows` rows of `prediction_schema`. A rejected row has NULL outputs and a reason.
+    at most `part_rows` rows of `prediction_schema`. A rejected row has NULL outputs and a
+    `rejected_reason`, which is NULL in a row that is scored.
     `examples` gets the first row of each reason, for messages. Before each batch out, the number of
     its rows is given to `on_progress`. An empty stream, or an empty batch, gives no batch. Nothing is
     closed here: whoever opened stream and scorer closes them.
@@ -87,8 +86,9 @@ def score_batches(
                 f"rows {done + 1:,} to {done + part.num_rows:,}: {error.message}", hint=error.hint
             ) from error
         done += part.num_rows
-        if examples is not None:
-            _add_examples(examples, predictions.column("rejected_reason"), part, contract)
+        found = predictions.column("rejected_reason")
+        if examples is not None and found.null_count < part.num_rows:
+            _add_examples(examples, found, part, contract)
         if on_progress is not None:
             on_progress(part.num_rows)
         return predictions
@@ -138,19 +138,17 @@ def _score(
     if len(fed):
         decoded = decode(tensors, contract, len(fed))
         outputs = decoded.columns
-        place = np.full(batch.num_rows, -1, dtype=np.int64)
-        place[fed] = np.arange(len(fed))
         if decoded.faults:
             reasons = _with_faults(reasons, decoded.faults, fed)
-            place[reasons.is_valid().to_numpy(zero_copy_only=False)] = -1
-        if (place < 0).any():
-            index = pa.array(place, mask=place < 0)
-            outputs = [column.take(index) for column in outputs]
+        if reasons.null_count < len(reasons):
+            place = np.zeros(batch.num_rows, dtype=np.int64)
+            place[fed] = np.arange(len(fed))
+            is_rejected = reasons.is_valid().to_numpy(zero_copy_only=False)
+            outputs = [column.take(pa.array(place, mask=is_rejected)) for column in outputs]
     else:
         outputs = [pa.nulls(batch.num_rows, f.type) for f in contract.output_fields()]
-    status = pa.array([SCORED, REJECTED]).take(reasons.is_valid().cast(pa.int8()))
     carried = [batch.column(name) for name in _carried_names(batch.schema)]
-    return pa.RecordBatch.from_arrays([*carried, *outputs, status, reasons], schema=schema)
+    return pa.RecordBatch.from_arrays([*carried, *outputs, reasons], schema=schema)
 
 
 def _carried_names(schema: pa.Schema) -> list[str]:

@@ -30,7 +30,7 @@ class Snapshot:
     """Rows with their key and features, and when they are from, as a whole.
 
     `fingerprint` does not depend on the order of the rows, `dated_fingerprint` regards the moment of
-    each row, too; none without rows.
+    each row, too; none without rows, and where nothing is known to compare them with.
     """
 
     rows: int
@@ -97,7 +97,6 @@ class PlanSummary:
         return replace(
             nothing,
             per_reason={**nothing.per_reason, "new": snapshot.rows},
-            input_fingerprint=snapshot.dated_fingerprint,
         )
 
     def with_unchanged(self, rows_in: int) -> PlanSummary:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dbt_onnx.kernel.integers import Array
 
 SAID_PREFIX = CARRIED_PREFIX + "said_"
-COMPARED_STAMPS = ("status", "rejected_reason")
+REASON = "rejected_reason"
 MAX_FINDINGS = 20
 
 IDENTICAL, WITHIN_TOLERANCE, DIFFERENT = 0, 1, 2
@@ -94,15 +94,15 @@ def compare_batch(
     """Compare a batch of new predictions with the old ones in it, and add the result to `replay`.
 
     For each name in `columns` the batch has the new prediction, and `__dbt_onnx_said_<i>` with the one
-    in the ledger. Status and reason follow in the same way. Numbers are within tolerance when they
+    in the ledger. The reason of a rejection follows in the same way. Numbers are within tolerance when they
     differ by at most TOLERANCE, as a share of the number or of the column's scale, whichever is
     larger. A column that `scales` does not name has the scale 1. All else is equal or different.
     """
-    names = [*columns, *COMPARED_STAMPS]
+    names = [*columns, REASON]
     verdicts = {}
     for i, name in enumerate(names):
         said, now = batch.column(f"{SAID_PREFIX}{i}"), batch.column(name)
-        if name == "rejected_reason":
+        if name == REASON:
             said, now = _without_message(said), _without_message(now)
         verdicts[name] = verdicts_on(said, now, TOLERANCE, scale=scales.get(name, 1.0))
     worst = np.max(list(verdicts.values()), axis=0)

@@ -60,6 +60,14 @@ class Written:
     def rows_rejected(self) -> int:
         return sum(self.rejected.values())
 
+    @property
+    def fingerprints(self) -> dict[str, int | None]:
+        """The columns of the run row that hold them."""
+        return {
+            "input_fingerprint": self.input_fingerprint,
+            "ledger_fingerprint": self.ledger_fingerprint,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
@@ -198,9 +206,8 @@ def score_table(
                     rows_rejected=written.rows_rejected,
                     per_reason=planned.summary.per_reason,
                 )
-                fingerprint = {"ledger_fingerprint": written.ledger_fingerprint}
                 how = scorer.columns if scorer else {}
-                engine.close(run, planned, summary.counts | fingerprint | how)
+                engine.close(run, planned, summary.counts | written.fingerprints | how)
         return summary
 
 
@@ -288,7 +295,8 @@ def _check_written(run: ScoringRun, planned: Planned, written: Written) -> None:
     if written.rows != rows:
         difference = f"{rows:,} rows were planned and {written.rows:,} came back"
         raise unstable(run.features.name, difference)
-    if rows and written.input_fingerprint != planned.summary.input_fingerprint:
+    # in a first run none: it reads the features once, and takes what it reads
+    if planned.summary.input_fingerprint not in {None, written.input_fingerprint}:
         difference = f"{rows:,} rows were planned and came back with other features"
         raise unstable(run.features.name, difference)
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dbt_onnx.engines.duckdb.feature_types import hashable_columns
+from dbt_onnx.engines.duckdb.feature_types import WHOLE_TYPES, hashable_columns
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.runs.plan import SCORE_REASONS
 
@@ -69,7 +69,7 @@ LEDGER_TYPES = {
 """What the ledger says of each row, after the key and the outputs."""
 
 # left to itself, DuckDB tries all ways to compress a column, and comes to these
-_REPEATED = (REJECTED, RUN, *CURRENT_TYPES, *HISTORY_TYPES)
+_REPEATED = ("score_reason", REJECTED, RUN, *CURRENT_TYPES, *HISTORY_TYPES)
 _RANDOM_TYPES = ("FLOAT", "DOUBLE", "UBIGINT")
 
 RUNS_TYPES = {
@@ -188,7 +188,8 @@ def create_table(
 
 def create_rows(table: TableName, columns: Mapping[str, str], *, key: Mapping[str, str]) -> str:
     """Create current or history unless it is there. Of scores and hashes hardly one is as another."""
-    chosen = {
+    chosen = {n: "bitpacking" for n, kind in key.items() if kind in WHOLE_TYPES}
+    chosen |= {
         n: "uncompressed" for n, kind in columns.items() if n not in key and kind in _RANDOM_TYPES
     }
     chosen |= {name: "rle" for name in _REPEATED if name in columns}
@@ -287,17 +288,24 @@ def key_types(key: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def describe_run(tables: LedgerTables, shape: LedgerShape) -> str:
-    """What a run has written: how many rows, how many were rejected for each reason, by its number, and
-    two fingerprints: of what went in, which `plan.summarize` computes for the rows that it planned, and
-    of all that they say. Parameter: $run_no.
+    """What a run has written: how many rows, and two fingerprints: of what went in, which
+    `plan.summarize` computes for the rows that it planned, and of all that they say.
+    Parameter: $run_no.
     """
     return f"""
         select
             count(*),
-            histogram({REJECTED}),
             {fingerprint(f"{hashable_columns(shape.key)}, as_of, features_hash")},
             {fingerprint_of_rows(key=shape.key, outputs=shape.outputs)}
         from {all_rows(tables, list(shape.row_columns), where=f"{RUN} = $run_no")} as written"""
+
+
+def count_rejected(tables: LedgerTables) -> str:
+    """How many rows of a run were rejected for each reason, by its number. Parameter: $run_no."""
+    rejected = f"{RUN} = $run_no and {REJECTED} is not null"
+    return f"""
+        select {REJECTED}, count(*) from {all_rows(tables, [REJECTED], where=rejected)} as written
+        group by {REJECTED}"""
 
 
 def last_number(runs: TableName) -> str:

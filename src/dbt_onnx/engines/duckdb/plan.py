@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _CANDIDATES = "temp.main.__dbt_onnx_candidates"
 _MATERIALIZED = "temp.main.__dbt_onnx_planned"
+_DATED = 'count(*), min("__dbt_onnx_as_of"), max("__dbt_onnx_as_of")'
 MATERIALIZED = f"with planned as (select * from {_MATERIALIZED})"
 _PLANNED_COLUMNS = (
     '"__dbt_onnx_as_of"', '"__dbt_onnx_features_hash"', '"__dbt_onnx_rejected_reason"', "score_reason",
@@ -83,13 +84,15 @@ class Question:
 class Facts:
     """What a run has measured of the features and of current, before it joins them.
 
-    `given` is the feature relation; `is_incomplete`: a key or a moment is missing in some row. `known`
+    `given` is the feature relation; `is_incomplete`: a key or a moment is missing in some row.
+    `has_known`: some entity has a prediction; where none has, `given` has no fingerprints. `known`
     is a row for each entity that the last full run has seen, which `tracked` rows of current are about,
     `rejected` of them rejections. `max_rows_held`: how many rows memory lets a join hold.
     """
 
     given: Snapshot
     is_incomplete: bool
+    has_known: bool
     known: Snapshot
     tracked: int
     rejected: int
@@ -111,20 +114,22 @@ class Facts:
         return 1 + self.tracked // self.max_rows_held
 
 
-def describe_features(question: Question) -> str:
+def describe_features(question: Question, *, with_hash: bool) -> str:
     """One row about the feature relation as a whole: a `Snapshot`, and whether a key or a moment is
-    missing in some row.
+    missing in some row. Without a hash only the keys and the moments are read.
     """
+    values = features_hash(question.features, question.precisions) if with_hash else "null"
+    described = _described(question) if with_hash else f"{_DATED}, null, null"
     return f"""
         with described as (
             select
                 {", ".join(map(quote, question.shape.key))},
                 {question.as_of_sql} as "__dbt_onnx_as_of",
-                {features_hash(question.features, question.precisions)} as "__dbt_onnx_features_hash"
+                {values} as "__dbt_onnx_features_hash"
             from ({question.features_sql}) as source
         )
 
-        select {_described(question)},
+        select {described},
             count(*) filter (not ({not_null(question.shape.key)} and "__dbt_onnx_as_of" is not null)) > 0
         from described"""
 
@@ -168,9 +173,7 @@ def _described(question: Question) -> str:
     """The columns of `Snapshot`."""
     keys = hashable_columns(question.shape.key)
     return f"""
-            count(*),
-            min("__dbt_onnx_as_of"),
-            max("__dbt_onnx_as_of"),
+            {_DATED},
             {fingerprint(f'{keys}, "__dbt_onnx_features_hash"')},
             {fingerprint(f'{keys}, "__dbt_onnx_as_of", "__dbt_onnx_features_hash"')}"""
 
@@ -448,6 +451,22 @@ def joined(
             select *, {_reason(question, with_late=with_late)} as score_reason
             from {"known_with_late" if with_late else "known"}
             {_expiry(question, "scored_run_no")}
+        )
+"""
+
+
+def all_new(question: Question) -> str:
+    """The same where nothing is known of any entity, and no key and no moment is missing."""
+    return f"""
+        with planned as (
+            select
+                *,
+                as_of_given as "__dbt_onnx_as_of",
+                values_hash as "__dbt_onnx_features_hash",
+                cast(null as varchar) as "__dbt_onnx_rejected_reason",
+                'new' as score_reason,
+                false as is_late
+            from {_features(question)}
         )
 """
 

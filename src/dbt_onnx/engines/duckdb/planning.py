@@ -78,7 +78,9 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
         hash_changed=past.features_hash_function not in {None, function},
         is_backfill=is_backfill,
     )
-    given, is_incomplete = _describe_features(reader, question)
+    # rows that are in history only are late ones, and such as have no key
+    has_known = bool(reader.rows(f"select 1 from {question.current} limit 1"))
+    given, is_incomplete = _describe_features(reader, question, with_hash=has_known)
     run.features.check_not_empty(given.rows)
     run.features.check_moments(given.oldest, given.newest, as_of=run.request.as_of, clock=clock)
     as_of = given.newest or clock
@@ -97,7 +99,7 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
         features=run.features,
         tables=tables,
     )
-    facts = _measure(look, given, is_incomplete=is_incomplete)
+    facts = _measure(look, given, is_incomplete=is_incomplete, has_known=has_known)
     sql, summary = next(found for route in ROUTES if (found := route(look, facts)) is not None)
     return Planned(
         summary=summary,
@@ -164,13 +166,10 @@ def _nothing_changed(look: _Look, facts: Facts) -> _Found | None:
 def _first_run(look: _Look, facts: Facts) -> _Found | None:
     """Every row is new when no entity has a prediction that holds."""
     question = look.question
-    if question.full_refresh or question.is_backfill or facts.is_incomplete:
-        return None
-    # rows that are in history only are late ones, and such as have no key
-    if look.rows(f"select 1 from {question.current} limit 1"):
+    if facts.has_known or question.full_refresh or question.is_backfill or facts.is_incomplete:
         return None
     look.check_keys()
-    return plan.joined(question, facts, with_late=False), PlanSummary.all_new(facts.given)
+    return plan.all_new(question), PlanSummary.all_new(facts.given)
 
 
 def _few_changed(look: _Look, facts: Facts) -> _Found | None:
@@ -240,13 +239,15 @@ def _adds_up(look: _Look, facts: Facts) -> bool:
     )
 
 
-def _describe_features(reader: Cursor, question: Question) -> tuple[Snapshot, bool]:
+def _describe_features(
+    reader: Cursor, question: Question, *, with_hash: bool = True
+) -> tuple[Snapshot, bool]:
     """The feature relation as a whole, and whether a key or a moment is missing in it."""
-    *snapshot, is_incomplete = reader.rows(plan.describe_features(question))[0]
+    *snapshot, is_incomplete = reader.rows(plan.describe_features(question, with_hash=with_hash))[0]
     return Snapshot(*snapshot), is_incomplete
 
 
-def _measure(look: _Look, given: Snapshot, *, is_incomplete: bool) -> Facts:
+def _measure(look: _Look, given: Snapshot, *, is_incomplete: bool, has_known: bool) -> Facts:
     """What is known of the features, and of current: of an entity with a score and a rejection, the
     rejection.
     """
@@ -258,6 +259,7 @@ def _measure(look: _Look, given: Snapshot, *, is_incomplete: bool) -> Facts:
     return Facts(
         given=given,
         is_incomplete=is_incomplete,
+        has_known=has_known,
         known=known,
         tracked=tracked.rows,
         rejected=rejected,

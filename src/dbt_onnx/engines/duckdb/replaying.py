@@ -18,7 +18,7 @@ from dbt_onnx.kernel.contract import KEY_PREFIX
 from dbt_onnx.kernel.encode import REJECTED_COLUMN
 from dbt_onnx.kernel.row_search import RowSearch
 from dbt_onnx.kernel.scoring import PART_ROWS, score_batches
-from dbt_onnx.runs.replay import COMPARED_STAMPS, SAID_PREFIX, Finding, Replay, compare_batch
+from dbt_onnx.runs.replay import REASON, SAID_PREFIX, Finding, Replay, compare_batch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,7 +141,7 @@ def _rows_to_replay(
     ]
     carried += [
         f"said.{quote(name)} as {quote(f'{SAID_PREFIX}{i}')}"
-        for i, name in enumerate((*columns, *COMPARED_STAMPS))
+        for i, name in enumerate((*columns, REASON))
     ]
     carried.append(
         # a row that killed the process is not fed to the model again

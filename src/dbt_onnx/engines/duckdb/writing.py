@@ -75,12 +75,15 @@ def append_predictions(
 def _numbered(batches: Iterator[pa.RecordBatch], reasons: list[str]) -> Iterator[pa.RecordBatch]:
     """The batches, with each reason's number in its place, from 1; `reasons` gets those that are new."""
     for batch in batches:
-        found = batch.column(_REASON).dictionary_encode()
-        texts = found.dictionary.to_pylist()
-        reasons += [text for text in texts if text not in reasons]
-        numbers = pa.array([reasons.index(text) + 1 for text in texts], pa.uint16())
-        position = batch.schema.get_field_index(_REASON)
-        yield batch.set_column(position, _REASON, numbers.take(found.indices))
+        given = batch.column(_REASON)
+        numbers = pa.nulls(len(given), pa.uint16())
+        if given.null_count < len(given):
+            found = given.dictionary_encode()
+            texts = found.dictionary.to_pylist()
+            reasons += [text for text in texts if text not in reasons]
+            known = pa.array([reasons.index(text) + 1 for text in texts], pa.uint16())
+            numbers = known.take(found.indices)
+        yield batch.set_column(batch.schema.get_field_index(_REASON), _REASON, numbers)
 
 
 def _kept_columns(schema: pa.Schema) -> list[str]:
@@ -177,11 +180,13 @@ def read_written(
     """What the run's rows say, as they are in current and history."""
     if not planned.summary.rows_to_score:
         return Written(rejected={})
+    parameters = planned.rows.parameters
     statement = ledger.describe_run(tables, planned.rows.question.shape)
-    rows, rejected, scored, all_of_them = writer.rows(statement, planned.rows.parameters)[0]
+    rows, scored, all_of_them = writer.rows(statement, parameters)[0]
+    rejected = writer.rows(ledger.count_rejected(tables), parameters)
     return Written(
         rows=rows,
-        rejected={reasons[number - 1]: count for number, count in (rejected or {}).items()},
+        rejected={reasons[number - 1]: count for number, count in rejected},
         input_fingerprint=scored,
         ledger_fingerprint=all_of_them,
     )
@@ -277,7 +282,6 @@ def run_columns(planned: Planned) -> dict[str, Any]:
         "clock": planned.clock,
         "as_of": planned.as_of,
         "scored_at": planned.scored_at,
-        "input_fingerprint": planned.summary.input_fingerprint,
         "features_hash_function": planned.hash_function,
         "features": list(planned.rows.question.features),
         "feature_types": list(map(kept_as, planned.rows.question.features.values())),
