@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dbt_onnx.engines.duckdb.feature_types import WHOLE_TYPES, hashable_columns
+from dbt_onnx.engines.duckdb.feature_types import hashable_columns
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.runs.plan import SCORE_REASONS
 
@@ -188,8 +188,7 @@ def create_table(
 
 def create_rows(table: TableName, columns: Mapping[str, str], *, key: Mapping[str, str]) -> str:
     """Create current or history unless it is there. Of scores and hashes hardly one is as another."""
-    chosen = {n: "bitpacking" for n, kind in key.items() if kind in WHOLE_TYPES}
-    chosen |= {
+    chosen = {
         n: "uncompressed" for n, kind in columns.items() if n not in key and kind in _RANDOM_TYPES
     }
     chosen |= {name: "rle" for name in _REPEATED if name in columns}
