@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -13,7 +16,7 @@ from dbt_onnx.kernel.contract import CARRIED_PREFIX, KEY_PREFIX
 from dbt_onnx.runs.run import Written
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from datetime import datetime, timedelta
 
     from dbt_onnx.engines.duckdb.cursor import Cursor
@@ -26,6 +29,7 @@ _STREAM = "__dbt_onnx_predictions"
 _FED = "__dbt_onnx_fed"
 _REASON = "rejected_reason"
 _ROW_GROUP = 122_880
+_AHEAD = 3
 _SQL_TYPES = {
     pa.bool_(): "BOOLEAN",
     pa.int8(): "TINYINT",
@@ -65,14 +69,15 @@ def append_predictions(
         schema = scores.schema_for(rows.schema)
         number = pa.field(_REASON, pa.uint16())
         schema = schema.set(schema.get_field_index(_REASON), number)
-        _insert(writer, tables, planned, _numbered(scores(batches), reasons), schema=schema)
+        with closing(made_ahead(_numbered(scores(batches), reasons))) as predictions:
+            _insert(writer, tables, planned, predictions, schema=schema)
     finally:
         # an unfinished stream would keep the reader from ending its transaction
         rows.close()
     return reasons
 
 
-def _numbered(batches: Iterator[pa.RecordBatch], reasons: list[str]) -> Iterator[pa.RecordBatch]:
+def _numbered(batches: Iterator[pa.RecordBatch], reasons: list[str]) -> Generator[pa.RecordBatch]:
     """The batches, with each reason's number in its place, from 1; `reasons` gets those that are new."""
     for batch in batches:
         given = batch.column(_REASON)
@@ -84,6 +89,20 @@ def _numbered(batches: Iterator[pa.RecordBatch], reasons: list[str]) -> Iterator
             known = pa.array([reasons.index(text) + 1 for text in texts], pa.uint16())
             numbers = known.take(found.indices)
         yield batch.set_column(batch.schema.get_field_index(_REASON), _REASON, numbers)
+
+
+def made_ahead(batches: Generator[pa.RecordBatch]) -> Generator[pa.RecordBatch]:
+    """The batches, made in a thread while DuckDB, in threads of its own, writes those before. Whoever
+    stops early waits for the batch that is being made.
+    """
+    with closing(batches), ThreadPoolExecutor(1) as pool:
+        making = deque(pool.submit(next, batches, None) for _ in range(_AHEAD))
+        try:
+            while (batch := making.popleft().result()) is not None:
+                making.append(pool.submit(next, batches, None))
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _kept_columns(schema: pa.Schema) -> list[str]:
