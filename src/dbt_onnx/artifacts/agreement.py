@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dbt_onnx.errors import ContractError, listed
-from dbt_onnx.kernel.contract import FLOAT_TYPES
+from dbt_onnx.kernel.contract import FLOAT_TYPES, Contract, Input, Output
 
 if TYPE_CHECKING:
     from dbt_onnx.artifacts.graph import GraphSignature, Tensor
-    from dbt_onnx.kernel.contract import Contract, Input, Output
 
 
 def check_contract(contract: Contract, signature: GraphSignature, *, where: str) -> None:

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.reference import reference_faults
-from dbt_onnx.artifacts.registry import AS_TEXT
+from dbt_onnx.artifacts.registry import AS_TEXT, RegistryEntry
 from dbt_onnx.errors import ArtifactError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dbt_onnx.artifacts.registry import RegistryEntry
     from dbt_onnx.kernel.contract import Contract
 
 CARD_NAME = "card.json"

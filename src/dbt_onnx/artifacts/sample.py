@@ -11,14 +11,13 @@ import pyarrow as pa
 from dbt_onnx.artifacts.reference import is_number, is_size
 from dbt_onnx.errors import ArtifactError, listed
 from dbt_onnx.kernel.child_session import ChildSession
-from dbt_onnx.kernel.contract import FLOAT_TYPES
+from dbt_onnx.kernel.contract import FLOAT_TYPES, Contract
 from dbt_onnx.kernel.native import TRIAL_SECONDS
 from dbt_onnx.kernel.scoring import score_batches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dbt_onnx.kernel.contract import Contract
     from dbt_onnx.kernel.session import Scorer
 
 TOLERANCE = 1e-5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dbt_onnx.artifacts.artifact import load_artifact
+from dbt_onnx.artifacts.artifact import Artifact, load_artifact
 from dbt_onnx.artifacts.card import CARD_NAME
 from dbt_onnx.artifacts.reference import is_size
 from dbt_onnx.artifacts.sample import TOLERANCE, largest_difference, scales_of, score_columns
@@ -15,7 +15,6 @@ from dbt_onnx.kernel.native import TRIAL_SECONDS
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import Registry, RegistryEntry
     from dbt_onnx.artifacts.signing import SignatureVerifier
 

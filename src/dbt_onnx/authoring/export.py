@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from dbt_onnx.artifacts.artifact import write_artifact
-from dbt_onnx.artifacts.registry import alias_faults, name_faults
+from dbt_onnx.artifacts.registry import RegistryEntry, alias_faults, name_faults
 from dbt_onnx.artifacts.registry_file import put_entry
 from dbt_onnx.authoring.conversion import convert, first_of_the_largest, inputs_for, renamed_inputs
 from dbt_onnx.authoring.distributions import describe, is_number, is_text
-from dbt_onnx.authoring.estimators import answers_of, gives_both, mixed, rows_for, way_of
+from dbt_onnx.authoring.estimators import Answer, answers_of, gives_both, mixed, rows_for, way_of
 from dbt_onnx.authoring.parity import Parity, Trial, compare, outputs_for, score_table
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, DbtOnnxError
 from dbt_onnx.kernel.contract import Contract, Feature, Fill, Input, NullPolicy, Output
@@ -26,8 +26,6 @@ from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dbt_onnx.artifacts.registry import RegistryEntry
-    from dbt_onnx.authoring.estimators import Answer
 
 UNSEEN_ROWS = 2_000
 _PACKAGES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy")

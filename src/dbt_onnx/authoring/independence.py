@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dbt_onnx.errors import ContractError, ModelCrashError, ScoringError
-from dbt_onnx.kernel.contract import FLOAT_TYPES
+from dbt_onnx.kernel.contract import FLOAT_TYPES, Input
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-    from dbt_onnx.kernel.contract import Input
 
     Feeds = Mapping[str, np.ndarray]
     Run = Callable[[Feeds], list[Any]]

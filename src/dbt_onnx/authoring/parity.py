@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from dbt_onnx.artifacts.graph import read_graph
-from dbt_onnx.authoring.estimators import FLOAT32
+from dbt_onnx.authoring.estimators import FLOAT32, Answer
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.kernel.child_session import ChildSession
 from dbt_onnx.kernel.contract import Contract, Output, TensorType
@@ -27,7 +27,6 @@ from dbt_onnx.kernel.scoring import SCORED, count_reasons, score_batches
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from dbt_onnx.authoring.estimators import Answer
     from dbt_onnx.kernel.integers import Array
 
 NOISE = 1e-13

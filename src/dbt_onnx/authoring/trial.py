@@ -10,14 +10,13 @@ import numpy as np
 from dbt_onnx.authoring.independence import MOST_ROWS, Comparison, check_alone, check_independence
 from dbt_onnx.errors import ContractError, ModelCrashError, ScoringError
 from dbt_onnx.kernel.child_session import ChildSession
-from dbt_onnx.kernel.contract import FLOAT_TYPES
+from dbt_onnx.kernel.contract import FLOAT_TYPES, Input
 from dbt_onnx.kernel.native import TRIAL_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dbt_onnx.artifacts.graph import GraphSignature
-    from dbt_onnx.kernel.contract import Input
 
 TRIAL_ROWS = 16
 

@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_onnx.kernel.integers import (
+    Array,
     Cast,
+    Mask,
     dense,
     either,
     from_integers,
@@ -25,7 +27,6 @@ from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE, numpy_dtype
 
 if TYPE_CHECKING:
     from dbt_onnx.kernel.contract import Feature, TensorType, TimeUnit
-    from dbt_onnx.kernel.integers import Array, Mask
 
 NANOSECONDS: dict[TimeUnit, int] = {
     "day": 86_400_000_000_000,

@@ -6,20 +6,16 @@ Everything here is vectorised: no Python per row.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_onnx.kernel.casts import cast_elements
-from dbt_onnx.kernel.contract import CARRIED_PREFIX
-from dbt_onnx.kernel.integers import either
+from dbt_onnx.kernel.contract import CARRIED_PREFIX, Contract, Feature, Input
+from dbt_onnx.kernel.integers import Array, Cast, Mask, either
 from dbt_onnx.kernel.tensors import fill_value, numpy_dtype
-
-if TYPE_CHECKING:
-    from dbt_onnx.kernel.contract import Contract, Feature, Input
-    from dbt_onnx.kernel.integers import Array, Cast, Mask
 
 REJECTED_COLUMN = CARRIED_PREFIX + "rejected_reason"
 """Column of a stream that says why the plan has rejected a row already; NULL: it has not."""

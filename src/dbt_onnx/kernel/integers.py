@@ -10,8 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    Array = np.ndarray[Any, np.dtype[Any]]
-    Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Array = np.ndarray[Any, np.dtype[Any]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 _TWO_64 = 2.0**64
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from dbt_onnx.artifacts.artifact import load_artifact
+from dbt_onnx.artifacts.artifact import Artifact, load_artifact
 from dbt_onnx.kernel.row_search import RowSearch
 from dbt_onnx.kernel.scoring import count_reasons, score_batches
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import RegistryEntry
     from dbt_onnx.kernel.session import Scorer
 

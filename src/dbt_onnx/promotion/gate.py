@@ -14,7 +14,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dbt_onnx.artifacts.verification import verify_sample
-from dbt_onnx.promotion.compare import column_kinds, compare_columns, count_values
+from dbt_onnx.promotion.compare import ColumnComparison, column_kinds, compare_columns, count_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from dbt_onnx.errors import DbtOnnxError
     from dbt_onnx.kernel.contract import Contract, OutputKind
     from dbt_onnx.promotion.answers import Answers
-    from dbt_onnx.promotion.compare import ColumnComparison
 
 Verdict = Literal["passed", "failed", "not checked"]
 

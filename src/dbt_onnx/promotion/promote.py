@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 from dbt_onnx.artifacts.artifact import load_artifact
 from dbt_onnx.artifacts.card import replace_file
-from dbt_onnx.artifacts.registry import CHAMPION, Registry, name_faults, parse_spec
+from dbt_onnx.artifacts.registry import CHAMPION, Registry, RegistryEntry, name_faults, parse_spec
 from dbt_onnx.artifacts.registry_file import exchange_aliases
 from dbt_onnx.artifacts.seed_files import locked
 from dbt_onnx.errors import ConfigError, RegistryError
 from dbt_onnx.promotion.promotions_file import (
     FOUND,
     PROMOTIONS_NAME,
+    Action,
+    GateResult,
     History,
     Promotion,
     append_promotions,
@@ -31,9 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from dbt_onnx.artifacts.registry import RegistryEntry
     from dbt_onnx.promotion.gate import Check
-    from dbt_onnx.promotion.promotions_file import Action, GateResult
 
 MAX_REASON = 1_000
 
