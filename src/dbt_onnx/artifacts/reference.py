@@ -15,11 +15,12 @@ from bisect import bisect_left
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from dbt_onnx.kernel.contract import Contract, Feature, Fill, is_number, is_share
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dbt_onnx.artifacts.artifact import Artifact
-    from dbt_onnx.kernel.contract import Contract, Feature, Fill
 
 REFERENCES_TABLE = "dbt_onnx_references"
 
@@ -147,7 +148,7 @@ def _fault(described: Any) -> str | None:
     rows = described.get("rows")
     if isinstance(rows, bool) or not isinstance(rows, int) or not 0 <= rows <= _MOST_ROWS:
         return f"rows {rows!r:.40}, which is no number of rows"
-    if not _are_shares([described.get("nulls")]):
+    if not is_share(described.get("nulls")):
         return f"nulls {described.get('nulls')!r:.40}, which is no share"
     shares = described.get("shares")
     if described["kind"] == "numeric":
@@ -160,7 +161,7 @@ def _fault_of_numbers(edges: Any, shares: Any) -> str | None:
         return f"edges {edges!r:.40}, which are no list of numbers"
     if any(lower >= upper for lower, upper in pairwise(edges)):
         return "edges that do not ascend"
-    if not isinstance(shares, list) or not _are_shares(shares) or not _sum_up(shares):
+    if not isinstance(shares, list) or not _are_shares(shares):
         return f"shares {shares!r:.40}, which are not shares that add up to 1"
     if len(shares) != len(edges) + 1 or len(shares) > MAX_BINS:
         return f"{len(shares):,} shares for {len(edges):,} edges; it takes one more than edges"
@@ -170,7 +171,7 @@ def _fault_of_numbers(edges: Any, shares: Any) -> str | None:
 def _fault_of_categories(shares: Any, other: Any) -> str | None:
     if not isinstance(shares, dict) or len(shares) > MAX_BINS:
         return f"shares {shares!r:.40}, which are no shares by category"
-    if not _are_shares([*shares.values(), other]) or not _sum_up([*shares.values(), other]):
+    if not _are_shares([*shares.values(), other]):
         return (
             f"shares {shares!r:.40} and other {other!r:.40}, which are not shares that add up to 1"
         )
@@ -179,11 +180,6 @@ def _fault_of_categories(shares: Any, other: Any) -> str | None:
     except UnicodeEncodeError:
         return "a category that is no text"
     return None
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a number: for Python a truth value is one, too."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_finite(value: Any) -> bool:
@@ -199,10 +195,8 @@ def is_size(value: Any) -> bool:
 
 
 def _are_shares(values: Sequence[Any]) -> bool:
-    return all(_is_finite(value) and 0 <= value <= 1 for value in values)
-
-
-def _sum_up(shares: Sequence[float]) -> bool:
-    """Whether the shares add up to one, or to zero where every value was NULL."""
-    total = math.fsum(shares)
+    """Whether these are shares that add up to one, or to zero where every value was NULL."""
+    if not all(map(is_share, values)):
+        return False
+    total = math.fsum(values)
     return total == 0 or abs(total - 1) <= _TOLERANCE

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from dbt_onnx.artifacts.reference import is_number, is_size
+from dbt_onnx.artifacts.reference import is_size
 from dbt_onnx.errors import ArtifactError, listed
 from dbt_onnx.kernel.child_session import ChildSession
-from dbt_onnx.kernel.contract import FLOAT_TYPES, Contract
+from dbt_onnx.kernel.contract import FLOAT_TYPES, WRITE_AGAIN, Contract, is_number
 from dbt_onnx.kernel.native import TRIAL_SECONDS
 from dbt_onnx.kernel.scoring import score_batches
 
@@ -98,10 +98,7 @@ def scales_of(card: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(scales, dict) or not all(
         all(map(is_size, item if isinstance(item, list) else [item])) for item in scales.values()
     ):
-        raise ArtifactError(
-            "the scales of the card's sample are no numbers",
-            hint="write the card again with dbt_onnx.export or `dbt-onnx register`",
-        )
+        raise ArtifactError("the scales of the card's sample are no numbers", hint=WRITE_AGAIN)
     return scales
 
 
@@ -131,8 +128,7 @@ def _as_batch(features: Mapping[str, Sequence[Any]], contract: Contract) -> pa.R
         return pa.RecordBatch.from_pydict(arrays)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise ArtifactError(
-            f"the card's sample cannot be read: {error}",
-            hint="write the card again with dbt_onnx.export or `dbt-onnx register`",
+            f"the card's sample cannot be read: {error}", hint=WRITE_AGAIN
         ) from error
 
 

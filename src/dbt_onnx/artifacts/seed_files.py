@@ -49,8 +49,7 @@ class SeedFile:
             header, *rows = list(lines) or [list(columns)]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise RegistryError(
-                f"the seed {path} cannot be read: {error}",
-                hint="restore it from version control",
+                f"the seed {path} cannot be read: {error}", hint="restore it from version control"
             ) from error
         newline = "\r\n" if "\r\n" in text else "\n"
         return cls(path, tuple(header), rows, newline, bom)

@@ -10,6 +10,7 @@ from dbt_onnx.artifacts.card import CARD_NAME
 from dbt_onnx.artifacts.reference import is_size
 from dbt_onnx.artifacts.sample import TOLERANCE, largest_difference, scales_of, score_columns
 from dbt_onnx.errors import DbtOnnxError
+from dbt_onnx.kernel.contract import WRITE_AGAIN
 from dbt_onnx.kernel.native import TRIAL_SECONDS
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
         return Verdict(
             entry=entry,
             fault="the card's sample is not made of columns, or its tolerance is no number",
-            hint="write the card again with dbt_onnx.export or `dbt-onnx register`",
+            hint=WRITE_AGAIN,
         )
     actual = score_columns(session, artifact.contract, features)
     difference, faults = largest_difference(

@@ -258,9 +258,7 @@ def _columns(features: Any) -> dict[str, pa.Array]:
 
 
 def _features(
-    columns: dict[str, pa.Array],
-    policies: Mapping[str, NullPolicy],
-    fills: Mapping[str, Fill],
+    columns: dict[str, pa.Array], policies: Mapping[str, NullPolicy], fills: Mapping[str, Fill]
 ) -> tuple[Feature, ...]:
     unknown = sorted({*policies, *fills} - set(columns))
     if unknown:

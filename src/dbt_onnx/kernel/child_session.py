@@ -77,16 +77,8 @@ class ChildSession:
                 return self._run(feeds)
             except ChildDiedError as died:
                 if died.was_asked or "bad_alloc" in died.last_words:
-                    raise self._ended(died) from died
+                    raise _ended(died) from died
                 raise self._crash(feeds, died) from died
-
-    def _ended(self, died: ChildDiedError) -> ScoringError:
-        """The error for a process that was ended from outside: no row is to blame."""
-        return ScoringError(
-            f"the process in which the model ran {_told(died)}",
-            hint="if nobody has ended it, the machine had no memory left: give it more, or lower "
-            "batch_rows in score()",
-        )
 
     def _crash(self, feeds: Mapping[str, np.ndarray], died: ChildDiedError) -> ModelCrashError:
         """Find the row of the call that kills the process, by feeding one at a time; its error."""
@@ -127,7 +119,7 @@ class ChildSession:
             return self._ask({"load": self._load})
         except ChildDiedError as died:
             if died.was_asked:
-                raise self._ended(died) from died
+                raise _ended(died) from died
             raise ArtifactError(
                 f"the process in which onnxruntime loaded the model {_told(died)}",
                 hint="look at the model with `dbt-onnx inspect FILE`, and at where it comes from; an "
@@ -214,8 +206,7 @@ def _listen(questions: SimpleQueue[Frame]) -> None:
 
 
 def _answered(session: Any, question: Frame) -> Frame:
-    with session.calls_of(question["rows_per_call"]):
-        outputs = session.run(question["feeds"])
+    outputs = session.run(**question)
     return {"outputs": outputs, "batch_rows": session.batch_rows}
 
 
@@ -232,6 +223,14 @@ def _error_of(answer: Frame) -> DbtOnnxError:
     said = {"said": answer["said"]} if issubclass(kind, ModelError) else {}
     error: DbtOnnxError = kind(answer["message"], hint=answer["hint"], **said)
     return error
+
+
+def _ended(died: ChildDiedError) -> ScoringError:
+    return ScoringError(
+        f"the process in which the model ran {_told(died)}",
+        hint="if nobody has ended it, the machine had no memory left: give it more, or lower "
+        "batch_rows in score()",
+    )
 
 
 def _told(died: ChildDiedError) -> str:

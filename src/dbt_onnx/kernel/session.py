@@ -6,7 +6,6 @@ import os
 import re
 import threading
 import time
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +16,7 @@ from dbt_onnx.kernel.native import MAX_SECONDS, Memory, OverdueError, Threads
 from dbt_onnx.kernel.tensors import joined, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
 
@@ -112,8 +111,10 @@ class OnnxSession:
                 "opset that this onnxruntime knows, or upgrade onnxruntime",
             ) from error
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> list[Any]:
-        """Outputs for the rows of `feeds`, computed by calls of `batch_rows` rows.
+    def run(
+        self, feeds: Mapping[str, np.ndarray], *, rows_per_call: int | None = None
+    ) -> list[Any]:
+        """Outputs for the rows of `feeds`, by calls of `rows_per_call` rows, of `batch_rows` by default.
 
         Raises ModelError with onnxruntime's message when the model fails on these rows, ScoringError
         when a call takes too long or too much memory.
@@ -123,15 +124,15 @@ class OnnxSession:
         try:
             with self._memory.bounded():
                 calls = self._native.run(
-                    partial(self._calls, feeds, options),
+                    partial(self._calls, feeds, rows_per_call, options),
                     max_seconds=self.max_seconds,
                     cancel=lambda: setattr(options, "terminate", True),
                     steps=lambda: self._calls_ended,
                 )
         except OverdueError as error:
             raise ScoringError(
-                f"the model failed on {shapes(feeds)}: a call of at most {self.batch_rows:,} rows had "
-                f"not ended after {self.max_seconds:g} s",
+                f"the model failed on {shapes(feeds)}: a call of at most "
+                f"{rows_per_call or self.batch_rows:,} rows had not ended after {self.max_seconds:g} s",
                 hint="look for a loop without end with `dbt-onnx inspect FILE`; a model that is only "
                 "slow needs fewer rows a call: batch_rows in score()",
             ) from error
@@ -148,22 +149,14 @@ class OnnxSession:
             ) from error
         return [joined([call[i] for call in calls]) for i in range(len(self._output_names))]
 
-    @contextmanager
-    def calls_of(self, rows: int | None) -> Iterator[None]:
-        """Within, calls have this many rows; with none, the number stays as it was."""
-        before = self.batch_rows, self._is_calibrated
-        if rows is not None:
-            self.batch_rows, self._is_calibrated = rows, True
-        try:
-            yield
-        finally:
-            if rows is not None:
-                self.batch_rows, self._is_calibrated = before
-
-    def _calls(self, feeds: Mapping[str, np.ndarray], options: ort.RunOptions) -> list[list[Any]]:
-        self._calibrate(feeds, options)
-        starts = range(0, rows_of(feeds) or 1, self.batch_rows)
-        return [self._call(feeds, start, self.batch_rows, options) for start in starts]
+    def _calls(
+        self, feeds: Mapping[str, np.ndarray], rows: int | None, options: ort.RunOptions
+    ) -> list[list[Any]]:
+        if rows is None:
+            self._calibrate(feeds, options)
+            rows = self.batch_rows
+        starts = range(0, rows_of(feeds) or 1, rows)
+        return [self._call(feeds, start, rows, options) for start in starts]
 
     def _call(
         self, feeds: Mapping[str, np.ndarray], start: int, rows: int, options: ort.RunOptions
