@@ -28,7 +28,7 @@ CARD_NAME = "card.json"
 FORMAT_VERSION = 1
 
 _REQUIRED = {"model_name": str, "model_version": str, "sha256": str, "contract": dict}
-_OPTIONAL = {"parity": dict, "reference": dict, "reference_outputs": dict, "training": dict}
+_OPTIONAL = dict.fromkeys(("parity", "reference", "reference_outputs", "training"), dict)
 
 
 def render_card(
@@ -37,28 +37,22 @@ def render_card(
     model_version: str,
     sha256: str,
     contract: Contract,
-    parity: Mapping[str, Any] | None = None,
-    reference: Mapping[str, Any] | None = None,
-    reference_outputs: Mapping[str, Any] | None = None,
-    training: Mapping[str, Any] | None = None,
+    **parts: Mapping[str, Any] | None,
 ) -> bytes:
     """The bytes of a `card.json`. The same content gives the same bytes.
 
-    Raises ValueError when a value is NaN, infinite or no JSON type.
+    `parts` are parity, reference, reference_outputs and training, where known. Raises ValueError when a value is NaN, infinite or no JSON type.
     """
+    assert parts.keys() <= _OPTIONAL.keys()
     card = {
         "format_version": FORMAT_VERSION,
         "model_name": model_name,
         "model_version": model_version,
         "sha256": sha256,
         "contract": contract.to_dict(),
-        "parity": parity,
-        "reference": reference,
-        "reference_outputs": reference_outputs,
-        "training": training,
+        **{key: parts[key] for key in _OPTIONAL if parts.get(key) is not None},
     }
-    text = _render({key: value for key, value in card.items() if value is not None})
-    return (text + "\n").encode()
+    return (_render(card) + "\n").encode()
 
 
 def digest(card: bytes) -> str:

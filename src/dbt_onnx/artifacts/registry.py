@@ -68,7 +68,6 @@ class RegistryEntry:
 
     @property
     def model(self) -> ModelVersion:
-        """The version that the row is about."""
         return ModelVersion(self.model_name, self.model_version)
 
     def beside(self, name: str) -> str:
@@ -76,8 +75,7 @@ class RegistryEntry:
         return f"{self.artifact.rpartition('/')[0]}/{name}".lstrip("/")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
+class ModelSpec(NamedTuple):
     """What `model="..."` asks for: exactly one of alias and version is set."""
 
     model_name: str
@@ -177,9 +175,10 @@ class Registry:
         if not versions:
             raise self._no_such_model(wanted.model_name)
         for entry in versions:
-            if wanted.alias is not None and entry.alias == wanted.alias:
-                return entry
-            if wanted.alias is None and entry.model_version == wanted.model_version:
+            if wanted.alias in {None, entry.alias} and wanted.model_version in {
+                None,
+                entry.model_version,
+            }:
                 return entry
         known = ", ".join(
             f"{entry.model_version} ({entry.alias})" if entry.alias else entry.model_version
@@ -234,7 +233,7 @@ def parse_spec(spec: str) -> ModelSpec:
         )
     if version is None:
         alias = alias or CHAMPION
-    return ModelSpec(model_name=name, alias=alias, model_version=version)
+    return ModelSpec(name, alias, version)
 
 
 def name_faults(name: str, *, what: str) -> list[str]:
@@ -293,7 +292,7 @@ def _read_row(row: Mapping[str, object]) -> tuple[RegistryEntry | None, list[str
 
 
 def _contradictions(entries: list[RegistryEntry]) -> list[str]:
-    versions = Counter((entry.model_name, entry.model_version) for entry in entries)
+    versions = Counter(entry.model for entry in entries)
     holders: dict[tuple[str, str], list[str]] = defaultdict(list)
     for entry in entries:
         if entry.alias:

@@ -77,7 +77,6 @@ class SeedFile:
         return replace(self, header=(*self.header, name), rows=rows)
 
     def content(self) -> bytes:
-        """The file's bytes."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator=self.newline)
         writer.writerows([self.header, *self.rows])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 from dbt_onnx.authoring.output_columns import describe_outputs
 from dbt_onnx.authoring.trial import Trial, try_model
 from dbt_onnx.errors import ConfigError, ContractError
+from dbt_onnx.kernel.casts import NANOSECONDS
 from dbt_onnx.kernel.contract import FLOAT_TYPES, Contract, Feature, Input, TensorType
 
 if TYPE_CHECKING:
@@ -111,10 +112,6 @@ def input_width(tensor: Tensor) -> int | None:
 
 def sample_columns(description: Description) -> dict[str, list[Any]]:
     """The trial's rows as a card's sample: {feature: values}, times as ISO 8601 text."""
-    codes = {
-        "day": "D", "hour": "h", "minute": "m", "second": "s",
-        "millisecond": "ms", "microsecond": "us",
-    }  # fmt: skip
     contract = description.contract
     columns: dict[str, list[Any]] = {}
     for tensor in contract.inputs:
@@ -128,8 +125,8 @@ def sample_columns(description: Description) -> dict[str, list[Any]]:
             if feature.width is None:
                 values = values.reshape(-1)
             if feature.time_unit is not None:
-                times = values.astype("int64").astype(f"datetime64[{codes[feature.time_unit]}]")
-                columns[name] = [str(item) for item in times.astype("datetime64[us]")]
+                microseconds = values.astype("int64") * (NANOSECONDS[feature.time_unit] // 1_000)
+                columns[name] = [str(item) for item in microseconds.astype("datetime64[us]")]
             else:
                 columns[name] = values.tolist()
     return columns

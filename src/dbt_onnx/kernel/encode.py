@@ -151,7 +151,7 @@ def _judge(result: Cast, column: _Column, feature: Feature, verdicts: _Verdicts)
     """Reject the rows in which an element that is not NULL was lost in the cast."""
     nan = None if feature.null_policy == "nan" else result.nan
     for word, mask in (("nan", nan), ("infinite", result.infinite), ("lossy_cast", result.lossy)):
-        if mask is not None:
+        if mask is not None and mask.any():
             present = mask if column.nulls is None else mask & ~column.nulls
             verdicts.reject(_per_row(present, feature), f"{word}:{feature.name}")
 

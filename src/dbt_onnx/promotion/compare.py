@@ -64,7 +64,7 @@ def compare_columns(
         a, b = new[column].filter(both), old[column].filter(both)
         if kind == "label":
             compared.append(_compare_labels(column, a, b))
-        elif _is_number(a.type) and _is_number(b.type):
+        elif pa.string() not in {a.type, b.type}:
             cut = threshold if kind == "probabilities" else None
             compared.append(_compare_numbers(column, _floats(a), _floats(b), cut))
     return compared
@@ -119,13 +119,5 @@ def _compare_numbers(column: str, a: Array, b: Array, cut: float | None) -> Colu
     )
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    )
-
-
 def _floats(column: pa.Array) -> Array:
-    if pa.types.is_boolean(column.type):
-        column = column.cast(pa.int8())
     return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
