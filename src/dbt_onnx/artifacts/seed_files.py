@@ -76,16 +76,12 @@ class SeedFile:
         rows = [[*row[:width], "", *row[width:]] if len(row) > width else row for row in self.rows]
         return replace(self, header=(*self.header, name), rows=rows)
 
-    def content(self) -> bytes:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator=self.newline)
-        writer.writerows([self.header, *self.rows])
-        return (self.bom + text.getvalue()).encode()
-
     def write(self) -> None:
         """Replace the file, whole or not at all. Raises RegistryError when it cannot be written."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator=self.newline).writerows([self.header, *self.rows])
         try:
-            replace_file(self.path, self.content())
+            replace_file(self.path, (self.bom + text.getvalue()).encode())
         except OSError as error:
             raise _unwritable(self.path, error) from error
 

@@ -152,7 +152,10 @@ def _inputs(
             "(NAME[3] for a list column of 3 values)",
         )
     # in a file with one input for each column, the inputs have the names of the columns
-    features = _parse_features(names or [tensor.name for tensor in signature.inputs])
+    features: list[tuple[str, int | None]] = [
+        (match["name"], int(match["width"])) if (match := _LIST.fullmatch(name)) else (name, None)
+        for name in names or [tensor.name for tensor in signature.inputs]
+    ]
     named = [name.casefold() for name, _ in features]
     if twice := sorted({name for name in named if named.count(name) > 1}):
         raise ContractError(
@@ -188,14 +191,6 @@ def _inputs(
             "(NAME[3] for a list column of 3 values)",
         )
     return dict(features), tuple(inputs)
-
-
-def _parse_features(names: Sequence[str]) -> list[tuple[str, int | None]]:
-    """`age` -> a scalar column, `embedding[384]` -> a list column of 384 values."""
-    return [
-        (match["name"], int(match["width"])) if (match := _LIST.fullmatch(name)) else (name, None)
-        for name in names
-    ]
 
 
 def _features(

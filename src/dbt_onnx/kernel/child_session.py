@@ -147,7 +147,8 @@ class ChildSession:
         if "error" in answer:
             if answer["is_stuck"]:
                 self._forget()
-            raise _error_of(answer)
+            kind: type[DbtOnnxError] = getattr(errors, answer["error"])
+            raise kind(**answer["arguments"])
         return answer
 
     def _forget(self) -> None:
@@ -191,9 +192,7 @@ def serve() -> None:
         except DbtOnnxError as error:
             answer = {
                 "error": type(error).__name__,
-                "message": error.message,
-                "hint": error.hint,
-                "said": getattr(error, "said", None),
+                "arguments": vars(error),
                 "is_stuck": isinstance(error.__cause__, OverdueError),
             }
         child.write_frame(answers, answer)
@@ -216,13 +215,6 @@ def _without_core() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-
-
-def _error_of(answer: Frame) -> DbtOnnxError:
-    kind = getattr(errors, answer["error"])
-    said = {"said": answer["said"]} if issubclass(kind, ModelError) else {}
-    error: DbtOnnxError = kind(answer["message"], hint=answer["hint"], **said)
-    return error
 
 
 def _ended(died: ChildDiedError) -> ScoringError:

@@ -66,7 +66,7 @@ def compare_columns(
             compared.append(_compare_labels(column, a, b))
         elif pa.string() not in {a.type, b.type}:
             cut = threshold if kind == "probabilities" else None
-            compared.append(_compare_numbers(column, _floats(a), _floats(b), cut))
+            compared.append(_compare_numbers(column, a, b, cut))
     return compared
 
 
@@ -106,9 +106,12 @@ def _compare_labels(column: str, a: pa.Array, b: pa.Array) -> ColumnComparison:
     return ColumnComparison(column=column, rows=len(a), changed=changed)
 
 
-def _compare_numbers(column: str, a: Array, b: Array, cut: float | None) -> ColumnComparison:
-    if not len(a):
+def _compare_numbers(
+    column: str, new: pa.Array, old: pa.Array, cut: float | None
+) -> ColumnComparison:
+    if not len(new):
         return ColumnComparison(column=column, rows=0)
+    a, b = (x.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False) for x in (new, old))
     return ColumnComparison(
         column=column,
         rows=len(a),
@@ -117,7 +120,3 @@ def _compare_numbers(column: str, a: Array, b: Array, cut: float | None) -> Colu
         rank_correlation=rank_correlation(a, b),
         changed=None if cut is None else float(((a >= cut) != (b >= cut)).mean()),
     )
-
-
-def _floats(column: pa.Array) -> Array:
-    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
