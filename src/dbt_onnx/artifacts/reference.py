@@ -76,8 +76,8 @@ def references_of(artifact: Artifact) -> list[tuple[Any, ...]]:
         for name in contract.feature_names
         if name in features
     ]
-    stored = [field.name for field in contract.output_fields()]
-    return rows + [_row("output", name, outputs[name]) for name in stored if name in outputs]
+    stored = [name for name in contract.column_kinds if name in outputs]
+    return rows + [_row("output", name, outputs[name]) for name in stored]
 
 
 def _dtype(contract: Contract, feature: str) -> str:

@@ -50,11 +50,10 @@ def score_columns(
     hold no Arrow type, ContractError when they are not the contract's features.
     """
     batch = _as_batch(features, contract)
-    names = [field.name for field in contract.output_fields()]
-    columns: dict[str, list[Any]] = {name: [] for name in names}
+    columns: dict[str, list[Any]] = {name: [] for name in contract.column_kinds}
     for part in score_batches([batch], session, contract=contract):
-        for name in names:
-            columns[name] += part.column(name).to_pylist()
+        for name, values in columns.items():
+            values.extend(part.column(name).to_pylist())
     return columns
 
 

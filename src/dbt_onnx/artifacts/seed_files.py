@@ -76,12 +76,15 @@ class SeedFile:
         rows = [[*row[:width], "", *row[width:]] if len(row) > width else row for row in self.rows]
         return replace(self, header=(*self.header, name), rows=rows)
 
-    def write(self) -> None:
-        """Replace the file, whole or not at all. Raises RegistryError when it cannot be written."""
+    def content(self) -> bytes:
         text = io.StringIO()
         csv.writer(text, lineterminator=self.newline).writerows([self.header, *self.rows])
+        return (self.bom + text.getvalue()).encode()
+
+    def write(self) -> None:
+        """Replace the file, whole or not at all. Raises RegistryError when it cannot be written."""
         try:
-            replace_file(self.path, (self.bom + text.getvalue()).encode())
+            replace_file(self.path, self.content())
         except OSError as error:
             raise _unwritable(self.path, error) from error
 

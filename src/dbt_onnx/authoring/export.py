@@ -110,7 +110,13 @@ def export(
             inputs,
             outputs_for(candidate, answers, renamed),
         )
-        return candidate, contract, *_compared(candidate, contract, trials, renamed, tolerance)
+        own, *others = trials
+        predictions = score_table(candidate, own.table, contract, may_reject=False)
+        parity = compare(predictions, own, renamed, tolerance=tolerance)
+        for unseen in others:
+            scored = score_table(candidate, unseen.table, contract, may_reject=True)
+            compare(scored, unseen, renamed, tolerance=tolerance, scales=parity.scales)
+        return candidate, contract, predictions, parity
 
     try:
         fit = fitted(model_bytes)
@@ -144,7 +150,10 @@ def export(
             key: describe(column, categorical=pa.types.is_boolean(column.type))
             for key, column in columns.items()
         },
-        reference_outputs=_describe_outputs(predictions, contract),
+        reference_outputs={
+            key: describe(predictions.column(key).combine_chunks(), categorical=kind == "label")
+            for key, kind in contract.column_kinds.items()
+        },
         training={
             **(training or {}),
             "estimator": _estimator_name(estimator),
@@ -195,22 +204,6 @@ def _trials(
     where = f"{UNSEEN_ROWS:,} rows mixed from `features`"
     is_at_boundary = partial(gives_both, estimator, unseen, share)
     return [own, Trial(where, pa.table(table), more, is_at_boundary)]
-
-
-def _compared(
-    model_bytes: bytes,
-    contract: Contract,
-    trials: list[Trial],
-    renamed: Mapping[str, str | None],
-    tolerance: float,
-) -> tuple[pa.Table, Parity]:
-    own, *others = trials
-    predictions = score_table(model_bytes, own.table, contract, may_reject=False)
-    parity = compare(predictions, own, renamed, tolerance=tolerance)
-    for unseen in others:
-        scored = score_table(model_bytes, unseen.table, contract, may_reject=True)
-        compare(scored, unseen, renamed, tolerance=tolerance, scales=parity.scales)
-    return predictions, parity
 
 
 def _check_installation() -> None:
@@ -273,17 +266,6 @@ def _features(
         policy = "fill" if key in fills else policies.get(key, seen)
         features.append(Feature(name=key, null_policy=policy, fill=fills.get(key)))
     return tuple(features)
-
-
-def _describe_outputs(predictions: pa.Table, contract: Contract) -> dict[str, Any]:
-    return {
-        column: describe(
-            predictions.column(column).combine_chunks(), categorical=output.kind == "label"
-        )
-        for output in contract.outputs
-        for column in output.columns
-        if column is not None
-    }
 
 
 def _json(column: pa.Array) -> list[Any]:

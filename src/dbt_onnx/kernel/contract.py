@@ -127,6 +127,12 @@ class Contract:
     def feature_names(self) -> tuple[str, ...]:
         return tuple(feature.name for feature in self.features)
 
+    @property
+    def column_kinds(self) -> dict[str, OutputKind]:
+        """What each stored output column is, in order."""
+        stored = ((name, o.kind) for o in self.outputs for name in o.columns)
+        return {name: kind for name, kind in stored if name is not None}
+
     def feature(self, name: str) -> Feature:
         return next(feature for feature in self.features if feature.name == name)
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dbt_onnx.kernel.contract import Contract, OutputKind
+    from dbt_onnx.kernel.contract import OutputKind
     from dbt_onnx.kernel.integers import Array
 
 
@@ -33,16 +33,6 @@ class ColumnComparison:
     mean_before: float | None = None
     rank_correlation: float | None = None
     changed: float | None = None
-
-
-def column_kinds(contract: Contract) -> dict[str, OutputKind]:
-    """What each stored output column is."""
-    return {
-        column: output.kind
-        for output in contract.outputs
-        for column in output.columns
-        if column is not None
-    }
 
 
 def compare_columns(
