@@ -171,14 +171,11 @@ class Registry:
         Raises ConfigError for a malformed spec, RegistryError when there is no such entry.
         """
         wanted = parse_spec(spec)
-        versions = [entry for entry in self.entries if entry.model_name == wanted.model_name]
-        if not versions:
-            raise self._no_such_model(wanted.model_name)
+        versions = self.versions_of(wanted.model_name)
         for entry in versions:
-            if wanted.alias in {None, entry.alias} and wanted.model_version in {
-                None,
-                entry.model_version,
-            }:
+            if wanted.alias is not None and entry.alias == wanted.alias:
+                return entry
+            if wanted.alias is None and entry.model_version == wanted.model_version:
                 return entry
         known = ", ".join(
             f"{entry.model_version} ({entry.alias})" if entry.alias else entry.model_version
@@ -200,11 +197,14 @@ class Registry:
             else "register that version with `dbt-onnx register`, or name one of those",
         )
 
-    def _no_such_model(self, name: str) -> RegistryError:
+    def versions_of(self, name: str) -> list[RegistryEntry]:
+        """All rows of a model, in their order. Raises RegistryError when there is none."""
+        if versions := [entry for entry in self.entries if entry.model_name == name]:
+            return versions
         known = sorted({entry.model_name for entry in self.entries})
         close = get_close_matches(name, known, n=1)
         have = f"it has {', '.join(known)}" if known else "it is empty"
-        return RegistryError(
+        raise RegistryError(
             f"{self.where} has no model {name!r}; {have}",
             hint=f"did you mean {close[0]!r}?"
             if close

@@ -65,9 +65,7 @@ class Standing:
     def read(cls, path: Path, model_name: str) -> Standing:
         """Read both seeds. Raises RegistryError when one is not valid, or has no such model."""
         registry = Registry.from_csv(path)
-        versions = [entry for entry in registry.entries if entry.model_name == model_name]
-        if not versions:
-            registry.resolve(model_name)  # raises the error that lists what there is
+        versions = registry.versions_of(model_name)
         return cls(
             model_name=model_name,
             registry=registry,
@@ -209,10 +207,8 @@ def _version_named(standing: Standing, version: str) -> str:
 def _versions(standing: Standing) -> str:
     if standing.history.versions:
         return f"champions were {', '.join(standing.history.versions)}"
-    known = [
-        e.model_version for e in standing.registry.entries if e.model_name == standing.model_name
-    ]
-    return f"its versions are {', '.join(known)}"
+    known = standing.registry.versions_of(standing.model_name)
+    return f"its versions are {', '.join(entry.model_version for entry in known)}"
 
 
 def _refuse_changed(standing: Standing, entry: RegistryEntry) -> None:
