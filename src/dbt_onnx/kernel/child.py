@@ -52,7 +52,7 @@ class ChildDiedError(Exception):
             with suppress(ValueError):  # a signal without a name
                 self.how += f" ({signal.Signals(-returncode).name})"
         self.last_words = last_words
-        super().__init__(self.how)
+        super().__init__(self.how + (f" ({last_words:.200})" if last_words else ""))
 
 
 class Child:

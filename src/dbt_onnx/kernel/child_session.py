@@ -92,7 +92,7 @@ class ChildSession:
                 except ChildDiedError as again:
                     if self._at is not None:
                         row, died = start + self._at[0], again
-        said = f"the process in which it ran {_told(died)}"
+        said = f"the process in which it ran {died}"
         where = f"rows {start + 1:,} to {start + rows:,}" if row is None else f"row {row + 1:,}"
         return ModelCrashError(
             f"the model failed on {where} of {rows_of(feeds):,}: {said}",
@@ -121,7 +121,7 @@ class ChildSession:
             if died.was_asked:
                 raise _ended(died) from died
             raise ArtifactError(
-                f"the process in which onnxruntime loaded the model {_told(died)}",
+                f"the process in which onnxruntime loaded the model {died}",
                 hint="look at the model with `dbt-onnx inspect FILE`, and at where it comes from; an "
                 "honest one loads within seconds, and needs little more memory than its file",
             ) from died
@@ -219,11 +219,7 @@ def _without_core() -> None:
 
 def _ended(died: ChildDiedError) -> ScoringError:
     return ScoringError(
-        f"the process in which the model ran {_told(died)}",
+        f"the process in which the model ran {died}",
         hint="if nobody has ended it, the machine had no memory left: give it more, or lower "
         "batch_rows in score()",
     )
-
-
-def _told(died: ChildDiedError) -> str:
-    return died.how + (f" ({died.last_words:.200})" if died.last_words else "")

@@ -73,7 +73,9 @@ class OnnxSession:
         self.onnxruntime_version: str = ort.__version__
         self.provider = PROVIDER
         self.threads = threads
-        self.workers = max(1, _usable_cores() // threads)
+        has_affinity = hasattr(os, "sched_getaffinity")
+        cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+        self.workers = max(1, cores // threads)
         self.batch_rows = batch_rows or DEFAULT_BATCH_ROWS
         self.max_seconds = max_seconds
         self._memory = Memory()
@@ -191,12 +193,6 @@ class OnnxSession:
             if seconds_per_row[best] < _CLEARLY * seconds_per_row[DEFAULT_BATCH_ROWS]:
                 self.batch_rows = best
             self._is_calibrated = True
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def shapes(feeds: Mapping[str, np.ndarray]) -> str:

@@ -139,7 +139,14 @@ def carry_out(
     file cannot be written.
     """
     with locked(standing.path.parent):
-        _refuse_changed(standing, entry)
+        now = Standing.read(standing.path, standing.model_name)
+        if now.champion != standing.champion or entry not in now.registry.entries:
+            raise RegistryError(
+                f"{standing.path} was changed while the gate ran: champion of "
+                f"{standing.model_name!r} was {standing.champion_version or 'nobody'} and is "
+                f"{now.champion_version or 'nobody'}",
+                hint="run the command again: the version must be compared with the current champion",
+            )
         return _write(standing, entry, action=action, gate=gate, reason=reason)
 
 
@@ -209,17 +216,6 @@ def _versions(standing: Standing) -> str:
         return f"champions were {', '.join(standing.history.versions)}"
     known = standing.registry.versions_of(standing.model_name)
     return f"its versions are {', '.join(entry.model_version for entry in known)}"
-
-
-def _refuse_changed(standing: Standing, entry: RegistryEntry) -> None:
-    now = Standing.read(standing.path, standing.model_name)
-    if now.champion == standing.champion and entry in now.registry.entries:
-        return
-    raise RegistryError(
-        f"{standing.path} was changed while the gate ran: champion of {standing.model_name!r} was "
-        f"{standing.champion_version or 'nobody'} and is {now.champion_version or 'nobody'}",
-        hint="run the command again: the version must be compared with the current champion",
-    )
 
 
 def _write(
