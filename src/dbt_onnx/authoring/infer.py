@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 from dbt_onnx.authoring.output_columns import describe_outputs
 from dbt_onnx.authoring.trial import Trial, try_model
@@ -40,8 +40,7 @@ class Wishes:
     time_units: Mapping[str, TimeUnit] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Description:
+class Description(NamedTuple):
     """A contract, and the trial run that it was read from."""
 
     contract: Contract

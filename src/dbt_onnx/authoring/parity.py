@@ -10,9 +10,8 @@ largest probability and the two largest differ by no more than that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -32,8 +31,7 @@ if TYPE_CHECKING:
 NOISE = 1e-13
 
 
-@dataclass(frozen=True)
-class Parity:
+class Parity(NamedTuple):
     """What a comparison found.
 
     `expected` is {stored column: the estimator's answers, (rows,) or (rows, width)}, `scales` is
@@ -105,8 +103,7 @@ def score_table(
     )
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """Rows as a table, and the estimator's answers for them.
 
     `is_at_boundary(places, one, other)` tells whether `predict` gives both labels near a row.

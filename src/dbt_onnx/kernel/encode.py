@@ -5,8 +5,7 @@ Everything here is vectorised: no Python per row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +20,7 @@ REJECTED_COLUMN = CARRIED_PREFIX + "rejected_reason"
 """Column of a stream that says why the plan has rejected a row already; NULL: it has not."""
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(NamedTuple):
     """An encoded batch.
 
     feeds     {input: C-order tensor of the valid rows, in their order}
@@ -95,8 +93,7 @@ def encode(batch: pa.RecordBatch, contract: Contract) -> Encoded:
     return Encoded(tensors, valid, verdicts.reasons)
 
 
-@dataclass(frozen=True)
-class _Column:
+class _Column(NamedTuple):
     """The elements of a column, `width` of them for each row.
 
     `nulls` marks elements, `wrong_length` marks rows; none when nothing is marked.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
     from dbt_onnx.kernel.session import Scorer
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A version whose file is intact, ready to score in a child process."""
 
     artifact: Artifact
@@ -34,8 +32,7 @@ class Candidate:
         return cls(artifact, artifact.open(in_child_process=True))
 
 
-@dataclass(frozen=True)
-class Answers:
+class Answers(NamedTuple):
     """What a version answers for `rows` sampled rows; NULL for a row that it rejects, and why."""
 
     columns: Mapping[str, pa.Array]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
     from dbt_onnx.kernel.integers import Array
 
 
-@dataclass(frozen=True, kw_only=True)
-class ColumnComparison:
+class ColumnComparison(NamedTuple):
     """One output column that both versions give, over the rows that both have scored.
 
     mean, mean_before   of the new and of the old version; none for labels

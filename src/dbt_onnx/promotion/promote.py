@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dbt_onnx.artifacts.artifact import load_artifact
 from dbt_onnx.artifacts.card import replace_file
@@ -75,8 +75,7 @@ class Standing:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Change:
+class Change(NamedTuple):
     """A change of champion that was carried out, as the promotions have it.
 
     `replaced_alias` is the new alias of the replaced version. `found` is an earlier change that no
