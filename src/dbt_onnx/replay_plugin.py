@@ -59,18 +59,18 @@ def replay_sample(
     """
     name = TableName(**{part: request[part] for part in ("database", "schema", "identifier")})
     findings: list[dict[str, str | None]] = []
-    run_id = None
+    run_id: str | None = None
+
+    def report(*found: Finding) -> None:
+        findings.extend({"run_id": run_id, **asdict(finding)} for finding in found)
+
     try:
         registry = Registry.from_rows(request["registry"] or [], where="the registry")
-        found = prove(connection, name, with_values=False)
-        findings += [{"run_id": None, **asdict(finding)} for finding in found]
+        report(*prove(connection, name, with_values=False))
         kept = replayable_runs(connection, name)
         if not kept and any(run.rows_scored for run in read_runs(connection, name)):
-            nothing = Finding(
-                problem="inputs", expected="kept", actual="no run has kept its inputs"
-            )
-            return [*findings, {"run_id": None, **asdict(nothing)}]
-        others = random.sample(kept[1:], min(request["runs"] - 1, max(len(kept) - 1, 0)))
+            report(Finding(problem="inputs", expected="kept", actual="no run has kept its inputs"))
+        others = random.sample(kept[1:], min(request["runs"] - 1, len(kept[1:])))
         for run_id in [*kept[:1], *others]:
             replay = replay_run(
                 connection,
@@ -80,8 +80,7 @@ def replay_sample(
                 artifacts=project_folder() / "artifacts",
                 sample=request["sample"],
             )
-            findings += [{"run_id": run_id, **asdict(finding)} for finding in replay.findings]
+            report(*replay.findings)
     except DbtOnnxError as error:
-        failed = Finding(problem=f"{error.kind} error", actual=str(error))
-        findings.append({"run_id": run_id, **asdict(failed)})
+        report(Finding(problem=f"{error.kind} error", actual=str(error)))
     return findings

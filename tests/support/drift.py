@@ -85,7 +85,7 @@ def reference_rows(
     card = {"reference": features or {}, "reference_outputs": outputs or {}}
     artifact: Any = SimpleNamespace(contract=contract, card=card)
     model = (scoring_model, "churn", version, sha256_of(version))
-    return [(*model, *reference.as_row()) for reference in references_of(artifact)]
+    return [(*model, *row) for row in references_of(artifact)]
 
 
 def write_references(hand: HandWritten, rows: list[tuple[Any, ...]]) -> None:

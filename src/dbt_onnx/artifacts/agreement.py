@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dbt_onnx.errors import ContractError, listed
-from dbt_onnx.kernel.contract import FLOAT_TYPES
+from dbt_onnx.kernel.contract import FLOAT_TYPES, WRITE_AGAIN, Contract, Input, Output
 
 if TYPE_CHECKING:
     from dbt_onnx.artifacts.graph import GraphSignature, Tensor
-    from dbt_onnx.kernel.contract import Contract, Input, Output
 
 
 def check_contract(contract: Contract, signature: GraphSignature, *, where: str) -> None:
@@ -31,7 +30,7 @@ def check_contract(contract: Contract, signature: GraphSignature, *, where: str)
         raise ContractError(
             f"{where}: card and graph disagree: {'; '.join(faults)}; the graph has inputs "
             f"{', '.join(inputs) or 'none'} and outputs {', '.join(outputs)}",
-            hint="write the card again with dbt_onnx.export or `dbt-onnx register`",
+            hint=WRITE_AGAIN,
         )
 
 

@@ -62,7 +62,6 @@ class Artifact:
 
     @property
     def model(self) -> ModelVersion:
-        """The version that this is."""
         return ModelVersion(self.model_name, self.model_version)
 
     @property
@@ -254,7 +253,7 @@ def write_artifact(
 ) -> RegistryEntry:
     """Write `NAME/VERSION/model.onnx` and its card below `root`; returns the entry without alias.
 
-    `card_parts` are parity, reference, reference_outputs and training, as of `write_card`. Raises
+    `card_parts` are parity, reference, reference_outputs and training, as of `render_card`. Raises
     ConfigError when the names are not safe, ArtifactError when another model or another card already
     lies there (unless `replace`), and whatever `read_graph` and `check_contract` find wrong.
     """
@@ -303,8 +302,7 @@ def _refuse_alike(folder: Path) -> None:
 
     On file systems that ignore case, the two are one folder.
     """
-    beside = folder.parent.iterdir() if folder.parent.is_dir() else []
-    for name in (item.name for item in beside):
+    for name in (item.name for item in folder.parent.glob("*")):
         if name != folder.name and name.casefold() == folder.name.casefold():
             raise ArtifactError(
                 f"{folder.parent} has {name!r}, and {folder.name!r} differs from it by letter case only",

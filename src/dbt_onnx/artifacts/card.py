@@ -17,21 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.reference import reference_faults
-from dbt_onnx.artifacts.registry import AS_TEXT
+from dbt_onnx.artifacts.registry import AS_TEXT, RegistryEntry
 from dbt_onnx.errors import ArtifactError
+from dbt_onnx.kernel.contract import WRITE_AGAIN, Contract
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from dbt_onnx.artifacts.registry import RegistryEntry
-    from dbt_onnx.kernel.contract import Contract
 
 CARD_NAME = "card.json"
 FORMAT_VERSION = 1
 
 _REQUIRED = {"model_name": str, "model_version": str, "sha256": str, "contract": dict}
-_OPTIONAL = {"parity": dict, "reference": dict, "reference_outputs": dict, "training": dict}
-_AGAIN = "write the card again with dbt_onnx.export or `dbt-onnx register`"
+_OPTIONAL = dict.fromkeys(("parity", "reference", "reference_outputs", "training"), dict)
 
 
 def render_card(
@@ -40,28 +37,22 @@ def render_card(
     model_version: str,
     sha256: str,
     contract: Contract,
-    parity: Mapping[str, Any] | None = None,
-    reference: Mapping[str, Any] | None = None,
-    reference_outputs: Mapping[str, Any] | None = None,
-    training: Mapping[str, Any] | None = None,
+    **parts: Mapping[str, Any] | None,
 ) -> bytes:
     """The bytes of a `card.json`. The same content gives the same bytes.
 
-    Raises ValueError when a value is NaN, infinite or no JSON type.
+    `parts` are parity, reference, reference_outputs and training, where known. Raises ValueError when a value is NaN, infinite or no JSON type.
     """
+    assert parts.keys() <= _OPTIONAL.keys()
     card = {
         "format_version": FORMAT_VERSION,
         "model_name": model_name,
         "model_version": model_version,
         "sha256": sha256,
         "contract": contract.to_dict(),
-        "parity": parity,
-        "reference": reference,
-        "reference_outputs": reference_outputs,
-        "training": training,
+        **{key: parts[key] for key in _OPTIONAL if parts.get(key) is not None},
     }
-    text = _render({key: value for key, value in card.items() if value is not None})
-    return (text + "\n").encode()
+    return (_render(card) + "\n").encode()
 
 
 def digest(card: bytes) -> str:
@@ -94,14 +85,14 @@ def parse_card(content: bytes, *, where: str) -> dict[str, Any]:
             object_pairs_hook=_each_key_once,
         )
     except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{where} is not valid JSON: {error}", hint=_AGAIN) from error
+        raise ArtifactError(f"{where} is not valid JSON: {error}", hint=WRITE_AGAIN) from error
     if not isinstance(card, dict):
-        raise ArtifactError(f"{where} holds a {type(card).__name__}, no card", hint=_AGAIN)
+        raise ArtifactError(f"{where} holds a {type(card).__name__}, no card", hint=WRITE_AGAIN)
     if card.get("format_version") != FORMAT_VERSION:
         raise ArtifactError(
             f"{where} has format_version {card.get('format_version')!r}; "
             f"this dbt_onnx reads {FORMAT_VERSION}",
-            hint="upgrade dbt_onnx if the card is newer, else " + _AGAIN,
+            hint="upgrade dbt_onnx if the card is newer, else " + WRITE_AGAIN,
         )
     faults = [f"no {key}" for key in _REQUIRED if key not in card]
     faults += [
@@ -110,11 +101,12 @@ def parse_card(content: bytes, *, where: str) -> dict[str, Any]:
         if key in card and not isinstance(card[key], kind)
     ]
     if faults:
-        raise ArtifactError(f"{where} is incomplete: {'; '.join(faults)}", hint=_AGAIN)
+        raise ArtifactError(f"{where} is incomplete: {'; '.join(faults)}", hint=WRITE_AGAIN)
     if faults := reference_faults(card):
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise ArtifactError(
-            f"{where} describes its columns wrongly: {'; '.join(faults[:5])}{more}", hint=_AGAIN
+            f"{where} describes its columns wrongly: {'; '.join(faults[:5])}{more}",
+            hint=WRITE_AGAIN,
         )
     return card
 

@@ -141,9 +141,9 @@ def _refuse_exploding_functions(model: Any, *, where: str) -> None:
     sizes: dict[_Function, int] = {}
 
     def unfolded(graph: Any, callers: tuple[_Function, ...]) -> int:
-        return sum(
-            size_of(callee, callers) if callee in functions else 1 for callee in _calls(graph)
-        )
+        nodes = (item for item, _, _ in _walk(graph) if item.DESCRIPTOR.name == "NodeProto")
+        callees = (_called(node, node.op_type) for node in nodes)
+        return sum(size_of(item, callers) if item in functions else 1 for item in callees)
 
     def size_of(key: _Function, callers: tuple[_Function, ...]) -> int:
         if key in callers or len(callers) > MAX_DEPTH:
@@ -163,12 +163,6 @@ def _refuse_exploding_functions(model: Any, *, where: str) -> None:
             f"at most {MAX_INLINED_NODES:,} are allowed",
             hint="export the model without functions (inline them)",
         )
-
-
-def _calls(graph: Any) -> Iterator[_Function]:
-    for message, _, _ in _walk(graph):
-        if message.DESCRIPTOR.name == "NodeProto":
-            yield _called(message, message.op_type)
 
 
 def _called(message: Any, name: str) -> _Function:

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.kernel.contract import Contract, Feature, Fill, is_number, is_share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dbt_onnx.artifacts.artifact import Artifact
-    from dbt_onnx.kernel.contract import Contract, Feature, Fill
 
 REFERENCES_TABLE = "dbt_onnx_references"
 
@@ -45,6 +45,17 @@ REFERENCES_TYPES = {
     "categories": "VARCHAR[]",
     "other_share": "DOUBLE",
 }
+"""The columns of the table.
+
+shares[i]      share of the values in (edges[i - 1], edges[i]], or equal to categories[i]
+other_share    share of all other categories
+null_share     share of NULL and NaN among `rows`; the shares above leave them out. Zero for a
+               feature with a `fill`, since the model reads the fill in their place
+dtype          the least precise type in which the model reads the feature
+
+`time_unit` and `fill` are those of the feature.
+"""
+
 _SINGLE = ("float16", "float32")
 MAX_BINS = 10_000
 _MOST_ROWS = 2**63 - 1
@@ -52,56 +63,21 @@ _MOST_ROWS = 2**63 - 1
 _TOLERANCE = 0.01
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """The reference distribution of one column.
+def references_of(artifact: Artifact) -> list[tuple[Any, ...]]:
+    """The rows for the card of a loaded artifact, features first: REFERENCES_TYPES after MODEL_TYPES.
 
-    shares[i]      share of the values in (edges[i - 1], edges[i]], or equal to categories[i]
-    other_share    share of all other categories
-    null_share     share of NULL and NaN among `rows`; the shares above leave them out. Zero for a
-                   feature with a `fill`, since the model reads the fill in their place
-    dtype          the least precise type in which the model reads the feature
-
-    `time_unit` and `fill` are those of the feature.
-    """
-
-    role: str
-    column_name: str
-    kind: str
-    time_unit: str | None
-    dtype: str | None
-    fill: str | None
-    rows: int
-    null_share: float
-    edges: list[float] | None
-    shares: list[float]
-    categories: list[str] | None
-    other_share: float
-
-    def as_row(self) -> tuple[Any, ...]:
-        """The values of REFERENCES_TYPES after MODEL_TYPES, in order."""
-        return tuple(getattr(self, name) for name in REFERENCES_TYPES if name not in MODEL_TYPES)
-
-
-def references_of(artifact: Artifact) -> list[Reference]:
-    """The reference distributions in the card of a loaded artifact, features first.
-
-    A column that the card does not describe has no entry.
+    A column that the card does not describe has no row.
     """
     contract = artifact.contract
-    outputs = [name for output in contract.outputs for name in output.columns if name is not None]
     features = artifact.card.get("reference", {})
-    described = artifact.card.get("reference_outputs", {})
-    return [
-        *(
-            _reference(
-                "feature", name, features[name], contract.feature(name), _dtype(contract, name)
-            )
-            for name in contract.feature_names
-            if name in features
-        ),
-        *(_reference("output", name, described[name]) for name in outputs if name in described),
+    outputs = artifact.card.get("reference_outputs", {})
+    rows = [
+        _row("feature", name, features[name], contract.feature(name), _dtype(contract, name))
+        for name in contract.feature_names
+        if name in features
     ]
+    stored = [name for name in contract.column_kinds if name in outputs]
+    return rows + [_row("output", name, outputs[name]) for name in stored]
 
 
 def _dtype(contract: Contract, feature: str) -> str:
@@ -109,33 +85,26 @@ def _dtype(contract: Contract, feature: str) -> str:
     return min(read_as, key=lambda dtype: (dtype not in _SINGLE, dtype))
 
 
-def _reference(
+def _row(
     role: str,
     name: str,
     described: Mapping[str, Any],
     feature: Feature | None = None,
     dtype: str | None = None,
-) -> Reference:
+) -> tuple[Any, ...]:
     fill = None
     if feature is not None and feature.fill is not None:
         fill = _fill_text(feature.fill, described)
         described = _filled(described, fill)
-    shares = described["shares"]
-    numeric = described["kind"] == "numeric"
-    return Reference(
-        role=role,
-        column_name=name,
-        kind=described["kind"],
-        time_unit=feature.time_unit if feature is not None else None,
-        dtype=dtype,
-        fill=fill,
-        rows=described["rows"],
-        null_share=float(described["nulls"]),
-        edges=[float(edge) for edge in described["edges"]] if numeric else None,
-        shares=[float(share) for share in (shares if numeric else shares.values())],
-        categories=None if numeric else list(shares),
-        other_share=0.0 if numeric else float(described["other"]),
-    )
+    kind, shares = described["kind"], described["shares"]
+    time_unit = feature.time_unit if feature is not None else None
+    numeric = kind == "numeric"
+    edges = [float(edge) for edge in described["edges"]] if numeric else None
+    categories = None if numeric else list(shares)
+    shares = [float(share) for share in (shares if numeric else shares.values())]
+    nulls, other = float(described["nulls"]), 0.0 if numeric else float(described["other"])
+    known = (role, name, kind, time_unit, dtype, fill, described["rows"])
+    return (*known, nulls, edges, shares, categories, other)
 
 
 def _fill_text(fill: Fill, described: Mapping[str, Any]) -> str:
@@ -179,7 +148,7 @@ def _fault(described: Any) -> str | None:
     rows = described.get("rows")
     if isinstance(rows, bool) or not isinstance(rows, int) or not 0 <= rows <= _MOST_ROWS:
         return f"rows {rows!r:.40}, which is no number of rows"
-    if not _are_shares([described.get("nulls")]):
+    if not is_share(described.get("nulls")):
         return f"nulls {described.get('nulls')!r:.40}, which is no share"
     shares = described.get("shares")
     if described["kind"] == "numeric":
@@ -192,7 +161,7 @@ def _fault_of_numbers(edges: Any, shares: Any) -> str | None:
         return f"edges {edges!r:.40}, which are no list of numbers"
     if any(lower >= upper for lower, upper in pairwise(edges)):
         return "edges that do not ascend"
-    if not isinstance(shares, list) or not _are_shares(shares) or not _sum_up(shares):
+    if not isinstance(shares, list) or not _are_shares(shares):
         return f"shares {shares!r:.40}, which are not shares that add up to 1"
     if len(shares) != len(edges) + 1 or len(shares) > MAX_BINS:
         return f"{len(shares):,} shares for {len(edges):,} edges; it takes one more than edges"
@@ -202,7 +171,7 @@ def _fault_of_numbers(edges: Any, shares: Any) -> str | None:
 def _fault_of_categories(shares: Any, other: Any) -> str | None:
     if not isinstance(shares, dict) or len(shares) > MAX_BINS:
         return f"shares {shares!r:.40}, which are no shares by category"
-    if not _are_shares([*shares.values(), other]) or not _sum_up([*shares.values(), other]):
+    if not _are_shares([*shares.values(), other]):
         return (
             f"shares {shares!r:.40} and other {other!r:.40}, which are not shares that add up to 1"
         )
@@ -211,11 +180,6 @@ def _fault_of_categories(shares: Any, other: Any) -> str | None:
     except UnicodeEncodeError:
         return "a category that is no text"
     return None
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a number: for Python a truth value is one, too."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_finite(value: Any) -> bool:
@@ -231,10 +195,8 @@ def is_size(value: Any) -> bool:
 
 
 def _are_shares(values: Sequence[Any]) -> bool:
-    return all(_is_finite(value) and 0 <= value <= 1 for value in values)
-
-
-def _sum_up(shares: Sequence[float]) -> bool:
-    """Whether the shares add up to one, or to zero where every value was NULL."""
-    total = math.fsum(shares)
+    """Whether these are shares that add up to one, or to zero where every value was NULL."""
+    if not all(map(is_share, values)):
+        return False
+    total = math.fsum(values)
     return total == 0 or abs(total - 1) <= _TOLERANCE

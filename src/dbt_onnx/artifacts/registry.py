@@ -68,7 +68,6 @@ class RegistryEntry:
 
     @property
     def model(self) -> ModelVersion:
-        """The version that the row is about."""
         return ModelVersion(self.model_name, self.model_version)
 
     def beside(self, name: str) -> str:
@@ -76,8 +75,7 @@ class RegistryEntry:
         return f"{self.artifact.rpartition('/')[0]}/{name}".lstrip("/")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
+class ModelSpec(NamedTuple):
     """What `model="..."` asks for: exactly one of alias and version is set."""
 
     model_name: str
@@ -173,9 +171,7 @@ class Registry:
         Raises ConfigError for a malformed spec, RegistryError when there is no such entry.
         """
         wanted = parse_spec(spec)
-        versions = [entry for entry in self.entries if entry.model_name == wanted.model_name]
-        if not versions:
-            raise self._no_such_model(wanted.model_name)
+        versions = self.versions_of(wanted.model_name)
         for entry in versions:
             if wanted.alias is not None and entry.alias == wanted.alias:
                 return entry
@@ -201,11 +197,14 @@ class Registry:
             else "register that version with `dbt-onnx register`, or name one of those",
         )
 
-    def _no_such_model(self, name: str) -> RegistryError:
+    def versions_of(self, name: str) -> list[RegistryEntry]:
+        """All rows of a model, in their order. Raises RegistryError when there is none."""
+        if versions := [entry for entry in self.entries if entry.model_name == name]:
+            return versions
         known = sorted({entry.model_name for entry in self.entries})
         close = get_close_matches(name, known, n=1)
         have = f"it has {', '.join(known)}" if known else "it is empty"
-        return RegistryError(
+        raise RegistryError(
             f"{self.where} has no model {name!r}; {have}",
             hint=f"did you mean {close[0]!r}?"
             if close
@@ -234,7 +233,7 @@ def parse_spec(spec: str) -> ModelSpec:
         )
     if version is None:
         alias = alias or CHAMPION
-    return ModelSpec(model_name=name, alias=alias, model_version=version)
+    return ModelSpec(name, alias, version)
 
 
 def name_faults(name: str, *, what: str) -> list[str]:
@@ -293,7 +292,7 @@ def _read_row(row: Mapping[str, object]) -> tuple[RegistryEntry | None, list[str
 
 
 def _contradictions(entries: list[RegistryEntry]) -> list[str]:
-    versions = Counter((entry.model_name, entry.model_version) for entry in entries)
+    versions = Counter(entry.model for entry in entries)
     holders: dict[tuple[str, str], list[str]] = defaultdict(list)
     for entry in entries:
         if entry.alias:

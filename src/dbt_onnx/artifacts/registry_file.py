@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dbt_onnx.artifacts.registry import CARD_COLUMN, SEED_COLUMNS, Registry, alias_faults
+from dbt_onnx.artifacts.registry import CARD_COLUMN, CHAMPION, SEED_COLUMNS, Registry, alias_faults
 from dbt_onnx.artifacts.seed_files import SeedFile, locked
 from dbt_onnx.errors import ConfigError, RegistryError
 
@@ -110,7 +110,7 @@ def exchange_aliases(path: Path, promoted: RegistryEntry, replaced: RegistryEntr
     entries from this file.
     """
     seed = SeedFile.read(path, columns=SEED_COLUMNS)
-    aliases = {promoted.model_version: (replaced.alias if replaced else None) or "champion"}
+    aliases = {promoted.model_version: (replaced.alias if replaced else None) or CHAMPION}
     if replaced is not None:
         aliases[replaced.model_version] = promoted.alias or ""
     for row in seed.rows:

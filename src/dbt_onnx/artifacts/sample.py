@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from dbt_onnx.artifacts.reference import is_number, is_size
+from dbt_onnx.artifacts.reference import is_size
 from dbt_onnx.errors import ArtifactError, listed
 from dbt_onnx.kernel.child_session import ChildSession
-from dbt_onnx.kernel.contract import FLOAT_TYPES
+from dbt_onnx.kernel.contract import FLOAT_TYPES, WRITE_AGAIN, Contract, is_number
 from dbt_onnx.kernel.native import TRIAL_SECONDS
 from dbt_onnx.kernel.scoring import score_batches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dbt_onnx.kernel.contract import Contract
     from dbt_onnx.kernel.session import Scorer
 
 TOLERANCE = 1e-5
@@ -51,11 +50,10 @@ def score_columns(
     hold no Arrow type, ContractError when they are not the contract's features.
     """
     batch = _as_batch(features, contract)
-    names = [field.name for field in contract.output_fields()]
-    columns: dict[str, list[Any]] = {name: [] for name in names}
+    columns: dict[str, list[Any]] = {name: [] for name in contract.column_kinds}
     for part in score_batches([batch], session, contract=contract):
-        for name in names:
-            columns[name] += part.column(name).to_pylist()
+        for name, values in columns.items():
+            values.extend(part.column(name).to_pylist())
     return columns
 
 
@@ -99,10 +97,7 @@ def scales_of(card: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(scales, dict) or not all(
         all(map(is_size, item if isinstance(item, list) else [item])) for item in scales.values()
     ):
-        raise ArtifactError(
-            "the scales of the card's sample are no numbers",
-            hint="write the card again with dbt_onnx.export or `dbt-onnx register`",
-        )
+        raise ArtifactError("the scales of the card's sample are no numbers", hint=WRITE_AGAIN)
     return scales
 
 
@@ -132,8 +127,7 @@ def _as_batch(features: Mapping[str, Sequence[Any]], contract: Contract) -> pa.R
         return pa.RecordBatch.from_pydict(arrays)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise ArtifactError(
-            f"the card's sample cannot be read: {error}",
-            hint="write the card again with dbt_onnx.export or `dbt-onnx register`",
+            f"the card's sample cannot be read: {error}", hint=WRITE_AGAIN
         ) from error
 
 

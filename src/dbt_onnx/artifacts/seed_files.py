@@ -49,8 +49,7 @@ class SeedFile:
             header, *rows = list(lines) or [list(columns)]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise RegistryError(
-                f"the seed {path} cannot be read: {error}",
-                hint="restore it from version control",
+                f"the seed {path} cannot be read: {error}", hint="restore it from version control"
             ) from error
         newline = "\r\n" if "\r\n" in text else "\n"
         return cls(path, tuple(header), rows, newline, bom)
@@ -78,10 +77,8 @@ class SeedFile:
         return replace(self, header=(*self.header, name), rows=rows)
 
     def content(self) -> bytes:
-        """The file's bytes."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator=self.newline)
-        writer.writerows([self.header, *self.rows])
+        csv.writer(text, lineterminator=self.newline).writerows([self.header, *self.rows])
         return (self.bom + text.getvalue()).encode()
 
     def write(self) -> None:

@@ -11,14 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.artifacts.artifact import load_artifact, read_below, read_card
+from dbt_onnx.artifacts.artifact import Artifact, load_artifact, read_below, read_card
 from dbt_onnx.artifacts.card import CARD_NAME, replace_file
 from dbt_onnx.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import RegistryEntry
 
 SIGNATURE_NAME = "model.sig"

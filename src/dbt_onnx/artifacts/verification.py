@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dbt_onnx.artifacts.artifact import load_artifact
+from dbt_onnx.artifacts.artifact import Artifact, load_artifact
 from dbt_onnx.artifacts.card import CARD_NAME
 from dbt_onnx.artifacts.reference import is_size
 from dbt_onnx.artifacts.sample import TOLERANCE, largest_difference, scales_of, score_columns
 from dbt_onnx.errors import DbtOnnxError
+from dbt_onnx.kernel.contract import WRITE_AGAIN
 from dbt_onnx.kernel.native import TRIAL_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import Registry, RegistryEntry
     from dbt_onnx.artifacts.signing import SignatureVerifier
 
@@ -95,7 +95,7 @@ def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
         return Verdict(
             entry=entry,
             fault="the card's sample is not made of columns, or its tolerance is no number",
-            hint="write the card again with dbt_onnx.export or `dbt-onnx register`",
+            hint=WRITE_AGAIN,
         )
     actual = score_columns(session, artifact.contract, features)
     difference, faults = largest_difference(

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, cast
 from dbt_onnx.authoring.distributions import is_text
 from dbt_onnx.authoring.estimators import (
     FLOAT32,
+    Answer,
     final_step,
     names_columns,
     offers_score_samples,
     way_of,
 )
 from dbt_onnx.errors import ArtifactError
-from dbt_onnx.kernel.contract import Input, TensorType
+from dbt_onnx.kernel.contract import Class, Input, TensorType
 from dbt_onnx.kernel.native import OverdueError, Threads
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     import onnx
     import pyarrow as pa
 
-    from dbt_onnx.authoring.estimators import Answer
-    from dbt_onnx.kernel.contract import Class
 
 # the newest operators that onnxruntime 1.20, the oldest one supported, has in full
 TARGET_OPSET = {"": 18, "ai.onnx.ml": 3}

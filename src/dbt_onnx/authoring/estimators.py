@@ -61,7 +61,12 @@ def rows_for(estimator: Any, features: Any, columns: dict[str, pa.Array]) -> Any
                 f"`features` has {len(columns)}: {', '.join(columns)}",
                 hint="pass the columns that it was fitted with, in that order",
             )
-        return np.column_stack([_plain(column) for column in columns.values()])
+        return np.column_stack(
+            [
+                column.to_numpy(zero_copy_only=False) if is_text(column.type) else to_floats(column)
+                for column in columns.values()
+            ]
+        )
     if list(fitted) != list(columns):
         raise ContractError(
             f"the estimator was fitted with the features {list(fitted)}; "
@@ -74,12 +79,6 @@ def rows_for(estimator: Any, features: Any, columns: dict[str, pa.Array]) -> Any
             hint="pass a data frame, or fit the estimator on an array",
         )
     return features
-
-
-def _plain(column: pa.Array) -> Array:
-    if is_text(column.type):
-        return np.asarray(column.to_numpy(zero_copy_only=False))
-    return to_floats(column)
 
 
 def gives_both(

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from dbt_onnx.artifacts.artifact import write_artifact
-from dbt_onnx.artifacts.registry import alias_faults, name_faults
+from dbt_onnx.artifacts.registry import RegistryEntry, alias_faults, name_faults
 from dbt_onnx.artifacts.registry_file import put_entry
 from dbt_onnx.authoring.conversion import convert, first_of_the_largest, inputs_for, renamed_inputs
 from dbt_onnx.authoring.distributions import describe, is_number, is_text
-from dbt_onnx.authoring.estimators import answers_of, gives_both, mixed, rows_for, way_of
+from dbt_onnx.authoring.estimators import Answer, answers_of, gives_both, mixed, rows_for, way_of
 from dbt_onnx.authoring.parity import Parity, Trial, compare, outputs_for, score_table
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, DbtOnnxError
 from dbt_onnx.kernel.contract import Contract, Feature, Fill, Input, NullPolicy, Output
@@ -26,8 +26,6 @@ from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dbt_onnx.artifacts.registry import RegistryEntry
-    from dbt_onnx.authoring.estimators import Answer
 
 UNSEEN_ROWS = 2_000
 _PACKAGES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy")
@@ -112,7 +110,13 @@ def export(
             inputs,
             outputs_for(candidate, answers, renamed),
         )
-        return candidate, contract, *_compared(candidate, contract, trials, renamed, tolerance)
+        own, *others = trials
+        predictions = score_table(candidate, own.table, contract, may_reject=False)
+        parity = compare(predictions, own, renamed, tolerance=tolerance)
+        for unseen in others:
+            scored = score_table(candidate, unseen.table, contract, may_reject=True)
+            compare(scored, unseen, renamed, tolerance=tolerance, scales=parity.scales)
+        return candidate, contract, predictions, parity
 
     try:
         fit = fitted(model_bytes)
@@ -146,7 +150,10 @@ def export(
             key: describe(column, categorical=pa.types.is_boolean(column.type))
             for key, column in columns.items()
         },
-        reference_outputs=_describe_outputs(predictions, contract),
+        reference_outputs={
+            key: describe(predictions.column(key).combine_chunks(), categorical=kind == "label")
+            for key, kind in contract.column_kinds.items()
+        },
         training={
             **(training or {}),
             "estimator": _estimator_name(estimator),
@@ -199,22 +206,6 @@ def _trials(
     return [own, Trial(where, pa.table(table), more, is_at_boundary)]
 
 
-def _compared(
-    model_bytes: bytes,
-    contract: Contract,
-    trials: list[Trial],
-    renamed: Mapping[str, str | None],
-    tolerance: float,
-) -> tuple[pa.Table, Parity]:
-    own, *others = trials
-    predictions = score_table(model_bytes, own.table, contract, may_reject=False)
-    parity = compare(predictions, own, renamed, tolerance=tolerance)
-    for unseen in others:
-        scored = score_table(model_bytes, unseen.table, contract, may_reject=True)
-        compare(scored, unseen, renamed, tolerance=tolerance, scales=parity.scales)
-    return predictions, parity
-
-
 def _check_installation() -> None:
     needed = {"scikit-learn": "sklearn", "skl2onnx": "skl2onnx"}
     missing = [package for package, module in needed.items() if find_spec(module) is None]
@@ -260,9 +251,7 @@ def _columns(features: Any) -> dict[str, pa.Array]:
 
 
 def _features(
-    columns: dict[str, pa.Array],
-    policies: Mapping[str, NullPolicy],
-    fills: Mapping[str, Fill],
+    columns: dict[str, pa.Array], policies: Mapping[str, NullPolicy], fills: Mapping[str, Fill]
 ) -> tuple[Feature, ...]:
     unknown = sorted({*policies, *fills} - set(columns))
     if unknown:
@@ -277,17 +266,6 @@ def _features(
         policy = "fill" if key in fills else policies.get(key, seen)
         features.append(Feature(name=key, null_policy=policy, fill=fills.get(key)))
     return tuple(features)
-
-
-def _describe_outputs(predictions: pa.Table, contract: Contract) -> dict[str, Any]:
-    return {
-        column: describe(
-            predictions.column(column).combine_chunks(), categorical=output.kind == "label"
-        )
-        for output in contract.outputs
-        for column in output.columns
-        if column is not None
-    }
 
 
 def _json(column: pa.Array) -> list[Any]:

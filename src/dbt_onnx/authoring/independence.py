@@ -7,18 +7,15 @@ a run makes by itself: in three orders, with small and large values and with NaN
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from dbt_onnx.errors import ContractError, ModelCrashError, ScoringError
-from dbt_onnx.kernel.contract import FLOAT_TYPES
+from dbt_onnx.kernel.contract import FLOAT_TYPES, Input
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-    from dbt_onnx.kernel.contract import Input
 
     Feeds = Mapping[str, np.ndarray]
     Run = Callable[[Feeds], list[Any]]
@@ -128,8 +125,7 @@ def _values(
     return values
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """Compares the outputs `names` of two calls. `has_halves`: the model computes in 16-bit floats."""
 
     names: Sequence[str]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 from dbt_onnx.authoring.output_columns import describe_outputs
 from dbt_onnx.authoring.trial import Trial, try_model
 from dbt_onnx.errors import ConfigError, ContractError
+from dbt_onnx.kernel.casts import NANOSECONDS
 from dbt_onnx.kernel.contract import FLOAT_TYPES, Contract, Feature, Input, TensorType
 
 if TYPE_CHECKING:
@@ -39,8 +40,7 @@ class Wishes:
     time_units: Mapping[str, TimeUnit] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Description:
+class Description(NamedTuple):
     """A contract, and the trial run that it was read from."""
 
     contract: Contract
@@ -111,10 +111,6 @@ def input_width(tensor: Tensor) -> int | None:
 
 def sample_columns(description: Description) -> dict[str, list[Any]]:
     """The trial's rows as a card's sample: {feature: values}, times as ISO 8601 text."""
-    codes = {
-        "day": "D", "hour": "h", "minute": "m", "second": "s",
-        "millisecond": "ms", "microsecond": "us",
-    }  # fmt: skip
     contract = description.contract
     columns: dict[str, list[Any]] = {}
     for tensor in contract.inputs:
@@ -128,8 +124,8 @@ def sample_columns(description: Description) -> dict[str, list[Any]]:
             if feature.width is None:
                 values = values.reshape(-1)
             if feature.time_unit is not None:
-                times = values.astype("int64").astype(f"datetime64[{codes[feature.time_unit]}]")
-                columns[name] = [str(item) for item in times.astype("datetime64[us]")]
+                microseconds = values.astype("int64") * (NANOSECONDS[feature.time_unit] // 1_000)
+                columns[name] = [str(item) for item in microseconds.astype("datetime64[us]")]
             else:
                 columns[name] = values.tolist()
     return columns
@@ -155,7 +151,10 @@ def _inputs(
             "(NAME[3] for a list column of 3 values)",
         )
     # in a file with one input for each column, the inputs have the names of the columns
-    features = _parse_features(names or [tensor.name for tensor in signature.inputs])
+    features: list[tuple[str, int | None]] = [
+        (match["name"], int(match["width"])) if (match := _LIST.fullmatch(name)) else (name, None)
+        for name in names or [tensor.name for tensor in signature.inputs]
+    ]
     named = [name.casefold() for name, _ in features]
     if twice := sorted({name for name in named if named.count(name) > 1}):
         raise ContractError(
@@ -191,14 +190,6 @@ def _inputs(
             "(NAME[3] for a list column of 3 values)",
         )
     return dict(features), tuple(inputs)
-
-
-def _parse_features(names: Sequence[str]) -> list[tuple[str, int | None]]:
-    """`age` -> a scalar column, `embedding[384]` -> a list column of 384 values."""
-    return [
-        (match["name"], int(match["width"])) if (match := _LIST.fullmatch(name)) else (name, None)
-        for name in names
-    ]
 
 
 def _features(

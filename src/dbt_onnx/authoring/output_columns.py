@@ -8,13 +8,12 @@ import numpy as np
 
 from dbt_onnx.authoring.output_classes import BINARY, classes_of, is_label
 from dbt_onnx.errors import ConfigError, ContractError, listed
-from dbt_onnx.kernel.contract import FLOAT_TYPES, Output, OutputKind
+from dbt_onnx.kernel.contract import FLOAT_TYPES, Class, Output, OutputKind, TensorType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dbt_onnx.artifacts.graph import GraphSignature, Tensor
-    from dbt_onnx.kernel.contract import Class, TensorType
 
 _SUM_TOLERANCE = 1e-3
 

@@ -10,15 +10,14 @@ largest probability and the two largest differ by no more than that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 
 from dbt_onnx.artifacts.graph import read_graph
-from dbt_onnx.authoring.estimators import FLOAT32
+from dbt_onnx.authoring.estimators import FLOAT32, Answer
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.kernel.child_session import ChildSession
 from dbt_onnx.kernel.contract import Contract, Output, TensorType
@@ -27,14 +26,12 @@ from dbt_onnx.kernel.scoring import count_reasons, score_batches
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from dbt_onnx.authoring.estimators import Answer
     from dbt_onnx.kernel.integers import Array
 
 NOISE = 1e-13
 
 
-@dataclass(frozen=True)
-class Parity:
+class Parity(NamedTuple):
     """What a comparison found.
 
     `expected` is {stored column: the estimator's answers, (rows,) or (rows, width)}, `scales` is
@@ -106,8 +103,7 @@ def score_table(
     )
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """Rows as a table, and the estimator's answers for them.
 
     `is_at_boundary(places, one, other)` tells whether `predict` gives both labels near a row.

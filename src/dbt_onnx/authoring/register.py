@@ -7,19 +7,16 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.artifact import MAX_MODEL_BYTES, write_artifact
-from dbt_onnx.artifacts.graph import read_graph
-from dbt_onnx.artifacts.registry import ModelVersion, name_faults
+from dbt_onnx.artifacts.graph import GraphSignature, read_graph
+from dbt_onnx.artifacts.registry import ModelVersion, RegistryEntry, name_faults
 from dbt_onnx.artifacts.registry_file import add_entry, check_addition
 from dbt_onnx.artifacts.sample import TOLERANCE, score_sample, sizes_of
-from dbt_onnx.authoring.infer import describe_model, sample_columns
+from dbt_onnx.authoring.infer import Wishes, describe_model, sample_columns
 from dbt_onnx.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dbt_onnx.artifacts.graph import GraphSignature
-    from dbt_onnx.artifacts.registry import RegistryEntry
-    from dbt_onnx.authoring.infer import Wishes
     from dbt_onnx.kernel.contract import Contract
 
 ROW_BY_ROW = (

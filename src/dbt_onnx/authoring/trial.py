@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from dbt_onnx.authoring.independence import MOST_ROWS, Comparison, check_alone, check_independence
 from dbt_onnx.errors import ContractError, ModelCrashError, ScoringError
 from dbt_onnx.kernel.child_session import ChildSession
-from dbt_onnx.kernel.contract import FLOAT_TYPES
+from dbt_onnx.kernel.contract import FLOAT_TYPES, Input
 from dbt_onnx.kernel.native import TRIAL_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dbt_onnx.artifacts.graph import GraphSignature
-    from dbt_onnx.kernel.contract import Input
 
 TRIAL_ROWS = 16
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """What a trial fed and got.
 
     `feeds` is {input: tensor of TRIAL_ROWS rows}, `outputs` is {output: what the model gave}.

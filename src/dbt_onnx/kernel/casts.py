@@ -12,20 +12,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_onnx.kernel.integers import (
+    Array,
     Cast,
-    dense,
+    Mask,
     either,
     from_integers,
     from_wide_integers,
     in_range,
-    some,
     words_of,
 )
 from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE, numpy_dtype
 
 if TYPE_CHECKING:
     from dbt_onnx.kernel.contract import Feature, TensorType, TimeUnit
-    from dbt_onnx.kernel.integers import Array, Mask
 
 NANOSECONDS: dict[TimeUnit, int] = {
     "day": 86_400_000_000_000,
@@ -96,16 +95,15 @@ def _text(elements: pa.Array) -> Array:
 def _from_floats(values: Array, target: np.dtype[Any], tolerance: float) -> Cast:
     nan = infinite = None
     if not np.isfinite(values).all():
-        nan, infinite = some(np.isnan(values)), some(np.isinf(values))
+        nan, infinite = np.isnan(values), np.isinf(values)
     with np.errstate(all="ignore"):
         result = values.astype(target)
         if target.kind == "f":
             if target.itemsize >= values.dtype.itemsize:
                 return Cast(result, nan, infinite)
-            return Cast(result, nan, infinite, some(_changed(values, result, tolerance)))
-        whole = np.trunc(values) == values
-        lossy = ~(whole & in_range(values, target))
-    return Cast(result, nan, infinite, some(lossy))
+            return Cast(result, nan, infinite, _changed(values, result, tolerance))
+        lossy = (np.trunc(values) != values) | ~in_range(values, target)
+    return Cast(result, nan, infinite, lossy)
 
 
 def _changed(before: Array, after: Array, tolerance: float) -> Mask:
@@ -137,7 +135,7 @@ def _from_decimals(elements: pa.Array, target: np.dtype[Any], tolerance: float) 
         )
         elements = pc.trunc(decimals)
         changed = pc.fill_null(pc.not_equal(elements, decimals), pa.scalar(value=False))
-        fraction = some(changed.to_numpy(zero_copy_only=False))
+        fraction = changed.to_numpy(zero_copy_only=False)
     if elements.type != pa.decimal128(38, 0):
         elements = pc.cast(elements, pa.decimal128(38, 0))
     result = from_wide_integers(elements, target)
@@ -174,7 +172,7 @@ def _from_times(elements: pa.Array, target: np.dtype[Any], tolerance: float, uni
         bound = np.iinfo(np.int64).max // factor
         beyond = (counts > bound) | (counts < -bound)
         result = from_integers(np.where(beyond, 0, counts) * factor, target)
-        return Cast(result.values, None, infinite, either(result.lossy, some(beyond)))
+        return Cast(result.values, None, infinite, either(result.lossy, beyond))
     per_unit = unit // tick
     # rounded towards zero, so that a moment just before 1970 is a small fraction, not -1 and one
     # of nearly 1
@@ -183,11 +181,14 @@ def _from_times(elements: pa.Array, target: np.dtype[Any], tolerance: float, uni
     broken = rest != 0
     result = from_integers(whole, target)
     if target.kind != "f":
-        return Cast(result.values, None, infinite, either(result.lossy, some(broken)))
+        return Cast(result.values, None, infinite, either(result.lossy, broken))
     parts = _from_floats(whole + rest / per_unit, target, tolerance)
-    lossy = np.where(broken, dense(parts.lossy, broken), dense(result.lossy, broken))
-    values = np.where(broken, parts.values, result.values)
-    return Cast(values, None, infinite, some(lossy))
+    lossy = np.where(broken, _dense(parts.lossy, broken), _dense(result.lossy, broken))
+    return Cast(np.where(broken, parts.values, result.values), None, infinite, lossy)
+
+
+def _dense(mask: Mask | None, like: Mask) -> Mask:
+    return np.zeros_like(like) if mask is None else mask
 
 
 def _tick_nanoseconds(kind: pa.DataType) -> int:
@@ -196,9 +197,9 @@ def _tick_nanoseconds(kind: pa.DataType) -> int:
     return _ARROW_NANOSECONDS[kind.unit]
 
 
-def _ticks(elements: pa.Array) -> tuple[Array, Mask | None]:
+def _ticks(elements: pa.Array) -> tuple[Array, Mask]:
     """Times as int64 counts, and which of them are DuckDB's 'infinity' or '-infinity'."""
     ticks = pa.int32() if pa.types.is_date32(elements.type) else pa.int64()
     counts = _filled(pc.cast(elements, ticks)).to_numpy()
     limit = np.iinfo(counts.dtype).max
-    return counts.astype(np.int64), some((counts == limit) | (counts == -limit))
+    return counts.astype(np.int64), (counts == limit) | (counts == -limit)

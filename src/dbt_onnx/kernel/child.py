@@ -46,9 +46,13 @@ class ChildDiedError(Exception):
 
     def __init__(self, returncode: int, last_words: str) -> None:
         self.was_asked = -returncode in _ASKED_TO_END
-        self.how = _how(returncode)
+        self.how = f"ended with exit code {returncode}"
+        if returncode < 0:
+            self.how = f"was killed by signal {-returncode}"
+            with suppress(ValueError):  # a signal without a name
+                self.how += f" ({signal.Signals(-returncode).name})"
         self.last_words = last_words
-        super().__init__(self.how)
+        super().__init__(self.how + (f" ({last_words:.200})" if last_words else ""))
 
 
 class Child:
@@ -210,12 +214,3 @@ def _unpacked(value: Any, blob: bytes) -> Any:
     if kind == "dict":
         return {_unpacked(k, blob): _unpacked(v, blob) for k, v in rest[0]}
     return [_unpacked(item, blob) for item in rest[0]]
-
-
-def _how(returncode: int) -> str:
-    if returncode >= 0:
-        return f"ended with exit code {returncode}"
-    said = f"was killed by signal {-returncode}"
-    with suppress(ValueError):  # a signal without a name
-        said += f" ({signal.Signals(-returncode).name})"
-    return said

@@ -77,16 +77,8 @@ class ChildSession:
                 return self._run(feeds)
             except ChildDiedError as died:
                 if died.was_asked or "bad_alloc" in died.last_words:
-                    raise self._ended(died) from died
+                    raise _ended(died) from died
                 raise self._crash(feeds, died) from died
-
-    def _ended(self, died: ChildDiedError) -> ScoringError:
-        """The error for a process that was ended from outside: no row is to blame."""
-        return ScoringError(
-            f"the process in which the model ran {_told(died)}",
-            hint="if nobody has ended it, the machine had no memory left: give it more, or lower "
-            "batch_rows in score()",
-        )
 
     def _crash(self, feeds: Mapping[str, np.ndarray], died: ChildDiedError) -> ModelCrashError:
         """Find the row of the call that kills the process, by feeding one at a time; its error."""
@@ -100,7 +92,7 @@ class ChildSession:
                 except ChildDiedError as again:
                     if self._at is not None:
                         row, died = start + self._at[0], again
-        said = f"the process in which it ran {_told(died)}"
+        said = f"the process in which it ran {died}"
         where = f"rows {start + 1:,} to {start + rows:,}" if row is None else f"row {row + 1:,}"
         return ModelCrashError(
             f"the model failed on {where} of {rows_of(feeds):,}: {said}",
@@ -127,9 +119,9 @@ class ChildSession:
             return self._ask({"load": self._load})
         except ChildDiedError as died:
             if died.was_asked:
-                raise self._ended(died) from died
+                raise _ended(died) from died
             raise ArtifactError(
-                f"the process in which onnxruntime loaded the model {_told(died)}",
+                f"the process in which onnxruntime loaded the model {died}",
                 hint="look at the model with `dbt-onnx inspect FILE`, and at where it comes from; an "
                 "honest one loads within seconds, and needs little more memory than its file",
             ) from died
@@ -155,7 +147,8 @@ class ChildSession:
         if "error" in answer:
             if answer["is_stuck"]:
                 self._forget()
-            raise _error_of(answer)
+            kind: type[DbtOnnxError] = getattr(errors, answer["error"])
+            raise kind(**answer["arguments"])
         return answer
 
     def _forget(self) -> None:
@@ -199,9 +192,7 @@ def serve() -> None:
         except DbtOnnxError as error:
             answer = {
                 "error": type(error).__name__,
-                "message": error.message,
-                "hint": error.hint,
-                "said": getattr(error, "said", None),
+                "arguments": vars(error),
                 "is_stuck": isinstance(error.__cause__, OverdueError),
             }
         child.write_frame(answers, answer)
@@ -214,8 +205,7 @@ def _listen(questions: SimpleQueue[Frame]) -> None:
 
 
 def _answered(session: Any, question: Frame) -> Frame:
-    with session.calls_of(question["rows_per_call"]):
-        outputs = session.run(question["feeds"])
+    outputs = session.run(**question)
     return {"outputs": outputs, "batch_rows": session.batch_rows}
 
 
@@ -227,12 +217,9 @@ def _without_core() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
-def _error_of(answer: Frame) -> DbtOnnxError:
-    kind = getattr(errors, answer["error"])
-    said = {"said": answer["said"]} if issubclass(kind, ModelError) else {}
-    error: DbtOnnxError = kind(answer["message"], hint=answer["hint"], **said)
-    return error
-
-
-def _told(died: ChildDiedError) -> str:
-    return died.how + (f" ({died.last_words:.200})" if died.last_words else "")
+def _ended(died: ChildDiedError) -> ScoringError:
+    return ScoringError(
+        f"the process in which the model ran {died}",
+        hint="if nobody has ended it, the machine had no memory left: give it more, or lower "
+        "batch_rows in score()",
+    )

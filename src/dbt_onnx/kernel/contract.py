@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast, get_args
 
 from dbt_onnx.errors import ContractError
 
@@ -47,6 +47,9 @@ view use them. Compared without regard to case, as the warehouse does."""
 CARRIED_PREFIX = "__dbt_onnx_"
 KEY_PREFIX = CARRIED_PREFIX + "key_"
 """Prefix of the columns that pass a scoring stream untouched, so that no feature meets them."""
+
+WRITE_AGAIN = "write the card again with dbt_onnx.export or `dbt-onnx register`"
+"""What to do about a card that is wrong."""
 
 MAX_WIDTH = 1_000_000
 """Of a LIST or ARRAY column: a row of more elements is no row of a model."""
@@ -117,13 +120,18 @@ class Contract:
         faults = [*_feature_faults(self), *_input_faults(self), *_output_faults(self)]
         if faults:
             raise ContractError(
-                "the contract does not hold together: " + "; ".join(faults),
-                hint="write the card again with dbt_onnx.export or `dbt-onnx register`",
+                f"the contract does not hold together: {'; '.join(faults)}", hint=WRITE_AGAIN
             )
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         return tuple(feature.name for feature in self.features)
+
+    @property
+    def column_kinds(self) -> dict[str, OutputKind]:
+        """What each stored output column is, in order."""
+        stored = ((name, o.kind) for o in self.outputs for name in o.columns)
+        return {name: kind for name, kind in stored if name is not None}
 
     def feature(self, name: str) -> Feature:
         return next(feature for feature in self.features if feature.name == name)
@@ -168,8 +176,7 @@ class Contract:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ContractError(
-                f"the card's contract cannot be read: {error}",
-                hint="write the card again with dbt_onnx.export or `dbt-onnx register`",
+                f"the card's contract cannot be read: {error}", hint=WRITE_AGAIN
             ) from error
 
 
@@ -229,7 +236,7 @@ def _feature_faults(contract: Contract) -> list[str]:
             faults.append(f"{where} has width {feature.width!r}")
         if not _is_scalar(feature.fill):
             faults.append(f"{where} has fill {feature.fill!r}")
-        if feature.tolerance is not None and not _is_share(feature.tolerance):
+        if feature.tolerance is not None and not is_share(feature.tolerance):
             faults.append(f"{where} has tolerance {feature.tolerance!r}")
     return faults
 
@@ -329,8 +336,14 @@ def _is_scalar(value: object) -> bool:
     return value is None or isinstance(value, float | int | str)
 
 
-def _is_share(value: object) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value <= 1
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a number: for Python a truth value is one, too."""
+    return isinstance(value, float | int) and not isinstance(value, bool)
+
+
+def is_share(value: object) -> bool:
+    """Whether a value from a card is a share: a number from 0 to 1."""
+    return is_number(value) and 0 <= value <= 1
 
 
 def _is_width(value: object) -> bool:

@@ -5,28 +5,22 @@ Everything here is vectorised: no Python per row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dbt_onnx.kernel.casts import cast_elements
-from dbt_onnx.kernel.contract import CARRIED_PREFIX
-from dbt_onnx.kernel.integers import either
+from dbt_onnx.kernel.contract import CARRIED_PREFIX, Contract, Feature, Input
+from dbt_onnx.kernel.integers import Array, Cast, Mask, either
 from dbt_onnx.kernel.tensors import fill_value, numpy_dtype
-
-if TYPE_CHECKING:
-    from dbt_onnx.kernel.contract import Contract, Feature, Input
-    from dbt_onnx.kernel.integers import Array, Cast, Mask
 
 REJECTED_COLUMN = CARRIED_PREFIX + "rejected_reason"
 """Column of a stream that says why the plan has rejected a row already; NULL: it has not."""
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(NamedTuple):
     """An encoded batch.
 
     feeds     {input: C-order tensor of the valid rows, in their order}
@@ -100,8 +94,7 @@ def encode(batch: pa.RecordBatch, contract: Contract) -> Encoded:
     return Encoded(fed, valid, verdicts.reasons)
 
 
-@dataclass(frozen=True)
-class _Column:
+class _Column(NamedTuple):
     """The elements of a column, `width` of them for each row.
 
     `nulls` marks elements, `wrong_length` marks rows; none when nothing is marked.
@@ -156,7 +149,7 @@ def _judge(result: Cast, column: _Column, feature: Feature, verdicts: _Verdicts)
     """Reject the rows in which an element that is not NULL was lost in the cast."""
     nan = None if feature.null_policy == "nan" else result.nan
     for word, mask in (("nan", nan), ("infinite", result.infinite), ("lossy_cast", result.lossy)):
-        if mask is not None:
+        if mask is not None and mask.any():
             present = mask if column.nulls is None else mask & ~column.nulls
             verdicts.reject(_per_row(present, feature), f"{word}:{feature.name}")
 

@@ -10,8 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    Array = np.ndarray[Any, np.dtype[Any]]
-    Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Array = np.ndarray[Any, np.dtype[Any]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 _TWO_64 = 2.0**64
 
@@ -36,16 +36,6 @@ def either(first: Mask | None, second: Mask | None) -> Mask | None:
     return first | second
 
 
-def some(mask: Mask) -> Mask | None:
-    """The mask, or none when it is empty, so that nobody has to look through it again."""
-    return mask if mask.any() else None
-
-
-def dense(mask: Mask | None, like: Mask) -> Mask:
-    """The mask, or an empty one of the shape of `like`."""
-    return np.zeros_like(like) if mask is None else mask
-
-
 def from_integers(values: Array, target: np.dtype[Any]) -> Cast:
     """Cast integers of up to 64 bits, at least one; those that the target cannot hold are lossy."""
     with np.errstate(all="ignore"):
@@ -54,12 +44,12 @@ def from_integers(values: Array, target: np.dtype[Any]) -> Cast:
     if low <= int(values.min()) and int(values.max()) <= high:
         return Cast(result)
     if target.kind != "f":
-        return Cast(result, lossy=some((values < low) | (values > high)))
+        return Cast(result, lossy=(values < low) | (values > high))
     with np.errstate(all="ignore"):
         wide = result.astype(np.float64)
         # the range is tested, too: outside it a cast back gives other values on some machines
         same = in_range(wide, values.dtype) & (wide.astype(values.dtype) == values)
-    return Cast(result, lossy=some(~same))
+    return Cast(result, lossy=~same)
 
 
 def _exact_range(target: np.dtype[Any], source: np.dtype[Any]) -> tuple[int, int]:
@@ -88,7 +78,7 @@ def from_wide_integers(elements: pa.Array, target: np.dtype[Any]) -> Cast:
     if fits.all():
         return from_integers(narrow, target)
     if target == np.uint64:
-        return Cast(low, lossy=some(high != 0))
+        return Cast(low, lossy=high != 0)
     small = from_integers(np.where(fits, narrow, 0), target)
     if target.kind != "f":
         return Cast(small.values, lossy=either(small.lossy, ~fits))
@@ -105,8 +95,7 @@ def from_wide_integers(elements: pa.Array, target: np.dtype[Any]) -> Cast:
             & (upper.astype(np.int64) == high)
             & (lower.astype(np.uint64) == low)
         )
-    lossy = np.where(fits, dense(small.lossy, fits), ~same)
-    return Cast(np.where(fits, small.values, result), lossy=some(lossy))
+    return Cast(np.where(fits, small.values, result), lossy=either(small.lossy, ~(fits | same)))
 
 
 def words_of(elements: pa.Array) -> tuple[Array, Array]:

@@ -184,16 +184,9 @@ def _hire() -> _Inbox:
 
 
 def _serve(inbox: _Inbox) -> None:
-    while _served(inbox):
-        pass
-
-
-def _served(inbox: _Inbox) -> bool:
-    act = inbox.get()
-    if act is not None:
+    while (act := inbox.get()) is not None:
         act()
-    # this is a function of its own so that nothing of the work is kept while the thread is idle
-    return act is not None
+        del act  # nothing of the work is kept while the thread is idle
 
 
 def _dismiss(idle: deque[_Inbox]) -> None:

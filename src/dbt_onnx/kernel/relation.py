@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from dbt_onnx.errors import ContractError
-from dbt_onnx.kernel.contract import CARRIED_PREFIX
+from dbt_onnx.kernel.contract import CARRIED_PREFIX, Contract, Feature, Input, TensorType
 from dbt_onnx.kernel.tensors import fill_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from dbt_onnx.kernel.contract import Contract, Feature, Input, TensorType
 
 
 def check_relation(

@@ -6,7 +6,6 @@ import os
 import re
 import threading
 import time
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +16,7 @@ from dbt_onnx.kernel.native import MAX_SECONDS, Memory, OverdueError, Threads
 from dbt_onnx.kernel.tensors import joined, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
 
@@ -74,7 +73,9 @@ class OnnxSession:
         self.onnxruntime_version: str = ort.__version__
         self.provider = PROVIDER
         self.threads = threads
-        self.workers = max(1, _usable_cores() // threads)
+        has_affinity = hasattr(os, "sched_getaffinity")
+        cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+        self.workers = max(1, cores // threads)
         self.batch_rows = batch_rows or DEFAULT_BATCH_ROWS
         self.max_seconds = max_seconds
         self._memory = Memory()
@@ -112,8 +113,10 @@ class OnnxSession:
                 "opset that this onnxruntime knows, or upgrade onnxruntime",
             ) from error
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> list[Any]:
-        """Outputs for the rows of `feeds`, computed by calls of `batch_rows` rows.
+    def run(
+        self, feeds: Mapping[str, np.ndarray], *, rows_per_call: int | None = None
+    ) -> list[Any]:
+        """Outputs for the rows of `feeds`, by calls of `rows_per_call` rows, of `batch_rows` by default.
 
         Raises ModelError with onnxruntime's message when the model fails on these rows, ScoringError
         when a call takes too long or too much memory.
@@ -123,15 +126,15 @@ class OnnxSession:
         try:
             with self._memory.bounded():
                 calls = self._native.run(
-                    partial(self._calls, feeds, options),
+                    partial(self._calls, feeds, rows_per_call, options),
                     max_seconds=self.max_seconds,
                     cancel=lambda: setattr(options, "terminate", True),
                     steps=lambda: self._calls_ended,
                 )
         except OverdueError as error:
             raise ScoringError(
-                f"the model failed on {shapes(feeds)}: a call of at most {self.batch_rows:,} rows had "
-                f"not ended after {self.max_seconds:g} s",
+                f"the model failed on {shapes(feeds)}: a call of at most "
+                f"{rows_per_call or self.batch_rows:,} rows had not ended after {self.max_seconds:g} s",
                 hint="look for a loop without end with `dbt-onnx inspect FILE`; a model that is only "
                 "slow needs fewer rows a call: batch_rows in score()",
             ) from error
@@ -148,22 +151,14 @@ class OnnxSession:
             ) from error
         return [joined([call[i] for call in calls]) for i in range(len(self._output_names))]
 
-    @contextmanager
-    def calls_of(self, rows: int | None) -> Iterator[None]:
-        """Within, calls have this many rows; with none, the number stays as it was."""
-        before = self.batch_rows, self._is_calibrated
-        if rows is not None:
-            self.batch_rows, self._is_calibrated = rows, True
-        try:
-            yield
-        finally:
-            if rows is not None:
-                self.batch_rows, self._is_calibrated = before
-
-    def _calls(self, feeds: Mapping[str, np.ndarray], options: ort.RunOptions) -> list[list[Any]]:
-        self._calibrate(feeds, options)
-        starts = range(0, rows_of(feeds) or 1, self.batch_rows)
-        return [self._call(feeds, start, self.batch_rows, options) for start in starts]
+    def _calls(
+        self, feeds: Mapping[str, np.ndarray], rows: int | None, options: ort.RunOptions
+    ) -> list[list[Any]]:
+        if rows is None:
+            self._calibrate(feeds, options)
+            rows = self.batch_rows
+        starts = range(0, rows_of(feeds) or 1, rows)
+        return [self._call(feeds, start, rows, options) for start in starts]
 
     def _call(
         self, feeds: Mapping[str, np.ndarray], start: int, rows: int, options: ort.RunOptions
@@ -198,12 +193,6 @@ class OnnxSession:
             if seconds_per_row[best] < _CLEARLY * seconds_per_row[DEFAULT_BATCH_ROWS]:
                 self.batch_rows = best
             self._is_calibrated = True
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def shapes(feeds: Mapping[str, np.ndarray]) -> str:

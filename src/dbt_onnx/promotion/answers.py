@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from dbt_onnx.artifacts.artifact import load_artifact
+from dbt_onnx.artifacts.artifact import Artifact, load_artifact
 from dbt_onnx.kernel.row_search import RowSearch
 from dbt_onnx.kernel.scoring import count_reasons, score_batches
 
@@ -16,13 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import RegistryEntry
     from dbt_onnx.kernel.session import Scorer
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A version whose file is intact, ready to score in a child process."""
 
     artifact: Artifact
@@ -35,8 +32,7 @@ class Candidate:
         return cls(artifact, artifact.open(in_child_process=True))
 
 
-@dataclass(frozen=True)
-class Answers:
+class Answers(NamedTuple):
     """What a version answers for `rows` sampled rows; NULL for a row that it rejects, and why."""
 
     columns: Mapping[str, pa.Array]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +11,11 @@ import pyarrow.compute as pc
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dbt_onnx.kernel.contract import Contract, OutputKind
+    from dbt_onnx.kernel.contract import OutputKind
     from dbt_onnx.kernel.integers import Array
 
 
-@dataclass(frozen=True, kw_only=True)
-class ColumnComparison:
+class ColumnComparison(NamedTuple):
     """One output column that both versions give, over the rows that both have scored.
 
     mean, mean_before   of the new and of the old version; none for labels
@@ -33,16 +31,6 @@ class ColumnComparison:
     mean_before: float | None = None
     rank_correlation: float | None = None
     changed: float | None = None
-
-
-def column_kinds(contract: Contract) -> dict[str, OutputKind]:
-    """What each stored output column is."""
-    return {
-        column: output.kind
-        for output in contract.outputs
-        for column in output.columns
-        if column is not None
-    }
 
 
 def compare_columns(
@@ -64,9 +52,9 @@ def compare_columns(
         a, b = new[column].filter(both), old[column].filter(both)
         if kind == "label":
             compared.append(_compare_labels(column, a, b))
-        elif _is_number(a.type) and _is_number(b.type):
+        elif pa.string() not in {a.type, b.type}:
             cut = threshold if kind == "probabilities" else None
-            compared.append(_compare_numbers(column, _floats(a), _floats(b), cut))
+            compared.append(_compare_numbers(column, a, b, cut))
     return compared
 
 
@@ -106,9 +94,12 @@ def _compare_labels(column: str, a: pa.Array, b: pa.Array) -> ColumnComparison:
     return ColumnComparison(column=column, rows=len(a), changed=changed)
 
 
-def _compare_numbers(column: str, a: Array, b: Array, cut: float | None) -> ColumnComparison:
-    if not len(a):
+def _compare_numbers(
+    column: str, new: pa.Array, old: pa.Array, cut: float | None
+) -> ColumnComparison:
+    if not len(new):
         return ColumnComparison(column=column, rows=0)
+    a, b = (x.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False) for x in (new, old))
     return ColumnComparison(
         column=column,
         rows=len(a),
@@ -117,15 +108,3 @@ def _compare_numbers(column: str, a: Array, b: Array, cut: float | None) -> Colu
         rank_correlation=rank_correlation(a, b),
         changed=None if cut is None else float(((a >= cut) != (b >= cut)).mean()),
     )
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    )
-
-
-def _floats(column: pa.Array) -> Array:
-    if pa.types.is_boolean(column.type):
-        column = column.cast(pa.int8())
-    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))

@@ -14,7 +14,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dbt_onnx.artifacts.verification import verify_sample
-from dbt_onnx.promotion.compare import column_kinds, compare_columns, count_values
+from dbt_onnx.promotion.compare import ColumnComparison, compare_columns, count_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from dbt_onnx.errors import DbtOnnxError
     from dbt_onnx.kernel.contract import Contract, OutputKind
     from dbt_onnx.promotion.answers import Answers
-    from dbt_onnx.promotion.compare import ColumnComparison
 
 Verdict = Literal["passed", "failed", "not checked"]
 
@@ -136,7 +135,7 @@ def check_answers(
             f"{reasons}",
             hint=f"a model that divides by zero, say, needs its formula mended; {LOOK}",
         ),
-        *_check_varying(new, column_kinds(contract), where=where),
+        *_check_varying(new, contract.column_kinds, where=where),
     ]
 
 
@@ -147,7 +146,7 @@ def check_comparison(
 
     `contract` is the version's.
     """
-    kinds = column_kinds(contract)
+    kinds = contract.column_kinds
     compared = compare_columns(new.columns, old.columns, kinds, threshold=limits.threshold)
     gone = [column for column in old.columns if column not in new.columns]
     checks = [

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dbt_onnx.artifacts.artifact import load_artifact
 from dbt_onnx.artifacts.card import replace_file
-from dbt_onnx.artifacts.registry import CHAMPION, Registry, name_faults, parse_spec
+from dbt_onnx.artifacts.registry import CHAMPION, Registry, RegistryEntry, name_faults, parse_spec
 from dbt_onnx.artifacts.registry_file import exchange_aliases
 from dbt_onnx.artifacts.seed_files import locked
 from dbt_onnx.errors import ConfigError, RegistryError
 from dbt_onnx.promotion.promotions_file import (
     FOUND,
     PROMOTIONS_NAME,
+    Action,
+    GateResult,
     History,
     Promotion,
     append_promotions,
@@ -31,9 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from dbt_onnx.artifacts.registry import RegistryEntry
     from dbt_onnx.promotion.gate import Check
-    from dbt_onnx.promotion.promotions_file import Action, GateResult
 
 MAX_REASON = 1_000
 
@@ -65,9 +65,7 @@ class Standing:
     def read(cls, path: Path, model_name: str) -> Standing:
         """Read both seeds. Raises RegistryError when one is not valid, or has no such model."""
         registry = Registry.from_csv(path)
-        versions = [entry for entry in registry.entries if entry.model_name == model_name]
-        if not versions:
-            registry.resolve(model_name)  # raises the error that lists what there is
+        versions = registry.versions_of(model_name)
         return cls(
             model_name=model_name,
             registry=registry,
@@ -77,8 +75,7 @@ class Standing:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Change:
+class Change(NamedTuple):
     """A change of champion that was carried out, as the promotions have it.
 
     `replaced_alias` is the new alias of the replaced version. `found` is an earlier change that no
@@ -141,7 +138,14 @@ def carry_out(
     file cannot be written.
     """
     with locked(standing.path.parent):
-        _refuse_changed(standing, entry)
+        now = Standing.read(standing.path, standing.model_name)
+        if now.champion != standing.champion or entry not in now.registry.entries:
+            raise RegistryError(
+                f"{standing.path} was changed while the gate ran: champion of "
+                f"{standing.model_name!r} was {standing.champion_version or 'nobody'} and is "
+                f"{now.champion_version or 'nobody'}",
+                hint="run the command again: the version must be compared with the current champion",
+            )
         return _write(standing, entry, action=action, gate=gate, reason=reason)
 
 
@@ -209,21 +213,8 @@ def _version_named(standing: Standing, version: str) -> str:
 def _versions(standing: Standing) -> str:
     if standing.history.versions:
         return f"champions were {', '.join(standing.history.versions)}"
-    known = [
-        e.model_version for e in standing.registry.entries if e.model_name == standing.model_name
-    ]
-    return f"its versions are {', '.join(known)}"
-
-
-def _refuse_changed(standing: Standing, entry: RegistryEntry) -> None:
-    now = Standing.read(standing.path, standing.model_name)
-    if now.champion == standing.champion and entry in now.registry.entries:
-        return
-    raise RegistryError(
-        f"{standing.path} was changed while the gate ran: champion of {standing.model_name!r} was "
-        f"{standing.champion_version or 'nobody'} and is {now.champion_version or 'nobody'}",
-        hint="run the command again: the version must be compared with the current champion",
-    )
+    known = standing.registry.versions_of(standing.model_name)
+    return f"its versions are {', '.join(entry.model_version for entry in known)}"
 
 
 def _write(

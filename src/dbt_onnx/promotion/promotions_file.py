@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
 
 from dbt_onnx.artifacts.registry import name_faults
 from dbt_onnx.artifacts.seed_files import SeedFile
@@ -51,8 +51,7 @@ class Promotion:
 PROMOTION_COLUMNS = tuple(item.name for item in fields(Promotion))
 
 
-@dataclass(frozen=True)
-class History:
+class History(NamedTuple):
     """The promotions of one model, oldest first."""
 
     promotions: tuple[Promotion, ...]

@@ -29,7 +29,7 @@ def write_references(writer: Cursor, tables: ScoringTables, artifact: Artifact) 
     own = " and ".join(f"{quote(name)} = ${name}" for name in MODEL_TYPES)
     described = {name: kind for name, kind in REFERENCES_TYPES.items() if name not in MODEL_TYPES}
     columns = ", ".join(map(quote, described))
-    wanted = [reference.as_row() for reference in references_of(artifact)]
+    wanted = references_of(artifact)
     found = writer.rows(f"select {columns} from {table} where {own}", model)
     if sorted(found, key=repr) == sorted(wanted, key=repr):
         return
