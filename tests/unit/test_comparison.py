@@ -75,6 +75,7 @@ def test_no_common_row_gives_no_figure() -> None:
 def test_what_cannot_be_compared_is_left_out() -> None:
     vectors = {"v": pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2))}
     assert compare_columns(vectors, vectors, {"v": "vector"}) == []
+    assert compare_columns({"v": pa.array([1.0])}, vectors, {"v": "value"}) == []
     new, old = {"y": pa.array([1.0]), "z": pa.array([1.0])}, {"y": pa.array(["one"])}
     assert compare_columns(new, old, {"y": "value", "z": "value"}) == []
 

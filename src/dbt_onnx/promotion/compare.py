@@ -42,7 +42,7 @@ def compare_columns(
 ) -> list[ColumnComparison]:
     """Compare the columns that both versions have, row by row. NULL is a rejected row.
 
-    `kinds` is of the new version. Vectors are not compared, nor is text with numbers.
+    `kinds` is of the new version. Vectors are not compared, nor is text or a vector with numbers.
     """
     compared = []
     for column, kind in kinds.items():
@@ -52,7 +52,7 @@ def compare_columns(
         a, b = new[column].filter(both), old[column].filter(both)
         if kind == "label":
             compared.append(_compare_labels(column, a, b))
-        elif pa.string() not in {a.type, b.type}:
+        elif pa.types.is_primitive(a.type) and pa.types.is_primitive(b.type):
             cut = threshold if kind == "probabilities" else None
             compared.append(_compare_numbers(column, a, b, cut))
     return compared
