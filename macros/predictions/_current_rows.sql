@@ -122,7 +122,7 @@ current_rows as (
             model_name,
             model_version,
             scored_at
-        from {{ dbt_onnx._rows_of_current(ledger) if ledger['current_columns'] is not none else 'current' }} as current
+        from {{ dbt_onnx._rows_of_current(ledger) }} as current
         where status = 'rejected'
     )
 {%- endmacro %}

@@ -13,8 +13,7 @@
         + dbt_onnx._faults_of_text(known_at, 'known_at', "a date or timestamp column of outcomes")
         + (dbt_onnx._faults_of_text(as_of, 'as_of', "a date or timestamp column of outcomes")
             if as_of is not none else [])
-        + (dbt_onnx._faults_of_text(version, 'version', "a version as text, such as '2'")
-            if version is not none else []) -%}
+        + dbt_onnx._faults_of_given('version', {'version': version}) -%}
     {%- if task not in ['classification', 'regression'] -%}
         {%- do faults.append("task is '" ~ task ~ "'; it takes classification or regression") -%}
     {%- endif -%}

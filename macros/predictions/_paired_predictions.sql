@@ -15,11 +15,10 @@
         + dbt_onnx._faults_of_predictions(challenger, 'challenger')
         + dbt_onnx._faults_of_key(key, taken=taken)
         + dbt_onnx._faults_of_text(column, 'column', "an output column, such as 'churn_probability'")
-        + dbt_onnx._faults_of_given('moment', {'about': about}) -%}
-    {%- set versions = {'champion_version': champion_version, 'challenger_version': challenger_version} -%}
-    {%- for argument, version in versions.items() if version is not none -%}
-        {%- do faults.extend(dbt_onnx._faults_of_text(version, argument, "a version as text, such as '2'")) -%}
-    {%- endfor -%}
+        + dbt_onnx._faults_of_given('moment', {'about': about})
+        + dbt_onnx._faults_of_given(
+            'version', {'champion_version': champion_version, 'challenger_version': challenger_version}
+        ) -%}
     {%- if not faults and champion | string | lower == challenger | string | lower
         and champion_version == challenger_version -%}
         {%- do faults.append("champion and challenger are the same predictions. Hint: to compare two versions in one"

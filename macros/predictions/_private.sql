@@ -15,6 +15,12 @@
 
 {#- The current rows, with what their runs say of them, for a FROM clause. -#}
 {% macro _rows_of_current(ledger) -%}
+{%- if ledger['current_columns'] is none -%}
+    {{ return(dbt_onnx._no_rows([
+        'as_of', 'status', 'rejected_reason', 'last_seen_as_of', 'confirmed_as_of', 'model_name', 'model_version',
+        'run_id', 'scored_at',
+    ], key=ledger['key'])) }}
+{%- endif -%}
 (
     select
         {{ dbt_onnx._columns(ledger['key'] + ledger['outputs'] | map(attribute='name') | list, of='rows_of_runs') }},
@@ -34,19 +40,15 @@
 {%- endmacro %}
 
 
-{#- The runs of a scoring model, with columns `names`: the one query on the table of runs but `_last_full_run`. -#}
-{% macro _runs_of(relation, names) -%}
-    {%- set runs = dbt_onnx._beside(relation, 'dbt_onnx_runs') -%}
-    {%- set columns = dbt_onnx._columns_in(runs) -%}
+{#- What a table that scoring models share says of one of them, for a FROM clause: by default its runs. -#}
+{% macro _rows_about(relation, names, table='dbt_onnx_runs') -%}
+    {%- set shared = dbt_onnx._beside(relation, table) -%}
+    {%- set columns = dbt_onnx._columns_in(shared) -%}
     {%- if columns is none -%}
-        {%- set types = {} -%}
-        {%- for name in names -%}
-            {%- do types.update({name: 'timestamp' if name in ['started_at', 'as_of', 'clock'] else 'varchar'}) -%}
-        {%- endfor -%}
-        {{ return(dbt_onnx._no_rows(types)) }}
+        {{ return(dbt_onnx._no_rows(names)) }}
     {%- endif -%}
-    {{ return('select ' ~ (names | join(', ')) ~ ' from ' ~ dbt_onnx._written(runs, columns) ~ ' as runs where '
-        ~ dbt_onnx._is_called('scoring_model', relation.identifier)) }}
+    {{ return('(select ' ~ (names | join(', ')) ~ ' from ' ~ dbt_onnx._written(shared, columns) ~ ' as shared where '
+        ~ dbt_onnx._is_called('scoring_model', relation.identifier) ~ ')') }}
 {%- endmacro %}
 
 
@@ -94,13 +96,6 @@
 -#}
 {% macro _served_versions_ctes(ledger, registry) -%}
 current as (
-    {%- if ledger['current_columns'] is none %}
-    {{ dbt_onnx._no_rows({
-        'as_of': 'timestamp', 'scored_at': 'timestamp', 'status': 'varchar',
-        'rejected_reason': 'varchar', 'model_name': 'varchar', 'model_version': 'varchar',
-        'run_id': 'varchar', 'last_seen_as_of': 'timestamp'
-    }, key=ledger['key']) }}
-    {%- else %}
     select
         {{ dbt_onnx._columns(ledger['key']) }},
         {%- for output in ledger['outputs'] %}
@@ -116,11 +111,11 @@ current as (
         run_id,
         last_seen_as_of
     from {{ dbt_onnx._rows_of_current(ledger) }} as current
-    {%- endif %}
 ),
 
 runs as (
-    {{ dbt_onnx._runs_of(ledger['relation'], [
+    select *
+    from {{ dbt_onnx._rows_about(ledger['relation'], [
         'run_id', 'status', 'scope', 'started_at', 'as_of', 'model_name', 'model_version', 'model_alias',
         'artifact_sha256',
     ]) }}

@@ -90,39 +90,13 @@ segment_averages as (
 {%- endmacro %}
 
 
-{#- `number` (averaged), `list` (neither), or a kind of which the most frequent is taken. -#}
-{% macro _kind_of_type(type) -%}
-    {%- set type = type | upper -%}
-    {%- if type.endswith(']') -%}
-        {{ return('list') }}
-    {%- elif type in ['FLOAT', 'DOUBLE'] or type.startswith('DECIMAL') -%}
-        {{ return('number') }}
-    {%- elif type in ['TINYINT', 'SMALLINT', 'INTEGER', 'BIGINT', 'HUGEINT', 'UTINYINT', 'USMALLINT', 'UINTEGER',
-        'UBIGINT', 'UHUGEINT'] -%}
-        {{ return('whole number') }}
-    {%- elif type == 'BOOLEAN' -%}
-        {{ return('boolean') }}
-    {%- endif -%}
-    {{ return('text') }}
-{%- endmacro %}
-
-
-{#- Faults of the columns that tell an entity's segment, and of the least size of a segment. -#}
+{#- Faults of the columns that tell an entity's segment. -#}
 {% macro _faults_of_segment(names, argument) -%}
     {%- set columns = dbt_onnx._key(names) -%}
     {%- if columns is mapping or columns is not iterable or columns | length == 0
         or columns | reject('string') | list or '' in columns
         or columns | map('lower') | unique | list | length != columns | length -%}
-        {{ return([argument ~ " is " ~ (names | string) ~ "; it takes a list of columns of entities, such as"
-            ~ " ['country']"]) }}
-    {%- endif -%}
-    {{ return([]) }}
-{%- endmacro %}
-
-
-{% macro _faults_of_segment_size(size, argument) -%}
-    {%- if size is not integer or size < 1 -%}
-        {{ return([argument ~ " is " ~ (size | string) ~ "; it takes a whole number from 1"]) }}
+        {{ return([argument ~ " is " ~ names ~ "; it takes a list of columns of entities, such as ['country']"]) }}
     {%- endif -%}
     {{ return([]) }}
 {%- endmacro %}

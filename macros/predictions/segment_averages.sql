@@ -34,7 +34,7 @@
     + dbt_onnx._faults_of_relation(entities, 'entities')
     + dbt_onnx._faults_of_key(key)
     + dbt_onnx._faults_of_segment(segment, 'segment')
-    + dbt_onnx._faults_of_segment_size(min_segment_size, 'min_segment_size')
+    + dbt_onnx._faults_of_count(min_segment_size, 'min_segment_size')
     + dbt_onnx._faults_of_given('period', {'stale_after': stale_after}) -%}
 {%- do dbt_onnx._raise_faults(faults, 'segment_averages', predictions) -%}
 

@@ -89,6 +89,19 @@
 {%- endmacro %}
 
 
+{#- `number`, `whole number`, `boolean`, `list`; `text` is all else. -#}
+{% macro _kind_of_type(type) -%}
+    {%- if type.endswith(']') -%}
+        {{ return('list') }}
+    {%- elif modules.re.fullmatch('FLOAT|DOUBLE|DECIMAL.*', type) -%}
+        {{ return('number') }}
+    {%- elif modules.re.fullmatch('U?(TINY|SMALL|BIG|HUGE)?INT|U?INTEGER', type) -%}
+        {{ return('whole number') }}
+    {%- endif -%}
+    {{ return('boolean' if type == 'BOOLEAN' else 'text') }}
+{%- endmacro %}
+
+
 {#- `FLOAT[]` of `FLOAT[3]`. -#}
 {% macro _list_type(type) -%}
     {{ return(modules.re.sub('\\[[0-9]+\\]', '[]', type)) }}
@@ -111,16 +124,13 @@
 {%- endmacro %}
 
 
-{#- A query without rows, for a relation that does not exist yet: `columns` are types by name. -#}
-{% macro _no_rows(columns, key=[]) -%}
-    {%- set selected = [] -%}
-    {%- for name in key -%}
-        {%- do selected.append('cast(null as varchar) as ' ~ dbt_onnx._identifier(name)) -%}
-    {%- endfor -%}
-    {%- for name, type in columns.items() -%}
-        {%- do selected.append('cast(null as ' ~ type ~ ') as ' ~ name) -%}
-    {%- endfor -%}
-    {{ return('select ' ~ selected | join(', ') ~ ' where false') }}
+{#- What a FROM clause reads in the place of a table of ours that does not exist yet. -#}
+{% macro _no_rows(names, key=[]) -%}
+    {%- set moments = ['as_of', 'scored_at', 'started_at', 'executed_at', 'clock', 'last_seen_as_of', 'confirmed_as_of'] -%}
+    {{ return(
+        '(select ' ~ dbt_onnx._each(key + names | reject('in', moments) | list, 'cast(null as varchar) as {0}')
+        ~ ', ' ~ dbt_onnx._each(names | select('in', moments), 'cast(null as timestamp) as {0}') ~ ' where false)'
+    ) }}
 {%- endmacro %}
 
 

@@ -67,29 +67,10 @@
 {%- endmacro %}
 
 
-{#- Those of `[{'name': ..}]` that have a name, in whatever case. -#}
-{% macro _called(columns, name) -%}
-    {%- set called = [] -%}
-    {%- for column in columns if column['name'] | lower == name | lower -%}
-        {%- do called.append(column) -%}
-    {%- endfor -%}
-    {{ return(called) }}
-{%- endmacro %}
-
-
 {% macro _faults_of_output(column, outputs) -%}
     {{ return([] if dbt_onnx._called(outputs, column) else [
         "column is '" ~ column ~ "'; the outputs are " ~ (outputs | map(attribute='name') | list | tojson)
     ]) }}
-{%- endmacro %}
-
-
-{#- `least`, the least number of rows or runs that makes sense. -#}
-{% macro _faults_of_count(value, argument, least=1, or_none='') -%}
-    {%- if value is not integer or value is boolean or value < least -%}
-        {{ return([argument ~ " is " ~ value ~ "; it takes a whole number from " ~ least ~ or_none]) }}
-    {%- endif -%}
-    {{ return([]) }}
 {%- endmacro %}
 
 
