@@ -37,13 +37,10 @@
 ) -%}
     {{ return(adapter.dispatch('prediction_health', 'dbt_onnx')(
         predictions, registry, key, entities, stale_after, view
-    )) }}
+    ) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__prediction_health(predictions, registry, key, entities, stale_after, view) -%}
-{%- if not execute -%}
-    {{ return('select 1 as not_yet_compiled') }}
-{%- endif -%}
 {%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_relation(registry, 'registry')
     + dbt_onnx._faults_of_given('relation', {'view': view})

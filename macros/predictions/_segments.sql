@@ -3,14 +3,19 @@
     whose columns are NULL are a segment, too.
 -#}
 
-{#- `entities`, one row each, with `__dbt_onnx_segment`; the least where an entity stands in several. -#}
-{% macro _entities_with_segment(entities, key, segment) -%}
+{#-
+    CTE `entities`, one row each; with `segment` also `__dbt_onnx_segment`, the least where an entity stands in several.
+    Not materialized, or a lookup by key would not be pushed down where it is read twice.
+-#}
+{% macro _entities_cte(entities, key, segment) -%}
+entities as not materialized (
     select
-        {{ dbt_onnx._columns(key) }},
-        min({{ dbt_onnx._segment(segment) }}) as __dbt_onnx_segment
+        {{ dbt_onnx._columns(key) }}
+        {{- ', min(' ~ dbt_onnx._segment(segment) ~ ') as __dbt_onnx_segment' if segment is not none }}
     from {{ dbt_onnx._given(entities) }} as entities
     where {{ dbt_onnx._not_null(key) }}
     group by {{ dbt_onnx._columns(key) }}
+)
 {%- endmacro %}
 
 
@@ -53,11 +58,10 @@ segments as (
     select
         entities.__dbt_onnx_segment,
         {%- for output in ledger['outputs'] %}
-        {%- set column = 'fresh_predictions.' ~ dbt_onnx._identifier(output['name']) %}
-        {%- if dbt_onnx._kind_of_type(output['type']) == 'number' %}
-        avg({{ column }}) as {{ dbt_onnx._identifier(output['name']) }},
-        {%- elif dbt_onnx._kind_of_type(output['type']) != 'list' %}
-        histogram({{ column }}) as {{ dbt_onnx._identifier(output['name']) }},
+        {%- set column = dbt_onnx._identifier(output['name']) %}
+        {%- set kind = dbt_onnx._kind_of_type(output['type']) %}
+        {%- if kind != 'list' %}
+        {{ 'avg' if kind == 'number' else 'histogram' }}(fresh_predictions.{{ column }}) as {{ column }},
         {%- endif %}
         {%- endfor %}
         count(*) as __dbt_onnx_segment_size

@@ -32,15 +32,12 @@
 ) -%}
     {{ return(adapter.dispatch('compare_predictions', 'dbt_onnx')(
         champion, challenger, key, column, threshold, about, champion_version, challenger_version
-    )) }}
+    ) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__compare_predictions(
     champion, challenger, key, column, threshold, about, champion_version, challenger_version
 ) -%}
-{%- if not execute -%}
-    {{ return('select 1 as not_yet_compiled') }}
-{%- endif -%}
 {%- set faults = [] -%}
 {%- if threshold is not none and (threshold is not number or threshold is boolean) -%}
     {%- do faults.append("threshold is '" ~ threshold ~ "'; it takes a number") -%}

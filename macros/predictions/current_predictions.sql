@@ -48,13 +48,10 @@
 ) -%}
     {{ return(adapter.dispatch('current_predictions', 'dbt_onnx')(
         predictions, registry, key, entities, stale_after, fallback
-    )) }}
+    ) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__current_predictions(predictions, registry, key, entities, stale_after, fallback) -%}
-{%- if not execute -%}
-    {{ return('select 1 as not_yet_compiled') }}
-{%- endif -%}
 {%- set added = ['fresh_as_of', 'age', 'is_stale', 'served_from'] -%}
 {%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_relation(registry, 'registry')
@@ -78,16 +75,13 @@
 
 {%- set links = dbt_onnx._links(fallback, ledger) -%}
 with {{ dbt_onnx._current_rows_ctes(ledger, registry, oldest=links['oldest']) }}
+{%- if entities is not none %},
+
+{{ dbt_onnx._entities_cte(entities, key, links['segment']) }}
+{%- endif %}
 {%- if links['segment'] is not none %},
 
-{{ dbt_onnx._segment_ctes(fallback, ledger, entities, stale_after) }}
-{%- elif entities is not none %},
-
-entities as (
-    select distinct {{ dbt_onnx._columns(key) }}
-    from {{ dbt_onnx._given(entities) }} as entities
-    where {{ dbt_onnx._not_null(key) }}
-)
+{{ dbt_onnx._fallback_averages_ctes(fallback, ledger, stale_after) }}
 {%- endif %}
 
 select

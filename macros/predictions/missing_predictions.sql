@@ -18,13 +18,10 @@
 {% macro missing_predictions(predictions, entities, key, registry=none, entity_since=none) -%}
     {{ return(adapter.dispatch('missing_predictions', 'dbt_onnx')(
         predictions, entities, key, registry, entity_since
-    )) }}
+    ) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__missing_predictions(predictions, entities, key, registry, entity_since) -%}
-{%- if not execute -%}
-    {{ return('select 1 as not_yet_compiled') }}
-{%- endif -%}
 {%- set faults = dbt_onnx._faults_of_missing(predictions, entities, key, registry, entity_since, 'predictions') -%}
 {%- do dbt_onnx._raise_faults(faults, 'missing_predictions', predictions) -%}
 

@@ -19,15 +19,12 @@
 ) -%}
     {{ return(adapter.dispatch('prediction_calibration', 'dbt_onnx')(
         predictions, outcomes, key, column, outcome, known_at, as_of, bins, made_at, version
-    )) }}
+    ) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__prediction_calibration(
     predictions, outcomes, key, column, outcome, known_at, as_of, bins, made_at, version
 ) -%}
-{%- if not execute -%}
-    {{ return('select 1 as not_yet_compiled') }}
-{%- endif -%}
 {%- set faults = [] -%}
 {%- if bins is not integer or bins is boolean or bins < 1 or bins > 1000 -%}
     {%- do faults.append("bins is '" ~ bins ~ "'; it takes a whole number from 1 to 1000") -%}

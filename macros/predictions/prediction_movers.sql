@@ -19,15 +19,12 @@
 ) -%}
     {{ return(adapter.dispatch('prediction_movers', 'dbt_onnx')(
         champion, challenger, key, column, limit, about, champion_version, challenger_version
-    )) }}
+    ) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__prediction_movers(
     champion, challenger, key, column, limit, about, champion_version, challenger_version
 ) -%}
-{%- if not execute -%}
-    {{ return('select 1 as not_yet_compiled') }}
-{%- endif -%}
 {%- set faults = [] -%}
 {%- if limit is not none and (limit is not integer or limit is boolean or limit < 1) -%}
     {%- do faults.append("limit is '" ~ limit ~ "'; it takes a whole number from 1, or none") -%}

@@ -34,15 +34,12 @@
 ) -%}
     {{ return(adapter.dispatch('prediction_outcomes', 'dbt_onnx')(
         predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version
-    )) }}
+    ) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__prediction_outcomes(
     predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version
 ) -%}
-{%- if not execute -%}
-    {{ return('select 1 as not_yet_compiled') }}
-{%- endif -%}
 {%- set history = dbt_onnx._judged(
     'prediction_outcomes', predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version
 ) -%}

@@ -14,13 +14,10 @@
         ) }}
 -#}
 {% macro predictions_as_of(predictions, key, said_at=none, about=none) -%}
-    {{ return(adapter.dispatch('predictions_as_of', 'dbt_onnx')(predictions, key, said_at, about)) }}
+    {{ return(adapter.dispatch('predictions_as_of', 'dbt_onnx')(predictions, key, said_at, about) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__predictions_as_of(predictions, key, said_at, about) -%}
-{%- if not execute -%}
-    {{ return('select 1 as not_yet_compiled') }}
-{%- endif -%}
 {%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_key(key)
     + dbt_onnx._faults_of_given('moment', {'said_at': said_at, 'about': about}) -%}
