@@ -105,6 +105,15 @@ exists (
 {%- endmacro %}
 
 
+{#- What a test returns: its CTE `validation_errors`, by `order` and then by key. -#}
+{% macro _sorted_findings(order, key) -%}
+select *
+from validation_errors
+{{ dbt_onnx._none_if_empty() }}
+order by {{ order }}, {{ dbt_onnx._ascending(key) }}
+{%- endmacro %}
+
+
 {#-
     With `--empty` a test of predictions finds nothing, as dbt's own tests do, which then see no rows. What
     it was given is checked all the same.

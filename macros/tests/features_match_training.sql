@@ -36,11 +36,12 @@
 with {% if judged['columns'] -%}
 {{ dbt_onnx._reference_cte(model, run, 'feature', judged['columns']) }},
 
-{% endif -%}
 {{ dbt_onnx._compared_ctes(dbt_onnx._table(features), judged['columns']) }},
 
+{% endif -%}
 validation_errors as (
     {{ dbt_onnx._findings(judged['findings']) }}
+    {%- if judged['columns'] %}
 
     union all by name
 
@@ -71,8 +72,9 @@ validation_errors as (
         'error' as severity
     from compared
     where known >= {{ min_rows }} and figure > threshold
+    {%- endif %}
 )
 
-{{ dbt_onnx._sorted_findings(run) }}
+{{ dbt_onnx._sorted_drift(run) }}
 {%- endif -%}
 {% endtest %}

@@ -79,9 +79,6 @@ validation_errors as (
     {%- endfor %}
 )
 
-select *
-from validation_errors
-{{ dbt_onnx._none_if_empty() }}
-order by problem asc nulls last, column_name asc nulls last, {{ dbt_onnx._ascending(key) }}
+{{ dbt_onnx._sorted_findings('problem asc nulls last, column_name asc nulls last', key) }}
 {%- endif -%}
 {% endtest %}
