@@ -107,18 +107,9 @@ versions_in_use as (
     from (select model_version, count(*) as entities from served where is_predicted group by model_version)
 ),
 
-serving_version as (
-    select any_value(model_version) as serving_version
-    from served_versions
-    where versions_back = 0
-    having count(*) = 1
-),
-
 recorded_runs as (
     select *
-    from (
-        {{ dbt_onnx._runs_of(predictions, ['run_id', 'status', 'scope', 'clock', 'started_at', 'error']) }}
-    )
+    from {{ dbt_onnx._rows_about(predictions, ['run_id', 'status', 'scope', 'clock', 'started_at', 'error']) }}
     where scope is distinct from 'empty'
 ),
 
@@ -147,25 +138,14 @@ last_attempt as (
 ),
 
 outcomes as (
-    {%- if dbt_onnx._columns_in(results) is none %}
-    {{ dbt_onnx._no_rows({
-        'test_name': 'varchar', 'generic_test': 'varchar', 'status': 'varchar',
-        'executed_at': 'timestamp'
-    }) }}
-    {%- else %}
-    select
-        test_name,
-        generic_test,
-        status,
-        executed_at
-    from {{ dbt_onnx._table(results) }}
-    where
-        {{ dbt_onnx._is_called('scoring_model', predictions.identifier) }}
-        {%- if names_of_tests is not none %}
-        and list_contains({{ dbt_onnx._list_of_texts(names_of_tests) }}, test_name)
-        {%- endif %}
-    qualify row_number() over (partition by test_name order by executed_at desc nulls last, run_id desc nulls last) = 1
+    select *
+    from {{ dbt_onnx._rows_about(
+        predictions, ['test_name', 'generic_test', 'status', 'executed_at', 'run_id'], 'dbt_onnx_test_results'
+    ) }}
+    {%- if names_of_tests is not none %}
+    where list_contains({{ dbt_onnx._list_of_texts(names_of_tests) }}, test_name)
     {%- endif %}
+    qualify row_number() over (partition by test_name order by executed_at desc nulls last, run_id desc nulls last) = 1
 ),
 
 tests as (
@@ -185,32 +165,19 @@ tests as (
 select
     {{ dbt_onnx._literal(predictions.identifier) }} as scoring_model,
     (select model_name from last_run) as model_name,
-    serving_version.serving_version,
-    counts.entities,
-    counts.current,
-    counts.stale,
-    counts.missing,
-    counts.rejected,
+    (select any_value(model_version) from served_versions where versions_back = 0 having count(*) = 1) as serving_version,
+    counts.* exclude (oldest_age, median_age),
     coalesce(shares.served_from_shares, map()) as served_from_shares,
     coalesce(versions_in_use.served_versions, map()) as served_versions,
     counts.oldest_age,
     counts.median_age,
-    last_good_run.last_good_run_id,
-    last_good_run.last_good_run_at,
-    last_good_run.last_good_run_clock,
-    last_attempt.last_run_id,
-    last_attempt.last_run_at,
-    last_attempt.last_run_status,
-    last_attempt.last_run_error,
-    tests.failing_tests,
-    tests.warning_tests,
-    tests.drifting_tests,
-    tests.tested_at
+    last_good_run.*,
+    last_attempt.*,
+    tests.*
 from counts
 cross join shares
 cross join versions_in_use
 cross join tests
-left join serving_version on true
 left join last_good_run on true
 left join last_attempt on true
 )

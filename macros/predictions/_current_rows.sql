@@ -25,15 +25,11 @@ attempts as (
         rejections.scored_at as __dbt_onnx_rejected_at
         {%- endif %}
     from current
-    left join served_versions
-        on current.model_name = served_versions.model_name
-        and current.model_version = served_versions.model_version
+    left join served_versions using (model_name, model_version)
     {%- if oldest is not none %}
     {#- few rows, and a lookup by key is pushed down through this join, too #}
     left join {{ dbt_onnx._rejections(ledger) }} as rejections
-        on {{ dbt_onnx._same_key(ledger['key'], 'current', 'rejections') }}
-        and current.model_name = rejections.model_name
-        and current.model_version = rejections.model_version
+        using ({{ key }}, model_name, model_version)
     {%- endif %}
 ),
 

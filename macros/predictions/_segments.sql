@@ -34,13 +34,9 @@ entities as not materialized (
 fresh_predictions as (
     select scored.*
     from {{ dbt_onnx._rows_of_current(ledger) }} as scored
-    inner join served_versions
-        on scored.model_name = served_versions.model_name
-        and scored.model_version = served_versions.model_version
+    inner join served_versions using (model_name, model_version)
     left join {{ dbt_onnx._rejections(ledger) }} as rejected
-        on {{ dbt_onnx._same_key(ledger['key'], 'scored', 'rejected') }}
-        and scored.model_name = rejected.model_name
-        and scored.model_version = rejected.model_version
+        using ({{ dbt_onnx._columns(ledger['key']) }}, model_name, model_version)
     where
         served_versions.versions_back = 0
         and scored.status = 'scored'

@@ -48,11 +48,11 @@
         {{ return(none) }}
     {%- endif -%}
     {%- set described = run_query(
-        "select column_name, column_type from (describe " ~ dbt_onnx._table(relation) ~ ")"
+        "select column_name as name, column_type as type from (describe " ~ dbt_onnx._table(relation) ~ ")"
     ) -%}
     {%- set columns = [] -%}
     {%- for row in described.rows -%}
-        {%- do columns.append({'name': row[0], 'type': row[1]}) -%}
+        {%- do columns.append(dict(row.dict())) -%}
     {%- endfor -%}
     {{ return(columns) }}
 {%- endmacro %}

@@ -33,11 +33,8 @@ served as (
         served_versions.sha256 as __dbt_onnx_expected_sha256,
         run_artifacts.sha256 as __dbt_onnx_sha256
     from current_rows
-    inner join served_versions
-        on current_rows.model_name = served_versions.model_name
-        and current_rows.model_version = served_versions.model_version
-    left join (select run_id, max(artifact_sha256) as sha256 from runs group by run_id) as run_artifacts
-        on current_rows.run_id = run_artifacts.run_id
+    inner join served_versions using (model_name, model_version)
+    left join (select run_id, max(artifact_sha256) as sha256 from runs group by run_id) as run_artifacts using (run_id)
     where {{ dbt_onnx._is_judged(key, entities) | indent(4) }}
 ),
 
