@@ -68,7 +68,7 @@ entities_in_current as (
     group by {{ key }}
 ),
 
-answers as (
+current_rows as (
     select
         {{ key }},
         __dbt_onnx_is_present,
@@ -78,34 +78,19 @@ answers as (
             when __dbt_onnx_serving_scored_at is not null then 'scored'
             when __dbt_onnx_serving_rejected_at is not null then 'rejected'
         end as status,
-        __dbt_onnx_reason,
+        case when status = 'rejected' then __dbt_onnx_reason end as rejected_reason,
         {#- the rejection by the version of the prediction #}
         list_filter(
             __dbt_onnx_rejections,
             lambda rejection: rejection[1] = __dbt_onnx_prediction.__dbt_onnx_versions_back
-        )[1][2] > __dbt_onnx_prediction.scored_at as __dbt_onnx_is_rejected_since
-    from entities_in_current
-),
-
-current_rows as (
-    select
-        {{ key }},
-        {%- for output in ledger['outputs'] %}
-        {{ dbt_onnx._identifier(output['name']) }},
-        {%- endfor %}
-        as_of,
-        scored_at,
-        model_name,
-        model_version,
-        run_id,
-        __dbt_onnx_versions_back,
-        __dbt_onnx_is_present,
-        status,
-        case when status = 'rejected' then __dbt_onnx_reason end as rejected_reason,
+        )[1][2] > __dbt_onnx_prediction.scored_at as __dbt_onnx_is_rejected_since,
         {{ dbt_onnx.fresh_as_of(
-            'as_of', 'last_seen_as_of', '__dbt_onnx_confirmed_as_of', '__dbt_onnx_is_rejected_since'
+            '__dbt_onnx_prediction.as_of',
+            '__dbt_onnx_prediction.last_seen_as_of',
+            '__dbt_onnx_prediction.__dbt_onnx_confirmed_as_of',
+            '__dbt_onnx_is_rejected_since',
         ) | indent(8) }} as fresh_as_of
-    from answers
+    from entities_in_current
 )
 {%- endmacro %}
 

@@ -73,20 +73,13 @@ given_outcomes as (
         and __dbt_onnx_known_at <= {{ dbt_onnx.clock() | trim }}
 ),
 
-counted_outcomes as (
-    select
-        *,
-        count(*) over (partition by {{ columns }}, __dbt_onnx_moment) as __dbt_onnx_occurrences
-    from given_outcomes
-),
-
 asked as (
     select
         {{ columns }},
         __dbt_onnx_moment,
         __dbt_onnx_known_at,
         case
-            when __dbt_onnx_occurrences > 1
+            when count(*) over (partition by {{ columns }}, __dbt_onnx_moment) > 1
                 then error({{ dbt_onnx._literal(
                     outcomes | string ~ ' has several outcomes for the same key and '
                     ~ (as_of or known_at) ~ '; it takes one. The key is '
@@ -99,7 +92,7 @@ asked as (
             {%- endif %}
             else __dbt_onnx_given
         end as __dbt_onnx_outcome
-    from counted_outcomes
+    from given_outcomes
 ),
 
 {{ dbt_onnx._held_ctes('predictions', key, made_at=made_at) }},

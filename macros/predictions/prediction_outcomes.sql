@@ -76,37 +76,26 @@ ranked as (
             {{ precision }}
         )) as __dbt_onnx_loss
     from judged
-),
-
-summed as (
-    select
-        model_name,
-        model_version,
-        month,
-        count(*) as rows,
-        count(*) filter (where __dbt_onnx_outcome = 1) as positives,
-        sum(__dbt_onnx_rank) filter (where __dbt_onnx_outcome = 1) as __dbt_onnx_ranks,
-        bool_and(__dbt_onnx_is_probability) as __dbt_onnx_are_probabilities,
-        avg(__dbt_onnx_loss) as __dbt_onnx_loss,
-        avg(power(__dbt_onnx_value - __dbt_onnx_outcome, 2)) as __dbt_onnx_brier_score
-    from ranked
-    group by model_name, model_version, month
 )
 
 select
     model_name,
     model_version,
     month,
-    rows,
-    positives,
+    count(*) as rows,
+    count(*) filter (where __dbt_onnx_outcome = 1) as positives,
     -- the share of pairs of a positive and a negative of which the positive ranks higher, ties half:
     -- Mann and Whitney's U, from the sum of ranks
     case
         when positives between 1 and rows - 1
-            then (__dbt_onnx_ranks - positives * (positives + 1) / 2e0) / (cast(positives as double) * (rows - positives))
+            then (sum(__dbt_onnx_rank) filter (where __dbt_onnx_outcome = 1) - positives * (positives + 1) / 2e0)
+                / (cast(positives as double) * (rows - positives))
     end as auc,
-    case when __dbt_onnx_are_probabilities then __dbt_onnx_loss end as log_loss,
-    case when __dbt_onnx_are_probabilities then __dbt_onnx_brier_score end as brier_score
-from summed
+    case when bool_and(__dbt_onnx_is_probability) then avg(__dbt_onnx_loss) end as log_loss,
+    case
+        when bool_and(__dbt_onnx_is_probability) then avg(power(__dbt_onnx_value - __dbt_onnx_outcome, 2))
+    end as brier_score
+from ranked
+group by model_name, model_version, month
 {%- endif %}
 {%- endmacro %}
