@@ -28,8 +28,7 @@ attempts as (
     left join served_versions using (model_name, model_version)
     {%- if oldest is not none %}
     {#- few rows, and a lookup by key is pushed down through this join, too #}
-    left join {{ dbt_onnx._rejections(ledger) }} as rejections
-        using ({{ key }}, model_name, model_version)
+    left join {{ dbt_onnx._rejections(ledger) }} as rejections using ({{ key }}, model_name, model_version)
     {%- endif %}
 ),
 
@@ -38,21 +37,10 @@ entities_in_current as (
         {{ key }},
         coalesce(bool_or(__dbt_onnx_is_present), false) as __dbt_onnx_is_present,
         {#- the least struct is that of the newest version; twice as fast as arg_min() of a struct -#}
-        min(
-            struct_pack(
-                __dbt_onnx_versions_back := __dbt_onnx_versions_back,
-                {%- for output in ledger['outputs'] %}
-                {{ dbt_onnx._identifier(output['name']) }} := {{ dbt_onnx._identifier(output['name']) }},
-                {%- endfor %}
-                as_of := as_of,
-                scored_at := scored_at,
-                model_name := model_name,
-                model_version := model_version,
-                run_id := run_id,
-                last_seen_as_of := last_seen_as_of,
-                __dbt_onnx_confirmed_as_of := __dbt_onnx_confirmed_as_of
-            )
-        ) filter (
+        min({{ dbt_onnx._struct(['__dbt_onnx_versions_back'] + ledger['outputs'] | map(attribute='name') | list + [
+            'as_of', 'scored_at', 'model_name', 'model_version', 'run_id', 'last_seen_as_of',
+            '__dbt_onnx_confirmed_as_of',
+        ]) }}) filter (
             where status = 'scored' and __dbt_onnx_versions_back is not null
             {%- if oldest is not none %}
             and {{ dbt_onnx.fresh_as_of(
@@ -97,13 +85,5 @@ current_rows as (
 
 {#- The rejections in current, read beside the CTE `current`: a CTE that is read twice is materialized. -#}
 {% macro _rejections(ledger) -%}
-(
-        select
-            {{ dbt_onnx._columns(ledger['key']) }},
-            model_name,
-            model_version,
-            scored_at
-        from {{ dbt_onnx._rows_of_current(ledger) }} as current
-        where status = 'rejected'
-    )
+    {{ return('(select * from ' ~ dbt_onnx._rows_of_current(ledger) ~ " as current where status = 'rejected')") }}
 {%- endmacro %}

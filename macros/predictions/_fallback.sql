@@ -144,7 +144,7 @@
 {% if 'segment_averages' in fallback -%}
 segment_averages as (
     select
-        {{ dbt_onnx._segment(dbt_onnx._key(fallback['segment'])) }} as __dbt_onnx_segment,
+        {{ dbt_onnx._struct(dbt_onnx._key(fallback['segment'])) }} as __dbt_onnx_segment,
         {%- for output in ledger['outputs'] if dbt_onnx._kind_of_type(output['type']) != 'list' %}
         {{ dbt_onnx._identifier(output['name']) }},
         {%- endfor %}

@@ -12,12 +12,10 @@
 answers as (
     select
         {{ dbt_onnx._columns(ledger['key'], of='current') }},
-        max({'scored_at': scored_at, 'model_version': model_version, 'as_of': as_of}) filter (
-            where status = 'scored' and {{ counts }}
-        ) as __dbt_onnx_prediction,
+        max({{ dbt_onnx._struct(['scored_at', 'model_version', 'as_of']) }})
+            filter (where status = 'scored' and {{ counts }}) as __dbt_onnx_prediction,
         arg_max(
-            {'reason': rejected_reason, 'as_of': as_of, 'scored_at': scored_at, 'model_version': model_version},
-            scored_at
+            {{ dbt_onnx._struct(['rejected_reason', 'as_of', 'scored_at', 'model_version']) }}, scored_at
         ) filter (where status = 'rejected' and {{ counts }}) as __dbt_onnx_rejection,
         coalesce(bool_or(tells_presence and last_seen_as_of is null), false) as __dbt_onnx_is_present,
         max(coalesce(last_seen_as_of, confirmed_as_of, as_of)) as last_seen_as_of
@@ -43,7 +41,7 @@ missing_entities as (
             when answers.__dbt_onnx_rejection is not null then 'rejected'
             else 'missing'
         end as problem,
-        answers.__dbt_onnx_rejection.reason as rejected_reason,
+        answers.__dbt_onnx_rejection.rejected_reason as rejected_reason,
         answers.__dbt_onnx_rejection.as_of as rejected_as_of,
         answers.__dbt_onnx_rejection.scored_at as rejected_at,
         answers.__dbt_onnx_rejection.model_version as model_version,

@@ -13,22 +13,24 @@
 {%- endmacro %}
 
 
-{#- The current rows, with what their runs say of them, for a FROM clause. -#}
+{#- The current rows, with what their runs say of them, for a FROM clause; arrays are lists. -#}
 {% macro _rows_of_current(ledger) -%}
 {%- if ledger['current_columns'] is none -%}
     {{ return(dbt_onnx._no_rows([
-        'as_of', 'status', 'rejected_reason', 'last_seen_as_of', 'confirmed_as_of', 'model_name', 'model_version',
-        'run_id', 'scored_at',
+        'as_of', 'status', 'rejected_reason', 'last_seen_as_of', 'model_name', 'model_version', 'run_id', 'scored_at',
     ], key=ledger['key'])) }}
 {%- endif -%}
 (
     select
-        {{ dbt_onnx._columns(ledger['key'] + ledger['outputs'] | map(attribute='name') | list, of='rows_of_runs') }},
+        {{ dbt_onnx._columns(ledger['key'], of='rows_of_runs') }},
+        {%- for output in ledger['outputs'] %}
+        {%- set name = dbt_onnx._identifier(output['name']) %}
+        {{ dbt_onnx._joinable('rows_of_runs.' ~ name, output['type']) }} as {{ name }},
+        {%- endfor %}
         rows_of_runs.as_of,
         case when rows_of_runs.rejected_reason_no is null then 'scored' else 'rejected' end as status,
         runs.rejected_reasons[rows_of_runs.rejected_reason_no] as rejected_reason,
         rows_of_runs.last_seen_as_of,
-        rows_of_runs.confirmed_as_of,
         {{ dbt_onnx._text('runs.model_name') }} as model_name,
         {{ dbt_onnx._text('runs.model_version') }} as model_version,
         {{ dbt_onnx._text('runs.run_id') }} as run_id,
@@ -96,20 +98,7 @@
 -#}
 {% macro _served_versions_ctes(ledger, registry) -%}
 current as (
-    select
-        {{ dbt_onnx._columns(ledger['key']) }},
-        {%- for output in ledger['outputs'] %}
-        {%- set name = dbt_onnx._identifier(output['name']) %}
-        {{ dbt_onnx._joinable(name, output['type']) }} as {{ name }},
-        {%- endfor %}
-        as_of,
-        scored_at,
-        status,
-        rejected_reason,
-        model_name,
-        model_version,
-        run_id,
-        last_seen_as_of
+    select *
     from {{ dbt_onnx._rows_of_current(ledger) }} as current
 ),
 
@@ -123,25 +112,11 @@ runs as (
 
 last_run as (
     select
-        last_run.model_name,
-        last_run.model_version,
-        last_run.model_alias,
-        full_runs
-    from (
-        select
-            arg_max(
-                struct_pack(
-                    model_name := model_name, model_version := model_version, model_alias := model_alias
-                ),
-                (started_at, run_id)
-            ) as last_run,
-            list(
-                struct_pack(model_name := model_name, model_version := model_version, as_of := as_of)
-            ) as full_runs
-        from runs
-        where status = 'success' and scope = 'full'
-    )
-    where last_run is not null
+        unnest(arg_max({{ dbt_onnx._struct(['model_name', 'model_version', 'model_alias']) }}, (started_at, run_id))),
+        list({{ dbt_onnx._struct(['model_name', 'model_version', 'as_of']) }}) as full_runs
+    from runs
+    where status = 'success' and scope = 'full'
+    having count(*) > 0
 ),
 
 registry as (

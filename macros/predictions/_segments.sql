@@ -11,16 +11,11 @@
 entities as not materialized (
     select
         {{ dbt_onnx._columns(key) }}
-        {{- ', min(' ~ dbt_onnx._segment(segment) ~ ') as __dbt_onnx_segment' if segment is not none }}
+        {{- ', min(' ~ dbt_onnx._struct(segment) ~ ') as __dbt_onnx_segment' if segment is not none }}
     from {{ dbt_onnx._given(entities) }} as entities
     where {{ dbt_onnx._not_null(key) }}
     group by {{ dbt_onnx._columns(key) }}
 )
-{%- endmacro %}
-
-
-{% macro _segment(columns) -%}
-    {{ return('struct_pack(' ~ dbt_onnx._each(columns, '{0} := {0}') ~ ')') }}
 {%- endmacro %}
 
 

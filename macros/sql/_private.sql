@@ -126,7 +126,7 @@
 
 {#- What a FROM clause reads in the place of a table of ours that does not exist yet. -#}
 {% macro _no_rows(names, key=[]) -%}
-    {%- set moments = ['as_of', 'scored_at', 'started_at', 'executed_at', 'clock', 'last_seen_as_of', 'confirmed_as_of'] -%}
+    {%- set moments = ['as_of', 'scored_at', 'started_at', 'executed_at', 'clock', 'last_seen_as_of'] -%}
     {{ return(
         '(select ' ~ dbt_onnx._each(key + names | reject('in', moments) | list, 'cast(null as varchar) as {0}')
         ~ ', ' ~ dbt_onnx._each(names | select('in', moments), 'cast(null as timestamp) as {0}') ~ ' where false)'
@@ -179,6 +179,12 @@
 {#- `"a", "b"`, or with a table alias `l."a", l."b"`. -#}
 {% macro _columns(names, of=none) -%}
     {{ return(dbt_onnx._each(names, (of ~ '.' if of else '') ~ '{0}')) }}
+{%- endmacro %}
+
+
+{#- `struct_pack("a" := "a", "b" := "b")` -#}
+{% macro _struct(names) -%}
+    {{ return('struct_pack(' ~ dbt_onnx._each(names, '{0} := {0}') ~ ')') }}
 {%- endmacro %}
 
 

@@ -285,7 +285,8 @@ compared as (
     makes a constant a finding: a rare flag that happens to be unset in a small population is none.
 -#}
 {% macro _drift_findings(warn_psi, error_psi, min_rows) -%}
-    {% if warn_psi is not none or error_psi is not none -%}
+    {%- set thresholds = [error_psi, warn_psi] | reject('none') | list -%}
+    {% if thresholds -%}
     select
         column_name,
         'psi' as problem,
@@ -293,12 +294,9 @@ compared as (
         moved.bin || ': ' || round(moved.actual, 4) as actual,
         psi as figure,
         case
-            {%- if error_psi is not none %}
-            when psi > {{ error_psi }} then {{ error_psi }}
-            {%- endif %}
-            {%- if warn_psi is not none %}
-            when psi > {{ warn_psi }} then {{ warn_psi }}
-            {%- endif %}
+            {%- for threshold in thresholds %}
+            when psi > {{ threshold }} then {{ threshold }}
+            {%- endfor %}
         end as threshold,
         {{ "case when psi > " ~ error_psi ~ " then 'error' else 'warn' end" if error_psi is not none else "'warn'" }}
             as severity
