@@ -230,33 +230,27 @@ class DbtProject:
         KeyboardInterrupt when dbt was interrupted.
         """
         runner = _dbt_runner()(manifest=manifest)
-        variables = {**self.variables, **(variables or {})}
-        target = ["--target", self._target] if self._target else []
+        options = self._options({**self.variables, **(variables or {})})
         with chdir(self.root), warnings.catch_warnings():
             # dbt's own deprecations, and the event loops that dbt-duckdb leaves, are none of ours
             warnings.simplefilter("ignore")
             try:
-                done = runner.invoke(
-                    [
-                        *arguments,
-                        *("--project-dir", str(self.root)),
-                        *("--profiles-dir", str(self._profiles_dir)),
-                        *target,
-                        *("--vars", json.dumps(variables, default=str)),
-                        *self._quiet(),
-                    ]
-                )
+                done = runner.invoke([*arguments, *options])
             finally:
                 _let_go()
         if isinstance(done.exception, KeyboardInterrupt):
             raise KeyboardInterrupt from done.exception
         return done
 
-    def _quiet(self) -> list[str]:
-        """Options that keep the terminal, and the files of the user's own dbt runs, as they are."""
+    def _options(self, variables: Mapping[str, Any]) -> list[str]:
+        """Those of every command: the terminal, and the files of the user's own dbt runs, stay as they are."""
         scratch = self._scratch
         parsed = self.root / os.environ.get("DBT_TARGET_PATH", "target") / "partial_parse.msgpack"
         return [
+            *("--project-dir", str(self.root)),
+            *("--profiles-dir", str(self._profiles_dir)),
+            *(("--target", self._target) if self._target else ()),
+            *("--vars", json.dumps(variables, default=str)),
             *("--log-level", "none"),
             *("--log-level-file", "none"),
             *("--log-path", scratch),
