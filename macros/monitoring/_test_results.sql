@@ -122,9 +122,5 @@ select
 
 {#- `['a', 'b']` in SQL. -#}
 {% macro _list_of_texts(texts) -%}
-    {%- set literals = [] -%}
-    {%- for text in texts -%}
-        {%- do literals.append(dbt_onnx._literal(text)) -%}
-    {%- endfor -%}
-    {{ return('cast([' ~ (literals | join(', ')) ~ '] as varchar[])') }}
+    {{ return('from_json(' ~ dbt_onnx._literal(texts | tojson) ~ ', \'["VARCHAR"]\')') }}
 {%- endmacro %}

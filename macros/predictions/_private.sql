@@ -129,10 +129,7 @@ registry as (
     from runs
     where status = 'success' and scope = 'full'
     {%- else %}
-    select
-        {%- for name in ['model_name', 'model_version', 'alias', 'sha256'] %}
-        {{ dbt_onnx._text(name) }} as {{ name }}{{ ',' if not loop.last }}
-        {%- endfor %}
+    select {{ dbt_onnx._texts(['model_name', 'model_version', 'alias', 'sha256']) }}
     from {{ registry }}
     {%- endif %}
 ),

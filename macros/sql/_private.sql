@@ -74,18 +74,21 @@
 
 
 {% macro _by_bytes(relation, columns) -%}
-    {%- set texts = [] -%}
-    {%- for column in columns or [] if column['type'] == 'VARCHAR' -%}
-        {%- set name = dbt_onnx._identifier(column['name']) -%}
-        {%- do texts.append(dbt_onnx._text(name) ~ ' as ' ~ name) -%}
-    {%- endfor -%}
-    {{ return('(select *' ~ (' replace (' ~ (texts | join(', ')) ~ ')' if texts else '') ~ ' from ' ~ relation ~ ')') }}
+    {%- set names = (columns or []) | selectattr('type', 'equalto', 'VARCHAR') | map(attribute='name') -%}
+    {%- set texts = dbt_onnx._texts(names) -%}
+    {{ return('(select *' ~ (' replace (' ~ texts ~ ')' if texts) ~ ' from ' ~ relation ~ ')') }}
 {%- endmacro %}
 
 
 {#- A text that is equal to another if their bytes are. -#}
 {% macro _text(expression) -%}
     {{ return('cast(' ~ expression ~ ' as varchar) collate "binary"') }}
+{%- endmacro %}
+
+
+{#- Columns as such texts. -#}
+{% macro _texts(names) -%}
+    {{ return(dbt_onnx._each(names, dbt_onnx._text('{0}') ~ ' as {0}')) }}
 {%- endmacro %}
 
 

@@ -70,26 +70,22 @@ described_totals as (
         count(value) as known
         {%- if column['kind'] == 'numeric' %},
         quantile_cont(value, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) as tenths,
-        min(value) as lowest
+        list_filter(
+            case
+                when list_unique(tenths) < 9
+                    then list_sort(list_distinct(list_append(tenths, min(value))), 'asc', 'nulls last')
+                else coalesce(tenths, [])
+            end,
+            lambda edge: isfinite(edge)
+        ) as edges
         {%- endif %}
     from described_values
 ),
 {%- if column['kind'] == 'numeric' %}
 
-described_edges as (
-    select
-        list_filter(
-            case
-                when list_unique(tenths) < 9 then list_sort(list_distinct(list_append(tenths, lowest)), 'asc', 'nulls last')
-                else coalesce(tenths, [])
-            end,
-            lambda edge: isfinite(edge)
-        ) as edges
-    from described_totals
-),
-
 described_histogram as (
-    select histogram(value, (select list_append(edges, cast('inf' as double)) from described_edges)) as numbers from described_values
+    select histogram(value, (select list_append(edges, cast('inf' as double)) from described_totals)) as numbers
+    from described_values
 ),
 
 reference as (
@@ -108,7 +104,6 @@ reference as (
         cast(null as varchar[]) as categories,
         0.0 as other_share
     from described_totals
-    cross join described_edges
     cross join described_histogram
 )
 {%- else %}

@@ -51,7 +51,12 @@ served as (
             when {{ is_stale }} and count(*) filter (where {{ is_stale }}) over () > {{ max_stale_fraction }} * count(*) over ()
                 then '{{ severity }}'
             {%- endfor %}
-        end as severity
+        end as severity,
+        case when __dbt_onnx_is_future then 'future_as_of' else 'stale' end as problem,
+        case
+            when severity = 'warn' then {{ dbt_onnx._interval(warn_after) }}
+            when problem = 'stale' then {{ dbt_onnx._interval(error_after) }}
+        end as threshold
     from current_rows
     where
         __dbt_onnx_versions_back is not null
@@ -59,15 +64,7 @@ served as (
 ),
 
 validation_errors as (
-    select
-        {{ dbt_onnx._columns(ledger['key']) }},
-        case when __dbt_onnx_is_future then 'future_as_of' else 'stale' end as problem,
-        {{ dbt_onnx._columns(returned[1:6]) }},
-        case
-            when severity = 'warn' then {{ dbt_onnx._interval(warn_after) }}
-            when problem = 'stale' then {{ dbt_onnx._interval(error_after) }}
-        end as threshold,
-        severity
+    select {{ dbt_onnx._columns(ledger['key'] + returned) }}
     from served
     where severity is not null
 
