@@ -53,7 +53,7 @@
 {%- endif -%}
 {%- do dbt_onnx._raise_faults(faults, 'prediction_health', predictions) -%}
 
-{%- set ledger = dbt_onnx._ledger(predictions, dbt_onnx._key(key)) -%}
+{%- set ledger = dbt_onnx._ledger(predictions, key) -%}
 {%- set results = dbt_onnx._beside(predictions, 'dbt_onnx_test_results') -%}
 {%- if flags.WHICH in ['run', 'build'] and dbt_onnx._is_writable(predictions) -%}
     {%- do run_query(dbt_onnx._create_test_results(dbt_onnx._table(results))) -%}

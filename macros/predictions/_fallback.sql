@@ -58,7 +58,7 @@
 
 {#- What the columns of ledger and relations say. Outputs are not known before the first run. -#}
 {% macro _faults_of_fallback_columns(fallback, ledger, entities) -%}
-    {%- set segment = dbt_onnx._key(fallback.get('segment', [])) -%}
+    {%- set segment = dbt_onnx._names(fallback.get('segment', [])) -%}
     {%- set faults = dbt_onnx._faults_of_columns(
         segment, dbt_onnx._columns_in(entities), entities, 'fallback.segment'
     ) -%}
@@ -87,6 +87,7 @@
         'number': value is number and value is not boolean,
         'whole number': value is integer,
         'boolean': value is boolean,
+        'moment': value is string,
         'text': value is string,
         'list': value is not string and value is not mapping and value is iterable
             and value | reject('number') | list | length == 0 and value | select('boolean') | list | length == 0,
@@ -133,7 +134,7 @@
     {{ return({
         'oldest': (dbt_onnx.clock() | trim) ~ ' - ' ~ dbt_onnx._interval(given['allow_stale'])
             if 'allow_stale' in given else none,
-        'segment': dbt_onnx._key(given['segment']) if 'segment' in given and has_outputs else none,
+        'segment': dbt_onnx._names(given['segment']) if 'segment' in given and has_outputs else none,
         'constant': 'constant' in given and has_outputs,
     }) }}
 {%- endmacro %}
@@ -144,7 +145,7 @@
 {% if 'segment_averages' in fallback -%}
 segment_averages as (
     select
-        {{ dbt_onnx._struct(dbt_onnx._key(fallback['segment'])) }} as __dbt_onnx_segment,
+        {{ dbt_onnx._struct(dbt_onnx._names(fallback['segment'])) }} as __dbt_onnx_segment,
         {%- for output in ledger['outputs'] if dbt_onnx._kind_of_type(output['type']) != 'list' %}
         {{ dbt_onnx._identifier(output['name']) }},
         {%- endfor %}

@@ -170,14 +170,13 @@ row_number() over (
 
 
 {% macro _holds_numbers(column, columns) -%}
-    {%- set type = dbt_onnx._type_of(column, columns) -%}
-    {{ return(type is none or dbt_onnx._kind_of_type(type) in ['number', 'whole number']) }}
+    {{ return(dbt_onnx._is_of_kind(column, columns, ['number', 'whole number'])) }}
 {%- endmacro %}
 
 
-{% macro _is_of_type(column, columns, pattern) -%}
+{% macro _is_of_kind(column, columns, kinds) -%}
     {%- set type = dbt_onnx._type_of(column, columns) -%}
-    {{ return(type is none or modules.re.fullmatch(pattern, type) is not none) }}
+    {{ return(type is none or dbt_onnx._kind_of_type(type) in kinds) }}
 {%- endmacro %}
 
 

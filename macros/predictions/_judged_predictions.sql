@@ -23,7 +23,6 @@
     {%- endif -%}
     {%- do dbt_onnx._raise_faults(faults, macro, predictions) -%}
 
-    {%- set key = dbt_onnx._key(key) -%}
     {%- set history = dbt_onnx._history('predictions', predictions, column, version) -%}
     {%- set columns = dbt_onnx._columns_in(outcomes) -%}
     {%- set moments = {'known_at': known_at, 'as_of': as_of} -%}
@@ -31,13 +30,13 @@
         + dbt_onnx._faults_of_columns(key, columns, outcomes, 'key')
         + dbt_onnx._faults_of_columns([outcome], columns, outcomes, 'outcome') -%}
     {%- if not dbt_onnx._holds_numbers(outcome, columns)
-        and not (task == 'classification' and dbt_onnx._is_of_type(outcome, columns, 'BOOLEAN')) -%}
+        and not (task == 'classification' and dbt_onnx._is_of_kind(outcome, columns, ['boolean'])) -%}
         {%- do faults.append("outcome '" ~ outcome ~ "' is " ~ dbt_onnx._type_of(outcome, columns) ~ "; for a "
             ~ task ~ " it takes " ~ ("booleans, or 0 and 1" if task == 'classification' else "numbers")) -%}
     {%- endif -%}
     {%- for argument, name in moments.items() if name is not none -%}
         {%- do faults.extend(dbt_onnx._faults_of_columns([name], columns, outcomes, argument)) -%}
-        {%- if not dbt_onnx._is_of_type(name, columns, 'DATE|TIMESTAMP.*') -%}
+        {%- if not dbt_onnx._is_of_kind(name, columns, ['moment']) -%}
             {%- do faults.append(argument ~ " column '" ~ name ~ "' is " ~ dbt_onnx._type_of(name, columns)
                 ~ "; it takes a DATE or a TIMESTAMP") -%}
         {%- endif -%}

@@ -30,7 +30,6 @@
         dbt_onnx._history('champion', champion, column, champion_version),
         dbt_onnx._history('challenger', challenger, column, challenger_version),
     ] -%}
-    {%- set key = dbt_onnx._key(key) -%}
     {%- set kinds = [] -%}
     {%- for history in histories -%}
         {%- for fault in dbt_onnx._faults_of_history(history, key, numbers_only) if fault not in faults -%}

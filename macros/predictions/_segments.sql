@@ -87,7 +87,7 @@ segment_averages as (
 
 {#- Faults of the columns that tell an entity's segment. -#}
 {% macro _faults_of_segment(names, argument) -%}
-    {%- set columns = dbt_onnx._key(names) -%}
+    {%- set columns = dbt_onnx._names(names) -%}
     {%- if columns is mapping or columns is not iterable or columns | length == 0
         or columns | reject('string') | list or '' in columns
         or columns | map('lower') | unique | list | length != columns | length -%}

@@ -48,7 +48,7 @@
 ) -%}
 {%- set are_numbers = dbt_onnx._holds_numbers(column, histories[0]['columns'] or histories[1]['columns']) %}
 
-{{ dbt_onnx._paired_predictions_ctes(histories, dbt_onnx._key(key), about) }},
+{{ dbt_onnx._paired_predictions_ctes(histories, key, about) }},
 
 ranked as (
     select

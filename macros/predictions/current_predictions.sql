@@ -61,7 +61,6 @@
     + (dbt_onnx._faults_of_fallback(fallback, entities, stale_after) if fallback is not none else []) -%}
 {%- do dbt_onnx._raise_faults(faults, 'current_predictions', predictions) -%}
 
-{%- set key = dbt_onnx._key(key) -%}
 {%- set ledger = dbt_onnx._ledger(predictions, key) -%}
 {%- set faults = dbt_onnx._faults_of_columns(key, ledger['current_columns'], ledger['current'], 'key') -%}
 {%- for output in ledger['outputs'] if output['name'] | lower in added -%}

@@ -26,11 +26,11 @@
 {%- do dbt_onnx._raise_faults(faults, 'missing_predictions', predictions) -%}
 
 with {{ dbt_onnx._missing_entities_ctes(
-    dbt_onnx._ledger(predictions, dbt_onnx._key(key)), registry, entities, entity_since
+    dbt_onnx._ledger(predictions, key), registry, entities, entity_since
 ) }}
 
 select
-    {{ dbt_onnx._columns(dbt_onnx._key(key)) }},
+    {{ dbt_onnx._columns(key) }},
     problem,
     rejected_reason,
     rejected_as_of,

@@ -35,7 +35,7 @@
 ) -%}
 
 {{ dbt_onnx._judged_predictions_ctes(
-    history, outcomes, dbt_onnx._key(key), outcome, known_at, as_of, 'classification', made_at
+    history, outcomes, key, outcome, known_at, as_of, 'classification', made_at
 ) }},
 
 binned as (

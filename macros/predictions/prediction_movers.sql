@@ -33,9 +33,9 @@
     'prediction_movers', champion, challenger, key, column, about, champion_version, challenger_version,
     also_taken=['moment', 'difference'], numbers_only=true, faults=faults,
 ) -%}
-{%- set columns = dbt_onnx._columns(dbt_onnx._key(key)) %}
+{%- set columns = dbt_onnx._columns(key) %}
 
-{{ dbt_onnx._paired_predictions_ctes(histories, dbt_onnx._key(key), about) }}
+{{ dbt_onnx._paired_predictions_ctes(histories, key, about) }}
 
 select
     {{ columns }},
@@ -49,7 +49,7 @@ select
     challenger_as_of
 from paired
 where champion_model is not null and challenger_model is not null
-{%- set order = 'abs(difference) desc nulls last, ' ~ dbt_onnx._ascending(dbt_onnx._key(key)) ~ ', moment asc nulls last' %}
+{%- set order = 'abs(difference) desc nulls last, ' ~ dbt_onnx._ascending(key) ~ ', moment asc nulls last' %}
 {%- if limit is not none %}
 {#- no `limit`, for `dbt show` adds one #}
 qualify row_number() over (order by {{ order }}) <= {{ limit }}

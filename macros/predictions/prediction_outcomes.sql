@@ -47,7 +47,7 @@
     else '2.220446049250313e-16' -%}
 
 {{ dbt_onnx._judged_predictions_ctes(
-    history, outcomes, dbt_onnx._key(key), outcome, known_at, as_of, task, made_at
+    history, outcomes, key, outcome, known_at, as_of, task, made_at
 ) }}
 {%- if task == 'regression' %}
 

@@ -25,7 +25,6 @@
     + dbt_onnx._faults_of_given('moment', {'said_at': said_at, 'about': about}) -%}
 {%- do dbt_onnx._raise_faults(faults, 'predictions_as_of', predictions) -%}
 
-{%- set key = dbt_onnx._key(key) -%}
 {%- set columns = dbt_onnx._columns_in(predictions) -%}
 {%- do dbt_onnx._raise_faults(
     dbt_onnx._faults_of_columns(key, columns, predictions, 'key'), 'predictions_as_of', predictions

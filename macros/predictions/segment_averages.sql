@@ -35,8 +35,7 @@
     + dbt_onnx._faults_of_given('period', {'stale_after': stale_after}) -%}
 {%- do dbt_onnx._raise_faults(faults, 'segment_averages', predictions) -%}
 
-{%- set key = dbt_onnx._key(key) -%}
-{%- set segment = dbt_onnx._key(segment) -%}
+{%- set segment = dbt_onnx._names(segment) -%}
 {%- set ledger = dbt_onnx._ledger(predictions, key) -%}
 {%- set columns = dbt_onnx._columns_in(entities) -%}
 {%- set faults = dbt_onnx._faults_of_columns(key, ledger['current_columns'], ledger['current'], 'key')

@@ -29,8 +29,8 @@
 
 
 {#- Columns as a list of names: one text is one column. But `key` is a list, here as in `score()`. -#}
-{% macro _key(key) -%}
-    {{ return([key] if key is string else key) }}
+{% macro _names(columns) -%}
+    {{ return([columns] if columns is string else columns) }}
 {%- endmacro %}
 
 

@@ -92,7 +92,7 @@
 {%- endmacro %}
 
 
-{#- `number`, `whole number`, `boolean`, `list`; `text` is all else. -#}
+{#- `number`, `whole number`, `moment`, `boolean`, `list`; `text` is all else. -#}
 {% macro _kind_of_type(type) -%}
     {%- if type.endswith(']') -%}
         {{ return('list') }}
@@ -100,6 +100,8 @@
         {{ return('number') }}
     {%- elif modules.re.fullmatch('U?(TINY|SMALL|BIG|HUGE)?INT|U?INTEGER', type) -%}
         {{ return('whole number') }}
+    {%- elif modules.re.fullmatch('DATE|TIMESTAMP.*', type) -%}
+        {{ return('moment') }}
     {%- endif -%}
     {{ return('boolean' if type == 'BOOLEAN' else 'text') }}
 {%- endmacro %}

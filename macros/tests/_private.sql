@@ -80,7 +80,7 @@
 -#}
 {% macro _ledger_of_test(test, model, key, faults, column=none) -%}
     {%- do dbt_onnx._raise_faults(faults, test, model) -%}
-    {%- set ledger = dbt_onnx._ledger(model, dbt_onnx._key(key)) -%}
+    {%- set ledger = dbt_onnx._ledger(model, key) -%}
     {%- set faults = dbt_onnx._faults_of_columns(ledger['key'], ledger['current_columns'], ledger['current'], 'key') -%}
     {%- if column is not none and ledger['current_columns'] is not none -%}
         {%- do faults.extend(dbt_onnx._faults_of_output(column, ledger['outputs'])) -%}

@@ -24,12 +24,12 @@
     + dbt_onnx._faults_of_relation(features, 'features')
     + dbt_onnx._faults_of_fraction(max_null_increase, 'max_null_increase')
     + dbt_onnx._faults_of_fraction(max_unseen_fraction, 'max_unseen_fraction')
-    + (dbt_onnx._faults_of_key(dbt_onnx._key(columns)) | map('replace', 'key', 'columns', 1) | list if columns is not none else []) -%}
+    + (dbt_onnx._faults_of_key(dbt_onnx._names(columns)) | map('replace', 'key', 'columns', 1) | list if columns is not none else []) -%}
 {%- do dbt_onnx._raise_faults(faults, 'features_match_training', model) -%}
 
 {%- set run = dbt_onnx._last_full_run(model) -%}
 {%- set judged = dbt_onnx._judged_features(
-    model, run, features, dbt_onnx._key(columns) if columns is not none else none
+    model, run, features, dbt_onnx._names(columns) if columns is not none else none
 ) -%}
 {%- do dbt_onnx._raise_faults(judged['faults'], 'features_match_training', model) -%}
 

@@ -29,7 +29,6 @@
     {%- do faults.append("grace and entity_since go together: since when is an entity waiting, and how long may it") -%}
 {%- endif -%}
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_are_complete', model, key, faults) -%}
-{%- set key = ledger['key'] -%}
 {%- set clock = dbt_onnx.clock() | trim -%}
 
 with {{ dbt_onnx._missing_entities_ctes(ledger, registry, entities, entity_since) }},

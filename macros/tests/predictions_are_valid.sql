@@ -31,7 +31,6 @@
     {%- do faults.extend(dbt_onnx._faults_of_count(constant_from_rows, 'constant_from_rows', 2, ', or none')) -%}
 {%- endif -%}
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_are_valid', model, key, faults, column) -%}
-{%- set key = ledger['key'] -%}
 
 with {{ dbt_onnx._current_rows_ctes(ledger, none) }},
 

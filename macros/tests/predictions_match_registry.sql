@@ -22,7 +22,6 @@
     + dbt_onnx._faults_of_given('relation', {'entities': entities})
     + dbt_onnx._faults_of_fraction(max_earlier_fraction, 'max_earlier_fraction') -%}
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_match_registry', model, key, faults) -%}
-{%- set key = ledger['key'] -%}
 
 with {{ dbt_onnx._current_rows_ctes(dict(ledger, outputs=[]), registry) }},
 
