@@ -66,12 +66,8 @@ with {{ dbt_onnx._served_versions_ctes(ledger, registry) }},
 
 served as (
     select
-        served_from,
-        served_from in ('serving_version', 'earlier_version') as is_predicted,
-        is_stale,
-        age,
-        status,
-        model_version
+        *,
+        served_from in ('serving_version', 'earlier_version') as __dbt_onnx_is_predicted
     from {% if view is not none -%}
         {{ view }}
     {%- else -%} (
@@ -83,12 +79,12 @@ served as (
 counts as (
     select
         count(*) as entities,
-        count(*) filter (where is_predicted and not is_stale) as current,
-        count(*) filter (where is_predicted and is_stale) as stale,
-        count(*) filter (where not is_predicted) as missing,
+        count(*) filter (where __dbt_onnx_is_predicted and not is_stale) as current,
+        count(*) filter (where __dbt_onnx_is_predicted and is_stale) as stale,
+        count(*) filter (where not __dbt_onnx_is_predicted) as missing,
         count(*) filter (where status = 'rejected') as rejected,
-        max(age) filter (where is_predicted) as oldest_age,
-        median(age) filter (where is_predicted) as median_age
+        max(age) filter (where __dbt_onnx_is_predicted) as oldest_age,
+        median(age) filter (where __dbt_onnx_is_predicted) as median_age
     from served
 ),
 
@@ -104,7 +100,7 @@ versions_in_use as (
         struct_pack(model_version := model_version, entities := entities)
         order by entities desc nulls last, model_version asc nulls last
     )) as served_versions
-    from (select model_version, count(*) as entities from served where is_predicted group by model_version)
+    from (select model_version, count(*) as entities from served where __dbt_onnx_is_predicted group by model_version)
 ),
 
 recorded_runs as (

@@ -47,6 +47,8 @@
     also_taken=['champion_rank', 'challenger_rank'], numbers_only=threshold is not none, faults=faults,
 ) -%}
 {%- set are_numbers = dbt_onnx._holds_numbers(column, histories[0]['columns'] or histories[1]['columns']) %}
+{%- set difference = 'challenger_value - champion_value' if are_numbers else 'cast(null as double)' %}
+{%- set limit = 'null' if threshold is none else threshold %}
 
 {{ dbt_onnx._paired_predictions_ctes(histories, key, about) }},
 
@@ -70,24 +72,17 @@ select
     count(*) filter (where challenger_model is null) as only_in_champion,
     count(*) filter (where champion_model is null) as only_in_challenger,
     avg(cast(champion_value = challenger_value as integer)) as agreement,
+    avg({{ difference }}) as mean_difference,
+    avg(abs({{ difference }})) as mean_absolute_difference,
     {%- if are_numbers %}
-    avg(challenger_value - champion_value) as mean_difference,
-    avg(abs(challenger_value - champion_value)) as mean_absolute_difference,
     case
         when min(champion_rank) < max(champion_rank) and min(challenger_rank) < max(challenger_rank)
             then corr(champion_rank, challenger_rank)
     end as rank_correlation,
     {%- else %}
-    cast(null as double) as mean_difference,
-    cast(null as double) as mean_absolute_difference,
     cast(null as double) as rank_correlation,
     {%- endif %}
-    {%- if threshold is none %}
-    cast(null as double) as changed_decisions
-    {%- else %}
-    avg(cast((champion_value >= {{ threshold }}) <> (challenger_value >= {{ threshold }}) as integer))
-        as changed_decisions
-    {%- endif %}
+    avg(cast((champion_value >= {{ limit }}) <> (challenger_value >= {{ limit }}) as integer)) as changed_decisions
 from ranked
 group by champion_model, challenger_model
 {%- endmacro %}

@@ -27,8 +27,7 @@ with {{ dbt_onnx._current_rows_ctes(dict(ledger, outputs=[]), registry) }},
 
 served as (
     select
-        {{ dbt_onnx._columns(key + of_prediction, of='current_rows') }},
-        current_rows.__dbt_onnx_versions_back,
+        current_rows.*,
         served_versions.sha256 as __dbt_onnx_expected_sha256,
         run_artifacts.sha256 as __dbt_onnx_sha256
     from current_rows
