@@ -114,28 +114,22 @@
 {%- endmacro %}
 
 
-{#- The constant of an output column: NULL if `fallback.constant` does not name it. -#}
-{% macro _constant(output, type, fallback) -%}
-    {%- set given = [] -%}
-    {%- for name, value in fallback['constant'].items() if name | lower == output | lower -%}
-        {%- do given.append(dbt_onnx._constant_text(value)) -%}
-    {%- endfor -%}
-    {{ return("cast(" ~ (given[0] if given else "null") ~ " as " ~ type ~ ")") }}
-{%- endmacro %}
-
-
 {#-
-    The links of a chain: `oldest`, a SQL expression or none; `segment`, columns or none; `constant`, whether
-    there is one. Before the first run there are no outputs to hold an average or a constant.
+    The links of a chain: `oldest`, a SQL expression or none; `segment`, columns or none; `constant`, literals by
+    output or none. Before the first run there are no outputs to hold an average or a constant.
 -#}
 {% macro _links(fallback, ledger) -%}
     {%- set given = fallback or {} -%}
     {%- set has_outputs = ledger['current_columns'] is not none -%}
+    {%- set constant = {} -%}
+    {%- for name, value in given.get('constant', {}).items() -%}
+        {%- do constant.setdefault(name | lower, dbt_onnx._constant_text(value)) -%}
+    {%- endfor -%}
     {{ return({
         'oldest': (dbt_onnx.clock() | trim) ~ ' - ' ~ dbt_onnx._interval(given['allow_stale'])
             if 'allow_stale' in given else none,
         'segment': dbt_onnx._names(given['segment']) if 'segment' in given and has_outputs else none,
-        'constant': 'constant' in given and has_outputs,
+        'constant': constant if 'constant' in given and has_outputs else none,
     }) }}
 {%- endmacro %}
 
@@ -158,12 +152,12 @@ segment_averages as (
 
 
 {#- What is served in an output column, of its type; without a fallback the prediction. -#}
-{% macro _served_output(output, links, fallback) -%}
+{% macro _served_output(output, links) -%}
 {%- set name = dbt_onnx._identifier(output['name']) -%}
 {%- set list_type = dbt_onnx._list_type(output['type']) -%}
 {%- set is_array = list_type != output['type'] -%}
 {{ 'cast(' if is_array }}
-{%- if links['segment'] is none and not links['constant'] -%}
+{%- if links['segment'] is none and links['constant'] is none -%}
 current_rows.{{ name }}
 {%- else -%}
 case
@@ -172,8 +166,8 @@ case
     when segment_averages.__dbt_onnx_segment is not null then {{
         'null' if dbt_onnx._kind_of_type(output['type']) == 'list' else 'segment_averages.' ~ name }}
     {%- endif %}
-    {%- if links['constant'] %}
-    else {{ dbt_onnx._constant(output['name'], list_type, fallback) }}
+    {%- if links['constant'] is not none %}
+    else cast({{ links['constant'].get(output['name'] | lower, 'null') }} as {{ list_type }})
     {%- endif %}
 end
 {%- endif -%}

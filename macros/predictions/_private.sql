@@ -7,12 +7,6 @@
     keeps free.
 -#}
 
-{#- The table of the current rows of a ledger. -#}
-{% macro _current(relation) -%}
-    {{ return(dbt_onnx._beside(relation, relation.identifier ~ '__current')) }}
-{%- endmacro %}
-
-
 {#- The current rows, with what their runs say of them, for a FROM clause; arrays are lists. -#}
 {% macro _rows_of_current(ledger) -%}
 {%- if ledger['current_columns'] is none -%}
@@ -59,7 +53,7 @@
     and the `outputs`, `[{'name': .., 'type': ..}]`.
 -#}
 {% macro _ledger(relation, key) -%}
-    {%- set current = dbt_onnx._current(relation) -%}
+    {%- set current = dbt_onnx._beside(relation, relation.identifier ~ '__current') -%}
     {%- set current_columns = dbt_onnx._columns_in(current) -%}
     {%- set not_outputs = key | map('lower') | list + [
         'as_of', 'status', 'rejected_reason', 'score_reason', 'is_late', 'model_name', 'model_version', 'run_id',

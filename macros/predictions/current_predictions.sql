@@ -86,7 +86,7 @@ with {{ dbt_onnx._current_rows_ctes(ledger, registry, oldest=links['oldest']) }}
 select
     {{ dbt_onnx._columns(key, of='entities' if entities is not none else 'current_rows') }},
     {%- for output in ledger['outputs'] %}
-    {{ dbt_onnx._served_output(output, links, fallback) | indent(4) }},
+    {{ dbt_onnx._served_output(output, links) | indent(4) }},
     {%- endfor %}
     current_rows.as_of,
     current_rows.scored_at,
@@ -110,7 +110,7 @@ select
         {%- if links['segment'] is not none %}
         when segment_averages.__dbt_onnx_segment is not null then 'segment_average'
         {%- endif %}
-        else '{{ 'constant' if links['constant'] else 'missing' }}'
+        else '{{ 'missing' if links['constant'] is none else 'constant' }}'
     end as served_from
 {%- if entities is none %}
 from current_rows

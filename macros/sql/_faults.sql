@@ -173,9 +173,9 @@
         + (["entity_since is " ~ entity_since ~ "; it takes a column of entities"]
             if entity_since is not none and entity_since is not string else []) -%}
     {%- if not faults -%}
-        {%- set current = dbt_onnx._current(predictions) -%}
+        {%- set ledger = dbt_onnx._ledger(predictions, key) -%}
         {%- set columns = dbt_onnx._columns_in(entities) -%}
-        {%- set faults = dbt_onnx._faults_of_columns(key, dbt_onnx._columns_in(current), current, 'key')
+        {%- set faults = dbt_onnx._faults_of_columns(key, ledger['current_columns'], ledger['current'], 'key')
             + dbt_onnx._faults_of_columns(key, columns, entities, 'key')
             + dbt_onnx._faults_of_columns(
                 [entity_since] if entity_since is not none else [], columns, entities, 'entity_since'

@@ -34,19 +34,20 @@ card as (
             when list_contains({{ dbt_onnx._list_of_texts(singles) }}, column_name)
                 then list_transform(edges, lambda edge: {{ dbt_onnx._single('edge') }})
             else edges
-        end as seen_edges
+        end as seen_edges,
+        list_sort(list_distinct(seen_edges), 'asc', 'nulls last') as distinct_edges
     from {{ dbt_onnx._references_of(model, run, role) }}
 ),
 
 reference as (
     select
-        * exclude (seen_edges) replace (
-            list_sort(list_distinct(seen_edges), 'asc', 'nulls last') as edges,
+        * exclude (seen_edges, distinct_edges) replace (
+            distinct_edges as edges,
             case
-                when len(list_distinct(seen_edges)) = len(edges) or edges is null then shares
+                when len(distinct_edges) = len(edges) or edges is null then shares
                 else list_append(
                     list_transform(
-                        list_sort(list_distinct(seen_edges), 'asc', 'nulls last'),
+                        distinct_edges,
                         lambda seen: list_sum(list_filter(shares, lambda share, place: seen_edges[place] = seen))
                     ),
                     shares[len(shares)]
