@@ -16,14 +16,11 @@
     {%- set found = {} -%}
     {%- for unique_id in unique_ids if unique_id in graph.nodes -%}
         {%- set node = graph.nodes[unique_id] -%}
-        {%- if node.config.materialized == 'predictions' -%}
-            {%- do found.update({unique_id: node}) -%}
-        {%- elif 'macro.dbt_onnx.current_predictions' in node.depends_on.macros -%}
-            {%- for read in node.depends_on.nodes
-                if read in graph.nodes and graph.nodes[read].config.materialized == 'predictions' -%}
-                {%- do found.update({read: graph.nodes[read]}) -%}
-            {%- endfor -%}
-        {%- endif -%}
+        {%- set is_view = 'macro.dbt_onnx.current_predictions' in node.depends_on.macros -%}
+        {%- for read in (node.depends_on.nodes if is_view else [unique_id])
+            if read in graph.nodes and graph.nodes[read].config.materialized == 'predictions' -%}
+            {%- do found.update({read: graph.nodes[read]}) -%}
+        {%- endfor -%}
     {%- endfor -%}
     {{ return(found.values() | list) }}
 {%- endmacro %}
