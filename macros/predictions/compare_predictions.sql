@@ -38,10 +38,8 @@
 {% macro default__compare_predictions(
     champion, challenger, key, column, threshold, about, champion_version, challenger_version
 ) -%}
-{%- set faults = [] -%}
-{%- if threshold is not none and (threshold is not number or threshold is boolean) -%}
-    {%- do faults.append("threshold is '" ~ threshold ~ "'; it takes a number") -%}
-{%- endif -%}
+{%- set is_right = threshold is none or threshold is number and threshold is not boolean -%}
+{%- set faults = [] if is_right else ["threshold is '" ~ threshold ~ "'; it takes a number"] -%}
 {%- set histories = dbt_onnx._compared(
     'compare_predictions', champion, challenger, key, column, about, champion_version, challenger_version,
     also_taken=['champion_rank', 'challenger_rank'], numbers_only=threshold is not none, faults=faults,

@@ -25,10 +25,8 @@
 {% macro default__prediction_movers(
     champion, challenger, key, column, limit, about, champion_version, challenger_version
 ) -%}
-{%- set faults = [] -%}
-{%- if limit is not none and (limit is not integer or limit is boolean or limit < 1) -%}
-    {%- do faults.append("limit is '" ~ limit ~ "'; it takes a whole number from 1, or none") -%}
-{%- endif -%}
+{%- set is_right = limit is none or limit is integer and limit >= 1 -%}
+{%- set faults = [] if is_right else ["limit is '" ~ limit ~ "'; it takes a whole number from 1, or none"] -%}
 {%- set histories = dbt_onnx._compared(
     'prediction_movers', champion, challenger, key, column, about, champion_version, challenger_version,
     also_taken=['moment', 'difference'], numbers_only=true, faults=faults,

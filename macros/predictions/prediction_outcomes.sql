@@ -49,18 +49,7 @@
 {{ dbt_onnx._judged_predictions_ctes(
     history, outcomes, key, outcome, known_at, as_of, task, made_at
 ) }}
-{%- if task == 'regression' %}
-
-select
-    model_name,
-    model_version,
-    month,
-    count(*) as rows,
-    avg(abs(__dbt_onnx_value - __dbt_onnx_outcome)) as mean_absolute_error,
-    sqrt(avg(power(__dbt_onnx_value - __dbt_onnx_outcome, 2))) as root_mean_squared_error
-from judged
-group by model_name, model_version, month
-{%- else %},
+{%- if task == 'classification' %},
 
 ranked as (
     select
@@ -77,12 +66,17 @@ ranked as (
         )) as __dbt_onnx_loss
     from judged
 )
+{%- endif %}
 
 select
     model_name,
     model_version,
     month,
     count(*) as rows,
+    {%- if task == 'regression' %}
+    avg(abs(__dbt_onnx_value - __dbt_onnx_outcome)) as mean_absolute_error,
+    sqrt(avg(power(__dbt_onnx_value - __dbt_onnx_outcome, 2))) as root_mean_squared_error
+    {%- else %}
     count(*) filter (where __dbt_onnx_outcome = 1) as positives,
     -- the share of pairs of a positive and a negative of which the positive ranks higher, ties half:
     -- Mann and Whitney's U, from the sum of ranks
@@ -95,7 +89,7 @@ select
     case
         when bool_and(__dbt_onnx_is_probability) then avg(power(__dbt_onnx_value - __dbt_onnx_outcome, 2))
     end as brier_score
-from ranked
+    {%- endif %}
+from {{ 'judged' if task == 'regression' else 'ranked' }}
 group by model_name, model_version, month
-{%- endif %}
 {%- endmacro %}

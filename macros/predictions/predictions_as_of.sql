@@ -34,13 +34,8 @@
     {{ return('select cast(null as timestamp) as as_of, cast(null as timestamp) as scored_at where false') }}
 {%- endif -%}
 
-with ledger as (
-    select {{ dbt_onnx._columns(columns | map(attribute='name')) }}
-    from {{ dbt_onnx._written(predictions, columns) }} as ledger
-)
-
-select ledger.*
-from ledger
+select {{ dbt_onnx._columns(columns | map(attribute='name'), of='ledger') }}
+from {{ dbt_onnx._written(predictions, columns) }} as ledger
 where
     ledger.status = 'scored'
     {%- if said_at is not none %}

@@ -133,11 +133,9 @@
 
 {% macro _faults_of_moment(value, argument) -%}
     {%- set text = value.isoformat() if value is not string and value.isoformat is defined else value | string -%}
-    {%- if not dbt_onnx._is_moment(text, '(Z|[+-][0-9]{2}(:?[0-9]{2})?)?') -%}
-        {{ return([argument ~ " is '" ~ text ~ "'; it takes a date or a timestamp (UTC unless it has an offset),"
-            ~ " such as '1998-02-03 12:00'"]) }}
-    {%- endif -%}
-    {{ return([]) }}
+    {%- set is_moment = dbt_onnx._is_moment(text, '(Z|[+-][0-9]{2}(:?[0-9]{2})?)?') -%}
+    {{ return([] if is_moment else [argument ~ " is '" ~ text ~ "'; it takes a date or a timestamp"
+        ~ " (UTC unless it has an offset), such as '1998-02-03 12:00'"]) }}
 {%- endmacro %}
 
 

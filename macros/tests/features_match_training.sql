@@ -28,9 +28,7 @@
 {%- do dbt_onnx._raise_faults(faults, 'features_match_training', model) -%}
 
 {%- set run = dbt_onnx._last_full_run(model) -%}
-{%- set judged = dbt_onnx._judged_features(
-    model, run, features, dbt_onnx._names(columns) if columns is not none else none
-) -%}
+{%- set judged = dbt_onnx._judged_features(model, run, features, dbt_onnx._names(columns)) -%}
 {%- do dbt_onnx._raise_faults(judged['faults'], 'features_match_training', model) -%}
 
 with {% if judged['columns'] -%}
