@@ -214,7 +214,6 @@ def _drop_scratch(backfill: Backfill) -> None:
 def _version(
     project: DbtProject, warehouse: Warehouse, call: ScoringCall, asked: str | None
 ) -> RegistryEntry:
-    """The version that will score."""
     model = call.scoring_model
     if asked is None and call.model is None:
         raise ConfigError(
