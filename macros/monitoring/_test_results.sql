@@ -16,14 +16,11 @@
     {%- set found = {} -%}
     {%- for unique_id in unique_ids if unique_id in graph.nodes -%}
         {%- set node = graph.nodes[unique_id] -%}
-        {%- if node.config.materialized == 'predictions' -%}
-            {%- do found.update({unique_id: node}) -%}
-        {%- elif 'macro.dbt_onnx.current_predictions' in node.depends_on.macros -%}
-            {%- for read in node.depends_on.nodes
-                if read in graph.nodes and graph.nodes[read].config.materialized == 'predictions' -%}
-                {%- do found.update({read: graph.nodes[read]}) -%}
-            {%- endfor -%}
-        {%- endif -%}
+        {%- set is_view = 'macro.dbt_onnx.current_predictions' in node.depends_on.macros -%}
+        {%- for read in (node.depends_on.nodes if is_view else [unique_id])
+            if read in graph.nodes and graph.nodes[read].config.materialized == 'predictions' -%}
+            {%- do found.update({read: graph.nodes[read]}) -%}
+        {%- endfor -%}
     {%- endfor -%}
     {{ return(found.values() | list) }}
 {%- endmacro %}
@@ -31,21 +28,18 @@
 
 {#- The names of the project's tests of a scoring model, none if the relation is no scoring model of it. -#}
 {% macro _names_of_tests(relation) -%}
-    {%- set own = (relation.database | lower, relation.schema | lower, relation.identifier | lower) -%}
-    {%- set is_known = [] -%}
-    {%- set names = [] -%}
-    {%- for node in graph.nodes.values() -%}
-        {%- if node.resource_type == 'test' -%}
-            {%- for model in dbt_onnx._scoring_models_of(node)
-                if (model.database | lower, model.schema | lower, model.alias | lower) == own -%}
-                {%- do names.append(node.name) -%}
-            {%- endfor -%}
-        {%- elif node.config.materialized == 'predictions'
-            and (node.database | lower, node.schema | lower, node.alias | lower) == own -%}
-            {%- do is_known.append(true) -%}
-        {%- endif -%}
+    {%- set own = [relation.database, relation.schema, relation.identifier] | map('lower') | list -%}
+    {%- set ids = [] -%}
+    {%- for node in graph.nodes.values() if node.config.materialized == 'predictions'
+        and [node.database, node.schema, node.alias] | map('lower') | list == own -%}
+        {%- do ids.append(node.unique_id) -%}
     {%- endfor -%}
-    {{ return(names if is_known else none) }}
+    {%- set names = [] -%}
+    {%- for test in graph.nodes.values() if test.resource_type == 'test'
+        and dbt_onnx._scoring_models_of(test) | selectattr('unique_id', 'in', ids) | list -%}
+        {%- do names.append(test.name) -%}
+    {%- endfor -%}
+    {{ return(names if ids else none) }}
 {%- endmacro %}
 
 
@@ -125,9 +119,5 @@ select
 
 {#- `['a', 'b']` in SQL. -#}
 {% macro _list_of_texts(texts) -%}
-    {%- set literals = [] -%}
-    {%- for text in texts -%}
-        {%- do literals.append(dbt_onnx._literal(text)) -%}
-    {%- endfor -%}
-    {{ return('cast([' ~ (literals | join(', ')) ~ '] as varchar[])') }}
+    {{ return('from_json(' ~ dbt_onnx._literal(texts | tojson) ~ ', \'["VARCHAR"]\')') }}
 {%- endmacro %}

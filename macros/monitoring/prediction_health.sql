@@ -37,13 +37,10 @@
 ) -%}
     {{ return(adapter.dispatch('prediction_health', 'dbt_onnx')(
         predictions, registry, key, entities, stale_after, view
-    )) }}
+    ) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__prediction_health(predictions, registry, key, entities, stale_after, view) -%}
-{%- if not execute -%}
-    {{ return('select 1 as not_yet_compiled') }}
-{%- endif -%}
 {%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_relation(registry, 'registry')
     + dbt_onnx._faults_of_given('relation', {'view': view})
@@ -56,7 +53,7 @@
 {%- endif -%}
 {%- do dbt_onnx._raise_faults(faults, 'prediction_health', predictions) -%}
 
-{%- set ledger = dbt_onnx._ledger(predictions, dbt_onnx._key(key)) -%}
+{%- set ledger = dbt_onnx._ledger(predictions, key) -%}
 {%- set results = dbt_onnx._beside(predictions, 'dbt_onnx_test_results') -%}
 {%- if flags.WHICH in ['run', 'build'] and dbt_onnx._is_writable(predictions) -%}
     {%- do run_query(dbt_onnx._create_test_results(dbt_onnx._table(results))) -%}
@@ -69,12 +66,8 @@ with {{ dbt_onnx._served_versions_ctes(ledger, registry) }},
 
 served as (
     select
-        served_from,
-        served_from in ('serving_version', 'earlier_version') as is_predicted,
-        is_stale,
-        age,
-        status,
-        model_version
+        *,
+        served_from in ('serving_version', 'earlier_version') as __dbt_onnx_is_predicted
     from {% if view is not none -%}
         {{ view }}
     {%- else -%} (
@@ -86,12 +79,12 @@ served as (
 counts as (
     select
         count(*) as entities,
-        count(*) filter (where is_predicted and not is_stale) as current,
-        count(*) filter (where is_predicted and is_stale) as stale,
-        count(*) filter (where not is_predicted) as missing,
+        count(*) filter (where __dbt_onnx_is_predicted and not is_stale) as current,
+        count(*) filter (where __dbt_onnx_is_predicted and is_stale) as stale,
+        count(*) filter (where not __dbt_onnx_is_predicted) as missing,
         count(*) filter (where status = 'rejected') as rejected,
-        max(age) filter (where is_predicted) as oldest_age,
-        median(age) filter (where is_predicted) as median_age
+        max(age) filter (where __dbt_onnx_is_predicted) as oldest_age,
+        median(age) filter (where __dbt_onnx_is_predicted) as median_age
     from served
 ),
 
@@ -107,21 +100,12 @@ versions_in_use as (
         struct_pack(model_version := model_version, entities := entities)
         order by entities desc nulls last, model_version asc nulls last
     )) as served_versions
-    from (select model_version, count(*) as entities from served where is_predicted group by model_version)
-),
-
-serving_version as (
-    select any_value(model_version) as serving_version
-    from served_versions
-    where versions_back = 0
-    having count(*) = 1
+    from (select model_version, count(*) as entities from served where __dbt_onnx_is_predicted group by model_version)
 ),
 
 recorded_runs as (
     select *
-    from (
-        {{ dbt_onnx._runs_of(predictions, ['run_id', 'status', 'scope', 'clock', 'started_at', 'error']) }}
-    )
+    from {{ dbt_onnx._rows_about(predictions, ['run_id', 'status', 'scope', 'clock', 'started_at', 'error']) }}
     where scope is distinct from 'empty'
 ),
 
@@ -150,25 +134,14 @@ last_attempt as (
 ),
 
 outcomes as (
-    {%- if dbt_onnx._columns_in(results) is none %}
-    {{ dbt_onnx._no_rows({
-        'test_name': 'varchar', 'generic_test': 'varchar', 'status': 'varchar',
-        'executed_at': 'timestamp'
-    }) }}
-    {%- else %}
-    select
-        test_name,
-        generic_test,
-        status,
-        executed_at
-    from {{ dbt_onnx._table(results) }}
-    where
-        {{ dbt_onnx._is_called('scoring_model', predictions.identifier) }}
-        {%- if names_of_tests is not none %}
-        and list_contains({{ dbt_onnx._list_of_texts(names_of_tests) }}, test_name)
-        {%- endif %}
-    qualify row_number() over (partition by test_name order by executed_at desc nulls last, run_id desc nulls last) = 1
+    select *
+    from {{ dbt_onnx._rows_about(
+        predictions, ['test_name', 'generic_test', 'status', 'executed_at', 'run_id'], 'dbt_onnx_test_results'
+    ) }}
+    {%- if names_of_tests is not none %}
+    where list_contains({{ dbt_onnx._list_of_texts(names_of_tests) }}, test_name)
     {%- endif %}
+    qualify row_number() over (partition by test_name order by executed_at desc nulls last, run_id desc nulls last) = 1
 ),
 
 tests as (
@@ -188,32 +161,19 @@ tests as (
 select
     {{ dbt_onnx._literal(predictions.identifier) }} as scoring_model,
     (select model_name from last_run) as model_name,
-    serving_version.serving_version,
-    counts.entities,
-    counts.current,
-    counts.stale,
-    counts.missing,
-    counts.rejected,
+    (select any_value(model_version) from served_versions where versions_back = 0 having count(*) = 1) as serving_version,
+    counts.* exclude (oldest_age, median_age),
     coalesce(shares.served_from_shares, map()) as served_from_shares,
     coalesce(versions_in_use.served_versions, map()) as served_versions,
     counts.oldest_age,
     counts.median_age,
-    last_good_run.last_good_run_id,
-    last_good_run.last_good_run_at,
-    last_good_run.last_good_run_clock,
-    last_attempt.last_run_id,
-    last_attempt.last_run_at,
-    last_attempt.last_run_status,
-    last_attempt.last_run_error,
-    tests.failing_tests,
-    tests.warning_tests,
-    tests.drifting_tests,
-    tests.tested_at
+    last_good_run.*,
+    last_attempt.*,
+    tests.*
 from counts
 cross join shares
 cross join versions_in_use
 cross join tests
-left join serving_version on true
 left join last_good_run on true
 left join last_attempt on true
 )

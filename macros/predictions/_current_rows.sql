@@ -25,15 +25,10 @@ attempts as (
         rejections.scored_at as __dbt_onnx_rejected_at
         {%- endif %}
     from current
-    left join served_versions
-        on current.model_name = served_versions.model_name
-        and current.model_version = served_versions.model_version
+    left join served_versions using (model_name, model_version)
     {%- if oldest is not none %}
     {#- few rows, and a lookup by key is pushed down through this join, too #}
-    left join {{ dbt_onnx._rejections(ledger) }} as rejections
-        on {{ dbt_onnx._same_key(ledger['key'], 'current', 'rejections') }}
-        and current.model_name = rejections.model_name
-        and current.model_version = rejections.model_version
+    left join {{ dbt_onnx._rejections(ledger) }} as rejections using ({{ key }}, model_name, model_version)
     {%- endif %}
 ),
 
@@ -42,21 +37,10 @@ entities_in_current as (
         {{ key }},
         coalesce(bool_or(__dbt_onnx_is_present), false) as __dbt_onnx_is_present,
         {#- the least struct is that of the newest version; twice as fast as arg_min() of a struct -#}
-        min(
-            struct_pack(
-                __dbt_onnx_versions_back := __dbt_onnx_versions_back,
-                {%- for output in ledger['outputs'] %}
-                {{ dbt_onnx._identifier(output['name']) }} := {{ dbt_onnx._identifier(output['name']) }},
-                {%- endfor %}
-                as_of := as_of,
-                scored_at := scored_at,
-                model_name := model_name,
-                model_version := model_version,
-                run_id := run_id,
-                last_seen_as_of := last_seen_as_of,
-                __dbt_onnx_confirmed_as_of := __dbt_onnx_confirmed_as_of
-            )
-        ) filter (
+        min({{ dbt_onnx._struct(['__dbt_onnx_versions_back'] + ledger['outputs'] | map(attribute='name') | list + [
+            'as_of', 'scored_at', 'model_name', 'model_version', 'run_id', 'last_seen_as_of',
+            '__dbt_onnx_confirmed_as_of',
+        ]) }}) filter (
             where status = 'scored' and __dbt_onnx_versions_back is not null
             {%- if oldest is not none %}
             and {{ dbt_onnx.fresh_as_of(
@@ -72,7 +56,7 @@ entities_in_current as (
     group by {{ key }}
 ),
 
-answers as (
+current_rows as (
     select
         {{ key }},
         __dbt_onnx_is_present,
@@ -82,47 +66,24 @@ answers as (
             when __dbt_onnx_serving_scored_at is not null then 'scored'
             when __dbt_onnx_serving_rejected_at is not null then 'rejected'
         end as status,
-        __dbt_onnx_reason,
+        case when status = 'rejected' then __dbt_onnx_reason end as rejected_reason,
         {#- the rejection by the version of the prediction #}
         list_filter(
             __dbt_onnx_rejections,
             lambda rejection: rejection[1] = __dbt_onnx_prediction.__dbt_onnx_versions_back
-        )[1][2] > __dbt_onnx_prediction.scored_at as __dbt_onnx_is_rejected_since
-    from entities_in_current
-),
-
-current_rows as (
-    select
-        {{ key }},
-        {%- for output in ledger['outputs'] %}
-        {{ dbt_onnx._identifier(output['name']) }},
-        {%- endfor %}
-        as_of,
-        scored_at,
-        model_name,
-        model_version,
-        run_id,
-        __dbt_onnx_versions_back,
-        __dbt_onnx_is_present,
-        status,
-        case when status = 'rejected' then __dbt_onnx_reason end as rejected_reason,
+        )[1][2] > __dbt_onnx_prediction.scored_at as __dbt_onnx_is_rejected_since,
         {{ dbt_onnx.fresh_as_of(
-            'as_of', 'last_seen_as_of', '__dbt_onnx_confirmed_as_of', '__dbt_onnx_is_rejected_since'
+            '__dbt_onnx_prediction.as_of',
+            '__dbt_onnx_prediction.last_seen_as_of',
+            '__dbt_onnx_prediction.__dbt_onnx_confirmed_as_of',
+            '__dbt_onnx_is_rejected_since',
         ) | indent(8) }} as fresh_as_of
-    from answers
+    from entities_in_current
 )
 {%- endmacro %}
 
 
 {#- The rejections in current, read beside the CTE `current`: a CTE that is read twice is materialized. -#}
 {% macro _rejections(ledger) -%}
-(
-        select
-            {{ dbt_onnx._columns(ledger['key']) }},
-            model_name,
-            model_version,
-            scored_at
-        from {{ dbt_onnx._rows_of_current(ledger) if ledger['current_columns'] is not none else 'current' }} as current
-        where status = 'rejected'
-    )
+    {{ return('(select * from ' ~ dbt_onnx._rows_of_current(ledger) ~ " as current where status = 'rejected')") }}
 {%- endmacro %}

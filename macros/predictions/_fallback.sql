@@ -6,8 +6,7 @@
 {% macro _faults_of_fallback(fallback, entities, stale_after) -%}
     {%- set links = ['allow_stale', 'segment', 'segment_averages', 'min_segment_size', 'constant'] -%}
     {%- if fallback is not mapping or not fallback or fallback.keys() | reject('in', links) | list -%}
-        {{ return(["fallback is " ~ (fallback | string) ~ "; it takes a mapping with one or more of "
-            ~ (links | join(', '))]) }}
+        {{ return(["fallback is " ~ fallback ~ "; it takes a mapping with one or more of " ~ (links | join(', '))]) }}
     {%- endif -%}
     {%- set faults = [] -%}
     {%- if entities is none -%}
@@ -18,29 +17,24 @@
     {%- endif -%}
     {%- if 'segment' in fallback -%}
         {%- do faults.extend(dbt_onnx._faults_of_segment(fallback['segment'], 'fallback.segment')) -%}
-    {%- else -%}
-        {%- for name in ['segment_averages', 'min_segment_size'] if name in fallback -%}
-            {%- do faults.append("fallback." ~ name ~ " needs fallback.segment, the columns of entities"
-                ~ " that tell an entity's segment") -%}
-        {%- endfor -%}
     {%- endif -%}
-    {%- if 'min_segment_size' in fallback -%}
-        {%- do faults.extend(
-            dbt_onnx._faults_of_segment_size(fallback['min_segment_size'], 'fallback.min_segment_size')
-        ) -%}
-    {%- endif -%}
+    {%- for name in ['segment_averages', 'min_segment_size'] if name in fallback and 'segment' not in fallback -%}
+        {%- do faults.append("fallback." ~ name ~ " needs fallback.segment, the columns of entities"
+            ~ " that tell an entity's segment") -%}
+    {%- endfor -%}
+    {%- set size = fallback.get('min_segment_size', 1) -%}
+    {%- do faults.extend(dbt_onnx._faults_of_count(size, 'fallback.min_segment_size')) -%}
     {%- if 'segment_averages' in fallback -%}
-        {%- do faults.extend(
-            dbt_onnx._faults_of_relation(fallback['segment_averages'], 'fallback.segment_averages')
-        ) -%}
+        {%- set averages = fallback['segment_averages'] -%}
+        {%- do faults.extend(dbt_onnx._faults_of_relation(averages, 'fallback.segment_averages')) -%}
         {%- if 'min_segment_size' in fallback -%}
             {%- do faults.append("fallback.min_segment_size is an argument of the model that"
                 ~ " fallback.segment_averages names") -%}
         {%- endif -%}
     {%- endif -%}
-    {%- set constant = fallback['constant'] if 'constant' in fallback else {'output': 0} -%}
+    {%- set constant = fallback.get('constant', {'output': 0}) -%}
     {%- if constant is not mapping or not constant -%}
-        {%- do faults.append("fallback.constant is " ~ (constant | string)
+        {%- do faults.append("fallback.constant is " ~ constant
             ~ "; it takes output columns and their values, such as {churn_probability: 0.5}") -%}
     {%- endif -%}
     {{ return(faults) }}
@@ -55,8 +49,8 @@
         {{ return(["fallback.allow_stale needs stale_after: without it no prediction is stale"]) }}
     {%- elif not dbt_onnx._faults_of_period(stale_after, 'stale_after')
         and dbt_onnx._seconds(allow_stale) < dbt_onnx._seconds(stale_after) -%}
-        {{ return(["fallback.allow_stale is " ~ (allow_stale | string) ~ ", less than stale_after, "
-            ~ (stale_after | string) ~ ". Hint: the same as stale_after serves nothing stale"]) }}
+        {{ return(["fallback.allow_stale is " ~ allow_stale ~ ", less than stale_after, " ~ stale_after
+            ~ ". Hint: the same as stale_after serves nothing stale"]) }}
     {%- endif -%}
     {{ return([]) }}
 {%- endmacro %}
@@ -64,10 +58,9 @@
 
 {#- What the columns of ledger and relations say. Outputs are not known before the first run. -#}
 {% macro _faults_of_fallback_columns(fallback, ledger, entities) -%}
-    {%- set faults = [] -%}
-    {%- set segment = dbt_onnx._key(fallback['segment']) if 'segment' in fallback else [] -%}
-    {%- do faults.extend(
-        dbt_onnx._faults_of_columns(segment, dbt_onnx._columns_in(entities), entities, 'fallback.segment')
+    {%- set segment = dbt_onnx._names(fallback.get('segment', [])) -%}
+    {%- set faults = dbt_onnx._faults_of_columns(
+        segment, dbt_onnx._columns_in(entities), entities, 'fallback.segment'
     ) -%}
     {%- if 'segment_averages' in fallback -%}
         {%- set averages = fallback['segment_averages'] -%}
@@ -76,38 +69,32 @@
             dbt_onnx._columns_in(averages), averages, 'fallback.segment_averages',
         )) -%}
     {%- endif -%}
-    {%- if ledger['current_columns'] is not none -%}
-        {%- for name, value in (fallback['constant'] if 'constant' in fallback else {}).items() -%}
-            {%- do faults.extend(dbt_onnx._faults_of_constant(name, value, ledger)) -%}
-        {%- endfor -%}
-    {%- endif -%}
+    {%- for name, value in fallback.get('constant', {}).items() if ledger['current_columns'] is not none -%}
+        {%- do faults.extend(dbt_onnx._faults_of_constant(name, value, ledger)) -%}
+    {%- endfor -%}
     {{ return(faults) }}
 {%- endmacro %}
 
 
 {% macro _faults_of_constant(name, value, ledger) -%}
-    {%- set argument = 'fallback.constant.' ~ name -%}
-    {%- set outputs = ledger['outputs'] | map(attribute='name') | list -%}
-    {%- set found = [] -%}
-    {%- for output in ledger['outputs'] if output['name'] | lower == name | string | lower -%}
-        {%- do found.append(output['type']) -%}
-    {%- endfor -%}
-    {%- if not found -%}
+    {%- set type = dbt_onnx._type_of(name, ledger['outputs']) -%}
+    {%- if type is none -%}
         {{ return(["fallback.constant has '" ~ name ~ "', which is no output column; "
-            ~ ledger['relation'] ~ " has " ~ (outputs | tojson)]) }}
+            ~ ledger['relation'] ~ " has " ~ (ledger['outputs'] | map(attribute='name') | list | tojson)]) }}
     {%- endif -%}
-    {%- set kind = dbt_onnx._kind_of_type(found[0]) -%}
+    {%- set kind = dbt_onnx._kind_of_type(type) -%}
     {%- set is_of_kind = {
         'number': value is number and value is not boolean,
         'whole number': value is integer,
         'boolean': value is boolean,
+        'moment': value is string,
         'text': value is string,
         'list': value is not string and value is not mapping and value is iterable
             and value | reject('number') | list | length == 0 and value | select('boolean') | list | length == 0,
     }[kind] -%}
-    {%- if not is_of_kind or not dbt_onnx._can_be_cast(value, found[0], kind) -%}
-        {{ return([argument ~ " is " ~ (value | tojson if value is string else value | string)
-            ~ "; the output column is " ~ found[0]]) }}
+    {%- if not is_of_kind or not dbt_onnx._can_be_cast(value, type, kind) -%}
+        {{ return(["fallback.constant." ~ name ~ " is " ~ (value | tojson if value is string else value)
+            ~ "; the output column is " ~ type]) }}
     {%- endif -%}
     {{ return([]) }}
 {%- endmacro %}
@@ -123,51 +110,36 @@
 
 {#- The text of a value, as DuckDB casts it: it stands in the statement as a literal only. -#}
 {% macro _constant_text(value) -%}
-    {%- if value is not string and value is iterable -%}
-        {{ return(dbt_onnx._literal(value | list | string)) }}
-    {%- endif -%}
-    {{ return(dbt_onnx._literal(value)) }}
-{%- endmacro %}
-
-
-{#- The constant of an output column: NULL if `fallback.constant` does not name it. -#}
-{% macro _constant(output, type, fallback) -%}
-    {%- set given = [] -%}
-    {%- for name, value in fallback['constant'].items() if name | lower == output | lower -%}
-        {%- do given.append(dbt_onnx._constant_text(value)) -%}
-    {%- endfor -%}
-    {{ return("cast(" ~ (given[0] if given else "null") ~ " as " ~ type ~ ")") }}
+    {{ return(dbt_onnx._literal(value if value is string or value is not iterable else value | list)) }}
 {%- endmacro %}
 
 
 {#-
-    The links of a chain: `oldest`, a SQL expression or none; `segment`, columns or none; `constant`, whether
-    there is one. Before the first run there are no outputs to hold an average or a constant.
+    The links of a chain: `oldest`, a SQL expression or none; `segment`, columns or none; `constant`, literals by
+    output or none. Before the first run there are no outputs to hold an average or a constant.
 -#}
 {% macro _links(fallback, ledger) -%}
     {%- set given = fallback or {} -%}
     {%- set has_outputs = ledger['current_columns'] is not none -%}
+    {%- set constant = {} -%}
+    {%- for name, value in given.get('constant', {}).items() -%}
+        {%- do constant.setdefault(name | lower, dbt_onnx._constant_text(value)) -%}
+    {%- endfor -%}
     {{ return({
         'oldest': (dbt_onnx.clock() | trim) ~ ' - ' ~ dbt_onnx._interval(given['allow_stale'])
             if 'allow_stale' in given else none,
-        'segment': dbt_onnx._key(given['segment']) if 'segment' in given and has_outputs else none,
-        'constant': 'constant' in given and has_outputs,
+        'segment': dbt_onnx._names(given['segment']) if 'segment' in given and has_outputs else none,
+        'constant': constant if 'constant' in given and has_outputs else none,
     }) }}
 {%- endmacro %}
 
 
-{#- CTE `entities` with their segment, and those that end in `segment_averages`. -#}
-{% macro _segment_ctes(fallback, ledger, entities, stale_after) -%}
-{%- set segment = dbt_onnx._key(fallback['segment']) -%}
-{#- not materialized, or a lookup by key would not be pushed down: it is read twice -#}
-entities as not materialized (
-    {{ dbt_onnx._entities_with_segment(entities, ledger['key'], segment) }}
-),
-
+{#- The CTEs that end in `segment_averages`. -#}
+{% macro _fallback_averages_ctes(fallback, ledger, stale_after) -%}
 {% if 'segment_averages' in fallback -%}
 segment_averages as (
     select
-        {{ dbt_onnx._segment(segment) }} as __dbt_onnx_segment,
+        {{ dbt_onnx._struct(dbt_onnx._names(fallback['segment'])) }} as __dbt_onnx_segment,
         {%- for output in ledger['outputs'] if dbt_onnx._kind_of_type(output['type']) != 'list' %}
         {{ dbt_onnx._identifier(output['name']) }},
         {%- endfor %}
@@ -180,12 +152,12 @@ segment_averages as (
 
 
 {#- What is served in an output column, of its type; without a fallback the prediction. -#}
-{% macro _served_output(output, links, fallback) -%}
+{% macro _served_output(output, links) -%}
 {%- set name = dbt_onnx._identifier(output['name']) -%}
 {%- set list_type = dbt_onnx._list_type(output['type']) -%}
 {%- set is_array = list_type != output['type'] -%}
 {{ 'cast(' if is_array }}
-{%- if links['segment'] is none and not links['constant'] -%}
+{%- if links['segment'] is none and links['constant'] is none -%}
 current_rows.{{ name }}
 {%- else -%}
 case
@@ -194,8 +166,8 @@ case
     when segment_averages.__dbt_onnx_segment is not null then {{
         'null' if dbt_onnx._kind_of_type(output['type']) == 'list' else 'segment_averages.' ~ name }}
     {%- endif %}
-    {%- if links['constant'] %}
-    else {{ dbt_onnx._constant(output['name'], list_type, fallback) }}
+    {%- if links['constant'] is not none %}
+    else cast({{ links['constant'].get(output['name'] | lower, 'null') }} as {{ list_type }})
     {%- endif %}
 end
 {%- endif -%}

@@ -23,14 +23,9 @@
 -#}
 {% macro _history_ctes(history, key) -%}
 {%- set value = dbt_onnx._identifier(history['column']) -%}
+{%- set is_by_version = '' if history['version'] is none
+    else 'and model_version = ' ~ dbt_onnx._literal(history['version']) -%}
 {{ history['name'] }}_statements as (
-    {%- if history['columns'] is none %}
-    {{ dbt_onnx._no_rows({
-        '__dbt_onnx_value': 'double', 'as_of': 'timestamp', 'status': 'varchar',
-        'model_name': 'varchar', 'model_version': 'varchar', 'run_id': 'varchar',
-        'scored_at': 'timestamp'
-    }, key=key) }}
-    {%- else %}
     select
         {{ dbt_onnx._columns(key) }},
         {{ dbt_onnx._number(value) if dbt_onnx._holds_numbers(history['column'], history['columns'])
@@ -41,30 +36,26 @@
         model_version,
         run_id,
         scored_at
-    from {{ dbt_onnx._written(history['relation'], history['columns']) }} as ledger
+    from {{ dbt_onnx._written(history['relation'], history['columns']) if history['columns'] is not none
+        else dbt_onnx._no_rows(
+            ['as_of', 'status', 'model_name', 'model_version', 'run_id', 'scored_at'], key=key + [history['column']]
+        ) }} as ledger
     where
         {{ dbt_onnx._not_null(key) }}
-        {%- if history['version'] is not none %}
-        and model_version = {{ dbt_onnx._literal(history['version']) }}
-        {%- endif %}
-    {%- endif %}
+        {{ is_by_version }}
 ),
 
 {{ history['name'] }}_runs as (
     select
         *,
         scope = 'full' as is_full
-    from (
-        {{ dbt_onnx._runs_of(history['relation'], [
-            'run_id', 'status', 'scope', 'model_name', 'model_version', 'as_of', 'started_at',
-        ]) }}
-    )
+    from {{ dbt_onnx._rows_about(history['relation'], [
+        'run_id', 'status', 'scope', 'model_name', 'model_version', 'as_of', 'started_at',
+    ]) }}
     where
         status = 'success'
         and scope in ('full', 'backfill')
-        {%- if history['version'] is not none %}
-        and model_version = {{ dbt_onnx._literal(history['version']) }}
-        {%- endif %}
+        {{ is_by_version }}
 )
 {%- endmacro %}
 
@@ -179,15 +170,13 @@ row_number() over (
 
 
 {% macro _holds_numbers(column, columns) -%}
-    {{ return(dbt_onnx._is_of_type(
-        column, columns, 'U?(TINY|SMALL|BIG|HUGE)?INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL[(].*[)]'
-    )) }}
+    {{ return(dbt_onnx._is_of_kind(column, columns, ['number', 'whole number'])) }}
 {%- endmacro %}
 
 
-{% macro _is_of_type(column, columns, pattern) -%}
+{% macro _is_of_kind(column, columns, kinds) -%}
     {%- set type = dbt_onnx._type_of(column, columns) -%}
-    {{ return(type is none or modules.re.fullmatch(pattern, type) is not none) }}
+    {{ return(type is none or dbt_onnx._kind_of_type(type) in kinds) }}
 {%- endmacro %}
 
 
@@ -211,18 +200,8 @@ row_number() over (
 
 {#- The type of a column, none if there is no such column or no such relation. -#}
 {% macro _type_of(column, columns) -%}
-    {%- for found in columns or [] if found['name'] | lower == column | lower -%}
-        {{ return(found['type']) }}
-    {%- endfor -%}
-    {{ return(none) }}
-{%- endmacro %}
-
-
-{% macro _faults_of_text(text, argument, what) -%}
-    {%- if text is not string or not text -%}
-        {{ return([argument ~ " is " ~ (text | string) ~ "; it takes " ~ what]) }}
-    {%- endif -%}
-    {{ return([]) }}
+    {%- set found = dbt_onnx._called(columns or [], column) -%}
+    {{ return(found[0]['type'] if found else none) }}
 {%- endmacro %}
 
 

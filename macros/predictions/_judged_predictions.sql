@@ -13,8 +13,7 @@
         + dbt_onnx._faults_of_text(known_at, 'known_at', "a date or timestamp column of outcomes")
         + (dbt_onnx._faults_of_text(as_of, 'as_of', "a date or timestamp column of outcomes")
             if as_of is not none else [])
-        + (dbt_onnx._faults_of_text(version, 'version', "a version as text, such as '2'")
-            if version is not none else []) -%}
+        + dbt_onnx._faults_of_given('version', {'version': version}) -%}
     {%- if task not in ['classification', 'regression'] -%}
         {%- do faults.append("task is '" ~ task ~ "'; it takes classification or regression") -%}
     {%- endif -%}
@@ -24,7 +23,6 @@
     {%- endif -%}
     {%- do dbt_onnx._raise_faults(faults, macro, predictions) -%}
 
-    {%- set key = dbt_onnx._key(key) -%}
     {%- set history = dbt_onnx._history('predictions', predictions, column, version) -%}
     {%- set columns = dbt_onnx._columns_in(outcomes) -%}
     {%- set moments = {'known_at': known_at, 'as_of': as_of} -%}
@@ -32,13 +30,13 @@
         + dbt_onnx._faults_of_columns(key, columns, outcomes, 'key')
         + dbt_onnx._faults_of_columns([outcome], columns, outcomes, 'outcome') -%}
     {%- if not dbt_onnx._holds_numbers(outcome, columns)
-        and not (task == 'classification' and dbt_onnx._is_of_type(outcome, columns, 'BOOLEAN')) -%}
+        and not (task == 'classification' and dbt_onnx._is_of_kind(outcome, columns, ['boolean'])) -%}
         {%- do faults.append("outcome '" ~ outcome ~ "' is " ~ dbt_onnx._type_of(outcome, columns) ~ "; for a "
             ~ task ~ " it takes " ~ ("booleans, or 0 and 1" if task == 'classification' else "numbers")) -%}
     {%- endif -%}
     {%- for argument, name in moments.items() if name is not none -%}
         {%- do faults.extend(dbt_onnx._faults_of_columns([name], columns, outcomes, argument)) -%}
-        {%- if not dbt_onnx._is_of_type(name, columns, 'DATE|TIMESTAMP.*') -%}
+        {%- if not dbt_onnx._is_of_kind(name, columns, ['moment']) -%}
             {%- do faults.append(argument ~ " column '" ~ name ~ "' is " ~ dbt_onnx._type_of(name, columns)
                 ~ "; it takes a DATE or a TIMESTAMP") -%}
         {%- endif -%}
@@ -74,20 +72,13 @@ given_outcomes as (
         and __dbt_onnx_known_at <= {{ dbt_onnx.clock() | trim }}
 ),
 
-counted_outcomes as (
-    select
-        *,
-        count(*) over (partition by {{ columns }}, __dbt_onnx_moment) as __dbt_onnx_occurrences
-    from given_outcomes
-),
-
 asked as (
     select
         {{ columns }},
         __dbt_onnx_moment,
         __dbt_onnx_known_at,
         case
-            when __dbt_onnx_occurrences > 1
+            when count(*) over (partition by {{ columns }}, __dbt_onnx_moment) > 1
                 then error({{ dbt_onnx._literal(
                     outcomes | string ~ ' has several outcomes for the same key and '
                     ~ (as_of or known_at) ~ '; it takes one. The key is '
@@ -100,7 +91,7 @@ asked as (
             {%- endif %}
             else __dbt_onnx_given
         end as __dbt_onnx_outcome
-    from counted_outcomes
+    from given_outcomes
 ),
 
 {{ dbt_onnx._held_ctes('predictions', key, made_at=made_at) }},

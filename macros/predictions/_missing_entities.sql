@@ -1,40 +1,27 @@
 {#-
-    The CTEs of `_served_versions_ctes`; `attempts`, by the served versions or, without a registry, by any;
-    `answers`; `entities`; and `missing_entities`: the entities
-    without a prediction that can be served, with `problem` (`missing`, `rejected` or `null_key`),
-    `waiting_since`, and `rejected_reason`, `rejected_as_of`, `rejected_at`, `model_version` of the newest
-    rejection. Without a registry a prediction by any version counts.
+    The CTEs of `_served_versions_ctes`; `answers`, a row per entity in current with its `__dbt_onnx_prediction`;
+    `entities`; and `missing_entities`: the entities without a prediction that can be served, with `problem`
+    (`missing`, `rejected` or `null_key`), `waiting_since`, and `rejected_reason`, `rejected_as_of`, `rejected_at`,
+    `model_version` of the newest rejection. Without a registry a prediction by any version counts.
 -#}
 {% macro _missing_entities_ctes(ledger, registry, entities, entity_since) -%}
 {%- set key = dbt_onnx._columns(ledger['key']) -%}
+{%- set counts = 'versions_back is not null' if registry is not none else 'true' -%}
 {{ dbt_onnx._served_versions_ctes(ledger, registry) }},
-
-attempts as (
-    select current.*
-    from current
-    {%- if registry is not none %}
-    inner join served_versions
-        on current.model_name = served_versions.model_name
-        and current.model_version = served_versions.model_version
-        and served_versions.versions_back is not null
-    {%- endif %}
-),
 
 answers as (
     select
-        {{ key }},
-        bool_or(status = 'scored') as __dbt_onnx_is_scored,
+        {{ dbt_onnx._columns(ledger['key'], of='current') }},
+        max({{ dbt_onnx._struct(['scored_at', 'model_version', 'as_of']) }})
+            filter (where status = 'scored' and {{ counts }}) as __dbt_onnx_prediction,
         arg_max(
-            struct_pack(
-                rejected_reason := rejected_reason,
-                as_of := as_of,
-                scored_at := scored_at,
-                model_version := model_version
-            ),
-            scored_at
-        ) filter (where status = 'rejected') as __dbt_onnx_rejection
-    from attempts
-    group by {{ key }}
+            {{ dbt_onnx._struct(['rejected_reason', 'as_of', 'scored_at', 'model_version']) }}, scored_at
+        ) filter (where status = 'rejected' and {{ counts }}) as __dbt_onnx_rejection,
+        coalesce(bool_or(tells_presence and last_seen_as_of is null), false) as __dbt_onnx_is_present,
+        max(coalesce(last_seen_as_of, confirmed_as_of, as_of)) as last_seen_as_of
+    from current
+    left join served_versions using (model_name, model_version)
+    group by {{ dbt_onnx._columns(ledger['key'], of='current') }}
 ),
 
 entities as (
@@ -62,6 +49,6 @@ missing_entities as (
         {{ dbt_onnx._elapsed('entities.__dbt_onnx_since') }} as waiting
     from entities
     left join answers on {{ dbt_onnx._same_key(ledger['key'], 'entities', 'answers') }}
-    where not coalesce(answers.__dbt_onnx_is_scored, false)
+    where answers.__dbt_onnx_prediction is null
 )
 {%- endmacro %}

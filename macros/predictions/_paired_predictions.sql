@@ -15,11 +15,10 @@
         + dbt_onnx._faults_of_predictions(challenger, 'challenger')
         + dbt_onnx._faults_of_key(key, taken=taken)
         + dbt_onnx._faults_of_text(column, 'column', "an output column, such as 'churn_probability'")
-        + dbt_onnx._faults_of_given('moment', {'about': about}) -%}
-    {%- set versions = {'champion_version': champion_version, 'challenger_version': challenger_version} -%}
-    {%- for argument, version in versions.items() if version is not none -%}
-        {%- do faults.extend(dbt_onnx._faults_of_text(version, argument, "a version as text, such as '2'")) -%}
-    {%- endfor -%}
+        + dbt_onnx._faults_of_given('moment', {'about': about})
+        + dbt_onnx._faults_of_given(
+            'version', {'champion_version': champion_version, 'challenger_version': challenger_version}
+        ) -%}
     {%- if not faults and champion | string | lower == challenger | string | lower
         and champion_version == challenger_version -%}
         {%- do faults.append("champion and challenger are the same predictions. Hint: to compare two versions in one"
@@ -31,7 +30,6 @@
         dbt_onnx._history('champion', champion, column, champion_version),
         dbt_onnx._history('challenger', challenger, column, challenger_version),
     ] -%}
-    {%- set key = dbt_onnx._key(key) -%}
     {%- set kinds = [] -%}
     {%- for history in histories -%}
         {%- for fault in dbt_onnx._faults_of_history(history, key, numbers_only) if fault not in faults -%}

@@ -7,22 +7,24 @@
     keeps free.
 -#}
 
-{#- The table of the current rows of a ledger. -#}
-{% macro _current(relation) -%}
-    {{ return(dbt_onnx._beside(relation, relation.identifier ~ '__current')) }}
-{%- endmacro %}
-
-
-{#- The current rows, with what their runs say of them, for a FROM clause. -#}
+{#- The current rows, with what their runs say of them, for a FROM clause; arrays are lists. -#}
 {% macro _rows_of_current(ledger) -%}
+{%- if ledger['current_columns'] is none -%}
+    {{ return(dbt_onnx._no_rows([
+        'as_of', 'status', 'rejected_reason', 'last_seen_as_of', 'model_name', 'model_version', 'run_id', 'scored_at',
+    ], key=ledger['key'])) }}
+{%- endif -%}
 (
     select
-        {{ dbt_onnx._columns(ledger['key'] + ledger['outputs'] | map(attribute='name') | list, of='rows_of_runs') }},
+        {{ dbt_onnx._columns(ledger['key'], of='rows_of_runs') }},
+        {%- for output in ledger['outputs'] %}
+        {%- set name = dbt_onnx._identifier(output['name']) %}
+        {{ dbt_onnx._joinable('rows_of_runs.' ~ name, output['type']) }} as {{ name }},
+        {%- endfor %}
         rows_of_runs.as_of,
         case when rows_of_runs.rejected_reason_no is null then 'scored' else 'rejected' end as status,
         runs.rejected_reasons[rows_of_runs.rejected_reason_no] as rejected_reason,
         rows_of_runs.last_seen_as_of,
-        rows_of_runs.confirmed_as_of,
         {{ dbt_onnx._text('runs.model_name') }} as model_name,
         {{ dbt_onnx._text('runs.model_version') }} as model_version,
         {{ dbt_onnx._text('runs.run_id') }} as run_id,
@@ -34,21 +36,17 @@
 {%- endmacro %}
 
 
-{#- The runs of a scoring model, with columns `names`: the one query on the table of runs but `_last_full_run`. -#}
-{% macro _runs_of(relation, names) -%}
-    {%- set runs = dbt_onnx._beside(relation, 'dbt_onnx_runs') -%}
-    {%- set columns = dbt_onnx._columns_in(runs) -%}
+{#- What a table that scoring models share says of one of them, for a FROM clause: by default its runs. -#}
+{% macro _rows_about(relation, names, table='dbt_onnx_runs') -%}
+    {%- set shared = dbt_onnx._beside(relation, table) -%}
+    {%- set columns = dbt_onnx._columns_in(shared) -%}
     {%- if columns is none -%}
-        {%- set types = {} -%}
-        {%- for name in names -%}
-            {%- do types.update({name: 'timestamp' if name in ['started_at', 'as_of', 'clock'] else 'varchar'}) -%}
-        {%- endfor -%}
-        {{ return(dbt_onnx._no_rows(types)) }}
+        {{ return(dbt_onnx._no_rows(names)) }}
     {%- endif -%}
     {#- each column that is named costs a lookup through the view, which has to bind it -#}
     {%- set named = columns | selectattr('name', 'in', names + ['scoring_model']) | list -%}
-    {{ return('select ' ~ (names | join(', ')) ~ ' from ' ~ dbt_onnx._written(runs, named) ~ ' as runs where '
-        ~ dbt_onnx._is_called('scoring_model', relation.identifier)) }}
+    {{ return('(select ' ~ (names | join(', ')) ~ ' from ' ~ dbt_onnx._written(shared, named) ~ ' as shared where '
+        ~ dbt_onnx._is_called('scoring_model', relation.identifier) ~ ')') }}
 {%- endmacro %}
 
 
@@ -57,7 +55,7 @@
     and the `outputs`, `[{'name': .., 'type': ..}]`.
 -#}
 {% macro _ledger(relation, key) -%}
-    {%- set current = dbt_onnx._current(relation) -%}
+    {%- set current = dbt_onnx._beside(relation, relation.identifier ~ '__current') -%}
     {%- set current_columns = dbt_onnx._columns_in(current) -%}
     {%- set not_outputs = key | map('lower') | list + [
         'as_of', 'status', 'rejected_reason', 'score_reason', 'is_late', 'model_name', 'model_version', 'run_id',
@@ -96,33 +94,13 @@
 -#}
 {% macro _served_versions_ctes(ledger, registry) -%}
 current as (
-    {%- if ledger['current_columns'] is none %}
-    {{ dbt_onnx._no_rows({
-        'as_of': 'timestamp', 'scored_at': 'timestamp', 'status': 'varchar',
-        'rejected_reason': 'varchar', 'model_name': 'varchar', 'model_version': 'varchar',
-        'run_id': 'varchar', 'last_seen_as_of': 'timestamp'
-    }, key=ledger['key']) }}
-    {%- else %}
-    select
-        {{ dbt_onnx._columns(ledger['key']) }},
-        {%- for output in ledger['outputs'] %}
-        {%- set name = dbt_onnx._identifier(output['name']) %}
-        {{ dbt_onnx._joinable(name, output['type']) }} as {{ name }},
-        {%- endfor %}
-        as_of,
-        scored_at,
-        status,
-        rejected_reason,
-        model_name,
-        model_version,
-        run_id,
-        last_seen_as_of
+    select *
     from {{ dbt_onnx._rows_of_current(ledger) }} as current
-    {%- endif %}
 ),
 
 runs as (
-    {{ dbt_onnx._runs_of(ledger['relation'], [
+    select *
+    from {{ dbt_onnx._rows_about(ledger['relation'], [
         'run_id', 'status', 'scope', 'started_at', 'as_of', 'model_name', 'model_version', 'model_alias',
         'artifact_sha256',
     ]) }}
@@ -130,25 +108,11 @@ runs as (
 
 last_run as (
     select
-        last_run.model_name,
-        last_run.model_version,
-        last_run.model_alias,
-        full_runs
-    from (
-        select
-            arg_max(
-                struct_pack(
-                    model_name := model_name, model_version := model_version, model_alias := model_alias
-                ),
-                (started_at, run_id)
-            ) as last_run,
-            list(
-                struct_pack(model_name := model_name, model_version := model_version, as_of := as_of)
-            ) as full_runs
-        from runs
-        where status = 'success' and scope = 'full'
-    )
-    where last_run is not null
+        unnest(arg_max({{ dbt_onnx._struct(['model_name', 'model_version', 'model_alias']) }}, (started_at, run_id))),
+        list({{ dbt_onnx._struct(['model_name', 'model_version', 'as_of']) }}) as full_runs
+    from runs
+    where status = 'success' and scope = 'full'
+    having count(*) > 0
 ),
 
 registry as (
@@ -161,10 +125,7 @@ registry as (
     from runs
     where status = 'success' and scope = 'full'
     {%- else %}
-    select
-        {%- for name in ['model_name', 'model_version', 'alias', 'sha256'] %}
-        {{ dbt_onnx._text(name) }} as {{ name }}{{ ',' if not loop.last }}
-        {%- endfor %}
+    select {{ dbt_onnx._texts(['model_name', 'model_version', 'alias', 'sha256']) }}
     from {{ registry }}
     {%- endif %}
 ),

@@ -3,19 +3,19 @@
     whose columns are NULL are a segment, too.
 -#}
 
-{#- `entities`, one row each, with `__dbt_onnx_segment`; the least where an entity stands in several. -#}
-{% macro _entities_with_segment(entities, key, segment) -%}
+{#-
+    CTE `entities`, one row each; with `segment` also `__dbt_onnx_segment`, the least where an entity stands in several.
+    Not materialized, or a lookup by key would not be pushed down where it is read twice.
+-#}
+{% macro _entities_cte(entities, key, segment) -%}
+entities as not materialized (
     select
-        {{ dbt_onnx._columns(key) }},
-        min({{ dbt_onnx._segment(segment) }}) as __dbt_onnx_segment
+        {{ dbt_onnx._columns(key) }}
+        {{- ', min(' ~ dbt_onnx._struct(segment) ~ ') as __dbt_onnx_segment' if segment is not none }}
     from {{ dbt_onnx._given(entities) }} as entities
     where {{ dbt_onnx._not_null(key) }}
     group by {{ dbt_onnx._columns(key) }}
-{%- endmacro %}
-
-
-{% macro _segment(columns) -%}
-    {{ return('struct_pack(' ~ dbt_onnx._each(columns, '{0} := {0}') ~ ')') }}
+)
 {%- endmacro %}
 
 
@@ -29,13 +29,9 @@
 fresh_predictions as (
     select scored.*
     from {{ dbt_onnx._rows_of_current(ledger) }} as scored
-    inner join served_versions
-        on scored.model_name = served_versions.model_name
-        and scored.model_version = served_versions.model_version
+    inner join served_versions using (model_name, model_version)
     left join {{ dbt_onnx._rejections(ledger) }} as rejected
-        on {{ dbt_onnx._same_key(ledger['key'], 'scored', 'rejected') }}
-        and scored.model_name = rejected.model_name
-        and scored.model_version = rejected.model_version
+        using ({{ dbt_onnx._columns(ledger['key']) }}, model_name, model_version)
     where
         served_versions.versions_back = 0
         and scored.status = 'scored'
@@ -53,11 +49,10 @@ segments as (
     select
         entities.__dbt_onnx_segment,
         {%- for output in ledger['outputs'] %}
-        {%- set column = 'fresh_predictions.' ~ dbt_onnx._identifier(output['name']) %}
-        {%- if dbt_onnx._kind_of_type(output['type']) == 'number' %}
-        avg({{ column }}) as {{ dbt_onnx._identifier(output['name']) }},
-        {%- elif dbt_onnx._kind_of_type(output['type']) != 'list' %}
-        histogram({{ column }}) as {{ dbt_onnx._identifier(output['name']) }},
+        {%- set column = dbt_onnx._identifier(output['name']) %}
+        {%- set kind = dbt_onnx._kind_of_type(output['type']) %}
+        {%- if kind != 'list' %}
+        {{ 'avg' if kind == 'number' else 'histogram' }}(fresh_predictions.{{ column }}) as {{ column }},
         {%- endif %}
         {%- endfor %}
         count(*) as __dbt_onnx_segment_size
@@ -90,39 +85,13 @@ segment_averages as (
 {%- endmacro %}
 
 
-{#- `number` (averaged), `list` (neither), or a kind of which the most frequent is taken. -#}
-{% macro _kind_of_type(type) -%}
-    {%- set type = type | upper -%}
-    {%- if type.endswith(']') -%}
-        {{ return('list') }}
-    {%- elif type in ['FLOAT', 'DOUBLE'] or type.startswith('DECIMAL') -%}
-        {{ return('number') }}
-    {%- elif type in ['TINYINT', 'SMALLINT', 'INTEGER', 'BIGINT', 'HUGEINT', 'UTINYINT', 'USMALLINT', 'UINTEGER',
-        'UBIGINT', 'UHUGEINT'] -%}
-        {{ return('whole number') }}
-    {%- elif type == 'BOOLEAN' -%}
-        {{ return('boolean') }}
-    {%- endif -%}
-    {{ return('text') }}
-{%- endmacro %}
-
-
-{#- Faults of the columns that tell an entity's segment, and of the least size of a segment. -#}
+{#- Faults of the columns that tell an entity's segment. -#}
 {% macro _faults_of_segment(names, argument) -%}
-    {%- set columns = dbt_onnx._key(names) -%}
+    {%- set columns = dbt_onnx._names(names) -%}
     {%- if columns is mapping or columns is not iterable or columns | length == 0
         or columns | reject('string') | list or '' in columns
         or columns | map('lower') | unique | list | length != columns | length -%}
-        {{ return([argument ~ " is " ~ (names | string) ~ "; it takes a list of columns of entities, such as"
-            ~ " ['country']"]) }}
-    {%- endif -%}
-    {{ return([]) }}
-{%- endmacro %}
-
-
-{% macro _faults_of_segment_size(size, argument) -%}
-    {%- if size is not integer or size < 1 -%}
-        {{ return([argument ~ " is " ~ (size | string) ~ "; it takes a whole number from 1"]) }}
+        {{ return([argument ~ " is " ~ names ~ "; it takes a list of columns of entities, such as ['country']"]) }}
     {%- endif -%}
     {{ return([]) }}
 {%- endmacro %}

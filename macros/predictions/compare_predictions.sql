@@ -32,26 +32,23 @@
 ) -%}
     {{ return(adapter.dispatch('compare_predictions', 'dbt_onnx')(
         champion, challenger, key, column, threshold, about, champion_version, challenger_version
-    )) }}
+    ) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__compare_predictions(
     champion, challenger, key, column, threshold, about, champion_version, challenger_version
 ) -%}
-{%- if not execute -%}
-    {{ return('select 1 as not_yet_compiled') }}
-{%- endif -%}
-{%- set faults = [] -%}
-{%- if threshold is not none and (threshold is not number or threshold is boolean) -%}
-    {%- do faults.append("threshold is '" ~ threshold ~ "'; it takes a number") -%}
-{%- endif -%}
+{%- set is_right = threshold is none or threshold is number and threshold is not boolean -%}
+{%- set faults = [] if is_right else ["threshold is '" ~ threshold ~ "'; it takes a number"] -%}
 {%- set histories = dbt_onnx._compared(
     'compare_predictions', champion, challenger, key, column, about, champion_version, challenger_version,
     also_taken=['champion_rank', 'challenger_rank'], numbers_only=threshold is not none, faults=faults,
 ) -%}
 {%- set are_numbers = dbt_onnx._holds_numbers(column, histories[0]['columns'] or histories[1]['columns']) %}
+{%- set difference = 'challenger_value - champion_value' if are_numbers else 'cast(null as double)' %}
+{%- set limit = 'null' if threshold is none else threshold %}
 
-{{ dbt_onnx._paired_predictions_ctes(histories, dbt_onnx._key(key), about) }},
+{{ dbt_onnx._paired_predictions_ctes(histories, key, about) }},
 
 ranked as (
     select
@@ -73,24 +70,17 @@ select
     count(*) filter (where challenger_model is null) as only_in_champion,
     count(*) filter (where champion_model is null) as only_in_challenger,
     avg(cast(champion_value = challenger_value as integer)) as agreement,
+    avg({{ difference }}) as mean_difference,
+    avg(abs({{ difference }})) as mean_absolute_difference,
     {%- if are_numbers %}
-    avg(challenger_value - champion_value) as mean_difference,
-    avg(abs(challenger_value - champion_value)) as mean_absolute_difference,
     case
         when min(champion_rank) < max(champion_rank) and min(challenger_rank) < max(challenger_rank)
             then corr(champion_rank, challenger_rank)
     end as rank_correlation,
     {%- else %}
-    cast(null as double) as mean_difference,
-    cast(null as double) as mean_absolute_difference,
     cast(null as double) as rank_correlation,
     {%- endif %}
-    {%- if threshold is none %}
-    cast(null as double) as changed_decisions
-    {%- else %}
-    avg(cast((champion_value >= {{ threshold }}) <> (challenger_value >= {{ threshold }}) as integer))
-        as changed_decisions
-    {%- endif %}
+    avg(cast((champion_value >= {{ limit }}) <> (challenger_value >= {{ limit }}) as integer)) as changed_decisions
 from ranked
 group by champion_model, challenger_model
 {%- endmacro %}

@@ -48,13 +48,10 @@
 ) -%}
     {{ return(adapter.dispatch('current_predictions', 'dbt_onnx')(
         predictions, registry, key, entities, stale_after, fallback
-    )) }}
+    ) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__current_predictions(predictions, registry, key, entities, stale_after, fallback) -%}
-{%- if not execute -%}
-    {{ return('select 1 as not_yet_compiled') }}
-{%- endif -%}
 {%- set added = ['fresh_as_of', 'age', 'is_stale', 'served_from'] -%}
 {%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_relation(registry, 'registry')
@@ -64,7 +61,6 @@
     + (dbt_onnx._faults_of_fallback(fallback, entities, stale_after) if fallback is not none else []) -%}
 {%- do dbt_onnx._raise_faults(faults, 'current_predictions', predictions) -%}
 
-{%- set key = dbt_onnx._key(key) -%}
 {%- set ledger = dbt_onnx._ledger(predictions, key) -%}
 {%- set faults = dbt_onnx._faults_of_columns(key, ledger['current_columns'], ledger['current'], 'key') -%}
 {%- for output in ledger['outputs'] if output['name'] | lower in added -%}
@@ -78,22 +74,19 @@
 
 {%- set links = dbt_onnx._links(fallback, ledger) -%}
 with {{ dbt_onnx._current_rows_ctes(ledger, registry, oldest=links['oldest']) }}
+{%- if entities is not none %},
+
+{{ dbt_onnx._entities_cte(entities, key, links['segment']) }}
+{%- endif %}
 {%- if links['segment'] is not none %},
 
-{{ dbt_onnx._segment_ctes(fallback, ledger, entities, stale_after) }}
-{%- elif entities is not none %},
-
-entities as (
-    select distinct {{ dbt_onnx._columns(key) }}
-    from {{ dbt_onnx._given(entities) }} as entities
-    where {{ dbt_onnx._not_null(key) }}
-)
+{{ dbt_onnx._fallback_averages_ctes(fallback, ledger, stale_after) }}
 {%- endif %}
 
 select
     {{ dbt_onnx._columns(key, of='entities' if entities is not none else 'current_rows') }},
     {%- for output in ledger['outputs'] %}
-    {{ dbt_onnx._served_output(output, links, fallback) | indent(4) }},
+    {{ dbt_onnx._served_output(output, links) | indent(4) }},
     {%- endfor %}
     current_rows.as_of,
     current_rows.scored_at,
@@ -117,7 +110,7 @@ select
         {%- if links['segment'] is not none %}
         when segment_averages.__dbt_onnx_segment is not null then 'segment_average'
         {%- endif %}
-        else '{{ 'constant' if links['constant'] else 'missing' }}'
+        else '{{ 'missing' if links['constant'] is none else 'constant' }}'
     end as served_from
 {%- if entities is none %}
 from current_rows

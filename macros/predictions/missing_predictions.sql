@@ -18,22 +18,19 @@
 {% macro missing_predictions(predictions, entities, key, registry=none, entity_since=none) -%}
     {{ return(adapter.dispatch('missing_predictions', 'dbt_onnx')(
         predictions, entities, key, registry, entity_since
-    )) }}
+    ) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__missing_predictions(predictions, entities, key, registry, entity_since) -%}
-{%- if not execute -%}
-    {{ return('select 1 as not_yet_compiled') }}
-{%- endif -%}
 {%- set faults = dbt_onnx._faults_of_missing(predictions, entities, key, registry, entity_since, 'predictions') -%}
 {%- do dbt_onnx._raise_faults(faults, 'missing_predictions', predictions) -%}
 
 with {{ dbt_onnx._missing_entities_ctes(
-    dbt_onnx._ledger(predictions, dbt_onnx._key(key)), registry, entities, entity_since
+    dbt_onnx._ledger(predictions, key), registry, entities, entity_since
 ) }}
 
 select
-    {{ dbt_onnx._columns(dbt_onnx._key(key)) }},
+    {{ dbt_onnx._columns(key) }},
     problem,
     rejected_reason,
     rejected_as_of,

@@ -19,26 +19,21 @@
 ) -%}
     {{ return(adapter.dispatch('prediction_calibration', 'dbt_onnx')(
         predictions, outcomes, key, column, outcome, known_at, as_of, bins, made_at, version
-    )) }}
+    ) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__prediction_calibration(
     predictions, outcomes, key, column, outcome, known_at, as_of, bins, made_at, version
 ) -%}
-{%- if not execute -%}
-    {{ return('select 1 as not_yet_compiled') }}
-{%- endif -%}
-{%- set faults = [] -%}
-{%- if bins is not integer or bins is boolean or bins < 1 or bins > 1000 -%}
-    {%- do faults.append("bins is '" ~ bins ~ "'; it takes a whole number from 1 to 1000") -%}
-{%- endif -%}
+{%- set is_right = bins is integer and 1 <= bins <= 1000 -%}
+{%- set faults = [] if is_right else ["bins is '" ~ bins ~ "'; it takes a whole number from 1 to 1000"] -%}
 {%- set history = dbt_onnx._judged(
     'prediction_calibration', predictions, outcomes, key, column, outcome, known_at, as_of, 'classification',
     made_at, version, faults=faults
 ) -%}
 
 {{ dbt_onnx._judged_predictions_ctes(
-    history, outcomes, dbt_onnx._key(key), outcome, known_at, as_of, 'classification', made_at
+    history, outcomes, key, outcome, known_at, as_of, 'classification', made_at
 ) }},
 
 binned as (

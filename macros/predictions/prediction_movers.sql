@@ -19,26 +19,21 @@
 ) -%}
     {{ return(adapter.dispatch('prediction_movers', 'dbt_onnx')(
         champion, challenger, key, column, limit, about, champion_version, challenger_version
-    )) }}
+    ) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__prediction_movers(
     champion, challenger, key, column, limit, about, champion_version, challenger_version
 ) -%}
-{%- if not execute -%}
-    {{ return('select 1 as not_yet_compiled') }}
-{%- endif -%}
-{%- set faults = [] -%}
-{%- if limit is not none and (limit is not integer or limit is boolean or limit < 1) -%}
-    {%- do faults.append("limit is '" ~ limit ~ "'; it takes a whole number from 1, or none") -%}
-{%- endif -%}
+{%- set is_right = limit is none or limit is integer and limit >= 1 -%}
+{%- set faults = [] if is_right else ["limit is '" ~ limit ~ "'; it takes a whole number from 1, or none"] -%}
 {%- set histories = dbt_onnx._compared(
     'prediction_movers', champion, challenger, key, column, about, champion_version, challenger_version,
     also_taken=['moment', 'difference'], numbers_only=true, faults=faults,
 ) -%}
-{%- set columns = dbt_onnx._columns(dbt_onnx._key(key)) %}
+{%- set columns = dbt_onnx._columns(key) %}
 
-{{ dbt_onnx._paired_predictions_ctes(histories, dbt_onnx._key(key), about) }}
+{{ dbt_onnx._paired_predictions_ctes(histories, key, about) }}
 
 select
     {{ columns }},
@@ -52,7 +47,7 @@ select
     challenger_as_of
 from paired
 where champion_model is not null and challenger_model is not null
-{%- set order = 'abs(difference) desc nulls last, ' ~ dbt_onnx._ascending(dbt_onnx._key(key)) ~ ', moment asc nulls last' %}
+{%- set order = 'abs(difference) desc nulls last, ' ~ dbt_onnx._ascending(key) ~ ', moment asc nulls last' %}
 {%- if limit is not none %}
 {#- no `limit`, for `dbt show` adds one #}
 qualify row_number() over (order by {{ order }}) <= {{ limit }}

@@ -34,15 +34,12 @@
 ) -%}
     {{ return(adapter.dispatch('prediction_outcomes', 'dbt_onnx')(
         predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version
-    )) }}
+    ) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__prediction_outcomes(
     predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version
 ) -%}
-{%- if not execute -%}
-    {{ return('select 1 as not_yet_compiled') }}
-{%- endif -%}
 {%- set history = dbt_onnx._judged(
     'prediction_outcomes', predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version
 ) -%}
@@ -50,20 +47,9 @@
     else '2.220446049250313e-16' -%}
 
 {{ dbt_onnx._judged_predictions_ctes(
-    history, outcomes, dbt_onnx._key(key), outcome, known_at, as_of, task, made_at
+    history, outcomes, key, outcome, known_at, as_of, task, made_at
 ) }}
-{%- if task == 'regression' %}
-
-select
-    model_name,
-    model_version,
-    month,
-    count(*) as rows,
-    avg(abs(__dbt_onnx_value - __dbt_onnx_outcome)) as mean_absolute_error,
-    sqrt(avg(power(__dbt_onnx_value - __dbt_onnx_outcome, 2))) as root_mean_squared_error
-from judged
-group by model_name, model_version, month
-{%- else %},
+{%- if task == 'classification' %},
 
 ranked as (
     select
@@ -79,37 +65,31 @@ ranked as (
             {{ precision }}
         )) as __dbt_onnx_loss
     from judged
-),
-
-summed as (
-    select
-        model_name,
-        model_version,
-        month,
-        count(*) as rows,
-        count(*) filter (where __dbt_onnx_outcome = 1) as positives,
-        sum(__dbt_onnx_rank) filter (where __dbt_onnx_outcome = 1) as __dbt_onnx_ranks,
-        bool_and(__dbt_onnx_is_probability) as __dbt_onnx_are_probabilities,
-        avg(__dbt_onnx_loss) as __dbt_onnx_loss,
-        avg(power(__dbt_onnx_value - __dbt_onnx_outcome, 2)) as __dbt_onnx_brier_score
-    from ranked
-    group by model_name, model_version, month
 )
+{%- endif %}
 
 select
     model_name,
     model_version,
     month,
-    rows,
-    positives,
+    count(*) as rows,
+    {%- if task == 'regression' %}
+    avg(abs(__dbt_onnx_value - __dbt_onnx_outcome)) as mean_absolute_error,
+    sqrt(avg(power(__dbt_onnx_value - __dbt_onnx_outcome, 2))) as root_mean_squared_error
+    {%- else %}
+    count(*) filter (where __dbt_onnx_outcome = 1) as positives,
     -- the share of pairs of a positive and a negative of which the positive ranks higher, ties half:
     -- Mann and Whitney's U, from the sum of ranks
     case
         when positives between 1 and rows - 1
-            then (__dbt_onnx_ranks - positives * (positives + 1) / 2e0) / (cast(positives as double) * (rows - positives))
+            then (sum(__dbt_onnx_rank) filter (where __dbt_onnx_outcome = 1) - positives * (positives + 1) / 2e0)
+                / (cast(positives as double) * (rows - positives))
     end as auc,
-    case when __dbt_onnx_are_probabilities then __dbt_onnx_loss end as log_loss,
-    case when __dbt_onnx_are_probabilities then __dbt_onnx_brier_score end as brier_score
-from summed
-{%- endif %}
+    case when bool_and(__dbt_onnx_is_probability) then avg(__dbt_onnx_loss) end as log_loss,
+    case
+        when bool_and(__dbt_onnx_is_probability) then avg(power(__dbt_onnx_value - __dbt_onnx_outcome, 2))
+    end as brier_score
+    {%- endif %}
+from {{ 'judged' if task == 'regression' else 'ranked' }}
+group by model_name, model_version, month
 {%- endmacro %}

@@ -14,19 +14,17 @@
         ) }}
 -#}
 {% macro predictions_as_of(predictions, key, said_at=none, about=none) -%}
-    {{ return(adapter.dispatch('predictions_as_of', 'dbt_onnx')(predictions, key, said_at, about)) }}
+    {{ return(adapter.dispatch('predictions_as_of', 'dbt_onnx')(
+        predictions, key, said_at, about
+    ) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__predictions_as_of(predictions, key, said_at, about) -%}
-{%- if not execute -%}
-    {{ return('select 1 as not_yet_compiled') }}
-{%- endif -%}
 {%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_key(key)
     + dbt_onnx._faults_of_given('moment', {'said_at': said_at, 'about': about}) -%}
 {%- do dbt_onnx._raise_faults(faults, 'predictions_as_of', predictions) -%}
 
-{%- set key = dbt_onnx._key(key) -%}
 {%- set columns = dbt_onnx._columns_in(predictions) -%}
 {%- do dbt_onnx._raise_faults(
     dbt_onnx._faults_of_columns(key, columns, predictions, 'key'), 'predictions_as_of', predictions
@@ -36,13 +34,8 @@
     {{ return('select cast(null as timestamp) as as_of, cast(null as timestamp) as scored_at where false') }}
 {%- endif -%}
 
-with ledger as (
-    select {{ dbt_onnx._columns(columns | map(attribute='name')) }}
-    from {{ dbt_onnx._written(predictions, columns) }} as ledger
-)
-
-select ledger.*
-from ledger
+select {{ dbt_onnx._columns(columns | map(attribute='name'), of='ledger') }}
+from {{ dbt_onnx._written(predictions, columns) }} as ledger
 where
     ledger.status = 'scored'
     {%- if said_at is not none %}

@@ -22,28 +22,25 @@
 ) -%}
     {{ return(adapter.dispatch('segment_averages', 'dbt_onnx')(
         predictions, registry, key, entities, segment, stale_after, min_segment_size
-    )) }}
+    ) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__segment_averages(predictions, registry, key, entities, segment, stale_after, min_segment_size) -%}
-{%- if not execute -%}
-    {{ return('select 1 as not_yet_compiled') }}
-{%- endif -%}
 {%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_relation(registry, 'registry')
     + dbt_onnx._faults_of_relation(entities, 'entities')
     + dbt_onnx._faults_of_key(key)
     + dbt_onnx._faults_of_segment(segment, 'segment')
-    + dbt_onnx._faults_of_segment_size(min_segment_size, 'min_segment_size')
+    + dbt_onnx._faults_of_count(min_segment_size, 'min_segment_size')
     + dbt_onnx._faults_of_given('period', {'stale_after': stale_after}) -%}
 {%- do dbt_onnx._raise_faults(faults, 'segment_averages', predictions) -%}
 
-{%- set key = dbt_onnx._key(key) -%}
-{%- set segment = dbt_onnx._key(segment) -%}
+{%- set segment = dbt_onnx._names(segment) -%}
 {%- set ledger = dbt_onnx._ledger(predictions, key) -%}
+{%- set columns = dbt_onnx._columns_in(entities) -%}
 {%- set faults = dbt_onnx._faults_of_columns(key, ledger['current_columns'], ledger['current'], 'key')
-    + dbt_onnx._faults_of_columns(key, dbt_onnx._columns_in(entities), entities, 'key')
-    + dbt_onnx._faults_of_columns(segment, dbt_onnx._columns_in(entities), entities, 'segment') -%}
+    + dbt_onnx._faults_of_columns(key, columns, entities, 'key')
+    + dbt_onnx._faults_of_columns(segment, columns, entities, 'segment') -%}
 {%- set taken = segment | map('lower') | list + ['segment_size'] -%}
 {%- for output in ledger['outputs'] if output['name'] | lower in taken -%}
     {%- do faults.append("output column '" ~ output['name'] ~ "' has the name of another column of this model."
@@ -57,9 +54,7 @@
 
 with {{ dbt_onnx._served_versions_ctes(ledger, registry) }},
 
-entities as (
-    {{ dbt_onnx._entities_with_segment(entities, key, segment) }}
-),
+{{ dbt_onnx._entities_cte(entities, key, segment) }},
 
 {{ dbt_onnx._segment_averages_ctes(ledger, stale_after, min_segment_size) }}
 

@@ -6,9 +6,8 @@
 {% macro _raise_faults(faults, macro, relation) -%}
     {%- if faults -%}
         {{ exceptions.raise_compiler_error(
-            macro ~ " on " ~ relation ~ " has " ~ (faults | length)
-            ~ (" wrong argument" if faults | length == 1 else " wrong arguments") ~ ":\n  - "
-            ~ (faults | join("\n  - "))
+            macro ~ " on " ~ relation ~ " has " ~ (faults | length) ~ " wrong argument"
+            ~ ("s" if faults | length > 1) ~ ":\n  - " ~ (faults | join("\n  - "))
         ) }}
     {%- endif -%}
 {%- endmacro %}
@@ -19,6 +18,7 @@
     {%- set check = {
         'relation': dbt_onnx._faults_of_relation, 'period': dbt_onnx._faults_of_period,
         'fraction': dbt_onnx._faults_of_fraction, 'moment': dbt_onnx._faults_of_moment,
+        'version': dbt_onnx._faults_of_version,
     }[kind] -%}
     {%- set faults = [] -%}
     {%- for argument, value in arguments.items() if value is not none -%}
@@ -29,8 +29,8 @@
 
 
 {#- Columns as a list of names: one text is one column. But `key` is a list, here as in `score()`. -#}
-{% macro _key(key) -%}
-    {{ return([key] if key is string else key) }}
+{% macro _names(columns) -%}
+    {{ return([columns] if columns is string else columns) }}
 {%- endmacro %}
 
 
@@ -85,9 +85,9 @@
     {%- set periods = ['second', 'minute', 'hour', 'day', 'week'] -%}
     {%- if period is not mapping
         or period.keys() | sort != ['count', 'period']
-        or period['count'] is not integer or period['count'] is boolean or period['count'] < 1
+        or period['count'] is not integer or period['count'] < 1
         or period['period'] not in periods -%}
-        {{ return([argument ~ " is " ~ (period | string) ~ "; it takes {count: 2, period: day}: a whole number"
+        {{ return([argument ~ " is " ~ period ~ "; it takes {count: 2, period: day}: a whole number"
             ~ " from 1 and one of " ~ (periods | join(', '))]) }}
     {%- endif -%}
     {{ return([]) }}
@@ -95,49 +95,67 @@
 
 
 {% macro _faults_of_fraction(fraction, argument) -%}
-    {%- if fraction is not number or fraction is boolean or fraction < 0 or fraction > 1 -%}
-        {{ return([argument ~ " is " ~ (fraction | string) ~ "; it takes a number from 0 to 1"]) }}
-    {%- endif -%}
-    {{ return([]) }}
+    {%- set is_fraction = fraction is number and fraction is not boolean and 0 <= fraction <= 1 -%}
+    {{ return([] if is_fraction else [argument ~ " is " ~ fraction ~ "; it takes a number from 0 to 1"]) }}
+{%- endmacro %}
+
+
+{#- `least`, the least number of rows or runs that makes sense. -#}
+{% macro _faults_of_count(value, argument, least=1, or_none='') -%}
+    {%- set is_count = value is integer and value >= least -%}
+    {{ return([] if is_count else [argument ~ " is " ~ value ~ "; it takes a whole number from " ~ least ~ or_none]) }}
+{%- endmacro %}
+
+
+{% macro _faults_of_text(text, argument, what) -%}
+    {{ return([] if text is string and text else [argument ~ " is " ~ text ~ "; it takes " ~ what]) }}
+{%- endmacro %}
+
+
+{% macro _faults_of_version(version, argument) -%}
+    {{ return(dbt_onnx._faults_of_text(version, argument, "a version as text, such as '2'")) }}
 {%- endmacro %}
 
 
 {#- Whether a text is a day that there is, in ISO form, with or without a time; `zone` is what may follow the time. -#}
 {% macro _is_moment(text, zone) -%}
     {%- set time = '[T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]{1,6})?)?' -%}
-    {%- set found = modules.re.fullmatch(
-        '([0-9]{4})-(0[1-9]|1[0-2])-([0-9]{2})((' ~ time ~ ')' ~ zone ~ ')?', text | string
-    ) -%}
+    {%- set day = '(?!0000)([0-9]{4})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])' -%}
+    {%- set found = modules.re.fullmatch(day ~ '((' ~ time ~ ')' ~ zone ~ ')?', text | string) -%}
     {%- if found is none -%}
         {{ return(false) }}
     {%- endif -%}
     {%- set year, month, day = found.group(1) | int, found.group(2) | int, found.group(3) | int -%}
-    {%- set is_leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) -%}
-    {%- set days = [31, 29 if is_leap else 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] -%}
-    {{ return(year >= 1 and 1 <= day <= days[month - 1]) }}
+    {%- set counted = modules.datetime.date(year, month, 1) + modules.datetime.timedelta(days=day - 1) -%}
+    {{ return(counted.month == month) }}
 {%- endmacro %}
 
 
 {% macro _faults_of_moment(value, argument) -%}
     {%- set text = value.isoformat() if value is not string and value.isoformat is defined else value | string -%}
-    {%- if not dbt_onnx._is_moment(text, '(Z|[+-][0-9]{2}(:?[0-9]{2})?)?') -%}
-        {{ return([argument ~ " is '" ~ text ~ "'; it takes a date or a timestamp (UTC unless it has an offset),"
-            ~ " such as '1998-02-03 12:00'"]) }}
-    {%- endif -%}
-    {{ return([]) }}
+    {%- set is_moment = dbt_onnx._is_moment(text, '(Z|[+-][0-9]{2}(:?[0-9]{2})?)?') -%}
+    {{ return([] if is_moment else [argument ~ " is '" ~ text ~ "'; it takes a date or a timestamp"
+        ~ " (UTC unless it has an offset), such as '1998-02-03 12:00'"]) }}
+{%- endmacro %}
+
+
+{#- Those of `[{'name': ..}]` that have a name, in whatever case. -#}
+{% macro _called(columns, name) -%}
+    {%- set called = [] -%}
+    {%- for column in columns if column['name'] | lower == name | lower -%}
+        {%- do called.append(column) -%}
+    {%- endfor -%}
+    {{ return(called) }}
 {%- endmacro %}
 
 
 {#- `columns`: what `_columns_in` found, none if the relation does not exist yet (then nothing is wrong with it). -#}
 {% macro _faults_of_columns(names, columns, relation, argument) -%}
     {%- set faults = [] -%}
-    {%- if columns is not none -%}
-        {%- set found = columns | map(attribute='name') | list -%}
-        {%- for name in names if name | lower not in found | map('lower') | list -%}
-            {%- do faults.append(argument ~ " names column '" ~ name ~ "'; "
-                ~ relation ~ " has " ~ (found | tojson)) -%}
-        {%- endfor -%}
-    {%- endif -%}
+    {%- for name in names if columns is not none and not dbt_onnx._called(columns, name) -%}
+        {%- do faults.append(argument ~ " names column '" ~ name ~ "'; "
+            ~ relation ~ " has " ~ (columns | map(attribute='name') | list | tojson)) -%}
+    {%- endfor -%}
     {{ return(faults) }}
 {%- endmacro %}
 
@@ -150,19 +168,17 @@
         + dbt_onnx._faults_of_relation(entities, 'entities')
         + dbt_onnx._faults_of_key(key, taken=returned)
         + dbt_onnx._faults_of_given('relation', {'registry': registry})
-        + (["entity_since is " ~ (entity_since | string) ~ "; it takes a column of entities"]
+        + (["entity_since is " ~ entity_since ~ "; it takes a column of entities"]
             if entity_since is not none and entity_since is not string else []) -%}
     {%- if not faults -%}
-        {%- set key = dbt_onnx._key(key) -%}
-        {%- set current = dbt_onnx._current(predictions) -%}
+        {%- set ledger = dbt_onnx._ledger(predictions, key) -%}
         {%- set columns = dbt_onnx._columns_in(entities) -%}
-        {%- do faults.extend(dbt_onnx._faults_of_columns(key, dbt_onnx._columns_in(current), current, 'key')) -%}
-        {%- do faults.extend(dbt_onnx._faults_of_columns(key, columns, entities, 'key')) -%}
-        {%- if entity_since is not none -%}
-            {%- do faults.extend(
-                dbt_onnx._faults_of_columns([entity_since], columns, entities, 'entity_since')
+        {%- set faults = dbt_onnx._faults_of_columns(key, ledger['current_columns'], ledger['current'], 'key')
+            + dbt_onnx._faults_of_columns(key, columns, entities, 'key')
+            + dbt_onnx._faults_of_columns(
+                [entity_since] if entity_since is not none else [], columns, entities, 'entity_since'
             ) -%}
-        {%- endif -%}
+        {{ return(faults) }}
     {%- endif -%}
     {{ return(faults) }}
 {%- endmacro %}

@@ -48,11 +48,11 @@
         {{ return(none) }}
     {%- endif -%}
     {%- set described = run_query(
-        "select column_name, column_type from (describe " ~ dbt_onnx._table(relation) ~ ")"
+        "select column_name as name, column_type as type from (describe " ~ dbt_onnx._table(relation) ~ ")"
     ) -%}
     {%- set columns = [] -%}
     {%- for row in described.rows -%}
-        {%- do columns.append({'name': row[0], 'type': row[1]}) -%}
+        {%- do columns.append(dict(row.dict())) -%}
     {%- endfor -%}
     {{ return(columns) }}
 {%- endmacro %}
@@ -74,18 +74,36 @@
 
 
 {% macro _by_bytes(relation, columns) -%}
-    {%- set texts = [] -%}
-    {%- for column in columns or [] if column['type'] == 'VARCHAR' -%}
-        {%- set name = dbt_onnx._identifier(column['name']) -%}
-        {%- do texts.append(dbt_onnx._text(name) ~ ' as ' ~ name) -%}
-    {%- endfor -%}
-    {{ return('(select *' ~ (' replace (' ~ (texts | join(', ')) ~ ')' if texts else '') ~ ' from ' ~ relation ~ ')') }}
+    {%- set names = (columns or []) | selectattr('type', 'equalto', 'VARCHAR') | map(attribute='name') -%}
+    {%- set texts = dbt_onnx._texts(names) -%}
+    {{ return('(select *' ~ (' replace (' ~ texts ~ ')' if texts) ~ ' from ' ~ relation ~ ')') }}
 {%- endmacro %}
 
 
 {#- A text that is equal to another if their bytes are. -#}
 {% macro _text(expression) -%}
     {{ return('cast(' ~ expression ~ ' as varchar) collate "binary"') }}
+{%- endmacro %}
+
+
+{#- Columns as such texts. -#}
+{% macro _texts(names) -%}
+    {{ return(dbt_onnx._each(names, dbt_onnx._text('{0}') ~ ' as {0}')) }}
+{%- endmacro %}
+
+
+{#- `number`, `whole number`, `moment`, `boolean`, `list`; `text` is all else. -#}
+{% macro _kind_of_type(type) -%}
+    {%- if type.endswith(']') -%}
+        {{ return('list') }}
+    {%- elif modules.re.fullmatch('FLOAT|DOUBLE|DECIMAL.*', type) -%}
+        {{ return('number') }}
+    {%- elif modules.re.fullmatch('U?(TINY|SMALL|BIG|HUGE)?INT|U?INTEGER', type) -%}
+        {{ return('whole number') }}
+    {%- elif modules.re.fullmatch('DATE|TIMESTAMP.*', type) -%}
+        {{ return('moment') }}
+    {%- endif -%}
+    {{ return('boolean' if type == 'BOOLEAN' else 'text') }}
 {%- endmacro %}
 
 
@@ -111,16 +129,13 @@
 {%- endmacro %}
 
 
-{#- A query without rows, for a relation that does not exist yet: `columns` are types by name. -#}
-{% macro _no_rows(columns, key=[]) -%}
-    {%- set selected = [] -%}
-    {%- for name in key -%}
-        {%- do selected.append('cast(null as varchar) as ' ~ dbt_onnx._identifier(name)) -%}
-    {%- endfor -%}
-    {%- for name, type in columns.items() -%}
-        {%- do selected.append('cast(null as ' ~ type ~ ') as ' ~ name) -%}
-    {%- endfor -%}
-    {{ return('select ' ~ selected | join(', ') ~ ' where false') }}
+{#- What a FROM clause reads in the place of a table of ours that does not exist yet. -#}
+{% macro _no_rows(names, key=[]) -%}
+    {%- set moments = ['as_of', 'scored_at', 'started_at', 'executed_at', 'clock', 'last_seen_as_of'] -%}
+    {{ return(
+        '(select ' ~ dbt_onnx._each(key + names | reject('in', moments) | list, 'cast(null as varchar) as {0}')
+        ~ ', ' ~ dbt_onnx._each(names | select('in', moments), 'cast(null as timestamp) as {0}') ~ ' where false)'
+    ) }}
 {%- endmacro %}
 
 
@@ -169,6 +184,12 @@
 {#- `"a", "b"`, or with a table alias `l."a", l."b"`. -#}
 {% macro _columns(names, of=none) -%}
     {{ return(dbt_onnx._each(names, (of ~ '.' if of else '') ~ '{0}')) }}
+{%- endmacro %}
+
+
+{#- `struct_pack("a" := "a", "b" := "b")` -#}
+{% macro _struct(names) -%}
+    {{ return('struct_pack(' ~ dbt_onnx._each(names, '{0} := {0}') ~ ')') }}
 {%- endmacro %}
 
 

@@ -1,7 +1,4 @@
-{#-
-    The baseline `previous_run` of `predictions_match_baseline`: what was in force before the last run, and its
-    distribution.
--#}
+{#- The baselines of `predictions_match_baseline`: the card, or what was in force before the last run. -#}
 
 {% macro _is_version(run) -%}
     {{ return("model_name = " ~ dbt_onnx._text(dbt_onnx._literal(run['model_name']))
@@ -49,19 +46,22 @@ earlier as (
 {%- endmacro %}
 
 
+{#- The CTEs up to `reference`: what the card says, or what the run `previous` left, if that is given. -#}
+{% macro _baseline_ctes(model, output, run, previous) -%}
+{%- if previous is none -%}
+    {{ return(dbt_onnx._reference_cte(model, run, 'output', [output])) }}
+{%- endif -%}
+{{ dbt_onnx._earlier_predictions_ctes(model, output, run, previous) }},
+
+{{ dbt_onnx._described_ctes('earlier', output) }}
+{%- endmacro %}
+
+
 {#- The CTE `reference` for one column of a CTE, as `dbt_onnx.distributions.describe` would give it. -#}
 {% macro _described_ctes(population, column) -%}
-{%- set value = dbt_onnx._identifier(column['name']) -%}
 described_values as (
-    {%- if column['type'].endswith(']') %}
-    select {{ dbt_onnx._counted_value('element', column) }} as value
-    from (
-        select unnest(cast({{ value }} as {{ dbt_onnx._element_type(column['type']) }}[])) as element
-        from {{ population }}
-    )
-    {%- else %}
-    select {{ dbt_onnx._counted_value(value, column) }} as value from {{ population }}
-    {%- endif %}
+    select {{ dbt_onnx._counted_value('value', column) }} as value
+    from {{ dbt_onnx._values_of(population, column) }}
 ),
 
 described_totals as (
@@ -70,26 +70,22 @@ described_totals as (
         count(value) as known
         {%- if column['kind'] == 'numeric' %},
         quantile_cont(value, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) as tenths,
-        min(value) as lowest
+        list_filter(
+            case
+                when list_unique(tenths) < 9
+                    then list_sort(list_distinct(list_append(tenths, min(value))), 'asc', 'nulls last')
+                else coalesce(tenths, [])
+            end,
+            lambda edge: isfinite(edge)
+        ) as edges
         {%- endif %}
     from described_values
 ),
 {%- if column['kind'] == 'numeric' %}
 
-described_edges as (
-    select
-        list_filter(
-            case
-                when list_unique(tenths) < 9 then list_sort(list_distinct(list_append(tenths, lowest)), 'asc', 'nulls last')
-                else coalesce(tenths, [])
-            end,
-            lambda edge: isfinite(edge)
-        ) as edges
-    from described_totals
-),
-
 described_histogram as (
-    select histogram(value, (select list_append(edges, cast('inf' as double)) from described_edges)) as numbers from described_values
+    select histogram(value, (select list_append(edges, cast('inf' as double)) from described_totals)) as numbers
+    from described_values
 ),
 
 reference as (
@@ -108,7 +104,6 @@ reference as (
         cast(null as varchar[]) as categories,
         0.0 as other_share
     from described_totals
-    cross join described_edges
     cross join described_histogram
 )
 {%- else %}

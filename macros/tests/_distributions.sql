@@ -34,19 +34,20 @@ card as (
             when list_contains({{ dbt_onnx._list_of_texts(singles) }}, column_name)
                 then list_transform(edges, lambda edge: {{ dbt_onnx._single('edge') }})
             else edges
-        end as seen_edges
+        end as seen_edges,
+        list_sort(list_distinct(seen_edges), 'asc', 'nulls last') as distinct_edges
     from {{ dbt_onnx._references_of(model, run, role) }}
 ),
 
 reference as (
     select
-        * exclude (seen_edges) replace (
-            list_sort(list_distinct(seen_edges), 'asc', 'nulls last') as edges,
+        * exclude (seen_edges, distinct_edges) replace (
+            distinct_edges as edges,
             case
-                when len(list_distinct(seen_edges)) = len(edges) or edges is null then shares
+                when len(distinct_edges) = len(edges) or edges is null then shares
                 else list_append(
                     list_transform(
-                        list_sort(list_distinct(seen_edges), 'asc', 'nulls last'),
+                        distinct_edges,
                         lambda seen: list_sum(list_filter(shares, lambda share, place: seen_edges[place] = seen))
                     ),
                     shares[len(shares)]
@@ -92,8 +93,7 @@ reference as (
 {% macro _counted_known_value(value, column) -%}
     {%- set type = dbt_onnx._element_type(column['type']) -%}
     {%- set is_float = type in ['FLOAT', 'DOUBLE'] -%}
-    {%- set is_number = is_float
-        or modules.re.fullmatch('U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|BOOLEAN|DECIMAL\\(.*\\)', type) is not none -%}
+    {%- set is_number = dbt_onnx._kind_of_type(type) in ['number', 'whole number', 'boolean'] -%}
     {%- set microseconds = {
         'day': 86400000000, 'hour': 3600000000, 'minute': 60000000, 'second': 1000000, 'millisecond': 1000,
         'microsecond': 1,
@@ -118,6 +118,16 @@ reference as (
 {%- endmacro %}
 
 
+{#- What a FROM clause reads: the values of a column, or the elements of its lists, as `value`. -#}
+{% macro _values_of(population, column) -%}
+    {%- set value = dbt_onnx._identifier(column['name']) -%}
+    {%- if column['type'].endswith(']') -%}
+        {%- set value = 'unnest(coalesce(cast(' ~ value ~ ' as ' ~ dbt_onnx._element_type(column['type']) ~ '[]), [null]))' -%}
+    {%- endif -%}
+    {{ return('(select ' ~ value ~ ' as value from ' ~ population ~ ')') }}
+{%- endmacro %}
+
+
 {#-
     The CTE `measured`: each row of `reference`, with the rows (elements of a list) of the present column, those that
     are known, and a histogram, by the edges of the reference (`numbers`) or by value (`texts`).
@@ -132,9 +142,7 @@ present as materialized (
 
 present_values as (
     {%- for column in columns %}
-    {%- set name = dbt_onnx._identifier(column['name']) %}
-    {%- set is_list = column['type'].endswith(']') %}
-    {%- set counted = dbt_onnx._counted_value('element' if is_list else name, column) %}
+    {%- set counted = dbt_onnx._counted_value('value', column) %}
     {%- set column_name = dbt_onnx._text(dbt_onnx._literal(column['name'])) %}
     select
         {{ column_name }} as column_name,
@@ -143,11 +151,7 @@ present_values as (
         {#- no histogram is without edges; that of a column without known values is never looked at #}
         (select case when len(edges) > 0 then edges else [0.0] end from reference where column_name = {{ column_name }})
             as edges
-    from {% if not is_list %}present{% else %}(
-        select unnest(coalesce(cast({{ name }} as {{ dbt_onnx._element_type(column['type']) }}[]), [null])) as element
-        from present
-    )
-    {%- endif %}
+    from {{ dbt_onnx._values_of('present', column) }}
     {{- '\n\n    union all\n' if not loop.last }}
     {%- endfor %}
 ),
@@ -172,7 +176,7 @@ measured as (
 
 
 {#-
-    The CTE `compared`: a row per column of a population that `reference` is about, none without columns, with
+    The CTE `compared`: a row per column of a population that `reference` is about, with
 
     `psi`       the population stability index: the sum over the bins of (actual - expected) * ln(actual / expected),
                 with shares of the known values (Siddiqi, Credit Risk Scorecards, 2006). A share below 0.0001 counts
@@ -183,15 +187,6 @@ measured as (
                 it had no room for is `other_share`
 -#}
 {% macro _compared_ctes(population, columns) -%}
-{%- if not columns -%}
-compared as (
-    {{ dbt_onnx._no_rows({
-        'column_name': 'varchar', 'row_count': 'bigint', 'known': 'bigint', 'example': 'varchar', 'null_share': 'double',
-        'expected_null_share': 'double', 'moved': 'struct(bin varchar, expected double, actual double)',
-        'unlisted_share': 'double', 'other_share': 'double', 'examples': 'varchar', 'psi': 'double', 'chance': 'double'
-    }) }}
-)
-{%- else -%}
 {{ dbt_onnx._measured_ctes(population, columns) }},
 
 counts_by_value as (
@@ -283,7 +278,6 @@ compared as (
     from measured
     left join summed using (column_name)
 )
-{%- endif -%}
 {%- endmacro %}
 
 
@@ -292,7 +286,8 @@ compared as (
     makes a constant a finding: a rare flag that happens to be unset in a small population is none.
 -#}
 {% macro _drift_findings(warn_psi, error_psi, min_rows) -%}
-    {% if warn_psi is not none or error_psi is not none -%}
+    {%- set thresholds = [error_psi, warn_psi] | reject('none') | list -%}
+    {% if thresholds -%}
     select
         column_name,
         'psi' as problem,
@@ -300,12 +295,9 @@ compared as (
         moved.bin || ': ' || round(moved.actual, 4) as actual,
         psi as figure,
         case
-            {%- if error_psi is not none %}
-            when psi > {{ error_psi }} then {{ error_psi }}
-            {%- endif %}
-            {%- if warn_psi is not none %}
-            when psi > {{ warn_psi }} then {{ warn_psi }}
-            {%- endif %}
+            {%- for threshold in thresholds %}
+            when psi > {{ threshold }} then {{ threshold }}
+            {%- endfor %}
         end as threshold,
         {{ "case when psi > " ~ error_psi ~ " then 'error' else 'warn' end" if error_psi is not none else "'warn'" }}
             as severity
@@ -328,26 +320,20 @@ compared as (
 
 {#- What was found while rendering, `[[column_name, problem, expected, actual]]`, as a SELECT with all columns of a finding. -#}
 {% macro _findings(found) -%}
-    {{ dbt_onnx._no_rows({
-        'column_name': 'varchar', 'problem': 'varchar', 'expected': 'varchar', 'actual': 'varchar',
-        'figure': 'double', 'threshold': 'double', 'severity': 'varchar'
-    }) }}
-    {%- for column_name, problem, expected, actual in found %}
-
-    union all by name
-
     select
-        {{ dbt_onnx._literal(column_name) if column_name is not none else 'cast(null as varchar)' }} as column_name,
-        {{ dbt_onnx._literal(problem) }} as problem,
-        {{ dbt_onnx._literal(expected) }} as expected,
-        {{ dbt_onnx._literal(actual) }} as actual,
+        finding[1] as column_name,
+        finding[2] as problem,
+        finding[3] as expected,
+        finding[4] as actual,
+        cast(null as double) as figure,
+        cast(null as double) as threshold,
         'error' as severity
-    {%- endfor %}
+    from (select unnest(from_json({{ dbt_onnx._literal(found | tojson) }}, '[["VARCHAR"]]')) as finding)
 {%- endmacro %}
 
 
 {#- What both tests return: the CTE `validation_errors` with the version that was judged. -#}
-{% macro _sorted_findings(run) -%}
+{% macro _sorted_drift(run) -%}
 select
     *,
     {{ dbt_onnx._literal(run['model_version']) if run is not none else 'cast(null as varchar)' }} as model_version
@@ -370,8 +356,6 @@ order by severity asc nulls last, figure desc nulls last, column_name asc nulls 
 
 
 {% macro _faults_of_psi(psi, argument) -%}
-    {%- if psi is not none and (psi is not number or psi is boolean or not psi > 0) -%}
-        {{ return([argument ~ " is " ~ psi ~ "; it takes a number above 0, or none"]) }}
-    {%- endif -%}
-    {{ return([]) }}
+    {%- set is_right = psi is none or psi is number and psi is not boolean and psi > 0 -%}
+    {{ return([] if is_right else [argument ~ " is " ~ psi ~ "; it takes a number above 0, or none"]) }}
 {%- endmacro %}

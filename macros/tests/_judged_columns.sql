@@ -8,28 +8,22 @@
     the same model version that is older.
 -#}
 {% macro _last_full_run(model, before=none) -%}
-    {%- set runs = dbt_onnx._beside(model, 'dbt_onnx_runs') -%}
-    {%- if dbt_onnx._columns_in(runs) is none -%}
-        {{ return(none) }}
-    {%- endif -%}
+    {%- set runs = dbt_onnx._rows_about(model, [
+        'status', 'scope', 'model_name', 'model_version', 'artifact_sha256', 'scored_at', 'as_of', 'key_columns',
+    ]) -%}
     {%- set found = run_query(
-        "select run_id, model_name, model_version, artifact_sha256, cast(scored_at as varchar),"
-        ~ " cast(as_of as varchar), to_json(key_columns)"
-        ~ " from " ~ dbt_onnx._table(runs)
-        ~ " where " ~ dbt_onnx._is_called('scoring_model', model.identifier)
-        ~ " and status = 'success' and scope = 'full'"
+        "select model_name, model_version, artifact_sha256, cast(scored_at as varchar) as scored_at,"
+        ~ " cast(as_of as varchar) as as_of, to_json(key_columns) as key"
+        ~ " from " ~ runs ~ " as runs where status = 'success' and scope = 'full'"
         ~ ((" and " ~ dbt_onnx._is_version(before)
-            ~ " and scored_at < cast(" ~ dbt_onnx._literal(before['scored_at']) ~ " as timestamp)")
+            ~ " and runs.scored_at < cast(" ~ dbt_onnx._literal(before['scored_at']) ~ " as timestamp)")
             if before is not none else "")
-        ~ " order by scored_at desc nulls last limit 1"
+        ~ " order by runs.scored_at desc nulls last limit 1"
     ).rows -%}
     {%- if found | length == 0 -%}
         {{ return(none) }}
     {%- endif -%}
-    {%- set names = ['run_id', 'model_name', 'model_version', 'artifact_sha256', 'scored_at', 'as_of', 'key'] -%}
-    {%- set run = dict(zip(names, found[0].values())) -%}
-    {%- do run.update({'key': fromjson(run['key'])}) -%}
-    {{ return(run) }}
+    {{ return(dict(found[0].dict(), key=fromjson(found[0]['key']))) }}
 {%- endmacro %}
 
 
@@ -60,15 +54,13 @@
             ~ ")) and list_bool_or(list_transform(edges, lambda edge: cast(edge as varchar)"
             ~ " <> cast(try_cast(edge as float) as varchar))), false)" -%}
         {%- for row in run_query(
-            "select column_name, kind, time_unit, coalesce(list_has_all(['False', 'True'], categories), false), "
-            ~ (is_single ~ ", null" if is_older
-                else "coalesce(dtype in ('float16', 'float32'), false) or " ~ is_single ~ ", fill")
+            "select column_name as name, kind, time_unit,"
+            ~ " coalesce(list_has_all(['False', 'True'], categories), false) as is_boolean, "
+            ~ (is_single ~ " as is_single, null as fill" if is_older
+                else "coalesce(dtype in ('float16', 'float32'), false) or " ~ is_single ~ " as is_single, fill")
             ~ " from " ~ dbt_onnx._references_of(model, run, role) ~ " order by rowid asc"
         ).rows -%}
-            {%- do described.append({
-                'name': row[0], 'kind': row[1], 'time_unit': row[2], 'is_boolean': row[3], 'is_single': row[4],
-                'fill': row[5],
-            }) -%}
+            {%- do described.append(dict(row.dict())) -%}
         {%- endfor -%}
     {%- endif -%}
     {{ return(described) }}

@@ -67,29 +67,10 @@
 {%- endmacro %}
 
 
-{#- Those of `[{'name': ..}]` that have a name, in whatever case. -#}
-{% macro _called(columns, name) -%}
-    {%- set called = [] -%}
-    {%- for column in columns if column['name'] | lower == name | lower -%}
-        {%- do called.append(column) -%}
-    {%- endfor -%}
-    {{ return(called) }}
-{%- endmacro %}
-
-
 {% macro _faults_of_output(column, outputs) -%}
     {{ return([] if dbt_onnx._called(outputs, column) else [
         "column is '" ~ column ~ "'; the outputs are " ~ (outputs | map(attribute='name') | list | tojson)
     ]) }}
-{%- endmacro %}
-
-
-{#- `least`, the least number of rows or runs that makes sense. -#}
-{% macro _faults_of_count(value, argument, least=1, or_none='') -%}
-    {%- if value is not integer or value is boolean or value < least -%}
-        {{ return([argument ~ " is " ~ value ~ "; it takes a whole number from " ~ least ~ or_none]) }}
-    {%- endif -%}
-    {{ return([]) }}
 {%- endmacro %}
 
 
@@ -99,7 +80,7 @@
 -#}
 {% macro _ledger_of_test(test, model, key, faults, column=none) -%}
     {%- do dbt_onnx._raise_faults(faults, test, model) -%}
-    {%- set ledger = dbt_onnx._ledger(model, dbt_onnx._key(key)) -%}
+    {%- set ledger = dbt_onnx._ledger(model, key) -%}
     {%- set faults = dbt_onnx._faults_of_columns(ledger['key'], ledger['current_columns'], ledger['current'], 'key') -%}
     {%- if column is not none and ledger['current_columns'] is not none -%}
         {%- do faults.extend(dbt_onnx._faults_of_output(column, ledger['outputs'])) -%}
@@ -121,6 +102,15 @@ exists (
     where {{ dbt_onnx._same_key(key, 'entities', 'current_rows') }}
 )
 {%- endif -%}
+{%- endmacro %}
+
+
+{#- What a test returns: its CTE `validation_errors`, by `order` and then by key. -#}
+{% macro _sorted_findings(order, key) -%}
+select *
+from validation_errors
+{{ dbt_onnx._none_if_empty() }}
+order by {{ order }}, {{ dbt_onnx._ascending(key) }}
 {%- endmacro %}
 
 

@@ -24,23 +24,22 @@
     + dbt_onnx._faults_of_relation(features, 'features')
     + dbt_onnx._faults_of_fraction(max_null_increase, 'max_null_increase')
     + dbt_onnx._faults_of_fraction(max_unseen_fraction, 'max_unseen_fraction')
-    + (dbt_onnx._faults_of_key(dbt_onnx._key(columns)) | map('replace', 'key', 'columns', 1) | list if columns is not none else []) -%}
+    + (dbt_onnx._faults_of_key(dbt_onnx._names(columns)) | map('replace', 'key', 'columns', 1) | list if columns is not none else []) -%}
 {%- do dbt_onnx._raise_faults(faults, 'features_match_training', model) -%}
 
 {%- set run = dbt_onnx._last_full_run(model) -%}
-{%- set judged = dbt_onnx._judged_features(
-    model, run, features, dbt_onnx._key(columns) if columns is not none else none
-) -%}
+{%- set judged = dbt_onnx._judged_features(model, run, features, dbt_onnx._names(columns)) -%}
 {%- do dbt_onnx._raise_faults(judged['faults'], 'features_match_training', model) -%}
 
 with {% if judged['columns'] -%}
 {{ dbt_onnx._reference_cte(model, run, 'feature', judged['columns']) }},
 
-{% endif -%}
 {{ dbt_onnx._compared_ctes(dbt_onnx._table(features), judged['columns']) }},
 
+{% endif -%}
 validation_errors as (
     {{ dbt_onnx._findings(judged['findings']) }}
+    {%- if judged['columns'] %}
 
     union all by name
 
@@ -71,8 +70,9 @@ validation_errors as (
         'error' as severity
     from compared
     where known >= {{ min_rows }} and figure > threshold
+    {%- endif %}
 )
 
-{{ dbt_onnx._sorted_findings(run) }}
+{{ dbt_onnx._sorted_drift(run) }}
 {%- endif -%}
 {% endtest %}

@@ -29,24 +29,9 @@
     {%- do faults.append("grace and entity_since go together: since when is an entity waiting, and how long may it") -%}
 {%- endif -%}
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_are_complete', model, key, faults) -%}
-{%- set key = ledger['key'] -%}
 {%- set clock = dbt_onnx.clock() | trim -%}
 
 with {{ dbt_onnx._missing_entities_ctes(ledger, registry, entities, entity_since) }},
-
-predicted as (
-    select
-        {{ dbt_onnx._columns(key, of='current') }},
-        max({'scored_at': scored_at, 'model_version': model_version, 'as_of': as_of}) filter (
-            where status = 'scored' {{ 'and versions_back is not null' if registry is not none }}
-        ) as __dbt_onnx_prediction,
-        coalesce(bool_or(tells_presence and last_seen_as_of is null), false) as __dbt_onnx_is_present,
-        max(coalesce(last_seen_as_of, confirmed_as_of, as_of)) as last_seen_as_of
-    from current
-    left join served_versions using (model_name, model_version)
-    group by {{ dbt_onnx._columns(key, of='current') }}
-    having __dbt_onnx_prediction is not null
-),
 
 unknown as (
     select
@@ -54,8 +39,9 @@ unknown as (
         case when __dbt_onnx_is_present then 'no_entity' else 'departed' end as problem,
         unnest(__dbt_onnx_prediction),
         case problem when 'departed' then last_seen_as_of end as last_seen_as_of
-    from predicted
-    anti join entities on {{ dbt_onnx._same_key(key, 'predicted', 'entities') }}
+    from answers
+    anti join entities on {{ dbt_onnx._same_key(key, 'answers', 'entities') }}
+    where __dbt_onnx_prediction is not null
 ),
 
 validation_errors as (
@@ -76,7 +62,7 @@ validation_errors as (
         *,
         'error' as severity
     from unknown
-    qualify count(*) over () > {{ max_unknown_fraction }} * (select count(*) from predicted)
+    qualify count(*) over () > {{ max_unknown_fraction }} * (select count(__dbt_onnx_prediction) from answers)
     {%- else %}
     select
         unknown.*,
@@ -91,9 +77,6 @@ validation_errors as (
     {%- endif %}
 )
 
-select *
-from validation_errors
-{{ dbt_onnx._none_if_empty() }}
-order by severity asc nulls last, problem asc nulls last, {{ dbt_onnx._ascending(key) }}
+{{ dbt_onnx._sorted_findings('severity asc nulls last, problem asc nulls last', key) }}
 {%- endif -%}
 {% endtest %}

@@ -31,7 +31,6 @@
 {%- endif -%}
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_are_fresh', model, key, faults) -%}
 {%- set clock = dbt_onnx.clock() | trim -%}
-{%- set too_many = "(select count(*) filter (where {0}) > " ~ max_stale_fraction ~ " * count(*) from served)" -%}
 
 with {{ dbt_onnx._current_rows_ctes(dict(ledger, outputs=[]), registry) }},
 
@@ -39,42 +38,34 @@ served as (
     select
         *,
         {{ dbt_onnx._elapsed('fresh_as_of') }} as age,
-        {#- a threshold of none is NULL, and nothing is older than that -#}
-        fresh_as_of < {{ clock }} - {{ dbt_onnx._interval(error_after) }} as __dbt_onnx_is_error,
-        fresh_as_of < {{ clock }} - {{ dbt_onnx._interval(warn_after) }} as __dbt_onnx_is_warning,
         {#- under a clock that is set back, what was scored since is not about a moment to come -#}
         fresh_as_of > greatest({{ clock }}, {{ dbt_onnx._utc('now()') }})
         {%- if var('dbt_onnx_clock', none) is none %}
         {#- a clock that is set says nothing about `scored_at`, which is the real time -#}
         or as_of > scored_at
-        {%- endif %} as __dbt_onnx_is_future
+        {%- endif %} as __dbt_onnx_is_future,
+        case
+            when __dbt_onnx_is_future then 'error'
+            {%- for severity, after in {'error': error_after, 'warn': warn_after}.items() if after is not none %}
+            {%- set is_stale = 'fresh_as_of < ' ~ clock ~ ' - ' ~ dbt_onnx._interval(after) %}
+            when {{ is_stale }} and count(*) filter (where {{ is_stale }}) over () > {{ max_stale_fraction }} * count(*) over ()
+                then '{{ severity }}'
+            {%- endfor %}
+        end as severity,
+        case when __dbt_onnx_is_future then 'future_as_of' else 'stale' end as problem,
+        case
+            when severity = 'warn' then {{ dbt_onnx._interval(warn_after) }}
+            when problem = 'stale' then {{ dbt_onnx._interval(error_after) }}
+        end as threshold
     from current_rows
     where
         __dbt_onnx_versions_back is not null
         and {{ dbt_onnx._is_judged(key, entities) | indent(8) }}
 ),
 
-judged as (
-    select
-        *,
-        case when __dbt_onnx_is_future then 'future_as_of' else 'stale' end as problem,
-        case
-            when __dbt_onnx_is_future then 'error'
-            when __dbt_onnx_is_error and {{ too_many.format('__dbt_onnx_is_error') }} then 'error'
-            when __dbt_onnx_is_warning and {{ too_many.format('__dbt_onnx_is_warning') }} then 'warn'
-        end as severity
-    from served
-),
-
 validation_errors as (
-    select
-        {{ dbt_onnx._columns(ledger['key'] + returned[:6]) }},
-        case
-            when severity = 'warn' then {{ dbt_onnx._interval(warn_after) }}
-            when problem = 'stale' then {{ dbt_onnx._interval(error_after) }}
-        end as threshold,
-        severity
-    from judged
+    select {{ dbt_onnx._columns(ledger['key'] + returned) }}
+    from served
     where severity is not null
 
     union all by name
@@ -85,9 +76,6 @@ validation_errors as (
     where not exists (select 1 from served)
 )
 
-select *
-from validation_errors
-{{ dbt_onnx._none_if_empty() }}
-order by severity asc nulls last, age desc nulls last, {{ dbt_onnx._ascending(ledger['key']) }}
+{{ dbt_onnx._sorted_findings('severity asc nulls last, age desc nulls last', ledger['key']) }}
 {%- endif -%}
 {% endtest %}

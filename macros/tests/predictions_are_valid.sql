@@ -31,7 +31,6 @@
     {%- do faults.extend(dbt_onnx._faults_of_count(constant_from_rows, 'constant_from_rows', 2, ', or none')) -%}
 {%- endif -%}
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_are_valid', model, key, faults, column) -%}
-{%- set key = ledger['key'] -%}
 
 with {{ dbt_onnx._current_rows_ctes(ledger, none) }},
 
@@ -79,9 +78,6 @@ validation_errors as (
     {%- endfor %}
 )
 
-select *
-from validation_errors
-{{ dbt_onnx._none_if_empty() }}
-order by problem asc nulls last, column_name asc nulls last, {{ dbt_onnx._ascending(key) }}
+{{ dbt_onnx._sorted_findings('problem asc nulls last, column_name asc nulls last', key) }}
 {%- endif -%}
 {% endtest %}

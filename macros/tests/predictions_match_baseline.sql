@@ -45,27 +45,24 @@ with in_force as (
     where {{ dbt_onnx._is_version(run) }} and status = 'scored' and last_seen_as_of is null
 ),
 
-{% if previous is not none -%}
-{{ dbt_onnx._earlier_predictions_ctes(model, output, run, previous) }},
+{% if has_reference -%}
+{{ dbt_onnx._baseline_ctes(model, output, run, previous) }},
 
-{{ dbt_onnx._described_ctes('earlier', output) }},
-
-{% elif has_reference -%}
-{{ dbt_onnx._reference_cte(model, run, 'output', [output]) }},
+{{ dbt_onnx._compared_ctes('in_force', [output]) }},
 
 {% endif -%}
-{{ dbt_onnx._compared_ctes('in_force', [output] if has_reference else []) }},
-
 validation_errors as (
     {{ dbt_onnx._findings([] if has_reference or baseline != 'training' else [[
         output['name'], 'no_reference',
         "the distribution of '" ~ output['name'] ~ "' in the card of " ~ dbt_onnx._version_of(run)
             ~ ', as dbt_onnx.export writes it; or baseline: previous_run', 'none'
     ]]) }}
+    {%- if has_reference %}
 
     union all by name
 
     {{ dbt_onnx._drift_findings(warn_psi, error_psi, min_rows) }}
+    {%- endif %}
     {%- if max_label_share is not none %}
 
     union all by name
@@ -74,23 +71,18 @@ validation_errors as (
         {{ dbt_onnx._literal(output['name']) }} as column_name,
         'label_share' as problem,
         'no value with a share above ' || {{ max_label_share }} as expected,
-        value || ': ' || round(figure, 4) as actual,
-        figure,
+        count(*) / cast(sum(count(*)) over () as double) as figure,
+        {{ dbt_onnx._text(name) }} || ': ' || round(figure, 4) as actual,
         {{ max_label_share }} as threshold,
         'error' as severity
-    from (
-        select
-            {{ dbt_onnx._text(name) }} as value,
-            count(*) / cast(sum(count(*)) over () as double) as figure
-        from in_force
-        where {{ name }} is not null
-        group by {{ dbt_onnx._text(name) }}
-        qualify sum(count(*)) over () >= {{ min_rows }} and figure > {{ max_label_share }}
-    )
+    from in_force
+    where {{ name }} is not null
+    group by {{ dbt_onnx._text(name) }}
+    qualify sum(count(*)) over () >= {{ min_rows }} and figure > threshold
     {%- endif %}
 )
 {%- endif %}
 
-{{ dbt_onnx._sorted_findings(run) }}
+{{ dbt_onnx._sorted_drift(run) }}
 {%- endif -%}
 {% endtest %}

@@ -22,22 +22,17 @@
     + dbt_onnx._faults_of_given('relation', {'entities': entities})
     + dbt_onnx._faults_of_fraction(max_earlier_fraction, 'max_earlier_fraction') -%}
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_match_registry', model, key, faults) -%}
-{%- set key = ledger['key'] -%}
 
 with {{ dbt_onnx._current_rows_ctes(dict(ledger, outputs=[]), registry) }},
 
 served as (
     select
-        {{ dbt_onnx._columns(key + of_prediction, of='current_rows') }},
-        current_rows.__dbt_onnx_versions_back,
+        current_rows.*,
         served_versions.sha256 as __dbt_onnx_expected_sha256,
         run_artifacts.sha256 as __dbt_onnx_sha256
     from current_rows
-    inner join served_versions
-        on current_rows.model_name = served_versions.model_name
-        and current_rows.model_version = served_versions.model_version
-    left join (select run_id, max(artifact_sha256) as sha256 from runs group by run_id) as run_artifacts
-        on current_rows.run_id = run_artifacts.run_id
+    inner join served_versions using (model_name, model_version)
+    left join (select run_id, max(artifact_sha256) as sha256 from runs group by run_id) as run_artifacts using (run_id)
     where {{ dbt_onnx._is_judged(key, entities) | indent(4) }}
 ),
 
@@ -82,9 +77,6 @@ validation_errors as (
     {%- endfor %}
 )
 
-select *
-from validation_errors
-{{ dbt_onnx._none_if_empty() }}
-order by problem asc nulls last, {{ dbt_onnx._ascending(key) }}
+{{ dbt_onnx._sorted_findings('problem asc nulls last', key) }}
 {%- endif -%}
 {% endtest %}

@@ -28,13 +28,9 @@
 
 with registry as (
     select
-        list(struct_pack(
-            model_name := cast(model_name as varchar),
-            model_version := cast(model_version as varchar),
-            alias := cast(alias as varchar),
-            artifact := cast(artifact as varchar),
-            sha256 := cast(sha256 as varchar)
-        )) as entries
+        list(struct_pack({{ dbt_onnx._each(
+            ['model_name', 'model_version', 'alias', 'artifact', 'sha256'], '{0} := cast({0} as varchar)'
+        ) }})) as entries
     from {{ registry }}
 ),
 
@@ -57,17 +53,11 @@ findings as (
             findings,
             '[{"run_id": "VARCHAR", "problem": "VARCHAR", "key": "VARCHAR", "column_name": "VARCHAR",'
             || ' "expected": "VARCHAR", "actual": "VARCHAR"}]'
-        )) as finding
+        ), recursive := true)
     from answer
 )
 
-select
-    finding.run_id,
-    finding.problem,
-    finding.key,
-    finding.column_name,
-    finding.expected,
-    finding.actual
+select *
 from findings
 {{ dbt_onnx._none_if_empty() }}
 {%- endif -%}

@@ -38,29 +38,27 @@ profiles_dir = click.option(
 target = click.option("--target", "-t", help="The target of the profile; as of dbt.")
 
 
-class _Variables(click.ParamType[dict[str, Any]]):
-    name = "YAML"
+def _variables(text: str) -> dict[str, Any]:
+    import yaml
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> dict[str, Any]:
-        if isinstance(value, dict):
-            return value
-        import yaml
-
-        try:
-            variables = yaml.safe_load(value)
-        except yaml.YAMLError:
-            variables = None
-        if not isinstance(variables, dict):
-            self.fail(
-                f"{value!r} is no mapping such as '{{dbt_onnx_clock: \"1998-04-01\"}}'", param, ctx
-            )
-        return variables
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict):
+        raise click.BadParameter(
+            f"{text!r} is no mapping such as '{{dbt_onnx_clock: \"1998-04-01\"}}'"
+        )
+    return found
 
 
 variables = click.option(
-    "--vars", "variables", type=_Variables(), default="{}", help="dbt's variables, as of dbt."
+    "--vars",
+    "variables",
+    type=_variables,
+    metavar="YAML",
+    default="{}",
+    help="dbt's variables, as of dbt.",
 )
 
 

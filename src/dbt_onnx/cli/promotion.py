@@ -89,11 +89,7 @@ def promote(
         ctx.exit(options.WRONG)
     gate: GateResult = "overridden" if failed else "passed" if standing.champion else "not_compared"
     change = carry_out(
-        standing,
-        entry,
-        action="promote",
-        gate=gate,
-        reason=despite(why or "", failed),
+        standing, entry, action="promote", gate=gate, reason=despite(why or "", failed)
     )
     show_change(change, registry, overridden=failed)
 

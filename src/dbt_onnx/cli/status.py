@@ -13,25 +13,19 @@ from dbt_onnx.cli import options
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-class _Period(click.ParamType[timedelta]):
-    name = "PERIOD"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta:
-        if isinstance(value, timedelta):
-            return value
-        found = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw])", str(value))
-        if found is None:
-            self.fail(f"{value!r} is no period such as 36h, 2d or 1w", param, ctx)
-        return timedelta(**{_UNITS[found[2]]: int(found[1])})
+def _period(text: str) -> timedelta:
+    found = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw])", text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is no period such as 36h, 2d or 1w")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
 @click.command()
 @click.argument("model", required=False)
 @click.option(
     "--stale-after",
-    type=_Period(),
+    type=_period,
+    metavar="PERIOD",
     default="2d",
     show_default=True,
     help="A prediction older than that is stale: 90m, 36h, 2d, 1w.",

@@ -19,7 +19,7 @@ from dbt_onnx.artifacts.registry import parse_spec
 from dbt_onnx.errors import ConfigError, DbtOnnxError, WarehouseError
 from dbt_onnx.project import upstream
 from dbt_onnx.project.dbt_project import one_line
-from dbt_onnx.project.scoring_calls import scoring_calls
+from dbt_onnx.project.scoring_calls import scoring_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,11 +52,9 @@ def slices(first: datetime, last: datetime, every: Every) -> list[datetime]:
 def _advance(first: datetime, steps: int, every: Every) -> datetime:
     if every != "month":
         return first + steps * timedelta(days=1 if every == "day" else 7)
-    year, month = divmod(first.month - 1 + steps, 12)
-    year, month = first.year + year, month + 1
-    return first.replace(
-        year=year, month=month, day=min(first.day, calendar.monthrange(year, month)[1])
-    )
+    years, month = divmod(first.month - 1 + steps, 12)
+    last = calendar.monthrange(first.year + years, month + 1)[1]
+    return first.replace(year=first.year + years, month=month + 1, day=min(first.day, last))
 
 
 def show_clock(clock: datetime) -> str:
@@ -125,8 +123,7 @@ def plan_backfill(
     clock_query = project.render("select {{ dbt_onnx.clock() }} as clock", variables={})
     with project.warehouse() as warehouse:
         now = warehouse.answer(clock_query)["clock"]
-        calls = scoring_calls(project, warehouse)
-        [call] = [call for call in calls if call.scoring_model == model]
+        call = scoring_call(project, warehouse, model)
         version = _version(project, warehouse, call, asked)
         # any version fills a hole, unless one was asked for
         done = warehouse.scored_clocks(model.table, version if asked else None)
@@ -217,7 +214,6 @@ def _drop_scratch(backfill: Backfill) -> None:
 def _version(
     project: DbtProject, warehouse: Warehouse, call: ScoringCall, asked: str | None
 ) -> RegistryEntry:
-    """The version that will score."""
     model = call.scoring_model
     if asked is None and call.model is None:
         raise ConfigError(

@@ -17,7 +17,7 @@ import tempfile
 import time
 import warnings
 import weakref
-from contextlib import closing, contextmanager
+from contextlib import chdir, closing, contextmanager
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -73,7 +73,6 @@ class DbtProject:
         self._profiles_dir = (profiles_dir or _default_profiles_dir(self.root)).resolve()
         self._asked = told.Asked(self.root, self._profiles_dir, target, self.variables)
         self._learned: told.Told | None = None
-        self._renders_alike = False
         self._scratch = tempfile.mkdtemp(prefix="dbt_onnx_")
         weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
 
@@ -120,10 +119,10 @@ class DbtProject:
         if found:
             selectors = {model.selector for model in found}
             is_told_apart = len(selectors) == len(found)
+            names = [m.selector if is_told_apart else m.unique_id for m in found]
             raise ConfigError(
                 f"{len(found)} scoring models of the project are called {name!r}",
-                hint="name one of "
-                + ", ".join(m.selector if is_told_apart else m.unique_id for m in found),
+                hint=f"name one of {', '.join(names)}",
             )
         names = [model.selector for model in models]
         if not names:
@@ -143,7 +142,7 @@ class DbtProject:
     @property
     def _engine(self) -> type[Warehouse]:
         # only of DuckDB is kept what dbt told
-        return engine_for("duckdb" if self._recalled is not None else self._parsed[1].type)
+        return engine_for("duckdb" if self._recalled else self._parsed[1].credentials.type)
 
     @contextmanager
     def warehouse(self, *, read_only: bool = True) -> Iterator[Warehouse]:
@@ -160,7 +159,7 @@ class DbtProject:
         """
         if read_only and (recalled := self._recalled) is not None:
             _let_go()
-            with _working_directory(self.root):
+            with chdir(self.root):
                 opened = self._engine.open_again(recalled.path, recalled.config_options)
             with closing(opened), self._engine.session(opened, recalled.settings) as cursor:
                 yield cursor
@@ -168,20 +167,17 @@ class DbtProject:
         from dbt.adapters.duckdb.environments import Environment
 
         connection, opening, plugins = self._open(read_only=read_only)
-        try:
-            with connection.cursor() as cursor:
-                yield Environment.initialize_cursor(opening, cursor, plugins)
-        finally:
-            connection.close()
+        with closing(connection), connection.cursor() as cursor:
+            yield Environment.initialize_cursor(opening, cursor, plugins)
 
     def _open(self, *, read_only: bool) -> tuple[duckdb.DuckDBPyConnection, Any, Any]:
         """A connection, the credentials that it was opened with, and dbt-duckdb's plugins."""
         from dbt.adapters.duckdb.environments import Environment
 
-        _, credentials = self._parsed
+        credentials = self._parsed[1].credentials
         _let_go()
-        opening_errors = engine_for(credentials.type).opening_errors
-        with opening_errors(credentials.path), _working_directory(self.root):
+        # the relative paths of a profile begin in the project's folder
+        with self._engine.opening_errors(credentials.path), chdir(self.root):
             plugins = Environment.initialize_plugins(credentials)
             options = {"access_mode": "read_only"} if read_only else {}
             opening = copy.copy(credentials)
@@ -203,9 +199,9 @@ class DbtProject:
         from dbt.adapters.duckdb import environments
         from dbt.adapters.duckdb.connections import DuckDBConnectionManager
 
-        manifest, credentials = self._parsed
+        manifest, config = self._parsed
         manager: Any = DuckDBConnectionManager
-        environment: Any = environments.create(credentials)
+        environment: Any = environments.create(config.credentials)
         opened, _, _ = self._open(read_only=True)
         asked: dict[str, str] = {}
         environment.conn = self._engine.noting(opened, asked)
@@ -220,7 +216,7 @@ class DbtProject:
                 hint="`dbt compile` in the project's folder says more",
             )
         sql = str(results[0].node.compiled_code)
-        if self._learned is not None and self._renders_alike:
+        if self._learned is not None and told.renders_alike(manifest, config):
             self._learned.keep_rendered(question, asked=asked, sql=sql)
         return sql
 
@@ -234,33 +230,27 @@ class DbtProject:
         KeyboardInterrupt when dbt was interrupted.
         """
         runner = _dbt_runner()(manifest=manifest)
-        variables = {**self.variables, **(variables or {})}
-        target = ["--target", self._target] if self._target else []
-        with _working_directory(self.root), warnings.catch_warnings():
+        options = self._options({**self.variables, **(variables or {})})
+        with chdir(self.root), warnings.catch_warnings():
             # dbt's own deprecations, and the event loops that dbt-duckdb leaves, are none of ours
             warnings.simplefilter("ignore")
             try:
-                done = runner.invoke(
-                    [
-                        *arguments,
-                        *("--project-dir", str(self.root)),
-                        *("--profiles-dir", str(self._profiles_dir)),
-                        *target,
-                        *("--vars", json.dumps(variables, default=str)),
-                        *self._quiet(),
-                    ]
-                )
+                done = runner.invoke([*arguments, *options])
             finally:
                 _let_go()
         if isinstance(done.exception, KeyboardInterrupt):
             raise KeyboardInterrupt from done.exception
         return done
 
-    def _quiet(self) -> list[str]:
-        """Options that keep the terminal, and the files of the user's own dbt runs, as they are."""
+    def _options(self, variables: Mapping[str, Any]) -> list[str]:
+        """Those of every command: the terminal, and the files of the user's own dbt runs, stay as they are."""
         scratch = self._scratch
         parsed = self.root / os.environ.get("DBT_TARGET_PATH", "target") / "partial_parse.msgpack"
         return [
+            *("--project-dir", str(self.root)),
+            *("--profiles-dir", str(self._profiles_dir)),
+            *(("--target", self._target) if self._target else ()),
+            *("--vars", json.dumps(variables, default=str)),
             *("--log-level", "none"),
             *("--log-level-file", "none"),
             *("--log-path", scratch),
@@ -273,7 +263,7 @@ class DbtProject:
 
     @cached_property
     def _parsed(self) -> tuple[Any, Any]:
-        """The manifest, and the target's credentials as dbt has rendered them."""
+        """The manifest, and dbt's config of the project, with the target's credentials."""
         if not (self.root / "dbt_project.yml").is_file():
             raise ConfigError(
                 f"{self.root} is no dbt project: it has no dbt_project.yml",
@@ -289,18 +279,13 @@ class DbtProject:
         from dbt.adapters.factory import FACTORY
 
         adapters: Mapping[str, Any] = FACTORY.adapters  # of the invocation that has just ended
-        if "duckdb" not in adapters:
-            raise ConfigError(
-                f"the target's warehouse is of type {', '.join(adapters)}; dbt_onnx reads duckdb",
-                hint="choose another target with --target",
-            )
-        config = adapters["duckdb"].config
+        [(adapter_type, adapter)] = adapters.items()
+        engine_for(adapter_type)  # raises for a warehouse that no engine reads
         models = [asdict(model) for model in _scoring_models(done.result)]
-        self._renders_alike = told.renders_alike(done.result, config)
         self._learned = told.learn(
-            self._asked, config, models, began=began, before=self._told_before
+            self._asked, adapter.config, models, began=began, before=self._told_before
         )
-        return done.result, config.credentials
+        return done.result, adapter.config
 
 
 def _scoring_models(manifest: Any) -> list[ScoringModel]:
@@ -357,14 +342,3 @@ def _let_go() -> None:
         manager._ENV.close()  # noqa: SLF001
     manager.close_all_connections()
     gc.collect()  # cursors that nobody refers to keep the database open, too
-
-
-@contextmanager
-def _working_directory(folder: Path) -> Iterator[None]:
-    """dbt works in the project's folder: the relative paths of a profile begin there."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)

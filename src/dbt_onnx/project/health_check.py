@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from dbt_onnx.errors import ArtifactError, DbtOnnxError
 from dbt_onnx.runs.health import Health, ModelHealth, Problem, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from datetime import timedelta
 
     from dbt_onnx.artifacts.registry import Registry
@@ -87,15 +87,11 @@ class _Check:
             self.is_readable = not self.sources.is_torn
             listed = ", ".join(map(str, self.sources.gone))
             self._add("ledger", f"its ledger is not whole in the warehouse: no {listed}")
-        try:
+        with self._noting("features"):
             warehouse.check_features(self.sources)
             self.has_features = True
-        except DbtOnnxError as error:
-            self._add("features", error.message)
-        try:
+        with self._noting("registry"):
             self.registry = warehouse.registry(self.sources)
-        except DbtOnnxError as error:
-            self._add("registry", error.message)
 
     def call(self) -> dict[str, Any]:
         """The arguments of `prediction_health`, as JSON has them."""
@@ -111,12 +107,9 @@ class _Check:
         }
 
     def read_figures(self, warehouse: Warehouse, query: str) -> None:
-        try:
+        with self._noting("warehouse"):
             self.figures = warehouse.answer(query)
-        except DbtOnnxError as error:
-            self._add("warehouse", error.message)
-            return
-        self.problems += judge(self.figures)
+            self.problems += judge(self.figures)
 
     def verify_artifact(self, project: DbtProject) -> None:
         """The serving version's file and card, as a run and `dbt-onnx verify` check them."""
@@ -143,6 +136,13 @@ class _Check:
             figures=self.figures,
             problems=tuple(dict.fromkeys(self.problems)),
         )
+
+    @contextmanager
+    def _noting(self, kind: str) -> Iterator[None]:
+        try:
+            yield
+        except DbtOnnxError as error:
+            self._add(kind, error.message)
 
     def _add(self, kind: str, message: str) -> None:
         self.problems.append(Problem(kind=kind, message=message))

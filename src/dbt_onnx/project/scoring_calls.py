@@ -48,12 +48,8 @@ class ScoringCall:
 
 
 def scoring_calls(project: DbtProject, warehouse: Warehouse) -> list[ScoringCall]:
-    """The calls of all scoring models of the project, by name.
-
-    Arguments that are literals in a model's code are those of its next run. The others are taken from
-    its last run; without one they are not known.
-    """
-    return [_read_call(project, warehouse, model) for model in project.scoring_models()]
+    """The calls of all scoring models of the project, by name."""
+    return [scoring_call(project, warehouse, model) for model in project.scoring_models()]
 
 
 def literal_arguments(code: str) -> dict[str, Any]:
@@ -79,7 +75,12 @@ def literal_arguments(code: str) -> dict[str, Any]:
     return found
 
 
-def _read_call(project: DbtProject, warehouse: Warehouse, model: ScoringModel) -> ScoringCall:
+def scoring_call(project: DbtProject, warehouse: Warehouse, model: ScoringModel) -> ScoringCall:
+    """The call of one scoring model.
+
+    Arguments that are literals in its code are those of its next run. The others are taken from its
+    last run; without one they are not known.
+    """
     node = project.manifest.nodes[model.unique_id]
     relations = _upstream(nodes_above(project.manifest, model.unique_id))
     given = literal_arguments(node.raw_code)
@@ -148,9 +149,7 @@ def _spec_of(run: Mapping[str, Any]) -> str | None:
 
 
 def _is_score(function: ast.expr) -> bool:
-    return (isinstance(function, ast.Name) and function.id == "score") or (
-        isinstance(function, ast.Attribute) and function.attr == "score"
-    )
+    return "score" in {getattr(function, "id", None), getattr(function, "attr", None)}
 
 
 def _reference(value: Any) -> str:

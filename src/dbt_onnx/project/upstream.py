@@ -31,13 +31,12 @@ def clock_dependent(manifest: Any, unique_id: str) -> list[str]:
     nodes = _models_above(manifest, unique_id)
     macros = _clock_macros(manifest)
     changed = {
-        node_id
-        for node_id in nodes
-        if CLOCK_VARIABLE in manifest.nodes[node_id].raw_code
-        or not macros.isdisjoint(manifest.nodes[node_id].depends_on.macros)
+        item
+        for item, node in nodes.items()
+        if CLOCK_VARIABLE in node.raw_code or not macros.isdisjoint(node.depends_on.macros)
     }
     changed = _with_dependents(
-        changed, {node_id: manifest.nodes[node_id].depends_on.nodes for node_id in nodes}
+        changed, {item: node.depends_on.nodes for item, node in nodes.items()}
     )
     found = [node_id for node_id in manifest.nodes if node_id in changed]
     _check(manifest, unique_id, found)
@@ -65,9 +64,9 @@ def relations_of(
     Ephemeral models have none.
     """
     return {
-        node_id: replace(table_of(node), schema=node.schema + suffix)
-        for node_id, node in ((item, manifest.nodes[item]) for item in unique_ids)
-        if node.config.materialized != "ephemeral"
+        item: replace(table_of(node), schema=node.schema + suffix)
+        for item in unique_ids
+        if (node := manifest.nodes[item]).config.materialized != "ephemeral"
     }
 
 
@@ -96,14 +95,14 @@ def selection(manifest: Any, unique_ids: Collection[str]) -> list[str]:
     return [f"fqn:{'.'.join(manifest.nodes[node_id].fqn)}" for node_id in unique_ids]
 
 
-def _models_above(manifest: Any, unique_id: str) -> set[str]:
-    found: set[str] = set()
+def _models_above(manifest: Any, unique_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     waiting = [unique_id]
     while waiting:
         for above in manifest.nodes[waiting.pop()].depends_on.nodes:
             node = manifest.nodes.get(above)
             if node is not None and node.resource_type == "model" and above not in found:
-                found.add(above)
+                found[above] = node
                 waiting.append(above)
     return found
 
@@ -137,8 +136,8 @@ def _check(manifest: Any, unique_id: str, found: list[str]) -> None:
         )
     faults = [
         f"{node.name} is materialized as {node.config.materialized!r}"
-        for node in (manifest.nodes[item] for item in found)
-        if node.config.materialized not in BUILT_ELSEWHERE
+        for item in found
+        if (node := manifest.nodes[item]).config.materialized not in BUILT_ELSEWHERE
     ]
     if faults:
         raise ConfigError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from rich import progress
 
@@ -55,33 +55,33 @@ class SliceProgress:
         self._ended = 0
         self._seconds = 0.0
         self._console = open_console()
-        self._bar: progress.Progress | None = None
+        self._has_bar = False
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("{task.fields[left]}"),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=slices, left="")
 
     def __enter__(self) -> Self:
         # only one bar at a time: the run of a slice draws none meanwhile
-        if self._console.is_interactive and TERMINAL.acquire(blocking=False):
-            self._bar = progress.Progress(
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(),
-                progress.MofNCompleteColumn(),
-                progress.TimeElapsedColumn(),
-                progress.TextColumn("{task.fields[left]}"),
-                console=self._console,
-                transient=True,
-            )
-            self._bar.add_task("", total=self._slices, left="")
+        self._has_bar = self._console.is_interactive and TERMINAL.acquire(blocking=False)
+        if self._has_bar:
             self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
+        if self._has_bar:
             self._bar.stop()
-            self._bar = None
             TERMINAL.release()
 
     def started(self, clock: datetime) -> None:
         """Name the slice beside the bar."""
-        self._update(description=show_clock(clock))
+        self._bar.update(self._task, description=show_clock(clock))
 
     def ended(self, result: SliceResult) -> None:
         """Print what became of the slice."""
@@ -91,11 +91,7 @@ class SliceProgress:
         line = f"{show_clock(result.clock)}  {_outcome(result)}  in {result.seconds:.1f} s"
         line += f"  [{self._ended} of {self._slices}, {duration(left)} left]"
         print_text(line, style="red" if result.error is not None else "", console=self._console)
-        self._update(advance=1, left=f"{duration(left)} left")
-
-    def _update(self, **values: Any) -> None:
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], **values)
+        self._bar.update(self._task, advance=1, left=f"{duration(left)} left")
 
 
 def _outcome(result: SliceResult) -> str:
