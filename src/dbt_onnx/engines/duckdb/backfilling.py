@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from dbt_onnx.artifacts.registry import REGISTRY_COLUMNS
-from dbt_onnx.engines.duckdb.engine import DuckDBEngine
+from dbt_onnx.artifacts.registry import REGISTRY_COLUMNS, Registry
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import RegistryError, WarehouseError
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from datetime import datetime
 
-    from dbt_onnx.artifacts.registry import Registry, RegistryEntry
+    from dbt_onnx.artifacts.registry import RegistryEntry
     from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.cursor import Cursor
 
@@ -80,8 +79,8 @@ def registry_among(cursor: Cursor, relations: Collection[TableName]) -> Registry
         if not cursor.has(relation):
             continue
         if set(REGISTRY_COLUMNS) <= set(cursor.columns_of(relation.sql)):
-            engine = DuckDBEngine.reading(cursor, relation)
-            return engine.registry(cursor.relation(relation.sql), seeds={})
+            rows = cursor.records(f"select * from {relation.sql}")
+            return Registry.from_rows(rows, where=str(relation))
     raise RegistryError(
         "the model registry is not in the warehouse: none of "
         f"{', '.join(map(str, relations)) or 'the relations that the scoring model reads'} has "

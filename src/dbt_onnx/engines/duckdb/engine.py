@@ -7,7 +7,7 @@ snapshot, and the predictions and the run row are written in one transaction.
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.registry import Registry, parse_spec
 from dbt_onnx.engines.base import TableName
@@ -24,7 +24,6 @@ from dbt_onnx.runs.run import RunSummary, Written, score_table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
-    from types import TracebackType
 
     import duckdb
 
@@ -49,7 +48,13 @@ def score_on_duckdb(
     ledger = TableName(
         database=settings.database, schema=settings.schema, identifier=settings.identifier
     )
-    with DuckDBEngine(connection, ledger) as engine:
+    with (
+        ended_with_process(ledger.identifier) as cursors,
+        Cursor(connection.cursor()) as reader,
+        Cursor(connection.cursor()) as writer,
+    ):
+        cursors.extend((reader, writer))
+        engine = DuckDBEngine(ledger, reader=reader, writer=writer)
         return score_table(engine, request, settings, artifacts=artifacts, log=log)
 
 
@@ -58,33 +63,18 @@ class DuckDBEngine:
     where they say more, it is about DuckDB.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, ledger: TableName) -> None:
-        self._connection = connection
+    record: RunRecord
+
+    def __init__(self, ledger: TableName, *, reader: Cursor, writer: Cursor) -> None:
         self.tables = ScoringTables(ledger)
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            cursors = stack.enter_context(ended_with_process(self.tables.ledger.identifier))
-            self.reader = stack.enter_context(Cursor(self._connection.cursor()))
-            self.writer = stack.enter_context(Cursor(self._connection.cursor()))
-            cursors.extend((self.reader, self.writer))
-            self._open = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._open.__exit__(kind, error, trace)
+        self.reader = reader
+        self.writer = writer
 
     @contextmanager
     def recorded(self, settings: RunSettings) -> Iterator[None]:
         self.tables.check_runs(self.writer)
         # within, so that the run row has the message that the user sees
-        with recorded_run(self.writer, self.tables, settings) as record, duckdb_errors():
-            self.record: RunRecord = record
+        with recorded_run(self.writer, self.tables, settings) as self.record, duckdb_errors():
             self.tables.check_names(self.writer)
             yield
 
@@ -170,10 +160,3 @@ class DuckDBEngine:
         with self.writer.transaction():
             self.tables.create(self.writer, run.shape)
             self.record.close(self.writer, status="success", scope="empty", **outcome)
-
-    @classmethod
-    def reading(cls, reader: Cursor, ledger: TableName) -> Self:
-        """To be asked what a run would say; it writes nothing."""
-        engine = cls(reader.raw, ledger)
-        engine.reader = reader
-        return engine

@@ -12,7 +12,7 @@ from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.history import is_entity, key_of
 from dbt_onnx.engines.duckdb.identifiers import compared_key, not_null, quote
 from dbt_onnx.engines.duckdb.kept_run import fingerprint_of_inputs
-from dbt_onnx.engines.duckdb.ledger import RUN, key_types
+from dbt_onnx.engines.duckdb.ledger import RUN
 from dbt_onnx.engines.duckdb.proof import fingerprints
 from dbt_onnx.engines.duckdb.runs import NOW, read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
@@ -40,8 +40,9 @@ def forget(
     """
     tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
-        where, parameters = is_entity(cursor, tables, key_values)
-        return _erase(cursor, tables, where, parameters, why=why, dry_run=dry_run)
+        key = key_of(cursor, tables)
+        where, parameters = is_entity(tables, key, key_values)
+        return _erase(cursor, tables, key, where, parameters, why=why, dry_run=dry_run)
 
 
 def prune(
@@ -59,19 +60,19 @@ def prune(
     tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
         key = key_of(cursor, tables)
-        types = key_types(key, cursor.columns_of(tables.history.sql))
-        place = f"({RUN}, {compared_key(types)})"
+        place = f"({RUN}, {compared_key(key)})"
         is_old = (
             f"{RUN} in (select {RUN} from {tables.runs.sql} where scored_at < $before) "
             f"and {not_null(key)}"
         )
         superseded = f"{place} in (select {place} from {tables.history.sql} where {is_old})"
-        return _erase(cursor, tables, superseded, {"before": before}, why=why, dry_run=dry_run)
+        return _erase(cursor, tables, key, superseded, {"before": before}, why=why, dry_run=dry_run)
 
 
 def _erase(
     cursor: Cursor,
     tables: ScoringTables,
+    key: Mapping[str, str],
     where: str,
     parameters: Mapping[str, Any],
     *,
@@ -98,10 +99,9 @@ def _erase(
     tables.create_runs(cursor)
     runs = [run for run in read_run_rows(cursor, tables) if run.run_no in numbers]
     of_rows = fingerprints(cursor, tables, runs, where=where, parameters=parameters)
-    types = key_types(key_of(cursor, tables), cursor.columns_of(tables.current.sql))
     for run in runs:
         of_inputs = (
-            fingerprint_of_inputs(cursor, tables, run, types, where=where, parameters=parameters)
+            fingerprint_of_inputs(cursor, tables, run, key, where=where, parameters=parameters)
             if run.run_no in kept
             else 0
         )

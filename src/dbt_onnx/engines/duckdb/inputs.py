@@ -18,7 +18,7 @@ from dbt_onnx.engines.duckdb.feature_types import (
     is_type,
     kept_as,
 )
-from dbt_onnx.engines.duckdb.identifiers import quote
+from dbt_onnx.engines.duckdb.identifiers import absent, quote
 from dbt_onnx.engines.duckdb.ledger import RUN, fingerprint
 from dbt_onnx.errors import WarehouseError
 
@@ -33,12 +33,8 @@ INPUTS_SUFFIX = "__inputs"
 
 def input_columns(shape: LedgerShape, features: Mapping[str, str]) -> dict[str, str]:
     """The SQL types of the table's columns; a feature that is also a key column is there once."""
-    keys = {name.casefold() for name in shape.key}
-    return {
-        RUN: "INTEGER",
-        **shape.key,
-        **{n: kept_as(kind) for n, kind in features.items() if n.casefold() not in keys},
-    }
+    others = {name: kept_as(features[name]) for name in absent(features, shape.key)}
+    return {RUN: "INTEGER", **shape.key, **others}
 
 
 def insert_inputs(
@@ -110,12 +106,10 @@ def select_inputs(
 
     A value that no longer fits its type was altered, and becomes NULL.
     """
-    keys = {name.casefold() for name in key}
     listed = [quote(name) for name in (RUN, *key)]
     listed += [
-        f"try_cast({quote(name)} as {kind}) as {quote(name)}"
-        for name, kind in features.items()
-        if name.casefold() not in keys
+        f"try_cast({quote(name)} as {features[name]}) as {quote(name)}"
+        for name in absent(features, key)
     ]
     return f"select {', '.join(listed)}, rowid as __dbt_onnx_place from {inputs.sql} where {where}"
 

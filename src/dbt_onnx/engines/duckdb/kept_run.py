@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx.engines.duckdb import inputs
 from dbt_onnx.engines.duckdb.feature_types import features_hash
 from dbt_onnx.engines.duckdb.history import read_runs
-from dbt_onnx.engines.duckdb.identifiers import compared, not_null, quote, same_key
-from dbt_onnx.engines.duckdb.ledger import CURRENT_TYPES, REJECTED, RUN, key_types
+from dbt_onnx.engines.duckdb.identifiers import (
+    absent,
+    compared,
+    not_null,
+    quote,
+    same_key,
+    types_of,
+)
+from dbt_onnx.engines.duckdb.ledger import CURRENT_TYPES, REJECTED, RUN
 from dbt_onnx.engines.duckdb.proof import erased_of_runs
 from dbt_onnx.engines.duckdb.runs import read_run_rows
 from dbt_onnx.errors import ConfigError
@@ -78,14 +85,13 @@ def check_inputs(
 ) -> bool:
     """Compare the kept inputs with the ledger, row by row. Returns whether they can be scored."""
     columns = cursor.columns_of(tables.inputs.sql) if cursor.has(tables.inputs) else {}
-    known = {name.casefold() for name in columns}
-    gone = [n for n in ("run_no", *run.key_columns, *run.features) if n.casefold() not in known]
+    gone = absent((RUN, *run.key_columns, *run.features), columns)
     if gone:
         replay.report(
             Finding(problem="inputs", expected="there", actual=f"{tables.inputs} lacks {gone}")
         )
         return False
-    types = key_types(run.key_columns, columns)
+    types = types_of(run.key_columns, columns)
     grouped = [compared(n, kind) for n, kind in types.items()]
     keys = ", ".join(f"coalesce(said.{quote(n)}, fed.{quote(n)})" for n in run.key_columns)
     fed_hash, changed = "null", ""

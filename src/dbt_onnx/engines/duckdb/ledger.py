@@ -39,15 +39,11 @@ REJECTED = "rejected_reason_no"
 """The place of a row's reason in the list of its run, from 1; NULL in a row that was scored."""
 
 
-def enum_type(values: Sequence[str]) -> str:
-    """DuckDB's name of the type: it is written three times as fast as text."""
-    return f"ENUM({', '.join(map(literal, values))})"
-
-
 ROW_TYPES = {
     "as_of": "TIMESTAMP",
     "features_hash": "UBIGINT",
-    "score_reason": enum_type(SCORE_REASONS),
+    # written three times as fast as text
+    "score_reason": f"ENUM({', '.join(map(literal, SCORE_REASONS))})",
     REJECTED: "USMALLINT",
     RUN: "INTEGER",
 }
@@ -177,12 +173,8 @@ def create_table(
     """Create the table unless it is there. No PRIMARY KEY and no index: recent DuckDB
     defects concern both; the look at the keys of each run keeps entities unique.
     """
-    chosen = compressions or {}
-    body = ", ".join(
-        f"{quote(name)} {sql_type}"
-        + (f" using compression {chosen[name]}" if name in chosen else "")
-        for name, sql_type in columns.items()
-    )
+    chosen = {n: f" using compression {how}" for n, how in (compressions or {}).items()}
+    body = ", ".join(f"{quote(n)} {kind}{chosen.get(n, '')}" for n, kind in columns.items())
     return f"create table if not exists {table.sql} ({body})"
 
 
@@ -191,30 +183,28 @@ def create_rows(table: TableName, columns: Mapping[str, str], *, key: Mapping[st
     chosen = {
         n: "uncompressed" for n, kind in columns.items() if n not in key and kind in _RANDOM_TYPES
     }
-    chosen |= {name: "rle" for name in _REPEATED if name in columns}
-    return create_table(table, columns, compressions=chosen)
+    return create_table(table, columns, compressions=chosen | dict.fromkeys(_REPEATED, "rle"))
 
 
 def create_ledger(tables: LedgerTables, shape: LedgerShape) -> str:
     """Make the view that users read. Its tables are named without their database, which may be attached
     under another name.
     """
-    current, history, runs = (
-        f"{quote(table.schema)}.{quote(table.identifier)}"
-        for table in (tables.current, tables.history, tables.runs)
-    )
-    selected = _select_ledger(shape, current=current, history=history, runs=runs)
+    selected = select_ledger(tables, shape, parts=("schema", "identifier"))
     return f"create or replace view {tables.ledger.sql} as {selected}"
 
 
-def select_ledger(tables: LedgerTables, shape: LedgerShape) -> str:
-    """What the view should say."""
-    return _select_ledger(
-        shape, current=tables.current.sql, history=tables.history.sql, runs=tables.runs.sql
+def select_ledger(
+    tables: LedgerTables,
+    shape: LedgerShape,
+    *,
+    parts: Sequence[str] = ("database", "schema", "identifier"),
+) -> str:
+    """What the view should say, of tables that are named by these parts of their names."""
+    current, history, runs = (
+        ".".join(quote(getattr(table, part)) for part in parts)
+        for table in (tables.current, tables.history, tables.runs)
     )
-
-
-def _select_ledger(shape: LedgerShape, *, current: str, history: str, runs: str) -> str:
     given = {name: f"predictions.{quote(name)}" for name in (*shape.key, "as_of", *shape.outputs)}
     given |= {
         "status": f"case when predictions.{REJECTED} is null then 'scored' else 'rejected' end",
@@ -246,18 +236,6 @@ def all_rows(tables: LedgerTables, columns: Sequence[str], *, where: str = "true
     )
 
 
-def add_column(table: TableName, name: str, sql_type: str) -> str:
-    """Add a column; the rows that are there have NULL in it."""
-    return f"alter table {table.sql} add column {quote(name)} {sql_type}"
-
-
-def retype_column(table: TableName, name: str, sql_type: str, *, using: str) -> str:
-    """Change a column's type; its values become what the SQL `using` says."""
-    return (
-        f"alter table {table.sql} alter column {quote(name)} set data type {sql_type} using {using}"
-    )
-
-
 def fingerprint(columns: str) -> str:
     """SQL of a number for all rows of some columns, in any order. NULL without rows.
 
@@ -275,15 +253,6 @@ def fingerprint_of_rows(*, key: Mapping[str, str], outputs: Mapping[str, str]) -
     # an ENUM's hash depends on all of its values
     stamps = f"as_of, features_hash, enum_code(score_reason), {REJECTED}, is_late"
     return fingerprint(f"{hashable_columns({**key, **outputs})}, {stamps}")
-
-
-def key_types(key: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
-    """The SQL types of the key columns in a table, which may spell them in another case.
-
-    The type of a column that is gone is empty.
-    """
-    folded = {name.casefold(): kind for name, kind in columns.items()}
-    return {name: folded.get(name.casefold(), "") for name in key}
 
 
 def describe_run(tables: LedgerTables, shape: LedgerShape) -> str:

@@ -13,7 +13,7 @@ import duckdb
 
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.feature_types import hashable_columns
-from dbt_onnx.engines.duckdb.identifiers import compared_key, not_null, quote
+from dbt_onnx.engines.duckdb.identifiers import absent, compared_key, not_null, quote, types_of
 from dbt_onnx.engines.duckdb.ledger import (
     CURRENT_TYPES,
     REJECTED,
@@ -22,7 +22,6 @@ from dbt_onnx.engines.duckdb.ledger import (
     all_rows,
     fingerprint,
     fingerprint_of_rows,
-    key_types,
     last_number,
     select_ledger,
 )
@@ -129,7 +128,7 @@ def _faults_of_current(
     key = _key_of(runs)
     if not key:
         return
-    types = key_types(key, cursor.columns_of(tables.current.sql))
+    types = types_of(key, cursor.columns_of(tables.current.sql))
     aliases = ", ".join(f"key_{i}" for i in range(len(key)))
 
     def with_version(table: TableName, where: str) -> str:
@@ -209,9 +208,8 @@ def _faults_of_values(
 ) -> Iterator[Finding]:
     """Runs whose rows are not those that they wrote, told by their fingerprints."""
     erased = erased_of_runs(cursor, tables)
-    columns = {name.casefold() for name in cursor.columns_of(tables.current.sql)}
     written = {name for run in runs for name in run.output_columns or []}
-    gone = {name for name in written if name.casefold() not in columns}
+    gone = set(absent(written, cursor.columns_of(tables.current.sql)))
     if gone:
         yield Finding(problem="ledger", expected="there", actual=f"columns {sorted(gone)} are gone")
     whole = [run for run in runs if not gone & set(run.output_columns or [])]
@@ -235,7 +233,7 @@ def _faults_of_view(
     key = _key_of(runs)
     if not key or not cursor.has(tables.ledger):
         return
-    types = key_types(key, cursor.columns_of(tables.current.sql))
+    types = types_of(key, cursor.columns_of(tables.current.sql))
     if "" in types.values():
         return
     wanted = f"({select_ledger(tables, tables.whole_shape(cursor, types))})"
@@ -275,11 +273,8 @@ def fingerprints(
             alike[tuple(run.key_columns), tuple(run.output_columns)].append(run.run_no)
     found: dict[int, int] = {}
     for (key, outputs), numbers in alike.items():
-        number = fingerprint_of_rows(
-            key=key_types(key, columns), outputs=key_types(outputs, columns)
-        )
-        own = {name.casefold() for name in (*key, *outputs, *ROW_TYPES, *CURRENT_TYPES)}
-        others = [name for name in columns if name.casefold() not in own]
+        number = fingerprint_of_rows(key=types_of(key, columns), outputs=types_of(outputs, columns))
+        others = absent(columns, (*key, *outputs, *ROW_TYPES, *CURRENT_TYPES))
         # outputs of other versions, which these runs have left NULL
         is_as_written = " and ".join([f"{quote(name)} is null" for name in others] or ["true"])
         rows = all_rows(

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from dbt_onnx.artifacts.artifact import load_artifact
 from dbt_onnx.artifacts.sample import scales_of
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
-from dbt_onnx.engines.duckdb.identifiers import compared_key, quote, same_key
+from dbt_onnx.engines.duckdb.identifiers import compared_key, quote, same_key, types_of
 from dbt_onnx.engines.duckdb.kept_run import check_inputs, kept_features, read_run, rows_of_run
-from dbt_onnx.engines.duckdb.ledger import key_types
 from dbt_onnx.engines.duckdb.planning import hashes_as_then
 from dbt_onnx.engines.duckdb.proof import erased_of_runs, faults_of_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
@@ -149,7 +148,7 @@ def _rows_to_replay(
         f"as {quote(REJECTED_COLUMN)}"
     )
     features = [f"fed.{quote(name)}" for name in run.features]
-    types = key_types(run.key_columns, cursor.columns_of(tables.current.sql))
+    types = types_of(run.key_columns, cursor.columns_of(tables.current.sql))
     order = "fed.__dbt_onnx_place asc"
     if sample is not None:
         order = f"hash({compared_key(types, of='said')}, $run_id) asc limit $sample"

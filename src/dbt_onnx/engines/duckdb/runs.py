@@ -23,7 +23,7 @@ from dbt_onnx.runs.history import RunRow
 from dbt_onnx.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from dbt_onnx.artifacts.registry import ModelVersion
     from dbt_onnx.engines.base import TableName
@@ -185,11 +185,8 @@ def read_run_rows(cursor: Cursor, tables: ScoringTables) -> list[RunRow]:
     if not cursor.has(tables.runs):
         return []
     tables.check_runs(cursor)
-    # the run table of an older dbt_onnx lacks columns until the next run
-    there = cursor.columns_of(tables.runs.sql)
-    columns = [quote(name) if name in there else f"null as {quote(name)}" for name in RUNS_TYPES]
     rows = cursor.records(
-        f"select {', '.join(columns)} from {tables.runs.sql} where scoring_model = $scoring_model "
+        f"select {_there(cursor, tables.runs, RUNS_TYPES)} from {tables.runs.sql} where scoring_model = $scoring_model "
         f"order by {RUN} desc",
         {"scoring_model": tables.ledger.identifier},
     )
@@ -197,21 +194,28 @@ def read_run_rows(cursor: Cursor, tables: ScoringTables) -> list[RunRow]:
 
 
 def last_account(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:
-    """What the last run of a scoring model read, and its version; empty before the first run."""
+    """What the last run of a scoring model read, and its version; empty if no run has come so far."""
     runs = ledger.beside(RUNS_TABLE)
-    names = ("features_relation", "key_columns", "model_name", "model_version", "model_alias")
     if not cursor.has(runs):
         return {}
-    there = cursor.columns_of(runs.sql)
-    columns = ", ".join(quote(name) if name in there else "null" for name in names)
-    rows = cursor.rows(
-        f"select {columns} from {runs.sql} where scoring_model = $scoring_model "
-        "and model_name is not null "
-        # a full run first: a backfill reads other features, and may be by another version
-        "order by scope is not distinct from 'full' desc, started_at desc limit 1",
+    names = [
+        "key_columns", "features_relation", "registry_relation",
+        "model_name", "model_version", "model_alias",
+    ]  # fmt: skip
+    rows = cursor.records(
+        f"select {_there(cursor, runs, names)} from {runs.sql} "
+        "where lower(scoring_model) = lower($scoring_model) and key_columns is not null "
+        # a full run first: the features that a backfill read are gone, and it may be by another version
+        "order by scope is not distinct from 'full' desc nulls last, started_at desc nulls last limit 1",
         {"scoring_model": ledger.identifier},
     )
-    return dict(zip(names, rows[0], strict=True)) if rows else {}
+    return rows[0] if rows else {}
+
+
+def _there(cursor: Cursor, runs: TableName, names: Iterable[str]) -> str:
+    """SQL of columns of the runs: the table of an older dbt_onnx lacks some until the next run."""
+    there = cursor.columns_of(runs.sql)
+    return ", ".join(quote(n) if n in there else f"null as {quote(n)}" for n in names)
 
 
 @contextmanager

@@ -86,13 +86,15 @@ class DuckDBWarehouse:
     @duckdb_errors()
     def examine(self, ledger: TableName, asked: Asked, artifact: Artifact) -> CurrentFeatures:
         from dbt_onnx.engines.duckdb.current_features import CurrentFeatures, open_features
-        from dbt_onnx.engines.duckdb.engine import DuckDBEngine
+        from dbt_onnx.engines.duckdb.features import FeatureRelation
+        from dbt_onnx.engines.duckdb.fit import check_fit
+        from dbt_onnx.engines.duckdb.tables import ScoringTables
 
-        engine = DuckDBEngine.reading(self._cursor, ledger)
-        engine.tables.check_runs(self._cursor)
-        engine.tables.check_names(self._cursor)
-        features = engine.features(open_features(self._cursor, asked.features))
-        engine.check(asked, artifact, features)
+        tables = ScoringTables(ledger)
+        tables.check_runs(self._cursor)
+        tables.check_names(self._cursor)
+        features = FeatureRelation.open(self._cursor, open_features(self._cursor, asked.features))
+        check_fit(self._cursor, asked, artifact, features, tables)
         return CurrentFeatures.count(self._cursor, features, key=asked.key, as_of=asked.as_of)
 
     @duckdb_errors()
