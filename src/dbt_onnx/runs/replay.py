@@ -147,14 +147,14 @@ def verdicts_on(said: pa.Array, now: pa.Array, tolerance: float, *, scale: Any =
     if both.any():
         mask = pa.array(both)
         sizes = np.asarray(scale)
-        if sizes.ndim and not is_list(now.type):
+        if sizes.ndim and not _is_list(now.type):
             sizes = sizes[both]
         verdicts[both] = _verdicts_on_values(said.filter(mask), now.filter(mask), tolerance, sizes)
     return verdicts
 
 
 def _verdicts_on_values(said: pa.Array, now: pa.Array, tolerance: float, scale: Array) -> Array:
-    if is_list(now.type):
+    if _is_list(now.type):
         lengths = pc.list_value_length(said).to_numpy(), pc.list_value_length(now).to_numpy()
         same_length = lengths[0] == lengths[1]
         verdicts = np.where(same_length, IDENTICAL, DIFFERENT)
@@ -174,8 +174,7 @@ def _verdicts_on_values(said: pa.Array, now: pa.Array, tolerance: float, scale: 
     return np.where(equal, IDENTICAL, DIFFERENT)
 
 
-def is_list(kind: pa.DataType) -> bool:
-    """Whether a value of this type is a list of values."""
+def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))
 
 

@@ -25,7 +25,7 @@ _MOST_PERIODS = 100_000
 # how many digits of a number for a float64 input count, by default and at most
 SIGNIFICANT_DIGITS = 9
 MAX_DIGITS = 17
-# the share of rejected rows that a run takes by default
+# the share of rejected rows that a run takes by default, and so does `predictions_are_valid`
 MAX_REJECTED_FRACTION = 0.1
 # onnxruntime makes as many threads as it is told to, and a million of them kill the process
 _MOST = {"batch_rows": 10_000_000, "threads": 1_024, "significant_digits": MAX_DIGITS}

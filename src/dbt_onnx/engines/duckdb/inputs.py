@@ -12,18 +12,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.duckdb.feature_types import (
+    PRECISION,
+    TYPE,
     converted,
     hashable_columns,
-    is_precision,
-    is_type,
     kept_as,
 )
-from dbt_onnx.engines.duckdb.identifiers import absent, quote
+from dbt_onnx.engines.duckdb.identifiers import absent, not_null, quote
 from dbt_onnx.engines.duckdb.ledger import RUN, fingerprint
 from dbt_onnx.errors import WarehouseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    import re
+    from collections.abc import Mapping, Sequence
 
     from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.ledger import LedgerShape
@@ -51,16 +52,15 @@ def insert_inputs(
     are the SQL types of what the model reads, `kept_types` those of the table's columns. Parameter:
     $run_no.
     """
-    keys = {name: f'"__dbt_onnx_key_{i}"' for i, name in enumerate(shape.key)}
+    keys = shape.carried_key
     sources = {RUN: "$run_no"}
     for name in input_columns(shape, features):
         if name != RUN:
             given = shape.key.get(name) or features[name]
-            sources[name] = converted(keys.get(name, quote(name)), given, kept_types[name])
-    not_null = " and ".join(f"{name} is not null" for name in keys.values())
+            sources[name] = converted(quote(keys.get(name, name)), given, kept_types[name])
     return (
         f"insert into {inputs.sql} ({', '.join(map(quote, sources))}) "
-        f"select {', '.join(sources.values())} from {stream} where {not_null}"
+        f"select {', '.join(sources.values())} from {stream} where {not_null(keys.values())}"
     )
 
 
@@ -71,26 +71,26 @@ def kept_types(
 
     They become part of statements: raises WarehouseError when one is no type.
     """
-    return _of_features(inputs, features, types, is_type, what="of types")
+    return _of_features(inputs, features, types, TYPE, what="of types")
 
 
 def kept_precisions(
     inputs: TableName, features: Sequence[str] | None, precisions: Sequence[str] | None
 ) -> dict[str, str]:
     """{feature: its precision} of a run, as the run row has it. Raises WarehouseError."""
-    return _of_features(inputs, features, precisions, is_precision, what="with precisions")
+    return _of_features(inputs, features, precisions, PRECISION, what="with precisions")
 
 
 def _of_features(
     inputs: TableName,
     features: Sequence[str] | None,
     texts: Sequence[str] | None,
-    is_valid: Callable[[str], bool],
+    valid: re.Pattern[str],
     *,
     what: str,
 ) -> dict[str, str]:
     names, found = features or [], texts or []
-    if len(names) != len(found) or not all(map(is_valid, found)):
+    if len(names) != len(found) or not all(map(valid.fullmatch, found)):
         raise WarehouseError(
             f"the run rows of {inputs} were altered: features {features} {what} {texts}",
             hint="restore the table of runs from a backup",

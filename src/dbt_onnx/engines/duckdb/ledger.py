@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.duckdb.feature_types import hashable_columns
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
+from dbt_onnx.kernel.contract import KEY_PREFIX
 from dbt_onnx.runs.plan import SCORE_REASONS
 
 if TYPE_CHECKING:
@@ -152,6 +153,11 @@ class LedgerShape:
 
     key: Mapping[str, str]
     outputs: Mapping[str, str]
+
+    @property
+    def carried_key(self) -> dict[str, str]:
+        """{key column: its name in the plan, and in what is streamed}."""
+        return {name: f"{KEY_PREFIX}{i}" for i, name in enumerate(self.key)}
 
     @property
     def row_columns(self) -> dict[str, str]:

@@ -9,7 +9,6 @@ import pyarrow as pa
 from dbt_onnx.engines.duckdb import current, inputs, ledger, plan
 from dbt_onnx.engines.duckdb.feature_types import kept_as
 from dbt_onnx.engines.duckdb.identifiers import quote
-from dbt_onnx.kernel.contract import CARRIED_PREFIX, KEY_PREFIX
 from dbt_onnx.runs.run import Written
 
 if TYPE_CHECKING:
@@ -61,7 +60,8 @@ def append_predictions(
         batch_rows=scores.part_rows,
     )
     try:
-        batches = rows if fed is None else fed.passing(rows, columns=_kept_columns(rows.schema))
+        given = [*planned.rows.question.shape.carried_key.values(), *planned.rows.question.features]
+        batches = rows if fed is None else fed.passing(rows, columns=given)
         schema = scores.schema_for(rows.schema)
         number = pa.field(_REASON, pa.uint16())
         schema = schema.set(schema.get_field_index(_REASON), number)
@@ -84,15 +84,6 @@ def _numbered(batches: Iterator[pa.RecordBatch], reasons: list[str]) -> Iterator
             known = pa.array([reasons.index(text) + 1 for text in texts], pa.uint16())
             numbers = known.take(found.indices)
         yield batch.set_column(batch.schema.get_field_index(_REASON), _REASON, numbers)
-
-
-def _kept_columns(schema: pa.Schema) -> list[str]:
-    """Key and features."""
-    return [
-        name
-        for name in schema.names
-        if name.startswith(KEY_PREFIX) or not name.startswith(CARRIED_PREFIX)
-    ]
 
 
 def _insert(
