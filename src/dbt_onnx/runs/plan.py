@@ -94,10 +94,7 @@ class PlanSummary:
     def all_new(cls, snapshot: Snapshot) -> PlanSummary:
         """The plan of the first run of all: each row has a key and a moment, and nothing is known."""
         nothing = cls.nothing(rows_in=snapshot.rows, rows_tracked=0, rows_rejected=0)
-        return replace(
-            nothing,
-            per_reason={**nothing.per_reason, "new": snapshot.rows},
-        )
+        return replace(nothing, per_reason={**nothing.per_reason, "new": snapshot.rows})
 
     def with_unchanged(self, rows_in: int) -> PlanSummary:
         """The totals of all rows, when these are without the rows that are as they were."""

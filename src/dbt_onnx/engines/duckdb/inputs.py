@@ -115,11 +115,7 @@ def select_inputs(
 
 
 def fingerprint_of_run(
-    inputs: TableName,
-    *,
-    key: Mapping[str, str],
-    features: Mapping[str, str],
-    where: str = "true",
+    inputs: TableName, *, key: Mapping[str, str], features: Mapping[str, str], where: str = "true"
 ) -> str:
     """SQL of a number over the kept inputs of a run, whatever the order of the rows; `where`: of some.
 

@@ -287,10 +287,7 @@ def _refuse_retyped(
         if found.get(name, kind) != kind
     ]
     if faults:
-        raise WarehouseError(
-            f"{table} was altered: {'; '.join(faults)}",
-            hint=hint,
-        )
+        raise WarehouseError(f"{table} was altered: {'; '.join(faults)}", hint=hint)
 
 
 def _refuse_foreign(
@@ -318,6 +315,5 @@ def _refuse_foreign(
         )
     if missing and not repairable:
         raise WarehouseError(
-            f"{table} was altered: column(s) {missing} of the {role} are gone",
-            hint=_restore(table),
+            f"{table} was altered: column(s) {missing} of the {role} are gone", hint=_restore(table)
         )

@@ -184,12 +184,7 @@ def read_written(
 
 
 def keep_inputs(
-    writer: Cursor,
-    tables: ScoringTables,
-    planned: Planned,
-    fed: FedRows,
-    *,
-    keep: timedelta | bool,
+    writer: Cursor, tables: ScoringTables, planned: Planned, fed: FedRows, *, keep: timedelta | bool
 ) -> dict[str, Any]:
     """Keep what the run has scored, and forget what was kept long enough. Returns the columns of the
     run row that tell of it.
