@@ -9,7 +9,7 @@ import duckdb
 
 from dbt_onnx.engines.base import MissingFeaturesError
 from dbt_onnx.engines.duckdb.cursor import duckdb_errors
-from dbt_onnx.engines.duckdb.features import refuse_expressions
+from dbt_onnx.engines.duckdb.features import FeatureRelation, refuse_expressions
 from dbt_onnx.engines.duckdb.identifiers import compared, not_null, quote
 from dbt_onnx.kernel.contract import KEY_PREFIX
 
@@ -21,19 +21,18 @@ if TYPE_CHECKING:
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.engines.base import Upstream
     from dbt_onnx.engines.duckdb.cursor import Cursor
-    from dbt_onnx.engines.duckdb.features import FeatureRelation
 
 BATCH_ROWS = 65_536
 
 
-def open_features(reader: Cursor, relation: Upstream) -> duckdb.DuckDBPyRelation:
+def open_features(reader: Cursor, relation: Upstream) -> FeatureRelation:
     """What `dbt.ref()` gives a run.
 
     Raises ConfigError when a run refuses it, MissingFeaturesError when it is not in the warehouse.
     """
     refuse_expressions(features=f"select * from {relation.sql}")
     try:
-        return reader.relation(relation.sql)
+        return FeatureRelation.of_table(reader, relation.sql)
     except duckdb.CatalogException as error:
         raise MissingFeaturesError(
             f"{relation} is not in the warehouse: {str(error).partition(chr(10))[0]}",

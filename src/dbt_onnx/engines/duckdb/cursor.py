@@ -78,10 +78,6 @@ class Cursor:
             raise
         self.raw.commit()
 
-    def relation(self, relation_sql: str) -> duckdb.DuckDBPyRelation:
-        """The relation of a table name, as `dbt.ref()` gives it to a model."""
-        return self.raw.query(f"select * from {relation_sql}")
-
     def columns_of(self, relation_sql: str) -> dict[str, str]:
         """SQL types by column name of a table name or a query in parentheses."""
         # `describe` would say "a" of a view that renames column a to "A" (duckdb 2.0.0)

@@ -13,7 +13,7 @@ from dbt_onnx.engines.duckdb.history import is_entity, key_of
 from dbt_onnx.engines.duckdb.identifiers import compared_key, not_null, quote
 from dbt_onnx.engines.duckdb.kept_run import fingerprint_of_inputs
 from dbt_onnx.engines.duckdb.ledger import RUN
-from dbt_onnx.engines.duckdb.proof import fingerprints
+from dbt_onnx.engines.duckdb.proof import fingerprints, rows_by_run
 from dbt_onnx.engines.duckdb.runs import NOW, read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.runs.history import Erasure
@@ -80,20 +80,9 @@ def _erase(
     dry_run: bool,
 ) -> Erasure:
     """Take out rows of current, history and kept inputs, in the transaction of the cursor."""
-
-    def counts(table: TableName) -> dict[int, int]:
-        if not cursor.has(table):
-            return {}
-        count = f"select {RUN}, count(*) from {table.sql} where {where} group by {RUN}"
-        return dict(cursor.rows(count, parameters))
-
-    current, history, kept = map(counts, (tables.current, tables.history, tables.inputs))
-    numbers = {*current, *history, *kept}
-    erasure = Erasure(
-        rows=sum(current.values()) + sum(history.values()),
-        rows_inputs=sum(kept.values()),
-        runs=len(numbers),
-    )
+    rows, kept = rows_by_run(cursor, tables, where, parameters)
+    numbers = {*rows, *kept}
+    erasure = Erasure(rows=sum(rows.values()), rows_inputs=sum(kept.values()), runs=len(numbers))
     if dry_run or not numbers:
         return erasure
     tables.create_runs(cursor)
@@ -109,7 +98,7 @@ def _erase(
             "scoring_model": tables.ledger.identifier,
             "why": why,
             RUN: run.run_no,
-            "rows": current.get(run.run_no, 0) + history.get(run.run_no, 0),
+            "rows": rows.get(run.run_no, 0),
             "rows_inputs": kept.get(run.run_no, 0),
             "ledger_fingerprint": of_rows.get(run.run_no, 0),
             "inputs_fingerprint": of_inputs,

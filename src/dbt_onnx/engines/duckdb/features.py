@@ -50,6 +50,11 @@ class FeatureRelation:
         sql = relation.sql_query()
         return cls(sql=sql, name=relation_name(relation), columns=reader.columns_of(f"({sql})"))
 
+    @classmethod
+    def of_table(cls, reader: Cursor, table_sql: str) -> FeatureRelation:
+        """The same of a table name, as `dbt.ref()` would give it."""
+        return cls.open(reader, reader.raw.query(f"select * from {table_sql}"))
+
     def as_of_sql(self, column: str | None, *, clock: datetime) -> str:
         """SQL of the moment that a row describes: its `as_of` column in UTC, else the clock."""
         if column is None:

@@ -71,7 +71,7 @@ def check_features(cursor: Cursor, sources: Sources) -> None:
             f"the feature relation {name} is not in the warehouse", hint="`dbt build` makes it"
         )
     try:
-        features = FeatureRelation.open(cursor, cursor.relation(sources.features.sql))
+        features = FeatureRelation.of_table(cursor, sources.features.sql)
     except duckdb.Error as error:
         raise MissingFeaturesError(
             f"the feature relation {name} cannot be read: {said_by(error)}",

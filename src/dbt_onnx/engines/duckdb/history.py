@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
     from dbt_onnx.engines.base import TableName
 
+_STAMPS = (
+    "scored_at", "as_of", "run_id", "status", "rejected_reason", "score_reason", "is_late",
+)  # fmt: skip
+
 
 def read_runs(
     connection: duckdb.DuckDBPyConnection, name: TableName, *, limit: int | None = None
@@ -52,14 +56,8 @@ def read_history(
         before = max(earlier, key=lambda other: (other["as_of"], other["scored_at"]), default=None)
         said.append(
             Said(
-                scored_at=row["scored_at"],
-                as_of=row["as_of"],
+                **{name: row[name] for name in _STAMPS},
                 model=f"{row['model_name']}/{row['model_version']}",
-                run_id=row["run_id"],
-                status=row["status"],
-                rejected_reason=row["rejected_reason"],
-                score_reason=row["score_reason"],
-                is_late=row["is_late"],
                 outputs={
                     name: value
                     for name, value in row.items()
@@ -143,7 +141,7 @@ def _inputs_by_run(
         statement = inputs.select_inputs(
             tables.inputs,
             key=key,
-            features=inputs.kept_types(tables.inputs, features, types),
+            features=inputs.by_feature(tables.inputs, features, types),
             where=f"{where} and list_contains($numbers, run_no)",
         )
         for row in cursor.rows(

@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.duckdb.feature_types import (
-    PRECISION,
     TYPE,
     converted,
     hashable_columns,
@@ -64,33 +63,20 @@ def insert_inputs(
     )
 
 
-def kept_types(
-    inputs: TableName, features: Sequence[str] | None, types: Sequence[str] | None
-) -> dict[str, str]:
-    """The features of a run and their SQL types, as the run row has them.
-
-    They become part of statements: raises WarehouseError when one is no type.
-    """
-    return _of_features(inputs, features, types, TYPE, what="of types")
-
-
-def kept_precisions(
-    inputs: TableName, features: Sequence[str] | None, precisions: Sequence[str] | None
-) -> dict[str, str]:
-    """{feature: its precision} of a run, as the run row has it. Raises WarehouseError."""
-    return _of_features(inputs, features, precisions, PRECISION, what="with precisions")
-
-
-def _of_features(
+def by_feature(
     inputs: TableName,
     features: Sequence[str] | None,
     texts: Sequence[str] | None,
-    valid: re.Pattern[str],
     *,
-    what: str,
+    valid: re.Pattern[str] = TYPE,
 ) -> dict[str, str]:
+    """The features of a run and their SQL types, or their precisions, as the run row has them.
+
+    They become part of statements: raises WarehouseError when one is not `valid`.
+    """
     names, found = features or [], texts or []
     if len(names) != len(found) or not all(map(valid.fullmatch, found)):
+        what = "of types" if valid is TYPE else "with precisions"
         raise WarehouseError(
             f"the run rows of {inputs} were altered: features {features} {what} {texts}",
             hint="restore the table of runs from a backup",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb import inputs
-from dbt_onnx.engines.duckdb.feature_types import features_hash
+from dbt_onnx.engines.duckdb.feature_types import PRECISION, features_hash
 from dbt_onnx.engines.duckdb.history import read_runs
 from dbt_onnx.engines.duckdb.identifiers import (
     absent,
@@ -97,8 +97,8 @@ def check_inputs(
     fed_hash, changed = "null", ""
     if with_hash:
         fed_hash = features_hash(
-            inputs.kept_types(tables.inputs, run.features, run.feature_types),
-            inputs.kept_precisions(tables.inputs, run.features, run.feature_precisions),
+            inputs.by_feature(tables.inputs, run.features, run.feature_types),
+            inputs.by_feature(tables.inputs, run.features, run.feature_precisions, valid=PRECISION),
         )
         changed = (
             "or said.features_hash is distinct from case when said.rejected_reason = 'null_as_of' "
@@ -158,7 +158,7 @@ def fingerprint_of_inputs(
     parameters: Mapping[str, Any] | None = None,
 ) -> int:
     """A number for the kept inputs of a run, or for some of them; 0 without any."""
-    features = inputs.kept_types(tables.inputs, run.features, run.feature_types)
+    features = inputs.by_feature(tables.inputs, run.features, run.feature_types)
     statement = inputs.fingerprint_of_run(tables.inputs, key=key, features=features, where=where)
     return cursor.rows(statement, {**run.values, **(parameters or {})})[0][0] or 0
 
@@ -168,6 +168,6 @@ def kept_features(tables: ScoringTables, run: RunRow) -> str:
     return inputs.select_inputs(
         tables.inputs,
         key=run.key_columns,
-        features=inputs.kept_types(tables.inputs, run.features, run.feature_types),
+        features=inputs.by_feature(tables.inputs, run.features, run.feature_types),
         where=f"{RUN} = $run_no",
     )

@@ -25,7 +25,7 @@ from dbt_onnx.kernel.contract import KEY_PREFIX
 from dbt_onnx.runs.plan import SCORE_REASONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from dbt_onnx.engines.base import TableName
 
@@ -174,22 +174,23 @@ class LedgerShape:
 
 
 def create_table(
-    table: TableName, columns: Mapping[str, str], *, compressions: Mapping[str, str] | None = None
+    table: TableName, columns: Mapping[str, str], *, key: Collection[str] | None = None
 ) -> str:
     """Create the table unless it is there. No PRIMARY KEY and no index: recent DuckDB
     defects concern both; the look at the keys of each run keeps entities unique.
+
+    `key` is given for current and history. Of their scores and hashes hardly one is as another.
     """
-    chosen = {n: f" using compression {how}" for n, how in (compressions or {}).items()}
-    body = ", ".join(f"{quote(n)} {kind}{chosen.get(n, '')}" for n, kind in columns.items())
+    chosen = {}
+    if key is not None:
+        others = {name: kind for name, kind in columns.items() if name not in key}
+        chosen = {n: "uncompressed" for n, kind in others.items() if kind in _RANDOM_TYPES}
+        chosen |= dict.fromkeys(_REPEATED, "rle")
+    body = ", ".join(
+        f"{quote(n)} {kind}{f' using compression {chosen[n]}' if n in chosen else ''}"
+        for n, kind in columns.items()
+    )
     return f"create table if not exists {table.sql} ({body})"
-
-
-def create_rows(table: TableName, columns: Mapping[str, str], *, key: Mapping[str, str]) -> str:
-    """Create current or history unless it is there. Of scores and hashes hardly one is as another."""
-    chosen = {
-        n: "uncompressed" for n, kind in columns.items() if n not in key and kind in _RANDOM_TYPES
-    }
-    return create_table(table, columns, compressions=chosen | dict.fromkeys(_REPEATED, "rle"))
 
 
 def create_ledger(tables: LedgerTables, shape: LedgerShape) -> str:

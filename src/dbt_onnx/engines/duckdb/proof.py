@@ -173,15 +173,7 @@ def _faults_of_counts(
     erased = erased_of_runs(cursor, tables)
     successful = [run for run in runs if run.status == "success"]
     numbers = {"numbers": [run.run_no for run in successful]}
-    is_theirs = f"{RUN} in (select unnest($numbers))"
-    written = all_rows(tables, [RUN], where=is_theirs)
-    found = dict(
-        cursor.rows(f"select {RUN}, count(*) from {written} as written group by {RUN}", numbers)
-    )
-    kept = {}
-    if cursor.has(tables.inputs):
-        rows = f"{tables.inputs.sql} where {is_theirs}"
-        kept = dict(cursor.rows(f"select {RUN}, count(*) from {rows} group by {RUN}", numbers))
+    found, kept = rows_by_run(cursor, tables, f"{RUN} in (select unnest($numbers))", numbers)
     for run in successful:
         gone = erased[run.run_no]
         rows_left = (run.rows_scored or 0) + (run.rows_rejected or 0) - gone["rows"]
@@ -195,6 +187,20 @@ def _faults_of_counts(
             if count != wanted:
                 actual = f"run {run.run_id} has {count:,} {what}"
                 yield Finding(problem=problem, expected=f"{wanted:,}", actual=actual)
+
+
+def rows_by_run(
+    cursor: Cursor, tables: ScoringTables, where: str, parameters: Mapping[str, Any]
+) -> tuple[dict[int, int], dict[int, int]]:
+    """{run_no: how many rows it has in current and history}, and the same of kept inputs."""
+    relations = [all_rows(tables, [RUN], where=where)]
+    if cursor.has(tables.inputs):
+        relations.append(f"(select {RUN} from {tables.inputs.sql} where {where})")
+    rows, *inputs = (
+        dict(cursor.rows(f"select {RUN}, count(*) from {one} as rows group by {RUN}", parameters))
+        for one in relations
+    )
+    return rows, inputs[0] if inputs else {}
 
 
 def faults_of_run(cursor: Cursor, tables: ScoringTables, run: RunRow) -> Iterator[Finding]:

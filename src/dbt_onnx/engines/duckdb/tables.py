@@ -180,11 +180,9 @@ class ScoringTables(LedgerTables):
                     hint="give the output another column name when exporting or registering the "
                     "model, or give the scoring model another alias to start a new ledger",
                 )
-        for table, own in (
-            (self.current, ledger.CURRENT_TYPES),
-            (self.history, ledger.HISTORY_TYPES),
-        ):
-            _refuse_retyped(cursor, table, ledger.ROW_TYPES | own, hint=_RESTORE)
+        own = ledger.ROW_TYPES | ledger.CURRENT_TYPES | ledger.HISTORY_TYPES
+        _refuse_retyped(cursor, self.current, own, hint=_RESTORE)
+        _refuse_retyped(cursor, self.history, own, hint=_RESTORE)
 
     def check_outputs(self, cursor: Cursor, shape: LedgerShape, model: ModelVersion) -> None:
         """Raise when the ledger lacks an output column of a version that has scored before.
@@ -212,11 +210,8 @@ class ScoringTables(LedgerTables):
 
     def create(self, cursor: Cursor, shape: LedgerShape) -> None:
         """Create what is missing, and the output columns of a new version."""
-        for table, columns in (
-            (self.current, shape.current_columns),
-            (self.history, shape.history_columns),
-        ):
-            _create(cursor, table, columns, ledger.create_rows(table, columns, key=shape.key))
+        _create(cursor, self.current, shape.current_columns, key=shape.key)
+        _create(cursor, self.history, shape.history_columns, key=shape.key)
         cursor.execute(ledger.create_ledger(self, self.whole_shape(cursor, shape.key)))
 
     def whole_shape(self, cursor: Cursor, key: Mapping[str, str]) -> LedgerShape:
@@ -233,7 +228,7 @@ class ScoringTables(LedgerTables):
         Returns {feature, as it is called now: the SQL type of its column}.
         """
         wanted = inputs.input_columns(shape, features)
-        kept = _create(cursor, self.inputs, wanted, ledger.create_table(self.inputs, wanted))
+        kept = _create(cursor, self.inputs, wanted)
         types = {name: widened(kept[name], kind) for name, kind in wanted.items()}
         for name, kind in types.items():
             if kind != kept[name]:
@@ -249,14 +244,18 @@ class ScoringTables(LedgerTables):
         Where they exist, add the columns that a newer dbt_onnx brings.
         """
         for table, columns in self._shared():
-            _create(cursor, table, columns, ledger.create_table(table, columns))
+            _create(cursor, table, columns)
 
 
 def _create(
-    cursor: Cursor, table: TableName, columns: Mapping[str, str], statement: str
+    cursor: Cursor,
+    table: TableName,
+    columns: Mapping[str, str],
+    *,
+    key: Collection[str] | None = None,
 ) -> Mapping[str, str]:
     """Create a table, or add the columns that it lacks. Returns the types that the columns have now."""
-    cursor.execute(statement)
+    cursor.execute(ledger.create_table(table, columns, key=key))
     found = types_of(columns, cursor.columns_of(table.sql))
     for name, kind in columns.items():
         if not found[name]:

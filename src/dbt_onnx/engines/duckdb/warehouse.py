@@ -86,14 +86,13 @@ class DuckDBWarehouse:
     @duckdb_errors()
     def examine(self, ledger: TableName, asked: Asked, artifact: Artifact) -> CurrentFeatures:
         from dbt_onnx.engines.duckdb.current_features import CurrentFeatures, open_features
-        from dbt_onnx.engines.duckdb.features import FeatureRelation
-        from dbt_onnx.engines.duckdb.fit import check_fit
+        from dbt_onnx.engines.duckdb.engine import check_fit
         from dbt_onnx.engines.duckdb.tables import ScoringTables
 
         tables = ScoringTables(ledger)
         tables.check_runs(self._cursor)
         tables.check_names(self._cursor)
-        features = FeatureRelation.open(self._cursor, open_features(self._cursor, asked.features))
+        features = open_features(self._cursor, asked.features)
         check_fit(self._cursor, asked, artifact, features, tables)
         return CurrentFeatures.count(self._cursor, features, key=asked.key, as_of=asked.as_of)
 
