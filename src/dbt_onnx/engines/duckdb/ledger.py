@@ -184,12 +184,10 @@ def create_table(
     chosen = {}
     if key is not None:
         others = {name: kind for name, kind in columns.items() if name not in key}
-        chosen = {n: "uncompressed" for n, kind in others.items() if kind in _RANDOM_TYPES}
-        chosen |= dict.fromkeys(_REPEATED, "rle")
-    body = ", ".join(
-        f"{quote(n)} {kind}{f' using compression {chosen[n]}' if n in chosen else ''}"
-        for n, kind in columns.items()
-    )
+        random = [name for name, kind in others.items() if kind in _RANDOM_TYPES]
+        chosen = dict.fromkeys(random, " using compression uncompressed")
+        chosen |= dict.fromkeys(_REPEATED, " using compression rle")
+    body = ", ".join(f"{quote(n)} {kind}{chosen.get(n, '')}" for n, kind in columns.items())
     return f"create table if not exists {table.sql} ({body})"
 
 
