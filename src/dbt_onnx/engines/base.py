@@ -166,7 +166,9 @@ class Warehouse(Protocol):
         """The registry as a run reads it. Raises RegistryError when it is gone or wrong."""
 
     def registry_among(self, relations: Collection[TableName]) -> Registry:
-        """The first of the relations that has a registry's columns, as a run reads it."""
+        """The first of the relations that has a registry's columns, as a run reads it. Raises
+        RegistryError when none has them, or when it is wrong.
+        """
 
     def answer(self, query: str) -> dict[str, Any]:
         """The one row, by column, of a query that dbt has made."""
@@ -201,13 +203,17 @@ class Warehouse(Protocol):
         """Erase what was superseded, or late, and was scored before a moment, with its inputs."""
 
     def scored_clocks(self, ledger: TableName, version: RegistryEntry | None) -> set[datetime]:
-        """The clocks of a scoring model's successful runs, by one model version or by any."""
+        """The clocks of a scoring model's successful runs, by one model version or by any; empty
+        before the first run.
+        """
 
     def count_rows(self, relation: TableName) -> int:
         """The rows of a relation."""
 
     def renew_scratch(self, relations: Iterable[TableName]) -> None:
-        """Make the schemas of these relations anew, marked as a backfill's."""
+        """Make the schemas of these relations anew, marked as a backfill's. What an earlier backfill
+        left there is dropped. Raises WarehouseError when a schema has no such mark, or holds more.
+        """
 
     def drop_scratch(self, relations: Iterable[TableName]) -> None:
         """Drop the schemas of these relations. Raises WarehouseError when one has no such mark."""

@@ -24,11 +24,7 @@ MARK = "dbt_onnx_backfill"
 
 
 def renew_scratch(cursor: Cursor, relations: Iterable[TableName]) -> None:
-    """Make the schemas of these relations anew, each with one table that marks it as a backfill's.
-
-    What an earlier backfill left there is dropped. Raises WarehouseError when a schema has no such
-    mark, or holds anything else.
-    """
+    """Make schemas anew, see `Warehouse`, each with one table that marks it as a backfill's."""
     for schema, names in _by_schema(relations).items():
         # one transaction each: DuckDB writes to one database at a time
         with cursor.transaction():
@@ -50,10 +46,7 @@ def drop_scratch(cursor: Cursor, relations: Iterable[TableName]) -> None:
 def scored_clocks(
     cursor: Cursor, ledger: TableName, version: RegistryEntry | None
 ) -> set[datetime]:
-    """The clocks of a scoring model's successful runs, by one model version or by any.
-
-    Empty before the first run.
-    """
+    """When runs have scored, see `Warehouse`."""
     tables = ScoringTables(ledger)
     if not cursor.has(tables.runs):
         return set()
@@ -71,10 +64,7 @@ def scored_clocks(
 
 
 def registry_among(cursor: Cursor, relations: Collection[TableName]) -> Registry:
-    """The model registry: the first of the relations that has a registry's columns.
-
-    Raises RegistryError when none has them, or when the registry is not valid.
-    """
+    """The model registry among some relations, see `Warehouse`."""
     for relation in relations:
         if not cursor.has(relation):
             continue

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from dbt_onnx.engines.duckdb.cursor import Cursor
     from dbt_onnx.kernel.contract import Contract
+    from dbt_onnx.runs.plan import Snapshot
 
 # Arrow makes a BLOB of a BIT, drops the zone of a TIME, and turns large UHUGEINT values negative
 _LOSSY = re.compile(r"\b(BIT|TIME WITH TIME ZONE|UHUGEINT|VARIANT)\b")
@@ -133,16 +134,10 @@ class FeatureRelation:
                 hint="check the model upstream; `dbt run --empty` builds the tables without rows",
             )
 
-    def check_moments(
-        self,
-        oldest: datetime | str | None,
-        newest: datetime | str | None,
-        *,
-        as_of: str | None,
-        clock: datetime,
-    ) -> None:
+    def check_moments(self, given: Snapshot, *, as_of: str | None, clock: datetime) -> None:
         """Raise DataError when rows describe the future, or a time before the calendar."""
         # duckdb gives moments beyond Python's calendar as text, and -infinity as its first day
+        oldest, newest = given.oldest, given.newest
         if as_of is None and clock == datetime.min:  # noqa: DTZ901, naive UTC
             raise DataError(
                 f"the clock says {clock}, the beginning of the calendar",

@@ -97,14 +97,12 @@ def _relation(cursor: Cursor, name: str | None, *, beside: TableName) -> TableNa
 
     Of several called `schema.name`, the one in the ledger's database.
     """
-    found = cursor.rows(
-        "select database_name, schema_name, name from ("
+    found = cursor.records(
+        "select database_name as database, schema_name as schema, name as identifier from ("
         "select database_name, schema_name, table_name as name from duckdb_tables() union all "
         "select database_name, schema_name, view_name from duckdb_views()) as relations "
         f"where lower({literal(name or '')}) in (lower(schema_name || '.' || name), "
         "lower(database_name || '.' || schema_name || '.' || name)) "
         f"order by database_name = {literal(beside.database)} desc nulls last, database_name asc limit 1"
     )
-    for database, schema, identifier in found:
-        return TableName(database=database, schema=schema, identifier=identifier)
-    return None
+    return TableName(**found[0]) if found else None
