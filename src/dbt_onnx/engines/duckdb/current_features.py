@@ -92,13 +92,10 @@ class CurrentFeatures:
             f"{by} asc nulls last" for by in (f"hash({', '.join(by_bytes)})", *by_bytes)
         )
         given = [*self.key, *([] if self.as_of is None else [self.as_of])]
-        stream = self.reader.stream(
+        with self.reader.stream(
             f"select {', '.join(selected)} from ({self.relation.sql}) as features "
             f"where {not_null(given)} order by {order} limit {int(rows)}",
             {},
             batch_rows=BATCH_ROWS,
-        )
-        try:
+        ) as stream:
             return list(stream)
-        finally:
-            stream.close()

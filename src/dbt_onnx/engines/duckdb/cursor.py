@@ -57,7 +57,7 @@ class Cursor:
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def stream(self, sql: str, parameters: Mapping[str, Any], *, batch_rows: int) -> Any:
-        """A `pyarrow.RecordBatchReader`. It ends when this cursor runs another statement."""
+        """A `pyarrow.RecordBatchReader`, to be closed. It ends when this cursor runs another statement."""
         relation = self.raw.sql(sql, params=self._bound(sql, parameters))
         return relation.to_arrow_reader(batch_rows)
 

@@ -41,8 +41,11 @@ _DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
 TYPE = re.compile(r"[A-Z][A-Z0-9_ ]*(\(\d+(, ?\d+)?\))?(\[\d*\])*")
 PRECISION = re.compile(r"exact|float16|float32|(1[0-5]|[1-9]) digits")
 _ELEMENT = "__dbt_onnx_element"
-# types of moments with a time zone, and whether they count nanoseconds
-_NANOSECONDS = {"TIMESTAMP WITH TIME ZONE": False, "TIMESTAMPTZ_NS": True}
+# types of moments with a time zone, and how they become moments without one
+_IN_UTC = {
+    "TIMESTAMP WITH TIME ZONE": "make_timestamp(epoch_us({}))",
+    "TIMESTAMPTZ_NS": "make_timestamp_ns(epoch_ns({}))",
+}
 
 # precision of a float, and the least and the greatest of its normal range
 _EPSILON = {"float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
@@ -221,7 +224,7 @@ def converted(column: str, given: str, kept: str) -> str:
     offsets of long ago have.
     """
     element, lists = split(given)
-    if given == kept or element not in _NANOSECONDS:
+    if given == kept or element not in _IN_UTC:
         return f"cast({column} as {kept})"
     if not lists:
         return _utc_text(column, element)
@@ -229,13 +232,8 @@ def converted(column: str, given: str, kept: str) -> str:
 
 
 def _utc_text(moment: str, element: str) -> str:
-    made = (
-        "make_timestamp_ns(epoch_ns({0}))"
-        if _NANOSECONDS[element]
-        else "make_timestamp(epoch_us({0}))"
-    )
     # DuckDB cannot count the microseconds of infinity
-    return f"coalesce(cast({made.format(moment)} as varchar) || '+00', cast({moment} as varchar))"
+    return f"coalesce(cast({_IN_UTC[element].format(moment)} as varchar) || '+00', cast({moment} as varchar))"
 
 
 def features_hash(columns: Mapping[str, str], precisions: Mapping[str, str]) -> str:

@@ -111,19 +111,16 @@ def _score(
         )
     columns = [item.name for item in artifact.contract.output_fields()]
     scales = scales_of(artifact.card)
-    rows = cursor.stream(
+    with cursor.stream(
         _rows_to_replay(cursor, tables, run, columns, sample=sample),
         {**run.values, "sample": sample},
         batch_rows=PART_ROWS,
-    )
-    try:
+    ) as rows:
         for batch in score_batches(
             rows, session, contract=artifact.contract, workers=session.workers,
             search=RowSearch(),
         ):  # fmt: skip
             compare_batch(replay, batch, key=run.key_columns, columns=columns, scales=scales)
-    finally:
-        rows.close()
 
 
 def _rows_to_replay(

@@ -54,21 +54,19 @@ def append_predictions(
     raised here as it was.
     """
     reasons: list[str] = []
-    rows = reader.stream(
-        plan.select_rows(planned.rows.question, planned.rows.sql),
+    question = planned.rows.question
+    # closed in any case: an unfinished stream would keep the reader from ending its transaction
+    with reader.stream(
+        plan.select_rows(question, planned.rows.sql),
         planned.rows.parameters,
         batch_rows=scores.part_rows,
-    )
-    try:
-        given = [*planned.rows.question.shape.carried_key.values(), *planned.rows.question.features]
+    ) as rows:
+        given = [*question.shape.carried_key.values(), *question.features]
         batches = rows if fed is None else fed.passing(rows, columns=given)
         schema = scores.schema_for(rows.schema)
         number = pa.field(_REASON, pa.uint16())
         schema = schema.set(schema.get_field_index(_REASON), number)
         _insert(writer, tables, planned, _numbered(scores(batches), reasons), schema=schema)
-    finally:
-        # an unfinished stream would keep the reader from ending its transaction
-        rows.close()
     return reasons
 
 
