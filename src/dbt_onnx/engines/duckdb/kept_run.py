@@ -40,13 +40,12 @@ def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> l
 
 def read_run(cursor: Cursor, tables: ScoringTables, run_id: str) -> RunRow:
     """The run, if it can be replayed. Raises ConfigError when not, with the reason."""
-    found = [run for run in read_run_rows(cursor, tables) if run.run_id == run_id]
-    if not found:
+    run = next((run for run in read_run_rows(cursor, tables) if run.run_id == run_id), None)
+    if run is None:
         raise ConfigError(
             f"{tables.ledger.identifier} has no run {run_id!r} in {tables.runs}",
             hint="`dbt-onnx runs` lists the runs",
         )
-    run = found[0]
     nothing = None
     if run.status != "success":
         nothing = f"it ended as {run.status!r} and wrote nothing"
@@ -132,11 +131,9 @@ def check_inputs(
         run.values,
     )
     for *key, problem in problems:
-        named = dict(zip(run.key_columns, key, strict=True))
-        finding = Finding(
-            problem="inputs", key=key_text(named), expected="those that were scored", actual=problem
-        )
-        replay.report(finding)
+        text = key_text(run.key_columns, key)
+        expected = "those that were scored"
+        replay.report(Finding(problem="inputs", key=text, expected=expected, actual=problem))
     if with_hash and not problems:
         # features_hash ignores last digits: an altered one only shows in all bits
         found = fingerprint_of_inputs(cursor, tables, run, types)

@@ -173,16 +173,14 @@ class LedgerShape:
         return {**self.row_columns, **HISTORY_TYPES}
 
 
-def create_table(
-    table: TableName, columns: Mapping[str, str], *, key: Collection[str] | None = None
-) -> str:
+def create_table(table: TableName, columns: Mapping[str, str], *, key: Collection[str] = ()) -> str:
     """Create the table unless it is there. No PRIMARY KEY and no index: recent DuckDB
     defects concern both; the look at the keys of each run keeps entities unique.
 
     `key` is given for current and history. Of their scores and hashes hardly one is as another.
     """
     chosen = {}
-    if key is not None:
+    if key:
         others = {name: kind for name, kind in columns.items() if name not in key}
         random = [name for name, kind in others.items() if kind in _RANDOM_TYPES]
         chosen = dict.fromkeys(random, " using compression uncompressed")

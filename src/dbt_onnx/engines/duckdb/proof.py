@@ -115,7 +115,7 @@ def _strange_rows(
         ):
             yield Finding(
                 problem=problem,
-                key=key_text(dict(zip(key, values, strict=False))) or None,
+                key=key_text(key, values) or None,
                 expected="rows of successful runs",
                 actual=f"{count:,} {what} of {'no run' if number is None else f'run {number}'}",
             )
@@ -160,7 +160,7 @@ def _faults_of_current(
         for *values, count in cursor.rows(question):
             yield Finding(
                 problem="ledger",
-                key=key_text(dict(zip(key, values, strict=True))),
+                key=key_text(key, values),
                 expected="one, the newest",
                 actual=f"{count} {what}",
             )

@@ -127,14 +127,9 @@ def _rows_to_replay(
     cursor: Cursor, tables: ScoringTables, run: RunRow, columns: list[str], *, sample: int | None
 ) -> str:
     """Key, what the ledger says, and the kept features, in the order in which the run scored."""
-    carried = [
-        f"said.{quote(name)} as {quote(f'{KEY_PREFIX}{i}')}"
-        for i, name in enumerate(run.key_columns)
-    ]
-    carried += [
-        f"said.{quote(name)} as {quote(f'{SAID_PREFIX}{i}')}"
-        for i, name in enumerate((*columns, REASON))
-    ]
+    aliases = {f"{KEY_PREFIX}{i}": name for i, name in enumerate(run.key_columns)}
+    aliases |= {f"{SAID_PREFIX}{i}": name for i, name in enumerate((*columns, REASON))}
+    carried = [f"said.{quote(name)} as {quote(alias)}" for alias, name in aliases.items()]
     carried.append(
         # a row that killed the process is not fed to the model again
         "case when said.rejected_reason in ('null_as_of', 'model_crashed') then said.rejected_reason end "

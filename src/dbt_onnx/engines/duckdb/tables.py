@@ -248,11 +248,7 @@ class ScoringTables(LedgerTables):
 
 
 def _create(
-    cursor: Cursor,
-    table: TableName,
-    columns: Mapping[str, str],
-    *,
-    key: Collection[str] | None = None,
+    cursor: Cursor, table: TableName, columns: Mapping[str, str], *, key: Collection[str] = ()
 ) -> Mapping[str, str]:
     """Create a table, or add the columns that it lacks. Returns the types that the columns have now."""
     cursor.execute(ledger.create_table(table, columns, key=key))
