@@ -197,7 +197,7 @@ def rows_by_run(
     if cursor.has(tables.inputs):
         relations.append(f"(select {RUN} from {tables.inputs.sql} where {where})")
     rows, *inputs = (
-        dict(cursor.rows(f"select {RUN}, count(*) from {one} as rows group by {RUN}", parameters))
+        dict(cursor.rows(f"select {RUN}, count(*) from {one} as r group by {RUN}", parameters))
         for one in relations
     )
     return rows, inputs[0] if inputs else {}

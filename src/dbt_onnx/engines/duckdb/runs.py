@@ -178,8 +178,8 @@ def read_run_rows(cursor: Cursor, tables: ScoringTables) -> list[RunRow]:
         return []
     tables.check_runs(cursor)
     rows = cursor.records(
-        f"select {_there(cursor, tables.runs, RUNS_TYPES)} from {tables.runs.sql} where scoring_model = $scoring_model "
-        f"order by {RUN} desc",
+        f"select {_there(cursor, tables.runs, RUNS_TYPES)} from {tables.runs.sql} "
+        f"where scoring_model = $scoring_model order by {RUN} desc",
         {"scoring_model": tables.ledger.identifier},
     )
     return [RunRow(values=row) for row in rows]
