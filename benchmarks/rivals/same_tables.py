@@ -33,7 +33,7 @@ def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:
             (_TABLES.current, shape.current_columns),
             (_TABLES.history, shape.history_columns),
         ):
-            connection.execute(ledger.create_rows(table, columns, key=shape.key))
+            connection.execute(ledger.create_table(table, columns, key=shape.key))
         connection.execute(ledger.create_table(_TABLES.runs, ledger.RUNS_TYPES))
         connection.execute(ledger.create_ledger(_TABLES, shape))
         kinds = connection.sql("from source.features")

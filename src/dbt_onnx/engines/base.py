@@ -100,11 +100,9 @@ class CurrentFeatures(Protocol):
 
     def check_contract(self, artifact: Artifact) -> None:
         """Raise ContractError when the model cannot read these columns."""
-        ...
 
     def sample(self, columns: Iterable[str], rows: int) -> list[pa.RecordBatch]:
         """At most `rows` of the other rows, the same each time, ready for `score_batches`."""
-        ...
 
 
 class Warehouse(Protocol):
@@ -119,27 +117,22 @@ class Warehouse(Protocol):
     @staticmethod
     def opening_errors(path: str | None = None) -> AbstractContextManager[None]:
         """Within, the warehouse at `path` is opened; without a path, what a model reads."""
-        ...
 
     @staticmethod
     def open_again(path: str, options: Mapping[str, Any], /) -> Any:
         """Open a warehouse read-only, without dbt, as dbt's adapter would."""
-        ...
 
     @staticmethod
     def session(connection: Any, settings: Mapping[str, Any], /) -> AbstractContextManager[Any]:
         """A connection of an opened warehouse with the settings of a target."""
-        ...
 
     @staticmethod
     def noting(connection: Any, asked: dict[str, str], /) -> Any:
         """The connection, which notes in `asked` what it is asked, with a digest of each answer."""
-        ...
 
     @staticmethod
     def answers_alike(connection: Any, asked: Mapping[str, str], /) -> bool:
         """Whether the warehouse gives every answer that was noted."""
-        ...
 
     def score(
         self,
@@ -150,54 +143,44 @@ class Warehouse(Protocol):
         log: Callable[[str], None],
     ) -> RunSummary:
         """`score_table` on this warehouse."""
-        ...
 
     def leave_outcome(self, outcome: str) -> None:
         """Leave a text where the materialization finds it after the run."""
-        ...
 
     def examine(self, ledger: TableName, asked: Asked, artifact: Artifact) -> CurrentFeatures:
         """Raise what a run of this version would raise before it scores; else give the features.
 
         Raises MissingFeaturesError when they have not been built.
         """
-        ...
 
     def last_account(self, ledger: TableName) -> Mapping[str, Any]:
         """What the last run of a scoring model read, and its version; empty before the first."""
-        ...
 
     def sources(self, ledger: TableName) -> Sources | None:
         """What the newest run of a scoring model read; none if no run has ever come so far."""
-        ...
 
     def check_features(self, sources: Sources) -> None:
         """Raise when the next run cannot find each entity in the feature relation."""
-        ...
 
     def registry(self, sources: Sources) -> Registry:
         """The registry as a run reads it. Raises RegistryError when it is gone or wrong."""
-        ...
 
     def registry_among(self, relations: Collection[TableName]) -> Registry:
-        """The first of the relations that has a registry's columns, as a run reads it."""
-        ...
+        """The first of the relations that has a registry's columns, as a run reads it. Raises
+        RegistryError when none has them, or when it is wrong.
+        """
 
     def answer(self, query: str) -> dict[str, Any]:
         """The one row, by column, of a query that dbt has made."""
-        ...
 
     def runs(self, ledger: TableName, *, limit: int | None = None) -> list[RunRow]:
         """The runs of a scoring model, newest first."""
-        ...
 
     def history(self, ledger: TableName, key: Sequence[str]) -> list[Said]:
         """All predictions about one entity, in the order in which they were made."""
-        ...
 
     def replayable_runs(self, ledger: TableName) -> list[str]:
         """The ids of the runs whose inputs are kept, newest first."""
-        ...
 
     def replay(
         self,
@@ -209,32 +192,28 @@ class Warehouse(Protocol):
         sample: int | None = None,
     ) -> Replay:
         """Score the kept inputs of a run again, all or a sample, and compare."""
-        ...
 
     def prove(self, ledger: TableName, *, with_values: bool) -> list[Finding]:
         """What is not as the runs left it; the values of all rows, too, if that is asked for."""
-        ...
 
     def forget(self, ledger: TableName, key: Sequence[str], *, why: str, dry_run: bool) -> Erasure:
         """Erase all predictions and kept inputs of one entity."""
-        ...
 
     def prune(self, ledger: TableName, *, before: datetime, why: str, dry_run: bool) -> Erasure:
         """Erase what was superseded, or late, and was scored before a moment, with its inputs."""
-        ...
 
     def scored_clocks(self, ledger: TableName, version: RegistryEntry | None) -> set[datetime]:
-        """The clocks of a scoring model's successful runs, by one model version or by any."""
-        ...
+        """The clocks of a scoring model's successful runs, by one model version or by any; empty
+        before the first run.
+        """
 
     def count_rows(self, relation: TableName) -> int:
         """The rows of a relation."""
-        ...
 
     def renew_scratch(self, relations: Iterable[TableName]) -> None:
-        """Make the schemas of these relations anew, marked as a backfill's."""
-        ...
+        """Make the schemas of these relations anew, marked as a backfill's. What an earlier backfill
+        left there is dropped. Raises WarehouseError when a schema has no such mark, or holds more.
+        """
 
     def drop_scratch(self, relations: Iterable[TableName]) -> None:
         """Drop the schemas of these relations. Raises WarehouseError when one has no such mark."""
-        ...

@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from dbt_onnx.runs.request import MAX_REJECTED_FRACTION
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
@@ -39,9 +41,6 @@ KINDS: Mapping[str, Status] = {
     "test_warned": "degraded",
     "drifting": "degraded",
 }
-
-MAX_REJECTED_FRACTION = 0.1
-"""Of the entities; the share that a run and `predictions_are_valid` tolerate unless told otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)

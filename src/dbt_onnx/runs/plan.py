@@ -69,12 +69,12 @@ class PlanSummary:
 
     rows_in: int
     per_reason: Mapping[str, int]
-    rows_still_rejected: int
-    rows_late: int
-    rows_present: int
-    rows_returned: int
-    rows_advanced: int
-    input_fingerprint: int | None
+    rows_still_rejected: int = 0
+    rows_late: int = 0
+    rows_present: int = 0
+    rows_returned: int = 0
+    rows_advanced: int = 0
+    input_fingerprint: int | None = None
 
     @classmethod
     def nothing(cls, *, rows_in: int, rows_tracked: int, rows_rejected: int) -> PlanSummary:
@@ -83,21 +83,14 @@ class PlanSummary:
             rows_in=rows_in,
             per_reason=dict.fromkeys(SCORE_REASONS, 0),
             rows_still_rejected=rows_rejected,
-            rows_late=0,
             rows_present=rows_tracked,
-            rows_returned=0,
-            rows_advanced=0,
-            input_fingerprint=None,
         )
 
     @classmethod
     def all_new(cls, snapshot: Snapshot) -> PlanSummary:
         """The plan of the first run of all: each row has a key and a moment, and nothing is known."""
-        nothing = cls.nothing(rows_in=snapshot.rows, rows_tracked=0, rows_rejected=0)
-        return replace(
-            nothing,
-            per_reason={**nothing.per_reason, "new": snapshot.rows},
-        )
+        counts = {**dict.fromkeys(SCORE_REASONS, 0), "new": snapshot.rows}
+        return cls(rows_in=snapshot.rows, per_reason=counts)
 
     def with_unchanged(self, rows_in: int) -> PlanSummary:
         """The totals of all rows, when these are without the rows that are as they were."""

@@ -39,7 +39,6 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._done = 0
-        self._started_at = self._logged_at = clock()
         self._bar: Any = None
 
     def __enter__(self) -> Self:

@@ -18,7 +18,7 @@ from dbt_onnx.artifacts.sample import TOLERANCE
 from dbt_onnx.kernel.contract import CARRIED_PREFIX, KEY_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from dbt_onnx.kernel.integers import Array
 
@@ -110,6 +110,7 @@ def compare_batch(
     replay.identical += int(counts[IDENTICAL])
     replay.within_tolerance += int(counts[WITHIN_TOLERANCE])
     replay.different += int(counts[DIFFERENT])
+    key_columns = [batch.column(f"{KEY_PREFIX}{i}") for i in range(len(key))]
     for row in np.flatnonzero(worst == DIFFERENT)[:MAX_FINDINGS].tolist():
         # for a rejected row the reason is compared, since its outputs are NULL
         name = next(n for n in reversed(names) if verdicts[n][row] == DIFFERENT)
@@ -117,9 +118,7 @@ def compare_batch(
         replay.report(
             Finding(
                 problem="prediction",
-                key=key_text(
-                    {k: batch.column(f"{KEY_PREFIX}{i}")[row].as_py() for i, k in enumerate(key)}
-                ),
+                key=key_text(key, [column[row].as_py() for column in key_columns]),
                 column_name=name,
                 expected=shown(said[row].as_py()),
                 actual=shown(batch.column(name)[row].as_py()),
@@ -147,14 +146,14 @@ def verdicts_on(said: pa.Array, now: pa.Array, tolerance: float, *, scale: Any =
     if both.any():
         mask = pa.array(both)
         sizes = np.asarray(scale)
-        if sizes.ndim and not is_list(now.type):
+        if sizes.ndim and not _is_list(now.type):
             sizes = sizes[both]
         verdicts[both] = _verdicts_on_values(said.filter(mask), now.filter(mask), tolerance, sizes)
     return verdicts
 
 
 def _verdicts_on_values(said: pa.Array, now: pa.Array, tolerance: float, scale: Array) -> Array:
-    if is_list(now.type):
+    if _is_list(now.type):
         lengths = pc.list_value_length(said).to_numpy(), pc.list_value_length(now).to_numpy()
         same_length = lengths[0] == lengths[1]
         verdicts = np.where(same_length, IDENTICAL, DIFFERENT)
@@ -174,14 +173,13 @@ def _verdicts_on_values(said: pa.Array, now: pa.Array, tolerance: float, scale: 
     return np.where(equal, IDENTICAL, DIFFERENT)
 
 
-def is_list(kind: pa.DataType) -> bool:
-    """Whether a value of this type is a list of values."""
+def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def key_text(key: Mapping[str, object]) -> str:
+def key_text(key: Iterable[str], values: Iterable[object]) -> str:
     """`customer_id=00042, region=7`."""
-    return ", ".join(f"{name}={shown(value)}" for name, value in key.items())
+    return ", ".join(f"{name}={shown(value)}" for name, value in zip(key, values, strict=False))
 
 
 def shown(value: object) -> str:

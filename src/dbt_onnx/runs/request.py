@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 from dbt_onnx.artifacts.registry import parse_spec
 from dbt_onnx.errors import ConfigError
@@ -25,7 +25,7 @@ _MOST_PERIODS = 100_000
 # how many digits of a number for a float64 input count, by default and at most
 SIGNIFICANT_DIGITS = 9
 MAX_DIGITS = 17
-# the share of rejected rows that a run takes by default
+# the share of rejected rows that a run takes by default, and so does `predictions_are_valid`
 MAX_REJECTED_FRACTION = 0.1
 # onnxruntime makes as many threads as it is told to, and a million of them kill the process
 _MOST = {"batch_rows": 10_000_000, "threads": 1_024, "significant_digits": MAX_DIGITS}
@@ -145,21 +145,12 @@ def parse_period(name: str, value: object) -> tuple[timedelta | None, list[str]]
         return None, []
     if isinstance(value, Mapping) and set(value) == {"count", "period"}:
         count, period = value["count"], value["period"]
-        is_whole = isinstance(count, int) and not isinstance(count, bool)
-        if (
-            is_whole
-            and 0 < count <= _MOST_PERIODS
-            and isinstance(period, str)
-            and period in PERIODS
-        ):
+        is_period = isinstance(period, str) and period in PERIODS
+        if is_period and _is_whole(count) and 0 < count <= _MOST_PERIODS:
             return count * PERIODS[period], []
-    allowed = ", ".join(PERIODS)
-    return None, [
-        (
-            f"{name} must be {{'count': a whole number from 1 to {_MOST_PERIODS:,}, "
-            f"'period': one of {allowed}}}; got {value!r}"
-        )
-    ]
+    count = f"'count': a whole number from 1 to {_MOST_PERIODS:,}"
+    period = f"'period': one of {', '.join(PERIODS)}"
+    return None, [f"{name} must be {{{count}, {period}}}; got {value!r}"]
 
 
 def _parse_keep_inputs(value: object) -> tuple[timedelta | bool, list[str]]:
@@ -209,19 +200,19 @@ def _key_faults(key: object) -> list[str]:
 def _number_faults(arguments: Mapping[str, Any]) -> list[str]:
     faults = []
     fraction = arguments["max_rejected_fraction"]
-    if (
-        isinstance(fraction, bool)
-        or not isinstance(fraction, int | float)
-        or not 0 <= fraction <= 1
-    ):
+    is_number = isinstance(fraction, float) or _is_whole(fraction)
+    if not is_number or not 0 <= fraction <= 1:
         faults.append(f"max_rejected_fraction must lie between 0 and 1; got {fraction!r}")
     for name, most in _MOST.items():
         value = arguments[name]
-        if (value is not None or name == "significant_digits") and (
-            isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most
-        ):
+        is_left_open = value is None and name != "significant_digits"
+        if not is_left_open and not (_is_whole(value) and 1 <= value <= most):
             faults.append(f"{name} must be a whole number from 1 to {most:,}; got {value!r}")
     return faults
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_name(value: object) -> bool:

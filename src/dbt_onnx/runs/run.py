@@ -60,14 +60,6 @@ class Written:
     def rows_rejected(self) -> int:
         return sum(self.rejected.values())
 
-    @property
-    def fingerprints(self) -> dict[str, int | None]:
-        """The columns of the run row that hold them."""
-        return {
-            "input_fingerprint": self.input_fingerprint,
-            "ledger_fingerprint": self.ledger_fingerprint,
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
@@ -121,53 +113,41 @@ class Engine(Protocol):
 
     def recorded(self, settings: RunSettings) -> AbstractContextManager[None]:
         """Open the run row; close it as `error` when what is within fails."""
-        ...
 
     def stamp(self, request: ScoringRequest, artifact: Artifact) -> None:
         """Say in the run row with which version and on what the run is, before anything can fail."""
-        ...
 
     def registry(self, relation: Any, *, seeds: Mapping[str, Path]) -> Registry:
         """The registry's rows; where a dry build has left it without, those of a file among `seeds`."""
-        ...
 
     def features(self, relation: Any) -> Any:
         """The feature relation, with the types of its columns."""
-        ...
 
     def check(self, request: Asked, artifact: Artifact, features: Any) -> Any:
         """Hold call, contract, features and tables against each other. Returns the ledger's columns."""
-        ...
 
     def snapshot(self) -> AbstractContextManager[None]:
         """Within, `plan` and `write` read the same rows."""
-        ...
 
     def transaction(self) -> AbstractContextManager[None]:
         """Within, what is written is written as a whole or not at all."""
-        ...
 
     def plan(self, run: ScoringRun) -> Planned:
         """Decide which rows are scored, and why."""
-        ...
 
     def follows_death(self, model: ModelVersion) -> bool:
         """Whether the process of a run before this one died, or would have but for a child process."""
-        ...
 
     def write(self, run: ScoringRun, planned: Planned, scores: Scores | None) -> Written:
         """Score the planned rows into the ledger and tell what is there; without `scores` there are
         none. The snapshot ends when all is read.
         """
-        ...
 
     def close(self, run: ScoringRun, planned: Planned, outcome: Mapping[str, Any]) -> None:
         """Note who was there, keep the inputs, and close the run row as `success`."""
-        ...
 
     def close_empty(self, run: ScoringRun, outcome: Mapping[str, Any]) -> None:
         """The same for a dry build: the tables, and nothing in them."""
-        ...
 
 
 def score_table(
@@ -206,8 +186,13 @@ def score_table(
                     rows_rejected=written.rows_rejected,
                     per_reason=planned.summary.per_reason,
                 )
-                how = scorer.columns if scorer else {}
-                engine.close(run, planned, summary.counts | written.fingerprints | how)
+                outcome = {
+                    **summary.counts,
+                    "input_fingerprint": written.input_fingerprint,
+                    "ledger_fingerprint": written.ledger_fingerprint,
+                    **(scorer.columns if scorer else {}),
+                }
+                engine.close(run, planned, outcome)
         return summary
 
 

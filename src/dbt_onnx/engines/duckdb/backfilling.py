@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from dbt_onnx.artifacts.registry import REGISTRY_COLUMNS
-from dbt_onnx.engines.duckdb.engine import DuckDBEngine
+from dbt_onnx.artifacts.registry import REGISTRY_COLUMNS, Registry
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import RegistryError, WarehouseError
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from datetime import datetime
 
-    from dbt_onnx.artifacts.registry import Registry, RegistryEntry
+    from dbt_onnx.artifacts.registry import RegistryEntry
     from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.cursor import Cursor
 
@@ -25,11 +24,7 @@ MARK = "dbt_onnx_backfill"
 
 
 def renew_scratch(cursor: Cursor, relations: Iterable[TableName]) -> None:
-    """Make the schemas of these relations anew, each with one table that marks it as a backfill's.
-
-    What an earlier backfill left there is dropped. Raises WarehouseError when a schema has no such
-    mark, or holds anything else.
-    """
+    """Make schemas anew, see `Warehouse`, each with one table that marks it as a backfill's."""
     for schema, names in _by_schema(relations).items():
         # one transaction each: DuckDB writes to one database at a time
         with cursor.transaction():
@@ -51,10 +46,7 @@ def drop_scratch(cursor: Cursor, relations: Iterable[TableName]) -> None:
 def scored_clocks(
     cursor: Cursor, ledger: TableName, version: RegistryEntry | None
 ) -> set[datetime]:
-    """The clocks of a scoring model's successful runs, by one model version or by any.
-
-    Empty before the first run.
-    """
+    """When runs have scored, see `Warehouse`."""
     tables = ScoringTables(ledger)
     if not cursor.has(tables.runs):
         return set()
@@ -72,16 +64,13 @@ def scored_clocks(
 
 
 def registry_among(cursor: Cursor, relations: Collection[TableName]) -> Registry:
-    """The model registry: the first of the relations that has a registry's columns.
-
-    Raises RegistryError when none has them, or when the registry is not valid.
-    """
+    """The model registry among some relations, see `Warehouse`."""
     for relation in relations:
         if not cursor.has(relation):
             continue
         if set(REGISTRY_COLUMNS) <= set(cursor.columns_of(relation.sql)):
-            engine = DuckDBEngine.reading(cursor, relation)
-            return engine.registry(cursor.relation(relation.sql), seeds={})
+            rows = cursor.records(f"select * from {relation.sql}")
+            return Registry.from_rows(rows, where=str(relation))
     raise RegistryError(
         "the model registry is not in the warehouse: none of "
         f"{', '.join(map(str, relations)) or 'the relations that the scoring model reads'} has "

@@ -33,8 +33,8 @@ def select_scored(shape: LedgerShape, *, stream: str) -> str:
     """
     reasons = ", ".join(map(literal, SCORE_REASONS))
     values = {
-        name: f'cast("__dbt_onnx_key_{position}" as {sql_type})'
-        for position, (name, sql_type) in enumerate(shape.key.items())
+        name: f"cast({quote(carried)} as {shape.key[name]})"
+        for name, carried in shape.carried_key.items()
     }
     values |= {name: quote(name) for name in shape.outputs}
     values |= {
@@ -53,6 +53,14 @@ def insert_rows(table: TableName, columns: Iterable[str], *, rows: str, where: s
     """Append rows of a relation, all of whose columns have the table's names."""
     listed = ", ".join(map(quote, columns))
     return f"insert into {table.sql} ({listed}) select {listed} from {rows} where {where}"
+
+
+def is_about(shape: LedgerShape, table: str, *, of: str = "features") -> str:
+    """SQL of whether a row of one of our tables is about the entity of a row of the plan `of`."""
+    return " and ".join(
+        f"{compared(name, shape.key[name], of=table)} = {of}.{quote(carried)}"
+        for name, carried in shape.carried_key.items()
+    )
 
 
 def is_current(key: Mapping[str, str]) -> str:
@@ -92,10 +100,7 @@ def confirm_rows(current: TableName, question: Question, *, rows_sql: str) -> st
     """Unchanged rows that came with a newer moment of their own. `rows_sql` gives their keys, as
     `__dbt_onnx_key_0`, ..., and `__dbt_onnx_as_of`.
     """
-    same = " and ".join(
-        f'confirmed."__dbt_onnx_key_{i}" = {compared(name, kind, of="current")}'
-        for i, (name, kind) in enumerate(question.shape.key.items())
-    )
+    same = is_about(question.shape, "current", of="confirmed")
     return f"""
         update {current.sql} as current set confirmed_as_of = confirmed."__dbt_onnx_as_of"
         from ({rows_sql}) as confirmed

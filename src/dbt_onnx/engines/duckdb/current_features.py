@@ -9,7 +9,7 @@ import duckdb
 
 from dbt_onnx.engines.base import MissingFeaturesError
 from dbt_onnx.engines.duckdb.cursor import duckdb_errors
-from dbt_onnx.engines.duckdb.features import refuse_expressions
+from dbt_onnx.engines.duckdb.features import FeatureRelation, refuse_expressions
 from dbt_onnx.engines.duckdb.identifiers import compared, not_null, quote
 from dbt_onnx.kernel.contract import KEY_PREFIX
 
@@ -21,19 +21,18 @@ if TYPE_CHECKING:
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.engines.base import Upstream
     from dbt_onnx.engines.duckdb.cursor import Cursor
-    from dbt_onnx.engines.duckdb.features import FeatureRelation
 
 BATCH_ROWS = 65_536
 
 
-def open_features(reader: Cursor, relation: Upstream) -> duckdb.DuckDBPyRelation:
+def open_features(reader: Cursor, relation: Upstream) -> FeatureRelation:
     """What `dbt.ref()` gives a run.
 
     Raises ConfigError when a run refuses it, MissingFeaturesError when it is not in the warehouse.
     """
     refuse_expressions(features=f"select * from {relation.sql}")
     try:
-        return reader.relation(relation.sql)
+        return FeatureRelation.of_table(reader, relation.sql)
     except duckdb.CatalogException as error:
         raise MissingFeaturesError(
             f"{relation} is not in the warehouse: {str(error).partition(chr(10))[0]}",
@@ -93,13 +92,10 @@ class CurrentFeatures:
             f"{by} asc nulls last" for by in (f"hash({', '.join(by_bytes)})", *by_bytes)
         )
         given = [*self.key, *([] if self.as_of is None else [self.as_of])]
-        stream = self.reader.stream(
+        with self.reader.stream(
             f"select {', '.join(selected)} from ({self.relation.sql}) as features "
             f"where {not_null(given)} order by {order} limit {int(rows)}",
             {},
             batch_rows=BATCH_ROWS,
-        )
-        try:
+        ) as stream:
             return list(stream)
-        finally:
-            stream.close()

@@ -57,7 +57,7 @@ class Cursor:
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def stream(self, sql: str, parameters: Mapping[str, Any], *, batch_rows: int) -> Any:
-        """A `pyarrow.RecordBatchReader`. It ends when this cursor runs another statement."""
+        """A `pyarrow.RecordBatchReader`, to be closed. It ends when this cursor runs another statement."""
         relation = self.raw.sql(sql, params=self._bound(sql, parameters))
         return relation.to_arrow_reader(batch_rows)
 
@@ -77,10 +77,6 @@ class Cursor:
             self.raw.rollback()
             raise
         self.raw.commit()
-
-    def relation(self, relation_sql: str) -> duckdb.DuckDBPyRelation:
-        """The relation of a table name, as `dbt.ref()` gives it to a model."""
-        return self.raw.query(f"select * from {relation_sql}")
 
     def columns_of(self, relation_sql: str) -> dict[str, str]:
         """SQL types by column name of a table name or a query in parentheses."""

@@ -7,7 +7,7 @@ snapshot, and the predictions and the run row are written in one transaction.
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.registry import Registry, parse_spec
 from dbt_onnx.engines.base import TableName
@@ -15,22 +15,21 @@ from dbt_onnx.engines.duckdb import planning, writing
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process
 from dbt_onnx.engines.duckdb.features import FeatureRelation, recorded_name, relation_name
 from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
-from dbt_onnx.engines.duckdb.fit import check_fit
+from dbt_onnx.engines.duckdb.ledger import RUN, LedgerShape
 from dbt_onnx.engines.duckdb.references import write_references
 from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
+from dbt_onnx.errors import ConfigError, ContractError
 from dbt_onnx.runs.run import RunSummary, Written, score_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
-    from types import TracebackType
 
     import duckdb
 
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import ModelVersion
-    from dbt_onnx.engines.duckdb.ledger import LedgerShape
     from dbt_onnx.runs.plan import Planned
     from dbt_onnx.runs.request import Asked, RunSettings, ScoringRequest
     from dbt_onnx.runs.run import Scores, ScoringRun
@@ -49,7 +48,13 @@ def score_on_duckdb(
     ledger = TableName(
         database=settings.database, schema=settings.schema, identifier=settings.identifier
     )
-    with DuckDBEngine(connection, ledger) as engine:
+    with (
+        ended_with_process(ledger.identifier) as cursors,
+        Cursor(connection.cursor()) as reader,
+        Cursor(connection.cursor()) as writer,
+    ):
+        cursors.extend((reader, writer))
+        engine = DuckDBEngine(ledger, reader=reader, writer=writer)
         return score_table(engine, request, settings, artifacts=artifacts, log=log)
 
 
@@ -58,33 +63,18 @@ class DuckDBEngine:
     where they say more, it is about DuckDB.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, ledger: TableName) -> None:
-        self._connection = connection
+    record: RunRecord
+
+    def __init__(self, ledger: TableName, *, reader: Cursor, writer: Cursor) -> None:
         self.tables = ScoringTables(ledger)
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            cursors = stack.enter_context(ended_with_process(self.tables.ledger.identifier))
-            self.reader = stack.enter_context(Cursor(self._connection.cursor()))
-            self.writer = stack.enter_context(Cursor(self._connection.cursor()))
-            cursors.extend((self.reader, self.writer))
-            self._open = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._open.__exit__(kind, error, trace)
+        self.reader = reader
+        self.writer = writer
 
     @contextmanager
     def recorded(self, settings: RunSettings) -> Iterator[None]:
         self.tables.check_runs(self.writer)
         # within, so that the run row has the message that the user sees
-        with recorded_run(self.writer, self.tables, settings) as record, duckdb_errors():
-            self.record: RunRecord = record
+        with recorded_run(self.writer, self.tables, settings) as self.record, duckdb_errors():
             self.tables.check_names(self.writer)
             yield
 
@@ -103,7 +93,6 @@ class DuckDBEngine:
         )
 
     def registry(self, relation: Any, *, seeds: Mapping[str, Path]) -> Registry:
-        """The registry's rows; where `--empty` has left it without, those of its file among `seeds`."""
         sql = relation.sql_query()
         if seeds and not self.reader.rows(f"select 1 from ({sql}) as registry limit 1"):
             # the registry itself may be a seed, or a model on one
@@ -171,9 +160,55 @@ class DuckDBEngine:
             self.tables.create(self.writer, run.shape)
             self.record.close(self.writer, status="success", scope="empty", **outcome)
 
-    @classmethod
-    def reading(cls, reader: Cursor, ledger: TableName) -> Self:
-        """To be asked what a run would say; it writes nothing."""
-        engine = cls(reader.raw, ledger)
-        engine.reader = reader
-        return engine
+
+def check_fit(
+    cursor: Cursor,
+    asked: Asked,
+    artifact: Artifact,
+    features: FeatureRelation,
+    tables: ScoringTables,
+) -> LedgerShape:
+    """Check arguments, contract, features and tables against each other, as a run and the gate do.
+
+    Returns the columns of the ledger. Raises a DbtOnnxError where they do not go together.
+    """
+    model = str(artifact.model)
+    features.check_columns(key=asked.key, as_of=asked.as_of)
+    features.check_collation(cursor, key=asked.key)
+    features.check_contract(cursor, artifact.contract, model=model)
+    taken = [n for n in artifact.contract.feature_names if n.casefold() == RUN]
+    if taken and asked.keep_inputs is not False:
+        raise ConfigError(
+            f"feature {taken[0]!r} of '{model}' has the name of a column of the kept inputs",
+            hint="give the feature another name when exporting or registering the model, or set "
+            "keep_inputs=False in score()",
+        )
+    outputs = writing.output_types(artifact.contract.output_fields())
+    collisions = {n.casefold() for n in asked.key} & {n.casefold() for n in outputs}
+    if collisions:
+        raise ContractError(
+            f"output column(s) {sorted(collisions)} collide with the key {list(asked.key)}",
+            hint="give the output another column name when exporting or registering the model",
+        )
+    shape = LedgerShape(key={name: features.columns[name] for name in asked.key}, outputs=outputs)
+    tables.check_shape(cursor, shape)
+    _check_key(cursor, asked, tables)
+    tables.check_outputs(cursor, shape, artifact.model)
+    return shape
+
+
+def _check_key(cursor: Cursor, asked: Asked, tables: ScoringTables) -> None:
+    """Raise ConfigError when the existing ledger was written with another key."""
+    if not (cursor.has(tables.current) and cursor.has(tables.runs)):
+        return
+    [(known,)] = cursor.rows(
+        f"select arg_max(key_columns, scored_at) from {tables.runs.sql} "
+        "where scoring_model = $scoring_model and status = 'success' and scope <> 'empty'",
+        {"scoring_model": tables.ledger.identifier},
+    )
+    if known is not None and known != list(asked.key):
+        raise ConfigError(
+            f"key is {list(asked.key)}; {tables.ledger} was written with key {known}",
+            hint="the key of a ledger never changes: give score() that key again, or give the "
+            "scoring model another alias to start a new ledger",
+        )

@@ -12,8 +12,8 @@ from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.history import is_entity, key_of
 from dbt_onnx.engines.duckdb.identifiers import compared_key, not_null, quote
 from dbt_onnx.engines.duckdb.kept_run import fingerprint_of_inputs
-from dbt_onnx.engines.duckdb.ledger import RUN, key_types
-from dbt_onnx.engines.duckdb.proof import fingerprints
+from dbt_onnx.engines.duckdb.ledger import RUN
+from dbt_onnx.engines.duckdb.proof import fingerprints, rows_by_run
 from dbt_onnx.engines.duckdb.runs import NOW, read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.runs.history import Erasure
@@ -40,8 +40,9 @@ def forget(
     """
     tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
-        where, parameters = is_entity(cursor, tables, key_values)
-        return _erase(cursor, tables, where, parameters, why=why, dry_run=dry_run)
+        key = key_of(cursor, tables)
+        where, parameters = is_entity(tables, key, key_values)
+        return _erase(cursor, tables, key, where, parameters, why=why, dry_run=dry_run)
 
 
 def prune(
@@ -59,19 +60,19 @@ def prune(
     tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
         key = key_of(cursor, tables)
-        types = key_types(key, cursor.columns_of(tables.history.sql))
-        place = f"({RUN}, {compared_key(types)})"
+        place = f"({RUN}, {compared_key(key)})"
         is_old = (
             f"{RUN} in (select {RUN} from {tables.runs.sql} where scored_at < $before) "
             f"and {not_null(key)}"
         )
         superseded = f"{place} in (select {place} from {tables.history.sql} where {is_old})"
-        return _erase(cursor, tables, superseded, {"before": before}, why=why, dry_run=dry_run)
+        return _erase(cursor, tables, key, superseded, {"before": before}, why=why, dry_run=dry_run)
 
 
 def _erase(
     cursor: Cursor,
     tables: ScoringTables,
+    key: Mapping[str, str],
     where: str,
     parameters: Mapping[str, Any],
     *,
@@ -79,29 +80,17 @@ def _erase(
     dry_run: bool,
 ) -> Erasure:
     """Take out rows of current, history and kept inputs, in the transaction of the cursor."""
-
-    def counts(table: TableName) -> dict[int, int]:
-        if not cursor.has(table):
-            return {}
-        count = f"select {RUN}, count(*) from {table.sql} where {where} group by {RUN}"
-        return dict(cursor.rows(count, parameters))
-
-    current, history, kept = map(counts, (tables.current, tables.history, tables.inputs))
-    numbers = {*current, *history, *kept}
-    erasure = Erasure(
-        rows=sum(current.values()) + sum(history.values()),
-        rows_inputs=sum(kept.values()),
-        runs=len(numbers),
-    )
+    rows, kept = rows_by_run(cursor, tables, where, parameters)
+    numbers = {*rows, *kept}
+    erasure = Erasure(rows=sum(rows.values()), rows_inputs=sum(kept.values()), runs=len(numbers))
     if dry_run or not numbers:
         return erasure
     tables.create_runs(cursor)
     runs = [run for run in read_run_rows(cursor, tables) if run.run_no in numbers]
     of_rows = fingerprints(cursor, tables, runs, where=where, parameters=parameters)
-    types = key_types(key_of(cursor, tables), cursor.columns_of(tables.current.sql))
     for run in runs:
         of_inputs = (
-            fingerprint_of_inputs(cursor, tables, run, types, where=where, parameters=parameters)
+            fingerprint_of_inputs(cursor, tables, run, key, where=where, parameters=parameters)
             if run.run_no in kept
             else 0
         )
@@ -109,7 +98,7 @@ def _erase(
             "scoring_model": tables.ledger.identifier,
             "why": why,
             RUN: run.run_no,
-            "rows": current.get(run.run_no, 0) + history.get(run.run_no, 0),
+            "rows": rows.get(run.run_no, 0),
             "rows_inputs": kept.get(run.run_no, 0),
             "ledger_fingerprint": of_rows.get(run.run_no, 0),
             "inputs_fingerprint": of_inputs,

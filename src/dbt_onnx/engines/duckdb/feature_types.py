@@ -37,11 +37,15 @@ WHOLE_TYPES = frozenset({*_SIGNED[:-1], *_UNSIGNED[:-1]})
 
 _LISTS = re.compile(r"(?P<element>.*?)(?P<lists>(\[\d*\])*)", re.DOTALL)
 _DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
-_KNOWN = re.compile(r"[A-Z][A-Z0-9_ ]*(\(\d+(, ?\d+)?\))?(\[\d*\])*")
-_PRECISION = re.compile(r"exact|float16|float32|(1[0-5]|[1-9]) digits")
+# what a text from outside is that may stand in a statement
+TYPE = re.compile(r"[A-Z][A-Z0-9_ ]*(\(\d+(, ?\d+)?\))?(\[\d*\])*")
+PRECISION = re.compile(r"exact|float16|float32|(1[0-5]|[1-9]) digits")
 _ELEMENT = "__dbt_onnx_element"
-# types of moments with a time zone, and whether they count nanoseconds
-_NANOSECONDS = {"TIMESTAMP WITH TIME ZONE": False, "TIMESTAMPTZ_NS": True}
+# types of moments with a time zone, and how they become moments without one
+_IN_UTC = {
+    "TIMESTAMP WITH TIME ZONE": "make_timestamp(epoch_us({}))",
+    "TIMESTAMPTZ_NS": "make_timestamp_ns(epoch_ns({}))",
+}
 
 # precision of a float, and the least and the greatest of its normal range
 _EPSILON = {"float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
@@ -88,9 +92,8 @@ def hashed(name: str, sql_type: str, precision: str) -> str:
     decimal = _DECIMAL.fullmatch(element)
     if element in WHOLE_TYPES or (element.endswith(",0)") and _is_64_bits(element)):
         return _cast(column, "BIGINT", lists)
-    if element.startswith("ENUM") or element in _OF_128_BITS:
-        return _by_bytes(_cast(column, "VARCHAR", lists), "VARCHAR", lists)
-    if decimal and (precision == EXACT or decimal[2] == "0"):
+    is_text = element.startswith("ENUM") or element in _OF_128_BITS
+    if is_text or (decimal and (precision == EXACT or decimal[2] == "0")):
         return _by_bytes(_cast(column, "VARCHAR", lists), "VARCHAR", lists)
     if not decimal and element not in {"FLOAT", "DOUBLE"}:
         return _by_bytes(column, element, lists)
@@ -221,7 +224,7 @@ def converted(column: str, given: str, kept: str) -> str:
     offsets of long ago have.
     """
     element, lists = split(given)
-    if given == kept or element not in _NANOSECONDS:
+    if given == kept or element not in _IN_UTC:
         return f"cast({column} as {kept})"
     if not lists:
         return _utc_text(column, element)
@@ -229,23 +232,8 @@ def converted(column: str, given: str, kept: str) -> str:
 
 
 def _utc_text(moment: str, element: str) -> str:
-    made = (
-        "make_timestamp_ns(epoch_ns({0}))"
-        if _NANOSECONDS[element]
-        else "make_timestamp(epoch_us({0}))"
-    )
     # DuckDB cannot count the microseconds of infinity
-    return f"coalesce(cast({made.format(moment)} as varchar) || '+00', cast({moment} as varchar))"
-
-
-def is_type(text: str) -> bool:
-    """Whether a text from outside may stand as a type in a statement."""
-    return _KNOWN.fullmatch(text) is not None
-
-
-def is_precision(text: str) -> bool:
-    """Whether a text from outside is a precision."""
-    return _PRECISION.fullmatch(text) is not None
+    return f"coalesce(cast({_IN_UTC[element].format(moment)} as varchar) || '+00', cast({moment} as varchar))"
 
 
 def features_hash(columns: Mapping[str, str], precisions: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from dbt_onnx.engines.duckdb.cursor import Cursor
     from dbt_onnx.kernel.contract import Contract
+    from dbt_onnx.runs.plan import Snapshot
 
 # Arrow makes a BLOB of a BIT, drops the zone of a TIME, and turns large UHUGEINT values negative
 _LOSSY = re.compile(r"\b(BIT|TIME WITH TIME ZONE|UHUGEINT|VARIANT)\b")
@@ -49,6 +50,11 @@ class FeatureRelation:
         """`relation` is what `dbt.ref()` gives: a relation of DuckDB's Python client."""
         sql = relation.sql_query()
         return cls(sql=sql, name=relation_name(relation), columns=reader.columns_of(f"({sql})"))
+
+    @classmethod
+    def of_table(cls, reader: Cursor, table_sql: str) -> FeatureRelation:
+        """The same of a table name, as `dbt.ref()` would give it."""
+        return cls.open(reader, reader.raw.query(f"select * from {table_sql}"))
 
     def as_of_sql(self, column: str | None, *, clock: datetime) -> str:
         """SQL of the moment that a row describes: its `as_of` column in UTC, else the clock."""
@@ -128,16 +134,10 @@ class FeatureRelation:
                 hint="check the model upstream; `dbt run --empty` builds the tables without rows",
             )
 
-    def check_moments(
-        self,
-        oldest: datetime | str | None,
-        newest: datetime | str | None,
-        *,
-        as_of: str | None,
-        clock: datetime,
-    ) -> None:
+    def check_moments(self, given: Snapshot, *, as_of: str | None, clock: datetime) -> None:
         """Raise DataError when rows describe the future, or a time before the calendar."""
         # duckdb gives moments beyond Python's calendar as text, and -infinity as its first day
+        oldest, newest = given.oldest, given.newest
         if as_of is None and clock == datetime.min:  # noqa: DTZ901, naive UTC
             raise DataError(
                 f"the clock says {clock}, the beginning of the calendar",

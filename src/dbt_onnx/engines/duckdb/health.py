@@ -6,37 +6,29 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.base import MissingFeaturesError, Sources, TableName
 from dbt_onnx.engines.duckdb.cursor import said_by
-from dbt_onnx.engines.duckdb.engine import DuckDBEngine
-from dbt_onnx.engines.duckdb.features import UNNAMED
+from dbt_onnx.engines.duckdb.features import UNNAMED, FeatureRelation
 from dbt_onnx.engines.duckdb.identifiers import literal
 from dbt_onnx.engines.duckdb.ledger import LedgerTables
+from dbt_onnx.engines.duckdb.runs import last_account
 from dbt_onnx.errors import ConfigError, RegistryError, WarehouseError
 
 if TYPE_CHECKING:
-    from dbt_onnx.artifacts.registry import Registry
     from dbt_onnx.engines.duckdb.cursor import Cursor
 
 
 def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
     """What the scoring model with this ledger reads; none if no run has ever come so far."""
+    account = last_account(cursor, ledger)
+    if not account:
+        return None
+    features, registry = account["features_relation"], account["registry_relation"]
     tables = LedgerTables(ledger)
-    if not cursor.has(tables.runs):
-        return None
-    found = cursor.rows(
-        f"select key_columns, features_relation, registry_relation from {tables.runs.sql} "
-        "where lower(scoring_model) = lower($scoring_model) and key_columns is not null "
-        # a full run first: the features that a backfill read are gone
-        "order by scope is not distinct from 'full' desc nulls last, started_at desc nulls last limit 1",
-        {"scoring_model": ledger.identifier},
-    )
-    if not found:
-        return None
-    key, features, registry = found[0]
     gone = [table for table in (ledger, tables.current, tables.history) if not cursor.has(table)]
     return Sources(
-        key=tuple(key),
+        key=tuple(account["key_columns"]),
         features_name=features or UNNAMED,
         features=_relation(cursor, features, beside=ledger),
         registry_name=registry or "the registry",
@@ -53,14 +45,14 @@ def read_registry(cursor: Cursor, sources: Sources) -> Registry:
             f"the model registry {sources.registry_name} is not in the warehouse",
             hint="`dbt seed` loads it",
         )
-    engine = DuckDBEngine.reading(cursor, sources.registry)
     try:
-        return engine.registry(cursor.relation(sources.registry.sql), seeds={})
+        rows = cursor.records(f"select * from {sources.registry.sql}")
     except duckdb.Error as error:
         raise RegistryError(
             f"the model registry {sources.registry_name} cannot be read: {said_by(error)}",
             hint="`dbt seed` loads it again",
         ) from error
+    return Registry.from_rows(rows, where=str(sources.registry))
 
 
 def check_features(cursor: Cursor, sources: Sources) -> None:
@@ -78,9 +70,8 @@ def check_features(cursor: Cursor, sources: Sources) -> None:
         raise MissingFeaturesError(
             f"the feature relation {name} is not in the warehouse", hint="`dbt build` makes it"
         )
-    engine = DuckDBEngine.reading(cursor, sources.features)
     try:
-        features = engine.features(cursor.relation(sources.features.sql))
+        features = FeatureRelation.of_table(cursor, sources.features.sql)
     except duckdb.Error as error:
         raise MissingFeaturesError(
             f"the feature relation {name} cannot be read: {said_by(error)}",
@@ -106,14 +97,12 @@ def _relation(cursor: Cursor, name: str | None, *, beside: TableName) -> TableNa
 
     Of several called `schema.name`, the one in the ledger's database.
     """
-    found = cursor.rows(
-        "select database_name, schema_name, name from ("
+    found = cursor.records(
+        "select database_name as database, schema_name as schema, name as identifier from ("
         "select database_name, schema_name, table_name as name from duckdb_tables() union all "
         "select database_name, schema_name, view_name from duckdb_views()) as relations "
         f"where lower({literal(name or '')}) in (lower(schema_name || '.' || name), "
         "lower(database_name || '.' || schema_name || '.' || name)) "
         f"order by database_name = {literal(beside.database)} desc nulls last, database_name asc limit 1"
     )
-    for database, schema, identifier in found:
-        return TableName(database=database, schema=schema, identifier=identifier)
-    return None
+    return TableName(**found[0]) if found else None

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
     from dbt_onnx.engines.base import TableName
 
+_STAMPS = (
+    "scored_at", "as_of", "run_id", "status", "rejected_reason", "score_reason", "is_late",
+)  # fmt: skip
+
 
 def read_runs(
     connection: duckdb.DuckDBPyConnection, name: TableName, *, limit: int | None = None
@@ -39,27 +43,21 @@ def read_history(
     """
     tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors():
-        where, parameters = is_entity(cursor, tables, key_values)
         key = key_of(cursor, tables)
+        where, parameters = is_entity(tables, key, key_values)
         rows = cursor.records(
             f"select * from {tables.ledger.sql} where {where} order by scored_at asc nulls last, as_of asc nulls last",
             parameters,
         )
-        kept = _inputs_by_run(cursor, tables, key, where, parameters)
+        kept = _inputs_by_run(cursor, tables, list(key), where, parameters)
     said = []
     for position, row in enumerate(rows):
         earlier = [other for other in rows[:position] if other["as_of"] <= row["as_of"]]
         before = max(earlier, key=lambda other: (other["as_of"], other["scored_at"]), default=None)
         said.append(
             Said(
-                scored_at=row["scored_at"],
-                as_of=row["as_of"],
+                **{name: row[name] for name in _STAMPS},
                 model=f"{row['model_name']}/{row['model_version']}",
-                run_id=row["run_id"],
-                status=row["status"],
-                rejected_reason=row["rejected_reason"],
-                score_reason=row["score_reason"],
-                is_late=row["is_late"],
                 outputs={
                     name: value
                     for name, value in row.items()
@@ -85,43 +83,38 @@ def _is_key(column: str, sql_type: str, text: str) -> str:
 
 
 def is_entity(
-    cursor: Cursor, tables: ScoringTables, key_values: Sequence[str]
+    tables: ScoringTables, key: Mapping[str, str], key_values: Sequence[str]
 ) -> tuple[str, dict[str, str]]:
     """SQL of whether a row is about an entity, with its parameters. `key_values` are texts, one for each
-    key column. Raises ConfigError when there is no ledger yet, or when it has no such key.
+    key column. Raises ConfigError when the ledger has no such key.
     """
-    key = key_of(cursor, tables)
     if len(key) != len(key_values):
         raise ConfigError(
             f"the key of {tables.ledger} is {', '.join(key)}; got {len(key_values)} value(s)",
             hint=f"give one value for each, in this order: {' '.join(n.upper() for n in key)}",
         )
-    columns = cursor.columns_of(tables.current.sql)
     conditions = [
-        _is_key(quote(column), columns[column], f"$key_{position}")
-        for position, column in enumerate(key)
+        _is_key(quote(column), kind, f"$key_{position}")
+        for position, (column, kind) in enumerate(key.items())
     ]
     return " and ".join(conditions), {f"key_{i}": text for i, text in enumerate(key_values)}
 
 
-def key_of(cursor: Cursor, tables: ScoringTables) -> list[str]:
-    """The key columns as the ledger spells them. Raises ConfigError when there is no ledger yet."""
-    tables.check_runs(cursor)
-    found = []
-    if cursor.has(tables.runs) and cursor.has(tables.current):
-        found = cursor.rows(
-            f"select key_columns from {tables.runs.sql} where scoring_model = $scoring_model "
-            "and status = 'success' and key_columns is not null order by started_at desc nulls last limit 1",
-            {"scoring_model": tables.ledger.identifier},
-        )
-    if not found:
+def key_of(cursor: Cursor, tables: ScoringTables) -> dict[str, str]:
+    """The key columns as the ledger spells them, with their SQL types. Raises ConfigError when there is
+    no ledger yet.
+    """
+    runs = [run for run in read_run_rows(cursor, tables) if run.status == "success"]
+    found = [run.key_columns for run in runs if run.key_columns]
+    if not found or not cursor.has(tables.current):
         raise ConfigError(
             f"{tables.ledger} has no prediction yet: no run of it has succeeded",
             hint="`dbt build` makes the first",
         )
     tables.check_names(cursor)
-    spelled = {name.casefold(): name for name in cursor.columns_of(tables.current.sql)}
-    return [spelled[name.casefold()] for name in found[0][0]]
+    columns = cursor.columns_of(tables.current.sql)
+    spelled = {name.casefold(): name for name in columns}
+    return {spelled[n.casefold()]: columns[spelled[n.casefold()]] for n in found[0]}
 
 
 def _inputs_by_run(
@@ -148,7 +141,7 @@ def _inputs_by_run(
         statement = inputs.select_inputs(
             tables.inputs,
             key=key,
-            features=inputs.kept_types(tables.inputs, features, types),
+            features=inputs.by_feature(tables.inputs, features, types),
             where=f"{where} and list_contains($numbers, run_no)",
         )
         for row in cursor.rows(

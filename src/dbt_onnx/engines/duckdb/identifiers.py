@@ -47,6 +47,21 @@ def not_null(names: Iterable[str]) -> str:
     return " and ".join(f"{quote(name)} is not null" for name in names)
 
 
+def absent(names: Iterable[str], columns: Iterable[str]) -> list[str]:
+    """Those of the names that none of the columns has, whatever the case."""
+    folded = {column.casefold() for column in columns}
+    return [name for name in names if name.casefold() not in folded]
+
+
+def types_of(names: Iterable[str], columns: Mapping[str, str]) -> dict[str, str]:
+    """The SQL types of some columns of a table, which may spell them in another case.
+
+    The type of a column that is gone is empty.
+    """
+    folded = {name.casefold(): kind for name, kind in columns.items()}
+    return {name: folded.get(name.casefold(), "") for name in names}
+
+
 def literal(text: str) -> str:
     """`it's` -> `'it''s'`: any text becomes one SQL string literal."""
     return "'" + text.replace("'", "''") + "'"

@@ -12,18 +12,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.duckdb.feature_types import (
+    TYPE,
     converted,
     hashable_columns,
-    is_precision,
-    is_type,
     kept_as,
 )
-from dbt_onnx.engines.duckdb.identifiers import quote
+from dbt_onnx.engines.duckdb.identifiers import absent, not_null, quote
 from dbt_onnx.engines.duckdb.ledger import RUN, fingerprint
 from dbt_onnx.errors import WarehouseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    import re
+    from collections.abc import Mapping, Sequence
 
     from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.ledger import LedgerShape
@@ -33,12 +33,8 @@ INPUTS_SUFFIX = "__inputs"
 
 def input_columns(shape: LedgerShape, features: Mapping[str, str]) -> dict[str, str]:
     """The SQL types of the table's columns; a feature that is also a key column is there once."""
-    keys = {name.casefold() for name in shape.key}
-    return {
-        RUN: "INTEGER",
-        **shape.key,
-        **{n: kept_as(kind) for n, kind in features.items() if n.casefold() not in keys},
-    }
+    others = {name: kept_as(features[name]) for name in absent(features, shape.key)}
+    return {RUN: "INTEGER", **shape.key, **others}
 
 
 def insert_inputs(
@@ -55,46 +51,32 @@ def insert_inputs(
     are the SQL types of what the model reads, `kept_types` those of the table's columns. Parameter:
     $run_no.
     """
-    keys = {name: f'"__dbt_onnx_key_{i}"' for i, name in enumerate(shape.key)}
+    keys = shape.carried_key
     sources = {RUN: "$run_no"}
     for name in input_columns(shape, features):
         if name != RUN:
             given = shape.key.get(name) or features[name]
-            sources[name] = converted(keys.get(name, quote(name)), given, kept_types[name])
-    not_null = " and ".join(f"{name} is not null" for name in keys.values())
+            sources[name] = converted(quote(keys.get(name, name)), given, kept_types[name])
     return (
         f"insert into {inputs.sql} ({', '.join(map(quote, sources))}) "
-        f"select {', '.join(sources.values())} from {stream} where {not_null}"
+        f"select {', '.join(sources.values())} from {stream} where {not_null(keys.values())}"
     )
 
 
-def kept_types(
-    inputs: TableName, features: Sequence[str] | None, types: Sequence[str] | None
-) -> dict[str, str]:
-    """The features of a run and their SQL types, as the run row has them.
-
-    They become part of statements: raises WarehouseError when one is no type.
-    """
-    return _of_features(inputs, features, types, is_type, what="of types")
-
-
-def kept_precisions(
-    inputs: TableName, features: Sequence[str] | None, precisions: Sequence[str] | None
-) -> dict[str, str]:
-    """{feature: its precision} of a run, as the run row has it. Raises WarehouseError."""
-    return _of_features(inputs, features, precisions, is_precision, what="with precisions")
-
-
-def _of_features(
+def by_feature(
     inputs: TableName,
     features: Sequence[str] | None,
     texts: Sequence[str] | None,
-    is_valid: Callable[[str], bool],
     *,
-    what: str,
+    valid: re.Pattern[str] = TYPE,
 ) -> dict[str, str]:
+    """The features of a run and their SQL types, or their precisions, as the run row has them.
+
+    They become part of statements: raises WarehouseError when one is not `valid`.
+    """
     names, found = features or [], texts or []
-    if len(names) != len(found) or not all(map(is_valid, found)):
+    if len(names) != len(found) or not all(map(valid.fullmatch, found)):
+        what = "of types" if valid is TYPE else "with precisions"
         raise WarehouseError(
             f"the run rows of {inputs} were altered: features {features} {what} {texts}",
             hint="restore the table of runs from a backup",
@@ -110,22 +92,16 @@ def select_inputs(
 
     A value that no longer fits its type was altered, and becomes NULL.
     """
-    keys = {name.casefold() for name in key}
     listed = [quote(name) for name in (RUN, *key)]
     listed += [
-        f"try_cast({quote(name)} as {kind}) as {quote(name)}"
-        for name, kind in features.items()
-        if name.casefold() not in keys
+        f"try_cast({quote(name)} as {features[name]}) as {quote(name)}"
+        for name in absent(features, key)
     ]
     return f"select {', '.join(listed)}, rowid as __dbt_onnx_place from {inputs.sql} where {where}"
 
 
 def fingerprint_of_run(
-    inputs: TableName,
-    *,
-    key: Mapping[str, str],
-    features: Mapping[str, str],
-    where: str = "true",
+    inputs: TableName, *, key: Mapping[str, str], features: Mapping[str, str], where: str = "true"
 ) -> str:
     """SQL of a number over the kept inputs of a run, whatever the order of the rows; `where`: of some.
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb import inputs
-from dbt_onnx.engines.duckdb.feature_types import features_hash
+from dbt_onnx.engines.duckdb.feature_types import PRECISION, features_hash
 from dbt_onnx.engines.duckdb.history import read_runs
-from dbt_onnx.engines.duckdb.identifiers import compared, not_null, quote, same_key
-from dbt_onnx.engines.duckdb.ledger import CURRENT_TYPES, REJECTED, RUN, key_types
+from dbt_onnx.engines.duckdb.identifiers import (
+    absent,
+    compared,
+    not_null,
+    quote,
+    same_key,
+    types_of,
+)
+from dbt_onnx.engines.duckdb.ledger import CURRENT_TYPES, REJECTED, RUN
 from dbt_onnx.engines.duckdb.proof import erased_of_runs
 from dbt_onnx.engines.duckdb.runs import read_run_rows
 from dbt_onnx.errors import ConfigError
@@ -33,13 +40,12 @@ def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> l
 
 def read_run(cursor: Cursor, tables: ScoringTables, run_id: str) -> RunRow:
     """The run, if it can be replayed. Raises ConfigError when not, with the reason."""
-    found = [run for run in read_run_rows(cursor, tables) if run.run_id == run_id]
-    if not found:
+    run = next((run for run in read_run_rows(cursor, tables) if run.run_id == run_id), None)
+    if run is None:
         raise ConfigError(
             f"{tables.ledger.identifier} has no run {run_id!r} in {tables.runs}",
             hint="`dbt-onnx runs` lists the runs",
         )
-    run = found[0]
     nothing = None
     if run.status != "success":
         nothing = f"it ended as {run.status!r} and wrote nothing"
@@ -78,21 +84,20 @@ def check_inputs(
 ) -> bool:
     """Compare the kept inputs with the ledger, row by row. Returns whether they can be scored."""
     columns = cursor.columns_of(tables.inputs.sql) if cursor.has(tables.inputs) else {}
-    known = {name.casefold() for name in columns}
-    gone = [n for n in ("run_no", *run.key_columns, *run.features) if n.casefold() not in known]
+    gone = absent((RUN, *run.key_columns, *run.features), columns)
     if gone:
         replay.report(
             Finding(problem="inputs", expected="there", actual=f"{tables.inputs} lacks {gone}")
         )
         return False
-    types = key_types(run.key_columns, columns)
+    types = types_of(run.key_columns, columns)
     grouped = [compared(n, kind) for n, kind in types.items()]
     keys = ", ".join(f"coalesce(said.{quote(n)}, fed.{quote(n)})" for n in run.key_columns)
     fed_hash, changed = "null", ""
     if with_hash:
         fed_hash = features_hash(
-            inputs.kept_types(tables.inputs, run.features, run.feature_types),
-            inputs.kept_precisions(tables.inputs, run.features, run.feature_precisions),
+            inputs.by_feature(tables.inputs, run.features, run.feature_types),
+            inputs.by_feature(tables.inputs, run.features, run.feature_precisions, valid=PRECISION),
         )
         changed = (
             "or said.features_hash is distinct from case when said.rejected_reason = 'null_as_of' "
@@ -126,11 +131,9 @@ def check_inputs(
         run.values,
     )
     for *key, problem in problems:
-        named = dict(zip(run.key_columns, key, strict=True))
-        finding = Finding(
-            problem="inputs", key=key_text(named), expected="those that were scored", actual=problem
-        )
-        replay.report(finding)
+        text = key_text(run.key_columns, key)
+        expected = "those that were scored"
+        replay.report(Finding(problem="inputs", key=text, expected=expected, actual=problem))
     if with_hash and not problems:
         # features_hash ignores last digits: an altered one only shows in all bits
         found = fingerprint_of_inputs(cursor, tables, run, types)
@@ -152,7 +155,7 @@ def fingerprint_of_inputs(
     parameters: Mapping[str, Any] | None = None,
 ) -> int:
     """A number for the kept inputs of a run, or for some of them; 0 without any."""
-    features = inputs.kept_types(tables.inputs, run.features, run.feature_types)
+    features = inputs.by_feature(tables.inputs, run.features, run.feature_types)
     statement = inputs.fingerprint_of_run(tables.inputs, key=key, features=features, where=where)
     return cursor.rows(statement, {**run.values, **(parameters or {})})[0][0] or 0
 
@@ -162,6 +165,6 @@ def kept_features(tables: ScoringTables, run: RunRow) -> str:
     return inputs.select_inputs(
         tables.inputs,
         key=run.key_columns,
-        features=inputs.kept_types(tables.inputs, run.features, run.feature_types),
+        features=inputs.by_feature(tables.inputs, run.features, run.feature_types),
         where=f"{RUN} = $run_no",
     )

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.duckdb.feature_types import hashable_columns
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
+from dbt_onnx.kernel.contract import KEY_PREFIX
 from dbt_onnx.runs.plan import SCORE_REASONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from dbt_onnx.engines.base import TableName
 
@@ -39,15 +40,11 @@ REJECTED = "rejected_reason_no"
 """The place of a row's reason in the list of its run, from 1; NULL in a row that was scored."""
 
 
-def enum_type(values: Sequence[str]) -> str:
-    """DuckDB's name of the type: it is written three times as fast as text."""
-    return f"ENUM({', '.join(map(literal, values))})"
-
-
 ROW_TYPES = {
     "as_of": "TIMESTAMP",
     "features_hash": "UBIGINT",
-    "score_reason": enum_type(SCORE_REASONS),
+    # written three times as fast as text
+    "score_reason": f"ENUM({', '.join(map(literal, SCORE_REASONS))})",
     REJECTED: "USMALLINT",
     RUN: "INTEGER",
 }
@@ -158,6 +155,11 @@ class LedgerShape:
     outputs: Mapping[str, str]
 
     @property
+    def carried_key(self) -> dict[str, str]:
+        """{key column: its name in the plan, and in what is streamed}."""
+        return {name: f"{KEY_PREFIX}{i}" for i, name in enumerate(self.key)}
+
+    @property
     def row_columns(self) -> dict[str, str]:
         """What a row has in current as in history."""
         return {**self.key, **self.outputs, **ROW_TYPES}
@@ -171,50 +173,41 @@ class LedgerShape:
         return {**self.row_columns, **HISTORY_TYPES}
 
 
-def create_table(
-    table: TableName, columns: Mapping[str, str], *, compressions: Mapping[str, str] | None = None
-) -> str:
+def create_table(table: TableName, columns: Mapping[str, str], *, key: Collection[str] = ()) -> str:
     """Create the table unless it is there. No PRIMARY KEY and no index: recent DuckDB
     defects concern both; the look at the keys of each run keeps entities unique.
+
+    `key` is given for current and history. Of their scores and hashes hardly one is as another.
     """
-    chosen = compressions or {}
-    body = ", ".join(
-        f"{quote(name)} {sql_type}"
-        + (f" using compression {chosen[name]}" if name in chosen else "")
-        for name, sql_type in columns.items()
-    )
+    chosen = {}
+    if key:
+        others = {name: kind for name, kind in columns.items() if name not in key}
+        random = [name for name, kind in others.items() if kind in _RANDOM_TYPES]
+        chosen = dict.fromkeys(random, " using compression uncompressed")
+        chosen |= dict.fromkeys(_REPEATED, " using compression rle")
+    body = ", ".join(f"{quote(n)} {kind}{chosen.get(n, '')}" for n, kind in columns.items())
     return f"create table if not exists {table.sql} ({body})"
-
-
-def create_rows(table: TableName, columns: Mapping[str, str], *, key: Mapping[str, str]) -> str:
-    """Create current or history unless it is there. Of scores and hashes hardly one is as another."""
-    chosen = {
-        n: "uncompressed" for n, kind in columns.items() if n not in key and kind in _RANDOM_TYPES
-    }
-    chosen |= {name: "rle" for name in _REPEATED if name in columns}
-    return create_table(table, columns, compressions=chosen)
 
 
 def create_ledger(tables: LedgerTables, shape: LedgerShape) -> str:
     """Make the view that users read. Its tables are named without their database, which may be attached
     under another name.
     """
-    current, history, runs = (
-        f"{quote(table.schema)}.{quote(table.identifier)}"
-        for table in (tables.current, tables.history, tables.runs)
-    )
-    selected = _select_ledger(shape, current=current, history=history, runs=runs)
+    selected = select_ledger(tables, shape, parts=("schema", "identifier"))
     return f"create or replace view {tables.ledger.sql} as {selected}"
 
 
-def select_ledger(tables: LedgerTables, shape: LedgerShape) -> str:
-    """What the view should say."""
-    return _select_ledger(
-        shape, current=tables.current.sql, history=tables.history.sql, runs=tables.runs.sql
+def select_ledger(
+    tables: LedgerTables,
+    shape: LedgerShape,
+    *,
+    parts: Sequence[str] = ("database", "schema", "identifier"),
+) -> str:
+    """What the view should say, of tables that are named by these parts of their names."""
+    current, history, runs = (
+        ".".join(quote(getattr(table, part)) for part in parts)
+        for table in (tables.current, tables.history, tables.runs)
     )
-
-
-def _select_ledger(shape: LedgerShape, *, current: str, history: str, runs: str) -> str:
     given = {name: f"predictions.{quote(name)}" for name in (*shape.key, "as_of", *shape.outputs)}
     given |= {
         "status": f"case when predictions.{REJECTED} is null then 'scored' else 'rejected' end",
@@ -246,18 +239,6 @@ def all_rows(tables: LedgerTables, columns: Sequence[str], *, where: str = "true
     )
 
 
-def add_column(table: TableName, name: str, sql_type: str) -> str:
-    """Add a column; the rows that are there have NULL in it."""
-    return f"alter table {table.sql} add column {quote(name)} {sql_type}"
-
-
-def retype_column(table: TableName, name: str, sql_type: str, *, using: str) -> str:
-    """Change a column's type; its values become what the SQL `using` says."""
-    return (
-        f"alter table {table.sql} alter column {quote(name)} set data type {sql_type} using {using}"
-    )
-
-
 def fingerprint(columns: str) -> str:
     """SQL of a number for all rows of some columns, in any order. NULL without rows.
 
@@ -275,15 +256,6 @@ def fingerprint_of_rows(*, key: Mapping[str, str], outputs: Mapping[str, str]) -
     # an ENUM's hash depends on all of its values
     stamps = f"as_of, features_hash, enum_code(score_reason), {REJECTED}, is_late"
     return fingerprint(f"{hashable_columns({**key, **outputs})}, {stamps}")
-
-
-def key_types(key: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
-    """The SQL types of the key columns in a table, which may spell them in another case.
-
-    The type of a column that is gone is empty.
-    """
-    folded = {name.casefold(): kind for name, kind in columns.items()}
-    return {name: folded.get(name.casefold(), "") for name in key}
 
 
 def describe_run(tables: LedgerTables, shape: LedgerShape) -> str:

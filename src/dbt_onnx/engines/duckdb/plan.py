@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dbt_onnx.engines.duckdb.current import keys_of
+from dbt_onnx.engines.duckdb.current import is_about, keys_of
 from dbt_onnx.engines.duckdb.feature_types import (
     WHOLE_TYPES,
     features_hash,
-    hashable,
     hashable_columns,
     read_as,
 )
@@ -284,10 +283,8 @@ def summarize(question: Question, planned: str) -> str:
 
 
 def _hashable_keys(question: Question) -> str:
-    return ", ".join(
-        hashable(f'"__dbt_onnx_key_{i}"', kind)
-        for i, kind in enumerate(question.shape.key.values())
-    )
+    shape = question.shape
+    return hashable_columns({shape.carried_key[name]: kind for name, kind in shape.key.items()})
 
 
 def planned_twice(question: Question, planned: str) -> str:
@@ -295,7 +292,7 @@ def planned_twice(question: Question, planned: str) -> str:
     keys = _keys(question)
     return f"""{planned}
         select {", ".join(keys)} from planned
-        where {" and ".join(f"{name} is not null" for name in keys)}
+        where {not_null(question.shape.carried_key.values())}
         group by {", ".join(keys)} having count(*) > 1 limit 1"""
 
 
@@ -332,8 +329,8 @@ def _features(question: Question, *, where: str = "true") -> str:
     the columns that the model reads. `where`: which of its rows, which are called `source`.
     """
     selected = ",\n                ".join(
-        f'{compared(name, kind)} as "__dbt_onnx_key_{i}"'
-        for i, (name, kind) in enumerate(question.shape.key.items())
+        f"{compared(name, question.shape.key[name])} as {quote(carried)}"
+        for name, carried in question.shape.carried_key.items()
     )
     columns = "".join(
         f",\n                {quote(name)} as feature_{i}"
@@ -379,7 +376,7 @@ def _select_candidates(question: Question, facts: Facts, *, part: int) -> str:
         left join (
             select * from {question.current} as known
             where {is_of_version} and {REJECTED} is null and last_seen_as_of is null and {in_part("known")}
-        ) as plain on {_same_key(question, "plain")}
+        ) as plain on {is_about(question.shape, "plain")}
         {_expiry(question, f"plain.{RUN}")}
         where {" or ".join(conditions)}"""
 
@@ -443,8 +440,8 @@ def joined(
                 scored.last_seen_as_of is not null or rejected.last_seen_as_of is not null as is_returned,
                 coalesce({is_known_to_others}, false) as is_known_to_others
             from features
-            left join scored on {_same_key(question, "scored")}
-            left join rejected on {_same_key(question, "rejected")}
+            left join scored on {is_about(question.shape, "scored")}
+            left join rejected on {is_about(question.shape, "rejected")}
         ),
         {_late(question) if with_late else ""}
         planned as (
@@ -469,13 +466,6 @@ def all_new(question: Question) -> str:
             from {_features(question)}
         )
 """
-
-
-def _same_key(question: Question, table: str) -> str:
-    return " and ".join(
-        f'{compared(name, kind, of=table)} = features."__dbt_onnx_key_{i}"'
-        for i, (name, kind) in enumerate(question.shape.key.items())
-    )
 
 
 def _reason(question: Question, *, with_late: bool) -> str:
@@ -552,7 +542,7 @@ def _late(question: Question) -> str:
                 ) filter (earlier.__dbt_onnx_is_of_version) as newest,
                 bool_or(not earlier.__dbt_onnx_is_of_version) as is_known_to_others
             from known as features
-            inner join earlier on {_same_key(question, "earlier")}
+            inner join earlier on {is_about(question.shape, "earlier")}
             where features.is_late and earlier.as_of <= features."__dbt_onnx_as_of"
             group by {listed}
         ),
@@ -575,4 +565,4 @@ def _late(question: Question) -> str:
 
 def _keys(question: Question, *, of: str = "") -> list[str]:
     prefix = f"{of}." if of else ""
-    return [f'{prefix}"__dbt_onnx_key_{i}"' for i in range(len(question.shape.key))]
+    return [f"{prefix}{quote(carried)}" for carried in question.shape.carried_key.values()]

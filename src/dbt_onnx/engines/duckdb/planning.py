@@ -82,7 +82,7 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
     has_known = bool(reader.rows(f"select 1 from {question.current} limit 1"))
     given, is_incomplete = _describe_features(reader, question, with_hash=has_known)
     run.features.check_not_empty(given.rows)
-    run.features.check_moments(given.oldest, given.newest, as_of=run.request.as_of, clock=clock)
+    run.features.check_moments(given, as_of=run.request.as_of, clock=clock)
     as_of = given.newest or clock
     # a machine's clock that was set back must not make the newest prediction look older
     scored_at = now if past.scored_at is None else max(now, past.scored_at + _TICK)

@@ -13,7 +13,7 @@ import duckdb
 
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.feature_types import hashable_columns
-from dbt_onnx.engines.duckdb.identifiers import compared_key, not_null, quote
+from dbt_onnx.engines.duckdb.identifiers import absent, compared_key, not_null, quote, types_of
 from dbt_onnx.engines.duckdb.ledger import (
     CURRENT_TYPES,
     REJECTED,
@@ -22,7 +22,6 @@ from dbt_onnx.engines.duckdb.ledger import (
     all_rows,
     fingerprint,
     fingerprint_of_rows,
-    key_types,
     last_number,
     select_ledger,
 )
@@ -116,7 +115,7 @@ def _strange_rows(
         ):
             yield Finding(
                 problem=problem,
-                key=key_text(dict(zip(key, values, strict=False))) or None,
+                key=key_text(key, values) or None,
                 expected="rows of successful runs",
                 actual=f"{count:,} {what} of {'no run' if number is None else f'run {number}'}",
             )
@@ -129,7 +128,7 @@ def _faults_of_current(
     key = _key_of(runs)
     if not key:
         return
-    types = key_types(key, cursor.columns_of(tables.current.sql))
+    types = types_of(key, cursor.columns_of(tables.current.sql))
     aliases = ", ".join(f"key_{i}" for i in range(len(key)))
 
     def with_version(table: TableName, where: str) -> str:
@@ -161,7 +160,7 @@ def _faults_of_current(
         for *values, count in cursor.rows(question):
             yield Finding(
                 problem="ledger",
-                key=key_text(dict(zip(key, values, strict=True))),
+                key=key_text(key, values),
                 expected="one, the newest",
                 actual=f"{count} {what}",
             )
@@ -174,15 +173,7 @@ def _faults_of_counts(
     erased = erased_of_runs(cursor, tables)
     successful = [run for run in runs if run.status == "success"]
     numbers = {"numbers": [run.run_no for run in successful]}
-    is_theirs = f"{RUN} in (select unnest($numbers))"
-    written = all_rows(tables, [RUN], where=is_theirs)
-    found = dict(
-        cursor.rows(f"select {RUN}, count(*) from {written} as written group by {RUN}", numbers)
-    )
-    kept = {}
-    if cursor.has(tables.inputs):
-        rows = f"{tables.inputs.sql} where {is_theirs}"
-        kept = dict(cursor.rows(f"select {RUN}, count(*) from {rows} group by {RUN}", numbers))
+    found, kept = rows_by_run(cursor, tables, f"{RUN} in (select unnest($numbers))", numbers)
     for run in successful:
         gone = erased[run.run_no]
         rows_left = (run.rows_scored or 0) + (run.rows_rejected or 0) - gone["rows"]
@@ -198,6 +189,20 @@ def _faults_of_counts(
                 yield Finding(problem=problem, expected=f"{wanted:,}", actual=actual)
 
 
+def rows_by_run(
+    cursor: Cursor, tables: ScoringTables, where: str, parameters: Mapping[str, Any]
+) -> tuple[dict[int, int], dict[int, int]]:
+    """{run_no: how many rows it has in current and history}, and the same of kept inputs."""
+    relations = [all_rows(tables, [RUN], where=where)]
+    if cursor.has(tables.inputs):
+        relations.append(f"(select {RUN} from {tables.inputs.sql} where {where})")
+    rows, *inputs = (
+        dict(cursor.rows(f"select {RUN}, count(*) from {one} as r group by {RUN}", parameters))
+        for one in relations
+    )
+    return rows, inputs[0] if inputs else {}
+
+
 def faults_of_run(cursor: Cursor, tables: ScoringTables, run: RunRow) -> Iterator[Finding]:
     """The same of one run: whether its rows are as many as it wrote, and say what they said."""
     yield from _faults_of_counts(cursor, tables, [run])
@@ -209,9 +214,8 @@ def _faults_of_values(
 ) -> Iterator[Finding]:
     """Runs whose rows are not those that they wrote, told by their fingerprints."""
     erased = erased_of_runs(cursor, tables)
-    columns = {name.casefold() for name in cursor.columns_of(tables.current.sql)}
     written = {name for run in runs for name in run.output_columns or []}
-    gone = {name for name in written if name.casefold() not in columns}
+    gone = set(absent(written, cursor.columns_of(tables.current.sql)))
     if gone:
         yield Finding(problem="ledger", expected="there", actual=f"columns {sorted(gone)} are gone")
     whole = [run for run in runs if not gone & set(run.output_columns or [])]
@@ -235,7 +239,7 @@ def _faults_of_view(
     key = _key_of(runs)
     if not key or not cursor.has(tables.ledger):
         return
-    types = key_types(key, cursor.columns_of(tables.current.sql))
+    types = types_of(key, cursor.columns_of(tables.current.sql))
     if "" in types.values():
         return
     wanted = f"({select_ledger(tables, tables.whole_shape(cursor, types))})"
@@ -275,11 +279,8 @@ def fingerprints(
             alike[tuple(run.key_columns), tuple(run.output_columns)].append(run.run_no)
     found: dict[int, int] = {}
     for (key, outputs), numbers in alike.items():
-        number = fingerprint_of_rows(
-            key=key_types(key, columns), outputs=key_types(outputs, columns)
-        )
-        own = {name.casefold() for name in (*key, *outputs, *ROW_TYPES, *CURRENT_TYPES)}
-        others = [name for name in columns if name.casefold() not in own]
+        number = fingerprint_of_rows(key=types_of(key, columns), outputs=types_of(outputs, columns))
+        others = absent(columns, (*key, *outputs, *ROW_TYPES, *CURRENT_TYPES))
         # outputs of other versions, which these runs have left NULL
         is_as_written = " and ".join([f"{quote(name)} is null" for name in others] or ["true"])
         rows = all_rows(

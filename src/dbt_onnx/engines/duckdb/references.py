@@ -36,10 +36,8 @@ def write_references(writer: Cursor, tables: ScoringTables, artifact: Artifact) 
     writer.execute(f"delete from {table} where {own}", model)
     if not wanted:
         return
-    values = {
-        f"values_{position}": list(column)
-        for position, column in enumerate(zip(*wanted, strict=True))
-    }
+    columns_of_values = enumerate(zip(*wanted, strict=True))
+    values = {f"values_{i}": list(column) for i, column in columns_of_values}
     unnested = [
         f"unnest(cast(${name} as {kind}[]))"
         for name, kind in zip(values, described.values(), strict=True)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from dbt_onnx.artifacts.artifact import load_artifact
 from dbt_onnx.artifacts.sample import scales_of
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
-from dbt_onnx.engines.duckdb.identifiers import compared_key, quote, same_key
+from dbt_onnx.engines.duckdb.identifiers import compared_key, quote, same_key, types_of
 from dbt_onnx.engines.duckdb.kept_run import check_inputs, kept_features, read_run, rows_of_run
-from dbt_onnx.engines.duckdb.ledger import key_types
 from dbt_onnx.engines.duckdb.planning import hashes_as_then
 from dbt_onnx.engines.duckdb.proof import erased_of_runs, faults_of_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from dbt_onnx.artifacts.artifact import Artifact
-    from dbt_onnx.artifacts.registry import Registry, RegistryEntry
+    from dbt_onnx.artifacts.registry import Registry
     from dbt_onnx.engines.base import TableName
     from dbt_onnx.runs.history import RunRow
 
@@ -76,28 +75,24 @@ def replay_run(
 
 def _load(registry: Registry, artifacts: Path, run: RunRow, replay: Replay) -> Artifact | None:
     """The model that scored, found by its sha256. None, and a finding, when it is not as it was."""
+    expected = f"{run.model}, sha256 {run.artifact_sha256}"
     try:
-        artifact = load_artifact(artifacts, _entry_of(registry, run))
+        entry = registry.resolve(str(run.model))
+        is_same = entry.sha256 == run.artifact_sha256
+        artifact = load_artifact(artifacts, entry) if is_same else None
     except (ArtifactError, ContractError, RegistryError) as error:
-        expected, actual = f"{run.model}, sha256 {run.artifact_sha256}", error.message
+        actual = error.message
     else:
+        if artifact is None:
+            actual = f"the registry has sha256 {entry.sha256} for '{run.model}' now"
         # none: an older dbt_onnx did not stamp the card
-        if run.card_sha256 in {None, artifact.card_sha256}:
+        elif run.card_sha256 in {None, artifact.card_sha256}:
             return artifact
-        expected = f"{run.model}, a card with sha256 {run.card_sha256}"
-        actual = f"{artifact.card_sha256}: the card was changed since the run"
+        else:
+            expected = f"{run.model}, a card with sha256 {run.card_sha256}"
+            actual = f"{artifact.card_sha256}: the card was changed since the run"
     replay.report(Finding(problem="artifact", expected=expected, actual=actual))
     return None
-
-
-def _entry_of(registry: Registry, run: RunRow) -> RegistryEntry:
-    entry = registry.resolve(str(run.model))
-    if entry.sha256 == run.artifact_sha256:
-        return entry
-    raise RegistryError(
-        f"the registry has sha256 {entry.sha256} for '{run.model}' now",
-        hint="restore the registry's row from version control: a version never changes",
-    )
 
 
 def _score(
@@ -116,40 +111,32 @@ def _score(
         )
     columns = [item.name for item in artifact.contract.output_fields()]
     scales = scales_of(artifact.card)
-    rows = cursor.stream(
+    with cursor.stream(
         _rows_to_replay(cursor, tables, run, columns, sample=sample),
         {**run.values, "sample": sample},
         batch_rows=PART_ROWS,
-    )
-    try:
+    ) as rows:
         for batch in score_batches(
             rows, session, contract=artifact.contract, workers=session.workers,
             search=RowSearch(),
         ):  # fmt: skip
             compare_batch(replay, batch, key=run.key_columns, columns=columns, scales=scales)
-    finally:
-        rows.close()
 
 
 def _rows_to_replay(
     cursor: Cursor, tables: ScoringTables, run: RunRow, columns: list[str], *, sample: int | None
 ) -> str:
     """Key, what the ledger says, and the kept features, in the order in which the run scored."""
-    carried = [
-        f"said.{quote(name)} as {quote(f'{KEY_PREFIX}{i}')}"
-        for i, name in enumerate(run.key_columns)
-    ]
-    carried += [
-        f"said.{quote(name)} as {quote(f'{SAID_PREFIX}{i}')}"
-        for i, name in enumerate((*columns, REASON))
-    ]
+    aliases = {f"{KEY_PREFIX}{i}": name for i, name in enumerate(run.key_columns)}
+    aliases |= {f"{SAID_PREFIX}{i}": name for i, name in enumerate((*columns, REASON))}
+    carried = [f"said.{quote(name)} as {quote(alias)}" for alias, name in aliases.items()]
     carried.append(
         # a row that killed the process is not fed to the model again
         "case when said.rejected_reason in ('null_as_of', 'model_crashed') then said.rejected_reason end "
         f"as {quote(REJECTED_COLUMN)}"
     )
     features = [f"fed.{quote(name)}" for name in run.features]
-    types = key_types(run.key_columns, cursor.columns_of(tables.current.sql))
+    types = types_of(run.key_columns, cursor.columns_of(tables.current.sql))
     order = "fed.__dbt_onnx_place asc"
     if sample is not None:
         order = f"hash({compared_key(types, of='said')}, $run_id) asc limit $sample"

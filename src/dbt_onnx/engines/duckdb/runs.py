@@ -23,7 +23,7 @@ from dbt_onnx.runs.history import RunRow
 from dbt_onnx.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from dbt_onnx.artifacts.registry import ModelVersion
     from dbt_onnx.engines.base import TableName
@@ -62,20 +62,23 @@ INTERRUPTED = (
 )
 
 
+@dataclass(frozen=True)
 class RunRecord:
     """One row of `dbt_onnx_runs`, found by its number."""
 
-    def __init__(self, tables: ScoringTables, settings: RunSettings, run_no: int) -> None:
-        self.tables = tables
-        self.run_no = run_no
-        self._identity = {RUN: run_no, "scoring_model": settings.identifier}
+    tables: ScoringTables
+    run_no: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {RUN: self.run_no, "scoring_model": self.tables.ledger.identifier}
 
     def update(self, cursor: Cursor, **values: Any) -> None:
         """Set columns of the row. Values are bound, never written into the statement."""
         assignments = ", ".join(f"{quote(name)} = ${name}" for name in values)
         cursor.execute(
             f"update {self.tables.runs.sql} set {assignments} where {RUN} = $run_no",
-            {**values, **self._identity},
+            {**values, **self.identity},
         )
 
     def close(self, cursor: Cursor, *, status: str, **values: Any) -> None:
@@ -85,7 +88,7 @@ class RunRecord:
         """
         ended_at = datetime.now(UTC).replace(tzinfo=None)
         self.update(cursor, status=status, ended_at=ended_at, **values)
-        _seal(cursor, self.tables, self._identity)
+        self.seal(cursor)
 
     def past(self, cursor: Cursor, model: ModelVersion) -> Past:
         """What was before this run of a model version."""
@@ -104,7 +107,7 @@ class RunRecord:
                 arg_max(features_hash_function, scored_at) filter (scope = 'full')
             from {self.tables.runs.sql}
             where scoring_model = $scoring_model and status = 'success'""",
-            {**self._identity, "model_name": model.name, "model_version": model.version},
+            {**self.identity, "model_name": model.name, "model_version": model.version},
         )
         return Past(*found)
 
@@ -121,7 +124,7 @@ class RunRecord:
             "(where status = 'success' and scope = 'full'), true), "
             f"bool_or(in_child_process) from {self.tables.runs.sql} "
             "where scoring_model = $scoring_model",
-            self._identity,
+            self.identity,
         )
         if has_died or not has_crashed or not cursor.has(self.tables.current):
             return bool(has_died)
@@ -136,35 +139,24 @@ class RunRecord:
             )
         )
 
-
-def _seal(cursor: Cursor, tables: ScoringTables, identity: Mapping[str, Any]) -> None:
-    """Put an ended run into the chain, after the run that was put into it last."""
-    runs = tables.runs.sql
-    found = cursor.rows(
-        f"select fingerprint from {runs} where scoring_model = $scoring_model and fingerprint is not null "
-        f"and fingerprint not in (select previous_fingerprint from {runs} "
-        f"where scoring_model = $scoring_model and previous_fingerprint is not null) order by {RUN} desc limit 1",
-        identity,
-    )
-    previous = found[0][0] if found else None
-    rows = cursor.rows(
-        f"update {runs} set previous_fingerprint = $previous where {RUN} = $run_no "
-        f"returning {', '.join(map(quote, RUNS_TYPES))}",
-        {**identity, "previous": previous},
-    )
-    # a row that somebody doubled or left without a number is for `prove` to find
-    for row in rows[:1]:
-        fingerprint = fingerprint_of(dict(zip(RUNS_TYPES, row, strict=True)))
-        cursor.execute(
-            f"update {runs} set fingerprint = $fingerprint where {RUN} = $run_no",
-            {**identity, "fingerprint": fingerprint},
+    def seal(self, cursor: Cursor) -> None:
+        """Put an ended run into the chain, after the run that was put into it last."""
+        runs = self.tables.runs.sql
+        found = cursor.rows(
+            f"select fingerprint from {runs} where scoring_model = $scoring_model "
+            "and fingerprint is not null and fingerprint not in (select previous_fingerprint "
+            f"from {runs} where scoring_model = $scoring_model and previous_fingerprint is not null) "
+            f"order by {RUN} desc limit 1",
+            self.identity,
         )
-
-
-def _next_number(cursor: Cursor, tables: ScoringTables) -> int:
-    """A number that no run of the schema has had."""
-    [(last,)] = cursor.rows(f"select {last_number(tables.runs)}")
-    return int(last) + 1
+        rows = cursor.records(
+            f"update {runs} set previous_fingerprint = $previous where {RUN} = $run_no "
+            f"returning {', '.join(map(quote, RUNS_TYPES))}",
+            {**self.identity, "previous": found[0][0] if found else None},
+        )
+        # a row that somebody doubled or left without a number is for `prove` to find
+        for row in rows[:1]:
+            self.update(cursor, fingerprint=fingerprint_of(row))
 
 
 def _remember_number(cursor: Cursor, tables: ScoringTables, number: int) -> None:
@@ -185,33 +177,37 @@ def read_run_rows(cursor: Cursor, tables: ScoringTables) -> list[RunRow]:
     if not cursor.has(tables.runs):
         return []
     tables.check_runs(cursor)
-    # the run table of an older dbt_onnx lacks columns until the next run
-    there = cursor.columns_of(tables.runs.sql)
-    columns = [quote(name) if name in there else f"null as {quote(name)}" for name in RUNS_TYPES]
     rows = cursor.records(
-        f"select {', '.join(columns)} from {tables.runs.sql} where scoring_model = $scoring_model "
-        f"order by {RUN} desc",
+        f"select {_there(cursor, tables.runs, RUNS_TYPES)} from {tables.runs.sql} "
+        f"where scoring_model = $scoring_model order by {RUN} desc",
         {"scoring_model": tables.ledger.identifier},
     )
     return [RunRow(values=row) for row in rows]
 
 
 def last_account(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:
-    """What the last run of a scoring model read, and its version; empty before the first run."""
+    """What the last run of a scoring model read, and its version; empty if no run has come so far."""
     runs = ledger.beside(RUNS_TABLE)
-    names = ("features_relation", "key_columns", "model_name", "model_version", "model_alias")
     if not cursor.has(runs):
         return {}
-    there = cursor.columns_of(runs.sql)
-    columns = ", ".join(quote(name) if name in there else "null" for name in names)
-    rows = cursor.rows(
-        f"select {columns} from {runs.sql} where scoring_model = $scoring_model "
-        "and model_name is not null "
-        # a full run first: a backfill reads other features, and may be by another version
-        "order by scope is not distinct from 'full' desc, started_at desc limit 1",
+    names = [
+        "key_columns", "features_relation", "registry_relation",
+        "model_name", "model_version", "model_alias",
+    ]  # fmt: skip
+    rows = cursor.records(
+        f"select {_there(cursor, runs, names)} from {runs.sql} "
+        "where lower(scoring_model) = lower($scoring_model) and key_columns is not null "
+        # a full run first: the features that a backfill read are gone, and it may be by another version
+        "order by scope is not distinct from 'full' desc nulls last, started_at desc nulls last limit 1",
         {"scoring_model": ledger.identifier},
     )
-    return dict(zip(names, rows[0], strict=True)) if rows else {}
+    return rows[0] if rows else {}
+
+
+def _there(cursor: Cursor, runs: TableName, names: Iterable[str]) -> str:
+    """SQL of columns of the runs: the table of an older dbt_onnx lacks some until the next run."""
+    there = cursor.columns_of(runs.sql)
+    return ", ".join(quote(n) if n in there else f"null as {quote(n)}" for n in names)
 
 
 @contextmanager
@@ -237,16 +233,16 @@ def recorded_run(
                     "active": [run_id for run_id, name in _ACTIVE if name == settings.identifier],
                 },
             ):
-                _seal(cursor, tables, {RUN: run_no, "scoring_model": settings.identifier})
-            record = RunRecord(tables, settings, _next_number(cursor, tables))
+                RunRecord(tables, run_no).seal(cursor)
+            [(last,)] = cursor.rows(f"select {last_number(tables.runs)}")
+            record = RunRecord(tables, last + 1)
             cursor.execute(
                 f"insert into {tables.runs.sql} ({RUN}, run_id, scoring_model, status, clock, started_at, "
                 "dbt_onnx_version, dbt_version, warehouse_version) select $run_no, $run_id, $scoring_model, "
                 f"'running', {settings.clock_sql}, {NOW}, $dbt_onnx_version, $dbt_version, 'duckdb ' || version()",
                 {
-                    RUN: record.run_no,
+                    **record.identity,
                     "run_id": settings.run_id,
-                    "scoring_model": settings.identifier,
                     "dbt_onnx_version": __version__,
                     "dbt_version": settings.dbt_version,
                 },

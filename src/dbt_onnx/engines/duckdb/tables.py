@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dbt_onnx.artifacts.reference import MODEL_TYPES, REFERENCES_TABLE, REFERENCES_TYPES
 from dbt_onnx.engines.duckdb import inputs, ledger
 from dbt_onnx.engines.duckdb.feature_types import converted, widened
-from dbt_onnx.engines.duckdb.identifiers import quote
+from dbt_onnx.engines.duckdb.identifiers import absent, quote, types_of
 from dbt_onnx.engines.duckdb.inputs import INPUTS_SUFFIX
 from dbt_onnx.engines.duckdb.ledger import (
     CURRENT_SUFFIX,
@@ -61,7 +61,7 @@ class ScoringTables(LedgerTables):
         )
         _refuse_foreign(cursor, self.erasures, ledger.ERASURES_TYPES, role="table of erasures")
         for table, types in self._shared():
-            _refuse_retyped(cursor, table, types)
+            _refuse_retyped(cursor, table, types, hint=_restore(table))
 
     def _shared(self) -> Sequence[tuple[TableName, Mapping[str, str]]]:
         """The tables that all scoring models of a schema share, with the types of their columns."""
@@ -156,39 +156,33 @@ class ScoringTables(LedgerTables):
         """Raise when an existing ledger cannot take rows of this shape."""
         if not cursor.has(self.current):
             return
-        found = {n.casefold(): kind for n, kind in cursor.columns_of(self.current.sql).items()}
+        columns = cursor.columns_of(self.current.sql)
+        found = types_of([*shape.key, *shape.outputs], columns)
         for name, kind in shape.key.items():
-            if name.casefold() not in found:
+            if not found[name]:
+                has = sorted(map(str.casefold, columns))
                 raise WarehouseError(
-                    f"{self.current} has no key column {name!r}; it has {sorted(found)}",
+                    f"{self.current} has no key column {name!r}; it has {has}",
                     hint=f"the key of a ledger never changes: {_RESTORE}",
                 )
-            if found[name.casefold()] != kind:
+            if found[name] != kind:
                 raise WarehouseError(
-                    f"key column {name!r} is {kind} in the features and {found[name.casefold()]} "
+                    f"key column {name!r} is {kind} in the features and {found[name]} "
                     f"in {self.current}",
                     hint="cast the key in the features model to the ledger's type, or give the "
                     "scoring model another alias to start a new ledger",
                 )
         for name, kind in shape.outputs.items():
-            if found.get(name.casefold(), kind) != kind:
+            if found[name] not in {"", kind}:
                 raise ContractError(
-                    f"output column {name!r} is {kind} by the contract and "
-                    f"{found[name.casefold()]} in {self.current}",
+                    f"output column {name!r} is {kind} by the contract and {found[name]} "
+                    f"in {self.current}",
                     hint="give the output another column name when exporting or registering the "
                     "model, or give the scoring model another alias to start a new ledger",
                 )
-        for table, own in (
-            (self.current, ledger.CURRENT_TYPES),
-            (self.history, ledger.HISTORY_TYPES),
-        ):
-            types = cursor.columns_of(table.sql)
-            for name, kind in (ledger.ROW_TYPES | own).items():
-                if types[name] != kind:
-                    raise WarehouseError(
-                        f"{table} was altered: column {name!r} is {types[name]}, not {kind}",
-                        hint=_RESTORE,
-                    )
+        own = ledger.ROW_TYPES | ledger.CURRENT_TYPES | ledger.HISTORY_TYPES
+        _refuse_retyped(cursor, self.current, own, hint=_RESTORE)
+        _refuse_retyped(cursor, self.history, own, hint=_RESTORE)
 
     def check_outputs(self, cursor: Cursor, shape: LedgerShape, model: ModelVersion) -> None:
         """Raise when the ledger lacks an output column of a version that has scored before.
@@ -197,8 +191,7 @@ class ScoringTables(LedgerTables):
         """
         if not cursor.has(self.current):
             return
-        found = {name.casefold() for name in cursor.columns_of(self.current.sql)}
-        missing = [name for name in shape.outputs if name.casefold() not in found]
+        missing = absent(shape.outputs, cursor.columns_of(self.current.sql))
         if missing and cursor.rows(
             f"select 1 from {self.runs.sql} where scoring_model = $scoring_model and rows_scored > 0 "
             "and status = 'success' and model_name = $model_name and model_version = $model_version limit 1",
@@ -217,20 +210,15 @@ class ScoringTables(LedgerTables):
 
     def create(self, cursor: Cursor, shape: LedgerShape) -> None:
         """Create what is missing, and the output columns of a new version."""
-        for table, columns in (
-            (self.current, shape.current_columns),
-            (self.history, shape.history_columns),
-        ):
-            cursor.execute(ledger.create_rows(table, columns, key=shape.key))
-            _add_missing(cursor, table, columns)
+        _create(cursor, self.current, shape.current_columns, key=shape.key)
+        _create(cursor, self.history, shape.history_columns, key=shape.key)
         cursor.execute(ledger.create_ledger(self, self.whole_shape(cursor, shape.key)))
 
     def whole_shape(self, cursor: Cursor, key: Mapping[str, str]) -> LedgerShape:
         """With the outputs of all versions that have ever scored."""
-        own = {n.casefold() for n in (*key, *ledger.ROW_TYPES, *ledger.CURRENT_TYPES)}
-        columns = cursor.columns_of(self.current.sql).items()
-        outputs = {name: kind for name, kind in columns if name.casefold() not in own}
-        return LedgerShape(key=key, outputs=outputs)
+        columns = cursor.columns_of(self.current.sql)
+        outputs = absent(columns, [*key, *ledger.ROW_TYPES, *ledger.CURRENT_TYPES])
+        return LedgerShape(key=key, outputs={name: columns[name] for name in outputs})
 
     def create_inputs(
         self, cursor: Cursor, shape: LedgerShape, features: Mapping[str, str]
@@ -240,17 +228,14 @@ class ScoringTables(LedgerTables):
         Returns {feature, as it is called now: the SQL type of its column}.
         """
         wanted = inputs.input_columns(shape, features)
-        cursor.execute(ledger.create_table(self.inputs, wanted))
-        found = {n.casefold(): kind for n, kind in cursor.columns_of(self.inputs.sql).items()}
-        types = {}
-        for name, kind in wanted.items():
-            kept = found.get(name.casefold())
-            types[name] = kind if kept is None else widened(kept, kind)
-            if kept is None:
-                cursor.execute(ledger.add_column(self.inputs, name, kind))
-            elif types[name] != kept:
-                using = converted(quote(name), kept, types[name])
-                cursor.execute(ledger.retype_column(self.inputs, name, types[name], using=using))
+        kept = _create(cursor, self.inputs, wanted)
+        types = {name: widened(kept[name], kind) for name, kind in wanted.items()}
+        for name, kind in types.items():
+            if kind != kept[name]:
+                cursor.execute(
+                    f"alter table {self.inputs.sql} alter column {quote(name)} set data type {kind} "
+                    f"using {converted(quote(name), kept[name], kind)}"
+                )
         return types
 
     def create_runs(self, cursor: Cursor) -> None:
@@ -259,15 +244,20 @@ class ScoringTables(LedgerTables):
         Where they exist, add the columns that a newer dbt_onnx brings.
         """
         for table, columns in self._shared():
-            cursor.execute(ledger.create_table(table, columns))
-            _add_missing(cursor, table, columns)
+            _create(cursor, table, columns)
 
 
-def _add_missing(cursor: Cursor, table: TableName, columns: Mapping[str, str]) -> None:
-    found = {name.casefold() for name in cursor.columns_of(table.sql)}
+def _create(
+    cursor: Cursor, table: TableName, columns: Mapping[str, str], *, key: Collection[str] = ()
+) -> Mapping[str, str]:
+    """Create a table, or add the columns that it lacks. Returns the types that the columns have now."""
+    cursor.execute(ledger.create_table(table, columns, key=key))
+    found = types_of(columns, cursor.columns_of(table.sql))
     for name, kind in columns.items():
-        if name.casefold() not in found:
-            cursor.execute(ledger.add_column(table, name, kind))
+        if not found[name]:
+            cursor.execute(f"alter table {table.sql} add column {quote(name)} {kind}")
+            found[name] = kind
+    return found
 
 
 def _way_out(table: TableName) -> str:
@@ -276,7 +266,13 @@ def _way_out(table: TableName) -> str:
     return f"give the scoring model another {part}"
 
 
-def _refuse_retyped(cursor: Cursor, table: TableName, types: Mapping[str, str]) -> None:
+def _restore(table: TableName) -> str:
+    return f"restore the table from a backup, or {_way_out(table)}"
+
+
+def _refuse_retyped(
+    cursor: Cursor, table: TableName, types: Mapping[str, str], *, hint: str
+) -> None:
     if not cursor.has(table):
         return
     found = cursor.columns_of(table.sql)
@@ -286,10 +282,7 @@ def _refuse_retyped(cursor: Cursor, table: TableName, types: Mapping[str, str]) 
         if found.get(name, kind) != kind
     ]
     if faults:
-        raise WarehouseError(
-            f"{table} was altered: {'; '.join(faults)}",
-            hint=f"restore the table from a backup, or {_way_out(table)}",
-        )
+        raise WarehouseError(f"{table} was altered: {'; '.join(faults)}", hint=hint)
 
 
 def _refuse_foreign(
@@ -307,16 +300,15 @@ def _refuse_foreign(
         )
     if not cursor.has(table):
         return
-    found = {name.casefold() for name in cursor.columns_of(table.sql)}
-    missing = [name for name in expected if name not in found]
+    found = cursor.columns_of(table.sql)
+    missing = absent(expected, found)
     if len(missing) == len(expected):
         raise WarehouseError(
             f"{table} is somebody else's table: it has none of the columns of a {role}; "
-            f"it has {sorted(found)}",
+            f"it has {sorted(map(str.casefold, found))}",
             hint=f"rename that table, or {_way_out(table)}",
         )
     if missing and not repairable:
         raise WarehouseError(
-            f"{table} was altered: column(s) {missing} of the {role} are gone",
-            hint=f"restore the table from a backup, or {_way_out(table)}",
+            f"{table} was altered: column(s) {missing} of the {role} are gone", hint=_restore(table)
         )

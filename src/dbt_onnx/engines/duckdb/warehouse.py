@@ -1,6 +1,6 @@
 """DuckDB as models and commands ask it: `dbt_onnx.engines.base.Warehouse`, in its order.
 
-What a question needs is imported when it is asked: `status` and `runs` ask little, and shall be quick.
+What needs pyarrow is imported when it is asked for: `status` and `runs` shall be quick.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from dbt_onnx.engines.duckdb import asked
+from dbt_onnx.engines.duckdb import asked, backfilling, health, history, runs
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, opening_errors
 from dbt_onnx.engines.duckdb.identifiers import literal
 
@@ -86,59 +86,44 @@ class DuckDBWarehouse:
     @duckdb_errors()
     def examine(self, ledger: TableName, asked: Asked, artifact: Artifact) -> CurrentFeatures:
         from dbt_onnx.engines.duckdb.current_features import CurrentFeatures, open_features
-        from dbt_onnx.engines.duckdb.engine import DuckDBEngine
+        from dbt_onnx.engines.duckdb.engine import check_fit
+        from dbt_onnx.engines.duckdb.tables import ScoringTables
 
-        engine = DuckDBEngine.reading(self._cursor, ledger)
-        engine.tables.check_runs(self._cursor)
-        engine.tables.check_names(self._cursor)
-        features = engine.features(open_features(self._cursor, asked.features))
-        engine.check(asked, artifact, features)
+        tables = ScoringTables(ledger)
+        tables.check_runs(self._cursor)
+        tables.check_names(self._cursor)
+        features = open_features(self._cursor, asked.features)
+        check_fit(self._cursor, asked, artifact, features, tables)
         return CurrentFeatures.count(self._cursor, features, key=asked.key, as_of=asked.as_of)
 
     @duckdb_errors()
     def last_account(self, ledger: TableName) -> Mapping[str, Any]:
-        from dbt_onnx.engines.duckdb.runs import last_account
-
-        return last_account(self._cursor, ledger)
+        return runs.last_account(self._cursor, ledger)
 
     @duckdb_errors()
     def sources(self, ledger: TableName) -> Sources | None:
-        from dbt_onnx.engines.duckdb import health
-
         return health.read_sources(self._cursor, ledger)
 
     @duckdb_errors()
     def check_features(self, sources: Sources) -> None:
-        from dbt_onnx.engines.duckdb import health
-
         health.check_features(self._cursor, sources)
 
     @duckdb_errors()
     def registry(self, sources: Sources) -> Registry:
-        from dbt_onnx.engines.duckdb import health
-
         return health.read_registry(self._cursor, sources)
 
     @duckdb_errors()
     def registry_among(self, relations: Collection[TableName]) -> Registry:
-        from dbt_onnx.engines.duckdb import backfilling
-
         return backfilling.registry_among(self._cursor, relations)
 
     def answer(self, query: str) -> dict[str, Any]:
-        from dbt_onnx.engines.duckdb import health
-
         return health.read_figures(self._cursor, query)
 
     def runs(self, ledger: TableName, *, limit: int | None = None) -> list[RunRow]:
-        from dbt_onnx.engines.duckdb.history import read_runs
-
-        return read_runs(self._connection, ledger, limit=limit)
+        return history.read_runs(self._connection, ledger, limit=limit)
 
     def history(self, ledger: TableName, key: Sequence[str]) -> list[Said]:
-        from dbt_onnx.engines.duckdb.history import read_history
-
-        return read_history(self._connection, ledger, key)
+        return history.read_history(self._connection, ledger, key)
 
     def replayable_runs(self, ledger: TableName) -> list[str]:
         from dbt_onnx.engines.duckdb.kept_run import replayable_runs
@@ -177,8 +162,6 @@ class DuckDBWarehouse:
 
     @duckdb_errors()
     def scored_clocks(self, ledger: TableName, version: RegistryEntry | None) -> set[datetime]:
-        from dbt_onnx.engines.duckdb import backfilling
-
         return backfilling.scored_clocks(self._cursor, ledger, version)
 
     @duckdb_errors()
@@ -188,12 +171,8 @@ class DuckDBWarehouse:
 
     @duckdb_errors()
     def renew_scratch(self, relations: Iterable[TableName]) -> None:
-        from dbt_onnx.engines.duckdb import backfilling
-
         backfilling.renew_scratch(self._cursor, relations)
 
     @duckdb_errors()
     def drop_scratch(self, relations: Iterable[TableName]) -> None:
-        from dbt_onnx.engines.duckdb import backfilling
-
         backfilling.drop_scratch(self._cursor, relations)

@@ -12,7 +12,6 @@ import pyarrow as pa
 from dbt_onnx.engines.duckdb import current, inputs, ledger, plan
 from dbt_onnx.engines.duckdb.feature_types import kept_as
 from dbt_onnx.engines.duckdb.identifiers import quote
-from dbt_onnx.kernel.contract import CARRIED_PREFIX, KEY_PREFIX
 from dbt_onnx.runs.run import Written
 
 if TYPE_CHECKING:
@@ -59,21 +58,20 @@ def append_predictions(
     raised here as it was.
     """
     reasons: list[str] = []
-    rows = reader.stream(
-        plan.select_rows(planned.rows.question, planned.rows.sql),
+    question = planned.rows.question
+    # closed in any case: an unfinished stream would keep the reader from ending its transaction
+    with reader.stream(
+        plan.select_rows(question, planned.rows.sql),
         planned.rows.parameters,
         batch_rows=scores.part_rows,
-    )
-    try:
-        batches = rows if fed is None else fed.passing(rows, columns=_kept_columns(rows.schema))
+    ) as rows:
+        given = [*question.shape.carried_key.values(), *question.features]
+        batches = rows if fed is None else fed.passing(rows, columns=given)
         schema = scores.schema_for(rows.schema)
         number = pa.field(_REASON, pa.uint16())
         schema = schema.set(schema.get_field_index(_REASON), number)
         with closing(made_ahead(_numbered(scores(batches), reasons))) as predictions:
             _insert(writer, tables, planned, predictions, schema=schema)
-    finally:
-        # an unfinished stream would keep the reader from ending its transaction
-        rows.close()
     return reasons
 
 
@@ -103,15 +101,6 @@ def made_ahead(batches: Generator[pa.RecordBatch]) -> Generator[pa.RecordBatch]:
                 yield batch
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _kept_columns(schema: pa.Schema) -> list[str]:
-    """Key and features."""
-    return [
-        name
-        for name in schema.names
-        if name.startswith(KEY_PREFIX) or not name.startswith(CARRIED_PREFIX)
-    ]
 
 
 def _insert(
@@ -212,12 +201,7 @@ def read_written(
 
 
 def keep_inputs(
-    writer: Cursor,
-    tables: ScoringTables,
-    planned: Planned,
-    fed: FedRows,
-    *,
-    keep: timedelta | bool,
+    writer: Cursor, tables: ScoringTables, planned: Planned, fed: FedRows, *, keep: timedelta | bool
 ) -> dict[str, Any]:
     """Keep what the run has scored, and forget what was kept long enough. Returns the columns of the
     run row that tell of it.
