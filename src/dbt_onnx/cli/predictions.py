@@ -49,14 +49,14 @@ def history(project: Any, model: str, key: Sequence[str]) -> None:
 
     scoring_model = project.scoring_model(model)
     with project.warehouse() as warehouse:
-        said = warehouse.history(scoring_model.table, key)
-    if not said:
+        history = warehouse.history(scoring_model.table, key)
+    if not history:
         raise ConfigError(
             f"{model} has never said anything of {', '.join(key)}",
             hint="write the key as it stands in the ledger, leading zeros included; "
             "`missing_predictions` tells who waits for a first prediction",
         )
-    show_history(model, key, said)
+    show_history(model, key, history)
 
 
 @click.command()

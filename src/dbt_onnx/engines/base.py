@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import Registry, RegistryEntry
-    from dbt_onnx.runs.history import Erasure, RunRow, Said
+    from dbt_onnx.runs.history import Erasure, LedgerRow, RunRow
     from dbt_onnx.runs.replay import Finding, Replay
-    from dbt_onnx.runs.request import Asked, RunSettings, ScoringRequest
+    from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
     from dbt_onnx.runs.run import RunSummary
 
 
@@ -127,11 +127,11 @@ class Warehouse(Protocol):
         """A connection of an opened warehouse with the settings of a target."""
 
     @staticmethod
-    def noting(connection: Any, asked: dict[str, str], /) -> Any:
-        """The connection, which notes in `asked` what it is asked, with a digest of each answer."""
+    def noting(connection: Any, answers: dict[str, str], /) -> Any:
+        """The connection, which notes in `answers` what it is asked, with a digest of each answer."""
 
     @staticmethod
-    def answers_alike(connection: Any, asked: Mapping[str, str], /) -> bool:
+    def answers_alike(connection: Any, answers: Mapping[str, str], /) -> bool:
         """Whether the warehouse gives every answer that was noted."""
 
     def score(
@@ -147,7 +147,9 @@ class Warehouse(Protocol):
     def leave_outcome(self, outcome: str) -> None:
         """Leave a text where the materialization finds it after the run."""
 
-    def examine(self, ledger: TableName, asked: Asked, artifact: Artifact) -> CurrentFeatures:
+    def examine(
+        self, ledger: TableName, arguments: TableArguments, artifact: Artifact
+    ) -> CurrentFeatures:
         """Raise what a run of this version would raise before it scores; else give the features.
 
         Raises MissingFeaturesError when they have not been built.
@@ -176,7 +178,7 @@ class Warehouse(Protocol):
     def runs(self, ledger: TableName, *, limit: int | None = None) -> list[RunRow]:
         """The runs of a scoring model, newest first."""
 
-    def history(self, ledger: TableName, key: Sequence[str]) -> list[Said]:
+    def history(self, ledger: TableName, key: Sequence[str]) -> list[LedgerRow]:
         """All predictions about one entity, in the order in which they were made."""
 
     def replayable_runs(self, ledger: TableName) -> list[str]:

@@ -2,7 +2,7 @@
 
 dbt runs in this process, as `dbt` would in another: same project, profile and target. It prints
 nothing and writes nothing below the project; its own files go to a temporary folder. Where nothing
-has changed since dbt was asked the last time, it is not asked again (`told.py`).
+has changed since dbt was asked the last time, it is not asked again (`cache.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx.engines.adapters import engine_for
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.errors import ConfigError
-from dbt_onnx.project import told
+from dbt_onnx.project import cache
 from dbt_onnx.project.upstream import table_of
 
 if TYPE_CHECKING:
@@ -71,8 +71,10 @@ class DbtProject:
         self.variables = dict(variables or {})
         self._target = target
         self._profiles_dir = (profiles_dir or _default_profiles_dir(self.root)).resolve()
-        self._asked = told.Asked(self.root, self._profiles_dir, target, self.variables)
-        self._learned: told.Told | None = None
+        self._options_of_cache = cache.ProjectOptions(
+            self.root, self._profiles_dir, target, self.variables
+        )
+        self._learned: cache.CachedProject | None = None
         self._scratch = tempfile.mkdtemp(prefix="dbt_onnx_")
         weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
 
@@ -83,26 +85,26 @@ class DbtProject:
 
     def scoring_models(self) -> list[ScoringModel]:
         """The enabled models that are materialized as predictions, by selector."""
-        if self._recalled is not None:
+        if self._cached is not None:
             return [
                 ScoringModel(**{**model, "table": TableName(**model["table"])})
-                for model in self._recalled.models
+                for model in self._cached.models
             ]
         return _scoring_models(self.manifest)
 
     @cached_property
-    def _told_before(self) -> told.Told | None:
-        return told.recall(self._asked)
+    def _cached_before(self) -> cache.CachedProject | None:
+        return cache.recall(self._options_of_cache)
 
     @property
-    def _recalled(self) -> told.Told | None:
-        """What dbt told before, until it is asked in this process."""
-        return None if "_parsed" in vars(self) else self._told_before
+    def _cached(self) -> cache.CachedProject | None:
+        """What is kept of the project, until dbt is asked in this process."""
+        return None if "_parsed" in vars(self) else self._cached_before
 
     @property
-    def memory(self) -> told.Told | None:
-        """What is kept of what dbt told; none where nothing can be."""
-        return self._recalled or self._learned
+    def cached_project(self) -> cache.CachedProject | None:
+        """What is kept of the project; none where nothing can be."""
+        return self._cached or self._learned
 
     def scoring_model(self, name: str) -> ScoringModel:
         """The scoring model of that name: its dbt name, its alias, which is the ledger's name, or its
@@ -141,8 +143,8 @@ class DbtProject:
 
     @property
     def _engine(self) -> type[Warehouse]:
-        # only of DuckDB is kept what dbt told
-        return engine_for("duckdb" if self._recalled else self._parsed[1].credentials.type)
+        # only a project on DuckDB is kept
+        return engine_for("duckdb" if self._cached else self._parsed[1].credentials.type)
 
     @contextmanager
     def warehouse(self, *, read_only: bool = True) -> Iterator[Warehouse]:
@@ -157,11 +159,11 @@ class DbtProject:
         Read-only, so that any number of commands can look at once. Raises WarehouseError when it
         is not there, not a file, or held by another process.
         """
-        if read_only and (recalled := self._recalled) is not None:
+        if read_only and (cached := self._cached) is not None:
             _let_go()
             with chdir(self.root):
-                opened = self._engine.open_again(recalled.path, recalled.config_options)
-            with closing(opened), self._engine.session(opened, recalled.settings) as cursor:
+                opened = self._engine.open_again(cached.path, cached.config_options)
+            with closing(opened), self._engine.session(opened, cached.settings) as cursor:
                 yield cursor
             return
         from dbt.adapters.duckdb.environments import Environment
@@ -192,9 +194,9 @@ class DbtProject:
         WarehouseError as `connect`, and ConfigError when dbt can make no SQL of it.
         """
         question = json.dumps([template, variables], default=str)
-        if (recalled := self._recalled) and (kept := recalled.rendered.get(question)):
+        if (cached := self._cached) and (kept := cached.rendered.get(question)):
             with self.connect() as connection:
-                if self._engine.answers_alike(connection, kept["asked"]):
+                if self._engine.answers_alike(connection, kept["answers"]):
                     return str(kept["sql"])
         from dbt.adapters.duckdb import environments
         from dbt.adapters.duckdb.connections import DuckDBConnectionManager
@@ -203,8 +205,8 @@ class DbtProject:
         manager: Any = DuckDBConnectionManager
         environment: Any = environments.create(config.credentials)
         opened, _, _ = self._open(read_only=True)
-        asked: dict[str, str] = {}
-        environment.conn = self._engine.noting(opened, asked)
+        answers: dict[str, str] = {}
+        environment.conn = self._engine.noting(opened, answers)
         environment.handle()  # without one it would close, and open itself for writing
         manager._ENV = environment  # noqa: SLF001
         done = self.invoke("compile", "--inline", template, variables=variables, manifest=manifest)
@@ -216,8 +218,8 @@ class DbtProject:
                 hint="`dbt compile` in the project's folder says more",
             )
         sql = str(results[0].node.compiled_code)
-        if self._learned is not None and told.renders_alike(manifest, config):
-            self._learned.keep_rendered(question, asked=asked, sql=sql)
+        if self._learned is not None and cache.renders_alike(manifest, config):
+            self._learned.keep_rendered(question, answers=answers, sql=sql)
         return sql
 
     def invoke(
@@ -282,8 +284,8 @@ class DbtProject:
         [(adapter_type, adapter)] = adapters.items()
         engine_for(adapter_type)  # raises for a warehouse that no engine reads
         models = [asdict(model) for model in _scoring_models(done.result)]
-        self._learned = told.learn(
-            self._asked, adapter.config, models, began=began, before=self._told_before
+        self._learned = cache.learn(
+            self._options_of_cache, adapter.config, models, began=began, before=self._cached_before
         )
         return done.result, adapter.config
 

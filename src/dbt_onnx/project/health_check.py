@@ -117,9 +117,9 @@ class _Check:
         if self.registry is None or version is None:
             return
         entry = self.registry.resolve(f"{self.figures['model_name']}/{version}")
-        artifacts, memory = project.root / "artifacts", project.memory
+        artifacts, cached = project.root / "artifacts", project.cached_project
         with suppress(ArtifactError):
-            if memory is not None and files_of(artifacts, entry) in memory.verified:
+            if cached is not None and files_of(artifacts, entry) in cached.verified:
                 return
         # imported only here: it runs the model
         from dbt_onnx.artifacts.verification import verify_entry
@@ -127,8 +127,8 @@ class _Check:
         verdict = verify_entry(artifacts, entry)
         if verdict.fault is not None:
             self._add("artifact", verdict.fault)
-        elif memory is not None:
-            memory.keep_verified(named(entry, entry.sha256, str(verdict.card_sha256)))
+        elif cached is not None:
+            cached.keep_verified(named(entry, entry.sha256, str(verdict.card_sha256)))
 
     def result(self) -> ModelHealth:
         return ModelHealth(

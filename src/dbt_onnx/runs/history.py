@@ -35,7 +35,7 @@ class RunRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class LedgerRow:
     """One row of the ledger.
 
     outputs         output column -> value; NULL in a rejected row

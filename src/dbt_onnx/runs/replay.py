@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dbt_onnx.kernel.integers import Array
 
-SAID_PREFIX = CARRIED_PREFIX + "said_"
+LEDGER_PREFIX = CARRIED_PREFIX + "ledger_"
 REASON = "rejected_reason"
 MAX_FINDINGS = 20
 
@@ -93,7 +93,7 @@ def compare_batch(
 ) -> None:
     """Compare a batch of new predictions with the old ones in it, and add the result to `replay`.
 
-    For each name in `columns` the batch has the new prediction, and `__dbt_onnx_said_<i>` with the one
+    For each name in `columns` the batch has the new prediction, and `__dbt_onnx_ledger_<i>` with the one
     in the ledger. The reason of a rejection follows in the same way. Numbers are within tolerance when they
     differ by at most TOLERANCE, as a share of the number or of the column's scale, whichever is
     larger. A column that `scales` does not name has the scale 1. All else is equal or different.
@@ -101,10 +101,10 @@ def compare_batch(
     names = [*columns, REASON]
     verdicts = {}
     for i, name in enumerate(names):
-        said, now = batch.column(f"{SAID_PREFIX}{i}"), batch.column(name)
+        before, now = batch.column(f"{LEDGER_PREFIX}{i}"), batch.column(name)
         if name == REASON:
-            said, now = _without_message(said), _without_message(now)
-        verdicts[name] = verdicts_on(said, now, TOLERANCE, scale=scales.get(name, 1.0))
+            before, now = _without_message(before), _without_message(now)
+        verdicts[name] = verdicts_on(before, now, TOLERANCE, scale=scales.get(name, 1.0))
     worst = np.max(list(verdicts.values()), axis=0)
     counts = np.bincount(worst, minlength=3)
     replay.identical += int(counts[IDENTICAL])
@@ -114,13 +114,13 @@ def compare_batch(
     for row in np.flatnonzero(worst == DIFFERENT)[:MAX_FINDINGS].tolist():
         # for a rejected row the reason is compared, since its outputs are NULL
         name = next(n for n in reversed(names) if verdicts[n][row] == DIFFERENT)
-        said = batch.column(f"{SAID_PREFIX}{names.index(name)}")
+        before = batch.column(f"{LEDGER_PREFIX}{names.index(name)}")
         replay.report(
             Finding(
                 problem="prediction",
                 key=key_text(key, [column[row].as_py() for column in key_columns]),
                 column_name=name,
-                expected=shown(said[row].as_py()),
+                expected=shown(before[row].as_py()),
                 actual=shown(batch.column(name)[row].as_py()),
             )
         )
@@ -131,45 +131,47 @@ def _without_message(reasons: pa.StringArray) -> pa.StringArray:
     return pc.replace_substring_regex(reasons, "^model_error:.*", "model_error")
 
 
-def verdicts_on(said: pa.Array, now: pa.Array, tolerance: float, *, scale: Any = 1.0) -> Array:
+def verdicts_on(before: pa.Array, now: pa.Array, tolerance: float, *, scale: Any = 1.0) -> Array:
     """For each row IDENTICAL, WITHIN_TOLERANCE or DIFFERENT; NULL is identical to NULL only.
 
     `scale` is that of the column, or of each value of its lists.
     """
     try:
-        said = pc.cast(said, now.type)
+        before = pc.cast(before, now.type)
     except pa.ArrowInvalid:
         return np.full(len(now), DIFFERENT)
-    both = pc.and_(said.is_valid(), now.is_valid()).to_numpy(zero_copy_only=False)
-    one = pc.xor(said.is_valid(), now.is_valid()).to_numpy(zero_copy_only=False)
+    both = pc.and_(before.is_valid(), now.is_valid()).to_numpy(zero_copy_only=False)
+    one = pc.xor(before.is_valid(), now.is_valid()).to_numpy(zero_copy_only=False)
     verdicts = np.where(one, DIFFERENT, IDENTICAL)
     if both.any():
         mask = pa.array(both)
         sizes = np.asarray(scale)
         if sizes.ndim and not _is_list(now.type):
             sizes = sizes[both]
-        verdicts[both] = _verdicts_on_values(said.filter(mask), now.filter(mask), tolerance, sizes)
+        verdicts[both] = _verdicts_on_values(
+            before.filter(mask), now.filter(mask), tolerance, sizes
+        )
     return verdicts
 
 
-def _verdicts_on_values(said: pa.Array, now: pa.Array, tolerance: float, scale: Array) -> Array:
+def _verdicts_on_values(before: pa.Array, now: pa.Array, tolerance: float, scale: Array) -> Array:
     if _is_list(now.type):
-        lengths = pc.list_value_length(said).to_numpy(), pc.list_value_length(now).to_numpy()
+        lengths = pc.list_value_length(before).to_numpy(), pc.list_value_length(now).to_numpy()
         same_length = lengths[0] == lengths[1]
         verdicts = np.where(same_length, IDENTICAL, DIFFERENT)
         kept = pa.array(same_length)
-        before, after = (a.filter(kept).flatten() for a in (said, now))
+        before, after = (a.filter(kept).flatten() for a in (before, now))
         each = np.resize(scale, len(before)) if scale.ndim else scale
         values = verdicts_on(before, after, tolerance, scale=each)
         rows = np.repeat(np.flatnonzero(same_length), lengths[1][same_length])
         np.maximum.at(verdicts, rows, values)
         return verdicts
     if pa.types.is_floating(now.type):
-        before, after = (a.to_numpy(zero_copy_only=False).astype(np.float64) for a in (said, now))
+        before, after = (a.to_numpy(zero_copy_only=False).astype(np.float64) for a in (before, now))
         with np.errstate(invalid="ignore"):
             close = np.abs(before - after) <= tolerance * np.maximum(scale, np.abs(before))
         return np.where(before == after, IDENTICAL, np.where(close, WITHIN_TOLERANCE, DIFFERENT))
-    equal = pc.equal(said, now).to_numpy(zero_copy_only=False)
+    equal = pc.equal(before, now).to_numpy(zero_copy_only=False)
     return np.where(equal, IDENTICAL, DIFFERENT)
 
 

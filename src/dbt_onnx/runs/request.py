@@ -41,7 +41,7 @@ class _NoRowsError(ConfigError, AttributeError):
     """The result of `score()` is used as a data frame. An AttributeError, too, for `hasattr`."""
 
 
-class Asked(Protocol):
+class TableArguments(Protocol):
     """The arguments of `score()` that concern columns and tables."""
 
     @property

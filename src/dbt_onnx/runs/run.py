@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dbt_onnx.runs.plan import Planned
-    from dbt_onnx.runs.request import Asked, RunSettings, ScoringRequest
+    from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
     from dbt_onnx.runs.scorer import RunScorer
 
 
@@ -123,7 +123,7 @@ class Engine(Protocol):
     def features(self, relation: Any) -> Any:
         """The feature relation, with the types of its columns."""
 
-    def check(self, request: Asked, artifact: Artifact, features: Any) -> Any:
+    def check(self, request: TableArguments, artifact: Artifact, features: Any) -> Any:
         """Hold call, contract, features and tables against each other. Returns the ledger's columns."""
 
     def snapshot(self) -> AbstractContextManager[None]:

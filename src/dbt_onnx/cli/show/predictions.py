@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from dbt_onnx.runs.history import Erasure, RunRow, Said
+    from dbt_onnx.runs.history import Erasure, LedgerRow, RunRow
     from dbt_onnx.runs.replay import Finding, Replay
 
 _SHORT = 8
@@ -46,21 +46,21 @@ def show_runs(runs: Sequence[RunRow]) -> None:
             print_text(f"{run.run_id[:_SHORT]} {run.scoring_model}: {run.error}", style="red")
 
 
-def show_history(name: str, key: Sequence[str], history: Sequence[Said]) -> None:
+def show_history(name: str, key: Sequence[str], history: Sequence[LedgerRow]) -> None:
     """Print one row per prediction, oldest first."""
     outputs = list(history[0].outputs)
     header = ("said at", "about", "model", "run", *outputs, "why", "inputs changed")
     rows = [
         (
-            _moment(said.scored_at),
-            _moment(said.as_of),
-            said.model,
-            said.run_id[:_SHORT],
-            *(_value(said.outputs[column]) for column in outputs),
-            _why(said),
-            _changes(said.changed_inputs),
+            _moment(row.scored_at),
+            _moment(row.as_of),
+            row.model,
+            row.run_id[:_SHORT],
+            *(_value(row.outputs[column]) for column in outputs),
+            _why(row),
+            _changes(row.changed_inputs),
         )
-        for said in history
+        for row in history
     ]
     open_console().print(table(f"{name} of {', '.join(key)}", header, rows))
 
@@ -98,9 +98,9 @@ def show_erasure(name: str, erasure: Erasure, *, dry_run: bool) -> None:
     )
 
 
-def _why(said: Said) -> str:
-    why = said.score_reason + (", late" if said.is_late else "")
-    return f"{why}, rejected: {said.rejected_reason}" if said.rejected_reason else why
+def _why(row: LedgerRow) -> str:
+    why = row.score_reason + (", late" if row.is_late else "")
+    return f"{why}, rejected: {row.rejected_reason}" if row.rejected_reason else why
 
 
 def _changes(changes: Mapping[str, tuple[Any, Any]] | None) -> str:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import ModelVersion
     from dbt_onnx.runs.plan import Planned
-    from dbt_onnx.runs.request import Asked, RunSettings, ScoringRequest
+    from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
     from dbt_onnx.runs.run import Scores, ScoringRun
 
 
@@ -105,7 +105,9 @@ class DuckDBEngine:
     def features(self, relation: Any) -> FeatureRelation:
         return FeatureRelation.open(self.reader, relation)
 
-    def check(self, request: Asked, artifact: Artifact, features: FeatureRelation) -> LedgerShape:
+    def check(
+        self, request: TableArguments, artifact: Artifact, features: FeatureRelation
+    ) -> LedgerShape:
         return check_fit(self.reader, request, artifact, features, self.tables)
 
     @contextmanager
@@ -163,7 +165,7 @@ class DuckDBEngine:
 
 def check_fit(
     cursor: Cursor,
-    asked: Asked,
+    arguments: TableArguments,
     artifact: Artifact,
     features: FeatureRelation,
     tables: ScoringTables,
@@ -173,31 +175,33 @@ def check_fit(
     Returns the columns of the ledger. Raises a DbtOnnxError where they do not go together.
     """
     model = str(artifact.model)
-    features.check_columns(key=asked.key, as_of=asked.as_of)
-    features.check_collation(cursor, key=asked.key)
+    features.check_columns(key=arguments.key, as_of=arguments.as_of)
+    features.check_collation(cursor, key=arguments.key)
     features.check_contract(cursor, artifact.contract, model=model)
     taken = [n for n in artifact.contract.feature_names if n.casefold() == RUN]
-    if taken and asked.keep_inputs is not False:
+    if taken and arguments.keep_inputs is not False:
         raise ConfigError(
             f"feature {taken[0]!r} of '{model}' has the name of a column of the kept inputs",
             hint="give the feature another name when exporting or registering the model, or set "
             "keep_inputs=False in score()",
         )
     outputs = writing.output_types(artifact.contract.output_fields())
-    collisions = {n.casefold() for n in asked.key} & {n.casefold() for n in outputs}
+    collisions = {n.casefold() for n in arguments.key} & {n.casefold() for n in outputs}
     if collisions:
         raise ContractError(
-            f"output column(s) {sorted(collisions)} collide with the key {list(asked.key)}",
+            f"output column(s) {sorted(collisions)} collide with the key {list(arguments.key)}",
             hint="give the output another column name when exporting or registering the model",
         )
-    shape = LedgerShape(key={name: features.columns[name] for name in asked.key}, outputs=outputs)
+    shape = LedgerShape(
+        key={name: features.columns[name] for name in arguments.key}, outputs=outputs
+    )
     tables.check_shape(cursor, shape)
-    _check_key(cursor, asked, tables)
+    _check_key(cursor, arguments, tables)
     tables.check_outputs(cursor, shape, artifact.model)
     return shape
 
 
-def _check_key(cursor: Cursor, asked: Asked, tables: ScoringTables) -> None:
+def _check_key(cursor: Cursor, arguments: TableArguments, tables: ScoringTables) -> None:
     """Raise ConfigError when the existing ledger was written with another key."""
     if not (cursor.has(tables.current) and cursor.has(tables.runs)):
         return
@@ -206,9 +210,9 @@ def _check_key(cursor: Cursor, asked: Asked, tables: ScoringTables) -> None:
         "where scoring_model = $scoring_model and status = 'success' and scope <> 'empty'",
         {"scoring_model": tables.ledger.identifier},
     )
-    if known is not None and known != list(asked.key):
+    if known is not None and known != list(arguments.key):
         raise ConfigError(
-            f"key is {list(asked.key)}; {tables.ledger} was written with key {known}",
+            f"key is {list(arguments.key)}; {tables.ledger} was written with key {known}",
             hint="the key of a ledger never changes: give score() that key again, or give the "
             "scoring model another alias to start a new ledger",
         )

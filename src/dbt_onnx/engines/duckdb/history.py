@@ -11,7 +11,7 @@ from dbt_onnx.engines.duckdb.ledger import LEDGER_TYPES
 from dbt_onnx.engines.duckdb.runs import read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError
-from dbt_onnx.runs.history import RunRow, Said
+from dbt_onnx.runs.history import LedgerRow, RunRow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ def read_runs(
 
 def read_history(
     connection: duckdb.DuckDBPyConnection, name: TableName, key_values: Sequence[str]
-) -> list[Said]:
+) -> list[LedgerRow]:
     """All predictions about one entity, in the order in which they were made.
 
     `key_values` are texts, one for each key column. Raises ConfigError when there is no ledger yet,
@@ -50,12 +50,12 @@ def read_history(
             parameters,
         )
         kept = _inputs_by_run(cursor, tables, list(key), where, parameters)
-    said = []
+    found = []
     for position, row in enumerate(rows):
         earlier = [other for other in rows[:position] if other["as_of"] <= row["as_of"]]
         before = max(earlier, key=lambda other: (other["as_of"], other["scored_at"]), default=None)
-        said.append(
-            Said(
+        found.append(
+            LedgerRow(
                 **{name: row[name] for name in _STAMPS},
                 model=f"{row['model_name']}/{row['model_version']}",
                 outputs={
@@ -67,7 +67,7 @@ def read_history(
                 and _changes(kept.get(before["run_id"]), kept.get(row["run_id"])),
             )
         )
-    return said
+    return found
 
 
 def _is_key(column: str, sql_type: str, text: str) -> str:

@@ -92,7 +92,7 @@ def check_inputs(
         return False
     types = types_of(run.key_columns, columns)
     grouped = [compared(n, kind) for n, kind in types.items()]
-    keys = ", ".join(f"coalesce(said.{quote(n)}, fed.{quote(n)})" for n in run.key_columns)
+    keys = ", ".join(f"coalesce(written.{quote(n)}, fed.{quote(n)})" for n in run.key_columns)
     fed_hash, changed = "null", ""
     if with_hash:
         fed_hash = features_hash(
@@ -100,12 +100,12 @@ def check_inputs(
             inputs.by_feature(tables.inputs, run.features, run.feature_precisions, valid=PRECISION),
         )
         changed = (
-            "or said.features_hash is distinct from case when said.rejected_reason = 'null_as_of' "
+            "or written.features_hash is distinct from case when written.rejected_reason = 'null_as_of' "
             "then hash(fed.values_hash, 'null_as_of') else fed.values_hash end"
         )
     problems = cursor.rows(
         f"""
-        with said as (
+        with written as (
             select * from {rows_of_run(tables)} where {not_null(run.key_columns)}
         ),
 
@@ -120,13 +120,13 @@ def check_inputs(
             {keys},
             case
                 when fed.occurrences is null then 'no inputs'
-                when said.status is null then 'inputs of a row that the ledger does not have'
+                when written.status is null then 'inputs of a row that the ledger does not have'
                 when fed.occurrences > 1 then fed.occurrences || ' inputs'
                 else 'other inputs, or another features_hash'
             end
-        from said
-        full join fed on {same_key(types, "said", "fed")}
-        where fed.occurrences is null or said.status is null or fed.occurrences > 1 {changed}
+        from written
+        full join fed on {same_key(types, "written", "fed")}
+        where fed.occurrences is null or written.status is null or fed.occurrences > 1 {changed}
         limit 20""",
         run.values,
     )

@@ -17,7 +17,7 @@ from dbt_onnx.kernel.contract import KEY_PREFIX
 from dbt_onnx.kernel.encode import REJECTED_COLUMN
 from dbt_onnx.kernel.row_search import RowSearch
 from dbt_onnx.kernel.scoring import PART_ROWS, score_batches
-from dbt_onnx.runs.replay import REASON, SAID_PREFIX, Finding, Replay, compare_batch
+from dbt_onnx.runs.replay import LEDGER_PREFIX, REASON, Finding, Replay, compare_batch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -128,20 +128,20 @@ def _rows_to_replay(
 ) -> str:
     """Key, what the ledger says, and the kept features, in the order in which the run scored."""
     aliases = {f"{KEY_PREFIX}{i}": name for i, name in enumerate(run.key_columns)}
-    aliases |= {f"{SAID_PREFIX}{i}": name for i, name in enumerate((*columns, REASON))}
-    carried = [f"said.{quote(name)} as {quote(alias)}" for alias, name in aliases.items()]
+    aliases |= {f"{LEDGER_PREFIX}{i}": name for i, name in enumerate((*columns, REASON))}
+    carried = [f"written.{quote(name)} as {quote(alias)}" for alias, name in aliases.items()]
     carried.append(
         # a row that killed the process is not fed to the model again
-        "case when said.rejected_reason in ('null_as_of', 'model_crashed') then said.rejected_reason end "
+        "case when written.rejected_reason in ('null_as_of', 'model_crashed') then written.rejected_reason end "
         f"as {quote(REJECTED_COLUMN)}"
     )
     features = [f"fed.{quote(name)}" for name in run.features]
     types = types_of(run.key_columns, cursor.columns_of(tables.current.sql))
     order = "fed.__dbt_onnx_place asc"
     if sample is not None:
-        order = f"hash({compared_key(types, of='said')}, $run_id) asc limit $sample"
+        order = f"hash({compared_key(types, of='written')}, $run_id) asc limit $sample"
     return f"""
         select {", ".join([*carried, *features])}
-        from {rows_of_run(tables)} as said
-        inner join ({kept_features(tables, run)}) as fed on {same_key(types, "said", "fed")}
+        from {rows_of_run(tables)} as written
+        inner join ({kept_features(tables, run)}) as fed on {same_key(types, "written", "fed")}
         order by {order}"""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from dbt_onnx.engines.duckdb import asked, backfilling, health, history, runs
+from dbt_onnx.engines.duckdb import backfilling, health, history, noted_answers, runs
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, opening_errors
 from dbt_onnx.engines.duckdb.identifiers import literal
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import Registry, RegistryEntry
     from dbt_onnx.engines.base import CurrentFeatures, Sources, TableName
-    from dbt_onnx.runs.history import Erasure, RunRow, Said
+    from dbt_onnx.runs.history import Erasure, LedgerRow, RunRow
     from dbt_onnx.runs.replay import Finding, Replay
-    from dbt_onnx.runs.request import Asked, RunSettings, ScoringRequest
+    from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
     from dbt_onnx.runs.run import RunSummary
 
 
@@ -55,12 +55,12 @@ class DuckDBWarehouse:
             yield cursor
 
     @staticmethod
-    def noting(connection: Any, noted: dict[str, str], /) -> Any:
-        return asked.NotingConnection(connection, noted)
+    def noting(connection: Any, answers: dict[str, str], /) -> Any:
+        return noted_answers.NotingConnection(connection, answers)
 
     @staticmethod
-    def answers_alike(connection: Any, noted: Mapping[str, str], /) -> bool:
-        return asked.has_same_answers(connection, noted)
+    def answers_alike(connection: Any, answers: Mapping[str, str], /) -> bool:
+        return noted_answers.has_same_answers(connection, answers)
 
     def score(
         self,
@@ -84,7 +84,9 @@ class DuckDBWarehouse:
         self._cursor.execute("set variable dbt_onnx_outcome = $outcome", {"outcome": outcome})
 
     @duckdb_errors()
-    def examine(self, ledger: TableName, asked: Asked, artifact: Artifact) -> CurrentFeatures:
+    def examine(
+        self, ledger: TableName, arguments: TableArguments, artifact: Artifact
+    ) -> CurrentFeatures:
         from dbt_onnx.engines.duckdb.current_features import CurrentFeatures, open_features
         from dbt_onnx.engines.duckdb.engine import check_fit
         from dbt_onnx.engines.duckdb.tables import ScoringTables
@@ -92,9 +94,11 @@ class DuckDBWarehouse:
         tables = ScoringTables(ledger)
         tables.check_runs(self._cursor)
         tables.check_names(self._cursor)
-        features = open_features(self._cursor, asked.features)
-        check_fit(self._cursor, asked, artifact, features, tables)
-        return CurrentFeatures.count(self._cursor, features, key=asked.key, as_of=asked.as_of)
+        features = open_features(self._cursor, arguments.features)
+        check_fit(self._cursor, arguments, artifact, features, tables)
+        return CurrentFeatures.count(
+            self._cursor, features, key=arguments.key, as_of=arguments.as_of
+        )
 
     @duckdb_errors()
     def last_account(self, ledger: TableName) -> Mapping[str, Any]:
@@ -122,7 +126,7 @@ class DuckDBWarehouse:
     def runs(self, ledger: TableName, *, limit: int | None = None) -> list[RunRow]:
         return history.read_runs(self._connection, ledger, limit=limit)
 
-    def history(self, ledger: TableName, key: Sequence[str]) -> list[Said]:
+    def history(self, ledger: TableName, key: Sequence[str]) -> list[LedgerRow]:
         return history.read_history(self._connection, ledger, key)
 
     def replayable_runs(self, ledger: TableName) -> list[str]:

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from scoring_project import ScoringProject
 
 from dbt_onnx.cli import main
-from dbt_onnx.project import told
+from dbt_onnx.project import cache
 from dbt_onnx.project.dbt_project import DbtProject
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ NAMED_BY_VARIABLE = """
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> ScoringProject:
-    project = ScoringProject(tmp_path_factory.mktemp("told"), profile=PROFILE)
+    project = ScoringProject(tmp_path_factory.mktemp("cache"), profile=PROFILE)
     project.facts(5)
     project.scoring_model("scores")
     project.scoring_model("risk", alias="risk_ledger")
@@ -53,7 +53,7 @@ def _settled(
     project: ScoringProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[None]:
     """An empty cache, and files that count as old; the project's own are put back."""
-    monkeypatch.setattr(told, "SETTLED_SECONDS", -3600)
+    monkeypatch.setattr(cache, "SETTLED_SECONDS", -3600)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     paths = [path for path in project.root.rglob("*") if path.suffix in {".yml", ".sql", ".py"}]
     before = {path: path.read_bytes() for path in paths if "target" not in path.parts}
@@ -396,7 +396,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(
 def test_what_changes_while_dbt_reads_is_not_kept(
     project: ScoringProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(told, "SETTLED_SECONDS", 2)
+    monkeypatch.setattr(cache, "SETTLED_SECONDS", 2)
     model = project.root / "python_models/scores.py"
     model.write_bytes(model.read_bytes())
     run(project, "runs")

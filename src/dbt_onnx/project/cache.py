@@ -1,4 +1,4 @@
-"""What dbt told of a project, kept so that a command need not ask again while nothing has changed.
+"""A cache of what dbt says of a project, so that a command need not ask it while nothing has changed.
 
 dbt needs seconds to read a project, and `status`, `runs` and `history` need little of it. That little
 is kept in a file beside a fingerprint of all that dbt reads: files, environment, options, versions.
@@ -45,8 +45,8 @@ _UNUSED_PLUGIN = "dbt_onnx.replay_plugin"  # its function is called by a dbt tes
 _SECRET = re.compile("secret|token|password|key|credential|connection|proxy", re.IGNORECASE)
 
 
-class Asked(NamedTuple):
-    """Which project a user asks about, and how dbt is to read it."""
+class ProjectOptions(NamedTuple):
+    """Which project is meant, and how dbt is to read it."""
 
     root: Path
     profiles_dir: Path
@@ -55,14 +55,14 @@ class Asked(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class Told:
-    """The answer, as JSON has it, and the `place` of its file.
+class CachedProject:
+    """What is kept, as JSON has it, and the `place` of its file.
 
     reads        the folders that dbt reads
-    fingerprint  of what is in them, and of what was asked
+    fingerprint  of what is in them, and of the options
     path         of the warehouse, with its `config_options` and `settings`
     models       the scoring models
-    rendered     the SQL that dbt made of templates, with what their macros asked the warehouse
+    rendered     the SQL that dbt made of templates, with the answers of the warehouse to their macros
     verified     the versions whose artifacts were found good, with the digests of their files
     """
 
@@ -76,9 +76,9 @@ class Told:
     rendered: dict[str, dict[str, Any]] = field(default_factory=dict)
     verified: list[str] = field(default_factory=list)
 
-    def keep_rendered(self, template: str, *, asked: dict[str, str], sql: str) -> None:
+    def keep_rendered(self, template: str, *, answers: dict[str, str], sql: str) -> None:
         others = [item for item in self.rendered.items() if item[0] != template]
-        kept = {"asked": asked, "sql": sql}
+        kept = {"answers": answers, "sql": sql}
         self.rendered = dict([*others, (template, kept)][-_MAX_RENDERED:])
         self.save()
 
@@ -103,25 +103,30 @@ class Told:
                 path.unlink()
 
 
-def recall(asked: Asked) -> Told | None:
-    """What dbt told before, if it would tell the same now."""
-    place = _place(asked)
+def recall(options: ProjectOptions) -> CachedProject | None:
+    """What is kept of the project, if dbt would say the same now."""
+    place = _place(options)
     content = place and _read(place)
     if not place or not content:
         return None
-    told = Told(place=place, **content)
-    return told if told.fingerprint == _look(told.reads, asked)[0] else None
+    cached = CachedProject(place=place, **content)
+    return cached if cached.fingerprint == _look(cached.reads, options)[0] else None
 
 
 def learn(
-    asked: Asked, config: Any, models: list[dict[str, Any]], *, began: float, before: Told | None
-) -> Told | None:
-    """Keep what dbt has told; none when it cannot be kept.
+    options: ProjectOptions,
+    config: Any,
+    models: list[dict[str, Any]],
+    *,
+    began: float,
+    before: CachedProject | None,
+) -> CachedProject | None:
+    """Keep what dbt has said; none when it cannot be kept.
 
     `config` is dbt's of the project, `began` the time when it began to read, and `before` what was
     recalled.
     """
-    place, warehouse = _place(asked), config.credentials
+    place, warehouse = _place(options), config.credentials
     if place is None or not _is_plain(warehouse):
         return None
     projects = [p for name, p in config.load_dependencies().items() if name not in _INTERNAL]
@@ -137,12 +142,12 @@ def learn(
         "projects": sorted(str(project.project_root) for project in projects),
         "packages": [str(Path(config.project_root, config.packages_install_path))],
     }
-    fingerprint, changed = _look(reads, asked)
+    fingerprint, changed = _look(reads, options)
     if changed > began - SETTLED_SECONDS:
         return None
     if before is not None and before.fingerprint == fingerprint:
         return before
-    told = Told(
+    cached = CachedProject(
         place=place,
         reads=reads,
         fingerprint=fingerprint,
@@ -151,8 +156,8 @@ def learn(
         settings=warehouse.settings or {},
         models=models,
     )
-    told.save()
-    return told
+    cached.save()
+    return cached
 
 
 def renders_alike(manifest: Any, config: Any) -> bool:
@@ -172,13 +177,13 @@ def renders_alike(manifest: Any, config: Any) -> bool:
     return not own & given and not orders & {"dbt_onnx", "dbt"}
 
 
-def _place(asked: Asked) -> Path | None:
+def _place(options: ProjectOptions) -> Path | None:
     """The file of this version of dbt_onnx: one for all variables, since a clock among them may be
     another each day.
     """
     if not hasattr(os, "geteuid"):  # Windows, which tells the owner of a file otherwise
         return None
-    name = _digest(repr((__version__, *asked[:3])).encode())[:32]
+    name = _digest(repr((__version__, *options[:3])).encode())[:32]
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     except RuntimeError:  # there is no home
@@ -218,12 +223,12 @@ def _is_plain(credentials: Any) -> bool:
     )
 
 
-def _look(reads: Mapping[str, list[str]], asked: Asked) -> tuple[str, float]:
+def _look(reads: Mapping[str, list[str]], options: ProjectOptions) -> tuple[str, float]:
     """The fingerprint, and when the newest file or folder was changed."""
-    seen: list[Any] = [__version__, sys.version, os.uname()[2:], _installed(), reads, *asked[:3]]
-    seen += sorted(map(repr, asked.variables.items()))
+    seen: list[Any] = [__version__, sys.version, os.uname()[2:], _installed(), reads, *options[:3]]
+    seen += sorted(map(repr, options.variables.items()))
     changed, variables = 0.0, {name for name in os.environ if name.startswith("DBT_")}
-    for path in (*_paths(reads), asked.profiles_dir / "profiles.yml"):
+    for path in (*_paths(reads), options.profiles_dir / "profiles.yml"):
         state: Any = None
         with suppress(OSError):
             status = path.stat()

@@ -14,37 +14,37 @@ if TYPE_CHECKING:
 
 
 class NotingConnection:
-    """A connection that notes in `asked` what it is asked: {SQL: digest of the answer}.
+    """A connection that notes in `answers` what it is asked: {SQL: digest of the answer}.
 
     The digest is empty for what can be asked only once: a statement that is no query, or has
     parameters.
     """
 
-    def __init__(self, raw: Any, asked: dict[str, str]) -> None:
+    def __init__(self, raw: Any, answers: dict[str, str]) -> None:
         self._raw = raw
-        self._asked = asked
+        self._answers = answers
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._raw, name)
 
     def cursor(self) -> NotingConnection:
-        return NotingConnection(self._raw.cursor(), self._asked)
+        return NotingConnection(self._raw.cursor(), self._answers)
 
     def execute(self, sql: str, *parameters: Any) -> Any:
         kinds = _kinds(self._raw, sql)
         if not kinds <= {"TRANSACTION", "SET"}:
-            self._asked[sql] = ""
+            self._answers[sql] = ""
             if kinds == {"SELECT"} and not parameters:
-                self._asked[sql] = _answer(self._raw, sql)
+                self._answers[sql] = _answer(self._raw, sql)
         return self._raw.execute(sql, *parameters)
 
 
-def has_same_answers(connection: duckdb.DuckDBPyConnection, asked: Mapping[str, str]) -> bool:
+def has_same_answers(connection: duckdb.DuckDBPyConnection, answers: Mapping[str, str]) -> bool:
     """Whether the warehouse gives every answer that was noted."""
     try:
         return all(
             answer and _kinds(connection, sql) == {"SELECT"} and _answer(connection, sql) == answer
-            for sql, answer in asked.items()
+            for sql, answer in answers.items()
         )
     except duckdb.Error:
         return False
