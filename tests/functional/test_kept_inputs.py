@@ -148,6 +148,22 @@ def test_features_that_differ_at_each_reading_keep_nothing_and_score_nothing(
     assert len(kept(warehouse)) == 2
 
 
+def test_a_first_run_keeps_the_one_reading_that_it_scored_and_the_next_refuses_another(
+    warehouse: Warehouse,
+) -> None:
+    features = "select id, random() as a, 1.0::double as b from features where id is not null"
+    warehouse.run(features=features)
+    scored = warehouse.sql("select y, a, b from scores inner join scores__inputs using (id)")
+    assert len({a for _, a, _ in scored}) == 3
+    for y, a, b in scored:
+        assert y == pytest.approx(2 * a - b + 0.5, abs=1e-6)
+    with pytest.raises(ScoringError, match="read again"):
+        warehouse.run(features=features)
+    assert (
+        warehouse.sql("select y, a, b from scores inner join scores__inputs using (id)") == scored
+    )
+
+
 @pytest.mark.parametrize("value", ["30", None, {"count": 0, "period": "day"}, 30])
 def test_keep_inputs_is_a_switch_or_a_period(warehouse: Warehouse, value: object) -> None:
     with pytest.raises(ConfigError, match="keep_inputs must be"):

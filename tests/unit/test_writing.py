@@ -44,7 +44,8 @@ def test_all_batches_come_and_none_more() -> None:
 def test_who_stops_early_leaves_no_thread_and_a_closed_source() -> None:
     events: list[str] = []
     before = threading.active_count()
-    made = made_ahead(batches(events))
+    source = batches(events)  # held here, so that nothing but a call closes it
+    made = made_ahead(source)
     next(made)
     made.close()
     assert events == ["closed"]

@@ -41,7 +41,8 @@ def render_card(
 ) -> bytes:
     """The bytes of a `card.json`. The same content gives the same bytes.
 
-    `parts` are parity, reference, reference_outputs and training, where known. Raises ValueError when a value is NaN, infinite or no JSON type.
+    `parts` are parity, reference, reference_outputs and training, where known. Raises ValueError when a
+    value is NaN, infinite or no JSON type.
     """
     assert parts.keys() <= _OPTIONAL.keys()
     card = {
