@@ -24,14 +24,7 @@ def model(dbt, session, model=model):
 def materialize(result, connection):
     pass
     {%- endcall %}
-
-    {%- set outcome = fromjson(run_query("select getvariable('dbt_onnx_outcome')").columns[0].values()[0]) -%}
-    {%- if not outcome.ok -%}
-        {% do exceptions.raise_compiler_error(outcome.message) %}
-    {%- endif -%}
-    {% do store_raw_result(
-        'main', message=outcome.message, code='OK', rows_affected=outcome.rows_written
-    ) %}
+    {% do dbt_onnx._store_outcome() %}
 
     {{ run_hooks(post_hooks, inside_transaction=True) }}
     {% do persist_docs(ledger, model) %}
@@ -45,6 +38,18 @@ def materialize(result, connection):
     {%- endfor -%}
     {{ return({'relations': relations}) }}
 {% endmaterialization %}
+
+
+{#- What the Python half has left: dbt's result of the node, or its error. -#}
+{% macro _store_outcome() %}
+    {%- set outcome = fromjson(run_query("select getvariable('dbt_onnx_outcome')").columns[0].values()[0]) -%}
+    {%- if not outcome.ok -%}
+        {% do exceptions.raise_compiler_error(outcome.message) %}
+    {%- endif -%}
+    {% do store_raw_result(
+        'main', message=outcome.message, code='OK', rows_affected=outcome.rows_written
+    ) %}
+{% endmacro %}
 
 
 {#- dbt-duckdb before 1.11 logs a traceback for a commit without a transaction, so there is one. -#}

@@ -1,7 +1,7 @@
 """Score a warehouse table with an ONNX model on every dbt run.
 
-Two names are public: `score`, for a dbt Python model, and `export`, for models trained with
-scikit-learn. Both are loaded on first use: dbt imports every installed `dbt_*` module when it
+Three names are public: `score` and `publish`, for dbt Python models, and `export`, for models trained
+with scikit-learn. All are loaded on first use: dbt imports every installed `dbt_*` module when it
 starts, so this one must cost nothing.
 """
 
@@ -13,12 +13,13 @@ from dbt_onnx.version import __version__
 if TYPE_CHECKING:
     from dbt_onnx.authoring.export import export
     from dbt_onnx.project.dbt_model import score
+    from dbt_onnx.serving.publish import publish
 
 # onnxruntime 1.29 and later sends names of model files and graphs, hashes and counts to Microsoft
 # unless this is set before its first import; set it to 0 if you want that
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__all__ = ["__version__", "export", "score"]
+__all__ = ["__version__", "export", "publish", "score"]
 
 
 def __getattr__(name: str) -> Any:
@@ -30,4 +31,8 @@ def __getattr__(name: str) -> Any:
         from dbt_onnx.authoring.export import export
 
         return export
+    if name == "publish":
+        from dbt_onnx.serving.publish import publish
+
+        return publish
     raise AttributeError(f"module 'dbt_onnx' has no attribute {name!r}")

@@ -72,6 +72,12 @@ class WarehouseError(DbtOnnxError):
     kind = "warehouse"
 
 
+class ServingError(DbtOnnxError):
+    """A publication is missing or damaged, or cannot be asked so."""
+
+    kind = "serving"
+
+
 class ScoringError(DbtOnnxError):
     """The model failed on valid input, or gave back something other than it promised."""
 

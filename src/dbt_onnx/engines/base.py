@@ -105,11 +105,71 @@ class CurrentFeatures(Protocol):
         """At most `rows` of the other rows, the same each time, ready for `score_batches`."""
 
 
+STAMPS = (
+    "as_of", "scored_at", "fresh_as_of", "model_name", "model_version", "run_id", "status",
+    "rejected_reason", "served_from",
+)  # fmt: skip
+"""The columns of `current_predictions` that tell of a prediction, and are published beside its outputs."""
+
+
+class RowsToPublish(Protocol):
+    """The rows of a relation, read once, as a publication stores them.
+
+    `key`, `outputs` and `stamps` are {column: kind}, see `dbt_onnx.serving.kinds`. `of_origin` are the
+    stamps that many rows have in common: these rows refer to an origin by its number.
+    """
+
+    relation: str
+    rows: int
+    rows_changed: int
+    rows_removed: int
+
+    @property
+    def key(self) -> Mapping[str, str]: ...
+    @property
+    def outputs(self) -> Mapping[str, str]: ...
+    @property
+    def stamps(self) -> Mapping[str, str]: ...
+    @property
+    def of_origin(self) -> Sequence[str]: ...
+
+    def last_publication(self) -> str | None:
+        """The id of the publication with which `compare` can compare; none when it cannot."""
+
+    def compare(self, *, with_last: bool) -> None:
+        """Find the rows that changed since the last publication, and those that are gone. Without it, all
+        rows have changed.
+        """
+
+    def origins(self) -> list[tuple[Any, ...]]:
+        """The number of each origin, and its values, in the order of `of_origin`."""
+
+    def served(self) -> list[dict[str, Any]]:
+        """How many rows are by which version, from where and with what status."""
+
+    def changed(self) -> pa.RecordBatchReader:
+        """The changed rows, by key: the key, the outputs, the stamps that are not `of_origin`, and the
+        number of the origin. To be read before anything else is asked.
+        """
+
+    def removed(self) -> pa.RecordBatchReader:
+        """The keys that are gone. To be read before anything else is asked."""
+
+    def clock(self, clock_sql: str) -> datetime:
+        """The project's clock."""
+
+    def recorded(self, target: str) -> int:
+        """The number of the last switch of a target that the warehouse knows; 0 when it knows none."""
+
+    def record(self, switches: Sequence[Mapping[str, Any]]) -> None:
+        """Keep which rows were published, and these switches, by column, in one transaction."""
+
+
 class Warehouse(Protocol):
     """A warehouse on a connection of dbt's adapter, which whoever opened it closes.
 
-    Errors are DbtOnnxErrors. Only `score`, `leave_outcome`, `forget`, `prune`,
-    `renew_scratch` and `drop_scratch` write.
+    Errors are DbtOnnxErrors. Only `score`, `rows_to_publish`, `leave_outcome`, `forget`,
+    `prune`, `renew_scratch` and `drop_scratch` write.
     """
 
     def __init__(self, connection: Any) -> None: ...
@@ -143,6 +203,11 @@ class Warehouse(Protocol):
         log: Callable[[str], None],
     ) -> RunSummary:
         """`score_table` on this warehouse."""
+
+    def rows_to_publish(
+        self, relation: Any, *, key: Sequence[str], model: TableName
+    ) -> AbstractContextManager[RowsToPublish]:
+        """Read what is to be published by a model, whose table keeps what was published before."""
 
     def leave_outcome(self, outcome: str) -> None:
         """Leave a text where the materialization finds it after the run."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dbt_onnx.errors import ConfigError, DbtOnnxError
 from dbt_onnx.runs.request import (
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from dbt_onnx.engines.base import Warehouse
+    from dbt_onnx.runs.run import RunSummary
+
+
+class Summary(Protocol):
+    """What a run has done; its text is dbt's line."""
+
+    @property
+    def rows_written(self) -> int: ...
 
 
 def score(
@@ -83,33 +91,46 @@ def score(
 def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings: str) -> None:
     """Run a scoring model for the `predictions` materialization.
 
-    `settings` is the JSON of `RunSettings`. The outcome is left on dbt's own connection, from which the
-    materialization raises one clear message: dbt would print an exception with its traceback.
+    `settings` is the JSON of `RunSettings`.
     """
-    warehouse = _warehouse_of(session)
     document = json.loads(settings)
     document["seeds"] = {
         relation: project_folder() / path for relation, path in document["seeds"].items()
     }
     run_settings = RunSettings(**{item.name: document[item.name] for item in fields(RunSettings)})
-    try:
-        request = _request_of(model, dbt, session, warehouse)
+
+    def work(request: Any, warehouse: Warehouse) -> RunSummary:
         if not isinstance(request, ScoringRequest):
             raise ConfigError(
                 f"the model returned {type(request).__name__}, not a scoring run",
                 hint="return dbt_onnx.score(...) from a model with materialized='predictions'",
             )
-        summary = warehouse.score(
+        return warehouse.score(
             request, run_settings, artifacts=project_folder() / "artifacts", log=_log
         )
+
+    run_on_warehouse(model, dbt, session, work)
+
+
+def run_on_warehouse(
+    model: Callable[[Any, Any], Any],
+    dbt: Any,
+    session: Any,
+    work: Callable[[Any, Warehouse], Summary],
+) -> None:
+    """Do what a model asks for, on the warehouse of its session.
+
+    `work` is given what the model returned. Its outcome, or its error, is left on dbt's own connection,
+    from which the materialization raises one clear message: dbt would print an exception with its
+    traceback.
+    """
+    warehouse = _warehouse_of(session)
+    try:
+        summary = work(_request_of(model, dbt, session, warehouse), warehouse)
     except DbtOnnxError as error:
         outcome: dict[str, Any] = {"ok": False, "message": f"{error.kind} error: {error}"}
     else:
-        outcome = {
-            "ok": True,
-            "message": str(summary),
-            "rows_written": summary.rows_scored + summary.rows_rejected,
-        }
+        outcome = {"ok": True, "message": str(summary), "rows_written": summary.rows_written}
     warehouse.leave_outcome(json.dumps(outcome))
 
 
@@ -130,10 +151,11 @@ def _request_of(
             return model(dbt, session)
     except TypeError as error:
         # Python itself raises when an argument is missing, or given without its name
-        if not str(error).startswith("score() "):
+        function, _, _ = str(error).partition(" ")
+        if function not in {"score()", "publish()"}:
             raise
         raise ConfigError(
-            str(error), hint="correct the arguments of score() in the model's Python file"
+            str(error), hint=f"correct the arguments of {function} in the model's Python file"
         ) from error
 
 

@@ -72,6 +72,10 @@ class RunSummary:
     per_reason: Mapping[str, int]
 
     @property
+    def rows_written(self) -> int:
+        return self.rows_scored + self.rows_rejected
+
+    @property
     def rows_unchanged(self) -> int:
         return self.rows_in - self.rows_scored - self.rows_rejected
 

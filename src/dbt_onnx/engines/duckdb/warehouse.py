@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import Registry, RegistryEntry
-    from dbt_onnx.engines.base import CurrentFeatures, Sources, TableName
+    from dbt_onnx.engines.base import CurrentFeatures, RowsToPublish, Sources, TableName
     from dbt_onnx.runs.history import Erasure, LedgerRow, RunRow
     from dbt_onnx.runs.replay import Finding, Replay
     from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
@@ -79,6 +79,15 @@ class DuckDBWarehouse:
         return score_on_duckdb(
             request, settings, connection=self._connection, artifacts=artifacts, log=log
         )
+
+    @contextmanager
+    def rows_to_publish(
+        self, relation: Any, *, key: Sequence[str], model: TableName
+    ) -> Iterator[RowsToPublish]:
+        from dbt_onnx.engines.duckdb.publishing import RowsToPublish
+
+        with Cursor(self._connection.cursor()) as cursor, duckdb_errors():
+            yield RowsToPublish(cursor, relation, key=key, model=model)
 
     def leave_outcome(self, outcome: str) -> None:
         self._cursor.execute("set variable dbt_onnx_outcome = $outcome", {"outcome": outcome})

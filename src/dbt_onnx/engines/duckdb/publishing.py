@@ -1,0 +1,338 @@
+"""What is to be published: the rows of a relation, and which of them changed since the publication before.
+
+    <published model>        each row of its newest publication: the key, a hash of the row, its origin
+    dbt_onnx_publications    a row for each publication, and for each return to an earlier one
+
+The relation is read once, into a temporary table. The columns that say where a prediction comes from have
+few different rows, the origins, to which the rows refer by number. So a night that only confirms
+predictions, which are then fresh as of a later moment, changes an origin and no row.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.engines.base import STAMPS
+from dbt_onnx.engines.duckdb.features import relation_name
+from dbt_onnx.engines.duckdb.identifiers import by_bytes, quote
+from dbt_onnx.engines.duckdb.stored_kinds import stored_kind
+from dbt_onnx.errors import ConfigError, DataError, WarehouseError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from dbt_onnx.engines.base import TableName
+    from dbt_onnx.engines.duckdb.cursor import Cursor
+
+PUBLICATIONS_TABLE = "dbt_onnx_publications"
+PUBLICATIONS_TYPES = {
+    "published_model": "VARCHAR",
+    "name": "VARCHAR",
+    "target": "VARCHAR",
+    "switch_number": "INTEGER",
+    "publication": "VARCHAR",
+    "why": "VARCHAR",
+    "served_since": "TIMESTAMP",
+    "relation": "VARCHAR",
+    "run_id": "VARCHAR",
+    "clock": "TIMESTAMP",
+    "rows_published": "BIGINT",
+    "rows_changed": "BIGINT",
+    "rows_removed": "BIGINT",
+    "sha256": "VARCHAR",
+    "hash_function": "VARCHAR",
+}
+_STATE_TYPES = {"row_hash": "UBIGINT", "origin": "INTEGER"}
+
+_COMPUTED_BY_READER = ("age", "is_stale")
+_OF_ROW = "as_of"  # it may be another moment in each row
+_STORED_AS_NUMBERS = {
+    "boolean", "integer", "float", "bytes", "time", "timestamp", "timestamp_tz", "vector_float32",
+    "vector_float64",
+}  # fmt: skip
+
+_BATCH_ROWS = 65_536
+_ROWS, _COMPARED, _ORIGINS = "dbt_onnx_rows", "dbt_onnx_compared", "dbt_onnx_origins"
+# one transaction at a time makes the table, and adds to it
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Column:
+    """A column of the relation; `alias` is its name in the temporary table, `stored` SQL on the relation."""
+
+    name: str
+    sql_type: str
+    alias: str
+    kind: str
+    stored: str
+
+    @classmethod
+    def of(cls, name: str, sql_type: str, alias: str) -> _Column:
+        kind, stored = stored_kind(quote(name), sql_type)
+        return cls(name=name, sql_type=sql_type, alias=alias, kind=kind, stored=stored)
+
+
+class RowsToPublish:
+    """`dbt_onnx.engines.base.RowsToPublish` on DuckDB. The cursor has the temporary tables."""
+
+    def __init__(
+        self, cursor: Cursor, relation: Any, *, key: Sequence[str], model: TableName
+    ) -> None:
+        self._cursor = cursor
+        self._model = model
+        self._publications = model.beside(PUBLICATIONS_TABLE)
+        self.relation = relation_name(relation)
+        sql = relation.sql_query()
+        columns = cursor.columns_of(f"({sql})")
+        self._check_key(columns, key)
+        self._check_tables()
+        is_served = set(STAMPS) <= set(columns)
+        stamps = [name for name in STAMPS if is_served]
+        left_out = {*key, *stamps, *(_COMPUTED_BY_READER if is_served else ())}
+        outputs = [name for name in columns if name not in left_out]
+        self._key = [_Column.of(name, columns[name], f"k{i}") for i, name in enumerate(key)]
+        self._outputs = [_Column.of(name, columns[name], f"c{i}") for i, name in enumerate(outputs)]
+        self._stamps = [_Column.of(name, columns[name], f"s{i}") for i, name in enumerate(stamps)]
+        self._of_row = [*self._outputs, *(c for c in self._stamps if c.name == _OF_ROW)]
+        self._of_origin = [c for c in self._stamps if c.name != _OF_ROW]
+        self._same = " and ".join(
+            f"{by_bytes(f'r.{c.alias}', c.sql_type)} = {by_bytes(f's.{quote(c.name)}', c.sql_type)}"
+            for c in self._key
+        )
+        self._read(sql)
+
+    @property
+    def key(self) -> Mapping[str, str]:
+        return {column.name: column.kind for column in self._key}
+
+    @property
+    def outputs(self) -> Mapping[str, str]:
+        return {column.name: column.kind for column in self._outputs}
+
+    @property
+    def stamps(self) -> Mapping[str, str]:
+        return {column.name: column.kind for column in self._stamps}
+
+    @property
+    def of_origin(self) -> Sequence[str]:
+        return [column.name for column in self._of_origin]
+
+    def _check_key(self, columns: Mapping[str, str], key: Sequence[str]) -> None:
+        missing = [name for name in key if name not in columns]
+        if missing:
+            raise ConfigError(
+                f"key column(s) {missing} not found in {self.relation}; it has {list(columns)}",
+                hint="correct key in publish(), or add the column to what is published",
+            )
+        for name in key:
+            kind, _ = stored_kind(quote(name), columns[name])
+            if kind == "json" or kind.startswith("vector"):
+                raise ConfigError(
+                    f"key column {name!r} of {self.relation} is {columns[name]}, by which nobody can "
+                    "look up",
+                    hint="publish a key of text, numbers, days or moments",
+                )
+
+    def _check_tables(self) -> None:
+        """Raise WarehouseError when somebody else has a table of the name that we are about to replace."""
+        for table, types in (
+            (self._model, _STATE_TYPES),
+            (self._publications, PUBLICATIONS_TYPES),
+        ):
+            if not self._cursor.has(table):
+                continue
+            if self._cursor.is_view(table) or not set(types) <= set(
+                self._cursor.columns_of(table.sql)
+            ):
+                raise WarehouseError(
+                    f"{table} is somebody else's: it has not the columns of a published model's table",
+                    hint=f"rename it, or give the published model another alias: {list(types)} are its "
+                    "columns",
+                )
+
+    def _read(self, sql: str) -> None:
+        """Read the relation, once, and check that each row has a key."""
+        listed = [
+            *(f"{quote(column.name)} as {column.alias}" for column in self._key),
+            *(f"{column.stored} as {column.alias}" for column in self._of_row + self._of_origin),
+        ]
+        self._cursor.execute(
+            f"create or replace temp table {_ROWS} as "
+            f"select *, {_hash_of(self._of_row)} as row_hash, {_hash_of(self._of_origin)} as origin_hash "
+            f"from (select {', '.join(listed)} from ({sql}) as relation) as rows_of_relation"
+        )
+        without_key = " or ".join(f"{column.alias} is null" for column in self._key)
+        [(self.rows, nulls)] = self._cursor.rows(
+            f"select count(*), count(*) filter ({without_key}) from {_ROWS}"
+        )
+        if nulls:
+            raise DataError(
+                f"{nulls:,} row(s) of {self.relation} have a NULL in the key {list(self.key)}",
+                hint="filter them out, or mend the model upstream that gives them",
+            )
+        if not self.rows:
+            raise DataError(
+                f"{self.relation} has no rows: nothing is published, and what was published before is "
+                "served on",
+                hint="build what is upstream; to take a publication back, `dbt-onnx unpublish`",
+            )
+
+    def last_publication(self) -> str | None:
+        """The publication of whose rows the warehouse knows the hashes; none where they cannot be compared."""
+        if not self._cursor.has(self._publications) or not self._cursor.has(self._model):
+            return None
+        found = self._cursor.rows(
+            f"select arg_max(publication, run_no), arg_max(hash_function, run_no) from (select *, rowid as run_no "
+            f"from {self._publications.sql}) where published_model = $model and why = 'published'",
+            {"model": self._model.identifier},
+        )
+        [(publication, hash_function)] = found
+        types = {column.name: column.sql_type for column in self._key} | _STATE_TYPES
+        is_alike = self._cursor.columns_of(self._model.sql) == types
+        return publication if is_alike and hash_function == self._hash_function() else None
+
+    def compare(self, *, with_last: bool) -> None:
+        """Number the origins, and find the rows that changed since the last publication; without it, all.
+
+        An origin keeps its number as long as most of its rows say the same.
+        """
+        typed = {c.name: c.sql_type for c in self._key} | _STATE_TYPES
+        nothing = ", ".join(
+            f"cast(null as {kind}) as {quote(name)}" for name, kind in typed.items()
+        )
+        before = self._model.sql if with_last else f"(select {nothing} where false)"
+        keys = ", ".join(f"s.{quote(column.name)} as {column.alias}" for column in self._key)
+        self._cursor.execute(
+            f"""
+            create or replace temp table {_COMPARED} as
+            select
+                r.rowid as row_id, r.origin_hash, s.origin, {keys},
+                coalesce(r.row_hash = s.row_hash, false) as is_same
+            from {_ROWS} as r full join {before} as s on {self._same}"""
+        )
+        stamps = "".join(f"{column.alias}, " for column in self._of_origin)
+        self._cursor.execute(
+            f"""
+            create or replace temp table {_ORIGINS} as
+            with pairs as (
+                select origin, origin_hash, count(*) as row_count
+                from {_COMPARED} where is_same group by all
+            ),
+            became as (
+                select origin, arg_max(origin_hash, row_count) as origin_hash, max(row_count) as row_count
+                from pairs group by origin
+            ),
+            kept as (select origin_hash, arg_max(origin, row_count) as origin from became group by all),
+            origins as (select {stamps} origin_hash, count(*) as row_count from {_ROWS} group by all)
+            select
+                origins.*,
+                cast(coalesce(
+                    kept.origin,
+                    (select coalesce(max(origin), 0) from {_COMPARED})
+                    + row_number() over (partition by kept.origin is null order by origins.origin_hash)
+                ) as integer) as origin
+            from origins left join kept using (origin_hash)"""
+        )
+        self._changed = (
+            f"select row_id from {_COMPARED} left join {_ORIGINS} as o using (origin_hash) "
+            f"where row_id is not null and not (is_same and {_COMPARED}.origin = o.origin)"
+        )
+        self._gone = f"from {_COMPARED} where row_id is null"
+        [(self.rows_changed,)] = self._cursor.rows(
+            f"select count(*) from ({self._changed}) as changed"
+        )
+        [(self.rows_removed,)] = self._cursor.rows(f"select count(*) {self._gone}")
+
+    def origins(self) -> list[tuple[Any, ...]]:
+        """The number of each origin, and its stored values."""
+        listed = ", ".join(["origin", *(column.alias for column in self._of_origin)])
+        return self._cursor.rows(f"select {listed} from {_ORIGINS} order by origin")
+
+    def served(self) -> list[dict[str, Any]]:
+        """How many rows are by which version, from where and with what status."""
+        told = ("model_name", "model_version", "served_from", "status")
+        listed = [f"{c.alias} as {c.name}" for c in self._of_origin if c.name in told]
+        if not listed:
+            return []
+        return self._cursor.records(
+            f"select {', '.join(listed)}, cast(sum(row_count) as bigint) as rows from {_ORIGINS} "
+            "group by all order by all"
+        )
+
+    def changed(self) -> Any:
+        """A reader of the rows that changed, by key: stored key, outputs, as_of, number of the origin."""
+        key = [stored_kind(f"r.{c.alias}", c.sql_type)[1] for c in self._key]
+        listed = ", ".join(
+            [
+                *(f"{stored} as {c.alias}" for stored, c in zip(key, self._key, strict=True)),
+                *(f"r.{column.alias}" for column in self._of_row),
+                "o.origin",
+            ]
+        )
+        where = "" if self.rows_changed == self.rows else f"where r.rowid in ({self._changed})"
+        return self._cursor.stream(
+            f"select {listed} from {_ROWS} as r join {_ORIGINS} as o using (origin_hash) {where} "
+            f"order by {', '.join(column.alias for column in self._key)}",
+            {},
+            batch_rows=_BATCH_ROWS,
+        )
+
+    def removed(self) -> Any:
+        """A reader of the stored keys that are gone."""
+        listed = ", ".join(f"{stored_kind(c.alias, c.sql_type)[1]} as {c.alias}" for c in self._key)
+        return self._cursor.stream(f"select {listed} {self._gone}", {}, batch_rows=_BATCH_ROWS)
+
+    def clock(self, clock_sql: str) -> datetime:
+        [(clock,)] = self._cursor.rows(f"select {clock_sql}")
+        return clock  # type: ignore[no-any-return]
+
+    def record(self, switches: Sequence[Mapping[str, Any]]) -> None:
+        """Keep what was published, and since when it is served, in one transaction."""
+        listed = ", ".join(f"r.{column.alias} as {quote(column.name)}" for column in self._key)
+        columns = ", ".join(f"{name} {kind}" for name, kind in PUBLICATIONS_TYPES.items())
+        with _LOCK, self._cursor.transaction():
+            self._cursor.execute(
+                f"create or replace table {self._model.sql} as "
+                f"select {listed}, r.row_hash, o.origin from {_ROWS} as r join {_ORIGINS} as o using (origin_hash)"
+            )
+            self._cursor.execute(f"create table if not exists {self._publications.sql} ({columns})")
+            for switch in switches:
+                values = {
+                    "published_model": self._model.identifier,
+                    "hash_function": self._hash_function(),
+                    **switch,
+                }
+                names = [name for name in PUBLICATIONS_TYPES if name in values]
+                self._cursor.execute(
+                    f"insert into {self._publications.sql} ({', '.join(names)}) "
+                    f"values ({', '.join('$' + name for name in names)})",
+                    values,
+                )
+
+    def recorded(self, target: str) -> int:
+        """The number of the last switch of a target that the warehouse knows."""
+        if not self._cursor.has(self._publications):
+            return 0
+        [(number,)] = self._cursor.rows(
+            f"select coalesce(max(switch_number), 0) from {self._publications.sql} "
+            "where published_model = $model and target = $target",
+            {"model": self._model.identifier, "target": target},
+        )
+        return int(number)
+
+    def _hash_function(self) -> str:
+        [(version,)] = self._cursor.rows("select version()")
+        return f"duckdb {version} hash"
+
+
+def _hash_of(columns: Sequence[_Column]) -> str:
+    """SQL of one hash over columns of the temporary table; text counts by its bytes."""
+    listed = [
+        column.alias if column.kind in _STORED_AS_NUMBERS else by_bytes(column.alias, "VARCHAR")
+        for column in columns
+    ]
+    return f"hash({', '.join(listed)})" if listed else "cast(0 as ubigint)"

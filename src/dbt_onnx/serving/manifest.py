@@ -1,0 +1,236 @@
+"""The folder of a publication: which files there are, which of them is served, and since when.
+
+One file says it, `publications.json`, which is replaced as a whole. What is in it is checked before it is
+believed: a reader opens no file that the folder does not have.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.errors import ServingError
+from dbt_onnx.serving.kinds import is_key_kind, kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+FORMAT = 1
+POINTER = "publications.json"
+KEPT = 3
+_SWITCHES_KEPT = 100
+_MOST_BYTES = 16 * 2**20
+_ID = re.compile(r"[0-9]{8}T[0-9]{12}Z-[0-9a-f]{8}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a publication and its kind, see `kinds`."""
+
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What one publication holds.
+
+    id            its moment and eight random digits
+    key, outputs  the key's columns, and what is told of an entity
+    stamps        where that comes from: the columns of `current_predictions` that the file has
+    stale_after   seconds after which an answer is stale; none for never
+    rows          in all; `rows_changed` and `rows_removed` beside the publication before
+    served        how many rows are from where: model, version, `served_from`, status
+    run_id        dbt's id of the run that published
+    clock         the project's clock in that run, UTC; predictions without a moment are as fresh as it
+    sha256, bytes of the file
+    """
+
+    id: str
+    name: str
+    key: tuple[Column, ...]
+    outputs: tuple[Column, ...]
+    stamps: tuple[Column, ...]
+    stale_after: float | None
+    relation: str
+    run_id: str
+    rows: int
+    rows_changed: int
+    rows_removed: int
+    served: tuple[Mapping[str, Any], ...]
+    clock: datetime
+    published_at: datetime
+    sha256: str
+    bytes: int
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.id}.sqlite"
+
+    def has_shape_of(self, other: Manifest) -> bool:
+        """Whether the files of both have the same columns."""
+        return (self.key, self.outputs, self.stamps) == (other.key, other.outputs, other.stamps)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "clock": self.clock.isoformat(),
+            "published_at": self.published_at.isoformat(),
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Manifest:
+        """Raises ValueError, KeyError or TypeError when the document is no manifest."""
+        values = {item.name: document[item.name] for item in fields(cls)}
+        for name in ("key", "outputs", "stamps"):
+            values[name] = tuple(Column(str(c["name"]), str(c["kind"])) for c in values[name])
+            for column in values[name]:
+                kind_of(column.kind)
+        if not values["key"] or not all(is_key_kind(column.kind) for column in values["key"]):
+            raise ValueError("its key can be none")
+        for name in ("clock", "published_at"):
+            values[name] = datetime.fromisoformat(values[name])
+        for name in ("rows", "rows_changed", "rows_removed", "bytes"):
+            values[name] = int(values[name])
+        if not _ID.fullmatch(values["id"]) or not re.fullmatch(r"[0-9a-f]{64}", values["sha256"]):
+            raise ValueError("its id or sha256 is none")
+        values["served"] = tuple(dict(row) for row in values["served"])
+        if values["stale_after"] is not None:
+            timedelta(seconds=values["stale_after"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """From `at` on, UTC, the publication was served, because it was `published` or the one after it
+    `unpublished`. The numbers of a folder's switches go up by one.
+    """
+
+    number: int
+    publication: str
+    at: datetime
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publications:
+    """What `publications.json` says; `publications` oldest first, none before the first."""
+
+    name: str
+    current: str | None = None
+    publications: tuple[Manifest, ...] = ()
+    switches: tuple[Switch, ...] = ()
+
+    @property
+    def served(self) -> Manifest:
+        return next(manifest for manifest in self.publications if manifest.id == self.current)
+
+    @property
+    def to_try(self) -> list[Manifest]:
+        """The publication that is served, and those before it, newest first: what a reader takes when
+        the file is damaged.
+        """
+        ids = [None, *(manifest.id for manifest in self.publications)]
+        return list(reversed(self.publications[: ids.index(self.current)]))
+
+    def published(self, manifest: Manifest, *, at: datetime) -> Publications:
+        """With a further publication, which is served from now on; the oldest are no longer kept."""
+        # what was returned from is not kept beside what came instead
+        kept = [*reversed(self.to_try), manifest][-KEPT:]
+        return replace(
+            self, publications=tuple(kept), **self._switched(manifest.id, at, "published")
+        )
+
+    def unpublished(self, *, at: datetime) -> Publications:
+        """Back at the publication before. Raises ServingError when none is kept."""
+        _, *before = self.to_try
+        if not before:
+            raise ServingError(
+                f"publication {self.name!r} has no earlier one to return to: {self.current} is the "
+                "oldest that is kept",
+                hint="publish again: `dbt build` with the rows that shall be served",
+            )
+        return replace(self, **self._switched(before[0].id, at, "unpublished"))
+
+    def _switched(self, publication: str, at: datetime, why: str) -> dict[str, Any]:
+        number = self.switches[-1].number + 1 if self.switches else 1
+        switch = Switch(number, publication, at, why)
+        return {"current": publication, "switches": (*self.switches, switch)[-_SWITCHES_KEPT:]}
+
+    def content(self) -> bytes:
+        document = {
+            "format": FORMAT,
+            "name": self.name,
+            "current": self.current,
+            "publications": [manifest.to_dict() for manifest in self.publications],
+            "switches": [{**asdict(s), "at": s.at.isoformat()} for s in self.switches],
+        }
+        return json.dumps(document, indent=1).encode()
+
+    @classmethod
+    def from_content(cls, content: bytes) -> Publications:
+        """Raises ValueError, KeyError or TypeError when this is no such file."""
+        document = json.loads(content)
+        if document["format"] != FORMAT:
+            raise ValueError(f"its format is {document['format']!r}; this dbt_onnx reads {FORMAT}")
+        found = cls(
+            name=str(document["name"]),
+            current=document["current"],
+            publications=tuple(Manifest.from_dict(m) for m in document["publications"]),
+            switches=tuple(
+                Switch(
+                    int(s["number"]), s["publication"], datetime.fromisoformat(s["at"]), s["why"]
+                )
+                for s in document["switches"]
+            ),
+        )
+        if found.current not in [manifest.id for manifest in found.publications]:
+            raise ValueError(f"it points to {found.current!r:.80}, which it does not list")
+        return found
+
+
+def is_publication_name(name: object) -> bool:
+    """Whether a publication can be called this: it is a folder's name and a part of a URL."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def read_publications(folder: Path) -> Publications:
+    """Raises ServingError when the folder has no publication, or a file that cannot be read."""
+    path = folder / POINTER
+    try:
+        return Publications.from_content(_content_of(path))
+    except FileNotFoundError as error:
+        raise ServingError(
+            f"there is no publication in {folder}",
+            hint="`dbt build` publishes with a model that returns dbt_onnx.publish(...); "
+            "`dbt-onnx published` lists what there is",
+        ) from error
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ServingError(
+            f"{path} cannot be read: {type(error).__name__}: {error}",
+            hint="restore it from a backup, or remove the folder and publish again",
+        ) from error
+
+
+def _content_of(path: Path) -> bytes:
+    # a named pipe would be waited for
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    with path.open("rb") as stream:
+        content = stream.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
+    return content
