@@ -42,5 +42,22 @@ def materialize(result, connection):
         'clock_sql': dbt_onnx.clock() | trim,
         'full_refresh': should_full_refresh(),
         'empty': flags.EMPTY or false,
+        'scoring_models': dbt_onnx._scoring_models_above(model),
     }) }}
+{% endmacro %}
+
+
+{#- The ledgers that a node stands on. -#}
+{% macro _scoring_models_above(node, found=none, seen=none) %}
+    {%- set found, seen = ([], []) if found is none else (found, seen) -%}
+    {%- for unique_id in node.depends_on.nodes if unique_id in graph.nodes and unique_id not in seen -%}
+        {%- do seen.append(unique_id) -%}
+        {%- set above = graph.nodes[unique_id] -%}
+        {%- if above.config.materialized == 'predictions' -%}
+            {%- do found.append(above.alias) -%}
+        {%- else -%}
+            {%- do dbt_onnx._scoring_models_above(above, found, seen) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {{ return(found) }}
 {% endmacro %}

@@ -43,13 +43,15 @@ def runs(project: Any, model: str | None, limit: int) -> None:
 def history(project: Any, model: str, key: Sequence[str]) -> None:
     """Print all that the scoring model MODEL ever said of the entity KEY.
 
-    KEY is one value for each key column. Inputs that changed are shown where they are kept.
+    KEY is one value for each key column. Inputs that changed are shown where they are kept. Where
+    predictions are published: from when to when each publication was served since.
     """
-    from dbt_onnx.cli.show.predictions import show_history
+    from dbt_onnx.cli.show.predictions import show_history, show_served
 
     scoring_model = project.scoring_model(model)
     with project.warehouse() as warehouse:
         history = warehouse.history(scoring_model.table, key)
+        publications = warehouse.publications(scoring_model.table)
     if not history:
         raise ConfigError(
             f"{model} has never said anything of {', '.join(key)}",
@@ -57,6 +59,7 @@ def history(project: Any, model: str, key: Sequence[str]) -> None:
             "`missing_predictions` tells who waits for a first prediction",
         )
     show_history(model, key, history)
+    show_served(publications, since=history[0].scored_at)
 
 
 @click.command()

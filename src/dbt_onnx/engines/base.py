@@ -246,6 +246,9 @@ class Warehouse(Protocol):
     def history(self, ledger: TableName, key: Sequence[str]) -> list[LedgerRow]:
         """All predictions about one entity, in the order in which they were made."""
 
+    def publications(self, ledger: TableName) -> list[dict[str, Any]]:
+        """The rows of `dbt_onnx_publications` about a scoring model, oldest first, with `served_until`."""
+
     def replayable_runs(self, ledger: TableName) -> list[str]:
         """The ids of the runs whose inputs are kept, newest first."""
 

@@ -51,7 +51,10 @@ class PublicationRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class PublicationSettings:
-    """What the materialization passes on: where the model's table is, which run this is, and the clock."""
+    """What the materialization passes on: where the model's table is, which run this is, and the clock.
+
+    `scoring_models` are the ledgers upstream.
+    """
 
     database: str
     schema: str
@@ -60,6 +63,7 @@ class PublicationSettings:
     clock_sql: str
     full_refresh: bool
     empty: bool
+    scoring_models: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +203,11 @@ def publish_relation(
             now = _publish_to(target, before[name], draft, rows, base=bases[name])
             known = rows.recorded(name)
             switches += [
-                {**_told(now, switch), "target": name}
+                {
+                    **_told(now, switch),
+                    "target": name,
+                    "scoring_models": list(settings.scoring_models),
+                }
                 for switch in now.switches
                 if switch.number > known
             ]

@@ -9,8 +9,10 @@ import os
 import re
 from typing import TYPE_CHECKING, Protocol
 
-from dbt_onnx.errors import ConfigError
+from dbt_onnx.errors import ConfigError, ServingError
 from dbt_onnx.serving.files import Files
+from dbt_onnx.serving.lookup import utc_now
+from dbt_onnx.serving.manifest import POINTER, is_publication_name
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -49,14 +51,53 @@ def is_target_name(name: str) -> bool:
 
 
 def open_target(target: str, publication: str, *, project: Path) -> Target:
-    """A target for one publication. Raises ConfigError when nothing says where it is."""
+    """A target for one publication. Raises ConfigError when the name can be none, or nothing says where
+    the target is.
+    """
+    if not is_publication_name(publication):
+        raise ConfigError(
+            f"{publication!r} cannot be the name of a publication",
+            hint="it has letters, digits, '-' and '_' only",
+        )
+    return Files(_place(target, project) / publication)
+
+
+def _place(target: str, project: Path) -> Path:
     variable = _PREFIX + target.upper()
     place = os.environ.get(variable)
     if place is None and target == FILES:
         place = str(project / FOLDER)
     if not place:
         raise ConfigError(
-            f"target {target!r} of publish() is not known: {variable} is not set",
+            f"target {target!r} is not known: {variable} is not set",
             hint=f"set {variable} to a folder where dbt runs",
         )
-    return Files(project / place / publication)
+    return project / place
+
+
+def names_at(target: str, *, project: Path) -> list[str]:
+    """What is published at a target, by name. Raises ConfigError when nothing says where it is."""
+    return sorted(path.parent.name for path in _place(target, project).glob(f"*/{POINTER}"))
+
+
+def publications_of(target: str, name: str, *, project: Path) -> Publications:
+    """What a target has of one name. Raises ServingError when it has nothing."""
+    found = open_target(target, name, project=project).publications()
+    if found is None:
+        names = names_at(target, project=project)
+        raise ServingError(
+            f"nothing is published as {name!r} at target {target!r}",
+            hint=f"name one of {', '.join(names)}" if names else "`dbt build` publishes",
+        )
+    return found
+
+
+def unpublish(target: str, name: str, *, project: Path) -> tuple[Publications, Publications]:
+    """Serve the publication before again. Returns what was served, and what is now."""
+    before = publications_of(target, name, project=project)
+    place = open_target(target, name, project=project)
+    with place.locked():
+        before = publications_of(target, name, project=project)
+        now = before.unpublished(at=utc_now())
+        place.switch(now)
+    return before, now

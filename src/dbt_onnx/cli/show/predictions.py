@@ -65,6 +65,26 @@ def show_history(name: str, key: Sequence[str], history: Sequence[LedgerRow]) ->
     open_console().print(table(f"{name} of {', '.join(key)}", header, rows))
 
 
+def show_served(publications: Sequence[Mapping[str, Any]], *, since: datetime) -> None:
+    """Print which publications were served after a moment, oldest first; nothing where there are none."""
+    header = ("published as", "target", "served from", "until", "rows", "publication", "run")
+    rows = [
+        (
+            row["name"],
+            row["target"],
+            _moment(row["served_since"]),
+            "now" if row["served_until"] is None else _moment(row["served_until"]),
+            _count(row["rows_published"]),
+            row["publication"],
+            (row["run_id"] or "")[:_SHORT],
+        )
+        for row in publications
+        if row["served_until"] is None or row["served_until"] > since
+    ]
+    if rows:
+        open_console().print(table("served", header, rows))
+
+
 def show_replay(replay: Replay) -> None:
     """Print the result of a replay, and what differs."""
     sampled = f" of {replay.rows_kept:,}" if replay.rows != replay.rows_kept else ""

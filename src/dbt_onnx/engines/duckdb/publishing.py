@@ -31,6 +31,7 @@ PUBLICATIONS_TABLE = "dbt_onnx_publications"
 PUBLICATIONS_TYPES = {
     "published_model": "VARCHAR",
     "name": "VARCHAR",
+    "scoring_models": "VARCHAR[]",
     "target": "VARCHAR",
     "switch_number": "INTEGER",
     "publication": "VARCHAR",
@@ -327,6 +328,28 @@ class RowsToPublish:
     def _hash_function(self) -> str:
         [(version,)] = self._cursor.rows("select version()")
         return f"duckdb {version} hash"
+
+
+def read_publications(cursor: Cursor, ledger: TableName) -> list[dict[str, Any]]:
+    """What of a scoring model was served from when to when, oldest first; `served_until` is none for what
+    is served now.
+    """
+    table = ledger.beside(PUBLICATIONS_TABLE)
+    if not cursor.has(table):
+        return []
+    return cursor.records(
+        f"""
+        select *
+        from (
+            select *, lead(served_since) over (
+                partition by published_model, target order by switch_number
+            ) as served_until
+            from {table.sql}
+        )
+        where list_contains(scoring_models, $scoring_model)
+        order by served_since, target""",
+        {"scoring_model": ledger.identifier},
+    )
 
 
 def _hash_of(columns: Sequence[_Column]) -> str:

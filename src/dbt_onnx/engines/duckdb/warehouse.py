@@ -138,6 +138,12 @@ class DuckDBWarehouse:
     def history(self, ledger: TableName, key: Sequence[str]) -> list[LedgerRow]:
         return history.read_history(self._connection, ledger, key)
 
+    @duckdb_errors()
+    def publications(self, ledger: TableName) -> list[dict[str, Any]]:
+        from dbt_onnx.engines.duckdb.publishing import read_publications
+
+        return read_publications(self._cursor, ledger)
+
     def replayable_runs(self, ledger: TableName) -> list[str]:
         from dbt_onnx.engines.duckdb.kept_run import replayable_runs
 
