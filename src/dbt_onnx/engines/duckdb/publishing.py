@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.base import STAMPS
 from dbt_onnx.engines.duckdb.features import relation_name
-from dbt_onnx.engines.duckdb.identifiers import by_bytes, quote
+from dbt_onnx.engines.duckdb.identifiers import by_bytes, quote, same_key
 from dbt_onnx.engines.duckdb.stored_kinds import stored_kind
 from dbt_onnx.errors import ConfigError, DataError, WarehouseError
 
@@ -56,7 +56,10 @@ _STORED_AS_NUMBERS = {
 }  # fmt: skip
 
 _BATCH_ROWS = 65_536
+# with more rows than this share changed, the model's table is written anew
+_FEW = 0.1
 _ROWS, _COMPARED, _ORIGINS = "dbt_onnx_rows", "dbt_onnx_compared", "dbt_onnx_origins"
+_OUTDATED = "dbt_onnx_outdated"
 # one transaction at a time makes the table, and adds to it
 _LOCK = threading.Lock()
 
@@ -104,6 +107,7 @@ class RowsToPublish:
             f"{by_bytes(f'r.{c.alias}', c.sql_type)} = {by_bytes(f's.{quote(c.name)}', c.sql_type)}"
             for c in self._key
         )
+        self._same_names = same_key({c.name: c.sql_type for c in self._key}, "r", "s")
         self._read(sql)
 
     @property
@@ -187,35 +191,30 @@ class RowsToPublish:
         if not self._cursor.has(self._publications) or not self._cursor.has(self._model):
             return None
         found = self._cursor.rows(
-            f"select arg_max(publication, run_no), arg_max(hash_function, run_no) from (select *, rowid as run_no "
-            f"from {self._publications.sql}) where published_model = $model and why = 'published'",
+            f"select publication, hash_function, rows_published from {self._publications.sql} "
+            "where published_model = $model and why = 'published' order by served_since desc limit 1",
             {"model": self._model.identifier},
         )
-        [(publication, hash_function)] = found
         types = {column.name: column.sql_type for column in self._key} | _STATE_TYPES
-        is_alike = self._cursor.columns_of(self._model.sql) == types
-        return publication if is_alike and hash_function == self._hash_function() else None
+        if not found or self._cursor.columns_of(self._model.sql) != types:
+            return None
+        [(publication, hash_function, rows)] = found
+        [(known,)] = self._cursor.rows(f"select count(*) from {self._model.sql}")
+        return publication if (hash_function, rows) == (self._hash_function(), known) else None
 
     def compare(self, *, with_last: bool) -> None:
         """Number the origins, and find the rows that changed since the last publication; without it, all.
 
         An origin keeps its number as long as most of its rows say the same.
         """
-        typed = {c.name: c.sql_type for c in self._key} | _STATE_TYPES
-        nothing = ", ".join(
-            f"cast(null as {kind}) as {quote(name)}" for name, kind in typed.items()
-        )
-        before = self._model.sql if with_last else f"(select {nothing} where false)"
-        keys = ", ".join(f"s.{quote(column.name)} as {column.alias}" for column in self._key)
+        self._with_last = with_last
+        state = f"{self._model.sql} as s on {self._same}" if with_last else f"{_ROWS} as s on false"
+        told = "s.origin, s.row_hash" if with_last else "null::integer as origin, null::ubigint"
         self._cursor.execute(
-            f"""
-            create or replace temp table {_COMPARED} as
-            select
-                r.rowid as row_id, r.origin_hash, s.origin, {keys},
-                coalesce(r.row_hash = s.row_hash, false) as is_same
-            from {_ROWS} as r full join {before} as s on {self._same}"""
+            f"create or replace temp table {_COMPARED} as "
+            f"select r.rowid as row_id, r.origin_hash, {told} = r.row_hash as is_same "
+            f"from {_ROWS} as r left join {state}{'' if with_last else ' where false'}"
         )
-        stamps = "".join(f"{column.alias}, " for column in self._of_origin)
         self._cursor.execute(
             f"""
             create or replace temp table {_ORIGINS} as
@@ -228,7 +227,9 @@ class RowsToPublish:
                 from pairs group by origin
             ),
             kept as (select origin_hash, arg_max(origin, row_count) as origin from became group by all),
-            origins as (select {stamps} origin_hash, count(*) as row_count from {_ROWS} group by all)
+            origins as (
+                select origin_hash, min(rowid) as row_id, count(*) as row_count from {_ROWS} group by all
+            )
             select
                 origins.*,
                 cast(coalesce(
@@ -238,30 +239,36 @@ class RowsToPublish:
                 ) as integer) as origin
             from origins left join kept using (origin_hash)"""
         )
+        if not with_last:
+            self.rows_changed, self.rows_removed = self.rows, 0
+            return
         self._changed = (
-            f"select row_id from {_COMPARED} left join {_ORIGINS} as o using (origin_hash) "
-            f"where row_id is not null and not (is_same and {_COMPARED}.origin = o.origin)"
+            f"select c.row_id from {_COMPARED} as c join {_ORIGINS} as o using (origin_hash) "
+            "where (c.is_same and c.origin = o.origin) is distinct from true"
         )
-        self._gone = f"from {_COMPARED} where row_id is null"
-        [(self.rows_changed,)] = self._cursor.rows(
-            f"select count(*) from ({self._changed}) as changed"
+        self._gone = f"{self._model.sql} as s anti join {_ROWS} as r on {self._same}"
+        [(self.rows_changed,)] = self._cursor.rows(f"select count(*) from ({self._changed})")
+        [(self.rows_removed,)] = self._cursor.rows(
+            f"select (select count(*) from {self._model.sql}) - count(origin) from {_COMPARED}"
         )
-        [(self.rows_removed,)] = self._cursor.rows(f"select count(*) {self._gone}")
 
     def origins(self) -> list[tuple[Any, ...]]:
         """The number of each origin, and its stored values."""
-        listed = ", ".join(["origin", *(column.alias for column in self._of_origin)])
-        return self._cursor.rows(f"select {listed} from {_ORIGINS} order by origin")
+        listed = ["o.origin", *(f"r.{column.alias}" for column in self._of_origin)]
+        return self._cursor.rows(
+            f"select {', '.join(listed)} from {_ORIGINS} as o join {_ROWS} as r on o.row_id = r.rowid "
+            "order by o.origin"
+        )
 
     def served(self) -> list[dict[str, Any]]:
         """How many rows are by which version, from where and with what status."""
         told = ("model_name", "model_version", "served_from", "status")
-        listed = [f"{c.alias} as {c.name}" for c in self._of_origin if c.name in told]
+        listed = [f"r.{c.alias} as {c.name}" for c in self._of_origin if c.name in told]
         if not listed:
             return []
         return self._cursor.records(
-            f"select {', '.join(listed)}, cast(sum(row_count) as bigint) as rows from {_ORIGINS} "
-            "group by all order by all"
+            f"select {', '.join(listed)}, cast(sum(o.row_count) as bigint) as rows "
+            f"from {_ORIGINS} as o join {_ROWS} as r on o.row_id = r.rowid group by all order by all"
         )
 
     def changed(self) -> Any:
@@ -284,8 +291,10 @@ class RowsToPublish:
 
     def removed(self) -> Any:
         """A reader of the stored keys that are gone."""
-        listed = ", ".join(f"{stored_kind(c.alias, c.sql_type)[1]} as {c.alias}" for c in self._key)
-        return self._cursor.stream(f"select {listed} {self._gone}", {}, batch_rows=_BATCH_ROWS)
+        key = [stored_kind(f"s.{quote(c.name)}", c.sql_type)[1] for c in self._key]
+        return self._cursor.stream(
+            f"select {', '.join(key)} from {self._gone}", {}, batch_rows=_BATCH_ROWS
+        )
 
     def clock(self, clock_sql: str) -> datetime:
         [(clock,)] = self._cursor.rows(f"select {clock_sql}")
@@ -295,11 +304,22 @@ class RowsToPublish:
         """Keep what was published, and since when it is served, in one transaction."""
         listed = ", ".join(f"r.{column.alias} as {quote(column.name)}" for column in self._key)
         columns = ", ".join(f"{name} {kind}" for name, kind in PUBLICATIONS_TYPES.items())
+        rows = f"select {listed}, r.row_hash, o.origin from {_ROWS} as r join {_ORIGINS} as o using (origin_hash)"
+        model = self._model.sql
         with _LOCK, self._cursor.transaction():
-            self._cursor.execute(
-                f"create or replace table {self._model.sql} as "
-                f"select {listed}, r.row_hash, o.origin from {_ROWS} as r join {_ORIGINS} as o using (origin_hash)"
-            )
+            if not self._with_last or self.rows_changed + self.rows_removed > self.rows * _FEW:
+                self._cursor.execute(f"create or replace table {model} as {rows}")
+            else:
+                changed = f"where r.rowid in ({self._changed})"
+                keys = ", ".join(f"s.{quote(column.name)}" for column in self._key)
+                self._cursor.execute(
+                    f"create or replace temp table {_OUTDATED} as select {listed} from {_ROWS} as r {changed} "
+                    f"union all select {keys} from {self._gone}"
+                )
+                self._cursor.execute(
+                    f"delete from {model} as s using {_OUTDATED} as r where {self._same_names}"
+                )
+                self._cursor.execute(f"insert into {model} {rows} {changed}")
             self._cursor.execute(f"create table if not exists {self._publications.sql} ({columns})")
             for switch in switches:
                 values = {
