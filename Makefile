@@ -43,8 +43,9 @@ run: setup
 
 # a warehouse of its own: nights before the day of `make run` would be backfills there
 nightly: export DBT_ONNX_WAREHOUSE := warehouse/nightly.duckdb
+nightly: export DBT_ONNX_SERVING_FILES := warehouse/nightly_serving
 nightly: setup
-	rm -f warehouse/nightly.duckdb warehouse/nightly.duckdb.wal
+	rm -rf warehouse/nightly.duckdb warehouse/nightly.duckdb.wal warehouse/nightly_serving
 	$(BIN)/python scripts/nightly.py --from $(FROM) --days $(DAYS)
 
 train: setup
@@ -88,4 +89,4 @@ audit: setup
 	$(BIN)/python -m tests.torture.audit
 
 clean:
-	rm -rf warehouse target logs
+	rm -rf warehouse serving target logs
