@@ -54,7 +54,9 @@ def materialize(result, connection):
         {%- do seen.append(unique_id) -%}
         {%- set above = graph.nodes[unique_id] -%}
         {%- if above.config.materialized == 'predictions' -%}
-            {%- do found.append(above.alias) -%}
+            {%- do found.append({
+                'database': above.database, 'schema': above.schema, 'identifier': above.alias
+            }) -%}
         {%- else -%}
             {%- do dbt_onnx._scoring_models_above(above, found, seen) -%}
         {%- endif -%}

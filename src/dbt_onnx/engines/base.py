@@ -209,6 +209,14 @@ class Warehouse(Protocol):
     ) -> AbstractContextManager[RowsToPublish]:
         """Read what is to be published by a model, whose table keeps what was published before."""
 
+    def registry_of(self, relation: Any) -> Registry:
+        """The registry in a relation of a model. Raises RegistryError when it is wrong."""
+
+    def feature_types(self, ledger: TableName, names: Sequence[str]) -> dict[str, pa.DataType]:
+        """The Arrow types of columns of the features of a scoring model. Raises MissingFeaturesError when
+        they are gone, and ConfigError when a column is.
+        """
+
     def leave_outcome(self, outcome: str) -> None:
         """Leave a text where the materialization finds it after the run."""
 

@@ -14,10 +14,10 @@ import sqlite3
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.artifacts.card import replace_file
+from dbt_onnx.artifacts.card import CARD_NAME, replace_file
 from dbt_onnx.errors import DataError, ServingError
 from dbt_onnx.serving.lookup import check_file, quote
-from dbt_onnx.serving.manifest import POINTER, Publications, read_publications
+from dbt_onnx.serving.manifest import MODELS, POINTER, Publications, read_publications
 from dbt_onnx.serving.stored import stored_rows
 
 if TYPE_CHECKING:
@@ -72,11 +72,22 @@ class Files:
             return True
         return False
 
+    def keep_model(self, model_bytes: bytes, card: bytes) -> str:
+        """Put a model and its card beside the publications. Returns the model's path among the models."""
+        name = hashlib.sha256(model_bytes + card).hexdigest()[:32]
+        folder = self.folder / MODELS / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_file(folder / CARD_NAME, card)
+            replace_file(folder / "model.onnx", model_bytes)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+        return f"{name}/model.onnx"
+
     def write(self, name: str, rows: RowsToPublish, *, base: Manifest | None) -> tuple[int, str]:
         """Write the file of a publication, from the rows that changed since `base`. Returns its bytes and
         sha256. Nobody reads it before `switch`.
         """
-        self._clear()
         partial = self.folder / (name + _PARTIAL)
         try:
             if base is not None:
@@ -93,6 +104,8 @@ class Files:
             raise not_unique(rows) from error
         except (OSError, sqlite3.Error) as error:
             raise _unwritable(self.folder, error) from error
+        finally:
+            partial.unlink(missing_ok=True)
         return size, digest
 
     def switch(self, publications: Publications) -> None:
@@ -106,13 +119,21 @@ class Files:
         self._clear()
 
     def _clear(self) -> None:
-        """Remove the files of publications that are no longer kept, or that were never finished."""
+        """Remove what belongs to no publication that is kept: of older ones, or of a publisher that died."""
         found = self.publications()
         kept = {manifest.file_name for manifest in found.publications} if found else set()
         for path in self.folder.glob("*.sqlite*"):
             if path.name not in kept:
                 with suppress(OSError):
                     path.unlink()
+        models = {
+            manifest.model.artifact.partition("/")[0]
+            for manifest in (found.publications if found else ())
+            if manifest.model
+        }
+        for path in (self.folder / MODELS).glob("*"):
+            if path.name not in models:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _fill(connection: sqlite3.Connection, rows: RowsToPublish, *, is_new: bool) -> None:

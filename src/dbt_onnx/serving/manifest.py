@@ -16,11 +16,12 @@ from dbt_onnx.errors import ServingError
 from dbt_onnx.serving.kinds import is_key_kind, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 FORMAT = 1
 POINTER = "publications.json"
+MODELS = "models"
 KEPT = 3
 _SWITCHES_KEPT = 100
 _MOST_BYTES = 16 * 2**20
@@ -37,12 +38,35 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """The serving version, whose files lie in the folder `models`, so that who is new can be scored.
+
+    `artifact` is the path of the model file there; `features` are its columns in the warehouse, with their
+    Arrow types as kinds.
+    """
+
+    model_name: str
+    model_version: str
+    artifact: str
+    sha256: str
+    card_sha256: str
+    features: tuple[Column, ...]
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> ServedModel:
+        names = [item.name for item in fields(cls) if item.name != "features"]
+        values = {name: str(document[name]) for name in names}
+        return cls(**values, features=_columns(document["features"]))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What one publication holds.
 
     id            its moment and eight random digits
     key, outputs  the key's columns, and what is told of an entity
     stamps        where that comes from: the columns of `current_predictions` that the file has
+    model         the version that is asked about who is new; none where publish() names none
     stale_after   seconds after which an answer is stale; none for never
     rows          in all; `rows_changed` and `rows_removed` beside the publication before
     served        how many rows are from where: model, version, `served_from`, status
@@ -56,6 +80,7 @@ class Manifest:
     key: tuple[Column, ...]
     outputs: tuple[Column, ...]
     stamps: tuple[Column, ...]
+    model: ServedModel | None
     stale_after: float | None
     relation: str
     run_id: str
@@ -88,9 +113,11 @@ class Manifest:
         """Raises ValueError, KeyError or TypeError when the document is no manifest."""
         values = {item.name: document[item.name] for item in fields(cls)}
         for name in ("key", "outputs", "stamps"):
-            values[name] = tuple(Column(str(c["name"]), str(c["kind"])) for c in values[name])
+            values[name] = _columns(values[name])
             for column in values[name]:
                 kind_of(column.kind)
+        if values["model"] is not None:
+            values["model"] = ServedModel.from_dict(values["model"])
         if not values["key"] or not all(is_key_kind(column.kind) for column in values["key"]):
             raise ValueError("its key can be none")
         for name in ("clock", "published_at"):
@@ -103,6 +130,10 @@ class Manifest:
         if values["stale_after"] is not None:
             timedelta(seconds=values["stale_after"])
         return cls(**values)
+
+
+def _columns(documents: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
+    return tuple(Column(str(column["name"]), str(column["kind"])) for column in documents)
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from dbt_onnx.artifacts.artifact import load_artifact, read_card
+from dbt_onnx.artifacts.registry import parse_spec
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.errors import ConfigError
 from dbt_onnx.project.dbt_model import project_folder, run_on_warehouse
 from dbt_onnx.runs.request import parse_period
+from dbt_onnx.serving.files import Files
 from dbt_onnx.serving.lookup import utc_now
-from dbt_onnx.serving.manifest import Column, Manifest, Publications, is_publication_name
-from dbt_onnx.serving.targets import FILES, is_target_name, open_target
+from dbt_onnx.serving.manifest import (
+    Column,
+    Manifest,
+    Publications,
+    ServedModel,
+    is_publication_name,
+)
+from dbt_onnx.serving.scoring import type_text
+from dbt_onnx.serving.targets import FILES, is_target_name, open_folder, open_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +51,8 @@ class PublicationRequest:
     name: str
     stale_after: timedelta | None
     targets: tuple[str, ...]
+    registry: Any = None
+    model: str | None = None
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         raise ConfigError(
@@ -63,7 +75,11 @@ class PublicationSettings:
     clock_sql: str
     full_refresh: bool
     empty: bool
-    scoring_models: Sequence[str] = ()
+    scoring_models: Sequence[Mapping[str, str]] = ()
+
+    @property
+    def ledgers(self) -> list[TableName]:
+        return [TableName(**ledger) for ledger in self.scoring_models]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +109,8 @@ def publish(
     name: str,
     stale_after: Mapping[str, Any] | None = _TWO_DAYS,
     targets: Sequence[str] = (FILES,),
+    registry: Any = None,
+    model: str | None = None,
     **unknown: Any,
 ) -> PublicationRequest:
     """Publish a relation, so that it can be looked up while the warehouse is written.
@@ -107,11 +125,13 @@ def publish(
     stale_after    {"count": 2, "period": "day"}: an answer older than that is stale; None for never
     targets        where it goes: "files", the folder `serving/` of the project, and others, of which the
                    environment variable DBT_ONNX_SERVING_<NAME> says where they are
+    registry,      the model registry, `dbt.ref(...)`, and what `score()` is given as model: then the files
+    model          of the serving version go along, and the service can score who is new
 
     Raises ConfigError when an argument is wrong.
     """
     faults = []
-    allowed = ("predictions", "key", "name", "stale_after", "targets")
+    allowed = ("predictions", "key", "name", "stale_after", "targets", "registry", "model")
     for word in unknown:
         close = difflib.get_close_matches(word, allowed, n=1)
         meant = f" (did you mean {close[0]!r}?)" if close else ""
@@ -126,6 +146,14 @@ def publish(
         faults.append(f"name must have letters, digits, '-' and '_' only; got {name!r}")
     if not _are_names(targets) or not all(is_target_name(target) for target in targets):
         faults.append(f"targets must be a list of names such as 'files'; got {targets!r}")
+    if (registry is None) != (model is None):
+        faults.append("registry and model go together")
+    if model is not None and FILES not in targets:
+        faults.append(f"a model goes to target {FILES!r} only, which is not among the targets")
+    if registry is not None and not hasattr(registry, "sql_query"):
+        faults.append(
+            f"registry must be a relation such as dbt.ref(...); got {type(registry).__name__}"
+        )
     period, period_faults = parse_period("stale_after", stale_after)
     faults += period_faults
     if faults:
@@ -133,12 +161,16 @@ def publish(
             "publish() cannot run: " + "; ".join(faults),
             hint="correct the arguments of publish() in the model's Python file",
         )
+    if model is not None:
+        parse_spec(model)
     return PublicationRequest(
         predictions=predictions,
         key=tuple(key),
         name=name,
         stale_after=period,
         targets=tuple(dict.fromkeys(targets)),
+        registry=registry,
+        model=model,
     )
 
 
@@ -186,7 +218,9 @@ def publish_relation(
         rows = held.enter_context(
             warehouse.rows_to_publish(request.predictions, key=request.key, model=table)
         )
-        draft = _draft(rows, request, settings)
+        draft = _draft(rows, request, settings) | {
+            "model": _kept_model(warehouse, request, settings)
+        }
         before = {name: target.publications() for name, target in targets.items()}
         last = None if settings.full_refresh else rows.last_publication()
         bases = {name: _base(target, before[name], last, draft) for name, target in targets.items()}
@@ -206,7 +240,7 @@ def publish_relation(
                 {
                     **_told(now, switch),
                     "target": name,
-                    "scoring_models": list(settings.scoring_models),
+                    "scoring_models": [ledger.identifier for ledger in settings.ledgers],
                 }
                 for switch in now.switches
                 if switch.number > known
@@ -238,6 +272,34 @@ def _draft(
         "clock": rows.clock(settings.clock_sql),
         "published_at": published_at,
     }
+
+
+def _kept_model(
+    warehouse: Warehouse, request: PublicationRequest, settings: PublicationSettings
+) -> ServedModel | None:
+    """Put the files of the serving version where the service finds them."""
+    if request.model is None:
+        return None
+    entry = warehouse.registry_of(request.registry).resolve(request.model)
+    artifacts = project_folder() / "artifacts"
+    artifact = load_artifact(artifacts, entry)
+    features = artifact.contract.feature_names
+    if not settings.ledgers:
+        raise ConfigError(
+            f"publish() names model {request.model!r}, and no scoring model is upstream of "
+            f"{settings.identifier}: the types of the features are not known",
+            hint="publish what stands on a scoring model, or leave registry and model away",
+        )
+    types = warehouse.feature_types(settings.ledgers[0], features)
+    files = Files(open_folder(FILES, project=project_folder()) / request.name)
+    return ServedModel(
+        model_name=entry.model_name,
+        model_version=entry.model_version,
+        artifact=files.keep_model(artifact.model_bytes, read_card(artifacts, entry)),
+        sha256=artifact.sha256,
+        card_sha256=artifact.card_sha256,
+        features=tuple(Column(name, type_text(types[name])) for name in features),
+    )
 
 
 def _base(

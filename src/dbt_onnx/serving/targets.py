@@ -59,10 +59,11 @@ def open_target(target: str, publication: str, *, project: Path) -> Target:
             f"{publication!r} cannot be the name of a publication",
             hint="it has letters, digits, '-' and '_' only",
         )
-    return Files(_place(target, project) / publication)
+    return Files(open_folder(target, project=project) / publication)
 
 
-def _place(target: str, project: Path) -> Path:
+def open_folder(target: str, *, project: Path) -> Path:
+    """Where the publications of a target of files lie. Raises ConfigError when nothing says so."""
     variable = _PREFIX + target.upper()
     place = os.environ.get(variable)
     if place is None and target == FILES:
@@ -77,7 +78,9 @@ def _place(target: str, project: Path) -> Path:
 
 def names_at(target: str, *, project: Path) -> list[str]:
     """What is published at a target, by name. Raises ConfigError when nothing says where it is."""
-    return sorted(path.parent.name for path in _place(target, project).glob(f"*/{POINTER}"))
+    return sorted(
+        path.parent.name for path in open_folder(target, project=project).glob(f"*/{POINTER}")
+    )
 
 
 def publications_of(target: str, name: str, *, project: Path) -> Publications:

@@ -10,12 +10,16 @@ from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.base import MissingFeaturesError, Sources, TableName
 from dbt_onnx.engines.duckdb.cursor import said_by
 from dbt_onnx.engines.duckdb.features import UNNAMED, FeatureRelation
-from dbt_onnx.engines.duckdb.identifiers import literal
+from dbt_onnx.engines.duckdb.identifiers import absent, literal, quote
 from dbt_onnx.engines.duckdb.ledger import LedgerTables
 from dbt_onnx.engines.duckdb.runs import last_account
 from dbt_onnx.errors import ConfigError, RegistryError, WarehouseError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
     from dbt_onnx.engines.duckdb.cursor import Cursor
 
 
@@ -78,6 +82,27 @@ def check_features(cursor: Cursor, sources: Sources) -> None:
             hint="`dbt build` makes it again",
         ) from error
     features.check_columns(key=sources.key, as_of=None)
+
+
+def feature_types(
+    cursor: Cursor, ledger: TableName, names: Sequence[str]
+) -> dict[str, pa.DataType]:
+    """The Arrow types of columns of the features that the newest run read."""
+    sources = read_sources(cursor, ledger)
+    if sources is None or sources.features is None:
+        raise MissingFeaturesError(
+            f"the features of {ledger} are not in the warehouse", hint="`dbt build` makes them"
+        )
+    absent_names = absent(names, cursor.columns_of(sources.features.sql))
+    if absent_names:
+        raise ConfigError(
+            f"column(s) {absent_names} not found in {sources.features}",
+            hint="the version that serves reads them: build its features, and score, first",
+        )
+    listed = ", ".join(quote(name) for name in names)
+    statement = f"select {listed} from {sources.features.sql} limit 0"
+    with cursor.stream(statement, {}, batch_rows=1) as reader:
+        return dict(zip(reader.schema.names, reader.schema.types, strict=True))
 
 
 def read_figures(cursor: Cursor, sql: str) -> dict[str, Any]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    import pyarrow as pa
+
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import Registry, RegistryEntry
     from dbt_onnx.engines.base import CurrentFeatures, RowsToPublish, Sources, TableName
@@ -88,6 +90,18 @@ class DuckDBWarehouse:
 
         with Cursor(self._connection.cursor()) as cursor, duckdb_errors():
             yield RowsToPublish(cursor, relation, key=key, model=model)
+
+    @duckdb_errors()
+    def registry_of(self, relation: Any) -> Registry:
+        from dbt_onnx.artifacts.registry import Registry
+        from dbt_onnx.engines.duckdb.features import relation_name
+
+        rows = self._cursor.records(relation.sql_query())
+        return Registry.from_rows(rows, where=relation_name(relation))
+
+    @duckdb_errors()
+    def feature_types(self, ledger: TableName, names: Sequence[str]) -> dict[str, pa.DataType]:
+        return health.feature_types(self._cursor, ledger, names)
 
     def leave_outcome(self, outcome: str) -> None:
         self._cursor.execute("set variable dbt_onnx_outcome = $outcome", {"outcome": outcome})

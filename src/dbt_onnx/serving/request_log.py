@@ -1,0 +1,142 @@
+"""What the service has answered, on disk before it is acknowledged, for the next run to take over.
+
+A log is a folder of segments. A segment belongs to one process, which only appends to it: a line for each
+answer, its CRC-32 and a JSON document. A line that a dying process has cut short was never acknowledged;
+a reader stops before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import secrets
+import threading
+import zlib
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self
+
+from dbt_onnx.errors import ServingError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+SUFFIX = ".log"
+_MOST_LINES = 1_000
+_MOST_WAITING = 10_000
+
+_Entry = tuple[bytes, "Future[None]"]
+
+
+class RequestLog:
+    """Appends to a segment of its own, from any thread. Answers that come together share one sync."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._waiting: queue.Queue[_Entry | None] = queue.Queue(_MOST_WAITING)
+        self._descriptor: int | None = None
+        self._writer = threading.Thread(target=self._write_all, name="request log", daemon=True)
+        self._writer.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def append(self, document: Mapping[str, Any]) -> Future[None]:
+        """A future that is done when the document is on disk, and raises ServingError if it cannot be.
+
+        Raises ServingError at once when too many are waiting.
+        """
+        done: Future[None] = Future()
+        try:
+            self._waiting.put_nowait((_line_of(document), done))
+        except queue.Full:
+            raise ServingError(
+                f"{_MOST_WAITING:,} answers wait to be written to {self._folder}",
+                hint="ask again later: the disk does not keep up",
+            ) from None
+        return done
+
+    def close(self) -> None:
+        """Write what is waiting, and end."""
+        self._waiting.put(None)
+        self._writer.join()
+
+    def _write_all(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            entries, is_last = [first], False
+            while len(entries) < _MOST_LINES and not self._waiting.empty():
+                entry = self._waiting.get()
+                if entry is None:
+                    is_last = True
+                    break
+                entries.append(entry)
+            self._write(entries)
+            if is_last:
+                break
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def _write(self, entries: list[_Entry]) -> None:
+        try:
+            if self._descriptor is None:
+                self._descriptor = self._new_segment()
+            content = memoryview(b"".join(line for line, _ in entries))
+            while content:
+                content = content[os.write(self._descriptor, content) :]
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            # what of it is on disk is not known: nothing may come after it
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+            failure = ServingError(
+                f"{self._folder} cannot be written: {error.strerror or error}; the answer is not kept, "
+                "and is not given",
+                hint="give the service the right to write there, and space on the disk",
+            )
+            for _, done in entries:
+                done.set_exception(failure)
+            return
+        for _, done in entries:
+            done.set_result(None)
+
+    def _new_segment(self) -> int:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{secrets.token_hex(4)}{SUFFIX}"
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
+        descriptor = os.open(self._folder / name, flags, 0o600)
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return descriptor
+
+
+def read_segment(path: Path, *, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The documents of a segment from a byte on, each with the byte at which the next one begins.
+
+    It ends before a line that is cut short or damaged.
+    """
+    with path.open("rb") as stream:
+        stream.seek(start)
+        for line in stream:
+            checksum, _, text = line.rstrip(b"\n").partition(b" ")
+            if not line.endswith(b"\n") or checksum != _checksum(text):
+                return
+            start += len(line)
+            yield start, json.loads(text)
+
+
+def _line_of(document: Mapping[str, Any]) -> bytes:
+    text = json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
+    return b"%b %b\n" % (_checksum(text), text)
+
+
+def _checksum(text: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(text)

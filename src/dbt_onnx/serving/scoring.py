@@ -1,0 +1,141 @@
+"""One entity scored on request: by the bytes, the contract and the rules of a run."""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from dbt_onnx.artifacts.artifact import load_artifact
+from dbt_onnx.artifacts.registry import RegistryEntry
+from dbt_onnx.errors import ServingError
+from dbt_onnx.kernel.relation import check_relation
+from dbt_onnx.kernel.scoring import score_batches
+from dbt_onnx.serving.manifest import MODELS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from dbt_onnx.serving.manifest import ServedModel
+
+
+class FeaturesError(ServingError):
+    """The features of a request are not those that the model reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What the model says of one row: its outputs, or why the row is rejected."""
+
+    outputs: Mapping[str, Any]
+    rejected_reason: str | None
+
+
+class ModelScorer:
+    """The serving version of a publication. Safe to use from several threads; one call at a time.
+
+    The model runs in a child process: a row that kills it costs that answer, not the service.
+    """
+
+    def __init__(self, folder: Path, model: ServedModel) -> None:
+        """Raises ArtifactError or ContractError when the files are not what the publication says."""
+        entry = RegistryEntry(
+            model_name=model.model_name,
+            model_version=model.model_version,
+            alias=None,
+            artifact=model.artifact,
+            sha256=model.sha256,
+            card_sha256=model.card_sha256,
+        )
+        artifact = load_artifact(folder / MODELS, entry)
+        self.model = model
+        self._contract = artifact.contract
+        self._session = artifact.open(in_child_process=True)
+        self._schema = pa.schema(
+            [(feature.name, type_of(feature.kind)) for feature in model.features]
+        )
+        columns = dict(zip(self._schema.names, self._schema.types, strict=True))
+        check_relation(self._contract, columns, where="the request", model=str(entry.model))
+        self._lock = threading.Lock()
+
+    def score(self, features: Mapping[str, Any]) -> Score:
+        """Score one row. Values are those of JSON, numbers as Decimal or int.
+
+        Raises FeaturesError when a feature is missing, unknown or of another type, and ScoringError when the
+        model fails.
+        """
+        batch = self._batch_of(features)
+        with self._lock:
+            [scored] = score_batches([batch], self._session, contract=self._contract)
+        row = scored.to_pylist()[0]
+        reason = row.pop("rejected_reason")
+        return Score(outputs={} if reason else row, rejected_reason=reason)
+
+    def _batch_of(self, features: Mapping[str, Any]) -> pa.RecordBatch:
+        names = set(self._schema.names)
+        faults = [f"{name!r} is missing" for name in sorted(names - set(features))]
+        faults += [f"{name!r:.80} is none of them" for name in sorted(set(features) - names)]
+        arrays = []
+        for field in () if faults else self._schema:
+            try:
+                arrays.append(_array_of(features[field.name], field.type))
+            except (pa.ArrowException, ArithmeticError, TypeError, ValueError) as error:
+                said = " ".join(str(error).split())
+                faults.append(f"{field.name!r} is no {field.type}: {said:.200}")
+        if faults:
+            raise FeaturesError(
+                f"the features are not those of {self.model.model_name}/{self.model.model_version}: "
+                f"{'; '.join(faults[:20])}",
+                hint="give each of them, null where it is not known: "
+                + ", ".join(f"{field.name} ({field.type})" for field in self._schema),
+            )
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+
+
+def _array_of(value: Any, kind: pa.DataType) -> pa.Array:
+    if isinstance(value, list):
+        value = [_number(item, kind.value_type) for item in value]
+    else:
+        value = _number(value, kind)
+    if isinstance(value, str) and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        return pa.array([value]).cast(kind)
+    return pa.array([value], kind)
+
+
+def _number(value: Any, kind: pa.DataType) -> Any:
+    """A number as its column has it; a bool is none."""
+    if isinstance(value, bool) and not pa.types.is_boolean(kind):
+        raise TypeError("it is true or false")
+    if isinstance(value, Decimal | int) and not isinstance(value, bool):
+        if pa.types.is_floating(kind):
+            return float(value)
+        if pa.types.is_decimal(kind):
+            return Decimal(value)
+        if isinstance(value, Decimal) and pa.types.is_integer(kind):
+            if value != value.to_integral_value():
+                raise ValueError("it has a fraction")
+            return int(value)
+    return value
+
+
+def type_text(kind: pa.DataType) -> str:
+    """An Arrow type as a manifest has it: `double`, `decimal128(18, 2)`, `list<float>`."""
+    if pa.types.is_dictionary(kind):  # an ENUM
+        kind = kind.value_type
+    if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind):
+        return f"list<{type_text(kind.value_type)}>"
+    return str(kind)
+
+
+def type_of(text: str) -> pa.DataType:
+    """The Arrow type that `type_text` has written. Raises ValueError for other texts."""
+    if items := re.fullmatch(r"list<(.*)>", text):
+        return pa.list_(type_of(items[1]))
+    if decimal := re.fullmatch(r"decimal128\((\d+), (\d+)\)", text):
+        return pa.decimal128(int(decimal[1]), int(decimal[2]))
+    return pa.type_for_alias(text)
