@@ -14,7 +14,7 @@ from benchmarks import results
 from benchmarks.measure import Scale
 
 SECTIONS = (
-    "scoring", "memory", "incremental", "history", "lookup", "overhead", "growth", "before",
+    "scoring", "memory", "incremental", "history", "lookup", "serving", "overhead", "growth", "before",
 )  # fmt: skip
 SHORT = ("scoring", "incremental")
 """The sections of the short version: ratios of long enough runs, which hold on a busy machine, too."""

@@ -1,0 +1,141 @@
+"""What publishing costs, and how long an answer takes from what was published."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import models, project
+from benchmarks.data import floats
+from benchmarks.measure import Task, run
+from benchmarks.results import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmarks.measure import Scale
+
+WHOLE, FEW, NOTHING = "everything", "1 % changed", "nothing changed"
+MAX_PERCENT = 20.0
+MAX_MILLISECONDS = 0.05
+WARM_UP = 1_000
+_EVERY = {WHOLE: 0, FEW: 100, NOTHING: 100}
+_CURRENT = "{{ dbt_onnx.current_predictions(ref('scores'), registry=ref('model_registry'), key=['id']) }}\n"
+_PUBLISHED = """
+from dbt_onnx import publish
+
+def model(dbt, session):
+    dbt.config(materialized="published")
+    return publish(
+        dbt, session, predictions=dbt.ref("scores_current"), key=["id"], name="scores"
+    )
+"""
+
+
+def measure(scale: Scale) -> Iterator[Row]:
+    for entities in scale.of(full=(1_000_000, 10_000_000), smoke=(100_000,)):
+        folder = project.new_folder()
+        try:
+            arguments = {
+                "folder": str(folder),
+                "data": str(floats(entities, 10)),
+                "model": models.model("logistic"),
+            }
+            played = [
+                run(Task(__name__, "publish", arguments)).said
+                for _ in range(scale.of(full=3, smoke=1))
+            ]
+            yield from _publishing(played, entities)
+            looked = run(
+                Task(
+                    __name__,
+                    "look_up",
+                    {
+                        "folder": str(folder),
+                        "entities": entities,
+                        "lookups": scale.of(full=100_000, smoke=10_000),
+                        "rounds": scale.rounds,
+                    },
+                )
+            )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        p50, p90, p99 = (median(found) for found in zip(*looked.said["taken"], strict=True))
+        yield Row(
+            section="serving",
+            workload="one key, in process",
+            against=f"p99, {entities:,} entities",
+            unit="ms",
+            figure=p99,
+            at_most=MAX_MILLISECONDS,
+            detail=f"median {p50:.4f} ms, p90 {p90:.4f} ms; the process has {looked.peak_mb:.0f} MB",
+        )
+
+
+def _publishing(played: list[Any], entities: int) -> Iterator[Row]:
+    whole = median(steps[WHOLE] for steps in played)
+    yield Row(
+        section="serving",
+        workload="publication, everything",
+        against=f"{entities:,} entities",
+        unit="rows/s",
+        figure=entities / whole,
+        detail=f"{whole:.2f} s",
+    )
+    for step in (FEW, NOTHING):
+        seconds = median(steps[step] for steps in played)
+        yield Row(
+            section="serving",
+            workload=f"publication, {step}",
+            against=f"everything, {entities:,} entities",
+            unit="% of the time",
+            figure=median(100 * steps[step] / steps[WHOLE] for steps in played),
+            at_most=MAX_PERCENT,
+            detail=f"{seconds:.2f} s",
+        )
+
+
+def publish(*, folder: str, **settings: Any) -> dict[str, float]:
+    """A task: the seconds of the publishing node when everything, 1 % and nothing has changed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    project.import_all()
+    project.create(folder=folder, features=_features(WHOLE), materialized="table", **settings)
+    made = project.Project(Path(folder))
+    made.write("models/scores_current.sql", _CURRENT)
+    made.write("models/scores_published.py", _PUBLISHED)
+    taken = {}
+    for step in _EVERY:
+        project.change_features(folder=folder, features=_features(step), materialized="table")
+        nodes = made.dbt("run", "--select", "scores+")
+        taken[step] = nodes["scores_published"].seconds
+    return taken
+
+
+def _features(step: str) -> str:
+    changed = f"id % {every} = 0" if (every := _EVERY[step]) else "false"
+    return f"select * replace (case when {changed} then f0 + 1 else f0 end as f0) from {project.SOURCE}.features"
+
+
+def look_up(*, folder: str, entities: int, lookups: int, rounds: int) -> dict[str, Any]:
+    """A task: percentiles 50, 90 and 99, in milliseconds, of `get` for one key after the other, a list
+    for each round.
+    """
+    from dbt_onnx.serving import Predictions
+
+    taken = []
+    with Predictions.open(Path(folder) / "serving" / "scores") as predictions:
+        for _ in range(rounds):
+            times = []
+            for i in range(WARM_UP + lookups):
+                key = 611_953 * i % entities
+                started = time.perf_counter()
+                answer = predictions.get(key)
+                times.append(time.perf_counter() - started)
+                if answer.status != "predicted":
+                    raise ValueError(f"{key} is {answer.status}")
+            times = sorted(times[WARM_UP:])
+            taken.append([1000 * times[lookups * p // 100] for p in (50, 90, 99)])
+    return {"taken": taken}
