@@ -14,6 +14,7 @@ import secrets
 import threading
 import zlib
 from concurrent.futures import Future
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -37,6 +38,7 @@ class RequestLog:
         self._folder = folder
         self._waiting: queue.Queue[_Entry | None] = queue.Queue(_MOST_WAITING)
         self._descriptor: int | None = None
+        self._size = 0
         self._writer = threading.Thread(target=self._write_all, name="request log", daemon=True)
         self._writer.start()
 
@@ -84,16 +86,14 @@ class RequestLog:
     def _write(self, entries: list[_Entry]) -> None:
         try:
             if self._descriptor is None:
-                self._descriptor = self._new_segment()
+                self._descriptor, self._size = self._new_segment(), 0
             content = memoryview(b"".join(line for line, _ in entries))
             while content:
                 content = content[os.write(self._descriptor, content) :]
             os.fdatasync(self._descriptor)
+            self._size += sum(len(line) for line, _ in entries)
         except OSError as error:
-            # what of it is on disk is not known: nothing may come after it
-            if self._descriptor is not None:
-                os.close(self._descriptor)
-                self._descriptor = None
+            self._end_segment()
             failure = ServingError(
                 f"{self._folder} cannot be written: {error.strerror or error}; the answer is not kept, "
                 "and is not given",
@@ -104,6 +104,14 @@ class RequestLog:
             return
         for _, done in entries:
             done.set_result(None)
+
+    def _end_segment(self) -> None:
+        """Take back what was not acknowledged. Whether that is on disk is not known, so nothing follows it."""
+        if self._descriptor is not None:
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, self._size)
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def _new_segment(self) -> int:
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ class ModelScorer:
 
 
 def _array_of(value: Any, kind: pa.DataType) -> pa.Array:
-    if isinstance(value, list):
+    if isinstance(value, list) and pa.types.is_list(kind):
         value = [_number(item, kind.value_type) for item in value]
     else:
         value = _number(value, kind)
@@ -113,7 +114,10 @@ def _number(value: Any, kind: pa.DataType) -> Any:
         raise TypeError("it is true or false")
     if isinstance(value, Decimal | int) and not isinstance(value, bool):
         if pa.types.is_floating(kind):
-            return float(value)
+            number = float(value)
+            if math.isinf(number):
+                raise OverflowError("it is out of range")
+            return number
         if pa.types.is_decimal(kind):
             return Decimal(value)
         if isinstance(value, Decimal) and pa.types.is_integer(kind):
