@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dbt_onnx.cli import backfill, models, predictions, promotion, publications, status
+from dbt_onnx.cli import backfill, models, predictions, promotion, publications, status, watch
 from dbt_onnx.cli.options import MISUSED, WRONG
 from dbt_onnx.errors import ConfigError, DbtOnnxError, RegistryError
 from dbt_onnx.version import __version__
@@ -50,5 +50,6 @@ for command in (
     publications.published,
     publications.unpublish,
     status.status,
+    watch.watch,
 ):
     main.add_command(command)

@@ -83,6 +83,11 @@ class DbtProject:
         """dbt's manifest, parsed once. Raises ConfigError when dbt cannot read the project."""
         return self._parsed[0]
 
+    @property
+    def config(self) -> Any:
+        """dbt's config of the project. Raises ConfigError when dbt cannot read it."""
+        return self._parsed[1]
+
     def scoring_models(self) -> list[ScoringModel]:
         """The enabled models that are materialized as predictions, by selector."""
         if self._cached is not None:
