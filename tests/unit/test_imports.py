@@ -42,6 +42,7 @@ FLOORS = (
     {"authoring", "promotion", "runs"},
     {"engines"},
     {"project"},
+    {"serving"},
     {"cli"},
 )
 """Who stands on whom. A room imports itself and the floors below it, and no room beside it."""

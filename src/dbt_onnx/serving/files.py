@@ -101,7 +101,7 @@ class Files:
             size = partial.stat().st_size
             partial.replace(self.folder / name)
         except sqlite3.IntegrityError as error:
-            raise not_unique(rows) from error
+            raise _not_unique(rows) from error
         except (OSError, sqlite3.Error) as error:
             raise _unwritable(self.folder, error) from error
         finally:
@@ -168,7 +168,7 @@ def _fill(connection: sqlite3.Connection, rows: RowsToPublish, *, is_new: bool) 
     connection.execute("commit")
     [(written,)] = connection.execute("select count(*) from rows").fetchall()
     if written != rows.rows:
-        raise not_unique(rows, written=written)
+        raise _not_unique(rows, written=written)
 
 
 def _create(connection: sqlite3.Connection, rows: RowsToPublish) -> None:
@@ -195,7 +195,7 @@ def _create(connection: sqlite3.Connection, rows: RowsToPublish) -> None:
     )
 
 
-def not_unique(rows: RowsToPublish, *, written: int | None = None) -> DataError:
+def _not_unique(rows: RowsToPublish, *, written: int | None = None) -> DataError:
     found = "" if written is None else f": {rows.rows:,} rows have {written:,} keys"
     return DataError(
         f"the key {list(rows.key)} is not unique in {rows.relation}{found}; nothing is published",
