@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 WHOLE, FEW, NOTHING = "everything", "1 % changed", "nothing changed"
 MAX_PERCENT = 20.0
 MAX_MILLISECONDS = 0.05
+MAX_SECONDS_OF_WATCH = 3.0
 WARM_UP = 1_000
 _EVERY = {WHOLE: 0, FEW: 100, NOTHING: 100}
 _CURRENT = "{{ dbt_onnx.current_predictions(ref('scores'), registry=ref('model_registry'), key=['id']) }}\n"
@@ -73,6 +77,17 @@ def measure(scale: Scale) -> Iterator[Row]:
             at_most=MAX_MILLISECONDS,
             detail=f"median {p50:.4f} ms, p90 {p90:.4f} ms; the process has {looked.peak_mb:.0f} MB",
         )
+    files = scale.of(full=20, smoke=5)
+    waited = run(Task(__name__, "watch", {"files": files, "rows": 1_000})).said["waited"]
+    yield Row(
+        section="serving",
+        workload="watch, looking each second",
+        against="a file of 1,000 rows, until it is published",
+        unit="s",
+        figure=median(waited),
+        at_most=MAX_SECONDS_OF_WATCH,
+        detail=f"{files} files, the slowest {max(waited):.2f} s",
+    )
 
 
 def _publishing(played: list[Any], entities: int) -> Iterator[Row]:
@@ -139,3 +154,52 @@ def look_up(*, folder: str, entities: int, lookups: int, rounds: int) -> dict[st
             times = sorted(times[WARM_UP:])
             taken.append([1000 * times[lookups * p // 100] for p in (50, 90, 99)])
     return {"taken": taken}
+
+
+def watch(*, files: int, rows: int) -> dict[str, list[float]]:
+    """A task: the seconds from each file's arrival until a reader is given what it led to."""
+    import duckdb
+
+    from dbt_onnx.serving import Predictions
+
+    folder = project.new_folder()
+    landing = folder / "landing"
+    landing.mkdir(parents=True)
+    columns = ", ".join(f"(hash(i + {k}) % 100)::float as f{k}" for k in range(10))
+
+    def land(number: int) -> None:
+        written = landing / f".{number}"
+        statement = f"select i + {number * rows} as id, {columns} from range({rows}) t (i)"
+        duckdb.execute(f"copy ({statement}) to '{written}' (format parquet)")
+        written.rename(landing / f"{number}.parquet")
+
+    try:
+        land(0)
+        project.create(
+            folder=str(folder),
+            data=None,
+            model=models.model("logistic"),
+            features=f"select * from read_parquet('{landing}/*.parquet')",
+        )
+        made = project.Project(folder)
+        made.write("models/scores_current.sql", _CURRENT)
+        made.write("models/scores_published.py", _PUBLISHED)
+        command = [str(Path(sys.executable).with_name("dbt-onnx")), "watch", "--select", "scores+"]
+        command += ["--files", "landing/*.parquet", "--every", "1s", "--profiles-dir", str(folder)]
+        with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.stdout.readline()  # what was there at the begin is published
+            waited = []
+            with Predictions.open(folder / "serving" / "scores") as predictions:
+                for number in range(1, files + 1):
+                    time.sleep(number * 0.37 % 1)  # a file may come at any moment between two looks
+                    land(number)
+                    arrived = time.perf_counter()
+                    while predictions.get(number * rows).status != "predicted":
+                        time.sleep(0.01)
+                    waited.append(time.perf_counter() - arrived)
+            process.send_signal(signal.SIGINT)
+        return {"waited": waited}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
