@@ -14,6 +14,7 @@ import pyarrow as pa
 from dbt_onnx.artifacts.artifact import load_artifact
 from dbt_onnx.artifacts.registry import RegistryEntry
 from dbt_onnx.errors import ServingError
+from dbt_onnx.kernel.native import MAX_SECONDS
 from dbt_onnx.kernel.relation import check_relation
 from dbt_onnx.kernel.scoring import score_batches
 from dbt_onnx.serving.manifest import MODELS
@@ -31,8 +32,9 @@ class FeaturesError(ServingError):
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What the model says of one row: its outputs, or why the row is rejected."""
+    """What the model says of one row: its outputs, or why the row is rejected; and what it was fed."""
 
+    features: Mapping[str, Any]
     outputs: Mapping[str, Any]
     rejected_reason: str | None
 
@@ -43,8 +45,12 @@ class ModelScorer:
     The model runs in a child process: a row that kills it costs that answer, not the service.
     """
 
-    def __init__(self, folder: Path, model: ServedModel) -> None:
-        """Raises ArtifactError or ContractError when the files are not what the publication says."""
+    def __init__(
+        self, folder: Path, model: ServedModel, *, max_seconds: float = MAX_SECONDS
+    ) -> None:
+        """`max_seconds` is the longest time for one row. Raises ArtifactError or ContractError when the files
+        are not what the publication says.
+        """
         entry = RegistryEntry(
             model_name=model.model_name,
             model_version=model.model_version,
@@ -56,7 +62,7 @@ class ModelScorer:
         artifact = load_artifact(folder / MODELS, entry)
         self.model = model
         self._contract = artifact.contract
-        self._session = artifact.open(in_child_process=True)
+        self._session = artifact.open(in_child_process=True, max_seconds=max_seconds)
         self._schema = pa.schema(
             [(feature.name, type_of(feature.kind)) for feature in model.features]
         )
@@ -75,7 +81,8 @@ class ModelScorer:
             [scored] = score_batches([batch], self._session, contract=self._contract)
         row = scored.to_pylist()[0]
         reason = row.pop("rejected_reason")
-        return Score(outputs={} if reason else row, rejected_reason=reason)
+        [fed] = batch.to_pylist()
+        return Score(features=fed, outputs={} if reason else row, rejected_reason=reason)
 
     def _batch_of(self, features: Mapping[str, Any]) -> pa.RecordBatch:
         names = set(self._schema.names)
