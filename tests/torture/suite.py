@@ -47,6 +47,10 @@ ATTACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "hostile_models": ({"every": 1, "dbt": 10}, {"every": 9, "dbt": 2}),
     "names": ({"every": 1}, {"every": 26}),
     "wrong_bytes": ({"flips": 10_000, "runs": 200}, {"flips": 500, "runs": 20}),
+    "publications": (
+        {"kills": 200, "every": 1, "switches": 50},
+        {"kills": 4, "every": 9, "switches": 4},
+    ),
     "shortage": ({"places": 10, "rows": 2_000_000}, {"places": 1, "rows": 200_000}),
     "many_models": ({"runs": 20}, {"runs": 1}),
     "no_code": ({"every": 1, "short": False}, {"every": 4, "short": True}),
