@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dbt_onnx.cli import backfill, models, predictions, promotion, status
+from dbt_onnx.cli import backfill, models, predictions, promotion, serving, status
 from dbt_onnx.cli.options import MISUSED, WRONG
 from dbt_onnx.errors import ConfigError, DbtOnnxError, RegistryError
 from dbt_onnx.version import __version__
@@ -47,6 +47,7 @@ for command in (
     predictions.prune,
     promotion.promote,
     promotion.rollback,
+    serving.serve,
     status.status,
 ):
     main.add_command(command)
