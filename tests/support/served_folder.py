@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from dbt_onnx.serving.files import Files
-from dbt_onnx.serving.manifest import Column, Manifest, Publications
+from dbt_onnx.serving.manifest import Manifest, Publications
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
 CLOCK = datetime(2024, 6, 1, 12)
@@ -94,27 +94,30 @@ def publish(
         at = clock + timedelta(seconds=number)
         made = f"{at:%Y%m%dT%H%M%S%fZ}-{secrets.token_hex(4)}"
         size, digest = target.write(f"{made}.sqlite", given, base=None)
-        manifest = Manifest(
-            id=made,
-            name=folder.name,
-            key=_columns(key),
-            outputs=_columns(outputs),
-            stamps=_columns(ORIGIN_STAMPS),
-            stale_after=None if stale_after is None else stale_after.total_seconds(),
-            relation=given.relation,
-            run_id=f"run-{version}",
-            rows=given.rows,
-            rows_changed=given.rows_changed,
-            rows_removed=0,
-            served=(),
-            clock=clock,
-            published_at=at,
-            sha256=digest,
-            bytes=size,
+        manifest = Manifest.from_dict(
+            {
+                "id": made,
+                "name": folder.name,
+                "key": _columns(key),
+                "outputs": _columns(outputs),
+                "stamps": _columns(ORIGIN_STAMPS),
+                "model": None,
+                "stale_after": None if stale_after is None else stale_after.total_seconds(),
+                "relation": given.relation,
+                "run_id": f"run-{version}",
+                "rows": given.rows,
+                "rows_changed": given.rows_changed,
+                "rows_removed": 0,
+                "served": [],
+                "clock": clock.isoformat(),
+                "published_at": at.isoformat(),
+                "sha256": digest,
+                "bytes": size,
+            }
         )
         target.switch(before.published(manifest, at=at))
     return manifest
 
 
-def _columns(kinds: Mapping[str, str]) -> Sequence[Column]:
-    return tuple(Column(name, kind) for name, kind in kinds.items())
+def _columns(kinds: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "kind": kind} for name, kind in kinds.items()]

@@ -45,7 +45,7 @@ _JSON = b"application/json"
 # a body that is too long is read to its end, up to so many times the limit: who is still sending does
 # not see the answer
 _TIMES_TOO_LARGE = 16
-_ESCAPE = re.compile(rb"%(.{0,2})", re.DOTALL)
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
@@ -59,10 +59,10 @@ class Response(NamedTuple):
 
 
 class _Route(NamedTuple):
-    """What answers at a path; `is_open` to whoever has no token, too."""
+    """What answers at a path, and to which method, none for any; `is_open` to whoever has no token, too."""
 
     name: str
-    method: str
+    method: str | None
     answer: Callable[[Scope, Receive], Awaitable[Response]]
     is_open: bool = False
 
@@ -76,7 +76,7 @@ async def _nowhere(_: Scope, __: Receive) -> Response:
     )
 
 
-_NOWHERE = _Route("other", "GET", _nowhere)
+_NOWHERE = _Route("other", None, _nowhere)
 
 
 def application(
@@ -349,11 +349,13 @@ def _decoded(segment: bytes) -> str:
 
 
 def _unescaped(found: re.Match[bytes]) -> bytes:
+    if found[1] is None:
+        raise ValueError(found.string)
     return bytes.fromhex(found[1].decode())
 
 
-def _check_method(scope: Scope, method: str) -> None:
-    if scope["method"] != method:
+def _check_method(scope: Scope, method: str | None) -> None:
+    if method is not None and scope["method"] != method:
         raise Refusal(
             HTTPStatus.METHOD_NOT_ALLOWED,
             "method_not_allowed",

@@ -84,8 +84,10 @@ def listening(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=_WAITING)
     except (OSError, UnicodeError) as error:
+        # Python adds the address once more, in brackets
+        said = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
         raise ConfigError(
-            f"{host}:{port} cannot be listened at: {getattr(error, 'strerror', None) or error}",
+            f"{host}:{port} cannot be listened at: {said}",
             hint="name a free port with --port, and with --host an address of this machine",
         ) from error
 

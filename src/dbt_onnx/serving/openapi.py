@@ -95,6 +95,7 @@ def openapi_document(limits: Limits) -> dict[str, Any]:
                 )
             },
             "/metrics": {"get": _operation("Figures for Prometheus", {"200": None})},
+            "/openapi.json": {"get": _operation("This description", {"200": {}})},
         },
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},

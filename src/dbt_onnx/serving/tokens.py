@@ -39,13 +39,13 @@ class Tokens:
             if text and not re.fullmatch(r"[0-9a-f]{64}", text):
                 raise ConfigError(
                     f"line {number} of {path} is no sha256",
-                    hint="write the token's hash: printf %s TOKEN | sha256sum",
+                    hint="write the sha256 of the token, 64 hexadecimal digits",
                 )
             hashes += [text] if text else []
         if not hashes:
             raise ConfigError(
                 f"{path} has no token: nobody could ask",
-                hint="write the hash of a token into it: printf %s TOKEN | sha256sum",
+                hint="write the sha256 of a token into it, 64 hexadecimal digits",
             )
         return cls(hashes)
 
