@@ -111,6 +111,7 @@ class _Connection(HttpToolsProtocol):
     def __init__(self, *arguments: Any, limits: Limits, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self._limits = limits
+        self._is_in_head = False
         self._head_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -125,15 +126,22 @@ class _Connection(HttpToolsProtocol):
         self._clear_deadline()
         super().connection_lost(exc)
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._is_in_head, self._head_bytes = True, 0
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        super().on_headers_complete()
+
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             # the application has the request, and an eye on its body
-            self._head_bytes = 0
             self._clear_deadline()
             return
         self._head_bytes += len(data)
-        if self._head_bytes > self._limits.head_bytes:
+        if self._is_in_head and self._head_bytes > self._limits.head_bytes:
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             self._refuse(too_large(status, "head", self._limits.head_bytes))
         elif self._deadline is None:
@@ -162,9 +170,10 @@ class _Connection(HttpToolsProtocol):
         if self.transport.get_write_buffer_size():
             # the client does not take its answer, nor would it take another
             self.transport.abort()
-        elif self._head_bytes:
+        elif self._is_in_head:
             self._refuse(too_slow(self._limits.seconds))
         else:
+            # nothing, or a body that nobody waits for: one more answer would be taken for that to the next
             self.transport.close()
 
     def _refuse(self, refusal: Refusal) -> None:
