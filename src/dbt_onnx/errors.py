@@ -78,6 +78,10 @@ class ServingError(DbtOnnxError):
     kind = "serving"
 
 
+class InvalidKeyError(ServingError):
+    """What was asked for cannot be a key of the publication: a text where whole numbers are, say."""
+
+
 class ScoringError(DbtOnnxError):
     """The model failed on valid input, or gave back something other than it promised."""
 

@@ -7,6 +7,7 @@ returns the arguments of `dbt-onnx`.
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from dbt_onnx.artifacts.artifact import write_artifact
 from dbt_onnx.artifacts.registry_file import put_entry
 from dbt_onnx.cli import main
 from dbt_onnx.promotion.promotions_file import PROMOTION_COLUMNS
+from dbt_onnx.serving.manifest import POINTER
 
 if TYPE_CHECKING:
     from click.testing import Result
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 Command = Callable[[Path], Sequence[object]]
 COMMANDS: dict[str, Command] = {}
 FEATURES = ("--features", "a,b")
+TAKEN: list[socket.socket] = []
 
 
 def command(function: Command) -> Command:
@@ -56,7 +59,8 @@ def save(folder: Path, model: Any) -> None:
 
 def called(folder: Path, arguments: Sequence[object]) -> Result:
     """Call `dbt-onnx`, about a folder unless the arguments name another."""
-    where = () if "--project-dir" in arguments else ("--project-dir", folder)
+    is_elsewhere = "--project-dir" in arguments or arguments[0] == "serve"
+    where = () if is_elsewhere else ("--project-dir", folder)
     return CliRunner().invoke(main, [str(item) for item in (*arguments, *where)])
 
 
@@ -374,3 +378,50 @@ def backfill_day_malformed(folder: Path) -> Sequence[object]:
 def backfill_backwards(folder: Path) -> Sequence[object]:
     days = ("--from", "2024-02-01", "--to", "2024-01-01")
     return ("backfill", "scores", *days, "--every", "day")
+
+
+# serve
+
+
+def serve_with_tokens(folder: Path, content: bytes) -> Sequence[object]:
+    (folder / "tokens").write_bytes(content)
+    return ("serve", folder, "--tokens", folder / "tokens")
+
+
+@command
+def serve_folder_is_a_publication(folder: Path) -> Sequence[object]:
+    (folder / POINTER).touch()
+    return ("serve", folder)
+
+
+@command
+def serve_open_to_others(folder: Path) -> Sequence[object]:
+    return ("serve", folder, "--host", "0.0.0.0")
+
+
+@command
+def serve_tokens_and_no_auth(folder: Path) -> Sequence[object]:
+    return (*serve_with_tokens(folder, b""), "--no-auth")
+
+
+@command
+def serve_tokens_malformed(folder: Path) -> Sequence[object]:
+    return serve_with_tokens(folder, b"# who may ask\nthe token itself\n")
+
+
+@command
+def serve_tokens_empty(folder: Path) -> Sequence[object]:
+    return serve_with_tokens(folder, b"# nobody\n")
+
+
+@command
+def serve_tokens_not_text(folder: Path) -> Sequence[object]:
+    return serve_with_tokens(folder, b"\xff")
+
+
+@command
+def serve_address_taken(folder: Path) -> Sequence[object]:
+    taken = socket.create_server(("127.0.0.1", 0))
+    # the end of the process closes it
+    TAKEN.append(taken)
+    return ("serve", folder, "--port", taken.getsockname()[1])

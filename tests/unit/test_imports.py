@@ -28,6 +28,7 @@ ONLY_IN: dict[str, set[str]] = {
     "rich": {"cli/show/*.py", "runs/progress.py"},
     "model_signing": {"artifacts/signing.py"},
     "cryptography": {"artifacts/signing.py"},
+    "uvicorn": {"serving/http_server.py"},
     "pandas": set(),
     "pickle": set(),
     "cloudpickle": set(),

@@ -6,7 +6,16 @@ from typing import Any
 
 import click
 
-from dbt_onnx.cli import backfill, models, predictions, promotion, publications, status, watch
+from dbt_onnx.cli import (
+    backfill,
+    models,
+    predictions,
+    promotion,
+    publications,
+    serving,
+    status,
+    watch,
+)
 from dbt_onnx.cli.options import MISUSED, WRONG
 from dbt_onnx.errors import ConfigError, DbtOnnxError, RegistryError
 from dbt_onnx.version import __version__
@@ -49,6 +58,7 @@ for command in (
     promotion.rollback,
     publications.published,
     publications.unpublish,
+    serving.serve,
     status.status,
     watch.watch,
 ):

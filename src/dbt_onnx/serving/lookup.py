@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from dbt_onnx.errors import ServingError
+from dbt_onnx.errors import InvalidKeyError, ServingError
 from dbt_onnx.serving.kinds import UnreadableKeyError, kind_of
 from dbt_onnx.serving.manifest import POINTER, Manifest, read_publications
 
@@ -118,7 +118,7 @@ class Predictions:
     def get(self, key: Any) -> Answer:
         """The answer for one key: a value, or a tuple of values where the key has several columns.
 
-        A key that cannot be one, such as a text where numbers are, raises ServingError.
+        A key that cannot be one, such as a text where numbers are, raises InvalidKeyError.
         """
         self._notice()
         return self._current.answer(key, self._clock())
@@ -129,9 +129,17 @@ class Predictions:
         publication, now = self._current, self._clock()
         return [publication.answer(key, now) for key in keys]
 
-    def parse_key(self, texts: Sequence[str]) -> tuple[Any, ...]:
-        """A key from text, one for each column, as a URL has it. Raises ServingError."""
-        return self._current.parse_key(texts)
+    def parse_key(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        """A key as a URL or JSON has it, one value for each column: texts are read as what the column
+        holds, other values are taken as they are. Raises InvalidKeyError.
+        """
+        return self._current.parse_key(values)
+
+    def get_parsed(self, keys: Iterable[Sequence[Any]]) -> list[Answer]:
+        """As `get_many`, with keys that `parse_key` reads, by the same publication that answers."""
+        self._notice()
+        publication, now = self._current, self._clock()
+        return [publication.answer(publication.parse_key(key), now) for key in keys]
 
     def refresh(self) -> bool:
         """Look for another publication now. Whether there was one, and it is served from now on."""
@@ -227,11 +235,14 @@ class _OpenPublication:
     def close(self) -> None:
         self._connection.close()
 
-    def parse_key(self, texts: Sequence[str]) -> tuple[Any, ...]:
-        if len(texts) != len(self._keys):
-            raise self._bad_key(f"got {len(texts)} value(s)")
+    def parse_key(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        if len(values) != len(self._keys):
+            raise self._bad_key(f"got {len(values)} value(s)")
         try:
-            return tuple(kind.parse(text) for kind, text in zip(self._keys, texts, strict=True))
+            return tuple(
+                kind.parse(value) if isinstance(value, str) else value
+                for kind, value in zip(self._keys, values, strict=True)
+            )
         except UnreadableKeyError as error:
             raise self._bad_key(str(error)) from error
 
@@ -287,9 +298,9 @@ class _OpenPublication:
             **stamps,
         )
 
-    def _bad_key(self, what: str) -> ServingError:
+    def _bad_key(self, what: str) -> InvalidKeyError:
         names = ", ".join(f"{column.name} ({column.kind})" for column in self.manifest.key)
-        return ServingError(
+        return InvalidKeyError(
             f"the key of {self.manifest.name!r} is {names}; {what}",
             hint="give one value for each column, in this order; several as a tuple",
         )

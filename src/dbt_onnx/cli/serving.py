@@ -1,0 +1,117 @@
+"""`dbt-onnx serve`: published predictions over HTTP."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dbt_onnx.cli import options
+from dbt_onnx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+
+def _ticking(moment: datetime) -> Callable[[], datetime]:
+    begun = time.monotonic()
+    return lambda: moment + timedelta(seconds=time.monotonic() - begun)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one."
+)
+@click.option(
+    "--tokens",
+    "tokens_file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Who may ask: a file with the sha256 of a token in each line.",
+)
+@click.option("--no-auth", is_flag=True, help="Everybody who reaches the address may ask.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0.01),
+    metavar="N",
+    help="Requests a second of one client, or of one token.  [default: no limit]",
+)
+@click.option(
+    "--max-batch", type=click.IntRange(1), default=1_000, show_default=True, help="Keys of a batch."
+)
+@click.option(
+    "--max-body", type=click.IntRange(1), default=2**20, show_default=True, help="Bytes of a body."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.1),
+    default=10,
+    show_default=True,
+    metavar="SECONDS",
+    help="For sending a request, and for taking its answer.",
+)
+@click.option(
+    "--clock",
+    type=options.MOMENT,
+    help="Count ages from this moment on, UTC, as if the service had started then.",
+)
+@click.option("--access-log", is_flag=True, help="A line for each request, keys included.")
+def serve(
+    folder: Path,
+    host: str,
+    port: int,
+    tokens_file: Path | None,
+    no_auth: bool,  # noqa: FBT001
+    rate: float | None,
+    max_batch: int,
+    max_body: int,
+    timeout: float,
+    clock: datetime | None,
+    access_log: bool,  # noqa: FBT001
+) -> None:
+    """Answer for the predictions in FOLDER over HTTP, until SIGTERM or Ctrl-C.
+
+    FOLDER has a folder for each publication, as `dbt build` makes it: serving/ with serving/churn/. What
+    is published later is served from then on.
+
+    \b
+      GET  /v1/predictions/churn/00042          one entity
+      POST /v1/predictions/churn:batch          {"keys": ["00042", "00043"]}
+      GET  /healthz /readyz /metrics /openapi.json
+    """  # noqa: D301, click's mark for lines that stay as they are
+    from dbt_onnx.cli.show.console import print_text
+    from dbt_onnx.serving import http_server
+    from dbt_onnx.serving.http import application
+    from dbt_onnx.serving.limits import Limits
+    from dbt_onnx.serving.lookup import utc_now
+    from dbt_onnx.serving.tokens import Tokens
+
+    if tokens_file is not None and no_auth:
+        raise ConfigError(
+            "--tokens and --no-auth contradict each other", hint="leave one of them out"
+        )
+    if tokens_file is None and not no_auth and not http_server.is_loopback(host):
+        raise ConfigError(
+            f"others reach {host}, and nobody is asked for a token",
+            hint="name the tokens with --tokens; --no-auth where something else asks who it is",
+        )
+    app = application(
+        folder,
+        clock=utc_now if clock is None else _ticking(clock),
+        tokens=None if tokens_file is None else Tokens.from_file(tokens_file),
+        limits=Limits(
+            batch_keys=max_batch, body_bytes=max_body, requests_per_second=rate, seconds=timeout
+        ),
+    )
+    http_server.serve(
+        app,
+        host=host,
+        port=port,
+        access_log=access_log,
+        on_listening=lambda address: print_text(f"{folder} is served at {address}"),
+    )

@@ -1,0 +1,121 @@
+"""All that a folder serves, by name: `serving/` has `serving/churn/`, and perhaps others."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from dbt_onnx.errors import ConfigError, ServingError
+from dbt_onnx.serving.lookup import CHECK_SECONDS, Predictions, utc_now
+from dbt_onnx.serving.manifest import POINTER, is_publication_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from pathlib import Path
+
+    from dbt_onnx.serving.manifest import Manifest
+
+_LOG = logging.getLogger("dbt_onnx")
+_UNREADABLE = "it is damaged; the log says more"
+_NO_TIME = timedelta()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What is served under a name.
+
+    manifest    of the publication that answers; none when there is none that can be read
+    age         of it: since the project's clock in the run that published it
+    problem     why it cannot be relied on: damaged, or older than it may be
+    """
+
+    name: str
+    manifest: Manifest | None = None
+    age: timedelta | None = None
+    problem: str | None = None
+
+
+class ServingFolder:
+    """The publications below a folder. New ones are found by `look`. Safe to use from several threads."""
+
+    def __init__(self, folder: Path, *, clock: Callable[[], datetime] = utc_now) -> None:
+        if (folder / POINTER).exists():
+            raise ConfigError(
+                f"{folder} is one publication, not a folder with one folder for each",
+                hint=f"name the folder above: {folder.parent}",
+            )
+        self.folder = folder
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._look_at = time.monotonic()
+        self._open: dict[str, Predictions] = {}
+        self._unreadable: dict[str, str] = {}
+        self._damaged: dict[str, str] = {}
+        self.look()
+
+    def get(self, name: str) -> Predictions | None:
+        """What is published under a name, as far as it was found."""
+        return self._open.get(name)
+
+    def is_unreadable(self, name: str) -> bool:
+        """Whether there is something of that name, of which nothing can be read."""
+        return name in self._unreadable
+
+    def look(self) -> None:
+        """Open what has come since, here and in the folders that are open already.
+
+        Does nothing when that was done a moment ago: whoever asks for names that do not exist cannot
+        keep the service busy with it.
+        """
+        with self._lock:
+            begun = time.monotonic()
+            if begun < self._look_at:
+                return
+            names = {path.parent.name for path in self.folder.glob(f"*/{POINTER}")}
+            unreadable = {}
+            for name in sorted({*filter(is_publication_name, names), *self._open}):
+                try:
+                    if name in self._open:
+                        self._open[name].refresh()
+                    else:
+                        self._open[name] = Predictions.open(self.folder / name, clock=self._clock)
+                except ServingError as error:
+                    unreadable[name] = error.message
+                    if self._unreadable.get(name) != error.message:
+                        _LOG.error("%s: %s", name, error.message)
+            self._unreadable = unreadable
+            took = time.monotonic() - begun
+            # the sha256 of a large file that is damaged takes seconds, and is taken again each time
+            self._look_at = begun + took + max(CHECK_SECONDS, 10 * took)
+
+    def note_damage(self, name: str) -> None:
+        """Remember that the publication which answers now turned out to be damaged."""
+        self._damaged[name] = self._open[name].manifest.id
+
+    def served(self) -> list[Served]:
+        """What is served now, by name."""
+        found = [Served(name=name, problem=_UNREADABLE) for name in self._unreadable]
+        found += [self._judged(name, each) for name, each in list(self._open.items())]
+        return sorted(found, key=lambda each: each.name)
+
+    def close(self) -> None:
+        """Close all files."""
+        for predictions in self._open.values():
+            predictions.close()
+
+    def _judged(self, name: str, predictions: Predictions) -> Served:
+        manifest, fault = predictions.manifest, predictions.fault
+        age = max(self._clock() - manifest.clock, _NO_TIME)
+        problem = None
+        if fault is not None:
+            problem = f"a newer one cannot be served: {_UNREADABLE}"
+        elif self._damaged.get(name) == manifest.id:
+            problem = _UNREADABLE
+        elif manifest.stale_after is not None and age.total_seconds() > manifest.stale_after:
+            problem = f"it is {age} old, and may be {timedelta(seconds=manifest.stale_after)}"
+        return Served(name=name, manifest=manifest, age=age, problem=problem)

@@ -1,0 +1,395 @@
+"""The HTTP service, as an ASGI application.
+
+    GET  /v1/predictions/NAME/KEY           one answer; KEY is a segment for each column of the key
+    POST /v1/predictions/NAME:batch         {"keys": [KEY, ...]}
+    GET  /healthz  /readyz  /metrics  /openapi.json
+
+A key is data: it is never a path, SQL, or anything else but a value to compare with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from functools import partial
+from http import HTTPStatus
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dbt_onnx.errors import InvalidKeyError, ServingError
+from dbt_onnx.serving.answers import answer_document, unknown_document
+from dbt_onnx.serving.folder import ServingFolder
+from dbt_onnx.serving.limits import Limits, Rates, too_large, too_slow
+from dbt_onnx.serving.lookup import MISSING, utc_now
+from dbt_onnx.serving.metrics import CONTENT_TYPE, Metrics
+from dbt_onnx.serving.openapi import openapi_document
+from dbt_onnx.serving.refusal import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from dbt_onnx.serving.lookup import Answer, Predictions
+    from dbt_onnx.serving.tokens import Tokens
+
+    Scope = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+    Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_LOG = logging.getLogger("dbt_onnx")
+_PREDICTIONS = b"/v1/predictions/"
+_JSON = b"application/json"
+# a body that is too long is read to its end, up to so many times the limit: who is still sending does
+# not see the answer
+_TIMES_TOO_LARGE = 16
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+class Response(NamedTuple):
+    """An answer, ready to be sent."""
+
+    status: int
+    body: bytes
+    content_type: bytes = _JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class _Route(NamedTuple):
+    """What answers at a path, and to which method, none for any; `is_open` to whoever has no token, too."""
+
+    name: str
+    method: str | None
+    answer: Callable[[Scope, Receive], Awaitable[Response]]
+    is_open: bool = False
+
+
+async def _nowhere(_: Scope, __: Receive) -> Response:
+    raise Refusal(
+        HTTPStatus.NOT_FOUND,
+        "not_found",
+        "there is nothing at this path",
+        hint="/openapi.json says what there is",
+    )
+
+
+_NOWHERE = _Route("other", None, _nowhere)
+
+
+def application(
+    folder: Path,
+    *,
+    clock: Callable[[], datetime] = utc_now,
+    limits: Limits | None = None,
+    tokens: Tokens | None = None,
+) -> Application:
+    """The service for a folder with one folder for each publication.
+
+    `clock` gives the time against which ages are counted: UTC, without a zone. Without `tokens` everybody
+    may ask. Raises ConfigError when the folder is itself a publication.
+    """
+    return Application(ServingFolder(folder, clock=clock), limits=limits or Limits(), tokens=tokens)
+
+
+class Application:
+    """The service for one folder, by ASGI. It has no startup of its own; `close` closes its files."""
+
+    def __init__(self, folder: ServingFolder, *, limits: Limits, tokens: Tokens | None) -> None:
+        self.limits = limits
+        self._folder = folder
+        self._tokens = tokens
+        per_second = limits.requests_per_second
+        self._rates = None if per_second is None else Rates(per_second)
+        self._metrics = Metrics()
+        self._openapi = Response(HTTPStatus.OK, _encode(openapi_document(limits)).encode())
+        self._routes = {
+            b"/healthz": _Route("healthz", "GET", self._healthz, is_open=True),
+            b"/readyz": _Route("readyz", "GET", self._readyz, is_open=True),
+            b"/metrics": _Route("metrics", "GET", self._metrics_text),
+            b"/openapi.json": _Route("openapi", "GET", self._openapi_json),
+        }
+        self._actions = {"batch": self._batch}
+
+    def close(self) -> None:
+        """Close all files."""
+        self._folder.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            # by ASGI, a server then goes on without
+            raise NotImplementedError(scope["type"])
+        begun = perf_counter()
+        route = _NOWHERE
+        try:
+            route = self._route(scope)
+            if not route.is_open:
+                self._admit(scope)
+            _check_method(scope, route.method)
+            response = await route.answer(scope, receive)
+        except Refusal as refusal:
+            response = _refused(refusal)
+        except InvalidKeyError as error:
+            response = _refused(_bad_request("key", error.message, hint=error.hint))
+        except Exception:  # noqa: BLE001, logged; the client gets no traceback
+            _LOG.exception("a request could not be answered")
+            response = _refused(_failed())
+        await _send(response, send)
+        self._metrics.count(route.name, response.status, perf_counter() - begun)
+
+    def _route(self, scope: Scope) -> _Route:
+        """What answers at a path. Raises Refusal when the path is too long."""
+        # the key may have slashes, as %2F: the path that is decoded already does not tell which
+        path = scope["raw_path"]
+        if len(path) > self.limits.path_bytes:
+            raise too_large(HTTPStatus.REQUEST_URI_TOO_LONG, "path", self.limits.path_bytes)
+        if not path.startswith(_PREDICTIONS):
+            return self._routes.get(path, _NOWHERE)
+        name, *key = path[len(_PREDICTIONS) :].split(b"/")
+        if key:
+            return _Route("prediction", "GET", partial(self._prediction, name, key))
+        name, _, verb = _decoded(name).partition(":")
+        if verb in self._actions:
+            return _Route(verb, "POST", partial(self._actions[verb], name))
+        return _NOWHERE
+
+    def _admit(self, scope: Scope) -> None:
+        """Raises Refusal unless the client has a token that is accepted, and does not ask too often."""
+        client = scope["client"][0] if scope.get("client") else ""
+        if self._tokens is not None:
+            owner = self._tokens.owner(_header(scope, b"authorization"))
+            if owner is None:
+                self._take(client)
+                raise Refusal(
+                    HTTPStatus.UNAUTHORIZED,
+                    "unauthorized",
+                    "there is no token with this request, or one that is not accepted",
+                    hint="send the header Authorization: Bearer TOKEN",
+                    headers=((b"www-authenticate", b"Bearer"),),
+                )
+            client = owner
+        self._take(client)
+
+    def _take(self, client: str) -> None:
+        if self._rates is not None:
+            self._rates.take(client)
+
+    async def _prediction(
+        self, raw_name: bytes, raw_key: Sequence[bytes], _: Scope, __: Receive
+    ) -> Response:
+        name, key = _decoded(raw_name), [_decoded(segment) for segment in raw_key]
+        predictions = self._folder.get(name) or await self._found(name)
+        if predictions is None:
+            return _json(HTTPStatus.NOT_FOUND, unknown_document(name, key))
+        (answer,) = self._answers(name, predictions, [key])
+        status = HTTPStatus.NOT_FOUND if answer.status == MISSING else HTTPStatus.OK
+        return _json(status, answer_document(name, answer))
+
+    async def _batch(self, name: str, scope: Scope, receive: Receive) -> Response:
+        body = await self._body(scope, receive)
+        predictions = self._folder.get(name) or await self._found(name)
+        # in a thread: others shall not wait for a thousand answers
+        return await asyncio.to_thread(self._answer_batch, name, predictions, body)
+
+    def _answer_batch(self, name: str, predictions: Predictions | None, body: bytes) -> Response:
+        keys = self._keys(body)
+        if predictions is None:
+            unknown = [unknown_document(name, key) for key in keys]
+            return _json(
+                HTTPStatus.NOT_FOUND, {"name": name, "publication": None, "answers": unknown}
+            )
+        answers = self._answers(name, predictions, keys)
+        document = {
+            "name": name,
+            "publication": answers[0].publication if answers else None,
+            "answers": [answer_document(name, answer) for answer in answers],
+        }
+        return _json(HTTPStatus.OK, document)
+
+    def _answers(
+        self, name: str, predictions: Predictions, keys: Sequence[Sequence[Any]]
+    ) -> list[Answer]:
+        """Raises InvalidKeyError, and Refusal when the publication cannot be read."""
+        try:
+            return predictions.get_parsed(keys)
+        except InvalidKeyError:
+            raise
+        except ServingError as error:
+            _LOG.error("%s", error.message)
+            self._folder.note_damage(name)
+            raise _unreadable(name) from error
+
+    def _keys(self, body: bytes) -> list[list[Any]]:
+        """The keys of a batch. Raises Refusal."""
+        hint = 'send {"keys": [KEY, ...]}; a key is a value, or a list with a value for each column'
+        try:
+            document = json.loads(body, parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:
+            raise _bad_request("json", "the body is no JSON that can be read", hint=hint) from error
+        if not isinstance(document, dict) or set(document) != {"keys"}:
+            raise _bad_request("keys", 'the body is no object with "keys" alone', hint=hint)
+        if not isinstance(document["keys"], list):
+            raise _bad_request("keys", '"keys" is no list', hint=hint)
+        if len(document["keys"]) > self.limits.batch_keys:
+            raise Refusal(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                "too_large",
+                f"{len(document['keys']):,} keys are more than {self.limits.batch_keys:,}",
+                hint="ask in several batches",
+            )
+        keys = [key if isinstance(key, list) else [key] for key in document["keys"]]
+        for position, key in enumerate(keys):
+            if not all(isinstance(value, str | int | float) for value in key):
+                raise _bad_request(
+                    "key", f"keys[{position}] has something else than values", hint=hint
+                )
+        return keys
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """The body of a request. Raises Refusal when it is too large, or does not come in time."""
+        most = self.limits.body_bytes
+        chunks, size, has_more = [], 0, True
+        refusal = too_large(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body", most)
+        declared = _header(scope, b"content-length")
+        if declared.isdigit() and int(declared[:20]) > most * _TIMES_TOO_LARGE:
+            raise refusal
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                while has_more and size <= most * _TIMES_TOO_LARGE:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _bad_request(
+                            "disconnected", "the client has gone", hint="send it again"
+                        )
+                    size += len(message.get("body", b""))
+                    chunks += [message["body"]] if "body" in message and size <= most else []
+                    has_more = message.get("more_body", False)
+        except TimeoutError as error:
+            raise too_slow(self.limits.seconds) from error
+        if size > most:
+            raise refusal
+        return b"".join(chunks)
+
+    async def _found(self, name: str) -> Predictions | None:
+        """What is published under a name that was not known yet."""
+        await asyncio.to_thread(self._folder.look)
+        if self._folder.is_unreadable(name):
+            raise _unreadable(name)
+        return self._folder.get(name)
+
+    async def _healthz(self, _: Scope, __: Receive) -> Response:
+        return _json(HTTPStatus.OK, {"status": "ok"})
+
+    async def _readyz(self, _: Scope, __: Receive) -> Response:
+        await asyncio.to_thread(self._folder.look)
+        served = self._folder.served()
+        is_ready = bool(served) and all(each.problem is None for each in served)
+        document = {
+            "status": "ready" if is_ready else "not ready",
+            "publications": [
+                {
+                    "name": each.name,
+                    "publication": each.manifest and each.manifest.id,
+                    "age_seconds": None if each.age is None else each.age.total_seconds(),
+                    "problem": each.problem,
+                }
+                for each in served
+            ],
+        }
+        return _json(HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE, document)
+
+    async def _metrics_text(self, _: Scope, __: Receive) -> Response:
+        await asyncio.to_thread(self._folder.look)
+        return Response(HTTPStatus.OK, self._metrics.text(self._folder.served()), CONTENT_TYPE)
+
+    async def _openapi_json(self, _: Scope, __: Receive) -> Response:
+        return self._openapi
+
+
+def _json(status: int, document: Any, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Response:
+    return Response(status, _encode(document).encode(), _JSON, headers)
+
+
+async def _send(response: Response, send: Send) -> None:
+    length = str(len(response.body)).encode()
+    await send(
+        {
+            "type": "http.response.start",
+            "status": response.status,
+            "headers": [
+                (b"content-type", response.content_type),
+                (b"content-length", length),
+                # an age is true when it is said
+                (b"cache-control", b"no-store"),
+                *response.headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": response.body})
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    return next((value for key, value in scope["headers"] if key == name), b"")
+
+
+def _decoded(segment: bytes) -> str:
+    """A segment of a path as text: `%2F` is a slash. Raises Refusal."""
+    try:
+        if b"%" in segment:
+            segment = _ESCAPE.sub(_unescaped, segment)
+        return segment.decode()
+    except ValueError as error:
+        raise _bad_request(
+            "path",
+            "a part of the path is no text",
+            hint="write the bytes of UTF-8 as %41, and % itself as %25",
+        ) from error
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    if found[1] is None:
+        raise ValueError(found.string)
+    return bytes.fromhex(found[1].decode())
+
+
+def _check_method(scope: Scope, method: str | None) -> None:
+    if method is not None and scope["method"] != method:
+        raise Refusal(
+            HTTPStatus.METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "this method is not answered here",
+            hint=f"use {method}",
+            headers=((b"allow", method.encode()),),
+        )
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(text)
+
+
+def _bad_request(kind: str, message: str, *, hint: str) -> Refusal:
+    return Refusal(HTTPStatus.BAD_REQUEST, kind, message, hint=hint)
+
+
+def _unreadable(name: str) -> Refusal:
+    return Refusal(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "unavailable",
+        f"what is published as {name!r} cannot be read",
+        hint="whoever runs the service finds the reason in its log",
+    )
+
+
+def _failed() -> Refusal:
+    return Refusal(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "internal",
+        "the request could not be answered",
+        hint="whoever runs the service finds the reason in its log",
+    )
+
+
+def _refused(refusal: Refusal) -> Response:
+    return _json(refusal.status, refusal.document(), refusal.headers)

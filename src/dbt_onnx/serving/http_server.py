@@ -1,0 +1,202 @@
+"""The HTTP service at a port, by uvicorn."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import math
+import signal
+import socket
+from contextlib import closing
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.errors import ConfigError
+from dbt_onnx.serving.limits import too_large, too_slow
+from dbt_onnx.serving.refusal import Refusal
+
+try:
+    import uvicorn
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+except ImportError as missing:
+    raise ConfigError(
+        f"the service needs the packages uvicorn and httptools: {missing}",
+        hint="pip install 'dbt-onnx[serve]'",
+    ) from missing
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from dbt_onnx.serving.http import Application
+    from dbt_onnx.serving.limits import Limits
+
+_WAITING = 2048
+
+
+def serve(
+    app: Application,
+    *,
+    host: str,
+    port: int,
+    access_log: bool = False,
+    on_listening: Callable[[str], None],
+) -> None:
+    """Answer at a port until SIGTERM or SIGINT comes, then requests in work, and close the files.
+
+    `port` 0 is any that is free; `on_listening` is told the address. Raises ConfigError when the address
+    cannot be had.
+    """
+    with closing(app), listening(host, port) as listener:
+        name = f"[{host}]" if ":" in host else host
+        on_listening(f"http://{name}:{listener.getsockname()[1]}")
+        # uvicorn hands a signal on when it has ended: it has done its work by then
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        server_for(app, access_log=access_log).run(sockets=[listener])
+
+
+def server_for(app: Application, *, access_log: bool = False) -> uvicorn.Server:
+    """A server that holds clients to the limits of the application."""
+    seconds = math.ceil(app.limits.seconds)
+    config = uvicorn.Config(
+        app,
+        http=partial(_Connection, limits=app.limits),  # type: ignore[arg-type]
+        ws="none",
+        lifespan="off",
+        # uvicorn warns of every request that is malformed; the access log is on its level of information
+        log_level=logging.INFO if access_log else logging.ERROR,
+        access_log=access_log,
+        # whoever asks is who is at the other end, not who they say they are
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=seconds,
+        timeout_graceful_shutdown=seconds,
+    )
+    return uvicorn.Server(config)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket at an address. Raises ConfigError when it cannot be had."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=_WAITING)
+    except (OSError, UnicodeError) as error:
+        # Python adds the address once more, in brackets
+        said = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
+        raise ConfigError(
+            f"{host}:{port} cannot be listened at: {said}",
+            hint="name a free port with --port, and with --host an address of this machine",
+        ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Connection(HttpToolsProtocol):
+    """A connection that ends when its client is too slow or its head too long.
+
+    uvicorn waits for the head of a request for ever, and keeps all of it.
+    """
+
+    def __init__(self, *arguments: Any, limits: Limits, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._limits = limits
+        self._is_in_head = False
+        self._head_bytes = 0
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self._limits.connections:
+            self._refuse(_too_many())
+        else:
+            self._set_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._clear_deadline()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._is_in_head, self._head_bytes = True, 0
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            # the application has the request, and an eye on its body
+            self._clear_deadline()
+            return
+        self._head_bytes += len(data)
+        if self._is_in_head and self._head_bytes > self._limits.head_bytes:
+            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            self._refuse(too_large(status, "head", self._limits.head_bytes))
+        elif self._deadline is None:
+            self._set_deadline()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.get_write_buffer_size() and self._deadline is None:
+            self._set_deadline()
+
+    def send_400_response(self, msg: str) -> None:
+        """In place of uvicorn's, which is no JSON."""
+        hint = "send HTTP/1.1; percent-encode what is not ASCII in the path"
+        self._refuse(Refusal(HTTPStatus.BAD_REQUEST, "http", msg, hint=hint, close=True))
+
+    def _set_deadline(self) -> None:
+        self._deadline = self.loop.call_later(self._limits.seconds, self._cut_off)
+
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _cut_off(self) -> None:
+        self._deadline = None
+        if self.transport.get_write_buffer_size():
+            # the client does not take its answer, nor would it take another
+            self.transport.abort()
+        elif self._is_in_head:
+            self._refuse(too_slow(self._limits.seconds))
+        else:
+            # nothing, or a body that nobody waits for: one more answer would be taken for that to the next
+            self.transport.close()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        if self.transport.is_closing():
+            return
+        body = json.dumps(refusal.document()).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            *refusal.headers,
+        ]
+        head = f"HTTP/1.1 {refusal.status.value} {refusal.status.phrase}\r\n".encode()
+        lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+        self.transport.write(head + lines + b"\r\n" + body)
+        self.transport.close()
+
+
+def _too_many() -> Refusal:
+    return Refusal(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "busy",
+        "there are more connections than the service has",
+        hint="keep connections open, and use them again",
+        headers=((b"retry-after", b"1"),),
+        close=True,
+    )
