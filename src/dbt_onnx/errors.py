@@ -82,6 +82,14 @@ class InvalidKeyError(ServingError):
     """What was asked for cannot be a key of the publication: a text where whole numbers are, say."""
 
 
+class FeaturesError(ServingError):
+    """The features of a request are not those that the model reads."""
+
+
+class NoModelError(ServingError):
+    """A publication has no model with it."""
+
+
 class ScoringError(DbtOnnxError):
     """The model failed on valid input, or gave back something other than it promised."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from dbt_onnx.serving.manifest import Manifest, Publications
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from dbt_onnx.serving.manifest import ServedModel
 
 CLOCK = datetime(2024, 6, 1, 12)
 ORIGIN_STAMPS = {
@@ -82,6 +85,7 @@ def publish(
     version: str = "1",
     clock: datetime = CLOCK,
     stale_after: timedelta | None = timedelta(days=2),
+    model: ServedModel | None = None,
 ) -> Manifest:
     """Publish rows into a folder, `serving/churn`; a key of one column may be given as a value."""
     key, outputs = key or {"customer_id": "text"}, outputs or {"churn_probability": "float"}
@@ -101,7 +105,7 @@ def publish(
                 "key": _columns(key),
                 "outputs": _columns(outputs),
                 "stamps": _columns(ORIGIN_STAMPS),
-                "model": None,
+                "model": model and asdict(model),
                 "stale_after": None if stale_after is None else stale_after.total_seconds(),
                 "relation": given.relation,
                 "run_id": f"run-{version}",

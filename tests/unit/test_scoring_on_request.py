@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dbt_onnx.artifacts.artifact import load_artifact, write_artifact
-from dbt_onnx.errors import ArtifactError, ContractError, ScoringError
+from dbt_onnx.errors import ArtifactError, ContractError, FeaturesError, ScoringError
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 from dbt_onnx.kernel.scoring import score_batches
 from dbt_onnx.serving.manifest import Column, ServedModel
-from dbt_onnx.serving.scoring import FeaturesError, ModelScorer, type_of, type_text
+from dbt_onnx.serving.scoring import ModelScorer, type_of, type_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,14 +32,16 @@ LINEAR = Contract(
 )
 
 
-def served(root: Path, model: bytes, contract: Contract, **types: str) -> ServedModel:
+def served(
+    root: Path, model: bytes, contract: Contract, *, version: str = "1", **types: str
+) -> ServedModel:
     entry = write_artifact(
-        root / "models", model, model_name="line", model_version="1", contract=contract
+        root / "models", model, model_name="line", model_version=version, contract=contract
     )
     assert entry.card_sha256
     return ServedModel(
         model_name="line",
-        model_version="1",
+        model_version=version,
         artifact=entry.artifact,
         sha256=entry.sha256,
         card_sha256=entry.card_sha256,

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dbt_onnx.serving.manifest import Manifest
+    from dbt_onnx.serving.real_time import RealTime
 
 _LOG = logging.getLogger("dbt_onnx")
 _UNREADABLE = "it is damaged; the log says more"
 _NO_TIME = timedelta()
+MAX_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,14 @@ class Served:
 class ServingFolder:
     """The publications below a folder. New ones are found by `look`. Safe to use from several threads."""
 
-    def __init__(self, folder: Path, *, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        max_seconds: float = MAX_SECONDS,
+    ) -> None:
+        """`clock` gives UTC without a zone, `max_seconds` is the longest time for scoring one row."""
         if (folder / POINTER).exists():
             raise ConfigError(
                 f"{folder} is one publication, not a folder with one folder for each",
@@ -56,11 +65,27 @@ class ServingFolder:
         self._open: dict[str, Predictions] = {}
         self._unreadable: dict[str, str] = {}
         self._damaged: dict[str, str] = {}
+        self._max_seconds = max_seconds
+        self._real_time: dict[str, RealTime] = {}
         self.look()
 
     def get(self, name: str) -> Predictions | None:
         """What is published under a name, as far as it was found."""
         return self._open.get(name)
+
+    def real_time(self, name: str) -> RealTime:
+        """What scores on request for a name."""
+        with self._lock:
+            if name not in self._real_time:
+                # imported only where something is scored, with pyarrow
+                from dbt_onnx.serving.real_time import RealTime
+
+                self._real_time[name] = RealTime(self.folder / name, max_seconds=self._max_seconds)
+            return self._real_time[name]
+
+    def now(self) -> datetime:
+        """The time by the service's clock."""
+        return self._clock()
 
     def is_unreadable(self, name: str) -> bool:
         """Whether there is something of that name, of which nothing can be read."""
@@ -104,7 +129,9 @@ class ServingFolder:
         return sorted(found, key=lambda each: each.name)
 
     def close(self) -> None:
-        """Close all files."""
+        """Close all files, and keep what is waiting to be kept."""
+        for real_time in self._real_time.values():
+            real_time.close()
         for predictions in self._open.values():
             predictions.close()
 

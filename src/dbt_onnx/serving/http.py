@@ -2,6 +2,7 @@
 
     GET  /v1/predictions/NAME/KEY           one answer; KEY is a segment for each column of the key
     POST /v1/predictions/NAME:batch         {"keys": [KEY, ...]}
+    POST /v1/predictions/NAME:score         {"key": KEY, "features": {...}}
     GET  /healthz  /readyz  /metrics  /openapi.json
 
 A key is data: it is never a path, SQL, or anything else but a value to compare with.
@@ -13,12 +14,20 @@ import asyncio
 import json
 import logging
 import re
+from decimal import Decimal
 from functools import partial
 from http import HTTPStatus
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dbt_onnx.errors import InvalidKeyError, ServingError
+from dbt_onnx.errors import (
+    DbtOnnxError,
+    FeaturesError,
+    InvalidKeyError,
+    NoModelError,
+    ScoringError,
+    ServingError,
+)
 from dbt_onnx.serving.answers import answer_document, unknown_document
 from dbt_onnx.serving.folder import ServingFolder
 from dbt_onnx.serving.limits import Limits, Rates, too_large, too_slow
@@ -29,6 +38,7 @@ from dbt_onnx.serving.refusal import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+    from concurrent.futures import Future
     from datetime import datetime
     from pathlib import Path
 
@@ -111,7 +121,7 @@ class Application:
             b"/metrics": _Route("metrics", "GET", self._metrics_text),
             b"/openapi.json": _Route("openapi", "GET", self._openapi_json),
         }
-        self._actions = {"batch": self._batch}
+        self._actions = {"batch": self._batch, "score": self._score}
 
     def close(self) -> None:
         """Close all files."""
@@ -247,6 +257,48 @@ class Application:
                 )
         return keys
 
+    async def _score(self, name: str, scope: Scope, receive: Receive) -> Response:
+        body = await self._body(scope, receive)
+        predictions = self._folder.get(name) or await self._found(name)
+        key, features = _question(body)
+        if predictions is None:
+            return _json(HTTPStatus.NOT_FOUND, unknown_document(name, key))
+        answer, kept = await asyncio.to_thread(self._scored, name, predictions, key, features)
+        try:
+            await asyncio.wrap_future(kept)
+        except ServingError as error:
+            _LOG.error("%s", error.message)
+            raise _unavailable("the answer could not be kept, so it is not given") from error
+        return _json(HTTPStatus.OK, answer_document(name, answer))
+
+    def _scored(
+        self, name: str, predictions: Predictions, key: Sequence[Any], features: dict[str, Any]
+    ) -> tuple[Answer, Future[None]]:
+        """Raises InvalidKeyError, and Refusal when the row cannot be scored."""
+        manifest, now = predictions.manifest, self._folder.now()
+        (known,) = self._answers(name, predictions, [key])  # whose key is one that can be looked up
+        try:
+            return self._folder.real_time(name).score(manifest, known.key, features, now=now)
+        except NoModelError as error:
+            raise Refusal(
+                HTTPStatus.NOT_FOUND, "no_model", error.message, hint=error.hint
+            ) from error
+        except FeaturesError as error:
+            raise Refusal(
+                HTTPStatus.UNPROCESSABLE_ENTITY, "features", error.message, hint=error.hint
+            ) from error
+        except ScoringError as error:
+            _LOG.error("%s", error.message)
+            raise Refusal(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "scoring",
+                "the model fails on this row",
+                hint="whoever runs the service finds the reason in its log",
+            ) from error
+        except DbtOnnxError as error:
+            _LOG.error("%s", error.message)
+            raise _unavailable(f"{name!r} cannot score now") from error
+
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The body of a request. Raises Refusal when it is too large, or does not come in time."""
         most = self.limits.body_bytes
@@ -373,11 +425,33 @@ def _bad_request(kind: str, message: str, *, hint: str) -> Refusal:
     return Refusal(HTTPStatus.BAD_REQUEST, kind, message, hint=hint)
 
 
+def _question(body: bytes) -> tuple[list[Any], dict[str, Any]]:
+    """The key and the features of one row, numbers as they are written. Raises Refusal."""
+    hint = 'send {"key": KEY, "features": {NAME: VALUE, ...}}'
+    try:
+        document = json.loads(body, parse_constant=_no_number, parse_float=Decimal)
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        raise _bad_request("json", "the body is no JSON that can be read", hint=hint) from error
+    if not isinstance(document, dict) or set(document) != {"key", "features"}:
+        raise _bad_request("score", 'the body is no object with "key" and "features"', hint=hint)
+    if not isinstance(document["features"], dict):
+        raise _bad_request("score", '"features" is no object', hint=hint)
+    key = document["key"] if isinstance(document["key"], list) else [document["key"]]
+    key = [float(value) if isinstance(value, Decimal) else value for value in key]
+    if not all(isinstance(value, str | int | float) for value in key):
+        raise _bad_request("key", "the key has something else than values", hint=hint)
+    return key, document["features"]
+
+
 def _unreadable(name: str) -> Refusal:
+    return _unavailable(f"what is published as {name!r} cannot be read")
+
+
+def _unavailable(message: str) -> Refusal:
     return Refusal(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "unavailable",
-        f"what is published as {name!r} cannot be read",
+        message,
         hint="whoever runs the service finds the reason in its log",
     )
 

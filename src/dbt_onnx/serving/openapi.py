@@ -86,6 +86,15 @@ def openapi_document(limits: Limits) -> dict[str, Any]:
                     requestBody={"required": True, "content": _content(_keys(limits))},
                 )
             },
+            "/v1/predictions/{name}:score": {
+                "post": _operation(
+                    "The prediction of one entity from the features that are sent, by the version that "
+                    "is served; kept for the ledger before it is answered",
+                    {"200": answer, "404": answer},
+                    parameters=[name],
+                    requestBody={"required": True, "content": _content(_QUESTION)},
+                )
+            },
             "/healthz": {"get": _operation("Whether the process is there", {"200": {}})},
             "/readyz": {
                 "get": _operation(
@@ -102,6 +111,20 @@ def openapi_document(limits: Limits) -> dict[str, Any]:
             "schemas": {"Answer": _answer(), "Error": _ERROR},
         },
     }
+
+
+_QUESTION = {
+    "type": "object",
+    "required": ["key", "features"],
+    "properties": {
+        "key": {"oneOf": [_VALUE, {"type": "array", "items": _VALUE}]},
+        "features": {
+            "type": "object",
+            "description": "each column that the model reads; null for NULL",
+        },
+    },
+    "additionalProperties": False,
+}
 
 
 def _answer() -> dict[str, Any]:

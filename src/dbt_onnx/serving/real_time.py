@@ -6,7 +6,7 @@ import threading
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.errors import ServingError
+from dbt_onnx.errors import NoModelError
 from dbt_onnx.serving.kinds import as_json
 from dbt_onnx.serving.lookup import PREDICTED, REJECTED, Answer
 from dbt_onnx.serving.request_log import RequestLog
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
 REAL_TIME = "real_time"
 REQUESTS = "requests"
-
-
-class NoModelError(ServingError):
-    """A publication has no model with it."""
 
 
 class RealTime:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from dbt_onnx.artifacts.artifact import load_artifact
 from dbt_onnx.artifacts.registry import RegistryEntry
-from dbt_onnx.errors import ServingError
+from dbt_onnx.errors import FeaturesError
 from dbt_onnx.kernel.native import MAX_SECONDS
 from dbt_onnx.kernel.relation import check_relation
 from dbt_onnx.kernel.scoring import score_batches
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dbt_onnx.serving.manifest import ServedModel
-
-
-class FeaturesError(ServingError):
-    """The features of a request are not those that the model reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
