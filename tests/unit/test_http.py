@@ -480,6 +480,7 @@ def test_the_description_says_what_there_is(service: Service) -> None:
     assert paths == {
         "/v1/predictions/{name}/{key}": ["get"],
         "/v1/predictions/{name}:batch": ["post"],
+        "/v1/predictions/{name}:score": ["post"],
         "/healthz": ["get"],
         "/readyz": ["get"],
         "/metrics": ["get"],
