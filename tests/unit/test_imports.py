@@ -42,6 +42,7 @@ FLOORS = (
     {"authoring", "promotion", "runs"},
     {"engines"},
     {"project"},
+    {"serving"},
     {"cli"},
 )
 """Who stands on whom. A room imports itself and the floors below it, and no room beside it."""
@@ -156,6 +157,18 @@ def test_streams_stay_streams(path: Path) -> None:
 def test_importing_the_package_loads_nothing_heavy() -> None:
     heavy = ("numpy", "pyarrow", "onnx", "onnxruntime", "duckdb", "dbt", "sklearn", "pandas")
     program = f"import sys, dbt_onnx; print([n for n in {heavy!r} if n in sys.modules])"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"
+
+
+def test_the_reader_of_predictions_needs_the_standard_library_only() -> None:
+    heavy = ("dbt", "duckdb", "pyarrow", "numpy", "onnxruntime", "onnx", "click", "yaml")
+    program = (
+        f"import sys; from dbt_onnx.serving import Predictions; "
+        f"print([n for n in {heavy!r} if n in sys.modules])"
+    )
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

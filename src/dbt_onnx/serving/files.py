@@ -93,6 +93,10 @@ class Files:
             raise not_unique(rows) from error
         except (OSError, sqlite3.Error) as error:
             raise _unwritable(self.folder, error) from error
+        finally:
+            # half a file would take the place that a full disk has not
+            with suppress(OSError):
+                partial.unlink()
         return size, digest
 
     def switch(self, publications: Publications) -> None:
@@ -109,7 +113,7 @@ class Files:
         """Remove the files of publications that are no longer kept, or that were never finished."""
         found = self.publications()
         kept = {manifest.file_name for manifest in found.publications} if found else set()
-        for path in self.folder.glob("*.sqlite*"):
+        for path in (*self.folder.glob("*.sqlite*"), *self.folder.glob(f".{POINTER}.*")):
             if path.name not in kept:
                 with suppress(OSError):
                     path.unlink()
@@ -175,6 +179,7 @@ def _create(connection: sqlite3.Connection, rows: RowsToPublish) -> None:
 
 
 def not_unique(rows: RowsToPublish, *, written: int | None = None) -> DataError:
+    """The error for a key that several rows have; `written` is how many keys there are, where known."""
     found = "" if written is None else f": {rows.rows:,} rows have {written:,} keys"
     return DataError(
         f"the key {list(rows.key)} is not unique in {rows.relation}{found}; nothing is published",

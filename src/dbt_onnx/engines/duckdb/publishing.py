@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.base import STAMPS
-from dbt_onnx.engines.duckdb.features import relation_name
+from dbt_onnx.engines.duckdb.features import UNNAMED, relation_name
 from dbt_onnx.engines.duckdb.identifiers import by_bytes, quote
 from dbt_onnx.engines.duckdb.stored_kinds import stored_kind
 from dbt_onnx.errors import ConfigError, DataError, WarehouseError
@@ -45,7 +45,8 @@ PUBLICATIONS_TYPES = {
     "sha256": "VARCHAR",
     "hash_function": "VARCHAR",
 }
-_STATE_TYPES = {"row_hash": "UBIGINT", "origin": "INTEGER"}
+# beside the key, which may well have a column called origin
+_STATE_TYPES = {"dbt_onnx_row_hash": "UBIGINT", "dbt_onnx_origin": "INTEGER"}
 
 _COMPUTED_BY_READER = ("age", "is_stale")
 _OF_ROW = "as_of"  # it may be another moment in each row
@@ -85,13 +86,15 @@ class RowsToPublish:
         self._cursor = cursor
         self._model = model
         self._publications = model.beside(PUBLICATIONS_TABLE)
-        self.relation = relation_name(relation)
+        name = relation_name(relation)
+        self.relation = "the relation to publish" if name == UNNAMED else name
         sql = relation.sql_query()
         columns = cursor.columns_of(f"({sql})")
-        self._check_key(columns, key)
+        self._check_columns(columns, key)
         self._check_tables()
-        is_served = set(STAMPS) <= set(columns)
-        stamps = [name for name in STAMPS if is_served]
+        # whatever else has columns of these names: ages are counted from this one
+        is_served = set(STAMPS) <= set(columns) and columns["fresh_as_of"] == "TIMESTAMP"
+        stamps = [name for name in STAMPS if is_served and name not in key]
         left_out = {*key, *stamps, *(_COMPUTED_BY_READER if is_served else ())}
         outputs = [name for name in columns if name not in left_out]
         self._key = [_Column.of(name, columns[name], f"k{i}") for i, name in enumerate(key)]
@@ -121,7 +124,13 @@ class RowsToPublish:
     def of_origin(self) -> Sequence[str]:
         return [column.name for column in self._of_origin]
 
-    def _check_key(self, columns: Mapping[str, str], key: Sequence[str]) -> None:
+    def _check_columns(self, columns: Mapping[str, str], key: Sequence[str]) -> None:
+        taken = [name for name in columns if name.lower() in _STATE_TYPES]
+        if taken:
+            raise ConfigError(
+                f"column(s) {taken} of {self.relation} have names that a publication keeps for itself",
+                hint="name them otherwise in what is published",
+            )
         missing = [name for name in key if name not in columns]
         if missing:
             raise ConfigError(
@@ -130,7 +139,8 @@ class RowsToPublish:
             )
         for name in key:
             kind, _ = stored_kind(quote(name), columns[name])
-            if kind == "json" or kind.startswith("vector"):
+            # equal intervals may be written in several ways
+            if kind == "json" or kind.startswith("vector") or columns[name] == "INTERVAL":
                 raise ConfigError(
                     f"key column {name!r} of {self.relation} is {columns[name]}, by which nobody can "
                     "look up",
@@ -210,8 +220,8 @@ class RowsToPublish:
             f"""
             create or replace temp table {_COMPARED} as
             select
-                r.rowid as row_id, r.origin_hash, s.origin, {keys},
-                coalesce(r.row_hash = s.row_hash, false) as is_same
+                r.rowid as row_id, r.origin_hash, s.dbt_onnx_origin as origin, {keys},
+                coalesce(r.row_hash = s.dbt_onnx_row_hash, false) as is_same
             from {_ROWS} as r full join {before} as s on {self._same}"""
         )
         stamps = "".join(f"{column.alias}, " for column in self._of_origin)
@@ -297,7 +307,8 @@ class RowsToPublish:
         with _LOCK, self._cursor.transaction():
             self._cursor.execute(
                 f"create or replace table {self._model.sql} as "
-                f"select {listed}, r.row_hash, o.origin from {_ROWS} as r join {_ORIGINS} as o using (origin_hash)"
+                f"select {listed}, r.row_hash as dbt_onnx_row_hash, o.origin as dbt_onnx_origin "
+                f"from {_ROWS} as r join {_ORIGINS} as o using (origin_hash)"
             )
             self._cursor.execute(f"create table if not exists {self._publications.sql} ({columns})")
             for switch in switches:
@@ -313,16 +324,20 @@ class RowsToPublish:
                     values,
                 )
 
-    def recorded(self, target: str) -> int:
-        """The number of the last switch of a target that the warehouse knows."""
+    def recorded(self, target: str) -> set[tuple[str, datetime]]:
+        """The switches of a target that the warehouse knows: the publication, and since when it is served.
+
+        Not by their numbers, which begin anew in a folder that was removed.
+        """
         if not self._cursor.has(self._publications):
-            return 0
-        [(number,)] = self._cursor.rows(
-            f"select coalesce(max(switch_number), 0) from {self._publications.sql} "
-            "where published_model = $model and target = $target",
-            {"model": self._model.identifier, "target": target},
+            return set()
+        return set(
+            self._cursor.rows(
+                f"select publication, served_since from {self._publications.sql} "
+                "where published_model = $model and target = $target",
+                {"model": self._model.identifier, "target": target},
+            )
         )
-        return int(number)
 
     def _hash_function(self) -> str:
         [(version,)] = self._cursor.rows("select version()")
@@ -335,4 +350,6 @@ def _hash_of(columns: Sequence[_Column]) -> str:
         column.alias if column.kind in _STORED_AS_NUMBERS else by_bytes(column.alias, "VARCHAR")
         for column in columns
     ]
+    # NULL, [] and [NULL] have one hash (duckdb 2.0.1)
+    listed += [f"len({column.alias})" for column in columns if column.kind.startswith("vector_")]
     return f"hash({', '.join(listed)})" if listed else "cast(0 as ubigint)"
