@@ -132,6 +132,8 @@ def same(one: Any, other: Any) -> bool:
     """Equal and of one type, NaN to NaN as well."""
     if isinstance(one, list) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
     if type(one) is not type(other):
         return False
     return one == other or (isinstance(one, float) and math.isnan(one) and math.isnan(other))
