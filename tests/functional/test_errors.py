@@ -17,6 +17,7 @@ from error_catalogue import (
     ERRORS,
     ODD,
     PROVOKED,
+    PUBLISHING,
     RUNS,
     content,
     copied,
@@ -24,6 +25,7 @@ from error_catalogue import (
     faults_of_call,
     faults_of_command,
     faults_of_dbt,
+    faults_of_publishing,
     faults_of_run,
     pattern,
     reopened,
@@ -79,6 +81,13 @@ def test_wrong_input_gives_its_message_and_changes_nothing(warehouse: Warehouse,
 @pytest.mark.parametrize("name", TOLERATED)
 def test_what_is_odd_and_no_error_does_not_stop_the_run(warehouse: Warehouse, name: str) -> None:
     TOLERATED[name](warehouse)
+
+
+@pytest.mark.parametrize("name", PUBLISHING)
+def test_what_cannot_be_published_gives_its_message_and_publishes_nothing(
+    tmp_path: Path, name: str
+) -> None:
+    assert faults_of_publishing(tmp_path, name) == []
 
 
 # the command line

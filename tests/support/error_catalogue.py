@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from error_cases import CASES, run
 from error_cases_of_models import MODEL_CASES
+from error_cases_of_publishing import PUBLISHING, folder_of, published
 from error_commands import COMMANDS, called, files, said
 from error_project import BY_DBT, HAS_TRACEBACK
 from warehouse import Warehouse
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"
 ERROR_COLUMNS = ("id", "what is wrong", "message", "what to do")
 RUNS: dict[str, Case] = CASES | MODEL_CASES
-PROVOKED = {*RUNS, *COMMANDS, *BY_DBT}
+PROVOKED = {*RUNS, *PUBLISHING, *COMMANDS, *BY_DBT}
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,22 @@ def _faults_of_mended(warehouse: Warehouse, attempt: Attempt) -> list[str]:
     run(warehouse, {})
     last = warehouse.last_run("status, rows_scored > 0")
     return [] if last == ("success", True) else [f"after mending, the run row says {last}"]
+
+
+def faults_of_publishing(folder: Path, name: str) -> list[str]:
+    """Provoke an error of a publication, which must leave the one before as it was."""
+    with published(folder) as publisher:
+        attempt = PUBLISHING[name](publisher)
+        before = folder_of(publisher)
+        try:
+            attempt()
+        except DbtOnnxError as error:
+            faults = _faults_of_text(name, f"{error.kind} error: {error.message}", error.hint)
+        except Exception as error:  # noqa: BLE001, a traceback is what a user must not see
+            return [f"a traceback: {traceback.format_exception_only(error)}"]
+        else:
+            return ["no error"]
+        return faults if folder_of(publisher) == before else [*faults, "something was published"]
 
 
 def faults_of_command(folder: Path, name: str) -> list[str]:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from error_catalogue import (
     ERRORS,
+    PUBLISHING,
     RUNS,
     copied,
     create_template,
     faults_of_call,
     faults_of_command,
     faults_of_dbt,
+    faults_of_publishing,
     faults_of_run,
 )
 from error_commands import COMMANDS, create_files
@@ -65,6 +67,9 @@ def _attacked(folder: Path, chosen: list[str]) -> Iterator[tuple[str, list[str]]
     for name in filter(RUNS.__contains__, chosen):
         with copied(template, folder / "copy") as warehouse:
             yield name, faults_of_run(warehouse, name)
+    for name in filter(PUBLISHING.__contains__, chosen):
+        yield name, faults_of_publishing(folder / "copy", name)
+        shutil.rmtree(folder / "copy")
     create_files(folder / "seeds")
     for name in filter(COMMANDS.__contains__, chosen):
         shutil.copytree(folder / "seeds", folder / "copy")

@@ -162,3 +162,15 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "[]"
+
+
+def test_the_reader_of_predictions_needs_the_standard_library_only() -> None:
+    heavy = ("dbt", "duckdb", "pyarrow", "numpy", "onnxruntime", "onnx", "click", "yaml")
+    program = (
+        f"import sys; from dbt_onnx.serving import Predictions; "
+        f"print([n for n in {heavy!r} if n in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"

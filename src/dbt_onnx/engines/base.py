@@ -158,8 +158,10 @@ class RowsToPublish(Protocol):
     def clock(self, clock_sql: str) -> datetime:
         """The project's clock."""
 
-    def recorded(self, target: str) -> int:
-        """The number of the last switch of a target that the warehouse knows; 0 when it knows none."""
+    def recorded(self, target: str) -> set[tuple[str, datetime]]:
+        """The switches of a target that the warehouse knows: the publication, and since when it is
+        served.
+        """
 
     def record(self, switches: Sequence[Mapping[str, Any]]) -> None:
         """Keep which rows were published, and these switches, by column, in one transaction."""

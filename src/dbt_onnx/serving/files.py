@@ -105,7 +105,9 @@ class Files:
         except (OSError, sqlite3.Error) as error:
             raise _unwritable(self.folder, error) from error
         finally:
-            partial.unlink(missing_ok=True)
+            # half a file would take the place that a full disk has not
+            with suppress(OSError):
+                partial.unlink()
         return size, digest
 
     def switch(self, publications: Publications) -> None:
@@ -122,7 +124,7 @@ class Files:
         """Remove what belongs to no publication that is kept: of older ones, or of a publisher that died."""
         found = self.publications()
         kept = {manifest.file_name for manifest in found.publications} if found else set()
-        for path in self.folder.glob("*.sqlite*"):
+        for path in (*self.folder.glob("*.sqlite*"), *self.folder.glob(f".{POINTER}.*")):
             if path.name not in kept:
                 with suppress(OSError):
                     path.unlink()
@@ -196,6 +198,7 @@ def _create(connection: sqlite3.Connection, rows: RowsToPublish) -> None:
 
 
 def _not_unique(rows: RowsToPublish, *, written: int | None = None) -> DataError:
+    """The error for a key that several rows have; `written` is how many keys there are, where known."""
     found = "" if written is None else f": {rows.rows:,} rows have {written:,} keys"
     return DataError(
         f"the key {list(rows.key)} is not unique in {rows.relation}{found}; nothing is published",

@@ -71,7 +71,9 @@ def as_json(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, Decimal | UUID):
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, UUID):
         return str(value)
     if isinstance(value, list):
         return [as_json(item) for item in value]
@@ -137,10 +139,17 @@ def _store_float(value: float) -> Stored:
     return "NaN" if math.isnan(number) else number
 
 
+def _in_utc(moment: datetime) -> datetime:
+    """Without a zone; a moment that has none is in UTC already."""
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
 def _micros(moment: datetime) -> int:
-    if moment.tzinfo:
-        moment = moment.astimezone(UTC).replace(tzinfo=None)
-    return (moment - _EPOCH) // _MICROSECOND
+    return (_in_utc(moment) - _EPOCH) // _MICROSECOND
+
+
+def _parse_moment(text: str) -> datetime:
+    return _in_utc(datetime.fromisoformat(text))
 
 
 def _moment(micros: int) -> datetime:
@@ -148,6 +157,8 @@ def _moment(micros: int) -> datetime:
 
 
 def _micros_of_day(moment: time) -> int:
+    if moment.tzinfo:
+        raise ValueError(moment)
     seconds = (moment.hour * 60 + moment.minute) * 60 + moment.second
     return seconds * 1_000_000 + moment.microsecond
 
@@ -164,7 +175,8 @@ def _decimal(scale: int) -> Kind:
         rounded = exact.quantize(step, context=_EXACT)
         if rounded != exact:
             raise ValueError(value)
-        return f"{rounded:f}"  # DuckDB, too, writes all digits of the scale
+        # DuckDB, too, writes all digits of the scale; it has no -0
+        return f"{rounded or abs(rounded):f}"
 
     return Kind(Decimal, _checked((Decimal, int), store), _parsed(Decimal, "number"))
 
@@ -201,11 +213,11 @@ _KINDS: dict[str, Kind] = {
     "bytes": Kind(bytes, _checked(bytes, bytes), _parsed(bytes.fromhex, "hexadecimal number")),
     "date": Kind(date.fromisoformat, _checked(date, _store_date), _parsed(date.fromisoformat, "date")),
     "time": Kind(_time_of_day, _checked(time, _micros_of_day), _parsed(time.fromisoformat, "time")),
-    "timestamp": Kind(_moment, _checked(datetime, _micros), _parsed(datetime.fromisoformat, "moment")),
+    "timestamp": Kind(_moment, _checked(datetime, _micros), _parsed(_parse_moment, "moment")),
     "timestamp_tz": Kind(
         lambda micros: _moment(micros).replace(tzinfo=UTC),
         _checked(datetime, _micros),
-        _parsed(datetime.fromisoformat, "moment"),
+        _parsed(lambda text: _parse_moment(text).replace(tzinfo=UTC), "moment"),
     ),
     "uuid": Kind(UUID, _checked(UUID, str), _parsed(UUID, "UUID")),
     # lists, structs and maps, as JSON has them

@@ -181,6 +181,7 @@ class Predictions:
     def _open_newest(self, *, known: _OpenPublication | None = None) -> _OpenPublication:
         """Open what is served, or the newest before it whose file is whole; `known` is open already."""
         faults = []
+        pointer = self._pointer()
         for manifest in read_publications(self.folder).to_try:
             if known is not None and manifest == known.manifest:
                 opened = known
@@ -188,6 +189,9 @@ class Predictions:
                 try:
                     opened = _OpenPublication(self.folder, manifest)
                 except (OSError, ValueError, sqlite3.Error) as error:
+                    if self._pointer() != pointer:
+                        # newer ones have come meanwhile, and this file has gone
+                        return self._open_newest(known=known)
                     faults.append(f"{self.folder / manifest.file_name}: {error}")
                     continue
             self._note_fault("; ".join(faults) or None)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from dbt_onnx.engines.base import STAMPS
 from dbt_onnx.errors import ServingError
 from dbt_onnx.serving.kinds import is_key_kind, kind_of
 
@@ -24,6 +25,7 @@ POINTER = "publications.json"
 MODELS = "models"
 KEPT = 3
 _SWITCHES_KEPT = 100
+_MOMENT = "timestamp"
 _MOST_BYTES = 16 * 2**20
 _ID = re.compile(r"[0-9]{8}T[0-9]{12}Z-[0-9a-f]{8}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -120,8 +122,17 @@ class Manifest:
             values["model"] = ServedModel.from_dict(values["model"])
         if not values["key"] or not all(is_key_kind(column.kind) for column in values["key"]):
             raise ValueError("its key can be none")
+        names = [c.name for part in ("key", "outputs", "stamps") for c in values[part]]
+        if len(set(names)) < len(names):
+            raise ValueError("two of its columns have one name")
+        stamps = {column.name: column.kind for column in values["stamps"]}
+        if not set(stamps) <= set(STAMPS) or stamps.get("fresh_as_of", _MOMENT) != _MOMENT:
+            raise ValueError("its stamps are none")
+        for name in ("id", "name", "relation", "run_id", "sha256"):
+            if not isinstance(values[name], str):
+                raise TypeError(f"its {name} is no text")
         for name in ("clock", "published_at"):
-            values[name] = datetime.fromisoformat(values[name])
+            values[name] = _utc(values[name])
         for name in ("rows", "rows_changed", "rows_removed", "bytes"):
             values[name] = int(values[name])
         if not _ID.fullmatch(values["id"]) or not re.fullmatch(r"[0-9a-f]{64}", values["sha256"]):
@@ -214,15 +225,20 @@ class Publications:
             current=document["current"],
             publications=tuple(Manifest.from_dict(m) for m in document["publications"]),
             switches=tuple(
-                Switch(
-                    int(s["number"]), s["publication"], datetime.fromisoformat(s["at"]), s["why"]
-                )
+                Switch(int(s["number"]), str(s["publication"]), _utc(s["at"]), str(s["why"]))
                 for s in document["switches"]
             ),
         )
         if found.current not in [manifest.id for manifest in found.publications]:
             raise ValueError(f"it points to {found.current!r:.80}, which it does not list")
         return found
+
+
+def _utc(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is not None:
+        raise ValueError(f"{text} has a zone; times are UTC, without one")
+    return moment
 
 
 def is_publication_name(name: object) -> bool:

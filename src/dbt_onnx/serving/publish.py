@@ -82,6 +82,20 @@ class PublicationSettings:
         return [TableName(**ledger) for ledger in self.scoring_models]
 
 
+@dataclass(frozen=True)
+class NothingPublished:
+    """What comes of `--empty`, which builds relations without rows to see that they can be built."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: nothing published (--empty)"
+
+    @property
+    def rows_written(self) -> int:
+        return 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class PublicationSummary:
     """What a publication was made of, for dbt's line."""
@@ -188,12 +202,14 @@ def publish_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, sett
     document = json.loads(settings)
     known = PublicationSettings(**{f.name: document[f.name] for f in fields(PublicationSettings)})
 
-    def work(request: Any, warehouse: Warehouse) -> PublicationSummary:
+    def work(request: Any, warehouse: Warehouse) -> PublicationSummary | NothingPublished:
         if not isinstance(request, PublicationRequest):
             raise ConfigError(
                 f"the model returned {type(request).__name__}, not a publication",
                 hint="return dbt_onnx.publish(...) from a model with materialized='published'",
             )
+        if known.empty:
+            return NothingPublished(request.name)
         return publish_relation(warehouse, request, known)
 
     run_on_warehouse(model, dbt, session, work)
@@ -224,7 +240,8 @@ def publish_relation(
         before = {name: target.publications() for name, target in targets.items()}
         last = None if settings.full_refresh else rows.last_publication()
         bases = {name: _base(target, before[name], last, draft) for name, target in targets.items()}
-        rows.compare(with_last=all(bases.values()))
+        with_last = all(bases.values())
+        rows.compare(with_last=with_last)
         draft = {
             **draft,
             "rows": rows.rows,
@@ -234,7 +251,9 @@ def publish_relation(
         }
         switches = []
         for name, target in targets.items():
-            now = _publish_to(target, before[name], draft, rows, base=bases[name])
+            # without the last rows nothing is known to be gone, at any target
+            base = bases[name] if with_last else None
+            now = _publish_to(target, before[name], draft, rows, base=base)
             known = rows.recorded(name)
             switches += [
                 {
@@ -243,7 +262,7 @@ def publish_relation(
                     "scoring_models": [ledger.identifier for ledger in settings.ledgers],
                 }
                 for switch in now.switches
-                if switch.number > known
+                if (switch.publication, switch.at) not in known
             ]
         rows.record(switches)
     return PublicationSummary(

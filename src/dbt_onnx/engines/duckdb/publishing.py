@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.base import STAMPS
-from dbt_onnx.engines.duckdb.features import relation_name
+from dbt_onnx.engines.duckdb.features import UNNAMED, relation_name
 from dbt_onnx.engines.duckdb.identifiers import by_bytes, quote, same_key
 from dbt_onnx.engines.duckdb.stored_kinds import stored_kind
 from dbt_onnx.errors import ConfigError, DataError, WarehouseError
@@ -46,7 +46,8 @@ PUBLICATIONS_TYPES = {
     "sha256": "VARCHAR",
     "hash_function": "VARCHAR",
 }
-_STATE_TYPES = {"row_hash": "UBIGINT", "origin": "INTEGER"}
+# beside the key, which may well have a column called origin
+_STATE_TYPES = {"dbt_onnx_row_hash": "UBIGINT", "dbt_onnx_origin": "INTEGER"}
 
 _COMPUTED_BY_READER = ("age", "is_stale")
 _OF_ROW = "as_of"  # it may be another moment in each row
@@ -89,13 +90,15 @@ class RowsToPublish:
         self._cursor = cursor
         self._model = model
         self._publications = model.beside(PUBLICATIONS_TABLE)
-        self.relation = relation_name(relation)
+        name = relation_name(relation)
+        self.relation = "the relation to publish" if name == UNNAMED else name
         sql = relation.sql_query()
         columns = cursor.columns_of(f"({sql})")
-        self._check_key(columns, key)
+        self._check_columns(columns, key)
         self._check_tables()
-        is_served = set(STAMPS) <= set(columns)
-        stamps = [name for name in STAMPS if is_served]
+        # whatever else has columns of these names: ages are counted from this one
+        is_served = set(STAMPS) <= set(columns) and columns["fresh_as_of"] == "TIMESTAMP"
+        stamps = [name for name in STAMPS if is_served and name not in key]
         left_out = {*key, *stamps, *(_COMPUTED_BY_READER if is_served else ())}
         outputs = [name for name in columns if name not in left_out]
         self._key = [_Column.of(name, columns[name], f"k{i}") for i, name in enumerate(key)]
@@ -126,7 +129,13 @@ class RowsToPublish:
     def of_origin(self) -> Sequence[str]:
         return [column.name for column in self._of_origin]
 
-    def _check_key(self, columns: Mapping[str, str], key: Sequence[str]) -> None:
+    def _check_columns(self, columns: Mapping[str, str], key: Sequence[str]) -> None:
+        taken = [name for name in columns if name.lower() in _STATE_TYPES]
+        if taken:
+            raise ConfigError(
+                f"column(s) {taken} of {self.relation} have names that a publication keeps for itself",
+                hint="name them otherwise in what is published",
+            )
         missing = [name for name in key if name not in columns]
         if missing:
             raise ConfigError(
@@ -135,7 +144,8 @@ class RowsToPublish:
             )
         for name in key:
             kind, _ = stored_kind(quote(name), columns[name])
-            if kind == "json" or kind.startswith("vector"):
+            # equal intervals may be written in several ways
+            if kind == "json" or kind.startswith("vector") or columns[name] == "INTERVAL":
                 raise ConfigError(
                     f"key column {name!r} of {self.relation} is {columns[name]}, by which nobody can "
                     "look up",
@@ -209,7 +219,11 @@ class RowsToPublish:
         """
         self._with_last = with_last
         state = f"{self._model.sql} as s on {self._same}" if with_last else f"{_ROWS} as s on false"
-        told = "s.origin, s.row_hash" if with_last else "null::integer as origin, null::ubigint"
+        told = (
+            "s.dbt_onnx_origin as origin, s.dbt_onnx_row_hash"
+            if with_last
+            else "null::integer as origin, null::ubigint"
+        )
         self._cursor.execute(
             f"create or replace temp table {_COMPARED} as "
             f"select r.rowid as row_id, r.origin_hash, {told} = r.row_hash as is_same "
@@ -304,7 +318,10 @@ class RowsToPublish:
         """Keep what was published, and since when it is served, in one transaction."""
         listed = ", ".join(f"r.{column.alias} as {quote(column.name)}" for column in self._key)
         columns = ", ".join(f"{name} {kind}" for name, kind in PUBLICATIONS_TYPES.items())
-        rows = f"select {listed}, r.row_hash, o.origin from {_ROWS} as r join {_ORIGINS} as o using (origin_hash)"
+        rows = (
+            f"select {listed}, r.row_hash as dbt_onnx_row_hash, o.origin as dbt_onnx_origin "
+            f"from {_ROWS} as r join {_ORIGINS} as o using (origin_hash)"
+        )
         model = self._model.sql
         with _LOCK, self._cursor.transaction():
             if not self._with_last or self.rows_changed + self.rows_removed > self.rows * _FEW:
@@ -334,16 +351,20 @@ class RowsToPublish:
                     values,
                 )
 
-    def recorded(self, target: str) -> int:
-        """The number of the last switch of a target that the warehouse knows."""
+    def recorded(self, target: str) -> set[tuple[str, datetime]]:
+        """The switches of a target that the warehouse knows: the publication, and since when it is served.
+
+        Not by their numbers, which begin anew in a folder that was removed.
+        """
         if not self._cursor.has(self._publications):
-            return 0
-        [(number,)] = self._cursor.rows(
-            f"select coalesce(max(switch_number), 0) from {self._publications.sql} "
-            "where published_model = $model and target = $target",
-            {"model": self._model.identifier, "target": target},
+            return set()
+        return set(
+            self._cursor.rows(
+                f"select publication, served_since from {self._publications.sql} "
+                "where published_model = $model and target = $target",
+                {"model": self._model.identifier, "target": target},
+            )
         )
-        return int(number)
 
     def _hash_function(self) -> str:
         [(version,)] = self._cursor.rows("select version()")
@@ -378,4 +399,6 @@ def _hash_of(columns: Sequence[_Column]) -> str:
         column.alias if column.kind in _STORED_AS_NUMBERS else by_bytes(column.alias, "VARCHAR")
         for column in columns
     ]
+    # NULL, [] and [NULL] have one hash (duckdb 2.0.1)
+    listed += [f"len({column.alias})" for column in columns if column.kind.startswith("vector_")]
     return f"hash({', '.join(listed)})" if listed else "cast(0 as ubigint)"

@@ -28,14 +28,21 @@ def stored_kind(value: str, sql_type: str) -> tuple[str, str]:
         return "large_integer", text
     if sql_type in {"FLOAT", "DOUBLE"}:
         return "float", value
-    if decimal := re.fullmatch(r"DECIMAL\(\d+,(\d+)\)", sql_type):
-        return f"decimal({decimal[1]})", text
+    if decimal := re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", sql_type):
+        if decimal[1] == decimal[2]:
+            # DuckDB writes .5 where no digit can stand before the point
+            text = f"regexp_replace({text}, '^(-?)\\.', '\\10.')"
+        return f"decimal({decimal[2]})", text
     if sql_type == "BLOB":
         return "bytes", value
     if sql_type == "DATE":
         return "date", _in_calendar(value, f"strftime({value}, '%Y-%m-%d')")
     if sql_type == "TIME":
-        return "time", f"epoch_us({value})"
+        said = literal("24:00:00 is no time of a day, and cannot be published")
+        return (
+            "time",
+            f"case when {value} = time '24:00:00' then error({said}) else epoch_us({value}) end",
+        )
     if sql_type in _MOMENTS:
         moment = f"cast({value} as timestamp)"
         return "timestamp", _in_calendar(moment, f"epoch_us({moment})")
