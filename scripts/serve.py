@@ -1,0 +1,86 @@
+"""Serve the published predictions of the reference project, ask, print the answers, and stop."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from demo import ROOT
+
+from dbt_onnx.serving import Predictions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SERVING = ROOT / "serving"
+KNOWN, MISSING, NEW = "00042", "99999", "23571"
+# two purchases of 59 dollars in all, the last one three weeks ago
+FEATURES = {
+    "recency_weeks": 3, "frequency": 2, "active_weeks": 9, "monetary": 59.00, "average_purchase": 29.50,
+    "largest_purchase": 35.00, "cds": 4, "purchases_13w": 2, "dollars_13w": 59.00, "cds_13w": 4,
+}  # fmt: skip
+TOLD = ("status", "outputs", "age_seconds", "is_stale", "served_from", "rejected_reason")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--as-of", default="1998-04-01", help="the clock of the last night")
+    as_of = parser.parse_args().as_of
+    with Predictions.open(SERVING / "churn") as predictions:
+        print(f"serving/churn has {predictions.manifest.rows:,} customers\n")
+    with service(f"{as_of} 06:00:00") as address:
+        print("the morning after:")
+        show("a known customer", ask(address, f"churn/{KNOWN}"))
+        show("nobody", ask(address, f"churn/{MISSING}"))
+        question = {"key": NEW, "features": FEATURES}
+        show("a new customer", ask(address, "churn:score", question))
+        unknown = {"key": NEW, "features": {**FEATURES, "monetary": None}}
+        show("one of unknown value", ask(address, "churn:score", unknown))
+    with service("1998-05-01") as address:
+        print("\na month later, if no night had come:")
+        show("a known customer", ask(address, f"churn/{KNOWN}"))
+        show("is the service ready?", ask(address, "/readyz"))
+    return 0
+
+
+@contextmanager
+def service(clock: str) -> Iterator[str]:
+    """The service at a free port, as if it had started at a moment; its address."""
+    command = [str(Path(sys.executable).with_name("dbt-onnx")), "serve", str(SERVING)]
+    process = subprocess.Popen(
+        [*command, "--port", "0", "--clock", clock], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().split()[-1]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def ask(address: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+    """What the service says: HTTP's status, and the document."""
+    url = address + (path if path.startswith("/") else f"/v1/predictions/{path}")
+    content = None if body is None else json.dumps(body).encode()
+    try:
+        with urlopen(Request(url, content)) as answer:  # noqa: S310, the service above
+            return answer.status, json.load(answer)
+    except HTTPError as error:
+        return error.code, json.load(error)
+
+
+def show(what: str, answered: tuple[int, dict[str, Any]]) -> None:
+    status, document = answered
+    told = {name: document[name] for name in TOLD if document.get(name) not in (None, {})}
+    print(f"  {what:28} {status}  {json.dumps(told or document)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
