@@ -544,17 +544,12 @@ def test_a_pointer_is_a_file_and_not_too_large(tmp_path: Path) -> None:
         Predictions.open(tmp_path)
 
 
-JSON = st.recursive(
-    st.one_of(
-        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
-        st.sampled_from(["integer", "text", "decimal(99999999999)", "9999-12-31", "../x", "a" * 64, "\ud800"]),
-    ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=2),
-        st.dictionaries(st.sampled_from(["name", "kind", "number", "at"]), inner, max_size=3),
-    ),
-    max_leaves=4,
+LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
+    st.sampled_from(["integer", "text", "decimal(99999999999)", "9999-12-31", "../x", "a" * 64, "\ud800"]),
 )  # fmt: skip
+NAMES = st.sampled_from(["name", "kind", "number", "at"])
+JSON = st.one_of(LEAVES, st.lists(LEAVES, max_size=2), st.dictionaries(NAMES, LEAVES, max_size=3))
 
 
 @st.composite
@@ -722,7 +717,8 @@ def test_who_is_killed_leaves_the_old_or_the_new_and_the_next_is_right(
         died = child(tmp_path, CHILD, place, str(count), "whole")
         assert died.returncode == -signal.SIGKILL, died.stderr
         assert served(publisher) == value
-        assert reader.get(1).outputs == {"y": 1, "z": 1}
+        # a look-up may find by itself that there is another
+        assert reader.get(1).outputs in ({"y": 1, "z": 1}, {"y": value, "z": value})
         reader.refresh()
         assert reader.get(1).outputs == {"y": value, "z": value}
         publisher = Publisher(tmp_path, path=path)
