@@ -107,7 +107,7 @@ def test_what_a_red_test_refuses_is_not_published(project: ScoringProject) -> No
     assert kept(project) == before
 
     outcome = project.dbt(
-        "build", "-s", "scores_published", "--full-refresh", vars={"dbt_onnx_clock": str(tomorrow)}
+        "build", "-s", "+scores_published", "--full-refresh", vars={"dbt_onnx_clock": str(tomorrow)}
     )
     assert published_as(outcome) == "scores: published 19 (changed 19)"
     told = project.sql(

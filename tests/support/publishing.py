@@ -32,9 +32,9 @@ ORIGIN_TYPES = {
 class Publisher:
     """A warehouse, in memory unless it has a path, and the folder `serving` that it publishes into."""
 
-    def __init__(self, root: Path, *, path: Path | None = None) -> None:
+    def __init__(self, root: Path, *, path: Path | None = None, **config: str) -> None:
         self.root = root
-        self.connection = duckdb.connect(str(path or ":memory:"), config=CONFIG)
+        self.connection = duckdb.connect(str(path or ":memory:"), config={**CONFIG, **config})
         with_settings(self.connection)
         self.database = path.stem if path else "memory"
 

@@ -84,6 +84,8 @@ class Predictions:
         self.folder = Path(folder)
         self._clock = clock
         self._lock = threading.Lock()
+        # of two at once, the slower could put the older publication back
+        self._refresh_lock = threading.Lock()
         self._refreshing: threading.Thread | None = None
         self.fault: str | None = None
         self._seen = self._pointer()
@@ -143,20 +145,21 @@ class Predictions:
 
     def refresh(self) -> bool:
         """Look for another publication now. Whether there was one, and it is served from now on."""
-        pointer = self._pointer()
-        if pointer == self._seen:
-            return False
-        self._seen = pointer
-        before = self._current
-        try:
-            opened = self._open_newest(known=before)
-        except ServingError as error:
-            self._note_fault(error.message)
-            return False
-        if opened is before:
-            return False
-        self._current = opened
-        return True
+        with self._refresh_lock:
+            pointer = self._pointer()
+            if pointer == self._seen:
+                return False
+            self._seen = pointer
+            before = self._current
+            try:
+                opened = self._open_newest(known=before)
+            except ServingError as error:
+                self._note_fault(error.message)
+                return False
+            if opened is before:
+                return False
+            self._current = opened
+            return True
 
     def _notice(self) -> None:
         now = time.monotonic()
