@@ -29,7 +29,7 @@ from dbt_onnx.errors import ConfigError
 from dbt_onnx.serving.http import Application, application
 from dbt_onnx.serving.http_server import is_loopback, listening, server_for
 from dbt_onnx.serving.limits import Limits, Rates
-from dbt_onnx.serving.lookup import CHECK_SECONDS
+from dbt_onnx.serving.lookup import CHECK_SECONDS, Predictions
 from dbt_onnx.serving.manifest import POINTER
 from dbt_onnx.serving.refusal import Refusal
 from dbt_onnx.serving.tokens import Tokens
@@ -327,6 +327,21 @@ def test_a_new_publication_is_served_and_no_request_is_lost(folder: Path) -> Non
             thread.join()
     assert failed == []
     assert [versions for _, versions in sorted(seen.items())][-3:] == [{2.0}, {3.0}, {4.0}]
+
+
+def test_a_switch_in_the_middle_of_a_batch_changes_no_answer_of_it(folder: Path) -> None:
+    with Predictions.open(folder / "churn", clock=lambda: NOW) as predictions:
+
+        def keys() -> Iterator[list[Any]]:
+            yield ["00042"]
+            # "00042" is now the number 42, and has another prediction
+            publish(folder / "churn", {42: {"churn_probability": 1.0}}, key={"id": "integer"})
+            assert predictions.refresh()
+            yield ["00042"]
+
+        answers = predictions.get_parsed(keys())
+        assert [answer.outputs for answer in answers] == [{"churn_probability": 0.25}] * 2
+        assert predictions.get_parsed([["00042"]])[0].key == (42,)
 
 
 def test_a_new_folder_is_served(folder: Path) -> None:
