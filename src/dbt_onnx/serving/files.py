@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.card import replace_file
 from dbt_onnx.errors import DataError, ServingError
-from dbt_onnx.serving.lookup import check_file, quote
-from dbt_onnx.serving.manifest import POINTER, Publications, read_publications
+from dbt_onnx.serving.file_source import check_file, quote
+from dbt_onnx.serving.manifest import POINTER, Publications, file_name, read_publications
 from dbt_onnx.serving.stored import stored_rows
 
 if TYPE_CHECKING:
@@ -72,11 +72,14 @@ class Files:
             return True
         return False
 
-    def write(self, name: str, rows: RowsToPublish, *, base: Manifest | None) -> tuple[int, str]:
+    def write(
+        self, publication: str, rows: RowsToPublish, *, base: Manifest | None
+    ) -> tuple[int, str]:
         """Write the file of a publication, from the rows that changed since `base`. Returns its bytes and
         sha256. Nobody reads it before `switch`.
         """
         self._clear()
+        name = file_name(publication)
         partial = self.folder / (name + _PARTIAL)
         try:
             if base is not None:

@@ -256,7 +256,7 @@ def _publish_to(
     *,
     base: Manifest | None,
 ) -> Publications:
-    size, digest = target.write(f"{draft['id']}.sqlite", rows, base=base)
+    size, digest = target.write(draft["id"], rows, base=base)
     manifest = Manifest(**draft, bytes=size, sha256=digest)
     now = (before or Publications(name=manifest.name)).published(manifest, at=utc_now())
     target.switch(now)

@@ -1,6 +1,10 @@
 """Where publications go. A target's name is in the model; where it is, the environment says.
 
-DBT_ONNX_SERVING_FILES=/srv/predictions     a folder, in place of `serving/` of the project
+DBT_ONNX_SERVING_FILES=/srv/predictions                  a folder, in place of `serving/` of the project
+DBT_ONNX_SERVING_SHOP=postgresql://dbt:...@db/shop       a database, for the target "shop"
+DBT_ONNX_SERVING_CACHE=rediss://:...@cache:6379/0        Redis or Valkey
+
+Passwords may also stand where libpq looks for them: a file that PGPASSFILE names, or a service file.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from dbt_onnx.errors import ConfigError
 from dbt_onnx.serving.files import Files
+from dbt_onnx.serving.places import POSTGRES, system_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -36,8 +41,12 @@ class Target(Protocol):
     def can_build_on(self, manifest: Manifest) -> bool:
         """Whether an earlier publication is whole, so that only what changed need be written."""
 
-    def write(self, name: str, rows: RowsToPublish, *, base: Manifest | None) -> tuple[int, str]:
-        """Write a publication that nobody reads yet; returns its bytes and sha256."""
+    def write(
+        self, publication: str, rows: RowsToPublish, *, base: Manifest | None
+    ) -> tuple[int, str | None]:
+        """Write a publication that nobody reads yet, by its id; returns its bytes, and the sha256 of its
+        file, none where there is no file.
+        """
 
     def switch(self, publications: Publications) -> None:
         """Let readers see these publications, from one moment to the next."""
@@ -49,7 +58,9 @@ def is_target_name(name: str) -> bool:
 
 
 def open_target(target: str, publication: str, *, project: Path) -> Target:
-    """A target for one publication. Raises ConfigError when nothing says where it is."""
+    """A target for one publication. Raises ConfigError when nothing says where it is, or when what speaks
+    to it is not installed.
+    """
     variable = _PREFIX + target.upper()
     place = os.environ.get(variable)
     if place is None and target == FILES:
@@ -57,6 +68,15 @@ def open_target(target: str, publication: str, *, project: Path) -> Target:
     if not place:
         raise ConfigError(
             f"target {target!r} of publish() is not known: {variable} is not set",
-            hint=f"set {variable} to a folder where dbt runs",
+            hint=f"set {variable}, where dbt runs, to a folder or to the URL of a Postgres or Redis server",
         )
-    return Files(project / place / publication)
+    system = system_of(place)
+    if system is None:
+        return Files(project / place / publication)
+    if system == POSTGRES:
+        from dbt_onnx.serving.postgres_target import Postgres
+
+        return Postgres(place, publication)
+    from dbt_onnx.serving.redis_target import Redis
+
+    return Redis(place, publication)
