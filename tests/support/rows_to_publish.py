@@ -90,13 +90,12 @@ class ListedRows:
     def compare(self, *, with_last: bool) -> None:
         last = self._warehouse.last if with_last else None
         before = {row.key: row.content for row in last.rows} if last else {}
-        # an origin that says something else keeps its number, as long as its rows are the same
-        self._numbers = dict(self._warehouse.numbers) if with_last else {}
         numbers = (
             {row.key: self._warehouse.numbers[self._stamps(row)] for row in last.rows}
             if last
             else {}
         )
+        # an origin that says something else keeps its number
         became = {
             self._stamps(row): numbers[row.key] for row in self._relation.rows if row.key in numbers
         }
@@ -170,7 +169,7 @@ class ListWarehouse:
     last_id: str | None = None
     numbers: dict[Any, int] = field(default_factory=dict)
     switches: list[Any] = field(default_factory=list)
-    stream: Any = staticmethod(iter)
+    stream: Any = iter
 
     @contextmanager
     def rows_to_publish(self, relation: Any, *, key: Any, model: Any) -> Iterator[ListedRows]:

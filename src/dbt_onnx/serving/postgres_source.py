@@ -9,10 +9,10 @@ Whoever reads needs the right to `select` from the tables of the schema, which c
 from __future__ import annotations
 
 import json
-import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC
 from decimal import Decimal
+from queue import Empty, LifoQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dbt_onnx.errors import ServingError
@@ -45,6 +45,7 @@ SCHEMA = "dbt_onnx"
 # no publication can be called so
 POINTERS = f"{SCHEMA}._publications"
 ORIGIN = "dbt_onnx_origin"
+MOST_CONNECTIONS = 8
 # what the URL says comes first
 _DEFAULTS = {
     "application_name": "dbt_onnx",
@@ -147,13 +148,20 @@ def read_document(connection: Connection, url: str, name: str) -> Publications |
 
 
 class PostgresSource:
-    """The publications of one name in a database, see `Source`. One connection, opened again when it breaks."""
+    """The publications of one name in a database, see `Source`.
+
+    Each thread that asks takes a connection, the one that was used last, or a new one; there are
+    `MOST_CONNECTIONS`.
+    """
 
     def __init__(self, url: str, name: str) -> None:
         self._url = url
         self._name = name
-        self._lock = threading.Lock()
-        self._connection: Connection | None = connect(url)
+        self._is_closed = False
+        self._idle: LifoQueue[Connection | None] = LifoQueue()
+        for _ in range(MOST_CONNECTIONS - 1):
+            self._idle.put(None)
+        self._idle.put(connect(url))
 
     def pointer(self) -> object:
         """The number of the last switch, and what it switched to."""
@@ -180,27 +188,39 @@ class PostgresSource:
         return OpenedTable(self, manifest)
 
     def close(self) -> None:
-        """Close the connection."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+        """Close the connections."""
+        self._is_closed = True
+        taken = []
+        with suppress(Empty):
+            while True:
+                taken.append(self._idle.get_nowait())
+        for connection in taken:
+            self._put_back(connection)
 
     def ask(self, question: Callable[[Connection], _Found]) -> _Found:
-        """Ask on the connection; once more on a new one, when it has broken. Raises psycopg.Error, and
+        """Ask on a connection; once more on a new one, when it has broken. Raises psycopg.Error, and
         ServingError when the server cannot be reached.
         """
-        with self._lock:
-            if self._connection is not None:
+        connection = self._idle.get()
+        try:
+            if connection is not None:
                 try:
-                    return question(self._connection)
+                    return question(connection)
                 except psycopg.OperationalError:
-                    if not self._connection.broken:
+                    if not connection.broken:
                         raise
-                    self._connection.close()
-                    self._connection = None
-            self._connection = connect(self._url)
-            return question(self._connection)
+                    connection.close()
+                    connection = None
+            connection = connect(self._url)
+            return question(connection)
+        finally:
+            self._put_back(connection)
+
+    def _put_back(self, connection: Connection | None) -> None:
+        if connection is not None and self._is_closed:
+            connection.close()
+            connection = None
+        self._idle.put(connection)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
