@@ -11,7 +11,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from datetime import time as time_of_day
 from decimal import Decimal
 from pathlib import Path
@@ -254,6 +254,27 @@ def test_a_row_is_found_by_its_key_and_by_no_other(places: Places, kinds: list[s
     check()
 
 
+def test_keys_that_are_equal_are_one_key(places: Places, system: str) -> None:
+    rows = [
+        Row(key=(-0.0, Decimal("1.50"), datetime(2024, 1, 1, tzinfo=UTC)), outputs=(1,)),
+        Row(key=(2.0, Decimal("-2.00"), datetime(2024, 1, 1, 12, tzinfo=UTC)), outputs=(2,)),
+    ]
+    kinds = {"f": "float", "d": "decimal(2)", "t": "timestamp_tz"}
+    ListWarehouse().publish(
+        Relation(key=kinds, outputs={"n": "integer"}, rows=rows), targets=[system]
+    )
+    east = timezone(timedelta(hours=5))
+    with places.open(system) as predictions:
+        for key, n in (
+            ((0.0, Decimal("1.5"), datetime(2024, 1, 1, 5, tzinfo=east)), 1),
+            ((0, Decimal("1.500"), datetime(2024, 1, 1)), 1),
+            ((2, -2, datetime(2024, 1, 1, 17, tzinfo=east)), 2),
+            (predictions.parse_key(["2", "-2", "2024-01-01T12:00:00Z"]), 2),
+        ):
+            assert predictions.get(key).outputs == {"n": n}
+        assert predictions.get((0.0, 1, datetime(2024, 1, 1))).status == "missing"
+
+
 def test_a_relation_that_has_only_a_key_is_published(places: Places, system: str) -> None:
     rows = [Row(key=("a", 1), outputs=())]
     only_keys = Relation(
@@ -489,8 +510,9 @@ def test_the_last_three_are_kept_and_one_can_return_to_them(places: Places, syst
 
 
 def test_a_publication_may_have_other_columns_than_the_one_before(
-    places: Places, system: str
+    places: Places, system: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lookup, "CHECK_SECONDS", 3600.0)
     warehouse = ListWarehouse()
     warehouse.publish(relation((1, 0.5)), targets=[system])
     with places.open(system) as predictions:
@@ -642,6 +664,8 @@ def test_whoever_may_only_select_can_look_up(places: Places) -> None:
     warehouse.publish(relation((1, 0.5)), targets=["postgres"])
     places.sql(
         "drop role if exists application; create role application login; "
+        "drop role if exists analyst; create role analyst login; "
+        "grant usage on schema dbt_onnx to analyst; grant select on dbt_onnx.churn to analyst; "
         "grant usage on schema dbt_onnx to application; "
         "grant select on all tables in schema dbt_onnx to application; "
         "alter default privileges in schema dbt_onnx grant select on tables to application"
@@ -654,10 +678,13 @@ def test_whoever_may_only_select_can_look_up(places: Places) -> None:
         assert outputs(predictions, 1) == [0.6]
     with psycopg.connect(url) as connection:
         assert connection.execute("select p from dbt_onnx.churn").fetchall() == [(0.6,)]
+    # what was granted on the view holds
+    with psycopg.connect(url.replace("application:@", "analyst:@")) as connection:
+        assert connection.execute("select p from dbt_onnx.churn").fetchall() == [(0.6,)]
     places.sql("revoke select on dbt_onnx._publications from application")
     with documented("postgres-refused"):
         Predictions.open(url, name="churn")
-    places.sql("drop owned by application; drop role application")
+    places.sql("drop owned by application, analyst; drop role application, analyst")
 
 
 # publishers that fail, die, or meet

@@ -178,6 +178,7 @@ def _create(connection: sqlite3.Connection, rows: RowsToPublish) -> None:
 
 
 def not_unique(rows: RowsToPublish, *, written: int | None = None) -> DataError:
+    """What to raise when two rows have one key; `written` rows are left of them."""
     found = "" if written is None else f": {rows.rows:,} rows have {written:,} keys"
     return DataError(
         f"the key {list(rows.key)} is not unique in {rows.relation}{found}; nothing is published",

@@ -20,12 +20,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from dbt_onnx.errors import ServingError
 from dbt_onnx.serving.kinds import UnreadableKeyError, kind_of
-from dbt_onnx.serving.places import (
-    GonePublicationError,
-    UnreadablePublicationError,
-    open_source,
-    shown,
-)
+from dbt_onnx.serving.places import GonePublicationError, UnreadablePublicationError, shown
+from dbt_onnx.serving.sources import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -6,11 +6,9 @@ A URL may have a password. What is shown of a URL, in an error or a log, never h
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dbt_onnx.errors import ConfigError
-from dbt_onnx.serving.manifest import is_publication_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     from dbt_onnx.serving.manifest import Manifest, Publications
 
 POSTGRES, REDIS = "postgres", "redis"
+_PACKAGES = {POSTGRES: "psycopg", REDIS: "redis"}
 SYSTEMS = {
     "postgresql": POSTGRES,
     "postgres": POSTGRES,
@@ -76,34 +75,6 @@ class Source(Protocol):
         """Nothing is read after this."""
 
 
-def open_source(place: str | Path, name: str | None) -> Source:
-    """The publications called `name` in a folder or at a URL. A folder without a name is that of one
-    publication. Raises ConfigError when this is no such place.
-    """
-    system = system_of(str(place))
-    if name is not None and not is_publication_name(name):
-        raise ConfigError(
-            f"a publication cannot be called {name!r:.80}: a name has letters, digits, '-' and '_' only",
-            hint="give the name that publish() has",
-        )
-    if system is None:
-        from dbt_onnx.serving.file_source import FileSource
-
-        return FileSource(Path(place) if name is None else Path(place) / name)
-    if name is None:
-        raise ConfigError(
-            f"{shown(str(place))} has publications of several names",
-            hint='say which: Predictions.open(url, name="churn")',
-        )
-    if system == POSTGRES:
-        from dbt_onnx.serving.postgres_source import PostgresSource
-
-        return PostgresSource(str(place), name)
-    from dbt_onnx.serving.redis_source import RedisSource
-
-    return RedisSource(str(place), name)
-
-
 def system_of(place: str) -> str | None:
     """What is there: "postgres", "redis", or none for a folder. Raises ConfigError for any other URL, and
     for one whose password cannot be told from the rest.
@@ -142,9 +113,9 @@ def unreadable_url(place: str) -> ConfigError:
     )
 
 
-def not_installed(package: str, extra: str) -> ConfigError:
-    """What to raise when the package that speaks to a database is not there."""
+def not_installed(system: str) -> ConfigError:
+    """What to raise when the package that speaks to a database cannot be imported."""
     return ConfigError(
-        f"{package} is not installed, without which there is no {extra} target",
-        hint=f"pip install 'dbt-onnx[{extra}]'",
+        f"{_PACKAGES[system]} is not installed, without which there is no {system} target",
+        hint=f"pip install 'dbt-onnx[{system}]'",
     )

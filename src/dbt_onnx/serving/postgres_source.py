@@ -15,6 +15,8 @@ from decimal import Decimal
 from queue import Empty, LifoQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import psycopg
+
 from dbt_onnx.errors import ServingError
 from dbt_onnx.serving.file_source import quote
 from dbt_onnx.serving.kinds import kind_of
@@ -22,15 +24,9 @@ from dbt_onnx.serving.manifest import UNREADABLE, Publications, no_publication
 from dbt_onnx.serving.places import (
     GonePublicationError,
     UnreadablePublicationError,
-    not_installed,
     shown,
     unreadable_url,
 )
-
-try:
-    import psycopg
-except ModuleNotFoundError as missing:
-    raise not_installed("psycopg", "postgres") from missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

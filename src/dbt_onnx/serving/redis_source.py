@@ -6,21 +6,17 @@ import base64
 import json
 from typing import TYPE_CHECKING, Any
 
+import redis
+
 from dbt_onnx.errors import ServingError
 from dbt_onnx.serving.kinds import as_json, kind_of
 from dbt_onnx.serving.manifest import UNREADABLE, Publications, no_publication
 from dbt_onnx.serving.places import (
     GonePublicationError,
     UnreadablePublicationError,
-    not_installed,
     shown,
     unreadable_url,
 )
-
-try:
-    import redis
-except ModuleNotFoundError as missing:
-    raise not_installed("redis", "redis") from missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

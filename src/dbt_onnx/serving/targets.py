@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from dbt_onnx.errors import ConfigError
 from dbt_onnx.serving.files import Files
-from dbt_onnx.serving.places import POSTGRES, system_of
+from dbt_onnx.serving.places import POSTGRES, not_installed, system_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -73,10 +73,13 @@ def open_target(target: str, publication: str, *, project: Path) -> Target:
     system = system_of(place)
     if system is None:
         return Files(project / place / publication)
-    if system == POSTGRES:
-        from dbt_onnx.serving.postgres_target import Postgres
+    try:
+        if system == POSTGRES:
+            from dbt_onnx.serving.postgres_target import Postgres
 
-        return Postgres(place, publication)
-    from dbt_onnx.serving.redis_target import Redis
+            return Postgres(place, publication)
+        from dbt_onnx.serving.redis_target import Redis
 
-    return Redis(place, publication)
+        return Redis(place, publication)
+    except ImportError as error:
+        raise not_installed(system) from error
