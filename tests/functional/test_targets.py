@@ -732,15 +732,17 @@ def test_a_publisher_that_is_killed_leaves_the_publication_before(
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "here\n"
-        with documented(f"{system}-locked"):
-            warehouse.publish(relation((1, 0.6)), targets=[system])
-        # longer than the lock of one that died is waited for: this one lives
-        time.sleep(1.5 if system == "redis" else 0)
-        with pytest.raises(ServingError, match="another process is publishing"):
-            warehouse.publish(relation((1, 0.6)), targets=[system])
-        process.send_signal(signal.SIGKILL)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "here\n"
+            with documented(f"{system}-locked"):
+                warehouse.publish(relation((1, 0.6)), targets=[system])
+            # longer than the lock of one that died is waited for: this one lives
+            time.sleep(1.5 if system == "redis" else 0)
+            with pytest.raises(ServingError, match="another process is publishing"):
+                warehouse.publish(relation((1, 0.6)), targets=[system])
+        finally:
+            process.send_signal(signal.SIGKILL)
     with places.open(system) as predictions:
         assert outputs(predictions, 1, 2) == [0.5, "missing"]
     until = time.monotonic() + 10

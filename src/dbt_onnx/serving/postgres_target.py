@@ -146,7 +146,6 @@ class Postgres:
         with self._connected() as connection:
             try:
                 _patiently(lambda: self._switch(connection, publications))
-                self._clear(connection)
             except psycopg.errors.LockNotAvailable as error:
                 raise ServingError(
                     f"{self._view} in {shown(self._url)} is in use by a transaction that does not end; "
@@ -155,6 +154,10 @@ class Postgres:
                 ) from error
             except psycopg.Error as error:
                 raise self._unwritable(error) from error
+            try:
+                self._clear(connection)
+            except psycopg.Error as error:
+                _LOG.warning("%s: old tables go with the next publication: %s", self, said(error))
 
     def _switch(self, connection: Connection, publications: Publications) -> None:
         served = publications.served

@@ -180,7 +180,10 @@ class Redis:
                 "another process published is served",
                 hint=f"publish again; a process may not stand still for more than {LOCK_SECONDS:.0f} s",
             )
-        self._clear()
+        try:
+            self._clear()
+        except ServingError as error:
+            _LOG.warning("%s: old publications go with the next one: %s", self, error.message)
 
     def _clear(self) -> None:
         """Remove publications that are no longer kept, or that were never finished."""
