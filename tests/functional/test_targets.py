@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from rows_to_publish import NOON, ListWarehouse, Relation, Row
 
 from dbt_onnx.errors import DataError, DbtOnnxError, ServingError
-from dbt_onnx.serving import Predictions, lookup, postgres_target, publish
+from dbt_onnx.serving import Predictions, lookup, postgres_target, publish, redis_target
 from dbt_onnx.serving.kinds import kind_of
 from dbt_onnx.serving.places import SYSTEMS as SYSTEMS_BY_SCHEME
 from dbt_onnx.serving.places import shown
@@ -762,7 +762,10 @@ def test_a_publisher_that_is_killed_leaves_the_publication_before(
     }
 
 
-def test_a_publisher_that_fails_leaves_the_publication_before(places: Places, system: str) -> None:
+def test_a_publisher_that_fails_leaves_the_publication_before(
+    places: Places, system: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_target, "_FIELDS_AT_ONCE", 10)
     warehouse = ListWarehouse()
     warehouse.publish(relation((1, 0.5)), targets=[system])
     before = places.content(system)
