@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from error_cases import CASES, run
 from error_cases_of_models import MODEL_CASES
 from error_cases_of_publishing import PUBLISHING, folder_of, published
+from error_cases_of_targets import TARGETS
 from error_commands import COMMANDS, called, files, said
 from error_project import BY_DBT, HAS_TRACEBACK
 from warehouse import Warehouse
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"
 ERROR_COLUMNS = ("id", "what is wrong", "message", "what to do")
 RUNS: dict[str, Case] = CASES | MODEL_CASES
-PROVOKED = {*RUNS, *PUBLISHING, *COMMANDS, *BY_DBT}
+PROVOKED = {*RUNS, *PUBLISHING, *TARGETS, *COMMANDS, *BY_DBT}
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,11 @@ def faults_of_run(warehouse: Warehouse, name: str) -> list[str]:
     else:
         return ["no error"]
     return faults or _faults_of_mended(warehouse, attempt)
+
+
+def faults_of_error(name: str, error: DbtOnnxError) -> list[str]:
+    """What is wrong with the words of an error."""
+    return _faults_of_text(name, f"{error.kind} error: {error.message}", error.hint)
 
 
 def _faults_of_text(name: str, message: str, hint: str) -> list[str]:

@@ -29,6 +29,8 @@ ONLY_IN: dict[str, set[str]] = {
     "model_signing": {"artifacts/signing.py"},
     "cryptography": {"artifacts/signing.py"},
     "uvicorn": {"serving/http_server.py"},
+    "psycopg": {"serving/postgres_*.py"},
+    "redis": {"serving/redis_*.py"},
     "pandas": set(),
     "pickle": set(),
     "cloudpickle": set(),
@@ -155,9 +157,12 @@ def test_streams_stay_streams(path: Path) -> None:
     assert calls == set()
 
 
-def test_importing_the_package_loads_nothing_heavy() -> None:
-    heavy = ("numpy", "pyarrow", "onnx", "onnxruntime", "duckdb", "dbt", "sklearn", "pandas")
-    program = f"import sys, dbt_onnx; print([n for n in {heavy!r} if n in sys.modules])"
+@pytest.mark.parametrize("module", ["dbt_onnx", "dbt_onnx.serving"])
+def test_importing_the_package_loads_nothing_heavy(module: str) -> None:
+    heavy = (
+        "numpy", "pyarrow", "onnx", "onnxruntime", "duckdb", "dbt", "sklearn", "pandas", "psycopg", "redis",
+    )  # fmt: skip
+    program = f"import sys, {module}; print([n for n in {heavy!r} if n in sys.modules])"
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

@@ -16,8 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.card import CARD_NAME, replace_file
 from dbt_onnx.errors import DataError, ServingError
-from dbt_onnx.serving.lookup import check_file, quote
-from dbt_onnx.serving.manifest import MODELS, POINTER, Publications, read_publications
+from dbt_onnx.serving.file_source import check_file, quote
+from dbt_onnx.serving.manifest import (
+    MODELS,
+    POINTER,
+    Publications,
+    file_name,
+    read_publications,
+)
 from dbt_onnx.serving.stored import stored_rows
 
 if TYPE_CHECKING:
@@ -84,10 +90,13 @@ class Files:
             raise _unwritable(self.folder, error) from error
         return f"{name}/model.onnx"
 
-    def write(self, name: str, rows: RowsToPublish, *, base: Manifest | None) -> tuple[int, str]:
+    def write(
+        self, publication: str, rows: RowsToPublish, *, base: Manifest | None
+    ) -> tuple[int, str]:
         """Write the file of a publication, from the rows that changed since `base`. Returns its bytes and
         sha256. Nobody reads it before `switch`.
         """
+        name = file_name(publication)
         partial = self.folder / (name + _PARTIAL)
         try:
             if base is not None:
@@ -101,7 +110,7 @@ class Files:
             size = partial.stat().st_size
             partial.replace(self.folder / name)
         except sqlite3.IntegrityError as error:
-            raise _not_unique(rows) from error
+            raise not_unique(rows) from error
         except (OSError, sqlite3.Error) as error:
             raise _unwritable(self.folder, error) from error
         finally:
@@ -170,7 +179,7 @@ def _fill(connection: sqlite3.Connection, rows: RowsToPublish, *, is_new: bool) 
     connection.execute("commit")
     [(written,)] = connection.execute("select count(*) from rows").fetchall()
     if written != rows.rows:
-        raise _not_unique(rows, written=written)
+        raise not_unique(rows, written=written)
 
 
 def _create(connection: sqlite3.Connection, rows: RowsToPublish) -> None:
@@ -197,7 +206,7 @@ def _create(connection: sqlite3.Connection, rows: RowsToPublish) -> None:
     )
 
 
-def _not_unique(rows: RowsToPublish, *, written: int | None = None) -> DataError:
+def not_unique(rows: RowsToPublish, *, written: int | None = None) -> DataError:
     """The error for a key that several rows have; `written` is how many keys there are, where known."""
     found = "" if written is None else f": {rows.rows:,} rows have {written:,} keys"
     return DataError(

@@ -4,34 +4,41 @@
     answer = predictions.get("00042")
     answer.outputs["churn_probability"], answer.age, answer.is_stale
 
-Needs the standard library only.
+    Predictions.open("redis://localhost/0", name="churn")
+
+Needs the standard library only; for a database, the package that speaks to it, too.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import sqlite3
 import threading
 import time
-import weakref
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from dbt_onnx.errors import InvalidKeyError, ServingError
 from dbt_onnx.serving.kinds import UnreadableKeyError, kind_of
-from dbt_onnx.serving.manifest import POINTER, Manifest, read_publications
+from dbt_onnx.serving.places import GonePublicationError, UnreadablePublicationError, shown
+from dbt_onnx.serving.sources import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from dbt_onnx.serving.kinds import Stored
+    from dbt_onnx.serving.manifest import Manifest
+    from dbt_onnx.serving.places import OpenedRows
+
+_Found = TypeVar("_Found")
 
 _LOG = logging.getLogger("dbt_onnx")
 _NO_TIME = timedelta()
 # how often `get` looks whether there is another publication
 CHECK_SECONDS = 0.25
+# a publication that is gone was followed by as many as are kept; that does not happen again and again
+_ATTEMPTS = 5
 
 PREDICTED, REJECTED, MISSING = "predicted", "rejected", "missing"
 
@@ -73,33 +80,52 @@ def utc_now() -> datetime:
 
 
 class Predictions:
-    """The newest publication in a folder. Safe to use from several threads.
+    """The newest publication of a name. Safe to use from several threads.
 
     A new publication is noticed by itself: it is opened and checked beside, and answers come from the
-    one before until it can be used. Where the newest file is damaged, the newest good one answers, and
+    one before until it can be used. Where the newest is damaged, the newest good one answers, and
     `fault` says what is wrong.
     """
 
-    def __init__(self, folder: str | Path, *, clock: Callable[[], datetime] = utc_now) -> None:
-        self.folder = Path(folder)
+    def __init__(
+        self,
+        place: str | Path,
+        *,
+        name: str | None = None,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.place = shown(str(place))
         self._clock = clock
         self._lock = threading.Lock()
         # of two at once, the slower could put the older publication back
         self._refresh_lock = threading.Lock()
         self._refreshing: threading.Thread | None = None
         self.fault: str | None = None
-        self._seen = self._pointer()
-        self._current = self._open_newest()
+        self._source = open_source(place, name)
+        try:
+            self._seen = self._source.pointer()
+            self._current = self._open_newest()
+        except BaseException:
+            self._source.close()
+            raise
         self._check_at = time.monotonic() + CHECK_SECONDS
 
     @classmethod
-    def open(cls, folder: str | Path, *, clock: Callable[[], datetime] = utc_now) -> Self:
-        """Open what was published in a folder, "serving/churn".
+    def open(
+        cls,
+        place: str | Path,
+        *,
+        name: str | None = None,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> Self:
+        """Open what was published in a folder, "serving/churn", or in a database, of which the URL and the
+        publication's name are given: "postgresql://host/database" or "redis://host/0", name="churn".
 
         `clock` gives the time against which ages are counted: UTC, without a zone.
-        Raises ServingError when there is no publication, or none that is whole.
+        Raises ServingError when there is no publication, or none that is whole; ConfigError when this
+        is no place where publications can be.
         """
-        return cls(folder, clock=clock)
+        return cls(place, name=name, clock=clock)
 
     def __enter__(self) -> Self:
         return self
@@ -111,6 +137,7 @@ class Predictions:
         if self._refreshing is not None:
             self._refreshing.join()
         self._current.close()
+        self._source.close()
 
     @property
     def manifest(self) -> Manifest:
@@ -123,13 +150,19 @@ class Predictions:
         A key that cannot be one, such as a text where numbers are, raises InvalidKeyError.
         """
         self._notice()
-        return self._current.answer(key, self._clock())
+        try:
+            return self._current.answer(key, self._clock())
+        except GonePublicationError:
+            return self._again(lambda publication: publication.answer(key, self._clock()))
 
     def get_many(self, keys: Iterable[Any]) -> list[Answer]:
         """The answers for several keys, in their order, all of one publication."""
         self._notice()
-        publication, now = self._current, self._clock()
-        return [publication.answer(key, now) for key in keys]
+        listed = list(keys)
+        try:
+            return self._current.answers(listed, self._clock())
+        except GonePublicationError:
+            return self._again(lambda publication: publication.answers(listed, self._clock()))
 
     def parse_key(self, values: Sequence[Any]) -> tuple[Any, ...]:
         """A key as a URL or JSON has it, one value for each column: texts are read as what the column
@@ -140,13 +173,18 @@ class Predictions:
     def get_parsed(self, keys: Iterable[Sequence[Any]]) -> list[Answer]:
         """As `get_many`, with keys that `parse_key` reads, by the same publication that answers."""
         self._notice()
-        publication, now = self._current, self._clock()
-        return [publication.answer(publication.parse_key(key), now) for key in keys]
+        listed = list(keys)
+        try:
+            return self._current.parsed_answers(listed, self._clock())
+        except GonePublicationError:
+            return self._again(
+                lambda publication: publication.parsed_answers(listed, self._clock())
+            )
 
     def refresh(self) -> bool:
         """Look for another publication now. Whether there was one, and it is served from now on."""
         with self._refresh_lock:
-            pointer = self._pointer()
+            pointer = self._source.pointer()
             if pointer == self._seen:
                 return False
             self._seen = pointer
@@ -161,6 +199,19 @@ class Predictions:
             self._current = opened
             return True
 
+    def _again(self, ask: Callable[[_OpenPublication], _Found]) -> _Found:
+        """Ask the newest publication, when the one before is gone."""
+        for _ in range(_ATTEMPTS):
+            self.refresh()
+            try:
+                return ask(self._current)
+            except GonePublicationError:
+                continue
+        raise ServingError(
+            f"publication {self.manifest.id} of {self.manifest.name!r} is gone from {self.place}",
+            hint="publish again: `dbt build` with the model that publishes",
+        )
+
     def _notice(self) -> None:
         now = time.monotonic()
         if now < self._check_at:
@@ -168,34 +219,27 @@ class Predictions:
         self._check_at = now + CHECK_SECONDS
         with self._lock:
             is_at_it = self._refreshing is not None and self._refreshing.is_alive()
-            if is_at_it or self._pointer() == self._seen:
+            if is_at_it or self._source.pointer() == self._seen:
                 return
             # checking a large file takes longer than an answer may
             self._refreshing = threading.Thread(target=self.refresh, daemon=True)
             self._refreshing.start()
 
-    def _pointer(self) -> tuple[int, int, int] | None:
-        """What changes when the file of the folder is replaced."""
-        with suppress(OSError):
-            status = (self.folder / POINTER).stat()
-            return status.st_ino, status.st_mtime_ns, status.st_size
-        return None
-
     def _open_newest(self, *, known: _OpenPublication | None = None) -> _OpenPublication:
-        """Open what is served, or the newest before it whose file is whole; `known` is open already."""
+        """Open what is served, or the newest before it that is whole; `known` is open already."""
         faults = []
-        pointer = self._pointer()
-        for manifest in read_publications(self.folder).to_try:
+        pointer = self._source.pointer()
+        for manifest in self._source.publications().to_try:
             if known is not None and manifest == known.manifest:
                 opened = known
             else:
                 try:
-                    opened = _OpenPublication(self.folder, manifest)
-                except (OSError, ValueError, sqlite3.Error) as error:
-                    if self._pointer() != pointer:
-                        # newer ones have come meanwhile, and this file has gone
+                    opened = _OpenPublication(manifest, self._source.open(manifest))
+                except UnreadablePublicationError as error:
+                    if self._source.pointer() != pointer:
+                        # newer ones have come meanwhile, and this one has gone
                         return self._open_newest(known=known)
-                    faults.append(f"{self.folder / manifest.file_name}: {error}")
+                    faults.append(str(error))
                     continue
             self._note_fault("; ".join(faults) or None)
             return opened
@@ -211,36 +255,20 @@ class Predictions:
 
 
 class _OpenPublication:
-    """One publication, opened and checked. Raises OSError, ValueError or sqlite3.Error."""
+    """One publication: keys as its rows have them, and rows as answers."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, rows: OpenedRows) -> None:
         self.manifest = manifest
-        path = folder / manifest.file_name
-        check_file(path, manifest)
-        # immutable: no locks and no look for a journal; the file is never written again
-        uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
-        self._connection = sqlite3.connect(
-            uri, uri=True, check_same_thread=False, isolation_level=None, cached_statements=4
-        )
-        # an answer in another thread may still be reading when a newer publication has come
-        weakref.finalize(self, self._connection.close)
-        # whatever sqlite was built with, one thread at a time uses a connection
-        self._lock = threading.Lock()
-        columns = (*manifest.outputs, *manifest.stamps)
+        self._rows = rows
         self._keys = [kind_of(column.kind) for column in manifest.key]
         self._outputs = [column.name for column in manifest.outputs]
         self._stamps = [column.name for column in manifest.stamps]
-        self._read = [kind_of(column.kind).read for column in columns]
         self._stale_after = (
             None if manifest.stale_after is None else timedelta(seconds=manifest.stale_after)
         )
-        listed = ", ".join(quote(column.name) for column in columns) or "1"
-        where = " and ".join(f"{quote(column.name)} = ?" for column in manifest.key)
-        self._select = f"select {listed} from predictions where {where}"
-        self._connection.execute(f"explain {self._select}", [None] * len(self._keys))
 
     def close(self) -> None:
-        self._connection.close()
+        self._rows.close()
 
     def parse_key(self, values: Sequence[Any]) -> tuple[Any, ...]:
         if len(values) != len(self._keys):
@@ -253,36 +281,31 @@ class _OpenPublication:
         except UnreadableKeyError as error:
             raise self._bad_key(str(error)) from error
 
+    def parsed_answers(self, keys: Sequence[Sequence[Any]], now: datetime) -> list[Answer]:
+        return self.answers([self.parse_key(key) for key in keys], now)
+
     def answer(self, key: Any, now: datetime) -> Answer:
         values = key if isinstance(key, tuple) else (key,)
+        return self._judged(values, self._rows.row(self._stored(values)), now)
+
+    def answers(self, keys: Sequence[Any], now: datetime) -> list[Answer]:
+        values = [key if isinstance(key, tuple) else (key,) for key in keys]
+        rows = self._rows.rows([self._stored(value) for value in values])
+        return [self._judged(value, row, now) for value, row in zip(values, rows, strict=True)]
+
+    def _stored(self, values: tuple[Any, ...]) -> list[Stored]:
         if len(values) != len(self._keys):
             raise self._bad_key(f"got {len(values)} value(s)")
         try:
-            stored = [kind.store(value) for kind, value in zip(self._keys, values, strict=True)]
+            return [kind.store(value) for kind, value in zip(self._keys, values, strict=True)]
         except UnreadableKeyError as error:
             raise self._bad_key(str(error)) from error
-        try:
-            with self._lock:
-                row = self._connection.execute(self._select, stored).fetchone()
-        except sqlite3.DatabaseError as error:
-            raise ServingError(
-                f"publication {self.manifest.id} of {self.manifest.name!r} cannot be read: {error}",
-                hint="its file was altered after it was opened: publish again",
-            ) from error
-        if row is None:
-            return Answer(key=values, status=MISSING, publication=self.manifest.id)
-        read = [
-            None if value is None else read(value)
-            for read, value in zip(self._read, row, strict=False)
-        ]
-        outputs = dict(zip(self._outputs, read, strict=False))
-        return self._judged(
-            values, outputs, dict(zip(self._stamps, read[len(outputs) :], strict=True)), now
-        )
 
-    def _judged(
-        self, key: tuple[Any, ...], outputs: dict[str, Any], stamps: dict[str, Any], now: datetime
-    ) -> Answer:
+    def _judged(self, key: tuple[Any, ...], row: Sequence[Any] | None, now: datetime) -> Answer:
+        if row is None:
+            return Answer(key=key, status=MISSING, publication=self.manifest.id)
+        outputs = dict(zip(self._outputs, row, strict=False))
+        stamps = dict(zip(self._stamps, row[len(outputs) :], strict=True))
         attempt = stamps.pop("status", None)
         if stamps.get("served_from", "") == MISSING:
             return Answer(
@@ -311,21 +334,3 @@ class _OpenPublication:
             f"the key of {self.manifest.name!r} is {names}; {what}",
             hint="give one value for each column, in this order; several as a tuple",
         )
-
-
-def check_file(path: Path, manifest: Manifest) -> None:
-    """Raise OSError or ValueError unless the file is the one that was published, to the last byte."""
-    if path.is_symlink() or not path.is_file():
-        raise ValueError("it is gone, or no regular file")
-    size = path.stat().st_size
-    if size != manifest.bytes:
-        raise ValueError(f"it has {size:,} bytes, not {manifest.bytes:,}")
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != manifest.sha256:
-        raise ValueError("its sha256 is not the one that was published")
-
-
-def quote(name: str) -> str:
-    """Any text as one SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'

@@ -28,6 +28,10 @@ _SWITCHES_KEPT = 100
 _MOMENT = "timestamp"
 _MOST_BYTES = 16 * 2**20
 _ID = re.compile(r"[0-9]{8}T[0-9]{12}Z-[0-9a-f]{8}")
+UNREADABLE = (
+    ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
+"""What reading a document raises that is not one of ours."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 
@@ -74,7 +78,7 @@ class Manifest:
     served        how many rows are from where: model, version, `served_from`, status
     run_id        dbt's id of the run that published
     clock         the project's clock in that run, UTC; predictions without a moment are as fresh as it
-    sha256, bytes of the file
+    bytes         that it takes; sha256 of its file, none where it is no file
     """
 
     id: str
@@ -92,12 +96,12 @@ class Manifest:
     served: tuple[Mapping[str, Any], ...]
     clock: datetime
     published_at: datetime
-    sha256: str
+    sha256: str | None
     bytes: int
 
     @property
     def file_name(self) -> str:
-        return f"{self.id}.sqlite"
+        return file_name(self.id)
 
     def has_shape_of(self, other: Manifest) -> bool:
         """Whether the files of both have the same columns."""
@@ -135,7 +139,10 @@ class Manifest:
             values[name] = _utc(values[name])
         for name in ("rows", "rows_changed", "rows_removed", "bytes"):
             values[name] = int(values[name])
-        if not _ID.fullmatch(values["id"]) or not re.fullmatch(r"[0-9a-f]{64}", values["sha256"]):
+        digest = values["sha256"]
+        if not _ID.fullmatch(values["id"]) or not (
+            digest is None or re.fullmatch(r"[0-9a-f]{64}", digest)
+        ):
             raise ValueError("its id or sha256 is none")
         values["served"] = tuple(dict(row) for row in values["served"])
         if values["stale_after"] is not None:
@@ -246,30 +253,32 @@ def is_publication_name(name: object) -> bool:
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
+def file_name(publication: str) -> str:
+    """The file of a publication, by its id."""
+    return f"{publication}.sqlite"
+
+
 def read_publications(folder: Path) -> Publications:
     """Raises ServingError when the folder has no publication, or a file that cannot be read."""
     path = folder / POINTER
     try:
         return Publications.from_content(_content_of(path))
     except FileNotFoundError as error:
-        raise ServingError(
-            f"there is no publication in {folder}",
-            hint="`dbt build` publishes with a model that returns dbt_onnx.publish(...); "
-            "`dbt-onnx published` lists what there is",
-        ) from error
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        OSError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
+        raise no_publication(f"in {folder}") from error
+    except UNREADABLE as error:
         raise ServingError(
             f"{path} cannot be read: {type(error).__name__}: {error}",
             hint="restore it from a backup, or remove the folder and publish again",
         ) from error
+
+
+def no_publication(where: str) -> ServingError:
+    """What to raise where nothing has been published."""
+    return ServingError(
+        f"there is no publication {where}",
+        hint="`dbt build` publishes with a model that returns dbt_onnx.publish(...); "
+        "`dbt-onnx published` lists what there is",
+    )
 
 
 def _content_of(path: Path) -> bytes:

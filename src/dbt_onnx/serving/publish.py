@@ -30,7 +30,7 @@ from dbt_onnx.serving.manifest import (
     is_publication_name,
 )
 from dbt_onnx.serving.scoring import type_text
-from dbt_onnx.serving.targets import FILES, is_target_name, open_folder, open_target
+from dbt_onnx.serving.targets import FILES, is_target_name, open_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -310,7 +310,12 @@ def _kept_model(
             hint="publish what stands on a scoring model, or leave registry and model away",
         )
     types = warehouse.feature_types(settings.ledgers[0], features)
-    files = Files(open_folder(FILES, project=project_folder()) / request.name)
+    files = open_target(FILES, request.name, project=project_folder())
+    if not isinstance(files, Files):
+        raise ConfigError(
+            f"a model goes to a folder, and target {FILES!r} is {files}",
+            hint="give that server another name among the targets, and leave 'files' a folder",
+        )
     return ServedModel(
         model_name=entry.model_name,
         model_version=entry.model_version,
@@ -345,7 +350,7 @@ def _publish_to(
     *,
     base: Manifest | None,
 ) -> Publications:
-    size, digest = target.write(f"{draft['id']}.sqlite", rows, base=base)
+    size, digest = target.write(draft["id"], rows, base=base)
     manifest = Manifest(**draft, bytes=size, sha256=digest)
     now = (before or Publications(name=manifest.name)).published(manifest, at=utc_now())
     target.switch(now)

@@ -1,22 +1,27 @@
 """Where publications go. A target's name is in the model; where it is, the environment says.
 
-DBT_ONNX_SERVING_FILES=/srv/predictions     a folder, in place of `serving/` of the project
+DBT_ONNX_SERVING_FILES=/srv/predictions                  a folder, in place of `serving/` of the project
+DBT_ONNX_SERVING_SHOP=postgresql://dbt:...@db/shop       a database, for the target "shop"
+DBT_ONNX_SERVING_CACHE=rediss://:...@cache:6379/0        Redis or Valkey
+
+Passwords may also stand where libpq looks for them: a file that PGPASSFILE names, or a service file.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from dbt_onnx.errors import ConfigError, ServingError
 from dbt_onnx.serving.files import Files
 from dbt_onnx.serving.lookup import utc_now
 from dbt_onnx.serving.manifest import POINTER, is_publication_name
+from dbt_onnx.serving.places import POSTGRES, not_installed, system_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from dbt_onnx.engines.base import RowsToPublish
     from dbt_onnx.serving.manifest import Manifest, Publications
@@ -38,8 +43,12 @@ class Target(Protocol):
     def can_build_on(self, manifest: Manifest) -> bool:
         """Whether an earlier publication is whole, so that only what changed need be written."""
 
-    def write(self, name: str, rows: RowsToPublish, *, base: Manifest | None) -> tuple[int, str]:
-        """Write a publication that nobody reads yet; returns its bytes and sha256."""
+    def write(
+        self, publication: str, rows: RowsToPublish, *, base: Manifest | None
+    ) -> tuple[int, str | None]:
+        """Write a publication that nobody reads yet, by its id; returns its bytes, and the sha256 of its
+        file, none where there is no file.
+        """
 
     def switch(self, publications: Publications) -> None:
         """Let readers see these publications, from one moment to the next."""
@@ -51,19 +60,32 @@ def is_target_name(name: str) -> bool:
 
 
 def open_target(target: str, publication: str, *, project: Path) -> Target:
-    """A target for one publication. Raises ConfigError when the name can be none, or nothing says where
-    the target is.
+    """A target for one publication. Raises ConfigError when the name can be none, when nothing says where
+    the target is, or when what speaks to it is not installed.
     """
     if not is_publication_name(publication):
         raise ConfigError(
             f"{publication!r} cannot be the name of a publication",
             hint="it has letters, digits, '-' and '_' only",
         )
-    return Files(open_folder(target, project=project) / publication)
+    place = place_of(target, project=project)
+    system = system_of(place)
+    if system is None:
+        return Files(Path(place) / publication)
+    try:
+        if system == POSTGRES:
+            from dbt_onnx.serving.postgres_target import Postgres
+
+            return Postgres(place, publication)
+        from dbt_onnx.serving.redis_target import Redis
+
+        return Redis(place, publication)
+    except ImportError as error:
+        raise not_installed(system) from error
 
 
-def open_folder(target: str, *, project: Path) -> Path:
-    """Where the publications of a target of files lie. Raises ConfigError when nothing says so."""
+def place_of(target: str, *, project: Path) -> str:
+    """Where a target is: a folder or a URL. Raises ConfigError when nothing says so."""
     variable = _PREFIX + target.upper()
     place = os.environ.get(variable)
     if place is None and target == FILES:
@@ -71,26 +93,31 @@ def open_folder(target: str, *, project: Path) -> Path:
     if not place:
         raise ConfigError(
             f"target {target!r} is not known: {variable} is not set",
-            hint=f"set {variable} to a folder where dbt runs",
+            hint=f"set {variable}, where dbt runs, to a folder or to the URL of a Postgres or Redis server",
         )
-    return project / place
+    return place if system_of(place) else str(project / place)
 
 
 def names_at(target: str, *, project: Path) -> list[str]:
-    """What is published at a target, by name. Raises ConfigError when nothing says where it is."""
-    return sorted(
-        path.parent.name for path in open_folder(target, project=project).glob(f"*/{POINTER}")
-    )
+    """What is published at a target of files, by name. Raises ConfigError for others, and when nothing says
+    where it is.
+    """
+    place = place_of(target, project=project)
+    if system_of(place):
+        raise ConfigError(
+            f"target {target!r} is a server, where only a name can be looked for",
+            hint="name what publish() is given as name",
+        )
+    return sorted(path.parent.name for path in Path(place).glob(f"*/{POINTER}"))
 
 
 def publications_of(target: str, name: str, *, project: Path) -> Publications:
     """What a target has of one name. Raises ServingError when it has nothing."""
     found = open_target(target, name, project=project).publications()
     if found is None:
-        names = names_at(target, project=project)
         raise ServingError(
             f"nothing is published as {name!r} at target {target!r}",
-            hint=f"name one of {', '.join(names)}" if names else "`dbt build` publishes",
+            hint="`dbt-onnx published` lists what is there; `dbt build` publishes",
         )
     return found
 

@@ -1,0 +1,242 @@
+"""Reading what was published into Redis or Valkey. `redis_target` says what is there."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from dbt_onnx.errors import ServingError
+from dbt_onnx.serving.kinds import as_json, kind_of
+from dbt_onnx.serving.manifest import UNREADABLE, Publications, no_publication
+from dbt_onnx.serving.places import (
+    GonePublicationError,
+    UnreadablePublicationError,
+    shown,
+    unreadable_url,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dbt_onnx.serving.kinds import Stored
+    from dbt_onnx.serving.manifest import Manifest
+
+# no key is written so: keys are lists
+ORIGINS = "origins"
+_BYTES = "base64"
+_SECONDS = 10.0
+
+
+def pointer_of(name: str) -> str:
+    """The key that says what is served. All keys of a name have its tag, and are on one node of a cluster."""
+    return f"dbt_onnx:{{{name}}}"
+
+
+def rows_of(name: str, publication: str) -> str:
+    """The key of a publication's rows."""
+    return f"{pointer_of(name)}:{publication}"
+
+
+def connect(url: str) -> redis.Redis:
+    """A client, which connects when it is asked. Raises ConfigError when the URL is no good."""
+    client = _client(url)
+    if client is None:
+        raise unreadable_url(url)
+    return client
+
+
+def _client(url: str) -> redis.Redis | None:
+    # what is said of a URL may repeat the password: no error may have it as its cause
+    scheme, _, rest = url.partition("://")
+    try:
+        return redis.Redis.from_url(
+            f"{scheme.replace('valkey', 'redis')}://{rest}",
+            socket_timeout=_SECONDS,
+            socket_connect_timeout=_SECONDS,
+        )
+    except (ValueError, redis.RedisError):
+        return None
+
+
+def encoded(values: Sequence[Stored]) -> str:
+    """Stored values as one line of JSON. Bytes are marked; an infinity is a text, as NaN is."""
+    try:
+        return _line(values)
+    except ValueError:
+        return _line([as_json(value) if isinstance(value, float) else value for value in values])
+
+
+def _line(values: Sequence[Stored]) -> str:
+    return json.dumps(
+        values, default=_marked, allow_nan=False, ensure_ascii=False, separators=(",", ":")
+    )
+
+
+def _marked(value: bytes) -> dict[str, str]:
+    return {_BYTES: base64.b64encode(value).decode()}
+
+
+def decoded(line: str | bytes) -> list[Stored]:
+    """The stored values of a line."""
+    return [
+        base64.b64decode(value[_BYTES]) if isinstance(value, dict) else value
+        for value in json.loads(line)
+    ]
+
+
+def encoded_key(values: Sequence[Stored]) -> str:
+    """A key as the field of its row: equal keys have one text."""
+    return encoded(
+        [abs(value) if value == 0 and isinstance(value, float) else value for value in values]
+    )
+
+
+def read_document(client: redis.Redis, url: str, name: str) -> Publications | None:
+    """What has been published under a name; none before the first. Raises ServingError."""
+    try:
+        content: Any = client.get(pointer_of(name))
+    except redis.RedisError as error:
+        raise unreachable(url, error) from error
+    if content is None:
+        return None
+    try:
+        return Publications.from_content(content)
+    except UNREADABLE as error:
+        raise ServingError(
+            f"{pointer_of(name)} of {shown(url)} cannot be read: {type(error).__name__}: {error}",
+            hint="remove the key, and publish again",
+        ) from error
+
+
+def unreachable(url: str, error: Exception) -> ServingError:
+    """What to raise when the server does not answer, or lets us not in."""
+    return ServingError(
+        f"{shown(url)} cannot be read: {error}",
+        hint="see that the server runs, and that the URL has the right host, user and password",
+    )
+
+
+class RedisSource:
+    """The publications of one name in a server, see `Source`."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._url = url
+        self._name = name
+        self.client = connect(url)
+
+    def pointer(self) -> object:
+        """The document itself: it is small."""
+        try:
+            return self.client.get(pointer_of(self._name))
+        except redis.RedisError:
+            return None
+
+    def publications(self) -> Publications:
+        """What has been published. Raises ServingError."""
+        found = read_document(self.client, self._url, self._name)
+        if found is None:
+            raise no_publication(f"called {self._name!r} in {shown(self._url)}")
+        return found
+
+    def open(self, manifest: Manifest) -> OpenedHash:
+        """Raises UnreadablePublicationError when it is not whole."""
+        return OpenedHash(self, manifest)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+
+    def unreachable(self, error: Exception) -> ServingError:
+        """What to raise when the server does not answer."""
+        return unreachable(self._url, error)
+
+
+class OpenedHash:
+    """The rows of one publication; its origins are read once."""
+
+    def __init__(self, source: RedisSource, manifest: Manifest) -> None:
+        self._source = source
+        self._client = source.client
+        self._hash = rows_of(manifest.name, manifest.id)
+        try:
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.hlen(self._hash)
+            pipeline.hget(self._hash, ORIGINS)
+            fields, line = pipeline.execute()
+        except redis.RedisError as error:
+            raise source.unreachable(error) from error
+        if line is None or fields != manifest.rows + 1:
+            raise UnreadablePublicationError(
+                f"{self._hash} has {fields:,} fields, not {manifest.rows + 1:,}"
+            )
+        try:
+            self._arrange(json.loads(line), manifest)
+        except UNREADABLE as error:
+            raise UnreadablePublicationError(f"{self._hash} has no origins: {error}") from error
+
+    def _arrange(self, document: Mapping[str, Any], manifest: Manifest) -> None:
+        """Find where in a row each column is, and read the origins."""
+        kinds = {column.name: column.kind for column in manifest.stamps}
+        of_origin = list(document["columns"])
+        read = [kind_of(kinds[name]).read for name in of_origin]
+        self._origins: dict[Stored, dict[str, Any]] = {
+            int(number): dict(
+                zip(of_origin, _values(read, decoded(json.dumps(values))), strict=True)
+            )
+            for number, values in document["rows"]
+        }
+        of_row = [
+            *manifest.outputs,
+            *(column for column in manifest.stamps if column.name not in of_origin),
+        ]
+        self._read = [kind_of(column.kind).read for column in of_row]
+        places = {column.name: i for i, column in enumerate(of_row)}
+        self._stamps = [(column.name, places.get(column.name)) for column in manifest.stamps]
+        self._outputs = len(manifest.outputs)
+
+    def row(self, key: Sequence[Stored]) -> list[Any] | None:
+        """The row of one key."""
+        try:
+            line = self._client.hget(self._hash, encoded_key(key))
+            if line is None:
+                self._check_kept()
+        except redis.RedisError as error:
+            raise self._source.unreachable(error) from error
+        return None if line is None else self._whole(line)
+
+    def rows(self, keys: Sequence[Sequence[Stored]]) -> list[list[Any] | None]:
+        """The rows of several keys, in one go."""
+        if not keys:
+            return []
+        try:
+            lines = self._client.hmget(self._hash, [encoded_key(key) for key in keys])
+            if None in lines:
+                self._check_kept()
+        except redis.RedisError as error:
+            raise self._source.unreachable(error) from error
+        return [None if line is None else self._whole(line) for line in lines]
+
+    def close(self) -> None:
+        """The connections are the source's."""
+
+    def _check_kept(self) -> None:
+        """Raise GonePublicationError when a key is missing because the whole publication is."""
+        if not self._client.exists(self._hash):
+            raise GonePublicationError(self._hash)
+
+    def _whole(self, line: str | bytes) -> list[Any]:
+        *stored, origin = decoded(line)
+        values = _values(self._read, stored)
+        stamps = self._origins[origin]
+        return values[: self._outputs] + [
+            stamps[name] if place is None else values[place] for name, place in self._stamps
+        ]
+
+
+def _values(read: Sequence[Any], stored: Sequence[Stored]) -> list[Any]:
+    return [
+        None if value is None else reader(value) for reader, value in zip(read, stored, strict=True)
+    ]
