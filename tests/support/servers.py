@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -38,6 +39,8 @@ def postgres() -> Iterator[str]:
         yield url
     finally:
         server.cleanup()
+        # it would come again at the end of the process, and make the folder anew
+        atexit.unregister(server._cleanup)
         shutil.rmtree(folder, ignore_errors=True)
 
 
