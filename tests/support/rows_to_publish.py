@@ -149,10 +149,12 @@ class ListedRows:
     def clock(self, clock_sql: str) -> datetime:
         return NOON
 
-    def recorded(self, target: str) -> int:
-        return max(
-            [0, *(s["switch_number"] for s in self._warehouse.switches if s["target"] == target)]
-        )
+    def recorded(self, target: str) -> set[tuple[str, Any]]:
+        return {
+            (switch["publication"], switch["served_since"])
+            for switch in self._warehouse.switches
+            if switch["target"] == target
+        }
 
     def record(self, switches: Sequence[Mapping[str, Any]]) -> None:
         self._warehouse.switches += switches

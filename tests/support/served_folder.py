@@ -97,7 +97,7 @@ def publish(
         number = len(before.switches)
         at = clock + timedelta(seconds=number)
         made = f"{at:%Y%m%dT%H%M%S%fZ}-{secrets.token_hex(4)}"
-        size, digest = target.write(f"{made}.sqlite", given, base=None)
+        size, digest = target.write(made, given, base=None)
         manifest = Manifest.from_dict(
             {
                 "id": made,

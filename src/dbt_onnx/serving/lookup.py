@@ -158,11 +158,11 @@ class Predictions:
     def get_many(self, keys: Iterable[Any]) -> list[Answer]:
         """The answers for several keys, in their order, all of one publication."""
         self._notice()
-        listed = list(keys)
+        publication, listed = self._current, list(keys)
         try:
-            return self._current.answers(listed, self._clock())
+            return publication.answers(listed, self._clock())
         except GonePublicationError:
-            return self._again(lambda publication: publication.answers(listed, self._clock()))
+            return self._again(lambda newest: newest.answers(listed, self._clock()))
 
     def parse_key(self, values: Sequence[Any]) -> tuple[Any, ...]:
         """A key as a URL or JSON has it, one value for each column: texts are read as what the column
@@ -173,13 +173,11 @@ class Predictions:
     def get_parsed(self, keys: Iterable[Sequence[Any]]) -> list[Answer]:
         """As `get_many`, with keys that `parse_key` reads, by the same publication that answers."""
         self._notice()
-        listed = list(keys)
+        publication, listed = self._current, list(keys)
         try:
-            return self._current.parsed_answers(listed, self._clock())
+            return publication.parsed_answers(listed, self._clock())
         except GonePublicationError:
-            return self._again(
-                lambda publication: publication.parsed_answers(listed, self._clock())
-            )
+            return self._again(lambda newest: newest.parsed_answers(listed, self._clock()))
 
     def refresh(self) -> bool:
         """Look for another publication now. Whether there was one, and it is served from now on."""

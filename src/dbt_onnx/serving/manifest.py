@@ -103,10 +103,6 @@ class Manifest:
     def file_name(self) -> str:
         return file_name(self.id)
 
-    def has_shape_of(self, other: Manifest) -> bool:
-        """Whether the files of both have the same columns."""
-        return (self.key, self.outputs, self.stamps) == (other.key, other.outputs, other.stamps)
-
     def to_dict(self) -> dict[str, Any]:
         return {
             **asdict(self),
@@ -132,7 +128,7 @@ class Manifest:
         stamps = {column.name: column.kind for column in values["stamps"]}
         if not set(stamps) <= set(STAMPS) or stamps.get("fresh_as_of", _MOMENT) != _MOMENT:
             raise ValueError("its stamps are none")
-        for name in ("id", "name", "relation", "run_id", "sha256"):
+        for name in ("id", "name", "relation", "run_id"):
             if not isinstance(values[name], str):
                 raise TypeError(f"its {name} is no text")
         for name in ("clock", "published_at"):
