@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import graphs
@@ -179,11 +180,28 @@ def test_many_at_once_are_each_kept_once(service: Service, folder: Path) -> None
 
 
 def test_the_new_version_scores_after_the_next_publication(folder: Path) -> None:
+    question = {"key": "1", "features": {"a": 1.5, "b": None}}
     with opened(folder) as service:
-        assert service.ask("POST", SCORE, json=QUESTION).json()["model_version"] == "1"
-        model = served(folder / "churn", graphs.linear(), LINEAR, version="2")
+        first = service.ask("POST", SCORE, json=question).json()
+        assert (first["model_version"], first["outputs"]) == ("1", {"y": 0.5})
+        filled = replace(LINEAR.features[1], fill=5)
+        contract = replace(LINEAR, features=(LINEAR.features[0], filled))
+        model = served(folder / "churn", graphs.linear(), contract, version="2")
         publish(folder / "churn", {"00042": {"churn_probability": 0.5}}, model=model, version="2")
         service.get("/readyz")  # which looks for publications
         time.sleep(CHECK_SECONDS)
         service.get("/readyz")
-        assert service.ask("POST", SCORE, json=QUESTION).json()["model_version"] == "2"
+        second = service.ask("POST", SCORE, json=question).json()
+        assert (second["model_version"], second["outputs"]) == ("2", {"y": -1.5})
+
+
+def test_a_decimal_is_read_as_it_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "serving/churn"
+    model = served(folder, graphs.linear(), LINEAR, a="decimal128(18, 2)")
+    publish(folder, {"1": {"churn_probability": 0.25}}, model=model)
+    with opened(tmp_path / "serving") as service:
+        text = '{"key": "1", "features": {"a": 1234567890123456.78, "b": 0}}'
+        assert service.ask("POST", SCORE, content=text).status_code == 200
+        text = '{"key": "1", "features": {"a": 0.125, "b": 0}}'
+        assert service.ask("POST", SCORE, content=text).status_code == 422
+    assert [row["features"]["a"] for row in kept(tmp_path / "serving")] == ["1234567890123456.78"]
