@@ -111,7 +111,7 @@ class _Connection(HttpToolsProtocol):
     def __init__(self, *arguments: Any, limits: Limits, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self._limits = limits
-        self._is_in_head = False
+        self._is_in_head = self._is_in_body = False
         self._head_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -128,22 +128,29 @@ class _Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._is_in_head, self._head_bytes = True, 0
+        self._is_in_head = True
 
     def on_headers_complete(self) -> None:
-        self._is_in_head = False
+        self._is_in_head, self._head_bytes = False, 0
+        self._is_in_body = True
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        self._is_in_body = False
+        super().on_message_complete()
+
     def data_received(self, data: bytes) -> None:
+        if not self._is_in_body:
+            # counted before it is parsed: the application is called at the end of a head
+            self._head_bytes += len(data.partition(b"\r\n\r\n")[0])
+            if self._head_bytes > self._limits.head_bytes:
+                status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+                self._refuse(too_large(status, "head", self._limits.head_bytes))
+                return
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             # the application has the request, and an eye on its body
             self._clear_deadline()
-            return
-        self._head_bytes += len(data)
-        if self._is_in_head and self._head_bytes > self._limits.head_bytes:
-            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            self._refuse(too_large(status, "head", self._limits.head_bytes))
         elif self._deadline is None:
             self._set_deadline()
 
