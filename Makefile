@@ -93,4 +93,4 @@ audit: setup
 	$(BIN)/python -m tests.torture.audit
 
 clean:
-	rm -rf warehouse serving target logs
+	rm -rf warehouse/* serving target logs
