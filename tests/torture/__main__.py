@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -18,37 +21,48 @@ from tests.torture.suite import ATTACKS, attack_with
 if TYPE_CHECKING:
     from tests.torture.report import Attack
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "promises.md"
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "promises.md"
+RESULTS = Path(__file__).with_name("results.json")
+Record = dict[str, dict[str, Any]]
+"""Module -> when it ran on which commit, how long it took, and its attacks."""
 
 
 @click.command()
 @click.option("--smoke", is_flag=True, help="Fewer attacks of each kind.")
 @click.option("--only", multiple=True, type=click.Choice(list(ATTACKS)), help="Attack with these.")
 @click.option("--jobs", default=2, show_default=True, help="Modules that attack side by side.")
-@click.option("--record", is_flag=True, help="Write the table into docs/promises.md.")
+@click.option("--record", is_flag=True, help="Write what each gave into docs/promises.md.")
 def main(*, smoke: bool, only: tuple[str, ...], jobs: int, record: bool) -> None:
-    """Attack the product; exit with 1 when anything came to harm."""
+    """Attack the product; exit with 1 when anything came to harm, or an attack could not be made."""
+    if smoke and record:
+        raise click.UsageError("what is recorded is the whole of a module, not its short form")
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
-    began, attacks = time.monotonic(), []
+    began, attacks, failed = time.monotonic(), [], 0
     # of their own, since some attacks change the process that they are made in
     with ProcessPoolExecutor(
         jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
     ) as pool:
-        futures = {name: pool.submit(attack_with, name, smoke) for name in only or ATTACKS}
-        for name, future in futures.items():
+        futures = {pool.submit(attack_with, name, smoke): name for name in only or ATTACKS}
+        for future in as_completed(futures):
+            name = futures[future]
+            if (error := future.exception()) is not None:
+                failed += 1
+                console.print(f"[red]{name} could not attack[/red]: {error}", soft_wrap=True)
+                continue
             made, seconds = future.result()
             attacks += made
             console.print(f"{name}: {seconds:.0f} s")
-    for attack in attacks:
-        for harm in attack.harm[:5]:
-            console.print(f"[red]{attack.promise}[/red]: {harm}", soft_wrap=True)
+            for attack in made:
+                for harm in attack.harm[:5]:
+                    console.print(f"[red]{attack.promise}[/red]: {harm}", soft_wrap=True)
+            if record:
+                # at once: what comes later may be stopped
+                write_document(keep(name, made, seconds))
     harmed = sum(len(attack.harm) for attack in attacks)
-    said = f"{time.monotonic() - began:.0f} s; {harmed or 'nothing'} came to harm"
     console.print(_table(attacks))
-    console.print(said)
-    if record:
-        _record(attacks, said)
-    sys.exit(1 if harmed else 0)
+    console.print(f"{time.monotonic() - began:.0f} s; {harmed or 'nothing'} came to harm")
+    sys.exit(1 if harmed or failed else 0)
 
 
 def _table(attacks: list[Attack]) -> Table:
@@ -58,18 +72,54 @@ def _table(attacks: list[Attack]) -> Table:
     return table
 
 
-def _record(attacks: list[Attack], said: str) -> None:
-    """Put the table in the place of the one that stands between the marks."""
+def recorded() -> Record:
+    """What was recorded of each module."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}  # type: ignore[no-any-return]
+
+
+def keep(name: str, made: list[Attack], seconds: float) -> Record:
+    """Put what a module gave in the place of what was recorded of it. Returns the whole record."""
+    found = recorded()
+    found[name] = {
+        "measured_at": f"{datetime.now(UTC):%Y-%m-%d}",
+        "commit": _commit(),
+        "seconds": round(seconds),
+        "attacks": [asdict(attack) for attack in made],
+    }
+    ordered = {each: found[each] for each in ATTACKS if each in found}
+    RESULTS.write_text(json.dumps(ordered, indent=1) + "\n")
+    return ordered
+
+
+def _commit() -> str:
+    """The commit of the code that is attacked, with a `+` when files of it have changed since."""
+    git = ["git", "-C", str(ROOT)]
+    commit = subprocess.run(
+        [*git, "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "src", "macros"], capture_output=True, text=True, check=True
+    ).stdout
+    return f"{commit}+" if changed else commit
+
+
+def write_document(record: Record) -> None:
+    """Put the table of a record in the place of the one that stands between the marks."""
     rows = [
-        f"| {attack.promise} | {attack.what} | {attack.attacks:,} | {len(attack.harm)} |"
-        for attack in sorted(attacks, key=lambda attack: attack.promise)
+        f"| {attack['promise']} | {attack['what']} | {attack['attacks']:,} | {len(attack['harm'])} "
+        f"| {ran['measured_at']}, {ran['commit']} |"
+        for ran in record.values()
+        for attack in ran["attacks"]
     ]
     before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition("<!-- table -->\n")
     _, _, after = rest.partition("<!-- end of table -->\n")
+    missing = [name for name in ATTACKS if name not in record]
+    of_all = f" Not run in full yet: {', '.join(missing)}." if missing else ""
     parts = [
-        before, "<!-- table -->\n", f"{datetime.now(UTC):%Y-%m-%d}, `make torture`: {said}.\n\n",
-        "| promise | attack | attacks | harm |\n|---|---|---|---|\n", "\n".join(rows),
-        "\n<!-- end of table -->\n", after,
+        before, "<!-- table -->\n",
+        f"{sum(ran['seconds'] for ran in record.values()):,} s in all, two modules side by side.{of_all}\n\n",
+        "| promise | attack | attacks | harm | when, on which commit |\n|---|---|---|---|---|\n",
+        "\n".join(sorted(rows)), "\n<!-- end of table -->\n", after,
     ]  # fmt: skip
     DOCUMENT.write_text("".join(parts), encoding="utf-8")
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TICK, DAY = timedelta(microseconds=1), timedelta(days=1)
-CASES_A_PROCESS, _TIMEOUT = 20, 900
+CASES_A_PROCESS, _TIMEOUT = 20, 3600
 
 
 def measure(folder: Path, *, rows: int, cases: int, every: int) -> Iterator[Attack]:
