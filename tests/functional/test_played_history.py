@@ -77,7 +77,10 @@ def what_it_said(history: History, answer: str) -> None:
 
 
 def all_it_said(history: History, answer: str) -> None:
-    rows = table_in(history.command(answer))
+    said, _, published = history.command(answer).partition("\nserved")
+    rows, served = table_in(said), table_in(published)
+    # one publication after the other, the last one until now
+    assert [row[3] for row in served] == [*(row[2] for row in served[1:]), "now"]
     hers = [run for run in RUNS if run[0] != "1998-02-03"]
     # a night on which nothing of hers had changed
     assert inputs_that_changed(("1998-02-01", "2"), ("1998-02-03", "2")) == ""
