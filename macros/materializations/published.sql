@@ -3,6 +3,9 @@
 
     What is published goes to files or servers; the model's own table says which rows are there, so that
     the next publication writes only what changed. `dbt_onnx_publications` says what was served when.
+
+    Hooks and commits are as in `predictions`, and stand here again: dbt runs Python for a materialization
+    only, not for a macro that it calls.
 #}
 {% materialization published, adapter='duckdb', supported_languages=['python'] %}
     {%- set table = this.incorporate(type='table') -%}

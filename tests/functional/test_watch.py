@@ -24,7 +24,10 @@ from dbt_onnx.serving import Predictions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.skipif(IS_HARDENED, reason="a hardened warehouse reads no files")
+pytestmark = pytest.mark.skipif(
+    IS_HARDENED,
+    reason="the files of these tests are read in SQL, which a hardened warehouse forbids",
+)
 
 PUBLISHED = """
 from dbt_onnx import publish

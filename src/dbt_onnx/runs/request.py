@@ -112,8 +112,8 @@ class RunSettings:
 def check_request(arguments: Mapping[str, Any], unknown: Mapping[str, Any]) -> ScoringRequest:
     """Check the arguments of `score()`. Raises ConfigError with every fault at once."""
     faults = [
-        *_unknown_argument_faults(unknown, allowed=list(arguments)),
-        *_relation_faults(arguments),
+        *unknown_argument_faults(unknown, allowed=list(arguments)),
+        *relation_faults({name: arguments[name] for name in ("features", "registry")}),
         *_key_faults(arguments["key"]),
         *_number_faults(arguments),
     ]
@@ -163,7 +163,8 @@ def _parse_keep_inputs(value: object) -> tuple[timedelta | bool, list[str]]:
     return period or False, faults
 
 
-def _unknown_argument_faults(unknown: Mapping[str, Any], *, allowed: Sequence[str]) -> list[str]:
+def unknown_argument_faults(unknown: Mapping[str, Any], *, allowed: Sequence[str]) -> list[str]:
+    """What to say of arguments that a function does not have."""
     faults = []
     for name in unknown:
         close = difflib.get_close_matches(name, allowed, n=1)
@@ -172,11 +173,12 @@ def _unknown_argument_faults(unknown: Mapping[str, Any], *, allowed: Sequence[st
     return faults
 
 
-def _relation_faults(arguments: Mapping[str, Any]) -> list[str]:
+def relation_faults(arguments: Mapping[str, Any]) -> list[str]:
+    """What to say of arguments that ought to be relations, by name."""
     return [
-        f"{name} must be a relation such as dbt.ref(...); got {type(arguments[name]).__name__}"
-        for name in ("features", "registry")
-        if not hasattr(arguments[name], "sql_query")
+        f"{name} must be a relation such as dbt.ref(...); got {type(value).__name__}"
+        for name, value in arguments.items()
+        if not hasattr(value, "sql_query")
     ]
 
 

@@ -130,7 +130,7 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             # by ASGI, a server then goes on without
-            raise NotImplementedError(scope["type"])
+            raise ValueError(f"{scope['type']!r} is no HTTP")
         begun = perf_counter()
         route = _NOWHERE
         try:

@@ -6,7 +6,6 @@ when one of them fails, and what was published before is served on.
 
 from __future__ import annotations
 
-import difflib
 import json
 import secrets
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from dbt_onnx.artifacts.registry import parse_spec
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.errors import ConfigError
 from dbt_onnx.project.dbt_model import project_folder, run_on_warehouse
-from dbt_onnx.runs.request import parse_period
+from dbt_onnx.runs.request import parse_period, relation_faults, unknown_argument_faults
 from dbt_onnx.serving.files import Files
 from dbt_onnx.serving.lookup import utc_now
 from dbt_onnx.serving.manifest import (
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from dbt_onnx.serving.targets import Target
 
 _TWO_DAYS = {"count": 2, "period": "day"}
+_ARGUMENTS = ("predictions", "key", "name", "stale_after", "targets", "registry", "model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,16 +144,11 @@ def publish(
 
     Raises ConfigError when an argument is wrong.
     """
-    faults = []
-    allowed = ("predictions", "key", "name", "stale_after", "targets", "registry", "model")
-    for word in unknown:
-        close = difflib.get_close_matches(word, allowed, n=1)
-        meant = f" (did you mean {close[0]!r}?)" if close else ""
-        faults.append(f"unknown argument {word!r}{meant}; allowed are {', '.join(allowed)}")
-    if not hasattr(predictions, "sql_query"):
-        faults.append(
-            f"predictions must be a relation such as dbt.ref(...); got {type(predictions).__name__}"
-        )
+    relations = {"predictions": predictions} | ({} if registry is None else {"registry": registry})
+    faults = [
+        *unknown_argument_faults(unknown, allowed=_ARGUMENTS),
+        *relation_faults(relations),
+    ]
     if not _are_names(key) or len({part.casefold() for part in key}) < len(key):
         faults.append(f"key must be a list of column names; got {key!r}")
     if not is_publication_name(name):
@@ -164,10 +159,6 @@ def publish(
         faults.append("registry and model go together")
     if model is not None and FILES not in targets:
         faults.append(f"a model goes to target {FILES!r} only, which is not among the targets")
-    if registry is not None and not hasattr(registry, "sql_query"):
-        faults.append(
-            f"registry must be a relation such as dbt.ref(...); got {type(registry).__name__}"
-        )
     period, period_faults = parse_period("stale_after", stale_after)
     faults += period_faults
     if faults:

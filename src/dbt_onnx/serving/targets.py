@@ -1,6 +1,6 @@
 """Where publications go. A target's name is in the model; where it is, the environment says.
 
-DBT_ONNX_SERVING_FILES=/srv/predictions                  a folder, in place of `serving/` of the project
+DBT_ONNX_SERVING_FILES=../predictions                    a folder, in place of `serving/` of the project
 DBT_ONNX_SERVING_SHOP=postgresql://dbt:...@db/shop       a database, for the target "shop"
 DBT_ONNX_SERVING_CACHE=rediss://:...@cache:6379/0        Redis or Valkey
 
@@ -124,7 +124,8 @@ def publications_of(target: str, name: str, *, project: Path) -> Publications:
 
 def unpublish(target: str, name: str, *, project: Path) -> tuple[Publications, Publications]:
     """Serve the publication before again. Returns what was served, and what is now."""
-    before = publications_of(target, name, project=project)
+    # a folder that is not there yet would be made in order to be locked
+    publications_of(target, name, project=project)
     place = open_target(target, name, project=project)
     with place.locked():
         before = publications_of(target, name, project=project)
