@@ -251,3 +251,26 @@ def test_many_rows_are_set_aside_on_disk_and_nothing_is_left(
     assert warehouse.run(features=features).rows_scored == 200_000
     assert kept_is_what_was_scored(warehouse, "run-1") == 200_000
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_what_fails_after_the_commit_leaves_the_run_as_it_was_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keeps: bool
+) -> None:
+    warehouse = Warehouse(tmp_path)
+    warehouse.register("1")
+    warehouse.features((1, 1.0, 2.0), (2, 3.0, 4.0))
+
+    leave = fed_rows.FedRows.__exit__
+
+    def fail(fed: fed_rows.FedRows, *given: object) -> None:
+        leave(fed, *given)
+        raise OSError("the file cannot be closed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fed_rows.FedRows, "__exit__", fail)
+        with pytest.raises(OSError, match="cannot be closed"):
+            warehouse.run(keep_inputs=keeps)
+    assert warehouse.last_run("status, rows_scored, error") == ("success", 2, None)
+    assert warehouse.ledger("id, run_id") == [(1, "run-1"), (2, "run-1")]
+    assert warehouse.run(keep_inputs=keeps).rows_unchanged == 2

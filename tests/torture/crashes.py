@@ -33,7 +33,7 @@ Content = dict[str, tuple[int, int]]
 
 
 def measure(folder: Path, *, kills: int, every: int) -> Iterator[Attack]:
-    """Each step, or one of `every`, fails and dies once; `kills` processes are killed at a random
+    """Each step, or one of `every` and the last, fails and dies once; `kills` processes are killed at a random
     moment. All of it with current rows that are deleted, and with a table that is written anew.
     """
     template = folder / "template"
@@ -54,7 +54,7 @@ def measure(folder: Path, *, kills: int, every: int) -> Iterator[Attack]:
     rows_of = {"dies": torn, "fails": failed}
     for fault, attack in rows_of.items():
         for anew, count in counts.items():
-            for step in range(1, count + 1, every):
+            for step in sorted({*range(1, count + 1, every), count}):
                 place = _copied(template, folder / "attacked")
                 _judge(place, f"{fault} at step {step}, anew: {anew}", attack, again, litter, before, after,
                        lambda place=place, step=step, fault=fault, anew=anew: processes.run(

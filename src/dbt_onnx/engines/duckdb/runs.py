@@ -90,6 +90,12 @@ class RunRecord:
         self.update(cursor, status=status, ended_at=ended_at, **values)
         self.seal(cursor)
 
+    def is_running(self, cursor: Cursor) -> bool:
+        """Whether the row has not been closed."""
+        return cursor.rows(
+            f"select status from {self.tables.runs.sql} where {RUN} = $run_no", self.identity
+        ) == [("running",)]
+
     def past(self, cursor: Cursor, model: ModelVersion) -> Past:
         """What was before this run of a model version."""
         [found] = cursor.rows(
@@ -214,7 +220,7 @@ def _there(cursor: Cursor, runs: TableName, names: Iterable[str]) -> str:
 def recorded_run(
     cursor: Cursor, tables: ScoringTables, settings: RunSettings
 ) -> Iterator[RunRecord]:
-    """Open a run row, and close it as `error` when the run fails.
+    """Open a run row, and close it as `error` when the run fails before it is committed.
 
     A row that an earlier process left as `running` is marked `interrupted`. The database file has one
     writer, so that process is gone.
@@ -256,7 +262,9 @@ def recorded_run(
             str(error) if isinstance(error, DbtOnnxError) else f"{type(error).__name__}: {error}"
         )
         with _LOCK, cursor.transaction():
-            record.close(cursor, status="error", error=message)
+            # what fails after the commit takes nothing back: its rows are there, and so is the run
+            if record.is_running(cursor):
+                record.close(cursor, status="error", error=message)
         raise
     finally:
         _ACTIVE.discard(identity)
