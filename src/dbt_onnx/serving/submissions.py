@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import sqlite3
 import threading
 import uuid
@@ -20,6 +19,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.errors import ServingError
+from dbt_onnx.serving.lease import Lease
 from dbt_onnx.serving.request_log import Position
 
 if TYPE_CHECKING:
@@ -33,13 +33,12 @@ DELIVERIES = (WAITING, DELIVERED, GIVEN_UP)
 KEPT = timedelta(days=7)
 """How long a request is kept that has ended."""
 TRIED = timedelta(days=1)
-"""How long a webhook is tried."""
+"""How long a webhook is tried, after the end of the request."""
 LONGEST_PAUSE = timedelta(hours=1)
 
 # not beside the publications: a publisher removes each SQLite file there that is none
 SUBMITTED = "submitted"
 _QUEUE = "queue.sqlite"
-_LOCK = ".lock"
 _FORMAT = 1
 _BUSY_SECONDS = 30
 # in this mode a write-ahead log is synced at each commit
@@ -108,11 +107,11 @@ class Submissions:
         self._lock = threading.Lock()
         with self._failures():
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._holder, self._lease = self._new_lease()
+            self._lease = Lease(self._folder)
             try:
                 self._connection = self._opened()
             except BaseException:
-                self._end_lease()
+                self._lease.end()
                 raise
 
     @staticmethod
@@ -124,7 +123,7 @@ class Submissions:
         """Leave what is not done to the next service."""
         with self._lock:
             self._connection.close()
-            self._end_lease()
+            self._lease.end()
 
     def submit(
         self, body: bytes, *, webhook: str | None, now: datetime, most: int
@@ -154,7 +153,7 @@ class Submissions:
             "select request_id from requests where state = ? and holder = ? order by number limit 1"
         )
         with self._transaction(is_read=True) as connection:
-            found = connection.execute(mine, (RUNNING, self._holder)).fetchone()
+            found = connection.execute(mine, (RUNNING, self._lease.name)).fetchone()
             if found is not None:
                 return _one(connection, found[0])
             if connection.execute(oldest, (QUEUED,)).fetchone() is None:
@@ -165,7 +164,7 @@ class Submissions:
                 return None
             connection.execute(
                 "update requests set state = ?, holder = ? where request_id = ?",
-                (RUNNING, self._holder, found[0]),
+                (RUNNING, self._lease.name, found[0]),
             )
             return _one(connection, found[0])
 
@@ -178,7 +177,7 @@ class Submissions:
             connection.execute(
                 "update requests set answer = ?, log = ?, segment = ?, byte = ? "
                 "where request_id = ? and holder = ?",
-                (json.dumps(answer), *since, request_id, self._holder),
+                (json.dumps(answer), *since, request_id, self._lease.name),
             )
 
     def end(
@@ -208,7 +207,7 @@ class Submissions:
                     WAITING if is_told else None,
                     _text(now) if is_told else None,
                     request_id,
-                    self._holder,
+                    self._lease.name,
                 ),
             )
 
@@ -228,25 +227,30 @@ class Submissions:
             if found is None:
                 return None
             connection.execute(
-                "update requests set deliverer = ? where request_id = ?", (self._holder, found[0])
+                "update requests set deliverer = ? where request_id = ?",
+                (self._lease.name, found[0]),
             )
             return _one(connection, found[0])
 
     def end_delivery(self, request_id: str, *, is_acknowledged: bool, now: datetime) -> None:
-        """Note what came of an attempt. Each pause is twice as long as the one before."""
+        """Note what came of an attempt. Each pause is twice as long as the one before; after a day a webhook is
+        given up.
+        """
         with self._transaction() as connection:
-            [attempts] = connection.execute(
-                "select attempts from requests where request_id = ?", (request_id,)
-            ).fetchone() or (0,)
-            pause = min(timedelta(seconds=2 ** min(attempts, 20)), LONGEST_PAUSE)
+            found = _one(connection, request_id)
+            if found is None or found.ended_at is None:
+                return
+            pause = min(timedelta(seconds=2 ** min(found.attempts, 20)), LONGEST_PAUSE)
+            is_late = now >= found.ended_at + TRIED
+            delivery = DELIVERED if is_acknowledged else GIVEN_UP if is_late else WAITING
             connection.execute(
                 "update requests set delivery = ?, attempts = attempts + 1, next_attempt_at = ?, "
                 "deliverer = null where request_id = ? and deliverer = ?",
                 (
-                    DELIVERED if is_acknowledged else WAITING,
-                    None if is_acknowledged else _text(now + pause),
+                    delivery,
+                    _text(now + pause) if delivery == WAITING else None,
                     request_id,
-                    self._holder,
+                    self._lease.name,
                 ),
             )
 
@@ -258,31 +262,20 @@ class Submissions:
         )
         with self._transaction(is_read=True) as connection:
             found = {row[0] for row in connection.execute(holders, (RUNNING, WAITING))}
-        found |= {path.stem for path in self._folder.glob(f"*{_LOCK}")}
-        for holder in sorted(found - {self._holder}):
-            with self._lock_of_dead(holder) as is_dead:
+        for holder in sorted((found | self._lease.others()) - {self._lease.name}):
+            with self._lease.inherited(holder) as is_dead:
                 if is_dead:
                     self._inherit(holder)
 
     def tidy(self, *, now: datetime) -> None:
-        """Give up webhooks that were tried for a day, and remove what ended a week ago."""
-        gone = "select 1 from requests where ended_at < ? and delivery is not ? limit 1"
-        late = "select 1 from requests where ended_at < ? and delivery = ? limit 1"
-        given = (_text(now - TRIED), WAITING)
+        """Remove what ended a week ago."""
+        old = "from requests where ended_at < ? and deliverer is null"
+        given = (_text(now - KEPT),)
         with self._transaction(is_read=True) as connection:
-            is_gone = connection.execute(gone, (_text(now - KEPT), WAITING)).fetchone()
-            if not is_gone and not connection.execute(late, given).fetchone():
+            if connection.execute(f"select 1 {old} limit 1", given).fetchone() is None:
                 return
         with self._transaction() as connection:
-            connection.execute(
-                "update requests set delivery = ?, next_attempt_at = null "
-                "where ended_at < ? and delivery = ? and deliverer is null",
-                (GIVEN_UP, *given),
-            )
-            connection.execute(
-                "delete from requests where ended_at < ? and delivery is not ?",
-                (_text(now - KEPT), WAITING),
-            )
+            connection.execute(f"delete {old}", given)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """How many requests there are by `state`, and how many webhooks by `delivery`."""
@@ -307,7 +300,7 @@ class Submissions:
             )
             connection.execute(
                 "update requests set holder = ? where state = ? and holder = ?",
-                (self._holder, RUNNING, holder),
+                (self._lease.name, RUNNING, holder),
             )
             connection.execute(
                 "update requests set deliverer = null where deliverer = ?", (holder,)
@@ -341,48 +334,6 @@ class Submissions:
             connection.close()
             raise
         return connection
-
-    def _new_lease(self) -> tuple[str, int]:
-        """The name of a file that this process has locked, and its descriptor."""
-        import fcntl
-
-        while True:
-            holder = secrets.token_hex(8)
-            path = self._folder / f"{holder}{_LOCK}"
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # another service may have taken it for that of a dead one, before it was locked
-            with suppress(FileNotFoundError):
-                if path.stat().st_ino == os.fstat(descriptor).st_ino:
-                    return holder, descriptor
-            os.close(descriptor)
-
-    def _end_lease(self) -> None:
-        with suppress(OSError):
-            (self._folder / f"{self._holder}{_LOCK}").unlink()
-        os.close(self._lease)
-
-    @contextmanager
-    def _lock_of_dead(self, holder: str) -> Iterator[bool]:
-        """Whether a service is no longer there. If so, its file is locked within, and then removed."""
-        import fcntl
-
-        path = self._folder / f"{holder}{_LOCK}"
-        try:
-            descriptor = os.open(path, os.O_RDWR)
-        except OSError:
-            yield not path.exists()
-            return
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
-            with suppress(OSError):
-                path.unlink()
-        finally:
-            os.close(descriptor)
 
     @contextmanager
     def _transaction(self, *, is_read: bool = False) -> Iterator[sqlite3.Connection]:
