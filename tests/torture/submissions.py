@@ -77,7 +77,7 @@ def _submit(port: int, seed: int, accepted: dict[str, float]) -> None:
     while True:
         a = chance.randrange(1000)
         question = {"key": str(seed), "features": {"a": a, "b": 1}}
-        question |= {"webhook": "crm"} if chance.random() < 0.1 else {}
+        question |= {"webhook": "crm"} if chance.random() < 0.5 else {}
         try:
             connection.request("POST", "/v1/predictions/churn:submit", json.dumps(question))
             answer = connection.getresponse()

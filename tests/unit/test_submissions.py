@@ -86,6 +86,7 @@ class MortalLog:
 
     def __init__(self, log: RequestLog, deaths: Deaths) -> None:
         self._log, self._deaths = log, deaths
+        self.folder = log.folder
         self.position = log.position
 
     def append(self, document: Any) -> Any:
@@ -161,7 +162,6 @@ class World:
                     mortal,
                     score,
                     mortal_log,
-                    kept_in=self.folder / "requests",
                     clock=lambda: self.now,
                 ):
                     pass
@@ -292,7 +292,7 @@ def test_services_that_share_a_queue_answer_each_request_once(tmp_path: Path) ->
     def work(_: int) -> None:
         queue = Submissions(tmp_path)
         with closing(queue), RequestLog(tmp_path / "requests") as log:
-            while answer_next(queue, world.score, log, kept_in=log.folder, clock=lambda: world.now):
+            while answer_next(queue, world.score, log, clock=lambda: world.now):
                 queue.take_over()
 
     with ThreadPoolExecutor() as pool:
@@ -443,7 +443,7 @@ def test_a_log_that_cannot_be_written_is_waited_for(
     request_id = submitted(queue)
 
     def work(log: RequestLog) -> bool:
-        return answer_next(queue, world.score, log, kept_in=log.folder, clock=lambda: NOW)
+        return answer_next(queue, world.score, log, clock=lambda: NOW)
 
     def full(*_: int) -> None:
         raise OSError(28, "No space left on device")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx.errors import NoModelError
 from dbt_onnx.serving.answers import kept_answer
 from dbt_onnx.serving.kinds import as_json
-from dbt_onnx.serving.request_log import RequestLog
+from dbt_onnx.serving.request_log import REQUESTS, RequestLog
 from dbt_onnx.serving.scoring import ModelScorer, batch_of
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from dbt_onnx.serving.lookup import Answer
     from dbt_onnx.serving.manifest import Manifest, ServedModel
-
-REQUESTS = "requests"
 
 
 class RealTime:
@@ -43,7 +41,7 @@ class RealTime:
         ledger. Raises as `scored` does.
         """
         kept = self.scored(manifest, key, features, now=now, request_id=str(uuid.uuid4()))
-        return kept_answer(kept, now=now), self.log.append(kept)
+        return kept_answer(kept, now=now), self._kept(kept)
 
     def scored(
         self,
@@ -75,14 +73,6 @@ class RealTime:
             "publication": manifest.id,
         }
 
-    @property
-    def log(self) -> RequestLog:
-        """What keeps the answers. Its files are made when something is appended."""
-        with self._lock:
-            if self._log is None:
-                self._log = RequestLog(self._folder / REQUESTS)
-            return self._log
-
     def close(self) -> None:
         """Write what is waiting."""
         if self._log is not None:
@@ -93,6 +83,12 @@ class RealTime:
             if self._scorer is None or self._scorer.model != model:
                 self._scorer = ModelScorer(self._folder, model, max_seconds=self._max_seconds)
             return self._scorer
+
+    def _kept(self, document: Mapping[str, Any]) -> Future[None]:
+        with self._lock:
+            if self._log is None:
+                self._log = RequestLog(self._folder / REQUESTS)
+        return self._log.append(document)
 
 
 def check_features(manifest: Manifest, features: Mapping[str, Any]) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+REQUESTS = "requests"
+"""The folder of the logs, beside what is published."""
 SUFFIX = ".log"
 _MOST_LINES = 1_000
 _MOST_WAITING = 10_000

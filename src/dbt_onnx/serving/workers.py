@@ -13,14 +13,13 @@ from dbt_onnx.errors import DbtOnnxError, ServingError
 from dbt_onnx.serving.answers import submission_document
 from dbt_onnx.serving.questions import read_question
 from dbt_onnx.serving.refusal import Refusal, failed, not_scored
-from dbt_onnx.serving.request_log import RequestLog, is_kept
+from dbt_onnx.serving.request_log import REQUESTS, RequestLog, is_kept
 from dbt_onnx.serving.submissions import FAILED, REJECTED, SCORED, Submission, Submissions
 from dbt_onnx.serving.webhooks import is_acknowledgement, post
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
-    from pathlib import Path
 
     from dbt_onnx.serving.folder import ServingFolder
     from dbt_onnx.serving.real_time import RealTime
@@ -36,10 +35,9 @@ def answer_next(
     score: Callable[[Submission], Mapping[str, Any]],
     log: RequestLog,
     *,
-    kept_in: Path,
     clock: Callable[[], datetime],
 ) -> bool:
-    """Answer one request, and keep the answer in a log of the folder `kept_in`. Whether there was one.
+    """Answer one request, and keep the answer in a log. Whether there was one.
 
     `score` returns what the log is to have, and raises Refusal. Wherever this ends, the next call goes on, in
     this process or another: an answer that was noted is not computed again, and is in the logs once. Raises
@@ -55,7 +53,7 @@ def answer_next(
         except Refusal as refusal:
             queue.end(request_id, FAILED, now=clock(), error=refusal.document()["error"])
             return True
-    if submission.since is None or not is_kept(kept_in, request_id, since=submission.since):
+    if submission.since is None or not is_kept(log.folder, request_id, since=submission.since):
         queue.note_answer(request_id, answer, since=log.position())
         log.append(answer).result()
     queue.end(request_id, REJECTED if answer["rejected_reason"] else SCORED, now=clock())
@@ -211,14 +209,14 @@ class _Worker:
         self._name = name
         self._folder = folder
         self._real_time: RealTime | None = None
+        self._log = RequestLog(folder.folder / name / REQUESTS)
         self._on_end = on_end
         self._look_at = 0.0
         self.queue = Submissions(folder.folder / name)
         self.loop = _Loop(f"submitted to {name}", self._step, ending)
 
     def close(self) -> None:
-        if self._real_time is not None:
-            self._real_time.close()
+        self._log.close()
         self.queue.close()
 
     def _step(self) -> bool:
@@ -226,14 +224,7 @@ class _Worker:
             self.queue.take_over()
             self.queue.tidy(now=self._folder.now())
             self._look_at = time.monotonic() + _PAUSE_SECONDS
-        real_time = self._scorer()
-        has_ended = answer_next(
-            self.queue,
-            self._scored,
-            real_time.log,
-            kept_in=real_time.log.folder,
-            clock=self._folder.now,
-        )
+        has_ended = answer_next(self.queue, self._scored, self._log, clock=self._folder.now)
         if has_ended:
             self._on_end()
         return has_ended
