@@ -186,7 +186,11 @@ _HOSTILE = (
 def _service(place: Path, hooks: Path) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     command = [str(Path(sys.executable).with_name("dbt-onnx")), "serve", str(place), "--port", "0"]
     with subprocess.Popen(
-        [*command, "--webhooks", str(hooks)], stdout=subprocess.PIPE, text=True, env=os.environ
+        [*command, "--webhooks", str(hooks)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # which says of each webhook that failed
+        text=True,
+        env=os.environ,
     ) as process:
         assert process.stdout is not None
         try:

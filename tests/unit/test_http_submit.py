@@ -273,6 +273,29 @@ def test_a_queue_that_cannot_be_written_accepts_nothing(service: Service, folder
     ended(service.get, accepted.headers["location"])
 
 
+def test_a_queue_that_is_damaged_does_not_hold_up_another(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with held_up(monkeypatch), opened(folder) as service:
+        place = service.ask("POST", SUBMIT, json=QUESTION).headers["location"]
+    # of names before and after it
+    for name in ("a", "z"):
+        publish(folder / name, {"00042": {"churn_probability": 0.25}})
+        (folder / name / "submitted").mkdir()
+        (folder / name / "submitted/queue.sqlite").write_bytes(b"no SQLite" * 500)
+    with opened(folder) as service:
+        queue = Submissions(folder / "churn")
+        until(lambda: queue.counts()["state"]["scored"])
+        queue.close()
+        threads = threading.active_count()
+        assert service.get(place).json()["state"] == "scored"
+        damaged = service.get(place.replace("churn", "a"))
+        assert (damaged.status_code, damaged.json()["error"]["kind"]) == (503, "unavailable")
+        assert "dbt_onnx_submitted_requests" in service.get("/metrics").text
+        # nor is anything left of each attempt to open it
+        assert threading.active_count() <= threads
+
+
 def test_the_version_is_that_which_is_served_when_it_is_scored(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from dbt_onnx.serving.limits import Limits, Rates, too_large, too_many_waiting, 
 from dbt_onnx.serving.lookup import MISSING, utc_now
 from dbt_onnx.serving.metrics import CONTENT_TYPE, Metrics
 from dbt_onnx.serving.openapi import openapi_document
-from dbt_onnx.serving.questions import read_question
+from dbt_onnx.serving.questions import no_number, read_question
 from dbt_onnx.serving.refusal import Refusal, bad_request, failed, not_scored, unavailable
 from dbt_onnx.serving.workers import Workers
 
@@ -261,7 +261,7 @@ class Application:
         """The keys of a batch. Raises Refusal."""
         hint = 'send {"keys": [KEY, ...]}; a key is a value, or a list with a value for each column'
         try:
-            document = json.loads(body, parse_constant=_no_number)
+            document = json.loads(body, parse_constant=no_number)
         except (ValueError, RecursionError) as error:
             raise bad_request("json", "the body is no JSON that can be read", hint=hint) from error
         if not isinstance(document, dict) or set(document) != {"keys"}:
@@ -353,11 +353,13 @@ class Application:
             ((b"location", location),),
         )
 
-    async def _submission(self, raw_name: bytes, raw_id: bytes, _: Scope, __: Receive) -> Response:
+    async def _submission(
+        self, raw_name: bytes, raw_id: bytes, scope: Scope, receive: Receive
+    ) -> Response:
         name, request_id = _decoded(raw_name), _decoded(raw_id)
         # a folder is looked into only if its name is one that was found
         if self._folder.get(name) is None and await self._found(name) is None:
-            return await _nowhere(_, __)
+            return await _nowhere(scope, receive)
         return await asyncio.to_thread(self._state_of, name, request_id)
 
     def _state_of(self, name: str, request_id: str) -> Response:
@@ -493,10 +495,6 @@ def _check_method(scope: Scope, method: str | None) -> None:
             hint=f"use {method}",
             headers=((b"allow", method.encode()),),
         )
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(text)
 
 
 def _unreadable(name: str) -> Refusal:

@@ -22,7 +22,7 @@ def read_question(body: bytes, *, may_name_webhook: bool) -> Question:
     hint = 'send {"key": KEY, "features": {NAME: VALUE, ...}}'
     wanted = {"key", "features"}
     try:
-        document = json.loads(body, parse_constant=_no_number, parse_float=Decimal)
+        document = json.loads(body, parse_constant=no_number, parse_float=Decimal)
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise bad_request("json", "the body is no JSON that can be read", hint=hint) from error
     if may_name_webhook and isinstance(document, dict):
@@ -41,5 +41,6 @@ def read_question(body: bytes, *, may_name_webhook: bool) -> Question:
     return Question(key, document["features"], webhook)
 
 
-def _no_number(text: str) -> float:
+def no_number(text: str) -> float:
+    """For NaN and infinities, which JSON does not have, and Python reads. Raises ValueError."""
     raise ValueError(text)

@@ -292,15 +292,10 @@ class Submissions:
 
     def _inherit(self, holder: str) -> None:
         with self._transaction() as connection:
-            # what is not answered can be scored by anybody; what is answered must be written first
+            # with the answer, where one was noted: it is written, and not computed again
             connection.execute(
-                "update requests set state = ?, holder = null "
-                "where state = ? and holder = ? and answer is null",
+                "update requests set state = ?, holder = null where state = ? and holder = ?",
                 (QUEUED, RUNNING, holder),
-            )
-            connection.execute(
-                "update requests set holder = ? where state = ? and holder = ?",
-                (self._lease.name, RUNNING, holder),
             )
             connection.execute(
                 "update requests set deliverer = null where deliverer = ?", (holder,)

@@ -167,9 +167,16 @@ class Workers:
             return self._workers[name]
 
     def _find(self) -> bool:
+        fault = None
         for name in self._folder.names():
             if name not in self._workers and Submissions.are_in(self._folder.folder / name):
-                self._of(name)
+                try:
+                    self._of(name)
+                except ServingError as error:
+                    fault = error
+        # one that is damaged does not hold up the others
+        if fault is not None:
+            raise fault
         return False
 
     def _wake_couriers(self) -> None:
@@ -178,16 +185,21 @@ class Workers:
 
     def _deliver(self, name: str, webhook: Webhook) -> bool:
         # of each publication one, so that none waits for all of another
-        has_told = False
+        has_told, fault = False, None
         for published, worker in list(self._workers.items()):
-            has_told |= deliver_next(
-                worker.queue,
-                name,
-                webhook,
-                document=partial(self.document, published),
-                clock=self._folder.now,
-                until=self._ending,
-            )
+            try:
+                has_told |= deliver_next(
+                    worker.queue,
+                    name,
+                    webhook,
+                    document=partial(self.document, published),
+                    clock=self._folder.now,
+                    until=self._ending,
+                )
+            except ServingError as error:
+                fault = error
+        if fault is not None:
+            raise fault
         return has_told
 
 
@@ -209,10 +221,11 @@ class _Worker:
         self._name = name
         self._folder = folder
         self._real_time: RealTime | None = None
-        self._log = RequestLog(folder.folder / name / REQUESTS)
         self._on_end = on_end
         self._look_at = 0.0
+        # what may fail first: the others are threads
         self.queue = Submissions(folder.folder / name)
+        self._log = RequestLog(folder.folder / name / REQUESTS)
         self.loop = _Loop(f"submitted to {name}", self._step, ending)
 
     def close(self) -> None:
