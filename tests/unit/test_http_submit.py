@@ -26,6 +26,7 @@ from test_http import HASH, NOW, TOKEN, Service, answer_of, command, head, is_er
 from test_scoring_on_request import LINEAR, served
 
 from dbt_onnx.errors import ConfigError
+from dbt_onnx.kernel import native
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 from dbt_onnx.serving import submissions, webhooks, workers
 from dbt_onnx.serving.http import application
@@ -249,6 +250,28 @@ def test_a_row_that_kills_the_model_fails_and_the_next_is_scored(tmp_path: Path)
     assert first["error"]["kind"] == "scoring"
     assert (second["state"], second["answer"]["outputs"]) == ("scored", {"quotient": 3.0})
     assert len(kept(tmp_path / "serving")) == 1
+
+
+def test_a_model_that_does_not_end_fails_and_holds_up_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "MAX_SECONDS", 5)
+    contract = Contract(
+        features=(Feature(name="x"),),
+        inputs=(Input(name="x", dtype="float32", features=("x",)),),
+        outputs=(Output(name="y", kind="value", dtype="float32", columns=("y",)),),
+    )
+    folder = tmp_path / "serving/churn"
+    model = served(folder, killers.endless(), contract)
+    publish(folder, {"1": {"churn_probability": 0.25}}, model=model)
+    with opened(tmp_path / "serving") as service:
+        body = {"key": "1", "features": {"x": 1}}
+        place = service.ask("POST", SUBMIT, json=body).headers["location"]
+        until(lambda: service.get(place).json()["state"] == "running")
+        assert service.get("/v1/predictions/churn/1").status_code == 200
+        document = ended(service.get, place)
+    assert (document["state"], document["error"]["kind"]) == ("failed", "scoring")
+    assert kept(tmp_path / "serving") == []
 
 
 @contextmanager
