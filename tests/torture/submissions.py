@@ -111,11 +111,11 @@ def _judged(
         lost = [
             request
             for request, y in accepts.items()
-            if kept[request] != 1 or (ended[request]["answer"] or {}).get("outputs") != {"y": y}
+            if kept[request] != 1 or (ended[request].get("answer") or {}).get("outputs") != {"y": y}
         ]
         answered.made(harm=f"kill {number}: {len(lost)} of {len(accepts)}" if lost else None)
     for request, document in ended.items():
-        if document["webhook"] is not None:
+        if document.get("webhook") is not None:
             is_told = told[request] > 0 and document["webhook"]["state"] == "delivered"
             notified.made(harm=None if is_told else f"{request}: {document['webhook']}")
     # one request is being told of at a time: a kill can come between one receipt and its note
@@ -133,9 +133,8 @@ def _polled(port: int, request: str, *, end: float) -> dict[str, Any]:
         connection.close()
         webhook = document.get("webhook")
         is_told = webhook is None or webhook["state"] == "delivered"
-        if "error" not in document or (document.get("ended_at") and is_told):
-            return document
-        if time.monotonic() > end:
+        is_unknown = "state" not in document
+        if is_unknown or (document["ended_at"] and is_told) or time.monotonic() > end:
             return document
         time.sleep(0.02)
 
