@@ -147,6 +147,12 @@ def _asked(place: Path, hooks: Path, times: int) -> Attack:
     before = service._files(place)
     chance = random.Random(5)
     with _service(place, hooks) as (port, process):
+        # the first that is checked waits until pyarrow is imported, on a busy machine longer than an attack
+        honest = HTTPConnection("127.0.0.1", port, timeout=120)
+        question = {"key": "1", "features": {"a": 1, "b": 1}}
+        honest.request("POST", "/v1/predictions/churn:submit", json.dumps(question))
+        assert honest.getresponse().status == 202
+        honest.close()
         for _ in range(times):
             request = chance.choice(_HOSTILE)(chance)
             status, text = service._ask(port, request)
