@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ FEATURES = {
     "recency_weeks": 3, "frequency": 2, "active_weeks": 9, "monetary": 59.00, "average_purchase": 29.50,
     "largest_purchase": 35.00, "cds": 4, "purchases_13w": 2, "dollars_13w": 59.00, "cds_13w": 4,
 }  # fmt: skip
-TOLD = ("status", "outputs", "age_seconds", "is_stale", "served_from", "rejected_reason")
+TOLD = ("state", "status", "outputs", "age_seconds", "is_stale", "served_from", "rejected_reason")
 
 
 def main() -> int:
@@ -43,6 +44,7 @@ def main() -> int:
         show("a new customer", ask(address, "churn:score", question))
         unknown = {"key": NEW, "features": {**FEATURES, "monetary": None}}
         show("one of unknown value", ask(address, "churn:score", unknown))
+        show("the new one, later", submitted(address, question))
     with service("1998-05-01") as address:
         print("\na month later, if no night had come:")
         show("a known customer", ask(address, f"churn/{KNOWN}"))
@@ -74,6 +76,17 @@ def ask(address: str, path: str, body: dict[str, Any] | None = None) -> tuple[in
             return answer.status, json.load(answer)
     except HTTPError as error:
         return error.code, json.load(error)
+
+
+def submitted(address: str, question: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Submit a question, and poll until it is answered."""
+    status, document = ask(address, "churn:submit", question)
+    show("submitted", (status, document))
+    place = f"/v1/submissions/churn/{document['request_id']}"
+    while document["ended_at"] is None:
+        time.sleep(0.1)
+        status, document = ask(address, place)
+    return status, document["answer"] or document
 
 
 def show(what: str, answered: tuple[int, dict[str, Any]]) -> None:

@@ -419,6 +419,32 @@ def serve_tokens_not_text(folder: Path) -> Sequence[object]:
     return serve_with_tokens(folder, b"\xff")
 
 
+def serve_with_webhooks(folder: Path, content: bytes, *, mode: int = 0o600) -> Sequence[object]:
+    (folder / "webhooks.toml").write_bytes(content)
+    (folder / "webhooks.toml").chmod(mode)
+    return ("serve", folder, "--webhooks", folder / "webhooks.toml")
+
+
+@command
+def serve_webhooks_not_valid(folder: Path) -> Sequence[object]:
+    return serve_with_webhooks(folder, b'[crm]\nurl = "crm.example"\nsecret = "whsec_"\n[x]\n')
+
+
+@command
+def serve_webhooks_empty(folder: Path) -> Sequence[object]:
+    return serve_with_webhooks(folder, b"# nobody\n")
+
+
+@command
+def serve_webhooks_not_toml(folder: Path) -> Sequence[object]:
+    return serve_with_webhooks(folder, b"crm https://crm.example whsec_\xff\n")
+
+
+@command
+def serve_webhooks_open_to_all(folder: Path) -> Sequence[object]:
+    return serve_with_webhooks(folder, b"", mode=0o644)
+
+
 @command
 def serve_address_taken(folder: Path) -> Sequence[object]:
     taken = socket.create_server(("127.0.0.1", 0))

@@ -52,6 +52,7 @@ ATTACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"kills": 4, "every": 9, "switches": 4},
     ),
     "service": ({"kills": 100, "hostile": 10_000}, {"kills": 2, "hostile": 150}),
+    "submissions": ({"kills": 100, "hostile": 2_000}, {"kills": 2, "hostile": 50}),
     "shortage": ({"places": 10, "rows": 2_000_000}, {"places": 1, "rows": 200_000}),
     "many_models": ({"runs": 20}, {"runs": 1}),
     "no_code": ({"every": 1, "short": False}, {"every": 4, "short": True}),

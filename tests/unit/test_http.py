@@ -485,7 +485,7 @@ def test_every_figure_says_what_it_is(service: Service) -> None:
     named = {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}
     plain = {re.sub(r"_(bucket|sum|count)$", "", name) for name in named}
     assert plain <= described
-    assert len(described) == 6
+    assert len(described) == 8
 
 
 def test_the_description_says_what_there_is(service: Service) -> None:
@@ -496,6 +496,8 @@ def test_the_description_says_what_there_is(service: Service) -> None:
         "/v1/predictions/{name}/{key}": ["get"],
         "/v1/predictions/{name}:batch": ["post"],
         "/v1/predictions/{name}:score": ["post"],
+        "/v1/predictions/{name}:submit": ["post"],
+        "/v1/submissions/{name}/{request_id}": ["get"],
         "/healthz": ["get"],
         "/readyz": ["get"],
         "/metrics": ["get"],

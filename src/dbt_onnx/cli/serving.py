@@ -42,10 +42,23 @@ def _ticking(moment: datetime) -> Callable[[], datetime]:
     help="Requests a second of one client, or of one token.  [default: no limit]",
 )
 @click.option(
+    "--webhooks",
+    "webhooks_file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Who may be told that a submitted request has ended: a TOML file with addresses and secrets.",
+)
+@click.option(
     "--max-batch", type=click.IntRange(1), default=1_000, show_default=True, help="Keys of a batch."
 )
 @click.option(
     "--max-body", type=click.IntRange(1), default=2**20, show_default=True, help="Bytes of a body."
+)
+@click.option(
+    "--max-waiting",
+    type=click.IntRange(1),
+    default=1_000,
+    show_default=True,
+    help="Submitted requests of one publication that have not ended.",
 )
 @click.option(
     "--timeout",
@@ -68,8 +81,10 @@ def serve(
     tokens_file: Path | None,
     no_auth: bool,  # noqa: FBT001
     rate: float | None,
+    webhooks_file: Path | None,
     max_batch: int,
     max_body: int,
+    max_waiting: int,
     timeout: float,
     clock: datetime | None,
     access_log: bool,  # noqa: FBT001
@@ -82,6 +97,9 @@ def serve(
     \b
       GET  /v1/predictions/churn/00042          one entity
       POST /v1/predictions/churn:batch          {"keys": ["00042", "00043"]}
+      POST /v1/predictions/churn:score          {"key": "00099", "features": {...}}
+      POST /v1/predictions/churn:submit         the same, answered later
+      GET  /v1/submissions/churn/ID             how that stands
       GET  /healthz /readyz /metrics /openapi.json
     """  # noqa: D301, click's mark for lines that stay as they are
     from dbt_onnx.cli.show.console import print_text
@@ -90,6 +108,7 @@ def serve(
     from dbt_onnx.serving.limits import Limits
     from dbt_onnx.serving.lookup import utc_now
     from dbt_onnx.serving.tokens import Tokens
+    from dbt_onnx.serving.webhooks import read_webhooks
 
     if tokens_file is not None and no_auth:
         raise ConfigError(
@@ -104,8 +123,13 @@ def serve(
         folder,
         clock=utc_now if clock is None else _ticking(clock),
         tokens=None if tokens_file is None else Tokens.from_file(tokens_file),
+        webhooks=None if webhooks_file is None else read_webhooks(webhooks_file),
         limits=Limits(
-            batch_keys=max_batch, body_bytes=max_body, requests_per_second=rate, seconds=timeout
+            batch_keys=max_batch,
+            body_bytes=max_body,
+            requests_per_second=rate,
+            seconds=timeout,
+            waiting=max_waiting,
         ),
     )
     http_server.serve(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.serving.kinds import as_json
+from dbt_onnx.serving.lookup import PREDICTED, REJECTED, Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from dbt_onnx.serving.lookup import Answer
+    from dbt_onnx.serving.submissions import Submission
 
 UNKNOWN_MODEL = "unknown_model"
+REAL_TIME = "real_time"
 
 
 def answer_document(name: str, answer: Answer) -> dict[str, Any]:
@@ -33,6 +36,57 @@ def answer_document(name: str, answer: Answer) -> dict[str, Any]:
         "run_id": answer.run_id,
         "rejected_reason": answer.rejected_reason,
         "publication": answer.publication,
+    }
+
+
+def kept_answer(
+    kept: Mapping[str, Any], *, now: datetime, stale_after: float | None = None
+) -> Answer:
+    """An answer that was given on request, from what the request log keeps of it."""
+    scored_at = datetime.fromisoformat(kept["scored_at"])
+    age = max(now - scored_at, timedelta())
+    return Answer(
+        key=tuple(kept["key"]),
+        status=REJECTED if kept["rejected_reason"] else PREDICTED,
+        outputs=kept["outputs"],
+        as_of=scored_at,
+        scored_at=scored_at,
+        fresh_as_of=scored_at,
+        age=age,
+        is_stale=stale_after is not None and age.total_seconds() > stale_after,
+        served_from=REAL_TIME,
+        model_name=kept["model_name"],
+        model_version=kept["model_version"],
+        run_id=kept["request_id"],
+        rejected_reason=kept["rejected_reason"],
+        publication=kept["publication"],
+    )
+
+
+def submission_document(
+    name: str, submission: Submission, *, now: datetime, stale_after: float | None
+) -> dict[str, Any]:
+    """How a request stands that is answered later. The answer in it is that of `:score`, its age counted now."""
+    answer = None
+    if submission.ended_at is not None and submission.answer is not None:
+        kept = kept_answer(submission.answer, now=now, stale_after=stale_after)
+        answer = answer_document(name, kept)
+    return {
+        "request_id": submission.request_id,
+        "name": name,
+        "state": submission.state,
+        "submitted_at": as_json(submission.submitted_at),
+        "ended_at": as_json(submission.ended_at),
+        "answer": answer,
+        "error": submission.error,
+        "webhook": None
+        if submission.webhook is None
+        else {
+            "name": submission.webhook,
+            "state": submission.delivery,
+            "attempts": submission.attempts,
+            "next_attempt_at": as_json(submission.next_attempt_at),
+        },
     }
 
 

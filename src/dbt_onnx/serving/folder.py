@@ -73,6 +73,10 @@ class ServingFolder:
         """What is published under a name, as far as it was found."""
         return self._open.get(name)
 
+    def names(self) -> list[str]:
+        """The names under which something is published, as far as it was found."""
+        return sorted(self._open)
+
     def real_time(self, name: str) -> RealTime:
         """What scores on request for a name."""
         with self._lock:

@@ -3,6 +3,8 @@
     GET  /v1/predictions/NAME/KEY           one answer; KEY is a segment for each column of the key
     POST /v1/predictions/NAME:batch         {"keys": [KEY, ...]}
     POST /v1/predictions/NAME:score         {"key": KEY, "features": {...}}
+    POST /v1/predictions/NAME:submit        the same, answered later; perhaps "webhook": NAME
+    GET  /v1/submissions/NAME/ID            how that stands
     GET  /healthz  /readyz  /metrics  /openapi.json
 
 A key is data: it is never a path, SQL, or anything else but a value to compare with.
@@ -14,36 +16,32 @@ import asyncio
 import json
 import logging
 import re
-from decimal import Decimal
 from functools import partial
 from http import HTTPStatus
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dbt_onnx.errors import (
-    DbtOnnxError,
-    FeaturesError,
-    InvalidKeyError,
-    NoModelError,
-    ScoringError,
-    ServingError,
-)
+from dbt_onnx.errors import DbtOnnxError, InvalidKeyError, ServingError
 from dbt_onnx.serving.answers import answer_document, unknown_document
 from dbt_onnx.serving.folder import ServingFolder
-from dbt_onnx.serving.limits import Limits, Rates, too_large, too_slow
+from dbt_onnx.serving.limits import Limits, Rates, too_large, too_many_waiting, too_slow
 from dbt_onnx.serving.lookup import MISSING, utc_now
 from dbt_onnx.serving.metrics import CONTENT_TYPE, Metrics
 from dbt_onnx.serving.openapi import openapi_document
-from dbt_onnx.serving.refusal import Refusal
+from dbt_onnx.serving.questions import no_number, read_question
+from dbt_onnx.serving.refusal import Refusal, bad_request, failed, not_scored, unavailable
+from dbt_onnx.serving.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
     from concurrent.futures import Future
     from datetime import datetime
     from pathlib import Path
 
     from dbt_onnx.serving.lookup import Answer, Predictions
+    from dbt_onnx.serving.questions import Question
     from dbt_onnx.serving.tokens import Tokens
+    from dbt_onnx.serving.webhooks import Webhook
 
     Scope = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -51,6 +49,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("dbt_onnx")
 _PREDICTIONS = b"/v1/predictions/"
+# not below the publication: there a key of two columns may say the same
+_SUBMISSIONS = b"/v1/submissions/"
 _JSON = b"application/json"
 # a body that is too long is read to its end, up to so many times the limit: who is still sending does
 # not see the answer
@@ -95,22 +95,40 @@ def application(
     clock: Callable[[], datetime] = utc_now,
     limits: Limits | None = None,
     tokens: Tokens | None = None,
+    webhooks: Mapping[str, Webhook] | None = None,
 ) -> Application:
     """The service for a folder with one folder for each publication.
 
     `clock` gives the time against which ages are counted: UTC, without a zone. Without `tokens` everybody
-    may ask. Raises ConfigError when the folder is itself a publication.
+    may ask. A request may name one of the `webhooks`. Raises ConfigError when the folder is itself a
+    publication.
     """
-    return Application(ServingFolder(folder, clock=clock), limits=limits or Limits(), tokens=tokens)
+    return Application(
+        ServingFolder(folder, clock=clock),
+        limits=limits or Limits(),
+        tokens=tokens,
+        webhooks=webhooks or {},
+    )
 
 
 class Application:
-    """The service for one folder, by ASGI. It has no startup of its own; `close` closes its files."""
+    """The service for one folder, by ASGI. It works from the moment it is made; `close` ends its threads and
+    closes its files.
+    """
 
-    def __init__(self, folder: ServingFolder, *, limits: Limits, tokens: Tokens | None) -> None:
+    def __init__(
+        self,
+        folder: ServingFolder,
+        *,
+        limits: Limits,
+        tokens: Tokens | None,
+        webhooks: Mapping[str, Webhook],
+    ) -> None:
         self.limits = limits
         self._folder = folder
         self._tokens = tokens
+        self._webhooks = webhooks
+        self._workers = Workers(folder, webhooks=webhooks)
         per_second = limits.requests_per_second
         self._rates = None if per_second is None else Rates(per_second)
         self._metrics = Metrics()
@@ -121,10 +139,11 @@ class Application:
             b"/metrics": _Route("metrics", "GET", self._metrics_text),
             b"/openapi.json": _Route("openapi", "GET", self._openapi_json),
         }
-        self._actions = {"batch": self._batch, "score": self._score}
+        self._actions = {"batch": self._batch, "score": self._score, "submit": self._submit}
 
     def close(self) -> None:
-        """Close all files."""
+        """End when what is being scored has ended, and close all files."""
+        self._workers.close()
         self._folder.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -142,10 +161,10 @@ class Application:
         except Refusal as refusal:
             response = _refused(refusal)
         except InvalidKeyError as error:
-            response = _refused(_bad_request("key", error.message, hint=error.hint))
+            response = _refused(bad_request("key", error.message, hint=error.hint))
         except Exception:  # noqa: BLE001, logged; the client gets no traceback
             _LOG.exception("a request could not be answered")
-            response = _refused(_failed())
+            response = _refused(failed())
         await _send(response, send)
         self._metrics.count(route.name, response.status, perf_counter() - begun)
 
@@ -155,6 +174,8 @@ class Application:
         path = scope["raw_path"]
         if len(path) > self.limits.path_bytes:
             raise too_large(HTTPStatus.REQUEST_URI_TOO_LONG, "path", self.limits.path_bytes)
+        if path.startswith(_SUBMISSIONS):
+            return self._route_of_submission(*path[len(_SUBMISSIONS) :].split(b"/"))
         if not path.startswith(_PREDICTIONS):
             return self._routes.get(path, _NOWHERE)
         name, *key = path[len(_PREDICTIONS) :].split(b"/")
@@ -164,6 +185,11 @@ class Application:
         if verb in self._actions:
             return _Route(verb, "POST", partial(self._actions[verb], name))
         return _NOWHERE
+
+    def _route_of_submission(self, name: bytes, *rest: bytes) -> _Route:
+        if len(rest) != 1:
+            return _NOWHERE
+        return _Route("submission", "GET", partial(self._submission, name, *rest))
 
     def _admit(self, scope: Scope) -> None:
         """Raises Refusal unless the client has a token that is accepted, and does not ask too often."""
@@ -235,13 +261,13 @@ class Application:
         """The keys of a batch. Raises Refusal."""
         hint = 'send {"keys": [KEY, ...]}; a key is a value, or a list with a value for each column'
         try:
-            document = json.loads(body, parse_constant=_no_number)
+            document = json.loads(body, parse_constant=no_number)
         except (ValueError, RecursionError) as error:
-            raise _bad_request("json", "the body is no JSON that can be read", hint=hint) from error
+            raise bad_request("json", "the body is no JSON that can be read", hint=hint) from error
         if not isinstance(document, dict) or set(document) != {"keys"}:
-            raise _bad_request("keys", 'the body is no object with "keys" alone', hint=hint)
+            raise bad_request("keys", 'the body is no object with "keys" alone', hint=hint)
         if not isinstance(document["keys"], list):
-            raise _bad_request("keys", '"keys" is no list', hint=hint)
+            raise bad_request("keys", '"keys" is no list', hint=hint)
         if len(document["keys"]) > self.limits.batch_keys:
             raise Refusal(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -252,7 +278,7 @@ class Application:
         keys = [key if isinstance(key, list) else [key] for key in document["keys"]]
         for position, key in enumerate(keys):
             if not all(isinstance(value, str | int | float) for value in key):
-                raise _bad_request(
+                raise bad_request(
                     "key", f"keys[{position}] has something else than values", hint=hint
                 )
         return keys
@@ -260,44 +286,96 @@ class Application:
     async def _score(self, name: str, scope: Scope, receive: Receive) -> Response:
         body = await self._body(scope, receive)
         predictions = self._folder.get(name) or await self._found(name)
-        key, features = _question(body)
+        question = read_question(body, may_name_webhook=False)
         if predictions is None:
-            return _json(HTTPStatus.NOT_FOUND, unknown_document(name, key))
-        answer, kept = await asyncio.to_thread(self._scored, name, predictions, key, features)
+            return _json(HTTPStatus.NOT_FOUND, unknown_document(name, question.key))
+        answer, kept = await asyncio.to_thread(self._scored, name, predictions, question)
         try:
             await asyncio.wrap_future(kept)
         except ServingError as error:
             _LOG.error("%s", error.message)
-            raise _unavailable("the answer could not be kept, so it is not given") from error
+            raise unavailable("the answer could not be kept, so it is not given") from error
         return _json(HTTPStatus.OK, answer_document(name, answer))
 
     def _scored(
-        self, name: str, predictions: Predictions, key: Sequence[Any], features: dict[str, Any]
+        self, name: str, predictions: Predictions, question: Question
     ) -> tuple[Answer, Future[None]]:
-        """Raises InvalidKeyError, and Refusal when the row cannot be scored."""
+        """Raises Refusal when the row cannot be scored."""
         manifest, now = predictions.manifest, self._folder.now()
-        (known,) = self._answers(name, predictions, [key])  # whose key is one that can be looked up
+        # whose key is one that can be looked up
+        [known] = self._answers(name, predictions, [question.key])
         try:
-            return self._folder.real_time(name).score(manifest, known.key, features, now=now)
-        except NoModelError as error:
-            raise Refusal(
-                HTTPStatus.NOT_FOUND, "no_model", error.message, hint=error.hint
-            ) from error
-        except FeaturesError as error:
-            raise Refusal(
-                HTTPStatus.UNPROCESSABLE_ENTITY, "features", error.message, hint=error.hint
-            ) from error
-        except ScoringError as error:
-            _LOG.error("%s", error.message)
+            return self._folder.real_time(name).score(
+                manifest, known.key, question.features, now=now
+            )
+        except DbtOnnxError as error:
+            raise not_scored(name, error) from error
+
+    async def _submit(self, name: str, scope: Scope, receive: Receive) -> Response:
+        body = await self._body(scope, receive)
+        predictions = self._folder.get(name) or await self._found(name)
+        question = read_question(body, may_name_webhook=True)
+        if question.webhook is not None and question.webhook not in self._webhooks:
             raise Refusal(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
-                "scoring",
-                "the model fails on this row",
-                hint="whoever runs the service finds the reason in its log",
-            ) from error
+                "webhook",
+                f"there is no webhook {question.webhook!r:.80}",
+                hint="give the name of one that whoever runs the service has named with --webhooks",
+            )
+        if predictions is None:
+            return _json(HTTPStatus.NOT_FOUND, unknown_document(name, question.key))
+        return await asyncio.to_thread(self._submitted, name, predictions, question, body)
+
+    def _submitted(
+        self, name: str, predictions: Predictions, question: Question, body: bytes
+    ) -> Response:
+        """Raises Refusal when the row could not be scored, or is one too many."""
+        from dbt_onnx.serving.real_time import check_features
+
+        self._answers(name, predictions, [question.key])
+        try:
+            check_features(predictions.manifest, question.features)
         except DbtOnnxError as error:
+            raise not_scored(name, error) from error
+        try:
+            submission = self._workers.submit(
+                name, body, webhook=question.webhook, most=self.limits.waiting
+            )
+        except ServingError as error:
             _LOG.error("%s", error.message)
-            raise _unavailable(f"{name!r} cannot score now") from error
+            raise unavailable("the request could not be kept") from error
+        if submission is None:
+            raise too_many_waiting(self.limits.waiting)
+        location = _SUBMISSIONS + f"{name}/{submission.request_id}".encode()
+        return _json(
+            HTTPStatus.ACCEPTED,
+            self._workers.document(name, submission),
+            ((b"location", location),),
+        )
+
+    async def _submission(
+        self, raw_name: bytes, raw_id: bytes, scope: Scope, receive: Receive
+    ) -> Response:
+        name, request_id = _decoded(raw_name), _decoded(raw_id)
+        # a folder is looked into only if its name is one that was found
+        if self._folder.get(name) is None and await self._found(name) is None:
+            return await _nowhere(scope, receive)
+        return await asyncio.to_thread(self._state_of, name, request_id)
+
+    def _state_of(self, name: str, request_id: str) -> Response:
+        try:
+            submission = self._workers.get(name, request_id)
+        except ServingError as error:
+            _LOG.error("%s", error.message)
+            raise unavailable(f"what was submitted to {name!r} cannot be read") from error
+        if submission is None:
+            raise Refusal(
+                HTTPStatus.NOT_FOUND,
+                "not_found",
+                "there is no request of this id",
+                hint="a request is kept for 7 days after it has ended",
+            )
+        return _json(HTTPStatus.OK, self._workers.document(name, submission))
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The body of a request. Raises Refusal when it is too large, or does not come in time."""
@@ -312,7 +390,7 @@ class Application:
                 while has_more and size <= most * _TIMES_TOO_LARGE:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise _bad_request(
+                        raise bad_request(
                             "disconnected", "the client has gone", hint="send it again"
                         )
                     size += len(message.get("body", b""))
@@ -354,7 +432,9 @@ class Application:
 
     async def _metrics_text(self, _: Scope, __: Receive) -> Response:
         await asyncio.to_thread(self._folder.look)
-        return Response(HTTPStatus.OK, self._metrics.text(self._folder.served()), CONTENT_TYPE)
+        counts = await asyncio.to_thread(self._workers.counts)
+        text = self._metrics.text(self._folder.served(), counts)
+        return Response(HTTPStatus.OK, text, CONTENT_TYPE)
 
     async def _openapi_json(self, _: Scope, __: Receive) -> Response:
         return self._openapi
@@ -393,7 +473,7 @@ def _decoded(segment: bytes) -> str:
             segment = _ESCAPE.sub(_unescaped, segment)
         return segment.decode()
     except ValueError as error:
-        raise _bad_request(
+        raise bad_request(
             "path",
             "a part of the path is no text",
             hint="write the bytes of UTF-8 as %41, and % itself as %25",
@@ -417,52 +497,8 @@ def _check_method(scope: Scope, method: str | None) -> None:
         )
 
 
-def _no_number(text: str) -> float:
-    raise ValueError(text)
-
-
-def _bad_request(kind: str, message: str, *, hint: str) -> Refusal:
-    return Refusal(HTTPStatus.BAD_REQUEST, kind, message, hint=hint)
-
-
-def _question(body: bytes) -> tuple[list[Any], dict[str, Any]]:
-    """The key and the features of one row, numbers as they are written. Raises Refusal."""
-    hint = 'send {"key": KEY, "features": {NAME: VALUE, ...}}'
-    try:
-        document = json.loads(body, parse_constant=_no_number, parse_float=Decimal)
-    except (ValueError, ArithmeticError, RecursionError) as error:
-        raise _bad_request("json", "the body is no JSON that can be read", hint=hint) from error
-    if not isinstance(document, dict) or set(document) != {"key", "features"}:
-        raise _bad_request("score", 'the body is no object with "key" and "features"', hint=hint)
-    if not isinstance(document["features"], dict):
-        raise _bad_request("score", '"features" is no object', hint=hint)
-    key = document["key"] if isinstance(document["key"], list) else [document["key"]]
-    key = [float(value) if isinstance(value, Decimal) else value for value in key]
-    if not all(isinstance(value, str | int | float) for value in key):
-        raise _bad_request("key", "the key has something else than values", hint=hint)
-    return key, document["features"]
-
-
 def _unreadable(name: str) -> Refusal:
-    return _unavailable(f"what is published as {name!r} cannot be read")
-
-
-def _unavailable(message: str) -> Refusal:
-    return Refusal(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "unavailable",
-        message,
-        hint="whoever runs the service finds the reason in its log",
-    )
-
-
-def _failed() -> Refusal:
-    return Refusal(
-        HTTPStatus.INTERNAL_SERVER_ERROR,
-        "internal",
-        "the request could not be answered",
-        hint="whoever runs the service finds the reason in its log",
-    )
+    return unavailable(f"what is published as {name!r} cannot be read")
 
 
 def _refused(refusal: Refusal) -> Response:

@@ -25,6 +25,7 @@ class Limits:
     requests_per_second    of one client, and as many at once; none for no limit
     seconds                within which a client sends a request and takes the answer
     connections            at a time
+    waiting                submitted requests that have not ended, of one publication
     """
 
     body_bytes: int = 2**20
@@ -34,6 +35,7 @@ class Limits:
     requests_per_second: float | None = None
     seconds: float = 10.0
     connections: int = 900
+    waiting: int = 1_000
 
 
 class Rates:
@@ -95,4 +97,15 @@ def too_large(status: HTTPStatus, what: str, most: int) -> Refusal:
         f"the {what} has more than {most:,} bytes",
         hint="ask for less at once",
         close=True,
+    )
+
+
+def too_many_waiting(most: int) -> Refusal:
+    """The answer where too many requests wait already for theirs."""
+    return Refusal(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "busy",
+        f"{most:,} requests wait already",
+        hint="submit it again later",
+        headers=((b"retry-after", b"10"),),
     )

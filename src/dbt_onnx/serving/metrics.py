@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from dbt_onnx.serving.folder import Served
 
@@ -30,9 +30,15 @@ class Metrics:
         self._took[route][bisect_left(_SECONDS, seconds)] += 1
         self._seconds[route] += seconds
 
-    def text(self, served: Iterable[Served]) -> bytes:
-        """All figures, those of what is served included, in Prometheus' text format."""
-        lines = [*self._of_requests(), *_of_publications(list(served))]
+    def text(
+        self,
+        served: Iterable[Served],
+        submitted: Mapping[str, Mapping[str, Mapping[str, int]]],
+    ) -> bytes:
+        """All figures in Prometheus' text format: also of what is served, and of what is `submitted`, counted
+        by publication, `state` and `delivery`.
+        """
+        lines = [*self._of_requests(), *_of_publications(list(served)), *_of_submitted(submitted)]
         return ("\n".join(lines) + "\n").encode()
 
     def _of_requests(self) -> Iterator[str]:
@@ -70,6 +76,20 @@ def _of_publications(served: list[Served]) -> Iterator[str]:
     yield from _head(name, "gauge", "1 when it is damaged, or older than it may be.")
     for each in served:
         yield f'{name}{{name="{each.name}"}} {int(each.problem is not None)}'
+
+
+def _of_submitted(
+    submitted: Mapping[str, Mapping[str, Mapping[str, int]]],
+) -> Iterator[str]:
+    figures = (
+        ("dbt_onnx_submitted_requests", "state", "Requests that are answered later, while they are kept."),
+        ("dbt_onnx_webhook_deliveries", "delivery", "Requests of which a webhook is, or was, to be told."),
+    )  # fmt: skip
+    for name, column, about in figures:
+        yield from _head(name, "gauge", about)
+        for published, counts in submitted.items():
+            for state, count in counts[column].items():
+                yield f'{name}{{name="{published}",state="{state}"}} {count}'
 
 
 def _head(name: str, kind: str, about: str) -> Iterator[str]:

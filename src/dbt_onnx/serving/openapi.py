@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.serving.answers import UNKNOWN_MODEL, unknown_document
 from dbt_onnx.serving.lookup import MISSING, PREDICTED, REJECTED
+from dbt_onnx.serving.submissions import DELIVERIES, STATES
 from dbt_onnx.version import __version__
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _KINDS = {
     },
     "is_stale": {"type": "boolean", "description": "older than the publication allows"},
 }
-_ERROR = {
+_ERROR: dict[str, Any] = {
     "type": "object",
     "required": ["error"],
     "properties": {
@@ -50,6 +51,7 @@ _ERROR = {
 def openapi_document(limits: Limits) -> dict[str, Any]:
     """The document, with the limits of this service in it."""
     answer = {"$ref": "#/components/schemas/Answer"}
+    submission = {"$ref": "#/components/schemas/Submission"}
     batch = {
         "type": "object",
         "required": ["name", "publication", "answers"],
@@ -95,6 +97,22 @@ def openapi_document(limits: Limits) -> dict[str, Any]:
                     requestBody={"required": True, "content": _content(_QUESTION)},
                 )
             },
+            "/v1/predictions/{name}:submit": {
+                "post": _operation(
+                    "Ask for the prediction of one entity from the features that are sent, and have it "
+                    "later: `Location` says where",
+                    {"202": submission, "404": answer},
+                    parameters=[name],
+                    requestBody={"required": True, "content": _content(_LATER)},
+                )
+            },
+            "/v1/submissions/{name}/{request_id}": {
+                "get": _operation(
+                    "How a request stands that is answered later",
+                    {"200": submission},
+                    parameters=[name, {**name, "name": "request_id"}],
+                )
+            },
             "/healthz": {"get": _operation("Whether the process is there", {"200": {}})},
             "/readyz": {
                 "get": _operation(
@@ -108,12 +126,12 @@ def openapi_document(limits: Limits) -> dict[str, Any]:
         },
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": {"Answer": _answer(), "Error": _ERROR},
+            "schemas": {"Answer": _answer(), "Submission": _submission(), "Error": _ERROR},
         },
     }
 
 
-_QUESTION = {
+_QUESTION: dict[str, Any] = {
     "type": "object",
     "required": ["key", "features"],
     "properties": {
@@ -125,6 +143,11 @@ _QUESTION = {
     },
     "additionalProperties": False,
 }
+_WEBHOOK = {
+    **_TEXT_OR_NULL,
+    "description": "who is told when the request has ended: a name that whoever runs the service has given",
+}
+_LATER = {**_QUESTION, "properties": {**_QUESTION["properties"], "webhook": _WEBHOOK}}
 
 
 def _answer() -> dict[str, Any]:
@@ -134,6 +157,32 @@ def _answer() -> dict[str, Any]:
         "required": names,
         "properties": {name: _KINDS.get(name, _TEXT_OR_NULL) for name in names},
     }
+
+
+def _submission() -> dict[str, Any]:
+    told = {
+        "name": {"type": "string"},
+        "state": {"enum": [*DELIVERIES, None]},
+        "attempts": {"type": "integer"},
+        "next_attempt_at": _MOMENT,
+    }
+    parts = {
+        "request_id": {"type": "string"},
+        "name": _KINDS["name"],
+        "state": {"enum": list(STATES)},
+        "submitted_at": {"type": "string", "format": "date-time"},
+        "ended_at": _MOMENT,
+        "answer": {
+            "oneOf": [{"$ref": "#/components/schemas/Answer"}, {"type": "null"}],
+            "description": "as `:score` gives it; null before the request is scored or rejected",
+        },
+        "error": {
+            "oneOf": [_ERROR["properties"]["error"], {"type": "null"}],
+            "description": "why the request failed",
+        },
+        "webhook": {"type": ["object", "null"], "properties": told},
+    }
+    return {"type": "object", "required": list(parts), "properties": parts}
 
 
 def _keys(limits: Limits) -> dict[str, Any]:

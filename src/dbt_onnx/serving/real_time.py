@@ -7,10 +7,10 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.errors import NoModelError
+from dbt_onnx.serving.answers import kept_answer
 from dbt_onnx.serving.kinds import as_json
-from dbt_onnx.serving.lookup import PREDICTED, REJECTED, Answer
-from dbt_onnx.serving.request_log import RequestLog
-from dbt_onnx.serving.scoring import ModelScorer
+from dbt_onnx.serving.request_log import REQUESTS, RequestLog
+from dbt_onnx.serving.scoring import ModelScorer, batch_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,10 +18,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from dbt_onnx.serving.lookup import Answer
     from dbt_onnx.serving.manifest import Manifest, ServedModel
-
-REAL_TIME = "real_time"
-REQUESTS = "requests"
 
 
 class RealTime:
@@ -40,48 +38,40 @@ class RealTime:
         """Score one entity by the version that the publication serves.
 
         The answer may be given when the future is done: then it is on disk, for the next run to take into the
-        ledger. Raises NoModelError where no model was published, FeaturesError for features that the model does
-        not read, ScoringError when it fails, ArtifactError when its files were altered.
+        ledger. Raises as `scored` does.
         """
-        if manifest.model is None:
-            raise NoModelError(
-                f"{manifest.name!r} was published without a model",
-                hint="name registry and model in publish(), and publish again",
-            )
-        scorer = self._scorer_of(manifest.model)
-        scored = scorer.score(features)
-        request_id = str(uuid.uuid4())
-        answer = Answer(
-            key=tuple(key),
-            status=REJECTED if scored.rejected_reason else PREDICTED,
-            outputs=scored.outputs,
-            as_of=now,
-            scored_at=now,
-            fresh_as_of=now,
-            age=now - now,
-            is_stale=False,
-            served_from=REAL_TIME,
-            model_name=manifest.model.model_name,
-            model_version=manifest.model.model_version,
-            run_id=request_id,
-            rejected_reason=scored.rejected_reason,
-            publication=manifest.id,
-        )
-        return answer, self._kept(
-            {
-                "request_id": request_id,
-                "scored_at": now.isoformat(),
-                "key": [as_json(value) for value in key],
-                "features": as_json(dict(scored.features)),
-                "outputs": as_json(dict(scored.outputs)),
-                "rejected_reason": scored.rejected_reason,
-                "model_name": manifest.model.model_name,
-                "model_version": manifest.model.model_version,
-                "sha256": manifest.model.sha256,
-                "card_sha256": manifest.model.card_sha256,
-                "publication": manifest.id,
-            }
-        )
+        kept = self.scored(manifest, key, features, now=now, request_id=str(uuid.uuid4()))
+        return kept_answer(kept, now=now), self._kept(kept)
+
+    def scored(
+        self,
+        manifest: Manifest,
+        key: Sequence[Any],
+        features: Mapping[str, Any],
+        *,
+        now: datetime,
+        request_id: str,
+    ) -> dict[str, Any]:
+        """What the log is to have of an entity that is scored now.
+
+        Raises NoModelError where no model was published, FeaturesError for features that the model does not
+        read, ScoringError when it fails, ArtifactError when its files were altered.
+        """
+        model = served_model(manifest)
+        scored = self._scorer_of(model).score(features)
+        return {
+            "request_id": request_id,
+            "scored_at": now.isoformat(),
+            "key": [as_json(value) for value in key],
+            "features": as_json(dict(scored.features)),
+            "outputs": as_json(dict(scored.outputs)),
+            "rejected_reason": scored.rejected_reason,
+            "model_name": model.model_name,
+            "model_version": model.model_version,
+            "sha256": model.sha256,
+            "card_sha256": model.card_sha256,
+            "publication": manifest.id,
+        }
 
     def close(self) -> None:
         """Write what is waiting."""
@@ -99,3 +89,21 @@ class RealTime:
             if self._log is None:
                 self._log = RequestLog(self._folder / REQUESTS)
         return self._log.append(document)
+
+
+def check_features(manifest: Manifest, features: Mapping[str, Any]) -> None:
+    """See that a row can be fed to the model of a publication, which is not loaded for it.
+
+    Raises NoModelError and FeaturesError as `scored` does.
+    """
+    batch_of(features, served_model(manifest))
+
+
+def served_model(manifest: Manifest) -> ServedModel:
+    """The version that a publication serves. Raises NoModelError where it has none."""
+    if manifest.model is None:
+        raise NoModelError(
+            f"{manifest.name!r} was published without a model",
+            hint="name registry and model in publish(), and publish again",
+        )
+    return manifest.model

@@ -16,7 +16,7 @@ import zlib
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from dbt_onnx.errors import ServingError
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+REQUESTS = "requests"
+"""The folder of the logs, beside what is published."""
 SUFFIX = ".log"
 _MOST_LINES = 1_000
 _MOST_WAITING = 10_000
@@ -31,11 +33,21 @@ _MOST_WAITING = 10_000
 _Entry = tuple[bytes, "Future[None]"]
 
 
+class Position(NamedTuple):
+    """A place in a log, which has several segments if one could not be written. No segment: its begin."""
+
+    log: str
+    segment: str
+    byte: int
+
+
 class RequestLog:
     """Appends to a segment of its own, from any thread. Answers that come together share one sync."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
+        self._token = secrets.token_hex(4)
+        self._segment = ""
         self._waiting: queue.Queue[_Entry | None] = queue.Queue(_MOST_WAITING)
         self._descriptor: int | None = None
         self._size = 0
@@ -58,10 +70,14 @@ class RequestLog:
             self._waiting.put_nowait((_line_of(document), done))
         except queue.Full:
             raise ServingError(
-                f"{_MOST_WAITING:,} answers wait to be written to {self._folder}",
+                f"{_MOST_WAITING:,} answers wait to be written to {self.folder}",
                 hint="ask again later: the disk does not keep up",
             ) from None
         return done
+
+    def position(self) -> Position:
+        """A place in this log before which nothing is that is appended from now on."""
+        return Position(self._token, self._segment, self._size)
 
     def close(self) -> None:
         """Write what is waiting, and end."""
@@ -86,7 +102,7 @@ class RequestLog:
     def _write(self, entries: list[_Entry]) -> None:
         try:
             if self._descriptor is None:
-                self._descriptor, self._size = self._new_segment(), 0
+                self._descriptor = self._new_segment()
             content = memoryview(b"".join(line for line, _ in entries))
             while content:
                 content = content[os.write(self._descriptor, content) :]
@@ -95,7 +111,7 @@ class RequestLog:
         except OSError as error:
             self._end_segment()
             failure = ServingError(
-                f"{self._folder} cannot be written: {error.strerror or error}; the answer is not kept, "
+                f"{self.folder} cannot be written: {error.strerror or error}; the answer is not kept, "
                 "and is not given",
                 hint="give the service the right to write there, and space on the disk",
             )
@@ -114,11 +130,13 @@ class RequestLog:
             self._descriptor = None
 
     def _new_segment(self) -> int:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{secrets.token_hex(4)}{SUFFIX}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{self._token}{SUFFIX}"
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
-        descriptor = os.open(self._folder / name, flags, 0o600)
-        folder = os.open(self._folder, os.O_RDONLY)
+        descriptor = os.open(self.folder / name, flags, 0o600)
+        # the size first: a position is not locked, and an early one is right, too
+        self._size, self._segment = 0, name
+        folder = os.open(self.folder, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
@@ -139,6 +157,22 @@ def read_segment(path: Path, *, start: int = 0) -> Iterator[tuple[int, dict[str,
                 return
             start += len(line)
             yield start, json.loads(text)
+
+
+def is_kept(folder: Path, request_id: str, *, since: Position) -> bool:
+    """Whether a document of that id is in a log behind a position. If so, it is on disk when this returns,
+    also where the process died that wrote it.
+    """
+    for path in folder.glob(f"*-{since.log}{SUFFIX}"):
+        start = since.byte if path.name == since.segment else 0
+        with suppress(FileNotFoundError):
+            if any(
+                each.get("request_id") == request_id for _, each in read_segment(path, start=start)
+            ):
+                with path.open("rb") as stream:
+                    os.fsync(stream.fileno())
+                return True
+    return False
 
 
 def _line_of(document: Mapping[str, Any]) -> bytes:

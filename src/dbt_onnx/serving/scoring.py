@@ -59,9 +59,7 @@ class ModelScorer:
         self.model = model
         self._contract = artifact.contract
         self._session = artifact.open(in_child_process=True, max_seconds=max_seconds)
-        self._schema = pa.schema(
-            [(feature.name, type_of(feature.kind)) for feature in model.features]
-        )
+        self._schema = _schema_of(model)
         columns = dict(zip(self._schema.names, self._schema.types, strict=True))
         check_relation(self._contract, columns, where="the request", model=str(entry.model))
         self._lock = threading.Lock()
@@ -72,7 +70,7 @@ class ModelScorer:
         Raises FeaturesError when a feature is missing, unknown or of another type, and ScoringError when the
         model fails.
         """
-        batch = self._batch_of(features)
+        batch = batch_of(features, self.model, schema=self._schema)
         with self._lock:
             [scored] = score_batches([batch], self._session, contract=self._contract)
         row = scored.to_pylist()[0]
@@ -80,25 +78,37 @@ class ModelScorer:
         [fed] = batch.to_pylist()
         return Score(features=fed, outputs={} if reason else row, rejected_reason=reason)
 
-    def _batch_of(self, features: Mapping[str, Any]) -> pa.RecordBatch:
-        names = set(self._schema.names)
-        faults = [f"{name!r} is missing" for name in sorted(names - set(features))]
-        faults += [f"{name!r:.80} is none of them" for name in sorted(set(features) - names)]
-        arrays = []
-        for field in () if faults else self._schema:
-            try:
-                arrays.append(_array_of(features[field.name], field.type))
-            except (pa.ArrowException, ArithmeticError, TypeError, ValueError) as error:
-                said = " ".join(str(error).split())
-                faults.append(f"{field.name!r} is no {field.type}: {said:.200}")
-        if faults:
-            raise FeaturesError(
-                f"the features are not those of {self.model.model_name}/{self.model.model_version}: "
-                f"{'; '.join(faults[:20])}",
-                hint="give each of them, null where it is not known: "
-                + ", ".join(f"{field.name} ({field.type})" for field in self._schema),
-            )
-        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+
+def batch_of(
+    features: Mapping[str, Any], model: ServedModel, *, schema: pa.Schema | None = None
+) -> pa.RecordBatch:
+    """One row as the model's columns in the warehouse have it. `schema` is that of these, where it is known.
+
+    Raises FeaturesError when a feature is missing, unknown or of another type.
+    """
+    schema = _schema_of(model) if schema is None else schema
+    names = set(schema.names)
+    faults = [f"{name!r} is missing" for name in sorted(names - set(features))]
+    faults += [f"{name!r:.80} is none of them" for name in sorted(set(features) - names)]
+    arrays = []
+    for field in () if faults else schema:
+        try:
+            arrays.append(_array_of(features[field.name], field.type))
+        except (pa.ArrowException, ArithmeticError, TypeError, ValueError) as error:
+            said = " ".join(str(error).split())
+            faults.append(f"{field.name!r} is no {field.type}: {said:.200}")
+    if faults:
+        raise FeaturesError(
+            f"the features are not those of {model.model_name}/{model.model_version}: "
+            f"{'; '.join(faults[:20])}",
+            hint="give each of them, null where it is not known: "
+            + ", ".join(f"{field.name} ({field.type})" for field in schema),
+        )
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _schema_of(model: ServedModel) -> pa.Schema:
+    return pa.schema([(feature.name, type_of(feature.kind)) for feature in model.features])
 
 
 def _array_of(value: Any, kind: pa.DataType) -> pa.Array:

@@ -1,0 +1,46 @@
+"""What a client asks to be scored: the body of `:score` and `:submit`."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from dbt_onnx.serving.refusal import bad_request
+
+
+class Question(NamedTuple):
+    """The key and the features of one row, numbers as they are written; `webhook` names who is told."""
+
+    key: list[Any]
+    features: dict[str, Any]
+    webhook: str | None = None
+
+
+def read_question(body: bytes, *, may_name_webhook: bool) -> Question:
+    """Raises Refusal when the body is no question."""
+    hint = 'send {"key": KEY, "features": {NAME: VALUE, ...}}'
+    wanted = {"key", "features"}
+    try:
+        document = json.loads(body, parse_constant=no_number, parse_float=Decimal)
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        raise bad_request("json", "the body is no JSON that can be read", hint=hint) from error
+    if may_name_webhook and isinstance(document, dict):
+        wanted |= {"webhook"} & set(document)
+    if not isinstance(document, dict) or set(document) != wanted:
+        raise bad_request("score", 'the body is no object with "key" and "features"', hint=hint)
+    if not isinstance(document["features"], dict):
+        raise bad_request("score", '"features" is no object', hint=hint)
+    webhook = document.get("webhook")
+    if webhook is not None and not isinstance(webhook, str):
+        raise bad_request("webhook", '"webhook" is no name', hint="name one, or leave it out")
+    key = document["key"] if isinstance(document["key"], list) else [document["key"]]
+    key = [float(value) if isinstance(value, Decimal) else value for value in key]
+    if not all(isinstance(value, str | int | float) for value in key):
+        raise bad_request("key", "the key has something else than values", hint=hint)
+    return Question(key, document["features"], webhook)
+
+
+def no_number(text: str) -> float:
+    """For NaN and infinities, which JSON does not have, and Python reads. Raises ValueError."""
+    raise ValueError(text)

@@ -1,0 +1,422 @@
+"""Requests that are answered later: a queue in an SQLite file beside what is published.
+
+A request is `queued`, `running` once a service has taken it, and ends as `scored`, `rejected` or `failed`.
+Each step is one transaction, on disk when it returns. Several services on one machine may share a queue.
+What a service has taken belongs to it as long as it holds the lock on its file, which ends with the process,
+however that ends: then the next one takes it over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+import uuid
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.errors import ServingError
+from dbt_onnx.serving.lease import Lease
+from dbt_onnx.serving.request_log import Position
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+QUEUED, RUNNING, SCORED, REJECTED, FAILED = "queued", "running", "scored", "rejected", "failed"
+STATES = (QUEUED, RUNNING, SCORED, REJECTED, FAILED)
+WAITING, DELIVERED, GIVEN_UP = "waiting", "delivered", "given_up"
+DELIVERIES = (WAITING, DELIVERED, GIVEN_UP)
+KEPT = timedelta(days=7)
+"""How long a request is kept that has ended."""
+TRIED = timedelta(days=1)
+"""How long a webhook is tried, after the end of the request."""
+LONGEST_PAUSE = timedelta(hours=1)
+
+# not beside the publications: a publisher removes each SQLite file there that is none
+SUBMITTED = "submitted"
+_QUEUE = "queue.sqlite"
+_FORMAT = 1
+_BUSY_SECONDS = 30
+# in this mode a write-ahead log is synced at each commit
+_PRAGMAS = ("journal_mode = wal", "synchronous = full")
+_TABLE = """
+create table if not exists requests (
+    number integer primary key,
+    request_id text not null unique,
+    state text not null,
+    submitted_at text not null,
+    ended_at text,
+    body blob,
+    holder text,
+    answer text,
+    log text, segment text, byte integer,
+    error text,
+    webhook text,
+    delivery text,
+    attempts integer not null default 0,
+    next_attempt_at text,
+    deliverer text
+)
+"""
+_INDEXES = (
+    "create index if not exists by_state on requests (state, number)",
+    "create index if not exists by_end on requests (ended_at)",
+    "create index if not exists by_delivery on requests (delivery, webhook, next_attempt_at)",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """One request.
+
+    body                as it was sent; none when the request has ended
+    answer              what the request log has, or is to have, without the features; none before it is scored
+    since               where in which log to look for that answer
+    error               why it failed: kind, message, hint
+    webhook             who is told, by name; `delivery` says how that stands, none before the request has ended
+    """
+
+    request_id: str
+    state: str
+    submitted_at: datetime
+    ended_at: datetime | None
+    body: bytes | None
+    answer: Mapping[str, Any] | None
+    since: Position | None
+    error: Mapping[str, str] | None
+    webhook: str | None
+    delivery: str | None
+    attempts: int
+    next_attempt_at: datetime | None
+
+
+class Submissions:
+    """The queue of one publication, "serving/churn". Safe to use from several threads.
+
+    Every method raises ServingError when the file cannot be read or written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open the queue, and make it where there is none."""
+        self._folder = folder / SUBMITTED
+        self._path = self._folder / _QUEUE
+        self._lock = threading.Lock()
+        with self._failures():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lease = Lease(self._folder)
+            try:
+                self._connection = self._opened()
+            except BaseException:
+                self._lease.end()
+                raise
+
+    @staticmethod
+    def are_in(folder: Path) -> bool:
+        """Whether there is a queue."""
+        return (folder / SUBMITTED / _QUEUE).exists()
+
+    def close(self) -> None:
+        """Leave what is not done to the next service."""
+        with self._lock:
+            self._connection.close()
+            self._lease.end()
+
+    def submit(
+        self, body: bytes, *, webhook: str | None, now: datetime, most: int
+    ) -> Submission | None:
+        """Queue a request. Returns none when `most` are waiting already."""
+        request_id = str(uuid.uuid4())
+        with self._transaction() as connection:
+            waiting = "select count(*) from requests where state in (?, ?)"
+            if connection.execute(waiting, (QUEUED, RUNNING)).fetchone()[0] >= most:
+                return None
+            connection.execute(
+                "insert into requests (request_id, state, submitted_at, body, webhook) "
+                "values (?, ?, ?, ?, ?)",
+                (request_id, QUEUED, _text(now), body, webhook),
+            )
+            return _one(connection, request_id)
+
+    def get(self, request_id: str) -> Submission | None:
+        """One request; none when there is none of that id."""
+        with self._transaction(is_read=True) as connection:
+            return _one(connection, request_id)
+
+    def take(self) -> Submission | None:
+        """The request to work on: one of this service's that is not done, or else the oldest in the queue."""
+        oldest = "select request_id from requests where state = ? order by number limit 1"
+        mine = (
+            "select request_id from requests where state = ? and holder = ? order by number limit 1"
+        )
+        with self._transaction(is_read=True) as connection:
+            found = connection.execute(mine, (RUNNING, self._lease.name)).fetchone()
+            if found is not None:
+                return _one(connection, found[0])
+            if connection.execute(oldest, (QUEUED,)).fetchone() is None:
+                return None
+        with self._transaction() as connection:
+            found = connection.execute(oldest, (QUEUED,)).fetchone()
+            if found is None:
+                return None
+            connection.execute(
+                "update requests set state = ?, holder = ? where request_id = ?",
+                (RUNNING, self._lease.name, found[0]),
+            )
+            return _one(connection, found[0])
+
+    def note_answer(self, request_id: str, answer: Mapping[str, Any], *, since: Position) -> None:
+        """Note what a request is answered, before it is written to a log behind a position.
+
+        From now on this is the answer, whatever dies.
+        """
+        with self._transaction() as connection:
+            connection.execute(
+                "update requests set answer = ?, log = ?, segment = ?, byte = ? "
+                "where request_id = ? and holder = ?",
+                (json.dumps(answer), *since, request_id, self._lease.name),
+            )
+
+    def end(
+        self,
+        request_id: str,
+        state: str,
+        *,
+        now: datetime,
+        error: Mapping[str, str] | None = None,
+    ) -> None:
+        """Note that a request of this service has ended, and that its webhook is to be told."""
+        with self._transaction() as connection:
+            found = _one(connection, request_id)
+            answer = None if found is None or found.answer is None else dict(found.answer)
+            if answer is not None:
+                # they are in the log, and need not be in two places
+                del answer["features"]
+            is_told = found is not None and found.webhook is not None
+            connection.execute(
+                "update requests set state = ?, ended_at = ?, answer = ?, error = ?, delivery = ?, "
+                "next_attempt_at = ?, body = null, holder = null where request_id = ? and holder = ?",
+                (
+                    state,
+                    _text(now),
+                    None if answer is None else json.dumps(answer),
+                    None if error is None else json.dumps(error),
+                    WAITING if is_told else None,
+                    _text(now) if is_told else None,
+                    request_id,
+                    self._lease.name,
+                ),
+            )
+
+    def take_delivery(self, webhook: str, *, now: datetime) -> Submission | None:
+        """A request that has ended and of which a webhook is to be told now, by this service."""
+        # a moment that is too far away was counted before the clock was set back
+        due = (
+            "select request_id from requests where delivery = ? and webhook = ? and deliverer is null "
+            "and (next_attempt_at <= ? or next_attempt_at > ?) order by next_attempt_at limit 1"
+        )
+        given = (WAITING, webhook, _text(now), _text(now + LONGEST_PAUSE))
+        with self._transaction(is_read=True) as connection:
+            if connection.execute(due, given).fetchone() is None:
+                return None
+        with self._transaction() as connection:
+            found = connection.execute(due, given).fetchone()
+            if found is None:
+                return None
+            connection.execute(
+                "update requests set deliverer = ? where request_id = ?",
+                (self._lease.name, found[0]),
+            )
+            return _one(connection, found[0])
+
+    def end_delivery(self, request_id: str, *, is_acknowledged: bool, now: datetime) -> None:
+        """Note what came of an attempt. Each pause is twice as long as the one before; after a day a webhook is
+        given up.
+        """
+        with self._transaction() as connection:
+            found = _one(connection, request_id)
+            if found is None or found.ended_at is None:
+                return
+            pause = min(timedelta(seconds=2 ** min(found.attempts, 20)), LONGEST_PAUSE)
+            is_late = now >= found.ended_at + TRIED
+            delivery = DELIVERED if is_acknowledged else GIVEN_UP if is_late else WAITING
+            connection.execute(
+                "update requests set delivery = ?, attempts = attempts + 1, next_attempt_at = ?, "
+                "deliverer = null where request_id = ? and deliverer = ?",
+                (
+                    delivery,
+                    _text(now + pause) if delivery == WAITING else None,
+                    request_id,
+                    self._lease.name,
+                ),
+            )
+
+    def take_over(self) -> None:
+        """Take over what services had taken that are no longer there."""
+        holders = (
+            "select holder from requests where state = ? and holder is not null union "
+            "select deliverer from requests where delivery = ? and deliverer is not null"
+        )
+        with self._transaction(is_read=True) as connection:
+            found = {row[0] for row in connection.execute(holders, (RUNNING, WAITING))}
+        for holder in sorted((found | self._lease.others()) - {self._lease.name}):
+            with self._lease.inherited(holder) as is_dead:
+                if is_dead:
+                    self._inherit(holder)
+
+    def tidy(self, *, now: datetime) -> None:
+        """Remove what ended a week ago."""
+        old = "from requests where ended_at < ? and deliverer is null"
+        given = (_text(now - KEPT),)
+        with self._transaction(is_read=True) as connection:
+            if connection.execute(f"select 1 {old} limit 1", given).fetchone() is None:
+                return
+        with self._transaction() as connection:
+            connection.execute(f"delete {old}", given)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many requests there are by `state`, and how many webhooks by `delivery`."""
+        with self._transaction(is_read=True) as connection:
+            return {
+                column: dict.fromkeys(names, 0)
+                | dict(
+                    connection.execute(
+                        f"select {column}, count(*) from requests where {column} is not null group by 1"
+                    )
+                )
+                for column, names in (("state", STATES), ("delivery", DELIVERIES))
+            }
+
+    def _inherit(self, holder: str) -> None:
+        with self._transaction() as connection:
+            # with the answer, where one was noted: it is written, and not computed again
+            connection.execute(
+                "update requests set state = ?, holder = null where state = ? and holder = ?",
+                (QUEUED, RUNNING, holder),
+            )
+            connection.execute(
+                "update requests set deliverer = null where deliverer = ?", (holder,)
+            )
+
+    def _opened(self) -> sqlite3.Connection:
+        with _locked(self._folder):
+            # SQLite gives its other files the rights of this one: what is asked is nobody else's business.
+            # A file that is there is not opened: to close it would end the locks that SQLite has on it
+            with suppress(FileExistsError):
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            return self._prepared()
+
+    def _prepared(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            for pragma in _PRAGMAS:
+                connection.execute(f"pragma {pragma}")
+            connection.execute("begin immediate")
+            _check_format(connection)
+            connection.execute(_TABLE)
+            for index in _INDEXES:
+                connection.execute(index)
+            connection.execute(f"pragma user_version = {_FORMAT}")
+            connection.execute("commit")
+            _sync(self._folder)
+            _sync(self._folder.parent)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @contextmanager
+    def _transaction(self, *, is_read: bool = False) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._failures():
+            self._connection.execute("begin" if is_read else "begin immediate")
+            try:
+                yield self._connection
+                self._connection.execute("commit")
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("rollback")
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error, ImportError, *_UNREADABLE) as error:
+            raise ServingError(
+                f"{self._path} cannot be used: {getattr(error, 'strerror', None) or error}",
+                hint="give the service the right to write there, and space on the disk; a file that is "
+                "damaged must be restored, or removed with the requests in it",
+            ) from error
+
+
+_UNREADABLE = (LookupError, TypeError, ValueError)
+_COLUMNS = (
+    "request_id, state, submitted_at, ended_at, body, answer, log, segment, byte, error, webhook, "
+    "delivery, attempts, next_attempt_at"
+)
+
+
+def _check_format(connection: sqlite3.Connection) -> None:
+    [version] = connection.execute("pragma user_version").fetchone()
+    if version not in {0, _FORMAT}:
+        raise sqlite3.DatabaseError(f"its format is {version}; this dbt_onnx reads {_FORMAT}")
+
+
+def _one(connection: sqlite3.Connection, request_id: str) -> Submission | None:
+    row = connection.execute(
+        f"select {_COLUMNS} from requests where request_id = ?", (request_id,)
+    ).fetchone()
+    return None if row is None else _submission(row)
+
+
+def _submission(row: Sequence[Any]) -> Submission:
+    (
+        request_id, state, submitted_at, ended_at, body, answer, log, segment, byte, error, webhook,
+        delivery, attempts, next_attempt_at,
+    ) = row  # fmt: skip
+    return Submission(
+        request_id=request_id,
+        state=state,
+        submitted_at=datetime.fromisoformat(submitted_at),
+        ended_at=None if ended_at is None else datetime.fromisoformat(ended_at),
+        body=body,
+        answer=None if answer is None else json.loads(answer),
+        since=None if log is None else Position(log, segment, byte),
+        error=None if error is None else json.loads(error),
+        webhook=webhook,
+        delivery=delivery,
+        attempts=attempts,
+        next_attempt_at=None
+        if next_attempt_at is None
+        else datetime.fromisoformat(next_attempt_at),
+    )
+
+
+def _text(moment: datetime) -> str:
+    # with all digits, so that texts are in the order of time
+    return moment.isoformat(timespec="microseconds")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Two that make the file at once would be in each other's way."""
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

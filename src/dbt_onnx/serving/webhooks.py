@@ -1,0 +1,168 @@
+"""Webhooks: who is told that a request has ended, by a signed POST to an address that the operator named.
+
+Signed as Standard Webhooks 1.0.0 has it (github.com/standard-webhooks/standard-webhooks, spec): HMAC-SHA256 of
+`id.timestamp.body`, in the headers `webhook-id`, `webhook-timestamp` and `webhook-signature`. The id stays the
+same when a delivery is tried again, so that the receiver can tell.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import socket
+import ssl
+import stat
+import threading
+import tomllib
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, urlsplit
+
+from dbt_onnx.errors import ConfigError
+from dbt_onnx.version import __version__
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECONDS = 10.0
+"""The longest time for one attempt, but for the look-up of the receiver's name."""
+
+_MOST_BYTES = 2**20
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_PREFIX = "whsec_"
+_SECRET_BYTES = range(24, 65)
+_HINT = 'write [NAME] with url = "https://..." and secret = "whsec_...", the base64 of 24 to 64 random bytes'
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """An address, http or https, and the key with which what is sent there is signed."""
+
+    url: str
+    key: bytes = field(repr=False)
+
+
+def read_webhooks(path: Path) -> dict[str, Webhook]:
+    """The webhooks of a TOML file, by name. Raises ConfigError, which shows no secret and no address."""
+    try:
+        with path.open("rb") as stream:
+            mode = stat.S_IMODE(path.stat().st_mode)
+            content = stream.read(_MOST_BYTES).decode()
+        document = tomllib.loads(content)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        # what TOML says of a line may be a secret
+        said = error.strerror if isinstance(error, OSError) else "it is no TOML"
+        raise ConfigError(f"{path} cannot be read: {said}", hint=_HINT) from None
+    if mode & stat.S_IRWXO:
+        raise ConfigError(
+            f"{path} has secrets, and everybody on this machine may open it: its mode is {mode:04o}",
+            hint=f"chmod o= {path}",
+        )
+    webhooks, faults = {}, []
+    for name, entry in document.items():
+        try:
+            webhooks[name] = _webhook(name, entry)
+        except ValueError as error:
+            faults.append(f"{name!r:.60}: {error}")
+    if faults or not webhooks:
+        said = "; ".join(faults[:20]) or "it has none"
+        raise ConfigError(f"the webhooks of {path} are not valid: {said}", hint=_HINT)
+    return webhooks
+
+
+def post(webhook: Webhook, delivery: str, body: bytes, *, timestamp: int) -> int | None:
+    """Send a signed body once. Returns HTTP's status, none when there was no answer.
+
+    Goes to the webhook's own address: not through a proxy, and not on to where an answer points.
+    """
+    address = urlsplit(webhook.url)
+    headers = {
+        "content-type": "application/json",
+        "user-agent": f"dbt-onnx/{__version__}",
+        "webhook-id": delivery,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": signature(webhook.key, delivery, timestamp, body),
+    }
+    path = (address.path or "/") + (f"?{address.query}" if address.query else "")
+    with closing(_connection(address)) as connection:
+        # the socket's limit is on each piece of an answer, however small: this one is on all of it
+        guard = threading.Timer(SECONDS, _cut_off, [connection])
+        guard.daemon = True
+        try:
+            connection.connect()
+            guard.start()
+            connection.request("POST", path, body, headers)
+            return connection.getresponse().status
+        except (OSError, HTTPException, ValueError):
+            return None
+        finally:
+            guard.cancel()
+
+
+def is_acknowledgement(status: int | None) -> bool:
+    """Whether a receiver has taken what it was told."""
+    return status is not None and 200 <= status < 300
+
+
+def signature(key: bytes, delivery: str, timestamp: int, body: bytes) -> str:
+    """The header `webhook-signature`."""
+    signed = f"{delivery}.{timestamp}.".encode() + body
+    digest = hmac.new(key, signed, hashlib.sha256).digest()
+    return f"v1,{base64.b64encode(digest).decode()}"
+
+
+def _webhook(name: str, entry: Any) -> Webhook:
+    if not _NAME.fullmatch(name):
+        raise ValueError("a name has letters, digits, - and _")
+    if not isinstance(entry, dict) or set(entry) != {"url", "secret"}:
+        raise ValueError("it has not url and secret alone")
+    url, secret = entry["url"], entry["secret"]
+    if not isinstance(url, str) or not _is_url(url):
+        raise ValueError(
+            "its url is no http:// or https:// with a host, or has a user or a fragment"
+        )
+    if not isinstance(secret, str) or not secret.startswith(_PREFIX):
+        raise ValueError(f"its secret does not begin with {_PREFIX}")
+    try:
+        key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("its secret is no base64") from None
+    if len(key) not in _SECRET_BYTES:
+        raise ValueError(f"its secret has {len(key)} bytes")
+    return Webhook(url, key)
+
+
+def _is_url(url: str) -> bool:
+    # what http.client would not send
+    if not re.fullmatch(r"[!-~]+", url):
+        return False
+    try:
+        address = urlsplit(url)
+        is_port = address.port != 0
+    except ValueError:
+        return False
+    return (
+        address.scheme in {"http", "https"}
+        and bool(address.hostname)
+        and is_port
+        and "@" not in address.netloc
+        and "#" not in url
+    )
+
+
+def _connection(address: SplitResult) -> HTTPConnection:
+    host = address.hostname or ""
+    if address.scheme == "https":
+        context = ssl.create_default_context()
+        return HTTPSConnection(host, address.port, timeout=SECONDS, context=context)
+    return HTTPConnection(host, address.port, timeout=SECONDS)
+
+
+def _cut_off(connection: HTTPConnection) -> None:
+    with suppress(OSError, AttributeError):
+        connection.sock.shutdown(socket.SHUT_RDWR)
