@@ -4,6 +4,7 @@
     POST /v1/predictions/NAME:batch         {"keys": [KEY, ...]}
     POST /v1/predictions/NAME:score         {"key": KEY, "features": {...}}
     GET  /healthz  /readyz  /metrics  /openapi.json
+    POST PREFIX/SEGMENT                     what your own program adds, see `application`
 
 A key is data: it is never a path, SQL, or anything else but a value to compare with.
 """
@@ -37,7 +38,7 @@ from dbt_onnx.serving.openapi import openapi_document
 from dbt_onnx.serving.refusal import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
     from concurrent.futures import Future
     from datetime import datetime
     from pathlib import Path
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     Scope = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
     Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+    Post = Callable[[str, bytes], Any]
 
 _LOG = logging.getLogger("dbt_onnx")
 _PREDICTIONS = b"/v1/predictions/"
@@ -95,19 +97,32 @@ def application(
     clock: Callable[[], datetime] = utc_now,
     limits: Limits | None = None,
     tokens: Tokens | None = None,
+    posts: Mapping[str, Post] | None = None,
 ) -> Application:
     """The service for a folder with one folder for each publication.
 
     `clock` gives the time against which ages are counted: UTC, without a zone. Without `tokens` everybody
-    may ask. Raises ConfigError when the folder is itself a publication.
+    may ask. `posts` are routes of your own: {"/v1/rankings/films/": rank} answers a POST to
+    /v1/rankings/films/17 with what `rank("17", body)` returns, as JSON; the segment is text, the body bytes.
+    `rank` is called in a thread, and says what is wrong by raising InvalidKeyError (400) or Refusal. Tokens,
+    limits and figures hold for these routes, too. Raises ConfigError when the folder is itself a publication.
     """
-    return Application(ServingFolder(folder, clock=clock), limits=limits or Limits(), tokens=tokens)
+    return Application(
+        ServingFolder(folder, clock=clock), limits=limits or Limits(), tokens=tokens, posts=posts
+    )
 
 
 class Application:
     """The service for one folder, by ASGI. It has no startup of its own; `close` closes its files."""
 
-    def __init__(self, folder: ServingFolder, *, limits: Limits, tokens: Tokens | None) -> None:
+    def __init__(
+        self,
+        folder: ServingFolder,
+        *,
+        limits: Limits,
+        tokens: Tokens | None,
+        posts: Mapping[str, Post] | None = None,
+    ) -> None:
         self.limits = limits
         self._folder = folder
         self._tokens = tokens
@@ -122,6 +137,7 @@ class Application:
             b"/openapi.json": _Route("openapi", "GET", self._openapi_json),
         }
         self._actions = {"batch": self._batch, "score": self._score}
+        self._posts = {prefix.encode(): (prefix, post) for prefix, post in (posts or {}).items()}
 
     def close(self) -> None:
         """Close all files."""
@@ -156,13 +172,20 @@ class Application:
         if len(path) > self.limits.path_bytes:
             raise too_large(HTTPStatus.REQUEST_URI_TOO_LONG, "path", self.limits.path_bytes)
         if not path.startswith(_PREDICTIONS):
-            return self._routes.get(path, _NOWHERE)
+            return self._routes.get(path) or self._post_at(path)
         name, *key = path[len(_PREDICTIONS) :].split(b"/")
         if key:
             return _Route("prediction", "GET", partial(self._prediction, name, key))
         name, _, verb = _decoded(name).partition(":")
         if verb in self._actions:
             return _Route(verb, "POST", partial(self._actions[verb], name))
+        return _NOWHERE
+
+    def _post_at(self, path: bytes) -> _Route:
+        folder, slash, segment = path.rpartition(b"/")
+        if segment and (found := self._posts.get(folder + slash)):
+            prefix, post = found
+            return _Route(prefix, "POST", partial(self._posted, post, segment))
         return _NOWHERE
 
     def _admit(self, scope: Scope) -> None:
@@ -298,6 +321,10 @@ class Application:
         except DbtOnnxError as error:
             _LOG.error("%s", error.message)
             raise _unavailable(f"{name!r} cannot score now") from error
+
+    async def _posted(self, post: Post, segment: bytes, scope: Scope, receive: Receive) -> Response:
+        body = await self._body(scope, receive)
+        return _json(HTTPStatus.OK, await asyncio.to_thread(post, _decoded(segment), body))
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The body of a request. Raises Refusal when it is too large, or does not come in time."""
