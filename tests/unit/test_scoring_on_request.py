@@ -231,3 +231,42 @@ def test_days_and_moments_are_text(tmp_path: Path) -> None:
         assert scorer.score({"a": text, "b": 0}).outputs == {"y": 20.5}
         with pytest.raises(FeaturesError, match="'a' is no"):
             scorer.score({"a": "a fortnight ago", "b": 0})
+
+
+def test_several_rows_are_scored_in_one_call(folder: Path, linear: ServedModel) -> None:
+    scorer = ModelScorer(folder, linear)
+    calls = []
+    run = scorer._session.run
+    scorer._session.run = lambda feeds: (calls.append(feeds["x"].shape), run(feeds))[1]
+    # in another order than the model's, and of narrower types than the warehouse's
+    batch = pa.record_batch(
+        [pa.array([1, None, 1], pa.int32()), pa.array([1.5, 1, None], pa.float32())],
+        names=["b", "a"],
+    )
+    scored = scorer.score_batch(batch)
+    assert scored.to_pydict() == {"y": [2.5, -0.5, None], "rejected_reason": [None, None, "null:a"]}
+    assert calls == [(2, 2)]
+
+
+def test_many_rows_are_one_batch(folder: Path, linear: ServedModel) -> None:
+    numbers = np.arange(200_000, dtype=np.float64) % 1_000
+    batch = pa.record_batch([numbers, np.zeros(len(numbers))], names=["a", "b"])
+    scored = ModelScorer(folder, linear).score_batch(batch)
+    assert (scored.column("y").to_numpy() == 2 * numbers + 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"a": [1.0]}, r"1 row\(s\) of \['a'\]"),
+        ({"a": [1.0], "b": [1.0], "c": [1.0]}, r"1 row\(s\) of \['a', 'b', 'c'\]"),
+        ({"a": [], "b": []}, r"0 row\(s\) of"),
+        ({"a": ["x"], "b": [1.0]}, "Failed to parse"),
+        ({"a": [2**60 + 1], "b": [1.0]}, "would lose|not in range|truncated"),
+    ],
+)
+def test_rows_of_another_model_are_refused(
+    folder: Path, linear: ServedModel, columns: dict[str, list[Any]], said: str
+) -> None:
+    with pytest.raises(FeaturesError, match=said):
+        ModelScorer(folder, linear).score_batch(pa.RecordBatch.from_pydict(columns))

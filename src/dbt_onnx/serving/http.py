@@ -6,6 +6,7 @@
     POST /v1/predictions/NAME:submit        the same, answered later; perhaps "webhook": NAME
     GET  /v1/submissions/NAME/ID            how that stands
     GET  /healthz  /readyz  /metrics  /openapi.json
+    POST PREFIX/SEGMENT                     what your own program adds, see `application`
 
 A key is data: it is never a path, SQL, or anything else but a value to compare with.
 """
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     Scope = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
     Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+    Post = Callable[[str, bytes], Any]
 
 _LOG = logging.getLogger("dbt_onnx")
 _PREDICTIONS = b"/v1/predictions/"
@@ -96,18 +98,23 @@ def application(
     limits: Limits | None = None,
     tokens: Tokens | None = None,
     webhooks: Mapping[str, Webhook] | None = None,
+    posts: Mapping[str, Post] | None = None,
 ) -> Application:
     """The service for a folder with one folder for each publication.
 
     `clock` gives the time against which ages are counted: UTC, without a zone. Without `tokens` everybody
-    may ask. A request may name one of the `webhooks`. Raises ConfigError when the folder is itself a
-    publication.
+    may ask. A request may name one of the `webhooks`. `posts` are routes of your own:
+    {"/v1/rankings/films/": rank} answers a POST to /v1/rankings/films/17 with what `rank("17", body)` returns,
+    as JSON; the segment is text, the body bytes. `rank` is called in a thread, and says what is wrong by
+    raising InvalidKeyError (400) or Refusal. Tokens, limits and figures hold for these routes, too. Raises
+    ConfigError when the folder is itself a publication.
     """
     return Application(
         ServingFolder(folder, clock=clock),
         limits=limits or Limits(),
         tokens=tokens,
         webhooks=webhooks or {},
+        posts=posts or {},
     )
 
 
@@ -123,6 +130,7 @@ class Application:
         limits: Limits,
         tokens: Tokens | None,
         webhooks: Mapping[str, Webhook],
+        posts: Mapping[str, Post],
     ) -> None:
         self.limits = limits
         self._folder = folder
@@ -140,6 +148,7 @@ class Application:
             b"/openapi.json": _Route("openapi", "GET", self._openapi_json),
         }
         self._actions = {"batch": self._batch, "score": self._score, "submit": self._submit}
+        self._posts = {prefix.encode(): (prefix, post) for prefix, post in posts.items()}
 
     def close(self) -> None:
         """End when what is being scored has ended, and close all files."""
@@ -177,7 +186,7 @@ class Application:
         if path.startswith(_SUBMISSIONS):
             return self._route_of_submission(*path[len(_SUBMISSIONS) :].split(b"/"))
         if not path.startswith(_PREDICTIONS):
-            return self._routes.get(path, _NOWHERE)
+            return self._routes.get(path) or self._post_at(path)
         name, *key = path[len(_PREDICTIONS) :].split(b"/")
         if key:
             return _Route("prediction", "GET", partial(self._prediction, name, key))
@@ -190,6 +199,13 @@ class Application:
         if len(rest) != 1:
             return _NOWHERE
         return _Route("submission", "GET", partial(self._submission, name, *rest))
+
+    def _post_at(self, path: bytes) -> _Route:
+        folder, slash, segment = path.rpartition(b"/")
+        if segment and (found := self._posts.get(folder + slash)):
+            prefix, post = found
+            return _Route(prefix, "POST", partial(self._posted, post, segment))
+        return _NOWHERE
 
     def _admit(self, scope: Scope) -> None:
         """Raises Refusal unless the client has a token that is accepted, and does not ask too often."""
@@ -376,6 +392,10 @@ class Application:
                 hint="a request is kept for 7 days after it has ended",
             )
         return _json(HTTPStatus.OK, self._workers.document(name, submission))
+
+    async def _posted(self, post: Post, segment: bytes, scope: Scope, receive: Receive) -> Response:
+        body = await self._body(scope, receive)
+        return _json(HTTPStatus.OK, await asyncio.to_thread(post, _decoded(segment), body))
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The body of a request. Raises Refusal when it is too large, or does not come in time."""

@@ -1,4 +1,4 @@
-"""One entity scored on request: by the bytes, the contract and the rules of a run."""
+"""Rows scored on request: by the bytes, the contract and the rules of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dbt_onnx.kernel.scoring import score_batches
 from dbt_onnx.serving.manifest import MODELS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from dbt_onnx.serving.manifest import ServedModel
@@ -71,12 +71,35 @@ class ModelScorer:
         model fails.
         """
         batch = batch_of(features, self.model, schema=self._schema)
-        with self._lock:
-            [scored] = score_batches([batch], self._session, contract=self._contract)
-        row = scored.to_pylist()[0]
+        row = self._scored(batch).to_pylist()[0]
         reason = row.pop("rejected_reason")
         [fed] = batch.to_pylist()
         return Score(features=fed, outputs={} if reason else row, rejected_reason=reason)
+
+    def score_batch(self, features: pa.RecordBatch) -> pa.RecordBatch:
+        """Score several rows in one call. Columns may stand in any order; their types are those of the
+        warehouse, or can be cast to them without loss.
+
+        Returns the output columns and `rejected_reason`, a row for each row: outputs are NULL in a row that is
+        rejected, the reason in all others. Raises FeaturesError when there is no row, a column is missing,
+        unknown, there twice or of another type, and ScoringError when the model fails.
+        """
+        names = self._schema.names
+        if sorted(features.schema.names) != sorted(names) or not features.num_rows:
+            given = f"{features.num_rows:,} row(s) of {features.schema.names}"[:1_000]
+            raise _other_features(self.model, self._schema, [given])
+        try:
+            return self._scored(features.select(names).cast(self._schema))
+        except pa.ArrowInvalid as error:
+            said = " ".join(str(error).split())[:200]
+            raise _other_features(self.model, self._schema, [said]) from error
+
+    def _scored(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        with self._lock:
+            [scored] = score_batches(
+                [batch], self._session, contract=self._contract, part_rows=batch.num_rows
+            )
+        return scored
 
 
 def batch_of(
@@ -98,17 +121,21 @@ def batch_of(
             said = " ".join(str(error).split())
             faults.append(f"{field.name!r} is no {field.type}: {said:.200}")
     if faults:
-        raise FeaturesError(
-            f"the features are not those of {model.model_name}/{model.model_version}: "
-            f"{'; '.join(faults[:20])}",
-            hint="give each of them, null where it is not known: "
-            + ", ".join(f"{field.name} ({field.type})" for field in schema),
-        )
+        raise _other_features(model, schema, faults)
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _schema_of(model: ServedModel) -> pa.Schema:
     return pa.schema([(feature.name, type_of(feature.kind)) for feature in model.features])
+
+
+def _other_features(model: ServedModel, schema: pa.Schema, faults: Sequence[str]) -> FeaturesError:
+    return FeaturesError(
+        f"the features are not those of {model.model_name}/{model.model_version}: "
+        f"{'; '.join(faults[:20])}",
+        hint="give each of them, null where it is not known: "
+        + ", ".join(f"{field.name} ({field.type})" for field in schema),
+    )
 
 
 def _array_of(value: Any, kind: pa.DataType) -> pa.Array:
