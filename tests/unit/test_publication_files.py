@@ -309,6 +309,21 @@ def test_little_that_changed_is_little_that_is_written(
     assert faults_of(publisher) == []
 
 
+def test_nights_of_few_changes_are_each_built_on_the_one_before(publisher: Publisher) -> None:
+    numbered(publisher, 1, rows=1_000)
+    publisher.publish()
+    for change, said in (
+        ("update t set y = 7 where id in (3, 500)", "published 1,000 (changed 2)"),
+        ("delete from t where id in (4, 5)", "published 998 (changed 0, removed 2)"),
+        ("select 1", "published 998 (changed 0)"),
+        ("insert into t values (4, 2, 3)", "published 999 (changed 1)"),
+        ("update t set y = 8 where id in (3, 4, 6)", "published 999 (changed 3)"),
+    ):
+        publisher.sql(change)
+        assert str(publisher.publish()) == f"t: {said}"
+        assert faults_of(publisher) == []
+
+
 def removed(publisher: Publisher, backup: Path) -> None:
     shutil.rmtree(publisher.folder())
 
