@@ -5,18 +5,13 @@ orbital needs an older onnx than the project, so an environment of its own makes
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.data import FOLDER
 from benchmarks.measure import Stopwatch
 from benchmarks.models import MISSING
-from benchmarks.rivals import warehouse
+from benchmarks.rivals import environment, warehouse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,8 +40,9 @@ def sql_of(workload: Mapping[str, Any]) -> Path:
     path = estimator.with_name("orbital.sql")
     if not path.exists():
         # -P: this module must not be found under the name of the package
-        command = [str(_python()), "-P", str(_HERE / "orbital_sql.py"), str(estimator)]
-        _run(*command, json.dumps(workload["columns"]), str(path))
+        python = environment.python_with(_REQUIREMENTS)
+        command = [str(python), "-P", str(_HERE / "orbital_sql.py"), str(estimator)]
+        environment.run(*command, json.dumps(workload["columns"]), str(path))
     return path
 
 
@@ -56,25 +52,3 @@ def _features(workload: Mapping[str, Any]) -> str:
         for name in workload["columns"]
     ]
     return f"select id, {', '.join(columns)} from source.features"
-
-
-def _python() -> Path:
-    digest = hashlib.sha256(_REQUIREMENTS.read_bytes()).hexdigest()[:16]
-    folder = FOLDER / "orbital" / digest
-    python = folder / "bin" / "python"
-    if not folder.exists():
-        try:
-            _run(sys.executable, "-m", "venv", str(folder))
-            _run(
-                str(python), "-m", "pip", "install", "--quiet", "--requirement", str(_REQUIREMENTS)
-            )
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-    return python
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)[:300]} failed:\n{done.stderr[-4000:]}")

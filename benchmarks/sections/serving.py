@@ -15,6 +15,7 @@ from benchmarks import models, project
 from benchmarks.data import floats
 from benchmarks.measure import Task, run
 from benchmarks.results import Row
+from benchmarks.sections import serving_http
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from benchmarks.measure import Scale
 
 WHOLE, FEW, NOTHING = "everything", "1 % changed", "nothing changed"
+READING = "reading the view"
 MAX_PERCENT = 20.0
 MAX_MILLISECONDS = 0.05
 MAX_SECONDS_OF_WATCH = 3.0
@@ -34,13 +36,15 @@ from dbt_onnx import publish
 def model(dbt, session):
     dbt.config(materialized="published")
     return publish(
-        dbt, session, predictions=dbt.ref("scores_current"), key=["id"], name="scores"
+        dbt, session, predictions=dbt.ref("scores_current"), key=["id"], name="scores"%s
     )
 """
+_WITH_MODEL = ', registry=dbt.ref("model_registry"), model="%s"'
 
 
 def measure(scale: Scale) -> Iterator[Row]:
-    for entities in scale.of(full=(1_000_000, 10_000_000), smoke=(100_000,)):
+    sizes = scale.of(full=(1_000_000, 10_000_000), smoke=(100_000,))
+    for entities in sizes:
         folder = project.new_folder()
         try:
             arguments = {
@@ -65,18 +69,37 @@ def measure(scale: Scale) -> Iterator[Row]:
                     },
                 )
             )
+            p50, p90, p99 = (median(found) for found in zip(*looked.said["taken"], strict=True))
+            yield Row(
+                section="serving",
+                workload="one key, in process",
+                against=f"p99, {entities:,} entities",
+                unit="ms",
+                figure=p99,
+                at_most=MAX_MILLISECONDS,
+                detail=f"median {p50:.4f} ms, p90 {p90:.4f} ms; the process has {looked.peak_mb:.0f} MB",
+            )
+            if entities == sizes[0]:
+                yield from serving_http.lookups(folder, entities, scale)
+            if entities == sizes[-1]:
+                yield from serving_http.memory(folder, entities, scale)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        p50, p90, p99 = (median(found) for found in zip(*looked.said["taken"], strict=True))
-        yield Row(
-            section="serving",
-            workload="one key, in process",
-            against=f"p99, {entities:,} entities",
-            unit="ms",
-            figure=p99,
-            at_most=MAX_MILLISECONDS,
-            detail=f"median {p50:.4f} ms, p90 {p90:.4f} ms; the process has {looked.peak_mb:.0f} MB",
-        )
+    yield from _scores(scale)
+    yield from _watch(scale)
+
+
+def _scores(scale: Scale) -> Iterator[Row]:
+    folder = project.new_folder()
+    try:
+        arguments = {"data": str(floats(10_000, 10)), "model": models.model("trees_100")}
+        run(Task(__name__, "publish_with_model", {"folder": str(folder), **arguments}))
+        yield from serving_http.scores(folder, scale)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _watch(scale: Scale) -> Iterator[Row]:
     files = scale.of(full=20, smoke=5)
     waited = run(Task(__name__, "watch", {"files": files, "rows": 1_000})).said["waited"]
     yield Row(
@@ -92,13 +115,14 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 def _publishing(played: list[Any], entities: int) -> Iterator[Row]:
     whole = median(steps[WHOLE] for steps in played)
+    reading = f"{READING} alone takes {median(steps[READING] for steps in played):.2f} s"
     yield Row(
         section="serving",
         workload="publication, everything",
         against=f"{entities:,} entities",
         unit="rows/s",
         figure=entities / whole,
-        detail=f"{whole:.2f} s",
+        detail=f"{whole:.2f} s; {reading}",
     )
     for step in (FEW, NOTHING):
         seconds = median(steps[step] for steps in played)
@@ -109,24 +133,45 @@ def _publishing(played: list[Any], entities: int) -> Iterator[Row]:
             unit="% of the time",
             figure=median(100 * steps[step] / steps[WHOLE] for steps in played),
             at_most=MAX_PERCENT,
-            detail=f"{seconds:.2f} s",
+            detail=f"{seconds:.2f} s; {reading}",
         )
 
 
 def publish(*, folder: str, **settings: Any) -> dict[str, float]:
-    """A task: the seconds of the publishing node when everything, 1 % and nothing has changed."""
+    """A task: the seconds of the publishing node when everything, 1 % and nothing has changed, and those of
+    reading the view alone.
+    """
+    import duckdb
+
     shutil.rmtree(folder, ignore_errors=True)
     project.import_all()
     project.create(folder=folder, features=_features(WHOLE), materialized="table", **settings)
-    made = project.Project(Path(folder))
-    made.write("models/scores_current.sql", _CURRENT)
-    made.write("models/scores_published.py", _PUBLISHED)
+    made = _project(folder)
     taken = {}
     for step in _EVERY:
         project.change_features(folder=folder, features=_features(step), materialized="table")
         nodes = made.dbt("run", "--select", "scores+")
         taken[step] = nodes["scores_published"].seconds
+    with duckdb.connect(str(made.warehouse)) as connection:
+        begun = time.perf_counter()
+        connection.execute("create temp table rows_read as select * from scores_current")
+        taken[READING] = time.perf_counter() - begun
     return taken
+
+
+def publish_with_model(*, folder: str, data: str, model: dict[str, str]) -> None:
+    """A task: publish a scoring model, and the files of its version with it."""
+    project.import_all()
+    project.create(folder=folder, data=data, model=model)
+    _project(folder, _WITH_MODEL % model["name"]).dbt("run", "--select", "scores+")
+
+
+def _project(folder: str, arguments: str = "") -> project.Project:
+    """A project that was created, with the models that publish; `arguments` are further ones of `publish()`."""
+    made = project.Project(Path(folder))
+    made.write("models/scores_current.sql", _CURRENT)
+    made.write("models/scores_published.py", _PUBLISHED % arguments)
+    return made
 
 
 def _features(step: str) -> str:
@@ -181,9 +226,7 @@ def watch(*, files: int, rows: int) -> dict[str, list[float]]:
             model=models.model("logistic"),
             features=f"select * from read_parquet('{landing}/*.parquet')",
         )
-        made = project.Project(folder)
-        made.write("models/scores_current.sql", _CURRENT)
-        made.write("models/scores_published.py", _PUBLISHED)
+        _project(str(folder))
         command = [str(Path(sys.executable).with_name("dbt-onnx")), "watch", "--select", "scores+"]
         command += ["--files", "landing/*.parquet", "--every", "1s", "--profiles-dir", str(folder)]
         with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:

@@ -24,6 +24,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 from served_folder import CLOCK, publish
+from uvicorn.server import ServerState
 
 from dbt_onnx.cli import main
 from dbt_onnx.errors import ConfigError, InvalidKeyError
@@ -616,6 +617,71 @@ def test_only_the_clients_that_came_last_are_remembered() -> None:
     assert len(rates._full_at) == 10_000
     with pytest.raises(Refusal):
         rates.take("client 19999")
+
+
+# how answers are sent
+
+
+class Pieces(asyncio.Transport):
+    """A transport that keeps what is written, piece by piece."""
+
+    def __init__(self) -> None:
+        super().__init__({"sockname": ("127.0.0.1", 1), "peername": ("127.0.0.1", 2)})
+        self.written: list[bytes] = []
+        self.has_written = asyncio.Event()
+        self.is_closed = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.is_closed
+        self.written.append(data)
+        self.has_written.set()
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+async def sent(service: Service, *requests: bytes) -> Pieces:
+    """What a connection sends on these requests, each given when the one before led to something."""
+    transport = Pieces()
+    config = server_for(service.app).config
+    config.load()
+    connection: Any = config.http_protocol_class(
+        config=config, server_state=ServerState(), app_state={}
+    )
+    connection.connection_made(transport)
+    for request in requests:
+        transport.has_written.clear()
+        connection.data_received(request)
+        await asyncio.wait_for(transport.has_written.wait(), 20)
+    connection.connection_lost(None)
+    return transport
+
+
+def test_an_answer_is_sent_in_one_piece(service: Service) -> None:
+    asked = head("GET", GET, close=False)
+    transport = asyncio.run(sent(service, asked, asked))
+    assert [answer_of(piece)[0] for piece in transport.written] == [200, 200]
+
+
+def test_the_last_answer_of_a_connection_is_sent_before_it_is_closed(service: Service) -> None:
+    transport = asyncio.run(sent(service, head("GET", GET)))
+    assert [answer_of(piece)[0] for piece in transport.written] == [200]
+    assert transport.is_closed
+
+
+def test_who_waits_to_be_told_to_send_a_body_is_told_so(service: Service) -> None:
+    body = b'{"keys": ["00042"]}'
+    length = f"Content-Length: {len(body)}"
+    asked = head("POST", BATCH, length, "Expect: 100-continue", close=False)
+    transport = asyncio.run(sent(service, asked, body))
+    assert transport.written[0] == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert [answer_of(piece)[0] for piece in transport.written[1:]] == [200]
 
 
 # hostile requests

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +23,7 @@ from hypothesis import strategies as st
 from publishing import CLOCK, Publisher, faults_of
 
 from dbt_onnx.errors import ServingError
-from dbt_onnx.serving import Predictions, lookup
+from dbt_onnx.serving import Predictions, file_source, lookup
 from dbt_onnx.serving.files import Files
 from dbt_onnx.serving.manifest import POINTER, Publications, read_publications
 
@@ -225,6 +228,46 @@ def test_age_goes_by_the_readers_clock_and_is_never_negative(publisher: Publishe
         assert predictions.get(1).is_stale is False
 
 
+def of_origins(publisher: Publisher, count: int) -> None:
+    """Table `t` with the stamps of `current_predictions`, and a run for each row."""
+    publisher.sql(
+        "create or replace table t as select i::integer as id, i * 0.5 as y, "
+        "timestamp '2024-01-01' + interval (i) hour as as_of, timestamp '2024-01-09' as scored_at, "
+        "timestamp '2024-01-10' as fresh_as_of, 'churn' as model_name, '1' as model_version, "
+        "'run ' || i as run_id, 'scored' as status, null::varchar as rejected_reason, "
+        f"'serving_version' as served_from from range({count}) as numbers (i)"
+    )
+
+
+def test_a_reader_keeps_few_origins_in_memory_however_many_there_are(
+    publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_source, "_MOST_ORIGINS", 3)
+    of_origins(publisher, 10)
+    publisher.publish()
+    assert faults_of(publisher) == []
+    with publisher.open() as predictions:
+        for key in (*range(10), *reversed(range(10)), 0, 0):
+            assert predictions.get(key).run_id == f"run {key}"
+            assert len(predictions._current._rows._origins) <= 3
+
+
+def test_a_row_without_its_origin_is_an_error_and_no_answer(publisher: Publisher) -> None:
+    of_origins(publisher, 10)
+    publisher.publish()
+    [served] = read_publications(publisher.folder()).publications
+    path = publisher.folder() / served.file_name
+    path.chmod(0o644)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("delete from origins")
+    # by somebody who knows what the pointer says of it
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    pointer = publisher.folder() / POINTER
+    pointer.write_text(pointer.read_text().replace(str(served.sha256), digest))
+    with publisher.open() as predictions, pytest.raises(ServingError, match="cannot be read"):
+        predictions.get(2)
+
+
 # what a publication is built from
 
 
@@ -264,6 +307,21 @@ def test_little_that_changed_is_little_that_is_written(
     assert str(publisher.publish(full_refresh=True)) == "t: published 9 (changed 9)"
     assert bases == [False, True, True, False]
     assert faults_of(publisher) == []
+
+
+def test_nights_of_few_changes_are_each_built_on_the_one_before(publisher: Publisher) -> None:
+    numbered(publisher, 1, rows=1_000)
+    publisher.publish()
+    for change, said in (
+        ("update t set y = 7 where id in (3, 500)", "published 1,000 (changed 2)"),
+        ("delete from t where id in (4, 5)", "published 998 (changed 0, removed 2)"),
+        ("select 1", "published 998 (changed 0)"),
+        ("insert into t values (4, 2, 3)", "published 999 (changed 1)"),
+        ("update t set y = 8 where id in (3, 4, 6)", "published 999 (changed 3)"),
+    ):
+        publisher.sql(change)
+        assert str(publisher.publish()) == f"t: {said}"
+        assert faults_of(publisher) == []
 
 
 def removed(publisher: Publisher, backup: Path) -> None:

@@ -15,11 +15,16 @@ from dbt_onnx.serving.manifest import POINTER, read_publications
 from dbt_onnx.serving.places import UnreadablePublicationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from dbt_onnx.serving.kinds import Stored
-    from dbt_onnx.serving.manifest import Manifest, Publications
+    from dbt_onnx.serving.manifest import Column, Manifest, Publications
+    from dbt_onnx.serving.places import Row
+
+ORIGIN = "dbt_onnx_origin"
+# most publications have a few origins; one that has one for each row shall not be in memory
+_MOST_ORIGINS = 1_000
 
 
 class FileSource:
@@ -68,37 +73,70 @@ class OpenedFile:
         weakref.finalize(self, self._connection.close)
         # whatever sqlite was built with, one thread at a time uses a connection
         self._lock = threading.Lock()
-        columns = (*manifest.outputs, *manifest.stamps)
-        self._read = [kind_of(column.kind).read for column in columns]
-        listed = ", ".join(quote(column.name) for column in columns) or "1"
+        in_rows = {
+            name for name, *_ in self._connection.execute("select * from rows limit 0").description
+        }
+        self._outputs = _readers(manifest.outputs)
+        self._of_row = _readers(column for column in manifest.stamps if column.name in in_rows)
+        self._of_origin = _readers(
+            column for column in manifest.stamps if column.name not in in_rows
+        )
+        self._origins: dict[int, dict[str, Any]] = {}
+        listed = [*map(quote, (*self._outputs, *self._of_row)), ORIGIN]
         where = " and ".join(f"{quote(column.name)} = ?" for column in manifest.key)
-        self._select = f"select {listed} from predictions where {where}"
-        self._connection.execute(f"explain {self._select}", [None] * len(manifest.key))
+        self._select = f"select {', '.join(listed)} from rows where {where}"
+        listed = [*map(quote, self._of_origin), ORIGIN]
+        self._select_origin = f"select {', '.join(listed)} from origins where {ORIGIN} = ?"
+        for statement, places in ((self._select, len(manifest.key)), (self._select_origin, 1)):
+            self._connection.execute(f"explain {statement}", [None] * places)
 
-    def row(self, key: Sequence[Stored]) -> list[Any] | None:
+    def row(self, key: Sequence[Stored]) -> Row | None:
         """The row of one key."""
         try:
             with self._lock:
                 row = self._connection.execute(self._select, key).fetchone()
+                if row is None:
+                    return None
+                origin = self._origins.get(row[-1])
+                if origin is None:
+                    origin = self._read_origin(row[-1])
         except sqlite3.DatabaseError as error:
             raise ServingError(
                 f"publication {self._manifest.id} of {self._manifest.name!r} cannot be read: {error}",
                 hint="its file was altered after it was opened: publish again",
             ) from error
-        if row is None:
-            return None
-        return [
-            None if value is None else read(value)
-            for read, value in zip(self._read, row, strict=False)
-        ]
+        outputs = _values(self._outputs, row)
+        return outputs, {**origin, **_values(self._of_row, row[len(outputs) :])}
 
-    def rows(self, keys: Sequence[Sequence[Stored]]) -> list[list[Any] | None]:
+    def rows(self, keys: Sequence[Sequence[Stored]]) -> list[Row | None]:
         """The rows of several keys, in their order."""
         return [self.row(key) for key in keys]
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+    def _read_origin(self, number: int) -> dict[str, Any]:
+        stored = self._connection.execute(self._select_origin, [number]).fetchone()
+        if stored is None:
+            raise sqlite3.DatabaseError(f"it has no origin {number!r}")
+        if len(self._origins) >= _MOST_ORIGINS:
+            self._origins.clear()
+        return self._origins.setdefault(number, _values(self._of_origin, stored))
+
+
+def _readers(columns: Iterable[Column]) -> dict[str, Callable[[Any], Any]]:
+    return {column.name: kind_of(column.kind).read for column in columns}
+
+
+def _values(
+    readers: Mapping[str, Callable[[Any], Any]], stored: Sequence[Stored]
+) -> dict[str, Any]:
+    """Python's values by name; `stored` may go on after them."""
+    return {
+        name: None if value is None else read(value)
+        for (name, read), value in zip(readers.items(), stored, strict=False)
+    }
 
 
 def check_file(path: Path, manifest: Manifest) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.card import CARD_NAME, replace_file
 from dbt_onnx.errors import DataError, ServingError
-from dbt_onnx.serving.file_source import check_file, quote
+from dbt_onnx.serving.file_source import ORIGIN, check_file, quote
 from dbt_onnx.serving.manifest import (
     MODELS,
     POINTER,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.base import RowsToPublish
     from dbt_onnx.serving.manifest import Manifest
 
-ORIGIN = "dbt_onnx_origin"
 _PARTIAL = ".partial"
 
 

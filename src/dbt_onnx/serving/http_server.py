@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dbt_onnx.serving.limits import Limits
 
 _WAITING = 2048
+_CONTINUE = b"HTTP/1.1 100 "
 
 
 def serve(
@@ -117,6 +118,7 @@ class _Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.transport = self._answers = _WholeAnswers(transport)  # type: ignore[assignment]
         if len(self.connections) > self._limits.connections:
             self._refuse(_too_many())
         else:
@@ -155,6 +157,7 @@ class _Connection(HttpToolsProtocol):
             self._set_deadline()
 
     def on_response_complete(self) -> None:
+        self._answers.flush()
         super().on_response_complete()
         if self.transport.get_write_buffer_size() and self._deadline is None:
             self._set_deadline()
@@ -196,6 +199,35 @@ class _Connection(HttpToolsProtocol):
         lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
         self.transport.write(head + lines + b"\r\n" + body)
         self.transport.close()
+
+
+class _WholeAnswers:
+    """A transport that sends the head of an answer together with its body.
+
+    uvicorn writes one after the other. Each would be a call of the system, and would wake the client.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._held = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        self._held += data
+        if data.startswith(_CONTINUE):
+            # the client sends its body when it has seen this
+            self.flush()
+
+    def flush(self) -> None:
+        held, self._held = self._held, b""
+        if held and not self._transport.is_closing():
+            self._transport.write(held)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
 
 
 def _too_many() -> Refusal:

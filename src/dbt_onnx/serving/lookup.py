@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from dbt_onnx.serving.kinds import Stored
     from dbt_onnx.serving.manifest import Manifest
-    from dbt_onnx.serving.places import OpenedRows
+    from dbt_onnx.serving.places import OpenedRows, Row
 
 _Found = TypeVar("_Found")
 
@@ -259,8 +259,6 @@ class _OpenPublication:
         self.manifest = manifest
         self._rows = rows
         self._keys = [kind_of(column.kind) for column in manifest.key]
-        self._outputs = [column.name for column in manifest.outputs]
-        self._stamps = [column.name for column in manifest.stamps]
         self._stale_after = (
             None if manifest.stale_after is None else timedelta(seconds=manifest.stale_after)
         )
@@ -299,31 +297,36 @@ class _OpenPublication:
         except UnreadableKeyError as error:
             raise self._bad_key(str(error)) from error
 
-    def _judged(self, key: tuple[Any, ...], row: Sequence[Any] | None, now: datetime) -> Answer:
+    def _judged(self, key: tuple[Any, ...], row: Row | None, now: datetime) -> Answer:
         if row is None:
             return Answer(key=key, status=MISSING, publication=self.manifest.id)
-        outputs = dict(zip(self._outputs, row, strict=False))
-        stamps = dict(zip(self._stamps, row[len(outputs) :], strict=True))
-        attempt = stamps.pop("status", None)
-        if stamps.get("served_from", "") == MISSING:
+        outputs, stamps = row
+        served_from, rejected_reason = stamps.get("served_from"), stamps.get("rejected_reason")
+        if served_from == MISSING:
             return Answer(
                 key=key,
-                status=REJECTED if attempt == REJECTED else MISSING,
+                status=REJECTED if stamps.get("status") == REJECTED else MISSING,
                 publication=self.manifest.id,
                 served_from=MISSING,
-                rejected_reason=stamps.get("rejected_reason"),
+                rejected_reason=rejected_reason,
             )
-        fresh_as_of = stamps.pop("fresh_as_of", self.manifest.clock)
+        fresh_as_of = stamps.get("fresh_as_of", self.manifest.clock)
         age = None if fresh_as_of is None else max(now - fresh_as_of, _NO_TIME)
         return Answer(
             key=key,
             status=PREDICTED,
             outputs=outputs,
+            as_of=stamps.get("as_of"),
+            scored_at=stamps.get("scored_at"),
             fresh_as_of=fresh_as_of,
             age=age,
             is_stale=age is None or (self._stale_after is not None and age > self._stale_after),
+            served_from=served_from,
+            model_name=stamps.get("model_name"),
+            model_version=stamps.get("model_version"),
+            run_id=stamps.get("run_id"),
+            rejected_reason=rejected_reason,
             publication=self.manifest.id,
-            **stamps,
         )
 
     def _bad_key(self, what: str) -> InvalidKeyError:

@@ -6,6 +6,7 @@ A URL may have a password. What is shown of a URL, in an error or a log, never h
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dbt_onnx.errors import ConfigError
@@ -42,17 +43,21 @@ class GonePublicationError(Exception):
     """A publication is no longer kept: newer ones came while it was open."""
 
 
+Row = tuple[dict[str, Any], Mapping[str, Any]]
+"""The outputs of an entity and its stamps, by name, with Python's values."""
+
+
 class OpenedRows(Protocol):
     """The rows of one publication, which is never written again.
 
-    A row is Python's values of the outputs and then of the stamps, in the order of the manifest; none
-    when no row has the key. Raises ServingError when the rows cannot be read, and GonePublicationError.
+    There is none when no row has the key. Raises ServingError when the rows cannot be read, and
+    GonePublicationError.
     """
 
-    def row(self, key: Sequence[Stored]) -> Sequence[Any] | None:
+    def row(self, key: Sequence[Stored]) -> Row | None:
         """The row of one key, as it is stored."""
 
-    def rows(self, keys: Sequence[Sequence[Stored]]) -> Sequence[Sequence[Any] | None]:
+    def rows(self, keys: Sequence[Sequence[Stored]]) -> Sequence[Row | None]:
         """The rows of several keys, in their order."""
 
     def close(self) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from dbt_onnx.serving.kinds import Stored
     from dbt_onnx.serving.manifest import Manifest
+    from dbt_onnx.serving.places import Row
 
 _Found = TypeVar("_Found")
 Connection = psycopg.Connection[Any]
@@ -246,6 +247,8 @@ class OpenedTable:
         columns = (*manifest.outputs, *manifest.stamps)
         self._keys = [_key_reader(column.kind) for column in manifest.key]
         self._read = [_reader(column.kind) for column in columns]
+        self._outputs = [column.name for column in manifest.outputs]
+        self._stamps = [column.name for column in manifest.stamps]
         listed = ", ".join(_selected(column.name, column.kind) for column in columns) or "1"
         # whatever Python's value would be sent as, the index is on the column's type
         where = " and ".join(
@@ -262,11 +265,11 @@ class OpenedTable:
         except psycopg.Error as error:
             raise UnreadablePublicationError(f"{table_of(manifest.id)}: {said(error)}") from error
 
-    def row(self, key: Sequence[Stored]) -> list[Any] | None:
+    def row(self, key: Sequence[Stored]) -> Row | None:
         """The row of one key."""
         return self.rows([key])[0]
 
-    def rows(self, keys: Sequence[Sequence[Stored]]) -> list[list[Any] | None]:
+    def rows(self, keys: Sequence[Sequence[Stored]]) -> list[Row | None]:
         """The rows of several keys, in one go."""
         values = [
             [read(value) for read, value in zip(self._keys, key, strict=True)] for key in keys
@@ -280,7 +283,7 @@ class OpenedTable:
         except psycopg.Error as error:
             raise self._source.unreadable(error) from error
         rows = [None if any(_has_nul(part) for part in value) else next(found) for value in values]
-        return [row and self._values(row) for row in rows]
+        return [row and self._named(row) for row in rows]
 
     def close(self) -> None:
         """The connection is the source's."""
@@ -292,11 +295,13 @@ class OpenedTable:
             cursors = [connection.execute(self._select, key, binary=True) for key in keys]
             return [cursor.fetchone() for cursor in cursors]
 
-    def _values(self, row: Sequence[Any]) -> list[Any]:
-        return [
+    def _named(self, row: Sequence[Any]) -> Row:
+        values = iter(
             value if value is None or read is None else read(value)
             for read, value in zip(self._read, row, strict=False)
-        ]
+        )
+        outputs = dict(zip(self._outputs, values, strict=False))
+        return outputs, dict(zip(self._stamps, values, strict=True))
 
 
 def _has_nul(value: object) -> bool:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from dbt_onnx.serving.kinds import Stored
     from dbt_onnx.serving.manifest import Manifest
+    from dbt_onnx.serving.places import Row
 
 # no key is written so: keys are lists
 ORIGINS = "origins"
@@ -193,11 +194,10 @@ class OpenedHash:
             *(column for column in manifest.stamps if column.name not in of_origin),
         ]
         self._read = [kind_of(column.kind).read for column in of_row]
-        places = {column.name: i for i, column in enumerate(of_row)}
-        self._stamps = [(column.name, places.get(column.name)) for column in manifest.stamps]
-        self._outputs = len(manifest.outputs)
+        self._outputs = [column.name for column in manifest.outputs]
+        self._of_row = [column.name for column in of_row[len(self._outputs) :]]
 
-    def row(self, key: Sequence[Stored]) -> list[Any] | None:
+    def row(self, key: Sequence[Stored]) -> Row | None:
         """The row of one key."""
         try:
             line = self._client.hget(self._hash, encoded_key(key))
@@ -207,7 +207,7 @@ class OpenedHash:
             raise self._source.unreachable(error) from error
         return None if line is None else self._whole(line)
 
-    def rows(self, keys: Sequence[Sequence[Stored]]) -> list[list[Any] | None]:
+    def rows(self, keys: Sequence[Sequence[Stored]]) -> list[Row | None]:
         """The rows of several keys, in one go."""
         if not keys:
             return []
@@ -227,13 +227,11 @@ class OpenedHash:
         if not self._client.exists(self._hash):
             raise GonePublicationError(self._hash)
 
-    def _whole(self, line: str | bytes) -> list[Any]:
+    def _whole(self, line: str | bytes) -> Row:
         *stored, origin = decoded(line)
-        values = _values(self._read, stored)
-        stamps = self._origins[origin]
-        return values[: self._outputs] + [
-            stamps[name] if place is None else values[place] for name, place in self._stamps
-        ]
+        values = iter(_values(self._read, stored))
+        outputs = dict(zip(self._outputs, values, strict=False))
+        return outputs, {**self._origins[origin], **dict(zip(self._of_row, values, strict=True))}
 
 
 def _values(read: Sequence[Any], stored: Sequence[Stored]) -> list[Any]:

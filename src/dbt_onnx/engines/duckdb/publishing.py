@@ -60,7 +60,8 @@ _BATCH_ROWS = 65_536
 # with more rows than this share changed, the model's table is written anew
 _FEW = 0.1
 _ROWS, _COMPARED, _ORIGINS = "dbt_onnx_rows", "dbt_onnx_compared", "dbt_onnx_origins"
-_OUTDATED = "dbt_onnx_outdated"
+_CHANGED, _OUTDATED = "dbt_onnx_changed", "dbt_onnx_outdated"
+_HAS_CHANGED = f"r.rowid in (select row_id from {_CHANGED})"
 # one transaction at a time makes the table, and adds to it
 _LOCK = threading.Lock()
 
@@ -256,12 +257,13 @@ class RowsToPublish:
         if not with_last:
             self.rows_changed, self.rows_removed = self.rows, 0
             return
-        self._changed = (
+        self._cursor.execute(
+            f"create or replace temp table {_CHANGED} as "
             f"select c.row_id from {_COMPARED} as c join {_ORIGINS} as o using (origin_hash) "
             "where (c.is_same and c.origin = o.origin) is distinct from true"
         )
         self._gone = f"{self._model.sql} as s anti join {_ROWS} as r on {self._same}"
-        [(self.rows_changed,)] = self._cursor.rows(f"select count(*) from ({self._changed})")
+        [(self.rows_changed,)] = self._cursor.rows(f"select count(*) from {_CHANGED}")
         [(self.rows_removed,)] = self._cursor.rows(
             f"select (select count(*) from {self._model.sql}) - count(origin) from {_COMPARED}"
         )
@@ -295,7 +297,7 @@ class RowsToPublish:
                 "o.origin",
             ]
         )
-        where = "" if self.rows_changed == self.rows else f"where r.rowid in ({self._changed})"
+        where = "" if self.rows_changed == self.rows else f"where {_HAS_CHANGED}"
         return self._cursor.stream(
             f"select {listed} from {_ROWS} as r join {_ORIGINS} as o using (origin_hash) {where} "
             f"order by {', '.join(column.alias for column in self._key)}",
@@ -327,16 +329,15 @@ class RowsToPublish:
             if not self._with_last or self.rows_changed + self.rows_removed > self.rows * _FEW:
                 self._cursor.execute(f"create or replace table {model} as {rows}")
             else:
-                changed = f"where r.rowid in ({self._changed})"
-                keys = ", ".join(f"s.{quote(column.name)}" for column in self._key)
-                self._cursor.execute(
-                    f"create or replace temp table {_OUTDATED} as select {listed} from {_ROWS} as r {changed} "
-                    f"union all select {keys} from {self._gone}"
-                )
+                outdated = f"select {listed} from {_ROWS} as r where {_HAS_CHANGED}"
+                if self.rows_removed:
+                    keys = ", ".join(f"s.{quote(column.name)}" for column in self._key)
+                    outdated += f" union all select {keys} from {self._gone}"
+                self._cursor.execute(f"create or replace temp table {_OUTDATED} as {outdated}")
                 self._cursor.execute(
                     f"delete from {model} as s using {_OUTDATED} as r where {self._same_names}"
                 )
-                self._cursor.execute(f"insert into {model} {rows} {changed}")
+                self._cursor.execute(f"insert into {model} {rows} where {_HAS_CHANGED}")
             self._cursor.execute(f"create table if not exists {self._publications.sql} ({columns})")
             for switch in switches:
                 values = {

@@ -1,0 +1,181 @@
+"""Asking an HTTP service for one key after the other, as fast as it answers.
+
+By wrk where it is installed, else by sockets in a process of its own. Keys are spread over all that there are,
+so that an answer is seldom one that was just given.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import selectors
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.measure import Task, run
+
+STEP = 611_953
+"""From one key to the next, modulo the number of keys: a prime, so that all come before one comes again."""
+KEY = "{key}"
+_CONTENT_LENGTH = re.compile(rb"^content-length: *([0-9]+)", re.IGNORECASE | re.MULTILINE)
+_WRK = """
+local n = %(first)d
+local path, body = %(path)s, %(body)s
+local headers = {["Content-Type"] = "application/json"}
+request = function()
+    n = n + 1
+    local key = string.format("%%d", %(step)d * n %% %(keys)d)
+    return wrk.format(%(method)s, (path:gsub("{key}", key)), headers, body and body:gsub("{key}", key))
+end
+done = function(summary, latency, requests)
+    io.write(string.format('\\n{"requests": %%d, "seconds": %%f, "failed": %%d, "p50_ms": %%f, "p99_ms": %%f}\\n',
+        summary.requests, summary.duration / 1e6,
+        summary.errors.status + summary.errors.read + summary.errors.write + summary.errors.timeout,
+        latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
+end
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A request in which "{key}" is one of the whole numbers below `keys`; a POST when it has a body."""
+
+    path: str
+    keys: int
+    body: str | None = None
+
+    @property
+    def method(self) -> str:
+        return "GET" if self.body is None else "POST"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """How a service answered: `by` which load generator, how many requests in how many seconds."""
+
+    by: str
+    requests: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+
+    @property
+    def per_second(self) -> float:
+        return self.requests / self.seconds
+
+
+def ask(
+    address: str, question: Question, *, connections: int, seconds: float, first: int = 0
+) -> Answered:
+    """Ask for `seconds` from that many connections, beginning with the key number `first`.
+
+    Raises RuntimeError when an answer has another status than 2xx.
+    """
+    if shutil.which("wrk"):
+        by, told = "wrk", _by_wrk(address, question, connections, seconds, first)
+    else:
+        given = {"address": address, "question": asdict(question), "connections": connections}
+        task = Task(__name__, "by_sockets", {**given, "duration": seconds, "first": first})
+        done = run(task)
+        by, told = "sockets of Python", {**done.said, "seconds": done.seconds}
+    if told.pop("failed"):
+        raise RuntimeError(f"{address} did not answer all of {question}: {told}")
+    return Answered(by=by, **told)
+
+
+def _by_wrk(
+    address: str, question: Question, connections: int, seconds: float, first: int
+) -> dict[str, Any]:
+    script = _WRK % {
+        "first": first,
+        "step": STEP,
+        "keys": question.keys,
+        "method": json.dumps(question.method),
+        "path": json.dumps(question.path),
+        "body": "nil" if question.body is None else json.dumps(question.body),
+    }
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
+        file.write(script)
+        file.flush()
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", file.name, address]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def by_sockets(
+    *, address: str, question: dict[str, Any], connections: int, duration: float, first: int
+) -> dict[str, Any]:
+    """A task: what wrk does, by one thread that waits for all connections at once."""
+    host, _, port = address.rpartition("/")[2].partition(":")
+    requests = (_request(Question(**question), host, n) for n in itertools.count(first + 1))
+    took: list[float] = []
+    failed = 0
+    with selectors.DefaultSelector() as selector:
+        begun = time.perf_counter()
+        for _ in range(connections):
+            connection = _Connection(host, int(port))
+            selector.register(connection.socket, selectors.EVENT_READ, connection)
+            connection.send(next(requests))
+        while selector.get_map():
+            for found, _ in selector.select():
+                connection = found.data
+                if not connection.has_answer():
+                    continue
+                now = time.perf_counter()
+                took.append(now - connection.sent_at)
+                failed += not connection.answer.startswith(b"HTTP/1.1 2")
+                if now < begun + duration:
+                    connection.send(next(requests))
+                else:
+                    selector.unregister(connection.socket)
+                    connection.socket.close()
+        seconds = time.perf_counter() - begun
+    took.sort()
+    return {
+        "requests": len(took),
+        "seconds": seconds,
+        "failed": failed,
+        "p50_ms": 1000 * took[len(took) // 2],
+        "p99_ms": 1000 * took[len(took) * 99 // 100],
+    }
+
+
+class _Connection:
+    """A connection that sends a request when the one before is answered."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.socket = socket.create_connection((host, port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send(self, request: bytes) -> None:
+        self.answer = b""
+        self.sent_at = time.perf_counter()
+        self.socket.sendall(request)
+
+    def has_answer(self) -> bool:
+        """Read what has come. Whether the answer is whole. Raises ConnectionError when there is no more."""
+        received = self.socket.recv(65_536)
+        if not received:
+            raise ConnectionError("the service has closed a connection")
+        self.answer += received
+        head, end, body = self.answer.partition(b"\r\n\r\n")
+        length = _CONTENT_LENGTH.search(head)
+        return bool(end and length) and len(body) >= int(length[1])
+
+
+def _request(question: Question, host: str, number: int) -> bytes:
+    key = str(STEP * number % question.keys)
+    body = (question.body or "").replace(KEY, key)
+    head = [
+        f"{question.method} {question.path.replace(KEY, key)} HTTP/1.1",
+        f"Host: {host}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    ]
+    return "\r\n".join([*head, "", body]).encode()

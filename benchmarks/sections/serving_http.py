@@ -1,0 +1,184 @@
+"""The rows of the section `serving` that are asked over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.request
+from contextlib import ExitStack
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from numpy import float32
+
+from benchmarks import service
+from benchmarks.load import KEY, STEP, Answered, Question, ask
+from benchmarks.results import Row
+from benchmarks.rivals import feast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from benchmarks.measure import Scale
+
+MAX_MILLISECONDS, MAX_MILLISECONDS_OF_SCORE = 2.0, 5.0
+MIN_PER_SECOND = 10_000
+MIN_TIMES_FEAST = 5.0
+MAX_RESIDENT_MB = 150.0
+MANY = 8
+COMPARED = 100
+SYNCS, BYTES_OF_A_LINE = 500, 800
+OURS, ALONE = "dbt_onnx", "one connection"
+
+
+def lookups(folder: Path, entities: int, scale: Scale) -> Iterator[Row]:
+    """What the service answers by key, beside Feast's server unless this is the short version."""
+    asked = Question(path=f"/v1/predictions/scores/{KEY}", keys=entities)
+    with ExitStack() as running:
+        ours = running.enter_context(service.serving(folder / "serving"))
+        contenders = {ALONE: (ours.address, asked, 1), OURS: (ours.address, asked, MANY)}
+        workers = () if scale.smoke else sorted({1, os.cpu_count() or 1})
+        if workers:
+            store = folder / "feast"
+            feast.fill(store, _newest(folder))
+        for count in workers:
+            address = running.enter_context(feast.serving(store, workers=count))
+            _compare(ours.address, address, asked, feast.question(entities))
+            contenders[_rival(count)] = (address, feast.question(entities), MANY)
+        taken = _in_turns(contenders, scale)
+    keys = f"GET of keys spread over {entities:,}"
+    yield _row(
+        workload="HTTP, one connection",
+        against="p99",
+        unit="ms",
+        figure=median(each.p99_ms for each in taken[ALONE]),
+        at_most=MAX_MILLISECONDS,
+        detail=_detail(taken[ALONE], keys),
+    )
+    yield _row(
+        workload="HTTP, eight connections",
+        against="requests",
+        unit="a second",
+        figure=median(each.per_second for each in taken[OURS]),
+        at_least=MIN_PER_SECOND,
+        detail=_detail(taken[OURS], keys),
+    )
+    for count in workers:
+        theirs = taken[_rival(count)]
+        pairs = zip(taken[OURS], theirs, strict=True)
+        yield _row(
+            workload="HTTP, eight connections",
+            against=_rival(count),
+            unit="x",
+            figure=median(one.per_second / other.per_second for one, other in pairs),
+            at_least=MIN_TIMES_FEAST,
+            detail=_detail(theirs, f"POST of the same keys, all {entities:,} in its SQLite store"),
+        )
+
+
+def scores(folder: Path, scale: Scale) -> Iterator[Row]:
+    """What `:score` takes, for an entity that is scored and kept on disk at each request."""
+    features = ", ".join([f'"f0": 0.{KEY}', *(f'"f{k}": {k / 10}' for k in range(1, 10))])
+    body = f'{{"key": {KEY}, "features": {{{features}}}}}'
+    asked = Question(path="/v1/predictions/scores:score", body=body, keys=1_000_000)
+    with service.serving(folder / "serving") as ours:
+        taken = _in_turns({OURS: (ours.address, asked, 1)}, scale)[OURS]
+    synced = _milliseconds_of_a_sync(folder)
+    yield _row(
+        workload="HTTP, :score, 100 trees",
+        against="p99, one connection",
+        unit="ms",
+        figure=median(each.p99_ms for each in taken),
+        at_most=MAX_MILLISECONDS_OF_SCORE,
+        detail=_detail(taken, "another key and another feature each time")
+        + f"; of which the disk takes, for a line to be kept, median {synced[0]:.2f} ms, p99 {synced[1]:.2f} ms",
+    )
+
+
+def memory(folder: Path, entities: int, scale: Scale) -> Iterator[Row]:
+    """What the service has in memory when it has been asked for a while."""
+    asked = Question(path=f"/v1/predictions/scores/{KEY}", keys=entities)
+    with service.serving(folder / "serving") as ours:
+        before = ours.resident_mb()
+        seconds = scale.of(full=20.0, smoke=1.0)
+        answered = ask(ours.address, asked, connections=MANY, seconds=seconds)
+        resident = ours.resident_mb()
+    yield _row(
+        workload="memory of the service",
+        against=f"{entities:,} entities, after load",
+        unit="MB",
+        figure=resident,
+        at_most=MAX_RESIDENT_MB,
+        detail=f"{before:.0f} MB before, then {answered.requests:,} requests",
+    )
+
+
+def _in_turns(
+    contenders: Mapping[str, tuple[str, Question, int]], scale: Scale
+) -> dict[str, list[Answered]]:
+    """What each was asked in each round; one round more, which does not count, is the first."""
+    taken: dict[str, list[Answered]] = {name: [] for name in contenders}
+    seconds = scale.of(full=5.0, smoke=1.0)
+    asked = 0
+    for _ in range(1 + scale.rounds):
+        for name, (address, question, connections) in contenders.items():
+            taken[name].append(
+                ask(address, question, connections=connections, seconds=seconds, first=asked)
+            )
+        asked += max(each[-1].requests for each in taken.values())
+    return {name: each[1:] for name, each in taken.items()}
+
+
+def _compare(ours: str, theirs: str, our: Question, their: Question) -> None:
+    """Raise ValueError unless both say the same of some keys."""
+    for number in range(COMPARED):
+        key = STEP * number % our.keys
+        said = _answer(ours, our, key)["outputs"]["score"]
+        *_, told = _answer(theirs, their, key)["results"]
+        # Feast writes a FLOAT with as many digits as it needs, and we with those of a DOUBLE
+        if float32(told["values"][0]) != float32(said):
+            raise ValueError(f"of {key} Feast says {told['values']}, and we say {said}")
+
+
+def _answer(address: str, question: Question, key: int) -> Any:
+    body = question.body and question.body.replace(KEY, str(key)).encode()
+    url = address + question.path.replace(KEY, str(key))
+    asked = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        return json.load(answer)
+
+
+def _milliseconds_of_a_sync(folder: Path) -> tuple[float, float]:
+    """Median and 99th percentile of what the disk alone takes, until a line as the service keeps is on it."""
+    took = []
+    descriptor = os.open(folder / "synced", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        for _ in range(SYNCS):
+            os.write(descriptor, b"x" * BYTES_OF_A_LINE)
+            begun = time.perf_counter()
+            os.fdatasync(descriptor)
+            took.append(1000 * (time.perf_counter() - begun))
+    finally:
+        os.close(descriptor)
+    took.sort()
+    return took[SYNCS // 2], took[SYNCS * 99 // 100]
+
+
+def _newest(folder: Path) -> Path:
+    return max((folder / "serving" / "scores").glob("*.sqlite"))
+
+
+def _rival(workers: int) -> str:
+    return f"Feast {feast.VERSION}, {workers} worker{'s' if workers > 1 else ''}"
+
+
+def _detail(taken: list[Answered], what: str) -> str:
+    p50, p99 = (median(getattr(each, name) for each in taken) for name in ("p50_ms", "p99_ms"))
+    rate = median(each.per_second for each in taken)
+    return f"{rate:,.0f} a second, median {p50:.2f} ms, p99 {p99:.2f} ms; {what}; asked by {taken[0].by}"
+
+
+def _row(**told: Any) -> Row:
+    return Row(section="serving", **told)
