@@ -7,9 +7,10 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.errors import NoModelError
+from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.serving.kinds import as_json
 from dbt_onnx.serving.lookup import PREDICTED, REJECTED, Answer
-from dbt_onnx.serving.request_log import RequestLog
+from dbt_onnx.serving.request_log import REQUESTS, RequestLog
 from dbt_onnx.serving.scoring import ModelScorer
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dbt_onnx.serving.manifest import Manifest, ServedModel
-
-REAL_TIME = "real_time"
-REQUESTS = "requests"
 
 
 class RealTime:
@@ -72,7 +70,9 @@ class RealTime:
                 "request_id": request_id,
                 "scored_at": now.isoformat(),
                 "key": [as_json(value) for value in key],
+                "key_kinds": {column.name: column.kind for column in manifest.key},
                 "features": as_json(dict(scored.features)),
+                "feature_types": {c.name: c.kind for c in manifest.model.features},
                 "outputs": as_json(dict(scored.outputs)),
                 "rejected_reason": scored.rejected_reason,
                 "model_name": manifest.model.model_name,
@@ -80,6 +80,7 @@ class RealTime:
                 "sha256": manifest.model.sha256,
                 "card_sha256": manifest.model.card_sha256,
                 "publication": manifest.id,
+                **scorer.session,
             }
         )
 
