@@ -97,8 +97,8 @@ def take_over(
     Raises a DbtOnnxError or OSError when nothing can be taken over. Answers that cannot be are told
     in one line of the run's log.
     """
-    segments = _segments(cursor, tables, logs)
-    if all(segment.is_read for segment in segments):
+    segments = [found for found in _segments(cursor, tables, logs) if not found.is_read]
+    if not segments:
         return
     is_past, scored_at, models = cursor.rows(
         f"select coalesce({run.settings.clock_sql} < max(clock) filter (scope = 'full'), false), "
