@@ -447,6 +447,7 @@ def test_the_history_of_an_entity_tells_what_was_answered(
     warehouse: Warehouse, answering: Answering
 ) -> None:
     """Each answer with the inputs that changed; a night is compared with the night before."""
+    warehouse.clock = "2099-01-01 00:00:00"  # after the answers
     model = served(answering)
     now = datetime.now(UTC).replace(tzinfo=None)
     keep(
