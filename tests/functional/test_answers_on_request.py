@@ -300,7 +300,7 @@ def test_what_cannot_be_taken_over_stays_and_the_rest_is_there(
     assert sorted(row[0] for row in answers(warehouse)) == taken
     done, left = said(warehouse)
     assert done == "scores: 2 answer(s) given on request were taken into the ledger"
-    assert left.startswith("scores: 11 answer(s) given on request stay in their log, ")
+    assert left.startswith("scores: 11 answer(s) or file(s) of answers given on request stay, ")
     assert "\n" not in left
     [(read, places)] = warehouse.sql("select bytes_read, lines_left from dbt_onnx_request_logs")
     assert (read, len(places)) == (len(content), 11)
@@ -313,8 +313,31 @@ def test_what_cannot_be_taken_over_stays_and_the_rest_is_there(
     warehouse.said.clear()
     answering.run()
     assert sorted(row[0] for row in answers(warehouse)) == taken
-    assert all("stay in their log" in told for told in said(warehouse))
+    assert all("given on request stay" in told for told in said(warehouse))
     check(warehouse)
+
+
+def test_a_file_that_may_not_be_read_holds_the_others_not_back(
+    warehouse: Warehouse, answering: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It belongs to another user, say; whoever mends that has it taken over."""
+    model = served(answering)
+    keep(answering, document(8, 0.5, served=model))
+    secret = keep(answering, document(9, 0.5, served=model))
+    read = answering.logs.read
+
+    def refused(publication: str, segment: str, *, start: int) -> Any:
+        if segment == secret.name:
+            raise PermissionError(13, "Permission denied")
+        return read(publication, segment, start=start)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(answering.logs, "read", refused)
+        answering.run()
+    assert [row[0] for row in answers(warehouse)] == [8]
+    assert f"Permission denied (1, such as {secret.name} of" in said(warehouse)[-1]
+    answering.run()
+    assert sorted(row[0] for row in answers(warehouse)) == [8, 9]
 
 
 def test_answers_of_two_versions_are_two_runs_and_bring_their_columns(

@@ -199,6 +199,11 @@ class _TakingOver:
 
     def _lines(self, logs: AnswerLogs) -> Iterator[_Line]:
         for number, segment in enumerate(self._segments):
+            try:
+                next(logs.read(segment.publication, segment.name, start=segment.size), None)
+            except OSError as error:
+                self._tell(segment, f"the file cannot be read: {error.strerror or error}")
+                continue
             for start, document in segment.lines(logs):
                 if document is None:
                     self._refuse(number, start, "the line is damaged")
@@ -230,12 +235,14 @@ class _TakingOver:
         return self._answers[by]
 
     def _refuse(self, segment: int, start: int, why: str) -> None:
-        found = self._segments[segment]
-        found.left.append(start)
+        self._segments[segment].left.append(start)
+        self._tell(self._segments[segment], why, f", from byte {start:,} on")
+
+    def _tell(self, segment: _Segment, why: str, where: str = "") -> None:
         why = " ".join(why.split())[:200]
         self.refused[why] += 1
         self._examples.setdefault(
-            why, f"{found.name} of publication {found.publication!r}, from byte {start:,} on"
+            why, f"{segment.name} of publication {segment.publication!r}{where}"
         )
 
     def refusals(self) -> str:
@@ -245,7 +252,7 @@ class _TakingOver:
             for why, count in self.refused.most_common(_MOST_REASONS)
         )
         return (
-            f"{self.refused.total():,} answer(s) given on request stay in their log, and are tried again by "
+            f"{self.refused.total():,} answer(s) or file(s) of answers given on request stay, and are tried again by "
             f"the next run: {reasons}"
         )
 
