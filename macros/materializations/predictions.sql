@@ -18,8 +18,9 @@
 
 def model(dbt, session, model=model):
     from dbt_onnx.project.dbt_model import run_model
+    from dbt_onnx.serving.request_log import RequestLogs
 
-    run_model(model, dbt, session, {{ tojson(tojson(dbt_onnx.run_settings(ledger))) }})
+    run_model(model, dbt, session, {{ tojson(tojson(dbt_onnx.run_settings(ledger))) }}, RequestLogs)
 
 def materialize(result, connection):
     pass

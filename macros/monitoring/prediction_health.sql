@@ -106,7 +106,7 @@ versions_in_use as (
 recorded_runs as (
     select *
     from {{ dbt_onnx._rows_about(predictions, ['run_id', 'status', 'scope', 'clock', 'started_at', 'error']) }}
-    where scope is distinct from 'empty'
+    where coalesce(scope, 'full') not in ('empty', 'real_time')
 ),
 
 last_good_run as (

@@ -38,10 +38,12 @@
         scored_at
     from {{ dbt_onnx._written(history['relation'], history['columns']) if history['columns'] is not none
         else dbt_onnx._no_rows(
-            ['as_of', 'status', 'model_name', 'model_version', 'run_id', 'scored_at'], key=key + [history['column']]
+            ['as_of', 'status', 'score_reason', 'model_name', 'model_version', 'run_id', 'scored_at'], key=key + [history['column']]
         ) }} as ledger
     where
         {{ dbt_onnx._not_null(key) }}
+        -- what a service has answered in real time was never served by a view
+        and score_reason is distinct from 'real_time'
         {{ is_by_version }}
 ),
 

@@ -2,6 +2,7 @@
     What the model had predicted by a moment, and about which moment: per entity the newest scored
     prediction (by `as_of`, then `scored_at`), by any version, among those scored at or before `said_at` and
     about a moment at or before `about`. Reads the ledger, so an answer never changes once its moment is past.
+    What a service has answered in real time is left out: it was given to whoever asked, and never served by a view.
 
     Columns: those of the ledger, in its order.
 
@@ -38,6 +39,7 @@ select {{ dbt_onnx._columns(columns | map(attribute='name'), of='ledger') }}
 from {{ dbt_onnx._written(predictions, columns) }} as ledger
 where
     ledger.status = 'scored'
+    and ledger.score_reason is distinct from 'real_time'
     {%- if said_at is not none %}
     and ledger.scored_at <= {{ dbt_onnx._moment(said_at) }}
     {%- endif %}

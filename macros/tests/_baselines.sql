@@ -33,6 +33,7 @@ replaced as (
         {{ dbt_onnx._is_version(run) }}
         and status = 'scored'
         and not is_late
+        and score_reason is distinct from 'real_time'
         and scored_at < {{ began }}
         and ({{ key }}) in (select ({{ key }}) from rows_of_version where not is_earlier)
     group by {{ key }}

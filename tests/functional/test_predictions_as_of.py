@@ -45,6 +45,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         [
             prediction("a", "1", churn=0.1, as_of="1998-01-01", scored_at="1998-01-01 06:00"),
             prediction("a", "1", churn=0.2, as_of="1998-02-03", scored_at="1998-02-03 12:00"),
+            # by a service, to one who asked
+            prediction(
+                "a",
+                "1",
+                churn=0.9,
+                as_of="1998-02-03 11:00",
+                scored_at="1998-02-03 11:00",
+                score_reason="real_time",
+            ),
             # said later about an earlier moment
             prediction("a", "2", churn=0.3, as_of="1998-01-15", scored_at="1998-03-01"),
             # the same moment again, by another version

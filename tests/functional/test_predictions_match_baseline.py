@@ -102,6 +102,9 @@ class History:
             latest.append({**said[spoken[-1]][n], "last_seen_as_of": seen})
         # said late, about the past: never in force
         ledger += [{**row, "churn": 99.0, "is_late": True} for row in said[1][:200]]
+        # by a service, to those who asked: no part of what was served
+        asked = {"churn": 99.0, "score_reason": "real_time", "scored_at": f"{DAYS[1]} 05:00:00"}
+        ledger += [{**row, **asked} for row in said[1][:200]]
         hand.ledger_rows(name, ledger)
         hand.current_rows(name, latest)
 

@@ -30,6 +30,7 @@ from dbt_onnx.errors import (
     WarehouseError,
 )
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
+from dbt_onnx.runs.plan import SCORE_REASONS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -822,6 +823,17 @@ def written_by_an_older_version(warehouse: Warehouse) -> Attempt:
     tables = ("dbt_onnx_runs", "scores", "scores__latest", "scores__inputs")
     renames = "; ".join(f"alter table {table} rename to {table}_before" for table in tables)
     return Attempt(WarehouseError, undo=lambda: warehouse.sql(renames), run_row=None)
+
+
+@case
+def written_before_answers_on_request(warehouse: Warehouse) -> Attempt:
+    """An undo that is the hint's statements."""
+    known = ", ".join(f"'{reason}'" for reason in SCORE_REASONS)
+    retype = "alter table {} alter column score_reason set data type ENUM({})"
+    for table in ROWS:
+        warehouse.sql(retype.format(table, known.removesuffix(", 'real_time'")))
+    undo = "; ".join(retype.format(table, known) for table in ROWS)
+    return Attempt(WarehouseError, undo=lambda: warehouse.sql(undo))
 
 
 @case

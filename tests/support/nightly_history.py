@@ -110,7 +110,9 @@ def rows_of(warehouse: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, 
 
 
 def load(warehouse: duckdb.DuckDBPyConnection, name: str, ledger: Ledger) -> None:
-    """Replace a ledger and its runs."""
+    """Replace a ledger and its runs. A service has answered about each entity, too, hours after each
+    row: that decides nothing of what held.
+    """
     warehouse.begin()
     warehouse.execute(f"delete from {name}")
     warehouse.execute("delete from dbt_onnx_runs where scoring_model = $1", [name])
@@ -127,4 +129,9 @@ def load(warehouse: duckdb.DuckDBPyConnection, name: str, ledger: Ledger) -> Non
         insert = f"insert into {table} ({listed}) values ({marks})"
         if rows:
             warehouse.executemany(insert, [[row[n] for n in names] for row in rows])
+    warehouse.execute(
+        f"insert into {name} select * replace (as_of + interval 5 hour as as_of, "
+        "scored_at + interval 5 hour as scored_at, 'scored' as status, 'real_time' as score_reason, "
+        f"0.125 as {quote(OUTPUT)}) from {name}"
+    )
     warehouse.commit()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from dbt_onnx.runs.answered import AnswerLogs
     from dbt_onnx.runs.run import RunSummary
 
 ARGUMENTS: dict[str, Any] = {
@@ -77,6 +78,7 @@ class Warehouse:
         self.connection = connect(folder / "w.duckdb", config)
         self.clock = "2024-01-10 00:00:00"
         self.runs = 0
+        self.said: list[str] = []
         self.sql(
             "create table if not exists model_registry (model_name varchar, model_version varchar, "
             "alias varchar, artifact varchar, sha256 varchar)"
@@ -142,6 +144,7 @@ class Warehouse:
         retry_rejected: bool = False,
         asked: str | None = None,
         features: str = "select * from features",
+        logs: AnswerLogs | None = None,
         **arguments: Any,
     ) -> RunSummary:
         self.runs += 1
@@ -170,7 +173,8 @@ class Warehouse:
             settings,
             connection=session,
             artifacts=self.artifacts,
-            log=lambda message: None,
+            log=self.said.append,
+            logs=logs,
         )
 
     def ledger(self, columns: str = "*") -> list[tuple[Any, ...]]:

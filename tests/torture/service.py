@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,11 +22,15 @@ import graphs
 from served_folder import publish
 from test_scoring_on_request import LINEAR, served
 from tests.torture.report import Attack
+from warehouse import Warehouse
 
-from dbt_onnx.serving.request_log import read_segment
+from dbt_onnx.artifacts.card import CARD_NAME
+from dbt_onnx.engines.base import TableName
+from dbt_onnx.engines.duckdb.proof import prove
+from dbt_onnx.serving.request_log import RequestLogs, read_segment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 CLIENTS = 4
 ROWS = {f"{number:05}": {"churn_probability": number / 1000} for number in range(1000)}
@@ -38,15 +43,32 @@ def measure(folder: Path, *, kills: int, hostile: int) -> Iterator[Attack]:
     model = served(place / "churn", graphs.linear(), LINEAR)
     publish(place / "churn", ROWS, model=model)
     (folder / "secret.txt").write_text(_SECRET)
-    yield _killed(place, kills)
+    yield from _killed(place, kills, _ledger(folder, place / "churn/models" / model.artifact))
     yield from _asked(place, hostile)
 
 
-def _killed(place: Path, kills: int) -> Attack:
+def _ledger(folder: Path, model: Path) -> Warehouse:
+    """A ledger on which the publication stands, with the files of the model that is served."""
+    (folder / "warehouse").mkdir()
+    warehouse = Warehouse(folder / "warehouse")
+    path = warehouse.register("1", model.read_bytes(), LINEAR)
+    shutil.copy(model.with_name(CARD_NAME), path.with_name(CARD_NAME))
+    warehouse.sql("create table dbt_onnx_publications as select 'churn' as name, 'files' as target, ['scores'] as scoring_models")  # fmt: skip
+    return warehouse
+
+
+def _night(warehouse: Warehouse, logs: RequestLogs) -> None:
+    features = "select '00042' as customer_id, 1.5::double as a, 1.0::double as b"
+    warehouse.run(features=features, key=["customer_id"], logs=logs)
+
+
+def _killed(place: Path, kills: int, warehouse: Warehouse) -> Iterator[Attack]:
     attack = Attack("What was acknowledged is kept", "the service is killed while it scores")
     chance = random.Random(3)
+    answered: list[tuple[str, str]] = []
+    logs = RequestLogs(place.parent)
     for number in range(kills):
-        acknowledged: list[str] = []
+        acknowledged: list[dict[str, Any]] = []
         with _service(place) as (port, process):
             ended = threading.Event()
             clients = [
@@ -58,24 +80,53 @@ def _killed(place: Path, kills: int) -> Attack:
             while not acknowledged:
                 time.sleep(0.01)
             time.sleep(chance.uniform(0, 0.5))
+            # a night, while answers are written
+            _night(warehouse, logs)
             process.send_signal(signal.SIGKILL)
             process.wait()
             ended.set()
             for client in clients:
                 client.join()
-        kept = Counter(
-            document["request_id"]
-            for segment in (place / "churn/requests").glob("*.log")
-            for _, document in read_segment(segment)
-        )
-        lost = [request for request in acknowledged if kept[request] != 1]
+        answered += [(one["key"][0], one["scored_at"].rstrip("Z")) for one in acknowledged]
+        kept = Counter(document["request_id"] for document in _kept(place))
+        lost = [one for one in acknowledged if kept[one["run_id"]] != 1]
         attack.made(
             harm=f"kill {number}: {len(lost)} of {len(acknowledged)} lost" if lost else None
         )
+    yield attack
+    yield _in_ledger(place, warehouse, logs, answered)
+
+
+def _in_ledger(
+    place: Path, warehouse: Warehouse, logs: RequestLogs, answered: Sequence[tuple[str, str]]
+) -> Attack:
+    """What the ledger has beside what was acknowledged, and beside what was kept."""
+    attack = Attack("What was acknowledged is in the ledger, once", "answers, after all kills")
+    for _ in range(2):
+        _night(warehouse, logs)
+    query = "select customer_id, as_of, y from scores where score_reason = 'real_time'"
+    rows = Counter((key, at.isoformat(), y) for key, at, y in warehouse.sql(query))
+    kept = Counter((one["key"][0], one["scored_at"], one["outputs"]["y"]) for one in _kept(place))
+    found = Counter((key, at) for key, at, _ in rows.elements())
+    for one, count in Counter(answered).items():
+        attack.made(harm=None if found[one] >= count else f"{one} is missing")
+    attack.made(harm=None if rows == kept else f"{rows - kept} too many, {kept - rows} missing")
+    ledger = TableName(database="w", schema="main", identifier="scores")
+    findings = prove(warehouse.connection, ledger, with_values=True)
+    attack.made(harm="; ".join(map(str, findings)) or None)
     return attack
 
 
-def _score(port: int, seed: int, acknowledged: list[str], ended: threading.Event) -> None:
+def _kept(place: Path) -> Iterator[dict[str, Any]]:
+    for segment in (place / "churn/requests").glob("*.log"):
+        for _, document in read_segment(segment):
+            if document is not None:
+                yield document
+
+
+def _score(
+    port: int, seed: int, acknowledged: list[dict[str, Any]], ended: threading.Event
+) -> None:
     chance = random.Random(seed)
     connection = HTTPConnection("127.0.0.1", port, timeout=30)
     while not ended.is_set():
@@ -88,7 +139,7 @@ def _score(port: int, seed: int, acknowledged: list[str], ended: threading.Event
         except (OSError, HTTPException, ValueError):
             return
         if answer.status == 200:
-            acknowledged.append(document["run_id"])
+            acknowledged.append(document)
 
 
 def _asked(place: Path, times: int) -> Iterator[Attack]:

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from dbt_onnx.artifacts.artifact import load_artifact, write_artifact
 from dbt_onnx.errors import ArtifactError, ContractError, FeaturesError, ScoringError
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
+from dbt_onnx.kernel.json_values import type_of, type_text
 from dbt_onnx.kernel.scoring import score_batches
 from dbt_onnx.serving.manifest import Column, ServedModel
-from dbt_onnx.serving.scoring import ModelScorer, type_of, type_text
+from dbt_onnx.serving.scoring import ModelScorer
 
 if TYPE_CHECKING:
     from pathlib import Path

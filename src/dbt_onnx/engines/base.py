@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import Registry, RegistryEntry
+    from dbt_onnx.runs.answered import AnswerLogs
     from dbt_onnx.runs.history import Erasure, LedgerRow, RunRow
     from dbt_onnx.runs.replay import Finding, Replay
     from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
@@ -203,6 +204,7 @@ class Warehouse(Protocol):
         *,
         artifacts: Path,
         log: Callable[[str], None],
+        logs: AnswerLogs | None = None,
     ) -> RunSummary:
         """`score_table` on this warehouse."""
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from dbt_onnx.engines.base import Warehouse
+    from dbt_onnx.runs.answered import AnswerLogs
     from dbt_onnx.runs.run import RunSummary
 
 
@@ -88,10 +89,16 @@ def score(
     return check_request(arguments, unknown)
 
 
-def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings: str) -> None:
+def run_model(
+    model: Callable[[Any, Any], Any],
+    dbt: Any,
+    session: Any,
+    settings: str,
+    logs: Callable[[Path], AnswerLogs],
+) -> None:
     """Run a scoring model for the `predictions` materialization.
 
-    `settings` is the JSON of `RunSettings`.
+    `settings` is the JSON of `RunSettings`. `logs` gives those of what is served from a project's folder.
     """
     document = json.loads(settings)
     document["seeds"] = {
@@ -105,8 +112,9 @@ def run_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings
                 f"the model returned {type(request).__name__}, not a scoring run",
                 hint="return dbt_onnx.score(...) from a model with materialized='predictions'",
             )
+        project = project_folder()
         return warehouse.score(
-            request, run_settings, artifacts=project_folder() / "artifacts", log=_log
+            request, run_settings, artifacts=project / "artifacts", log=_log, logs=logs(project)
         )
 
     run_on_warehouse(model, dbt, session, work)

@@ -59,8 +59,13 @@ class LedgerRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Erasure:
-    """What is, or would be, taken out: predictions, kept inputs, and of how many runs they are."""
+    """What is, or would be, taken out: predictions, kept inputs, and of how many runs they are.
+
+    `logged_by` are publications whose service has kept answers about the ledger's entities in files, which
+    stay as they are.
+    """
 
     rows: int
     rows_inputs: int
     runs: int
+    logged_by: tuple[str, ...] = ()

@@ -9,6 +9,8 @@ A row is scored for a reason, and the reason is stored. No reason, no scoring.
     hash_changed      the warehouse's hash function is another one, so a change cannot be told
     expired           scored at least `refresh_after` ago
     full_refresh      asked for
+
+One more is no run's own: `real_time`, an answer that a service gave on request, and a run took over.
 """
 
 from __future__ import annotations
@@ -16,13 +18,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from dbt_onnx.runs.answered import REAL_TIME
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
 SCORE_REASONS = (
     "new", "features_changed", "model_changed", "expired", "retry", "full_refresh", "hash_changed",
+    REAL_TIME,
 )  # fmt: skip
+"""Rows carry the place of theirs: another reason is put at the end."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from dbt_onnx.runs.answered import AnswerLogs
     from dbt_onnx.runs.plan import Planned
     from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
     from dbt_onnx.runs.scorer import RunScorer
@@ -130,6 +131,14 @@ class Engine(Protocol):
     def check(self, request: TableArguments, artifact: Artifact, features: Any) -> Any:
         """Hold call, contract, features and tables against each other. Returns the ledger's columns."""
 
+    def take_over(
+        self, run: ScoringRun, logs: AnswerLogs, artifact_of: Callable[[ModelVersion], Artifact]
+    ) -> None:
+        """Take what services have answered for the ledger into it, each answer once, in a transaction of its
+        own. Nothing of it ends the run: what cannot be taken over stays in its log, and the run says why.
+        `artifact_of` gives a registered version.
+        """
+
     def snapshot(self) -> AbstractContextManager[None]:
         """Within, `plan` and `write` read the same rows."""
 
@@ -161,21 +170,29 @@ def score_table(
     *,
     artifacts: Path,
     log: Callable[[str], None],
+    logs: AnswerLogs | None = None,
 ) -> RunSummary:
     """Plan, score and write one scoring model. All or nothing: an error leaves the tables as they were
     and one run row that tells why.
+
+    Before that, what services have answered since the last run is taken over from `logs`. That is done
+    even if the run fails afterwards.
 
     Raises a DbtOnnxError when the request, the registry, the artifact, the features or the
     warehouse's tables do not allow it.
     """
     with engine.recorded(settings):
-        run = _open(engine, request, settings, artifacts=artifacts, log=log)
+        run, registry = _open(engine, request, settings, artifacts=artifacts, log=log)
         if settings.empty:
             nothing = RunSummary(
                 model=run.artifact.model, per_reason=dict.fromkeys(SCORE_REASONS, 0)
             )
             engine.close_empty(run, nothing.counts)
             return nothing
+        if logs is not None:
+            engine.take_over(
+                run, logs, lambda model: load_artifact(artifacts, registry.resolve(str(model)))
+            )
         with engine.snapshot():
             planned = engine.plan(run)
             scorer = _scorer(engine, run, planned)
@@ -207,7 +224,7 @@ def _open(
     *,
     artifacts: Path,
     log: Callable[[str], None],
-) -> ScoringRun:
+) -> tuple[ScoringRun, Registry]:
     """The version that is asked for, its artifact, the features, and that they go together."""
     registry = engine.registry(request.registry, seeds=settings.seeds)
     request, is_other_version = _asked_version(request, settings, registry)
@@ -220,7 +237,7 @@ def _open(
         )
     engine.stamp(request, artifact)
     features = engine.features(request.features)
-    return ScoringRun(
+    run = ScoringRun(
         request=request,
         settings=settings,
         artifact=artifact,
@@ -229,6 +246,7 @@ def _open(
         is_other_version=is_other_version,
         log=log,
     )
+    return run, registry
 
 
 def _scorer(engine: Engine, run: ScoringRun, planned: Planned) -> RunScorer | None:

@@ -17,6 +17,7 @@ from dbt_onnx.artifacts.artifact import load_artifact, read_card
 from dbt_onnx.artifacts.registry import parse_spec
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.errors import ConfigError
+from dbt_onnx.kernel.json_values import type_text
 from dbt_onnx.project.dbt_model import project_folder, run_on_warehouse
 from dbt_onnx.runs.request import parse_period, relation_faults, unknown_argument_faults
 from dbt_onnx.serving.files import Files
@@ -28,7 +29,6 @@ from dbt_onnx.serving.manifest import (
     ServedModel,
     is_publication_name,
 )
-from dbt_onnx.serving.scoring import type_text
 from dbt_onnx.serving.targets import FILES, is_target_name, open_target
 
 if TYPE_CHECKING:

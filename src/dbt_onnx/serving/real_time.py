@@ -58,12 +58,15 @@ class RealTime:
         read, ScoringError when it fails, ArtifactError when its files were altered.
         """
         model = served_model(manifest)
-        scored = self._scorer_of(model).score(features)
+        scorer = self._scorer_of(model)
+        scored = scorer.score(features)
         return {
             "request_id": request_id,
             "scored_at": now.isoformat(),
             "key": [as_json(value) for value in key],
+            "key_kinds": {column.name: column.kind for column in manifest.key},
             "features": as_json(dict(scored.features)),
+            "feature_types": {column.name: column.kind for column in model.features},
             "outputs": as_json(dict(scored.outputs)),
             "rejected_reason": scored.rejected_reason,
             "model_name": model.model_name,
@@ -71,6 +74,7 @@ class RealTime:
             "sha256": model.sha256,
             "card_sha256": model.card_sha256,
             "publication": manifest.id,
+            **scorer.session,
         }
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 A log is a folder of segments. A segment belongs to one process, which only appends to it: a line for each
 answer, its CRC-32 and a JSON document. A line that a dying process has cut short was never acknowledged;
-a reader stops before it.
+a reader stops before it. A line that is whole and damaged is told as such, and those after it are read.
 """
 
 from __future__ import annotations
@@ -144,19 +144,52 @@ class RequestLog:
         return descriptor
 
 
-def read_segment(path: Path, *, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The documents of a segment from a byte on, each with the byte at which the next one begins.
+def read_segment(path: Path, *, start: int = 0) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """The documents of a segment from a byte on, each with the byte at which the next one begins; none for
+    a line that is damaged.
 
-    It ends before a line that is cut short or damaged.
+    It ends before a line that is cut short: its process has died, or is writing.
     """
     with path.open("rb") as stream:
         stream.seek(start)
         for line in stream:
-            checksum, _, text = line.rstrip(b"\n").partition(b" ")
-            if not line.endswith(b"\n") or checksum != _checksum(text):
+            if not line.endswith(b"\n"):
                 return
             start += len(line)
-            yield start, json.loads(text)
+            checksum, _, text = line[:-1].partition(b" ")
+            yield start, json.loads(text) if checksum == _checksum(text) else None
+
+
+class RequestLogs:
+    """`dbt_onnx.runs.answered.AnswerLogs`: the logs of what a project has published as files."""
+
+    def __init__(self, project: Path) -> None:
+        self._project = project
+
+    def segments(self, publication: str) -> dict[str, int]:
+        folder = self._folder(publication)
+        if folder is None or not folder.is_dir():
+            return {}
+        paths = sorted(path for path in folder.iterdir() if path.suffix == SUFFIX)
+        return {path.name: path.stat().st_size for path in paths if path.is_file()}
+
+    def read(
+        self, publication: str, segment: str, *, start: int
+    ) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        folder = self._folder(publication)
+        assert folder is not None
+        return read_segment(folder / segment, start=start)
+
+    def _folder(self, publication: str) -> Path | None:
+        """None where the publication is on a server, which keeps no answers."""
+        # these load what opens a publication, and are not needed by a run of a model that has none
+        from dbt_onnx.serving.manifest import is_publication_name
+        from dbt_onnx.serving.targets import FILES, folder_at
+
+        place = folder_at(FILES, project=self._project)
+        if place is None or not is_publication_name(publication):
+            return None
+        return place / publication / REQUESTS
 
 
 def is_kept(folder: Path, request_id: str, *, since: Position) -> bool:
@@ -167,7 +200,8 @@ def is_kept(folder: Path, request_id: str, *, since: Position) -> bool:
         start = since.byte if path.name == since.segment else 0
         with suppress(FileNotFoundError):
             if any(
-                each.get("request_id") == request_id for _, each in read_segment(path, start=start)
+                each is not None and each.get("request_id") == request_id
+                for _, each in read_segment(path, start=start)
             ):
                 with path.open("rb") as stream:
                     os.fsync(stream.fileno())

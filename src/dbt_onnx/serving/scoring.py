@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import threading
 from dataclasses import dataclass
 from decimal import Decimal
@@ -14,6 +13,7 @@ import pyarrow as pa
 from dbt_onnx.artifacts.artifact import load_artifact
 from dbt_onnx.artifacts.registry import RegistryEntry
 from dbt_onnx.errors import FeaturesError
+from dbt_onnx.kernel.json_values import type_of
 from dbt_onnx.kernel.native import MAX_SECONDS
 from dbt_onnx.kernel.relation import check_relation
 from dbt_onnx.kernel.scoring import score_batches
@@ -63,6 +63,12 @@ class ModelScorer:
         columns = dict(zip(self._schema.names, self._schema.types, strict=True))
         check_relation(self._contract, columns, where="the request", model=str(entry.model))
         self._lock = threading.Lock()
+
+    @property
+    def session(self) -> dict[str, Any]:
+        """By what the model is run, and how: what a replay needs to know."""
+        names = ("onnxruntime_version", "provider", "threads")
+        return {name: getattr(self._session, name) for name in names}
 
     def score(self, features: Mapping[str, Any]) -> Score:
         """Score one row. Values are those of JSON, numbers as Decimal or int.
@@ -165,21 +171,3 @@ def _number(value: Any, kind: pa.DataType) -> Any:
                 raise ValueError("it has a fraction")
             return int(value)
     return value
-
-
-def type_text(kind: pa.DataType) -> str:
-    """An Arrow type as a manifest has it: `double`, `decimal128(18, 2)`, `list<float>`."""
-    if pa.types.is_dictionary(kind):  # an ENUM
-        kind = kind.value_type
-    if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind):
-        return f"list<{type_text(kind.value_type)}>"
-    return str(kind)
-
-
-def type_of(text: str) -> pa.DataType:
-    """The Arrow type that `type_text` has written. Raises ValueError for other texts."""
-    if items := re.fullmatch(r"list<(.*)>", text):
-        return pa.list_(type_of(items[1]))
-    if decimal := re.fullmatch(r"decimal128\((\d+), (\d+)\)", text):
-        return pa.decimal128(int(decimal[1]), int(decimal[2]))
-    return pa.type_for_alias(text)

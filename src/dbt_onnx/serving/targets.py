@@ -98,6 +98,12 @@ def place_of(target: str, *, project: Path) -> str:
     return place if system_of(place) else str(project / place)
 
 
+def folder_at(target: str, *, project: Path) -> Path | None:
+    """The folder that a target is; none where it is a server."""
+    place = place_of(target, project=project)
+    return None if system_of(place) else Path(place)
+
+
 def names_at(target: str, *, project: Path) -> list[str]:
     """What is published at a target of files, by name. Raises ConfigError for others, and when nothing says
     where it is.

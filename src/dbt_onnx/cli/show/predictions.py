@@ -116,6 +116,11 @@ def show_erasure(name: str, erasure: Erasure, *, dry_run: bool) -> None:
         f"{name}: {'would erase' if dry_run else 'erased'} {erasure.rows:,} prediction(s) and "
         f"{erasure.rows_inputs:,} row(s) of inputs of {erasure.runs:,} run(s)"
     )
+    if erasure.logged_by:
+        print_text(
+            "what a service has answered stays in the files in requests/ of publication(s) "
+            f"{', '.join(erasure.logged_by)}: remove those that were taken over (docs/serving.md)"
+        )
 
 
 def _why(row: LedgerRow) -> str:

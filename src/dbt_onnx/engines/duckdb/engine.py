@@ -19,7 +19,8 @@ from dbt_onnx.engines.duckdb.ledger import RUN, LedgerShape
 from dbt_onnx.engines.duckdb.references import write_references
 from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
-from dbt_onnx.errors import ConfigError, ContractError
+from dbt_onnx.engines.duckdb.taking_over import take_over
+from dbt_onnx.errors import ConfigError, ContractError, DbtOnnxError
 from dbt_onnx.runs.run import RunSummary, Written, score_table
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import ModelVersion
+    from dbt_onnx.runs.answered import AnswerLogs
     from dbt_onnx.runs.plan import Planned
     from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
     from dbt_onnx.runs.run import Scores, ScoringRun
@@ -43,6 +45,7 @@ def score_on_duckdb(
     connection: duckdb.DuckDBPyConnection,
     artifacts: Path,
     log: Callable[[str], None],
+    logs: AnswerLogs | None = None,
 ) -> RunSummary:
     """`score_table` on a connection of DuckDB's Python client, which stays open."""
     ledger = TableName(
@@ -55,7 +58,7 @@ def score_on_duckdb(
     ):
         cursors.extend((reader, writer))
         engine = DuckDBEngine(ledger, reader=reader, writer=writer)
-        return score_table(engine, request, settings, artifacts=artifacts, log=log)
+        return score_table(engine, request, settings, artifacts=artifacts, log=log, logs=logs)
 
 
 class DuckDBEngine:
@@ -109,6 +112,19 @@ class DuckDBEngine:
         self, request: TableArguments, artifact: Artifact, features: FeatureRelation
     ) -> LedgerShape:
         return check_fit(self.reader, request, artifact, features, self.tables)
+
+    def take_over(
+        self, run: ScoringRun, logs: AnswerLogs, artifact_of: Callable[[ModelVersion], Artifact]
+    ) -> None:
+        try:
+            with duckdb_errors():
+                take_over(self.writer, self.tables, run, logs, artifact_of)
+        except (DbtOnnxError, OSError) as error:
+            why = error.message if isinstance(error, DbtOnnxError) else error
+            run.log(
+                f"{run.settings.identifier}: what was answered on request stays in its log until the next "
+                f"run: {why}"
+            )
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:

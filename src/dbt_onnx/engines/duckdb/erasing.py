@@ -6,6 +6,7 @@ run, and their fingerprint. So the fingerprints of those runs still hold for the
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
@@ -42,7 +43,19 @@ def forget(
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
         key = key_of(cursor, tables)
         where, parameters = is_entity(tables, key, key_values)
-        return _erase(cursor, tables, key, where, parameters, why=why, dry_run=dry_run)
+        erasure = _erase(cursor, tables, key, where, parameters, why=why, dry_run=dry_run)
+        return replace(erasure, logged_by=_logged_by(cursor, tables))
+
+
+def _logged_by(cursor: Cursor, tables: ScoringTables) -> tuple[str, ...]:
+    """The publications whose service has answered for this ledger."""
+    if not cursor.has(tables.request_logs):
+        return ()
+    names = cursor.rows(
+        f"select distinct name from {tables.request_logs.sql} where scoring_model = $scoring_model order by name",
+        {"scoring_model": tables.ledger.identifier},
+    )
+    return tuple(name for (name,) in names)
 
 
 def prune(

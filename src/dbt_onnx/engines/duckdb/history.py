@@ -11,14 +11,18 @@ from dbt_onnx.engines.duckdb.ledger import LEDGER_TYPES
 from dbt_onnx.engines.duckdb.runs import read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError
+from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.history import LedgerRow, RunRow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     import duckdb
 
     from dbt_onnx.engines.base import TableName
+
+_Place = tuple[str, "datetime | None"]
 
 _STAMPS = (
     "scored_at", "as_of", "run_id", "status", "rejected_reason", "score_reason", "is_late",
@@ -52,7 +56,13 @@ def read_history(
         kept = _inputs_by_run(cursor, tables, list(key), where, parameters)
     found = []
     for position, row in enumerate(rows):
-        earlier = [other for other in rows[:position] if other["as_of"] <= row["as_of"]]
+        earlier = [
+            other
+            for other in rows[:position]
+            if other["as_of"] <= row["as_of"]
+            # a run compares with what runs have scored
+            and (_is_answer(row) or not _is_answer(other))
+        ]
         before = max(earlier, key=lambda other: (other["as_of"], other["scored_at"]), default=None)
         found.append(
             LedgerRow(
@@ -64,10 +74,19 @@ def read_history(
                     if name not in key and name.casefold() not in LEDGER_TYPES
                 },
                 changed_inputs=before
-                and _changes(kept.get(before["run_id"]), kept.get(row["run_id"])),
+                and _changes(kept.get(_place_of(before)), kept.get(_place_of(row))),
             )
         )
     return found
+
+
+def _is_answer(row: Mapping[str, Any]) -> bool:
+    return bool(row["score_reason"] == REAL_TIME)
+
+
+def _place_of(row: Mapping[str, Any]) -> _Place:
+    """Where the kept inputs of a row are: a service may have answered several times before a run."""
+    return row["run_id"], row["as_of"] if _is_answer(row) else None
 
 
 def _is_key(column: str, sql_type: str, text: str) -> str:
@@ -123,10 +142,12 @@ def _inputs_by_run(
     key: Sequence[str],
     where: str,
     parameters: Mapping[str, Any],
-) -> dict[str, dict[str, Any]]:
-    """run_id -> the features of the entity in that run, without columns that its model did not read."""
+) -> dict[_Place, dict[str, Any]]:
+    """The features of the entity in each run, without columns that its model did not read."""
     if not cursor.has(tables.inputs):
         return {}
+    with_moment = inputs.MOMENT in cursor.columns_of(tables.inputs.sql)
+    moment = quote(inputs.MOMENT) if with_moment else "null"
     runs = cursor.rows(
         f"""
         select features, feature_types, list(run_no), list(run_id)
@@ -135,7 +156,7 @@ def _inputs_by_run(
         group by features, feature_types""",
         parameters,
     )
-    kept: dict[str, dict[str, Any]] = {}
+    kept: dict[_Place, dict[str, Any]] = {}
     for features, types, numbers, run_ids in runs:
         ids = dict(zip(numbers, run_ids, strict=True))
         statement = inputs.select_inputs(
@@ -143,12 +164,13 @@ def _inputs_by_run(
             key=key,
             features=inputs.by_feature(tables.inputs, features, types),
             where=f"{where} and list_contains($numbers, run_no)",
+            with_moment=with_moment,
         )
-        for row in cursor.rows(
-            f"select run_no, {', '.join(map(quote, features))} from ({statement}) as kept",
+        for number, at, *values in cursor.rows(
+            f"select run_no, {moment}, {', '.join(map(quote, features))} from ({statement}) as kept",
             {**parameters, "numbers": numbers},
         ):
-            kept[ids[row[0]]] = dict(zip(features, row[1:], strict=True))
+            kept[ids[number], at] = dict(zip(features, values, strict=True))
     return kept
 
 

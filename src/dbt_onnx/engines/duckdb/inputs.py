@@ -2,6 +2,9 @@
 
     <name>__inputs    `run_no`, the key columns, the contract's features under their own names
 
+A service may be asked about the same entity several times before a run takes its answers over. Then the table
+has the moment of each, too, as `__dbt_onnx_as_of`, which is NULL in what runs have scored.
+
 Kept inputs and the run row, which has the sha256 of the model and the types of the features, are all
 that a replay needs. One table holds the inputs of all model versions: a column that a version does
 not read is NULL in its rows. A row without a key has no inputs here, since nothing would find them.
@@ -20,6 +23,7 @@ from dbt_onnx.engines.duckdb.feature_types import (
 from dbt_onnx.engines.duckdb.identifiers import absent, not_null, quote
 from dbt_onnx.engines.duckdb.ledger import RUN, fingerprint
 from dbt_onnx.errors import WarehouseError
+from dbt_onnx.kernel.contract import CARRIED_PREFIX
 
 if TYPE_CHECKING:
     import re
@@ -29,12 +33,17 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.ledger import LedgerShape
 
 INPUTS_SUFFIX = "__inputs"
+MOMENT = CARRIED_PREFIX + "as_of"
+"""The column of the moment of a service's answer. A feature has another name."""
 
 
-def input_columns(shape: LedgerShape, features: Mapping[str, str]) -> dict[str, str]:
+def input_columns(
+    shape: LedgerShape, features: Mapping[str, str], *, with_moment: bool = False
+) -> dict[str, str]:
     """The SQL types of the table's columns; a feature that is also a key column is there once."""
     others = {name: kept_as(features[name]) for name in absent(features, shape.key)}
-    return {RUN: "INTEGER", **shape.key, **others}
+    moment = {MOMENT: "TIMESTAMP"} if with_moment else {}
+    return {RUN: "INTEGER", **moment, **shape.key, **others}
 
 
 def insert_inputs(
@@ -44,15 +53,16 @@ def insert_inputs(
     features: Mapping[str, str],
     kept_types: Mapping[str, str],
     stream: str,
+    with_moment: bool = False,
 ) -> str:
     """Keep the features of the rows that this run has read, as they were fed to the model.
 
-    `stream` has the features under their own names, and the key as `__dbt_onnx_key_0`, ... `features`
-    are the SQL types of what the model reads, `kept_types` those of the table's columns. Parameter:
-    $run_no.
+    `stream` has the features under their own names, the key as `__dbt_onnx_key_0`, ..., and, where it is
+    to be kept, the moment. `features` are the SQL types of what the model reads, `kept_types` those of
+    the table's columns. Parameter: $run_no.
     """
     keys = shape.carried_key
-    sources = {RUN: "$run_no"}
+    sources = {RUN: "$run_no"} | ({MOMENT: quote(MOMENT)} if with_moment else {})
     for name in input_columns(shape, features):
         if name != RUN:
             given = shape.key.get(name) or features[name]
@@ -85,14 +95,19 @@ def by_feature(
 
 
 def select_inputs(
-    inputs: TableName, *, key: Sequence[str], features: Mapping[str, str], where: str
+    inputs: TableName,
+    *,
+    key: Sequence[str],
+    features: Mapping[str, str],
+    where: str,
+    with_moment: bool = False,
 ) -> str:
     """Kept inputs in the types that they had: run number, key columns, `features` by name, and
-    `__dbt_onnx_place`, in the order in which they were scored.
+    `__dbt_onnx_place`, in the order in which they were scored; the moment where the table has it.
 
     A value that no longer fits its type was altered, and becomes NULL.
     """
-    listed = [quote(name) for name in (RUN, *key)]
+    listed = [quote(name) for name in (RUN, *key, *([MOMENT] if with_moment else []))]
     listed += [
         f"try_cast({quote(name)} as {features[name]}) as {quote(name)}"
         for name in absent(features, key)
@@ -101,7 +116,12 @@ def select_inputs(
 
 
 def fingerprint_of_run(
-    inputs: TableName, *, key: Mapping[str, str], features: Mapping[str, str], where: str = "true"
+    inputs: TableName,
+    *,
+    key: Mapping[str, str],
+    features: Mapping[str, str],
+    where: str = "true",
+    with_moment: bool = False,
 ) -> str:
     """SQL of a number over the kept inputs of a run, whatever the order of the rows; `where`: of some.
 
@@ -109,6 +129,13 @@ def fingerprint_of_run(
     SQL types by column. Parameter: $run_no.
     """
     kept = select_inputs(
-        inputs, key=list(key), features=features, where=f"run_no = $run_no and {where}"
+        inputs,
+        key=list(key),
+        features=features,
+        where=f"run_no = $run_no and {where}",
+        with_moment=with_moment,
     )
-    return f"select {fingerprint(hashable_columns({**features, **key}))} from ({kept}) as kept"
+    # two rows that are alike would cancel out
+    moment = {MOMENT: "TIMESTAMP"} if with_moment else {}
+    hashed = hashable_columns({**features, **key, **moment})
+    return f"select {fingerprint(hashed)} from ({kept}) as kept"

@@ -19,6 +19,7 @@ from dbt_onnx.engines.duckdb.ledger import CURRENT_TYPES, REJECTED, RUN
 from dbt_onnx.engines.duckdb.proof import erased_of_runs
 from dbt_onnx.engines.duckdb.runs import read_run_rows
 from dbt_onnx.errors import ConfigError
+from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.replay import Finding, Replay, key_text
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ def check_inputs(
 ) -> bool:
     """Compare the kept inputs with the ledger, row by row. Returns whether they can be scored."""
     columns = cursor.columns_of(tables.inputs.sql) if cursor.has(tables.inputs) else {}
-    gone = absent((RUN, *run.key_columns, *run.features), columns)
+    moment = [inputs.MOMENT] if run.scope == REAL_TIME else []
+    gone = absent((RUN, *moment, *run.key_columns, *run.features), columns)
     if gone:
         replay.report(
             Finding(problem="inputs", expected="there", actual=f"{tables.inputs} lacks {gone}")
@@ -92,6 +94,8 @@ def check_inputs(
         return False
     types = types_of(run.key_columns, columns)
     grouped = [compared(n, kind) for n, kind in types.items()]
+    names = [*types, *moment]
+    grouped += map(quote, moment)
     keys = ", ".join(f"coalesce(written.{quote(n)}, fed.{quote(n)})" for n in run.key_columns)
     fed_hash, changed = "null", ""
     if with_hash:
@@ -110,7 +114,7 @@ def check_inputs(
         ),
 
         fed as (
-            select {", ".join(f"{text} as {quote(n)}" for text, n in zip(grouped, types, strict=True))},
+            select {", ".join(f"{text} as {quote(n)}" for text, n in zip(grouped, names, strict=True))},
                 any_value({fed_hash}) as values_hash, count(*) as occurrences
             from ({kept_features(tables, run)}) as kept
             group by {", ".join(grouped)}
@@ -125,7 +129,7 @@ def check_inputs(
                 else 'other inputs, or another features_hash'
             end
         from written
-        full join fed on {same_key(types, "written", "fed")}
+        full join fed on {is_fed_to(run, types)}
         where fed.occurrences is null or written.status is null or fed.occurrences > 1 {changed}
         limit 20""",
         run.values,
@@ -156,7 +160,13 @@ def fingerprint_of_inputs(
 ) -> int:
     """A number for the kept inputs of a run, or for some of them; 0 without any."""
     features = inputs.by_feature(tables.inputs, run.features, run.feature_types)
-    statement = inputs.fingerprint_of_run(tables.inputs, key=key, features=features, where=where)
+    statement = inputs.fingerprint_of_run(
+        tables.inputs,
+        key=key,
+        features=features,
+        where=where,
+        with_moment=run.scope == REAL_TIME,
+    )
     return cursor.rows(statement, {**run.values, **(parameters or {})})[0][0] or 0
 
 
@@ -167,4 +177,15 @@ def kept_features(tables: ScoringTables, run: RunRow) -> str:
         key=run.key_columns,
         features=inputs.by_feature(tables.inputs, run.features, run.feature_types),
         where=f"{RUN} = $run_no",
+        with_moment=run.scope == REAL_TIME,
     )
+
+
+def is_fed_to(run: RunRow, key: Mapping[str, str]) -> str:
+    """SQL of whether kept inputs, `fed`, are those of a row, `written`, of the run. A service may have
+    answered about the same entity several times.
+    """
+    same = same_key(key, "written", "fed")
+    if run.scope != REAL_TIME:
+        return same
+    return f"{same} and written.as_of = fed.{quote(inputs.MOMENT)}"

@@ -2,9 +2,9 @@
 
     <name>            the ledger: every prediction ever made, a view over the next two and the runs
     <name>__current   the newest prediction per entity and model version
-    <name>__history   every other one: superseded, late, or of a row without a key
+    <name>__history   every other one: superseded, late, of a row without a key, or a service's answer
     <name>__inputs    what each run fed to the model, see `inputs`
-    dbt_onnx_runs     one row per run and scoring model
+    dbt_onnx_runs     one row per run and scoring model, and one for answers that it took over
 
 A prediction is in one table, once. It moves from current to history when it is superseded, and is never
 changed. What is the same for all rows of a run is in the run's row, which they name by number.
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from dbt_onnx.engines.duckdb.feature_types import hashable_columns
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.kernel.contract import KEY_PREFIX
+from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.plan import SCORE_REASONS
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ CURRENT_SUFFIX = "__current"
 HISTORY_SUFFIX = "__history"
 RUNS_TABLE = "dbt_onnx_runs"
 ERASURES_TABLE = "dbt_onnx_erasures"
+REQUEST_LOGS_TABLE = "dbt_onnx_request_logs"
 RUNS_SEQUENCE = "dbt_onnx_run_no"
 
 RUN = "run_no"
@@ -49,6 +51,8 @@ ROW_TYPES = {
     RUN: "INTEGER",
 }
 """What each row says beside the key and the outputs."""
+OLDER_REASONS = f"ENUM({', '.join(map(literal, SCORE_REASONS[:-1]))})"
+"""The type of `score_reason` before a service's answers came into the ledger."""
 CURRENT_TYPES = {"last_seen_as_of": "TIMESTAMP", "confirmed_as_of": "TIMESTAMP"}
 HISTORY_TYPES = {"is_late": "BOOLEAN"}
 LEDGER_TYPES = {
@@ -125,6 +129,14 @@ ERASURES_TYPES = {
     "rows_inputs": "BIGINT",
     "ledger_fingerprint": "UBIGINT",
     "inputs_fingerprint": "UBIGINT",
+}
+REQUEST_LOGS_TYPES = {
+    "scoring_model": "VARCHAR",
+    "name": "VARCHAR",
+    "segment": "VARCHAR",
+    "bytes_read": "BIGINT",
+    "lines_left": "BIGINT[]",
+    "read_at": "TIMESTAMP",
 }
 
 
@@ -214,7 +226,10 @@ def select_ledger(
         "rejected_reason": f"runs.rejected_reasons[predictions.{REJECTED}]",
         "score_reason": "cast(predictions.score_reason as varchar)",
         "is_late": "predictions.is_late",
-        **{name: f"runs.{name}" for name in ("model_name", "model_version", "run_id", "scored_at")},
+        **{name: f"runs.{name}" for name in ("model_name", "model_version", "run_id")},
+        # a service said it at the moment that it is about, and a run took it over later
+        "scored_at": f"case when predictions.score_reason = '{REAL_TIME}' then predictions.as_of "
+        "else runs.scored_at end",
         "features_hash": "predictions.features_hash",
     }
     listed = ", ".join(f"{sql} as {quote(name)}" for name, sql in given.items())

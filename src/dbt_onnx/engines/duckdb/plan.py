@@ -18,6 +18,7 @@ from dbt_onnx.engines.duckdb.feature_types import (
 )
 from dbt_onnx.engines.duckdb.identifiers import compared, compared_key, not_null, quote
 from dbt_onnx.engines.duckdb.ledger import REJECTED, ROW_TYPES, RUN, fingerprint
+from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.plan import SCORE_REASONS
 
 if TYPE_CHECKING:
@@ -530,6 +531,7 @@ def _late(question: Question) -> str:
             select *, {question.is_of_version()} as __dbt_onnx_is_of_version from (
                 select {columns} from {question.current}
                 union all select {columns} from {question.history}
+                where score_reason is distinct from '{REAL_TIME}'
             )
         ),
 

@@ -28,6 +28,7 @@ from dbt_onnx.engines.duckdb.ledger import (
 from dbt_onnx.engines.duckdb.planning import hashes_as_then
 from dbt_onnx.engines.duckdb.runs import read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
+from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.chain import faults_of_chain
 from dbt_onnx.runs.replay import MAX_FINDINGS, Finding, key_text
 
@@ -149,7 +150,9 @@ def _faults_of_current(
         f"from {current} group by {slot} having count(*) > 1 limit {MAX_FINDINGS}"
     }
     if with_history:
-        history = with_version(tables.history, f"not is_late and {not_null(types)}")
+        # a service's answer is newer, and never current
+        is_run = f"score_reason is distinct from '{REAL_TIME}'"
+        history = with_version(tables.history, f"not is_late and {is_run} and {not_null(types)}")
         questions["newer row(s) in history than in current"] = (
             f"select {aliases}, count(*) from {history} as history left join (select {slot}, max(number) as "
             f"newest from {current} group by {slot}) as current using ({slot}) "

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 from dbt_onnx.artifacts.artifact import load_artifact
 from dbt_onnx.artifacts.sample import scales_of
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
-from dbt_onnx.engines.duckdb.identifiers import compared_key, quote, same_key, types_of
-from dbt_onnx.engines.duckdb.kept_run import check_inputs, kept_features, read_run, rows_of_run
+from dbt_onnx.engines.duckdb.identifiers import compared_key, quote, types_of
+from dbt_onnx.engines.duckdb.kept_run import (
+    check_inputs,
+    is_fed_to,
+    kept_features,
+    read_run,
+    rows_of_run,
+)
 from dbt_onnx.engines.duckdb.planning import hashes_as_then
 from dbt_onnx.engines.duckdb.proof import erased_of_runs, faults_of_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
@@ -143,5 +149,5 @@ def _rows_to_replay(
     return f"""
         select {", ".join([*carried, *features])}
         from {rows_of_run(tables)} as written
-        inner join ({kept_features(tables, run)}) as fed on {same_key(types, "written", "fed")}
+        inner join ({kept_features(tables, run)}) as fed on {is_fed_to(run, types)}
         order by {order}"""

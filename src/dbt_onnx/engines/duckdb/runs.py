@@ -18,6 +18,7 @@ from dbt_onnx.engines.duckdb.ledger import (
     last_number,
 )
 from dbt_onnx.errors import DbtOnnxError
+from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.chain import fingerprint_of
 from dbt_onnx.runs.history import RunRow
 from dbt_onnx.version import __version__
@@ -36,7 +37,8 @@ NOW = "make_timestamp(epoch_us(now()))"
 
 # Scoring models of one dbt run share the table. DuckDB lets one transaction create or alter a
 # table, and one process write to a file, so a lock of this process is enough.
-_LOCK = threading.Lock()
+LOCK = threading.Lock()
+"""Held while a transaction opens or closes run rows."""
 _ACTIVE: set[tuple[str, str]] = set()
 
 
@@ -102,7 +104,7 @@ class RunRecord:
             f"""
             select
                 not coalesce(bool_or(
-                    rows_scored + rows_rejected > 0
+                    rows_scored + rows_rejected > 0 and scope is distinct from '{REAL_TIME}'
                     and (model_name <> $model_name or model_version <> $model_version)
                 ), false),
                 max(as_of) filter (
@@ -165,7 +167,27 @@ class RunRecord:
             self.update(cursor, fingerprint=fingerprint_of(row))
 
 
-def _remember_number(cursor: Cursor, tables: ScoringTables, number: int) -> None:
+def open_run(
+    cursor: Cursor, tables: ScoringTables, settings: RunSettings, *, run_id: str
+) -> RunRecord:
+    """Add a run row in the transaction of the cursor, whose last step is then `remember_number`."""
+    [(last,)] = cursor.rows(f"select {last_number(tables.runs)}")
+    record = RunRecord(tables, last + 1)
+    cursor.execute(
+        f"insert into {tables.runs.sql} ({RUN}, run_id, scoring_model, status, clock, started_at, "
+        "dbt_onnx_version, dbt_version, warehouse_version) select $run_no, $run_id, $scoring_model, "
+        f"'running', {settings.clock_sql}, {NOW}, $dbt_onnx_version, $dbt_version, 'duckdb ' || version()",
+        {
+            **record.identity,
+            "run_id": run_id,
+            "dbt_onnx_version": __version__,
+            "dbt_version": settings.dbt_version,
+        },
+    )
+    return record
+
+
+def remember_number(cursor: Cursor, tables: ScoringTables, number: int) -> None:
     """Count on the sequence, by which a deleted run is missed. It is the last step of its transaction:
     what is undone after it leaves a number without a run.
     """
@@ -226,7 +248,7 @@ def recorded_run(
     writer, so that process is gone.
     """
     identity = (settings.run_id, settings.identifier)
-    with _LOCK:
+    with LOCK:
         with cursor.transaction():
             tables.create_runs(cursor)
             for (run_no,) in cursor.rows(
@@ -240,20 +262,8 @@ def recorded_run(
                 },
             ):
                 RunRecord(tables, run_no).seal(cursor)
-            [(last,)] = cursor.rows(f"select {last_number(tables.runs)}")
-            record = RunRecord(tables, last + 1)
-            cursor.execute(
-                f"insert into {tables.runs.sql} ({RUN}, run_id, scoring_model, status, clock, started_at, "
-                "dbt_onnx_version, dbt_version, warehouse_version) select $run_no, $run_id, $scoring_model, "
-                f"'running', {settings.clock_sql}, {NOW}, $dbt_onnx_version, $dbt_version, 'duckdb ' || version()",
-                {
-                    **record.identity,
-                    "run_id": settings.run_id,
-                    "dbt_onnx_version": __version__,
-                    "dbt_version": settings.dbt_version,
-                },
-            )
-            _remember_number(cursor, tables, record.run_no)
+            record = open_run(cursor, tables, settings, run_id=settings.run_id)
+            remember_number(cursor, tables, record.run_no)
         _ACTIVE.add(identity)
     try:
         yield record
@@ -261,7 +271,7 @@ def recorded_run(
         message = (
             str(error) if isinstance(error, DbtOnnxError) else f"{type(error).__name__}: {error}"
         )
-        with _LOCK, cursor.transaction():
+        with LOCK, cursor.transaction():
             # what fails after the commit takes nothing back: its rows are there, and so is the run
             if record.is_running(cursor):
                 record.close(cursor, status="error", error=message)

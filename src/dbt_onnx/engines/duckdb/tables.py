@@ -19,6 +19,7 @@ from dbt_onnx.engines.duckdb.ledger import (
     LedgerTables,
 )
 from dbt_onnx.errors import ConfigError, ContractError, WarehouseError
+from dbt_onnx.runs.plan import SCORE_REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -51,6 +52,10 @@ class ScoringTables(LedgerTables):
     @property
     def erasures(self) -> TableName:
         return self.ledger.beside(ERASURES_TABLE)
+
+    @property
+    def request_logs(self) -> TableName:
+        return self.ledger.beside(ledger.REQUEST_LOGS_TABLE)
 
     def check_runs(self, cursor: Cursor) -> None:
         """Raise WarehouseError when the runs table is not ours, so that no run can be recorded."""
@@ -180,9 +185,30 @@ class ScoringTables(LedgerTables):
                     hint="give the output another column name when exporting or registering the "
                     "model, or give the scoring model another alias to start a new ledger",
                 )
+        self._refuse_fewer_reasons(cursor)
         own = ledger.ROW_TYPES | ledger.CURRENT_TYPES | ledger.HISTORY_TYPES
         _refuse_retyped(cursor, self.current, own, hint=_RESTORE)
         _refuse_retyped(cursor, self.history, own, hint=_RESTORE)
+
+    def _refuse_fewer_reasons(self, cursor: Cursor) -> None:
+        """Raise WarehouseError when a dbt_onnx wrote the rows that knew fewer reasons to score."""
+        wanted, older = ledger.ROW_TYPES["score_reason"], ledger.OLDER_REASONS
+        found = [
+            t
+            for t in (self.current, self.history)
+            if cursor.columns_of(t.sql)["score_reason"] == older
+        ]
+        if not found:
+            return
+        statements = "; ".join(
+            f"alter table {table.sql} alter column score_reason set data type {wanted}"
+            for table in found
+        )
+        raise WarehouseError(
+            f"{' and '.join(map(str, found))} {'was' if len(found) == 1 else 'were'} written by an older "
+            f"dbt_onnx, which did not know the reason {SCORE_REASONS[-1]!r}",
+            hint=f"nothing is lost: {statements}; then run again (docs/upgrades.md)",
+        )
 
     def check_outputs(self, cursor: Cursor, shape: LedgerShape, model: ModelVersion) -> None:
         """Raise when the ledger lacks an output column of a version that has scored before.
@@ -221,13 +247,18 @@ class ScoringTables(LedgerTables):
         return LedgerShape(key=key, outputs={name: columns[name] for name in outputs})
 
     def create_inputs(
-        self, cursor: Cursor, shape: LedgerShape, features: Mapping[str, str]
+        self,
+        cursor: Cursor,
+        shape: LedgerShape,
+        features: Mapping[str, str],
+        *,
+        with_moment: bool = False,
     ) -> dict[str, str]:
         """Create the table of kept inputs, or widen its columns so that they hold these features.
 
         Returns {feature, as it is called now: the SQL type of its column}.
         """
-        wanted = inputs.input_columns(shape, features)
+        wanted = inputs.input_columns(shape, features, with_moment=with_moment)
         kept = _create(cursor, self.inputs, wanted)
         types = {name: widened(kept[name], kind) for name, kind in wanted.items()}
         for name, kind in types.items():
@@ -245,6 +276,14 @@ class ScoringTables(LedgerTables):
         """
         for table, columns in self._shared():
             _create(cursor, table, columns)
+
+    def create_request_logs(self, cursor: Cursor) -> None:
+        """Create the table of how far the logs of services were read. Raises WarehouseError when somebody
+        else has one of its name.
+        """
+        types = ledger.REQUEST_LOGS_TYPES
+        _refuse_foreign(cursor, self.request_logs, types, role="table of request logs")
+        _create(cursor, self.request_logs, types)
 
 
 def _create(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import Registry, RegistryEntry
     from dbt_onnx.engines.base import CurrentFeatures, RowsToPublish, Sources, TableName
+    from dbt_onnx.runs.answered import AnswerLogs
     from dbt_onnx.runs.history import Erasure, LedgerRow, RunRow
     from dbt_onnx.runs.replay import Finding, Replay
     from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
@@ -71,6 +72,7 @@ class DuckDBWarehouse:
         *,
         artifacts: Path,
         log: Callable[[str], None],
+        logs: AnswerLogs | None = None,
     ) -> RunSummary:
         from dbt_onnx.engines.duckdb.engine import score_on_duckdb
         from dbt_onnx.engines.duckdb.features import refuse_expressions
@@ -79,7 +81,12 @@ class DuckDBWarehouse:
             features=request.features.sql_query(), registry=request.registry.sql_query()
         )
         return score_on_duckdb(
-            request, settings, connection=self._connection, artifacts=artifacts, log=log
+            request,
+            settings,
+            connection=self._connection,
+            artifacts=artifacts,
+            log=log,
+            logs=logs,
         )
 
     @contextmanager

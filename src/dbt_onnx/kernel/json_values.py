@@ -1,0 +1,60 @@
+"""Arrow's types as texts, and values of them from JSON, as a service that scores on request keeps them."""
+
+from __future__ import annotations
+
+import re
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+
+_FINER_THAN_MICROSECONDS = re.compile(r"\.\d{7}")
+
+
+def type_text(kind: pa.DataType) -> str:
+    """An Arrow type as a text: `double`, `decimal128(18, 2)`, `list<float>`."""
+    if pa.types.is_dictionary(kind):  # an ENUM
+        kind = kind.value_type
+    if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind):
+        return f"list<{type_text(kind.value_type)}>"
+    return str(kind)
+
+
+def type_of(text: str) -> pa.DataType:
+    """The Arrow type that `type_text` has written. Raises ValueError for other texts."""
+    if items := re.fullmatch(r"list<(.*)>", text):
+        return pa.list_(type_of(items[1]))
+    if decimal := re.fullmatch(r"decimal128\((\d+), (\d+)\)", text):
+        return pa.decimal128(int(decimal[1]), int(decimal[2]))
+    if moment := re.fullmatch(r"timestamp\[(s|ms|us|ns), tz=([\w/+:-]+)\]", text):
+        return pa.timestamp(moment[1], moment[2])
+    return pa.type_for_alias(text)
+
+
+def value_of(given: Any, kind: pa.DataType) -> Any:
+    """What `as_json` of `dbt_onnx.serving.kinds` has written, as Python's value for an array of a type.
+
+    Nothing is rounded: the value is the one that was written. Raises ArithmeticError, TypeError or
+    ValueError for what is none of this type; what else does not fit, an array of the type refuses.
+    """
+    if given is None:
+        return None
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        return [value_of(item, kind.value_type) for item in given]
+    if pa.types.is_floating(kind):
+        return float(given)  # JSON has no number for "NaN" and "Infinity"
+    if pa.types.is_decimal(kind):
+        return Decimal(given)
+    if pa.types.is_timestamp(kind):
+        if _FINER_THAN_MICROSECONDS.search(given):
+            raise ValueError(f"{given} is finer than a microsecond")
+        moment = datetime.fromisoformat(given)
+        return moment if kind.tz else moment.replace(tzinfo=None)
+    if pa.types.is_date(kind):
+        return date.fromisoformat(given)
+    if pa.types.is_time(kind):
+        return time.fromisoformat(given)
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return bytes.fromhex(given)
+    return given
