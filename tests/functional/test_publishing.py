@@ -1,4 +1,4 @@
-"""Publishing through dbt: below the tests, so that what they refuse is not served."""
+"""Publishing, mostly through dbt: below the tests, so that what they refuse is not served."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import pytest
 from consumer import Project
 from hand_written import CLOCK as HAND_CLOCK
 from hand_written import HandWritten, prediction, run, sources
+from publishing import Publisher
 from scoring_project import CLOCK, ScoringProject, expect
+from warehouse import Warehouse
 
 from dbt_onnx.serving import Predictions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from consumer import Outcome
 
 NOW = datetime.fromisoformat(CLOCK)
@@ -238,3 +242,33 @@ def test_every_way_to_be_served_is_published(hand: Project) -> None:
     chain = told("chain")
     assert chain["rejected, averaged"] == ("predicted", "segment_average")
     assert chain["never"] == ("predicted", "constant")
+
+
+def test_a_model_is_published_with_the_types_of_its_own_features(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    warehouse.register("1", name="line")
+    warehouse.features((1, 1.0, 2.0))
+    warehouse.run(features='select * from "w"."main"."features"')
+    warehouse.register("2", name="other", alias="best")
+    warehouse.name = "others"
+    warehouse.sql(
+        "create view numbers as select id, a::integer as a, b::decimal(9, 2) as b from features"
+    )
+    warehouse.run(model="other@best", features='select * from "w"."main"."numbers"')
+    publisher = Publisher(tmp_path, connection=warehouse.connection)
+    registry = warehouse.connection.sql("from model_registry")
+    found = {}
+    for model in ("line/1", "other/2"):
+        publisher.publish(
+            "select id, y from scores join others using (id, y)",
+            ledgers=["scores", "others"], registry=registry, model=model,
+        )  # fmt: skip
+        with publisher.open() as predictions:
+            served = predictions.manifest.model
+            assert served is not None
+            found[served.model_name] = {column.name: column.kind for column in served.features}
+    assert found == {
+        "line": {"a": "double", "b": "double"},
+        "other": {"a": "int32", "b": "decimal128(9, 2)"},
+    }
+    warehouse.connection.close()

@@ -103,7 +103,9 @@ def test_a_publication_is_the_relation_whatever_it_is_built_from(history: list[R
         for number, relation in enumerate(history):
             create(publisher, TYPES, [(*key, *row) for key, row in relation.items()])
             built = publisher.publish(key=KEY)
-            whole = publisher.publish(key=KEY, name="whole", model="whole", full_refresh=True)
+            whole = publisher.publish(
+                key=KEY, name="whole", published_by="whole", full_refresh=True
+            )
             assert faults_of(publisher, key=KEY) == []
             assert faults_of(publisher, key=KEY, name="whole") == []
             assert whole.rows_changed == whole.rows == built.rows == len(relation)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from publishing import CLOCK, Publisher
+from warehouse import Warehouse
 
 from dbt_onnx.serving.files import Files
 from dbt_onnx.serving.manifest import POINTER, read_publications
@@ -97,6 +98,21 @@ def publish_target_unknown(publisher: Publisher) -> Call:
 def publish_taken_for_rows(publisher: Publisher) -> Call:
     request = arguments(publisher)()
     return request.__arrow_c_stream__  # type: ignore[attr-defined, no-any-return]
+
+
+@case
+def publish_model_unscored(publisher: Publisher) -> Call:
+    warehouse = Warehouse(publisher.root)
+    warehouse.register("1")
+    [row] = warehouse.sql("from model_registry")
+    warehouse.connection.close()
+    publisher.sql(
+        "create table model_registry as select * from (values ($1, $2, $3, $4, $5)) as "
+        "rows (model_name, model_version, alias, artifact, sha256)",
+        row,
+    )
+    registry = publisher.connection.sql("from model_registry")
+    return lambda: publisher.publish(registry=registry, model="line@champion")
 
 
 # what is published

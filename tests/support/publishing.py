@@ -30,13 +30,24 @@ ORIGIN_TYPES = {
 
 
 class Publisher:
-    """A warehouse, in memory unless it has a path, and the folder `serving` that it publishes into."""
+    """A warehouse, in memory unless it has a path or is open already, and the folder `serving` that it publishes
+    into.
+    """
 
-    def __init__(self, root: Path, *, path: Path | None = None, **config: str) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        path: Path | None = None,
+        connection: duckdb.DuckDBPyConnection | None = None,
+        **config: str,
+    ) -> None:
         self.root = root
-        self.connection = duckdb.connect(str(path or ":memory:"), config={**CONFIG, **config})
+        self.connection = connection or duckdb.connect(
+            str(path or ":memory:"), config={**CONFIG, **config}
+        )
         with_settings(self.connection)
-        self.database = path.stem if path else "memory"
+        [(self.database,)] = self.sql("select current_database()")
 
     def close(self) -> None:
         self.connection.close()
@@ -53,11 +64,12 @@ class Publisher:
         *,
         key: Sequence[str] = ("id",),
         name: str = "t",
-        model: str = "t_published",
+        published_by: str = "t_published",
         full_refresh: bool = False,
+        ledgers: Sequence[str] = (),
         **arguments: Any,
     ) -> PublicationSummary:
-        """Publish what a query gives, as a model called `model` would."""
+        """Publish what a query gives, as a model called `published_by`, downstream of `ledgers`, would."""
         request = publishing.publish(
             None,
             None,
@@ -69,11 +81,15 @@ class Publisher:
         settings = publishing.PublicationSettings(
             database=self.database,
             schema="main",
-            identifier=model,
+            identifier=published_by,
             run_id="run",
             clock_sql=f"timestamp '{CLOCK}'",
             full_refresh=full_refresh,
             empty=False,
+            scoring_models=[
+                {"database": self.database, "schema": "main", "identifier": ledger}
+                for ledger in ledgers
+            ],
         )
         with patch.object(publishing, "project_folder", return_value=self.root):
             return publishing.publish_relation(DuckDBWarehouse(self.connection), request, settings)

@@ -1,6 +1,5 @@
 -- what is published of a person: 200 films, in the order of the dot product
 {{ config(materialized='view') }}
--- the ledger of the model that is published with them is named first
 with ranks as (
     select user_id, film_id, next_probability from {{ ref('candidate_ranks_current') }}
 )

@@ -294,13 +294,18 @@ def _kept_model(
     artifacts = project_folder() / "artifacts"
     artifact = load_artifact(artifacts, entry)
     features = artifact.contract.feature_names
-    if not settings.ledgers:
+    scored_by = [
+        ledger
+        for ledger in settings.ledgers
+        if warehouse.last_account(ledger).get("model_name") == entry.model_name
+    ]
+    if not scored_by:
         raise ConfigError(
-            f"publish() names model {request.model!r}, and no scoring model is upstream of "
-            f"{settings.identifier}: the types of the features are not known",
-            hint="publish what stands on a scoring model, or leave registry and model away",
+            f"publish() names model {request.model!r}, and no scoring model upstream of "
+            f"{settings.identifier} scores with {entry.model_name!r}: the types of its features are not known",
+            hint="publish what stands on a scoring model of that name, or leave registry and model away",
         )
-    types = warehouse.feature_types(settings.ledgers[0], features)
+    types = warehouse.feature_types(scored_by[0], features)
     files = open_target(FILES, request.name, project=project_folder())
     if not isinstance(files, Files):
         raise ConfigError(
