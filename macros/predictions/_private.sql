@@ -168,7 +168,7 @@ served_versions as (
     from (
         select
             *,
-            min(place) filter (is_serving) over () as serving_place,
+            min(case when is_serving then place end) over () as serving_place,
             is_last_run or not bool_or(is_last_run) over () as tells_presence
         from places
     )

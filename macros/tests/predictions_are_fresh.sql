@@ -48,7 +48,7 @@ served as (
             when __dbt_onnx_is_future then 'error'
             {%- for severity, after in {'error': error_after, 'warn': warn_after}.items() if after is not none %}
             {%- set is_stale = 'fresh_as_of < ' ~ clock ~ ' - ' ~ dbt_onnx._interval(after) %}
-            when {{ is_stale }} and count(*) filter (where {{ is_stale }}) over () > {{ max_stale_fraction }} * count(*) over ()
+            when {{ is_stale }} and count_if({{ is_stale }}) over () > {{ max_stale_fraction }} * count(*) over ()
                 then '{{ severity }}'
             {%- endfor %}
         end as severity,
