@@ -71,7 +71,13 @@ def _commands(folder: Path, made: list[Payload], *, short: bool) -> Iterator[Att
         loaded = what["code"] + what["mapped"]
         code.made(harm=f"{name}: {loaded}" if loaded else None)
     # where onnxruntime keeps what it wants to report, and a name for the machine
-    left = [str(path) for path in (folder / "kept_in/home").rglob("*")]
+    home = folder / "kept_in/home"
+    ours = home / ".cache/dbt_onnx"  # what dbt has told of a project, see docs/commands.md
+    left = [
+        str(path)
+        for path in home.rglob("*")
+        if path not in {ours, ours.parent} and (path.parent, path.suffix) != (ours, ".json")
+    ]
     network.made(harm=f"left in the home folder: {left}" if left else None)
     opened = set().union(*(what["opened"] for what in seen.values()))
     files = Attack(PROMISE, "a file that would run code, beside a model: no command opens it")
