@@ -27,12 +27,17 @@ SCORE = "/v1/predictions/churn:score"
 QUESTION = {"key": "00099", "features": {"a": 1.5, "b": 1}}
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def scoring_folder(tmp_path: Path) -> Path:
+    """What is served: `churn` with a model, `plain` without one."""
     model = served(tmp_path / "serving/churn", graphs.linear(), LINEAR)
     publish(tmp_path / "serving/churn", {"00042": {"churn_probability": 0.25}}, model=model)
     publish(tmp_path / "serving/plain", {"00042": {"churn_probability": 0.25}})
     return tmp_path / "serving"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return scoring_folder(tmp_path)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ import killers
 import pytest
 from served_folder import CLOCK, publish
 from test_http import HASH, NOW, TOKEN, Service, answer_of, command, head, is_error, live, opened
+from test_http_score import QUESTION, kept, scoring_folder
 from test_scoring_on_request import LINEAR, served
 
 from dbt_onnx.errors import ConfigError
@@ -33,7 +34,6 @@ from dbt_onnx.serving.http import application
 from dbt_onnx.serving.limits import Limits
 from dbt_onnx.serving.lookup import utc_now
 from dbt_onnx.serving.real_time import RealTime
-from dbt_onnx.serving.request_log import read_segment
 from dbt_onnx.serving.submissions import KEPT, Submissions
 from dbt_onnx.serving.tokens import Tokens
 from dbt_onnx.serving.webhooks import Webhook, read_webhooks
@@ -43,17 +43,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SUBMIT = "/v1/predictions/churn:submit"
-QUESTION = {"key": "00099", "features": {"a": 1.5, "b": 1}}
 KEY = b"a secret of thirty-two bytes: 32"
 LONG = 120.0
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    model = served(tmp_path / "serving/churn", graphs.linear(), LINEAR)
-    publish(tmp_path / "serving/churn", {"00042": {"churn_probability": 0.25}}, model=model)
-    publish(tmp_path / "serving/plain", {"00042": {"churn_probability": 0.25}})
-    return tmp_path / "serving"
+    return scoring_folder(tmp_path)
 
 
 @pytest.fixture
@@ -81,11 +77,6 @@ def ended(get: Callable[[str], Any], place: str) -> dict[str, Any]:
         return found if found["ended_at"] else None
 
     return until(document)
-
-
-def kept(folder: Path) -> list[dict[str, Any]]:
-    segments = sorted((folder / "churn/requests").glob("*.log"))
-    return [document for segment in segments for _, document in read_segment(segment)]
 
 
 def test_what_is_submitted_is_answered_later_as_it_would_be_at_once(

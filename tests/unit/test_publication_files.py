@@ -747,7 +747,7 @@ STEPS = {
     "before it is moved": (f"{FILES}:hashlib.file_digest", 1, 1),
     "before the switch": (f"{FILES}:Files.switch", 1, 1),
     "at the switch": ("dbt_onnx.artifacts.card:os.fsync", 3, 1),
-    "after the switch": (f"{FILES}:_sync", 2, 2),
+    "after the switch": (f"{FILES}:sync_folder", 2, 2),
     "before the warehouse knows": (f"{TABLES}:RowsToPublish.record", 1, 2),
     "before the warehouse commits": (f"{TABLES}:RowsToPublish._hash_function", 1, 2),
 }

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.card import CARD_NAME, replace_file
 from dbt_onnx.errors import DataError, ServingError
+from dbt_onnx.serving.disk import sync_folder
 from dbt_onnx.serving.file_source import ORIGIN, check_file, quote
 from dbt_onnx.serving.manifest import (
     MODELS,
@@ -121,9 +122,9 @@ class Files:
     def switch(self, publications: Publications) -> None:
         """Let readers see these publications, from one moment to the next; drop the files of no other."""
         try:
-            _sync(self.folder)
+            sync_folder(self.folder)
             replace_file(self.folder / POINTER, publications.content())
-            _sync(self.folder)
+            sync_folder(self.folder)
         except OSError as error:
             raise _unwritable(self.folder, error) from error
         self._clear()
@@ -212,14 +213,6 @@ def not_unique(rows: RowsToPublish, *, written: int | None = None) -> DataError:
         f"the key {list(rows.key)} is not unique in {rows.relation}{found}; nothing is published",
         hint="publish a relation with one row for each key, as `current_predictions` gives it",
     )
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unwritable(folder: Path, error: Any) -> ServingError:

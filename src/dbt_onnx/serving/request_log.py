@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from dbt_onnx.errors import ServingError
+from dbt_onnx.serving.disk import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -136,11 +137,7 @@ class RequestLog:
         descriptor = os.open(self.folder / name, flags, 0o600)
         # the size first: a position is not locked, and an early one is right, too
         self._size, self._segment = 0, name
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self.folder)
         return descriptor
 
 

@@ -19,6 +19,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.errors import ServingError
+from dbt_onnx.serving.disk import sync_folder
 from dbt_onnx.serving.lease import Lease
 from dbt_onnx.serving.request_log import Position
 
@@ -323,8 +324,8 @@ class Submissions:
                 connection.execute(index)
             connection.execute(f"pragma user_version = {_FORMAT}")
             connection.execute("commit")
-            _sync(self._folder)
-            _sync(self._folder.parent)
+            sync_folder(self._folder)
+            sync_folder(self._folder.parent)
         except BaseException:
             connection.close()
             raise
@@ -410,13 +411,5 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
