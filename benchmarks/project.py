@@ -194,9 +194,10 @@ def copy(*, created: str, folder: str) -> None:
 def import_all() -> None:
     """Import what a scoring run imports, and what duckdb looks for when it meets Python objects."""
     for module in (
-        "asyncio", "dbt_onnx.artifacts.hostile", "dbt_onnx.engines.duckdb.warehouse", "dbt_onnx.kernel.child_session",
-        "dbt_onnx.project.dbt_model", "dbt_onnx.runs.scorer", "onnx", "onnxruntime", "pandas", "pyarrow.compute",
-        "pyarrow.dataset", "pyarrow.pandas_compat", "pytz",
+        "asyncio", "dbt_onnx.artifacts.hostile", "dbt_onnx.engines.duckdb.engine", "dbt_onnx.engines.duckdb.warehouse",
+        "dbt_onnx.kernel.child_session", "dbt_onnx.project.dbt_model", "dbt_onnx.runs.scorer",
+        "dbt_onnx.serving.request_log", "onnx", "onnxruntime", "pandas", "pyarrow.compute", "pyarrow.dataset",
+        "pyarrow.pandas_compat", "pytz",
     ):  # fmt: skip
         import_module(module)
 
