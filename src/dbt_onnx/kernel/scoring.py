@@ -96,7 +96,7 @@ def score_batches(
     with ThreadPoolExecutor(workers) as pool:
         try:
             for part in _parts(batches, contract, part_rows):
-                waiting.append((part, pool.submit(_score, part, scorer, contract, search)))
+                waiting.append((part, pool.submit(score_batch, part, scorer, contract, search)))
                 if len(waiting) > workers:
                     yield finish()
             while waiting:
@@ -120,9 +120,13 @@ def _parts(
 
 
 @AT_WORK.entered(lambda: None)
-def _score(
-    batch: pa.RecordBatch, scorer: Scorer, contract: Contract, search: RowSearch | None
+def score_batch(
+    batch: pa.RecordBatch, scorer: Scorer, contract: Contract, search: RowSearch | None = None
 ) -> pa.RecordBatch:
+    """Score one batch, in the calling thread: what `score_batches` does with each of its own.
+
+    The caller has held the columns against the contract. Raises what `score_batches` raises.
+    """
     encoded = encode(batch, contract)
     fed = np.flatnonzero(encoded.valid)
     schema = prediction_schema(batch.schema, contract)

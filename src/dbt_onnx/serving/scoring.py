@@ -16,7 +16,7 @@ from dbt_onnx.errors import FeaturesError
 from dbt_onnx.kernel.json_values import type_of
 from dbt_onnx.kernel.native import MAX_SECONDS
 from dbt_onnx.kernel.relation import check_relation
-from dbt_onnx.kernel.scoring import score_batches
+from dbt_onnx.kernel.scoring import score_batch
 from dbt_onnx.serving.manifest import MODELS
 
 if TYPE_CHECKING:
@@ -102,10 +102,7 @@ class ModelScorer:
 
     def _scored(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         with self._lock:
-            [scored] = score_batches(
-                [batch], self._session, contract=self._contract, part_rows=batch.num_rows
-            )
-        return scored
+            return score_batch(batch, self._session, self._contract)
 
 
 def batch_of(
