@@ -215,7 +215,8 @@ def keep_inputs(
         statement = inputs.insert_inputs(
             tables.inputs, shape, features=features, kept_types=types, stream=quote(_FED)
         )
-        writer.raw.register(_FED, fed.read())
+        batches = _in_row_groups(fed.read())
+        writer.raw.register(_FED, pa.RecordBatchReader.from_batches(fed.schema, batches))
         kept = writer.rows(statement, planned.rows.parameters)[0][0]
         writer.raw.unregister(_FED)
         given = {name: kept_as(kind) for name, kind in features.items()}
