@@ -14,6 +14,7 @@ from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb import ledger
 from dbt_onnx.engines.duckdb.feature_types import features_hash
 from dbt_onnx.engines.duckdb.ledger import LedgerShape, LedgerTables
+from dbt_onnx.runs.tables import RUNS_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +35,7 @@ def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:
             (_TABLES.history, shape.history_columns),
         ):
             connection.execute(ledger.create_table(table, columns, key=shape.key))
-        connection.execute(ledger.create_table(_TABLES.runs, ledger.RUNS_TYPES))
+        connection.execute(ledger.create_table(_TABLES.runs, RUNS_TYPES))
         connection.execute(ledger.create_ledger(_TABLES, shape))
         kinds = connection.sql("from source.features")
         types = dict(zip(kinds.columns, map(str, kinds.types), strict=True))

@@ -10,7 +10,7 @@ import pytest
 from consumer import Project
 from hand_written import CLOCK, RUNS, STAMPS, HandWritten, prediction, run, sources
 
-from dbt_onnx.engines.duckdb import ledger
+from dbt_onnx.runs.tables import LEDGER_TYPES, RUNS_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,9 +163,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def test_hand_written_tables_have_the_columns_of_those_that_a_run_writes() -> None:
-    types = {name: kind.upper() for name, kind in ledger.LEDGER_TYPES.items()}
+    types = {name: kind.upper() for name, kind in LEDGER_TYPES.items()}
     assert {name: kind.upper() for name, kind in STAMPS.items()} == types
-    written = {name: ledger.RUNS_TYPES[name] for name in RUNS}
+    written = {name: RUNS_TYPES[name] for name in RUNS}
     assert {name: kind.upper() for name, kind in RUNS.items()} == written
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from warehouse import Warehouse, newest_of_ledger
 
-from dbt_onnx.engines.duckdb import ledger
+from dbt_onnx.runs.tables import ERASURES_TABLE, RUNS_TABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,8 +47,8 @@ def test_many_models_at_once_never_conflict_and_each_has_its_run_row(tmp_path: P
     assert {row[0] for row in shared.sql("select table_name from duckdb_tables()")} == {
         "features",
         "model_registry",
-        ledger.RUNS_TABLE,
-        ledger.ERASURES_TABLE,
+        RUNS_TABLE,
+        ERASURES_TABLE,
         "dbt_onnx_references",
         *(
             f"scores_{number}{suffix}"

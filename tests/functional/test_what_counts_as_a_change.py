@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from warehouse import Warehouse, line_contract
 
-from dbt_onnx.engines.duckdb.feature_types import hashed, precisions_of
+from dbt_onnx.engines.duckdb.feature_types import hashed
 from dbt_onnx.errors import ConfigError
 from dbt_onnx.kernel.casts import cast_elements
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
+from dbt_onnx.runs.precisions import precisions_of
 
 if TYPE_CHECKING:
     from pathlib import Path

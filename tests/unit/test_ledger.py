@@ -5,13 +5,14 @@ from __future__ import annotations
 from dbt_onnx.engines.duckdb import ledger
 from dbt_onnx.kernel import contract
 from dbt_onnx.runs.plan import SCORE_REASONS
+from dbt_onnx.runs.tables import LEDGER_TYPES, RUNS_TYPES
 
 
 def test_outputs_cannot_take_the_name_of_a_column_of_the_tables() -> None:
-    assert set(contract.STAMP_COLUMNS) == set(ledger.LEDGER_TYPES)
+    assert set(contract.STAMP_COLUMNS) == set(LEDGER_TYPES)
     written = ledger.ROW_TYPES | ledger.CURRENT_TYPES | ledger.HISTORY_TYPES
-    assert set(ledger.LEDGER_TYPES) | set(written) <= contract.RESERVED_COLUMNS
+    assert set(LEDGER_TYPES) | set(written) <= contract.RESERVED_COLUMNS
 
 
 def test_every_score_reason_has_its_column_in_the_runs() -> None:
-    assert {f"rows_{reason}" for reason in SCORE_REASONS} <= set(ledger.RUNS_TYPES)
+    assert {f"rows_{reason}" for reason in SCORE_REASONS} <= set(RUNS_TYPES)

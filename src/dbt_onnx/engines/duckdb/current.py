@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.duckdb.identifiers import compared, compared_key, literal, not_null, quote
-from dbt_onnx.engines.duckdb.ledger import REJECTED, ROW_TYPES, RUN
+from dbt_onnx.engines.duckdb.ledger import REJECTED, ROW_TYPES
 from dbt_onnx.runs.plan import SCORE_REASONS
+from dbt_onnx.runs.tables import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

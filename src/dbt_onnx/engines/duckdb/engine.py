@@ -15,13 +15,14 @@ from dbt_onnx.engines.duckdb import planning, writing
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process
 from dbt_onnx.engines.duckdb.features import FeatureRelation, recorded_name, relation_name
 from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
-from dbt_onnx.engines.duckdb.ledger import RUN, LedgerShape
+from dbt_onnx.engines.duckdb.ledger import LedgerShape
 from dbt_onnx.engines.duckdb.references import write_references
 from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.engines.duckdb.taking_over import take_over
 from dbt_onnx.errors import ConfigError, ContractError, DbtOnnxError
 from dbt_onnx.runs.run import RunSummary, Written, score_table
+from dbt_onnx.runs.tables import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

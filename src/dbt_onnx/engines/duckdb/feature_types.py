@@ -1,13 +1,7 @@
 """The SQL types that a model can read: how values of each are hashed, and how they are kept.
 
 A value has changed when what reaches the model has changed. So what is hashed is the value as the
-contract encodes it. How exactly it is hashed is the feature's precision:
-
-    exact       integers, text, moments, and floats whose tolerance is stricter than their tensor's type
-    float32     floats and decimals for a float32 tensor, rounded as the encoder rounds them
-    float16     the same for a float16 tensor
-    9 digits    DOUBLE for a float64 tensor: as many significant digits as `score()` says; a whole
-                number below 2^53 counts with all of its digits, and so does a DECIMAL
+contract encodes it; `dbt_onnx.runs.precisions` says how exactly.
 
 The last digits of a sum of doubles depend on the order in which DuckDB's threads come. float32 does
 not keep them. A wider type is no change for the model: all integers are hashed as BIGINT, or as text
@@ -16,19 +10,23 @@ where they are longer, all floats as DOUBLE, an ENUM as text.
 
 from __future__ import annotations
 
-import math
 import re
 from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.duckdb.identifiers import by_bytes, quote
-from dbt_onnx.kernel.contract import FLOAT_TYPES
+from dbt_onnx.runs.precisions import (
+    BITS_OF_DOUBLE,
+    BITS_OF_WHOLE,
+    EXACT,
+    FRACTION_BITS_OF_FLOAT16,
+    MAX_SPLIT,
+    NORMAL_RANGE,
+    bits_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dbt_onnx.kernel.contract import Contract
-
-EXACT = "exact"
 
 _SIGNED = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 _UNSIGNED = ("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
@@ -47,42 +45,8 @@ _IN_UTC = {
     "TIMESTAMPTZ_NS": "make_timestamp_ns(epoch_ns({}))",
 }
 
-# precision of a float, and the least and the greatest of its normal range
-_EPSILON = {"float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
-_RANGE = {"float16": (2.0**-14, 65504.0), "float32": (2.0**-126, (2 - 2.0**-23) * 2.0**127)}
-_FRACTION_BITS_OF_FLOAT16 = 10
-_BITS_OF_DOUBLE = 53
 _DIGITS_OF_64_BITS = 18
 _OF_128_BITS = frozenset({"HUGEINT", "UHUGEINT", "UUID"})
-# a fraction below this is noise in a sum of whole numbers; real fractions are above it
-_BITS_OF_WHOLE = 43
-# a product with the splitter must not overflow
-_MAX_SPLIT = 1e290
-
-
-def precisions_of(contract: Contract, *, significant_digits: int) -> dict[str, str]:
-    """{feature: its precision}. A feature that tensors of several types read is exact."""
-    precisions = {}
-    for feature in contract.features:
-        found = {
-            _precision(tensor.dtype, feature.tolerance, significant_digits)
-            for tensor in contract.inputs
-            if feature.name in tensor.features
-        }
-        precisions[feature.name] = found.pop() if len(found) == 1 else EXACT
-    return precisions
-
-
-def _precision(dtype: str, tolerance: float | None, significant_digits: int) -> str:
-    if dtype not in FLOAT_TYPES:
-        return EXACT
-    # with a stricter tolerance, of two values that round to the same one may be rejected
-    if tolerance is not None and tolerance < _EPSILON[dtype]:
-        return EXACT
-    if dtype != "float64":
-        return dtype
-    bits = _bits(significant_digits)
-    return EXACT if bits >= _BITS_OF_DOUBLE else f"{significant_digits} digits"
 
 
 def hashed(name: str, sql_type: str, precision: str) -> str:
@@ -98,7 +62,7 @@ def hashed(name: str, sql_type: str, precision: str) -> str:
     if not decimal and element not in {"FLOAT", "DOUBLE"}:
         return _by_bytes(column, element, lists)
     is_narrow = element == "FLOAT" and precision == "float32"
-    if precision == EXACT or is_narrow or (decimal and precision not in _RANGE):
+    if precision == EXACT or is_narrow or (decimal and precision not in NORMAL_RANGE):
         return _cast(column, "DOUBLE", lists)
     if not lists:
         return _rounded(f"cast({column} as double)" if element != "DOUBLE" else column, precision)
@@ -149,30 +113,26 @@ def _cast(column: str, element: str, lists: str) -> str:
 
 
 def _rounded(value: str, precision: str) -> str:
-    if precision in _RANGE:
+    if precision in NORMAL_RANGE:
         rounded = f"cast(cast({value} as float) as double)"
         if precision == "float16":
             # rounded once: rounded to float32 first, a value just above a half would round down
-            unit = f"pow(2e0, floor(log2(abs({value}))) - {_FRACTION_BITS_OF_FLOAT16})"
+            unit = f"pow(2e0, floor(log2(abs({value}))) - {FRACTION_BITS_OF_FLOAT16})"
             rounded = f"round_even({value} / {unit}, 0) * {unit}"
         # outside the normal range the exact value decides whether a row is rejected
-        low, high = map(_double, _RANGE[precision])
+        low, high = map(_double, NORMAL_RANGE[precision])
         return f"case when abs({value}) between {low} and {high} then {rounded} else {value} end"
-    bits = _bits(int(precision.partition(" ")[0]))
+    bits = bits_of(int(precision.partition(" ")[0]))
     # Dekker's splitting leaves the upper bits of a double: T. J. Dekker, "A floating-point technique
     # for extending the available precision" (1971)
-    product = f"{value} * {_double(2.0 ** (_BITS_OF_DOUBLE - bits) + 1)}"
-    nearly = _double(2.0 ** -max(bits, _BITS_OF_WHOLE))
+    product = f"{value} * {_double(2.0 ** (BITS_OF_DOUBLE - bits) + 1)}"
+    nearly = _double(2.0 ** -max(bits, BITS_OF_WHOLE))
     return (
-        f"case when abs({value}) < {_double(2.0**_BITS_OF_DOUBLE)} "
+        f"case when abs({value}) < {_double(2.0**BITS_OF_DOUBLE)} "
         f"and abs({value} - round({value})) <= abs({value}) * {nearly} then round({value}) "
-        f"when abs({value}) < {_double(_MAX_SPLIT)} then {product} - ({product} - {value}) "
+        f"when abs({value}) < {_double(MAX_SPLIT)} then {product} - ({product} - {value}) "
         f"else {value} end"
     )
-
-
-def _bits(significant_digits: int) -> int:
-    return math.ceil(significant_digits * math.log2(10))
 
 
 def _double(value: float) -> str:

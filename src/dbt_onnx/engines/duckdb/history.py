@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx.engines.duckdb import inputs
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.identifiers import quote
-from dbt_onnx.engines.duckdb.ledger import LEDGER_TYPES
 from dbt_onnx.engines.duckdb.runs import read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ConfigError
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.history import LedgerRow, RunRow
+from dbt_onnx.runs.tables import LEDGER_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

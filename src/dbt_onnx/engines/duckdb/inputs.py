@@ -21,9 +21,10 @@ from dbt_onnx.engines.duckdb.feature_types import (
     kept_as,
 )
 from dbt_onnx.engines.duckdb.identifiers import absent, not_null, quote
-from dbt_onnx.engines.duckdb.ledger import RUN, fingerprint
+from dbt_onnx.engines.duckdb.ledger import fingerprint
 from dbt_onnx.errors import WarehouseError
 from dbt_onnx.kernel.contract import CARRIED_PREFIX
+from dbt_onnx.runs.tables import RUN
 
 if TYPE_CHECKING:
     import re

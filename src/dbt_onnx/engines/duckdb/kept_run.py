@@ -15,12 +15,13 @@ from dbt_onnx.engines.duckdb.identifiers import (
     same_key,
     types_of,
 )
-from dbt_onnx.engines.duckdb.ledger import CURRENT_TYPES, REJECTED, RUN
+from dbt_onnx.engines.duckdb.ledger import CURRENT_TYPES, REJECTED
 from dbt_onnx.engines.duckdb.proof import erased_of_runs
 from dbt_onnx.engines.duckdb.runs import read_run_rows
 from dbt_onnx.errors import ConfigError
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.replay import Finding, Replay, key_text
+from dbt_onnx.runs.tables import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -24,20 +24,15 @@ from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.kernel.contract import KEY_PREFIX
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.plan import SCORE_REASONS
+from dbt_onnx.runs.tables import CURRENT_SUFFIX, HISTORY_SUFFIX, RUN, RUNS_TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from dbt_onnx.engines.base import TableName
 
-CURRENT_SUFFIX = "__current"
-HISTORY_SUFFIX = "__history"
-RUNS_TABLE = "dbt_onnx_runs"
-ERASURES_TABLE = "dbt_onnx_erasures"
-REQUEST_LOGS_TABLE = "dbt_onnx_request_logs"
 RUNS_SEQUENCE = "dbt_onnx_run_no"
 
-RUN = "run_no"
 REJECTED = "rejected_reason_no"
 """The place of a row's reason in the list of its run, from 1; NULL in a row that was scored."""
 
@@ -55,89 +50,10 @@ OLDER_REASONS = f"ENUM({', '.join(map(literal, SCORE_REASONS[:-1]))})"
 """The type of `score_reason` before a service's answers came into the ledger."""
 CURRENT_TYPES = {"last_seen_as_of": "TIMESTAMP", "confirmed_as_of": "TIMESTAMP"}
 HISTORY_TYPES = {"is_late": "BOOLEAN"}
-LEDGER_TYPES = {
-    "as_of": "TIMESTAMP",
-    "status": "VARCHAR",
-    "rejected_reason": "VARCHAR",
-    "score_reason": "VARCHAR",
-    "is_late": "BOOLEAN",
-    "model_name": "VARCHAR",
-    "model_version": "VARCHAR",
-    "run_id": "VARCHAR",
-    "scored_at": "TIMESTAMP",
-    "features_hash": "UBIGINT",
-}
-"""What the ledger says of each row, after the key and the outputs."""
 
 # left to itself, DuckDB tries all ways to compress a column, and comes to these
 _REPEATED = ("score_reason", REJECTED, RUN, *CURRENT_TYPES, *HISTORY_TYPES)
 _RANDOM_TYPES = ("FLOAT", "DOUBLE", "UBIGINT")
-
-RUNS_TYPES = {
-    RUN: "INTEGER",
-    "run_id": "VARCHAR",
-    "scoring_model": "VARCHAR",
-    "status": "VARCHAR",
-    "scope": "VARCHAR",
-    "clock": "TIMESTAMP",
-    "started_at": "TIMESTAMP",
-    "ended_at": "TIMESTAMP",
-    "as_of": "TIMESTAMP",
-    "scored_at": "TIMESTAMP",
-    "rows_in": "BIGINT",
-    "rows_scored": "BIGINT",
-    "rows_rejected": "BIGINT",
-    "rows_unchanged": "BIGINT",
-    **{f"rows_{reason}": "BIGINT" for reason in SCORE_REASONS},
-    "rows_inputs_kept": "BIGINT",
-    "key_columns": "VARCHAR[]",
-    "features_relation": "VARCHAR",
-    "registry_relation": "VARCHAR",
-    "features": "VARCHAR[]",
-    "feature_types": "VARCHAR[]",
-    "feature_precisions": "VARCHAR[]",
-    "output_columns": "VARCHAR[]",
-    "model_name": "VARCHAR",
-    "model_version": "VARCHAR",
-    "model_alias": "VARCHAR",
-    "artifact_sha256": "VARCHAR",
-    "card_sha256": "VARCHAR",
-    "input_fingerprint": "UBIGINT",
-    "ledger_fingerprint": "UBIGINT",
-    "inputs_fingerprint": "UBIGINT",
-    "features_hash_function": "VARCHAR",
-    "onnxruntime_version": "VARCHAR",
-    "provider": "VARCHAR",
-    "threads": "INTEGER",
-    "workers": "INTEGER",
-    "batch_rows": "INTEGER",
-    "in_child_process": "BOOLEAN",
-    "dbt_onnx_version": "VARCHAR",
-    "dbt_version": "VARCHAR",
-    "warehouse_version": "VARCHAR",
-    "error": "VARCHAR",
-    "rejected_reasons": "VARCHAR[]",
-    "previous_fingerprint": "VARCHAR",
-    "fingerprint": "VARCHAR",
-}
-ERASURES_TYPES = {
-    "scoring_model": "VARCHAR",
-    "erased_at": "TIMESTAMP",
-    "why": "VARCHAR",
-    RUN: "INTEGER",
-    "rows": "BIGINT",
-    "rows_inputs": "BIGINT",
-    "ledger_fingerprint": "UBIGINT",
-    "inputs_fingerprint": "UBIGINT",
-}
-REQUEST_LOGS_TYPES = {
-    "scoring_model": "VARCHAR",
-    "name": "VARCHAR",
-    "segment": "VARCHAR",
-    "bytes_read": "BIGINT",
-    "lines_left": "BIGINT[]",
-    "read_at": "TIMESTAMP",
-}
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from dbt_onnx.engines.duckdb.feature_types import (
     read_as,
 )
 from dbt_onnx.engines.duckdb.identifiers import compared, compared_key, not_null, quote
-from dbt_onnx.engines.duckdb.ledger import REJECTED, ROW_TYPES, RUN, fingerprint
+from dbt_onnx.engines.duckdb.ledger import REJECTED, ROW_TYPES, fingerprint
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.plan import SCORE_REASONS
+from dbt_onnx.runs.tables import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

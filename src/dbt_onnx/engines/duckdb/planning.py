@@ -16,11 +16,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb import plan
-from dbt_onnx.engines.duckdb.feature_types import precisions_of
 from dbt_onnx.engines.duckdb.plan import Facts, Question
 from dbt_onnx.engines.duckdb.runs import NOW
 from dbt_onnx.errors import WarehouseError
 from dbt_onnx.runs.plan import Planned, PlanSummary, Snapshot
+from dbt_onnx.runs.precisions import precisions_of
 from dbt_onnx.runs.run import unstable
 
 if TYPE_CHECKING:

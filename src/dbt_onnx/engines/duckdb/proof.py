@@ -18,7 +18,6 @@ from dbt_onnx.engines.duckdb.ledger import (
     CURRENT_TYPES,
     REJECTED,
     ROW_TYPES,
-    RUN,
     all_rows,
     fingerprint,
     fingerprint_of_rows,
@@ -31,6 +30,7 @@ from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.chain import faults_of_chain
 from dbt_onnx.runs.replay import MAX_FINDINGS, Finding, key_text
+from dbt_onnx.runs.tables import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

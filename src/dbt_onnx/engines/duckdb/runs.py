@@ -9,18 +9,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
-from dbt_onnx.engines.duckdb.ledger import (
-    REJECTED,
-    RUN,
-    RUNS_SEQUENCE,
-    RUNS_TABLE,
-    RUNS_TYPES,
-    last_number,
-)
+from dbt_onnx.engines.duckdb.ledger import REJECTED, RUNS_SEQUENCE, last_number
 from dbt_onnx.errors import DbtOnnxError
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.chain import fingerprint_of
 from dbt_onnx.runs.history import RunRow
+from dbt_onnx.runs.tables import RUN, RUNS_TABLE, RUNS_TYPES
 from dbt_onnx.version import __version__
 
 if TYPE_CHECKING:

@@ -9,17 +9,20 @@ from dbt_onnx.engines.duckdb import inputs, ledger
 from dbt_onnx.engines.duckdb.feature_types import converted, widened
 from dbt_onnx.engines.duckdb.identifiers import absent, quote, types_of
 from dbt_onnx.engines.duckdb.inputs import INPUTS_SUFFIX
-from dbt_onnx.engines.duckdb.ledger import (
-    CURRENT_SUFFIX,
-    ERASURES_TABLE,
-    HISTORY_SUFFIX,
-    RUN,
-    RUNS_TABLE,
-    LedgerShape,
-    LedgerTables,
-)
+from dbt_onnx.engines.duckdb.ledger import LedgerShape, LedgerTables
 from dbt_onnx.errors import ConfigError, ContractError, WarehouseError
 from dbt_onnx.runs.plan import SCORE_REASONS
+from dbt_onnx.runs.tables import (
+    CURRENT_SUFFIX,
+    ERASURES_TABLE,
+    ERASURES_TYPES,
+    HISTORY_SUFFIX,
+    REQUEST_LOGS_TABLE,
+    REQUEST_LOGS_TYPES,
+    RUN,
+    RUNS_TABLE,
+    RUNS_TYPES,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -55,7 +58,7 @@ class ScoringTables(LedgerTables):
 
     @property
     def request_logs(self) -> TableName:
-        return self.ledger.beside(ledger.REQUEST_LOGS_TABLE)
+        return self.ledger.beside(REQUEST_LOGS_TABLE)
 
     def check_runs(self, cursor: Cursor) -> None:
         """Raise WarehouseError when the runs table is not ours, so that no run can be recorded."""
@@ -64,16 +67,16 @@ class ScoringTables(LedgerTables):
         _refuse_foreign(
             cursor, self.references, MODEL_TYPES, role="references table", repairable=True
         )
-        _refuse_foreign(cursor, self.erasures, ledger.ERASURES_TYPES, role="table of erasures")
+        _refuse_foreign(cursor, self.erasures, ERASURES_TYPES, role="table of erasures")
         for table, types in self._shared():
             _refuse_retyped(cursor, table, types, hint=_restore(table))
 
     def _shared(self) -> Sequence[tuple[TableName, Mapping[str, str]]]:
         """The tables that all scoring models of a schema share, with the types of their columns."""
         return (
-            (self.runs, ledger.RUNS_TYPES),
+            (self.runs, RUNS_TYPES),
             (self.references, REFERENCES_TYPES),
-            (self.erasures, ledger.ERASURES_TYPES),
+            (self.erasures, ERASURES_TYPES),
         )
 
     def _refuse_older(self, cursor: Cursor) -> None:
@@ -281,7 +284,7 @@ class ScoringTables(LedgerTables):
         """Create the table of how far the logs of services were read. Raises WarehouseError when somebody
         else has one of its name.
         """
-        types = ledger.REQUEST_LOGS_TYPES
+        types = REQUEST_LOGS_TYPES
         _refuse_foreign(cursor, self.request_logs, types, role="table of request logs")
         _create(cursor, self.request_logs, types)
 

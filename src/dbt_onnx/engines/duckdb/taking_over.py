@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from dbt_onnx.engines.duckdb import inputs, ledger, writing
-from dbt_onnx.engines.duckdb.feature_types import features_hash, kept_as, precisions_of
+from dbt_onnx.engines.duckdb.feature_types import features_hash, kept_as
 from dbt_onnx.engines.duckdb.identifiers import compared, not_null, quote
-from dbt_onnx.engines.duckdb.ledger import REJECTED, ROW_TYPES, RUN, LedgerShape
+from dbt_onnx.engines.duckdb.ledger import REJECTED, ROW_TYPES, LedgerShape
 from dbt_onnx.engines.duckdb.planning import features_hash_function
 from dbt_onnx.engines.duckdb.publishing import PUBLICATIONS_TABLE
 from dbt_onnx.engines.duckdb.runs import LOCK, NOW, open_run, remember_number
@@ -30,7 +30,9 @@ from dbt_onnx.errors import DbtOnnxError
 from dbt_onnx.kernel.json_values import type_of, value_of
 from dbt_onnx.runs.answered import NO_ANSWER, REAL_TIME, Answered
 from dbt_onnx.runs.plan import SCORE_REASONS
+from dbt_onnx.runs.precisions import precisions_of
 from dbt_onnx.runs.run import RunSummary
+from dbt_onnx.runs.tables import REQUEST_LOGS_TYPES, RUN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -287,7 +289,7 @@ class _TakingOver:
             which = "scoring_model = $scoring_model and name = $name and segment = $segment"
             self._cursor.execute(f"delete from {table} where {which}", values)
             self._cursor.execute(
-                f"insert into {table} ({', '.join(ledger.REQUEST_LOGS_TYPES)}) "
+                f"insert into {table} ({', '.join(REQUEST_LOGS_TYPES)}) "
                 f"select {', '.join(f'${name}' for name in values)}, {NOW}",
                 values,
             )

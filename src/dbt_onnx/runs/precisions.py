@@ -1,0 +1,62 @@
+"""How exactly a feature is compared with what it was: its precision.
+
+    exact       integers, text, moments, and floats whose tolerance is stricter than their tensor's type
+    float32     floats and decimals for a float32 tensor, rounded as the encoder rounds them
+    float16     the same for a float16 tensor
+    9 digits    DOUBLE for a float64 tensor: as many significant digits as `score()` says; a whole
+                number below 2^53 counts with all of its digits, and so does a DECIMAL
+
+Each engine writes the rounding as SQL, from the constants that stand here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from dbt_onnx.kernel.contract import FLOAT_TYPES
+
+if TYPE_CHECKING:
+    from dbt_onnx.kernel.contract import Contract
+
+EXACT = "exact"
+NORMAL_RANGE = {"float16": (2.0**-14, 65504.0), "float32": (2.0**-126, (2 - 2.0**-23) * 2.0**127)}
+"""The least and the greatest of a type's normal range; outside, the exact value decides."""
+FRACTION_BITS_OF_FLOAT16 = 10
+BITS_OF_DOUBLE = 53
+BITS_OF_WHOLE = 43
+"""A fraction below this is noise in a sum of whole numbers; real fractions are above it."""
+MAX_SPLIT = 1e290
+"""Above it, a product with the splitter would overflow."""
+
+_EPSILON = {"float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
+
+
+def precisions_of(contract: Contract, *, significant_digits: int) -> dict[str, str]:
+    """{feature: its precision}. A feature that tensors of several types read is exact."""
+    precisions = {}
+    for feature in contract.features:
+        found = {
+            _precision(tensor.dtype, feature.tolerance, significant_digits)
+            for tensor in contract.inputs
+            if feature.name in tensor.features
+        }
+        precisions[feature.name] = found.pop() if len(found) == 1 else EXACT
+    return precisions
+
+
+def _precision(dtype: str, tolerance: float | None, significant_digits: int) -> str:
+    if dtype not in FLOAT_TYPES:
+        return EXACT
+    # with a stricter tolerance, of two values that round to the same one may be rejected
+    if tolerance is not None and tolerance < _EPSILON[dtype]:
+        return EXACT
+    if dtype != "float64":
+        return dtype
+    bits = bits_of(significant_digits)
+    return EXACT if bits >= BITS_OF_DOUBLE else f"{significant_digits} digits"
+
+
+def bits_of(significant_digits: int) -> int:
+    """How many bits of a double as many decimal digits take."""
+    return math.ceil(significant_digits * math.log2(10))

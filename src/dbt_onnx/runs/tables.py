@@ -1,0 +1,96 @@
+"""What the tables of a scoring model are called, and what they say, on every warehouse.
+
+Types are those of DuckDB; an engine has its own for them. Timestamps are naive UTC.
+"""
+
+from __future__ import annotations
+
+from dbt_onnx.runs.plan import SCORE_REASONS
+
+CURRENT_SUFFIX = "__current"
+HISTORY_SUFFIX = "__history"
+RUNS_TABLE = "dbt_onnx_runs"
+ERASURES_TABLE = "dbt_onnx_erasures"
+REQUEST_LOGS_TABLE = "dbt_onnx_request_logs"
+
+RUN = "run_no"
+
+LEDGER_TYPES = {
+    "as_of": "TIMESTAMP",
+    "status": "VARCHAR",
+    "rejected_reason": "VARCHAR",
+    "score_reason": "VARCHAR",
+    "is_late": "BOOLEAN",
+    "model_name": "VARCHAR",
+    "model_version": "VARCHAR",
+    "run_id": "VARCHAR",
+    "scored_at": "TIMESTAMP",
+    "features_hash": "UBIGINT",
+}
+"""What the ledger says of each row, after the key and the outputs."""
+
+RUNS_TYPES = {
+    RUN: "INTEGER",
+    "run_id": "VARCHAR",
+    "scoring_model": "VARCHAR",
+    "status": "VARCHAR",
+    "scope": "VARCHAR",
+    "clock": "TIMESTAMP",
+    "started_at": "TIMESTAMP",
+    "ended_at": "TIMESTAMP",
+    "as_of": "TIMESTAMP",
+    "scored_at": "TIMESTAMP",
+    "rows_in": "BIGINT",
+    "rows_scored": "BIGINT",
+    "rows_rejected": "BIGINT",
+    "rows_unchanged": "BIGINT",
+    **{f"rows_{reason}": "BIGINT" for reason in SCORE_REASONS},
+    "rows_inputs_kept": "BIGINT",
+    "key_columns": "VARCHAR[]",
+    "features_relation": "VARCHAR",
+    "registry_relation": "VARCHAR",
+    "features": "VARCHAR[]",
+    "feature_types": "VARCHAR[]",
+    "feature_precisions": "VARCHAR[]",
+    "output_columns": "VARCHAR[]",
+    "model_name": "VARCHAR",
+    "model_version": "VARCHAR",
+    "model_alias": "VARCHAR",
+    "artifact_sha256": "VARCHAR",
+    "card_sha256": "VARCHAR",
+    "input_fingerprint": "UBIGINT",
+    "ledger_fingerprint": "UBIGINT",
+    "inputs_fingerprint": "UBIGINT",
+    "features_hash_function": "VARCHAR",
+    "onnxruntime_version": "VARCHAR",
+    "provider": "VARCHAR",
+    "threads": "INTEGER",
+    "workers": "INTEGER",
+    "batch_rows": "INTEGER",
+    "in_child_process": "BOOLEAN",
+    "dbt_onnx_version": "VARCHAR",
+    "dbt_version": "VARCHAR",
+    "warehouse_version": "VARCHAR",
+    "error": "VARCHAR",
+    "rejected_reasons": "VARCHAR[]",
+    "previous_fingerprint": "VARCHAR",
+    "fingerprint": "VARCHAR",
+}
+ERASURES_TYPES = {
+    "scoring_model": "VARCHAR",
+    "erased_at": "TIMESTAMP",
+    "why": "VARCHAR",
+    RUN: "INTEGER",
+    "rows": "BIGINT",
+    "rows_inputs": "BIGINT",
+    "ledger_fingerprint": "UBIGINT",
+    "inputs_fingerprint": "UBIGINT",
+}
+REQUEST_LOGS_TYPES = {
+    "scoring_model": "VARCHAR",
+    "name": "VARCHAR",
+    "segment": "VARCHAR",
+    "bytes_read": "BIGINT",
+    "lines_left": "BIGINT[]",
+    "read_at": "TIMESTAMP",
+}
