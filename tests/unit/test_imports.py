@@ -20,6 +20,8 @@ TRAINING = {f"authoring/{name}.py" for name in ("export", "conversion", "estimat
 ONLY_IN: dict[str, set[str]] = {
     "dbt": {"project/*.py", "replay_plugin.py"},
     "duckdb": {"engines/duckdb/*.py"},
+    "pyspark": {"engines/spark/*.py"},
+    "py4j": {"engines/spark/session.py"},
     "onnx": {"artifacts/graph.py", "artifacts/hostile.py", *TRAINING},
     "onnxruntime": {"kernel/session.py"},
     "sklearn": TRAINING,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dbt_onnx.errors import ConfigError
 
@@ -16,6 +16,11 @@ def engine_for(adapter_type: str) -> type[Warehouse]:
         from dbt_onnx.engines.duckdb.warehouse import DuckDBWarehouse
 
         return DuckDBWarehouse
+    if adapter_type == "sparkonnx":
+        from dbt_onnx.engines.spark.warehouse import SparkWarehouse
+
+        # it scores; of what commands ask it has nothing yet, and they refuse it
+        return cast("type[Warehouse]", SparkWarehouse)
     raise ConfigError(
         f"the target's warehouse is of type {adapter_type}; dbt_onnx reads duckdb",
         hint="choose another target with --target",

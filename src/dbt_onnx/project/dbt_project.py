@@ -288,6 +288,12 @@ class DbtProject:
         adapters: Mapping[str, Any] = FACTORY.adapters  # of the invocation that has just ended
         [(adapter_type, adapter)] = adapters.items()
         engine_for(adapter_type)  # raises for a warehouse that no engine reads
+        if adapter_type != "duckdb":
+            raise ConfigError(
+                f"the target's warehouse is of type {adapter_type}, on which models are scored by dbt; "
+                "the commands of dbt-onnx read duckdb",
+                hint="choose another target with --target",
+            )
         models = [asdict(model) for model in _scoring_models(done.result)]
         self._learned = cache.learn(
             self._options_of_cache, adapter.config, models, began=began, before=self._cached_before

@@ -31,6 +31,9 @@ MAX_REJECTED_FRACTION = 0.1
 _MOST = {"batch_rows": 10_000_000, "threads": 1_024, "significant_digits": MAX_DIGITS}
 
 
+# of what `dbt.ref()` gives: a relation of DuckDB, a data frame of Spark
+_OF_RELATIONS = ("sql_query", "sparkSession")
+
 _RETURN_IT = (
     "return what score() gives, as it is: the run comes after the model's code; read predictions in "
     "another model, with dbt.ref()"
@@ -178,7 +181,7 @@ def relation_faults(arguments: Mapping[str, Any]) -> list[str]:
     return [
         f"{name} must be a relation such as dbt.ref(...); got {type(value).__name__}"
         for name, value in arguments.items()
-        if not hasattr(value, "sql_query")
+        if not any(hasattr(value, attribute) for attribute in _OF_RELATIONS)
     ]
 
 

@@ -1,0 +1,77 @@
+"""The adapter. dbt derives the module's name from the class: no other spelling works."""
+
+from __future__ import annotations
+
+import linecache
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dbt.adapters.base import PythonJobHelper
+from dbt.adapters.contracts.connection import AdapterResponse
+from dbt.adapters.spark import SparkAdapter, SparkConnectionManager, SparkCredentials
+from dbt_common.exceptions import DbtRuntimeError
+
+from dbt_onnx.engines.spark.session import open_session
+from dbt_onnx.engines.spark.warehouse import take_outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass
+class SparkOnnxCredentials(SparkCredentials):
+    """Those of dbt-spark."""
+
+    @property
+    def type(self) -> str:
+        return "sparkonnx"
+
+
+class SparkOnnxConnectionManager(SparkConnectionManager):
+    """That of dbt-spark."""
+
+    TYPE = "sparkonnx"
+
+
+class SessionPythonJobHelper(PythonJobHelper):
+    """Runs a Python model in dbt's process, on the session that its SQL models use."""
+
+    def __init__(self, parsed_model: dict[str, Any], credentials: SparkCredentials) -> None:
+        self._model = parsed_model
+        self._parameters: Mapping[str, Any] = credentials.server_side_parameters
+
+    def submit(self, compiled_code: str) -> dict[str, Any]:
+        name = f"<{self._model['unique_id']}>"
+        # so that a traceback shows the model's lines
+        lines = compiled_code.splitlines(keepends=True)
+        linecache.cache[name] = (len(compiled_code), None, lines, name)
+        namespace = {"spark": open_session(self._parameters), "__name__": "dbt_python_model"}
+        exec(compile(compiled_code, name, "exec"), namespace)  # noqa: S102, it is the user's own model
+        outcome = take_outcome()
+        if outcome is not None and not outcome["ok"]:
+            raise DbtRuntimeError(outcome["message"])
+        return outcome or {}
+
+
+class SparkOnnxAdapter(SparkAdapter):
+    """dbt-spark's adapter with the submission method `session`."""
+
+    ConnectionManager = SparkOnnxConnectionManager
+
+    @property
+    def default_python_submission_method(self) -> str:
+        if self.config.credentials.method == "session":
+            return "session"
+        return super().default_python_submission_method
+
+    @property
+    def python_submission_helpers(self) -> dict[str, type[PythonJobHelper]]:
+        return {"session": SessionPythonJobHelper, **super().python_submission_helpers}
+
+    def generate_python_submission_response(self, submission_result: Any) -> AdapterResponse:
+        if not isinstance(submission_result, dict) or "message" not in submission_result:
+            return super().generate_python_submission_response(submission_result)
+        return AdapterResponse(
+            _message=submission_result["message"],
+            rows_affected=submission_result["rows_written"],
+        )

@@ -1,0 +1,1 @@
+"""Spark with Iceberg tables as an engine."""

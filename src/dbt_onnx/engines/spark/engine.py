@@ -1,0 +1,191 @@
+"""Spark as the engine of a run: what `dbt_onnx.runs.run.Engine` asks for, in its order."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.artifacts.registry import Registry, parse_spec
+from dbt_onnx.engines.base import TableName
+from dbt_onnx.engines.spark import planning, writing
+from dbt_onnx.engines.spark.features import NAME, FeatureRelation, refuse_expressions, relation_name
+from dbt_onnx.engines.spark.ledger import LedgerShape
+from dbt_onnx.engines.spark.runs import RunRecord, recorded_run
+from dbt_onnx.engines.spark.session import Spark, spark_errors
+from dbt_onnx.engines.spark.tables import ScoringTables
+from dbt_onnx.errors import ContractError
+from dbt_onnx.runs.run import RunSummary, Written, score_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from pyspark.sql import SparkSession
+
+    from dbt_onnx.artifacts.artifact import Artifact
+    from dbt_onnx.artifacts.registry import ModelVersion
+    from dbt_onnx.runs.answered import AnswerLogs
+    from dbt_onnx.runs.plan import Planned
+    from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
+    from dbt_onnx.runs.run import Scores, ScoringRun
+
+
+@spark_errors()
+def score_on_spark(
+    request: ScoringRequest,
+    settings: RunSettings,
+    *,
+    session: SparkSession,
+    artifacts: Path,
+    log: Callable[[str], None],
+) -> RunSummary:
+    """`score_table` on a Spark session."""
+    refuse_expressions(features=request.features, registry=request.registry)
+    ledger = TableName(database="", schema=settings.schema, identifier=settings.identifier)
+    engine = SparkEngine(ledger, Spark(session))
+    return score_table(engine, request, settings, artifacts=artifacts, log=log)
+
+
+class SparkEngine:
+    """A scoring model's tables on Spark, for one run. The methods are those of `Engine`."""
+
+    record: RunRecord
+
+    def __init__(self, ledger: TableName, spark: Spark) -> None:
+        self.tables = ScoringTables(ledger)
+        self.spark = spark
+
+    @contextmanager
+    def recorded(self, settings: RunSettings) -> Iterator[None]:
+        self.tables.check_runs(self.spark)
+        # within, so that the run row has the message that the user sees
+        with recorded_run(self.spark, self.tables, settings) as self.record, spark_errors():
+            self.tables.check_complete(self.spark)
+            yield
+
+    def stamp(self, request: ScoringRequest, artifact: Artifact) -> None:
+        self.record.update(
+            model_name=artifact.model_name,
+            model_version=artifact.model_version,
+            model_alias=parse_spec(request.model).alias,
+            artifact_sha256=artifact.sha256,
+            card_sha256=artifact.card_sha256,
+            key_columns=list(request.key),
+            features_relation=relation_name(request.features),
+            registry_relation=relation_name(request.registry),
+        )
+
+    def registry(self, relation: Any, *, seeds: Mapping[str, Path]) -> Registry:
+        rows = self.spark.records(f"select * from {getattr(relation, NAME)}")
+        if seeds and not rows:
+            registry = Registry.from_seeds(seeds.values())
+            if registry is not None:
+                return registry
+        return Registry.from_rows(rows, where=relation_name(relation))
+
+    def features(self, relation: Any) -> FeatureRelation:
+        return FeatureRelation.open(self.spark, relation)
+
+    def check(
+        self, request: TableArguments, artifact: Artifact, features: FeatureRelation
+    ) -> LedgerShape:
+        return check_fit(self.spark, request, artifact, features, self.tables)
+
+    def take_over(
+        self, run: ScoringRun, logs: AnswerLogs, artifact_of: Callable[[ModelVersion], Artifact]
+    ) -> None:
+        """Nothing: what is published from Spark is not answered for on request yet."""
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Features that change between plan and write are found by their fingerprint."""
+        yield
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Rows that do not count are read by nobody; they are removed by a later run."""
+        yield
+
+    def plan(self, run: ScoringRun) -> Planned:
+        return planning.plan_run(self.spark, run, self.tables, self.record)
+
+    def follows_death(self, model: ModelVersion) -> bool:  # noqa: ARG002
+        """A task whose process dies is repeated by Spark, in a child process."""
+        return False
+
+    def write(self, run: ScoringRun, planned: Planned, scores: Scores | None) -> Written:  # noqa: ARG002
+        self.tables.create(self.spark, run.shape, planned.rows.question.features)
+        self.tables.write_references(self.spark, run.artifact)
+        writing.settle(self.spark, self.tables, run.shape)
+        writing.remove_leftovers(self.spark, self.tables)
+        if planned.summary.rows_to_score:
+            writing.append_predictions(self.spark, self.tables, run, planned)
+        return writing.read_written(self.spark, self.tables, planned)
+
+    def close(self, run: ScoringRun, planned: Planned, outcome: Mapping[str, Any]) -> None:
+        if planned.summary.rows_to_score and planned.scope != "backfill":
+            writing.supersede(self.spark, self.tables, planned)
+        has_rejected = bool(outcome["rows_rejected"])
+        writing.note_presence(self.spark, self.tables, planned, has_rejected=has_rejected)
+        kept = planned.summary.rows_to_score if run.request.keep_inputs is not False else 0
+        question = planned.rows.question
+        self.record.succeed(
+            scope=planned.scope,
+            clock=planned.clock,
+            as_of=planned.as_of,
+            scored_at=planned.scored_at,
+            has_one_moment=planned.rows.has_one_moment,
+            features_hash_function=planned.hash_function,
+            features=list(question.features),
+            feature_types=list(question.features.values()),
+            feature_precisions=list(question.precisions.values()),
+            output_columns=list(question.shape.outputs),
+            rows_inputs_kept=kept,
+            **outcome,
+        )
+        writing.settle(self.spark, self.tables, run.shape)
+
+    def close_empty(self, run: ScoringRun, outcome: Mapping[str, Any]) -> None:
+        names = run.artifact.contract.feature_names
+        self.tables.create(self.spark, run.shape, {n: run.features.columns[n] for n in names})
+        self.record.succeed(scope="empty", **outcome)
+
+
+def check_fit(
+    spark: Spark,
+    arguments: TableArguments,
+    artifact: Artifact,
+    features: FeatureRelation,
+    tables: ScoringTables,
+) -> LedgerShape:
+    """Check arguments, contract, features and tables against each other."""
+    from pyspark.sql.pandas.types import from_arrow_type
+
+    features.check_columns(key=arguments.key, as_of=arguments.as_of)
+    features.check_contract(spark, artifact.contract, model=str(artifact.model))
+    outputs = {}
+    for field in artifact.contract.output_fields():
+        try:
+            outputs[field.name] = from_arrow_type(_without_size(field.type)).simpleString()
+        except Exception as error:
+            raise ContractError(
+                f"output column {field.name!r} is {field.type}, which Spark has no type for",
+                hint="cast it in the graph, to int64 or float",
+            ) from error
+    collisions = {n.casefold() for n in arguments.key} & {n.casefold() for n in outputs}
+    if collisions:
+        raise ContractError(
+            f"output column(s) {sorted(collisions)} collide with the key {list(arguments.key)}",
+            hint="give the output another column name when exporting or registering the model",
+        )
+    shape = LedgerShape(
+        key={name: features.columns[name] for name in arguments.key}, outputs=outputs
+    )
+    tables.check_shape(spark, shape)
+    return shape
+
+
+def _without_size(kind: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.list_(kind.value_type) if pa.types.is_fixed_size_list(kind) else kind

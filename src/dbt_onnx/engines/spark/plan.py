@@ -1,0 +1,375 @@
+"""Which rows are scored, and why, as text for Spark SQL. Nothing here touches a warehouse.
+
+The rules are those of every engine, see `dbt_onnx.runs.plan`. Spark runs a plan where the data is and starts
+slowly, so there are two ways here: nothing has changed, told by fingerprints; and one join of all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dbt_onnx.engines.spark.ledger import REJECTED
+from dbt_onnx.engines.spark.sql import features_hash, fingerprint, hashable, not_null, quote
+from dbt_onnx.runs.answered import REAL_TIME
+from dbt_onnx.runs.plan import SCORE_REASONS
+from dbt_onnx.runs.tables import RUN
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import timedelta
+
+    from dbt_onnx.engines.spark.ledger import LedgerShape
+
+_KNOWN_UNTIL = "greatest({0}.as_of, {0}.confirmed_as_of)"
+_RUN_AS_OF = "cast(:run_as_of as timestamp_ntz)"
+PLANNED = "__dbt_onnx_planned"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Everything that a run knows before it looks at rows; all relations are SQL for a FROM clause.
+
+    `features` maps the columns that the model reads to their SQL types, `precisions` to how much of a value
+    counts. `is_alone`: no other model version has scored. `hash_changed`: the features hash of the last run came
+    from another function. All rows of a backfill are late.
+
+    Values of the statements: :model_name, :model_version, :run_as_of.
+    """
+
+    features_sql: str
+    shape: LedgerShape
+    features: Mapping[str, str]
+    precisions: Mapping[str, str]
+    as_of_sql: str
+    current: str
+    history: str
+    runs: str
+    is_alone: bool
+    full_refresh: bool
+    retry_rejected: bool
+    refresh_after: timedelta | None
+    hash_changed: bool
+    is_backfill: bool
+
+    @property
+    def asks_for_all(self) -> bool:
+        """Whether rows are scored that have not changed."""
+        return self.full_refresh or self.retry_rejected or self.is_backfill
+
+    @property
+    def of_version(self) -> str:
+        """The numbers of the runs by the version that the run scores with, as a query."""
+        return (
+            f"(select run_no from {self.runs} as runs_of_version "
+            "where model_name = :model_name and model_version = :model_version)"
+        )
+
+    @property
+    def keys(self) -> list[str]:
+        """The key columns as the plan calls them."""
+        return [quote(carried) for carried in self.shape.carried_key.values()]
+
+    def is_about(self, table: str, *, of: str = "features") -> str:
+        """SQL of whether a row of the ledger is about the entity of a row of the plan."""
+        return " and ".join(
+            f"{table}.{quote(name)} = {of}.{quote(carried)}"
+            for name, carried in self.shape.carried_key.items()
+        )
+
+
+def describe_features(question: Question) -> str:
+    """One row about the features: a `Snapshot`, and whether a key or a moment is missing in some row."""
+    key = question.shape.key
+    return f"""
+        select
+            count(*),
+            min(as_of),
+            max(as_of),
+            {fingerprint(f"{hashable(key)}, features_hash")},
+            {fingerprint(f"{hashable(key)}, as_of, features_hash")},
+            count_if(not ({not_null(key)} and as_of is not null)) > 0
+        from (
+            select
+                {", ".join(map(quote, key))},
+                {question.as_of_sql} as as_of,
+                {features_hash(question.features, question.precisions)} as features_hash
+            from {question.features_sql} as source
+        )"""
+
+
+def describe_current(question: Question) -> str:
+    """The same of the current rows about entities that the last full run has seen: a `Snapshot`, and how many
+    are rejections. Of an entity with a score and a rejection it is the rejection that counts for the
+    fingerprints.
+    """
+    key = question.shape.key
+    until = _KNOWN_UNTIL.format("known")
+    same = " and ".join(f"known.{quote(n)} = rejected.{quote(n)}" for n in key)
+    counts = "rejected.is_there is null or known.rejected_reason is not null"
+    hashed = hashable(key, of="known")
+    return f"""
+        with tracked as (
+            select * from {question.current} as current
+            where run_no in {question.of_version} and last_seen_as_of is null
+        )
+        select
+            count(*) as tracked,
+            count_if({counts}) as row_count,
+            min(case when {counts} then {until} end),
+            max(case when {counts} then {until} end),
+            {fingerprint(f"{hashed}, known.features_hash")} filter (where {counts}),
+            {fingerprint(f"{hashed}, {until}, known.features_hash")} filter (where {counts}),
+            count(known.{REJECTED})
+        from tracked as known
+        left join (
+            select {", ".join(map(quote, key))}, true as is_there from tracked where {REJECTED} is not null
+        ) as rejected on {same}"""
+
+
+def oldest_score(question: Question) -> str:
+    """The oldest moment of a run whose scores are current."""
+    return f"""
+        select min(as_of) from {question.runs} as runs where run_no in (
+            select {RUN} from {question.current} as current
+            where {RUN} in {question.of_version} and {REJECTED} is null and last_seen_as_of is null
+        )"""
+
+
+def duplicate_keys(features_sql: str, key: Mapping[str, str]) -> str:
+    """Some keys that occur more than once, with their count; NULL keys are rejected, not counted."""
+    columns = ", ".join(map(quote, key))
+    return (
+        f"select {columns}, count(*) as occurrences from {features_sql} as features "
+        f"where {not_null(key)} group by {columns} having count(*) > 1 limit 5"
+    )
+
+
+def all_new(question: Question) -> str:
+    """The planned rows where nothing is known of any entity, and no key and no moment is missing."""
+    return f"""
+        select
+            *,
+            as_of_given as __dbt_onnx_as_of,
+            values_hash as __dbt_onnx_features_hash,
+            cast(null as string) as __dbt_onnx_rejected_reason,
+            'new' as score_reason,
+            false as is_late
+        from ({_features(question)})"""
+
+
+def joined(question: Question, *, with_late: bool) -> str:
+    """Each feature row with what is known of its entity, and a reason or none. `with_late`: late rows get
+    theirs by what the ledger had by then; a row is late when it is about a moment before one for which
+    the entity's score is known to hold.
+    """
+    null_key = " or ".join(f"features.{key} is null" for key in question.keys)
+    is_late = (
+        "true"
+        if question.is_backfill
+        else (f"coalesce(features.as_of_given < {_KNOWN_UNTIL.format('scored')}, false)")
+    )
+    # of a few rows: who was scored by other versions, and rows without a key that were reported before
+    others = "cast(null as boolean)"
+    join_others = ""
+    names = ", ".join(map(quote, question.shape.key))
+    if not question.is_alone:
+        others = "others.is_other"
+        join_others = f"""
+            left join (
+                select distinct {names}, true as is_other from {question.current} as current
+                where {RUN} not in {question.of_version}
+            ) as others on {question.is_about("others")}"""
+    same_or_null = " and ".join(
+        f"reported.{quote(name)} <=> features.{quote(carried)}"
+        for name, carried in question.shape.carried_key.items()
+    )
+    any_null = " or ".join(f"{quote(name)} is null" for name in question.shape.key)
+    return f"""
+        with features as ({_features(question)}),
+
+        scored as (
+            select * from {question.current} as current where {RUN} in {question.of_version} and {REJECTED} is null
+        ),
+
+        rejected as (
+            select * from {question.current} as current
+            where {RUN} in {question.of_version} and {REJECTED} is not null
+        ),
+
+        -- a row without a key is no entity, and never current
+        reported as (
+            select distinct {names}, features_hash, true as is_reported from {question.history} as history
+            where ({any_null}) and {RUN} in {question.of_version}
+        ),
+
+        known as (
+            select
+                features.*,
+                coalesce(features.as_of_given, {_RUN_AS_OF}) as __dbt_onnx_as_of,
+                {_hash_of_row("features")} as __dbt_onnx_features_hash,
+                case
+                    when {null_key} then 'null_key'
+                    when features.as_of_given is null then 'null_as_of'
+                end as __dbt_onnx_rejected_reason,
+                ({null_key}) as has_null_key,
+                reported.is_reported is not null as is_reported,
+                {is_late} as is_late,
+                coalesce(
+                    features.as_of_given > {_KNOWN_UNTIL.format("scored")} and rejected.{RUN} is null, false
+                ) as is_advanced,
+                scored.{RUN} is not null or rejected.{RUN} is not null as is_known,
+                rejected.{RUN} is not null as was_rejected,
+                coalesce(rejected.features_hash, scored.features_hash) as known_hash,
+                scored.{RUN} as scored_run_no,
+                cast(scored.{RUN} is not null and scored.last_seen_as_of is null as int)
+                    + cast(rejected.{RUN} is not null and rejected.last_seen_as_of is null as int)
+                    as rows_present,
+                scored.last_seen_as_of is not null or rejected.last_seen_as_of is not null as is_returned,
+                {others} is not null as is_known_to_others
+            from features
+            left join scored on {question.is_about("scored")}
+            left join rejected on {question.is_about("rejected")}
+            left join reported on {same_or_null} and reported.features_hash = {_hash_of_row("features")}
+            {join_others}
+        ),
+        {_late(question, with_late=with_late)}
+        select *, {_reason(question)} as score_reason
+        from known_with_late
+        {_expiry(question)}"""
+
+
+def summarize(question: Question) -> str:
+    """One row of totals, for `PlanSummary.from_row`, of the rows of `PLANNED`."""
+    reasons = ", ".join(
+        f"count_if(score_reason = '{reason}') as rows_{reason}" for reason in SCORE_REASONS
+    )
+    return f"""
+        select
+            count(*) as rows_in,
+            {reasons},
+            count_if(score_reason is null and was_rejected) as rows_still_rejected,
+            count_if(is_late) as rows_late,
+            coalesce(sum(rows_present), 0) as rows_present,
+            count_if(is_returned and (score_reason is null or is_late)) as rows_returned,
+            count_if(is_advanced and score_reason is null) as rows_advanced,
+            {_input_fingerprint(question)} filter (where score_reason is not null) as input_fingerprint
+        from {PLANNED}"""
+
+
+def _input_fingerprint(question: Question) -> str:
+    shape = question.shape
+    keys = hashable({shape.carried_key[name]: kind for name, kind in shape.key.items()})
+    return fingerprint(f"{keys}, __dbt_onnx_as_of, __dbt_onnx_features_hash")
+
+
+def select_rows(question: Question) -> str:
+    """The rows to score: carried columns, then the features under their own names."""
+    features = ", ".join(f"feature_{i} as {quote(n)}" for i, n in enumerate(question.features))
+    return f"""
+        select
+            {", ".join(question.keys)}, __dbt_onnx_as_of, score_reason as __dbt_onnx_score_reason,
+            is_late as __dbt_onnx_is_late, __dbt_onnx_features_hash, __dbt_onnx_rejected_reason, {features}
+        from {PLANNED} where score_reason is not null"""
+
+
+def _hash_of_row(table: str) -> str:
+    """A missing moment counts as a change: the row is rejected for it, and scored once it is there."""
+    return (
+        f"case when {table}.as_of_given is null then xxhash64({table}.values_hash, 'null_as_of') "
+        f"else {table}.values_hash end"
+    )
+
+
+def _features(question: Question) -> str:
+    """The features under names that collide with none."""
+    selected = [
+        f"{quote(name)} as {quote(carried)}" for name, carried in question.shape.carried_key.items()
+    ]
+    selected += [
+        f"{question.as_of_sql} as as_of_given",
+        f"{features_hash(question.features, question.precisions)} as values_hash",
+        *(f"{quote(name)} as feature_{i}" for i, name in enumerate(question.features)),
+    ]
+    return f"select {', '.join(selected)} from {question.features_sql} as source"
+
+
+def _reason(question: Question) -> str:
+    changed = "hash_changed" if question.hash_changed else "features_changed"
+    retry = "known_hash <> __dbt_onnx_features_hash" if not question.retry_rejected else "true"
+    full_refresh = "when true then 'full_refresh'" if question.full_refresh else ""
+    expired = ""
+    if question.refresh_after is not None:
+        seconds = int(question.refresh_after.total_seconds())
+        expired = f"when scored_run_as_of + make_dt_interval(0, 0, 0, {seconds}) <= {_RUN_AS_OF} then 'expired'"
+    return f"""case
+            {full_refresh}
+            when has_null_key then case when not is_reported then 'new' end
+            when is_late and late_is_unknown and late_is_known_to_others then 'model_changed'
+            when is_late and late_is_unknown then 'new'
+            when is_late and late_was_rejected and late_hash <> __dbt_onnx_features_hash then 'retry'
+            when is_late and late_hash <> __dbt_onnx_features_hash then '{changed}'
+            when is_late then null
+            when not is_known and is_known_to_others then 'model_changed'
+            when not is_known then 'new'
+            when was_rejected then case when {retry} then 'retry' end
+            when known_hash <> __dbt_onnx_features_hash then '{changed}'
+            {expired}
+        end"""
+
+
+def _expiry(question: Question) -> str:
+    """Age is counted from the run that scored: an `as_of` that stands still would expire nightly."""
+    if question.refresh_after is None:
+        return ""
+    return f"""left join (
+            select run_no as scoring_run_no, as_of as scored_run_as_of from {question.runs} as runs
+        ) as scoring_runs on scoring_runs.scoring_run_no = scored_run_no"""
+
+
+def _late(question: Question, *, with_late: bool) -> str:
+    """What the ledger had of a late row's entity by the moment that the row describes."""
+    if not with_late:
+        return """
+        known_with_late as (
+            select *, cast(null as boolean) as late_is_unknown, cast(null as bigint) as late_hash,
+                cast(null as boolean) as late_was_rejected, cast(null as boolean) as late_is_known_to_others
+            from known
+        )"""
+    keys = question.keys
+    columns = ", ".join((*map(quote, question.shape.key), "as_of", "features_hash", REJECTED, RUN))
+    joined_on = " and ".join(f"late.{key} = known.{key}" for key in keys)
+    return f"""
+        earlier as (
+            select made.*, runs_of_version.run_no is not null as is_of_version from (
+                select {columns} from {question.current} as current
+                union all
+                select {columns} from {question.history} as history where score_reason <> '{REAL_TIME}'
+            ) as made
+            left join {question.of_version} as runs_of_version on made.{RUN} = runs_of_version.run_no
+        ),
+
+        late as (
+            select
+                {", ".join(f"features.{key}" for key in keys)},
+                max_by(
+                    named_struct('hash', earlier.features_hash, 'is_rejected', earlier.{REJECTED} is not null),
+                    named_struct('as_of', earlier.as_of, 'run_no', earlier.{RUN})
+                ) filter (where earlier.is_of_version) as newest,
+                bool_or(not earlier.is_of_version) as is_known_to_others
+            from known as features
+            inner join earlier on {question.is_about("earlier")}
+            where features.is_late and earlier.as_of <= features.__dbt_onnx_as_of
+            group by {", ".join(f"features.{key}" for key in keys)}
+        ),
+
+        known_with_late as (
+            select
+                known.*,
+                late.newest is null as late_is_unknown,
+                late.newest.hash as late_hash,
+                coalesce(late.newest.is_rejected, false) as late_was_rejected,
+                coalesce(late.is_known_to_others, false) as late_is_known_to_others
+            from known
+            left join late on {joined_on}
+        )"""

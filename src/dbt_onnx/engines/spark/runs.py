@@ -1,0 +1,251 @@
+"""The run row on Spark: written when a run starts, and what makes its rows count.
+
+Several drivers may work at once. A run begins with the number of the newest run that has succeeded, and counts
+only if that is still the newest when it ends: one statement on one table decides it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.engines.spark.ledger import RUNS_TYPES, committed
+from dbt_onnx.engines.spark.sql import literal, named, quote
+from dbt_onnx.errors import DbtOnnxError, WarehouseError
+from dbt_onnx.runs.answered import REAL_TIME
+from dbt_onnx.runs.chain import fingerprint_of
+from dbt_onnx.runs.tables import RUN
+from dbt_onnx.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from dbt_onnx.artifacts.registry import ModelVersion
+    from dbt_onnx.engines.spark.session import Spark
+    from dbt_onnx.engines.spark.tables import ScoringTables
+    from dbt_onnx.runs.request import RunSettings
+
+_ATTEMPTS = 20
+OVERTAKEN = "another run of the scoring model succeeded while this one was at work, or after its driver had ended"
+
+
+@dataclass(frozen=True)
+class Past:
+    """What successful runs of a scoring model say to one that begins, as on DuckDB."""
+
+    is_alone: bool
+    as_of: datetime | None
+    clock: datetime | None
+    scored_at: datetime | None
+    features_hash_function: str | None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One row of `dbt_onnx_runs`, found by its number."""
+
+    spark: Spark
+    tables: ScoringTables
+    run_no: int
+    base_run_no: int
+
+    def update(self, **values: Any) -> None:
+        """Set columns of the row."""
+        self._set(values, where="run_no = :run_no")
+
+    def succeed(self, **values: Any) -> None:
+        """Make the run count. Raises WarehouseError when another one has succeeded meanwhile.
+
+        Other runs of the scoring model that are at work began before, and can no longer succeed: they are closed
+        as `interrupted`. Iceberg lets one of two drivers change their rows.
+        """
+        newest = f"(select coalesce(max(run_no), 0) from {committed(self.tables)} as others)"
+        self._set(
+            self._closed({**values, "status": "success"}),
+            where=f"scoring_model = :scoring_model and status = 'running' and {newest} = :base_run_no",
+            of_others={"status": "'interrupted'", "error": literal(OVERTAKEN)},
+            scoring_model=self.tables.ledger.identifier,
+            base_run_no=self.base_run_no,
+        )
+        if self.status() != "success":
+            raise self._overtaken()
+
+    def _set(
+        self,
+        values: Mapping[str, Any],
+        *,
+        where: str,
+        of_others: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> None:
+        """Set columns of this row, and `of_others`, as SQL, in all others that `where` finds."""
+        names = dict.fromkeys([*values, *(of_others or {})])
+        assignments = ", ".join(
+            f"{quote(n)} = case when run_no = :run_no "
+            f"then {_value(n, values[n]) if n in values else quote(n)} "
+            f"else {(of_others or {}).get(n, quote(n))} end"
+            for n in names
+        )
+        bound = {name: _bound(value) for name, value in values.items() if value is not None}
+        self.spark.change(
+            f"update {named(self.tables.runs)} set {assignments} where {where}",
+            {**bound, "run_no": self.run_no, **more},
+        )
+
+    def fail(self, message: str) -> None:
+        """Close the row as `error`, unless it counts already: what fails afterwards takes nothing back."""
+        if self.status() == "running":
+            self.update(**self._closed({"status": "error", "error": message}))
+
+    def seal(self) -> None:
+        """Put the row, which another run has closed, into the chain."""
+        self.update(**self._closed({}))
+
+    def status(self) -> str | None:
+        found = self.spark.rows(
+            f"select status from {named(self.tables.runs)} where run_no = {self.run_no:d}"
+        )
+        return found[0][0] if found else None
+
+    def _overtaken(self) -> WarehouseError:
+        found = self.spark.rows(
+            f"select run_no, run_id, driver, ended_at from {committed(self.tables)} as runs "
+            f"where run_no > {self.base_run_no:d} order by run_no desc limit 1"
+        )
+        who = (
+            "another run"
+            if not found
+            else (
+                f"run {found[0][0]} ({found[0][1]}), by {found[0][2]}, which ended at {found[0][3]} UTC"
+            )
+        )
+        return WarehouseError(
+            f"{who} of {self.tables.ledger} succeeded while this one was at work: nothing of this one counts",
+            hint="run again; let one scheduler run a scoring model at a time",
+        )
+
+    def _closed(self, values: dict[str, Any]) -> dict[str, Any]:
+        """With the end, and the place in the chain of the runs."""
+        ended = {**values, "ended_at": datetime.now(UTC).replace(tzinfo=None)}
+        runs = named(self.tables.runs)
+        [row] = self.spark.records(f"select * from {runs} where run_no = {self.run_no:d}")
+        last = self.spark.rows(
+            f"select fingerprint from {runs} where scoring_model = :scoring_model and fingerprint is not null "
+            f"and run_no <> {self.run_no:d} order by ended_at desc, run_no desc limit 1",
+            {"scoring_model": self.tables.ledger.identifier},
+        )
+        ended["previous_fingerprint"] = last[0][0] if last else None
+        return {**ended, "fingerprint": fingerprint_of({**row, **ended})}
+
+    def past(self, model: ModelVersion) -> Past:
+        """What was before this run of a model version."""
+        [found] = self.spark.rows(
+            f"""
+            select
+                not coalesce(bool_or(
+                    rows_scored + rows_rejected > 0 and scope <> '{REAL_TIME}'
+                    and (model_name <> :model_name or model_version <> :model_version)
+                ), false),
+                max(as_of) filter (
+                    where scope = 'full' and model_name = :model_name and model_version = :model_version
+                ),
+                max(clock) filter (where scope = 'full'),
+                max(scored_at) filter (where scope <> 'empty'),
+                max_by(features_hash_function, scored_at) filter (where scope = 'full')
+            from {committed(self.tables)} as runs""",
+            {"model_name": model.name, "model_version": model.version},
+        )
+        return Past(*found)
+
+
+def open_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> RunRecord:
+    """Add a run row. Two drivers may want the same number: one of them takes the next."""
+    runs = named(tables.runs)
+    token = f"{settings.run_id}/{os.getpid()}"
+    for _ in range(_ATTEMPTS):
+        [(last, base)] = spark.rows(
+            f"select coalesce(max(run_no), 0), "
+            f"coalesce(max(case when scoring_model = :scoring_model and status = 'success' then run_no end), 0) "
+            f"from {runs}",
+            {"scoring_model": tables.ledger.identifier},
+        )
+        record = RunRecord(spark, tables, last + 1, base)
+        values = {
+            RUN: record.run_no,
+            "run_id": settings.run_id,
+            "scoring_model": tables.ledger.identifier,
+            "status": "running",
+            "base_run_no": base,
+            "driver": f"{socket.gethostname()}, process {os.getpid()}",
+            "started_at": datetime.now(UTC).replace(tzinfo=None),
+            "dbt_onnx_version": __version__,
+            "dbt_version": settings.dbt_version,
+            "warehouse_version": f"spark {spark.raw.version}",
+        }
+        given = ", ".join(f"{_value(name, v)} as {quote(name)}" for name, v in values.items())
+        columns = ", ".join(map(quote, values))
+        listed = ", ".join(f"given.{quote(name)}" for name in values)
+        spark.change(
+            f"merge into {runs} as runs using (select {given}) as given on runs.run_no = given.run_no "
+            f"when not matched then insert ({columns}) values ({listed})",
+            {name: _bound(value) for name, value in values.items()},
+        )
+        found = spark.rows(f"select run_id, driver from {runs} where run_no = {record.run_no:d}")
+        if found == [(settings.run_id, values["driver"])]:
+            spark.change(
+                f"update {runs} set clock = cast(({settings.clock_sql}) as timestamp_ntz) "
+                f"where run_no = {record.run_no:d}"
+            )
+            return record
+    raise WarehouseError(
+        f"no number could be had for a run in {tables.runs}: too many others begin at once",
+        hint=f"run again ({token})",
+    )
+
+
+@contextmanager
+def recorded_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> Iterator[RunRecord]:
+    """Open a run row, and close it as `error` when the run fails before it counts."""
+    tables.create_runs(spark)
+    for run_no in _not_sealed(spark, tables):
+        RunRecord(spark, tables, run_no, 0).seal()
+    record = open_run(spark, tables, settings)
+    try:
+        yield record
+    except BaseException as error:
+        message = (
+            str(error) if isinstance(error, DbtOnnxError) else f"{type(error).__name__}: {error}"
+        )
+        record.fail(message)
+        raise
+
+
+def _not_sealed(spark: Spark, tables: ScoringTables) -> list[int]:
+    """The runs that others have closed."""
+    found = spark.rows(
+        f"select run_no from {named(tables.runs)} where scoring_model = :scoring_model "
+        "and status = 'interrupted' and fingerprint is null order by run_no",
+        {"scoring_model": tables.ledger.identifier},
+    )
+    return [run_no for (run_no,) in found]
+
+
+def _value(name: str, value: Any) -> str:
+    kind = RUNS_TYPES[name]
+    if value is None:
+        return f"cast(null as {kind})"
+    return (
+        f"from_json(:{name}, '{kind}')" if kind.startswith("array") else f"cast(:{name} as {kind})"
+    )
+
+
+def _bound(value: Any) -> Any:
+    """What Spark binds: lists as JSON, and moments as text, which it would bind with a time zone."""
+    if isinstance(value, list):
+        return json.dumps(value)
+    return value.isoformat(sep=" ") if isinstance(value, datetime) else value

@@ -1,0 +1,137 @@
+"""A Spark session of our own, and Spark's errors as ours."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx import errors
+from dbt_onnx.engines.spark.sql import named
+from dbt_onnx.errors import ConfigError, WarehouseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from pyspark.sql import DataFrame, Row, SparkSession
+
+    from dbt_onnx.engines.base import TableName
+
+# other settings of the profile change neither what is computed nor how a statement is read
+_SETTINGS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "true",
+    "spark.sql.caseSensitive": "false",
+    "spark.sql.storeAssignmentPolicy": "ANSI",
+    "spark.sql.parser.escapedStringLiterals": "false",
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",
+}
+_MOST_ROWS = 10_000
+_ATTEMPTS = 10
+# somebody else has committed to the table meanwhile
+_CONFLICTS = ("ValidationException", "CommitFailedException")
+TOLD = "dbt_onnx_error:"
+"""Before an error of ours, as JSON, in what an executor says."""
+
+
+def open_session(parameters: Mapping[str, Any]) -> SparkSession:
+    """The session that dbt-spark uses, with the parameters of its profile."""
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.enableHiveSupport()
+    for name, value in parameters.items():
+        builder = builder.config(name, value)
+    return builder.getOrCreate()
+
+
+class Spark:
+    """A session that shares the tables of dbt's and nothing else: no setting, and no temporary view."""
+
+    def __init__(self, session: SparkSession) -> None:
+        """Raises ConfigError for Spark Connect."""
+        if not hasattr(session, "sparkContext") or "connect" in type(session).__module__:
+            raise ConfigError(
+                "the session is one of Spark Connect, through which a model cannot be broadcast to executors",
+                hint="run dbt where the driver is: method session without spark.remote",
+            )
+        self.raw = session.newSession()
+        # Iceberg keeps what it knows of a table for each session, and would not see what others commit
+        catalog = session.catalog.currentCatalog()
+        own = {f"spark.sql.catalog.{catalog}.cache-enabled": "false"}
+        for name, value in (_SETTINGS | own).items():
+            self.raw.conf.set(name, value)
+
+    def frame(self, sql: str, values: Mapping[str, Any] | None = None) -> DataFrame:
+        """What a statement gives. It gets the named values that it mentions, bound."""
+        used = {n: v for n, v in (values or {}).items() if re.search(rf":{n}\b", sql)}
+        return self.raw.sql(sql, args=used)
+
+    def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """The rows of a statement that gives few. Rows of features or predictions never come this way."""
+        return [tuple(row) for row in self._few(sql, values)]
+
+    def records(self, sql: str, values: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """The same rows, by column name."""
+        return [row.asDict(recursive=True) for row in self._few(sql, values)]
+
+    def _few(self, sql: str, values: Mapping[str, Any] | None) -> list[Row]:
+        found: list[Row] = self.frame(sql, values).limit(_MOST_ROWS + 1).collect()
+        if len(found) > _MOST_ROWS:
+            raise WarehouseError(
+                f"more than {_MOST_ROWS:,} rows would come to the driver of Spark, from: "
+                f"{' '.join(sql.split()):.200}",
+                hint="if that is the registry, make it smaller",
+            )
+        return found
+
+    def change(self, sql: str, values: Mapping[str, Any] | None = None) -> None:
+        """Change a table. Where somebody else has changed it meanwhile, it is tried again."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                self.frame(sql, values)
+            except Exception as error:
+                if attempt + 1 == _ATTEMPTS or not any(name in str(error) for name in _CONFLICTS):
+                    raise
+                time.sleep(random.uniform(0.1, 0.5) * 2 ** min(attempt, 4))  # noqa: S311
+            else:
+                return
+
+    def has(self, table: TableName) -> bool:
+        return bool(self.raw.catalog.tableExists(named(table)))
+
+    def columns_of(self, relation: str) -> dict[str, str]:
+        """SQL types by column name of a table name or a query in parentheses."""
+        return dict(self.frame(f"select * from {relation} limit 0").dtypes)
+
+
+@contextmanager
+def spark_errors() -> Iterator[None]:
+    """Turn Spark's errors into a WarehouseError, and what an executor has raised of ours into that."""
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+
+    try:
+        yield
+    except (PySparkException, Py4JError) as error:
+        said = str(error)
+        if (told := _told(said)) is not None:
+            raise told from error
+        line = " ".join(said.partition("JVM stacktrace")[0].split())
+        raise WarehouseError(
+            f"Spark stopped the run: {line if len(line) <= 500 else line[:497] + '...'}",
+            hint="if it speaks of a value or a column, mend the model upstream that gives it; else look at "
+            "the session: its catalog, executors and memory",
+        ) from error
+
+
+def _told(said: str) -> errors.DbtOnnxError | None:
+    """The error of ours that an executor has raised."""
+    start = said.find(TOLD)
+    if start < 0:
+        return None
+    document, _ = json.JSONDecoder().raw_decode(said, start + len(TOLD))
+    kind: Callable[..., errors.DbtOnnxError] = getattr(errors, document["error"])
+    return kind(**document["arguments"])

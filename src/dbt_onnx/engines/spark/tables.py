@@ -1,0 +1,137 @@
+"""The tables of a scoring model on Spark: checked, created, widened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dbt_onnx.artifacts.reference import REFERENCES_TYPES, references_of
+from dbt_onnx.engines.spark import ledger
+from dbt_onnx.engines.spark.ledger import INPUTS, LedgerShape, LedgerTables
+from dbt_onnx.engines.spark.sql import named, quote
+from dbt_onnx.errors import ContractError, WarehouseError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dbt_onnx.artifacts.artifact import Artifact
+    from dbt_onnx.engines.spark.session import Spark
+
+_RESTORE = "roll the table back to an earlier snapshot, or give the scoring model another alias"
+
+
+class ScoringTables(LedgerTables):
+    """Rows, runs and references of one scoring model."""
+
+    def check_runs(self, spark: Spark) -> None:
+        """Raise WarehouseError when the runs table is not ours."""
+        if not spark.has(self.runs):
+            return
+        found = spark.columns_of(named(self.runs))
+        faults = [
+            f"column {name!r} is {found.get(name, 'missing')}, not {kind}"
+            for name, kind in ledger.RUNS_TYPES.items()
+            if found.get(name) != kind
+        ]
+        if faults:
+            raise WarehouseError(f"{self.runs} was altered: {'; '.join(faults)}", hint=_RESTORE)
+
+    def check_complete(self, spark: Spark) -> None:
+        """Raise WarehouseError when the table is gone that has the only copy of the rows."""
+        if spark.has(self.rows) or not spark.has(self.runs):
+            return
+        if spark.rows(
+            f"select 1 from {ledger.committed(self)} as runs where rows_scored + rows_rejected > 0 limit 1"
+        ):
+            raise WarehouseError(
+                f"{self.rows} is gone: it was dropped or renamed, and nothing else has these rows",
+                hint="restore from a backup; to begin a new ledger, give the scoring model another alias",
+            )
+
+    def check_shape(self, spark: Spark, shape: LedgerShape) -> None:
+        """Raise when an existing ledger cannot take rows of this shape."""
+        if not spark.has(self.rows):
+            return
+        found = spark.columns_of(named(self.rows))
+        for name, kind in shape.key.items():
+            if found.get(name) != kind:
+                raise WarehouseError(
+                    f"key column {name!r} is {kind} in the features and {found.get(name, 'missing')} "
+                    f"in {self.rows}",
+                    hint="cast the key in the features model to the ledger's type, or give the "
+                    "scoring model another alias to start a new ledger",
+                )
+        for name, kind in shape.outputs.items():
+            if found.get(name, kind) != kind:
+                raise ContractError(
+                    f"output column {name!r} is {kind} by the contract and {found[name]} in {self.rows}",
+                    hint="give the output another column name when exporting or registering the "
+                    "model, or give the scoring model another alias to start a new ledger",
+                )
+
+    def create_runs(self, spark: Spark) -> None:
+        for table, types in (
+            (self.runs, ledger.RUNS_TYPES),
+            (self.references, ledger.spark_types(REFERENCES_TYPES)),
+        ):
+            if not spark.has(table):
+                spark.change(ledger.create_shared(table, types))
+
+    def create(self, spark: Spark, shape: LedgerShape, features: Mapping[str, str]) -> None:
+        """Create what is missing, and the columns of a new version."""
+        if not spark.has(self.rows):
+            spark.change(ledger.create_rows(self, shape, features))
+        if not spark.has(self.superseded):
+            spark.change(ledger.create_superseded(self, shape))
+        self._widen(spark, shape, features)
+        for statement in ledger.create_views(self, self.whole_shape(spark, shape.key)):
+            spark.change(statement)
+
+    def _widen(self, spark: Spark, shape: LedgerShape, features: Mapping[str, str]) -> None:
+        rows = named(self.rows)
+        found = spark.columns_of(rows)
+        for name, kind in shape.outputs.items():
+            if name not in found:
+                spark.change(f"alter table {rows} add column {quote(name)} {kind}")
+        kept = self.kept_types(spark)
+        for name, kind in features.items():
+            column = f"{INPUTS}.{quote(name)}"
+            if name not in kept:
+                spark.change(f"alter table {rows} add column {column} {kind}")
+            elif kept[name] != kind:
+                spark.change(f"alter table {rows} alter column {column} type {kind}")
+
+    def kept_types(self, spark: Spark) -> dict[str, str]:
+        """The features of all versions whose inputs are kept."""
+        return spark.columns_of(f"(select {INPUTS}.* from {named(self.rows)})")
+
+    def whole_shape(self, spark: Spark, key: Mapping[str, str]) -> LedgerShape:
+        """With the outputs of all versions that have ever scored."""
+        own = LedgerShape(key=key, outputs={}).columns
+        found = spark.columns_of(named(self.rows))
+        outputs = {n: kind for n, kind in found.items() if n not in own and n != INPUTS}
+        return LedgerShape(key=key, outputs=outputs)
+
+    def write_references(self, spark: Spark, artifact: Artifact) -> None:
+        """Write what the card says, unless the table says it already."""
+        types = ledger.spark_types(REFERENCES_TYPES)
+        table = named(self.references)
+        model = {
+            "scoring_model": self.ledger.identifier,
+            "model_name": artifact.model_name,
+            "model_version": artifact.model_version,
+            "artifact_sha256": artifact.sha256,
+        }
+        own = " and ".join(f"{quote(name)} = :{name}" for name in model)
+        described = [name for name in types if name not in model]
+        columns = ", ".join(map(quote, described))
+        wanted = references_of(artifact)
+        found = spark.rows(f"select {columns} from {table} where {own}", model)
+        if sorted(map(repr, found)) == sorted(map(repr, wanted)):
+            return
+        if found:
+            spark.change(f"delete from {table} where {own}", model)
+        if not wanted:
+            return
+        schema = ", ".join(f"{quote(name)} {kind}" for name, kind in types.items())
+        rows = [(*model.values(), *row) for row in wanted]
+        spark.raw.createDataFrame(rows, schema).writeTo(table).append()

@@ -1,0 +1,115 @@
+"""What an executor does: score the batches of its task, with a session that its process keeps.
+
+Nothing of Spark is imported here but its account of the task. An executor needs dbt_onnx, pyarrow, numpy and
+onnxruntime; it needs neither dbt nor pandas.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+
+from dbt_onnx.engines.spark.session import TOLD
+from dbt_onnx.errors import ArtifactError, DbtOnnxError
+from dbt_onnx.kernel.row_search import RowSearch
+from dbt_onnx.kernel.scoring import prediction_schema, score_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from dbt_onnx.kernel.contract import Contract
+
+# of this process, which runs one task after the other: {sha256 of the model, in a child or not: session}
+_SESSIONS: dict[tuple[str, bool], Any] = {}
+
+
+class ModelBytes(Protocol):
+    """A broadcast: its value is fetched once by each executor."""
+
+    @property
+    def value(self) -> bytes: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a task has to know, small enough to travel with it. `rows` of the run may be rejected up to
+    `max_rows` because the model fails on them.
+    """
+
+    contract: Contract
+    model: ModelBytes
+    sha256: str
+    batch_rows: int | None
+    threads: int
+    rows: int
+    max_rows: int
+    features: tuple[str, ...]
+
+    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Predictions, as `score_batches` gives them, and the features that were fed."""
+        try:
+            session = self._session(in_child_process=_is_repeated())
+            search = RowSearch(rows=self.rows, max_rows=self.max_rows)
+            for batch in batches:
+                if not batch.num_rows:
+                    continue
+                scored = score_batch(batch, session, self.contract, search)
+                yield _with_lists(
+                    scored, [batch.column(name) for name in self.features], self.features
+                )
+        except DbtOnnxError as error:
+            # the text is all that comes back to the driver
+            document = {"error": type(error).__name__, "arguments": vars(error)}
+            raise RuntimeError(TOLD + json.dumps(document)) from None
+
+    def _session(self, *, in_child_process: bool) -> Any:
+        known = _SESSIONS.get((self.sha256, in_child_process))
+        if known is not None:
+            return known
+        content = self.model.value
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise ArtifactError(
+                "the model that came to an executor is not the one that was sent: its sha256 differs",
+                hint="run again; if it happens again, look at the executor's memory and network",
+            )
+        from dbt_onnx.kernel.child_session import ChildSession
+        from dbt_onnx.kernel.session import OnnxSession
+
+        session = (ChildSession if in_child_process else OnnxSession)(
+            content,
+            output_names=[output.name for output in self.contract.outputs],
+            threads=self.threads,
+            batch_rows=self.batch_rows,
+        )
+        _SESSIONS[self.sha256, in_child_process] = session
+        return session
+
+    def schema_for(self, given: pa.Schema) -> pa.Schema:
+        """What comes out for batches of that schema."""
+        scored = prediction_schema(given, self.contract)
+        fields = [pa.field(f.name, _as_list(f.type)) for f in scored]
+        return pa.schema([*fields, *(given.field(name) for name in self.features)])
+
+
+def _is_repeated() -> bool:
+    """Whether an attempt at this task has failed before: its process may have died inside the model."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    return context is not None and context.attemptNumber() > 0
+
+
+def _as_list(kind: pa.DataType) -> pa.DataType:
+    return pa.list_(kind.value_type) if pa.types.is_fixed_size_list(kind) else kind
+
+
+def _with_lists(
+    scored: pa.RecordBatch, features: list[pa.Array], names: tuple[str, ...]
+) -> pa.RecordBatch:
+    """The columns of both; Spark reads no arrays of a fixed size."""
+    columns = [column.cast(_as_list(column.type)) for column in scored.columns]
+    return pa.RecordBatch.from_arrays([*columns, *features], names=[*scored.schema.names, *names])

@@ -1,0 +1,222 @@
+"""What a run writes on Spark: rows that nobody reads until the run counts."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from dbt_onnx.engines.spark import ledger, plan
+from dbt_onnx.engines.spark.ledger import (
+    FROM,
+    INPUTS,
+    REJECTED,
+    inputs_type,
+    same_row,
+    superseded_rows,
+)
+from dbt_onnx.engines.spark.sql import literal, named, not_null, quote
+from dbt_onnx.engines.spark.worker import Work
+from dbt_onnx.runs.run import Written
+from dbt_onnx.runs.tables import RUN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import pyarrow as pa
+
+    from dbt_onnx.engines.spark.session import Spark
+    from dbt_onnx.engines.spark.tables import ScoringTables
+    from dbt_onnx.runs.plan import Planned
+    from dbt_onnx.runs.run import ScoringRun
+
+_SCORED = "__dbt_onnx_scored"
+
+
+def append_predictions(
+    spark: Spark, tables: ScoringTables, run: ScoringRun, planned: Planned
+) -> None:
+    """Score the planned rows on the executors, into `__rows`."""
+    from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
+
+    question = planned.rows.question
+    rows = spark.frame(plan.select_rows(question))
+    work = _work(spark, run, planned)
+
+    def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        yield from work(batches)
+
+    schema = from_arrow_schema(
+        work.schema_for(to_arrow_schema(rows.schema)), prefer_timestamp_ntz=True
+    )
+    rows.mapInArrow(score, schema).createOrReplaceTempView(_SCORED)
+    statement = _select_scored(run, planned, kept_types=tables.kept_types(spark))
+    spark.frame(statement, planned.rows.values).writeTo(named(tables.rows)).append()
+
+
+def _work(spark: Spark, run: ScoringRun, planned: Planned) -> Work:
+    content = run.artifact.scoring_bytes
+    summary, request = planned.summary, run.request
+    allowed = min(int(request.max_rejected_fraction * summary.rows_in), summary.rows_in - 1)
+    return Work(
+        contract=run.artifact.contract,
+        model=spark.raw.sparkContext.broadcast(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        batch_rows=run.artifact.signature.batch_rows or request.batch_rows,
+        threads=request.threads or 1,
+        rows=summary.rows_to_score,
+        max_rows=max(0, allowed - summary.rows_still_rejected),
+        features=run.artifact.contract.feature_names,
+    )
+
+
+def _select_scored(run: ScoringRun, planned: Planned, *, kept_types: Mapping[str, str]) -> str:
+    """The rows of the stream as `__rows` has them."""
+    question = planned.rows.question
+    shape = question.shape
+    keys = {name: quote(carried) for name, carried in shape.carried_key.items()}
+    is_current = f"not __dbt_onnx_is_late and {not_null(shape.carried_key.values())}"
+    kept = f"cast(null as {inputs_type(kept_types)})"
+    if run.request.keep_inputs is not False:
+        # of all versions: what this one does not read is NULL
+        given = ", ".join(
+            f"{literal(n)}, cast({quote(n) if n in question.features else 'null'} as {kind})"
+            for n, kind in kept_types.items()
+        )
+        kept = f"named_struct({given})"
+    values = {
+        **keys,
+        **{name: quote(name) for name in shape.outputs},
+        "as_of": "__dbt_onnx_as_of",
+        "features_hash": "__dbt_onnx_features_hash",
+        "score_reason": "__dbt_onnx_score_reason",
+        REJECTED: "rejected_reason",
+        RUN: "cast(:run_no as int)",
+        "is_late": "__dbt_onnx_is_late",
+        "last_seen_as_of": "cast(null as timestamp_ntz)",
+        "confirmed_as_of": "cast(null as timestamp_ntz)",
+        "is_confirmed_by_runs": "rejected_reason is null",
+        FROM: "cast(:run_no as int)",
+        "is_current": is_current,
+        INPUTS: kept,
+    }
+    listed = ", ".join(f"{sql} as {quote(name)}" for name, sql in values.items())
+    return f"select {listed} from {_SCORED}"
+
+
+def read_written(spark: Spark, tables: ScoringTables, planned: Planned) -> Written:
+    """What the run's rows say, as they are in the table."""
+    if not planned.summary.rows_to_score:
+        return Written(rejected={})
+    values = planned.rows.values
+    statement = ledger.describe_run(tables, planned.rows.question.shape)
+    rows, given, said = spark.rows(statement, values)[0]
+    rejected = dict(spark.rows(ledger.count_rejected(tables), values))
+    return Written(rows=rows, rejected=rejected, input_fingerprint=given, ledger_fingerprint=said)
+
+
+def supersede(spark: Spark, tables: ScoringTables, planned: Planned) -> None:
+    """Note which rows the run takes the place of. A score supersedes the score before and a rejection since; a
+    rejection supersedes only another one.
+    """
+    question = planned.rows.question
+    names = ", ".join(f"known.{quote(name)}" for name in question.shape.key)
+    same = " and ".join(f"known.{quote(n)} = made.{quote(n)}" for n in question.shape.key)
+    spark.change(
+        f"""
+        insert into {named(tables.superseded)}
+        select {names}, known.{RUN}, known.{FROM}, false, cast(:run_no as int)
+        from {question.current} as known
+        inner join (
+            select * from {named(tables.rows)} where {RUN} = :run_no and {FROM} = :run_no and is_current
+        ) as made on {same}
+        where known.{RUN} in {question.of_version}
+            and (known.{REJECTED} is not null or made.{REJECTED} is null)""",
+        planned.rows.values,
+    )
+
+
+def note_presence(
+    spark: Spark, tables: ScoringTables, planned: Planned, *, has_rejected: bool
+) -> None:
+    """Write the rows again of entities that this run has found gone, back, rejected, or at a newer moment."""
+    question, summary = planned.rows.question, planned.summary
+    if planned.scope == "backfill":
+        return
+    has_advanced = not planned.rows.has_one_moment and summary.rows_advanced > 0
+    if not (has_rejected or planned.has_absent or summary.rows_returned or has_advanced):
+        return
+    shape = question.shape
+    keys = ", ".join(f"known.{quote(name)}" for name in shape.key)
+    given = ", ".join(
+        f"{quote(name)} as {quote(carried)}" for name, carried in shape.carried_key.items()
+    )
+    columns = {name: f"known.{quote(name)}" for name in shape.prediction_columns}
+    is_back = "given.is_given is not null and known.last_seen_as_of is not null"
+    is_gone = "given.is_given is null and known.last_seen_as_of is null"
+    is_overruled = f"made.is_rejected and known.{REJECTED} is null and known.is_confirmed_by_runs"
+    is_newer = "false"
+    if has_advanced:
+        is_newer = "made.is_rejected is null and given.as_of > greatest(known.as_of, known.confirmed_as_of)"
+    columns |= {
+        "last_seen_as_of": f"case when {is_gone} then cast(:last_full_as_of as timestamp_ntz) end",
+        "confirmed_as_of": f"case when {is_newer} then given.as_of else known.confirmed_as_of end",
+        "is_confirmed_by_runs": f"known.{REJECTED} is null and given.is_given is not null "
+        "and not coalesce(made.is_rejected, false)",
+        FROM: "cast(:run_no as int)",
+        "is_current": "true",
+        INPUTS: "null",
+    }
+    listed = ", ".join(f"{sql} as {quote(name)}" for name, sql in columns.items())
+    source = f"""
+        from {question.current} as known
+        left join (
+            select {given}, {question.as_of_sql} as as_of, true as is_given from {question.features_sql} as source
+        ) as given on {question.is_about("known", of="given")}
+        left join (
+            select {", ".join(map(quote, shape.key))}, {REJECTED} is not null as is_rejected
+            from {named(tables.rows)} where {RUN} = :run_no and {FROM} = :run_no and is_current
+        ) as made on {" and ".join(f"known.{quote(n)} = made.{quote(n)}" for n in shape.key)}
+        where known.{RUN} in {question.of_version}
+            and (made.is_rejected is null or (made.is_rejected and known.{REJECTED} is null))
+            and (({is_back}) or ({is_gone}) or ({is_overruled}) or ({is_newer}))"""
+    values = planned.rows.values
+    spark.change(
+        f"insert into {named(tables.superseded)} "
+        f"select {keys}, known.{RUN}, known.{FROM}, true, cast(:run_no as int) {source}",
+        values,
+    )
+    spark.change(
+        f"insert into {named(tables.rows)} ({', '.join(map(quote, columns))}) select {listed} {source}",
+        values,
+    )
+
+
+def settle(spark: Spark, tables: ScoringTables, shape: Any) -> None:
+    """Mark in `__rows` what runs that count have superseded, and remove what runs that do not have left.
+
+    All of it may be done again, by whoever comes next: a reader sees the same before and after.
+    """
+    rows, superseded = named(tables.rows), named(tables.superseded)
+    [(pending,)] = spark.rows(f"select count(*) from {superseded_rows(tables)} as s")
+    if pending:
+        given = f"(select s.* from {superseded_rows(tables)} as s)"
+        spark.change(
+            f"merge into {rows} as r using {given} as s on r.is_current and {same_row(shape, 'r', 's')} "
+            "when matched and s.is_written_again then delete "
+            "when matched then update set is_current = false"
+        )
+        spark.change(
+            f"delete from {superseded} where by_run in (select run_no from {ledger.committed(tables)} as runs)"
+        )
+
+
+def remove_leftovers(spark: Spark, tables: ScoringTables) -> None:
+    """Remove the rows of runs that have ended and do not count."""
+    failed = (
+        f"(select run_no from {named(tables.runs)} where scoring_model = :scoring_model "
+        "and status in ('error', 'interrupted'))"
+    )
+    values = {"scoring_model": tables.ledger.identifier}
+    for table, column in ((tables.rows, FROM), (tables.superseded, "by_run")):
+        if spark.rows(f"select 1 from {named(table)} where {column} in {failed} limit 1", values):
+            spark.change(f"delete from {named(table)} where {column} in {failed}", values)

