@@ -50,6 +50,7 @@ class SparkEngine:
     """A scoring model's tables on Spark, for one run. The methods are those of `Engine`."""
 
     record: RunRecord
+    _inputs_kept: int
 
     def __init__(self, ledger: TableName, spark: Spark) -> None:
         self.tables = ScoringTables(ledger)
@@ -120,14 +121,14 @@ class SparkEngine:
         writing.remove_leftovers(self.spark, self.tables)
         if planned.summary.rows_to_score:
             writing.append_predictions(self.spark, self.tables, run, planned)
-        return writing.read_written(self.spark, self.tables, planned)
+        written, self._inputs_kept = writing.read_written(self.spark, self.tables, planned)
+        return written
 
     def close(self, run: ScoringRun, planned: Planned, outcome: Mapping[str, Any]) -> None:
         if planned.summary.rows_to_score and planned.scope != "backfill":
             writing.supersede(self.spark, self.tables, planned)
         has_rejected = bool(outcome["rows_rejected"])
         writing.note_presence(self.spark, self.tables, planned, has_rejected=has_rejected)
-        kept = planned.summary.rows_to_score if run.request.keep_inputs is not False else 0
         question = planned.rows.question
         self.record.succeed(
             scope=planned.scope,
@@ -140,7 +141,7 @@ class SparkEngine:
             feature_types=list(question.features.values()),
             feature_precisions=list(question.precisions.values()),
             output_columns=list(question.shape.outputs),
-            rows_inputs_kept=kept,
+            rows_inputs_kept=self._inputs_kept,
             **outcome,
         )
         writing.settle(self.spark, self.tables, run.shape)

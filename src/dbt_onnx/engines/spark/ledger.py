@@ -279,8 +279,8 @@ def select_inputs(tables: LedgerTables, shape: LedgerShape) -> str:
 
 
 def describe_run(tables: LedgerTables, shape: LedgerShape) -> str:
-    """What a run has written: rows, and two fingerprints: of what went in, which the plan computes, too, and of
-    all that they say. Value: :run_no.
+    """What a run has written: rows, how many with their inputs, and two fingerprints: of what went in, which the
+    plan computes, too, and of all that they say. Value: :run_no.
     """
     key = hashable(shape.key)
     said = hashable(
@@ -290,6 +290,7 @@ def describe_run(tables: LedgerTables, shape: LedgerShape) -> str:
     return f"""
         select
             count(*) as row_count,
+            count({INPUTS}) as inputs_count,
             {fingerprint(f"{key}, as_of, features_hash")} as input_fingerprint,
             {fingerprint(said)} as ledger_fingerprint
         from {named(tables.rows)} where {own}"""

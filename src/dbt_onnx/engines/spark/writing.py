@@ -82,7 +82,8 @@ def _select_scored(run: ScoringRun, planned: Planned, *, kept_types: Mapping[str
             f"{literal(n)}, cast({quote(n) if n in question.features else 'null'} as {kind})"
             for n, kind in kept_types.items()
         )
-        kept = f"named_struct({given})"
+        # nothing would find the inputs of a row without a key
+        kept = f"case when {not_null(shape.carried_key.values())} then named_struct({given}) end"
     values = {
         **keys,
         **{name: quote(name) for name in shape.outputs},
@@ -103,15 +104,18 @@ def _select_scored(run: ScoringRun, planned: Planned, *, kept_types: Mapping[str
     return f"select {listed} from {_SCORED}"
 
 
-def read_written(spark: Spark, tables: ScoringTables, planned: Planned) -> Written:
-    """What the run's rows say, as they are in the table."""
+def read_written(spark: Spark, tables: ScoringTables, planned: Planned) -> tuple[Written, int]:
+    """What the run's rows say, as they are in the table, and of how many the inputs are kept."""
     if not planned.summary.rows_to_score:
-        return Written(rejected={})
+        return Written(rejected={}), 0
     values = planned.rows.values
     statement = ledger.describe_run(tables, planned.rows.question.shape)
-    rows, given, said = spark.rows(statement, values)[0]
+    rows, kept, given, said = spark.rows(statement, values)[0]
     rejected = dict(spark.rows(ledger.count_rejected(tables), values))
-    return Written(rows=rows, rejected=rejected, input_fingerprint=given, ledger_fingerprint=said)
+    written = Written(
+        rows=rows, rejected=rejected, input_fingerprint=given, ledger_fingerprint=said
+    )
+    return written, kept
 
 
 def supersede(spark: Spark, tables: ScoringTables, planned: Planned) -> None:
