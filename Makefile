@@ -92,7 +92,7 @@ test-latest:
 	touch $@
 
 test-spark: .venvs/spark/installed
-	.venvs/spark/bin/python -m pytest --config-file tests/spark/pytest.ini --confcutdir tests/spark $(ONLY)
+	.venvs/spark/bin/python -m pytest --config-file tests/spark/pytest.ini --confcutdir tests/spark tests/spark $(ONLY)
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ONLY)
