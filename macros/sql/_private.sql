@@ -157,7 +157,16 @@
     zone into the session's local time; the microseconds since 1970 are the same everywhere.
 -#}
 {% macro _utc(expression) -%}
+    {{ return(adapter.dispatch('_utc', 'dbt_onnx')(expression)) }}
+{%- endmacro %}
+
+{% macro default___utc(expression) -%}
     {{ return("make_timestamp(epoch_us(" ~ expression ~ "))") }}
+{%- endmacro %}
+
+{% macro spark___utc(expression) -%}
+    {{ return("case when typeof(" ~ expression ~ ") = 'timestamp' then cast(to_utc_timestamp(" ~ expression
+        ~ ", current_timezone()) as timestamp_ntz) else cast(" ~ expression ~ " as timestamp_ntz) end") }}
 {%- endmacro %}
 
 

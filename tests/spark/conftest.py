@@ -15,9 +15,15 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+def parameters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What a profile has under `server_side_parameters`."""
     folder = tmp_path_factory.mktemp("hive") / "metastore"
     with metastore(folder) as address:
-        session = open_session(settings(address, folder))
-        yield session
-        session.stop()
+        yield settings(address, folder)
+
+
+@pytest.fixture(scope="session")
+def spark(parameters: dict[str, str]) -> Iterator[SparkSession]:
+    session = open_session(parameters)
+    yield session
+    session.stop()
