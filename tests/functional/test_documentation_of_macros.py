@@ -22,7 +22,7 @@ def public_macros() -> dict[str, list[str]]:
     for path in sorted(MACROS.rglob("*.sql")):
         pattern = r"{%-? *(macro|test) (\w+)\((.*?)\) *-?%}"
         for kind, name, arguments in re.findall(pattern, path.read_text(), re.DOTALL):
-            if name.startswith(("_", "default__")) or name in INTERNAL:
+            if name.startswith(("_", "default__", "spark__")) or name in INTERNAL:
                 continue
             names = re.findall(r"(\w+)(?:=(?:{[^}]*}|[^,{]*))?(?:,|$)", arguments.strip())
             found["test_" + name if kind == "test" else name] = names
