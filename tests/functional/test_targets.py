@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from datetime import time as time_of_day
@@ -596,14 +596,16 @@ def test_a_reader_sees_one_publication_whole_while_ten_go_by(
         threads = [threading.Thread(target=read, args=(predictions, mine)) for mine in seen]
         for thread in threads:
             thread.start()
-        for number in range(1, 11):
-            publish_number(number)
-        until = time.monotonic() + (20 if check_seconds == 0.0 else 0.2)
-        while time.monotonic() < until and not (faults or all(10 in mine for mine in seen)):
-            time.sleep(0.01)
-        ended.set()
-        for thread in threads:
-            thread.join()
+        try:
+            for number in range(1, 11):
+                publish_number(number)
+            until = time.monotonic() + (20 if check_seconds == 0.0 else 0.2)
+            while time.monotonic() < until and not (faults or all(10 in mine for mine in seen)):
+                time.sleep(0.01)
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
         assert faults == []
         if check_seconds == 0.0:
             assert all(10 in mine for mine in seen)
@@ -623,6 +625,43 @@ def test_a_new_publication_is_noticed(places: Places, system: str) -> None:
         while outputs(predictions, 1) != [0.6]:
             assert time.monotonic() < until
             time.sleep(0.01)
+
+
+def test_whoever_closes_does_not_wait_for_a_thread_that_has_not_been_started(
+    places: Places, system: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "CHECK_SECONDS", 0.0)
+    warehouse = ListWarehouse()
+    warehouse.publish(relation((1, 0.5)), targets=[system])
+    predictions = places.open(system)
+
+    class Late(threading.Thread):
+        def start(self) -> None:
+            predictions.close()
+            super().start()
+
+    warehouse.publish(relation((1, 0.6)), targets=[system])
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "Thread", Late)
+        with suppress(ServingError):
+            predictions.get(1)
+    predictions.close()
+
+
+def test_the_next_publisher_does_not_wait_until_the_server_closes_the_connection(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = postgres_target.Postgres(places.postgres, "churn")
+    with psycopg.connect(places.postgres) as late, monkeypatch.context() as patched:
+        patched.setattr(late, "close", lambda: None)
+        patched.setattr(postgres_target, "connect", lambda _: late)
+        late.autocommit = True
+        late.cursor_factory = psycopg.RawCursor
+        with target.locked():
+            pass
+        patched.undo()
+        with target.locked():
+            pass
 
 
 def test_a_select_that_does_not_end_locks_nobody_out(

@@ -220,8 +220,10 @@ class Predictions:
             if is_at_it or self._source.pointer() == self._seen:
                 return
             # checking a large file takes longer than an answer may
-            self._refreshing = threading.Thread(target=self.refresh, daemon=True)
-            self._refreshing.start()
+            refreshing = threading.Thread(target=self.refresh, daemon=True)
+            refreshing.start()
+            # whoever closes meanwhile can wait for a thread only when it has been started
+            self._refreshing = refreshing
 
     def _open_newest(self, *, known: _OpenPublication | None = None) -> _OpenPublication:
         """Open what is served, or the newest before it that is whole; `known` is open already."""

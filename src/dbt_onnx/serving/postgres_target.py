@@ -72,14 +72,15 @@ class Postgres:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Within, no other session publishes under this name. The lock goes with the connection."""
+        """Within, no other session publishes under this name. Of a process that dies, the lock goes with
+        the connection.
+        """
         connection = connect(self._url)
+        lock = [_ADVISORY + self._name]
         try:
             try:
                 [is_ours] = _one(
-                    connection,
-                    "select pg_try_advisory_lock(hashtextextended($1, 0))",
-                    [_ADVISORY + self._name],
+                    connection, "select pg_try_advisory_lock(hashtextextended($1, 0))", lock
                 )
             except psycopg.Error as error:
                 raise self._unwritable(error) from error
@@ -89,7 +90,12 @@ class Postgres:
                     hint="wait until it ends, and publish again",
                 )
             self._connection = connection
-            yield
+            try:
+                yield
+            finally:
+                # the server notices later that we have closed: who publishes next would be locked out
+                with suppress(psycopg.Error):
+                    connection.execute("select pg_advisory_unlock(hashtextextended($1, 0))", lock)
         finally:
             self._connection = None
             connection.close()
