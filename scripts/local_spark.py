@@ -113,7 +113,7 @@ def environment(metastore: str, folder: Path, *, master: str) -> dict[str, str]:
     """What the target `spark` in profiles.yml asks for, and what starts Spark."""
     return {
         "DBT_ONNX_SPARK_MASTER": master,
-        "DBT_ONNX_ICEBERG_ICEBERG": jars(),
+        "DBT_ONNX_ICEBERG_JARS": jars(),
         "DBT_ONNX_METASTORE": metastore,
         "DBT_ONNX_SPARK_WAREHOUSE": f"file:{folder}/warehouse",
         "JAVA_HOME": JAVA_HOME,
