@@ -51,8 +51,7 @@ def translated(sql: str) -> str:
         ),
         (
             "select list(x) filter (where y)",
-            "SELECT CASE WHEN COUNT(*) FILTER(WHERE `y`) > 0 THEN TRANSFORM(COLLECT_LIST(STRUCT(`x` AS `v`)) "
-            "FILTER(WHERE `y`), `entry` -> `entry`.`v`) END",
+            "SELECT CASE WHEN COUNT(*) FILTER(WHERE `y`) > 0 THEN TRANSFORM(COLLECT_LIST(STRUCT(`x` AS `v`)) FILTER(WHERE `y`), `entry` -> `entry`.`v`) END",
         ),
         ("select try_cast(x as hugeint[])", "SELECT TRY_CAST(`x` AS ARRAY<DECIMAL(38, 0)>)"),
         ("select quantile_cont(x, [0.1])", "SELECT PERCENTILE(`x`, ARRAY(0.1))"),

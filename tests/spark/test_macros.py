@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from textwrap import dedent
@@ -142,7 +141,7 @@ MODELS = {
     "judged_in_time": f"prediction_outcomes({JUDGED}, as_of='as_of')",
     "judged_without_moment": f"prediction_outcomes({JUDGED})",
     "judged_version": f"prediction_outcomes({JUDGED}, as_of='as_of', version='1')",
-    "judged_spend": f"prediction_outcomes(ref('spend'), ref('outcomes'), {KEY}, column='expected_dollars', "
+    "judged_spend": f"prediction_outcomes(ref('spend'), ref('outcomes'), {KEY}, column='expected_spend', "
     "outcome='spent', known_at='known_at', task='regression')",
     "calibrated": f"prediction_calibration({JUDGED}, as_of='as_of', bins=5)",
     "calibrated_at_once": f"prediction_calibration({JUDGED}, bins=1, version='2')",
@@ -205,6 +204,7 @@ class Project:
     """A dbt project in a folder, with the files that both engines share."""
 
     root: Path
+    tests: dict[str, Any] = field(default_factory=dict)
 
     def write(self, target: Mapping[str, Any], **settings: Any) -> None:
         profile = {"consumer": {"target": "dev", "outputs": {"dev": dict(target)}}}
@@ -249,6 +249,9 @@ class Project:
             self.run("run" if night > 1 else "build", "--select", *chosen, "--exclude", "test_type:data",
                      night=night, clock=clock)  # fmt: skip
         self.run("run", "--select", "customers", "outcomes")
+        self.run("run", "--select", "path:models/told", "--exclude", *OF_LATER)
+        self.run("run", "--select", *OF_LATER, clock=LATER)
+        self.tests = {result.node.name: result for result in self.dbt("test").result}
 
     def run(self, *arguments: str, **given: Any) -> None:
         done = self.dbt(*arguments, **given)
@@ -323,3 +326,77 @@ def differences(left: Sequence[dict[str, Any]], right: Sequence[dict[str, Any]])
             if name not in OF_THE_RUN and not alike(ours[name], theirs[name]):
                 found.append(f"{name}: {ours[name]!r} and {theirs[name]!r} in {ours}")
     return found
+
+
+@pytest.fixture(scope="module")
+def engines(
+    tmp_path_factory: pytest.TempPathFactory, parameters: dict[str, str], spark: SparkSession
+) -> tuple[OnDuckDB, OnSpark]:
+    folder = tmp_path_factory.mktemp("engines")
+    (folder / "duckdb").mkdir()
+    duck = OnDuckDB(folder / "duckdb" / "project")
+    duck.play()
+    on_spark = OnSpark(folder / "spark", spark, parameters)
+    on_spark.play()
+    return duck, on_spark
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_macro_returns_the_same_rows(engines: tuple[OnDuckDB, OnSpark], name: str) -> None:
+    duck, on_spark = (engine.rows(f"select * from {SCHEMA}.{name}") for engine in engines)
+    assert len(duck) > 0 or name == "judged_in_time"
+    assert differences(duck, on_spark) == []
+
+
+CLAIMED = [next(iter(test.values()))["name"] for test in TESTS["scores"]]
+FAILING = [name for name in CLAIMED if name.startswith("not") or "_not_" in name]
+
+
+@pytest.mark.parametrize("name", [name for name in CLAIMED if name != "replays"])
+def test_a_generic_test_finds_the_same(engines: tuple[OnDuckDB, OnSpark], name: str) -> None:
+    results = [engine.tests[name] for engine in engines]
+    assert results[0].failures == results[1].failures, results[1].message
+    assert results[0].status == results[1].status
+    assert (results[0].failures > 0) == (name in FAILING)
+    found = [
+        engine.rows(result.node.compiled_code)
+        for engine, result in zip(engines, results, strict=True)
+    ]
+    assert differences(*found) == []
+
+
+def test_a_replay_says_what_to_run(engines: tuple[OnDuckDB, OnSpark]) -> None:
+    duck, on_spark = (engine.tests["replays"] for engine in engines)
+    assert duck.status == "pass"
+    assert "dbt-onnx replay scores" in on_spark.message
+
+
+def test_what_tests_said_is_recorded_alike(engines: tuple[OnDuckDB, OnSpark]) -> None:
+    query = (
+        f"select scoring_model, test_name, generic_test, status, failures, clock from {SCHEMA}.dbt_onnx_test_results "
+        "where test_name <> 'replays'"
+    )
+    duck, on_spark = (engine.rows(query) for engine in engines)
+    assert len(duck) == len(CLAIMED) - 1
+    assert differences(duck, on_spark) == []
+
+
+def test_the_settings_of_the_session_change_nothing(engines: tuple[OnDuckDB, OnSpark]) -> None:
+    """The zone of the session, and arithmetic that fails where dbt's gives NULL."""
+    duck, on_spark = engines
+    theirs = {"spark.sql.session.timeZone": "America/New_York", "spark.sql.ansi.enabled": "true"}
+    before = {name: on_spark.spark.conf.get(name) for name in theirs}
+    for name, value in theirs.items():
+        on_spark.spark.conf.set(name, value)
+    try:
+        for name in ("served_with_fallback", "judged_without_moment"):
+            code = (on_spark.root / f"target/compiled/consumer/models/told/{name}.sql").read_text()
+            expected = duck.rows(f"select * from {SCHEMA}.{name}")
+            assert differences(expected, on_spark.rows(code)) == [], name
+        for name in FAILING:
+            expected = duck.rows(duck.tests[name].node.compiled_code)
+            found = on_spark.rows(on_spark.tests[name].node.compiled_code)
+            assert differences(expected, found) == [], name
+    finally:
+        for name, value in before.items():
+            on_spark.spark.conf.set(name, value)

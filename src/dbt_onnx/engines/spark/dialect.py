@@ -59,7 +59,8 @@ def in_spark_sql(sql: str) -> str:
 
 def _within(node: Any) -> Iterator[Any]:
     """The nodes below a node, but for those of queries within it."""
-    return node.walk(prune=lambda found: isinstance(found, exp.Query))  # type: ignore[no-any-return]
+    found: Iterator[Any] = node.walk(prune=lambda below: isinstance(below, exp.Query))
+    return found
 
 
 def _call(name: str, *arguments: Any) -> Any:
@@ -225,8 +226,6 @@ def _collected(call: Any) -> Any:
     given = call.this.this if filtered else call.this
     order = given.expressions if isinstance(given, exp.Order) else []
     value = given.this if isinstance(given, exp.Order) else given
-    if isinstance(value, exp.Distinct):
-        raise ValueError("list(distinct ..) is not translated")
     fields = {"v": value, **{f"k{i}": key.this for i, key in enumerate(order)}}
     entries = _call("collect_list", _struct(fields))
     rows = exp.Count(this=exp.Star())
