@@ -178,24 +178,34 @@ class Warehouse(Protocol):
     def __init__(self, connection: Any) -> None: ...
 
     @staticmethod
-    def opening_errors(path: str | None = None) -> AbstractContextManager[None]:
-        """Within, the warehouse at `path` is opened; without a path, what a model reads."""
+    def opened(credentials: Any, /, *, read_only: bool) -> AbstractContextManager[Any]:
+        """A connection of the target with these credentials of dbt, as dbt's adapter opens it."""
 
     @staticmethod
-    def open_again(path: str, options: Mapping[str, Any], /) -> Any:
-        """Open a warehouse read-only, without dbt, as dbt's adapter would."""
+    def how_to_reopen(credentials: Any, /) -> dict[str, Any] | None:
+        """What `reopened` needs, as JSON has it; none where only dbt can open the warehouse."""
 
     @staticmethod
-    def session(connection: Any, settings: Mapping[str, Any], /) -> AbstractContextManager[Any]:
-        """A connection of an opened warehouse with the settings of a target."""
+    def reopened(how: Mapping[str, Any], /) -> AbstractContextManager[Any]:
+        """The same connection, for reading, without dbt."""
 
     @staticmethod
-    def noting(connection: Any, answers: dict[str, str], /) -> Any:
-        """The connection, which notes in `answers` what it is asked, with a digest of each answer."""
+    def rendering(credentials: Any, /) -> AbstractContextManager[dict[str, str]]:
+        """Within, dbt renders a template, and what its macros ask is asked for reading only. Gives what they
+        have asked, with a digest of each answer.
+        """
 
     @staticmethod
     def answers_alike(connection: Any, answers: Mapping[str, str], /) -> bool:
         """Whether the warehouse gives every answer that was noted."""
+
+    @staticmethod
+    def let_go() -> None:
+        """Close what dbt's adapter keeps open between invocations."""
+
+    @staticmethod
+    def opening_errors() -> AbstractContextManager[None]:
+        """Within, a model opens what it reads."""
 
     def score(
         self,

@@ -8,11 +8,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import duckdb
-
-from dbt_onnx.engines.duckdb import backfilling, health, history, noted_answers, runs
+from dbt_onnx.engines.duckdb import backfilling, health, history, noted_answers, opening, runs
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, opening_errors
-from dbt_onnx.engines.duckdb.identifiers import literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    import duckdb
     import pyarrow as pa
 
     from dbt_onnx.artifacts.artifact import Artifact
@@ -40,30 +38,32 @@ class DuckDBWarehouse:
         self._cursor = Cursor(connection)
 
     @staticmethod
-    def opening_errors(path: str | None = None) -> AbstractContextManager[None]:
-        return opening_errors(path)
+    def opened(credentials: Any, /, *, read_only: bool) -> AbstractContextManager[Any]:
+        return opening.opened(credentials, read_only=read_only)
 
     @staticmethod
-    def open_again(path: str, options: Mapping[str, Any], /) -> Any:
-        with opening_errors(path):
-            return duckdb.connect(path, config={**options, "access_mode": "read_only"})
+    def how_to_reopen(credentials: Any, /) -> dict[str, Any] | None:
+        return opening.how_to_reopen(credentials)
 
     @staticmethod
-    @contextmanager
-    def session(connection: Any, settings: Mapping[str, Any], /) -> Iterator[Any]:
-        with connection.cursor() as cursor:
-            for name, value in settings.items():
-                # as dbt-duckdb sets them
-                cursor.execute(f"SET {name} = {literal(str(value))}")
-            yield cursor
+    def reopened(how: Mapping[str, Any], /) -> AbstractContextManager[Any]:
+        return opening.reopened(how)
 
     @staticmethod
-    def noting(connection: Any, answers: dict[str, str], /) -> Any:
-        return noted_answers.NotingConnection(connection, answers)
+    def rendering(credentials: Any, /) -> AbstractContextManager[dict[str, str]]:
+        return opening.rendering(credentials)
 
     @staticmethod
     def answers_alike(connection: Any, answers: Mapping[str, str], /) -> bool:
         return noted_answers.has_same_answers(connection, answers)
+
+    @staticmethod
+    def let_go() -> None:
+        opening.let_go()
+
+    @staticmethod
+    def opening_errors() -> AbstractContextManager[None]:
+        return opening_errors()
 
     def score(
         self,
