@@ -166,9 +166,9 @@ class DuckDBWarehouse:
         return read_publications(self._cursor, ledger)
 
     def replayable_runs(self, ledger: TableName) -> list[str]:
-        from dbt_onnx.engines.duckdb.kept_run import replayable_runs
+        from dbt_onnx.runs.replay import replayable_runs
 
-        return replayable_runs(self._connection, ledger)
+        return replayable_runs(self.runs(ledger))
 
     def replay(
         self,
