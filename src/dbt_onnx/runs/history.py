@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.registry import ModelVersion
-from dbt_onnx.errors import ConfigError
+from dbt_onnx.errors import ConfigError, WarehouseError
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.plan import SCORE_REASONS
+from dbt_onnx.runs.precisions import PRECISION
 from dbt_onnx.runs.tables import LEDGER_TYPES
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
@@ -100,6 +102,27 @@ def check_key(key: Collection[str], key_values: Sequence[str], ledger: object) -
             f"the key of {ledger} is {', '.join(key)}; got {len(key_values)} value(s)",
             hint=f"give one value for each, in this order: {' '.join(n.upper() for n in key)}",
         )
+
+
+def by_feature(
+    inputs: object,
+    features: Sequence[str] | None,
+    texts: Sequence[str] | None,
+    *,
+    valid: re.Pattern[str],
+) -> dict[str, str]:
+    """The features of a run and their SQL types, or their precisions, as the run row has them.
+
+    They become part of statements: raises WarehouseError when one is not `valid`.
+    """
+    names, found = features or [], texts or []
+    if len(names) != len(found) or not all(map(valid.fullmatch, found)):
+        what = "with precisions" if valid is PRECISION else "of types"
+        raise WarehouseError(
+            f"the run rows of {inputs} were altered: features {features} {what} {texts}",
+            hint="restore the table of runs from a backup",
+        )
+    return dict(zip(names, found, strict=True))
 
 
 def ledger_rows(

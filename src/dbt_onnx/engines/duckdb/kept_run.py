@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb import inputs
-from dbt_onnx.engines.duckdb.feature_types import PRECISION, features_hash
+from dbt_onnx.engines.duckdb.feature_types import features_hash
 from dbt_onnx.engines.duckdb.identifiers import (
     absent,
     compared,
@@ -17,6 +17,8 @@ from dbt_onnx.engines.duckdb.identifiers import (
 from dbt_onnx.engines.duckdb.ledger import CURRENT_TYPES, REJECTED
 from dbt_onnx.engines.duckdb.proof import erased_of_runs
 from dbt_onnx.runs.answered import REAL_TIME
+from dbt_onnx.runs.history import by_feature
+from dbt_onnx.runs.precisions import PRECISION
 from dbt_onnx.runs.replay import lost_columns, other_fingerprint_of_inputs, other_inputs
 from dbt_onnx.runs.tables import RUN
 
@@ -66,7 +68,7 @@ def check_inputs(
     if with_hash:
         fed_hash = features_hash(
             inputs.by_feature(tables.inputs, run.features, run.feature_types),
-            inputs.by_feature(tables.inputs, run.features, run.feature_precisions, valid=PRECISION),
+            by_feature(tables.inputs, run.features, run.feature_precisions, valid=PRECISION),
         )
         changed = (
             "or written.features_hash is distinct from case when written.rejected_reason = 'null_as_of' "

@@ -6,7 +6,7 @@ What needs pyarrow is imported when it is asked for: `status` and `runs` shall b
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbt_onnx.engines.duckdb import backfilling, health, history, noted_answers, opening, runs
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, opening_errors
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 class DuckDBWarehouse:
     """A DuckDB database on a connection of its Python client."""
+
+    has_one_writer: ClassVar[bool] = True
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.spark.runs import RunRecord
     from dbt_onnx.engines.spark.session import Spark
     from dbt_onnx.engines.spark.tables import ScoringTables
+    from dbt_onnx.runs.history import RunRow
     from dbt_onnx.runs.run import ScoringRun
 
 _TICK = timedelta(microseconds=1)
@@ -47,7 +48,7 @@ def plan_run(spark: Spark, run: ScoringRun, tables: ScoringTables, record: RunRe
     precisions = precisions_of(
         run.artifact.contract, significant_digits=run.request.significant_digits
     )
-    function = _hash_function(precisions)
+    function = features_hash_function(precisions)
     features: FeatureRelation = run.features
     shape: LedgerShape = run.shape
     has_rows = spark.has(tables.rows)
@@ -155,6 +156,13 @@ def _planned(
     return summary
 
 
-def _hash_function(precisions: Mapping[str, str]) -> str:
+def hashes_as_then(run: RunRow) -> bool:
+    """Whether features are hashed here as they were in a run."""
+    precisions = dict(zip(run.features or [], run.feature_precisions or [], strict=False))
+    return bool(run.features_hash_function == features_hash_function(precisions))
+
+
+def features_hash_function(precisions: Mapping[str, str]) -> str:
+    """What makes the features hashes here, and, where floats have some, a number of significant digits."""
     digits = {precision for precision in precisions.values() if precision.endswith("digits")}
     return "/".join((HASH_FUNCTION, *sorted(digits)))

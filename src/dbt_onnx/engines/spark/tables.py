@@ -11,7 +11,7 @@ from dbt_onnx.engines.spark.sql import named, quote
 from dbt_onnx.errors import ContractError, WarehouseError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.engines.spark.session import Spark
@@ -110,6 +110,13 @@ class ScoringTables(LedgerTables):
         found = spark.columns_of(named(self.rows))
         outputs = {n: kind for n, kind in found.items() if n not in own and n != INPUTS}
         return LedgerShape(key=key, outputs=outputs)
+
+    def shape_of(self, spark: Spark, key: Sequence[str]) -> LedgerShape:
+        """The same, with a key as a run row has it. Raises WarehouseError when a column of it is gone."""
+        found = spark.columns_of(named(self.rows))
+        if gone := [name for name in key if name not in found]:
+            raise WarehouseError(f"{self.rows} was altered: it has no column {gone}", hint=_RESTORE)
+        return self.whole_shape(spark, {name: found[name] for name in key})
 
     def write_references(self, spark: Spark, artifact: Artifact) -> None:
         """Write what the card says, unless the table says it already."""

@@ -19,8 +19,9 @@ from dbt_onnx.kernel.row_search import RowSearch
 from dbt_onnx.kernel.scoring import prediction_schema, score_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.kernel.contract import Contract
 
 # of this process, which runs one task after the other: {sha256 of the model, in a child or not: session}
@@ -36,8 +37,8 @@ class ModelBytes(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a task has to know, small enough to travel with it. `rows` of the run may be rejected up to
-    `max_rows` because the model fails on them.
+    """What a task has to know, small enough to travel with it. `max_rows` of the `rows` of the run may be
+    rejected because the model fails on them; all when that is none.
     """
 
     contract: Contract
@@ -45,9 +46,33 @@ class Work:
     sha256: str
     batch_rows: int | None
     threads: int
-    rows: int
-    max_rows: int
+    rows: int | None
+    max_rows: int | None
     features: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        artifact: Artifact,
+        broadcast: Callable[[bytes], ModelBytes],
+        *,
+        batch_rows: int | None,
+        threads: int | None,
+        rows: int | None = None,
+        max_rows: int | None = None,
+        features: tuple[str, ...] = (),
+    ) -> Work:
+        content = artifact.scoring_bytes
+        return cls(
+            contract=artifact.contract,
+            model=broadcast(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            batch_rows=artifact.signature.batch_rows or batch_rows,
+            threads=threads or 1,
+            rows=rows,
+            max_rows=max_rows,
+            features=features,
+        )
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Predictions, as `score_batches` gives them, and the features that were fed."""
