@@ -19,8 +19,6 @@ from test_nights import NAMES
 from dbt_onnx.cli import main
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parents[2]
@@ -144,7 +142,7 @@ Shops = tuple[Shop, Shop]
 @pytest.fixture(scope="module")
 def shops(
     tmp_path_factory: pytest.TempPathFactory, parameters: dict[str, str], spark: SparkSession
-) -> Iterator[Shops]:
+) -> Shops:
     """The same nights on DuckDB and on Spark, of which one has failed."""
     spark.sql(f"drop schema if exists {SCHEMA} cascade")
     folder = tmp_path_factory.mktemp("shops")
@@ -160,14 +158,12 @@ def shops(
         shop(folder / "duckdb", {"type": "duckdb", "path": str(folder / "duckdb" / "w.duckdb")}),
         shop(folder / "spark", on_spark),
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        for each in made:
-            assert each.build("1998-01-05")
-            assert each.build("1998-02-05")
-            assert not each.build("1998-02-06", twice=True)
-            assert each.build("1998-03-05")
-        yield made
+    for each in made:
+        assert each.build("1998-01-05")
+        assert each.build("1998-02-05")
+        assert not each.build("1998-02-06", twice=True)
+        assert each.build("1998-03-05")
+    return made
 
 
 def same(shops: Shops, *arguments: str, exit_code: int = 0) -> str:
