@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dbt_onnx.artifacts.sample import scales_of
 from dbt_onnx.engines.spark.ledger import (
@@ -27,7 +25,7 @@ from dbt_onnx.engines.spark.proof import faults_of_run
 from dbt_onnx.engines.spark.runs import read_run_rows
 from dbt_onnx.engines.spark.sql import features_hash, named, not_null, quote
 from dbt_onnx.engines.spark.tables import ScoringTables
-from dbt_onnx.engines.spark.worker import Work
+from dbt_onnx.engines.spark.worker import COUNTS, Comparison, Work
 from dbt_onnx.kernel.contract import KEY_PREFIX
 from dbt_onnx.kernel.encode import REJECTED_COLUMN
 from dbt_onnx.runs.history import by_feature
@@ -40,7 +38,6 @@ from dbt_onnx.runs.replay import (
     Replay,
     artifact_of_run,
     begin_replay,
-    compare_batch,
     lost_columns,
     note_other_onnxruntime,
     other_fingerprint_of_inputs,
@@ -50,8 +47,10 @@ from dbt_onnx.runs.replay import (
 from dbt_onnx.runs.tables import RUN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
+
+    import pyarrow as pa
 
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import Registry
@@ -63,7 +62,6 @@ if TYPE_CHECKING:
 # what a text from outside is that may stand in a statement
 _TYPE = re.compile(r"(array<)*[a-z_]+(\(\d+, ?\d+\))?>*")
 _COMPARED = "__dbt_onnx_compared"
-_COUNTS = ("identical", "within_tolerance", "different")
 
 
 def replay_run(
@@ -204,26 +202,6 @@ def _check_inputs(spark: Spark, kept: _KeptRun, replay: Replay, *, with_hash: bo
             replay.report(other_fingerprint_of_inputs(run.inputs_fingerprint, found))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """What a task does: score its rows, and compare. It gives one row: counts, and findings as JSON."""
-
-    work: Work
-    key: tuple[str, ...]
-    columns: tuple[str, ...]
-    scales: Mapping[str, Any]
-
-    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        replay = Replay(run_id="", model="")
-        for scored in self.work(batches):
-            compare_batch(replay, scored, key=self.key, columns=self.columns, scales=self.scales)
-        counts = [pa.array([getattr(replay, name)], pa.int64()) for name in _COUNTS]
-        findings = [json.dumps(asdict(finding)) for finding in replay.findings]
-        yield pa.RecordBatch.from_arrays(
-            [*counts, pa.array([findings], pa.list_(pa.string()))], names=[*_COUNTS, "findings"]
-        )
-
-
 def _score(
     spark: Spark, kept: _KeptRun, artifact: Artifact, replay: Replay, *, sample: int | None
 ) -> None:
@@ -247,15 +225,15 @@ def _score(
     def compare(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield from comparison(batches)
 
-    counts = ", ".join(f"{name} bigint" for name in _COUNTS)
+    counts = ", ".join(f"{name} bigint" for name in COUNTS)
     spark.frame(_rows_to_replay(kept, columns, sample=sample), run.values).mapInArrow(
         compare, f"{counts}, findings array<string>"
     ).createOrReplaceTempView(_COMPARED)
-    sums = ", ".join(f"coalesce(sum({name}), 0)" for name in _COUNTS)
+    sums = ", ".join(f"coalesce(sum({name}), 0)" for name in COUNTS)
     [(*found, findings)] = spark.rows(
         f"select {sums}, slice(flatten(collect_list(findings)), 1, {MAX_FINDINGS}) from {_COMPARED}"
     )
-    for name, count in zip(_COUNTS, found, strict=True):
+    for name, count in zip(COUNTS, found, strict=True):
         setattr(replay, name, count)
     for finding in findings:
         replay.report(Finding(**json.loads(finding)))

@@ -38,8 +38,9 @@ def _drop(spark: Spark, mark: TableName) -> None:
     schema = quote(mark.schema)
     if not spark.raw.catalog.databaseExists(schema):
         return
-    views = {name for _, name, *_ in spark.rows(f"show views in {schema}")}
-    tables = {name for _, name, *_ in spark.rows(f"show tables in {schema}")} - views
+    # temporary views are listed, too; they are in no schema
+    views = {name for place, name, *_ in spark.rows(f"show views in {schema}") if place}
+    tables = {name for place, name, *_ in spark.rows(f"show tables in {schema}") if place} - views
     # a backfill that was killed between the two statements that make it
     if not tables and not views:
         spark.change(f"drop schema {schema}")
@@ -48,10 +49,12 @@ def _drop(spark: Spark, mark: TableName) -> None:
         raise not_marked(mark)
     listed = [name for (name,) in spark.rows(f"select name from {named(mark)}")]
     # the mark goes last: until then the schema is known as a backfill's
-    for kind, names in (("view", views), ("table", sorted(tables, key=mark.identifier.__eq__))):
-        for name in names:
-            if is_left_by_backfill(name, listed):
-                spark.change(f"drop {kind} {named(mark.beside(name))}")
+    for name in (*views, *sorted(tables, key=mark.identifier.__eq__)):
+        if is_left_by_backfill(name, listed):
+            relation = named(mark.beside(name))
+            spark.change(
+                f"drop view {relation}" if name in views else f"drop table {relation} purge"
+            )
     try:
         spark.change(f"drop schema {schema}")
     except PySparkException as error:
