@@ -25,6 +25,7 @@ NEWER = "newer row(s) in history than in current"
 
 
 def nothing_erased() -> Erased:
+    """Of no run."""
     return defaultdict(lambda: dict.fromkeys(ERASED, 0))
 
 

@@ -37,6 +37,7 @@ def is_left_by_backfill(name: str, listed: Collection[str]) -> bool:
 
 
 def not_marked(mark: TableName) -> WarehouseError:
+    """A schema without the mark is somebody else's."""
     return WarehouseError(
         f"schema {mark.schema} is somebody else's: it has no table {MARK}, and a backfill "
         "builds the features of the past in a schema of that name",
@@ -45,6 +46,7 @@ def not_marked(mark: TableName) -> WarehouseError:
 
 
 def not_empty(mark: TableName, said: str) -> WarehouseError:
+    """The warehouse does not drop a schema in which something is left."""
     return WarehouseError(
         f"schema {mark.schema}, in which a backfill builds the features of the past, holds "
         f"something else, too: {said[:300]}",

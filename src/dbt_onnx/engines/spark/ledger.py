@@ -19,6 +19,7 @@ that was written again: nobody reads that but for its inputs.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ FROM = "from_run"
 REJECTED = "rejected_reason"
 INPUTS = "inputs"
 FED = "__dbt_onnx_fed_"
+VIEW_PROPERTY = "dbt_onnx_text"
 _SPARK_TYPES = {
     "VARCHAR": "string", "VARCHAR[]": "array<string>", "TIMESTAMP": "timestamp_ntz", "BIGINT": "bigint",
     "UBIGINT": "bigint", "INTEGER": "int", "BOOLEAN": "boolean", "DOUBLE": "double", "DOUBLE[]": "array<double>",
@@ -191,12 +193,14 @@ def same_row(shape: LedgerShape, left: str, right: str) -> str:
     return " and ".join(f"{left}.{quote(n)} = {right}.{quote(n)}" for n in (*shape.key, RUN, FROM))
 
 
-def create_views(tables: LedgerTables, shape: LedgerShape) -> list[str]:
-    """Make the views anew. Each reads tables, so that Spark plans one statement and not four."""
-    return [
-        f"create or replace view {named(view)} as {text}"
-        for view, text in views_of(tables, shape).items()
-    ]
+def create_view(view: TableName, text: str) -> str:
+    """Make a view, with a property that tells its text."""
+    property_ = f"{literal(VIEW_PROPERTY)} = {literal(digest_of_view(text))}"
+    return f"create or replace view {named(view)} tblproperties ({property_}) as {text}"
+
+
+def digest_of_view(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def select_current(tables: LedgerTables, shape: LedgerShape) -> str:
@@ -284,7 +288,7 @@ def select_inputs(tables: LedgerTables, shape: LedgerShape) -> str:
 
 
 def views_of(tables: LedgerTables, shape: LedgerShape) -> dict[TableName, str]:
-    """What each view says."""
+    """What each view says. Each reads tables, so that Spark plans one statement and not four."""
     return {
         tables.current: select_current(tables, shape),
         tables.history: select_history(tables, shape),
