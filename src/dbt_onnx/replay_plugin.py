@@ -19,12 +19,11 @@ from dbt.adapters.duckdb.plugins import BasePlugin
 from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb.history import read_runs
-from dbt_onnx.engines.duckdb.kept_run import replayable_runs
 from dbt_onnx.engines.duckdb.proof import prove
 from dbt_onnx.engines.duckdb.replaying import replay_run
 from dbt_onnx.errors import DbtOnnxError
 from dbt_onnx.project.dbt_model import project_folder
-from dbt_onnx.runs.replay import Finding
+from dbt_onnx.runs.replay import Finding, replayable_runs
 
 if TYPE_CHECKING:
     import duckdb
@@ -67,8 +66,9 @@ def replay_sample(
     try:
         registry = Registry.from_rows(request["registry"] or [], where="the registry")
         report(*prove(connection, name, with_values=False))
-        kept = replayable_runs(connection, name)
-        if not kept and any(run.rows_scored for run in read_runs(connection, name)):
+        runs = read_runs(connection, name)
+        kept = replayable_runs(runs)
+        if not kept and any(run.rows_scored for run in runs):
             report(Finding(problem="inputs", expected="kept", actual="no run has kept its inputs"))
         others = random.sample(kept[1:], min(request["runs"] - 1, len(kept[1:])))
         for run_id in [*kept[:1], *others]:

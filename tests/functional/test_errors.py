@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 import pytest
 from error_cases import TOLERATED, run
 from error_catalogue import (
-    ERRORS,
-    ODD,
     PROVOKED,
     PUBLISHING,
     RUNS,
@@ -27,10 +25,10 @@ from error_catalogue import (
     faults_of_dbt,
     faults_of_publishing,
     faults_of_run,
-    pattern,
     reopened,
 )
 from error_commands import COMMANDS, create_files
+from error_document import ERRORS, ODD, pattern
 from error_project import (
     CALLS,
     LOCKED,

@@ -155,7 +155,9 @@ def test_another_warehouse_than_duckdb_is_refused(
     opened = DbtProject(project.root, profiles_dir=project.root)
     monkeypatch.setattr(opened, "invoke", lambda *_: SimpleNamespace(success=True))
     monkeypatch.setattr(FACTORY, "adapters", {"postgres": None})
-    with pytest.raises(ConfigError, match="warehouse is of type postgres; dbt_onnx reads duckdb"):
+    with pytest.raises(
+        ConfigError, match="warehouse is of type postgres; dbt_onnx reads duckdb and sparkonnx"
+    ):
         opened.scoring_models()
 
 

@@ -17,10 +17,10 @@ from dbt_onnx.artifacts.artifact import Artifact
 from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb.history import read_history, read_runs
-from dbt_onnx.engines.duckdb.kept_run import replayable_runs
 from dbt_onnx.engines.duckdb.proof import prove
 from dbt_onnx.engines.duckdb.replaying import replay_run
 from dbt_onnx.errors import ConfigError, WarehouseError
+from dbt_onnx.runs.replay import replayable_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,7 +82,7 @@ def test_every_run_says_the_same_again(warehouse: Warehouse) -> None:
     first, second = replay(warehouse, "run-1"), replay(warehouse, "run-2")
     assert (first.rows, first.rows_kept, first.identical) == (ROWS, ROWS, ROWS)
     assert (second.rows, second.identical, second.findings) == (30, 30, [])
-    assert replayable_runs(warehouse.connection, LEDGER) == ["run-2", "run-1"]
+    assert replayable_runs(read_runs(warehouse.connection, LEDGER)) == ["run-2", "run-1"]
     assert first.passed
     assert first.notes == []
 

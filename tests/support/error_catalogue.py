@@ -1,4 +1,4 @@
-"""docs/errors.md as the tests read it, and what is wrong with an error beside its row."""
+"""What is wrong with an error beside its row of docs/errors.md."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import re
 import shutil
 import traceback
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from error_cases import CASES, run
@@ -15,6 +13,7 @@ from error_cases_of_models import MODEL_CASES
 from error_cases_of_publishing import PUBLISHING, folder_of, published
 from error_cases_of_targets import TARGETS
 from error_commands import COMMANDS, called, files, said
+from error_document import ERRORS, ON_SPARK, faults_of_text, pattern
 from error_project import BY_DBT, HAS_TRACEBACK
 from warehouse import Warehouse
 
@@ -22,55 +21,13 @@ from dbt_onnx.errors import DbtOnnxError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from click.testing import Result
     from error_cases import Attempt, Case
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"
-ERROR_COLUMNS = ("id", "what is wrong", "message", "what to do")
 RUNS: dict[str, Case] = CASES | MODEL_CASES
-PROVOKED = {*RUNS, *PUBLISHING, *TARGETS, *COMMANDS, *BY_DBT}
-
-
-@dataclass(frozen=True)
-class Row:
-    section: str
-    message: str
-    hint: str
-
-
-def read_tables() -> tuple[dict[str, Row], set[str]]:
-    """The documented errors, and the ids of what is no error."""
-    errors: dict[str, Row] = {}
-    odd: set[str] = set()
-    columns: tuple[str, ...] = ()
-    section = ""
-    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
-        cells = tuple(cell.strip() for cell in line.strip("|").split(" | "))
-        if line.startswith("## "):
-            section = line.removeprefix("## ")
-        if not line.startswith("|"):
-            columns = ()
-        elif not columns:
-            columns = cells
-        elif line.startswith("|---"):
-            continue
-        elif columns == ERROR_COLUMNS:
-            assert len(cells) == 4, line
-            assert cells[0] not in errors, line
-            errors[cells[0]] = Row(section, cells[2].strip("`").strip(), cells[3])
-        else:
-            odd.add(cells[0])
-    return errors, odd
-
-
-ERRORS, ODD = read_tables()
-
-
-def pattern(text: str) -> str:
-    """A documented text as a regular expression: `…` and `{names}` stand for any text."""
-    parts = re.split(r"…|\{[a-z0-9_]+\}", text)
-    return ".+".join(re.escape(part) for part in parts)
+PROVOKED = {*RUNS, *PUBLISHING, *TARGETS, *COMMANDS, *BY_DBT, *ON_SPARK}
 
 
 def create_template(folder: Path) -> Path:
@@ -130,7 +87,7 @@ def faults_of_run(warehouse: Warehouse, name: str) -> list[str]:
     try:
         run(warehouse, attempt.arguments)
     except DbtOnnxError as error:
-        faults = _faults_of_text(name, f"{error.kind} error: {error.message}", error.hint)
+        faults = faults_of_text(name, f"{error.kind} error: {error.message}", error.hint)
         if type(error) is not attempt.kind:
             faults.append(f"it is a {type(error).__name__}")
         faults += _faults_of_state(warehouse, attempt, str(error), before, rows_before)
@@ -143,17 +100,7 @@ def faults_of_run(warehouse: Warehouse, name: str) -> list[str]:
 
 def faults_of_error(name: str, error: DbtOnnxError) -> list[str]:
     """What is wrong with the words of an error."""
-    return _faults_of_text(name, f"{error.kind} error: {error.message}", error.hint)
-
-
-def _faults_of_text(name: str, message: str, hint: str) -> list[str]:
-    row = ERRORS[name]
-    faults = []
-    if not re.fullmatch(pattern(row.message), message):
-        faults.append(f"another message: {message}")
-    if not re.fullmatch(pattern(row.hint), hint):
-        faults.append(f"another hint: {hint}")
-    return faults
+    return faults_of_text(name, f"{error.kind} error: {error.message}", error.hint)
 
 
 def _faults_of_state(
@@ -194,7 +141,7 @@ def faults_of_publishing(folder: Path, name: str) -> list[str]:
         try:
             attempt()
         except DbtOnnxError as error:
-            faults = _faults_of_text(name, f"{error.kind} error: {error.message}", error.hint)
+            faults = faults_of_text(name, f"{error.kind} error: {error.message}", error.hint)
         except Exception as error:  # noqa: BLE001, a traceback is what a user must not see
             return [f"a traceback: {traceback.format_exception_only(error)}"]
         else:
@@ -221,7 +168,7 @@ def faults_of_call(name: str, result: Result) -> list[str]:
     if "Traceback" in result.output:
         faults.append("a traceback in the output")
     is_usage = "Usage: " in result.stderr
-    return faults + _faults_of_text(name, message, ERRORS[name].hint if is_usage else hint)
+    return faults + faults_of_text(name, message, ERRORS[name].hint if is_usage else hint)
 
 
 def faults_of_dbt(name: str, text: str) -> list[str]:

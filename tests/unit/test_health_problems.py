@@ -68,7 +68,14 @@ GOOD: dict[str, Any] = {
     ],
 )
 def test_figures_are_judged(figures: dict[str, Any], problems: list[tuple[str, str]]) -> None:
-    assert [(p.kind, p.message) for p in judge({**GOOD, **figures})] == problems
+    found = judge({**GOOD, **figures}, has_one_writer=True)
+    assert [(p.kind, p.message) for p in found] == problems
+
+
+def test_a_run_at_work_is_no_fault_where_several_may_write() -> None:
+    assert judge({**GOOD, "last_run_status": "running"}, has_one_writer=False) == []
+    dead = judge({**GOOD, "last_run_status": "interrupted"}, has_one_writer=False)
+    assert [problem.kind for problem in dead] == ["run_interrupted"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -110,7 +110,8 @@ def test_the_clock_is_found_through_macros_and_by_its_variable_and_all_below_it(
         "model.shop.named": "main__past.named",
     }
     past = moved(shop, relations)
-    assert past.nodes["model.shop.features"].relation_name == '"db"."main__past"."features"'
+    assert past.nodes["model.shop.features"].schema == "main__past"
+    assert past.nodes["model.shop.features"].relation_name is None
     assert past.nodes["model.shop.still"].schema == "main"
     assert shop.nodes["model.shop.features"].schema == "main"
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+import sys
+from typing import TYPE_CHECKING
 
 from dbt_onnx.errors import ConfigError
 
 if TYPE_CHECKING:
     from dbt_onnx.engines.base import Warehouse
+
+_TYPES = ("duckdb", "sparkonnx")
 
 
 def engine_for(adapter_type: str) -> type[Warehouse]:
@@ -19,9 +22,15 @@ def engine_for(adapter_type: str) -> type[Warehouse]:
     if adapter_type == "sparkonnx":
         from dbt_onnx.engines.spark.warehouse import SparkWarehouse
 
-        # it scores; of what commands ask it has nothing yet, and they refuse it
-        return cast("type[Warehouse]", SparkWarehouse)
+        return SparkWarehouse
     raise ConfigError(
-        f"the target's warehouse is of type {adapter_type}; dbt_onnx reads duckdb",
+        f"the target's warehouse is of type {adapter_type}; dbt_onnx reads {' and '.join(_TYPES)}",
         hint="choose another target with --target",
     )
+
+
+def let_go() -> None:
+    """Close what dbt's adapters keep open in this process between invocations."""
+    for adapter_type in _TYPES:
+        if f"dbt.adapters.{adapter_type}" in sys.modules:
+            engine_for(adapter_type).let_go()

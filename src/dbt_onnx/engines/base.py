@@ -7,9 +7,9 @@ is above the engines asks a `Warehouse`, and knows no more of it than stands her
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from dbt_onnx.errors import DataError
+from dbt_onnx.errors import ConfigError, DataError, RegistryError, WarehouseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -84,6 +84,54 @@ class Sources:
 
 class MissingFeaturesError(DataError):
     """The feature relation has not been built yet, or is gone."""
+
+
+def missing_features(name: object, said: str | None = None) -> MissingFeaturesError:
+    """A feature relation that is gone, or of which the warehouse says that it cannot be read."""
+    if said is None:
+        return MissingFeaturesError(
+            f"the feature relation {name} is not in the warehouse", hint="`dbt build` makes it"
+        )
+    return MissingFeaturesError(
+        f"the feature relation {name} cannot be read: {said}", hint="`dbt build` makes it again"
+    )
+
+
+def missing_registry(name: object, said: str | None = None) -> RegistryError:
+    """The same of a registry."""
+    if said is None:
+        return RegistryError(
+            f"the model registry {name} is not in the warehouse", hint="`dbt seed` loads it"
+        )
+    return RegistryError(
+        f"the model registry {name} cannot be read: {said}", hint="`dbt seed` loads it again"
+    )
+
+
+def no_registry_among(relations: Collection[TableName], columns: Iterable[str]) -> RegistryError:
+    """No relation that a scoring model reads has the columns of a registry."""
+    return RegistryError(
+        "the model registry is not in the warehouse: none of "
+        f"{', '.join(map(str, relations)) or 'the relations that the scoring model reads'} has "
+        f"the columns {', '.join(columns)}",
+        hint="`dbt seed` loads it",
+    )
+
+
+def missing_columns(names: Sequence[str], features: object) -> ConfigError:
+    """Features that a version reads and the warehouse does not have."""
+    return ConfigError(
+        f"column(s) {names} not found in {features}",
+        hint="the version that serves reads them: build its features, and score, first",
+    )
+
+
+def no_answer(said: str) -> WarehouseError:
+    """A query that dbt has made, and that the warehouse refuses."""
+    return WarehouseError(
+        f"the warehouse cannot answer: {said}",
+        hint="a table was dropped or altered: `dbt build` makes what is missing",
+    )
 
 
 class CurrentFeatures(Protocol):
@@ -175,27 +223,40 @@ class Warehouse(Protocol):
     `prune`, `renew_scratch` and `drop_scratch` write.
     """
 
+    has_one_writer: ClassVar[bool]
+    """Whether who writes has the warehouse alone, so that a run which is `running` for who reads is dead."""
+
     def __init__(self, connection: Any) -> None: ...
 
     @staticmethod
-    def opening_errors(path: str | None = None) -> AbstractContextManager[None]:
-        """Within, the warehouse at `path` is opened; without a path, what a model reads."""
+    def opened(credentials: Any, /, *, read_only: bool) -> AbstractContextManager[Any]:
+        """A connection of the target with these credentials of dbt, as dbt's adapter opens it."""
 
     @staticmethod
-    def open_again(path: str, options: Mapping[str, Any], /) -> Any:
-        """Open a warehouse read-only, without dbt, as dbt's adapter would."""
+    def how_to_reopen(credentials: Any, /) -> dict[str, Any] | None:
+        """What `reopened` needs, as JSON has it; none where only dbt can open the warehouse."""
 
     @staticmethod
-    def session(connection: Any, settings: Mapping[str, Any], /) -> AbstractContextManager[Any]:
-        """A connection of an opened warehouse with the settings of a target."""
+    def reopened(how: Mapping[str, Any], /) -> AbstractContextManager[Any]:
+        """The same connection, for reading, without dbt."""
 
     @staticmethod
-    def noting(connection: Any, answers: dict[str, str], /) -> Any:
-        """The connection, which notes in `answers` what it is asked, with a digest of each answer."""
+    def rendering(credentials: Any, /) -> AbstractContextManager[dict[str, str]]:
+        """Within, dbt renders a template, and what its macros ask is asked for reading only. Gives what they
+        have asked, with a digest of each answer.
+        """
 
     @staticmethod
     def answers_alike(connection: Any, answers: Mapping[str, str], /) -> bool:
         """Whether the warehouse gives every answer that was noted."""
+
+    @staticmethod
+    def let_go() -> None:
+        """Close what dbt's adapter keeps open between invocations."""
+
+    @staticmethod
+    def opening_errors() -> AbstractContextManager[None]:
+        """Within, a model opens what it reads."""
 
     def score(
         self,

@@ -18,7 +18,7 @@ import stat
 import sys
 import tempfile
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,12 +38,6 @@ _TEXTS = {".sql", ".py", ".yml", ".yaml", ".md", ".jinja", ".jinja2", ".j2"}
 _ENV_VAR = re.compile(rb"""env_var\s*\(\s*(['"])(\w+)\1\s*[,)]""")
 _INTERNAL = {"dbt", "dbt_duckdb"}
 
-# a target with anything else, such as attached databases, is opened by dbt-duckdb alone
-_PLAIN = {"database", "schema", "path", "config_options", "settings", "plugins"}
-_NOT_OF_OPENING = {"external_root", "disable_transactions", "keep_open", "retries", "flights"}
-_UNUSED_PLUGIN = "dbt_onnx.replay_plugin"  # its function is called by a dbt test, by no command
-_SECRET = re.compile("secret|token|password|key|credential|connection|proxy", re.IGNORECASE)
-
 
 class ProjectOptions(NamedTuple):
     """Which project is meant, and how dbt is to read it."""
@@ -60,7 +54,8 @@ class CachedProject:
 
     reads        the folders that dbt reads
     fingerprint  of what is in them, and of the options
-    path         of the warehouse, with its `config_options` and `settings`
+    adapter      the type of dbt's adapter
+    opening      what the engine needs to open the warehouse without dbt
     models       the scoring models
     rendered     the SQL that dbt made of templates, with the answers of the warehouse to their macros
     verified     the versions whose artifacts were found good, with the digests of their files
@@ -69,9 +64,8 @@ class CachedProject:
     place: Path
     reads: dict[str, list[str]]
     fingerprint: str
-    path: str
-    config_options: dict[str, Any]
-    settings: dict[str, Any]
+    adapter: str
+    opening: dict[str, Any]
     models: list[dict[str, Any]]
     rendered: dict[str, dict[str, Any]] = field(default_factory=dict)
     verified: list[str] = field(default_factory=list)
@@ -118,16 +112,18 @@ def learn(
     config: Any,
     models: list[dict[str, Any]],
     *,
+    opening: dict[str, Any] | None,
     began: float,
     before: CachedProject | None,
 ) -> CachedProject | None:
     """Keep what dbt has said; none when it cannot be kept.
 
-    `config` is dbt's of the project, `began` the time when it began to read, and `before` what was
+    `config` is dbt's of the project, `opening` what the engine needs to open the warehouse without dbt,
+    none when it cannot, `began` the time when it began to read, and `before` what was
     recalled.
     """
-    place, warehouse = _place(options), config.credentials
-    if place is None or not _is_plain(warehouse):
+    place = _place(options)
+    if place is None or opening is None:
         return None
     projects = [p for name, p in config.load_dependencies().items() if name not in _INTERNAL]
     walked = {
@@ -151,9 +147,8 @@ def learn(
         place=place,
         reads=reads,
         fingerprint=fingerprint,
-        path=warehouse.path,
-        config_options=warehouse.config_options or {},
-        settings=warehouse.settings or {},
+        adapter=config.credentials.type,
+        opening=opening,
         models=models,
     )
     cached.save()
@@ -208,19 +203,6 @@ def _read(place: Path) -> dict[str, Any] | None:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _is_plain(credentials: Any) -> bool:
-    """Whether the warehouse is a file and nothing more, without a secret that would be written down."""
-    given = {item.name for item in fields(credentials) if getattr(credentials, item.name)}
-    settings = [*(credentials.config_options or {}).items(), *(credentials.settings or {}).items()]
-    return (
-        ":" not in credentials.path
-        and given <= _PLAIN | _NOT_OF_OPENING
-        and all(p.module == _UNUSED_PLUGIN and not p.config for p in credentials.plugins or [])
-        and all(isinstance(value, str | int | float) for _, value in settings)
-        and not any(_SECRET.search(name) for name, _ in settings)
-    )
 
 
 def _look(reads: Mapping[str, list[str]], options: ProjectOptions) -> tuple[str, float]:

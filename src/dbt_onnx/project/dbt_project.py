@@ -7,24 +7,21 @@ has changed since dbt was asked the last time, it is not asked again (`cache.py`
 
 from __future__ import annotations
 
-import copy
-import gc
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 import warnings
 import weakref
-from contextlib import chdir, closing, contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.engines.adapters import engine_for
+from dbt_onnx.engines.adapters import engine_for, let_go
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.errors import ConfigError
 from dbt_onnx.project import cache
@@ -32,8 +29,6 @@ from dbt_onnx.project.upstream import table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    import duckdb
 
     from dbt_onnx.engines.base import Warehouse
 
@@ -148,8 +143,11 @@ class DbtProject:
 
     @property
     def _engine(self) -> type[Warehouse]:
-        # only a project on DuckDB is kept
-        return engine_for("duckdb" if self._cached else self._parsed[1].credentials.type)
+        return engine_for(self._cached.adapter if self._cached else self._credentials.type)
+
+    @property
+    def _credentials(self) -> Any:
+        return self._parsed[1].credentials
 
     @contextmanager
     def warehouse(self, *, read_only: bool = True) -> Iterator[Warehouse]:
@@ -158,63 +156,37 @@ class DbtProject:
             yield self._engine(connection)
 
     @contextmanager
-    def connect(self, *, read_only: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
-        """The warehouse of the target, opened as dbt-duckdb opens it; closed at the end.
+    def connect(self, *, read_only: bool = True) -> Iterator[Any]:
+        """The warehouse of the target, opened as dbt's adapter opens it; closed at the end.
 
-        Read-only, so that any number of commands can look at once. Raises WarehouseError when it
-        is not there, not a file, or held by another process.
+        Read-only where the engine can, so that any number of commands can look at once. Raises
+        WarehouseError when it cannot be opened.
         """
-        if read_only and (cached := self._cached) is not None:
-            _let_go()
+        with ExitStack() as stack:
+            # the relative paths of a profile begin in the project's folder
             with chdir(self.root):
-                opened = self._engine.open_again(cached.path, cached.config_options)
-            with closing(opened), self._engine.session(opened, cached.settings) as cursor:
-                yield cursor
-            return
-        from dbt.adapters.duckdb.environments import Environment
-
-        connection, opening, plugins = self._open(read_only=read_only)
-        with closing(connection), connection.cursor() as cursor:
-            yield Environment.initialize_cursor(opening, cursor, plugins)
-
-    def _open(self, *, read_only: bool) -> tuple[duckdb.DuckDBPyConnection, Any, Any]:
-        """A connection, the credentials that it was opened with, and dbt-duckdb's plugins."""
-        from dbt.adapters.duckdb.environments import Environment
-
-        credentials = self._parsed[1].credentials
-        _let_go()
-        # the relative paths of a profile begin in the project's folder
-        with self._engine.opening_errors(credentials.path), chdir(self.root):
-            plugins = Environment.initialize_plugins(credentials)
-            options = {"access_mode": "read_only"} if read_only else {}
-            opening = copy.copy(credentials)
-            opening.config_options = {**(credentials.config_options or {}), **options}
-            opening.retries = None
-            return Environment.initialize_db(opening, plugins), opening, plugins
+                if read_only and (cached := self._cached) is not None:
+                    opening = self._engine.reopened(cached.opening)
+                else:
+                    opening = self._engine.opened(self._credentials, read_only=read_only)
+                connection = stack.enter_context(opening)
+            yield connection
 
     def render(self, template: str, *, variables: Mapping[str, Any]) -> str:
         """The SQL that dbt makes of a template, which may call the project's macros.
 
-        What these ask the warehouse is asked read-only: others may be looking at it. Raises
-        WarehouseError as `connect`, and ConfigError when dbt can make no SQL of it.
+        What these ask the warehouse is asked as by `connect`. Raises WarehouseError as that does, and ConfigError when dbt can make no SQL of it.
         """
         question = json.dumps([template, variables], default=str)
         if (cached := self._cached) and (kept := cached.rendered.get(question)):
             with self.connect() as connection:
                 if self._engine.answers_alike(connection, kept["answers"]):
                     return str(kept["sql"])
-        from dbt.adapters.duckdb import environments
-        from dbt.adapters.duckdb.connections import DuckDBConnectionManager
-
         manifest, config = self._parsed
-        manager: Any = DuckDBConnectionManager
-        environment: Any = environments.create(config.credentials)
-        opened, _, _ = self._open(read_only=True)
-        answers: dict[str, str] = {}
-        environment.conn = self._engine.noting(opened, answers)
-        environment.handle()  # without one it would close, and open itself for writing
-        manager._ENV = environment  # noqa: SLF001
-        done = self.invoke("compile", "--inline", template, variables=variables, manifest=manifest)
+        with chdir(self.root), self._engine.rendering(self._credentials) as answers:
+            done = self.invoke(
+                "compile", "--inline", template, variables=variables, manifest=manifest
+            )
         results = getattr(done.result, "results", None) or []
         if not done.success or not results:
             said = done.exception or "; ".join(str(result.message) for result in results)
@@ -239,12 +211,12 @@ class DbtProject:
         runner = _dbt_runner()(manifest=manifest)
         options = self._options({**self.variables, **(variables or {})})
         with chdir(self.root), warnings.catch_warnings():
-            # dbt's own deprecations, and the event loops that dbt-duckdb leaves, are none of ours
+            # dbt's own deprecations, and what its adapters leave open, are none of ours
             warnings.simplefilter("ignore")
             try:
                 done = runner.invoke([*arguments, *options])
             finally:
-                _let_go()
+                let_go()
         if isinstance(done.exception, KeyboardInterrupt):
             raise KeyboardInterrupt from done.exception
         return done
@@ -287,16 +259,15 @@ class DbtProject:
 
         adapters: Mapping[str, Any] = FACTORY.adapters  # of the invocation that has just ended
         [(adapter_type, adapter)] = adapters.items()
-        engine_for(adapter_type)  # raises for a warehouse that no engine reads
-        if adapter_type != "duckdb":
-            raise ConfigError(
-                f"the target's warehouse is of type {adapter_type}, on which models are scored by dbt; "
-                "the commands of dbt-onnx read duckdb",
-                hint="choose another target with --target",
-            )
+        engine = engine_for(adapter_type)  # raises for a warehouse that no engine reads
         models = [asdict(model) for model in _scoring_models(done.result)]
         self._learned = cache.learn(
-            self._options_of_cache, adapter.config, models, began=began, before=self._cached_before
+            self._options_of_cache,
+            adapter.config,
+            models,
+            opening=engine.how_to_reopen(adapter.config.credentials),
+            began=began,
+            before=self._cached_before,
         )
         return done.result, adapter.config
 
@@ -323,12 +294,11 @@ def one_line(error: object) -> str:
 
 def _dbt_runner() -> Any:
     try:
-        import dbt.adapters.duckdb  # noqa: F401
         from dbt.cli.main import dbtRunner
     except ImportError as error:
         raise ConfigError(
             f"this command runs dbt, which is not installed here: {error}",
-            hint="pip install 'dbt-onnx[duckdb]' where dbt is installed",
+            hint="pip install 'dbt-onnx[duckdb]', or 'dbt-onnx[spark]', where dbt is installed",
         ) from error
     return dbtRunner
 
@@ -341,17 +311,3 @@ def _default_profiles_dir(root: Path) -> Path:
         if (folder / "profiles.yml").is_file():
             return folder
     return Path.home() / ".dbt"
-
-
-def _let_go() -> None:
-    """Close what dbt-duckdb keeps open between invocations: DuckDB lets no other process write,
-    and this process not open the file in another mode, while it is open.
-    """
-    connections = sys.modules.get("dbt.adapters.duckdb.connections")
-    if connections is None:
-        return
-    manager: Any = connections.DuckDBConnectionManager
-    if manager._ENV is not None:  # noqa: SLF001
-        manager._ENV.close()  # noqa: SLF001
-    manager.close_all_connections()
-    gc.collect()  # cursors that nobody refers to keep the database open, too

@@ -85,7 +85,8 @@ def moved(manifest: Any, relations: dict[str, TableName]) -> Any:
     manifest = type(manifest)(**{**parts, "nodes": copy.deepcopy(manifest.nodes)})
     for node_id, relation in relations.items():
         node = manifest.nodes[node_id]
-        node.schema, node.relation_name = relation.schema, relation.sql
+        # dbt makes a relation of its parts; the whole name, as the warehouse quotes it, is for messages
+        node.schema, node.relation_name = relation.schema, None
     manifest.build_flat_graph()
     return manifest
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dbt_onnx.runs.request import MAX_REJECTED_FRACTION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from dbt_onnx.errors import DbtOnnxError
@@ -88,9 +88,16 @@ class Health:
         return EXIT_CODES[self.status]
 
 
-def judge(figures: Mapping[str, Any]) -> list[Problem]:
-    """The problems that the figures of one scoring model show."""
-    return [*_problems_of_runs(figures), *_problems_of_rows(figures), *_problems_of_tests(figures)]
+def judge(figures: Mapping[str, Any], *, has_one_writer: bool) -> list[Problem]:
+    """The problems that the figures of one scoring model show. `has_one_writer`: who writes to the warehouse
+    has it alone, so a run that is `running` while others read is dead.
+    """
+    is_dead = {"interrupted", *(["running"] if has_one_writer else [])}
+    return [
+        *_problems_of_runs(figures, is_dead=is_dead),
+        *_problems_of_rows(figures),
+        *_problems_of_tests(figures),
+    ]
 
 
 def age_text(age: timedelta) -> str:
@@ -103,7 +110,7 @@ def age_text(age: timedelta) -> str:
     return " ".join([*parts, *([f"{hours} h"] if hours else [])])
 
 
-def _problems_of_runs(figures: Mapping[str, Any]) -> Iterator[Problem]:
+def _problems_of_runs(figures: Mapping[str, Any], *, is_dead: Collection[str]) -> Iterator[Problem]:
     status, error = figures["last_run_status"], figures["last_run_error"]
     when = ""
     if status:
@@ -113,8 +120,7 @@ def _problems_of_runs(figures: Mapping[str, Any]) -> Iterator[Problem]:
     if status == "error":
         said = " ".join((error or "it left no message").split())
         yield Problem(kind="run_failed", message=f"{when} failed: {said}")
-    elif status in {"interrupted", "running"}:
-        # a process that writes a DuckDB file has it alone; we can read it, so that run is dead
+    elif status in is_dead:
         yield Problem(kind="run_interrupted", message=f"{when} was interrupted")
     if figures["last_good_run_id"] is None:
         yield Problem(kind="never_ran", message="no run has succeeded")

@@ -6,11 +6,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.registry import ModelVersion
+from dbt_onnx.errors import ConfigError, WarehouseError
+from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.plan import SCORE_REASONS
+from dbt_onnx.runs.precisions import PRECISION
+from dbt_onnx.runs.tables import LEDGER_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import re
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
+
+Place = tuple[str, "datetime | None"]
+"""Where the kept inputs of a row are: its run, and the moment where a service may have answered several times
+before a run."""
+
+_STAMPS = (
+    "scored_at", "as_of", "run_id", "status", "rejected_reason", "score_reason", "is_late",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,3 +82,97 @@ class Erasure:
     rows_inputs: int
     runs: int
     logged_by: tuple[str, ...] = ()
+
+
+def key_columns_of(runs: Iterable[RunRow], ledger: object) -> list[str]:
+    """The key of a scoring model, as its newest successful run has it. Raises ConfigError before the first."""
+    for run in runs:
+        if run.status == "success" and run.key_columns:
+            return list(run.key_columns)
+    raise ConfigError(
+        f"{ledger} has no prediction yet: no run of it has succeeded",
+        hint="`dbt build` makes the first",
+    )
+
+
+def check_key(key: Collection[str], key_values: Sequence[str], ledger: object) -> None:
+    """Raise ConfigError when there is not one value for each key column."""
+    if len(key) != len(key_values):
+        raise ConfigError(
+            f"the key of {ledger} is {', '.join(key)}; got {len(key_values)} value(s)",
+            hint=f"give one value for each, in this order: {' '.join(n.upper() for n in key)}",
+        )
+
+
+def by_feature(
+    inputs: object,
+    features: Sequence[str] | None,
+    texts: Sequence[str] | None,
+    *,
+    valid: re.Pattern[str],
+) -> dict[str, str]:
+    """The features of a run and their SQL types, or their precisions, as the run row has them.
+
+    They become part of statements: raises WarehouseError when one is not `valid`.
+    """
+    names, found = features or [], texts or []
+    if len(names) != len(found) or not all(map(valid.fullmatch, found)):
+        what = "with precisions" if valid is PRECISION else "of types"
+        raise WarehouseError(
+            f"the run rows of {inputs} were altered: features {features} {what} {texts}",
+            hint="restore the table of runs from a backup",
+        )
+    return dict(zip(names, found, strict=True))
+
+
+def ledger_rows(
+    rows: Sequence[Mapping[str, Any]],
+    kept: Mapping[Place, Mapping[str, Any]],
+    *,
+    key: Collection[str],
+) -> list[LedgerRow]:
+    """Rows of the ledger about one entity, in the order in which they were made, with what has changed.
+
+    `kept` are the features of each, without columns that its model did not read.
+    """
+    found = []
+    for position, row in enumerate(rows):
+        earlier = [
+            other
+            for other in rows[:position]
+            if other["as_of"] <= row["as_of"]
+            # a run compares with what runs have scored
+            and (_is_answer(row) or not _is_answer(other))
+        ]
+        before = max(earlier, key=lambda other: (other["as_of"], other["scored_at"]), default=None)
+        found.append(
+            LedgerRow(
+                **{name: row[name] for name in _STAMPS},
+                model=f"{row['model_name']}/{row['model_version']}",
+                outputs={
+                    name: value
+                    for name, value in row.items()
+                    if name not in key and name.casefold() not in LEDGER_TYPES
+                },
+                changed_inputs=before
+                and _changes(kept.get(_place_of(before)), kept.get(_place_of(row))),
+            )
+        )
+    return found
+
+
+def _is_answer(row: Mapping[str, Any]) -> bool:
+    return bool(row["score_reason"] == REAL_TIME)
+
+
+def _place_of(row: Mapping[str, Any]) -> Place:
+    return row["run_id"], row["as_of"] if _is_answer(row) else None
+
+
+def _changes(
+    before: Mapping[str, Any] | None, now: Mapping[str, Any] | None
+) -> dict[str, tuple[Any, Any]] | None:
+    if before is None or now is None:
+        return None
+    both = [name for name in now if name in before]
+    return {name: (before[name], now[name]) for name in both if before[name] != now[name]}

@@ -12,6 +12,7 @@ Each engine writes the rounding as SQL, from the constants that stand here.
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING
 
 from dbt_onnx.kernel.contract import FLOAT_TYPES
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from dbt_onnx.kernel.contract import Contract
 
 EXACT = "exact"
+PRECISION = re.compile(r"exact|float16|float32|(1[0-5]|[1-9]) digits")
+"""What a run row says of a feature: it becomes part of a statement."""
 NORMAL_RANGE = {"float16": (2.0**-14, 65504.0), "float32": (2.0**-126, (2 - 2.0**-23) * 2.0**127)}
 """The least and the greatest of a type's normal range; outside, the exact value decides."""
 FRACTION_BITS_OF_FLOAT16 = 10

@@ -14,13 +14,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dbt_onnx.artifacts.artifact import load_artifact
 from dbt_onnx.artifacts.sample import TOLERANCE
+from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, RegistryError
 from dbt_onnx.kernel.contract import CARRIED_PREFIX, KEY_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
+    from dbt_onnx.artifacts.artifact import Artifact
+    from dbt_onnx.artifacts.registry import Registry
     from dbt_onnx.kernel.integers import Array
+    from dbt_onnx.runs.history import RunRow
 
 LEDGER_PREFIX = CARRIED_PREFIX + "ledger_"
 REASON = "rejected_reason"
@@ -81,6 +87,102 @@ class Replay:
         """Add a finding, unless there are MAX_FINDINGS already."""
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(finding)
+
+
+def replayable_runs(runs: Iterable[RunRow]) -> list[str]:
+    """The ids of those runs whose inputs are kept."""
+    return [run.run_id for run in runs if run.status == "success" and run.rows_inputs_kept]
+
+
+def run_to_replay(
+    runs: Iterable[RunRow], run_id: str, *, scoring_model: str, table: object
+) -> RunRow:
+    """The run among those in `table`. Raises ConfigError when there is none, or nothing of it to replay."""
+    run = next((run for run in runs if run.run_id == run_id), None)
+    if run is None:
+        raise ConfigError(
+            f"{scoring_model} has no run {run_id!r} in {table}",
+            hint="`dbt-onnx runs` lists the runs",
+        )
+    nothing = None
+    if run.status != "success":
+        nothing = f"it ended as {run.status!r} and wrote nothing"
+    elif not (run.rows_scored or 0) + (run.rows_rejected or 0):
+        nothing = "it scored no row: nothing had changed"
+    elif not run.rows_inputs_kept:
+        nothing = "its inputs are not kept: keep_inputs was False, or their time is over"
+    if nothing:
+        raise ConfigError(
+            f"run {run_id!r} of {scoring_model} cannot be replayed: {nothing}",
+            hint="`dbt-onnx runs` shows how many rows of inputs are kept of each run",
+        )
+    return run
+
+
+def begin_replay(run: RunRow, *, has_same_hash: bool) -> Replay:
+    """The replay of a run before anything was compared. `has_same_hash`: the warehouse hashes features as it
+    did then.
+    """
+    replay = Replay(run_id=run.run_id, model=str(run.model), rows_kept=run.rows_inputs_kept)
+    if not has_same_hash:
+        replay.notes.append(
+            f"the features were hashed by {run.features_hash_function}, which this warehouse no "
+            "longer has: only the predictions are compared, not the hashes of the inputs"
+        )
+    return replay
+
+
+def artifact_of_run(
+    registry: Registry, artifacts: Path, run: RunRow, replay: Replay
+) -> Artifact | None:
+    """The model that scored, found by its sha256. None, and a finding, when it is not as it was."""
+    expected = f"{run.model}, sha256 {run.artifact_sha256}"
+    try:
+        entry = registry.resolve(str(run.model))
+        is_same = entry.sha256 == run.artifact_sha256
+        artifact = load_artifact(artifacts, entry) if is_same else None
+    except (ArtifactError, ContractError, RegistryError) as error:
+        actual = error.message
+    else:
+        if artifact is None:
+            actual = f"the registry has sha256 {entry.sha256} for '{run.model}' now"
+        # none: an older dbt_onnx did not stamp the card
+        elif run.card_sha256 in {None, artifact.card_sha256}:
+            return artifact
+        else:
+            expected = f"{run.model}, a card with sha256 {run.card_sha256}"
+            actual = f"{artifact.card_sha256}: the card was changed since the run"
+    replay.report(Finding(problem="artifact", expected=expected, actual=actual))
+    return None
+
+
+def note_other_onnxruntime(run: RunRow, version: str, replay: Replay) -> None:
+    """Say so when another onnxruntime replays than has scored."""
+    if version != run.onnxruntime_version:
+        replay.notes.append(
+            f"scored by onnxruntime {run.onnxruntime_version}, replayed by {version}: predictions may "
+            "differ within the tolerance"
+        )
+
+
+def other_inputs(run: RunRow, key: Sequence[object], problem: str) -> Finding:
+    """A row whose kept inputs are not those that were scored."""
+    text = key_text(run.key_columns, key)
+    return Finding(problem="inputs", key=text, expected="those that were scored", actual=problem)
+
+
+def lost_columns(table: object, names: Sequence[str]) -> Finding:
+    """Kept inputs without columns of the key or of features."""
+    return Finding(problem="inputs", expected="there", actual=f"{table} lacks {names}")
+
+
+def other_fingerprint_of_inputs(wanted: int, found: int) -> Finding:
+    """features_hash ignores last digits: an altered one only shows in all bits."""
+    return Finding(
+        problem="inputs",
+        expected=f"{wanted}",
+        actual=f"the fingerprint of the kept inputs is {found}",
+    )
 
 
 def compare_batch(

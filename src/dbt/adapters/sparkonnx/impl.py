@@ -15,9 +15,10 @@ from dbt_common.exceptions import DbtRuntimeError
 
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.spark.dialect import duckdb_type, in_spark_sql
-from dbt_onnx.engines.spark.session import open_session
+from dbt_onnx.engines.spark.session import open_session, refuse_connect
 from dbt_onnx.engines.spark.sql import named
 from dbt_onnx.engines.spark.warehouse import take_outcome
+from dbt_onnx.errors import DbtOnnxError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class SparkOnnxCredentials(SparkCredentials):
-    """Those of dbt-spark."""
+    """Those of dbt-spark, without Spark Connect."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            refuse_connect(self.server_side_parameters)
+        except DbtOnnxError as error:
+            # dbt says in which profile and target that is
+            raise DbtRuntimeError(f"{error.kind} error: {error}") from error
 
     @property
     def type(self) -> str:

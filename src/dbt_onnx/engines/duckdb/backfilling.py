@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import duckdb
 
 from dbt_onnx.artifacts.registry import REGISTRY_COLUMNS, Registry
+from dbt_onnx.engines.base import no_registry_among
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.engines.duckdb.tables import ScoringTables
-from dbt_onnx.errors import RegistryError, WarehouseError
+from dbt_onnx.runs.scratch import by_mark, is_left_by_backfill, not_empty, not_marked
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -20,12 +20,10 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.cursor import Cursor
 
-MARK = "dbt_onnx_backfill"
-
 
 def renew_scratch(cursor: Cursor, relations: Iterable[TableName]) -> None:
     """Make schemas anew, see `Warehouse`, each with one table that marks it as a backfill's."""
-    for schema, names in _by_schema(relations).items():
+    for schema, names in by_mark(relations).items():
         # one transaction each: DuckDB writes to one database at a time
         with cursor.transaction():
             _drop(cursor, schema)
@@ -38,7 +36,7 @@ def renew_scratch(cursor: Cursor, relations: Iterable[TableName]) -> None:
 
 def drop_scratch(cursor: Cursor, relations: Iterable[TableName]) -> None:
     """Drop the schemas of these relations. Raises WarehouseError as `renew_scratch`."""
-    for schema in _by_schema(relations):
+    for schema in by_mark(relations):
         with cursor.transaction():
             _drop(cursor, schema)
 
@@ -71,20 +69,7 @@ def registry_among(cursor: Cursor, relations: Collection[TableName]) -> Registry
         if set(REGISTRY_COLUMNS) <= set(cursor.columns_of(relation.sql)):
             rows = cursor.records(f"select * from {relation.sql}")
             return Registry.from_rows(rows, where=str(relation))
-    raise RegistryError(
-        "the model registry is not in the warehouse: none of "
-        f"{', '.join(map(str, relations)) or 'the relations that the scoring model reads'} has "
-        f"the columns {', '.join(REGISTRY_COLUMNS)}",
-        hint="`dbt seed` loads it",
-    )
-
-
-def _by_schema(relations: Iterable[TableName]) -> dict[TableName, list[str]]:
-    """{the table that marks a schema: the names of the relations in that schema}."""
-    schemas: dict[TableName, list[str]] = defaultdict(list)
-    for relation in relations:
-        schemas[relation.beside(MARK)].append(relation.identifier)
-    return schemas
+    raise no_registry_among(relations, REGISTRY_COLUMNS)
 
 
 def _drop(cursor: Cursor, mark: TableName) -> None:
@@ -95,30 +80,19 @@ def _drop(cursor: Cursor, mark: TableName) -> None:
     if not cursor.rows(f"select 1 from duckdb_schemas() {place}"):
         return
     if not cursor.has(mark):
-        raise WarehouseError(
-            f"schema {mark.schema} is somebody else's: it has no table {MARK}, and a backfill "
-            "builds the features of the past in a schema of that name",
-            hint="drop or rename that schema",
-        )
-    ours = [row[0].casefold() for row in cursor.rows(f"select name from {mark.sql}")]
+        raise not_marked(mark)
+    listed = [row[0] for row in cursor.rows(f"select name from {mark.sql}")]
     objects = cursor.rows(
         f"select 'table', table_name from duckdb_tables() {place} "
         f"union all select 'view', view_name from duckdb_views() {place}"
     )
     for kind, name in objects:
-        # dbt's own leftovers are `<name>__dbt_tmp` and the like
-        if name == MARK or any(
-            name.casefold() == own or name.casefold().startswith(f"{own}__dbt_") for own in ours
-        ):
+        if is_left_by_backfill(name, listed):
             cursor.execute(f"drop {kind} {mark.beside(name).sql}")
     try:
         cursor.execute(f"drop schema {_sql(mark)}")
     except duckdb.Error as error:
-        raise WarehouseError(
-            f"schema {mark.schema}, in which a backfill builds the features of the past, holds "
-            f"something else, too: {' '.join(str(error).split())[:300]}",
-            hint="move that elsewhere: the schema is dropped before each slice",
-        ) from error
+        raise not_empty(mark, " ".join(str(error).split())) from error
 
 
 def _sql(schema: TableName) -> str:

@@ -30,7 +30,6 @@ _LISTS = re.compile(r"(?P<element>.*?)(?P<lists>(\[\d*\])*)", re.DOTALL)
 _DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
 # what a text from outside is that may stand in a statement
 TYPE = re.compile(r"[A-Z][A-Z0-9_ ]*(\(\d+(, ?\d+)?\))?(\[\d*\])*")
-PRECISION = re.compile(r"exact|float16|float32|(1[0-5]|[1-9]) digits")
 _ELEMENT = "__dbt_onnx_element"
 # types of moments with a time zone, and how they become moments without one
 _IN_UTC = {

@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from dbt_onnx.artifacts.registry import Registry
-from dbt_onnx.engines.base import MissingFeaturesError, Sources, TableName
+from dbt_onnx.engines.base import (
+    MissingFeaturesError,
+    Sources,
+    TableName,
+    missing_columns,
+    missing_features,
+    missing_registry,
+    no_answer,
+)
 from dbt_onnx.engines.duckdb.cursor import said_by
 from dbt_onnx.engines.duckdb.features import UNNAMED, FeatureRelation
 from dbt_onnx.engines.duckdb.identifiers import absent, literal, quote
 from dbt_onnx.engines.duckdb.ledger import LedgerTables
 from dbt_onnx.engines.duckdb.runs import last_account
-from dbt_onnx.errors import ConfigError, RegistryError, WarehouseError
+from dbt_onnx.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,17 +53,11 @@ def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
 def read_registry(cursor: Cursor, sources: Sources) -> Registry:
     """The registry as the scoring model reads it. Raises RegistryError when it is gone or wrong."""
     if sources.registry is None:
-        raise RegistryError(
-            f"the model registry {sources.registry_name} is not in the warehouse",
-            hint="`dbt seed` loads it",
-        )
+        raise missing_registry(sources.registry_name)
     try:
         rows = cursor.records(f"select * from {sources.registry.sql}")
     except duckdb.Error as error:
-        raise RegistryError(
-            f"the model registry {sources.registry_name} cannot be read: {said_by(error)}",
-            hint="`dbt seed` loads it again",
-        ) from error
+        raise missing_registry(sources.registry_name, said_by(error)) from error
     return Registry.from_rows(rows, where=str(sources.registry))
 
 
@@ -71,16 +73,11 @@ def check_features(cursor: Cursor, sources: Sources) -> None:
             hint="make that a model",
         )
     if sources.features is None:
-        raise MissingFeaturesError(
-            f"the feature relation {name} is not in the warehouse", hint="`dbt build` makes it"
-        )
+        raise missing_features(name)
     try:
         features = FeatureRelation.of_table(cursor, sources.features.sql)
     except duckdb.Error as error:
-        raise MissingFeaturesError(
-            f"the feature relation {name} cannot be read: {said_by(error)}",
-            hint="`dbt build` makes it again",
-        ) from error
+        raise missing_features(name, said_by(error)) from error
     features.check_columns(key=sources.key, as_of=None)
 
 
@@ -95,10 +92,7 @@ def feature_types(
         )
     absent_names = absent(names, cursor.columns_of(sources.features.sql))
     if absent_names:
-        raise ConfigError(
-            f"column(s) {absent_names} not found in {sources.features}",
-            hint="the version that serves reads them: build its features, and score, first",
-        )
+        raise missing_columns(absent_names, sources.features)
     listed = ", ".join(quote(name) for name in names)
     statement = f"select {listed} from {sources.features.sql} limit 0"
     with cursor.stream(statement, {}, batch_rows=1) as reader:
@@ -110,10 +104,7 @@ def read_figures(cursor: Cursor, sql: str) -> dict[str, Any]:
     try:
         [figures] = cursor.records(sql)
     except duckdb.Error as error:
-        raise WarehouseError(
-            f"the warehouse cannot answer: {said_by(error)}",
-            hint="a table was dropped or altered: `dbt build` makes what is missing",
-        ) from error
+        raise no_answer(said_by(error)) from error
     return figures
 
 

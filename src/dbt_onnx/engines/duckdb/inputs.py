@@ -22,12 +22,11 @@ from dbt_onnx.engines.duckdb.feature_types import (
 )
 from dbt_onnx.engines.duckdb.identifiers import absent, not_null, quote
 from dbt_onnx.engines.duckdb.ledger import fingerprint
-from dbt_onnx.errors import WarehouseError
 from dbt_onnx.kernel.contract import CARRIED_PREFIX
+from dbt_onnx.runs import history
 from dbt_onnx.runs.tables import RUN
 
 if TYPE_CHECKING:
-    import re
     from collections.abc import Mapping, Sequence
 
     from dbt_onnx.engines.base import TableName
@@ -75,24 +74,10 @@ def insert_inputs(
 
 
 def by_feature(
-    inputs: TableName,
-    features: Sequence[str] | None,
-    texts: Sequence[str] | None,
-    *,
-    valid: re.Pattern[str] = TYPE,
+    inputs: TableName, features: Sequence[str] | None, types: Sequence[str] | None
 ) -> dict[str, str]:
-    """The features of a run and their SQL types, or their precisions, as the run row has them.
-
-    They become part of statements: raises WarehouseError when one is not `valid`.
-    """
-    names, found = features or [], texts or []
-    if len(names) != len(found) or not all(map(valid.fullmatch, found)):
-        what = "of types" if valid is TYPE else "with precisions"
-        raise WarehouseError(
-            f"the run rows of {inputs} were altered: features {features} {what} {texts}",
-            hint="restore the table of runs from a backup",
-        )
-    return dict(zip(names, found, strict=True))
+    """The features of a run and their SQL types, see `history.by_feature`."""
+    return history.by_feature(inputs, features, types, valid=TYPE)
 
 
 def select_inputs(

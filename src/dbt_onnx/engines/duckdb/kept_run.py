@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb import inputs
-from dbt_onnx.engines.duckdb.feature_types import PRECISION, features_hash
-from dbt_onnx.engines.duckdb.history import read_runs
+from dbt_onnx.engines.duckdb.feature_types import features_hash
 from dbt_onnx.engines.duckdb.identifiers import (
     absent,
     compared,
@@ -17,50 +16,19 @@ from dbt_onnx.engines.duckdb.identifiers import (
 )
 from dbt_onnx.engines.duckdb.ledger import CURRENT_TYPES, REJECTED
 from dbt_onnx.engines.duckdb.proof import erased_of_runs
-from dbt_onnx.engines.duckdb.runs import read_run_rows
-from dbt_onnx.errors import ConfigError
 from dbt_onnx.runs.answered import REAL_TIME
-from dbt_onnx.runs.replay import Finding, Replay, key_text
+from dbt_onnx.runs.history import by_feature
+from dbt_onnx.runs.precisions import PRECISION
+from dbt_onnx.runs.replay import lost_columns, other_fingerprint_of_inputs, other_inputs
 from dbt_onnx.runs.tables import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import duckdb
-
-    from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.cursor import Cursor
     from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.runs.history import RunRow
-
-
-def replayable_runs(connection: duckdb.DuckDBPyConnection, name: TableName) -> list[str]:
-    """The ids of a scoring model's runs whose inputs are kept, newest first."""
-    runs = read_runs(connection, name)
-    return [run.run_id for run in runs if run.status == "success" and run.rows_inputs_kept]
-
-
-def read_run(cursor: Cursor, tables: ScoringTables, run_id: str) -> RunRow:
-    """The run, if it can be replayed. Raises ConfigError when not, with the reason."""
-    run = next((run for run in read_run_rows(cursor, tables) if run.run_id == run_id), None)
-    if run is None:
-        raise ConfigError(
-            f"{tables.ledger.identifier} has no run {run_id!r} in {tables.runs}",
-            hint="`dbt-onnx runs` lists the runs",
-        )
-    nothing = None
-    if run.status != "success":
-        nothing = f"it ended as {run.status!r} and wrote nothing"
-    elif not (run.rows_scored or 0) + (run.rows_rejected or 0):
-        nothing = "it scored no row: nothing had changed"
-    elif not run.rows_inputs_kept:
-        nothing = "its inputs are not kept: keep_inputs was False, or their time is over"
-    if nothing:
-        raise ConfigError(
-            f"run {run_id!r} of {tables.ledger.identifier} cannot be replayed: {nothing}",
-            hint="`dbt-onnx runs` shows how many rows of inputs are kept of each run",
-        )
-    return run
+    from dbt_onnx.runs.replay import Replay
 
 
 def rows_of_run(tables: ScoringTables) -> str:
@@ -89,9 +57,7 @@ def check_inputs(
     moment = [inputs.MOMENT] if run.scope == REAL_TIME else []
     gone = absent((RUN, *moment, *run.key_columns, *run.features), columns)
     if gone:
-        replay.report(
-            Finding(problem="inputs", expected="there", actual=f"{tables.inputs} lacks {gone}")
-        )
+        replay.report(lost_columns(tables.inputs, gone))
         return False
     types = types_of(run.key_columns, columns)
     grouped = [compared(n, kind) for n, kind in types.items()]
@@ -102,7 +68,7 @@ def check_inputs(
     if with_hash:
         fed_hash = features_hash(
             inputs.by_feature(tables.inputs, run.features, run.feature_types),
-            inputs.by_feature(tables.inputs, run.features, run.feature_precisions, valid=PRECISION),
+            by_feature(tables.inputs, run.features, run.feature_precisions, valid=PRECISION),
         )
         changed = (
             "or written.features_hash is distinct from case when written.rejected_reason = 'null_as_of' "
@@ -136,17 +102,13 @@ def check_inputs(
         run.values,
     )
     for *key, problem in problems:
-        text = key_text(run.key_columns, key)
-        expected = "those that were scored"
-        replay.report(Finding(problem="inputs", key=text, expected=expected, actual=problem))
+        replay.report(other_inputs(run, key, problem))
     if with_hash and not problems:
-        # features_hash ignores last digits: an altered one only shows in all bits
         found = fingerprint_of_inputs(cursor, tables, run, types)
         erased = erased_of_runs(cursor, tables)[run.run_no]["inputs_fingerprint"]
         wanted = run.inputs_fingerprint ^ erased
         if found != wanted:
-            actual = f"the fingerprint of the kept inputs is {found}"
-            replay.report(Finding(problem="inputs", expected=f"{wanted}", actual=actual))
+            replay.report(other_fingerprint_of_inputs(wanted, found))
     return True
 
 

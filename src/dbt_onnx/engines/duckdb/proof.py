@@ -28,8 +28,22 @@ from dbt_onnx.engines.duckdb.planning import hashes_as_then
 from dbt_onnx.engines.duckdb.runs import read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.runs.answered import REAL_TIME
-from dbt_onnx.runs.chain import faults_of_chain
-from dbt_onnx.runs.replay import MAX_FINDINGS, Finding, key_text
+from dbt_onnx.runs.proof import (
+    DOUBLED,
+    ERASED,
+    NEWER,
+    altered_runs,
+    faults_of_counts,
+    faults_of_fingerprints,
+    key_of_runs,
+    lost_outputs,
+    missing_runs,
+    not_newest,
+    nothing_erased,
+    other_view,
+    strange_rows,
+)
+from dbt_onnx.runs.replay import MAX_FINDINGS
 from dbt_onnx.runs.tables import RUN
 
 if TYPE_CHECKING:
@@ -37,6 +51,8 @@ if TYPE_CHECKING:
 
     from dbt_onnx.engines.base import TableName
     from dbt_onnx.runs.history import RunRow
+    from dbt_onnx.runs.proof import Erased
+    from dbt_onnx.runs.replay import Finding
 
 
 def prove(
@@ -66,10 +82,7 @@ def prove(
 def _faults_of_runs(
     cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow]
 ) -> Iterator[Finding]:
-    for number, fault in faults_of_chain([run.values for run in runs]):
-        yield Finding(
-            problem="runs", expected="as the run left it", actual=f"run {number}: {fault}"
-        )
+    yield from altered_runs(runs)
     # what other scoring models of the schema have run is numbered along with it
     gone = cursor.rows(
         f"""
@@ -87,14 +100,7 @@ def _faults_of_runs(
         order by first asc
         limit {MAX_FINDINGS}"""
     )
-    for first, last in gone:
-        which = f"run {first} is" if first == last else f"runs {first} to {last} are"
-        yield Finding(problem="runs", expected="there", actual=f"{which} gone from {tables.runs}")
-
-
-def _key_of(runs: Sequence[RunRow]) -> list[str]:
-    """The key columns; empty when no run came so far."""
-    return next((run.key_columns for run in runs if run.key_columns), [])
+    yield from missing_runs(gone, tables.runs)
 
 
 def _strange_rows(
@@ -102,31 +108,26 @@ def _strange_rows(
 ) -> Iterator[Finding]:
     """Rows that name no successful run of this scoring model."""
     numbers = [run.run_no for run in runs if run.status == "success"]
-    key = _key_of(runs)
+    key = key_of_runs(runs)
     listed = ", ".join(f"any_value({quote(name)})" for name in key) or "null"
     places = {"ledger": ("row(s)", all_rows(tables, [*key, RUN]))}
     if cursor.has(tables.inputs):
         places["inputs"] = ("kept input(s)", tables.inputs.sql)
     for problem, (what, rows) in places.items():
-        for number, count, *values in cursor.rows(
+        found = cursor.rows(
             f"select {RUN}, count(*), {listed} from {rows} as written where {RUN} is null "
             f"or {RUN} not in (select unnest($numbers)) group by {RUN} order by {RUN} asc "
             f"limit {MAX_FINDINGS}",
             {"numbers": numbers},
-        ):
-            yield Finding(
-                problem=problem,
-                key=key_text(key, values) or None,
-                expected="rows of successful runs",
-                actual=f"{count:,} {what} of {'no run' if number is None else f'run {number}'}",
-            )
+        )
+        yield from strange_rows(problem, what, found, key)
 
 
 def _faults_of_current(
     cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow], *, with_history: bool
 ) -> Iterator[Finding]:
     """An entity has one score and one rejection of a model version, and no newer one in history."""
-    key = _key_of(runs)
+    key = key_of_runs(runs)
     if not key:
         return
     types = types_of(key, cursor.columns_of(tables.current.sql))
@@ -146,50 +147,30 @@ def _faults_of_current(
     current = with_version(tables.current, "true")
     slot = f"{aliases}, model_name, model_version, is_scored"
     questions = {
-        "row(s) in current, of one entity, model version and status": f"select {aliases}, count(*) "
+        DOUBLED: f"select {aliases}, count(*) "
         f"from {current} group by {slot} having count(*) > 1 limit {MAX_FINDINGS}"
     }
     if with_history:
         # a service's answer is newer, and never current
         is_run = f"score_reason is distinct from '{REAL_TIME}'"
         history = with_version(tables.history, f"not is_late and {is_run} and {not_null(types)}")
-        questions["newer row(s) in history than in current"] = (
+        questions[NEWER] = (
             f"select {aliases}, count(*) from {history} as history left join (select {slot}, max(number) as "
             f"newest from {current} group by {slot}) as current using ({slot}) "
             "where number >= newest or (newest is null and is_scored) "
             f"group by {aliases} limit {MAX_FINDINGS}"
         )
     for what, question in questions.items():
-        for *values, count in cursor.rows(question):
-            yield Finding(
-                problem="ledger",
-                key=key_text(key, values),
-                expected="one, the newest",
-                actual=f"{count} {what}",
-            )
+        yield from not_newest(what, cursor.rows(question), key)
 
 
 def _faults_of_counts(
     cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow]
 ) -> Iterator[Finding]:
     """Runs with more or fewer rows, or kept inputs, than they wrote."""
-    erased = erased_of_runs(cursor, tables)
-    successful = [run for run in runs if run.status == "success"]
-    numbers = {"numbers": [run.run_no for run in successful]}
+    numbers = {"numbers": [run.run_no for run in runs if run.status == "success"]}
     found, kept = rows_by_run(cursor, tables, f"{RUN} in (select unnest($numbers))", numbers)
-    for run in successful:
-        gone = erased[run.run_no]
-        rows_left = (run.rows_scored or 0) + (run.rows_rejected or 0) - gone["rows"]
-        # inputs whose time is over were erased as a whole
-        inputs_left = max(0, (run.rows_inputs_kept or 0) - gone["rows_inputs"])
-        for problem, what, wanted, counts in (
-            ("ledger", "rows", rows_left, found),
-            ("inputs", "kept inputs", inputs_left, kept),
-        ):
-            count = counts.get(run.run_no, 0)
-            if count != wanted:
-                actual = f"run {run.run_id} has {count:,} {what}"
-                yield Finding(problem=problem, expected=f"{wanted:,}", actual=actual)
+    yield from faults_of_counts(runs, found, kept, erased_of_runs(cursor, tables))
 
 
 def rows_by_run(
@@ -216,21 +197,13 @@ def _faults_of_values(
     cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow]
 ) -> Iterator[Finding]:
     """Runs whose rows are not those that they wrote, told by their fingerprints."""
-    erased = erased_of_runs(cursor, tables)
     written = {name for run in runs for name in run.output_columns or []}
     gone = set(absent(written, cursor.columns_of(tables.current.sql)))
     if gone:
-        yield Finding(problem="ledger", expected="there", actual=f"columns {sorted(gone)} are gone")
+        yield lost_outputs(gone)
     whole = [run for run in runs if not gone & set(run.output_columns or [])]
     found = fingerprints(cursor, tables, whole)
-    for run in (run for run in whole if run.run_no in found):
-        wanted = run.ledger_fingerprint ^ erased[run.run_no]["ledger_fingerprint"]
-        if found[run.run_no] != wanted:
-            yield Finding(
-                problem="ledger",
-                expected=f"{wanted}",
-                actual=f"the fingerprint of the rows of run {run.run_id} is {found[run.run_no]}",
-            )
+    yield from faults_of_fingerprints(whole, found, erased_of_runs(cursor, tables))
 
 
 def _faults_of_view(
@@ -239,7 +212,7 @@ def _faults_of_view(
     """Whether the ledger, a view that anybody can replace, says what its tables do. Where it was
     dropped, the next run makes it again.
     """
-    key = _key_of(runs)
+    key = key_of_runs(runs)
     if not key or not cursor.has(tables.ledger):
         return
     types = types_of(key, cursor.columns_of(tables.current.sql))
@@ -256,11 +229,7 @@ def _faults_of_view(
         said = f"select count(*), {fingerprint(hashable_columns(columns))} from {{}} as said"
         altered = cursor.rows(said.format(tables.ledger.sql)) != cursor.rows(said.format(wanted))
     if altered:
-        yield Finding(
-            problem="ledger",
-            expected="what its tables say",
-            actual=f"the view {tables.ledger} says something else",
-        )
+        yield other_view(tables.ledger)
 
 
 def fingerprints(
@@ -300,10 +269,9 @@ def fingerprints(
     return found
 
 
-def erased_of_runs(cursor: Cursor, tables: ScoringTables) -> Mapping[int, Mapping[str, int]]:
-    """What was erased of each run, by its number; zeros for a run that is whole."""
-    names = ("rows", "rows_inputs", "ledger_fingerprint", "inputs_fingerprint")
-    erased: Mapping[int, dict[str, int]] = defaultdict(lambda: dict.fromkeys(names, 0))
+def erased_of_runs(cursor: Cursor, tables: ScoringTables) -> Erased:
+    """What was erased of each run, by its number."""
+    erased = nothing_erased()
     if cursor.has(tables.erasures):
         for number, *values in cursor.rows(
             f'select {RUN}, cast(sum("rows") as bigint), cast(sum(rows_inputs) as bigint), '
@@ -311,5 +279,5 @@ def erased_of_runs(cursor: Cursor, tables: ScoringTables) -> Mapping[int, Mappin
             f"from {tables.erasures.sql} where scoring_model = $scoring_model group by {RUN}",
             {"scoring_model": tables.ledger.identifier},
         ):
-            erased[number].update(zip(names, values, strict=True))
+            erased[number].update(zip(ERASED, values, strict=True))
     return erased

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dbt_onnx.artifacts.artifact import load_artifact
 from dbt_onnx.artifacts.sample import scales_of
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.identifiers import compared_key, quote, types_of
@@ -12,18 +11,25 @@ from dbt_onnx.engines.duckdb.kept_run import (
     check_inputs,
     is_fed_to,
     kept_features,
-    read_run,
     rows_of_run,
 )
 from dbt_onnx.engines.duckdb.planning import hashes_as_then
 from dbt_onnx.engines.duckdb.proof import erased_of_runs, faults_of_run
+from dbt_onnx.engines.duckdb.runs import read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
-from dbt_onnx.errors import ArtifactError, ContractError, RegistryError
 from dbt_onnx.kernel.contract import KEY_PREFIX
 from dbt_onnx.kernel.encode import REJECTED_COLUMN
 from dbt_onnx.kernel.row_search import RowSearch
 from dbt_onnx.kernel.scoring import PART_ROWS, score_batches
-from dbt_onnx.runs.replay import LEDGER_PREFIX, REASON, Finding, Replay, compare_batch
+from dbt_onnx.runs.replay import (
+    LEDGER_PREFIX,
+    REASON,
+    artifact_of_run,
+    begin_replay,
+    compare_batch,
+    note_other_onnxruntime,
+    run_to_replay,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
     from dbt_onnx.artifacts.registry import Registry
     from dbt_onnx.engines.base import TableName
     from dbt_onnx.runs.history import RunRow
+    from dbt_onnx.runs.replay import Replay
 
 
 def replay_run(
@@ -57,14 +64,11 @@ def replay_run(
     tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
         tables.check_names(cursor)
-        run = read_run(cursor, tables, run_id)
-        replay = Replay(run_id=run_id, model=str(run.model), rows_kept=run.rows_inputs_kept)
+        run = run_to_replay(
+            read_run_rows(cursor, tables), run_id, scoring_model=name.identifier, table=tables.runs
+        )
         same_hash = hashes_as_then(cursor, run)
-        if not same_hash:
-            replay.notes.append(
-                f"the features were hashed by {run.features_hash_function}, which this warehouse no "
-                "longer has: only the predictions are compared, not the hashes of the inputs"
-            )
+        replay = begin_replay(run, has_same_hash=same_hash)
         erased = erased_of_runs(cursor, tables)[run.run_no]
         if erased["rows"]:
             replay.notes.append(f"{erased['rows']:,} row(s) of this run were erased")
@@ -73,32 +77,10 @@ def replay_run(
             replay.report(finding)
         if not check_inputs(cursor, tables, run, replay, with_hash=same_hash):
             return replay
-        artifact = _load(registry, artifacts, run, replay)
+        artifact = artifact_of_run(registry, artifacts, run, replay)
         if artifact is not None:
             _score(cursor, tables, run, artifact, replay, sample)
     return replay
-
-
-def _load(registry: Registry, artifacts: Path, run: RunRow, replay: Replay) -> Artifact | None:
-    """The model that scored, found by its sha256. None, and a finding, when it is not as it was."""
-    expected = f"{run.model}, sha256 {run.artifact_sha256}"
-    try:
-        entry = registry.resolve(str(run.model))
-        is_same = entry.sha256 == run.artifact_sha256
-        artifact = load_artifact(artifacts, entry) if is_same else None
-    except (ArtifactError, ContractError, RegistryError) as error:
-        actual = error.message
-    else:
-        if artifact is None:
-            actual = f"the registry has sha256 {entry.sha256} for '{run.model}' now"
-        # none: an older dbt_onnx did not stamp the card
-        elif run.card_sha256 in {None, artifact.card_sha256}:
-            return artifact
-        else:
-            expected = f"{run.model}, a card with sha256 {run.card_sha256}"
-            actual = f"{artifact.card_sha256}: the card was changed since the run"
-    replay.report(Finding(problem="artifact", expected=expected, actual=actual))
-    return None
 
 
 def _score(
@@ -110,11 +92,7 @@ def _score(
     sample: int | None,
 ) -> None:
     session = artifact.open(threads=run.threads, batch_rows=run.batch_rows)
-    if session.onnxruntime_version != run.onnxruntime_version:
-        replay.notes.append(
-            f"scored by onnxruntime {run.onnxruntime_version}, replayed by "
-            f"{session.onnxruntime_version}: predictions may differ within the tolerance"
-        )
+    note_other_onnxruntime(run, session.onnxruntime_version, replay)
     columns = [item.name for item in artifact.contract.output_fields()]
     scales = scales_of(artifact.card)
     with cursor.stream(

@@ -6,13 +6,10 @@ What needs pyarrow is imported when it is asked for: `status` and `runs` shall b
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import duckdb
-
-from dbt_onnx.engines.duckdb import backfilling, health, history, noted_answers, runs
+from dbt_onnx.engines.duckdb import backfilling, health, history, noted_answers, opening, runs
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, opening_errors
-from dbt_onnx.engines.duckdb.identifiers import literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    import duckdb
     import pyarrow as pa
 
     from dbt_onnx.artifacts.artifact import Artifact
@@ -35,35 +33,39 @@ if TYPE_CHECKING:
 class DuckDBWarehouse:
     """A DuckDB database on a connection of its Python client."""
 
+    has_one_writer: ClassVar[bool] = True
+
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
         self._cursor = Cursor(connection)
 
     @staticmethod
-    def opening_errors(path: str | None = None) -> AbstractContextManager[None]:
-        return opening_errors(path)
+    def opened(credentials: Any, /, *, read_only: bool) -> AbstractContextManager[Any]:
+        return opening.opened(credentials, read_only=read_only)
 
     @staticmethod
-    def open_again(path: str, options: Mapping[str, Any], /) -> Any:
-        with opening_errors(path):
-            return duckdb.connect(path, config={**options, "access_mode": "read_only"})
+    def how_to_reopen(credentials: Any, /) -> dict[str, Any] | None:
+        return opening.how_to_reopen(credentials)
 
     @staticmethod
-    @contextmanager
-    def session(connection: Any, settings: Mapping[str, Any], /) -> Iterator[Any]:
-        with connection.cursor() as cursor:
-            for name, value in settings.items():
-                # as dbt-duckdb sets them
-                cursor.execute(f"SET {name} = {literal(str(value))}")
-            yield cursor
+    def reopened(how: Mapping[str, Any], /) -> AbstractContextManager[Any]:
+        return opening.reopened(how)
 
     @staticmethod
-    def noting(connection: Any, answers: dict[str, str], /) -> Any:
-        return noted_answers.NotingConnection(connection, answers)
+    def rendering(credentials: Any, /) -> AbstractContextManager[dict[str, str]]:
+        return opening.rendering(credentials)
 
     @staticmethod
     def answers_alike(connection: Any, answers: Mapping[str, str], /) -> bool:
         return noted_answers.has_same_answers(connection, answers)
+
+    @staticmethod
+    def let_go() -> None:
+        opening.let_go()
+
+    @staticmethod
+    def opening_errors() -> AbstractContextManager[None]:
+        return opening_errors()
 
     def score(
         self,
@@ -166,9 +168,9 @@ class DuckDBWarehouse:
         return read_publications(self._cursor, ledger)
 
     def replayable_runs(self, ledger: TableName) -> list[str]:
-        from dbt_onnx.engines.duckdb.kept_run import replayable_runs
+        from dbt_onnx.runs.replay import replayable_runs
 
-        return replayable_runs(self._connection, ledger)
+        return replayable_runs(self.runs(ledger))
 
     def replay(
         self,

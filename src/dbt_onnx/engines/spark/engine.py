@@ -50,7 +50,7 @@ class SparkEngine:
     """A scoring model's tables on Spark, for one run. The methods are those of `Engine`."""
 
     record: RunRecord
-    _inputs_kept: int
+    _kept: dict[str, int | None]
 
     def __init__(self, ledger: TableName, spark: Spark) -> None:
         self.tables = ScoringTables(ledger)
@@ -116,7 +116,7 @@ class SparkEngine:
         writing.remove_leftovers(self.spark, self.tables)
         if planned.summary.rows_to_score:
             writing.append_predictions(self.spark, self.tables, run, planned)
-        written, self._inputs_kept = writing.read_written(self.spark, self.tables, planned)
+        written, self._kept = writing.read_written(self.spark, self.tables, planned)
         return written
 
     def close(self, run: ScoringRun, planned: Planned, outcome: Mapping[str, Any]) -> None:
@@ -136,7 +136,7 @@ class SparkEngine:
             feature_types=list(question.features.values()),
             feature_precisions=list(question.precisions.values()),
             output_columns=list(question.shape.outputs),
-            rows_inputs_kept=self._inputs_kept,
+            **self._kept,
             **outcome,
         )
         writing.settle(self.spark, self.tables, run.shape)

@@ -46,8 +46,11 @@ class FeatureRelation(FeatureColumns):
     @classmethod
     def open(cls, spark: Spark, relation: Any) -> FeatureRelation:
         """`relation` is the data frame of `dbt.ref()`."""
-        sql = getattr(relation, NAME, "")
-        return cls(sql=sql, name=relation_name(relation), columns=spark.columns_of(sql))
+        return cls.of(spark, getattr(relation, NAME, ""), name=relation_name(relation))
+
+    @classmethod
+    def of(cls, spark: Spark, sql: str, *, name: str) -> FeatureRelation:
+        return cls(sql=sql, name=name, columns=spark.columns_of(sql))
 
     def as_of_sql(self, column: str | None, *, clock: datetime) -> str:
         """SQL of the moment that a row describes: its `as_of` column in UTC, else the clock."""

@@ -13,11 +13,13 @@ not succeeded are read by nobody, and neither is what it has superseded.
 
 A run that finds an entity gone, back, or rejected writes the row of its last prediction again, with what is
 known now, and supersedes the one before. So a row, once written, is never changed but for `is_current`, by
-which those that count no longer are told from the others at no cost.
+which those that count no longer are told from the others at no cost. It is NULL in the first row of a prediction
+that was written again: nobody reads that but for its inputs.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 FROM = "from_run"
 REJECTED = "rejected_reason"
 INPUTS = "inputs"
+FED = "__dbt_onnx_fed_"
+VIEW_PROPERTY = "dbt_onnx_text"
 _SPARK_TYPES = {
     "VARCHAR": "string", "VARCHAR[]": "array<string>", "TIMESTAMP": "timestamp_ntz", "BIGINT": "bigint",
     "UBIGINT": "bigint", "INTEGER": "int", "BOOLEAN": "boolean", "DOUBLE": "double", "DOUBLE[]": "array<double>",
@@ -179,14 +183,14 @@ def same_row(shape: LedgerShape, left: str, right: str) -> str:
     return " and ".join(f"{left}.{quote(n)} = {right}.{quote(n)}" for n in (*shape.key, RUN, FROM))
 
 
-def create_views(tables: LedgerTables, shape: LedgerShape) -> list[str]:
-    """Make the views anew. Each reads tables, so that Spark plans one statement and not four."""
-    return [
-        f"create or replace view {named(tables.current)} as {select_current(tables, shape)}",
-        f"create or replace view {named(tables.history)} as {select_history(tables, shape)}",
-        f"create or replace view {named(tables.ledger)} as {select_ledger(tables, shape)}",
-        f"create or replace view {named(tables.inputs)} as {select_inputs(tables, shape)}",
-    ]
+def create_view(view: TableName, text: str) -> str:
+    """Make a view, with a property that tells its text."""
+    property_ = f"{literal(VIEW_PROPERTY)} = {literal(digest_of_view(text))}"
+    return f"create or replace view {named(view)} tblproperties ({property_}) as {text}"
+
+
+def digest_of_view(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def select_current(tables: LedgerTables, shape: LedgerShape) -> str:
@@ -234,8 +238,18 @@ def select_history(tables: LedgerTables, shape: LedgerShape) -> str:
         where r.is_current"""
 
 
+def all_predictions(tables: LedgerTables, shape: LedgerShape) -> str:
+    """Every prediction once, as a relation."""
+    columns = ", ".join(map(quote, shape.prediction_columns))
+    return f"""(
+            select {columns} from ({select_current(tables, shape)})
+            union all
+            select {columns} from ({select_history(tables, shape)})
+        )"""
+
+
 def select_ledger(tables: LedgerTables, shape: LedgerShape) -> str:
-    """Every prediction once, with what its run says of it."""
+    """The same with what its run says of it."""
     moment = f"case when predictions.score_reason = '{REAL_TIME}' then predictions.as_of else runs.scored_at end"
     listed = [f"predictions.{quote(name)}" for name in (*shape.key, "as_of", *shape.outputs)]
     listed += [
@@ -247,14 +261,9 @@ def select_ledger(tables: LedgerTables, shape: LedgerShape) -> str:
         f"{moment} as scored_at",
         "predictions.features_hash",
     ]
-    columns = ", ".join(map(quote, shape.prediction_columns))
     return f"""
         select {", ".join(listed)}
-        from (
-            select {columns} from ({select_current(tables, shape)})
-            union all
-            select {columns} from ({select_history(tables, shape)})
-        ) as predictions
+        from {all_predictions(tables, shape)} as predictions
         inner join {committed(tables)} as runs on predictions.{RUN} = runs.run_no"""
 
 
@@ -268,22 +277,54 @@ def select_inputs(tables: LedgerTables, shape: LedgerShape) -> str:
         where r.{INPUTS} is not null"""
 
 
-def describe_run(tables: LedgerTables, shape: LedgerShape) -> str:
-    """What a run has written: rows, how many with their inputs, and two fingerprints: of what went in, which the
-    plan computes, too, and of all that they say. Value: :run_no.
+def views_of(tables: LedgerTables, shape: LedgerShape) -> dict[TableName, str]:
+    """What each view says. Each reads tables, so that Spark plans one statement and not four."""
+    return {
+        tables.current: select_current(tables, shape),
+        tables.history: select_history(tables, shape),
+        tables.ledger: select_ledger(tables, shape),
+        tables.inputs: select_inputs(tables, shape),
+    }
+
+
+def kept_features(features: Mapping[str, str]) -> dict[str, str]:
+    """{name in a statement: SQL} of kept inputs in the types that they had. A value that no longer fits its
+    type was altered, and becomes NULL.
+    """
+    return {
+        f"{FED}{place}": f"try_cast({INPUTS}.{quote(name)} as {kind})"
+        for place, (name, kind) in enumerate(features.items())
+    }
+
+
+def fingerprint_of_inputs(key: Mapping[str, str], features: Mapping[str, str]) -> str:
+    """SQL of a number for kept inputs, by the names of `kept_features`; `key` are types by what the statement
+    calls its columns. It is exact, which the features hash is not.
+    """
+    fed = zip(kept_features(features), features.values(), strict=True)
+    return fingerprint(hashable({**key, **dict(fed)}))
+
+
+def fingerprint_of_rows(key: Mapping[str, str], outputs: Mapping[str, str]) -> str:
+    """SQL of a number for all that rows of a run say, and by whom is not among it."""
+    said = {name: kind for name, kind in ROW_TYPES.items() if name != RUN}
+    return fingerprint(hashable({**key, **outputs, **said}))
+
+
+def describe_run(tables: LedgerTables, shape: LedgerShape, features: Mapping[str, str]) -> str:
+    """What a run has written: rows, how many with their inputs, and fingerprints: of what went in, which the
+    plan computes, too, of all that they say, and of the kept inputs. Value: :run_no.
     """
     key = hashable(shape.key)
-    said = hashable(
-        {**shape.key, **shape.outputs, **{n: ROW_TYPES[n] for n in ROW_TYPES if n != RUN}}
-    )
-    own = f"{RUN} = :run_no and {FROM} = :run_no"
+    fed = "".join(f", {sql} as {quote(name)}" for name, sql in kept_features(features).items())
     return f"""
         select
             count(*) as row_count,
             count({INPUTS}) as inputs_count,
             {fingerprint(f"{key}, as_of, features_hash")} as input_fingerprint,
-            {fingerprint(said)} as ledger_fingerprint
-        from {named(tables.rows)} where {own}"""
+            {fingerprint_of_rows(shape.key, shape.outputs)} as ledger_fingerprint,
+            {fingerprint_of_inputs(shape.key, features)} filter (where {INPUTS} is not null) as inputs_fingerprint
+        from (select *{fed} from {named(tables.rows)} where {RUN} = :run_no and {FROM} = :run_no)"""
 
 
 def count_rejected(tables: LedgerTables) -> str:

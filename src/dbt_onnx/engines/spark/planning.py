@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.spark.runs import RunRecord
     from dbt_onnx.engines.spark.session import Spark
     from dbt_onnx.engines.spark.tables import ScoringTables
+    from dbt_onnx.runs.history import RunRow
     from dbt_onnx.runs.run import ScoringRun
 
 
@@ -140,3 +141,9 @@ def _planned(
         if not summary.rows_late:
             break
     return summary
+
+
+def hashes_as_then(run: RunRow) -> bool:
+    """Whether features are hashed here as they were in a run."""
+    precisions = dict(zip(run.features or [], run.feature_precisions or [], strict=False))
+    return bool(run.features_hash_function == function_name(HASH_FUNCTION, precisions))

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.engines.spark.ledger import RUNS_TYPES, committed
+from dbt_onnx.engines.spark.ledger import RUNS_TYPES, LedgerTables, committed
 from dbt_onnx.engines.spark.sql import literal, named, quote
 from dbt_onnx.errors import DbtOnnxError, WarehouseError
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.chain import fingerprint_of
+from dbt_onnx.runs.history import RunRow
 from dbt_onnx.runs.plan import Past
 from dbt_onnx.runs.tables import RUN
 from dbt_onnx.version import __version__
@@ -26,12 +27,14 @@ from dbt_onnx.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from dbt_onnx.artifacts.registry import ModelVersion
+    from dbt_onnx.artifacts.registry import ModelVersion, RegistryEntry
+    from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.spark.session import Spark
     from dbt_onnx.engines.spark.tables import ScoringTables
     from dbt_onnx.runs.request import RunSettings
 
 _ATTEMPTS = 20
+_MOST_RUNS = 1_000_000
 OVERTAKEN = "another run of the scoring model succeeded while this one was at work, or after its driver had ended"
 
 
@@ -213,6 +216,56 @@ def recorded_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> 
         )
         record.fail(message)
         raise
+
+
+def read_run_rows(spark: Spark, tables: ScoringTables) -> list[RunRow]:
+    """The runs of a scoring model, the newest first; none before the first."""
+    if not spark.has(tables.runs):
+        return []
+    tables.check_runs(spark)
+    rows = spark.records(
+        f"select * from {named(tables.runs)} where scoring_model = :scoring_model order by {RUN} desc",
+        {"scoring_model": tables.ledger.identifier},
+        most=_MOST_RUNS,
+    )
+    return [RunRow(values=row) for row in rows]
+
+
+def last_account(spark: Spark, ledger: TableName) -> Mapping[str, Any]:
+    """What the last run of a scoring model read, and its version; empty if no run has come so far."""
+    runs = LedgerTables(ledger).runs
+    if not spark.has(runs):
+        return {}
+    rows = spark.records(
+        "select key_columns, features_relation, registry_relation, model_name, model_version, model_alias "
+        f"from {named(runs)} where lower(scoring_model) = lower(:scoring_model) and key_columns is not null "
+        # a full run first: the features that a backfill read are gone, and it may be by another version
+        "order by scope <=> 'full' desc, started_at desc nulls last limit 1",
+        {"scoring_model": ledger.identifier},
+    )
+    return rows[0] if rows else {}
+
+
+def scored_clocks(spark: Spark, ledger: TableName, version: RegistryEntry | None) -> set[datetime]:
+    """When runs have scored, see `Warehouse`."""
+    tables = LedgerTables(ledger)
+    if not spark.has(tables.runs):
+        return set()
+    by_version = (
+        "model_name = :model_name and model_version = :model_version" if version else "true"
+    )
+    values = (
+        {"model_name": version.model_name, "model_version": version.model_version}
+        if version
+        else {}
+    )
+    rows = spark.records(
+        f"select distinct clock from {committed(tables)} as runs "
+        f"where scope in ('full', 'backfill') and {by_version}",
+        values,
+        most=_MOST_RUNS,
+    )
+    return {row["clock"] for row in rows}
 
 
 def _not_sealed(spark: Spark, tables: ScoringTables) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import time
@@ -33,18 +34,43 @@ _MOST_ROWS = 10_000
 _ATTEMPTS = 10
 # somebody else has committed to the table meanwhile
 _CONFLICTS = ("ValidationException", "CommitFailedException")
+_NO_CONNECT = "through it no model can be broadcast to executors, and no session be had with settings of its own"
+_CLASSIC = "run dbt where the driver is: method session with spark.master, without spark.remote and SPARK_REMOTE"
 TOLD = "dbt_onnx_error:"
 """Before an error of ours, as JSON, in what an executor says."""
 
 
 def open_session(parameters: Mapping[str, Any]) -> SparkSession:
-    """The session that dbt-spark uses, with the parameters of its profile."""
+    """The session that dbt-spark uses, with the parameters of its profile. Raises ConfigError as
+    `refuse_connect`, WarehouseError when Spark does not start.
+    """
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
+    refuse_connect(parameters)
     builder = SparkSession.builder.enableHiveSupport()
     for name, value in parameters.items():
         builder = builder.config(name, value)
-    return builder.getOrCreate()
+    try:
+        return builder.getOrCreate()
+    except (PySparkException, Py4JError) as error:
+        raise WarehouseError(
+            f"Spark does not start: {said_by(error)}",
+            hint="`dbt debug` tries the same and says more",
+        ) from error
+
+
+def refuse_connect(parameters: Mapping[str, Any]) -> None:
+    """Raise ConfigError when a profile, or the environment, names a server of Spark Connect."""
+    for place, server in (
+        ("server_side_parameters", parameters.get("spark.remote")),
+        ("SPARK_REMOTE", os.environ.get("SPARK_REMOTE")),
+    ):
+        if server:
+            raise ConfigError(
+                f"{place} names {server}, a server of Spark Connect: {_NO_CONNECT}", hint=_CLASSIC
+            )
 
 
 class Spark:
@@ -53,10 +79,7 @@ class Spark:
     def __init__(self, session: SparkSession) -> None:
         """Raises ConfigError for Spark Connect."""
         if not hasattr(session, "sparkContext") or "connect" in type(session).__module__:
-            raise ConfigError(
-                "the session is one of Spark Connect, through which a model cannot be broadcast to executors",
-                hint="run dbt where the driver is: method session without spark.remote",
-            )
+            raise ConfigError(f"the session is one of Spark Connect: {_NO_CONNECT}", hint=_CLASSIC)
         self.raw = session.newSession()
         # Iceberg keeps what it knows of a table for each session, and would not see what others commit
         catalog = session.catalog.currentCatalog()
@@ -71,17 +94,25 @@ class Spark:
 
     def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """The rows of a statement that gives few. Rows of features or predictions never come this way."""
-        return [tuple(row) for row in self._few(sql, values)]
+        return [tuple(row) for row in self._few(sql, values, most=_MOST_ROWS)]
 
-    def records(self, sql: str, values: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    def records(
+        self, sql: str, values: Mapping[str, Any] | None = None, *, most: int = _MOST_ROWS
+    ) -> list[dict[str, Any]]:
         """The same rows, by column name."""
-        return [row.asDict(recursive=True) for row in self._few(sql, values)]
+        return [row.asDict(recursive=True) for row in self._few(sql, values, most=most)]
 
-    def _few(self, sql: str, values: Mapping[str, Any] | None) -> list[Row]:
-        found: list[Row] = self.frame(sql, values).limit(_MOST_ROWS + 1).collect()
-        if len(found) > _MOST_ROWS:
+    def _few(self, sql: str, values: Mapping[str, Any] | None, *, most: int) -> list[Row]:
+        frame = self.frame(sql, values).limit(most + 1)
+        moments = [f.name for f in frame.schema if f.dataType.typeName() == "timestamp"]
+        if moments:
+            # pyspark would give them in the time zone of the machine
+            cast = {name: frame[name].cast("timestamp_ntz") for name in moments}
+            frame = frame.withColumns(cast)
+        found: list[Row] = frame.collect()
+        if len(found) > most:
             raise WarehouseError(
-                f"more than {_MOST_ROWS:,} rows would come to the driver of Spark, from: "
+                f"more than {most:,} rows would come to the driver of Spark, from: "
                 f"{' '.join(sql.split()):.200}",
                 hint="if that is the registry, make it smaller",
             )
@@ -116,15 +147,19 @@ def spark_errors() -> Iterator[None]:
     try:
         yield
     except (PySparkException, Py4JError) as error:
-        said = str(error)
-        if (told := _told(said)) is not None:
+        if (told := _told(str(error))) is not None:
             raise told from error
-        line = " ".join(said.partition("JVM stacktrace")[0].split())
         raise WarehouseError(
-            f"Spark stopped the run: {line if len(line) <= 500 else line[:497] + '...'}",
+            f"Spark stopped the run: {said_by(error)}",
             hint="if it speaks of a value or a column, mend the model upstream that gives it; else look at "
             "the session: its catalog, executors and memory",
         ) from error
+
+
+def said_by(error: Exception) -> str:
+    """What Spark says, in one line and without the trace of its own."""
+    line = " ".join(str(error).partition("JVM stacktrace")[0].split())
+    return line if len(line) <= 500 else line[:497] + "..."
 
 
 def _told(said: str) -> errors.DbtOnnxError | None:

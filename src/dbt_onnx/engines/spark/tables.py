@@ -11,9 +11,10 @@ from dbt_onnx.engines.spark.sql import named, quote
 from dbt_onnx.errors import ContractError, WarehouseError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from dbt_onnx.artifacts.artifact import Artifact
+    from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.spark.session import Spark
 
 _RESTORE = "roll the table back to an earlier snapshot, or give the scoring model another alias"
@@ -83,8 +84,19 @@ class ScoringTables(LedgerTables):
         if not spark.has(self.superseded):
             spark.change(ledger.create_superseded(self, shape))
         self._widen(spark, shape, features)
-        for statement in ledger.create_views(self, self.whole_shape(spark, shape.key)):
-            spark.change(statement)
+        for view, text in ledger.views_of(self, self.whole_shape(spark, shape.key)).items():
+            self._make_view(spark, view, text)
+
+    def _make_view(self, spark: Spark, view: TableName, text: str) -> None:
+        """A view that says something else is dropped first: on a metastore of Hive, Iceberg before 1.11
+        replaces its own record of a view, and not what Spark reads.
+        """
+        if spark.has(view):
+            properties = dict(spark.rows(f"show tblproperties {named(view)}"))
+            if properties.get(ledger.VIEW_PROPERTY) == ledger.digest_of_view(text):
+                return
+            spark.change(f"drop view {named(view)}")
+        spark.change(ledger.create_view(view, text))
 
     def _widen(self, spark: Spark, shape: LedgerShape, features: Mapping[str, str]) -> None:
         rows = named(self.rows)
@@ -110,6 +122,13 @@ class ScoringTables(LedgerTables):
         found = spark.columns_of(named(self.rows))
         outputs = {n: kind for n, kind in found.items() if n not in own and n != INPUTS}
         return LedgerShape(key=key, outputs=outputs)
+
+    def shape_of(self, spark: Spark, key: Sequence[str]) -> LedgerShape:
+        """The same, with a key as a run row has it. Raises WarehouseError when a column of it is gone."""
+        found = spark.columns_of(named(self.rows))
+        if gone := [name for name in key if name not in found]:
+            raise WarehouseError(f"{self.rows} was altered: it has no column {gone}", hint=_RESTORE)
+        return self.whole_shape(spark, {name: found[name] for name in key})
 
     def write_references(self, spark: Spark, artifact: Artifact) -> None:
         """Write what the card says, unless the table says it already."""

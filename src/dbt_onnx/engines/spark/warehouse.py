@@ -1,24 +1,38 @@
-"""Spark as models and commands ask it: `dbt_onnx.engines.base.Warehouse`, in its order."""
+"""Spark as models and commands ask it: `dbt_onnx.engines.base.Warehouse`, in its order.
+
+What needs pyspark is imported when it is asked for.
+"""
 
 from __future__ import annotations
 
 import json
 import threading
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from dbt_onnx.engines.spark.session import spark_errors
+from dbt_onnx.engines.spark.session import Spark, open_session, spark_errors
+from dbt_onnx.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
+    from datetime import datetime
     from pathlib import Path
 
+    import pyarrow as pa
     from pyspark.sql import SparkSession
 
+    from dbt_onnx.artifacts.artifact import Artifact
+    from dbt_onnx.artifacts.registry import Registry, RegistryEntry
+    from dbt_onnx.engines.base import CurrentFeatures, RowsToPublish, Sources, TableName
     from dbt_onnx.runs.answered import AnswerLogs
-    from dbt_onnx.runs.request import RunSettings, ScoringRequest
+    from dbt_onnx.runs.history import Erasure, LedgerRow, RunRow
+    from dbt_onnx.runs.replay import Finding, Replay
+    from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
     from dbt_onnx.runs.run import RunSummary
 
+_METHOD = "session"
 # dbt runs a model, and asks for its outcome, in one thread
 _OUTCOME = threading.local()
 
@@ -32,11 +46,49 @@ def take_outcome() -> dict[str, Any] | None:
 class SparkWarehouse:
     """A catalog of Iceberg tables on a Spark session."""
 
+    has_one_writer: ClassVar[bool] = False
+
     def __init__(self, session: SparkSession) -> None:
         self._session = session
 
+    @cached_property
+    def _spark(self) -> Spark:
+        return Spark(self._session)
+
     @staticmethod
-    def opening_errors(path: str | None = None) -> AbstractContextManager[None]:  # noqa: ARG004
+    @contextmanager
+    def opened(credentials: Any, /, *, read_only: bool) -> Iterator[SparkSession]:  # noqa: ARG004
+        """The session of this process, which is closed when that ends: to start one takes long."""
+        if credentials.method != _METHOD:
+            raise ConfigError(
+                f"the target's method is {credentials.method}; dbt_onnx reads Spark by method {_METHOD}",
+                hint="choose another target with --target",
+            )
+        yield open_session(credentials.server_side_parameters)
+
+    @staticmethod
+    def how_to_reopen(credentials: Any, /) -> None:  # noqa: ARG004
+        """Nothing is kept of a project on Spark: its start takes longer than to ask dbt."""
+        return
+
+    @staticmethod
+    def reopened(how: Mapping[str, Any], /) -> NoReturn:
+        raise NotImplementedError
+
+    @staticmethod
+    def rendering(credentials: Any, /) -> AbstractContextManager[dict[str, str]]:  # noqa: ARG004
+        return nullcontext({})
+
+    @staticmethod
+    def answers_alike(connection: Any, answers: Mapping[str, str], /) -> bool:  # noqa: ARG004
+        return False
+
+    @staticmethod
+    def let_go() -> None:
+        """A session keeps nobody out."""
+
+    @staticmethod
+    def opening_errors() -> AbstractContextManager[None]:
         return spark_errors()
 
     def score(
@@ -54,5 +106,171 @@ class SparkWarehouse:
             request, settings, session=self._session, artifacts=artifacts, log=log
         )
 
+    def rows_to_publish(
+        self,
+        relation: Any,  # noqa: ARG002
+        *,
+        key: Sequence[str],  # noqa: ARG002
+        model: TableName,  # noqa: ARG002
+    ) -> AbstractContextManager[RowsToPublish]:
+        raise _refused(
+            "predictions are not published from Spark: all rows would come through the driver",
+            hint="write the current view to files, and publish them from a target on DuckDB",
+        )
+
+    @spark_errors()
+    def registry_of(self, relation: Any) -> Registry:
+        from dbt_onnx.artifacts.registry import Registry
+        from dbt_onnx.engines.spark.features import NAME, relation_name
+
+        rows = self._spark.records(f"select * from {getattr(relation, NAME)}")
+        return Registry.from_rows(rows, where=relation_name(relation))
+
+    @spark_errors()
+    def feature_types(self, ledger: TableName, names: Sequence[str]) -> dict[str, pa.DataType]:
+        from dbt_onnx.engines.spark.sources import feature_types
+
+        return feature_types(self._spark, ledger, names)
+
     def leave_outcome(self, outcome: str) -> None:
         _OUTCOME.text = outcome
+
+    @spark_errors()
+    def examine(
+        self, ledger: TableName, arguments: TableArguments, artifact: Artifact
+    ) -> CurrentFeatures:
+        from dbt_onnx.engines.spark.current_features import CurrentFeatures, open_features
+        from dbt_onnx.engines.spark.engine import check_fit
+        from dbt_onnx.engines.spark.tables import ScoringTables
+
+        tables = ScoringTables(ledger)
+        tables.check_runs(self._spark)
+        features = open_features(self._spark, arguments.features)
+        check_fit(self._spark, arguments, artifact, features, tables)
+        return CurrentFeatures.count(
+            self._spark, features, key=arguments.key, as_of=arguments.as_of
+        )
+
+    @spark_errors()
+    def last_account(self, ledger: TableName) -> Mapping[str, Any]:
+        from dbt_onnx.engines.spark.runs import last_account
+
+        return last_account(self._spark, ledger)
+
+    @spark_errors()
+    def sources(self, ledger: TableName) -> Sources | None:
+        from dbt_onnx.engines.spark.sources import read_sources
+
+        return read_sources(self._spark, ledger)
+
+    @spark_errors()
+    def check_features(self, sources: Sources) -> None:
+        from dbt_onnx.engines.spark.sources import check_features
+
+        check_features(self._spark, sources)
+
+    @spark_errors()
+    def registry(self, sources: Sources) -> Registry:
+        from dbt_onnx.engines.spark.sources import read_registry
+
+        return read_registry(self._spark, sources)
+
+    @spark_errors()
+    def registry_among(self, relations: Collection[TableName]) -> Registry:
+        from dbt_onnx.engines.spark.sources import registry_among
+
+        return registry_among(self._spark, relations)
+
+    @spark_errors()
+    def answer(self, query: str) -> dict[str, Any]:
+        from dbt_onnx.engines.spark.sources import read_figures
+
+        return read_figures(self._spark, query)
+
+    @spark_errors()
+    def runs(self, ledger: TableName, *, limit: int | None = None) -> list[RunRow]:
+        from dbt_onnx.engines.spark.runs import read_run_rows
+        from dbt_onnx.engines.spark.tables import ScoringTables
+
+        return read_run_rows(self._spark, ScoringTables(ledger))[:limit]
+
+    @spark_errors()
+    def history(self, ledger: TableName, key: Sequence[str]) -> list[LedgerRow]:
+        from dbt_onnx.engines.spark.history import read_history
+
+        return read_history(self._spark, ledger, key)
+
+    def publications(self, ledger: TableName) -> list[dict[str, Any]]:  # noqa: ARG002
+        """None: nothing is published from Spark."""
+        return []
+
+    def replayable_runs(self, ledger: TableName) -> list[str]:
+        from dbt_onnx.runs.replay import replayable_runs
+
+        return replayable_runs(self.runs(ledger))
+
+    @spark_errors()
+    def replay(
+        self,
+        ledger: TableName,
+        run_id: str,
+        *,
+        registry: Registry,
+        artifacts: Path,
+        sample: int | None = None,
+    ) -> Replay:
+        from dbt_onnx.engines.spark.replaying import replay_run
+
+        return replay_run(
+            self._spark, ledger, run_id, registry=registry, artifacts=artifacts, sample=sample
+        )
+
+    @spark_errors()
+    def prove(self, ledger: TableName, *, with_values: bool) -> list[Finding]:
+        from dbt_onnx.engines.spark.proof import prove
+
+        return prove(self._spark, ledger, with_values=with_values)
+
+    def forget(self, ledger: TableName, key: Sequence[str], *, why: str, dry_run: bool) -> Erasure:  # noqa: ARG002
+        raise _not_erased()
+
+    def prune(self, ledger: TableName, *, before: datetime, why: str, dry_run: bool) -> Erasure:  # noqa: ARG002
+        raise _not_erased()
+
+    @spark_errors()
+    def scored_clocks(self, ledger: TableName, version: RegistryEntry | None) -> set[datetime]:
+        from dbt_onnx.engines.spark.runs import scored_clocks
+
+        return scored_clocks(self._spark, ledger, version)
+
+    @spark_errors()
+    def count_rows(self, relation: TableName) -> int:
+        from dbt_onnx.engines.spark.sql import named
+
+        [(count,)] = self._spark.rows(f"select count(*) from {named(relation)}")
+        return int(count)
+
+    @spark_errors()
+    def renew_scratch(self, relations: Iterable[TableName]) -> None:
+        from dbt_onnx.engines.spark.scratch import renew_scratch
+
+        renew_scratch(self._spark, relations)
+
+    @spark_errors()
+    def drop_scratch(self, relations: Iterable[TableName]) -> None:
+        from dbt_onnx.engines.spark.scratch import drop_scratch
+
+        drop_scratch(self._spark, relations)
+
+
+def _refused(what: str, *, hint: str) -> ConfigError:
+    return ConfigError(what, hint=hint)
+
+
+def _not_erased() -> ConfigError:
+    return _refused(
+        "nothing is erased on Spark: a row that is deleted stays in the snapshots of its table, and "
+        "the deletion and its record are two tables without a transaction",
+        hint="delete from `<scoring model>__rows`, and let Iceberg's expire_snapshots remove the files; a "
+        "replay then tells how many rows are gone",
+    )

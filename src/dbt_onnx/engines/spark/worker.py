@@ -1,4 +1,5 @@
-"""What an executor does: score the batches of its task, with a session that its process keeps.
+"""What an executor does: score the batches of its task, with a session that its process keeps, or score them
+again and compare.
 
 Nothing of Spark is imported here but its account of the task. An executor needs dbt_onnx, pyarrow, numpy and
 onnxruntime; it needs neither dbt nor pandas.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
@@ -17,11 +18,15 @@ from dbt_onnx.engines.spark.session import TOLD
 from dbt_onnx.errors import ArtifactError, DbtOnnxError
 from dbt_onnx.kernel.row_search import RowSearch
 from dbt_onnx.kernel.scoring import prediction_schema, score_batch
+from dbt_onnx.runs.replay import Replay, compare_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.kernel.contract import Contract
+
+COUNTS = ("identical", "within_tolerance", "different")
 
 # of this process, which runs one task after the other: {sha256 of the model, in a child or not: session}
 _SESSIONS: dict[tuple[str, bool], Any] = {}
@@ -36,8 +41,8 @@ class ModelBytes(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a task has to know, small enough to travel with it. `rows` of the run may be rejected up to
-    `max_rows` because the model fails on them.
+    """What a task has to know, small enough to travel with it. `max_rows` of the `rows` of the run may be
+    rejected because the model fails on them; all when that is none.
     """
 
     contract: Contract
@@ -45,9 +50,33 @@ class Work:
     sha256: str
     batch_rows: int | None
     threads: int
-    rows: int
-    max_rows: int
+    rows: int | None
+    max_rows: int | None
     features: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        artifact: Artifact,
+        broadcast: Callable[[bytes], ModelBytes],
+        *,
+        batch_rows: int | None,
+        threads: int | None,
+        rows: int | None = None,
+        max_rows: int | None = None,
+        features: tuple[str, ...] = (),
+    ) -> Work:
+        content = artifact.scoring_bytes
+        return cls(
+            contract=artifact.contract,
+            model=broadcast(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            batch_rows=artifact.signature.batch_rows or batch_rows,
+            threads=threads or 1,
+            rows=rows,
+            max_rows=max_rows,
+            features=features,
+        )
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Predictions, as `score_batches` gives them, and the features that were fed."""
@@ -93,6 +122,26 @@ class Work:
         scored = prediction_schema(given, self.contract)
         fields = [pa.field(f.name, _as_list(f.type)) for f in scored]
         return pa.schema([*fields, *(given.field(name) for name in self.features)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What a task does: score its rows, and compare. It gives one row: counts, and findings as JSON."""
+
+    work: Work
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+    scales: Mapping[str, Any]
+
+    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        replay = Replay(run_id="", model="")
+        for scored in self.work(batches):
+            compare_batch(replay, scored, key=self.key, columns=self.columns, scales=self.scales)
+        counts = [pa.array([getattr(replay, name)], pa.int64()) for name in COUNTS]
+        findings = [json.dumps(asdict(finding)) for finding in replay.findings]
+        yield pa.RecordBatch.from_arrays(
+            [*counts, pa.array([findings], pa.list_(pa.string()))], names=[*COUNTS, "findings"]
+        )
 
 
 def _is_repeated() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.spark import ledger, plan
@@ -54,15 +53,13 @@ def append_predictions(
 
 
 def _work(spark: Spark, run: ScoringRun, planned: Planned) -> Work:
-    content = run.artifact.scoring_bytes
     summary, request = planned.summary, run.request
     allowed = min(int(request.max_rejected_fraction * summary.rows_in), summary.rows_in - 1)
-    return Work(
-        contract=run.artifact.contract,
-        model=spark.raw.sparkContext.broadcast(content),
-        sha256=hashlib.sha256(content).hexdigest(),
-        batch_rows=run.artifact.signature.batch_rows or request.batch_rows,
-        threads=request.threads or 1,
+    return Work.of(
+        run.artifact,
+        spark.raw.sparkContext.broadcast,
+        batch_rows=request.batch_rows,
+        threads=request.threads,
         rows=summary.rows_to_score,
         max_rows=max(0, allowed - summary.rows_still_rejected),
         features=run.artifact.contract.feature_names,
@@ -104,18 +101,20 @@ def _select_scored(run: ScoringRun, planned: Planned, *, kept_types: Mapping[str
     return f"select {listed} from {_SCORED}"
 
 
-def read_written(spark: Spark, tables: ScoringTables, planned: Planned) -> tuple[Written, int]:
-    """What the run's rows say, as they are in the table, and of how many the inputs are kept."""
+def read_written(
+    spark: Spark, tables: ScoringTables, planned: Planned
+) -> tuple[Written, dict[str, int | None]]:
+    """What the run's rows say, as they are in the table, and what the run row says of their inputs."""
     if not planned.summary.rows_to_score:
-        return Written(rejected={}), 0
-    values = planned.rows.values
-    statement = ledger.describe_run(tables, planned.rows.question.shape)
-    rows, kept, given, said = spark.rows(statement, values)[0]
+        return Written(rejected={}), {"rows_inputs_kept": 0}
+    values, question = planned.rows.values, planned.rows.question
+    statement = ledger.describe_run(tables, question.shape, question.features)
+    rows, kept, given, said, fed = spark.rows(statement, values)[0]
     rejected = dict(spark.rows(ledger.count_rejected(tables), values))
     written = Written(
         rows=rows, rejected=rejected, input_fingerprint=given, ledger_fingerprint=said
     )
-    return written, kept
+    return written, {"rows_inputs_kept": kept, "inputs_fingerprint": fed}
 
 
 def supersede(spark: Spark, tables: ScoringTables, planned: Planned) -> None:
@@ -206,7 +205,8 @@ def settle(spark: Spark, tables: ScoringTables, shape: Any) -> None:
         given = f"(select s.* from {superseded_rows(tables)} as s)"
         spark.change(
             f"merge into {rows} as r using {given} as s on r.is_current and {same_row(shape, 'r', 's')} "
-            "when matched and s.is_written_again then delete "
+            f"when matched and s.is_written_again and r.{INPUTS} is null then delete "
+            "when matched and s.is_written_again then update set is_current = null "
             "when matched then update set is_current = false"
         )
         spark.change(

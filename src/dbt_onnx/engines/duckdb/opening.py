@@ -1,0 +1,117 @@
+"""Opening a DuckDB warehouse: as dbt-duckdb does, or without dbt where nothing but a file is to be opened."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import re
+import sys
+from contextlib import closing, contextmanager
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from dbt_onnx.engines.duckdb.cursor import opening_errors
+from dbt_onnx.engines.duckdb.identifiers import literal
+from dbt_onnx.engines.duckdb.noted_answers import NotingConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# a target with anything else, such as attached databases, is opened by dbt-duckdb alone
+_PLAIN = {"database", "schema", "path", "config_options", "settings", "plugins"}
+_NOT_OF_OPENING = {"external_root", "disable_transactions", "keep_open", "retries", "flights"}
+_UNUSED_PLUGIN = "dbt_onnx.replay_plugin"  # its function is called by a dbt test, by no command
+_SECRET = re.compile("secret|token|password|key|credential|connection|proxy", re.IGNORECASE)
+
+
+@contextmanager
+def opened(credentials: Any, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection as dbt-duckdb opens it, closed at the end. Raises WarehouseError when the file is not
+    there, no database, or held by another process.
+    """
+    from dbt.adapters.duckdb.environments import Environment
+
+    connection, opening, plugins = _open(credentials, read_only=read_only)
+    with closing(connection), connection.cursor() as cursor:
+        yield Environment.initialize_cursor(opening, cursor, plugins)
+
+
+def _open(credentials: Any, *, read_only: bool) -> tuple[duckdb.DuckDBPyConnection, Any, Any]:
+    """A connection, the credentials that it was opened with, and dbt-duckdb's plugins."""
+    from dbt.adapters.duckdb.environments import Environment
+
+    let_go()
+    with opening_errors(credentials.path):
+        plugins = Environment.initialize_plugins(credentials)
+        options = {"access_mode": "read_only"} if read_only else {}
+        opening = copy.copy(credentials)
+        opening.config_options = {**(credentials.config_options or {}), **options}
+        opening.retries = None
+        return Environment.initialize_db(opening, plugins), opening, plugins
+
+
+def how_to_reopen(credentials: Any) -> dict[str, Any] | None:
+    """What `reopened` needs; none unless the warehouse is a file and nothing more, and no secret would be
+    written down.
+    """
+    given = {item.name for item in fields(credentials) if getattr(credentials, item.name)}
+    options, settings = credentials.config_options or {}, credentials.settings or {}
+    values = [*options.items(), *settings.items()]
+    is_plain = (
+        ":" not in credentials.path
+        and given <= _PLAIN | _NOT_OF_OPENING
+        and all(p.module == _UNUSED_PLUGIN and not p.config for p in credentials.plugins or [])
+        and all(isinstance(value, str | int | float) for _, value in values)
+        and not any(_SECRET.search(name) for name, _ in values)
+    )
+    if not is_plain:
+        return None
+    return {"path": credentials.path, "config_options": options, "settings": settings}
+
+
+@contextmanager
+def reopened(how: Mapping[str, Any]) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection that reads, with the settings of the target."""
+    let_go()
+    path, options = how["path"], how["config_options"]
+    with opening_errors(path):
+        connection = duckdb.connect(path, config={**options, "access_mode": "read_only"})
+    with closing(connection), connection.cursor() as cursor:
+        for name, value in how["settings"].items():
+            # as dbt-duckdb sets them
+            cursor.execute(f"SET {name} = {literal(str(value))}")
+        yield cursor
+
+
+@contextmanager
+def rendering(credentials: Any) -> Iterator[dict[str, str]]:
+    """Within, the next invocation of dbt in this process asks a connection that reads, and that notes what
+    it is asked. The invocation closes it.
+    """
+    from dbt.adapters.duckdb import environments
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+    manager: Any = DuckDBConnectionManager
+    environment: Any = environments.create(credentials)
+    connection, _, _ = _open(credentials, read_only=True)
+    answers: dict[str, str] = {}
+    environment.conn = NotingConnection(connection, answers)
+    environment.handle()  # without one it would close, and open itself for writing
+    manager._ENV = environment  # noqa: SLF001
+    yield answers
+
+
+def let_go() -> None:
+    """Close what dbt-duckdb keeps open between invocations: DuckDB lets no other process write,
+    and this process not open the file in another mode, while it is open.
+    """
+    connections = sys.modules.get("dbt.adapters.duckdb.connections")
+    if connections is None:
+        return
+    manager: Any = connections.DuckDBConnectionManager
+    if manager._ENV is not None:  # noqa: SLF001
+        manager._ENV.close()  # noqa: SLF001
+    manager.close_all_connections()
+    gc.collect()  # cursors that nobody refers to keep the database open, too

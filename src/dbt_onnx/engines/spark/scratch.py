@@ -1,0 +1,61 @@
+"""The schemas in which a backfill builds the features of the past, on Spark."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyspark.errors import PySparkException
+
+from dbt_onnx.engines.spark.session import said_by
+from dbt_onnx.engines.spark.sql import literal, named, quote
+from dbt_onnx.runs.scratch import by_mark, is_left_by_backfill, not_empty, not_marked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dbt_onnx.engines.base import TableName
+    from dbt_onnx.engines.spark.session import Spark
+
+
+def renew_scratch(spark: Spark, relations: Iterable[TableName]) -> None:
+    """Make schemas anew, see `Warehouse`, each with one table that marks it as a backfill's."""
+    for mark, names in by_mark(relations).items():
+        _drop(spark, mark)
+        spark.change(f"create schema {quote(mark.schema)}")
+        rows = ", ".join(f"({literal(name)})" for name in names)
+        spark.change(
+            f"create table {named(mark)} using iceberg as select * from values {rows} as t (name)"
+        )
+
+
+def drop_scratch(spark: Spark, relations: Iterable[TableName]) -> None:
+    """Drop the schemas of these relations. Raises WarehouseError as `renew_scratch`."""
+    for mark in by_mark(relations):
+        _drop(spark, mark)
+
+
+def _drop(spark: Spark, mark: TableName) -> None:
+    schema = quote(mark.schema)
+    if not spark.raw.catalog.databaseExists(schema):
+        return
+    # temporary views are listed, too; they are in no schema
+    views = {name for place, name, *_ in spark.rows(f"show views in {schema}") if place}
+    tables = {name for place, name, *_ in spark.rows(f"show tables in {schema}") if place} - views
+    # a backfill that was killed between the two statements that make it
+    if not tables and not views:
+        spark.change(f"drop schema {schema}")
+        return
+    if not spark.has(mark):
+        raise not_marked(mark)
+    listed = [name for (name,) in spark.rows(f"select name from {named(mark)}")]
+    # the mark goes last: until then the schema is known as a backfill's
+    for name in (*views, *sorted(tables, key=mark.identifier.__eq__)):
+        if is_left_by_backfill(name, listed):
+            relation = named(mark.beside(name))
+            spark.change(
+                f"drop view {relation}" if name in views else f"drop table {relation} purge"
+            )
+    try:
+        spark.change(f"drop schema {schema}")
+    except PySparkException as error:
+        raise not_empty(mark, said_by(error)) from error

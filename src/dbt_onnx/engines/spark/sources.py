@@ -1,0 +1,115 @@
+"""What commands ask of a target on Spark beside its ledger: what a scoring model reads, and its figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyspark.errors import PySparkException
+
+from dbt_onnx.artifacts.registry import REGISTRY_COLUMNS, Registry
+from dbt_onnx.engines.base import (
+    MissingFeaturesError,
+    Sources,
+    TableName,
+    missing_columns,
+    missing_features,
+    missing_registry,
+    no_answer,
+    no_registry_among,
+)
+from dbt_onnx.engines.spark.features import FeatureRelation
+from dbt_onnx.engines.spark.ledger import LedgerTables
+from dbt_onnx.engines.spark.runs import last_account
+from dbt_onnx.engines.spark.session import said_by
+from dbt_onnx.engines.spark.sql import named
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    import pyarrow as pa
+
+    from dbt_onnx.engines.spark.session import Spark
+
+
+def read_sources(spark: Spark, ledger: TableName) -> Sources | None:
+    """What the scoring model with this ledger reads; none if no run has ever come so far."""
+    account = last_account(spark, ledger)
+    if not account:
+        return None
+    features, registry = account["features_relation"], account["registry_relation"]
+    tables = LedgerTables(ledger)
+    wanted = (ledger, tables.current, tables.history, tables.rows, tables.superseded)
+    gone = [table for table in wanted if not spark.has(table)]
+    return Sources(
+        key=tuple(account["key_columns"]),
+        features_name=features or "the feature relation",
+        features=_relation(spark, features),
+        registry_name=registry or "the registry",
+        registry=_relation(spark, registry),
+        gone=tuple(gone),
+        is_torn=bool(gone) and ledger not in gone,
+    )
+
+
+def _relation(spark: Spark, name: str | None) -> TableName | None:
+    """The table or view called `schema.name`."""
+    schema, _, identifier = (name or "").rpartition(".")
+    table = TableName(database="", schema=schema, identifier=identifier)
+    return table if schema and identifier and spark.has(table) else None
+
+
+def read_registry(spark: Spark, sources: Sources) -> Registry:
+    """The registry as the scoring model reads it. Raises RegistryError when it is gone or wrong."""
+    if sources.registry is None:
+        raise missing_registry(sources.registry_name)
+    try:
+        rows = spark.records(f"select * from {named(sources.registry)}")
+    except PySparkException as error:
+        raise missing_registry(sources.registry_name, said_by(error)) from error
+    return Registry.from_rows(rows, where=str(sources.registry))
+
+
+def check_features(spark: Spark, sources: Sources) -> None:
+    """Raise when the feature relation is gone, or when the next run would not find the key in it."""
+    name = sources.features_name
+    if sources.features is None:
+        raise missing_features(name)
+    try:
+        features = FeatureRelation.of(spark, named(sources.features), name=name)
+    except PySparkException as error:
+        raise missing_features(name, said_by(error)) from error
+    features.check_columns(key=sources.key, as_of=None)
+
+
+def feature_types(spark: Spark, ledger: TableName, names: Sequence[str]) -> dict[str, pa.DataType]:
+    """The Arrow types of columns of the features that the newest run read."""
+    from pyspark.sql.pandas.types import to_arrow_type
+
+    sources = read_sources(spark, ledger)
+    if sources is None or sources.features is None:
+        raise MissingFeaturesError(
+            f"the features of {ledger} are not in the warehouse", hint="`dbt build` makes them"
+        )
+    schema = spark.frame(f"select * from {named(sources.features)} limit 0").schema
+    types = {field.name: field.dataType for field in schema}
+    if absent := [name for name in names if name not in types]:
+        raise missing_columns(absent, sources.features)
+    return {name: to_arrow_type(types[name]) for name in names}
+
+
+def registry_among(spark: Spark, relations: Collection[TableName]) -> Registry:
+    """The model registry among some relations, see `Warehouse`."""
+    for relation in relations:
+        if spark.has(relation) and set(REGISTRY_COLUMNS) <= set(spark.columns_of(named(relation))):
+            rows = spark.records(f"select * from {named(relation)}")
+            return Registry.from_rows(rows, where=str(relation))
+    raise no_registry_among(relations, REGISTRY_COLUMNS)
+
+
+def read_figures(spark: Spark, sql: str) -> dict[str, Any]:
+    """The one row of a query, by column. Raises WarehouseError when Spark cannot run it."""
+    try:
+        [figures] = spark.records(sql)
+    except PySparkException as error:
+        raise no_answer(said_by(error)) from error
+    return figures

@@ -1,0 +1,139 @@
+"""What Spark refuses gives the message and the hint of docs/errors.md."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from dbt_common.exceptions import DbtRuntimeError
+from error_document import ON_SPARK, faults_of_text
+from test_nights import ROOT
+
+from dbt.adapters.sparkonnx import SparkOnnxCredentials
+from dbt_onnx.artifacts.artifact import load_artifact
+from dbt_onnx.artifacts.registry import Registry
+from dbt_onnx.engines.base import TableName
+from dbt_onnx.engines.spark.session import Spark, open_session, spark_errors
+from dbt_onnx.engines.spark.warehouse import SparkWarehouse
+from dbt_onnx.engines.spark.worker import Work
+from dbt_onnx.errors import DbtOnnxError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+LEDGER = TableName(database="", schema="lab", identifier="scores")
+SCRATCH = TableName(database="", schema="lab__backfill_scores", identifier="features")
+Provoke = Callable[[Any], object]
+"""Given the session; raises the error."""
+
+
+def connect_in_environment(_: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARK_REMOTE", "sc://elsewhere")
+        open_session({})
+
+
+def other_method(_: Any) -> None:
+    with SparkWarehouse.opened(SimpleNamespace(method="thrift"), read_only=True):
+        pass
+
+
+def stopped(spark: SparkSession) -> None:
+    with spark_errors():
+        Spark(spark).rows("select cast('oops' as int)")
+
+
+def too_many_rows(spark: SparkSession) -> None:
+    Spark(spark).rows("select id from range(20000)")
+
+
+def other_model_bytes(_: Any) -> None:
+    entries = Registry.from_csv(ROOT / "seeds" / "model_registry.csv")
+    artifact = load_artifact(ROOT / "artifacts", entries.resolve("churn/1"))
+    broken = SimpleNamespace(value=artifact.scoring_bytes + b"\0")
+    work = Work.of(artifact, lambda _: broken, batch_rows=None, threads=None)
+    work._session(in_child_process=False)
+
+
+def scratch_with(spark: SparkSession, *statements: str) -> None:
+    spark.sql(f"drop schema if exists {SCRATCH.schema} cascade")
+    spark.sql(f"create schema {SCRATCH.schema}")
+    for statement in statements:
+        spark.sql(statement)
+    try:
+        SparkWarehouse(spark).renew_scratch([SCRATCH])
+    finally:
+        assert spark.catalog.tableExists(f"{SCRATCH.schema}.own")
+        spark.sql(f"drop schema {SCRATCH.schema} cascade")
+
+
+OWN = f"create table {SCRATCH.schema}.own (a int) using iceberg"
+MARK = f"create table {SCRATCH.schema}.dbt_onnx_backfill using iceberg as select 'features' as name"
+CASES: dict[str, Provoke] = {
+    "spark-connect": lambda _: open_session({"spark.remote": "sc://elsewhere"}),
+    "spark-connect-in-the-environment": connect_in_environment,
+    "spark-target-of-another-method": other_method,
+    "spark-stopped": stopped,
+    "spark-too-many-rows": too_many_rows,
+    "spark-other-model-bytes": other_model_bytes,
+    "spark-not-published": lambda spark: SparkWarehouse(spark).rows_to_publish(
+        None, key=["id"], model=LEDGER
+    ),
+    "spark-not-erased": lambda spark: SparkWarehouse(spark).prune(
+        LEDGER, before=datetime(1998, 1, 1), why="retention", dry_run=False
+    ),
+    "spark-scratch-of-somebody-else": lambda spark: scratch_with(spark, OWN),
+    "spark-scratch-with-something-else": lambda spark: scratch_with(spark, OWN, MARK),
+}
+STARTS = """
+import sys
+from dbt_onnx.engines.spark.session import open_session
+from dbt_onnx.errors import DbtOnnxError
+try:
+    open_session({"spark.master": "local[1]"})
+except DbtOnnxError as error:
+    print(f"{error.kind} error: {error.message}", error.hint, sep=chr(10))
+"""
+
+
+def test_every_error_of_spark_has_a_case() -> None:
+    assert {*CASES, "spark-does-not-start"} == ON_SPARK
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_spark_refuses_gives_its_message(spark: SparkSession, name: str) -> None:
+    with pytest.raises(DbtOnnxError) as raised:
+        CASES[name](spark)
+    error = raised.value
+    assert faults_of_text(name, f"{error.kind} error: {error.message}", error.hint) == []
+
+
+def test_spark_that_does_not_start_is_one_clear_message() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STARTS],
+        env={**os.environ, "JAVA_HOME": "/nowhere"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    message, hint = done.stdout.splitlines()
+    assert faults_of_text("spark-does-not-start", message, hint) == []
+
+
+def test_a_profile_with_spark_connect_is_refused_before_dbt_runs_anything() -> None:
+    given = {"method": "session", "host": "NA", "schema": "lab"}
+    with pytest.raises(DbtRuntimeError, match="a server of Spark Connect"):
+        SparkOnnxCredentials(**given, server_side_parameters={"spark.remote": "sc://elsewhere"})
+    SparkOnnxCredentials(**given, server_side_parameters={"spark.master": "local[2]"})
+
+
+def test_a_session_of_spark_connect_is_refused() -> None:
+    connect = type("SparkSession", (), {"__module__": "pyspark.sql.connect.session"})
+    with pytest.raises(DbtOnnxError, match="the session is one of Spark Connect"):
+        Spark(connect())
