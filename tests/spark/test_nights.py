@@ -93,6 +93,10 @@ class OnDuckDB:
         self.connection.execute("delete from features")
         marks = ", ".join("?" * (2 + len(NAMES)))
         self.connection.executemany(f"insert into features values ({marks})", night.rows)
+        return self.score(night, run_id, name)
+
+    def score(self, night: Night, run_id: str, name: str) -> RunSummary:
+        """One run on the features that are there."""
         relations = {
             table: self.connection.query(f'select * from "memory"."main"."{table}"')
             for table in ("features", "model_registry")
@@ -118,23 +122,32 @@ class OnSpark:
         rows = [tuple(row.values()) for row in REGISTRY]
         spark.createDataFrame(rows, columns).writeTo("lab.model_registry").using("iceberg").create()
 
-    def run(self, night: Night, run_id: str, name: str) -> RunSummary:
+    def find(self, night: Night) -> None:
+        """Write the features of a night."""
         columns = ", ".join(f"{name} double" for name in NAMES)
         frame = self.spark.createDataFrame(
             list(night.rows), f"customer_id string, described_at timestamp_ntz, {columns}"
         )
         frame.writeTo("lab.features").using("iceberg").createOrReplace()
-        load = loader(self.spark)
-        relations = {table: load(f"lab.{table}") for table in ("features", "model_registry")}
-        return score_on_spark(
-            *asked(night, run_id, name, relations, database="", schema="lab"),
-            session=self.spark,
-            artifacts=ROOT / "artifacts",
-            log=print,
-        )
+
+    def run(self, night: Night, run_id: str, name: str) -> RunSummary:
+        self.find(night)
+        return score(self.spark, night, run_id, name)
 
     def rows(self, query: str) -> list[Row]:
         return [tuple(row) for row in self.spark.sql(query).collect()]
+
+
+def score(spark: SparkSession, night: Night, run_id: str, name: str) -> RunSummary:
+    """One run on the features that are there."""
+    load = loader(spark)
+    relations = {table: load(f"lab.{table}") for table in ("features", "model_registry")}
+    return score_on_spark(
+        *asked(night, run_id, name, relations, database="", schema="lab"),
+        session=spark,
+        artifacts=ROOT / "artifacts",
+        log=print,
+    )
 
 
 def asked(

@@ -147,7 +147,7 @@ def create_rows(tables: LedgerTables, shape: LedgerShape, features: Mapping[str,
         f"create table if not exists {named(tables.rows)} ({listed}) using iceberg partitioned by (is_current) "
         # few rows of a night are spread over all files: a file is not written again for them
         "tblproperties ('format-version' = '2', 'write.update.mode' = 'merge-on-read', "
-        "'write.delete.mode' = 'merge-on-read', 'write.distribution-mode' = 'none', "
+        "'write.delete.mode' = 'merge-on-read', 'write.merge.mode' = 'merge-on-read', 'write.distribution-mode' = 'none', "
         "'write.spark.fanout.enabled' = 'true')"
     )
 
