@@ -45,7 +45,7 @@ def metastore(folder: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [
-        f"{JAVA_HOME}/bin/java", "-Xmx512m", f"-Dderby.system.home={folder}",
+        f"{JAVA_HOME}/bin/java", "-Xmx512m", "-XX:TieredStopAtLevel=1", f"-Dderby.system.home={folder}",
         # pyspark has log4j without what its asynchronous loggers need
         "-DLog4jContextSelector=org.apache.logging.log4j.core.selector.BasicContextSelector",
         "-cp", f"{conf}:{_JARS}/*", "org.apache.hadoop.hive.metastore.HiveMetaStore", "-p", str(port),

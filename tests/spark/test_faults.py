@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 from driver import abandoned
 from pyspark.errors import AnalysisException
-from test_nights import LEDGER, NAMES, Night, OnDuckDB, OnSpark, Row, everybody, score
+from test_nights import INPUTS, LEDGER, NAMES, Night, OnDuckDB, OnSpark, Row, everybody, score
 
 from dbt_onnx.errors import DbtOnnxError, WarehouseError
 
@@ -36,17 +36,9 @@ PAIRS = int(os.environ.get("DBT_ONNX_SPARK_PAIRS", "2"))
 NIGHTS_OF_A_LEDGER = 6
 ROWS = 20_000
 CURRENT = (
-    "select customer_id, churn_probability, rejected_reason, last_seen_as_of, "
+    "select customer_id, churn_probability, last_seen_as_of, "
     "greatest(as_of, confirmed_as_of) as known_until from {0}__current"
 )
-INPUTS = (
-    "select runs.run_id, inputs.customer_id, {1} from {0}__inputs as inputs "
-    "inner join dbt_onnx_runs as runs using (run_no)"
-)
-KEPT = {
-    OnDuckDB: ", ".join(f"inputs.{name}" for name in NAMES),
-    OnSpark: ", ".join(f"inputs.inputs.{name}" for name in NAMES),
-}
 SUCCESSES = (
     "select run_id, scope, rows_in, rows_scored, rows_rejected, rows_unchanged, rows_inputs_kept "
     "from dbt_onnx_runs where scoring_model = '{0}' and status = 'success'"
@@ -91,7 +83,7 @@ class Lab:
         for query in (LEDGER, CURRENT, INPUTS, SUCCESSES):
             asked = query + (f" {where}" if "run_id" in query and "where" not in query else "")
             found = [
-                sorted(engine.rows(asked.format(name, KEPT[type(engine)])), key=repr)
+                sorted(engine.rows(asked.format(name, engine.kept)), key=repr)
                 for engine in (self.undisturbed, self.spark)
             ]
             assert found[0] == found[1], query

@@ -40,6 +40,10 @@ CURRENT = (
     "greatest(current.as_of, current.confirmed_as_of) as known_until "
     "from {0}__current as current inner join dbt_onnx_runs as runs using (run_no)"
 )
+INPUTS = (
+    "select runs.run_id, inputs.customer_id, {1} from {0}__inputs as inputs "
+    "inner join dbt_onnx_runs as runs using (run_no)"
+)
 RUNS = (
     "select run_id, status, scope, as_of, rows_in, rows_scored, rows_rejected, rows_unchanged, rows_new, "
     "rows_features_changed, rows_model_changed, rows_expired, rows_retry, rows_full_refresh, rows_inputs_kept "
@@ -78,6 +82,8 @@ def everybody(**changed: Any) -> list[Row]:
 
 
 class OnDuckDB:
+    kept = ", ".join(f"inputs.{name}" for name in NAMES)
+
     def __init__(self) -> None:
         self.connection = duckdb.connect()
         columns = ", ".join(f"{name} double" for name in NAMES)
@@ -113,6 +119,8 @@ class OnDuckDB:
 
 
 class OnSpark:
+    kept = ", ".join(f"inputs.inputs.{name}" for name in NAMES)
+
     def __init__(self, spark: SparkSession) -> None:
         self.spark = spark
         spark.sql("drop schema if exists lab cascade")
@@ -236,9 +244,11 @@ def test_the_ledger_says_the_same_after_each_night(spark: SparkSession, series: 
     for number, night in enumerate(SERIES[series]):
         said = [outcome(engine, night, f"run{number:02}") for engine in (on_duckdb, on_spark)]
         assert said[0] == said[1], (number, night.clock)
-        for query in (LEDGER, CURRENT, RUNS):
-            asked_both = query.format("scores")
-            found = [sorted(each.rows(asked_both), key=repr) for each in (on_duckdb, on_spark)]
+        for query in (LEDGER, CURRENT, INPUTS, RUNS):
+            found = [
+                sorted(each.rows(query.format("scores", each.kept)), key=repr)
+                for each in (on_duckdb, on_spark)
+            ]
             assert found[0] == found[1], (number, query)
 
 

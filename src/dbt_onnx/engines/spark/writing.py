@@ -98,6 +98,7 @@ def _select_scored(run: ScoringRun, planned: Planned, *, kept_types: Mapping[str
         "is_confirmed_by_runs": "rejected_reason is null",
         FROM: "cast(:run_no as int)",
         "is_current": is_current,
+        "is_replaced": "false",
         INPUTS: kept,
     }
     listed = ", ".join(f"{sql} as {quote(name)}" for name, sql in values.items())
@@ -168,6 +169,7 @@ def note_presence(
         "and not coalesce(made.is_rejected, false)",
         FROM: "cast(:run_no as int)",
         "is_current": "true",
+        "is_replaced": "false",
         INPUTS: "null",
     }
     listed = ", ".join(f"{sql} as {quote(name)}" for name, sql in columns.items())
@@ -208,8 +210,8 @@ def settle(spark: Spark, tables: ScoringTables, shape: Any) -> None:
         spark.change(
             f"merge into {rows} as r using (select * from {superseded} where {listed}) as s "
             f"on r.is_current and {same_row(shape, 'r', 's')} "
-            "when matched and s.is_written_again then delete "
-            "when matched then update set is_current = false"
+            f"when matched and s.is_written_again and r.{INPUTS} is null then delete "
+            "when matched then update set is_current = false, is_replaced = s.is_written_again"
         )
         spark.change(f"delete from {superseded} where {listed}")
 
