@@ -55,7 +55,7 @@ def metastore(folder: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [
-        f"{JAVA_HOME}/bin/java", "-Xmx512m", f"-Dderby.system.home={folder}",
+        f"{JAVA_HOME}/bin/java", "-Xmx512m", "-XX:TieredStopAtLevel=1", f"-Dderby.system.home={folder}",
         # pyspark has log4j without what its asynchronous loggers need
         "-DLog4jContextSelector=org.apache.logging.log4j.core.selector.BasicContextSelector",
         "-cp", f"{conf}:{_JARS}/*", "org.apache.hadoop.hive.metastore.HiveMetaStore", "-p", str(port),
@@ -128,6 +128,9 @@ def settings(metastore: str, folder: Path, *, master: str = "local[2,4]") -> dic
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.memory": "2g",
+        # few rows: most of the time would go into compiling what runs once
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        "spark.sql.codegen.wholeStage": "false",
         "spark.ui.enabled": "false",
         "spark.log.level": "ERROR",
         "spark.sql.shuffle.partitions": "2",

@@ -40,6 +40,10 @@ CURRENT = (
     "greatest(current.as_of, current.confirmed_as_of) as known_until "
     "from {0}__current as current inner join dbt_onnx_runs as runs using (run_no)"
 )
+INPUTS = (
+    "select runs.run_id, inputs.customer_id, {1} from {0}__inputs as inputs "
+    "inner join dbt_onnx_runs as runs using (run_no)"
+)
 RUNS = (
     "select run_id, status, scope, as_of, rows_in, rows_scored, rows_rejected, rows_unchanged, rows_new, "
     "rows_features_changed, rows_model_changed, rows_expired, rows_retry, rows_full_refresh, rows_inputs_kept "
@@ -78,6 +82,8 @@ def everybody(**changed: Any) -> list[Row]:
 
 
 class OnDuckDB:
+    kept = ", ".join(f"inputs.{name}" for name in NAMES)
+
     def __init__(self) -> None:
         self.connection = duckdb.connect()
         columns = ", ".join(f"{name} double" for name in NAMES)
@@ -93,6 +99,10 @@ class OnDuckDB:
         self.connection.execute("delete from features")
         marks = ", ".join("?" * (2 + len(NAMES)))
         self.connection.executemany(f"insert into features values ({marks})", night.rows)
+        return self.score(night, run_id, name)
+
+    def score(self, night: Night, run_id: str, name: str) -> RunSummary:
+        """One run on the features that are there."""
         relations = {
             table: self.connection.query(f'select * from "memory"."main"."{table}"')
             for table in ("features", "model_registry")
@@ -109,6 +119,8 @@ class OnDuckDB:
 
 
 class OnSpark:
+    kept = ", ".join(f"inputs.inputs.{name}" for name in NAMES)
+
     def __init__(self, spark: SparkSession) -> None:
         self.spark = spark
         spark.sql("drop schema if exists lab cascade")
@@ -118,23 +130,32 @@ class OnSpark:
         rows = [tuple(row.values()) for row in REGISTRY]
         spark.createDataFrame(rows, columns).writeTo("lab.model_registry").using("iceberg").create()
 
-    def run(self, night: Night, run_id: str, name: str) -> RunSummary:
+    def find(self, night: Night) -> None:
+        """Write the features of a night."""
         columns = ", ".join(f"{name} double" for name in NAMES)
         frame = self.spark.createDataFrame(
             list(night.rows), f"customer_id string, described_at timestamp_ntz, {columns}"
         )
         frame.writeTo("lab.features").using("iceberg").createOrReplace()
-        load = loader(self.spark)
-        relations = {table: load(f"lab.{table}") for table in ("features", "model_registry")}
-        return score_on_spark(
-            *asked(night, run_id, name, relations, database="", schema="lab"),
-            session=self.spark,
-            artifacts=ROOT / "artifacts",
-            log=print,
-        )
+
+    def run(self, night: Night, run_id: str, name: str) -> RunSummary:
+        self.find(night)
+        return score(self.spark, night, run_id, name)
 
     def rows(self, query: str) -> list[Row]:
         return [tuple(row) for row in self.spark.sql(query).collect()]
+
+
+def score(spark: SparkSession, night: Night, run_id: str, name: str) -> RunSummary:
+    """One run on the features that are there."""
+    load = loader(spark)
+    relations = {table: load(f"lab.{table}") for table in ("features", "model_registry")}
+    return score_on_spark(
+        *asked(night, run_id, name, relations, database="", schema="lab"),
+        session=spark,
+        artifacts=ROOT / "artifacts",
+        log=print,
+    )
 
 
 def asked(
@@ -223,9 +244,11 @@ def test_the_ledger_says_the_same_after_each_night(spark: SparkSession, series: 
     for number, night in enumerate(SERIES[series]):
         said = [outcome(engine, night, f"run{number:02}") for engine in (on_duckdb, on_spark)]
         assert said[0] == said[1], (number, night.clock)
-        for query in (LEDGER, CURRENT, RUNS):
-            asked_both = query.format("scores")
-            found = [sorted(each.rows(asked_both), key=repr) for each in (on_duckdb, on_spark)]
+        for query in (LEDGER, CURRENT, INPUTS, RUNS):
+            found = [
+                sorted(each.rows(query.format("scores", each.kept)), key=repr)
+                for each in (on_duckdb, on_spark)
+            ]
             assert found[0] == found[1], (number, query)
 
 

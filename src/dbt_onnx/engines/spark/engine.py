@@ -103,6 +103,10 @@ class SparkEngine:
         yield
 
     def plan(self, run: ScoringRun) -> Planned:
+        # before anything is read of the ledger: nobody else can settle it while it is read
+        if self.spark.has(self.tables.superseded):
+            writing.settle(self.spark, self.tables, run.shape)
+            writing.remove_leftovers(self.spark, self.tables)
         return planning.plan_run(self.spark, run, self.tables, self.record)
 
     def follows_death(self, model: ModelVersion) -> bool:  # noqa: ARG002
@@ -111,9 +115,6 @@ class SparkEngine:
 
     def write(self, run: ScoringRun, planned: Planned, scores: Scores | None) -> Written:  # noqa: ARG002
         self.tables.create(self.spark, run.shape, planned.rows.question.features)
-        self.tables.write_references(self.spark, run.artifact)
-        writing.settle(self.spark, self.tables, run.shape)
-        writing.remove_leftovers(self.spark, self.tables)
         if planned.summary.rows_to_score:
             writing.append_predictions(self.spark, self.tables, run, planned)
         written, self._kept = writing.read_written(self.spark, self.tables, planned)
@@ -139,6 +140,8 @@ class SparkEngine:
             **self._kept,
             **outcome,
         )
+        # by the run that counts, so that of two drivers one writes them
+        self.tables.write_references(self.spark, run.artifact)
         writing.settle(self.spark, self.tables, run.shape)
 
     def close_empty(self, run: ScoringRun, outcome: Mapping[str, Any]) -> None:

@@ -12,9 +12,8 @@ No transaction spans two Iceberg tables, so rows come first and the run row make
 not succeeded are read by nobody, and neither is what it has superseded.
 
 A run that finds an entity gone, back, or rejected writes the row of its last prediction again, with what is
-known now, and supersedes the one before. So a row, once written, is never changed but for `is_current`, by
-which those that count no longer are told from the others at no cost. It is NULL in the first row of a prediction
-that was written again: nobody reads that but for its inputs.
+known now, and without the inputs; it replaces the one before. So a row, once written, is never changed but for
+`is_current` and `is_replaced`, by which those that count no longer are told from the others at no cost.
 """
 
 from __future__ import annotations
@@ -63,7 +62,8 @@ PRESENCE_TYPES = {
     "is_confirmed_by_runs": "boolean",
 }
 """`is_confirmed_by_runs`: a later full run of its version confirms the row without writing it again."""
-_PLACE_TYPES = {FROM: "int", "is_current": "boolean"}
+_PLACE_TYPES = {FROM: "int", "is_current": "boolean", "is_replaced": "boolean"}
+"""`is_replaced`: a later row says the same prediction; this one is kept for its inputs."""
 
 
 def spark_types(columns: Mapping[str, str]) -> dict[str, str]:
@@ -141,7 +141,7 @@ def create_rows(tables: LedgerTables, shape: LedgerShape, features: Mapping[str,
         f"create table if not exists {named(tables.rows)} ({listed}) using iceberg partitioned by (is_current) "
         # few rows of a night are spread over all files: a file is not written again for them
         "tblproperties ('format-version' = '2', 'write.update.mode' = 'merge-on-read', "
-        "'write.delete.mode' = 'merge-on-read', 'write.distribution-mode' = 'none', "
+        "'write.delete.mode' = 'merge-on-read', 'write.merge.mode' = 'merge-on-read', 'write.distribution-mode' = 'none', "
         "'write.spark.fanout.enabled' = 'true')"
     )
 
@@ -193,32 +193,64 @@ def digest_of_view(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def select_counted(tables: LedgerTables, shape: LedgerShape) -> str:
+    """The rows of runs that count, and whether such a run has taken their place. Without caches Spark reads a table
+    anew for each place where a statement names it: two places that tell whether a run counts may disagree.
+    So each table is read once here, and the runs last, since rows are written before.
+    """
+    columns = ", ".join(f"r.{quote(name)}" for name in shape.columns if name != "is_replaced")
+    of_row = ", ".join(map(quote, (*shape.key, RUN, FROM)))
+    counts = "{0} <= counted.newest and not array_contains(counted.others, {0})"
+    return f"""
+        select
+            {columns},
+            counted.confirmed,
+            coalesce(exists(s.lists, list -> {counts.format("list.by_run")}), false) as is_superseded,
+            r.is_replaced or coalesce(
+                exists(s.lists, list -> list.is_written_again and {counts.format("list.by_run")}), false
+            ) as is_replaced
+        from {named(tables.rows)} as r
+        left join (
+            select {of_row}, collect_list(struct(by_run, is_written_again)) as lists
+            from {named(tables.superseded)} group by {of_row}
+        ) as s on {same_row(shape, "r", "s")}
+        cross join (
+            select
+                max(newest) as newest,
+                flatten(collect_list(others)) as others,
+                map_from_entries(collect_list(struct(model, as_of))) as confirmed
+            from (
+                select
+                    struct(model_name, model_version) as model,
+                    max(run_no) filter (where status = 'success') as newest,
+                    collect_list(run_no) filter (where status <> 'success') as others,
+                    max(as_of) filter (where status = 'success' and scope = 'full' and has_one_moment) as as_of
+                from {named(tables.runs)}
+                where lower(scoring_model) = lower({literal(tables.ledger.identifier)})
+                group by model_name, model_version
+            )
+        ) as counted
+        where {counts.format(f"r.{FROM}")}"""
+
+
 def select_current(tables: LedgerTables, shape: LedgerShape) -> str:
     """The rows that count now. A full run whose rows are all about one moment confirms those that it has seen
     and not scored, and writes none of them.
     """
     listed = ", ".join(f"r.{quote(name)}" for name in shape.prediction_columns)
+    confirmed = "r.confirmed[struct(scorer.model_name, scorer.model_version)]"
     return f"""
         select
             {listed},
             r.last_seen_as_of,
-            case when r.is_confirmed_by_runs and confirmed.as_of > r.as_of
-                then greatest(r.confirmed_as_of, confirmed.as_of) else r.confirmed_as_of
+            case when r.is_confirmed_by_runs and {confirmed} > r.as_of
+                then greatest(r.confirmed_as_of, {confirmed}) else r.confirmed_as_of
             end as confirmed_as_of,
             r.is_confirmed_by_runs,
             r.{FROM}
-        from {named(tables.rows)} as r
-        inner join {committed(tables)} as writer on r.{FROM} = writer.run_no
-        inner join {committed(tables)} as scorer on r.{RUN} = scorer.run_no
-        left join (
-            select model_name, model_version, max(as_of) as as_of
-            from {committed(tables)} as runs
-            where scope = 'full' and has_one_moment
-            group by model_name, model_version
-        ) as confirmed
-            on scorer.model_name = confirmed.model_name and scorer.model_version = confirmed.model_version
-        left anti join {superseded_rows(tables)} as s on {same_row(shape, "r", "s")}
-        where r.is_current"""
+        from ({select_counted(tables, shape)}) as r
+        inner join {named(tables.runs)} as scorer on r.{RUN} = scorer.run_no
+        where r.is_current and not r.is_superseded"""
 
 
 def select_history(tables: LedgerTables, shape: LedgerShape) -> str:
@@ -226,26 +258,13 @@ def select_history(tables: LedgerTables, shape: LedgerShape) -> str:
     listed = ", ".join(f"r.{quote(name)}" for name in shape.prediction_columns)
     return f"""
         select {listed}
-        from {named(tables.rows)} as r
-        left semi join {committed(tables)} as writer on r.{FROM} = writer.run_no
-        where not r.is_current
-        union all
-        select {listed}
-        from {named(tables.rows)} as r
-        left semi join {committed(tables)} as writer on r.{FROM} = writer.run_no
-        left semi join {superseded_rows(tables)} as s
-            on {same_row(shape, "r", "s")} and not s.is_written_again
-        where r.is_current"""
+        from ({select_counted(tables, shape)}) as r
+        where (r.is_superseded or not r.is_current) and not r.is_replaced"""
 
 
 def all_predictions(tables: LedgerTables, shape: LedgerShape) -> str:
     """Every prediction once, as a relation."""
-    columns = ", ".join(map(quote, shape.prediction_columns))
-    return f"""(
-            select {columns} from ({select_current(tables, shape)})
-            union all
-            select {columns} from ({select_history(tables, shape)})
-        )"""
+    return f"(select * from ({select_counted(tables, shape)}) where not is_replaced)"
 
 
 def select_ledger(tables: LedgerTables, shape: LedgerShape) -> str:
@@ -264,7 +283,7 @@ def select_ledger(tables: LedgerTables, shape: LedgerShape) -> str:
     return f"""
         select {", ".join(listed)}
         from {all_predictions(tables, shape)} as predictions
-        inner join {committed(tables)} as runs on predictions.{RUN} = runs.run_no"""
+        inner join {named(tables.runs)} as runs on predictions.{RUN} = runs.run_no"""
 
 
 def select_inputs(tables: LedgerTables, shape: LedgerShape) -> str:

@@ -46,7 +46,8 @@ def plan_run(spark: Spark, run: ScoringRun, tables: ScoringTables, record: RunRe
     function = function_name(HASH_FUNCTION, precisions)
     features: FeatureRelation = run.features
     shape: LedgerShape = run.shape
-    has_rows = spark.has(tables.rows)
+    # tables and views are whole when a run counts; a driver that died may have left some of them
+    has_rows = past.scored_at is not None
     question = Question.of(
         run,
         past,

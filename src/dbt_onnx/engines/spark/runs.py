@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -91,13 +91,19 @@ class RunRecord:
         )
 
     def fail(self, message: str) -> None:
-        """Close the row as `error`, unless it counts already: what fails afterwards takes nothing back."""
-        if self.status() == "running":
-            self.update(**self._closed({"status": "error", "error": message}))
+        """Close the row as `error`, unless it is closed: what fails afterwards takes nothing back. Raises
+        WarehouseError when another run has closed it: whatever failed, that is why.
+        """
+        self._set(
+            self._closed({"status": "error", "error": message}),
+            where="run_no = :run_no and status = 'running'",
+        )
+        if self.status() == "interrupted":
+            raise self._overtaken()
 
     def seal(self) -> None:
         """Put the row, which another run has closed, into the chain."""
-        self.update(**self._closed({}))
+        self._set(self._closed({}), where="run_no = :run_no and fingerprint is null")
 
     def status(self) -> str | None:
         found = self.spark.rows(
@@ -159,7 +165,6 @@ class RunRecord:
 def open_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> RunRecord:
     """Add a run row. Two drivers may want the same number: one of them takes the next."""
     runs = named(tables.runs)
-    token = f"{settings.run_id}/{os.getpid()}"
     for _ in range(_ATTEMPTS):
         [(last, base)] = spark.rows(
             f"select coalesce(max(run_no), 0), "
@@ -185,11 +190,16 @@ def open_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> RunR
         listed = ", ".join(f"given.{quote(name)}" for name in values)
         spark.change(
             f"merge into {runs} as runs using (select {given}) as given on runs.run_no = given.run_no "
+            # a row that is matched stays as it is; without this clause it were an append, which conflicts with
+            # none, and two drivers had the same number
+            "when matched then update set run_no = runs.run_no "
             f"when not matched then insert ({columns}) values ({listed})",
             {name: _bound(value) for name, value in values.items()},
         )
-        found = spark.rows(f"select run_id, driver from {runs} where run_no = {record.run_no:d}")
-        if found == [(settings.run_id, values["driver"])]:
+        # dbt may run several models at once, in threads of one process
+        own = ("scoring_model", "run_id", "driver")
+        found = spark.rows(f"select {', '.join(own)} from {runs} where run_no = {record.run_no:d}")
+        if found == [tuple(values[name] for name in own)]:
             spark.change(
                 f"update {runs} set clock = cast(({settings.clock_sql}) as timestamp_ntz) "
                 f"where run_no = {record.run_no:d}"
@@ -197,13 +207,16 @@ def open_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> RunR
             return record
     raise WarehouseError(
         f"no number could be had for a run in {tables.runs}: too many others begin at once",
-        hint=f"run again ({token})",
+        hint="run again",
     )
 
 
 @contextmanager
 def recorded_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> Iterator[RunRecord]:
     """Open a run row, and close it as `error` when the run fails before it counts."""
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+
     tables.create_runs(spark)
     for run_no in _not_sealed(spark, tables):
         RunRecord(spark, tables, run_no, 0).seal()
@@ -214,7 +227,9 @@ def recorded_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> 
         message = (
             str(error) if isinstance(error, DbtOnnxError) else f"{type(error).__name__}: {error}"
         )
-        record.fail(message)
+        # a session that is gone cannot close the row: a later run does
+        with suppress(PySparkException, Py4JError):
+            record.fail(message)
         raise
 
 

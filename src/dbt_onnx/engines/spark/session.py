@@ -32,10 +32,10 @@ _SETTINGS = {
 }
 _MOST_ROWS = 10_000
 _ATTEMPTS = 10
-# somebody else has committed to the table meanwhile
-_CONFLICTS = ("ValidationException", "CommitFailedException")
 _NO_CONNECT = "through it no model can be broadcast to executors, and no session be had with settings of its own"
 _CLASSIC = "run dbt where the driver is: method session with spark.master, without spark.remote and SPARK_REMOTE"
+# somebody else has committed to the table meanwhile, or made what was to be made
+_CONFLICTS = ("ValidationException", "CommitFailedException", "AlreadyExists", "ALREADY_EXISTS")
 TOLD = "dbt_onnx_error:"
 """Before an error of ours, as JSON, in what an executor says."""
 
@@ -120,9 +120,13 @@ class Spark:
 
     def change(self, sql: str, values: Mapping[str, Any] | None = None) -> None:
         """Change a table. Where somebody else has changed it meanwhile, it is tried again."""
+        self.again(lambda: self.frame(sql, values))
+
+    def again(self, change: Callable[[], object]) -> None:
+        """Make a change, and make it again where somebody else has changed the same meanwhile."""
         for attempt in range(_ATTEMPTS):
             try:
-                self.frame(sql, values)
+                change()
             except Exception as error:
                 if attempt + 1 == _ATTEMPTS or not any(name in str(error) for name in _CONFLICTS):
                     raise

@@ -79,10 +79,14 @@ class ScoringTables(LedgerTables):
 
     def create(self, spark: Spark, shape: LedgerShape, features: Mapping[str, str]) -> None:
         """Create what is missing, and the columns of a new version."""
+        # as a whole again: another driver may create the same at once
+        spark.again(lambda: self._create(spark, shape, features))
+
+    def _create(self, spark: Spark, shape: LedgerShape, features: Mapping[str, str]) -> None:
         if not spark.has(self.rows):
-            spark.change(ledger.create_rows(self, shape, features))
+            spark.frame(ledger.create_rows(self, shape, features))
         if not spark.has(self.superseded):
-            spark.change(ledger.create_superseded(self, shape))
+            spark.frame(ledger.create_superseded(self, shape))
         self._widen(spark, shape, features)
         for view, text in ledger.views_of(self, self.whole_shape(spark, shape.key)).items():
             self._make_view(spark, view, text)
@@ -95,22 +99,22 @@ class ScoringTables(LedgerTables):
             properties = dict(spark.rows(f"show tblproperties {named(view)}"))
             if properties.get(ledger.VIEW_PROPERTY) == ledger.digest_of_view(text):
                 return
-            spark.change(f"drop view {named(view)}")
-        spark.change(ledger.create_view(view, text))
+            spark.frame(f"drop view {named(view)}")
+        spark.frame(ledger.create_view(view, text))
 
     def _widen(self, spark: Spark, shape: LedgerShape, features: Mapping[str, str]) -> None:
         rows = named(self.rows)
         found = spark.columns_of(rows)
         for name, kind in shape.outputs.items():
             if name not in found:
-                spark.change(f"alter table {rows} add column {quote(name)} {kind}")
+                spark.frame(f"alter table {rows} add column {quote(name)} {kind}")
         kept = self.kept_types(spark)
         for name, kind in features.items():
             column = f"{INPUTS}.{quote(name)}"
             if name not in kept:
-                spark.change(f"alter table {rows} add column {column} {kind}")
+                spark.frame(f"alter table {rows} add column {column} {kind}")
             elif kept[name] != kind:
-                spark.change(f"alter table {rows} alter column {column} type {kind}")
+                spark.frame(f"alter table {rows} alter column {column} type {kind}")
 
     def kept_types(self, spark: Spark) -> dict[str, str]:
         """The features of all versions whose inputs are kept."""

@@ -19,7 +19,7 @@ from dbt_onnx.runs.run import Written
 from dbt_onnx.runs.tables import RUN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import pyarrow as pa
 
@@ -95,6 +95,7 @@ def _select_scored(run: ScoringRun, planned: Planned, *, kept_types: Mapping[str
         "is_confirmed_by_runs": "rejected_reason is null",
         FROM: "cast(:run_no as int)",
         "is_current": is_current,
+        "is_replaced": "false",
         INPUTS: kept,
     }
     listed = ", ".join(f"{sql} as {quote(name)}" for name, sql in values.items())
@@ -167,6 +168,7 @@ def note_presence(
         "and not coalesce(made.is_rejected, false)",
         FROM: "cast(:run_no as int)",
         "is_current": "true",
+        "is_replaced": "false",
         INPUTS: "null",
     }
     listed = ", ".join(f"{sql} as {quote(name)}" for name, sql in columns.items())
@@ -200,27 +202,34 @@ def settle(spark: Spark, tables: ScoringTables, shape: Any) -> None:
     All of it may be done again, by whoever comes next: a reader sees the same before and after.
     """
     rows, superseded = named(tables.rows), named(tables.superseded)
-    [(pending,)] = spark.rows(f"select count(*) from {superseded_rows(tables)} as s")
+    pending = spark.rows(f"select distinct by_run from {superseded_rows(tables)} as s")
     if pending:
-        given = f"(select s.* from {superseded_rows(tables)} as s)"
+        # the list of a run that succeeds meanwhile stays for whoever comes next
+        listed = f"by_run in ({_numbers(pending)})"
         spark.change(
-            f"merge into {rows} as r using {given} as s on r.is_current and {same_row(shape, 'r', 's')} "
+            f"merge into {rows} as r using (select * from {superseded} where {listed}) as s "
+            f"on r.is_current and {same_row(shape, 'r', 's')} "
             f"when matched and s.is_written_again and r.{INPUTS} is null then delete "
-            "when matched and s.is_written_again then update set is_current = null "
-            "when matched then update set is_current = false"
+            "when matched then update set is_current = false, is_replaced = s.is_written_again"
         )
-        spark.change(
-            f"delete from {superseded} where by_run in (select run_no from {ledger.committed(tables)} as runs)"
-        )
+        spark.change(f"delete from {superseded} where {listed}")
 
 
 def remove_leftovers(spark: Spark, tables: ScoringTables) -> None:
     """Remove the rows of runs that have ended and do not count."""
-    failed = (
-        f"(select run_no from {named(tables.runs)} where scoring_model = :scoring_model "
-        "and status in ('error', 'interrupted'))"
+    failed = spark.rows(
+        f"select run_no from {named(tables.runs)} where scoring_model = :scoring_model "
+        "and status in ('error', 'interrupted')",
+        {"scoring_model": tables.ledger.identifier},
     )
-    values = {"scoring_model": tables.ledger.identifier}
+    if not failed:
+        return
     for table, column in ((tables.rows, FROM), (tables.superseded, "by_run")):
-        if spark.rows(f"select 1 from {named(table)} where {column} in {failed} limit 1", values):
-            spark.change(f"delete from {named(table)} where {column} in {failed}", values)
+        # numbers, not a query: by these Iceberg leaves out the files of all other runs
+        found = f"{named(table)} where {column} in ({_numbers(failed)})"
+        if spark.rows(f"select 1 from {found} limit 1"):
+            spark.change(f"delete from {found}")
+
+
+def _numbers(rows: Iterable[tuple[int]]) -> str:
+    return ", ".join(str(int(number)) for (number,) in rows)

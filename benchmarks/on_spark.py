@@ -1,0 +1,199 @@
+"""Scoring runs on Spark with Iceberg, in the process of a task of an environment with pyspark.
+
+A task has a metastore, a session on a local cluster and tables of its own, and deletes them at its end. The session
+and the metastore are those of the tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.measure import ROOT, Stopwatch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pyspark.sql import SparkSession
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
+FEATURES = [f"f{k}" for k in range(10)]
+_TICKS = os.sysconf("SC_CLK_TCK")
+_WARM = 1_000
+
+
+def play(
+    *,
+    folder: str,
+    executors: int,
+    rows: int,
+    model: Mapping[str, str],
+    steps: list[str],
+    keep_inputs: bool = True,
+) -> dict[str, Any]:
+    """A task: `steps` after another, each with its `seconds` and the `cpu_seconds` of the executors.
+
+    first       score all rows
+    identity    read the same rows through Python, by `mapInArrow`, into a table, and do nothing to them
+    unwritten   the same into no table
+    changed     score what has changed when 1 % of the rows have other features
+    nothing     run when nothing has changed
+
+    What is imported, compiled and started is so before, by a run of 1,000 rows by another name.
+    """
+    taken: dict[str, Any] = {}
+    with _session(Path(folder), executors) as spark:
+        _make_registry(spark, model)
+        _make_features(spark, _WARM)
+        _score(spark, model, "warm", keep_inputs=keep_inputs)
+        _make_features(spark, rows)
+        for number, step in enumerate(steps):
+            if step == "changed":
+                _make_features(spark, rows, every=100)
+            before = _executor_cpu_seconds()
+            with Stopwatch() as watch:
+                if step in {"identity", "unwritten"}:
+                    _pass_through(spark, written=step == "identity")
+                else:
+                    taken[f"{step} said"] = _score(
+                        spark, model, "scores", keep_inputs=keep_inputs, day=number + 1
+                    )
+            taken[step] = {
+                "seconds": watch.taken()["seconds"],
+                "cpu_seconds": _executor_cpu_seconds() - before,
+            }
+        taken["java_peak_mb"] = _peak_mb(_java())
+        taken["versions"] = f"pyspark {spark.version}"
+    return taken
+
+
+@contextmanager
+def _session(folder: Path, executors: int) -> Iterator[SparkSession]:
+    from local_spark import metastore, open_session, settings
+
+    try:
+        with metastore(folder) as address:
+            master = f"local-cluster[{executors},1,2048]"
+            parameters = settings(address, folder, master=master) | {
+                "spark.executor.memory": "2g",
+                "spark.driver.memory": "1g",
+            }
+            spark = open_session(parameters)
+            spark.sql("create schema bench")
+            yield spark
+            spark.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_registry(spark: SparkSession, model: Mapping[str, str]) -> None:
+    card = Path(model["artifacts"], model["artifact"]).with_name("card.json")
+    row = {
+        "model_name": model["name"],
+        "model_version": model["version"],
+        "alias": "champion",
+        "artifact": model["artifact"],
+        "sha256": model["sha256"],
+        "card_sha256": hashlib.sha256(card.read_bytes()).hexdigest(),
+    }
+    columns = ", ".join(f"{name} string" for name in row)
+    frame = spark.createDataFrame([tuple(row.values())], columns)
+    frame.writeTo("bench.model_registry").using("iceberg").create()
+
+
+def _make_features(spark: SparkSession, rows: int, *, every: int = 0) -> None:
+    """`id` and ten floats with 64 values each; of one in `every` rows they are others, of none for 0."""
+    values = ", ".join(
+        f"cast(pmod(xxhash64(id, {place}), 64) / 16 - 2 as float)"
+        + (f" + case when id % {every} = 0 then 1f else 0f end" if every and not place else "")
+        + f" as {name}"
+        for place, name in enumerate(FEATURES)
+    )
+    spark.sql(
+        f"create or replace table bench.features using iceberg as select id, {values} from range({rows})"
+    )
+
+
+def _score(
+    spark: SparkSession, model: Mapping[str, str], name: str, *, keep_inputs: bool, day: int = 1
+) -> str:
+    from dbt_onnx.engines.spark.engine import score_on_spark
+    from dbt_onnx.engines.spark.features import loader
+    from dbt_onnx.runs.request import RunSettings, check_request
+
+    load = loader(spark)
+    arguments = {
+        "features": load("bench.features"),
+        "registry": load("bench.model_registry"),
+        "model": model["name"],
+        "key": ["id"],
+        "as_of": None,
+        "refresh_after": None,
+        "keep_inputs": keep_inputs,
+        "significant_digits": 9,
+        "max_rejected_fraction": 0.1,
+        "batch_rows": None,
+        "threads": None,
+    }
+    settings = RunSettings(
+        database="", schema="bench", identifier=name, run_id=f"{name} {day}",
+        clock_sql=f"timestamp '2026-01-{day:02}'", full_refresh=False, empty=False, retry_rejected=False,
+        dbt_version="none",
+    )  # fmt: skip
+    summary = score_on_spark(
+        check_request(arguments, {}),
+        settings,
+        session=spark,
+        artifacts=Path(model["artifacts"]),
+        log=lambda _: None,
+    )
+    return str(summary)
+
+
+def _pass_through(spark: SparkSession, *, written: bool) -> None:
+    rows = spark.table("bench.features")
+    passed = rows.mapInArrow(lambda batches: batches, rows.schema)
+    if written:
+        passed.writeTo("bench.passed").using("iceberg").create()
+    else:
+        passed.write.format("noop").mode("overwrite").save()
+
+
+def _java() -> int:
+    from pyspark import SparkContext
+
+    return int(SparkContext._gateway.proc.pid)  # noqa: SLF001
+
+
+def _peak_mb(process: int) -> float:
+    status = Path(f"/proc/{process}/status").read_text()
+    lines = dict(line.split(":", 1) for line in status.splitlines())
+    return int(lines["VmHWM"].split()[0]) * 1024 / 1e6
+
+
+def _executor_cpu_seconds() -> float:
+    """Of all processes below the driver's Java: executors, their Python workers, and those of them that ended."""
+    parents, seconds = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        process = int(path.parent.name)
+        parents[process] = int(fields[1])
+        # in user and kernel mode, its own and that of its children that were waited for
+        seconds[process] = sum(map(int, fields[11:15])) / _TICKS
+    below, java = set(), _java()
+    for process, above in parents.items():
+        ancestor = above
+        while ancestor in parents and ancestor != java:
+            ancestor = parents[ancestor]
+        if ancestor == java:
+            below.add(process)
+    return sum(seconds[process] for process in below)

@@ -1,0 +1,364 @@
+"""Drivers and executors that are killed, and two drivers at once: the ledger is that of undisturbed nights.
+
+The undisturbed nights are played on DuckDB. DBT_ONNX_SPARK_KILLS=50 DBT_ONNX_SPARK_PAIRS=20 is the long version.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+from driver import abandoned
+from pyspark.errors import AnalysisException
+from test_nights import INPUTS, LEDGER, NAMES, Night, OnDuckDB, OnSpark, Row, everybody, score
+
+from dbt_onnx.errors import DbtOnnxError, WarehouseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pyspark.sql import SparkSession
+
+KILLS = int(os.environ.get("DBT_ONNX_SPARK_KILLS", "4"))
+PAIRS = int(os.environ.get("DBT_ONNX_SPARK_PAIRS", "2"))
+NIGHTS_OF_A_LEDGER = 6
+ROWS = 20_000
+CURRENT = (
+    "select customer_id, churn_probability, last_seen_as_of, "
+    "greatest(as_of, confirmed_as_of) as known_until from {0}__current"
+)
+SUCCESSES = (
+    "select run_id, scope, rows_in, rows_scored, rows_rejected, rows_unchanged, rows_inputs_kept "
+    "from dbt_onnx_runs where scoring_model = '{0}' and status = 'success'"
+)
+
+
+class Lab:
+    """The same nights on DuckDB, undisturbed, and on Spark."""
+
+    def __init__(self, spark: SparkSession) -> None:
+        self.undisturbed, self.spark = OnDuckDB(), OnSpark(spark)
+
+    def find(self, number: int) -> Night:
+        """A night that scores some, rejects some, and misses some; each fifth scores all again."""
+        changed: dict[str, Any] = {
+            f"c{number * 7 % 60:03}": {"plus": number + 1},
+            f"c{(number * 7 + 3) % 60:03}": None,
+            f"c{(number * 7 + 11) % 60:03}": {"plus": None},
+        }
+        clock = datetime(1998, 1, 2) + timedelta(days=number)
+        night = Night(
+            clock.isoformat(sep=" "),
+            everybody(**changed),
+            settings={"full_refresh": number % 5 == 4},
+        )
+        self.spark.find(night)
+        return night
+
+    def counts(self, run_id: str) -> bool:
+        found = self.spark.rows(f"select status from dbt_onnx_runs where run_id = '{run_id}'")
+        return found == [("success",)]
+
+    def retried(self, night: Night, run_id: str, name: str) -> None:
+        """Whoever was disturbed as `run_id` runs again, and then all is as if nothing had been."""
+        if self.counts(run_id):
+            self.undisturbed.run(night, run_id, name)
+        score(self.spark.spark, night, f"{run_id} again", name)
+        self.undisturbed.run(night, f"{run_id} again", name)
+        self.compare(name)
+
+    def compare(self, name: str, *, where: str = "") -> None:
+        for query in (LEDGER, CURRENT, INPUTS, SUCCESSES):
+            asked = query + (f" {where}" if "run_id" in query and "where" not in query else "")
+            found = [
+                sorted(engine.rows(asked.format(name, engine.kept)), key=repr)
+                for engine in (self.undisturbed, self.spark)
+            ]
+            assert found[0] == found[1], query
+
+
+class Reader(threading.Thread):
+    """Reads ledger and current rows all the time, and keeps what it has seen."""
+
+    def __init__(self, spark: SparkSession, name: str) -> None:
+        super().__init__(daemon=True)
+        self._session, self._name, self._stops = spark.newSession(), name, False
+        self.seen: dict[str, list[list[Row]]] = {LEDGER: [], CURRENT: []}
+        self._has_ended = False
+
+    def run(self) -> None:
+        self._session.sql("use lab")
+        while not self._stops:
+            for query, seen in self.seen.items():
+                if (state := self._read(query)) not in seen:
+                    seen.append(state)
+        self._has_ended = True
+
+    def _read(self, query: str) -> list[Row]:
+        try:
+            rows = self._session.sql(query.format(self._name)).collect()
+        except AnalysisException as error:
+            if error.getErrorClass() != "TABLE_OR_VIEW_NOT_FOUND":
+                raise
+            return []
+        return sorted(map(tuple, rows), key=repr)
+
+    def stop(self) -> None:
+        self._stops = True
+        self.join(timeout=120)
+        assert self._has_ended, "the reader has failed"
+
+
+@contextmanager
+def read(lab: Lab, name: str) -> Iterator[None]:
+    """Meanwhile a reader sees the state before or the one after, never half."""
+
+    def states() -> dict[str, list[Row]]:
+        try:
+            return {q: sorted(lab.undisturbed.rows(q.format(name)), key=repr) for q in reader.seen}
+        except duckdb.CatalogException:  # before the first run
+            return {query: [] for query in reader.seen}
+
+    reader = Reader(lab.spark.spark, name)
+    before = states()
+    reader.start()
+    yield
+    reader.stop()
+    after = states()
+    for query, seen in reader.seen.items():
+        for state in seen:
+            assert state in (before[query], after[query]), query
+
+
+class Driver:
+    """Another process that plays nights; see `driver.py`."""
+
+    def __init__(self, parameters: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("driver.py")), json.dumps(parameters)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def tell(
+        self, night: Night, run_id: str, name: str, kill: tuple[int, float] | None = None
+    ) -> None:
+        told = {
+            "clock": night.clock,
+            "run_id": run_id,
+            "name": name,
+            "arguments": dict(night.arguments),
+            "settings": dict(night.settings),
+            "kill": kill,
+        }
+        self.process.stdin.write(json.dumps(told) + "\n")
+        self.process.stdin.flush()
+
+    def hear(self) -> dict[str, Any] | None:
+        """What it says next; none when it is dead."""
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else None
+
+    def outcome(self) -> dict[str, Any] | None:
+        while (said := self.hear()) is not None and "begun" in said:
+            pass
+        return said
+
+    def end(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+
+def test_a_driver_that_is_abandoned_or_killed_leaves_nothing(
+    spark: SparkSession, parameters: dict[str, str]
+) -> None:
+    lab, chance = Lab(spark), random.Random(17)
+    doomed = Driver(parameters)
+    # after the first change of a first run, the second, ... until the run ends before; the same for later runs
+    place, stride = {True: 1, False: 1}, max(1, 24 // KILLS)
+    kills: list[str] = []
+    number = 0
+    while len(kills) < KILLS:
+        name, is_first = f"killed{number // NIGHTS_OF_A_LEDGER}", number % NIGHTS_OF_A_LEDGER == 0
+        night, run_id, after = lab.find(number), f"killed {number}", place[is_first]
+        with read(lab, name):
+            if len(kills) % 5 == 3:
+                how = killed(doomed, night, run_id, name, (after, chance.uniform(0, 0.4)))
+                doomed = Driver(parameters)
+            else:
+                made = abandoned(lambda: score(spark, night, run_id, name), after=after)  # noqa: B023
+                how = f"abandoned after {made[-1]}" if len(made) == after else None
+            lab.retried(night, run_id, name)
+        place[is_first] = 1 if how is None else after + stride
+        kills += [how] if how else []
+        number += 1
+    doomed.end()
+    print(f"{number} nights", *kills, sep="\n")
+
+
+def killed(
+    doomed: Driver, night: Night, run_id: str, name: str, kill: tuple[int, float]
+) -> str | None:
+    """How it was killed; none when the run had ended before."""
+    assert doomed.outcome() is not None
+    doomed.tell(night, run_id, name, kill)
+    said = doomed.outcome()
+    doomed.process.kill()
+    doomed.process.wait(timeout=60)
+    return None if said else f"SIGKILL {kill[1]:.2f} s after the beginning of change {kill[0]}"
+
+
+def test_of_two_drivers_at_once_one_wins_and_the_other_says_who(
+    spark: SparkSession, parameters: dict[str, str]
+) -> None:
+    lab, other = Lab(spark), Driver(parameters)
+    assert other.outcome() is not None
+    refused = 0
+    for number in range(PAIRS):
+        # each fourth pair makes the tables, too
+        name, night = f"pair{number // 4}", lab.find(number)
+        ids = {"ours": f"ours {number}", "theirs": f"theirs {number}"}
+        with read(lab, name):
+            other.tell(night, ids["theirs"], name)
+            outcomes: dict[str, Any] = {}
+            try:
+                outcomes["ours"] = {"said": str(score(spark, night, ids["ours"], name))}
+            except DbtOnnxError as error:
+                outcomes["ours"] = {"error": type(error).__name__, "message": error.message}
+            outcomes["theirs"] = other.outcome()
+            losers = [who for who, outcome in outcomes.items() if "error" in outcome]
+            # who comes late finds nothing to do, and then both have won
+            assert len(losers) <= 1, outcomes
+            for loser in losers:
+                refused += 1
+                [winner] = set(ids) - {loser}
+                assert outcomes[loser]["error"] == WarehouseError.__name__
+                assert "succeeded while this one was at work" in outcomes[loser]["message"]
+                assert f"({ids[winner]}), by " in outcomes[loser]["message"]
+                assert not lab.counts(ids[loser])
+            order = f"select run_id from dbt_onnx_runs where scoring_model = '{name}' and status = 'success' order by run_no"
+            for (run_id,) in lab.spark.rows(order):
+                if run_id in ids.values():
+                    lab.undisturbed.run(night, run_id, name)
+            lab.compare(name)
+            lab.retried(night, f"after {number}", name)
+    other.end()
+    numbers = [row[0] for row in lab.spark.rows("select run_no from dbt_onnx_runs")]
+    assert len(set(numbers)) == len(numbers)
+    print(f"{PAIRS} pairs, {refused} refused")
+
+
+def test_models_are_scored_at_once_by_two_drivers_and_by_threads_of_one(
+    spark: SparkSession, parameters: dict[str, str]
+) -> None:
+    lab, other = Lab(spark), Driver(parameters)
+    assert other.outcome() is not None
+    for number in range(PAIRS):
+        night, run_id = lab.find(number), f"night {number}"
+        other.tell(night, run_id, "theirs")
+        with ThreadPoolExecutor() as threads:
+            ours = [threads.submit(score, spark, night, run_id, name) for name in ("one", "two")]
+            assert all(run.result() for run in ours)
+        assert "said" in other.outcome()
+        for name in ("theirs", "one", "two"):
+            lab.undisturbed.run(night, run_id, name)
+            lab.compare(name)
+    other.end()
+    numbers = [row[0] for row in lab.spark.rows("select run_no from dbt_onnx_runs")]
+    assert len(set(numbers)) == len(numbers) == 3 * PAIRS
+
+
+def test_an_executor_that_is_killed_doubles_and_loses_nothing(
+    spark: SparkSession, parameters: dict[str, str]
+) -> None:
+    lab, chance = Lab(spark), random.Random(17)
+    cluster = {
+        **parameters,
+        "spark.master": "local-cluster[2,1,1024]",
+        "spark.executor.memory": "1g",
+        # an executor that is killed is started again, however often
+        "spark.deploy.maxExecutorRetries": "-1",
+    }
+    driver = Driver(cluster)
+    java = driver.outcome()["pid"]
+    kills: list[str] = []
+    number, seconds = 0, 0.0
+    while len(kills) < KILLS:
+        night, run_id = find_many(lab, number), f"run {number}"
+        driver.tell(night, run_id, "many")
+        assert driver.hear() == {"begun": "append"}
+        began = time.monotonic()
+        if number:
+            time.sleep(chance.uniform(0, seconds))
+            kills += kill_one_of(java, ("CoarseGrained", "pyspark.daemon")[number % 2])
+        said = driver.outcome()
+        assert "said" in said, said
+        if not number:
+            # the append, and the little that comes after it
+            seconds = 0.7 * (time.monotonic() - began)
+        lab.undisturbed.score(night, run_id, "many")
+        lab.compare("many", where=f"where run_id = '{run_id}'")
+        number += 1
+    driver.end()
+    found = lab.spark.rows(
+        "select run_id, count(*), count(distinct customer_id) from many group by 1"
+    )
+    assert sorted(found) == sorted((f"run {n}", ROWS, ROWS) for n in range(number))
+    print(f"{number} nights", *kills, sep="\n")
+
+
+def find_many(lab: Lab, number: int) -> Night:
+    """A night on which all of many rows are new, or have changed; they lie in four files."""
+    values = ", ".join(
+        f"cast((id * {place + 3}) % 97 + {number} as double) as {name}"
+        for place, name in enumerate(NAMES)
+    )
+    rows = f"as select concat('c', id) as customer_id, {values} from range"
+    lab.undisturbed.connection.execute(
+        f"create or replace table features {rows}({ROWS}) as rows(id)"
+    )
+    lab.spark.spark.sql(
+        "create or replace table lab.features using iceberg "
+        "tblproperties ('read.split.target-size' = '1000', 'read.split.open-file-cost' = '1000') "
+        f"{rows}(0, {ROWS}, 1, 4)"
+    )
+    return Night((datetime(1998, 1, 2) + timedelta(days=number)).isoformat(sep=" "), [])
+
+
+def kill_one_of(java: int, what: str) -> list[str]:
+    """SIGKILL for one of the driver's executors, or for a Python worker of theirs."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            pid, rest = int(stat.parent.name), stat.read_text().rpartition(")")[2].split()
+            parents[pid] = int(rest[1])
+
+    def is_below(pid: int) -> bool:
+        return pid != 1 and pid in parents and (parents[pid] == java or is_below(parents[pid]))
+
+    found = []
+    for pid in parents:
+        with suppress(OSError):
+            if is_below(pid) and what in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(pid)
+    if not found:
+        return []
+    # of workers, the youngest: the oldest only forks them
+    with suppress(ProcessLookupError):
+        os.kill(max(found), signal.SIGKILL)
+        return [f"SIGKILL of {what}"]
+    return []
