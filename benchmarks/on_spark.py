@@ -7,9 +7,11 @@ and the metastore are those of the tests.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,8 +75,78 @@ def play(
     return taken
 
 
+def plan(*, folder: str, rows: int, model: Mapping[str, str]) -> dict[str, Any]:
+    """A task: what the plan of a night costs when `rows` entities have a prediction, of which nothing or 1 % changed.
+
+    The ledger is made by SQL, as one run would have left it, and features are computed when they are read: so neither
+    scoring nor reading files is in it. `written` are the bytes of the ledger's files, `shuffled` those that tasks
+    handed to others.
+    """
+    events = Path(folder, "events")
+    events.mkdir(parents=True)
+    steps: dict[str, tuple[float, float]] = {}
+    taken: dict[str, Any] = {}
+    with _session(Path(folder), 2, events=events) as spark:
+        _make_registry(spark, model)
+        _make_features(spark, _WARM, as_view=True)
+        _score(spark, model, "scores", keep_inputs=False)
+        _make_features(spark, rows, as_view=True)
+        _add_predictions(spark, model)
+        for number, step in enumerate(("nothing", "changed")):
+            if step == "changed":
+                _make_features(spark, rows, every=100, as_view=True)
+            before, began = _executor_cpu_seconds(), time.time()
+            taken[f"{step} said"] = _score(
+                spark, model, "scores", keep_inputs=False, day=number + 2
+            )
+            steps[step] = began, time.time()
+            taken[step] = {
+                "seconds": time.time() - began,
+                "cpu_seconds": _executor_cpu_seconds() - before,
+            }
+        [(taken["written"],)] = spark.sql(
+            "select sum(file_size_in_bytes) from bench.scores__rows.files"
+        ).collect()
+        spark.stop()
+        for step, (began, ended) in steps.items():
+            taken[step]["shuffled"] = _shuffled(events, began, ended)
+    return taken
+
+
+def _add_predictions(spark: SparkSession, model: Mapping[str, str]) -> None:
+    """What the first run would have written of all other rows."""
+    from dbt_onnx.engines.spark.sql import features_hash
+
+    rows = spark.table("bench.scores__rows")
+    hashed = features_hash(dict.fromkeys(FEATURES, "float"), dict.fromkeys(FEATURES, "float32"))
+    of_first = rows.where("run_no = 1").drop("id", "features_hash", "inputs").limit(1)
+    of_first.createOrReplaceTempView("of_first")
+    listed = ", ".join(
+        {"id": "f.id", "features_hash": hashed, "inputs": "null"}.get(name, f"of_first.{name}")
+        for name in rows.columns
+    )
+    spark.sql(
+        f"insert into bench.scores__rows select {listed} from bench.features as f cross join of_first where f.id >= {_WARM}"
+    )
+
+
+def _shuffled(events: Path, began: float, ended: float) -> int:
+    """The bytes that tasks which ended in between have written for other tasks, by Spark's log of events."""
+    found = 0
+    for path in events.iterdir():
+        for line in path.open():
+            event = json.loads(line)
+            if event["Event"] != "SparkListenerTaskEnd" or not event.get("Task Metrics"):
+                continue
+            if began <= event["Task Info"]["Finish Time"] / 1000 <= ended:
+                found += event["Task Metrics"]["Shuffle Write Metrics"]["Shuffle Bytes Written"]
+    return found
+
+
 @contextmanager
-def _session(folder: Path, executors: int) -> Iterator[SparkSession]:
+def _session(
+    folder: Path, executors: int, *, events: Path | None = None
+) -> Iterator[SparkSession]:
     from local_spark import metastore, open_session, settings
 
     try:
@@ -84,6 +156,11 @@ def _session(folder: Path, executors: int) -> Iterator[SparkSession]:
                 "spark.executor.memory": "2g",
                 "spark.driver.memory": "1g",
             }
+            if events is not None:
+                parameters |= {
+                    "spark.eventLog.enabled": "true",
+                    "spark.eventLog.dir": f"file:{events}",
+                }
             spark = open_session(parameters)
             spark.sql("create schema bench")
             yield spark
@@ -107,7 +184,9 @@ def _make_registry(spark: SparkSession, model: Mapping[str, str]) -> None:
     frame.writeTo("bench.model_registry").using("iceberg").create()
 
 
-def _make_features(spark: SparkSession, rows: int, *, every: int = 0) -> None:
+def _make_features(
+    spark: SparkSession, rows: int, *, every: int = 0, as_view: bool = False
+) -> None:
     """`id` and ten floats with 64 values each; of one in `every` rows they are others, of none for 0."""
     values = ", ".join(
         f"cast(pmod(xxhash64(id, {place}), 64) / 16 - 2 as float)"
@@ -115,9 +194,13 @@ def _make_features(spark: SparkSession, rows: int, *, every: int = 0) -> None:
         + f" as {name}"
         for place, name in enumerate(FEATURES)
     )
-    spark.sql(
-        f"create or replace table bench.features using iceberg as select id, {values} from range({rows})"
-    )
+    select = f"as select id, {values} from range({rows})"
+    if as_view:
+        # replaced by Iceberg, it would stay what it was for Spark
+        spark.sql("drop view if exists bench.features")
+        spark.sql(f"create view bench.features {select}")
+    else:
+        spark.sql(f"create or replace table bench.features using iceberg {select}")
 
 
 def _score(
