@@ -91,7 +91,7 @@ def plan(*, folder: str, rows: int, model: Mapping[str, str]) -> dict[str, Any]:
         _make_features(spark, _WARM, as_view=True)
         _score(spark, model, "scores", keep_inputs=False)
         _make_features(spark, rows, as_view=True)
-        _add_predictions(spark, model)
+        _add_predictions(spark)
         for number, step in enumerate(("nothing", "changed")):
             if step == "changed":
                 _make_features(spark, rows, every=100, as_view=True)
@@ -113,7 +113,7 @@ def plan(*, folder: str, rows: int, model: Mapping[str, str]) -> dict[str, Any]:
     return taken
 
 
-def _add_predictions(spark: SparkSession, model: Mapping[str, str]) -> None:
+def _add_predictions(spark: SparkSession) -> None:
     """What the first run would have written of all other rows."""
     from dbt_onnx.engines.spark.sql import features_hash
 
@@ -144,9 +144,7 @@ def _shuffled(events: Path, began: float, ended: float) -> int:
 
 
 @contextmanager
-def _session(
-    folder: Path, executors: int, *, events: Path | None = None
-) -> Iterator[SparkSession]:
+def _session(folder: Path, executors: int, *, events: Path | None = None) -> Iterator[SparkSession]:
     from local_spark import metastore, open_session, settings
 
     try:

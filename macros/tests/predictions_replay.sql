@@ -6,8 +6,8 @@
     each row's inputs), the registry's file still has the sha256 of the run, and every prediction is repeated.
     Fails otherwise (`problem`: `ledger`, `inputs`, `artifact` or `prediction`), and if no run has kept its inputs.
 
-    SQL cannot run a model: the target in profiles.yml names the plugin of dbt-duckdb that can,
-    `plugins: [{module: dbt_onnx.replay_plugin}]`.
+    SQL cannot run a model: on DuckDB the target in profiles.yml names the plugin of dbt-duckdb that can,
+    `plugins: [{module: dbt_onnx.replay_plugin}]`; on Spark the adapter does.
 
     Arguments, and the rows that it returns: `test_predictions_replay` in macros/_macros.yml. Example:
         data_tests:
@@ -21,18 +21,30 @@
 {% endtest %}
 
 
+{#- The adapter runs the model, before the statement is made that says what was found. -#}
 {% macro spark___predictions_replay(model, registry, sample, runs) -%}
-    {{ exceptions.raise_compiler_error(
-        "predictions_replay on " ~ model ~ " does not work on Spark: SQL cannot run a model, and Spark has no plugin that can."
-        ~ " Hint: run `dbt-onnx replay " ~ model.identifier ~ "` after `dbt build`"
-    ) }}
+{%- do dbt_onnx._raise_faults(dbt_onnx._faults_of_replay(model, registry, sample, runs), 'predictions_replay', model) -%}
+{%- set names = ['model_name', 'model_version', 'alias', 'artifact', 'sha256'] -%}
+{%- set entries = [] -%}
+{%- for row in dbt_onnx._query('select ' ~ dbt_onnx._each(names, 'cast({0} as varchar) as {0}') ~ ' from ' ~ registry).rows -%}
+    {%- do entries.append(dict(zip(names, row.values()))) -%}
+{%- endfor -%}
+{%- set findings = '' if flags.EMPTY else adapter.replay_sample({
+    'database': '', 'schema': model.schema, 'identifier': model.identifier,
+    'registry': entries, 'sample': sample, 'runs': runs,
+}) -%}
+
+select finding.*
+from (
+    select explode(from_json(
+        cast(unbase64('{{ findings }}') as string),
+        'array<struct<run_id: string, problem: string, key: string, column_name: string, expected: string, actual: string>>'
+    )) as finding
+)
 {%- endmacro %}
 
 {% macro default___predictions_replay(model, registry, sample, runs) -%}
-{%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
-    + dbt_onnx._faults_of_relation(registry, 'registry')
-    + dbt_onnx._faults_of_count(sample, 'sample')
-    + dbt_onnx._faults_of_count(runs, 'runs') -%}
+{%- set faults = dbt_onnx._faults_of_replay(model, registry, sample, runs) -%}
 {%- if run_query("select 1 from duckdb_functions() where function_name = 'dbt_onnx_replay'").rows | length == 0 -%}
     {%- do faults.append("the target " ~ target.name ~ " of profiles.yml does not name the plugin that scores."
         ~ " Hint: add `plugins: [{module: dbt_onnx.replay_plugin}]` to it") -%}
@@ -73,4 +85,14 @@ findings as (
 select *
 from findings
 {{ dbt_onnx._none_if_empty() }}
+{%- endmacro %}
+
+
+{% macro _faults_of_replay(model, registry, sample, runs) -%}
+    {{ return(
+        dbt_onnx._faults_of_predictions(model, 'model')
+        + dbt_onnx._faults_of_relation(registry, 'registry')
+        + dbt_onnx._faults_of_count(sample, 'sample')
+        + dbt_onnx._faults_of_count(runs, 'runs')
+    ) }}
 {%- endmacro %}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import linecache
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +19,9 @@ from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.spark.dialect import duckdb_type, in_spark_sql
 from dbt_onnx.engines.spark.session import open_session, refuse_connect
 from dbt_onnx.engines.spark.sql import named
-from dbt_onnx.engines.spark.warehouse import take_outcome
+from dbt_onnx.engines.spark.warehouse import SparkWarehouse, take_outcome
 from dbt_onnx.errors import DbtOnnxError
+from dbt_onnx.project.replay_check import replay_sample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,6 +105,15 @@ class SparkOnnxAdapter(SparkAdapter):
             {"name": field.name, "type": duckdb_type(field.dataType.simpleString())}
             for field in session.table(table).schema
         ]
+
+    @available
+    def replay_sample(self, request: dict[str, Any]) -> str:
+        """What `predictions_replay` finds, as JSON in base64: no character of it means something in a literal."""
+        session = open_session(self.config.credentials.server_side_parameters)
+        found = replay_sample(
+            SparkWarehouse(session), request, artifacts=Path(self.config.project_root, "artifacts")
+        )
+        return base64.b64encode(json.dumps(found).encode()).decode()
 
     @available
     def sha256_of_file(self, path: str) -> str | None:
