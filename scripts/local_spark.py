@@ -43,6 +43,8 @@ def metastore(folder: Path) -> Iterator[str]:
         "hive.metastore.warehouse.dir": f"file:{folder}/warehouse",
         "datanucleus.schema.autoCreateAll": "true",
         "hive.metastore.schema.verification": "false",
+        # else it refuses the fields that a new version adds to the struct of kept inputs
+        "hive.metastore.disallow.incompatible.col.type.changes": "false",
     }
     properties = "".join(
         f"<property><name>{name}</name><value>{escape(value)}</value></property>"

@@ -202,8 +202,18 @@ served_versions as (
 {%- endmacro %}
 
 
-{#- `clock - since`, never negative; NULL if `since` is. -#}
+{#- `clock - since` as a duration, never negative; NULL if `since` is. -#}
 {% macro _elapsed(since) -%}
+    {{ return(adapter.dispatch('_elapsed', 'dbt_onnx')(since)) }}
+{%- endmacro %}
+
+{% macro spark___elapsed(since) -%}
+    {#- greatest() would pass over NULL -#}
+    {{ return("case when " ~ since ~ " is not null then greatest(cast(cast(" ~ (dbt_onnx.clock() | trim) ~ " - " ~ since
+        ~ " as decimal(20, 6)) as double), 0e0) end") }}
+{%- endmacro %}
+
+{% macro default___elapsed(since) -%}
     {{ return("greatest(" ~ (dbt_onnx.clock() | trim) ~ " - " ~ since ~ ", case when " ~ since
         ~ " is not null then interval '0' second end)") }}
 {%- endmacro %}

@@ -163,6 +163,20 @@
 {%- endmacro %}
 
 
+{#- The same as what a column says: on Spark the seconds, since neither tables nor views of Iceberg hold intervals. -#}
+{% macro _duration(period) -%}
+    {{ return(adapter.dispatch('_duration', 'dbt_onnx')(period)) }}
+{%- endmacro %}
+
+{% macro default___duration(period) -%}
+    {{ return(dbt_onnx._interval(period)) }}
+{%- endmacro %}
+
+{% macro spark___duration(period) -%}
+    {{ return('cast(' ~ ('null' if period is none else dbt_onnx._seconds(period)) ~ ' as double)') }}
+{%- endmacro %}
+
+
 {#- `{count: 2, period: day}` in seconds, to compare two thresholds while rendering. -#}
 {% macro _seconds(period) -%}
     {%- set unit = {'second': 1, 'minute': 60, 'hour': 3600, 'day': 86400, 'week': 604800} -%}
@@ -205,6 +219,8 @@
 {#- A date, a timestamp, their ISO text (with or without an offset) or a datetime, as a naive UTC timestamp. -#}
 {% macro _moment(value) -%}
     {%- set text = value.isoformat() if value is not string and value.isoformat is defined else value | string -%}
+    {#- Spark reads an offset after seconds only -#}
+    {%- set text = modules.re.sub('^(.{10}[T ][0-9]{2}:[0-9]{2})(?!:)', '\\1:00', text) -%}
     {%- if modules.re.search('(Z|[+-][0-9]{2}(:?[0-9]{2})?)$', text[10:]) -%}
         {{ return(dbt_onnx._utc("cast(" ~ dbt_onnx._literal(text) ~ " as timestamptz)")) }}
     {%- endif -%}

@@ -55,8 +55,8 @@ served as (
         end as severity,
         case when __dbt_onnx_is_future then 'future_as_of' else 'stale' end as problem,
         case
-            when severity = 'warn' then {{ dbt_onnx._interval(warn_after) }}
-            when problem = 'stale' then {{ dbt_onnx._interval(error_after) }}
+            when severity = 'warn' then {{ dbt_onnx._duration(warn_after) }}
+            when problem = 'stale' then {{ dbt_onnx._duration(error_after) }}
         end as threshold
     from current_rows
     where

@@ -1,7 +1,7 @@
 """The macros and generic tests of the package: on Spark they return the rows that they return on DuckDB.
 
-One project is built on both for four nights, with a promotion, a rejection, departures, an entity that comes back,
-one that stands still and one that was never scored. Then a model per macro, and per argument that changes
+One project is built on both for three nights, with a promotion, a rejection, a departure, an entity that stands
+still and one that was never scored. Then a model per macro, and per argument that changes
 its SQL, is read on both, and so is what each generic test finds.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import shutil
 from dataclasses import dataclass, field
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from textwrap import dedent
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = "macros"
-NIGHTS = {1: "1998-04-01", 2: "1998-04-02", 3: "1998-04-03", 4: "1998-04-04"}
-CLOCK = "1998-04-05"
+NIGHTS = {1: "1998-04-01", 2: "1998-04-02", 3: "1998-04-03"}
+CLOCK = "1998-04-04"
 # when all is scored, and the outcomes that are known then
 LATER = "2199-01-02"
 NAMES = (
@@ -74,7 +75,7 @@ FILES = {
             case when id = 5 and {{{{ night }}}} >= 2 then null else cast((id * 3) % 97 as double) end as recency_weeks,
             {FEATURES}
         from range(120) as given(id)
-        where not (id = 7 and {{{{ night }}}} >= 3) and not (id = 11 and {{{{ night }}}} = 3)
+        where not (id = 7 and {{{{ night }}}} >= 2)
     """,
     "models/registry.sql": """
         {{ config(materialized='table') }}
@@ -90,9 +91,9 @@ FILES = {
         select
             concat('c', id) as customer_id,
             case when id % 3 = 0 then 'DK' when id % 3 = 1 then 'SE' end as country,
-            cast(case when id >= 100 then '1998-04-04' else '1998-01-01' end as date) as signed_up_at
+            cast(case when id >= 100 then '1998-04-03' else '1998-01-01' end as date) as signed_up_at
         from range(110) as given(id)
-        union all select 'c900', 'NO', cast('1998-04-04' as date)
+        union all select 'c900', 'NO', cast('1998-04-03' as date)
         union all select 'c901', null, cast('1998-02-01' as date)
         union all select cast(null as {{ dbt.type_string() }}), 'NO', cast('1998-02-01' as date)
     """,
@@ -102,8 +103,8 @@ FILES = {
             concat('c', id) as customer_id,
             (id * 7) % 5 < 2 as churned,
             cast((id * 7) % 5 as double) as spent,
-            cast(case when id % 2 = 0 then '1998-04-02' else '1998-04-04' end as date) as as_of,
-            cast(case when id % 4 = 3 then '1998-04-05' else '2199-01-01' end as date) as known_at
+            cast(case when id % 2 = 0 then '1998-04-02' else '1998-04-03' end as date) as as_of,
+            cast(case when id % 4 = 3 then '1998-04-04' else '2199-01-01' end as date) as known_at
         from range(100) as given(id)
     """,
     "models/scores.py": scoring_model("churn", with_moment=True),
@@ -132,11 +133,11 @@ MODELS = {
     "as_of_what_was_said": f"predictions_as_of(ref('scores'), {KEY}, said_at='2199-01-01', about='1998-04-03')",
     "compared": f"compare_predictions({PAIR}, column='churn_probability', threshold=0.5)",
     "compared_labels": f"compare_predictions({PAIR}, column='is_churn')",
-    "compared_about": f"compare_predictions({PAIR}, column='churn_probability', about='1998-04-04')",
+    "compared_about": f"compare_predictions({PAIR}, column='churn_probability', about='1998-04-03')",
     "compared_versions": f"compare_predictions(ref('scores'), ref('scores'), {KEY}, column='churn_probability', "
-    "champion_version='1', challenger_version='2', about='1998-04-04')",
+    "champion_version='1', challenger_version='2', about='1998-04-03')",
     "movers": f"prediction_movers({PAIR}, column='churn_probability', limit=7)",
-    "all_movers": f"prediction_movers({PAIR}, column='churn_probability', limit=none, about='1998-04-04')",
+    "all_movers": f"prediction_movers({PAIR}, column='churn_probability', limit=none, about='1998-04-03')",
     "judged": f"prediction_outcomes({JUDGED}, made_at='as_of', as_of='as_of')",
     "judged_in_time": f"prediction_outcomes({JUDGED}, as_of='as_of')",
     "judged_without_moment": f"prediction_outcomes({JUDGED})",
@@ -236,7 +237,7 @@ class Project:
         shutil.copytree(ROOT / "artifacts", self.root / "artifacts", dirs_exist_ok=True)
         assert self.dbt("deps").success
 
-    def dbt(self, *arguments: str, night: int = 4, clock: str = CLOCK) -> Any:
+    def dbt(self, *arguments: str, night: int = 3, clock: str = CLOCK) -> Any:
         options = ["--project-dir", str(self.root), "--profiles-dir", str(self.root)]
         if arguments[0] != "deps":
             options += ["--vars", yaml.safe_dump({"night": night, "dbt_onnx_clock": clock})]
@@ -245,7 +246,7 @@ class Project:
     def play(self) -> None:
         """All nights, and then what is told of them."""
         for night, clock in NIGHTS.items():
-            chosen = ["+scores", "+challenger", *(["+spend"] if night == 4 else [])]
+            chosen = ["+scores", "+challenger", *(["+spend"] if night == 3 else [])]
             self.run("run" if night > 1 else "build", "--select", *chosen, "--exclude", "test_type:data",
                      night=night, clock=clock)  # fmt: skip
         self.run("run", "--select", "customers", "outcomes")
@@ -260,6 +261,11 @@ class Project:
         assert done.success, (done.exception, said)
 
 
+def as_on_spark(value: Any) -> Any:
+    """Durations are seconds there: Iceberg holds no intervals."""
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
 class OnDuckDB(Project):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -271,7 +277,8 @@ class OnDuckDB(Project):
         with duckdb.connect(str(self.warehouse)) as connection:
             cursor = connection.execute(query)
             names = [column[0] for column in cursor.description or []]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+            rows = [[as_on_spark(value) for value in row] for row in cursor.fetchall()]
+            return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 class OnSpark(Project):

@@ -100,9 +100,10 @@ def judge(figures: Mapping[str, Any], *, has_one_writer: bool) -> list[Problem]:
     ]
 
 
-def age_text(age: timedelta) -> str:
-    """`4 days`, `1 day 6 h`, `3 h`, `12 min`: the two largest units, rounded down."""
-    hours, seconds = divmod(int(age.total_seconds()), 3600)
+def age_text(age: timedelta | float) -> str:
+    """`4 days`, `1 day 6 h`, `3 h`, `12 min`: the two largest units, rounded down. Spark has ages in seconds."""
+    seconds = age if isinstance(age, float) else age.total_seconds()
+    hours, seconds = divmod(int(seconds), 3600)
     days, hours = divmod(hours, 24)
     if not days and not hours:
         return f"{seconds // 60} min"
