@@ -6,7 +6,9 @@
 # make test-long                               20 kills of a backfill, 50 tamperings with a history
 # make test-dbt VERSION=1.10 [DUCKDB=2.0.0]    the tests with another dbt, and another DuckDB
 # make test-latest                             the same with the newest versions allowed, for a scheduler
-# make test-spark [ONLY="-k ordinary"]          the tests on Spark with Iceberg, in an environment of their own
+# make test-spark [ONLY="-k ordinary"]         the tests on Spark with Iceberg, in an environment of their own
+# make spark [AS_OF=1998-05-01]                the reference project on Spark with Iceberg, two executors
+# make spark-history                           ten months on DuckDB and on Spark, compared row by row
 # make bench [ONLY="--only scoring"]           measure, against rivals and limits, into benchmarks/
 # make bench-smoke                             the same in short, two minutes
 # make torture [ONLY="--only names"]           attack the product, count what comes to harm
@@ -28,7 +30,7 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 export DBT_PROFILES_DIR := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve hybrid nightly train test test-long test-dbt test-latest test-spark bench bench-smoke torture torture-smoke audit lint clean
+.PHONY: help setup run serve hybrid nightly train test test-long test-dbt test-latest test-spark spark spark-history bench bench-smoke torture torture-smoke audit lint clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -90,6 +92,12 @@ test-latest:
 	test -x .venvs/spark/bin/python || $(PYTHON) -m venv .venvs/spark
 	.venvs/spark/bin/python -m pip install --quiet --requirement tests/spark/requirements.txt --editable '.[duckdb,spark]'
 	touch $@
+
+spark: .venvs/spark/installed
+	.venvs/spark/bin/python scripts/spark.py --as-of $(AS_OF)
+
+spark-history: .venvs/spark/installed
+	PYTHONPATH=examples .venvs/spark/bin/python scripts/compare_engines.py
 
 test-spark: .venvs/spark/installed
 	.venvs/spark/bin/python -m pytest --config-file tests/spark/pytest.ini --confcutdir tests/spark tests/spark $(ONLY)

@@ -49,11 +49,17 @@ NOT_AT_NIGHT = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--folder", type=Path, default=ROOT / "warehouse" / "history")
-    folder: Path = parser.parse_args().folder.resolve()
+    asked = parser.parse_args()
+    play(asked.folder.resolve())
+    return 0
+
+
+def play(folder: Path, *, target: str = "dev", left_out: tuple[str, ...] = ()) -> None:
+    """Play it in a new copy of the project; `left_out` are nodes that the target cannot build."""
     copy_project(folder)
     os.environ["DBT_ONNX_WAREHOUSE"] = str(folder / "history.duckdb")
     os.environ["DBT_PROFILES_DIR"] = str(folder)
-    project = DbtProject(folder, profiles_dir=folder)
+    project = DbtProject(folder, profiles_dir=folder, target=target)
     manifest = project.manifest
 
     def dbt(clock: str, *arguments: str) -> None:
@@ -61,12 +67,12 @@ def main() -> int:
         print(f"{clock}  dbt {' '.join(arguments)}", *troubles(done), sep="\n    ", flush=True)
 
     def night(clock: str) -> None:
-        dbt(clock, "build", "--exclude", *NOT_AT_NIGHT)
+        dbt(clock, "build", "--exclude", *NOT_AT_NIGHT, *left_out)
 
     def command(clock: str, *arguments: str) -> None:
         print(f"{clock}  dbt-onnx {' '.join(arguments)}", flush=True)
         program = str(Path(sys.executable).with_name("dbt-onnx"))
-        subprocess.run([program, *arguments], cwd=folder, check=True)
+        subprocess.run([program, *arguments, "--target", target], cwd=folder, check=True)
 
     dbt(NIGHTS_BEFORE[0], "seed", "-s", "purchases")
     for clock in NIGHTS_BEFORE:
@@ -87,7 +93,6 @@ def main() -> int:
         *("--vars", f'{{dbt_onnx_clock: "{FILLED}"}}'),
     )
     night(LAST_NIGHT)
-    return 0
 
 
 def copy_project(folder: Path) -> None:

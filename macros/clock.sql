@@ -25,6 +25,6 @@
             ~ " Hint: --vars '{dbt_onnx_clock: \"1998-04-01\"}'"
         ) }}
     {%- else -%}
-        cast('{{ (moment | string) | replace('T', ' ') | replace('Z', '') }}' as timestamp)
+        cast('{{ (moment | string) | replace('T', ' ') | replace('Z', '') }}' as {{ dbt_onnx._moment_type() }})
     {%- endif -%}
 {% endmacro %}

@@ -72,6 +72,15 @@
 
 {#- Whether there is a runs table beside the ledger, in a database that may be written to. -#}
 {% macro _is_writable(ledger) -%}
+    {{ return(adapter.dispatch('_is_writable', 'dbt_onnx')(ledger)) }}
+{%- endmacro %}
+
+{#- Whether a catalog may be written to, Spark does not say. -#}
+{% macro spark___is_writable(ledger) -%}
+    {{ return(dbt_onnx._columns_in(dbt_onnx._beside(ledger, 'dbt_onnx_runs')) is not none) }}
+{%- endmacro %}
+
+{% macro default___is_writable(ledger) -%}
     {%- set found = run_query(
         "select 1 from duckdb_tables() inner join duckdb_databases() using (database_name)"
         ~ " where table_name = 'dbt_onnx_runs' and not readonly"
@@ -83,6 +92,10 @@
 
 
 {% macro _create_test_results(table) -%}
+    {{ return(adapter.dispatch('_create_test_results', 'dbt_onnx')(table)) }}
+{%- endmacro %}
+
+{% macro default___create_test_results(table) -%}
 create table if not exists {{ table }} (
     run_id varchar,
     scoring_model varchar,
@@ -96,24 +109,32 @@ create table if not exists {{ table }} (
 )
 {%- endmacro %}
 
+{% macro spark___create_test_results(table) -%}
+    {{ return(dbt_onnx._in_dialect(dbt_onnx.default___create_test_results(table)) ~ ' using iceberg') }}
+{%- endmacro %}
+
 
 {#- One statement however many tests there are: as JSON, which DuckDB reads faster than a long VALUES list. -#}
 {% macro _insert_outcomes(outcomes) -%}
-    {%- set table = dbt_onnx._table(dbt_onnx._beside(outcomes['ledger'], 'dbt_onnx_test_results')) -%}
-{{ dbt_onnx._create_test_results(table) }};
-
-insert into {{ table }} by name
+insert into {{ dbt_onnx._table(dbt_onnx._beside(outcomes['ledger'], 'dbt_onnx_test_results')) }} by name
 select
     {{ dbt_onnx._literal(invocation_id) }} as run_id,
     {{ dbt_onnx.clock() | trim }} as clock,
-    unnest(
-        from_json(
+    outcome.scoring_model as scoring_model,
+    outcome.test_name as test_name,
+    outcome.generic_test as generic_test,
+    outcome.status as status,
+    outcome.failures as failures,
+    outcome.message as message,
+    cast(outcome.executed_at as timestamp) as executed_at
+from (
+    select
+        unnest(from_json(
             {{ dbt_onnx._literal(outcomes['rows'] | tojson) }},
             '[{"scoring_model": "VARCHAR", "test_name": "VARCHAR", "generic_test": "VARCHAR", "status": "VARCHAR",
-                "failures": "BIGINT", "message": "VARCHAR", "executed_at": "TIMESTAMP"}]'
-        ),
-        recursive := true
-    );
+                "failures": "BIGINT", "message": "VARCHAR", "executed_at": "VARCHAR"}]'
+        )) as outcome
+)
 {%- endmacro %}
 
 

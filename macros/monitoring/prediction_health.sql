@@ -35,9 +35,9 @@
 {% macro prediction_health(
     predictions, registry, key, entities=none, stale_after={'count': 2, 'period': 'day'}, view=none
 ) -%}
-    {{ return(adapter.dispatch('prediction_health', 'dbt_onnx')(
+    {{ return(dbt_onnx._in_dialect(adapter.dispatch('prediction_health', 'dbt_onnx')(
         predictions, registry, key, entities, stale_after, view
-    ) if execute else 'select 1 as not_yet_compiled') }}
+    )) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__prediction_health(predictions, registry, key, entities, stale_after, view) -%}
@@ -71,7 +71,9 @@ served as (
     from {% if view is not none -%}
         {{ view }}
     {%- else -%} (
-        {{ dbt_onnx.current_predictions(predictions, registry, key, entities, stale_after) | indent(8) }}
+        {{ adapter.dispatch('current_predictions', 'dbt_onnx')(
+            predictions, registry, key, entities, stale_after, none
+        ) | indent(8) }}
     )
     {%- endif %}
 ),
@@ -162,7 +164,11 @@ select
     {{ dbt_onnx._literal(predictions.identifier) }} as scoring_model,
     (select model_name from last_run) as model_name,
     (select any_value(model_version) from served_versions where versions_back = 0 having count(*) = 1) as serving_version,
-    counts.* exclude (oldest_age, median_age),
+    counts.entities,
+    counts.current,
+    counts.stale,
+    counts.missing,
+    counts.rejected,
     coalesce(shares.served_from_shares, map()) as served_from_shares,
     coalesce(versions_in_use.served_versions, map()) as served_versions,
     counts.oldest_age,

@@ -19,13 +19,25 @@
 {%- endmacro %}
 
 {% macro default__record_test_results(results) -%}
+{{ return(dbt_onnx._recording_statements(results) | join(';\n\n')) }}
+{%- endmacro %}
+
+{#- Spark runs one statement at a time, so they are run here. -#}
+{% macro spark__record_test_results(results) -%}
+{%- for statement in dbt_onnx._recording_statements(results) -%}
+    {%- do run_query(statement) -%}
+{%- endfor -%}
+{%- endmacro %}
+
+
+{% macro _recording_statements(results) -%}
 {%- set statements = [] -%}
 {%- if execute and not flags.EMPTY -%}
-    {%- for outcomes in dbt_onnx._outcomes_by_schema(results) -%}
-        {%- if dbt_onnx._is_writable(outcomes['ledger']) -%}
-            {%- do statements.append(dbt_onnx._insert_outcomes(outcomes)) -%}
-        {%- endif -%}
+    {%- for outcomes in dbt_onnx._outcomes_by_schema(results) if dbt_onnx._is_writable(outcomes['ledger']) -%}
+        {%- set table = dbt_onnx._table(dbt_onnx._beside(outcomes['ledger'], 'dbt_onnx_test_results')) -%}
+        {%- do statements.append(dbt_onnx._create_test_results(table)) -%}
+        {%- do statements.append(dbt_onnx._in_dialect(dbt_onnx._insert_outcomes(outcomes))) -%}
     {%- endfor -%}
 {%- endif -%}
-{{ return(statements | join('\n')) }}
+{{ return(statements) }}
 {%- endmacro %}

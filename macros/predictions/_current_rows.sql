@@ -51,7 +51,8 @@ entities_in_current as (
         max(scored_at) filter (where status = 'scored' and __dbt_onnx_versions_back = 0) as __dbt_onnx_serving_scored_at,
         max(scored_at) filter (where status = 'rejected' and __dbt_onnx_versions_back = 0) as __dbt_onnx_serving_rejected_at,
         max(rejected_reason) filter (where status = 'rejected' and __dbt_onnx_versions_back = 0) as __dbt_onnx_reason,
-        list((__dbt_onnx_versions_back, scored_at)) filter (where status = 'rejected') as __dbt_onnx_rejections
+        list({{ dbt_onnx._struct(['__dbt_onnx_versions_back', 'scored_at']) }}) filter (where status = 'rejected')
+            as __dbt_onnx_rejections
     from attempts
     group by {{ key }}
 ),
@@ -60,7 +61,7 @@ current_rows as (
     select
         {{ key }},
         __dbt_onnx_is_present,
-        unnest(__dbt_onnx_prediction),
+        __dbt_onnx_prediction.*,
         case
             when __dbt_onnx_serving_rejected_at > __dbt_onnx_serving_scored_at then 'rejected'
             when __dbt_onnx_serving_scored_at is not null then 'scored'
@@ -70,8 +71,8 @@ current_rows as (
         {#- the rejection by the version of the prediction #}
         list_filter(
             __dbt_onnx_rejections,
-            lambda rejection: rejection[1] = __dbt_onnx_prediction.__dbt_onnx_versions_back
-        )[1][2] > __dbt_onnx_prediction.scored_at as __dbt_onnx_is_rejected_since,
+            lambda rejection: rejection.__dbt_onnx_versions_back = __dbt_onnx_prediction.__dbt_onnx_versions_back
+        )[1].scored_at > __dbt_onnx_prediction.scored_at as __dbt_onnx_is_rejected_since,
         {{ dbt_onnx.fresh_as_of(
             '__dbt_onnx_prediction.as_of',
             '__dbt_onnx_prediction.last_seen_as_of',

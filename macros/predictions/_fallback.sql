@@ -104,7 +104,7 @@
 {% macro _can_be_cast(value, type, kind) -%}
     {%- set cast_value = "try_cast(" ~ dbt_onnx._constant_text(value) ~ " as " ~ type ~ ")" -%}
     {%- set is_finite = "isfinite(cast(" ~ cast_value ~ " as double))" if kind == 'number' else 'true' -%}
-    {{ return(run_query("select " ~ cast_value ~ " is not null and " ~ is_finite).rows[0][0]) }}
+    {{ return(dbt_onnx._query("select " ~ cast_value ~ " is not null and " ~ is_finite).rows[0][0]) }}
 {%- endmacro %}
 
 

@@ -109,7 +109,8 @@
     qualify {{ dbt_onnx._is_newest(dbt_onnx._columns(key) ~ ', as_of') | indent(4) }}
 ),
 
-{% endif -%}
+{{ adapter.dispatch('_held_exactly_ctes', 'dbt_onnx')(name, key) }}
+{%- else -%}
 {{ name }}_held as (
     select
         asked.*,
@@ -119,18 +120,6 @@
         statements.__dbt_onnx_value
     from asked
     left join {{ name }}_deciding as deciding using ({{ asked_by }})
-    {%- if exactly %}
-    left join {{ name }}_about_then as about_then
-        on {{ dbt_onnx._same_key(key, 'asked', 'about_then') }}
-        and asked.__dbt_onnx_moment = about_then.as_of
-    {#- each moment of an entity is asked about: with a plain join that is the square of its rows #}
-    asof join {{ name }}_by_version as statements
-        on {{ dbt_onnx._same_key(key, 'asked', 'statements') }}
-        and coalesce(deciding.model_name, about_then.model_name) = statements.model_name
-        and coalesce(deciding.model_version, about_then.model_version) = statements.model_version
-        and asked.__dbt_onnx_moment >= statements.as_of
-    where statements.status = 'scored'
-    {%- else %}
     inner join {{ name }}_statements as statements
         on {{ dbt_onnx._same_key(key, 'asked', 'statements') }}
         and statements.model_name = coalesce(deciding.model_name, statements.model_name)
@@ -141,7 +130,86 @@
     qualify {{ dbt_onnx._is_newest(
         dbt_onnx._columns(key, of='asked') ~ ', asked.__dbt_onnx_moment', of='statements'
     ) | indent(4) }}
-    {%- endif %}
+)
+{%- endif %}
+{%- endmacro %}
+
+
+{#- Each moment of an entity is asked about: with a plain join that is the square of its rows. -#}
+{% macro default___held_exactly_ctes(name, key) -%}
+{{ name }}_held as (
+    select
+        asked.*,
+        statements.model_name,
+        statements.model_version,
+        statements.as_of,
+        statements.__dbt_onnx_value
+    from asked
+    left join {{ name }}_deciding as deciding using (__dbt_onnx_moment)
+    left join {{ name }}_about_then as about_then
+        on {{ dbt_onnx._same_key(key, 'asked', 'about_then') }}
+        and asked.__dbt_onnx_moment = about_then.as_of
+    asof join {{ name }}_by_version as statements
+        on {{ dbt_onnx._same_key(key, 'asked', 'statements') }}
+        and coalesce(deciding.model_name, about_then.model_name) = statements.model_name
+        and coalesce(deciding.model_version, about_then.model_version) = statements.model_version
+        and asked.__dbt_onnx_moment >= statements.as_of
+    where statements.status = 'scored'
+)
+{%- endmacro %}
+
+{#- Spark has no ASOF JOIN: of an entity's moments and rows in one order, each moment takes the row before it. -#}
+{% macro spark___held_exactly_ctes(name, key) -%}
+{%- set columns = dbt_onnx._columns(key) -%}
+{{ name }}_in_order as (
+    select
+        {{ dbt_onnx._columns(key, of='asked') }},
+        asked.__dbt_onnx_moment,
+        coalesce(deciding.model_name, about_then.model_name) as model_name,
+        coalesce(deciding.model_version, about_then.model_version) as model_version,
+        true as is_asked,
+        null as statement
+    from asked
+    left join {{ name }}_deciding as deciding using (__dbt_onnx_moment)
+    left join {{ name }}_about_then as about_then
+        on {{ dbt_onnx._same_key(key, 'asked', 'about_then') }}
+        and asked.__dbt_onnx_moment = about_then.as_of
+
+    union all
+
+    select
+        {{ columns }},
+        as_of as __dbt_onnx_moment,
+        model_name,
+        model_version,
+        false as is_asked,
+        {{ dbt_onnx._struct(['status', 'as_of', '__dbt_onnx_value']) }} as statement
+    from {{ name }}_by_version
+),
+
+{{ name }}_held as (
+    select
+        {{ columns }},
+        __dbt_onnx_moment,
+        model_name,
+        model_version,
+        statement.as_of as as_of,
+        statement.__dbt_onnx_value as __dbt_onnx_value
+    from (
+        select
+            {{ columns }},
+            __dbt_onnx_moment,
+            model_name,
+            model_version,
+            is_asked,
+            last_value(statement ignore nulls) over (
+                partition by {{ columns }}, model_name, model_version
+                order by __dbt_onnx_moment asc nulls last, is_asked asc nulls last
+                rows between unbounded preceding and current row
+            ) as statement
+        from {{ name }}_in_order
+    )
+    where is_asked and statement.status = 'scored'
 )
 {%- endmacro %}
 

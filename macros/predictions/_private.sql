@@ -22,8 +22,14 @@
         {{ dbt_onnx._joinable('rows_of_runs.' ~ name, output['type']) }} as {{ name }},
         {%- endfor %}
         rows_of_runs.as_of,
+        {%- if dbt_onnx._called(ledger['current_columns'], 'rejected_reason') %}
+        case when rows_of_runs.rejected_reason is null then 'scored' else 'rejected' end as status,
+        rows_of_runs.rejected_reason,
+        {%- else %}
+        {#- on DuckDB a number into the list of the run #}
         case when rows_of_runs.rejected_reason_no is null then 'scored' else 'rejected' end as status,
         runs.rejected_reasons[rows_of_runs.rejected_reason_no] as rejected_reason,
+        {%- endif %}
         rows_of_runs.last_seen_as_of,
         {{ dbt_onnx._text('runs.model_name') }} as model_name,
         {{ dbt_onnx._text('runs.model_version') }} as model_version,
@@ -60,7 +66,7 @@
     {%- set not_outputs = key | map('lower') | list + [
         'as_of', 'status', 'rejected_reason', 'score_reason', 'is_late', 'model_name', 'model_version', 'run_id',
         'scored_at', 'features_hash', 'last_seen_as_of', 'confirmed_as_of', 'run_no', 'rejected_reason_no',
-    ] -%}
+    ] + dbt_onnx._more_of_current() -%}
     {%- set outputs = [] -%}
     {%- for column in current_columns or [] if column['name'] | lower not in not_outputs -%}
         {%- do outputs.append(column) -%}
@@ -69,6 +75,20 @@
         'relation': relation, 'key': key, 'outputs': outputs,
         'current': current, 'current_columns': current_columns,
     }) }}
+{%- endmacro %}
+
+
+{#- The columns of `<ledger>__current` that an engine has for itself. -#}
+{% macro _more_of_current() -%}
+    {{ return(adapter.dispatch('_more_of_current', 'dbt_onnx')()) }}
+{%- endmacro %}
+
+{% macro default___more_of_current() -%}
+    {{ return([]) }}
+{%- endmacro %}
+
+{% macro spark___more_of_current() -%}
+    {{ return(['is_confirmed_by_runs', 'from_run']) }}
 {%- endmacro %}
 
 
@@ -108,11 +128,16 @@ runs as (
 
 last_run as (
     select
-        unnest(arg_max({{ dbt_onnx._struct(['model_name', 'model_version', 'model_alias']) }}, (started_at, run_id))),
-        list({{ dbt_onnx._struct(['model_name', 'model_version', 'as_of']) }}) as full_runs
-    from runs
-    where status = 'success' and scope = 'full'
-    having count(*) > 0
+        newest.*,
+        full_runs
+    from (
+        select
+            arg_max({{ dbt_onnx._struct(['model_name', 'model_version', 'model_alias']) }}, (started_at, run_id)) as newest,
+            list({{ dbt_onnx._struct(['model_name', 'model_version', 'as_of']) }}) as full_runs
+        from runs
+        where status = 'success' and scope = 'full'
+        having count(*) > 0
+    )
 ),
 
 registry as (

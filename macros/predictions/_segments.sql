@@ -45,6 +45,11 @@ fresh_predictions as (
         {%- endif %}
 ),
 
+{{ adapter.dispatch('_segments_ctes', 'dbt_onnx')(ledger, min_segment_size) }}
+{%- endmacro %}
+
+
+{% macro default___segments_ctes(ledger, min_segment_size) -%}
 segments as (
     select
         entities.__dbt_onnx_segment,
@@ -81,6 +86,41 @@ segment_averages as (
         {%- endif %}
         {%- endfor %}
     from segments
+)
+{%- endmacro %}
+
+{#- Spark has no histogram(): each row says how many of its segment have its value. -#}
+{% macro spark___segments_ctes(ledger, min_segment_size) -%}
+counted_predictions as (
+    select
+        entities.__dbt_onnx_segment,
+        {%- for output in ledger['outputs'] if dbt_onnx._kind_of_type(output['type']) != 'list' %}
+        {%- set column = 'fresh_predictions.' ~ dbt_onnx._identifier(output['name']) %}
+        {{ column }},
+        count(*) over (partition by entities.__dbt_onnx_segment, {{ column }}) as __dbt_onnx_equal_{{ loop.index0 }},
+        {%- endfor %}
+    from fresh_predictions
+    inner join entities on {{ dbt_onnx._same_key(ledger['key'], 'fresh_predictions', 'entities') }}
+),
+
+segment_averages as (
+    select
+        __dbt_onnx_segment,
+        {%- for output in ledger['outputs'] if dbt_onnx._kind_of_type(output['type']) != 'list' %}
+        {%- set column = dbt_onnx._identifier(output['name']) %}
+        {%- if dbt_onnx._kind_of_type(output['type']) == 'number' %}
+        cast(avg({{ column }}) as {{ output['type'] }}) as {{ column }},
+        {%- else %}
+        min_by(
+            {{ column }},
+            case when {{ column }} is not null then (-__dbt_onnx_equal_{{ loop.index0 }}, {{ column }}) end
+        ) as {{ column }},
+        {%- endif %}
+        {%- endfor %}
+        count(*) as __dbt_onnx_segment_size
+    from counted_predictions
+    group by __dbt_onnx_segment
+    having count(*) >= {{ min_segment_size }}
 )
 {%- endmacro %}
 

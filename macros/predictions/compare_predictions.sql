@@ -30,9 +30,9 @@
 {% macro compare_predictions(
     champion, challenger, key, column, threshold=none, about=none, champion_version=none, challenger_version=none
 ) -%}
-    {{ return(adapter.dispatch('compare_predictions', 'dbt_onnx')(
+    {{ return(dbt_onnx._in_dialect(adapter.dispatch('compare_predictions', 'dbt_onnx')(
         champion, challenger, key, column, threshold, about, champion_version, challenger_version
-    ) if execute else 'select 1 as not_yet_compiled') }}
+    )) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__compare_predictions(

@@ -46,9 +46,9 @@
 {% macro current_predictions(
     predictions, registry, key, entities=none, stale_after={'count': 2, 'period': 'day'}, fallback=none
 ) -%}
-    {{ return(adapter.dispatch('current_predictions', 'dbt_onnx')(
+    {{ return(dbt_onnx._in_dialect(adapter.dispatch('current_predictions', 'dbt_onnx')(
         predictions, registry, key, entities, stale_after, fallback
-    ) if execute else 'select 1 as not_yet_compiled') }}
+    )) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__current_predictions(predictions, registry, key, entities, stale_after, fallback) -%}

@@ -16,9 +16,9 @@
         ) }}
 -#}
 {% macro missing_predictions(predictions, entities, key, registry=none, entity_since=none) -%}
-    {{ return(adapter.dispatch('missing_predictions', 'dbt_onnx')(
+    {{ return(dbt_onnx._in_dialect(adapter.dispatch('missing_predictions', 'dbt_onnx')(
         predictions, entities, key, registry, entity_since
-    ) if execute else 'select 1 as not_yet_compiled') }}
+    )) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__missing_predictions(predictions, entities, key, registry, entity_since) -%}

@@ -17,9 +17,9 @@
 {% macro prediction_calibration(
     predictions, outcomes, key, column, outcome, known_at, as_of=none, bins=10, made_at='scored_at', version=none
 ) -%}
-    {{ return(adapter.dispatch('prediction_calibration', 'dbt_onnx')(
+    {{ return(dbt_onnx._in_dialect(adapter.dispatch('prediction_calibration', 'dbt_onnx')(
         predictions, outcomes, key, column, outcome, known_at, as_of, bins, made_at, version
-    ) if execute else 'select 1 as not_yet_compiled') }}
+    )) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__prediction_calibration(

@@ -17,9 +17,9 @@
 {% macro prediction_movers(
     champion, challenger, key, column, limit=20, about=none, champion_version=none, challenger_version=none
 ) -%}
-    {{ return(adapter.dispatch('prediction_movers', 'dbt_onnx')(
+    {{ return(dbt_onnx._in_dialect(adapter.dispatch('prediction_movers', 'dbt_onnx')(
         champion, challenger, key, column, limit, about, champion_version, challenger_version
-    ) if execute else 'select 1 as not_yet_compiled') }}
+    )) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__prediction_movers(

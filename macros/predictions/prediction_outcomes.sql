@@ -32,9 +32,9 @@
     predictions, outcomes, key, column, outcome, known_at, as_of=none, task='classification', made_at='scored_at',
     version=none
 ) -%}
-    {{ return(adapter.dispatch('prediction_outcomes', 'dbt_onnx')(
+    {{ return(dbt_onnx._in_dialect(adapter.dispatch('prediction_outcomes', 'dbt_onnx')(
         predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version
-    ) if execute else 'select 1 as not_yet_compiled') }}
+    )) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__prediction_outcomes(

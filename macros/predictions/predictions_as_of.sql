@@ -15,9 +15,9 @@
         ) }}
 -#}
 {% macro predictions_as_of(predictions, key, said_at=none, about=none) -%}
-    {{ return(adapter.dispatch('predictions_as_of', 'dbt_onnx')(
+    {{ return(dbt_onnx._in_dialect(adapter.dispatch('predictions_as_of', 'dbt_onnx')(
         predictions, key, said_at, about
-    ) if execute else 'select 1 as not_yet_compiled') }}
+    )) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__predictions_as_of(predictions, key, said_at, about) -%}

@@ -20,9 +20,9 @@
 {% macro segment_averages(
     predictions, registry, key, entities, segment, stale_after={'count': 2, 'period': 'day'}, min_segment_size=20
 ) -%}
-    {{ return(adapter.dispatch('segment_averages', 'dbt_onnx')(
+    {{ return(dbt_onnx._in_dialect(adapter.dispatch('segment_averages', 'dbt_onnx')(
         predictions, registry, key, entities, segment, stale_after, min_segment_size
-    ) if execute else 'select 1 as not_yet_compiled') }}
+    )) if execute else 'select 1 as not_yet_compiled') }}
 {%- endmacro %}
 
 {% macro default__segment_averages(predictions, registry, key, entities, segment, stale_after, min_segment_size) -%}

@@ -38,6 +38,10 @@
     The relation cache is not asked: a table that the scoring model made in this very run is not in it.
 -#}
 {% macro _columns_in(relation) -%}
+    {{ return(adapter.dispatch('_columns_in', 'dbt_onnx')(relation)) }}
+{%- endmacro %}
+
+{% macro default___columns_in(relation) -%}
     {%- set found = run_query(
         "select table_name from system.information_schema.tables"
         ~ " where " ~ dbt_onnx._is_called('table_catalog', relation.database)
@@ -57,6 +61,11 @@
     {{ return(columns) }}
 {%- endmacro %}
 
+{#- The types as DuckDB calls them. -#}
+{% macro spark___columns_in(relation) -%}
+    {{ return(adapter.columns_of(relation)) }}
+{%- endmacro %}
+
 
 {#-
     What a FROM clause reads: `_given`, a relation that the user names, and `_written`, a table that a run wrote. Texts in
@@ -74,9 +83,18 @@
 
 
 {% macro _by_bytes(relation, columns) -%}
+    {{ return(adapter.dispatch('_by_bytes', 'dbt_onnx')(relation, columns)) }}
+{%- endmacro %}
+
+{% macro default___by_bytes(relation, columns) -%}
     {%- set names = (columns or []) | selectattr('type', 'equalto', 'VARCHAR') | map(attribute='name') -%}
     {%- set texts = dbt_onnx._texts(names) -%}
     {{ return('(select *' ~ (' replace (' ~ texts ~ ')' if texts) ~ ' from ' ~ relation ~ ')') }}
+{%- endmacro %}
+
+{#- Spark 3.5 has no collations. -#}
+{% macro spark___by_bytes(relation, columns) -%}
+    {{ return('(select * from ' ~ relation ~ ')') }}
 {%- endmacro %}
 
 
@@ -167,6 +185,20 @@
 {% macro spark___utc(expression) -%}
     {{ return("case when typeof(" ~ expression ~ ") = 'timestamp' then cast(to_utc_timestamp(" ~ expression
         ~ ", current_timezone()) as timestamp_ntz) else cast(" ~ expression ~ " as timestamp_ntz) end") }}
+{%- endmacro %}
+
+
+{#- The type of such a moment. -#}
+{% macro _moment_type() -%}
+    {{ return(adapter.dispatch('_moment_type', 'dbt_onnx')()) }}
+{%- endmacro %}
+
+{% macro default___moment_type() -%}
+    {{ return('timestamp') }}
+{%- endmacro %}
+
+{% macro spark___moment_type() -%}
+    {{ return('timestamp_ntz') }}
 {%- endmacro %}
 
 

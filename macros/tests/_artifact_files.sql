@@ -1,12 +1,12 @@
 {#-
-    The artifact files of the serving versions: `[{'version', 'path', 'expected', 'exists'}]`.
+    The artifact files of the serving versions: `[{'version', 'path', 'expected', 'actual'}]`; `actual` is SQL of the
+    sha256, none if there is no such file.
 
     `path` is relative to the project, where dbt works. A path that leaves `artifacts/` counts as a
     file that is not there. Empty where the warehouse is closed to files (`enable_external_access`).
 -#}
 {% macro _artifact_files(ledger, registry) -%}
-    {%- set opened = run_query("select cast(current_setting('enable_external_access') as boolean)") -%}
-    {%- if not opened.rows[0][0] -%}
+    {%- if not adapter.dispatch('_can_read_files', 'dbt_onnx')() -%}
         {{ return([]) }}
     {%- endif -%}
     {%- set registered -%}
@@ -23,15 +23,38 @@
         where served_versions.versions_back = 0
     {%- endset -%}
     {%- set files = [] -%}
-    {%- for row in run_query(registered).rows -%}
+    {%- for row in dbt_onnx._query(registered).rows -%}
         {#- a pattern would read other files than the one that is named -#}
         {%- set is_plain = modules.re.search('[*?[{]', row[1]) is none and '..' not in row[1] -%}
-        {%- set found = is_plain and run_query(
-            "select count(*) from glob(" ~ dbt_onnx._literal(row[1]) ~ ")"
-        ).rows[0][0] > 0 -%}
-        {%- do files.append({'version': row[0], 'path': row[1], 'expected': row[2], 'exists': found}) -%}
+        {%- set actual = adapter.dispatch('_digest_of_file', 'dbt_onnx')(row[1]) if is_plain else none -%}
+        {%- do files.append({'version': row[0], 'path': row[1], 'expected': row[2], 'actual': actual}) -%}
     {%- endfor -%}
     {{ return(files) }}
+{%- endmacro %}
+
+
+{% macro default___can_read_files() -%}
+    {{ return(run_query("select cast(current_setting('enable_external_access') as boolean)").rows[0][0]) }}
+{%- endmacro %}
+
+{#- dbt's own process reads them. -#}
+{% macro spark___can_read_files() -%}
+    {{ return(true) }}
+{%- endmacro %}
+
+
+{#- SQL of the sha256 of a file, none if there is no such file. -#}
+{% macro default___digest_of_file(path) -%}
+    {%- set path = dbt_onnx._literal(path) -%}
+    {%- if run_query("select count(*) from glob(" ~ path ~ ")").rows[0][0] == 0 -%}
+        {{ return(none) }}
+    {%- endif -%}
+    {{ return("(select sha256(content) from read_blob(" ~ path ~ "))") }}
+{%- endmacro %}
+
+{% macro spark___digest_of_file(path) -%}
+    {%- set digest = adapter.sha256_of_file(path) -%}
+    {{ return(dbt_onnx._literal(digest) if digest is not none else none) }}
 {%- endmacro %}
 
 
@@ -42,11 +65,6 @@
         {{ dbt_onnx._literal(file['path'] ~ ' with sha256 ' ~ file['expected']) }} as expected,
         actual,
         {{ dbt_onnx._literal(file['version']) }} as model_version
-    from (
-        select
-            {%- if file['exists'] %} sha256(content) as actual from read_blob({{ dbt_onnx._literal(file['path']) }})
-            {%- else %} cast(null as varchar) as actual
-            {%- endif %}
-    )
+    from (select {{ file['actual'] or 'cast(null as varchar)' }} as actual)
     where actual is distinct from lower({{ dbt_onnx._literal(file['expected']) }})
 {%- endmacro %}

@@ -35,7 +35,11 @@ replaced as (
         and not is_late
         and score_reason is distinct from 'real_time'
         and scored_at < {{ began }}
-        and ({{ key }}) in (select ({{ key }}) from rows_of_version where not is_earlier)
+        and exists (
+            select 1
+            from rows_of_version
+            where not rows_of_version.is_earlier and {{ dbt_onnx._same_key(run['key'], 'ledger', 'rows_of_version') }}
+        )
     group by {{ key }}
 ),
 
@@ -84,10 +88,7 @@ described_totals as (
 ),
 {%- if column['kind'] == 'numeric' %}
 
-described_histogram as (
-    select histogram(value, (select list_append(edges, cast('inf' as double)) from described_totals)) as numbers
-    from described_values
-),
+{{ adapter.dispatch('_described_histogram_cte', 'dbt_onnx')() }},
 
 reference as (
     select
@@ -136,4 +137,28 @@ reference as (
     cross join frequent
 )
 {%- endif %}
+{%- endmacro %}
+
+
+{#- How many values lie in the bin up to each edge. -#}
+{% macro default___described_histogram_cte() -%}
+described_histogram as (
+    select histogram(value, (select list_append(edges, cast('inf' as double)) from described_totals)) as numbers
+    from described_values
+)
+{%- endmacro %}
+
+{% macro spark___described_histogram_cte() -%}
+described_histogram as (
+    select map_from_entries(list({'edge': edge, 'row_count': row_count})) as numbers
+    from (
+        select
+            coalesce(list_min(list_filter(edges, lambda edge: edge >= value)), cast('inf' as double)) as edge,
+            count(*) as row_count
+        from described_values
+        cross join described_totals
+        where value is not null
+        group by 1
+    )
+)
 {%- endmacro %}

@@ -9,6 +9,16 @@
 
 {#- A double in the precision of a FLOAT; beyond its range as it is. -#}
 {% macro _single(value) -%}
+    {{ return(adapter.dispatch('_single', 'dbt_onnx')(value)) }}
+{%- endmacro %}
+
+{#- Beyond its range Spark's cast is infinite. -#}
+{% macro spark___single(value) -%}
+    {{ return("case when isinf(cast(" ~ value ~ " as float)) then " ~ value ~ " else cast(cast(" ~ value
+        ~ " as float) as double) end") }}
+{%- endmacro %}
+
+{% macro default___single(value) -%}
     {{ return("coalesce(cast(try_cast(" ~ value ~ " as float) as double), " ~ value ~ ")") }}
 {%- endmacro %}
 
@@ -29,7 +39,13 @@
 {%- endfor -%}
 card as (
     select
-        * replace ({{ dbt_onnx._text('column_name') }} as column_name),
+        {{ dbt_onnx._text('column_name') }} as column_name,
+        kind,
+        null_share,
+        edges,
+        shares,
+        categories,
+        other_share,
         case
             when list_contains({{ dbt_onnx._list_of_texts(singles) }}, column_name)
                 then list_transform(edges, lambda edge: {{ dbt_onnx._single('edge') }})
@@ -41,19 +57,22 @@ card as (
 
 reference as (
     select
-        * exclude (seen_edges, distinct_edges) replace (
-            distinct_edges as edges,
-            case
-                when len(distinct_edges) = len(edges) or edges is null then shares
-                else list_append(
-                    list_transform(
-                        distinct_edges,
-                        lambda seen: list_sum(list_filter(shares, lambda share, place: seen_edges[place] = seen))
-                    ),
-                    shares[len(shares)]
-                )
-            end as shares
-        )
+        column_name,
+        kind,
+        null_share,
+        distinct_edges as edges,
+        case
+            when len(distinct_edges) = len(edges) or edges is null then shares
+            else list_append(
+                list_transform(
+                    distinct_edges,
+                    lambda seen: list_sum(list_filter(shares, lambda share, place: seen_edges[place] = seen))
+                ),
+                shares[len(shares)]
+            )
+        end as shares,
+        categories,
+        other_share
     from card
 )
 {%- endmacro %}
@@ -110,11 +129,20 @@ reference as (
     {%- elif column['time_unit'] in microseconds and modules.re.match('DATE|TIMESTAMP', type) -%}
         {%- set moment = value if type.endswith('TIME ZONE') else "cast(" ~ value ~ " as "
             ~ ('timestamptz' if type.startswith('TIMESTAMPTZ') else 'timestamp') ~ ")" -%}
-        {{ return("case when isfinite(" ~ moment ~ ") then epoch_us(" ~ moment ~ ") / "
-            ~ microseconds[column['time_unit']] ~ "e0 when " ~ moment ~ " > '1970-01-01' then cast('inf' as double)"
-            ~ " when " ~ moment ~ " is not null then cast('-inf' as double) end") }}
+        {{ return(adapter.dispatch('_counted_moment', 'dbt_onnx')(moment, microseconds[column['time_unit']])) }}
     {%- endif -%}
     {{ return(none) }}
+{%- endmacro %}
+
+
+{% macro default___counted_moment(moment, microseconds) -%}
+    {{ return("case when isfinite(" ~ moment ~ ") then epoch_us(" ~ moment ~ ") / " ~ microseconds ~ "e0 when "
+        ~ moment ~ " > '1970-01-01' then cast('inf' as double) when " ~ moment ~ " is not null then cast('-inf' as double) end") }}
+{%- endmacro %}
+
+{#- Spark has no infinite moments. -#}
+{% macro spark___counted_moment(moment, microseconds) -%}
+    {{ return("unix_micros(cast(cast(" ~ dbt_onnx._utc(moment) ~ " as varchar) || 'Z' as timestamptz)) / " ~ microseconds ~ "e0") }}
 {%- endmacro %}
 
 
@@ -135,59 +163,21 @@ reference as (
     The columns are unpivoted first, each as a branch that brings its edges along, and then aggregated at once. All
     branches read one materialized copy, or a view would be computed for each. A NULL list counts as one NULL.
 -#}
-{% macro _measured_ctes(population, columns) -%}
-present as materialized (
-    select {{ dbt_onnx._columns(columns | map(attribute='name')) }} from {{ population }}
-),
-
-present_values as (
-    {%- for column in columns %}
-    {%- set counted = dbt_onnx._counted_value('value', column) %}
-    {%- set column_name = dbt_onnx._text(dbt_onnx._literal(column['name'])) %}
-    select
-        {{ column_name }} as column_name,
-        {{ counted if column['kind'] == 'numeric' else 'cast(null as double)' }} as number,
-        {{ dbt_onnx._text('null') if column['kind'] == 'numeric' else counted }} as text,
-        {#- no histogram is without edges; that of a column without known values is never looked at #}
-        (select case when len(edges) > 0 then edges else [0.0] end from reference where column_name = {{ column_name }})
-            as edges
-    from {{ dbt_onnx._values_of('present', column) }}
-    {{- '\n\n    union all\n' if not loop.last }}
-    {%- endfor %}
-),
+{% macro default___counted_ctes(population, columns) -%}
+{{ dbt_onnx._present_values_ctes(population, columns, with_edges=true) }},
 
 measured as (
     select *
     from (
         select
-            column_name,
-            count(*) as row_count,
-            count(number) + count(text) as known,
-            min(number) = max(number) or min(text) = max(text) as is_constant,
-            coalesce(cast(any_value(number) as varchar), any_value(text)) as example,
+            {{ dbt_onnx._known_values() | indent(12) }},
             histogram(number, edges) as numbers,
             histogram(text) as texts
         from present_values
         group by column_name
     )
     inner join reference using (column_name)
-)
-{%- endmacro %}
-
-
-{#-
-    The CTE `compared`: a row per column of a population that `reference` is about, with
-
-    `psi`       the population stability index: the sum over the bins of (actual - expected) * ln(actual / expected),
-                with shares of the known values (Siddiqi, Credit Risk Scorecards, 2006). A share below 0.0001 counts
-                as 0.0001, for an empty bin would make it infinite. NULL where either side knows no value
-    `moved`     the bin that adds most to it
-    `chance`    where all known values are the same: how probable that is by the reference, as a logarithm
-    `unlisted_share`, `examples`    of the categories that the reference does not list; its own share of those that
-                it had no room for is `other_share`
--#}
-{% macro _compared_ctes(population, columns) -%}
-{{ dbt_onnx._measured_ctes(population, columns) }},
+),
 
 counts_by_value as (
     select
@@ -215,7 +205,110 @@ counts_by_bin as (
         max({'row_count': value_rows, 'value': value}, 3) as examples
     from counts_by_value
     group by column_name, number
+)
+{%- endmacro %}
+
+{#- Spark has no histogram(): each value finds its bin. -#}
+{% macro spark___counted_ctes(population, columns) -%}
+{{ dbt_onnx._present_values_ctes(population, columns, with_edges=false) }},
+
+measured as (
+    select *
+    from (
+        select
+            {{ dbt_onnx._known_values() | indent(12) }}
+        from present_values
+        group by column_name
+    )
+    inner join reference using (column_name)
 ),
+
+values_in_bins as (
+    select
+        present_values.column_name,
+        case
+            when text is null then 1 + len(list_filter(edges, lambda edge: edge < number))
+            else coalesce(list_position(categories, text), len(shares) + 1)
+        end as bin_number,
+        text
+    from present_values
+    inner join reference on present_values.column_name = reference.column_name
+    where number is not null or text is not null
+),
+
+counts_by_value as (
+    select
+        column_name,
+        bin_number,
+        left(text, 40) as value,
+        count(*) as value_rows,
+        row_number() over (
+            partition by column_name, bin_number order by count(*) desc nulls last, left(text, 40) desc nulls last
+        ) as place
+    from values_in_bins
+    group by column_name, bin_number, text
+),
+
+counts_by_bin as (
+    select
+        column_name,
+        bin_number as number,
+        sum(value_rows) as bin_rows,
+        list({'row_count': value_rows, 'value': value} order by place asc nulls last) filter (where place <= 3) as examples
+    from counts_by_value
+    group by column_name, bin_number
+)
+{%- endmacro %}
+
+
+{#- How many values of a column are known, and one of them. -#}
+{% macro _known_values() -%}
+column_name,
+count(*) as row_count,
+count(number) + count(text) as known,
+min(number) = max(number) or min(text) = max(text) as is_constant,
+coalesce(cast(any_value(number) as varchar), any_value(text)) as example
+{%- endmacro %}
+
+
+{% macro _present_values_ctes(population, columns, with_edges) -%}
+present as materialized (
+    select {{ dbt_onnx._columns(columns | map(attribute='name')) }} from {{ population }}
+),
+
+present_values as (
+    {%- for column in columns %}
+    {%- set counted = dbt_onnx._counted_value('value', column) %}
+    {%- set column_name = dbt_onnx._text(dbt_onnx._literal(column['name'])) %}
+    select
+        {{ column_name }} as column_name,
+        {{ counted if column['kind'] == 'numeric' else 'cast(null as double)' }} as number,
+        {{ dbt_onnx._text('null') if column['kind'] == 'numeric' else counted }} as text
+        {%- if with_edges %},
+        {#- no histogram is without edges; that of a column without known values is never looked at #}
+        (select case when len(edges) > 0 then edges else [0.0] end from reference where column_name = {{ column_name }})
+            as edges
+        {%- endif %}
+    from {{ dbt_onnx._values_of('present', column) }}
+    {{- '\n\n    union all\n' if not loop.last }}
+    {%- endfor %}
+)
+{%- endmacro %}
+
+
+{#-
+    The CTE `compared`: a row per column of a population that `reference` is about, with
+
+    `psi`       the population stability index: the sum over the bins of (actual - expected) * ln(actual / expected),
+                with shares of the known values (Siddiqi, Credit Risk Scorecards, 2006). A share below 0.0001 counts
+                as 0.0001, for an empty bin would make it infinite. NULL where either side knows no value
+    `moved`     the bin that adds most to it
+    `chance`    where all known values are the same: how probable that is by the reference, as a logarithm
+    `unlisted_share`, `examples`    of the categories that the reference does not list; its own share of those that
+                it had no room for is `other_share`
+-#}
+{% macro _compared_ctes(population, columns) -%}
+{{ adapter.dispatch('_counted_ctes', 'dbt_onnx')(population, columns) }},
 
 numbered_bins as (
     select
@@ -233,9 +326,10 @@ bins as (
         case
             when kind = 'categorical' then coalesce(left(categories[number], 40), 'other values')
             when len(edges) = 0 then 'any number'
-            when number = 1 then format('up to {:.6g}', edges[1])
-            when number > len(edges) then format('above {:.6g}', edges[number - 1])
-            else format('above {:.6g} to {:.6g}', edges[number - 1], edges[number])
+            when number = 1 then 'up to ' || {{ dbt_onnx._six_digits('edges[1]') }}
+            when number > len(edges) then 'above ' || {{ dbt_onnx._six_digits('edges[number - 1]') }}
+            else 'above ' || {{ dbt_onnx._six_digits('edges[number - 1]') }}
+                || ' to ' || {{ dbt_onnx._six_digits('edges[number]') }}
         end as bin,
         coalesce(shares[number], other_share) as expected,
         coalesce(bin_rows, 0) / cast(known as double) as actual,
@@ -281,6 +375,36 @@ compared as (
 {%- endmacro %}
 
 
+{#- A number as text: six digits of an edge, and four places of a share. -#}
+{% macro _six_digits(number) -%}
+    {{ return(adapter.dispatch('_six_digits', 'dbt_onnx')(number)) }}
+{%- endmacro %}
+
+{% macro default___six_digits(number) -%}
+    {{ return("format('{:.6g}', " ~ number ~ ")") }}
+{%- endmacro %}
+
+{#- Java's `%g` keeps the zeros at the end. -#}
+{% macro spark___six_digits(number) -%}
+    {{ return("regexp_replace(regexp_replace(format_string('%.6g', " ~ number
+        ~ "), '([.][0-9]*?)0+(e|$)', '$1$2'), '[.](e|$)', '$1')") }}
+{%- endmacro %}
+
+
+{% macro _four_places(number) -%}
+    {{ return(adapter.dispatch('_four_places', 'dbt_onnx')(number)) }}
+{%- endmacro %}
+
+{% macro default___four_places(number) -%}
+    {{ return("round(" ~ number ~ ", 4)") }}
+{%- endmacro %}
+
+{#- Java writes 0.0001 as 1.0E-4. -#}
+{% macro spark___four_places(number) -%}
+    {{ return("regexp_replace(format_string('%.4f', round(" ~ number ~ ", 4)), '([.][0-9]+?)0+$', '$1')") }}
+{%- endmacro %}
+
+
 {#-
     The findings about `psi` and `constant` in `compared`, as two SELECTs. `chance` of less than one in a million
     makes a constant a finding: a rare flag that happens to be unset in a small population is none.
@@ -291,8 +415,8 @@ compared as (
     select
         column_name,
         'psi' as problem,
-        moved.bin || ': ' || round(moved.expected, 4) as expected,
-        moved.bin || ': ' || round(moved.actual, 4) as actual,
+        moved.bin || ': ' || {{ dbt_onnx._four_places('moved.expected') }} as expected,
+        moved.bin || ': ' || {{ dbt_onnx._four_places('moved.actual') }} as actual,
         psi as figure,
         case
             {%- for threshold in thresholds %}

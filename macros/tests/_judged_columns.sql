@@ -11,7 +11,7 @@
     {%- set runs = dbt_onnx._rows_about(model, [
         'status', 'scope', 'model_name', 'model_version', 'artifact_sha256', 'scored_at', 'as_of', 'key_columns',
     ]) -%}
-    {%- set found = run_query(
+    {%- set found = dbt_onnx._query(
         "select model_name, model_version, artifact_sha256, cast(scored_at as varchar) as scored_at,"
         ~ " cast(as_of as varchar) as as_of, to_json(key_columns) as key"
         ~ " from " ~ runs ~ " as runs where status = 'success' and scope = 'full'"
@@ -53,17 +53,32 @@
         {%- set is_single = "coalesce(list_bool_and(list_transform(edges, lambda edge: edge = " ~ dbt_onnx._single('edge')
             ~ ")) and list_bool_or(list_transform(edges, lambda edge: cast(edge as varchar)"
             ~ " <> cast(try_cast(edge as float) as varchar))), false)" -%}
-        {%- for row in run_query(
+        {%- for row in dbt_onnx._query(
             "select column_name as name, kind, time_unit,"
             ~ " coalesce(list_has_all(['False', 'True'], categories), false) as is_boolean, "
             ~ (is_single ~ " as is_single, null as fill" if is_older
                 else "coalesce(dtype in ('float16', 'float32'), false) or " ~ is_single ~ " as is_single, fill")
-            ~ " from " ~ dbt_onnx._references_of(model, run, role) ~ " order by rowid asc"
+            ~ " from " ~ dbt_onnx._references_of(model, run, role) ~ " order by " ~ dbt_onnx._as_written() ~ " asc"
         ).rows -%}
             {%- do described.append(dict(row.dict())) -%}
         {%- endfor -%}
     {%- endif -%}
     {{ return(described) }}
+{%- endmacro %}
+
+
+{#- What the rows of a table that we wrote are ordered by. -#}
+{% macro _as_written() -%}
+    {{ return(adapter.dispatch('_as_written', 'dbt_onnx')()) }}
+{%- endmacro %}
+
+{% macro default___as_written() -%}
+    {{ return('rowid') }}
+{%- endmacro %}
+
+{#- Iceberg keeps no order. -#}
+{% macro spark___as_written() -%}
+    {{ return('column_name') }}
 {%- endmacro %}
 
 

@@ -31,6 +31,7 @@
 {%- set judged = dbt_onnx._judged_features(model, run, features, dbt_onnx._names(columns)) -%}
 {%- do dbt_onnx._raise_faults(judged['faults'], 'features_match_training', model) -%}
 
+{%- set sql %}
 with {% if judged['columns'] -%}
 {{ dbt_onnx._reference_cte(model, run, 'feature', judged['columns']) }},
 
@@ -50,8 +51,8 @@ validation_errors as (
     select
         column_name,
         'nulls' as problem,
-        'NULL: ' || round(expected_null_share, 4) as expected,
-        'NULL: ' || round(null_share, 4) as actual,
+        'NULL: ' || {{ dbt_onnx._four_places('expected_null_share') }} as expected,
+        'NULL: ' || {{ dbt_onnx._four_places('null_share') }} as actual,
         null_share - expected_null_share as figure,
         {{ max_null_increase }} as threshold,
         'error' as severity
@@ -63,7 +64,7 @@ validation_errors as (
     select
         column_name,
         'unseen_categories' as problem,
-        'other values: ' || round(other_share, 4) as expected,
+        'other values: ' || {{ dbt_onnx._four_places('other_share') }} as expected,
         examples as actual,
         unlisted_share - other_share as figure,
         {{ max_unseen_fraction }} as threshold,
@@ -74,5 +75,7 @@ validation_errors as (
 )
 
 {{ dbt_onnx._sorted_drift(run) }}
+{%- endset -%}
+{{ dbt_onnx._in_dialect(sql) }}
 {%- endif -%}
 {% endtest %}

@@ -31,17 +31,31 @@
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_are_complete', model, key, faults) -%}
 {%- set clock = dbt_onnx.clock() | trim -%}
 
+{%- set sql %}
 with {{ dbt_onnx._missing_entities_ctes(ledger, registry, entities, entity_since) }},
 
 unknown as (
     select
         {{ dbt_onnx._columns(key) }},
         case when __dbt_onnx_is_present then 'no_entity' else 'departed' end as problem,
-        unnest(__dbt_onnx_prediction),
-        case problem when 'departed' then last_seen_as_of end as last_seen_as_of
+        __dbt_onnx_prediction.scored_at as scored_at,
+        __dbt_onnx_prediction.model_version as model_version,
+        __dbt_onnx_prediction.as_of as as_of,
+        case when not __dbt_onnx_is_present then last_seen_as_of end as last_seen_as_of
     from answers
     anti join entities on {{ dbt_onnx._same_key(key, 'answers', 'entities') }}
     where __dbt_onnx_prediction is not null
+),
+
+{#- the first full run without them #}
+missed as (
+    select
+        departed.last_seen_as_of,
+        min(runs.as_of) as as_of
+    from (select distinct last_seen_as_of from unknown) as departed
+    inner join runs on departed.last_seen_as_of < runs.as_of
+    where runs.status = 'success' and runs.scope = 'full'
+    group by departed.last_seen_as_of
 ),
 
 validation_errors as (
@@ -66,17 +80,17 @@ validation_errors as (
     {%- else %}
     select
         unknown.*,
-        case problem when 'departed' then 'warn' else 'error' end as severity
+        case unknown.problem when 'departed' then 'warn' else 'error' end as severity
     from unknown
-    {#- the first full run without them #}
-    asof left join (select distinct as_of from runs where status = 'success' and scope = 'full') as missed
-        on unknown.last_seen_as_of < missed.as_of
+    left join missed on unknown.last_seen_as_of = missed.last_seen_as_of
     where
-        problem = 'no_entity'
+        unknown.problem = 'no_entity'
         or coalesce(missed.as_of, {{ clock }}) >= {{ clock }} - {{ dbt_onnx._interval(tell_departures_for) }}
     {%- endif %}
 )
 
 {{ dbt_onnx._sorted_findings('severity asc nulls last, problem asc nulls last', key) }}
+{%- endset -%}
+{{ dbt_onnx._in_dialect(sql) }}
 {%- endif -%}
 {% endtest %}

@@ -32,6 +32,7 @@
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_are_fresh', model, key, faults) -%}
 {%- set clock = dbt_onnx.clock() | trim -%}
 
+{%- set sql %}
 with {{ dbt_onnx._current_rows_ctes(dict(ledger, outputs=[]), registry) }},
 
 served as (
@@ -77,5 +78,7 @@ validation_errors as (
 )
 
 {{ dbt_onnx._sorted_findings('severity asc nulls last, age desc nulls last', ledger['key']) }}
+{%- endset -%}
+{{ dbt_onnx._in_dialect(sql) }}
 {%- endif -%}
 {% endtest %}

@@ -32,6 +32,7 @@
 {%- endif -%}
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_are_valid', model, key, faults, column) -%}
 
+{%- set sql %}
 with {{ dbt_onnx._current_rows_ctes(ledger, none) }},
 
 tried as (
@@ -79,5 +80,7 @@ validation_errors as (
 )
 
 {{ dbt_onnx._sorted_findings('problem asc nulls last, column_name asc nulls last', key) }}
+{%- endset -%}
+{{ dbt_onnx._in_dialect(sql) }}
 {%- endif -%}
 {% endtest %}

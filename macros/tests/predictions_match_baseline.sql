@@ -29,6 +29,8 @@
 {%- do dbt_onnx._raise_faults(faults, 'predictions_match_baseline', model) -%}
 
 {%- set run = dbt_onnx._last_full_run(model) -%}
+
+{%- set sql %}
 {%- if run is none -%}
 with validation_errors as (
     {{ dbt_onnx._findings([]) }}
@@ -72,7 +74,7 @@ validation_errors as (
         'label_share' as problem,
         'no value with a share above ' || {{ max_label_share }} as expected,
         count(*) / cast(sum(count(*)) over () as double) as figure,
-        {{ dbt_onnx._text(name) }} || ': ' || round(figure, 4) as actual,
+        {{ dbt_onnx._text(name) }} || ': ' || {{ dbt_onnx._four_places('figure') }} as actual,
         {{ max_label_share }} as threshold,
         'error' as severity
     from in_force
@@ -84,5 +86,7 @@ validation_errors as (
 {%- endif %}
 
 {{ dbt_onnx._sorted_drift(run) }}
+{%- endset -%}
+{{ dbt_onnx._in_dialect(sql) }}
 {%- endif -%}
 {% endtest %}

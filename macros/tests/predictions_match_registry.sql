@@ -23,6 +23,7 @@
     + dbt_onnx._faults_of_fraction(max_earlier_fraction, 'max_earlier_fraction') -%}
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_match_registry', model, key, faults) -%}
 
+{%- set sql %}
 with {{ dbt_onnx._current_rows_ctes(dict(ledger, outputs=[]), registry) }},
 
 served as (
@@ -66,7 +67,7 @@ validation_errors as (
             else 'two_serving_versions'
         end as problem,
         (select model_name || coalesce('@' || model_alias, '/' || model_version) from last_run) as expected,
-        string_agg(model_version, ', ' order by place desc nulls last) as actual
+        array_to_string(list(model_version order by place desc nulls last), ', ') as actual
     from (select distinct model_version, place from places where is_serving)
     having count(*) <> 1
     {%- for file in dbt_onnx._artifact_files(ledger, registry) %}
@@ -78,5 +79,7 @@ validation_errors as (
 )
 
 {{ dbt_onnx._sorted_findings('problem asc nulls last', key) }}
+{%- endset -%}
+{{ dbt_onnx._in_dialect(sql) }}
 {%- endif -%}
 {% endtest %}

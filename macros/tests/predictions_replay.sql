@@ -16,6 +16,19 @@
 -#}
 {% test predictions_replay(model, registry, sample=1000, runs=2) %}
 {%- if execute -%}
+{{ adapter.dispatch('_predictions_replay', 'dbt_onnx')(model, registry, sample, runs) }}
+{%- endif -%}
+{% endtest %}
+
+
+{% macro spark___predictions_replay(model, registry, sample, runs) -%}
+    {{ exceptions.raise_compiler_error(
+        "predictions_replay on " ~ model ~ " does not work on Spark: SQL cannot run a model, and Spark has no plugin that can."
+        ~ " Hint: run `dbt-onnx replay " ~ model.identifier ~ "` after `dbt build`"
+    ) }}
+{%- endmacro %}
+
+{% macro default___predictions_replay(model, registry, sample, runs) -%}
 {%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
     + dbt_onnx._faults_of_relation(registry, 'registry')
     + dbt_onnx._faults_of_count(sample, 'sample')
@@ -60,5 +73,4 @@ findings as (
 select *
 from findings
 {{ dbt_onnx._none_if_empty() }}
-{%- endif -%}
-{% endtest %}
+{%- endmacro %}

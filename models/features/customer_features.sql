@@ -38,8 +38,8 @@ customer_weeks as (
         feature_date,
         cds,
         dollars,
-        date_diff('day', first_purchased_on, purchased_on) // 7 as purchase_week,
-        date_diff('day', first_purchased_on, feature_date) // 7 as current_week
+        floor({{ dbt.datediff('first_purchased_on', 'purchased_on', 'day') }} / 7) as purchase_week,
+        floor({{ dbt.datediff('first_purchased_on', 'feature_date', 'day') }} / 7) as current_week
     from known_purchases
 
 ),
@@ -76,7 +76,7 @@ select
     cast(active_weeks as integer) as active_weeks,
     cast(monetary as decimal(12, 2)) as monetary,
     cast(
-        0.01 * ((cast(200 * monetary as bigint) + frequency) // (2 * frequency)) as decimal(12, 2)
+        0.01 * cast(floor((cast(200 * monetary as bigint) + frequency) / (2 * frequency)) as bigint) as decimal(12, 2)
     ) as average_purchase,
     cast(largest_purchase as decimal(12, 2)) as largest_purchase,
     cast(cds as integer) as cds,

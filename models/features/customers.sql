@@ -11,7 +11,7 @@ first_purchases as (
     select
         customer_id,
         min(purchased_on) as first_purchased_on,
-        arg_min(cds, purchase_id) as first_cds
+        min_by(cds, purchase_id) as first_cds
     from purchases
     where purchased_on <= cast({{ dbt_onnx.clock() }} as date)
     group by customer_id
@@ -21,6 +21,6 @@ first_purchases as (
 select
     customer_id,
     first_purchased_on,
-    strftime(first_purchased_on, '%Y-%m') as first_month,
+    substr(cast(first_purchased_on as string), 1, 7) as first_month,
     first_cds
 from first_purchases

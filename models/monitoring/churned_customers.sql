@@ -34,7 +34,7 @@ horizons as (
         as_of,
         as_of + interval '90' day as known_at
     from predictions
-    where known_at <= {{ dbt_onnx.clock() }}
+    where as_of + interval '90' day <= {{ dbt_onnx.clock() }}
 
 )
 

@@ -26,15 +26,24 @@ first_purchases as (
 
 ),
 
+customer_weeks as (
+
+    select
+        customer_id,
+        first_purchased_on,
+        {{ dbt.datediff('first_purchased_on', 'cast(' ~ dbt_onnx.clock() ~ ' as date)', 'day') }} / 7 as weeks
+    from first_purchases
+
+),
+
 windows as (
 
     select
         customer_id,
         -- the first day of the 13th customer week, counted back from the current one
-        cast(first_purchased_on as date) + 7 * (
-            cast(floor((cast({{ dbt_onnx.clock() }} as date) - first_purchased_on) / 7) as integer) - 12
-        ) as window_from
-    from first_purchases
+        cast({{ dbt.dateadd('day', '7 * (cast(floor(weeks) as integer) - 12)', 'first_purchased_on') }} as date)
+            as window_from
+    from customer_weeks
 
 ),
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from metastore import metastore
-from session import open_session, settings
+from local_spark import metastore, open_session, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

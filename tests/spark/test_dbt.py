@@ -78,14 +78,21 @@ def test_dbt_builds_a_scoring_model(project: Path, spark: SparkSession) -> None:
     options = ["--project-dir", str(project), "--profiles-dir", str(project)]
     assert dbtRunner().invoke(["deps", "--quiet", *options]).success
     said = []
-    for _ in range(2):
-        done = dbtRunner().invoke(["build", "--quiet", *options])
+    for more in (["--empty"], [], []):
+        done = dbtRunner().invoke(["build", "--quiet", *options, *more])
         assert done.success, [(r.node.name, r.message) for r in done.result]
         [scored] = [result for result in done.result if result.node.name == "scores"]
         said.append(scored.message)
     assert said == [
+        "churn/2: scored 0, unchanged 0",
         "churn/2: scored 500 (new 500), unchanged 0",
         "churn/2: scored 0, unchanged 500",
     ]
     found = spark.sql("select status, model_version, count(*) from consumer.scores group by 1, 2")
     assert [tuple(row) for row in found.collect()] == [("scored", "2", 500)]
+    runs = spark.sql("select scope, features_relation from consumer.dbt_onnx_runs order by run_no")
+    assert [tuple(row) for row in runs.collect()] == [
+        ("empty", "consumer.features"),
+        ("full", "consumer.features"),
+        ("full", "consumer.features"),
+    ]

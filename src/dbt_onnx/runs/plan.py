@@ -16,6 +16,7 @@ One more is no run's own: `real_time`, an answer that a service gave on request,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.runs.answered import REAL_TIME
@@ -23,12 +24,104 @@ from dbt_onnx.runs.answered import REAL_TIME
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
+    from typing import Self
+
+    from dbt_onnx.runs.run import ScoringRun
 
 SCORE_REASONS = (
     "new", "features_changed", "model_changed", "expired", "retry", "full_refresh", "hash_changed",
     REAL_TIME,
 )  # fmt: skip
 """Rows carry the place of theirs: another reason is put at the end."""
+_TICK = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Past:
+    """What successful runs of a scoring model say to one that begins; moments are none before the first.
+
+    `is_alone`: no other model version has scored. `as_of` is the newest moment that a full run of this
+    version was about, `clock` the newest clock of a full run by any, `scored_at` that of any run.
+    `features_hash_function` is that of the newest full run, which made the hashes in current.
+    """
+
+    is_alone: bool
+    as_of: datetime | None
+    clock: datetime | None
+    scored_at: datetime | None
+    features_hash_function: str | None
+
+    def is_behind(self, clock: datetime) -> bool:
+        """Whether a run under this clock is about the past. The clock tells it, not the newest row: that one
+        may be deleted, and an entity may arrive late.
+        """
+        return self.clock is not None and clock < self.clock
+
+    def scored_at_of(self, now: datetime) -> datetime:
+        """When the run scores: a machine's clock that was set back must not make the newest prediction look
+        older.
+        """
+        return now if self.scored_at is None else max(now, self.scored_at + _TICK)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Everything that a run knows before it looks at rows.
+
+    Relations are SQL of the engine; the features may be a query. `features` maps the columns that the model reads
+    to their SQL types, `precisions` to how much of a value counts. `current`, `history` and `runs` are
+    tables or views, or typed empty relations before the first run. `is_alone`: no other model version
+    has scored. `hash_changed` says that the features hash of the last run came from another function. All rows
+    of a backfill are late.
+    """
+
+    features_sql: str
+    shape: Any
+    features: Mapping[str, str]
+    precisions: Mapping[str, str]
+    as_of_sql: str
+    current: str
+    history: str
+    runs: str
+    is_alone: bool
+    full_refresh: bool
+    retry_rejected: bool
+    refresh_after: timedelta | None
+    hash_changed: bool
+    is_backfill: bool
+
+    @classmethod
+    def of(
+        cls,
+        run: ScoringRun,
+        past: Past,
+        *,
+        clock: datetime,
+        precisions: Mapping[str, str],
+        hash_function: str,
+        **relations: str,
+    ) -> Self:
+        """The question of a run; `relations` are `current`, `history` and `runs`."""
+        names = run.artifact.contract.feature_names
+        return cls(
+            features_sql=run.features.sql,
+            shape=run.shape,
+            features={name: run.features.columns[name] for name in names},
+            precisions=precisions,
+            as_of_sql=run.features.as_of_sql(run.request.as_of, clock=clock),
+            is_alone=past.is_alone,
+            full_refresh=run.settings.full_refresh,
+            retry_rejected=run.settings.retry_rejected,
+            refresh_after=run.request.refresh_after,
+            hash_changed=past.features_hash_function not in {None, hash_function},
+            is_backfill=run.is_other_version or past.is_behind(clock),
+            **relations,
+        )
+
+    @property
+    def asks_for_all(self) -> bool:
+        """Whether rows are scored that have not changed."""
+        return self.full_refresh or self.retry_rejected or self.is_backfill
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from dbt_onnx.kernel.contract import FLOAT_TYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dbt_onnx.kernel.contract import Contract
 
 EXACT = "exact"
@@ -63,3 +65,11 @@ def _precision(dtype: str, tolerance: float | None, significant_digits: int) -> 
 def bits_of(significant_digits: int) -> int:
     """How many bits of a double as many decimal digits take."""
     return math.ceil(significant_digits * math.log2(10))
+
+
+def function_name(base: str, precisions: Mapping[str, str]) -> str:
+    """What makes the features hashes, for the run row: the warehouse's function, and where values are
+    rounded to significant digits, to how many.
+    """
+    digits = {precision for precision in precisions.values() if precision.endswith("digits")}
+    return "/".join((base, *sorted(digits)))

@@ -119,8 +119,10 @@ class Engine(Protocol):
     def recorded(self, settings: RunSettings) -> AbstractContextManager[None]:
         """Open the run row; close it as `error` when what is within fails."""
 
-    def stamp(self, request: ScoringRequest, artifact: Artifact) -> None:
-        """Say in the run row with which version and on what the run is, before anything can fail."""
+    def stamp(self, request: ScoringRequest, stamps: Mapping[str, Any]) -> None:
+        """Say in the run row on what the run is, and with which version, which `stamps` tell, before
+        anything can fail.
+        """
 
     def registry(self, relation: Any, *, seeds: Mapping[str, Path]) -> Registry:
         """The registry's rows; where a dry build has left it without, those of a file among `seeds`."""
@@ -235,7 +237,17 @@ def _open(
             f"{registry.where} has no {CARD_COLUMN} for {entry.model}, so it does not tell when "
             "the card is changed: `dbt-onnx verify --record-cards` fills it"
         )
-    engine.stamp(request, artifact)
+    engine.stamp(
+        request,
+        {
+            "model_name": artifact.model_name,
+            "model_version": artifact.model_version,
+            "model_alias": parse_spec(request.model).alias,
+            "artifact_sha256": artifact.sha256,
+            "card_sha256": artifact.card_sha256,
+            "key_columns": list(request.key),
+        },
+    )
     features = engine.features(request.features)
     run = ScoringRun(
         request=request,

@@ -5,7 +5,15 @@ Types are those of DuckDB; an engine has its own for them. Timestamps are naive 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dbt_onnx.errors import ContractError
+from dbt_onnx.kernel.contract import KEY_PREFIX
 from dbt_onnx.runs.plan import SCORE_REASONS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 CURRENT_SUFFIX = "__current"
 HISTORY_SUFFIX = "__history"
@@ -94,3 +102,25 @@ REQUEST_LOGS_TYPES = {
     "lines_left": "BIGINT[]",
     "read_at": "TIMESTAMP",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerColumns:
+    """The columns of a scoring model that are its own: the engine's SQL types by name."""
+
+    key: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+    @property
+    def carried_key(self) -> dict[str, str]:
+        """{key column: its name in the plan, and in what is streamed}."""
+        return {name: f"{KEY_PREFIX}{i}" for i, name in enumerate(self.key)}
+
+    def check_names(self) -> None:
+        """Raise ContractError when an output is called as a column of the key."""
+        collisions = {n.casefold() for n in self.key} & {n.casefold() for n in self.outputs}
+        if collisions:
+            raise ContractError(
+                f"output column(s) {sorted(collisions)} collide with the key {list(self.key)}",
+                hint="give the output another column name when exporting or registering the model",
+            )

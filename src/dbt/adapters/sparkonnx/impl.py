@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import linecache
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbt.adapters.base import PythonJobHelper
+from dbt.adapters.base import PythonJobHelper, available
 from dbt.adapters.contracts.connection import AdapterResponse
 from dbt.adapters.spark import SparkAdapter, SparkConnectionManager, SparkCredentials
 from dbt_common.exceptions import DbtRuntimeError
 
+from dbt_onnx.engines.base import TableName
+from dbt_onnx.engines.spark.dialect import duckdb_type, in_spark_sql
 from dbt_onnx.engines.spark.session import open_session, refuse_connect
+from dbt_onnx.engines.spark.sql import named
 from dbt_onnx.engines.spark.warehouse import take_outcome
 from dbt_onnx.errors import DbtOnnxError
 
@@ -76,6 +81,33 @@ class SparkOnnxAdapter(SparkAdapter):
     @property
     def python_submission_helpers(self) -> dict[str, type[PythonJobHelper]]:
         return {"session": SessionPythonJobHelper, **super().python_submission_helpers}
+
+    @available
+    def in_spark_sql(self, sql: str) -> str:
+        """A query of the package's macros, which are written in DuckDB's SQL, as Spark reads it."""
+        return in_spark_sql(sql)
+
+    @available
+    def columns_of(self, relation: Any) -> list[dict[str, str]] | None:
+        """`[{'name', 'type'}]` with DuckDB's types; none if there is no such relation. The cache of dbt is not
+        asked: it does not know what a scoring model has just made.
+        """
+        session = open_session(self.config.credentials.server_side_parameters)
+        table = named(
+            TableName(database="", schema=relation.schema, identifier=relation.identifier)
+        )
+        if not session.catalog.tableExists(table):
+            return None
+        return [
+            {"name": field.name, "type": duckdb_type(field.dataType.simpleString())}
+            for field in session.table(table).schema
+        ]
+
+    @available
+    def sha256_of_file(self, path: str) -> str | None:
+        """The digest of a file of the project; none if there is no such file."""
+        file = Path(self.config.project_root, path)
+        return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
     def generate_python_submission_response(self, submission_result: Any) -> AdapterResponse:
         if not isinstance(submission_result, dict) or "message" not in submission_result:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.artifacts.registry import Registry, parse_spec
+from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb import planning, writing
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process
@@ -20,7 +20,7 @@ from dbt_onnx.engines.duckdb.references import write_references
 from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.engines.duckdb.taking_over import take_over
-from dbt_onnx.errors import ConfigError, ContractError, DbtOnnxError
+from dbt_onnx.errors import ConfigError, DbtOnnxError
 from dbt_onnx.runs.run import RunSummary, Written, score_table
 from dbt_onnx.runs.tables import RUN
 
@@ -82,18 +82,13 @@ class DuckDBEngine:
             self.tables.check_names(self.writer)
             yield
 
-    def stamp(self, request: ScoringRequest, artifact: Artifact) -> None:
+    def stamp(self, request: ScoringRequest, stamps: Mapping[str, Any]) -> None:
         home = self.tables.ledger.database
         self.record.update(
             self.writer,
-            model_name=artifact.model_name,
-            model_version=artifact.model_version,
-            model_alias=parse_spec(request.model).alias,
-            artifact_sha256=artifact.sha256,
-            card_sha256=artifact.card_sha256,
-            key_columns=list(request.key),
             features_relation=recorded_name(request.features, home=home),
             registry_relation=recorded_name(request.registry, home=home),
+            **stamps,
         )
 
     def registry(self, relation: Any, *, seeds: Mapping[str, Path]) -> Registry:
@@ -203,15 +198,10 @@ def check_fit(
             "keep_inputs=False in score()",
         )
     outputs = writing.output_types(artifact.contract.output_fields())
-    collisions = {n.casefold() for n in arguments.key} & {n.casefold() for n in outputs}
-    if collisions:
-        raise ContractError(
-            f"output column(s) {sorted(collisions)} collide with the key {list(arguments.key)}",
-            hint="give the output another column name when exporting or registering the model",
-        )
     shape = LedgerShape(
         key={name: features.columns[name] for name in arguments.key}, outputs=outputs
     )
+    shape.check_names()
     tables.check_shape(cursor, shape)
     _check_key(cursor, arguments, tables)
     tables.check_outputs(cursor, shape, artifact.model)

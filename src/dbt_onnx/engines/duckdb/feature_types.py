@@ -14,15 +14,8 @@ import re
 from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.duckdb.identifiers import by_bytes, quote
-from dbt_onnx.runs.precisions import (
-    BITS_OF_DOUBLE,
-    BITS_OF_WHOLE,
-    EXACT,
-    FRACTION_BITS_OF_FLOAT16,
-    MAX_SPLIT,
-    NORMAL_RANGE,
-    bits_of,
-)
+from dbt_onnx.engines.rounding import Rounding
+from dbt_onnx.runs.precisions import EXACT, NORMAL_RANGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +38,8 @@ _IN_UTC = {
 }
 
 _DIGITS_OF_64_BITS = 18
+# a number without an exponent would be a DECIMAL
+_ROUNDING = Rounding(double_suffix="", nearest="round({})", half_even="round_even({}, 0)")
 _OF_128_BITS = frozenset({"HUGEINT", "UHUGEINT", "UUID"})
 
 
@@ -64,8 +59,10 @@ def hashed(name: str, sql_type: str, precision: str) -> str:
     if precision == EXACT or is_narrow or (decimal and precision not in NORMAL_RANGE):
         return _cast(column, "DOUBLE", lists)
     if not lists:
-        return _rounded(f"cast({column} as double)" if element != "DOUBLE" else column, precision)
-    rounded = _rounded(f"cast({_ELEMENT} as double)", precision)
+        return _ROUNDING.of(
+            f"cast({column} as double)" if element != "DOUBLE" else column, precision
+        )
+    rounded = _ROUNDING.of(f"cast({_ELEMENT} as double)", precision)
     return f"list_transform({column}, lambda {_ELEMENT}: {rounded})"
 
 
@@ -109,34 +106,6 @@ def split(sql_type: str) -> tuple[str, str]:
 def _cast(column: str, element: str, lists: str) -> str:
     # a list and an array of the same values are the same for the model
     return f"cast({column} as {element}{'[]' if lists else ''})"
-
-
-def _rounded(value: str, precision: str) -> str:
-    if precision in NORMAL_RANGE:
-        rounded = f"cast(cast({value} as float) as double)"
-        if precision == "float16":
-            # rounded once: rounded to float32 first, a value just above a half would round down
-            unit = f"pow(2e0, floor(log2(abs({value}))) - {FRACTION_BITS_OF_FLOAT16})"
-            rounded = f"round_even({value} / {unit}, 0) * {unit}"
-        # outside the normal range the exact value decides whether a row is rejected
-        low, high = map(_double, NORMAL_RANGE[precision])
-        return f"case when abs({value}) between {low} and {high} then {rounded} else {value} end"
-    bits = bits_of(int(precision.partition(" ")[0]))
-    # Dekker's splitting leaves the upper bits of a double: T. J. Dekker, "A floating-point technique
-    # for extending the available precision" (1971)
-    product = f"{value} * {_double(2.0 ** (BITS_OF_DOUBLE - bits) + 1)}"
-    nearly = _double(2.0 ** -max(bits, BITS_OF_WHOLE))
-    return (
-        f"case when abs({value}) < {_double(2.0**BITS_OF_DOUBLE)} "
-        f"and abs({value} - round({value})) <= abs({value}) * {nearly} then round({value}) "
-        f"when abs({value}) < {_double(MAX_SPLIT)} then {product} - ({product} - {value}) "
-        f"else {value} end"
-    )
-
-
-def _double(value: float) -> str:
-    # a number without an exponent would be a DECIMAL
-    return f"{float(value):.17e}"
 
 
 def read_as(name: str, sql_type: str) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb import plan
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
+from dbt_onnx.engines.feature_columns import FeatureColumns
 from dbt_onnx.errors import ConfigError, ContractError, DataError
 
 if TYPE_CHECKING:
@@ -37,13 +37,8 @@ _EMPTY_SOURCE = re.compile(
 _BITS_A_ROW, _MAX_BITS = 4, 1_000_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class FeatureRelation:
-    """Its query, the name that users know it by, and the SQL types of its columns."""
-
-    sql: str
-    name: str
-    columns: Mapping[str, str]
+class FeatureRelation(FeatureColumns):
+    """A relation of DuckDB; `sql` is its query."""
 
     @classmethod
     def open(cls, reader: Cursor, relation: Any) -> FeatureRelation:
@@ -71,14 +66,7 @@ class FeatureRelation:
 
     def check_columns(self, *, key: Sequence[str], as_of: str | None) -> None:
         """Raise ConfigError when a column that `score()` names is missing or of a wrong type."""
-        for role, names in (("key", key), ("as_of", [as_of] if as_of else [])):
-            missing = [name for name in names if name not in self.columns]
-            if missing:
-                raise ConfigError(
-                    f"{role} column(s) {missing} not found in {self.name}; it has "
-                    f"{list(self.columns)}",
-                    hint=f"add the column to the features model, or correct {role} in score()",
-                )
+        self.check_names(key=key, as_of=as_of)
         types = {name: self.columns[name] for name in key}
         unfit = {n: kind for n, kind in types.items() if _LOSSY.search(_QUOTED.sub("", kind))}
         if unfit:
@@ -87,12 +75,7 @@ class FeatureRelation:
                 "cannot be read without loss",
                 hint="cast them to VARCHAR in the features model",
             )
-        if as_of is not None and not _MOMENTS.fullmatch(self.columns[as_of]):
-            raise ConfigError(
-                f"as_of column {as_of!r} of {self.name} is {self.columns[as_of]}, not a DATE or "
-                "TIMESTAMP",
-                hint="cast it in the features model",
-            )
+        self.check_moment(as_of, types=_MOMENTS)
 
     def check_contract(self, reader: Cursor, contract: Contract, *, model: str) -> None:
         """Raise ContractError when the model cannot read these columns."""
@@ -126,18 +109,10 @@ class FeatureRelation:
 
         check_relation(contract, types, where=self.name, model=model, known_as=self.columns)
 
-    def check_not_empty(self, rows: int) -> None:
-        """Raise DataError when there are no rows."""
-        if rows == 0:
-            raise DataError(
-                f"{self.name} has no rows: there is nothing to score",
-                hint="check the model upstream; `dbt run --empty` builds the tables without rows",
-            )
-
     def check_moments(self, given: Snapshot, *, as_of: str | None, clock: datetime) -> None:
         """Raise DataError when rows describe the future, or a time before the calendar."""
         # duckdb gives moments beyond Python's calendar as text, and -infinity as its first day
-        oldest, newest = given.oldest, given.newest
+        oldest = given.oldest
         if as_of is None and clock == datetime.min:  # noqa: DTZ901, naive UTC
             raise DataError(
                 f"the clock says {clock}, the beginning of the calendar",
@@ -150,12 +125,7 @@ class FeatureRelation:
                 hint="correct the dates upstream, or let them be NULL where they are not known: "
                 "such a row is rejected",
             )
-        if isinstance(newest, str) or (newest is not None and newest > clock):
-            raise DataError(
-                f"{self.name} describes the future: the newest {as_of!r} is {newest}, and the "
-                f"clock says {clock}",
-                hint="correct the dates upstream, or set the variable dbt_onnx_clock",
-            )
+        self.check_not_future(given, as_of=as_of, clock=clock)
 
     def check_keys(self, reader: Cursor, *, key: Sequence[str]) -> None:
         """Raise DataError when a key occurs twice."""
@@ -164,14 +134,7 @@ class FeatureRelation:
             return
         repeated = reader.rows(plan.duplicate_keys(self.sql, types))
         if repeated:
-            examples = "; ".join(
-                f"{dict(zip(key, row[:-1], strict=True))} {row[-1]} times" for row in repeated
-            )
-            raise DataError(
-                f"key {list(key)} is not unique in {self.name}: {examples}",
-                hint="give the features model one row per key, or add the column that tells its "
-                "rows apart to key",
-            )
+            raise self.not_unique(key, repeated)
 
     def check_collation(self, reader: Cursor, *, key: Sequence[str]) -> None:
         """Raise ConfigError for text inside a STRUCT or list of the key, if the session has a collation.

@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.duckdb.feature_types import hashable_columns
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
-from dbt_onnx.kernel.contract import KEY_PREFIX
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.plan import SCORE_REASONS
-from dbt_onnx.runs.tables import CURRENT_SUFFIX, HISTORY_SUFFIX, RUN, RUNS_TABLE
+from dbt_onnx.runs.tables import CURRENT_SUFFIX, HISTORY_SUFFIX, RUN, RUNS_TABLE, LedgerColumns
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -75,17 +74,8 @@ class LedgerTables:
         return self.ledger.beside(RUNS_TABLE)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LedgerShape:
-    """The columns of one scoring model: SQL types by name, in the order of the table."""
-
-    key: Mapping[str, str]
-    outputs: Mapping[str, str]
-
-    @property
-    def carried_key(self) -> dict[str, str]:
-        """{key column: its name in the plan, and in what is streamed}."""
-        return {name: f"{KEY_PREFIX}{i}" for i, name in enumerate(self.key)}
+class LedgerShape(LedgerColumns):
+    """Columns of one scoring model's tables, in the order of the table."""
 
     @property
     def row_columns(self) -> dict[str, str]:

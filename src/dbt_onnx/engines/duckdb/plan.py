@@ -18,6 +18,7 @@ from dbt_onnx.engines.duckdb.feature_types import (
 )
 from dbt_onnx.engines.duckdb.identifiers import compared, compared_key, not_null, quote
 from dbt_onnx.engines.duckdb.ledger import REJECTED, ROW_TYPES, fingerprint
+from dbt_onnx.runs import plan
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.plan import SCORE_REASONS
 from dbt_onnx.runs.tables import RUN
@@ -38,36 +39,16 @@ _PLANNED_COLUMNS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """Everything that a run knows before it looks at rows.
+class Question(plan.Question):
+    """The same, with what DuckDB's statements ask of it. `features_sql` is a query."""
 
-    `features_sql` is a query; `features` maps the columns that the model reads to their SQL types,
-    `precisions` to how much of a value counts, see `feature_types`. `current`, `history` and `runs` are
-    relations: table names, or typed empty ones before the first run. `is_alone`: no other model version
-    has scored. `hash_changed` says that the features hash of the last run came from another function. All rows
-    of a backfill are late.
-    """
-
-    features_sql: str
     shape: LedgerShape
-    features: Mapping[str, str]
-    precisions: Mapping[str, str]
-    as_of_sql: str
-    current: str
-    history: str
-    runs: str
-    is_alone: bool
-    full_refresh: bool
-    retry_rejected: bool
-    refresh_after_sql: str | None
-    hash_changed: bool
-    is_backfill: bool
 
     @property
-    def asks_for_all(self) -> bool:
-        """Whether rows are scored that have not changed."""
-        return self.full_refresh or self.retry_rejected or self.is_backfill
+    def refresh_after_sql(self) -> str | None:
+        """`refresh_after` as an interval."""
+        period = self.refresh_after
+        return None if period is None else f"to_seconds({int(period.total_seconds())})"
 
     def is_of_version(self, of: str = "") -> str:
         """SQL of whether a row, `of` an alias, is by the version that the run scores with; always,

@@ -12,7 +12,6 @@ each gives the same plan as the last, which joins everything with everything:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb import plan
@@ -20,7 +19,7 @@ from dbt_onnx.engines.duckdb.plan import Facts, Question
 from dbt_onnx.engines.duckdb.runs import NOW
 from dbt_onnx.errors import WarehouseError
 from dbt_onnx.runs.plan import Planned, PlanSummary, Snapshot
-from dbt_onnx.runs.precisions import precisions_of
+from dbt_onnx.runs.precisions import function_name, precisions_of
 from dbt_onnx.runs.run import unstable
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from dbt_onnx.runs.history import RunRow
     from dbt_onnx.runs.run import ScoringRun
 
-_TICK = timedelta(microseconds=1)
 _HASH_PROBE = (
     "select hash(1::bigint, 0.1::double, 'a', true, date '2000-01-01', [1.5::float], null)"
 )
@@ -55,28 +53,19 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
     """Check the rows and decide which of them are scored. Raises DataError; writes nothing."""
     clock, now = reader.rows(f"select {run.settings.clock_sql}, {NOW}")[0]
     past = record.past(reader, run.artifact.model)
-    # the clock, not the newest row: that one may be deleted, and an entity may arrive late
-    is_past = past.clock is not None and clock < past.clock
-    is_backfill = run.is_other_version or is_past
     precisions = precisions_of(
         run.artifact.contract, significant_digits=run.request.significant_digits
     )
     function = features_hash_function(reader, precisions)
-    question = Question(
-        features_sql=run.features.sql,
-        shape=run.shape,
-        features={name: run.features.columns[name] for name in run.artifact.contract.feature_names},
+    question = Question.of(
+        run,
+        past,
+        clock=clock,
         precisions=precisions,
-        as_of_sql=run.features.as_of_sql(run.request.as_of, clock=clock),
+        hash_function=function,
         current=reader.relation_or_empty(tables.current, run.shape.current_columns),
         history=reader.relation_or_empty(tables.history, run.shape.history_columns),
         runs=tables.runs.sql,
-        is_alone=past.is_alone,
-        full_refresh=run.settings.full_refresh,
-        retry_rejected=run.settings.retry_rejected,
-        refresh_after_sql=_interval(run.request.refresh_after),
-        hash_changed=past.features_hash_function not in {None, function},
-        is_backfill=is_backfill,
     )
     # rows that are in history only are late ones, and such as have no key
     has_known = bool(reader.rows(f"select 1 from {question.current} limit 1"))
@@ -84,8 +73,6 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
     run.features.check_not_empty(given.rows)
     run.features.check_moments(given, as_of=run.request.as_of, clock=clock)
     as_of = given.newest or clock
-    # a machine's clock that was set back must not make the newest prediction look older
-    scored_at = now if past.scored_at is None else max(now, past.scored_at + _TICK)
     look = _Look(
         reader=reader,
         question=question,
@@ -103,10 +90,10 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
     sql, summary = next(found for route in ROUTES if (found := route(look, facts)) is not None)
     return Planned(
         summary=summary,
-        scope="backfill" if is_backfill else "full",
+        scope="backfill" if question.is_backfill else "full",
         clock=clock,
         as_of=as_of,
-        scored_at=scored_at,
+        scored_at=past.scored_at_of(now),
         hash_function=function,
         has_absent=facts.tracked > summary.rows_present,
         rows=PlannedRows(question=question, facts=facts, sql=sql, parameters=look.parameters),
@@ -271,15 +258,11 @@ def features_hash_function(cursor: Cursor, precisions: Mapping[str, str]) -> str
     """What makes the features hashes here: DuckDB's `hash()`, which may change with its version, of
     values as `feature_types` has them, and, where floats have some, a number of significant digits.
     """
-    digits = {precision for precision in precisions.values() if precision.endswith("digits")}
-    return "/".join(("duckdb.hash", f"{cursor.rows(_HASH_PROBE)[0][0]:016x}", "2", *sorted(digits)))
+    probe = cursor.rows(_HASH_PROBE)[0][0]
+    return function_name(f"duckdb.hash/{probe:016x}/2", precisions)
 
 
 def hashes_as_then(cursor: Cursor, run: RunRow) -> bool:
     """Whether features are hashed here as they were in a run."""
     precisions = dict(zip(run.features or [], run.feature_precisions or [], strict=False))
     return bool(run.features_hash_function == features_hash_function(cursor, precisions))
-
-
-def _interval(period: timedelta | None) -> str | None:
-    return None if period is None else f"to_seconds({int(period.total_seconds())})"

@@ -14,6 +14,7 @@ from dbt_onnx.errors import DbtOnnxError
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.chain import fingerprint_of
 from dbt_onnx.runs.history import RunRow
+from dbt_onnx.runs.plan import Past
 from dbt_onnx.runs.tables import RUN, RUNS_TABLE, RUNS_TYPES
 from dbt_onnx.version import __version__
 
@@ -34,22 +35,6 @@ NOW = "make_timestamp(epoch_us(now()))"
 LOCK = threading.Lock()
 """Held while a transaction opens or closes run rows."""
 _ACTIVE: set[tuple[str, str]] = set()
-
-
-@dataclass(frozen=True)
-class Past:
-    """What successful runs of a scoring model say to one that begins; moments are none before the first.
-
-    `is_alone`: no other model version has scored. `as_of` is the newest moment that a full run of this
-    version was about, `clock` the newest clock of a full run by any, `scored_at` that of any run.
-    `features_hash_function` is that of the newest full run, which made the hashes in current.
-    """
-
-    is_alone: bool
-    as_of: datetime | None
-    clock: datetime | None
-    scored_at: datetime | None
-    features_hash_function: str | None
 
 
 INTERRUPTED = (

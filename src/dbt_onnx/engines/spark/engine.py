@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.artifacts.registry import Registry, parse_spec
+from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.spark import planning, writing
 from dbt_onnx.engines.spark.features import NAME, FeatureRelation, refuse_expressions, relation_name
@@ -64,16 +64,11 @@ class SparkEngine:
             self.tables.check_complete(self.spark)
             yield
 
-    def stamp(self, request: ScoringRequest, artifact: Artifact) -> None:
+    def stamp(self, request: ScoringRequest, stamps: Mapping[str, Any]) -> None:
         self.record.update(
-            model_name=artifact.model_name,
-            model_version=artifact.model_version,
-            model_alias=parse_spec(request.model).alias,
-            artifact_sha256=artifact.sha256,
-            card_sha256=artifact.card_sha256,
-            key_columns=list(request.key),
             features_relation=relation_name(request.features),
             registry_relation=relation_name(request.registry),
+            **stamps,
         )
 
     def registry(self, relation: Any, *, seeds: Mapping[str, Path]) -> Registry:
@@ -173,15 +168,10 @@ def check_fit(
                 f"output column {field.name!r} is {field.type}, which Spark has no type for",
                 hint="cast it in the graph, to int64 or float",
             ) from error
-    collisions = {n.casefold() for n in arguments.key} & {n.casefold() for n in outputs}
-    if collisions:
-        raise ContractError(
-            f"output column(s) {sorted(collisions)} collide with the key {list(arguments.key)}",
-            hint="give the output another column name when exporting or registering the model",
-        )
     shape = LedgerShape(
         key={name: features.columns[name] for name in arguments.key}, outputs=outputs
     )
+    shape.check_names()
     tables.check_shape(spark, shape)
     return shape
 

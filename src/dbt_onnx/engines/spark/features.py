@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
 from typing import TYPE_CHECKING, Any
 
+from dbt_onnx.engines.feature_columns import FeatureColumns
 from dbt_onnx.engines.spark import plan
 from dbt_onnx.engines.spark.sql import literal, quote
-from dbt_onnx.errors import ConfigError, DataError
+from dbt_onnx.errors import ConfigError
 from dbt_onnx.kernel.relation import check_relation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from pyspark.sql import DataFrame, SparkSession
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "dbt_onnx_relation"
 """The attribute of a data frame that tells which relation `dbt.ref()` has opened."""
-_MOMENTS = {"date", "timestamp", "timestamp_ntz"}
+_MOMENTS = re.compile("date|timestamp|timestamp_ntz")
 
 
 def loader(session: SparkSession) -> Callable[[str], DataFrame]:
@@ -39,13 +40,8 @@ def loader(session: SparkSession) -> Callable[[str], DataFrame]:
     return load
 
 
-@dataclass(frozen=True, kw_only=True)
-class FeatureRelation:
-    """Its SQL for a FROM clause, the name that users know it by, and the SQL types of its columns."""
-
-    sql: str
-    name: str
-    columns: Mapping[str, str]
+class FeatureRelation(FeatureColumns):
+    """A relation of Spark; `sql` stands in a FROM clause."""
 
     @classmethod
     def open(cls, spark: Spark, relation: Any) -> FeatureRelation:
@@ -65,20 +61,8 @@ class FeatureRelation:
 
     def check_columns(self, *, key: Sequence[str], as_of: str | None) -> None:
         """Raise ConfigError when a column that `score()` names is missing or of a wrong type."""
-        for role, names in (("key", key), ("as_of", [as_of] if as_of else [])):
-            missing = [name for name in names if name not in self.columns]
-            if missing:
-                raise ConfigError(
-                    f"{role} column(s) {missing} not found in {self.name}; it has "
-                    f"{list(self.columns)}",
-                    hint=f"add the column to the features model, or correct {role} in score()",
-                )
-        if as_of is not None and self.columns[as_of] not in _MOMENTS:
-            raise ConfigError(
-                f"as_of column {as_of!r} of {self.name} is {self.columns[as_of]}, not a DATE or "
-                "TIMESTAMP",
-                hint="cast it in the features model",
-            )
+        self.check_names(key=key, as_of=as_of)
+        self.check_moment(as_of, types=_MOMENTS)
 
     def check_contract(self, spark: Spark, contract: Contract, *, model: str) -> None:
         """Raise ContractError when the model cannot read these columns."""
@@ -91,35 +75,15 @@ class FeatureRelation:
         types = dict.fromkeys(self.columns) | present
         check_relation(contract, types, where=self.name, model=model, known_as=self.columns)
 
-    def check_not_empty(self, rows: int) -> None:
-        """Raise DataError when there are no rows."""
-        if rows == 0:
-            raise DataError(
-                f"{self.name} has no rows: there is nothing to score",
-                hint="check the model upstream; `dbt run --empty` builds the tables without rows",
-            )
-
     def check_moments(self, given: Snapshot, *, as_of: str | None, clock: datetime) -> None:
         """Raise DataError when rows describe the future."""
-        if given.newest is not None and given.newest > clock:
-            raise DataError(
-                f"{self.name} describes the future: the newest {as_of!r} is {given.newest}, and the "
-                f"clock says {clock}",
-                hint="correct the dates upstream, or set the variable dbt_onnx_clock",
-            )
+        self.check_not_future(given, as_of=as_of, clock=clock)
 
     def check_keys(self, spark: Spark, *, key: Sequence[str]) -> None:
         """Raise DataError when a key occurs twice."""
         repeated = spark.rows(plan.duplicate_keys(self.sql, dict.fromkeys(key, "")))
         if repeated:
-            examples = "; ".join(
-                f"{dict(zip(key, row[:-1], strict=True))} {row[-1]} times" for row in repeated
-            )
-            raise DataError(
-                f"key {list(key)} is not unique in {self.name}: {examples}",
-                hint="give the features model one row per key, or add the column that tells its "
-                "rows apart to key",
-            )
+            raise self.not_unique(key, repeated)
 
 
 def relation_name(relation: Any) -> str:

@@ -24,9 +24,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.spark.sql import fingerprint, hashable, literal, named, quote
-from dbt_onnx.kernel.contract import KEY_PREFIX
 from dbt_onnx.runs.answered import REAL_TIME
-from dbt_onnx.runs.tables import RUN, RUNS_TABLE
+from dbt_onnx.runs.tables import RUN, RUNS_TABLE, LedgerColumns
 from dbt_onnx.runs.tables import RUNS_TYPES as _RUNS_TYPES
 
 if TYPE_CHECKING:
@@ -110,17 +109,8 @@ class LedgerTables:
         return self.ledger.beside("dbt_onnx_references")
 
 
-@dataclass(frozen=True, kw_only=True)
-class LedgerShape:
-    """The columns of one scoring model: SQL types by name, in the order of the table."""
-
-    key: Mapping[str, str]
-    outputs: Mapping[str, str]
-
-    @property
-    def carried_key(self) -> dict[str, str]:
-        """{key column: its name in the plan, and in what is streamed}."""
-        return {name: f"{KEY_PREFIX}{i}" for i, name in enumerate(self.key)}
+class LedgerShape(LedgerColumns):
+    """Columns of one scoring model's tables, in the order of the table."""
 
     @property
     def prediction_columns(self) -> dict[str, str]:

@@ -6,18 +6,17 @@ slowly, so there are two ways here: nothing has changed, told by fingerprints; a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.spark.ledger import REJECTED
 from dbt_onnx.engines.spark.sql import features_hash, fingerprint, hashable, not_null, quote
+from dbt_onnx.runs import plan
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.plan import SCORE_REASONS
 from dbt_onnx.runs.tables import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import timedelta
 
     from dbt_onnx.engines.spark.ledger import LedgerShape
 
@@ -26,36 +25,13 @@ _RUN_AS_OF = "cast(:run_as_of as timestamp_ntz)"
 PLANNED = "__dbt_onnx_planned"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """Everything that a run knows before it looks at rows; all relations are SQL for a FROM clause.
-
-    `features` maps the columns that the model reads to their SQL types, `precisions` to how much of a value
-    counts. `is_alone`: no other model version has scored. `hash_changed`: the features hash of the last run came
-    from another function. All rows of a backfill are late.
+class Question(plan.Question):
+    """The same, with what Spark's statements ask of it. All relations are SQL for a FROM clause.
 
     Values of the statements: :model_name, :model_version, :run_as_of.
     """
 
-    features_sql: str
     shape: LedgerShape
-    features: Mapping[str, str]
-    precisions: Mapping[str, str]
-    as_of_sql: str
-    current: str
-    history: str
-    runs: str
-    is_alone: bool
-    full_refresh: bool
-    retry_rejected: bool
-    refresh_after: timedelta | None
-    hash_changed: bool
-    is_backfill: bool
-
-    @property
-    def asks_for_all(self) -> bool:
-        """Whether rows are scored that have not changed."""
-        return self.full_refresh or self.retry_rejected or self.is_backfill
 
     @property
     def of_version(self) -> str:

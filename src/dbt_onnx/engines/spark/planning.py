@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.spark import plan
@@ -11,7 +11,7 @@ from dbt_onnx.engines.spark.ledger import FROM, LedgerShape, committed
 from dbt_onnx.engines.spark.plan import PLANNED, Question
 from dbt_onnx.engines.spark.sql import HASH_FUNCTION, named, typed_nothing
 from dbt_onnx.runs.plan import Planned, PlanSummary, Snapshot
-from dbt_onnx.runs.precisions import precisions_of
+from dbt_onnx.runs.precisions import function_name, precisions_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.spark.tables import ScoringTables
     from dbt_onnx.runs.history import RunRow
     from dbt_onnx.runs.run import ScoringRun
-
-_TICK = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,33 +40,24 @@ def plan_run(spark: Spark, run: ScoringRun, tables: ScoringTables, record: RunRe
     """Check the rows and decide which of them are scored. Raises DataError; writes nothing."""
     [(clock,)] = spark.rows(f"select cast(({run.settings.clock_sql}) as timestamp_ntz)")
     past = record.past(run.artifact.model)
-    # the clock, not the newest row: that one may be deleted, and an entity may arrive late
-    is_past = past.clock is not None and clock < past.clock
-    is_backfill = run.is_other_version or is_past
     precisions = precisions_of(
         run.artifact.contract, significant_digits=run.request.significant_digits
     )
-    function = features_hash_function(precisions)
+    function = function_name(HASH_FUNCTION, precisions)
     features: FeatureRelation = run.features
     shape: LedgerShape = run.shape
     has_rows = spark.has(tables.rows)
-    question = Question(
-        features_sql=features.sql,
-        shape=shape,
-        features={name: features.columns[name] for name in run.artifact.contract.feature_names},
+    question = Question.of(
+        run,
+        past,
+        clock=clock,
         precisions=precisions,
-        as_of_sql=features.as_of_sql(run.request.as_of, clock=clock),
+        hash_function=function,
         current=named(tables.current)
         if has_rows
         else typed_nothing({**shape.current_columns, FROM: "int"}),
         history=named(tables.history) if has_rows else typed_nothing(shape.prediction_columns),
         runs=committed(tables),
-        is_alone=past.is_alone,
-        full_refresh=run.settings.full_refresh,
-        retry_rejected=run.settings.retry_rejected,
-        refresh_after=run.request.refresh_after,
-        hash_changed=past.features_hash_function not in {None, function},
-        is_backfill=is_backfill,
     )
     *described, is_incomplete = spark.rows(plan.describe_features(question))[0]
     given = Snapshot(*described)
@@ -76,8 +65,6 @@ def plan_run(spark: Spark, run: ScoringRun, tables: ScoringTables, record: RunRe
     features.check_moments(given, as_of=run.request.as_of, clock=clock)
     as_of = given.newest or clock
     now = datetime.now(UTC).replace(tzinfo=None)
-    # a machine's clock that was set back must not make the newest prediction look older
-    scored_at = now if past.scored_at is None else max(now, past.scored_at + _TICK)
     values = {
         "run_no": record.run_no,
         "model_name": run.artifact.model_name,
@@ -103,10 +90,10 @@ def plan_run(spark: Spark, run: ScoringRun, tables: ScoringTables, record: RunRe
         )
     return Planned(
         summary=summary,
-        scope="backfill" if is_backfill else "full",
+        scope="backfill" if question.is_backfill else "full",
         clock=clock,
         as_of=as_of,
-        scored_at=scored_at,
+        scored_at=past.scored_at_of(now),
         hash_function=function,
         has_absent=tracked > summary.rows_present,
         rows=PlannedRows(
@@ -159,10 +146,4 @@ def _planned(
 def hashes_as_then(run: RunRow) -> bool:
     """Whether features are hashed here as they were in a run."""
     precisions = dict(zip(run.features or [], run.feature_precisions or [], strict=False))
-    return bool(run.features_hash_function == features_hash_function(precisions))
-
-
-def features_hash_function(precisions: Mapping[str, str]) -> str:
-    """What makes the features hashes here, and, where floats have some, a number of significant digits."""
-    digits = {precision for precision in precisions.values() if precision.endswith("digits")}
-    return "/".join((HASH_FUNCTION, *sorted(digits)))
+    return bool(run.features_hash_function == function_name(HASH_FUNCTION, precisions))

