@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
@@ -14,11 +15,16 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from dbt.cli.main import dbtRunner
-from test_nights import NAMES
+from test_nights import ENTITIES, NAMES, ORDINARY, REGISTRY, OnSpark
 
+from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.cli import main
+from dbt_onnx.engines.base import TableName
+from dbt_onnx.engines.spark.warehouse import SparkWarehouse
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +114,8 @@ class Shop:
             (r"in \d+\.\d s", "in SECONDS"),
             (r"\d+ of \d+, .* left", "LEFT"),
             (r"main\.|shop\.", ""),
+            # the five that each engine finds first
+            (r"\{'customer_id': '\w+'\} 2 times(; )?", "KEY"),
             (r"[ ─━┄╴│┃]+", " "),
         ):
             text = re.sub(pattern, name, text)
@@ -187,6 +195,92 @@ def test_runs_history_and_replay_print_the_same(shops: Shops) -> None:
     for wrong in (("history", "scores", "c99"), ("history", "scores", "1", "2")):
         same(shops, *wrong, exit_code=2)
     same(shops, "replay", "scores", "--run", "nothing", exit_code=2)
+
+
+@contextmanager
+def altered(spark: SparkSession, table: str, statement: str) -> Iterator[None]:
+    """Within, somebody has altered a table of Iceberg."""
+    [(before,)] = spark.sql(f"select snapshot_id from {table}.refs where name = 'main'").collect()
+    spark.sql(statement.format(table))
+    try:
+        yield
+    finally:
+        spark.sql(f"call spark_catalog.system.rollback_to_snapshot('{table}', {before})")
+
+
+ROWS, RUNS = f"{SCHEMA}.scores__rows", f"{SCHEMA}.dbt_onnx_runs"
+ALTERED = {
+    "a row of the ledger": (
+        ROWS,
+        "update {} set churn_probability = 0.75 where customer_id = 'c03'",
+        ("ledger: the fingerprint of the rows", "prediction: customer_id=c03 churn_probability"),
+    ),
+    "a kept input": (
+        ROWS,
+        "update {} set inputs.cds = inputs.cds + 1 where customer_id = 'c03'",
+        ("inputs: customer_id=c03: other inputs, or another features_hash",),
+    ),
+    "the last digits of a kept input, which count for no change": (
+        ROWS,
+        "update {} set inputs.cds = inputs.cds + 1e-9 where customer_id = 'c03'",
+        ("inputs: the fingerprint of the kept inputs is",),
+    ),
+    "a row that is gone": (
+        ROWS,
+        "delete from {} where customer_id = 'c03'",
+        ("ledger: run", "inputs: run"),
+    ),
+    "a run row": (
+        RUNS,
+        "update {} set threads = 7 where run_no = 1",
+        ("runs: run 1: the run row was altered",),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ALTERED)
+def test_what_was_altered_is_found(shops: Shops, spark: SparkSession, what: str) -> None:
+    table, statement, expected = ALTERED[what]
+    with altered(spark, table, statement):
+        printed = shops[1].command("replay", "scores", exit_code=1)
+    assert [words for words in expected if words not in printed] == []
+
+
+def test_a_replaced_view_is_found(shops: Shops, spark: SparkSession) -> None:
+    warehouse = SparkWarehouse(spark)
+    ledger = TableName(database="", schema=SCHEMA, identifier="scores")
+    assert warehouse.prove(ledger, with_values=True) == []
+    columns = "* except (churn_probability), 1 - churn_probability as churn_probability"
+    [text] = [
+        row.data_type
+        for row in spark.sql(f"describe extended {SCHEMA}.scores__current").collect()
+        if row.col_name == "View Text"
+    ]
+    spark.sql(f"drop view {SCHEMA}.scores__current")
+    spark.sql(f"create view {SCHEMA}.scores__current as select {columns} from ({text})")
+    findings = warehouse.prove(ledger, with_values=True)
+    assert [str(finding) for finding in findings] == [
+        f"ledger: the view {SCHEMA}.scores__current says something else, not what its tables say"
+    ]
+    # a run makes it anew
+    assert shops[1].build("1998-03-05")
+    assert warehouse.prove(ledger, with_values=True) == []
+
+
+def test_what_was_fed_is_kept_of_who_leaves(spark: SparkSession) -> None:
+    lab = OnSpark(spark)
+    for number, night in enumerate(ORDINARY[2:5]):
+        lab.run(night, f"run{number}", "scores")
+    warehouse = SparkWarehouse(spark)
+    ledger = TableName(database="", schema="lab", identifier="scores")
+    assert warehouse.prove(ledger, with_values=True) == []
+    replayed = warehouse.replay(
+        ledger,
+        "run0",
+        registry=Registry.from_rows(REGISTRY, where="model_registry"),
+        artifacts=ROOT / "artifacts",
+    )
+    assert (replayed.identical, replayed.findings) == (ENTITIES, [])
 
 
 def test_a_backfill_says_what_it_says_on_duckdb(shops: Shops, spark: SparkSession) -> None:
