@@ -56,10 +56,10 @@ def main() -> int:
 
 def play(folder: Path, *, target: str = "dev", left_out: tuple[str, ...] = ()) -> None:
     """Play it in a new copy of the project; `left_out` are nodes that the target cannot build."""
-    copy_project(folder)
+    copy_project(folder, target=target)
     os.environ["DBT_ONNX_WAREHOUSE"] = str(folder / "history.duckdb")
     os.environ["DBT_PROFILES_DIR"] = str(folder)
-    project = DbtProject(folder, profiles_dir=folder, target=target)
+    project = DbtProject(folder, profiles_dir=folder)
     manifest = project.manifest
 
     def dbt(clock: str, *arguments: str) -> None:
@@ -72,7 +72,7 @@ def play(folder: Path, *, target: str = "dev", left_out: tuple[str, ...] = ()) -
     def command(clock: str, *arguments: str) -> None:
         print(f"{clock}  dbt-onnx {' '.join(arguments)}", flush=True)
         program = str(Path(sys.executable).with_name("dbt-onnx"))
-        subprocess.run([program, *arguments, "--target", target], cwd=folder, check=True)
+        subprocess.run([program, *arguments], cwd=folder, check=True)
 
     dbt(NIGHTS_BEFORE[0], "seed", "-s", "purchases")
     for clock in NIGHTS_BEFORE:
@@ -95,8 +95,8 @@ def play(folder: Path, *, target: str = "dev", left_out: tuple[str, ...] = ()) -
     night(LAST_NIGHT)
 
 
-def copy_project(folder: Path) -> None:
-    """A project of its own, in which churn/1 is the champion and churn/2 the challenger."""
+def copy_project(folder: Path, *, target: str) -> None:
+    """A project of its own, for one target of the profile, in which churn/1 is the champion and churn/2 the challenger."""
     if folder.exists():
         shutil.rmtree(folder)
     for part in PARTS:
@@ -104,6 +104,8 @@ def copy_project(folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, target)
+    profiles = folder / "profiles.yml"
+    profiles.write_text(profiles.read_text().replace("target: dev", f"target: {target}"))
     registry = folder / "seeds" / "model_registry.csv"
     lines = [line.split(",") for line in registry.read_text().splitlines()]
     for line in lines:
