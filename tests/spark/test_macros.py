@@ -158,6 +158,8 @@ OF_LATER = (
     "calibrated",
     "calibrated_at_once",
 )
+# as users have them
+AS_TABLES = ("averages", "health", "health_of_view")
 
 
 def claim(kind: str, name: str, **arguments: Any) -> dict[str, Any]:
@@ -223,7 +225,11 @@ class Project:
         tested = [{"name": name, "data_tests": tests} for name, tests in TESTS.items()]
         written = {
             **FILES,
-            **{f"models/told/{n}.sql": f"{{{{ dbt_onnx.{call} }}}}" for n, call in MODELS.items()},
+            **{
+                f"models/told/{name}.sql": f"{{{{ config(materialized='{kind}') }}}}\n{{{{ dbt_onnx.{call} }}}}"
+                for name, call in MODELS.items()
+                for kind in ["table" if name in AS_TABLES else "view"]
+            },
             "profiles.yml": yaml.safe_dump(profile),
             "dbt_project.yml": yaml.safe_dump(project),
             "models/tests.yml": yaml.safe_dump({"models": tested}),
@@ -250,9 +256,9 @@ class Project:
             self.run("run" if night > 1 else "build", "--select", *chosen, "--exclude", "test_type:data",
                      night=night, clock=clock)  # fmt: skip
         self.run("run", "--select", "customers", "outcomes")
+        self.tests = {result.node.name: result for result in self.dbt("test").result}
         self.run("run", "--select", "path:models/told", "--exclude", *OF_LATER)
         self.run("run", "--select", *OF_LATER, clock=LATER)
-        self.tests = {result.node.name: result for result in self.dbt("test").result}
 
     def run(self, *arguments: str, **given: Any) -> None:
         done = self.dbt(*arguments, **given)
