@@ -18,7 +18,7 @@ import time
 import warnings
 import weakref
 from contextlib import chdir, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -184,11 +184,17 @@ class DbtProject:
         credentials = self._parsed[1].credentials
         _let_go()
         # the relative paths of a profile begin in the project's folder
-        with self._engine.opening_errors(credentials.path), chdir(self.root):
+        is_attached = credentials.path == ":memory:" and bool(credentials.attach)
+        place = credentials.database if is_attached else credentials.path
+        with self._engine.opening_errors(place), chdir(self.root):
             plugins = Environment.initialize_plugins(credentials)
-            options = {"access_mode": "read_only"} if read_only else {}
             opening = copy.copy(credentials)
-            opening.config_options = {**(credentials.config_options or {}), **options}
+            if read_only and is_attached:
+                # DuckDB opens nothing in memory read-only
+                opening.attach = [replace(item, read_only=True) for item in credentials.attach]
+            elif read_only:
+                options = {**(credentials.config_options or {}), "access_mode": "read_only"}
+                opening.config_options = options
             opening.retries = None
             return Environment.initialize_db(opening, plugins), opening, plugins
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx.artifacts.registry import Registry, parse_spec
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb import planning, writing
-from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process
+from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process, repeated
 from dbt_onnx.engines.duckdb.features import FeatureRelation, recorded_name, relation_name
 from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
 from dbt_onnx.engines.duckdb.ledger import LedgerShape
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
     from dbt_onnx.runs.run import Scores, ScoringRun
 
+_TRIES = 5
+
 
 @duckdb_errors()
 def score_on_duckdb(
@@ -59,7 +61,11 @@ def score_on_duckdb(
     ):
         cursors.extend((reader, writer))
         engine = DuckDBEngine(ledger, reader=reader, writer=writer)
-        return score_table(engine, request, settings, artifacts=artifacts, log=log, logs=logs)
+        return repeated(
+            lambda: score_table(engine, request, settings, artifacts=artifacts, log=log, logs=logs),
+            tries=_TRIES,
+            log=lambda said: log(f"{settings.identifier}: {said}"),
+        )
 
 
 class DuckDBEngine:
@@ -70,7 +76,7 @@ class DuckDBEngine:
     record: RunRecord
 
     def __init__(self, ledger: TableName, *, reader: Cursor, writer: Cursor) -> None:
-        self.tables = ScoringTables(ledger)
+        self.tables = ScoringTables(ledger, writer.storage_of(ledger))
         self.reader = reader
         self.writer = writer
 
@@ -202,7 +208,9 @@ def check_fit(
             hint="give the feature another name when exporting or registering the model, or set "
             "keep_inputs=False in score()",
         )
-    outputs = writing.output_types(artifact.contract.output_fields())
+    storage = tables.storage
+    features.check_storable(storage, key=arguments.key)
+    outputs = storage.types(writing.output_types(artifact.contract.output_fields()))
     collisions = {n.casefold() for n in arguments.key} & {n.casefold() for n in outputs}
     if collisions:
         raise ContractError(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.engines.duckdb.storage import Storage
     from dbt_onnx.kernel.contract import Contract
     from dbt_onnx.runs.plan import Snapshot
 
@@ -92,6 +93,17 @@ class FeatureRelation:
                 f"as_of column {as_of!r} of {self.name} is {self.columns[as_of]}, not a DATE or "
                 "TIMESTAMP",
                 hint="cast it in the features model",
+            )
+
+    def check_storable(self, storage: Storage, *, key: Sequence[str]) -> None:
+        """Raise ConfigError when the ledger cannot keep a key as it is."""
+        types = {name: self.columns[name] for name in key}
+        unfit = {n: kind for n, kind in types.items() if storage.type_of(kind) != kind}
+        if unfit:
+            raise ConfigError(
+                f"key column(s) {list(unfit)} of {self.name} are {', '.join(unfit.values())}, which a "
+                "DuckLake does not keep",
+                hint="cast them to VARCHAR, or a list of one length to a list of any, in the features model",
             )
 
     def check_contract(self, reader: Cursor, contract: Contract, *, model: str) -> None:

@@ -21,7 +21,6 @@ from dbt_onnx.engines.duckdb.ledger import (
     all_rows,
     fingerprint,
     fingerprint_of_rows,
-    last_number,
     select_ledger,
 )
 from dbt_onnx.engines.duckdb.planning import hashes_as_then
@@ -30,7 +29,7 @@ from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.chain import faults_of_chain
 from dbt_onnx.runs.replay import MAX_FINDINGS, Finding, key_text
-from dbt_onnx.runs.tables import RUN
+from dbt_onnx.runs.tables import RUN, RUNS_TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -47,8 +46,8 @@ def prove(
 
     Raises WarehouseError when the tables are not there or not ours.
     """
-    tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
+        tables = ScoringTables(name, cursor.storage_of(name))
         tables.check_runs(cursor)
         tables.check_names(cursor)
         if not cursor.has(tables.current):
@@ -71,14 +70,16 @@ def _faults_of_runs(
             problem="runs", expected="as the run left it", actual=f"run {number}: {fault}"
         )
     # what other scoring models of the schema have run is numbered along with it
+    every = tables.ledger.beside(RUNS_TABLE)
+    last = tables.storage.last_number(cursor, tables.ledger)
     gone = cursor.rows(
         f"""
         with numbers as (
             select 0 as number
             union
-            select {RUN} from {tables.runs.sql} where {RUN} > 0
+            select {RUN} from {every.sql} where {RUN} > 0
             union
-            select 1 + {last_number(tables.runs)}
+            select 1 + {last}
         )
 
         select first, last
@@ -89,7 +90,7 @@ def _faults_of_runs(
     )
     for first, last in gone:
         which = f"run {first} is" if first == last else f"runs {first} to {last} are"
-        yield Finding(problem="runs", expected="there", actual=f"{which} gone from {tables.runs}")
+        yield Finding(problem="runs", expected="there", actual=f"{which} gone from {every}")
 
 
 def _key_of(runs: Sequence[RunRow]) -> list[str]:

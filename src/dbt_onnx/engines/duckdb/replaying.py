@@ -54,8 +54,8 @@ def replay_run(
     Raises ConfigError when there is no such run, or nothing of it to replay; WarehouseError when
     the tables are not there or not ours.
     """
-    tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
+        tables = ScoringTables(name, cursor.storage_of(name))
         tables.check_names(cursor)
         run = read_run(cursor, tables, run_id)
         replay = Replay(run_id=run_id, model=str(run.model), rows_kept=run.rows_inputs_kept)
