@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import duckdb
 
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
-from dbt_onnx.engines.duckdb.storage import Lake, Storage
+from dbt_onnx.engines.duckdb.storage import CountedStorage, Lake, Storage
 from dbt_onnx.errors import WarehouseError
 from dbt_onnx.kernel.native import AT_WORK
 
@@ -91,7 +91,9 @@ class Cursor:
 
     def storage_of(self, table: TableName) -> Storage:
         """What the table lies in."""
-        return Lake() if table.database.casefold() in self._lakes else Storage()
+        if table.database.casefold() in self._lakes:
+            return Lake()
+        return CountedStorage() if duckdb.__version__.startswith("1.") else Storage()
 
     @cached_property
     def _lakes(self) -> set[str]:

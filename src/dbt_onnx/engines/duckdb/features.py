@@ -29,10 +29,11 @@ _MOMENTS = re.compile(r"DATE|TIMESTAMP(_S|_MS|_NS| WITH TIME ZONE)?")
 UNNAMED = "the feature relation"
 _PART = r'(?:"(?:[^"]|"")+"|\w+)'
 _TABLE = rf"({_PART})\.({_PART})\.({_PART})"
-_PLAIN = re.compile(rf"select \* from {_TABLE}")
+# duckdb 1.5 writes its keywords in capitals
+_PLAIN = re.compile(rf"select \* from {_TABLE}", re.IGNORECASE)
 # the query that dbt makes of a source with --empty
 _EMPTY_SOURCE = re.compile(
-    rf"select \* from \(select \* from {_TABLE} (?:where false )?limit 0\).*"
+    rf"select \* from \(select \* from {_TABLE} (?:where false )?limit 0\).*", re.IGNORECASE
 )
 # for each thread; DuckDB takes no more than 10^9
 _BITS_A_ROW, _MAX_BITS = 4, 1_000_000_000

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.cursor import Cursor
 
-RUN_NUMBERS = "dbt_onnx_run_no"
-"""The sequence that counts the runs of a schema; in a lake a table with one row."""
+_SEQUENCE = "dbt_onnx_run_no"
+_COUNTER = "dbt_onnx_run_numbers"
+"""A table with one row, which counts the runs of a schema where a sequence cannot."""
 
 
 class Storage:
@@ -57,7 +58,7 @@ class Storage:
             coalesce((select max({RUN}) from {ledger.beside(RUNS_TABLE).sql}), 0),
             coalesce((
                 select max(last_value) from duckdb_sequences()
-                where sequence_name = {literal(RUN_NUMBERS)} and database_name = {literal(ledger.database)}
+                where sequence_name = {literal(_SEQUENCE)} and database_name = {literal(ledger.database)}
                     and schema_name = {literal(ledger.schema)}
             ), 0)
         )"""
@@ -66,7 +67,7 @@ class Storage:
         """Count on, so that a deleted run is missed. It is the last step of its transaction: what is undone
         after it leaves a number without a run.
         """
-        sequence = ledger.beside(RUN_NUMBERS).sql
+        sequence = ledger.beside(_SEQUENCE).sql
         cursor.execute(f"create sequence if not exists {sequence}")
         count = f"select nextval({literal(sequence)})"
         if cursor.rows(count) != [(number,)]:
@@ -75,7 +76,25 @@ class Storage:
             cursor.execute(count)
 
 
-class Lake(Storage):
+class CountedStorage(Storage):
+    """A database of DuckDB 1.5, which does not know the last value of a sequence once it is opened again."""
+
+    def prepare_runs(self, cursor: Cursor, ledger: TableName) -> None:
+        counter, runs = ledger.beside(_COUNTER), ledger.beside(RUNS_TABLE)
+        if not cursor.has(counter):
+            last = f"select coalesce(max({RUN}), 0) as last_no from {runs.sql}"
+            cursor.execute(f"create table {counter.sql} as {last}")
+
+    def last_number(self, cursor: Cursor, ledger: TableName) -> str:
+        counter = ledger.beside(_COUNTER)
+        return f"(select max(last_no) from {counter.sql})" if cursor.has(counter) else "0"
+
+    def remember_number(self, cursor: Cursor, ledger: TableName, number: int) -> None:
+        # two processes that take the same number change the same table, and a lake refuses one
+        cursor.execute(f"update {ledger.beside(_COUNTER).sql} set last_no = {number}")
+
+
+class Lake(CountedStorage):
     """A DuckLake.
 
     Of two transactions it refuses the second, if both write to a table and one of them changes or deletes
@@ -100,9 +119,6 @@ class Lake(Storage):
         return ledger.beside(ledger.identifier + self.suffixes[0])
 
     def prepare_runs(self, cursor: Cursor, ledger: TableName) -> None:
-        numbers = ledger.beside(RUN_NUMBERS)
-        if not cursor.has(numbers):
-            cursor.execute(f"create table {numbers.sql} as select 0 as last_no")
         every = " union all by name ".join(
             f"select * from {quote(ledger.schema)}.{quote(name)}"
             for (name,) in cursor.rows(
@@ -114,13 +130,4 @@ class Lake(Storage):
             )
         )
         cursor.execute(f"create or replace view {ledger.beside(RUNS_TABLE).sql} as {every}")
-
-    def last_number(self, cursor: Cursor, ledger: TableName) -> str:
-        numbers = ledger.beside(RUN_NUMBERS)
-        return (
-            f"coalesce((select max(last_no) from {numbers.sql}), 0)" if cursor.has(numbers) else "0"
-        )
-
-    def remember_number(self, cursor: Cursor, ledger: TableName, number: int) -> None:
-        # two processes that take the same number change the same table, and the lake refuses one
-        cursor.execute(f"update {ledger.beside(RUN_NUMBERS).sql} set last_no = {number}")
+        super().prepare_runs(cursor, ledger)
