@@ -46,6 +46,8 @@ class Lake:
         return {
             "path": ":memory:",
             "database": "lake",
+            # an SQLite file is locked by whoever writes, and dbt's own models do not try again
+            "threads": 1 if self.kind == "sqlite" else 2,
             "extensions": EXTENSIONS[self.kind],
             "attach": [attached],
             "config_options": {"extension_directory": str(self.extension_directory)},
