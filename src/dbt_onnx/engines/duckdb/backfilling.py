@@ -45,7 +45,7 @@ def scored_clocks(
     cursor: Cursor, ledger: TableName, version: RegistryEntry | None
 ) -> set[datetime]:
     """When runs have scored, see `Warehouse`."""
-    tables = ScoringTables(ledger)
+    tables = ScoringTables(ledger, cursor.storage_of(ledger))
     if not cursor.has(tables.runs):
         return set()
     rows = cursor.rows(

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import random
+import re
 import sys
 import threading
+import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import duckdb
 
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
+from dbt_onnx.engines.duckdb.storage import CountedStorage, Lake, Storage
 from dbt_onnx.errors import WarehouseError
 from dbt_onnx.kernel.native import AT_WORK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from dbt_onnx.engines.base import TableName
+
+T = TypeVar("T")
 
 _BYTES = {"bytes": 1, **{f"{prefix}iB": 2 ** (10 * n) for n, prefix in enumerate("KMGTPE", 1)}}
 
 # measured: 15 million rows can be joined, and deleted from, in 512 MB. 100 million fail to join in
 # 256 MB, and to be deleted from in 1 GB
 _BYTES_PER_ROW = 32
+# of an instant's work eight processes at once needed nine
+_TRIES = 20
+_MOST_SECONDS = 3.0
+_CONFLICT = re.compile("DuckLake transaction|DuckLake.* database is locked")
 
 
 class Cursor:
@@ -78,6 +89,19 @@ class Cursor:
             raise
         self.raw.commit()
 
+    def storage_of(self, table: TableName) -> Storage:
+        """What the table lies in."""
+        if table.database.casefold() in self._lakes:
+            return Lake()
+        return CountedStorage() if duckdb.__version__.startswith("1.") else Storage()
+
+    @cached_property
+    def _lakes(self) -> set[str]:
+        found = self.rows(
+            "select lower(database_name) from duckdb_databases() where type = 'ducklake'"
+        )
+        return {name for (name,) in found}
+
     def columns_of(self, relation_sql: str) -> dict[str, str]:
         """SQL types by column name of a table name or a query in parentheses."""
         # `describe` would say "a" of a view that renames column a to "A" (duckdb 2.0.0)
@@ -126,6 +150,29 @@ class Cursor:
         )
 
 
+class ConflictError(WarehouseError):
+    """Another process has changed the same rows of a lake. Nothing is written, and it can be tried again."""
+
+
+def repeated(
+    work: Callable[[], T], *, tries: int = _TRIES, log: Callable[[str], None] = lambda _: None
+) -> T:
+    """Do the work, again when another process came between. Raises ConflictError after the last try.
+
+    A database of DuckDB's own has one writer, and no conflicts.
+    """
+    for number in range(1, tries):
+        try:
+            with duckdb_errors():
+                return work()
+        except ConflictError as error:
+            log(f"{error.message}; tried again ({number} of {tries - 1})")
+            # for a random time, so that two that have met do not meet again
+            time.sleep(random.uniform(0, min(_MOST_SECONDS, 0.1 * 2**number)))  # noqa: S311
+    with duckdb_errors():
+        return work()
+
+
 @contextmanager
 def duckdb_errors() -> Iterator[None]:
     """Turn DuckDB's errors, and a lack of memory, into a WarehouseError.
@@ -150,17 +197,24 @@ def duckdb_errors() -> Iterator[None]:
                 "the connection was closed during the run, as dbt does when it is interrupted",
                 hint="nothing is written: run again",
             ) from error
+        if _CONFLICT.search(said):
+            raise ConflictError(
+                f"another process wrote to the lake at the same time: {_shortened(said)}",
+                hint="nothing is written: run again, or let fewer processes write at once",
+            ) from error
         hint = (
             "dbt_onnx makes its tables without constraints and indexes: drop what was added to them"
             if isinstance(error, duckdb.ConstraintException)
             else "if it speaks of a value or a column, mend the model upstream that gives it; else "
             "look at the warehouse: its rights, disk and memory"
         )
-        raise WarehouseError(
-            f"DuckDB stopped the run: {said if len(said) <= 500 else said[:497] + '...'}", hint=hint
-        ) from error
+        raise WarehouseError(f"DuckDB stopped the run: {_shortened(said)}", hint=hint) from error
     except MemoryError as error:
         raise _out_of_memory(str(error) or "Python was given none") from error
+
+
+def _shortened(said: str) -> str:
+    return said if len(said) <= 500 else said[:497] + "..."
 
 
 def _out_of_memory(said: str) -> WarehouseError:

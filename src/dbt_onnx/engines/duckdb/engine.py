@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb import planning, writing
-from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process
+from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process, repeated
 from dbt_onnx.engines.duckdb.features import FeatureRelation, recorded_name, relation_name
 from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
 from dbt_onnx.engines.duckdb.ledger import LedgerShape
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
     from dbt_onnx.runs.run import Scores, ScoringRun
 
+_TRIES = 5
+
 
 @duckdb_errors()
 def score_on_duckdb(
@@ -59,7 +61,11 @@ def score_on_duckdb(
     ):
         cursors.extend((reader, writer))
         engine = DuckDBEngine(ledger, reader=reader, writer=writer)
-        return score_table(engine, request, settings, artifacts=artifacts, log=log, logs=logs)
+        return repeated(
+            lambda: score_table(engine, request, settings, artifacts=artifacts, log=log, logs=logs),
+            tries=_TRIES,
+            log=lambda said: log(f"{settings.identifier}: {said}"),
+        )
 
 
 class DuckDBEngine:
@@ -70,7 +76,7 @@ class DuckDBEngine:
     record: RunRecord
 
     def __init__(self, ledger: TableName, *, reader: Cursor, writer: Cursor) -> None:
-        self.tables = ScoringTables(ledger)
+        self.tables = ScoringTables(ledger, writer.storage_of(ledger))
         self.reader = reader
         self.writer = writer
 
@@ -197,7 +203,8 @@ def check_fit(
             hint="give the feature another name when exporting or registering the model, or set "
             "keep_inputs=False in score()",
         )
-    outputs = writing.output_types(artifact.contract.output_fields())
+    features.check_storable(tables.storage, key=arguments.key)
+    outputs = tables.storage.types(writing.output_types(artifact.contract.output_fields()))
     shape = LedgerShape(
         key={name: features.columns[name] for name in arguments.key}, outputs=outputs
     )

@@ -39,8 +39,8 @@ def forget(
     """Take all predictions and kept inputs of one entity out. `key_values` are texts, one for each key
     column. Raises ConfigError when there is no ledger yet, or when it has no such key.
     """
-    tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
+        tables = ScoringTables(name, cursor.storage_of(name))
         key = key_of(cursor, tables)
         where, parameters = is_entity(tables, key, key_values)
         erasure = _erase(cursor, tables, key, where, parameters, why=why, dry_run=dry_run)
@@ -70,8 +70,8 @@ def prune(
     inputs. What is current stays, and so do rows without a key, by which a run knows that it has
     reported them. Raises ConfigError when there is no ledger yet.
     """
-    tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
+        tables = ScoringTables(name, cursor.storage_of(name))
         key = key_of(cursor, tables)
         place = f"({RUN}, {compared_key(key)})"
         is_old = (

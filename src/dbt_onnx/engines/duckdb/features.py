@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dbt_onnx.engines.duckdb.cursor import Cursor
+    from dbt_onnx.engines.duckdb.storage import Storage
     from dbt_onnx.kernel.contract import Contract
     from dbt_onnx.runs.plan import Snapshot
 
@@ -28,10 +29,11 @@ _MOMENTS = re.compile(r"DATE|TIMESTAMP(_S|_MS|_NS| WITH TIME ZONE)?")
 UNNAMED = "the feature relation"
 _PART = r'(?:"(?:[^"]|"")+"|\w+)'
 _TABLE = rf"({_PART})\.({_PART})\.({_PART})"
-_PLAIN = re.compile(rf"select \* from {_TABLE}")
+# duckdb 1.5 writes its keywords in capitals
+_PLAIN = re.compile(rf"select \* from {_TABLE}", re.IGNORECASE)
 # the query that dbt makes of a source with --empty
 _EMPTY_SOURCE = re.compile(
-    rf"select \* from \(select \* from {_TABLE} (?:where false )?limit 0\).*"
+    rf"select \* from \(select \* from {_TABLE} (?:where false )?limit 0\).*", re.IGNORECASE
 )
 # for each thread; DuckDB takes no more than 10^9
 _BITS_A_ROW, _MAX_BITS = 4, 1_000_000_000
@@ -76,6 +78,17 @@ class FeatureRelation(FeatureColumns):
                 hint="cast them to VARCHAR in the features model",
             )
         self.check_moment(as_of, types=_MOMENTS)
+
+    def check_storable(self, storage: Storage, *, key: Sequence[str]) -> None:
+        """Raise ConfigError when the ledger cannot keep a key as it is."""
+        types = {name: self.columns[name] for name in key}
+        unfit = {n: kind for n, kind in types.items() if storage.type_of(kind) != kind}
+        if unfit:
+            raise ConfigError(
+                f"key column(s) {list(unfit)} of {self.name} are {', '.join(unfit.values())}, which a "
+                "DuckLake does not keep",
+                hint="cast them to VARCHAR, or a list of one length to a list of any, in the features model",
+            )
 
     def check_contract(self, reader: Cursor, contract: Contract, *, model: str) -> None:
         """Raise ContractError when the model cannot read these columns."""

@@ -37,7 +37,7 @@ def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
     if not account:
         return None
     features, registry = account["features_relation"], account["registry_relation"]
-    tables = LedgerTables(ledger)
+    tables = LedgerTables(ledger, cursor.storage_of(ledger))
     gone = [table for table in (ledger, tables.current, tables.history) if not cursor.has(table)]
     return Sources(
         key=tuple(account["key_columns"]),

@@ -24,7 +24,7 @@ def read_runs(
 ) -> list[RunRow]:
     """The runs of a scoring model, newest first; none before the first."""
     with Cursor(connection.cursor()) as cursor, duckdb_errors():
-        return read_run_rows(cursor, ScoringTables(name))[:limit]
+        return read_run_rows(cursor, ScoringTables(name, cursor.storage_of(name)))[:limit]
 
 
 def read_history(
@@ -35,8 +35,8 @@ def read_history(
     `key_values` are texts, one for each key column. Raises ConfigError when there is no ledger yet,
     or when it has no such key.
     """
-    tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors():
+        tables = ScoringTables(name, cursor.storage_of(name))
         key = key_of(cursor, tables)
         where, parameters = is_entity(tables, key, key_values)
         rows = cursor.records(

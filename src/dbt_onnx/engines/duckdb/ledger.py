@@ -16,21 +16,20 @@ Nothing here touches a warehouse: every function returns SQL text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.duckdb.feature_types import hashable_columns
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
+from dbt_onnx.engines.duckdb.storage import Storage
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.plan import SCORE_REASONS
-from dbt_onnx.runs.tables import CURRENT_SUFFIX, HISTORY_SUFFIX, RUN, RUNS_TABLE, LedgerColumns
+from dbt_onnx.runs.tables import CURRENT_SUFFIX, HISTORY_SUFFIX, RUN, LedgerColumns
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from dbt_onnx.engines.base import TableName
-
-RUNS_SEQUENCE = "dbt_onnx_run_no"
 
 REJECTED = "rejected_reason_no"
 """The place of a row's reason in the list of its run, from 1; NULL in a row that was scored."""
@@ -60,6 +59,7 @@ class LedgerTables:
     """The tables of one scoring model, by what they are for. `ledger` is a view."""
 
     ledger: TableName
+    storage: Storage = field(default_factory=Storage)
 
     @property
     def current(self) -> TableName:
@@ -71,7 +71,7 @@ class LedgerTables:
 
     @property
     def runs(self) -> TableName:
-        return self.ledger.beside(RUNS_TABLE)
+        return self.storage.runs_of(self.ledger)
 
 
 class LedgerShape(LedgerColumns):
@@ -95,7 +95,8 @@ def create_table(table: TableName, columns: Mapping[str, str], *, key: Collectio
     """Create the table unless it is there. No PRIMARY KEY and no index: recent DuckDB
     defects concern both; the look at the keys of each run keeps entities unique.
 
-    `key` is given for current and history. Of their scores and hashes hardly one is as another.
+    `key` is given for current and history, where DuckDB compresses them. Of their scores and hashes hardly
+    one is as another.
     """
     chosen = {}
     if key:
@@ -174,8 +175,9 @@ def fingerprint_of_rows(*, key: Mapping[str, str], outputs: Mapping[str, str]) -
     """SQL of a number for all that rows of a run say, whatever their order. `key` and `outputs` map
     the columns to their SQL types.
     """
-    # an ENUM's hash depends on all of its values
-    stamps = f"as_of, features_hash, enum_code(score_reason), {REJECTED}, is_late"
+    # an ENUM's hash depends on all of its values, and a lake keeps it as text
+    reason = f"enum_code(cast(score_reason as {ROW_TYPES['score_reason']}))"
+    stamps = f"as_of, features_hash, {reason}, {REJECTED}, is_late"
     return fingerprint(f"{hashable_columns({**key, **outputs})}, {stamps}")
 
 
@@ -198,15 +200,3 @@ def count_rejected(tables: LedgerTables) -> str:
     return f"""
         select {REJECTED}, count(*) from {all_rows(tables, [REJECTED], where=rejected)} as written
         group by {REJECTED}"""
-
-
-def last_number(runs: TableName) -> str:
-    """SQL of the highest number that a run of the schema ever had, deleted ones included; 0 without any."""
-    return f"""greatest(
-        coalesce((select max({RUN}) from {runs.sql}), 0),
-        coalesce((
-            select max(last_value) from duckdb_sequences()
-            where sequence_name = {literal(RUNS_SEQUENCE)} and database_name = {literal(runs.database)}
-                and schema_name = {literal(runs.schema)}
-        ), 0)
-    )"""

@@ -7,7 +7,7 @@ import gc
 import re
 import sys
 from contextlib import closing, contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -43,11 +43,16 @@ def _open(credentials: Any, *, read_only: bool) -> tuple[duckdb.DuckDBPyConnecti
     from dbt.adapters.duckdb.environments import Environment
 
     let_go()
-    with opening_errors(credentials.path):
+    is_attached = credentials.path == ":memory:" and bool(credentials.attach)
+    with opening_errors(credentials.database if is_attached else credentials.path):
         plugins = Environment.initialize_plugins(credentials)
-        options = {"access_mode": "read_only"} if read_only else {}
         opening = copy.copy(credentials)
-        opening.config_options = {**(credentials.config_options or {}), **options}
+        if read_only and is_attached:
+            # DuckDB opens nothing in memory read-only
+            opening.attach = [replace(item, read_only=True) for item in credentials.attach]
+        elif read_only:
+            options = {**(credentials.config_options or {}), "access_mode": "read_only"}
+            opening.config_options = options
         opening.retries = None
         return Environment.initialize_db(opening, plugins), opening, plugins
 

@@ -21,7 +21,6 @@ from dbt_onnx.engines.duckdb.ledger import (
     all_rows,
     fingerprint,
     fingerprint_of_rows,
-    last_number,
     select_ledger,
 )
 from dbt_onnx.engines.duckdb.planning import hashes_as_then
@@ -44,7 +43,7 @@ from dbt_onnx.runs.proof import (
     strange_rows,
 )
 from dbt_onnx.runs.replay import MAX_FINDINGS
-from dbt_onnx.runs.tables import RUN
+from dbt_onnx.runs.tables import RUN, RUNS_TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -63,8 +62,8 @@ def prove(
 
     Raises WarehouseError when the tables are not there or not ours.
     """
-    tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
+        tables = ScoringTables(name, cursor.storage_of(name))
         tables.check_runs(cursor)
         tables.check_names(cursor)
         if not cursor.has(tables.current):
@@ -84,14 +83,16 @@ def _faults_of_runs(
 ) -> Iterator[Finding]:
     yield from altered_runs(runs)
     # what other scoring models of the schema have run is numbered along with it
+    every = tables.ledger.beside(RUNS_TABLE)
+    last = tables.storage.last_number(cursor, tables.ledger)
     gone = cursor.rows(
         f"""
         with numbers as (
             select 0 as number
             union
-            select {RUN} from {tables.runs.sql} where {RUN} > 0
+            select {RUN} from {every.sql} where {RUN} > 0
             union
-            select 1 + {last_number(tables.runs)}
+            select 1 + {last}
         )
 
         select first, last
@@ -100,7 +101,7 @@ def _faults_of_runs(
         order by first asc
         limit {MAX_FINDINGS}"""
     )
-    yield from missing_runs(gone, tables.runs)
+    yield from missing_runs(gone, every)
 
 
 def _strange_rows(

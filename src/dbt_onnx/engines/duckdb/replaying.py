@@ -61,8 +61,8 @@ def replay_run(
     Raises ConfigError when there is no such run, or nothing of it to replay; WarehouseError when
     the tables are not there or not ours.
     """
-    tables = ScoringTables(name)
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
+        tables = ScoringTables(name, cursor.storage_of(name))
         tables.check_names(cursor)
         run = run_to_replay(
             read_run_rows(cursor, tables), run_id, scoring_model=name.identifier, table=tables.runs

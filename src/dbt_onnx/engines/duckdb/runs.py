@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.engines.duckdb.identifiers import literal, quote
-from dbt_onnx.engines.duckdb.ledger import REJECTED, RUNS_SEQUENCE, last_number
-from dbt_onnx.errors import DbtOnnxError
+from dbt_onnx.engines.duckdb.cursor import ConflictError, repeated
+from dbt_onnx.engines.duckdb.identifiers import quote
+from dbt_onnx.engines.duckdb.ledger import REJECTED
+from dbt_onnx.errors import DbtOnnxError, WarehouseError
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.chain import fingerprint_of
 from dbt_onnx.runs.history import RunRow
@@ -55,11 +56,32 @@ class RunRecord:
         return {RUN: self.run_no, "scoring_model": self.tables.ledger.identifier}
 
     def update(self, cursor: Cursor, **values: Any) -> None:
-        """Set columns of the row. Values are bound, never written into the statement."""
+        """Set columns of the row. Values are bound, never written into the statement.
+
+        Raises WarehouseError when another process has taken the scoring model over.
+        """
+        if not self.is_running(cursor):
+            raise self.taken_over(cursor)
+        self._set(cursor, **values)
+
+    def _set(self, cursor: Cursor, **values: Any) -> None:
         assignments = ", ".join(f"{quote(name)} = ${name}" for name in values)
         cursor.execute(
             f"update {self.tables.runs.sql} set {assignments} where {RUN} = $run_no",
             {**values, **self.identity},
+        )
+
+    def taken_over(self, cursor: Cursor) -> WarehouseError:
+        runs, name = self.tables.runs, self.tables.ledger.identifier
+        [(run_id,)] = cursor.rows(
+            f"select arg_max(run_id, {RUN}) from {runs.sql} "
+            f"where scoring_model = $scoring_model and {RUN} > $run_no",
+            self.identity,
+        )
+        who = "its row was changed" if run_id is None else f"run {run_id!r} has begun"
+        return WarehouseError(
+            f"this run of {name} is no longer the newest: {who} meanwhile, which {runs} says",
+            hint="nothing is written; let one process at a time score a model",
         )
 
     def close(self, cursor: Cursor, *, status: str, **values: Any) -> None:
@@ -137,20 +159,25 @@ class RunRecord:
             self.identity,
         )
         rows = cursor.records(
-            f"update {runs} set previous_fingerprint = $previous where {RUN} = $run_no "
-            f"returning {', '.join(map(quote, RUNS_TYPES))}",
-            {**self.identity, "previous": found[0][0] if found else None},
+            f"select {', '.join(map(quote, RUNS_TYPES))} from {runs} where {RUN} = $run_no",
+            self.identity,
         )
         # a row that somebody doubled or left without a number is for `prove` to find
         for row in rows[:1]:
-            self.update(cursor, fingerprint=fingerprint_of(row))
+            row["previous_fingerprint"] = found[0][0] if found else None
+            sealed = {
+                "previous_fingerprint": row["previous_fingerprint"],
+                "fingerprint": fingerprint_of(row),
+            }
+            self._set(cursor, **sealed)
 
 
 def open_run(
     cursor: Cursor, tables: ScoringTables, settings: RunSettings, *, run_id: str
 ) -> RunRecord:
     """Add a run row in the transaction of the cursor, whose last step is then `remember_number`."""
-    [(last,)] = cursor.rows(f"select {last_number(tables.runs)}")
+    last_number = tables.storage.last_number(cursor, tables.ledger)
+    [(last,)] = cursor.rows(f"select {last_number}")
     record = RunRecord(tables, last + 1)
     cursor.execute(
         f"insert into {tables.runs.sql} ({RUN}, run_id, scoring_model, status, clock, started_at, "
@@ -167,16 +194,8 @@ def open_run(
 
 
 def remember_number(cursor: Cursor, tables: ScoringTables, number: int) -> None:
-    """Count on the sequence, by which a deleted run is missed. It is the last step of its transaction:
-    what is undone after it leaves a number without a run.
-    """
-    sequence = tables.ledger.beside(RUNS_SEQUENCE).sql
-    cursor.execute(f"create sequence if not exists {sequence}")
-    count = f"select nextval({literal(sequence)})"
-    if cursor.rows(count) != [(number,)]:
-        # tables that were copied or restored come without it
-        cursor.execute(f"create or replace sequence {sequence} start with {number}")
-        cursor.execute(count)
+    """See `Storage.remember_number`: the last step of its transaction."""
+    tables.storage.remember_number(cursor, tables.ledger, number)
 
 
 def read_run_rows(cursor: Cursor, tables: ScoringTables) -> list[RunRow]:
@@ -223,26 +242,12 @@ def recorded_run(
 ) -> Iterator[RunRecord]:
     """Open a run row, and close it as `error` when the run fails before it is committed.
 
-    A row that an earlier process left as `running` is marked `interrupted`. The database file has one
-    writer, so that process is gone.
+    A row that an earlier process left as `running` is marked `interrupted`. A database of DuckDB's own has one
+    writer, so that process is gone. In a lake it may be at work, and then it can no longer commit.
     """
     identity = (settings.run_id, settings.identifier)
     with LOCK:
-        with cursor.transaction():
-            tables.create_runs(cursor)
-            for (run_no,) in cursor.rows(
-                f"update {tables.runs.sql} set status = 'interrupted', error = $error "
-                "where status = 'running' and scoring_model = $scoring_model "
-                f"and not list_contains($active, run_id) returning {RUN}",
-                {
-                    "scoring_model": settings.identifier,
-                    "error": INTERRUPTED,
-                    "active": [run_id for run_id, name in _ACTIVE if name == settings.identifier],
-                },
-            ):
-                RunRecord(tables, run_no).seal(cursor)
-            record = open_run(cursor, tables, settings, run_id=settings.run_id)
-            remember_number(cursor, tables, record.run_no)
+        record = repeated(lambda: _begin(cursor, tables, settings))
         _ACTIVE.add(identity)
     try:
         yield record
@@ -250,10 +255,42 @@ def recorded_run(
         message = (
             str(error) if isinstance(error, DbtOnnxError) else f"{type(error).__name__}: {error}"
         )
-        with LOCK, cursor.transaction():
-            # what fails after the commit takes nothing back: its rows are there, and so is the run
-            if record.is_running(cursor):
-                record.close(cursor, status="error", error=message)
+        with LOCK:
+            taken_over = repeated(lambda: _fail(cursor, record, message))
+        if taken_over is not None and isinstance(error, ConflictError):
+            raise taken_over from error
         raise
     finally:
         _ACTIVE.discard(identity)
+
+
+def _begin(cursor: Cursor, tables: ScoringTables, settings: RunSettings) -> RunRecord:
+    is_left = "status = 'running' and scoring_model = $scoring_model and not list_contains($active, run_id)"
+    parameters = {
+        "scoring_model": settings.identifier,
+        "error": INTERRUPTED,
+        "active": [run_id for run_id, name in _ACTIVE if name == settings.identifier],
+    }
+    with cursor.transaction():
+        tables.create_runs(cursor)
+        left = cursor.rows(f"select {RUN} from {tables.runs.sql} where {is_left}", parameters)
+        if left:
+            cursor.execute(
+                f"update {tables.runs.sql} set status = 'interrupted', error = $error where {is_left}",
+                parameters,
+            )
+        for (run_no,) in left:
+            RunRecord(tables, run_no).seal(cursor)
+        record = open_run(cursor, tables, settings, run_id=settings.run_id)
+        remember_number(cursor, tables, record.run_no)
+    return record
+
+
+def _fail(cursor: Cursor, record: RunRecord, message: str) -> WarehouseError | None:
+    """Close a run that failed. Returns why it is closed already, if it is."""
+    with cursor.transaction():
+        # what fails after the commit takes nothing back: its rows are there, and so is the run
+        if not record.is_running(cursor):
+            return record.taken_over(cursor)
+        record.close(cursor, status="error", error=message)
+    return None

@@ -99,10 +99,11 @@ class ScoringTables(LedgerTables):
     def check_names(self, cursor: Cursor) -> None:
         """Raise when a table belongs to somebody else, has lost a column, or is gone."""
         name = self.ledger.identifier.casefold()
-        if name in _SHARED or name.endswith(_SUFFIXES):
+        suffixes = (*_SUFFIXES, *self.storage.suffixes)
+        if name in _SHARED or name.endswith(suffixes):
             raise ConfigError(
                 f"a scoring model cannot be called {self.ledger.identifier!r}: {', '.join(_SHARED)}, and "
-                f"names that end in {', '.join(_SUFFIXES)} are kept for its other tables",
+                f"names that end in {', '.join(suffixes)} are kept for its other tables",
                 hint="give the scoring model another name or alias",
             )
         row = ledger.ROW_TYPES
@@ -261,15 +262,13 @@ class ScoringTables(LedgerTables):
 
         Returns {feature, as it is called now: the SQL type of its column}.
         """
-        wanted = inputs.input_columns(shape, features, with_moment=with_moment)
+        wanted = self.storage.types(inputs.input_columns(shape, features, with_moment=with_moment))
         kept = _create(cursor, self.inputs, wanted)
         types = {name: widened(kept[name], kind) for name, kind in wanted.items()}
         for name, kind in types.items():
             if kind != kept[name]:
-                cursor.execute(
-                    f"alter table {self.inputs.sql} alter column {quote(name)} set data type {kind} "
-                    f"using {converted(quote(name), kept[name], kind)}"
-                )
+                using = converted(quote(name), kept[name], kind)
+                cursor.execute(self.storage.retype(self.inputs, name, to=kind, using=using))
         return types
 
     def create_runs(self, cursor: Cursor) -> None:
@@ -277,8 +276,16 @@ class ScoringTables(LedgerTables):
 
         Where they exist, add the columns that a newer dbt_onnx brings.
         """
+        every = self.ledger.beside(RUNS_TABLE)
+        is_whole = (
+            cursor.has(self.runs)
+            and cursor.has(every)
+            and not absent(RUNS_TYPES, cursor.columns_of(every.sql))
+        )
         for table, columns in self._shared():
             _create(cursor, table, columns)
+        if not is_whole:
+            self.storage.prepare_runs(cursor, self.ledger)
 
     def create_request_logs(self, cursor: Cursor) -> None:
         """Create the table of how far the logs of services were read. Raises WarehouseError when somebody
@@ -293,7 +300,9 @@ def _create(
     cursor: Cursor, table: TableName, columns: Mapping[str, str], *, key: Collection[str] = ()
 ) -> Mapping[str, str]:
     """Create a table, or add the columns that it lacks. Returns the types that the columns have now."""
-    cursor.execute(ledger.create_table(table, columns, key=key))
+    storage = cursor.storage_of(table)
+    columns = storage.types(columns)
+    cursor.execute(ledger.create_table(table, columns, key=key if storage.has_compression else ()))
     found = types_of(columns, cursor.columns_of(table.sql))
     for name, kind in columns.items():
         if not found[name]:
@@ -320,7 +329,7 @@ def _refuse_retyped(
     found = cursor.columns_of(table.sql)
     faults = [
         f"column {name!r} is {found[name]}, not {kind}"
-        for name, kind in types.items()
+        for name, kind in cursor.storage_of(table).types(types).items()
         if found.get(name, kind) != kind
     ]
     if faults:

@@ -312,7 +312,8 @@ class _Answers:
         self._cursor, self._tables, self._run = cursor, tables, run
         self._by, self._contract, self._table = by, artifact.contract, table
         fields = self._contract.output_fields()
-        self._shape = LedgerShape(key=run.shape.key, outputs=writing.output_types(fields))
+        outputs = tables.storage.types(writing.output_types(fields))
+        self._shape = LedgerShape(key=run.shape.key, outputs=outputs)
         self._check(artifact)
         tables.check_shape(cursor, self._shape)
         tables.check_outputs(cursor, self._shape, by.model)

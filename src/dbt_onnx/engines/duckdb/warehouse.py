@@ -123,7 +123,7 @@ class DuckDBWarehouse:
         from dbt_onnx.engines.duckdb.engine import check_fit
         from dbt_onnx.engines.duckdb.tables import ScoringTables
 
-        tables = ScoringTables(ledger)
+        tables = ScoringTables(ledger, self._cursor.storage_of(ledger))
         tables.check_runs(self._cursor)
         tables.check_names(self._cursor)
         features = open_features(self._cursor, arguments.features)

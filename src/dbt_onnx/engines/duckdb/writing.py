@@ -230,15 +230,17 @@ def keep_inputs(
 def _forget_inputs(writer: Cursor, tables: ScoringTables, *, kept_since: datetime) -> None:
     parameters = {"scoring_model": tables.ledger.identifier, "kept_since": kept_since}
     outdated = writer.rows(
-        f"update {tables.runs.sql} set rows_inputs_kept = 0 where scoring_model = $scoring_model "
-        "and scored_at < $kept_since and rows_inputs_kept > 0 returning run_no",
+        f"select run_no from {tables.runs.sql} where scoring_model = $scoring_model "
+        "and scored_at < $kept_since and rows_inputs_kept > 0",
         parameters,
     )
     if outdated:
+        of_them = "run_no in (select unnest($run_nos))"
+        numbers = {"run_nos": [run_no for (run_no,) in outdated]}
         writer.execute(
-            f"delete from {tables.inputs.sql} where run_no in (select unnest($run_nos))",
-            {"run_nos": [run_no for (run_no,) in outdated]},
+            f"update {tables.runs.sql} set rows_inputs_kept = 0 where {of_them}", numbers
         )
+        writer.execute(f"delete from {tables.inputs.sql} where {of_them}", numbers)
 
 
 def note_presence(

@@ -1,0 +1,77 @@
+"""DuckLakes whose catalogs lie in a Postgres server, an SQLite file or a file of DuckDB's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import psycopg
+from duckdb_extensions import import_extension
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXTENSIONS = {
+    "duckdb": ["ducklake"],
+    "sqlite": ["ducklake", "sqlite_scanner"],
+    "postgres": ["ducklake", "postgres_scanner"],
+}
+
+
+def install_extensions(folder: Path, names: set[str]) -> None:
+    """Install what the packages bring, so that `load` finds it in this folder."""
+    with duckdb.connect(config={"extension_directory": str(folder)}) as connection:
+        for name in sorted(names):
+            import_extension(name, con=connection)
+
+
+@dataclass(frozen=True)
+class Lake:
+    """A lake as a target of profiles.yml attaches it: `path` is of its catalog."""
+
+    kind: str
+    path: str
+    folder: Path
+    extension_directory: Path
+
+    @property
+    def profile(self) -> dict[str, Any]:
+        """What a target has beside `type` and `threads`."""
+        attached = {
+            "path": self.path,
+            "alias": "lake",
+            "options": {"data_path": str(self.folder / "files")},
+        }
+        return {
+            "path": ":memory:",
+            "database": "lake",
+            # an SQLite file is locked by whoever writes, and dbt's own models do not try again
+            "threads": 1 if self.kind == "sqlite" else 2,
+            "extensions": EXTENSIONS[self.kind],
+            "attach": [attached],
+            "config_options": {"extension_directory": str(self.extension_directory)},
+        }
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        config = {"extension_directory": str(self.extension_directory)}
+        connection = duckdb.connect(config=config)
+        for name in EXTENSIONS[self.kind]:
+            connection.load_extension(name)
+        connection.execute(f"attach '{self.path}' as lake (data_path '{self.folder / 'files'}')")
+        connection.execute("use lake")
+        return connection
+
+
+def new_lake(kind: str, folder: Path, *, server: str, extension_directory: Path) -> Lake:
+    """A lake without tables. `server` is the URL of a Postgres server, where it gets a database."""
+    folder.mkdir(parents=True)
+    path = f"ducklake:{folder / 'catalog.ducklake'}"
+    if kind == "sqlite":
+        path = f"ducklake:sqlite:{folder / 'catalog.sqlite'}"
+    if kind == "postgres":
+        name = f"lake_{abs(hash(folder))}"
+        with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(f"create database {name}")
+        path = f"ducklake:postgres:{server.replace('/postgres?', f'/{name}?')}"
+    return Lake(kind, path, folder, extension_directory)
