@@ -100,10 +100,10 @@ def copy_project(folder: Path, *, target: str) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     for part in PARTS:
-        source, target = ROOT / part, folder / part
-        target.parent.mkdir(parents=True, exist_ok=True)
+        source, place = ROOT / part, folder / part
+        place.parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, target)
+        copy(source, place)
     profiles = folder / "profiles.yml"
     profiles.write_text(profiles.read_text().replace("target: dev", f"target: {target}"))
     registry = folder / "seeds" / "model_registry.csv"
