@@ -95,7 +95,7 @@ class ScoringTables(LedgerTables):
             properties = dict(spark.rows(f"show tblproperties {named(view)}"))
             if properties.get(ledger.VIEW_PROPERTY) == ledger.digest_of_view(text):
                 return
-            spark.change(f"drop view {named(view)}")
+            spark.change(f"drop view if exists {named(view)}")
         spark.change(ledger.create_view(view, text))
 
     def _widen(self, spark: Spark, shape: LedgerShape, features: Mapping[str, str]) -> None:
