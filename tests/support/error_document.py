@@ -20,7 +20,7 @@ ON_SPARK = {
     "spark-scratch-with-something-else",
 }
 """Those that `tests/spark/test_errors.py` provokes, which needs another environment."""
-DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "errors.md"
 ERROR_COLUMNS = ("id", "what is wrong", "message", "what to do")
 
 

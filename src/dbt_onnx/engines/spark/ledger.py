@@ -190,6 +190,7 @@ def create_view(view: TableName, text: str) -> str:
 
 
 def digest_of_view(text: str) -> str:
+    """What `VIEW_PROPERTY` has."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

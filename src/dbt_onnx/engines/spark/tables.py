@@ -99,7 +99,7 @@ class ScoringTables(LedgerTables):
             properties = dict(spark.rows(f"show tblproperties {named(view)}"))
             if properties.get(ledger.VIEW_PROPERTY) == ledger.digest_of_view(text):
                 return
-            spark.frame(f"drop view {named(view)}")
+            spark.frame(f"drop view if exists {named(view)}")
         spark.frame(ledger.create_view(view, text))
 
     def _widen(self, spark: Spark, shape: LedgerShape, features: Mapping[str, str]) -> None:
