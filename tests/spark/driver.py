@@ -29,6 +29,9 @@ from dbt_onnx.errors import DbtOnnxError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+SECONDS = 900
+"""Of a run on a machine with much else to do; it takes 10 on an idle one."""
+
 
 @contextmanager
 def watched(on_change: Callable[[str, str], None]) -> Iterator[None]:
@@ -82,7 +85,7 @@ def abandoned(play: Callable[[], object], *, after: int) -> list[str]:
     thread = threading.Thread(target=run, daemon=True)
     with watched(on_change):
         thread.start()
-        assert stopped.wait(timeout=300)
+        assert stopped.wait(timeout=SECONDS)
     assert ended or len(made) == after, "the run has failed"
     return made
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ MOST_ROWS = 32
 [MODEL] = [
     (ROOT / "artifacts" / row["artifact"]).read_bytes()
     for row in REGISTRY
-    if row["alias"] == "champion"
+    if (row["model_name"], row["alias"]) == ("churn", "champion")
 ]
 
 
@@ -72,11 +71,12 @@ def test_as_few_rows_come_to_the_driver_of_many_as_of_few(
     said: dict[int, list[list[int]]] = {}
     for rows in (2_000, 20_000):
         said[rows] = []
-        for number, plus in enumerate((0, 1, 1, 0)):
+        for number, plus in enumerate((0, 1, 1)):
             find(spark, rows, plus=plus)
             answers.clear()
-            night = Night(f"1998-01-0{number + 2}", [], settings={"full_refresh": number == 3})
-            summary = score(spark, night, f"{rows} {number}", f"scores{rows}")
+            summary = score(
+                spark, Night(f"1998-01-0{number + 2}", []), f"{rows} {number}", f"scores{rows}"
+            )
             said[rows].append(list(answers))
             assert summary.rows_in >= 0.9 * rows, summary
             assert summary.rows_written >= (0.1 * rows if number != 2 else 0), summary
@@ -155,4 +155,3 @@ def test_a_model_that_was_altered_on_its_way_is_refused(
         score(spark, Night("1998-01-02", []), "altered", "scores")
     assert on_spark.rows("select status from dbt_onnx_runs") == [("error",)]
     assert on_spark.rows("select count(*) from scores") == [(0,)]
-    assert hashlib.sha256(MODEL).hexdigest() in {row["sha256"] for row in REGISTRY}
