@@ -137,9 +137,7 @@ def measure(rows: int, repeats: int = 5) -> None:
         extensions = folder / "extensions"
         extensions.mkdir()
         install_extensions(extensions, MORE_EXTENSIONS)
-        lake = new_lake(
-            "postgres", folder / "lake", server=server, extension_directory=extensions
-        )
+        lake = new_lake("postgres", folder / "lake", server=server, extension_directory=extensions)
         with lake.connect() as connection:
             for name in MORE_EXTENSIONS:
                 connection.load_extension(name)
