@@ -70,7 +70,7 @@
 {%- endmacro %}
 
 
-{#- Whether there is a runs table beside the ledger, in a database that may be written to. -#}
+{#- Whether there are runs, a table or a lake's view, beside the ledger, in a database that may be written to. -#}
 {% macro _is_writable(ledger) -%}
     {{ return(adapter.dispatch('_is_writable', 'dbt_onnx')(ledger)) }}
 {%- endmacro %}
@@ -82,7 +82,9 @@
 
 {% macro default___is_writable(ledger) -%}
     {%- set found = run_query(
-        "select 1 from duckdb_tables() inner join duckdb_databases() using (database_name)"
+        "select 1 from (select database_name, schema_name, table_name from duckdb_tables() union all"
+        ~ " select database_name, schema_name, view_name from duckdb_views()) as relations"
+        ~ " inner join duckdb_databases() using (database_name)"
         ~ " where table_name = 'dbt_onnx_runs' and not readonly"
         ~ " and " ~ dbt_onnx._is_called('database_name', ledger.database)
         ~ " and " ~ dbt_onnx._is_called('schema_name', ledger.schema)

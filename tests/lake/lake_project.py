@@ -26,6 +26,8 @@ class LakeProject(ScoringProject):
     def __init__(self, root: Path, lake: Lake | None) -> None:
         self.lake = lake
         super().__init__(root, profile=lake.profile if lake else None)
+        with (self.root / "dbt_project.yml").open("a") as stream:
+            stream.write('on-run-end: "{{ dbt_onnx.record_test_results(results) }}"\n')
         self.write(
             "models/features.sql",
             "{{ config(materialized='table') }} select * from {{ source('shop', 'facts') }} "

@@ -25,7 +25,7 @@ TABLES = {
     "model_version, input_fingerprint, ledger_fingerprint, inputs_fingerprint, features_hash_function, error "
     "from dbt_onnx_runs",
     "view": "select * exclude (run_id, scored_at, age) from current_scores",
-    "references": "select * from dbt_onnx_references",
+    "tests": "select scoring_model, test_name, generic_test, status, failures, clock from dbt_onnx_test_results",
 }
 
 
@@ -91,6 +91,7 @@ def test_the_story_itself(in_a_file: Played) -> None:
         for night in nights
     ] == [{}, {}, {"fresh": "warn", "complete": "warn"}, {}, {}]
     assert late["fresh"] == "fail"
+    assert len(in_a_file.tables["tests"]) == 6 * 4
     assert {late[name] for name in ("complete", "valid", "registered")} == {"pass"}
 
 

@@ -72,6 +72,7 @@ class RunRecord:
         )
 
     def taken_over(self, cursor: Cursor) -> WarehouseError:
+        """The error of a run whose row another process has closed."""
         runs, name = self.tables.runs, self.tables.ledger.identifier
         [(run_id,)] = cursor.rows(
             f"select arg_max(run_id, {RUN}) from {runs.sql} "
