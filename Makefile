@@ -7,9 +7,12 @@
 # make test-dbt VERSION=1.10 [DUCKDB=2.0.0]    the tests with another dbt, and another DuckDB
 # make test-latest                             the same with the newest versions allowed, for a scheduler
 # make test-spark [ONLY="-k ordinary"]         the tests on Spark with Iceberg, in an environment of their own
+# make test-spark-long                         50 killed drivers and executors, 20 pairs of drivers at once
 # make spark [AS_OF=1998-05-01]                the reference project on Spark with Iceberg, two executors
 # make spark-history                           ten months on DuckDB and on Spark, compared row by row
+# make test-lake [ONLY="-k nights"]            the tests in a DuckLake, in an environment of their own
 # make bench [ONLY="--only scoring"]           measure, against rivals and limits, into benchmarks/
+# make bench-spark                             measure Spark against its own transport, in the environment of its tests
 # make bench-smoke                             the same in short, two minutes
 # make torture [ONLY="--only names"]           attack the product, count what comes to harm
 # make torture-smoke                           the same in short, three minutes
@@ -30,7 +33,7 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 export DBT_PROFILES_DIR := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve hybrid nightly train test test-long test-dbt test-latest test-spark spark spark-history bench bench-smoke torture torture-smoke audit lint clean
+.PHONY: help setup run serve hybrid nightly train test test-long test-dbt test-latest test-spark test-spark-long spark spark-history test-lake bench bench-spark bench-smoke torture torture-smoke audit lint clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -102,8 +105,24 @@ spark-history: .venvs/spark/installed
 test-spark: .venvs/spark/installed
 	.venvs/spark/bin/python -m pytest --config-file tests/spark/pytest.ini --confcutdir tests/spark tests/spark $(ONLY)
 
+test-spark-long: export DBT_ONNX_SPARK_KILLS := 50
+test-spark-long: export DBT_ONNX_SPARK_PAIRS := 20
+test-spark-long: .venvs/spark/installed
+	.venvs/spark/bin/python -m pytest --config-file tests/spark/pytest.ini --confcutdir tests/spark tests/spark/test_faults.py
+
+.venvs/lake/installed: pyproject.toml tests/lake/requirements.txt
+	test -x .venvs/lake/bin/python || $(PYTHON) -m venv .venvs/lake
+	.venvs/lake/bin/python -m pip install --quiet --requirement tests/lake/requirements.txt --editable '.[duckdb]'
+	touch $@
+
+test-lake: .venvs/lake/installed
+	.venvs/lake/bin/python -m pytest --config-file tests/lake/pytest.ini --confcutdir tests/lake tests/lake $(ONLY)
+
 bench: setup
 	$(BIN)/python -m benchmarks $(ONLY)
+
+bench-spark: setup .venvs/spark/installed
+	$(BIN)/python -m benchmarks --only spark
 
 bench-smoke: setup
 	$(BIN)/python -m benchmarks --smoke $(ONLY)

@@ -155,6 +155,8 @@ class Driver:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            # pytest's own, with the folders of its configuration
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
 
     def tell(
