@@ -256,9 +256,11 @@ class Project:
             self.run("run" if night > 1 else "build", "--select", *chosen, "--exclude", "test_type:data",
                      night=night, clock=clock)  # fmt: skip
         self.run("run", "--select", "customers", "outcomes")
-        self.tests = {result.node.name: result for result in self.dbt("test").result}
-        self.run("run", "--select", "path:models/told", "--exclude", *OF_LATER)
-        self.run("run", "--select", *OF_LATER, clock=LATER)
+        self.tests = {
+            result.node.name: result for result in self.dbt("test", "--threads", "2").result
+        }
+        self.run("run", "--threads", "2", "--select", "path:models/told", "--exclude", *OF_LATER)
+        self.run("run", "--threads", "2", "--select", *OF_LATER, clock=LATER)
 
     def run(self, *arguments: str, **given: Any) -> None:
         done = self.dbt(*arguments, **given)
@@ -371,6 +373,8 @@ def test_a_generic_test_finds_the_same(engines: tuple[OnDuckDB, OnSpark], name: 
     assert results[0].failures == results[1].failures, results[1].message
     assert results[0].status == results[1].status
     assert (results[0].failures > 0) == (name in FAILING)
+    if name not in FAILING:
+        return
     found = [
         engine.rows(result.node.compiled_code)
         for engine, result in zip(engines, results, strict=True)
@@ -402,7 +406,7 @@ def test_the_settings_of_the_session_change_nothing(engines: tuple[OnDuckDB, OnS
             code = (on_spark.root / f"target/compiled/consumer/models/told/{name}.sql").read_text()
             expected = duck.rows(f"select * from {SCHEMA}.{name}")
             assert differences(expected, on_spark.rows(code)) == [], name
-        for name in FAILING:
+        for name in ("not_fresh", "not_valid", "features_not_as_in_training"):
             expected = duck.rows(duck.tests[name].node.compiled_code)
             found = on_spark.rows(on_spark.tests[name].node.compiled_code)
             assert differences(expected, found) == [], name
