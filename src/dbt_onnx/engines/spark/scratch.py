@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyspark.errors import PySparkException
-
-from dbt_onnx.engines.spark.session import said_by
 from dbt_onnx.engines.spark.sql import literal, named, quote
 from dbt_onnx.runs.scratch import by_mark, is_left_by_backfill, not_empty, not_marked
 
@@ -48,14 +45,11 @@ def _drop(spark: Spark, mark: TableName) -> None:
     if not spark.has(mark):
         raise not_marked(mark)
     listed = [name for (name,) in spark.rows(f"select name from {named(mark)}")]
+    # looked at beforehand: what is dropped without a transaction does not come back
+    if others := [n for n in (*tables, *views) if not is_left_by_backfill(n, listed)]:
+        raise not_empty(mark, ", ".join(sorted(others)))
     # the mark goes last: until then the schema is known as a backfill's
     for name in (*views, *sorted(tables, key=mark.identifier.__eq__)):
-        if is_left_by_backfill(name, listed):
-            relation = named(mark.beside(name))
-            spark.change(
-                f"drop view {relation}" if name in views else f"drop table {relation} purge"
-            )
-    try:
-        spark.change(f"drop schema {schema}")
-    except PySparkException as error:
-        raise not_empty(mark, said_by(error)) from error
+        relation = named(mark.beside(name))
+        spark.change(f"drop view {relation}" if name in views else f"drop table {relation} purge")
+    spark.change(f"drop schema {schema}")
