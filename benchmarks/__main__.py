@@ -15,7 +15,6 @@ from benchmarks.measure import Scale
 
 SECTIONS = (
     "scoring", "memory", "incremental", "history", "lookup", "serving", "overhead", "growth", "before",
-    "spark",
 )  # fmt: skip
 SHORT = ("scoring", "incremental")
 """The sections of the short version: ratios of long enough runs, which hold on a busy machine, too."""
@@ -47,7 +46,7 @@ def main(*, smoke: bool, record: bool, only: tuple[str, ...]) -> None:
             console.print(_line(row, margin=margin), soft_wrap=True)
         console.print(f"[dim]{name}: {time.monotonic() - started:.0f} s[/dim]")
         measured += rows
-        if not smoke and rows:
+        if not smoke:
             document = results.merge(FOLDER / "results.json", name, rows)
             (FOLDER / "RESULTS.md").write_text(results.markdown(document))
             results.plot(document, [FOLDER / "growth.png", FOLDER / "growth.svg"])

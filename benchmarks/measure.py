@@ -100,11 +100,11 @@ class Turns:
         return Turns({name: runs + more.runs[name] for name, runs in self.runs.items()})
 
 
-def run(task: Task, *, root: Path = ROOT, python: str = sys.executable) -> Measurement:
-    """Run a task in a process of its own, by the code in the folder `root` and the Python of an environment.
-    Raises RuntimeError with what it has printed.
+def run(task: Task, *, root: Path = ROOT) -> Measurement:
+    """Run a task in a process of its own, by the code in the folder `root`. Raises RuntimeError with what
+    it has printed.
     """
-    command = [python, "-m", "benchmarks.task", task.module, task.function]
+    command = [sys.executable, "-m", "benchmarks.task", task.module, task.function]
     done = subprocess.run(
         [*command, json.dumps(dict(task.arguments))],
         cwd=root,
