@@ -130,9 +130,8 @@ def settings(metastore: str, folder: Path, *, master: str = "local[2,4]") -> dic
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.memory": "2g",
-        # few rows: most of the time would go into compiling what runs once
+        # few rows: Java would spend most of the time on making code faster that runs once
         "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-        "spark.sql.codegen.wholeStage": "false",
         "spark.ui.enabled": "false",
         "spark.log.level": "ERROR",
         "spark.sql.shuffle.partitions": "2",
