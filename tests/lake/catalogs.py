@@ -54,7 +54,8 @@ class Lake:
         }
 
     def connect(self) -> duckdb.DuckDBPyConnection:
-        config = {"extension_directory": str(self.extension_directory)}
+        # eight of them share few cores
+        config = {"extension_directory": str(self.extension_directory), "threads": "1"}
         connection = duckdb.connect(config=config)
         for name in EXTENSIONS[self.kind]:
             connection.load_extension(name)
@@ -74,4 +75,7 @@ def new_lake(kind: str, folder: Path, *, server: str, extension_directory: Path)
         with psycopg.connect(server, autocommit=True) as connection:
             connection.execute(f"create database {name}")
         path = f"ducklake:postgres:{server.replace('/postgres?', f'/{name}?')}"
-    return Lake(kind, path, folder, extension_directory)
+    lake = Lake(kind, path, folder, extension_directory)
+    # of processes that attach a lake that is not there yet DuckLake lets one make it, and refuses the others
+    lake.connect().close()
+    return lake
