@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.spark.ledger import RUNS_TYPES, LedgerTables, committed
+from dbt_onnx.engines.spark.session import exceptions
 from dbt_onnx.engines.spark.sql import literal, named, quote
 from dbt_onnx.errors import DbtOnnxError, WarehouseError
 from dbt_onnx.runs.answered import REAL_TIME
@@ -214,9 +215,6 @@ def open_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> RunR
 @contextmanager
 def recorded_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> Iterator[RunRecord]:
     """Open a run row, and close it as `error` when the run fails before it counts."""
-    from py4j.protocol import Py4JError
-    from pyspark.errors import PySparkException
-
     tables.create_runs(spark)
     for run_no in _not_sealed(spark, tables):
         RunRecord(spark, tables, run_no, 0).seal()
@@ -228,7 +226,7 @@ def recorded_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> 
             str(error) if isinstance(error, DbtOnnxError) else f"{type(error).__name__}: {error}"
         )
         # a session that is gone cannot close the row: a later run does
-        with suppress(PySparkException, Py4JError):
+        with suppress(*exceptions()):
             record.fail(message)
         raise
 

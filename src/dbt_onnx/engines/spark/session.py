@@ -40,12 +40,18 @@ TOLD = "dbt_onnx_error:"
 """Before an error of ours, as JSON, in what an executor says."""
 
 
+def exceptions() -> tuple[type[Exception], ...]:
+    """What pyspark raises when Spark, or the connection to it, fails."""
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+
+    return PySparkException, Py4JError
+
+
 def open_session(parameters: Mapping[str, Any]) -> SparkSession:
     """The session that dbt-spark uses, with the parameters of its profile. Raises ConfigError as
     `refuse_connect`, WarehouseError when Spark does not start.
     """
-    from py4j.protocol import Py4JError
-    from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
     refuse_connect(parameters)
@@ -54,7 +60,7 @@ def open_session(parameters: Mapping[str, Any]) -> SparkSession:
         builder = builder.config(name, value)
     try:
         return builder.getOrCreate()
-    except (PySparkException, Py4JError) as error:
+    except exceptions() as error:
         raise WarehouseError(
             f"Spark does not start: {said_by(error)}",
             hint="`dbt debug` tries the same and says more",
@@ -145,12 +151,9 @@ class Spark:
 @contextmanager
 def spark_errors() -> Iterator[None]:
     """Turn Spark's errors into a WarehouseError, and what an executor has raised of ours into that."""
-    from py4j.protocol import Py4JError
-    from pyspark.errors import PySparkException
-
     try:
         yield
-    except (PySparkException, Py4JError) as error:
+    except exceptions() as error:
         if (told := _told(str(error))) is not None:
             raise told from error
         raise WarehouseError(
