@@ -38,8 +38,8 @@ customer_weeks as (
         feature_date,
         cds,
         dollars,
-        floor({{ dbt.datediff('first_purchased_on', 'purchased_on', 'day') }} / 7) as purchase_week,
-        floor({{ dbt.datediff('first_purchased_on', 'feature_date', 'day') }} / 7) as current_week
+        floor({{ dbt.datediff('first_purchased_on', 'purchased_on', 'day') }} / 7) as purchase_week,  -- noqa: LT05
+        floor({{ dbt.datediff('first_purchased_on', 'feature_date', 'day') }} / 7) as current_week  -- noqa: LT05
     from known_purchases
 
 ),

@@ -31,7 +31,7 @@ customer_weeks as (
     select
         customer_id,
         first_purchased_on,
-        {{ dbt.datediff('first_purchased_on', 'cast(' ~ dbt_onnx.clock() ~ ' as date)', 'day') }} / 7 as weeks
+        {{ dbt.datediff('first_purchased_on', 'cast(' ~ dbt_onnx.clock() ~ ' as date)', 'day') }} / 7 as weeks  -- noqa: LT05
     from first_purchases
 
 ),
