@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
 from pyspark import SparkContext
 from pyspark.sql import DataFrame, SparkSession
@@ -86,20 +88,26 @@ def test_as_few_rows_come_to_the_driver_of_many_as_of_few(
 
 
 def probe(spark: SparkSession) -> dict[int, list[tuple[int, int]]]:
-    """{process: its sessions, which one and with how many threads} of the Python workers."""
+    """{process: its sessions, which one and with how many threads} of the Python workers that a run has."""
 
-    def look(_: Any) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from dbt_onnx.engines.spark.worker import _SESSIONS
 
-        yield (
-            os.getpid(),
-            [
-                (id(s), s._session.get_session_options().intra_op_num_threads)
-                for s in _SESSIONS.values()
-            ],
-        )
+        found = [
+            (id(s), s._session.get_session_options().intra_op_num_threads)
+            for s in _SESSIONS.values()
+        ]
+        for _ in batches:
+            yield pa.RecordBatch.from_pydict(
+                {"process": [os.getpid()], "sessions": [json.dumps(found)]}
+            )
 
-    return dict(spark.sparkContext.parallelize(range(8), 8).mapPartitions(look).collect())
+    # as a run does: an RDD would have other workers
+    asked = spark.range(0, 8, 1, 8).mapInArrow(look, "process bigint, sessions string")
+    return {
+        process: [tuple(session) for session in json.loads(sessions)]
+        for process, sessions in asked.collect()
+    }
 
 
 @pytest.fixture
