@@ -19,6 +19,7 @@ from dbt.adapters.sparkonnx import SparkOnnxCredentials
 from dbt_onnx.artifacts.artifact import load_artifact
 from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.base import TableName
+from dbt_onnx.engines.spark.ledger import LedgerShape
 from dbt_onnx.engines.spark.session import Spark, open_session, spark_errors
 from dbt_onnx.engines.spark.warehouse import SparkWarehouse
 from dbt_onnx.engines.spark.worker import Work
@@ -79,6 +80,9 @@ CASES: dict[str, Provoke] = {
     "spark-connect": lambda _: open_session({"spark.remote": "sc://elsewhere"}),
     "spark-connect-in-the-environment": connect_in_environment,
     "spark-target-of-another-method": other_method,
+    "spark-reserved-name": lambda _: LedgerShape(
+        key={"is_current": "int"}, outputs={}
+    ).check_names(),
     "spark-stopped": stopped,
     "spark-too-many-rows": too_many_rows,
     "spark-other-model-bytes": other_model_bytes,

@@ -10,6 +10,7 @@ ON_SPARK = {
     "spark-connect",
     "spark-connect-in-the-environment",
     "spark-target-of-another-method",
+    "spark-reserved-name",
     "spark-does-not-start",
     "spark-stopped",
     "spark-too-many-rows",

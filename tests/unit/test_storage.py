@@ -61,3 +61,9 @@ def test_a_conflict_is_tried_again_and_its_last_message_told(
     assert len(said) == 1
     assert "tried again (1 of 1)" in said[0]
     assert repeated(work, tries=2) == "done"
+
+
+def test_a_run_at_work_in_a_lake_may_be_that_of_another_process() -> None:
+    assert Storage().has_one_writer
+    assert CountedStorage().has_one_writer
+    assert not Lake().has_one_writer

@@ -7,7 +7,7 @@ is above the engines asks a `Warehouse`, and knows no more of it than stands her
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dbt_onnx.errors import ConfigError, DataError, RegistryError, WarehouseError
 
@@ -223,10 +223,10 @@ class Warehouse(Protocol):
     `prune`, `renew_scratch` and `drop_scratch` write.
     """
 
-    has_one_writer: ClassVar[bool]
-    """Whether who writes has the warehouse alone, so that a run which is `running` for who reads is dead."""
-
     def __init__(self, connection: Any) -> None: ...
+
+    def has_one_writer(self, ledger: TableName) -> bool:
+        """Whether who writes has the ledger alone, so that a run which is `running` for who reads is dead."""
 
     @staticmethod
     def opened(credentials: Any, /, *, read_only: bool) -> AbstractContextManager[Any]:

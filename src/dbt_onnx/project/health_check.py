@@ -109,7 +109,8 @@ class _Check:
     def read_figures(self, warehouse: Warehouse, query: str) -> None:
         with self._noting("warehouse"):
             self.figures = warehouse.answer(query)
-            self.problems += judge(self.figures, has_one_writer=warehouse.has_one_writer)
+            has_one_writer = warehouse.has_one_writer(self.model.table)
+            self.problems += judge(self.figures, has_one_writer=has_one_writer)
 
     def verify_artifact(self, project: DbtProject) -> None:
         """The serving version's file and card, as a run and `dbt-onnx verify` check them."""

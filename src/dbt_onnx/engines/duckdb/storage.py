@@ -27,6 +27,7 @@ _COUNTER = "dbt_onnx_run_numbers"
 class Storage:
     """A database of DuckDB's own."""
 
+    has_one_writer = True
     has_compression = True
     suffixes: tuple[str, ...] = ()
     """Of tables that a scoring model has here alone."""
@@ -102,6 +103,7 @@ class Lake(CountedStorage):
     of several models have no table in common but for an instant, in which they take their numbers.
     """
 
+    has_one_writer = False
     has_compression = False
     suffixes = ("__runs",)
 

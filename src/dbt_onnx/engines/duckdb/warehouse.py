@@ -6,7 +6,7 @@ What needs pyarrow is imported when it is asked for: `status` and `runs` shall b
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb import backfilling, health, history, noted_answers, opening, runs
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, opening_errors
@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 class DuckDBWarehouse:
     """A DuckDB database on a connection of its Python client."""
 
-    has_one_writer: ClassVar[bool] = True
-
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
         self._cursor = Cursor(connection)
+
+    def has_one_writer(self, ledger: TableName) -> bool:
+        return self._cursor.storage_of(ledger).has_one_writer
 
     @staticmethod
     def opened(credentials: Any, /, *, read_only: bool) -> AbstractContextManager[Any]:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.spark.sql import fingerprint, hashable, literal, named, quote
+from dbt_onnx.errors import ConfigError
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.tables import RUN, RUNS_TABLE, LedgerColumns
 from dbt_onnx.runs.tables import RUNS_TYPES as _RUNS_TYPES
@@ -111,6 +112,17 @@ class LedgerTables:
 
 class LedgerShape(LedgerColumns):
     """Columns of one scoring model's tables, in the order of the table."""
+
+    def check_names(self) -> None:
+        """Raise ContractError as for every engine, ConfigError when a name is one that `__rows` has for itself."""
+        super().check_names()
+        own = {*PRESENCE_TYPES, *_PLACE_TYPES, INPUTS}
+        taken = [name for name in (*self.key, *self.outputs) if name.casefold() in own]
+        if taken:
+            raise ConfigError(
+                f"column(s) {taken} of key or outputs are called as columns that dbt_onnx adds on Spark",
+                hint="rename a key in the features model, and an output when exporting or registering the model",
+            )
 
     @property
     def prediction_columns(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ import json
 import threading
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dbt_onnx.engines.spark.session import Spark, open_session, spark_errors
 from dbt_onnx.errors import ConfigError
@@ -46,10 +46,11 @@ def take_outcome() -> dict[str, Any] | None:
 class SparkWarehouse:
     """A catalog of Iceberg tables on a Spark session."""
 
-    has_one_writer: ClassVar[bool] = False
-
     def __init__(self, session: SparkSession) -> None:
         self._session = session
+
+    def has_one_writer(self, ledger: TableName) -> bool:  # noqa: ARG002
+        return False
 
     @cached_property
     def _spark(self) -> Spark:
