@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 from demo import ROOT
-from local_spark import environment, metastore
+from local_spark import environment, metastore, read_moments_in_utc
 from play_history import play
 from rich.console import Console
 from rich.table import Table
@@ -75,6 +75,7 @@ QUESTIONS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--folder", type=Path, default=ROOT / "warehouse" / "engines")
+    read_moments_in_utc()
     folder: Path = parser.parse_args().folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
     play(folder / "on_duckdb")

@@ -135,6 +135,7 @@ def settings(metastore: str, folder: Path, *, master: str = "local[2,4]") -> dic
         "spark.ui.enabled": "false",
         "spark.log.level": "ERROR",
         "spark.sql.shuffle.partitions": "2",
+        "spark.sql.session.timeZone": "UTC",
         "spark.sql.catalogImplementation": "hive",
         "spark.sql.warehouse.dir": f"file:{folder}/warehouse",
         "spark.hadoop.hive.metastore.uris": metastore,
@@ -150,7 +151,14 @@ def open_session(parameters: dict[str, str]) -> SparkSession:
     from pyspark.sql import SparkSession
 
     os.environ |= {"JAVA_HOME": JAVA_HOME, "PYSPARK_PYTHON": sys.executable}
+    read_moments_in_utc()
     builder = SparkSession.builder
     for name, value in parameters.items():
         builder = builder.config(name, value)
     return builder.getOrCreate()
+
+
+def read_moments_in_utc() -> None:
+    """Let pyspark give a TIMESTAMP, which a view has for a moment in UTC, in UTC and not in the machine's zone."""
+    os.environ["TZ"] = "UTC"
+    time.tzset()

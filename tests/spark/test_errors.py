@@ -40,6 +40,12 @@ def connect_in_environment(_: Any) -> None:
         open_session({})
 
 
+def other_zone(spark: SparkSession) -> None:
+    elsewhere = spark.newSession()
+    elsewhere.conf.set("spark.sql.session.timeZone", "America/New_York")
+    Spark(elsewhere)
+
+
 def other_method(_: Any) -> None:
     with SparkWarehouse.opened(SimpleNamespace(method="thrift"), read_only=True):
         pass
@@ -79,6 +85,7 @@ MARK = f"create table {SCRATCH.schema}.dbt_onnx_backfill using iceberg as select
 CASES: dict[str, Provoke] = {
     "spark-connect": lambda _: open_session({"spark.remote": "sc://elsewhere"}),
     "spark-connect-in-the-environment": connect_in_environment,
+    "spark-session-of-another-zone": other_zone,
     "spark-target-of-another-method": other_method,
     "spark-reserved-name": lambda _: LedgerShape(
         key={"is_current": "int"}, outputs={}

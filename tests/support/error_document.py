@@ -9,6 +9,7 @@ from pathlib import Path
 ON_SPARK = {
     "spark-connect",
     "spark-connect-in-the-environment",
+    "spark-session-of-another-zone",
     "spark-target-of-another-method",
     "spark-reserved-name",
     "spark-does-not-start",

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from dbt_onnx.runs.run import RunSummary
 
 
+UNNAMED = "the feature relation"
+"""Its name in messages where a run row has none; older versions accepted expressions."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TableName:
     """A table by its three parts, as the warehouse spells them."""
@@ -80,6 +84,27 @@ class Sources:
     registry: TableName | None
     gone: tuple[TableName, ...]
     is_torn: bool
+
+    @classmethod
+    def of_run(
+        cls,
+        account: Mapping[str, Any],
+        ledger: TableName,
+        *,
+        find: Callable[[str], TableName | None],
+        gone: Sequence[TableName],
+    ) -> Sources:
+        """`account` is what a run has recorded of itself; `find` gives the relation of a recorded name."""
+        features, registry = account["features_relation"], account["registry_relation"]
+        return cls(
+            key=tuple(account["key_columns"]),
+            features_name=features or UNNAMED,
+            features=find(features or ""),
+            registry_name=registry or "the registry",
+            registry=find(registry or ""),
+            gone=tuple(gone),
+            is_torn=bool(gone) and ledger not in gone,
+        )
 
 
 class MissingFeaturesError(DataError):
@@ -334,10 +359,22 @@ class Warehouse(Protocol):
         artifacts: Path,
         sample: int | None = None,
     ) -> Replay:
-        """Score the kept inputs of a run again, all or a sample, and compare."""
+        """Score the kept inputs of a run again, with the model and the settings that it had.
+
+        `sample` rows are scored, all of them when it is none. Before that, the rows of the run in ledger
+        and kept inputs are compared with the run row: their number, their fingerprint, their stamps, and
+        the hash of each row's inputs. What is wrong is in the result; nothing is written.
+
+        Raises ConfigError when there is no such run, or nothing of it to replay; WarehouseError when
+        the tables are not there or not ours.
+        """
 
     def prove(self, ledger: TableName, *, with_values: bool) -> list[Finding]:
-        """What is not as the runs left it; the values of all rows, too, if that is asked for."""
+        """What is not as the runs left it. `with_values`: the values of all rows are looked at, too, and
+        not only how many there are. Nothing is written.
+
+        Raises WarehouseError when the tables are not there or not ours.
+        """
 
     def forget(self, ledger: TableName, key: Sequence[str], *, why: str, dry_run: bool) -> Erasure:
         """Erase all predictions and kept inputs of one entity."""

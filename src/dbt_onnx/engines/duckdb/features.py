@@ -6,6 +6,7 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from dbt_onnx.engines.base import UNNAMED
 from dbt_onnx.engines.duckdb import plan
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.engines.feature_columns import FeatureColumns
@@ -25,8 +26,6 @@ _LOSSY = re.compile(r"\b(BIT|TIME WITH TIME ZONE|UHUGEINT|VARIANT)\b")
 _FORMS = {"arrow_lossless_conversion": "extension<", "arrow_output_list_view": "list_view<"}
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"\s""")
 _MOMENTS = re.compile(r"DATE|TIMESTAMP(_S|_MS|_NS| WITH TIME ZONE)?")
-# the name in messages where a run row has none; older versions accepted expressions
-UNNAMED = "the feature relation"
 _PART = r'(?:"(?:[^"]|"")+"|\w+)'
 _TABLE = rf"({_PART})\.({_PART})\.({_PART})"
 # duckdb 1.5 writes its keywords in capitals

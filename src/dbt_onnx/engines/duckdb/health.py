@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
 from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.base import (
+    UNNAMED,
     MissingFeaturesError,
     Sources,
     TableName,
@@ -17,7 +19,7 @@ from dbt_onnx.engines.base import (
     no_answer,
 )
 from dbt_onnx.engines.duckdb.cursor import said_by
-from dbt_onnx.engines.duckdb.features import UNNAMED, FeatureRelation
+from dbt_onnx.engines.duckdb.features import FeatureRelation
 from dbt_onnx.engines.duckdb.identifiers import absent, literal, quote
 from dbt_onnx.engines.duckdb.ledger import LedgerTables
 from dbt_onnx.engines.duckdb.runs import last_account
@@ -36,18 +38,10 @@ def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
     account = last_account(cursor, ledger)
     if not account:
         return None
-    features, registry = account["features_relation"], account["registry_relation"]
     tables = LedgerTables(ledger, cursor.storage_of(ledger))
     gone = [table for table in (ledger, tables.current, tables.history) if not cursor.has(table)]
-    return Sources(
-        key=tuple(account["key_columns"]),
-        features_name=features or UNNAMED,
-        features=_relation(cursor, features, beside=ledger),
-        registry_name=registry or "the registry",
-        registry=_relation(cursor, registry, beside=ledger),
-        gone=tuple(gone),
-        is_torn=bool(gone) and ledger not in gone,
-    )
+    find = partial(_relation, cursor, beside=ledger)
+    return Sources.of_run(account, ledger, find=find, gone=gone)
 
 
 def read_registry(cursor: Cursor, sources: Sources) -> Registry:
@@ -108,7 +102,7 @@ def read_figures(cursor: Cursor, sql: str) -> dict[str, Any]:
     return figures
 
 
-def _relation(cursor: Cursor, name: str | None, *, beside: TableName) -> TableName | None:
+def _relation(cursor: Cursor, name: str, *, beside: TableName) -> TableName | None:
     """The table or view called `schema.name` or `database.schema.name`.
 
     Of several called `schema.name`, the one in the ledger's database.
@@ -117,7 +111,7 @@ def _relation(cursor: Cursor, name: str | None, *, beside: TableName) -> TableNa
         "select database_name as database, schema_name as schema, name as identifier from ("
         "select database_name, schema_name, table_name as name from duckdb_tables() union all "
         "select database_name, schema_name, view_name from duckdb_views()) as relations "
-        f"where lower({literal(name or '')}) in (lower(schema_name || '.' || name), "
+        f"where lower({literal(name)}) in (lower(schema_name || '.' || name), "
         "lower(database_name || '.' || schema_name || '.' || name)) "
         f"order by database_name = {literal(beside.database)} desc nulls last, database_name asc limit 1"
     )

@@ -57,11 +57,7 @@ if TYPE_CHECKING:
 def prove(
     connection: duckdb.DuckDBPyConnection, name: TableName, *, with_values: bool
 ) -> list[Finding]:
-    """What is not as the runs left it. `with_values`: the values of all rows are looked at, too, and not
-    only how many there are. Nothing is written.
-
-    Raises WarehouseError when the tables are not there or not ours.
-    """
+    """See `base.Warehouse.prove`."""
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
         tables = ScoringTables(name, cursor.storage_of(name))
         tables.check_runs(cursor)

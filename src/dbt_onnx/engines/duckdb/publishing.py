@@ -14,8 +14,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.engines.base import STAMPS
-from dbt_onnx.engines.duckdb.features import UNNAMED, relation_name
+from dbt_onnx.engines.base import STAMPS, UNNAMED
+from dbt_onnx.engines.duckdb.features import relation_name
 from dbt_onnx.engines.duckdb.identifiers import by_bytes, quote, same_key
 from dbt_onnx.engines.duckdb.stored_kinds import stored_kind
 from dbt_onnx.errors import ConfigError, DataError, WarehouseError

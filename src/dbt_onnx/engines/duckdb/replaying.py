@@ -52,15 +52,7 @@ def replay_run(
     artifacts: Path,
     sample: int | None = None,
 ) -> Replay:
-    """Score the kept inputs of a run again, with the model and the settings that it had.
-
-    `sample` rows are scored, all of them when it is none. Before that, the rows of the run in ledger
-    and kept inputs are compared with the run row: their number, their fingerprint, their stamps, and
-    the hash of each row's inputs. What is wrong is in the result; nothing is written.
-
-    Raises ConfigError when there is no such run, or nothing of it to replay; WarehouseError when
-    the tables are not there or not ours.
-    """
+    """See `base.Warehouse.replay`."""
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
         tables = ScoringTables(name, cursor.storage_of(name))
         tables.check_names(cursor)

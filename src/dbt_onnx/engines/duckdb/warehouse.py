@@ -122,6 +122,7 @@ class DuckDBWarehouse:
     ) -> CurrentFeatures:
         from dbt_onnx.engines.duckdb.current_features import CurrentFeatures, open_features
         from dbt_onnx.engines.duckdb.engine import check_fit
+        from dbt_onnx.engines.duckdb.identifiers import not_null
         from dbt_onnx.engines.duckdb.tables import ScoringTables
 
         tables = ScoringTables(ledger, self._cursor.storage_of(ledger))
@@ -130,7 +131,12 @@ class DuckDBWarehouse:
         features = open_features(self._cursor, arguments.features)
         check_fit(self._cursor, arguments, artifact, features, tables)
         return CurrentFeatures.count(
-            self._cursor, features, key=arguments.key, as_of=arguments.as_of
+            self._cursor,
+            features,
+            source=f"({features.sql})",
+            key=arguments.key,
+            as_of=arguments.as_of,
+            not_null=not_null,
         )
 
     @duckdb_errors()

@@ -202,7 +202,6 @@ def create_view(view: TableName, text: str) -> str:
 
 
 def digest_of_view(text: str) -> str:
-    """What the property of a view is, by its text."""
     """What `VIEW_PROPERTY` has."""
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -57,11 +57,7 @@ _IN_NUMBERS = f"array_contains(from_json(:numbers, 'array<int>'), {RUN})"
 
 
 def prove(spark: Spark, name: TableName, *, with_values: bool) -> list[Finding]:
-    """What is not as the runs left it. `with_values`: the values of all rows are looked at, too, and not
-    only how many there are. Nothing is written.
-
-    Raises WarehouseError when the tables are not there or not ours.
-    """
+    """See `base.Warehouse.prove`."""
     tables = ScoringTables(name)
     runs = read_run_rows(spark, tables)
     tables.check_complete(spark)

@@ -36,6 +36,7 @@ _NO_CONNECT = "through it no model can be broadcast to executors, and no session
 _CLASSIC = "run dbt where the driver is: method session with spark.master, without spark.remote and SPARK_REMOTE"
 # somebody else has committed to the table meanwhile, or made what was to be made
 _CONFLICTS = ("ValidationException", "CommitFailedException", "AlreadyExists", "ALREADY_EXISTS")
+_UTC = {"utc", "etc/utc", "gmt", "etc/gmt", "z", "zulu", "+00:00"}
 TOLD = "dbt_onnx_error:"
 """Before an error of ours, as JSON, in what an executor says."""
 
@@ -83,9 +84,16 @@ class Spark:
     """A session that shares the tables of dbt's and nothing else: no setting, and no temporary view."""
 
     def __init__(self, session: SparkSession) -> None:
-        """Raises ConfigError for Spark Connect."""
+        """Raises ConfigError for Spark Connect, and when the session's zone is not UTC."""
         if not hasattr(session, "sparkContext") or "connect" in type(session).__module__:
             raise ConfigError(f"the session is one of Spark Connect: {_NO_CONNECT}", hint=_CLASSIC)
+        zone = session.conf.get("spark.sql.session.timeZone")
+        if str(zone).casefold() not in _UTC:
+            raise ConfigError(
+                f"the time zone of the session is {zone}; a view in a Hive metastore has no TIMESTAMP_NTZ, and "
+                "would give moments, which are in UTC, as moments of that zone",
+                hint="set spark.sql.session.timeZone: UTC under server_side_parameters in profiles.yml",
+            )
         self.raw = session.newSession()
         # Iceberg keeps what it knows of a table for each session, and would not see what others commit
         catalog = session.catalog.currentCatalog()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pyspark.errors import PySparkException
@@ -36,24 +37,15 @@ def read_sources(spark: Spark, ledger: TableName) -> Sources | None:
     account = last_account(spark, ledger)
     if not account:
         return None
-    features, registry = account["features_relation"], account["registry_relation"]
     tables = LedgerTables(ledger)
     wanted = (ledger, tables.current, tables.history, tables.rows, tables.superseded)
     gone = [table for table in wanted if not spark.has(table)]
-    return Sources(
-        key=tuple(account["key_columns"]),
-        features_name=features or "the feature relation",
-        features=_relation(spark, features),
-        registry_name=registry or "the registry",
-        registry=_relation(spark, registry),
-        gone=tuple(gone),
-        is_torn=bool(gone) and ledger not in gone,
-    )
+    return Sources.of_run(account, ledger, find=partial(_relation, spark), gone=gone)
 
 
-def _relation(spark: Spark, name: str | None) -> TableName | None:
+def _relation(spark: Spark, name: str) -> TableName | None:
     """The table or view called `schema.name`."""
-    schema, _, identifier = (name or "").rpartition(".")
+    schema, _, identifier = name.rpartition(".")
     table = TableName(database="", schema=schema, identifier=identifier)
     return table if schema and identifier and spark.has(table) else None
 

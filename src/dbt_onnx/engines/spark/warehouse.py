@@ -142,6 +142,7 @@ class SparkWarehouse:
     ) -> CurrentFeatures:
         from dbt_onnx.engines.spark.current_features import CurrentFeatures, open_features
         from dbt_onnx.engines.spark.engine import check_fit
+        from dbt_onnx.engines.spark.sql import not_null
         from dbt_onnx.engines.spark.tables import ScoringTables
 
         tables = ScoringTables(ledger)
@@ -149,7 +150,12 @@ class SparkWarehouse:
         features = open_features(self._spark, arguments.features)
         check_fit(self._spark, arguments, artifact, features, tables)
         return CurrentFeatures.count(
-            self._spark, features, key=arguments.key, as_of=arguments.as_of
+            self._spark,
+            features,
+            source=features.sql,
+            key=arguments.key,
+            as_of=arguments.as_of,
+            not_null=not_null,
         )
 
     @spark_errors()
