@@ -54,16 +54,19 @@ class Question(plan.Question):
         )
 
 
-def describe_features(question: Question) -> str:
+def describe_features(question: Question, *, with_fingerprint: bool = True) -> str:
     """One row about the features: a `Snapshot`, and whether a key or a moment is missing in some row."""
     key = question.shape.key
+    hashed = f"{hashable(key)}, features_hash", f"{hashable(key)}, as_of, features_hash"
+    taken = ", ".join(
+        fingerprint(h) if with_fingerprint else "cast(null as bigint)" for h in hashed
+    )
     return f"""
         select
             count(*),
             min(as_of),
             max(as_of),
-            {fingerprint(f"{hashable(key)}, features_hash")},
-            {fingerprint(f"{hashable(key)}, as_of, features_hash")},
+            {taken},
             count_if(not ({not_null(key)} and as_of is not null)) > 0
         from (
             select
@@ -75,32 +78,38 @@ def describe_features(question: Question) -> str:
 
 
 def describe_current(question: Question) -> str:
-    """The same of the current rows about entities that the last full run has seen: a `Snapshot`, and how many
-    are rejections. Of an entity with a score and a rejection it is the rejection that counts for the
-    fingerprints.
+    """The same of the current rows about entities that the last full run has seen, scores and rejections: a
+    `Snapshot`, and how many are rejections.
     """
-    key = question.shape.key
-    until = _KNOWN_UNTIL.format("known")
-    same = " and ".join(f"known.{quote(n)} = rejected.{quote(n)}" for n in key)
-    counts = "rejected.is_there is null or known.rejected_reason is not null"
-    hashed = hashable(key, of="known")
+    return f"select {_snapshot(question)}, count({REJECTED}) from {_tracked(question)} as known"
+
+
+def describe_overruled(question: Question) -> str:
+    """The same of the scores among them whose entity was rejected since."""
+    names = ", ".join(map(quote, question.shape.key))
+    same = " and ".join(f"known.{quote(n)} = rejected.{quote(n)}" for n in question.shape.key)
     return f"""
-        with tracked as (
-            select * from {question.current} as current
-            where run_no in {question.of_version} and last_seen_as_of is null
-        )
-        select
-            count(*) as tracked,
-            count_if({counts}) as row_count,
-            min(case when {counts} then {until} end),
-            max(case when {counts} then {until} end),
-            {fingerprint(f"{hashed}, known.features_hash")} filter (where {counts}),
-            {fingerprint(f"{hashed}, {until}, known.features_hash")} filter (where {counts}),
-            count(known.{REJECTED})
-        from tracked as known
-        left join (
-            select {", ".join(map(quote, key))}, true as is_there from tracked where {REJECTED} is not null
-        ) as rejected on {same}"""
+        select {_snapshot(question)}
+        from {_tracked(question)} as known
+        left semi join (
+            select {names} from {_tracked(question)} where {REJECTED} is not null
+        ) as rejected on {same}
+        where known.{REJECTED} is null"""
+
+
+def _tracked(question: Question) -> str:
+    return f"""(
+        select * from {question.current} as current
+        where run_no in {question.of_version} and last_seen_as_of is null
+    )"""
+
+
+def _snapshot(question: Question) -> str:
+    until, hashed = _KNOWN_UNTIL.format("known"), hashable(question.shape.key, of="known")
+    return f"""
+            count(*), min({until}), max({until}),
+            {fingerprint(f"{hashed}, known.features_hash")},
+            {fingerprint(f"{hashed}, {until}, known.features_hash")}"""
 
 
 def oldest_score(question: Question) -> str:

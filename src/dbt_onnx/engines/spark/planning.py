@@ -60,7 +60,10 @@ def plan_run(spark: Spark, run: ScoringRun, tables: ScoringTables, record: RunRe
         history=named(tables.history) if has_rows else typed_nothing(shape.prediction_columns),
         runs=committed(tables),
     )
-    *described, is_incomplete = spark.rows(plan.describe_features(question))[0]
+    # nothing is known with which a first run could compare them
+    *described, is_incomplete = spark.rows(
+        plan.describe_features(question, with_fingerprint=has_rows)
+    )[0]
     given = Snapshot(*described)
     features.check_not_empty(given.rows)
     features.check_moments(given, as_of=run.request.as_of, clock=clock)
@@ -75,8 +78,12 @@ def plan_run(spark: Spark, run: ScoringRun, tables: ScoringTables, record: RunRe
     }
     tracked, known, rejected = 0, Snapshot(0, None, None, None, None), 0
     if has_rows:
-        tracked, *known_row, rejected = spark.rows(plan.describe_current(question), values)[0]
+        *known_row, rejected = spark.rows(plan.describe_current(question), values)[0]
         known = Snapshot(*known_row)
+        tracked = known.rows
+        if rejected:
+            overruled = spark.rows(plan.describe_overruled(question), values)[0]
+            known = known.without(Snapshot(*overruled))
     if _nothing_changed(spark, question, given, known, values, is_incomplete=is_incomplete):
         spark.frame(
             f"select * from {typed_nothing({'score_reason': 'string'})}"

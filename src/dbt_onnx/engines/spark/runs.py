@@ -166,6 +166,7 @@ class RunRecord:
 def open_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> RunRecord:
     """Add a run row. Two drivers may want the same number: one of them takes the next."""
     runs = named(tables.runs)
+    [(clock,)] = spark.rows(f"select cast(({settings.clock_sql}) as timestamp_ntz)")
     for _ in range(_ATTEMPTS):
         [(last, base)] = spark.rows(
             f"select coalesce(max(run_no), 0), "
@@ -180,6 +181,7 @@ def open_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> RunR
             "scoring_model": tables.ledger.identifier,
             "status": "running",
             "base_run_no": base,
+            "clock": clock,
             "driver": f"{socket.gethostname()}, process {os.getpid()}",
             "started_at": datetime.now(UTC).replace(tzinfo=None),
             "dbt_onnx_version": __version__,
@@ -201,10 +203,6 @@ def open_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> RunR
         own = ("scoring_model", "run_id", "driver")
         found = spark.rows(f"select {', '.join(own)} from {runs} where run_no = {record.run_no:d}")
         if found == [tuple(values[name] for name in own)]:
-            spark.change(
-                f"update {runs} set clock = cast(({settings.clock_sql}) as timestamp_ntz) "
-                f"where run_no = {record.run_no:d}"
-            )
             return record
     raise WarehouseError(
         f"no number could be had for a run in {tables.runs}: too many others begin at once",
