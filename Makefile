@@ -7,6 +7,7 @@
 # make test-dbt VERSION=1.10 [DUCKDB=2.0.0]    the tests with another dbt, and another DuckDB
 # make test-latest                             the same with the newest versions allowed, for a scheduler
 # make test-spark [ONLY="-k ordinary"]         the tests on Spark with Iceberg, in an environment of their own
+# make test-spark-smoke                        some of them, three minutes
 # make test-spark-long                         50 killed drivers and executors, 20 pairs of drivers at once
 # make spark [AS_OF=1998-05-01]                the reference project on Spark with Iceberg, two executors
 # make spark-history                           ten months on DuckDB and on Spark, compared row by row
@@ -33,7 +34,7 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 export DBT_PROFILES_DIR := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve hybrid nightly train test test-long test-dbt test-latest test-spark test-spark-long spark spark-history test-lake bench bench-spark bench-smoke torture torture-smoke audit lint clean
+.PHONY: help setup run serve hybrid nightly train test test-long test-dbt test-latest test-spark test-spark-smoke test-spark-long spark spark-history test-lake bench bench-spark bench-smoke torture torture-smoke audit lint clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -102,13 +103,20 @@ spark: .venvs/spark/installed
 spark-history: .venvs/spark/installed
 	PYTHONPATH=examples .venvs/spark/bin/python scripts/compare_engines.py
 
+PYTEST_SPARK = .venvs/spark/bin/python -m pytest --config-file tests/spark/pytest.ini --confcutdir tests/spark
+
 test-spark: .venvs/spark/installed
-	.venvs/spark/bin/python -m pytest --config-file tests/spark/pytest.ini --confcutdir tests/spark tests/spark $(ONLY)
+	$(PYTEST_SPARK) tests/spark $(ONLY)
+
+# each kind of test once: translation, errors, a build by dbt, what comes to the driver, nights on both engines
+test-spark-smoke: .venvs/spark/installed
+	$(PYTEST_SPARK) tests/spark/test_dialect.py tests/spark/test_errors.py tests/spark/test_dbt.py \
+		tests/spark/test_rows_stay_on_executors.py tests/spark/test_nights.py -k 'not ordinary and not moments'
 
 test-spark-long: export DBT_ONNX_SPARK_KILLS := 50
 test-spark-long: export DBT_ONNX_SPARK_PAIRS := 20
 test-spark-long: .venvs/spark/installed
-	.venvs/spark/bin/python -m pytest --config-file tests/spark/pytest.ini --confcutdir tests/spark tests/spark/test_faults.py
+	$(PYTEST_SPARK) tests/spark/test_faults.py
 
 .venvs/lake/installed: pyproject.toml tests/lake/requirements.txt
 	test -x .venvs/lake/bin/python || $(PYTHON) -m venv .venvs/lake
