@@ -34,8 +34,11 @@ _MOST_ROWS = 10_000
 _ATTEMPTS = 10
 _NO_CONNECT = "through it no model can be broadcast to executors, and no session be had with settings of its own"
 _CLASSIC = "run dbt where the driver is: method session with spark.master, without spark.remote and SPARK_REMOTE"
-# somebody else has committed to the table meanwhile, or made what was to be made
-_CONFLICTS = ("ValidationException", "CommitFailedException", "AlreadyExists", "ALREADY_EXISTS")
+# somebody else has committed to the table meanwhile, while Iceberg planned or afterwards, or made what was to be made
+_CONFLICTS = (
+    "ValidationException", "CommitFailedException", "the table has been concurrently modified", "AlreadyExists",
+    "ALREADY_EXISTS",
+)  # fmt: skip
 _UTC = {"utc", "etc/utc", "gmt", "etc/gmt", "z", "zulu", "+00:00"}
 TOLD = "dbt_onnx_error:"
 """Before an error of ours, as JSON, in what an executor says."""
