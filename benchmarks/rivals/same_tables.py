@@ -31,7 +31,7 @@ def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:
     with Stopwatch() as watch:
         connection = warehouse.connect(folder, workload)
         for table, columns in (
-            (_TABLES.current, shape.current_columns),
+            (_TABLES.current, shape.row_columns),
             (_TABLES.history, shape.history_columns),
         ):
             connection.execute(ledger.create_table(table, columns, key=shape.key))

@@ -137,7 +137,7 @@ def _statements(nights: int) -> Iterator[str]:
         f"create temp table first_run as select *, coalesce(list_max({changed}), 0)::integer as night "
         "from scores__current order by id"
     )
-    kept = "* exclude (last_seen_as_of, confirmed_as_of, night)"
+    kept = "* exclude (night)"
     for night in range(nights):
         written = is_changed.format(night) if night else "true"
         reason = "'features_changed'" if night else "score_reason"
@@ -163,10 +163,6 @@ def _statements(nights: int) -> Iterator[str]:
         "from dbt_onnx_runs as first inner join (select run_no - (select min(run_no) from first_run) as night, "
         "count(*) as written from (select run_no from scores__current union all "
         "select run_no from scores__history) group by all) on night > 0 order by night"
-    )
-    yield (
-        "update scores__current as current set confirmed_as_of = newest from "
-        "(select max(as_of) as newest from dbt_onnx_runs) where current.as_of < newest"
     )
     yield "drop table first_run"
 

@@ -33,8 +33,8 @@ def materialize(result, connection):
     {{ run_hooks(post_hooks, inside_transaction=False) }}
 
     {%- set relations = [ledger] -%}
-    {%- for identifier in [ledger.identifier ~ '__current', ledger.identifier ~ '__history', ledger.identifier ~ '__inputs',
-        'dbt_onnx_runs'] -%}
+    {%- for identifier in [ledger.identifier ~ '__current', ledger.identifier ~ '__history', ledger.identifier ~ '__presence',
+        ledger.identifier ~ '__inputs', 'dbt_onnx_runs'] -%}
         {%- do relations.append(ledger.incorporate(path={'identifier': identifier}, type='table')) -%}
     {%- endfor -%}
     {{ return({'relations': relations}) }}

@@ -52,7 +52,8 @@ def replayed(warehouse: Warehouse) -> Replay:
 
 
 def scores(warehouse: Warehouse) -> list[tuple[str, float]]:
-    rows = warehouse.sql("select id, y from scores__current where last_seen_as_of is null")
+    rows = warehouse.latest("id, y, last_seen_as_of")
+    rows = [(key, score) for key, score, last_seen in rows if last_seen is None]
     return sorted(rows)
 
 

@@ -21,7 +21,7 @@ OWN = {
     "main.dbt_onnx_references",
     "main.dbt_onnx_erasures",
 }
-SUFFIXES = ("", "__current", "__history", "__inputs")
+SUFFIXES = ("", "__current", "__history", "__presence", "__inputs")
 
 
 def tables(*names: str) -> set[str]:
@@ -139,9 +139,8 @@ def test_empty_writes_no_row_and_full_refresh_keeps_the_history(project: Scoring
     with project.scores() as scores:
         history = scores.ledger()
         assert len(history) == 5
-        assert scores.sql("select count(*) from scores__current where last_seen_as_of is null") == [
-            (5,)
-        ]
+        assert scores.sql("select count(*) from scores__current") == [(5,)]
+        assert scores.sql("from scores__presence") == []
         scores.check()
 
     expect(project.dbt("build", "--full-refresh"), scores="success")

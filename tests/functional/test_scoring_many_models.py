@@ -53,7 +53,7 @@ def test_many_models_at_once_never_conflict_and_each_has_its_run_row(tmp_path: P
         *(
             f"scores_{number}{suffix}"
             for number in range(MODELS)
-            for suffix in ("__current", "__history", "__inputs")
+            for suffix in ("__current", "__history", "__presence", "__inputs")
         ),
     }
 

@@ -815,7 +815,7 @@ def ledger_name_is_taken(warehouse: Warehouse) -> Attempt:
 def written_by_an_older_version(warehouse: Warehouse) -> Attempt:
     """Tables with the columns that decide, and an undo that is the hint's statements."""
     warehouse.sql("drop view scores")
-    for table in ROWS:
+    for table in (*ROWS, "scores__presence"):
         warehouse.sql(f"drop table {table}")
     warehouse.sql("create table scores as select id, 0.5 as y, 'run-1' as run_id from features")
     warehouse.sql("create table scores__latest as from scores")
@@ -823,6 +823,21 @@ def written_by_an_older_version(warehouse: Warehouse) -> Attempt:
     tables = ("dbt_onnx_runs", "scores", "scores__latest", "scores__inputs")
     renames = "; ".join(f"alter table {table} rename to {table}_before" for table in tables)
     return Attempt(WarehouseError, undo=lambda: warehouse.sql(renames), run_row=None)
+
+
+@case
+def written_before_presence_had_a_table(warehouse: Warehouse) -> Attempt:
+    """An undo that is the hint's statements."""
+    warehouse.sql("drop table scores__presence")
+    for column in ("confirmed_as_of", "last_seen_as_of"):
+        warehouse.sql(f"alter table scores__current add column {column} timestamp")
+    undo = (
+        "create table scores__presence as select id, run_no, greatest(as_of, confirmed_as_of) as confirmed_as_of, "
+        "last_seen_as_of from scores__current where confirmed_as_of > as_of or last_seen_as_of is not null; "
+        "alter table scores__current drop column confirmed_as_of; "
+        "alter table scores__current drop column last_seen_as_of"
+    )
+    return Attempt(WarehouseError, undo=lambda: warehouse.sql(undo))
 
 
 @case
@@ -870,6 +885,11 @@ def current_gone(warehouse: Warehouse) -> Attempt:
 @case
 def history_gone(warehouse: Warehouse) -> Attempt:
     return Attempt(WarehouseError, undo=renamed(warehouse, "scores__history"))
+
+
+@case
+def presence_gone(warehouse: Warehouse) -> Attempt:
+    return Attempt(WarehouseError, undo=renamed(warehouse, "scores__presence"))
 
 
 @case
@@ -929,7 +949,8 @@ def history_column_dropped(warehouse: Warehouse) -> Attempt:
 
 @case
 def current_column_of_another_type(warehouse: Warehouse) -> Attempt:
-    warehouse.sql("alter table scores__current alter confirmed_as_of type date")
+    for table in ROWS:
+        warehouse.sql(f"alter table {table} alter as_of type date")
     return Attempt(WarehouseError)
 
 

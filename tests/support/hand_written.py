@@ -34,9 +34,8 @@ CURRENT = {
     "score_reason": "varchar",
     "rejected_reason_no": "usmallint",
     "run_no": "integer",
-    "last_seen_as_of": "timestamp",
-    "confirmed_as_of": "timestamp",
 }
+PRESENCE = {"run_no": "integer", "confirmed_as_of": "timestamp", "last_seen_as_of": "timestamp"}
 RUNS = {
     "run_no": "integer",
     "run_id": "varchar",
@@ -128,6 +127,7 @@ class HandWritten:
         self._create(name, columns)
         stated = [column for column in columns if column not in STAMPS]
         self._create(f"{name}__current", {**{c: columns[c] for c in stated}, **CURRENT})
+        self._create(f"{name}__presence", {**(key or {"customer_id": "varchar"}), **PRESENCE})
         for row in runs:
             self._add_run({"scoring_model": name, **row})
         self.ledger_rows(name, rows)
@@ -138,8 +138,15 @@ class HandWritten:
         self._insert(name, rows)
 
     def current_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Rows of current, each with the number of its run and of its reason there."""
-        self._insert(f"{name}__current", numbered(self.connection, name, rows, self._add_run))
+        """Rows of current, each with the number of its run and of its reason there, and `last_seen_as_of`
+        of those that have one.
+        """
+        written = numbered(self.connection, name, rows, self._add_run)
+        self._insert(f"{name}__current", written)
+        gone = [row for row in written if row.get("last_seen_as_of") is not None]
+        self._insert(
+            f"{name}__presence", [{**row, "confirmed_as_of": row["as_of"]} for row in gone]
+        )
 
     def _add_run(self, row: Row) -> int:
         self._runs += 1

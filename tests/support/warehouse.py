@@ -194,12 +194,23 @@ class Warehouse:
 
 
 def current_rows(model: Any) -> str:
-    """A relation of what `<name>__current` holds, with what the runs say of it."""
+    """A relation of what `<name>__current` holds, with what the runs and `<name>__presence` say of it."""
+    confirming = (
+        "select max(later.as_of) from dbt_onnx_runs as later where later.run_no >= c.run_no "
+        "and (later.scoring_model, later.model_name, later.model_version) "
+        "= (runs.scoring_model, runs.model_name, runs.model_version) "
+        "and later.status = 'success' and later.scope = 'full' and later.has_one_moment "
+        "and c.rejected_reason_no is null"
+    )
     columns = {
         "status": "case when c.rejected_reason_no is null then 'scored' else 'rejected' end",
         "rejected_reason": "runs.rejected_reasons[c.rejected_reason_no]",
         **{n: f"runs.{n}" for n in ("model_name", "model_version", "run_id", "scored_at")},
+        "last_seen_as_of": "presence.last_seen_as_of",
+        "confirmed_as_of": f"coalesce(presence.confirmed_as_of, greatest(c.as_of, ({confirming})))",
     }
+    key = [row[0] for row in model.sql(f'describe "{model.name}__presence"')][:-3]
+    same = " and ".join(f"presence.{quote(name)} = c.{quote(name)}" for name in ("run_no", *key))
     names = [row[0] for row in model.sql(f'describe "{model.name}"')]
     listed = [
         f"{columns.get(name, f'c.{quote(name)}')} as {quote(name)}"
@@ -208,7 +219,8 @@ def current_rows(model: Any) -> str:
     ]
     return (
         f'(select {", ".join(listed)} from "{model.name}__current" as c '
-        "left join dbt_onnx_runs as runs using (run_no)) as current_rows"
+        "left join dbt_onnx_runs as runs using (run_no) "
+        f'left join "{model.name}__presence" as presence on {same}) as current_rows'
     )
 
 

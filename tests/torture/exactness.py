@@ -98,7 +98,8 @@ def one_of_many(folder: Path, claims: Claims, table: str, key: str, rows: int) -
         [(name,)] = warehouse.sql(f"select {key} from range({place}, {place + 1}) as r(i)")
         for statement, test, row in (missing, *(others if place == at_random else ())):
             connection.execute("begin")
-            connection.execute(f"{statement} where id = $id", {"id": name})
+            for part in statement.split("; "):
+                connection.execute(f"{part} where id = $id", {"id": name})
             check(f"{statement} of {name}", test, [(name, *row)])
             connection.execute("rollback")
     _twice(attack, warehouse, name)
@@ -107,10 +108,16 @@ def one_of_many(folder: Path, claims: Claims, table: str, key: str, rows: int) -
 
 
 def _broken(current: str, clock: datetime) -> list[tuple[str, str, tuple[Any, ...]]]:
-    """What is done to one key, which test must find it, and what that returns of it."""
+    """What is done to one key, by statements that lack its condition, which test must find it, and what
+    that returns of it.
+    """
     old = clock - 2 * DAY - TICK
     rejected = f"update {current} set rejected_reason_no = 1"
-    stale = f"update {current} set as_of = '{old}', last_seen_as_of = '{old}'"
+    presence = current.removesuffix("__current") + "__presence"
+    stale = (
+        f"update {current} set as_of = '{old}'; insert into {presence} by name select id, run_no, "
+        f"as_of as confirmed_as_of, as_of as last_seen_as_of from {current}"
+    )
     return [
         (f"delete from {current}", "complete", ("missing", None, None, None)),
         (rejected, "complete", ("rejected", "nan:a", "1", clock)),
@@ -123,7 +130,7 @@ def _twice(attack: Attack, warehouse: Warehouse, name: Any) -> None:
     """A key that is there twice is refused before it is scored, a ledger that has a row twice replayed."""
     connection, table = warehouse.connection, warehouse.name
     connection.execute(
-        f"insert into {table}__history by name select * exclude (last_seen_as_of, confirmed_as_of), "
+        f"insert into {table}__history by name select *, "
         f"false as is_late from {table}__current where id = $id",
         {"id": name},
     )

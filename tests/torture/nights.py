@@ -221,11 +221,18 @@ def _to_come(nights: Nights, state: State, key: int, *_: Any) -> None:
 
 
 def _set_fresh(nights: Nights, state: State, key: int, moment: datetime) -> None:
+    of_key = f"where id = $key and not ({_REJECTED})"
+    given = {"key": key, "moment": moment}
+    nights.execute(f"update scores__current set as_of = $moment {of_key}", **given)
     nights.execute(
-        "update scores__current set as_of = $moment, last_seen_as_of = $moment "
-        f"where id = $key and not ({_REJECTED})",
+        "delete from scores__presence where id = $key and run_no in "
+        f"(select run_no from scores__current {of_key})",
         key=key,
-        moment=moment,
+    )
+    nights.execute(
+        "insert into scores__presence by name select id, run_no, $moment as confirmed_as_of, "
+        f"$moment as last_seen_as_of from scores__current {of_key}",
+        **given,
     )
     for slot in [slot for slot in state.scored if slot[0] == key]:
         state.scored[slot] = replace(state.scored[slot], as_of=moment, last_seen=moment)

@@ -48,12 +48,21 @@ class Written:
         self, state: State, kind: str = "timestamp", since: dict[int, Any] | None = None
     ) -> None:
         """`since`: entities and since when there are any, in a column of type `kind`."""
-        for table in ("scores__current", "scores__history", "dbt_onnx_runs", "model_registry"):
+        for table in (
+            "scores__current", "scores__history", "scores__presence", "dbt_onnx_runs", "model_registry",
+        ):  # fmt: skip
             self.connection.execute(f"delete from {table}")
         self.connection.execute(f"create or replace table entities (id integer, since {kind})")
         self.insert("scores__current", [
-            {"id": key, "as_of": said.as_of, "run_no": said.run, "last_seen_as_of": said.last_seen}
+            {"id": key, "as_of": said.as_of, "run_no": said.run}
             for (key, _), said in state.scored.items()
+        ])  # fmt: skip
+        self.insert("scores__presence", [
+            {
+                "id": key, "run_no": said.run, "confirmed_as_of": said.as_of,
+                "last_seen_as_of": said.last_seen,
+            }
+            for (key, _), said in state.scored.items() if said.last_seen is not None
         ])  # fmt: skip
         self.insert("dbt_onnx_runs", [
             {

@@ -47,6 +47,7 @@ RUNS_TYPES = {
     "started_at": "TIMESTAMP",
     "ended_at": "TIMESTAMP",
     "as_of": "TIMESTAMP",
+    "has_one_moment": "BOOLEAN",
     "scored_at": "TIMESTAMP",
     "rows_in": "BIGINT",
     "rows_scored": "BIGINT",

@@ -108,10 +108,14 @@ class Cursor:
         relation = self.raw.sql(f"select * from {relation_sql}")
         return dict(zip(relation.columns, map(str, relation.types), strict=True))
 
-    def relation_or_empty(self, table: TableName, columns: Mapping[str, str]) -> str:
-        """The table, or a typed relation without rows before the first run has created it."""
+    def relation_or_empty(
+        self, table: TableName, columns: Mapping[str, str], *, sql: str | None = None
+    ) -> str:
+        """The table, or `sql`, which reads it; a typed relation without rows before the first run has
+        created the table.
+        """
         if self.has(table):
-            return table.sql
+            return sql or table.sql
         typed = ", ".join(
             f"cast(null as {kind}) as {quote(name)}" for name, kind in columns.items()
         )

@@ -217,13 +217,7 @@ def check_fit(
 
 def _check_key(cursor: Cursor, arguments: TableArguments, tables: ScoringTables) -> None:
     """Raise ConfigError when the existing ledger was written with another key."""
-    if not (cursor.has(tables.current) and cursor.has(tables.runs)):
-        return
-    [(known,)] = cursor.rows(
-        f"select arg_max(key_columns, scored_at) from {tables.runs.sql} "
-        "where scoring_model = $scoring_model and status = 'success' and scope <> 'empty'",
-        {"scoring_model": tables.ledger.identifier},
-    )
+    known = tables.key_columns(cursor) if cursor.has(tables.current) else None
     if known is not None and known != list(arguments.key):
         raise ConfigError(
             f"key is {list(arguments.key)}; {tables.ledger} was written with key {known}",

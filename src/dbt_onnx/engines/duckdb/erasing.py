@@ -92,7 +92,7 @@ def _erase(
     why: str,
     dry_run: bool,
 ) -> Erasure:
-    """Take out rows of current, history and kept inputs, in the transaction of the cursor."""
+    """Take out rows of current, history, presence and kept inputs, in the transaction of the cursor."""
     rows, kept = rows_by_run(cursor, tables, where, parameters)
     numbers = {*rows, *kept}
     erasure = Erasure(rows=sum(rows.values()), rows_inputs=sum(kept.values()), runs=len(numbers))
@@ -123,6 +123,6 @@ def _erase(
         )
     if kept:
         cursor.execute(f"delete from {tables.inputs.sql} where {where}", parameters)
-    for table in (tables.current, tables.history):
+    for table in (tables.current, tables.history, tables.presence):
         cursor.execute(f"delete from {table.sql} where {where}", parameters)
     return erasure

@@ -14,7 +14,7 @@ from dbt_onnx.engines.duckdb.identifiers import (
     same_key,
     types_of,
 )
-from dbt_onnx.engines.duckdb.ledger import CURRENT_TYPES, REJECTED
+from dbt_onnx.engines.duckdb.ledger import REJECTED
 from dbt_onnx.engines.duckdb.proof import erased_of_runs
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.history import by_feature
@@ -43,7 +43,7 @@ def rows_of_run(tables: ScoringTables) -> str:
         from (
             select * exclude (is_late) from {tables.history.sql}
             union all by name
-            select * exclude ({", ".join(CURRENT_TYPES)}) from {tables.current.sql}
+            select * from {tables.current.sql}
         )
         where {RUN} = $run_no
     )"""

@@ -3,6 +3,7 @@
     <name>            the ledger: every prediction ever made, a view over the next two and the runs
     <name>__current   the newest prediction per entity and model version
     <name>__history   every other one: superseded, late, of a row without a key, or a service's answer
+    <name>__presence  what later runs have said of single rows of current: gone, or no longer confirmed
     <name>__inputs    what each run fed to the model, see `inputs`
     dbt_onnx_runs     one row per run and scoring model, and one for answers that it took over
 
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.duckdb.feature_types import hashable_columns
-from dbt_onnx.engines.duckdb.identifiers import literal, quote
+from dbt_onnx.engines.duckdb.identifiers import compared, literal, quote
 from dbt_onnx.engines.duckdb.storage import Storage
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.plan import SCORE_REASONS
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from dbt_onnx.engines.base import TableName
 
+PRESENCE_SUFFIX = "__presence"
 REJECTED = "rejected_reason_no"
 """The place of a row's reason in the list of its run, from 1; NULL in a row that was scored."""
 
@@ -46,11 +48,16 @@ ROW_TYPES = {
 """What each row says beside the key and the outputs."""
 OLDER_REASONS = f"ENUM({', '.join(map(literal, SCORE_REASONS[:-1]))})"
 """The type of `score_reason` before a service's answers came into the ledger."""
-CURRENT_TYPES = {"last_seen_as_of": "TIMESTAMP", "confirmed_as_of": "TIMESTAMP"}
+PRESENCE_TYPES = {
+    RUN: ROW_TYPES[RUN],
+    "confirmed_as_of": "TIMESTAMP",
+    "last_seen_as_of": "TIMESTAMP",
+}
+"""What is said of a row of current, which the key and its run tell. See `select_current`."""
 HISTORY_TYPES = {"is_late": "BOOLEAN"}
 
 # left to itself, DuckDB tries all ways to compress a column, and comes to these
-_REPEATED = ("score_reason", REJECTED, RUN, *CURRENT_TYPES, *HISTORY_TYPES)
+_REPEATED = ("score_reason", REJECTED, RUN, *HISTORY_TYPES)
 _RANDOM_TYPES = ("FLOAT", "DOUBLE", "UBIGINT")
 
 
@@ -70,6 +77,10 @@ class LedgerTables:
         return self.ledger.beside(self.ledger.identifier + HISTORY_SUFFIX)
 
     @property
+    def presence(self) -> TableName:
+        return self.ledger.beside(self.ledger.identifier + PRESENCE_SUFFIX)
+
+    @property
     def runs(self) -> TableName:
         return self.storage.runs_of(self.ledger)
 
@@ -79,12 +90,12 @@ class LedgerShape(LedgerColumns):
 
     @property
     def row_columns(self) -> dict[str, str]:
-        """What a row has in current as in history."""
+        """What a row has in current, and with one column more in history."""
         return {**self.key, **self.outputs, **ROW_TYPES}
 
     @property
-    def current_columns(self) -> dict[str, str]:
-        return {**self.row_columns, **CURRENT_TYPES}
+    def presence_columns(self) -> dict[str, str]:
+        return {**self.key, **PRESENCE_TYPES}
 
     @property
     def history_columns(self) -> dict[str, str]:
@@ -150,6 +161,44 @@ def select_ledger(
         ) as predictions
         inner join {runs} as runs
             on predictions.{RUN} = runs.{RUN} and runs.status = 'success'"""
+
+
+def select_current(tables: LedgerTables, shape: LedgerShape) -> str:
+    """The rows of current, and what runs have said of them since.
+
+    confirmed_as_of   the newest moment for which the row is known to hold, its own `as_of` or later
+    last_seen_as_of   the last full run that saw its entity, when a full run no longer did; else NULL
+
+    A full run whose rows are all about one moment confirms every score of its version, and writes none of
+    them: its own row says so. The table of presence has the rows for which that is not true.
+    """
+    same = " and ".join(
+        f"{compared(name, kind, of='presence')} = {compared(name, kind, of='known')}"
+        for name, kind in shape.key.items()
+    )
+    confirms = "status = 'success' and scope = 'full' and has_one_moment"
+    return f"""(
+        select
+            known.*,
+            presence.last_seen_as_of,
+            case
+                when presence.{RUN} is not null then presence.confirmed_as_of
+                when known.{REJECTED} is null then greatest(known.as_of, confirming.as_of)
+                else known.as_of
+            end as confirmed_as_of
+        from {tables.current.sql} as known
+        left join {tables.presence.sql} as presence
+            on {same} and presence.{RUN} = known.{RUN}
+        left join (
+            -- the newest moment that this run or a later one of its version confirms
+            select
+                {RUN},
+                max(case when {confirms} then as_of end) over (
+                    partition by scoring_model, model_name, model_version order by {RUN} desc
+                ) as as_of
+            from {tables.runs.sql}
+        ) as confirming on confirming.{RUN} = known.{RUN}
+    )"""
 
 
 def all_rows(tables: LedgerTables, columns: Sequence[str], *, where: str = "true") -> str:

@@ -40,7 +40,9 @@ _PLANNED_COLUMNS = (
 
 
 class Question(plan.Question):
-    """The same, with what DuckDB's statements ask of it. `features_sql` is a query."""
+    """The same, with what DuckDB's statements ask of it. `features_sql` is a query, and so is `current`, as
+    `ledger.select_current` gives it.
+    """
 
     shape: LedgerShape
 
@@ -144,7 +146,7 @@ def _tracked(question: Question) -> str:
             select
                 {keys},
                 {REJECTED},
-                greatest(as_of, confirmed_as_of) as "__dbt_onnx_as_of",
+                confirmed_as_of as "__dbt_onnx_as_of",
                 features_hash as "__dbt_onnx_features_hash"
             from {question.current}
             where {question.is_of_version()} and last_seen_as_of is null
@@ -347,7 +349,7 @@ def _select_candidates(question: Question, facts: Facts, *, part: int) -> str:
         "features.as_of_given is null",
     ]
     if not facts.is_newest:
-        conditions.append("features.as_of_given <> greatest(plain.as_of, plain.confirmed_as_of)")
+        conditions.append("features.as_of_given <> plain.confirmed_as_of")
     if question.refresh_after_sql is not None:
         conditions.append(_has_expired(question))
     if facts.rejected:
@@ -376,11 +378,10 @@ def joined(
     """
     null_key = " or ".join(f"{alias} is null" for alias in _keys(question, of="features"))
     is_of_version = question.is_of_version()
-    known_until = "greatest(scored.as_of, scored.confirmed_as_of)"
-    is_late = f"coalesce(features.as_of_given < {known_until}, false)"
+    is_late = "coalesce(features.as_of_given < scored.confirmed_as_of, false)"
     if question.is_backfill:
         is_late = "true"
-    is_advanced = f"features.as_of_given > {known_until} and rejected.{RUN} is null"
+    is_advanced = f"features.as_of_given > scored.confirmed_as_of and rejected.{RUN} is null"
     if facts.has_one_moment:
         is_advanced = "false"
     is_known_to_others = "false"

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.engines.duckdb import plan
+from dbt_onnx.engines.duckdb import ledger, plan
 from dbt_onnx.engines.duckdb.plan import Facts, Question
 from dbt_onnx.engines.duckdb.runs import NOW
 from dbt_onnx.errors import WarehouseError
@@ -63,7 +63,11 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
         clock=clock,
         precisions=precisions,
         hash_function=function,
-        current=reader.relation_or_empty(tables.current, run.shape.current_columns),
+        current=reader.relation_or_empty(
+            tables.current,
+            run.shape.row_columns | ledger.PRESENCE_TYPES,
+            sql=ledger.select_current(tables, run.shape),
+        ),
         history=reader.relation_or_empty(tables.history, run.shape.history_columns),
         runs=tables.runs.sql,
     )

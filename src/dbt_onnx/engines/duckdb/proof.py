@@ -15,7 +15,6 @@ from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.feature_types import hashable_columns
 from dbt_onnx.engines.duckdb.identifiers import absent, compared_key, not_null, quote, types_of
 from dbt_onnx.engines.duckdb.ledger import (
-    CURRENT_TYPES,
     REJECTED,
     ROW_TYPES,
     all_rows,
@@ -249,7 +248,7 @@ def fingerprints(
     found: dict[int, int] = {}
     for (key, outputs), numbers in alike.items():
         number = fingerprint_of_rows(key=types_of(key, columns), outputs=types_of(outputs, columns))
-        others = absent(columns, (*key, *outputs, *ROW_TYPES, *CURRENT_TYPES))
+        others = absent(columns, (*key, *outputs, *ROW_TYPES))
         # outputs of other versions, which these runs have left NULL
         is_as_written = " and ".join([f"{quote(name)} is null" for name in others] or ["true"])
         rows = all_rows(

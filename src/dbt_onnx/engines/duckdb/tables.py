@@ -37,7 +37,7 @@ _DECIDING = (
     RUN, "run_id", "scoring_model", "status", "scope", "clock", "as_of", "scored_at", "key_columns",
     "model_name", "model_version",
 )  # fmt: skip
-_SUFFIXES = (CURRENT_SUFFIX, HISTORY_SUFFIX, INPUTS_SUFFIX)
+_SUFFIXES = (CURRENT_SUFFIX, HISTORY_SUFFIX, ledger.PRESENCE_SUFFIX, INPUTS_SUFFIX)
 _SHARED = (RUNS_TABLE, REFERENCES_TABLE, ERASURES_TABLE)
 
 
@@ -108,19 +108,47 @@ class ScoringTables(LedgerTables):
             )
         row = ledger.ROW_TYPES
         _refuse_foreign(cursor, self.inputs, [RUN], role="table of kept inputs")
-        _refuse_foreign(cursor, self.current, [*row, *ledger.CURRENT_TYPES], role="current table")
+        _refuse_foreign(cursor, self.current, row, role="current table")
         _refuse_foreign(cursor, self.history, [*row, *ledger.HISTORY_TYPES], role="history table")
+        _refuse_foreign(cursor, self.presence, ledger.PRESENCE_TYPES, role="table of presence")
         if cursor.has(self.ledger) and not cursor.is_view(self.ledger):
             raise WarehouseError(
                 f"{self.ledger} is a table; the ledger of a scoring model is a view, over "
                 f"{self.current} and {self.history}",
                 hint="rename that table, or give the scoring model another alias",
             )
+        self._refuse_older_presence(cursor)
         self._check_complete(cursor)
+
+    def _refuse_older_presence(self, cursor: Cursor) -> None:
+        """Raise WarehouseError when a dbt_onnx wrote current that noted in it until when rows were seen."""
+        noted = ("confirmed_as_of", "last_seen_as_of")
+        if not cursor.has(self.current) or absent(noted, cursor.columns_of(self.current.sql)):
+            return
+        key = ", ".join(quote(name) for name in self.key_columns(cursor) or ())
+        current = self.current.sql
+        raise WarehouseError(
+            f"{self.current} was written by an older dbt_onnx, which noted in it until when each row was seen",
+            hint=f"nothing is lost: create table {self.presence.sql} as select {key}, {RUN}, greatest(as_of, "
+            f"confirmed_as_of) as confirmed_as_of, last_seen_as_of from {current} where confirmed_as_of > as_of "
+            f"or last_seen_as_of is not null; alter table {current} drop column confirmed_as_of; alter table "
+            f"{current} drop column last_seen_as_of; then run again (docs/upgrades.md)",
+        )
+
+    def key_columns(self, cursor: Cursor) -> list[str] | None:
+        """The key that the ledger was written with; none before the first run."""
+        if not cursor.has(self.runs):
+            return None
+        [(known,)] = cursor.rows(
+            f"select arg_max(key_columns, scored_at) from {self.runs.sql} "
+            "where scoring_model = $scoring_model and status = 'success' and scope <> 'empty'",
+            {"scoring_model": self.ledger.identifier},
+        )
+        return known  # type: ignore[no-any-return]
 
     def _check_complete(self, cursor: Cursor) -> None:
         """Raise WarehouseError when a table is gone, which has the only copy of its rows."""
-        tables = (self.current, self.history)
+        tables = (self.current, self.history, self.presence)
         gone = [str(table) for table in tables if not cursor.has(table)]
         if not gone:
             self._refuse_unlike(cursor)
@@ -147,8 +175,7 @@ class ScoringTables(LedgerTables):
     def _refuse_unlike(self, cursor: Cursor) -> None:
         """Raise WarehouseError when current and history differ in a column that both have to have."""
         current, history = (cursor.columns_of(table.sql) for table in (self.current, self.history))
-        own = {*ledger.CURRENT_TYPES, *ledger.HISTORY_TYPES}
-        lost = sorted((set(current) ^ set(history)) - own)
+        lost = sorted((set(current) ^ set(history)) - set(ledger.HISTORY_TYPES))
         faults = [f"only one of them has column(s) {lost}"] if lost else []
         faults += [
             f"column {name!r} is {kind} in one and {history[name]} in the other"
@@ -190,9 +217,9 @@ class ScoringTables(LedgerTables):
                     "model, or give the scoring model another alias to start a new ledger",
                 )
         self._refuse_fewer_reasons(cursor)
-        own = ledger.ROW_TYPES | ledger.CURRENT_TYPES | ledger.HISTORY_TYPES
-        _refuse_retyped(cursor, self.current, own, hint=_RESTORE)
-        _refuse_retyped(cursor, self.history, own, hint=_RESTORE)
+        own = ledger.ROW_TYPES | ledger.PRESENCE_TYPES | ledger.HISTORY_TYPES
+        for table in (self.current, self.history, self.presence):
+            _refuse_retyped(cursor, table, own, hint=_RESTORE)
 
     def _refuse_fewer_reasons(self, cursor: Cursor) -> None:
         """Raise WarehouseError when a dbt_onnx wrote the rows that knew fewer reasons to score."""
@@ -240,14 +267,15 @@ class ScoringTables(LedgerTables):
 
     def create(self, cursor: Cursor, shape: LedgerShape) -> None:
         """Create what is missing, and the output columns of a new version."""
-        _create(cursor, self.current, shape.current_columns, key=shape.key)
+        _create(cursor, self.current, shape.row_columns, key=shape.key)
         _create(cursor, self.history, shape.history_columns, key=shape.key)
+        _create(cursor, self.presence, shape.presence_columns)
         cursor.execute(ledger.create_ledger(self, self.whole_shape(cursor, shape.key)))
 
     def whole_shape(self, cursor: Cursor, key: Mapping[str, str]) -> LedgerShape:
         """With the outputs of all versions that have ever scored."""
         columns = cursor.columns_of(self.current.sql)
-        outputs = absent(columns, [*key, *ledger.ROW_TYPES, *ledger.CURRENT_TYPES])
+        outputs = absent(columns, [*key, *ledger.ROW_TYPES])
         return LedgerShape(key=key, outputs={name: columns[name] for name in outputs})
 
     def create_inputs(

@@ -246,23 +246,26 @@ def _forget_inputs(writer: Cursor, tables: ScoringTables, *, kept_since: datetim
 def note_presence(
     writer: Cursor, tables: ScoringTables, planned: Planned, *, has_rejected: bool
 ) -> None:
-    """Say in current which entities this run has seen. A backfill has seen nobody."""
+    """Note which entities this run has seen, where its own row does not say it. A backfill has seen
+    nobody.
+    """
     question, summary, facts = planned.rows.question, planned.summary, planned.rows.facts
     if planned.scope == "backfill":
         return
-    statements: list[str] = []
+    noted: list[str] = []
     if has_rejected:
-        statements.append(current.mark_rejected_present(tables.current, question))
+        noted.append(current.overruled(question))
     if planned.has_absent:
-        statements.append(current.mark_absent(tables.current, question))
+        noted.append(current.absent(question))
     if summary.rows_returned:
-        statements.append(current.mark_returned(tables.current, question))
+        noted.append(current.returned(question))
+    if summary.rows_advanced:
+        rows_sql = plan.select_advanced(question, facts)
+        noted.append(current.advanced(question, rows_sql=rows_sql))
+    statements = [s for rows_sql in noted for s in current.note(tables, question, rows_sql)]
     # last: a row that this run has rejected confirms nothing
     if facts.has_one_moment:
-        statements.append(current.confirm_present(tables.current, question))
-    elif summary.rows_advanced:
-        confirmed = plan.select_advanced(question, facts)
-        statements.append(current.confirm_rows(tables.current, question, rows_sql=confirmed))
+        statements.append(current.confirm_present(tables, question))
     for statement in statements:
         writer.execute(statement, planned.rows.parameters)
 
@@ -287,6 +290,7 @@ def run_columns(planned: Planned) -> dict[str, Any]:
         "scope": planned.scope,
         "clock": planned.clock,
         "as_of": planned.as_of,
+        "has_one_moment": planned.rows.facts.has_one_moment,
         "scored_at": planned.scored_at,
         "features_hash_function": planned.hash_function,
         "features": list(planned.rows.question.features),

@@ -44,11 +44,10 @@ _SPARK_TYPES = {
 }  # fmt: skip
 RUNS_TYPES = {name: _SPARK_TYPES[kind] for name, kind in _RUNS_TYPES.items()} | {
     "base_run_no": "int",
-    "has_one_moment": "boolean",
     "driver": "string",
 }
-"""Those of every engine, and three more: the newest run of the scoring model that had succeeded when this one
-began, whether all rows were about one moment, and the process that ran it."""
+"""Those of every engine, and two more: the newest run of the scoring model that had succeeded when this one
+began, and the process that ran it."""
 ROW_TYPES = {
     "as_of": "timestamp_ntz",
     "features_hash": "bigint",
