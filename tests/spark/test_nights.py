@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pytest
 
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb.engine import score_on_duckdb
+from dbt_onnx.engines.duckdb.ledger import LedgerShape, LedgerTables, select_current
 from dbt_onnx.engines.spark.engine import score_on_spark
 from dbt_onnx.engines.spark.features import loader
 from dbt_onnx.errors import DbtOnnxError
@@ -115,7 +118,16 @@ class OnDuckDB:
         )
 
     def rows(self, query: str) -> list[Row]:
-        return self.connection.execute(query).fetchall()
+        """`<name>__current` is read with what runs have said of its rows, as the view on Spark has it."""
+        return self.connection.execute(
+            re.sub(r"(\w+)__current( as \w+)?", _current, query)
+        ).fetchall()
+
+
+def _current(found: re.Match[str]) -> str:
+    name = TableName(database="memory", schema="main", identifier=found[1])
+    shape = LedgerShape(key={"customer_id": "VARCHAR"}, outputs={})
+    return select_current(LedgerTables(name), shape) + (found[2] or "")
 
 
 class OnSpark:

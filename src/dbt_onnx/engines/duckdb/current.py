@@ -155,15 +155,20 @@ def advanced(question: Question, *, rows_sql: str) -> str:
     )
 
 
-def confirm_present(tables: LedgerTables, question: Question) -> str:
-    """Where all rows of a full run are about one moment, its own row confirms what it has seen. Nothing
-    else needs to be noted of these. Parameter: $run_as_of.
+def confirm_present(tables: LedgerTables, question: Question) -> Sequence[str]:
+    """Where all rows of a full run are about one moment, its own row confirms what it has seen. Of what is
+    noted, too, it confirms who is there; and if no run before was about a later moment, nothing is left to
+    be noted of these. Parameters: $run_as_of, $last_full_as_of.
     """
-    key = compared_key(question.shape.key)
-    return f"""
-        delete from {tables.presence.sql}
-        where {question.is_of_version()} and last_seen_as_of is null
-            and confirmed_as_of <= $run_as_of and ({key}) not in {_rejected(question)}"""
+    presence, key = tables.presence.sql, compared_key(question.shape.key)
+    confirmed = (
+        f"{question.is_of_version()} and last_seen_as_of is null "
+        f"and confirmed_as_of <= $run_as_of and ({key}) not in {_rejected(question)}"
+    )
+    return (
+        f"update {presence} set confirmed_as_of = $run_as_of where {confirmed}",
+        f"delete from {presence} where {confirmed} and $run_as_of >= coalesce($last_full_as_of, $run_as_of)",
+    )
 
 
 def _noted(

@@ -265,7 +265,7 @@ def note_presence(
     statements = [s for rows_sql in noted for s in current.note(tables, question, rows_sql)]
     # last: a row that this run has rejected confirms nothing
     if facts.has_one_moment:
-        statements.append(current.confirm_present(tables, question))
+        statements += current.confirm_present(tables, question)
     for statement in statements:
         writer.execute(statement, planned.rows.parameters)
 
