@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _CANDIDATES = "temp.main.__dbt_onnx_candidates"
 _MATERIALIZED = "temp.main.__dbt_onnx_planned"
-_DATED = 'count(*), min("__dbt_onnx_as_of"), max("__dbt_onnx_as_of")'
+_MOMENTS = 'min("__dbt_onnx_as_of"), max("__dbt_onnx_as_of")'
 MATERIALIZED = f"with planned as (select * from {_MATERIALIZED})"
 _PLANNED_COLUMNS = (
     '"__dbt_onnx_as_of"', '"__dbt_onnx_features_hash"', '"__dbt_onnx_rejected_reason"', "score_reason",
@@ -103,7 +103,7 @@ def describe_features(question: Question, *, with_hash: bool) -> str:
     missing in some row. Without a hash only the keys and the moments are read.
     """
     values = features_hash(question.features, question.precisions) if with_hash else "null"
-    described = _described(question) if with_hash else f"{_DATED}, null, null"
+    fingerprints = _fingerprints(question, is_dated=True) if with_hash else "null, null"
     return f"""
         with described as (
             select
@@ -113,19 +113,21 @@ def describe_features(question: Question, *, with_hash: bool) -> str:
             from ({question.features_sql}) as source
         )
 
-        select {described},
+        select count(*), {_MOMENTS}, {fingerprints},
             count(*) filter (not ({not_null(question.shape.key)} and "__dbt_onnx_as_of" is not null)) > 0
         from described"""
 
 
-def describe_current(question: Question) -> str:
-    """The same of the rows of current about entities that the last full run has seen, and how many of
-    them are rejections. Parameters: $model_name, $model_version.
+def describe_current(question: Question, *, is_dated: bool) -> str:
+    """One row about the rows of current whose entities the last full run has seen: how many there are, their
+    fingerprints as in `Snapshot`, the second only if `is_dated`, and how many are rejections.
+    Parameters: $model_name, $model_version.
     """
-    return f"{_tracked(question)} select {_described(question)}, count({REJECTED}) from tracked"
+    fingerprints = _fingerprints(question, is_dated=is_dated)
+    return f"{_tracked(question)} select count(*), {fingerprints}, count({REJECTED}) from tracked"
 
 
-def describe_overruled(question: Question) -> str:
+def describe_overruled(question: Question, *, is_dated: bool) -> str:
     """The same of those that a rejection has overruled. Parameters: $model_name, $model_version."""
     same = " and ".join(f"rejected.{quote(n)} = scored.{quote(n)}" for n in question.shape.key)
     return f"""{_tracked(question)}, overruled as (
@@ -134,7 +136,7 @@ def describe_overruled(question: Question) -> str:
             where scored.{REJECTED} is null
         )
 
-        select {_described(question)} from overruled"""
+        select count(*), {_fingerprints(question, is_dated=is_dated)} from overruled"""
 
 
 def _tracked(question: Question) -> str:
@@ -153,13 +155,13 @@ def _tracked(question: Question) -> str:
         )"""
 
 
-def _described(question: Question) -> str:
-    """The columns of `Snapshot`."""
+def _fingerprints(question: Question, *, is_dated: bool) -> str:
+    """The two of a `Snapshot`."""
     keys = hashable_columns(question.shape.key)
+    dated = fingerprint(f'{keys}, "__dbt_onnx_as_of", "__dbt_onnx_features_hash"')
     return f"""
-            {_DATED},
             {fingerprint(f'{keys}, "__dbt_onnx_features_hash"')},
-            {fingerprint(f'{keys}, "__dbt_onnx_as_of", "__dbt_onnx_features_hash"')}"""
+            {dated if is_dated else "null"}"""
 
 
 def oldest_score(question: Question) -> str:

@@ -242,11 +242,14 @@ def _measure(look: _Look, given: Snapshot, *, is_incomplete: bool, has_known: bo
     """What is known of the features, and of current: of an entity with a score and a rejection, the
     rejection.
     """
-    *described, rejected = look.rows(plan.describe_current(look.question))[0]
-    tracked = known = Snapshot(*described)
+    is_dated = given.oldest != given.newest
+    # no row is known for a later moment than the runs of its version were about
+    moments = (None, look.parameters["last_full_as_of"])
+    [(rows, *prints, rejected)] = look.rows(plan.describe_current(look.question, is_dated=is_dated))
+    tracked = known = Snapshot(rows, *moments, *prints)
     if rejected:
-        overruled = look.rows(plan.describe_overruled(look.question))[0]
-        known = tracked.without(Snapshot(*overruled))
+        [(rows, *prints)] = look.rows(plan.describe_overruled(look.question, is_dated=is_dated))
+        known = tracked.without(Snapshot(rows, *moments, *prints))
     return Facts(
         given=given,
         is_incomplete=is_incomplete,
