@@ -15,7 +15,7 @@
     ], key=ledger['key'])) }}
 {%- endif -%}
 {#- on DuckDB it is noted in a table of its own -#}
-{%- set has_presence = dbt_onnx._called(ledger['current_columns'], 'last_seen_as_of') -%}
+{%- set has_last_seen = dbt_onnx._called(ledger['current_columns'], 'last_seen_as_of') -%}
 (
     select
         {{ dbt_onnx._columns(ledger['key'], of='rows_of_runs') }},
@@ -32,7 +32,7 @@
         case when rows_of_runs.rejected_reason_no is null then 'scored' else 'rejected' end as status,
         runs.rejected_reasons[rows_of_runs.rejected_reason_no] as rejected_reason,
         {%- endif %}
-        {{ 'rows_of_runs' if has_presence else 'presence' }}.last_seen_as_of,
+        {{ 'rows_of_runs' if has_last_seen else 'presence' }}.last_seen_as_of,
         {{ dbt_onnx._text('runs.model_name') }} as model_name,
         {{ dbt_onnx._text('runs.model_version') }} as model_version,
         {{ dbt_onnx._text('runs.run_id') }} as run_id,
@@ -40,7 +40,7 @@
     from {{ dbt_onnx._written(ledger['current'], ledger['current_columns']) }} as rows_of_runs
     inner join {{ dbt_onnx._table(dbt_onnx._beside(ledger['relation'], 'dbt_onnx_runs')) }} as runs
         on rows_of_runs.run_no = runs.run_no and runs.status = 'success'
-    {%- if not has_presence %}
+    {%- if not has_last_seen %}
     {%- set presence = dbt_onnx._beside(ledger['relation'], ledger['relation'].identifier ~ '__presence') %}
     {%- set of_key = [] %}
     {%- for name in ledger['key'] %}

@@ -269,3 +269,20 @@ def outcome(engine: OnDuckDB | OnSpark, night: Night, run_id: str) -> str:
         return str(engine.run(night, run_id, "scores"))
     except DbtOnnxError as error:
         return error.message
+
+
+def test_features_that_are_others_at_each_reading_end_the_run(spark: SparkSession) -> None:
+    lab = OnSpark(spark)
+    lab.run(Night("1998-01-02", everybody()), "first", "scores")
+    spark.sql("alter table lab.features rename to lab.facts")
+    values = ", ".join(f"{name} + rand() as {name}" for name in NAMES)
+    spark.sql(
+        f"create view lab.features as select customer_id, described_at, {values} from lab.facts"
+    )
+    with pytest.raises(DbtOnnxError, match="each reading of the features gives other rows"):
+        score(spark, Night("1998-01-03", ()), "second", "scores")
+    assert lab.rows("select status from dbt_onnx_runs order by run_no") == [
+        ("success",),
+        ("error",),
+    ]
+    assert lab.rows("select distinct run_id from lab.scores") == [("first",)]

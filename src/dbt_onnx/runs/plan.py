@@ -163,6 +163,55 @@ class Snapshot:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a run has measured of the features and of current, before it joins them.
+
+    `given` is the feature relation; `is_incomplete`: a key or a moment is missing in some row. `has_known`: some
+    entity has a prediction; where none has, `given` has no fingerprints. `known` is a row for each entity
+    that the last full run has seen, which `tracked` rows of current are about, `rejected` of them rejections.
+    """
+
+    given: Snapshot
+    is_incomplete: bool
+    has_known: bool
+    known: Snapshot
+    tracked: int
+    rejected: int
+
+    @property
+    def has_one_moment(self) -> bool:
+        """Whether all rows are about the same moment; then no row has a moment of its own to confirm."""
+        return self.given.oldest == self.given.newest
+
+    @property
+    def is_newest(self) -> bool:
+        """Whether that moment is not before any that is known."""
+        return self.has_one_moment and self.known.ends_by(self.given)
+
+    def add_up(
+        self,
+        rows: int,
+        fingerprint: int | None,
+        known_fingerprint: int | None,
+        tracked: int,
+        has_repeated: bool,  # noqa: FBT001, a row of the engine
+    ) -> bool:
+        """Whether the feature relation is what current holds, with some rows in the place of what was known of
+        them. Then its keys are unique, as they are in current, and it has given the same rows twice; told
+        without looking for a key that occurs twice in all of them.
+
+        Of the rows: how many there are, the fingerprint of their features, and that of what was known of them, as in
+        `Snapshot`; how many of them the last full run had seen; whether a key occurs twice.
+        """
+        unchanged = (self.known.fingerprint or 0) ^ (known_fingerprint or 0)
+        return (
+            not has_repeated
+            and self.given.rows == self.known.rows - tracked + rows
+            and self.given.fingerprint == unchanged ^ (fingerprint or 0)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlanSummary:
     """Totals of a plan. `rows_in` = rows to score (all reasons) + unchanged."""
 

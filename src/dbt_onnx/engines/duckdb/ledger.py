@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.duckdb.feature_types import hashable_columns
-from dbt_onnx.engines.duckdb.identifiers import compared, literal, quote
+from dbt_onnx.engines.duckdb.identifiers import literal, quote, same_key
 from dbt_onnx.engines.duckdb.storage import Storage
 from dbt_onnx.runs.answered import REAL_TIME
 from dbt_onnx.runs.plan import SCORE_REASONS
@@ -172,10 +172,7 @@ def select_current(tables: LedgerTables, shape: LedgerShape) -> str:
     A full run whose rows are all about one moment confirms every score of its version, and writes none of
     them: its own row says so. The table of presence has the rows for which that is not true.
     """
-    same = " and ".join(
-        f"{compared(name, kind, of='presence')} = {compared(name, kind, of='known')}"
-        for name, kind in shape.key.items()
-    )
+    is_about = same_key(shape.key, "presence", "known")
     return f"""(
         select
             known.*,
@@ -187,7 +184,7 @@ def select_current(tables: LedgerTables, shape: LedgerShape) -> str:
             end as confirmed_as_of
         from {tables.current.sql} as known
         left join {tables.presence.sql} as presence
-            on {same} and presence.{RUN} = known.{RUN}
+            on {is_about} and presence.{RUN} = known.{RUN}
     )"""
 
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dbt_onnx.engines.duckdb.ledger import LedgerShape
-    from dbt_onnx.runs.plan import Snapshot
 
 _CANDIDATES = "temp.main.__dbt_onnx_candidates"
 _MATERIALIZED = "temp.main.__dbt_onnx_planned"
@@ -65,32 +64,10 @@ class Question(plan.Question):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What a run has measured of the features and of current, before it joins them.
+class Facts(plan.Facts):
+    """The same, and how many rows memory lets a join hold."""
 
-    `given` is the feature relation; `is_incomplete`: a key or a moment is missing in some row.
-    `has_known`: some entity has a prediction; where none has, `given` has no fingerprints. `known`
-    is a row for each entity that the last full run has seen, which `tracked` rows of current are about,
-    `rejected` of them rejections. `max_rows_held`: how many rows memory lets a join hold.
-    """
-
-    given: Snapshot
-    is_incomplete: bool
-    has_known: bool
-    known: Snapshot
-    tracked: int
-    rejected: int
     max_rows_held: int
-
-    @property
-    def has_one_moment(self) -> bool:
-        """Whether all rows are about the same moment; then no row has a moment of its own to confirm."""
-        return self.given.oldest == self.given.newest
-
-    @property
-    def is_newest(self) -> bool:
-        """Whether that moment is not before any that is known."""
-        return self.has_one_moment and self.known.ends_by(self.given)
 
     @property
     def candidate_parts(self) -> int:

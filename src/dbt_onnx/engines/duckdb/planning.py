@@ -175,7 +175,7 @@ def _few_changed(look: _Look, facts: Facts) -> _Found | None:
         return plan.MATERIALIZED
 
     planned = materialized(with_late=question.is_backfill)
-    if not _adds_up(look, facts):
+    if not facts.add_up(*look.rows(plan.describe_materialized(question))[0]):
         # entities are gone, or a key occurs twice, or the relation is never the same
         look.check_keys()
         if _describe_features(look.reader, question)[0] != facts.given:
@@ -213,21 +213,6 @@ def _with_late(look: _Look, planned: str, make: Callable[..., str]) -> _Found:
         planned = make(with_late=True)
         summary = look.summarize(planned)
     return planned, summary
-
-
-def _adds_up(look: _Look, facts: Facts) -> bool:
-    """Whether the feature relation is what current holds, with the rows in the temporary table in the
-    place of what was known of them. Then its keys are unique, as they are in current, and it has given
-    the same rows twice; told without looking for a key that occurs twice in all of them.
-    """
-    row = look.rows(plan.describe_materialized(look.question))[0]
-    rows, fingerprint, known_fingerprint, tracked, has_repeated = row
-    unchanged = (facts.known.fingerprint or 0) ^ (known_fingerprint or 0)
-    return (
-        not has_repeated
-        and facts.given.rows == facts.known.rows - tracked + rows
-        and facts.given.fingerprint == unchanged ^ (fingerprint or 0)
-    )
 
 
 def _describe_features(

@@ -95,7 +95,10 @@ class SparkEngine:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Features that change between plan and write are found by their fingerprint."""
-        yield
+        try:
+            yield
+        finally:
+            self.spark.release()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -117,6 +120,7 @@ class SparkEngine:
         self.tables.create(self.spark, run.shape, planned.rows.question.features)
         if planned.summary.rows_to_score:
             writing.append_predictions(self.spark, self.tables, run, planned)
+        self.spark.release()
         written, self._kept = writing.read_written(self.spark, self.tables, planned)
         return written
 
@@ -131,7 +135,7 @@ class SparkEngine:
             clock=planned.clock,
             as_of=planned.as_of,
             scored_at=planned.scored_at,
-            has_one_moment=planned.rows.has_one_moment,
+            has_one_moment=planned.rows.facts.has_one_moment,
             features_hash_function=planned.hash_function,
             features=list(question.features),
             feature_types=list(question.features.values()),

@@ -1,11 +1,13 @@
 """Which rows are scored, and why, as text for Spark SQL. Nothing here touches a warehouse.
 
 The rules are those of every engine, see `dbt_onnx.runs.plan`. Spark runs a plan where the data is and starts
-slowly, so there are two ways here: nothing has changed, told by fingerprints; and one join of all.
+slowly, so there are two ways here: nothing has changed, told by fingerprints; and one join of all, whose few rows
+that are not as they were stay on the executors.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dbt_onnx.engines.spark.ledger import REJECTED
@@ -23,6 +25,13 @@ if TYPE_CHECKING:
 _KNOWN_UNTIL = "greatest({0}.as_of, {0}.confirmed_as_of)"
 _RUN_AS_OF = "cast(:run_as_of as timestamp_ntz)"
 PLANNED = "__dbt_onnx_planned"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts(plan.Facts):
+    """The same, and whether a run of the version has ever rejected a row."""
+
+    has_rejected: bool
 
 
 class Question(plan.Question):
@@ -77,19 +86,28 @@ def describe_features(question: Question, *, with_fingerprint: bool = True) -> s
         )"""
 
 
-def describe_current(question: Question) -> str:
-    """The same of the current rows about entities that the last full run has seen, scores and rejections: a
-    `Snapshot`, and how many are rejections.
+def describe_current(question: Question, *, is_dated: bool) -> str:
+    """One row about the current rows whose entities the last full run has seen, scores and rejections: how many
+    there are, their fingerprints as in `Snapshot`, the second only if `is_dated`, and how many are rejections.
     """
-    return f"select {_snapshot(question)}, count({REJECTED}) from {_tracked(question)} as known"
+    fingerprints = _fingerprints(question, is_dated=is_dated)
+    return f"select count(*), {fingerprints}, count({REJECTED}) from {_tracked(question)} as known"
 
 
-def describe_overruled(question: Question) -> str:
+def has_rejected(question: Question) -> str:
+    """Whether a run of the version has ever rejected a row; if none has, current has no rejection by it."""
+    return (
+        f"select coalesce(sum(rows_rejected), 0) > 0 from {question.runs} as runs "
+        "where model_name = :model_name and model_version = :model_version"
+    )
+
+
+def describe_overruled(question: Question, *, is_dated: bool) -> str:
     """The same of the scores among them whose entity was rejected since."""
     names = ", ".join(map(quote, question.shape.key))
     same = " and ".join(f"known.{quote(n)} = rejected.{quote(n)}" for n in question.shape.key)
     return f"""
-        select {_snapshot(question)}
+        select count(*), {_fingerprints(question, is_dated=is_dated)}
         from {_tracked(question)} as known
         left semi join (
             select {names} from {_tracked(question)} where {REJECTED} is not null
@@ -104,12 +122,12 @@ def _tracked(question: Question) -> str:
     )"""
 
 
-def _snapshot(question: Question) -> str:
+def _fingerprints(question: Question, *, is_dated: bool) -> str:
     until, hashed = _KNOWN_UNTIL.format("known"), hashable(question.shape.key, of="known")
+    dated = fingerprint(f"{hashed}, {until}, known.features_hash")
     return f"""
-            count(*), min({until}), max({until}),
             {fingerprint(f"{hashed}, known.features_hash")},
-            {fingerprint(f"{hashed}, {until}, known.features_hash")}"""
+            {dated if is_dated else "cast(null as bigint)"}"""
 
 
 def oldest_score(question: Question) -> str:
@@ -143,17 +161,23 @@ def all_new(question: Question) -> str:
         from ({_features(question)})"""
 
 
-def joined(question: Question, *, with_late: bool) -> str:
-    """Each feature row with what is known of its entity, and a reason or none. `with_late`: late rows get
-    theirs by what the ledger had by then; a row is late when it is about a moment before one for which
-    the entity's score is known to hold.
+def has_few(question: Question, facts: Facts) -> bool:
+    """Whether most rows may be as they were. Then all are joined without the columns that the model reads, the few
+    that differ stay on the executors, and get these columns later.
+    """
+    takes_all = question.full_refresh or question.hash_changed or question.is_backfill
+    return facts.tracked > 0 and not takes_all
+
+
+def joined(question: Question, facts: Facts, *, with_late: bool) -> str:
+    """Each feature row that is not plainly as it was, with what is known of its entity, and a reason or none.
+    `with_late`: late rows get theirs by what the ledger had by then; a row is late when it is about a moment
+    before one for which the entity's score is known to hold.
     """
     null_key = " or ".join(f"features.{key} is null" for key in question.keys)
-    is_late = (
-        "true"
-        if question.is_backfill
-        else (f"coalesce(features.as_of_given < {_KNOWN_UNTIL.format('scored')}, false)")
-    )
+    is_late = f"coalesce(features.as_of_given < {_KNOWN_UNTIL.format('scored')}, false)"
+    if question.is_backfill or facts.is_newest:
+        is_late = _if(question.is_backfill)
     # of a few rows: who was scored by other versions, and rows without a key that were reported before
     others = "cast(null as boolean)"
     join_others = ""
@@ -170,8 +194,13 @@ def joined(question: Question, *, with_late: bool) -> str:
         for name, carried in question.shape.carried_key.items()
     )
     any_null = " or ".join(f"{quote(name)} is null" for name in question.shape.key)
+    is_advanced = (
+        f"features.as_of_given > {_KNOWN_UNTIL.format('scored')} and rejected.{RUN} is null"
+    )
+    if facts.has_one_moment:
+        is_advanced = "false"
     return f"""
-        with features as ({_features(question)}),
+        with features as ({_features(question, is_narrow=has_few(question, facts))}),
 
         scored as (
             select * from {question.current} as current where {RUN} in {question.of_version} and {REJECTED} is null
@@ -179,13 +208,13 @@ def joined(question: Question, *, with_late: bool) -> str:
 
         rejected as (
             select * from {question.current} as current
-            where {RUN} in {question.of_version} and {REJECTED} is not null
+            where {_if(facts.has_rejected)} and {RUN} in {question.of_version} and {REJECTED} is not null
         ),
 
         -- a row without a key is no entity, and never current
         reported as (
             select distinct {names}, features_hash, true as is_reported from {question.history} as history
-            where ({any_null}) and {RUN} in {question.of_version}
+            where {_if(facts.is_incomplete)} and ({any_null}) and {RUN} in {question.of_version}
         ),
 
         known as (
@@ -200,9 +229,7 @@ def joined(question: Question, *, with_late: bool) -> str:
                 ({null_key}) as has_null_key,
                 reported.is_reported is not null as is_reported,
                 {is_late} as is_late,
-                coalesce(
-                    features.as_of_given > {_KNOWN_UNTIL.format("scored")} and rejected.{RUN} is null, false
-                ) as is_advanced,
+                coalesce({is_advanced}, false) as is_advanced,
                 scored.{RUN} is not null or rejected.{RUN} is not null as is_known,
                 rejected.{RUN} is not null as was_rejected,
                 coalesce(rejected.features_hash, scored.features_hash) as known_hash,
@@ -219,9 +246,32 @@ def joined(question: Question, *, with_late: bool) -> str:
             {join_others}
         ),
         {_late(question, with_late=with_late)}
-        select *, {_reason(question)} as score_reason
-        from known_with_late
-        {_expiry(question)}"""
+        select *
+        from (
+            select *, {_reason(question)} as score_reason
+            from known_with_late
+            {_expiry(question)}
+        )
+        where score_reason is not null or was_rejected or is_late or is_returned or is_advanced or rows_present <> 1"""
+
+
+def _if(condition: bool) -> str:  # noqa: FBT001
+    """A table of which no row is asked for is not read."""
+    return "true" if condition else "false"
+
+
+def describe_planned(question: Question) -> str:
+    """One row about the rows of `PLANNED`, for `Facts.add_up`."""
+    shape, keys = question.shape, ", ".join(question.keys)
+    hashed = hashable({shape.carried_key[name]: kind for name, kind in shape.key.items()})
+    return f"""
+        select
+            count(*),
+            {fingerprint(f"{hashed}, __dbt_onnx_features_hash")},
+            {fingerprint(f"{hashed}, known_hash")} filter (where rows_present > 0),
+            count_if(rows_present > 0),
+            count(*) > (select count(*) from (select distinct {keys} from {PLANNED}))
+        from {PLANNED}"""
 
 
 def summarize(question: Question) -> str:
@@ -248,14 +298,32 @@ def _input_fingerprint(question: Question) -> str:
     return fingerprint(f"{keys}, __dbt_onnx_as_of, __dbt_onnx_features_hash")
 
 
-def select_rows(question: Question) -> str:
+def select_rows(question: Question, facts: Facts) -> str:
     """The rows to score: carried columns, then the features under their own names."""
     features = ", ".join(f"feature_{i} as {quote(n)}" for i, n in enumerate(question.features))
     return f"""
         select
             {", ".join(question.keys)}, __dbt_onnx_as_of, score_reason as __dbt_onnx_score_reason,
             is_late as __dbt_onnx_is_late, __dbt_onnx_features_hash, __dbt_onnx_rejected_reason, {features}
-        from {PLANNED} where score_reason is not null"""
+        from {_with_features(question, facts) if has_few(question, facts) else PLANNED} where score_reason is not null"""
+
+
+def _with_features(question: Question, facts: Facts) -> str:
+    """The rows of `PLANNED` with the columns that the model reads. A row without a key is rejected, and needs none.
+    Features that have changed since are not found, and the run ends for a row that is missing.
+    """
+    same = " and ".join(
+        f"planned.{name} = features.{name}" for name in (*question.keys, "values_hash")
+    )
+    names = {f"feature_{i}": kind for i, kind in enumerate(question.features.values())}
+    found = f"""
+            select planned.*, {", ".join(f"features.{name}" for name in names)}
+            from {PLANNED} as planned
+            inner join ({_features(question)}) as features on {same}"""
+    if not facts.is_incomplete:
+        return f"({found})"
+    nothing = ", ".join(f"cast(null as {kind}) as {name}" for name, kind in names.items())
+    return f"({found} union all select planned.*, {nothing} from {PLANNED} as planned where has_null_key)"
 
 
 def _hash_of_row(table: str) -> str:
@@ -266,16 +334,17 @@ def _hash_of_row(table: str) -> str:
     )
 
 
-def _features(question: Question) -> str:
-    """The features under names that collide with none."""
+def _features(question: Question, *, is_narrow: bool = False) -> str:
+    """The features under names that collide with none; `is_narrow`: only their hash."""
     selected = [
         f"{quote(name)} as {quote(carried)}" for name, carried in question.shape.carried_key.items()
     ]
     selected += [
         f"{question.as_of_sql} as as_of_given",
         f"{features_hash(question.features, question.precisions)} as values_hash",
-        *(f"{quote(name)} as feature_{i}" for i, name in enumerate(question.features)),
     ]
+    if not is_narrow:
+        selected += [f"{quote(name)} as feature_{i}" for i, name in enumerate(question.features)]
     return f"select {', '.join(selected)} from {question.features_sql} as source"
 
 

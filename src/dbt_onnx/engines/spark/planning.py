@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.spark import plan
 from dbt_onnx.engines.spark.ledger import FROM, LedgerShape, committed
-from dbt_onnx.engines.spark.plan import PLANNED, Question
+from dbt_onnx.engines.spark.plan import PLANNED, Facts, Question
 from dbt_onnx.engines.spark.sql import HASH_FUNCTION, named, typed_nothing
 from dbt_onnx.runs.plan import Planned, PlanSummary, Snapshot
 from dbt_onnx.runs.precisions import function_name, precisions_of
+from dbt_onnx.runs.run import unstable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,14 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRows:
-    """The planned rows are the temporary view `PLANNED`; `values` are bound by the statements that write.
-
-    `has_one_moment`: whether all features are about one moment, and this run confirms what it has seen.
-    """
+    """The planned rows are the temporary view `PLANNED`; `values` are bound by the statements that write."""
 
     question: Question
+    facts: Facts
     values: Mapping[str, Any]
-    has_one_moment: bool
 
 
 def plan_run(spark: Spark, run: ScoringRun, tables: ScoringTables, record: RunRecord) -> Planned:
@@ -61,10 +59,7 @@ def plan_run(spark: Spark, run: ScoringRun, tables: ScoringTables, record: RunRe
         runs=committed(tables),
     )
     # nothing is known with which a first run could compare them
-    *described, is_incomplete = spark.rows(
-        plan.describe_features(question, with_fingerprint=has_rows)
-    )[0]
-    given = Snapshot(*described)
+    given, is_incomplete = _describe_features(spark, question, with_fingerprint=has_rows)
     features.check_not_empty(given.rows)
     features.check_moments(given, as_of=run.request.as_of, clock=clock)
     as_of = given.newest or clock
@@ -76,26 +71,20 @@ def plan_run(spark: Spark, run: ScoringRun, tables: ScoringTables, record: RunRe
         "run_as_of": as_of.isoformat(sep=" "),
         "last_full_as_of": None if past.as_of is None else past.as_of.isoformat(sep=" "),
     }
-    tracked, known, rejected = 0, Snapshot(0, None, None, None, None), 0
-    if has_rows:
-        *known_row, rejected = spark.rows(plan.describe_current(question), values)[0]
-        known = Snapshot(*known_row)
-        tracked = known.rows
-        if rejected:
-            overruled = spark.rows(plan.describe_overruled(question), values)[0]
-            known = known.without(Snapshot(*overruled))
-    if _nothing_changed(spark, question, given, known, values, is_incomplete=is_incomplete):
-        spark.frame(
-            f"select * from {typed_nothing({'score_reason': 'string'})}"
-        ).createOrReplaceTempView(PLANNED)
-        summary = PlanSummary.nothing(
-            rows_in=given.rows, rows_tracked=tracked, rows_rejected=rejected
-        )
-    else:
-        features.check_keys(spark, key=list(shape.key))
-        summary = _planned(
-            spark, question, given, values, is_first=not has_rows and not is_incomplete
-        )
+    facts = _measure(
+        spark,
+        question,
+        given,
+        values,
+        is_incomplete=is_incomplete,
+        has_known=has_rows,
+        newest=past.as_of,
+    )
+    summary = (
+        _nothing_changed(spark, question, facts, values)
+        or _first_run(spark, question, facts, features)
+        or _joined(spark, question, facts, features, values)
+    )
     return Planned(
         summary=summary,
         scope="backfill" if question.is_backfill else "full",
@@ -103,52 +92,118 @@ def plan_run(spark: Spark, run: ScoringRun, tables: ScoringTables, record: RunRe
         as_of=as_of,
         scored_at=past.scored_at_of(now),
         hash_function=function,
-        has_absent=tracked > summary.rows_present,
-        rows=PlannedRows(
-            question=question, values=values, has_one_moment=given.oldest == given.newest
-        ),
+        has_absent=facts.tracked > summary.rows_present,
+        rows=PlannedRows(question=question, facts=facts, values=values),
+    )
+
+
+def _describe_features(
+    spark: Spark, question: Question, *, with_fingerprint: bool = True
+) -> tuple[Snapshot, bool]:
+    """The feature relation as a whole, and whether a key or a moment is missing in it."""
+    statement = plan.describe_features(question, with_fingerprint=with_fingerprint)
+    *described, is_incomplete = spark.rows(statement)[0]
+    return Snapshot(*described), is_incomplete
+
+
+def _measure(
+    spark: Spark,
+    question: Question,
+    given: Snapshot,
+    values: Mapping[str, Any],
+    *,
+    is_incomplete: bool,
+    has_known: bool,
+    newest: datetime | None,
+) -> Facts:
+    """What is known of the features, and of current: of an entity with a score and a rejection, the
+    rejection.
+    """
+    is_dated = given.oldest != given.newest
+    # no row is known for a later moment than the runs of its version were about
+    moments = (None, newest)
+    tracked, rejected = Snapshot(0, *moments, None, None), 0
+    if has_known:
+        statement = plan.describe_current(question, is_dated=is_dated)
+        [(rows, *prints, rejected)] = spark.rows(statement, values)
+        tracked = Snapshot(rows, *moments, *prints)
+    known = tracked
+    if rejected:
+        statement = plan.describe_overruled(question, is_dated=is_dated)
+        [(rows, *prints)] = spark.rows(statement, values)
+        known = tracked.without(Snapshot(rows, *moments, *prints))
+    return Facts(
+        given=given,
+        is_incomplete=is_incomplete,
+        has_known=has_known,
+        known=known,
+        tracked=tracked.rows,
+        rejected=rejected,
+        has_rejected=has_known and spark.rows(plan.has_rejected(question), values)[0][0],
     )
 
 
 def _nothing_changed(
+    spark: Spark, question: Question, facts: Facts, values: Mapping[str, Any]
+) -> PlanSummary | None:
+    """Told by fingerprints, without a look at keys, which are unique in current."""
+    if question.asks_for_all or question.hash_changed or facts.is_incomplete:
+        return None
+    if not facts.known.holds(facts.given):
+        return None
+    if question.refresh_after is not None:
+        seconds = int(question.refresh_after.total_seconds())
+        [(is_expired,)] = spark.rows(
+            f"select coalesce(({plan.oldest_score(question)}) + make_dt_interval(0, 0, 0, {seconds}) "
+            "<= cast(:run_as_of as timestamp_ntz), false)",
+            values,
+        )
+        if is_expired:
+            return None
+    nothing = f"select * from {typed_nothing({'score_reason': 'string'})}"
+    spark.frame(nothing).createOrReplaceTempView(PLANNED)
+    return PlanSummary.nothing(
+        rows_in=facts.given.rows, rows_tracked=facts.tracked, rows_rejected=facts.rejected
+    )
+
+
+def _first_run(
+    spark: Spark, question: Question, facts: Facts, features: FeatureRelation
+) -> PlanSummary | None:
+    """Every row is new when no entity has a prediction that holds."""
+    if facts.has_known or question.asks_for_all or facts.is_incomplete:
+        return None
+    features.check_keys(spark, key=list(question.shape.key))
+    spark.frame(plan.all_new(question)).createOrReplaceTempView(PLANNED)
+    return PlanSummary.all_new(facts.given)
+
+
+def _joined(
     spark: Spark,
     question: Question,
-    given: Snapshot,
-    known: Snapshot,
+    facts: Facts,
+    features: FeatureRelation,
     values: Mapping[str, Any],
-    *,
-    is_incomplete: bool,
-) -> bool:
-    """Told by fingerprints, without a look at keys, which are unique in current."""
-    if question.asks_for_all or question.hash_changed or is_incomplete or not known.holds(given):
-        return False
-    if question.refresh_after is None:
-        return True
-    seconds = int(question.refresh_after.total_seconds())
-    [(is_expired,)] = spark.rows(
-        f"select coalesce(({plan.oldest_score(question)}) + make_dt_interval(0, 0, 0, {seconds}) "
-        "<= cast(:run_as_of as timestamp_ntz), false)",
-        values,
-    )
-    return not is_expired
-
-
-def _planned(
-    spark: Spark, question: Question, given: Snapshot, values: Mapping[str, Any], *, is_first: bool
 ) -> PlanSummary:
-    """Define the planned rows, and count them."""
-    if is_first and not question.asks_for_all:
-        spark.frame(plan.all_new(question)).createOrReplaceTempView(PLANNED)
-        return PlanSummary.all_new(given)
+    """The plain join. Where most rows are as they were, the few others stay on the executors, to be written."""
+    has_few = plan.has_few(question, facts)
+    if not has_few:
+        features.check_keys(spark, key=list(question.shape.key))
     for with_late in (False, True) if not question.is_backfill else (True,):
-        spark.frame(plan.joined(question, with_late=with_late), values).createOrReplaceTempView(
-            PLANNED
-        )
+        spark.release()
+        statement = plan.joined(question, facts, with_late=with_late)
+        frame = spark.frame(statement, values)
+        (spark.hold(frame) if has_few else frame).createOrReplaceTempView(PLANNED)
         [totals] = spark.records(plan.summarize(question))
         summary = PlanSummary.from_row(totals)
         if not summary.rows_late:
             break
-    return summary
+    if has_few and not facts.add_up(*spark.rows(plan.describe_planned(question))[0]):
+        # entities are gone, or a key occurs twice, or the relation is never the same
+        features.check_keys(spark, key=list(question.shape.key))
+        if _describe_features(spark, question)[0] != facts.given:
+            raise unstable(features.name)
+    return summary.with_unchanged(facts.given.rows)
 
 
 def hashes_as_then(run: RunRow) -> bool:

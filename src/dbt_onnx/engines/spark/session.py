@@ -29,6 +29,10 @@ _SETTINGS = {
     "spark.sql.storeAssignmentPolicy": "ANSI",
     "spark.sql.parser.escapedStringLiterals": "false",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",
+    # few rows of a night against all of current: a join that shuffles only if it must, and sorts only if it must
+    "spark.sql.autoBroadcastJoinThreshold": "64m",
+    "spark.sql.adaptive.maxShuffledHashJoinLocalMapThreshold": "64m",
+    "spark.sql.optimizer.canChangeCachedPlanOutputPartitioning": "true",
 }
 _MOST_ROWS = 10_000
 _ATTEMPTS = 10
@@ -103,6 +107,18 @@ class Spark:
         own = {f"spark.sql.catalog.{catalog}.cache-enabled": "false"}
         for name, value in (_SETTINGS | own).items():
             self.raw.conf.set(name, value)
+        self._held: list[DataFrame] = []
+
+    def hold(self, frame: DataFrame) -> DataFrame:
+        """Keep the rows of a frame on the executors until `release`; a frame that reads a table is computed anew
+        after each commit to that table.
+        """
+        self._held.append(frame.persist())
+        return frame
+
+    def release(self) -> None:
+        while self._held:
+            self._held.pop().unpersist()
 
     def frame(self, sql: str, values: Mapping[str, Any] | None = None) -> DataFrame:
         """What a statement gives. It gets the named values that it mentions, bound."""

@@ -38,7 +38,7 @@ def append_predictions(
     from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 
     question = planned.rows.question
-    rows = spark.frame(plan.select_rows(question))
+    rows = spark.frame(plan.select_rows(question, planned.rows.facts))
     work = _work(spark, run, planned)
 
     def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -146,7 +146,7 @@ def note_presence(
     question, summary = planned.rows.question, planned.summary
     if planned.scope == "backfill":
         return
-    has_advanced = not planned.rows.has_one_moment and summary.rows_advanced > 0
+    has_advanced = summary.rows_advanced > 0
     if not (has_rejected or planned.has_absent or summary.rows_returned or has_advanced):
         return
     shape = question.shape
