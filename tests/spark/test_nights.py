@@ -15,6 +15,7 @@ import pytest
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb.engine import score_on_duckdb
 from dbt_onnx.engines.duckdb.ledger import LedgerShape, LedgerTables, select_current
+from dbt_onnx.engines.spark import writing
 from dbt_onnx.engines.spark.engine import score_on_spark
 from dbt_onnx.engines.spark.features import loader
 from dbt_onnx.errors import DbtOnnxError
@@ -285,4 +286,21 @@ def test_features_that_are_others_at_each_reading_end_the_run(spark: SparkSessio
         ("success",),
         ("error",),
     ]
+    assert lab.rows("select distinct run_id from lab.scores") == [("first",)]
+
+
+def test_features_that_change_before_they_are_scored_end_the_run(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, append = OnSpark(spark), writing.append_predictions
+    lab.run(Night("1998-01-02", everybody()), "first", "scores")
+    lab.find(changed := Night("1998-01-03", everybody(c007={"plus": 1})))
+
+    def append_of_others(*arguments: Any) -> None:
+        lab.find(Night("1998-01-03", everybody(c007={"plus": 2})))
+        append(*arguments)
+
+    monkeypatch.setattr(writing, "append_predictions", append_of_others)
+    with pytest.raises(DbtOnnxError, match="rows"):
+        score(spark, changed, "second", "scores")
     assert lab.rows("select distinct run_id from lab.scores") == [("first",)]

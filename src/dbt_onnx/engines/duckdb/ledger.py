@@ -169,8 +169,8 @@ def select_current(tables: LedgerTables, shape: LedgerShape) -> str:
     confirmed_as_of   the newest moment for which the row is known to hold, its own `as_of` or later
     last_seen_as_of   the last full run that saw its entity, when a full run no longer did; else NULL
 
-    A full run whose rows are all about one moment confirms every score of its version, and writes none of
-    them: its own row says so. The table of presence has the rows for which that is not true.
+    A full run whose rows are all about one moment confirms the scores of its version by its own row, and
+    writes none of them. The table of presence has those for which that is not true.
     """
     is_about = same_key(shape.key, "presence", "known")
     return f"""(

@@ -256,7 +256,9 @@ def joined(question: Question, facts: Facts, *, with_late: bool) -> str:
 
 
 def _if(condition: bool) -> str:  # noqa: FBT001
-    """A table of which no row is asked for is not read."""
+    """A condition of a statement that is known before. Spark does not read a table whose rows are asked for by
+    `false`.
+    """
     return "true" if condition else "false"
 
 
