@@ -154,14 +154,7 @@ def shops(
     """The same nights on DuckDB and on Spark, of which one has failed."""
     spark.sql(f"drop schema if exists {SCHEMA} cascade")
     folder = tmp_path_factory.mktemp("shops")
-    on_spark = {
-        "type": "sparkonnx",
-        "method": "session",
-        "host": "NA",  # dbt-spark wants one
-        "schema": SCHEMA,
-        "threads": 1,
-        "server_side_parameters": parameters,
-    }
+    on_spark = {"type": "sparkonnx", "schema": SCHEMA, "server_side_parameters": parameters}
     made = (
         shop(folder / "duckdb", {"type": "duckdb", "path": str(folder / "duckdb" / "w.duckdb")}),
         shop(folder / "spark", on_spark),

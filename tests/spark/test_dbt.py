@@ -55,14 +55,7 @@ def model(dbt, session):
 def project(tmp_path: Path, parameters: dict[str, str], spark: SparkSession) -> Path:
     spark.sql("drop schema if exists consumer cascade")
     folder = tmp_path / "project"
-    target = {
-        "type": "sparkonnx",
-        "method": "session",
-        "host": "NA",  # dbt-spark wants one
-        "schema": "consumer",
-        "threads": 1,
-        "server_side_parameters": parameters,
-    }
+    target = {"type": "sparkonnx", "schema": "consumer", "server_side_parameters": parameters}
     profile = {"consumer": {"target": "dev", "outputs": {"dev": target}}}
     for name, text in {**FILES, "profiles.yml": yaml.safe_dump(profile)}.items():
         path = folder / name

@@ -138,10 +138,10 @@ def test_spark_that_does_not_start_is_one_clear_message() -> None:
 
 
 def test_a_profile_with_spark_connect_is_refused_before_dbt_runs_anything() -> None:
-    given = {"method": "session", "host": "NA", "schema": "lab"}
+    elsewhere = {"spark.remote": "sc://elsewhere"}
     with pytest.raises(DbtRuntimeError, match="a server of Spark Connect"):
-        SparkOnnxCredentials(**given, server_side_parameters={"spark.remote": "sc://elsewhere"})
-    SparkOnnxCredentials(**given, server_side_parameters={"spark.master": "local[2]"})
+        SparkOnnxCredentials(schema="lab", server_side_parameters=elsewhere)
+    SparkOnnxCredentials(schema="lab", server_side_parameters={"spark.master": "local[2]"})
 
 
 def test_a_session_of_spark_connect_is_refused() -> None:

@@ -297,13 +297,7 @@ class OnSpark(Project):
         super().__init__(root)
         self.spark = spark
         spark.sql(f"drop schema if exists {SCHEMA} cascade")
-        target = {
-            "type": "sparkonnx",
-            "method": "session",
-            "host": "NA",
-            "schema": SCHEMA,
-            "threads": 1,
-        }
+        target = {"type": "sparkonnx", "schema": SCHEMA, "threads": 1}
         self.write(
             {**target, "server_side_parameters": dict(parameters)},
             seeds={"+file_format": "iceberg", "+column_types": {"model_version": "string"}},

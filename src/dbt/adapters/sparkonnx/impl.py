@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from dbt.adapters.base import PythonJobHelper, available
 from dbt.adapters.contracts.connection import AdapterResponse
 from dbt.adapters.spark import SparkAdapter, SparkConnectionManager, SparkCredentials
+from dbt.adapters.spark.connections import SparkConnectionMethod
 from dbt_common.exceptions import DbtRuntimeError
 
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.spark.dialect import duckdb_type, in_spark_sql
-from dbt_onnx.engines.spark.session import open_session, refuse_connect
+from dbt_onnx.engines.spark.session import open_session, refuse_connect, with_iceberg
 from dbt_onnx.engines.spark.sql import named
 from dbt_onnx.engines.spark.warehouse import SparkWarehouse, take_outcome
 from dbt_onnx.errors import DbtOnnxError
@@ -29,10 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class SparkOnnxCredentials(SparkCredentials):
-    """Those of dbt-spark, without Spark Connect."""
+    """Those of dbt-spark, without Spark Connect. A profile need not say `method: session`, nor a host, nor what
+    `with_iceberg` adds to its parameters.
+    """
 
     def __post_init__(self) -> None:
+        self.method = self.method or SparkConnectionMethod.SESSION
+        self.host = self.host or "none"
         super().__post_init__()
+        self.server_side_parameters = with_iceberg(self.server_side_parameters)
         try:
             refuse_connect(self.server_side_parameters)
         except DbtOnnxError as error:

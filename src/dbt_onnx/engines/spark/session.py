@@ -34,6 +34,16 @@ _SETTINGS = {
     "spark.sql.adaptive.maxShuffledHashJoinLocalMapThreshold": "64m",
     "spark.sql.optimizer.canChangeCachedPlanOutputPartitioning": "true",
 }
+# of a profile that does not say otherwise
+_EXTENSIONS = {
+    "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
+    "spark.sql.session.timeZone": "UTC",
+}
+_HIVE = {
+    "spark.sql.catalogImplementation": "hive",
+    "spark.sql.catalog.spark_catalog": "org.apache.iceberg.spark.SparkSessionCatalog",
+    "spark.sql.catalog.spark_catalog.type": "hive",
+}
 _MOST_ROWS = 10_000
 _ATTEMPTS = 10
 _NO_CONNECT = "through it no model can be broadcast to executors, and no session be had with settings of its own"
@@ -73,6 +83,18 @@ def open_session(parameters: Mapping[str, Any]) -> SparkSession:
             f"Spark does not start: {said_by(error)}",
             hint="`dbt debug` tries the same and says more",
         ) from error
+
+
+def with_iceberg(parameters: Mapping[str, str]) -> dict[str, str]:
+    """The parameters of a profile, and what it need not say: Iceberg's extensions, the zone UTC, a catalog in a Hive
+    metastore where no catalog is named, and that no catalog keeps what it knows of a table.
+    """
+    catalogs = {name for name in parameters if re.fullmatch(r"spark\.sql\.catalog\.[^.]+", name)}
+    defaults = _EXTENSIONS if catalogs else _EXTENSIONS | _HIVE
+    kept = {
+        f"{name}.cache-enabled": "false" for name in catalogs or {"spark.sql.catalog.spark_catalog"}
+    }
+    return {**defaults, **kept, **parameters}
 
 
 def refuse_connect(parameters: Mapping[str, Any]) -> None:
