@@ -14,11 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CALL_ROWS = 65_536
-WORKERS = 2
 
 
-def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:
-    """A task: two workers, each with a session of one thread. The scores are written afterwards,
+def score(*, folder: str, workload: Mapping[str, Any], workers: int = 2) -> dict[str, float]:
+    """A task: workers, each with a session of one thread. The scores are written afterwards,
     so that they can be compared; that is not measured.
     """
     connection = warehouse.connect(folder, workload)
@@ -26,7 +25,7 @@ def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:
     arrays = [column.combine_chunks() for column in rows.columns]
     matrices = feeds.of_arrays(arrays[1:], workload)
     with Stopwatch() as watch:
-        sessions = [feeds.session(workload, threads=1) for _ in range(WORKERS)]
+        sessions = [feeds.session(workload, threads=1) for _ in range(workers)]
         starts = range(0, len(rows), CALL_ROWS)
 
         def call(worker: int) -> list[np.ndarray]:
@@ -34,12 +33,12 @@ def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:
                 feeds.infer(
                     sessions[worker], {k: m[i : i + CALL_ROWS] for k, m in matrices.items()}
                 )
-                for i in starts[worker::WORKERS]
+                for i in starts[worker::workers]
             ]
 
-        with ThreadPoolExecutor(WORKERS) as pool:
-            parts = list(pool.map(call, range(WORKERS)))
-    found = np.concatenate([parts[i % WORKERS][i // WORKERS] for i in range(len(starts))])
+        with ThreadPoolExecutor(workers) as pool:
+            parts = list(pool.map(call, range(workers)))
+    found = np.concatenate([parts[i % workers][i // workers] for i in range(len(starts))])
     _write(connection, arrays[0], found)
     return watch.taken()
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from benchmarks import models, project
-from benchmarks.measure import ROOT, Task, run
+from benchmarks.measure import ROOT, Measurement, Task, run
 from benchmarks.results import Row
 from benchmarks.sections.growth import MAX_PERCENT_FROM_LINE, straight_line
 from benchmarks.workloads import TREES_100
@@ -39,13 +39,15 @@ def measure(scale: Scale) -> Iterator[Row]:
         Console().print(f"left out: {reason}")
         return
     rows = scale.of(full=10_000_000, smoke=200_000)
-    steps = ["first", "identity", "unwritten", "nothing", "changed"]
-    one = _play(executors=1, rows=rows, kind="trees_100", steps=["first"])
-    two = _play(executors=2, rows=rows, kind="trees_100", steps=["first"])
+    one = _play(executors=1, rows=rows, kind="trees_100", steps=["first", "identity"])
+    two = _play(executors=2, rows=rows, kind="trees_100", steps=["first", "identity"])
     yield from _of_executors(one, two, rows)
+    alone = {workers: _bare_onnxruntime(rows, workers) for workers in (1, 2)}
+    yield from _of_control(one, two, alone, rows)
     # as its rivals, the run that is compared with the transport keeps no inputs
+    steps = ["first", "identity", "unwritten", "nothing", "changed"]
     without = _play(executors=2, rows=rows, kind="trees_100", steps=steps, keep_inputs=False)
-    yield from _of_transport(without, two, rows, _bare_onnxruntime(rows))
+    yield from _of_transport(without, two, rows, alone[2].seconds)
     yield from _of_changes(without, rows)
     sizes = scale.of(full=(1_000_000, 10_000_000, 100_000_000), smoke=(50_000, 100_000, 200_000))
     yield from _of_growth(
@@ -76,12 +78,16 @@ def _play(
     return {**done.said, "peak_mb": done.peak_mb}
 
 
-def _bare_onnxruntime(rows: int) -> float:
-    """Seconds of two workers on rows in memory."""
+def _bare_onnxruntime(rows: int, workers: int) -> Measurement:
+    """What workers take on rows in memory."""
     folder = project.new_folder()
-    arguments = {"folder": str(folder), "workload": TREES_100.described(rows)}
+    arguments = {
+        "folder": str(folder),
+        "workload": TREES_100.described(rows),
+        "workers": workers,
+    }
     try:
-        return run(Task("benchmarks.rivals.onnxruntime_alone", "score", arguments)).seconds
+        return run(Task("benchmarks.rivals.onnxruntime_alone", "score", arguments))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -107,6 +113,24 @@ def _of_executors(one: dict[str, Any], two: dict[str, Any], rows: int) -> Iterat
         figure=second["seconds"] / first["seconds"],
         detail=f"{second['seconds']:.1f} s, {first['seconds']:.1f} s",
     )
+
+
+def _of_control(
+    one: dict[str, Any], two: dict[str, Any], alone: dict[int, Measurement], rows: int
+) -> Iterator[Row]:
+    """How much dearer work is that does not know of us, when both cores of the machine are busy."""
+    for what, second, first in (
+        ("identity, written", two["identity"]["cpu_seconds"], one["identity"]["cpu_seconds"]),
+        ("onnxruntime alone", alone[2].cpu_seconds, alone[1].cpu_seconds),
+    ):
+        yield Row(
+            section="spark",
+            workload=f"{what}, {rows:,} rows",
+            against="CPU of two, to one",
+            unit="x",
+            figure=second / first,
+            detail=f"{1e6 * second / rows:.2f} and {1e6 * first / rows:.2f} µs a row",
+        )
 
 
 def _of_transport(
