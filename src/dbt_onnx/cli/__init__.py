@@ -37,7 +37,9 @@ class _Group(click.Group):
             ctx.exit(MISUSED if isinstance(error, ConfigError | RegistryError) else WRONG)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 @click.version_option(__version__, prog_name="dbt-onnx")
 def main() -> None:
     """Register and verify ONNX models, and answer for their predictions, in a dbt project."""

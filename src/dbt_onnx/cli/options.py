@@ -19,14 +19,12 @@ project_dir = click.option(
     "--project-dir",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     default=".",
-    show_default=True,
     help="The dbt project; its models lie in artifacts/.",
 )
 registry = click.option(
     "--registry",
     type=click.Path(path_type=Path, dir_okay=False),
     default="seeds/model_registry.csv",
-    show_default=True,
     help="The registry seed, a path in the project.",
 )
 profiles_dir = click.option(
@@ -57,7 +55,6 @@ variables = click.option(
     "variables",
     type=_variables,
     metavar="YAML",
-    default="{}",
     help="dbt's variables, as of dbt.",
 )
 
@@ -75,7 +72,7 @@ def project(command: Callable[..., Any]) -> Callable[..., Any]:
         project_dir: Path,
         profiles_dir: Path | None,
         target: str | None,
-        variables: Mapping[str, Any],
+        variables: Mapping[str, Any] | None,
         **options: Any,
     ) -> Any:
         from dbt_onnx.project.dbt_project import DbtProject

@@ -19,7 +19,7 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Count the rows; erase n
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Newest runs.")
+@click.option("--limit", type=click.IntRange(1), default=20, help="Newest runs.")
 @options.project
 def runs(project: Any, model: str | None, limit: int) -> None:
     """Print the newest runs of the scoring model MODEL, or of all."""
@@ -146,7 +146,7 @@ def forget(project: Any, model: str, key: Sequence[str], why: str, dry_run: bool
 @click.option(
     "--before", required=True, type=options.MOMENT, help="UTC; rows that were scored before it."
 )
-@click.option("--why", default="retention", show_default=True, help="Kept beside the numbers.")
+@click.option("--why", default="retention", help="Kept beside the numbers.")
 @_dry_run
 @options.project
 def prune(project: Any, model: str, before: datetime, why: str, dry_run: bool) -> None:  # noqa: FBT001

@@ -23,31 +23,22 @@ _SHARE = click.FloatRange(0, 1)
     "--min-rank-correlation",
     type=click.FloatRange(-1, 1),
     default=0.8,
-    show_default=True,
     help="Spearman's, of each numeric output with the champion's.",
 )
 @click.option(
     "--max-changed-decisions",
     type=_SHARE,
     default=0.1,
-    show_default=True,
     help="Share of rows with another label, or a probability across the threshold.",
 )
 @click.option(
-    "--max-rejected",
-    type=_SHARE,
-    default=0.1,
-    show_default=True,
-    help="Share of rows that the version rejects.",
+    "--max-rejected", type=_SHARE, default=0.1, help="Share of rows that the version rejects."
 )
-@click.option(
-    "--threshold", type=_SHARE, default=0.5, show_default=True, help="A probability decides here."
-)
+@click.option("--threshold", type=_SHARE, default=0.5, help="A probability decides here.")
 @click.option(
     "--sample",
     type=click.IntRange(min=1),
     default=100_000,
-    show_default=True,
     help="Rows to compare on at most, chosen by the hash of their key.",
 )
 @click.option("--override", metavar="WHY", help="Promote although a check fails; WHY is recorded.")

@@ -15,7 +15,6 @@ _target = click.option(
     "--target",
     "-t",
     default="files",
-    show_default=True,
     help="A target of publish(); DBT_ONNX_SERVING_<NAME> says where it is.",
 )
 

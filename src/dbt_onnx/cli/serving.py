@@ -24,10 +24,8 @@ def _ticking(moment: datetime) -> Callable[[], datetime]:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one."
-)
+@click.option("--host", default="127.0.0.1", help="The address to listen at.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0: a free one.")
 @click.option(
     "--tokens",
     "tokens_file",
@@ -47,24 +45,18 @@ def _ticking(moment: datetime) -> Callable[[], datetime]:
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="Who may be told that a submitted request has ended: a TOML file with addresses and secrets.",
 )
-@click.option(
-    "--max-batch", type=click.IntRange(1), default=1_000, show_default=True, help="Keys of a batch."
-)
-@click.option(
-    "--max-body", type=click.IntRange(1), default=2**20, show_default=True, help="Bytes of a body."
-)
+@click.option("--max-batch", type=click.IntRange(1), default=1_000, help="Keys of a batch.")
+@click.option("--max-body", type=click.IntRange(1), default=2**20, help="Bytes of a body.")
 @click.option(
     "--max-waiting",
     type=click.IntRange(1),
     default=1_000,
-    show_default=True,
     help="Submitted requests of one publication that have not ended.",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0.1),
     default=10,
-    show_default=True,
     metavar="SECONDS",
     help="For sending a request, and for taking its answer.",
 )

@@ -27,7 +27,6 @@ def _period(text: str) -> timedelta:
     type=_period,
     metavar="PERIOD",
     default="2d",
-    show_default=True,
     help="A prediction older than that is stale: 90m, 36h, 2d, 1w.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document, and nothing else.")

@@ -38,12 +38,7 @@ def _seconds(text: str) -> float:
     help="Build when these files are new or others, 'landing/*.parquet'; repeatable. Without it: each time.",
 )
 @click.option(
-    "--every",
-    type=_seconds,
-    metavar="TIME",
-    default="30s",
-    show_default=True,
-    help="How often to look: 2s, 30s, 5m.",
+    "--every", type=_seconds, metavar="TIME", default="30s", help="How often to look: 2s, 30s, 5m."
 )
 @options.project_dir
 @options.profiles_dir
@@ -56,7 +51,7 @@ def watch(
     project_dir: Path,
     profiles_dir: Path | None,
     target: str | None,
-    variables: dict[str, Any],
+    variables: dict[str, Any] | None,
 ) -> None:
     """Run `dbt build` now, and whenever something has arrived, until Ctrl-C.
 
