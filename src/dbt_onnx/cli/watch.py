@@ -13,7 +13,6 @@ from dbt_onnx.cli import options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
     from types import FrameType
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -44,15 +43,7 @@ def _seconds(text: str) -> float:
 @options.profiles_dir
 @options.target
 @options.variables
-def watch(
-    select: Sequence[str],
-    patterns: Sequence[str],
-    every: float,
-    project_dir: Path,
-    profiles_dir: Path | None,
-    target: str | None,
-    variables: dict[str, Any] | None,
-) -> None:
+def watch(select: Sequence[str], patterns: Sequence[str], every: float, **project: Any) -> None:
     """Run `dbt build` now, and whenever something has arrived, until Ctrl-C.
 
     One build at a time; what arrives meanwhile is seen by the next. After a failure the next try comes by
@@ -63,11 +54,6 @@ def watch(
     from dbt_onnx.project.dbt_project import DbtProject
     from dbt_onnx.project.watching import Watch
 
-    def open_project() -> DbtProject:
-        return DbtProject(
-            project_dir, profiles_dir=profiles_dir, target=target, variables=variables
-        )
-
     ended = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -75,7 +61,7 @@ def watch(
             signal.default_int_handler(number, frame)
         ended.set()
 
-    watching = Watch(open_project, select=select, patterns=patterns, every=every)
+    watching = Watch(lambda: DbtProject(**project), select=select, patterns=patterns, every=every)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
     show_start(patterns, every)
