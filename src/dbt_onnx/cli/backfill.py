@@ -41,10 +41,7 @@ _EVERY = ("day", "week", "month")
 @click.option("--dry-run", is_flag=True, help="Build and count the features; score nothing.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first slice that fails.")
 @options.project
-@click.pass_context
 def backfill(
-    ctx: click.Context,
-    /,
     model: str,
     first: datetime,
     last: datetime,
@@ -77,13 +74,13 @@ def backfill(
                     break
     except KeyboardInterrupt:
         show.show_interrupted(planned, results)
-        ctx.exit(INTERRUPTED)
+        raise SystemExit(INTERRUPTED) from None
     if dry_run:
         show.show_slices(planned, results)
     else:
         show.show_end(planned, results)
     if any(result.error is not None for result in results):
-        ctx.exit(options.WRONG)
+        raise SystemExit(options.WRONG)
 
 
 @contextmanager

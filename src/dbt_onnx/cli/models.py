@@ -108,9 +108,7 @@ def register(
 )
 @options.project_dir
 @options.registry
-@click.pass_context
 def verify(
-    ctx: click.Context,
     signed: bool,  # noqa: FBT001
     public_key: Path | None,
     record_cards: bool,  # noqa: FBT001
@@ -137,7 +135,7 @@ def verify(
         }
         show_recorded(registry, *record(seed, digests))
     if not all(verdict.passed for verdict in verdicts):
-        ctx.exit(options.WRONG)
+        raise SystemExit(options.WRONG)
 
 
 def _verifier(public_key: Path | None, *, signed: bool) -> SignatureVerifier | None:

@@ -75,9 +75,7 @@ def history(project: Any, model: str, key: Sequence[str]) -> None:
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="N rows of a run, not all.")
 @options.project
 @options.registry
-@click.pass_context
 def replay(
-    ctx: click.Context,
     project: Any,
     model: str,
     run_ids: Sequence[str],
@@ -118,7 +116,7 @@ def replay(
             show_replay(result)
             passed = passed and result.passed
     if not passed:
-        ctx.exit(options.WRONG)
+        raise SystemExit(options.WRONG)
 
 
 @click.command()

@@ -44,15 +44,8 @@ _SHARE = click.FloatRange(0, 1)
 @click.option("--override", metavar="WHY", help="Promote although a check fails; WHY is recorded.")
 @options.project
 @options.registry
-@click.pass_context
 def promote(
-    ctx: click.Context,
-    /,
-    version: str,
-    override: str | None,
-    project: DbtProject,
-    registry: Path,
-    **limits: Any,
+    version: str, override: str | None, project: DbtProject, registry: Path, **limits: Any
 ) -> None:
     """Make NAME/VERSION the champion, if it passes the gate.
 
@@ -77,7 +70,7 @@ def promote(
     failed = [check for check in checks if check.verdict == "failed"]
     if any(check.final or why is None for check in failed):
         show_refusal(version, failed, registry, overridden=why is not None)
-        ctx.exit(options.WRONG)
+        raise SystemExit(options.WRONG)
     gate: GateResult = "overridden" if failed else "passed" if standing.champion else "not_compared"
     change = carry_out(
         standing, entry, action="promote", gate=gate, reason=despite(why or "", failed)
