@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 WRONG, MISUSED = 1, 2
 
@@ -67,19 +67,11 @@ def project(command: Callable[..., Any]) -> Callable[..., Any]:
     @target
     @variables
     @functools.wraps(command)
-    def with_project(
-        *arguments: Any,
-        project_dir: Path,
-        profiles_dir: Path | None,
-        target: str | None,
-        variables: Mapping[str, Any] | None,
-        **options: Any,
-    ) -> Any:
+    def with_project(**given: Any) -> Any:
         from dbt_onnx.project.dbt_project import DbtProject
 
-        opened = DbtProject(
-            project_dir, profiles_dir=profiles_dir, target=target, variables=variables
-        )
-        return command(*arguments, project=opened, **options)
+        names = ("project_dir", "profiles_dir", "target", "variables")
+        opened = DbtProject(**{name: given.pop(name) for name in names})
+        return command(project=opened, **given)
 
     return with_project
