@@ -23,7 +23,7 @@ INTERRUPTED = 130
 _EVERY = ("day", "week", "month")
 
 
-@click.command()
+@options.main.command()
 @click.argument("model")
 @click.option(
     "--from", "first", required=True, type=options.MOMENT, help="The first slice's clock."

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dbt_onnx.artifacts.signing import SignatureVerifier
 
 
-@click.command()
+@options.main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(file: Path) -> None:
     """Print what the model in FILE wants and gives, and what registering it needs."""
@@ -29,7 +29,7 @@ def inspect(file: Path) -> None:
     show_model(file, model_bytes, signature)
 
 
-@click.command()
+@options.main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="The model's name, such as churn.")
 @click.option("--version", required=True, help="The new version, such as 2.")
@@ -94,7 +94,7 @@ def register(
     show_registration(registration)
 
 
-@click.command()
+@options.main.command()
 @click.option("--signed", is_flag=True, help="Every version must be signed by --public-key.")
 @click.option(
     "--public-key",
@@ -149,7 +149,7 @@ def _verifier(public_key: Path | None, *, signed: bool) -> SignatureVerifier | N
     return SignatureVerifier(public_key) if public_key is not None else None
 
 
-@click.command()
+@options.main.command()
 @click.argument("model", metavar="NAME/VERSION")
 @click.option(
     "--key",

@@ -1,4 +1,4 @@
-"""Options and exit codes that commands share."""
+"""The group of all commands, and the options and exit codes that they share."""
 
 from __future__ import annotations
 
@@ -8,10 +8,38 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dbt_onnx.errors import ConfigError, DbtOnnxError, RegistryError
+from dbt_onnx.version import __version__
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 WRONG, MISUSED = 1, 2
+
+
+class _Group(click.Group):
+    """A group whose commands end with one message and a hint, never with a traceback.
+
+    Exit codes: 1 when a model, a card or a check is wrong, 2 when the call or the registry is.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DbtOnnxError as error:
+            from dbt_onnx.cli.show.console import show_error
+
+            show_error(error.message, error.hint)
+            ctx.exit(MISUSED if isinstance(error, ConfigError | RegistryError) else WRONG)
+
+
+@click.group(
+    cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
+@click.version_option(__version__, prog_name="dbt-onnx")
+def main() -> None:
+    """Register and verify ONNX models, and answer for their predictions, in a dbt project."""
+
 
 MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"])
 

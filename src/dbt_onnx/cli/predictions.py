@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _dry_run = click.option("--dry-run", is_flag=True, help="Count the rows; erase nothing.")
 
 
-@click.command()
+@options.main.command()
 @click.argument("model", required=False)
 @click.option("--limit", type=click.IntRange(1), default=20, help="Newest runs.")
 @options.project
@@ -36,7 +36,7 @@ def runs(project: Any, model: str | None, limit: int) -> None:
     show_runs(newest[:limit])
 
 
-@click.command()
+@options.main.command()
 @click.argument("model")
 @click.argument("key", nargs=-1, required=True)
 @options.project
@@ -62,7 +62,7 @@ def history(project: Any, model: str, key: Sequence[str]) -> None:
     show_served(publications, since=history[0].scored_at)
 
 
-@click.command()
+@options.main.command()
 @click.argument("model")
 @click.option(
     "--run",
@@ -119,7 +119,7 @@ def replay(
         raise SystemExit(options.WRONG)
 
 
-@click.command()
+@options.main.command()
 @click.argument("model")
 @click.argument("key", nargs=-1, required=True)
 @click.option("--why", required=True, help="Kept beside the numbers of rows; name nobody in it.")
@@ -139,7 +139,7 @@ def forget(project: Any, model: str, key: Sequence[str], why: str, dry_run: bool
     show_erasure(model, erasure, dry_run=dry_run)
 
 
-@click.command()
+@options.main.command()
 @click.argument("model")
 @click.option(
     "--before", required=True, type=options.MOMENT, help="UTC; rows that were scored before it."

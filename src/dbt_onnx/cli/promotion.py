@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _SHARE = click.FloatRange(0, 1)
 
 
-@click.command()
+@options.main.command()
 @click.argument("version", metavar="NAME/VERSION")
 @click.option(
     "--min-rank-correlation",
@@ -78,7 +78,7 @@ def promote(
     show_change(change, registry, overridden=failed)
 
 
-@click.command()
+@options.main.command()
 @click.argument("name")
 @click.option("--to", metavar="VERSION", help="The version to return to; else the one before.")
 @click.option("--reason", metavar="WHY", help="Recorded with the rollback.")

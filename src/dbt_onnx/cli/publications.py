@@ -19,7 +19,7 @@ _target = click.option(
 )
 
 
-@click.command()
+@options.main.command()
 @click.argument("name", required=False)
 @_target
 @options.project_dir
@@ -32,7 +32,7 @@ def published(name: str | None, target: str, project_dir: Path) -> None:
     show_publications([publications_of(target, each, project=project_dir) for each in names])
 
 
-@click.command()
+@options.main.command()
 @click.argument("name")
 @_target
 @options.project_dir

@@ -22,7 +22,7 @@ def _ticking(moment: datetime) -> Callable[[], datetime]:
     return lambda: moment + timedelta(seconds=time.monotonic() - begun)
 
 
-@click.command()
+@options.main.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
 @click.option("--host", default="127.0.0.1", help="The address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0: a free one.")

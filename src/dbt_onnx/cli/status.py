@@ -20,7 +20,7 @@ def _period(text: str) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
-@click.command()
+@options.main.command()
 @click.argument("model", required=False)
 @click.option(
     "--stale-after",

@@ -25,7 +25,7 @@ def _seconds(text: str) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
-@click.command()
+@options.main.command()
 @click.option(
     "--select", "-s", multiple=True, metavar="NODES", help="As of `dbt build`; repeatable."
 )
