@@ -163,12 +163,13 @@ def sign(model: str, key: Path, project_dir: Path, registry: Path) -> None:
     """Sign a registered version: its model file and its card, with a key, offline."""
     from dbt_onnx.artifacts.registry import Registry
     from dbt_onnx.artifacts.signing import sign_version
-    from dbt_onnx.cli.show.models import show_signature
+    from dbt_onnx.cli.show.console import print_text
 
     entry = Registry.from_csv(project_dir / registry).resolve(model)
     password = os.environ.get("DBT_ONNX_KEY_PASSWORD")
     path = sign_version(project_dir / "artifacts", entry, key=key, password=password)
-    show_signature(entry, path)
+    print_text(f"signed {entry.model}, model and card", style="bold green")
+    print_text(f"signature {path}")
 
 
 def _names(text: str) -> list[str]:

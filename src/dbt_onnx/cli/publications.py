@@ -41,7 +41,8 @@ def unpublish(name: str, target: str, project_dir: Path) -> None:
 
     The next `dbt build` publishes again: mend, or roll back, what it would publish first.
     """
-    from dbt_onnx.cli.show.publications import show_return
+    from dbt_onnx.cli.show.console import print_text
     from dbt_onnx.serving.targets import unpublish as return_to_before
 
-    show_return(*return_to_before(target, name, project=project_dir))
+    before, now = return_to_before(target, name, project=project_dir)
+    print_text(f"{now.name}: {now.current} is served again, in place of {before.current}")

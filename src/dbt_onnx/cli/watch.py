@@ -50,7 +50,8 @@ def watch(select: Sequence[str], patterns: Sequence[str], every: float, **projec
     itself, later each time. Ctrl-C ends after the build that runs; a second one ends it. Put a file
     under another name, or elsewhere, while it is written, and rename it when it is whole.
     """
-    from dbt_onnx.cli.show.watch import show_build, show_end, show_start
+    from dbt_onnx.cli.show.console import print_text
+    from dbt_onnx.cli.show.watch import show_build, show_start
     from dbt_onnx.project.dbt_project import DbtProject
     from dbt_onnx.project.watching import Watch
 
@@ -70,4 +71,4 @@ def watch(select: Sequence[str], patterns: Sequence[str], every: float, **projec
         if build is not None:
             show_build(build, wait=watching.wait)
         ended.wait(watching.wait)
-    show_end()
+    print_text("ended")
