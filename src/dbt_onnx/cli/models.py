@@ -15,8 +15,6 @@ from dbt_onnx.kernel.contract import TimeUnit
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dbt_onnx.artifacts.signing import SignatureVerifier
-
 
 @options.main.command()
 @click.argument("file", type=click.Path(path_type=Path))
@@ -118,12 +116,19 @@ def verify(
     """Check every registered version: file, sha256, card, graph, and its sample's predictions."""
     from dbt_onnx.artifacts.registry import Registry
     from dbt_onnx.artifacts.registry_file import record_cards as record
+    from dbt_onnx.artifacts.signing import SignatureVerifier
     from dbt_onnx.artifacts.verification import unregistered_folders, verify_registry
     from dbt_onnx.cli.show.models import show_recorded, show_verdicts
 
     artifacts, seed = project_dir / "artifacts", project_dir / registry
     entries = Registry.from_csv(seed)
-    verdicts = verify_registry(artifacts, entries, verifier=_verifier(public_key, signed=signed))
+    if signed != (public_key is not None):
+        raise ConfigError(
+            "--signed and --public-key go together",
+            hint="dbt-onnx verify --signed --public-key public.pem",
+        )
+    verifier = None if public_key is None else SignatureVerifier(public_key)
+    verdicts = verify_registry(artifacts, entries, verifier=verifier)
     show_verdicts(
         verdicts, unregistered=unregistered_folders(artifacts, entries), recording=record_cards
     )
@@ -136,17 +141,6 @@ def verify(
         show_recorded(registry, *record(seed, digests))
     if not all(verdict.passed for verdict in verdicts):
         raise SystemExit(options.WRONG)
-
-
-def _verifier(public_key: Path | None, *, signed: bool) -> SignatureVerifier | None:
-    from dbt_onnx.artifacts.signing import SignatureVerifier
-
-    if signed != (public_key is not None):
-        raise ConfigError(
-            "--signed and --public-key go together",
-            hint="dbt-onnx verify --signed --public-key public.pem",
-        )
-    return SignatureVerifier(public_key) if public_key is not None else None
 
 
 @options.main.command()
