@@ -1,15 +1,7 @@
 """The command line, `dbt-onnx`. Each family of commands has a module of its own."""
 
-from dbt_onnx.cli import (  # noqa: F401, each adds its commands to `main`
-    backfill,
-    models,
-    predictions,
-    promotion,
-    publications,
-    serving,
-    status,
-    watch,
-)
+# each adds its commands to `main`
+from dbt_onnx.cli import backfill, models, predictions, promotion, serving, status, watch  # noqa: F401
 from dbt_onnx.cli.options import main
 
 __all__ = ["main"]
