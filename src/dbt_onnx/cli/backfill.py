@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import FrameType
 
-    from dbt_onnx.project.backfill import SliceResult
+    from dbt_onnx.project.backfill import Every, SliceResult
     from dbt_onnx.project.dbt_project import DbtProject
 
 INTERRUPTED = 130
@@ -45,7 +45,7 @@ def backfill(
     model: str,
     first: datetime,
     last: datetime,
-    every: str,
+    every: Every,
     version: str | None,
     dry_run: bool,  # noqa: FBT001
     fail_fast: bool,  # noqa: FBT001
@@ -59,9 +59,7 @@ def backfill(
     from dbt_onnx.cli.show import backfill as show
     from dbt_onnx.project.backfill import plan_backfill, run_backfill
 
-    planned = plan_backfill(
-        project, model, first=first, last=last, every=cast("Any", every), asked=version
-    )
+    planned = plan_backfill(project, model, first=first, last=last, every=every, asked=version)
     show.show_backfill(planned)
     results: list[SliceResult] = []
     try:
