@@ -48,10 +48,10 @@ def history(project: Any, model: str, key: Sequence[str]) -> None:
     """
     from dbt_onnx.cli.show.predictions import show_history, show_served
 
-    scoring_model = project.scoring_model(model)
+    table = project.scoring_model(model).table
     with project.warehouse() as warehouse:
-        history = warehouse.history(scoring_model.table, key)
-        publications = warehouse.publications(scoring_model.table)
+        history = warehouse.history(table, key)
+        publications = warehouse.publications(table)
     if not history:
         raise ConfigError(
             f"{model} has never said anything of {', '.join(key)}",
@@ -93,13 +93,13 @@ def replay(
     from dbt_onnx.artifacts.registry import Registry
     from dbt_onnx.cli.show.predictions import show_proof, show_replay
 
-    scoring_model = project.scoring_model(model)
+    table = project.scoring_model(model).table
     entries = Registry.from_csv(project.root / registry)
     with project.warehouse() as warehouse:
-        findings = warehouse.prove(scoring_model.table, with_values=every)
+        findings = warehouse.prove(table, with_values=every)
         show_proof(model, findings)
         passed = not findings
-        kept = warehouse.replayable_runs(scoring_model.table)
+        kept = warehouse.replayable_runs(table)
         if not run_ids and not kept:
             raise ConfigError(
                 f"no run of {model} has kept its inputs",
@@ -107,11 +107,7 @@ def replay(
             )
         for run_id in kept if every else [_full_id(r, kept) for r in run_ids] or kept[:1]:
             result = warehouse.replay(
-                scoring_model.table,
-                run_id,
-                registry=entries,
-                artifacts=project.root / "artifacts",
-                sample=sample,
+                table, run_id, registry=entries, artifacts=project.root / "artifacts", sample=sample
             )
             show_replay(result)
             passed = passed and result.passed
@@ -133,9 +129,9 @@ def forget(project: Any, model: str, key: Sequence[str], why: str, dry_run: bool
     """
     from dbt_onnx.cli.show.predictions import show_erasure
 
-    scoring_model = project.scoring_model(model)
+    table = project.scoring_model(model).table
     with project.warehouse(read_only=dry_run) as warehouse:
-        erasure = warehouse.forget(scoring_model.table, key, why=why, dry_run=dry_run)
+        erasure = warehouse.forget(table, key, why=why, dry_run=dry_run)
     show_erasure(model, erasure, dry_run=dry_run)
 
 
@@ -154,9 +150,9 @@ def prune(project: Any, model: str, before: datetime, why: str, dry_run: bool) -
     """
     from dbt_onnx.cli.show.predictions import show_erasure
 
-    scoring_model = project.scoring_model(model)
+    table = project.scoring_model(model).table
     with project.warehouse(read_only=dry_run) as warehouse:
-        erasure = warehouse.prune(scoring_model.table, before=before, why=why, dry_run=dry_run)
+        erasure = warehouse.prune(table, before=before, why=why, dry_run=dry_run)
     show_erasure(model, erasure, dry_run=dry_run)
 
 
