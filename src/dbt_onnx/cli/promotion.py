@@ -59,19 +59,16 @@ def promote(
 
     why = None if override is None else clean_reason(override, option="--override")
     standing, entry = read_promotion(project.root / registry, version)
+    champion = standing.champion
     checks = examine(
-        project,
-        entry,
-        standing.champion,
-        artifacts=project.root / "artifacts",
-        limits=Limits(**limits),
+        project, entry, champion, artifacts=project.root / "artifacts", limits=Limits(**limits)
     )
-    show_gate(version, standing.champion, checks)
+    show_gate(version, champion, checks)
     failed = [check for check in checks if check.verdict == "failed"]
     if any(check.final or why is None for check in failed):
         show_refusal(version, failed, registry, overridden=why is not None)
         raise SystemExit(options.WRONG)
-    gate: GateResult = "overridden" if failed else "passed" if standing.champion else "not_compared"
+    gate: GateResult = "overridden" if failed else "passed" if champion else "not_compared"
     change = carry_out(
         standing, entry, action="promote", gate=gate, reason=despite(why or "", failed)
     )
