@@ -119,8 +119,7 @@ def show_verdicts(
     Console().print(table("model registry", header, rows))
     for verdict in verdicts:
         if verdict.fault is not None:
-            name = str(verdict.entry.model)
-            print_text(f"{name}: {verdict.fault}", style="red")
+            print_text(f"{verdict.entry.model}: {verdict.fault}", style="red")
             print_text(f"Hint: {verdict.hint}")
     for folder in unregistered:
         print_text(
