@@ -95,9 +95,7 @@ def register(
 @options.main.command()
 @click.option("--signed", is_flag=True, help="Every version must be signed by --public-key.")
 @click.option(
-    "--public-key",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The key of whoever answers for the models, PEM.",
+    "--public-key", type=options.FILE, help="The key of whoever answers for the models, PEM."
 )
 @click.option(
     "--record-cards",
@@ -148,7 +146,7 @@ def verify(
 @click.option(
     "--key",
     required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.FILE,
     help="The private key, PEM; its password, if it has one, is read from DBT_ONNX_KEY_PASSWORD.",
 )
 @options.project_dir

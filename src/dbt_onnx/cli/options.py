@@ -41,23 +41,22 @@ def main() -> None:
     """Register and verify ONNX models, and answer for their predictions, in a dbt project."""
 
 
+FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
+FILE = click.Path(path_type=Path, dir_okay=False)
 MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"])
 
 project_dir = click.option(
-    "--project-dir",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
-    default=".",
-    help="The dbt project; its models lie in artifacts/.",
+    "--project-dir", type=FOLDER, default=".", help="The dbt project; its models lie in artifacts/."
 )
 registry = click.option(
     "--registry",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     default="seeds/model_registry.csv",
     help="The registry seed, a path in the project.",
 )
 profiles_dir = click.option(
     "--profiles-dir",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=FOLDER,
     envvar="DBT_PROFILES_DIR",
     help="Where profiles.yml lies; as of dbt.",
 )
@@ -79,11 +78,7 @@ def _variables(text: str) -> dict[str, Any]:
 
 
 variables = click.option(
-    "--vars",
-    "variables",
-    type=_variables,
-    metavar="YAML",
-    help="dbt's variables, as of dbt.",
+    "--vars", "variables", type=_variables, metavar="YAML", help="dbt's variables, as of dbt."
 )
 
 

@@ -23,7 +23,7 @@ def _ticking(moment: datetime) -> Callable[[], datetime]:
 
 
 @options.main.command()
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.argument("folder", type=options.FOLDER)
 @click.option("--host", default="127.0.0.1", help="The address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0: a free one.")
 @click.option(
