@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from dbt_onnx.project.backfill import Every, SliceResult
     from dbt_onnx.project.dbt_project import DbtProject
 
-INTERRUPTED = 130
-
 _EVERY = ("day", "week", "month")
 
 
@@ -72,7 +70,7 @@ def backfill(
                     break
     except KeyboardInterrupt:
         show.show_interrupted(planned, results)
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(options.INTERRUPTED) from None
     if dry_run:
         show.show_slices(planned, results)
     else:

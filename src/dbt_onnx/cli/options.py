@@ -14,7 +14,7 @@ from dbt_onnx.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WRONG, MISUSED = 1, 2
+WRONG, MISUSED, INTERRUPTED = 1, 2, 130
 
 
 class _Group(click.Group):
