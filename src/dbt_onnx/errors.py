@@ -28,10 +28,7 @@ class DbtOnnxError(Exception):
 
 
 def listed(items: Collection[object], *, most: int = 20) -> str:
-    """`[1, 2, 3]`; of many items the first `most`, and how many more there are.
-
-    A card may name a million.
-    """
+    """`[1, 2, 3]`; of many items the first `most`, and how many more there are."""
     shown = [f"{item!r:.60}" for item in list(items)[:most]]
     return f"[{', '.join(shown)}{f', ... {len(items) - most:,} more' if len(items) > most else ''}]"
 

@@ -21,8 +21,6 @@ from dbt_onnx.project.replay_check import replay_sample
 if TYPE_CHECKING:
     import duckdb
 
-FUNCTION = "dbt_onnx_replay"
-
 
 class Plugin(BasePlugin):
     """Registers `dbt_onnx_replay(VARCHAR) -> VARCHAR`; dbt-duckdb looks for this name."""
@@ -43,4 +41,4 @@ class Plugin(BasePlugin):
             return json.dumps(found)
 
         # declared with side effects, so that DuckDB calls it each time
-        conn.create_function(FUNCTION, dbt_onnx_replay, side_effects=True)
+        conn.create_function("dbt_onnx_replay", dbt_onnx_replay, side_effects=True)

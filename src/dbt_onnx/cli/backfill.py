@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,15 +15,13 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import FrameType
 
-    from dbt_onnx.project.backfill import SliceResult
+    from dbt_onnx.project.backfill import Every, SliceResult
     from dbt_onnx.project.dbt_project import DbtProject
-
-INTERRUPTED = 130
 
 _EVERY = ("day", "week", "month")
 
 
-@click.command()
+@options.main.command()
 @click.argument("model")
 @click.option(
     "--from", "first", required=True, type=options.MOMENT, help="The first slice's clock."
@@ -41,14 +39,11 @@ _EVERY = ("day", "week", "month")
 @click.option("--dry-run", is_flag=True, help="Build and count the features; score nothing.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first slice that fails.")
 @options.project
-@click.pass_context
 def backfill(
-    ctx: click.Context,
-    /,
     model: str,
     first: datetime,
     last: datetime,
-    every: str,
+    every: Every,
     version: str | None,
     dry_run: bool,  # noqa: FBT001
     fail_fast: bool,  # noqa: FBT001
@@ -62,9 +57,7 @@ def backfill(
     from dbt_onnx.cli.show import backfill as show
     from dbt_onnx.project.backfill import plan_backfill, run_backfill
 
-    planned = plan_backfill(
-        project, model, first=first, last=last, every=cast("Any", every), asked=version
-    )
+    planned = plan_backfill(project, model, first=first, last=last, every=every, asked=version)
     show.show_backfill(planned)
     results: list[SliceResult] = []
     try:
@@ -77,13 +70,13 @@ def backfill(
                     break
     except KeyboardInterrupt:
         show.show_interrupted(planned, results)
-        ctx.exit(INTERRUPTED)
+        raise SystemExit(options.INTERRUPTED) from None
     if dry_run:
         show.show_slices(planned, results)
     else:
         show.show_end(planned, results)
     if any(result.error is not None for result in results):
-        ctx.exit(options.WRONG)
+        raise SystemExit(options.WRONG)
 
 
 @contextmanager

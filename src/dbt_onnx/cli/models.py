@@ -15,10 +15,8 @@ from dbt_onnx.kernel.contract import TimeUnit
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dbt_onnx.artifacts.signing import SignatureVerifier
 
-
-@click.command()
+@options.main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(file: Path) -> None:
     """Print what the model in FILE wants and gives, and what registering it needs."""
@@ -29,7 +27,7 @@ def inspect(file: Path) -> None:
     show_model(file, model_bytes, signature)
 
 
-@click.command()
+@options.main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="The model's name, such as churn.")
 @click.option("--version", required=True, help="The new version, such as 2.")
@@ -94,12 +92,10 @@ def register(
     show_registration(registration)
 
 
-@click.command()
+@options.main.command()
 @click.option("--signed", is_flag=True, help="Every version must be signed by --public-key.")
 @click.option(
-    "--public-key",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The key of whoever answers for the models, PEM.",
+    "--public-key", type=options.FILE, help="The key of whoever answers for the models, PEM."
 )
 @click.option(
     "--record-cards",
@@ -108,9 +104,7 @@ def register(
 )
 @options.project_dir
 @options.registry
-@click.pass_context
 def verify(
-    ctx: click.Context,
     signed: bool,  # noqa: FBT001
     public_key: Path | None,
     record_cards: bool,  # noqa: FBT001
@@ -120,12 +114,19 @@ def verify(
     """Check every registered version: file, sha256, card, graph, and its sample's predictions."""
     from dbt_onnx.artifacts.registry import Registry
     from dbt_onnx.artifacts.registry_file import record_cards as record
+    from dbt_onnx.artifacts.signing import SignatureVerifier
     from dbt_onnx.artifacts.verification import unregistered_folders, verify_registry
     from dbt_onnx.cli.show.models import show_recorded, show_verdicts
 
     artifacts, seed = project_dir / "artifacts", project_dir / registry
     entries = Registry.from_csv(seed)
-    verdicts = verify_registry(artifacts, entries, verifier=_verifier(public_key, signed=signed))
+    if signed != (public_key is not None):
+        raise ConfigError(
+            "--signed and --public-key go together",
+            hint="dbt-onnx verify --signed --public-key public.pem",
+        )
+    verifier = None if public_key is None else SignatureVerifier(public_key)
+    verdicts = verify_registry(artifacts, entries, verifier=verifier)
     show_verdicts(
         verdicts, unregistered=unregistered_folders(artifacts, entries), recording=record_cards
     )
@@ -137,26 +138,15 @@ def verify(
         }
         show_recorded(registry, *record(seed, digests))
     if not all(verdict.passed for verdict in verdicts):
-        ctx.exit(options.WRONG)
+        raise SystemExit(options.WRONG)
 
 
-def _verifier(public_key: Path | None, *, signed: bool) -> SignatureVerifier | None:
-    from dbt_onnx.artifacts.signing import SignatureVerifier
-
-    if signed != (public_key is not None):
-        raise ConfigError(
-            "--signed and --public-key go together",
-            hint="dbt-onnx verify --signed --public-key public.pem",
-        )
-    return SignatureVerifier(public_key) if public_key is not None else None
-
-
-@click.command()
+@options.main.command()
 @click.argument("model", metavar="NAME/VERSION")
 @click.option(
     "--key",
     required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.FILE,
     help="The private key, PEM; its password, if it has one, is read from DBT_ONNX_KEY_PASSWORD.",
 )
 @options.project_dir
@@ -165,12 +155,13 @@ def sign(model: str, key: Path, project_dir: Path, registry: Path) -> None:
     """Sign a registered version: its model file and its card, with a key, offline."""
     from dbt_onnx.artifacts.registry import Registry
     from dbt_onnx.artifacts.signing import sign_version
-    from dbt_onnx.cli.show.models import show_signature
+    from dbt_onnx.cli.show.console import print_text
 
     entry = Registry.from_csv(project_dir / registry).resolve(model)
     password = os.environ.get("DBT_ONNX_KEY_PASSWORD")
     path = sign_version(project_dir / "artifacts", entry, key=key, password=password)
-    show_signature(entry, path)
+    print_text(f"signed {entry.model}, model and card", style="bold green")
+    print_text(f"signature {path}")
 
 
 def _names(text: str) -> list[str]:

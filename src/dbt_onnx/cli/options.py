@@ -1,4 +1,4 @@
-"""Options and exit codes that commands share."""
+"""The group of all commands, and the options and exit codes that they share."""
 
 from __future__ import annotations
 
@@ -8,30 +8,55 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dbt_onnx.errors import ConfigError, DbtOnnxError, RegistryError
+from dbt_onnx.version import __version__
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-WRONG, MISUSED = 1, 2
+WRONG, MISUSED, INTERRUPTED = 1, 2, 130
 
+
+class _Group(click.Group):
+    """A group whose commands end with one message and a hint, never with a traceback.
+
+    Exit codes: 1 when a model, a card or a check is wrong, 2 when the call or the registry is.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DbtOnnxError as error:
+            from dbt_onnx.cli.show.console import show_error
+
+            show_error(error.message, error.hint)
+            ctx.exit(MISUSED if isinstance(error, ConfigError | RegistryError) else WRONG)
+
+
+@click.group(
+    cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
+@click.version_option(__version__, prog_name="dbt-onnx")
+def main() -> None:
+    """Register and verify ONNX models, and answer for their predictions, in a dbt project."""
+
+
+FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
+FILE = click.Path(path_type=Path, dir_okay=False)
 MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"])
 
 project_dir = click.option(
-    "--project-dir",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
-    default=".",
-    show_default=True,
-    help="The dbt project; its models lie in artifacts/.",
+    "--project-dir", type=FOLDER, default=".", help="The dbt project; its models lie in artifacts/."
 )
 registry = click.option(
     "--registry",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     default="seeds/model_registry.csv",
-    show_default=True,
     help="The registry seed, a path in the project.",
 )
 profiles_dir = click.option(
     "--profiles-dir",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=FOLDER,
     envvar="DBT_PROFILES_DIR",
     help="Where profiles.yml lies; as of dbt.",
 )
@@ -53,12 +78,7 @@ def _variables(text: str) -> dict[str, Any]:
 
 
 variables = click.option(
-    "--vars",
-    "variables",
-    type=_variables,
-    metavar="YAML",
-    default="{}",
-    help="dbt's variables, as of dbt.",
+    "--vars", "variables", type=_variables, metavar="YAML", help="dbt's variables, as of dbt."
 )
 
 
@@ -70,19 +90,11 @@ def project(command: Callable[..., Any]) -> Callable[..., Any]:
     @target
     @variables
     @functools.wraps(command)
-    def with_project(
-        *arguments: Any,
-        project_dir: Path,
-        profiles_dir: Path | None,
-        target: str | None,
-        variables: Mapping[str, Any],
-        **options: Any,
-    ) -> Any:
+    def with_project(**given: Any) -> Any:
         from dbt_onnx.project.dbt_project import DbtProject
 
-        opened = DbtProject(
-            project_dir, profiles_dir=profiles_dir, target=target, variables=variables
-        )
-        return command(*arguments, project=opened, **options)
+        names = ("project_dir", "profiles_dir", "target", "variables")
+        opened = DbtProject(**{name: given.pop(name) for name in names})
+        return command(project=opened, **given)
 
     return with_project

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 _dry_run = click.option("--dry-run", is_flag=True, help="Count the rows; erase nothing.")
 
 
-@click.command()
+@options.main.command()
 @click.argument("model", required=False)
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Newest runs.")
+@click.option("--limit", type=click.IntRange(1), default=20, help="Newest runs.")
 @options.project
 def runs(project: Any, model: str | None, limit: int) -> None:
     """Print the newest runs of the scoring model MODEL, or of all."""
@@ -36,7 +36,7 @@ def runs(project: Any, model: str | None, limit: int) -> None:
     show_runs(newest[:limit])
 
 
-@click.command()
+@options.main.command()
 @click.argument("model")
 @click.argument("key", nargs=-1, required=True)
 @options.project
@@ -48,10 +48,10 @@ def history(project: Any, model: str, key: Sequence[str]) -> None:
     """
     from dbt_onnx.cli.show.predictions import show_history, show_served
 
-    scoring_model = project.scoring_model(model)
+    table = project.scoring_model(model).table
     with project.warehouse() as warehouse:
-        history = warehouse.history(scoring_model.table, key)
-        publications = warehouse.publications(scoring_model.table)
+        history = warehouse.history(table, key)
+        publications = warehouse.publications(table)
     if not history:
         raise ConfigError(
             f"{model} has never said anything of {', '.join(key)}",
@@ -62,7 +62,7 @@ def history(project: Any, model: str, key: Sequence[str]) -> None:
     show_served(publications, since=history[0].scored_at)
 
 
-@click.command()
+@options.main.command()
 @click.argument("model")
 @click.option(
     "--run",
@@ -75,9 +75,7 @@ def history(project: Any, model: str, key: Sequence[str]) -> None:
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="N rows of a run, not all.")
 @options.project
 @options.registry
-@click.pass_context
 def replay(
-    ctx: click.Context,
     project: Any,
     model: str,
     run_ids: Sequence[str],
@@ -95,13 +93,13 @@ def replay(
     from dbt_onnx.artifacts.registry import Registry
     from dbt_onnx.cli.show.predictions import show_proof, show_replay
 
-    scoring_model = project.scoring_model(model)
+    table = project.scoring_model(model).table
     entries = Registry.from_csv(project.root / registry)
     with project.warehouse() as warehouse:
-        findings = warehouse.prove(scoring_model.table, with_values=every)
+        findings = warehouse.prove(table, with_values=every)
         show_proof(model, findings)
         passed = not findings
-        kept = warehouse.replayable_runs(scoring_model.table)
+        kept = warehouse.replayable_runs(table)
         if not run_ids and not kept:
             raise ConfigError(
                 f"no run of {model} has kept its inputs",
@@ -109,19 +107,15 @@ def replay(
             )
         for run_id in kept if every else [_full_id(r, kept) for r in run_ids] or kept[:1]:
             result = warehouse.replay(
-                scoring_model.table,
-                run_id,
-                registry=entries,
-                artifacts=project.root / "artifacts",
-                sample=sample,
+                table, run_id, registry=entries, artifacts=project.root / "artifacts", sample=sample
             )
             show_replay(result)
             passed = passed and result.passed
     if not passed:
-        ctx.exit(options.WRONG)
+        raise SystemExit(options.WRONG)
 
 
-@click.command()
+@options.main.command()
 @click.argument("model")
 @click.argument("key", nargs=-1, required=True)
 @click.option("--why", required=True, help="Kept beside the numbers of rows; name nobody in it.")
@@ -135,18 +129,18 @@ def forget(project: Any, model: str, key: Sequence[str], why: str, dry_run: bool
     """
     from dbt_onnx.cli.show.predictions import show_erasure
 
-    scoring_model = project.scoring_model(model)
+    table = project.scoring_model(model).table
     with project.warehouse(read_only=dry_run) as warehouse:
-        erasure = warehouse.forget(scoring_model.table, key, why=why, dry_run=dry_run)
+        erasure = warehouse.forget(table, key, why=why, dry_run=dry_run)
     show_erasure(model, erasure, dry_run=dry_run)
 
 
-@click.command()
+@options.main.command()
 @click.argument("model")
 @click.option(
     "--before", required=True, type=options.MOMENT, help="UTC; rows that were scored before it."
 )
-@click.option("--why", default="retention", show_default=True, help="Kept beside the numbers.")
+@click.option("--why", default="retention", help="Kept beside the numbers.")
 @_dry_run
 @options.project
 def prune(project: Any, model: str, before: datetime, why: str, dry_run: bool) -> None:  # noqa: FBT001
@@ -156,9 +150,9 @@ def prune(project: Any, model: str, before: datetime, why: str, dry_run: bool) -
     """
     from dbt_onnx.cli.show.predictions import show_erasure
 
-    scoring_model = project.scoring_model(model)
+    table = project.scoring_model(model).table
     with project.warehouse(read_only=dry_run) as warehouse:
-        erasure = warehouse.prune(scoring_model.table, before=before, why=why, dry_run=dry_run)
+        erasure = warehouse.prune(table, before=before, why=why, dry_run=dry_run)
     show_erasure(model, erasure, dry_run=dry_run)
 
 

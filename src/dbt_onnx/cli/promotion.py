@@ -17,51 +17,35 @@ if TYPE_CHECKING:
 _SHARE = click.FloatRange(0, 1)
 
 
-@click.command()
+@options.main.command()
 @click.argument("version", metavar="NAME/VERSION")
 @click.option(
     "--min-rank-correlation",
     type=click.FloatRange(-1, 1),
     default=0.8,
-    show_default=True,
     help="Spearman's, of each numeric output with the champion's.",
 )
 @click.option(
     "--max-changed-decisions",
     type=_SHARE,
     default=0.1,
-    show_default=True,
     help="Share of rows with another label, or a probability across the threshold.",
 )
 @click.option(
-    "--max-rejected",
-    type=_SHARE,
-    default=0.1,
-    show_default=True,
-    help="Share of rows that the version rejects.",
+    "--max-rejected", type=_SHARE, default=0.1, help="Share of rows that the version rejects."
 )
-@click.option(
-    "--threshold", type=_SHARE, default=0.5, show_default=True, help="A probability decides here."
-)
+@click.option("--threshold", type=_SHARE, default=0.5, help="A probability decides here.")
 @click.option(
     "--sample",
     type=click.IntRange(min=1),
     default=100_000,
-    show_default=True,
     help="Rows to compare on at most, chosen by the hash of their key.",
 )
 @click.option("--override", metavar="WHY", help="Promote although a check fails; WHY is recorded.")
 @options.project
 @options.registry
-@click.pass_context
 def promote(
-    ctx: click.Context,
-    /,
-    version: str,
-    override: str | None,
-    project: DbtProject,
-    registry: Path,
-    **limits: Any,
+    version: str, override: str | None, project: DbtProject, registry: Path, **limits: Any
 ) -> None:
     """Make NAME/VERSION the champion, if it passes the gate.
 
@@ -75,26 +59,23 @@ def promote(
 
     why = None if override is None else clean_reason(override, option="--override")
     standing, entry = read_promotion(project.root / registry, version)
+    champion = standing.champion
     checks = examine(
-        project,
-        entry,
-        standing.champion,
-        artifacts=project.root / "artifacts",
-        limits=Limits(**limits),
+        project, entry, champion, artifacts=project.root / "artifacts", limits=Limits(**limits)
     )
-    show_gate(version, standing.champion, checks)
+    show_gate(version, champion, checks)
     failed = [check for check in checks if check.verdict == "failed"]
     if any(check.final or why is None for check in failed):
         show_refusal(version, failed, registry, overridden=why is not None)
-        ctx.exit(options.WRONG)
-    gate: GateResult = "overridden" if failed else "passed" if standing.champion else "not_compared"
+        raise SystemExit(options.WRONG)
+    gate: GateResult = "overridden" if failed else "passed" if champion else "not_compared"
     change = carry_out(
         standing, entry, action="promote", gate=gate, reason=despite(why or "", failed)
     )
     show_change(change, registry, overridden=failed)
 
 
-@click.command()
+@options.main.command()
 @click.argument("name")
 @click.option("--to", metavar="VERSION", help="The version to return to; else the one before.")
 @click.option("--reason", metavar="WHY", help="Recorded with the rollback.")

@@ -1,4 +1,4 @@
-"""`dbt-onnx serve`: published predictions over HTTP."""
+"""`dbt-onnx serve`, `published`, `unpublish`: what is served outside the warehouse."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ def _ticking(moment: datetime) -> Callable[[], datetime]:
     return lambda: moment + timedelta(seconds=time.monotonic() - begun)
 
 
-@click.command()
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one."
-)
+@options.main.command()
+@click.argument("folder", type=options.FOLDER)
+@click.option("--host", default="127.0.0.1", help="The address to listen at.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0: a free one.")
 @click.option(
     "--tokens",
     "tokens_file",
@@ -47,24 +45,18 @@ def _ticking(moment: datetime) -> Callable[[], datetime]:
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="Who may be told that a submitted request has ended: a TOML file with addresses and secrets.",
 )
-@click.option(
-    "--max-batch", type=click.IntRange(1), default=1_000, show_default=True, help="Keys of a batch."
-)
-@click.option(
-    "--max-body", type=click.IntRange(1), default=2**20, show_default=True, help="Bytes of a body."
-)
+@click.option("--max-batch", type=click.IntRange(1), default=1_000, help="Keys of a batch.")
+@click.option("--max-body", type=click.IntRange(1), default=2**20, help="Bytes of a body.")
 @click.option(
     "--max-waiting",
     type=click.IntRange(1),
     default=1_000,
-    show_default=True,
     help="Submitted requests of one publication that have not ended.",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0.1),
     default=10,
-    show_default=True,
     metavar="SECONDS",
     help="For sending a request, and for taking its answer.",
 )
@@ -139,3 +131,40 @@ def serve(
         access_log=access_log,
         on_listening=lambda address: print_text(f"{folder} is served at {address}"),
     )
+
+
+_target = click.option(
+    "--target",
+    "-t",
+    default="files",
+    help="A target of publish(); DBT_ONNX_SERVING_<NAME> says where it is.",
+)
+
+
+@options.main.command()
+@click.argument("name", required=False)
+@_target
+@options.project_dir
+def published(name: str | None, target: str, project_dir: Path) -> None:
+    """Print what is published as NAME, or as anything, and which of it is served."""
+    from dbt_onnx.cli.show.publications import show_publications
+    from dbt_onnx.serving.targets import names_at, publications_of
+
+    names = [name] if name else names_at(target, project=project_dir)
+    show_publications([publications_of(target, each, project=project_dir) for each in names])
+
+
+@options.main.command()
+@click.argument("name")
+@_target
+@options.project_dir
+def unpublish(name: str, target: str, project_dir: Path) -> None:
+    """Serve the publication of NAME before the one that is served. Nothing is scored or built.
+
+    The next `dbt build` publishes again: mend, or roll back, what it would publish first.
+    """
+    from dbt_onnx.cli.show.console import print_text
+    from dbt_onnx.serving.targets import unpublish as return_to_before
+
+    before, now = return_to_before(target, name, project=project_dir)
+    print_text(f"{now.name}: {now.current} is served again, in place of {before.current}")

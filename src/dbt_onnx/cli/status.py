@@ -20,27 +20,18 @@ def _period(text: str) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
-@click.command()
+@options.main.command()
 @click.argument("model", required=False)
 @click.option(
     "--stale-after",
     type=_period,
     metavar="PERIOD",
     default="2d",
-    show_default=True,
     help="A prediction older than that is stale: 90m, 36h, 2d, 1w.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document, and nothing else.")
 @options.project
-@click.pass_context
-def status(
-    ctx: click.Context,
-    /,
-    model: str | None,
-    stale_after: timedelta,
-    as_json: bool,  # noqa: FBT001
-    project: Any,
-) -> None:
+def status(model: str | None, stale_after: timedelta, as_json: bool, project: Any) -> None:  # noqa: FBT001
     """Print whether the predictions of the scoring model MODEL, or of all, can be relied on.
 
     \b
@@ -67,4 +58,4 @@ def status(
         click.echo(health_document(health))
     else:
         show_health(health)
-    ctx.exit(health.exit_code)
+    raise SystemExit(health.exit_code)

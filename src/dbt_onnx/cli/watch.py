@@ -13,7 +13,6 @@ from dbt_onnx.cli import options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
     from types import FrameType
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -26,7 +25,7 @@ def _seconds(text: str) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
-@click.command()
+@options.main.command()
 @click.option(
     "--select", "-s", multiple=True, metavar="NODES", help="As of `dbt build`; repeatable."
 )
@@ -38,40 +37,23 @@ def _seconds(text: str) -> float:
     help="Build when these files are new or others, 'landing/*.parquet'; repeatable. Without it: each time.",
 )
 @click.option(
-    "--every",
-    type=_seconds,
-    metavar="TIME",
-    default="30s",
-    show_default=True,
-    help="How often to look: 2s, 30s, 5m.",
+    "--every", type=_seconds, metavar="TIME", default="30s", help="How often to look: 2s, 30s, 5m."
 )
 @options.project_dir
 @options.profiles_dir
 @options.target
 @options.variables
-def watch(
-    select: Sequence[str],
-    patterns: Sequence[str],
-    every: float,
-    project_dir: Path,
-    profiles_dir: Path | None,
-    target: str | None,
-    variables: dict[str, Any],
-) -> None:
+def watch(select: Sequence[str], patterns: Sequence[str], every: float, **project: Any) -> None:
     """Run `dbt build` now, and whenever something has arrived, until Ctrl-C.
 
     One build at a time; what arrives meanwhile is seen by the next. After a failure the next try comes by
     itself, later each time. Ctrl-C ends after the build that runs; a second one ends it. Put a file
     under another name, or elsewhere, while it is written, and rename it when it is whole.
     """
-    from dbt_onnx.cli.show.watch import show_build, show_end, show_start
+    from dbt_onnx.cli.show.console import print_text
+    from dbt_onnx.cli.show.watch import show_build, show_start
     from dbt_onnx.project.dbt_project import DbtProject
     from dbt_onnx.project.watching import Watch
-
-    def open_project() -> DbtProject:
-        return DbtProject(
-            project_dir, profiles_dir=profiles_dir, target=target, variables=variables
-        )
 
     ended = threading.Event()
 
@@ -80,7 +62,7 @@ def watch(
             signal.default_int_handler(number, frame)
         ended.set()
 
-    watching = Watch(open_project, select=select, patterns=patterns, every=every)
+    watching = Watch(lambda: DbtProject(**project), select=select, patterns=patterns, every=every)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
     show_start(patterns, every)
@@ -89,4 +71,4 @@ def watch(
         if build is not None:
             show_build(build, wait=watching.wait)
         ended.wait(watching.wait)
-    show_end()
+    print_text("ended")

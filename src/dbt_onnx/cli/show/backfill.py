@@ -45,17 +45,13 @@ def show_slices(backfill: Backfill, results: Sequence[SliceResult]) -> None:
 
 
 class SliceProgress:
-    """A line per slice as it ends, with the time left; on a terminal a bar, too.
-
-    A context manager.
-    """
+    """A context manager: a line per slice as it ends, and on a terminal a bar, with the time left."""
 
     def __init__(self, slices: int) -> None:
         self._slices = slices
         self._ended = 0
         self._seconds = 0.0
         self._console = open_console()
-        self._has_bar = False
         self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),

@@ -42,8 +42,7 @@ def print_text(
     text: str, *, style: str = "", end: str = "\n", console: Console | None = None
 ) -> None:
     """Print one text as it is, on standard output unless another console is given."""
-    console = console or Console()
-    console.print(Text(plain(text), style=style), soft_wrap=True, end=end)
+    (console or Console()).print(Text(plain(text), style=style), soft_wrap=True, end=end)
 
 
 def show_error(message: str, hint: str) -> None:

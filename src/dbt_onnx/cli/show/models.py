@@ -1,4 +1,4 @@
-"""What `inspect`, `register`, `verify` and `sign` print."""
+"""What `inspect`, `register` and `verify` print."""
 
 from __future__ import annotations
 
@@ -119,8 +119,7 @@ def show_verdicts(
     Console().print(table("model registry", header, rows))
     for verdict in verdicts:
         if verdict.fault is not None:
-            name = str(verdict.entry.model)
-            print_text(f"{name}: {verdict.fault}", style="red")
+            print_text(f"{verdict.entry.model}: {verdict.fault}", style="red")
             print_text(f"Hint: {verdict.hint}")
     for folder in unregistered:
         print_text(
@@ -148,12 +147,6 @@ def show_recorded(registry: Path, recorded: int, is_new: bool) -> None:  # noqa:
         )
     elif recorded:
         print_text(f"next: dbt seed -s {registry.stem}")
-
-
-def show_signature(entry: RegistryEntry, path: Path) -> None:
-    """Print what was signed, and where the signature is."""
-    print_text(f"signed {entry.model}, model and card", style="bold green")
-    print_text(f"signature {path}")
 
 
 def _show_needs(path: Path, model_bytes: bytes, signature: GraphSignature) -> None:

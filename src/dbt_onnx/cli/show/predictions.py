@@ -129,10 +129,8 @@ def _why(row: LedgerRow) -> str:
 
 
 def _changes(changes: Mapping[str, tuple[Any, Any]] | None) -> str:
-    if changes is None:
-        return ""
     return ", ".join(
-        f"{name} {_value(old)} > {_value(new)}" for name, (old, new) in changes.items()
+        f"{name} {_value(old)} > {_value(new)}" for name, (old, new) in (changes or {}).items()
     )
 
 

@@ -57,11 +57,11 @@ def show_change(change: Change, registry: Path, *, overridden: Sequence[Check]) 
             style="yellow",
         )
     print_text(f"{name}/{promotion.model_version}", style="bold green", end="")
-    print_text(" is champion", end="")
+    replaced = ""
     if promotion.replaced_version:
         role = f"is {change.replaced_alias}" if change.replaced_alias else "has no alias"
-        print_text(f"; {name}/{promotion.replaced_version} was, and {role} now", end="")
-    print_text("")
+        replaced = f"; {name}/{promotion.replaced_version} was, and {role} now"
+    print_text(f" is champion{replaced}")
     print_text(f"recorded in {file}")
     if promotion.gate == "not_compared":
         print_text(

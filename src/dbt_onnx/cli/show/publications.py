@@ -1,10 +1,10 @@
-"""What `published` and `unpublish` print."""
+"""What `published` prints."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.cli.show.console import open_console, print_text, table
+from dbt_onnx.cli.show.console import open_console, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,8 +37,3 @@ def _share(row: Mapping[str, Any]) -> str:
     """`churn/2 23,570`, or `missing 12`."""
     version = f"{row['model_name']}/{row['model_version']}" if row.get("model_name") else None
     return f"{version or row.get('served_from')} {row['rows']:,}"
-
-
-def show_return(before: Publications, now: Publications) -> None:
-    """Print what is served in place of what."""
-    print_text(f"{now.name}: {now.current} is served again, in place of {before.current}")

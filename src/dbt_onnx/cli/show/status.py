@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.cli.show.console import open_console, print_text, show_error, table
-from dbt_onnx.runs.health import age_text
+from dbt_onnx.runs.health import EXIT_CODES, age_text
 
 if TYPE_CHECKING:
     from dbt_onnx.runs.health import Health, ModelHealth
@@ -29,8 +29,7 @@ def show_health(health: Health) -> None:
             f"predictions at {health.clock:%Y-%m-%d %H:%M} UTC", _HEADER, map(_row, health.models)
         )
     )
-    order = ["broken", "degraded"]
-    for model in sorted(health.models, key=lambda m: (*order, m.status).index(m.status)):
+    for model in sorted(health.models, key=lambda m: EXIT_CODES[m.status], reverse=True):
         for problem in model.problems:
             print_text(f"{model.scoring_model}: {problem.message}", style=_STYLES[model.status])
     if any(model.figures and model.figures["tested_at"] is None for model in health.models):

@@ -36,8 +36,3 @@ def show_build(build: Build, *, wait: float) -> None:
         print_text(f"  {build.error}", style="red")
     if not build.is_well:
         print_text(f"  next try in {wait:g} s")
-
-
-def show_end() -> None:
-    """Print that it is over."""
-    print_text("ended")
