@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,11 +13,8 @@ from dbt_onnx.errors import DataError, ModelCrashError, ModelError, ScoringError
 from dbt_onnx.kernel.tensors import joined, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from dbt_onnx.kernel.session import Scorer
-
-    Feeds: TypeAlias = Mapping[str, np.ndarray]
+    from dbt_onnx.kernel.tensors import Feeds
 
 MODEL_ERROR, MODEL_CRASHED = "model_error", "model_crashed"
 MAX_CRASHES = 100

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dbt_onnx.kernel.contract import Feature, TensorType
+
+    Feeds: TypeAlias = Mapping[str, np.ndarray]
 
 DEFAULT_TOLERANCE = {"float16": 1e-3, "float32": 1e-6, "float64": 1e-12}
 
@@ -37,7 +39,7 @@ def fill_value(feature: Feature, dtype: TensorType) -> Any:
     return value
 
 
-def rows_of(feeds: Mapping[str, np.ndarray]) -> int:
+def rows_of(feeds: Feeds) -> int:
     """How many rows there are in tensors that a model is fed with."""
     return len(next(iter(feeds.values())))
 
