@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dbt_onnx.kernel.contract import Contract, Output
-    from dbt_onnx.kernel.integers import Array, Mask
+    from dbt_onnx.kernel.tensors import Array, Mask
 
 _HINT = (
     "the card no longer describes the model: export it again, or register it again with "

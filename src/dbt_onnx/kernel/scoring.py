@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from dbt_onnx.kernel.contract import Contract
-    from dbt_onnx.kernel.integers import Array
     from dbt_onnx.kernel.row_search import RowSearch
     from dbt_onnx.kernel.session import Scorer
+    from dbt_onnx.kernel.tensors import Array
 
 PART_ROWS = 122_880
 

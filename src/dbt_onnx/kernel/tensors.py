@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     Feeds: TypeAlias = Mapping[str, np.ndarray]
 
+Array = np.ndarray[Any, np.dtype[Any]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
 DEFAULT_TOLERANCE = {"float16": 1e-3, "float32": 1e-6, "float64": 1e-12}
 
 
