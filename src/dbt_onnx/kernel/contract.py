@@ -151,7 +151,7 @@ class Contract:
 
     def to_dict(self) -> dict[str, Any]:
         """The contract as JSON types; `from_dict` reads it back."""
-        return cast("dict[str, Any]", _without_none(asdict(self)))
+        return asdict(self, dict_factory=_without_none)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Contract:
@@ -197,13 +197,9 @@ def _listed(document: Mapping[str, Any], key: str) -> tuple[Any, ...]:
     return tuple(document[key])
 
 
-def _without_none(value: Any) -> Any:
-    """Drop settings that are none from dictionaries; in a list none is an unstored column, and stays."""
-    if isinstance(value, dict):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list | tuple):
-        return [_without_none(item) for item in value]
-    return value
+def _without_none(settings: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Drop settings that are none; in a tuple none is an unstored column, and stays."""
+    return {key: list(x) if isinstance(x, tuple) else x for key, x in settings if x is not None}
 
 
 def _repeated(names: Iterable[str]) -> list[str]:
