@@ -202,17 +202,15 @@ def _without_none(settings: list[tuple[str, Any]]) -> dict[str, Any]:
     return {key: list(x) if isinstance(x, tuple) else x for key, x in settings if x is not None}
 
 
-def _repeated(names: Iterable[str]) -> list[str]:
-    """Names that occur twice, compared without regard to case."""
-    folded = (name.casefold() for name in names if isinstance(name, str))
-    return [name for name, count in Counter(folded).items() if count > 1]
+def _repeated(what: str, names: Iterable[str]) -> list[str]:
+    """A fault for each name that occurs twice, compared without regard to case."""
+    folded = Counter(name.casefold() for name in names if isinstance(name, str))
+    return [f"{what} {name!r} is named twice" for name, count in folded.items() if count > 1]
 
 
 def _feature_faults(contract: Contract) -> list[str]:
-    faults = []
+    faults = _repeated("feature", contract.feature_names)
     read = Counter(name for tensor in contract.inputs for name in tensor.features)
-    for name in _repeated(contract.feature_names):
-        faults.append(f"feature {name!r} is named twice")
     for feature in contract.features:
         where = f"feature {feature.name!r}"
         if not _is_name(feature.name):
@@ -238,9 +236,7 @@ def _feature_faults(contract: Contract) -> list[str]:
 
 
 def _input_faults(contract: Contract) -> list[str]:
-    faults = [
-        f"input {name!r} is named twice" for name in _repeated(i.name for i in contract.inputs)
-    ]
+    faults = _repeated("input", (tensor.name for tensor in contract.inputs))
     known = {feature.name: feature for feature in contract.features}
     if not contract.inputs:
         faults.append("there is no input")
@@ -276,13 +272,11 @@ def _input_faults(contract: Contract) -> list[str]:
 
 
 def _output_faults(contract: Contract) -> list[str]:
-    faults = [
-        f"output {name!r} is named twice" for name in _repeated(o.name for o in contract.outputs)
-    ]
+    faults = _repeated("output", (output.name for output in contract.outputs))
     stored = [name for output in contract.outputs for name in output.columns if name is not None]
     if not stored:
         faults.append("no output column is stored")
-    faults += [f"output column {name!r} is named twice" for name in _repeated(stored)]
+    faults += _repeated("output column", stored)
     for name in stored:
         if not _is_name(name):
             faults.append(
