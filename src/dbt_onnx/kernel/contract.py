@@ -130,8 +130,7 @@ class Contract:
     @property
     def column_kinds(self) -> dict[str, OutputKind]:
         """What each stored output column is, in order."""
-        stored = ((name, o.kind) for o in self.outputs for name in o.columns)
-        return {name: kind for name, kind in stored if name is not None}
+        return {name: o.kind for o in self.outputs for name in o.columns if name is not None}
 
     def feature(self, name: str) -> Feature:
         return next(feature for feature in self.features if feature.name == name)
@@ -144,7 +143,6 @@ class Contract:
         for output in self.outputs:
             arrow_type = arrow_type_of(output.dtype)
             if output.kind == "vector":
-                assert output.width is not None
                 arrow_type = pa.list_(arrow_type, output.width)
             fields += [pa.field(name, arrow_type) for name in output.columns if name is not None]
         return fields
