@@ -296,16 +296,12 @@ def _output_faults(contract: Contract) -> list[str]:
             faults.append(f"{where} has classes {list(output.classes)!r:.80}")
         if output.kind == "vector" and not _is_width(output.width):
             faults.append(f"{where} is a vector of width {output.width!r}")
-        wanted = _column_count(output)
-        if wanted is not None and len(output.columns) != wanted:
+        wanted = 1 if output.kind in {"label", "value", "vector"} else len(output.columns)
+        if output.kind == "probabilities":
+            wanted = len(output.classes or ())
+        if len(output.columns) != wanted:
             faults.append(f"{where} fills {wanted} column(s) and names {len(output.columns)}")
     return faults
-
-
-def _column_count(output: Output) -> int | None:
-    if output.kind == "probabilities":
-        return len(output.classes or ())
-    return 1 if output.kind in {"label", "value", "vector"} else None
 
 
 def _is_name(value: object) -> bool:
