@@ -98,16 +98,15 @@ def _text(elements: pa.Array) -> Array:
 
 
 def _from_floats(values: Array, target: np.dtype[Any], tolerance: float) -> Cast:
-    nan = infinite = None
+    nan = infinite = lossy = None
     if not np.isfinite(values).all():
         nan, infinite = np.isnan(values), np.isinf(values)
     with np.errstate(all="ignore"):
         result = values.astype(target)
-        if target.kind == "f":
-            if target.itemsize >= values.dtype.itemsize:
-                return Cast(result, nan, infinite)
-            return Cast(result, nan, infinite, _changed(values, result, tolerance))
-        lossy = (np.trunc(values) != values) | ~_in_range(values, target)
+        if target.kind != "f":
+            lossy = (np.trunc(values) != values) | ~_in_range(values, target)
+        elif target.itemsize < values.dtype.itemsize:
+            lossy = _changed(values, result, tolerance)
     return Cast(result, nan, infinite, lossy)
 
 
