@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,12 +24,11 @@ _HINT = (
 )
 
 
-@dataclass(frozen=True)
-class Decoded:
+class Decoded(NamedTuple):
     """Decoded outputs.
 
-    `columns` has one Arrow array for each field of `contract.output_fields()`, with one value for
-    each fed row. `faults` is {reason: the rows (bool) whose outputs must not be stored}.
+    columns   one Arrow array for each field of `contract.output_fields()`, a value for each fed row
+    faults    {reason: the rows (bool) whose outputs must not be stored}
     """
 
     columns: list[pa.Array]
