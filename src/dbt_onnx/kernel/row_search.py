@@ -86,8 +86,7 @@ class RowSearch:
             else:
                 middle = (start + stop) // 2
                 ranges += [(middle, stop, None), (start, middle, None)]
-        columns = range(len(pieces[0])) if pieces else ()
-        return [joined([piece[i] for piece in pieces]) for i in columns], reasons
+        return [joined(outputs) for outputs in zip(*pieces, strict=True)], reasons
 
     def _call(self, scorer: Scorer, feeds: Feeds, start: int, stop: int) -> list[Any]:
         with self._lock:
