@@ -26,13 +26,12 @@ def numpy_dtype(dtype: TensorType) -> np.dtype[Any]:
 
 def fill_value(feature: Feature, dtype: TensorType) -> Any:
     """The feature's fill as a scalar of the tensor's type. Raises ValueError if it does not fit."""
-    target = numpy_dtype(dtype)
     if dtype == "string":
         return feature.fill
     fill: Any = float(feature.fill) if isinstance(feature.fill, float) else int(feature.fill or 0)
     with np.errstate(all="ignore"):
         try:
-            value = np.array(fill).astype(target)
+            value = np.array(fill).astype(dtype)
         except (OverflowError, TypeError) as error:
             raise ValueError(f"does not fit {dtype}") from error
     tolerance = DEFAULT_TOLERANCE.get(dtype, 0.0)
