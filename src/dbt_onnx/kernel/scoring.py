@@ -1,7 +1,4 @@
-"""The kernel: it turns a stream of feature rows into a stream of predictions.
-
-It knows no warehouse, no dbt and no files.
-"""
+"""The kernel: it turns a stream of feature rows into a stream of predictions."""
 
 from __future__ import annotations
 
