@@ -106,11 +106,9 @@ def _from_maps(output: Output, maps: list[dict[Any, float]], n_rows: int) -> Arr
     if set(map(type, maps)) - {dict} or set(map(len, maps)) - {len(classes)}:
         raise _surprise(output, expected, _odd_map(maps, set(classes)))
     try:
-        rows = list(map(itemgetter(*classes), maps))
+        matrix = np.array(list(map(itemgetter(*classes), maps)))
     except KeyError as error:
         raise _surprise(output, expected, _odd_map(maps, set(classes))) from error
-    try:
-        matrix = np.array(rows)
     except ValueError as error:
         raise _surprise(output, expected, "values that are no numbers") from error
     shape = (n_rows, len(classes)) if n_rows and len(classes) > 1 else (n_rows,)
