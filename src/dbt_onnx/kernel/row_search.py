@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,11 +103,9 @@ class RowSearch:
             return
         probes = _PROBES[isinstance(error, ModelCrashError)]
         for row in np.unique(np.linspace(0, rows_of(feeds) - 1, probes).astype(int)).tolist():
-            try:
+            with suppress(ModelError):
                 self._call(scorer, feeds, row, row + 1)
-            except ModelError:
-                continue
-            return
+                return
         raise error
 
     def _rejected(self, error: ModelError) -> str:
