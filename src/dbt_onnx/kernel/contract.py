@@ -6,6 +6,7 @@ and is checked against the relation before anything is scored.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast, get_args
@@ -53,6 +54,8 @@ WRITE_AGAIN = "write the card again with dbt_onnx.export or `dbt-onnx register`"
 
 MAX_WIDTH = 1_000_000
 """Of a LIST or ARRAY column: a row of more elements is no row of a model."""
+
+_NAME = re.compile(r"[^\x00\ud800-\udfff]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,13 +309,7 @@ def _output_faults(contract: Contract) -> list[str]:
 
 def _is_name(value: object) -> bool:
     """Whether this can be a name: Arrow cuts one at a NUL, and JSON can hold half a character."""
-    if not isinstance(value, str) or value == "" or "\x00" in value:
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
 def _is_scalar(value: object) -> bool:
