@@ -133,10 +133,8 @@ def _from_decimals(elements: pa.Array, target: np.dtype[Any], tolerance: float) 
     fraction = None
     if scale > 0:
         # with 38 digits after the point Arrow has none left for a digit before it
-        wide = pa.decimal256(_MAX_DIGITS + 1, scale)
-        decimals = pc.cast(
-            elements, pa.decimal128(_MAX_DIGITS, scale) if scale < _MAX_DIGITS else wide
-        )
+        wide = pa.decimal128 if scale < _MAX_DIGITS else pa.decimal256
+        decimals = pc.cast(elements, wide(max(_MAX_DIGITS, scale + 1), scale))
         elements = pc.trunc(decimals)
         changed = pc.fill_null(pc.not_equal(elements, decimals), pa.scalar(value=False))
         fraction = changed.to_numpy(zero_copy_only=False)
