@@ -83,18 +83,14 @@ def _checked(output: Output, values: Any, n_rows: int) -> Array:
     if not isinstance(values, np.ndarray):
         raise _surprise(output, expected, f"a {type(values).__name__}")
     shapes.append((n_rows, width))
-    if values.shape not in shapes or not _is_of_type(values, output):
+    is_text = output.dtype == "string"
+    is_of_type = values.dtype.kind in "OU" if is_text else values.dtype == numpy_dtype(output.dtype)
+    if values.shape not in shapes or not is_of_type:
         dtype = "string" if values.dtype.kind in "OUS" else str(values.dtype)
         raise _surprise(output, expected, f"{dtype}{list(values.shape)}")
     if values.dtype.kind == "O" and (others := set(map(type, values.flat)) - {str}):
         raise _surprise(output, expected, f"a {others.pop().__name__} in it")
     return values
-
-
-def _is_of_type(values: Array, output: Output) -> bool:
-    if output.dtype == "string":
-        return values.dtype.kind in "OU"
-    return bool(values.dtype == numpy_dtype(output.dtype))
 
 
 def _from_maps(output: Output, maps: list[dict[Any, float]], n_rows: int) -> Array:
