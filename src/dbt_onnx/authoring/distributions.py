@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from dbt_onnx.kernel.casts import decimals_to_floats
 
 if TYPE_CHECKING:
-    from dbt_onnx.kernel.integers import Array
+    from dbt_onnx.kernel.tensors import Array
 
 BINS = 10
 MAX_CATEGORIES = 100

@@ -14,7 +14,7 @@ from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
     from dbt_onnx.kernel.contract import Class, OutputKind
-    from dbt_onnx.kernel.integers import Array
+    from dbt_onnx.kernel.tensors import Array
 
 FLOAT32 = DEFAULT_TOLERANCE["float32"]
 NUDGES = 32

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from dbt_onnx.artifacts.graph import GraphSignature, Tensor
     from dbt_onnx.kernel.contract import Class
-    from dbt_onnx.kernel.integers import Array
+    from dbt_onnx.kernel.tensors import Array
 
 BINARY = 2
 _CLEARLY = 1e-3

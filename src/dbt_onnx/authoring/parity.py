@@ -26,7 +26,7 @@ from dbt_onnx.kernel.scoring import count_reasons, score_batches
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from dbt_onnx.kernel.integers import Array
+    from dbt_onnx.kernel.tensors import Array
 
 NOISE = 1e-13
 

@@ -5,23 +5,14 @@ Everything here is vectorised: no Python per row.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_onnx.kernel.integers import (
-    Array,
-    Cast,
-    Mask,
-    either,
-    from_integers,
-    from_wide_integers,
-    in_range,
-    words_of,
-)
-from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE, numpy_dtype
+from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE, Array, Mask, numpy_dtype
 
 if TYPE_CHECKING:
     from dbt_onnx.kernel.contract import Feature, TensorType, TimeUnit
@@ -40,6 +31,20 @@ _EXACT_POWER_OF_TEN = 22
 # of decimal128
 _MAX_DIGITS = 38
 _ARROW_NANOSECONDS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
+_TWO_64 = 2.0**64
+
+
+@dataclass
+class Cast:
+    """Elements in the tensor's type, and masks of those that must not be used.
+
+    A mask that is none marks nothing. Marked values are arbitrary.
+    """
+
+    values: Array
+    nan: Mask | None = None
+    infinite: Mask | None = None
+    lossy: Mask | None = None
 
 
 def cast_elements(elements: pa.Array, *, dtype: TensorType, feature: Feature) -> Cast:
@@ -61,7 +66,7 @@ def cast_elements(elements: pa.Array, *, dtype: TensorType, feature: Feature) ->
     if pa.types.is_boolean(kind):
         return Cast(pc.cast(_filled(elements), pa.uint8()).to_numpy().astype(target))
     if pa.types.is_integer(kind):
-        return from_integers(_filled(elements).to_numpy(), target)
+        return _from_integers(_filled(elements).to_numpy(), target)
     if pa.types.is_decimal(kind):
         return _from_decimals(elements, target, tolerance)
     if pa.types.is_floating(kind):
@@ -93,16 +98,15 @@ def _text(elements: pa.Array) -> Array:
 
 
 def _from_floats(values: Array, target: np.dtype[Any], tolerance: float) -> Cast:
-    nan = infinite = None
+    nan = infinite = lossy = None
     if not np.isfinite(values).all():
         nan, infinite = np.isnan(values), np.isinf(values)
     with np.errstate(all="ignore"):
         result = values.astype(target)
-        if target.kind == "f":
-            if target.itemsize >= values.dtype.itemsize:
-                return Cast(result, nan, infinite)
-            return Cast(result, nan, infinite, _changed(values, result, tolerance))
-        lossy = (np.trunc(values) != values) | ~in_range(values, target)
+        if target.kind != "f":
+            lossy = (np.trunc(values) != values) | ~_in_range(values, target)
+        elif target.itemsize < values.dtype.itemsize:
+            lossy = _changed(values, result, tolerance)
     return Cast(result, nan, infinite, lossy)
 
 
@@ -129,16 +133,14 @@ def _from_decimals(elements: pa.Array, target: np.dtype[Any], tolerance: float) 
     fraction = None
     if scale > 0:
         # with 38 digits after the point Arrow has none left for a digit before it
-        wide = pa.decimal256(_MAX_DIGITS + 1, scale)
-        decimals = pc.cast(
-            elements, pa.decimal128(_MAX_DIGITS, scale) if scale < _MAX_DIGITS else wide
-        )
+        wide = pa.decimal128 if scale < _MAX_DIGITS else pa.decimal256
+        decimals = pc.cast(elements, wide(max(_MAX_DIGITS, scale + 1), scale))
         elements = pc.trunc(decimals)
         changed = pc.fill_null(pc.not_equal(elements, decimals), pa.scalar(value=False))
         fraction = changed.to_numpy(zero_copy_only=False)
     if elements.type != pa.decimal128(38, 0):
         elements = pc.cast(elements, pa.decimal128(38, 0))
-    result = from_wide_integers(elements, target)
+    result = _from_wide_integers(elements, target)
     result.lossy = either(result.lossy, fraction)
     return result
 
@@ -153,7 +155,7 @@ def decimals_to_floats(elements: pa.Array) -> Array:
     scale = elements.type.scale
     values, exact = np.zeros(len(elements)), np.zeros(len(elements), dtype=bool)
     if 0 <= scale <= _EXACT_POWER_OF_TEN and elements.type.precision <= _MAX_DIGITS:
-        low, high = words_of(pc.cast(elements, pa.decimal128(_MAX_DIGITS, scale)))
+        low, high = _words_of(pc.cast(elements, pa.decimal128(_MAX_DIGITS, scale)))
         narrow = low.view(np.int64)
         exact = (high == narrow >> 63) & (narrow >= -_EXACT_INTEGER) & (narrow <= _EXACT_INTEGER)
         values = narrow / 10.0**scale
@@ -171,7 +173,7 @@ def _from_times(elements: pa.Array, target: np.dtype[Any], tolerance: float, uni
         factor = tick // unit
         bound = np.iinfo(np.int64).max // factor
         beyond = (counts > bound) | (counts < -bound)
-        result = from_integers(np.where(beyond, 0, counts) * factor, target)
+        result = _from_integers(np.where(beyond, 0, counts) * factor, target)
         return Cast(result.values, None, infinite, either(result.lossy, beyond))
     per_unit = unit // tick
     # rounded towards zero, so that a moment just before 1970 is a small fraction, not -1 and one
@@ -179,7 +181,7 @@ def _from_times(elements: pa.Array, target: np.dtype[Any], tolerance: float, uni
     rest = np.fmod(counts, per_unit)
     whole = (counts - rest) // per_unit
     broken = rest != 0
-    result = from_integers(whole, target)
+    result = _from_integers(whole, target)
     if target.kind != "f":
         return Cast(result.values, None, infinite, either(result.lossy, broken))
     parts = _from_floats(whole + rest / per_unit, target, tolerance)
@@ -203,3 +205,81 @@ def _ticks(elements: pa.Array) -> tuple[Array, Mask]:
     counts = _filled(pc.cast(elements, ticks)).to_numpy()
     limit = np.iinfo(counts.dtype).max
     return counts.astype(np.int64), (counts == limit) | (counts == -limit)
+
+
+def either(first: Mask | None, second: Mask | None) -> Mask | None:
+    """The union of two masks; none is an empty mask."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first | second
+
+
+def _from_integers(values: Array, target: np.dtype[Any]) -> Cast:
+    """Cast integers of up to 64 bits, at least one; those that the target cannot hold are lossy."""
+    with np.errstate(all="ignore"):
+        result = values.astype(target, copy=False)
+    low, high = _exact_range(target, values.dtype)
+    if low <= int(values.min()) and int(values.max()) <= high:
+        return Cast(result)
+    if target.kind != "f":
+        return Cast(result, lossy=(values < low) | (values > high))
+    with np.errstate(all="ignore"):
+        wide = result.astype(np.float64)
+        # the range is tested, too: outside it a cast back gives other values on some machines
+        same = _in_range(wide, values.dtype) & (wide.astype(values.dtype) == values)
+    return Cast(result, lossy=~same)
+
+
+def _exact_range(target: np.dtype[Any], source: np.dtype[Any]) -> tuple[int, int]:
+    """The range of integers of `source` that `target` holds exactly, all of them."""
+    if target.kind == "b":
+        return 0, 1
+    if target.kind == "f":
+        low, high = -(2 ** (np.finfo(target).nmant + 1)), 2 ** (np.finfo(target).nmant + 1)
+    else:
+        low, high = int(np.iinfo(target).min), int(np.iinfo(target).max)
+    return max(low, int(np.iinfo(source).min)), min(high, int(np.iinfo(source).max))
+
+
+def _in_range(values: Array, target: np.dtype[Any]) -> Mask:
+    """Which floats lie in the range of the integer type."""
+    info = np.iinfo(target)
+    wide = values.astype(np.float64, copy=False)
+    return cast("Mask", (wide >= float(info.min)) & (wide < float(info.max // 2 + 1) * 2))
+
+
+def _from_wide_integers(elements: pa.Array, target: np.dtype[Any]) -> Cast:
+    """Cast decimal128(38, 0), read as integers of 128 bits in two's complement."""
+    low, high = _words_of(elements)
+    narrow = low.view(np.int64)
+    fits = high == (narrow >> 63)
+    if fits.all():
+        return _from_integers(narrow, target)
+    if target == np.uint64:
+        return Cast(low, lossy=high != 0)
+    small = _from_integers(np.where(fits, narrow, 0), target)
+    if target.kind != "f":
+        return Cast(small.values, lossy=either(small.lossy, ~fits))
+    with np.errstate(all="ignore"):
+        # if a number of 2^63 or more is a float64, so are its two halves: the way there and back
+        # then loses nothing
+        wide = high.astype(np.float64) * _TWO_64 + low
+        result = wide.astype(target)
+        upper = np.floor(wide / _TWO_64)
+        lower = wide - upper * _TWO_64
+        same = (
+            (result.astype(np.float64) == wide)
+            & _in_range(upper, np.dtype(np.int64))
+            & (upper.astype(np.int64) == high)
+            & (lower.astype(np.uint64) == low)
+        )
+    return Cast(np.where(fits, small.values, result), lossy=either(small.lossy, ~(fits | same)))
+
+
+def _words_of(elements: pa.Array) -> tuple[Array, Array]:
+    """The lower and the upper 64 bits of decimal128 values, uint64 and int64; NULL is zero."""
+    words = np.frombuffer(elements.buffers()[1], dtype="<u8").reshape(-1, 2)
+    words = words[elements.offset : elements.offset + len(elements)]
+    if elements.null_count:
+        words = np.where(elements.is_null().to_numpy(zero_copy_only=False)[:, None], 0, words)
+    return words[:, 0].copy(), words[:, 1].view(np.int64)

@@ -118,11 +118,9 @@ class Child:
     def _death(self) -> ChildDiedError:
         returncode = self._process.wait()
         self._said.seek(max(0, self._said.tell() - 2_000))
-        lines = self._said.read().decode(errors="replace").split("\n")
+        said = self._said.read().decode(errors="replace").strip()
         self.kill()
-        return ChildDiedError(
-            returncode, next((x.strip() for x in reversed(lines) if x.strip()), "")
-        )
+        return ChildDiedError(returncode, last_words=said.rpartition("\n")[2].strip())
 
 
 _idle: list[Child] = []

@@ -19,11 +19,10 @@ from dbt_onnx.kernel.native import AT_WORK, MAX_SECONDS, OverdueError
 from dbt_onnx.kernel.tensors import rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import numpy as np
+    from collections.abc import Sequence
 
     from dbt_onnx.kernel.child import Child, Frame
+    from dbt_onnx.kernel.tensors import Feeds
 
 # time for the child to report an overdue call itself, and to import onnxruntime
 _GRACE_SECONDS = 60
@@ -70,7 +69,7 @@ class ChildSession:
         self.provider: str = loaded["provider"]
         self.batch_rows: int = loaded["batch_rows"]
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> list[Any]:
+    def run(self, feeds: Feeds) -> list[Any]:
         """Outputs for the rows of `feeds`, as `OnnxSession.run`."""
         with self._lock:
             try:
@@ -80,7 +79,7 @@ class ChildSession:
                     raise _ended(died) from died
                 raise self._crash(feeds, died) from died
 
-    def _crash(self, feeds: Mapping[str, np.ndarray], died: ChildDiedError) -> ModelCrashError:
+    def _crash(self, feeds: Feeds, died: ChildDiedError) -> ModelCrashError:
         """Find the row of the call that kills the process, by feeding one at a time; its error."""
         start, rows = self._at or (0, rows_of(feeds))
         row = start if rows == 1 else None
@@ -101,9 +100,7 @@ class ChildSession:
             row=row,
         )
 
-    def _run(
-        self, feeds: Mapping[str, np.ndarray], *, rows_per_call: int | None = None
-    ) -> list[Any]:
+    def _run(self, feeds: Feeds, *, rows_per_call: int | None = None) -> list[Any]:
         if self._child is None:
             self._started()
         self._at = None

@@ -6,6 +6,7 @@ and is checked against the relation before anything is scored.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast, get_args
@@ -53,6 +54,8 @@ WRITE_AGAIN = "write the card again with dbt_onnx.export or `dbt-onnx register`"
 
 MAX_WIDTH = 1_000_000
 """Of a LIST or ARRAY column: a row of more elements is no row of a model."""
+
+_NAME = re.compile(r"[^\x00\ud800-\udfff]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +133,7 @@ class Contract:
     @property
     def column_kinds(self) -> dict[str, OutputKind]:
         """What each stored output column is, in order."""
-        stored = ((name, o.kind) for o in self.outputs for name in o.columns)
-        return {name: kind for name, kind in stored if name is not None}
+        return {name: o.kind for o in self.outputs for name in o.columns if name is not None}
 
     def feature(self, name: str) -> Feature:
         return next(feature for feature in self.features if feature.name == name)
@@ -144,14 +146,13 @@ class Contract:
         for output in self.outputs:
             arrow_type = arrow_type_of(output.dtype)
             if output.kind == "vector":
-                assert output.width is not None
                 arrow_type = pa.list_(arrow_type, output.width)
             fields += [pa.field(name, arrow_type) for name in output.columns if name is not None]
         return fields
 
     def to_dict(self) -> dict[str, Any]:
         """The contract as JSON types; `from_dict` reads it back."""
-        return cast("dict[str, Any]", _without_none(asdict(self)))
+        return asdict(self, dict_factory=_without_none)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Contract:
@@ -197,26 +198,20 @@ def _listed(document: Mapping[str, Any], key: str) -> tuple[Any, ...]:
     return tuple(document[key])
 
 
-def _without_none(value: Any) -> Any:
-    """Drop settings that are none from dictionaries; in a list none is an unstored column, and stays."""
-    if isinstance(value, dict):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list | tuple):
-        return [_without_none(item) for item in value]
-    return value
+def _without_none(settings: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Drop settings that are none; in a tuple none is an unstored column, and stays."""
+    return {key: list(x) if isinstance(x, tuple) else x for key, x in settings if x is not None}
 
 
-def _repeated(names: Iterable[str]) -> list[str]:
-    """Names that occur twice, compared without regard to case."""
-    folded = (name.casefold() for name in names if isinstance(name, str))
-    return [name for name, count in Counter(folded).items() if count > 1]
+def _repeated(what: str, names: Iterable[str]) -> list[str]:
+    """A fault for each name that occurs twice, compared without regard to case."""
+    folded = Counter(name.casefold() for name in names if isinstance(name, str))
+    return [f"{what} {name!r} is named twice" for name, count in folded.items() if count > 1]
 
 
 def _feature_faults(contract: Contract) -> list[str]:
-    faults = []
+    faults = _repeated("feature", contract.feature_names)
     read = Counter(name for tensor in contract.inputs for name in tensor.features)
-    for name in _repeated(contract.feature_names):
-        faults.append(f"feature {name!r} is named twice")
     for feature in contract.features:
         where = f"feature {feature.name!r}"
         if not _is_name(feature.name):
@@ -242,9 +237,7 @@ def _feature_faults(contract: Contract) -> list[str]:
 
 
 def _input_faults(contract: Contract) -> list[str]:
-    faults = [
-        f"input {name!r} is named twice" for name in _repeated(i.name for i in contract.inputs)
-    ]
+    faults = _repeated("input", (tensor.name for tensor in contract.inputs))
     known = {feature.name: feature for feature in contract.features}
     if not contract.inputs:
         faults.append("there is no input")
@@ -280,13 +273,11 @@ def _input_faults(contract: Contract) -> list[str]:
 
 
 def _output_faults(contract: Contract) -> list[str]:
-    faults = [
-        f"output {name!r} is named twice" for name in _repeated(o.name for o in contract.outputs)
-    ]
+    faults = _repeated("output", (output.name for output in contract.outputs))
     stored = [name for output in contract.outputs for name in output.columns if name is not None]
     if not stored:
         faults.append("no output column is stored")
-    faults += [f"output column {name!r} is named twice" for name in _repeated(stored)]
+    faults += _repeated("output column", stored)
     for name in stored:
         if not _is_name(name):
             faults.append(
@@ -308,27 +299,17 @@ def _output_faults(contract: Contract) -> list[str]:
             faults.append(f"{where} has classes {list(output.classes)!r:.80}")
         if output.kind == "vector" and not _is_width(output.width):
             faults.append(f"{where} is a vector of width {output.width!r}")
-        wanted = _column_count(output)
-        if wanted is not None and len(output.columns) != wanted:
+        wanted = 1 if output.kind in {"label", "value", "vector"} else len(output.columns)
+        if output.kind == "probabilities":
+            wanted = len(output.classes or ())
+        if len(output.columns) != wanted:
             faults.append(f"{where} fills {wanted} column(s) and names {len(output.columns)}")
     return faults
 
 
-def _column_count(output: Output) -> int | None:
-    if output.kind == "probabilities":
-        return len(output.classes or ())
-    return 1 if output.kind in {"label", "value", "vector"} else None
-
-
 def _is_name(value: object) -> bool:
     """Whether this can be a name: Arrow cuts one at a NUL, and JSON can hold half a character."""
-    if not isinstance(value, str) or value == "" or "\x00" in value:
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
 def _is_scalar(value: object) -> bool:

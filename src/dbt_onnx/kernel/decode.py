@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dbt_onnx.kernel.contract import Contract, Output
-    from dbt_onnx.kernel.integers import Array, Mask
+    from dbt_onnx.kernel.tensors import Array, Mask
 
 _HINT = (
     "the card no longer describes the model: export it again, or register it again with "
@@ -25,12 +24,11 @@ _HINT = (
 )
 
 
-@dataclass(frozen=True)
-class Decoded:
+class Decoded(NamedTuple):
     """Decoded outputs.
 
-    `columns` has one Arrow array for each field of `contract.output_fields()`, with one value for
-    each fed row. `faults` is {reason: the rows (bool) whose outputs must not be stored}.
+    columns   one Arrow array for each field of `contract.output_fields()`, a value for each fed row
+    faults    {reason: the rows (bool) whose outputs must not be stored}
     """
 
     columns: list[pa.Array]
@@ -85,18 +83,14 @@ def _checked(output: Output, values: Any, n_rows: int) -> Array:
     if not isinstance(values, np.ndarray):
         raise _surprise(output, expected, f"a {type(values).__name__}")
     shapes.append((n_rows, width))
-    if values.shape not in shapes or not _is_of_type(values, output):
+    is_text = output.dtype == "string"
+    is_of_type = values.dtype.kind in "OU" if is_text else values.dtype == numpy_dtype(output.dtype)
+    if values.shape not in shapes or not is_of_type:
         dtype = "string" if values.dtype.kind in "OUS" else str(values.dtype)
         raise _surprise(output, expected, f"{dtype}{list(values.shape)}")
     if values.dtype.kind == "O" and (others := set(map(type, values.flat)) - {str}):
         raise _surprise(output, expected, f"a {others.pop().__name__} in it")
     return values
-
-
-def _is_of_type(values: Array, output: Output) -> bool:
-    if output.dtype == "string":
-        return values.dtype.kind in "OU"
-    return bool(values.dtype == numpy_dtype(output.dtype))
 
 
 def _from_maps(output: Output, maps: list[dict[Any, float]], n_rows: int) -> Array:
@@ -108,11 +102,9 @@ def _from_maps(output: Output, maps: list[dict[Any, float]], n_rows: int) -> Arr
     if set(map(type, maps)) - {dict} or set(map(len, maps)) - {len(classes)}:
         raise _surprise(output, expected, _odd_map(maps, set(classes)))
     try:
-        rows = list(map(itemgetter(*classes), maps))
+        matrix = np.array(list(map(itemgetter(*classes), maps)))
     except KeyError as error:
         raise _surprise(output, expected, _odd_map(maps, set(classes))) from error
-    try:
-        matrix = np.array(rows)
     except ValueError as error:
         raise _surprise(output, expected, "values that are no numbers") from error
     shape = (n_rows, len(classes)) if n_rows and len(classes) > 1 else (n_rows,)

@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_onnx.kernel.casts import cast_elements
+from dbt_onnx.kernel.casts import Cast, cast_elements, either
 from dbt_onnx.kernel.contract import CARRIED_PREFIX, Contract, Feature, Input
-from dbt_onnx.kernel.integers import Array, Cast, Mask, either
-from dbt_onnx.kernel.tensors import fill_value, numpy_dtype
+from dbt_onnx.kernel.tensors import Array, Mask, fill_value, numpy_dtype
 
 REJECTED_COLUMN = CARRIED_PREFIX + "rejected_reason"
 """Column of a stream that says why the plan has rejected a row already; NULL: it has not."""

@@ -1,7 +1,4 @@
-"""Native code within limits: of time, by waiting for a thread no longer than that, and of memory.
-
-What is still at work when the process ends is asked to end first.
-"""
+"""Native code within limits: of time, by waiting for a thread no longer than that, and of memory."""
 
 from __future__ import annotations
 

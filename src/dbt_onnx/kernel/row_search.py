@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,11 +14,8 @@ from dbt_onnx.errors import DataError, ModelCrashError, ModelError, ScoringError
 from dbt_onnx.kernel.tensors import joined, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from dbt_onnx.kernel.session import Scorer
-
-    Feeds: TypeAlias = Mapping[str, np.ndarray]
+    from dbt_onnx.kernel.tensors import Feeds
 
 MODEL_ERROR, MODEL_CRASHED = "model_error", "model_crashed"
 MAX_CRASHES = 100
@@ -89,8 +87,7 @@ class RowSearch:
             else:
                 middle = (start + stop) // 2
                 ranges += [(middle, stop, None), (start, middle, None)]
-        columns = range(len(pieces[0])) if pieces else ()
-        return [joined([piece[i] for piece in pieces]) for i in columns], reasons
+        return [joined(outputs) for outputs in zip(*pieces, strict=True)], reasons
 
     def _call(self, scorer: Scorer, feeds: Feeds, start: int, stop: int) -> list[Any]:
         with self._lock:
@@ -106,11 +103,9 @@ class RowSearch:
             return
         probes = _PROBES[isinstance(error, ModelCrashError)]
         for row in np.unique(np.linspace(0, rows_of(feeds) - 1, probes).astype(int)).tolist():
-            try:
+            with suppress(ModelError):
                 self._call(scorer, feeds, row, row + 1)
-            except ModelError:
-                continue
-            return
+                return
         raise error
 
     def _rejected(self, error: ModelError) -> str:

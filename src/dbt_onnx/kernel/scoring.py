@@ -1,7 +1,4 @@
-"""The kernel: it turns a stream of feature rows into a stream of predictions.
-
-It knows no warehouse, no dbt and no files.
-"""
+"""The kernel: it turns a stream of feature rows into a stream of predictions."""
 
 from __future__ import annotations
 
@@ -25,9 +22,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from dbt_onnx.kernel.contract import Contract
-    from dbt_onnx.kernel.integers import Array
     from dbt_onnx.kernel.row_search import RowSearch
     from dbt_onnx.kernel.session import Scorer
+    from dbt_onnx.kernel.tensors import Array
 
 PART_ROWS = 122_880
 
@@ -88,7 +85,10 @@ def score_batches(
         done += part.num_rows
         found = predictions.column("rejected_reason")
         if examples is not None and found.null_count < part.num_rows:
-            _add_examples(examples, found, part, contract)
+            for reason in found.drop_null().unique().to_pylist():
+                if reason not in examples:
+                    row = found.index(reason).as_py()
+                    examples[reason] = _example(part, row, reason, contract)
         if on_progress is not None:
             on_progress(part.num_rows)
         return predictions
@@ -184,15 +184,6 @@ def count_reasons(predictions: Iterable[pa.RecordBatch]) -> Counter[str]:
         for count in batch.column("rejected_reason").drop_null().value_counts().to_pylist():
             counts[count["values"]] += count["counts"]
     return counts
-
-
-def _add_examples(
-    examples: dict[str, str], reasons: pa.StringArray, batch: pa.RecordBatch, contract: Contract
-) -> None:
-    for reason in reasons.drop_null().unique().to_pylist():
-        if reason not in examples:
-            row = reasons.index(reason).as_py()
-            examples[reason] = _example(batch, row, reason, contract)
 
 
 def _example(batch: pa.RecordBatch, row: int, reason: str, contract: Contract) -> str:

@@ -16,9 +16,9 @@ from dbt_onnx.kernel.native import MAX_SECONDS, Memory, OverdueError, Threads
 from dbt_onnx.kernel.tensors import joined, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    import numpy as np
+    from dbt_onnx.kernel.tensors import Feeds
 
 PROVIDER = "CPUExecutionProvider"
 DEFAULT_BATCH_ROWS = 8_192
@@ -37,7 +37,7 @@ _SOURCE = re.compile(r"\S*/onnxruntime/\S+:\d+ .*?\) (?=[A-Z])")
 class Scorer(Protocol):
     """Whatever turns input tensors into output tensors, each row independent of the others."""
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> list[Any]:
+    def run(self, feeds: Feeds) -> list[Any]:
         """Outputs in the order of `contract.outputs`: arrays (rows, ...), or one map for each row."""
         ...
 
@@ -113,9 +113,7 @@ class OnnxSession:
                 "opset that this onnxruntime knows, or upgrade onnxruntime",
             ) from error
 
-    def run(
-        self, feeds: Mapping[str, np.ndarray], *, rows_per_call: int | None = None
-    ) -> list[Any]:
+    def run(self, feeds: Feeds, *, rows_per_call: int | None = None) -> list[Any]:
         """Outputs for the rows of `feeds`, by calls of `rows_per_call` rows, of `batch_rows` by default.
 
         Raises ModelError with onnxruntime's message when the model fails on these rows, ScoringError
@@ -151,18 +149,14 @@ class OnnxSession:
             ) from error
         return [joined([call[i] for call in calls]) for i in range(len(self._output_names))]
 
-    def _calls(
-        self, feeds: Mapping[str, np.ndarray], rows: int | None, options: ort.RunOptions
-    ) -> list[list[Any]]:
+    def _calls(self, feeds: Feeds, rows: int | None, options: ort.RunOptions) -> list[list[Any]]:
         if rows is None:
             self._calibrate(feeds, options)
             rows = self.batch_rows
         starts = range(0, rows_of(feeds) or 1, rows)
         return [self._call(feeds, start, rows, options) for start in starts]
 
-    def _call(
-        self, feeds: Mapping[str, np.ndarray], start: int, rows: int, options: ort.RunOptions
-    ) -> list[Any]:
+    def _call(self, feeds: Feeds, start: int, rows: int, options: ort.RunOptions) -> list[Any]:
         if self._on_call is not None:
             self._on_call(start, rows)
         part = {name: x[start : start + rows] for name, x in feeds.items()}
@@ -170,7 +164,7 @@ class OnnxSession:
         self._calls_ended += 1
         return list(outputs)
 
-    def _calibrate(self, feeds: Mapping[str, np.ndarray], options: ort.RunOptions) -> None:
+    def _calibrate(self, feeds: Feeds, options: ort.RunOptions) -> None:
         """Measure once, as soon as there are enough rows, which size of a call is the fastest.
 
         Small calls stay in the processor's caches; large ones have less overhead for each row. The
@@ -195,7 +189,7 @@ class OnnxSession:
             self._is_calibrated = True
 
 
-def shapes(feeds: Mapping[str, np.ndarray]) -> str:
+def shapes(feeds: Feeds) -> str:
     """`features float32[1000, 3]`, for messages."""
     return ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in feeds.items())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dbt_onnx.kernel.contract import Feature, TensorType
+
+    Feeds: TypeAlias = Mapping[str, np.ndarray]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 DEFAULT_TOLERANCE = {"float16": 1e-3, "float32": 1e-6, "float64": 1e-12}
 
@@ -21,13 +26,12 @@ def numpy_dtype(dtype: TensorType) -> np.dtype[Any]:
 
 def fill_value(feature: Feature, dtype: TensorType) -> Any:
     """The feature's fill as a scalar of the tensor's type. Raises ValueError if it does not fit."""
-    target = numpy_dtype(dtype)
     if dtype == "string":
         return feature.fill
     fill: Any = float(feature.fill) if isinstance(feature.fill, float) else int(feature.fill or 0)
     with np.errstate(all="ignore"):
         try:
-            value = np.array(fill).astype(target)
+            value = np.array(fill).astype(dtype)
         except (OverflowError, TypeError) as error:
             raise ValueError(f"does not fit {dtype}") from error
     tolerance = DEFAULT_TOLERANCE.get(dtype, 0.0)
@@ -37,7 +41,7 @@ def fill_value(feature: Feature, dtype: TensorType) -> Any:
     return value
 
 
-def rows_of(feeds: Mapping[str, np.ndarray]) -> int:
+def rows_of(feeds: Feeds) -> int:
     """How many rows there are in tensors that a model is fed with."""
     return len(next(iter(feeds.values())))
 

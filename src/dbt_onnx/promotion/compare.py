@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dbt_onnx.kernel.contract import OutputKind
-    from dbt_onnx.kernel.integers import Array
+    from dbt_onnx.kernel.tensors import Array
 
 
 class ColumnComparison(NamedTuple):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import Registry
-    from dbt_onnx.kernel.integers import Array
+    from dbt_onnx.kernel.tensors import Array
     from dbt_onnx.runs.history import RunRow
 
 LEDGER_PREFIX = CARRIED_PREFIX + "ledger_"
