@@ -103,7 +103,7 @@ def check_card(artifact: Artifact, entry: RegistryEntry) -> list[Check]:
 
 def check_answers(
     new: Answers, old: Answers | None, contract: Contract, limits: Limits, *, where: str
-) -> list[Check]:
+) -> Iterator[Check]:
     """Whether the version's answers can be served: few rejected, finite, not the same for everybody.
 
     `contract` is the version's, `where` names the rows.
@@ -115,33 +115,31 @@ def check_answers(
         for reason, count in new.rejected_reasons.items()
         if reason.startswith(("nan_output:", "infinite_output:"))
     )
-    return [
-        _check(
-            "rejected rows",
-            f"{new.rejected:.2%} of {new.rows:,}{before}",
-            f"at most {limits.max_rejected:.2%}",
-            is_wrong=new.rejected > limits.max_rejected,
-            fault=f"{new.rejected_reasons.total():,} of {new.rows:,} rows of {where} would be "
-            f"rejected: {reasons}",
-            hint="mend the features upstream, register a version that takes NULL (a null policy or a "
-            "fill), or raise --max-rejected, and max_rejected_fraction in score()",
-        ),
-        _check(
-            "NaN or infinite",
-            f"{broken:,} rows",
-            "none",
-            is_wrong=broken > 0,
-            fault=f"the model gives NaN or infinity for {broken:,} of {new.rows:,} rows of {where}: "
-            f"{reasons}",
-            hint=f"a model that divides by zero, say, needs its formula mended; {LOOK}",
-        ),
-        *_check_varying(new, contract.column_kinds, where=where),
-    ]
+    yield _check(
+        "rejected rows",
+        f"{new.rejected:.2%} of {new.rows:,}{before}",
+        f"at most {limits.max_rejected:.2%}",
+        is_wrong=new.rejected > limits.max_rejected,
+        fault=f"{new.rejected_reasons.total():,} of {new.rows:,} rows of {where} would be "
+        f"rejected: {reasons}",
+        hint="mend the features upstream, register a version that takes NULL (a null policy or a "
+        "fill), or raise --max-rejected, and max_rejected_fraction in score()",
+    )
+    yield _check(
+        "NaN or infinite",
+        f"{broken:,} rows",
+        "none",
+        is_wrong=broken > 0,
+        fault=f"the model gives NaN or infinity for {broken:,} of {new.rows:,} rows of {where}: "
+        f"{reasons}",
+        hint=f"a model that divides by zero, say, needs its formula mended; {LOOK}",
+    )
+    yield from _check_varying(new, contract.column_kinds, where=where)
 
 
 def check_comparison(
     new: Answers, old: Answers, contract: Contract, limits: Limits, *, champion: str
-) -> list[Check]:
+) -> Iterator[Check]:
     """Whether the version answers like the champion on the same rows, within the limits.
 
     `contract` is the version's.
@@ -149,17 +147,15 @@ def check_comparison(
     kinds = contract.column_kinds
     compared = compare_columns(new.columns, old.columns, kinds, threshold=limits.threshold)
     gone = [column for column in old.columns if column not in new.columns]
-    checks = [
-        _check(
-            "output columns",
-            ", ".join(new.columns),
-            f"all of {champion}",
-            is_wrong=bool(gone),
-            fault=f"{champion} gives {', '.join(gone)}, and this version does not: whoever reads "
-            "that would find NULL",
-            hint=f"name its outputs as before when exporting or registering it; {LOOK}",
-        )
-    ]
+    yield _check(
+        "output columns",
+        ", ".join(new.columns),
+        f"all of {champion}",
+        is_wrong=bool(gone),
+        fault=f"{champion} gives {', '.join(gone)}, and this version does not: whoever reads "
+        "that would find NULL",
+        hint=f"name its outputs as before when exporting or registering it; {LOOK}",
+    )
     figures = [
         check
         for item in compared
@@ -167,7 +163,7 @@ def check_comparison(
     ]
     if all(check.verdict == "not checked" for check in figures):
         figures.append(not_compared(champion, _why_incomparable(new, old, compared)))
-    return checks + figures
+    yield from figures
 
 
 def _why_incomparable(new: Answers, old: Answers, compared: Sequence[ColumnComparison]) -> str:
