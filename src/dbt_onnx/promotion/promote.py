@@ -162,13 +162,12 @@ def roll_back(
         raise ConfigError("; ".join(faults), hint="name a model: `dbt-onnx rollback churn`")
     with locked(path.parent):
         standing = Standing.read(path, model_name)
-        version = _version_before(standing) if to is None else _version_named(standing, to)
-        entry = standing.registry.resolve(f"{model_name}/{version}")
+        entry = _entry_before(standing) if to is None else _entry_named(standing, to)
         load_artifact(artifacts, entry)
         return _write(standing, entry, action="rollback", gate="not_run", reason=reason)
 
 
-def _version_before(standing: Standing) -> str:
+def _entry_before(standing: Standing) -> RegistryEntry:
     name, history = standing.model_name, standing.history
     if not history.promotions:
         raise RegistryError(
@@ -189,10 +188,10 @@ def _version_before(standing: Standing) -> str:
             "there is no version before it",
             hint=f"`dbt-onnx promote {name}/VERSION` takes another; {_versions(standing)}",
         )
-    return history.standing[-2]
+    return standing.registry.resolve(f"{name}/{history.standing[-2]}")
 
 
-def _version_named(standing: Standing, version: str) -> str:
+def _entry_named(standing: Standing, version: str) -> RegistryEntry:
     name, history = standing.model_name, standing.history
     entry = standing.registry.resolve(f"{name}/{version}")
     if entry == standing.champion:
@@ -207,7 +206,7 @@ def _version_named(standing: Standing, version: str) -> str:
             "returns to a version that was",
             hint=f"`dbt-onnx promote {name}/{version}` takes it through the gate",
         )
-    return version
+    return entry
 
 
 def _versions(standing: Standing) -> str:
