@@ -146,7 +146,7 @@ def carry_out(
                 f"{now.champion_version or 'nobody'}",
                 hint="run the command again: the version must be compared with the current champion",
             )
-        return _write(standing, entry, action=action, gate=gate, reason=reason)
+        return _write(now, entry, action=action, gate=gate, reason=reason)
 
 
 def roll_back(
@@ -219,10 +219,8 @@ def _versions(standing: Standing) -> str:
 def _write(
     standing: Standing, entry: RegistryEntry, *, action: Action, gate: GateResult, reason: str
 ) -> Change:
-    # read again: another model's promotion may have been added since
-    history = read_history(standing.promotions, standing.model_name)
     champion = standing.champion
-    found_at, promoted_at = next_times(history)
+    found_at, promoted_at = next_times(standing.history)
     promotion = Promotion(
         promoted_at=promoted_at,
         model_name=standing.model_name,
@@ -238,7 +236,7 @@ def _write(
             promotion,
             promoted_at=found_at,
             model_version=champion.model_version,
-            replaced_version=history.champion or "",
+            replaced_version=standing.history.champion or "",
             action="found",
             gate="not_run",
             reason=FOUND,
