@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dbt_onnx.artifacts.registry import CHAMPION
 from dbt_onnx.engines.base import MissingFeaturesError
 from dbt_onnx.errors import DbtOnnxError, WarehouseError
-from dbt_onnx.project.scoring_calls import scoring_calls
+from dbt_onnx.project.scoring_calls import scoring_call
 from dbt_onnx.promotion.answers import Answers, Candidate
 from dbt_onnx.promotion.gate import (
     Check,
@@ -61,7 +61,8 @@ def examine(
     try:
         with project.warehouse() as warehouse:
             examination = _Examination(candidate, champion, artifacts, limits)
-            checks += examination.of_calls(warehouse, scoring_calls(project, warehouse))
+            calls = [scoring_call(project, warehouse, item) for item in project.scoring_models()]
+            checks += examination.of_calls(warehouse, calls)
     except WarehouseError as error:
         if champion is None:  # a first version may be promoted before there is a warehouse
             checks.append(not_compared(None, f"no champion yet; {error.message}"))

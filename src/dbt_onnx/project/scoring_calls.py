@@ -47,11 +47,6 @@ class ScoringCall:
         return (spec.model_name, spec.alias) == (model_name, alias)
 
 
-def scoring_calls(project: DbtProject, warehouse: Warehouse) -> list[ScoringCall]:
-    """The calls of all scoring models of the project, by name."""
-    return [scoring_call(project, warehouse, model) for model in project.scoring_models()]
-
-
 def literal_arguments(code: str) -> dict[str, Any]:
     """The literal keyword arguments of the one call of `score()` in a dbt Python model.
 
