@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dbt_onnx.artifacts.registry import CHAMPION
 from dbt_onnx.engines.base import MissingFeaturesError
 from dbt_onnx.errors import DbtOnnxError, WarehouseError
 from dbt_onnx.project.scoring_calls import scoring_call
@@ -85,7 +84,7 @@ class _Examination:
 
     def of_calls(self, warehouse: Warehouse, calls: list[ScoringCall]) -> Iterator[Check]:
         name = self.candidate.artifact.model_name
-        asking = [call for call in calls if call.asks_for(name, CHAMPION)]
+        asking = [call for call in calls if call.asks_for_champion_of(name)]
         unknown = [call for call in calls if call.model is None]
         scored, open_questions = set(), []
         for call in asking:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.artifacts.registry import parse_spec
+from dbt_onnx.artifacts.registry import CHAMPION, parse_spec
 from dbt_onnx.engines.base import Upstream
 from dbt_onnx.errors import ConfigError
 from dbt_onnx.project.upstream import nodes_above, table_of
@@ -36,15 +36,13 @@ class ScoringCall:
     keep_inputs: bool = True
     max_rejected_fraction: float = 1.0
 
-    def asks_for(self, model_name: str, alias: str) -> bool:
-        """Whether this scoring model scores with that alias of that model."""
-        if self.model is None:
-            return False
+    def asks_for_champion_of(self, model_name: str) -> bool:
+        """Whether this scoring model scores with the champion of that model."""
         try:
-            spec = parse_spec(self.model)
+            spec = parse_spec(self.model or "")  # refuses ""
         except ConfigError:
             return False
-        return (spec.model_name, spec.alias) == (model_name, alias)
+        return (spec.model_name, spec.alias) == (model_name, CHAMPION)
 
 
 def literal_arguments(code: str) -> dict[str, Any]:
