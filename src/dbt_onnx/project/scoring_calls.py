@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,13 +59,9 @@ def literal_arguments(code: str) -> dict[str, Any]:
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _is_score(node.func)]
     found: dict[str, Any] = {}
     for keyword in calls[0].keywords if len(calls) == 1 else ():
-        try:
-            if keyword.arg == "features":
-                found["features"] = _reference(keyword.value)
-            else:
-                found[keyword.arg or ""] = ast.literal_eval(keyword.value)
-        except ValueError:
-            continue
+        read = _reference if keyword.arg == "features" else ast.literal_eval
+        with suppress(ValueError):
+            found[keyword.arg or ""] = read(keyword.value)
     return found
 
 
