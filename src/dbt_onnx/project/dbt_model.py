@@ -100,10 +100,9 @@ def run_model(
 
     `settings` is the JSON of `RunSettings`. `logs` gives those of what is served from a project's folder.
     """
+    project = project_folder()
     document = json.loads(settings)
-    document["seeds"] = {
-        relation: project_folder() / path for relation, path in document["seeds"].items()
-    }
+    document["seeds"] = {relation: project / path for relation, path in document["seeds"].items()}
     run_settings = RunSettings(**{item.name: document[item.name] for item in fields(RunSettings)})
 
     def work(request: Any, warehouse: Warehouse) -> RunSummary:
@@ -112,7 +111,6 @@ def run_model(
                 f"the model returned {type(request).__name__}, not a scoring run",
                 hint="return dbt_onnx.score(...) from a model with materialized='predictions'",
             )
-        project = project_folder()
         return warehouse.score(
             request, run_settings, artifacts=project / "artifacts", log=_log, logs=logs(project)
         )
