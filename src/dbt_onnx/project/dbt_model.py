@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dbt_onnx.engines.adapters import engine_for
 from dbt_onnx.errors import ConfigError, DbtOnnxError
 from dbt_onnx.runs.request import (
     MAX_REJECTED_FRACTION,
@@ -130,7 +131,10 @@ def run_on_warehouse(
     from which the materialization raises one clear message: dbt would print an exception with its
     traceback.
     """
-    warehouse = _warehouse_of(session)
+    from dbt.adapters.factory import FACTORY
+
+    # an invocation of dbt has one adapter, that of its target
+    warehouse = engine_for(next(iter(FACTORY.adapters)))(session)
     try:
         summary = work(_request_of(model, dbt, session, warehouse), warehouse)
     except DbtOnnxError as error:
@@ -138,15 +142,6 @@ def run_on_warehouse(
     else:
         outcome = {"ok": True, "message": str(summary), "rows_written": summary.rows_written}
     warehouse.leave_outcome(json.dumps(outcome))
-
-
-def _warehouse_of(session: Any) -> Warehouse:
-    from dbt.adapters.factory import FACTORY
-
-    from dbt_onnx.engines.adapters import engine_for
-
-    # an invocation of dbt has one adapter, that of its target
-    return engine_for(next(iter(FACTORY.adapters)))(session)
 
 
 def _request_of(
