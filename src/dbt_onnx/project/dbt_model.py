@@ -107,13 +107,16 @@ def run_model(
     run_settings = RunSettings(**{item.name: document[item.name] for item in fields(RunSettings)})
 
     def work(request: Any, warehouse: Warehouse) -> RunSummary:
+        from dbt.adapters.events.logging import AdapterLogger
+
         if not isinstance(request, ScoringRequest):
             raise ConfigError(
                 f"the model returned {type(request).__name__}, not a scoring run",
                 hint="return dbt_onnx.score(...) from a model with materialized='predictions'",
             )
+        log = AdapterLogger("dbt_onnx").info
         return warehouse.score(
-            request, run_settings, artifacts=project / "artifacts", log=_log, logs=logs(project)
+            request, run_settings, artifacts=project / "artifacts", log=log, logs=logs(project)
         )
 
     run_on_warehouse(model, dbt, session, work)
@@ -165,9 +168,3 @@ def project_folder() -> Path:
     from dbt.flags import get_flags
 
     return Path(get_flags().PROJECT_DIR)  # type: ignore[no-untyped-call]
-
-
-def _log(message: str) -> None:
-    from dbt.adapters.events.logging import AdapterLogger
-
-    AdapterLogger("dbt_onnx").info(message)
