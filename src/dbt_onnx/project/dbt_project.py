@@ -64,11 +64,8 @@ class DbtProject:
     ) -> None:
         self.root = project_dir.resolve()
         self.variables = dict(variables or {})
-        self._target = target
-        self._profiles_dir = (profiles_dir or _default_profiles_dir(self.root)).resolve()
-        self._options_of_cache = cache.ProjectOptions(
-            self.root, self._profiles_dir, target, self.variables
-        )
+        folder = (profiles_dir or _default_profiles_dir(self.root)).resolve()
+        self._options = cache.ProjectOptions(self.root, folder, target, self.variables)
         self._learned: cache.CachedProject | None = None
         self._scratch = tempfile.mkdtemp(prefix="dbt_onnx_")
         weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
@@ -94,7 +91,7 @@ class DbtProject:
 
     @cached_property
     def _cached_before(self) -> cache.CachedProject | None:
-        return cache.recall(self._options_of_cache)
+        return cache.recall(self._options)
 
     @property
     def _cached(self) -> cache.CachedProject | None:
@@ -209,31 +206,30 @@ class DbtProject:
         KeyboardInterrupt when dbt was interrupted.
         """
         runner = _dbt_runner()(manifest=manifest)
-        options = self._options({**self.variables, **(variables or {})})
+        flags = self._flags({**self.variables, **(variables or {})})
         with chdir(self.root), warnings.catch_warnings():
             # dbt's own deprecations, and what its adapters leave open, are none of ours
             warnings.simplefilter("ignore")
             try:
-                done = runner.invoke([*arguments, *options])
+                done = runner.invoke([*arguments, *flags])
             finally:
                 let_go()
         if isinstance(done.exception, KeyboardInterrupt):
             raise KeyboardInterrupt from done.exception
         return done
 
-    def _options(self, variables: Mapping[str, Any]) -> list[str]:
+    def _flags(self, variables: Mapping[str, Any]) -> list[str]:
         """Those of every command: the terminal, and the files of the user's own dbt runs, stay as they are."""
-        scratch = self._scratch
         parsed = self.root / os.environ.get("DBT_TARGET_PATH", "target") / "partial_parse.msgpack"
         return [
             *("--project-dir", str(self.root)),
-            *("--profiles-dir", str(self._profiles_dir)),
-            *(("--target", self._target) if self._target else ()),
+            *("--profiles-dir", str(self._options.profiles_dir)),
+            *(("--target", self._options.target) if self._options.target else ()),
             *("--vars", json.dumps(variables, default=str)),
             *("--log-level", "none"),
             *("--log-level-file", "none"),
-            *("--log-path", scratch),
-            *("--target-path", scratch),
+            *("--log-path", self._scratch),
+            *("--target-path", self._scratch),
             "--no-print",
             "--no-write-json",
             # what the user's last run has parsed need not be parsed again
@@ -262,7 +258,7 @@ class DbtProject:
         engine = engine_for(adapter_type)  # raises for a warehouse that no engine reads
         models = [asdict(model) for model in _scoring_models(done.result)]
         self._learned = cache.learn(
-            self._options_of_cache,
+            self._options,
             adapter.config,
             models,
             opening=engine.how_to_reopen(adapter.config.credentials),
