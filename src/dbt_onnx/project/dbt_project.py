@@ -140,11 +140,7 @@ class DbtProject:
 
     @property
     def _engine(self) -> type[Warehouse]:
-        return engine_for(self._cached.adapter if self._cached else self._credentials.type)
-
-    @property
-    def _credentials(self) -> Any:
-        return self._parsed[1].credentials
+        return engine_for(self._cached.adapter if self._cached else self.config.credentials.type)
 
     @contextmanager
     def warehouse(self, *, read_only: bool = True) -> Iterator[Warehouse]:
@@ -165,7 +161,7 @@ class DbtProject:
                 if read_only and (cached := self._cached) is not None:
                     opening = self._engine.reopened(cached.opening)
                 else:
-                    opening = self._engine.opened(self._credentials, read_only=read_only)
+                    opening = self._engine.opened(self.config.credentials, read_only=read_only)
                 connection = stack.enter_context(opening)
             yield connection
 
@@ -180,7 +176,7 @@ class DbtProject:
                 if self._engine.answers_alike(connection, kept["answers"]):
                     return str(kept["sql"])
         manifest, config = self._parsed
-        with chdir(self.root), self._engine.rendering(self._credentials) as answers:
+        with chdir(self.root), self._engine.rendering(config.credentials) as answers:
             done = self.invoke(
                 "compile", "--inline", template, variables=variables, manifest=manifest
             )
