@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from dbt_onnx.artifacts.registry import Registry
-    from dbt_onnx.engines.base import Sources, Warehouse
+    from dbt_onnx.engines.base import Sources, TableName, Warehouse
     from dbt_onnx.project.dbt_project import DbtProject, ScoringModel
 
 # separates the rendered queries: no query contains this comment
@@ -77,7 +77,7 @@ class _Check:
         self.problems: list[Problem] = []
         self.registry: Registry | None = None
         self.sources: Sources | None = warehouse.sources(model.table)
-        self.has_features = False
+        self.features: TableName | None = None
         # dbt cannot ask about a view over a table that is gone
         self.is_readable = True
         if self.sources is None:
@@ -89,7 +89,7 @@ class _Check:
             self._add("ledger", f"its ledger is not whole in the warehouse: no {listed}")
         with self._noting("features"):
             warehouse.check_features(self.sources)
-            self.has_features = True
+            self.features = self.sources.features
         with self._noting("registry"):
             self.registry = warehouse.registry(self.sources)
 
@@ -98,11 +98,10 @@ class _Check:
         sources = self.sources
         if sources is None or sources.registry is None:
             raise ValueError(f"{self.model.selector} has no registry to be judged by")
-        features = sources.features if self.has_features else None
         return {
             "predictions": asdict(self.model.table),
             "registry": asdict(sources.registry),
-            "entities": asdict(features) if features else None,
+            "entities": asdict(self.features) if self.features else None,
             "key": list(sources.key),
         }
 
