@@ -43,29 +43,22 @@ def check_health(project: DbtProject, name: str | None, *, stale_after: timedelt
         models = [project.scoring_model(name)] if name else project.scoring_models()
         if not models:
             project.scoring_model("")  # raises the error that there are none
-        return _check_models(project, models, stale_after=stale_after)
+        with project.warehouse() as warehouse:
+            checks = [_Check(warehouse, model) for model in models]
+        period = {"count": max(1, int(stale_after.total_seconds())), "period": "second"}
+        asked = [check for check in checks if check.registry is not None and check.is_readable]
+        calls = [{**check.call(), "stale_after": period} for check in asked]
+        queries = project.render(_QUERIES, variables={"dbt_onnx_health": calls}).split(_END)
+        with project.warehouse() as warehouse:
+            clock = warehouse.answer(queries[0])["clock"]
+            for check, query in zip(asked, queries[1:], strict=True):
+                check.read_figures(warehouse, query)
+        for check in asked:
+            check.verify_artifact(project)
     except DbtOnnxError as error:
         return Health(clock=None, stale_after=stale_after, error=error)
-
-
-def _check_models(
-    project: DbtProject, models: list[ScoringModel], *, stale_after: timedelta
-) -> Health:
-    with project.warehouse() as warehouse:
-        checks = [_Check(warehouse, model) for model in models]
-    period = {"count": max(1, int(stale_after.total_seconds())), "period": "second"}
-    asked = [check for check in checks if check.registry is not None and check.is_readable]
-    calls = [{**check.call(), "stale_after": period} for check in asked]
-    queries = project.render(_QUERIES, variables={"dbt_onnx_health": calls}).split(_END)
-    with project.warehouse() as warehouse:
-        clock = warehouse.answer(queries[0])["clock"]
-        for check, query in zip(asked, queries[1:], strict=True):
-            check.read_figures(warehouse, query)
-    for check in asked:
-        check.verify_artifact(project)
-    return Health(
-        clock=clock, stale_after=stale_after, models=tuple(check.result() for check in checks)
-    )
+    results = tuple(check.result() for check in checks)
+    return Health(clock=clock, stale_after=stale_after, models=results)
 
 
 class _Check:
