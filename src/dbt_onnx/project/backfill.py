@@ -246,11 +246,10 @@ def _error_of(done: Any) -> str | None:
     """Why a call of dbt failed, in one line; none when it did not."""
     if done.success:
         return None
-    results = getattr(done.result, "results", None) or []
-    failed = [result for result in results if str(result.status) in {"error", "fail"}]
-    if failed:
-        return f"{failed[0].node.name}: {one_line(failed[0].message)}"
-    return one_line(done.exception) if done.exception else "dbt did not say why"
+    for result in getattr(done.result, "results", None) or []:
+        if str(result.status) in {"error", "fail"}:
+            return f"{result.node.name}: {one_line(result.message)}"
+    return one_line(done.exception or "dbt did not say why")
 
 
 def _message_of(done: Any, unique_id: str) -> str:
