@@ -201,13 +201,19 @@ class DbtProject:
         connections are closed afterwards, so that the database file is free. Raises
         KeyboardInterrupt when dbt was interrupted.
         """
-        runner = _dbt_runner()(manifest=manifest)
+        try:
+            from dbt.cli.main import dbtRunner
+        except ImportError as error:
+            raise ConfigError(
+                f"this command runs dbt, which is not installed here: {error}",
+                hint="pip install 'dbt-onnx[duckdb]', or 'dbt-onnx[spark]', where dbt is installed",
+            ) from error
         flags = self._flags({**self.variables, **(variables or {})})
         with chdir(self.root), warnings.catch_warnings():
             # dbt's own deprecations, and what its adapters leave open, are none of ours
             warnings.simplefilter("ignore")
             try:
-                done = runner.invoke([*arguments, *flags])
+                done = dbtRunner(manifest=manifest).invoke([*arguments, *flags])
             finally:
                 let_go()
         if isinstance(done.exception, KeyboardInterrupt):
@@ -282,17 +288,6 @@ def one_line(error: object) -> str:
     """What dbt says of a failure, without its line breaks and indentation."""
     said = " ".join(str(error).split())
     return said if len(said) <= 1000 else f"{said[:997]}..."
-
-
-def _dbt_runner() -> Any:
-    try:
-        from dbt.cli.main import dbtRunner
-    except ImportError as error:
-        raise ConfigError(
-            f"this command runs dbt, which is not installed here: {error}",
-            hint="pip install 'dbt-onnx[duckdb]', or 'dbt-onnx[spark]', where dbt is installed",
-        ) from error
-    return dbtRunner
 
 
 def _default_profiles_dir(root: Path) -> Path:
