@@ -250,10 +250,5 @@ def _write(
         with suppress(OSError):
             replace_file(standing.path, registry_before)
         raise
-    return Change(
-        promotion=promotion,
-        replaced_alias=entry.alias if champion else None,
-        found=found,
-        promotions=standing.promotions,
-        first=first,
-    )
+    replaced_alias = entry.alias if champion else None
+    return Change(promotion, replaced_alias, found, standing.promotions, first)
