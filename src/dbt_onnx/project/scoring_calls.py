@@ -106,15 +106,14 @@ def _upstream(nodes: list[Any]) -> dict[str, Upstream]:
     for above in nodes:
         if above.relation_name is None:
             continue
-        is_source = hasattr(above, "source_name")
+        if hasattr(above, "source_name"):
+            names = [f"{above.source_name}.{above.name}"]
+            selector = f"source:{names[0]}"
+        else:
+            names = [above.name, f"{above.package_name}.{above.name}"]
+            selector = above.search_name
+        relation = Upstream(table=table_of(above), sql=above.relation_name, selector=selector)
         version = getattr(above, "version", None)
-        relation = Upstream(
-            table=table_of(above),
-            sql=above.relation_name,
-            selector=f"source:{above.source_name}.{above.name}" if is_source else above.search_name,
-        )
-        scope = above.source_name if is_source else above.package_name
-        names = [f"{scope}.{above.name}"] if is_source else [above.name, f"{scope}.{above.name}"]
         for name in names:
             if version is None or version == above.latest_version:
                 found[name].append(relation)
