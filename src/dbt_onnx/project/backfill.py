@@ -121,10 +121,11 @@ def plan_backfill(
     above = upstream.clock_dependent(project.manifest, model.unique_id)
     relations = upstream.relations_of(project.manifest, above, suffix=f"__backfill_{model.name}")
     clock_query = project.render("select {{ dbt_onnx.clock() }} as clock", variables={})
+    reads = upstream.nodes_above(project.manifest, model.unique_id)
     with project.warehouse() as warehouse:
         now = warehouse.answer(clock_query)["clock"]
         call = scoring_call(project, warehouse, model)
-        version = _version(project, warehouse, call, asked)
+        version = _version(warehouse, call, reads, asked)
         # any version fills a hole, unless one was asked for
         done = warehouse.scored_clocks(model.table, version if asked else None)
     if clocks[-1] > now:
@@ -138,7 +139,7 @@ def plan_backfill(
         model=model,
         version=version,
         asked=None if asked is None else str(version.model),
-        features=_features(project, model, call, relations),
+        features=_features(call, reads, relations),
         upstream=tuple(above),
         relations=relations,
         clocks=tuple(clocks),
@@ -212,7 +213,7 @@ def _drop_scratch(backfill: Backfill) -> None:
 
 
 def _version(
-    project: DbtProject, warehouse: Warehouse, call: ScoringCall, asked: str | None
+    warehouse: Warehouse, call: ScoringCall, reads: list[Any], asked: str | None
 ) -> RegistryEntry:
     model = call.scoring_model
     if asked is None and call.model is None:
@@ -228,30 +229,27 @@ def _version(
             f"{model.selector} scores with {call.model!r}, and --model asks for {spec!r}",
             hint=f"name a version of that model: '{own}/VERSION'",
         )
-    above = upstream.nodes_above(project.manifest, model.unique_id)
-    return warehouse.registry_among(list(map(upstream.table_of, above))).resolve(spec)
+    return warehouse.registry_among(list(map(upstream.table_of, reads))).resolve(spec)
 
 
 def _features(
-    project: DbtProject, model: ScoringModel, call: ScoringCall, relations: dict[str, TableName]
+    call: ScoringCall, reads: list[Any], relations: dict[str, TableName]
 ) -> TableName | None:
     """The feature relation that a slice builds, among those that the scoring model reads."""
-    above = upstream.nodes_above(project.manifest, model.unique_id)
-    above = [node for node in above if node.unique_id in relations]
-    if len(above) > 1 and call.features is not None:
-        above = [node for node in above if node.relation_name == call.features.sql]
-    return relations[above[0].unique_id] if len(above) == 1 else None
+    built = [node for node in reads if node.unique_id in relations]
+    if len(built) > 1 and call.features is not None:
+        built = [node for node in built if node.relation_name == call.features.sql]
+    return relations[built[0].unique_id] if len(built) == 1 else None
 
 
 def _error_of(done: Any) -> str | None:
     """Why a call of dbt failed, in one line; none when it did not."""
     if done.success:
         return None
-    results = getattr(done.result, "results", None) or []
-    failed = [result for result in results if str(result.status) in {"error", "fail"}]
-    if failed:
-        return f"{failed[0].node.name}: {one_line(failed[0].message)}"
-    return one_line(done.exception) if done.exception else "dbt did not say why"
+    for result in getattr(done.result, "results", None) or []:
+        if str(result.status) in {"error", "fail"}:
+            return f"{result.node.name}: {one_line(result.message)}"
+    return one_line(done.exception or "dbt did not say why")
 
 
 def _message_of(done: Any, unique_id: str) -> str:

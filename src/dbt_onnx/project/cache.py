@@ -118,9 +118,8 @@ def learn(
 ) -> CachedProject | None:
     """Keep what dbt has said; none when it cannot be kept.
 
-    `config` is dbt's of the project, `opening` what the engine needs to open the warehouse without dbt,
-    none when it cannot, `began` the time when it began to read, and `before` what was
-    recalled.
+    `config` is dbt's of the project, `opening` as in `CachedProject`, or none where only dbt can open
+    the warehouse, `began` the time when dbt began to read, and `before` what was recalled.
     """
     place = _place(options)
     if place is None or opening is None:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dbt_onnx.engines.adapters import engine_for
 from dbt_onnx.errors import ConfigError, DbtOnnxError
 from dbt_onnx.runs.request import (
     MAX_REJECTED_FRACTION,
@@ -100,21 +101,22 @@ def run_model(
 
     `settings` is the JSON of `RunSettings`. `logs` gives those of what is served from a project's folder.
     """
+    project = project_folder()
     document = json.loads(settings)
-    document["seeds"] = {
-        relation: project_folder() / path for relation, path in document["seeds"].items()
-    }
+    document["seeds"] = {relation: project / path for relation, path in document["seeds"].items()}
     run_settings = RunSettings(**{item.name: document[item.name] for item in fields(RunSettings)})
 
     def work(request: Any, warehouse: Warehouse) -> RunSummary:
+        from dbt.adapters.events.logging import AdapterLogger
+
         if not isinstance(request, ScoringRequest):
             raise ConfigError(
                 f"the model returned {type(request).__name__}, not a scoring run",
                 hint="return dbt_onnx.score(...) from a model with materialized='predictions'",
             )
-        project = project_folder()
+        log = AdapterLogger("dbt_onnx").info
         return warehouse.score(
-            request, run_settings, artifacts=project / "artifacts", log=_log, logs=logs(project)
+            request, run_settings, artifacts=project / "artifacts", log=log, logs=logs(project)
         )
 
     run_on_warehouse(model, dbt, session, work)
@@ -132,7 +134,10 @@ def run_on_warehouse(
     from which the materialization raises one clear message: dbt would print an exception with its
     traceback.
     """
-    warehouse = _warehouse_of(session)
+    from dbt.adapters.factory import FACTORY
+
+    # an invocation of dbt has one adapter, that of its target
+    warehouse = engine_for(next(iter(FACTORY.adapters)))(session)
     try:
         summary = work(_request_of(model, dbt, session, warehouse), warehouse)
     except DbtOnnxError as error:
@@ -140,15 +145,6 @@ def run_on_warehouse(
     else:
         outcome = {"ok": True, "message": str(summary), "rows_written": summary.rows_written}
     warehouse.leave_outcome(json.dumps(outcome))
-
-
-def _warehouse_of(session: Any) -> Warehouse:
-    from dbt.adapters.factory import FACTORY
-
-    from dbt_onnx.engines.adapters import engine_for
-
-    # an invocation of dbt has one adapter, that of its target
-    return engine_for(next(iter(FACTORY.adapters)))(session)
 
 
 def _request_of(
@@ -172,9 +168,3 @@ def project_folder() -> Path:
     from dbt.flags import get_flags
 
     return Path(get_flags().PROJECT_DIR)  # type: ignore[no-untyped-call]
-
-
-def _log(message: str) -> None:
-    from dbt.adapters.events.logging import AdapterLogger
-
-    AdapterLogger("dbt_onnx").info(message)

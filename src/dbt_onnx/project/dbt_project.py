@@ -64,11 +64,8 @@ class DbtProject:
     ) -> None:
         self.root = project_dir.resolve()
         self.variables = dict(variables or {})
-        self._target = target
-        self._profiles_dir = (profiles_dir or _default_profiles_dir(self.root)).resolve()
-        self._options_of_cache = cache.ProjectOptions(
-            self.root, self._profiles_dir, target, self.variables
-        )
+        folder = (profiles_dir or _default_profiles_dir(self.root)).resolve()
+        self._options = cache.ProjectOptions(self.root, folder, target, self.variables)
         self._learned: cache.CachedProject | None = None
         self._scratch = tempfile.mkdtemp(prefix="dbt_onnx_")
         weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
@@ -94,7 +91,7 @@ class DbtProject:
 
     @cached_property
     def _cached_before(self) -> cache.CachedProject | None:
-        return cache.recall(self._options_of_cache)
+        return cache.recall(self._options)
 
     @property
     def _cached(self) -> cache.CachedProject | None:
@@ -143,11 +140,7 @@ class DbtProject:
 
     @property
     def _engine(self) -> type[Warehouse]:
-        return engine_for(self._cached.adapter if self._cached else self._credentials.type)
-
-    @property
-    def _credentials(self) -> Any:
-        return self._parsed[1].credentials
+        return engine_for(self._cached.adapter if self._cached else self.config.credentials.type)
 
     @contextmanager
     def warehouse(self, *, read_only: bool = True) -> Iterator[Warehouse]:
@@ -168,7 +161,7 @@ class DbtProject:
                 if read_only and (cached := self._cached) is not None:
                     opening = self._engine.reopened(cached.opening)
                 else:
-                    opening = self._engine.opened(self._credentials, read_only=read_only)
+                    opening = self._engine.opened(self.config.credentials, read_only=read_only)
                 connection = stack.enter_context(opening)
             yield connection
 
@@ -183,7 +176,7 @@ class DbtProject:
                 if self._engine.answers_alike(connection, kept["answers"]):
                     return str(kept["sql"])
         manifest, config = self._parsed
-        with chdir(self.root), self._engine.rendering(self._credentials) as answers:
+        with chdir(self.root), self._engine.rendering(config.credentials) as answers:
             done = self.invoke(
                 "compile", "--inline", template, variables=variables, manifest=manifest
             )
@@ -208,32 +201,37 @@ class DbtProject:
         connections are closed afterwards, so that the database file is free. Raises
         KeyboardInterrupt when dbt was interrupted.
         """
-        runner = _dbt_runner()(manifest=manifest)
-        options = self._options({**self.variables, **(variables or {})})
+        try:
+            from dbt.cli.main import dbtRunner
+        except ImportError as error:
+            raise ConfigError(
+                f"this command runs dbt, which is not installed here: {error}",
+                hint="pip install 'dbt-onnx[duckdb]', or 'dbt-onnx[spark]', where dbt is installed",
+            ) from error
+        flags = self._flags({**self.variables, **(variables or {})})
         with chdir(self.root), warnings.catch_warnings():
             # dbt's own deprecations, and what its adapters leave open, are none of ours
             warnings.simplefilter("ignore")
             try:
-                done = runner.invoke([*arguments, *options])
+                done = dbtRunner(manifest=manifest).invoke([*arguments, *flags])
             finally:
                 let_go()
         if isinstance(done.exception, KeyboardInterrupt):
             raise KeyboardInterrupt from done.exception
         return done
 
-    def _options(self, variables: Mapping[str, Any]) -> list[str]:
+    def _flags(self, variables: Mapping[str, Any]) -> list[str]:
         """Those of every command: the terminal, and the files of the user's own dbt runs, stay as they are."""
-        scratch = self._scratch
         parsed = self.root / os.environ.get("DBT_TARGET_PATH", "target") / "partial_parse.msgpack"
         return [
             *("--project-dir", str(self.root)),
-            *("--profiles-dir", str(self._profiles_dir)),
-            *(("--target", self._target) if self._target else ()),
+            *("--profiles-dir", str(self._options.profiles_dir)),
+            *(("--target", self._options.target) if self._options.target else ()),
             *("--vars", json.dumps(variables, default=str)),
             *("--log-level", "none"),
             *("--log-level-file", "none"),
-            *("--log-path", scratch),
-            *("--target-path", scratch),
+            *("--log-path", self._scratch),
+            *("--target-path", self._scratch),
             "--no-print",
             "--no-write-json",
             # what the user's last run has parsed need not be parsed again
@@ -262,7 +260,7 @@ class DbtProject:
         engine = engine_for(adapter_type)  # raises for a warehouse that no engine reads
         models = [asdict(model) for model in _scoring_models(done.result)]
         self._learned = cache.learn(
-            self._options_of_cache,
+            self._options,
             adapter.config,
             models,
             opening=engine.how_to_reopen(adapter.config.credentials),
@@ -290,17 +288,6 @@ def one_line(error: object) -> str:
     """What dbt says of a failure, without its line breaks and indentation."""
     said = " ".join(str(error).split())
     return said if len(said) <= 1000 else f"{said[:997]}..."
-
-
-def _dbt_runner() -> Any:
-    try:
-        from dbt.cli.main import dbtRunner
-    except ImportError as error:
-        raise ConfigError(
-            f"this command runs dbt, which is not installed here: {error}",
-            hint="pip install 'dbt-onnx[duckdb]', or 'dbt-onnx[spark]', where dbt is installed",
-        ) from error
-    return dbtRunner
 
 
 def _default_profiles_dir(root: Path) -> Path:

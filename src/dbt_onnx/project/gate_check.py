@@ -6,10 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dbt_onnx.artifacts.registry import CHAMPION
 from dbt_onnx.engines.base import MissingFeaturesError
 from dbt_onnx.errors import DbtOnnxError, WarehouseError
-from dbt_onnx.project.scoring_calls import scoring_calls
+from dbt_onnx.project.scoring_calls import scoring_call
 from dbt_onnx.promotion.answers import Answers, Candidate
 from dbt_onnx.promotion.gate import (
     Check,
@@ -61,7 +60,8 @@ def examine(
     try:
         with project.warehouse() as warehouse:
             examination = _Examination(candidate, champion, artifacts, limits)
-            checks += examination.of_calls(warehouse, scoring_calls(project, warehouse))
+            calls = [scoring_call(project, warehouse, item) for item in project.scoring_models()]
+            checks += examination.of_calls(warehouse, calls)
     except WarehouseError as error:
         if champion is None:  # a first version may be promoted before there is a warehouse
             checks.append(not_compared(None, f"no champion yet; {error.message}"))
@@ -84,7 +84,7 @@ class _Examination:
 
     def of_calls(self, warehouse: Warehouse, calls: list[ScoringCall]) -> Iterator[Check]:
         name = self.candidate.artifact.model_name
-        asking = [call for call in calls if call.asks_for(name, CHAMPION)]
+        asking = [call for call in calls if call.asks_for_champion_of(name)]
         unknown = [call for call in calls if call.model is None]
         scored, open_questions = set(), []
         for call in asking:

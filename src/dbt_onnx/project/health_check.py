@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from dbt_onnx.artifacts.registry import Registry
-    from dbt_onnx.engines.base import Sources, Warehouse
+    from dbt_onnx.engines.base import Sources, TableName, Warehouse
     from dbt_onnx.project.dbt_project import DbtProject, ScoringModel
 
 # separates the rendered queries: no query contains this comment
@@ -43,29 +43,22 @@ def check_health(project: DbtProject, name: str | None, *, stale_after: timedelt
         models = [project.scoring_model(name)] if name else project.scoring_models()
         if not models:
             project.scoring_model("")  # raises the error that there are none
-        return _check_models(project, models, stale_after=stale_after)
+        with project.warehouse() as warehouse:
+            checks = [_Check(warehouse, model) for model in models]
+        period = {"count": max(1, int(stale_after.total_seconds())), "period": "second"}
+        asked = [check for check in checks if check.registry is not None and check.is_readable]
+        calls = [{**check.call(), "stale_after": period} for check in asked]
+        queries = project.render(_QUERIES, variables={"dbt_onnx_health": calls}).split(_END)
+        with project.warehouse() as warehouse:
+            clock = warehouse.answer(queries[0])["clock"]
+            for check, query in zip(asked, queries[1:], strict=True):
+                check.read_figures(warehouse, query)
+        for check in asked:
+            check.verify_artifact(project)
     except DbtOnnxError as error:
         return Health(clock=None, stale_after=stale_after, error=error)
-
-
-def _check_models(
-    project: DbtProject, models: list[ScoringModel], *, stale_after: timedelta
-) -> Health:
-    with project.warehouse() as warehouse:
-        checks = [_Check(warehouse, model) for model in models]
-    period = {"count": max(1, int(stale_after.total_seconds())), "period": "second"}
-    asked = [check for check in checks if check.registry is not None and check.is_readable]
-    calls = [{**check.call(), "stale_after": period} for check in asked]
-    queries = project.render(_QUERIES, variables={"dbt_onnx_health": calls}).split(_END)
-    with project.warehouse() as warehouse:
-        clock = warehouse.answer(queries[0])["clock"]
-        for check, query in zip(asked, queries[1:], strict=True):
-            check.read_figures(warehouse, query)
-    for check in asked:
-        check.verify_artifact(project)
-    return Health(
-        clock=clock, stale_after=stale_after, models=tuple(check.result() for check in checks)
-    )
+    results = tuple(check.result() for check in checks)
+    return Health(clock=clock, stale_after=stale_after, models=results)
 
 
 class _Check:
@@ -77,7 +70,7 @@ class _Check:
         self.problems: list[Problem] = []
         self.registry: Registry | None = None
         self.sources: Sources | None = warehouse.sources(model.table)
-        self.has_features = False
+        self.features: TableName | None = None
         # dbt cannot ask about a view over a table that is gone
         self.is_readable = True
         if self.sources is None:
@@ -89,7 +82,7 @@ class _Check:
             self._add("ledger", f"its ledger is not whole in the warehouse: no {listed}")
         with self._noting("features"):
             warehouse.check_features(self.sources)
-            self.has_features = True
+            self.features = self.sources.features
         with self._noting("registry"):
             self.registry = warehouse.registry(self.sources)
 
@@ -98,11 +91,10 @@ class _Check:
         sources = self.sources
         if sources is None or sources.registry is None:
             raise ValueError(f"{self.model.selector} has no registry to be judged by")
-        features = sources.features if self.has_features else None
         return {
             "predictions": asdict(self.model.table),
             "registry": asdict(sources.registry),
-            "entities": asdict(features) if features else None,
+            "entities": asdict(self.features) if self.features else None,
             "key": list(sources.key),
         }
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.artifacts.registry import parse_spec
+from dbt_onnx.artifacts.registry import CHAMPION, parse_spec
 from dbt_onnx.engines.base import Upstream
 from dbt_onnx.errors import ConfigError
 from dbt_onnx.project.upstream import nodes_above, table_of
@@ -36,20 +37,13 @@ class ScoringCall:
     keep_inputs: bool = True
     max_rejected_fraction: float = 1.0
 
-    def asks_for(self, model_name: str, alias: str) -> bool:
-        """Whether this scoring model scores with that alias of that model."""
-        if self.model is None:
-            return False
+    def asks_for_champion_of(self, model_name: str) -> bool:
+        """Whether this scoring model scores with the champion of that model."""
         try:
-            spec = parse_spec(self.model)
+            spec = parse_spec(self.model or "")  # refuses ""
         except ConfigError:
             return False
-        return (spec.model_name, spec.alias) == (model_name, alias)
-
-
-def scoring_calls(project: DbtProject, warehouse: Warehouse) -> list[ScoringCall]:
-    """The calls of all scoring models of the project, by name."""
-    return [scoring_call(project, warehouse, model) for model in project.scoring_models()]
+        return (spec.model_name, spec.alias) == (model_name, CHAMPION)
 
 
 def literal_arguments(code: str) -> dict[str, Any]:
@@ -65,13 +59,9 @@ def literal_arguments(code: str) -> dict[str, Any]:
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _is_score(node.func)]
     found: dict[str, Any] = {}
     for keyword in calls[0].keywords if len(calls) == 1 else ():
-        try:
-            if keyword.arg == "features":
-                found["features"] = _reference(keyword.value)
-            else:
-                found[keyword.arg or ""] = ast.literal_eval(keyword.value)
-        except ValueError:
-            continue
+        read = _reference if keyword.arg == "features" else ast.literal_eval
+        with suppress(ValueError):
+            found[keyword.arg or ""] = read(keyword.value)
     return found
 
 
@@ -116,15 +106,14 @@ def _upstream(nodes: list[Any]) -> dict[str, Upstream]:
     for above in nodes:
         if above.relation_name is None:
             continue
-        is_source = hasattr(above, "source_name")
+        if hasattr(above, "source_name"):
+            names = [f"{above.source_name}.{above.name}"]
+            selector = f"source:{names[0]}"
+        else:
+            names = [above.name, f"{above.package_name}.{above.name}"]
+            selector = above.search_name
+        relation = Upstream(table=table_of(above), sql=above.relation_name, selector=selector)
         version = getattr(above, "version", None)
-        relation = Upstream(
-            table=table_of(above),
-            sql=above.relation_name,
-            selector=f"source:{above.source_name}.{above.name}" if is_source else above.search_name,
-        )
-        scope = above.source_name if is_source else above.package_name
-        names = [f"{scope}.{above.name}"] if is_source else [above.name, f"{scope}.{above.name}"]
         for name in names:
             if version is None or version == above.latest_version:
                 found[name].append(relation)

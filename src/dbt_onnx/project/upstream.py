@@ -39,7 +39,24 @@ def clock_dependent(manifest: Any, unique_id: str) -> list[str]:
         changed, {item: node.depends_on.nodes for item, node in nodes.items()}
     )
     found = [node_id for node_id in manifest.nodes if node_id in changed]
-    _check(manifest, unique_id, found)
+    name = manifest.nodes[unique_id].name
+    if not found:
+        raise ConfigError(
+            f"no model upstream of {name} depends on the clock: every slice would see the same "
+            "features",
+            hint="let the features model take its moment from {{ dbt_onnx.clock() }}",
+        )
+    faults = [
+        f"{nodes[item].name} is materialized as {nodes[item].config.materialized!r}"
+        for item in found
+        if nodes[item].config.materialized not in BUILT_ELSEWHERE
+    ]
+    if faults:
+        raise ConfigError(
+            f"what is upstream of {name} cannot be built for the past: {'; '.join(faults)}",
+            hint=f"only a {', '.join(BUILT_ELSEWHERE[:-1])} or {BUILT_ELSEWHERE[-1]} model can be "
+            "built in another schema; let the features read such a model",
+        )
     return found
 
 
@@ -125,24 +142,3 @@ def _with_dependents(found: set[str], depends_on: Mapping[str, Iterable[str]]) -
     }:
         found = found | more
     return found
-
-
-def _check(manifest: Any, unique_id: str, found: list[str]) -> None:
-    name = manifest.nodes[unique_id].name
-    if not found:
-        raise ConfigError(
-            f"no model upstream of {name} depends on the clock: every slice would see the same "
-            "features",
-            hint="let the features model take its moment from {{ dbt_onnx.clock() }}",
-        )
-    faults = [
-        f"{node.name} is materialized as {node.config.materialized!r}"
-        for item in found
-        if (node := manifest.nodes[item]).config.materialized not in BUILT_ELSEWHERE
-    ]
-    if faults:
-        raise ConfigError(
-            f"what is upstream of {name} cannot be built for the past: {'; '.join(faults)}",
-            hint=f"only a {', '.join(BUILT_ELSEWHERE[:-1])} or {BUILT_ELSEWHERE[-1]} model can be "
-            "built in another schema; let the features read such a model",
-        )

@@ -111,15 +111,13 @@ class Watch:
             for result in results
             if str(result.status) in {"error", "fail", "runtime error"}
         }
-        unknown = (
-            None if done.success or failed else one_line(done.exception or "dbt did not say why")
-        )
+        is_explained = done.success or failed
         return Build(
             arrived=arrived,
             seconds=time.monotonic() - began,
             nodes=len(results),
             failed=failed,
-            error=unknown,
+            error=None if is_explained else one_line(done.exception or "dbt did not say why"),
         )
 
     def _parse_again_if_changed(self) -> None:

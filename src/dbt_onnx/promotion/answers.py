@@ -49,22 +49,15 @@ class Answers(NamedTuple):
         """
         contract = candidate.artifact.contract
         rows = sum(batch.num_rows for batch in batches)
-        scored = list(
-            score_batches(
-                batches,
-                candidate.session,
-                contract=contract,
-                search=RowSearch(rows=rows, max_rows=rows - 1),
-            )
-        )
+        search = RowSearch(rows=rows, max_rows=rows - 1)
+        scored = list(score_batches(batches, candidate.session, contract=contract, search=search))
         columns = {
             field.name: pa.concat_arrays(
                 [pa.array([], field.type), *(batch.column(field.name) for batch in scored)]
             )
             for field in contract.output_fields()
         }
-        reasons = count_reasons(scored) + rejected
-        return cls(columns, rows + rejected.total(), reasons)
+        return cls(columns, rows + rejected.total(), count_reasons(scored) + rejected)
 
     @property
     def rows_scored(self) -> int:

@@ -89,9 +89,8 @@ def _ranks(values: Array) -> Array:
 
 def _compare_labels(column: str, a: pa.Array, b: pa.Array) -> ColumnComparison:
     # one version may give text and the other numbers: '1' is the same decision as 1
-    same = pc.equal(a.cast(pa.string()), b.cast(pa.string()))
-    changed = float(pc.mean(pc.invert(same)).as_py()) if len(same) else None
-    return ColumnComparison(column=column, rows=len(a), changed=changed)
+    other = pc.not_equal(a.cast(pa.string()), b.cast(pa.string()))
+    return ColumnComparison(column=column, rows=len(a), changed=pc.mean(other).as_py())
 
 
 def _compare_numbers(

@@ -17,7 +17,7 @@ from dbt_onnx.artifacts.verification import verify_sample
 from dbt_onnx.promotion.compare import ColumnComparison, compare_columns, count_values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import RegistryEntry
@@ -103,7 +103,7 @@ def check_card(artifact: Artifact, entry: RegistryEntry) -> list[Check]:
 
 def check_answers(
     new: Answers, old: Answers | None, contract: Contract, limits: Limits, *, where: str
-) -> list[Check]:
+) -> Iterator[Check]:
     """Whether the version's answers can be served: few rejected, finite, not the same for everybody.
 
     `contract` is the version's, `where` names the rows.
@@ -115,33 +115,31 @@ def check_answers(
         for reason, count in new.rejected_reasons.items()
         if reason.startswith(("nan_output:", "infinite_output:"))
     )
-    return [
-        _check(
-            "rejected rows",
-            f"{new.rejected:.2%} of {new.rows:,}{before}",
-            f"at most {limits.max_rejected:.2%}",
-            is_wrong=new.rejected > limits.max_rejected,
-            fault=f"{new.rejected_reasons.total():,} of {new.rows:,} rows of {where} would be "
-            f"rejected: {reasons}",
-            hint="mend the features upstream, register a version that takes NULL (a null policy or a "
-            "fill), or raise --max-rejected, and max_rejected_fraction in score()",
-        ),
-        _check(
-            "NaN or infinite",
-            f"{broken:,} rows",
-            "none",
-            is_wrong=broken > 0,
-            fault=f"the model gives NaN or infinity for {broken:,} of {new.rows:,} rows of {where}: "
-            f"{reasons}",
-            hint=f"a model that divides by zero, say, needs its formula mended; {LOOK}",
-        ),
-        *_check_varying(new, contract.column_kinds, where=where),
-    ]
+    yield _check(
+        "rejected rows",
+        f"{new.rejected:.2%} of {new.rows:,}{before}",
+        f"at most {limits.max_rejected:.2%}",
+        is_wrong=new.rejected > limits.max_rejected,
+        fault=f"{new.rejected_reasons.total():,} of {new.rows:,} rows of {where} would be "
+        f"rejected: {reasons}",
+        hint="mend the features upstream, register a version that takes NULL (a null policy or a "
+        "fill), or raise --max-rejected, and max_rejected_fraction in score()",
+    )
+    yield _check(
+        "NaN or infinite",
+        f"{broken:,} rows",
+        "none",
+        is_wrong=broken > 0,
+        fault=f"the model gives NaN or infinity for {broken:,} of {new.rows:,} rows of {where}: "
+        f"{reasons}",
+        hint=f"a model that divides by zero, say, needs its formula mended; {LOOK}",
+    )
+    yield from _check_varying(new, contract.column_kinds, where=where)
 
 
 def check_comparison(
     new: Answers, old: Answers, contract: Contract, limits: Limits, *, champion: str
-) -> list[Check]:
+) -> Iterator[Check]:
     """Whether the version answers like the champion on the same rows, within the limits.
 
     `contract` is the version's.
@@ -149,17 +147,15 @@ def check_comparison(
     kinds = contract.column_kinds
     compared = compare_columns(new.columns, old.columns, kinds, threshold=limits.threshold)
     gone = [column for column in old.columns if column not in new.columns]
-    checks = [
-        _check(
-            "output columns",
-            ", ".join(new.columns),
-            f"all of {champion}",
-            is_wrong=bool(gone),
-            fault=f"{champion} gives {', '.join(gone)}, and this version does not: whoever reads "
-            "that would find NULL",
-            hint=f"name its outputs as before when exporting or registering it; {LOOK}",
-        )
-    ]
+    yield _check(
+        "output columns",
+        ", ".join(new.columns),
+        f"all of {champion}",
+        is_wrong=bool(gone),
+        fault=f"{champion} gives {', '.join(gone)}, and this version does not: whoever reads "
+        "that would find NULL",
+        hint=f"name its outputs as before when exporting or registering it; {LOOK}",
+    )
     figures = [
         check
         for item in compared
@@ -167,7 +163,7 @@ def check_comparison(
     ]
     if all(check.verdict == "not checked" for check in figures):
         figures.append(not_compared(champion, _why_incomparable(new, old, compared)))
-    return checks + figures
+    yield from figures
 
 
 def _why_incomparable(new: Answers, old: Answers, compared: Sequence[ColumnComparison]) -> str:
@@ -182,8 +178,7 @@ def _why_incomparable(new: Answers, old: Answers, compared: Sequence[ColumnCompa
 
 def _check_column(
     item: ColumnComparison, kind: OutputKind, limits: Limits, *, champion: str
-) -> list[Check]:
-    checks = []
+) -> Iterator[Check]:
     is_label = kind == "label"
     if not is_label:
         rho, least = item.rank_correlation, limits.min_rank_correlation
@@ -191,56 +186,47 @@ def _check_column(
         if item.mean is not None and item.mean_before is not None:
             difference = item.mean - item.mean_before
             figure += f"; mean {item.mean:.4g}, was {item.mean_before:.4g} ({difference:+.4g})"
-        checks.append(
-            _check(
-                f"rank correlation: {item.column}",
-                figure,
-                f"at least {least:g}",
-                is_wrong=rho is not None and rho < least,
-                fault=f"{item.column} ranks {item.rows:,} rows otherwise than {champion}: "
-                f"Spearman's correlation is {correlation}",
-                hint=f"{LOOK}, or lower --min-rank-correlation",
-                checked=rho is not None,
-            )
+        yield _check(
+            f"rank correlation: {item.column}",
+            figure,
+            f"at least {least:g}",
+            is_wrong=rho is not None and rho < least,
+            fault=f"{item.column} ranks {item.rows:,} rows otherwise than {champion}: "
+            f"Spearman's correlation is {correlation}",
+            hint=f"{LOOK}, or lower --min-rank-correlation",
+            checked=rho is not None,
         )
     if is_label or item.changed is not None:
         cut = "" if is_label else f" at {limits.threshold:g}"
         most, changed = limits.max_changed_decisions, item.changed
         share = "no rows" if changed is None else f"{changed:.2%}"
-        checks.append(
-            _check(
-                f"changed decisions: {item.column}{cut}",
-                share,
-                f"at most {most:.2%}",
-                is_wrong=changed is not None and changed > most,
-                fault=f"{item.column}{cut} decides {share} of {item.rows:,} rows otherwise than "
-                f"{champion}",
-                hint=f"{LOOK}, or raise --max-changed-decisions",
-                checked=changed is not None,
-            )
+        yield _check(
+            f"changed decisions: {item.column}{cut}",
+            share,
+            f"at most {most:.2%}",
+            is_wrong=changed is not None and changed > most,
+            fault=f"{item.column}{cut} decides {share} of {item.rows:,} rows otherwise than "
+            f"{champion}",
+            hint=f"{LOOK}, or raise --max-changed-decisions",
+            checked=changed is not None,
         )
-    return checks
 
 
-def _check_varying(new: Answers, kinds: Mapping[str, OutputKind], *, where: str) -> list[Check]:
+def _check_varying(new: Answers, kinds: Mapping[str, OutputKind], *, where: str) -> Iterator[Check]:
     """Check that outputs vary. Labels may all be the same if a probability varies."""
     telling = [column for column in new.columns if kinds[column] != "label"] or list(new.columns)
     enough = new.rows_scored > 1
-    checks = []
     for column in telling:
         values = count_values(new.columns[column])
-        checks.append(
-            _check(
-                f"varies: {column}",
-                f"{values:,} value" + ("" if values == 1 else "s"),
-                "more than one",
-                is_wrong=enough and values < 2,
-                fault=f"{column} is the same for all {new.rows_scored:,} rows of {where}",
-                hint=f"look for features that are constant, or not those of training; {LOOK}",
-                checked=enough,
-            )
+        yield _check(
+            f"varies: {column}",
+            f"{values:,} value" + ("" if values == 1 else "s"),
+            "more than one",
+            is_wrong=enough and values < 2,
+            fault=f"{column} is the same for all {new.rows_scored:,} rows of {where}",
+            hint=f"look for features that are constant, or not those of training; {LOOK}",
+            checked=enough,
         )
-    return checks
 
 
 def _check(

@@ -146,7 +146,7 @@ def carry_out(
                 f"{now.champion_version or 'nobody'}",
                 hint="run the command again: the version must be compared with the current champion",
             )
-        return _write(standing, entry, action=action, gate=gate, reason=reason)
+        return _write(now, entry, action=action, gate=gate, reason=reason)
 
 
 def roll_back(
@@ -162,13 +162,12 @@ def roll_back(
         raise ConfigError("; ".join(faults), hint="name a model: `dbt-onnx rollback churn`")
     with locked(path.parent):
         standing = Standing.read(path, model_name)
-        version = _version_before(standing) if to is None else _version_named(standing, to)
-        entry = standing.registry.resolve(f"{model_name}/{version}")
+        entry = _entry_before(standing) if to is None else _entry_named(standing, to)
         load_artifact(artifacts, entry)
         return _write(standing, entry, action="rollback", gate="not_run", reason=reason)
 
 
-def _version_before(standing: Standing) -> str:
+def _entry_before(standing: Standing) -> RegistryEntry:
     name, history = standing.model_name, standing.history
     if not history.promotions:
         raise RegistryError(
@@ -189,10 +188,10 @@ def _version_before(standing: Standing) -> str:
             "there is no version before it",
             hint=f"`dbt-onnx promote {name}/VERSION` takes another; {_versions(standing)}",
         )
-    return history.standing[-2]
+    return standing.registry.resolve(f"{name}/{history.standing[-2]}")
 
 
-def _version_named(standing: Standing, version: str) -> str:
+def _entry_named(standing: Standing, version: str) -> RegistryEntry:
     name, history = standing.model_name, standing.history
     entry = standing.registry.resolve(f"{name}/{version}")
     if entry == standing.champion:
@@ -207,7 +206,7 @@ def _version_named(standing: Standing, version: str) -> str:
             "returns to a version that was",
             hint=f"`dbt-onnx promote {name}/{version}` takes it through the gate",
         )
-    return version
+    return entry
 
 
 def _versions(standing: Standing) -> str:
@@ -220,10 +219,8 @@ def _versions(standing: Standing) -> str:
 def _write(
     standing: Standing, entry: RegistryEntry, *, action: Action, gate: GateResult, reason: str
 ) -> Change:
-    # read again: another model's promotion may have been added since
-    history = read_history(standing.promotions, standing.model_name)
     champion = standing.champion
-    found_at, promoted_at = next_times(history)
+    found_at, promoted_at = next_times(standing.history)
     promotion = Promotion(
         promoted_at=promoted_at,
         model_name=standing.model_name,
@@ -239,7 +236,7 @@ def _write(
             promotion,
             promoted_at=found_at,
             model_version=champion.model_version,
-            replaced_version=history.champion or "",
+            replaced_version=standing.history.champion or "",
             action="found",
             gate="not_run",
             reason=FOUND,
@@ -253,10 +250,5 @@ def _write(
         with suppress(OSError):
             replace_file(standing.path, registry_before)
         raise
-    return Change(
-        promotion=promotion,
-        replaced_alias=entry.alias if champion else None,
-        found=found,
-        promotions=standing.promotions,
-        first=first,
-    )
+    replaced_alias = entry.alias if champion else None
+    return Change(promotion, replaced_alias, found, standing.promotions, first)

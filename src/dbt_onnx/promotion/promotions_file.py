@@ -22,8 +22,6 @@ PROMOTIONS_NAME = "model_promotions.csv"
 Action = Literal["promote", "rollback", "found"]
 GateResult = Literal["passed", "not_compared", "overridden", "not_run"]
 
-_STEP = timedelta(microseconds=1)
-
 FOUND = "the registry was changed by hand, or a command was stopped before it could record this"
 
 
@@ -126,11 +124,10 @@ def next_times(history: History) -> tuple[str, str]:
 
     So the order stays right when the machine's clock was set back.
     """
-    moment = datetime.now(UTC)
+    moment, step = datetime.now(UTC), timedelta(microseconds=1)
     if history.promotions:
-        last = _moment(history.promotions[-1].promoted_at)
-        moment = max(moment, last + _STEP)
-    return _text(moment), _text(moment + _STEP)
+        moment = max(moment, _moment(history.promotions[-1].promoted_at) + step)
+    return _text(moment), _text(moment + step)
 
 
 def _moment(text: str) -> datetime:
