@@ -53,11 +53,11 @@ def inputs_for(
 
 def convert(
     estimator: Any, inputs: tuple[Input, ...], answers: list[Answer], *, name: str
-) -> bytes:
-    """The estimator as a graph called `name`; the same estimator gives the same bytes.
+) -> tuple[bytes, tuple[Input, ...]]:
+    """The estimator as a graph called `name`, and its inputs as they are called there.
 
-    Raises ArtifactError, with skl2onnx's reason, when it cannot be converted, or not within
-    MAX_SECONDS.
+    The same estimator gives the same bytes. Raises ArtifactError, with skl2onnx's reason, when it
+    cannot be converted, or not within MAX_SECONDS.
     """
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
@@ -100,22 +100,18 @@ def convert(
     _declare_widths(model, answers)
     # skl2onnx collects the domains in a set, whose order changes from process to process
     model.opset_import.sort(key=lambda item: item.domain)
-    return cast("bytes", model.SerializeToString(deterministic=True))
+    inputs = _renamed_inputs(model, inputs)
+    return cast("bytes", model.SerializeToString(deterministic=True)), inputs
 
 
-def renamed_inputs(
-    model_bytes: bytes, inputs: tuple[Input, ...]
-) -> tuple[bytes, tuple[Input, ...]]:
-    """The graph and its inputs, with the same names in both.
+def _renamed_inputs(model: onnx.ModelProto, inputs: tuple[Input, ...]) -> tuple[Input, ...]:
+    """The inputs by their names in the graph.
 
     skl2onnx keeps the order of the inputs, but changes some of their names. Such an input is called
-    `column_<place>` here. Features keep their names.
+    `column_<place>` in both. Features keep their names.
     """
-    import onnx
-
-    model = onnx.ModelProto.FromString(model_bytes)
     if len(model.graph.input) != len(inputs):
-        return model_bytes, inputs
+        return inputs
     taken = {name.casefold() for node in model.graph.node for name in (*node.input, *node.output)}
     taken |= {tensor.name.casefold() for tensor in (*inputs, *model.graph.initializer)}
     names: dict[str, str] = {}
@@ -125,18 +121,14 @@ def renamed_inputs(
             while name in taken:
                 name += "_"
             names[info.name] = name
-    if not names:
-        return model_bytes, inputs
-    for info in model.graph.input:
-        info.name = names.get(info.name, info.name)
+            info.name = name
     for node in model.graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = names.get(name, name)
-    renamed = [
+    return tuple(
         replace(tensor, name=info.name)
         for info, tensor in zip(model.graph.input, inputs, strict=True)
-    ]
-    return cast("bytes", model.SerializeToString(deterministic=True)), tuple(renamed)
+    )
 
 
 def first_of_the_largest(model_bytes: bytes, classes: Sequence[Class]) -> bytes:

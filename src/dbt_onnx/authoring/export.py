@@ -15,7 +15,7 @@ import pyarrow as pa
 from dbt_onnx.artifacts.artifact import write_artifact
 from dbt_onnx.artifacts.registry import RegistryEntry, alias_faults, name_faults
 from dbt_onnx.artifacts.registry_file import put_entry
-from dbt_onnx.authoring.conversion import convert, first_of_the_largest, inputs_for, renamed_inputs
+from dbt_onnx.authoring.conversion import convert, first_of_the_largest, inputs_for
 from dbt_onnx.authoring.distributions import describe, is_number, is_text
 from dbt_onnx.authoring.estimators import Answer, answers_of, gives_both, mixed, rows_for, way_of
 from dbt_onnx.authoring.parity import Parity, Trial, compare, outputs_for, score_table
@@ -100,8 +100,7 @@ def export(
     rows = rows_for(estimator, features, columns)
     answers = _answers(estimator, rows)
     inputs = inputs_for(estimator, columns, dtype)
-    model_bytes = convert(estimator, inputs, answers, name=f"{name}_{version}")
-    model_bytes, inputs = renamed_inputs(model_bytes, inputs)
+    model_bytes, inputs = convert(estimator, inputs, answers, name=f"{name}_{version}")
     trials = _trials(estimator, rows, columns, answers, share=DEFAULT_TOLERANCE[dtype])
 
     def fitted(candidate: bytes) -> tuple[bytes, Contract, pa.Table, Parity]:
