@@ -142,10 +142,11 @@ def compare(
             got = np.array(predictions.column(column).take(pa.array(scored)).to_pylist())
             if answer.kind == "label":
                 wrong = got != truth
-                places = np.flatnonzero(wrong)
-                excused = _excused(trial, answer, scored, places, got, truth)
-                wrong[places[excused]] = False
-                truth[places[excused]] = got[places[excused]]
+                if answer.is_rounded is not None:
+                    wrong &= ~answer.is_rounded[scored]
+                left = np.flatnonzero(wrong)
+                wrong[left] = ~trial.is_at_boundary(scored[left], got[left], truth[left])
+                truth[~wrong] = got[~wrong]
             else:
                 if column not in sizes:
                     sizes[column] = size_of(answer.kind, truth, tolerance)
@@ -184,17 +185,6 @@ def size_of(kind: str, truth: Array, tolerance: float) -> Array:
         largest = sizes.max(initial=0)
         sizes = np.where(sizes <= NOISE * largest, FLOAT32 * largest / tolerance, sizes)
     return sizes
-
-
-def _excused(
-    trial: Trial, answer: Answer, scored: Array, places: Array, got: Array, truth: Array
-) -> Array:
-    excused = np.zeros(len(places), dtype=bool)
-    if answer.is_rounded is not None:
-        excused = answer.is_rounded[scored][places]
-    left = places[~excused]
-    excused[~excused] = trial.is_at_boundary(scored[left], got[left], truth[left])
-    return excused
 
 
 def _text(value: Any) -> str:
