@@ -13,6 +13,7 @@ import numpy as np
 
 from dbt_onnx.errors import ContractError, ModelCrashError, ScoringError
 from dbt_onnx.kernel.contract import FLOAT_TYPES, Input
+from dbt_onnx.kernel.tensors import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -60,23 +61,19 @@ def check_independence(
 def check_alone(run: Run, compare: Comparison, feeds: Feeds, outputs: list[Any]) -> None:
     """Raise ContractError when a row of `feeds` alone, or the same call again, gives other outputs."""
     compare.check(outputs, run(feeds), exactly=True)
-    for row in range(len(next(iter(feeds.values())))):
+    for row in range(rows_of(feeds)):
         alone = run({name: values[row : row + 1] for name, values in feeds.items()})
         compare.check([values[row : row + 1] for values in outputs], alone)
 
 
 def _try_sizes(run: Run, compare: Comparison, feeds: Feeds, source: np.random.Generator) -> int:
-    seconds = _SECONDS / len(_KINDS)
-    n_rows = len(next(iter(feeds.values())))
-    began = time.monotonic()
+    deadline = time.monotonic() + _SECONDS / len(_KINDS)
     before: list[Any] | None = None
     tried = 0
     for size in _SIZES:
-        # a call of eight times as many rows takes about eight times as long, and there are four
-        left = seconds - (time.monotonic() - began)
-        if size > n_rows or (before is not None and left < 0):
+        if size > rows_of(feeds):
             break
-        began_call = time.monotonic()
+        began = time.monotonic()
         part = {name: values[:size] for name, values in feeds.items()}
         together = run(part)
         compare.check(together, run(part), exactly=True)
@@ -87,7 +84,9 @@ def _try_sizes(run: Run, compare: Comparison, feeds: Feeds, source: np.random.Ge
             moved = run({name: values[order] for name, values in part.items()})
             compare.check(together, [_taken(values, back) for values in moved])
         before, tried = together, size
-        if 8 * (time.monotonic() - began_call) > seconds - (time.monotonic() - began):
+        # calls of eight times as many rows take about eight times as long
+        now = time.monotonic()
+        if 8 * (now - began) > deadline - now:
             break
     return tried
 
