@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from dbt_onnx.kernel.contract import Class
     from dbt_onnx.kernel.integers import Array
 
-BINARY = 2
 _CLEARLY = 1e-3
 
 
@@ -101,7 +100,7 @@ def _check_labels(
     if not strangers:
         if all(classes[place] == label for place, label in pairs):
             return
-        if len(classes) == BINARY and _has_threshold(values[:, 1], said == classes[1]):
+        if len(classes) == 2 and _has_threshold(values[:, 1], said == classes[1]):
             return
         is_one_to_one = len({p for p, _ in pairs}) == len(pairs) == len({la for _, la in pairs})
         if is_sure and not (is_one_to_one and len(pairs) > 1):

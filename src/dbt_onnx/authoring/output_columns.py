@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 import numpy as np
 
-from dbt_onnx.authoring.output_classes import BINARY, classes_of, is_label
+from dbt_onnx.authoring.output_classes import classes_of, is_label
 from dbt_onnx.errors import ConfigError, ContractError, listed
 from dbt_onnx.kernel.contract import FLOAT_TYPES, Class, Output, OutputKind, TensorType
 
@@ -104,7 +104,7 @@ def _refuse_unknown(given: Any, names: Sequence[str], *, what: str) -> None:
 def _look(tensor: Tensor, values: Any, classes: tuple[Class, ...] | None, wish: _Wish) -> _Seen:
     if isinstance(values, list) and tensor.kind == "map_sequence":
         return _Seen(tensor, len(classes or ()), wish.kind or "probabilities", classes)
-    if not isinstance(values, np.ndarray) or values.ndim > BINARY:
+    if not isinstance(values, np.ndarray) or values.ndim > 2:
         shape = f"shape {list(values.shape)}" if hasattr(values, "shape") else "no tensor"
         raise ContractError(
             f"output {tensor.name!r} has {shape}; a ledger stores one or two axes",
@@ -141,7 +141,7 @@ def _output(item: _Seen, seen: Sequence[_Seen], wished: tuple[str | None, ...] |
                 hint=f"name them in the model's order: --classes '{name}=no,yes', "
                 f"or take it as --output '{name}:vector={name}'",
             )
-        if wished and len(columns) == 1 and item.width == BINARY:
+        if wished and len(columns) == 1 and item.width == 2:
             columns = (None, columns[0])
     wanted = {"values": item.width, "probabilities": item.width}.get(item.kind, 1)
     if len(columns) != wanted:
@@ -167,7 +167,7 @@ def _default_columns(item: _Seen, seen: Sequence[_Seen]) -> tuple[str | None, ..
     stems = {"label": "label", "value": "prediction", "probabilities": "probability"}
     stem = stems.get(item.kind, name) if alone else name
     if item.kind == "probabilities":
-        if item.width == BINARY:
+        if item.width == 2:
             return (None, stem)
         return tuple(f"{stem}_{label}" for label in item.classes or ())
     if item.kind == "values":
