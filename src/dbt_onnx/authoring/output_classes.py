@@ -96,8 +96,7 @@ def _check_labels(
     others = np.where(np.arange(len(classes)) == best[:, None], -np.inf, values).max(axis=1)
     clear = values.max(axis=1) > others + _CLEARLY
     pairs = set(zip(best[clear].tolist(), said[clear].tolist(), strict=True))
-    strangers = [item for item in dict.fromkeys(said.tolist()) if item not in classes]
-    if not strangers:
+    if set(said.tolist()) <= set(classes):
         if all(classes[place] == label for place, label in pairs):
             return
         if len(classes) == 2 and _has_threshold(values[:, 1], said == classes[1]):
