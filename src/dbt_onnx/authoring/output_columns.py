@@ -78,16 +78,13 @@ def describe_outputs(
 def _read_wishes(columns: Mapping[str, Sequence[str]], names: Sequence[str]) -> dict[str, _Wish]:
     wishes = {}
     for key, wanted in columns.items():
-        name, kind = key, None
+        stem, _, kind = key.rpartition(":")
         # an output of TensorFlow is called `Identity:0`, so a colon need not mean a kind
-        if key not in names:
-            name, _, kind = key.rpartition(":")
-            if kind not in get_args(OutputKind):
-                name, kind = key, None
+        has_kind = key not in names and kind in get_args(OutputKind)
+        name = stem if has_kind else key
         _refuse_unknown([name], names, what="--output")
-        wishes[name] = _Wish(
-            cast("OutputKind | None", kind), tuple(None if item == "-" else item for item in wanted)
-        )
+        stored = tuple(None if item == "-" else item for item in wanted)
+        wishes[name] = _Wish(cast("OutputKind", kind) if has_kind else None, stored)
     return wishes
 
 
