@@ -56,7 +56,13 @@ def describe_model(
     does not say enough; ConfigError when a wish names something that is not there.
     """
     widths, inputs = _inputs(signature, wishes, where=where)
-    _refuse_types(signature, where=where)
+    for tensor in signature.outputs:
+        if tensor.kind == "tensor" and tensor.dtype not in get_args(TensorType):
+            raise ContractError(
+                f"{where}: output {tensor.name!r} has elements of type {tensor.dtype}, which no "
+                "column holds",
+                hint="end the graph with a Cast to float32, then register it",
+            )
     sizes = {name: width or 1 for name, width in widths.items()}
     trial = try_model(model_bytes, signature, inputs, sizes)
     outputs = describe_outputs(
@@ -73,16 +79,6 @@ def describe_model(
             "must fit the type of the input that reads the feature",
         ) from error
     return Description(contract=contract, trial=trial)
-
-
-def _refuse_types(signature: GraphSignature, *, where: str) -> None:
-    for tensor in signature.outputs:
-        if tensor.kind == "tensor" and tensor.dtype not in get_args(TensorType):
-            raise ContractError(
-                f"{where}: output {tensor.name!r} has elements of type {tensor.dtype}, which no "
-                "column holds",
-                hint="end the graph with a Cast to float32, then register it",
-            )
 
 
 def feature_names_of(signature: GraphSignature) -> list[str] | None:
