@@ -102,13 +102,10 @@ def export(
     inputs = inputs_for(estimator, columns, dtype)
     model_bytes, inputs = convert(estimator, inputs, answers, name=f"{name}_{version}")
     trials = _trials(estimator, rows, columns, answers, share=DEFAULT_TOLERANCE[dtype])
+    described = _features(columns, null_policies or {}, fills or {})
 
     def fitted(candidate: bytes) -> tuple[bytes, Contract, pa.Table, Parity]:
-        contract = _contract(
-            _features(columns, null_policies or {}, fills or {}),
-            inputs,
-            outputs_for(candidate, answers, renamed),
-        )
+        contract = _contract(described, inputs, outputs_for(candidate, answers, renamed))
         own, *others = trials
         predictions = score_table(candidate, own.table, contract, may_reject=False)
         parity = compare(predictions, own, renamed, tolerance=tolerance)
@@ -119,14 +116,14 @@ def export(
 
     try:
         fit = fitted(model_bytes)
-    except ArtifactError:
-        shares = next((item for item in answers if item.kind == "probabilities"), None)
-        if shares is None or shares.classes is None:
+    except ArtifactError as error:
+        classes = next((answer.classes for answer in answers if answer.classes), None)
+        if classes is None:
             raise
         try:
-            fit = fitted(first_of_the_largest(model_bytes, shares.classes))
+            fit = fitted(first_of_the_largest(model_bytes, classes))
         except ArtifactError:
-            fit = fitted(model_bytes)
+            raise error from None
     model_bytes, contract, predictions, parity = fit
     n_rows = predictions.num_rows
     kept = np.unique(np.linspace(0, n_rows - 1, num=min(parity_rows, n_rows), dtype=np.int64))
