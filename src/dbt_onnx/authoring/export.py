@@ -20,7 +20,7 @@ from dbt_onnx.authoring.distributions import describe, is_number, is_text
 from dbt_onnx.authoring.estimators import Answer, answers_of, gives_both, mixed, rows_for, way_of
 from dbt_onnx.authoring.parity import Parity, Trial, compare, outputs_for, score_table
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, DbtOnnxError
-from dbt_onnx.kernel.contract import Contract, Feature, Fill, Input, NullPolicy, Output
+from dbt_onnx.kernel.contract import Contract, Feature, Fill, NullPolicy
 from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
@@ -105,7 +105,15 @@ def export(
     described = _features(columns, null_policies or {}, fills or {})
 
     def fitted(candidate: bytes) -> tuple[bytes, Contract, pa.Table, Parity]:
-        contract = _contract(described, inputs, outputs_for(candidate, answers, renamed))
+        outputs = outputs_for(candidate, answers, renamed)
+        try:
+            contract = Contract(features=described, inputs=inputs, outputs=outputs)
+        except ContractError as error:
+            raise ContractError(
+                error.message,
+                hint="rename the columns of `features`, or name those of the ledger with "
+                "output_columns; null_policies and fills must fit the type of a feature",
+            ) from error
         own, *others = trials
         predictions = score_table(candidate, own.table, contract, may_reject=False)
         parity = compare(predictions, own, renamed, tolerance=tolerance)
@@ -158,19 +166,6 @@ def export(
     )
     entry = changed(entry, alias=alias)
     return entry if registry is None else put_entry(Path(registry), entry)
-
-
-def _contract(
-    features: tuple[Feature, ...], inputs: tuple[Input, ...], outputs: tuple[Output, ...]
-) -> Contract:
-    try:
-        return Contract(features=features, inputs=inputs, outputs=outputs)
-    except ContractError as error:
-        raise ContractError(
-            error.message,
-            hint="rename the columns of `features`, or name those of the ledger with "
-            "output_columns; null_policies and fills must fit the type of a feature",
-        ) from error
 
 
 def _answers(estimator: Any, rows: Any) -> list[Answer]:
