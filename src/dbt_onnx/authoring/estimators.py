@@ -154,8 +154,7 @@ def mixed(rows: Any, columns: dict[str, pa.Array], count: int) -> tuple[Any, dic
 
 def names_columns(estimator: Any) -> bool:
     """Whether a step picks columns by name, so that the graph needs an input for each column."""
-    steps = [step for _, step in getattr(estimator, "steps", [])]
-    if any(names_columns(step) for step in steps if step is not None):
+    if any(names_columns(step) for _, step in getattr(estimator, "steps", [])):
         return True
     if getattr(estimator, "feature_names_in_", None) is None:
         return False
