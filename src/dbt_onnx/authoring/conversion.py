@@ -115,6 +115,7 @@ def _renamed_inputs(model: onnx.ModelProto, inputs: tuple[Input, ...]) -> tuple[
     taken = {name.casefold() for node in model.graph.node for name in (*node.input, *node.output)}
     taken |= {tensor.name.casefold() for tensor in (*inputs, *model.graph.initializer)}
     names: dict[str, str] = {}
+    renamed = []
     for place, (info, tensor) in enumerate(zip(model.graph.input, inputs, strict=True), start=1):
         if info.name != tensor.name:
             name = f"column_{place}"
@@ -122,13 +123,11 @@ def _renamed_inputs(model: onnx.ModelProto, inputs: tuple[Input, ...]) -> tuple[
                 name += "_"
             names[info.name] = name
             info.name = name
+        renamed.append(replace(tensor, name=info.name))
     for node in model.graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = names.get(name, name)
-    return tuple(
-        replace(tensor, name=info.name)
-        for info, tensor in zip(model.graph.input, inputs, strict=True)
-    )
+    return tuple(renamed)
 
 
 def first_of_the_largest(model_bytes: bytes, classes: Sequence[Class]) -> bytes:
