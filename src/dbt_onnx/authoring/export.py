@@ -244,8 +244,7 @@ def _columns(features: Any) -> dict[str, pa.Array]:
 def _features(
     columns: dict[str, pa.Array], policies: Mapping[str, NullPolicy], fills: Mapping[str, Fill]
 ) -> tuple[Feature, ...]:
-    unknown = sorted({*policies, *fills} - set(columns))
-    if unknown:
+    if unknown := sorted({*policies, *fills} - set(columns)):
         raise ConfigError(
             f"null_policies or fills name {', '.join(map(repr, unknown))}; "
             f"the features are {', '.join(columns)}",

@@ -51,8 +51,7 @@ def outputs_for(
     Raises ConfigError when `renamed` has a key that is no default column.
     """
     known = [column for answer in answers for column in answer.columns]
-    unknown = sorted(set(renamed) - set(known))
-    if unknown:
+    if unknown := sorted(set(renamed) - set(known)):
         close = get_close_matches(unknown[0], known, n=1)
         raise ConfigError(
             f"output_columns names {', '.join(map(repr, unknown))}; "
