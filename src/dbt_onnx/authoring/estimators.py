@@ -93,12 +93,12 @@ def gives_both(
         return nothing
     chosen = some_of(rows, places)
     # first with integers changed, too: an encoder may refuse a value beside one that it knows
-    for whole in (True, False):
+    for kinds in ("fiu", "f"):
         source = np.random.default_rng(0)
-        has_one, has_other = nothing.copy(), nothing.copy()
+        has_one = has_other = nothing
         try:
             for _ in range(NUDGES):
-                near = nudged(chosen, share, source, whole=whole)
+                near = _nudged(chosen, share, source, kinds)
                 labels = _plain_labels(estimator.predict(near))
                 has_one, has_other = has_one | (labels == one), has_other | (labels == other)
                 if (has_one & has_other).all():
@@ -109,11 +109,10 @@ def gives_both(
     return nothing
 
 
-def nudged(rows: Any, share: float, source: np.random.Generator, *, whole: bool) -> Any:
-    """The same rows, each number moved by `share` of itself, up or down; integers only if `whole`."""
+def _nudged(rows: Any, share: float, source: np.random.Generator, kinds: str) -> Any:
+    """The same rows, each number of these numpy kinds moved by `share` of itself, up or down."""
 
     def moved(values: Any) -> Any:
-        kinds = "fiu" if whole else "f"
         if values.dtype.kind not in kinds:
             return values
         return values * (1 + share * source.choice([-1.0, 1.0], values.shape))
