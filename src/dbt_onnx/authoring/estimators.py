@@ -219,13 +219,12 @@ def way_of(estimator: Any) -> str | None:
 
 def _classifier(estimator: Any, rows: Any) -> list[Answer]:
     _refuse_threshold(estimator)
-    labels = np.asarray(estimator.predict(rows))
+    labels = _plain_labels(estimator.predict(rows))
     if labels.ndim > 1:
         raise ContractError(
             f"{type(estimator).__name__} gives {labels.shape[1]} labels for a row",
             hint="export one estimator per label",
         )
-    labels = _plain_labels(labels)
     if not hasattr(estimator, "predict_proba"):
         # a decision function comes back in other shapes from one converter to the next
         return [_label(labels)]
