@@ -194,10 +194,7 @@ class _Conversion:
 
 
 def _declare_widths(model: onnx.ModelProto, answers: list[Answer]) -> None:
-    """Correct the declared width of outputs: forests with several targets declare one.
-
-    onnxruntime would warn at every batch.
-    """
+    """Correct what forests with several targets declare: onnxruntime would warn at every batch."""
     for info, answer in zip(model.graph.output, answers, strict=False):
         dims = info.type.tensor_type.shape.dim
         if len(dims) == 2 and answer.values.ndim == 2:

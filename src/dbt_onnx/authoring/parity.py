@@ -1,11 +1,9 @@
 """Whether a graph repeats the estimator that it was made from, scored as a run scores it.
 
-A number may differ by the tolerance, as a share of itself or of the mean size of its column,
-whichever is larger. So the verdict is the same in every unit. Probabilities have the size 1.
-
-A label must be the estimator's, unless single precision cannot decide. That is so when `predict`
-itself gives both labels after a change as small as a cast makes, and when `predict` takes the
-largest probability and the two largest differ by no more than that.
+A number may differ by the tolerance, as a share of itself or of the size of its column (`size_of`),
+whichever is larger. So the verdict is the same in every unit. A label must be the estimator's,
+unless single precision cannot decide: `predict` itself gives both labels after a change as small as
+a cast makes, or it takes the largest probability and the two largest differ by no more than that.
 """
 
 from __future__ import annotations

@@ -29,8 +29,7 @@ ROW_BY_ROW = (
 class Registration:
     """A new version as it was written.
 
-    `rows_tried` is the number of rows of the largest trial call, in which no row changed another.
-    `warnings` are sentences for its owner.
+    `rows_tried` is that of its `Trial`, `warnings` are sentences for its owner.
     """
 
     entry: RegistryEntry
