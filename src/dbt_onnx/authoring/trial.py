@@ -138,9 +138,8 @@ def _try_sizes(
         if before is not None:
             _check_same(signature, before, [values[: len(before[0])] for values in together])
         for order in (np.arange(size)[::-1], source.permutation(size)):
-            back = np.argsort(order)
             moved = session.run({name: values[order] for name, values in part.items()})
-            _check_same(signature, together, [_taken(values, back) for values in moved])
+            _check_same(signature, [_taken(values, order) for values in together], moved)
         before, tried = together, size
         # calls of eight times as many rows take about eight times as long
         now = time.monotonic()
