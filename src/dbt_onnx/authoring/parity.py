@@ -82,8 +82,7 @@ def score_table(
 
     Raises ContractError when a row would be rejected, unless it `may_reject`.
     """
-    names = [output.name for output in contract.outputs]
-    session = ChildSession(model_bytes, output_names=names)
+    session = ChildSession(model_bytes, output_names=[output.name for output in contract.outputs])
     examples: dict[str, str] = {}
     batches = list(score_batches(table.to_batches(), session, contract=contract, examples=examples))
     counts = count_reasons(batches)
