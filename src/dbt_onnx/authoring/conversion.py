@@ -11,14 +11,7 @@ from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, cast
 
 from dbt_onnx.authoring.distributions import is_text
-from dbt_onnx.authoring.estimators import (
-    FLOAT32,
-    Answer,
-    final_step,
-    names_columns,
-    offers_score_samples,
-    way_of,
-)
+from dbt_onnx.authoring.estimators import FLOAT32, Answer, final_step, names_columns, way_of
 from dbt_onnx.errors import ArtifactError
 from dbt_onnx.kernel.contract import Class, Input, TensorType
 from dbt_onnx.kernel.native import OverdueError, Threads
@@ -67,7 +60,7 @@ def convert(
     options: dict[str, Any] = {}
     if any(answer.kind == "probabilities" for answer in answers):
         options["zipmap"] = False
-    if offers_score_samples(estimator):
+    if any("score_samples" in answer.columns for answer in answers):
         options["score_samples"] = True
     work = _Conversion(
         partial(

@@ -277,14 +277,10 @@ def _outlier_detector(estimator: Any, rows: Any) -> list[Answer]:
         _label(labels, is_rounded=is_rounded if by_sign.all() else None),
         _values("scores", scores),
     ]
-    if offers_score_samples(estimator):
+    # of these the converter can give `score_samples` as a third output
+    if type(final_step(estimator)).__name__ in {"IsolationForest", "LocalOutlierFactor"}:
         answers.append(_values("score_samples", estimator.score_samples(rows)))
     return answers
-
-
-def offers_score_samples(estimator: Any) -> bool:
-    """Whether the converter can give this estimator's `score_samples` as a third output."""
-    return type(final_step(estimator)).__name__ in {"IsolationForest", "LocalOutlierFactor"}
 
 
 def _label(values: Any, *, is_rounded: Array | None = None) -> Answer:
