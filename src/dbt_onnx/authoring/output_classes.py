@@ -31,8 +31,7 @@ def classes_of(
     """
     labels = [item for item in signature.outputs if is_label(outputs[item.name])]
     label = labels[0] if len(labels) == 1 and labels[0].name != tensor.name else None
-    keys = _keys(values)
-    known = tensor.classes or keys or (label.classes if label else None)
+    known = tensor.classes or _keys(values) or (label.classes if label else None)
     classes = known
     if tensor.name in given:
         classes = _typed_classes(tensor, given[tensor.name], signature)
