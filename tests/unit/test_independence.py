@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from dbt_onnx.artifacts.graph import read_graph
-from dbt_onnx.authoring import independence
+from dbt_onnx.authoring import trial
 from dbt_onnx.authoring.infer import Wishes, describe_model
 from dbt_onnx.errors import ContractError, ModelCrashError
 
@@ -151,7 +151,7 @@ def test_other_rows_and_chance_are_found(model: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16])
 def test_rows_that_only_pass_are_let_through(dtype: int) -> None:
-    assert tried(models.identity(["n", 2], dtype)) == independence.MOST_ROWS
+    assert tried(models.identity(["n", 2], dtype)) == trial.MOST_ROWS
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_rows_that_only_pass_are_let_through(dtype: int) -> None:
     ids=["linear", "classifier", "vector", "own row"],
 )
 def test_rows_by_themselves_are_let_through(model: Any) -> None:
-    assert tried(model) == independence.MOST_ROWS
+    assert tried(model) == trial.MOST_ROWS
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -185,8 +185,8 @@ def test_rounding_in_a_deep_network_is_no_other_row(seed: int) -> None:
 
 
 def test_a_slow_model_is_tried_with_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(independence, "_SECONDS", 0.0)
-    assert 1 <= tried(models.linear()) < independence.MOST_ROWS
+    monkeypatch.setattr(trial, "_SECONDS", 0.0)
+    assert 1 <= tried(models.linear()) < trial.MOST_ROWS
 
 
 def test_values_that_kill_the_process_are_told() -> None:
@@ -211,7 +211,7 @@ def test_values_that_kill_the_process_are_told() -> None:
 
 
 def test_a_wide_model_is_tried_with_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(independence, "_MAX_VALUES", 5_000)
+    monkeypatch.setattr(trial, "_MAX_VALUES", 5_000)
     # two values a row, in one input or in two
     assert tried(models.linear()) == 2_048
     content = models.columns().SerializeToString()
@@ -230,4 +230,4 @@ def test_values_that_a_model_fails_on_are_left_out() -> None:
     content = model.SerializeToString()
     signature = read_graph(content, where="m")
     description = describe_model(content, signature, Wishes(features=["a"]), where="m")
-    assert description.trial.rows_tried == independence.MOST_ROWS
+    assert description.trial.rows_tried == trial.MOST_ROWS

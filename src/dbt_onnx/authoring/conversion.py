@@ -11,14 +11,7 @@ from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, cast
 
 from dbt_onnx.authoring.distributions import is_text
-from dbt_onnx.authoring.estimators import (
-    FLOAT32,
-    Answer,
-    final_step,
-    names_columns,
-    offers_score_samples,
-    way_of,
-)
+from dbt_onnx.authoring.estimators import FLOAT32, Answer, final_step, names_columns, way_of
 from dbt_onnx.errors import ArtifactError
 from dbt_onnx.kernel.contract import Class, Input, TensorType
 from dbt_onnx.kernel.native import OverdueError, Threads
@@ -53,11 +46,11 @@ def inputs_for(
 
 def convert(
     estimator: Any, inputs: tuple[Input, ...], answers: list[Answer], *, name: str
-) -> bytes:
-    """The estimator as a graph called `name`; the same estimator gives the same bytes.
+) -> tuple[bytes, tuple[Input, ...]]:
+    """The estimator as a graph called `name`, and its inputs as they are called there.
 
-    Raises ArtifactError, with skl2onnx's reason, when it cannot be converted, or not within
-    MAX_SECONDS.
+    The same estimator gives the same bytes. Raises ArtifactError, with skl2onnx's reason, when it
+    cannot be converted, or not within MAX_SECONDS.
     """
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
@@ -67,7 +60,7 @@ def convert(
     options: dict[str, Any] = {}
     if any(answer.kind == "probabilities" for answer in answers):
         options["zipmap"] = False
-    if offers_score_samples(estimator):
+    if any("score_samples" in answer.columns for answer in answers):
         options["score_samples"] = True
     work = _Conversion(
         partial(
@@ -100,43 +93,34 @@ def convert(
     _declare_widths(model, answers)
     # skl2onnx collects the domains in a set, whose order changes from process to process
     model.opset_import.sort(key=lambda item: item.domain)
-    return cast("bytes", model.SerializeToString(deterministic=True))
+    inputs = _renamed_inputs(model, inputs)
+    return cast("bytes", model.SerializeToString(deterministic=True)), inputs
 
 
-def renamed_inputs(
-    model_bytes: bytes, inputs: tuple[Input, ...]
-) -> tuple[bytes, tuple[Input, ...]]:
-    """The graph and its inputs, with the same names in both.
+def _renamed_inputs(model: onnx.ModelProto, inputs: tuple[Input, ...]) -> tuple[Input, ...]:
+    """The inputs by their names in the graph.
 
     skl2onnx keeps the order of the inputs, but changes some of their names. Such an input is called
-    `column_<place>` here. Features keep their names.
+    `column_<place>` in both. Features keep their names.
     """
-    import onnx
-
-    model = onnx.ModelProto.FromString(model_bytes)
     if len(model.graph.input) != len(inputs):
-        return model_bytes, inputs
+        return inputs
     taken = {name.casefold() for node in model.graph.node for name in (*node.input, *node.output)}
     taken |= {tensor.name.casefold() for tensor in (*inputs, *model.graph.initializer)}
     names: dict[str, str] = {}
+    renamed = []
     for place, (info, tensor) in enumerate(zip(model.graph.input, inputs, strict=True), start=1):
         if info.name != tensor.name:
             name = f"column_{place}"
             while name in taken:
                 name += "_"
             names[info.name] = name
-    if not names:
-        return model_bytes, inputs
-    for info in model.graph.input:
-        info.name = names.get(info.name, info.name)
+            info.name = name
+        renamed.append(replace(tensor, name=info.name))
     for node in model.graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = names.get(name, name)
-    renamed = [
-        replace(tensor, name=info.name)
-        for info, tensor in zip(model.graph.input, inputs, strict=True)
-    ]
-    return cast("bytes", model.SerializeToString(deterministic=True)), tuple(renamed)
+    return tuple(renamed)
 
 
 def first_of_the_largest(model_bytes: bytes, classes: Sequence[Class]) -> bytes:
@@ -203,10 +187,7 @@ class _Conversion:
 
 
 def _declare_widths(model: onnx.ModelProto, answers: list[Answer]) -> None:
-    """Correct the declared width of outputs: forests with several targets declare one.
-
-    onnxruntime would warn at every batch.
-    """
+    """Correct what forests with several targets declare: onnxruntime would warn at every batch."""
     for info, answer in zip(model.graph.output, answers, strict=False):
         dims = info.type.tensor_type.shape.dim
         if len(dims) == 2 and answer.values.ndim == 2:

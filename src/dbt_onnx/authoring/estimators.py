@@ -93,12 +93,12 @@ def gives_both(
         return nothing
     chosen = some_of(rows, places)
     # first with integers changed, too: an encoder may refuse a value beside one that it knows
-    for whole in (True, False):
+    for kinds in ("fiu", "f"):
         source = np.random.default_rng(0)
-        has_one, has_other = nothing.copy(), nothing.copy()
+        has_one = has_other = nothing
         try:
             for _ in range(NUDGES):
-                near = nudged(chosen, share, source, whole=whole)
+                near = _nudged(chosen, share, source, kinds)
                 labels = _plain_labels(estimator.predict(near))
                 has_one, has_other = has_one | (labels == one), has_other | (labels == other)
                 if (has_one & has_other).all():
@@ -109,11 +109,10 @@ def gives_both(
     return nothing
 
 
-def nudged(rows: Any, share: float, source: np.random.Generator, *, whole: bool) -> Any:
-    """The same rows, each number moved by `share` of itself, up or down; integers only if `whole`."""
+def _nudged(rows: Any, share: float, source: np.random.Generator, kinds: str) -> Any:
+    """The same rows, each number of these numpy kinds moved by `share` of itself, up or down."""
 
     def moved(values: Any) -> Any:
-        kinds = "fiu" if whole else "f"
         if values.dtype.kind not in kinds:
             return values
         return values * (1 + share * source.choice([-1.0, 1.0], values.shape))
@@ -154,8 +153,7 @@ def mixed(rows: Any, columns: dict[str, pa.Array], count: int) -> tuple[Any, dic
 
 def names_columns(estimator: Any) -> bool:
     """Whether a step picks columns by name, so that the graph needs an input for each column."""
-    steps = [step for _, step in getattr(estimator, "steps", [])]
-    if any(names_columns(step) for step in steps if step is not None):
+    if any(names_columns(step) for _, step in getattr(estimator, "steps", [])):
         return True
     if getattr(estimator, "feature_names_in_", None) is None:
         return False
@@ -221,13 +219,12 @@ def way_of(estimator: Any) -> str | None:
 
 def _classifier(estimator: Any, rows: Any) -> list[Answer]:
     _refuse_threshold(estimator)
-    labels = np.asarray(estimator.predict(rows))
+    labels = _plain_labels(estimator.predict(rows))
     if labels.ndim > 1:
         raise ContractError(
             f"{type(estimator).__name__} gives {labels.shape[1]} labels for a row",
             hint="export one estimator per label",
         )
-    labels = _plain_labels(labels)
     if not hasattr(estimator, "predict_proba"):
         # a decision function comes back in other shapes from one converter to the next
         return [_label(labels)]
@@ -280,14 +277,10 @@ def _outlier_detector(estimator: Any, rows: Any) -> list[Answer]:
         _label(labels, is_rounded=is_rounded if by_sign.all() else None),
         _values("scores", scores),
     ]
-    if offers_score_samples(estimator):
+    # of these the converter can give `score_samples` as a third output
+    if type(final_step(estimator)).__name__ in {"IsolationForest", "LocalOutlierFactor"}:
         answers.append(_values("score_samples", estimator.score_samples(rows)))
     return answers
-
-
-def offers_score_samples(estimator: Any) -> bool:
-    """Whether the converter can give this estimator's `score_samples` as a third output."""
-    return type(final_step(estimator)).__name__ in {"IsolationForest", "LocalOutlierFactor"}
 
 
 def _label(values: Any, *, is_rounded: Array | None = None) -> Answer:

@@ -15,12 +15,12 @@ import pyarrow as pa
 from dbt_onnx.artifacts.artifact import write_artifact
 from dbt_onnx.artifacts.registry import RegistryEntry, alias_faults, name_faults
 from dbt_onnx.artifacts.registry_file import put_entry
-from dbt_onnx.authoring.conversion import convert, first_of_the_largest, inputs_for, renamed_inputs
+from dbt_onnx.authoring.conversion import convert, first_of_the_largest, inputs_for
 from dbt_onnx.authoring.distributions import describe, is_number, is_text
 from dbt_onnx.authoring.estimators import Answer, answers_of, gives_both, mixed, rows_for, way_of
 from dbt_onnx.authoring.parity import Parity, Trial, compare, outputs_for, score_table
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, DbtOnnxError
-from dbt_onnx.kernel.contract import Contract, Feature, Fill, Input, NullPolicy, Output
+from dbt_onnx.kernel.contract import Contract, Feature, Fill, NullPolicy
 from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
@@ -100,16 +100,20 @@ def export(
     rows = rows_for(estimator, features, columns)
     answers = _answers(estimator, rows)
     inputs = inputs_for(estimator, columns, dtype)
-    model_bytes = convert(estimator, inputs, answers, name=f"{name}_{version}")
-    model_bytes, inputs = renamed_inputs(model_bytes, inputs)
+    model_bytes, inputs = convert(estimator, inputs, answers, name=f"{name}_{version}")
     trials = _trials(estimator, rows, columns, answers, share=DEFAULT_TOLERANCE[dtype])
+    described = _features(columns, null_policies or {}, fills or {})
 
     def fitted(candidate: bytes) -> tuple[bytes, Contract, pa.Table, Parity]:
-        contract = _contract(
-            _features(columns, null_policies or {}, fills or {}),
-            inputs,
-            outputs_for(candidate, answers, renamed),
-        )
+        outputs = outputs_for(candidate, answers, renamed)
+        try:
+            contract = Contract(features=described, inputs=inputs, outputs=outputs)
+        except ContractError as error:
+            raise ContractError(
+                error.message,
+                hint="rename the columns of `features`, or name those of the ledger with "
+                "output_columns; null_policies and fills must fit the type of a feature",
+            ) from error
         own, *others = trials
         predictions = score_table(candidate, own.table, contract, may_reject=False)
         parity = compare(predictions, own, renamed, tolerance=tolerance)
@@ -120,14 +124,14 @@ def export(
 
     try:
         fit = fitted(model_bytes)
-    except ArtifactError:
-        shares = next((item for item in answers if item.kind == "probabilities"), None)
-        if shares is None or shares.classes is None:
+    except ArtifactError as error:
+        classes = next((answer.classes for answer in answers if answer.classes), None)
+        if classes is None:
             raise
         try:
-            fit = fitted(first_of_the_largest(model_bytes, shares.classes))
+            fit = fitted(first_of_the_largest(model_bytes, classes))
         except ArtifactError:
-            fit = fitted(model_bytes)
+            raise error from None
     model_bytes, contract, predictions, parity = fit
     n_rows = predictions.num_rows
     kept = np.unique(np.linspace(0, n_rows - 1, num=min(parity_rows, n_rows), dtype=np.int64))
@@ -162,19 +166,6 @@ def export(
     )
     entry = changed(entry, alias=alias)
     return entry if registry is None else put_entry(Path(registry), entry)
-
-
-def _contract(
-    features: tuple[Feature, ...], inputs: tuple[Input, ...], outputs: tuple[Output, ...]
-) -> Contract:
-    try:
-        return Contract(features=features, inputs=inputs, outputs=outputs)
-    except ContractError as error:
-        raise ContractError(
-            error.message,
-            hint="rename the columns of `features`, or name those of the ledger with "
-            "output_columns; null_policies and fills must fit the type of a feature",
-        ) from error
 
 
 def _answers(estimator: Any, rows: Any) -> list[Answer]:
@@ -253,8 +244,7 @@ def _columns(features: Any) -> dict[str, pa.Array]:
 def _features(
     columns: dict[str, pa.Array], policies: Mapping[str, NullPolicy], fills: Mapping[str, Fill]
 ) -> tuple[Feature, ...]:
-    unknown = sorted({*policies, *fills} - set(columns))
-    if unknown:
+    if unknown := sorted({*policies, *fills} - set(columns)):
         raise ConfigError(
             f"null_policies or fills name {', '.join(map(repr, unknown))}; "
             f"the features are {', '.join(columns)}",

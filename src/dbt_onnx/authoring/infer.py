@@ -56,7 +56,13 @@ def describe_model(
     does not say enough; ConfigError when a wish names something that is not there.
     """
     widths, inputs = _inputs(signature, wishes, where=where)
-    _refuse_types(signature, where=where)
+    for tensor in signature.outputs:
+        if tensor.kind == "tensor" and tensor.dtype not in get_args(TensorType):
+            raise ContractError(
+                f"{where}: output {tensor.name!r} has elements of type {tensor.dtype}, which no "
+                "column holds",
+                hint="end the graph with a Cast to float32, then register it",
+            )
     sizes = {name: width or 1 for name, width in widths.items()}
     trial = try_model(model_bytes, signature, inputs, sizes)
     outputs = describe_outputs(
@@ -75,16 +81,6 @@ def describe_model(
     return Description(contract=contract, trial=trial)
 
 
-def _refuse_types(signature: GraphSignature, *, where: str) -> None:
-    for tensor in signature.outputs:
-        if tensor.kind == "tensor" and tensor.dtype not in get_args(TensorType):
-            raise ContractError(
-                f"{where}: output {tensor.name!r} has elements of type {tensor.dtype}, which no "
-                "column holds",
-                hint="end the graph with a Cast to float32, then register it",
-            )
-
-
 def feature_names_of(signature: GraphSignature) -> list[str] | None:
     """The names in the metadata `feature_names`, a JSON list or separated by commas."""
     text = signature.metadata.get(FEATURE_NAMES, "").strip()
@@ -99,14 +95,12 @@ def feature_names_of(signature: GraphSignature) -> list[str] | None:
     return [name.strip() for name in text.split(",")]
 
 
-def input_width(tensor: Tensor) -> int | None:
-    """The number of values that a row gives this input; none when the file leaves it open."""
+def _input_width(tensor: Tensor) -> int:
+    """The number of values that a row gives this input; 0 when the file leaves it open."""
     if tensor.shape is None:
-        return None
-    if len(tensor.shape) == 1:
-        return 1
-    width = tensor.shape[1]
-    return width if isinstance(width, int) else None
+        return 0
+    width = 1 if len(tensor.shape) == 1 else tensor.shape[1]
+    return width if isinstance(width, int) else 0
 
 
 def sample_columns(description: Description) -> dict[str, list[Any]]:
@@ -143,7 +137,7 @@ def _inputs(
                 hint="begin the graph with a Reshape from (rows, values), then register it",
             )
     names = list(wishes.features) if wishes.features else feature_names_of(signature)
-    if names is None and any(input_width(tensor) != 1 for tensor in signature.inputs):
+    if names is None and any(_input_width(tensor) != 1 for tensor in signature.inputs):
         raise ContractError(
             f"{where} does not name its features (no metadata {FEATURE_NAMES!r}); it takes values "
             f"in this order: {_needs(signature)}",
@@ -162,24 +156,24 @@ def _inputs(
             hint="a warehouse compares names without regard to case; name each column once",
         )
     given = sum(width or 1 for _, width in features)
-    needs = [input_width(tensor) for tensor in signature.inputs]
-    if needs.count(None) == 1:
-        needs[needs.index(None)] = given - sum(need or 0 for need in needs)
+    needs = [_input_width(tensor) for tensor in signature.inputs]
+    if needs.count(0) == 1:
+        needs[needs.index(0)] = given - sum(needs)
     inputs, left = [], list(features)
     for tensor, need in zip(signature.inputs, needs, strict=True):
         taken, got = [], 0
-        while left and need is not None and got < need:
+        while left and got < need:
             name, width = left.pop(0)
             taken.append(name)
             got += width or 1
-        if need is None or got != need or not taken:
+        if got != need or not taken:
             break
         inputs.append(
             Input(
                 name=tensor.name,
                 dtype=cast("TensorType", tensor.dtype),
                 features=tuple(taken),
-                rank=1 if tensor.shape is not None and len(tensor.shape) == 1 else 2,
+                rank=1 if len(tensor.shape or ()) == 1 else 2,
             )
         )
     if left or len(inputs) < len(needs):
@@ -235,5 +229,5 @@ def _fill(name: str, text: str, dtype: TensorType) -> Fill:
 
 def _needs(signature: GraphSignature) -> str:
     return ", ".join(
-        f"{input_width(tensor) or 'some'} for input {tensor.name!r}" for tensor in signature.inputs
+        f"{_input_width(tensor) or 'some'} for input {tensor.name!r}" for tensor in signature.inputs
     )

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from dbt_onnx.kernel.contract import Class
     from dbt_onnx.kernel.tensors import Array
 
-BINARY = 2
 _CLEARLY = 1e-3
 
 
@@ -32,8 +31,7 @@ def classes_of(
     """
     labels = [item for item in signature.outputs if is_label(outputs[item.name])]
     label = labels[0] if len(labels) == 1 and labels[0].name != tensor.name else None
-    keys = _keys(values)
-    known = tensor.classes or keys or (label.classes if label else None)
+    known = tensor.classes or _keys(values) or (label.classes if label else None)
     classes = known
     if tensor.name in given:
         classes = _typed_classes(tensor, given[tensor.name], signature)
@@ -97,11 +95,10 @@ def _check_labels(
     others = np.where(np.arange(len(classes)) == best[:, None], -np.inf, values).max(axis=1)
     clear = values.max(axis=1) > others + _CLEARLY
     pairs = set(zip(best[clear].tolist(), said[clear].tolist(), strict=True))
-    strangers = [item for item in dict.fromkeys(said.tolist()) if item not in classes]
-    if not strangers:
+    if set(said.tolist()) <= set(classes):
         if all(classes[place] == label for place, label in pairs):
             return
-        if len(classes) == BINARY and _has_threshold(values[:, 1], said == classes[1]):
+        if len(classes) == 2 and _has_threshold(values[:, 1], said == classes[1]):
             return
         is_one_to_one = len({p for p, _ in pairs}) == len(pairs) == len({la for _, la in pairs})
         if is_sure and not (is_one_to_one and len(pairs) > 1):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 import numpy as np
 
-from dbt_onnx.authoring.output_classes import BINARY, classes_of, is_label
+from dbt_onnx.authoring.output_classes import classes_of, is_label
 from dbt_onnx.errors import ConfigError, ContractError, listed
 from dbt_onnx.kernel.contract import FLOAT_TYPES, Class, Output, OutputKind, TensorType
 
@@ -78,16 +78,13 @@ def describe_outputs(
 def _read_wishes(columns: Mapping[str, Sequence[str]], names: Sequence[str]) -> dict[str, _Wish]:
     wishes = {}
     for key, wanted in columns.items():
-        name, kind = key, None
+        stem, _, kind = key.rpartition(":")
         # an output of TensorFlow is called `Identity:0`, so a colon need not mean a kind
-        if key not in names:
-            name, _, kind = key.rpartition(":")
-            if kind not in get_args(OutputKind):
-                name, kind = key, None
+        has_kind = key not in names and kind in get_args(OutputKind)
+        name = stem if has_kind else key
         _refuse_unknown([name], names, what="--output")
-        wishes[name] = _Wish(
-            cast("OutputKind | None", kind), tuple(None if item == "-" else item for item in wanted)
-        )
+        stored = tuple(None if item == "-" else item for item in wanted)
+        wishes[name] = _Wish(cast("OutputKind", kind) if has_kind else None, stored)
     return wishes
 
 
@@ -104,7 +101,7 @@ def _refuse_unknown(given: Any, names: Sequence[str], *, what: str) -> None:
 def _look(tensor: Tensor, values: Any, classes: tuple[Class, ...] | None, wish: _Wish) -> _Seen:
     if isinstance(values, list) and tensor.kind == "map_sequence":
         return _Seen(tensor, len(classes or ()), wish.kind or "probabilities", classes)
-    if not isinstance(values, np.ndarray) or values.ndim > BINARY:
+    if not isinstance(values, np.ndarray) or values.ndim > 2:
         shape = f"shape {list(values.shape)}" if hasattr(values, "shape") else "no tensor"
         raise ContractError(
             f"output {tensor.name!r} has {shape}; a ledger stores one or two axes",
@@ -141,7 +138,7 @@ def _output(item: _Seen, seen: Sequence[_Seen], wished: tuple[str | None, ...] |
                 hint=f"name them in the model's order: --classes '{name}=no,yes', "
                 f"or take it as --output '{name}:vector={name}'",
             )
-        if wished and len(columns) == 1 and item.width == BINARY:
+        if wished and len(columns) == 1 and item.width == 2:
             columns = (None, columns[0])
     wanted = {"values": item.width, "probabilities": item.width}.get(item.kind, 1)
     if len(columns) != wanted:
@@ -167,7 +164,7 @@ def _default_columns(item: _Seen, seen: Sequence[_Seen]) -> tuple[str | None, ..
     stems = {"label": "label", "value": "prediction", "probabilities": "probability"}
     stem = stems.get(item.kind, name) if alone else name
     if item.kind == "probabilities":
-        if item.width == BINARY:
+        if item.width == 2:
             return (None, stem)
         return tuple(f"{stem}_{label}" for label in item.classes or ())
     if item.kind == "values":

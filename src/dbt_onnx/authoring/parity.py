@@ -1,11 +1,9 @@
 """Whether a graph repeats the estimator that it was made from, scored as a run scores it.
 
-A number may differ by the tolerance, as a share of itself or of the mean size of its column,
-whichever is larger. So the verdict is the same in every unit. Probabilities have the size 1.
-
-A label must be the estimator's, unless single precision cannot decide. That is so when `predict`
-itself gives both labels after a change as small as a cast makes, and when `predict` takes the
-largest probability and the two largest differ by no more than that.
+A number may differ by the tolerance, as a share of itself or of the size of its column (`size_of`),
+whichever is larger. So the verdict is the same in every unit. A label must be the estimator's,
+unless single precision cannot decide: `predict` itself gives both labels after a change as small as
+a cast makes, or it takes the largest probability and the two largest differ by no more than that.
 """
 
 from __future__ import annotations
@@ -51,8 +49,7 @@ def outputs_for(
     Raises ConfigError when `renamed` has a key that is no default column.
     """
     known = [column for answer in answers for column in answer.columns]
-    unknown = sorted(set(renamed) - set(known))
-    if unknown:
+    if unknown := sorted(set(renamed) - set(known)):
         close = get_close_matches(unknown[0], known, n=1)
         raise ConfigError(
             f"output_columns names {', '.join(map(repr, unknown))}; "
@@ -85,8 +82,7 @@ def score_table(
 
     Raises ContractError when a row would be rejected, unless it `may_reject`.
     """
-    names = [output.name for output in contract.outputs]
-    session = ChildSession(model_bytes, output_names=names)
+    session = ChildSession(model_bytes, output_names=[output.name for output in contract.outputs])
     examples: dict[str, str] = {}
     batches = list(score_batches(table.to_batches(), session, contract=contract, examples=examples))
     counts = count_reasons(batches)
@@ -142,10 +138,11 @@ def compare(
             got = np.array(predictions.column(column).take(pa.array(scored)).to_pylist())
             if answer.kind == "label":
                 wrong = got != truth
-                places = np.flatnonzero(wrong)
-                excused = _excused(trial, answer, scored, places, got, truth)
-                wrong[places[excused]] = False
-                truth[places[excused]] = got[places[excused]]
+                if answer.is_rounded is not None:
+                    wrong &= ~answer.is_rounded[scored]
+                left = np.flatnonzero(wrong)
+                wrong[left] = ~trial.is_at_boundary(scored[left], got[left], truth[left])
+                truth[~wrong] = got[~wrong]
             else:
                 if column not in sizes:
                     sizes[column] = size_of(answer.kind, truth, tolerance)
@@ -184,17 +181,6 @@ def size_of(kind: str, truth: Array, tolerance: float) -> Array:
         largest = sizes.max(initial=0)
         sizes = np.where(sizes <= NOISE * largest, FLOAT32 * largest / tolerance, sizes)
     return sizes
-
-
-def _excused(
-    trial: Trial, answer: Answer, scored: Array, places: Array, got: Array, truth: Array
-) -> Array:
-    excused = np.zeros(len(places), dtype=bool)
-    if answer.is_rounded is not None:
-        excused = answer.is_rounded[scored][places]
-    left = places[~excused]
-    excused[~excused] = trial.is_at_boundary(scored[left], got[left], truth[left])
-    return excused
 
 
 def _text(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dbt_onnx.artifacts.artifact import MAX_MODEL_BYTES, write_artifact
 from dbt_onnx.artifacts.graph import GraphSignature, read_graph
@@ -29,8 +29,7 @@ ROW_BY_ROW = (
 class Registration:
     """A new version as it was written.
 
-    `rows_tried` is the number of rows of the largest trial call, in which no row changed another.
-    `warnings` are sentences for its owner.
+    `rows_tried` is that of its `Trial`, `warnings` are sentences for its owner.
     """
 
     entry: RegistryEntry
@@ -105,15 +104,6 @@ def register_model(
     )
     entry = replace(entry, alias=alias)
     add_entry(registry, entry, move_alias=move_alias)
-    return Registration(
-        entry=entry,
-        contract=description.contract,
-        rows_tried=signature.batch_rows or description.trial.rows_tried,
-        warnings=_warnings(signature, outputs),
-    )
-
-
-def _warnings(signature: GraphSignature, outputs: dict[str, list[Any]]) -> tuple[str, ...]:
     warnings = [ROW_BY_ROW] if signature.batch_rows == 1 else []
     column = next(iter(outputs.values()))
     if rejected := column.count(None):
@@ -122,4 +112,9 @@ def _warnings(signature: GraphSignature, outputs: dict[str, list[Any]]) -> tuple
             "with (numbers from -3 to 3 in steps of 0.25, whole numbers from 0 to 7, texts of one "
             "letter, the first row zeros or empty); a run rejects such a row"
         )
-    return tuple(warnings)
+    return Registration(
+        entry=entry,
+        contract=description.contract,
+        rows_tried=signature.batch_rows or description.trial.rows_tried,
+        warnings=tuple(warnings),
+    )

@@ -1,16 +1,22 @@
-"""One run of a model on generated rows: what a file declares about itself may be wrong."""
+"""Trial runs of a model on generated rows: what a file declares about itself may be wrong.
+
+Whether the answer for a row depends on the other rows of the call, or on chance, is tried, too. No
+number of trials proves that it does not. Calls of 1 to MOST_ROWS rows are tried, the largest that a
+run makes by itself: in three orders, with small and large values and with NaN, each twice.
+"""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dbt_onnx.authoring.independence import MOST_ROWS, Comparison, check_alone, check_independence
 from dbt_onnx.errors import ContractError, ModelCrashError, ScoringError
 from dbt_onnx.kernel.child_session import ChildSession
 from dbt_onnx.kernel.contract import FLOAT_TYPES, Input
 from dbt_onnx.kernel.native import TRIAL_SECONDS
+from dbt_onnx.kernel.tensors import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,6 +24,14 @@ if TYPE_CHECKING:
     from dbt_onnx.artifacts.graph import GraphSignature
 
 TRIAL_ROWS = 16
+MOST_ROWS = 32_768
+_SIZES = (1, 2, 16, 256, 2_048, 8_192, MOST_ROWS)
+_KINDS = ((1.0, False), (1e3, False), (1e6, False), (1.0, True))  # magnitude, and whether with NaN
+_MAX_VALUES = 2**24
+_SECONDS = 5.0
+_WORDS = np.array(["", "a", "b", "A", "12", "1.5", "word", "two words", "\u00e4\u6f22", "x" * 100])
+_LARGEST = {"float16": 6e4}
+_TOLERANCE, _HALF_TOLERANCE, _NOISE = 1e-4, 5e-3, 1e-7
 
 
 class Trial(NamedTuple):
@@ -55,25 +69,93 @@ def try_model(
         batch_rows=signature.batch_rows or MOST_ROWS,
         max_seconds=TRIAL_SECONDS,
     )
-    feeds = {tensor.name: _generate(tensor, widths, zeros=False) for tensor in inputs}
+    feeds = {tensor.name: _sample_values(tensor, widths, zeros=False) for tensor in inputs}
     try:
         outputs = session.run(feeds)
     except ModelCrashError:
         raise
     except ScoringError:
-        feeds = {tensor.name: _generate(tensor, widths, zeros=True) for tensor in inputs}
+        feeds = {tensor.name: _sample_values(tensor, widths, zeros=True) for tensor in inputs}
         outputs = session.run(feeds)
     for name, values in zip(names, outputs, strict=True):
-        _check_rows(name, values)
-    compare = Comparison(names, signature.has_halves)
-    check_alone(session.run, compare, feeds, outputs)
-    tried = check_independence(session.run, compare, inputs, widths)
+        shape = values.shape if isinstance(values, np.ndarray) else (len(values),)
+        if shape[:1] != (TRIAL_ROWS,):
+            raise ContractError(
+                f"output {name!r} has shape {list(shape)} for {TRIAL_ROWS} rows: not one per row",
+                hint="export the model so that every output has the batch on its first axis",
+            )
+    _check_same(signature, outputs, session.run(feeds), exactly=True)
+    for row in range(TRIAL_ROWS):
+        alone = session.run({name: values[row : row + 1] for name, values in feeds.items()})
+        _check_same(signature, [values[row : row + 1] for values in outputs], alone)
+    tried = _try_kinds(session, signature, inputs, widths)
     return Trial(feeds, dict(zip(names, outputs, strict=True)), max(tried, TRIAL_ROWS))
 
 
-def _generate(tensor: Input, widths: Mapping[str, int], *, zeros: bool) -> Any:
-    width = sum(widths[name] for name in tensor.features)
-    shape = (TRIAL_ROWS,) if tensor.rank == 1 else (TRIAL_ROWS, width)
+def _try_kinds(
+    session: ChildSession,
+    signature: GraphSignature,
+    inputs: Sequence[Input],
+    widths: Mapping[str, int],
+) -> int:
+    """Returns the rows of the largest call that was tried: fewer for a slow or very wide model.
+
+    Values on which the model fails, without killing its process, are left out.
+    """
+    most = min(MOST_ROWS, max(1, _MAX_VALUES // sum(widths.values())))
+    largest = 0
+    for number, (magnitude, with_nan) in enumerate(_KINDS):
+        source = np.random.default_rng(number)
+        feeds = {
+            tensor.name: _random_values(tensor, widths, most, magnitude, source, with_nan=with_nan)
+            for tensor in inputs
+        }
+        try:
+            largest = max(largest, _try_sizes(session, signature, feeds, source))
+        except ModelCrashError:
+            raise
+        except ScoringError:
+            continue
+    return largest
+
+
+def _try_sizes(
+    session: ChildSession,
+    signature: GraphSignature,
+    feeds: Mapping[str, np.ndarray],
+    source: np.random.Generator,
+) -> int:
+    deadline = time.monotonic() + _SECONDS / len(_KINDS)
+    before: list[Any] | None = None
+    tried = 0
+    for size in _SIZES:
+        if size > rows_of(feeds):
+            break
+        began = time.monotonic()
+        part = {name: values[:size] for name, values in feeds.items()}
+        together = session.run(part)
+        _check_same(signature, together, session.run(part), exactly=True)
+        if before is not None:
+            _check_same(signature, before, [values[: len(before[0])] for values in together])
+        for order in (np.arange(size)[::-1], source.permutation(size)):
+            moved = session.run({name: values[order] for name, values in part.items()})
+            _check_same(signature, [_taken(values, order) for values in together], moved)
+        before, tried = together, size
+        # calls of eight times as many rows take about eight times as long
+        now = time.monotonic()
+        if 8 * (now - began) > deadline - now:
+            break
+    return tried
+
+
+def _taken(values: Any, places: np.ndarray) -> Any:
+    if isinstance(values, np.ndarray):
+        return values[places] if values.ndim and len(values) == len(places) else values
+    return [values[place] for place in places] if len(values) == len(places) else values
+
+
+def _sample_values(tensor: Input, widths: Mapping[str, int], *, zeros: bool) -> Any:
+    shape = _shape(tensor, widths, TRIAL_ROWS)
     source = np.random.default_rng(0)
     # quarters are exact in every float type
     whole = source.integers(0, 8, shape)
@@ -88,10 +170,74 @@ def _generate(tensor: Input, widths: Mapping[str, int], *, zeros: bool) -> Any:
     return (whole % 2 if tensor.dtype == "bool" else whole).astype(tensor.dtype)
 
 
-def _check_rows(name: str, values: Any) -> None:
-    shape = values.shape if isinstance(values, np.ndarray) else (len(values),)
-    if len(shape) == 0 or shape[0] != TRIAL_ROWS:
-        raise ContractError(
-            f"output {name!r} has shape {list(shape)} for {TRIAL_ROWS} rows: not one per row",
-            hint="export the model so that every output has the batch on its first axis",
+def _random_values(
+    tensor: Input,
+    widths: Mapping[str, int],
+    rows: int,
+    magnitude: float,
+    source: np.random.Generator,
+    *,
+    with_nan: bool,
+) -> np.ndarray:
+    shape = _shape(tensor, widths, rows)
+    if tensor.dtype == "string":
+        return _WORDS.astype(object)[source.integers(0, len(_WORDS), shape)]
+    if tensor.dtype == "bool":
+        return source.integers(0, 2, shape).astype(bool)
+    if tensor.dtype not in FLOAT_TYPES:
+        # small numbers may be positions in a table
+        most = min(8 * magnitude, np.iinfo(tensor.dtype).max)
+        return source.integers(0, int(most), shape).astype(tensor.dtype)
+    values = source.normal(size=shape) * magnitude
+    limit = _LARGEST.get(tensor.dtype, np.inf)
+    values = np.clip(values, -limit, limit).astype(tensor.dtype)
+    if with_nan:
+        values[source.random(shape) < 0.1 / (values.size / rows)] = np.nan
+    return values
+
+
+def _shape(tensor: Input, widths: Mapping[str, int], rows: int) -> tuple[int, ...]:
+    width = sum(widths[name] for name in tensor.features)
+    return (rows,) if tensor.rank == 1 else (rows, width)
+
+
+def _check_same(
+    signature: GraphSignature, one: list[Any], other: list[Any], *, exactly: bool = False
+) -> None:
+    """Raise ContractError unless the outputs are those of the same rows; `exactly` for equal calls.
+
+    Else a number may differ by a share of itself, or of its column's size.
+    """
+    tolerance = _HALF_TOLERANCE if signature.has_halves else _TOLERANCE
+    for tensor, left, right in zip(signature.outputs, one, other, strict=True):
+        if not _is_near(left, right, 0.0 if exactly else tolerance):
+            raise ContractError(
+                f"output {tensor.name!r} of a row changes with the rows scored beside it, or from run "
+                "to run: the first axis is not the batch, or the model is random",
+                hint="export the model in evaluation mode, with the batch on the first axis",
+            )
+
+
+def _is_near(left: Any, right: Any, tolerance: float) -> bool:
+    if isinstance(left, list) and isinstance(right, list):
+        if len(left) != len(right):
+            return False
+        if not left or not isinstance(left[0], dict):
+            return all(_is_near(*pair, tolerance) for pair in zip(left, right, strict=True))
+        if any(set(item) != set(left[0]) for item in (*left, *right)):
+            return [set(item) for item in left] == [set(item) for item in right]
+        left, right = (
+            np.array([[item[key] for key in left[0]] for item in side]) for side in (left, right)
         )
+    left, right = np.asarray(left), np.asarray(right)
+    if left.shape != right.shape or left.dtype.kind != "f":
+        return bool(np.array_equal(left, right))
+    one, other = (side.reshape(len(side), -1).astype(np.float64) for side in (left, right))
+    with np.errstate(all="ignore"):
+        sizes = np.where(np.isfinite(one), np.abs(one), 0).mean(axis=0)
+        allowed = tolerance * np.maximum(np.abs(one), sizes)
+        if tolerance:
+            allowed = np.maximum(allowed, _NOISE * sizes.max(initial=0))
+        # written so that infinity is near infinity
+        is_near = (np.abs(one - other) <= allowed) | (one == other)
+    return bool((is_near | (np.isnan(one) & np.isnan(other))).all())
