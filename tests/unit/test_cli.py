@@ -398,6 +398,13 @@ def test_inspect_shows_what_a_model_wants_and_gives(project: Project) -> None:
     assert "--features" in result.stdout
 
 
+def test_names_that_nest_too_deep_to_be_read_name_no_features(project: Project) -> None:
+    model = models.linear(metadata={"feature_names": "[" * 200_000})
+    result = run("inspect", project.save(model))
+    assert (result.exit_code, result.exception) == (0, None)
+    assert "does not name its features" in result.stdout
+
+
 def test_inspect_shows_the_columns_of_a_model_that_says_enough(project: Project) -> None:
     result = run("inspect", project.save(models.linear(metadata={"feature_names": "age,income"})))
     for text in ("age", "income", "prediction", "dbt-onnx register"):

@@ -101,3 +101,14 @@ def test_names_that_the_converter_keeps_are_those_of_the_inputs(tmp_path: Path) 
         ("column_2", ("avg basket",)),
         ("city", ("city",)),
     ]
+
+
+@pytest.mark.parametrize(
+    "chosen", [[0, 1], slice(0, 2), slice(None, "b"), 0, "a", [True, True, False]]
+)
+def test_columns_that_are_chosen_by_place_or_by_a_slice(tmp_path: Path, chosen: Any) -> None:
+    frame = frame_of(["a", "b", "c", "city"], 0).drop(columns="city")
+    columns = ColumnTransformer([("n", StandardScaler(), chosen)], remainder="passthrough")
+    estimator = make_pipeline(columns, LogisticRegression()).fit(frame, frame.a > 0)
+    entry = dbt_onnx.export(estimator, frame, name="m", version="1", artifacts=tmp_path)
+    assert verify_entry(tmp_path, entry).fault is None

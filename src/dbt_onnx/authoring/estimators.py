@@ -157,10 +157,9 @@ def names_columns(estimator: Any) -> bool:
         return True
     if getattr(estimator, "feature_names_in_", None) is None:
         return False
-    return any(
-        isinstance(columns, str) or any(isinstance(name, str) for name in columns)
-        for _, _, columns in getattr(estimator, "transformers_", [])
-    )
+    chosen = [columns for _, _, columns in getattr(estimator, "transformers_", [])]
+    ends = [[c.start, c.stop] if isinstance(c, slice) else c for c in chosen]
+    return any(isinstance(name, str) for columns in ends for name in np.atleast_1d(columns))
 
 
 def final_step(estimator: Any) -> Any:

@@ -89,7 +89,7 @@ def feature_names_of(signature: GraphSignature) -> list[str] | None:
     if text.startswith("["):
         try:
             names = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         return names if all(isinstance(name, str) and name for name in names) else None
     return [name.strip() for name in text.split(",")]
