@@ -16,7 +16,6 @@ from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_pro
 from dbt_onnx.engines.duckdb.features import FeatureRelation, recorded_name, relation_name
 from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
 from dbt_onnx.engines.duckdb.ledger import LedgerShape
-from dbt_onnx.engines.duckdb.references import write_references
 from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.engines.duckdb.taking_over import take_over
@@ -150,7 +149,7 @@ class DuckDBEngine:
 
     def write(self, run: ScoringRun, planned: Planned, scores: Scores | None) -> Written:
         self.tables.create(self.writer, run.shape)
-        write_references(self.writer, self.tables, run.artifact)
+        writing.write_references(self.writer, self.tables, run.artifact)
         self._reasons: list[str] = []
         if scores is not None:
             fed = None if run.request.keep_inputs is False else self._fed
