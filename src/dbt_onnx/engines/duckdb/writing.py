@@ -295,13 +295,9 @@ def write_references(writer: Cursor, tables: ScoringTables, artifact: Artifact) 
     writer.execute(f"delete from {table} where {own}", model)
     if not wanted:
         return
-    columns_of_values = enumerate(zip(*wanted, strict=True))
-    values = {f"values_{i}": list(column) for i, column in columns_of_values}
-    unnested = [
-        f"unnest(cast(${name} as {kind}[]))"
-        for name, kind in zip(values, described.values(), strict=True)
-    ]
+    values = dict(zip(described, map(list, zip(*wanted, strict=True)), strict=True))
     constants = [f"${name}" for name in MODEL_TYPES]
+    unnested = [f"unnest(cast(${name} as {kind}[]))" for name, kind in described.items()]
     writer.execute(
         f"insert into {table} ({', '.join(map(quote, MODEL_TYPES))}, {columns}) "
         f"select {', '.join([*constants, *unnested])}",
