@@ -326,11 +326,10 @@ def _select_candidates(question: Question, facts: Facts, *, part: int) -> str:
     conditions = [
         "plain.features_hash is distinct from features.values_hash",
         "features.as_of_given is null",
+        _has_expired(question),
     ]
     if not facts.is_newest:
         conditions.append("features.as_of_given <> plain.confirmed_as_of")
-    if question.refresh_after_sql is not None:
-        conditions.append(_has_expired(question))
     if facts.rejected:
         is_rejected = f"{REJECTED} is not null and {is_of_version}"
         rejected = keys_of(question.current, question.shape.key, where=is_rejected)
@@ -450,10 +449,6 @@ def _reason(question: Question, *, with_late: bool) -> str:
                         then 'retry'
                     when is_late and late_hash <> "__dbt_onnx_features_hash" then '{changed}'
                     when is_late then null"""
-    expired = ""
-    if question.refresh_after_sql is not None:
-        expired = f"""
-                    when {_has_expired(question)} then 'expired'"""
     # a row without a key is no entity, and never current: history tells whether it was reported before
     return f"""case
                     {full_refresh}
@@ -466,12 +461,14 @@ def _reason(question: Question, *, with_late: bool) -> str:
                     when not is_known and is_known_to_others then 'model_changed'
                     when not is_known then 'new'
                     when was_rejected then case when {retry} then 'retry' end
-                    when known_hash <> "__dbt_onnx_features_hash" then '{changed}'{expired}
+                    when known_hash <> "__dbt_onnx_features_hash" then '{changed}'
+                    when {_has_expired(question)} then 'expired'
                 end"""
 
 
 def _has_expired(question: Question) -> str:
-    return f"__dbt_onnx_scored_run_as_of + {question.refresh_after_sql} <= $run_as_of"
+    period = question.refresh_after_sql
+    return "false" if period is None else f"__dbt_onnx_scored_run_as_of + {period} <= $run_as_of"
 
 
 def _expiry(question: Question, run_no: str) -> str:
