@@ -356,9 +356,7 @@ def joined(
     """
     null_key = " or ".join(f"{alias} is null" for alias in _keys(question, of="features"))
     is_of_version = question.is_of_version()
-    is_late = "coalesce(features.as_of_given < scored.confirmed_as_of, false)"
-    if question.is_backfill:
-        is_late = "true"
+    is_late = "true" if question.is_backfill else "features.as_of_given < scored.confirmed_as_of"
     is_advanced = f"features.as_of_given > scored.confirmed_as_of and rejected.{RUN} is null"
     if facts.has_one_moment:
         is_advanced = "false"
@@ -390,7 +388,7 @@ def joined(
                     when features.as_of_given is null then 'null_as_of'
                 end as "__dbt_onnx_rejected_reason",
                 ({null_key}) as has_null_key,
-                {is_late} as is_late,
+                coalesce({is_late}, false) as is_late,
                 coalesce({is_advanced}, false) as is_advanced,
                 scored.{RUN} is not null or rejected.{RUN} is not null as is_known,
                 rejected.{RUN} is not null as was_rejected,
