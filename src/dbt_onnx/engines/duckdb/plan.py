@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _CANDIDATES = "temp.main.__dbt_onnx_candidates"
 _MATERIALIZED = "temp.main.__dbt_onnx_planned"
-_MOMENTS = 'min("__dbt_onnx_as_of"), max("__dbt_onnx_as_of")'
 MATERIALIZED = f"with planned as (select * from {_MATERIALIZED})"
 _PLANNED_COLUMNS = (
     '"__dbt_onnx_as_of"', '"__dbt_onnx_features_hash"', '"__dbt_onnx_rejected_reason"', "score_reason",
@@ -90,7 +89,7 @@ def describe_features(question: Question, *, with_hash: bool) -> str:
             from ({question.features_sql}) as source
         )
 
-        select count(*), {_MOMENTS}, {fingerprints},
+        select count(*), min("__dbt_onnx_as_of"), max("__dbt_onnx_as_of"), {fingerprints},
             count(*) filter (not ({not_null(question.shape.key)} and "__dbt_onnx_as_of" is not null)) > 0
         from described"""
 
@@ -196,12 +195,10 @@ def materialize(question: Question, facts: Facts, *, with_late: bool) -> Sequenc
     """
     features = [f"feature_{i}" for i in range(len(question.features))]
     columns = ", ".join([*_keys(question), *_PLANNED_COLUMNS, *features])
-    first, *others = (
-        _select_candidates(question, facts, part=part) for part in range(facts.candidate_parts)
-    )
+    parts = [_select_candidates(question, facts, part=i) for i in range(facts.candidate_parts)]
     return (
-        f"create or replace temp table {_CANDIDATES} as {first}",
-        *(f"insert into {_CANDIDATES} {part}" for part in others),
+        f"create or replace temp table {_CANDIDATES} as {parts[0]}",
+        *(f"insert into {_CANDIDATES} {part}" for part in parts[1:]),
         f"""create or replace temp table {_MATERIALIZED} as {joined(question, facts, with_late=with_late, features=_CANDIDATES)}
         select {columns} from planned
         where score_reason is not null or was_rejected or is_late or is_returned or is_advanced
