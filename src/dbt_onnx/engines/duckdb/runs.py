@@ -165,12 +165,8 @@ class RunRecord:
         )
         # a row that somebody doubled or left without a number is for `prove` to find
         for row in rows[:1]:
-            row["previous_fingerprint"] = found[0][0] if found else None
-            sealed = {
-                "previous_fingerprint": row["previous_fingerprint"],
-                "fingerprint": fingerprint_of(row),
-            }
-            self._set(cursor, **sealed)
+            previous = {"previous_fingerprint": found[0][0] if found else None}
+            self._set(cursor, **previous, fingerprint=fingerprint_of(row | previous))
 
 
 def open_run(
