@@ -12,6 +12,7 @@ each gives the same plan as the last, which joins everything with everything:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb import ledger, plan
@@ -188,12 +189,8 @@ def _few_changed(look: _Look, facts: Facts) -> _Found | None:
 def _everything(look: _Look, facts: Facts) -> _Found:
     """The plain join."""
     look.check_keys()
-
-    def joined(*, with_late: bool) -> str:
-        return plan.joined(look.question, facts, with_late=with_late)
-
-    planned = joined(with_late=look.question.is_backfill)
-    planned, summary = _with_late(look, planned, joined)
+    joined = partial(plan.joined, look.question, facts)
+    planned, summary = _with_late(look, joined(with_late=look.question.is_backfill), joined)
     if summary.rows_in > facts.given.rows:
         look.refuse_doubled(planned)
     return planned, summary
