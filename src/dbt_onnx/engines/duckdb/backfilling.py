@@ -64,9 +64,7 @@ def scored_clocks(
 def registry_among(cursor: Cursor, relations: Collection[TableName]) -> Registry:
     """The model registry among some relations, see `Warehouse`."""
     for relation in relations:
-        if not cursor.has(relation):
-            continue
-        if set(REGISTRY_COLUMNS) <= set(cursor.columns_of(relation.sql)):
+        if set(REGISTRY_COLUMNS) <= set(cursor.columns_if_there(relation)):
             rows = cursor.records(f"select * from {relation.sql}")
             return Registry.from_rows(rows, where=str(relation))
     raise no_registry_among(relations, REGISTRY_COLUMNS)
