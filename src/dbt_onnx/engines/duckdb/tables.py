@@ -224,11 +224,8 @@ class ScoringTables(LedgerTables):
     def _refuse_fewer_reasons(self, cursor: Cursor) -> None:
         """Raise WarehouseError when a dbt_onnx wrote the rows that knew fewer reasons to score."""
         wanted, older = ledger.ROW_TYPES["score_reason"], ledger.OLDER_REASONS
-        found = [
-            t
-            for t in (self.current, self.history)
-            if cursor.columns_of(t.sql)["score_reason"] == older
-        ]
+        tables = (self.current, self.history)
+        found = [t for t in tables if cursor.columns_of(t.sql)["score_reason"] == older]
         if not found:
             return
         statements = "; ".join(
