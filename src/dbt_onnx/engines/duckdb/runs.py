@@ -22,7 +22,7 @@ from dbt_onnx.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from dbt_onnx.artifacts.registry import ModelVersion
+    from dbt_onnx.artifacts.registry import ModelVersion, RegistryEntry
     from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.cursor import Cursor
     from dbt_onnx.engines.duckdb.tables import ScoringTables
@@ -225,6 +225,26 @@ def last_account(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:
         {"scoring_model": ledger.identifier},
     )
     return rows[0] if rows else {}
+
+
+def scored_clocks(
+    cursor: Cursor, ledger: TableName, version: RegistryEntry | None
+) -> set[datetime]:
+    """When runs have scored, see `Warehouse`."""
+    runs = cursor.storage_of(ledger).runs_of(ledger)
+    if not cursor.has(runs):
+        return set()
+    rows = cursor.rows(
+        f"select distinct clock from {runs.sql} where scoring_model = $scoring_model "
+        "and status = 'success' and scope in ('full', 'backfill') and ($model_name is null "
+        "or (model_name = $model_name and model_version = $model_version))",
+        {
+            "scoring_model": ledger.identifier,
+            "model_name": version.model_name if version else None,
+            "model_version": version.model_version if version else None,
+        },
+    )
+    return {clock for (clock,) in rows}
 
 
 def _there(cursor: Cursor, runs: TableName, names: Iterable[str]) -> str:
