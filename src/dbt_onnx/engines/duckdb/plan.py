@@ -362,18 +362,8 @@ def joined(
         others = keys_of(question.current, question.shape.key, where=f"not ({is_of_version})")
         is_known_to_others = f"({', '.join(_keys(question, of='features'))}) in {others}"
     return f"""
-        with features as (select * from {features or _features(question)}),
-
-        scored as (
-            select * from {question.current} where {is_of_version} and {REJECTED} is null
-        ),
-
-        rejected as (
-            select * from {question.current} where {is_of_version} and {REJECTED} is not null
-        ),
-
-        -- a missing moment counts as a change: the row is rejected for it, and scored once it is there
-        known as (
+        with known as (
+            -- a missing moment is a change: the row is rejected for it, and scored once it is there
             select
                 features.*,
                 coalesce(features.as_of_given, $run_as_of) as "__dbt_onnx_as_of",
@@ -396,9 +386,13 @@ def joined(
                     as rows_present,
                 scored.last_seen_as_of is not null or rejected.last_seen_as_of is not null as is_returned,
                 coalesce({is_known_to_others}, false) as is_known_to_others
-            from features
-            left join scored on {is_about(question.shape, "scored")}
-            left join rejected on {is_about(question.shape, "rejected")}
+            from {features or _features(question)} as features
+            left join (
+                select * from {question.current} where {is_of_version} and {REJECTED} is null
+            ) as scored on {is_about(question.shape, "scored")}
+            left join (
+                select * from {question.current} where {is_of_version} and {REJECTED} is not null
+            ) as rejected on {is_about(question.shape, "rejected")}
         ),
         {_late(question) if with_late else ""}
         planned as (
