@@ -105,14 +105,11 @@ def describe_current(question: Question, *, is_dated: bool) -> str:
 
 def describe_overruled(question: Question, *, is_dated: bool) -> str:
     """The same of those that a rejection has overruled. Parameters: $model_name, $model_version."""
-    same = " and ".join(f"rejected.{quote(n)} = scored.{quote(n)}" for n in question.shape.key)
-    return f"""{_tracked(question)}, overruled as (
-            select scored.* from tracked as scored
-            inner join tracked as rejected on {same} and rejected.{REJECTED} is not null
-            where scored.{REJECTED} is null
-        )
-
-        select count(*), {_fingerprints(question, is_dated=is_dated)} from overruled"""
+    keys = ", ".join(map(quote, question.shape.key))
+    return f"""{_tracked(question)}
+        select count(*), {_fingerprints(question, is_dated=is_dated)} from tracked
+        where {REJECTED} is null
+            and ({keys}) in (select {keys} from tracked where {REJECTED} is not null)"""
 
 
 def _tracked(question: Question) -> str:
