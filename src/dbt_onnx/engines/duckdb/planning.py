@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from dbt_onnx.runs.history import RunRow
     from dbt_onnx.runs.run import ScoringRun
 
-_HASH_PROBE = (
-    "select hash(1::bigint, 0.1::double, 'a', true, date '2000-01-01', [1.5::float], null)"
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRows:
@@ -247,7 +243,9 @@ def features_hash_function(cursor: Cursor, precisions: Mapping[str, str]) -> str
     """What makes the features hashes here: DuckDB's `hash()`, which may change with its version, of
     values as `feature_types` has them, and, where floats have some, a number of significant digits.
     """
-    probe = cursor.rows(_HASH_PROBE)[0][0]
+    [(probe,)] = cursor.rows(
+        "select hash(1::bigint, 0.1::double, 'a', true, date '2000-01-01', [1.5::float], null)"
+    )
     return function_name(f"duckdb.hash/{probe:016x}/2", precisions)
 
 
