@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.engines.duckdb import health, history, noted_answers, opening, runs, scratch
+from dbt_onnx.engines.duckdb import health, history, opening, runs, scratch
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, opening_errors
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class DuckDBWarehouse:
 
     @staticmethod
     def answers_alike(connection: Any, answers: Mapping[str, str], /) -> bool:
-        return noted_answers.has_same_answers(connection, answers)
+        return opening.has_same_answers(connection, answers)
 
     @staticmethod
     def let_go() -> None:
