@@ -173,8 +173,7 @@ def open_run(
     cursor: Cursor, tables: ScoringTables, settings: RunSettings, *, run_id: str
 ) -> RunRecord:
     """Add a run row in the transaction of the cursor, whose last step is then `remember_number`."""
-    last_number = tables.storage.last_number(cursor, tables.ledger)
-    [(last,)] = cursor.rows(f"select {last_number}")
+    [(last,)] = cursor.rows(f"select {tables.storage.last_number(cursor, tables.ledger)}")
     record = RunRecord(tables, last + 1)
     cursor.execute(
         f"insert into {tables.runs.sql} ({RUN}, run_id, scoring_model, status, clock, started_at, "
