@@ -15,7 +15,7 @@ from scoring_project import ScoringProject
 
 from dbt_onnx.cli import main, predictions
 from dbt_onnx.engines.base import Sources, TableName
-from dbt_onnx.engines.duckdb import backfilling, health
+from dbt_onnx.engines.duckdb import health
 from dbt_onnx.engines.duckdb.cursor import Cursor
 from dbt_onnx.errors import ConfigError, DataError, RegistryError, WarehouseError
 from dbt_onnx.project import backfill
@@ -254,6 +254,6 @@ def test_a_backfill_without_a_registry_in_the_warehouse_is_refused(
     features = TableName(database="memory", schema="main", identifier="features")
     connection.execute("create table features (id int)")
     with pytest.raises(RegistryError, match=r"none of main\.features has the columns model_name"):
-        backfilling.registry_among(Cursor(connection), [features])
+        health.registry_among(Cursor(connection), [features])
     with pytest.raises(RegistryError, match="none of the relations that the scoring model reads"):
-        backfilling.registry_among(Cursor(connection), [])
+        health.registry_among(Cursor(connection), [])

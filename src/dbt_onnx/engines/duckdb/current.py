@@ -88,15 +88,12 @@ def supersede(tables: LedgerTables, question: Question, *, rewrites: bool) -> Se
         f"and {question.is_of_version()} "
         f"and ({REJECTED} is not null or ({compared_key(key)}) in {scored})"
     )
-    columns = ", ".join(map(quote, question.shape.row_columns))
+    rows = f"(select *, false as is_late from {current})"
+    move = insert_rows(tables.history, question.shape.history_columns, rows=rows, where=superseded)
     remove = (
         f"create or replace table {current} as select * from {current} where not ({superseded})"
         if rewrites
         else f"delete from {current} where {superseded}"
-    )
-    move = (
-        f"insert into {tables.history.sql} ({columns}, is_late) "
-        f"select {columns}, false from {current} where {superseded}"
     )
     forget = (
         f"delete from {tables.presence.sql} "
@@ -108,12 +105,11 @@ def supersede(tables: LedgerTables, question: Question, *, rewrites: bool) -> Se
 def note(tables: LedgerTables, question: Question, rows_sql: str) -> Sequence[str]:
     """Note what the other functions tell of rows of current, in the place of what was noted of them."""
     row = f"{compared_key(question.shape.key)}, {RUN}"
-    columns = ", ".join(map(quote, question.shape.presence_columns))
     presence = tables.presence.sql
     return (
         f"create or replace temp table {_NOTED} as {rows_sql}",
         f"delete from {presence} where ({row}) in (select {row} from {_NOTED})",
-        f"insert into {presence} ({columns}) select {columns} from {_NOTED}",
+        insert_rows(tables.presence, question.shape.presence_columns, rows=_NOTED),
         f"drop table {_NOTED}",
     )
 

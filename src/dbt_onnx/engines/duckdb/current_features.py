@@ -54,8 +54,7 @@ class CurrentFeatures(CountedFeatures):
         The hash of the key decides which rows: the same ones as long as the entities are the same.
         Rows that every version rejects are left out.
         """
-        keys = [quote(name) for name in self.key]
-        selected = [f'{name} as "{KEY_PREFIX}{place}"' for place, name in enumerate(keys)]
+        selected = [f'{quote(name)} as "{KEY_PREFIX}{i}"' for i, name in enumerate(self.key)]
         selected += [quote(name) for name in columns]
         by_bytes = [compared(name, self.relation.columns[name]) for name in self.key]
         order = ", ".join(

@@ -108,6 +108,10 @@ class Cursor:
         relation = self.raw.sql(f"select * from {relation_sql}")
         return dict(zip(relation.columns, map(str, relation.types), strict=True))
 
+    def columns_if_there(self, table: TableName) -> dict[str, str]:
+        """The same of a table or view; empty where there is none of this name."""
+        return self.columns_of(table.sql) if self.has(table) else {}
+
     def relation_or_empty(
         self, table: TableName, columns: Mapping[str, str], *, sql: str | None = None
     ) -> str:

@@ -13,10 +13,10 @@ from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb import planning, writing
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process, repeated
+from dbt_onnx.engines.duckdb.feature_types import kept_as
 from dbt_onnx.engines.duckdb.features import FeatureRelation, recorded_name, relation_name
 from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
 from dbt_onnx.engines.duckdb.ledger import LedgerShape
-from dbt_onnx.engines.duckdb.references import write_references
 from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.engines.duckdb.taking_over import take_over
@@ -150,7 +150,7 @@ class DuckDBEngine:
 
     def write(self, run: ScoringRun, planned: Planned, scores: Scores | None) -> Written:
         self.tables.create(self.writer, run.shape)
-        write_references(self.writer, self.tables, run.artifact)
+        writing.write_references(self.writer, self.tables, run.artifact)
         self._reasons: list[str] = []
         if scores is not None:
             fed = None if run.request.keep_inputs is False else self._fed
@@ -166,11 +166,21 @@ class DuckDBEngine:
             self.writer, self.tables, planned, self._fed, keep=run.request.keep_inputs
         )
         writing.note_presence(self.writer, self.tables, planned, has_rejected=bool(self._reasons))
+        question = planned.rows.question
         self.record.close(
             self.writer,
             status="success",
+            scope=planned.scope,
+            clock=planned.clock,
+            as_of=planned.as_of,
+            scored_at=planned.scored_at,
+            has_one_moment=planned.rows.facts.has_one_moment,
+            features_hash_function=planned.hash_function,
+            features=list(question.features),
+            feature_types=list(map(kept_as, question.features.values())),
+            feature_precisions=list(question.precisions.values()),
+            output_columns=list(question.shape.outputs),
             rejected_reasons=self._reasons,
-            **writing.run_columns(planned),
             **outcome,
             **kept,
         )

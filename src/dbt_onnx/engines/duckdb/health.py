@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from dbt_onnx.artifacts.registry import Registry
+from dbt_onnx.artifacts.registry import REGISTRY_COLUMNS, Registry
 from dbt_onnx.engines.base import (
     UNNAMED,
     MissingFeaturesError,
@@ -17,6 +17,7 @@ from dbt_onnx.engines.base import (
     missing_features,
     missing_registry,
     no_answer,
+    no_registry_among,
 )
 from dbt_onnx.engines.duckdb.cursor import said_by
 from dbt_onnx.engines.duckdb.features import FeatureRelation
@@ -26,7 +27,7 @@ from dbt_onnx.engines.duckdb.runs import last_account
 from dbt_onnx.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     import pyarrow as pa
 
@@ -91,6 +92,15 @@ def feature_types(
     statement = f"select {listed} from {sources.features.sql} limit 0"
     with cursor.stream(statement, {}, batch_rows=1) as reader:
         return dict(zip(reader.schema.names, reader.schema.types, strict=True))
+
+
+def registry_among(cursor: Cursor, relations: Collection[TableName]) -> Registry:
+    """The model registry among some relations, see `Warehouse`."""
+    for relation in relations:
+        if set(REGISTRY_COLUMNS) <= set(cursor.columns_if_there(relation)):
+            rows = cursor.records(f"select * from {relation.sql}")
+            return Registry.from_rows(rows, where=str(relation))
+    raise no_registry_among(relations, REGISTRY_COLUMNS)
 
 
 def read_figures(cursor: Cursor, sql: str) -> dict[str, Any]:

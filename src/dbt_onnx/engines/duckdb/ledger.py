@@ -111,8 +111,7 @@ def create_table(table: TableName, columns: Mapping[str, str], *, key: Collectio
     """
     chosen = {}
     if key:
-        others = {name: kind for name, kind in columns.items() if name not in key}
-        random = [name for name, kind in others.items() if kind in _RANDOM_TYPES]
+        random = [n for n, kind in columns.items() if n not in key and kind in _RANDOM_TYPES]
         chosen = dict.fromkeys(random, " using compression uncompressed")
         chosen |= dict.fromkeys(_REPEATED, " using compression rle")
     body = ", ".join(f"{quote(n)} {kind}{chosen.get(n, '')}" for n, kind in columns.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import hashlib
 import re
 import sys
 from contextlib import closing, contextmanager
@@ -14,7 +15,6 @@ import duckdb
 
 from dbt_onnx.engines.duckdb.cursor import opening_errors
 from dbt_onnx.engines.duckdb.identifiers import literal
-from dbt_onnx.engines.duckdb.noted_answers import NotingConnection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -102,10 +102,55 @@ def rendering(credentials: Any) -> Iterator[dict[str, str]]:
     environment: Any = environments.create(credentials)
     connection, _, _ = _open(credentials, read_only=True)
     answers: dict[str, str] = {}
-    environment.conn = NotingConnection(connection, answers)
+    environment.conn = _NotingConnection(connection, answers)
     environment.handle()  # without one it would close, and open itself for writing
     manager._ENV = environment  # noqa: SLF001
     yield answers
+
+
+class _NotingConnection:
+    """A connection that notes in `answers` what it is asked: {SQL: digest of the answer}.
+
+    The digest is empty for what can be asked only once: a statement that is no query, or has
+    parameters.
+    """
+
+    def __init__(self, raw: Any, answers: dict[str, str]) -> None:
+        self._raw = raw
+        self._answers = answers
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def cursor(self) -> _NotingConnection:
+        return _NotingConnection(self._raw.cursor(), self._answers)
+
+    def execute(self, sql: str, *parameters: Any) -> Any:
+        kinds = _kinds(self._raw, sql)
+        if not kinds <= {"TRANSACTION", "SET"}:
+            self._answers[sql] = ""
+            if kinds == {"SELECT"} and not parameters:
+                self._answers[sql] = _answer(self._raw, sql)
+        return self._raw.execute(sql, *parameters)
+
+
+def has_same_answers(connection: duckdb.DuckDBPyConnection, answers: Mapping[str, str]) -> bool:
+    """Whether the warehouse gives every answer that was noted."""
+    try:
+        return all(
+            answer and _kinds(connection, sql) == {"SELECT"} and _answer(connection, sql) == answer
+            for sql, answer in answers.items()
+        )
+    except duckdb.Error:
+        return False
+
+
+def _kinds(connection: Any, sql: str) -> set[str]:
+    return {statement.type.name for statement in connection.extract_statements(sql)}
+
+
+def _answer(connection: Any, sql: str) -> str:
+    return hashlib.sha256(repr(connection.execute(sql).fetchall()).encode()).hexdigest()
 
 
 def let_go() -> None:

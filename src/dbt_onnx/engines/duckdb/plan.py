@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _CANDIDATES = "temp.main.__dbt_onnx_candidates"
 _MATERIALIZED = "temp.main.__dbt_onnx_planned"
-_MOMENTS = 'min("__dbt_onnx_as_of"), max("__dbt_onnx_as_of")'
 MATERIALIZED = f"with planned as (select * from {_MATERIALIZED})"
 _PLANNED_COLUMNS = (
     '"__dbt_onnx_as_of"', '"__dbt_onnx_features_hash"', '"__dbt_onnx_rejected_reason"', "score_reason",
@@ -90,7 +89,7 @@ def describe_features(question: Question, *, with_hash: bool) -> str:
             from ({question.features_sql}) as source
         )
 
-        select count(*), {_MOMENTS}, {fingerprints},
+        select count(*), min("__dbt_onnx_as_of"), max("__dbt_onnx_as_of"), {fingerprints},
             count(*) filter (not ({not_null(question.shape.key)} and "__dbt_onnx_as_of" is not null)) > 0
         from described"""
 
@@ -106,14 +105,11 @@ def describe_current(question: Question, *, is_dated: bool) -> str:
 
 def describe_overruled(question: Question, *, is_dated: bool) -> str:
     """The same of those that a rejection has overruled. Parameters: $model_name, $model_version."""
-    same = " and ".join(f"rejected.{quote(n)} = scored.{quote(n)}" for n in question.shape.key)
-    return f"""{_tracked(question)}, overruled as (
-            select scored.* from tracked as scored
-            inner join tracked as rejected on {same} and rejected.{REJECTED} is not null
-            where scored.{REJECTED} is null
-        )
-
-        select count(*), {_fingerprints(question, is_dated=is_dated)} from overruled"""
+    keys = ", ".join(map(quote, question.shape.key))
+    return f"""{_tracked(question)}
+        select count(*), {_fingerprints(question, is_dated=is_dated)} from tracked
+        where {REJECTED} is null
+            and ({keys}) in (select {keys} from tracked where {REJECTED} is not null)"""
 
 
 def _tracked(question: Question) -> str:
@@ -196,12 +192,10 @@ def materialize(question: Question, facts: Facts, *, with_late: bool) -> Sequenc
     """
     features = [f"feature_{i}" for i in range(len(question.features))]
     columns = ", ".join([*_keys(question), *_PLANNED_COLUMNS, *features])
-    first, *others = (
-        _select_candidates(question, facts, part=part) for part in range(facts.candidate_parts)
-    )
+    parts = [_select_candidates(question, facts, part=i) for i in range(facts.candidate_parts)]
     return (
-        f"create or replace temp table {_CANDIDATES} as {first}",
-        *(f"insert into {_CANDIDATES} {part}" for part in others),
+        f"create or replace temp table {_CANDIDATES} as {parts[0]}",
+        *(f"insert into {_CANDIDATES} {part}" for part in parts[1:]),
         f"""create or replace temp table {_MATERIALIZED} as {joined(question, facts, with_late=with_late, features=_CANDIDATES)}
         select {columns} from planned
         where score_reason is not null or was_rejected or is_late or is_returned or is_advanced
@@ -326,11 +320,10 @@ def _select_candidates(question: Question, facts: Facts, *, part: int) -> str:
     conditions = [
         "plain.features_hash is distinct from features.values_hash",
         "features.as_of_given is null",
+        _has_expired(question),
     ]
     if not facts.is_newest:
         conditions.append("features.as_of_given <> plain.confirmed_as_of")
-    if question.refresh_after_sql is not None:
-        conditions.append(_has_expired(question))
     if facts.rejected:
         is_rejected = f"{REJECTED} is not null and {is_of_version}"
         rejected = keys_of(question.current, question.shape.key, where=is_rejected)
@@ -357,9 +350,7 @@ def joined(
     """
     null_key = " or ".join(f"{alias} is null" for alias in _keys(question, of="features"))
     is_of_version = question.is_of_version()
-    is_late = "coalesce(features.as_of_given < scored.confirmed_as_of, false)"
-    if question.is_backfill:
-        is_late = "true"
+    is_late = "true" if question.is_backfill else "features.as_of_given < scored.confirmed_as_of"
     is_advanced = f"features.as_of_given > scored.confirmed_as_of and rejected.{RUN} is null"
     if facts.has_one_moment:
         is_advanced = "false"
@@ -368,18 +359,8 @@ def joined(
         others = keys_of(question.current, question.shape.key, where=f"not ({is_of_version})")
         is_known_to_others = f"({', '.join(_keys(question, of='features'))}) in {others}"
     return f"""
-        with features as (select * from {features or _features(question)}),
-
-        scored as (
-            select * from {question.current} where {is_of_version} and {REJECTED} is null
-        ),
-
-        rejected as (
-            select * from {question.current} where {is_of_version} and {REJECTED} is not null
-        ),
-
-        -- a missing moment counts as a change: the row is rejected for it, and scored once it is there
-        known as (
+        with known as (
+            -- a missing moment is a change: the row is rejected for it, and scored once it is there
             select
                 features.*,
                 coalesce(features.as_of_given, $run_as_of) as "__dbt_onnx_as_of",
@@ -391,7 +372,7 @@ def joined(
                     when features.as_of_given is null then 'null_as_of'
                 end as "__dbt_onnx_rejected_reason",
                 ({null_key}) as has_null_key,
-                {is_late} as is_late,
+                coalesce({is_late}, false) as is_late,
                 coalesce({is_advanced}, false) as is_advanced,
                 scored.{RUN} is not null or rejected.{RUN} is not null as is_known,
                 rejected.{RUN} is not null as was_rejected,
@@ -402,9 +383,13 @@ def joined(
                     as rows_present,
                 scored.last_seen_as_of is not null or rejected.last_seen_as_of is not null as is_returned,
                 coalesce({is_known_to_others}, false) as is_known_to_others
-            from features
-            left join scored on {is_about(question.shape, "scored")}
-            left join rejected on {is_about(question.shape, "rejected")}
+            from {features or _features(question)} as features
+            left join (
+                select * from {question.current} where {is_of_version} and {REJECTED} is null
+            ) as scored on {is_about(question.shape, "scored")}
+            left join (
+                select * from {question.current} where {is_of_version} and {REJECTED} is not null
+            ) as rejected on {is_about(question.shape, "rejected")}
         ),
         {_late(question) if with_late else ""}
         planned as (
@@ -450,10 +435,6 @@ def _reason(question: Question, *, with_late: bool) -> str:
                         then 'retry'
                     when is_late and late_hash <> "__dbt_onnx_features_hash" then '{changed}'
                     when is_late then null"""
-    expired = ""
-    if question.refresh_after_sql is not None:
-        expired = f"""
-                    when {_has_expired(question)} then 'expired'"""
     # a row without a key is no entity, and never current: history tells whether it was reported before
     return f"""case
                     {full_refresh}
@@ -466,12 +447,14 @@ def _reason(question: Question, *, with_late: bool) -> str:
                     when not is_known and is_known_to_others then 'model_changed'
                     when not is_known then 'new'
                     when was_rejected then case when {retry} then 'retry' end
-                    when known_hash <> "__dbt_onnx_features_hash" then '{changed}'{expired}
+                    when known_hash <> "__dbt_onnx_features_hash" then '{changed}'
+                    when {_has_expired(question)} then 'expired'
                 end"""
 
 
 def _has_expired(question: Question) -> str:
-    return f"__dbt_onnx_scored_run_as_of + {question.refresh_after_sql} <= $run_as_of"
+    period = question.refresh_after_sql
+    return "false" if period is None else f"__dbt_onnx_scored_run_as_of + {period} <= $run_as_of"
 
 
 def _expiry(question: Question, run_no: str) -> str:

@@ -12,6 +12,7 @@ each gives the same plan as the last, which joins everything with everything:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb import ledger, plan
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.runs.history import RunRow
     from dbt_onnx.runs.run import ScoringRun
-
-_HASH_PROBE = (
-    "select hash(1::bigint, 0.1::double, 'a', true, date '2000-01-01', [1.5::float], null)"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,12 +185,8 @@ def _few_changed(look: _Look, facts: Facts) -> _Found | None:
 def _everything(look: _Look, facts: Facts) -> _Found:
     """The plain join."""
     look.check_keys()
-
-    def joined(*, with_late: bool) -> str:
-        return plan.joined(look.question, facts, with_late=with_late)
-
-    planned = joined(with_late=look.question.is_backfill)
-    planned, summary = _with_late(look, planned, joined)
+    joined = partial(plan.joined, look.question, facts)
+    planned, summary = _with_late(look, joined(with_late=look.question.is_backfill), joined)
     if summary.rows_in > facts.given.rows:
         look.refuse_doubled(planned)
     return planned, summary
@@ -250,7 +243,9 @@ def features_hash_function(cursor: Cursor, precisions: Mapping[str, str]) -> str
     """What makes the features hashes here: DuckDB's `hash()`, which may change with its version, of
     values as `feature_types` has them, and, where floats have some, a number of significant digits.
     """
-    probe = cursor.rows(_HASH_PROBE)[0][0]
+    [(probe,)] = cursor.rows(
+        "select hash(1::bigint, 0.1::double, 'a', true, date '2000-01-01', [1.5::float], null)"
+    )
     return function_name(f"duckdb.hash/{probe:016x}/2", precisions)
 
 

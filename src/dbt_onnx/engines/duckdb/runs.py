@@ -22,7 +22,7 @@ from dbt_onnx.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from dbt_onnx.artifacts.registry import ModelVersion
+    from dbt_onnx.artifacts.registry import ModelVersion, RegistryEntry
     from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.cursor import Cursor
     from dbt_onnx.engines.duckdb.tables import ScoringTables
@@ -165,20 +165,15 @@ class RunRecord:
         )
         # a row that somebody doubled or left without a number is for `prove` to find
         for row in rows[:1]:
-            row["previous_fingerprint"] = found[0][0] if found else None
-            sealed = {
-                "previous_fingerprint": row["previous_fingerprint"],
-                "fingerprint": fingerprint_of(row),
-            }
-            self._set(cursor, **sealed)
+            previous = {"previous_fingerprint": found[0][0] if found else None}
+            self._set(cursor, **previous, fingerprint=fingerprint_of(row | previous))
 
 
 def open_run(
     cursor: Cursor, tables: ScoringTables, settings: RunSettings, *, run_id: str
 ) -> RunRecord:
     """Add a run row in the transaction of the cursor, whose last step is then `remember_number`."""
-    last_number = tables.storage.last_number(cursor, tables.ledger)
-    [(last,)] = cursor.rows(f"select {last_number}")
+    [(last,)] = cursor.rows(f"select {tables.storage.last_number(cursor, tables.ledger)}")
     record = RunRecord(tables, last + 1)
     cursor.execute(
         f"insert into {tables.runs.sql} ({RUN}, run_id, scoring_model, status, clock, started_at, "
@@ -229,6 +224,26 @@ def last_account(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:
         {"scoring_model": ledger.identifier},
     )
     return rows[0] if rows else {}
+
+
+def scored_clocks(
+    cursor: Cursor, ledger: TableName, version: RegistryEntry | None
+) -> set[datetime]:
+    """When runs have scored, see `Warehouse`."""
+    runs = cursor.storage_of(ledger).runs_of(ledger)
+    if not cursor.has(runs):
+        return set()
+    rows = cursor.rows(
+        f"select distinct clock from {runs.sql} where scoring_model = $scoring_model "
+        "and status = 'success' and scope in ('full', 'backfill') and ($model_name is null "
+        "or (model_name = $model_name and model_version = $model_version))",
+        {
+            "scoring_model": ledger.identifier,
+            "model_name": version.model_name if version else None,
+            "model_version": version.model_version if version else None,
+        },
+    )
+    return {clock for (clock,) in rows}
 
 
 def _there(cursor: Cursor, runs: TableName, names: Iterable[str]) -> str:

@@ -81,7 +81,7 @@ class ScoringTables(LedgerTables):
 
     def _refuse_older(self, cursor: Cursor) -> None:
         """Raise WarehouseError when a dbt_onnx wrote the runs that did not number them."""
-        found = cursor.columns_of(self.runs.sql) if cursor.has(self.runs) else {}
+        found = cursor.columns_if_there(self.runs)
         if RUN in found or not {"run_id", "scoring_model", "status"} <= set(found):
             return
         latest = self.ledger.beside(self.ledger.identifier + "__latest")
@@ -123,7 +123,7 @@ class ScoringTables(LedgerTables):
     def _refuse_older_presence(self, cursor: Cursor) -> None:
         """Raise WarehouseError when a dbt_onnx wrote current that noted in it until when rows were seen."""
         noted = ("confirmed_as_of", "last_seen_as_of")
-        if not cursor.has(self.current) or absent(noted, cursor.columns_of(self.current.sql)):
+        if absent(noted, cursor.columns_if_there(self.current)):
             return
         key = ", ".join(quote(name) for name in self.key_columns(cursor) or ())
         current = self.current.sql
@@ -190,9 +190,9 @@ class ScoringTables(LedgerTables):
 
     def check_shape(self, cursor: Cursor, shape: LedgerShape) -> None:
         """Raise when an existing ledger cannot take rows of this shape."""
-        if not cursor.has(self.current):
+        columns = cursor.columns_if_there(self.current)
+        if not columns:
             return
-        columns = cursor.columns_of(self.current.sql)
         found = types_of([*shape.key, *shape.outputs], columns)
         for name, kind in shape.key.items():
             if not found[name]:
@@ -224,11 +224,8 @@ class ScoringTables(LedgerTables):
     def _refuse_fewer_reasons(self, cursor: Cursor) -> None:
         """Raise WarehouseError when a dbt_onnx wrote the rows that knew fewer reasons to score."""
         wanted, older = ledger.ROW_TYPES["score_reason"], ledger.OLDER_REASONS
-        found = [
-            t
-            for t in (self.current, self.history)
-            if cursor.columns_of(t.sql)["score_reason"] == older
-        ]
+        tables = (self.current, self.history)
+        found = [t for t in tables if cursor.columns_of(t.sql)["score_reason"] == older]
         if not found:
             return
         statements = "; ".join(
@@ -305,11 +302,7 @@ class ScoringTables(LedgerTables):
         Where they exist, add the columns that a newer dbt_onnx brings.
         """
         every = self.ledger.beside(RUNS_TABLE)
-        is_whole = (
-            cursor.has(self.runs)
-            and cursor.has(every)
-            and not absent(RUNS_TYPES, cursor.columns_of(every.sql))
-        )
+        is_whole = cursor.has(self.runs) and not absent(RUNS_TYPES, cursor.columns_if_there(every))
         for table, columns in self._shared():
             _create(cursor, table, columns)
         if not is_whole:
@@ -352,9 +345,7 @@ def _restore(table: TableName) -> str:
 def _refuse_retyped(
     cursor: Cursor, table: TableName, types: Mapping[str, str], *, hint: str
 ) -> None:
-    if not cursor.has(table):
-        return
-    found = cursor.columns_of(table.sql)
+    found = cursor.columns_if_there(table)
     faults = [
         f"column {name!r} is {found[name]}, not {kind}"
         for name, kind in cursor.storage_of(table).types(types).items()
@@ -377,9 +368,9 @@ def _refuse_foreign(
             f"{table} is a view; the {role} of a scoring model must be a table of its own",
             hint=f"drop or rename the view {table}, or {_way_out(table)}",
         )
-    if not cursor.has(table):
+    found = cursor.columns_if_there(table)
+    if not found:
         return
-    found = cursor.columns_of(table.sql)
     missing = absent(expected, found)
     if len(missing) == len(expected):
         raise WarehouseError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.engines.duckdb import backfilling, health, history, noted_answers, opening, runs
+from dbt_onnx.engines.duckdb import health, history, opening, runs, scratch
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, opening_errors
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class DuckDBWarehouse:
 
     @staticmethod
     def answers_alike(connection: Any, answers: Mapping[str, str], /) -> bool:
-        return noted_answers.has_same_answers(connection, answers)
+        return opening.has_same_answers(connection, answers)
 
     @staticmethod
     def let_go() -> None:
@@ -157,7 +157,7 @@ class DuckDBWarehouse:
 
     @duckdb_errors()
     def registry_among(self, relations: Collection[TableName]) -> Registry:
-        return backfilling.registry_among(self._cursor, relations)
+        return health.registry_among(self._cursor, relations)
 
     def answer(self, query: str) -> dict[str, Any]:
         return health.read_figures(self._cursor, query)
@@ -211,7 +211,7 @@ class DuckDBWarehouse:
 
     @duckdb_errors()
     def scored_clocks(self, ledger: TableName, version: RegistryEntry | None) -> set[datetime]:
-        return backfilling.scored_clocks(self._cursor, ledger, version)
+        return runs.scored_clocks(self._cursor, ledger, version)
 
     @duckdb_errors()
     def count_rows(self, relation: TableName) -> int:
@@ -220,8 +220,8 @@ class DuckDBWarehouse:
 
     @duckdb_errors()
     def renew_scratch(self, relations: Iterable[TableName]) -> None:
-        backfilling.renew_scratch(self._cursor, relations)
+        scratch.renew_scratch(self._cursor, relations)
 
     @duckdb_errors()
     def drop_scratch(self, relations: Iterable[TableName]) -> None:
-        backfilling.drop_scratch(self._cursor, relations)
+        scratch.drop_scratch(self._cursor, relations)

@@ -1,4 +1,4 @@
-"""What a run writes: the predictions, who was there, the kept inputs, and the checks before the commit."""
+"""What a run writes and reads back: predictions, who was there, kept inputs, references."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from dbt_onnx.artifacts.reference import MODEL_TYPES, REFERENCES_TYPES, references_of
 from dbt_onnx.engines.duckdb import current, inputs, ledger, plan
 from dbt_onnx.engines.duckdb.feature_types import kept_as
 from dbt_onnx.engines.duckdb.identifiers import quote
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from datetime import datetime, timedelta
 
+    from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.engines.duckdb.cursor import Cursor
     from dbt_onnx.engines.duckdb.fed_rows import FedRows
     from dbt_onnx.engines.duckdb.tables import ScoringTables
@@ -270,6 +272,39 @@ def note_presence(
         writer.execute(statement, planned.rows.parameters)
 
 
+def write_references(writer: Cursor, tables: ScoringTables, artifact: Artifact) -> None:
+    """Write what the card says, in the caller's transaction.
+
+    Nothing is written when the table says it already, as on every night but the first of a version.
+    Each row belongs to one scoring model, so two of them in one dbt run never write the same row.
+    """
+    table = tables.references.sql
+    model = {
+        "scoring_model": tables.ledger.identifier,
+        "model_name": artifact.model_name,
+        "model_version": artifact.model_version,
+        "artifact_sha256": artifact.sha256,
+    }
+    own = " and ".join(f"{quote(name)} = ${name}" for name in MODEL_TYPES)
+    described = {name: kind for name, kind in REFERENCES_TYPES.items() if name not in MODEL_TYPES}
+    columns = ", ".join(map(quote, described))
+    wanted = references_of(artifact)
+    found = writer.rows(f"select {columns} from {table} where {own}", model)
+    if sorted(found, key=repr) == sorted(wanted, key=repr):
+        return
+    writer.execute(f"delete from {table} where {own}", model)
+    if not wanted:
+        return
+    values = dict(zip(described, map(list, zip(*wanted, strict=True)), strict=True))
+    constants = [f"${name}" for name in MODEL_TYPES]
+    unnested = [f"unnest(cast(${name} as {kind}[]))" for name, kind in described.items()]
+    writer.execute(
+        f"insert into {table} ({', '.join(map(quote, MODEL_TYPES))}, {columns}) "
+        f"select {', '.join([*constants, *unnested])}",
+        {**model, **values},
+    )
+
+
 def output_types(fields: list[pa.Field]) -> dict[str, str]:
     """DuckDB's own names for the Arrow types of the outputs.
 
@@ -282,19 +317,3 @@ def _sql_type(kind: pa.DataType) -> str:
     if pa.types.is_fixed_size_list(kind):
         return f"{_sql_type(kind.value_type)}[{kind.list_size}]"
     return _SQL_TYPES[kind]
-
-
-def run_columns(planned: Planned) -> dict[str, Any]:
-    """The columns of the run row that come from the plan."""
-    return {
-        "scope": planned.scope,
-        "clock": planned.clock,
-        "as_of": planned.as_of,
-        "has_one_moment": planned.rows.facts.has_one_moment,
-        "scored_at": planned.scored_at,
-        "features_hash_function": planned.hash_function,
-        "features": list(planned.rows.question.features),
-        "feature_types": list(map(kept_as, planned.rows.question.features.values())),
-        "feature_precisions": list(planned.rows.question.precisions.values()),
-        "output_columns": list(planned.rows.question.shape.outputs),
-    }

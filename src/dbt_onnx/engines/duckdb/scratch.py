@@ -1,4 +1,4 @@
-"""What a backfill does on the warehouse besides its runs: scratch schemas, and what is done."""
+"""The schemas in which a backfill builds the features of the past, on DuckDB."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from dbt_onnx.artifacts.registry import REGISTRY_COLUMNS, Registry
-from dbt_onnx.engines.base import no_registry_among
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
-from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.runs.scratch import by_mark, is_left_by_backfill, not_empty, not_marked
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-    from datetime import datetime
+    from collections.abc import Iterable
 
-    from dbt_onnx.artifacts.registry import RegistryEntry
     from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.cursor import Cursor
 
@@ -39,37 +34,6 @@ def drop_scratch(cursor: Cursor, relations: Iterable[TableName]) -> None:
     for schema in by_mark(relations):
         with cursor.transaction():
             _drop(cursor, schema)
-
-
-def scored_clocks(
-    cursor: Cursor, ledger: TableName, version: RegistryEntry | None
-) -> set[datetime]:
-    """When runs have scored, see `Warehouse`."""
-    tables = ScoringTables(ledger, cursor.storage_of(ledger))
-    if not cursor.has(tables.runs):
-        return set()
-    rows = cursor.rows(
-        f"select distinct clock from {tables.runs.sql} where scoring_model = $scoring_model "
-        "and status = 'success' and scope in ('full', 'backfill') and ($model_name is null "
-        "or (model_name = $model_name and model_version = $model_version))",
-        {
-            "scoring_model": ledger.identifier,
-            "model_name": version.model_name if version else None,
-            "model_version": version.model_version if version else None,
-        },
-    )
-    return {row[0] for row in rows}
-
-
-def registry_among(cursor: Cursor, relations: Collection[TableName]) -> Registry:
-    """The model registry among some relations, see `Warehouse`."""
-    for relation in relations:
-        if not cursor.has(relation):
-            continue
-        if set(REGISTRY_COLUMNS) <= set(cursor.columns_of(relation.sql)):
-            rows = cursor.records(f"select * from {relation.sql}")
-            return Registry.from_rows(rows, where=str(relation))
-    raise no_registry_among(relations, REGISTRY_COLUMNS)
 
 
 def _drop(cursor: Cursor, mark: TableName) -> None:
