@@ -32,12 +32,7 @@ _OPTIONAL = dict.fromkeys(("parity", "reference", "reference_outputs", "training
 
 
 def render_card(
-    *,
-    model_name: str,
-    model_version: str,
-    sha256: str,
-    contract: Contract,
-    **parts: Mapping[str, Any] | None,
+    entry: RegistryEntry, contract: Contract, **parts: Mapping[str, Any] | None
 ) -> bytes:
     """The bytes of a `card.json`. The same content gives the same bytes.
 
@@ -47,9 +42,9 @@ def render_card(
     assert parts.keys() <= _OPTIONAL.keys()
     card = {
         "format_version": FORMAT_VERSION,
-        "model_name": model_name,
-        "model_version": model_version,
-        "sha256": sha256,
+        "model_name": entry.model_name,
+        "model_version": entry.model_version,
+        "sha256": entry.sha256,
         "contract": contract.to_dict(),
         **{key: parts[key] for key in _OPTIONAL if parts.get(key) is not None},
     }
