@@ -254,7 +254,7 @@ def write_artifact(
 ) -> RegistryEntry:
     """Write `NAME/VERSION/model.onnx` and its card below `root`; returns the entry without alias.
 
-    `card_parts` are parity, reference, reference_outputs and training, as of `render_card`. Raises
+    `card_parts` are parity, reference, reference_outputs and training, where known. Raises
     ConfigError when the names are not safe, ArtifactError when another model or another card already
     lies there (unless `replace`), and whatever `read_graph` and `check_contract` find wrong.
     """

@@ -34,10 +34,9 @@ _OPTIONAL = dict.fromkeys(("parity", "reference", "reference_outputs", "training
 def render_card(
     entry: RegistryEntry, contract: Contract, **parts: Mapping[str, Any] | None
 ) -> bytes:
-    """The bytes of a `card.json`. The same content gives the same bytes.
+    """The bytes of a `card.json`; the same content gives the same bytes. `parts` are optional keys.
 
-    `parts` are parity, reference, reference_outputs and training, where known. Raises ValueError when a
-    value is NaN, infinite or no JSON type.
+    Raises ValueError when a value is NaN, infinite or no JSON type.
     """
     assert parts.keys() <= _OPTIONAL.keys()
     card = {

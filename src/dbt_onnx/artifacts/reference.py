@@ -1,6 +1,4 @@
-"""The reference distributions of a card, as rows of `dbt_onnx_references`.
-
-    dbt_onnx_references    what each column of a model version looked like in training
+"""What each column of a model version looked like in training, as rows of `dbt_onnx_references`.
 
 The tests that look for drift are SQL, and SQL cannot read a card where the warehouse is closed to
 files. So a scoring run writes what the card says beside its ledger: a row for each feature (role
