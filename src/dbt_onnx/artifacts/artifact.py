@@ -15,15 +15,7 @@ from dataclasses import replace as changed
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.agreement import check_contract
-from dbt_onnx.artifacts.card import (
-    CARD_NAME,
-    digest,
-    parse_card,
-    refuse_other_card,
-    refuse_other_model,
-    render_card,
-    replace_file,
-)
+from dbt_onnx.artifacts.card import CARD_NAME, card_of, digest, render_card, replace_file
 from dbt_onnx.artifacts.registry import ModelVersion, RegistryEntry, name_faults, path_faults
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.kernel.contract import Contract
@@ -115,9 +107,7 @@ def load_artifact(root: Path, entry: RegistryEntry) -> Artifact:
     signature = read_graph(model_bytes, where=str(path))
     card_path = path.parent / CARD_NAME
     card_text = read_card(root, entry)
-    refuse_other_card(card_text, entry, where=str(card_path))
-    card = parse_card(card_text, where=str(card_path))
-    refuse_other_model(card, entry, where=str(card_path))
+    card = card_of(entry, card_text, where=str(card_path))
     try:
         contract = Contract.from_dict(card["contract"])
     except ContractError as error:
