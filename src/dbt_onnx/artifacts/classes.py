@@ -58,12 +58,6 @@ def classes_of_outputs(graph: Any) -> tuple[dict[str, _Labels], dict[str, _Label
             trail.append(source)
             source = _source(source, producers.get(source), elements)
         known |= dict.fromkeys(trail, source)
-    return _decided_by_the_label(graph, known)
-
-
-def _decided_by_the_label(
-    graph: Any, known: dict[str, _Labels]
-) -> tuple[dict[str, _Labels], dict[str, _Labels]]:
     types = {item.name: item.type.tensor_type.elem_type for item in graph.output}
     labels = [known[name] for name, kind in types.items() if kind in _LABEL_TYPES and known[name]]
     classes = {name: known[name] for name in types if known[name]}
