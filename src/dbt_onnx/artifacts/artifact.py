@@ -11,18 +11,11 @@ import os
 import stat
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from dataclasses import replace as changed
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.agreement import check_contract
-from dbt_onnx.artifacts.card import (
-    CARD_NAME,
-    digest,
-    parse_card,
-    refuse_other_card,
-    refuse_other_model,
-    render_card,
-    replace_file,
-)
+from dbt_onnx.artifacts.card import CARD_NAME, card_of, digest, render_card, replace_file
 from dbt_onnx.artifacts.registry import ModelVersion, RegistryEntry, name_faults, path_faults
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.kernel.contract import Contract
@@ -114,9 +107,7 @@ def load_artifact(root: Path, entry: RegistryEntry) -> Artifact:
     signature = read_graph(model_bytes, where=str(path))
     card_path = path.parent / CARD_NAME
     card_text = read_card(root, entry)
-    refuse_other_card(card_text, entry, where=str(card_path))
-    card = parse_card(card_text, where=str(card_path))
-    refuse_other_model(card, entry, where=str(card_path))
+    card = card_of(entry, card_text, where=str(card_path))
     try:
         contract = Contract.from_dict(card["contract"])
     except ContractError as error:
@@ -253,7 +244,7 @@ def write_artifact(
 ) -> RegistryEntry:
     """Write `NAME/VERSION/model.onnx` and its card below `root`; returns the entry without alias.
 
-    `card_parts` are parity, reference, reference_outputs and training, as of `render_card`. Raises
+    `card_parts` are parity, reference, reference_outputs and training, where known. Raises
     ConfigError when the names are not safe, ArtifactError when another model or another card already
     lies there (unless `replace`), and whatever `read_graph` and `check_contract` find wrong.
     """
@@ -263,20 +254,19 @@ def write_artifact(
     if faults := faults + name_faults(model_version, what="the version"):
         raise ConfigError("; ".join(faults), hint="choose a plain name, such as 'churn' and '1'")
     check_contract(contract, read_graph(model_bytes, where="the model"), where="the model")
-    relative = f"{model_name}/{model_version}/model.onnx"
-    path = root / relative
-    sha256 = hashlib.sha256(model_bytes).hexdigest()
-    card = render_card(
+    entry = RegistryEntry(
         model_name=model_name,
         model_version=model_version,
-        sha256=sha256,
-        contract=contract,
-        **card_parts,
+        alias=None,
+        artifact=f"{model_name}/{model_version}/model.onnx",
+        sha256=hashlib.sha256(model_bytes).hexdigest(),
     )
+    path = root / entry.artifact
+    card = render_card(entry, contract, **card_parts)
     if not replace:
-        _refuse_others(root, relative, model_bytes, what="model", max_bytes=MAX_MODEL_BYTES)
-        card_path = f"{model_name}/{model_version}/{CARD_NAME}"
-        _refuse_others(root, card_path, card, what="card of this model", max_bytes=MAX_CARD_BYTES)
+        _refuse_others(root, entry.artifact, model_bytes, what="model", max_bytes=MAX_MODEL_BYTES)
+        beside = entry.beside(CARD_NAME)
+        _refuse_others(root, beside, card, what="card of this model", max_bytes=MAX_CARD_BYTES)
     for folder in (path.parent.parent, path.parent):
         if folder.is_symlink():
             raise ArtifactError(
@@ -287,14 +277,7 @@ def write_artifact(
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, model_bytes)
     replace_file(path.with_name(CARD_NAME), card)
-    return RegistryEntry(
-        model_name=model_name,
-        model_version=model_version,
-        alias=None,
-        artifact=relative,
-        sha256=sha256,
-        card_sha256=digest(card),
-    )
+    return changed(entry, card_sha256=digest(card))
 
 
 def _refuse_alike(folder: Path) -> None:

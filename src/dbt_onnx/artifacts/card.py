@@ -32,24 +32,18 @@ _OPTIONAL = dict.fromkeys(("parity", "reference", "reference_outputs", "training
 
 
 def render_card(
-    *,
-    model_name: str,
-    model_version: str,
-    sha256: str,
-    contract: Contract,
-    **parts: Mapping[str, Any] | None,
+    entry: RegistryEntry, contract: Contract, **parts: Mapping[str, Any] | None
 ) -> bytes:
-    """The bytes of a `card.json`. The same content gives the same bytes.
+    """The bytes of a `card.json`; the same content gives the same bytes. `parts` are optional keys.
 
-    `parts` are parity, reference, reference_outputs and training, where known. Raises ValueError when a
-    value is NaN, infinite or no JSON type.
+    Raises ValueError when a value is NaN, infinite or no JSON type.
     """
     assert parts.keys() <= _OPTIONAL.keys()
     card = {
         "format_version": FORMAT_VERSION,
-        "model_name": model_name,
-        "model_version": model_version,
-        "sha256": sha256,
+        "model_name": entry.model_name,
+        "model_version": entry.model_version,
+        "sha256": entry.sha256,
         "contract": contract.to_dict(),
         **{key: parts[key] for key in _OPTIONAL if parts.get(key) is not None},
     }
@@ -64,9 +58,9 @@ def digest(card: bytes) -> str:
     return hashlib.sha256(card.replace(b"\r\n", b"\n")).hexdigest()
 
 
-def refuse_other_card(card: bytes, entry: RegistryEntry, *, where: str) -> None:
-    """Raise ArtifactError when the registry's entry vouches for another card."""
-    found = digest(card)
+def card_of(entry: RegistryEntry, content: bytes, *, where: str) -> dict[str, Any]:
+    """Read the card of a registry's entry. Raises ArtifactError when it is no card, or another's."""
+    found = digest(content)
     if entry.card_sha256 not in {None, found}:
         raise ArtifactError(
             f"{where} is not the card that was registered with '{entry.model}': its sha256 is {found}, "
@@ -74,6 +68,23 @@ def refuse_other_card(card: bytes, entry: RegistryEntry, *, where: str) -> None:
             hint="restore the card; if it was changed on purpose, register the model as a new version: "
             "a card says how rows are read, so another card is another model",
         )
+    card = parse_card(content, where=where)
+    faults = [
+        f"{key} is {card[key]!r} in the card and {getattr(entry, key)!r} in the registry"
+        for key in ("model_name", "model_version", "sha256")
+        if card[key] != getattr(entry, key)
+    ]
+    if faults:
+        # a seed that infers types turns version 01 into the number 1, true into True, 1_0 into 10
+        is_inferred = card["model_name"] == entry.model_name and card["sha256"] == entry.sha256
+        raise ArtifactError(
+            f"{where} does not belong to model '{entry.model}': " + "; ".join(faults),
+            hint=f"if the seed was loaded with inferred types, {AS_TEXT}; else restore card and model "
+            "file of this version together"
+            if is_inferred
+            else "restore card and model file of this version together, or register it again",
+        )
+    return card
 
 
 def parse_card(content: bytes, *, where: str) -> dict[str, Any]:
@@ -110,25 +121,6 @@ def parse_card(content: bytes, *, where: str) -> dict[str, Any]:
             hint=WRITE_AGAIN,
         )
     return card
-
-
-def refuse_other_model(card: Mapping[str, Any], entry: RegistryEntry, *, where: str) -> None:
-    """Raise ArtifactError when the card is not that of the registry's entry."""
-    faults = [
-        f"{key} is {card[key]!r} in the card and {getattr(entry, key)!r} in the registry"
-        for key in ("model_name", "model_version", "sha256")
-        if card[key] != getattr(entry, key)
-    ]
-    if faults:
-        # a seed that infers types turns version 01 into the number 1, true into True, 1_0 into 10
-        is_inferred = card["model_name"] == entry.model_name and card["sha256"] == entry.sha256
-        raise ArtifactError(
-            f"{where} does not belong to model '{entry.model}': " + "; ".join(faults),
-            hint=f"if the seed was loaded with inferred types, {AS_TEXT}; else restore card and model "
-            "file of this version together"
-            if is_inferred
-            else "restore card and model file of this version together, or register it again",
-        )
 
 
 def replace_file(path: Path, content: bytes) -> None:

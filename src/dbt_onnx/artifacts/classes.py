@@ -50,20 +50,11 @@ def classes_of_outputs(graph: Any) -> tuple[dict[str, _Labels], dict[str, _Label
         # each tensor is looked at once, however many outputs come from it
         trail: list[str] = []
         source: str | _Labels = output.name
-        while isinstance(source, str):
-            if source in known:
-                source = known[source]
-                break
+        while isinstance(source, str) and source not in known:
             known[source] = ()  # ends a circle: a tensor that depends on itself has no labels
             trail.append(source)
             source = _source(source, producers.get(source), elements)
-        known |= dict.fromkeys(trail, source)
-    return _decided_by_the_label(graph, known)
-
-
-def _decided_by_the_label(
-    graph: Any, known: dict[str, _Labels]
-) -> tuple[dict[str, _Labels], dict[str, _Labels]]:
+        known |= dict.fromkeys(trail, known[source] if isinstance(source, str) else source)
     types = {item.name: item.type.tensor_type.elem_type for item in graph.output}
     labels = [known[name] for name, kind in types.items() if kind in _LABEL_TYPES and known[name]]
     classes = {name: known[name] for name in types if known[name]}

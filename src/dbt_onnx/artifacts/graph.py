@@ -69,12 +69,17 @@ def read_graph(model_bytes: bytes, *, where: str) -> GraphSignature:
     with every fault, when the inputs cannot be fed with rows. `where` names the file in messages.
     """
     try:
-        model = _parse(model_bytes, where=where)
+        model = _parse(model_bytes)
         refuse_hostile(model, where=where)
         signature = _signature(model)
         faults = _batch_faults(model, signature)
-    except UnicodeDecodeError as error:
-        raise _not_onnx(where, model_bytes, f"a name in it is not text: {error}") from error
+    except (DecodeError, UnicodeDecodeError) as error:
+        is_name = isinstance(error, UnicodeDecodeError)
+        reason = f"a name in it is not text: {error}" if is_name else str(error)
+        raise ArtifactError(
+            f"{where} is not an ONNX model, or is cut short ({len(model_bytes):,} bytes): {reason}",
+            hint="export the model as ONNX again; a file from Git LFS needs `git lfs pull` first",
+        ) from error
     if faults:
         raise ContractError(
             f"{where} cannot score a table: " + "; ".join(faults), hint=_EXPORT_HINT
@@ -107,26 +112,16 @@ def without_zipmaps(model_bytes: bytes, classes: Mapping[str, tuple[Class, ...]]
     return bytes(model.SerializeToString())
 
 
-def _parse(model_bytes: bytes, *, where: str) -> onnx.ModelProto:
+def _parse(model_bytes: bytes) -> onnx.ModelProto:
     # onnxruntime would read these bytes as a flatbuffer, whatever protobuf makes of them
     if model_bytes[4:8] == b"ORTM":
-        raise _not_onnx(where, model_bytes, "it is in onnxruntime's own format (.ort)")
-    try:
-        # parsed, a file may take a hundred times its size
-        with Memory().bounded():
-            model: onnx.ModelProto = onnx.ModelProto.FromString(model_bytes)
-    except DecodeError as error:
-        raise _not_onnx(where, model_bytes, str(error)) from error
+        raise DecodeError("it is in onnxruntime's own format (.ort)")
+    # parsed, a file may take a hundred times its size
+    with Memory().bounded():
+        model: onnx.ModelProto = onnx.ModelProto.FromString(model_bytes)
     if not model.HasField("graph") or not model.graph.output or not model.opset_import:
-        raise _not_onnx(where, model_bytes, "it has no graph with outputs")
+        raise DecodeError("it has no graph with outputs")
     return model
-
-
-def _not_onnx(where: str, model_bytes: bytes, reason: str) -> ArtifactError:
-    return ArtifactError(
-        f"{where} is not an ONNX model, or is cut short ({len(model_bytes):,} bytes): {reason}",
-        hint="export the model as ONNX again; a file from Git LFS needs `git lfs pull` first",
-    )
 
 
 def _signature(model: onnx.ModelProto) -> GraphSignature:

@@ -1,6 +1,4 @@
-"""The reference distributions of a card, as rows of `dbt_onnx_references`.
-
-    dbt_onnx_references    what each column of a model version looked like in training
+"""What each column of a model version looked like in training, as rows of `dbt_onnx_references`.
 
 The tests that look for drift are SQL, and SQL cannot read a card where the warehouse is closed to
 files. So a scoring run writes what the card says beside its ledger: a row for each feature (role
@@ -98,13 +96,12 @@ def _row(
         described = _filled(described, fill)
     kind, shares = described["kind"], described["shares"]
     time_unit = feature.time_unit if feature is not None else None
-    numeric = kind == "numeric"
-    edges = [float(edge) for edge in described["edges"]] if numeric else None
-    categories = None if numeric else list(shares)
-    shares = [float(share) for share in (shares if numeric else shares.values())]
-    nulls, other = float(described["nulls"]), 0.0 if numeric else float(described["other"])
-    known = (role, name, kind, time_unit, dtype, fill, described["rows"])
-    return (*known, nulls, edges, shares, categories, other)
+    nulls = float(described["nulls"])
+    known = (role, name, kind, time_unit, dtype, fill, described["rows"], nulls)
+    if kind == "numeric":
+        return (*known, list(map(float, described["edges"])), list(map(float, shares)), None, 0.0)
+    categories, other = list(shares), float(described["other"])
+    return (*known, None, list(map(float, shares.values())), categories, other)
 
 
 def _fill_text(fill: Fill, described: Mapping[str, Any]) -> str:

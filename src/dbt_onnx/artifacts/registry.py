@@ -173,9 +173,8 @@ class Registry:
         wanted = parse_spec(spec)
         versions = self.versions_of(wanted.model_name)
         for entry in versions:
-            if wanted.alias is not None and entry.alias == wanted.alias:
-                return entry
-            if wanted.alias is None and entry.model_version == wanted.model_version:
+            has_alias = wanted.alias is not None and entry.alias == wanted.alias
+            if has_alias or entry.model_version == wanted.model_version:
                 return entry
         known = ", ".join(
             f"{entry.model_version} ({entry.alias})" if entry.alias else entry.model_version
@@ -219,8 +218,7 @@ def parse_spec(spec: str) -> ModelSpec:
     Raises ConfigError when the text is none of the three.
     """
     faults = ["it is not of the form NAME, NAME@ALIAS or NAME/VERSION"]
-    match = _SPEC.fullmatch(spec) if isinstance(spec, str) else None
-    if match:
+    if isinstance(spec, str) and (match := _SPEC.fullmatch(spec)):
         name, alias, version = match.groups()
         faults = name_faults(name, what="model name")
         faults += alias_faults(alias) if alias else []

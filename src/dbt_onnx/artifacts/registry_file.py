@@ -1,7 +1,4 @@
-"""The registry's seed file: rows are added when a version is registered, aliases move.
-
-All other columns and rows of the file stay as they are. One command at a time writes.
-"""
+"""The registry's seed file: rows are added when a version is registered, aliases move."""
 
 from __future__ import annotations
 

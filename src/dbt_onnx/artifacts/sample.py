@@ -116,14 +116,13 @@ def sizes_of(contract: Contract, outputs: Mapping[str, Sequence[Any]]) -> dict[s
 
 
 def _as_batch(features: Mapping[str, Sequence[Any]], contract: Contract) -> pa.RecordBatch:
+    times = {feature.name for feature in contract.features if feature.time_unit}
     arrays = {}
     try:
         for name, values in features.items():
-            array = pa.array(values)
-            known = name in contract.feature_names
-            if known and contract.feature(name).time_unit and pa.types.is_string(array.type):
-                array = array.cast(pa.timestamp("us"))
-            arrays[name] = array
+            arrays[name] = pa.array(values)
+            if name in times and pa.types.is_string(arrays[name].type):
+                arrays[name] = arrays[name].cast(pa.timestamp("us"))
         return pa.RecordBatch.from_pydict(arrays)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise ArtifactError(
