@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.history import is_entity, key_of
 from dbt_onnx.engines.duckdb.identifiers import compared_key, not_null, quote
-from dbt_onnx.engines.duckdb.kept_run import fingerprint_of_inputs
-from dbt_onnx.engines.duckdb.proof import fingerprints, rows_by_run
+from dbt_onnx.engines.duckdb.proof import fingerprint_of_inputs, fingerprints, rows_by_run
 from dbt_onnx.engines.duckdb.runs import NOW, read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.runs.history import Erasure

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from dbt_onnx.engines.duckdb import inputs
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.feature_types import hashable_columns
 from dbt_onnx.engines.duckdb.identifiers import absent, compared_key, not_null, quote, types_of
@@ -176,11 +177,11 @@ def rows_by_run(
     relations = [all_rows(tables, [RUN], where=where)]
     if cursor.has(tables.inputs):
         relations.append(f"(select {RUN} from {tables.inputs.sql} where {where})")
-    rows, *inputs = (
+    rows, *kept = (
         dict(cursor.rows(f"select {RUN}, count(*) from {one} as r group by {RUN}", parameters))
         for one in relations
     )
-    return rows, inputs[0] if inputs else {}
+    return rows, kept[0] if kept else {}
 
 
 def faults_of_run(cursor: Cursor, tables: ScoringTables, run: RunRow) -> Iterator[Finding]:
@@ -263,6 +264,27 @@ def fingerprints(
             {"numbers": numbers, **(parameters or {})},
         )
     return found
+
+
+def fingerprint_of_inputs(
+    cursor: Cursor,
+    tables: ScoringTables,
+    run: RunRow,
+    key: Mapping[str, str],
+    *,
+    where: str = "true",
+    parameters: Mapping[str, Any] | None = None,
+) -> int:
+    """A number for the kept inputs of a run, or for some of them; 0 without any."""
+    features = inputs.by_feature(tables.inputs, run.features, run.feature_types)
+    statement = inputs.fingerprint_of_run(
+        tables.inputs,
+        key=key,
+        features=features,
+        where=where,
+        with_moment=run.scope == REAL_TIME,
+    )
+    return cursor.rows(statement, {**run.values, **(parameters or {})})[0][0] or 0
 
 
 def erased_of_runs(cursor: Cursor, tables: ScoringTables) -> Erased:
