@@ -165,9 +165,7 @@ def _check_inputs(
         replay.report(lost_columns(tables.inputs, gone))
         return False
     types = types_of(run.key_columns, columns)
-    grouped = [compared(n, kind) for n, kind in types.items()]
-    names = [*types, *moment]
-    grouped += map(quote, moment)
+    grouped = {n: compared(n, kind) for n, kind in types.items()} | {n: quote(n) for n in moment}
     keys = ", ".join(f"coalesce(written.{quote(n)}, fed.{quote(n)})" for n in run.key_columns)
     fed_hash, changed = "null", ""
     if with_hash:
@@ -186,10 +184,10 @@ def _check_inputs(
         ),
 
         fed as (
-            select {", ".join(f"{text} as {quote(n)}" for text, n in zip(grouped, names, strict=True))},
+            select {", ".join(f"{text} as {quote(n)}" for n, text in grouped.items())},
                 any_value({fed_hash}) as values_hash, count(*) as occurrences
             from ({_kept_features(tables, run)}) as kept
-            group by {", ".join(grouped)}
+            group by {", ".join(grouped.values())}
         )
 
         select
