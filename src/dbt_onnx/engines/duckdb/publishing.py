@@ -103,32 +103,20 @@ class RowsToPublish:
         left_out = {*key, *stamps, *(_COMPUTED_BY_READER if is_served else ())}
         outputs = [name for name in columns if name not in left_out]
         self._key = [_Column.of(name, columns[name], f"k{i}") for i, name in enumerate(key)]
-        self._outputs = [_Column.of(name, columns[name], f"c{i}") for i, name in enumerate(outputs)]
-        self._stamps = [_Column.of(name, columns[name], f"s{i}") for i, name in enumerate(stamps)]
-        self._of_row = [*self._outputs, *(c for c in self._stamps if c.name == _OF_ROW)]
-        self._of_origin = [c for c in self._stamps if c.name != _OF_ROW]
+        of_outputs = [_Column.of(name, columns[name], f"c{i}") for i, name in enumerate(outputs)]
+        of_stamps = [_Column.of(name, columns[name], f"s{i}") for i, name in enumerate(stamps)]
+        self._of_row = [*of_outputs, *(c for c in of_stamps if c.name == _OF_ROW)]
+        self._of_origin = [c for c in of_stamps if c.name != _OF_ROW]
+        self.key = {column.name: column.kind for column in self._key}
+        self.outputs = {column.name: column.kind for column in of_outputs}
+        self.stamps = {column.name: column.kind for column in of_stamps}
+        self.of_origin = [column.name for column in self._of_origin]
         self._same = " and ".join(
             f"{by_bytes(f'r.{c.alias}', c.sql_type)} = {by_bytes(f's.{quote(c.name)}', c.sql_type)}"
             for c in self._key
         )
         self._same_names = same_key({c.name: c.sql_type for c in self._key}, "r", "s")
         self._read(sql)
-
-    @property
-    def key(self) -> Mapping[str, str]:
-        return {column.name: column.kind for column in self._key}
-
-    @property
-    def outputs(self) -> Mapping[str, str]:
-        return {column.name: column.kind for column in self._outputs}
-
-    @property
-    def stamps(self) -> Mapping[str, str]:
-        return {column.name: column.kind for column in self._stamps}
-
-    @property
-    def of_origin(self) -> Sequence[str]:
-        return [column.name for column in self._of_origin]
 
     def _check_columns(self, columns: Mapping[str, str], key: Sequence[str]) -> None:
         taken = [name for name in columns if name.lower() in _STATE_TYPES]
