@@ -83,7 +83,9 @@ class _Column:
 
 
 class RowsToPublish:
-    """`dbt_onnx.engines.base.RowsToPublish` on DuckDB. The cursor has the temporary tables."""
+    """`dbt_onnx.engines.base.RowsToPublish`, which describes the methods, on DuckDB. The cursor has the
+    temporary tables.
+    """
 
     def __init__(
         self, cursor: Cursor, relation: Any, *, key: Sequence[str], model: TableName
@@ -186,7 +188,6 @@ class RowsToPublish:
             )
 
     def last_publication(self) -> str | None:
-        """The publication of whose rows the warehouse knows the hashes; none where they cannot be compared."""
         if not self._cursor.has(self._publications) or not self._cursor.has(self._model):
             return None
         found = self._cursor.rows(
@@ -202,10 +203,7 @@ class RowsToPublish:
         return publication if (hash_function, rows) == (self._hash_function(), known) else None
 
     def compare(self, *, with_last: bool) -> None:
-        """Number the origins, and find the rows that changed since the last publication; without it, all.
-
-        An origin keeps its number as long as most of its rows say the same.
-        """
+        """Number the origins, too: one keeps its number as long as most of its rows say the same."""
         self._with_last = with_last
         state = f"{self._model.sql} as s on {self._same}" if with_last else f"{_ROWS} as s on false"
         told = (
@@ -257,7 +255,6 @@ class RowsToPublish:
         )
 
     def origins(self) -> list[tuple[Any, ...]]:
-        """The number of each origin, and its stored values."""
         listed = ["o.origin", *(f"r.{column.alias}" for column in self._of_origin)]
         return self._cursor.rows(
             f"select {', '.join(listed)} from {_ORIGINS} as o join {_ROWS} as r on o.row_id = r.rowid "
@@ -265,7 +262,6 @@ class RowsToPublish:
         )
 
     def served(self) -> list[dict[str, Any]]:
-        """How many rows are by which version, from where and with what status."""
         told = ("model_name", "model_version", "served_from", "status")
         listed = [f"r.{c.alias} as {c.name}" for c in self._of_origin if c.name in told]
         if not listed:
@@ -276,7 +272,6 @@ class RowsToPublish:
         )
 
     def changed(self) -> Any:
-        """A reader of the rows that changed, by key: stored key, outputs, as_of, number of the origin."""
         key = [stored_kind(f"r.{c.alias}", c.sql_type)[1] for c in self._key]
         listed = ", ".join(
             [
@@ -294,7 +289,6 @@ class RowsToPublish:
         )
 
     def removed(self) -> Any:
-        """A reader of the stored keys that are gone."""
         key = [stored_kind(f"s.{quote(c.name)}", c.sql_type)[1] for c in self._key]
         return self._cursor.stream(
             f"select {', '.join(key)} from {self._gone}", {}, batch_rows=_BATCH_ROWS
@@ -305,7 +299,6 @@ class RowsToPublish:
         return clock  # type: ignore[no-any-return]
 
     def record(self, switches: Sequence[Mapping[str, Any]]) -> None:
-        """Keep what was published, and since when it is served, in one transaction."""
         listed = ", ".join(f"r.{column.alias} as {quote(column.name)}" for column in self._key)
         columns = ", ".join(f"{name} {kind}" for name, kind in PUBLICATIONS_TYPES.items())
         rows = (
@@ -341,12 +334,9 @@ class RowsToPublish:
                 )
 
     def recorded(self, target: str) -> set[tuple[str, datetime]]:
-        """The switches of a target that the warehouse knows: the publication, and since when it is served.
-
-        Not by their numbers, which begin anew in a folder that was removed.
-        """
         if not self._cursor.has(self._publications):
             return set()
+        # not by their numbers, which begin anew in a folder that was removed
         return set(
             self._cursor.rows(
                 f"select publication, served_since from {self._publications.sql} "
