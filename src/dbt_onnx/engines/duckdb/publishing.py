@@ -205,17 +205,14 @@ class RowsToPublish:
     def compare(self, *, with_last: bool) -> None:
         """Number the origins, too: one keeps its number as long as most of its rows say the same."""
         self._with_last = with_last
-        state = f"{self._model.sql} as s on {self._same}" if with_last else f"{_ROWS} as s on false"
-        told = (
-            "s.dbt_onnx_origin as origin, s.dbt_onnx_row_hash"
-            if with_last
-            else "null::integer as origin, null::ubigint"
-        )
-        self._cursor.execute(
-            f"create or replace temp table {_COMPARED} as "
-            f"select r.rowid as row_id, r.origin_hash, {told} = r.row_hash as is_same "
-            f"from {_ROWS} as r left join {state}{'' if with_last else ' where false'}"
-        )
+        compared = "(row_id bigint, origin_hash ubigint, origin integer, is_same boolean)"
+        if with_last:
+            compared = (
+                "as select r.rowid as row_id, r.origin_hash, s.dbt_onnx_origin as origin, "
+                "s.dbt_onnx_row_hash = r.row_hash as is_same "
+                f"from {_ROWS} as r left join {self._model.sql} as s on {self._same}"
+            )
+        self._cursor.execute(f"create or replace temp table {_COMPARED} {compared}")
         self._cursor.execute(
             f"""
             create or replace temp table {_ORIGINS} as
