@@ -269,14 +269,8 @@ class RowsToPublish:
         )
 
     def changed(self) -> Any:
-        key = [stored_kind(f"r.{c.alias}", c.sql_type)[1] for c in self._key]
-        listed = ", ".join(
-            [
-                *(f"{stored} as {c.alias}" for stored, c in zip(key, self._key, strict=True)),
-                *(f"r.{column.alias}" for column in self._of_row),
-                "o.origin",
-            ]
-        )
+        stored = [f"{stored_kind(f'r.{c.alias}', c.sql_type)[1]} as {c.alias}" for c in self._key]
+        listed = ", ".join([*stored, *(f"r.{c.alias}" for c in self._of_row), "o.origin"])
         where = "" if self.rows_changed == self.rows else f"where {_HAS_CHANGED}"
         return self._cursor.stream(
             f"select {listed} from {_ROWS} as r join {_ORIGINS} as o using (origin_hash) {where} "
