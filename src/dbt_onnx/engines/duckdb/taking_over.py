@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -117,7 +117,7 @@ def take_over(
             tables,
             run,
             artifact_of,
-            segments=segments,
+            segments,
             # of other models' answers other ledgers take care
             models={run.artifact.model_name, *(models or [])},
         )
@@ -163,25 +163,19 @@ def _segments(cursor: Cursor, tables: ScoringTables, logs: AnswerLogs) -> list[_
     ]
 
 
+@dataclass
 class _TakingOver:
     """One taking over, in the transaction of its cursor."""
 
-    def __init__(
-        self,
-        cursor: Cursor,
-        tables: ScoringTables,
-        run: ScoringRun,
-        artifact_of: Callable[[ModelVersion], Artifact],
-        *,
-        segments: Sequence[_Segment],
-        models: set[str],
-    ) -> None:
-        self._cursor, self._tables, self._run = cursor, tables, run
-        self._artifact_of = artifact_of
-        self._segments, self._models = segments, models
-        self._answers: dict[Answerer, _Answers | str] = {}
-        self.refused: Counter[str] = Counter()
-        self._examples: dict[str, str] = {}
+    cursor: Cursor
+    tables: ScoringTables
+    run: ScoringRun
+    artifact_of: Callable[[ModelVersion], Artifact]
+    segments: Sequence[_Segment]
+    models: set[str]
+    answers: dict[Answerer, _Answers | str] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
 
     def read(self, logs: AnswerLogs) -> None:
         """Put what can be taken over into temporary tables."""
@@ -200,7 +194,7 @@ class _TakingOver:
                         self._refuse(segment, start, why)
 
     def _lines(self, logs: AnswerLogs) -> Iterator[_Line]:
-        for number, segment in enumerate(self._segments):
+        for number, segment in enumerate(self.segments):
             try:
                 next(logs.read(segment.publication, segment.name, start=segment.size), None)
             except OSError as error:
@@ -215,42 +209,42 @@ class _TakingOver:
                 except NO_ANSWER as error:
                     self._refuse(number, start, f"it is no answer: {type(error).__name__}: {error}")
                     continue
-                if answered.by.model.name in self._models:
+                if answered.by.model.name in self.models:
                     yield number, start, answered
 
     def _answers_of(self, by: Answerer) -> _Answers | str:
         """Where the answers of a version go, or why they cannot be taken over."""
-        if by not in self._answers:
+        if by not in self.answers:
             try:
-                self._answers[by] = _Answers(
-                    self._cursor,
-                    self._tables,
-                    self._run,
+                self.answers[by] = _Answers(
+                    self.cursor,
+                    self.tables,
+                    self.run,
                     by,
-                    self._artifact_of(by.model),
-                    table=f"temp.main.{_STREAM}_{len(self._answers)}",
+                    self.artifact_of(by.model),
+                    table=f"temp.main.{_STREAM}_{len(self.answers)}",
                 )
             except (_RefusedError, *NO_ANSWER) as error:
-                self._answers[by] = str(error)
+                self.answers[by] = str(error)
             except DbtOnnxError as error:
-                self._answers[by] = error.message
-        return self._answers[by]
+                self.answers[by] = error.message
+        return self.answers[by]
 
     def _refuse(self, segment: int, start: int, why: str) -> None:
-        self._segments[segment].left.append(start)
-        self._tell(self._segments[segment], why, f", from byte {start:,} on")
+        self.segments[segment].left.append(start)
+        self._tell(self.segments[segment], why, f", from byte {start:,} on")
 
     def _tell(self, segment: _Segment, why: str, where: str = "") -> None:
         why = " ".join(why.split())[:200]
         self.refused[why] += 1
-        self._examples.setdefault(
+        self.examples.setdefault(
             why, f"{segment.name} of publication {segment.publication!r}{where}"
         )
 
     def refusals(self) -> str:
         """What stays in the logs, and why."""
         reasons = "; ".join(
-            f"{why} ({count:,}, such as {self._examples[why]})"
+            f"{why} ({count:,}, such as {self.examples[why]})"
             for why, count in self.refused.most_common(_MOST_REASONS)
         )
         return (
@@ -261,7 +255,7 @@ class _TakingOver:
     def write(self, scored_at: datetime) -> int:
         """Write what was read, and how far; returns the number of rows."""
         rows, numbers = 0, []
-        for answers in self._answers.values():
+        for answers in self.answers.values():
             if isinstance(answers, str):
                 continue
             for segment, start, why in answers.unfit():
@@ -271,24 +265,24 @@ class _TakingOver:
                 rows += written
         self._note()
         for number in numbers:
-            remember_number(self._cursor, self._tables, number)
+            remember_number(self.cursor, self.tables, number)
         return rows
 
     def _note(self) -> None:
         """Write how far each segment was read, and what of it is left."""
-        self._tables.create_request_logs(self._cursor)
-        table = self._tables.request_logs.sql
-        for segment in self._segments:
+        self.tables.create_request_logs(self.cursor)
+        table = self.tables.request_logs.sql
+        for segment in self.segments:
             values = {
-                "scoring_model": self._tables.ledger.identifier,
+                "scoring_model": self.tables.ledger.identifier,
                 "name": segment.publication,
                 "segment": segment.name,
                 "bytes_read": segment.read,
                 "lines_left": sorted(segment.left),
             }
             which = "scoring_model = $scoring_model and name = $name and segment = $segment"
-            self._cursor.execute(f"delete from {table} where {which}", values)
-            self._cursor.execute(
+            self.cursor.execute(f"delete from {table} where {which}", values)
+            self.cursor.execute(
                 f"insert into {table} ({', '.join(REQUEST_LOGS_TYPES)}) "
                 f"select {', '.join(f'${name}' for name in values)}, {NOW}",
                 values,
