@@ -254,19 +254,17 @@ class _TakingOver:
 
     def write(self, scored_at: datetime) -> int:
         """Write what was read, and how far; returns the number of rows."""
-        rows, numbers = 0, []
+        written: dict[int, int] = {}
         for answers in self.answers.values():
             if isinstance(answers, str):
                 continue
             for segment, start, why in answers.unfit():
                 self._refuse(segment, start, why)
-            for number, written in answers.write(scored_at):
-                numbers.append(number)
-                rows += written
+            written |= answers.write(scored_at)
         self._note()
-        for number in numbers:
+        for number in written:
             remember_number(self.cursor, self.tables, number)
-        return rows
+        return sum(written.values())
 
     def _note(self) -> None:
         """Write how far each segment was read, and what of it is left."""
