@@ -309,7 +309,7 @@ class _Answers:
         self._check(artifact)
         tables.check_shape(cursor, self._shape)
         tables.check_outputs(cursor, self._shape, by.model)
-        self._names = [item.name for item in fields]
+        self._outputs = {item.name: item.type for item in fields}
         types = dict(by.feature_types)
         self._features = {name: type_of(types[name]) for name in self._contract.feature_names}
         self._kinds = {
@@ -390,17 +390,14 @@ class _Answers:
         kinds = {name.casefold(): kind for name, kind in answered.key_kinds.items()}
         if kinds != self._kinds:
             raise _RefusedError(f"its key is {dict(answered.key_kinds)}")
-        said = [] if answered.rejected_reason is not None else self._names
+        said = [] if answered.rejected_reason is not None else list(self._outputs)
         if set(answered.outputs) != set(said) or set(answered.features) != set(self._features):
             raise _RefusedError("it has other columns")
         key = {name.casefold(): text for name, text in answered.key.items()}
         yield answered.at
         yield answered.rejected_reason
         yield from (key[name.casefold()] for name in self._shape.key)
-        yield from (
-            value_of(answered.outputs.get(item.name), item.type)
-            for item in self._contract.output_fields()
-        )
+        yield from (value_of(answered.outputs.get(n), kind) for n, kind in self._outputs.items())
         yield from (value_of(answered.features[n], kind) for n, kind in self._features.items())
 
     def unfit(self) -> list[tuple[int, int, str]]:
