@@ -445,9 +445,9 @@ class _Answers:
             self._contract, significant_digits=self._run.request.significant_digits
         )
         tables.create(cursor, shape)
-        [(as_of, reasons)] = cursor.rows(
-            f"select max({quote(inputs.MOMENT)}), list(distinct {_SAID} order by {_SAID}) "
-            f"filter ({_SAID} is not null) from {rows}"
+        [(as_of, rejected, reasons)] = cursor.rows(
+            f"select max({quote(inputs.MOMENT)}), count({_SAID}), "
+            f"list(distinct {_SAID} order by {_SAID}) filter ({_SAID} is not null) from {rows}"
         )
         reasons = reasons or []
         # made of the invocation's id: it is another than that of the run that takes over
@@ -470,9 +470,6 @@ class _Answers:
         )
         [(count, of_input, of_rows)] = cursor.rows(
             ledger.describe_run(tables, shape), record.identity
-        )
-        rejected = sum(
-            number for _, number in cursor.rows(ledger.count_rejected(tables), record.identity)
         )
         summary = RunSummary(
             model=self._by.model,
