@@ -327,7 +327,19 @@ class _Answers:
                 *self._features.items(),
             ]
         )
-        self._is_there = False
+        columns = [quote(name) for name in (_SEGMENT, _LINE, inputs.MOMENT, _SAID)]
+        for name, carried in self._shape.carried_key.items():
+            kind, given = self._shape.key[name], quote(carried)
+            value = f"try(unhex({given}))" if kind == "BLOB" else f"try_cast({given} as {kind})"
+            columns.append(f"{value} as {given}")
+        columns += [
+            f"cast({quote(f'{_OUTPUT}{i}')} as {kind}) as {quote(f'{_OUTPUT}{i}')}"
+            for i, kind in enumerate(self._shape.outputs.values())
+        ]
+        columns += map(quote, self._features)
+        self._converted = f"select {', '.join(columns)} from {_STREAM}"
+        nothing = pa.RecordBatch.from_pylist([], schema=self._schema)
+        self._put(nothing, f"create or replace temp table {table} as")
 
     def _check(self, artifact: Artifact) -> None:
         if (self._by.sha256, self._by.card_sha256) != (artifact.sha256, artifact.card_sha256):
@@ -360,25 +372,12 @@ class _Answers:
             if not good:
                 return
             batch = self._batch(good)
-        columns = [quote(name) for name in (_SEGMENT, _LINE, inputs.MOMENT, _SAID)]
-        for name, carried in self._shape.carried_key.items():
-            kind, given = self._shape.key[name], quote(carried)
-            value = f"try(unhex({given}))" if kind == "BLOB" else f"try_cast({given} as {kind})"
-            columns.append(f"{value} as {given}")
-        columns += [
-            f"cast({quote(f'{_OUTPUT}{i}')} as {kind}) as {quote(f'{_OUTPUT}{i}')}"
-            for i, kind in enumerate(self._shape.outputs.values())
-        ]
-        columns += map(quote, self._features)
-        into = (
-            f"insert into {self._table}"
-            if self._is_there
-            else f"create or replace temp table {self._table} as"
-        )
+        self._put(batch, f"insert into {self._table}")
+
+    def _put(self, batch: pa.RecordBatch, into: str) -> None:
         self._cursor.raw.register(_STREAM, batch)
-        self._cursor.execute(f"{into} select {', '.join(columns)} from {_STREAM}")
+        self._cursor.execute(f"{into} {self._converted}")
         self._cursor.raw.unregister(_STREAM)
-        self._is_there = True
 
     def _batch(self, lines: Sequence[_Line]) -> pa.RecordBatch:
         rows = [(segment, start, *self._values(answered)) for segment, start, answered in lines]
@@ -402,8 +401,6 @@ class _Answers:
 
     def unfit(self) -> list[tuple[int, int, str]]:
         """Take out and give what has no key of the ledger's, or another as a feature."""
-        if not self._is_there:
-            return []
         keys = self._shape.carried_key
         conditions = [f"not ({not_null(keys.values())})"]
         features = {name.casefold(): name for name in self._features}
@@ -420,8 +417,6 @@ class _Answers:
 
     def write(self, scored_at: datetime) -> Iterator[tuple[int, int]]:
         """Write the answers as runs, which have an entity once at a moment. Gives run_no and rows of each."""
-        if not self._is_there:
-            return
         keys = self._shape.carried_key
         entity = ", ".join(compared(c, self._shape.key[n]) for n, c in keys.items())
         numbered = (
