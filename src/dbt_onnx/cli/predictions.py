@@ -94,6 +94,7 @@ def replay(
     """
     from dbt_onnx.artifacts.registry import Registry
     from dbt_onnx.cli.show.predictions import show_proof, show_replay
+    from dbt_onnx.runs.replay import replayable_runs
 
     scoring_model = project.scoring_model(model)
     entries = Registry.from_csv(project.root / registry)
@@ -101,7 +102,7 @@ def replay(
         findings = warehouse.prove(scoring_model.table, with_values=every)
         show_proof(model, findings)
         passed = not findings
-        kept = warehouse.replayable_runs(scoring_model.table)
+        kept = replayable_runs(warehouse.runs(scoring_model.table))
         if not run_ids and not kept:
             raise ConfigError(
                 f"no run of {model} has kept its inputs",

@@ -347,9 +347,6 @@ class Warehouse(Protocol):
     def publications(self, ledger: TableName) -> list[dict[str, Any]]:
         """The rows of `dbt_onnx_publications` about a scoring model, oldest first, with `served_until`."""
 
-    def replayable_runs(self, ledger: TableName) -> list[str]:
-        """The ids of the runs whose inputs are kept, newest first."""
-
     def replay(
         self,
         ledger: TableName,
