@@ -67,10 +67,6 @@ class _Segment:
     read: int
     left: list[int]
 
-    @property
-    def is_read(self) -> bool:
-        return self.size <= self.read and not self.left
-
     def lines(self, logs: AnswerLogs) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
         """The documents that were not taken over, each with the byte at which its line begins."""
         left, self.left = self.left, []
@@ -99,7 +95,8 @@ def take_over(
     Raises a DbtOnnxError or OSError when nothing can be taken over. Answers that cannot be are told
     in one line of the run's log.
     """
-    segments = [found for found in _segments(cursor, tables, logs) if not found.is_read]
+    found = _segments(cursor, tables, logs)
+    segments = [segment for segment in found if segment.left or segment.read < segment.size]
     if not segments:
         return
     is_past, scored_at, models = cursor.rows(
