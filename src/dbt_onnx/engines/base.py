@@ -374,10 +374,10 @@ class Warehouse(Protocol):
         """
 
     def forget(self, ledger: TableName, key: Sequence[str], *, why: str, dry_run: bool) -> Erasure:
-        """Erase all predictions and kept inputs of one entity."""
+        """Erase all predictions and kept inputs of the entity with this key, given as texts."""
 
     def prune(self, ledger: TableName, *, before: datetime, why: str, dry_run: bool) -> Erasure:
-        """Erase what was superseded, or late, and was scored before a moment, with its inputs."""
+        """Erase what was superseded, or late, and scored before a moment (UTC), with its inputs."""
 
     def scored_clocks(self, ledger: TableName, version: RegistryEntry | None) -> set[datetime]:
         """The clocks of a scoring model's successful runs, by one model version or by any; empty

@@ -35,9 +35,7 @@ def forget(
     why: str,
     dry_run: bool,
 ) -> Erasure:
-    """Take all predictions and kept inputs of one entity out. `key_values` are texts, one for each key
-    column. Raises ConfigError when there is no ledger yet, or when it has no such key.
-    """
+    """See `base.Warehouse.forget`. Raises ConfigError when there is no ledger, or no such key."""
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
         tables = ScoringTables(name, cursor.storage_of(name))
         key = key_of(cursor, tables)
@@ -65,9 +63,8 @@ def prune(
     why: str,
     dry_run: bool,
 ) -> Erasure:
-    """Take superseded and late predictions that were scored before a moment (UTC) out, and their
-    inputs. What is current stays, and so do rows without a key, by which a run knows that it has
-    reported them. Raises ConfigError when there is no ledger yet.
+    """See `base.Warehouse.prune`. Rows without a key stay: by them a run knows that it reported
+    them. Raises ConfigError when there is no ledger.
     """
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
         tables = ScoringTables(name, cursor.storage_of(name))
