@@ -48,8 +48,8 @@ class Rounding:
         return (
             f"case when abs({value}) < {self._double(2.0**BITS_OF_DOUBLE)} "
             f"and abs({value} - {whole}) <= abs({value}) * {nearly} then {whole} "
-            f"when abs({value}) < {self._double(_MAX_SPLIT)} then {product} - ({product} - {value}) "
-            f"else {value} end"
+            f"when abs({value}) < {self._double(_MAX_SPLIT)} "
+            f"then {product} - ({product} - {value}) else {value} end"
         )
 
     def _double(self, value: float) -> str:

@@ -83,9 +83,7 @@ class _Column:
 
 
 class RowsToPublish:
-    """`dbt_onnx.engines.base.RowsToPublish`, which describes the methods, on DuckDB. The cursor has the
-    temporary tables.
-    """
+    """`base.RowsToPublish`, which describes the methods. The cursor has the temporary tables."""
 
     def __init__(
         self, cursor: Cursor, relation: Any, *, key: Sequence[str], model: TableName
@@ -203,7 +201,7 @@ class RowsToPublish:
         return publication if (hash_function, rows) == (self._hash_function(), known) else None
 
     def compare(self, *, with_last: bool) -> None:
-        """Number the origins, too: one keeps its number as long as most of its rows say the same."""
+        """Number the origins, too: one keeps its number while most of its rows say the same."""
         self._with_last = with_last
         compared = "(row_id bigint, origin_hash ubigint, origin integer, is_same boolean)"
         if with_last:
