@@ -32,7 +32,7 @@ BITS_OF_DOUBLE = 53
 _EPSILON = {"float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
 
 
-def precisions_of(contract: Contract, *, significant_digits: int) -> dict[str, str]:
+def precisions_of(contract: Contract, significant_digits: int) -> dict[str, str]:
     """{feature: its precision}. A feature that tensors of several types read is exact."""
     precisions = {}
     for feature in contract.features:

@@ -433,9 +433,7 @@ class _Answers:
         )  # fmt: skip
         kinds = cursor.columns_of(self._table)
         features = {name: kinds[name] for name in self._features}
-        precisions = precisions_of(
-            self._contract, significant_digits=self._run.request.significant_digits
-        )
+        precisions = precisions_of(self._contract, self._run.request.significant_digits)
         tables.create(cursor, shape)
         [(as_of, rejected, reasons)] = cursor.rows(
             f"select max({quote(inputs.MOMENT)}), count({_SAID}), "
