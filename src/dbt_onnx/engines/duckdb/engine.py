@@ -13,6 +13,7 @@ from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb import planning, writing
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process, repeated
+from dbt_onnx.engines.duckdb.feature_types import kept_as
 from dbt_onnx.engines.duckdb.features import FeatureRelation, recorded_name, relation_name
 from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
 from dbt_onnx.engines.duckdb.ledger import LedgerShape
@@ -170,7 +171,7 @@ class DuckDBEngine:
             self.writer,
             status="success",
             rejected_reasons=self._reasons,
-            **writing.run_columns(planned),
+            **planned.run_columns(map(kept_as, planned.rows.question.features.values())),
             **outcome,
             **kept,
         )

@@ -282,19 +282,3 @@ def _sql_type(kind: pa.DataType) -> str:
     if pa.types.is_fixed_size_list(kind):
         return f"{_sql_type(kind.value_type)}[{kind.list_size}]"
     return _SQL_TYPES[kind]
-
-
-def run_columns(planned: Planned) -> dict[str, Any]:
-    """The columns of the run row that come from the plan."""
-    return {
-        "scope": planned.scope,
-        "clock": planned.clock,
-        "as_of": planned.as_of,
-        "has_one_moment": planned.rows.facts.has_one_moment,
-        "scored_at": planned.scored_at,
-        "features_hash_function": planned.hash_function,
-        "features": list(planned.rows.question.features),
-        "feature_types": list(map(kept_as, planned.rows.question.features.values())),
-        "feature_precisions": list(planned.rows.question.precisions.values()),
-        "output_columns": list(planned.rows.question.shape.outputs),
-    }

@@ -129,21 +129,8 @@ class SparkEngine:
             writing.supersede(self.spark, self.tables, planned)
         has_rejected = bool(outcome["rows_rejected"])
         writing.note_presence(self.spark, self.tables, planned, has_rejected=has_rejected)
-        question = planned.rows.question
-        self.record.succeed(
-            scope=planned.scope,
-            clock=planned.clock,
-            as_of=planned.as_of,
-            scored_at=planned.scored_at,
-            has_one_moment=planned.rows.facts.has_one_moment,
-            features_hash_function=planned.hash_function,
-            features=list(question.features),
-            feature_types=list(question.features.values()),
-            feature_precisions=list(question.precisions.values()),
-            output_columns=list(question.shape.outputs),
-            **self._kept,
-            **outcome,
-        )
+        columns = planned.run_columns(planned.rows.question.features.values())
+        self.record.succeed(**columns, **self._kept, **outcome)
         # by the run that counts, so that of two drivers one writes them
         self.tables.write_references(self.spark, run.artifact)
         writing.settle(self.spark, self.tables, run.shape)
