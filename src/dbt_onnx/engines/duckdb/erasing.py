@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.history import is_entity, key_of
-from dbt_onnx.engines.duckdb.identifiers import compared_key, not_null, quote
+from dbt_onnx.engines.duckdb.identifiers import compared_key, not_null
 from dbt_onnx.engines.duckdb.proof import fingerprint_of_inputs, fingerprints, rows_by_run
 from dbt_onnx.engines.duckdb.runs import NOW, read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
@@ -112,11 +112,7 @@ def _erase(
             "ledger_fingerprint": of_rows.get(run.run_no, 0),
             "inputs_fingerprint": of_inputs,
         }
-        cursor.execute(
-            f"insert into {tables.erasures.sql} ({', '.join(map(quote, values))}, erased_at) "
-            f"select {', '.join(f'${name}' for name in values)}, {NOW}",
-            values,
-        )
+        cursor.insert(tables.erasures, values, erased_at=NOW)
     if kept:
         cursor.execute(f"delete from {tables.inputs.sql} where {where}", parameters)
     for table in (tables.current, tables.history, tables.presence):

@@ -315,12 +315,7 @@ class RowsToPublish:
                     "hash_function": self._hash_function(),
                     **switch,
                 }
-                names = [name for name in PUBLICATIONS_TYPES if name in values]
-                self._cursor.execute(
-                    f"insert into {self._publications.sql} ({', '.join(names)}) "
-                    f"values ({', '.join('$' + name for name in names)})",
-                    values,
-                )
+                self._cursor.insert(self._publications, values)
 
     def recorded(self, target: str) -> set[tuple[str, datetime]]:
         if not self._cursor.has(self._publications):

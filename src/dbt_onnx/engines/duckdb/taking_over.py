@@ -32,7 +32,7 @@ from dbt_onnx.runs.answered import NO_ANSWER, REAL_TIME, Answered
 from dbt_onnx.runs.plan import SCORE_REASONS
 from dbt_onnx.runs.precisions import precisions_of
 from dbt_onnx.runs.run import RunSummary
-from dbt_onnx.runs.tables import REQUEST_LOGS_TYPES, RUN
+from dbt_onnx.runs.tables import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -266,7 +266,7 @@ class _TakingOver:
     def _note(self) -> None:
         """Write how far each segment was read, and what of it is left."""
         self.tables.create_request_logs(self.cursor)
-        table = self.tables.request_logs.sql
+        table = self.tables.request_logs
         for segment in self.segments:
             values = {
                 "scoring_model": self.tables.ledger.identifier,
@@ -276,12 +276,8 @@ class _TakingOver:
                 "lines_left": sorted(segment.left),
             }
             which = "scoring_model = $scoring_model and name = $name and segment = $segment"
-            self.cursor.execute(f"delete from {table} where {which}", values)
-            self.cursor.execute(
-                f"insert into {table} ({', '.join(REQUEST_LOGS_TYPES)}) "
-                f"select {', '.join(f'${name}' for name in values)}, {NOW}",
-                values,
-            )
+            self.cursor.execute(f"delete from {table.sql} where {which}", values)
+            self.cursor.insert(table, values, read_at=NOW)
 
 
 class _Answers:
