@@ -6,7 +6,7 @@ an `Engine`; what is decided before any row is looked at is a `ScoringRun`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dbt_onnx.artifacts.artifact import Artifact, load_artifact
@@ -70,7 +70,7 @@ class RunSummary:
     rows_in: int = 0
     rows_scored: int = 0
     rows_rejected: int = 0
-    per_reason: Mapping[str, int]
+    per_reason: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rows_written(self) -> int:
@@ -85,7 +85,7 @@ class RunSummary:
         """The columns of the run row that count rows."""
         names = ("rows_in", "rows_scored", "rows_rejected", "rows_unchanged")
         counts = {name: getattr(self, name) for name in names}
-        return counts | {f"rows_{reason}": count for reason, count in self.per_reason.items()}
+        return counts | {f"rows_{name}": self.per_reason.get(name, 0) for name in SCORE_REASONS}
 
     def __str__(self) -> str:
         """`churn/2: scored 3,420 (new 12, features_changed 3,408), unchanged 20,150`."""
@@ -186,9 +186,7 @@ def score_table(
     with engine.recorded(settings):
         run, registry = _open(engine, request, settings, artifacts=artifacts, log=log)
         if settings.empty:
-            nothing = RunSummary(
-                model=run.artifact.model, per_reason=dict.fromkeys(SCORE_REASONS, 0)
-            )
+            nothing = RunSummary(model=run.artifact.model)
             engine.close_empty(run, nothing.counts)
             return nothing
         if logs is not None:

@@ -29,7 +29,6 @@ from dbt_onnx.engines.duckdb.stored_kinds import stored_kind
 from dbt_onnx.errors import DbtOnnxError
 from dbt_onnx.kernel.json_values import type_of, value_of
 from dbt_onnx.runs.answered import NO_ANSWER, REAL_TIME, Answered
-from dbt_onnx.runs.plan import SCORE_REASONS
 from dbt_onnx.runs.precisions import precisions_of
 from dbt_onnx.runs.run import RunSummary
 from dbt_onnx.runs.tables import RUN
@@ -462,7 +461,7 @@ class _Answers:
             rows_in=count,
             rows_scored=count - rejected,
             rows_rejected=rejected,
-            per_reason={**dict.fromkeys(SCORE_REASONS, 0), REAL_TIME: count},
+            per_reason={REAL_TIME: count},
         )
         record.close(
             cursor,
