@@ -15,11 +15,9 @@ from dbt_onnx.errors import ConfigError, DataError, RegistryError, ScoringError
 from dbt_onnx.runs.plan import SCORE_REASONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
-
-    import pyarrow as pa
 
     from dbt_onnx.runs.answered import AnswerLogs
     from dbt_onnx.runs.plan import Planned
@@ -98,19 +96,6 @@ class RunSummary:
         return f"{self.model}: {done}, unchanged {self.rows_unchanged:,}"
 
 
-class Scores(Protocol):
-    """Batches of features in, batches of predictions out: what `Engine.write` is given.
-
-    `part_rows` is how many rows it wants in a batch. `schema_for` tells what it gives for batches of a
-    schema.
-    """
-
-    part_rows: int
-
-    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]: ...
-    def schema_for(self, features: pa.Schema) -> pa.Schema: ...
-
-
 class Engine(Protocol):
     """What a run needs of a warehouse. Errors are DbtOnnxErrors; nothing is written but by `write`
     and `close`, and by `recorded` into the run row.
@@ -153,7 +138,7 @@ class Engine(Protocol):
     def follows_death(self, model: ModelVersion) -> bool:
         """Whether the process of a run before this one died, or would have but for a child process."""
 
-    def write(self, run: ScoringRun, planned: Planned, scores: Scores | None) -> Written:
+    def write(self, run: ScoringRun, planned: Planned, scores: RunScorer | None) -> Written:
         """Score the planned rows into the ledger and tell what is there; without `scores` there are
         none. The snapshot ends when all is read.
         """

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from dbt_onnx.runs.answered import AnswerLogs
     from dbt_onnx.runs.plan import Planned
     from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
-    from dbt_onnx.runs.run import Scores, ScoringRun
+    from dbt_onnx.runs.run import ScoringRun
+    from dbt_onnx.runs.scorer import RunScorer
 
 _TRIES = 5
 
@@ -149,7 +150,7 @@ class DuckDBEngine:
     def follows_death(self, model: ModelVersion) -> bool:
         return self.record.follows_death(self.reader, model_version=model.version)
 
-    def write(self, run: ScoringRun, planned: Planned, scores: Scores | None) -> Written:
+    def write(self, run: ScoringRun, planned: Planned, scores: RunScorer | None) -> Written:
         self.tables.create(self.writer, run.shape)
         write_references(self.writer, self.tables, run.artifact)
         self._reasons: list[str] = []

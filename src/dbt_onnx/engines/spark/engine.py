@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from dbt_onnx.runs.answered import AnswerLogs
     from dbt_onnx.runs.plan import Planned
     from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
-    from dbt_onnx.runs.run import Scores, ScoringRun
+    from dbt_onnx.runs.run import ScoringRun
+    from dbt_onnx.runs.scorer import RunScorer
 
 
 @spark_errors()
@@ -116,7 +117,7 @@ class SparkEngine:
         """A task whose process dies is repeated by Spark, in a child process."""
         return False
 
-    def write(self, run: ScoringRun, planned: Planned, scores: Scores | None) -> Written:  # noqa: ARG002
+    def write(self, run: ScoringRun, planned: Planned, scores: RunScorer | None) -> Written:  # noqa: ARG002
         self.tables.create(self.spark, run.shape, planned.rows.question.features)
         if planned.summary.rows_to_score:
             writing.append_predictions(self.spark, self.tables, run, planned)
