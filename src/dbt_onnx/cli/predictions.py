@@ -92,6 +92,7 @@ def replay(
     """
     from dbt_onnx.artifacts.registry import Registry
     from dbt_onnx.cli.show.predictions import show_proof, show_replay
+    from dbt_onnx.runs.replay import replayable_runs
 
     table = project.scoring_model(model).table
     entries = Registry.from_csv(project.root / registry)
@@ -99,7 +100,7 @@ def replay(
         findings = warehouse.prove(table, with_values=every)
         show_proof(model, findings)
         passed = not findings
-        kept = warehouse.replayable_runs(table)
+        kept = replayable_runs(warehouse.runs(table))
         if not run_ids and not kept:
             raise ConfigError(
                 f"no run of {model} has kept its inputs",

@@ -6,6 +6,7 @@ is above the engines asks a `Warehouse`, and knows no more of it than stands her
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from datetime import datetime
     from pathlib import Path
+    from typing import Self
 
     import pyarrow as pa
 
@@ -159,24 +161,66 @@ def no_answer(said: str) -> WarehouseError:
     )
 
 
-class CurrentFeatures(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class CurrentFeatures(ABC):
     """The features of a scoring model as they are now, and how many rows they have.
 
     `rejected` are the rows that every version rejects, by reason: they have no key, or no moment.
+    `asked` and `relation` are the engine's own.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def rows(self) -> int: ...
-    @property
-    def rejected(self) -> Mapping[str, int]: ...
+    asked: Any
+    relation: Any
+    key: Sequence[str]
+    as_of: str | None
+    rows: int
+    rejected: Mapping[str, int]
 
+    @classmethod
+    def count(
+        cls,
+        asked: Any,
+        relation: Any,
+        *,
+        source: str,
+        key: Sequence[str],
+        as_of: str | None,
+        not_null: Callable[[Iterable[str]], str],
+    ) -> Self:
+        """`source` stands after FROM. Raises DataError without rows, or when a key occurs twice."""
+        # the moments of the rows are not checked: the clock of the next run is not known
+        has_key, has_moment = not_null(key), not_null([as_of]) if as_of else "true"
+        [(rows, without_key, without_moment)] = asked.rows(
+            f"select count(*), count_if(not ({has_key})), count_if({has_key} and not ({has_moment})) "
+            f"from {source} as features"
+        )
+        relation.check_not_empty(rows)
+        relation.check_keys(asked, key=key)
+        rejected = {"null_key": without_key, "null_as_of": without_moment}
+        return cls(
+            asked=asked, relation=relation, key=key, as_of=as_of, rows=rows, rejected=rejected
+        )
+
+    @property
+    def name(self) -> str:
+        return str(self.relation.name)
+
+    @property
+    def never_rejected(self) -> list[str]:
+        """The columns in which a row has a value unless every version rejects it."""
+        return [*self.key, *([] if self.as_of is None else [self.as_of])]
+
+    @abstractmethod
     def check_contract(self, artifact: Artifact) -> None:
         """Raise ContractError when the model cannot read these columns."""
 
+    @abstractmethod
     def sample(self, columns: Iterable[str], rows: int) -> list[pa.RecordBatch]:
-        """At most `rows` of the other rows, the same each time, ready for `score_batches`."""
+        """At most `rows` rows, held in memory, ready for `score_batches`: key and the `columns`.
+
+        The hash of the key decides which rows: the same ones as long as the entities are the same.
+        Rows that every version rejects are left out.
+        """
 
 
 STAMPS = (
@@ -347,9 +391,6 @@ class Warehouse(Protocol):
     def publications(self, ledger: TableName) -> list[dict[str, Any]]:
         """The rows of `dbt_onnx_publications` about a scoring model, oldest first, with `served_until`."""
 
-    def replayable_runs(self, ledger: TableName) -> list[str]:
-        """The ids of the runs whose inputs are kept, newest first."""
-
     def replay(
         self,
         ledger: TableName,
@@ -377,10 +418,10 @@ class Warehouse(Protocol):
         """
 
     def forget(self, ledger: TableName, key: Sequence[str], *, why: str, dry_run: bool) -> Erasure:
-        """Erase all predictions and kept inputs of one entity."""
+        """Erase all predictions and kept inputs of the entity with this key, given as texts."""
 
     def prune(self, ledger: TableName, *, before: datetime, why: str, dry_run: bool) -> Erasure:
-        """Erase what was superseded, or late, and was scored before a moment, with its inputs."""
+        """Erase what was superseded, or late, and scored before a moment (UTC), with its inputs."""
 
     def scored_clocks(self, ledger: TableName, version: RegistryEntry | None) -> set[datetime]:
         """The clocks of a scoring model's successful runs, by one model version or by any; empty

@@ -9,9 +9,8 @@ from dbt_onnx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
-    from typing import Self
 
     from dbt_onnx.runs.plan import Snapshot
 
@@ -75,54 +74,3 @@ class FeatureColumns:
             hint="give the features model one row per key, or add the column that tells its "
             "rows apart to key",
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class CountedFeatures:
-    """A feature relation as it is now, and how many rows it has, see `base.CurrentFeatures`.
-
-    An engine adds what asks the warehouse. `asked` and `relation` are its own.
-    """
-
-    asked: Any
-    relation: Any
-    key: Sequence[str]
-    as_of: str | None
-    rows: int
-    rejected: Mapping[str, int]
-
-    @classmethod
-    def count(
-        cls,
-        asked: Any,
-        relation: Any,
-        *,
-        source: str,
-        key: Sequence[str],
-        as_of: str | None,
-        not_null: Callable[[Iterable[str]], str],
-    ) -> Self:
-        """`source` stands in a FROM clause. Raises DataError when there are no rows, or when a key occurs
-        twice.
-        """
-        # the moments of the rows are not checked: the clock of the next run is not known
-        has_key, has_moment = not_null(key), not_null([as_of]) if as_of else "true"
-        [(rows, without_key, without_moment)] = asked.rows(
-            f"select count(*), count_if(not ({has_key})), count_if({has_key} and not ({has_moment})) "
-            f"from {source} as features"
-        )
-        relation.check_not_empty(rows)
-        relation.check_keys(asked, key=key)
-        rejected = {"null_key": without_key, "null_as_of": without_moment}
-        return cls(
-            asked=asked, relation=relation, key=key, as_of=as_of, rows=rows, rejected=rejected
-        )
-
-    @property
-    def name(self) -> str:
-        return str(self.relation.name)
-
-    @property
-    def never_rejected(self) -> list[str]:
-        """The columns in which a row has a value unless every version rejects it."""
-        return [*self.key, *([] if self.as_of is None else [self.as_of])]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dbt_onnx.runs.precisions import (
-    BITS_OF_DOUBLE,
-    BITS_OF_WHOLE,
-    FRACTION_BITS_OF_FLOAT16,
-    MAX_SPLIT,
-    NORMAL_RANGE,
-    bits_of,
-)
+from dbt_onnx.runs.precisions import BITS_OF_DOUBLE, NORMAL_RANGE, bits_of
+
+_FRACTION_BITS_OF_FLOAT16 = 10
+# a fraction below this is noise in a sum of whole numbers; real fractions are above it
+_BITS_OF_WHOLE = 43
+# above it, a product with the splitter would overflow
+_MAX_SPLIT = 1e290
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ class Rounding:
             if precision == "float16":
                 # rounded once: rounded to float32 first, a value just above a half would round down
                 two = f"2e0{self.double_suffix}"
-                unit = f"pow({two}, floor(log2(abs({value}))) - {FRACTION_BITS_OF_FLOAT16})"
+                unit = f"pow({two}, floor(log2(abs({value}))) - {_FRACTION_BITS_OF_FLOAT16})"
                 rounded = f"{self.half_even.format(f'{value} / {unit}')} * {unit}"
             # outside the normal range the exact value decides whether a row is rejected
             low, high = map(self._double, NORMAL_RANGE[precision])
@@ -44,13 +43,13 @@ class Rounding:
         # Dekker's splitting leaves the upper bits of a double: T. J. Dekker, "A floating-point technique
         # for extending the available precision" (1971)
         product = f"{value} * {self._double(2.0 ** (BITS_OF_DOUBLE - bits) + 1)}"
-        nearly = self._double(2.0 ** -max(bits, BITS_OF_WHOLE))
+        nearly = self._double(2.0 ** -max(bits, _BITS_OF_WHOLE))
         whole = self.nearest.format(value)
         return (
             f"case when abs({value}) < {self._double(2.0**BITS_OF_DOUBLE)} "
             f"and abs({value} - {whole}) <= abs({value}) * {nearly} then {whole} "
-            f"when abs({value}) < {self._double(MAX_SPLIT)} then {product} - ({product} - {value}) "
-            f"else {value} end"
+            f"when abs({value}) < {self._double(_MAX_SPLIT)} "
+            f"then {product} - ({product} - {value}) else {value} end"
         )
 
     def _double(self, value: float) -> str:

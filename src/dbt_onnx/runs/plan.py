@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx.runs.answered import REAL_TIME
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
     from typing import Self
 
@@ -266,7 +266,7 @@ class Planned:
     as_of            the newest moment that the features describe
     hash_function    what made the features hashes
     has_absent       an entity is gone that the last full run had seen
-    rows             how the engine finds the rows again
+    rows             how the engine finds the rows again; it has the `question` and the `facts`
     """
 
     summary: PlanSummary
@@ -277,3 +277,19 @@ class Planned:
     hash_function: str
     has_absent: bool
     rows: Any
+
+    def run_columns(self, feature_types: Iterable[str]) -> dict[str, Any]:
+        """The columns of the run row that come from the plan; the types are those of kept features."""
+        question = self.rows.question
+        return {
+            "scope": self.scope,
+            "clock": self.clock,
+            "as_of": self.as_of,
+            "has_one_moment": self.rows.facts.has_one_moment,
+            "scored_at": self.scored_at,
+            "features_hash_function": self.hash_function,
+            "features": list(question.features),
+            "feature_types": list(feature_types),
+            "feature_precisions": list(question.precisions.values()),
+            "output_columns": list(question.shape.outputs),
+        }

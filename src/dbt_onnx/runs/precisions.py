@@ -6,7 +6,7 @@
     9 digits    DOUBLE for a float64 tensor: as many significant digits as `score()` says; a whole
                 number below 2^53 counts with all of its digits, and so does a DECIMAL
 
-Each engine writes the rounding as SQL, from the constants that stand here.
+Each engine writes the rounding as SQL, see `dbt_onnx.engines.rounding`.
 """
 
 from __future__ import annotations
@@ -27,17 +27,12 @@ PRECISION = re.compile(r"exact|float16|float32|(1[0-5]|[1-9]) digits")
 """What a run row says of a feature: it becomes part of a statement."""
 NORMAL_RANGE = {"float16": (2.0**-14, 65504.0), "float32": (2.0**-126, (2 - 2.0**-23) * 2.0**127)}
 """The least and the greatest of a type's normal range; outside, the exact value decides."""
-FRACTION_BITS_OF_FLOAT16 = 10
 BITS_OF_DOUBLE = 53
-BITS_OF_WHOLE = 43
-"""A fraction below this is noise in a sum of whole numbers; real fractions are above it."""
-MAX_SPLIT = 1e290
-"""Above it, a product with the splitter would overflow."""
 
 _EPSILON = {"float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
 
 
-def precisions_of(contract: Contract, *, significant_digits: int) -> dict[str, str]:
+def precisions_of(contract: Contract, significant_digits: int) -> dict[str, str]:
     """{feature: its precision}. A feature that tensors of several types read is exact."""
     precisions = {}
     for feature in contract.features:

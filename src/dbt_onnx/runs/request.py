@@ -132,14 +132,9 @@ def check_request(arguments: Mapping[str, Any], unknown: Mapping[str, Any]) -> S
             hint="correct the arguments of score() in the model's Python file",
         )
     parse_spec(arguments["model"])
-    return ScoringRequest(
-        **{
-            **arguments,
-            "key": tuple(arguments["key"]),
-            "refresh_after": refresh_after,
-            "keep_inputs": keep_inputs,
-        }
-    )
+    parsed = dict(arguments) | {"refresh_after": refresh_after, "keep_inputs": keep_inputs}
+    parsed["key"] = tuple(arguments["key"])
+    return ScoringRequest(**parsed)
 
 
 def parse_period(name: str, value: object) -> tuple[timedelta | None, list[str]]:

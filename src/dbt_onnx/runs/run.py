@@ -6,7 +6,7 @@ an `Engine`; what is decided before any row is looked at is a `ScoringRun`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dbt_onnx.artifacts.artifact import Artifact, load_artifact
@@ -15,11 +15,9 @@ from dbt_onnx.errors import ConfigError, DataError, RegistryError, ScoringError
 from dbt_onnx.runs.plan import SCORE_REASONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
-
-    import pyarrow as pa
 
     from dbt_onnx.runs.answered import AnswerLogs
     from dbt_onnx.runs.plan import Planned
@@ -70,7 +68,7 @@ class RunSummary:
     rows_in: int = 0
     rows_scored: int = 0
     rows_rejected: int = 0
-    per_reason: Mapping[str, int]
+    per_reason: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rows_written(self) -> int:
@@ -85,7 +83,7 @@ class RunSummary:
         """The columns of the run row that count rows."""
         names = ("rows_in", "rows_scored", "rows_rejected", "rows_unchanged")
         counts = {name: getattr(self, name) for name in names}
-        return counts | {f"rows_{reason}": count for reason, count in self.per_reason.items()}
+        return counts | {f"rows_{name}": self.per_reason.get(name, 0) for name in SCORE_REASONS}
 
     def __str__(self) -> str:
         """`churn/2: scored 3,420 (new 12, features_changed 3,408), unchanged 20,150`."""
@@ -96,19 +94,6 @@ class RunSummary:
         if reasons:
             done += f" ({reasons})"
         return f"{self.model}: {done}, unchanged {self.rows_unchanged:,}"
-
-
-class Scores(Protocol):
-    """Batches of features in, batches of predictions out: what `Engine.write` is given.
-
-    `part_rows` is how many rows it wants in a batch. `schema_for` tells what it gives for batches of a
-    schema.
-    """
-
-    part_rows: int
-
-    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]: ...
-    def schema_for(self, features: pa.Schema) -> pa.Schema: ...
 
 
 class Engine(Protocol):
@@ -153,7 +138,7 @@ class Engine(Protocol):
     def follows_death(self, model: ModelVersion) -> bool:
         """Whether the process of a run before this one died, or would have but for a child process."""
 
-    def write(self, run: ScoringRun, planned: Planned, scores: Scores | None) -> Written:
+    def write(self, run: ScoringRun, planned: Planned, scores: RunScorer | None) -> Written:
         """Score the planned rows into the ledger and tell what is there; without `scores` there are
         none. The snapshot ends when all is read.
         """
@@ -186,9 +171,7 @@ def score_table(
     with engine.recorded(settings):
         run, registry = _open(engine, request, settings, artifacts=artifacts, log=log)
         if settings.empty:
-            nothing = RunSummary(
-                model=run.artifact.model, per_reason=dict.fromkeys(SCORE_REASONS, 0)
-            )
+            nothing = RunSummary(model=run.artifact.model)
             engine.close_empty(run, nothing.counts)
             return nothing
         if logs is not None:

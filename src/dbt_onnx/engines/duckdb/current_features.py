@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from dbt_onnx.engines.base import MissingFeaturesError
+from dbt_onnx.engines import base
 from dbt_onnx.engines.duckdb.cursor import duckdb_errors
 from dbt_onnx.engines.duckdb.features import FeatureRelation, refuse_expressions
 from dbt_onnx.engines.duckdb.identifiers import compared, not_null, quote
-from dbt_onnx.engines.feature_columns import CountedFeatures
 from dbt_onnx.kernel.contract import KEY_PREFIX
 
 if TYPE_CHECKING:
@@ -34,13 +33,13 @@ def open_features(reader: Cursor, relation: Upstream) -> FeatureRelation:
     try:
         return FeatureRelation.of_table(reader, relation.sql)
     except duckdb.CatalogException as error:
-        raise MissingFeaturesError(
+        raise base.MissingFeaturesError(
             f"{relation} is not in the warehouse: {str(error).partition(chr(10))[0]}",
             hint=f"`dbt build -s +{relation.selector}` makes it",
         ) from error
 
 
-class CurrentFeatures(CountedFeatures):
+class CurrentFeatures(base.CurrentFeatures):
     """The feature relation of a scoring model, on DuckDB."""
 
     @duckdb_errors()
@@ -49,11 +48,6 @@ class CurrentFeatures(CountedFeatures):
 
     @duckdb_errors()
     def sample(self, columns: Iterable[str], rows: int) -> list[pa.RecordBatch]:
-        """At most `rows` rows, held in memory, ready for `score_batches`: key and the `columns`.
-
-        The hash of the key decides which rows: the same ones as long as the entities are the same.
-        Rows that every version rejects are left out.
-        """
         selected = [f'{quote(name)} as "{KEY_PREFIX}{i}"' for i, name in enumerate(self.key)]
         selected += [quote(name) for name in columns]
         by_bytes = [compared(name, self.relation.columns[name]) for name in self.key]

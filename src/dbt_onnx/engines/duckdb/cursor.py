@@ -67,6 +67,12 @@ class Cursor:
         names = [column[0] for column in self.raw.description or []]
         return [dict(zip(names, row, strict=True)) for row in rows]
 
+    def insert(self, table: TableName, values: Mapping[str, Any], **computed: str) -> None:
+        """Insert a row of these values, and of columns that are `computed` by SQL."""
+        names = ", ".join(map(quote, (*values, *computed)))
+        given = ", ".join((*(f"${name}" for name in values), *computed.values()))
+        self.execute(f"insert into {table.sql} ({names}) select {given}", values)
+
     def stream(self, sql: str, parameters: Mapping[str, Any], *, batch_rows: int) -> Any:
         """A `pyarrow.RecordBatchReader`, to be closed. It ends when this cursor runs another statement."""
         relation = self.raw.sql(sql, params=self._bound(sql, parameters))

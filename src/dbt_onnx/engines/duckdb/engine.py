@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from dbt_onnx.runs.answered import AnswerLogs
     from dbt_onnx.runs.plan import Planned
     from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
-    from dbt_onnx.runs.run import Scores, ScoringRun
+    from dbt_onnx.runs.run import ScoringRun
+    from dbt_onnx.runs.scorer import RunScorer
 
 _TRIES = 5
 
@@ -148,7 +149,7 @@ class DuckDBEngine:
     def follows_death(self, model: ModelVersion) -> bool:
         return self.record.follows_death(self.reader, model_version=model.version)
 
-    def write(self, run: ScoringRun, planned: Planned, scores: Scores | None) -> Written:
+    def write(self, run: ScoringRun, planned: Planned, scores: RunScorer | None) -> Written:
         self.tables.create(self.writer, run.shape)
         writing.write_references(self.writer, self.tables, run.artifact)
         self._reasons: list[str] = []
@@ -170,17 +171,8 @@ class DuckDBEngine:
         self.record.close(
             self.writer,
             status="success",
-            scope=planned.scope,
-            clock=planned.clock,
-            as_of=planned.as_of,
-            scored_at=planned.scored_at,
-            has_one_moment=planned.rows.facts.has_one_moment,
-            features_hash_function=planned.hash_function,
-            features=list(question.features),
-            feature_types=list(map(kept_as, question.features.values())),
-            feature_precisions=list(question.precisions.values()),
-            output_columns=list(question.shape.outputs),
             rejected_reasons=self._reasons,
+            **planned.run_columns(map(kept_as, planned.rows.question.features.values())),
             **outcome,
             **kept,
         )

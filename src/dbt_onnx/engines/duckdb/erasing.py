@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.history import is_entity, key_of
-from dbt_onnx.engines.duckdb.identifiers import compared_key, not_null, quote
-from dbt_onnx.engines.duckdb.kept_run import fingerprint_of_inputs
-from dbt_onnx.engines.duckdb.proof import fingerprints, rows_by_run
+from dbt_onnx.engines.duckdb.identifiers import compared_key, not_null
+from dbt_onnx.engines.duckdb.proof import fingerprint_of_inputs, fingerprints, rows_by_run
 from dbt_onnx.engines.duckdb.runs import NOW, read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.runs.history import Erasure
@@ -36,9 +35,7 @@ def forget(
     why: str,
     dry_run: bool,
 ) -> Erasure:
-    """Take all predictions and kept inputs of one entity out. `key_values` are texts, one for each key
-    column. Raises ConfigError when there is no ledger yet, or when it has no such key.
-    """
+    """See `base.Warehouse.forget`. Raises ConfigError when there is no ledger, or no such key."""
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
         tables = ScoringTables(name, cursor.storage_of(name))
         key = key_of(cursor, tables)
@@ -66,9 +63,8 @@ def prune(
     why: str,
     dry_run: bool,
 ) -> Erasure:
-    """Take superseded and late predictions that were scored before a moment (UTC) out, and their
-    inputs. What is current stays, and so do rows without a key, by which a run knows that it has
-    reported them. Raises ConfigError when there is no ledger yet.
+    """See `base.Warehouse.prune`. Rows without a key stay: by them a run knows that it reported
+    them. Raises ConfigError when there is no ledger.
     """
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
         tables = ScoringTables(name, cursor.storage_of(name))
@@ -116,11 +112,7 @@ def _erase(
             "ledger_fingerprint": of_rows.get(run.run_no, 0),
             "inputs_fingerprint": of_inputs,
         }
-        cursor.execute(
-            f"insert into {tables.erasures.sql} ({', '.join(map(quote, values))}, erased_at) "
-            f"select {', '.join(f'${name}' for name in values)}, {NOW}",
-            values,
-        )
+        cursor.insert(tables.erasures, values, erased_at=NOW)
     if kept:
         cursor.execute(f"delete from {tables.inputs.sql} where {where}", parameters)
     for table in (tables.current, tables.history, tables.presence):

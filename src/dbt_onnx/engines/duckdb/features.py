@@ -95,7 +95,6 @@ class FeatureRelation(FeatureColumns):
             n for n in contract.feature_names if self.columns.get(n, "").startswith("UHUGEINT")
         ]
         if unsigned:
-            # duckdb hands the upper half of UHUGEINT to Arrow as negative numbers
             raise ContractError(
                 f"feature column(s) {unsigned} of {self.name} are UHUGEINT, which cannot be read "
                 "without loss",

@@ -50,9 +50,7 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
     """Check the rows and decide which of them are scored. Raises DataError; writes nothing."""
     clock, now = reader.rows(f"select {run.settings.clock_sql}, {NOW}")[0]
     past = record.past(reader, run.artifact.model)
-    precisions = precisions_of(
-        run.artifact.contract, significant_digits=run.request.significant_digits
-    )
+    precisions = precisions_of(run.artifact.contract, run.request.significant_digits)
     function = features_hash_function(reader, precisions)
     question = Question.of(
         run,

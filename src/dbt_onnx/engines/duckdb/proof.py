@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from dbt_onnx.engines.duckdb import inputs
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.feature_types import hashable_columns
 from dbt_onnx.engines.duckdb.identifiers import absent, compared_key, not_null, quote, types_of
@@ -64,12 +65,14 @@ def prove(
         if not cursor.has(tables.current):
             return []
         runs = read_run_rows(cursor, tables)
-        findings = [*_faults_of_runs(cursor, tables, runs), *_strange_rows(cursor, tables, runs)]
-        findings += _faults_of_current(cursor, tables, runs, with_history=with_values)
+        key = types_of(key_of_runs(runs), cursor.columns_of(tables.current.sql))
+        findings = [*_faults_of_runs(cursor, tables, runs)]
+        findings += _strange_rows(cursor, tables, runs, list(key))
+        findings += _faults_of_current(cursor, tables, key, with_history=with_values)
         findings += _faults_of_counts(cursor, tables, runs)
         if with_values:
             findings += _faults_of_values(cursor, tables, runs)
-            findings += _faults_of_view(cursor, tables, runs)
+            findings += _faults_of_view(cursor, tables, key)
     return findings
 
 
@@ -100,11 +103,10 @@ def _faults_of_runs(
 
 
 def _strange_rows(
-    cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow]
+    cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow], key: Sequence[str]
 ) -> Iterator[Finding]:
     """Rows that name no successful run of this scoring model."""
     numbers = [run.run_no for run in runs if run.status == "success"]
-    key = key_of_runs(runs)
     listed = ", ".join(f"any_value({quote(name)})" for name in key) or "null"
     places = {"ledger": ("row(s)", all_rows(tables, [*key, RUN]))}
     if cursor.has(tables.inputs):
@@ -120,19 +122,17 @@ def _strange_rows(
 
 
 def _faults_of_current(
-    cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow], *, with_history: bool
+    cursor: Cursor, tables: ScoringTables, key: Mapping[str, str], *, with_history: bool
 ) -> Iterator[Finding]:
     """An entity has one score and one rejection of a model version, and no newer one in history."""
-    key = key_of_runs(runs)
     if not key:
         return
-    types = types_of(key, cursor.columns_of(tables.current.sql))
     aliases = ", ".join(f"key_{i}" for i in range(len(key)))
 
     def with_version(table: TableName, where: str) -> str:
         return f"""(
             select * from (
-                select {compared_key(types)}, {RUN}, {REJECTED} is null, {RUN}
+                select {compared_key(key)}, {RUN}, {REJECTED} is null, {RUN}
                 from {table.sql} where {where}
             ) as slots({aliases}, {RUN}, is_scored, number)
             inner join (
@@ -149,7 +149,7 @@ def _faults_of_current(
     if with_history:
         # a service's answer is newer, and never current
         is_run = f"score_reason is distinct from '{REAL_TIME}'"
-        history = with_version(tables.history, f"not is_late and {is_run} and {not_null(types)}")
+        history = with_version(tables.history, f"not is_late and {is_run} and {not_null(key)}")
         questions[NEWER] = (
             f"select {aliases}, count(*) from {history} as history left join (select {slot}, max(number) as "
             f"newest from {current} group by {slot}) as current using ({slot}) "
@@ -157,7 +157,7 @@ def _faults_of_current(
             f"group by {aliases} limit {MAX_FINDINGS}"
         )
     for what, question in questions.items():
-        yield from not_newest(what, cursor.rows(question), key)
+        yield from not_newest(what, cursor.rows(question), list(key))
 
 
 def _faults_of_counts(
@@ -176,11 +176,11 @@ def rows_by_run(
     relations = [all_rows(tables, [RUN], where=where)]
     if cursor.has(tables.inputs):
         relations.append(f"(select {RUN} from {tables.inputs.sql} where {where})")
-    rows, *inputs = (
+    rows, *kept = (
         dict(cursor.rows(f"select {RUN}, count(*) from {one} as r group by {RUN}", parameters))
         for one in relations
     )
-    return rows, inputs[0] if inputs else {}
+    return rows, kept[0] if kept else {}
 
 
 def faults_of_run(cursor: Cursor, tables: ScoringTables, run: RunRow) -> Iterator[Finding]:
@@ -203,18 +203,14 @@ def _faults_of_values(
 
 
 def _faults_of_view(
-    cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow]
+    cursor: Cursor, tables: ScoringTables, key: Mapping[str, str]
 ) -> Iterator[Finding]:
     """Whether the ledger, a view that anybody can replace, says what its tables do. Where it was
     dropped, the next run makes it again.
     """
-    key = key_of_runs(runs)
-    if not key or not cursor.has(tables.ledger):
+    if not key or "" in key.values() or not cursor.has(tables.ledger):
         return
-    types = types_of(key, cursor.columns_of(tables.current.sql))
-    if "" in types.values():
-        return
-    wanted = f"({select_ledger(tables, tables.whole_shape(cursor, types))})"
+    wanted = f"({select_ledger(tables, tables.whole_shape(cursor, key))})"
     columns = cursor.columns_of(wanted)
     try:
         altered = cursor.columns_of(tables.ledger.sql) != columns
@@ -263,6 +259,27 @@ def fingerprints(
             {"numbers": numbers, **(parameters or {})},
         )
     return found
+
+
+def fingerprint_of_inputs(
+    cursor: Cursor,
+    tables: ScoringTables,
+    run: RunRow,
+    key: Mapping[str, str],
+    *,
+    where: str = "true",
+    parameters: Mapping[str, Any] | None = None,
+) -> int:
+    """A number for the kept inputs of a run, or for some of them; 0 without any."""
+    features = inputs.by_feature(tables.inputs, run.features, run.feature_types)
+    statement = inputs.fingerprint_of_run(
+        tables.inputs,
+        key=key,
+        features=features,
+        where=where,
+        with_moment=run.scope == REAL_TIME,
+    )
+    return cursor.rows(statement, {**run.values, **(parameters or {})})[0][0] or 0
 
 
 def erased_of_runs(cursor: Cursor, tables: ScoringTables) -> Erased:

@@ -83,7 +83,7 @@ class _Column:
 
 
 class RowsToPublish:
-    """`dbt_onnx.engines.base.RowsToPublish` on DuckDB. The cursor has the temporary tables."""
+    """`base.RowsToPublish`, which describes the methods. The cursor has the temporary tables."""
 
     def __init__(
         self, cursor: Cursor, relation: Any, *, key: Sequence[str], model: TableName
@@ -103,32 +103,20 @@ class RowsToPublish:
         left_out = {*key, *stamps, *(_COMPUTED_BY_READER if is_served else ())}
         outputs = [name for name in columns if name not in left_out]
         self._key = [_Column.of(name, columns[name], f"k{i}") for i, name in enumerate(key)]
-        self._outputs = [_Column.of(name, columns[name], f"c{i}") for i, name in enumerate(outputs)]
-        self._stamps = [_Column.of(name, columns[name], f"s{i}") for i, name in enumerate(stamps)]
-        self._of_row = [*self._outputs, *(c for c in self._stamps if c.name == _OF_ROW)]
-        self._of_origin = [c for c in self._stamps if c.name != _OF_ROW]
+        of_outputs = [_Column.of(name, columns[name], f"c{i}") for i, name in enumerate(outputs)]
+        of_stamps = [_Column.of(name, columns[name], f"s{i}") for i, name in enumerate(stamps)]
+        self._of_row = [*of_outputs, *(c for c in of_stamps if c.name == _OF_ROW)]
+        self._of_origin = [c for c in of_stamps if c.name != _OF_ROW]
+        self.key = {column.name: column.kind for column in self._key}
+        self.outputs = {column.name: column.kind for column in of_outputs}
+        self.stamps = {column.name: column.kind for column in of_stamps}
+        self.of_origin = [column.name for column in self._of_origin]
         self._same = " and ".join(
             f"{by_bytes(f'r.{c.alias}', c.sql_type)} = {by_bytes(f's.{quote(c.name)}', c.sql_type)}"
             for c in self._key
         )
         self._same_names = same_key({c.name: c.sql_type for c in self._key}, "r", "s")
         self._read(sql)
-
-    @property
-    def key(self) -> Mapping[str, str]:
-        return {column.name: column.kind for column in self._key}
-
-    @property
-    def outputs(self) -> Mapping[str, str]:
-        return {column.name: column.kind for column in self._outputs}
-
-    @property
-    def stamps(self) -> Mapping[str, str]:
-        return {column.name: column.kind for column in self._stamps}
-
-    @property
-    def of_origin(self) -> Sequence[str]:
-        return [column.name for column in self._of_origin]
 
     def _check_columns(self, columns: Mapping[str, str], key: Sequence[str]) -> None:
         taken = [name for name in columns if name.lower() in _STATE_TYPES]
@@ -198,7 +186,6 @@ class RowsToPublish:
             )
 
     def last_publication(self) -> str | None:
-        """The publication of whose rows the warehouse knows the hashes; none where they cannot be compared."""
         if not self._cursor.has(self._publications) or not self._cursor.has(self._model):
             return None
         found = self._cursor.rows(
@@ -214,22 +201,16 @@ class RowsToPublish:
         return publication if (hash_function, rows) == (self._hash_function(), known) else None
 
     def compare(self, *, with_last: bool) -> None:
-        """Number the origins, and find the rows that changed since the last publication; without it, all.
-
-        An origin keeps its number as long as most of its rows say the same.
-        """
+        """Number the origins, too: one keeps its number while most of its rows say the same."""
         self._with_last = with_last
-        state = f"{self._model.sql} as s on {self._same}" if with_last else f"{_ROWS} as s on false"
-        told = (
-            "s.dbt_onnx_origin as origin, s.dbt_onnx_row_hash"
-            if with_last
-            else "null::integer as origin, null::ubigint"
-        )
-        self._cursor.execute(
-            f"create or replace temp table {_COMPARED} as "
-            f"select r.rowid as row_id, r.origin_hash, {told} = r.row_hash as is_same "
-            f"from {_ROWS} as r left join {state}{'' if with_last else ' where false'}"
-        )
+        compared = "(row_id bigint, origin_hash ubigint, origin integer, is_same boolean)"
+        if with_last:
+            compared = (
+                "as select r.rowid as row_id, r.origin_hash, s.dbt_onnx_origin as origin, "
+                "s.dbt_onnx_row_hash = r.row_hash as is_same "
+                f"from {_ROWS} as r left join {self._model.sql} as s on {self._same}"
+            )
+        self._cursor.execute(f"create or replace temp table {_COMPARED} {compared}")
         self._cursor.execute(
             f"""
             create or replace temp table {_ORIGINS} as
@@ -269,7 +250,6 @@ class RowsToPublish:
         )
 
     def origins(self) -> list[tuple[Any, ...]]:
-        """The number of each origin, and its stored values."""
         listed = ["o.origin", *(f"r.{column.alias}" for column in self._of_origin)]
         return self._cursor.rows(
             f"select {', '.join(listed)} from {_ORIGINS} as o join {_ROWS} as r on o.row_id = r.rowid "
@@ -277,7 +257,6 @@ class RowsToPublish:
         )
 
     def served(self) -> list[dict[str, Any]]:
-        """How many rows are by which version, from where and with what status."""
         told = ("model_name", "model_version", "served_from", "status")
         listed = [f"r.{c.alias} as {c.name}" for c in self._of_origin if c.name in told]
         if not listed:
@@ -288,15 +267,8 @@ class RowsToPublish:
         )
 
     def changed(self) -> Any:
-        """A reader of the rows that changed, by key: stored key, outputs, as_of, number of the origin."""
-        key = [stored_kind(f"r.{c.alias}", c.sql_type)[1] for c in self._key]
-        listed = ", ".join(
-            [
-                *(f"{stored} as {c.alias}" for stored, c in zip(key, self._key, strict=True)),
-                *(f"r.{column.alias}" for column in self._of_row),
-                "o.origin",
-            ]
-        )
+        stored = [f"{stored_kind(f'r.{c.alias}', c.sql_type)[1]} as {c.alias}" for c in self._key]
+        listed = ", ".join([*stored, *(f"r.{c.alias}" for c in self._of_row), "o.origin"])
         where = "" if self.rows_changed == self.rows else f"where {_HAS_CHANGED}"
         return self._cursor.stream(
             f"select {listed} from {_ROWS} as r join {_ORIGINS} as o using (origin_hash) {where} "
@@ -306,7 +278,6 @@ class RowsToPublish:
         )
 
     def removed(self) -> Any:
-        """A reader of the stored keys that are gone."""
         key = [stored_kind(f"s.{quote(c.name)}", c.sql_type)[1] for c in self._key]
         return self._cursor.stream(
             f"select {', '.join(key)} from {self._gone}", {}, batch_rows=_BATCH_ROWS
@@ -317,7 +288,6 @@ class RowsToPublish:
         return clock  # type: ignore[no-any-return]
 
     def record(self, switches: Sequence[Mapping[str, Any]]) -> None:
-        """Keep what was published, and since when it is served, in one transaction."""
         listed = ", ".join(f"r.{column.alias} as {quote(column.name)}" for column in self._key)
         columns = ", ".join(f"{name} {kind}" for name, kind in PUBLICATIONS_TYPES.items())
         rows = (
@@ -345,20 +315,12 @@ class RowsToPublish:
                     "hash_function": self._hash_function(),
                     **switch,
                 }
-                names = [name for name in PUBLICATIONS_TYPES if name in values]
-                self._cursor.execute(
-                    f"insert into {self._publications.sql} ({', '.join(names)}) "
-                    f"values ({', '.join('$' + name for name in names)})",
-                    values,
-                )
+                self._cursor.insert(self._publications, values)
 
     def recorded(self, target: str) -> set[tuple[str, datetime]]:
-        """The switches of a target that the warehouse knows: the publication, and since when it is served.
-
-        Not by their numbers, which begin anew in a folder that was removed.
-        """
         if not self._cursor.has(self._publications):
             return set()
+        # not by their numbers, which begin anew in a folder that was removed
         return set(
             self._cursor.rows(
                 f"select publication, served_since from {self._publications.sql} "

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -29,10 +29,9 @@ from dbt_onnx.engines.duckdb.stored_kinds import stored_kind
 from dbt_onnx.errors import DbtOnnxError
 from dbt_onnx.kernel.json_values import type_of, value_of
 from dbt_onnx.runs.answered import NO_ANSWER, REAL_TIME, Answered
-from dbt_onnx.runs.plan import SCORE_REASONS
 from dbt_onnx.runs.precisions import precisions_of
 from dbt_onnx.runs.run import RunSummary
-from dbt_onnx.runs.tables import REQUEST_LOGS_TYPES, RUN
+from dbt_onnx.runs.tables import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,10 +66,6 @@ class _Segment:
     read: int
     left: list[int]
 
-    @property
-    def is_read(self) -> bool:
-        return self.size <= self.read and not self.left
-
     def lines(self, logs: AnswerLogs) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
         """The documents that were not taken over, each with the byte at which its line begins."""
         left, self.left = self.left, []
@@ -99,7 +94,8 @@ def take_over(
     Raises a DbtOnnxError or OSError when nothing can be taken over. Answers that cannot be are told
     in one line of the run's log.
     """
-    segments = [found for found in _segments(cursor, tables, logs) if not found.is_read]
+    found = _segments(cursor, tables, logs)
+    segments = [segment for segment in found if segment.left or segment.read < segment.size]
     if not segments:
         return
     is_past, scored_at, models = cursor.rows(
@@ -117,7 +113,7 @@ def take_over(
             tables,
             run,
             artifact_of,
-            segments=segments,
+            segments,
             # of other models' answers other ledgers take care
             models={run.artifact.model_name, *(models or [])},
         )
@@ -163,25 +159,19 @@ def _segments(cursor: Cursor, tables: ScoringTables, logs: AnswerLogs) -> list[_
     ]
 
 
+@dataclass
 class _TakingOver:
     """One taking over, in the transaction of its cursor."""
 
-    def __init__(
-        self,
-        cursor: Cursor,
-        tables: ScoringTables,
-        run: ScoringRun,
-        artifact_of: Callable[[ModelVersion], Artifact],
-        *,
-        segments: Sequence[_Segment],
-        models: set[str],
-    ) -> None:
-        self._cursor, self._tables, self._run = cursor, tables, run
-        self._artifact_of = artifact_of
-        self._segments, self._models = segments, models
-        self._answers: dict[Answerer, _Answers | str] = {}
-        self.refused: Counter[str] = Counter()
-        self._examples: dict[str, str] = {}
+    cursor: Cursor
+    tables: ScoringTables
+    run: ScoringRun
+    artifact_of: Callable[[ModelVersion], Artifact]
+    segments: Sequence[_Segment]
+    models: set[str]
+    answers: dict[Answerer, _Answers | str] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
 
     def read(self, logs: AnswerLogs) -> None:
         """Put what can be taken over into temporary tables."""
@@ -200,7 +190,7 @@ class _TakingOver:
                         self._refuse(segment, start, why)
 
     def _lines(self, logs: AnswerLogs) -> Iterator[_Line]:
-        for number, segment in enumerate(self._segments):
+        for number, segment in enumerate(self.segments):
             try:
                 next(logs.read(segment.publication, segment.name, start=segment.size), None)
             except OSError as error:
@@ -215,42 +205,42 @@ class _TakingOver:
                 except NO_ANSWER as error:
                     self._refuse(number, start, f"it is no answer: {type(error).__name__}: {error}")
                     continue
-                if answered.by.model.name in self._models:
+                if answered.by.model.name in self.models:
                     yield number, start, answered
 
     def _answers_of(self, by: Answerer) -> _Answers | str:
         """Where the answers of a version go, or why they cannot be taken over."""
-        if by not in self._answers:
+        if by not in self.answers:
             try:
-                self._answers[by] = _Answers(
-                    self._cursor,
-                    self._tables,
-                    self._run,
+                self.answers[by] = _Answers(
+                    self.cursor,
+                    self.tables,
+                    self.run,
                     by,
-                    self._artifact_of(by.model),
-                    table=f"temp.main.{_STREAM}_{len(self._answers)}",
+                    self.artifact_of(by.model),
+                    table=f"temp.main.{_STREAM}_{len(self.answers)}",
                 )
             except (_RefusedError, *NO_ANSWER) as error:
-                self._answers[by] = str(error)
+                self.answers[by] = str(error)
             except DbtOnnxError as error:
-                self._answers[by] = error.message
-        return self._answers[by]
+                self.answers[by] = error.message
+        return self.answers[by]
 
     def _refuse(self, segment: int, start: int, why: str) -> None:
-        self._segments[segment].left.append(start)
-        self._tell(self._segments[segment], why, f", from byte {start:,} on")
+        self.segments[segment].left.append(start)
+        self._tell(self.segments[segment], why, f", from byte {start:,} on")
 
     def _tell(self, segment: _Segment, why: str, where: str = "") -> None:
         why = " ".join(why.split())[:200]
         self.refused[why] += 1
-        self._examples.setdefault(
+        self.examples.setdefault(
             why, f"{segment.name} of publication {segment.publication!r}{where}"
         )
 
     def refusals(self) -> str:
         """What stays in the logs, and why."""
         reasons = "; ".join(
-            f"{why} ({count:,}, such as {self._examples[why]})"
+            f"{why} ({count:,}, such as {self.examples[why]})"
             for why, count in self.refused.most_common(_MOST_REASONS)
         )
         return (
@@ -260,39 +250,33 @@ class _TakingOver:
 
     def write(self, scored_at: datetime) -> int:
         """Write what was read, and how far; returns the number of rows."""
-        rows, numbers = 0, []
-        for answers in self._answers.values():
+        written: dict[int, int] = {}
+        for answers in self.answers.values():
             if isinstance(answers, str):
                 continue
             for segment, start, why in answers.unfit():
                 self._refuse(segment, start, why)
-            for number, written in answers.write(scored_at):
-                numbers.append(number)
-                rows += written
+            written |= answers.write(scored_at)
         self._note()
-        for number in numbers:
-            remember_number(self._cursor, self._tables, number)
-        return rows
+        for number in written:
+            remember_number(self.cursor, self.tables, number)
+        return sum(written.values())
 
     def _note(self) -> None:
         """Write how far each segment was read, and what of it is left."""
-        self._tables.create_request_logs(self._cursor)
-        table = self._tables.request_logs.sql
-        for segment in self._segments:
+        self.tables.create_request_logs(self.cursor)
+        table = self.tables.request_logs
+        for segment in self.segments:
             values = {
-                "scoring_model": self._tables.ledger.identifier,
+                "scoring_model": self.tables.ledger.identifier,
                 "name": segment.publication,
                 "segment": segment.name,
                 "bytes_read": segment.read,
                 "lines_left": sorted(segment.left),
             }
             which = "scoring_model = $scoring_model and name = $name and segment = $segment"
-            self._cursor.execute(f"delete from {table} where {which}", values)
-            self._cursor.execute(
-                f"insert into {table} ({', '.join(REQUEST_LOGS_TYPES)}) "
-                f"select {', '.join(f'${name}' for name in values)}, {NOW}",
-                values,
-            )
+            self.cursor.execute(f"delete from {table.sql} where {which}", values)
+            self.cursor.insert(table, values, read_at=NOW)
 
 
 class _Answers:
@@ -317,7 +301,7 @@ class _Answers:
         self._check(artifact)
         tables.check_shape(cursor, self._shape)
         tables.check_outputs(cursor, self._shape, by.model)
-        self._names = [item.name for item in fields]
+        self._outputs = {item.name: item.type for item in fields}
         types = dict(by.feature_types)
         self._features = {name: type_of(types[name]) for name in self._contract.feature_names}
         self._kinds = {
@@ -335,7 +319,19 @@ class _Answers:
                 *self._features.items(),
             ]
         )
-        self._is_there = False
+        columns = [quote(name) for name in (_SEGMENT, _LINE, inputs.MOMENT, _SAID)]
+        for name, carried in self._shape.carried_key.items():
+            kind, given = self._shape.key[name], quote(carried)
+            value = f"try(unhex({given}))" if kind == "BLOB" else f"try_cast({given} as {kind})"
+            columns.append(f"{value} as {given}")
+        columns += [
+            f"cast({quote(f'{_OUTPUT}{i}')} as {kind}) as {quote(f'{_OUTPUT}{i}')}"
+            for i, kind in enumerate(self._shape.outputs.values())
+        ]
+        columns += map(quote, self._features)
+        self._converted = f"select {', '.join(columns)} from {_STREAM}"
+        nothing = pa.RecordBatch.from_pylist([], schema=self._schema)
+        self._put(nothing, f"create or replace temp table {table} as")
 
     def _check(self, artifact: Artifact) -> None:
         if (self._by.sha256, self._by.card_sha256) != (artifact.sha256, artifact.card_sha256):
@@ -368,25 +364,12 @@ class _Answers:
             if not good:
                 return
             batch = self._batch(good)
-        columns = [quote(name) for name in (_SEGMENT, _LINE, inputs.MOMENT, _SAID)]
-        for name, carried in self._shape.carried_key.items():
-            kind, given = self._shape.key[name], quote(carried)
-            value = f"try(unhex({given}))" if kind == "BLOB" else f"try_cast({given} as {kind})"
-            columns.append(f"{value} as {given}")
-        columns += [
-            f"cast({quote(f'{_OUTPUT}{i}')} as {kind}) as {quote(f'{_OUTPUT}{i}')}"
-            for i, kind in enumerate(self._shape.outputs.values())
-        ]
-        columns += map(quote, self._features)
-        into = (
-            f"insert into {self._table}"
-            if self._is_there
-            else f"create or replace temp table {self._table} as"
-        )
+        self._put(batch, f"insert into {self._table}")
+
+    def _put(self, batch: pa.RecordBatch, into: str) -> None:
         self._cursor.raw.register(_STREAM, batch)
-        self._cursor.execute(f"{into} select {', '.join(columns)} from {_STREAM}")
+        self._cursor.execute(f"{into} {self._converted}")
         self._cursor.raw.unregister(_STREAM)
-        self._is_there = True
 
     def _batch(self, lines: Sequence[_Line]) -> pa.RecordBatch:
         rows = [(segment, start, *self._values(answered)) for segment, start, answered in lines]
@@ -398,23 +381,18 @@ class _Answers:
         kinds = {name.casefold(): kind for name, kind in answered.key_kinds.items()}
         if kinds != self._kinds:
             raise _RefusedError(f"its key is {dict(answered.key_kinds)}")
-        said = [] if answered.rejected_reason is not None else self._names
+        said = [] if answered.rejected_reason is not None else list(self._outputs)
         if set(answered.outputs) != set(said) or set(answered.features) != set(self._features):
             raise _RefusedError("it has other columns")
         key = {name.casefold(): text for name, text in answered.key.items()}
         yield answered.at
         yield answered.rejected_reason
         yield from (key[name.casefold()] for name in self._shape.key)
-        yield from (
-            value_of(answered.outputs.get(item.name), item.type)
-            for item in self._contract.output_fields()
-        )
+        yield from (value_of(answered.outputs.get(n), kind) for n, kind in self._outputs.items())
         yield from (value_of(answered.features[n], kind) for n, kind in self._features.items())
 
     def unfit(self) -> list[tuple[int, int, str]]:
         """Take out and give what has no key of the ledger's, or another as a feature."""
-        if not self._is_there:
-            return []
         keys = self._shape.carried_key
         conditions = [f"not ({not_null(keys.values())})"]
         features = {name.casefold(): name for name in self._features}
@@ -431,8 +409,6 @@ class _Answers:
 
     def write(self, scored_at: datetime) -> Iterator[tuple[int, int]]:
         """Write the answers as runs, which have an entity once at a moment. Gives run_no and rows of each."""
-        if not self._is_there:
-            return
         keys = self._shape.carried_key
         entity = ", ".join(compared(c, self._shape.key[n]) for n, c in keys.items())
         numbered = (
@@ -452,13 +428,11 @@ class _Answers:
         )  # fmt: skip
         kinds = cursor.columns_of(self._table)
         features = {name: kinds[name] for name in self._features}
-        precisions = precisions_of(
-            self._contract, significant_digits=self._run.request.significant_digits
-        )
+        precisions = precisions_of(self._contract, self._run.request.significant_digits)
         tables.create(cursor, shape)
-        [(as_of, reasons)] = cursor.rows(
-            f"select max({quote(inputs.MOMENT)}), list(distinct {_SAID} order by {_SAID}) "
-            f"filter ({_SAID} is not null) from {rows}"
+        [(as_of, rejected, reasons)] = cursor.rows(
+            f"select max({quote(inputs.MOMENT)}), count({_SAID}), "
+            f"list(distinct {_SAID} order by {_SAID}) filter ({_SAID} is not null) from {rows}"
         )
         reasons = reasons or []
         # made of the invocation's id: it is another than that of the run that takes over
@@ -482,15 +456,12 @@ class _Answers:
         [(count, of_input, of_rows)] = cursor.rows(
             ledger.describe_run(tables, shape), record.identity
         )
-        rejected = sum(
-            number for _, number in cursor.rows(ledger.count_rejected(tables), record.identity)
-        )
         summary = RunSummary(
             model=self._by.model,
             rows_in=count,
             rows_scored=count - rejected,
             rows_rejected=rejected,
-            per_reason={**dict.fromkeys(SCORE_REASONS, 0), REAL_TIME: count},
+            per_reason={REAL_TIME: count},
         )
         record.close(
             cursor,

@@ -174,11 +174,6 @@ class DuckDBWarehouse:
 
         return read_publications(self._cursor, ledger)
 
-    def replayable_runs(self, ledger: TableName) -> list[str]:
-        from dbt_onnx.runs.replay import replayable_runs
-
-        return replayable_runs(self.runs(ledger))
-
     def replay(
         self,
         ledger: TableName,

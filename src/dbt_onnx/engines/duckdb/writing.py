@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.fed_rows import FedRows
     from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.runs.plan import Planned
-    from dbt_onnx.runs.run import Scores
+    from dbt_onnx.runs.scorer import RunScorer
 
 _STREAM = "__dbt_onnx_predictions"
 _FED = "__dbt_onnx_fed"
@@ -52,7 +52,7 @@ def append_predictions(
     writer: Cursor,
     tables: ScoringTables,
     planned: Planned,
-    scores: Scores,
+    scores: RunScorer,
     fed: FedRows | None,
 ) -> list[str]:
     """Stream the planned rows through `scores` into current or history; `fed` sets aside what is to be

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dbt_onnx.engines.base import MissingFeaturesError
-from dbt_onnx.engines.feature_columns import CountedFeatures
+from dbt_onnx.engines import base
 from dbt_onnx.engines.spark.features import FeatureRelation
 from dbt_onnx.engines.spark.session import spark_errors
 from dbt_onnx.engines.spark.sql import not_null, quote
@@ -24,14 +23,14 @@ if TYPE_CHECKING:
 def open_features(spark: Spark, relation: Upstream) -> FeatureRelation:
     """What `dbt.ref()` gives a run. Raises MissingFeaturesError when it is not in the warehouse."""
     if not spark.has(relation.table):
-        raise MissingFeaturesError(
+        raise base.MissingFeaturesError(
             f"{relation} is not in the warehouse",
             hint=f"`dbt build -s +{relation.selector}` makes it",
         )
     return FeatureRelation.of(spark, relation.sql, name=str(relation))
 
 
-class CurrentFeatures(CountedFeatures):
+class CurrentFeatures(base.CurrentFeatures):
     """The feature relation of a scoring model, on Spark."""
 
     @spark_errors()
@@ -40,11 +39,6 @@ class CurrentFeatures(CountedFeatures):
 
     @spark_errors()
     def sample(self, columns: Iterable[str], rows: int) -> list[pa.RecordBatch]:
-        """At most `rows` rows, held in memory, ready for `score_batches`: key and the `columns`.
-
-        The hash of the key decides which rows: the same ones as long as the entities are the same.
-        Rows that every version rejects are left out.
-        """
         keys = [quote(name) for name in self.key]
         selected = [f"{name} as {quote(f'{KEY_PREFIX}{i}')}" for i, name in enumerate(keys)]
         selected += [quote(name) for name in columns]

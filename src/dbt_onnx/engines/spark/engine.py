@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from dbt_onnx.runs.answered import AnswerLogs
     from dbt_onnx.runs.plan import Planned
     from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
-    from dbt_onnx.runs.run import Scores, ScoringRun
+    from dbt_onnx.runs.run import ScoringRun
+    from dbt_onnx.runs.scorer import RunScorer
 
 
 @spark_errors()
@@ -116,7 +117,7 @@ class SparkEngine:
         """A task whose process dies is repeated by Spark, in a child process."""
         return False
 
-    def write(self, run: ScoringRun, planned: Planned, scores: Scores | None) -> Written:  # noqa: ARG002
+    def write(self, run: ScoringRun, planned: Planned, scores: RunScorer | None) -> Written:  # noqa: ARG002
         self.tables.create(self.spark, run.shape, planned.rows.question.features)
         if planned.summary.rows_to_score:
             writing.append_predictions(self.spark, self.tables, run, planned)
@@ -129,21 +130,8 @@ class SparkEngine:
             writing.supersede(self.spark, self.tables, planned)
         has_rejected = bool(outcome["rows_rejected"])
         writing.note_presence(self.spark, self.tables, planned, has_rejected=has_rejected)
-        question = planned.rows.question
-        self.record.succeed(
-            scope=planned.scope,
-            clock=planned.clock,
-            as_of=planned.as_of,
-            scored_at=planned.scored_at,
-            has_one_moment=planned.rows.facts.has_one_moment,
-            features_hash_function=planned.hash_function,
-            features=list(question.features),
-            feature_types=list(question.features.values()),
-            feature_precisions=list(question.precisions.values()),
-            output_columns=list(question.shape.outputs),
-            **self._kept,
-            **outcome,
-        )
+        columns = planned.run_columns(planned.rows.question.features.values())
+        self.record.succeed(**columns, **self._kept, **outcome)
         # by the run that counts, so that of two drivers one writes them
         self.tables.write_references(self.spark, run.artifact)
         writing.settle(self.spark, self.tables, run.shape)

@@ -211,11 +211,6 @@ class SparkWarehouse:
         """None: nothing is published from Spark."""
         return []
 
-    def replayable_runs(self, ledger: TableName) -> list[str]:
-        from dbt_onnx.runs.replay import replayable_runs
-
-        return replayable_runs(self.runs(ledger))
-
     @spark_errors()
     def replay(
         self,
