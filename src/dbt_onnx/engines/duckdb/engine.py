@@ -167,7 +167,6 @@ class DuckDBEngine:
             self.writer, self.tables, planned, self._fed, keep=run.request.keep_inputs
         )
         writing.note_presence(self.writer, self.tables, planned, has_rejected=bool(self._reasons))
-        question = planned.rows.question
         self.record.close(
             self.writer,
             status="success",
