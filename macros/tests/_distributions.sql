@@ -158,26 +158,57 @@ reference as (
 
 {#-
     The CTE `measured`: each row of `reference`, with the rows (elements of a list) of the present column, those that
-    are known, and a histogram, by the edges of the reference (`numbers`) or by value (`texts`).
+    are known, and one of them; with histograms by the edges of the reference (`numbers`) and by value (`texts`).
 
     The columns are unpivoted first, each as a branch that brings its edges along, and then aggregated at once. All
     branches read one materialized copy, or a view would be computed for each. A NULL list counts as one NULL.
 -#}
-{% macro default___counted_ctes(population, columns) -%}
-{{ dbt_onnx._present_values_ctes(population, columns, with_edges=true) }},
+{% macro _measured_ctes(population, columns, with_histograms) -%}
+present as materialized (
+    select {{ dbt_onnx._columns(columns | map(attribute='name')) }} from {{ population }}
+),
+
+present_values as (
+    {%- for column in columns %}
+    {%- set counted = dbt_onnx._counted_value('value', column) %}
+    {%- set column_name = dbt_onnx._text(dbt_onnx._literal(column['name'])) %}
+    select
+        {{ column_name }} as column_name,
+        {{ counted if column['kind'] == 'numeric' else 'cast(null as double)' }} as number,
+        {{ dbt_onnx._text('null') if column['kind'] == 'numeric' else counted }} as text
+        {%- if with_histograms %},
+        {#- no histogram is without edges; that of a column without known values is never looked at #}
+        (select case when len(edges) > 0 then edges else [0.0] end from reference where column_name = {{ column_name }})
+            as edges
+        {%- endif %}
+    from {{ dbt_onnx._values_of('present', column) }}
+    {{- '\n\n    union all\n' if not loop.last }}
+    {%- endfor %}
+),
 
 measured as (
     select *
     from (
         select
-            {{ dbt_onnx._known_values() | indent(12) }},
+            column_name,
+            count(*) as row_count,
+            count(number) + count(text) as known,
+            min(number) = max(number) or min(text) = max(text) as is_constant,
+            coalesce(cast(any_value(number) as varchar), any_value(text)) as example
+            {%- if with_histograms %},
             histogram(number, edges) as numbers,
             histogram(text) as texts
+            {%- endif %}
         from present_values
         group by column_name
     )
     inner join reference using (column_name)
-),
+)
+{%- endmacro %}
+
+
+{% macro default___counted_ctes(population, columns) -%}
+{{ dbt_onnx._measured_ctes(population, columns, with_histograms=true) }},
 
 counts_by_value as (
     select
@@ -210,18 +241,7 @@ counts_by_bin as (
 
 {#- Spark has no histogram(): each value finds its bin. -#}
 {% macro spark___counted_ctes(population, columns) -%}
-{{ dbt_onnx._present_values_ctes(population, columns, with_edges=false) }},
-
-measured as (
-    select *
-    from (
-        select
-            {{ dbt_onnx._known_values() | indent(12) }}
-        from present_values
-        group by column_name
-    )
-    inner join reference using (column_name)
-),
+{{ dbt_onnx._measured_ctes(population, columns, with_histograms=false) }},
 
 values_in_bins as (
     select
@@ -257,41 +277,6 @@ counts_by_bin as (
         list({'row_count': value_rows, 'value': value} order by place asc nulls last) filter (where place <= 3) as examples
     from counts_by_value
     group by column_name, bin_number
-)
-{%- endmacro %}
-
-
-{#- How many values of a column are known, and one of them. -#}
-{% macro _known_values() -%}
-column_name,
-count(*) as row_count,
-count(number) + count(text) as known,
-min(number) = max(number) or min(text) = max(text) as is_constant,
-coalesce(cast(any_value(number) as varchar), any_value(text)) as example
-{%- endmacro %}
-
-
-{% macro _present_values_ctes(population, columns, with_edges) -%}
-present as materialized (
-    select {{ dbt_onnx._columns(columns | map(attribute='name')) }} from {{ population }}
-),
-
-present_values as (
-    {%- for column in columns %}
-    {%- set counted = dbt_onnx._counted_value('value', column) %}
-    {%- set column_name = dbt_onnx._text(dbt_onnx._literal(column['name'])) %}
-    select
-        {{ column_name }} as column_name,
-        {{ counted if column['kind'] == 'numeric' else 'cast(null as double)' }} as number,
-        {{ dbt_onnx._text('null') if column['kind'] == 'numeric' else counted }} as text
-        {%- if with_edges %},
-        {#- no histogram is without edges; that of a column without known values is never looked at #}
-        (select case when len(edges) > 0 then edges else [0.0] end from reference where column_name = {{ column_name }})
-            as edges
-        {%- endif %}
-    from {{ dbt_onnx._values_of('present', column) }}
-    {{- '\n\n    union all\n' if not loop.last }}
-    {%- endfor %}
 )
 {%- endmacro %}
 
