@@ -54,9 +54,8 @@
 {%- do dbt_onnx._raise_faults(faults, 'prediction_health', predictions) -%}
 
 {%- set ledger = dbt_onnx._ledger(predictions, key) -%}
-{%- set results = dbt_onnx._beside(predictions, 'dbt_onnx_test_results') -%}
 {%- if flags.WHICH in ['run', 'build'] and dbt_onnx._is_writable(predictions) -%}
-    {%- do run_query(dbt_onnx._create_test_results(dbt_onnx._table(results))) -%}
+    {%- do run_query(dbt_onnx._create_test_results(predictions)) -%}
 {%- endif -%}
 {%- set names_of_tests = dbt_onnx._names_of_tests(predictions) -%}
 
