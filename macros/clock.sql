@@ -25,6 +25,7 @@
             ~ " Hint: --vars '{dbt_onnx_clock: \"1998-04-01\"}'"
         ) }}
     {%- else -%}
-        cast('{{ (moment | string) | replace('T', ' ') | replace('Z', '') }}' as {{ dbt_onnx._moment_type() }})
+        {%- set type = adapter.dispatch('_moment_type', 'dbt_onnx')() -%}
+        cast('{{ moment | string | replace('T', ' ') | replace('Z', '') }}' as {{ type }})
     {%- endif -%}
 {% endmacro %}

@@ -78,7 +78,7 @@
     {%- set not_outputs = key | map('lower') | list + [
         'as_of', 'status', 'rejected_reason', 'score_reason', 'is_late', 'model_name', 'model_version', 'run_id',
         'scored_at', 'features_hash', 'last_seen_as_of', 'confirmed_as_of', 'run_no', 'rejected_reason_no',
-    ] + dbt_onnx._more_of_current() -%}
+    ] + adapter.dispatch('_more_of_current', 'dbt_onnx')() -%}
     {%- set outputs = [] -%}
     {%- for column in current_columns or [] if column['name'] | lower not in not_outputs -%}
         {%- do outputs.append(column) -%}
@@ -91,10 +91,6 @@
 
 
 {#- The columns of `<ledger>__current` that an engine has for itself. -#}
-{% macro _more_of_current() -%}
-    {{ return(adapter.dispatch('_more_of_current', 'dbt_onnx')()) }}
-{%- endmacro %}
-
 {% macro default___more_of_current() -%}
     {{ return([]) }}
 {%- endmacro %}
