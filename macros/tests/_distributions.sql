@@ -454,17 +454,14 @@ order by severity asc nulls last, figure desc nulls last, column_name asc nulls 
 
 {#- Faults of the arguments that both tests have. -#}
 {% macro _faults_of_drift(model, warn_psi, error_psi, min_rows) -%}
-    {%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
-        + dbt_onnx._faults_of_psi(warn_psi, 'warn_psi')
-        + dbt_onnx._faults_of_psi(error_psi, 'error_psi') -%}
+    {%- set faults = dbt_onnx._faults_of_predictions(model, 'model') -%}
+    {%- for argument, psi in {'warn_psi': warn_psi, 'error_psi': error_psi}.items() if psi is not none -%}
+        {%- if psi is not number or psi is boolean or not psi > 0 -%}
+            {%- do faults.append(argument ~ " is " ~ psi ~ "; it takes a number above 0, or none") -%}
+        {%- endif -%}
+    {%- endfor -%}
     {%- if not faults and warn_psi is not none and error_psi is not none and warn_psi > error_psi -%}
         {%- do faults.append("warn_psi is larger than error_psi, so nothing would ever warn") -%}
     {%- endif -%}
     {{ return(faults + dbt_onnx._faults_of_count(min_rows, 'min_rows')) }}
-{%- endmacro %}
-
-
-{% macro _faults_of_psi(psi, argument) -%}
-    {%- set is_right = psi is none or psi is number and psi is not boolean and psi > 0 -%}
-    {{ return([] if is_right else [argument ~ " is " ~ psi ~ "; it takes a number above 0, or none"]) }}
 {%- endmacro %}
