@@ -48,7 +48,13 @@ with in_force as (
 ),
 
 {% if has_reference -%}
-{{ dbt_onnx._baseline_ctes(model, output, run, previous) }},
+{%- if previous is none -%}
+{{ dbt_onnx._reference_cte(model, run, 'output', [output]) }},
+{%- else -%}
+{{ dbt_onnx._earlier_predictions_ctes(model, output, run, previous) }},
+
+{{ dbt_onnx._described_ctes(output) }},
+{%- endif %}
 
 {{ dbt_onnx._compared_ctes('in_force', [output]) }},
 
