@@ -29,14 +29,6 @@ with {{ dbt_onnx._missing_entities_ctes(
     dbt_onnx._ledger(predictions, key), registry, entities, entity_since
 ) }}
 
-select
-    {{ dbt_onnx._columns(key) }},
-    problem,
-    rejected_reason,
-    rejected_as_of,
-    rejected_at,
-    model_version,
-    waiting_since,
-    waiting
+select *
 from missing_entities
 {%- endmacro %}
