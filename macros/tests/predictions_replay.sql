@@ -70,20 +70,15 @@ answer as (
             runs := {{ runs }}
         )) as varchar)) as findings
     from registry
-),
-
-findings as (
-    select
-        unnest(from_json(
-            findings,
-            '[{"run_id": "VARCHAR", "problem": "VARCHAR", "key": "VARCHAR", "column_name": "VARCHAR",'
-            || ' "expected": "VARCHAR", "actual": "VARCHAR"}]'
-        ), recursive := true)
-    from answer
 )
 
-select *
-from findings
+select
+    unnest(from_json(
+        findings,
+        '[{"run_id": "VARCHAR", "problem": "VARCHAR", "key": "VARCHAR", "column_name": "VARCHAR",'
+        || ' "expected": "VARCHAR", "actual": "VARCHAR"}]'
+    ), recursive := true)
+from answer
 {{ dbt_onnx._none_if_empty() }}
 {%- endmacro %}
 
