@@ -178,7 +178,6 @@
             + dbt_onnx._faults_of_columns(
                 [entity_since] if entity_since is not none else [], columns, entities, 'entity_since'
             ) -%}
-        {{ return(faults) }}
     {%- endif -%}
     {{ return(faults) }}
 {%- endmacro %}
