@@ -121,18 +121,11 @@
     the view as much as the scan of a million keys (docs/decisions/current-view-lookups.md).
 -#}
 {% macro _served_versions_ctes(ledger, registry) -%}
-current as (
-    select *
-    from {{ dbt_onnx._rows_of_current(ledger) }} as current
-),
+current as {{ dbt_onnx._rows_of_current(ledger) }},
 
-runs as (
-    select *
-    from {{ dbt_onnx._rows_about(ledger['relation'], [
-        'run_id', 'status', 'scope', 'started_at', 'as_of', 'model_name', 'model_version', 'model_alias',
-        'artifact_sha256',
-    ]) }}
-),
+runs as {{ dbt_onnx._rows_about(ledger['relation'], [
+    'run_id', 'status', 'scope', 'started_at', 'as_of', 'model_name', 'model_version', 'model_alias', 'artifact_sha256',
+]) }},
 
 last_run as (
     select
