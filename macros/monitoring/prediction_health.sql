@@ -19,11 +19,7 @@
     Outcomes of tests are those that `record_test_results` wrote; a test that is no longer in the project does
     not count. Building a model of this makes the table for them if it is not there: a view must find it.
 
-    Arguments: `predictions`, `registry`, `key`, `entities`, `stale_after` as of `current_predictions`; `view`, a
-    relation that `current_predictions` made: then what it serves is counted, with its entities, its
-    `stale_after`, its fallbacks and the clock of its build.
-
-    Example:
+    Arguments: `prediction_health` in macros/_macros.yml. Example:
         {{ dbt_onnx.prediction_health(
             ref('churn_predictions'), registry=ref('model_registry'), key=['customer_id']
         ) }}

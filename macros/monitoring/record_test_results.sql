@@ -11,8 +11,6 @@
 
     Returns one `create` and one `insert` per schema for dbt to run, or nothing: without such tests, with
     `--empty`, where no scoring model ever ran, and in a database that is read-only.
-
-    Arguments: `results`, what dbt knows at the end of a run under that name.
 -#}
 {% macro record_test_results(results) -%}
     {%- set statements = [] -%}

@@ -11,11 +11,8 @@
     `served_from`: `serving_version`, `earlier_version` or `missing`, and with `fallback` also
     `segment_average` or `constant`.
 
-    Arguments: `predictions`, the scoring model; `registry`; `key`, a list of columns; `entities`, a
-    relation with the key columns: one row per entity in it, also those never scored, and no others
-    (default: the entities that the last full run saw); `stale_after`, `{count, period}`, none
-    for never; `fallback`, what an entity without a prediction is served, the first of its links that
-    there is:
+    Arguments: `current_predictions` in macros/_macros.yml. `fallback` is what an entity without a prediction
+    is served, the first of its links that there is:
 
         fallback={
             'allow_stale': {'count': 14, 'period': 'day'},

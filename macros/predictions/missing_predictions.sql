@@ -5,12 +5,7 @@
     (cannot be scored); `rejected_reason`, `rejected_as_of`, `rejected_at` and `model_version` of the newest
     rejection; `waiting_since`, NULL where nobody knows; `waiting`, the clock less that.
 
-    Arguments: `predictions`, the scoring model; `entities`, a relation with the key columns; `key`, a
-    list of columns; `registry`: count only predictions that `current_predictions` would serve (default:
-    by any version); `entity_since`, a date or timestamp column of `entities` that says since when there
-    is that entity.
-
-    Example:
+    Arguments: `missing_predictions` in macros/_macros.yml. Example:
         {{ dbt_onnx.missing_predictions(
             ref('churn_predictions'), entities=ref('customers'), key=['customer_id'], entity_since='signed_up_at'
         ) }}

@@ -6,10 +6,7 @@
 
     Columns: those of the ledger, in its order.
 
-    Arguments: `predictions`, the scoring model; `key`, a list of columns; `said_at` and `about`, a date,
-    a timestamp or their ISO text, UTC unless it has an offset; none (default) sets no bound.
-
-    Example:
+    Arguments: `predictions_as_of` in macros/_macros.yml. Example:
         {{ dbt_onnx.predictions_as_of(
             ref('churn_predictions'), key=['customer_id'], said_at='2024-02-03 12:00', about='2024-01-31'
         ) }}
