@@ -100,13 +100,6 @@
 {%- endmacro %}
 
 
-{#- The order of versions is that of the numbers in their text: 1.10 is later than 1.9. -#}
-{% macro _version_order(version) -%}
-    {{ return("try_cast(regexp_extract_all(" ~ version ~ ", '[0-9]+') as hugeint[]) desc nulls last, "
-        ~ version ~ " desc nulls last") }}
-{%- endmacro %}
-
-
 {#-
     Import CTEs `current`, `runs`, `registry`; `last_run`, one row or none; then `served_versions`, one row per
     version that may be served, with `versions_back` (0: the serving version), `confirmed_as_of` and `tells_presence`:
@@ -180,7 +173,12 @@ places as (
         coalesce(lag(registry.model_version) over by_version <> registry.model_version, true) as is_first
     from registry
     inner join last_run on registry.model_name = last_run.model_name
-    window by_version as (order by {{ dbt_onnx._version_order('registry.model_version') }})
+    window by_version as (
+        -- by the numbers in their text: 1.10 is later than 1.9
+        order by
+            try_cast(regexp_extract_all(registry.model_version, '[0-9]+') as hugeint[]) desc nulls last,
+            registry.model_version desc nulls last
+    )
 ),
 
 served_versions as (
