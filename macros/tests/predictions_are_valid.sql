@@ -47,7 +47,7 @@ scored as (
     where __dbt_onnx_versions_back = 0 and __dbt_onnx_is_present
 ),
 
-rejected as (
+validation_errors as (
     select
         {{ dbt_onnx._columns(key) }},
         'too_many_rejected' as problem,
@@ -60,10 +60,6 @@ rejected as (
     qualify
         row_number() over (partition by rejected_reason order by {{ dbt_onnx._ascending(key) }}) = 1
         and count(*) over () > {{ max_rejected_fraction }} * (select count(*) from tried)
-),
-
-validation_errors as (
-    select * from rejected
     {%- for output in ledger['outputs'] %}
 
     union all by name
