@@ -1,6 +1,4 @@
-{#-
-    Which tests are about which scoring model, what came of them, and the table that keeps it.
--#}
+{#- Which tests are about which scoring model, what came of them, and the table that keeps it. -#}
 
 {#-
     The nodes of the scoring models that a test is about: those that it is attached to, directly or through

@@ -1,6 +1,4 @@
-{#-
-    The argument `fallback` of `current_predictions`: its faults, and what it adds to the view.
--#}
+{#- The argument `fallback` of `current_predictions`: its faults, and what it adds to the view. -#}
 
 {#- The faults that are found before the warehouse is asked. -#}
 {% macro _faults_of_fallback(fallback, entities, stale_after) -%}

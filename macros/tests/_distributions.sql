@@ -2,9 +2,9 @@
     How the present values of columns differ from a reference: what `features_match_training` and
     `predictions_match_baseline` have in common.
 
-    The reference is a CTE `reference`: a row per column with `column_name`, `kind` (numeric or
-    categorical), `rows`, `null_share`, `edges`, `shares`, `categories` and `other_share`, as in
-    `dbt_onnx_references`. The present columns are `[{'name', 'type', 'kind', 'time_unit', 'is_boolean'}]`.
+    The reference is a CTE `reference`: a row per column with `column_name`, `kind` (numeric or categorical),
+    `null_share`, `edges`, `shares`, `categories` and `other_share`, as in `dbt_onnx_references`. The present columns
+    are `[{'name', 'type', 'kind', 'time_unit', 'is_boolean'}]`.
 -#}
 
 {#- A double in the precision of a FLOAT; beyond its range as it is. -#}
@@ -284,9 +284,8 @@ counts_by_bin as (
 {#-
     The CTE `compared`: a row per column of a population that `reference` is about, with
 
-    `psi`       the population stability index: the sum over the bins of (actual - expected) * ln(actual / expected),
-                with shares of the known values (Siddiqi, Credit Risk Scorecards, 2006). A share below 0.0001 counts
-                as 0.0001, for an empty bin would make it infinite. NULL where either side knows no value
+    `psi`       the population stability index, as `test_features_match_training` in macros/_macros.yml defines it: a
+                share of 0 would make it infinite. NULL where either side knows no value
     `moved`     the bin that adds most to it
     `chance`    where all known values are the same: how probable that is by the reference, as a logarithm
     `unlisted_share`, `examples`    of the categories that the reference does not list; its own share of those that

@@ -1,7 +1,4 @@
-{#-
-    What the tests share, and the findings of `predictions_are_valid` in one output column, over its CTE
-    `scored`.
--#}
+{#- What the tests share, and the findings of `predictions_are_valid` in one output column, over its CTE `scored`. -#}
 
 {#- NULL, NaN, infinite and out of range. NaN sorts last in DuckDB, so that a list's maximum tells of it. -#}
 {% macro _invalid_values(key, output, min, max) -%}
