@@ -42,7 +42,6 @@
 {%- endif -%}
 {%- do dbt_onnx._raise_faults(faults, 'prediction_health', predictions) -%}
 
-{%- set ledger = dbt_onnx._ledger(predictions, key) -%}
 {%- if flags.WHICH in ['run', 'build'] and dbt_onnx._is_writable(predictions) -%}
     {%- do run_query(dbt_onnx._create_test_results(predictions)) -%}
 {%- endif -%}
@@ -50,7 +49,7 @@
 
 {#- a query in brackets, because one that begins with `with` cannot follow `union all` -#}
 (
-with {{ dbt_onnx._served_versions_ctes(ledger, registry) }},
+with {{ dbt_onnx._served_versions_ctes(dbt_onnx._ledger(predictions, key), registry) }},
 
 served as (
     select

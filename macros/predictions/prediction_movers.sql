@@ -25,13 +25,12 @@
 {%- set histories = dbt_onnx._compared(
     'prediction_movers', champion, challenger, key, column, about, champion_version, challenger_version,
     also_taken=['moment', 'difference'], numbers_only=true, faults=faults,
-) -%}
-{%- set columns = dbt_onnx._columns(key) %}
+) %}
 
 {{ dbt_onnx._paired_predictions_ctes(histories, key, about) }}
 
 select
-    {{ columns }},
+    {{ dbt_onnx._columns(key) }},
     __dbt_onnx_moment as moment,
     champion_model as champion,
     challenger_model as challenger,
