@@ -54,6 +54,12 @@
 {%- endmacro %}
 
 
+{#- The query of a test, the body of the call, in the dialect of the target; while dbt parses there is none. -#}
+{% macro _compiled() -%}
+    {{ return(dbt_onnx._in_dialect(caller()) if execute else '') }}
+{%- endmacro %}
+
+
 {#- The config of a test with `severity`: `failures` stays the number of rows, and one error among them decides. -#}
 {% macro _fails_on_an_error() -%}
     {{ config(

@@ -16,7 +16,7 @@
     min_rows=1000
 ) %}
 {{ dbt_onnx._fails_on_an_error() }}
-{%- if execute -%}
+{% call dbt_onnx._compiled() -%}
 {%- set faults = dbt_onnx._faults_of_drift(model, warn_psi, error_psi, min_rows)
     + dbt_onnx._faults_of_relation(features, 'features')
     + dbt_onnx._faults_of_fraction(max_null_increase, 'max_null_increase')
@@ -28,7 +28,6 @@
 {%- set judged = dbt_onnx._judged_features(model, run, features, dbt_onnx._names(columns)) -%}
 {%- do dbt_onnx._raise_faults(judged['faults'], 'features_match_training', model) -%}
 
-{%- set sql %}
 with {% if judged['columns'] -%}
 {{ dbt_onnx._reference_cte(model, run, 'feature', judged['columns']) }},
 
@@ -72,7 +71,5 @@ validation_errors as (
 )
 
 {{ dbt_onnx._sorted_drift(run) }}
-{%- endset -%}
-{{ dbt_onnx._in_dialect(sql) }}
-{%- endif -%}
+{%- endcall %}
 {% endtest %}

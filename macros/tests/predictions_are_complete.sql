@@ -15,7 +15,7 @@
     registry=none, tell_departures_for={'count': 7, 'period': 'day'}
 ) %}
 {{ dbt_onnx._fails_on_an_error() }}
-{%- if execute -%}
+{% call dbt_onnx._compiled() -%}
 {%- set faults = dbt_onnx._faults_of_missing(
     model, entities, key, registry, entity_since, 'model', also_returned=['severity', 'last_seen_as_of']
 )
@@ -28,7 +28,6 @@
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_are_complete', model, key, faults) -%}
 {%- set clock = dbt_onnx.clock() | trim -%}
 
-{%- set sql %}
 with {{ dbt_onnx._missing_entities_ctes(ledger, registry, entities, entity_since) }},
 
 unknown as (
@@ -87,7 +86,5 @@ validation_errors as (
 )
 
 {{ dbt_onnx._sorted_findings('severity asc nulls last, problem asc nulls last', key) }}
-{%- endset -%}
-{{ dbt_onnx._in_dialect(sql) }}
-{%- endif -%}
+{%- endcall %}
 {% endtest %}

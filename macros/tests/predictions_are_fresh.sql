@@ -13,7 +13,7 @@
     model, key, warn_after=none, error_after=none, max_stale_fraction=0, registry=none, entities=none
 ) %}
 {{ dbt_onnx._fails_on_an_error() }}
-{%- if execute -%}
+{% call dbt_onnx._compiled() -%}
 {%- set returned = ['problem', 'model_version', 'as_of', 'scored_at', 'fresh_as_of', 'age', 'threshold', 'severity'] -%}
 {%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
     + dbt_onnx._faults_of_key(key, taken=returned)
@@ -29,7 +29,6 @@
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_are_fresh', model, key, faults) -%}
 {%- set clock = dbt_onnx.clock() | trim -%}
 
-{%- set sql %}
 with {{ dbt_onnx._current_rows_ctes(dict(ledger, outputs=[]), registry) }},
 
 served as (
@@ -75,7 +74,5 @@ validation_errors as (
 )
 
 {{ dbt_onnx._sorted_findings('severity asc nulls last, age desc nulls last', ledger['key']) }}
-{%- endset -%}
-{{ dbt_onnx._in_dialect(sql) }}
-{%- endif -%}
+{%- endcall %}
 {% endtest %}

@@ -12,7 +12,7 @@
 {% test predictions_are_valid(
     model, key, column=none, min=none, max=none, max_rejected_fraction=0.1, constant_from_rows=100
 ) %}
-{%- if execute -%}
+{% call dbt_onnx._compiled() -%}
 {%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
     + dbt_onnx._faults_of_key(key, taken=['problem', 'column_name', 'expected', 'actual', 'entities'])
     + dbt_onnx._faults_of_fraction(max_rejected_fraction, 'max_rejected_fraction') -%}
@@ -29,7 +29,6 @@
 {%- endif -%}
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_are_valid', model, key, faults, column) -%}
 
-{%- set sql %}
 with {{ dbt_onnx._current_rows_ctes(ledger, none) }},
 
 tried as (
@@ -73,7 +72,5 @@ validation_errors as (
 )
 
 {{ dbt_onnx._sorted_findings('problem asc nulls last, column_name asc nulls last', key) }}
-{%- endset -%}
-{{ dbt_onnx._in_dialect(sql) }}
-{%- endif -%}
+{%- endcall %}
 {% endtest %}

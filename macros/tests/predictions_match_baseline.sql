@@ -14,7 +14,7 @@
     model, column, baseline='training', warn_psi=0.1, error_psi=0.25, max_label_share=none, min_rows=1000
 ) %}
 {{ dbt_onnx._fails_on_an_error() }}
-{%- if execute -%}
+{% call dbt_onnx._compiled() -%}
 {%- set faults = dbt_onnx._faults_of_drift(model, warn_psi, error_psi, min_rows)
     + dbt_onnx._faults_of_given('fraction', {'max_label_share': max_label_share}) -%}
 {%- if column is not string -%}
@@ -27,7 +27,6 @@
 
 {%- set run = dbt_onnx._last_full_run(model) -%}
 
-{%- set sql %}
 {%- if run is none -%}
 with validation_errors as (
     {{ dbt_onnx._findings([]) }}
@@ -89,7 +88,5 @@ validation_errors as (
 {%- endif %}
 
 {{ dbt_onnx._sorted_drift(run) }}
-{%- endset -%}
-{{ dbt_onnx._in_dialect(sql) }}
-{%- endif -%}
+{%- endcall %}
 {% endtest %}
