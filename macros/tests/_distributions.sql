@@ -94,17 +94,14 @@ reference as (
     {%- if counted is none -%}
         {{ return(none) }}
     {%- endif -%}
-    {%- if column['kind'] == 'numeric' and dbt_onnx._is_single(column) -%}
-        {%- set counted = dbt_onnx._single(counted) -%}
-    {%- endif -%}
+    {%- set is_single = column['kind'] == 'numeric' and dbt_onnx._is_single(column) -%}
+    {%- set counted = dbt_onnx._single(counted) if is_single else counted -%}
     {%- if column['fill'] is none or column['fill'] is undefined -%}
         {{ return(counted) }}
     {%- endif -%}
     {%- set fill = dbt_onnx._literal(column['fill']) -%}
-    {%- if column['kind'] == 'numeric' -%}
-        {%- set fill = "cast(" ~ fill ~ " as double)" -%}
-        {%- set fill = dbt_onnx._single(fill) if dbt_onnx._is_single(column) else fill -%}
-    {%- endif -%}
+    {%- set fill = "cast(" ~ fill ~ " as double)" if column['kind'] == 'numeric' else fill -%}
+    {%- set fill = dbt_onnx._single(fill) if is_single else fill -%}
     {{ return("case when " ~ value ~ " is null then " ~ fill ~ " else " ~ counted ~ " end") }}
 {%- endmacro %}
 
