@@ -168,9 +168,7 @@
         {%- set columns = dbt_onnx._columns_in(entities) -%}
         {%- set faults = dbt_onnx._faults_of_columns(key, ledger['current_columns'], ledger['current'], 'key')
             + dbt_onnx._faults_of_columns(key, columns, entities, 'key')
-            + dbt_onnx._faults_of_columns(
-                [entity_since] if entity_since is not none else [], columns, entities, 'entity_since'
-            ) -%}
+            + dbt_onnx._faults_of_columns([entity_since] | reject('none'), columns, entities, 'entity_since') -%}
     {%- endif -%}
     {{ return(faults) }}
 {%- endmacro %}
