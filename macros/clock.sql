@@ -7,8 +7,7 @@
     Variable `dbt_onnx_clock`: a date or timestamp in ISO form, `1998-04-01` or `1998-04-01 06:30:00`,
     taken as UTC. Without it the clock is the current time.
 
-    Example:
-        select * from {{ ref('purchases') }} where purchased_at < {{ dbt_onnx.clock() }}
+    A call: docs/macros.md.
 #}
 {% macro clock() %}
     {%- set moment = var('dbt_onnx_clock', none) -%}
@@ -25,6 +24,7 @@
             ~ " Hint: --vars '{dbt_onnx_clock: \"1998-04-01\"}'"
         ) }}
     {%- else -%}
-        cast('{{ (moment | string) | replace('T', ' ') | replace('Z', '') }}' as {{ dbt_onnx._moment_type() }})
+        {%- set type = adapter.dispatch('_moment_type', 'dbt_onnx')() -%}
+        cast('{{ moment | string | replace('T', ' ') | replace('Z', '') }}' as {{ type }})
     {%- endif -%}
 {% endmacro %}

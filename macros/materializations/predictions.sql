@@ -80,6 +80,14 @@ def materialize(result, connection):
     {%- if faults -%}
         {{ exceptions.raise_compiler_error(faults | join('\n')) }}
     {%- endif -%}
+    {#- the files of the seeds by relation, those of the project from its folder on: with `--empty` dbt 1.12 loads no
+        rows from them; the registry is one, and what it says is in its file -#}
+    {%- set seeds = {} -%}
+    {%- for seed in (dbt_onnx._nodes_above(model, 'seed') if flags.EMPTY else []) -%}
+        {#- of the project itself dbt may know the folder of an earlier parse -#}
+        {%- set folder = '' if seed.package_name == project_name else seed.root_path ~ '/' -%}
+        {%- do seeds.update({seed.relation_name: folder ~ seed.original_file_path}) -%}
+    {%- endfor -%}
     {{ return({
         'database': ledger.database,
         'schema': ledger.schema,
@@ -88,7 +96,7 @@ def materialize(result, connection):
         'clock_sql': dbt_onnx.clock(),
         'full_refresh': should_full_refresh(),
         'empty': flags.EMPTY or false,
-        'seeds': dbt_onnx._seeds_above(model) if flags.EMPTY else {},
+        'seeds': seeds,
         'retry_rejected': retry_rejected,
         'model': asked.get(model.name),
         'dbt_version': dbt_version,
@@ -96,21 +104,16 @@ def materialize(result, connection):
 {% endmacro %}
 
 
-{#-
-    The files of the seeds that a node stands on, by relation; those of the project from its folder on.
-    With `--empty` dbt 1.12 loads no rows from them; the registry is one, and what it says is in its file.
--#}
-{% macro _seeds_above(node, found=none, seen=none) %}
-    {%- set found, seen = ({}, []) if found is none else (found, seen) -%}
+{#- The nodes of one `materialized` that a node stands on: the first of them on each path. -#}
+{% macro _nodes_above(node, materialized, found=none, seen=none) %}
+    {%- set found, seen = ([], []) if found is none else (found, seen) -%}
     {%- for unique_id in node.depends_on.nodes if unique_id in graph.nodes and unique_id not in seen -%}
         {%- do seen.append(unique_id) -%}
         {%- set above = graph.nodes[unique_id] -%}
-        {%- if above.resource_type == 'seed' -%}
-            {#- of the project itself dbt may know the folder of an earlier parse -#}
-            {%- set folder = '' if above.package_name == project_name else above.root_path ~ '/' -%}
-            {%- do found.update({above.relation_name: folder ~ above.original_file_path}) -%}
+        {%- if above.config.materialized == materialized -%}
+            {%- do found.append(above) -%}
         {%- else -%}
-            {%- do dbt_onnx._seeds_above(above, found, seen) -%}
+            {%- do dbt_onnx._nodes_above(above, materialized, found, seen) -%}
         {%- endif -%}
     {%- endfor -%}
     {{ return(found) }}

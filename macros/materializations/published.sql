@@ -37,6 +37,12 @@ def materialize(result, connection):
 
 
 {% macro _publication_settings(table) %}
+    {%- set scoring_models = [] -%}
+    {%- for node in dbt_onnx._nodes_above(model, 'predictions') -%}
+        {%- do scoring_models.append({
+            'database': node.database, 'schema': node.schema, 'identifier': node.alias
+        }) -%}
+    {%- endfor -%}
     {{ return({
         'database': table.database,
         'schema': table.schema,
@@ -45,24 +51,6 @@ def materialize(result, connection):
         'clock_sql': dbt_onnx.clock() | trim,
         'full_refresh': should_full_refresh(),
         'empty': flags.EMPTY or false,
-        'scoring_models': dbt_onnx._scoring_models_above(model),
+        'scoring_models': scoring_models,
     }) }}
-{% endmacro %}
-
-
-{#- The ledgers that a node stands on. -#}
-{% macro _scoring_models_above(node, found=none, seen=none) %}
-    {%- set found, seen = ([], []) if found is none else (found, seen) -%}
-    {%- for unique_id in node.depends_on.nodes if unique_id in graph.nodes and unique_id not in seen -%}
-        {%- do seen.append(unique_id) -%}
-        {%- set above = graph.nodes[unique_id] -%}
-        {%- if above.config.materialized == 'predictions' -%}
-            {%- do found.append({
-                'database': above.database, 'schema': above.schema, 'identifier': above.alias
-            }) -%}
-        {%- else -%}
-            {%- do dbt_onnx._scoring_models_above(above, found, seen) -%}
-        {%- endif -%}
-    {%- endfor -%}
-    {{ return(found) }}
 {% endmacro %}

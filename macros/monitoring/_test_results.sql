@@ -1,6 +1,4 @@
-{#-
-    Which tests are about which scoring model, what came of them, and the table that keeps it.
--#}
+{#- Which tests are about which scoring model, what came of them, and the table that keeps it. -#}
 
 {#-
     The nodes of the scoring models that a test is about: those that it is attached to, directly or through
@@ -93,12 +91,12 @@
 {%- endmacro %}
 
 
-{% macro _create_test_results(table) -%}
-    {{ return(adapter.dispatch('_create_test_results', 'dbt_onnx')(table)) }}
+{% macro _create_test_results(ledger) -%}
+    {{ return(adapter.dispatch('_create_test_results', 'dbt_onnx')(ledger)) }}
 {%- endmacro %}
 
-{% macro default___create_test_results(table) -%}
-create table if not exists {{ table }} (
+{% macro default___create_test_results(ledger) -%}
+create table if not exists {{ dbt_onnx._table(dbt_onnx._beside(ledger, 'dbt_onnx_test_results')) }} (
     run_id varchar,
     scoring_model varchar,
     test_name varchar,
@@ -111,8 +109,8 @@ create table if not exists {{ table }} (
 )
 {%- endmacro %}
 
-{% macro spark___create_test_results(table) -%}
-    {{ return(dbt_onnx._in_dialect(dbt_onnx.default___create_test_results(table)) ~ ' using iceberg') }}
+{% macro spark___create_test_results(ledger) -%}
+    {{ return(dbt_onnx._in_dialect(dbt_onnx.default___create_test_results(ledger)) ~ ' using iceberg') }}
 {%- endmacro %}
 
 

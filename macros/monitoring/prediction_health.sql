@@ -19,18 +19,7 @@
     Outcomes of tests are those that `record_test_results` wrote; a test that is no longer in the project does
     not count. Building a model of this makes the table for them if it is not there: a view must find it.
 
-    Arguments: `predictions`, `registry`, `key`, `entities`, `stale_after` as of `current_predictions`; `view`, a
-    relation that `current_predictions` made: then what it serves is counted, with its entities, its
-    `stale_after`, its fallbacks and the clock of its build.
-
-    Example:
-        {{ dbt_onnx.prediction_health(
-            ref('churn_predictions'), registry=ref('model_registry'), key=['customer_id']
-        ) }}
-        union all
-        {{ dbt_onnx.prediction_health(
-            ref('demand_predictions'), registry=ref('model_registry'), key=['product_id']
-        ) }}
+    Arguments: `prediction_health` in macros/_macros.yml. A call: docs/macros.md.
 -#}
 {% macro prediction_health(
     predictions, registry, key, entities=none, stale_after={'count': 2, 'period': 'day'}, view=none
@@ -53,16 +42,14 @@
 {%- endif -%}
 {%- do dbt_onnx._raise_faults(faults, 'prediction_health', predictions) -%}
 
-{%- set ledger = dbt_onnx._ledger(predictions, key) -%}
-{%- set results = dbt_onnx._beside(predictions, 'dbt_onnx_test_results') -%}
 {%- if flags.WHICH in ['run', 'build'] and dbt_onnx._is_writable(predictions) -%}
-    {%- do run_query(dbt_onnx._create_test_results(dbt_onnx._table(results))) -%}
+    {%- do run_query(dbt_onnx._create_test_results(predictions)) -%}
 {%- endif -%}
 {%- set names_of_tests = dbt_onnx._names_of_tests(predictions) -%}
 
 {#- a query in brackets, because one that begins with `with` cannot follow `union all` -#}
 (
-with {{ dbt_onnx._served_versions_ctes(ledger, registry) }},
+with {{ dbt_onnx._served_versions_ctes(dbt_onnx._ledger(predictions, key), registry) }},
 
 served as (
     select

@@ -11,33 +11,26 @@
 
     Returns one `create` and one `insert` per schema for dbt to run, or nothing: without such tests, with
     `--empty`, where no scoring model ever ran, and in a database that is read-only.
-
-    Arguments: `results`, what dbt knows at the end of a run under that name.
 -#}
 {% macro record_test_results(results) -%}
-    {{ return(adapter.dispatch('record_test_results', 'dbt_onnx')(results)) }}
+    {%- set statements = [] -%}
+    {%- if execute and not flags.EMPTY -%}
+        {%- for outcomes in dbt_onnx._outcomes_by_schema(results) if dbt_onnx._is_writable(outcomes['ledger']) -%}
+            {%- do statements.append(dbt_onnx._create_test_results(outcomes['ledger'])) -%}
+            {%- do statements.append(dbt_onnx._in_dialect(dbt_onnx._insert_outcomes(outcomes))) -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ return(adapter.dispatch('_run_at_the_end', 'dbt_onnx')(statements)) }}
 {%- endmacro %}
 
-{% macro default__record_test_results(results) -%}
-{{ return(dbt_onnx._recording_statements(results) | join(';\n\n')) }}
+
+{% macro default___run_at_the_end(statements) -%}
+    {{ return(statements | join(';\n\n')) }}
 {%- endmacro %}
 
 {#- Spark runs one statement at a time, so they are run here. -#}
-{% macro spark__record_test_results(results) -%}
-{%- for statement in dbt_onnx._recording_statements(results) -%}
-    {%- do run_query(statement) -%}
-{%- endfor -%}
-{%- endmacro %}
-
-
-{% macro _recording_statements(results) -%}
-{%- set statements = [] -%}
-{%- if execute and not flags.EMPTY -%}
-    {%- for outcomes in dbt_onnx._outcomes_by_schema(results) if dbt_onnx._is_writable(outcomes['ledger']) -%}
-        {%- set table = dbt_onnx._table(dbt_onnx._beside(outcomes['ledger'], 'dbt_onnx_test_results')) -%}
-        {%- do statements.append(dbt_onnx._create_test_results(table)) -%}
-        {%- do statements.append(dbt_onnx._in_dialect(dbt_onnx._insert_outcomes(outcomes))) -%}
+{% macro spark___run_at_the_end(statements) -%}
+    {%- for statement in statements -%}
+        {%- do run_query(statement) -%}
     {%- endfor -%}
-{%- endif -%}
-{{ return(statements) }}
 {%- endmacro %}

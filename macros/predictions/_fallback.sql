@@ -1,6 +1,4 @@
-{#-
-    The argument `fallback` of `current_predictions`: its faults, and what it adds to the view.
--#}
+{#- The argument `fallback` of `current_predictions`: its faults, and what it adds to the view. -#}
 
 {#- The faults that are found before the warehouse is asked. -#}
 {% macro _faults_of_fallback(fallback, entities, stale_after) -%}
@@ -43,16 +41,14 @@
 
 {% macro _faults_of_allow_stale(allow_stale, stale_after) -%}
     {%- set faults = dbt_onnx._faults_of_period(allow_stale, 'fallback.allow_stale') -%}
-    {%- if faults -%}
-        {{ return(faults) }}
-    {%- elif stale_after is none -%}
-        {{ return(["fallback.allow_stale needs stale_after: without it no prediction is stale"]) }}
-    {%- elif not dbt_onnx._faults_of_period(stale_after, 'stale_after')
+    {%- if not faults and stale_after is none -%}
+        {%- do faults.append("fallback.allow_stale needs stale_after: without it no prediction is stale") -%}
+    {%- elif not faults and not dbt_onnx._faults_of_period(stale_after, 'stale_after')
         and dbt_onnx._seconds(allow_stale) < dbt_onnx._seconds(stale_after) -%}
-        {{ return(["fallback.allow_stale is " ~ allow_stale ~ ", less than stale_after, " ~ stale_after
-            ~ ". Hint: the same as stale_after serves nothing stale"]) }}
+        {%- do faults.append("fallback.allow_stale is " ~ allow_stale ~ ", less than stale_after, " ~ stale_after
+            ~ ". Hint: the same as stale_after serves nothing stale") -%}
     {%- endif -%}
-    {{ return([]) }}
+    {{ return(faults) }}
 {%- endmacro %}
 
 

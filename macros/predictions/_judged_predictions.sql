@@ -25,7 +25,6 @@
 
     {%- set history = dbt_onnx._history('predictions', predictions, column, version) -%}
     {%- set columns = dbt_onnx._columns_in(outcomes) -%}
-    {%- set moments = {'known_at': known_at, 'as_of': as_of} -%}
     {%- set faults = dbt_onnx._faults_of_history(history, key, true)
         + dbt_onnx._faults_of_columns(key, columns, outcomes, 'key')
         + dbt_onnx._faults_of_columns([outcome], columns, outcomes, 'outcome') -%}
@@ -34,7 +33,7 @@
         {%- do faults.append("outcome '" ~ outcome ~ "' is " ~ dbt_onnx._type_of(outcome, columns) ~ "; for a "
             ~ task ~ " it takes " ~ ("booleans, or 0 and 1" if task == 'classification' else "numbers")) -%}
     {%- endif -%}
-    {%- for argument, name in moments.items() if name is not none -%}
+    {%- for argument, name in {'known_at': known_at, 'as_of': as_of}.items() if name is not none -%}
         {%- do faults.extend(dbt_onnx._faults_of_columns([name], columns, outcomes, argument)) -%}
         {%- if not dbt_onnx._is_of_kind(name, columns, ['moment']) -%}
             {%- do faults.append(argument ~ " column '" ~ name ~ "' is " ~ dbt_onnx._type_of(name, columns)

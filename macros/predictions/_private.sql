@@ -78,7 +78,7 @@
     {%- set not_outputs = key | map('lower') | list + [
         'as_of', 'status', 'rejected_reason', 'score_reason', 'is_late', 'model_name', 'model_version', 'run_id',
         'scored_at', 'features_hash', 'last_seen_as_of', 'confirmed_as_of', 'run_no', 'rejected_reason_no',
-    ] + dbt_onnx._more_of_current() -%}
+    ] + adapter.dispatch('_more_of_current', 'dbt_onnx')() -%}
     {%- set outputs = [] -%}
     {%- for column in current_columns or [] if column['name'] | lower not in not_outputs -%}
         {%- do outputs.append(column) -%}
@@ -91,23 +91,12 @@
 
 
 {#- The columns of `<ledger>__current` that an engine has for itself. -#}
-{% macro _more_of_current() -%}
-    {{ return(adapter.dispatch('_more_of_current', 'dbt_onnx')()) }}
-{%- endmacro %}
-
 {% macro default___more_of_current() -%}
     {{ return([]) }}
 {%- endmacro %}
 
 {% macro spark___more_of_current() -%}
     {{ return(['is_confirmed_by_runs', 'from_run']) }}
-{%- endmacro %}
-
-
-{#- The order of versions is that of the numbers in their text: 1.10 is later than 1.9. -#}
-{% macro _version_order(version) -%}
-    {{ return("try_cast(regexp_extract_all(" ~ version ~ ", '[0-9]+') as hugeint[]) desc nulls last, "
-        ~ version ~ " desc nulls last") }}
 {%- endmacro %}
 
 
@@ -125,18 +114,11 @@
     the view as much as the scan of a million keys (docs/decisions/current-view-lookups.md).
 -#}
 {% macro _served_versions_ctes(ledger, registry) -%}
-current as (
-    select *
-    from {{ dbt_onnx._rows_of_current(ledger) }} as current
-),
+current as {{ dbt_onnx._rows_of_current(ledger) }},
 
-runs as (
-    select *
-    from {{ dbt_onnx._rows_about(ledger['relation'], [
-        'run_id', 'status', 'scope', 'started_at', 'as_of', 'model_name', 'model_version', 'model_alias',
-        'artifact_sha256',
-    ]) }}
-),
+runs as {{ dbt_onnx._rows_about(ledger['relation'], [
+    'run_id', 'status', 'scope', 'started_at', 'as_of', 'model_name', 'model_version', 'model_alias', 'artifact_sha256',
+]) }},
 
 last_run as (
     select
@@ -191,7 +173,12 @@ places as (
         coalesce(lag(registry.model_version) over by_version <> registry.model_version, true) as is_first
     from registry
     inner join last_run on registry.model_name = last_run.model_name
-    window by_version as (order by {{ dbt_onnx._version_order('registry.model_version') }})
+    window by_version as (
+        -- by the numbers in their text: 1.10 is later than 1.9
+        order by
+            try_cast(regexp_extract_all(registry.model_version, '[0-9]+') as hugeint[]) desc nulls last,
+            registry.model_version desc nulls last
+    )
 ),
 
 served_versions as (

@@ -53,12 +53,10 @@ fresh_predictions as (
 segments as (
     select
         entities.__dbt_onnx_segment,
-        {%- for output in ledger['outputs'] %}
+        {%- for output in ledger['outputs'] if dbt_onnx._kind_of_type(output['type']) != 'list' %}
         {%- set column = dbt_onnx._identifier(output['name']) %}
-        {%- set kind = dbt_onnx._kind_of_type(output['type']) %}
-        {%- if kind != 'list' %}
-        {{ 'avg' if kind == 'number' else 'histogram' }}(fresh_predictions.{{ column }}) as {{ column }},
-        {%- endif %}
+        {%- set average = 'avg' if dbt_onnx._kind_of_type(output['type']) == 'number' else 'histogram' %}
+        {{ average }}(fresh_predictions.{{ column }}) as {{ column }},
         {%- endfor %}
         count(*) as __dbt_onnx_segment_size
     from fresh_predictions

@@ -17,15 +17,7 @@
     is constant); `changed_decisions`, the share of pairs of which exactly one is at or above
     `threshold`. For a column that holds no numbers only `agreement`.
 
-    Arguments: `champion`, `challenger`, the scoring models; `key`, a list of columns; `column`, the
-    output to compare; `threshold`, a number; `about`, a date, a timestamp or their ISO text;
-    `champion_version`, `challenger_version`: only predictions by this version, as if it were alone.
-
-    Example:
-        {{ dbt_onnx.compare_predictions(
-            ref('churn_predictions'), ref('churn_challenger_predictions'), key=['customer_id'], column='churn_probability',
-            threshold=0.5
-        ) }}
+    Arguments: `compare_predictions` in macros/_macros.yml. A call: docs/macros.md.
 -#}
 {% macro compare_predictions(
     champion, challenger, key, column, threshold=none, about=none, champion_version=none, challenger_version=none

@@ -5,15 +5,7 @@
     (cannot be scored); `rejected_reason`, `rejected_as_of`, `rejected_at` and `model_version` of the newest
     rejection; `waiting_since`, NULL where nobody knows; `waiting`, the clock less that.
 
-    Arguments: `predictions`, the scoring model; `entities`, a relation with the key columns; `key`, a
-    list of columns; `registry`: count only predictions that `current_predictions` would serve (default:
-    by any version); `entity_since`, a date or timestamp column of `entities` that says since when there
-    is that entity.
-
-    Example:
-        {{ dbt_onnx.missing_predictions(
-            ref('churn_predictions'), entities=ref('customers'), key=['customer_id'], entity_since='signed_up_at'
-        ) }}
+    Arguments: `missing_predictions` in macros/_macros.yml. A call: docs/macros.md.
 -#}
 {% macro missing_predictions(predictions, entities, key, registry=none, entity_since=none) -%}
     {{ return(dbt_onnx._in_dialect(adapter.dispatch('missing_predictions', 'dbt_onnx')(
@@ -29,14 +21,6 @@ with {{ dbt_onnx._missing_entities_ctes(
     dbt_onnx._ledger(predictions, key), registry, entities, entity_since
 ) }}
 
-select
-    {{ dbt_onnx._columns(key) }},
-    problem,
-    rejected_reason,
-    rejected_as_of,
-    rejected_at,
-    model_version,
-    waiting_since,
-    waiting
+select *
 from missing_entities
 {%- endmacro %}

@@ -1,18 +1,12 @@
 {#-
     Whether a probability of 0.7 came true seven times in ten: per version, month and bin of equal width.
-    What counts, and the arguments that are not named here, are those of `prediction_outcomes`.
+    What counts is what counts in `prediction_outcomes`.
 
     Columns: `model_name`, `model_version`, `month`; `bin` from 1, `bin_from` (exclusive, but for the
     first), `bin_to` (inclusive), NULL for outputs outside 0 to 1; `rows`, `positives`,
     `mean_prediction`, `share_positive`. A bin without rows is not there.
 
-    Arguments: `bins`, how many there are from 0 to 1.
-
-    Example:
-        {{ dbt_onnx.prediction_calibration(
-            ref('churn_predictions'), outcomes=ref('churn_outcomes'), key=['customer_id'], column='churn_probability',
-            outcome='churned', known_at='known_at', as_of='as_of'
-        ) }}
+    Arguments: `prediction_calibration` in macros/_macros.yml. A call: docs/macros.md.
 -#}
 {% macro prediction_calibration(
     predictions, outcomes, key, column, outcome, known_at, as_of=none, bins=10, made_at='scored_at', version=none

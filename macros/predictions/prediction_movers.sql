@@ -1,18 +1,13 @@
 {#-
     The pairs of `compare_predictions` that differ most, the largest difference first: whom a promotion
-    concerns. What is paired, and the arguments that are not named here, are those of that macro.
+    concerns. What is paired is what that macro pairs: an entity may move at several moments; with `about`
+    it comes once.
 
     Columns: the key; `moment`, about which the two are compared; `champion`, `challenger`
     (`churn/2`); `champion_value`, `challenger_value`, `difference` (challenger less champion);
     `champion_as_of`, `challenger_as_of`, to find the rows in their ledgers.
 
-    Arguments: `limit`, how many pairs; none for all of them. An entity may move at several moments; with
-    `about` it comes once.
-
-    Example:
-        {{ dbt_onnx.prediction_movers(
-            ref('churn_predictions'), ref('churn_challenger_predictions'), key=['customer_id'], column='churn_probability', limit=50
-        ) }}
+    Arguments: `prediction_movers` in macros/_macros.yml. A call: docs/macros.md.
 -#}
 {% macro prediction_movers(
     champion, challenger, key, column, limit=20, about=none, champion_version=none, challenger_version=none
@@ -30,13 +25,12 @@
 {%- set histories = dbt_onnx._compared(
     'prediction_movers', champion, challenger, key, column, about, champion_version, challenger_version,
     also_taken=['moment', 'difference'], numbers_only=true, faults=faults,
-) -%}
-{%- set columns = dbt_onnx._columns(key) %}
+) %}
 
 {{ dbt_onnx._paired_predictions_ctes(histories, key, about) }}
 
 select
-    {{ columns }},
+    {{ dbt_onnx._columns(key) }},
     __dbt_onnx_moment as moment,
     champion_model as champion,
     challenger_model as challenger,

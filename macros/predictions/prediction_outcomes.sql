@@ -16,17 +16,7 @@
     and `brier_score` (both NULL if an output lies outside 0 to 1); for a regression
     `mean_absolute_error` and `root_mean_squared_error`.
 
-    Arguments: `predictions`, the scoring model; `outcomes`, a relation with the key columns; `key`, a list
-    of columns; `column`, the output: the probability of outcome 1, or the expected value; `outcome`,
-    `known_at` and `as_of`, columns of `outcomes`: what happened, since when that is known, and about which
-    moment it is; `task`, `classification` or `regression`; `made_at`, `scored_at` or `as_of`; `version`:
-    judge only this one, as if it were alone, as far as it ran.
-
-    Example:
-        {{ dbt_onnx.prediction_outcomes(
-            ref('churn_predictions'), outcomes=ref('churn_outcomes'), key=['customer_id'], column='churn_probability',
-            outcome='churned', known_at='known_at', as_of='as_of'
-        ) }}
+    Arguments: `prediction_outcomes` in macros/_macros.yml. A call: docs/macros.md.
 -#}
 {% macro prediction_outcomes(
     predictions, outcomes, key, column, outcome, known_at, as_of=none, task='classification', made_at='scored_at',

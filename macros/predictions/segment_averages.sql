@@ -6,16 +6,7 @@
     Columns: those of `segment`; `segment_size`, the number of fresh predictions; the outputs, NULL for
     lists. One row per segment of `min_segment_size` or more.
 
-    Arguments: `predictions`, the scoring model; `registry`; `key`, a list of columns; `entities`, a
-    relation with the columns of key and segment; `segment`, a list of columns; `stale_after`, `{count,
-    period}`: only predictions fresher than that count, none for all; `min_segment_size`.
-
-    Example:
-        {{ config(materialized='table') }}
-        {{ dbt_onnx.segment_averages(
-            ref('churn_predictions'), registry=ref('model_registry'), key=['customer_id'], entities=ref('customers'),
-            segment=['country']
-        ) }}
+    Arguments: `segment_averages` in macros/_macros.yml. A call: docs/macros.md.
 -#}
 {% macro segment_averages(
     predictions, registry, key, entities, segment, stale_after={'count': 2, 'period': 'day'}, min_segment_size=20

@@ -55,42 +55,35 @@
 
 {% macro _faults_of_relation(relation, argument) -%}
     {#- a list of one or none: with a `where` config dbt hands over a subquery in place of the model -#}
-    {%- if relation is none or relation is string or relation.identifier is not defined -%}
-        {{ return([argument ~ " is " ~ (relation | string | tojson) ~ "; it takes a relation, such as ref('...')"
-            ~ (", and no `where` config" if argument == 'model' else "")]) }}
-    {%- endif -%}
-    {{ return([]) }}
+    {%- set is_relation = relation is not none and relation is not string and relation.identifier is defined -%}
+    {{ return([] if is_relation else [argument ~ " is " ~ (relation | string | tojson)
+        ~ "; it takes a relation, such as ref('...')" ~ (", and no `where` config" if argument == 'model' else "")]) }}
 {%- endmacro %}
 
 
 {#- Faults of a relation that ought to be a scoring model; one that has not run yet has none. -#}
 {% macro _faults_of_predictions(relation, argument) -%}
     {%- set faults = dbt_onnx._faults_of_relation(relation, argument) -%}
-    {%- if faults -%}
-        {{ return(faults) }}
-    {%- endif -%}
-    {%- set columns = dbt_onnx._columns_in(relation) -%}
+    {%- set columns = dbt_onnx._columns_in(relation) if not faults else none -%}
     {%- set found = (columns or []) | map(attribute='name') | map('lower') | list -%}
     {%- set stamps = ['status', 'model_name', 'model_version', 'run_id', 'scored_at', 'features_hash'] -%}
     {%- set missing = stamps | reject('in', found) | list -%}
     {%- if columns is not none and missing -%}
-        {{ return([argument ~ " is " ~ relation ~ ", which is no scoring model: it has no column "
-            ~ (missing | join(', ')) ~ ". Hint: name the model that returns score(...)"]) }}
+        {%- do faults.append(argument ~ " is " ~ relation ~ ", which is no scoring model: it has no column "
+            ~ (missing | join(', ')) ~ ". Hint: name the model that returns score(...)") -%}
     {%- endif -%}
-    {{ return([]) }}
+    {{ return(faults) }}
 {%- endmacro %}
 
 
 {% macro _faults_of_period(period, argument) -%}
     {%- set periods = ['second', 'minute', 'hour', 'day', 'week'] -%}
-    {%- if period is not mapping
-        or period.keys() | sort != ['count', 'period']
-        or period['count'] is not integer or period['count'] < 1
-        or period['period'] not in periods -%}
-        {{ return([argument ~ " is " ~ period ~ "; it takes {count: 2, period: day}: a whole number"
-            ~ " from 1 and one of " ~ (periods | join(', '))]) }}
-    {%- endif -%}
-    {{ return([]) }}
+    {%- set is_period = period is mapping
+        and period.keys() | sort == ['count', 'period']
+        and period['count'] is integer and period['count'] >= 1
+        and period['period'] in periods -%}
+    {{ return([] if is_period else [argument ~ " is " ~ period ~ "; it takes {count: 2, period: day}: a whole number"
+        ~ " from 1 and one of " ~ (periods | join(', '))]) }}
 {%- endmacro %}
 
 
@@ -175,10 +168,7 @@
         {%- set columns = dbt_onnx._columns_in(entities) -%}
         {%- set faults = dbt_onnx._faults_of_columns(key, ledger['current_columns'], ledger['current'], 'key')
             + dbt_onnx._faults_of_columns(key, columns, entities, 'key')
-            + dbt_onnx._faults_of_columns(
-                [entity_since] if entity_since is not none else [], columns, entities, 'entity_since'
-            ) -%}
-        {{ return(faults) }}
+            + dbt_onnx._faults_of_columns([entity_since] | reject('none'), columns, entities, 'entity_since') -%}
     {%- endif -%}
     {{ return(faults) }}
 {%- endmacro %}

@@ -203,10 +203,6 @@
 
 
 {#- The type of such a moment. -#}
-{% macro _moment_type() -%}
-    {{ return(adapter.dispatch('_moment_type', 'dbt_onnx')()) }}
-{%- endmacro %}
-
 {% macro default___moment_type() -%}
     {{ return('timestamp') }}
 {%- endmacro %}

@@ -1,4 +1,4 @@
-{#- The baselines of `predictions_match_baseline`: the card, or what was in force before the last run. -#}
+{#- The baseline `previous_run` of `predictions_match_baseline`: what was in force before the last run. -#}
 
 {% macro _is_version(run) -%}
     {{ return("model_name = " ~ dbt_onnx._text(dbt_onnx._literal(run['model_name']))
@@ -51,22 +51,11 @@ earlier as (
 {%- endmacro %}
 
 
-{#- The CTEs up to `reference`: what the card says, or what the run `previous` left, if that is given. -#}
-{% macro _baseline_ctes(model, output, run, previous) -%}
-{%- if previous is none -%}
-    {{ return(dbt_onnx._reference_cte(model, run, 'output', [output])) }}
-{%- endif -%}
-{{ dbt_onnx._earlier_predictions_ctes(model, output, run, previous) }},
-
-{{ dbt_onnx._described_ctes('earlier', output) }}
-{%- endmacro %}
-
-
-{#- The CTE `reference` for one column of a CTE, as `dbt_onnx.distributions.describe` would give it. -#}
-{% macro _described_ctes(population, column) -%}
+{#- The CTE `reference` for one column of the CTE `earlier`, as `dbt_onnx.distributions.describe` would give it. -#}
+{% macro _described_ctes(column) -%}
 described_values as (
     select {{ dbt_onnx._counted_value('value', column) }} as value
-    from {{ dbt_onnx._values_of(population, column) }}
+    from {{ dbt_onnx._values_of('earlier', column) }}
 ),
 
 described_totals as (

@@ -2,9 +2,9 @@
     How the present values of columns differ from a reference: what `features_match_training` and
     `predictions_match_baseline` have in common.
 
-    The reference is a CTE `reference`: a row per column with `column_name`, `kind` (numeric or
-    categorical), `rows`, `null_share`, `edges`, `shares`, `categories` and `other_share`, as in
-    `dbt_onnx_references`. The present columns are `[{'name', 'type', 'kind', 'time_unit', 'is_boolean'}]`.
+    The reference is a CTE `reference`: a row per column with `column_name`, `kind` (numeric or categorical),
+    `null_share`, `edges`, `shares`, `categories` and `other_share`, as in `dbt_onnx_references`. The present columns
+    are `[{'name', 'type', 'kind', 'time_unit', 'is_boolean'}]`.
 -#}
 
 {#- A double in the precision of a FLOAT; beyond its range as it is. -#}
@@ -94,17 +94,14 @@ reference as (
     {%- if counted is none -%}
         {{ return(none) }}
     {%- endif -%}
-    {%- if column['kind'] == 'numeric' and dbt_onnx._is_single(column) -%}
-        {%- set counted = dbt_onnx._single(counted) -%}
-    {%- endif -%}
+    {%- set is_single = column['kind'] == 'numeric' and dbt_onnx._is_single(column) -%}
+    {%- set counted = dbt_onnx._single(counted) if is_single else counted -%}
     {%- if column['fill'] is none or column['fill'] is undefined -%}
         {{ return(counted) }}
     {%- endif -%}
     {%- set fill = dbt_onnx._literal(column['fill']) -%}
-    {%- if column['kind'] == 'numeric' -%}
-        {%- set fill = "cast(" ~ fill ~ " as double)" -%}
-        {%- set fill = dbt_onnx._single(fill) if dbt_onnx._is_single(column) else fill -%}
-    {%- endif -%}
+    {%- set fill = "cast(" ~ fill ~ " as double)" if column['kind'] == 'numeric' else fill -%}
+    {%- set fill = dbt_onnx._single(fill) if is_single else fill -%}
     {{ return("case when " ~ value ~ " is null then " ~ fill ~ " else " ~ counted ~ " end") }}
 {%- endmacro %}
 
@@ -158,26 +155,57 @@ reference as (
 
 {#-
     The CTE `measured`: each row of `reference`, with the rows (elements of a list) of the present column, those that
-    are known, and a histogram, by the edges of the reference (`numbers`) or by value (`texts`).
+    are known, and one of them; with histograms by the edges of the reference (`numbers`) and by value (`texts`).
 
     The columns are unpivoted first, each as a branch that brings its edges along, and then aggregated at once. All
     branches read one materialized copy, or a view would be computed for each. A NULL list counts as one NULL.
 -#}
-{% macro default___counted_ctes(population, columns) -%}
-{{ dbt_onnx._present_values_ctes(population, columns, with_edges=true) }},
+{% macro _measured_ctes(population, columns, with_histograms) -%}
+present as materialized (
+    select {{ dbt_onnx._columns(columns | map(attribute='name')) }} from {{ population }}
+),
+
+present_values as (
+    {%- for column in columns %}
+    {%- set counted = dbt_onnx._counted_value('value', column) %}
+    {%- set column_name = dbt_onnx._text(dbt_onnx._literal(column['name'])) %}
+    select
+        {{ column_name }} as column_name,
+        {{ counted if column['kind'] == 'numeric' else 'cast(null as double)' }} as number,
+        {{ dbt_onnx._text('null') if column['kind'] == 'numeric' else counted }} as text
+        {%- if with_histograms %},
+        {#- no histogram is without edges; that of a column without known values is never looked at #}
+        (select case when len(edges) > 0 then edges else [0.0] end from reference where column_name = {{ column_name }})
+            as edges
+        {%- endif %}
+    from {{ dbt_onnx._values_of('present', column) }}
+    {{- '\n\n    union all\n' if not loop.last }}
+    {%- endfor %}
+),
 
 measured as (
     select *
     from (
         select
-            {{ dbt_onnx._known_values() | indent(12) }},
+            column_name,
+            count(*) as row_count,
+            count(number) + count(text) as known,
+            min(number) = max(number) or min(text) = max(text) as is_constant,
+            coalesce(cast(any_value(number) as varchar), any_value(text)) as example
+            {%- if with_histograms %},
             histogram(number, edges) as numbers,
             histogram(text) as texts
+            {%- endif %}
         from present_values
         group by column_name
     )
     inner join reference using (column_name)
-),
+)
+{%- endmacro %}
+
+
+{% macro default___counted_ctes(population, columns) -%}
+{{ dbt_onnx._measured_ctes(population, columns, with_histograms=true) }},
 
 counts_by_value as (
     select
@@ -210,18 +238,7 @@ counts_by_bin as (
 
 {#- Spark has no histogram(): each value finds its bin. -#}
 {% macro spark___counted_ctes(population, columns) -%}
-{{ dbt_onnx._present_values_ctes(population, columns, with_edges=false) }},
-
-measured as (
-    select *
-    from (
-        select
-            {{ dbt_onnx._known_values() | indent(12) }}
-        from present_values
-        group by column_name
-    )
-    inner join reference using (column_name)
-),
+{{ dbt_onnx._measured_ctes(population, columns, with_histograms=false) }},
 
 values_in_bins as (
     select
@@ -261,47 +278,11 @@ counts_by_bin as (
 {%- endmacro %}
 
 
-{#- How many values of a column are known, and one of them. -#}
-{% macro _known_values() -%}
-column_name,
-count(*) as row_count,
-count(number) + count(text) as known,
-min(number) = max(number) or min(text) = max(text) as is_constant,
-coalesce(cast(any_value(number) as varchar), any_value(text)) as example
-{%- endmacro %}
-
-
-{% macro _present_values_ctes(population, columns, with_edges) -%}
-present as materialized (
-    select {{ dbt_onnx._columns(columns | map(attribute='name')) }} from {{ population }}
-),
-
-present_values as (
-    {%- for column in columns %}
-    {%- set counted = dbt_onnx._counted_value('value', column) %}
-    {%- set column_name = dbt_onnx._text(dbt_onnx._literal(column['name'])) %}
-    select
-        {{ column_name }} as column_name,
-        {{ counted if column['kind'] == 'numeric' else 'cast(null as double)' }} as number,
-        {{ dbt_onnx._text('null') if column['kind'] == 'numeric' else counted }} as text
-        {%- if with_edges %},
-        {#- no histogram is without edges; that of a column without known values is never looked at #}
-        (select case when len(edges) > 0 then edges else [0.0] end from reference where column_name = {{ column_name }})
-            as edges
-        {%- endif %}
-    from {{ dbt_onnx._values_of('present', column) }}
-    {{- '\n\n    union all\n' if not loop.last }}
-    {%- endfor %}
-)
-{%- endmacro %}
-
-
 {#-
     The CTE `compared`: a row per column of a population that `reference` is about, with
 
-    `psi`       the population stability index: the sum over the bins of (actual - expected) * ln(actual / expected),
-                with shares of the known values (Siddiqi, Credit Risk Scorecards, 2006). A share below 0.0001 counts
-                as 0.0001, for an empty bin would make it infinite. NULL where either side knows no value
+    `psi`       the population stability index, as `test_features_match_training` in macros/_macros.yml defines it: a
+                share of 0 would make it infinite. NULL where either side knows no value
     `moved`     the bin that adds most to it
     `chance`    where all known values are the same: how probable that is by the reference, as a logarithm
     `unlisted_share`, `examples`    of the categories that the reference does not list; its own share of those that
@@ -469,17 +450,14 @@ order by severity asc nulls last, figure desc nulls last, column_name asc nulls 
 
 {#- Faults of the arguments that both tests have. -#}
 {% macro _faults_of_drift(model, warn_psi, error_psi, min_rows) -%}
-    {%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
-        + dbt_onnx._faults_of_psi(warn_psi, 'warn_psi')
-        + dbt_onnx._faults_of_psi(error_psi, 'error_psi') -%}
+    {%- set faults = dbt_onnx._faults_of_predictions(model, 'model') -%}
+    {%- for argument, psi in {'warn_psi': warn_psi, 'error_psi': error_psi}.items() if psi is not none -%}
+        {%- if psi is not number or psi is boolean or not psi > 0 -%}
+            {%- do faults.append(argument ~ " is " ~ psi ~ "; it takes a number above 0, or none") -%}
+        {%- endif -%}
+    {%- endfor -%}
     {%- if not faults and warn_psi is not none and error_psi is not none and warn_psi > error_psi -%}
         {%- do faults.append("warn_psi is larger than error_psi, so nothing would ever warn") -%}
     {%- endif -%}
     {{ return(faults + dbt_onnx._faults_of_count(min_rows, 'min_rows')) }}
-{%- endmacro %}
-
-
-{% macro _faults_of_psi(psi, argument) -%}
-    {%- set is_right = psi is none or psi is number and psi is not boolean and psi > 0 -%}
-    {{ return([] if is_right else [argument ~ " is " ~ psi ~ "; it takes a number above 0, or none"]) }}
 {%- endmacro %}

@@ -58,7 +58,8 @@
             ~ " coalesce(list_has_all(['False', 'True'], categories), false) as is_boolean, "
             ~ (is_single ~ " as is_single, null as fill" if is_older
                 else "coalesce(dtype in ('float16', 'float32'), false) or " ~ is_single ~ " as is_single, fill")
-            ~ " from " ~ dbt_onnx._references_of(model, run, role) ~ " order by " ~ dbt_onnx._as_written() ~ " asc"
+            ~ " from " ~ dbt_onnx._references_of(model, run, role) ~ " order by "
+            ~ adapter.dispatch('_as_written', 'dbt_onnx')() ~ " asc"
         ).rows -%}
             {%- do described.append(dict(row.dict())) -%}
         {%- endfor -%}
@@ -68,10 +69,6 @@
 
 
 {#- What the rows of a table that we wrote are ordered by. -#}
-{% macro _as_written() -%}
-    {{ return(adapter.dispatch('_as_written', 'dbt_onnx')()) }}
-{%- endmacro %}
-
 {% macro default___as_written() -%}
     {{ return('rowid') }}
 {%- endmacro %}

@@ -1,7 +1,4 @@
-{#-
-    What the tests share, and the findings of `predictions_are_valid` in one output column, over its CTE
-    `scored`.
--#}
+{#- What the tests share, and the findings of `predictions_are_valid` in one output column, over its CTE `scored`. -#}
 
 {#- NULL, NaN, infinite and out of range. NaN sorts last in DuckDB, so that a list's maximum tells of it. -#}
 {% macro _invalid_values(key, output, min, max) -%}
@@ -54,6 +51,12 @@
         count(*) >= {{ constant_from_rows }}
         and count({{ value }}) = count(*)
         and min({{ value }}) = max({{ value }})
+{%- endmacro %}
+
+
+{#- The query of a test, the body of the call, in the dialect of the target; while dbt parses there is none. -#}
+{% macro _compiled() -%}
+    {{ return(dbt_onnx._in_dialect(caller()) if execute else '') }}
 {%- endmacro %}
 
 

@@ -9,17 +9,14 @@
     (`constant`); if the relation has not the column (`missing_column`) or has it in a type that cannot be
     compared (`wrong_type`); if the card describes no feature (`no_reference`).
 
-    Arguments, and the rows that it returns: `test_features_match_training` in macros/_macros.yml. Example:
-        data_tests:
-            - dbt_onnx.features_match_training:
-                arguments: {features: ref('customer_features'), max_null_increase: 0.02}
+    Arguments and returned rows: `test_features_match_training` in macros/_macros.yml. A call: docs/macros.md.
 -#}
 {% test features_match_training(
     model, features, columns=none, warn_psi=0.1, error_psi=0.25, max_null_increase=0.05, max_unseen_fraction=0.01,
     min_rows=1000
 ) %}
 {{ dbt_onnx._fails_on_an_error() }}
-{%- if execute -%}
+{% call dbt_onnx._compiled() -%}
 {%- set faults = dbt_onnx._faults_of_drift(model, warn_psi, error_psi, min_rows)
     + dbt_onnx._faults_of_relation(features, 'features')
     + dbt_onnx._faults_of_fraction(max_null_increase, 'max_null_increase')
@@ -31,7 +28,6 @@
 {%- set judged = dbt_onnx._judged_features(model, run, features, dbt_onnx._names(columns)) -%}
 {%- do dbt_onnx._raise_faults(judged['faults'], 'features_match_training', model) -%}
 
-{%- set sql %}
 with {% if judged['columns'] -%}
 {{ dbt_onnx._reference_cte(model, run, 'feature', judged['columns']) }},
 
@@ -75,7 +71,5 @@ validation_errors as (
 )
 
 {{ dbt_onnx._sorted_drift(run) }}
-{%- endset -%}
-{{ dbt_onnx._in_dialect(sql) }}
-{%- endif -%}
+{%- endcall %}
 {% endtest %}

@@ -8,17 +8,14 @@
     scored (`rejected`), because its key is NULL (`null_key`); or if the scoring model still scores something
     that is no entity (`no_entity`).
 
-    Arguments, and the rows that it returns: `test_predictions_are_complete` in macros/_macros.yml. Example:
-        data_tests:
-            - dbt_onnx.predictions_are_complete:
-                arguments: {key: [customer_id], entities: ref('customers'), max_missing_fraction: 0.01}
+    Arguments and returned rows: `test_predictions_are_complete` in macros/_macros.yml. A call: docs/macros.md.
 -#}
 {% test predictions_are_complete(
     model, key, entities, grace=none, entity_since=none, max_missing_fraction=0, max_unknown_fraction=none,
     registry=none, tell_departures_for={'count': 7, 'period': 'day'}
 ) %}
 {{ dbt_onnx._fails_on_an_error() }}
-{%- if execute -%}
+{% call dbt_onnx._compiled() -%}
 {%- set faults = dbt_onnx._faults_of_missing(
     model, entities, key, registry, entity_since, 'model', also_returned=['severity', 'last_seen_as_of']
 )
@@ -31,7 +28,6 @@
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_are_complete', model, key, faults) -%}
 {%- set clock = dbt_onnx.clock() | trim -%}
 
-{%- set sql %}
 with {{ dbt_onnx._missing_entities_ctes(ledger, registry, entities, entity_since) }},
 
 unknown as (
@@ -90,7 +86,5 @@ validation_errors as (
 )
 
 {{ dbt_onnx._sorted_findings('severity asc nulls last, problem asc nulls last', key) }}
-{%- endset -%}
-{{ dbt_onnx._in_dialect(sql) }}
-{%- endif -%}
+{%- endcall %}
 {% endtest %}

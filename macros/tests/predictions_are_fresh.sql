@@ -7,16 +7,13 @@
     Fails if one is about a moment to come, or was scored before the moment that it is about (`future_as_of`);
     if no run ever succeeded (`no_successful_run`) or nothing is served (`no_predictions`).
 
-    Arguments, and the rows that it returns: `test_predictions_are_fresh` in macros/_macros.yml. Example:
-        data_tests:
-            - dbt_onnx.predictions_are_fresh:
-                arguments: {key: [customer_id], warn_after: {count: 1, period: day}, error_after: {count: 2, period: day}}
+    Arguments and returned rows: `test_predictions_are_fresh` in macros/_macros.yml. A call: docs/macros.md.
 -#}
 {% test predictions_are_fresh(
     model, key, warn_after=none, error_after=none, max_stale_fraction=0, registry=none, entities=none
 ) %}
 {{ dbt_onnx._fails_on_an_error() }}
-{%- if execute -%}
+{% call dbt_onnx._compiled() -%}
 {%- set returned = ['problem', 'model_version', 'as_of', 'scored_at', 'fresh_as_of', 'age', 'threshold', 'severity'] -%}
 {%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
     + dbt_onnx._faults_of_key(key, taken=returned)
@@ -32,7 +29,6 @@
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_are_fresh', model, key, faults) -%}
 {%- set clock = dbt_onnx.clock() | trim -%}
 
-{%- set sql %}
 with {{ dbt_onnx._current_rows_ctes(dict(ledger, outputs=[]), registry) }},
 
 served as (
@@ -78,7 +74,5 @@ validation_errors as (
 )
 
 {{ dbt_onnx._sorted_findings('severity asc nulls last, age desc nulls last', ledger['key']) }}
-{%- endset -%}
-{{ dbt_onnx._in_dialect(sql) }}
-{%- endif -%}
+{%- endcall %}
 {% endtest %}

@@ -7,15 +7,12 @@
     an output is NULL, NaN or infinite, also within a list (`null_output`, `nan_output`, `infinite_output`) or
     outside the range (`out_of_range`); if an output is constant (`constant_output`, the key an example).
 
-    Arguments, and the rows that it returns: `test_predictions_are_valid` in macros/_macros.yml. Example:
-        data_tests:
-            - dbt_onnx.predictions_are_valid:
-                arguments: {key: [customer_id], column: churn_probability, min: 0, max: 1}
+    Arguments and returned rows: `test_predictions_are_valid` in macros/_macros.yml. A call: docs/macros.md.
 -#}
 {% test predictions_are_valid(
     model, key, column=none, min=none, max=none, max_rejected_fraction=0.1, constant_from_rows=100
 ) %}
-{%- if execute -%}
+{% call dbt_onnx._compiled() -%}
 {%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
     + dbt_onnx._faults_of_key(key, taken=['problem', 'column_name', 'expected', 'actual', 'entities'])
     + dbt_onnx._faults_of_fraction(max_rejected_fraction, 'max_rejected_fraction') -%}
@@ -32,7 +29,6 @@
 {%- endif -%}
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_are_valid', model, key, faults, column) -%}
 
-{%- set sql %}
 with {{ dbt_onnx._current_rows_ctes(ledger, none) }},
 
 tried as (
@@ -47,7 +43,7 @@ scored as (
     where __dbt_onnx_versions_back = 0 and __dbt_onnx_is_present
 ),
 
-rejected as (
+validation_errors as (
     select
         {{ dbt_onnx._columns(key) }},
         'too_many_rejected' as problem,
@@ -60,10 +56,6 @@ rejected as (
     qualify
         row_number() over (partition by rejected_reason order by {{ dbt_onnx._ascending(key) }}) = 1
         and count(*) over () > {{ max_rejected_fraction }} * (select count(*) from tried)
-),
-
-validation_errors as (
-    select * from rejected
     {%- for output in ledger['outputs'] %}
 
     union all by name
@@ -80,7 +72,5 @@ validation_errors as (
 )
 
 {{ dbt_onnx._sorted_findings('problem asc nulls last, column_name asc nulls last', key) }}
-{%- endset -%}
-{{ dbt_onnx._in_dialect(sql) }}
-{%- endif -%}
+{%- endcall %}
 {% endtest %}

@@ -8,16 +8,13 @@
     (`constant`); if one value has too large a share (`label_share`); if the card does not describe the column
     (`no_reference`).
 
-    Arguments, and the rows that it returns: `test_predictions_match_baseline` in macros/_macros.yml. Example:
-        data_tests:
-            - dbt_onnx.predictions_match_baseline:
-                arguments: {column: churn_probability, baseline: previous_run}
+    Arguments and returned rows: `test_predictions_match_baseline` in macros/_macros.yml. A call: docs/macros.md.
 -#}
 {% test predictions_match_baseline(
     model, column, baseline='training', warn_psi=0.1, error_psi=0.25, max_label_share=none, min_rows=1000
 ) %}
 {{ dbt_onnx._fails_on_an_error() }}
-{%- if execute -%}
+{% call dbt_onnx._compiled() -%}
 {%- set faults = dbt_onnx._faults_of_drift(model, warn_psi, error_psi, min_rows)
     + dbt_onnx._faults_of_given('fraction', {'max_label_share': max_label_share}) -%}
 {%- if column is not string -%}
@@ -30,7 +27,6 @@
 
 {%- set run = dbt_onnx._last_full_run(model) -%}
 
-{%- set sql %}
 {%- if run is none -%}
 with validation_errors as (
     {{ dbt_onnx._findings([]) }}
@@ -48,7 +44,13 @@ with in_force as (
 ),
 
 {% if has_reference -%}
-{{ dbt_onnx._baseline_ctes(model, output, run, previous) }},
+{%- if previous is none -%}
+{{ dbt_onnx._reference_cte(model, run, 'output', [output]) }},
+{%- else -%}
+{{ dbt_onnx._earlier_predictions_ctes(model, output, run, previous) }},
+
+{{ dbt_onnx._described_ctes(output) }},
+{%- endif %}
 
 {{ dbt_onnx._compared_ctes('in_force', [output]) }},
 
@@ -86,7 +88,5 @@ validation_errors as (
 {%- endif %}
 
 {{ dbt_onnx._sorted_drift(run) }}
-{%- endset -%}
-{{ dbt_onnx._in_dialect(sql) }}
-{%- endif -%}
+{%- endcall %}
 {% endtest %}

@@ -8,13 +8,10 @@
     bytes (`artifact_altered`); if the registry has no row for what the scoring model runs (`no_serving_version`)
     or two (`two_serving_versions`); if no run ever succeeded (`no_successful_run`).
 
-    Arguments, and the rows that it returns: `test_predictions_match_registry` in macros/_macros.yml. Example:
-        data_tests:
-            - dbt_onnx.predictions_match_registry:
-                arguments: {key: [customer_id], registry: ref('model_registry')}
+    Arguments and returned rows: `test_predictions_match_registry` in macros/_macros.yml. A call: docs/macros.md.
 -#}
 {% test predictions_match_registry(model, key, registry, entities=none, max_earlier_fraction=0) %}
-{%- if execute -%}
+{% call dbt_onnx._compiled() -%}
 {%- set of_prediction = ['model_version', 'run_id', 'scored_at', 'rejected_reason'] -%}
 {%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
     + dbt_onnx._faults_of_key(key, taken=['problem', 'expected', 'actual'] + of_prediction)
@@ -23,7 +20,6 @@
     + dbt_onnx._faults_of_fraction(max_earlier_fraction, 'max_earlier_fraction') -%}
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_match_registry', model, key, faults) -%}
 
-{%- set sql %}
 with {{ dbt_onnx._current_rows_ctes(dict(ledger, outputs=[]), registry) }},
 
 served as (
@@ -79,7 +75,5 @@ validation_errors as (
 )
 
 {{ dbt_onnx._sorted_findings('problem asc nulls last', key) }}
-{%- endset -%}
-{{ dbt_onnx._in_dialect(sql) }}
-{%- endif -%}
+{%- endcall %}
 {% endtest %}

@@ -9,10 +9,7 @@
     SQL cannot run a model: on DuckDB the target in profiles.yml names the plugin of dbt-duckdb that can,
     `plugins: [{module: dbt_onnx.replay_plugin}]`; on Spark the adapter does.
 
-    Arguments, and the rows that it returns: `test_predictions_replay` in macros/_macros.yml. Example:
-        data_tests:
-            - dbt_onnx.predictions_replay:
-                arguments: {registry: ref('model_registry'), sample: 500}
+    Arguments and returned rows: `test_predictions_replay` in macros/_macros.yml. A call: docs/macros.md.
 -#}
 {% test predictions_replay(model, registry, sample=1000, runs=2) %}
 {%- if execute -%}
@@ -70,20 +67,15 @@ answer as (
             runs := {{ runs }}
         )) as varchar)) as findings
     from registry
-),
-
-findings as (
-    select
-        unnest(from_json(
-            findings,
-            '[{"run_id": "VARCHAR", "problem": "VARCHAR", "key": "VARCHAR", "column_name": "VARCHAR",'
-            || ' "expected": "VARCHAR", "actual": "VARCHAR"}]'
-        ), recursive := true)
-    from answer
 )
 
-select *
-from findings
+select
+    unnest(from_json(
+        findings,
+        '[{"run_id": "VARCHAR", "problem": "VARCHAR", "key": "VARCHAR", "column_name": "VARCHAR",'
+        || ' "expected": "VARCHAR", "actual": "VARCHAR"}]'
+    ), recursive := true)
+from answer
 {{ dbt_onnx._none_if_empty() }}
 {%- endmacro %}
 
