@@ -7,7 +7,8 @@
     Variable `dbt_onnx_clock`: a date or timestamp in ISO form, `1998-04-01` or `1998-04-01 06:30:00`,
     taken as UTC. Without it the clock is the current time.
 
-    A call: docs/macros.md.
+    Example:
+        select * from {{ ref('purchases') }} where purchased_at < {{ dbt_onnx.clock() }}
 #}
 {% macro clock() %}
     {%- set moment = var('dbt_onnx_clock', none) -%}

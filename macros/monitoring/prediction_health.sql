@@ -19,7 +19,14 @@
     Outcomes of tests are those that `record_test_results` wrote; a test that is no longer in the project does
     not count. Building a model of this makes the table for them if it is not there: a view must find it.
 
-    Arguments: `prediction_health` in macros/_macros.yml. A call: docs/macros.md.
+    Arguments: `prediction_health` in macros/_macros.yml. Example:
+        {{ dbt_onnx.prediction_health(
+            ref('churn_predictions'), registry=ref('model_registry'), key=['customer_id']
+        ) }}
+        union all
+        {{ dbt_onnx.prediction_health(
+            ref('demand_predictions'), registry=ref('model_registry'), key=['product_id']
+        ) }}
 -#}
 {% macro prediction_health(
     predictions, registry, key, entities=none, stale_after={'count': 2, 'period': 'day'}, view=none

@@ -17,7 +17,11 @@
     is constant); `changed_decisions`, the share of pairs of which exactly one is at or above
     `threshold`. For a column that holds no numbers only `agreement`.
 
-    Arguments: `compare_predictions` in macros/_macros.yml. A call: docs/macros.md.
+    Arguments: `compare_predictions` in macros/_macros.yml. Example:
+        {{ dbt_onnx.compare_predictions(
+            ref('churn_predictions'), ref('churn_challenger_predictions'), key=['customer_id'], column='churn_probability',
+            threshold=0.5
+        ) }}
 -#}
 {% macro compare_predictions(
     champion, challenger, key, column, threshold=none, about=none, champion_version=none, challenger_version=none

@@ -11,8 +11,8 @@
     `served_from`: `serving_version`, `earlier_version` or `missing`, and with `fallback` also
     `segment_average` or `constant`.
 
-    Arguments: `current_predictions` in macros/_macros.yml. Calls: docs/macros.md. `fallback` is what an entity
-    without a prediction is served, the first of its links that there is:
+    Arguments: `current_predictions` in macros/_macros.yml. `fallback` is what an entity without a prediction
+    is served, the first of its links that there is:
 
         fallback={
             'allow_stale': {'count': 14, 'period': 'day'},
@@ -33,6 +33,12 @@
     `run_id`, `fresh_as_of` and `age` are NULL and `is_stale` is true: there is no prediction of the
     entity. `status` and `rejected_reason` say why: `scored` (too old by now), `rejected`, NULL (never
     tried).
+
+    Example:
+        {{ config(materialized='view') }}
+        {{ dbt_onnx.current_predictions(
+            ref('churn_predictions'), registry=ref('model_registry'), key=['customer_id']
+        ) }}
 -#}
 {% macro current_predictions(
     predictions, registry, key, entities=none, stale_after={'count': 2, 'period': 'day'}, fallback=none

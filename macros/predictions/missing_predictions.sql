@@ -5,7 +5,10 @@
     (cannot be scored); `rejected_reason`, `rejected_as_of`, `rejected_at` and `model_version` of the newest
     rejection; `waiting_since`, NULL where nobody knows; `waiting`, the clock less that.
 
-    Arguments: `missing_predictions` in macros/_macros.yml. A call: docs/macros.md.
+    Arguments: `missing_predictions` in macros/_macros.yml. Example:
+        {{ dbt_onnx.missing_predictions(
+            ref('churn_predictions'), entities=ref('customers'), key=['customer_id'], entity_since='signed_up_at'
+        ) }}
 -#}
 {% macro missing_predictions(predictions, entities, key, registry=none, entity_since=none) -%}
     {{ return(dbt_onnx._in_dialect(adapter.dispatch('missing_predictions', 'dbt_onnx')(

@@ -6,7 +6,11 @@
     first), `bin_to` (inclusive), NULL for outputs outside 0 to 1; `rows`, `positives`,
     `mean_prediction`, `share_positive`. A bin without rows is not there.
 
-    Arguments: `prediction_calibration` in macros/_macros.yml. A call: docs/macros.md.
+    Arguments: `prediction_calibration` in macros/_macros.yml. Example:
+        {{ dbt_onnx.prediction_calibration(
+            ref('churn_predictions'), outcomes=ref('churn_outcomes'), key=['customer_id'], column='churn_probability',
+            outcome='churned', known_at='known_at', as_of='as_of'
+        ) }}
 -#}
 {% macro prediction_calibration(
     predictions, outcomes, key, column, outcome, known_at, as_of=none, bins=10, made_at='scored_at', version=none

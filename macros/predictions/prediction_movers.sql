@@ -7,7 +7,10 @@
     (`churn/2`); `champion_value`, `challenger_value`, `difference` (challenger less champion);
     `champion_as_of`, `challenger_as_of`, to find the rows in their ledgers.
 
-    Arguments: `prediction_movers` in macros/_macros.yml. A call: docs/macros.md.
+    Arguments: `prediction_movers` in macros/_macros.yml. Example:
+        {{ dbt_onnx.prediction_movers(
+            ref('churn_predictions'), ref('churn_challenger_predictions'), key=['customer_id'], column='churn_probability', limit=50
+        ) }}
 -#}
 {% macro prediction_movers(
     champion, challenger, key, column, limit=20, about=none, champion_version=none, challenger_version=none

@@ -16,7 +16,11 @@
     and `brier_score` (both NULL if an output lies outside 0 to 1); for a regression
     `mean_absolute_error` and `root_mean_squared_error`.
 
-    Arguments: `prediction_outcomes` in macros/_macros.yml. A call: docs/macros.md.
+    Arguments: `prediction_outcomes` in macros/_macros.yml. Example:
+        {{ dbt_onnx.prediction_outcomes(
+            ref('churn_predictions'), outcomes=ref('churn_outcomes'), key=['customer_id'], column='churn_probability',
+            outcome='churned', known_at='known_at', as_of='as_of'
+        ) }}
 -#}
 {% macro prediction_outcomes(
     predictions, outcomes, key, column, outcome, known_at, as_of=none, task='classification', made_at='scored_at',

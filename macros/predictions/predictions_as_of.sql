@@ -6,7 +6,10 @@
 
     Columns: those of the ledger, in its order.
 
-    Arguments: `predictions_as_of` in macros/_macros.yml. A call: docs/macros.md.
+    Arguments: `predictions_as_of` in macros/_macros.yml. Example:
+        {{ dbt_onnx.predictions_as_of(
+            ref('churn_predictions'), key=['customer_id'], said_at='2024-02-03 12:00', about='2024-01-31'
+        ) }}
 -#}
 {% macro predictions_as_of(predictions, key, said_at=none, about=none) -%}
     {{ return(dbt_onnx._in_dialect(adapter.dispatch('predictions_as_of', 'dbt_onnx')(

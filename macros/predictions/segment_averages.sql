@@ -6,7 +6,12 @@
     Columns: those of `segment`; `segment_size`, the number of fresh predictions; the outputs, NULL for
     lists. One row per segment of `min_segment_size` or more.
 
-    Arguments: `segment_averages` in macros/_macros.yml. A call: docs/macros.md.
+    Arguments: `segment_averages` in macros/_macros.yml. Example:
+        {{ config(materialized='table') }}
+        {{ dbt_onnx.segment_averages(
+            ref('churn_predictions'), registry=ref('model_registry'), key=['customer_id'], entities=ref('customers'),
+            segment=['country']
+        ) }}
 -#}
 {% macro segment_averages(
     predictions, registry, key, entities, segment, stale_after={'count': 2, 'period': 'day'}, min_segment_size=20

@@ -9,7 +9,10 @@
     (`constant`); if the relation has not the column (`missing_column`) or has it in a type that cannot be
     compared (`wrong_type`); if the card describes no feature (`no_reference`).
 
-    Arguments and returned rows: `test_features_match_training` in macros/_macros.yml. A call: docs/macros.md.
+    Arguments, and the rows that it returns: `test_features_match_training` in macros/_macros.yml. Example:
+        data_tests:
+            - dbt_onnx.features_match_training:
+                arguments: {features: ref('customer_features'), max_null_increase: 0.02}
 -#}
 {% test features_match_training(
     model, features, columns=none, warn_psi=0.1, error_psi=0.25, max_null_increase=0.05, max_unseen_fraction=0.01,

@@ -8,7 +8,10 @@
     scored (`rejected`), because its key is NULL (`null_key`); or if the scoring model still scores something
     that is no entity (`no_entity`).
 
-    Arguments and returned rows: `test_predictions_are_complete` in macros/_macros.yml. A call: docs/macros.md.
+    Arguments, and the rows that it returns: `test_predictions_are_complete` in macros/_macros.yml. Example:
+        data_tests:
+            - dbt_onnx.predictions_are_complete:
+                arguments: {key: [customer_id], entities: ref('customers'), max_missing_fraction: 0.01}
 -#}
 {% test predictions_are_complete(
     model, key, entities, grace=none, entity_since=none, max_missing_fraction=0, max_unknown_fraction=none,

@@ -7,7 +7,10 @@
     Fails if one is about a moment to come, or was scored before the moment that it is about (`future_as_of`);
     if no run ever succeeded (`no_successful_run`) or nothing is served (`no_predictions`).
 
-    Arguments and returned rows: `test_predictions_are_fresh` in macros/_macros.yml. A call: docs/macros.md.
+    Arguments, and the rows that it returns: `test_predictions_are_fresh` in macros/_macros.yml. Example:
+        data_tests:
+            - dbt_onnx.predictions_are_fresh:
+                arguments: {key: [customer_id], warn_after: {count: 1, period: day}, error_after: {count: 2, period: day}}
 -#}
 {% test predictions_are_fresh(
     model, key, warn_after=none, error_after=none, max_stale_fraction=0, registry=none, entities=none

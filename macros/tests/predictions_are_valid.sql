@@ -7,7 +7,10 @@
     an output is NULL, NaN or infinite, also within a list (`null_output`, `nan_output`, `infinite_output`) or
     outside the range (`out_of_range`); if an output is constant (`constant_output`, the key an example).
 
-    Arguments and returned rows: `test_predictions_are_valid` in macros/_macros.yml. A call: docs/macros.md.
+    Arguments, and the rows that it returns: `test_predictions_are_valid` in macros/_macros.yml. Example:
+        data_tests:
+            - dbt_onnx.predictions_are_valid:
+                arguments: {key: [customer_id], column: churn_probability, min: 0, max: 1}
 -#}
 {% test predictions_are_valid(
     model, key, column=none, min=none, max=none, max_rejected_fraction=0.1, constant_from_rows=100

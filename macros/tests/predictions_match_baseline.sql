@@ -8,7 +8,10 @@
     (`constant`); if one value has too large a share (`label_share`); if the card does not describe the column
     (`no_reference`).
 
-    Arguments and returned rows: `test_predictions_match_baseline` in macros/_macros.yml. A call: docs/macros.md.
+    Arguments, and the rows that it returns: `test_predictions_match_baseline` in macros/_macros.yml. Example:
+        data_tests:
+            - dbt_onnx.predictions_match_baseline:
+                arguments: {column: churn_probability, baseline: previous_run}
 -#}
 {% test predictions_match_baseline(
     model, column, baseline='training', warn_psi=0.1, error_psi=0.25, max_label_share=none, min_rows=1000

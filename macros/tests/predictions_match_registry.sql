@@ -8,7 +8,10 @@
     bytes (`artifact_altered`); if the registry has no row for what the scoring model runs (`no_serving_version`)
     or two (`two_serving_versions`); if no run ever succeeded (`no_successful_run`).
 
-    Arguments and returned rows: `test_predictions_match_registry` in macros/_macros.yml. A call: docs/macros.md.
+    Arguments, and the rows that it returns: `test_predictions_match_registry` in macros/_macros.yml. Example:
+        data_tests:
+            - dbt_onnx.predictions_match_registry:
+                arguments: {key: [customer_id], registry: ref('model_registry')}
 -#}
 {% test predictions_match_registry(model, key, registry, entities=none, max_earlier_fraction=0) %}
 {% call dbt_onnx._compiled() -%}

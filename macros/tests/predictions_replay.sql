@@ -9,7 +9,10 @@
     SQL cannot run a model: on DuckDB the target in profiles.yml names the plugin of dbt-duckdb that can,
     `plugins: [{module: dbt_onnx.replay_plugin}]`; on Spark the adapter does.
 
-    Arguments and returned rows: `test_predictions_replay` in macros/_macros.yml. A call: docs/macros.md.
+    Arguments, and the rows that it returns: `test_predictions_replay` in macros/_macros.yml. Example:
+        data_tests:
+            - dbt_onnx.predictions_replay:
+                arguments: {registry: ref('model_registry'), sample: 500}
 -#}
 {% test predictions_replay(model, registry, sample=1000, runs=2) %}
 {%- if execute -%}
