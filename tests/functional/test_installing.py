@@ -27,7 +27,7 @@ PROFILE = "acme: {target: dev, outputs: {dev: {type: duckdb, path: acme.duckdb, 
 SEEDS = """
 seeds:
   - name: model_registry
-    config: {column_types: {model_version: varchar}}
+    config: {column_types: {model_version: string}}
 """
 # a name that the reference project has, too
 FEATURES = """

@@ -94,7 +94,7 @@ def test_without_types_a_version_is_scored_as_it_is_written_or_refused(
             assert newest == [(version,)]
         else:
             outcomes[version] = "refused"
-            assert "`+column_types: {model_version: varchar}`" in said(outcome), version
+            assert "`+column_types: {model_version: string}`" in said(outcome), version
             assert "`dbt seed --full-refresh`" in said(outcome), version
     assert outcomes.pop("1") == outcomes.pop("2024-01-05") == "scored"
     assert {"1.10", "1.0", "01", "true", "1e3"} <= {

@@ -527,7 +527,7 @@ def test_a_registry_of_today_is_told_and_filled_by_one_command(project: Project)
     result = run("verify", "--project-dir", project.folder, "--record-cards")
     assert result.exit_code == 1
     assert "recorded 2 cards in seeds/model_registry.csv" in result.stdout
-    assert "+column_types: {card_sha256: varchar}" in result.stdout
+    assert "+column_types: {card_sha256: string}" in result.stdout
     assert "dbt seed --full-refresh -s model_registry" in result.stdout
     with project.registry.open(newline="") as stream:
         header, *rows = csv.reader(stream)

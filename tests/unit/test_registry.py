@@ -71,7 +71,7 @@ def test_a_version_that_the_seed_read_as_something_else_is_refused(
 ) -> None:
     message = refusal(row(value))
     assert f"row 1: model_version was loaded as the {shown}" in message
-    assert "`+column_types: {model_version: varchar}`" in message
+    assert "`+column_types: {model_version: string}`" in message
     assert "`dbt seed --full-refresh`" in message
 
 

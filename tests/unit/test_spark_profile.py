@@ -12,6 +12,8 @@ def test_a_catalog_in_a_hive_metastore_is_added() -> None:
         **given,
         "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
         ZONE: "UTC",
+        "spark.log.level": "ERROR",
+        "spark.ui.showConsoleProgress": "false",
         "spark.sql.catalogImplementation": "hive",
         CATALOG: "org.apache.iceberg.spark.SparkSessionCatalog",
         f"{CATALOG}.type": "hive",
@@ -29,6 +31,7 @@ def test_catalogs_that_are_named_stay_as_they_are_and_keep_no_tables() -> None:
         f"{other}.cache-enabled": "true",
         "spark.sql.defaultCatalog": "lake",
         ZONE: "Etc/UTC",
+        "spark.log.level": "WARN",
     }
     found = with_iceberg(given)
     assert given.items() <= found.items()

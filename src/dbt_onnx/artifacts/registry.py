@@ -35,7 +35,7 @@ _NAME_RULE = "letters, digits, '.', '_' and '-', at most 128, beginning with a l
 _MAX_PATH = 1_000
 # dbt infers types: version 1.10 becomes the number 1.1, and a table keeps the types that it had
 AS_TEXT = (
-    "give the seed `+column_types: {model_version: varchar}`, and load it with "
+    "give the seed `+column_types: {model_version: string}`, and load it with "
     "`dbt seed --full-refresh`"
 )
 _ALIAS_RULE = "lowercase letters, digits and '_', beginning with a letter"

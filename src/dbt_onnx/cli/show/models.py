@@ -142,7 +142,7 @@ def show_recorded(registry: Path, recorded: int, is_new: bool) -> None:  # noqa:
     print_text(f"recorded {cards} in {registry}")
     if is_new:
         print_text(
-            "next: give the seed `+column_types: {card_sha256: varchar}`, and load its new column "
+            "next: give the seed `+column_types: {card_sha256: string}`, and load its new column "
             f"with `dbt seed --full-refresh -s {registry.stem}`"
         )
     elif recorded:

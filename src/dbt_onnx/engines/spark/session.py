@@ -35,9 +35,12 @@ _SETTINGS = {
     "spark.sql.optimizer.canChangeCachedPlanOutputPartitioning": "true",
 }
 # of a profile that does not say otherwise
-_EXTENSIONS = {
+_ANY_CATALOG = {
     "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
     "spark.sql.session.timeZone": "UTC",
+    # else its warnings and bars bury what dbt prints
+    "spark.log.level": "ERROR",
+    "spark.ui.showConsoleProgress": "false",
 }
 _HIVE = {
     "spark.sql.catalogImplementation": "hive",
@@ -86,11 +89,11 @@ def open_session(parameters: Mapping[str, Any]) -> SparkSession:
 
 
 def with_iceberg(parameters: Mapping[str, str]) -> dict[str, str]:
-    """The parameters of a profile, and what it need not say: Iceberg's extensions, the zone UTC, a catalog in a Hive
-    metastore where no catalog is named, and that no catalog keeps what it knows of a table.
+    """The parameters of a profile, and what it need not say: Iceberg's extensions, the zone UTC, silence but for
+    errors, a catalog in a Hive metastore where none is named, and that no catalog keeps what it knows of a table.
     """
     catalogs = {name for name in parameters if re.fullmatch(r"spark\.sql\.catalog\.[^.]+", name)}
-    defaults = _EXTENSIONS if catalogs else _EXTENSIONS | _HIVE
+    defaults = _ANY_CATALOG if catalogs else _ANY_CATALOG | _HIVE
     kept = {
         f"{name}.cache-enabled": "false" for name in catalogs or {"spark.sql.catalog.spark_catalog"}
     }
