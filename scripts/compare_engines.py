@@ -96,10 +96,13 @@ def asked_of_spark() -> dict[str, list[Row]]:
     # the tables were changed by commands, too, each a session of its own
     spark = SparkSession.active().newSession()
     spark.sql("use dbt_onnx_demo")
-    return {
+    found = {
         what: [tuple(row) for row in spark.sql(query).collect()]
         for what, query in QUESTIONS.items()
     }
+    # else its workers start executors anew while they are shut down, and say so at length
+    spark.stop()
+    return found
 
 
 def report(

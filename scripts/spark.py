@@ -76,6 +76,8 @@ def show(console: Console) -> None:
         for values in found.collect():
             table.add_row(*map(str, values))
         console.print(table)
+    # else its workers start executors anew while they are shut down, and say so at length
+    spark.stop()
 
 
 if __name__ == "__main__":
