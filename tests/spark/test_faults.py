@@ -27,7 +27,7 @@ from test_nights import INPUTS, LEDGER, NAMES, Night, OnDuckDB, OnSpark, Row, ev
 from dbt_onnx.errors import DbtOnnxError, WarehouseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pyspark.sql import SparkSession
 
@@ -71,10 +71,11 @@ class Lab:
         found = self.spark.rows(f"select status from dbt_onnx_runs where run_id = '{run_id}'")
         return found == [("success",)]
 
-    def retried(self, night: Night, run_id: str, name: str) -> None:
-        """Whoever was disturbed as `run_id` runs again, and then all is as if nothing had been."""
+    def retried(self, night: Night, run_id: str, name: str, note: Callable[[], None]) -> None:
+        """Whoever was disturbed as `run_id` runs again, and then all is as if nothing had been. `note` as of `read`."""
         if self.counts(run_id):
             self.undisturbed.run(night, run_id, name)
+            note()
         score(self.spark.spark, night, f"{run_id} again", name)
         self.undisturbed.run(night, f"{run_id} again", name)
         self.compare(name)
@@ -123,8 +124,10 @@ class Reader(threading.Thread):
 
 
 @contextmanager
-def read(lab: Lab, name: str) -> Iterator[None]:
-    """Meanwhile a reader sees the state before or the one after, never half."""
+def read(lab: Lab, name: str) -> Iterator[Callable[[], None]]:
+    """Meanwhile a reader sees the state before, the one after, or one that was noted in between by what this gives:
+    never half a run.
+    """
 
     def states() -> dict[str, list[Row]]:
         try:
@@ -133,16 +136,16 @@ def read(lab: Lab, name: str) -> Iterator[None]:
             return {query: [] for query in reader.seen}
 
     reader = Reader(lab.spark.spark, name)
-    before = states()
+    whole = [states()]
     reader.start()
     try:
-        yield
+        yield lambda: whole.append(states())
     finally:
         reader.stop()
-    after = states()
+    whole.append(states())
     for query, seen in reader.seen.items():
         for state in seen:
-            assert state in (before[query], after[query]), query
+            assert state in [one[query] for one in whole], query
 
 
 class Driver:
@@ -200,14 +203,14 @@ def test_a_driver_that_is_abandoned_or_killed_leaves_nothing(
     while len(kills) < KILLS:
         name, is_first = f"killed{number // NIGHTS_OF_A_LEDGER}", number % NIGHTS_OF_A_LEDGER == 0
         night, run_id, after = lab.find(number), f"killed {number}", place[is_first]
-        with read(lab, name):
+        with read(lab, name) as note:
             if len(kills) % 5 == 3:
                 how = killed(doomed, night, run_id, name, (after, chance.uniform(0, 0.4)))
                 doomed = Driver(parameters)
             else:
                 made = abandoned(lambda: score(spark, night, run_id, name), after=after)  # noqa: B023
                 how = f"abandoned after {made[-1]}" if len(made) == after else None
-            lab.retried(night, run_id, name)
+            lab.retried(night, run_id, name, note)
         place[is_first] = 1 if how is None else after + stride
         kills += [how] if how else []
         print(name, how, flush=True)
@@ -238,7 +241,7 @@ def test_of_two_drivers_at_once_one_wins_and_the_other_says_who(
         # each fourth pair makes the tables, too
         name, night = f"pair{number // 4}", lab.find(number)
         ids = {"ours": f"ours {number}", "theirs": f"theirs {number}"}
-        with read(lab, name):
+        with read(lab, name) as note:
             other.tell(night, ids["theirs"], name)
             outcomes: dict[str, Any] = {}
             try:
@@ -260,8 +263,9 @@ def test_of_two_drivers_at_once_one_wins_and_the_other_says_who(
             for (run_id,) in lab.spark.rows(order):
                 if run_id in ids.values():
                     lab.undisturbed.run(night, run_id, name)
+                    note()
             lab.compare(name)
-            lab.retried(night, f"after {number}", name)
+            lab.retried(night, f"after {number}", name, note)
     other.end()
     numbers = [row[0] for row in lab.spark.rows("select run_no from dbt_onnx_runs")]
     assert len(set(numbers)) == len(numbers)
