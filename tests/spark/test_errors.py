@@ -144,6 +144,11 @@ def test_a_profile_with_spark_connect_is_refused_before_dbt_runs_anything() -> N
     SparkOnnxCredentials(schema="lab", server_side_parameters={"spark.master": "local[2]"})
 
 
+def test_a_profile_of_a_server_is_as_dbt_spark_reads_it() -> None:
+    with pytest.raises(DbtRuntimeError, match="Must specify `host`"):
+        SparkOnnxCredentials(schema="lab", method="odbc")
+
+
 def test_a_session_of_spark_connect_is_refused() -> None:
     connect = type("SparkSession", (), {"__module__": "pyspark.sql.connect.session"})
     with pytest.raises(DbtOnnxError, match="the session is one of Spark Connect"):

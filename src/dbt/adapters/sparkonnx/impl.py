@@ -36,9 +36,12 @@ class SparkOnnxCredentials(SparkCredentials):
 
     def __post_init__(self) -> None:
         self.method = self.method or SparkConnectionMethod.SESSION
-        self.host = self.host or "none"
+        is_session = self.method == SparkConnectionMethod.SESSION
+        if is_session:
+            self.host = self.host or "none"
         super().__post_init__()
-        self.server_side_parameters = with_iceberg(self.server_side_parameters)
+        if is_session:
+            self.server_side_parameters = with_iceberg(self.server_side_parameters)
         try:
             refuse_connect(self.server_side_parameters)
         except DbtOnnxError as error:
