@@ -685,12 +685,14 @@ def test_what_a_killed_service_had_accepted_is_answered_once_by_the_next(
 
 def test_a_service_takes_over_from_one_that_is_killed_beside_it(folder: Path) -> None:
     with command(folder) as (process, port):
-        submit_to(port, "1")
+        places = [submit_to(port, "1")]
         with opened(folder) as beside:
-            place = submit_to(port, "2")
+            places.append(submit_to(port, "2"))
             process.send_signal(signal.SIGKILL)
             process.wait()
-            assert ended(beside.get, place)["answer"]["outputs"] == {"y": 4.5}
+            # each may be the one that was in work when the service was killed
+            answers = [ended(beside.get, place)["answer"]["outputs"] for place in places]
+    assert answers == [{"y": 2.5}, {"y": 4.5}]
     assert len(kept(folder)) == 2
 
 
