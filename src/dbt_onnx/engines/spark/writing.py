@@ -1,4 +1,4 @@
-"""What a run writes on Spark: rows that nobody reads until the run counts."""
+"""Writes the rows of a run on Spark. Readers ignore them until the run has succeeded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SCORED = "__dbt_onnx_scored"
 def append_predictions(
     spark: Spark, tables: ScoringTables, run: ScoringRun, planned: Planned
 ) -> None:
-    """Score the planned rows on the executors, into `__rows`."""
+    """Score the planned rows on the executors, and append the predictions to `__rows`."""
     from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 
     question = planned.rows.question
@@ -67,19 +67,19 @@ def _work(spark: Spark, run: ScoringRun, planned: Planned) -> Work:
 
 
 def _select_scored(run: ScoringRun, planned: Planned, *, kept_types: Mapping[str, str]) -> str:
-    """The rows of the stream as `__rows` has them."""
+    """SQL that selects the scored rows with the columns of `__rows`."""
     question = planned.rows.question
     shape = question.shape
     keys = {name: quote(carried) for name, carried in shape.carried_key.items()}
     is_current = f"not __dbt_onnx_is_late and {not_null(shape.carried_key.values())}"
     kept = f"cast(null as {inputs_type(kept_types)})"
     if run.request.keep_inputs is not False:
-        # of all versions: what this one does not read is NULL
+        # kept inputs have the features of all versions: those that this version does not read are NULL
         given = ", ".join(
             f"{literal(n)}, cast({quote(n) if n in question.features else 'null'} as {kind})"
             for n, kind in kept_types.items()
         )
-        # nothing would find the inputs of a row without a key
+        # without a key, the inputs could never be found again
         kept = f"case when {not_null(shape.carried_key.values())} then named_struct({given}) end"
     values = {
         **keys,
@@ -105,7 +105,7 @@ def _select_scored(run: ScoringRun, planned: Planned, *, kept_types: Mapping[str
 def read_written(
     spark: Spark, tables: ScoringTables, planned: Planned
 ) -> tuple[Written, dict[str, int | None]]:
-    """What the run's rows say, as they are in the table, and what the run row says of their inputs."""
+    """Read back the rows of the run from the table. Returns their totals, and the run row's columns about kept inputs."""
     if not planned.summary.rows_to_score:
         return Written(rejected={}), {"rows_inputs_kept": 0}
     values, question = planned.rows.values, planned.rows.question
@@ -119,8 +119,8 @@ def read_written(
 
 
 def supersede(spark: Spark, tables: ScoringTables, planned: Planned) -> None:
-    """Note which rows the run takes the place of. A score supersedes the score before and a rejection since; a
-    rejection supersedes only another one.
+    """Record which rows the run supersedes. A score supersedes the entity's previous score and any rejection since
+    then; a rejection supersedes only another rejection.
     """
     question = planned.rows.question
     names = ", ".join(f"known.{quote(name)}" for name in question.shape.key)
@@ -142,7 +142,9 @@ def supersede(spark: Spark, tables: ScoringTables, planned: Planned) -> None:
 def note_presence(
     spark: Spark, tables: ScoringTables, planned: Planned, *, has_rejected: bool
 ) -> None:
-    """Write the rows again of entities that this run has found gone, back, rejected, or at a newer moment."""
+    """Copy the current row of each entity that this run found gone, back, rejected, or at a newer as_of. The copy has
+    the new values, and supersedes the row.
+    """
     question, summary = planned.rows.question, planned.summary
     if planned.scope == "backfill":
         return
@@ -197,14 +199,14 @@ def note_presence(
 
 
 def settle(spark: Spark, tables: ScoringTables, shape: Any) -> None:
-    """Mark in `__rows` what runs that count have superseded, and remove what runs that do not have left.
+    """Mark in `__rows` the rows that successful runs have superseded, then delete these runs' lists of them.
 
-    All of it may be done again, by whoever comes next: a reader sees the same before and after.
+    If this is interrupted, the next run can repeat it: readers see the same rows before and after.
     """
     rows, superseded = named(tables.rows), named(tables.superseded)
     pending = spark.rows(f"select distinct by_run from {superseded_rows(tables)} as s")
     if pending:
-        # the list of a run that succeeds meanwhile stays for whoever comes next
+        # if another run succeeds in the meantime, its list stays for the next run
         listed = f"by_run in ({_numbers(pending)})"
         spark.change(
             f"merge into {rows} as r using (select * from {superseded} where {listed}) as s "
@@ -216,7 +218,7 @@ def settle(spark: Spark, tables: ScoringTables, shape: Any) -> None:
 
 
 def remove_leftovers(spark: Spark, tables: ScoringTables) -> None:
-    """Remove the rows of runs that have ended and do not count."""
+    """Delete the rows, and the lists of superseded rows, of runs that ended without success."""
     failed = spark.rows(
         f"select run_no from {named(tables.runs)} where scoring_model = :scoring_model "
         "and status in ('error', 'interrupted')",
@@ -225,7 +227,7 @@ def remove_leftovers(spark: Spark, tables: ScoringTables) -> None:
     if not failed:
         return
     for table, column in ((tables.rows, FROM), (tables.superseded, "by_run")):
-        # numbers, not a query: by these Iceberg leaves out the files of all other runs
+        # numbers instead of a subquery, so that Iceberg skips the files of all other runs
         found = f"{named(table)} where {column} in ({_numbers(failed)})"
         if spark.rows(f"select 1 from {found} limit 1"):
             spark.change(f"delete from {found}")
