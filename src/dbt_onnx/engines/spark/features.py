@@ -1,4 +1,4 @@
-"""The feature relation on Spark: what it is called, what it holds, and whether it can be scored."""
+"""The feature relation on Spark: its name, its columns, and the checks that it can be scored."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from dbt_onnx.runs.plan import Snapshot
 
 NAME = "dbt_onnx_relation"
-"""The attribute of a data frame that tells which relation `dbt.ref()` has opened."""
+"""The attribute of a data frame that stores the name of the relation that `dbt.ref()` opened."""
 _MOMENTS = re.compile("date|timestamp|timestamp_ntz")
 
 
 def loader(session: SparkSession) -> Callable[[str], DataFrame]:
-    """What `dbt.ref()` calls with a relation's name: a data frame that remembers it."""
+    """Return the function that `dbt.ref()` calls with a relation's name. Its data frames store that name."""
 
     def load(name: str) -> DataFrame:
         # with --empty, dbt gives a query in parentheses
@@ -41,11 +41,11 @@ def loader(session: SparkSession) -> Callable[[str], DataFrame]:
 
 
 class FeatureRelation(FeatureColumns):
-    """A relation of Spark; `sql` stands in a FROM clause."""
+    """The feature relation, a table or view on Spark. `sql` is SQL for a FROM clause."""
 
     @classmethod
     def open(cls, spark: Spark, relation: Any) -> FeatureRelation:
-        """`relation` is the data frame of `dbt.ref()`."""
+        """Open the relation of a data frame that `dbt.ref()` returned."""
         return cls.of(spark, getattr(relation, NAME, ""), name=relation_name(relation))
 
     @classmethod
@@ -53,14 +53,14 @@ class FeatureRelation(FeatureColumns):
         return cls(sql=sql, name=name, columns=spark.columns_of(sql))
 
     def as_of_sql(self, column: str | None, *, clock: datetime) -> str:
-        """SQL of the moment that a row describes: its `as_of` column in UTC, else the clock."""
+        """SQL of the time that a row describes: its `as_of` column in UTC, or the clock if `column` is None."""
         if column is None:
             return f"cast({literal(clock.isoformat(sep=' '))} as timestamp_ntz)"
         # the session's zone is UTC
         return f"cast({quote(column)} as timestamp_ntz)"
 
     def check_columns(self, *, key: Sequence[str], as_of: str | None) -> None:
-        """Raise ConfigError when a column that `score()` names is missing or of a wrong type."""
+        """Raise ConfigError if a column that `score()` names is missing or has a wrong type."""
         self.check_names(key=key, as_of=as_of)
         self.check_moment(as_of, types=_MOMENTS)
 
@@ -87,7 +87,7 @@ class FeatureRelation(FeatureColumns):
 
 
 def relation_name(relation: Any) -> str:
-    """`schema.name`, as users know it."""
+    """Return `schema.name`, the name that users know."""
     return str(getattr(relation, NAME, "the feature relation")).replace("`", "")
 
 

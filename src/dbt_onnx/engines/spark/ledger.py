@@ -140,7 +140,7 @@ class LedgerShape(LedgerColumns):
 
 
 def inputs_type(features: Mapping[str, str]) -> str:
-    """Return the SQL type of the kept inputs. It is a struct, so that a feature and an output may have the same name."""
+    """Return the SQL type of the kept inputs: a struct, so that a feature and an output may have the same name."""
     return "struct<" + ", ".join(f"{quote(n)}: {kind}" for n, kind in features.items()) + ">"
 
 
@@ -312,7 +312,7 @@ def select_inputs(tables: LedgerTables, shape: LedgerShape) -> str:
 
 
 def views_of(tables: LedgerTables, shape: LedgerShape) -> dict[TableName, str]:
-    """Return {view: its SQL}. Each view reads tables, not other views, so that Spark plans one statement and not four."""
+    """Return {view: SQL}. Each view reads tables, not other views, so that Spark plans one statement and not four."""
     return {
         tables.current: select_current(tables, shape),
         tables.history: select_history(tables, shape),

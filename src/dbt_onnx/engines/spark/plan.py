@@ -376,8 +376,8 @@ def _reason(question: Question) -> str:
 
 
 def _expiry(question: Question) -> str:
-    """SQL join with the run that made each score, from which age is counted. Counted from a row's `as_of`, a row with an
-    `as_of` that never moves would expire every night.
+    """SQL join with the run that made each score: a score's age counts from that run. If it counted from the row's own
+    `as_of`, a row whose `as_of` never moves would expire every night.
     """
     if question.refresh_after is None:
         return ""

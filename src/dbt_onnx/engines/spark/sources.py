@@ -1,4 +1,4 @@
-"""What commands ask of a target on Spark beside its ledger: what a scoring model reads, and its figures."""
+"""Reads the sources of a scoring model on Spark, its features and its registry, and runs queries for commands."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def read_sources(spark: Spark, ledger: TableName) -> Sources | None:
-    """What the scoring model with this ledger reads; none if no run has ever come so far."""
+    """Return the relations that the scoring model with this ledger reads. None if no run has recorded them yet."""
     account = last_account(spark, ledger)
     if not account:
         return None
@@ -44,14 +44,14 @@ def read_sources(spark: Spark, ledger: TableName) -> Sources | None:
 
 
 def _relation(spark: Spark, name: str) -> TableName | None:
-    """The table or view called `schema.name`."""
+    """Return the table or view with the name `schema.name`, or None if it does not exist."""
     schema, _, identifier = name.rpartition(".")
     table = TableName(database="", schema=schema, identifier=identifier)
     return table if schema and identifier and spark.has(table) else None
 
 
 def read_registry(spark: Spark, sources: Sources) -> Registry:
-    """The registry as the scoring model reads it. Raises RegistryError when it is gone or wrong."""
+    """Return the registry that the scoring model reads. Raises RegistryError if it is gone or invalid."""
     if sources.registry is None:
         raise missing_registry(sources.registry_name)
     try:
@@ -62,7 +62,7 @@ def read_registry(spark: Spark, sources: Sources) -> Registry:
 
 
 def check_features(spark: Spark, sources: Sources) -> None:
-    """Raise when the feature relation is gone, or when the next run would not find the key in it."""
+    """Raise MissingFeaturesError if the feature relation is gone, and ConfigError if it has no such key columns."""
     name = sources.features_name
     if sources.features is None:
         raise missing_features(name)
@@ -74,7 +74,7 @@ def check_features(spark: Spark, sources: Sources) -> None:
 
 
 def feature_types(spark: Spark, ledger: TableName, names: Sequence[str]) -> dict[str, pa.DataType]:
-    """The Arrow types of columns of the features that the newest run read."""
+    """Return the Arrow types of these columns of the feature relation that the newest run read."""
     from pyspark.sql.pandas.types import to_arrow_type
 
     sources = read_sources(spark, ledger)
@@ -90,7 +90,7 @@ def feature_types(spark: Spark, ledger: TableName, names: Sequence[str]) -> dict
 
 
 def registry_among(spark: Spark, relations: Collection[TableName]) -> Registry:
-    """The model registry among some relations, see `Warehouse`."""
+    """Return the first of the relations that is a model registry, see `Warehouse`."""
     for relation in relations:
         if spark.has(relation) and set(REGISTRY_COLUMNS) <= set(spark.columns_of(named(relation))):
             rows = spark.records(f"select * from {named(relation)}")
@@ -99,7 +99,7 @@ def registry_among(spark: Spark, relations: Collection[TableName]) -> Registry:
 
 
 def read_figures(spark: Spark, sql: str) -> dict[str, Any]:
-    """The one row of a query, by column. Raises WarehouseError when Spark cannot run it."""
+    """Return the one row of a query as {column: value}. Raises WarehouseError if Spark cannot run the query."""
     try:
         [figures] = spark.records(sql)
     except PySparkException as error:

@@ -105,7 +105,7 @@ def _select_scored(run: ScoringRun, planned: Planned, *, kept_types: Mapping[str
 def read_written(
     spark: Spark, tables: ScoringTables, planned: Planned
 ) -> tuple[Written, dict[str, int | None]]:
-    """Read back the rows of the run from the table. Returns their totals, and the run row's columns about kept inputs."""
+    """Read back the run's rows from the table. Returns their totals, and the run row's columns about kept inputs."""
     if not planned.summary.rows_to_score:
         return Written(rejected={}), {"rows_inputs_kept": 0}
     values, question = planned.rows.values, planned.rows.question
