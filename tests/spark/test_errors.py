@@ -1,4 +1,4 @@
-"""What Spark refuses gives the message and the hint of docs/errors.md."""
+"""Each error on Spark has the message and the hint of docs/errors.md."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LEDGER = TableName(database="", schema="lab", identifier="scores")
 SCRATCH = TableName(database="", schema="lab__backfill_scores", identifier="features")
 Provoke = Callable[[Any], object]
-"""Given the session; raises the error."""
+"""Takes the Spark session and raises the error."""
 
 
 def connect_in_environment(_: Any) -> None:

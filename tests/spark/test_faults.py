@@ -1,4 +1,4 @@
-"""Drivers and executors that are killed, and two drivers at once: the ledger is that of undisturbed nights.
+"""After killed drivers, killed executors and concurrent drivers, the ledger is the same as after undisturbed nights.
 
 The undisturbed nights are played on DuckDB. DBT_ONNX_SPARK_KILLS=50 DBT_ONNX_SPARK_PAIRS=20 is the long version.
 """
@@ -46,13 +46,13 @@ SUCCESSES = (
 
 
 class Lab:
-    """The same nights on DuckDB, undisturbed, and on Spark."""
+    """Plays the same nights on DuckDB, undisturbed, and on Spark."""
 
     def __init__(self, spark: SparkSession) -> None:
         self.undisturbed, self.spark = OnDuckDB(), OnSpark(spark)
 
     def find(self, number: int) -> Night:
-        """A night that scores some, rejects some, and misses some; each fifth scores all again."""
+        """Write a night's features, with changed, rejected and missing entities. Every fifth night scores all again."""
         changed: dict[str, Any] = {
             f"c{number * 7 % 60:03}": {"plus": number + 1},
             f"c{(number * 7 + 3) % 60:03}": None,
@@ -72,7 +72,9 @@ class Lab:
         return found == [("success",)]
 
     def retried(self, night: Night, run_id: str, name: str, note: Callable[[], None]) -> None:
-        """Whoever was disturbed as `run_id` runs again, and then all is as if nothing had been. `note` as of `read`."""
+        """Run a night again after its run `run_id` was disturbed, and check that the result is as if undisturbed.
+        `note` is the function that `read` yields.
+        """
         if self.counts(run_id):
             self.undisturbed.run(night, run_id, name)
             note()
@@ -91,7 +93,7 @@ class Lab:
 
 
 class Reader(threading.Thread):
-    """Reads ledger and current rows all the time, and keeps what it has seen."""
+    """Reads the ledger and the current rows all the time, and keeps each different state that it sees."""
 
     def __init__(self, spark: SparkSession, name: str) -> None:
         super().__init__(daemon=True)
@@ -105,7 +107,7 @@ class Reader(threading.Thread):
             for query, seen in self.seen.items():
                 if (state := self._read(query)) not in seen:
                     seen.append(state)
-            time.sleep(0.5)  # cores are few
+            time.sleep(0.5)  # leave the few cores to the runs
         self._has_ended = True
 
     def _read(self, query: str) -> list[Row]:
@@ -125,8 +127,8 @@ class Reader(threading.Thread):
 
 @contextmanager
 def read(lab: Lab, name: str) -> Iterator[Callable[[], None]]:
-    """Meanwhile a reader sees the state before, the one after, or one that was noted in between by what this gives:
-    never half a run.
+    """Within the context, a thread reads all the time. It may only see the state before, the state after, and states
+    that the caller notes in between with the yielded function, but never half a run.
     """
 
     def states() -> dict[str, list[Row]]:
@@ -149,7 +151,7 @@ def read(lab: Lab, name: str) -> Iterator[Callable[[], None]]:
 
 
 class Driver:
-    """Another process that plays nights; see `driver.py`."""
+    """A separate process that plays nights, see `driver.py`."""
 
     def __init__(self, parameters: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -158,7 +160,7 @@ class Driver:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            # pytest's own, with the folders of its configuration
+            # the path of this pytest process, with the folders from its configuration
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
 
@@ -177,7 +179,7 @@ class Driver:
         self.process.stdin.flush()
 
     def hear(self) -> dict[str, Any] | None:
-        """What it says next; none when it is dead."""
+        """Return the next answer of the driver, or None if it is dead."""
         line = self.process.stdout.readline()
         return json.loads(line) if line else None
 
@@ -196,7 +198,7 @@ def test_a_driver_that_is_abandoned_or_killed_leaves_nothing(
 ) -> None:
     lab, chance = Lab(spark), random.Random(17)
     doomed = Driver(parameters)
-    # after the first change of a first run, the second, ... until the run ends before; the same for later runs
+    # where the next run stops, for first and later runs: after its 1st change, then a later one, until a run ends first
     place, stride = {True: 1, False: 1}, max(1, 24 // KILLS)
     kills: list[str] = []
     number = 0
@@ -222,7 +224,7 @@ def test_a_driver_that_is_abandoned_or_killed_leaves_nothing(
 def killed(
     doomed: Driver, night: Night, run_id: str, name: str, kill: tuple[int, float]
 ) -> str | None:
-    """How it was killed; none when the run had ended before."""
+    """Kill a driver during a night. Returns how it was killed, or None if the run ended first."""
     assert doomed.outcome() is not None
     doomed.tell(night, run_id, name, kill)
     said = doomed.outcome()
@@ -238,7 +240,7 @@ def test_of_two_drivers_at_once_one_wins_and_the_other_says_who(
     assert other.outcome() is not None
     refused = 0
     for number in range(PAIRS):
-        # each fourth pair makes the tables, too
+        # every fourth pair starts with a new scoring model, so it also creates the tables
         name, night = f"pair{number // 4}", lab.find(number)
         ids = {"ours": f"ours {number}", "theirs": f"theirs {number}"}
         with read(lab, name) as note:
@@ -250,7 +252,7 @@ def test_of_two_drivers_at_once_one_wins_and_the_other_says_who(
                 outcomes["ours"] = {"error": type(error).__name__, "message": error.message}
             outcomes["theirs"] = other.outcome()
             losers = [who for who, outcome in outcomes.items() if "error" in outcome]
-            # who comes late finds nothing to do, and then both have won
+            # if one driver starts after the other has ended, it finds nothing to do, and both succeed
             assert len(losers) <= 1, outcomes
             for loser in losers:
                 refused += 1
@@ -300,7 +302,7 @@ def test_an_executor_that_is_killed_doubles_and_loses_nothing(
         **parameters,
         "spark.master": "local-cluster[2,1,1024]",
         "spark.executor.memory": "1g",
-        # an executor that is killed is started again, however often
+        # restart killed executors, without a limit
         "spark.deploy.maxExecutorRetries": "-1",
     }
     driver = Driver(cluster)
@@ -318,7 +320,7 @@ def test_an_executor_that_is_killed_doubles_and_loses_nothing(
         said = driver.outcome()
         assert "said" in said, said
         if not number:
-            # the append, and the little that comes after it
+            # the append takes most of this time: kills should hit it, and not the little work after it
             seconds = 0.7 * (time.monotonic() - began)
         lab.undisturbed.score(night, run_id, "many")
         lab.compare("many", where=f"where run_id = '{run_id}'")
@@ -332,7 +334,7 @@ def test_an_executor_that_is_killed_doubles_and_loses_nothing(
 
 
 def find_many(lab: Lab, number: int) -> Night:
-    """A night on which all of many rows are new, or have changed; they lie in four files."""
+    """Write the features of a night with many rows, all new or changed, in four files."""
     values = ", ".join(
         f"cast((id * {place + 3}) % 97 + {number} as double) as {name}"
         for place, name in enumerate(NAMES)
@@ -350,7 +352,7 @@ def find_many(lab: Lab, number: int) -> Night:
 
 
 def kill_one_of(java: int, what: str) -> list[str]:
-    """SIGKILL for one of the driver's executors, or for a Python worker of theirs."""
+    """Send SIGKILL to one of the driver's executors, or to one of their Python workers."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -367,7 +369,7 @@ def kill_one_of(java: int, what: str) -> list[str]:
                 found.append(pid)
     if not found:
         return []
-    # of workers, the youngest: the oldest only forks them
+    # kill the youngest: the oldest Python process only forks the workers
     with suppress(ProcessLookupError):
         os.kill(max(found), signal.SIGKILL)
         return [f"SIGKILL of {what}"]

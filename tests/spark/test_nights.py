@@ -1,4 +1,4 @@
-"""The same nights on DuckDB and on Spark: the same ledger, row by row."""
+"""The same nights on DuckDB and on Spark give the same ledger, row by row."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ Row = tuple[Any, ...]
 
 @dataclass
 class Night:
-    """What one run finds, and what it is asked."""
+    """The input of one run: its clock, feature rows, arguments and settings."""
 
     clock: str
     rows: Sequence[Row]
@@ -74,7 +74,7 @@ def entity(number: int, *, plus: float | None = 0.0, moment: str | None = "1998-
 
 
 def everybody(**changed: Any) -> list[Row]:
-    """All entities; `changed` maps `c007` to other arguments of `entity`, or to none for one that is gone."""
+    """Return the rows of all entities. `changed` maps `c007` to arguments of `entity`, or to None if it is gone."""
     rows = []
     for number in range(ENTITIES):
         name = f"c{number:03}"
@@ -106,7 +106,7 @@ class OnDuckDB:
         return self.score(night, run_id, name)
 
     def score(self, night: Night, run_id: str, name: str) -> RunSummary:
-        """One run on the features that are there."""
+        """Run on the features as they are now."""
         relations = {
             table: self.connection.query(f'select * from "memory"."main"."{table}"')
             for table in ("features", "model_registry")
@@ -119,7 +119,7 @@ class OnDuckDB:
         )
 
     def rows(self, query: str) -> list[Row]:
-        """`<name>__current` is read with what runs have said of its rows, as the view on Spark has it."""
+        """Run a query. `<name>__current` has the presence columns that runs confirm, like the view on Spark."""
         return self.connection.execute(
             re.sub(r"(\w+)__current( as \w+)?", _current, query)
         ).fetchall()
@@ -160,7 +160,7 @@ class OnSpark:
 
 
 def score(spark: SparkSession, night: Night, run_id: str, name: str) -> RunSummary:
-    """One run on the features that are there."""
+    """Run on the features as they are now."""
     load = loader(spark)
     relations = {table: load(f"lab.{table}") for table in ("features", "model_registry")}
     return score_on_spark(
