@@ -41,7 +41,7 @@ class Played:
 
 
 def play(project: LakeProject) -> Played:
-    """Play a first run, three nights, a promotion, a replay, a backfill, and tests on a day when all scores are stale."""
+    """Play a first run, three nights, a promotion, a replay, a backfill, and tests on a day when scores are stale."""
     project.sql(
         "insert into facts select i, i / 2e0, 1.0, timestamp '2023-01-01' + to_days(i), null from range(40) t(i)"
     )

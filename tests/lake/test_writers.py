@@ -81,7 +81,7 @@ class Writers:
             return connection.execute(query).fetchall()
 
     def check(self, name: str, nights: int) -> None:
-        """Check that the ledger has each row of each night once, with the model's score, and that `prove` finds no fault."""
+        """Check that the ledger has each row of each night once, with its score, and that `prove` finds no fault."""
         found = self.sql(f"select id, y, score_reason from {name}")
         wanted = [(i, 2 * (i / 2) - 1 + 0.5, "new") for i in range(ROWS)]
         for number in range(1, nights):
