@@ -336,7 +336,7 @@ def _json_type(described: Any) -> str:
 
 
 def _series(call: Any) -> Any:
-    """Translate `range(a, b)`, which excludes b. The filter keeps it empty for b = a, where Spark would count down."""
+    """Translate `range(a, b)`, which excludes b, with a filter: for b = a, `sequence(a, b - 1)` would count down."""
     if not call.args.get("is_end_exclusive"):
         return call
     numbers = _call("sequence", call.args["start"], call.args["end"])

@@ -11,9 +11,10 @@ No transaction spans two Iceberg tables. So a run first appends its rows, and la
 each row, `run_no` is the run that made the prediction, and `from_run` is the run that wrote the row. Readers ignore
 the rows of a run that has not succeeded, and its entries in `__superseded`.
 
-A run that finds an entity gone, back, or rejected copies the row of the entity's last prediction, with the new
-presence columns and without the inputs. The copy replaces the older row. Once a row is written, only its `is_current`
-and `is_replaced` change: readers use them to skip rows that no longer count, at no cost.
+A run that finds an entity gone, back, rejected, or at a newer as_of copies the row of the entity's last prediction,
+with the new presence columns and without the inputs. The copy replaces the older row, which is deleted unless it has
+inputs. Otherwise, only `is_current` and `is_replaced` of a written row change: by these columns, readers skip rows
+that no longer count, at no cost.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def has_rejected(question: Question) -> str:
 
 
 def describe_overruled(question: Question, *, is_dated: bool) -> str:
-    """SQL that returns the row count and fingerprints of `describe_current` for scores of entities rejected since."""
+    """SQL that returns the row count and fingerprints, like `describe_current`, of scores with a later rejection."""
     names = ", ".join(map(quote, question.shape.key))
     same = " and ".join(f"known.{quote(n)} = rejected.{quote(n)}" for n in question.shape.key)
     return f"""

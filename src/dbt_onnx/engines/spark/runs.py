@@ -144,7 +144,7 @@ class RunRecord:
         return {**ended, "fingerprint": fingerprint_of({**row, **ended})}
 
     def past(self, model: ModelVersion) -> Past:
-        """Return what successful runs before this one left that a run of this model version needs."""
+        """Return the `Past` of a run of this model version, from the successful runs of the scoring model."""
         [found] = self.spark.rows(
             f"""
             select

@@ -1,6 +1,6 @@
 """Spark SQL text for names, literals, types and hashes.
 
-A value has changed if the value that reaches the model has changed, see `docs/decisions/features-hash.md`. Spark's
+A feature has changed if the value that the model reads has changed, see `docs/decisions/features-hash.md`. Spark's
 `xxhash64` ignores NULLs, so each value is hashed together with whether it is NULL, and each list with its length.
 """
 
