@@ -59,7 +59,7 @@ def watched(on_change: Callable[[str, str], None]) -> Iterator[None]:
         yield
 
 
-def abandoned(play: Callable[[], object], *, after: int) -> list[str]:
+def play_and_abandon(play: Callable[[], object], *, after: int) -> list[str]:
     """Play in a thread that hangs forever after the change with the number `after`, like a driver that died.
     Returns the changes that the thread has made: fewer than `after` if the run ended earlier.
     """
@@ -102,23 +102,23 @@ def main(parameters: str) -> None:
         session.sql("use default")
         say(pid=SparkContext._gateway.proc.pid)
         for line in sys.stdin:
-            told = json.loads(line)
+            request = json.loads(line)
             begun = 0
 
-            def on_change(what: str, when: str, told: Any = told) -> None:
+            def on_change(what: str, when: str, request: Any = request) -> None:
                 nonlocal begun
                 if when == "after":
                     return
                 begun += 1
-                if told["kill"] and told["kill"][0] == begun:
-                    threading.Timer(told["kill"][1], _die).start()
+                if request["kill"] and request["kill"][0] == begun:
+                    threading.Timer(request["kill"][1], _die).start()
                 if what == "append":
                     say(begun=what)
 
-            night = Night(told["clock"], [], told["arguments"], told["settings"])
+            night = Night(request["clock"], [], request["arguments"], request["settings"])
             try:
                 with watched(on_change):
-                    say(said=str(score(session, night, told["run_id"], told["name"])))
+                    say(said=str(score(session, night, request["run_id"], request["name"])))
             except DbtOnnxError as error:
                 say(error=type(error).__name__, message=error.message, hint=error.hint)
 

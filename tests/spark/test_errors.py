@@ -139,7 +139,7 @@ def test_spark_that_does_not_start_is_one_clear_message() -> None:
 
 def test_a_profile_with_spark_connect_is_refused_before_dbt_runs_anything() -> None:
     elsewhere = {"spark.remote": "sc://elsewhere"}
-    with pytest.raises(DbtRuntimeError, match="a server of Spark Connect"):
+    with pytest.raises(DbtRuntimeError, match="a Spark Connect server"):
         SparkOnnxCredentials(schema="lab", server_side_parameters=elsewhere)
     SparkOnnxCredentials(schema="lab", server_side_parameters={"spark.master": "local[2]"})
 
@@ -151,5 +151,5 @@ def test_a_profile_of_a_server_is_as_dbt_spark_reads_it() -> None:
 
 def test_a_session_of_spark_connect_is_refused() -> None:
     connect = type("SparkSession", (), {"__module__": "pyspark.sql.connect.session"})
-    with pytest.raises(DbtOnnxError, match="the session is one of Spark Connect"):
+    with pytest.raises(DbtOnnxError, match="the session is a Spark Connect session"):
         Spark(connect())

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
-from driver import SECONDS, abandoned
+from driver import SECONDS, play_and_abandon
 from pyspark.errors import AnalysisException
 from test_nights import INPUTS, LEDGER, NAMES, Night, OnDuckDB, OnSpark, Row, everybody, score
 
@@ -51,7 +51,7 @@ class Lab:
     def __init__(self, spark: SparkSession) -> None:
         self.undisturbed, self.spark = OnDuckDB(), OnSpark(spark)
 
-    def find(self, number: int) -> Night:
+    def write_features(self, number: int) -> Night:
         """Write a night's features, with changed, rejected and missing entities. Every fifth night scores all again."""
         changed: dict[str, Any] = {
             f"c{number * 7 % 60:03}": {"plus": number + 1},
@@ -64,14 +64,14 @@ class Lab:
             everybody(**changed),
             settings={"full_refresh": number % 5 == 4},
         )
-        self.spark.find(night)
+        self.spark.write_features(night)
         return night
 
     def counts(self, run_id: str) -> bool:
         found = self.spark.rows(f"select status from dbt_onnx_runs where run_id = '{run_id}'")
         return found == [("success",)]
 
-    def retried(self, night: Night, run_id: str, name: str, note: Callable[[], None]) -> None:
+    def run_again(self, night: Night, run_id: str, name: str, note: Callable[[], None]) -> None:
         """Run a night again after its run `run_id` was disturbed, and check that the result is as if undisturbed.
         `note` is the function that `read` yields.
         """
@@ -164,10 +164,10 @@ class Driver:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
 
-    def tell(
+    def send(
         self, night: Night, run_id: str, name: str, kill: tuple[int, float] | None = None
     ) -> None:
-        told = {
+        request = {
             "clock": night.clock,
             "run_id": run_id,
             "name": name,
@@ -175,16 +175,16 @@ class Driver:
             "settings": dict(night.settings),
             "kill": kill,
         }
-        self.process.stdin.write(json.dumps(told) + "\n")
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
 
-    def hear(self) -> dict[str, Any] | None:
+    def receive(self) -> dict[str, Any] | None:
         """Return the next answer of the driver, or None if it is dead."""
         line = self.process.stdout.readline()
         return json.loads(line) if line else None
 
     def outcome(self) -> dict[str, Any] | None:
-        while (said := self.hear()) is not None and "begun" in said:
+        while (said := self.receive()) is not None and "begun" in said:
             pass
         return said
 
@@ -204,15 +204,15 @@ def test_a_driver_that_is_abandoned_or_killed_leaves_nothing(
     number = 0
     while len(kills) < KILLS:
         name, is_first = f"killed{number // NIGHTS_OF_A_LEDGER}", number % NIGHTS_OF_A_LEDGER == 0
-        night, run_id, after = lab.find(number), f"killed {number}", place[is_first]
+        night, run_id, after = lab.write_features(number), f"killed {number}", place[is_first]
         with read(lab, name) as note:
             if len(kills) % 5 == 3:
-                how = killed(doomed, night, run_id, name, (after, chance.uniform(0, 0.4)))
+                how = kill_during(doomed, night, run_id, name, (after, chance.uniform(0, 0.4)))
                 doomed = Driver(parameters)
             else:
-                made = abandoned(lambda: score(spark, night, run_id, name), after=after)  # noqa: B023
+                made = play_and_abandon(lambda: score(spark, night, run_id, name), after=after)  # noqa: B023
                 how = f"abandoned after {made[-1]}" if len(made) == after else None
-            lab.retried(night, run_id, name, note)
+            lab.run_again(night, run_id, name, note)
         place[is_first] = 1 if how is None else after + stride
         kills += [how] if how else []
         print(name, how, flush=True)
@@ -221,12 +221,12 @@ def test_a_driver_that_is_abandoned_or_killed_leaves_nothing(
     print(f"{len(kills)} kills in {number} nights")
 
 
-def killed(
+def kill_during(
     doomed: Driver, night: Night, run_id: str, name: str, kill: tuple[int, float]
 ) -> str | None:
     """Kill a driver during a night. Returns how it was killed, or None if the run ended first."""
     assert doomed.outcome() is not None
-    doomed.tell(night, run_id, name, kill)
+    doomed.send(night, run_id, name, kill)
     said = doomed.outcome()
     doomed.process.kill()
     doomed.process.wait(timeout=60)
@@ -241,10 +241,10 @@ def test_of_two_drivers_at_once_one_wins_and_the_other_says_who(
     refused = 0
     for number in range(PAIRS):
         # every fourth pair starts with a new scoring model, so it also creates the tables
-        name, night = f"pair{number // 4}", lab.find(number)
+        name, night = f"pair{number // 4}", lab.write_features(number)
         ids = {"ours": f"ours {number}", "theirs": f"theirs {number}"}
         with read(lab, name) as note:
-            other.tell(night, ids["theirs"], name)
+            other.send(night, ids["theirs"], name)
             outcomes: dict[str, Any] = {}
             try:
                 outcomes["ours"] = {"said": str(score(spark, night, ids["ours"], name))}
@@ -258,8 +258,8 @@ def test_of_two_drivers_at_once_one_wins_and_the_other_says_who(
                 refused += 1
                 [winner] = set(ids) - {loser}
                 assert outcomes[loser]["error"] == WarehouseError.__name__
-                assert "succeeded while this one was at work" in outcomes[loser]["message"]
-                assert f"({ids[winner]}), by " in outcomes[loser]["message"]
+                assert "succeeded while this run was in progress" in outcomes[loser]["message"]
+                assert f"({ids[winner]}) of lab.{name} (driver " in outcomes[loser]["message"]
                 assert not lab.counts(ids[loser])
             order = f"select run_id from dbt_onnx_runs where scoring_model = '{name}' and status = 'success' order by run_no"
             for (run_id,) in lab.spark.rows(order):
@@ -267,7 +267,7 @@ def test_of_two_drivers_at_once_one_wins_and_the_other_says_who(
                     lab.undisturbed.run(night, run_id, name)
                     note()
             lab.compare(name)
-            lab.retried(night, f"after {number}", name, note)
+            lab.run_again(night, f"after {number}", name, note)
     other.end()
     numbers = [row[0] for row in lab.spark.rows("select run_no from dbt_onnx_runs")]
     assert len(set(numbers)) == len(numbers)
@@ -280,8 +280,8 @@ def test_models_are_scored_at_once_by_two_drivers_and_by_threads_of_one(
     lab, other = Lab(spark), Driver(parameters)
     assert other.outcome() is not None
     for number in range(PAIRS):
-        night, run_id = lab.find(number), f"night {number}"
-        other.tell(night, run_id, "theirs")
+        night, run_id = lab.write_features(number), f"night {number}"
+        other.send(night, run_id, "theirs")
         with ThreadPoolExecutor() as threads:
             ours = [threads.submit(score, spark, night, run_id, name) for name in ("one", "two")]
             assert all(run.result() for run in ours)
@@ -310,9 +310,9 @@ def test_an_executor_that_is_killed_doubles_and_loses_nothing(
     kills: list[str] = []
     number, seconds = 0, 0.0
     while len(kills) < KILLS:
-        night, run_id = find_many(lab, number), f"run {number}"
-        driver.tell(night, run_id, "many")
-        assert driver.hear() == {"begun": "append"}
+        night, run_id = write_many_features(lab, number), f"run {number}"
+        driver.send(night, run_id, "many")
+        assert driver.receive() == {"begun": "append"}
         began = time.monotonic()
         if number:
             time.sleep(chance.uniform(0, seconds))
@@ -333,7 +333,7 @@ def test_an_executor_that_is_killed_doubles_and_loses_nothing(
     print(f"{number} nights", *kills, sep="\n")
 
 
-def find_many(lab: Lab, number: int) -> Night:
+def write_many_features(lab: Lab, number: int) -> Night:
     """Write the features of a night with many rows, all new or changed, in four files."""
     values = ", ".join(
         f"cast((id * {place + 3}) % 97 + {number} as double) as {name}"

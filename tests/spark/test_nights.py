@@ -112,7 +112,7 @@ class OnDuckDB:
             for table in ("features", "model_registry")
         }
         return score_on_duckdb(
-            *asked(night, run_id, name, relations, database="memory", schema="main"),
+            *request_and_settings(night, run_id, name, relations, database="memory", schema="main"),
             connection=self.connection,
             artifacts=ROOT / "artifacts",
             log=print,
@@ -143,7 +143,7 @@ class OnSpark:
         rows = [tuple(row.values()) for row in REGISTRY]
         spark.createDataFrame(rows, columns).writeTo("lab.model_registry").using("iceberg").create()
 
-    def find(self, night: Night) -> None:
+    def write_features(self, night: Night) -> None:
         """Write the features of a night."""
         columns = ", ".join(f"{name} double" for name in NAMES)
         frame = self.spark.createDataFrame(
@@ -152,7 +152,7 @@ class OnSpark:
         frame.writeTo("lab.features").using("iceberg").createOrReplace()
 
     def run(self, night: Night, run_id: str, name: str) -> RunSummary:
-        self.find(night)
+        self.write_features(night)
         return score(self.spark, night, run_id, name)
 
     def rows(self, query: str) -> list[Row]:
@@ -164,14 +164,14 @@ def score(spark: SparkSession, night: Night, run_id: str, name: str) -> RunSumma
     load = loader(spark)
     relations = {table: load(f"lab.{table}") for table in ("features", "model_registry")}
     return score_on_spark(
-        *asked(night, run_id, name, relations, database="", schema="lab"),
+        *request_and_settings(night, run_id, name, relations, database="", schema="lab"),
         session=spark,
         artifacts=ROOT / "artifacts",
         log=print,
     )
 
 
-def asked(
+def request_and_settings(
     night: Night, run_id: str, name: str, relations: Mapping[str, Any], **place: str
 ) -> tuple[Any, RunSettings]:
     arguments = {
@@ -236,7 +236,7 @@ NULL_KEYS = [
 ]
 
 
-def given(nights: Sequence[Night], **arguments: Any) -> list[Night]:
+def with_arguments(nights: Sequence[Night], **arguments: Any) -> list[Night]:
     return [
         Night(night.clock, night.rows, {**arguments, **night.arguments}, night.settings)
         for night in nights
@@ -245,8 +245,8 @@ def given(nights: Sequence[Night], **arguments: Any) -> list[Night]:
 
 SERIES = {
     "ordinary": ORDINARY,
-    "moments of their own": given(WITH_MOMENTS, as_of="described_at"),
-    "expiry": given(WITH_EXPIRY, refresh_after={"count": 7, "period": "day"}),
+    "moments of their own": with_arguments(WITH_MOMENTS, as_of="described_at"),
+    "expiry": with_arguments(WITH_EXPIRY, refresh_after={"count": 7, "period": "day"}),
     "rows without a key": NULL_KEYS,
 }
 
@@ -294,10 +294,10 @@ def test_features_that_change_before_they_are_scored_end_the_run(
 ) -> None:
     lab, append = OnSpark(spark), writing.append_predictions
     lab.run(Night("1998-01-02", everybody()), "first", "scores")
-    lab.find(changed := Night("1998-01-03", everybody(c007={"plus": 1})))
+    lab.write_features(changed := Night("1998-01-03", everybody(c007={"plus": 1})))
 
     def append_of_others(*arguments: Any) -> None:
-        lab.find(Night("1998-01-03", everybody(c007={"plus": 2})))
+        lab.write_features(Night("1998-01-03", everybody(c007={"plus": 2})))
         append(*arguments)
 
     monkeypatch.setattr(writing, "append_predictions", append_of_others)

@@ -27,7 +27,7 @@ MOST_ROWS = 32
 ]
 
 
-def find(spark: SparkSession, rows: int, *, plus: int = 0) -> None:
+def write_features(spark: SparkSession, rows: int, *, plus: int = 0) -> None:
     """Write features. One row in 50 has a NULL. With `plus`, one row in ten is changed, and one in 20 is gone."""
     values = ", ".join(
         f"cast((id * {place + 3}) % 97 + case when id % 10 = 1 then {plus} else 0 end as double) as {name}"
@@ -74,7 +74,7 @@ def test_as_few_rows_come_to_the_driver_of_many_as_of_few(
     for rows in (2_000, 20_000):
         said[rows] = []
         for number, plus in enumerate((0, 1, 1)):
-            find(spark, rows, plus=plus)
+            write_features(spark, rows, plus=plus)
             answers.clear()
             summary = score(
                 spark, Night(f"1998-01-0{number + 2}", []), f"{rows} {number}", f"scores{rows}"
@@ -132,12 +132,12 @@ def test_a_worker_has_one_session_with_one_thread_and_gets_the_model_once(
 
     monkeypatch.setattr(SparkContext, "broadcast", counted)
     OnSpark(spark)
-    find(spark, 2_000)
+    write_features(spark, 2_000)
     score(spark, Night("1998-01-02", []), "first", "scores")
     # if a closure contained the model, Spark would broadcast it, too, because it is large
     assert sent == [MODEL]
     before = probe(spark)
-    find(spark, 2_000, plus=1)
+    write_features(spark, 2_000, plus=1)
     score(spark, Night("1998-01-03", []), "second", "scores")
     after = probe(spark)
     used = {process: sessions for process, sessions in after.items() if sessions}
@@ -158,8 +158,8 @@ def test_a_model_that_was_altered_on_its_way_is_refused(
         SparkContext, "broadcast", lambda self, value: broadcast(self, value[:-1] + b"?")
     )
     on_spark = OnSpark(spark)
-    find(spark, 2_000)
-    with pytest.raises(ArtifactError, match="not the one that was sent"):
+    write_features(spark, 2_000)
+    with pytest.raises(ArtifactError, match="received a corrupted model"):
         score(spark, Night("1998-01-02", []), "altered", "scores")
     assert on_spark.rows("select status from dbt_onnx_runs") == [("error",)]
     assert on_spark.rows("select count(*) from scores") == [(0,)]

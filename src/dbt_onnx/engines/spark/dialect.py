@@ -26,7 +26,7 @@ _DUCKDB_TYPES = {
 }  # fmt: skip
 _SPARK_TYPES = {theirs: ours for ours, theirs in _DUCKDB_TYPES.items()}
 _LIST = re.compile(r"array<(.*)>", re.DOTALL)
-_AGES = exp.DataType.build("interval day to second", dialect="spark")
+_INTERVAL_TYPE = exp.DataType.build("interval day to second", dialect="spark")
 
 
 def duckdb_type(spark_type: str) -> str:
@@ -184,7 +184,9 @@ def _cte(table: Any, within: Any) -> Any:
             if cte.alias == table.name and not table.db:
                 return cte.this
         node = node.parent
-    raise ValueError(f"the columns of {table.sql()} are not known: name them")
+    raise ValueError(
+        f"cannot determine the columns of {table.sql()}: list them instead of using `*`"
+    )
 
 
 def _cte_without_hint(cte: Any) -> Any:
@@ -234,7 +236,7 @@ def _collected(call: Any) -> Any:
         )
     if order:
         entries = _call(
-            "array_sort", entries, _in_order([bool(key.args.get("desc")) for key in order])
+            "array_sort", entries, _comparison([bool(key.args.get("desc")) for key in order])
         )
     entry = exp.to_identifier("entry")
     values = _call(
@@ -245,7 +247,7 @@ def _collected(call: Any) -> Any:
     return exp.case().when(exp.GT(this=rows, expression=_expression(0)), values)
 
 
-def _in_order(descending: list[bool]) -> Any:
+def _comparison(descending: list[bool]) -> Any:
     """Return the comparison for `array_sort`: two structs are compared by their fields k0, k1 ..., NULLs last."""
     sql = "0"
     for place, is_descending in reversed(list(enumerate(descending))):
@@ -305,7 +307,7 @@ def _cast(cast: Any) -> Any:
     """Translate casts to types that Spark does not have, from a text to a list, and from a month to a day."""
     kind = cast.to
     if kind.this == exp.DType.INTERVAL:
-        cast.set("to", _AGES.copy())
+        cast.set("to", _INTERVAL_TYPE.copy())
     elif kind.this == exp.DType.ARRAY and cast.this.is_string:
         return _call("from_json", cast.this, exp.Literal.string(kind.sql("spark").lower()))
     elif kind.this == exp.DType.DATE and isinstance(cast.this, exp.TimestampTrunc):
@@ -346,7 +348,7 @@ def _series(call: Any) -> Any:
     )
 
 
-def _in_finite(value: Any, comparison: Any) -> Any:
+def _compare_with_infinity(value: Any, comparison: Any) -> Any:
     infinite = exp.cast(exp.Literal.string("inf"), "double")
     return exp.Paren(this=comparison(this=_call("abs", value), expression=infinite))
 
@@ -359,7 +361,7 @@ def _function(call: Any) -> Any:
 # functions of DuckDB that sqlglot does not know
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     # in Spark, NaN is greater than infinity, so this is false for NaN
-    "isfinite": lambda value: _in_finite(value, exp.LT),
+    "isfinite": lambda value: _compare_with_infinity(value, exp.LT),
     "error": lambda text: _call("raise_error", text),
     "list_position": lambda values, value: _call(
         "nullif", _call("array_position", values, value), 0
@@ -396,7 +398,7 @@ _TRANSLATIONS: dict[Any, Callable[[Any], Any]] = {
     exp.GenerateSeries: _series,
     exp.PercentileCont: lambda call: _call("percentile", call.this, call.expression),
     exp.ArrayDistinct: lambda call: _call("array_distinct", _call("array_compact", call.this)),
-    exp.IsInf: lambda call: _in_finite(call.this, exp.EQ),
+    exp.IsInf: lambda call: _compare_with_infinity(call.this, exp.EQ),
     # the macros use length() for lists only; not size(), which is -1 for NULL without ANSI arithmetic
     exp.Length: lambda call: _call("array_size", call.this),
     exp.Anonymous: _function,

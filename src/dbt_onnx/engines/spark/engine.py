@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.spark import planning, writing
-from dbt_onnx.engines.spark.features import NAME, FeatureRelation, refuse_expressions, relation_name
+from dbt_onnx.engines.spark.features import (
+    RELATION_ATTRIBUTE,
+    FeatureRelation,
+    refuse_expressions,
+    relation_name,
+)
 from dbt_onnx.engines.spark.ledger import LedgerShape
 from dbt_onnx.engines.spark.runs import RunRecord, recorded_run
 from dbt_onnx.engines.spark.session import Spark, spark_errors
@@ -73,7 +78,7 @@ class SparkEngine:
         )
 
     def registry(self, relation: Any, *, seeds: Mapping[str, Path]) -> Registry:
-        rows = self.spark.records(f"select * from {getattr(relation, NAME)}")
+        rows = self.spark.records(f"select * from {getattr(relation, RELATION_ATTRIBUTE)}")
         if seeds and not rows:
             registry = Registry.from_seeds(seeds.values())
             if registry is not None:
@@ -162,8 +167,8 @@ def check_fit(
             outputs[field.name] = from_arrow_type(_without_size(field.type)).simpleString()
         except Exception as error:
             raise ContractError(
-                f"output column {field.name!r} is {field.type}, which Spark has no type for",
-                hint="cast it in the graph, to int64 or float",
+                f"output column {field.name!r} has the type {field.type}, which Spark does not support",
+                hint="cast it to int64 or float in the ONNX graph",
             ) from error
     shape = LedgerShape(
         key={name: features.columns[name] for name in arguments.key}, outputs=outputs

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dbt_onnx.kernel.contract import Contract
     from dbt_onnx.runs.plan import Snapshot
 
-NAME = "dbt_onnx_relation"
+RELATION_ATTRIBUTE = "dbt_onnx_relation"
 """The attribute of a data frame that stores the name of the relation that `dbt.ref()` opened."""
 _MOMENTS = re.compile("date|timestamp|timestamp_ntz")
 
@@ -34,7 +34,7 @@ def loader(session: SparkSession) -> Callable[[str], DataFrame]:
         frame = (
             session.sql(f"select * from {name}") if name.startswith("(") else session.table(name)
         )
-        setattr(frame, NAME, name)
+        setattr(frame, RELATION_ATTRIBUTE, name)
         return frame
 
     return load
@@ -46,7 +46,9 @@ class FeatureRelation(FeatureColumns):
     @classmethod
     def open(cls, spark: Spark, relation: Any) -> FeatureRelation:
         """Open the relation of a data frame that `dbt.ref()` returned."""
-        return cls.of(spark, getattr(relation, NAME, ""), name=relation_name(relation))
+        return cls.of(
+            spark, getattr(relation, RELATION_ATTRIBUTE, ""), name=relation_name(relation)
+        )
 
     @classmethod
     def of(cls, spark: Spark, sql: str, *, name: str) -> FeatureRelation:
@@ -88,13 +90,13 @@ class FeatureRelation(FeatureColumns):
 
 def relation_name(relation: Any) -> str:
     """Return `schema.name`, the name that users know."""
-    return str(getattr(relation, NAME, "the feature relation")).replace("`", "")
+    return str(getattr(relation, RELATION_ATTRIBUTE, "the feature relation")).replace("`", "")
 
 
 def refuse_expressions(**relations: Any) -> None:
     """Raise ConfigError when an argument of `score()` is not a table or view."""
     for argument, relation in relations.items():
-        if not getattr(relation, NAME, ""):
+        if not getattr(relation, RELATION_ATTRIBUTE, ""):
             raise ConfigError(
                 f"{argument} is an expression, not a table or view of the warehouse",
                 hint="make it a model, and dbt.ref() that",

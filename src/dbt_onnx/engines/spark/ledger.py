@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
     from dbt_onnx.engines.base import TableName
 
-FROM = "from_run"
+FROM_RUN = "from_run"
 REJECTED = "rejected_reason"
 INPUTS = "inputs"
-FED = "__dbt_onnx_fed_"
+KEPT_INPUT_PREFIX = "__dbt_onnx_fed_"
 VIEW_PROPERTY = "dbt_onnx_text"
 _SPARK_TYPES = {
     "VARCHAR": "string", "VARCHAR[]": "array<string>", "TIMESTAMP": "timestamp_ntz", "BIGINT": "bigint",
@@ -63,7 +63,7 @@ PRESENCE_TYPES = {
     "is_confirmed_by_runs": "boolean",
 }
 """`is_confirmed_by_runs`: a later full run of its version confirms the row without writing it again."""
-_PLACE_TYPES = {FROM: "int", "is_current": "boolean", "is_replaced": "boolean"}
+_PLACE_TYPES = {FROM_RUN: "int", "is_current": "boolean", "is_replaced": "boolean"}
 """`is_replaced`: a later row is a copy of this one, which is only kept for its inputs."""
 
 
@@ -120,7 +120,7 @@ class LedgerShape(LedgerColumns):
         taken = [name for name in (*self.key, *self.outputs) if name.casefold() in own]
         if taken:
             raise ConfigError(
-                f"column(s) {taken} of key or outputs are called as columns that dbt_onnx adds on Spark",
+                f"key or output column(s) {taken} have names that dbt_onnx reserves on Spark",
                 hint="rename a key in the features model, and an output when exporting or registering the model",
             )
 
@@ -160,7 +160,13 @@ def create_rows(tables: LedgerTables, shape: LedgerShape, features: Mapping[str,
 
 def create_superseded(tables: LedgerTables, shape: LedgerShape) -> str:
     """SQL that creates `__superseded` unless it exists."""
-    columns = {**shape.key, RUN: "int", FROM: "int", "is_written_again": "boolean", "by_run": "int"}
+    columns = {
+        **shape.key,
+        RUN: "int",
+        FROM_RUN: "int",
+        "is_written_again": "boolean",
+        "by_run": "int",
+    }
     listed = ", ".join(f"{quote(name)} {kind}" for name, kind in columns.items())
     return f"create table if not exists {named(tables.superseded)} ({listed}) using iceberg partitioned by (by_run)"
 
@@ -194,7 +200,9 @@ def same_row(shape: LedgerShape, left: str, right: str) -> str:
     """SQL condition: two rows are the same. It compares both run numbers, since one run may write a rejection of an
     entity and a copy of its last score.
     """
-    return " and ".join(f"{left}.{quote(n)} = {right}.{quote(n)}" for n in (*shape.key, RUN, FROM))
+    return " and ".join(
+        f"{left}.{quote(n)} = {right}.{quote(n)}" for n in (*shape.key, RUN, FROM_RUN)
+    )
 
 
 def create_view(view: TableName, text: str) -> str:
@@ -215,7 +223,7 @@ def select_counted(tables: LedgerTables, shape: LedgerShape) -> str:
     whether a run has succeeded. So this statement names each table once, and the runs last: rows are written first.
     """
     columns = ", ".join(f"r.{quote(name)}" for name in shape.columns if name != "is_replaced")
-    of_row = ", ".join(map(quote, (*shape.key, RUN, FROM)))
+    of_row = ", ".join(map(quote, (*shape.key, RUN, FROM_RUN)))
     counts = "{0} <= counted.newest and not array_contains(counted.others, {0})"
     return f"""
         select
@@ -246,7 +254,7 @@ def select_counted(tables: LedgerTables, shape: LedgerShape) -> str:
                 group by model_name, model_version
             )
         ) as counted
-        where {counts.format(f"r.{FROM}")}"""
+        where {counts.format(f"r.{FROM_RUN}")}"""
 
 
 def select_current(tables: LedgerTables, shape: LedgerShape) -> str:
@@ -263,7 +271,7 @@ def select_current(tables: LedgerTables, shape: LedgerShape) -> str:
                 then greatest(r.confirmed_as_of, {confirmed}) else r.confirmed_as_of
             end as confirmed_as_of,
             r.is_confirmed_by_runs,
-            r.{FROM}
+            r.{FROM_RUN}
         from ({select_counted(tables, shape)}) as r
         inner join {named(tables.runs)} as scorer on r.{RUN} = scorer.run_no
         where r.is_current and not r.is_superseded"""
@@ -327,7 +335,7 @@ def kept_features(features: Mapping[str, str]) -> dict[str, str]:
     its type was altered, and becomes NULL.
     """
     return {
-        f"{FED}{place}": f"try_cast({INPUTS}.{quote(name)} as {kind})"
+        f"{KEPT_INPUT_PREFIX}{place}": f"try_cast({INPUTS}.{quote(name)} as {kind})"
         for place, (name, kind) in enumerate(features.items())
     }
 
@@ -336,14 +344,14 @@ def fingerprint_of_inputs(key: Mapping[str, str], features: Mapping[str, str]) -
     """SQL aggregate for the fingerprint of kept inputs, under the names of `kept_features`. `key` maps the names of the
     key columns in the statement to their SQL types. The fingerprint is of exact values; the features hash rounds them.
     """
-    fed = zip(kept_features(features), features.values(), strict=True)
-    return fingerprint(hashable({**key, **dict(fed)}))
+    inputs = zip(kept_features(features), features.values(), strict=True)
+    return fingerprint(hashable({**key, **dict(inputs)}))
 
 
 def fingerprint_of_rows(key: Mapping[str, str], outputs: Mapping[str, str]) -> str:
     """SQL aggregate for the fingerprint of all columns of a run's predictions, except the run number."""
-    said = {name: kind for name, kind in ROW_TYPES.items() if name != RUN}
-    return fingerprint(hashable({**key, **outputs, **said}))
+    row_types = {name: kind for name, kind in ROW_TYPES.items() if name != RUN}
+    return fingerprint(hashable({**key, **outputs, **row_types}))
 
 
 def describe_run(tables: LedgerTables, shape: LedgerShape, features: Mapping[str, str]) -> str:
@@ -352,7 +360,7 @@ def describe_run(tables: LedgerTables, shape: LedgerShape, features: Mapping[str
     kept inputs. Value: :run_no.
     """
     key = hashable(shape.key)
-    fed = "".join(f", {sql} as {quote(name)}" for name, sql in kept_features(features).items())
+    inputs = "".join(f", {sql} as {quote(name)}" for name, sql in kept_features(features).items())
     return f"""
         select
             count(*) as row_count,
@@ -360,12 +368,12 @@ def describe_run(tables: LedgerTables, shape: LedgerShape, features: Mapping[str
             {fingerprint(f"{key}, as_of, features_hash")} as input_fingerprint,
             {fingerprint_of_rows(shape.key, shape.outputs)} as ledger_fingerprint,
             {fingerprint_of_inputs(shape.key, features)} filter (where {INPUTS} is not null) as inputs_fingerprint
-        from (select *{fed} from {named(tables.rows)} where {RUN} = :run_no and {FROM} = :run_no)"""
+        from (select *{inputs} from {named(tables.rows)} where {RUN} = :run_no and {FROM_RUN} = :run_no)"""
 
 
 def count_rejected(tables: LedgerTables) -> str:
     """SQL that counts the rejected rows of a run for each reason. Value: :run_no."""
     return (
-        f"select {REJECTED}, count(*) from {named(tables.rows)} where {RUN} = :run_no and {FROM} = :run_no "
+        f"select {REJECTED}, count(*) from {named(tables.rows)} where {RUN} = :run_no and {FROM_RUN} = :run_no "
         f"and {REJECTED} is not null group by {REJECTED}"
     )

@@ -55,7 +55,7 @@ class Question(plan.Question):
         """The names of the key columns in the plan, quoted."""
         return [quote(carried) for carried in self.shape.carried_key.values()]
 
-    def is_about(self, table: str, *, of: str = "features") -> str:
+    def same_entity(self, table: str, *, of: str = "features") -> str:
         """SQL condition: a row of the ledger and a row of the plan are about the same entity."""
         return " and ".join(
             f"{table}.{quote(name)} = {of}.{quote(carried)}"
@@ -162,7 +162,7 @@ def all_new(question: Question) -> str:
         from ({_features(question)})"""
 
 
-def has_few(question: Question, facts: Facts) -> bool:
+def expects_few_changes(question: Question, facts: Facts) -> bool:
     """Return whether most rows are likely unchanged. If so, the join leaves out the feature columns, the few rows that
     have changed stay on the executors, and these rows get their feature columns later.
     """
@@ -178,7 +178,7 @@ def joined(question: Question, facts: Facts, *, with_late: bool) -> str:
     null_key = " or ".join(f"features.{key} is null" for key in question.keys)
     is_late = f"coalesce(features.as_of_given < {_KNOWN_UNTIL.format('scored')}, false)"
     if question.is_backfill or facts.is_newest:
-        is_late = _if(question.is_backfill)
+        is_late = _sql_boolean(question.is_backfill)
     # two lookups that match few rows: entities scored by other versions, and rows without a key reported before
     others = "cast(null as boolean)"
     join_others = ""
@@ -189,7 +189,7 @@ def joined(question: Question, facts: Facts, *, with_late: bool) -> str:
             left join (
                 select distinct {names}, true as is_other from {question.current} as current
                 where {RUN} not in {question.of_version}
-            ) as others on {question.is_about("others")}"""
+            ) as others on {question.same_entity("others")}"""
     same_or_null = " and ".join(
         f"reported.{quote(name)} <=> features.{quote(carried)}"
         for name, carried in question.shape.carried_key.items()
@@ -201,7 +201,7 @@ def joined(question: Question, facts: Facts, *, with_late: bool) -> str:
     if facts.has_one_moment:
         is_advanced = "false"
     return f"""
-        with features as ({_features(question, is_narrow=has_few(question, facts))}),
+        with features as ({_features(question, is_narrow=expects_few_changes(question, facts))}),
 
         scored as (
             select * from {question.current} as current where {RUN} in {question.of_version} and {REJECTED} is null
@@ -209,13 +209,13 @@ def joined(question: Question, facts: Facts, *, with_late: bool) -> str:
 
         rejected as (
             select * from {question.current} as current
-            where {_if(facts.has_rejected)} and {RUN} in {question.of_version} and {REJECTED} is not null
+            where {_sql_boolean(facts.has_rejected)} and {RUN} in {question.of_version} and {REJECTED} is not null
         ),
 
-        -- a row without a key is no entity, and never current
+        -- a row without a key belongs to no entity, and is never current
         reported as (
             select distinct {names}, features_hash, true as is_reported from {question.history} as history
-            where {_if(facts.is_incomplete)} and ({any_null}) and {RUN} in {question.of_version}
+            where {_sql_boolean(facts.is_incomplete)} and ({any_null}) and {RUN} in {question.of_version}
         ),
 
         known as (
@@ -241,8 +241,8 @@ def joined(question: Question, facts: Facts, *, with_late: bool) -> str:
                 scored.last_seen_as_of is not null or rejected.last_seen_as_of is not null as is_returned,
                 {others} is not null as is_known_to_others
             from features
-            left join scored on {question.is_about("scored")}
-            left join rejected on {question.is_about("rejected")}
+            left join scored on {question.same_entity("scored")}
+            left join rejected on {question.same_entity("rejected")}
             left join reported on {same_or_null} and reported.features_hash = {_hash_of_row("features")}
             {join_others}
         ),
@@ -256,7 +256,7 @@ def joined(question: Question, facts: Facts, *, with_late: bool) -> str:
         where score_reason is not null or was_rejected or is_late or is_returned or is_advanced or rows_present <> 1"""
 
 
-def _if(condition: bool) -> str:  # noqa: FBT001
+def _sql_boolean(condition: bool) -> str:  # noqa: FBT001
     """Return the SQL of a condition that is known before the statement runs. Spark does not read a table at all if
     its WHERE clause is `false`.
     """
@@ -308,7 +308,7 @@ def select_rows(question: Question, facts: Facts) -> str:
         select
             {", ".join(question.keys)}, __dbt_onnx_as_of, score_reason as __dbt_onnx_score_reason,
             is_late as __dbt_onnx_is_late, __dbt_onnx_features_hash, __dbt_onnx_rejected_reason, {features}
-        from {_with_features(question, facts) if has_few(question, facts) else PLANNED} where score_reason is not null"""
+        from {_with_features(question, facts) if expects_few_changes(question, facts) else PLANNED} where score_reason is not null"""
 
 
 def _with_features(question: Question, facts: Facts) -> str:
@@ -417,7 +417,7 @@ def _late(question: Question, *, with_late: bool) -> str:
                 ) filter (where earlier.is_of_version) as newest,
                 bool_or(not earlier.is_of_version) as is_known_to_others
             from known as features
-            inner join earlier on {question.is_about("earlier")}
+            inner join earlier on {question.same_entity("earlier")}
             where features.is_late and earlier.as_of <= features.__dbt_onnx_as_of
             group by {", ".join(f"features.{key}" for key in keys)}
         ),

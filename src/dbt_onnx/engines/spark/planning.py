@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.spark import plan
-from dbt_onnx.engines.spark.ledger import FROM, LedgerShape, committed
+from dbt_onnx.engines.spark.ledger import FROM_RUN, LedgerShape, committed
 from dbt_onnx.engines.spark.plan import PLANNED, Facts, Question
-from dbt_onnx.engines.spark.sql import HASH_FUNCTION, named, typed_nothing
+from dbt_onnx.engines.spark.sql import HASH_FUNCTION, empty_relation, named
 from dbt_onnx.runs.plan import Planned, PlanSummary, Snapshot
 from dbt_onnx.runs.precisions import function_name, precisions_of
 from dbt_onnx.runs.run import unstable
@@ -52,8 +52,8 @@ def plan_run(spark: Spark, run: ScoringRun, tables: ScoringTables, record: RunRe
         hash_function=function,
         current=named(tables.current)
         if has_rows
-        else typed_nothing({**shape.current_columns, FROM: "int"}),
-        history=named(tables.history) if has_rows else typed_nothing(shape.prediction_columns),
+        else empty_relation({**shape.current_columns, FROM_RUN: "int"}),
+        history=named(tables.history) if has_rows else empty_relation(shape.prediction_columns),
         runs=committed(tables),
     )
     # a first run has nothing to compare fingerprints with
@@ -160,7 +160,7 @@ def _nothing_changed(
         )
         if is_expired:
             return None
-    nothing = f"select * from {typed_nothing({'score_reason': 'string'})}"
+    nothing = f"select * from {empty_relation({'score_reason': 'string'})}"
     spark.frame(nothing).createOrReplaceTempView(PLANNED)
     return PlanSummary.nothing(
         rows_in=facts.given.rows, rows_tracked=facts.tracked, rows_rejected=facts.rejected
@@ -186,19 +186,19 @@ def _joined(
     values: Mapping[str, Any],
 ) -> PlanSummary:
     """Plan by joining all rows. If most rows are unchanged, the others stay on the executors until they are written."""
-    has_few = plan.has_few(question, facts)
-    if not has_few:
+    has_few_changes = plan.expects_few_changes(question, facts)
+    if not has_few_changes:
         features.check_keys(spark, key=list(question.shape.key))
     for with_late in (False, True) if not question.is_backfill else (True,):
         spark.release()
         statement = plan.joined(question, facts, with_late=with_late)
         frame = spark.frame(statement, values)
-        (spark.hold(frame) if has_few else frame).createOrReplaceTempView(PLANNED)
+        (spark.hold(frame) if has_few_changes else frame).createOrReplaceTempView(PLANNED)
         [totals] = spark.records(plan.summarize(question))
         summary = PlanSummary.from_row(totals)
         if not summary.rows_late:
             break
-    if has_few and not facts.add_up(*spark.rows(plan.describe_planned(question))[0]):
+    if has_few_changes and not facts.add_up(*spark.rows(plan.describe_planned(question))[0]):
         # entities are gone, or a key occurs twice, or the relation gives different rows each time it is read
         features.check_keys(spark, key=list(question.shape.key))
         if _describe_features(spark, question)[0] != facts.given:

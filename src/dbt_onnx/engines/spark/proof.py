@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pyspark.errors import PySparkException
 
 from dbt_onnx.engines.spark.ledger import (
-    FROM,
+    FROM_RUN,
     INPUTS,
     REJECTED,
     all_predictions,
@@ -108,7 +108,7 @@ def _strange_rows(spark: Spark, tables: ScoringTables, shape: LedgerShape) -> It
     found = spark.rows(
         f"select r.{RUN}, count(*), {listed} from {named(tables.rows)} as r "
         f"left join {known} as scorer on r.{RUN} = scorer.number "
-        f"left join {known} as writer on r.{FROM} = writer.number "
+        f"left join {known} as writer on r.{FROM_RUN} = writer.number "
         "where scorer.number is null or writer.number is null "
         f"group by r.{RUN} order by r.{RUN} asc limit {MAX_FINDINGS}",
         {"scoring_model": tables.ledger.identifier},
@@ -197,13 +197,13 @@ def _fingerprints(
             alike[tuple(run.output_columns)].append(run.run_no)
     found: dict[int, int] = {}
     for outputs, numbers in alike.items():
-        number = fingerprint_of_rows(shape.key, {name: shape.outputs[name] for name in outputs})
+        aggregate = fingerprint_of_rows(shape.key, {name: shape.outputs[name] for name in outputs})
         # outputs of other versions: these runs left them NULL
         others = [quote(name) for name in shape.outputs if name not in outputs]
         is_as_written = " and ".join([f"{name} is null" for name in others] or ["true"])
         found |= dict.fromkeys(numbers, 0)
         found |= spark.rows(
-            f"select {RUN}, coalesce({number} filter (where {is_as_written}), 0) "
+            f"select {RUN}, coalesce({aggregate} filter (where {is_as_written}), 0) "
             f"from {all_predictions(tables, shape)} as r where {_IN_NUMBERS} group by {RUN}",
             {"numbers": json.dumps(numbers)},
         )
@@ -225,7 +225,8 @@ def _faults_of_views(spark: Spark, tables: ScoringTables, shape: LedgerShape) ->
             # a relation that the view reads is gone
             altered = True
         if not altered:
-            said = f"select count(*), {fingerprint(hashable(columns))} from {{}} as said"
-            altered = spark.rows(said.format(named(view))) != spark.rows(said.format(f"({text})"))
+            summary = f"select count(*), {fingerprint(hashable(columns))} from {{}} as said"
+            in_view, in_tables = summary.format(named(view)), summary.format(f"({text})")
+            altered = spark.rows(in_view) != spark.rows(in_tables)
         if altered:
             yield other_view(view)

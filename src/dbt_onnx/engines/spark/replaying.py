@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from dbt_onnx.artifacts.sample import scales_of
 from dbt_onnx.engines.spark.ledger import (
-    FED,
     INPUTS,
+    KEPT_INPUT_PREFIX,
     REJECTED,
     all_predictions,
     committed,
@@ -139,7 +139,7 @@ class _KeptRun:
         )"""
 
     @property
-    def same(self) -> str:
+    def same_key(self) -> str:
         return " and ".join(f"written.{quote(n)} = fed.{quote(n)}" for n in self.key)
 
 
@@ -180,7 +180,7 @@ def _check_inputs(spark: Spark, kept: _KeptRun, replay: Replay, *, with_hash: bo
                 else 'other inputs, or another features_hash'
             end
         from written
-        full join fed on {kept.same}
+        full join fed on {kept.same_key}
         where fed.occurrences is null or written.is_written is null or fed.occurrences > 1 {changed}
         limit {MAX_FINDINGS}""",
         run.values,
@@ -188,8 +188,8 @@ def _check_inputs(spark: Spark, kept: _KeptRun, replay: Replay, *, with_hash: bo
     for *key, problem in problems:
         replay.report(other_inputs(run, key, problem))
     if with_hash and not problems:
-        number = fingerprint_of_inputs(kept.key, kept.types)
-        [(found,)] = spark.rows(f"select {number} from {kept.fed}", run.values)
+        aggregate = fingerprint_of_inputs(kept.key, kept.types)
+        [(found,)] = spark.rows(f"select {aggregate} from {kept.fed}", run.values)
         if found != run.inputs_fingerprint:
             replay.report(other_fingerprint_of_inputs(run.inputs_fingerprint, found))
 
@@ -243,10 +243,12 @@ def _rows_to_replay(kept: _KeptRun, columns: tuple[str, ...], *, sample: int | N
         f"case when written.{REJECTED} in ('null_as_of', 'model_crashed') then written.{REJECTED} end "
         f"as {quote(REJECTED_COLUMN)}"
     )
-    features = [f"fed.{FED}{place} as {quote(n)}" for place, n in enumerate(kept.types)]
+    features = [
+        f"fed.{KEPT_INPUT_PREFIX}{place} as {quote(n)}" for place, n in enumerate(kept.types)
+    ]
     statement = (
         f"select {', '.join([*carried, *features])} "
-        f"from {kept.written} as written inner join {kept.fed} as fed on {kept.same}"
+        f"from {kept.written} as written inner join {kept.fed} as fed on {kept.same_key}"
     )
     if sample is not None:
         keys = ", ".join(f"written.{quote(alias)}" for alias in kept.key)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 20
 _MOST_RUNS = 1_000_000
-OVERTAKEN = "another run of the scoring model succeeded while this one was at work, or after its driver had ended"
+OVERTAKEN = "another run of the scoring model succeeded before this run finished"
 
 
 @dataclass(frozen=True)
@@ -118,16 +118,13 @@ class RunRecord:
             f"select run_no, run_id, driver, ended_at from {committed(self.tables)} as runs "
             f"where run_no > {self.base_run_no:d} order by run_no desc limit 1"
         )
-        who = (
-            "another run"
-            if not found
-            else (
-                f"run {found[0][0]} ({found[0][1]}), by {found[0][2]}, which ended at {found[0][3]} UTC"
-            )
-        )
+        winner = f"another run of {self.tables.ledger}"
+        if found:
+            [(run_no, run_id, driver, ended_at)] = found
+            winner = f"run {run_no} ({run_id}) of {self.tables.ledger} (driver {driver}, ended at {ended_at} UTC)"
         return WarehouseError(
-            f"{who} of {self.tables.ledger} succeeded while this one was at work: nothing of this one counts",
-            hint="run again; let one scheduler run a scoring model at a time",
+            f"{winner} succeeded while this run was in progress, so the rows of this run are discarded",
+            hint="run again; let only one scheduler run a scoring model at a time",
         )
 
     def _closed(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -206,7 +203,7 @@ def open_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> RunR
         if found == [tuple(values[name] for name in own)]:
             return record
     raise WarehouseError(
-        f"no number could be had for a run in {tables.runs}: too many others begin at once",
+        f"could not allocate a run number in {tables.runs}: too many runs are starting at the same time",
         hint="run again",
     )
 
@@ -215,7 +212,7 @@ def open_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> RunR
 def recorded_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> Iterator[RunRecord]:
     """Open a run row, and close it as `error` if the run fails before it has succeeded."""
     tables.create_runs(spark)
-    for run_no in _not_sealed(spark, tables):
+    for run_no in _unsealed_run_numbers(spark, tables):
         RunRecord(spark, tables, run_no, 0).seal()
     record = open_run(spark, tables, settings)
     try:
@@ -280,7 +277,7 @@ def scored_clocks(spark: Spark, ledger: TableName, version: RegistryEntry | None
     return {row["clock"] for row in rows}
 
 
-def _not_sealed(spark: Spark, tables: ScoringTables) -> list[int]:
+def _unsealed_run_numbers(spark: Spark, tables: ScoringTables) -> list[int]:
     """Return the numbers of runs that another run has closed and that are not in the chain yet."""
     found = spark.rows(
         f"select run_no from {named(tables.runs)} where scoring_model = :scoring_model "

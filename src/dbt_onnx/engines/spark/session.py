@@ -49,15 +49,17 @@ _HIVE = {
 }
 _MOST_ROWS = 10_000
 _ATTEMPTS = 10
-_NO_CONNECT = "through it no model can be broadcast to executors, and no session be had with settings of its own"
-_CLASSIC = "run dbt where the driver is: method session with spark.master, without spark.remote and SPARK_REMOTE"
+_NO_CONNECT = (
+    "it cannot broadcast the model to executors, and does not allow a session with its own settings"
+)
+_WITHOUT_CONNECT = "use method: session with spark.master, and unset spark.remote and SPARK_REMOTE; dbt then runs in the driver"
 # another driver committed to the table while Iceberg planned or wrote, or created the same table or view
 _CONFLICTS = (
     "ValidationException", "CommitFailedException", "the table has been concurrently modified", "AlreadyExists",
     "ALREADY_EXISTS",
 )  # fmt: skip
 _UTC = {"utc", "etc/utc", "gmt", "etc/gmt", "z", "zulu", "+00:00"}
-TOLD = "dbt_onnx_error:"
+ERROR_PREFIX = "dbt_onnx_error:"
 """The prefix of a DbtOnnxError, as JSON, in the error message of an executor."""
 
 
@@ -83,8 +85,8 @@ def open_session(parameters: Mapping[str, Any]) -> SparkSession:
         return builder.getOrCreate()
     except exceptions() as error:
         raise WarehouseError(
-            f"Spark does not start: {said_by(error)}",
-            hint="`dbt debug` tries the same and says more",
+            f"Spark does not start: {message_of(error)}",
+            hint="run `dbt debug` for details",
         ) from error
 
 
@@ -108,7 +110,8 @@ def refuse_connect(parameters: Mapping[str, Any]) -> None:
     ):
         if server:
             raise ConfigError(
-                f"{place} names {server}, a server of Spark Connect: {_NO_CONNECT}", hint=_CLASSIC
+                f"{place} names {server}, a Spark Connect server: {_NO_CONNECT}",
+                hint=_WITHOUT_CONNECT,
             )
 
 
@@ -118,12 +121,14 @@ class Spark:
     def __init__(self, session: SparkSession) -> None:
         """Raises ConfigError for Spark Connect, and if the session's time zone is not UTC."""
         if not hasattr(session, "sparkContext") or "connect" in type(session).__module__:
-            raise ConfigError(f"the session is one of Spark Connect: {_NO_CONNECT}", hint=_CLASSIC)
+            raise ConfigError(
+                f"the session is a Spark Connect session: {_NO_CONNECT}", hint=_WITHOUT_CONNECT
+            )
         zone = session.conf.get("spark.sql.session.timeZone")
         if str(zone).casefold() not in _UTC:
             raise ConfigError(
-                f"the time zone of the session is {zone}; a view in a Hive metastore has no TIMESTAMP_NTZ, and "
-                "would give moments, which are in UTC, as moments of that zone",
+                f"the time zone of the session is {zone}; views in a Hive metastore do not support TIMESTAMP_NTZ, so "
+                "UTC timestamps would be read as timestamps of that zone",
                 hint="set spark.sql.session.timeZone: UTC under server_side_parameters in profiles.yml",
             )
         self.raw = session.newSession()
@@ -152,15 +157,17 @@ class Spark:
 
     def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """Return the rows of a statement that has few. Features and predictions are never read this way."""
-        return [tuple(row) for row in self._few(sql, values, most=_MOST_ROWS)]
+        return [tuple(row) for row in self._collect_at_most(sql, values, most=_MOST_ROWS)]
 
     def records(
         self, sql: str, values: Mapping[str, Any] | None = None, *, most: int = _MOST_ROWS
     ) -> list[dict[str, Any]]:
         """Return the rows of a statement as {column name: value}. Raises WarehouseError for more than `most` rows."""
-        return [row.asDict(recursive=True) for row in self._few(sql, values, most=most)]
+        return [row.asDict(recursive=True) for row in self._collect_at_most(sql, values, most=most)]
 
-    def _few(self, sql: str, values: Mapping[str, Any] | None, *, most: int) -> list[Row]:
+    def _collect_at_most(
+        self, sql: str, values: Mapping[str, Any] | None, *, most: int
+    ) -> list[Row]:
         frame = self.frame(sql, values).limit(most + 1)
         moments = [f.name for f in frame.schema if f.dataType.typeName() == "timestamp"]
         if moments:
@@ -170,17 +177,17 @@ class Spark:
         found: list[Row] = frame.collect()
         if len(found) > most:
             raise WarehouseError(
-                f"more than {most:,} rows would come to the driver of Spark, from: "
+                f"this query returns more than {most:,} rows to the Spark driver: "
                 f"{' '.join(sql.split()):.200}",
-                hint="if that is the registry, make it smaller",
+                hint="if it reads the registry, remove rows from the registry",
             )
         return found
 
     def change(self, sql: str, values: Mapping[str, Any] | None = None) -> None:
         """Run a statement that changes a table. Retried if another driver changed the table at the same time."""
-        self.again(lambda: self.frame(sql, values))
+        self.with_retries(lambda: self.frame(sql, values))
 
-    def again(self, change: Callable[[], object]) -> None:
+    def with_retries(self, change: Callable[[], object]) -> None:
         """Make a change, and retry it, up to 10 attempts in all, if another driver made a conflicting change."""
         for attempt in range(_ATTEMPTS):
             try:
@@ -206,26 +213,26 @@ def spark_errors() -> Iterator[None]:
     try:
         yield
     except exceptions() as error:
-        if (told := _told(str(error))) is not None:
-            raise told from error
+        if (original := _error_from_executor(str(error))) is not None:
+            raise original from error
         raise WarehouseError(
-            f"Spark stopped the run: {said_by(error)}",
-            hint="if it speaks of a value or a column, mend the model upstream that gives it; else look at "
-            "the session: its catalog, executors and memory",
+            f"Spark stopped the run: {message_of(error)}",
+            hint="if the message names a value or a column, fix the upstream model; otherwise check the session's "
+            "catalog, executors and memory",
         ) from error
 
 
-def said_by(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """Return Spark's message in one line, without the JVM stack trace, and cut to 500 characters."""
     line = " ".join(str(error).partition("JVM stacktrace")[0].split())
     return line if len(line) <= 500 else line[:497] + "..."
 
 
-def _told(said: str) -> errors.DbtOnnxError | None:
+def _error_from_executor(message: str) -> errors.DbtOnnxError | None:
     """Return the DbtOnnxError that an executor raised, if the message contains one."""
-    start = said.find(TOLD)
+    start = message.find(ERROR_PREFIX)
     if start < 0:
         return None
-    document, _ = json.JSONDecoder().raw_decode(said, start + len(TOLD))
+    document, _ = json.JSONDecoder().raw_decode(message, start + len(ERROR_PREFIX))
     kind: Callable[..., errors.DbtOnnxError] = getattr(errors, document["error"])
     return kind(**document["arguments"])

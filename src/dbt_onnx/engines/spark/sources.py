@@ -21,7 +21,7 @@ from dbt_onnx.engines.base import (
 from dbt_onnx.engines.spark.features import FeatureRelation
 from dbt_onnx.engines.spark.ledger import LedgerTables
 from dbt_onnx.engines.spark.runs import last_account
-from dbt_onnx.engines.spark.session import said_by
+from dbt_onnx.engines.spark.session import message_of
 from dbt_onnx.engines.spark.sql import named
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def read_registry(spark: Spark, sources: Sources) -> Registry:
     try:
         rows = spark.records(f"select * from {named(sources.registry)}")
     except PySparkException as error:
-        raise missing_registry(sources.registry_name, said_by(error)) from error
+        raise missing_registry(sources.registry_name, message_of(error)) from error
     return Registry.from_rows(rows, where=str(sources.registry))
 
 
@@ -69,7 +69,7 @@ def check_features(spark: Spark, sources: Sources) -> None:
     try:
         features = FeatureRelation.of(spark, named(sources.features), name=name)
     except PySparkException as error:
-        raise missing_features(name, said_by(error)) from error
+        raise missing_features(name, message_of(error)) from error
     features.check_columns(key=sources.key, as_of=None)
 
 
@@ -103,5 +103,5 @@ def read_figures(spark: Spark, sql: str) -> dict[str, Any]:
     try:
         [figures] = spark.records(sql)
     except PySparkException as error:
-        raise no_answer(said_by(error)) from error
+        raise no_answer(message_of(error)) from error
     return figures

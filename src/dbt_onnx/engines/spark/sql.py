@@ -47,7 +47,7 @@ def not_null(names: Iterable[str]) -> str:
     return " and ".join(f"{quote(name)} is not null" for name in names)
 
 
-def typed_nothing(columns: Mapping[str, str]) -> str:
+def empty_relation(columns: Mapping[str, str]) -> str:
     """SQL for a FROM clause: a relation without rows that has these columns."""
     listed = ", ".join(f"cast(null as {kind}) as {quote(n)}" for n, kind in columns.items())
     return f"(select {listed} where false)"

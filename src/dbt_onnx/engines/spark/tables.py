@@ -44,7 +44,7 @@ class ScoringTables(LedgerTables):
             f"select 1 from {ledger.committed(self)} as runs where rows_scored + rows_rejected > 0 limit 1"
         ):
             raise WarehouseError(
-                f"{self.rows} is gone: it was dropped or renamed, and nothing else has these rows",
+                f"{self.rows} was dropped or renamed; it had the only copy of its rows",
                 hint="restore from a backup; to begin a new ledger, give the scoring model another alias",
             )
 
@@ -80,7 +80,7 @@ class ScoringTables(LedgerTables):
     def create(self, spark: Spark, shape: LedgerShape, features: Mapping[str, str]) -> None:
         """Create the missing tables and views, and add the columns of a new version."""
         # retried as a whole: another driver may create the same tables at the same time
-        spark.again(lambda: self._create(spark, shape, features))
+        spark.with_retries(lambda: self._create(spark, shape, features))
 
     def _create(self, spark: Spark, shape: LedgerShape, features: Mapping[str, str]) -> None:
         if not spark.has(self.rows):

@@ -62,7 +62,7 @@ class SparkWarehouse:
         """Open the session of this process. It stays open until the process ends, since starting one takes long."""
         if credentials.method != _METHOD:
             raise ConfigError(
-                f"the target's method is {credentials.method}; dbt_onnx reads Spark by method {_METHOD}",
+                f"the target's method is {credentials.method}; dbt_onnx supports Spark only with method: {_METHOD}",
                 hint="choose another target with --target",
             )
         yield open_session(credentials.server_side_parameters)
@@ -115,16 +115,16 @@ class SparkWarehouse:
         model: TableName,  # noqa: ARG002
     ) -> AbstractContextManager[RowsToPublish]:
         raise _refused(
-            "predictions are not published from Spark: all rows would come through the driver",
+            "publishing from Spark is not supported: all rows would have to pass through the driver",
             hint="write the current view to files, and publish them from a target on DuckDB",
         )
 
     @spark_errors()
     def registry_of(self, relation: Any) -> Registry:
         from dbt_onnx.artifacts.registry import Registry
-        from dbt_onnx.engines.spark.features import NAME, relation_name
+        from dbt_onnx.engines.spark.features import RELATION_ATTRIBUTE, relation_name
 
-        rows = self._spark.records(f"select * from {getattr(relation, NAME)}")
+        rows = self._spark.records(f"select * from {getattr(relation, RELATION_ATTRIBUTE)}")
         return Registry.from_rows(rows, where=relation_name(relation))
 
     @spark_errors()
@@ -271,8 +271,8 @@ def _refused(what: str, *, hint: str) -> ConfigError:
 
 def _not_erased() -> ConfigError:
     return _refused(
-        "nothing is erased on Spark: a row that is deleted stays in the snapshots of its table, and "
-        "the deletion and its record are two tables without a transaction",
-        hint="delete from `<scoring model>__rows`, and let Iceberg's expire_snapshots remove the files; a "
-        "replay then tells how many rows are gone",
+        "forget and prune are not supported on Spark: deleted rows stay in old snapshots, and no transaction "
+        "covers both the deletion and its record",
+        hint="delete the rows from `<scoring model>__rows`, and run Iceberg's expire_snapshots to remove their "
+        "files; a replay then reports how many rows are missing",
     )

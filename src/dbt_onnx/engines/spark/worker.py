@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from dbt_onnx.engines.spark.session import TOLD
+from dbt_onnx.engines.spark.session import ERROR_PREFIX
 from dbt_onnx.errors import ArtifactError, DbtOnnxError
 from dbt_onnx.kernel.row_search import RowSearch
 from dbt_onnx.kernel.scoring import prediction_schema, score_batch
@@ -92,7 +92,7 @@ class Work:
         except DbtOnnxError as error:
             # only the text of an error comes back to the driver
             document = {"error": type(error).__name__, "arguments": vars(error)}
-            raise RuntimeError(TOLD + json.dumps(document)) from None
+            raise RuntimeError(ERROR_PREFIX + json.dumps(document)) from None
 
     def _session(self, *, in_child_process: bool) -> Any:
         known = _SESSIONS.get((self.sha256, in_child_process))
@@ -101,8 +101,8 @@ class Work:
         content = self.model.value
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise ArtifactError(
-                "the model that came to an executor is not the one that was sent: its sha256 differs",
-                hint="run again; if it happens again, look at the executor's memory and network",
+                "an executor received a corrupted model: its sha256 differs from the one sent",
+                hint="run again; if it happens again, check the executor's memory and network",
             )
         from dbt_onnx.kernel.child_session import ChildSession
         from dbt_onnx.kernel.session import OnnxSession

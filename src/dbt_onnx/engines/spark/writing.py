@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.spark import ledger, plan
 from dbt_onnx.engines.spark.ledger import (
-    FROM,
+    FROM_RUN,
     INPUTS,
     REJECTED,
     inputs_type,
@@ -93,7 +93,7 @@ def _select_scored(run: ScoringRun, planned: Planned, *, kept_types: Mapping[str
         "last_seen_as_of": "cast(null as timestamp_ntz)",
         "confirmed_as_of": "cast(null as timestamp_ntz)",
         "is_confirmed_by_runs": "rejected_reason is null",
-        FROM: "cast(:run_no as int)",
+        FROM_RUN: "cast(:run_no as int)",
         "is_current": is_current,
         "is_replaced": "false",
         INPUTS: kept,
@@ -110,12 +110,17 @@ def read_written(
         return Written(rejected={}), {"rows_inputs_kept": 0}
     values, question = planned.rows.values, planned.rows.question
     statement = ledger.describe_run(tables, question.shape, question.features)
-    rows, kept, given, said, fed = spark.rows(statement, values)[0]
+    rows, kept, input_fingerprint, ledger_fingerprint, kept_fingerprint = spark.rows(
+        statement, values
+    )[0]
     rejected = dict(spark.rows(ledger.count_rejected(tables), values))
     written = Written(
-        rows=rows, rejected=rejected, input_fingerprint=given, ledger_fingerprint=said
+        rows=rows,
+        rejected=rejected,
+        input_fingerprint=input_fingerprint,
+        ledger_fingerprint=ledger_fingerprint,
     )
-    return written, {"rows_inputs_kept": kept, "inputs_fingerprint": fed}
+    return written, {"rows_inputs_kept": kept, "inputs_fingerprint": kept_fingerprint}
 
 
 def supersede(spark: Spark, tables: ScoringTables, planned: Planned) -> None:
@@ -128,10 +133,10 @@ def supersede(spark: Spark, tables: ScoringTables, planned: Planned) -> None:
     spark.change(
         f"""
         insert into {named(tables.superseded)}
-        select {names}, known.{RUN}, known.{FROM}, false, cast(:run_no as int)
+        select {names}, known.{RUN}, known.{FROM_RUN}, false, cast(:run_no as int)
         from {question.current} as known
         inner join (
-            select * from {named(tables.rows)} where {RUN} = :run_no and {FROM} = :run_no and is_current
+            select * from {named(tables.rows)} where {RUN} = :run_no and {FROM_RUN} = :run_no and is_current
         ) as made on {same}
         where known.{RUN} in {question.of_version}
             and (known.{REJECTED} is not null or made.{REJECTED} is null)""",
@@ -168,7 +173,7 @@ def note_presence(
         "confirmed_as_of": f"case when {is_newer} then given.as_of else known.confirmed_as_of end",
         "is_confirmed_by_runs": f"known.{REJECTED} is null and given.is_given is not null "
         "and not coalesce(made.is_rejected, false)",
-        FROM: "cast(:run_no as int)",
+        FROM_RUN: "cast(:run_no as int)",
         "is_current": "true",
         "is_replaced": "false",
         INPUTS: "null",
@@ -178,10 +183,10 @@ def note_presence(
         from {question.current} as known
         left join (
             select {given}, {question.as_of_sql} as as_of, true as is_given from {question.features_sql} as source
-        ) as given on {question.is_about("known", of="given")}
+        ) as given on {question.same_entity("known", of="given")}
         left join (
             select {", ".join(map(quote, shape.key))}, {REJECTED} is not null as is_rejected
-            from {named(tables.rows)} where {RUN} = :run_no and {FROM} = :run_no and is_current
+            from {named(tables.rows)} where {RUN} = :run_no and {FROM_RUN} = :run_no and is_current
         ) as made on {" and ".join(f"known.{quote(n)} = made.{quote(n)}" for n in shape.key)}
         where known.{RUN} in {question.of_version}
             and (made.is_rejected is null or (made.is_rejected and known.{REJECTED} is null))
@@ -189,7 +194,7 @@ def note_presence(
     values = planned.rows.values
     spark.change(
         f"insert into {named(tables.superseded)} "
-        f"select {keys}, known.{RUN}, known.{FROM}, true, cast(:run_no as int) {source}",
+        f"select {keys}, known.{RUN}, known.{FROM_RUN}, true, cast(:run_no as int) {source}",
         values,
     )
     spark.change(
@@ -226,7 +231,7 @@ def remove_leftovers(spark: Spark, tables: ScoringTables) -> None:
     )
     if not failed:
         return
-    for table, column in ((tables.rows, FROM), (tables.superseded, "by_run")):
+    for table, column in ((tables.rows, FROM_RUN), (tables.superseded, "by_run")):
         # numbers instead of a subquery, so that Iceberg skips the files of all other runs
         found = f"{named(table)} where {column} in ({_numbers(failed)})"
         if spark.rows(f"select 1 from {found} limit 1"):
