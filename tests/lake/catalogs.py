@@ -1,4 +1,4 @@
-"""DuckLakes whose catalogs lie in a Postgres server, an SQLite file or a file of DuckDB's."""
+"""DuckLakes with the catalog in a Postgres server, an SQLite file or a DuckDB file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXTENSIONS = {
 
 
 def install_extensions(folder: Path, names: set[str]) -> None:
-    """Install what the packages bring, so that `load` finds it in this folder."""
+    """Install the extensions from their Python packages into this folder, where `load` finds them."""
     with duckdb.connect(config={"extension_directory": str(folder)}) as connection:
         for name in sorted(names):
             import_extension(name, con=connection)
@@ -28,7 +28,7 @@ def install_extensions(folder: Path, names: set[str]) -> None:
 
 @dataclass(frozen=True)
 class Lake:
-    """A lake as a target of profiles.yml attaches it: `path` is of its catalog."""
+    """A lake that a target of profiles.yml can attach. `path` is the path of its catalog."""
 
     kind: str
     path: str
@@ -37,7 +37,7 @@ class Lake:
 
     @property
     def profile(self) -> dict[str, Any]:
-        """What a target has beside `type` and `threads`."""
+        """The settings of a target, except `type`."""
         attached = {
             "path": self.path,
             "alias": "lake",
@@ -46,7 +46,7 @@ class Lake:
         return {
             "path": ":memory:",
             "database": "lake",
-            # an SQLite file is locked by whoever writes, and dbt's own models do not try again
+            # a writer locks the SQLite file, and dbt does not retry its own models
             "threads": 1 if self.kind == "sqlite" else 2,
             "extensions": EXTENSIONS[self.kind],
             "attach": [attached],
@@ -54,7 +54,7 @@ class Lake:
         }
 
     def connect(self) -> duckdb.DuckDBPyConnection:
-        # eight of them share few cores
+        # up to eight processes share few cores
         config = {"extension_directory": str(self.extension_directory), "threads": "1"}
         connection = duckdb.connect(config=config)
         for name in EXTENSIONS[self.kind]:
@@ -65,7 +65,7 @@ class Lake:
 
 
 def new_lake(kind: str, folder: Path, *, server: str, extension_directory: Path) -> Lake:
-    """A lake without tables. `server` is the URL of a Postgres server, where it gets a database."""
+    """Create a lake without tables. `server` is the URL of a Postgres server, for a catalog in a new database there."""
     folder.mkdir(parents=True)
     path = f"ducklake:{folder / 'catalog.ducklake'}"
     if kind == "sqlite":
@@ -76,6 +76,6 @@ def new_lake(kind: str, folder: Path, *, server: str, extension_directory: Path)
             connection.execute(f"create database {name}")
         path = f"ducklake:postgres:{server.replace('/postgres?', f'/{name}?')}"
     lake = Lake(kind, path, folder, extension_directory)
-    # of processes that attach a lake that is not there yet DuckLake lets one make it, and refuses the others
+    # create the lake now: if several processes attach a new lake at the same time, all but one fail
     lake.connect().close()
     return lake

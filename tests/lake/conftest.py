@@ -1,4 +1,4 @@
-"""One Postgres server for all tests, and a new lake for each that asks for one."""
+"""One Postgres server for all tests, and a new lake for each test that needs one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What commands keep between calls stays out of the cache folder of whoever runs the tests."""
+    """Keep the commands' cache out of the cache folder of the user who runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -38,7 +38,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def lake_in(tmp_path: Path, server: str, extension_directory: Path) -> Callable[[str], Lake]:
-    """Makes a new lake whose catalog is in `postgres`, `sqlite` or `duckdb`."""
+    """Return a function that creates a new lake with its catalog in `postgres`, `sqlite` or `duckdb`."""
 
     def make(kind: str) -> Lake:
         return new_lake(

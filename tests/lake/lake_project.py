@@ -1,4 +1,4 @@
-"""A consumer's project with a scoring model, whose warehouse is a lake, or a file of DuckDB's."""
+"""A dbt project with a scoring model, in a lake or in a DuckDB file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class LakeProject(ScoringProject):
-    """`lake` is none for the same project on a file of DuckDB's. It has a current view and generic tests."""
+    """A project with a current view and generic tests. If `lake` is None, its warehouse is a DuckDB file."""
 
     def __init__(self, root: Path, lake: Lake | None) -> None:
         self.lake = lake
@@ -86,7 +86,7 @@ class LakeProject(ScoringProject):
             return connection.execute(query, list(parameters)).fetchall()
 
     def dbt(self, *arguments: str, vars: Mapping[str, Any] | None = None) -> Outcome:  # noqa: A002
-        """As `Project.dbt`. dbt keeps a lake attached in this process, and a file has one process."""
+        """Run dbt like `Project.dbt`, then close what dbt keeps open: a catalog in a file allows only one process."""
         try:
             return super().dbt(*arguments, vars=vars)
         finally:
@@ -96,7 +96,7 @@ class LakeProject(ScoringProject):
         return self.dbt("build", vars={"dbt_onnx_clock": clock})
 
     def command(self, *arguments: str, exit_code: int = 0) -> str:
-        """What `dbt-onnx ARGUMENTS` prints."""
+        """Run `dbt-onnx ARGUMENTS` and return its output."""
         folders = ("--project-dir", str(self.root), "--profiles-dir", str(self.root))
         done = CliRunner().invoke(main, [*arguments, *folders])
         assert done.exit_code == exit_code, (done.output, done.exception)

@@ -1,4 +1,4 @@
-"""The same features in several places, as a model on DuckDB reads them: `python sources.py` measures what each costs."""
+"""The same features in several places. `python sources.py` measures the costs of reading them from each place."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MORE_EXTENSIONS = {"avro", "ducklake", "iceberg", "postgres_scanner"}
 def places(
     connection: duckdb.DuckDBPyConnection, folder: Path, *, rows: int, server: str
 ) -> Mapping[str, str]:
-    """{where: the relation}, of `rows` rows each. The connection has a lake attached, as `lake`."""
+    """Create features in all places; return {place: relation}, each of `rows` rows. Needs a lake attached as `lake`."""
     wanted = ROWS.format(rows=rows)
     connection.execute(f"attach '{folder / 'other.duckdb'}' as other")
     connection.execute(f"create table other.main.facts as {wanted}")
@@ -51,7 +51,7 @@ def places(
 
 
 def iceberg_table(connection: duckdb.DuckDBPyConnection, folder: Path, wanted: str) -> str:
-    """Written by pyiceberg, in two commits. Returns where its metadata are."""
+    """Write an Iceberg table with pyiceberg, in two commits. Returns the location of its metadata."""
     from pyiceberg.catalog.sql import SqlCatalog
 
     with warnings.catch_warnings():
@@ -68,7 +68,7 @@ def iceberg_table(connection: duckdb.DuckDBPyConnection, folder: Path, wanted: s
 
 
 class Scored:
-    """A scoring model in a database of a connection, whose features are a view over a relation."""
+    """A scoring model in a database of a connection. Its features are a view over a relation."""
 
     def __init__(
         self, connection: duckdb.DuckDBPyConnection, database: str, name: str, folder: Path
@@ -95,7 +95,7 @@ class Scored:
         )
 
     def run(self, relation: str, *, changed: float = 0.0) -> RunSummary:
-        """A night; what is `changed` is added to a hundredth of the rows."""
+        """Run a night. `changed` is added to column `a` of every hundredth row."""
         self.runs += 1
         self.connection.execute(
             "create or replace view memory.main.features as "
@@ -152,7 +152,7 @@ def measure(rows: int, repeats: int = 5) -> None:
             }
             for key, scored in models.items():
                 figures[key]["first"].append(_seconds(scored, relations[key[1]]))
-            # in turns, so that whatever else the machine does falls on all of them
+            # take turns, so that other load on the machine affects all models equally
             for number in range(1, repeats + 1):
                 for key, scored in models.items():
                     changed = _seconds(scored, relations[key[1]], changed=float(number))

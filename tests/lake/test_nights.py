@@ -1,4 +1,4 @@
-"""The same nights in a lake and in a file of DuckDB's: the same rows."""
+"""The same nights in a lake and in a DuckDB file give the same rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Played:
-    """What was said, and what was in the tables at the end."""
+    """The output of all runs and commands, and the rows of the tables at the end."""
 
     statuses: list[dict[str, str]]
     messages: list[str]
@@ -41,7 +41,7 @@ class Played:
 
 
 def play(project: LakeProject) -> Played:
-    """A first run, three nights, a promotion, a replay, a backfill, and a day that comes too late."""
+    """Play a first run, three nights, a promotion, a replay, a backfill, and tests on a day when scores are stale."""
     project.sql(
         "insert into facts select i, i / 2e0, 1.0, timestamp '2023-01-01' + to_days(i), null from range(40) t(i)"
     )

@@ -1,4 +1,4 @@
-"""Features that somebody else writes: an attached Postgres, Parquet, Iceberg."""
+"""Features from external sources: an attached Postgres, Parquet, Iceberg."""
 
 from __future__ import annotations
 

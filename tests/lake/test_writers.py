@@ -1,4 +1,4 @@
-"""Several processes write to one lake: nothing is lost, nothing doubled, and who loses is told."""
+"""Several processes write to one lake: no row is lost or doubled, and a run that loses a conflict reports it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NIGHTS = ["2024-01-10", "2024-01-11", "2024-01-12"]
 
 
 class Writers:
-    """Starts processes that score models into a lake, and ends those that are left."""
+    """Starts processes that score models into a lake."""
 
     def __init__(self, lake: Lake, folder: Path) -> None:
         self.lake = lake
@@ -81,7 +81,7 @@ class Writers:
             return connection.execute(query).fetchall()
 
     def check(self, name: str, nights: int) -> None:
-        """The ledger has each row of each night once, with what the model says of it, and proves."""
+        """Check that the ledger has each row of each night once, with its score, and that `prove` finds no fault."""
         found = self.sql(f"select id, y, score_reason from {name}")
         wanted = [(i, 2 * (i / 2) - 1 + 0.5, "new") for i in range(ROWS)]
         for number in range(1, nights):
@@ -160,7 +160,7 @@ def test_a_killed_process_leaves_nothing_and_the_next_goes_on(
 def test_of_two_processes_that_score_one_model_the_later_wins(
     writers: Callable[[str], Writers], nights: int
 ) -> None:
-    """The first has written everything when the second comes: in a first run, and with a ledger there."""
+    """The first has written all its rows when the second starts, both in a first run and with an existing ledger."""
     shared = writers("postgres")
     if nights == 2:
         assert shared.start("scores", NIGHTS[:1]).wait() == 0

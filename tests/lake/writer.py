@@ -1,4 +1,4 @@
-"""A process that scores a model into a lake: `python writer.py JSON`. The lines that it prints are the runs' own."""
+"""A process that scores a model into a lake: `python writer.py JSON`. Prints the log and result of each run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dbt_onnx.runs.request import RunSettings, check_request
 def write(
     lake: Lake, name: str, nights: list[str], *, rows: int, artifacts: Path, sha256: str
 ) -> None:
-    """Score `rows` rows each night; by the eleventh one tenth of them has changed, by the twelfth two."""
+    """Score `rows` rows each night. By the 11th, one tenth of them has changed since the 10th; by the 12th, two."""
     with lake.connect() as connection:
         connection.execute(
             "create table memory.main.model_registry as select 'line' as model_name, '1' as model_version, "
@@ -60,7 +60,7 @@ def write(
 
 
 def disturb(what: str) -> None:
-    """Die, or wait for the end of the input, when everything is written and nothing committed."""
+    """Make the run die, or wait for the end of stdin, after it has written everything and before it commits."""
     close = DuckDBEngine.close
 
     def disturbed(self: DuckDBEngine, *arguments: Any) -> None:

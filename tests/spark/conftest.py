@@ -1,4 +1,4 @@
-"""One session for all tests: to start it takes longer than most of them."""
+"""One Spark session for all tests, because a session takes longer to start than most tests to run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What commands keep between calls stays out of the cache folder of whoever runs the tests."""
+    """Keep the commands' cache out of the cache folder of the user who runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -23,7 +23,7 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 @pytest.fixture(scope="session")
 def parameters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What a profile has under `server_side_parameters`."""
+    """The `server_side_parameters` of a profile."""
     folder = tmp_path_factory.mktemp("hive") / "metastore"
     with metastore(folder) as address:
         yield settings(address, folder)

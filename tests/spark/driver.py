@@ -1,10 +1,10 @@
-"""A driver of its own: it plays nights that it is told of, a line of JSON each, until it is killed.
+"""A separate driver process: it plays the nights that it reads from stdin, one line of JSON each, until it is killed.
 
     python driver.py '{"spark.master": ...}'
     -> {"clock": "1998-01-02", "run_id": "a1", "name": "scores", "settings": {}, "arguments": {}, "kill": null}
     <- {"begun": "append"}, then {"said": "churn/2: scored ..."} or {"error": "WarehouseError", "message": ...}
 
-`kill` is [n, seconds]: so long after its n-th change of a table has begun, SIGKILL ends Java and Python.
+`kill` is [n, seconds]: this many seconds after the n-th change of a table has begun, SIGKILL ends Java and Python.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SECONDS = 900
-"""Of a run on a machine with much else to do; it takes 10 on an idle one."""
+"""The timeout of a run on a busy machine. On an idle machine, a run takes 10 seconds."""
 
 
 @contextmanager
 def watched(on_change: Callable[[str, str], None]) -> Iterator[None]:
-    """Within, `on_change` is told of each change of a table, `before` it and `after` it."""
+    """Within the context, call `on_change` before and after each change of a table."""
     frame, append = Spark.frame, DataFrameWriterV2.append
 
     def watched_frame(self: Spark, sql: str, values: Any = None) -> Any:
@@ -59,9 +59,9 @@ def watched(on_change: Callable[[str, str], None]) -> Iterator[None]:
         yield
 
 
-def abandoned(play: Callable[[], object], *, after: int) -> list[str]:
-    """Play in a thread that stops for ever after so many changes: nothing that it would do then is done.
-    Returns the changes that it has made, fewer when it has ended before.
+def play_and_abandon(play: Callable[[], object], *, after: int) -> list[str]:
+    """Play in a thread that hangs forever after the change with the number `after`, like a driver that died.
+    Returns the changes that the thread has made: fewer than `after` if the run ended earlier.
     """
     made: list[str] = []
     ended: list[bool] = []
@@ -92,7 +92,7 @@ def abandoned(play: Callable[[], object], *, after: int) -> list[str]:
 
 def main(parameters: str) -> None:
     answers = os.dup(1)
-    os.dup2(2, 1)  # what Spark prints is no answer
+    os.dup2(2, 1)  # keep the output of Spark out of the answers
     session = open_session(json.loads(parameters))
     with os.fdopen(answers, "w") as stream:
 
@@ -102,23 +102,23 @@ def main(parameters: str) -> None:
         session.sql("use default")
         say(pid=SparkContext._gateway.proc.pid)
         for line in sys.stdin:
-            told = json.loads(line)
+            request = json.loads(line)
             begun = 0
 
-            def on_change(what: str, when: str, told: Any = told) -> None:
+            def on_change(what: str, when: str, request: Any = request) -> None:
                 nonlocal begun
                 if when == "after":
                     return
                 begun += 1
-                if told["kill"] and told["kill"][0] == begun:
-                    threading.Timer(told["kill"][1], _die).start()
+                if request["kill"] and request["kill"][0] == begun:
+                    threading.Timer(request["kill"][1], _die).start()
                 if what == "append":
                     say(begun=what)
 
-            night = Night(told["clock"], [], told["arguments"], told["settings"])
+            night = Night(request["clock"], [], request["arguments"], request["settings"])
             try:
                 with watched(on_change):
-                    say(said=str(score(session, night, told["run_id"], told["name"])))
+                    say(said=str(score(session, night, request["run_id"], request["name"])))
             except DbtOnnxError as error:
                 say(error=type(error).__name__, message=error.message, hint=error.hint)
 

@@ -1,4 +1,4 @@
-"""The commands against a target on Spark: what they print is what they print of the same project on DuckDB."""
+"""The commands print the same for a project on Spark as for the same project on DuckDB."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 CUSTOMERS = 30
 SCHEMA = "shop"
 SCRATCH = "shop__backfill_scores"
-# a third of the customers has other features each month; every fifth lacks one
+# the features of a third of the customers change each month; every fifth customer has a NULL feature
 FEATURES = ", ".join(
     f"cast(mod(number * {place + 3}, 97) + case when mod(number, 3) = {place % 3} then "
     f"month({{{{ dbt_onnx.clock() }}}}) else 0 end as double) as {name}"
@@ -84,7 +84,7 @@ LEDGER = (
 
 @dataclass
 class Shop:
-    """A project, and what it prints."""
+    """A dbt project, with methods to build it and to run commands on it."""
 
     root: Path
 
@@ -105,7 +105,7 @@ class Shop:
         return done.output
 
     def printed(self, *arguments: str, exit_code: int = 0) -> str:
-        """The same without what differs between two projects: ids, hashes, and the time of day."""
+        """Run a command, and replace all text in its output that differs between the projects: ids, hashes, times."""
         text = self.command(*arguments, exit_code=exit_code)
         for pattern, name in (
             (r"[0-9a-f]{8}-[0-9a-f-]{27}", "RUN"),
@@ -114,7 +114,7 @@ class Shop:
             (r"in \d+\.\d s", "in SECONDS"),
             (r"\d+ of \d+, .* left", "LEFT"),
             (r"main\.|shop\.", ""),
-            # the five that each engine finds first
+            # the examples of repeated keys: each engine lists the five that it finds first
             (r"\{'customer_id': '\w+'\} 2 times(; )?", "KEY"),
             (r"[ ─━┄╴│┃]+", " "),
         ):
@@ -122,7 +122,7 @@ class Shop:
         return text
 
     def rows(self, spark: SparkSession, query: str) -> list[tuple[Any, ...]]:
-        """By a query that both engines read."""
+        """Return the sorted rows of a query that is valid on both engines."""
         if (path := self.root / "w.duckdb").exists():
             with duckdb.connect(str(path)) as connection:
                 found = connection.execute(query.format("main.")).fetchall()
@@ -151,7 +151,7 @@ Shops = tuple[Shop, Shop]
 def shops(
     tmp_path_factory: pytest.TempPathFactory, parameters: dict[str, str], spark: SparkSession
 ) -> Shops:
-    """The same nights on DuckDB and on Spark, of which one has failed."""
+    """Projects on DuckDB and on Spark that have run the same nights. One of the nights has failed."""
     spark.sql(f"drop schema if exists {SCHEMA} cascade")
     folder = tmp_path_factory.mktemp("shops")
     on_spark = {"type": "sparkonnx", "schema": SCHEMA, "server_side_parameters": parameters}
@@ -192,7 +192,7 @@ def test_runs_history_and_replay_print_the_same(shops: Shops) -> None:
 
 @contextmanager
 def altered(spark: SparkSession, table: str, statement: str) -> Iterator[None]:
-    """Within, somebody has altered a table of Iceberg."""
+    """Within the context, an Iceberg table is altered; afterwards, it is rolled back."""
     [(before,)] = spark.sql(f"select snapshot_id from {table}.refs where name = 'main'").collect()
     spark.sql(statement.format(table))
     try:
@@ -233,7 +233,7 @@ ALTERED = {
 
 def test_status_says_the_same(shops: Shops) -> None:
     clock = ("--vars", "{dbt_onnx_clock: '1998-03-09'}")
-    # those who were rejected have no prediction, and all others are four days old
+    # rejected entities have no prediction, and all other predictions are four days old
     printed = same(shops, "status", *clock, exit_code=1)
     assert "degraded" in printed
     assert "21 of 26 entities stale, the oldest 4 days" in printed
@@ -267,7 +267,7 @@ def test_a_replaced_view_is_found(shops: Shops, spark: SparkSession) -> None:
     assert [str(finding) for finding in findings] == [
         f"ledger: the view {SCHEMA}.scores__current says something else, not what its tables say"
     ]
-    # a run makes it anew; of both projects, whose runs are compared afterwards
+    # the next run creates the view again; both projects run, since other tests compare their runs
     assert all(each.build("1998-03-05") for each in shops)
     assert warehouse.prove(ledger, with_values=True) == []
 

@@ -1,4 +1,4 @@
-"""dbt builds a scoring model on Spark: the model's file is that of DuckDB."""
+"""dbt builds a scoring model on Spark, with the same model file as on DuckDB."""
 
 from __future__ import annotations
 

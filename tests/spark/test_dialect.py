@@ -1,4 +1,4 @@
-"""What the macros write for DuckDB, as text for Spark; without a session."""
+"""The translation of the macros' DuckDB SQL to Spark SQL, compared as text, without a Spark session."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def translated(sql: str) -> str:
         ('select cast("a" as varchar) collate "binary" as "a"', "SELECT CAST(`a` AS STRING) AS `a`"),
         ('select "a`b""c"', 'SELECT `a``b"c`'),
         ("select 'it''s \\ a'", "SELECT 'it\\'s \\\\ a'"),
-        # NULL beyond the end, where `l[n]` of Spark fails in ANSI mode
+        # NULL beyond the end; Spark's own `l[n]` fails in ANSI mode
         ("select l[1]", "SELECT GET(`l`, (1) - 1)"),
         ("select l[n - 1]", "SELECT GET(`l`, (`n` - 1) - 1)"),
         ("select map_extract(m, k)[1]", "SELECT TRY_ELEMENT_AT(`m`, `k`)"),
-        # the place of a value begins at 1 in DuckDB, at 0 in Spark
+        # DuckDB counts places from 1, Spark from 0
         (
             "select list_filter(a, lambda x, i: i > 1)",
             "SELECT FILTER(`a`, (`x`, `i`) -> (`i` + 1) > 1)",
@@ -29,7 +29,7 @@ def translated(sql: str) -> str:
         ("select range(1, n)", "SELECT FILTER(SEQUENCE(1, `n`), `place` -> `place` < `n`)"),
         ("select isfinite(x)", "SELECT (ABS(`x`) < CAST('inf' AS DOUBLE))"),
         ("select isinf(x)", "SELECT (ABS(`x`) = CAST('inf' AS DOUBLE))"),
-        # size() of NULL is -1 without ANSI
+        # not size(), which is -1 for NULL without ANSI
         ("select len(x)", "SELECT ARRAY_SIZE(`x`)"),
         ("select any_value(x)", "SELECT ANY_VALUE(`x`, TRUE)"),
         (
@@ -40,7 +40,7 @@ def translated(sql: str) -> str:
         ("select cast(x as timestamp)", "SELECT CAST(`x` AS TIMESTAMP_NTZ)"),
         ("select cast(x as timestamptz)", "SELECT CAST(`x` AS TIMESTAMP)"),
         ("select cast('[1.5]' as float[])", "SELECT FROM_JSON('[1.5]', 'array<float>')"),
-        # without a detour over the zone of the session
+        # without a conversion through the session's time zone
         (
             "select cast(date_trunc('month', x) as date)",
             "SELECT TRUNC(CAST(`x` AS DATE), 'MONTH')",
@@ -91,7 +91,7 @@ def test_qualify_leaves_no_column_behind() -> None:
 
 
 def test_a_star_over_a_table_with_qualify_is_refused() -> None:
-    with pytest.raises(ValueError, match="the columns of a\\.t are not known"):
+    with pytest.raises(ValueError, match="cannot determine the columns of a\\.t"):
         in_spark_sql("select * from a.t qualify count(*) over () > 1")
 
 

@@ -1,4 +1,4 @@
-"""What Spark refuses gives the message and the hint of docs/errors.md."""
+"""Each error on Spark has the message and the hint of docs/errors.md."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LEDGER = TableName(database="", schema="lab", identifier="scores")
 SCRATCH = TableName(database="", schema="lab__backfill_scores", identifier="features")
 Provoke = Callable[[Any], object]
-"""Given the session; raises the error."""
+"""Takes the Spark session and raises the error."""
 
 
 def connect_in_environment(_: Any) -> None:
@@ -139,7 +139,7 @@ def test_spark_that_does_not_start_is_one_clear_message() -> None:
 
 def test_a_profile_with_spark_connect_is_refused_before_dbt_runs_anything() -> None:
     elsewhere = {"spark.remote": "sc://elsewhere"}
-    with pytest.raises(DbtRuntimeError, match="a server of Spark Connect"):
+    with pytest.raises(DbtRuntimeError, match="a Spark Connect server"):
         SparkOnnxCredentials(schema="lab", server_side_parameters=elsewhere)
     SparkOnnxCredentials(schema="lab", server_side_parameters={"spark.master": "local[2]"})
 
@@ -151,5 +151,5 @@ def test_a_profile_of_a_server_is_as_dbt_spark_reads_it() -> None:
 
 def test_a_session_of_spark_connect_is_refused() -> None:
     connect = type("SparkSession", (), {"__module__": "pyspark.sql.connect.session"})
-    with pytest.raises(DbtOnnxError, match="the session is one of Spark Connect"):
+    with pytest.raises(DbtOnnxError, match="the session is a Spark Connect session"):
         Spark(connect())

@@ -1,4 +1,4 @@
-"""Drivers and executors that are killed, and two drivers at once: the ledger is that of undisturbed nights.
+"""After killed drivers, killed executors and concurrent drivers, the ledger is the same as after undisturbed nights.
 
 The undisturbed nights are played on DuckDB. DBT_ONNX_SPARK_KILLS=50 DBT_ONNX_SPARK_PAIRS=20 is the long version.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
-from driver import SECONDS, abandoned
+from driver import SECONDS, play_and_abandon
 from pyspark.errors import AnalysisException
 from test_nights import INPUTS, LEDGER, NAMES, Night, OnDuckDB, OnSpark, Row, everybody, score
 
@@ -46,13 +46,13 @@ SUCCESSES = (
 
 
 class Lab:
-    """The same nights on DuckDB, undisturbed, and on Spark."""
+    """Plays the same nights on DuckDB, undisturbed, and on Spark."""
 
     def __init__(self, spark: SparkSession) -> None:
         self.undisturbed, self.spark = OnDuckDB(), OnSpark(spark)
 
-    def find(self, number: int) -> Night:
-        """A night that scores some, rejects some, and misses some; each fifth scores all again."""
+    def write_features(self, number: int) -> Night:
+        """Write a night's features, with changed, rejected and missing entities. Every fifth night scores all again."""
         changed: dict[str, Any] = {
             f"c{number * 7 % 60:03}": {"plus": number + 1},
             f"c{(number * 7 + 3) % 60:03}": None,
@@ -64,15 +64,17 @@ class Lab:
             everybody(**changed),
             settings={"full_refresh": number % 5 == 4},
         )
-        self.spark.find(night)
+        self.spark.write_features(night)
         return night
 
     def counts(self, run_id: str) -> bool:
         found = self.spark.rows(f"select status from dbt_onnx_runs where run_id = '{run_id}'")
         return found == [("success",)]
 
-    def retried(self, night: Night, run_id: str, name: str, note: Callable[[], None]) -> None:
-        """Whoever was disturbed as `run_id` runs again, and then all is as if nothing had been. `note` as of `read`."""
+    def run_again(self, night: Night, run_id: str, name: str, note: Callable[[], None]) -> None:
+        """Run a night again after its run `run_id` was disturbed, and check that the result is as if undisturbed.
+        `note` is the function that `read` yields.
+        """
         if self.counts(run_id):
             self.undisturbed.run(night, run_id, name)
             note()
@@ -91,7 +93,7 @@ class Lab:
 
 
 class Reader(threading.Thread):
-    """Reads ledger and current rows all the time, and keeps what it has seen."""
+    """Reads the ledger and the current rows all the time, and keeps each different state that it sees."""
 
     def __init__(self, spark: SparkSession, name: str) -> None:
         super().__init__(daemon=True)
@@ -105,7 +107,7 @@ class Reader(threading.Thread):
             for query, seen in self.seen.items():
                 if (state := self._read(query)) not in seen:
                     seen.append(state)
-            time.sleep(0.5)  # cores are few
+            time.sleep(0.5)  # leave the few cores to the runs
         self._has_ended = True
 
     def _read(self, query: str) -> list[Row]:
@@ -125,8 +127,8 @@ class Reader(threading.Thread):
 
 @contextmanager
 def read(lab: Lab, name: str) -> Iterator[Callable[[], None]]:
-    """Meanwhile a reader sees the state before, the one after, or one that was noted in between by what this gives:
-    never half a run.
+    """Within the context, a thread reads all the time. It may only see the state before, the state after, and states
+    that the caller notes in between with the yielded function, but never half a run.
     """
 
     def states() -> dict[str, list[Row]]:
@@ -149,7 +151,7 @@ def read(lab: Lab, name: str) -> Iterator[Callable[[], None]]:
 
 
 class Driver:
-    """Another process that plays nights; see `driver.py`."""
+    """A separate process that plays nights, see `driver.py`."""
 
     def __init__(self, parameters: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -158,14 +160,14 @@ class Driver:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            # pytest's own, with the folders of its configuration
+            # the path of this pytest process, with the folders from its configuration
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
 
-    def tell(
+    def send(
         self, night: Night, run_id: str, name: str, kill: tuple[int, float] | None = None
     ) -> None:
-        told = {
+        request = {
             "clock": night.clock,
             "run_id": run_id,
             "name": name,
@@ -173,16 +175,16 @@ class Driver:
             "settings": dict(night.settings),
             "kill": kill,
         }
-        self.process.stdin.write(json.dumps(told) + "\n")
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
 
-    def hear(self) -> dict[str, Any] | None:
-        """What it says next; none when it is dead."""
+    def receive(self) -> dict[str, Any] | None:
+        """Return the next answer of the driver, or None if it is dead."""
         line = self.process.stdout.readline()
         return json.loads(line) if line else None
 
     def outcome(self) -> dict[str, Any] | None:
-        while (said := self.hear()) is not None and "begun" in said:
+        while (said := self.receive()) is not None and "begun" in said:
             pass
         return said
 
@@ -196,21 +198,21 @@ def test_a_driver_that_is_abandoned_or_killed_leaves_nothing(
 ) -> None:
     lab, chance = Lab(spark), random.Random(17)
     doomed = Driver(parameters)
-    # after the first change of a first run, the second, ... until the run ends before; the same for later runs
+    # where the next run stops, for first and later runs: after its 1st change, then a later one, until a run ends first
     place, stride = {True: 1, False: 1}, max(1, 24 // KILLS)
     kills: list[str] = []
     number = 0
     while len(kills) < KILLS:
         name, is_first = f"killed{number // NIGHTS_OF_A_LEDGER}", number % NIGHTS_OF_A_LEDGER == 0
-        night, run_id, after = lab.find(number), f"killed {number}", place[is_first]
+        night, run_id, after = lab.write_features(number), f"killed {number}", place[is_first]
         with read(lab, name) as note:
             if len(kills) % 5 == 3:
-                how = killed(doomed, night, run_id, name, (after, chance.uniform(0, 0.4)))
+                how = kill_during(doomed, night, run_id, name, (after, chance.uniform(0, 0.4)))
                 doomed = Driver(parameters)
             else:
-                made = abandoned(lambda: score(spark, night, run_id, name), after=after)  # noqa: B023
+                made = play_and_abandon(lambda: score(spark, night, run_id, name), after=after)  # noqa: B023
                 how = f"abandoned after {made[-1]}" if len(made) == after else None
-            lab.retried(night, run_id, name, note)
+            lab.run_again(night, run_id, name, note)
         place[is_first] = 1 if how is None else after + stride
         kills += [how] if how else []
         print(name, how, flush=True)
@@ -219,12 +221,12 @@ def test_a_driver_that_is_abandoned_or_killed_leaves_nothing(
     print(f"{len(kills)} kills in {number} nights")
 
 
-def killed(
+def kill_during(
     doomed: Driver, night: Night, run_id: str, name: str, kill: tuple[int, float]
 ) -> str | None:
-    """How it was killed; none when the run had ended before."""
+    """Kill a driver during a night. Returns how it was killed, or None if the run ended first."""
     assert doomed.outcome() is not None
-    doomed.tell(night, run_id, name, kill)
+    doomed.send(night, run_id, name, kill)
     said = doomed.outcome()
     doomed.process.kill()
     doomed.process.wait(timeout=60)
@@ -238,11 +240,11 @@ def test_of_two_drivers_at_once_one_wins_and_the_other_says_who(
     assert other.outcome() is not None
     refused = 0
     for number in range(PAIRS):
-        # each fourth pair makes the tables, too
-        name, night = f"pair{number // 4}", lab.find(number)
+        # every fourth pair starts with a new scoring model, so it also creates the tables
+        name, night = f"pair{number // 4}", lab.write_features(number)
         ids = {"ours": f"ours {number}", "theirs": f"theirs {number}"}
         with read(lab, name) as note:
-            other.tell(night, ids["theirs"], name)
+            other.send(night, ids["theirs"], name)
             outcomes: dict[str, Any] = {}
             try:
                 outcomes["ours"] = {"said": str(score(spark, night, ids["ours"], name))}
@@ -250,14 +252,14 @@ def test_of_two_drivers_at_once_one_wins_and_the_other_says_who(
                 outcomes["ours"] = {"error": type(error).__name__, "message": error.message}
             outcomes["theirs"] = other.outcome()
             losers = [who for who, outcome in outcomes.items() if "error" in outcome]
-            # who comes late finds nothing to do, and then both have won
+            # if one driver starts after the other has ended, it finds nothing to do, and both succeed
             assert len(losers) <= 1, outcomes
             for loser in losers:
                 refused += 1
                 [winner] = set(ids) - {loser}
                 assert outcomes[loser]["error"] == WarehouseError.__name__
-                assert "succeeded while this one was at work" in outcomes[loser]["message"]
-                assert f"({ids[winner]}), by " in outcomes[loser]["message"]
+                assert "succeeded while this run was in progress" in outcomes[loser]["message"]
+                assert f"({ids[winner]}) of lab.{name} (driver " in outcomes[loser]["message"]
                 assert not lab.counts(ids[loser])
             order = f"select run_id from dbt_onnx_runs where scoring_model = '{name}' and status = 'success' order by run_no"
             for (run_id,) in lab.spark.rows(order):
@@ -265,7 +267,7 @@ def test_of_two_drivers_at_once_one_wins_and_the_other_says_who(
                     lab.undisturbed.run(night, run_id, name)
                     note()
             lab.compare(name)
-            lab.retried(night, f"after {number}", name, note)
+            lab.run_again(night, f"after {number}", name, note)
     other.end()
     numbers = [row[0] for row in lab.spark.rows("select run_no from dbt_onnx_runs")]
     assert len(set(numbers)) == len(numbers)
@@ -278,8 +280,8 @@ def test_models_are_scored_at_once_by_two_drivers_and_by_threads_of_one(
     lab, other = Lab(spark), Driver(parameters)
     assert other.outcome() is not None
     for number in range(PAIRS):
-        night, run_id = lab.find(number), f"night {number}"
-        other.tell(night, run_id, "theirs")
+        night, run_id = lab.write_features(number), f"night {number}"
+        other.send(night, run_id, "theirs")
         with ThreadPoolExecutor() as threads:
             ours = [threads.submit(score, spark, night, run_id, name) for name in ("one", "two")]
             assert all(run.result() for run in ours)
@@ -300,7 +302,7 @@ def test_an_executor_that_is_killed_doubles_and_loses_nothing(
         **parameters,
         "spark.master": "local-cluster[2,1,1024]",
         "spark.executor.memory": "1g",
-        # an executor that is killed is started again, however often
+        # restart killed executors, without a limit
         "spark.deploy.maxExecutorRetries": "-1",
     }
     driver = Driver(cluster)
@@ -308,9 +310,9 @@ def test_an_executor_that_is_killed_doubles_and_loses_nothing(
     kills: list[str] = []
     number, seconds = 0, 0.0
     while len(kills) < KILLS:
-        night, run_id = find_many(lab, number), f"run {number}"
-        driver.tell(night, run_id, "many")
-        assert driver.hear() == {"begun": "append"}
+        night, run_id = write_many_features(lab, number), f"run {number}"
+        driver.send(night, run_id, "many")
+        assert driver.receive() == {"begun": "append"}
         began = time.monotonic()
         if number:
             time.sleep(chance.uniform(0, seconds))
@@ -318,7 +320,7 @@ def test_an_executor_that_is_killed_doubles_and_loses_nothing(
         said = driver.outcome()
         assert "said" in said, said
         if not number:
-            # the append, and the little that comes after it
+            # the append takes most of this time: kills should hit it, and not the little work after it
             seconds = 0.7 * (time.monotonic() - began)
         lab.undisturbed.score(night, run_id, "many")
         lab.compare("many", where=f"where run_id = '{run_id}'")
@@ -331,8 +333,8 @@ def test_an_executor_that_is_killed_doubles_and_loses_nothing(
     print(f"{number} nights", *kills, sep="\n")
 
 
-def find_many(lab: Lab, number: int) -> Night:
-    """A night on which all of many rows are new, or have changed; they lie in four files."""
+def write_many_features(lab: Lab, number: int) -> Night:
+    """Write the features of a night with many rows, all new or changed, in four files."""
     values = ", ".join(
         f"cast((id * {place + 3}) % 97 + {number} as double) as {name}"
         for place, name in enumerate(NAMES)
@@ -350,7 +352,7 @@ def find_many(lab: Lab, number: int) -> Night:
 
 
 def kill_one_of(java: int, what: str) -> list[str]:
-    """SIGKILL for one of the driver's executors, or for a Python worker of theirs."""
+    """Send SIGKILL to one of the driver's executors, or to one of their Python workers."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -367,7 +369,7 @@ def kill_one_of(java: int, what: str) -> list[str]:
                 found.append(pid)
     if not found:
         return []
-    # of workers, the youngest: the oldest only forks them
+    # kill the youngest: the oldest Python process only forks the workers
     with suppress(ProcessLookupError):
         os.kill(max(found), signal.SIGKILL)
         return [f"SIGKILL of {what}"]

@@ -1,8 +1,8 @@
-"""The macros and generic tests of the package: on Spark they return the rows that they return on DuckDB.
+"""The macros and generic tests of the package return the same rows on Spark as on DuckDB.
 
-One project is built on both for three nights, with a promotion, a rejection, a departure, an entity that stands
-still and one that was never scored. Then a model per macro, and per argument that changes
-its SQL, is read on both, and so is what each generic test finds.
+One project is built on both engines for three nights, with a promotion, a rejection, a departure, an entity whose
+as_of never moves, and an entity that is never scored. It has a model for each macro, and for each argument that
+changes a macro's SQL. The tests compare the rows of these models, and the findings of each generic test.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ ROOT = Path(__file__).parents[2]
 SCHEMA = "macros"
 NIGHTS = {1: "1998-04-01", 2: "1998-04-02", 3: "1998-04-03"}
 CLOCK = "1998-04-04"
-# when all is scored, and the outcomes that are known then
+# a clock after all predictions, when all outcomes are known
 LATER = "2199-01-02"
 NAMES = (
     "recency_weeks", "frequency", "active_weeks", "monetary", "average_purchase", "largest_purchase", "cds",
     "purchases_13w", "dollars_13w", "cds_13w",
 )  # fmt: skip
-# the real time of each run, ids, and hashes by different functions
+# columns that differ between any two projects: times of runs, ids, and hashes by different functions
 OF_THE_RUN = {
     "scored_at", "run_id", "features_hash", "rejected_at", "last_good_run_id", "last_good_run_at", "last_run_id",
     "last_run_at", "tested_at",
 }  # fmt: skip
-# sums and averages in another order
+# the engines add numbers in different orders
 TOLERANCE = 1e-12
 
 
@@ -149,7 +149,7 @@ MODELS = {
     "health": f"prediction_health({SERVED}) }}}} union all {{{{ dbt_onnx.prediction_health(ref('spend'), {REGISTRY}, {KEY})",
     "health_of_view": f"prediction_health({SERVED}, view=ref('served_with_fallback'))",
 }
-# what is known only when all is scored
+# models that need the clock LATER, since they look at all predictions
 OF_LATER = (
     "judged_in_time",
     "judged_without_moment",
@@ -158,7 +158,7 @@ OF_LATER = (
     "calibrated",
     "calibrated_at_once",
 )
-# as users have them
+# models that are tables, as users materialize them
 AS_TABLES = ("averages", "health", "health_of_view")
 
 
@@ -195,7 +195,7 @@ TESTS = {
               max_null_increase=0.001),
         claim("predictions_replay", "replays", registry="ref('registry')"),
     ],
-    # its version has run before
+    # the version of this model has a previous run
     "challenger": [
         claim("predictions_match_baseline", "not_as_before", column="churn_probability", baseline="previous_run",
               min_rows=50, warn_psi=0.00001),
@@ -253,7 +253,7 @@ class Project:
         return dbtRunner().invoke([arguments[0], "--quiet", *arguments[1:], *options])
 
     def play(self) -> None:
-        """All nights, and then what is told of them."""
+        """Run all nights, then the generic tests, then the models of the macros."""
         for night, clock in NIGHTS.items():
             chosen = ["+scores", "+challenger", *(["+spend"] if night == 3 else [])]
             self.run("run" if night > 1 else "build", "--select", *chosen, "--exclude", "test_type:data",
@@ -273,7 +273,7 @@ class Project:
 
 
 def as_on_spark(value: Any) -> Any:
-    """Durations are seconds there: Iceberg holds no intervals."""
+    """Convert a value of DuckDB to Spark's: durations are seconds there, because Iceberg cannot store intervals."""
     return value.total_seconds() if isinstance(value, timedelta) else value
 
 
@@ -319,7 +319,7 @@ def alike(left: Any, right: Any) -> bool:
 
 
 def differences(left: Sequence[dict[str, Any]], right: Sequence[dict[str, Any]]) -> list[str]:
-    """What differs between rows, whatever their order; nothing where they are the same."""
+    """Return the differences between two lists of rows in any order. Empty if the rows are equal."""
 
     def order(row: dict[str, Any]) -> str:
         return repr(

@@ -1,4 +1,4 @@
-"""The same nights on DuckDB and on Spark: the same ledger, row by row."""
+"""The same nights on DuckDB and on Spark give the same ledger, row by row."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ Row = tuple[Any, ...]
 
 @dataclass
 class Night:
-    """What one run finds, and what it is asked."""
+    """The input of one run: its clock, feature rows, arguments and settings."""
 
     clock: str
     rows: Sequence[Row]
@@ -74,7 +74,7 @@ def entity(number: int, *, plus: float | None = 0.0, moment: str | None = "1998-
 
 
 def everybody(**changed: Any) -> list[Row]:
-    """All entities; `changed` maps `c007` to other arguments of `entity`, or to none for one that is gone."""
+    """Return the rows of all entities. `changed` maps `c007` to arguments of `entity`, or to None if it is gone."""
     rows = []
     for number in range(ENTITIES):
         name = f"c{number:03}"
@@ -106,20 +106,20 @@ class OnDuckDB:
         return self.score(night, run_id, name)
 
     def score(self, night: Night, run_id: str, name: str) -> RunSummary:
-        """One run on the features that are there."""
+        """Run on the features as they are now."""
         relations = {
             table: self.connection.query(f'select * from "memory"."main"."{table}"')
             for table in ("features", "model_registry")
         }
         return score_on_duckdb(
-            *asked(night, run_id, name, relations, database="memory", schema="main"),
+            *request_and_settings(night, run_id, name, relations, database="memory", schema="main"),
             connection=self.connection,
             artifacts=ROOT / "artifacts",
             log=print,
         )
 
     def rows(self, query: str) -> list[Row]:
-        """`<name>__current` is read with what runs have said of its rows, as the view on Spark has it."""
+        """Run a query. `<name>__current` has the presence columns that runs confirm, like the view on Spark."""
         return self.connection.execute(
             re.sub(r"(\w+)__current( as \w+)?", _current, query)
         ).fetchall()
@@ -143,7 +143,7 @@ class OnSpark:
         rows = [tuple(row.values()) for row in REGISTRY]
         spark.createDataFrame(rows, columns).writeTo("lab.model_registry").using("iceberg").create()
 
-    def find(self, night: Night) -> None:
+    def write_features(self, night: Night) -> None:
         """Write the features of a night."""
         columns = ", ".join(f"{name} double" for name in NAMES)
         frame = self.spark.createDataFrame(
@@ -152,7 +152,7 @@ class OnSpark:
         frame.writeTo("lab.features").using("iceberg").createOrReplace()
 
     def run(self, night: Night, run_id: str, name: str) -> RunSummary:
-        self.find(night)
+        self.write_features(night)
         return score(self.spark, night, run_id, name)
 
     def rows(self, query: str) -> list[Row]:
@@ -160,18 +160,18 @@ class OnSpark:
 
 
 def score(spark: SparkSession, night: Night, run_id: str, name: str) -> RunSummary:
-    """One run on the features that are there."""
+    """Run on the features as they are now."""
     load = loader(spark)
     relations = {table: load(f"lab.{table}") for table in ("features", "model_registry")}
     return score_on_spark(
-        *asked(night, run_id, name, relations, database="", schema="lab"),
+        *request_and_settings(night, run_id, name, relations, database="", schema="lab"),
         session=spark,
         artifacts=ROOT / "artifacts",
         log=print,
     )
 
 
-def asked(
+def request_and_settings(
     night: Night, run_id: str, name: str, relations: Mapping[str, Any], **place: str
 ) -> tuple[Any, RunSettings]:
     arguments = {
@@ -236,7 +236,7 @@ NULL_KEYS = [
 ]
 
 
-def given(nights: Sequence[Night], **arguments: Any) -> list[Night]:
+def with_arguments(nights: Sequence[Night], **arguments: Any) -> list[Night]:
     return [
         Night(night.clock, night.rows, {**arguments, **night.arguments}, night.settings)
         for night in nights
@@ -245,8 +245,8 @@ def given(nights: Sequence[Night], **arguments: Any) -> list[Night]:
 
 SERIES = {
     "ordinary": ORDINARY,
-    "moments of their own": given(WITH_MOMENTS, as_of="described_at"),
-    "expiry": given(WITH_EXPIRY, refresh_after={"count": 7, "period": "day"}),
+    "moments of their own": with_arguments(WITH_MOMENTS, as_of="described_at"),
+    "expiry": with_arguments(WITH_EXPIRY, refresh_after={"count": 7, "period": "day"}),
     "rows without a key": NULL_KEYS,
 }
 
@@ -294,10 +294,10 @@ def test_features_that_change_before_they_are_scored_end_the_run(
 ) -> None:
     lab, append = OnSpark(spark), writing.append_predictions
     lab.run(Night("1998-01-02", everybody()), "first", "scores")
-    lab.find(changed := Night("1998-01-03", everybody(c007={"plus": 1})))
+    lab.write_features(changed := Night("1998-01-03", everybody(c007={"plus": 1})))
 
     def append_of_others(*arguments: Any) -> None:
-        lab.find(Night("1998-01-03", everybody(c007={"plus": 2})))
+        lab.write_features(Night("1998-01-03", everybody(c007={"plus": 2})))
         append(*arguments)
 
     monkeypatch.setattr(writing, "append_predictions", append_of_others)

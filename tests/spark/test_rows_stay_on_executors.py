@@ -1,4 +1,4 @@
-"""No row of features or predictions comes to the driver, and what executors are given comes once."""
+"""No feature or prediction row reaches the driver, and each executor receives the model only once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MOST_ROWS = 32
-"""That come to the driver in one answer: reasons, runs, columns of the card, the registry."""
+"""The most rows that may reach the driver in one answer: reasons, runs, columns of the card, the registry."""
 [MODEL] = [
     (ROOT / "artifacts" / row["artifact"]).read_bytes()
     for row in REGISTRY
@@ -27,8 +27,8 @@ MOST_ROWS = 32
 ]
 
 
-def find(spark: SparkSession, rows: int, *, plus: int = 0) -> None:
-    """One in 50 has no value for the model, and of `plus` one in ten is another, and one in 20 is gone."""
+def write_features(spark: SparkSession, rows: int, *, plus: int = 0) -> None:
+    """Write features. One row in 50 has a NULL. With `plus`, one row in ten is changed, and one in 20 is gone."""
     values = ", ".join(
         f"cast((id * {place + 3}) % 97 + case when id % 10 = 1 then {plus} else 0 end as double) as {name}"
         for place, name in enumerate(NAMES[1:])
@@ -42,7 +42,7 @@ def find(spark: SparkSession, rows: int, *, plus: int = 0) -> None:
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """How many rows each answer to the driver has, and each frame that it has sent."""
+    """The row counts of all answers that the driver receives, and of all frames that it sends."""
     counts: list[int] = []
     load, send = pyspark_dataframe._load_from_socket, SparkSession.createDataFrame
 
@@ -74,7 +74,7 @@ def test_as_few_rows_come_to_the_driver_of_many_as_of_few(
     for rows in (2_000, 20_000):
         said[rows] = []
         for number, plus in enumerate((0, 1, 1)):
-            find(spark, rows, plus=plus)
+            write_features(spark, rows, plus=plus)
             answers.clear()
             summary = score(
                 spark, Night(f"1998-01-0{number + 2}", []), f"{rows} {number}", f"scores{rows}"
@@ -88,7 +88,7 @@ def test_as_few_rows_come_to_the_driver_of_many_as_of_few(
 
 
 def probe(spark: SparkSession) -> dict[int, list[tuple[int, int]]]:
-    """{process: its sessions, which one and with how many threads} of the Python workers that a run has."""
+    """Return {process: [(id of an ONNX session, its threads)]} for the Python workers that runs use."""
 
     def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from dbt_onnx.engines.spark.worker import _SESSIONS
@@ -102,7 +102,7 @@ def probe(spark: SparkSession) -> dict[int, list[tuple[int, int]]]:
                 {"process": [os.getpid()], "sessions": [json.dumps(found)]}
             )
 
-    # as a run does: an RDD would have other workers
+    # mapInArrow, like a run: an RDD would have other workers
     asked = spark.range(0, 8, 1, 8).mapInArrow(look, "process bigint, sessions string")
     return {
         process: [tuple(session) for session in json.loads(sessions)]
@@ -112,7 +112,7 @@ def probe(spark: SparkSession) -> dict[int, list[tuple[int, int]]]:
 
 @pytest.fixture
 def new_workers(spark: SparkSession) -> Iterator[None]:
-    """Spark keeps Python workers for each environment: these have scored nothing before."""
+    """Give the test new Python workers, which have scored nothing: Spark starts them for each new environment."""
     environment = spark.sparkContext.environment
     environment["DBT_ONNX_TEST"] = os.urandom(8).hex()
     yield
@@ -132,12 +132,12 @@ def test_a_worker_has_one_session_with_one_thread_and_gets_the_model_once(
 
     monkeypatch.setattr(SparkContext, "broadcast", counted)
     OnSpark(spark)
-    find(spark, 2_000)
+    write_features(spark, 2_000)
     score(spark, Night("1998-01-02", []), "first", "scores")
-    # a closure that carried the model would be broadcast, too, when it is large
+    # if a closure contained the model, Spark would broadcast it, too, because it is large
     assert sent == [MODEL]
     before = probe(spark)
-    find(spark, 2_000, plus=1)
+    write_features(spark, 2_000, plus=1)
     score(spark, Night("1998-01-03", []), "second", "scores")
     after = probe(spark)
     used = {process: sessions for process, sessions in after.items() if sessions}
@@ -158,8 +158,8 @@ def test_a_model_that_was_altered_on_its_way_is_refused(
         SparkContext, "broadcast", lambda self, value: broadcast(self, value[:-1] + b"?")
     )
     on_spark = OnSpark(spark)
-    find(spark, 2_000)
-    with pytest.raises(ArtifactError, match="not the one that was sent"):
+    write_features(spark, 2_000)
+    with pytest.raises(ArtifactError, match="received a corrupted model"):
         score(spark, Night("1998-01-02", []), "altered", "scores")
     assert on_spark.rows("select status from dbt_onnx_runs") == [("error",)]
     assert on_spark.rows("select count(*) from scores") == [(0,)]

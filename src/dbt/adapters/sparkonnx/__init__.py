@@ -1,6 +1,6 @@
-"""dbt-spark, able to run Python models where dbt runs: `type: sparkonnx` in profiles.yml.
+"""The adapter `type: sparkonnx`: dbt-spark that can also run Python models in dbt's own process.
 
-dbt-spark has submission methods for Databricks only. This adapter is dbt-spark with one more, `session`. See
+dbt-spark can submit Python models to Databricks only. This adapter adds the submission method `session`. See
 docs/decisions/spark.md.
 """
 

@@ -1,4 +1,4 @@
-"""dbt looks here for the version of an adapter."""
+"""The version of the adapter. dbt reads it from this module."""
 
 from dbt_onnx.version import __version__ as version
 

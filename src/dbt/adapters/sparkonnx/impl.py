@@ -1,4 +1,4 @@
-"""The adapter. dbt derives the module's name from the class: no other spelling works."""
+"""The adapter. dbt derives the package name `sparkonnx` from the class name `SparkOnnxAdapter`: both must match."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class SparkOnnxCredentials(SparkCredentials):
-    """Those of dbt-spark, without Spark Connect. A profile need not say `method: session`, nor a host, nor what
-    `with_iceberg` adds to its parameters.
+    """The credentials of dbt-spark, without Spark Connect. A profile needs neither `method: session`, nor a host, nor
+    the parameters that `with_iceberg` adds.
     """
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class SparkOnnxCredentials(SparkCredentials):
         try:
             refuse_connect(self.server_side_parameters)
         except DbtOnnxError as error:
-            # dbt says in which profile and target that is
+            # dbt adds the profile and target to the message
             raise DbtRuntimeError(f"{error.kind} error: {error}") from error
 
     @property
@@ -54,7 +54,7 @@ class SparkOnnxCredentials(SparkCredentials):
 
 
 class SparkOnnxConnectionManager(SparkConnectionManager):
-    """That of dbt-spark."""
+    """The connection manager of dbt-spark, under the type of this adapter."""
 
     TYPE = "sparkonnx"
 
@@ -68,7 +68,7 @@ class SessionPythonJobHelper(PythonJobHelper):
 
     def submit(self, compiled_code: str) -> dict[str, Any]:
         name = f"<{self._model['unique_id']}>"
-        # so that a traceback shows the model's lines
+        # for tracebacks that show the lines of the model
         lines = compiled_code.splitlines(keepends=True)
         linecache.cache[name] = (len(compiled_code), None, lines, name)
         namespace = {"spark": open_session(self._parameters), "__name__": "dbt_python_model"}
@@ -80,7 +80,7 @@ class SessionPythonJobHelper(PythonJobHelper):
 
 
 class SparkOnnxAdapter(SparkAdapter):
-    """dbt-spark's adapter with the submission method `session`."""
+    """The adapter of dbt-spark plus the submission method `session`."""
 
     ConnectionManager = SparkOnnxConnectionManager
 
@@ -96,13 +96,13 @@ class SparkOnnxAdapter(SparkAdapter):
 
     @available
     def in_spark_sql(self, sql: str) -> str:
-        """A query of the package's macros, which are written in DuckDB's SQL, as Spark reads it."""
+        """Translate a query of the package's macros from DuckDB's SQL to Spark's."""
         return in_spark_sql(sql)
 
     @available
     def columns_of(self, relation: Any) -> list[dict[str, str]] | None:
-        """`[{'name', 'type'}]` with DuckDB's types; none if there is no such relation. The cache of dbt is not
-        asked: it does not know what a scoring model has just made.
+        """Return `[{'name', 'type'}]` with DuckDB's types, or None if the relation does not exist. Does not use dbt's
+        cache, which lacks the tables that a scoring model has just created.
         """
         session = open_session(self.config.credentials.server_side_parameters)
         table = named(
@@ -117,7 +117,7 @@ class SparkOnnxAdapter(SparkAdapter):
 
     @available
     def replay_sample(self, request: dict[str, Any]) -> str:
-        """What `predictions_replay` finds, as JSON in base64: no character of it means something in a literal."""
+        """Return the findings of `predictions_replay` as JSON in base64, which needs no escaping in a SQL literal."""
         session = open_session(self.config.credentials.server_side_parameters)
         found = replay_sample(
             SparkWarehouse(session), request, artifacts=Path(self.config.project_root, "artifacts")
@@ -126,7 +126,7 @@ class SparkOnnxAdapter(SparkAdapter):
 
     @available
     def sha256_of_file(self, path: str) -> str | None:
-        """The digest of a file of the project; none if there is no such file."""
+        """Return the sha256 of a file of the project, or None if the file does not exist."""
         file = Path(self.config.project_root, path)
         return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 

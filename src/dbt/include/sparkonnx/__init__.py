@@ -1,4 +1,4 @@
-"""Where dbt finds this adapter's macros; those of dbt-spark serve it."""
+"""The path of this adapter's macros. For all other macros, dbt uses those of dbt-spark."""
 
 import os
 

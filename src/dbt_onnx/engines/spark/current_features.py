@@ -1,4 +1,4 @@
-"""The features as they are now, for scoring that writes nothing."""
+"""Reads the current features, for scoring that writes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def open_features(spark: Spark, relation: Upstream) -> FeatureRelation:
-    """What `dbt.ref()` gives a run. Raises MissingFeaturesError when it is not in the warehouse."""
+    """Open the relation that `dbt.ref()` gives a run. Raises MissingFeaturesError if it is not in the warehouse."""
     if not spark.has(relation.table):
         raise base.MissingFeaturesError(
             f"{relation} is not in the warehouse",
@@ -47,6 +47,6 @@ class CurrentFeatures(base.CurrentFeatures):
             f"select {', '.join(selected)} from {self.relation.sql} as features "
             f"where {not_null(self.never_rejected)} order by {order} limit {int(rows)}"
         )
-        # what toPandas() reads, as batches: the types are those of `mapInArrow`
+        # the batches that toPandas() would convert: they have the same types as those of `mapInArrow`
         batches: list[pa.RecordBatch] = sample._collect_as_arrow()  # noqa: SLF001
         return batches

@@ -1,9 +1,8 @@
-"""The SQL of the macros, which is DuckDB's, as Spark 3.5 reads it.
+"""Translates the SQL of the macros from DuckDB's dialect to that of Spark 3.5.
 
-sqlglot knows both dialects, and most functions in both. What it leaves as it was is done here first: what
-Spark has no word for (QUALIFY, UNION BY NAME, aliases in WHERE), and functions that differ in what they
-give for NULL, for nothing, or beyond the end of a list. The result is the same under ANSI arithmetic and
-without it.
+sqlglot translates most of it. This module first handles the parts that sqlglot leaves unchanged: syntax that Spark does
+not have (QUALIFY, UNION BY NAME, aliases in WHERE), and functions that return something else for NULL, for no rows, or
+beyond the end of a list. The translated SQL gives the same result with and without ANSI arithmetic.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ _DUCKDB_TYPES = {
 }  # fmt: skip
 _SPARK_TYPES = {theirs: ours for ours, theirs in _DUCKDB_TYPES.items()}
 _LIST = re.compile(r"array<(.*)>", re.DOTALL)
-_AGES = exp.DataType.build("interval day to second", dialect="spark")
+_INTERVAL_TYPE = exp.DataType.build("interval day to second", dialect="spark")
 
 
 def duckdb_type(spark_type: str) -> str:
-    """What DuckDB calls a type of Spark: `array<float>` -> `FLOAT[]`. What it has no name for stays."""
+    """Return DuckDB's name of a Spark type: `array<float>` -> `FLOAT[]`. Other types are returned unchanged."""
     if found := _LIST.fullmatch(spark_type):
         return f"{duckdb_type(found[1])}[]"
     if spark_type.startswith("decimal"):
@@ -40,25 +39,25 @@ def duckdb_type(spark_type: str) -> str:
 
 
 def in_spark_sql(sql: str) -> str:
-    """A query that the macros have written, in Spark's SQL."""
+    """Translate a query of the macros to Spark's SQL."""
     dialect = Dialect.get_or_raise("duckdb")
-    # sqlglot shifts an index only where it knows that it is a number, see `_element`
+    # do not let sqlglot shift indexes: it only shifts those that it knows to be numbers, see `_element`
     dialect.INDEX_OFFSET = 0
-    # a statement stands in a list of one, so that the whole of it may be replaced, too
+    # wrap the statement in a tuple, so that even its root node can be replaced
     root = exp.Tuple(expressions=[sqlglot.parse_one(sql, read=dialect)])
     for kind, translate in _TRANSLATIONS.items():
-        # the innermost first: what is outside takes it along as it has become
+        # translate inner nodes first: an outer translation copies the translated inner nodes
         for node in reversed(list(root.find_all(kind, bfs=False))):
             node.replace(translate(node))
     _rename_ctes(root)
     generator = Dialect.get_or_raise("spark").generator(identify=True, pretty=True, comments=False)
-    # Spark reads WITH in a subquery; a query in brackets stays one that may follow UNION ALL
+    # keep WITH inside subqueries, which Spark supports: a query in brackets can then still follow UNION ALL
     generator.EXPRESSIONS_WITHOUT_NESTED_CTES = set()
     return str(generator.generate(root.expressions[0]))
 
 
 def _within(node: Any) -> Iterator[Any]:
-    """The nodes below a node, but for those of queries within it."""
+    """Return the nodes below a node, without the nodes of nested queries."""
     found: Iterator[Any] = node.walk(prune=lambda below: isinstance(below, exp.Query))
     return found
 
@@ -72,8 +71,8 @@ def _expression(given: Any) -> Any:
 
 
 def _aliases(select: Any) -> dict[str, Any]:
-    """The expressions of a SELECT by their aliases; not those of which the alias is also the name of a column,
-    which comes first.
+    """Return {alias: expression} for a SELECT. Leaves out an alias that is also a column of its expression: in DuckDB,
+    such a name means the column.
     """
     found = {}
     for projection in select.expressions:
@@ -85,7 +84,7 @@ def _aliases(select: Any) -> dict[str, Any]:
 
 
 def _without_aliases(expression: Any, aliases: dict[str, Any]) -> Any:
-    """The expression with what aliases stand for in their place."""
+    """Return the expression with each alias replaced by the expression that it stands for."""
     inlined = exp.Tuple(expressions=[expression.copy()])
     for column in [node for node in _within(inlined) if isinstance(node, exp.Column)]:
         meant = aliases.get(column.name.lower()) if not column.table else None
@@ -95,7 +94,7 @@ def _without_aliases(expression: Any, aliases: dict[str, Any]) -> Any:
 
 
 def _select(select: Any) -> Any:
-    """Without aliases in WHERE, and without QUALIFY."""
+    """Replace aliases in WHERE, and turn QUALIFY into a WHERE around a subquery."""
     aliases = _aliases(select)
     if condition := select.args.get("where"):
         select.set("where", exp.Where(this=_without_aliases(condition.this, aliases)))
@@ -122,7 +121,7 @@ def _select(select: Any) -> Any:
 
 
 def _union(union: Any) -> Any:
-    """Without BY NAME: each branch has all columns, in one order."""
+    """Replace UNION BY NAME by a union in which each branch selects all columns in the same order."""
     is_branch = isinstance(union.parent, exp.Union) and union.parent.args.get("by_name")
     if is_branch or not union.args.get("by_name"):
         return union
@@ -153,7 +152,7 @@ def _union(union: Any) -> Any:
 
 
 def _names(query: Any, *, within: Any) -> list[str]:
-    """The names of a query's columns; what it reads is known where `within` stands."""
+    """Return the column names of a query. CTEs that the query reads are looked up from the node `within` outwards."""
     if isinstance(query, exp.Subquery):
         return _names(query.this, within=within)
     if isinstance(query, exp.SetOperation):
@@ -185,7 +184,9 @@ def _cte(table: Any, within: Any) -> Any:
             if cte.alias == table.name and not table.db:
                 return cte.this
         node = node.parent
-    raise ValueError(f"the columns of {table.sql()} are not known: name them")
+    raise ValueError(
+        f"cannot determine the columns of {table.sql()}: list them instead of using `*`"
+    )
 
 
 def _cte_without_hint(cte: Any) -> Any:
@@ -194,8 +195,8 @@ def _cte_without_hint(cte: Any) -> Any:
 
 
 def _rename_ctes(root: Any) -> None:
-    """Give each CTE a name of its own: Spark refuses one that has the name of another around it, be it ours or
-    one of the query into which a user has put ours.
+    """Give each CTE a unique name. Spark refuses a CTE with the same name as a CTE of an outer query, and the outer
+    query may be a user's query around a macro.
     """
     taken: set[str] = set()
     for with_ in reversed(list(root.find_all(exp.With, bfs=False))):
@@ -211,7 +212,7 @@ def _rename_ctes(root: Any) -> None:
 
 
 def _element(bracket: Any) -> Any:
-    """`l[n]`: NULL beyond the end."""
+    """Translate `l[n]` to a call that returns NULL beyond the end."""
     [index] = bracket.expressions
     if bracket.this.name == "map_extract":
         return _call("try_element_at", *bracket.this.expressions)
@@ -221,7 +222,7 @@ def _element(bracket: Any) -> Any:
 
 
 def _collected(call: Any) -> Any:
-    """`list(x order by y) filter (where z)`: it keeps NULLs, and of no rows it is NULL."""
+    """Translate `list(x order by y) filter (where z)`, which keeps NULLs, and is NULL if there are no rows."""
     filtered = isinstance(call, exp.Filter)
     given = call.this.this if filtered else call.this
     order = given.expressions if isinstance(given, exp.Order) else []
@@ -235,7 +236,7 @@ def _collected(call: Any) -> Any:
         )
     if order:
         entries = _call(
-            "array_sort", entries, _in_order([bool(key.args.get("desc")) for key in order])
+            "array_sort", entries, _comparison([bool(key.args.get("desc")) for key in order])
         )
     entry = exp.to_identifier("entry")
     values = _call(
@@ -246,8 +247,8 @@ def _collected(call: Any) -> Any:
     return exp.case().when(exp.GT(this=rows, expression=_expression(0)), values)
 
 
-def _in_order(descending: list[bool]) -> Any:
-    """What `array_sort` compares two structs by: their fields k0, k1 ..., NULLs last."""
+def _comparison(descending: list[bool]) -> Any:
+    """Return the comparison for `array_sort`: two structs are compared by their fields k0, k1 ..., NULLs last."""
     sql = "0"
     for place, is_descending in reversed(list(enumerate(descending))):
         left, right = f"l.k{place}", f"r.k{place}"
@@ -260,7 +261,7 @@ def _in_order(descending: list[bool]) -> Any:
 
 
 def _place(function: Any) -> Any:
-    """`lambda value, place`: the first place is 1, where Spark's is 0."""
+    """Translate `lambda value, place`: DuckDB counts places from 1, Spark from 0."""
     for place in function.expressions[1:]:
         used = [node for node in function.this.find_all(exp.Identifier) if node.name == place.name]
         for node in used:
@@ -303,14 +304,14 @@ def _array_agg(call: Any) -> Any:
 
 
 def _cast(cast: Any) -> Any:
-    """Casts to types that Spark has not, of a text to a list, and of a month to a day."""
+    """Translate casts to types that Spark does not have, from a text to a list, and from a month to a day."""
     kind = cast.to
     if kind.this == exp.DType.INTERVAL:
-        cast.set("to", _AGES.copy())
+        cast.set("to", _INTERVAL_TYPE.copy())
     elif kind.this == exp.DType.ARRAY and cast.this.is_string:
         return _call("from_json", cast.this, exp.Literal.string(kind.sql("spark").lower()))
     elif kind.this == exp.DType.DATE and isinstance(cast.this, exp.TimestampTrunc):
-        # in the zone of nobody: date_trunc() makes a moment of the session's zone of it
+        # trunc() works on a day without a time zone; date_trunc() would give a timestamp in the session's time zone
         day = exp.cast(cast.this.this.copy(), "date")
         return _call("trunc", day, exp.Literal.string(cast.this.unit.name))
     return cast
@@ -321,7 +322,7 @@ def _type(kind: Any) -> Any:
 
 
 def _from_json(call: Any) -> Any:
-    """The type of what the JSON holds, which DuckDB reads as JSON: `'["VARCHAR"]'` -> `'array<string>'`."""
+    """Translate the type argument of from_json, which is JSON in DuckDB: `'["VARCHAR"]'` -> `'array<string>'`."""
     return _call(
         "from_json", call.this, exp.Literal.string(_json_type(json.loads(call.expression.name)))
     )
@@ -337,7 +338,7 @@ def _json_type(described: Any) -> str:
 
 
 def _series(call: Any) -> Any:
-    """`range(a, b)`: without b, and empty for b = a, where Spark's would count down."""
+    """Translate `range(a, b)`, which excludes b, with a filter: for b = a, `sequence(a, b - 1)` would count down."""
     if not call.args.get("is_end_exclusive"):
         return call
     numbers = _call("sequence", call.args["start"], call.args["end"])
@@ -347,7 +348,7 @@ def _series(call: Any) -> Any:
     )
 
 
-def _in_finite(value: Any, comparison: Any) -> Any:
+def _compare_with_infinity(value: Any, comparison: Any) -> Any:
     infinite = exp.cast(exp.Literal.string("inf"), "double")
     return exp.Paren(this=comparison(this=_call("abs", value), expression=infinite))
 
@@ -357,10 +358,10 @@ def _function(call: Any) -> Any:
     return translate(*call.expressions) if translate else call
 
 
-# what sqlglot does not know of DuckDB's
+# functions of DuckDB that sqlglot does not know
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    # NaN is more than infinite
-    "isfinite": lambda value: _in_finite(value, exp.LT),
+    # in Spark, NaN is greater than infinity, so this is false for NaN
+    "isfinite": lambda value: _compare_with_infinity(value, exp.LT),
     "error": lambda text: _call("raise_error", text),
     "list_position": lambda values, value: _call(
         "nullif", _call("array_position", values, value), 0
@@ -397,8 +398,8 @@ _TRANSLATIONS: dict[Any, Callable[[Any], Any]] = {
     exp.GenerateSeries: _series,
     exp.PercentileCont: lambda call: _call("percentile", call.this, call.expression),
     exp.ArrayDistinct: lambda call: _call("array_distinct", _call("array_compact", call.this)),
-    exp.IsInf: lambda call: _in_finite(call.this, exp.EQ),
-    # the macros ask for the length of lists only; size() of NULL is -1 without ANSI
+    exp.IsInf: lambda call: _compare_with_infinity(call.this, exp.EQ),
+    # the macros use length() for lists only; not size(), which is -1 for NULL without ANSI arithmetic
     exp.Length: lambda call: _call("array_size", call.this),
     exp.Anonymous: _function,
 }

@@ -1,4 +1,4 @@
-"""Spark as the engine of a run: what `dbt_onnx.runs.run.Engine` asks for, in its order."""
+"""The Spark engine of a run: implements `dbt_onnx.runs.run.Engine`, with the methods in the same order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.spark import planning, writing
-from dbt_onnx.engines.spark.features import NAME, FeatureRelation, refuse_expressions, relation_name
+from dbt_onnx.engines.spark.features import (
+    RELATION_ATTRIBUTE,
+    FeatureRelation,
+    refuse_expressions,
+    relation_name,
+)
 from dbt_onnx.engines.spark.ledger import LedgerShape
 from dbt_onnx.engines.spark.runs import RunRecord, recorded_run
 from dbt_onnx.engines.spark.session import Spark, spark_errors
@@ -40,7 +45,7 @@ def score_on_spark(
     artifacts: Path,
     log: Callable[[str], None],
 ) -> RunSummary:
-    """`score_table` on a Spark session."""
+    """Run `score_table` on a Spark session."""
     refuse_expressions(features=request.features, registry=request.registry)
     ledger = TableName(database="", schema=settings.schema, identifier=settings.identifier)
     engine = SparkEngine(ledger, Spark(session))
@@ -48,7 +53,7 @@ def score_on_spark(
 
 
 class SparkEngine:
-    """A scoring model's tables on Spark, for one run. The methods are those of `Engine`."""
+    """The tables of one scoring model on Spark, during one run. Implements `Engine`."""
 
     record: RunRecord
     _kept: dict[str, int | None]
@@ -60,7 +65,7 @@ class SparkEngine:
     @contextmanager
     def recorded(self, settings: RunSettings) -> Iterator[None]:
         self.tables.check_runs(self.spark)
-        # within, so that the run row has the message that the user sees
+        # inside `recorded_run`, so that the run row stores the message that the user sees
         with recorded_run(self.spark, self.tables, settings) as self.record, spark_errors():
             self.tables.check_complete(self.spark)
             yield
@@ -73,7 +78,7 @@ class SparkEngine:
         )
 
     def registry(self, relation: Any, *, seeds: Mapping[str, Path]) -> Registry:
-        rows = self.spark.records(f"select * from {getattr(relation, NAME)}")
+        rows = self.spark.records(f"select * from {getattr(relation, RELATION_ATTRIBUTE)}")
         if seeds and not rows:
             registry = Registry.from_seeds(seeds.values())
             if registry is not None:
@@ -91,11 +96,13 @@ class SparkEngine:
     def take_over(
         self, run: ScoringRun, logs: AnswerLogs, artifact_of: Callable[[ModelVersion], Artifact]
     ) -> None:
-        """Nothing: what is published from Spark is not answered for on request yet."""
+        """Do nothing: predictions are not published from Spark yet, so no service has logged answers."""
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Features that change between plan and write are found by their fingerprint."""
+        """Release the held rows at the end. There is no snapshot: fingerprints reveal features that change between
+        plan and write.
+        """
         try:
             yield
         finally:
@@ -103,18 +110,18 @@ class SparkEngine:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Rows that do not count are read by nobody; they are removed by a later run."""
+        """Do nothing: readers ignore the rows of a run that has not succeeded, and a later run removes them."""
         yield
 
     def plan(self, run: ScoringRun) -> Planned:
-        # before anything is read of the ledger: nobody else can settle it while it is read
+        # settle before reading the ledger, so that no other driver settles it while this run reads it
         if self.spark.has(self.tables.superseded):
             writing.settle(self.spark, self.tables, run.shape)
             writing.remove_leftovers(self.spark, self.tables)
         return planning.plan_run(self.spark, run, self.tables, self.record)
 
     def follows_death(self, model: ModelVersion) -> bool:  # noqa: ARG002
-        """A task whose process dies is repeated by Spark, in a child process."""
+        """Return False: Spark retries a task whose process died, and the retry scores in a child process."""
         return False
 
     def write(self, run: ScoringRun, planned: Planned, scores: RunScorer | None) -> Written:  # noqa: ARG002
@@ -132,7 +139,7 @@ class SparkEngine:
         writing.note_presence(self.spark, self.tables, planned, has_rejected=has_rejected)
         columns = planned.run_columns(planned.rows.question.features.values())
         self.record.succeed(**columns, **self._kept, **outcome)
-        # by the run that counts, so that of two drivers one writes them
+        # only now that the run has succeeded: of two concurrent drivers, one writes the references
         self.tables.write_references(self.spark, run.artifact)
         writing.settle(self.spark, self.tables, run.shape)
 
@@ -149,7 +156,7 @@ def check_fit(
     features: FeatureRelation,
     tables: ScoringTables,
 ) -> LedgerShape:
-    """Check arguments, contract, features and tables against each other."""
+    """Check arguments, contract, features and tables against each other. Returns the ledger's columns."""
     from pyspark.sql.pandas.types import from_arrow_type
 
     features.check_columns(key=arguments.key, as_of=arguments.as_of)
@@ -160,8 +167,8 @@ def check_fit(
             outputs[field.name] = from_arrow_type(_without_size(field.type)).simpleString()
         except Exception as error:
             raise ContractError(
-                f"output column {field.name!r} is {field.type}, which Spark has no type for",
-                hint="cast it in the graph, to int64 or float",
+                f"output column {field.name!r} has the type {field.type}, which Spark does not support",
+                hint="cast it to int64 or float in the ONNX graph",
             ) from error
     shape = LedgerShape(
         key={name: features.columns[name] for name in arguments.key}, outputs=outputs

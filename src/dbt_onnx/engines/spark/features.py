@@ -1,4 +1,4 @@
-"""The feature relation on Spark: what it is called, what it holds, and whether it can be scored."""
+"""The feature relation on Spark: its name, its columns, and the checks that it can be scored."""
 
 from __future__ import annotations
 
@@ -21,46 +21,48 @@ if TYPE_CHECKING:
     from dbt_onnx.kernel.contract import Contract
     from dbt_onnx.runs.plan import Snapshot
 
-NAME = "dbt_onnx_relation"
-"""The attribute of a data frame that tells which relation `dbt.ref()` has opened."""
+RELATION_ATTRIBUTE = "dbt_onnx_relation"
+"""The attribute of a data frame that stores the name of the relation that `dbt.ref()` opened."""
 _MOMENTS = re.compile("date|timestamp|timestamp_ntz")
 
 
 def loader(session: SparkSession) -> Callable[[str], DataFrame]:
-    """What `dbt.ref()` calls with a relation's name: a data frame that remembers it."""
+    """Return the function that `dbt.ref()` calls with a relation's name. Its data frames store that name."""
 
     def load(name: str) -> DataFrame:
         # with --empty, dbt gives a query in parentheses
         frame = (
             session.sql(f"select * from {name}") if name.startswith("(") else session.table(name)
         )
-        setattr(frame, NAME, name)
+        setattr(frame, RELATION_ATTRIBUTE, name)
         return frame
 
     return load
 
 
 class FeatureRelation(FeatureColumns):
-    """A relation of Spark; `sql` stands in a FROM clause."""
+    """The feature relation, a table or view on Spark. `sql` is SQL for a FROM clause."""
 
     @classmethod
     def open(cls, spark: Spark, relation: Any) -> FeatureRelation:
-        """`relation` is the data frame of `dbt.ref()`."""
-        return cls.of(spark, getattr(relation, NAME, ""), name=relation_name(relation))
+        """Open the relation of a data frame that `dbt.ref()` returned."""
+        return cls.of(
+            spark, getattr(relation, RELATION_ATTRIBUTE, ""), name=relation_name(relation)
+        )
 
     @classmethod
     def of(cls, spark: Spark, sql: str, *, name: str) -> FeatureRelation:
         return cls(sql=sql, name=name, columns=spark.columns_of(sql))
 
     def as_of_sql(self, column: str | None, *, clock: datetime) -> str:
-        """SQL of the moment that a row describes: its `as_of` column in UTC, else the clock."""
+        """SQL of the time that a row describes: its `as_of` column in UTC, or the clock if `column` is None."""
         if column is None:
             return f"cast({literal(clock.isoformat(sep=' '))} as timestamp_ntz)"
         # the session's zone is UTC
         return f"cast({quote(column)} as timestamp_ntz)"
 
     def check_columns(self, *, key: Sequence[str], as_of: str | None) -> None:
-        """Raise ConfigError when a column that `score()` names is missing or of a wrong type."""
+        """Raise ConfigError if a column that `score()` names is missing or has a wrong type."""
         self.check_names(key=key, as_of=as_of)
         self.check_moment(as_of, types=_MOMENTS)
 
@@ -87,14 +89,14 @@ class FeatureRelation(FeatureColumns):
 
 
 def relation_name(relation: Any) -> str:
-    """`schema.name`, as users know it."""
-    return str(getattr(relation, NAME, "the feature relation")).replace("`", "")
+    """Return `schema.name`, the name that users know."""
+    return str(getattr(relation, RELATION_ATTRIBUTE, "the feature relation")).replace("`", "")
 
 
 def refuse_expressions(**relations: Any) -> None:
     """Raise ConfigError when an argument of `score()` is not a table or view."""
     for argument, relation in relations.items():
-        if not getattr(relation, NAME, ""):
+        if not getattr(relation, RELATION_ATTRIBUTE, ""):
             raise ConfigError(
                 f"{argument} is an expression, not a table or view of the warehouse",
                 hint="make it a model, and dbt.ref() that",

@@ -1,4 +1,4 @@
-"""All predictions about one entity, from the ledger and the kept inputs."""
+"""Reads all predictions for one entity from the ledger, with their kept inputs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def read_history(spark: Spark, name: TableName, key_values: Sequence[str]) -> list[LedgerRow]:
-    """All predictions about one entity, in the order in which they were made.
+    """Return all predictions for one entity, in the order in which they were made.
 
-    `key_values` are texts, one for each key column. Raises ConfigError when there is no ledger yet,
-    or when it has no such key.
+    `key_values` are texts, one for each key column. Raises ConfigError if there is no ledger yet, or if `key_values`
+    do not fit its key.
     """
     tables = ScoringTables(name)
     runs = read_run_rows(spark, tables)
@@ -49,7 +49,7 @@ def _inputs_by_run(
     where: str,
     values: Mapping[str, Any],
 ) -> dict[Place, dict[str, Any]]:
-    """The features of the entity in each run, without those that its model did not read."""
+    """Return the kept features of the entity for each run, limited to the features that the run's model read."""
     found = spark.records(
         f"select {RUN}, {INPUTS} from {named(tables.rows)} as rows "
         f"left semi join {committed(tables)} as runs using ({RUN}) "

@@ -1,19 +1,20 @@
 """The tables of a scoring model on Spark, and the SQL that creates and reads them.
 
-    <name>__rows         every prediction, with what its model was fed; an Iceberg table
-    <name>__superseded   which rows a run has taken the place of, until they are marked so in `__rows`
+    <name>__rows         every prediction with the inputs of its model; an Iceberg table
+    <name>__superseded   the rows that a run supersedes, until they are marked in `__rows`; an Iceberg table
     <name>               the ledger, a view
     <name>__current      the newest prediction per entity and model version, a view
-    <name>__history      every other one, a view
-    <name>__inputs       what each run fed to the model, a view
+    <name>__history      every other prediction, a view
+    <name>__inputs       the inputs that each run fed to the model, a view
 
-No transaction spans two Iceberg tables, so rows come first and the run row makes them count. A row says by
-`run_no` which run made the prediction, and by `from_run` which one wrote the row. Rows of a run that has
-not succeeded are read by nobody, and neither is what it has superseded.
+No transaction spans two Iceberg tables. So a run first appends its rows, and later its run row makes them count. In
+each row, `run_no` is the run that made the prediction, and `from_run` is the run that wrote the row. Readers ignore
+the rows of a run that has not succeeded, and its entries in `__superseded`.
 
-A run that finds an entity gone, back, or rejected writes the row of its last prediction again, with what is
-known now, and without the inputs; it replaces the one before. So a row, once written, is never changed but for
-`is_current` and `is_replaced`, by which those that count no longer are told from the others at no cost.
+A run that finds an entity gone, back, rejected, or at a newer as_of copies the row of the entity's last prediction,
+with the new presence columns and without the inputs. The copy replaces the older row, which is deleted unless it has
+inputs. Otherwise, only `is_current` and `is_replaced` of a written row change: by these columns, readers skip rows
+that no longer count, at no cost.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
 
     from dbt_onnx.engines.base import TableName
 
-FROM = "from_run"
+FROM_RUN = "from_run"
 REJECTED = "rejected_reason"
 INPUTS = "inputs"
-FED = "__dbt_onnx_fed_"
+KEPT_INPUT_PREFIX = "__dbt_onnx_fed_"
 VIEW_PROPERTY = "dbt_onnx_text"
 _SPARK_TYPES = {
     "VARCHAR": "string", "VARCHAR[]": "array<string>", "TIMESTAMP": "timestamp_ntz", "BIGINT": "bigint",
@@ -46,8 +47,8 @@ RUNS_TYPES = {name: _SPARK_TYPES[kind] for name, kind in _RUNS_TYPES.items()} | 
     "base_run_no": "int",
     "driver": "string",
 }
-"""Those of every engine, and two more: the newest run of the scoring model that had succeeded when this one
-began, and the process that ran it."""
+"""The columns that all engines have, and two more: `base_run_no` is the newest successful run of the scoring model
+when this run began, `driver` is the process that ran it."""
 ROW_TYPES = {
     "as_of": "timestamp_ntz",
     "features_hash": "bigint",
@@ -62,18 +63,18 @@ PRESENCE_TYPES = {
     "is_confirmed_by_runs": "boolean",
 }
 """`is_confirmed_by_runs`: a later full run of its version confirms the row without writing it again."""
-_PLACE_TYPES = {FROM: "int", "is_current": "boolean", "is_replaced": "boolean"}
-"""`is_replaced`: a later row says the same prediction; this one is kept for its inputs."""
+_PLACE_TYPES = {FROM_RUN: "int", "is_current": "boolean", "is_replaced": "boolean"}
+"""`is_replaced`: a later row is a copy of this one, which is only kept for its inputs."""
 
 
 def spark_types(columns: Mapping[str, str]) -> dict[str, str]:
-    """Columns of a table that every engine has, with Spark's types."""
+    """Return the columns of a table that all engines share, with Spark's types."""
     return {name: _SPARK_TYPES[kind] for name, kind in columns.items()}
 
 
 @dataclass(frozen=True)
 class LedgerTables:
-    """The tables of one scoring model, by what they are for."""
+    """The names of the tables and views of one scoring model."""
 
     ledger: TableName
 
@@ -110,47 +111,47 @@ class LedgerTables:
 
 
 class LedgerShape(LedgerColumns):
-    """Columns of one scoring model's tables, in the order of the table."""
+    """The columns of one scoring model's tables, in the order of the tables."""
 
     def check_names(self) -> None:
-        """Raise ContractError as for every engine, ConfigError when a name is one that `__rows` has for itself."""
+        """Raise ContractError if an output and a key have the same name, ConfigError if `__rows` reserves a name."""
         super().check_names()
         own = {*PRESENCE_TYPES, *_PLACE_TYPES, INPUTS}
         taken = [name for name in (*self.key, *self.outputs) if name.casefold() in own]
         if taken:
             raise ConfigError(
-                f"column(s) {taken} of key or outputs are called as columns that dbt_onnx adds on Spark",
+                f"key or output column(s) {taken} have names that dbt_onnx reserves on Spark",
                 hint="rename a key in the features model, and an output when exporting or registering the model",
             )
 
     @property
     def prediction_columns(self) -> dict[str, str]:
-        """What a prediction says: it is the same in every row about it."""
+        """The columns of a prediction, which have the same values in every copy of its row."""
         return {**self.key, **self.outputs, **ROW_TYPES}
 
     @property
     def current_columns(self) -> dict[str, str]:
-        """Those of the view of current rows."""
+        """The columns of the view of current rows."""
         return {**self.prediction_columns, **PRESENCE_TYPES}
 
     @property
     def columns(self) -> dict[str, str]:
-        """Those of `__rows`, without the inputs."""
+        """The columns of `__rows`, without the inputs."""
         return {**self.current_columns, **_PLACE_TYPES}
 
 
 def inputs_type(features: Mapping[str, str]) -> str:
-    """The type of the column of kept inputs: a struct, so that a feature may be called as an output is."""
+    """Return the SQL type of the kept inputs: a struct, so that a feature and an output may have the same name."""
     return "struct<" + ", ".join(f"{quote(n)}: {kind}" for n, kind in features.items()) + ">"
 
 
 def create_rows(tables: LedgerTables, shape: LedgerShape, features: Mapping[str, str]) -> str:
-    """Create `__rows` unless it is there; `features` are SQL types of what is kept."""
+    """SQL that creates `__rows` unless it exists. `features` maps the names of the kept features to their SQL types."""
     columns = {**shape.columns, INPUTS: inputs_type(features)}
     listed = ", ".join(f"{quote(name)} {kind}" for name, kind in columns.items())
     return (
         f"create table if not exists {named(tables.rows)} ({listed}) using iceberg partitioned by (is_current) "
-        # few rows of a night are spread over all files: a file is not written again for them
+        # a night changes few rows, spread over all files: merge-on-read does not rewrite the files for them
         "tblproperties ('format-version' = '2', 'write.update.mode' = 'merge-on-read', "
         "'write.delete.mode' = 'merge-on-read', 'write.merge.mode' = 'merge-on-read', 'write.distribution-mode' = 'none', "
         "'write.spark.fanout.enabled' = 'true')"
@@ -158,14 +159,20 @@ def create_rows(tables: LedgerTables, shape: LedgerShape, features: Mapping[str,
 
 
 def create_superseded(tables: LedgerTables, shape: LedgerShape) -> str:
-    """Create `__superseded` unless it is there."""
-    columns = {**shape.key, RUN: "int", FROM: "int", "is_written_again": "boolean", "by_run": "int"}
+    """SQL that creates `__superseded` unless it exists."""
+    columns = {
+        **shape.key,
+        RUN: "int",
+        FROM_RUN: "int",
+        "is_written_again": "boolean",
+        "by_run": "int",
+    }
     listed = ", ".join(f"{quote(name)} {kind}" for name, kind in columns.items())
     return f"create table if not exists {named(tables.superseded)} ({listed}) using iceberg partitioned by (by_run)"
 
 
 def create_shared(table: TableName, columns: Mapping[str, str]) -> str:
-    """Create a table of several scoring models unless it is there."""
+    """SQL that creates a table shared by several scoring models unless it exists."""
     listed = ", ".join(f"{quote(name)} {kind}" for name, kind in columns.items())
     return (
         f"create table if not exists {named(table)} ({listed}) using iceberg "
@@ -174,7 +181,7 @@ def create_shared(table: TableName, columns: Mapping[str, str]) -> str:
 
 
 def committed(tables: LedgerTables) -> str:
-    """The runs of the scoring model that count, as a relation."""
+    """SQL for a FROM clause: the successful runs of the scoring model."""
     return (
         f"(select * from {named(tables.runs)} where status = 'success' "
         f"and lower(scoring_model) = lower({literal(tables.ledger.identifier)}))"
@@ -182,7 +189,7 @@ def committed(tables: LedgerTables) -> str:
 
 
 def superseded_rows(tables: LedgerTables) -> str:
-    """What runs that count have superseded and is not marked so yet, as a relation."""
+    """SQL for a FROM clause: the entries of `__superseded` from successful runs, not yet marked in `__rows`."""
     return (
         f"(select superseded.* from {named(tables.superseded)} as superseded "
         f"left semi join {committed(tables)} as runs on superseded.by_run = runs.run_no)"
@@ -190,28 +197,33 @@ def superseded_rows(tables: LedgerTables) -> str:
 
 
 def same_row(shape: LedgerShape, left: str, right: str) -> str:
-    """SQL of whether two rows are one: a run may write an entity's rejection, and its last score again."""
-    return " and ".join(f"{left}.{quote(n)} = {right}.{quote(n)}" for n in (*shape.key, RUN, FROM))
+    """SQL condition: two rows are the same. It compares both run numbers, since one run may write a rejection of an
+    entity and a copy of its last score.
+    """
+    return " and ".join(
+        f"{left}.{quote(n)} = {right}.{quote(n)}" for n in (*shape.key, RUN, FROM_RUN)
+    )
 
 
 def create_view(view: TableName, text: str) -> str:
-    """Make a view, with a property that tells its text."""
+    """SQL that creates a view, with a digest of its text as a property."""
     property_ = f"{literal(VIEW_PROPERTY)} = {literal(digest_of_view(text))}"
     return f"create or replace view {named(view)} tblproperties ({property_}) as {text}"
 
 
 def digest_of_view(text: str) -> str:
-    """What `VIEW_PROPERTY` has."""
+    """Return the value of `VIEW_PROPERTY`."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def select_counted(tables: LedgerTables, shape: LedgerShape) -> str:
-    """The rows of runs that count, and whether such a run has taken their place. Without caches Spark reads a table
-    anew for each place where a statement names it: two places that tell whether a run counts may disagree.
-    So each table is read once here, and the runs last, since rows are written before.
+    """SQL that selects the rows of successful runs, and whether another successful run has superseded each row.
+
+    Without caches, Spark reads a table once for each place where a statement names it. Two such reads may disagree on
+    whether a run has succeeded. So this statement names each table once, and the runs last: rows are written first.
     """
     columns = ", ".join(f"r.{quote(name)}" for name in shape.columns if name != "is_replaced")
-    of_row = ", ".join(map(quote, (*shape.key, RUN, FROM)))
+    of_row = ", ".join(map(quote, (*shape.key, RUN, FROM_RUN)))
     counts = "{0} <= counted.newest and not array_contains(counted.others, {0})"
     return f"""
         select
@@ -242,12 +254,12 @@ def select_counted(tables: LedgerTables, shape: LedgerShape) -> str:
                 group by model_name, model_version
             )
         ) as counted
-        where {counts.format(f"r.{FROM}")}"""
+        where {counts.format(f"r.{FROM_RUN}")}"""
 
 
 def select_current(tables: LedgerTables, shape: LedgerShape) -> str:
-    """The rows that count now. A full run whose rows are all about one moment confirms those that it has seen
-    and not scored, and writes none of them.
+    """SQL that selects the current rows. A full run whose rows all have the same as_of confirms the rows that it saw
+    and did not score. It does not write them again: the view takes their `confirmed_as_of` from the run row.
     """
     listed = ", ".join(f"r.{quote(name)}" for name in shape.prediction_columns)
     confirmed = "r.confirmed[struct(scorer.model_name, scorer.model_version)]"
@@ -259,14 +271,14 @@ def select_current(tables: LedgerTables, shape: LedgerShape) -> str:
                 then greatest(r.confirmed_as_of, {confirmed}) else r.confirmed_as_of
             end as confirmed_as_of,
             r.is_confirmed_by_runs,
-            r.{FROM}
+            r.{FROM_RUN}
         from ({select_counted(tables, shape)}) as r
         inner join {named(tables.runs)} as scorer on r.{RUN} = scorer.run_no
         where r.is_current and not r.is_superseded"""
 
 
 def select_history(tables: LedgerTables, shape: LedgerShape) -> str:
-    """Every prediction that is not current: superseded, late, of a row without a key."""
+    """SQL that selects every prediction that is not current: superseded, late, or for a row without a key."""
     listed = ", ".join(f"r.{quote(name)}" for name in shape.prediction_columns)
     return f"""
         select {listed}
@@ -275,12 +287,12 @@ def select_history(tables: LedgerTables, shape: LedgerShape) -> str:
 
 
 def all_predictions(tables: LedgerTables, shape: LedgerShape) -> str:
-    """Every prediction once, as a relation."""
+    """SQL for a FROM clause: every prediction once."""
     return f"(select * from ({select_counted(tables, shape)}) where not is_replaced)"
 
 
 def select_ledger(tables: LedgerTables, shape: LedgerShape) -> str:
-    """The same with what its run says of it."""
+    """SQL that selects every prediction once, with the columns that come from its run row."""
     moment = f"case when predictions.score_reason = '{REAL_TIME}' then predictions.as_of else runs.scored_at end"
     listed = [f"predictions.{quote(name)}" for name in (*shape.key, "as_of", *shape.outputs)]
     listed += [
@@ -299,7 +311,7 @@ def select_ledger(tables: LedgerTables, shape: LedgerShape) -> str:
 
 
 def select_inputs(tables: LedgerTables, shape: LedgerShape) -> str:
-    """What each run fed to its model; of a row that was written again, the first one says it."""
+    """SQL that selects the inputs that each run fed to its model. Copies of a row have no inputs, only the original."""
     keys = ", ".join(f"r.{quote(name)}" for name in shape.key)
     return f"""
         select r.{RUN}, {keys}, r.{INPUTS}
@@ -309,7 +321,7 @@ def select_inputs(tables: LedgerTables, shape: LedgerShape) -> str:
 
 
 def views_of(tables: LedgerTables, shape: LedgerShape) -> dict[TableName, str]:
-    """What each view says. Each reads tables, so that Spark plans one statement and not four."""
+    """Return {view: SQL}. Each view reads tables, not other views, so that Spark plans one statement and not four."""
     return {
         tables.current: select_current(tables, shape),
         tables.history: select_history(tables, shape),
@@ -319,35 +331,36 @@ def views_of(tables: LedgerTables, shape: LedgerShape) -> dict[TableName, str]:
 
 
 def kept_features(features: Mapping[str, str]) -> dict[str, str]:
-    """{name in a statement: SQL} of kept inputs in the types that they had. A value that no longer fits its
-    type was altered, and becomes NULL.
+    """Return {name in a statement: SQL} for kept inputs, cast to the types that they had. A value that no longer fits
+    its type was altered, and becomes NULL.
     """
     return {
-        f"{FED}{place}": f"try_cast({INPUTS}.{quote(name)} as {kind})"
+        f"{KEPT_INPUT_PREFIX}{place}": f"try_cast({INPUTS}.{quote(name)} as {kind})"
         for place, (name, kind) in enumerate(features.items())
     }
 
 
 def fingerprint_of_inputs(key: Mapping[str, str], features: Mapping[str, str]) -> str:
-    """SQL of a number for kept inputs, by the names of `kept_features`; `key` are types by what the statement
-    calls its columns. It is exact, which the features hash is not.
+    """SQL aggregate for the fingerprint of kept inputs, under the names of `kept_features`. `key` maps the names of the
+    key columns in the statement to their SQL types. The fingerprint is of exact values; the features hash rounds them.
     """
-    fed = zip(kept_features(features), features.values(), strict=True)
-    return fingerprint(hashable({**key, **dict(fed)}))
+    inputs = zip(kept_features(features), features.values(), strict=True)
+    return fingerprint(hashable({**key, **dict(inputs)}))
 
 
 def fingerprint_of_rows(key: Mapping[str, str], outputs: Mapping[str, str]) -> str:
-    """SQL of a number for all that rows of a run say, and by whom is not among it."""
-    said = {name: kind for name, kind in ROW_TYPES.items() if name != RUN}
-    return fingerprint(hashable({**key, **outputs, **said}))
+    """SQL aggregate for the fingerprint of all columns of a run's predictions, except the run number."""
+    row_types = {name: kind for name, kind in ROW_TYPES.items() if name != RUN}
+    return fingerprint(hashable({**key, **outputs, **row_types}))
 
 
 def describe_run(tables: LedgerTables, shape: LedgerShape, features: Mapping[str, str]) -> str:
-    """What a run has written: rows, how many with their inputs, and fingerprints: of what went in, which the
-    plan computes, too, of all that they say, and of the kept inputs. Value: :run_no.
+    """SQL that returns one row about what a run has written: the row count, the count of rows with inputs, and three
+    fingerprints: of key, as_of and features hash (the plan computes the same), of all prediction columns, and of the
+    kept inputs. Value: :run_no.
     """
     key = hashable(shape.key)
-    fed = "".join(f", {sql} as {quote(name)}" for name, sql in kept_features(features).items())
+    inputs = "".join(f", {sql} as {quote(name)}" for name, sql in kept_features(features).items())
     return f"""
         select
             count(*) as row_count,
@@ -355,12 +368,12 @@ def describe_run(tables: LedgerTables, shape: LedgerShape, features: Mapping[str
             {fingerprint(f"{key}, as_of, features_hash")} as input_fingerprint,
             {fingerprint_of_rows(shape.key, shape.outputs)} as ledger_fingerprint,
             {fingerprint_of_inputs(shape.key, features)} filter (where {INPUTS} is not null) as inputs_fingerprint
-        from (select *{fed} from {named(tables.rows)} where {RUN} = :run_no and {FROM} = :run_no)"""
+        from (select *{inputs} from {named(tables.rows)} where {RUN} = :run_no and {FROM_RUN} = :run_no)"""
 
 
 def count_rejected(tables: LedgerTables) -> str:
-    """How many rows of a run were rejected for each reason. Value: :run_no."""
+    """SQL that counts the rejected rows of a run for each reason. Value: :run_no."""
     return (
-        f"select {REJECTED}, count(*) from {named(tables.rows)} where {RUN} = :run_no and {FROM} = :run_no "
+        f"select {REJECTED}, count(*) from {named(tables.rows)} where {RUN} = :run_no and {FROM_RUN} = :run_no "
         f"and {REJECTED} is not null group by {REJECTED}"
     )

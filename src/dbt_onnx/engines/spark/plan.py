@@ -1,8 +1,8 @@
-"""Which rows are scored, and why, as text for Spark SQL. Nothing here touches a warehouse.
+"""Spark SQL text that decides which rows are scored, and why. Nothing here touches a warehouse.
 
-The rules are those of every engine, see `dbt_onnx.runs.plan`. Spark runs a plan where the data is and starts
-slowly, so there are two ways here: nothing has changed, told by fingerprints; and one join of all, whose few rows
-that are not as they were stay on the executors.
+All engines follow the same rules, see `dbt_onnx.runs.plan`. Spark runs a statement where the data is, but each
+statement starts slowly. So there are only two ways to plan: fingerprints show that nothing has changed, or one join
+compares all rows. The few rows of the join that have changed stay on the executors.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ PLANNED = "__dbt_onnx_planned"
 
 @dataclass(frozen=True, kw_only=True)
 class Facts(plan.Facts):
-    """The same, and whether a run of the version has ever rejected a row."""
+    """The plan's facts, plus whether a run of the model version has ever rejected a row."""
 
     has_rejected: bool
 
 
 class Question(plan.Question):
-    """The same, with what Spark's statements ask of it. All relations are SQL for a FROM clause.
+    """The plan's question plus the SQL fragments that Spark's statements need. All relations are SQL for a FROM clause.
 
-    Values of the statements: :model_name, :model_version, :run_as_of.
+    The statements bind the values :model_name, :model_version and :run_as_of.
     """
 
     shape: LedgerShape
 
     @property
     def of_version(self) -> str:
-        """The numbers of the runs by the version that the run scores with, as a query."""
+        """A subquery for the numbers of all runs by the model version that this run scores with."""
         return (
             f"(select run_no from {self.runs} as runs_of_version "
             "where model_name = :model_name and model_version = :model_version)"
@@ -52,11 +52,11 @@ class Question(plan.Question):
 
     @property
     def keys(self) -> list[str]:
-        """The key columns as the plan calls them."""
+        """The names of the key columns in the plan, quoted."""
         return [quote(carried) for carried in self.shape.carried_key.values()]
 
-    def is_about(self, table: str, *, of: str = "features") -> str:
-        """SQL of whether a row of the ledger is about the entity of a row of the plan."""
+    def same_entity(self, table: str, *, of: str = "features") -> str:
+        """SQL condition: a row of the ledger and a row of the plan are about the same entity."""
         return " and ".join(
             f"{table}.{quote(name)} = {of}.{quote(carried)}"
             for name, carried in self.shape.carried_key.items()
@@ -64,7 +64,7 @@ class Question(plan.Question):
 
 
 def describe_features(question: Question, *, with_fingerprint: bool = True) -> str:
-    """One row about the features: a `Snapshot`, and whether a key or a moment is missing in some row."""
+    """SQL that returns one row: a `Snapshot` of the features, and whether a key or an as_of is missing in some row."""
     key = question.shape.key
     hashed = f"{hashable(key)}, features_hash", f"{hashable(key)}, as_of, features_hash"
     taken = ", ".join(
@@ -87,15 +87,16 @@ def describe_features(question: Question, *, with_fingerprint: bool = True) -> s
 
 
 def describe_current(question: Question, *, is_dated: bool) -> str:
-    """One row about the current rows whose entities the last full run has seen, scores and rejections: how many
-    there are, their fingerprints as in `Snapshot`, the second only if `is_dated`, and how many are rejections.
+    """SQL that returns one row about the current rows, scores and rejections, of all entities that the last full run
+    saw: the row count, the two fingerprints of a `Snapshot` (the second only if `is_dated`, else null), and the number
+    of rejections.
     """
     fingerprints = _fingerprints(question, is_dated=is_dated)
     return f"select count(*), {fingerprints}, count({REJECTED}) from {_tracked(question)} as known"
 
 
 def has_rejected(question: Question) -> str:
-    """Whether a run of the version has ever rejected a row; if none has, current has no rejection by it."""
+    """SQL that returns whether a run of the version has ever rejected a row. If not, current has no rejection by it."""
     return (
         f"select coalesce(sum(rows_rejected), 0) > 0 from {question.runs} as runs "
         "where model_name = :model_name and model_version = :model_version"
@@ -103,7 +104,7 @@ def has_rejected(question: Question) -> str:
 
 
 def describe_overruled(question: Question, *, is_dated: bool) -> str:
-    """The same of the scores among them whose entity was rejected since."""
+    """SQL that returns the row count and fingerprints, like `describe_current`, of scores with a later rejection."""
     names = ", ".join(map(quote, question.shape.key))
     same = " and ".join(f"known.{quote(n)} = rejected.{quote(n)}" for n in question.shape.key)
     return f"""
@@ -131,7 +132,7 @@ def _fingerprints(question: Question, *, is_dated: bool) -> str:
 
 
 def oldest_score(question: Question) -> str:
-    """The oldest moment of a run whose scores are current."""
+    """SQL that returns the oldest as_of of all runs with current scores."""
     return f"""
         select min(as_of) from {question.runs} as runs where run_no in (
             select {RUN} from {question.current} as current
@@ -140,7 +141,7 @@ def oldest_score(question: Question) -> str:
 
 
 def duplicate_keys(features_sql: str, key: Mapping[str, str]) -> str:
-    """Some keys that occur more than once, with their count; NULL keys are rejected, not counted."""
+    """SQL that returns up to 5 repeated keys, with their counts. NULL keys are left out: their rows are rejected."""
     columns = ", ".join(map(quote, key))
     return (
         f"select {columns}, count(*) as occurrences from {features_sql} as features "
@@ -149,7 +150,7 @@ def duplicate_keys(features_sql: str, key: Mapping[str, str]) -> str:
 
 
 def all_new(question: Question) -> str:
-    """The planned rows where nothing is known of any entity, and no key and no moment is missing."""
+    """SQL that plans every row as new. Valid if no entity has a prediction, and no key and no as_of is missing."""
     return f"""
         select
             *,
@@ -161,24 +162,24 @@ def all_new(question: Question) -> str:
         from ({_features(question)})"""
 
 
-def has_few(question: Question, facts: Facts) -> bool:
-    """Whether most rows may be as they were. Then all are joined without the columns that the model reads, the few
-    that differ stay on the executors, and get these columns later.
+def expects_few_changes(question: Question, facts: Facts) -> bool:
+    """Return whether most rows are likely unchanged. If so, the join leaves out the feature columns, the few rows that
+    have changed stay on the executors, and these rows get their feature columns later.
     """
     takes_all = question.full_refresh or question.hash_changed or question.is_backfill
     return facts.tracked > 0 and not takes_all
 
 
 def joined(question: Question, facts: Facts, *, with_late: bool) -> str:
-    """Each feature row that is not plainly as it was, with what is known of its entity, and a reason or none.
-    `with_late`: late rows get theirs by what the ledger had by then; a row is late when it is about a moment
-    before one for which the entity's score is known to hold.
+    """SQL that selects the feature rows that the run must handle, each with the known state of its entity and a score
+    reason or null. Rows that are plainly unchanged are left out. A row is late if its as_of is before the newest as_of
+    that the entity's score covers. With `with_late`, the reason of a late row depends on the ledger at the row's as_of.
     """
     null_key = " or ".join(f"features.{key} is null" for key in question.keys)
     is_late = f"coalesce(features.as_of_given < {_KNOWN_UNTIL.format('scored')}, false)"
     if question.is_backfill or facts.is_newest:
-        is_late = _if(question.is_backfill)
-    # of a few rows: who was scored by other versions, and rows without a key that were reported before
+        is_late = _sql_boolean(question.is_backfill)
+    # two lookups that match few rows: entities scored by other versions, and rows without a key reported before
     others = "cast(null as boolean)"
     join_others = ""
     names = ", ".join(map(quote, question.shape.key))
@@ -188,7 +189,7 @@ def joined(question: Question, facts: Facts, *, with_late: bool) -> str:
             left join (
                 select distinct {names}, true as is_other from {question.current} as current
                 where {RUN} not in {question.of_version}
-            ) as others on {question.is_about("others")}"""
+            ) as others on {question.same_entity("others")}"""
     same_or_null = " and ".join(
         f"reported.{quote(name)} <=> features.{quote(carried)}"
         for name, carried in question.shape.carried_key.items()
@@ -200,7 +201,7 @@ def joined(question: Question, facts: Facts, *, with_late: bool) -> str:
     if facts.has_one_moment:
         is_advanced = "false"
     return f"""
-        with features as ({_features(question, is_narrow=has_few(question, facts))}),
+        with features as ({_features(question, is_narrow=expects_few_changes(question, facts))}),
 
         scored as (
             select * from {question.current} as current where {RUN} in {question.of_version} and {REJECTED} is null
@@ -208,13 +209,13 @@ def joined(question: Question, facts: Facts, *, with_late: bool) -> str:
 
         rejected as (
             select * from {question.current} as current
-            where {_if(facts.has_rejected)} and {RUN} in {question.of_version} and {REJECTED} is not null
+            where {_sql_boolean(facts.has_rejected)} and {RUN} in {question.of_version} and {REJECTED} is not null
         ),
 
-        -- a row without a key is no entity, and never current
+        -- a row without a key belongs to no entity, and is never current
         reported as (
             select distinct {names}, features_hash, true as is_reported from {question.history} as history
-            where {_if(facts.is_incomplete)} and ({any_null}) and {RUN} in {question.of_version}
+            where {_sql_boolean(facts.is_incomplete)} and ({any_null}) and {RUN} in {question.of_version}
         ),
 
         known as (
@@ -240,8 +241,8 @@ def joined(question: Question, facts: Facts, *, with_late: bool) -> str:
                 scored.last_seen_as_of is not null or rejected.last_seen_as_of is not null as is_returned,
                 {others} is not null as is_known_to_others
             from features
-            left join scored on {question.is_about("scored")}
-            left join rejected on {question.is_about("rejected")}
+            left join scored on {question.same_entity("scored")}
+            left join rejected on {question.same_entity("rejected")}
             left join reported on {same_or_null} and reported.features_hash = {_hash_of_row("features")}
             {join_others}
         ),
@@ -255,15 +256,15 @@ def joined(question: Question, facts: Facts, *, with_late: bool) -> str:
         where score_reason is not null or was_rejected or is_late or is_returned or is_advanced or rows_present <> 1"""
 
 
-def _if(condition: bool) -> str:  # noqa: FBT001
-    """A condition of a statement that is known before. Spark does not read a table whose rows are asked for by
-    `false`.
+def _sql_boolean(condition: bool) -> str:  # noqa: FBT001
+    """Return the SQL of a condition that is known before the statement runs. Spark does not read a table at all if
+    its WHERE clause is `false`.
     """
     return "true" if condition else "false"
 
 
 def describe_planned(question: Question) -> str:
-    """One row about the rows of `PLANNED`, for `Facts.add_up`."""
+    """SQL that returns one row about `PLANNED`: the arguments of `Facts.add_up`."""
     shape, keys = question.shape, ", ".join(question.keys)
     hashed = hashable({shape.carried_key[name]: kind for name, kind in shape.key.items()})
     return f"""
@@ -277,7 +278,7 @@ def describe_planned(question: Question) -> str:
 
 
 def summarize(question: Question) -> str:
-    """One row of totals, for `PlanSummary.from_row`, of the rows of `PLANNED`."""
+    """SQL that returns one row of totals over `PLANNED`, for `PlanSummary.from_row`."""
     reasons = ", ".join(
         f"count_if(score_reason = '{reason}') as rows_{reason}" for reason in SCORE_REASONS
     )
@@ -301,18 +302,18 @@ def _input_fingerprint(question: Question) -> str:
 
 
 def select_rows(question: Question, facts: Facts) -> str:
-    """The rows to score: carried columns, then the features under their own names."""
+    """SQL that selects the rows to score: carried columns, then the features under their own names."""
     features = ", ".join(f"feature_{i} as {quote(n)}" for i, n in enumerate(question.features))
     return f"""
         select
             {", ".join(question.keys)}, __dbt_onnx_as_of, score_reason as __dbt_onnx_score_reason,
             is_late as __dbt_onnx_is_late, __dbt_onnx_features_hash, __dbt_onnx_rejected_reason, {features}
-        from {_with_features(question, facts) if has_few(question, facts) else PLANNED} where score_reason is not null"""
+        from {_with_features(question, facts) if expects_few_changes(question, facts) else PLANNED} where score_reason is not null"""
 
 
 def _with_features(question: Question, facts: Facts) -> str:
-    """The rows of `PLANNED` with the columns that the model reads. A row without a key is rejected, and needs none.
-    Features that have changed since are not found, and the run ends for a row that is missing.
+    """SQL for the rows of `PLANNED` with their feature columns. A row without a key is rejected, so it needs none.
+    The join drops a row if its features have changed since the plan, and the run fails because the row is missing.
     """
     same = " and ".join(
         f"planned.{name} = features.{name}" for name in (*question.keys, "values_hash")
@@ -329,7 +330,7 @@ def _with_features(question: Question, facts: Facts) -> str:
 
 
 def _hash_of_row(table: str) -> str:
-    """A missing moment counts as a change: the row is rejected for it, and scored once it is there."""
+    """SQL hash of a row. A missing as_of changes the hash, so a row rejected for it is scored once it has an as_of."""
     return (
         f"case when {table}.as_of_given is null then xxhash64({table}.values_hash, 'null_as_of') "
         f"else {table}.values_hash end"
@@ -337,7 +338,7 @@ def _hash_of_row(table: str) -> str:
 
 
 def _features(question: Question, *, is_narrow: bool = False) -> str:
-    """The features under names that collide with none; `is_narrow`: only their hash."""
+    """SQL that selects the features under names that cannot collide; with `is_narrow`, only their hash."""
     selected = [
         f"{quote(name)} as {quote(carried)}" for name, carried in question.shape.carried_key.items()
     ]
@@ -375,7 +376,9 @@ def _reason(question: Question) -> str:
 
 
 def _expiry(question: Question) -> str:
-    """Age is counted from the run that scored: an `as_of` that stands still would expire nightly."""
+    """SQL join with the run that made each score: a score's age counts from that run. If it counted from the row's own
+    `as_of`, a row whose `as_of` never moves would expire every night.
+    """
     if question.refresh_after is None:
         return ""
     return f"""left join (
@@ -384,7 +387,7 @@ def _expiry(question: Question) -> str:
 
 
 def _late(question: Question, *, with_late: bool) -> str:
-    """What the ledger had of a late row's entity by the moment that the row describes."""
+    """SQL of CTEs that find the state of each late row's entity in the ledger at the row's as_of."""
     if not with_late:
         return """
         known_with_late as (
@@ -414,7 +417,7 @@ def _late(question: Question, *, with_late: bool) -> str:
                 ) filter (where earlier.is_of_version) as newest,
                 bool_or(not earlier.is_of_version) as is_known_to_others
             from known as features
-            inner join earlier on {question.is_about("earlier")}
+            inner join earlier on {question.same_entity("earlier")}
             where features.is_late and earlier.as_of <= features.__dbt_onnx_as_of
             group by {", ".join(f"features.{key}" for key in keys)}
         ),

@@ -1,4 +1,4 @@
-"""The plan of one run on Spark: which rows are scored and why."""
+"""Plans one run on Spark: which rows are scored and why."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.spark import plan
-from dbt_onnx.engines.spark.ledger import FROM, LedgerShape, committed
+from dbt_onnx.engines.spark.ledger import FROM_RUN, LedgerShape, committed
 from dbt_onnx.engines.spark.plan import PLANNED, Facts, Question
-from dbt_onnx.engines.spark.sql import HASH_FUNCTION, named, typed_nothing
+from dbt_onnx.engines.spark.sql import HASH_FUNCTION, empty_relation, named
 from dbt_onnx.runs.plan import Planned, PlanSummary, Snapshot
 from dbt_onnx.runs.precisions import function_name, precisions_of
 from dbt_onnx.runs.run import unstable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRows:
-    """The planned rows are the temporary view `PLANNED`; `values` are bound by the statements that write."""
+    """The planned rows, stored in the temporary view `PLANNED`. The statements that write bind `values`."""
 
     question: Question
     facts: Facts
@@ -42,7 +42,7 @@ def plan_run(spark: Spark, run: ScoringRun, tables: ScoringTables, record: RunRe
     function = function_name(HASH_FUNCTION, precisions)
     features: FeatureRelation = run.features
     shape: LedgerShape = run.shape
-    # tables and views are whole when a run counts; a driver that died may have left some of them
+    # all tables and views exist once a run has succeeded; before that, a dead driver may have left only some of them
     has_rows = past.scored_at is not None
     question = Question.of(
         run,
@@ -52,11 +52,11 @@ def plan_run(spark: Spark, run: ScoringRun, tables: ScoringTables, record: RunRe
         hash_function=function,
         current=named(tables.current)
         if has_rows
-        else typed_nothing({**shape.current_columns, FROM: "int"}),
-        history=named(tables.history) if has_rows else typed_nothing(shape.prediction_columns),
+        else empty_relation({**shape.current_columns, FROM_RUN: "int"}),
+        history=named(tables.history) if has_rows else empty_relation(shape.prediction_columns),
         runs=committed(tables),
     )
-    # nothing is known with which a first run could compare them
+    # a first run has nothing to compare fingerprints with
     given, is_incomplete = _describe_features(spark, question, with_fingerprint=has_rows)
     features.check_not_empty(given.rows)
     features.check_moments(given, as_of=run.request.as_of, clock=clock)
@@ -98,7 +98,7 @@ def plan_run(spark: Spark, run: ScoringRun, tables: ScoringTables, record: RunRe
 def _describe_features(
     spark: Spark, question: Question, *, with_fingerprint: bool = True
 ) -> tuple[Snapshot, bool]:
-    """The feature relation as a whole, and whether a key or a moment is missing in it."""
+    """Return the `Snapshot` of the feature relation, and whether a key or an as_of is missing in some row."""
     statement = plan.describe_features(question, with_fingerprint=with_fingerprint)
     *described, is_incomplete = spark.rows(statement)[0]
     return Snapshot(*described), is_incomplete
@@ -114,11 +114,11 @@ def _measure(
     has_known: bool,
     newest: datetime | None,
 ) -> Facts:
-    """What is known of the features, and of current: of an entity with a score and a rejection, the
-    rejection.
+    """Measure the features and current. If an entity has both a score and a rejection in current, only its
+    rejection counts as known.
     """
     is_dated = given.oldest != given.newest
-    # no row is known for a later moment than the runs of its version were about
+    # no current row covers a later as_of than the runs of its version
     moments = (None, newest)
     tracked, rejected = Snapshot(0, *moments, None, None), 0
     if has_known:
@@ -144,7 +144,9 @@ def _measure(
 def _nothing_changed(
     spark: Spark, question: Question, facts: Facts, values: Mapping[str, Any]
 ) -> PlanSummary | None:
-    """Told by fingerprints, without a look at keys, which are unique in current."""
+    """Return the plan without rows to score if the fingerprints show no change, else None. Keys need no check: equal
+    fingerprints mean that they are those of current, where keys are unique.
+    """
     if question.asks_for_all or question.hash_changed or facts.is_incomplete:
         return None
     if not facts.known.holds(facts.given):
@@ -158,7 +160,7 @@ def _nothing_changed(
         )
         if is_expired:
             return None
-    nothing = f"select * from {typed_nothing({'score_reason': 'string'})}"
+    nothing = f"select * from {empty_relation({'score_reason': 'string'})}"
     spark.frame(nothing).createOrReplaceTempView(PLANNED)
     return PlanSummary.nothing(
         rows_in=facts.given.rows, rows_tracked=facts.tracked, rows_rejected=facts.rejected
@@ -168,7 +170,7 @@ def _nothing_changed(
 def _first_run(
     spark: Spark, question: Question, facts: Facts, features: FeatureRelation
 ) -> PlanSummary | None:
-    """Every row is new when no entity has a prediction that holds."""
+    """Return the plan in which every row is new, or None if a row may have another reason or be rejected."""
     if facts.has_known or question.asks_for_all or facts.is_incomplete:
         return None
     features.check_keys(spark, key=list(question.shape.key))
@@ -183,21 +185,21 @@ def _joined(
     features: FeatureRelation,
     values: Mapping[str, Any],
 ) -> PlanSummary:
-    """The plain join. Where most rows are as they were, the few others stay on the executors, to be written."""
-    has_few = plan.has_few(question, facts)
-    if not has_few:
+    """Plan by joining all rows. If most rows are unchanged, the others stay on the executors until they are written."""
+    has_few_changes = plan.expects_few_changes(question, facts)
+    if not has_few_changes:
         features.check_keys(spark, key=list(question.shape.key))
     for with_late in (False, True) if not question.is_backfill else (True,):
         spark.release()
         statement = plan.joined(question, facts, with_late=with_late)
         frame = spark.frame(statement, values)
-        (spark.hold(frame) if has_few else frame).createOrReplaceTempView(PLANNED)
+        (spark.hold(frame) if has_few_changes else frame).createOrReplaceTempView(PLANNED)
         [totals] = spark.records(plan.summarize(question))
         summary = PlanSummary.from_row(totals)
         if not summary.rows_late:
             break
-    if has_few and not facts.add_up(*spark.rows(plan.describe_planned(question))[0]):
-        # entities are gone, or a key occurs twice, or the relation is never the same
+    if has_few_changes and not facts.add_up(*spark.rows(plan.describe_planned(question))[0]):
+        # entities are gone, or a key occurs twice, or the relation gives different rows each time it is read
         features.check_keys(spark, key=list(question.shape.key))
         if _describe_features(spark, question)[0] != facts.given:
             raise unstable(features.name)
@@ -205,6 +207,6 @@ def _joined(
 
 
 def hashes_as_then(run: RunRow) -> bool:
-    """Whether features are hashed here as they were in a run."""
+    """Return whether features are hashed now as they were in a past run."""
     precisions = dict(zip(run.features or [], run.feature_precisions or [], strict=False))
     return bool(run.features_hash_function == function_name(HASH_FUNCTION, precisions))

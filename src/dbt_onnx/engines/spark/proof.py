@@ -1,6 +1,6 @@
-"""Whether the tables of a scoring model are as its runs left them: counted and hashed on the executors.
+"""Checks that the tables of a scoring model are as its runs left them. The executors count and hash the rows.
 
-Rows of runs that have not succeeded are no fault: nobody reads them, and the next run removes them.
+Rows of runs that have not succeeded are not a fault: nobody reads them, and the next run removes them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pyspark.errors import PySparkException
 
 from dbt_onnx.engines.spark.ledger import (
-    FROM,
+    FROM_RUN,
     INPUTS,
     REJECTED,
     all_predictions,
@@ -57,7 +57,7 @@ _IN_NUMBERS = f"array_contains(from_json(:numbers, 'array<int>'), {RUN})"
 
 
 def prove(spark: Spark, name: TableName, *, with_values: bool) -> list[Finding]:
-    """See `base.Warehouse.prove`."""
+    """Return all faults of the tables, see `base.Warehouse.prove`."""
     tables = ScoringTables(name)
     runs = read_run_rows(spark, tables)
     tables.check_complete(spark)
@@ -77,7 +77,7 @@ def prove(spark: Spark, name: TableName, *, with_values: bool) -> list[Finding]:
 def faults_of_run(
     spark: Spark, tables: ScoringTables, shape: LedgerShape, run: RunRow
 ) -> Iterator[Finding]:
-    """The same of one run: whether its rows are as many as it wrote, and say what they said."""
+    """Check one run: whether its rows have the count and the values that the run wrote."""
     yield from _faults_of_counts(spark, tables, shape, [run])
     yield from _faults_of_values(spark, tables, shape, [run])
 
@@ -85,11 +85,11 @@ def faults_of_run(
 def _faults_of_runs(
     spark: Spark, tables: ScoringTables, runs: Sequence[RunRow]
 ) -> Iterator[Finding]:
-    # what another driver has closed, the next run puts into the chain
+    # a run that another driver has closed joins the chain only when the next run starts
     yield from altered_runs(
         run for run in runs if run.status != "interrupted" or run.fingerprint is not None
     )
-    # what other scoring models of the schema have run is numbered along with it
+    # all scoring models of a schema share one sequence of run numbers
     gone = spark.rows(
         f"""
         select first, last from (
@@ -102,13 +102,13 @@ def _faults_of_runs(
 
 
 def _strange_rows(spark: Spark, tables: ScoringTables, shape: LedgerShape) -> Iterator[Finding]:
-    """Rows that name no run of this scoring model."""
+    """Find rows with a run number that no run of this scoring model has."""
     known = f"(select distinct {RUN} as number from {named(tables.runs)} where scoring_model = :scoring_model)"
     listed = ", ".join(f"any_value(r.{quote(name)})" for name in shape.key)
     found = spark.rows(
         f"select r.{RUN}, count(*), {listed} from {named(tables.rows)} as r "
         f"left join {known} as scorer on r.{RUN} = scorer.number "
-        f"left join {known} as writer on r.{FROM} = writer.number "
+        f"left join {known} as writer on r.{FROM_RUN} = writer.number "
         "where scorer.number is null or writer.number is null "
         f"group by r.{RUN} order by r.{RUN} asc limit {MAX_FINDINGS}",
         {"scoring_model": tables.ledger.identifier},
@@ -119,7 +119,9 @@ def _strange_rows(spark: Spark, tables: ScoringTables, shape: LedgerShape) -> It
 def _faults_of_current(
     spark: Spark, tables: ScoringTables, shape: LedgerShape, *, with_history: bool
 ) -> Iterator[Finding]:
-    """An entity has one score and one rejection of a model version, and no newer one in history."""
+    """Check that current has at most one score and one rejection per entity and model version, and that history has no
+    newer ones.
+    """
     key = ", ".join(map(quote, shape.key))
     slot = f"{key}, model_name, model_version, is_scored"
 
@@ -139,7 +141,7 @@ def _faults_of_current(
         f"limit {MAX_FINDINGS}"
     }
     if with_history:
-        # a service's answer is newer, and never current
+        # an answer of a service may be newer, but is never current
         counts = f"not is_late and not (score_reason <=> '{REAL_TIME}') and {not_null(shape.key)}"
         history = with_version(select_history(tables, shape), counts)
         questions[NEWER] = (
@@ -155,7 +157,7 @@ def _faults_of_current(
 def _faults_of_counts(
     spark: Spark, tables: ScoringTables, shape: LedgerShape, runs: Sequence[RunRow]
 ) -> Iterator[Finding]:
-    """Runs with more or fewer rows, or kept inputs, than they wrote."""
+    """Find runs with more or fewer rows, or kept inputs, than they wrote."""
     numbers = {"numbers": json.dumps([run.run_no for run in runs if run.status == "success"])}
     found, kept = (
         dict(
@@ -175,7 +177,7 @@ def _faults_of_counts(
 def _faults_of_values(
     spark: Spark, tables: ScoringTables, shape: LedgerShape, runs: Sequence[RunRow]
 ) -> Iterator[Finding]:
-    """Runs whose rows are not those that they wrote, told by their fingerprints."""
+    """Find runs with rows that have changed since the run, by their fingerprints."""
     gone = {n for run in runs for n in run.output_columns or []} - shape.outputs.keys()
     if gone:
         yield lost_outputs(gone)
@@ -187,7 +189,7 @@ def _faults_of_values(
 def _fingerprints(
     spark: Spark, tables: ScoringTables, shape: LedgerShape, runs: Sequence[RunRow]
 ) -> dict[int, int]:
-    """{run_no: the fingerprint of its rows}, without runs that hashed otherwise than Spark does now."""
+    """Return {run_no: the fingerprint of its rows}, without runs that used another hash function than this version."""
     alike = defaultdict(list)
     for run in runs:
         is_sealed = run.status == "success" and run.ledger_fingerprint is not None
@@ -195,13 +197,13 @@ def _fingerprints(
             alike[tuple(run.output_columns)].append(run.run_no)
     found: dict[int, int] = {}
     for outputs, numbers in alike.items():
-        number = fingerprint_of_rows(shape.key, {name: shape.outputs[name] for name in outputs})
-        # outputs of other versions, which these runs have left NULL
+        aggregate = fingerprint_of_rows(shape.key, {name: shape.outputs[name] for name in outputs})
+        # outputs of other versions: these runs left them NULL
         others = [quote(name) for name in shape.outputs if name not in outputs]
         is_as_written = " and ".join([f"{name} is null" for name in others] or ["true"])
         found |= dict.fromkeys(numbers, 0)
         found |= spark.rows(
-            f"select {RUN}, coalesce({number} filter (where {is_as_written}), 0) "
+            f"select {RUN}, coalesce({aggregate} filter (where {is_as_written}), 0) "
             f"from {all_predictions(tables, shape)} as r where {_IN_NUMBERS} group by {RUN}",
             {"numbers": json.dumps(numbers)},
         )
@@ -209,21 +211,22 @@ def _fingerprints(
 
 
 def _faults_of_views(spark: Spark, tables: ScoringTables, shape: LedgerShape) -> Iterator[Finding]:
-    """Whether the views, which anybody can replace, say what the tables do. Where one was dropped, the next
-    run makes it again.
+    """Find views that do not match the tables: anybody can replace a view. A dropped view is not a fault, since the
+    next run creates it again.
     """
     for view, text in views_of(tables, shape).items():
         if not spark.has(view):
             continue
         columns = spark.columns_of(f"({text})")
         try:
-            # by name: a metastore of Hive gives a view's moments another type, of the same value in UTC
+            # names only: a Hive metastore changes the type of timestamps in a view, but in UTC not their values
             altered = list(spark.columns_of(named(view))) != list(columns)
         except PySparkException:
-            # what it reads is gone
+            # a relation that the view reads is gone
             altered = True
         if not altered:
-            said = f"select count(*), {fingerprint(hashable(columns))} from {{}} as said"
-            altered = spark.rows(said.format(named(view))) != spark.rows(said.format(f"({text})"))
+            summary = f"select count(*), {fingerprint(hashable(columns))} from {{}} as said"
+            in_view, in_tables = summary.format(named(view)), summary.format(f"({text})")
+            altered = spark.rows(in_view) != spark.rows(in_tables)
         if altered:
             yield other_view(view)

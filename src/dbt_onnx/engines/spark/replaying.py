@@ -1,6 +1,6 @@
-"""Replaying a run on Spark: its kept inputs are scored again, and compared, where they are.
+"""Replays a run on Spark: the executors score its kept inputs again and compare the results with the ledger.
 
-What comes to the driver is how many rows are alike, and some that are not.
+The driver receives only the counts of equal and different rows, and some of the differences.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from dbt_onnx.artifacts.sample import scales_of
 from dbt_onnx.engines.spark.ledger import (
-    FED,
     INPUTS,
+    KEPT_INPUT_PREFIX,
     REJECTED,
     all_predictions,
     committed,
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.spark.session import Spark
     from dbt_onnx.runs.history import RunRow
 
-# what a text from outside is that may stand in a statement
+# recorded type names are inserted into statements, so they must match this pattern
 _TYPE = re.compile(r"(array<)*[a-z_]+(\(\d+, ?\d+\))?>*")
 _COMPARED = "__dbt_onnx_compared"
 
@@ -73,7 +73,7 @@ def replay_run(
     artifacts: Path,
     sample: int | None = None,
 ) -> Replay:
-    """See `base.Warehouse.replay`."""
+    """Replay one run, see `base.Warehouse.replay`."""
     tables = ScoringTables(name)
     run = run_to_replay(
         read_run_rows(spark, tables), run_id, scoring_model=name.identifier, table=tables.runs
@@ -96,7 +96,7 @@ def replay_run(
 
 @dataclass(frozen=True)
 class _KeptRun:
-    """A past run: relations of its rows, and of what it fed to its model. Value of both: :run_no."""
+    """A past run, with SQL for its rows and for its kept inputs. Both bind the value :run_no."""
 
     tables: ScoringTables
     shape: LedgerShape
@@ -104,7 +104,7 @@ class _KeptRun:
 
     @property
     def key(self) -> dict[str, str]:
-        """{name of a key column in both relations: SQL type}."""
+        """Return {name of a key column in both relations: SQL type}."""
         kinds = self.shape.key.values()
         return {f"{KEY_PREFIX}{place}": kind for place, kind in enumerate(kinds)}
 
@@ -122,7 +122,7 @@ class _KeptRun:
 
     @property
     def written(self) -> str:
-        """The rows that have a key, with all that they say."""
+        """SQL for a FROM clause: the predictions of the run that have a key, with all their columns."""
         return f"""(
             select {self._keys}, r.*, true as is_written from {all_predictions(self.tables, self.shape)} as r
             where r.{RUN} = :run_no and {not_null(self.shape.key)}
@@ -130,7 +130,7 @@ class _KeptRun:
 
     @property
     def fed(self) -> str:
-        """Key and kept features, by the names of `kept_features`."""
+        """SQL for a FROM clause: the key and the kept features, under the names of `kept_features`."""
         features = "".join(f", {sql} as {name}" for name, sql in kept_features(self.types).items())
         return f"""(
             select {self._keys}{features} from {named(self.tables.rows)} as r
@@ -139,7 +139,7 @@ class _KeptRun:
         )"""
 
     @property
-    def same(self) -> str:
+    def same_key(self) -> str:
         return " and ".join(f"written.{quote(n)} = fed.{quote(n)}" for n in self.key)
 
 
@@ -180,7 +180,7 @@ def _check_inputs(spark: Spark, kept: _KeptRun, replay: Replay, *, with_hash: bo
                 else 'other inputs, or another features_hash'
             end
         from written
-        full join fed on {kept.same}
+        full join fed on {kept.same_key}
         where fed.occurrences is null or written.is_written is null or fed.occurrences > 1 {changed}
         limit {MAX_FINDINGS}""",
         run.values,
@@ -188,8 +188,8 @@ def _check_inputs(spark: Spark, kept: _KeptRun, replay: Replay, *, with_hash: bo
     for *key, problem in problems:
         replay.report(other_inputs(run, key, problem))
     if with_hash and not problems:
-        number = fingerprint_of_inputs(kept.key, kept.types)
-        [(found,)] = spark.rows(f"select {number} from {kept.fed}", run.values)
+        aggregate = fingerprint_of_inputs(kept.key, kept.types)
+        [(found,)] = spark.rows(f"select {aggregate} from {kept.fed}", run.values)
         if found != run.inputs_fingerprint:
             replay.report(other_fingerprint_of_inputs(run.inputs_fingerprint, found))
 
@@ -198,7 +198,7 @@ def _score(
     spark: Spark, kept: _KeptRun, artifact: Artifact, replay: Replay, *, sample: int | None
 ) -> None:
     run = kept.run
-    # loaded here, too, so that a model that cannot be is one clear error
+    # also loaded here, so that a model that cannot be loaded gives one clear error
     session = artifact.open(threads=run.threads, batch_rows=run.batch_rows)
     note_other_onnxruntime(run, session.onnxruntime_version, replay)
     columns = tuple(item.name for item in artifact.contract.output_fields())
@@ -232,21 +232,23 @@ def _score(
 
 
 def _rows_to_replay(kept: _KeptRun, columns: tuple[str, ...], *, sample: int | None) -> str:
-    """Key, what the ledger says, and the kept features."""
+    """SQL that selects the key, the ledger's outputs and reason, and the kept features."""
     carried = [f"written.{quote(alias)}" for alias in kept.key]
     carried += [
         f"written.{quote(name)} as {quote(f'{LEDGER_PREFIX}{place}')}"
         for place, name in enumerate((*columns, REASON))
     ]
     carried.append(
-        # a row that killed the process is not fed to the model again
+        # a row that killed its process is not scored again
         f"case when written.{REJECTED} in ('null_as_of', 'model_crashed') then written.{REJECTED} end "
         f"as {quote(REJECTED_COLUMN)}"
     )
-    features = [f"fed.{FED}{place} as {quote(n)}" for place, n in enumerate(kept.types)]
+    features = [
+        f"fed.{KEPT_INPUT_PREFIX}{place} as {quote(n)}" for place, n in enumerate(kept.types)
+    ]
     statement = (
         f"select {', '.join([*carried, *features])} "
-        f"from {kept.written} as written inner join {kept.fed} as fed on {kept.same}"
+        f"from {kept.written} as written inner join {kept.fed} as fed on {kept.same_key}"
     )
     if sample is not None:
         keys = ", ".join(f"written.{quote(alias)}" for alias in kept.key)

@@ -1,7 +1,7 @@
-"""The run row on Spark: written when a run starts, and what makes its rows count.
+"""The run row on Spark. A run adds its row when it starts; when the row becomes `success`, the run's rows count.
 
-Several drivers may work at once. A run begins with the number of the newest run that has succeeded, and counts
-only if that is still the newest when it ends: one statement on one table decides it.
+Several drivers may run at the same time. When a run begins, it notes the number of the newest successful run. It can
+succeed only if that run is still the newest when it ends. One statement on one table decides this.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 20
 _MOST_RUNS = 1_000_000
-OVERTAKEN = "another run of the scoring model succeeded while this one was at work, or after its driver had ended"
+OVERTAKEN = "another run of the scoring model succeeded before this run finished"
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One row of `dbt_onnx_runs`, found by its number."""
+    """One row of `dbt_onnx_runs`, identified by its run number."""
 
     spark: Spark
     tables: ScoringTables
@@ -53,10 +53,11 @@ class RunRecord:
         self._set(values, where="run_no = :run_no")
 
     def succeed(self, **values: Any) -> None:
-        """Make the run count. Raises WarehouseError when another one has succeeded meanwhile.
+        """Close the row as `success`. Raises WarehouseError if another run has succeeded in the meantime.
 
-        Other runs of the scoring model that are at work began before, and can no longer succeed: they are closed
-        as `interrupted`. Iceberg lets one of two drivers change their rows.
+        Other runs of the scoring model that are still `running` can no longer succeed, because they began before
+        this success. The same statement closes them as `interrupted`. If two drivers do this at the same time,
+        Iceberg lets only one of them change the rows.
         """
         newest = f"(select coalesce(max(run_no), 0) from {committed(self.tables)} as others)"
         self._set(
@@ -77,7 +78,7 @@ class RunRecord:
         of_others: Mapping[str, str] | None = None,
         **more: Any,
     ) -> None:
-        """Set columns of this row, and `of_others`, as SQL, in all others that `where` finds."""
+        """Set columns of this row, and the SQL values `of_others` in all other rows that match `where`."""
         names = dict.fromkeys([*values, *(of_others or {})])
         assignments = ", ".join(
             f"{quote(n)} = case when run_no = :run_no "
@@ -92,8 +93,8 @@ class RunRecord:
         )
 
     def fail(self, message: str) -> None:
-        """Close the row as `error`, unless it is closed: what fails afterwards takes nothing back. Raises
-        WarehouseError when another run has closed it: whatever failed, that is why.
+        """Close the row as `error` if it is still `running`: a failure after a success does not undo the success.
+        Raises WarehouseError if another run has closed the row, since that is the cause of whatever failed here.
         """
         self._set(
             self._closed({"status": "error", "error": message}),
@@ -103,7 +104,7 @@ class RunRecord:
             raise self._overtaken()
 
     def seal(self) -> None:
-        """Put the row, which another run has closed, into the chain."""
+        """Add the row to the chain of runs, after another run has closed it."""
         self._set(self._closed({}), where="run_no = :run_no and fingerprint is null")
 
     def status(self) -> str | None:
@@ -117,20 +118,17 @@ class RunRecord:
             f"select run_no, run_id, driver, ended_at from {committed(self.tables)} as runs "
             f"where run_no > {self.base_run_no:d} order by run_no desc limit 1"
         )
-        who = (
-            "another run"
-            if not found
-            else (
-                f"run {found[0][0]} ({found[0][1]}), by {found[0][2]}, which ended at {found[0][3]} UTC"
-            )
-        )
+        winner = f"another run of {self.tables.ledger}"
+        if found:
+            [(run_no, run_id, driver, ended_at)] = found
+            winner = f"run {run_no} ({run_id}) of {self.tables.ledger} (driver {driver}, ended at {ended_at} UTC)"
         return WarehouseError(
-            f"{who} of {self.tables.ledger} succeeded while this one was at work: nothing of this one counts",
-            hint="run again; let one scheduler run a scoring model at a time",
+            f"{winner} succeeded while this run was in progress, so the rows of this run are discarded",
+            hint="run again; let only one scheduler run a scoring model at a time",
         )
 
     def _closed(self, values: dict[str, Any]) -> dict[str, Any]:
-        """With the end, and the place in the chain of the runs."""
+        """Return the values, plus the end time and the fingerprints that link the row into the chain of runs."""
         ended = {**values, "ended_at": datetime.now(UTC).replace(tzinfo=None)}
         runs = named(self.tables.runs)
         [row] = self.spark.records(f"select * from {runs} where run_no = {self.run_no:d}")
@@ -143,7 +141,7 @@ class RunRecord:
         return {**ended, "fingerprint": fingerprint_of({**row, **ended})}
 
     def past(self, model: ModelVersion) -> Past:
-        """What was before this run of a model version."""
+        """Return the `Past` of a run of this model version, from the successful runs of the scoring model."""
         [found] = self.spark.rows(
             f"""
             select
@@ -164,7 +162,7 @@ class RunRecord:
 
 
 def open_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> RunRecord:
-    """Add a run row. Two drivers may want the same number: one of them takes the next."""
+    """Add a run row. If two drivers want the same number, one of them takes the next number."""
     runs = named(tables.runs)
     [(clock,)] = spark.rows(f"select cast(({settings.clock_sql}) as timestamp_ntz)")
     for _ in range(_ATTEMPTS):
@@ -193,28 +191,28 @@ def open_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> RunR
         listed = ", ".join(f"given.{quote(name)}" for name in values)
         spark.change(
             f"merge into {runs} as runs using (select {given}) as given on runs.run_no = given.run_no "
-            # a row that is matched stays as it is; without this clause it were an append, which conflicts with
-            # none, and two drivers had the same number
+            # this clause changes nothing, but without it Spark makes the statement an append, which conflicts with
+            # no other append, and two drivers could get the same number
             "when matched then update set run_no = runs.run_no "
             f"when not matched then insert ({columns}) values ({listed})",
             {name: _bound(value) for name, value in values.items()},
         )
-        # dbt may run several models at once, in threads of one process
+        # one process may have several runs: dbt runs models in parallel threads
         own = ("scoring_model", "run_id", "driver")
         found = spark.rows(f"select {', '.join(own)} from {runs} where run_no = {record.run_no:d}")
         if found == [tuple(values[name] for name in own)]:
             return record
     raise WarehouseError(
-        f"no number could be had for a run in {tables.runs}: too many others begin at once",
+        f"could not allocate a run number in {tables.runs}: too many runs are starting at the same time",
         hint="run again",
     )
 
 
 @contextmanager
 def recorded_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> Iterator[RunRecord]:
-    """Open a run row, and close it as `error` when the run fails before it counts."""
+    """Open a run row, and close it as `error` if the run fails before it has succeeded."""
     tables.create_runs(spark)
-    for run_no in _not_sealed(spark, tables):
+    for run_no in _unsealed_run_numbers(spark, tables):
         RunRecord(spark, tables, run_no, 0).seal()
     record = open_run(spark, tables, settings)
     try:
@@ -223,14 +221,14 @@ def recorded_run(spark: Spark, tables: ScoringTables, settings: RunSettings) -> 
         message = (
             str(error) if isinstance(error, DbtOnnxError) else f"{type(error).__name__}: {error}"
         )
-        # a session that is gone cannot close the row: a later run does
+        # if the session is gone, the row cannot be closed here: a later run closes it
         with suppress(*exceptions()):
             record.fail(message)
         raise
 
 
 def read_run_rows(spark: Spark, tables: ScoringTables) -> list[RunRow]:
-    """The runs of a scoring model, the newest first; none before the first."""
+    """Return the runs of a scoring model, newest first. Empty before the first run."""
     if not spark.has(tables.runs):
         return []
     tables.check_runs(spark)
@@ -243,14 +241,14 @@ def read_run_rows(spark: Spark, tables: ScoringTables) -> list[RunRow]:
 
 
 def last_account(spark: Spark, ledger: TableName) -> Mapping[str, Any]:
-    """What the last run of a scoring model read, and its version; empty if no run has come so far."""
+    """Return the sources and the model version of the last run of a scoring model that recorded them, else {}."""
     runs = LedgerTables(ledger).runs
     if not spark.has(runs):
         return {}
     rows = spark.records(
         "select key_columns, features_relation, registry_relation, model_name, model_version, model_alias "
         f"from {named(runs)} where lower(scoring_model) = lower(:scoring_model) and key_columns is not null "
-        # a full run first: the features that a backfill read are gone, and it may be by another version
+        # prefer a full run: the features of a backfill are gone, and a backfill may be by another version
         "order by scope <=> 'full' desc, started_at desc nulls last limit 1",
         {"scoring_model": ledger.identifier},
     )
@@ -258,7 +256,7 @@ def last_account(spark: Spark, ledger: TableName) -> Mapping[str, Any]:
 
 
 def scored_clocks(spark: Spark, ledger: TableName, version: RegistryEntry | None) -> set[datetime]:
-    """When runs have scored, see `Warehouse`."""
+    """Return the clocks of the runs that scored, see `Warehouse`."""
     tables = LedgerTables(ledger)
     if not spark.has(tables.runs):
         return set()
@@ -279,8 +277,8 @@ def scored_clocks(spark: Spark, ledger: TableName, version: RegistryEntry | None
     return {row["clock"] for row in rows}
 
 
-def _not_sealed(spark: Spark, tables: ScoringTables) -> list[int]:
-    """The runs that others have closed."""
+def _unsealed_run_numbers(spark: Spark, tables: ScoringTables) -> list[int]:
+    """Return the numbers of runs that another run has closed and that are not in the chain yet."""
     found = spark.rows(
         f"select run_no from {named(tables.runs)} where scoring_model = :scoring_model "
         "and status = 'interrupted' and fingerprint is null order by run_no",
@@ -299,7 +297,7 @@ def _value(name: str, value: Any) -> str:
 
 
 def _bound(value: Any) -> Any:
-    """What Spark binds: lists as JSON, and moments as text, which it would bind with a time zone."""
+    """Return the value that Spark binds: a list as JSON, and a timestamp as text, since Spark would add a time zone."""
     if isinstance(value, list):
         return json.dumps(value)
     return value.isoformat(sep=" ") if isinstance(value, datetime) else value

@@ -1,4 +1,4 @@
-"""The schemas in which a backfill builds the features of the past, on Spark."""
+"""Creates and drops the schemas in which a backfill builds past features on Spark."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def renew_scratch(spark: Spark, relations: Iterable[TableName]) -> None:
-    """Make schemas anew, see `Warehouse`, each with one table that marks it as a backfill's."""
+    """Drop and create the schemas of these relations, see `Warehouse`. A table marks each as a backfill's."""
     for mark, names in by_mark(relations).items():
         _drop(spark, mark)
         spark.change(f"create schema {quote(mark.schema)}")
@@ -26,7 +26,7 @@ def renew_scratch(spark: Spark, relations: Iterable[TableName]) -> None:
 
 
 def drop_scratch(spark: Spark, relations: Iterable[TableName]) -> None:
-    """Drop the schemas of these relations. Raises WarehouseError as `renew_scratch`."""
+    """Drop the schemas of these relations. Raises WarehouseError like `renew_scratch`."""
     for mark in by_mark(relations):
         _drop(spark, mark)
 
@@ -35,20 +35,20 @@ def _drop(spark: Spark, mark: TableName) -> None:
     schema = quote(mark.schema)
     if not spark.raw.catalog.databaseExists(schema):
         return
-    # temporary views are listed, too; they are in no schema
+    # Spark lists temporary views, too: they have no schema
     views = {name for place, name, *_ in spark.rows(f"show views in {schema}") if place}
     tables = {name for place, name, *_ in spark.rows(f"show tables in {schema}") if place} - views
-    # a backfill that was killed between the two statements that make it
+    # an empty schema: a backfill was killed after it created the schema and before it created the mark
     if not tables and not views:
         spark.change(f"drop schema {schema}")
         return
     if not spark.has(mark):
         raise not_marked(mark)
     listed = [name for (name,) in spark.rows(f"select name from {named(mark)}")]
-    # looked at beforehand: what is dropped without a transaction does not come back
+    # checked before the first drop: without a transaction, a drop cannot be undone
     if others := [n for n in (*tables, *views) if not is_left_by_backfill(n, listed)]:
         raise not_empty(mark, ", ".join(sorted(others)))
-    # the mark goes last: until then the schema is known as a backfill's
+    # the mark is dropped last, so that the schema counts as a backfill's until it is empty
     for name in (*views, *sorted(tables, key=mark.identifier.__eq__)):
         relation = named(mark.beside(name))
         spark.change(f"drop view {relation}" if name in views else f"drop table {relation} purge")

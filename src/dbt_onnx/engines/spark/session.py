@@ -1,4 +1,4 @@
-"""A Spark session of our own, and Spark's errors as ours."""
+"""The Spark session that dbt_onnx works in, and the translation of Spark's errors to DbtOnnxErrors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dbt_onnx.engines.base import TableName
 
-# other settings of the profile change neither what is computed nor how a statement is read
+# fixed, so that settings in the profile change neither results nor how Spark reads a statement
 _SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.ansi.enabled": "true",
@@ -29,16 +29,16 @@ _SETTINGS = {
     "spark.sql.storeAssignmentPolicy": "ANSI",
     "spark.sql.parser.escapedStringLiterals": "false",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",
-    # few rows of a night against all of current: a join that shuffles only if it must, and sorts only if it must
+    # a night joins few rows with all of current: avoid shuffles and sorts where possible
     "spark.sql.autoBroadcastJoinThreshold": "64m",
     "spark.sql.adaptive.maxShuffledHashJoinLocalMapThreshold": "64m",
     "spark.sql.optimizer.canChangeCachedPlanOutputPartitioning": "true",
 }
-# of a profile that does not say otherwise
+# defaults for settings that the profile does not have
 _ANY_CATALOG = {
     "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
     "spark.sql.session.timeZone": "UTC",
-    # else its warnings and bars bury what dbt prints
+    # otherwise warnings and progress bars bury what dbt prints
     "spark.log.level": "ERROR",
     "spark.ui.showConsoleProgress": "false",
 }
@@ -49,20 +49,22 @@ _HIVE = {
 }
 _MOST_ROWS = 10_000
 _ATTEMPTS = 10
-_NO_CONNECT = "through it no model can be broadcast to executors, and no session be had with settings of its own"
-_CLASSIC = "run dbt where the driver is: method session with spark.master, without spark.remote and SPARK_REMOTE"
-# somebody else has committed to the table meanwhile, while Iceberg planned or afterwards, or made what was to be made
+_NO_CONNECT = (
+    "it cannot broadcast the model to executors, and does not allow a session with its own settings"
+)
+_WITHOUT_CONNECT = "use method: session with spark.master, and unset spark.remote and SPARK_REMOTE; dbt then runs in the driver"
+# another driver committed to the table while Iceberg planned or wrote, or created the same table or view
 _CONFLICTS = (
     "ValidationException", "CommitFailedException", "the table has been concurrently modified", "AlreadyExists",
     "ALREADY_EXISTS",
 )  # fmt: skip
 _UTC = {"utc", "etc/utc", "gmt", "etc/gmt", "z", "zulu", "+00:00"}
-TOLD = "dbt_onnx_error:"
-"""Before an error of ours, as JSON, in what an executor says."""
+ERROR_PREFIX = "dbt_onnx_error:"
+"""The prefix of a DbtOnnxError, as JSON, in the error message of an executor."""
 
 
 def exceptions() -> tuple[type[Exception], ...]:
-    """What pyspark raises when Spark, or the connection to it, fails."""
+    """Return the exceptions that pyspark raises if Spark, or the connection to it, fails."""
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
 
@@ -70,8 +72,8 @@ def exceptions() -> tuple[type[Exception], ...]:
 
 
 def open_session(parameters: Mapping[str, Any]) -> SparkSession:
-    """The session that dbt-spark uses, with the parameters of its profile. Raises ConfigError as
-    `refuse_connect`, WarehouseError when Spark does not start.
+    """Open the session that dbt-spark uses, with the parameters of its profile. Raises ConfigError like
+    `refuse_connect`, and WarehouseError if Spark does not start.
     """
     from pyspark.sql import SparkSession
 
@@ -83,14 +85,14 @@ def open_session(parameters: Mapping[str, Any]) -> SparkSession:
         return builder.getOrCreate()
     except exceptions() as error:
         raise WarehouseError(
-            f"Spark does not start: {said_by(error)}",
-            hint="`dbt debug` tries the same and says more",
+            f"Spark does not start: {message_of(error)}",
+            hint="run `dbt debug` for details",
         ) from error
 
 
 def with_iceberg(parameters: Mapping[str, str]) -> dict[str, str]:
-    """The parameters of a profile, and what it need not say: Iceberg's extensions, the zone UTC, silence but for
-    errors, a catalog in a Hive metastore where none is named, and that no catalog keeps what it knows of a table.
+    """Return the parameters of a profile plus defaults: Iceberg's extensions, the time zone UTC, a log of errors only,
+    a catalog in a Hive metastore if the profile names no catalog, and no table cache in any catalog.
     """
     catalogs = {name for name in parameters if re.fullmatch(r"spark\.sql\.catalog\.[^.]+", name)}
     defaults = _ANY_CATALOG if catalogs else _ANY_CATALOG | _HIVE
@@ -101,33 +103,36 @@ def with_iceberg(parameters: Mapping[str, str]) -> dict[str, str]:
 
 
 def refuse_connect(parameters: Mapping[str, Any]) -> None:
-    """Raise ConfigError when a profile, or the environment, names a server of Spark Connect."""
+    """Raise ConfigError if a profile, or the environment, names a Spark Connect server."""
     for place, server in (
         ("server_side_parameters", parameters.get("spark.remote")),
         ("SPARK_REMOTE", os.environ.get("SPARK_REMOTE")),
     ):
         if server:
             raise ConfigError(
-                f"{place} names {server}, a server of Spark Connect: {_NO_CONNECT}", hint=_CLASSIC
+                f"{place} names {server}, a Spark Connect server: {_NO_CONNECT}",
+                hint=_WITHOUT_CONNECT,
             )
 
 
 class Spark:
-    """A session that shares the tables of dbt's and nothing else: no setting, and no temporary view."""
+    """A session that shares only the tables with dbt's session: no settings, and no temporary views."""
 
     def __init__(self, session: SparkSession) -> None:
-        """Raises ConfigError for Spark Connect, and when the session's zone is not UTC."""
+        """Raises ConfigError for Spark Connect, and if the session's time zone is not UTC."""
         if not hasattr(session, "sparkContext") or "connect" in type(session).__module__:
-            raise ConfigError(f"the session is one of Spark Connect: {_NO_CONNECT}", hint=_CLASSIC)
+            raise ConfigError(
+                f"the session is a Spark Connect session: {_NO_CONNECT}", hint=_WITHOUT_CONNECT
+            )
         zone = session.conf.get("spark.sql.session.timeZone")
         if str(zone).casefold() not in _UTC:
             raise ConfigError(
-                f"the time zone of the session is {zone}; a view in a Hive metastore has no TIMESTAMP_NTZ, and "
-                "would give moments, which are in UTC, as moments of that zone",
+                f"the time zone of the session is {zone}; views in a Hive metastore do not support TIMESTAMP_NTZ, so "
+                "UTC timestamps would be read as timestamps of that zone",
                 hint="set spark.sql.session.timeZone: UTC under server_side_parameters in profiles.yml",
             )
         self.raw = session.newSession()
-        # Iceberg keeps what it knows of a table for each session, and would not see what others commit
+        # Iceberg caches tables per session, and would not see what other sessions commit
         catalog = session.catalog.currentCatalog()
         own = {f"spark.sql.catalog.{catalog}.cache-enabled": "false"}
         for name, value in (_SETTINGS | own).items():
@@ -135,8 +140,8 @@ class Spark:
         self._held: list[DataFrame] = []
 
     def hold(self, frame: DataFrame) -> DataFrame:
-        """Keep the rows of a frame on the executors until `release`; a frame that reads a table is computed anew
-        after each commit to that table.
+        """Keep the rows of a frame on the executors until `release`. If the frame reads a table, Spark computes it
+        anew after each commit to that table.
         """
         self._held.append(frame.persist())
         return frame
@@ -146,42 +151,44 @@ class Spark:
             self._held.pop().unpersist()
 
     def frame(self, sql: str, values: Mapping[str, Any] | None = None) -> DataFrame:
-        """What a statement gives. It gets the named values that it mentions, bound."""
+        """Return the data frame of a statement. Of `values`, those that the statement names are bound."""
         used = {n: v for n, v in (values or {}).items() if re.search(rf":{n}\b", sql)}
         return self.raw.sql(sql, args=used)
 
     def rows(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        """The rows of a statement that gives few. Rows of features or predictions never come this way."""
-        return [tuple(row) for row in self._few(sql, values, most=_MOST_ROWS)]
+        """Return the rows of a statement that has few. Features and predictions are never read this way."""
+        return [tuple(row) for row in self._collect_at_most(sql, values, most=_MOST_ROWS)]
 
     def records(
         self, sql: str, values: Mapping[str, Any] | None = None, *, most: int = _MOST_ROWS
     ) -> list[dict[str, Any]]:
-        """The same rows, by column name."""
-        return [row.asDict(recursive=True) for row in self._few(sql, values, most=most)]
+        """Return the rows of a statement as {column name: value}. Raises WarehouseError for more than `most` rows."""
+        return [row.asDict(recursive=True) for row in self._collect_at_most(sql, values, most=most)]
 
-    def _few(self, sql: str, values: Mapping[str, Any] | None, *, most: int) -> list[Row]:
+    def _collect_at_most(
+        self, sql: str, values: Mapping[str, Any] | None, *, most: int
+    ) -> list[Row]:
         frame = self.frame(sql, values).limit(most + 1)
         moments = [f.name for f in frame.schema if f.dataType.typeName() == "timestamp"]
         if moments:
-            # pyspark would give them in the time zone of the machine
+            # pyspark would convert them to the time zone of the machine
             cast = {name: frame[name].cast("timestamp_ntz") for name in moments}
             frame = frame.withColumns(cast)
         found: list[Row] = frame.collect()
         if len(found) > most:
             raise WarehouseError(
-                f"more than {most:,} rows would come to the driver of Spark, from: "
+                f"this query returns more than {most:,} rows to the Spark driver: "
                 f"{' '.join(sql.split()):.200}",
-                hint="if that is the registry, make it smaller",
+                hint="if it reads the registry, remove rows from the registry",
             )
         return found
 
     def change(self, sql: str, values: Mapping[str, Any] | None = None) -> None:
-        """Change a table. Where somebody else has changed it meanwhile, it is tried again."""
-        self.again(lambda: self.frame(sql, values))
+        """Run a statement that changes a table. Retried if another driver changed the table at the same time."""
+        self.with_retries(lambda: self.frame(sql, values))
 
-    def again(self, change: Callable[[], object]) -> None:
-        """Make a change, and make it again where somebody else has changed the same meanwhile."""
+    def with_retries(self, change: Callable[[], object]) -> None:
+        """Make a change, and retry it, up to 10 attempts in all, if another driver made a conflicting change."""
         for attempt in range(_ATTEMPTS):
             try:
                 change()
@@ -196,36 +203,36 @@ class Spark:
         return bool(self.raw.catalog.tableExists(named(table)))
 
     def columns_of(self, relation: str) -> dict[str, str]:
-        """SQL types by column name of a table name or a query in parentheses."""
+        """Return {column name: SQL type} for a table name or a query in parentheses."""
         return dict(self.frame(f"select * from {relation} limit 0").dtypes)
 
 
 @contextmanager
 def spark_errors() -> Iterator[None]:
-    """Turn Spark's errors into a WarehouseError, and what an executor has raised of ours into that."""
+    """Raise Spark's errors as a WarehouseError, and a DbtOnnxError that an executor raised as the original error."""
     try:
         yield
     except exceptions() as error:
-        if (told := _told(str(error))) is not None:
-            raise told from error
+        if (original := _error_from_executor(str(error))) is not None:
+            raise original from error
         raise WarehouseError(
-            f"Spark stopped the run: {said_by(error)}",
-            hint="if it speaks of a value or a column, mend the model upstream that gives it; else look at "
-            "the session: its catalog, executors and memory",
+            f"Spark stopped the run: {message_of(error)}",
+            hint="if the message names a value or a column, fix the upstream model; otherwise check the session's "
+            "catalog, executors and memory",
         ) from error
 
 
-def said_by(error: Exception) -> str:
-    """What Spark says, in one line and without the trace of its own."""
+def message_of(error: Exception) -> str:
+    """Return Spark's message in one line, without the JVM stack trace, and cut to 500 characters."""
     line = " ".join(str(error).partition("JVM stacktrace")[0].split())
     return line if len(line) <= 500 else line[:497] + "..."
 
 
-def _told(said: str) -> errors.DbtOnnxError | None:
-    """The error of ours that an executor has raised."""
-    start = said.find(TOLD)
+def _error_from_executor(message: str) -> errors.DbtOnnxError | None:
+    """Return the DbtOnnxError that an executor raised, if the message contains one."""
+    start = message.find(ERROR_PREFIX)
     if start < 0:
         return None
-    document, _ = json.JSONDecoder().raw_decode(said, start + len(TOLD))
+    document, _ = json.JSONDecoder().raw_decode(message, start + len(ERROR_PREFIX))
     kind: Callable[..., errors.DbtOnnxError] = getattr(errors, document["error"])
     return kind(**document["arguments"])

@@ -1,4 +1,4 @@
-"""What commands ask of a target on Spark beside its ledger: what a scoring model reads, and its figures."""
+"""Reads the sources of a scoring model on Spark, its features and its registry, and runs queries for commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dbt_onnx.engines.base import (
 from dbt_onnx.engines.spark.features import FeatureRelation
 from dbt_onnx.engines.spark.ledger import LedgerTables
 from dbt_onnx.engines.spark.runs import last_account
-from dbt_onnx.engines.spark.session import said_by
+from dbt_onnx.engines.spark.session import message_of
 from dbt_onnx.engines.spark.sql import named
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def read_sources(spark: Spark, ledger: TableName) -> Sources | None:
-    """What the scoring model with this ledger reads; none if no run has ever come so far."""
+    """Return the relations that the scoring model with this ledger reads. None if no run has recorded them yet."""
     account = last_account(spark, ledger)
     if not account:
         return None
@@ -44,37 +44,37 @@ def read_sources(spark: Spark, ledger: TableName) -> Sources | None:
 
 
 def _relation(spark: Spark, name: str) -> TableName | None:
-    """The table or view called `schema.name`."""
+    """Return the table or view with the name `schema.name`, or None if it does not exist."""
     schema, _, identifier = name.rpartition(".")
     table = TableName(database="", schema=schema, identifier=identifier)
     return table if schema and identifier and spark.has(table) else None
 
 
 def read_registry(spark: Spark, sources: Sources) -> Registry:
-    """The registry as the scoring model reads it. Raises RegistryError when it is gone or wrong."""
+    """Return the registry that the scoring model reads. Raises RegistryError if it is gone or invalid."""
     if sources.registry is None:
         raise missing_registry(sources.registry_name)
     try:
         rows = spark.records(f"select * from {named(sources.registry)}")
     except PySparkException as error:
-        raise missing_registry(sources.registry_name, said_by(error)) from error
+        raise missing_registry(sources.registry_name, message_of(error)) from error
     return Registry.from_rows(rows, where=str(sources.registry))
 
 
 def check_features(spark: Spark, sources: Sources) -> None:
-    """Raise when the feature relation is gone, or when the next run would not find the key in it."""
+    """Raise MissingFeaturesError if the feature relation is gone, and ConfigError if it has no such key columns."""
     name = sources.features_name
     if sources.features is None:
         raise missing_features(name)
     try:
         features = FeatureRelation.of(spark, named(sources.features), name=name)
     except PySparkException as error:
-        raise missing_features(name, said_by(error)) from error
+        raise missing_features(name, message_of(error)) from error
     features.check_columns(key=sources.key, as_of=None)
 
 
 def feature_types(spark: Spark, ledger: TableName, names: Sequence[str]) -> dict[str, pa.DataType]:
-    """The Arrow types of columns of the features that the newest run read."""
+    """Return the Arrow types of these columns of the feature relation that the newest run read."""
     from pyspark.sql.pandas.types import to_arrow_type
 
     sources = read_sources(spark, ledger)
@@ -90,7 +90,7 @@ def feature_types(spark: Spark, ledger: TableName, names: Sequence[str]) -> dict
 
 
 def registry_among(spark: Spark, relations: Collection[TableName]) -> Registry:
-    """The model registry among some relations, see `Warehouse`."""
+    """Return the first of the relations that is a model registry, see `Warehouse`."""
     for relation in relations:
         if spark.has(relation) and set(REGISTRY_COLUMNS) <= set(spark.columns_of(named(relation))):
             rows = spark.records(f"select * from {named(relation)}")
@@ -99,9 +99,9 @@ def registry_among(spark: Spark, relations: Collection[TableName]) -> Registry:
 
 
 def read_figures(spark: Spark, sql: str) -> dict[str, Any]:
-    """The one row of a query, by column. Raises WarehouseError when Spark cannot run it."""
+    """Return the one row of a query as {column: value}. Raises WarehouseError if Spark cannot run the query."""
     try:
         [figures] = spark.records(sql)
     except PySparkException as error:
-        raise no_answer(said_by(error)) from error
+        raise no_answer(message_of(error)) from error
     return figures

@@ -1,7 +1,7 @@
-"""Text for Spark SQL: names, literals, types, and what a value is hashed as.
+"""Spark SQL text for names, literals, types and hashes.
 
-A value has changed when what reaches the model has changed, see `docs/decisions/features-hash.md`. Spark's
-`xxhash64` passes over NULLs, so each value is hashed with whether it is one, and a list with its length.
+A feature has changed if the value that the model reads has changed, see `docs/decisions/features-hash.md`. Spark's
+`xxhash64` ignores NULLs, so each value is hashed together with whether it is NULL, and each list with its length.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HASH_FUNCTION = "spark.xxhash64/1"
 WHOLE_TYPES = frozenset({"tinyint", "smallint", "int", "bigint"})
 
-# a number without a suffix would be a DECIMAL
+# without the suffix, Spark reads a literal such as 0.5 as a DECIMAL
 _ROUNDING = Rounding(double_suffix="d", nearest="rint({})", half_even="rint({})")
 _DECIMAL = re.compile(r"decimal\((\d+),(\d+)\)")
 _LIST = re.compile(r"array<(.*)>", re.DOTALL)
@@ -38,34 +38,34 @@ def literal(text: str) -> str:
 
 
 def named(table: TableName) -> str:
-    """A table in the session's catalog."""
+    """Return the quoted name of a table in the session's catalog."""
     return f"{quote(table.schema)}.{quote(table.identifier)}"
 
 
 def not_null(names: Iterable[str]) -> str:
-    """SQL of whether a row has a value in each of these columns."""
+    """SQL condition: none of these columns is NULL."""
     return " and ".join(f"{quote(name)} is not null" for name in names)
 
 
-def typed_nothing(columns: Mapping[str, str]) -> str:
-    """A relation without rows, which has these columns."""
+def empty_relation(columns: Mapping[str, str]) -> str:
+    """SQL for a FROM clause: a relation without rows that has these columns."""
     listed = ", ".join(f"cast(null as {kind}) as {quote(n)}" for n, kind in columns.items())
     return f"(select {listed} where false)"
 
 
 def fingerprint(values: str) -> str:
-    """SQL of a number for all rows of some hashable values, in any order; NULL without rows."""
+    """SQL aggregate for a fingerprint of `hashable` values over all rows, in any order. NULL if there are no rows."""
     return f"bit_xor(xxhash64({values}))"
 
 
 def hashable(columns: Mapping[str, str], *, of: str | None = None) -> str:
-    """Columns, {name: SQL type}, for an exact hash of several."""
+    """Return the SQL arguments with which `xxhash64` hashes columns, {name: SQL type}, exactly."""
     prefix = "" if of is None else f"{of}."
     return ", ".join(_hashable(prefix + quote(name), kind) for name, kind in columns.items())
 
 
 def features_hash(columns: Mapping[str, str], precisions: Mapping[str, str]) -> str:
-    """SQL of the hash over the columns that the model reads, {name: SQL type}."""
+    """SQL hash of the columns that the model reads, {name: SQL type}."""
     values = (_hashed(quote(name), kind, precisions[name]) for name, kind in columns.items())
     return f"xxhash64({', '.join(values)})"
 
@@ -77,7 +77,9 @@ def _hashable(value: str, sql_type: str) -> str:
 
 
 def _hashed(column: str, sql_type: str, precision: str) -> str:
-    """A column as it is hashed: rounded as the encoder rounds it, and of a type that a wider one shares."""
+    """SQL that prepares a column for hashing. It rounds as the encoder does, and widens the type, so that a column with
+    a wider type has the same hash.
+    """
     is_list = _LIST.fullmatch(sql_type)
     element = is_list[1] if is_list else sql_type
     value = _as_read("x" if is_list else column, element, precision)

@@ -1,4 +1,4 @@
-"""The tables of a scoring model on Spark: checked, created, widened."""
+"""Checks, creates and widens the tables of a scoring model on Spark."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _RESTORE = "roll the table back to an earlier snapshot, or give the scoring mode
 
 
 class ScoringTables(LedgerTables):
-    """Rows, runs and references of one scoring model."""
+    """The tables of one scoring model, with the statements that check, create and widen them."""
 
     def check_runs(self, spark: Spark) -> None:
-        """Raise WarehouseError when the runs table is not ours."""
+        """Raise WarehouseError if the runs table does not have the columns that dbt_onnx created."""
         if not spark.has(self.runs):
             return
         found = spark.columns_of(named(self.runs))
@@ -37,19 +37,19 @@ class ScoringTables(LedgerTables):
             raise WarehouseError(f"{self.runs} was altered: {'; '.join(faults)}", hint=_RESTORE)
 
     def check_complete(self, spark: Spark) -> None:
-        """Raise WarehouseError when the table is gone that has the only copy of the rows."""
+        """Raise WarehouseError if `__rows`, which has the only copy of the predictions, is gone."""
         if spark.has(self.rows) or not spark.has(self.runs):
             return
         if spark.rows(
             f"select 1 from {ledger.committed(self)} as runs where rows_scored + rows_rejected > 0 limit 1"
         ):
             raise WarehouseError(
-                f"{self.rows} is gone: it was dropped or renamed, and nothing else has these rows",
+                f"{self.rows} was dropped or renamed; it had the only copy of its rows",
                 hint="restore from a backup; to begin a new ledger, give the scoring model another alias",
             )
 
     def check_shape(self, spark: Spark, shape: LedgerShape) -> None:
-        """Raise when an existing ledger cannot take rows of this shape."""
+        """Raise WarehouseError or ContractError if an existing ledger cannot take rows of this shape."""
         if not spark.has(self.rows):
             return
         found = spark.columns_of(named(self.rows))
@@ -78,9 +78,9 @@ class ScoringTables(LedgerTables):
                 spark.change(ledger.create_shared(table, types))
 
     def create(self, spark: Spark, shape: LedgerShape, features: Mapping[str, str]) -> None:
-        """Create what is missing, and the columns of a new version."""
-        # as a whole again: another driver may create the same at once
-        spark.again(lambda: self._create(spark, shape, features))
+        """Create the missing tables and views, and add the columns of a new version."""
+        # retried as a whole: another driver may create the same tables at the same time
+        spark.with_retries(lambda: self._create(spark, shape, features))
 
     def _create(self, spark: Spark, shape: LedgerShape, features: Mapping[str, str]) -> None:
         if not spark.has(self.rows):
@@ -92,8 +92,8 @@ class ScoringTables(LedgerTables):
             self._make_view(spark, view, text)
 
     def _make_view(self, spark: Spark, view: TableName, text: str) -> None:
-        """A view that says something else is dropped first: on a metastore of Hive, Iceberg before 1.11
-        replaces its own record of a view, and not what Spark reads.
+        """Create a view unless it has this text. A view with another text is dropped first: in a Hive metastore,
+        Iceberg before 1.11 replaces only its own record of a view, and not the text that Spark reads.
         """
         if spark.has(view):
             properties = dict(spark.rows(f"show tblproperties {named(view)}"))
@@ -117,25 +117,25 @@ class ScoringTables(LedgerTables):
                 spark.frame(f"alter table {rows} alter column {column} type {kind}")
 
     def kept_types(self, spark: Spark) -> dict[str, str]:
-        """The features of all versions whose inputs are kept."""
+        """Return the SQL types, by name, of all features for which `__rows` keeps inputs, of all versions."""
         return spark.columns_of(f"(select {INPUTS}.* from {named(self.rows)})")
 
     def whole_shape(self, spark: Spark, key: Mapping[str, str]) -> LedgerShape:
-        """With the outputs of all versions that have ever scored."""
+        """Return the shape with this key and the outputs of all versions that have ever scored."""
         own = LedgerShape(key=key, outputs={}).columns
         found = spark.columns_of(named(self.rows))
         outputs = {n: kind for n, kind in found.items() if n not in own and n != INPUTS}
         return LedgerShape(key=key, outputs=outputs)
 
     def shape_of(self, spark: Spark, key: Sequence[str]) -> LedgerShape:
-        """The same, with a key as a run row has it. Raises WarehouseError when a column of it is gone."""
+        """Return the whole shape for the key columns of a run row. Raises WarehouseError if a key column is gone."""
         found = spark.columns_of(named(self.rows))
         if gone := [name for name in key if name not in found]:
             raise WarehouseError(f"{self.rows} was altered: it has no column {gone}", hint=_RESTORE)
         return self.whole_shape(spark, {name: found[name] for name in key})
 
     def write_references(self, spark: Spark, artifact: Artifact) -> None:
-        """Write what the card says, unless the table says it already."""
+        """Write the reference distributions of the model card, unless the table already contains them."""
         types = ledger.spark_types(REFERENCES_TYPES)
         table = named(self.references)
         model = {

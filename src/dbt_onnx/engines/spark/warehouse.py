@@ -1,6 +1,6 @@
-"""Spark as models and commands ask it: `dbt_onnx.engines.base.Warehouse`, in its order.
+"""The Spark warehouse for models and commands: implements `dbt_onnx.engines.base.Warehouse`, in the same order.
 
-What needs pyspark is imported when it is asked for.
+Modules that need pyspark are imported only when a method needs them.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from dbt_onnx.runs.run import RunSummary
 
 _METHOD = "session"
-# dbt runs a model, and asks for its outcome, in one thread
+# dbt runs a model, and then asks for its outcome, in the same thread
 _OUTCOME = threading.local()
 
 
 def take_outcome() -> dict[str, Any] | None:
-    """What the model that this thread has run has left; none for a model of another materialization."""
+    """Take the outcome of the scoring model that this thread has just run. None for other Python models."""
     left, _OUTCOME.text = getattr(_OUTCOME, "text", None), None
     return None if left is None else dict(json.loads(left))
 
@@ -59,17 +59,17 @@ class SparkWarehouse:
     @staticmethod
     @contextmanager
     def opened(credentials: Any, /, *, read_only: bool) -> Iterator[SparkSession]:  # noqa: ARG004
-        """The session of this process, which is closed when that ends: to start one takes long."""
+        """Open the session of this process. It stays open until the process ends, since starting one takes long."""
         if credentials.method != _METHOD:
             raise ConfigError(
-                f"the target's method is {credentials.method}; dbt_onnx reads Spark by method {_METHOD}",
+                f"the target's method is {credentials.method}; dbt_onnx supports Spark only with method: {_METHOD}",
                 hint="choose another target with --target",
             )
         yield open_session(credentials.server_side_parameters)
 
     @staticmethod
     def how_to_reopen(credentials: Any, /) -> None:  # noqa: ARG004
-        """Nothing is kept of a project on Spark: its start takes longer than to ask dbt."""
+        """Return None: Spark takes longer to start than dbt, so caching how to open it would save little."""
         return
 
     @staticmethod
@@ -86,7 +86,7 @@ class SparkWarehouse:
 
     @staticmethod
     def let_go() -> None:
-        """A session keeps nobody out."""
+        """Do nothing: an open Spark session locks nobody out."""
 
     @staticmethod
     def opening_errors() -> AbstractContextManager[None]:
@@ -115,16 +115,16 @@ class SparkWarehouse:
         model: TableName,  # noqa: ARG002
     ) -> AbstractContextManager[RowsToPublish]:
         raise _refused(
-            "predictions are not published from Spark: all rows would come through the driver",
+            "publishing from Spark is not supported: all rows would have to pass through the driver",
             hint="write the current view to files, and publish them from a target on DuckDB",
         )
 
     @spark_errors()
     def registry_of(self, relation: Any) -> Registry:
         from dbt_onnx.artifacts.registry import Registry
-        from dbt_onnx.engines.spark.features import NAME, relation_name
+        from dbt_onnx.engines.spark.features import RELATION_ATTRIBUTE, relation_name
 
-        rows = self._spark.records(f"select * from {getattr(relation, NAME)}")
+        rows = self._spark.records(f"select * from {getattr(relation, RELATION_ATTRIBUTE)}")
         return Registry.from_rows(rows, where=relation_name(relation))
 
     @spark_errors()
@@ -208,7 +208,7 @@ class SparkWarehouse:
         return read_history(self._spark, ledger, key)
 
     def publications(self, ledger: TableName) -> list[dict[str, Any]]:  # noqa: ARG002
-        """None: nothing is published from Spark."""
+        """Return an empty list: nothing is published from Spark."""
         return []
 
     @spark_errors()
@@ -271,8 +271,8 @@ def _refused(what: str, *, hint: str) -> ConfigError:
 
 def _not_erased() -> ConfigError:
     return _refused(
-        "nothing is erased on Spark: a row that is deleted stays in the snapshots of its table, and "
-        "the deletion and its record are two tables without a transaction",
-        hint="delete from `<scoring model>__rows`, and let Iceberg's expire_snapshots remove the files; a "
-        "replay then tells how many rows are gone",
+        "forget and prune are not supported on Spark: deleted rows stay in old snapshots, and no transaction "
+        "covers both the deletion and its record",
+        hint="delete the rows from `<scoring model>__rows`, and run Iceberg's expire_snapshots to remove their "
+        "files; a replay then reports how many rows are missing",
     )

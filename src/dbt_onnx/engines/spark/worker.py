@@ -1,8 +1,7 @@
-"""What an executor does: score the batches of its task, with a session that its process keeps, or score them
-again and compare.
+"""The code that runs on an executor. A task scores its batches, or scores them again and compares the results.
 
-Nothing of Spark is imported here but its account of the task. An executor needs dbt_onnx, pyarrow, numpy and
-onnxruntime; it needs neither dbt nor pandas.
+Each executor process keeps its ONNX session between tasks. From Spark, this module imports only `TaskContext`. An
+executor needs dbt_onnx, pyarrow, numpy and onnxruntime; it needs neither dbt nor pandas.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from dbt_onnx.engines.spark.session import TOLD
+from dbt_onnx.engines.spark.session import ERROR_PREFIX
 from dbt_onnx.errors import ArtifactError, DbtOnnxError
 from dbt_onnx.kernel.row_search import RowSearch
 from dbt_onnx.kernel.scoring import prediction_schema, score_batch
@@ -28,12 +27,12 @@ if TYPE_CHECKING:
 
 COUNTS = ("identical", "within_tolerance", "different")
 
-# of this process, which runs one task after the other: {sha256 of the model, in a child or not: session}
+# {(sha256 of the model, whether it runs in a child process): session}; this process runs one task at a time
 _SESSIONS: dict[tuple[str, bool], Any] = {}
 
 
 class ModelBytes(Protocol):
-    """A broadcast: its value is fetched once by each executor."""
+    """The model as a Spark broadcast. Each executor fetches its value once."""
 
     @property
     def value(self) -> bytes: ...
@@ -41,8 +40,8 @@ class ModelBytes(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a task has to know, small enough to travel with it. `max_rows` of the `rows` of the run may be
-    rejected because the model fails on them; all when that is none.
+    """The parameters of a task, small enough to be sent with each task. Of the run's `rows`, at most `max_rows` may be
+    rejected because the model fails on them; None means that all may.
     """
 
     contract: Contract
@@ -79,7 +78,7 @@ class Work:
         )
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Predictions, as `score_batches` gives them, and the features that were fed."""
+        """Yield batches of predictions, like `score_batches`, with the features that the model was fed."""
         try:
             session = self._session(in_child_process=_is_repeated())
             search = RowSearch(rows=self.rows, max_rows=self.max_rows)
@@ -91,9 +90,9 @@ class Work:
                     scored, [batch.column(name) for name in self.features], self.features
                 )
         except DbtOnnxError as error:
-            # the text is all that comes back to the driver
+            # only the text of an error comes back to the driver
             document = {"error": type(error).__name__, "arguments": vars(error)}
-            raise RuntimeError(TOLD + json.dumps(document)) from None
+            raise RuntimeError(ERROR_PREFIX + json.dumps(document)) from None
 
     def _session(self, *, in_child_process: bool) -> Any:
         known = _SESSIONS.get((self.sha256, in_child_process))
@@ -102,8 +101,8 @@ class Work:
         content = self.model.value
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise ArtifactError(
-                "the model that came to an executor is not the one that was sent: its sha256 differs",
-                hint="run again; if it happens again, look at the executor's memory and network",
+                "an executor received a corrupted model: its sha256 differs from the one sent",
+                hint="run again; if it happens again, check the executor's memory and network",
             )
         from dbt_onnx.kernel.child_session import ChildSession
         from dbt_onnx.kernel.session import OnnxSession
@@ -118,7 +117,7 @@ class Work:
         return session
 
     def schema_for(self, given: pa.Schema) -> pa.Schema:
-        """What comes out for batches of that schema."""
+        """Return the schema of the output for input batches with the schema `given`."""
         scored = prediction_schema(given, self.contract)
         fields = [pa.field(f.name, _as_list(f.type)) for f in scored]
         return pa.schema([*fields, *(given.field(name) for name in self.features)])
@@ -126,7 +125,7 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What a task does: score its rows, and compare. It gives one row: counts, and findings as JSON."""
+    """A task of a replay: scores its rows again and compares them. Yields one row: counts, and findings as JSON."""
 
     work: Work
     key: tuple[str, ...]
@@ -145,7 +144,7 @@ class Comparison:
 
 
 def _is_repeated() -> bool:
-    """Whether an attempt at this task has failed before: its process may have died inside the model."""
+    """Return whether an earlier attempt at this task failed: its process may have died inside the model."""
     from pyspark import TaskContext
 
     context = TaskContext.get()
@@ -159,6 +158,6 @@ def _as_list(kind: pa.DataType) -> pa.DataType:
 def _with_lists(
     scored: pa.RecordBatch, features: list[pa.Array], names: tuple[str, ...]
 ) -> pa.RecordBatch:
-    """The columns of both; Spark reads no arrays of a fixed size."""
+    """Return the predictions plus the features. Spark reads no fixed-size arrays, so these become lists."""
     columns = [column.cast(_as_list(column.type)) for column in scored.columns]
     return pa.RecordBatch.from_arrays([*columns, *features], names=[*scored.schema.names, *names])

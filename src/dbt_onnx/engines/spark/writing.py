@@ -1,4 +1,4 @@
-"""What a run writes on Spark: rows that nobody reads until the run counts."""
+"""Writes the rows of a run on Spark. Readers ignore them until the run has succeeded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.engines.spark import ledger, plan
 from dbt_onnx.engines.spark.ledger import (
-    FROM,
+    FROM_RUN,
     INPUTS,
     REJECTED,
     inputs_type,
@@ -34,7 +34,7 @@ _SCORED = "__dbt_onnx_scored"
 def append_predictions(
     spark: Spark, tables: ScoringTables, run: ScoringRun, planned: Planned
 ) -> None:
-    """Score the planned rows on the executors, into `__rows`."""
+    """Score the planned rows on the executors, and append the predictions to `__rows`."""
     from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 
     question = planned.rows.question
@@ -67,19 +67,19 @@ def _work(spark: Spark, run: ScoringRun, planned: Planned) -> Work:
 
 
 def _select_scored(run: ScoringRun, planned: Planned, *, kept_types: Mapping[str, str]) -> str:
-    """The rows of the stream as `__rows` has them."""
+    """SQL that selects the scored rows with the columns of `__rows`."""
     question = planned.rows.question
     shape = question.shape
     keys = {name: quote(carried) for name, carried in shape.carried_key.items()}
     is_current = f"not __dbt_onnx_is_late and {not_null(shape.carried_key.values())}"
     kept = f"cast(null as {inputs_type(kept_types)})"
     if run.request.keep_inputs is not False:
-        # of all versions: what this one does not read is NULL
+        # kept inputs have the features of all versions: those that this version does not read are NULL
         given = ", ".join(
             f"{literal(n)}, cast({quote(n) if n in question.features else 'null'} as {kind})"
             for n, kind in kept_types.items()
         )
-        # nothing would find the inputs of a row without a key
+        # without a key, the inputs could never be found again
         kept = f"case when {not_null(shape.carried_key.values())} then named_struct({given}) end"
     values = {
         **keys,
@@ -93,7 +93,7 @@ def _select_scored(run: ScoringRun, planned: Planned, *, kept_types: Mapping[str
         "last_seen_as_of": "cast(null as timestamp_ntz)",
         "confirmed_as_of": "cast(null as timestamp_ntz)",
         "is_confirmed_by_runs": "rejected_reason is null",
-        FROM: "cast(:run_no as int)",
+        FROM_RUN: "cast(:run_no as int)",
         "is_current": is_current,
         "is_replaced": "false",
         INPUTS: kept,
@@ -105,22 +105,27 @@ def _select_scored(run: ScoringRun, planned: Planned, *, kept_types: Mapping[str
 def read_written(
     spark: Spark, tables: ScoringTables, planned: Planned
 ) -> tuple[Written, dict[str, int | None]]:
-    """What the run's rows say, as they are in the table, and what the run row says of their inputs."""
+    """Read back the run's rows from the table. Returns their totals, and the run row's columns about kept inputs."""
     if not planned.summary.rows_to_score:
         return Written(rejected={}), {"rows_inputs_kept": 0}
     values, question = planned.rows.values, planned.rows.question
     statement = ledger.describe_run(tables, question.shape, question.features)
-    rows, kept, given, said, fed = spark.rows(statement, values)[0]
+    rows, kept, input_fingerprint, ledger_fingerprint, kept_fingerprint = spark.rows(
+        statement, values
+    )[0]
     rejected = dict(spark.rows(ledger.count_rejected(tables), values))
     written = Written(
-        rows=rows, rejected=rejected, input_fingerprint=given, ledger_fingerprint=said
+        rows=rows,
+        rejected=rejected,
+        input_fingerprint=input_fingerprint,
+        ledger_fingerprint=ledger_fingerprint,
     )
-    return written, {"rows_inputs_kept": kept, "inputs_fingerprint": fed}
+    return written, {"rows_inputs_kept": kept, "inputs_fingerprint": kept_fingerprint}
 
 
 def supersede(spark: Spark, tables: ScoringTables, planned: Planned) -> None:
-    """Note which rows the run takes the place of. A score supersedes the score before and a rejection since; a
-    rejection supersedes only another one.
+    """Record which rows the run supersedes. A score supersedes the entity's previous score and any rejection since
+    then; a rejection supersedes only another rejection.
     """
     question = planned.rows.question
     names = ", ".join(f"known.{quote(name)}" for name in question.shape.key)
@@ -128,10 +133,10 @@ def supersede(spark: Spark, tables: ScoringTables, planned: Planned) -> None:
     spark.change(
         f"""
         insert into {named(tables.superseded)}
-        select {names}, known.{RUN}, known.{FROM}, false, cast(:run_no as int)
+        select {names}, known.{RUN}, known.{FROM_RUN}, false, cast(:run_no as int)
         from {question.current} as known
         inner join (
-            select * from {named(tables.rows)} where {RUN} = :run_no and {FROM} = :run_no and is_current
+            select * from {named(tables.rows)} where {RUN} = :run_no and {FROM_RUN} = :run_no and is_current
         ) as made on {same}
         where known.{RUN} in {question.of_version}
             and (known.{REJECTED} is not null or made.{REJECTED} is null)""",
@@ -142,7 +147,9 @@ def supersede(spark: Spark, tables: ScoringTables, planned: Planned) -> None:
 def note_presence(
     spark: Spark, tables: ScoringTables, planned: Planned, *, has_rejected: bool
 ) -> None:
-    """Write the rows again of entities that this run has found gone, back, rejected, or at a newer moment."""
+    """Copy the current row of each entity that this run found gone, back, rejected, or at a newer as_of. The copy has
+    the new values, and supersedes the row.
+    """
     question, summary = planned.rows.question, planned.summary
     if planned.scope == "backfill":
         return
@@ -166,7 +173,7 @@ def note_presence(
         "confirmed_as_of": f"case when {is_newer} then given.as_of else known.confirmed_as_of end",
         "is_confirmed_by_runs": f"known.{REJECTED} is null and given.is_given is not null "
         "and not coalesce(made.is_rejected, false)",
-        FROM: "cast(:run_no as int)",
+        FROM_RUN: "cast(:run_no as int)",
         "is_current": "true",
         "is_replaced": "false",
         INPUTS: "null",
@@ -176,10 +183,10 @@ def note_presence(
         from {question.current} as known
         left join (
             select {given}, {question.as_of_sql} as as_of, true as is_given from {question.features_sql} as source
-        ) as given on {question.is_about("known", of="given")}
+        ) as given on {question.same_entity("known", of="given")}
         left join (
             select {", ".join(map(quote, shape.key))}, {REJECTED} is not null as is_rejected
-            from {named(tables.rows)} where {RUN} = :run_no and {FROM} = :run_no and is_current
+            from {named(tables.rows)} where {RUN} = :run_no and {FROM_RUN} = :run_no and is_current
         ) as made on {" and ".join(f"known.{quote(n)} = made.{quote(n)}" for n in shape.key)}
         where known.{RUN} in {question.of_version}
             and (made.is_rejected is null or (made.is_rejected and known.{REJECTED} is null))
@@ -187,7 +194,7 @@ def note_presence(
     values = planned.rows.values
     spark.change(
         f"insert into {named(tables.superseded)} "
-        f"select {keys}, known.{RUN}, known.{FROM}, true, cast(:run_no as int) {source}",
+        f"select {keys}, known.{RUN}, known.{FROM_RUN}, true, cast(:run_no as int) {source}",
         values,
     )
     spark.change(
@@ -197,14 +204,14 @@ def note_presence(
 
 
 def settle(spark: Spark, tables: ScoringTables, shape: Any) -> None:
-    """Mark in `__rows` what runs that count have superseded, and remove what runs that do not have left.
+    """Mark in `__rows` the rows that successful runs have superseded, then delete these runs' lists of them.
 
-    All of it may be done again, by whoever comes next: a reader sees the same before and after.
+    If this is interrupted, the next run can repeat it: readers see the same rows before and after.
     """
     rows, superseded = named(tables.rows), named(tables.superseded)
     pending = spark.rows(f"select distinct by_run from {superseded_rows(tables)} as s")
     if pending:
-        # the list of a run that succeeds meanwhile stays for whoever comes next
+        # if another run succeeds in the meantime, its list stays for the next run
         listed = f"by_run in ({_numbers(pending)})"
         spark.change(
             f"merge into {rows} as r using (select * from {superseded} where {listed}) as s "
@@ -216,7 +223,7 @@ def settle(spark: Spark, tables: ScoringTables, shape: Any) -> None:
 
 
 def remove_leftovers(spark: Spark, tables: ScoringTables) -> None:
-    """Remove the rows of runs that have ended and do not count."""
+    """Delete the rows, and the lists of superseded rows, of runs that ended without success."""
     failed = spark.rows(
         f"select run_no from {named(tables.runs)} where scoring_model = :scoring_model "
         "and status in ('error', 'interrupted')",
@@ -224,8 +231,8 @@ def remove_leftovers(spark: Spark, tables: ScoringTables) -> None:
     )
     if not failed:
         return
-    for table, column in ((tables.rows, FROM), (tables.superseded, "by_run")):
-        # numbers, not a query: by these Iceberg leaves out the files of all other runs
+    for table, column in ((tables.rows, FROM_RUN), (tables.superseded, "by_run")):
+        # numbers instead of a subquery, so that Iceberg skips the files of all other runs
         found = f"{named(table)} where {column} in ({_numbers(failed)})"
         if spark.rows(f"select 1 from {found} limit 1"):
             spark.change(f"delete from {found}")

@@ -1,6 +1,6 @@
 {#-
-    A view is dropped before it is made anew. On a metastore of Hive, Iceberg before 1.11 replaces its own record of a
-    view and not the metastore's, which is what Spark reads: the view would say for ever what it said first
+    Drops a view before it is created again. In a Hive metastore, Iceberg before 1.11 replaces only its own record of a
+    view. Spark reads the metastore's record, so it would keep using the view's first query
     (apache/iceberg, pull request 14831).
 -#}
 {% macro sparkonnx__create_view_as(relation, sql) -%}
