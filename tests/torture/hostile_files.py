@@ -83,7 +83,7 @@ def plus(nodes: Sequence[Any], *initializers: Any) -> ModelProto:
     )
 
 
-# external data
+# --- external data
 
 
 def external(location: str = "secret.bin", name: str = "W", **more: str) -> TensorProto:
@@ -213,7 +213,7 @@ def without_flag() -> ModelProto:
     return model
 
 
-# operators
+# --- operators
 
 
 def operator(name: str, domain: str, **attributes: Any) -> ModelProto:
@@ -239,7 +239,7 @@ def flatbuffer() -> bytes:
     return path.read_bytes()
 
 
-# memory
+# --- memory
 
 HUGE = 2**15
 
@@ -302,7 +302,7 @@ def growing_text() -> ModelProto:
 
 
 def outer_eye() -> ModelProto:
-    """EyeLike of a sum that is as large as its own result."""
+    """The EyeLike of a huge matrix, which is the sum of a column and a row."""
     return plus(
         [*column(), node("Add", ["column", "row"], ["sum2"]), asked("EyeLike", "sum2")],
         numbers("rows", HUGE, 1),
@@ -352,7 +352,7 @@ def folded() -> ModelProto:
     return graph_of(nodes, [*constants, numbers("columns", 1)])
 
 
-# time
+# --- time
 
 
 def loop(nodes: Sequence[Any], trips: str = "", **more: Any) -> ModelProto:
@@ -439,7 +439,7 @@ def long_folding() -> ModelProto:
     return plus(nodes, constant("column", np.ones((4096, 1))))
 
 
-# functions, nesting, and malformed files
+# --- functions, nesting, and malformed files
 
 
 def calls(callee: str, count: int, domain: str = "own") -> list[Any]:
