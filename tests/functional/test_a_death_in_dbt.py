@@ -1,4 +1,4 @@
-"""A row that kills the dbt process: the next command names it, and the next night completes."""
+"""A row that kills the dbt process: `dbt retry` finds nothing to do, and the next `dbt build` rejects the row."""
 
 from __future__ import annotations
 

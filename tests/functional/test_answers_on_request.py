@@ -1,4 +1,4 @@
-"""The next run takes a service's answers over into the ledger: once each, with proof and replay as for other rows."""
+"""The next run takes a service's answers over into the ledger: each once, proved and replayed like other rows."""
 
 from __future__ import annotations
 

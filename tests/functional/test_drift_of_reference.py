@@ -14,7 +14,7 @@ STORED = """
     select table_schema || '."' || table_name || '"' from information_schema.tables
     where table_name like 'dbt_onnx_features_match%'
 """
-# selected, since the project has a second computation of its features, which would fail first; few projects have one
+# without the project's own test of its features, which would fail first; few projects have such a test
 SELECTED = (
     "--select", "+churn_predictions", "churn_predictions+,test_name:features_match_training",
     "churn_predictions+,test_name:predictions_match_baseline",

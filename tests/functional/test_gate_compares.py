@@ -1,4 +1,4 @@
-"""A gate that could compare nothing refuses; features that cannot be looked up by name are not scored."""
+"""A gate refuses if it could compare nothing; features that cannot be looked up by name are not scored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One or several Ctrl-C end dbt without an abort of the process, and leave a whole ledger."""
+"""One or several Ctrl-C end dbt without aborting its process, and leave the ledger whole."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def _rows(chance: random.Random, *, is_division: bool) -> tuple[list[Row], set[i
 
 
 def prepare(path: str, rows: list[Row], is_division: bool) -> None:
-    """In a process: make the warehouse, before its first run."""
+    """In a child process: make the warehouse, before its first run."""
     folder = Path(path)
     folder.mkdir(parents=True)
     warehouse = Warehouse(folder)
@@ -130,7 +130,7 @@ def prepare(path: str, rows: list[Row], is_division: bool) -> None:
 
 
 def change(path: str, rows: list[Row]) -> None:
-    """In a process: replace the features."""
+    """In a child process: replace the features."""
     warehouse = Warehouse(Path(path))
     warehouse.sql("create or replace table features (id integer, a bigint, b bigint)")
     columns = [list(column) for column in zip(*rows, strict=True)]
@@ -141,7 +141,7 @@ def change(path: str, rows: list[Row]) -> None:
 
 
 def attempt(path: str) -> None:
-    """In a process: run once."""
+    """In a child process: run once."""
     warehouse = Warehouse(Path(path))
     if warehouse.sql("from duckdb_tables() where table_name = 'dbt_onnx_runs'"):
         warehouse.runs = warehouse.sql("select count(*) from dbt_onnx_runs")[0][0]
@@ -150,7 +150,7 @@ def attempt(path: str) -> None:
 
 
 def said(path: str) -> list[tuple[int, float | None, str | None]]:
-    """In a process: return the id, output and rejection reason of each row in the ledger."""
+    """In a child process: return the id, output and rejection reason of each row in the ledger."""
     warehouse = Warehouse(Path(path))
     there = warehouse.sql("from duckdb_tables() where table_name = 'scores__current'")
     found = (

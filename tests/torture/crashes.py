@@ -72,7 +72,7 @@ def measure(folder: Path, *, kills: int, every: int) -> Iterator[Attack]:
 
 
 def prepare(path: str) -> None:
-    """In a process: make a warehouse with one run, and features that have changed since."""
+    """In a child process: make a warehouse with one run, and features that have changed since."""
     folder = Path(path)
     folder.mkdir(parents=True)
     warehouse = Warehouse(folder)
@@ -84,8 +84,8 @@ def prepare(path: str) -> None:
 
 
 def attempt(path: str, at: int | None, fault: str, anew: bool = False) -> int:
-    """In a process: run again, with a fault at step `at`. Returns the number of steps. With `anew`,
-    current is rewritten, as if it were too large for a DELETE.
+    """In a child process: run again, with a fault at step `at`. Returns the number of steps. With
+    `anew`, current is rewritten, as if it were too large for a DELETE.
     """
     if anew:
         supersede = current.supersede
@@ -100,8 +100,8 @@ def attempt(path: str, at: int | None, fault: str, anew: bool = False) -> int:
 
 
 def content(path: str) -> Content:
-    """In a process: return the row count and a hash of each table and of the ledger, without the
-    columns that record which run wrote a row and when.
+    """In a child process: return the row count and a hash of each table and of the ledger, without
+    the columns that record which run wrote a row and when.
     """
     warehouse = Warehouse(Path(path))
     found: Content = {}

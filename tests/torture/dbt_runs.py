@@ -66,7 +66,7 @@ def measure(folder: Path, *, kills: int, hooks: int, runs: int, pairs: int) -> I
 
 
 def create(root: str) -> None:
-    """In a process: make a project whose features have changed since its first run."""
+    """In a child process: make a project whose features have changed since its first run."""
     project = ScoringProject(Path(root))
     project.facts(80_000)  # so many that the changed rows fill more than one batch
     project.scoring_model("scores", pre_hook=f"{PRE_HOOK} select 1", post_hook=_HOOK)
@@ -78,19 +78,19 @@ def create(root: str) -> None:
 
 
 def dbt(root: str, *arguments: str, fail: bool = False) -> dict[str, str]:
-    """In a process: run a dbt command and return the status of each node."""
+    """In a child process: run a dbt command and return the status of each node."""
     os.environ["FAIL"] = "yes" if fail else ""
     return invoke(Path(root), *arguments).statuses()
 
 
 def _dying(root: str, point: str) -> None:
-    """In a process: `dbt run` that dies at the named point."""
+    """In a child process: `dbt run` that dies at the named point."""
     POINTS[point]()
     invoke(Path(root), "run")
 
 
 def said_by_dbt(root: str) -> tuple[bool, str]:
-    """In a process: return whether `dbt run` succeeded, with its error and log."""
+    """In a child process: return whether `dbt run` succeeded, with its error and log."""
     outcome = invoke(Path(root), "run")
     return outcome.success, f"{outcome.error}\n{outcome.log}"
 

@@ -139,7 +139,7 @@ def measure(folder: Path, *, seeds: int, every: int) -> Iterator[Attack]:
 def trials(
     folder: Path, calls: list[tuple[str, int, int]]
 ) -> list[tuple[str, str | None, str | None]]:
-    """In a process: return the result of `trial` for each call."""
+    """In a child process: return the result of `trial` for each call."""
     found = []
     for place, call in enumerate(calls):
         (folder / str(place)).mkdir(parents=True)

@@ -68,7 +68,7 @@ def _played(folder: Path, calls: list[tuple[Any, ...]]) -> list[Attack]:
 
 
 def one_of_many(folder: Path, claims: Claims, table: str, key: str, rows: int) -> list[Attack]:
-    """In a process: one key is missing, rejected, unknown, stale or present twice; all other keys are sound."""
+    """In a child process: one key is missing, rejected, unknown, stale or present twice; all other keys are sound."""
     attack = Attack(PROMISE, f"one of {rows:,} keys ({'text' if 'format' in key else 'integer'})")
     warehouse = Warehouse(folder, name=table)
     warehouse.register("1")
@@ -78,7 +78,8 @@ def one_of_many(folder: Path, claims: Claims, table: str, key: str, rows: int) -
     warehouse.sql(f"create or replace table features as {features}")
     warehouse.sql("create table entities as select id, timestamp '2024-01-01' as since from features")  # fmt: skip
     warehouse.run()
-    warehouse.sql("update dbt_onnx_runs set rejected_reasons = ['nan:a']")  # no row has it yet
+    # no row has this reason yet
+    warehouse.sql("update dbt_onnx_runs set rejected_reasons = ['nan:a']")
     clock, connection = datetime.fromisoformat(warehouse.clock), warehouse.connection
     columns = {"complete": COMPLETE, "fresh_served_day": "id, problem"}
 
@@ -155,7 +156,7 @@ def _registry(warehouse: Warehouse) -> Registry:
 
 
 def random_cases(folder: Path, claims: Claims, cases: int, seed: int) -> list[Attack]:
-    """In a process: random states with nothing to report, and each of them again with one defect."""
+    """In a child process: random states with nothing to report, and each of them again with one defect."""
     clean = Attack(PROMISE, "random clean states: no alarm")
     broken = Attack(PROMISE, "random states with something to report: that, and nothing else")
     nights = Nights(folder, random.Random(seed))
@@ -181,7 +182,7 @@ def random_cases(folder: Path, claims: Claims, cases: int, seed: int) -> list[At
 
 
 def edges(folder: Path, claims: Claims) -> list[Attack]:
-    """In a process: empty relations, null moments and keys, moments in the future."""
+    """In a child process: empty relations, null moments and keys, moments in the future."""
     attack = Attack(PROMISE, "empty relations, before the first run, rows of the future, NULLs")
     warehouse = Warehouse(folder)
     connection, clock = warehouse.connection, datetime(2024, 1, 10)

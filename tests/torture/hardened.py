@@ -143,7 +143,7 @@ def _reference(root: Path, builds: int) -> Attack:
 
 
 def attacked(path: str) -> dict[str, str]:
-    """In a process: run each statement on the connection of a finished run. Run it also on a
+    """In a child process: run each statement on the connection of a finished run. Run it also on a
     warehouse that is not hardened, to show that there is something to refuse. Returns harm by
     statement.
     """

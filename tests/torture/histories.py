@@ -176,7 +176,7 @@ class State:
         return found
 
     def _is_present(self, key: int) -> bool:
-        """Whether the last full run saw the entity: then it has a row by that run's version."""
+        """Whether the last full run saw the entity, and so wrote or confirmed a row by its version."""
         slot = key, self.full_runs[-1][0]
         rows = [table[slot] for table in (self.scored, self.rejected) if slot in table]
         return any(said.last_seen is None for said in rows)

@@ -58,7 +58,7 @@ def measure(folder: Path, *, every: int, dbt: int) -> Iterator[Attack]:
 
 
 def write(root: str, family: str, name: str) -> None:
-    """In a process: write the hostile file into the folder under attack."""
+    """In a child process: write the hostile file into the folder under attack."""
     os.chdir(root)
     Path("attack.onnx").write_bytes(bytes_of(family, name))
 
@@ -69,8 +69,8 @@ def bytes_of(family: str, name: str) -> bytes:
 
 
 def score(root: str) -> tuple[str, str, float, int]:
-    """In a process: a run of the library. Returns what the product did wrong, its message, the
-    seconds it took, and the peak memory of the process.
+    """In a child process: a run of the library. Returns what the product did wrong, its message,
+    the seconds it took, and the peak memory of the process.
     """
     os.chdir(root)
     _limit()
@@ -94,7 +94,7 @@ def score(root: str) -> tuple[str, str, float, int]:
 
 
 def alone(root: str, seconds: float) -> tuple[str, str]:
-    """In a process: return what onnxruntime alone does with the same bytes, and its message."""
+    """In a child process: return what onnxruntime alone does with the same bytes, and its message."""
     os.chdir(root)
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_BYTES, resource.RLIM_INFINITY))
     found = [(HANGS, "")]
@@ -105,8 +105,8 @@ def alone(root: str, seconds: float) -> tuple[str, str]:
 
 
 def build(root: str, chosen: list[tuple[str, str]]) -> tuple[bool, list[str]]:
-    """In a process: one `dbt run` with a scoring model per hostile file, followed by a harmless
-    one. Returns whether the harmless one has scored, and what the others did wrong.
+    """In a child process: one `dbt run` with a scoring model per hostile file, followed by a
+    harmless one. Returns whether the harmless one has scored, and what the others did wrong.
     """
     _limit()
     project = ScoringProject(Path(root) / "dbt")

@@ -48,9 +48,9 @@ def measure(folder: Path, *, runs: int) -> Iterator[Attack]:
 
 
 def play(root: str, threads: int, runs: int) -> list[dict[str, tuple[Any, ...]]]:
-    """In a process: run dbt over changing features. Returns for each run and scoring model dbt's
-    status, any fault of the tables, and a hash of the tables without the columns that record the
-    run and time.
+    """In a child process: run dbt over changing features. Returns for each run and scoring model
+    dbt's status, any fault of the tables, and a hash of the tables without the columns that record
+    the run and time.
     """
     project = ScoringProject(Path(root), profile={"threads": threads})
     project.facts(ROWS)

@@ -358,7 +358,7 @@ FILES: dict[str, Callable[[Path, _Place], Any]] = {
     "file of a tebibyte": lambda path, place: _sparse(path),
     "no file": lambda path, place: None,
 }
-"""What to put in the place of a file, and how."""
+"""Name -> function that puts this kind of thing in the place of a file."""
 
 SEEDS = ("link to /dev/zero", "named pipe", "device zero", "folder", "socket")
 """Kinds that the seed must not be. The seed may be a link to a file, but nothing that blocks or has no end."""
@@ -489,7 +489,7 @@ RACES = (
 
 
 def _swap_on(swap: Callable[[Path], None], folder: Path, stop: Any) -> None:
-    """In a process: exchange the files until `stop` is set."""
+    """In a child process: exchange the files until `stop` is set."""
     while not stop.is_set():
         swap(folder)
         _pause()

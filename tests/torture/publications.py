@@ -54,7 +54,7 @@ def measure(folder: Path, *, kills: int, every: int, switches: int) -> Iterator[
 
 
 def attempt(path: str, version: int, at: int | None) -> int:
-    """In a process: publish a version of the rows, and die at step `at`. Returns the number of steps."""
+    """In a child process: publish a version of the rows, and die at step `at`. Returns the number of steps."""
     folder = Path(path)
     taken = steps.installed(at, "dies")
 

@@ -130,7 +130,9 @@ class Trial:
 
 
 def prepare(path: str, rows: int) -> crashes.Content:
-    """In a process: make a warehouse with one run; then change a third of its features. Returns the tables' content."""
+    """In a child process: make a warehouse with one run; then change a third of its features.
+    Returns the tables' content.
+    """
     folder = Path(path)
     folder.mkdir(parents=True)
     warehouse = Warehouse(folder)
@@ -146,13 +148,13 @@ def prepare(path: str, rows: int) -> crashes.Content:
 
 
 def complete(path: str) -> crashes.Content:
-    """In a process: run without limits. Returns the tables' content afterwards."""
+    """In a child process: run without limits. Returns the tables' content afterwards."""
     said = attempt(path, {})
     return crashes.content(path) if not said else {said: (0, 0)}
 
 
 def attempt(path: str, limits: dict[str, int]) -> str:
-    """In a process: run under limits. Returns the error; '' if it succeeded."""
+    """In a child process: run under limits. Returns the error; '' if it succeeded."""
     warehouse = Warehouse(Path(path))
     warehouse.runs = warehouse.sql("select count(*) from dbt_onnx_runs")[0][0]
     try:
@@ -166,7 +168,7 @@ def attempt(path: str, limits: dict[str, int]) -> str:
 
 
 def address_bytes(path: str) -> int:
-    """In a process: return how much address space the next run takes."""
+    """In a child process: return how much address space the next run takes."""
     warehouse = Warehouse(Path(path))
     warehouse.runs = 1
     began = _status("VmSize")

@@ -66,7 +66,7 @@ ATTACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def attack_with(name: str, smoke: bool) -> tuple[list[Attack], float]:
-    """In a process: return the attacks of a module, and the seconds they took."""
+    """In a child process: return the attacks of a module, and the seconds they took."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         module = import_module(f"tests.torture.{name}")

@@ -163,7 +163,7 @@ def _midnight(moment: date) -> datetime:
 
 
 def thresholds(folder: Path, claims: Claims) -> list[Attack]:
-    """In a process: check each test at the moments at which its result changes."""
+    """In a child process: check each test at the moments at which its result changes."""
     attack = Attack(PROMISE, "limits of every unit, +-1 s, +-1 us and exactly")
     written, chance = Written(folder, claims), random.Random(1)
     for unit in UNITS:
@@ -197,7 +197,7 @@ def _said_and_about(attack: Attack, written: Written) -> None:
 
 
 def expiry(folder: Path, every: int) -> list[Attack]:
-    """In a process: a prediction is due exactly `refresh_after` after the run that scored it, and not before."""
+    """In a child process: a prediction is due exactly `refresh_after` after the run that scored it, and not before."""
     attack = Attack(PROMISE, "`refresh_after` in planning, +-1 s, +-1 us and exactly")
     for number, unit in enumerate(("minute", "hour", "day", "week")):
         for way, as_of in enumerate((None, "moment")):
@@ -248,8 +248,8 @@ def _in_turn(
 
 
 def in_zone(folder: Path, claims: Claims, number: int) -> list[Attack]:
-    """In a process in one of `ZONES`, with sessions in that zone and in another: the results are
-    the same at each odd moment of the calendar.
+    """In a child process in one of `ZONES`, with sessions in that zone and in another: the results
+    are the same at each odd moment of the calendar.
     """
     zone, session = ZONES[number], ZONES[(number + 3) % len(ZONES)]
     os.environ["TZ"] = zone

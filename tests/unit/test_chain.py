@@ -101,7 +101,7 @@ def test_a_deleted_row_is_told_by_the_next_one(gone: int) -> None:
 
 
 def test_the_newest_row_is_missed_by_nobody_here() -> None:
-    """`prove` notices it, since the run numbers of all scoring models in a schema come from one sequence."""
+    """The chain alone cannot show that the newest row is gone; `prove` can, by the sequence of run numbers."""
     assert faults(chain("success", "success")[:1]) == []
 
 

@@ -190,7 +190,7 @@ def test_a_slow_model_is_tried_with_fewer_rows(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_values_that_kill_the_process_are_told() -> None:
-    # for x above 100 it divides the smallest whole number by -1, which no processor can represent
+    # for x above 100 it divides the smallest integer by -1, an overflow that kills the process
     model = models.model(
         [
             helper.make_node("Greater", ["x", "limit"], ["is_large"]),
