@@ -1,4 +1,4 @@
-"""What holds for every test."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What commands keep between calls stays out of the cache folder of whoever runs the tests."""
+    """Keep the commands' cache out of the cache folder of the user who runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -21,7 +21,7 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 @pytest.fixture(params=["duckdb"])
 def new_warehouse(request: pytest.FixtureRequest) -> type[Warehouse]:
-    """What makes a warehouse of the engine under test in a folder. Tests that use it know no more of an
-    engine than `Warehouse` does, so a second engine runs the same tests.
+    """Return the class that makes a warehouse of the engine under test in a folder. Tests that use
+    it touch the engine only through `Warehouse`, so that a second engine can run the same tests.
     """
     return {"duckdb": Warehouse}[request.param]

@@ -1,4 +1,4 @@
-"""A row that kills dbt itself: what the next command says, and that the night after goes on."""
+"""A row that kills the dbt process: `dbt retry` finds nothing to do, and the next `dbt build` rejects the row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROWS, BAD = 500, 123
 
 @pytest.fixture
 def project(tmp_path: Path) -> ScoringProject:
-    """Two scoring models, the one that dies before the honest one."""
+    """Return a project with two scoring models; the one that dies runs before the harmless one."""
     made = ScoringProject(tmp_path)
     made.sql(
         "create or replace table facts as select i::integer as id, case when i = 123 then "
@@ -55,7 +55,7 @@ def test_retry_knows_of_nothing_and_build_rejects_the_row(project: ScoringProjec
     assert dbt(project, "build", "--threads", "1").returncode == -signal.SIGFPE
     assert not project.sql("from duckdb_tables() where ends_with(table_name, '__current')")
 
-    # it reads what the seeding has left: why the documentation says `dbt build`
+    # `dbt retry` reads the results of `dbt seed`, the last command that ended; so the documentation says `dbt build`
     again = dbt(project, "retry")
     assert again.returncode == 0, again.stdout
     assert "othing to do" in again.stdout

@@ -1,4 +1,4 @@
-"""What a service has answered is in the ledger after the next run: once, and proved like the rest."""
+"""The next run takes a service's answers over into the ledger: each once, proved and replayed like other rows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ANSWERS = "select id, as_of, y, status, rejected_reason from scores where score_
 
 @pytest.fixture
 def warehouse(tmp_path: Path, new_warehouse: type[Warehouse]) -> Iterator[Warehouse]:
-    """One night: 1, 2 and 3 have predictions."""
+    """One night has run: entities 1, 2 and 3 have predictions."""
     made = new_warehouse(tmp_path)
     made.register("1")
     made.features((1, 1.0, 1.0), (2, 2.0, 1.0), (3, 3.0, 1.0))
@@ -59,19 +59,19 @@ def answers(warehouse: Warehouse) -> list[tuple[Any, ...]]:
 
 
 def said(warehouse: Warehouse) -> list[str]:
-    """What runs have told of answers."""
+    """Return the runs' messages about answers on request."""
     return [message for message in warehouse.said if "on request" in message]
 
 
 def run_ids(warehouse: Warehouse) -> list[str]:
-    """The runs that took answers over."""
+    """Return the ids of the runs that took answers over."""
     return [
         run.run_id for run in read_runs(warehouse.connection, LEDGER) if run.scope == "real_time"
     ]
 
 
 def check(warehouse: Warehouse) -> None:
-    """Everything is as the runs left it, and each run of answers says the same again, bit for bit."""
+    """Check that the tables are as the runs left them, and that each run of answers replays bit for bit."""
     assert prove(warehouse.connection, LEDGER, with_values=True) == []
     for run_id in run_ids(warehouse):
         result = replay(warehouse, run_id)
@@ -82,7 +82,7 @@ def check(warehouse: Warehouse) -> None:
 def test_the_answers_of_a_day_are_in_the_ledger_once(
     warehouse: Warehouse, answering: Answering
 ) -> None:
-    """New, known and rejected entities, and one that asks three times, by the service's own code."""
+    """New, known and rejected entities, and one entity that asks three times, through the service's own code."""
     given = [
         answering.ask(9, 0.1, at=MORNING),
         answering.ask(1, 1.0, at=MORNING + SECOND),
@@ -91,7 +91,7 @@ def test_the_answers_of_a_day_are_in_the_ledger_once(
     ]
     night = warehouse.run()
     assert (night.rows_in, night.rows_unchanged) == (3, 3)
-    assert answers(warehouse) == []  # without logs, a run takes nothing over
+    assert answers(warehouse) == []  # without logs, a run takes no answers over
     before = warehouse.latest()
 
     assert str(answering.run()) == "line/1: scored 0, unchanged 3"
@@ -119,7 +119,7 @@ def test_the_answers_of_a_day_are_in_the_ledger_once(
     assert stamps == [(True, False, run_id)]
     kept = "select id, a, b from scores__inputs where run_no = (select max(run_no) from scores__inputs) order by all"
     assert warehouse.sql(kept) == [(1, 1, 1), (9, 0.1, 1), (9, 0.3, 7), (9, None, 1)]
-    # the same features have the same hash as in the night
+    # the same features have the same hash as in the nightly run
     hashes = "select count(distinct features_hash), count(*) from scores where id = 1"
     assert warehouse.sql(hashes) == [(1, 2)]
     check(warehouse)
@@ -187,7 +187,7 @@ def test_a_run_that_fails_afterwards_loses_and_doubles_nothing(
 def test_what_fails_while_it_is_taken_over_is_taken_over_by_the_next_run(
     warehouse: Warehouse, answering: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last step fails: nothing of those before it is there, and the night goes on."""
+    """The last step fails: its earlier steps are rolled back, and the nightly run goes on."""
     keep(answering, document(9, 0.5, served=served(answering)))
 
     def fail(*_: object) -> None:
@@ -250,7 +250,7 @@ def test_a_process_that_dies_between_the_answers_and_its_own_rows_has_taken_them
 
 
 def test_a_service_appends_meanwhile(warehouse: Warehouse, answering: Answering) -> None:
-    """A line is taken over when it is whole: by a run after it, once."""
+    """A run takes a line over only after it is complete, and only once."""
     segment = keep(answering, *(document(n, 0.5, served=served(answering)) for n in (7, 8, 9)))
     whole = segment.read_bytes()
     first = whole.index(b"\n") + 1
@@ -272,7 +272,7 @@ def test_a_service_appends_meanwhile(warehouse: Warehouse, answering: Answering)
 def test_what_cannot_be_taken_over_stays_and_the_rest_is_there(
     warehouse: Warehouse, answering: Answering
 ) -> None:
-    """A run tells why in one line, and the next ones try again."""
+    """A run reports each reason in one line, and later runs try again."""
     model = served(answering)
     segment = keep(
         answering,
@@ -305,7 +305,7 @@ def test_what_cannot_be_taken_over_stays_and_the_rest_is_there(
     [(read, places)] = warehouse.sql("select bytes_read, lines_left from dbt_onnx_request_logs")
     assert (read, len(places)) == (len(content), 11)
 
-    # mended: the line, and the version that was not registered
+    # repair the damaged line, and register the version that was missing
     segment.write_bytes(content)
     warehouse.register("2", line_model(c=0.5), alias=None)
     entries = warehouse.sql("select sha256 from model_registry order by model_version")
@@ -320,7 +320,7 @@ def test_what_cannot_be_taken_over_stays_and_the_rest_is_there(
 def test_a_file_that_may_not_be_read_holds_the_others_not_back(
     warehouse: Warehouse, answering: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It belongs to another user, say; whoever mends that has it taken over."""
+    """For example, a file of another user; once it is readable, the next run takes it over."""
     model = served(answering)
     keep(answering, document(8, 0.5, served=model))
     secret = keep(answering, document(9, 0.5, served=model))
@@ -343,7 +343,7 @@ def test_a_file_that_may_not_be_read_holds_the_others_not_back(
 def test_answers_of_two_versions_are_two_runs_and_bring_their_columns(
     warehouse: Warehouse, answering: Answering
 ) -> None:
-    """Version 2 has answered, with another output, before the ledger has scored with it."""
+    """Version 2, which has another output, answers before any run has scored with it."""
     warehouse.register("2", line_model(c=8.5), line_contract("z"), alias=None)
     old = served(answering)
     answering.publish("2")
@@ -368,7 +368,7 @@ def test_answers_of_two_versions_are_two_runs_and_bring_their_columns(
 def test_types_that_the_night_has_not_are_kept_and_fed_again(
     warehouse: Warehouse, answering: Answering
 ) -> None:
-    """Features that are decimals for the service, text where the night has doubles before."""
+    """The service gets decimals for features that are doubles in the nightly run."""
     other = Answering(warehouse, a=pa.decimal128(18, 2), b=pa.int8())
     other.ask(9, 0.1, 3)
     answering.run()
@@ -381,7 +381,9 @@ def test_types_that_the_night_has_not_are_kept_and_fed_again(
 def test_a_key_that_is_a_feature_too_is_kept_once(
     tmp_path: Path, new_warehouse: type[Warehouse]
 ) -> None:
-    """So an answer in which the two differ cannot be replayed, and stays out."""
+    """The ledger has one column for both, so an answer in which they differ cannot be replayed and
+    is not taken over.
+    """
     warehouse = new_warehouse(tmp_path)
     warehouse.register("1", contract=line_contract(features=("id", "b")))
     warehouse.features((1, 1.0, 1.0))
@@ -431,7 +433,7 @@ def test_dry_builds_and_backfills_take_nothing_over(
 def test_what_was_answered_decides_nothing_of_a_run(
     warehouse: Warehouse, answering: Answering
 ) -> None:
-    """A backfill scores an entity that a service has answered about, and the night scores it as new."""
+    """A backfill scores an entity that a service has answered for, and the nightly run scores it as new."""
     model = served(answering)
     at = datetime(2024, 1, 4)
     keep(answering, *(document(n, 5.0, served=model, at=at) for n in (1, 4)))
@@ -469,8 +471,8 @@ def test_who_is_forgotten_does_not_come_back(warehouse: Warehouse, answering: An
 def test_the_history_of_an_entity_tells_what_was_answered(
     warehouse: Warehouse, answering: Answering
 ) -> None:
-    """Each answer with the inputs that changed; a night is compared with the night before."""
-    warehouse.clock = "2099-01-01 00:00:00"  # after the answers
+    """Each answer shows the inputs that changed; a nightly run is compared with the nightly run before it."""
+    warehouse.clock = "2099-01-01 00:00:00"  # later than the answers
     model = served(answering)
     now = datetime.now(UTC).replace(tzinfo=None)
     keep(
@@ -495,7 +497,7 @@ def test_the_history_of_an_entity_tells_what_was_answered(
 def test_the_same_answers_again_under_another_name_of_the_project_are_not_doubled(
     warehouse: Warehouse, answering: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder that was moved, and a publication of the same name that another model made."""
+    """The folder was moved, and another model made a publication of the same name."""
     keep(answering, document(9, 0.5, served=served(answering)))
     answering.run()
     warehouse.sql(

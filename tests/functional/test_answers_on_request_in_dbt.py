@@ -1,4 +1,4 @@
-"""A customer asks in the morning, and after the night the ledger has it: through dbt and its commands."""
+"""A customer asks in the morning; after the nightly run the answer is in the ledger, through dbt and the commands."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_what_was_answered_in_the_morning_is_in_the_ledger_after_the_night(tmp_p
             kept.result(60)
             asked.append((key, answer.outputs.get("y"), answer.rejected_reason, at))
 
-    # a night that fails: what was answered is there all the same, and the failure is told
+    # a night that fails: the answers are taken over nevertheless, and the failure is reported
     project.sql("update facts set a = null where id < 10")
     expect(project.dbt("run", "-s", "features", "scores"), scores="error")
     assert project.sql(ANSWERS) == asked

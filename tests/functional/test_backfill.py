@@ -1,4 +1,4 @@
-"""`dbt-onnx backfill`: the past is scored slice by slice, and the present stays as it is."""
+"""`dbt-onnx backfill` scores the past slice by slice, and changes nothing in the present."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KILLS = int(os.environ.get("DBT_ONNX_KILLS", "3"))
 COMMAND = [sys.executable, "-c", "from dbt_onnx.cli import main; main(prog_name='dbt-onnx')"]
 SCRATCH = "main__backfill_scores"
 MONTHS = ("--from", "2023-07-01", "--to", "2023-09-01", "--every", "month")
-# customer i comes in month i of 2023; a grows by one each month
+# customer i arrives in month i of 2023; a grows by one each month
 LEDGER = "select * exclude (run_id, scored_at) from scores order by all"
 PRESENT = (
     "select * from features order by all",
@@ -38,10 +38,10 @@ PRESENT = (
 
 
 class Shop(ScoringProject):
-    """Features on four models that depend on the clock, each materialized in another way."""
+    """A project with four feature models that depend on the clock, each with a different materialization."""
 
     def __init__(self, root: Path) -> None:
-        # so that a copy of the project is on the copy of its warehouse
+        # a relative path, so that a copy of the project uses its copy of the warehouse
         super().__init__(root, profile={"path": "warehouse.duckdb"})
         self.facts(20)
         self.write(
@@ -77,14 +77,14 @@ class Shop(ScoringProject):
         self.register("2", line_model(1, 1, 1), alias="challenger")
 
     def backfill(self, *arguments: str, exit_code: int = 0) -> str:
-        """`dbt-onnx backfill ARGUMENTS` in this process; returns what it printed."""
+        """Run `dbt-onnx backfill ARGUMENTS` in this process. Returns its output."""
         folders = ("--project-dir", str(self.root), "--profiles-dir", str(self.root))
         done = CliRunner().invoke(main, ["backfill", *arguments, *folders])
         assert done.exit_code == exit_code, done.output
         return done.output
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """The same in a process of its own."""
+        """Start `dbt-onnx backfill ARGUMENTS` in a separate process."""
         return subprocess.Popen(
             [*COMMAND, "backfill", *arguments],
             cwd=self.root,
@@ -95,7 +95,7 @@ class Shop(ScoringProject):
         )
 
     def copied_to(self, root: Path) -> Shop:
-        """The same project and warehouse in another folder."""
+        """Return a copy of the project and its warehouse in another folder."""
         shutil.copytree(self.root, root, symlinks=True)
         copy = object.__new__(Shop)
         copy.__dict__ |= {**self.__dict__, "root": root, "warehouse": root / "warehouse.duckdb"}
@@ -110,7 +110,7 @@ class Shop(ScoringProject):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """Scored once, at the project's clock in January 2024; never changed."""
+    """A project scored once, at its clock in January 2024; tests must not change it."""
     shop = Shop(tmp_path_factory.mktemp("shop") / "built")
     outcome = shop.dbt("build", "--exclude", "plain_scores")
     assert outcome.success, outcome.log
@@ -119,7 +119,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 @dataclass(frozen=True)
 class Filled:
-    """A shop with three months filled without a break; what was printed, and the ledger then."""
+    """A project with three months backfilled without interruption, the command's output, and the ledger afterwards."""
 
     shop: Shop
     printed: str
@@ -128,7 +128,7 @@ class Filled:
 
 @pytest.fixture(scope="module")
 def filled(built: Shop, tmp_path_factory: pytest.TempPathFactory) -> Filled:
-    """Used by several tests: what they find in it is what they ask for, or what must not change."""
+    """Shared by several tests, which must not change it."""
     shop = built.copied_to(tmp_path_factory.mktemp("shop") / "filled")
     printed = shop.backfill("scores", *MONTHS)
     return Filled(shop, printed, shop.sql(LEDGER))
@@ -161,7 +161,7 @@ def test_the_present_stays_as_it_is(built: Shop, filled: Filled) -> None:
     assert shop.relations() == built.relations()
     for path in (built.root / "target").rglob("*.*"):
         assert (shop.root / path.relative_to(built.root)).read_bytes() == path.read_bytes()
-    # an ordinary run of the same day finds nothing to do
+    # an ordinary run on the same day finds nothing to score
     assert shop.dbt("run", "--select", "scores").success
     assert shop.sql("select rows_scored from dbt_onnx_runs order by started_at desc limit 1") == [
         (0,)
@@ -171,7 +171,7 @@ def test_the_present_stays_as_it_is(built: Shop, filled: Filled) -> None:
 def test_a_slice_is_a_run_like_any_other(
     built: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`dbt run` and a backfill score by one function, with one request; the clock is another."""
+    """`dbt run` and a backfill call the same function with the same request; only the clock differs."""
     shop = built.copied_to(tmp_path / "copy")
     runs: list[tuple[Any, ...]] = []
 
@@ -273,7 +273,7 @@ def test_a_schema_of_somebody_else_is_never_dropped(filled: Filled) -> None:
     printed = shop.backfill("scores", *when, exit_code=1)
     assert f"schema {SCRATCH} is somebody else's" in " ".join(printed.split())
     assert shop.sql(f"from {SCRATCH}.features") == [(42,)]
-    # nor is one that a backfill made, and in which somebody keeps something
+    # nor is a schema dropped that a backfill made, if somebody else has put a table into it
     shop.sql(f"create table {SCRATCH}.dbt_onnx_backfill as select 'features' as name")
     shop.sql(f"create table {SCRATCH}.precious as select 42 as answer")
     printed = shop.backfill("scores", *when, exit_code=1)
@@ -283,8 +283,8 @@ def test_a_schema_of_somebody_else_is_never_dropped(filled: Filled) -> None:
 
 
 def kill_again_and_again(shop: Any, *arguments: str, kills: int, seconds: float, seed: int) -> int:
-    """Kill a backfill at random moments and start it again, until it comes to its end or `kills`
-    are done; returns how many were.
+    """Kill a backfill at random moments and restart it, until it completes or was killed `kills`
+    times. Returns the number of kills.
     """
     chance = random.Random(seed)
     for killed in range(kills):
@@ -302,7 +302,7 @@ def kill_again_and_again(shop: Any, *arguments: str, kills: int, seconds: float,
 
 
 def interrupt(shop: Shop) -> float:
-    """Stop a backfill after its first slice, as Ctrl-C would; returns the seconds until then."""
+    """Interrupt a backfill after its first slice, like Ctrl-C. Returns the seconds until then."""
     began = time.monotonic()
     process = shop.start("scores", *MONTHS)
     assert process.stdout is not None

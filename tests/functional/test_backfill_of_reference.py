@@ -1,4 +1,4 @@
-"""A backfill of 1997 on real purchases leaves what is served in 1998, and what was said, as they are."""
+"""A backfill of 1997 on real purchases changes neither the rows served in 1998 nor the predictions known before it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KILLS = int(os.environ.get("DBT_ONNX_KILLS", "0"))
 DBT = str(Path(sys.executable).with_name("dbt"))
 DBT_ONNX = [sys.executable, "-c", "from dbt_onnx.cli import main; main(prog_name='dbt-onnx')"]
 SUMMER = ("churn_predictions", "--from", "1997-08-01", "--to", "1997-09-01", "--every", "month")
-# as text: the hash of an ENUM is that of its number, which a new version changes
+# as text: the hash of an ENUM depends on its number, which changes with a new version
 CONTENT = "select count(*), bit_xor(hash(cast(t as varchar))) from {} as t"
 SAID = "{{{{ dbt_onnx.predictions_as_of(ref('churn_predictions'), key=['customer_id'], {}) }}}}"
 PRESENT = ("customer_features", "churn_current", "churn_predictions__current")
@@ -26,7 +26,7 @@ LEDGER = "select * exclude (run_id, scored_at) from churn_predictions order by a
 
 
 def content(reference: Reference) -> dict[str, list[tuple[Any, ...]]]:
-    """Number and hash of the rows of what is served, and of what serves it."""
+    """Return row count and hash of the served view and of the tables behind it."""
     return {name: reference.sql(CONTENT.format(name)) for name in PRESENT}
 
 
@@ -36,7 +36,7 @@ def backfill(reference: Reference, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """Scored on 1998-04-01, with views of what had been said by, and about, 1997-09-01."""
+    """Scored on 1998-04-01, with views of the predictions made by, and about, 1997-09-01."""
     made = Reference(tmp_path_factory.mktemp("reference"))
     for name, argument in (("said", "said_at"), ("about", "about")):
         text = SAID.format(f"{argument}='1997-09-01'")
@@ -66,18 +66,18 @@ def test_1998_stays_as_it_is_and_1997_is_answered_for(reference: Reference) -> N
             "min(scored_at) > '2020-01-01' from churn_predictions "
             f"where model_version = '{version}' and as_of < '1998-01-01' group by 1 order by 1"
         )
-        # in September only those whose features have changed since August, and who are new
+        # September scores only new customers and those whose features have changed since August
         assert [row[0] for row in rows] == ["1997-08-01", "1997-09-01"]
         assert rows[0][1] == customers_by(reference, "1997-08-01")
         assert all(row[2:] == (True, True) for row in rows)
 
-        # two clocks: by September nothing had been said; about September, this is said now
+        # by September no prediction existed, but there are now predictions about September
         assert reference.sql("select count(*) from said_by_september") == [(0,)]
         assert reference.sql(
             "select model_version, count(*), max(as_of) from about_by_september group by 1"
         ) == [(version, customers_by(reference, "1997-09-01"), datetime(1997, 9, 1))]
 
-    # fresh, complete, valid, by the registry's version: as before
+    # the predictions by the registry's version are still fresh, complete and valid
     assert "WARN=0 ERROR=0" in reference.command(DBT, "test", "--select", "churn_predictions")
 
 

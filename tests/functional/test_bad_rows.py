@@ -1,4 +1,4 @@
-"""A row on which the model fails, or of which the process dies, costs that row and no other."""
+"""A row on which the model fails, or of which the process dies, costs only that row."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def warehouse(tmp_path: Path, new_warehouse: type[Warehouse]) -> Iterator[Wareho
     made.connection.close()
 
 
-# onnxruntime raises
+# --- onnxruntime raises
 
 
 def categories(warehouse: Warehouse, bad: set[int], rows: int = 1_000) -> dict[int, float]:
-    """Text features of which those of `bad` have a category that nobody has seen, a default encoder,
-    and what scikit-learn says of the others.
+    """Make text features for a default encoder; the ids in `bad` have an unknown category. Returns
+    scikit-learn's predictions for the other ids.
     """
     names = ["oslo", "rome", "lima"]
     train = np.array([[names[i % 3]] for i in range(60)], dtype=object)
@@ -163,7 +163,7 @@ def test_an_index_outside_of_an_embedding_is_rejected(
     }
     rejected = warehouse.sql("select id, rejected_reason from scores where status = 'rejected'")
     assert {i for i, _ in rejected} == set(bad)
-    # the values are not in the reason: a million rows do not have a million reasons
+    # the reason does not contain the values, so a million bad rows share one reason
     assert len({reason for _, reason in rejected}) == 1
 
 
@@ -203,7 +203,7 @@ def test_a_model_that_fails_on_every_row_fails_at_once(
     assert len(calls) <= 30
 
 
-# the process dies
+# --- the process dies
 
 
 def divided(warehouse: Warehouse, rows: int = 1_000) -> None:
@@ -220,7 +220,7 @@ def spoil(warehouse: Warehouse, *ids: int) -> None:
 
 
 def run_in_process(warehouse: Warehouse, **arguments: Any) -> int:
-    """The next run of this warehouse, in a process of its own. Returns how it ended."""
+    """Run the next run of this warehouse in a separate process. Returns its exit code."""
     warehouse.connection.close()
     program = (
         "import sys; from pathlib import Path; from warehouse import Warehouse\n"
@@ -280,10 +280,12 @@ def test_ordinary_nights_need_no_child_and_those_with_such_a_row_do(warehouse: W
     assert warehouse.last_run("in_child_process") == (False,)
     spoil(warehouse, 3)
     assert run_in_process(warehouse) == -signal.SIGFPE
-    for expected in (True, None):  # found, and then as it was: nothing to score
+    # found in a child process; then unchanged, so there is nothing to score
+    for expected in (True, None):
         warehouse.run()
         assert warehouse.last_run("status, in_child_process") == ("success", expected)
-    for argument in ("full_refresh", "retry_rejected"):  # it would die of it again
+    # the row is scored again, so it needs a child process
+    for argument in ("full_refresh", "retry_rejected"):
         warehouse.run(**{argument: True})
         assert warehouse.last_run("status, in_child_process") == ("success", True)
     warehouse.sql("update features set a = 9, b = 3 where id = 3")

@@ -1,4 +1,4 @@
-"""The nights that the benchmark appends by SQL are such as runs would have left."""
+"""The nights that the benchmark appends by SQL leave the same tables as real runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moments are what they are, whatever calendar the profile sets."""
+"""Moments are stored correctly under every calendar that a profile may set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A version's card is vouched for as its file is: whoever changes it is refused by name."""
+"""The registry vouches for a version's card as it does for its file: a changed card is refused by name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SCORES = TableName(database="w", schema="main", identifier="scores")
 
 
 class Shop(ScoringProject):
-    """`gain/1`, exported from an estimator that was trained without missing values, and scored."""
+    """A scored project with `gain/1`, exported from an estimator that was trained without missing values."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -86,7 +86,7 @@ def test_export_does_not_overwrite_the_card_of_a_version(shop: Shop) -> None:
     with pytest.raises(ArtifactError, match=r"card\.json already holds another card"):
         shop.export(fills={"b": 99.0})
     assert (shop.card.read_bytes(), shop.seed.read_bytes()) == (before, seed)
-    shop.export()  # the same again is no change
+    shop.export()  # the same export again changes nothing
     assert (shop.card.read_bytes(), shop.seed.read_bytes()) == (before, seed)
 
 
@@ -95,7 +95,7 @@ def test_a_card_that_is_replaced_on_purpose_is_registered_so(shop: Shop) -> None
     assert entry.card_sha256 == hashlib.sha256(shop.card.read_bytes()).hexdigest()
     assert Registry.from_csv(shop.seed).resolve("gain/1") == entry
     assert shop.dbt("build").success
-    # the honest run before was by the other card, and a replay says so by name
+    # the honest run before used the earlier card, and a replay says so
     [(earlier,)] = shop.sql("select arg_min(run_id, started_at) from dbt_onnx_runs")
     done = shop.call("replay", "scores", "--run", earlier)
     assert done.exit_code == 1
@@ -125,7 +125,7 @@ def test_whoever_reads_a_card_that_was_edited_refuses_it_by_name(shop: Shop) -> 
     assert shop.sql("select count(*) from scores where status = 'scored'") == [(19,)]
 
 
-# without dbt: a registry of today
+# without dbt, and with a registry that has no card_sha256
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_a_run_of_before_the_stamp_is_replayed_as_before(warehouse: Warehouse) -
     warehouse.sql("alter table dbt_onnx_runs drop column card_sha256")
     assert replayed(warehouse, "run-1") == []
     warehouse.sql("update features set a = 5 where id = 1")
-    warehouse.run()  # which adds the column again
+    warehouse.run()  # this run adds the column again
     assert replayed(warehouse, "run-1") == []
     assert replayed(warehouse, "run-2") == []
 

@@ -1,4 +1,4 @@
-"""One clock: the variable if there is one, else now; the demo's day stays in the demo."""
+"""One clock: the variable if it is set, else now. The demo's date applies only to the demo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys are equal when their bytes are, whatever collation a column or the session has."""
+"""Keys are equal if their bytes are equal, whatever the collation of a column or the session."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def night(warehouse: Warehouse, *rows: str) -> tuple[int, int]:
 
 
 def replayed(warehouse: Warehouse) -> Replay:
-    """The last run, once more."""
+    """Replay the last run."""
     return replay_run(
         warehouse.connection,
         SCORES,
@@ -67,7 +67,7 @@ def test_keys_that_a_collation_takes_for_one_have_a_prediction_each(warehouse: W
     assert night(warehouse, first, second, third) == (2, 1)
     assert scores(warehouse) == [("A", 2.5), ("a", 4.5), ("Á", 6.5)]
     assert night(warehouse, first, second, third) == (0, 3)
-    # another value, another moment, a departure, a rejection and its mending: of one of them only
+    # one key only: a new value and moment, a departure, a rejection, and a good row again
     assert night(warehouse, first, "('a', 4, 0, '2024-01-02')", third) == (1, 2)
     assert scores(warehouse) == [("A", 2.5), ("a", 8.5), ("Á", 6.5)]
     assert night(warehouse, first, third) == (0, 2)

@@ -1,4 +1,4 @@
-"""A user's columns may have the names that our own SQL uses inside."""
+"""A user's columns may have the names that the package's SQL uses internally."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import dbt_onnx
 from dbt_onnx.engines.duckdb.identifiers import quote
 from dbt_onnx.kernel.contract import CARRIED_PREFIX, RESERVED_COLUMNS
 
-# key, a, b, when: the features of each night
+# the features of each night: key, a, b, when
 NIGHTS = (
     ((1, 1, 1, "2024-01-08"), (2, 2, 2, "2024-01-08"), (3, None, 3, "2024-01-08")),
-    # as it was; changed; rejected again; new, and a row about a moment before one that is known
+    # night 2: unchanged; changed; rejected again; new. Night 3: late; unchanged; no longer rejected; without a key
     ((1, 1, 1, "2024-01-09"), (2, 5, 2, "2024-01-09"), (3, None, 3, "2024-01-09"), (4, 4, 4, "2024-01-07")),
     ((1, 8, 1, "2024-01-06"), (4, 4, 4, "2024-01-10"), (3, 3, 3, "2024-01-10"), (None, 1, 1, "2024-01-10")),
-    # away the night before; away and changed; expired
+    # night 4: absent the night before; changed; expired; a later moment again
     ((2, 5, 2, "2024-01-11"), (3, None, 3, "2024-01-11"), (4, 4, 4, "2024-01-11"), (1, 1, 1, "2024-01-11")),
 )  # fmt: skip
 
@@ -38,7 +38,7 @@ def test_names_of_our_own_sql_are_free_for_columns(tmp_path: Path) -> None:
 
 
 def _names() -> list[str]:
-    """The aliases in the SQL of the package but those that are refused."""
+    """Return the aliases in the package's SQL, except the reserved names, which columns may not have."""
     folder = Path(dbt_onnx.__file__).parent
     modules = (
         folder / "engines" / "duckdb" / name for name in ("plan.py", "ledger.py", "inputs.py")
@@ -52,7 +52,7 @@ def _names() -> list[str]:
 def _history(
     folder: Path, key: list[str], features: tuple[str, str], output: str
 ) -> list[list[tuple[Any, ...]]]:
-    """Ledger and latest after the nights, whatever the columns are called; key columns are all alike."""
+    """Return ledger and latest after the nights, without column names. All key columns have the same value."""
     folder.mkdir()
     warehouse = Warehouse(folder)
     warehouse.register("1", contract=line_contract(column=output, features=features))

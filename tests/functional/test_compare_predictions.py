@@ -1,4 +1,4 @@
-"""`compare_predictions` and `prediction_movers`: what is paired, and the figures, against scipy."""
+"""`compare_predictions` and `prediction_movers`: how rows are paired, and the figures compared with scipy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ODD_KEY = list(KEY)
 NIGHTS = 14
 ABOUT = 9
-# promoted on the fifth night and rolled back on the ninth, with nights that did not run
+# version per night: promoted on the fifth night, rolled back on the ninth; None: no run that night
 CHAMPION = ["1", "1", "1", None, "1", "2", "2", None, "1", None, "1", "2", "2", "2"]
 CHALLENGER = [None, "2", "2", "2", "2", "1", "1", "1", None, None, "2", "2", None, "2"]
 OUTPUTS = {OUTPUT: "float", "label": "integer", "name": "varchar", "list": "double[]"}
@@ -108,15 +108,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
             about("03-01", churn=0.2),
             about("03-01", "b", churn=0.7),
             about("03-01", "gone", churn=0.4),
-            # said again about the same moment: the last counts
+            # two predictions about the same moment: the later one counts
             about("03-01", "said twice", churn=0.1),
             about("03-01", "said twice", churn=0.9, scored_at="1998-03-01 07:00"),
-            # nothing changes on the second; on the third another version
+            # nothing changes on the second day; another version runs on the third
             about("03-03", version="2", churn=0.6),
             about("03-03", "b", version="2", churn=0.5),
-            # a backfill afterwards by yet another version is not what was in force
+            # a later backfill by a third version was never in force
             about("03-01", version="0", churn=0.99, scored_at="1998-05-01", is_late=True),
-            # not a prediction
+            # none of these counts as a prediction
             about("03-01", "nan", churn=math.nan),
             about("03-01", "infinite", churn=math.inf),
             about("03-01", "null", churn=None),
@@ -135,9 +135,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         "others",
         [
             about("03-01", churn=0.3),
-            # the day on which the champion found nothing changed
+            # the champion ran on this day, and found nothing changed
             about("03-02", churn=0.9),
-            # a day on which the champion did not run
+            # the champion did not run on this day
             about("03-04", churn=0.8),
             about("03-01", "b", churn=0.7),
             about("03-01", "said twice", churn=0.9),
@@ -166,7 +166,9 @@ def warehouse(project: Project) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def expected_pairs(champion: Ledger, challenger: Ledger) -> Pairs:
-    """By entity and night of which one wrote a row: what each says about that night."""
+    """Return (champion, challenger) per entity and night on which at least one of them wrote a row:
+    the predictions that hold for that night.
+    """
     return {
         (entity, night): (
             champion.holds.get(night, {}).get(entity),
@@ -177,7 +179,9 @@ def expected_pairs(champion: Ledger, challenger: Ledger) -> Pairs:
 
 
 def pairs_in_force(champion: Ledger, challenger: Ledger, night: int) -> Pairs:
-    """By entity, what each said last by the version of the last run up to a night."""
+    """Return (champion, challenger) per entity: the last prediction of each by the version of its
+    last run up to a night.
+    """
     found = [
         ledger.last_good[max(n for n in ledger.last_good if n <= night)]
         for ledger in (champion, challenger)
@@ -276,7 +280,7 @@ def test_histories_are_paired_and_judged_as_in_python(
 def test_figures_of_many_rows_are_those_of_scipy(warehouse: duckdb.DuckDBPyConnection) -> None:
     rng = np.random.default_rng(7)
     rows = 20_000
-    # in steps, so that there are ties; one value apart from the others by nine orders
+    # rounded, so that there are ties; one value is nine orders of magnitude larger than the others
     a = (rng.normal(size=rows).round(1) + 3).astype(np.float32)
     b = (a + rng.normal(size=rows).round(2)).astype(np.float32)
     b[0] = 1e9
@@ -371,7 +375,7 @@ def test_what_did_not_change_is_paired_and_what_was_not_said_is_not(
         "changed_decisions from simple order by all asc nulls last"
     ).fetchall() == [
         ("churn/1", "churn/1", 4, 0, 0, 0.25),
-        # who is gone; a moment about which the champion said nothing, and what is no prediction
+        # an entity that has gone; in the last row, a moment without the champion, and values that are no predictions
         ("churn/1", None, 0, 1, 0, None),
         ("churn/2", "churn/1", 2, 0, 0, 0.0),
         (None, "churn/1", 0, 0, 4, None),
@@ -398,7 +402,7 @@ def test_two_versions_of_one_ledger_meet_at_a_moment(
         ("churn/1", "churn/2", 2, 0, pytest.approx((0.4 - 0.2) / 2)),
         ("churn/1", None, 0, 2, None),
     ]
-    # they never ran about the same moment
+    # the two versions never ran for the same moment
     assert warehouse.execute("select sum(paired_rows) from two_versions").fetchall() == [(0,)]
 
 

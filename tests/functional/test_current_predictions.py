@@ -1,4 +1,4 @@
-"""The view that serves: which version, how fresh, what of the rejected and the missing."""
+"""The serving view: which version it serves, how fresh, and how it shows rejected and missing entities."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
             prediction("backfilled", as_of=LAST_WEEK, last_seen_as_of=LAST_WEEK),
             prediction("to come", as_of=NOW + timedelta(days=1)),
         ],
-        # neither a backfill nor a failed run nor an empty one confirms anything
+        # a backfill, a failed run and an empty run confirm nothing
         [
             run("2", as_of=YESTERDAY),
             run("2", run_id="b", scope="backfill"),
@@ -102,7 +102,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
             prediction("b", "1.2", churn=0.2),
             prediction("b", "1.10", status="rejected"),
         ],
-        # a backfill by another version, later than the last full run, does not change what is served
+        # a backfill by another version does not change what is served, even if it is later than the last full run
         [
             run("1.10"),
             run("1.9", run_id="b", scope="backfill", model_alias=None, started_at=NOW),
@@ -188,7 +188,7 @@ def test_the_serving_version_is_served_else_the_newest_earlier_one(project: Proj
         "rejected before": (0.2, "2", "serving_version"),
         "rejected only": (None, None, "missing"),
         "no moment": (0.2, "2", "serving_version"),
-        # its version is in no registry any more
+        # its version is no longer in the registry
         "retired": (None, None, "missing"),
     }
 
@@ -223,14 +223,14 @@ def test_a_rollback_takes_effect_with_the_registry_alone(project: Project) -> No
     finally:
         project.sql(alias.format("2"))
     assert served["both"] == (0.1, "1", "serving_version")
-    # only the later version has scored it, and a rollback means not to trust that one
+    # only version 2 has scored it, and after a rollback version 2 must not be served
     assert served["rejected before"] == (None, None, "missing")
 
 
 def test_who_is_no_longer_there_is_not_served(project: Project) -> None:
-    """But where entities are given, which decide."""
+    """If entities are given, they decide instead."""
     everyone = current(project, "everyone_current", "churn", "age", "served_from")
-    # version 2 ran, and has no row about them
+    # version 2 ran, but has no row about these entities
     departed = {"only 1", "retired"}
     served = current(project, "versions_current", "churn", "age", "served_from")
     assert served == {key: row for key, row in everyone.items() if key not in departed}
@@ -238,7 +238,7 @@ def test_who_is_no_longer_there_is_not_served(project: Project) -> None:
 
 
 def test_who_is_there_is_known_after_a_rollback_too(project: Project) -> None:
-    """The last run was by version 2, which the registry has gone back behind."""
+    """The last run was by version 2, and the registry has gone back to version 1."""
     alias = "update registry set alias = case when model_version = '{}' then 'champion' end"
     project.sql(alias.format("1"))
     try:
@@ -320,7 +320,7 @@ def test_a_lookup_by_key_is_pushed_down_to_the_scan(project: Project) -> None:
 
 
 def nodes_of(plan: list[Any]) -> Iterator[dict[str, Any]]:
-    """What each operator of a plan says of itself, without its children."""
+    """Yield the details of each operator of a query plan, without its children."""
     for node in plan:
         yield node["extra_info"]
         yield from nodes_of(node["children"])

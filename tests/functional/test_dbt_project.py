@@ -1,4 +1,4 @@
-"""A dbt project as the command line sees it."""
+"""A dbt project as dbt-onnx commands open it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_warehouse_is_read_as_dbt_reads_it_and_not_written(project: DbtProje
         assert zone == [("Asia/Tokyo",)]
         with pytest.raises(duckdb.InvalidInputException, match="read-only"):
             connection.execute("create table extra (a integer)")
-        # another process may look at the same time
+        # another process can read at the same time
         reader = f"import duckdb; duckdb.connect({str(project.root / 'warehouse.duckdb')!r}, read_only=True)"
         subprocess.run([sys.executable, "-c", reader], check=True)
 
@@ -76,7 +76,7 @@ def test_dbt_runs_with_the_variables_and_leaves_no_trace_but_its_tables(
     assert capfd.readouterr() == ("", "")
     assert {path: path.read_bytes() for path in (built.root / "target").rglob("*.*")} == before
     assert (built.root / "logs" / "dbt.log").read_bytes() == log
-    # the file is free for this process and for others
+    # the file is unlocked for this process and for others
     clocks = built.sql("select clock::varchar from dbt_onnx_runs where scoring_model = 'scores'")
     assert clocks == [(CLOCK,), ("2024-01-11 00:00:00",)]
 

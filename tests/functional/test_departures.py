@@ -1,4 +1,4 @@
-"""Entities leave, as they do: the tests of the README tell of it, and are green again by themselves."""
+"""Entities leave: the tests in the README report it, and pass again later without intervention."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> ScoringProject:
 
 
 def night(project: ScoringProject, day: int) -> dict[str, str]:
-    """Build; what each test says that does not pass."""
+    """Build as of that day. Returns the status of each test that does not pass."""
     outcome = project.dbt("build", vars={"dbt_onnx_clock": f"2024-02-{day:02} 06:00:00"})
     assert outcome.nodes["scores"].status == "success", outcome.nodes["scores"].message
     return {n: outcome.nodes[n].status for n in TESTS if outcome.nodes[n].status != "pass"}

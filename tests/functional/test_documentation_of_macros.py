@@ -1,4 +1,4 @@
-"""What is public among the macros is documented, with its arguments, and its column texts are found."""
+"""Every public macro is documented with its arguments, and its texts for columns are found."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INTERNAL = {"run_settings"}
 
 
 def public_macros() -> dict[str, list[str]]:
-    """Name to argument names of every macro and generic test that a user may call."""
+    """Return name -> argument names of every macro and generic test that a user may call."""
     found = {}
     for path in sorted(MACROS.rglob("*.sql")):
         pattern = r"{%-? *(macro|test) (\w+)\((.*?)\) *-?%}"

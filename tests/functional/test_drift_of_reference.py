@@ -1,4 +1,4 @@
-"""The reference project's drift tests: green on the real purchases, red on a column of zeros."""
+"""The reference project's drift tests: they pass on the real purchases, and fail on a column of zeros."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STORED = """
     select table_schema || '."' || table_name || '"' from information_schema.tables
     where table_name like 'dbt_onnx_features_match%'
 """
-# this project computes its features another way, too, and would stop there: a warehouse seldom does
+# without the project's own test of its features, which would fail first; few projects have such a test
 SELECTED = (
     "--select", "+churn_predictions", "churn_predictions+,test_name:features_match_training",
     "churn_predictions+,test_name:predictions_match_baseline",

@@ -1,4 +1,4 @@
-"""Drift is between what the model saw and what it sees: in its precision, and with its fills."""
+"""Drift is measured on what the model reads: in its precision, and with its fills applied."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TYPES = {"double": pa.float64(), "float": pa.float32(), "decimal(9, 3)": pa.deci
 
 
 def same_values(seed: int, scale: float) -> Any:
-    """Few values that no binary number is, each with its share."""
+    """Return a few decimal values that are not exact in binary, each with a different share."""
     random = np.random.default_rng(seed)
     weights = random.dirichlet(np.ones(7))
     return np.round(random.choice([0.1, 0.3, 0.7, 1.1, 2.3, 4.9, 9.7], ROWS, p=weights) * scale, 3)
@@ -28,7 +28,7 @@ def as_type(values: Any, sql_type: str) -> pa.Array:
     return pa.array(values).cast(pa.float64()).cast(TYPES[sql_type], safe=False)
 
 
-# name: training, present, SQL type of the present, fill, type in which the model reads it
+# name: training, present, SQL type of the present, fill, type in which the model reads the value
 Case = tuple[pa.Array, pa.Array, str, Any, str]
 
 
@@ -47,7 +47,7 @@ def cases() -> dict[str, Case]:
                         None,
                         "float32",
                     )
-        # a model in double precision, and training or warehouse in single
+        # a model in double precision, where either training or warehouse is in single precision
         for trained, present in (("double", "float"), ("float", "double")):
             found[f"d{seed} {trained} {present}"] = (
                 pa.array(values, TYPES[trained]), as_type(values, present), present, None, "float64"
@@ -78,7 +78,7 @@ def cases() -> dict[str, Case]:
     found["b filled"] = (
         pa.array([flag is None or flag for flag in flags] * 1000), pa.array(flags * 1000), "boolean", 1, "float32",
     )  # fmt: skip
-    # as far apart as no number in single precision is: one value for the model
+    # two values that differ in double precision, and are equal in single precision
     near = [16_777_216.0, 16_777_217.0] * (ROWS // 2)
     found["near"] = (pa.array(near), pa.array(near, pa.float32()), "float", None, "float32")
     return found

@@ -1,4 +1,4 @@
-"""`dbt build --empty`: the tables and views of a real build, checked as there, without a row."""
+"""`dbt build --empty` makes the tables and views of a real build, with the same checks and without rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PLUGIN = {"plugins": [{"module": "dbt_onnx.replay_plugin"}]}
-# what dbt 1.12 does with seeds, for earlier versions, too
+# empties seeds, as dbt 1.12 does, also under earlier versions
 EMPTIED = "{% if flags.EMPTY %} delete from {{ this }} {% else %} select 1 {% endif %}"
 CURRENT = (
     "{{ dbt_onnx.current_predictions(ref('scores'), registry=ref('model_registry'), key=['id']) }}"
@@ -61,7 +61,7 @@ def test_a_dry_build_makes_all_tables_and_passes_every_test(project: ScoringProj
     assert described(project) == tables
     assert project.sql("select count(*), sum(y) from scores") == [(5, 7.5)]
 
-    # and over what a real build has left, which stays as it is
+    # a dry build after a real build leaves its rows unchanged
     expect(project.dbt("build", "--empty"), **dry)
     assert project.sql("select count(*), sum(y) from scores") == [(5, 7.5)]
     assert described(project) == tables

@@ -1,4 +1,4 @@
-"""`forget` and `prune` take rows out for good; what is left is proved as before."""
+"""`forget` and `prune` delete rows permanently; the rows that are left are proved as before."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FUTURE = datetime(2100, 1, 1)
 def warehouse(tmp_path: Path, new_warehouse: type[Warehouse]) -> Iterator[Warehouse]:
     """Three runs: of 1, 2, 3 and a row without a key; of 2 and 3, which changed; of 2 again.
 
-    3 is rejected in the first run.
+    The first run rejects 3.
     """
     made = new_warehouse(tmp_path)
     made.register("1")
@@ -66,7 +66,7 @@ def clean(warehouse: Warehouse) -> bool:
     return True
 
 
-# forget
+# --- forget
 
 
 def test_all_that_there_is_of_an_entity_is_gone_from_every_table(warehouse: Warehouse) -> None:
@@ -213,12 +213,12 @@ def test_keys_that_a_collation_takes_for_one_are_two(tmp_path: Path, operation: 
     made.connection.close()
 
 
-# prune
+# --- prune
 
 
 def test_what_was_superseded_goes_and_what_is_served_stays(warehouse: Warehouse) -> None:
     before = warehouse.sql("from scores__current order by all")
-    # 2 of the first and of the second run, and the rejection of 3
+    # entity 2 from the first and second run, and the rejection of 3
     assert numbers(pruned(warehouse)) == (3, 3, 2)
     assert warehouse.sql("from scores__current order by all") == before
     assert warehouse.sql("select id, rejected_reason from scores where not is_late") == [

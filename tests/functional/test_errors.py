@@ -1,4 +1,4 @@
-"""Wrong input gives the message and the hint of docs/errors.md, and costs nothing."""
+"""Wrong input gives the message and the hint in docs/errors.md, and changes nothing."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_what_cannot_be_published_gives_its_message_and_publishes_nothing(
     assert faults_of_publishing(tmp_path, name) == []
 
 
-# the command line
+# --- on the command line
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_a_killed_run_is_marked_interrupted_and_has_written_nothing(
     ]
 
 
-# through dbt
+# --- through dbt
 
 
 @pytest.fixture(scope="module")
@@ -170,14 +170,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> ScoringProject:
 
 @pytest.fixture(scope="module")
 def refused(project: ScoringProject) -> tuple[Outcome, int]:
-    """A run while another process holds the file, and that process's id."""
+    """Run dbt while another process holds the file. Returns the outcome and that process's id."""
     with locked(project) as holder:
         return project.dbt("run"), holder
 
 
 @pytest.fixture(scope="module")
 def built(project: ScoringProject, refused: object) -> Outcome:
-    """All of the models and tests, when the file is free again."""
+    """Build all models and tests after the file is free again."""
     return build(project)
 
 

@@ -1,4 +1,4 @@
-"""Every SQL type that a model can read, at its edges: scored, kept, replayed and shown as it is."""
+"""Edge values of every SQL type that a model can read are scored, kept, replayed and shown unchanged."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_table_of_types_here_is_all_that_a_model_can_read() -> None:
     for name in names:
         try:
             schema = duckdb.sql(f"select cast(null as {name}) as x").to_arrow_reader(1).schema
-        except duckdb.Error:  # not a type by itself, such as LIST
+        except duckdb.Error:  # not a complete type without parameters, such as LIST
             continue
         if any(_castable(schema.field(0).type, dtype) for dtype in get_args(TensorType)):
             readable.add(str(duckdb.sql(f"select cast(null as {name}) as x").types[0]))

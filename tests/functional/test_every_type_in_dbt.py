@@ -1,4 +1,4 @@
-"""Every SQL type that a model can read, through a dbt build: the view serves it, and drift sees none."""
+"""Every SQL type that a model can read, through a dbt build: the view serves it, and no drift is reported."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ WORDS = [kind for kind in TYPES if "string" in tensor_types(kind)]
 
 
 def given(kind: str, dtype: str) -> list[str]:
-    """Values that reach the model, one for each row."""
+    """Return one value per row, of the values that reach the model."""
     values = [value for value in values_of(kind) if oracle(kind, value, dtype) is not None]
     return [values[row % len(values)] for row in range(ROWS)]
 
 
 def register(project: ScoringProject, name: str, kinds: list[str], dtype: Any) -> None:
-    """A model that gives back what it reads, with the distribution of what it will read on its card."""
+    """Register a model that returns its input; its card has the distribution of that input."""
     proto = TensorProto.DOUBLE if dtype == "float64" else TensorProto.STRING
     shape = ["N", len(kinds)]
     graph = helper.make_graph(

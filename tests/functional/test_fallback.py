@@ -1,4 +1,4 @@
-"""What is served to an entity without a fresh prediction: stale, of its segment, constant."""
+"""What is served for an entity without a fresh prediction: a stale one, a segment average or a constant."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ FAULTS = {
         ],
     ),
     "not_a_number": (
-        # Jinja folds a plain 'nan' | float into a name that Python does not know
+        # Jinja folds a plain 'nan' | float at compile time into a name that Python does not know
         view(
             fallback="{'constant': {'churn': var('no', 'nan') | float, "
             "'share': var('no', 'inf') | float}}"
@@ -202,7 +202,7 @@ FAULTS = {
 
 @dataclass
 class Hand:
-    """Rows of latest and entities by chance, and what the chain must make of them."""
+    """Random rows of latest and random entities, and the expected result of the fallback chain."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     segments: dict[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -254,7 +254,7 @@ class Hand:
         return found[0] if found else None
 
     def age(self, name: str, version: str) -> timedelta | None:
-        """Of the scored row; None if there is none."""
+        """Return the age of the scored row; None if there is none."""
         scored, rejected = (self.of(name, version, status) for status in ("scored", "rejected"))
         if scored is None:
             return None
@@ -284,7 +284,7 @@ class Hand:
         }
 
     def served(self, name: str) -> dict[str, Any]:
-        """The row of view `chain`, as the documentation of `fallback` says it."""
+        """Return the expected row of view `chain`, by the documentation of `fallback`."""
         nothing = dict.fromkeys(COLUMNS)
         scored, rejected = (self.of(name, "2", status) for status in ("scored", "rejected"))
         nothing["status"] = "scored" if scored else None
@@ -325,7 +325,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, hand: Hand) -> Project:
     written.scoring_model("scores", hand.rows, runs, outputs=OUTPUTS)
     written.scoring_model("unscored", [], [], outputs=OUTPUTS)
     entities = [(name, *segment) for name, segment in hand.segments.items()]
-    # an entity that stands there twice is one, of the segment that comes first; NULL comes last
+    # an entity listed twice counts once, in the segment that sorts first; NULL sorts last
     twice = [(name, None, None) for name in list(hand.segments)[20:40]]
     twice += [(name, "zz", 9) for name, (country, _) in entities_of(hand)[40:60] if country]
     columns = dict(zip(SEGMENT, ("varchar", "integer"), strict=True))
@@ -381,7 +381,7 @@ def test_the_chain_serves_what_a_computation_from_scratch_does(
         assert row.pop("churn") == (churn if churn is None else pytest.approx(churn, abs=1e-12))
         assert row == expected, entity
     counts = Counter(row["served_from"] for row in found.values())
-    # by chance, but of each enough to be a test
+    # the rows are random, but each source must occur often enough
     assert min(counts[source] for source in counts) >= 8
     assert len(counts) == 4
 
@@ -471,7 +471,7 @@ def test_constants_are_served_where_nothing_was_ever_scored(project: Project, ha
 
 
 def scans_of_latest(project: Project, name: str) -> list[bool]:
-    """Of each scan of the latest table in a lookup by key: whether it looks for that key."""
+    """Return for each scan of the latest table, in a lookup by key, whether it filters by that key."""
     lookup = f"explain (format json) select * from {name} where customer_id = 'c001'"
     [(_, text)] = project.sql(lookup)
     found, nodes = [], json.loads(text)
@@ -487,5 +487,5 @@ def scans_of_latest(project: Project, name: str) -> list[bool]:
 def test_a_lookup_by_key_is_pushed_down_to_the_scan_of_latest(project: Project) -> None:
     for name in ("plain", "chain_from_table", "only_constant", "only_stale"):
         assert set(scans_of_latest(project, name)) == {True}, name
-    # the averages of a chain read all of it; what is of the entity itself does not
+    # the chain's averages scan the whole table; the scans for the entity itself filter by key
     assert sorted(scans_of_latest(project, "chain")) == [False, False, True, True]

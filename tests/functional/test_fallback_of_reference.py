@@ -1,4 +1,4 @@
-"""New customers of early 1997: who is served what, between two scoring runs and when runs stop."""
+"""New customers of early 1997: what each is served between two scoring runs, and when runs stop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Customer:
 
 
 def customers(by: date) -> Iterator[tuple[str, Customer]]:
-    """Whoever has bought by that day, read from the file line by line: it is in the order of time."""
+    """Yield everyone who has bought by that day, reading the file line by line in time order."""
     seen = set()
     with (ROOT / "seeds" / "purchases.csv").open(newline="") as file:
         lines = sorted(csv.DictReader(file), key=lambda line: int(line["purchase_id"]))
@@ -48,7 +48,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 
 def served(reference: Reference, day: date) -> dict[str, tuple[Any, ...]]:
-    """The view on that day, without a run since, by customer."""
+    """Return the view as of that day, by customer, with no new scoring run."""
     selection = ("--select", "customers", "churn_with_fallback", "--exclude-resource-type", "test")
     reference.build(*selection, as_of=day.isoformat())
     return {row[0]: row[1:] for row in reference.sql(f"select {COLUMNS} from churn_with_fallback")}

@@ -1,4 +1,4 @@
-"""`features_match_training`: what has changed since training, feature by feature."""
+"""`features_match_training` reports how each feature has changed since training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dbt_onnx.authoring.distributions import describe
 COLUMNS = ("column_name", "problem", "expected", "actual", "threshold", "severity")
 ROWS = 2_000
 RANDOM_COLUMNS = 40
-# every index is returned
+# limits so low that the figure of every feature is returned
 JUDGE_NOTHING = {
     "warn_psi": 1e-12, "error_psi": None, "max_null_increase": 1, "max_unseen_fraction": 1,
 }  # fmt: skip
@@ -29,7 +29,7 @@ def match(name: str, features: str, **arguments: Any) -> dict[str, Any]:
 
 
 def random_numbers(seed: int, rows: int, shift: float) -> list[float | None]:
-    """Ties, gaps, NULL and NaN to a different degree per seed."""
+    """Return numbers with ties, gaps, NULL and NaN; how many of each depends on the seed."""
     random = np.random.default_rng([seed, int(shift * 8)])
     values = random.normal(shift, 1 + seed % 3, rows)
     if seed % 3:
@@ -72,7 +72,7 @@ def described(table: pa.Table) -> dict[str, Any]:
 
 
 def typed_tables() -> tuple[pa.Table, pa.Table, dict[str, str], dict[str, Any]]:
-    """Training, present, the present SQL types, and the present values as numbers or texts."""
+    """Return training, present, the SQL types of the present, and the present values as numbers or texts."""
     random = np.random.default_rng(0)
     halves = random.integers(0, 4, ROWS) / 2
     flags = random.random(ROWS) < 0.3
@@ -201,7 +201,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     ]
     hand.connection.execute(f"create table typed_present as select {', '.join(casts)} from given")
 
-    # one in a thousand, which may well be missing among a thousand rows, but not among 50,000
+    # a share of one in a thousand may be absent from a thousand rows by chance, but not from 50,000
     rare = describe(pa.array([True] + [False] * 999), categorical=True)
     rows += reference_rows("rare", features={"rare": rare})
     for count in (1_000, 50_000):
@@ -324,7 +324,7 @@ def test_nulls_are_compared_also_where_nothing_else_can_be(project: Project) -> 
     assert project.found("not_tolerated", "problem", "figure", "threshold") == [
         ("nulls", 0.5, 0.49)
     ]
-    # a reference that knows no value is no measure for those that are there
+    # a reference without any known value cannot judge the values that are there
     assert project.outcome.nodes["nothing_known"].status == "pass"
 
 

@@ -1,5 +1,5 @@
-"""The films example on small ratings made here, by its own scripts: what the service answers is what the raw
-ratings give, and what cannot be asked is told.
+"""The films example on generated ratings, run by its own scripts: the service answers what the raw
+ratings give, and refuses questions that cannot be answered.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Path("answers.json").write_text(json.dumps(answers))
 
 
 def movielens() -> pd.DataFrame:
-    """People of even and odd number like other halves of the films; each film has many ratings."""
+    """People with even and odd numbers like different halves of the films; each film has many ratings."""
     chance = np.random.default_rng(5)
     rows = []
     for user in range(1, PEOPLE + 1):
@@ -53,7 +53,7 @@ def movielens() -> pd.DataFrame:
             year = np.nan if film == 7 else 1950 + film
             rows.append((100 + film, f"Film {film}", year, genres, user, rating, 10**9 + moment))
     columns = ["movieId", "title", "year", "genres", "userId", "rating", "timestamp"]
-    # the order of the file says nothing
+    # shuffled: the order of rows in the file must not matter
     return pd.DataFrame(rows, columns=columns).sample(frac=1, random_state=3)
 
 
@@ -105,7 +105,7 @@ def known_films() -> dict[int, set[int]]:
 
 
 def placed_films() -> set[int]:
-    """Those that three people are known to have rated."""
+    """Return the films that at least three people are known to have rated."""
     counts = Counter(film for films in known_films().values() for film in films)
     return {film for film, count in counts.items() if count >= 3}
 
@@ -152,7 +152,7 @@ def test_who_is_not_known_gets_what_the_average_person_gets(ask: Callable[..., A
     status, document = ask(99_999, {"session": [103], "limit": 200})
     assert (status, document["is_known"]) == (200, False)
     assert films_of(document) == films_of(ask(0, {"session": [103], "limit": 200})[1])
-    # whom nobody knows has rated nothing
+    # an unknown person has rated nothing
     assert set(films_of(document)) == placed_films() - {103}
 
 
@@ -189,6 +189,6 @@ def test_what_cannot_be_asked_is_told(
 def test_each_step_is_judged_by_the_even_people(folder: Path) -> None:
     figures = (folder / "figures.txt").read_text()
     assert f"{PEOPLE // 2} people, {PEOPLE // 2 * HELD_OUT} films held out" in figures
-    # 15 of 60 films are known: everything else is among 200 candidates, if it can be placed at all
+    # 15 of 60 films are known, so 200 candidates contain every other film that can be placed at all
     assert "the 200 candidates             1.0000" in figures
     assert "the session gains" in figures

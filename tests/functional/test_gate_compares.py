@@ -1,4 +1,4 @@
-"""A gate that compared nothing passes nobody, and what nobody can look up by name is not scored."""
+"""A gate refuses if it could compare nothing; features that cannot be looked up by name are not scored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UPSIDE_DOWN = line_model(a=-2.0)
 
 
 class Shop(ScoringProject):
-    """`scores` reads `features`; `line/1` is registered, and a version that says the opposite."""
+    """A project in which `scores` reads `features`, with `line/1` and a version that ranks the other way round."""
 
     def __init__(self, root: Path, **profile: Any) -> None:
         super().__init__(root, **profile)
@@ -48,7 +48,7 @@ class Shop(ScoringProject):
         return [(row["model_version"], row["gate"], row["reason"]) for row in rows]
 
     def refused(self, *arguments: str) -> str:
-        """What `promote` says while it changes nothing."""
+        """Return the message with which `promote` refuses; checks that it changes nothing."""
         before = (self.root / "seeds" / "model_registry.csv").read_bytes()
         done = self.call("promote", *arguments)
         assert done.exit_code == 1, done.output
@@ -111,7 +111,7 @@ def test_a_source_and_a_view_are_relations_by_name_also_in_a_dry_build(shop: Sho
 
 
 def rewrite_as_before(shop: Shop) -> None:
-    """A run row as it was written before expressions were refused, and the code that led to it."""
+    """Write a run row like those of versions that allowed expressions, and the code that led to it."""
     shop.sql("update dbt_onnx_runs set features_relation = 'the feature relation'")
     with shop.connection() as connection:
         found = connection.execute("select * from dbt_onnx_runs")
@@ -146,7 +146,7 @@ def test_status_says_what_to_do_about_a_run_that_named_no_relation(shop: Shop) -
     assert done.exit_code == 2
     assert "its last run read its features through an expression or from a file" in done.stdout
     assert "make that a model, dbt.ref() it in score(), and run again" in done.stdout
-    # a replay needs no features, and what is mended is healthy after a run
+    # a replay needs no features, and after the correction a run makes the model healthy
     assert shop.call("replay", "scores").exit_code == 0
     (shop.root / "python_models" / "scores.py").write_text(code)
     assert shop.dbt("run").success
@@ -160,7 +160,7 @@ def test_a_first_champion_is_recorded_as_compared_with_nobody(shop: Shop) -> Non
     assert "no champion yet" in done.stdout
     assert "recorded as not_compared" in done.stdout
     assert shop.recorded() == [("1", "not_compared", "")]
-    # and the next one is, with the features of a project that has been built
+    # once the project has been built, the next promotion is compared with its features
     assert shop.dbt("build").success
     done = shop.call("promote", "line/opposite")
     assert done.exit_code == 1
@@ -217,7 +217,7 @@ def test_a_vector_is_not_compared_and_does_not_pass(shop: Shop) -> None:
 
 
 def test_two_versions_of_the_features_are_told_apart(shop: Shop) -> None:
-    """`features.v1` is what is scored; v2, which another model reads, has no such columns."""
+    """`features.v1` is scored; v2, which another model reads, has different columns."""
     body = "{{ config(materialized='table') }} select * from {{ source('shop', 'facts') }}"
     (shop.root / "models" / "features.sql").unlink()
     shop.write("models/features_v1.sql", body)
@@ -286,7 +286,7 @@ def test_what_would_stop_the_next_run_stops_the_gate_in_the_same_words(
 ) -> None:
     shop.register("same", line_model(), alias="")
     assert shop.dbt("build").success
-    shop.promote("same")  # it has scored: its rows are in the ledger
+    shop.promote("same")  # version "same" has scored, so its rows are in the ledger
     assert shop.dbt("build").success
     shop.promote("1")
     assert shop.dbt("seed").success
@@ -376,7 +376,7 @@ def test_a_feature_called_run_no_stops_the_gate_unless_no_inputs_are_kept(shop: 
 def test_features_of_another_database_are_not_taken_for_those_of_the_same_name(
     tmp_path: Path,
 ) -> None:
-    """`main.features` is in both databases: status judges by the one that was read."""
+    """Both databases have a `main.features`: status judges the one that the run read."""
     path = tmp_path / "other.duckdb"
     shop = Shop(tmp_path, profile={"attach": [{"path": str(path), "alias": "other"}]})
     with duckdb.connect(str(path)) as connection:

@@ -40,7 +40,7 @@ CURRENT = """
     fallback={'constant': {'y': 0.5}},
 ) }}
 """
-# the message of an outcome comes from outside: quotes, a backslash, braces, a line break
+# the message of a test result is foreign text: quotes, a backslash, braces, a line break
 BROKEN = """
 select * from {{ ref('tested_scores') }} where cast('it''s \\ "{{ '{{' }}"' || id as integer) = 1
 """
@@ -73,7 +73,7 @@ def write_tests(project: ScoringProject, tests: list[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> ScoringProject:
-    """Six scoring models, each in a state of its own, after two builds."""
+    """Six scoring models, each in a different state, after two builds."""
     project = ScoringProject(tmp_path_factory.mktemp("health"))
     settings = project.root / "dbt_project.yml"
     settings.write_text(settings.read_text() + HOOK)
@@ -107,9 +107,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> ScoringProject:
 
 @pytest.fixture
 def sandbox(project: ScoringProject) -> Iterator[ScoringProject]:
-    """The project, to be broken: files and warehouse are put back."""
+    """The project, for tests that break it: files and warehouse are restored afterwards."""
     kept = project.root.with_name("kept")
-    # whoever has looked with dbt has closed the file
+    # the copy is complete, since every dbt command has closed the file
     shutil.copytree(project.root, kept, symlinks=True)
     yield project
     shutil.rmtree(project.root)
@@ -122,7 +122,7 @@ def run_status(folder: Path, *arguments: str) -> Result:
 
 
 def status(project: ScoringProject, *arguments: str) -> tuple[int, dict[str, Any]]:
-    """The exit code and the JSON document: all that is printed is that document."""
+    """Return the exit code and the JSON document; nothing else may be printed."""
     result = run_status(project.root, "--json", *arguments)
     return result.exit_code, json.loads(result.stdout)
 
@@ -243,7 +243,7 @@ def test_outcomes_are_recorded_as_dbt_reports_them(project: ScoringProject) -> N
     }
     assert {row[6] for row in found} == {datetime.fromisoformat(CLOCK)}
     assert "it's" in expected["cannot_run"][2]
-    # a test of the current view is one of the scoring model behind it
+    # a test of the current view counts as a test of the scoring model behind it
     assert project.sql(
         "select scoring_model, generic_test, status from dbt_onnx_test_results where test_name like 'unique%'"
     ) == [("missing_scores", "unique", "pass")]
@@ -277,7 +277,7 @@ def test_a_run_without_such_tests_writes_nothing(sandbox: ScoringProject) -> Non
     sandbox.dbt("run", "-s", "features")
     sandbox.dbt("build", "-s", "tested_scores", "--empty")
     assert sandbox.sql("select count(*) from dbt_onnx_test_results") == before
-    # and a test that has left the project fails no more
+    # and a test that was removed from the project no longer counts as failing
     write_tests(sandbox, TESTS[:1])
     (sandbox.root / "tests" / "cannot_run.sql").unlink()
     assert status(sandbox, "tested_scores")[0] == 0
@@ -328,7 +328,7 @@ def test_the_problems_are_listed_by_model_the_worst_first(project: ScoringProjec
         *["tested_scores"] * 4,
     ]  # fmt: skip
     assert "missing_scores: 3 of 13 entities missing" in problems
-    assert "on-run-end" in result.stdout  # how to have tests recorded where none is
+    assert "on-run-end" in result.stdout  # explains how to record test results where there are none
 
 
 def test_an_altered_artifact_is_broken(sandbox: ScoringProject) -> None:
@@ -377,7 +377,7 @@ def test_what_the_warehouse_lacks_is_broken(
 def test_features_and_registry_are_read_as_a_run_reads_them(
     sandbox: ScoringProject, damage: str, kind: str
 ) -> None:
-    """What stops the next run is a problem now, in the same words."""
+    """What will stop the next run is already reported as a problem, in the same words."""
     sandbox.sql(damage)
     run = sandbox.dbt("run", "-s", "healthy_scores").nodes["healthy_scores"].message
     [model] = status(sandbox, "healthy_scores")[1]["scoring_models"]

@@ -1,4 +1,4 @@
-"""Installing both halves into a project of one's own: the README's steps, in a new environment."""
+"""Installing the Python package and the dbt package into a new project: the README's steps, in a new environment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ seeds:
   - name: model_registry
     config: {column_types: {model_version: string}}
 """
-# a name that the reference project has, too
+# a model name that the reference project uses, too
 FEATURES = """
 {{ config(materialized='table') }}
 select 'c' || i as customer_id, i / 2.0 as a, 1 as b from range(1000) as numbers (i)
@@ -90,12 +90,12 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 """
-# the rest is what dbt-core asks for, and its versions ask for different things
+# all other versions are up to dbt-core, whose releases require different ones
 PINNED = {"dbt-duckdb", "duckdb", "numpy", "onnx", "onnxruntime", "pyarrow"}
 
 
 class Environment:
-    """A virtual environment with the package and one version of dbt-core, and nothing of ours."""
+    """A virtual environment with the package and one version of dbt-core, and nothing from this repository."""
 
     def __init__(self, folder: Path, *, wheel: Path, dbt_core: str) -> None:
         self.bin = folder / "venv" / "bin"
@@ -113,9 +113,9 @@ class Environment:
 
 
 def run(*command: str | Path, folder: Path | None = None) -> str:
-    """Run a command with nothing of this process's environment that dbt or Python would heed.
+    """Run a command without the environment variables of this process that affect dbt or Python.
 
-    Returns what it printed, on both streams.
+    Returns its output, both stdout and stderr.
     """
     kept = {n: v for n, v in os.environ.items() if not n.startswith(("DBT_", "PYTHON"))}
     done = subprocess.run(
@@ -169,7 +169,7 @@ def test_a_project_installs_registers_scores_and_tests_with_nothing_of_the_refer
     in_project("dbt-onnx", "verify")
     in_project("dbt", "deps")
 
-    # every warning of dbt's is an error here, so also one about an unused configuration
+    # --warn-error makes every dbt warning an error, for example one about an unused configuration
     dry = in_project("dbt", "--warn-error", "build", "--empty")
     assert "gain/1: scored 0, unchanged 0" in dry
     assert "PASS=6 WARN=0 ERROR=0 SKIP=0" in dry

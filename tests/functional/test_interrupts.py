@@ -1,4 +1,4 @@
-"""Ctrl-C, once or several times, ends dbt, and never by an abort: the ledger is whole after it."""
+"""One or several Ctrl-C end dbt without aborting its process, and leave the ledger whole."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ time.sleep(float(sys.argv[3]))
 
 
 def heavy(layers: int = 6) -> bytes:
-    """y = the mean of 512 numbers that go through so many layers: some seconds for 100,000 rows."""
+    """y = the mean of 512 numbers after `layers` layers; 100,000 rows take some seconds."""
     nodes = [helper.make_node("MatMul", ["X", "first"], ["h0"])]
     for i in range(layers):
         nodes += [
@@ -75,7 +75,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> ScoringProject:
 
 
 def dbt(project: ScoringProject, *arguments: str) -> subprocess.Popen[str]:
-    """In a process of its own: what is interrupted in this one keeps the database."""
+    """Start dbt in a separate process: after an interrupt, this process would keep the database open."""
     folders = ["--project-dir", str(project.root), "--profiles-dir", str(project.root)]
     return subprocess.Popen(
         [sys.executable, "-c", "from dbt.cli.main import cli; cli()", *arguments, *folders],

@@ -1,4 +1,4 @@
-"""What each run fed to the model is kept beside the ledger, by run and key."""
+"""The inputs that each run fed to the model are kept with the ledger, by run and key."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_a_value_comes_back_from_a_column_of_any_widened_type(data: st.DataObjec
 
 
 def kept_is_what_was_scored(warehouse: Warehouse, run_id: str) -> int:
-    """By hand: y = 2a - b + 0.5 of each kept row is what the ledger says. Returns how many rows."""
+    """Check by hand that y = 2a - b + 0.5 of each kept row is in the ledger. Returns the number of rows."""
     [(rows, same)] = warehouse.sql(
         "select count(*), count(*) filter (abs(y - (2 * a - b + 0.5)) <= 1e-6 * abs(2 * a)) "
         "from scores inner join dbt_onnx_runs using (run_id) "
@@ -222,7 +222,7 @@ def test_a_view_that_tells_the_time_keeps_what_was_scored(warehouse: Warehouse) 
 def test_a_file_that_another_process_replaces_keeps_what_was_scored(
     warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It changes right after its rows were scored: the worst moment for reading them again."""
+    """The file changes right after its rows were scored: the worst moment for reading them again."""
     path = tmp_path / "features.csv"
 
     def write(shift: int) -> None:

@@ -1,4 +1,4 @@
-"""Texts are equal if their bytes are, in every macro, whatever the collation; and vectors survive joins."""
+"""In every macro, texts are equal if their bytes are, whatever the collation; and vectors survive joins."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def call(macro: str, *relations: str, **arguments: Any) -> str:
 
 
 def filled(hand: HandWritten, key: str) -> None:
-    """A and a, Ä and ä are scored, é is rejected; b waits. As many more, so that a join has work."""
+    """Write a ledger: A and a, Ä and ä are scored, é is rejected, b has no row. Many more rows give the joins work."""
     hand.registry("registry", ("2", "champion"))
     rows, other = [], []
     for n, name in enumerate(KEYS[:4]):
@@ -131,7 +131,7 @@ def test_each_key_is_an_entity_of_its_own_in_each_macro(project: Project) -> Non
 
 def test_tests_find_the_same(project: Project) -> None:
     assert project.outcome.nodes["fresh"].status == "pass"
-    # no file lies beside a ledger that is written by hand
+    # a ledger written by hand has no artifact files
     assert project.found("registry_test", "problem") == [("artifact_missing",)]
     complete = project.found("complete", "customer_id", "problem")
     assert {row for row in complete if not row[0].startswith("n")} == {

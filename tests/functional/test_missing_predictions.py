@@ -1,4 +1,4 @@
-"""`missing_predictions`: who has none, why, and since when."""
+"""`missing_predictions`: which entities have no prediction, why, and since when."""
 
 from __future__ import annotations
 

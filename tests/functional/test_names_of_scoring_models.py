@@ -1,4 +1,4 @@
-"""Commands take the names that they print, and hints name what dbt can select."""
+"""Commands accept the names that they print, and their hints use names that dbt can select."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_hint_names_the_models_of_dbt_not_their_tables(project: ScoringProject
     assert done.exit_code == 1
     hint = next(line for line in done.stderr.splitlines() if "makes it" in line)
     assert "`dbt build -s +features` makes it" in hint
-    # what it says can be done, and helps
+    # the hint's command can be run, and helps
     assert project.dbt("build", "-s", "+features").success
     assert call(project, "promote", "line/2").exit_code == 0
 
@@ -74,7 +74,7 @@ def test_two_versions_of_a_dbt_model_are_two_scoring_models(project: ScoringProj
     assert done.exit_code == 2
     assert "2 scoring models of the project are called 'p'" in done.stderr
     assert "Hint: name one of p.v1, p.v2" in done.stderr
-    # the gate looks at both
+    # the gate examines both
     project.register("2", alias="")
     checks = call(project, "promote", "line/2").stdout
     assert "contract: p.v1" in checks

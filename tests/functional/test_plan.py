@@ -16,7 +16,7 @@ DAY = {"count": 1, "period": "day"}
 
 @pytest.fixture
 def warehouse(tmp_path: Path, new_warehouse: type[Warehouse]) -> Iterator[Warehouse]:
-    """Three entities and version 1 of y = 2a - b + 0.5; every test ends with a sound latest table."""
+    """Three entities and version 1 of y = 2a - b + 0.5; after every test the latest table is checked."""
     made = new_warehouse(tmp_path)
     made.register("1")
     made.features((1, 1.0, 2.0), (2, 3.0, 1.0), (3, 0.0, 0.0))
@@ -68,8 +68,9 @@ def test_a_changed_feature_is_scored_again(warehouse: Warehouse) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        "set a = 4 - a, b = 3 - b where id in (1, 2)",  # the two exchange theirs
-        "set a = 7, b = 7 where id in (3, 4)",  # from the same to the same
+        "set a = 4 - a, b = 3 - b where id in (1, 2)",  # 1 and 2 exchange their features
+        # 3 and 4 change from equal features to equal features
+        "set a = 7, b = 7 where id in (3, 4)",
     ],
 )
 def test_features_that_change_in_pairs_are_scored_again(warehouse: Warehouse, change: str) -> None:
@@ -216,7 +217,7 @@ def test_odd_names_of_keys_features_and_outputs_pass_unchanged(tmp_path: Path) -
         from features"""
     key = ["order", "客户 id", 'a"b', "{key}", "%s; drop table features --"]
     odd.run(features=features, key=key)
-    odd.clock = "2024-01-09 00:00:00"  # a backfill: late rows read the ledger
+    odd.clock = "2024-01-09 00:00:00"  # a backfill, whose late rows are looked up in the ledger
     assert odd.run(features=features, key=key).per_reason["new"] == 2
     assert odd.run(features=features, key=key).rows_unchanged == 2
     odd.clock = "2024-01-12 00:00:00"

@@ -1,4 +1,4 @@
-"""Twelve questions about ten played months: each answer of docs/questions.md against the purchases."""
+"""Twelve questions about ten played months: each answer in docs/questions.md is compared with the purchases."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["history"]
 HER = "00042"
 CUSTOMERS = 23_570
-# as they were played: the day, the version in charge, the reason
+# in the order in which they were played: day, version in charge, reason
 RUNS = (
     ("1997-06-01", "1", "new"),
     ("1997-07-01", "1", "features_changed"),
@@ -61,7 +61,7 @@ RUNS = (
 BACKFILLED = "1997-09-01"
 FOUND_AS = {
     "bit of the artifact": {"artifact"},
-    # a key, or a hash of inputs, is held against the inputs; all else against the run's fingerprint
+    # a key or an input hash is compared with the inputs, any other value with the run's fingerprint
     "value of the ledger": {"ledger", "inputs"},
     "kept input": {"inputs"},
 }
@@ -79,16 +79,16 @@ def what_it_said(history: History, answer: str) -> None:
 def all_it_said(history: History, answer: str) -> None:
     said, _, published = history.command(answer).partition("\nserved")
     rows, served = table_in(said), table_in(published)
-    # one publication after the other, the last one until now
+    # one publication after another; the last one is served until now
     assert [row[3] for row in served] == [*(row[2] for row in served[1:]), "now"]
     hers = [run for run in RUNS if run[0] != "1998-02-03"]
-    # a night on which nothing of hers had changed
+    # the run of 1998-02-03, in which none of her features had changed
     assert inputs_that_changed(("1998-02-01", "2"), ("1998-02-03", "2")) == ""
     assert len(rows) == len(hers) == 13
     run_ids = history.run_ids()
     for number, (day, version, reason) in enumerate(hers):
         probability = probabilities(version, day)[HER]
-        # what the run knew: the backfill of September came later than the run about October
+        # the run before in as_of order; the backfill of September ran after the run about October
         before = max((run[:2] for run in hers[:number] if run[0] < day), default=None)
         _, about, model, run, label, said, why, changed = rows[number]
         assert (about, model, run) == (day, f"churn/{version}", run_ids[day][:8])
@@ -101,7 +101,9 @@ def all_it_said(history: History, answer: str) -> None:
 
 
 def inputs_that_changed(before: tuple[str, str], after: tuple[str, str]) -> str:
-    """What `history` shows of her between (day, version) and another, of inputs that both read."""
+    """Return the changes that `history` shows for her between two (day, version), for inputs that
+    both versions read.
+    """
     then, now = features(before[0]).loc[HER], features(after[0]).loc[HER]
     return ", ".join(
         f"{name} {then[name]:g} > {now[name]:g}"
@@ -134,7 +136,7 @@ def the_same_again(history: History, answer: str) -> None:
 
 
 def scored(day: str) -> int:
-    """How many rows had a reason to be scored: all but in the one night of two days."""
+    """Return the number of scored rows: all customers, except in the run two days after another."""
     if day != "1998-02-03":
         return CUSTOMERS
     before, after = features("1998-02-01"), features(day)
@@ -221,9 +223,9 @@ def before_the_backfill(history: History, answer: str) -> None:
 
 
 def how_good(history: History, answer: str) -> None:
-    """What happened within 90 days was known of the months up to January, on 1998-04-01."""
+    """On 1998-04-01 the outcomes within 90 days were known for the months up to January."""
     months = [str(day.date()) for day in pd.date_range("1997-06-01", "1998-01-01", freq="MS")]
-    # only the champion's hole was filled: of the challenger, August's was in force in September
+    # only the champion's gap was backfilled: of the challenger, August's prediction was in force in September
     expected = [
         judged(version, month, "1997-08-01" if (version, month) == ("2", BACKFILLED) else month)
         for month in months
@@ -261,7 +263,7 @@ def the_status(history: History, answer: str) -> None:
     )
 
 
-# how a question of docs/questions.md begins, and what holds its answer against the oracle
+# how a question in docs/questions.md begins -> the function that checks its answer
 QUESTIONS: dict[str, Callable[[History, str], None]] = {
     "What did the model say about": what_it_said,
     "What did it ever say": all_it_said,
@@ -293,7 +295,7 @@ def test_the_answer_is_true(begin: str, history: History) -> None:
 
 
 def test_any_tampering_with_any_run_is_found(history: History, tmp_path: Path) -> None:
-    """One bit, one value, one input at a time; afterwards every run says the same again."""
+    """Change one bit, one value or one input at a time; after each is undone, every run replays as before."""
     copy = tmp_path / "history.duckdb"
     shutil.copy(history.warehouse, copy)
     artifacts = shutil.copytree(history.folder / "artifacts", tmp_path / "artifacts")

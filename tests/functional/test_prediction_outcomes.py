@@ -1,4 +1,4 @@
-"""`prediction_outcomes` and `prediction_calibration`: what counts, and the figures, against scikit-learn."""
+"""`prediction_outcomes` and `prediction_calibration`: which rows count, and the figures compared with scikit-learn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ODD_KEY = list(KEY)
 ODD_OUTCOME = 'chur"ned'
 NIGHTS = 50
-# promoted and rolled back, twice without a run; two months
+# version per night, over two months: promoted and rolled back, with three nights that have no run
 VERSIONS = [None if n in {7, 8, 30} else "2" if 12 <= n < 36 else "1" for n in range(NIGHTS)]
 KNOWN_AFTER = timedelta(days=30)
 OUTCOMES = {
@@ -91,7 +91,7 @@ REFUSED = {
 
 
 def about(day: str, key: str, version: str = "1", **given: Any) -> dict[str, Any]:
-    """Said at six in the morning of the day that it is about."""
+    """Return a prediction made at six in the morning of the day that it is about."""
     moments = {"as_of": f"1998-{day}", "scored_at": f"1998-{day} 06:00"}
     return prediction(key, version, **{**moments, **given})
 
@@ -103,7 +103,7 @@ def ran(day: str, version: str = "1", **given: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    # dbt's session is in another zone; times are UTC all the same
+    # dbt's session is in another zone; times are UTC nevertheless
     profile = {"settings": {"TimeZone": "America/New_York"}}
     project = Project(tmp_path_factory.mktemp("outcomes"), profile=profile)
     hand = HandWritten(project.warehouse)
@@ -136,7 +136,7 @@ def warehouse(project: Project) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def happened(warehouse: duckdb.DuckDBPyConnection, table: str, rows: list[tuple[Any, ...]]) -> None:
-    """Replace the outcomes; a known_at is naive UTC."""
+    """Replace the outcomes; known_at is in UTC, without a zone."""
     warehouse.execute(f"delete from {table}")
     if rows:
         warehouse.execute("set TimeZone = 'UTC'")
@@ -148,7 +148,7 @@ def happened(warehouse: duckdb.DuckDBPyConnection, table: str, rows: list[tuple[
 
 
 def scored(values: list[float]) -> Ledger:
-    """One prediction per entity (0, 'x'), (1, 'x'), ..., said in time and without a run."""
+    """Return one prediction per entity (0, 'x'), (1, 'x'), ..., made in time, without a run."""
     stamps: dict[str, Any] = {
         "status": "scored",
         "model_name": "churn",
@@ -172,7 +172,7 @@ def labelled(labels: list[Any], *, amounts: list[Any] | None = None) -> list[tup
 def judged_in_python(
     ledger: Ledger, outcomes: Mapping[tuple[Entity, int], bool | None], version: str | None = None
 ) -> dict[Any, list[tuple[bool, float]]]:
-    """By version and month: outcome and value of what was in force on the night of the outcome."""
+    """Return (outcome, value in force on the night of the outcome) by version and month."""
     groups: dict[Any, list[tuple[bool, float]]] = {}
     for (entity, night), label in outcomes.items():
         nights = [
@@ -238,7 +238,7 @@ def test_histories_are_judged_as_scikit_learn_judges_them(
     check(rows_of(warehouse, "from history_replayed"), groups)
     check(rows_of(warehouse, "from version_2"), judged_in_python(ledger, outcomes, "2"))
 
-    # said a year later: nothing was said in time, and as a replay it is worth the same
+    # predictions made a year later: none was made in time; with a replay by as_of, the figures are the same
     for table in ("odd set scored_at = scored_at", "dbt_onnx_runs set started_at = started_at"):
         warehouse.execute(f"update {table} + interval '1' year")
     assert rows_of(warehouse, "from history") == []
@@ -358,7 +358,7 @@ def test_nothing_known_has_no_figures(warehouse: duckdb.DuckDBPyConnection) -> N
         happened(warehouse, "odd_happened", rows)
         for view in ("history", "bins", "history_replayed"):
             assert rows_of(warehouse, f"from {view}") == []
-    # known by the clock, to the second
+    # known at the very second of the clock
     happened(warehouse, "odd_happened", [(0, "x", True, 0, date(1998, 1, 1), clock)])
     assert len(rows_of(warehouse, "from history")) == 1
     load(warehouse, "odd", Ledger())
@@ -377,7 +377,7 @@ def test_two_outcomes_of_one_key_and_moment_are_an_error(
         rows_of(warehouse, "from history")
     with pytest.raises(duckdb.InvalidInputException, match="several outcomes"):
         rows_of(warehouse, "from spending")
-    # one that is not known does not count
+    # an outcome that is not known does not count
     happened(warehouse, "odd_happened", [*labelled([True]), *labelled([None])])
     assert [row["rows"] for row in rows_of(warehouse, "from history")] == [1]
 
@@ -396,7 +396,7 @@ def test_an_outcome_that_is_neither_0_nor_1_is_an_error(
 
 
 def counted(warehouse: duckdb.DuckDBPyConnection, view: str) -> list[tuple[Any, ...]]:
-    """Version, month and, as a Brier score of a positive, which prediction was taken: (p - 1)²."""
+    """Return version, month, row count and the prediction that was used, computed from its Brier score (p - 1)²."""
     return warehouse.execute(
         f"select model_version, month(month), rows, round(1 - sqrt(brier_score), 9) from {view} order by all asc nulls last"
     ).fetchall()
@@ -427,12 +427,12 @@ def test_only_what_was_said_before_the_outcome_counts_on_both_clocks(
         warehouse,
         [
             about("01-10", "a", churn=0.1),
-            # about the moment at which the outcome was known, and after
+            # about the moment at which the outcome became known, and about a later one
             about("02-01", "a", churn=0.2),
             about("02-02", "a", churn=0.3),
-            # about a moment before, said afterwards: a backfill hides no earlier statement
+            # about an earlier moment, but made afterwards: a backfill hides no earlier prediction
             about("01-20", "a", churn=0.4, scored_at="1998-03-01"),
-            # said at the very moment, and only there
+            # the only prediction, made at the very moment at which the outcome became known
             about("01-10", "b", churn=0.5, scored_at="1998-02-01"),
             # a rejection leaves the last good prediction in force
             about("01-10", "c", churn=0.6),
@@ -459,7 +459,7 @@ def test_the_version_in_force_at_the_time_is_judged(
         [
             about("01-05", "a", churn=0.1),
             about("01-10", "a", "2", churn=0.2),
-            # another version, backfilled, is never what was in force
+            # a backfill by another version is never in force
             about("01-11", "a", "3", churn=0.3, scored_at="1998-01-12"),
         ],
         [
@@ -485,7 +485,7 @@ def test_the_version_in_force_at_the_time_is_judged(
         expected = [(taken[0], 1, 1, taken[1])]
         assert counted(warehouse, "spelled_out") == expected, day
         assert counted(warehouse, "spelled_out_replayed") == expected, day
-    # the same, said by a run that came when the outcome was known: version 2 was not there in time
+    # now the run of version 2 came after the outcome was known, so version 2 was not in force in time
     warehouse.execute(
         "update dbt_onnx_runs set started_at = '1998-04-01' where model_version = '2'"
     )
@@ -503,7 +503,7 @@ def test_an_outcome_is_of_the_month_that_it_is_about(
         warehouse, "happened", [("a", 1, datetime(1998, 2, 1), datetime(1998, 3, 1), "", True)]
     )
     assert counted(warehouse, "spelled_out") == [("1", 2, 1, 0.1)]
-    # without a moment of its own, of the prediction's
+    # these outcomes have no as_of, so the month is that of the prediction
     assert counted(warehouse, "events") == [("1", 1, 1, 0.1)]
 
 

@@ -1,4 +1,4 @@
-"""`predictions_are_complete`: exact both ways, with grace for what is new."""
+"""`predictions_are_complete` finds every missing and every extra entity, and gives new entities a grace period."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLUMNS = ("customer_id", "problem", "severity")
 KEY = {"customer_id": "varchar"}
 ODD_KEY = {"客户 id": "bigint", 'a"b': "varchar"}
 
-# one customer in ten is missing in some; the same one twice, as in a table of snapshots
+# one entity in ten is missing from some models; c0 is listed twice, as in a table of snapshots
 TEN = [(f"c{n}",) for n in range(10)]
 DEFAULTS = {"key": ["customer_id"], "entities": Table("customers", KEY, [*TEN, ("c0",)])}
 NOBODY = {"entities": Table("nobody", KEY, [])}
@@ -34,7 +34,7 @@ def with_departures(name: str, week_ago: datetime) -> Model:
             *(prediction(key) for (key,) in TEN),
             prediction("left lately", last_seen_as_of=week_ago, as_of=NOW - 40 * DAY),
             prediction("left before", last_seen_as_of=NOW - 30 * DAY, as_of=NOW - 40 * DAY),
-            # the version that runs now has not seen it
+            # the version that runs now has never seen it
             prediction("left with version 1", "1", as_of=NOW - 40 * DAY),
             prediction("still scored"),
         ],
@@ -49,7 +49,7 @@ def with_departures(name: str, week_ago: datetime) -> Model:
 
 
 def since(zoned: str, **moments: Any) -> dict[str, Any]:
-    """Entities since moments; the grace period ends at CLOCK - 1 day, in UTC."""
+    """Arguments for entities with a moment since when they exist; the grace period ends at CLOCK - 1 day, in UTC."""
     rows = [(key.replace("_", " "), moment) for key, moment in moments.items()]
     return {
         "entities": Table(f"since_{zoned}", {**KEY, "since": zoned}, rows),
@@ -73,7 +73,7 @@ AFTER_GRACE = {
     "rows": [
         ("no moment", "missing", None, None),
         ("over", "missing", NOW - DAY - SECOND, DAY + SECOND),
-        # it was tried: waiting would not help
+        # already tried and rejected: no grace period
         ("rejected", "rejected", NOW, timedelta(0)),
     ],
 }
@@ -118,7 +118,7 @@ CASES = [
     Case("less_is_not", ONE_MISSING, {"max_missing_fraction": 0.0999}, rows=[MISSING]),
     Case(
         "rejected",
-        # c1 was rejected since, and has the prediction from before
+        # c1 was rejected later, and still has its earlier prediction
         Model(
             "one_rejected",
             [
@@ -180,7 +180,7 @@ CASES = [
         for name, fraction in (("none_may_leave", 0), ("a_fifth_may_leave", 0.2142))
     ),
     Case("three_may_leave", SOME_LEFT, {**AND_ONE, "max_unknown_fraction": 0.2143}),
-    # a second too long ago, counted from the first run that did not see them
+    # one second too long ago, counted from the first run that did not see them
     Case(
         "no_longer_told",
         LONG_AGO,

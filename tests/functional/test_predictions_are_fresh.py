@@ -1,4 +1,4 @@
-"""`predictions_are_fresh`: what it returns when predictions are old, and that a backfill changes nothing."""
+"""`predictions_are_fresh`: the rows it returns for old predictions, and that a backfill does not refresh them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ODD_KEY = {"客户 id": "bigint", 'a"b': "varchar"}
 
 
 def seen(key: str, ago: timedelta, **given: Any) -> dict[str, Any]:
-    """A prediction last confirmed `ago`."""
+    """Return a prediction that was last confirmed `ago` before the clock."""
     return prediction(key, as_of=NOW - 30 * DAY, last_seen_as_of=NOW - ago, **given)
 
 
@@ -58,7 +58,7 @@ AN_ERROR = ("two days + 1 s", "stale", "error", 2 * DAY, 2 * DAY + SECOND)
 CASES = [
     Case(
         "backfilled_is_stale",
-        # as after a nightly run two weeks ago and a backfill of an old month today
+        # a nightly run two weeks ago, and today a backfill of an old month
         Model(
             "backfilled",
             [prediction("a", as_of=NOW - 60 * DAY, scored_at=NOW)],
@@ -121,7 +121,7 @@ CASES = [
         Model(
             "to_come",
             [
-                # later than the clock, which is set back, and than the real time
+                # later than the clock, which is set back, and later than the real time
                 prediction("a", as_of=datetime(2100, 1, 1)),
                 prediction("b"),
                 prediction("c", as_of=NOW + SECOND),
@@ -227,7 +227,7 @@ def test_an_error_is_told_from_a_warning_by_the_severity_of_its_rows(project: Pr
 
 
 def test_the_sessions_time_zone_changes_nothing(tmp_path: Path) -> None:
-    """With the real clock: 23 hours old is fresh, 25 hours old is not, 14 hours ahead of UTC too."""
+    """With the real clock and a session 14 hours ahead of UTC, 23 hours old is fresh and 25 hours old is not."""
     now = datetime.now(UTC).replace(tzinfo=None)
     project = Project(tmp_path / "zone", profile={"settings": {"TimeZone": "Pacific/Kiritimati"}})
     hand = HandWritten(project.warehouse)

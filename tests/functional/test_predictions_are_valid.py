@@ -1,4 +1,4 @@
-"""`predictions_are_valid`: too many rejected, impossible values, one value for everybody."""
+"""`predictions_are_valid`: too many rejected rows, impossible values, one value for everybody."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ THREE_OF_THIRTY = Model(
         prediction("r0", status="rejected", rejected_reason="nan:age"),
         prediction("r1", status="rejected"),
         prediction("r2", status="rejected"),
-        # rejected before it was scored: scored now
+        # rejected earlier, but scored now
         prediction("c000", status="rejected", scored_at="1998-01-01"),
-        # another version's rejections are not this one's
+        # rejections by another version do not count
         *(prediction(f"c{n:03d}", "1", status="rejected") for n in range(27)),
     ],
     [run("2"), run("1", started_at="1998-01-01")],
@@ -80,7 +80,7 @@ CASES = [
     ),
     Case("not_finite", IMPOSSIBLE, rows=NOT_FINITE),
     Case(
-        # NULL and NaN are of no range, and infinity is told as such; both bounds may be reached
+        # NULL and NaN have no range, and infinity is reported as infinite; both bounds are allowed values
         "out_of_range",
         IMPOSSIBLE,
         ZERO_TO_ONE,

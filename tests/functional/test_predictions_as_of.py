@@ -1,4 +1,4 @@
-"""`predictions_as_of`: what was said by a moment, and about which."""
+"""`predictions_as_of`: the predictions known by a moment, and those about a moment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUERIES = {
     "newest": query(),
     "said_by_noon": query(said_at="1998-02-03 12:00"),
     "said_a_second_earlier": query(said_at="1998-02-03 11:59:59"),
-    # a table, so that it is dbt's session, in another zone, that reads the moment
+    # a table, so that dbt's session, which is in another zone, reads the moment
     "with_an_offset": "{{ config(materialized='table') }}"
     + query(said_at="1998-02-03T13:00:00+01:00"),
     "about_january": query(about="1998-01-31"),
@@ -45,7 +45,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         [
             prediction("a", "1", churn=0.1, as_of="1998-01-01", scored_at="1998-01-01 06:00"),
             prediction("a", "1", churn=0.2, as_of="1998-02-03", scored_at="1998-02-03 12:00"),
-            # by a service, to one who asked
+            # an answer of a service
             prediction(
                 "a",
                 "1",
@@ -54,9 +54,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
                 scored_at="1998-02-03 11:00",
                 score_reason="real_time",
             ),
-            # said later about an earlier moment
+            # made later, about an earlier moment
             prediction("a", "2", churn=0.3, as_of="1998-01-15", scored_at="1998-03-01"),
-            # the same moment again, by another version
+            # about the same moment, by another version
             prediction("b", "1", churn=0.4, as_of="1998-01-31", scored_at="1998-01-31"),
             prediction("b", "2", churn=0.5, as_of="1998-01-31", scored_at="1998-03-01"),
             prediction("b", "2", status="rejected", as_of="1998-03-02", scored_at="1998-03-02"),

@@ -1,4 +1,4 @@
-"""`predictions_match_baseline`: predictions in force against training, and against the run before."""
+"""`predictions_match_baseline`: predictions in force compared with training, and with the run before."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def match(name: str, column: str, **arguments: Any) -> dict[str, Any]:
 
 
 def scores(seed: int, shift: float = 0) -> Any:
-    """Skewed, with ties."""
+    """Return skewed scores with ties."""
     random = np.random.default_rng(seed)
     return np.round(random.beta(2 + shift, 5, ROWS), 2 if seed % 2 else 9)
 
 
 def spread(values: Any, **given: Any) -> list[dict[str, Any]]:
-    """A prediction per value: of the value, of its label, and of both as a vector."""
+    """Return a prediction per value, with outputs for the value, its label, and a vector."""
     return [
         prediction(
             f"c{n:05d}",
@@ -54,13 +54,13 @@ def training() -> dict[str, Any]:
 
 
 class History:
-    """Three runs of one version; the last scored some entities again, lost some and met some."""
+    """Three runs of one version; in the last, some entities were scored again, some have left, some are new."""
 
     def __init__(self, seed: int, *, rescored: float = 0.4) -> None:
         random = np.random.default_rng(seed)
         self.first, self.second = scores(seed), scores(seed + 1, 0.5)
         self.last = scores(seed + 2, 2)
-        # scored by the first run, by the second, by the last; gone before the second, before the last
+        # scored by the second run, by the last; gone before the second, before the last; new in the last
         self.in_second = random.random(ROWS) < 0.5
         self.in_last = random.random(ROWS) < rescored
         self.gone_early = random.random(ROWS) < 0.1
@@ -72,7 +72,9 @@ class History:
         self.gone_late &= ~self.new
 
     def before(self) -> Any:
-        """In force when the last run began: not who was gone by the second, nor who is new."""
+        """Return the values in force when the last run began: without entities gone by the second
+        run, and without new ones.
+        """
         values = np.where(self.in_second, self.second, self.first)
         return values[~self.gone_early & ~self.new]
 
@@ -81,12 +83,12 @@ class History:
         return np.where(self.in_last, self.last, values)[~self.gone_early & ~self.gone_late]
 
     def write(self, hand: HandWritten, name: str) -> None:
-        """The ledger keeps all that was said; latest the newest of each entity."""
+        """Write all predictions into the ledger, and the newest of each entity into latest."""
         moments = [f"{day} 01:00:00" for day in DAYS]
         runs = [
             run("2", run_id=f"r{n}", as_of=DAYS[n], started_at=moments[n]) for n in range(len(DAYS))
         ]
-        # of another version, after ours: a promotion and back
+        # another version ran after ours: a promotion, later rolled back
         runs.append(run("1", run_id="other", started_at=f"{DAYS[1]} 02:00:00"))
         hand.scoring_model(name, [], runs, outputs=OUTPUTS)
         ledger, latest = [], []
@@ -100,9 +102,9 @@ class History:
             ledger += [said[number][n] for number in spoken]
             seen = DAYS[0] if self.gone_early[n] else DAYS[1] if self.gone_late[n] else None
             latest.append({**said[spoken[-1]][n], "last_seen_as_of": seen})
-        # said late, about the past: never in force
+        # late rows about the past, which were never in force
         ledger += [{**row, "churn": 99.0, "is_late": True} for row in said[1][:200]]
-        # by a service, to those who asked: no part of what was served
+        # answers of a service, which are not part of what was served
         asked = {"churn": 99.0, "score_reason": "real_time", "scored_at": f"{DAYS[1]} 05:00:00"}
         ledger += [{**row, **asked} for row in said[1][:200]]
         hand.ledger_rows(name, ledger)
@@ -244,7 +246,7 @@ def test_the_state_before_the_last_run_is_put_together_from_the_ledger(
 
 
 def exact(values: Any, edges: Any) -> dict[str, Any]:
-    """Shares without the rounding of a card."""
+    """Return the shares without a card's rounding."""
     places = np.searchsorted(edges, values, side="left")
     counts = np.bincount(places, minlength=len(edges) + 1)
     return {"kind": "numeric", "edges": list(edges), "shares": list(counts / len(values))}

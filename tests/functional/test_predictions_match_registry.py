@@ -1,4 +1,4 @@
-"""`predictions_match_registry`: the version and the artifact that the registry names, and no other."""
+"""`predictions_match_registry`: predictions come from the version and the artifact that the registry names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `predictions` materialization, as dbt runs it: hooks, retries, flags, threads, names."""
+"""The `predictions` materialization as dbt runs it: hooks, retries, flags, threads, names."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_run_with_failing_hooks_and_retries_ends_as_an_undisturbed_one(
         (i, i - 0.5) for i in range(5)
     ]
 
-    # features that change, and a failing post-hook again; dbt run instead of dbt build
+    # changed features, and the post-hook fails again; `dbt run` instead of `dbt build`
     project.sql("update facts set a = 10.0 where id = 3")
     project.sql("update switches set post_hook = true")
     expect(project.dbt("run"), scores="error", undisturbed="success")
@@ -105,7 +105,7 @@ def test_a_run_with_failing_hooks_and_retries_ends_as_an_undisturbed_one(
     assert project.sql("from hook_saw union all from hook_saw_last") == [(6,), (6,)]
     assert project.sql("select y from scores_current where id = 3") == [(19.5,)]
 
-    # what a pre-hook writes is scored, and the post-hooks see the result of this very run
+    # a row that a pre-hook writes is scored, and the post-hooks see the result of this run
     project.sql("update switches set one_more = true")
     expect(project.dbt("run", "-s", "+scores"), scores="success")
     assert "scored 1 (new 1), unchanged 5" in project.outcome.nodes["scores"].message
@@ -171,7 +171,7 @@ def test_four_scoring_models_side_by_side_stamp_dbts_invocation_id_every_time(
         outcome = project.dbt("build", vars=given)
         expect(outcome, **dict.fromkeys(names, "success"))
         if run in {1, 2}:
-            # the second is what dbt 1.10 says
+            # the wording differs between dbt 1.10 and later versions
             assert re.search("skipping (partial )?parsing", outcome.log)
         with project.scores("first") as scores:
             found = scores.sql(

@@ -159,7 +159,7 @@ def test_a_table_that_was_altered_fails_the_test_and_the_command(tmp_path: Path)
     assert shown.exit_code == 1
     assert "scores: tables FAILED" in shown.output
     project.sql("insert into scores__history from aside")
-    # one that the counts of rows do not tell
+    # a change that row counts do not show
     project.sql("update scores__history set y = 7 where id = 3")
     shown = call(project, "replay", "scores")
     assert (shown.exit_code, "scores: tables as its runs left them" in shown.output) == (
@@ -211,7 +211,7 @@ def test_an_entity_is_forgotten_and_the_past_pruned(tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.output
     assert "note: 20 row(s) of this run were erased" in shown.output
     expect(project.dbt("test", "-s", TEST), **{TEST: "pass"})
-    # who is still among the features is scored again
+    # an entity that is still among the features is scored again
     expect(project.dbt("build"), scores="success", **{TEST: "pass"})
     assert project.sql("select count(*) from scores where id = 3") == [(1,)]
 

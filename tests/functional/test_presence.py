@@ -1,4 +1,4 @@
-"""Who was seen when: the part of latest that the ledger cannot tell."""
+"""When each entity was last seen: the columns of latest that cannot be derived from the ledger."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_run_about_an_earlier_moment_confirms_nothing_and_displaces_nothing(
     warehouse.features((1, 8.0, 8.0), (3, 1.0, 1.0))
     assert warehouse.run().rows_scored == 2
     assert warehouse.last_run("scope, as_of") == ("backfill", datetime(2024, 1, 5))
-    # nor does it bring back whoever has left since
+    # nor does the backfill bring back an entity that has left since
     assert seen(warehouse) == [(1, FIRST, None), (2, FIRST, None)]
     assert warehouse.run().rows_unchanged == 2
     assert warehouse.ledger("id, as_of, is_late")[2:] == [
@@ -153,7 +153,7 @@ def test_late_rows_of_a_full_run_go_to_the_ledger_only(tmp_path: Path) -> None:
         (1, 1.5, datetime(2024, 1, 5)),
         (2, 1.5, datetime(2024, 1, 9)),
     ]
-    # the same late row again is known, an even older one of other values is not
+    # the same late row again is already known; an older one with other values is not
     assert run((1, 7, "2024-01-03"), (2, 1, "2024-01-10")) == 0
     assert run((1, 6, "2024-01-02"), (2, 1, "2024-01-10")) == 1
     assert run((1, 6, "2024-01-02"), (2, 1, "2024-01-10")) == 0
@@ -165,7 +165,7 @@ def test_versions_are_confirmed_each_by_its_own_runs(warehouse: Warehouse) -> No
     warehouse.clock = str(SECOND)
     warehouse.features(TWO)
     warehouse.run()
-    # version 1 did not run on the second day: its row of entity 1 is as it was
+    # version 1 did not run on the second day, so its row of entity 1 is unchanged
     assert warehouse.latest("id, model_version, last_seen_as_of") == [
         (1, "1", None),
         (2, "1", None),
@@ -184,7 +184,7 @@ def test_another_version_that_is_asked_for_fills_history_and_serves_nothing(
     warehouse.clock = str(SECOND)
     warehouse.run()
     before = warehouse.latest()
-    # under a later clock, too: version 1 is not what the scoring model asks for
+    # also under a later clock: the scoring model does not ask for version 1
     for clock in ("2024-01-05 00:00:00", str(THIRD)):
         warehouse.clock = clock
         warehouse.features((1, 7.0, 7.0), TWO)
@@ -201,7 +201,7 @@ def test_the_version_that_the_scoring_model_runs_anyway_may_be_asked_for(
     warehouse.clock = str(SECOND)
     warehouse.run(asked="line/1")
     assert warehouse.last_run("scope, model_version, model_alias") == ("full", "1", "champion")
-    warehouse.promote(None)  # nobody is champion
+    warehouse.promote(None)  # no version is champion
     assert warehouse.run(asked="line/1").rows_unchanged == 2
     assert warehouse.last_run("scope, model_alias") == ("backfill", None)
 
@@ -257,6 +257,6 @@ def test_an_entity_that_came_back_with_a_late_row_is_there(tmp_path: Path) -> No
         warehouse.clock = f"2024-01-{day}"
         features = " union all ".join(row.format(*values) for values in rows)
         warehouse.run(features=features, as_of="moment")
-    # what it says of the past is history; that it was seen is not
+    # the late row goes to history; the entity still counts as seen
     assert warehouse.ledger("id, is_late")[-1] == (1, True)
     assert warehouse.latest("id, y, last_seen_as_of") == [(1, 1.5, None), (2, 1.5, None)]

@@ -1,4 +1,4 @@
-"""`status`, `runs` and `history` without dbt: the same answers, and never an old one."""
+"""`status`, `runs` and `history` without dbt: the same answers as with dbt, and never an outdated one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> ScoringProject:
 def _settled(
     project: ScoringProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[None]:
-    """An empty cache, and files that count as old; the project's own are put back."""
+    """Start with an empty cache and files that count as old; restore the project's files afterwards."""
     monkeypatch.setattr(cache, "SETTLED_SECONDS", -3600)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     paths = [path for path in project.root.rglob("*") if path.suffix in {".yml", ".sql", ".py"}]
@@ -64,7 +64,7 @@ def _settled(
 
 
 def run(project: ScoringProject, *arguments: str) -> str:
-    """What a command prints."""
+    """Return the output of a command."""
     folders = ["--project-dir", str(project.root), "--profiles-dir", str(project.root)]
     result = CliRunner().invoke(main, [*arguments, *folders], env={"COLUMNS": "200"})
     assert result.exception is None or isinstance(result.exception, SystemExit)
@@ -72,7 +72,7 @@ def run(project: ScoringProject, *arguments: str) -> str:
 
 
 def asks_dbt(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A list that every dbt command adds its name to."""
+    """Return a list to which every dbt command adds its name."""
     asked: list[str] = []
     invoke = DbtProject.invoke
 
@@ -122,7 +122,7 @@ def test_the_warehouse_is_opened_as_dbt_opens_it(
             settings.append(dict(connection.execute(query).fetchall()))
             with pytest.raises(duckdb.InvalidInputException, match="read-only"):
                 connection.execute("create table extra (a integer)")
-        project.sql("select 1")  # and it is closed afterwards
+        project.sql("select 1")  # the connection is closed afterwards
     assert asked == ["parse"]
     assert settings[0] == settings[1]
     assert settings[0]["TimeZone"] == "Asia/Tokyo"
@@ -248,7 +248,7 @@ def test_options_have_answers_of_their_own(
     asked.clear()
     run(project, "runs", "--target", "empty")
     assert asked == ["parse"]
-    # one target forgets nothing of another
+    # using one target keeps the cache of the other
     run(project, "runs", "--target", "empty")
     run(project, "runs")
     assert asked == ["parse"]
@@ -284,7 +284,7 @@ def test_status_is_rendered_again_when_tables_change(
         assert asked == ["parse", "compile"]
     finally:
         project.sql("alter table features drop column note")
-    # rows are read each time, not remembered
+    # rows are read each time, and never cached
     project.sql("create table kept as from scores__current")
     project.sql("delete from scores__current where id = 1")
     try:

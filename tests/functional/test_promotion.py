@@ -1,4 +1,4 @@
-"""The gate in a dbt project: what it refuses and why, what an override passes, what is then served."""
+"""The gate in a dbt project: what it refuses and why, what an override lets through, and what is then served."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def graph(nodes: list[Any], outputs: list[Any], **constants: Any) -> bytes:
 
 
 def risk_model(slope: float, offset: float) -> bytes:
-    """risk = 1 / (1 + exp(-slope * a - offset)), is_risk where it is above a half."""
+    """Return risk = 1 / (1 + exp(-slope * a - offset)), with is_risk where risk is above a half."""
     nodes = [
         helper.make_node("Gemm", ["X", "W", "c"], ["z"]),
         helper.make_node("Sigmoid", ["z"], ["yes"]),
@@ -77,7 +77,7 @@ def risk_model(slope: float, offset: float) -> bytes:
 
 
 def broken_model(node: str, *inputs: str, **constants: Any) -> bytes:
-    """y = the node of (X, constants), summed by row."""
+    """Return y = the node's result on (X, constants), summed by row."""
     nodes = [
         helper.make_node(node, ["X", *inputs], ["u"]),
         helper.make_node("ReduceSum", ["u", "axes"], ["y"], keepdims=1),
@@ -87,7 +87,7 @@ def broken_model(node: str, *inputs: str, **constants: Any) -> bytes:
 
 
 class Shop(ScoringProject):
-    """Champions line/1 (y = 2a - b + 0.5) and risk/1, two scoring models, built."""
+    """A built project with the champions line/1 (y = 2a - b + 0.5) and risk/1, and two scoring models."""
 
     def register_version(self, name: str, version: str, model: bytes, contract: Contract) -> None:
         self.register(version, model, contract, name=name, alias="")
@@ -145,7 +145,7 @@ class Shop(ScoringProject):
 
     @contextmanager
     def altered(self, path: str, content: bytes | None) -> Iterator[None]:
-        """A file with other content, or gone."""
+        """Replace a file's content, or remove the file, inside the block."""
         file = self.root / path
         before = file.read_bytes()
         file.unlink() if content is None else file.write_bytes(content)
@@ -162,7 +162,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     shop.register("1", risk_model(1.0, -10.0), RISK, name="risk")
     shop.scoring_model("scores")
     shop.scoring_model("risks", arguments="model='risk'")
-    # beside them: one that names a version, one that names its model in no literal
+    # two more: one that names a version, and one whose model is not a literal
     shop.scoring_model("pinned", arguments="model='line/1'")
     shop.scoring_model("computed", arguments="model='-'.join(['other'])")
     outcome = shop.dbt("build", "--exclude", "computed")
@@ -267,7 +267,7 @@ def test_a_probability_is_compared_by_rank_and_decisions(shop: Shop, project: Db
 
     a = np.arange(ROWS) / 2
     champion, lower = 1 / (1 + np.exp(10 - a)), 1 / (1 + np.exp(4 - a))
-    # a label is ArgMax's: a tie at a half is the first class
+    # the label is that of ArgMax: a tie at a half gives the first class
     changed = ((champion > 0.5) != (lower > 0.5)).mean()
     checks = shop.examine("risk/lower", project)
     assert failed(checks) == ["changed decisions: is_risk", "changed decisions: risk at 0.5"]
@@ -293,7 +293,7 @@ def test_a_sample_is_the_same_rows_each_time(shop: Shop, project: DbtProject) ->
     checks = shop.examine("line/same", project, sample=7)
     assert checks["rejected rows"].figure.startswith("0.00% of 7,")
     assert checks["contract: scores"].figure == "main.features, 40 rows"
-    # seven of forty, not the first seven
+    # seven rows spread over the forty, not the first seven
     assert figures[0] != "1.000; mean 2.5, was 2.5 (+0)"
 
 
@@ -360,7 +360,7 @@ def test_rejected_rows_are_counted_against_the_limit(shop: Shop, project: DbtPro
         assert failed(checks) == ["rejected rows"]
         assert checks["rejected rows"].figure == "20.00% of 40, champion 20.00%"
         assert checks["rejected rows"].fault.endswith("would be rejected: null:b 8")
-        # a run takes a tenth by default, whatever is allowed here
+        # a run's limit is a tenth by default, whatever limit the gate has
         assert failed(shop.examine("line/same", project, max_rejected=0.2)) == ["rejected rows"]
 
 
@@ -393,7 +393,7 @@ def test_a_champion_that_cannot_be_asked_is_a_reason_to_look(
 def test_a_first_version_has_nothing_to_be_compared_with(shop: Shop, project: DbtProject) -> None:
     checks = shop.examine("fresh/1", project)
     assert failed(checks) == []
-    # a model that is not scored yet: only its file and card can be looked at
+    # no scoring model uses it yet: only its file and card can be checked
     assert list(checks) == [
         "artifact",
         "sample of the card",
@@ -471,7 +471,7 @@ def test_a_promotion_is_refused_overridden_served_and_rolled_back(shop: Shop) ->
     assert row[:4] == ("promote", "overridden", "reversed", "1")
     assert row[4].startswith(f"{why} (despite rank correlation: y -1.000; mean")
 
-    # the seed says it to SQL, word for word
+    # the seed gives SQL the same text, word for word
     assert shop.dbt("seed").success
     assert shop.sql("select model_version, gate, reason from model_promotions") == [
         ("reversed", "overridden", row[4])

@@ -1,4 +1,4 @@
-"""What was altered in the tables of a scoring model is found and named, and nothing else is."""
+"""Every alteration of a scoring model's tables is found and named, and nothing else is reported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def told(warehouse: Warehouse, *, with_values: bool = True) -> list[str]:
 
 
 def clean(warehouse: Warehouse) -> bool:
-    """Nothing is found, by either look."""
+    """Assert that neither form of the proof, with values or without, finds anything."""
     assert told(warehouse, with_values=False) == []
     assert told(warehouse) == []
     return True
@@ -42,9 +42,9 @@ def clean(warehouse: Warehouse) -> bool:
 
 @pytest.fixture
 def warehouse(tmp_path: Path, new_warehouse: type[Warehouse]) -> Iterator[Warehouse]:
-    """Four runs: of 1, 2, 3 and a row without a key; of 2, which changed; of 2 again; of none.
+    """Four runs: of 1, 2, 3 and a row without a key; of 2, which changed; of 2 again; of no rows.
 
-    3 is rejected in the first run and scored in the third.
+    The first run rejects 3, and the third scores it.
     """
     made = new_warehouse(tmp_path)
     made.register("1")
@@ -59,7 +59,7 @@ def warehouse(tmp_path: Path, new_warehouse: type[Warehouse]) -> Iterator[Wareho
     made.connection.close()
 
 
-# nothing is found where nothing was altered
+# --- nothing is found where nothing was altered
 
 
 def test_nothing_is_found_before_the_first_run_and_after_failed_ones(tmp_path: Path) -> None:
@@ -182,14 +182,14 @@ def test_nothing_is_found_for_keys_of_two_columns(warehouse: Warehouse) -> None:
     assert clean(warehouse)
 
 
-# what was altered in the rows
+# --- altered rows
 
 
 def test_a_score_altered_in_current_is_named_by_its_run(warehouse: Warehouse) -> None:
     warehouse.sql("update scores__current set y = y + 0.001 where id = 2")
     [fault] = told(warehouse)
     assert fault.startswith("ledger: the fingerprint of the rows of run run-3 is ")
-    # how many rows there are does not tell
+    # the row count does not show it
     assert told(warehouse, with_values=False) == []
 
 
@@ -241,7 +241,7 @@ def test_a_row_doubled_in_current_is_named_by_its_key(warehouse: Warehouse) -> N
 
 
 def test_an_older_row_in_the_place_of_the_newest_is_named_by_its_key(warehouse: Warehouse) -> None:
-    """All rows of all runs are there, each as it was."""
+    """No row is missing and none is altered; only their places are exchanged."""
     columns = "id, y, as_of, features_hash, score_reason, rejected_reason_no, run_no"
     warehouse.sql(f"create table newest as select {columns} from scores__current where id = 2")
     warehouse.sql("delete from scores__current where id = 2")
@@ -342,7 +342,7 @@ def test_a_number_of_a_reason_altered_to_none_of_the_list_is_found(warehouse: Wa
     assert "of the rows of run run-1" in fault
 
 
-# what was altered in the view
+# --- an altered view
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_a_view_that_says_something_else_is_found(warehouse: Warehouse, replace:
         f"create or replace view scores as select * replace ({replace}) from ({selected})"
     )
     added = [fault for fault in told(warehouse) if fault not in before]
-    # its version was 1 all along
+    # the version was 1 all along, so this view's answers are unchanged
     assert added == (
         []
         if "version" in replace
@@ -374,11 +374,11 @@ def test_a_view_that_was_dropped_is_made_again(warehouse: Warehouse) -> None:
     assert len(warehouse.ledger()) == 7
 
 
-# what was altered in the run rows
+# --- altered run rows
 
 
 def without_rows(warehouse: Warehouse, run_no: int) -> None:
-    """Take a run out with all that it wrote."""
+    """Delete a run row and all rows that the run wrote."""
     for table in ("dbt_onnx_runs", "scores__current", "scores__history", "scores__inputs"):
         warehouse.sql(f"delete from {table} where run_no = {run_no}")
 
@@ -405,7 +405,7 @@ def test_the_newest_run_deleted_with_all_its_rows_is_told_by_the_sequence(
     without_rows(warehouse, 4)
     gone = "runs: run 4 is gone from main.dbt_onnx_runs, not there"
     assert told(warehouse, with_values=False) == [gone]
-    # the next run is another one
+    # the next run gets a new number
     warehouse.run()
     assert warehouse.last_run("run_no") == (5,)
     assert told(warehouse, with_values=False) == [gone]
@@ -483,14 +483,14 @@ def test_a_run_said_to_be_running_again_is_missed_by_the_next(warehouse: Warehou
 
 
 def test_a_reason_altered_in_its_list_is_found(warehouse: Warehouse) -> None:
-    """The rows say what they said: the place in the list."""
+    """The rows are unchanged, since they store only the place in the list."""
     warehouse.sql(
         "update dbt_onnx_runs set rejected_reasons = list_reverse(rejected_reasons) where run_no = 1"
     )
     assert told(warehouse) == ["runs: run 1: the run row was altered, not as the run left it"]
 
 
-# what was altered in the kept inputs
+# --- altered kept inputs
 
 
 @pytest.mark.parametrize(
@@ -529,7 +529,7 @@ def test_a_table_that_is_gone_is_an_error(warehouse: Warehouse) -> None:
         proven(warehouse)
 
 
-# tables that were taken out and put back
+# --- tables taken out and put back
 
 
 def test_rows_taken_out_and_put_back_are_as_they_were(warehouse: Warehouse) -> None:
@@ -556,7 +556,7 @@ def test_tables_that_went_through_parquet_are_as_they_were(
 ) -> None:
     warehouse.sql("drop view scores")
     for table in copies(warehouse):
-        # by Python, since a hardened warehouse reads and writes no file
+        # through Python, since a hardened warehouse neither reads nor writes files
         file = tmp_path / f"{table}.parquet"
         cursor = warehouse.connection.cursor()
         pq.write_table(cursor.sql(f"from {table}").to_arrow_table(), file)

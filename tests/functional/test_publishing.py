@@ -1,4 +1,4 @@
-"""Publishing, mostly through dbt: below the tests, so that what they refuse is not served."""
+"""Publishing, mostly through dbt: it comes after the tests, so that predictions they refuse are not served."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> ScoringProject:
         "python_models/scores_published.py",
         published("scores_current", key='["id"]', name="scores"),
     )
-    # any table with a key
+    # any table with a key can be published
     project.write("models/prices.sql", "select 'a''b' as sku, 1.50::decimal(9, 2) as price")
     project.write(
         "python_models/prices_published.py",
@@ -69,7 +69,7 @@ def published_as(outcome: Outcome, node: str = "scores_published") -> str:
 
 
 def test_what_a_red_test_refuses_is_not_published(project: ScoringProject) -> None:
-    """One story: a good night, a bad one, a mended one, a quiet one, an empty build, a full refresh."""
+    """In order: a good night, a bad one, a repaired one, one without changes, an empty build, a full refresh."""
     assert published_as(outcome := project.dbt("build")) == "scores: published 20 (changed 20)"
     assert published_as(outcome, "prices_published") == "prices: published 1 (changed 1)"
     with opened(project, "prices") as prices:
@@ -132,7 +132,7 @@ def test_what_a_red_test_refuses_is_not_published(project: ScoringProject) -> No
 
 
 def kept(project: Project) -> Any:
-    """What is published, and what the warehouse says of it."""
+    """Return the published files, and the warehouse's tables about them."""
     folder = project.root / "serving"
     files = {
         str(path.relative_to(folder)): path.read_bytes()
@@ -156,7 +156,7 @@ FALLBACKS = {
 
 @pytest.fixture(scope="module")
 def hand(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Views with every `served_from` that there is, and a publication of each."""
+    """Views that contain every value of `served_from`, and a publication of each."""
     project = Project(tmp_path_factory.mktemp("hand"))
     hand = HandWritten(project.warehouse)
     hand.registry("registry", ("1", None), ("2", "champion"))

@@ -1,4 +1,4 @@
-"""The reference project's features say what was known on the clock's day, and no more."""
+"""The reference project's features contain only what was known on the clock's day."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
 
 @pytest.fixture(scope="module")
 def features(warehouse: Warehouse) -> dict[str, dict[str, Any]]:
-    """{customer: {column: value}} of the table that dbt has built."""
+    """Return {customer: {column: value}} of the table that dbt has built."""
     return by_customer(warehouse, "select * from customer_features")
 
 
@@ -68,7 +68,7 @@ def _by_hand(customer: str, day: date, rows: list[tuple[date, int, Decimal]]) ->
     first = min(row[0] for row in rows)
     weeks = [(row[0] - first).days // 7 for row in rows]
     now = (day - first).days // 7
-    # 13 whole customer weeks, the current one and twelve before it
+    # 13 whole customer weeks: the current one and the twelve before it
     window_from = first + timedelta(weeks=now - 12)
     recent = [row for row in rows if row[0] >= window_from]
     dollars = sum((row[2] for row in rows), Decimal(0))
@@ -158,7 +158,7 @@ def test_a_night_changes_the_features_of_about_a_seventh(
 def test_the_leak_test_finds_the_one_customer_with_a_leak(warehouse: Warehouse) -> None:
     leak = "update customer_features set frequency = frequency {} 1 where customer_id = '00042'"
     sql(warehouse, leak.format("+"))
-    # one row, so it passes for the other 23,569
+    # exactly one result: the other 23,569 rows pass
     with pytest.raises(SystemExit, match="Got 1 result, configured to fail if != 0"):
         warehouse.dbt("test", "-s", "customer_features_know_nothing_later")
     sql(warehouse, leak.format("-"))

@@ -1,4 +1,4 @@
-"""The committed models say what scikit-learn says, for every customer of the demo's day."""
+"""The committed models predict what scikit-learn predicts, for every customer of the demo's day."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def snapshots(tmp_path_factory: pytest.TempPathFactory) -> Mapping[date, Snapsho
 
 @pytest.fixture(scope="module")
 def retrained(snapshots: Mapping[date, Snapshot], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with artifacts and model_registry.csv, trained again."""
+    """A folder with newly trained artifacts and their model_registry.csv."""
     folder = tmp_path_factory.mktemp("retrained")
     train(snapshots, artifacts=folder / "artifacts", registry=folder / "model_registry.csv")
     return folder
 
 
 def run_onnx(path: Path, rows: np.ndarray) -> dict[str, Any]:
-    """{output: values} by onnxruntime alone."""
+    """Return {output: values} from onnxruntime alone."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {"features": rows.astype(np.float32)}), strict=True))
@@ -61,7 +61,7 @@ def test_churn_probabilities_are_those_of_scikit_learn(
     assert outputs["probabilities"].shape == (CUSTOMERS, 2)
     assert np.abs(outputs["probabilities"] - truth).max() <= 1e-5
     assert (outputs["label"] == estimator.predict(rows)).all()
-    # predictions that hardly vary would agree with anything
+    # the predictions must vary, or the comparison would prove nothing
     assert np.ptp(truth[:, 1]) > 0.5
 
 

@@ -1,4 +1,4 @@
-"""The reference project from end to end: real purchases, real models, `dbt build` after `dbt build`."""
+"""The reference project from end to end: real purchases, real models, repeated `dbt build`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCORING_MODELS = ("churn_challenger_predictions", "churn_predictions", "spend_pr
 
 
 class Reference:
-    """A copy of the reference project: its registry can be edited, its warehouse is its own."""
+    """A copy of the reference project, with an editable registry and a warehouse of its own."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -36,7 +36,7 @@ class Reference:
             copy(source, root / part)
 
     def command(self, *arguments: str) -> str:
-        """Run a command as the Makefile does, in a process of its own; returns what it printed."""
+        """Run a command in a separate process, with the Makefile's environment. Returns its output."""
         environment = {
             **os.environ,
             "DBT_ONNX_WAREHOUSE": str(self.warehouse),
@@ -118,7 +118,7 @@ def test_champion_and_challenger_are_compared_on_every_customer(reference: Refer
     )
     assert 0.5 < correlation < 1
     assert 0 < changed < 0.2
-    # no 90 days have passed yet
+    # fewer than 90 days have passed
     assert reference.sql("select * from churn_outcomes") == []
 
 
@@ -187,7 +187,7 @@ def test_a_broken_rule_is_red_and_decides_nothing(reference: Reference) -> None:
     rules = model.read_text()
     model.write_text(rules.replace("model_p99_ms >=", "model_p99_ms >"))
     try:
-        # two unit tests see it; dbt skips what comes after whichever is first
+        # two unit tests fail; dbt skips the rest after whichever fails first
         with pytest.raises(AssertionError, match=r"FAIL 1 serving_decisions::"):
             reference.build("--select", "serving_decisions")
     finally:
@@ -215,7 +215,7 @@ def test_ninety_days_later_the_outcomes_are_those_that_the_cards_were_judged_by(
         assert (month.isoformat(), rows) == ("1998-01-01", CUSTOMERS)
         card = json.loads((ROOT / "artifacts" / "churn" / version / "card.json").read_text())
         expected = card["training"]["metrics"]
-        # scikit-learn on the customers of that day, to four digits
+        # scikit-learn's figures on the customers of that day, to four digits
         assert figures == pytest.approx(
             [expected[name] for name in ("auc", "log_loss", "brier_score")], abs=6e-5
         )

@@ -1,4 +1,4 @@
-"""`dbt_onnx_references`: what a card says of its columns, beside the ledger, as of the last run."""
+"""`dbt_onnx_references`: the distributions on a card, stored with the ledger, as of the last run."""
 
 from __future__ import annotations
 

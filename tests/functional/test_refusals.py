@@ -1,4 +1,4 @@
-"""Refusals that no other test comes by: each is provoked, and says what is wrong."""
+"""Refusals that no other test provokes: each is provoked here, and its message checked."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ CALLS = {
         ['registry is "model_registry"; it takes a relation', "sample is 0; it takes a whole"],
     ),
 }
-# the first required argument beside the predictions that each looks at
+# the first required argument of each macro after the predictions
 LEFT_OUT = {
     "current_predictions": "registry",
     "missing_predictions": "entities",
@@ -124,7 +124,7 @@ def test_a_wrong_argument_of_a_macro_is_named(project: ScoringProject, name: str
         assert fault in node.message
 
 
-# dbt leaves the pool of a compilation that failed to the garbage collector
+# after a failed compilation, dbt leaves its pool to the garbage collector
 @pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool:ResourceWarning")
 def test_a_query_that_dbt_cannot_make_is_said(project: ScoringProject) -> None:
     opened = DbtProject(project.root, profiles_dir=project.root)

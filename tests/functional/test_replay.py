@@ -1,4 +1,4 @@
-"""A run can be scored again on what it kept, and whatever was altered since is found."""
+"""A run can be scored again from its kept inputs, and anything altered since then is found."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def replay(warehouse: Warehouse, run_id: str, **settings: Any) -> Replay:
 
 
 def alter(warehouse: Warehouse, assignments: str, where: str) -> None:
-    """Change rows of the ledger, wherever they are."""
+    """Change rows of the ledger, in both of its tables."""
     for table in ("scores__current", "scores__history"):
         warehouse.sql(f"update {table} set {assignments} where {where}")
 
@@ -63,7 +63,7 @@ def problems(result: Replay) -> set[str]:
 
 @pytest.fixture
 def warehouse(tmp_path: Path, new_warehouse: type[Warehouse]) -> Iterator[Warehouse]:
-    """Two runs: 300 rows of which some are rejected, one without a key; then a few that changed."""
+    """Two runs: 300 rows, some of them rejected, one without a key; then a few that changed."""
     made = new_warehouse(tmp_path)
     made.register("1")
     made.sql(
@@ -210,7 +210,7 @@ def cases() -> dict[str, Callable[[Warehouse, int], str]]:
         return tamper
 
     def each(statement: str, problem: str) -> Callable[[Warehouse, int], str]:
-        """The row is in one of two tables."""
+        """Apply the statement to both tables, since the row is in one of them."""
         tables = ("scores__current", "scores__history")
         return sql("; ".join(statement.replace("{table}", table) for table in tables), problem)
 
@@ -263,7 +263,7 @@ def _flip_bit(warehouse: Warehouse, row: int) -> str:
 
 
 def test_any_tampering_is_found(warehouse: Warehouse, tmp_path: Path) -> None:
-    """Each kind in turn, at least once, at random rows, on a fresh copy of the warehouse each time."""
+    """Apply each kind of tampering in turn, at least once, to random rows of a fresh copy of the warehouse."""
     rng = random.Random(1998)
     warehouse.connection.close()
     kinds = cases()

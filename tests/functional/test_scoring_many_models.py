@@ -1,4 +1,4 @@
-"""Scoring models side by side in one process, as `threads` has them: they share the runs table."""
+"""Scoring models in parallel in one process, as with dbt's `threads`, share the runs table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_many_models_at_once_never_conflict_and_each_has_its_run_row(tmp_path: P
             "create or replace table features as select i::integer as id, "
             f"i + {number}.0::double as a, 1.0::double as b from range(500) as numbers (i)"
         )
-        if number == 3:  # as a runs table that an older version of the package has made
+        if number == 3:  # a runs table made by an older version of the package
             shared.sql("alter table dbt_onnx_runs drop column error")
             shared.sql("alter table dbt_onnx_runs drop column batch_rows")
         start = Barrier(MODELS)
@@ -59,7 +59,7 @@ def test_many_models_at_once_never_conflict_and_each_has_its_run_row(tmp_path: P
 
 
 def _beside(shared: Warehouse, name: str) -> Warehouse:
-    """Another scoring model in the same warehouse, on a connection of its own, as dbt's threads."""
+    """Return another scoring model in the same warehouse, on a separate connection, like a dbt thread."""
     model = object.__new__(Warehouse)
     vars(model).update(vars(shared), name=name, connection=shared.connection.cursor())
     return model

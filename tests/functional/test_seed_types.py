@@ -1,4 +1,4 @@
-"""Whatever types dbt gives a seed, a version is scored as it is written, or refused with the cure."""
+"""Whatever types dbt gives a seed, a version is scored as written, or refused with a hint that helps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from consumer import Outcome
 
 ROOT = Path(__file__).parents[2]
-# a hardened warehouse reads no file in SQL
+# a hardened warehouse cannot read files in SQL
 FAST = [False] if CONFIG else [False, True]
 DOCUMENTED = re.findall(
     r"^```yaml\n(# seeds/.*?)^```$",

@@ -1,4 +1,4 @@
-"""The figures are the same whatever a profile sets: order, NULL order, division, collation, zone, calendar."""
+"""The figures do not depend on a profile's settings: order, NULL order, division, collation, zone, calendar."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def data() -> dict[str, Any]:
     amount = np.round(random.lognormal(3, 1, ROWS), 2)
     return {
         "churn": churn,
-        # ties, and one in four changed
+        # ties, and one value in four changed
         "other": np.where(random.random(ROWS) < 0.25, random.random(ROWS), churn).round(2),
         "happened": (random.random(ROWS) < churn).astype(int),
         "trained": amount,

@@ -1,4 +1,4 @@
-"""Each macro's query as `dbt show --inline` prints it, and what it says of wrong arguments of any macro."""
+"""Each macro's query through `dbt show --inline`, and every macro's message about wrong arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is published is looked up alike in files, in Postgres and in Valkey; whole, or not at all."""
+"""Lookups give the same answers from files, Postgres and Valkey; a publication is whole or absent."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def valkey_url() -> Iterator[str]:
 
 @dataclass
 class Places:
-    """Where the three targets are, all of them empty."""
+    """The addresses of the three targets, all of them empty."""
 
     files: str
     postgres: str
@@ -77,7 +77,7 @@ class Places:
             return set(client.keys())
 
     def content(self, system: str) -> Any:
-        """What a target has, to see that there is nothing that nobody needs."""
+        """Return what a target stores, to check that nothing useless is left."""
         if system == "files":
             return sorted(path.name for path in (Path(self.files) / "churn").iterdir())
         if system == "redis":
@@ -109,7 +109,7 @@ def system(request: pytest.FixtureRequest) -> str:
 
 @contextmanager
 def documented(name: str) -> Iterator[list[DbtOnnxError]]:
-    """Within, an error is raised, with the words that docs/errors.md has. It comes into the list."""
+    """Expect an error with the words in docs/errors.md inside the block, and append it to the yielded list."""
     raised: list[DbtOnnxError] = []
     with pytest.raises(DbtOnnxError) as caught:
         yield raised
@@ -119,7 +119,7 @@ def documented(name: str) -> Iterator[list[DbtOnnxError]]:
 
 
 def relation(*rows: tuple[int, Any], **stamps: Any) -> Relation:
-    """Customers and one number."""
+    """Return a relation of customers with one number each."""
     return Relation(
         key={"id": "integer"},
         outputs={"p": "float"},
@@ -134,7 +134,7 @@ def outputs(predictions: Predictions, *keys: int) -> list[Any]:
     ]
 
 
-# every kind of value
+# --- every kind of value
 
 ONE_OF_EACH = {
     "boolean": True, "integer": -(2**63), "large_integer": 2**127, "float": -0.0, "text": "d'été \" 🦉",
@@ -186,14 +186,16 @@ KEY_KINDS = [kind for kind in VALUES if kind not in NO_KEYS]
 _SEVERAL = settings(
     max_examples=10,
     deadline=None,
-    # each attempt at a smaller example publishes to three places
+    # no shrinking: each attempt at a smaller example publishes to three places
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
 def alike(value: Any) -> str:
-    """Equal to the last bit, and of the same type; a decimal without its sign of zero."""
+    """Return a text that is equal only for values equal to the last bit and of the same type; a
+    decimal zero has no sign.
+    """
     if isinstance(value, Decimal) and value == 0:
         value = abs(value)
     return repr(value)
@@ -227,7 +229,7 @@ def test_a_row_is_found_by_its_key_and_by_no_other(places: Places, kinds: list[s
     columns = {f"key {i}": kind for i, kind in enumerate(kinds)}
 
     def stored(key: tuple[Any, ...]) -> str:
-        # what is equal is one key: no relation has both 0.0 and -0.0
+        # equal keys are one key: no relation has both 0.0 and -0.0
         values = [kind_of(kind).store(value) for kind, value in zip(kinds, key, strict=True)]
         return repr([value + 0.0 if isinstance(value, float) else value for value in values])
 
@@ -348,14 +350,14 @@ def test_postgres_has_the_types_of_a_table_that_a_person_would_make(places: Plac
         "vector_float64": "ARRAY",
     }  # fmt: skip
     assert types["age"] == "interval"
-    # of the rows, the origins, and `_publications`
+    # the tables of the rows, of the origins, and `_publications`
     assert places.sql(
         "select count(*) from pg_index where indisprimary and indrelid in "
         "(select oid from pg_class where relnamespace = 'dbt_onnx'::regnamespace)"
     ) == [(3,)]
 
 
-# the four answers, and ages
+# --- the four answers, and ages
 
 
 def test_null_rejected_missing_and_unknown_are_told_apart(places: Places, system: str) -> None:
@@ -414,14 +416,14 @@ def test_the_view_of_postgres_counts_age_when_it_is_selected(
     assert timedelta(hours=1) <= ages[0] < timedelta(hours=1, minutes=5)
     assert timedelta(hours=3) <= ages[1] < timedelta(hours=3, minutes=5)
     assert ages[2:] == [None, None]
-    # what is fresh as of a moment to come has no negative age
+    # a row that is fresh as of a future moment has age 0, not a negative age
     ListWarehouse().publish(
         relation((1, 0.5), fresh_as_of=datetime(9000, 1, 1)), targets=["postgres"]
     )
     assert places.sql("select age from dbt_onnx.churn") == [(timedelta(),)]
 
 
-# one publication after the other
+# --- one publication after another
 
 
 def test_changed_rows_change_and_removed_keys_are_gone(places: Places, system: str) -> None:
@@ -539,7 +541,7 @@ def test_a_key_that_is_there_twice_is_refused(places: Places, system: str) -> No
             warehouse.publish(relation(*rows), targets=[system])
         with places.open(system) as predictions:
             assert outputs(predictions, 1, 2) == [0.5, "missing"]
-    # the next publisher removes the rest of a file
+    # the next publisher removes the unfinished file
     assert [n for n in places.content(system) if ".partial" not in str(n)] == before
 
 
@@ -552,7 +554,7 @@ def test_publications_that_are_not_there_are_said_to_be_so(places: Places, syste
         places.open(system, name="other")
 
 
-# readers while publishers work
+# --- readers while publishers work
 
 
 @pytest.mark.parametrize("check_seconds", [0.0, 3600.0], ids=["often", "never"])
@@ -581,7 +583,7 @@ def test_a_reader_sees_one_publication_whole_while_ten_go_by(
                 answers = predictions.get_many([1, 299, 150])
                 answers.append(predictions.get(7))
                 told = [{*a.outputs.values(), int(a.model_version or -1)} for a in answers]
-            except Exception as error:  # noqa: BLE001, told by the test
+            except Exception as error:  # noqa: BLE001, the test reports it
                 faults.append(error)
                 return
             if any(len(numbers) != 1 for numbers in told) or len(set.union(*told[:3])) != 1:
@@ -610,7 +612,7 @@ def test_a_reader_sees_one_publication_whole_while_ten_go_by(
         if check_seconds == 0.0:
             assert all(10 in mine for mine in seen)
         elif system != "files":
-            # what was opened first is no longer there
+            # the publication that was opened first no longer exists
             assert all(mine - {0} for mine in seen)
         assert predictions.fault is None
 
@@ -717,7 +719,7 @@ def test_whoever_may_only_select_can_look_up(places: Places) -> None:
         assert outputs(predictions, 1) == [0.6]
     with psycopg.connect(url) as connection:
         assert connection.execute("select p from dbt_onnx.churn").fetchall() == [(0.6,)]
-    # what was granted on the view holds
+    # privileges granted on the view still apply
     with psycopg.connect(url.replace("application:@", "analyst:@")) as connection:
         assert connection.execute("select p from dbt_onnx.churn").fetchall() == [(0.6,)]
     places.sql("revoke select on dbt_onnx._publications from application")
@@ -726,7 +728,7 @@ def test_whoever_may_only_select_can_look_up(places: Places) -> None:
     places.sql("drop owned by application, analyst; drop role application, analyst")
 
 
-# publishers that fail, die, or meet
+# --- publishers that fail, die, or meet
 
 DIES = """
 import sys, time
@@ -776,7 +778,7 @@ def test_a_publisher_that_is_killed_leaves_the_publication_before(
             assert process.stdout.readline() == "here\n"
             with documented(f"{system}-locked"):
                 warehouse.publish(relation((1, 0.6)), targets=[system])
-            # longer than the lock of one that died is waited for: this one lives
+            # wait longer than for a dead publisher's lock to expire: this publisher is alive, and keeps its lock
             time.sleep(1.5 if system == "redis" else 0)
             with pytest.raises(ServingError, match="another process is publishing"):
                 warehouse.publish(relation((1, 0.6)), targets=[system])
@@ -858,7 +860,8 @@ def test_a_publisher_that_lost_its_lock_does_not_switch(places: Places) -> None:
     with places.open("redis") as predictions:
         assert outputs(predictions, 1) == [0.6]
         kept = {m.id for m in predictions._source.publications().publications}
-    assert len(places.keys()) == len(kept) + 2  # the pointer, and what was written
+    # the pointer, and the rows that the failed publisher wrote
+    assert len(places.keys()) == len(kept) + 2
 
 
 def test_a_publication_that_is_evicted_is_not_a_missing_key(places: Places) -> None:
@@ -892,7 +895,7 @@ def test_a_torn_publication_is_not_opened(places: Places) -> None:
             assert predictions.fault is not None
 
 
-# the servers
+# --- the servers
 
 
 def test_a_reader_connects_again(places: Places) -> None:

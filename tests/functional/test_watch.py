@@ -42,7 +42,7 @@ def model(dbt, session):
 
 
 class Landing(ScoringProject):
-    """Features are what the files of a folder say, the newest file of an id."""
+    """A project whose features are read from the files of a folder; the newest file of an id counts."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -108,7 +108,7 @@ def test_a_file_that_arrives_is_scored_and_published_once(landing: Landing, watc
     assert [Path(path).name for path in build.arrived] == ["1.parquet"]
     assert (landing.published(0), landing.published(11)) == (9.5, 9.5)
     assert watch.look() is None
-    # the same name with another content is new, too
+    # the same name with different content counts as new, too
     landing.land("1", rows=12, a=6)
     build = watch.look()
     assert build is not None

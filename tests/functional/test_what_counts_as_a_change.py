@@ -1,4 +1,4 @@
-"""What is scored again: a value that the model would see as another one, and no noise."""
+"""What is scored again: a value that the model would read differently, but not numerical noise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dbt_onnx.runs.precisions import precisions_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-# DuckDB adds doubles in the order in which its threads come; here in another one each night
+# DuckDB adds doubles in the order in which its threads deliver them; here the order differs each night
 SUMS = """
     select id, sum(d / 1000 order by hash(d, {night})) as a, avg(d / 1000 order by hash(d, {night})) as b
     from payments group by id"""
@@ -42,7 +42,7 @@ def warehouse(tmp_path: Path, new_warehouse: type[Warehouse]) -> Warehouse:
 
 
 def identity(warehouse: Warehouse, dtype: Any, features: tuple[str, ...] = ("a", "b")) -> None:
-    """Register a model that gives back the first of the features, in a tensor of this type."""
+    """Register a model that returns the first feature, in a tensor of this type."""
     kind = ONNX_TYPES[dtype]
     graph = helper.make_graph(
         [helper.make_node("Gather", ["X", "first"], ["y"], axis=1)],
@@ -74,7 +74,7 @@ def test_sums_of_doubles_that_are_built_anew_are_no_change(
     assert warehouse.run(features="from sums").rows_scored == 20_000
     for night in range(1, 4):
         warehouse.sql(f"create or replace table again as {SUMS.format(night=night)}")
-        # else the test would show nothing
+        # otherwise the test would prove nothing
         assert warehouse.sql(
             "select count(*) > 500 from sums join again using (id) where sums.a <> again.a"
         )[0][0]
@@ -111,7 +111,7 @@ def test_digits_of_a_float64_that_count_are_what_score_says(
     again = [
         row[0] for row in warehouse.sql("select id from scores where run_id = 'run-2' order by 1")
     ]
-    # a step of one unit in the last digit that counts may or may not round to another value
+    # one unit in the last significant digit may or may not round to another value
     assert set(changed) <= set(again) <= {*changed, len(changed), len(changed) + 1}
 
 
@@ -130,7 +130,7 @@ def test_significant_digits_are_a_whole_number(warehouse: Warehouse, digits: obj
 
 
 UNITS = [
-    # SQL type, one value, the value one unit above, type of the tensor
+    # SQL type, a value, the value one unit above, type of the tensor
     ("decimal(18, 0)", "9007199254740992", "9007199254740993", "int64"),
     ("decimal(38, 0)", "9223372036854775806", "9223372036854775807", "int64"),
     ("decimal(20, 1)", "9007199254740992.0", "9007199254740993.0", "int64"),
@@ -191,11 +191,11 @@ def test_a_wider_type_is_no_change(warehouse: Warehouse, before: str, after: str
 
 
 def encoded(value: float, dtype: Any, tolerance: float | None) -> tuple[Any, ...]:
-    """What becomes of a value on its way to the model, by the encoder itself."""
+    """Return how the encoder itself changes a value on its way to the model, and its verdicts."""
     feature = Feature(name="a", tolerance=tolerance)
     cast = cast_elements(pa.array([value], pa.float64()), dtype=dtype, feature=feature)
     verdicts = [m is not None and bool(m[0]) for m in (cast.nan, cast.infinite, cast.lossy)]
-    # in SQL, as in arithmetic, the two zeros are one
+    # in SQL, as in arithmetic, both zeros are equal
     return (None if any(verdicts) else repr(cast.values[0].item() or 0), *verdicts)
 
 
@@ -222,7 +222,7 @@ def test_values_with_one_hash_are_one_value_for_the_model(
     x: float, y: float | None, steps: int, dtype: Any, tolerance: float | None
 ) -> None:
     if y is None:
-        # a neighbour, so many floats away
+        # the float that is `steps` floats away from x
         bits = min(int(np.float64(abs(x)).view(np.int64)) + steps, 2**63 - 1)
         y = float(np.copysign(np.int64(bits).view(np.float64), x))
     contract = Contract(
@@ -271,7 +271,7 @@ def test_numbers_of_128_bits_that_duckdb_hashes_alike_are_two(
     [(alike,)] = duckdb.execute(f"select hash({before}::{kind}) = hash({after}::{kind})").fetchall()
     assert alike
     identity(warehouse, "int64", ("a",))
-    # of features, and of the keys, when one entity takes the place of another
+    # first the value is a feature; then it is the key, and one entity takes the place of another
     feature = f"select 1 as id, {{}}::{kind} as a"
     warehouse.run(features=feature.format(before))
     assert warehouse.run(features=feature.format(after)).rows_unchanged == 0

@@ -1,4 +1,4 @@
-"""Why `predictions_as_of(about=...)` answers with a backfilled row between two nights that confirmed another."""
+"""Why `predictions_as_of(about=...)` returns a backfilled row between two nights that confirmed another row."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ TIMES = ("scored_at", "started_at", "ended_at", "fingerprint", "previous_fingerp
 
 
 def played(folder: Path, *, absent: int) -> dict[str, list[tuple[Any, ...]]]:
-    """Three nights, the middle one without entity `absent`, then a backfill between the first two.
-    Returns the tables, times of the machine aside.
+    """Play three nights, the middle one without entity `absent`, then a backfill between the first
+    two. Returns the tables without wall-clock times and fingerprints.
     """
     folder.mkdir()
     warehouse = Warehouse(folder)
@@ -37,9 +37,9 @@ def played(folder: Path, *, absent: int) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def test_no_table_tells_afterwards_who_was_there_on_a_night_that_confirmed(tmp_path: Path) -> None:
-    """About the 12th, the score of the 10th holds for whoever was there on the 12th, and the
-    backfilled one of the 11th for whoever was not. Two histories that differ in this leave the
-    same tables, so no query can tell them apart.
+    """About the 12th, the right answer is the score of the 10th for an entity present on the 12th,
+    and the backfilled score of the 11th for an absent one. Two histories that differ only in this
+    leave the same tables, so no query can tell them apart.
     """
     one, two = played(tmp_path / "one", absent=1), played(tmp_path / "two", absent=2)
     assert set(one) >= {"scores__current", "scores__history", "dbt_onnx_runs"}

@@ -1,4 +1,4 @@
-"""Until when each row of current is known to hold, and who is gone: against a computation row by row."""
+"""Until when each row of current is known to hold, and which entities are gone, compared with a row-by-row oracle."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Rows = dict[int, tuple[float | None, datetime]]
 
 @dataclass
 class Known:
-    """A row of current: the value it is about, until when it holds, and when its entity was last seen."""
+    """A row of current: its value, until when it is known to hold, and when its entity was last seen."""
 
     value: float | None
     until: datetime
@@ -40,7 +40,7 @@ class Version:
     newest: datetime | None = None
 
     def night(self, rows: Rows) -> None:
-        """What a full run says of each entity, one after the other."""
+        """Apply a full run to each entity, one after another."""
         for known in (self.scored, self.rejected):
             for entity, row in known.items():
                 if entity in rows:
@@ -50,7 +50,7 @@ class Version:
         for entity, (value, moment) in rows.items():
             score = self.scored.get(entity)
             if score is not None and moment < score.until:
-                continue  # late
+                continue  # a late row
             if value is None:
                 self.rejected.setdefault(entity, Known(value, moment))
             elif score is not None and score.value == value and entity not in self.rejected:
@@ -63,7 +63,9 @@ class Version:
 
 
 def night(chance: random.Random, number: int) -> Rows:
-    """All about one moment, or each about its own; a moment may be earlier than those of nights before."""
+    """Return rows about one common moment, or each about a different one; moments may be earlier
+    than in earlier nights.
+    """
 
     def moment() -> datetime:
         return START + timedelta(days=max(0, number - chance.choice((0, 0, 0, 1, 3))))

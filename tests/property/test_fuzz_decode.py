@@ -1,4 +1,4 @@
-"""Whatever a model gives back: one error, or exactly the columns that the contract names."""
+"""Whatever a model returns, decoding gives one error, or exactly the columns that the contract names."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def outputs(draw: st.DrawFn, number: int) -> Output:
 
 @st.composite
 def arrays(draw: st.DrawFn, output: Output, n_rows: int) -> Any:
-    """What the contract says, with rows that lie apart, behind each other, or the other way round."""
+    """Arrays that fit the contract, in various memory layouts: strided, Fortran order, reversed, read-only."""
     width = output.width or len(output.columns)
     shape: tuple[int, ...] = (n_rows, width)
     if output.kind in {"label", "value"} and draw(st.booleans()):
@@ -85,7 +85,7 @@ def arrays(draw: st.DrawFn, output: Output, n_rows: int) -> Any:
 
 @st.composite
 def answers(draw: st.DrawFn) -> tuple[Contract, list[Any], int, bool]:
-    """Outputs, and whether they are what the contract says."""
+    """Return outputs, and whether they fit the contract."""
     n_rows = draw(st.integers(0, 4))
     chosen = tuple(draw(outputs(number)) for number in range(draw(st.integers(1, 3))))
     if not any(name for output in chosen for name in output.columns):
@@ -131,9 +131,10 @@ def answers(draw: st.DrawFn) -> tuple[Contract, list[Any], int, bool]:
         value[-1, -1] = draw(ODD)
     came[place] = value
     if isinstance(value, list) and not value and not n_rows and output.classes:
-        return contract, came, n_rows, len(came) == len(chosen)  # no maps for no rows
+        # with no rows, an empty list of maps is valid
+        return contract, came, n_rows, len(came) == len(chosen)
     if change == "object" and output.columns[-1] is None and isinstance(value[-1, -1], str):
-        value[-1, -1] = "b"  # half a character is no fault where it is not stored
+        value[-1, -1] = "b"  # a lone surrogate is no fault in an output that is not stored
         return contract, came, n_rows, True
     return contract, came, n_rows, False
 

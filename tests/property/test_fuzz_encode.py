@@ -1,4 +1,4 @@
-"""Any contract over any columns: refused by name, or every row is fed exactly or rejected with a reason."""
+"""Any contract over any columns: refused by name, or each row is encoded exactly or rejected with a reason."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SCALARS = [pa.bool_(), pa.null(), *INTEGERS, *DECIMALS, *TIMES, *TEXTS, *FLOATS]
 
 
 def values_of(kind: pa.DataType) -> st.SearchStrategy[Any]:
-    """Values of an Arrow type as Python holds them; times as counts of the type's unit."""
+    """Values of an Arrow type as Python objects; times as counts of the type's unit."""
     if pa.types.is_boolean(kind):
         return st.booleans()
     if pa.types.is_integer(kind) or kind in TIMES:
@@ -69,7 +69,7 @@ def values_of(kind: pa.DataType) -> st.SearchStrategy[Any]:
 def columns(
     draw: st.DrawFn, feature: Feature, dtypes: set[str], n_rows: int
 ) -> tuple[pa.Array, list[Any]]:
-    """A column that fits the feature, most of the time; its values in Python."""
+    """A column that usually fits the feature, and its values in Python."""
     odd = draw(st.integers(0, 15)) == 0
     fitting = [pa.bool_(), pa.null(), *INTEGERS]
     if odd:
@@ -140,7 +140,7 @@ def batches(draw: st.DrawFn) -> tuple[Contract, pa.RecordBatch, dict[str, list[A
     )
     values[REJECTED_COLUMN] = planned
     arrays[REJECTED_COLUMN] = pa.array(["before"] * start + planned, pa.string())
-    # what comes from a warehouse is often a slice of something larger
+    # batches from a warehouse are often slices of larger ones
     return contract, pa.record_batch(arrays).slice(start), values
 
 
@@ -179,7 +179,7 @@ def _is_same(came: Any, value: Any, dtype: str) -> bool:
         return bool(came == value) and type(came) is str
     if isinstance(value, float) and math.isnan(value):
         return math.isnan(came)
-    if isinstance(value, Fraction):  # of a DECIMAL or a time: within half a step of float64
+    if isinstance(value, Fraction):  # from a DECIMAL or a time: within half a step of float64
         nearest = np.dtype(dtype).type(float(value))
         step = float(np.spacing(abs(nearest)))
         return bool(math.isclose(came, nearest, rel_tol=2e-15, abs_tol=step))
@@ -192,7 +192,7 @@ def _is_same(came: Any, value: Any, dtype: str) -> bool:
 def _row(
     row: dict[str, Any], contract: Contract, kinds: dict[str, pa.DataType]
 ) -> tuple[str | None, dict[str, list[Any]]]:
-    """Why the row is rejected, or what each input is fed."""
+    """Return why the row is rejected, or what each input is fed."""
     reasons = [row[REJECTED_COLUMN]] if row[REJECTED_COLUMN] else []
     fed: dict[tuple[str, int], list[Any]] = {}
     for feature in contract.features:
@@ -233,7 +233,7 @@ def _elements(value: Any, feature: Feature) -> list[Any] | None:
 def _judged(
     value: Any, feature: Feature, tensor: Input, kind: pa.DataType
 ) -> tuple[str | None, Any]:
-    """What is wrong with a value, or what it becomes."""
+    """Return what is wrong with a value, or its converted value."""
     dtype = tensor.dtype
     if value is None:
         if feature.null_policy != "fill":

@@ -1,4 +1,4 @@
-"""Any keys, names, types and nights: what is scored, rejected and left is what an oracle in Python says."""
+"""For any keys, names, types and nights, a run scores, rejects and skips the rows that an oracle in Python names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Row = tuple[tuple[str | None, ...], float | None, float | None]
 
 @dataclass
 class Night:
-    """The types of the two features, the rows, and what is asked for."""
+    """The types of the two features, the rows, and the run's options."""
 
     types: tuple[str, str]
     rows: list[Row]
@@ -50,20 +50,20 @@ class Night:
 
 @dataclass
 class Oracle:
-    """What is known of each entity, and which rows without a key were told of."""
+    """The last known features of each entity, and the rows without a key that were already reported."""
 
     scored: dict[Any, Any] = field(default_factory=dict)
     rejected: dict[Any, Any] = field(default_factory=dict)
     told: set[Any] = field(default_factory=set)
 
     def said(self, night: Night) -> tuple[int, int, int]:
-        """Rows scored, rejected and unchanged in this night."""
+        """Return the numbers of rows scored, rejected and unchanged in this night."""
         counts = Counter[str]()
         families = [FAMILIES.get(kind, kind) for kind in night.types]
         known = Oracle(dict(self.scored), dict(self.rejected), set(self.told))
         for key, a, b in night.rows:
-            # 1 and 1.0 are one for the model; a column of another family has another hash, unless
-            # it holds NULL or zero
+            # 1 and 1.0 are equal for the model, but a column of another type family has another hash, unless the
+            # value is NULL or zero
             seen = tuple(
                 (repr(value), family if value else None)
                 for value, family in zip((a, b), families, strict=True)
@@ -94,7 +94,7 @@ def _is_valid(value: float | None) -> bool:
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[list[str], list[str], list[Night]]:
-    # a key called like the model's output is refused
+    # a key with the name of the model's output is refused
     free = NAMES.filter(lambda name: name.casefold() != "y")
     names = draw(st.lists(free, min_size=3, max_size=4, unique_by=lambda name: name.casefold()))
     kinds = [draw(st.sampled_from(list(KEYS))) for _ in names[2:]]
@@ -120,7 +120,7 @@ def cases(draw: st.DrawFn) -> tuple[list[str], list[str], list[Night]]:
 
 
 def _plain(kind: str, values: list[str]) -> list[str]:
-    # 0.1 and 0.10 are one DECIMAL
+    # 0.1 and 0.10 are the same DECIMAL
     return [value for value in values if value != "0.10"] if kind.startswith("decimal") else values
 
 

@@ -1,4 +1,4 @@
-"""Any registry, card or contract: one clear error, or the same again when it is written and read."""
+"""Any registry, card or contract: one clear error, or the same content after it is written and read again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ODD = TEXT | st.sampled_from(
 
 @st.composite
 def rows(draw: st.DrawFn, *, odd: st.SearchStrategy[Any] = ODD) -> dict[str, Any]:
-    """A row, one value of which may be odd."""
+    """A row in which one value may be odd."""
     row: dict[str, Any] = {column: draw(values) for column, values in VALUES.items()}
     if draw(st.integers(0, 3)) == 0:
         row[draw(st.sampled_from(REGISTRY_COLUMNS))] = draw(odd)
@@ -46,7 +46,7 @@ def rows(draw: st.DrawFn, *, odd: st.SearchStrategy[Any] = ODD) -> dict[str, Any
 
 
 def check_sound(registry: Registry, given_rows: list[dict[str, Any]]) -> None:
-    """The entries are the rows, each safe, and each found by its version and by its alias."""
+    """The entries equal the rows, have safe paths, and are found by version and by alias."""
     assert [
         [getattr(entry, column) or "" for column in REGISTRY_COLUMNS] for entry in registry.entries
     ] == [
@@ -86,7 +86,7 @@ def test_rows_of_a_warehouse_are_the_registry_or_refused(given_rows: list[dict[s
 
 @st.composite
 def files(draw: st.DrawFn) -> bytes:
-    """The bytes of a seed as people and spreadsheets write it, or almost."""
+    """Bytes of a seed as people and spreadsheets write it, sometimes with faults."""
     header = list(REGISTRY_COLUMNS)
     if draw(st.integers(0, 3)) == 0:
         header.insert(
@@ -116,7 +116,7 @@ def files(draw: st.DrawFn) -> bytes:
 @given(content=files() | st.binary(max_size=60))
 @fuzz(2.0)
 def test_a_seed_is_read_and_written_or_refused(content: bytes) -> None:
-    """A version is added, and takes its alias: all else stays in the file as it is."""
+    """A version is added and takes its alias; everything else in the file stays unchanged."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model_registry.csv"
         path.write_bytes(content)
@@ -236,7 +236,7 @@ def test_a_card_with_any_value_anywhere_is_read_or_refused(
             else:
                 around[place[-1] if how == "set" else "other"] = value
         except (KeyError, IndexError, TypeError):
-            continue  # the first change has taken it away
+            continue  # an earlier change has removed the place
     try:
         read = parse_card(json.dumps(card).encode(), where="card.json")
         contract = Contract.from_dict(read["contract"])
@@ -253,7 +253,7 @@ def test_a_contract_is_the_same_after_json(contract: Contract) -> None:
 
 
 def check_usable(contract: Contract) -> None:
-    """What was accepted is the same after writing, and whoever works with it meets plain values."""
+    """An accepted contract is the same after writing and reading, and has only plain values."""
     again = Contract.from_dict(json.loads(json.dumps(contract.to_dict())))
     assert again == contract
     assert repr(again) == repr(contract)

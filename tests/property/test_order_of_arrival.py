@@ -1,4 +1,4 @@
-"""Whatever the order in which feature rows arrive: current is the newest, and again writes nothing."""
+"""In whatever order feature rows arrive, current has the newest row, and repeating a run writes nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = tuple[int, float | None, datetime]
 
 
 def schedule(seed: int) -> list[list[Row]]:
-    """Runs of rows (entity, value, moment): new, late, corrected, repeated, and bad ones."""
+    """Return runs of rows (entity, value, moment): new, late, corrected, repeated and bad ones."""
     chance = random.Random(seed)
     runs: list[list[Row]] = []
     for day in range(1, 9):
@@ -36,7 +36,7 @@ def schedule(seed: int) -> list[list[Row]]:
 
 
 def newest(arrived: list[Row]) -> dict[int, Row]:
-    """Per entity the scored row of the newest moment; of equal moments, the one that came last."""
+    """Return per entity the scored row with the newest moment; of equal moments, the row that came last."""
     found: dict[int, Row] = {}
     for row in arrived:
         entity, value, moment = row

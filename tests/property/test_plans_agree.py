@@ -1,4 +1,4 @@
-"""A run that takes the short ways through the plan writes what one writes that takes none."""
+"""A run that takes the plan's shortcuts writes the same rows as a run that takes none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOMENTS = ("null", "'2024-01-01'", "'2024-01-02'", "'2024-01-03'")
 
 
 def nights(seed: int) -> Iterator[dict[str, Any]]:
-    """Features of a few entities; most nights little happens to them, or nothing at all."""
+    """Yield the features of a few entities for ten nights; most nights little or nothing changes."""
     chance = random.Random(seed)
     has_one_moment = seed % 2 == 0
     entities: dict[Any, tuple[int, int]] = {key: (key % 3, 2) for key in range(3)}
@@ -35,7 +35,7 @@ def nights(seed: int) -> Iterator[dict[str, Any]]:
             if happened == 1 and len(entities) > 1:
                 entities.pop(key, None)
             elif happened in {2, 4, 5}:
-                # another moment, of all or of one, and nothing else
+                # only the moment changes, for all entities or for one
                 moment = chance.randrange(1, 4)
                 if key in entities:
                     entities[key] = (entities[key][0], moment)
@@ -71,7 +71,7 @@ def said(warehouse: Warehouse, night: dict[str, Any], day: int) -> str:
 
 
 def written(warehouse: Warehouse) -> list[Any]:
-    # the number of a reason is that of the row in which it was met first
+    # compare the text of a reason, since its number depends on the row that had it first
     rows = (
         "* exclude (rejected_reason_no), (select rejected_reasons[rejected_reason_no] "
         "from dbt_onnx_runs as runs where runs.run_no = written.run_no)"
@@ -90,7 +90,7 @@ def written(warehouse: Warehouse) -> list[Any]:
     ]
 
 
-# 44: an entity that was away comes back and is rejected; 45: two reasons, met in either order
+# 44: an absent entity comes back and is rejected; 45: two reasons, in either order
 @pytest.mark.parametrize("seed", [*range(10), 44, 45])
 def test_short_ways_write_the_same(tmp_path: Path, seed: int) -> None:
     made = []
@@ -101,7 +101,7 @@ def test_short_ways_write_the_same(tmp_path: Path, seed: int) -> None:
         made[-1].register("2", alias=None)
     short, long = made
     for day, night in enumerate(nights(seed), 1):
-        # some schedules look for candidates in parts, or write current as for a large table
+        # with few rows held in memory, a run looks for candidates in parts, or writes current as for a large table
         with patch.object(Cursor, "max_rows_held", lambda _: 1 + seed % 4):
             outcome = said(short, night, day)
         with patch.object(planning, "ROUTES", planning.ROUTES[-1:]):

@@ -1,4 +1,4 @@
-"""Whatever became of the rows since the last publication, the next one is the relation, to the last value."""
+"""Whatever has changed since the last publication, the next one equals the relation in every value."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ values = st.tuples(
     st.sampled_from([None, "0001-01-01", "2024-02-29"]),
     moments,
 )
-# what decides who answers comes from few, so that rows have origins in common
+# only a few different origins, so that rows share them
 origins = st.sampled_from(
     [
         (scored_at, fresh, "m", version, f"run {version}", status, reason, served_from)
@@ -64,7 +64,7 @@ FRESH = list(TYPES).index("fresh_as_of") - len(KEY)
 
 
 def confirmed(relation: Relation, which: Callable[[Key], bool], hours: int) -> Relation:
-    """The rows with a later `fresh_as_of`, as a night gives it to those that it confirms."""
+    """Return the relation with a later `fresh_as_of` for some rows, as after a night that confirms them."""
 
     def later(row: Row) -> Row:
         fresh = row[FRESH] and row[FRESH] + timedelta(hours=hours)
@@ -128,7 +128,7 @@ def test_a_publication_is_the_relation_whatever_it_is_built_from(history: list[R
 
 
 def differ(one: Row | None, other: Row) -> bool:
-    """Whether what belongs to the row itself differs; not whether its origin does."""
+    """Whether the row's own values differ; its origin is ignored."""
     if one is None:
         return True
     return repr(one[: FRESH - 1]) != repr(other[: FRESH - 1])

@@ -1,4 +1,4 @@
-"""The kernel's predictions are scikit-learn's, for every shape of output that it gives."""
+"""The kernel's predictions equal scikit-learn's, for every shape of output that scikit-learn models have."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ N_ROWS = 500
 
 @pytest.fixture(scope="module")
 def rows() -> np.ndarray:
-    """Float32 values, which the warehouse holds as DOUBLE: the cast changes nothing."""
+    """Return float32 values: the warehouse stores them as DOUBLE, and the cast back changes nothing."""
     return np.random.default_rng(7).normal(size=(N_ROWS, 3)).astype(np.float32)
 
 
@@ -66,7 +66,7 @@ def probabilities(classes: tuple[Any, ...]) -> Output:
 
 
 def score(onnx_model: Any, contract: Contract, columns: Mapping[str, Any]) -> pa.Table:
-    """Predictions through several batches; none may be rejected."""
+    """Score in several batches; no row may be rejected."""
     names = [output.name for output in contract.outputs]
     scorer = OnnxSession(onnx_model.SerializeToString(), output_names=names, threads=1)
     batch = pa.record_batch(dict(columns))
@@ -77,7 +77,7 @@ def score(onnx_model: Any, contract: Contract, columns: Mapping[str, Any]) -> pa
 
 
 def columns_of(rows: np.ndarray) -> dict[str, pa.Array]:
-    # in another order than the model's, for columns are found by name
+    # in another order than the model's, since columns are found by name
     return {
         name: pa.array(rows[:, i].astype(np.float64)) for i, name in reversed([*enumerate(NAMES)])
     }
@@ -137,14 +137,14 @@ def test_isolation_forest_has_three_outputs(rows: np.ndarray) -> None:
     np.testing.assert_allclose(table["raw"], model.score_samples(rows), atol=1e-5)
 
 
-# skl2onnx's converter of missing values; protobuf 7 makes it an error, hence protobuf<7
+# from skl2onnx's converter of missing values; protobuf 7 makes it an error, hence protobuf<7
 @pytest.mark.filterwarnings("ignore:.*Expected an int, got a boolean:DeprecationWarning")
 def test_histogram_boosting_reads_null_as_missing(rows: np.ndarray, churned: np.ndarray) -> None:
     holed = np.where(np.random.default_rng(1).random(rows.shape) < 0.2, np.nan, rows)
     model = HistGradientBoostingClassifier(max_iter=10).fit(holed, churned)
     contract = contract_of(label("int64"), probabilities((0, 1)), null_policy="nan")
     exported = to_onnx(model, rows[:1])
-    # NaN and NULL say the same
+    # NaN and NULL mean the same
     as_nan = columns_of(holed)
     as_null = {name: pa.array(x.to_numpy(), from_pandas=True) for name, x in as_nan.items()}
     assert as_null["recency"].null_count > 0

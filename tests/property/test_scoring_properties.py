@@ -1,4 +1,4 @@
-"""Whatever the rows and however they are cut, the table is the same, exact and balanced."""
+"""However the rows are cut into batches, the table is the same and exact, and its counts add up."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def score_table(
     return pa.Table.from_batches(out, prediction_schema(batches[0].schema, contract)), examples
 
 
-# --- the same table, however it is cut --------------------------------------------------------
+# --- the same table for any batch sizes -------------------------------------------------------
 
 
 @given(
@@ -110,7 +110,7 @@ def test_any_cut_of_the_stream_and_any_batch_size_give_the_same_balanced_table(
 
 @cache
 def estimators() -> dict[str, tuple[bytes, Contract]]:
-    """A network and a boosted forest over ten features: products of matrices, and trees."""
+    """A network and a boosted forest over ten features, to test matrix products and trees."""
     chance = np.random.default_rng(0)
     x = chance.random((300, 10), dtype=np.float32)
     y = (x[:, 0] + x[:, 1] > x[:, 2]).astype(int)
@@ -231,7 +231,7 @@ def _fits(value: int, dtype: str) -> bool:
 
 
 def _is_exact(value: int, dtype: str) -> bool:
-    """Whether the type holds this integer, from its bits: no cast is tried."""
+    """Whether the type can hold this integer, computed from its bits without a cast."""
     if dtype == "bool":
         return value in (0, 1)
     if dtype in INTEGER_TENSORS:
@@ -244,7 +244,7 @@ def _is_exact(value: int, dtype: str) -> bool:
 WHOLE = st.one_of(
     st.integers(-(2**127) + 1, 2**127 - 1),
     st.integers(-300, 300),
-    # around every power of two, and multiples of large ones
+    # around every power of two, and multiples of large powers
     st.builds(
         lambda sign, power, off: sign * 2**power + off,
         st.sampled_from([1, -1]), st.integers(0, 125), st.integers(-2, 2),
@@ -292,7 +292,7 @@ def test_decimals_arrive_within_the_tolerance_or_whole(values: list[Decimal], dt
     encoded = encode(
         pa.record_batch({"f": pa.array(values, pa.decimal128(20, 3))}), contract_of(dtype)
     )
-    # a DECIMAL is compared at float64 precision, far within every default tolerance here
+    # a DECIMAL is compared at float64 precision, well within every default tolerance used here
     expected = [_verdict(float(value), "reject", dtype) is None for value in values]
     if dtype == "float64":
         assert encoded.valid.all()

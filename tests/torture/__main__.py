@@ -1,4 +1,4 @@
-"""`python -m tests.torture [--smoke]`: attack, count, and print what came to harm."""
+"""`python -m tests.torture [--smoke]`: attack the product, count the attacks, and print those that did harm."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "promises.md"
 RESULTS = Path(__file__).with_name("results.json")
 Record = dict[str, dict[str, Any]]
-"""Module -> when it ran on which commit, how long it took, and its attacks."""
+"""Module -> the date and commit of its last run, how long it took, and its attacks."""
 
 
 @click.command()
@@ -34,12 +34,12 @@ Record = dict[str, dict[str, Any]]
 @click.option("--jobs", default=2, show_default=True, help="Modules that attack side by side.")
 @click.option("--record", is_flag=True, help="Write what each gave into docs/promises.md.")
 def main(*, smoke: bool, only: tuple[str, ...], jobs: int, record: bool) -> None:
-    """Attack the product; exit with 1 when anything came to harm, or an attack could not be made."""
+    """Attack the product; exit with 1 if an attack did harm or could not be made."""
     if smoke and record:
         raise click.UsageError("what is recorded is the whole of a module, not its short form")
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     began, attacks, failed = time.monotonic(), [], 0
-    # of their own, since some attacks change the process that they are made in
+    # one new process per module, since some attacks change the process that makes them
     with ProcessPoolExecutor(
         jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
     ) as pool:
@@ -57,7 +57,7 @@ def main(*, smoke: bool, only: tuple[str, ...], jobs: int, record: bool) -> None
                 for harm in attack.harm[:5]:
                     console.print(f"[red]{attack.promise}[/red]: {harm}", soft_wrap=True)
             if record:
-                # at once: what comes later may be stopped
+                # record each module as soon as it ends, since the command may be stopped before the last one
                 write_document(keep(name, made, seconds))
     harmed = sum(len(attack.harm) for attack in attacks)
     console.print(_table(attacks))
@@ -73,12 +73,12 @@ def _table(attacks: list[Attack]) -> Table:
 
 
 def recorded() -> Record:
-    """What was recorded of each module."""
+    """Return the record of each module; empty if nothing has been recorded yet."""
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}  # type: ignore[no-any-return]
 
 
 def keep(name: str, made: list[Attack], seconds: float) -> Record:
-    """Put what a module gave in the place of what was recorded of it. Returns the whole record."""
+    """Replace a module's entry in the recorded results. Returns the whole record."""
     found = recorded()
     found[name] = {
         "measured_at": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -92,7 +92,7 @@ def keep(name: str, made: list[Attack], seconds: float) -> Record:
 
 
 def _commit() -> str:
-    """The commit of the code that is attacked, with a `+` when files of it have changed since."""
+    """Return the commit under attack, followed by `+` if files in src or macros differ from it."""
     git = ["git", "-C", str(ROOT)]
     commit = subprocess.run(
         [*git, "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True, check=True
@@ -104,7 +104,7 @@ def _commit() -> str:
 
 
 def write_document(record: Record) -> None:
-    """Put the table of a record in the place of the one that stands between the marks."""
+    """Write the record as a table between the two markers in docs/promises.md."""
     rows = [
         f"| {attack['promise']} | {attack['what']} | {attack['attacks']:,} | {len(attack['harm'])} "
         f"| {ran['measured_at']}, {ran['commit']} |"

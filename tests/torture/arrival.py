@@ -1,4 +1,4 @@
-"""Order of arrival does not matter, and the short ways through the plan lead where the long one does."""
+"""Rows may arrive in any order, and a run that takes the plan's shortcuts writes the same as a run without them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROMISE = "Order of arrival does not matter"
 
 
 def measure(folder: Path, *, schedules: int) -> Iterator[Attack]:
-    """`schedules` of late, corrected, repeated and bad rows, and as many of whatever else happens."""
+    """Run `schedules` schedules of late, corrected, repeated and bad rows, and as many for the plan's shortcuts."""
     yield _played(
         folder / "arrival", "random schedules against a computation from scratch", schedules,
         test_order_of_arrival.test_current_equals_a_computation_from_scratch,

@@ -1,4 +1,4 @@
-"""Model scanners and `pip-audit`, in an environment of their own; alone, what is known of dependencies."""
+"""Model scanners and `pip-audit`, in a separate virtual environment. As a script: only the audit of dependencies."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ SCANNED = ("artifacts", "src")
 
 
 def scanned(folder: Path, made: list[Payload]) -> Iterator[Attack]:
-    """Every file of the repository's artifacts and of the package, by two scanners.
+    """Scan every file in artifacts/ and src/ with two scanners.
 
-    They go by names, and pass over ONNX, JSON and Python; so each file is there a second time,
-    called `.pkl`, to be read as a pickle whatever it is.
+    The scanners go by file names and skip ONNX, JSON and Python files. So each file is also copied
+    under a `.pkl` name, which makes the scanner read it as a pickle.
     """
     ours, theirs = folder / "ours", folder / "theirs"
     files = [
         path
         for part in SCANNED
         for path in (ROOT / part).rglob("*")
-        # picklescan stumbles over an empty file
+        # picklescan fails on an empty file
         if path.is_file() and "__pycache__" not in path.parts and path.stat().st_size
     ]
     for path in files:
         _put(ours / path.relative_to(ROOT), path.read_bytes())
     for payload in made:
-        if payload.name.endswith(".pkl"):  # under our names, too
+        if payload.name.endswith(".pkl"):  # also as a file called model.onnx
             _put(theirs / payload.name.removesuffix(".pkl") / "model.onnx", payload.content)
     for name, scan in SCANNERS.items():
         attack = Attack("No code from files", f"{name}, over a file of artifacts/ or src/")
@@ -66,7 +66,7 @@ def _put(path: Path, content: bytes) -> None:
 
 
 def _modelscan(folder: Path) -> tuple[int, list[str]]:
-    """How many files it has read, or tried to read, and what it found."""
+    """Return how many files modelscan read or tried to read, and the issues it found."""
     report = folder.with_suffix(".json")
     _run("modelscan", "-p", str(folder), "-r", "json", "-o", str(report), codes=(0, 1, 2, 3))
     found = json.loads(report.read_text())
@@ -89,10 +89,10 @@ SCANNERS: dict[str, Callable[[Path], tuple[int, list[str]]]] = {
 
 
 def dependencies() -> Attack:
-    """What PyPI knows against the versions that the tests pass on.
+    """Check the versions in constraints.txt for vulnerabilities known to PyPI.
 
-    `pip-audit` ends well when it could look nothing up, and only mentions it: so what it has looked
-    up is counted.
+    `pip-audit` exits with success even if it could look nothing up, so the packages it did look up
+    are counted.
     """
     said = _run(
         "pip-audit", "--requirement", str(CONSTRAINTS), "--no-deps", "--disable-pip",
@@ -116,7 +116,7 @@ def dependencies() -> Attack:
 
 
 def _run(tool: str, *arguments: str, codes: tuple[int, ...] | None) -> str:
-    """What a tool says on standard output. Raises RuntimeError for other exit codes."""
+    """Return the standard output of a tool. Raises RuntimeError if its exit code is not in `codes`."""
     command = [str(_environment() / "bin" / tool), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if codes is not None and done.returncode not in codes:
@@ -143,7 +143,7 @@ def _environment() -> Path:
 
 
 def main() -> None:
-    """`make audit`: 0 when all was looked up and nothing is known, 1 for faults, 2 for no data."""
+    """`make audit`: exit with 0 if no vulnerability is known, 1 if one is, and 2 if nothing could be looked up."""
     attack = dependencies()
     print("\n".join([f"{attack.what}: {attack.attacks:,} looked up", *attack.harm]))
     sys.exit(1 if attack.harm else 0 if attack.attacks else 2)

@@ -1,4 +1,4 @@
-"""Bad input gives one clear error: all that docs/errors.md lists, each provoked and compared."""
+"""Bad input gives one clear error: each error in docs/errors.md is provoked and its text compared."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ PROMISE = "Bad input gives one clear error"
 
 
 def measure(folder: Path, *, every: int) -> Iterator[Attack]:
-    """One of `every` documented errors, in a row of the table for each section of the document."""
-    # those of targets need servers: test_targets.py provokes them
+    """Provoke every `every`th documented error; one `Attack` per section of the document."""
+    # errors about serving targets need servers: test_targets.py provokes them
     chosen = [name for name in ERRORS if name not in {*TARGETS, *ON_SPARK}][::every]
     attacks = {ERRORS[name].section: Attack(PROMISE, ERRORS[name].section) for name in chosen}
     for name, faults in _attacked(folder, chosen):
@@ -58,7 +58,7 @@ def measure(folder: Path, *, every: int) -> Iterator[Attack]:
 
 
 def _provoked(chosen: list[str], attacks: Iterable[Attack]) -> Attack:
-    """A row that no case provokes would be missed above."""
+    """Report how many chosen errors were never provoked: the sections alone would not show them."""
     attack = Attack(PROMISE, "rows of the document that nothing provoked")
     missed = len(chosen) - sum(other.attacks for other in attacks)
     attack.made(harm=f"{missed} rows" if missed else None)
@@ -78,7 +78,7 @@ def _attacked(folder: Path, chosen: list[str]) -> Iterator[tuple[str, list[str]]
         shutil.copytree(folder / "seeds", folder / "copy")
         yield name, faults_of_command(folder / "copy", name)
         shutil.rmtree(folder / "copy")
-    # dbt prints what fails
+    # dbt prints failures; keep them out of the report
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         said = list(_attacked_project(create_project(folder / "project"), chosen))
     yield from said

@@ -1,4 +1,4 @@
-"""A bad row costs that row: rows anywhere on which the model fails, or of which the process dies."""
+"""A bad row costs only that row, whether onnxruntime raises on it or the process dies of it."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ Row = tuple[int, int, int]
 
 
 def measure(folder: Path, *, deaths: int, failures: int) -> Iterator[Attack]:
-    """`deaths` warehouses with rows that kill the process, half of whose second runs are killed, too;
-    `failures` with rows on which onnxruntime raises.
+    """Attack `deaths` warehouses with rows that kill the process; in half of them the second run is
+    killed, too. Then attack `failures` warehouses with rows on which onnxruntime raises.
     """
     dies = Attack(PROMISE, "the process dies inside the model: nothing is written")
     killed = Attack(PROMISE, "the run after it is killed at a random moment: nothing, or all")
@@ -65,7 +65,7 @@ def _die(
 ) -> None:
     rows, bad = _rows(chance, is_division=True)
     processes.run(prepare, str(place), rows, True)
-    if chance.random() < 0.5:  # not the first night: these rows, and some others, are new
+    if chance.random() < 0.5:  # not the first night: the bad rows and some others are new
         later = {*bad, *chance.sample(range(len(rows)), len(rows) // 3)}
         processes.run(change, str(place), [row for row in rows if row[0] not in later])
         processes.run(attempt, str(place))
@@ -89,7 +89,7 @@ def _die(
 
 
 def _rows(chance: random.Random, *, is_division: bool) -> tuple[list[Row], set[int]]:
-    """Rows (id, a, b), and which of them are bad."""
+    """Return rows (id, a, b), and the ids of the bad ones."""
     count = chance.choice([1, 50, 3_000, 20_000])
     bad = set(chance.sample(range(count), min(count, chance.choice([1, 1, 2, 5]))))
     if count > 1 and len(bad) == count:
@@ -103,12 +103,12 @@ def _rows(chance: random.Random, *, is_division: bool) -> tuple[list[Row], set[i
             rows.append(
                 (i, chance.choice([4, -5, 2**40]) if i in bad else i % 4 - (i % 3 == 0) * 4, 0)
             )
-    # a model that fails on every row there is counts as broken
+    # one good row, since a model that fails on every row counts as broken
     return [*rows, (count, 1, 1)], bad
 
 
 def prepare(path: str, rows: list[Row], is_division: bool) -> None:
-    """In a process: the warehouse before its first run."""
+    """In a child process: make the warehouse, before its first run."""
     folder = Path(path)
     folder.mkdir(parents=True)
     warehouse = Warehouse(folder)
@@ -130,7 +130,7 @@ def prepare(path: str, rows: list[Row], is_division: bool) -> None:
 
 
 def change(path: str, rows: list[Row]) -> None:
-    """In a process: other features."""
+    """In a child process: replace the features."""
     warehouse = Warehouse(Path(path))
     warehouse.sql("create or replace table features (id integer, a bigint, b bigint)")
     columns = [list(column) for column in zip(*rows, strict=True)]
@@ -141,7 +141,7 @@ def change(path: str, rows: list[Row]) -> None:
 
 
 def attempt(path: str) -> None:
-    """In a process: a run."""
+    """In a child process: run once."""
     warehouse = Warehouse(Path(path))
     if warehouse.sql("from duckdb_tables() where table_name = 'dbt_onnx_runs'"):
         warehouse.runs = warehouse.sql("select count(*) from dbt_onnx_runs")[0][0]
@@ -150,7 +150,7 @@ def attempt(path: str) -> None:
 
 
 def said(path: str) -> list[tuple[int, float | None, str | None]]:
-    """In a process: what the ledger says of each row."""
+    """In a child process: return the id, output and rejection reason of each row in the ledger."""
     warehouse = Warehouse(Path(path))
     there = warehouse.sql("from duckdb_tables() where table_name = 'scores__current'")
     found = (

@@ -1,4 +1,4 @@
-"""The package's tests and queries, compiled by dbt once and run on any warehouse at any moment."""
+"""The package's tests and queries, compiled once by dbt, to run on any warehouse at any clock."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ TABLES = ("scores", "text_scores", "absent")
 _CLOCK = "2001-02-03 04:05:06.000007"
 _OF_REAL_CLOCK = ("scores_fresh_served_day", "scores_complete_day", "scores_current_day")
 _NOW = "make_timestamp(epoch_us(now()))"
-# numbers and moments that stand in the compiled text for those of a case
+# placeholders in the compiled SQL, replaced with the values of a case
 _WARN, _ERROR, _SAID_AT, _ABOUT = 7919, 7927, "2001-02-03 04:05:07", "2001-02-03 04:05:08"
 
 
 @dataclass(frozen=True)
 class Claims:
-    """`compiled`: SQL by name, under a clock that is set; `real`: the same under the real clock."""
+    """`compiled`: SQL by name, under a fixed clock; `real`: the same queries under the real clock."""
 
     compiled: dict[str, str] = field(repr=False)
     real: dict[str, str] = field(repr=False)
-    levels: tuple[str, str, str]  # how dbt counts the rows of `fresh`, warns and fails
+    levels: tuple[str, str, str]  # freshness test: dbt's row count, warn, error
 
     def sql(self, name: str, clock: datetime | None, **values: Any) -> str:
-        """The text with a case's values: `warn` and `error` (counts of a unit), `said_at`, `about`."""
+        """Return the SQL with a case's values: `warn` and `error` (counts of a unit), `said_at`, `about`."""
         text = self.real[name] if clock is None else self.compiled[name].replace(_CLOCK, str(clock))
         marks = {"warn": _WARN, "error": _ERROR, "said_at": _SAID_AT, "about": _ABOUT}
         for argument, value in values.items():
@@ -44,7 +44,7 @@ class Claims:
         self, connection: duckdb.DuckDBPyConnection, name: str, clock: datetime | None, *,
         columns: str = "*", **values: Any,
     ) -> list[tuple[Any, ...]]:  # fmt: skip
-        """What the test or query returns."""
+        """Return the rows of a test or query."""
         text = self.sql(name, clock, **values)
         return connection.execute(f"select {columns} from ({text})").fetchall()
 
@@ -55,7 +55,7 @@ class Claims:
         clock: datetime | None,
         **values: Any,
     ) -> str:
-        """What dbt makes of the rows of a test of freshness: 'pass', 'warn' or 'error'."""
+        """Return dbt's result for a freshness test: 'pass', 'warn' or 'error'."""
         count, warn, error = self.levels
         text = self.sql(name, clock, **values)
         counted = f"select {count} {warn}, {count} {error} from ({text})"
@@ -64,8 +64,8 @@ class Claims:
 
 
 def compiled(folder: Path) -> Claims:
-    """Compile everything in a project beside a warehouse `w`. `absent` is a scoring model before the
-    first run, in a schema where nothing is.
+    """Compile every test and query in a project for a warehouse file `w`. The scoring model
+    `absent` has not run yet, and its schema is empty.
     """
     folder.mkdir(parents=True)
     warehouse = Warehouse(folder)
@@ -86,7 +86,7 @@ def compiled(folder: Path) -> Claims:
         for name, text in _queries(table).items():
             project.write(f"models/{table}_{name}.sql", text)
     fixed = _compiled(project, {"dbt_onnx_clock": _CLOCK})
-    # excluded, because what is selected is printed
+    # exclude rather than select: dbt prints the selection
     others = [name for name in fixed if name not in _OF_REAL_CLOCK]
     real = _compiled(project, None, "--exclude", *others)
     for name, text in real.items():
@@ -109,10 +109,12 @@ def _compiled(project: Project, given: dict[str, str] | None, *selected: str) ->
 
 
 def _tests(table: str) -> list[dict[str, Any]]:
-    """`_served`: by the registry's versions; without it, what ran last is served."""
+    """Return the tests of a table. Names with `_served` use the registry; without it, the version
+    that ran last is served.
+    """
     registry = {"registry": "source('hand', 'model_registry')"}
     entities = {"key": ["id"], "entities": "source('hand', 'entities')"}
-    # who has left is reported, however long ago
+    # report every entity that has left, however long ago
     unknown = {**entities, "max_unknown_fraction": 0}
     tests = [
         claim("predictions_are_complete", f"{table}_complete", **unknown),

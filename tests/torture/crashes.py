@@ -1,4 +1,4 @@
-"""A run is all or nothing, and running again is enough: faults at each step, kills at random moments."""
+"""A run writes everything or nothing, and the next run completes it: faults at each step, kills at random moments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FEATURES = (
     "select i::integer as id, (hash(i) % 1000 / 100)::double as a, 1::double as b "
     f"from range({ROWS}) as numbers (i)"
 )
-# changed, new, gone and bad ones
+# rows that changed, are new, are gone, or are bad
 _CHANGED = (
     "select id, case when id % 997 = 5 then null when id % 10 = 3 then a + 1 else a end as a, b "
     f"from ({_FEATURES}) as features where id % 800 <> 7 "
@@ -33,8 +33,9 @@ Content = dict[str, tuple[int, int]]
 
 
 def measure(folder: Path, *, kills: int, every: int) -> Iterator[Attack]:
-    """Each step, or one of `every` and the last, fails and dies once; `kills` processes are killed at a random
-    moment. All of it with current rows that are deleted, and with a table that is written anew.
+    """At every `every`th step and the last one, let a run fail once and die once; kill `kills`
+    processes at random moments. Each is done twice: with superseded rows deleted from current, and
+    with current rewritten.
     """
     template = folder / "template"
     processes.run(prepare, str(template))
@@ -71,7 +72,7 @@ def measure(folder: Path, *, kills: int, every: int) -> Iterator[Attack]:
 
 
 def prepare(path: str) -> None:
-    """In a process: a warehouse with one run, and features that have changed since."""
+    """In a child process: make a warehouse with one run, and features that have changed since."""
     folder = Path(path)
     folder.mkdir(parents=True)
     warehouse = Warehouse(folder)
@@ -83,8 +84,8 @@ def prepare(path: str) -> None:
 
 
 def attempt(path: str, at: int | None, fault: str, anew: bool = False) -> int:
-    """In a process: the next run, with a fault at a step. Returns the number of steps. `anew`: current
-    counts as too large for a DELETE.
+    """In a child process: run again, with a fault at step `at`. Returns the number of steps. With
+    `anew`, current is rewritten, as if it were too large for a DELETE.
     """
     if anew:
         supersede = current.supersede
@@ -99,8 +100,8 @@ def attempt(path: str, at: int | None, fault: str, anew: bool = False) -> int:
 
 
 def content(path: str) -> Content:
-    """In a process: the rows of each table, and of the ledger, and a hash of them, but for who wrote
-    them and when.
+    """In a child process: return the row count and a hash of each table and of the ledger, without
+    the columns that record which run wrote a row and when.
     """
     warehouse = Warehouse(Path(path))
     found: Content = {}

@@ -1,4 +1,4 @@
-"""What dbt itself runs: killed, failing in a hook, again and again."""
+"""`dbt run` that is killed, fails in a hook, is retried, or runs twice at once."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ Content = tuple[Any, ...]
 
 
 def measure(folder: Path, *, kills: int, hooks: int, runs: int, pairs: int) -> Iterator[Attack]:
-    """`kills` of `dbt run` at a random moment and at each of the named points, `hooks` that fail and
-    are retried, `runs` whose ids are compared with dbt's own, `pairs` at the same time.
+    """Kill `kills` `dbt run`s at a random moment and at each named point; let `hooks` hooks fail
+    and retry them; compare the ids of `runs` runs with dbt's own; start `pairs` pairs at the same
+    time.
     """
     root = folder / "project"
     processes.run(create, str(root))
     warehouse, saved = root / "warehouse.duckdb", folder / "saved.duckdb"
-    before = content(warehouse)  # and with it the write-ahead log is gone
+    before = content(warehouse)  # reading it also removes the write-ahead log
     shutil.copy(warehouse, saved)
     began = time.monotonic()
     processes.run(dbt, str(root), "run")
@@ -52,7 +53,8 @@ def measure(folder: Path, *, kills: int, hooks: int, runs: int, pairs: int) -> I
             attack = by_name
             if processes.run(_dying, str(root), place)[0]:
                 raise RuntimeError(f"dbt run went on {place}")
-        _, left = content(warehouse)  # dbt may leave its own backup of a view until the next run
+        # hashes only: dbt may leave its backup of a view until the next run
+        _, left = content(warehouse)
         attack.made(harm=None if left in (before[1], after[1]) else f"{place}: {left}")
         processes.run(dbt, str(root), "run")
         mended = content(warehouse)
@@ -64,9 +66,9 @@ def measure(folder: Path, *, kills: int, hooks: int, runs: int, pairs: int) -> I
 
 
 def create(root: str) -> None:
-    """In a process: a project whose features have changed since its first run."""
+    """In a child process: make a project whose features have changed since its first run."""
     project = ScoringProject(Path(root))
-    project.facts(80_000)  # whose changes are more than one batch
+    project.facts(80_000)  # so many that the changed rows fill more than one batch
     project.scoring_model("scores", pre_hook=f"{PRE_HOOK} select 1", post_hook=_HOOK)
     outcome = project.dbt("build")
     if not outcome.success:
@@ -76,25 +78,27 @@ def create(root: str) -> None:
 
 
 def dbt(root: str, *arguments: str, fail: bool = False) -> dict[str, str]:
-    """In a process: a dbt command; the status of each node."""
+    """In a child process: run a dbt command and return the status of each node."""
     os.environ["FAIL"] = "yes" if fail else ""
     return invoke(Path(root), *arguments).statuses()
 
 
 def _dying(root: str, point: str) -> None:
-    """In a process: `dbt run` up to the named point."""
+    """In a child process: `dbt run` that dies at the named point."""
     POINTS[point]()
     invoke(Path(root), "run")
 
 
 def said_by_dbt(root: str) -> tuple[bool, str]:
-    """In a process: whether `dbt run` succeeded, and all that it said."""
+    """In a child process: return whether `dbt run` succeeded, with its error and log."""
     outcome = invoke(Path(root), "run")
     return outcome.success, f"{outcome.error}\n{outcome.log}"
 
 
 def content(warehouse: Path) -> Content:
-    """All relations, and what the scoring model has written, but for who wrote it and when."""
+    """Return all relations, and a hash of the scoring model's tables without the columns that
+    record the run and time.
+    """
     with duckdb.connect(str(warehouse)) as connection:
         relations = connection.execute(
             "select table_name from duckdb_tables() union all select view_name from duckdb_views() "
@@ -162,7 +166,7 @@ def _stamps(root: Path, saved: Path, times: int) -> Attack:
 
 
 def _pairs(root: Path, saved: Path, after: Content, times: int) -> Attack:
-    """One of two works; the other does, too, or says which process holds the file."""
+    """Start two runs at once: at least one succeeds, and a refused run names the process that holds the file."""
     attack = Attack("Two at once", "two `dbt run` on one file")
     warehouse = root / "warehouse.duckdb"
     for number in range(times):

@@ -1,4 +1,4 @@
-"""What `export` accepts says on unseen rows what the estimator itself says, label by label."""
+"""A model that `export` accepts predicts on unseen rows what the estimator predicts, label by label."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 PROMISE = "An exported model says what the estimator says"
 ROWS, UNSEEN = 300, 2_000
-# far more than the parity that export asks for: these are other rows
+# much wider than the parity that export requires, since export does not check these rows
 NEAR = 1e-4
 SCALES = (1.0, 1e-4, 1e5)
 CLASSES: tuple[list[Any], ...] = ([0, 1], [1, 2, 3], ["no", "yes"], ["c", "a", "b", "d"])
@@ -107,13 +107,13 @@ WANTED = frozenset(
         "calibrated margin", "20 trees", "50 trees",
     }
 )  # fmt: skip
-"""What must be accepted, at the scale 1: to refuse everything would be easy."""
+"""Estimators that export must accept at scale 1, so that refusing everything does not pass."""
 
 
 def measure(folder: Path, *, seeds: int, every: int) -> Iterator[Attack]:
-    """One of `every` estimators, fitted `seeds` times with other rows, classes and scales."""
+    """Export every `every`th estimator, fitted `seeds` times with different rows, classes and scales."""
     names = [*sorted(BUILT), *sorted(set(estimators()) - set(BUILT))][::every]
-    # smoke runs see all scales and classes, too
+    # the seed is shifted by the estimator's number, so that smoke runs cover all scales and classes, too
     calls = [
         (name, seed, seed + number) for number, name in enumerate(names) for seed in range(seeds)
     ]
@@ -126,7 +126,7 @@ def measure(folder: Path, *, seeds: int, every: int) -> Iterator[Attack]:
         ):
             if kind == CANNOT:
                 continue
-            # what is refused in another unit may be refused
+            # export may refuse an estimator at another scale
             is_wanted = name in WANTED and number % len(SCALES) == 0
             what = f"{kind}: {UNSEEN:,} unseen rows each"
             if refused is not None and not is_wanted:
@@ -139,7 +139,7 @@ def measure(folder: Path, *, seeds: int, every: int) -> Iterator[Attack]:
 def trials(
     folder: Path, calls: list[tuple[str, int, int]]
 ) -> list[tuple[str, str | None, str | None]]:
-    """In a process: `trial` of each."""
+    """In a child process: return the result of `trial` for each call."""
     found = []
     for place, call in enumerate(calls):
         (folder / str(place)).mkdir(parents=True)
@@ -148,14 +148,14 @@ def trials(
 
 
 def estimators() -> dict[str, Callable[[], Any]]:
-    """Every estimator of scikit-learn that needs nothing to be made, and pipelines of ours."""
+    """Return every scikit-learn estimator that needs no arguments, and our own pipelines, as name -> maker."""
     makers = dict(BUILT)
     makers.update(all_estimators())
     return makers
 
 
 def trial(folder: Path, name: str, seed: int, number: int) -> tuple[str, str | None, str | None]:
-    """What kind of estimator it is, why it was refused, or what it says wrongly."""
+    """Return the kind of estimator, why export refused it, and how the exported model differs from it."""
     warnings.simplefilter("ignore")
     scale, names = SCALES[number % len(SCALES)], CLASSES[number // len(SCALES) % len(CLASSES)]
     rows, unseen = _rows(seed, ROWS, scale), _rows(seed + 1_000, UNSEEN, scale)
@@ -185,13 +185,13 @@ def trial(folder: Path, name: str, seed: int, number: int) -> tuple[str, str | N
 
 
 def _targets(rows: pd.DataFrame, seed: int, scale: float, names: list[Any]) -> list[Any]:
-    """What an estimator may be fitted to: nothing is for those that want nothing."""
+    """Return the targets to try: classes, numbers, two columns, and None for unsupervised estimators."""
     score = _score(rows) * scale
     return [_classes(rows, seed, names), score, np.column_stack([score, -score]), None]
 
 
 def _fitted(name: str, arguments: dict[str, Any], rows: Any, target: Any, seed: int) -> Any:
-    """The estimator, or none when it does not take this."""
+    """Return the fitted estimator, or None if it cannot be fitted to this target."""
     try:
         estimator = estimators()[name](**arguments)
         if "random_state" in estimator.get_params():
@@ -201,12 +201,12 @@ def _fitted(name: str, arguments: dict[str, Any], rows: Any, target: Any, seed: 
         if is_outlier_detector(estimator) or is_clusterer(estimator):
             target = None
         return estimator.fit(rows, target)
-    except Exception:  # noqa: BLE001 (estimators' errors have no base of their own)
+    except Exception:  # noqa: BLE001 (estimators raise errors without a common base class)
         return None
 
 
 def _rows(seed: int, count: int, scale: float) -> pd.DataFrame:
-    """Rows that single precision holds, so that the estimator sees what the model sees."""
+    """Return rows with float32 values, so that the estimator and the model see the same numbers."""
     source = np.random.default_rng(seed)
     values = source.normal(size=(count, 4)) * scale
     values[:, 1] = source.integers(0, 5, count)
@@ -227,10 +227,10 @@ def _classes(rows: pd.DataFrame, seed: int, names: list[Any]) -> np.ndarray:
 
 
 def _that_it_takes(estimator: Any, rows: pd.DataFrame, unseen: pd.DataFrame) -> pd.DataFrame:
-    """Unseen rows, of known values for an encoder that takes no others."""
+    """Return the unseen rows, or rows of known values for an encoder that accepts only those."""
     try:
         getattr(estimator, "predict", getattr(estimator, "transform", None))(unseen)
-    except Exception:  # noqa: BLE001 (estimators have no errors of their own)
+    except Exception:  # noqa: BLE001 (estimators raise errors without a common base class)
         source = np.random.default_rng(2)
         return pd.DataFrame({name: source.choice(rows[name], UNSEEN) for name in rows.columns})
     return unseen
@@ -266,7 +266,7 @@ def _faults(estimator: Any, rows: pd.DataFrame, said: dict[str, list[Any]]) -> l
 
 
 def _is_sure(estimator: Any, row: pd.DataFrame) -> bool:
-    """Whether `predict` says the same all around a row, so that rounding is no excuse."""
+    """Whether `predict` gives one answer all around a row, so that rounding cannot explain a difference."""
     source = np.random.default_rng(1)
     around = pd.concat([row] * 200, ignore_index=True)
     around *= 1 + source.uniform(-1e-6, 1e-6, around.shape)

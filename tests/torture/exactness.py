@@ -1,4 +1,4 @@
-"""Completeness and staleness are exact: nothing missing or stale is overlooked, and nothing else found."""
+"""Completeness and freshness are exact: every missing or stale key is found, and no other."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CASES_A_PROCESS, _TIMEOUT = 20, 3600
 
 
 def measure(folder: Path, *, rows: int, cases: int, every: int) -> Iterator[Attack]:
-    """One of `rows` keys; `cases` random states; one of `every` zones and limits of planning."""
+    """Break one of `rows` keys; check `cases` random states; check every `every`th time zone and planning limit."""
     _, claims = processes.run(compiled, folder / "claims", timeout=_TIMEOUT)
     calls: list[tuple[Any, ...]] = [
         (one_of_many, claims, "scores", "i::integer", rows),
@@ -39,14 +39,14 @@ def measure(folder: Path, *, rows: int, cases: int, every: int) -> Iterator[Atta
         (expiry, every),
         *((in_zone, claims, number) for number in range(0, len(ZONES), every)),
         (edges, claims),
-        # last, so that the two large ones are not there at once
+        # last, so that the two large warehouses do not exist at the same time
         (one_of_many, claims, "text_scores", "format('customer-{:010d}', i)", rows),
     ]
     yield from _played(folder, calls)
 
 
 def _played(folder: Path, calls: list[tuple[Any, ...]]) -> list[Attack]:
-    """Each in a process and a folder of its own; the attacks of the same name as one."""
+    """Run each call in a separate process and folder; add up the attacks that have the same name."""
 
     def play(number: int) -> list[Attack]:
         function, *arguments = calls[number]
@@ -68,9 +68,7 @@ def _played(folder: Path, calls: list[tuple[Any, ...]]) -> list[Attack]:
 
 
 def one_of_many(folder: Path, claims: Claims, table: str, key: str, rows: int) -> list[Attack]:
-    """In a process: one key is missing, rejected, unknown, stale or there twice; the others are as
-    they should be.
-    """
+    """In a child process: one key is missing, rejected, unknown, stale or present twice; all other keys are sound."""
     attack = Attack(PROMISE, f"one of {rows:,} keys ({'text' if 'format' in key else 'integer'})")
     warehouse = Warehouse(folder, name=table)
     warehouse.register("1")
@@ -80,7 +78,8 @@ def one_of_many(folder: Path, claims: Claims, table: str, key: str, rows: int) -
     warehouse.sql(f"create or replace table features as {features}")
     warehouse.sql("create table entities as select id, timestamp '2024-01-01' as since from features")  # fmt: skip
     warehouse.run()
-    warehouse.sql("update dbt_onnx_runs set rejected_reasons = ['nan:a']")  # of no row yet
+    # no row has this reason yet
+    warehouse.sql("update dbt_onnx_runs set rejected_reasons = ['nan:a']")
     clock, connection = datetime.fromisoformat(warehouse.clock), warehouse.connection
     columns = {"complete": COMPLETE, "fresh_served_day": "id, problem"}
 
@@ -108,8 +107,8 @@ def one_of_many(folder: Path, claims: Claims, table: str, key: str, rows: int) -
 
 
 def _broken(current: str, clock: datetime) -> list[tuple[str, str, tuple[Any, ...]]]:
-    """What is done to one key, by statements that lack its condition, which test must find it, and what
-    that returns of it.
+    """Return (statements, test, row): statements that break one key once its condition is appended,
+    the test that must find it, and the values that the test returns for that key.
     """
     old = clock - 2 * DAY - TICK
     rejected = f"update {current} set rejected_reason_no = 1"
@@ -127,7 +126,7 @@ def _broken(current: str, clock: datetime) -> list[tuple[str, str, tuple[Any, ..
 
 
 def _twice(attack: Attack, warehouse: Warehouse, name: Any) -> None:
-    """A key that is there twice is refused before it is scored, a ledger that has a row twice replayed."""
+    """A duplicate key in the features is refused before scoring; a duplicate row in the ledger is found by a replay."""
     connection, table = warehouse.connection, warehouse.name
     connection.execute(
         f"insert into {table}__history by name select *, "
@@ -157,7 +156,7 @@ def _registry(warehouse: Warehouse) -> Registry:
 
 
 def random_cases(folder: Path, claims: Claims, cases: int, seed: int) -> list[Attack]:
-    """In a process: states after a random night of which there is nothing to report, and each again with one defect."""
+    """In a child process: random states with nothing to report, and each of them again with one defect."""
     clean = Attack(PROMISE, "random clean states: no alarm")
     broken = Attack(PROMISE, "random states with something to report: that, and nothing else")
     nights = Nights(folder, random.Random(seed))
@@ -183,7 +182,7 @@ def random_cases(folder: Path, claims: Claims, cases: int, seed: int) -> list[At
 
 
 def edges(folder: Path, claims: Claims) -> list[Attack]:
-    """In a process: nothing there yet, no moment, no key, moments to come."""
+    """In a child process: empty relations, null moments and keys, moments in the future."""
     attack = Attack(PROMISE, "empty relations, before the first run, rows of the future, NULLs")
     warehouse = Warehouse(folder)
     connection, clock = warehouse.connection, datetime(2024, 1, 10)
@@ -252,7 +251,7 @@ def edges(folder: Path, claims: Claims) -> list[Attack]:
     expected = [(2, "rejected", "null_as_of"), (None, "null_key", None)]
     served = [(1, False, "serving_version"), (2, True, "missing")]
     check("scores", "NULL moment and key", complete=expected, fresh=[], current=served)
-    clock = datetime(2024, 1, 11, 0, 0, 0, 1)  # a microsecond after the limit
+    clock = datetime(2024, 1, 11, 0, 0, 0, 1)  # one microsecond past the limit
     warehouse.clock = str(clock)
     stale = [(1, "stale", "warn")]
     check("scores", "a day later", complete=expected, fresh=stale)

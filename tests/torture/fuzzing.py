@@ -1,4 +1,4 @@
-"""Random input: properties with hypothesis, and readers of files under the coverage-guided atheris."""
+"""Random input: hypothesis for properties, and the coverage-guided atheris for the readers of files."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _WORDS = (
 
 
 def measure(folder: Path, *, seconds: int, examples: int) -> Iterator[Attack]:
-    """`examples` of each property; then `seconds` of the reading of model files, and as long, at the
-    same time, of cards and registries.
+    """Run `examples` examples of each property. Then fuzz the reader of model files for `seconds`,
+    and at the same time the readers of cards and registries for half as long each.
     """
     yield _properties(examples)
     seeds = {name: folder / name for name in SEEDS}
@@ -70,7 +70,7 @@ def _properties(examples: int) -> Attack:
 
 
 def _fuzzed(folder: Path, target: str, seconds: int) -> Attack:
-    """Fuzz in a process of its own, which ends at the first harm."""
+    """Fuzz in a separate process, which ends at the first harm."""
     has_atheris = importlib.util.find_spec("atheris") is not None
     how = "by atheris" if has_atheris else "by bytes changed at random: atheris is not installed"
     attack = Attack(PROMISE, f"bytes of a {TARGETS[target][0]}, {how}")
@@ -96,7 +96,7 @@ def _fuzzed(folder: Path, target: str, seconds: int) -> Attack:
     return attack
 
 
-# --- what is fuzzed, in the child process -----------------------------------------------------
+# --- the fuzz targets, in the child process ---------------------------------------------------
 
 
 def _graph() -> Callable[[bytes], None]:
@@ -145,7 +145,7 @@ TARGETS: dict[str, tuple[str, Callable[[], Callable[[bytes], None]]]] = {
 
 
 def _fuzz(target: str, folder: Path, *options: str) -> None:
-    """Run by `_fuzzed`: feed the reader until the time is up, or it raises what it must not."""
+    """Feed the reader until the time is up, or until it raises anything but a DbtOnnxError. Started by `_fuzzed`."""
     try:
         import atheris
     except ImportError:
@@ -183,7 +183,7 @@ def _change_at_random(try_one: Callable[[bytes], None], folder: Path, *, seconds
         try_one(bytes(content))
 
 
-# --- what it starts from ----------------------------------------------------------------------
+# --- the seed inputs --------------------------------------------------------------------------
 
 
 def _models(folder: Path) -> list[bytes]:
@@ -237,7 +237,7 @@ def _seeds(folder: Path) -> list[bytes]:
     ]
 
 
-# cards are those of the models
+# the cards belong to the models
 SEEDS: dict[str, Callable[[Path], list[bytes]]] = {
     "graph": _models,
     "card": _cards,

@@ -1,4 +1,4 @@
-"""Hardened warehouse: the functional tests pass on one, and its SQL reads and writes no file."""
+"""Hardened warehouse: the functional tests pass on it, and SQL on its connection can neither read nor write files."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ PROMISE = "Hardened warehouse"
 ROOT = Path(__file__).parents[2]
 FUNCTIONAL = ROOT / "tests" / "functional"
 _OTHER_PROFILES = {
-    # that of the reference project, for which see `_reference`
+    # the profile of the reference project, see `_reference`
     "test_backfill_of_reference.py", "test_benchmark_history.py", "test_drift_of_reference.py",
     "test_fallback_of_reference.py", "test_played_history.py", "test_reference_features.py",
     "test_reference_models.py", "test_reference_project.py",
-    "test_installing.py",  # one as a reader of the documentation writes it
-    "test_documentation_of_macros.py",  # none: no warehouse is opened
+    "test_installing.py",  # a profile written as the documentation shows it
+    "test_documentation_of_macros.py",  # no profile: no warehouse is opened
 }  # fmt: skip
 _LEFT_OUT = (
-    # SQL compares the artifacts' files with the registry. What it does without: see in the same file
-    # test_a_warehouse_that_is_closed_to_files_is_judged_by_its_runs
+    # here SQL reads the artifacts' files to compare them with the registry. For the answer without file access, see
+    # test_a_warehouse_that_is_closed_to_files_is_judged_by_its_runs in the same file
     "test_predictions_match_registry.py::test_it_returns_what_it_should[missing_file]",
     "test_predictions_match_registry.py::test_it_returns_what_it_should[altered_file]",
-    # its features are a view over a file
+    # the features are a view over a file
     "test_kept_inputs.py::test_a_file_that_another_process_replaces_keeps_what_was_scored",
     "test_keys_by_bytes.py::test_tests_find_the_same",
     "test_gate_compares.py::test_features_that_are_no_relation_by_name_are_refused_before_anything_is_written[file]",
-    # attaches a second database file, which is external access
+    # attaches a second database file, which counts as external access
     "test_predictions_materialization.py::test_odd_names_other_schemas_and_other_databases",
     "test_gate_compares.py::test_features_of_another_database_are_not_taken_for_those_of_the_same_name",
-    # changes a setting, which is locked
+    # changes a setting, but settings are locked
     "test_errors.py::test_wrong_input_gives_its_message_and_changes_nothing[key-follows-a-collation]",
-    # dbt-duckdb reads the seed as a file, and gives another message where it may not
+    # dbt-duckdb reads the seed as a file, and gives a different message if it may not
     "test_errors.py::test_dbt_shows_the_documented_message[seed-of-another-type]",
 )
 ATTACKS = (
@@ -69,7 +69,9 @@ ATTACKS = (
 
 
 def measure(folder: Path, *, tests: Sequence[str] | None, builds: int) -> Iterator[Attack]:
-    """Files of functional `tests`, all by default; `builds` of the reference project; SQL."""
+    """Run functional `tests` (file names; all by default), `builds` builds of the reference
+    project, and hostile SQL.
+    """
     attack = Attack(PROMISE, f"functional tests, {len(_LEFT_OUT)} left out")
     yield run_functional_tests(attack, folder, tests, variable=VARIABLE, left_out=_LEFT_OUT)
     if builds:
@@ -88,7 +90,7 @@ def run_functional_tests(
     variable: str,
     left_out: Sequence[str],
 ) -> Attack:
-    """Files of functional tests, all by default, on a warehouse as `hardening` makes it for a variable."""
+    """Run functional tests (file names; all by default) on a warehouse that `hardening` sets up for this variable."""
     for test in left_out:
         file, _, name = test.partition("::")
         if f"def {name.partition('[')[0]}(" not in (FUNCTIONAL / file).read_text():
@@ -118,7 +120,7 @@ def run_functional_tests(
 
 
 def _reference(root: Path, builds: int) -> Attack:
-    """As profiles.yml says: the purchases are loaded first, under the other target."""
+    """Build under the hardened target as profiles.yml describes: load the purchases first, under the other target."""
     attack = Attack(PROMISE, "builds of the reference project under its hardened target")
     root.mkdir()
     reference = Reference(root)
@@ -141,8 +143,9 @@ def _reference(root: Path, builds: int) -> Attack:
 
 
 def attacked(path: str) -> dict[str, str]:
-    """In a process: each statement on the connection that a run has used, and, to see that there is
-    something to refuse, on one to a warehouse that is not hardened. Returns harm by statement.
+    """In a child process: run each statement on the connection of a finished run. Run it also on a
+    warehouse that is not hardened, to show that there is something to refuse. Returns harm by
+    statement.
     """
     folder = Path(path)
     folder.mkdir()
@@ -169,7 +172,7 @@ def attacked(path: str) -> dict[str, str]:
 
 
 def _scored(folder: Path, name: str, config: dict[str, str]) -> Warehouse:
-    """A warehouse after a run, still open."""
+    """Return a warehouse after one run, still open."""
     (folder / name).mkdir()
     warehouse = Warehouse(folder / name, config=config)
     warehouse.register("1")
@@ -179,7 +182,7 @@ def _scored(folder: Path, name: str, config: dict[str, str]) -> Warehouse:
 
 
 def _said(warehouse: Warehouse, sql: str) -> str | None:
-    """DuckDB's refusal; none when it obeyed."""
+    """Return DuckDB's refusal of a statement; None if DuckDB executed it."""
     try:
         warehouse.sql(sql)
     except duckdb.Error as error:

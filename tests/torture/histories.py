@@ -1,7 +1,7 @@
-"""Random histories of scoring, and what must be said of them: the rules of the docs, in Python.
+"""Random histories of scoring, and the expected results: the rules of the docs, in Python.
 
-Nothing here is taken from the product: a history plays what a nightly job, its backfills and its
-failures would do, and remembers by itself who was scored, rejected, seen and confirmed.
+Nothing here calls the product. A `State` does in Python what a nightly job, its backfills and its
+failures do, and records who was scored, rejected, seen and confirmed.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSIONS = ("1", "2", "10")  # in their order, which is not that of text
+VERSIONS = ("1", "2", "10")  # in version order, which differs from text order
 Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Said:
-    """The newest score, or rejection, of an entity by a version. `run` orders them."""
+    """The newest score or rejection of an entity by one version; a higher `run` is newer."""
 
     as_of: datetime
     run: int
@@ -31,7 +31,9 @@ class Said:
 
 @dataclass
 class State:
-    """All that decides what is served and found. `full_runs`: (version, as_of, clock), oldest first."""
+    """Everything that decides which rows are served and reported. `full_runs`: (version, as_of,
+    clock), oldest first.
+    """
 
     champion: str | None = "1"
     versions: tuple[str, ...] = VERSIONS
@@ -50,7 +52,7 @@ class State:
         )
 
     def is_past(self, clock: datetime) -> bool:
-        """A run under that clock is a backfill: it changes nothing that is served."""
+        """Whether a run under that clock is a backfill, which changes nothing that is served."""
         return any(clock < other for _, _, other in self.full_runs)
 
     def confirmed(self, version: str) -> datetime | None:
@@ -59,7 +61,7 @@ class State:
     def play(
         self, run: int, clock: datetime, rows: list[tuple[Any, Any, Any]], *, again: bool = False
     ) -> None:
-        """A full run by the champion over rows of (id, value, moment); `again`: a full refresh."""
+        """Play a full run by the champion over rows of (id, value, moment); `again` makes it a full refresh."""
         version = self.champion
         assert version is not None
         as_of = max((moment for *_, moment in rows if moment), default=clock)
@@ -72,7 +74,7 @@ class State:
             present.add(slot)
             score, rejection = self.scored.get(slot), self.rejected.get(slot)
             if score and moment and moment < score.known_until:
-                continue  # late: history, and never served
+                continue  # a late row goes to history and is never served
             given, known = (value, moment is None), rejection or score
             if known and known.given == given and not again:
                 if score and not rejection:
@@ -95,7 +97,9 @@ class State:
         self.full_runs.append((version, as_of, clock))
 
     def served(self, *, by_registry: bool) -> Iterator[tuple[int, str, Said]]:
-        """(id, version, score) of who is served: by the serving version, else by one before it."""
+        """Yield (id, version, score) per served entity: by the serving version, else by the newest
+        version before it.
+        """
         versions = self._served_versions(by_registry=by_registry)
         for key in sorted({key for key, _ in self.scored}):
             for version in versions:
@@ -104,7 +108,7 @@ class State:
                     break
 
     def _served_versions(self, *, by_registry: bool) -> list[str]:
-        """Newest first."""
+        """Return the versions that may be served, newest first."""
         if not self.full_runs or (by_registry and self.champion is None):
             return []
         ran = [version for version, _, _ in self.full_runs]
@@ -128,7 +132,9 @@ class State:
     def stale(
         self, clock: datetime, warn: timedelta, error: timedelta, *, by_registry: bool
     ) -> list[Row]:
-        """id, problem, model_version, as_of, fresh_as_of, age, threshold, severity."""
+        """Return the rows of `predictions_are_fresh`: (id, problem, model_version, as_of,
+        fresh_as_of, age, threshold, severity).
+        """
         served = [one for one in self.served(by_registry=by_registry) if one[0] in self.entities]
         found: list[Row] = []
         for key, version, score in served:
@@ -147,7 +153,7 @@ class State:
         return found
 
     def incomplete(self, *, by_registry: bool) -> list[Row]:
-        """id, problem, rejected_reason, model_version, as_of."""
+        """Return the rows of `predictions_are_complete`: (id, problem, rejected_reason, model_version, as_of)."""
         versions = self._served_versions(by_registry=True) if by_registry else list(self.versions)
         found: list[Row] = []
         for key in set(self.entities):
@@ -170,13 +176,15 @@ class State:
         return found
 
     def _is_present(self, key: int) -> bool:
-        """Whether the last full run saw it: then it has a row by that run's version."""
+        """Whether the last full run saw the entity, and so wrote or confirmed a row by its version."""
         slot = key, self.full_runs[-1][0]
         rows = [table[slot] for table in (self.scored, self.rejected) if slot in table]
         return any(said.last_seen is None for said in rows)
 
     def current(self, clock: datetime, stale_after: timedelta) -> list[Row]:
-        """id, model_version, as_of, status, fresh_as_of, is_stale, served_from."""
+        """Return the rows of `current_predictions`: (id, model_version, as_of, status, fresh_as_of,
+        is_stale, served_from).
+        """
         served = {key: version for key, version, _ in self.served(by_registry=True)}
         serving = next(iter(self._served_versions(by_registry=True)), None)
         rows: list[Row] = []

@@ -1,7 +1,7 @@
-"""Model files made to do harm, each with what onnxruntime does with it when nobody looks first.
+"""Harmful model files, each with what onnxruntime does with it when nothing checks the file first.
 
-All have the input `X` (rows, 2) and the output `y` (rows, 1) of the honest `line`. `SECRET` is the
-first number in each file that a model must not read, an index of 0 the last.
+All have the input `X` (rows, 2) and the output `y` (rows, 1) of the harmless model `line`. `SECRET`
+is the first number in every file that a model must not read; the last number is an index, 0.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ node, info = helper.make_node, helper.make_tensor_value_info
 
 
 def place(folder: Path) -> None:
-    """Put the files that must not be read where a model might look for them: in `folder`, the working
-    directory, beside it, and where links lead.
+    """Put the files that must not be read wherever a model might look for them: in `folder`, in the
+    working directory, next to the folder, and at the targets of links.
     """
     folder.mkdir(parents=True)
     for path in (folder / "secret.bin", folder.parent / "secret.bin"):
@@ -65,12 +65,12 @@ def graph_of(
 
 
 def times(nodes: Sequence[Any] = (), initializers: Sequence[Any] = (), **more: Any) -> ModelProto:
-    """y = X W, with a W from anywhere."""
+    """y = X W, where W comes from `nodes`, `initializers` or anywhere else."""
     return graph_of([*nodes, node("MatMul", ["X", "W"], ["y"])], initializers, **more)
 
 
 def plus(nodes: Sequence[Any], *initializers: Any) -> ModelProto:
-    """y = the sum of a row + the largest number of what the nodes make."""
+    """y = the sum of a row + the largest number that the nodes compute."""
     return graph_of(
         [
             *nodes,
@@ -83,7 +83,7 @@ def plus(nodes: Sequence[Any], *initializers: Any) -> ModelProto:
     )
 
 
-# external data
+# --- external data
 
 
 def external(location: str = "secret.bin", name: str = "W", **more: str) -> TensorProto:
@@ -107,7 +107,7 @@ def in_absolute(build: Callable[[str], ModelProto]) -> ModelProto:
 
 
 def sparse(*, indices: bool = False) -> SparseTensorProto:
-    """W = (SECRET, 0), of which the file has the value, or the index."""
+    """W = (SECRET, 0) as a sparse tensor whose value, or whose index, is in the external file."""
     values, places = external(length="4"), numbers("", 0)
     if indices:
         values, places = constant("W", [SECRET]), external(offset="8", length="8")
@@ -146,7 +146,7 @@ def in_branch(nodes: Sequence[Any], initializers: Sequence[Any] = ()) -> ModelPr
 def body(
     nodes: Sequence[Any], *, kind: int = FLOAT, goes_on: str = "still", result: str = "next"
 ) -> Any:
-    """Of a Loop with one carried value."""
+    """Return the body of a Loop with one carried value."""
     return helper.make_graph(
         [node("Identity", ["on"], ["still"]), *nodes] if goes_on == "still" else list(nodes),
         "body",
@@ -213,7 +213,7 @@ def without_flag() -> ModelProto:
     return model
 
 
-# operators
+# --- operators
 
 
 def operator(name: str, domain: str, **attributes: Any) -> ModelProto:
@@ -239,7 +239,7 @@ def flatbuffer() -> bytes:
     return path.read_bytes()
 
 
-# memory
+# --- memory
 
 HUGE = 2**15
 
@@ -249,7 +249,7 @@ def asked(maker: str, *names: str, **attributes: Any) -> Any:
 
 
 def product() -> Any:
-    """The shape (HUGE, HUGE), which stands nowhere in the file."""
+    """Compute the shape (HUGE, HUGE), which appears nowhere in the file."""
     return node("Mul", ["high", "wide"], ["shape"])
 
 
@@ -264,7 +264,7 @@ def computed(maker: str, *names: str, **attributes: Any) -> ModelProto:
 
 
 def column() -> list[Any]:
-    """`column` (rows, 1) of the first number fed: no constant, so nothing computes it beforehand."""
+    """Compute `column` (rows, 1) from the first number fed: it is not a constant, so onnxruntime cannot fold it."""
     return [
         node("ReduceMax", ["X"], ["first"], keepdims=0),
         node("Expand", ["first", "rows"], ["column"]),
@@ -302,7 +302,7 @@ def growing_text() -> ModelProto:
 
 
 def outer_eye() -> ModelProto:
-    """As large as a sum that is as large as it."""
+    """The EyeLike of a huge matrix, which is the sum of a column and a row."""
     return plus(
         [*column(), node("Add", ["column", "row"], ["sum2"]), asked("EyeLike", "sum2")],
         numbers("rows", HUGE, 1),
@@ -310,7 +310,7 @@ def outer_eye() -> ModelProto:
 
 
 def growing_sequence() -> ModelProto:
-    """The tensors of 64 MB that a loop keeps."""
+    """A loop that keeps each of its 64 MB tensors in a sequence."""
     sequence = helper.make_sequence_type_proto(helper.make_tensor_type_proto(FLOAT, None))
     inner = helper.make_graph(
         [
@@ -334,7 +334,7 @@ def growing_sequence() -> ModelProto:
 
 
 def folded() -> ModelProto:
-    """Constants of 256 MB, each computed from small ones while the model is loaded."""
+    """Constants of 256 MB, each folded from small ones while onnxruntime loads the model."""
     nodes: list[Any] = [node("Transpose", ["column"], ["row"])]
     constants, total = [constant("column", np.ones((8192, 1)))], "X"
     for i in range(16):
@@ -352,7 +352,7 @@ def folded() -> ModelProto:
     return graph_of(nodes, [*constants, numbers("columns", 1)])
 
 
-# time
+# --- time
 
 
 def loop(nodes: Sequence[Any], trips: str = "", **more: Any) -> ModelProto:
@@ -420,7 +420,7 @@ def long_scan() -> ModelProto:
 
 
 def long_kernel() -> ModelProto:
-    """One operator, which nothing interrupts: 2^15 products of a vector and a matrix of 16 MB."""
+    """One operator that nothing interrupts: 2^15 products of a vector and a 16 MB matrix."""
     return plus(
         [
             node("ReduceMax", ["X"], ["first"], keepdims=0),
@@ -432,14 +432,14 @@ def long_kernel() -> ModelProto:
 
 
 def long_folding() -> ModelProto:
-    """The same while the model is loaded, again and again."""
+    """A chain of large matrix products that onnxruntime folds while it loads the model."""
     nodes = [node("Transpose", ["column"], ["row"]), node("Add", ["column", "row"], ["m0"])]
     nodes += [node("MatMul", [f"m{i}", f"m{i}"], [f"m{i + 1}"]) for i in range(30)]
     nodes += [node("ReduceMax", ["X"], ["first"], keepdims=0), asked("Mul", "m30", "first")]
     return plus(nodes, constant("column", np.ones((4096, 1))))
 
 
-# functions, nesting, and what is not well formed
+# --- functions, nesting, and malformed files
 
 
 def calls(callee: str, count: int, domain: str = "own") -> list[Any]:
@@ -459,7 +459,7 @@ def exploding() -> ModelProto:
 
 
 def overloaded() -> ModelProto:
-    """The last one of a name is harmless; the one that is called is not."""
+    """Two functions of the same name: the last one is harmless, but the graph calls the other one."""
     model = exploding()
     harmless = function(calls("Abs", 1, ""), "F1", overload="harmless")
     model.functions.append(harmless)
@@ -485,7 +485,7 @@ def deep_types(depth: int) -> bytes:
 
 
 def deep_unknown_fields(depth: int) -> bytes:
-    """Groups of a field that nobody knows, opened and never read."""
+    """Nested groups of an unknown field, which are opened and never read."""
     return line_model() + b"\xf3\x06" * depth + b"\xf4\x06" * depth
 
 
@@ -535,7 +535,7 @@ def twice() -> ModelProto:
 
 
 def many_of_one_name() -> ModelProto:
-    """Each of three bounds has 3,000 values, 27 billion ways to pick, and none of them is huge."""
+    """Three bounds with 3,000 values each: 27 billion combinations, none of them huge."""
     model = plus([asked("Range", "from", "to", "step"), node("Exec", ["X"], ["unused"])])
     for name, value in (("from", 0), ("to", 1), ("step", 1)):
         model.graph.initializer.extend([constant(name, value, np.int64)] * 3_000)
@@ -543,7 +543,7 @@ def many_of_one_name() -> ModelProto:
 
 
 def many_states() -> ModelProto:
-    """Each of 6,000 recurrent operators has all those before it as its state."""
+    """6,000 recurrent operators in a chain: each takes the one before it as its state."""
     model = ModelProto.FromString(line_model())
     states = ["X", *(f"h{i}" for i in range(6_000))]
     for before, after in pairwise(states):
@@ -564,7 +564,7 @@ def huge_list() -> ModelProto:
 READS, HANGS, FILLS, LOADS = "reads the file", "hangs", "asks for too much memory", "runs"
 CRASHES, REFUSES = "crashes", "refuses"
 
-# family: {file: (what onnxruntime alone does with it, how it is made in the folder that it attacks)}
+# family: {file: (what onnxruntime alone does with it, function that makes it in the folder under attack)}
 FAMILIES: dict[str, dict[str, tuple[str, Callable[[], Any]]]] = {
     "external data": {
         "initializer: file in the project": (REFUSES, partial(in_initializer, "secret.bin")),

@@ -1,4 +1,4 @@
-"""A hostile model reads nothing and hangs nothing: each file through a whole run, and past it."""
+"""A hostile model reads no file and hangs no run: each file goes through a whole run, and through onnxruntime alone."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 PROMISE = "A hostile model reads nothing and hangs nothing"
 LIMIT_SECONDS = 1.0
-# all of a run: reading the file, one call that is overdue, and what does not heed its end
+# for the whole run: reading the file, one overdue call, and code that does not react to being ended
 MAX_SECONDS = 20.0
-# what a machine with little memory has left, and with it what a process may become
+# the free memory of a small machine, and the limit on a process that follows from it
 LEFT_BYTES = 2**30
 MAX_BYTES = 3 * 2**29
 
 
 def measure(folder: Path, *, every: int, dbt: int) -> Iterator[Attack]:
-    """One file of `every`, by a run of the library; `dbt` of these by `dbt run`."""
+    """Attack with every `every`th file, by a run of the library; with `dbt` of these files also by `dbt run`."""
     works = Attack(PROMISE, "the same files in onnxruntime alone: do what they are made for")
     refused = Attack(PROMISE, "the same files in onnxruntime alone: refused by it, too")
     files = [(family, name) for family, members in FAMILIES.items() for name in members]
@@ -58,7 +58,7 @@ def measure(folder: Path, *, every: int, dbt: int) -> Iterator[Attack]:
 
 
 def write(root: str, family: str, name: str) -> None:
-    """In a process: make the file, in the folder that it attacks."""
+    """In a child process: write the hostile file into the folder under attack."""
     os.chdir(root)
     Path("attack.onnx").write_bytes(bytes_of(family, name))
 
@@ -69,8 +69,8 @@ def bytes_of(family: str, name: str) -> bytes:
 
 
 def score(root: str) -> tuple[str, str, float, int]:
-    """In a process: a run of the library. Returns what went wrong with the product, what it said,
-    how long it took, and the most memory that the process had.
+    """In a child process: a run of the library. Returns what the product did wrong, its message,
+    the seconds it took, and the peak memory of the process.
     """
     os.chdir(root)
     _limit()
@@ -94,7 +94,7 @@ def score(root: str) -> tuple[str, str, float, int]:
 
 
 def alone(root: str, seconds: float) -> tuple[str, str]:
-    """In a process: what the same bytes do in onnxruntime with nothing before it, and what it says."""
+    """In a child process: return what onnxruntime alone does with the same bytes, and its message."""
     os.chdir(root)
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_BYTES, resource.RLIM_INFINITY))
     found = [(HANGS, "")]
@@ -105,8 +105,8 @@ def alone(root: str, seconds: float) -> tuple[str, str]:
 
 
 def build(root: str, chosen: list[tuple[str, str]]) -> tuple[bool, list[str]]:
-    """In a process: one `dbt run` of a scoring model for each file, and of an honest one after them.
-    Returns whether the honest one has scored, and what is wrong with the others.
+    """In a child process: one `dbt run` with a scoring model per hostile file, followed by a
+    harmless one. Returns whether the harmless one has scored, and what the others did wrong.
     """
     _limit()
     project = ScoringProject(Path(root) / "dbt")
@@ -131,14 +131,14 @@ def build(root: str, chosen: list[tuple[str, str]]) -> tuple[bool, list[str]]:
 
 
 def _limit() -> None:
-    """A product with little patience on a small machine."""
+    """Make the product run as on a small machine, with a short time limit."""
     for opens in (OnnxSession.__init__, Artifact.open):
         opens.__kwdefaults__["max_seconds"] = LIMIT_SECONDS
     native._left = lambda: iter([LEFT_BYTES])
 
 
 def _told(message: str) -> str:
-    """Nothing, or what is wrong with a message."""
+    """Return what is wrong with a message; '' if nothing is."""
     if f"{SECRET:g}" in message:
         return f"the message tells: {message}"
     return "" if "Hint: " in message and "Traceback" not in message else f"no hint: {message}"
@@ -147,7 +147,7 @@ def _told(message: str) -> str:
 def _harm(root: Path, name: str) -> str | None:
     try:
         _, (said, message, seconds, peak) = processes.run(score, str(root), timeout=2 * MAX_SECONDS)
-    except RuntimeError as error:  # it hung, it crashed, or what it raised is not ours
+    except RuntimeError as error:  # it hung, crashed, or raised anything but a DbtOnnxError
         return f"{name}: {error}"
     except TypeError:
         return f"{name}: killed"
@@ -178,7 +178,7 @@ def _bare() -> tuple[str, str]:
         )
         feeds = {item.name: np.array([[1, 0]], np.float32) for item in session.get_inputs()}
         (y,) = session.run(None, feeds)
-    except Exception as error:  # noqa: BLE001, onnxruntime's errors have no base of their own
+    except Exception as error:  # noqa: BLE001, onnxruntime's errors have no common base class
         is_full = any(word in str(error) for word in ("bad_alloc", "Failed to allocate memory"))
         return FILLS if is_full or _peak_bytes() > LEFT_BYTES else REFUSES, str(error)
     if SECRET in y:

@@ -1,4 +1,4 @@
-"""What all attacks import, so that their processes begin with it."""
+"""Imports that all attacks need, preloaded once so that each forked process starts with them."""
 
 import onnxruntime  # noqa: F401
 import pandas  # noqa: F401, ICN001, duckdb looks for it

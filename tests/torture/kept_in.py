@@ -1,4 +1,4 @@
-"""Commands of dbt and of our own in a process that is watched, and has no network to reach."""
+"""dbt and dbt-onnx commands in a watched process that has no network."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from dbt_onnx import cli
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NOWHERE = ("192.0.2.1", 80)  # kept for documentation: nothing is there
+NOWHERE = ("192.0.2.1", 80)  # reserved for documentation: no machine has this address
 _CURRENT = (
     "{{ dbt_onnx.current_predictions(ref('scores'), registry=ref('model_registry'), key=['id']) }}"
 )
@@ -47,11 +47,11 @@ _TESTS = (
 
 
 def watched(folder: Path, beside: Path, *, short: bool) -> tuple[dict[str, dict[str, Any]], bool]:
-    """What each command, and then each control, was seen to do, with the files of `beside` put
-    beside the model; and whether the kernel kept the process in. In short, without `LONG`.
+    """Run each command and then each control in a watched process, with the files of `beside` next to the model.
+    Returns what each was seen to do, and whether the kernel isolated the process. `short` leaves out `LONG`.
 
-    Its environment is empty but for a home, `home` in the folder: where CI is set, say, onnxruntime
-    holds its reports back by itself.
+    The environment has only PATH, and HOME, which is `home` in the folder. With a variable such as
+    CI set, onnxruntime would hold back its reports by itself.
     """
     (folder / "home").mkdir(parents=True)
     answer = folder / "seen.json"
@@ -71,7 +71,7 @@ def watched(folder: Path, beside: Path, *, short: bool) -> tuple[dict[str, dict[
 
 
 def main(root: Path, beside: Path, answer: Path, *names: str) -> None:
-    """The process that is watched."""
+    """The watched process."""
     is_kept_in = watching.without_network()
     _create(root)
     shutil.copytree(beside, root / "artifacts/line/1", dirs_exist_ok=True)
@@ -84,7 +84,7 @@ def main(root: Path, beside: Path, answer: Path, *names: str) -> None:
         watch.code.clear()
         try:
             fault = command(root)
-        except Exception as error:  # noqa: BLE001, whatever it is, it failed
+        except Exception as error:  # noqa: BLE001, any exception means that the command failed
             fault = f"{type(error).__name__}: {error}"
         seen[name] = {
             "network": list(watch.network),
@@ -170,7 +170,7 @@ COMMANDS: dict[str, Callable[[Path], str]] = {
     "runs": _ours("runs", "scores"),
     "history": _ours("history", "scores", "3"),
     "replay": _ours("replay", "scores", "--all"),
-    # what reports does so after a while: onnxruntime after ten seconds
+    # telemetry is sent with a delay: by onnxruntime after ten seconds
     "nothing, for 12 seconds": lambda _: time.sleep(12) or "",
 }
 LONG = {
@@ -189,7 +189,7 @@ def _look_up(_: Path) -> str:
 
 
 def _connect_in_c(_: Path) -> str:
-    """As a library would that Python knows nothing of."""
+    """Connect like a native library, without Python's knowledge."""
     address = b"\2\0\0\x50" + socket.inet_aton(NOWHERE[0]) + bytes(8)
     with socket.socket() as stream:
         stream.setblocking(False)
@@ -235,7 +235,7 @@ MUST_SEE = {
     "load a library of the project": ("code", "mapped"),
     "read a file beside the model": ("opened",),
 }
-"""What of `watched` a control must have changed, else the watch sees nothing."""
+"""Fields of `watched` that each control must have changed; otherwise the watch does not work."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Eight scoring models of one `dbt run`, eight threads: the ledgers are those of one thread."""
+"""Eight scoring models in one `dbt run` with eight threads write the same ledgers as with one thread."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _TABLES = (
     ("__history", "id, run_no", "run_no"),
     ("__inputs", "id, run_no", "run_no"),
 )
-"""What each table has one row for, and what differs in it from one `dbt run` to another."""
+"""(suffix of the table, its unique key, the columns that differ from one `dbt run` to another)."""
 
 
 def measure(folder: Path, *, runs: int) -> Iterator[Attack]:
-    """`runs` of dbt, a few on each warehouse: the first one makes the tables, too."""
+    """Run dbt `runs` times, a few times per warehouse; the first run of each also creates the tables."""
     attack = Attack("Two at once", f"{len(MODELS)} scoring models, `threads: {len(MODELS)}`")
     for begun in range(0, runs, RUNS_OF_A_WAREHOUSE):
         number = min(RUNS_OF_A_WAREHOUSE, runs - begun)
@@ -48,8 +48,9 @@ def measure(folder: Path, *, runs: int) -> Iterator[Attack]:
 
 
 def play(root: str, threads: int, runs: int) -> list[dict[str, tuple[Any, ...]]]:
-    """In a process: runs over features that change. Returns, for each run and scoring model, dbt's
-    status, a fault of its tables, and a hash of them but for who wrote them and when.
+    """In a child process: run dbt over changing features. Returns for each run and scoring model
+    dbt's status, any fault of the tables, and a hash of the tables without the columns that record
+    the run and time.
     """
     project = ScoringProject(Path(root), profile={"threads": threads})
     project.facts(ROWS)

@@ -1,4 +1,4 @@
-"""Hostile names and values: each comes back as it went in, or is refused by one clear error."""
+"""Hostile names and values: each comes back unchanged, or is refused by one clear error."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NAMES = tuple(dict.fromkeys((*_SQL, *_TEMPLATES, *_TEXT, *_RESERVED, *_OURS)))
 
 
 def measure(folder: Path, *, every: int) -> Iterator[Attack]:
-    """One name of `every`, in each place where a name or a text comes from outside."""
+    """Use every `every`th name in each role where a name or a text comes from outside."""
     for role, act in ROLES.items():
         attack = Attack(PROMISE, role)
         for name in NAMES[::every]:
@@ -69,7 +69,7 @@ def _harm(folder: Path, name: str, act: Callable[[Path, str], Warehouse]) -> str
     except duckdb.Error as error:
         if not _is_refused_by_duckdb(name):
             return f"{shown}: {error}"
-    except Exception as error:  # noqa: BLE001, a traceback is what must not be
+    except Exception as error:  # noqa: BLE001, any other exception is a failure
         return f"{shown}: {type(error).__name__}: {error}"
     files = sorted(path.name for path in folder.iterdir() if path.name[0] != "w")
     if not set(files) <= {"artifacts"}:
@@ -83,7 +83,7 @@ def _harm(folder: Path, name: str, act: Callable[[Path, str], Warehouse]) -> str
 
 
 def _is_refused_by_duckdb(name: str) -> bool:
-    """Whether DuckDB has no such column, schema or table: then it was not ours to refuse."""
+    """Whether DuckDB itself allows no such column, schema or table, so that dbt_onnx need not refuse the name."""
     with duckdb.connect() as connection:
         try:
             connection.execute(f"create table canary as select 1 as {quote(name)}")
@@ -95,7 +95,7 @@ def _is_refused_by_duckdb(name: str) -> bool:
 
 
 def _run(folder: Path, features: str, *, contract: Any = None, **arguments: Any) -> Warehouse:
-    """Score one row of a = 1 and b = 2, twice: the answer is 0.5, and the second run writes nothing."""
+    """Score one row with a = 1 and b = 2 twice: the output is 0.5, and the second run writes nothing."""
     where = {name: arguments.pop(name) for name in ("name", "schema") if name in arguments}
     warehouse = Warehouse(folder, **where)
     try:
@@ -158,7 +158,7 @@ def as_moment(folder: Path, name: str) -> Warehouse:
 
 
 def as_model(folder: Path, name: str) -> Warehouse:
-    """The registry's rows name it; the path of the artifact is a plain one."""
+    """Use the name as model and version in the registry; the artifact's path is an ordinary one."""
     warehouse = Warehouse(folder)
     warehouse.register("1")
     warehouse.features((1, 1.0, 2.0))
@@ -173,7 +173,7 @@ def as_model(folder: Path, name: str) -> Warehouse:
 
 
 def as_path(folder: Path, name: str) -> Warehouse:
-    """The registry's row says that the artifact lies there."""
+    """Use the name as the artifact's path in the registry."""
     warehouse = Warehouse(folder)
     warehouse.register("1")
     warehouse.features((1, 1.0, 2.0))

@@ -1,4 +1,4 @@
-"""Random nights on a warehouse, played by the product, with a `State` that is told the same."""
+"""Random nights that the product plays on a warehouse, and that a `State` plays in Python."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TICK, DAY = timedelta(microseconds=1), timedelta(days=1)
-KINDS = (None, "date", "timestamp", "timestamptz")  # of the as_of column
+KINDS = (None, "date", "timestamp", "timestamptz")  # types of the as_of column
 UNKNOWN, LAST = 4242, 1_000_000
 _REJECTED = "rejected_reason_no is not null"
 _NEWEST = (
@@ -28,7 +28,7 @@ _NEWEST = (
 
 
 class Nights:
-    """One history after another. `step` plays a night; then warehouse and state say the same."""
+    """A series of random histories. After each `step`, the warehouse and the state must agree."""
 
     def __init__(self, folder: Path, chance: random.Random) -> None:
         self.chance, self.warehouse = chance, Warehouse(folder)
@@ -36,11 +36,11 @@ class Nights:
             self.warehouse.register(version, line_model(c=number + 0.5))
         self.warehouse.sql("create table entities (id integer, since timestamp)")
         self.connection = self.warehouse.connection
-        self.connection.execute("set threads = 1")  # a few rows each
+        self.connection.execute("set threads = 1")  # each query reads only a few rows
         self.begin()
 
     def begin(self) -> None:
-        """Forget all that was said."""
+        """Start a new history: drop the ledger and make a new state."""
         self.warehouse.sql("drop view if exists scores")
         for (table,) in self.warehouse.sql("select table_name from duckdb_tables()"):
             if table not in ("model_registry", "features", "entities"):
@@ -53,7 +53,7 @@ class Nights:
         self._promote(chance.choice(VERSIONS))
 
     def step(self) -> None:
-        """A night, a repetition, a backfill, a failure, or a run without rows."""
+        """Play one night: an ordinary run, a full refresh, a backfill, a failure, or a run without rows."""
         chance = self.chance
         if self.nights == 0:
             self.begin()
@@ -91,8 +91,9 @@ class Nights:
                 self.clock = max(self.clock, clock)
 
     def clean_case(self) -> tuple[datetime, str, int, int]:
-        """A clock, a unit, and counts of it to warn and to fail, under which nothing is stale; at
-        times one is exactly as old as it may be. Entities are those with a score.
+        """Return a clock, a unit, and counts for warn and error under which nothing is stale. Half
+        of the time the oldest score is exactly as old as allowed. The entities are those that have
+        a score.
         """
         chance, state = self.chance, self.state
         state.entities = sorted({key for key, _ in state.scored})
@@ -111,7 +112,7 @@ class Nights:
         return clock, unit, warn, warn + chance.randint(0, 3)
 
     def break_one(self, state: State, clock: datetime, limits: list[timedelta]) -> str:
-        """One defect of the tables, by SQL, and the same in `state`."""
+        """Put one defect into the tables by SQL, and the same into `state`. Returns its description."""
         chance = self.chance
         kept = [key for key in state.entities if key is not None]
         key = chance.choice(kept) if kept else UNKNOWN
@@ -127,7 +128,7 @@ class Nights:
         self.state.champion = version
 
     def _rows(self, clock: datetime) -> list[tuple[Any, Any, Any]]:
-        """What the features say that night, (id, value, moment): some are gone, changed, bad or late."""
+        """Return that night's features as (id, value, moment): some are gone, changed, bad or late."""
         chance, rows = self.chance, []
         for key in self.values:
             if chance.random() < 0.2:
@@ -188,7 +189,7 @@ def _only_rejected(nights: Nights, state: State, key: int, *_: Any) -> None:
 
 
 def _rejected_since(nights: Nights, state: State, key: int, *_: Any) -> None:
-    """By a run that is no full one, so that it confirms nothing."""
+    """Reject the entity in a later run that is not a full run, and therefore confirms nothing."""
     for slot in [slot for slot in state.scored if slot[0] == key]:
         given = {"key": key, "version": slot[1]}
         of_version = "id = $key and run_no in (select run_no from dbt_onnx_runs where model_version = $version)"
@@ -212,7 +213,7 @@ def _rejected_since(nights: Nights, state: State, key: int, *_: Any) -> None:
 
 
 def _aged(nights: Nights, state: State, key: int, clock: datetime, limit: timedelta) -> None:
-    """To exactly a limit, or just over it."""
+    """Make the score exactly as old as a limit, or one microsecond older."""
     _set_fresh(nights, state, key, clock - limit - nights.chance.choice((timedelta(0), TICK)))
 
 
@@ -239,7 +240,7 @@ def _set_fresh(nights: Nights, state: State, key: int, moment: datetime) -> None
 
 
 def _last_run_gone(nights: Nights, state: State, *_: Any) -> None:
-    """And with it what it said: the predictions of a run are those of its row."""
+    """Remove the last run, and with it its predictions: a prediction counts only through its run row."""
     newest = nights.connection.execute(f"select run_id from dbt_onnx_runs where {_NEWEST}")
     runs = {f"run-{number}": number for number in range(nights.warehouse.runs + 1)}
     gone = {runs[run_id] for (run_id,) in newest.fetchall()}
@@ -260,7 +261,7 @@ def _no_runs(nights: Nights, state: State, *_: Any) -> None:
 
 
 def _confirms_nothing(nights: Nights, *_: Any) -> None:
-    """A later run that failed, filled history, had no rows, or is another scoring model's."""
+    """Add a later run that confirms nothing: it failed, was a backfill, had no rows, or is another scoring model's."""
     another = nights.chance.choice(
         ("'error' as status", "'backfill' as scope", "'empty' as scope", "'other' as scoring_model")
     )

@@ -1,4 +1,4 @@
-"""No code from files and no network: commands are watched, and files that would run code are silent."""
+"""No code from files and no network: commands are watched, and files that contain code do not run it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROMISE = "No code from files"
 
 
 def measure(folder: Path, *, every: int, short: bool) -> Iterator[Attack]:
-    """One payload of `every` in each place; in short, fewer commands, and no look at dependencies."""
+    """Put every `every`th payload in each place; `short` runs fewer commands and does not audit dependencies."""
     folder = folder.resolve()
     made = payloads(folder / "made", folder / "told")
     yield _controlled(folder, made)
@@ -51,14 +51,14 @@ def _controlled(folder: Path, made: list[Payload]) -> Attack:
 
 
 def _has_told(folder: Path) -> bool:
-    """Whether a payload has run; forgotten with the answer."""
+    """Return whether a payload has run since the last call."""
     has_told = (folder / "told").exists()
     shutil.rmtree(folder / "told", ignore_errors=True)
     return has_told
 
 
 def _commands(folder: Path, made: list[Payload], *, short: bool) -> Iterator[Attack]:
-    """dbt and our own commands, with all payloads beside the model."""
+    """Run dbt and dbt-onnx commands with all payloads next to the model."""
     seen, is_kept_in = kept_in.watched(folder / "kept_in", folder / "control", short=short)
     controls = {name: seen.pop(name) for name in kept_in.CONTROLS}
     how = "in a network with no way out" if is_kept_in else "of Python"
@@ -70,9 +70,9 @@ def _commands(folder: Path, made: list[Payload], *, short: bool) -> Iterator[Att
         network.made(harm=f"{name}: {fault}" if fault else None)
         loaded = what["code"] + what["mapped"]
         code.made(harm=f"{name}: {loaded}" if loaded else None)
-    # where onnxruntime keeps what it wants to report, and a name for the machine
+    # where onnxruntime would store pending reports and an id for the machine
     home = folder / "kept_in/home"
-    ours = home / ".cache/dbt_onnx"  # what dbt has told of a project, see docs/commands.md
+    ours = home / ".cache/dbt_onnx"  # cached results of dbt commands, see docs/commands.md
     left = [
         str(path)
         for path in home.rglob("*")
@@ -100,7 +100,7 @@ def _seen(controls: dict[str, dict[str, object]], *, is_kept_in: bool) -> Attack
 
 
 def _in_place(folder: Path, made: list[Payload]) -> Iterator[Attack]:
-    """Each payload in the place of a file that is read: refused by one error, and it does not run."""
+    """Put each payload in the place of a file that is read: it is refused by one error, and does not run."""
     warehouse = Warehouse(folder)
     warehouse.features((1, 1.0, 2.0))
     model = warehouse.register("1")
@@ -138,7 +138,7 @@ def _in_place(folder: Path, made: list[Payload]) -> Iterator[Attack]:
 
 
 def _own_up(warehouse: Warehouse, model: Path) -> None:
-    """Registry and card name the file's sha256: nobody has noticed."""
+    """Write the file's sha256 into registry and card, as if nobody had noticed the exchange."""
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     warehouse.sql(f"update model_registry set sha256 = '{digest}'")
     card = model.with_name("card.json")
@@ -150,7 +150,7 @@ def _harm(folder: Path, payload: Payload, act: Callable[[], object]) -> str | No
         done = act()
     except DbtOnnxError as error:
         said = None if error.hint else f"no hint in {error}"
-    except Exception as error:  # noqa: BLE001, a traceback is what must not be
+    except Exception as error:  # noqa: BLE001, any other exception is a failure
         said = f"{type(error).__name__}: {error}"
     else:
         said = f"taken: {done}"

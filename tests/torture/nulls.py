@@ -1,4 +1,4 @@
-"""Nulls never become scores: every row of a table of odd values is what SQL, written apart, says."""
+"""Nulls never become scores: on a table of odd values, each row's outcome equals that of independent SQL."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POLICIES = ("reject", "nan", "fill")
 
 
 def measure(folder: Path, *, rows: int) -> Iterator[Attack]:
-    """Every pair of odd values under every pair of policies, and `rows` random rows."""
+    """Check every pair of odd values under every pair of policies, and `rows` random rows."""
     table, random_rows = Attack(PROMISE, "values x policies"), Attack(PROMISE, "random rows")
     pairs = " union all ".join(
         f"select {number} as id, {a}::double as a, {b}::double as b"
@@ -44,7 +44,7 @@ def _feature(name: str, policy: str) -> Feature:
 
 
 def _reason(name: str, policy: str) -> str:
-    """The documented rule, in SQL: NULL by the policy, NaN unless it is allowed, infinities never."""
+    """SQL of the documented rule: NULL by the policy, NaN rejected unless allowed, infinities always rejected."""
     nan = "" if policy == "nan" else f"when isnan({name}) then 'nan:{name}'"
     null = (
         f"when {name} is null then 'null:{name}'"

@@ -1,4 +1,4 @@
-"""Registry and paths: hostile rows, files that are none, files exchanged while they are read."""
+"""Registry and paths: hostile rows, paths that are no regular files, and files that change while they are read."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ _COMMANDS = (
     "=cmd|'/c calc'!A1", "@x", "+x", "a,b", "a b", "*",
 )  # fmt: skip
 HOSTILE = (*_OUTSIDE, *_TEXT, *_COMMANDS)
-"""No model, version, alias, path or sha256 is called like this."""
+"""Texts that are no valid model, version, alias, path or sha256."""
 
 ABSENT = (
     "LINE/1/model.onnx", "line/1/MODEL.ONNX", "line/1/model.onnx.", "line/1./model.onnx", "line/1/CON",
     "line/1/model.onnx/x", "line/2/model.onnx", "model.onnx", "line",
 )  # fmt: skip
-"""Paths that are safe, and lead to no file, or to a folder."""
+"""Safe paths that lead to no file, or to a folder."""
 
 
 def measure(folder: Path, *, every: int) -> Iterator[Attack]:
-    """One text, file and race of `every`; each race is tried 1,000 / `every` times."""
+    """Attack with every `every`th text, file and race; each race is tried 1,000 / `every` times."""
     place = _Place(folder / "place")
     try:
         yield _controls(place)
@@ -89,7 +89,7 @@ def measure(folder: Path, *, every: int) -> Iterator[Attack]:
 
 
 class _Place:
-    """A project, in which the registry's table and its seed hold one row about one model."""
+    """A project with one model, which has one row in the registry's table and seed."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -103,7 +103,7 @@ class _Place:
         self.row = dict(zip(REGISTRY_COLUMNS, self._table()[0], strict=True))
         self.seed = self.project / "seeds/model_registry.csv"
         self.seed.parent.mkdir()
-        # another model, and other bytes
+        # a different model, and other bytes
         (self.outside / "secret").write_bytes(SECRET)
         (self.outside / "model.onnx").write_bytes(line_model(5.0))
         shutil.copy(self.model.parent / CARD_NAME, self.outside)
@@ -116,14 +116,14 @@ class _Place:
         return self.warehouse.sql("select * from model_registry")
 
     def say(self, **changes: str) -> None:
-        """Put a row with these changes into table and seed."""
+        """Write the row with these changes into the registry's table and seed."""
         row = {**self.row, **changes}
         self.warehouse.connection.cursor().execute(
             "update model_registry set model_name = $model_name, model_version = $model_version, "
             "alias = $alias, artifact = $artifact, sha256 = $sha256",
             row,
         )
-        # a rollback goes to a version that is not champion
+        # a rollback needs a target that is not champion
         row = {**self.row, "alias": "", **changes}
         with self.seed.open("w", encoding="utf-8", newline="") as stream:
             writer = csv.DictWriter(stream, REGISTRY_COLUMNS, lineterminator="\n")
@@ -131,7 +131,7 @@ class _Place:
             writer.writerow(row)
 
     def listed(self) -> dict[str, Any]:
-        """Every file, what it is and how it begins, but for the warehouse and the seed."""
+        """Return mode, size and first bytes of every file except the warehouse and the seed."""
         found: dict[str, Any] = {}
         for path in sorted(self.folder.rglob("*")):
             status = path.lstat()
@@ -143,7 +143,7 @@ class _Place:
         return found
 
     def written(self) -> int:
-        """Predictions in the ledger; none when it is not there."""
+        """Return the number of predictions in the ledger; 0 if there is no ledger."""
         tables = [name for (name,) in self.warehouse.sql("select table_name from duckdb_tables()")]
         assert "canary" in tables, "the canary is gone"
         return (
@@ -153,11 +153,11 @@ class _Place:
         )
 
 
-# --- ways in ----------------------------------------------------------------------------------
+# --- ways to reach the reader -----------------------------------------------------------------
 
 
 def a_run(place: _Place) -> str:
-    """A scoring run, as dbt starts it: what it says when it is refused; nothing when it scores."""
+    """A scoring run. Returns its error message if it is refused; '' if it scores."""
     try:
         place.warehouse.run()
     except DbtOnnxError as error:
@@ -166,7 +166,7 @@ def a_run(place: _Place) -> str:
 
 
 def _command(place: _Place, arguments: tuple[str, ...]) -> str:
-    """What a command says when it is refused: nothing when it is not."""
+    """Run a command. Returns its output if it is refused; '' if it succeeds."""
     options = ["--project-dir", str(place.project)]
     said = CliRunner(env={"COLUMNS": "20000"}).invoke(main, [*arguments, *options])
     if said.exception is not None and not isinstance(said.exception, SystemExit):
@@ -201,13 +201,15 @@ WRITERS = (promote, register)
 def _harm(
     place: _Place, act: Callable[[_Place], str], what: str, *, names: tuple[str, ...]
 ) -> str | None:
-    """What an attack that must be refused did; `names` are texts one of which the error must hold."""
+    """Make an attack that must be refused. Returns the harm it did, None if it did none. The error
+    must contain one of `names`.
+    """
     seed, what = _read(place.seed), f"{what:.60} by {getattr(act, '__name__', 'command')}"
     rows = place.written()
     try:
         with _limited(), _watched(place) as opened:
             said = act(place)
-    except (Exception, Hung) as error:  # noqa: BLE001, a traceback is what must not be
+    except (Exception, Hung) as error:  # noqa: BLE001, any other exception is a failure
         return f"{what}: {type(error).__name__}: {error}"
     if not said:
         return f"{what}: not refused"
@@ -229,12 +231,12 @@ def _read(path: Path) -> bytes | None:
 
 
 class Hung(BaseException):
-    """Nobody takes it for an error of the file."""
+    """Raised by the alarm. A BaseException, so that no code mistakes it for an error of the file."""
 
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    """What blocks for too long is interrupted, Hung; what reads without end, MemoryError."""
+    """Raise Hung in a block that takes too long, and MemoryError in one that reads without end."""
 
     def stop(*_: object) -> None:
         raise Hung(f"for {SECONDS} s")
@@ -261,8 +263,8 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 
 @contextmanager
 def _watched(place: _Place) -> Iterator[list[str]]:
-    """The files outside the project that Python opens inside the block, known at its end."""
-    global _OPENED  # noqa: PLW0603, a hook is for life
+    """Yield a list that at the end of the block holds the outside files Python has opened in it."""
+    global _OPENED  # noqa: PLW0603, an audit hook cannot be removed
     if _OPENED is None:
         sys.addaudithook(_hook)
     _OPENED, found = [], []
@@ -297,7 +299,7 @@ def _rows(
 
 
 def _arguments(place: _Place, texts: tuple[str, ...]) -> Attack:
-    """Names given to commands: no row is written, and no file."""
+    """Pass each text as a name to the commands: no row and no file is written."""
     attack = Attack(PROMISE, "the same texts as arguments of register, promote and rollback")
     file = str(place.outside / "model.onnx")
     for text in texts:
@@ -314,7 +316,7 @@ def _arguments(place: _Place, texts: tuple[str, ...]) -> Attack:
     return attack
 
 
-# --- files that are none ----------------------------------------------------------------------
+# --- paths that are no regular files ----------------------------------------------------------
 
 
 def _device(path: Path, minor: int) -> None:
@@ -322,7 +324,7 @@ def _device(path: Path, minor: int) -> None:
 
 
 def _socket(path: Path) -> None:
-    # the path of a socket may have about 100 characters
+    # relative, since the path of a socket may have only about 100 characters
     here = Path.cwd()
     os.chdir(path.parent)
     try:
@@ -356,14 +358,14 @@ FILES: dict[str, Callable[[Path, _Place], Any]] = {
     "file of a tebibyte": lambda path, place: _sparse(path),
     "no file": lambda path, place: None,
 }
-"""What lies in the place of a file."""
+"""Name -> function that puts this kind of thing in the place of a file."""
 
 SEEDS = ("link to /dev/zero", "named pipe", "device zero", "folder", "socket")
-"""What the seed may be: a link to a file is one, but nothing that is waited for, or has no end."""
+"""Kinds that the seed must not be. The seed may be a link to a file, but nothing that blocks or has no end."""
 
 
 def _controls(place: _Place) -> Attack:
-    """What must be taken, so that a refusal says something."""
+    """Valid variants that must be accepted, so that the refusals prove something."""
     attack = Attack(
         PROMISE, "controls: the file itself, blanks around its path, a link to its bytes"
     )
@@ -388,7 +390,7 @@ def _controls(place: _Place) -> Attack:
 
 @contextmanager
 def _exchanged(path: Path) -> Iterator[None]:
-    """Nothing is there inside the block; after it, what was."""
+    """Free the path inside the block, and put the original file back afterwards."""
     kept = path.with_name(f"{path.name}-kept")
     path.rename(kept)
     try:
@@ -417,7 +419,7 @@ def _files(place: _Place, every: int) -> Attack:
             try:
                 FILES[kind](path, place)
             except PermissionError:
-                continue  # only root makes devices
+                continue  # only root may create devices
             before, place.before = place.before, place.listed()
             for act in ways:
                 what = f"{kind} as {path.name}"
@@ -450,7 +452,7 @@ def _file_and_nothing(folder: Path) -> None:
 
 
 def _rewritten(folder: Path) -> None:
-    """In place, so that half of it may be read."""
+    """Rewrite the file in place, so that a reader may get half of each content."""
     for content in (line_model(7.0), line_model()):
         with (folder / MODEL).open("r+b", buffering=0) as stream:
             stream.write(content[:150])
@@ -459,7 +461,7 @@ def _rewritten(folder: Path) -> None:
 
 
 def _swapped(folder: Path, put: Callable[[Path], Any]) -> None:
-    """Another thing in the place of the model, at one stroke, and the model again."""
+    """Atomically replace the model with something else, then put the model back."""
     other, aside = folder / "other", folder / "aside"
     put(other)
     aside.hardlink_to(folder / MODEL)
@@ -487,7 +489,7 @@ RACES = (
 
 
 def _swap_on(swap: Callable[[Path], None], folder: Path, stop: Any) -> None:
-    """In a process: exchange files again and again."""
+    """In a child process: exchange the files until `stop` is set."""
     while not stop.is_set():
         swap(folder)
         _pause()
@@ -495,7 +497,7 @@ def _swap_on(swap: Callable[[Path], None], folder: Path, stop: Any) -> None:
 
 @contextmanager
 def _racing(swap: Callable[[Path], None], folder: Path) -> Iterator[None]:
-    """Files are exchanged by another process while the block reads them."""
+    """Let another process exchange the files while the block reads them."""
     context = processes._CONTEXT
     stop = context.Event()
     process = context.Process(target=_swap_on, args=(swap, folder, stop))
@@ -508,7 +510,7 @@ def _racing(swap: Callable[[Path], None], folder: Path) -> Iterator[None]:
 
 
 def _races(place: _Place, tries: int) -> Iterator[Attack]:
-    """Whatever lies there at whichever moment: the registered bytes, or a refusal."""
+    """Whatever is at the path at any moment, a reader gets the registered bytes or a refusal."""
     loads = Attack(PROMISE, f"the file is exchanged while it is read, {len(RACES)} ways")
     runs = Attack(PROMISE, "the same while whole runs score")
     for swap in RACES:
@@ -539,7 +541,7 @@ def _raced(place: _Place, outcomes: Counter[str]) -> str | None:
         if any(secret in str(error) for secret in place.secrets):
             return f"a file outside was read: {error}"
         return None
-    except (Exception, Hung) as error:  # noqa: BLE001, a traceback is what must not be
+    except (Exception, Hung) as error:  # noqa: BLE001, any other exception is a failure
         return f"{type(error).__name__}: {error}"
     outcomes["read"] += 1
     found = hashlib.sha256(artifact.model_bytes).hexdigest()

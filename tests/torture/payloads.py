@@ -1,4 +1,4 @@
-"""Files that run code when they are loaded as what they are: each makes a folder, and so tells."""
+"""Files that run code when they are loaded as their type: the code makes a folder, which shows that it has run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Payload:
-    """`load` is what runs it: the control, without which its silence would prove nothing."""
+    """A file with code in it. `load` runs the code: a control, without which a payload that does
+    nothing proves nothing.
+    """
 
     name: str
     content: bytes
@@ -42,7 +44,7 @@ class _Folder:
 
 
 def payloads(folder: Path, told: Path) -> list[Payload]:
-    """Pickles and what holds them, Python, a shared library: all make the folder `told`."""
+    """Return pickles and formats that contain them, Python files and a shared library: all make the folder `told`."""
     source = f"import os\nos.mkdir({str(told)!r})\n"
     pickles = {f"model.{number}.pkl": pickle.dumps(_Folder(told), number) for number in range(6)}
     folder.mkdir()
@@ -68,7 +70,7 @@ def payloads(folder: Path, told: Path) -> list[Payload]:
 
 
 def _libraries(folder: Path, told: Path) -> list[Payload]:
-    """A library of custom operators, of which none is needed: loading it is enough."""
+    """A library of custom operators that runs code as soon as it is loaded."""
     if shutil.which("cc") is None:
         return []
     source = f"""
@@ -100,7 +102,7 @@ def _load_zipped(path: Path) -> Any:
 
 
 def _zipped(content: bytes) -> bytes:
-    """As torch saves."""
+    """Return a zip archive in the format that torch.save writes."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("archive/data.pkl", content)

@@ -20,12 +20,12 @@ PRE_HOOK, POST_HOOK = "/* before the scores */", "/* after the scores */"
 
 
 def before(owner: Any, name: str, says: str = "") -> Callable[[], None]:
-    """Die where a function is called, if one of its arguments is a text with `says` in it."""
+    """Die when the function is called; with `says`, only if a text among the arguments contains it."""
     return lambda: _replace(owner, name, says, when="before")
 
 
 def after(owner: Any, name: str, says: str = "") -> Callable[[], None]:
-    """Die where it has come back."""
+    """Die when the function has returned."""
     return lambda: _replace(owner, name, says, when="after")
 
 
@@ -59,7 +59,7 @@ def _in_stream(batch: int) -> None:
 
 
 def _around_commit(*, is_before: bool) -> None:
-    """Of the transaction that writes the predictions and the run row: what follows a stream."""
+    """Die before or after the commit of the transaction that writes the predictions and the run row."""
     transaction, note_presence = cursor.Cursor.transaction, writing.note_presence
     written = []
 

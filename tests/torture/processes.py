@@ -1,4 +1,4 @@
-"""Functions run in processes of their own, which may be killed."""
+"""Run functions in separate processes, which may be killed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# forked from a process that has imported all and opened nothing: a thread does not survive a fork
+# fork from a server that has imported everything and opened nothing, since threads do not survive a fork
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.torture.imported"])
 
 
 def run(function: Callable[..., Any], *arguments: Any, timeout: float = 120) -> tuple[bool, Any]:
-    """Run a function of a module. Returns whether it came back, and with what: (False, None) when its
-    process was killed. Raises RuntimeError with what it raised.
+    """Run a module's function. Returns (True, its result), or (False, None) if its process was
+    killed. Raises RuntimeError if the function raised an error, hung, or ended its process.
     """
     ours, theirs = _CONTEXT.Pipe(duplex=False)
     process = _CONTEXT.Process(target=_answer, args=(theirs, function, arguments))
@@ -47,7 +47,7 @@ def run(function: Callable[..., Any], *arguments: Any, timeout: float = 120) -> 
 
 
 def killed_after(function: Callable[..., Any], *arguments: Any, seconds: float) -> bool:
-    """Run a function and SIGKILL its process after some time. Returns whether it was still running."""
+    """Run a function and SIGKILL its process after some seconds. Returns whether it was still running."""
     process = _CONTEXT.Process(target=function, args=arguments)
     process.start()
     process.join(seconds)
@@ -58,7 +58,7 @@ def killed_after(function: Callable[..., Any], *arguments: Any, seconds: float) 
 
 
 def together(calls: list[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
-    """Run functions at the same time, each in a process of its own; what each came back with."""
+    """Run functions at the same time, each in a separate process. Returns their results."""
     with ThreadPoolExecutor(len(calls)) as pool:
         futures = [pool.submit(run, function, *arguments) for function, arguments in calls]
         return [future.result()[1] for future in futures]
@@ -71,5 +71,5 @@ def die() -> None:
 def _answer(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     try:
         pipe.send(("value", function(*arguments)))
-    except Exception as error:  # noqa: BLE001, whoever waits is told
+    except Exception as error:  # noqa: BLE001, the waiting process gets every error
         pipe.send(("error", f"{type(error).__name__}: {error}"))

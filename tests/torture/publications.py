@@ -1,4 +1,4 @@
-"""A publication is whole or absent: publishers that die at every step, and readers meanwhile."""
+"""A publication is whole or absent: publishers die at every step, and readers read at the same time."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _OF_FILES = {"open", "os.rename", "os.remove", "os.chmod", "shutil.copyfile", "s
 
 
 def measure(folder: Path, *, kills: int, every: int, switches: int) -> Iterator[Attack]:
-    """A publisher dies at each step, or one of `every`, and `kills` times at a random moment; `switches`
-    publications come and go under the eyes of readers.
+    """Let a publisher die at every `every`th step and `kills` times at a random moment; make
+    `switches` publications while readers read.
     """
     template = folder / "template"
     template.mkdir(parents=True)
@@ -54,7 +54,7 @@ def measure(folder: Path, *, kills: int, every: int, switches: int) -> Iterator[
 
 
 def attempt(path: str, version: int, at: int | None) -> int:
-    """In a process: publish a version of the rows; dies at a step. Returns the number of steps."""
+    """In a child process: publish a version of the rows, and die at step `at`. Returns the number of steps."""
     folder = Path(path)
     taken = steps.installed(at, "dies")
 
@@ -68,7 +68,7 @@ def attempt(path: str, version: int, at: int | None) -> int:
 
 
 def publish_version(folder: Path, version: int) -> None:
-    """Publish rows of which all outputs say the version; it removes, adds and changes some."""
+    """Publish rows whose outputs all equal the version; each version removes, adds and changes some rows."""
     publish.project_folder = lambda: folder  # type: ignore[attr-defined]
     with duckdb.connect(str(folder / "w.duckdb")) as connection:
         connection.execute(
@@ -108,7 +108,7 @@ def _judge(place: Path, what: str, attack: Attack, again: Attack) -> None:
 
 
 def _fault(place: Path, what: str, allowed: set[int]) -> str | None:
-    """What is wrong with what a reader sees; none when it is all of an allowed version."""
+    """Return what is wrong with the rows a reader sees; None if they are all of one allowed version."""
     try:
         with Predictions.open(place / "serving" / "scores") as predictions:
             version = int(predictions.manifest.run_id.removeprefix("run"))

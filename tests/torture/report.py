@@ -1,4 +1,4 @@
-"""What was attacked, how often, and what came to harm."""
+"""Record what was attacked, how often, and which attacks did harm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Attack:
-    """One row of the table. `harm` names the attacks that did what they must not."""
+    """One row of the table. `harm` describes each attack that did something it must not."""
 
     promise: str
     what: str
@@ -15,7 +15,7 @@ class Attack:
     harm: list[str] = field(default_factory=list)
 
     def made(self, *, harm: str | None = None, times: int = 1) -> None:
-        """Count an attack, and what it did."""
+        """Count an attack, and record its harm."""
         self.attacks += times
         if harm is not None:
             self.harm.append(harm)

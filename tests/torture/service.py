@@ -1,4 +1,4 @@
-"""The HTTP service, killed under load, and asked by people who mean no good."""
+"""The HTTP service, killed under load, and sent hostile requests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ _SECRET = "a line of a file that is nobody's business"
 
 
 def measure(folder: Path, *, kills: int, hostile: int) -> Iterator[Attack]:
-    """`kills` of a service that is asked for scores, and `hostile` requests to one that goes on."""
+    """Kill a service that scores on request `kills` times; send `hostile` requests to a service
+    that must survive them.
+    """
     place = folder / "serving"
     model = served(place / "churn", graphs.linear(), LINEAR)
     publish(place / "churn", ROWS, model=model)
@@ -48,7 +50,7 @@ def measure(folder: Path, *, kills: int, hostile: int) -> Iterator[Attack]:
 
 
 def _ledger(folder: Path, model: Path) -> Warehouse:
-    """A ledger on which the publication stands, with the files of the model that is served."""
+    """Make a warehouse with the ledger of the publication and the files of the served model."""
     (folder / "warehouse").mkdir()
     warehouse = Warehouse(folder / "warehouse")
     path = warehouse.register("1", model.read_bytes(), LINEAR)
@@ -80,7 +82,7 @@ def _killed(place: Path, kills: int, warehouse: Warehouse) -> Iterator[Attack]:
             while not acknowledged:
                 time.sleep(0.01)
             time.sleep(chance.uniform(0, 0.5))
-            # a night, while answers are written
+            # run a night while the service writes answers
             _night(warehouse, logs)
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -100,7 +102,7 @@ def _killed(place: Path, kills: int, warehouse: Warehouse) -> Iterator[Attack]:
 def _in_ledger(
     place: Path, warehouse: Warehouse, logs: RequestLogs, answered: Sequence[tuple[str, str]]
 ) -> Attack:
-    """What the ledger has beside what was acknowledged, and beside what was kept."""
+    """Compare the ledger with the acknowledged answers, and with the answers in the service's log."""
     attack = Attack("What was acknowledged is in the ledger, once", "answers, after all kills")
     for _ in range(2):
         _night(warehouse, logs)
@@ -238,7 +240,7 @@ def _service(place: Path) -> Iterator[tuple[int, subprocess.Popen[str]]]:
 
 
 def _files(place: Path) -> set[tuple[str, int]]:
-    """What lies in the folder and beside it, but for kept answers."""
+    """Return name and size of all files in the folder and next to it, except the logs of answers."""
     found: set[tuple[str, Any]] = set()
     for path in place.parent.rglob("*"):
         if path.is_file() and path.parent.name != "requests":

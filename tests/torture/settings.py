@@ -1,4 +1,4 @@
-"""Settings of a profile: the functional tests pass where each is another than DuckDB's own."""
+"""The functional tests pass under a profile whose settings all differ from DuckDB's defaults."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ PROMISE = "The same answers under any settings"
 
 
 def measure(folder: Path, *, tests: Sequence[str] | None) -> Iterator[Attack]:
-    """Files of functional `tests`, all by default."""
+    """Run functional `tests` (file names; all by default)."""
     attack = Attack(PROMISE, "functional tests under settings that are all others")
     yield run_functional_tests(attack, folder, tests, variable=SETTINGS_VARIABLE, left_out=())

@@ -1,4 +1,4 @@
-"""Disk full, memory short: one clear error, tables as they were, and the next run completes."""
+"""Disk full or memory short: one clear error, unchanged tables, and a next run that completes the work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PROMISE = "Disk full, memory short"
 ROWS = 40_000
-_SPILLING_MB = 32  # so little that a run over 400,000 rows puts a part of its work onto the disk
+_SPILLING_MB = 32  # so little that a run over 400,000 rows spills to disk
 _MEMORY_MB = (256, 128, 64, 48, 32, 24, 16, 8, 4, 1)
 _DISK_MB = 300
 _DISK_SAID = "No space left|File too large|max_temp_directory_size"
@@ -34,7 +34,7 @@ _MEMORY_SAID = "[Mm]emory|allocat|bad_alloc|start new thread"
 
 
 def measure(folder: Path, *, places: int, rows: int) -> Iterator[Attack]:
-    """`places` amounts of free disk, of DuckDB's memory over `rows` rows, and of address space."""
+    """Try `places` amounts of free disk, of DuckDB's memory over `rows` rows, and of address space."""
     with _small_disk(folder / "disk") as is_real:
         name = "a full disk" if is_real else "files that may not grow (RLIMIT_FSIZE)"
         for case, count, limits in (
@@ -59,7 +59,7 @@ def measure(folder: Path, *, places: int, rows: int) -> Iterator[Attack]:
 
 @dataclass
 class Trial:
-    """A run that is short of something, made again and again: what it says, and what it leaves."""
+    """A run that lacks a resource, repeated many times: checks its error and what it leaves in the tables."""
 
     template: Path
     place: Path
@@ -72,7 +72,7 @@ class Trial:
 
     @classmethod
     def of(cls, rows: int, template: Path, place: Path, *, said: str) -> Trial:
-        """`said` is what an error must speak of, a regular expression."""
+        """Make a trial; `said` is a regular expression that an error must match."""
         before = processes.run(prepare, str(template), rows)[1]
         trial = cls(template, place, said, before)
         trial.after = processes.run(complete, str(trial.fresh()))[1]
@@ -90,8 +90,8 @@ class Trial:
         name: str = "",
         short: AbstractContextManager[Any] | None = None,
     ) -> bool:
-        """A run under limits, or while something is `short`, and one without. Returns whether the
-        first one succeeded.
+        """Run under limits, or while `short` takes a resource away, and run again without. Returns
+        whether the first run succeeded.
         """
         self.fresh()
         with short or nullcontext():
@@ -102,7 +102,7 @@ class Trial:
         mended = processes.run(complete, str(self.place))[1]
         files = {path.name for path in self.place.iterdir()}
         faults = []
-        # who dies after the commit has not told of it
+        # a process that died after the commit could not report it
         if left != (self.before if said else self.after) and not (is_dead and left == self.after):
             faults.append(f"left {left}")
         if said and not is_dead and not re.match(f"(?s).*({self.said}).*\nHint: ", said):
@@ -114,7 +114,7 @@ class Trial:
         return not said
 
     def _attempt(self, limits: dict[str, int]) -> tuple[str, bool]:
-        """What the run said, nothing when it succeeded, and whether its process died."""
+        """Return the run's error ('' if it succeeded), and whether its process died."""
         try:
             return processes.run(attempt, str(self.place), limits)[1], False
         except RuntimeError as error:
@@ -130,8 +130,8 @@ class Trial:
 
 
 def prepare(path: str, rows: int) -> crashes.Content:
-    """In a process: a warehouse with one run, of whose features a third has changed since. Returns
-    its content.
+    """In a child process: make a warehouse with one run; then change a third of its features.
+    Returns the tables' content.
     """
     folder = Path(path)
     folder.mkdir(parents=True)
@@ -148,13 +148,13 @@ def prepare(path: str, rows: int) -> crashes.Content:
 
 
 def complete(path: str) -> crashes.Content:
-    """In a process: the next run, which lacks nothing. Returns what is there then."""
+    """In a child process: run without limits. Returns the tables' content afterwards."""
     said = attempt(path, {})
     return crashes.content(path) if not said else {said: (0, 0)}
 
 
 def attempt(path: str, limits: dict[str, int]) -> str:
-    """In a process: the next run, under limits. Returns its error; nothing when it succeeded."""
+    """In a child process: run under limits. Returns the error; '' if it succeeded."""
     warehouse = Warehouse(Path(path))
     warehouse.runs = warehouse.sql("select count(*) from dbt_onnx_runs")[0][0]
     try:
@@ -168,7 +168,7 @@ def attempt(path: str, limits: dict[str, int]) -> str:
 
 
 def address_bytes(path: str) -> int:
-    """In a process: how much address space the next run takes."""
+    """In a child process: return how much address space the next run takes."""
     warehouse = Warehouse(Path(path))
     warehouse.runs = 1
     began = _status("VmSize")
@@ -184,27 +184,27 @@ def _limit(
     file_bytes: int | None = None,
     address_bytes: int | None = None,
 ) -> None:
-    """`address_bytes` beyond what the process has."""
+    """Apply the limits to this process; `address_bytes` is on top of what it already uses."""
     if memory_mb is not None:
         warehouse.sql(f"set memory_limit = '{memory_mb}MB'")
     if file_bytes is not None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error of the write instead
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that the write raises
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     if address_bytes is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what the C library says when it gives up
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # hides what the C library prints
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         allowed = _status("VmSize") + address_bytes
         resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
 
 
 def _status(name: str) -> int:
-    """Bytes, of this process."""
+    """Return a memory figure of this process, in bytes."""
     text = Path("/proc/self/status").read_text(encoding="ascii")
     return int(re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)[1]) * 1024  # type: ignore[index]
 
 
 def _fill(trial: Trial, places: int, limits: dict[str, int], *, is_real: bool) -> None:
-    """Leave about so much space that the run just succeeds, found in steps, and from 0 up to it."""
+    """Search by bisection for the free space that just suffices, then try amounts from 0 up to it."""
 
     def enough(spare: int) -> bool:
         if is_real:
@@ -221,7 +221,7 @@ def _fill(trial: Trial, places: int, limits: dict[str, int], *, is_real: bool) -
 
 @contextmanager
 def _filled(folder: Path, spare: int) -> Iterator[None]:
-    """So many bytes are left on the disk of that folder."""
+    """Leave only `spare` bytes on the folder's disk inside the block."""
     filler = folder.parent / "filler"
     with filler.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, max(_free(folder) - spare, 1))
@@ -237,7 +237,7 @@ def _free(folder: Path) -> int:
 
 @contextmanager
 def _small_disk(folder: Path) -> Iterator[bool]:
-    """A file system of its own there, where the process may mount one. Yields whether it may."""
+    """Mount a separate file system there, if the process may. Yields whether it could."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MB}m", "tmpfs", str(folder)]
     try:

@@ -1,6 +1,7 @@
-"""A run in which one step fails, or its process dies: the first, the second, ... until none does.
+"""Let a run fail or its process die at one step: the first, the second, and so on to the last.
 
-A step is each statement, stream, batch, beginning and commit of a transaction, before it and after.
+Steps come before and after each statement, stream and batch, and each begin and commit of a
+transaction.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class Broken(Exception):
-    """The fault that a step is given."""
+    """The fault that is injected at a step."""
 
 
 class Steps:
-    """Counts the steps of this process; at the one called `at` it does `what`."""
+    """Counts the steps of this process; calls `what` at step number `at`."""
 
     def __init__(self, at: int | None, what: Callable[[], None]) -> None:
         self.taken, self.at, self.what = 0, at, what
@@ -33,7 +34,7 @@ class Steps:
             self.what()
 
     def install(self) -> None:
-        """Put a step before and after whatever a run does with its warehouse; for good."""
+        """Put a step before and after every warehouse operation of a run, for the rest of the process."""
         rows, stream, transaction = (
             cursor.Cursor.rows, cursor.Cursor.stream, cursor.Cursor.transaction,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Submitted requests, while the service is killed, and hostile ones."""
+"""Submitted requests while the service is killed, and hostile submitted requests."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ _SECONDS = 600
 
 
 def measure(folder: Path, *, kills: int, hostile: int) -> Iterator[Attack]:
-    """`kills` of a service to which requests are submitted, and `hostile` ones to one that goes on."""
+    """Kill a service `kills` times while clients submit requests; send `hostile` ones to a service
+    that must survive.
+    """
     place = folder / "serving"
     model = served(place / "churn", graphs.linear(), LINEAR)
     publish(place / "churn", service.ROWS, model=model)
@@ -51,7 +53,7 @@ def measure(folder: Path, *, kills: int, hostile: int) -> Iterator[Attack]:
 
 
 def _life(place: Path, hooks: Path, seed: int) -> dict[str, float]:
-    """Submit from several clients until the service is killed: {id: what the model says}."""
+    """Submit from several clients until the service is killed. Returns {request id: expected output}."""
     accepted: dict[str, float] = {}
     chance = random.Random(seed)
     with _service(place, hooks) as (port, process):
@@ -94,7 +96,7 @@ def _submit(port: int, seed: int, accepted: dict[str, float]) -> None:
 def _judged(
     place: Path, hooks: Path, accepted: list[dict[str, float]], told: Counter[str]
 ) -> Iterator[Attack]:
-    """What became of all that was accepted, when a service had the time for it."""
+    """Check what became of every accepted request, once a service has had time to work them off."""
     answered = Attack(_PROMISE, "the service is killed while it accepts, scores and tells")
     notified = Attack(_PROMISE, "webhooks told of requests that came to an end")
     with _service(place, hooks) as (port, _):
@@ -118,7 +120,7 @@ def _judged(
         if document.get("webhook") is not None:
             is_told = told[request] > 0 and document["webhook"]["state"] == "delivered"
             notified.made(harm=None if is_told else f"{request}: {document['webhook']}")
-    # one request is being told of at a time: a kill can come between one receipt and its note
+    # one webhook is sent at a time, so each kill can repeat at most one: received, but not yet recorded
     twice = sum(told.values()) - len(told)
     if twice > len(accepted):
         notified.made(harm=f"{twice} told again after {len(accepted)} kills")
@@ -147,7 +149,7 @@ def _asked(place: Path, hooks: Path, times: int) -> Attack:
     before = service._files(place)
     chance = random.Random(5)
     with _service(place, hooks) as (port, process):
-        # the first that is checked waits until pyarrow is imported, on a busy machine longer than an attack
+        # the first check waits until pyarrow is imported, which on a busy machine can outlast the attack
         honest = HTTPConnection("127.0.0.1", port, timeout=120)
         question = {"key": "1", "features": {"a": 1, "b": 1}}
         honest.request("POST", "/v1/predictions/churn:submit", json.dumps(question))
@@ -193,7 +195,7 @@ def _service(place: Path, hooks: Path) -> Iterator[tuple[int, subprocess.Popen[s
     with subprocess.Popen(
         [*command, "--webhooks", str(hooks)],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # which says of each webhook that failed
+        stderr=subprocess.DEVNULL,  # the log, with a line per failed webhook
         text=True,
         env=os.environ,
     ) as process:
@@ -206,7 +208,7 @@ def _service(place: Path, hooks: Path) -> Iterator[tuple[int, subprocess.Popen[s
 
 @contextmanager
 def _receiver() -> Iterator[tuple[str, Counter[str]]]:
-    """The address of a receiver that fails every third time, and how often it has acknowledged each id."""
+    """Yield the URL of a receiver that fails every third time, and how often it acknowledged each id."""
     told: Counter[str] = Counter()
     chance = random.Random(6)
 

@@ -1,4 +1,4 @@
-"""All modules that attack, and how often."""
+"""The modules that attack, and how often each does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ATTACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "hardened": (
         {"tests": None, "builds": 2},
         {
-            # under hostile settings the plan is tested by the next module
+            # the planning tests run under hostile settings in the next module
             "tests": ["test_clock.py", "test_kept_inputs.py", "test_scoring_many_models.py"],
             "builds": 0,
         },
@@ -62,11 +62,11 @@ ATTACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "estimators": ({"seeds": 3, "every": 1}, {"seeds": 1, "every": 12}),
     "nulls": ({"rows": 1_000_000}, {"rows": 50_000}),
 }
-"""Modules, the longest first: how often each attacks, and how often in the short version."""
+"""Module -> (arguments of a full run, arguments of a smoke run), the longest module first."""
 
 
 def attack_with(name: str, smoke: bool) -> tuple[list[Attack], float]:
-    """In a process: the attacks of a module, and how long they took."""
+    """In a child process: return the attacks of a module, and the seconds they took."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         module = import_module(f"tests.torture.{name}")

@@ -1,4 +1,4 @@
-"""Limits to the microsecond, in every unit, time zone and calendar."""
+"""Time limits hold to the microsecond, in every unit, time zone and calendar."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ LEAP = [
 
 
 class Written:
-    """Tables that say what a `State` does, and nothing else: written by hand, not by a run."""
+    """Tables with exactly the content of a `State`, inserted by hand rather than by a run."""
 
     def __init__(self, folder: Path, claims: Claims) -> None:
         self.warehouse, self.claims = Warehouse(folder), claims
         self.connection = self.warehouse.connection
         self.warehouse.register("1")
         self.warehouse.features((0, 1.0, 2.0))
-        self.warehouse.run()  # makes the tables
+        self.warehouse.run()  # creates the tables
         self.write(State())
 
     def write(
         self, state: State, kind: str = "timestamp", since: dict[int, Any] | None = None
     ) -> None:
-        """`since`: entities and since when there are any, in a column of type `kind`."""
+        """Write a state; `since` maps entities to the moment they exist since (or None), a column of type `kind`."""
         for table in (
             "scores__current", "scores__history", "scores__presence", "dbt_onnx_runs", "model_registry",
         ):  # fmt: skip
@@ -97,11 +97,12 @@ class Written:
             )
 
     def judge(self, attack: Attack, clock: datetime, unit: str, warn: int, error: int) -> None:
-        """Scores exactly as old as they may be, or a little less or more, by each of the three moments
-        that make one fresh, and entities that have waited that long.
+        """Check scores exactly as old as allowed, a little younger and a little older, by each of
+        the three moments that can make a score fresh; and entities that have waited that long for a
+        score.
         """
         limits, old = _limits(clock, unit, warn, error), clock - 500 * error * LENGTHS[unit]
-        versions = tuple(str(n + 1) for n in range(len(limits)))  # each confirmed at another moment
+        versions = tuple(str(n + 1) for n in range(len(limits)))  # confirmed at different moments
         state = State(versions=versions, champion=versions[-1])
         for n, (version, at) in enumerate(zip(versions, limits, strict=True)):
             state.scored[n, version] = Said(old, n, None, old)
@@ -128,7 +129,7 @@ class Written:
     def judge_levels(
         self, attack: Attack, clock: datetime, unit: str, warn: int, error: int
     ) -> None:
-        """What dbt makes of the oldest prediction."""
+        """Compare dbt's result (pass, warn or error) for the age of the oldest prediction."""
         for at in _limits(clock, unit, warn, error):
             state = State(scored={(1, "1"): Said(at, 0, None, at)}, full_runs=[("1", at, at)])
             self.write(state, since={1: None})
@@ -162,7 +163,7 @@ def _midnight(moment: date) -> datetime:
 
 
 def thresholds(folder: Path, claims: Claims) -> list[Attack]:
-    """In a process: the tests at the moments at which they turn."""
+    """In a child process: check each test at the moments at which its result changes."""
     attack = Attack(PROMISE, "limits of every unit, +-1 s, +-1 us and exactly")
     written, chance = Written(folder, claims), random.Random(1)
     for unit in UNITS:
@@ -177,7 +178,7 @@ def thresholds(folder: Path, claims: Claims) -> list[Attack]:
 
 
 def _said_and_about(attack: Attack, written: Written) -> None:
-    """`predictions_as_of`: what was said by a moment, about a moment; both included."""
+    """`predictions_as_of`: both limits, `said_at` and `about`, are inclusive."""
     written.write(State())
     said_at, about = datetime(2024, 2, 29, 12), datetime(2024, 2, 29)
     moments = [(said_at + s, about + a) for s in OFFSETS for a in OFFSETS]
@@ -196,7 +197,7 @@ def _said_and_about(attack: Attack, written: Written) -> None:
 
 
 def expiry(folder: Path, every: int) -> list[Attack]:
-    """In a process: a prediction is due exactly `refresh_after` after the run that scored it, and not before."""
+    """In a child process: a prediction is due exactly `refresh_after` after the run that scored it, and not before."""
     attack = Attack(PROMISE, "`refresh_after` in planning, +-1 s, +-1 us and exactly")
     for number, unit in enumerate(("minute", "hour", "day", "week")):
         for way, as_of in enumerate((None, "moment")):
@@ -212,8 +213,9 @@ def _due(
     attack: Attack, folder: Path, unit: str, count: int, as_of: str | None, *, is_changed: bool,
     start: datetime = datetime(2024, 2, 28, 23, 59, 59, 999_999), offsets: Iterable[timedelta] = OFFSETS,
 ) -> None:  # fmt: skip
-    """Two rows, scored together again and again; at times a third one changes each time. With a column
-    of moments, that of the row that was scored stands still, and age counts from the run.
+    """Score two rows together again and again; with `is_changed`, a third row changes each time.
+    With an as_of column, the moment of an unchanged row stands still, but its age counts from the
+    run that scored it.
     """
     warehouse, period = Warehouse(folder), count * LENGTHS[unit]
     warehouse.register("1")
@@ -238,7 +240,7 @@ def _due(
 def _in_turn(
     start: datetime, period: timedelta, offsets: Iterable[timedelta]
 ) -> Iterator[datetime]:
-    """Clocks of runs: each offset to the moment at which what was scored last is due."""
+    """Yield the clocks of runs: each at an offset from the moment at which the last score is due."""
     for offset in offsets:
         yield start + period + offset
         if offset >= timedelta(0):
@@ -246,8 +248,8 @@ def _in_turn(
 
 
 def in_zone(folder: Path, claims: Claims, number: int) -> list[Attack]:
-    """In a process whose zone is one of `ZONES`, on sessions of that zone and of another: the same
-    verdicts at each odd moment of the calendar.
+    """In a child process in one of `ZONES`, with sessions in that zone and in another: the results
+    are the same at each odd moment of the calendar.
     """
     zone, session = ZONES[number], ZONES[(number + 3) % len(ZONES)]
     os.environ["TZ"] = zone
@@ -273,7 +275,7 @@ def in_zone(folder: Path, claims: Claims, number: int) -> list[Attack]:
 
 
 def clock_changes(zone: str) -> list[datetime]:
-    """The moments of 2024, in UTC, at which the zone's clocks are set, and half an hour around them."""
+    """Return the moments of 2024, in UTC, at which the zone's clocks change, and moments shortly before and after."""
     hours = [datetime(2024, 1, 1, tzinfo=UTC) + timedelta(hours=n) for n in range(24 * 366)]
     offsets = [hour.astimezone(ZoneInfo(zone)).utcoffset() for hour in hours]
     changes = [
@@ -285,7 +287,7 @@ def clock_changes(zone: str) -> list[datetime]:
 
 
 def _real_clock(attack: Attack, written: Written) -> None:
-    """Without the variable the clock is now, in UTC: a minute under a day is fresh, one over is not."""
+    """Without the clock variable the clock is now, in UTC: a minute less than a day is fresh, a minute more is not."""
     now, minute = datetime.now(UTC).replace(tzinfo=None), timedelta(minutes=1)
     ages = (timedelta(0), DAY - minute, DAY + minute, 2 * DAY - minute, 2 * DAY + minute, -minute)
     state = State(
@@ -316,7 +318,7 @@ def _real_clock(attack: Attack, written: Written) -> None:
 
 
 def _typed_moments(attack: Attack, folder: Path, zone: str, moments: Iterable[datetime]) -> None:
-    """The ledger has the moment of DATE, TIMESTAMP and TIMESTAMPTZ in UTC, and knows it again."""
+    """The ledger stores DATE, TIMESTAMP and TIMESTAMPTZ moments in UTC, and the next run recognizes them."""
     local = ZoneInfo(zone)
     for kind in ("date", "timestamp", "timestamptz"):
         warehouse = Warehouse(_made(folder / kind))

@@ -1,4 +1,4 @@
-"""No value changes on its way: every type a model can read, through a run, replay, history and a view."""
+"""Every type that a model can read keeps its values through a run, replay, history and a view."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROMISE = "No value changes on its way"
 
 
 def measure(folder: Path, *, every: int, values: int) -> Iterator[Attack]:
-    """Every `every`th type and tensor, as a scalar, a list and an array: edges and random `values`."""
+    """Check every `every`th type and tensor, as a scalar, a list and an array: with edge values and random `values`."""
     getcontext().prec = 80
     attack = Attack(PROMISE, "values of every type at its edges, and random ones")
     cases = [
@@ -36,7 +36,7 @@ def measure(folder: Path, *, every: int, values: int) -> Iterator[Attack]:
         chosen = [*values_of(kind), *_random(kind, values, seed=number)]
         try:
             check_type(warehouse, kind, shape, dtype, values=list(dict.fromkeys(chosen)))
-        except Exception as error:  # noqa: BLE001, whatever it is, it is harm
+        except Exception as error:  # noqa: BLE001, any exception counts as harm
             attack.harm.append(
                 f"{kind}{shape} as {dtype}: {type(error).__name__}: {str(error)[:300]}"
             )
@@ -46,7 +46,7 @@ def measure(folder: Path, *, every: int, values: int) -> Iterator[Attack]:
 
 
 def _random(kind: str, count: int, *, seed: int) -> list[str]:
-    """Texts of random values, small ones and large ones alike; none of types whose values are few."""
+    """Return random values as text, small and large alike; none for types that have only a few values."""
     chance = random.Random(seed)
     if kind in INTEGERS:
         low, high = INTEGERS[kind]
@@ -63,7 +63,7 @@ def _random(kind: str, count: int, *, seed: int) -> list[str]:
         kinds = (np.uint32, np.float32) if kind == "FLOAT" else (np.uint64, np.float64)
         return [str(kinds[0](n).view(kinds[1])) for n in bits]
     if kind in MOMENTS:
-        # whole seconds, which all of them hold; years that nanoseconds reach
+        # whole seconds, which every type can hold, in years within the range of nanoseconds
         begin = datetime(1700, 1, 1, tzinfo=UTC)
         moments = [
             begin + timedelta(seconds=chance.randrange(500 * 365 * 86_400)) for _ in range(count)

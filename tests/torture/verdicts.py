@@ -1,4 +1,4 @@
-"""What a `State` must make the package's tests say, and where they say anything else."""
+"""What the package's tests must report for a `State`, and where they report anything else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CURRENT = "id, model_version, as_of, status, fresh_as_of, is_stale, served_from"
 
 
 def alarms(state: State, clock: datetime, unit: str, warn: int, error: int) -> dict[str, Any]:
-    """What the tests must report: columns and rows by test."""
+    """Return the expected result by test: its columns and rows."""
     levels = warn * LENGTHS[unit], error * LENGTHS[unit]
     found = {
         "complete": (COMPLETE, state.incomplete(by_registry=False)),
@@ -40,7 +40,7 @@ def difference(
     claims: Claims, connection: duckdb.DuckDBPyConnection, state: State,
     clock: datetime, unit: str, warn: int, error: int,
 ) -> str | None:  # fmt: skip
-    """Where a test or query says anything else than the state does."""
+    """Return the first difference between a test or query and the state; None if there is none."""
     expected = alarms(state, clock, unit, warn, error)
     expected[f"current_{unit}"] = (CURRENT, state.current(clock, warn * LENGTHS[unit]))
     for name, (columns, rows) in expected.items():
@@ -53,7 +53,7 @@ def difference(
 
 
 def compare(attack: Attack, name: str, found: Iterable[Any], expected: Iterable[Any]) -> None:
-    """Rows in any order; one attack for each that there must be, or one that there is nothing."""
+    """Compare rows in any order. Counts one attack per expected row, or one if none is expected."""
     found, expected = Counter(found), Counter(expected)
     wrong = [*(f"{row} not found" for row in expected - found), *(f"{row} found" for row in found - expected)]  # fmt: skip
     attack.made(times=max(1, expected.total()))

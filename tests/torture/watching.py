@@ -1,4 +1,4 @@
-"""What a process does that it need not: reach for the network, load code, open files of others."""
+"""Watch a process for actions it does not need: using the network, loading code, opening other files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def without_network() -> bool:
-    """Give this process a network of its own, in which nothing is. Whether the kernel allows it."""
+    """Give this process an empty network of its own. Returns whether the kernel allows it."""
     return any(_libc.unshare(flags) == 0 for flags in (_NEW_NETWORK, _NEW_USER | _NEW_NETWORK))
 
 
 def packets_without_a_way() -> int:
-    """How often anything in this process's network, in Python or not, has tried to send."""
+    """Return how many packets of this process's network had no route, whether Python sent them or not."""
     header, values = (
         line.split() for line in Path("/proc/self/net/snmp").read_text().splitlines()[:2]
     )
@@ -33,11 +33,11 @@ def packets_without_a_way() -> int:
 
 
 class Watch:
-    """Python's own word for what it does, from now on until the process ends.
+    """An audit hook that records what Python does, from now on until the process ends.
 
-    `network` and `code` are what was seen: an attempt to reach, or to be reached from, anywhere but
-    this machine, which is refused; unpickling, and whatever of `folder` is loaded or started. That
-    babel, which dbt's agate asks for the format of numbers, unpickles its own data is left out.
+    `network` records attempts to connect, or to listen, anywhere but on this machine; they are also
+    refused. `code` records unpickling, and whatever is loaded or started from `folder`. One case is
+    left out: dbt's agate asks babel for number formats, and babel unpickles its own data.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -60,7 +60,7 @@ class Watch:
 
 
 def _is_local(arguments: tuple[Any, ...]) -> bool:
-    """urllib3 binds to ::1 when it is imported, to see whether there is an IPv6."""
+    """Whether the address is on this machine. urllib3 binds to ::1 on import, to find out if IPv6 works."""
     stream, *address = arguments
     return stream.family == socket.AF_UNIX or "::1" in str(address) or "'127." in str(address)
 
@@ -85,7 +85,7 @@ _CODE: dict[str, Callable[[tuple[Any, ...]], str]] = {
 
 
 def mapped(folder: Path) -> list[str]:
-    """Files below a folder that are in this process as code, whoever loaded them."""
+    """Return the files below a folder that this process has mapped as code, whoever loaded them."""
     lines = Path("/proc/self/maps").read_text().splitlines()
     return sorted(
         {line.split(maxsplit=5)[5] for line in lines if str(folder) in line and "x" in line[:60]}
@@ -93,7 +93,7 @@ def mapped(folder: Path) -> list[str]:
 
 
 class Opened:
-    """The names of the files of a folder that anything opens, in Python or not, until `names`."""
+    """Records which files of a folder are opened, in Python or not."""
 
     def __init__(self, folder: Path) -> None:
         self._descriptor = _libc.inotify_init1(_NONBLOCK)
@@ -101,7 +101,7 @@ class Opened:
             raise OSError(ctypes.get_errno(), "no inotify", str(folder))
 
     def names(self) -> set[str]:
-        """Since the last call."""
+        """Return the names opened since the last call."""
         found = set()
         try:
             while content := os.read(self._descriptor, 1 << 16):

@@ -26,7 +26,9 @@ PROMISE = "Wrong bytes never score"
 
 
 def measure(folder: Path, *, flips: int, runs: int) -> Iterator[Attack]:
-    """`flips` over all kinds of model, refused by the reading of the file; `runs` by whole runs."""
+    """Flip `flips` bits over all kinds of model, refused when the file is read; flip one bit in
+    each of `runs` whole runs.
+    """
     entries = written(folder / "artifacts")
     yield _flipped(folder / "artifacts", entries, flips)
     yield _truncated(folder / "artifacts", entries["line"])
@@ -35,7 +37,7 @@ def measure(folder: Path, *, flips: int, runs: int) -> Iterator[Attack]:
 
 
 def written(root: Path) -> dict[str, RegistryEntry]:
-    """Five kinds of model: linear, a tree ensemble, a classifier with maps, text, two outputs."""
+    """Register five kinds of model: linear, tree ensemble, classifier with maps, text, two outputs."""
     features = ("a", "b")
     xs = {
         "features": tuple(Feature(name=name) for name in features),
@@ -139,7 +141,7 @@ def _swapped(root: Path, entries: dict[str, RegistryEntry]) -> Attack:
 
 
 def _runs(folder: Path, runs: int) -> Attack:
-    """Whole runs: refused, nothing written, and no session of onnxruntime was made."""
+    """Whole runs are refused: nothing is written, and no onnxruntime session is created."""
     attack, chance = Attack(PROMISE, "a whole run with one bit flipped"), random.Random(1)
     folder.mkdir()
     warehouse = Warehouse(folder)

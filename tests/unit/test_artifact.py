@@ -1,4 +1,4 @@
-"""A model file is scored only when it lies where it should, is what was registered, and fits."""
+"""A model file is scored only if it is at a permitted path, has the registered bytes, and fits its contract."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def registered(root: Path, model: Any = None, contract: Contract | None = None) 
 
 
 def write(root: Path, model: Any = None, contract: Contract | None = None) -> RegistryEntry:
-    """As registries were that do not vouch for cards: what is in a card is judged by itself."""
+    """Register like a registry that does not vouch for cards, so that a card's content is checked by itself."""
     return replace(registered(root, model, contract), card_sha256=None)
 
 
 def replaced(root: Path, entry: RegistryEntry, content: bytes) -> RegistryEntry:
-    """Other bytes in the place of the model, registered with their own sha256."""
+    """Replace the model's bytes, and register the new ones with their own sha256."""
     sha256 = hashlib.sha256(content).hexdigest()
     (root / entry.artifact).write_bytes(content)
     change_card(root, sha256=sha256)
@@ -325,7 +325,7 @@ def test_a_folder_that_becomes_a_link_meanwhile_is_not_followed(
 
     def swap(place: Any, **settings: Any) -> os.stat_result:
         status = lstat(place, **settings)
-        if str(place).endswith("model.onnx"):  # all folders have been looked at
+        if str(place).endswith("model.onnx"):  # by now all folders have been checked
             (root / "m/1").rename(root / "m/before")
             (root / "m/1").symlink_to(other)
         return status
@@ -487,7 +487,8 @@ def test_a_card_of_absurd_size_is_not_read(tmp_path: Path) -> None:
 
 def test_loading_takes_no_more_memory_than_the_files_need(tmp_path: Path) -> None:
     entry = write(tmp_path)
-    load_artifact(tmp_path, entry)  # what is imported on the way is not counted
+    # the first call also imports modules, which should not be counted
+    load_artifact(tmp_path, entry)
     tracemalloc.start()
     try:
         load_artifact(tmp_path, entry)

@@ -1,4 +1,4 @@
-"""What is said to whoever makes a version: what is wrong, and the way on."""
+"""The messages for authors of a version: what is wrong, and how to go on."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_type_that_no_column_holds_is_named(
 
 
 def foreign(library: str, name: str, *, like: type = object) -> Any:
-    """An estimator that another library made; none of them is installed here."""
+    """Return an estimator that looks like one of another library; none of these libraries is installed here."""
     return type(name, (like,), {"__module__": f"{library}.sklearn"})
 
 

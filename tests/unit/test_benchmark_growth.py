@@ -1,4 +1,4 @@
-"""How far from a straight line the benchmark says that times are."""
+"""How far the benchmark's times deviate from linear growth."""
 
 from __future__ import annotations
 

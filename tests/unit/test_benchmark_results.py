@@ -1,4 +1,4 @@
-"""What a benchmark's figures are judged by, and the table that they are told in."""
+"""How the benchmark's figures are judged, and the table that shows them."""
 
 from __future__ import annotations
 
@@ -96,9 +96,11 @@ def test_small_and_large_figures_can_be_told_apart():
 @pytest.mark.parametrize(
     ("figure", "recorded", "target", "holds"),
     [
-        (0.4, 0.5, {"at_least": 2.0}, True),  # missed when recorded, and not half of it
+        # target missed when recorded, and still at least half of the recorded figure
+        (0.4, 0.5, {"at_least": 2.0}, True),
         (0.24, 0.5, {"at_least": 2.0}, False),
-        (0.99, 2.1, {"at_least": 2.0}, False),  # reached when recorded: the target itself counts
+        # target reached when recorded, so the target itself counts
+        (0.99, 2.1, {"at_least": 2.0}, False),
         (7.0, 6.0, {"at_most": 2.0}, True),
         (12.1, 6.0, {"at_most": 2.0}, False),
     ],

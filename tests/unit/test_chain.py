@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 
 def chain(*statuses: str) -> list[Row]:
-    """Runs that were put into the chain one after the other, the first with number 1."""
+    """Return runs that were chained one after another; the first has number 1."""
     rows: list[Row] = []
     previous = None
     for number, status in enumerate(statuses, start=1):
@@ -48,7 +48,7 @@ def test_a_whole_chain_has_no_fault_in_any_order() -> None:
 def test_a_fingerprint_is_the_same_each_time_and_whatever_the_order_of_columns() -> None:
     [row] = chain("success")
     assert fingerprint_of(row) == fingerprint_of(dict(reversed(row.items())))
-    # by hand: sha256 of {"run_no": 1, "status": "success"}
+    # computed by hand: sha256 of {"run_no": 1, "status": "success"}
     known = "9c9b7725bbcb4f53b2313fa85cef3dd0250fcc3e6c72ee3fbb0963ee4cf5e696"
     assert fingerprint_of({"run_no": 1, "status": "success", "error": None}) == known
 
@@ -101,7 +101,7 @@ def test_a_deleted_row_is_told_by_the_next_one(gone: int) -> None:
 
 
 def test_the_newest_row_is_missed_by_nobody_here() -> None:
-    """`prove` misses it: the numbers of all runs of a schema come from one sequence."""
+    """The chain alone cannot show that the newest row is gone; `prove` can, by the sequence of run numbers."""
     assert faults(chain("success", "success")[:1]) == []
 
 
@@ -118,7 +118,7 @@ def test_the_first_row_doubled_is_told_once() -> None:
 
 
 def test_a_row_that_replaced_the_chain_before_it_is_told() -> None:
-    """Somebody deleted the runs before and computed the next one's fingerprint anew."""
+    """Somebody deleted the earlier runs and recomputed the fingerprint of the next one."""
     rows = chain("success", "success", "success", "success")
     rows[2]["previous_fingerprint"] = None
     rows[2]["fingerprint"] = fingerprint_of(rows[2])

@@ -1,4 +1,4 @@
-"""A model that kills its process kills a child: register, verify and the gate say so, and live on."""
+"""A model that kills its process kills only a child process: register, verify and the gate report it and go on."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def division(dividends: list[int], divisors: list[int]) -> dict[str, Any]:
     return {name: np.array(values, np.int64)[:, None] for name, values in columns.items()}
 
 
-# what crosses the pipes
+# --- the values that cross the pipes
 
 
 @pytest.mark.parametrize("dtype", [*graphs.ELEMENT_TYPES])
@@ -156,7 +156,7 @@ def test_the_size_of_calls_that_a_child_has_measured_is_told(
     assert session.batch_rows == 1_024
 
 
-# how it ends
+# --- how the child ends
 
 
 def test_the_row_that_kills_is_named_and_the_next_call_has_a_new_process() -> None:
@@ -186,7 +186,7 @@ def test_a_shorter_chain_is_an_ordinary_model() -> None:
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"])
 def test_who_ends_the_child_from_outside_blames_no_row(name: str) -> None:
-    # a child inherits which signals are ignored: under nohup it would outlive a SIGHUP
+    # a child inherits ignored signals: under nohup it would survive a SIGHUP
     before = signal.signal(getattr(signal, name), signal.SIG_DFL) if name == "SIGHUP" else None
     session = ChildSession(graphs.echo("float32"), output_names=["y"])
     if before is not None:
@@ -315,7 +315,7 @@ input()
 def test_a_script_without_a_guard_may_use_one_and_its_death_ends_the_child(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(graphs.echo("float32"))
     (tmp_path / "script.py").write_text(PARENT)
-    # a module of the user's folder is no part of the child
+    # modules in the user's folder must not be imported by the child
     for name in ("numpy", "json"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('the wrong {name}')")
     for folder in (tmp_path, Path.cwd()):
@@ -340,7 +340,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-# register, verify, gate
+# --- register, verify, gate
 
 
 def run(*arguments: object) -> Result:
@@ -367,7 +367,7 @@ def test_register_says_how_the_process_ended_and_registers_nothing(
 
 @pytest.fixture(params=killers.KILLERS)
 def registered(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A project with a version that kills, as somebody may have made it before."""
+    """A project with a deadly version that was registered before such models were refused."""
     contract = contract_of(request.param)
     features = {feature.name: [3.0] for feature in contract.features}
     entry = write_artifact(

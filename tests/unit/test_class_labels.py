@@ -1,4 +1,4 @@
-"""Which class a probability is of: the label output decides, and who contradicts it is refused."""
+"""Which class each probability belongs to: the label output decides, and anything that contradicts it is refused."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_classes_that_do_not_fit_are_refused(
 
 
 def by_argmax(count: int, *, last: str = "Softmax") -> ModelProto:
-    """A network that names no classes: the label is the place of the largest value."""
+    """A network without class names: the label is the index of the largest value."""
     model = models.classifier(list(range(count)))
     del model.graph.node[:]
     model.graph.node.extend(
@@ -127,7 +127,7 @@ def test_classes_are_held_against_the_labels_that_the_model_gives(count: int) ->
     names = [str(place) for place in range(count)]
     contract, _, _ = described(by_argmax(count), classes={"probabilities": names})
     assert contract.outputs[1].classes == tuple(range(count))
-    # names of the places
+    # names given by their position
     words = list("abcde"[:count])
     contract, _, _ = described(by_argmax(count), classes={"probabilities": words})
     assert contract.outputs[1].classes == tuple(words)
@@ -150,7 +150,7 @@ def test_classes_of_what_are_no_probabilities_are_refused() -> None:
 
 
 def with_inner_list(inner: list[int], *, threshold: float | None = None) -> ModelProto:
-    """Probabilities of a classifier that calls its classes `inner`, labels 0 and 1 of its own."""
+    """Probabilities of a classifier whose classes are `inner`, and a separate label output of 0 or 1."""
     model = models.classifier(inner)
     nodes = model.graph.node
     nodes[0].output[0] = "inner"
@@ -178,7 +178,9 @@ def test_an_inner_list_that_the_labels_contradict_is_refused() -> None:
 
 
 def with_codes(codes: list[int], *, by_place: bool) -> ModelProto:
-    """Probabilities of a classifier of 0, 1, 2, and codes out of a list: by the largest, or by b."""
+    """Probabilities of a classifier of 0, 1, 2, and a label from `codes`: at the place of the
+    largest score, or without `by_place` of the smallest.
+    """
     model = models.classifier([0, 1, 2])
     nodes = model.graph.node
     nodes[0].output[0] = "inner"
@@ -201,7 +203,7 @@ def test_a_list_that_is_overruled_must_be_by_the_labels_given() -> None:
     contract, sample, _ = described(with_codes([10, 20, 30], by_place=True))
     assert contract.outputs[1].classes == (10, 20, 30)
     assert set(sample["label"]) <= {10, 20, 30}
-    # codes that are no labels of these probabilities
+    # labels from the list that do not match these probabilities
     other = with_codes([10, 20, 30], by_place=False)
     with pytest.raises(ContractError, match="labels say otherwise") as caught:
         described(other)

@@ -1,4 +1,4 @@
-"""Inspect, register and verify, as they are called from a shell."""
+"""`inspect`, `register` and `verify` as they are called from a shell."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 def run(*arguments: object) -> Result:
     result = CliRunner().invoke(main, [str(item) for item in arguments], env={"COLUMNS": "200"})
-    # an exception of its own making, and no other, ends a command
+    # a command may end only with SystemExit
     assert result.exception is None or isinstance(result.exception, SystemExit)
     assert "Traceback" not in result.output
     return result
 
 
 class Project:
-    """A dbt project with nothing in it yet."""
+    """An empty dbt project."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,7 +67,7 @@ class Project:
     def change_card(self, **changes: Any) -> None:
         path = self.folder / "artifacts/m/1/card.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-        # what is in a card is judged by itself where the registry does not vouch for it
+        # no card_sha256, so that the card's content is checked by itself
         rows = self.rows()
         rows[0]["card_sha256"] = ""
         with self.registry.open("w", newline="") as stream:
@@ -507,7 +507,7 @@ def test_a_card_that_was_edited_fails_its_version_only(project: Project) -> None
 
 
 def of_today(project: Project, *versions: str) -> None:
-    """A registry from before it vouched for cards, with a column and a longer row of others."""
+    """A registry without card_sha256, with a user's column and one row longer than the header."""
     for version in versions:
         project.registered(models.linear(), *AB, version=version)
     lines = project.registry.read_text().splitlines()
@@ -543,7 +543,7 @@ def test_a_registry_of_today_is_told_and_filled_by_one_command(project: Project)
         ["ann"],
         ["bob", digests[2], "and", "more"],
     ]
-    # from now on the cards are held to it, and a second call changes nothing
+    # from now on the cards are checked against it, and a second call changes nothing
     path = project.folder / "artifacts/m/1/card.json"
     path.write_text(path.read_text() + " ")
     before = project.registry.read_bytes()
@@ -574,7 +574,7 @@ def test_what_an_interrupted_registration_has_left_is_told(project: Project) -> 
             f"{project.folder}/artifacts/m/{version} is not registered: `register` was interrupted"
         )
         assert text in " ".join(result.stdout.split())
-    # the same command again completes it
+    # repeating the command completes the registration
     project.registered(models.linear(), *AB, version="2")
     assert "m/2 is not registered" not in project.verify().stdout
 

@@ -1,4 +1,4 @@
-"""Columns may be called as people call them: the graph has names of its own."""
+"""Columns of exported models may have any names, since the graph uses names of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far two versions are apart, held against scipy and figures computed by hand."""
+"""How much two versions differ, compared with scipy and with figures computed by hand."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_probability_is_compared_by_rank_mean_and_side_of_the_threshold() -> N
     assert (found.rows, found.changed) == (4, 0.5)
     assert found.mean == pytest.approx(0.5)
     assert found.mean_before == pytest.approx(0.5)
-    # one pair of neighbours has changed places: 1 - 6 * (1 + 1) / (4 * 15)
+    # one pair of neighbours is exchanged: 1 - 6 * (1 + 1) / (4 * 15)
     assert found.rank_correlation == pytest.approx(0.8)
     (higher,) = compare_columns({"p": new}, {"p": old}, {"p": "probabilities"}, threshold=0.85)
     assert higher.changed == 0.25

@@ -1,4 +1,4 @@
-"""A contract that came from a card holds together, or every fault is named."""
+"""A contract read from a card is consistent, or every fault in it is named."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dbt_onnx.kernel.contract import Contract
 
 
 def card(**changes: dict[str, Any]) -> dict[str, Any]:
-    """A contract as in a card, with changes to its one feature, input and output."""
+    """Return a contract as a card has it, with changes to its only feature, input and output."""
     parts: dict[str, dict[str, Any]] = {
         "features": {"name": "a"},
         "inputs": {"name": "x", "dtype": "float32", "features": ["a"]},

@@ -1,4 +1,4 @@
-"""A conversion that does not end is ended, and says so."""
+"""A conversion that takes too long is stopped, and the error says so."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_converter_that_catches_every_exception_is_ended_too() -> None:
 
 
 def assert_nothing_goes_on(others: set[threading.Thread]) -> None:
-    """Behind our back."""
+    """Assert that no thread started by the conversion is still running."""
     deadline = time.monotonic() + 10
     while set(threading.enumerate()) - others:
         assert time.monotonic() < deadline

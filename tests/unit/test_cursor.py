@@ -1,4 +1,4 @@
-"""A connection to DuckDB: what it finds, and how much it may hold."""
+"""A connection to DuckDB: the objects it finds, and the limit on rows held in memory."""
 
 from __future__ import annotations
 

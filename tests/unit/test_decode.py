@@ -1,4 +1,4 @@
-"""What came back becomes columns, or an error that says what was expected and what came."""
+"""A model's outputs become columns, or an error names what was expected and what the model returned."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_several_targets_are_several_columns() -> None:
 
 def test_a_vector_is_one_array() -> None:
     assert columns_of(vector(3), floats([[1, 2, 3], [4, 5, 6]])) == [[[1, 2, 3], [4, 5, 6]]]
-    # a transposed array is no contiguous memory
+    # a transposed array is not contiguous in memory
     assert columns_of(vector(2), floats([[1, 2], [3, 4]]).T) == [[[1, 3], [2, 4]]]
 
 

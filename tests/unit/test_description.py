@@ -1,4 +1,4 @@
-"""Models that scikit-learn trained and skl2onnx wrote are described without being told."""
+"""Models trained by scikit-learn and written by skl2onnx are described without any options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What is public is documented: modules, classes and functions; and the README can be read."""
+"""Everything public has a docstring, the README has its five steps, lines of prose are short, and
+decisions are listed.
+"""
 
 from __future__ import annotations
 

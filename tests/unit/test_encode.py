@@ -1,4 +1,4 @@
-"""Warehouse columns become the model's tensors exactly, or the row is left out with a reason."""
+"""Warehouse columns become the model's tensors exactly, or a row is rejected with a reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def contract_of(features: Sequence[Feature], *inputs: Input) -> Contract:
 
 
 def single(dtype: str, *, rank: int = 2, **settings: Any) -> Contract:
-    """One feature `f` in one input `x`."""
+    """Return a contract with one feature `f` in one input `x`."""
     tensor = Input(name="x", dtype=dtype, features=("f",), rank=rank)  # type: ignore[arg-type]
     return contract_of([Feature(name="f", **settings)], tensor)
 
@@ -43,7 +43,7 @@ def encode_column(column: pa.Array, dtype: str, **settings: Any) -> Encoded:
 
 
 def from_duckdb(expression: str) -> pa.Array:
-    """A column as DuckDB exports it."""
+    """Return a column as DuckDB exports it."""
     with warehouse().cursor() as cursor:
         rows = cursor.sql(f"select unnest({expression}) as f").to_arrow_reader(1000)
         return rows.read_next_batch().column("f")
@@ -55,7 +55,7 @@ def warehouse() -> duckdb.DuckDBPyConnection:
 
 
 def verdicts(encoded: Encoded) -> list[str | None]:
-    """The reasons without the feature's name."""
+    """Return the reasons without the feature's name."""
     return [reason and reason.removesuffix(":f") for reason in encoded.reasons.to_pylist()]
 
 
@@ -105,7 +105,7 @@ def test_list_and_array_columns_are_vectors_beside_scalars_in_one_tensor(kind: p
     batch = pa.record_batch(
         {"a": [0, 1, 4], "v": pa.array([[9, 9], [2, 3], [5, 6]], kind), "b": [0, 7, 8]}
     )
-    # sliced, because offsets into the elements are easy to forget
+    # sliced, so that offsets into the elements matter
     assert encode(batch.slice(1), contract).feeds["x"].tolist() == [[1, 2, 3, 7], [4, 5, 6, 8]]
 
 
@@ -273,7 +273,7 @@ def test_a_time_beyond_64_bits_of_its_unit_is_lossy() -> None:
         ("[1180591620717411303424, 1180591620717411303425]::hugeint[]", "float32", "kx"),
         ("[-1180591620717411303424, -1180591620717411303425, 7]::hugeint[]", "float64", "kxk"),
         ("[16777217, 18446744073709551616]::hugeint[]", "float32", "xk"),
-        # 2^117 + 2^64: the upper half alone has too many digits
+        # 2^117 + 2^64: its upper half alone has too many digits
         ("[166153499473114502559719956244594688]::hugeint[]", "float64", "x"),
         ("[16777217]::decimal(18,0)[]", "float32", "x"),
         ("[1.0, 1.5, -3]::decimal(9,2)[]", "int32", "kxk"),
@@ -303,7 +303,7 @@ def test_a_value_that_the_cast_would_change_is_lossy(
 def test_the_tolerance_of_a_feature_replaces_the_default(
     column: pa.Array, tolerance: float, reason: str | None
 ) -> None:
-    # 0.1 in float32 is off by a relative 1.5e-8
+    # 0.1 in float32 has a relative error of 1.5e-8
     assert verdicts(encode_column(column, "float32", tolerance=tolerance)) == [reason]
 
 
@@ -427,7 +427,7 @@ def test_an_empty_batch_makes_empty_tensors() -> None:
     assert encode(batch, contract).feeds["x"].shape == (0, 4)
 
 
-# --- the check before -------------------------------------------------------------------------
+# --- the check before scoring -----------------------------------------------------------------
 
 
 def faults_of(contract: Contract, **columns: pa.DataType) -> str:

@@ -1,4 +1,4 @@
-"""An estimator becomes an artifact that repeats it, or is refused with a reason."""
+"""An estimator becomes an artifact with the same predictions, or is refused with a reason."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_regressor_stores_a_prediction_per_target(tmp_path: Path, frame: pd.Da
     forest = RandomForestRegressor(5, random_state=0).fit(frame, frame[["a", "c"]])
     several = exported(tmp_path, forest, frame, version="2")
     assert stored(several) == [("prediction_1", "float"), ("prediction_2", "float")]
-    # onnxruntime warns at each batch when a graph declares another width than it gives
+    # if a graph declares a wrong width, onnxruntime warns at each batch
     assert several.signature.outputs[0].shape == (None, 2)
 
 
@@ -205,7 +205,7 @@ def test_a_feature_trained_with_missing_values_takes_null_as_nan(
 def test_a_forest_trained_without_missing_values_rejects_them(
     tmp_path: Path, frame: pd.DataFrame, two: pd.Series
 ) -> None:
-    # its tags allow NaN, and it would give a plausible answer
+    # its scikit-learn tags allow NaN, for which it would give a plausible answer
     forest = RandomForestClassifier(5, random_state=0).fit(frame, two)
     assert set(null_policies(exported(tmp_path, forest, frame)).values()) == {"reject"}
 
@@ -256,7 +256,7 @@ def test_decimals_are_fed_and_written_as_they_are(tmp_path: Path) -> None:
 def test_a_graph_that_differs_from_the_estimator_is_refused(
     tmp_path: Path, frame: pd.DataFrame
 ) -> None:
-    # float32 has seven digits; the difference of two such numbers has none left
+    # float32 has seven digits, and the difference of two such numbers has none left
     wide = frame[["a"]].assign(a=1e8 + frame.a, b=1e8)
     steep = LinearRegression().fit(wide, frame.a)
     steep.coef_, steep.intercept_ = np.array([1000.0, -1000.0]), 0.0
@@ -269,7 +269,7 @@ def test_scores_that_are_small_in_all_rows_have_their_signs(
     tmp_path: Path, frame: pd.DataFrame
 ) -> None:
     tied = LogisticRegression().fit(frame, frame.a > 0)
-    # probabilities of a half, but for the ninth digit
+    # probabilities of a half, up to the ninth digit
     tied.coef_, tied.intercept_ = np.array([[1e-9, 0.0, -1e-9]]), np.array([0.0])
     exported(tmp_path, tied, frame)
 
@@ -378,7 +378,7 @@ model = GradientBoostingClassifier(n_estimators=3, random_state=0).fit(rows, row
 table = pa.table({"a": rows[:, 0], "b": rows[:, 1]})
 dbt_onnx.export(model, table, name="m", version="1", artifacts=sys.argv[1])
 """
-    # sets of strings change their order with the hash seed
+    # the order of a set of strings depends on the hash seed
     for seed in ("1", "2", "3"):
         subprocess.run(
             [sys.executable, "-c", program, str(tmp_path / seed)],

@@ -1,4 +1,4 @@
-"""The films example: what the reranker reads, and the numbers that judge a ranking, computed by hand."""
+"""The films example: the reranker's features and the figures that judge a ranking, computed by hand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load() -> ModuleType:
 
 reranking = load()
 
-# two genres; the embeddings point right, up, and halfway
+# two genres; the embeddings point right, up, and halfway between
 EMBEDDINGS = np.array([[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]])
 GENRES = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 YEARS = np.array([1990.0, 2000.0, 1995.0])
@@ -59,7 +59,7 @@ def test_films_are_compared_with_the_clicks() -> None:
     assert asked["similarity"] == pytest.approx(
         [1 / length, 1.5 / length, 2.5 / (math.sqrt(2) * length)]
     )
-    # both clicks have the first genre, one the second
+    # both clicks have the first genre, one has the second
     assert asked["genre_overlap"] == pytest.approx([1, 0.75, 0.5])
     assert asked["log_years"] == pytest.approx([0, 0, math.log(6)])
 
@@ -96,7 +96,7 @@ def test_ndcg_of_a_film_that_is_not_there_is_0() -> None:
 
 
 def test_an_interval_is_that_of_the_mean() -> None:
-    # of 400 zeros and ones, half of each: the mean's deviation is 0.025
+    # 400 values, half zeros and half ones: the standard deviation of the mean is 0.025
     low, high = reranking.interval(np.array([0.0, 1.0] * 200))
     assert low == pytest.approx(0.5 - 1.96 * 0.025, abs=0.005)
     assert high == pytest.approx(0.5 + 1.96 * 0.025, abs=0.005)

@@ -1,4 +1,4 @@
-"""A graph is described as it is, or refused before anything runs it."""
+"""A graph is described correctly, or refused before anything runs it."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_a_truncated_model_is_refused_or_lacks_its_graph() -> None:
             read_graph(content[:length], where="m.onnx")
         except (ArtifactError, ContractError):
             refused += 1
-    # the trailing opset imports may be lost without a trace: the sha256 is what catches that
+    # a cut through the trailing opset imports goes unnoticed here; the sha256 catches it
     assert refused >= len(content) - 25
 
 
@@ -443,7 +443,7 @@ def test_deep_nesting_is_refused(depth: int) -> None:
 
 
 def nested(graph: bytes) -> bytes:
-    """GraphProto.node.attribute.g = graph."""
+    """Return the bytes of GraphProto.node.attribute.g = graph."""
     return field(1, field(5, field(6, graph)))
 
 
@@ -493,7 +493,7 @@ def test_functions_that_call_each_other_in_turn_are_accepted() -> None:
     assert read(with_functions(chain)).inputs[0].name == "x"
 
 
-# --- small files that took long ---------------------------------------------------------------
+# --- small files that once took long ----------------------------------------------------------
 
 
 def in_a_moment(model: ModelProto) -> Any:
@@ -530,7 +530,7 @@ def test_a_state_through_operators_in_any_order_is_found() -> None:
     lstm = next(node for node in model.graph.node if node.op_type == "LSTM")
     lstm.input[5] = "state"
     model.graph.node.append(helper.make_node("Identity", ["again"], ["state"]))
-    model.graph.node.append(helper.make_node("Add", ["h0", "state"], ["again"]))  # in a circle
+    model.graph.node.append(helper.make_node("Add", ["h0", "state"], ["again"]))  # closes a circle
     assert "'h0' is the state of a recurrent operator" in unscorable(model)
 
 

@@ -1,4 +1,4 @@
-"""Figures of a scoring model, judged: which kind of problem, how bad, in which words."""
+"""A scoring model's figures become problems: which kind, how severe, and the message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Ctrl-C that somebody swallows is heard of all the same."""
+"""A Ctrl-C still takes effect when other code swallows the KeyboardInterrupt."""
 
 from __future__ import annotations
 

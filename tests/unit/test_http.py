@@ -1,4 +1,4 @@
-"""The HTTP service: its answers, its limits, and what it does with hostile requests."""
+"""The HTTP service: its answers, its limits, and how it handles hostile requests."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ORDERS = {"shop": "text", "day": "date", "number": "integer"}
 
 
 class Service:
-    """The application without a port."""
+    """The application, called without a port."""
 
     def __init__(self, app: Application) -> None:
         self.app = app
@@ -90,7 +90,7 @@ def opened(folder: Path, *, now: Any = lambda: NOW, **settings: Any) -> Iterator
 
 
 class Live:
-    """The service at a port."""
+    """The service, listening at a port."""
 
     def __init__(self, port: int, server: Any) -> None:
         self.port = port
@@ -104,7 +104,7 @@ class Live:
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
 
     def send(self, request: bytes) -> tuple[int, Any]:
-        """Send bytes; the status and the document of the one answer that comes before the end."""
+        """Send bytes. Returns status and document of the only answer before the connection ends."""
         with self.connect() as client:
             with suppress(BrokenPipeError, ConnectionResetError):
                 client.sendall(request)
@@ -165,7 +165,7 @@ def is_error(document: Any) -> bool:
     )
 
 
-# answers
+# --- answers
 
 
 def test_a_prediction_comes_with_its_age_and_where_it_comes_from(service: Service) -> None:
@@ -235,7 +235,7 @@ def test_a_key_of_several_columns_is_a_segment_for_each(folder: Path) -> None:
         "Zo%C3%AB%20100%25/2024%2D05%2D01/0",
     ]
     with live(folder) as running:
-        # a client would take `..` for a folder, even when it is percent-encoded
+        # sent raw, since a client would resolve `..` as a folder, even percent-encoded
         found = [running.send(head("GET", f"/v1/predictions/orders/{path}")) for path in paths]
         by_name = running.send(head("GET", f"/v1/predictions/%6frders/{paths[0]}"))
     assert [status for status, _ in found] == [200] * 4
@@ -285,7 +285,7 @@ def test_numbers_that_json_does_not_have_are_texts(folder: Path) -> None:
     assert outputs == {"p": "NaN", "q": "-Infinity"}
 
 
-# publications that come and go
+# --- publications that come and go
 
 
 def test_a_new_publication_is_served_and_no_request_is_lost(folder: Path) -> None:
@@ -336,7 +336,7 @@ def test_a_switch_in_the_middle_of_a_batch_changes_no_answer_of_it(folder: Path)
 
         def keys() -> Iterator[list[Any]]:
             yield ["00042"]
-            # "00042" is now the number 42, and has another prediction
+            # "00042" is now the number 42, with another prediction
             publish(folder / "churn", {42: {"churn_probability": 1.0}}, key={"id": "integer"})
             assert predictions.refresh()
             yield ["00042"]
@@ -385,7 +385,7 @@ def test_what_cannot_be_read_at_the_start_is_unavailable_until_it_is_mended(fold
         assert service.get("/readyz").status_code == 200
 
 
-# probes and figures
+# --- probes and metrics
 
 
 def test_readiness_ends_when_what_is_served_is_older_than_it_may_be(folder: Path) -> None:
@@ -400,7 +400,7 @@ def test_readiness_ends_when_what_is_served_is_older_than_it_may_be(folder: Path
             ("churn", "it is 2 days, 0:00:01 old, and may be 2 days, 0:00:00"),
             ("forever", None),
         ]
-        # it is served on, and the process is well
+        # predictions are still served, and the process is healthy
         assert service.get(GET).status_code == 200
         assert service.get("/healthz").json() == {"status": "ok"}
 
@@ -512,7 +512,7 @@ def test_the_description_says_what_there_is(service: Service) -> None:
     assert references == set(document["components"]["schemas"])
 
 
-# who may ask, and how often
+# --- who may ask, and how often
 
 
 TOKEN = "correct-horse"
@@ -533,7 +533,7 @@ def test_only_who_has_a_token_is_answered(folder: Path) -> None:
             headers = {"authorization": f"{scheme} {TOKEN}"}
             assert service.get(GET, headers=headers).status_code == 200
             assert service.batch("00042", headers=headers).status_code == 200
-        # probes have no token
+        # probes need no token
         assert service.get("/healthz").status_code == 200
         assert service.get("/readyz").status_code == 200
 
@@ -573,7 +573,7 @@ def test_a_client_that_comes_too_often_waits(folder: Path) -> None:
         assert (answer.status_code, is_error(answer.json())) == (429, True)
         assert 1 <= int(answer.headers["retry-after"]) <= 10
         assert service.get(GET, client="10.0.0.2").status_code == 200
-        # probes are not counted
+        # probes do not count against the limit
         assert [service.get("/healthz").status_code for _ in range(3)] == [200] * 3
 
 
@@ -619,11 +619,11 @@ def test_only_the_clients_that_came_last_are_remembered() -> None:
         rates.take("client 19999")
 
 
-# how answers are sent
+# --- how answers are sent
 
 
 class Pieces(asyncio.Transport):
-    """A transport that keeps what is written, piece by piece."""
+    """A transport that keeps each piece of written bytes."""
 
     def __init__(self) -> None:
         super().__init__({"sockname": ("127.0.0.1", 1), "peername": ("127.0.0.1", 2)})
@@ -647,7 +647,7 @@ class Pieces(asyncio.Transport):
 
 
 async def sent(service: Service, *requests: bytes) -> Pieces:
-    """What a connection sends on these requests, each given when the one before led to something."""
+    """Send requests on one connection, each after the one before had an effect. Returns what was written."""
     transport = Pieces()
     config = server_for(service.app).config
     config.load()
@@ -684,7 +684,7 @@ def test_who_waits_to_be_told_to_send_a_body_is_told_so(service: Service) -> Non
     assert [answer_of(piece)[0] for piece in transport.written[1:]] == [200]
 
 
-# hostile requests
+# --- hostile requests
 
 
 def post(body: bytes, *headers: str, path: str = BATCH) -> bytes:
@@ -736,7 +736,7 @@ HOSTILE: dict[str, tuple[bytes, int]] = {
     "infinity": (post(b'{"keys": [1e999]}'), 400),
     "a number of 10,000 digits": (post(b'{"keys": [' + b"9" * 10_000 + b"]}"), 400),
     "deep JSON": (post(DEEP), 400),
-    # at any depth, also just below the deepest that can be read
+    # at various depths, also just below the deepest that can be parsed
     **{
         f"JSON {depth} deep": (post(b'{"keys": [' + b"[" * depth + b"]" * depth + b"]}"), 400)
         for depth in (900, 970, 980, 985, 990, 995)
@@ -771,7 +771,7 @@ def test_a_hostile_request_is_one_answer_and_no_more(
     assert status == wanted, document
     assert is_error(document) or document["status"] in {"missing", "unknown_model"}
     assert caplog.records == []
-    # and the service is as well as before
+    # the service still works as before
     assert hostile.send(head("GET", GET))[1]["outputs"] == {"churn_probability": 0.25}
 
 
@@ -802,7 +802,7 @@ def test_a_fault_of_the_service_is_logged_and_not_shown(
     assert "ZeroDivisionError" in caplog.text
 
 
-# connections
+# --- connections
 
 
 def test_a_connection_is_used_again(folder: Path) -> None:
@@ -835,7 +835,7 @@ def test_a_slow_sender_is_cut_off(folder: Path, name: str) -> None:
     with live(folder, limits=Limits(seconds=0.5)) as running, running.connect() as client:
         client.sendall(begin)
         begun = time.monotonic()
-        # a byte now and then does not help
+        # sending a byte now and then does not extend the limit
         got = b""
         client.settimeout(0.1)
         while time.monotonic() < begun + 20:
@@ -866,7 +866,7 @@ def test_a_body_that_goes_on_after_the_answer_is_cut_off(folder: Path) -> None:
                 if running.connections == 0:
                     break
         assert running.connections == 0
-        # by the one answer, which was complete
+        # one complete answer was sent before the connection closed
         assert answer_of(read_all(client))[0] == 200
 
 
@@ -903,7 +903,7 @@ def test_there_are_only_so_many_connections(folder: Path) -> None:
         kept.pop().close()
 
 
-# the command
+# --- the command
 
 
 def call(*arguments: object) -> Any:
@@ -912,7 +912,7 @@ def call(*arguments: object) -> Any:
 
 @contextmanager
 def command(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """The command in a process of its own, and its port."""
+    """Start the command in a separate process. Yields the process and its port."""
     program = "from dbt_onnx.cli import main; main()"
     arguments = [sys.executable, "-c", program, "serve", str(folder), "--port", "0", *options]
     with subprocess.Popen(
@@ -946,7 +946,7 @@ def test_a_request_in_work_is_answered_before_the_service_ends(folder: Path) -> 
         assert process.stderr is not None
         assert process.stderr.read() == ""
         assert status == 200
-        # the clock began where it was told to, and went on
+        # the clock started at the given time, and advanced
         assert 3600 < document["answers"][0]["age_seconds"] < 3660
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(address)
@@ -1004,7 +1004,7 @@ def test_without_its_packages_the_command_says_what_to_install(
     assert "pip install 'dbt-onnx[serve]'" in result.stderr
 
 
-# routes of one's own
+# --- additional routes
 
 
 def doubled(segment: str, body: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Who is new is scored over HTTP, by hand-computed models, and what was answered is kept."""
+"""New entities are scored over HTTP with models computed by hand, and the answers are kept."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ QUESTION = {"key": "00099", "features": {"a": 1.5, "b": 1}}
 
 
 def scoring_folder(tmp_path: Path) -> Path:
-    """What is served: `churn` with a model, `plain` without one."""
+    """A serving folder: `churn` with a model, `plain` without one."""
     model = served(tmp_path / "serving/churn", graphs.linear(), LINEAR)
     publish(tmp_path / "serving/churn", {"00042": {"churn_probability": 0.25}}, model=model)
     publish(tmp_path / "serving/plain", {"00042": {"churn_probability": 0.25}})
@@ -69,7 +69,7 @@ def test_who_is_new_is_scored_and_the_answer_is_kept_first(service: Service, fol
         "outputs": {"y": 2.5},
         "scored_at": moment,
     }
-    # a key that is known is scored, too: the request has newer features than the night had
+    # a known key is scored, too: the request has newer features than the nightly run had
     assert service.ask("POST", SCORE, json={**QUESTION, "key": ["00042"]}).status_code == 200
     assert service.get("/v1/predictions/churn/00042").json()["outputs"] == {
         "churn_probability": 0.25
@@ -193,7 +193,7 @@ def test_the_new_version_scores_after_the_next_publication(folder: Path) -> None
         contract = replace(LINEAR, features=(LINEAR.features[0], filled))
         model = served(folder / "churn", graphs.linear(), contract, version="2")
         publish(folder / "churn", {"00042": {"churn_probability": 0.5}}, model=model, version="2")
-        service.get("/readyz")  # which looks for publications
+        service.get("/readyz")  # makes the service look for new publications
         time.sleep(CHECK_SECONDS)
         service.get("/readyz")
         second = service.ask("POST", SCORE, json=question).json()

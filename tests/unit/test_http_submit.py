@@ -1,4 +1,4 @@
-"""Requests that are answered later, over HTTP: submitted, polled, told to webhooks, and not lost by a kill."""
+"""Requests answered later, over HTTP: submitted, polled, sent to webhooks, and not lost by a kill."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def service(folder: Path) -> Iterator[Service]:
 
 
 def until(found: Callable[[], Any]) -> Any:
-    """What is found, as soon as it is something."""
+    """Poll until `found` returns something true. Returns it."""
     end = time.monotonic() + LONG
     while not (it := found()):
         assert time.monotonic() < end
@@ -68,7 +68,7 @@ def until(found: Callable[[], Any]) -> Any:
 
 
 def ended(get: Callable[[str], Any], place: str) -> dict[str, Any]:
-    """The document of a request that has ended."""
+    """Return the document of a request, once the request has ended."""
 
     def document() -> Any:
         answered = get(place)
@@ -94,7 +94,7 @@ def test_what_is_submitted_is_answered_later_as_it_would_be_at_once(
     at_once = service.ask("POST", "/v1/predictions/churn:score", json=QUESTION).json()
     assert document["answer"]["outputs"] == {"y": 2.5}
     assert {**document["answer"], "run_id": None} == {**at_once, "run_id": None}
-    # the answer is in the log once, under the id of the request
+    # the log has the answer once, with the request's id as its run id
     assert document["answer"]["run_id"] == first["request_id"]
     rows = {row["request_id"]: row for row in kept(folder)}
     assert len(rows) == 2
@@ -120,7 +120,7 @@ def test_the_age_of_an_answer_is_counted_when_it_is_polled(folder: Path) -> None
         assert (answer["age_seconds"], answer["is_stale"]) == (172800.0, False)
         moments[0] += timedelta(seconds=1)
         assert service.get(place).json()["answer"]["is_stale"] is True
-        # and it is forgotten after a week
+        # after a week it is deleted
         moments[0] = NOW + KEPT + timedelta(seconds=1)
         until(lambda: service.get(place).status_code == 404)
 
@@ -267,7 +267,7 @@ def test_a_model_that_does_not_end_fails_and_holds_up_nothing_else(
 
 @contextmanager
 def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Requests are queued and none is taken, until the event is set."""
+    """Queue requests without working on them, until the event is set."""
     goes_on, answer_next = threading.Event(), workers.answer_next
 
     def waits(*arguments: Any, **named: Any) -> bool:
@@ -309,7 +309,7 @@ def test_a_queue_that_is_damaged_does_not_hold_up_another(
 ) -> None:
     with held_up(monkeypatch), opened(folder) as service:
         place = service.ask("POST", SUBMIT, json=QUESTION).headers["location"]
-    # of names before and after it
+    # publications whose names sort before and after it
     for name in ("a", "z"):
         publish(folder / name, {"00042": {"churn_probability": 0.25}})
         (folder / name / "submitted").mkdir()
@@ -323,7 +323,7 @@ def test_a_queue_that_is_damaged_does_not_hold_up_another(
         damaged = service.get(place.replace("churn", "a"))
         assert (damaged.status_code, damaged.json()["error"]["kind"]) == (503, "unavailable")
         assert "dbt_onnx_submitted_requests" in service.get("/metrics").text
-        # nor is anything left of each attempt to open it
+        # no attempt to open it has left a thread behind
         assert threading.active_count() <= threads
 
 
@@ -367,11 +367,11 @@ def test_the_description_has_what_is_said(service: Service) -> None:
     assert schema["required"] == list(accepted.json())
 
 
-# webhooks
+# --- webhooks
 
 
 class Receiver:
-    """A server that is told, and answers as a test says: a status, or what else to do with the request."""
+    """A webhook receiver that answers as the test says: with a status, or with a function that handles the request."""
 
     def __init__(self, *answers: int | Callable[[Any], None]) -> None:
         self.answers = list(answers)
@@ -420,13 +420,13 @@ def receiving(*answers: int | Callable[[Any], None]) -> Iterator[Receiver]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses and limits of tests."""
+    """Short pauses and limits for tests."""
     monkeypatch.setattr(submissions, "LONGEST_PAUSE", timedelta(seconds=0.02))
     monkeypatch.setattr(workers, "_PAUSE_SECONDS", 0.02)
 
 
 def told(service: Service, *, webhook: str = "crm") -> dict[str, Any]:
-    """Submit, and wait until the webhook has taken it; the document of then."""
+    """Submit, and wait until the webhook is delivered. Returns the request's document at that time."""
     accepted = service.ask("POST", SUBMIT, json={**QUESTION, "webhook": webhook})
     place = accepted.headers["location"]
     assert accepted.json()["webhook"]["state"] is None
@@ -439,7 +439,7 @@ def told(service: Service, *, webhook: str = "crm") -> dict[str, Any]:
 
 
 def verify(headers: dict[str, str], body: bytes) -> None:
-    """As the receiver does it, by the specification of Standard Webhooks."""
+    """Verify the signature as a receiver does, by the specification of Standard Webhooks."""
     assert abs(int(headers["webhook-timestamp"]) - time.time()) < LONG
     signed = b".".join(
         [headers["webhook-id"].encode(), headers["webhook-timestamp"].encode(), body]
@@ -457,7 +457,7 @@ def test_a_webhook_is_told_once_and_can_tell_who_it_was(folder: Path) -> None:
     ):
         document = told(service)
         told(service)
-    # after all threads have ended: nothing came twice
+    # all threads have ended: nothing came twice
     first, second = receiver.got
     for headers, body in (first, second):
         verify(headers, body)
@@ -465,7 +465,7 @@ def test_a_webhook_is_told_once_and_can_tell_who_it_was(folder: Path) -> None:
     assert first[0]["webhook-id"] == document["request_id"] != second[0]["webhook-id"]
     sent = json.loads(first[1])
     assert sent["answer"]["outputs"] == {"y": 2.5}
-    # it is what polling says, but for what passes: time, and how the webhook stands
+    # equal to the polled document, except for the age and the state of the webhook
     for each in (sent, document):
         each["answer"]["age_seconds"] = each["webhook"] = None
     assert sent == document
@@ -499,7 +499,7 @@ def test_a_webhook_that_fails_is_tried_until_it_takes_it(folder: Path) -> None:
         "attempts": len(failures) + 1,
         "next_attempt_at": None,
     }
-    # none was followed elsewhere, and each can be told to be the same
+    # no redirect was followed, and all attempts carry the same id
     assert len(receiver.got) == len(failures) + 1
     for headers, body in receiver.got:
         verify(headers, body)
@@ -514,7 +514,7 @@ def test_a_receiver_that_is_slow_is_left(
     monkeypatch.setattr(webhooks, "SECONDS", 0.5)
     was_cut = threading.Event()
     if is_dripping:
-        # on a machine that is busy a byte may come late: not the limit on each is what is tested
+        # on a busy machine a byte may come late; this tests the limit on the whole answer, not on each byte
         monkeypatch.setattr(
             webhooks,
             "_connection",
@@ -524,7 +524,7 @@ def test_a_receiver_that_is_slow_is_left(
     def is_slow(handler: Any) -> None:
         try:
             while is_dripping:
-                # each byte comes in time, the answer would not
+                # each byte comes in time, but the whole answer does not
                 handler.wfile.write(b"H")
                 time.sleep(0.1)
             handler.connection.settimeout(LONG)
@@ -570,7 +570,7 @@ def test_what_a_webhook_was_not_told_it_is_told_by_the_next_service(folder: Path
 
 
 def test_the_signature_is_that_of_the_specification() -> None:
-    # the example of the specification's reference libraries
+    # the example from the specification's reference libraries
     key = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     signed = webhooks.signature(
         key, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'
@@ -631,7 +631,7 @@ def test_a_file_that_everybody_may_open_is_refused(tmp_path: Path) -> None:
         read_webhooks(file_of(tmp_path, GOOD, mode=0o604))
 
 
-# the service in a process of its own
+# --- the service in a separate process
 
 
 def submit_to(port: int, key: str, **more: Any) -> str:
@@ -654,7 +654,7 @@ def test_what_a_killed_service_had_accepted_is_answered_once_by_the_next(
         options = ("--webhooks", str(hooks))
         with command(folder, *options) as (process, port):
             places = [submit_to(port, str(number), webhook="crm") for number in range(12)]
-            # killed when some are done, one is perhaps in work, and some wait
+            # kill it when some requests have ended, perhaps one is being scored, and some are queued
             ended(getter(port), places[2])
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -677,7 +677,7 @@ def test_what_a_killed_service_had_accepted_is_answered_once_by_the_next(
         assert document["state"] == "scored"
         assert document["answer"]["outputs"] == {"y": 2 * number + 0.5}
         assert by_id[document["request_id"]]["outputs"] == document["answer"]["outputs"]
-    # told of each; twice only what the kill came in between
+    # each was delivered, and at most the one in delivery at the kill was delivered twice
     assert {headers["webhook-id"] for headers, _ in receiver.got} == set(ids)
     assert len(receiver.got) <= len(ids) + 1
     assert list((folder / "churn/submitted").glob("*.lock")) == []
@@ -690,7 +690,7 @@ def test_a_service_takes_over_from_one_that_is_killed_beside_it(folder: Path) ->
             places.append(submit_to(port, "2"))
             process.send_signal(signal.SIGKILL)
             process.wait()
-            # each may be the one that was in work when the service was killed
+            # either may be the one in work at the kill
             answers = [ended(beside.get, place)["answer"]["outputs"] for place in places]
     assert answers == [{"y": 2.5}, {"y": 4.5}]
     assert len(kept(folder)) == 2

@@ -1,4 +1,4 @@
-"""The layers hold: who may import what, and what the library never calls."""
+"""The layers of the package: which module may import what, and what the library never calls."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ONLY_IN: dict[str, set[str]] = {
     "cloudpickle": set(),
     "joblib": set(),
 }
-"""Top-level package -> the files that may import it, anywhere in them."""
+"""Top-level package -> the files that may import it, at any place in them."""
 
 FLOORS = (
     {"errors", "version"},
@@ -50,8 +50,8 @@ FLOORS = (
     {"serving"},
     {"cli"},
 )
-"""Who stands on whom. A room imports itself and the floors below it, and no room beside it."""
-# what is named from outside: by users in their models and profiles
+"""The layers, lowest first. A package (a room) imports only itself and lower layers (floors), not its neighbours."""
+# modules that users name in their models and profiles
 ENTRANCES = {"__init__", "replay_plugin"}
 
 WHOLE_TABLE_CALLS = {"to_pandas", "read_all", "df", "fetchdf", "fetch_df", "fetch_arrow_table"}
@@ -59,8 +59,9 @@ WHOLE_TABLE_CALLS = {"to_pandas", "read_all", "df", "fetchdf", "fetch_df", "fetc
 
 @cache
 def imports_of(path: Path, *, for_types: bool = False, with_names: bool = False) -> set[str]:
-    """Every module imported in a file, also inside functions; those only `for_types` when asked.
-    `with_names`: what is imported from a module, too, since that may be a module itself.
+    """Return every module that a file imports, also inside functions; imports under TYPE_CHECKING
+    only with `for_types`. With `with_names`, also add the imported names, which may be modules
+    themselves.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in [] if for_types else ast.walk(tree):
@@ -136,7 +137,7 @@ def test_an_engine_imports_no_other() -> None:
 
 @pytest.mark.parametrize("room", ["project", "cli"])
 def test_a_warehouse_is_reached_through_one_place(room: str) -> None:
-    """A second engine changes nothing above the engines, not even a type."""
+    """Code above the engines imports only `engines.base` and `engines.adapters`, even for types."""
     offenders = {
         f"{path.relative_to(PACKAGE)}: {name}"
         for path in (PACKAGE / room).rglob("*.py")

@@ -1,4 +1,4 @@
-"""A model whose answer for a row depends on other rows, or on chance, is refused."""
+"""A model is refused if its answer for a row depends on other rows or on chance."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tried(model: ModelProto) -> int:
 
 
 def graph(nodes: list[Any], constants: dict[str, Any], *, dtype: int = TensorProto.FLOAT) -> Any:
-    """y of x (rows, 2), both of this type."""
+    """Return a model with y of x (rows, 2), both of this type."""
     return models.model(
         nodes,
         [models.tensor("x", ["n", 2], dtype)],
@@ -44,7 +44,7 @@ def graph(nodes: list[Any], constants: dict[str, Any], *, dtype: int = TensorPro
 
 
 def mixed_above(rows: int, share: float = 1.0) -> Any:
-    """x plus a share of the mean over all rows, in calls of more than so many rows."""
+    """Add to x a share of the mean over all rows, in calls with more than `rows` rows."""
     return graph(
         [
             helper.make_node("Shape", ["x"], ["shape"]),
@@ -61,7 +61,7 @@ def mixed_above(rows: int, share: float = 1.0) -> Any:
 
 
 def reversed_above(value: float) -> Any:
-    """The rows in reverse when one of them is larger than this."""
+    """Return the rows in reverse order if any value is larger than `value`."""
     return graph(
         [
             helper.make_node("Abs", ["x"], ["size"]),
@@ -85,7 +85,7 @@ def noisy(size: float) -> Any:
 
 
 def rolled() -> Any:
-    """Each row is that of half a call further."""
+    """Shift the rows by half of the call's length."""
     return graph(
         [
             helper.make_node("Shape", ["x"], ["shape"]),
@@ -100,7 +100,7 @@ def rolled() -> Any:
 
 
 def spread_nan() -> Any:
-    """A row with NaN makes all rows of its call NaN."""
+    """Make all rows of a call NaN if one row has a NaN."""
     return graph(
         [
             helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=1),
@@ -112,7 +112,7 @@ def spread_nan() -> Any:
 
 
 def largest_of(axis: int) -> Any:
-    """x divided by the largest of its column in the call, or of its row."""
+    """Divide x by the largest value of its column in the call (axis 0), or of its row (axis 1)."""
     return graph(
         [
             helper.make_node("ReduceMax", ["x"], ["largest"], axes=[axis], keepdims=1),
@@ -190,7 +190,7 @@ def test_a_slow_model_is_tried_with_fewer_rows(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_values_that_kill_the_process_are_told() -> None:
-    # for x above 100 the smallest whole number by -1, which no processor can tell
+    # for x above 100 it divides the smallest integer by -1, an overflow that kills the process
     model = models.model(
         [
             helper.make_node("Greater", ["x", "limit"], ["is_large"]),
@@ -212,7 +212,7 @@ def test_values_that_kill_the_process_are_told() -> None:
 
 def test_a_wide_model_is_tried_with_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_MAX_VALUES", 5_000)
-    # two values a row, in one input or in two
+    # two values per row, in one input or in two
     assert tried(models.linear()) == 2_048
     content = models.columns().SerializeToString()
     signature = read_graph(content, where="m")
@@ -220,7 +220,7 @@ def test_a_wide_model_is_tried_with_fewer_rows(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_values_that_a_model_fails_on_are_left_out() -> None:
-    # an embedding of eight places
+    # an embedding table with eight rows
     model = models.model(
         [helper.make_node("Gather", ["table", "x"], ["y"])],
         [models.tensor("x", ["n"], models.INT64)],

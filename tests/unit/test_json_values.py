@@ -1,4 +1,4 @@
-"""A value that a service keeps as JSON comes back as what the model was fed, to the last bit."""
+"""A value that a service stores as JSON is read back exactly as the model got it, to the last bit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 
 
 def bits(array: pa.Array) -> list[Any]:
-    """Floats by their bytes: -0.0 is not 0.0, and NaN is NaN."""
+    """Return values in which floats are compared by their bits: -0.0 differs from 0.0, and NaN equals NaN."""
     if pa.types.is_list(array.type):
         return [
             item if item is None else bits(pa.array(item, array.type.value_type))

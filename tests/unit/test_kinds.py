@@ -1,4 +1,4 @@
-"""What a key or a value is in a publication: store, read and parse undo each other; JSON is JSON."""
+"""The kinds of keys and values in a publication: store, read and parse are inverse, and JSON output is valid."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NO_KEYS = ("json", "vector_float32", "vector_float64")
 
 
 def as_text(value: Any) -> str:
-    """A value as a URL would have it."""
+    """Return a value as it is written in a URL."""
     found = as_json(value)
     return found if isinstance(found, str) else json.dumps(found)
 

@@ -1,4 +1,4 @@
-"""The tables' columns, where two modules must name the same ones."""
+"""Column names of the tables that two modules must agree on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Native code comes back, or is left behind; its memory has a bound, on Linux."""
+"""Native code returns or is abandoned when overdue; on Linux its memory is limited."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_work_that_does_not_heed_that_is_left_behind(monkeypatch: pytest.MonkeyP
     end, threads = threading.Event(), Threads()
     with pytest.raises(OverdueError):
         threads.run(end.wait, max_seconds=0.05, cancel=nothing)
-    # its thread is not waited for by the next work
+    # the next work does not wait for the abandoned thread
     assert threads.run(lambda: 7, max_seconds=60, cancel=nothing) == 7
     end.set()
 
@@ -73,7 +73,7 @@ def test_work_that_takes_steps_may_take_long() -> None:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """A process that a shell starts in the background ignores SIGINT."""
+    """Enable SIGINT, since a process that a shell starts in the background ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -84,7 +84,7 @@ def test_an_interrupted_wait_asks_the_work_to_end() -> None:
     asked = threading.Event()
 
     def interrupt() -> None:
-        # by the work itself: before it has begun, there is none to be asked
+        # sent from the work itself: before it has begun, there is nothing to cancel
         os.kill(os.getpid(), signal.SIGINT)
         asked.wait()
 
@@ -98,7 +98,7 @@ def test_an_interrupt_that_reaches_another_thread_ends_the_wait_soon() -> None:
     asked = threading.Event()
 
     def interrupt() -> None:
-        # the kernel may choose any thread: Python's handler then waits for the main one to wake
+        # the kernel may pick any thread; Python's handler then waits for the main thread to wake up
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
         asked.wait()
 

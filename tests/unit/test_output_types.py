@@ -1,4 +1,4 @@
-"""The SQL type of each output type is the one that DuckDB itself gives to the Arrow column."""
+"""The SQL type of each output type equals the type that DuckDB gives to the Arrow column."""
 
 from __future__ import annotations
 

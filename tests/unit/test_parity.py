@@ -1,4 +1,4 @@
-"""An export has the estimator's own labels, and numbers that are as near in every unit."""
+"""An export has the estimator's labels, and numbers that are equally close in every unit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ UNITS = [1e-9, 1e-6, 1.0, 1e7]
 
 
 def rows_of(seed: int, count: int) -> pd.DataFrame:
-    """Rows that are the same in single precision, so that the estimator sees what the graph sees."""
+    """Return rows with float32 values, so that estimator and graph read the same numbers."""
     source = np.random.default_rng(seed)
     values = source.normal(size=(count, 4)).astype(np.float32).astype(np.float64)
     values[:, 1] = source.integers(0, 5, count)
@@ -136,7 +136,7 @@ def test_a_threshold_that_the_converter_leaves_out_is_refused(
 def test_a_rule_that_is_lost_between_the_rows_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # 40 rows that no other cut would tell apart; mixed, they are more
+    # on these 40 rows another threshold gives the same labels; mixed into more rows, it does not
     rows = rows_of(0, 2_000)
     estimator = LogisticRegression().fit(rows, classes_of(rows, 0, [0, 1]))
     far = rows[np.abs(estimator.decision_function(rows)) > 1.5].iloc[:40]
@@ -154,7 +154,7 @@ def test_near_probabilities_alone_excuse_no_label(
 ) -> None:
     rows = rows_of(0, 400)
     estimator = LogisticRegression().fit(rows, classes_of(rows, 0, [0, 1]))
-    # on the boundary, and up to 1e-4 beside it
+    # on the decision boundary, and up to 1e-4 away from it
     weights, shift = estimator.coef_[0], np.linspace(-1e-4, 1e-4, 400)
     rows["a"] = (
         -(rows[["b", "c", "d"]] @ weights[1:] + estimator.intercept_[0] + shift) / weights[0]
@@ -181,7 +181,7 @@ def test_what_single_precision_cannot_tell_is_excused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("contamination", [0.1, 0.25, "auto"])
 def test_outliers_are_those_of_predict(tmp_path: Path, contamination: Any) -> None:
-    # of 101 rows, the eleventh is the limit itself
+    # with 101 rows, the eleventh is exactly at the limit
     rows, unseen = rows_of(3, 101), rows_of(4, 2_000)
     forest = IsolationForest(n_estimators=20, contamination=contamination, random_state=0).fit(
         rows.to_numpy()
@@ -192,7 +192,7 @@ def test_outliers_are_those_of_predict(tmp_path: Path, contamination: Any) -> No
 
 
 def replace_graph(monkeypatch: pytest.MonkeyPatch, other: Any) -> None:
-    """Let the graph be that of another estimator."""
+    """Make export convert another estimator instead."""
     convert = exporter.convert
     monkeypatch.setattr(exporter, "convert", lambda _, *args, **kw: convert(other, *args, **kw))
 
@@ -240,7 +240,7 @@ def test_each_value_of_a_vector_has_a_size_of_its_own(
     rows["a"] *= np.float32(unit)
     scaler, other = StandardScaler().fit(rows), StandardScaler().fit(rows)
     for model in (scaler, other):
-        # the first value is in a unit of its own, the others are about 1
+        # the first value is in `unit`, the others are about 1
         model.scale_ = np.array([1.0, 1.0, 1.0, 1.0])
     entry = exported(tmp_path, scaler, rows)
     sizes = scales_of(load_artifact(tmp_path, entry).card)["vector"]
@@ -258,7 +258,7 @@ def test_each_value_of_a_vector_has_a_size_of_its_own(
     ids=lambda estimator: type(estimator).__name__,
 )
 def test_values_that_are_rounding_alone_pass(tmp_path: Path, estimator: Any, unit: float) -> None:
-    # one column is a constant, one is another one's double
+    # one column is constant, and one is another column doubled
     rows = rows_of(0, 400).assign(b=0.1)
     rows["d"] = 2 * rows["a"] + 1
     rows *= unit
@@ -270,7 +270,7 @@ def test_values_that_are_rounding_alone_pass(tmp_path: Path, estimator: Any, uni
 def test_verify_has_the_same_verdict_in_every_unit(tmp_path: Path, unit: float) -> None:
     rows = rows_of(0, 400)
     entry = exported(tmp_path, linear([2.0, -1.0, 0.5, 3.0], unit), rows)
-    # a registry that does not vouch for the card, which is changed here
+    # without card_sha256, since the test changes the card
     entry = replace(entry, card_sha256=None)
     path = tmp_path / "m" / "1" / "card.json"
     for factor, fault in ((1.7, True), (1 + 5e-5, True), (1 + 2e-6, False)):

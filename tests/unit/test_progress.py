@@ -1,4 +1,4 @@
-"""A long run says how far it has come, a short one nothing."""
+"""A long run logs its progress, a short one does not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _capable_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -34,7 +34,7 @@ class Terminal(io.StringIO):
 
 
 def report(total_rows: int, *steps: tuple[float, int], stream: Any = None) -> list[str]:
-    """The lines logged while rows come at certain seconds after the start."""
+    """Return the lines logged while rows arrive at the given seconds after the start."""
     lines: list[str] = []
     clock = Clock()
     progress = Progress(

@@ -1,4 +1,4 @@
-"""Registry and promotions change together, tell one story, and refuse what they cannot know."""
+"""Registry and promotions change together, stay consistent, and refuse when the record is incomplete."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 class Seeds:
-    """Registry and promotions of one model `m` with versions 1 to 4; 1 is champion."""
+    """A registry and promotions of one model `m` with versions 1 to 4; 1 is champion."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -57,7 +57,7 @@ class Seeds:
         self.edit(m={"1": "champion"})
 
     def edit(self, **models: dict[str, str]) -> None:
-        """Write aliases into the registry, as somebody with an editor would."""
+        """Write aliases into the registry, like a person with an editor."""
         rows = read(self.registry)
         for row in rows:
             if row["model_name"] in models:
@@ -100,7 +100,7 @@ def seeds(tmp_path: Path) -> Seeds:
 
 
 def refusal(seeds: Seeds, attempt: Any) -> DbtOnnxError:
-    """What is refused says so and leaves both files as they were."""
+    """Return the error of an attempt, which must leave both files unchanged."""
     before = seeds.content()
     with pytest.raises(DbtOnnxError) as caught:
         attempt()
@@ -162,7 +162,7 @@ def test_a_rollback_returns_to_the_version_before(seeds: Seeds) -> None:
         seeds.promote(version)
     assert seeds.roll_back(reason="too many calls").promotion.reason == "too many calls"
     assert seeds.champion == "3"
-    # further back, not to and fro
+    # each rollback goes one further back, not to and fro
     seeds.roll_back()
     assert seeds.champion == "2"
     seeds.roll_back()
@@ -335,7 +335,7 @@ def test_a_command_killed_between_the_two_files_is_found_said_and_recorded(seeds
     seeds.promote("2")
     done = subprocess.run([sys.executable, "-c", KILLED, seeds.registry], check=False)
     assert done.returncode == -9
-    # promoted, and not recorded
+    # promoted, but not recorded
     assert (seeds.champion, seeds.rows("model_version")) == ("3", [("2",)])
     error = refusal(seeds, seeds.roll_back)
     assert "or a command was stopped before it could record this" in error.message

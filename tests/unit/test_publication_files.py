@@ -1,4 +1,4 @@
-"""Publications as files: what is published is what is read, and whatever happens to it, whole or not at all."""
+"""Publications as files: readers get exactly what was published, and a publication is whole or absent."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def publisher(tmp_path: Path) -> Iterator[Publisher]:
 
 
 def numbered(publisher: Publisher, value: int, *, rows: int = 10) -> None:
-    """Table `t` with the same value everywhere, in two columns."""
+    """Make table `t` with the same value in all rows, in two columns."""
     publisher.sql(
         f"create or replace table t as select i::integer as id, {value} as y, {value} as z "
         f"from range({rows}) as numbers (i)"
@@ -54,7 +54,7 @@ def files_of(publisher: Publisher) -> list[str]:
 
 
 def served(publisher: Publisher) -> int:
-    """The value of all rows, which must be one."""
+    """Return the value of all rows, which must be the same."""
     with publisher.open() as predictions:
         assert predictions.fault is None
         answers = predictions.get_many(range(predictions.manifest.rows))
@@ -62,7 +62,7 @@ def served(publisher: Publisher) -> int:
     return int(value)
 
 
-# types
+# --- types
 
 AS_TEXT = {"TIMESTAMP_NS", "TIMESTAMPTZ_NS"}
 OTHERS = {
@@ -101,7 +101,7 @@ def typed(publisher: Publisher, kind: str, values: list[str]) -> None:
 
 
 def as_published(kind: str) -> str:
-    """SQL of what a reader gets where that is text: Python's moments have no nanoseconds."""
+    """Return SQL of the value that a reader gets: text for types with nanoseconds, which Python's moments lack."""
     return "v::varchar as v" if kind in AS_TEXT else "v"
 
 
@@ -120,7 +120,7 @@ def test_a_value_is_found_as_a_key_and_as_part_of_one(publisher: Publisher, kind
     for key in (["v"], ["v", "id"]):
         publisher.publish(key=key, full_refresh=True)
         assert faults_of(publisher, query, key=key) == []
-        # and so after a change, which finds each row by its key
+        # the same after a change, which finds each row by its key
         assert publisher.publish("select v, id, 1 as new from t", key=key).rows_changed > 0
         changed = publisher.publish("select v, id, 1 + id % 2 as new from t", key=key)
         assert (changed.rows_changed, changed.rows_removed) == (changed.rows // 2, 0)
@@ -130,7 +130,7 @@ def test_a_value_is_found_as_a_key_and_as_part_of_one(publisher: Publisher, kind
 
 
 def test_a_whole_number_of_any_size_is_one(publisher: Publisher) -> None:
-    """DuckDB itself gives a BIGNUM as text."""
+    """DuckDB itself returns a BIGNUM as text."""
     large = 10**60
     publisher.sql(f"create table t as select '{large}'::bignum as id, '-1'::bignum as y")
     publisher.publish()
@@ -201,7 +201,7 @@ def test_a_key_may_be_called_as_the_package_calls_its_own(publisher: Publisher) 
     assert faults_of(publisher, key=key) == []
 
 
-# what an answer says
+# --- the content of an answer
 
 
 def test_null_is_an_output_and_not_a_missing_prediction(publisher: Publisher) -> None:
@@ -229,7 +229,7 @@ def test_age_goes_by_the_readers_clock_and_is_never_negative(publisher: Publishe
 
 
 def of_origins(publisher: Publisher, count: int) -> None:
-    """Table `t` with the stamps of `current_predictions`, and a run for each row."""
+    """Make table `t` with the stamps of `current_predictions`, and a different run for each row."""
     publisher.sql(
         "create or replace table t as select i::integer as id, i * 0.5 as y, "
         "timestamp '2024-01-01' + interval (i) hour as as_of, timestamp '2024-01-09' as scored_at, "
@@ -260,7 +260,7 @@ def test_a_row_without_its_origin_is_an_error_and_no_answer(publisher: Publisher
     path.chmod(0o644)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("delete from origins")
-    # by somebody who knows what the pointer says of it
+    # as somebody would who can also change the pointer
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     pointer = publisher.folder() / POINTER
     pointer.write_text(pointer.read_text().replace(str(served.sha256), digest))
@@ -268,7 +268,7 @@ def test_a_row_without_its_origin_is_an_error_and_no_answer(publisher: Publisher
         predictions.get(2)
 
 
-# what a publication is built from
+# --- what a publication is built from
 
 
 def test_the_last_three_are_kept_and_never_written_again(publisher: Publisher) -> None:
@@ -391,7 +391,7 @@ def test_where_folder_and_warehouse_disagree_the_next_one_is_whole_and_right(
     assert faults_of(publisher) == []
     with publisher.open() as predictions:
         assert predictions.get(0).status == "missing"
-    # each is recorded, and so the next one is built from the right one
+    # each publication was recorded, so the next one is built from the right one
     publications = [row[0] for row in publisher.switches()]
     assert publications[-1] == read_publications(publisher.folder()).current
     assert len(publications) == len(set(publications)) == 4
@@ -457,7 +457,7 @@ def test_what_was_unpublished_is_told_and_the_next_is_built_from_the_last(
         ("published", 10), ("published", 10), ("unpublished", 10), ("published", 10),
     ]  # fmt: skip
     assert ids[2] == ids[0]
-    # the one that was taken back is not returned to
+    # the publication that was taken back is not kept
     kept = [manifest.id for manifest in read_publications(publisher.folder()).publications]
     assert kept == [ids[0], ids[3]]
 
@@ -469,7 +469,7 @@ def test_the_oldest_that_is_kept_cannot_be_unpublished(publisher: Publisher) -> 
         read_publications(publisher.folder()).unpublished(at=CLOCK)
 
 
-# damage
+# --- damage
 
 
 def flipped(path: Path) -> None:
@@ -520,7 +520,7 @@ def test_where_the_newest_file_is_damaged_the_newest_good_one_answers(
         assert predictions.fault is not None
         assert second.name in predictions.fault
         assert predictions.get(1).outputs == {"y": 1, "z": 1}
-        # the next publication is whole, and the reader returns to it by itself
+        # the next publication is whole, and the reader switches to it by itself
         numbered(publisher, 3)
         if second.is_dir():
             second.rmdir()
@@ -559,7 +559,7 @@ POINTERS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 def changed(document: dict[str, Any], **values: Any) -> dict[str, Any]:
-    """The pointer with other values in all of its manifests."""
+    """Return the pointer's document with these values in all of its manifests."""
     return {**document, "publications": [{**m, **values} for m in document["publications"]]}
 
 
@@ -615,7 +615,7 @@ JSON = st.one_of(LEAVES, st.lists(LEAVES, max_size=2), st.dictionaries(NAMES, LE
 
 @st.composite
 def edited(draw: st.DrawFn, document: Any) -> Any:
-    """A document with something else in one place."""
+    """Return a document that differs in one place."""
     if not isinstance(document, dict | list) or not document or draw(st.integers(0, 4)) == 0:
         return draw(JSON)
     if isinstance(document, list):
@@ -628,7 +628,7 @@ def edited(draw: st.DrawFn, document: Any) -> Any:
 
 
 def test_whatever_a_pointer_says_it_is_read_or_refused(publisher: Publisher) -> None:
-    """Never another error, nor an answer from elsewhere."""
+    """A changed pointer never causes another error, or an answer from elsewhere."""
     numbered(publisher, 1)
     for _ in range(2):
         publisher.publish()
@@ -656,7 +656,7 @@ def test_whatever_a_pointer_says_it_is_read_or_refused(publisher: Publisher) -> 
     holds()
 
 
-# readers and writers at once
+# --- readers and writers at the same time
 
 
 def test_readers_never_see_half_of_a_publication(
@@ -709,7 +709,7 @@ def test_readers_never_see_half_of_a_publication(
     assert len(seen) > 3
 
 
-# death, and a full disk
+# --- killed publishers, and a full disk
 
 CHILD = """
 import importlib, os, signal, sys
@@ -739,7 +739,7 @@ setattr(owner, name, dies)
 publisher.publish(full_refresh=sys.argv[4] == "whole")
 """
 FILES, TABLES = "dbt_onnx.serving.files", "dbt_onnx.engines.duckdb.publishing"
-# where it dies, at which call, and what is served then
+# name: (function in which the publisher dies, at which call, value that is then served)
 STEPS = {
     "before anything": ("dbt_onnx.serving.publish:_draft", 1, 1),
     "before it writes": (f"{FILES}:Files.write", 1, 1),
@@ -778,7 +778,7 @@ def test_who_is_killed_leaves_the_old_or_the_new_and_the_next_is_right(
         died = child(tmp_path, CHILD, place, str(count), "whole")
         assert died.returncode == -signal.SIGKILL, died.stderr
         assert served(publisher) == value
-        # a look-up may find by itself that there is another
+        # a lookup may notice the new publication by itself
         assert reader.get(1).outputs in ({"y": 1, "z": 1}, {"y": value, "z": value})
         reader.refresh()
         assert reader.get(1).outputs == {"y": value, "z": value}
@@ -793,7 +793,7 @@ def test_who_is_killed_leaves_the_old_or_the_new_and_the_next_is_right(
             "missing",
         ]
     assert faults_of(publisher) == []
-    # nothing is left of it, and what was served is known
+    # the killed publisher left no file, and every switch is recorded in the warehouse
     folder = read_publications(publisher.folder())
     assert files_of(publisher) == sorted([*(m.file_name for m in folder.publications), POINTER])
     switches = [(switch.publication, switch.at) for switch in folder.switches]

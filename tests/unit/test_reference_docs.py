@@ -1,4 +1,4 @@
-"""docs/commands.md and docs/macros.md name what there is, all of it and nothing else."""
+"""docs/commands.md and docs/macros.md name everything that exists, and nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 
 
 def headings(page: str) -> list[str]:
-    """The headings of the second level, without those in blocks of code."""
+    """Return the second-level headings outside code blocks."""
     return re.findall(
         r"^## (.+)$",
         re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL),
@@ -35,7 +35,7 @@ def sections(page: str) -> dict[str, str]:
 
 
 def examples(page: str) -> list[tuple[str, list[str]]]:
-    """Each call of `dbt-onnx` in a page: the command, and the options that it is given."""
+    """Return (command, options) of each call of `dbt-onnx` in a page."""
     joined = page.replace("\\\n", " ")
     calls = re.findall(r"dbt-onnx ([a-z]+)((?: [^`$\n]*)?)", joined)
     known = main.commands
@@ -105,7 +105,7 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
 
 
 def messages() -> list[str]:
-    """What docs/commands.md says that commands refuse, up to what differs from call to call."""
+    """Return the error messages in docs/commands.md, up to the part that varies."""
     return re.findall(r"^Error: (.+)$", COMMANDS, re.MULTILINE)
 
 
@@ -113,7 +113,7 @@ def test_the_refusals_that_are_shown_are_in_the_code() -> None:
     source = "".join(
         path.read_text(encoding="utf-8") for path in sorted((ROOT / "src").rglob("*.py"))
     )
-    # literals that Python joins, and fields of f-strings
+    # join adjacent literals, and let fields of f-strings match anything
     code = re.sub(r'"\s*f?"', "", source)
     templates = [
         re.sub(r"\\{[^}]*\\}", ".+", re.escape(text))

@@ -1,4 +1,4 @@
-"""The distributions of a card from outside: what is one, and what is refused."""
+"""Distributions in a card from outside: which are valid, and which are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry answers with one entry, or says what exists instead."""
+"""The registry returns exactly one entry, or an error that names what exists instead."""
 
 import datetime as dt
 import decimal
@@ -89,7 +89,7 @@ def test_a_blank_line_is_no_version_however_it_was_loaded(tmp_path: Path) -> Non
     text = f"{HEADER}churn,1,,churn/1/m.onnx,{SHA}\n\n,,,,\nchurn,2,,churn/2/m.onnx,{SHA}\n"
     found = Registry.from_csv(write(tmp_path / "r.csv", text))
     assert [entry.model_version for entry in found.entries] == ["1", "2"]
-    # what holds anything is a row
+    # a row with any value is not blank
     assert "row 2: model_name ''" in refusal(row("1"), {**blank, "alias": "champion"})
 
 

@@ -1,4 +1,4 @@
-"""What was acknowledged is on disk, whatever dies or fails after it."""
+"""What was acknowledged is on disk, whatever dies or fails afterwards."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_line_that_is_cut_short_ends_the_segment_and_a_damaged_one_is_passed_o
     for place in range(places[0], places[1]):
         segment.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         found = [document for _, document in read_segment(segment)]
-        # a line break that is damaged makes two lines one
+        # a damaged line break joins two lines into one
         assert found == (
             [{"number": 0}, None]
             if place == places[1] - 1

@@ -1,4 +1,4 @@
-"""The rows on which a model fails are found with few calls, whatever they are, and no other is lost."""
+"""The rows on which a model fails are found with few calls, and no other row is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ SAID = (
 
 
 class Picky:
-    """y = 2 x, unless a row of the call is bad; `kills` names the first bad row, as a child does."""
+    """y = 2 x, unless the call has a bad row. With `kills`, the error names the first bad row, as a
+    child process does.
+    """
 
     def __init__(self, bad: set[int], *, kills: bool = False, alone: bool = True) -> None:
         self.bad, self.kills, self.alone = bad, kills, alone

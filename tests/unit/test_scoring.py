@@ -1,4 +1,4 @@
-"""A stream of features in, a stream of predictions out: each row once, in order, or rejected."""
+"""A stream of features becomes a stream of predictions: each row once, in order, scored or rejected."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def score_all(
 
 
 class Recorder:
-    """A scorer that notes how many rows each call had and answers y = a."""
+    """A scorer that records the number of rows of each call and returns y = a."""
 
     def __init__(self) -> None:
         self.calls: list[int] = []

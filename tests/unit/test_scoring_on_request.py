@@ -1,4 +1,4 @@
-"""One row scored on request: what a run of the same row says, and one clear error for what is no row."""
+"""One row scored on request gets the same answer as in a run; an invalid row gets one clear error."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_request_says_bit_for_bit_what_a_batch_says(
     artifact = load_artifact(folder / "models", _entry(model))
     [expected] = score_batches([batch], artifact.open(), contract=artifact.contract)
     for row, (a, b) in enumerate(rows):
-        # as it comes over HTTP: JSON, read with exact numbers
+        # as over HTTP: JSON, parsed with exact numbers
         features = json.loads(
             json.dumps({"a": str(a) if isinstance(a, Decimal) else a, "b": b}),
             parse_float=Decimal,
@@ -239,7 +239,7 @@ def test_several_rows_are_scored_in_one_call(folder: Path, linear: ServedModel) 
     calls = []
     run = scorer._session.run
     scorer._session.run = lambda feeds: (calls.append(feeds["x"].shape), run(feeds))[1]
-    # in another order than the model's, and of narrower types than the warehouse's
+    # in another column order than the model's, and with narrower types than the warehouse's
     batch = pa.record_batch(
         [pa.array([1, None, 1], pa.int32()), pa.array([1.5, 1, None], pa.float32())],
         names=["b", "a"],

@@ -1,4 +1,4 @@
-"""Commands change one thing in a seed, one command at a time, and leave the rest as it was."""
+"""Commands change one thing in a seed, one command at a time, and leave the rest unchanged."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_versions_registered_at_the_same_time_all_get_their_row(path: Path) -> N
     assert sorted(item.model_version for item in Registry.from_csv(path).entries) == sorted(
         versions
     )
-    # nothing is left of the lock
+    # the lock file is gone
     assert [item.name for item in path.parent.iterdir()] == [path.name]
 
 

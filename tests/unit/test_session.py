@@ -1,4 +1,4 @@
-"""Bytes and tensors in, outputs out; onnxruntime's complaints in our words."""
+"""A session takes bytes and tensors and returns outputs; onnxruntime's errors become the package's own."""
 
 from __future__ import annotations
 
@@ -94,20 +94,20 @@ def test_a_zipmap_of_other_classes_stays_as_it_is() -> None:
 def test_calls_have_the_rows_that_were_measured_to_be_fast(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # seconds that each size takes, the largest call last: a long one costs three times as much a row
+    # start and end of one call per size, smallest first; the largest takes three times as long per row
     clock = iter([0.0, 0.0005, 0.0, 0.004, 0.0, 0.048])
     monkeypatch.setattr("dbt_onnx.kernel.session.time.perf_counter", lambda: next(clock))
     session = OnnxSession(graphs.linear(), output_names=["y"])
     session.run({"x": np.ones((100, 2), np.float32)})
     assert session.batch_rows == 8_192  # too few rows to measure
     (y,) = session.run({"x": np.ones((40_000, 2), np.float32)})
-    assert session.batch_rows == 8_192  # as fast as the small one, so it stays
+    assert session.batch_rows == 8_192  # 8,192 is as fast per row as 1,024, and 32,768 is slower
     assert len(y) == 40_000
     clock = iter([0.0, 0.00025, 0.0, 0.004, 0.0, 0.048])
     session = OnnxSession(graphs.linear(), output_names=["y"])
     session.run({"x": np.ones((40_000, 2), np.float32)})
     assert session.batch_rows == 1_024
-    clock = iter([0.0, 0.5, 0.0, 8.0])  # of a slow model, no larger call is tried
+    clock = iter([0.0, 0.5, 0.0, 8.0])  # after one slow call, no larger size is tried
     session = OnnxSession(graphs.linear(), output_names=["y"])
     session.run({"x": np.ones((40_000, 2), np.float32)})
     assert session.batch_rows == 1_024
@@ -188,7 +188,7 @@ def test_onnxruntimes_warnings_stay_out_of_the_log(capfd: pytest.CaptureFixture[
 
 
 def endless(*nodes: Any, carried: str = "next") -> bytes:
-    """`y` is what a loop makes of `x` in the end, which does not come."""
+    """`y` is the result of a loop over `x` that never ends."""
     body = helper.make_graph(
         list(nodes),
         "body",
@@ -222,7 +222,7 @@ def test_a_call_that_does_not_end_is_stopped() -> None:
 
 
 def test_a_call_that_cannot_be_stopped_is_left_and_the_process_ends() -> None:
-    # a loop without operators never looks whether it should end
+    # a loop without operators never checks whether it should stop
     code = (
         "import sys, numpy as np\n"
         "from dbt_onnx.kernel import native, session\n"
@@ -244,7 +244,7 @@ def test_a_call_that_cannot_be_stopped_is_left_and_the_process_ends() -> None:
 
 
 def test_a_model_that_does_not_load_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    # squares of a matrix that are computed while it is loaded
+    # squares of a matrix, computed while the model is loaded
     nodes = [helper.make_node("MatMul", [f"m{i}"] * 2, [f"m{i + 1}"]) for i in range(20)]
     model = graphs.build(
         [*nodes, helper.make_node("MatMul", ["x", "m20"], ["y"])],
@@ -258,7 +258,7 @@ def test_a_model_that_does_not_load_in_time_is_refused(monkeypatch: pytest.Monke
 
 
 def test_calls_are_timed_one_by_one() -> None:
-    # each takes microseconds, all of them longer than the limit
+    # each call takes microseconds, but all of them together exceed the limit
     session = OnnxSession(graphs.linear(), output_names=["y"], batch_rows=1, max_seconds=0.1)
     (y,) = session.run({"x": np.ones((50_000, 2), np.float32)})
     assert len(y) == 50_000
@@ -271,7 +271,7 @@ def test_a_model_that_wants_too_much_memory_fails(monkeypatch: pytest.MonkeyPatc
     session = OnnxSession(model, output_names=["y"])
     with pytest.raises(ScoringError) as caught:
         session.run({"x": ROWS[:, :1]})
-    # onnxruntime's own words, or those of C++
+    # the message of onnxruntime, or that of C++
     assert re.search("Failed to allocate memory|std::bad_alloc", caught.value.message)
     assert "more memory than this machine has left" in caught.value.hint
 

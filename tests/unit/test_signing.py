@@ -1,4 +1,4 @@
-"""A signature says who answers for a version: what it holds, and what it does not let through."""
+"""A signature vouches for a version: what it covers, and which changes it detects."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Signed:
             parity=SAMPLE,
             **card,
         )
-        # a signature is judged by itself where the registry does not vouch for the card
+        # without card_sha256, so that the signature alone must detect the change
         put_entry(self.registry, replace(entry, card_sha256=None))
 
     def entry(self, version: str) -> RegistryEntry:
@@ -89,7 +89,7 @@ class Signed:
 
 
 def write_keys(folder: Path, key: Any, password: bytes | None = None) -> tuple[Path, Path]:
-    """`private.pem` and `public.pem` of a key."""
+    """Write a key to `private.pem` and `public.pem`."""
     encryption = (
         serialization.BestAvailableEncryption(password)
         if password
@@ -131,12 +131,12 @@ def test_without_signed_the_table_is_as_it_was(signed: Signed) -> None:
 
 
 def altered_model(signed: Signed) -> None:
-    """By whoever may write all of the project, registry and card included."""
+    """Change the model, as somebody can who may also change registry and card."""
     signed.write("1", content=models.linear(metadata={"by": "somebody"}).SerializeToString())
 
 
 def altered_card(signed: Signed) -> None:
-    """The columns change places: the same file and sha256, other predictions."""
+    """Exchange the columns: the same file and sha256, but other predictions."""
     text = signed.file("card.json").read_text()
     card = json.loads(text)
     card["contract"]["inputs"][0]["features"] = ["b", "a"]
@@ -153,7 +153,7 @@ def signature_of_another_version(signed: Signed) -> None:
 
 
 def another_version_in_its_place(signed: Signed) -> None:
-    """All three files of 2, and its row in the registry: the card says whose they are."""
+    """Put all three files of version 2 in its place, and register them: the card names the version."""
     shutil.rmtree(signed.file(""))
     shutil.copytree(signed.file("", "2"), signed.file(""))
 
@@ -173,7 +173,7 @@ def another_key_that_claims_to_be_this_one(signed: Signed) -> None:
 
 
 def another_payload(signed: Signed) -> None:
-    """Our signature over other words."""
+    """Combine the signature of version 1 with the payload of version 2."""
     ours = json.loads(signed.file("model.sig").read_text())
     other = json.loads(signed.file("model.sig", "2").read_text())
     ours["dsseEnvelope"]["payload"] = other["dsseEnvelope"]["payload"]
@@ -181,7 +181,7 @@ def another_payload(signed: Signed) -> None:
 
 
 def leaves_out(*names: str) -> Callable[[Signed], None]:
-    """A signature by the right key that says which files do not matter."""
+    """Sign with the right key, but ignore these files."""
 
     def leave_out(signed: Signed) -> None:
         config = hashing.Config().set_ignored_paths(paths=(*names, "model.sig"))
@@ -220,7 +220,7 @@ def holds(text: str) -> Callable[[Signed], None]:
 
 
 def without(*path: str) -> Callable[[Signed], None]:
-    """The signature without one of its parts."""
+    """Remove one part of the signature."""
 
     def cut(signed: Signed) -> None:
         bundle = part = json.loads(signed.file("model.sig").read_text())
@@ -444,7 +444,7 @@ def test_a_scoring_run_imports_none_of_it() -> None:
 
 
 def test_the_package_still_imports_what_it_does_not_require() -> None:
-    """Once it does not, or requires it, the extra `sign` need not name pyOpenSSL."""
+    """If model-signing stops importing or starts requiring OpenSSL, the extra `sign` need not name pyOpenSSL."""
     assert not any("openssl" in line.lower() for line in requires("model-signing") or ())
     import model_signing
 

@@ -1,4 +1,4 @@
-"""Slices, and what above a scoring model the clock changes: without dbt."""
+"""Slices of a backfill, and which models above a scoring model depend on the clock; without dbt."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_backfill_that_ends_before_it_begins_is_refused() -> None:
 
 @dataclass
 class Manifest:
-    """What is read of dbt's: as that, a dataclass whose caches have names of their own."""
+    """The parts of dbt's manifest that are read. Like dbt's, it is a dataclass with private caches."""
 
     nodes: dict[str, Any]
     macros: dict[str, Any]
@@ -53,7 +53,7 @@ class Manifest:
 
 
 def manifest(**nodes: dict[str, Any]) -> Any:
-    """A manifest of nodes `name={"above": [..], "macros": [..], "code": .., "as": ..}`."""
+    """Return a manifest of nodes `name={"above": [..], "macros": [..], "code": .., "as": ..}`."""
     made = {}
     for name, given in nodes.items():
         kind = given.get("kind", "model")
@@ -138,7 +138,7 @@ def test_ctrl_c_during_a_query_is_no_error_of_the_warehouse() -> None:
     from dbt_onnx.engines.duckdb.cursor import duckdb_errors
 
     with pytest.raises(KeyboardInterrupt), duckdb_errors():
-        raise RuntimeError("Query interrupted")  # as duckdb raises it
+        raise RuntimeError("Query interrupted")  # like DuckDB's own error
     with pytest.raises(RuntimeError, match="another"), duckdb_errors():
         raise RuntimeError("another")
 

@@ -1,4 +1,4 @@
-"""What a profile on Spark need not say."""
+"""Settings that are added to a Spark profile if it leaves them out."""
 
 from dbt_onnx.engines.spark.session import with_iceberg
 

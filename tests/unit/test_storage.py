@@ -1,4 +1,4 @@
-"""What a DuckLake keeps in the place of what it lacks. `tests/lake` has the lakes themselves."""
+"""What a DuckLake stores in place of types and sequences that it lacks. Tests on real lakes are in `tests/lake`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Submitted requests: whatever dies at whatever step, each is answered, once, and its webhook is told."""
+"""Submitted requests: at whatever step a process dies, each is answered once, and its webhook is called."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ MANY = 1_000
 
 
 class DiedError(BaseException):
-    """The process is killed here."""
+    """Stands for a kill of the process at this point."""
 
 
 class Deaths:
-    """Ends the process at the step of a number, counted from 0; none for a process that lives."""
+    """Ends the process at step `at`, counted from 0; never if it is None."""
 
     def __init__(self, at: int | None) -> None:
         self._left = at
@@ -82,7 +82,7 @@ class MortalQueue:
 
 
 class MortalLog:
-    """A log whose process may die before a line is written, in the middle of it, and after it."""
+    """A log whose process may die before it writes a line, in the middle of the line, and after it."""
 
     def __init__(self, log: RequestLog, deaths: Deaths) -> None:
         self._log, self._deaths = log, deaths
@@ -104,7 +104,7 @@ class MortalLog:
 
 
 class World:
-    """A folder, services that come one after the other, and a receiver of webhooks."""
+    """A folder, services that run one after another, and a receiver of webhooks."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -115,7 +115,7 @@ class World:
         self.ended = threading.Event()
 
     def score(self, submission: Submission) -> dict[str, Any]:
-        """Another answer each time that one request is scored: then the two can be told apart."""
+        """Give a different answer each time a request is scored, so that a second scoring can be noticed."""
         body, request_id = submission.body or b"", submission.request_id
         self.scored[request_id] += 1
         if body.startswith(b"bad"):
@@ -133,7 +133,7 @@ class World:
         }
 
     def live(self, dies_at: int | None, *submitted: bytes) -> list[str]:
-        """A service that submits and works until nothing is left, or dies. Returns the ids acknowledged."""
+        """Run a service that submits and works until nothing is left, or dies. Returns the acknowledged ids."""
         deaths, acknowledged = Deaths(dies_at), []
         queue = Submissions(self.folder)
         log = RequestLog(self.folder / "requests")
@@ -177,7 +177,7 @@ class World:
         except DiedError:
             log.close()
             queue._connection.close()
-            os.close(queue._lease._descriptor)  # as the system does it: the file of the lock stays
+            os.close(queue._lease._descriptor)  # like the system after a kill: the lock file stays
         else:
             log.close()
             queue.close()
@@ -213,7 +213,7 @@ class World:
         assert states[QUEUED] == states[RUNNING] == 0
         assert states[SCORED] + states[REJECTED] == len(kept)
         queue.close()
-        # nothing of services that are gone is left
+        # no lock file of an earlier service is left
         assert list((self.folder / "submitted").glob("*.lock")) == []
 
 
@@ -222,7 +222,7 @@ BODIES = (b"good", b"bad", b"null")
 
 @pytest.fixture
 def without_sync() -> Iterator[None]:
-    """Processes die in these tests, not the machine: what they have written is there without a sync."""
+    """Leave out syncs: only processes die in these tests, not the machine, so unsynced writes survive."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(submissions, "_PRAGMAS", ("journal_mode = wal", "synchronous = off"))
         for name in ("fsync", "fdatasync"):
@@ -257,7 +257,7 @@ def test_a_death_at_each_step_in_turn(places: Iterator[Path]) -> None:
 
 @pytest.mark.usefixtures("without_sync")
 def test_a_death_at_each_step_of_who_takes_over(places: Iterator[Path]) -> None:
-    """After a first death in the middle of the log, where most is at stake."""
+    """The first death is in the middle of the log, where most can go wrong."""
     for first, second in itertools.product(range(6, 12), range(16)):
         world = World(next(places))
         acknowledged = world.live(first, b"good")
@@ -324,7 +324,7 @@ def test_what_a_living_service_has_taken_is_left_to_it(tmp_path: Path, queue: Su
     other = Submissions(tmp_path)
     other.take_over()
     assert other.take() is None
-    # whoever has it takes it again: nothing came of it yet
+    # its owner takes it again, since it has no result yet
     assert queue.take() == taken
     queue.end(taken.request_id, FAILED, now=NOW, error={})
     told = queue.take_delivery("crm", now=NOW)
@@ -381,7 +381,7 @@ def test_pauses_grow_to_an_hour_and_end_after_a_day(queue: Submissions) -> None:
         if found.next_attempt_at is None:
             break
         pauses.append((found.next_attempt_at - now).total_seconds())
-        # not a moment before
+        # not one microsecond earlier
         early = found.next_attempt_at - timedelta(microseconds=1)
         assert queue.take_delivery("crm", now=early) is None
         now = found.next_attempt_at
@@ -459,7 +459,7 @@ def test_a_log_that_cannot_be_written_is_waited_for(
             found = queue.get(request_id)
             assert found is not None
             assert found.state == RUNNING
-        # the second was not acknowledged, and is there nevertheless: it is not written again
+        # the second line was not acknowledged, but is in the log: it is not written again
         assert work(log)
     assert world.scored[request_id] == 1
     assert set(world.kept()) == {request_id}

@@ -1,4 +1,4 @@
-"""onnxruntime reports to nobody: it does by default, and keeps a name for this machine to do it with."""
+"""onnxruntime sends no telemetry here; by default it does, with an id that it keeps for the machine."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SCORE = "onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvi
 
 
 def kept_at_home(folder: Path, program: str, **environment: str) -> tuple[set[str], str]:
-    """What a process leaves in its home folder, and what it prints."""
+    """Run a program with its own home folder. Returns the files it leaves there, and its output."""
     onnx.save(models.linear(), folder / "model.onnx")
     home = folder / "home"
     home.mkdir()
-    # no more than that: where CI or the like is set, it holds back by itself
+    # nothing else: with a variable such as CI set, onnxruntime sends nothing anyway
     environment |= {"PATH": os.environ["PATH"], "HOME": str(home)}
     run = subprocess.run(
         [sys.executable, "-c", program, str(folder / "model.onnx")],
@@ -41,7 +41,7 @@ def test_nothing_is_kept_for_a_report(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is kept elsewhere")
 def test_it_still_needs_to_be_told(tmp_path: Path) -> None:
-    """Once it does not, `dbt_onnx/__init__.py` need not."""
+    """If this fails, onnxruntime's telemetry is off by default, and `dbt_onnx/__init__.py` need not switch it off."""
     found, _ = kept_at_home(tmp_path, f"import sys, onnxruntime; {SCORE}")
     assert found
 

@@ -1,4 +1,4 @@
-"""A registered version is judged as it would be scored, and the judgement never raises."""
+"""A registered version is verified exactly as it would be scored, and verification never raises."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_every_row_of_the_registry_gets_its_verdict_in_order(tmp_path: Path) -> 
 def test_a_sample_is_scored_as_a_run_scores_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same session on the same bytes, with tensors in the place of ZipMaps; so does the gate."""
+    """`verify` and the gate use a run's session on the same bytes, with tensors in place of ZipMaps."""
     classes = ("no", "yes", "hm")
     contract = Contract(
         features=CONTRACT.features,

@@ -1,4 +1,4 @@
-"""Batches are made while others are written: in order, and no further than whoever writes them wants."""
+"""Batches are made while others are written: in order, and only as far ahead as the writer needs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_all_batches_come_and_none_more() -> None:
 def test_who_stops_early_leaves_no_thread_and_a_closed_source() -> None:
     events: list[str] = []
     before = threading.active_count()
-    source = batches(events)  # held here, so that nothing but a call closes it
+    source = batches(events)  # keep a reference, so that only a call closes it
     made = made_ahead(source)
     next(made)
     made.close()
