@@ -1,6 +1,6 @@
-{#- The argument `fallback` of `current_predictions`: its faults, and what it adds to the view. -#}
+{#- The argument `fallback` of `current_predictions`: its checks, and the SQL that it adds to the view. -#}
 
-{#- The faults that are found before the warehouse is asked. -#}
+{#- Faults that can be found without a query to the warehouse. -#}
 {% macro _faults_of_fallback(fallback, entities, stale_after) -%}
     {%- set links = ['allow_stale', 'segment', 'segment_averages', 'min_segment_size', 'constant'] -%}
     {%- if fallback is not mapping or not fallback or fallback.keys() | reject('in', links) | list -%}
@@ -52,7 +52,7 @@
 {%- endmacro %}
 
 
-{#- What the columns of ledger and relations say. Outputs are not known before the first run. -#}
+{#- Faults of the columns that `fallback` names. Before the first run there are no outputs to check constants against. -#}
 {% macro _faults_of_fallback_columns(fallback, ledger, entities) -%}
     {%- set segment = dbt_onnx._names(fallback.get('segment', [])) -%}
     {%- set faults = dbt_onnx._faults_of_columns(
@@ -96,7 +96,7 @@
 {%- endmacro %}
 
 
-{#- Whether a column of that type holds it: a number may be out of range, a list of another length. -#}
+{#- Whether a column of the type can hold the value: a number may be out of range, a list may have a wrong length. -#}
 {% macro _can_be_cast(value, type, kind) -%}
     {%- set cast_value = "try_cast(" ~ dbt_onnx._constant_text(value) ~ " as " ~ type ~ ")" -%}
     {%- set is_finite = "isfinite(cast(" ~ cast_value ~ " as double))" if kind == 'number' else 'true' -%}
@@ -104,15 +104,16 @@
 {%- endmacro %}
 
 
-{#- The text of a value, as DuckDB casts it: it stands in the statement as a literal only. -#}
+{#- A value as a text literal that DuckDB casts to the column's type. -#}
 {% macro _constant_text(value) -%}
     {{ return(dbt_onnx._literal(value if value is string or value is not iterable else value | list)) }}
 {%- endmacro %}
 
 
 {#-
-    The links of a chain: `oldest`, a SQL expression or none; `segment`, columns or none; `constant`, literals by
-    output or none. Before the first run there are no outputs to hold an average or a constant.
+    The links of the fallback chain: `oldest`, a SQL expression or none; `segment`, a list of columns or none;
+    `constant`, a mapping of outputs to literals or none. `segment` and `constant` are none before the first run,
+    because there are no outputs yet.
 -#}
 {% macro _links(fallback, ledger) -%}
     {%- set given = fallback or {} -%}
@@ -130,7 +131,7 @@
 {%- endmacro %}
 
 
-{#- The CTEs that end in `segment_averages`. -#}
+{#- CTEs, the last of which is `segment_averages`: read from the model that the user names, or computed. -#}
 {% macro _fallback_averages_ctes(fallback, ledger, stale_after) -%}
 {% if 'segment_averages' in fallback -%}
 segment_averages as (
@@ -147,7 +148,7 @@ segment_averages as (
 {%- endmacro %}
 
 
-{#- What is served in an output column, of its type; without a fallback the prediction. -#}
+{#- SQL of one output column of the view, with the column's type: the prediction, or the value from the fallback. -#}
 {% macro _served_output(output, links) -%}
 {%- set name = dbt_onnx._identifier(output['name']) -%}
 {%- set list_type = dbt_onnx._list_type(output['type']) -%}

@@ -1,12 +1,12 @@
 {#-
-    The history of predictions, for macros that compare it with another history or with what happened.
-    They read the ledger itself, not `<ledger>__current`: they ask about the past.
+    The history of predictions, for macros that compare it with another history or with observed outcomes.
+    They read the ledger, not `<ledger>__current`, because they ask about the past.
 
-    A row whose features did not change is not scored again. So a version has a prediction about a moment
-    in two ways: by a row about it, or by a run about it that left the row before as it was.
+    A row whose features did not change is not scored again. So a version can have a prediction about a moment in
+    two ways: the ledger has a row about that moment, or a run about that moment left an earlier row unchanged.
 -#}
 
-{#- One ledger to read: `name` begins the names of its CTEs. `columns`: none if it does not exist yet. -#}
+{#- One ledger to read. `name` is the prefix of its CTEs; `columns` is none if the ledger does not exist yet. -#}
 {% macro _history(name, relation, column, version) -%}
     {{ return({
         'name': name, 'relation': relation, 'column': column, 'version': version,
@@ -16,10 +16,11 @@
 
 
 {#-
-    `<name>_statements`: the key, `as_of`, `status`, `model_name`, `model_version`, `run_id`, `scored_at` of
-    the ledger's rows, and `__dbt_onnx_value`: the output, numbers as doubles; a NULL, NaN or infinite one
-    counts as not scored. `<name>_runs`: the successful runs that looked at every entity; those of
-    backfills confirm rows about the past as full runs confirm what is served.
+    CTE `<name>_statements`: the ledger's rows with the key, `as_of`, `status`, `model_name`, `model_version`,
+    `run_id`, `scored_at` and `__dbt_onnx_value`, the output. Numbers are doubles; a row whose output is NULL, NaN or
+    infinite has the status `rejected`.
+    CTE `<name>_runs`: the successful full runs and backfills. Both looked at every entity. A backfill confirms
+    unchanged rows about the past, just as a full run confirms the served predictions.
 -#}
 {% macro _history_ctes(history, key) -%}
 {%- set value = dbt_onnx._identifier(history['column']) -%}
@@ -42,7 +43,7 @@
         ) }} as ledger
     where
         {{ dbt_onnx._not_null(key) }}
-        -- what a service has answered in real time was never served by a view
+        -- answers that a service gave in real time were never served by a view
         and score_reason is distinct from 'real_time'
         {{ is_by_version }}
 ),
@@ -63,17 +64,19 @@
 
 
 {#-
-    What held at a moment, in one place: the newest row up to the moment, by the version whose full run was the
-    last up to it. After a rollback the newest row is by the version that was withdrawn, for what did not change
-    since is not scored again. Backfills decide only where there is no full run, for they change nothing that
-    is served; where there is no run at all, a row by any version holds.
+    The one definition of the prediction that was in force at a moment: the newest row about that moment or earlier,
+    by the version of the last full run up to that moment. The newest row by any version would be wrong: after a
+    rollback it belongs to the withdrawn version, because the runs after the rollback do not score unchanged rows
+    again. Backfills decide the version only where there is no full run, because they change nothing that is served.
+    Where there is no run at all, the newest row by any version is in force.
 
-    `<name>_held`: each row of the CTE `asked` (the key, `__dbt_onnx_moment` and more) with `model_name`,
-    `model_version`, `as_of` and `__dbt_onnx_value` of what held, or no row. What history had later counts for
-    nothing: with `made_at`, of `as_of` and `scored_at`, only what was there before `__dbt_onnx_known_at` of `asked`.
+    CTE `<name>_held`: each row of the CTE `asked` (the key, `__dbt_onnx_moment` and more) with `model_name`,
+    `model_version`, `as_of` and `__dbt_onnx_value` of the prediction in force. Rows of `asked` without such a
+    prediction are left out. With `made_at` only rows and runs from before `__dbt_onnx_known_at` of `asked` count:
+    by `as_of` alone, or with `scored_at` by both `as_of` and the real time.
 
-    `exactly`: only a run or a row about the very moment decides the version, and a newest row that was
-    rejected leaves nothing that holds. Else rejected rows are passed over.
+    `exactly`: only a run or a row about exactly that moment decides the version, and if the newest row was rejected,
+    no prediction is in force. Otherwise rejected rows are skipped.
 -#}
 {% macro _held_ctes(name, key, made_at=none, exactly=false) -%}
 {%- set asked_by = '__dbt_onnx_moment' ~ (', __dbt_onnx_known_at' if made_at is not none) -%}
@@ -135,7 +138,7 @@
 {%- endmacro %}
 
 
-{#- Each moment of an entity is asked about: with a plain join that is the square of its rows. -#}
+{#- `asked` has every moment of each entity, so a plain join would produce the square of the number of its rows. -#}
 {% macro default___held_exactly_ctes(name, key) -%}
 {{ name }}_held as (
     select
@@ -158,7 +161,7 @@
 )
 {%- endmacro %}
 
-{#- Spark has no ASOF JOIN: of an entity's moments and rows in one order, each moment takes the row before it. -#}
+{#- Spark has no ASOF JOIN. Sorts an entity's moments and rows together; each moment takes the last row before it. -#}
 {% macro spark___held_exactly_ctes(name, key) -%}
 {%- set columns = dbt_onnx._columns(key) -%}
 {{ name }}_in_order as (
@@ -214,7 +217,7 @@
 {%- endmacro %}
 
 
-{#- Of the rows with equal `by`: whether one is the newest, of those about the same moment the last one scored. -#}
+{#- Condition: the row is the newest of those with equal `by`; of rows about the same moment, the one scored last. -#}
 {% macro _is_newest(by, of='') -%}
 {%- set of = of ~ '.' if of else '' -%}
 row_number() over (
@@ -224,7 +227,7 @@ row_number() over (
 {%- endmacro %}
 
 
-{#- The condition that a row or run was there when the outcome became known; `clock`: its real time. -#}
+{#- Condition: the row or run existed before the outcome became known. `clock` is its column of real time. -#}
 {% macro _was_known_before(asked, relation, made_at, clock) -%}
     {%- set clocks = ['as_of', clock] if made_at == 'scored_at' else ['as_of'] if made_at is not none else [] -%}
     {%- for column in clocks %}
@@ -233,7 +236,7 @@ row_number() over (
 {%- endmacro %}
 
 
-{#- A number as a double, NULL for NaN and the infinities. -#}
+{#- A number as a double; NULL for NaN and infinite values. -#}
 {% macro _number(expression) -%}
     {{ return("case when isfinite(cast(" ~ expression ~ " as double)) then cast(" ~ expression ~ " as double) end") }}
 {%- endmacro %}
@@ -256,7 +259,7 @@ row_number() over (
 {%- endmacro %}
 
 
-{#- What can be wrong with a ledger, its `column` and its `version`, once relation and key are right. -#}
+{#- Faults of the columns that `key` and `column` name in a ledger. -#}
 {% macro _faults_of_history(history, key, numbers_only) -%}
     {%- set faults = dbt_onnx._faults_of_columns(key, history['columns'], history['relation'], 'key')
         + dbt_onnx._faults_of_columns([history['column']], history['columns'], history['relation'], 'column') -%}
@@ -268,14 +271,14 @@ row_number() over (
 {%- endmacro %}
 
 
-{#- The type of a column, none if there is no such column or no such relation. -#}
+{#- The type of a column; none if the column or the relation does not exist. -#}
 {% macro _type_of(column, columns) -%}
     {%- set found = dbt_onnx._called(columns or [], column) -%}
     {{ return(found[0]['type'] if found else none) }}
 {%- endmacro %}
 
 
-{#- Rank from 1 among `by`, ties at the average of their ranks. -#}
+{#- The rank of `value` within `by`, from 1; equal values all get the average of their ranks. -#}
 {% macro _average_rank(value, by) -%}
     rank() over (partition by {{ by }} order by {{ value }} asc nulls last)
     + (count(*) over (partition by {{ by }}, {{ value }}) - 1) / 2e0

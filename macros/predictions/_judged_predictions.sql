@@ -1,6 +1,6 @@
-{#- What `prediction_outcomes` and `prediction_calibration` have in common: arguments, and what is judged. -#}
+{#- Shared by `prediction_outcomes` and `prediction_calibration`: argument checks, and the predictions to judge. -#}
 
-{#- The ledger to judge, or an error that names every wrong argument of `macro`. -#}
+{#- Returns the `_history` of the ledger to judge. Raises one error that names every wrong argument of `macro`. -#}
 {% macro _judged(
     macro, predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version, faults=none
 ) -%}
@@ -46,12 +46,11 @@
 
 
 {#-
-    The CTEs up to `judged`: a row per outcome that is known by the clock and has a prediction that was
-    made before, with `model_name`, `model_version`, `month`, `__dbt_onnx_value` and
-    `__dbt_onnx_outcome`, both doubles.
+    The CTEs up to `judged`: one row per outcome that is known by the clock and has a prediction made before it was
+    known, with `model_name`, `model_version`, `month`, `__dbt_onnx_value` and `__dbt_onnx_outcome` (both doubles).
 
-    An outcome belongs to the prediction that held at its moment, among those made before it was known: a
-    later correction hides no earlier prediction.
+    An outcome is matched with the prediction that was in force at its moment, among the predictions made before the
+    outcome was known. So a later correction does not hide the earlier prediction.
 -#}
 {% macro _judged_predictions_ctes(history, outcomes, key, outcome, known_at, as_of, task, made_at) -%}
 {%- set columns = dbt_onnx._columns(key) -%}
@@ -104,7 +103,7 @@ judged as (
         __dbt_onnx_outcome
     from predictions_held
     {%- if history['version'] is not none %}
-    -- a version alone is judged as far as it ran
+    -- a version that is judged alone is judged only up to its last run
     where __dbt_onnx_moment <= coalesce((select max(as_of) from predictions_runs), __dbt_onnx_moment)
     {%- endif %}
 )

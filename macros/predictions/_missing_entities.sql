@@ -1,8 +1,11 @@
 {#-
-    The CTEs of `_served_versions_ctes`; `answers`, a row per entity in current with its `__dbt_onnx_prediction`;
-    `entities`; and `missing_entities`: the entities without a prediction that can be served, with `problem`
-    (`missing`, `rejected` or `null_key`), `waiting_since`, and `rejected_reason`, `rejected_as_of`, `rejected_at`,
-    `model_version` of the newest rejection. Without a registry a prediction by any version counts.
+    The CTEs of `_served_versions_ctes`, followed by
+
+    - `answers`: one row per entity in current, with its `__dbt_onnx_prediction`;
+    - `entities`: one row per key, with `__dbt_onnx_since`;
+    - `missing_entities`: the entities without a prediction that can be served, with `problem` (`missing`, `rejected` or
+      `null_key`), `waiting_since`, `waiting`, and `rejected_reason`, `rejected_as_of`, `rejected_at` and
+      `model_version` of the newest rejection. Without a registry, predictions by any version count.
 -#}
 {% macro _missing_entities_ctes(ledger, registry, entities, entity_since) -%}
 {%- set key = dbt_onnx._columns(ledger['key']) -%}

@@ -1,8 +1,8 @@
-{#- What `compare_predictions` and `prediction_movers` have in common: arguments and pairs. -#}
+{#- Shared by `compare_predictions` and `prediction_movers`: the checks of arguments, and the pairs. -#}
 
 {#-
-    The two ledgers of a comparison, `[champion, challenger]`, or an error that names every wrong
-    argument of `macro`.
+    Returns the histories (see `_history`) of the two ledgers to compare, `[champion, challenger]`. Raises one error that
+    names every wrong argument of `macro`.
 -#}
 {% macro _compared(
     macro, champion, challenger, key, column, about, champion_version, challenger_version,
@@ -49,9 +49,9 @@
 
 
 {#-
-    The CTEs up to `paired`: a row per key and moment (`__dbt_onnx_moment`) about which either ledger
-    has a prediction, with `<name>_model` (`name/version`), `<name>_value` and `<name>_as_of` of both
-    `histories`, NULL where one has none. `about` none: the moments are the `as_of` of all scored rows.
+    The CTEs up to `paired`: one row per key and moment (`__dbt_onnx_moment`) for which at least one ledger has a
+    prediction, with `<name>_model` (`name/version`), `<name>_value` and `<name>_as_of` of both `histories`; NULL if a
+    ledger has no prediction. If `about` is none, the moments are the `as_of` of all scored rows.
 -#}
 {% macro _paired_predictions_ctes(histories, key, about) -%}
 with {% for history in histories -%}

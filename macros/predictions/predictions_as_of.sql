@@ -1,8 +1,8 @@
 {#-
-    What the model had predicted by a moment, and about which moment: per entity the newest scored
-    prediction (by `as_of`, then `scored_at`), by any version, among those scored at or before `said_at` and
-    about a moment at or before `about`. Reads the ledger, so an answer never changes once its moment is past.
-    What a service has answered in real time is left out: it was given to whoever asked, and never served by a view.
+    What the ledger contained at a moment in the past: for each entity the newest scored prediction (by `as_of`, then
+    `scored_at`), by any version, among those with `scored_at` at or before the argument `said_at` and `as_of` at or
+    before the argument `about`. Reads the ledger, so an answer never changes once `said_at` is past.
+    Answers that a service gave in real time are left out, because no view ever served them.
 
     Columns: those of the ledger, in its order.
 
@@ -28,7 +28,7 @@
     dbt_onnx._faults_of_columns(key, columns, predictions, 'key'), 'predictions_as_of', predictions
 ) -%}
 {%- if columns is none -%}
-    {#- the ledger comes with the first run; a view over it can be built before -#}
+    {#- the first run creates the ledger; a view over it can be built before that -#}
     {{ return('select cast(null as timestamp) as as_of, cast(null as timestamp) as scored_at where false') }}
 {%- endif -%}
 

@@ -1,10 +1,10 @@
 {#-
-    The body of a model that holds the averages of segments, for `fallback.segment_averages` of
-    `current_predictions`: a view computes them at each read, also for a lookup by key. As a table they
-    are those of its build; build it after the scoring model.
+    The body of a model with the average prediction of each segment, for `fallback.segment_averages` of
+    `current_predictions`. Without such a model the current view computes the averages at each read, even for a lookup
+    by key. A table holds the averages of its last build, so build it after the scoring model.
 
-    Columns: those of `segment`; `segment_size`, the number of fresh predictions; the outputs, NULL for
-    lists. One row per segment of `min_segment_size` or more.
+    Columns: those of `segment`; the outputs, NULL for lists; `segment_size`, the number of fresh predictions. One row
+    per segment with at least `min_segment_size` fresh predictions.
 
     Arguments: `segment_averages` in macros/_macros.yml. Example:
         {{ config(materialized='table') }}
@@ -44,7 +44,7 @@
 {%- endfor -%}
 {%- do dbt_onnx._raise_faults(faults, 'segment_averages', predictions) -%}
 {%- if ledger['current_columns'] is none -%}
-    {#- the ledger comes with the first run -#}
+    {#- the first run creates the ledger -#}
     {{ return('select ' ~ dbt_onnx._columns(segment) ~ ', 0 as segment_size from ' ~ entities ~ ' where false') }}
 {%- endif -%}
 
