@@ -14,7 +14,7 @@
     `last_moment` of the rows; `paired_rows`, `only_in_champion`, `only_in_challenger`; `agreement`, the share of pairs
     with equal values; `mean_difference` (challenger minus champion), `mean_absolute_difference`; `rank_correlation`
     (Spearman's, ties at their average rank; NULL if one side is constant); `changed_decisions`, the share of pairs in
-    which exactly one value is at or above `threshold`. For a column that is not numeric only `agreement` is filled.
+    which exactly one value is at or above `threshold`. If the column is not numeric, `agreement` is the only statistic.
 
     Arguments: `compare_predictions` in macros/_macros.yml. Example:
         {{ dbt_onnx.compare_predictions(

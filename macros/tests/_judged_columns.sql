@@ -1,11 +1,11 @@
 {#-
-    Which run, and which columns of it, `features_match_training` and `predictions_match_baseline` judge: a column is
+    Selects the run and the columns that `features_match_training` and `predictions_match_baseline` test. A column is
     `{'name', 'type', 'kind', 'time_unit', 'is_boolean', 'is_single', 'fill'}`.
 -#}
 
 {#-
-    The newest successful full run of a scoring model, none before the first; with `before`, a run, the newest of
-    the same model version that is older.
+    The newest successful full run of a scoring model; none if there is no such run. With `before`, a run: the newest
+    full run by the same model version that is older than `before`.
 -#}
 {% macro _last_full_run(model, before=none) -%}
     {%- set runs = dbt_onnx._rows_about(model, [
@@ -27,7 +27,7 @@
 {%- endmacro %}
 
 
-{#- The FROM and WHERE of what the card of a run's version says about its features or outputs. -#}
+{#- Table and WHERE condition of the card's distributions of the features or outputs, for the version of a run. -#}
 {% macro _references_of(model, run, role) -%}
     {{ return(
         dbt_onnx._table(dbt_onnx._beside(model, 'dbt_onnx_references'))
@@ -41,14 +41,16 @@
 
 {#-
     `[{'name', 'kind', 'time_unit', 'is_boolean', 'is_single', 'fill'}]`: the columns that the card of a run's version
-    describes. `is_single`: the model reads it, or training had it, in single precision, to which 0.1 is another
-    number; of the latter tells that all edges are such numbers, with digits that only they have.
+    describes. `is_single`: the model reads the column in single precision, or its training data were in single
+    precision, where 0.1 is a different number than in double precision. Training data are taken to be in single
+    precision if all edges are single-precision numbers and at least one edge prints differently as a DOUBLE than as
+    a FLOAT.
 -#}
 {% macro _described_columns(model, run, role) -%}
     {%- set described = [] -%}
     {%- set columns = dbt_onnx._columns_in(dbt_onnx._beside(model, 'dbt_onnx_references')) -%}
     {%- if columns is not none -%}
-        {#- a table that an older dbt_onnx made, until the next run -#}
+        {#- a table made by an older dbt_onnx has no column `dtype` until the next run -#}
         {%- set is_older = 'dtype' not in columns | map(attribute='name') -%}
         {%- set is_single = "coalesce(list_bool_and(list_transform(edges, lambda edge: edge = " ~ dbt_onnx._single('edge')
             ~ ")) and list_bool_or(list_transform(edges, lambda edge: cast(edge as varchar)"
@@ -68,26 +70,27 @@
 {%- endmacro %}
 
 
-{#- What the rows of a table that we wrote are ordered by. -#}
+{#- The column that sorts the rows of a table in the order in which they were written. -#}
 {% macro default___as_written() -%}
     {{ return('rowid') }}
 {%- endmacro %}
 
-{#- Iceberg keeps no order. -#}
+{#- Iceberg does not keep the order of rows. -#}
 {% macro spark___as_written() -%}
     {{ return('column_name') }}
 {%- endmacro %}
 
 
-{#- `churn/2`. -#}
+{#- The version of a run as text, such as `churn/2`. -#}
 {% macro _version_of(run) -%}
     {{ return(run['model_name'] ~ '/' ~ run['model_version']) }}
 {%- endmacro %}
 
 
 {#-
-    The `columns` of `features` that can be compared with the card of a run, `findings` about those that cannot (for
-    `_findings`), and `faults` of the arguments. `wanted`: names, or none for all that the card describes.
+    Returns the `columns` of `features` that can be compared with the card of a run, `findings` (for `_findings`) about
+    columns that cannot be compared, and `faults` of the arguments. `wanted`: a list of names, or none for all columns
+    that the card describes.
 -#}
 {% macro _judged_features(model, run, features, wanted) -%}
     {%- set judged = {'columns': [], 'findings': [], 'faults': []} -%}
@@ -107,7 +110,7 @@
         {%- do judged['findings'].append([none, 'no_reference', 'distributions of the features in the card of '
             ~ dbt_onnx._version_of(run) ~ ', as dbt_onnx.export writes them', 'none']) -%}
     {%- endif -%}
-    {#- a column of the relation may be a feature of another version -#}
+    {#- a name in the relation but not on the card is no fault: it may be a feature of another version -#}
     {%- for name in wanted or [] if described and name not in names and name not in types -%}
         {%- do judged['faults'].append("columns names '" ~ name ~ "'; the card of " ~ dbt_onnx._version_of(run)
             ~ " describes " ~ (names | tojson)) -%}
@@ -126,7 +129,7 @@
 {%- endmacro %}
 
 
-{#- One output of a scoring model: without `kind` if there is nothing to compare it with, in the card or in a run `previous`. -#}
+{#- One output of a scoring model. Has no `kind` if the card or the run `previous` has no values to compare with. -#}
 {% macro _judged_output(model, run, column, baseline, previous) -%}
     {%- set outputs = dbt_onnx._ledger(model, run['key'])['outputs'] -%}
     {%- do dbt_onnx._raise_faults(dbt_onnx._faults_of_output(column, outputs), 'predictions_match_baseline', model) -%}

@@ -1,13 +1,13 @@
 {#-
-    Purpose: the features that the model reads look as they did in training. What changes upstream (a column
-    filled with zeros, a unit, a join that finds nothing) or in the world is seen before the outcomes are known.
+    Purpose: the features that the model reads are distributed as in training. So a change upstream (a column filled
+    with zeros, another unit, a join that finds nothing) or in the world is found before the outcomes are known.
 
-    Passes if no feature differs by more than a threshold, and where no run ever succeeded.
-    Warns or fails beyond `warn_psi` or `error_psi` (`problem`: `psi`, with the bin that moved most).
-    Fails if the NULLs increased (`nulls`); if there are new categories (`unseen_categories`, with the most
-    frequent); if all values are the same and by the reference the chance of that is below one in a million
-    (`constant`); if the relation has not the column (`missing_column`) or has it in a type that cannot be
-    compared (`wrong_type`); if the card describes no feature (`no_reference`).
+    Passes if no feature differs by more than a threshold, or if no run ever succeeded.
+    Warns or fails if the index is above `warn_psi` or `error_psi` (`problem`: `psi`, with the bin that moved most).
+    Fails if the share of NULLs increased (`nulls`); if there are new categories (`unseen_categories`, with the most
+    frequent ones); if all values are the same and the reference gives that a chance below one in a million
+    (`constant`); if the relation does not have the column (`missing_column`) or has it with a type that cannot be
+    compared (`wrong_type`); if the card describes no features (`no_reference`).
 
     Arguments, and the rows that it returns: `test_features_match_training` in macros/_macros.yml. Example:
         data_tests:

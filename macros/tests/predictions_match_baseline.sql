@@ -1,10 +1,11 @@
 {#-
-    Purpose: the predictions in force are distributed as in training, or as before the last run. A model that says
-    the same for everybody, or something else than yesterday, is seen before the outcomes are known.
+    Purpose: the predictions in force are distributed as in training, or as before the last run. So a model that
+    predicts the same value for every entity, or suddenly other values than yesterday, is found before the outcomes
+    are known.
 
-    Passes if nothing of the following is found, and where no run ever succeeded.
-    Warns or fails beyond `warn_psi` or `error_psi` (`problem`: `psi`, with the bin that moved most).
-    Fails if all values are the same and by the baseline the chance of that is below one in a million
+    Passes if none of the following is found, or if no run ever succeeded.
+    Warns or fails if the index is above `warn_psi` or `error_psi` (`problem`: `psi`, with the bin that moved most).
+    Fails if all values are the same and the baseline gives that a chance below one in a million
     (`constant`); if one value has too large a share (`label_share`); if the card does not describe the column
     (`no_reference`).
 

@@ -1,12 +1,12 @@
 {#-
-    Purpose: what is served was scored by the version, and by the very artifact, that the registry names.
+    Purpose: the served predictions were scored by the version, and by exactly the artifact, that the registry names.
 
-    Passes if every served prediction is by the serving version, made by a run that read an artifact with the
-    registry's sha256, and the file of that version is there and still has that sha256.
-    Fails if one is by an earlier version (`problem`: `earlier_version`); if its run read another artifact
-    (`another_artifact`), or does not say which; if the file is gone (`artifact_missing`) or has other
-    bytes (`artifact_altered`); if the registry has no row for what the scoring model runs (`no_serving_version`)
-    or two (`two_serving_versions`); if no run ever succeeded (`no_successful_run`).
+    Passes if every served prediction is by the serving version and its run read an artifact with the registry's
+    sha256, and if the artifact file of that version exists and still has that sha256.
+    Fails if a prediction is by an earlier version (`problem`: `earlier_version`); if its run read another artifact or
+    recorded none (`another_artifact`); if the file does not exist (`artifact_missing`) or has another sha256
+    (`artifact_altered`); if the registry names no version for the scoring model (`no_serving_version`) or two
+    (`two_serving_versions`); if no run ever succeeded (`no_successful_run`).
 
     Arguments, and the rows that it returns: `test_predictions_match_registry` in macros/_macros.yml. Example:
         data_tests:
