@@ -52,7 +52,7 @@
 {%- endmacro %}
 
 
-{#- Faults of the columns that `fallback` names. Constants are not checked before the first run has made the outputs. -#}
+{#- Faults of the columns that `fallback` names. Constants are not checked before the first run has made outputs. -#}
 {% macro _faults_of_fallback_columns(fallback, ledger, entities) -%}
     {%- set segment = dbt_onnx._names(fallback.get('segment', [])) -%}
     {%- set faults = dbt_onnx._faults_of_columns(

@@ -1,6 +1,6 @@
 {#-
-    Checks of arguments. Each returns a list of faults, so that a user sees all of them at once;
-    `_raise_faults` names the macro and the relation.
+    Checks of arguments. Each check returns a list of faults, so that one error can name all of them. `_raise_faults`
+    raises this error, with the names of the macro and the relation.
 -#}
 
 {% macro _raise_faults(faults, macro, relation) -%}
@@ -13,7 +13,7 @@
 {%- endmacro %}
 
 
-{#- Faults of the arguments of one kind that are given: none stands for the default. -#}
+{#- Faults of arguments of one kind. Arguments that are none are not checked, because none stands for the default. -#}
 {% macro _faults_of_given(kind, arguments) -%}
     {%- set check = {
         'relation': dbt_onnx._faults_of_relation, 'period': dbt_onnx._faults_of_period,
@@ -28,7 +28,7 @@
 {%- endmacro %}
 
 
-{#- Columns as a list of names: one text is one column. But `key` is a list, here as in `score()`. -#}
+{#- Columns as a list of names; a text becomes a list of one. Not for `key`, which must be a list, as in `score()`. -#}
 {% macro _names(columns) -%}
     {{ return([columns] if columns is string else columns) }}
 {%- endmacro %}
@@ -54,14 +54,14 @@
 
 
 {% macro _faults_of_relation(relation, argument) -%}
-    {#- a list of one or none: with a `where` config dbt hands over a subquery in place of the model -#}
+    {#- not a relation, for example: with a `where` config dbt passes a subquery as text instead of the model -#}
     {%- set is_relation = relation is not none and relation is not string and relation.identifier is defined -%}
     {{ return([] if is_relation else [argument ~ " is " ~ (relation | string | tojson)
         ~ "; it takes a relation, such as ref('...')" ~ (", and no `where` config" if argument == 'model' else "")]) }}
 {%- endmacro %}
 
 
-{#- Faults of a relation that ought to be a scoring model; one that has not run yet has none. -#}
+{#- Faults of a relation that should be a scoring model. A scoring model that has not run yet has no faults. -#}
 {% macro _faults_of_predictions(relation, argument) -%}
     {%- set faults = dbt_onnx._faults_of_relation(relation, argument) -%}
     {%- set columns = dbt_onnx._columns_in(relation) if not faults else none -%}
@@ -93,7 +93,7 @@
 {%- endmacro %}
 
 
-{#- `least`, the least number of rows or runs that makes sense. -#}
+{#- `least` is the smallest allowed number; `or_none` is appended to the message if none is allowed, too. -#}
 {% macro _faults_of_count(value, argument, least=1, or_none='') -%}
     {%- set is_count = value is integer and value >= least -%}
     {{ return([] if is_count else [argument ~ " is " ~ value ~ "; it takes a whole number from " ~ least ~ or_none]) }}
@@ -110,7 +110,7 @@
 {%- endmacro %}
 
 
-{#- Whether a text is a day that there is, in ISO form, with or without a time; `zone` is what may follow the time. -#}
+{#- Whether a text is an existing ISO date, with or without a time. `zone`: a pattern for what may follow the time. -#}
 {% macro _is_moment(text, zone) -%}
     {%- set time = '[T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]{1,6})?)?' -%}
     {%- set day = '(?!0000)([0-9]{4})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])' -%}
@@ -132,7 +132,7 @@
 {%- endmacro %}
 
 
-{#- Those of `[{'name': ..}]` that have a name, in whatever case. -#}
+{#- The columns, of `[{'name': ..}]`, that have this name, ignoring case. -#}
 {% macro _called(columns, name) -%}
     {%- set called = [] -%}
     {%- for column in columns if column['name'] | lower == name | lower -%}
@@ -142,7 +142,7 @@
 {%- endmacro %}
 
 
-{#- `columns`: what `_columns_in` found, none if the relation does not exist yet (then nothing is wrong with it). -#}
+{#- A fault for each name that is not in `columns`, the result of `_columns_in`; none if the relation does not exist. -#}
 {% macro _faults_of_columns(names, columns, relation, argument) -%}
     {%- set faults = [] -%}
     {%- for name in names if columns is not none and not dbt_onnx._called(columns, name) -%}
@@ -153,7 +153,7 @@
 {%- endmacro %}
 
 
-{#- The arguments that `missing_predictions` and `predictions_are_complete` share. -#}
+{#- Faults of the arguments that `missing_predictions` and `predictions_are_complete` share. -#}
 {% macro _faults_of_missing(predictions, entities, key, registry, entity_since, argument, also_returned=[]) -%}
     {%- set returned = ['problem', 'rejected_reason', 'rejected_as_of', 'rejected_at', 'model_version',
         'waiting_since', 'waiting'] + also_returned -%}

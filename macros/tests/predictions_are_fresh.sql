@@ -42,7 +42,7 @@ served as (
         {#- with a clock set to the past, a moment between that clock and the present is not in the future -#}
         fresh_as_of > greatest({{ clock }}, {{ dbt_onnx._utc('now()') }})
         {%- if var('dbt_onnx_clock', none) is none %}
-        {#- only if no clock is set: `scored_at` is real time, so a set clock may be later -#}
+        {#- only if no clock is set: under a set clock `as_of` may be later than `scored_at`, which is real time -#}
         or as_of > scored_at
         {%- endif %} as __dbt_onnx_is_future,
         case
