@@ -142,7 +142,7 @@
 {%- endmacro %}
 
 
-{#- A fault for each name that is not in `columns`, the result of `_columns_in`; none if the relation does not exist. -#}
+{#- A fault for each name that is not in `columns` (from `_columns_in`). No faults if the relation does not exist yet. -#}
 {% macro _faults_of_columns(names, columns, relation, argument) -%}
     {%- set faults = [] -%}
     {%- for name in names if columns is not none and not dbt_onnx._called(columns, name) -%}
