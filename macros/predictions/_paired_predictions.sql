@@ -1,8 +1,8 @@
 {#- Shared by `compare_predictions` and `prediction_movers`: the checks of arguments, and the pairs. -#}
 
 {#-
-    Returns the histories (see `_history`) of the two ledgers to compare, `[champion, challenger]`. Raises one error that
-    names every wrong argument of `macro`.
+    Returns the `_history` of each of the two ledgers to compare, `[champion, challenger]`. Raises one error that names
+    every wrong argument of `macro`.
 -#}
 {% macro _compared(
     macro, champion, challenger, key, column, about, champion_version, challenger_version,

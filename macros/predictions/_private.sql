@@ -104,9 +104,9 @@
     The import CTEs `current`, `runs` and `registry`, followed by
 
     - `last_run`: the last successful full run, one row or none;
-    - `served_versions`: one row per version that may be served, with `sha256`, `versions_back` (0: the serving version),
-      `confirmed_as_of` and `tells_presence`. The version of the last full run always has a row if it is in the
-      registry; its `versions_back` is NULL if it is not served.
+    - `served_versions`: one row per version that may be served, with `sha256`, `versions_back` (0: the serving
+      version), `confirmed_as_of` and `tells_presence`. The version of the last full run always has a row if it is in
+      the registry; its `versions_back` is NULL if it is not served.
 
     `tells_presence`: this version's rows in current show which entities are present. That is true for the version of
     the last full run, because that run left a row of this version for each entity that it saw. If the registry no
@@ -115,7 +115,7 @@
     Without a registry the serving version is that of the last successful full run, and the versions of all successful
     full runs take the place of the registry. Crashed and failed runs and backfills never decide the serving version.
 
-    `last_run` holds everything that is needed of the runs in one row, because each further join or grouping makes a
+    `last_run` collects everything needed from the runs in one row, because each further join or grouping makes a
     lookup through the view slower by as much as a scan of a million keys (docs/decisions/current-view-lookups.md).
 -#}
 {% macro _served_versions_ctes(ledger, registry) -%}

@@ -5,8 +5,8 @@
     moment: the newest one about that moment or earlier, by the version that ran last. So an entity also counts in
     months in which its features did not change and it was not scored. The moment of an outcome is its `as_of`; without
     `as_of` it is `known_at`, and the last prediction before `known_at` counts.
-    Only predictions made before `known_at` count: they must be about an earlier moment and be scored earlier. A
-    history that was scored or backfilled afterwards fails the second condition. `made_at='as_of'` drops it, and shows
+    Only predictions made before `known_at` count: both `as_of` and `scored_at` must be earlier. A history that was
+    scored or backfilled afterwards has a later `scored_at`. `made_at='as_of'` drops this second condition, and shows
     how good the model would have been.
     The query fails if a key has two outcomes at one moment, or if a classification has an outcome other than 0 and 1.
 
@@ -72,8 +72,8 @@ select
     sqrt(avg(power(__dbt_onnx_value - __dbt_onnx_outcome, 2))) as root_mean_squared_error
     {%- else %}
     count(*) filter (where __dbt_onnx_outcome = 1) as positives,
-    -- the share of pairs of a positive and a negative in which the positive ranks higher; ties count half.
-    -- Computed from the sum of ranks, as Mann and Whitney's U
+    -- the share of pairs of a positive and a negative in which the positive ranks higher, where ties count half:
+    -- Mann and Whitney's U, computed from the sum of ranks
     case
         when positives between 1 and rows - 1
             then (sum(__dbt_onnx_rank) filter (where __dbt_onnx_outcome = 1) - positives * (positives + 1) / 2e0)

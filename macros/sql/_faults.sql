@@ -1,6 +1,6 @@
 {#-
-    Checks of arguments. Each check returns a list of faults, so that one error can name all of them. `_raise_faults`
-    raises this error, with the names of the macro and the relation.
+    Checks of arguments. Each check returns a list of faults, which are texts about wrong arguments, so that one error
+    can name all of them. `_raise_faults` raises this error, with the names of the macro and the relation.
 -#}
 
 {% macro _raise_faults(faults, macro, relation) -%}
@@ -142,7 +142,7 @@
 {%- endmacro %}
 
 
-{#- A fault for each name that is not in `columns` (from `_columns_in`). No faults if the relation does not exist yet. -#}
+{#- A fault for each name that is not in `columns` (from `_columns_in`); none if the relation does not exist yet. -#}
 {% macro _faults_of_columns(names, columns, relation, argument) -%}
     {%- set faults = [] -%}
     {%- for name in names if columns is not none and not dbt_onnx._called(columns, name) -%}
