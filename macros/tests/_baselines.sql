@@ -52,7 +52,7 @@ earlier as (
 {%- endmacro %}
 
 
-{#- CTE `reference` for one column of the CTE `earlier`, as `dbt_onnx.distributions.describe` would compute it. -#}
+{#- CTE `reference` for one column of the CTE `earlier`, as `dbt_onnx.authoring.distributions.describe` would. -#}
 {% macro _described_ctes(column) -%}
 described_values as (
     select {{ dbt_onnx._counted_value('value', column) }} as value
