@@ -65,12 +65,12 @@ def materialize(result, connection):
     to backfill with instead of their own: `{scoring model: 'churn/1'}`.
 -#}
 {% macro run_settings(ledger) %}
-    {%- set asked = var('dbt_onnx_model', none) or {} -%}
+    {%- set version_by_model = var('dbt_onnx_model', none) or {} -%}
     {%- set retry_rejected = var('dbt_onnx_retry_rejected', false) -%}
     {%- set faults = [] -%}
-    {%- if asked is not mapping -%}
+    {%- if version_by_model is not mapping -%}
         {%- do faults.append(
-            "variable dbt_onnx_model is '" ~ asked ~ "'; it maps scoring models to model versions."
+            "variable dbt_onnx_model is '" ~ version_by_model ~ "'; it maps scoring models to model versions."
             ~ " Hint: --vars '{dbt_onnx_model: {" ~ model.name ~ ": churn/1}}'"
         ) -%}
     {%- endif -%}
@@ -101,7 +101,7 @@ def materialize(result, connection):
         'empty': flags.EMPTY or false,
         'seeds': seeds,
         'retry_rejected': retry_rejected,
-        'model': asked.get(model.name),
+        'model': version_by_model.get(model.name),
         'dbt_version': dbt_version,
     }) }}
 {% endmacro %}

@@ -75,7 +75,7 @@
 
 {#- Checks for the runs only, because Spark does not report whether a catalog is writable. -#}
 {% macro spark___is_writable(ledger) -%}
-    {{ return(dbt_onnx._columns_in(dbt_onnx._beside(ledger, 'dbt_onnx_runs')) is not none) }}
+    {{ return(dbt_onnx._columns_in(dbt_onnx._in_same_schema(ledger, 'dbt_onnx_runs')) is not none) }}
 {%- endmacro %}
 
 {% macro default___is_writable(ledger) -%}
@@ -84,8 +84,8 @@
         ~ " select database_name, schema_name, view_name from duckdb_views()) as relations"
         ~ " inner join duckdb_databases() using (database_name)"
         ~ " where table_name = 'dbt_onnx_runs' and not readonly"
-        ~ " and " ~ dbt_onnx._is_called('database_name', ledger.database)
-        ~ " and " ~ dbt_onnx._is_called('schema_name', ledger.schema)
+        ~ " and " ~ dbt_onnx._name_equals('database_name', ledger.database)
+        ~ " and " ~ dbt_onnx._name_equals('schema_name', ledger.schema)
     ) -%}
     {{ return(found.rows | length > 0) }}
 {%- endmacro %}
@@ -96,7 +96,7 @@
 {%- endmacro %}
 
 {% macro default___create_test_results(ledger) -%}
-create table if not exists {{ dbt_onnx._table(dbt_onnx._beside(ledger, 'dbt_onnx_test_results')) }} (
+create table if not exists {{ dbt_onnx._table(dbt_onnx._in_same_schema(ledger, 'dbt_onnx_test_results')) }} (
     run_id varchar,
     scoring_model varchar,
     test_name varchar,
@@ -116,7 +116,7 @@ create table if not exists {{ dbt_onnx._table(dbt_onnx._beside(ledger, 'dbt_onnx
 
 {#- One INSERT for all tests. The rows are passed as JSON, which DuckDB reads faster than a long VALUES list. -#}
 {% macro _insert_outcomes(outcomes) -%}
-insert into {{ dbt_onnx._table(dbt_onnx._beside(outcomes['ledger'], 'dbt_onnx_test_results')) }} by name
+insert into {{ dbt_onnx._table(dbt_onnx._in_same_schema(outcomes['ledger'], 'dbt_onnx_test_results')) }} by name
 select
     {{ dbt_onnx._literal(invocation_id) }} as run_id,
     {{ dbt_onnx.clock() | trim }} as clock,

@@ -41,8 +41,9 @@
 {% macro default__prediction_health(predictions, registry, key, entities, stale_after, view) -%}
 {%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_relation(registry, 'registry')
-    + dbt_onnx._faults_of_given('relation', {'view': view})
-    + (["entities is given beside view, which has its own"] if view is not none and entities is not none else [])
+    + dbt_onnx._faults_of_optional('relation', {'view': view})
+    + (["give view or entities, not both: a view has its own entities"]
+        if view is not none and entities is not none else [])
     + dbt_onnx._faults_of_key(key) -%}
 {%- if not faults and view is not none -%}
     {%- do faults.extend(dbt_onnx._faults_of_columns(

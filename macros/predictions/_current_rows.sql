@@ -22,7 +22,7 @@ attempts as (
         current.*,
         served_versions.versions_back as __dbt_onnx_versions_back,
         served_versions.confirmed_as_of as __dbt_onnx_confirmed_as_of,
-        served_versions.tells_presence and current.last_seen_as_of is null as __dbt_onnx_is_present
+        served_versions.defines_presence and current.last_seen_as_of is null as __dbt_onnx_is_present
         {%- if oldest is not none %},
         rejections.scored_at as __dbt_onnx_rejected_at
         {%- endif %}

@@ -20,7 +20,7 @@ answers as (
         arg_max(
             {{ dbt_onnx._struct(['rejected_reason', 'as_of', 'scored_at', 'model_version']) }}, scored_at
         ) filter (where status = 'rejected' and {{ counts }}) as __dbt_onnx_rejection,
-        coalesce(bool_or(tells_presence and last_seen_as_of is null), false) as __dbt_onnx_is_present,
+        coalesce(bool_or(defines_presence and last_seen_as_of is null), false) as __dbt_onnx_is_present,
         max(coalesce(last_seen_as_of, confirmed_as_of, as_of)) as last_seen_as_of
     from current
     left join served_versions using (model_name, model_version)
@@ -32,7 +32,7 @@ entities as (
         {{ key }},
         {{ 'cast(null as timestamp)' if entity_since is none
             else 'min(' ~ dbt_onnx._utc(dbt_onnx._identifier(entity_since)) ~ ')' }} as __dbt_onnx_since
-    from {{ dbt_onnx._given(entities) }} as entities
+    from {{ dbt_onnx._user_relation(entities) }} as entities
     group by {{ key }}
 ),
 

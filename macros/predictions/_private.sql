@@ -15,7 +15,7 @@
     ], key=ledger['key'])) }}
 {%- endif -%}
 {#- on DuckDB `last_seen_as_of` is in a separate table, `<ledger>__presence` -#}
-{%- set has_last_seen = dbt_onnx._called(ledger['current_columns'], 'last_seen_as_of') -%}
+{%- set has_last_seen = dbt_onnx._columns_named(ledger['current_columns'], 'last_seen_as_of') -%}
 (
     select
         {{ dbt_onnx._columns(ledger['key'], of='rows_of_runs') }},
@@ -24,7 +24,7 @@
         {{ dbt_onnx._joinable('rows_of_runs.' ~ name, output['type']) }} as {{ name }},
         {%- endfor %}
         rows_of_runs.as_of,
-        {%- if dbt_onnx._called(ledger['current_columns'], 'rejected_reason') %}
+        {%- if dbt_onnx._columns_named(ledger['current_columns'], 'rejected_reason') %}
         case when rows_of_runs.rejected_reason is null then 'scored' else 'rejected' end as status,
         rows_of_runs.rejected_reason,
         {%- else %}
@@ -37,14 +37,14 @@
         {{ dbt_onnx._text('runs.model_version') }} as model_version,
         {{ dbt_onnx._text('runs.run_id') }} as run_id,
         runs.scored_at
-    from {{ dbt_onnx._written(ledger['current'], ledger['current_columns']) }} as rows_of_runs
-    inner join {{ dbt_onnx._table(dbt_onnx._beside(ledger['relation'], 'dbt_onnx_runs')) }} as runs
+    from {{ dbt_onnx._own_relation(ledger['current'], ledger['current_columns']) }} as rows_of_runs
+    inner join {{ dbt_onnx._table(dbt_onnx._in_same_schema(ledger['relation'], 'dbt_onnx_runs')) }} as runs
         on rows_of_runs.run_no = runs.run_no and runs.status = 'success'
     {%- if not has_last_seen %}
-    {%- set presence = dbt_onnx._beside(ledger['relation'], ledger['relation'].identifier ~ '__presence') %}
+    {%- set presence = dbt_onnx._in_same_schema(ledger['relation'], ledger['relation'].identifier ~ '__presence') %}
     {%- set of_key = [] %}
     {%- for name in ledger['key'] %}
-    {%- do of_key.extend(dbt_onnx._called(ledger['current_columns'], name)) %}
+    {%- do of_key.extend(dbt_onnx._columns_named(ledger['current_columns'], name)) %}
     {%- endfor %}
     left join {{ dbt_onnx._by_bytes(dbt_onnx._table(presence), of_key) }} as presence
         on rows_of_runs.run_no = presence.run_no
@@ -56,15 +56,15 @@
 
 {#- The rows about one scoring model in a table that scoring models share, for a FROM clause; by default its runs. -#}
 {% macro _rows_about(relation, names, table='dbt_onnx_runs') -%}
-    {%- set shared = dbt_onnx._beside(relation, table) -%}
+    {%- set shared = dbt_onnx._in_same_schema(relation, table) -%}
     {%- set columns = dbt_onnx._columns_in(shared) -%}
     {%- if columns is none -%}
         {{ return(dbt_onnx._no_rows(names)) }}
     {%- endif -%}
     {#- only the needed columns: a lookup through the view has to bind every column named here, and pays for each -#}
     {%- set named = columns | selectattr('name', 'in', names + ['scoring_model']) | list -%}
-    {{ return('(select ' ~ (names | join(', ')) ~ ' from ' ~ dbt_onnx._written(shared, named) ~ ' as shared where '
-        ~ dbt_onnx._is_called('scoring_model', relation.identifier) ~ ')') }}
+    {{ return('(select ' ~ (names | join(', ')) ~ ' from ' ~ dbt_onnx._own_relation(shared, named) ~ ' as shared where '
+        ~ dbt_onnx._name_equals('scoring_model', relation.identifier) ~ ')') }}
 {%- endmacro %}
 
 
@@ -73,12 +73,12 @@
     and the `outputs`, `[{'name': .., 'type': ..}]`.
 -#}
 {% macro _ledger(relation, key) -%}
-    {%- set current = dbt_onnx._beside(relation, relation.identifier ~ '__current') -%}
+    {%- set current = dbt_onnx._in_same_schema(relation, relation.identifier ~ '__current') -%}
     {%- set current_columns = dbt_onnx._columns_in(current) -%}
     {%- set not_outputs = key | map('lower') | list + [
         'as_of', 'status', 'rejected_reason', 'score_reason', 'is_late', 'model_name', 'model_version', 'run_id',
         'scored_at', 'features_hash', 'last_seen_as_of', 'confirmed_as_of', 'run_no', 'rejected_reason_no',
-    ] + adapter.dispatch('_more_of_current', 'dbt_onnx')() -%}
+    ] + adapter.dispatch('_engine_columns_of_current', 'dbt_onnx')() -%}
     {%- set outputs = [] -%}
     {%- for column in current_columns or [] if column['name'] | lower not in not_outputs -%}
         {%- do outputs.append(column) -%}
@@ -91,11 +91,11 @@
 
 
 {#- Columns of `<ledger>__current` that exist on one engine only. -#}
-{% macro default___more_of_current() -%}
+{% macro default___engine_columns_of_current() -%}
     {{ return([]) }}
 {%- endmacro %}
 
-{% macro spark___more_of_current() -%}
+{% macro spark___engine_columns_of_current() -%}
     {{ return(['is_confirmed_by_runs', 'from_run']) }}
 {%- endmacro %}
 
@@ -105,10 +105,10 @@
 
     - `last_run`: the last successful full run, one row or none;
     - `served_versions`: one row per version that may be served, with `sha256`, `versions_back` (0: the serving
-      version), `confirmed_as_of` and `tells_presence`. The version of the last full run always has a row if it is in
+      version), `confirmed_as_of` and `defines_presence`. The version of the last full run always has a row if it is in
       the registry; its `versions_back` is NULL if it is not served.
 
-    `tells_presence`: this version's rows in current show which entities are present. That is true for the version of
+    `defines_presence`: this version's rows in current show which entities are present. That is true for the version of
     the last full run, because that run left a row of this version for each entity that it saw. If the registry no
     longer has that version, it is true for every version.
 
@@ -154,7 +154,7 @@ registry as (
     {%- endif %}
 ),
 
-places as (
+ranked_versions as (
     select
         registry.model_name,
         registry.model_version,
@@ -173,8 +173,8 @@ places as (
             end
         )) as confirmed_as_of,
         registry.model_version = last_run.model_version as is_last_run,
-        -- a version has one registry row per alias, but only one place
-        dense_rank() over by_version as place,
+        -- a version has one registry row per alias, but only one rank
+        dense_rank() over by_version as version_rank,
         coalesce(lag(registry.model_version) over by_version <> registry.model_version, true) as is_first
     from registry
     inner join last_run on registry.model_name = last_run.model_name
@@ -191,17 +191,17 @@ served_versions as (
         model_name,
         model_version,
         sha256,
-        case when place >= serving_place then place - serving_place end as versions_back,
+        case when version_rank >= serving_rank then version_rank - serving_rank end as versions_back,
         confirmed_as_of,
-        tells_presence
+        defines_presence
     from (
         select
             *,
-            min(case when is_serving then place end) over () as serving_place,
-            is_last_run or not bool_or(is_last_run) over () as tells_presence
-        from places
+            min(case when is_serving then version_rank end) over () as serving_rank,
+            is_last_run or not bool_or(is_last_run) over () as defines_presence
+        from ranked_versions
     )
-    where is_first and (place >= serving_place or is_last_run)
+    where is_first and (version_rank >= serving_rank or is_last_run)
 )
 {%- endmacro %}
 

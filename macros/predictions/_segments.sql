@@ -13,7 +13,7 @@ entities as not materialized (
     select
         {{ dbt_onnx._columns(key) }}
         {{- ', min(' ~ dbt_onnx._struct(segment) ~ ') as __dbt_onnx_segment' if segment is not none }}
-    from {{ dbt_onnx._given(entities) }} as entities
+    from {{ dbt_onnx._user_relation(entities) }} as entities
     where {{ dbt_onnx._not_null(key) }}
     group by {{ dbt_onnx._columns(key) }}
 )
@@ -127,7 +127,7 @@ segment_averages as (
 
 {#- Faults of the columns that define an entity's segment. -#}
 {% macro _faults_of_segment(names, argument) -%}
-    {%- set columns = dbt_onnx._names(names) -%}
+    {%- set columns = dbt_onnx._list_of_names(names) -%}
     {%- if columns is mapping or columns is not iterable or columns | length == 0
         or columns | reject('string') | list or '' in columns
         or columns | map('lower') | unique | list | length != columns | length -%}

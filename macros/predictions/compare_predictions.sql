@@ -33,9 +33,9 @@
 {% macro default__compare_predictions(
     champion, challenger, key, column, threshold, about, champion_version, challenger_version
 ) -%}
-{%- set is_right = threshold is none or threshold is number and threshold is not boolean -%}
-{%- set faults = [] if is_right else ["threshold is '" ~ threshold ~ "'; it takes a number"] -%}
-{%- set histories = dbt_onnx._compared(
+{%- set is_valid = threshold is none or threshold is number and threshold is not boolean -%}
+{%- set faults = [] if is_valid else ["threshold is '" ~ threshold ~ "'; it takes a number"] -%}
+{%- set histories = dbt_onnx._checked_histories(
     'compare_predictions', champion, challenger, key, column, about, champion_version, challenger_version,
     also_taken=['champion_rank', 'challenger_rank'], numbers_only=threshold is not none, faults=faults,
 ) -%}

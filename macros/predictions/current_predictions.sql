@@ -52,9 +52,9 @@
 {%- set added = ['fresh_as_of', 'age', 'is_stale', 'served_from'] -%}
 {%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_relation(registry, 'registry')
-    + dbt_onnx._faults_of_given('relation', {'entities': entities})
+    + dbt_onnx._faults_of_optional('relation', {'entities': entities})
     + dbt_onnx._faults_of_key(key, taken=added)
-    + dbt_onnx._faults_of_given('period', {'stale_after': stale_after})
+    + dbt_onnx._faults_of_optional('period', {'stale_after': stale_after})
     + (dbt_onnx._faults_of_fallback(fallback, entities, stale_after) if fallback is not none else []) -%}
 {%- do dbt_onnx._raise_faults(faults, 'current_predictions', predictions) -%}
 
@@ -62,14 +62,14 @@
 {%- set faults = dbt_onnx._faults_of_columns(key, ledger['current_columns'], ledger['current'], 'key') -%}
 {%- for output in ledger['outputs'] if output['name'] | lower in added -%}
     {%- do faults.append("output column '" ~ output['name'] ~ "' has the name of a column that the view adds."
-        ~ " Hint: name the output otherwise in the model's contract") -%}
+        ~ " Hint: give the output another name in the model's contract") -%}
 {%- endfor -%}
 {%- if fallback is not none -%}
     {%- do faults.extend(dbt_onnx._faults_of_fallback_columns(fallback, ledger, entities)) -%}
 {%- endif -%}
 {%- do dbt_onnx._raise_faults(faults, 'current_predictions', predictions) -%}
 
-{%- set links = dbt_onnx._links(fallback, ledger) -%}
+{%- set links = dbt_onnx._fallback_links(fallback, ledger) -%}
 with {{ dbt_onnx._current_rows_ctes(ledger, registry, oldest=links['oldest']) }}
 {%- if entities is not none %},
 

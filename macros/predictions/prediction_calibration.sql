@@ -24,9 +24,9 @@
 {% macro default__prediction_calibration(
     predictions, outcomes, key, column, outcome, known_at, as_of, bins, made_at, version
 ) -%}
-{%- set is_right = bins is integer and 1 <= bins <= 1000 -%}
-{%- set faults = [] if is_right else ["bins is '" ~ bins ~ "'; it takes a whole number from 1 to 1000"] -%}
-{%- set history = dbt_onnx._judged(
+{%- set is_valid = bins is integer and 1 <= bins <= 1000 -%}
+{%- set faults = [] if is_valid else ["bins is '" ~ bins ~ "'; it takes a whole number from 1 to 1000"] -%}
+{%- set history = dbt_onnx._checked_history(
     'prediction_calibration', predictions, outcomes, key, column, outcome, known_at, as_of, 'classification',
     made_at, version, faults=faults
 ) -%}

@@ -23,9 +23,9 @@
 {% macro default__prediction_movers(
     champion, challenger, key, column, limit, about, champion_version, challenger_version
 ) -%}
-{%- set is_right = limit is none or limit is integer and limit >= 1 -%}
-{%- set faults = [] if is_right else ["limit is '" ~ limit ~ "'; it takes a whole number from 1, or none"] -%}
-{%- set histories = dbt_onnx._compared(
+{%- set is_valid = limit is none or limit is integer and limit >= 1 -%}
+{%- set faults = [] if is_valid else ["limit is '" ~ limit ~ "'; it takes a whole number from 1, or none"] -%}
+{%- set histories = dbt_onnx._checked_histories(
     'prediction_movers', champion, challenger, key, column, about, champion_version, challenger_version,
     also_taken=['moment', 'difference'], numbers_only=true, faults=faults,
 ) %}

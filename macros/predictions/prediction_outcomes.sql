@@ -34,7 +34,7 @@
 {% macro default__prediction_outcomes(
     predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version
 ) -%}
-{%- set history = dbt_onnx._judged(
+{%- set history = dbt_onnx._checked_history(
     'prediction_outcomes', predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version
 ) -%}
 {%- set precision = '1.1920928955078125e-07' if dbt_onnx._type_of(column, history['columns']) == 'FLOAT'

@@ -20,7 +20,7 @@
 {% macro default__predictions_as_of(predictions, key, said_at, about) -%}
 {%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_key(key)
-    + dbt_onnx._faults_of_given('moment', {'said_at': said_at, 'about': about}) -%}
+    + dbt_onnx._faults_of_optional('moment', {'said_at': said_at, 'about': about}) -%}
 {%- do dbt_onnx._raise_faults(faults, 'predictions_as_of', predictions) -%}
 
 {%- set columns = dbt_onnx._columns_in(predictions) -%}
@@ -33,7 +33,7 @@
 {%- endif -%}
 
 select {{ dbt_onnx._columns(columns | map(attribute='name'), of='ledger') }}
-from {{ dbt_onnx._written(predictions, columns) }} as ledger
+from {{ dbt_onnx._own_relation(predictions, columns) }} as ledger
 where
     ledger.status = 'scored'
     and ledger.score_reason is distinct from 'real_time'

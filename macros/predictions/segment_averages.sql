@@ -28,10 +28,10 @@
     + dbt_onnx._faults_of_key(key)
     + dbt_onnx._faults_of_segment(segment, 'segment')
     + dbt_onnx._faults_of_count(min_segment_size, 'min_segment_size')
-    + dbt_onnx._faults_of_given('period', {'stale_after': stale_after}) -%}
+    + dbt_onnx._faults_of_optional('period', {'stale_after': stale_after}) -%}
 {%- do dbt_onnx._raise_faults(faults, 'segment_averages', predictions) -%}
 
-{%- set segment = dbt_onnx._names(segment) -%}
+{%- set segment = dbt_onnx._list_of_names(segment) -%}
 {%- set ledger = dbt_onnx._ledger(predictions, key) -%}
 {%- set columns = dbt_onnx._columns_in(entities) -%}
 {%- set faults = dbt_onnx._faults_of_columns(key, ledger['current_columns'], ledger['current'], 'key')
@@ -40,7 +40,7 @@
 {%- set taken = segment | map('lower') | list + ['segment_size'] -%}
 {%- for output in ledger['outputs'] if output['name'] | lower in taken -%}
     {%- do faults.append("output column '" ~ output['name'] ~ "' has the name of another column of this model."
-        ~ " Hint: name the column of entities otherwise") -%}
+        ~ " Hint: rename the column of entities") -%}
 {%- endfor -%}
 {%- do dbt_onnx._raise_faults(faults, 'segment_averages', predictions) -%}
 {%- if ledger['current_columns'] is none -%}

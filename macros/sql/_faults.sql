@@ -13,8 +13,8 @@
 {%- endmacro %}
 
 
-{#- Faults of arguments of one kind. Arguments that are none are not checked, because none stands for the default. -#}
-{% macro _faults_of_given(kind, arguments) -%}
+{#- Faults of optional arguments of one kind. None is not checked, because it stands for the default. -#}
+{% macro _faults_of_optional(kind, arguments) -%}
     {%- set check = {
         'relation': dbt_onnx._faults_of_relation, 'period': dbt_onnx._faults_of_period,
         'fraction': dbt_onnx._faults_of_fraction, 'moment': dbt_onnx._faults_of_moment,
@@ -29,7 +29,7 @@
 
 
 {#- Columns as a list of names; a text becomes a list of one. Not for `key`, which must be a list, as in `score()`. -#}
-{% macro _names(columns) -%}
+{% macro _list_of_names(columns) -%}
     {{ return([columns] if columns is string else columns) }}
 {%- endmacro %}
 
@@ -45,7 +45,7 @@
             {%- do faults.append("key has " ~ (name | tojson) ~ ", which is not a column name") -%}
         {%- endfor -%}
         {%- for name in key if name is string and name | lower in (taken or []) -%}
-            {%- do faults.append("key column '" ~ name ~ "' has the name of a column that is returned beside it."
+            {%- do faults.append("key column '" ~ name ~ "' has the name of a result column."
                 ~ " Hint: rename it in the features") -%}
         {%- endfor -%}
     {%- endif -%}
@@ -69,7 +69,7 @@
     {%- set stamps = ['status', 'model_name', 'model_version', 'run_id', 'scored_at', 'features_hash'] -%}
     {%- set missing = stamps | reject('in', found) | list -%}
     {%- if columns is not none and missing -%}
-        {%- do faults.append(argument ~ " is " ~ relation ~ ", which is no scoring model: it has no column "
+        {%- do faults.append(argument ~ " is " ~ relation ~ ", which is not a scoring model: it has no column "
             ~ (missing | join(', ')) ~ ". Hint: name the model that returns score(...)") -%}
     {%- endif -%}
     {{ return(faults) }}
@@ -133,7 +133,7 @@
 
 
 {#- The columns, of `[{'name': ..}]`, that have this name, ignoring case. -#}
-{% macro _called(columns, name) -%}
+{% macro _columns_named(columns, name) -%}
     {%- set called = [] -%}
     {%- for column in columns if column['name'] | lower == name | lower -%}
         {%- do called.append(column) -%}
@@ -145,7 +145,7 @@
 {#- A fault for each name that is not in `columns` (from `_columns_in`); none if the relation does not exist yet. -#}
 {% macro _faults_of_columns(names, columns, relation, argument) -%}
     {%- set faults = [] -%}
-    {%- for name in names if columns is not none and not dbt_onnx._called(columns, name) -%}
+    {%- for name in names if columns is not none and not dbt_onnx._columns_named(columns, name) -%}
         {%- do faults.append(argument ~ " names column '" ~ name ~ "'; "
             ~ relation ~ " has " ~ (columns | map(attribute='name') | list | tojson)) -%}
     {%- endfor -%}
@@ -160,8 +160,8 @@
     {%- set faults = dbt_onnx._faults_of_predictions(predictions, argument)
         + dbt_onnx._faults_of_relation(entities, 'entities')
         + dbt_onnx._faults_of_key(key, taken=returned)
-        + dbt_onnx._faults_of_given('relation', {'registry': registry})
-        + (["entity_since is " ~ entity_since ~ "; it takes a column of entities"]
+        + dbt_onnx._faults_of_optional('relation', {'registry': registry})
+        + (["entity_since is " ~ entity_since ~ "; it takes the name of a column of entities"]
             if entity_since is not none and entity_since is not string else []) -%}
     {%- if not faults -%}
         {%- set ledger = dbt_onnx._ledger(predictions, key) -%}

@@ -14,7 +14,7 @@
 
 
 {#- The relation `identifier` in the database and schema of `relation`. -#}
-{% macro _beside(relation, identifier) -%}
+{% macro _in_same_schema(relation, identifier) -%}
     {{ return(api.Relation.create(
         database=relation.database, schema=relation.schema, identifier=identifier
     )) }}
@@ -28,7 +28,7 @@
 
 
 {#- SQL condition: a column equals a name, ignoring case. -#}
-{% macro _is_called(column, name) -%}
+{% macro _name_equals(column, name) -%}
     {{ return('lower(' ~ column ~ ') = ' ~ dbt_onnx._text('lower(' ~ dbt_onnx._literal(name) ~ ')')) }}
 {%- endmacro %}
 
@@ -44,9 +44,9 @@
 {% macro default___columns_in(relation) -%}
     {%- set found = run_query(
         "select table_name from system.information_schema.tables"
-        ~ " where " ~ dbt_onnx._is_called('table_catalog', relation.database)
-        ~ " and " ~ dbt_onnx._is_called('table_schema', relation.schema)
-        ~ " and " ~ dbt_onnx._is_called('table_name', relation.identifier)
+        ~ " where " ~ dbt_onnx._name_equals('table_catalog', relation.database)
+        ~ " and " ~ dbt_onnx._name_equals('table_schema', relation.schema)
+        ~ " and " ~ dbt_onnx._name_equals('table_name', relation.identifier)
     ) -%}
     {%- if found.rows | length == 0 -%}
         {{ return(none) }}
@@ -68,16 +68,16 @@
 
 
 {#-
-    For a FROM clause: `_given`, a relation that the user names, and `_written`, a table that a run wrote. Both compare
-    texts by their bytes. The collation of a column or of the session might treat the keys 'A' and 'a' as equal.
-    `columns`: the result of `_columns_in`.
+    For a FROM clause: `_user_relation`, a relation that the user names, and `_own_relation`, a table that a run wrote.
+    Both compare texts by their bytes. The collation of a column or of the session might treat the keys 'A' and 'a' as
+    equal. `columns`: the result of `_columns_in`.
 -#}
-{% macro _given(relation) -%}
+{% macro _user_relation(relation) -%}
     {{ return(dbt_onnx._by_bytes(relation, dbt_onnx._columns_in(relation))) }}
 {%- endmacro %}
 
 
-{% macro _written(relation, columns=none) -%}
+{% macro _own_relation(relation, columns=none) -%}
     {{ return(dbt_onnx._by_bytes(dbt_onnx._table(relation), columns or dbt_onnx._columns_in(relation))) }}
 {%- endmacro %}
 

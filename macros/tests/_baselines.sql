@@ -29,7 +29,7 @@ rows_of_version as (
 
 replaced as (
     select arg_max({'output': {{ column }}}, scored_at).output as {{ column }}
-    from {{ dbt_onnx._written(model) }} as ledger
+    from {{ dbt_onnx._own_relation(model) }} as ledger
     where
         {{ dbt_onnx._is_version(run) }}
         and status = 'scored'
@@ -64,12 +64,12 @@ described_totals as (
         count(*) as row_count,
         count(value) as known
         {%- if column['kind'] == 'numeric' %},
-        quantile_cont(value, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) as tenths,
+        quantile_cont(value, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) as deciles,
         list_filter(
             case
-                when list_unique(tenths) < 9
-                    then list_sort(list_distinct(list_append(tenths, min(value))), 'asc', 'nulls last')
-                else coalesce(tenths, [])
+                when list_unique(deciles) < 9
+                    then list_sort(list_distinct(list_append(deciles, min(value))), 'asc', 'nulls last')
+                else coalesce(deciles, [])
             end,
             lambda edge: isfinite(edge)
         ) as edges

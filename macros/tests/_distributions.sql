@@ -8,17 +8,17 @@
 -#}
 
 {#- A double rounded to single precision (FLOAT). A value outside the range of FLOAT is left unchanged. -#}
-{% macro _single(value) -%}
-    {{ return(adapter.dispatch('_single', 'dbt_onnx')(value)) }}
+{% macro _to_single_precision(value) -%}
+    {{ return(adapter.dispatch('_to_single_precision', 'dbt_onnx')(value)) }}
 {%- endmacro %}
 
 {#- Spark casts a value outside the range of FLOAT to infinity. -#}
-{% macro spark___single(value) -%}
+{% macro spark___to_single_precision(value) -%}
     {{ return("case when isinf(cast(" ~ value ~ " as float)) then " ~ value ~ " else cast(cast(" ~ value
         ~ " as float) as double) end") }}
 {%- endmacro %}
 
-{% macro default___single(value) -%}
+{% macro default___to_single_precision(value) -%}
     {{ return("coalesce(cast(try_cast(" ~ value ~ " as float) as double), " ~ value ~ ")") }}
 {%- endmacro %}
 
@@ -48,7 +48,7 @@ card as (
         other_share,
         case
             when list_contains({{ dbt_onnx._list_of_texts(singles) }}, column_name)
-                then list_transform(edges, lambda edge: {{ dbt_onnx._single('edge') }})
+                then list_transform(edges, lambda edge: {{ dbt_onnx._to_single_precision('edge') }})
             else edges
         end as seen_edges,
         list_sort(list_distinct(seen_edges), 'asc', 'nulls last') as distinct_edges
@@ -66,7 +66,7 @@ reference as (
             else list_append(
                 list_transform(
                     distinct_edges,
-                    lambda seen: list_sum(list_filter(shares, lambda share, place: seen_edges[place] = seen))
+                    lambda seen: list_sum(list_filter(shares, lambda share, bin_number: seen_edges[bin_number] = seen))
                 ),
                 shares[len(shares)]
             )
@@ -96,13 +96,13 @@ reference as (
         {{ return(none) }}
     {%- endif -%}
     {%- set is_single = column['kind'] == 'numeric' and dbt_onnx._is_single(column) -%}
-    {%- set counted = dbt_onnx._single(counted) if is_single else counted -%}
+    {%- set counted = dbt_onnx._to_single_precision(counted) if is_single else counted -%}
     {%- if column['fill'] is none or column['fill'] is undefined -%}
         {{ return(counted) }}
     {%- endif -%}
     {%- set fill = dbt_onnx._literal(column['fill']) -%}
     {%- set fill = "cast(" ~ fill ~ " as double)" if column['kind'] == 'numeric' else fill -%}
-    {%- set fill = dbt_onnx._single(fill) if is_single else fill -%}
+    {%- set fill = dbt_onnx._to_single_precision(fill) if is_single else fill -%}
     {{ return("case when " ~ value ~ " is null then " ~ fill ~ " else " ~ counted ~ " end") }}
 {%- endmacro %}
 
@@ -264,7 +264,7 @@ counts_by_value as (
         count(*) as value_rows,
         row_number() over (
             partition by column_name, bin_number order by count(*) desc nulls last, left(text, 40) desc nulls last
-        ) as place
+        ) as value_rank
     from values_in_bins
     group by column_name, bin_number, text
 ),
@@ -274,7 +274,8 @@ counts_by_bin as (
         column_name,
         bin_number as number,
         sum(value_rows) as bin_rows,
-        list({'row_count': value_rows, 'value': value} order by place asc nulls last) filter (where place <= 3) as examples
+        list({'row_count': value_rows, 'value': value} order by value_rank asc nulls last)
+            filter (where value_rank <= 3) as examples
     from counts_by_value
     group by column_name, bin_number
 )
@@ -360,7 +361,7 @@ compared as (
 {%- endmacro %}
 
 
-{#- A number as text: `_six_digits` (significant digits) for edges, `_four_places` (decimal places) for shares. -#}
+{#- A number as text: `_six_digits` (significant digits) for edges, `_four_decimals` (decimal places) for shares. -#}
 {% macro _six_digits(number) -%}
     {{ return(adapter.dispatch('_six_digits', 'dbt_onnx')(number)) }}
 {%- endmacro %}
@@ -376,16 +377,16 @@ compared as (
 {%- endmacro %}
 
 
-{% macro _four_places(number) -%}
-    {{ return(adapter.dispatch('_four_places', 'dbt_onnx')(number)) }}
+{% macro _four_decimals(number) -%}
+    {{ return(adapter.dispatch('_four_decimals', 'dbt_onnx')(number)) }}
 {%- endmacro %}
 
-{% macro default___four_places(number) -%}
+{% macro default___four_decimals(number) -%}
     {{ return("round(" ~ number ~ ", 4)") }}
 {%- endmacro %}
 
 {#- Java writes 0.0001 as 1.0E-4. -#}
-{% macro spark___four_places(number) -%}
+{% macro spark___four_decimals(number) -%}
     {{ return("regexp_replace(format_string('%.4f', round(" ~ number ~ ", 4)), '([.][0-9]+?)0+$', '$1')") }}
 {%- endmacro %}
 
@@ -400,8 +401,8 @@ compared as (
     select
         column_name,
         'psi' as problem,
-        moved.bin || ': ' || {{ dbt_onnx._four_places('moved.expected') }} as expected,
-        moved.bin || ': ' || {{ dbt_onnx._four_places('moved.actual') }} as actual,
+        moved.bin || ': ' || {{ dbt_onnx._four_decimals('moved.expected') }} as expected,
+        moved.bin || ': ' || {{ dbt_onnx._four_decimals('moved.actual') }} as actual,
         psi as figure,
         case
             {%- for threshold in thresholds %}

@@ -71,7 +71,7 @@
 
 
 {% macro _faults_of_output(column, outputs) -%}
-    {{ return([] if dbt_onnx._called(outputs, column) else [
+    {{ return([] if dbt_onnx._columns_named(outputs, column) else [
         "column is '" ~ column ~ "'; the outputs are " ~ (outputs | map(attribute='name') | list | tojson)
     ]) }}
 {%- endmacro %}
@@ -87,7 +87,7 @@
     {%- set faults = dbt_onnx._faults_of_columns(ledger['key'], ledger['current_columns'], ledger['current'], 'key') -%}
     {%- if column is not none and ledger['current_columns'] is not none -%}
         {%- do faults.extend(dbt_onnx._faults_of_output(column, ledger['outputs'])) -%}
-        {%- do ledger.update({'outputs': dbt_onnx._called(ledger['outputs'], column)}) -%}
+        {%- do ledger.update({'outputs': dbt_onnx._columns_named(ledger['outputs'], column)}) -%}
     {%- endif -%}
     {%- do dbt_onnx._raise_faults(faults, test, model) -%}
     {{ return(ledger) }}
@@ -95,13 +95,13 @@
 
 
 {#- Condition on `current_rows`: the row's entity is in `entities`, or by default the last full run saw it. -#}
-{% macro _is_judged(key, entities) -%}
+{% macro _is_tested(key, entities) -%}
 {%- if entities is none -%}
 current_rows.__dbt_onnx_is_present
 {%- else -%}
 exists (
     select 1
-    from {{ dbt_onnx._given(entities) }} as entities
+    from {{ dbt_onnx._user_relation(entities) }} as entities
     where {{ dbt_onnx._same_key(key, 'entities', 'current_rows') }}
 )
 {%- endif -%}

@@ -23,10 +23,10 @@
     model, entities, key, registry, entity_since, 'model', also_returned=['severity', 'last_seen_as_of']
 )
     + dbt_onnx._faults_of_fraction(max_missing_fraction, 'max_missing_fraction')
-    + dbt_onnx._faults_of_given('fraction', {'max_unknown_fraction': max_unknown_fraction})
-    + dbt_onnx._faults_of_given('period', {'tell_departures_for': tell_departures_for, 'grace': grace}) -%}
+    + dbt_onnx._faults_of_optional('fraction', {'max_unknown_fraction': max_unknown_fraction})
+    + dbt_onnx._faults_of_optional('period', {'tell_departures_for': tell_departures_for, 'grace': grace}) -%}
 {%- if (grace is none) != (entity_since is none) -%}
-    {%- do faults.append("grace and entity_since go together: since when is an entity waiting, and how long may it") -%}
+    {%- do faults.append("grace needs entity_since, and entity_since needs grace") -%}
 {%- endif -%}
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_are_complete', model, key, faults) -%}
 {%- set clock = dbt_onnx.clock() | trim -%}

@@ -21,9 +21,9 @@
 {%- set returned = ['problem', 'model_version', 'as_of', 'scored_at', 'fresh_as_of', 'age', 'threshold', 'severity'] -%}
 {%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
     + dbt_onnx._faults_of_key(key, taken=returned)
-    + dbt_onnx._faults_of_given('period', {'warn_after': warn_after, 'error_after': error_after})
+    + dbt_onnx._faults_of_optional('period', {'warn_after': warn_after, 'error_after': error_after})
     + dbt_onnx._faults_of_fraction(max_stale_fraction, 'max_stale_fraction')
-    + dbt_onnx._faults_of_given('relation', {'registry': registry, 'entities': entities}) -%}
+    + dbt_onnx._faults_of_optional('relation', {'registry': registry, 'entities': entities}) -%}
 {%- if warn_after is none and error_after is none -%}
     {%- do faults.append("neither warn_after nor error_after is given; one of them is needed") -%}
 {%- elif not faults and warn_after is not none and error_after is not none
@@ -61,7 +61,7 @@ served as (
     from current_rows
     where
         __dbt_onnx_versions_back is not null
-        and {{ dbt_onnx._is_judged(key, entities) | indent(8) }}
+        and {{ dbt_onnx._is_tested(key, entities) | indent(8) }}
 ),
 
 validation_errors as (

@@ -21,7 +21,7 @@
     + dbt_onnx._faults_of_fraction(max_rejected_fraction, 'max_rejected_fraction') -%}
 {%- for bound, value in {'min': min, 'max': max}.items() if value is not none -%}
     {%- if column is none -%}
-        {%- do faults.append(bound ~ " is given and column is not: the range of which output?") -%}
+        {%- do faults.append(bound ~ " needs column, the output to check") -%}
     {%- endif -%}
     {%- if value is not number or value is boolean -%}
         {%- do faults.append(bound ~ " is '" ~ value ~ "'; it takes a number") -%}

@@ -20,7 +20,7 @@
 {{ dbt_onnx._fails_on_an_error() }}
 {% call dbt_onnx._compiled() -%}
 {%- set faults = dbt_onnx._faults_of_drift(model, warn_psi, error_psi, min_rows)
-    + dbt_onnx._faults_of_given('fraction', {'max_label_share': max_label_share}) -%}
+    + dbt_onnx._faults_of_optional('fraction', {'max_label_share': max_label_share}) -%}
 {%- if column is not string -%}
     {%- do faults.append("column is " ~ ("missing" if column is undefined else column | tojson) ~ "; it takes the name of an output") -%}
 {%- endif -%}
@@ -37,7 +37,7 @@ with validation_errors as (
 )
 {%- else -%}
 {%- set previous = dbt_onnx._last_full_run(model, before=run) if baseline == 'previous_run' else none -%}
-{%- set output = dbt_onnx._judged_output(model, run, column, baseline, previous) -%}
+{%- set output = dbt_onnx._tested_output(model, run, column, baseline, previous) -%}
 {%- set name = dbt_onnx._identifier(output['name']) -%}
 {%- set has_reference = output['kind'] is defined -%}
 
@@ -80,7 +80,7 @@ validation_errors as (
         'label_share' as problem,
         'no value with a share above ' || {{ max_label_share }} as expected,
         count(*) / cast(sum(count(*)) over () as double) as figure,
-        {{ dbt_onnx._text(name) }} || ': ' || {{ dbt_onnx._four_places('figure') }} as actual,
+        {{ dbt_onnx._text(name) }} || ': ' || {{ dbt_onnx._four_decimals('figure') }} as actual,
         {{ max_label_share }} as threshold,
         'error' as severity
     from in_force

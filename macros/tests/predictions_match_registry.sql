@@ -19,7 +19,7 @@
 {%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
     + dbt_onnx._faults_of_key(key, taken=['problem', 'expected', 'actual'] + of_prediction)
     + dbt_onnx._faults_of_relation(registry, 'registry')
-    + dbt_onnx._faults_of_given('relation', {'entities': entities})
+    + dbt_onnx._faults_of_optional('relation', {'entities': entities})
     + dbt_onnx._faults_of_fraction(max_earlier_fraction, 'max_earlier_fraction') -%}
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_match_registry', model, key, faults) -%}
 
@@ -33,7 +33,7 @@ served as (
     from current_rows
     inner join served_versions using (model_name, model_version)
     left join (select run_id, max(artifact_sha256) as sha256 from runs group by run_id) as run_artifacts using (run_id)
-    where {{ dbt_onnx._is_judged(key, entities) | indent(4) }}
+    where {{ dbt_onnx._is_tested(key, entities) | indent(4) }}
 ),
 
 validation_errors as (
@@ -66,8 +66,8 @@ validation_errors as (
             else 'two_serving_versions'
         end as problem,
         (select model_name || coalesce('@' || model_alias, '/' || model_version) from last_run) as expected,
-        array_to_string(list(model_version order by place desc nulls last), ', ') as actual
-    from (select distinct model_version, place from places where is_serving)
+        array_to_string(list(model_version order by version_rank desc nulls last), ', ') as actual
+    from (select distinct model_version, version_rank from ranked_versions where is_serving)
     having count(*) <> 1
     {%- for file in dbt_onnx._artifact_files(ledger, registry) %}
 

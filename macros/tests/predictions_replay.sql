@@ -46,7 +46,7 @@ from (
 {% macro default___predictions_replay(model, registry, sample, runs) -%}
 {%- set faults = dbt_onnx._faults_of_replay(model, registry, sample, runs) -%}
 {%- if run_query("select 1 from duckdb_functions() where function_name = 'dbt_onnx_replay'").rows | length == 0 -%}
-    {%- do faults.append("the target " ~ target.name ~ " of profiles.yml does not name the plugin that scores."
+    {%- do faults.append("the target " ~ target.name ~ " of profiles.yml does not load the replay plugin."
         ~ " Hint: add `plugins: [{module: dbt_onnx.replay_plugin}]` to it") -%}
 {%- endif -%}
 {%- do dbt_onnx._raise_faults(faults, 'predictions_replay', model) -%}
