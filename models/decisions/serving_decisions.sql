@@ -129,7 +129,7 @@ select
     end as reason,
     case
         when pattern = 'real_time' and precomputable_part is not null
-            then format('batch precomputes {}, real time composes', precomputable_part)
+            then format('batch precomputes {}, real time combines it with the request', precomputable_part)
     end as hybrid,
     batch_every_minutes,
     batch_usd_per_month,
@@ -139,11 +139,11 @@ select
         '; ',
         case when pattern <> 'batch' and is_too_slow then speed end,
         case when pattern <> 'batch' and is_too_dear then price end,
-        case when pattern <> 'batch' and when_down = 'blocks' then 'blocks when the model is down: have a fallback' end,
+        case when pattern <> 'batch' and when_down = 'blocks' then 'blocks when the model is down: add a fallback' end,
         case
             when batch_usd_per_month > monthly_budget_usd
                 then format(
-                    'the batch costs {:,.2f} USD a month, {:,.2f} USD are allowed: score only what changed',
+                    'the batch costs {:,.2f} USD a month, {:,.2f} USD are allowed: score only changed rows',
                     batch_usd_per_month, monthly_budget_usd
                 )
         end

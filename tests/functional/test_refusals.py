@@ -63,7 +63,10 @@ CALLS = {
     ),
     "no_grace": (
         f"test_predictions_are_complete({P}, key=['id'], entities=ref('features'), grace=2)",
-        ["grace is 2; it takes {count: 2, period: day}", "grace and entity_since go together"],
+        [
+            "grace is 2; it takes {count: 2, period: day}",
+            "grace needs entity_since, and entity_since needs grace",
+        ],
     ),
     "no_registry": (
         f"test_predictions_replay({P}, registry='model_registry', sample=0)",
