@@ -1,11 +1,10 @@
 {#
-    The day or moment that a run is about, as a SQL expression of type timestamp (UTC, no zone).
+    The run's clock: the moment that the run is about, as a SQL expression of type timestamp (UTC, without time zone).
 
-    Features, `as_of`, staleness and the plan all read this clock and no other. `scored_at` does not:
-    it is always the real time.
+    Features, `as_of`, staleness and the plan all use this clock. `scored_at` does not: it is always real time.
 
-    Variable `dbt_onnx_clock`: a date or timestamp in ISO form, `1998-04-01` or `1998-04-01 06:30:00`,
-    taken as UTC. Without it the clock is the current time.
+    The variable `dbt_onnx_clock` sets the clock: a date or timestamp in ISO form, `1998-04-01` or
+    `1998-04-01 06:30:00`, in UTC. Without the variable the clock is the current time.
 
     Example:
         select * from {{ ref('purchases') }} where purchased_at < {{ dbt_onnx.clock() }}
@@ -13,8 +12,8 @@
 {% macro clock() %}
     {%- set moment = var('dbt_onnx_clock', none) -%}
     {%- if moment is none and target.profile_name == 'dbt_onnx_demo' -%}
-        {#- the reference project's purchases end in June 1998. A default under `vars:` in
-            dbt_project.yml would also reach operations in projects that install the package -#}
+        {#- the purchases of the reference project end in June 1998. A default under `vars:` in dbt_project.yml
+            would also apply to operations in projects that install the package -#}
         {%- set moment = '1998-04-01' -%}
     {%- endif -%}
     {%- if moment is none -%}

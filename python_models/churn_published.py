@@ -9,7 +9,7 @@ def model(dbt, session):
         predictions=dbt.ref("churn_current"),
         key=["customer_id"],
         name="churn",
-        # with its model: who is new can be scored at once
+        # publishes the model, too, so that new customers can be scored on request
         registry=dbt.ref("model_registry"),
         model="churn",
     )

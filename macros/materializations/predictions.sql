@@ -1,10 +1,10 @@
 {#
     A scoring model: a Python model that returns `dbt_onnx.score(...)`.
 
-    The Python half writes the predictions and the run row in one transaction of its own, on
-    cursors of its own; dbt's connection only carries the outcome. So what the pre-hooks did is
-    committed before the run, which would not see it otherwise; the post-hooks see the run's result;
-    and a hook that fails afterwards takes nothing back: running again scores what is not yet there.
+    The Python code writes the predictions and the run row in a separate transaction, on separate cursors; dbt's
+    connection only receives the outcome. Therefore the pre-hooks are committed before the run, which could not see
+    their effects otherwise, and the post-hooks see the run's result. A post-hook that fails does not roll back the
+    run; running the model again scores only rows that have not been scored yet.
 #}
 {% materialization predictions, adapter='duckdb', supported_languages=['python'] %}
     {%- set ledger = this.incorporate(type='view') -%}
@@ -41,7 +41,7 @@ def materialize(result, connection):
 {% endmaterialization %}
 
 
-{#- What the Python half has left: dbt's result of the node, or its error. -#}
+{#- Gives dbt the outcome that the Python code left in a variable: the result of the node, or its error. -#}
 {% macro _store_outcome() %}
     {%- set outcome = fromjson(run_query("select getvariable('dbt_onnx_outcome')").columns[0].values()[0]) -%}
     {%- if not outcome.ok -%}
@@ -53,21 +53,24 @@ def materialize(result, connection):
 {% endmacro %}
 
 
-{#- dbt-duckdb before 1.11 logs a traceback for a commit without a transaction, so there is one. -#}
+{#- Opens a transaction before the commit, because dbt-duckdb before 1.11 logs a traceback for a commit without one. -#}
 {% macro _commit() %}
     {% call statement('transaction') -%} select 1 {%- endcall %}
     {% do adapter.commit() %}
 {% endmacro %}
 
 
-{#- `dbt_onnx_model`: `{scoring model: 'churn/1'}`, the version to backfill with in place of its own. -#}
+{#-
+    The settings that dbt passes to the Python code. The variable `dbt_onnx_model` maps scoring models to the version
+    to backfill with instead of their own: `{scoring model: 'churn/1'}`.
+-#}
 {% macro run_settings(ledger) %}
-    {%- set asked = var('dbt_onnx_model', none) or {} -%}
+    {%- set version_by_model = var('dbt_onnx_model', none) or {} -%}
     {%- set retry_rejected = var('dbt_onnx_retry_rejected', false) -%}
     {%- set faults = [] -%}
-    {%- if asked is not mapping -%}
+    {%- if version_by_model is not mapping -%}
         {%- do faults.append(
-            "variable dbt_onnx_model is '" ~ asked ~ "'; it maps scoring models to model versions."
+            "variable dbt_onnx_model is '" ~ version_by_model ~ "'; it maps scoring models to model versions."
             ~ " Hint: --vars '{dbt_onnx_model: {" ~ model.name ~ ": churn/1}}'"
         ) -%}
     {%- endif -%}
@@ -80,11 +83,11 @@ def materialize(result, connection):
     {%- if faults -%}
         {{ exceptions.raise_compiler_error(faults | join('\n')) }}
     {%- endif -%}
-    {#- the files of the seeds by relation, those of the project from its folder on: with `--empty` dbt 1.12 loads no
-        rows from them; the registry is one, and what it says is in its file -#}
+    {#- seed files by relation name; paths of the project's own seeds are relative to its folder. With `--empty` dbt
+        1.12 loads no rows into seeds, and the registry is a seed, so the run has to read the file -#}
     {%- set seeds = {} -%}
     {%- for seed in (dbt_onnx._nodes_above(model, 'seed') if flags.EMPTY else []) -%}
-        {#- of the project itself dbt may know the folder of an earlier parse -#}
+        {#- root_path of the project's own seeds may be the folder of an earlier parse -#}
         {%- set folder = '' if seed.package_name == project_name else seed.root_path ~ '/' -%}
         {%- do seeds.update({seed.relation_name: folder ~ seed.original_file_path}) -%}
     {%- endfor -%}
@@ -98,13 +101,13 @@ def materialize(result, connection):
         'empty': flags.EMPTY or false,
         'seeds': seeds,
         'retry_rejected': retry_rejected,
-        'model': asked.get(model.name),
+        'model': version_by_model.get(model.name),
         'dbt_version': dbt_version,
     }) }}
 {% endmacro %}
 
 
-{#- The nodes of one `materialized` that a node stands on: the first of them on each path. -#}
+{#- The nearest upstream nodes with the materialization `materialized`: the first such node on each path. -#}
 {% macro _nodes_above(node, materialized, found=none, seen=none) %}
     {%- set found, seen = ([], []) if found is none else (found, seen) -%}
     {%- for unique_id in node.depends_on.nodes if unique_id in graph.nodes and unique_id not in seen -%}

@@ -1,6 +1,6 @@
 {#-
-    A scoring model on Spark: see `predictions`. Tables of Iceberg have no transaction in common, so there is
-    nothing to commit here; the Python half makes the run count by its run row.
+    A scoring model on Spark; see `predictions`. Iceberg has no transaction across tables, so there is nothing to
+    commit here. The run takes effect when the Python code writes its run row.
 -#}
 {% materialization predictions, adapter='spark', supported_languages=['python'] %}
     {%- set ledger = this.incorporate(type='view') -%}

@@ -1,11 +1,12 @@
 {#
     A published model: a Python model that returns `dbt_onnx.publish(...)`.
 
-    What is published goes to files or servers; the model's own table says which rows are there, so that
-    the next publication writes only what changed. `dbt_onnx_publications` says what was served when.
+    The publication is written to files or servers. The model's own table records which rows are published, so that
+    the next publication writes only rows that changed. `dbt_onnx_publications` records which publication was served
+    when.
 
-    Hooks and commits are as in `predictions`, and stand here again: dbt runs Python for a materialization
-    only, not for a macro that it calls.
+    Hooks and commits are the same as in `predictions`. The code is repeated here, because dbt runs Python only in a
+    materialization, not in a macro that the materialization calls.
 #}
 {% materialization published, adapter='duckdb', supported_languages=['python'] %}
     {%- set table = this.incorporate(type='table') -%}

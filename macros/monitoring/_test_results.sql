@@ -1,8 +1,8 @@
-{#- Which tests are about which scoring model, what came of them, and the table that keeps it. -#}
+{#- Finds the tests of each scoring model, and writes their results to the table `dbt_onnx_test_results`. -#}
 
 {#-
-    The nodes of the scoring models that a test is about: those that it is attached to, directly or through
-    their current view; of a test that is attached to none, those that it reads.
+    The nodes of the scoring models that a test is about: the scoring model that the test is attached to, directly or
+    through a current view. If the test is attached to no scoring model: the scoring models that it reads.
 -#}
 {% macro _scoring_models_of(test) -%}
     {%- set of_attached = dbt_onnx._scoring_models_among([test.attached_node] if test.attached_node else []) -%}
@@ -24,7 +24,7 @@
 {%- endmacro %}
 
 
-{#- The names of the project's tests of a scoring model, none if the relation is no scoring model of it. -#}
+{#- The names of the project's tests of a scoring model; none if the relation is no scoring model of this project. -#}
 {% macro _names_of_tests(relation) -%}
     {%- set own = [relation.database, relation.schema, relation.identifier] | map('lower') | list -%}
     {%- set ids = [] -%}
@@ -41,7 +41,7 @@
 {%- endmacro %}
 
 
-{#- `[{'ledger': relation, 'rows': [..]}, ..]`, one for each schema that holds a ledger. -#}
+{#- `[{'ledger': relation, 'rows': [..]}, ..]`, one entry for each schema with tested scoring models. -#}
 {% macro _outcomes_by_schema(results) -%}
     {%- set by_schema = {} -%}
     {%- for result in results
@@ -68,14 +68,14 @@
 {%- endmacro %}
 
 
-{#- Whether there are runs, a table or a lake's view, beside the ledger, in a database that may be written to. -#}
+{#- Whether the ledger's schema has a `dbt_onnx_runs` (a table, or a view of a lake) and its database is writable. -#}
 {% macro _is_writable(ledger) -%}
     {{ return(adapter.dispatch('_is_writable', 'dbt_onnx')(ledger)) }}
 {%- endmacro %}
 
-{#- Whether a catalog may be written to, Spark does not say. -#}
+{#- Checks for the runs only, because Spark does not report whether a catalog is writable. -#}
 {% macro spark___is_writable(ledger) -%}
-    {{ return(dbt_onnx._columns_in(dbt_onnx._beside(ledger, 'dbt_onnx_runs')) is not none) }}
+    {{ return(dbt_onnx._columns_in(dbt_onnx._in_same_schema(ledger, 'dbt_onnx_runs')) is not none) }}
 {%- endmacro %}
 
 {% macro default___is_writable(ledger) -%}
@@ -84,8 +84,8 @@
         ~ " select database_name, schema_name, view_name from duckdb_views()) as relations"
         ~ " inner join duckdb_databases() using (database_name)"
         ~ " where table_name = 'dbt_onnx_runs' and not readonly"
-        ~ " and " ~ dbt_onnx._is_called('database_name', ledger.database)
-        ~ " and " ~ dbt_onnx._is_called('schema_name', ledger.schema)
+        ~ " and " ~ dbt_onnx._name_equals('database_name', ledger.database)
+        ~ " and " ~ dbt_onnx._name_equals('schema_name', ledger.schema)
     ) -%}
     {{ return(found.rows | length > 0) }}
 {%- endmacro %}
@@ -96,7 +96,7 @@
 {%- endmacro %}
 
 {% macro default___create_test_results(ledger) -%}
-create table if not exists {{ dbt_onnx._table(dbt_onnx._beside(ledger, 'dbt_onnx_test_results')) }} (
+create table if not exists {{ dbt_onnx._table(dbt_onnx._in_same_schema(ledger, 'dbt_onnx_test_results')) }} (
     run_id varchar,
     scoring_model varchar,
     test_name varchar,
@@ -114,9 +114,9 @@ create table if not exists {{ dbt_onnx._table(dbt_onnx._beside(ledger, 'dbt_onnx
 {%- endmacro %}
 
 
-{#- One statement however many tests there are: as JSON, which DuckDB reads faster than a long VALUES list. -#}
+{#- One INSERT for all tests. The rows are passed as JSON, which DuckDB reads faster than a long VALUES list. -#}
 {% macro _insert_outcomes(outcomes) -%}
-insert into {{ dbt_onnx._table(dbt_onnx._beside(outcomes['ledger'], 'dbt_onnx_test_results')) }} by name
+insert into {{ dbt_onnx._table(dbt_onnx._in_same_schema(outcomes['ledger'], 'dbt_onnx_test_results')) }} by name
 select
     {{ dbt_onnx._literal(invocation_id) }} as run_id,
     {{ dbt_onnx.clock() | trim }} as clock,
@@ -138,7 +138,7 @@ from (
 {%- endmacro %}
 
 
-{#- `['a', 'b']` in SQL. -#}
+{#- SQL of a list of texts, such as `['a', 'b']`. -#}
 {% macro _list_of_texts(texts) -%}
     {{ return('from_json(' ~ dbt_onnx._literal(texts | tojson) ~ ', \'["VARCHAR"]\')') }}
 {%- endmacro %}

@@ -1,23 +1,25 @@
 {#-
-    One row about one scoring model: what is served, how old it is, and what became of runs and tests. For a
-    model of your own that unions a call per scoring model.
+    One row that summarizes one scoring model: the served predictions, their age, and the results of runs and tests.
+    Write a model that combines one call per scoring model with `union all`.
 
-    What is served is what `current_predictions` says. Every entity is one of `current`, `stale` (a prediction
-    of its own, too old) and `missing` (none of its own, whatever a fallback serves in its place).
+    The counts are over the rows of `current_predictions`. Each entity is counted as exactly one of `current`, `stale`
+    (its prediction is too old) or `missing` (it has no prediction, even if a fallback is served to it).
 
-    Columns: `scoring_model`, `model_name`, `serving_version` (NULL if the registry names none or two);
-    `entities`, `current`, `stale`, `missing`; `rejected`, the entities whose newest attempt by the serving
-    version was refused, also among the other three; `served_from_shares`, a map of `served_from` to its share
-    of the entities; `served_versions`, a map of the versions in use to the entities each serves; `oldest_age`
-    and `median_age` of the predictions served; `last_good_run_id`, `last_good_run_at` (its start) and
-    `last_good_run_clock` of the newest successful full run; `last_run_id`, `last_run_at`, `last_run_status`
-    and `last_run_error` of the newest run that was no backfill; `failing_tests` and `warning_tests`, lists of
-    the names of the tests whose last recorded outcome is `fail` or `error`, or `warn`; `drifting_tests`, those
-    of both that compare with training or with another run; `tested_at`, when the newest of them ran, NULL if
-    nothing was ever recorded. Times are UTC.
+    Columns:
 
-    Outcomes of tests are those that `record_test_results` wrote; a test that is no longer in the project does
-    not count. Building a model of this makes the table for them if it is not there: a view must find it.
+    - `scoring_model`, `model_name`, `serving_version` (NULL if the registry names none or two);
+    - `entities`, `current`, `stale`, `missing`; `rejected`, the entities whose newest attempt by the serving version
+      was rejected (each of them is also counted as `current`, `stale` or `missing`);
+    - `served_from_shares`, a map from `served_from` to its share of the entities; `served_versions`, a map from each
+      version in use to the number of entities that it serves; `oldest_age` and `median_age` of the served predictions;
+    - `last_good_run_id`, `last_good_run_at` (its start) and `last_good_run_clock` of the newest successful full run;
+    - `last_run_id`, `last_run_at`, `last_run_status` and `last_run_error` of the newest run that was not a backfill;
+    - `failing_tests` and `warning_tests`, lists of the names of the tests with the last recorded result `fail` or
+      `error`, or `warn`; `drifting_tests`, those tests of both lists that compare with training or with another run;
+      `tested_at`, when the newest test ran, NULL if no result was ever recorded. Times are UTC.
+
+    The test results are those that `record_test_results` wrote. Tests that are no longer in the project do not count.
+    Building a model with this macro creates the table of results if it does not exist, because a view needs it.
 
     Arguments: `prediction_health` in macros/_macros.yml. Example:
         {{ dbt_onnx.prediction_health(
@@ -39,8 +41,9 @@
 {% macro default__prediction_health(predictions, registry, key, entities, stale_after, view) -%}
 {%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_relation(registry, 'registry')
-    + dbt_onnx._faults_of_given('relation', {'view': view})
-    + (["entities is given beside view, which has its own"] if view is not none and entities is not none else [])
+    + dbt_onnx._faults_of_optional('relation', {'view': view})
+    + (["give view or entities, not both: a view has its own entities"]
+        if view is not none and entities is not none else [])
     + dbt_onnx._faults_of_key(key) -%}
 {%- if not faults and view is not none -%}
     {%- do faults.extend(dbt_onnx._faults_of_columns(
@@ -54,7 +57,7 @@
 {%- endif -%}
 {%- set names_of_tests = dbt_onnx._names_of_tests(predictions) -%}
 
-{#- a query in brackets, because one that begins with `with` cannot follow `union all` -#}
+{#- in parentheses, because a query that begins with `with` cannot follow `union all` -#}
 (
 with {{ dbt_onnx._served_versions_ctes(dbt_onnx._ledger(predictions, key), registry) }},
 
@@ -116,7 +119,7 @@ last_good_run as (
     limit 1
 ),
 
--- a failed run knows no scope: what came under an earlier clock was a backfill
+-- a failed run has no scope, so a run under an earlier clock than the newest full run counts as a backfill
 last_attempt as (
     select
         run_id as last_run_id,

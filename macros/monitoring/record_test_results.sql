@@ -1,16 +1,16 @@
 {#-
-    Write what dbt's tests said of scoring models into `dbt_onnx_test_results`, a table beside each ledger.
+    Writes the results of dbt tests on scoring models into the table `dbt_onnx_test_results` in each ledger's schema.
 
-    For the `on-run-end` of your own project: `on-run-end: "{{ dbt_onnx.record_test_results(results) }}"`. dbt
-    hands a test's outcome to such a hook and nowhere else in the warehouse.
+    Call it in your own project: `on-run-end: "{{ dbt_onnx.record_test_results(results) }}"`. dbt passes test results
+    to `on-run-end` hooks only.
 
-    Recorded is every test, of this package or not, that is attached to a scoring model or to a view made by
-    `current_predictions`; of the others those that read one. A row per test and scoring model: `run_id` (dbt's
-    invocation id), `scoring_model`, `test_name`, `generic_test`, `status` (`pass`, `warn`, `fail` or `error`),
-    `failures`, `message`, `clock`, `executed_at` (UTC). A test that was skipped says nothing.
+    Records every test, of this package or not, that is attached to a scoring model or to a view made by
+    `current_predictions`, and every other test that reads one of them. One row per test and scoring model:
+    `run_id` (dbt's invocation id), `scoring_model`, `test_name`, `generic_test`, `status` (`pass`, `warn`, `fail` or
+    `error`), `failures`, `message`, `clock`, `executed_at` (UTC). Skipped tests are not recorded.
 
-    Returns one `create` and one `insert` per schema for dbt to run, or nothing: without such tests, with
-    `--empty`, where no scoring model ever ran, and in a database that is read-only.
+    Returns one `create` and one `insert` per schema for dbt to run. Returns nothing if there are no such tests, with
+    `--empty`, if no scoring model ever ran, or if the database is read-only.
 -#}
 {% macro record_test_results(results) -%}
     {%- set statements = [] -%}
@@ -28,7 +28,7 @@
     {{ return(statements | join(';\n\n')) }}
 {%- endmacro %}
 
-{#- Spark runs one statement at a time, so they are run here. -#}
+{#- Spark accepts one statement at a time, so this macro runs them itself and returns nothing to dbt. -#}
 {% macro spark___run_at_the_end(statements) -%}
     {%- for statement in statements -%}
         {%- do run_query(statement) -%}

@@ -1,15 +1,17 @@
 {#-
-    The CTEs of `_served_versions_ctes` and `current_rows`: one row per entity in current, with the key, the
-    outputs, `as_of`, `scored_at`, `model_name`, `model_version` and `run_id` of the prediction that is
-    served (NULL if none is), `status` and `rejected_reason` of the newest attempt by the serving
-    version (NULL: it never tried), `fresh_as_of`, `__dbt_onnx_versions_back` and `__dbt_onnx_is_present`: whether the last
-    full run still saw the entity.
+    The CTEs of `_served_versions_ctes`, followed by `current_rows`: one row per entity in current, with
 
-    One aggregation over the key columns, because a lookup by key is pushed down through it into the
-    scan; through joins of current to itself it is not.
+    - the key; the outputs, `as_of`, `scored_at`, `model_name`, `model_version` and `run_id` of the served prediction
+      (NULL if no prediction is served), and its `fresh_as_of` and `__dbt_onnx_versions_back`;
+    - `status` and `rejected_reason` of the newest attempt by the serving version (NULL if it never tried);
+    - `__dbt_onnx_is_present`: whether the last full run still saw the entity.
 
-    `oldest`, a SQL expression: a prediction that is less fresh than that is none; an earlier version's is
-    served if it is fresh enough. `status` still tells of it. None: a prediction of any age is served.
+    The CTEs use one aggregation over the key columns, because DuckDB pushes a lookup by key down through the
+    aggregation into the scan. It does not push it down through joins of current to itself.
+
+    `oldest`, a SQL expression: predictions with an older `fresh_as_of` are ignored, and a prediction by an earlier
+    version is served if it is fresh enough. `status` still takes the ignored ones into account. None: predictions of
+    any age are served.
 -#}
 {% macro _current_rows_ctes(ledger, registry, oldest=none) -%}
 {%- set key = dbt_onnx._columns(ledger['key']) -%}
@@ -20,14 +22,14 @@ attempts as (
         current.*,
         served_versions.versions_back as __dbt_onnx_versions_back,
         served_versions.confirmed_as_of as __dbt_onnx_confirmed_as_of,
-        served_versions.tells_presence and current.last_seen_as_of is null as __dbt_onnx_is_present
+        served_versions.defines_presence and current.last_seen_as_of is null as __dbt_onnx_is_present
         {%- if oldest is not none %},
         rejections.scored_at as __dbt_onnx_rejected_at
         {%- endif %}
     from current
     left join served_versions using (model_name, model_version)
     {%- if oldest is not none %}
-    {#- few rows, and a lookup by key is pushed down through this join, too #}
+    {#- there are few rejections, and a lookup by key is pushed down through this join, too #}
     left join {{ dbt_onnx._rejections(ledger) }} as rejections using ({{ key }}, model_name, model_version)
     {%- endif %}
 ),
@@ -36,7 +38,7 @@ entities_in_current as (
     select
         {{ key }},
         coalesce(bool_or(__dbt_onnx_is_present), false) as __dbt_onnx_is_present,
-        {#- the least struct is that of the newest version; twice as fast as arg_min() of a struct -#}
+        {#- the smallest struct belongs to the newest version; min() is twice as fast as arg_min() of a struct -#}
         min({{ dbt_onnx._struct(['__dbt_onnx_versions_back'] + ledger['outputs'] | map(attribute='name') | list + [
             'as_of', 'scored_at', 'model_name', 'model_version', 'run_id', 'last_seen_as_of',
             '__dbt_onnx_confirmed_as_of',
@@ -68,7 +70,7 @@ current_rows as (
             when __dbt_onnx_serving_rejected_at is not null then 'rejected'
         end as status,
         case when status = 'rejected' then __dbt_onnx_reason end as rejected_reason,
-        {#- the rejection by the version of the prediction #}
+        {#- the rejection by the same version as the served prediction #}
         list_filter(
             __dbt_onnx_rejections,
             lambda rejection: rejection.__dbt_onnx_versions_back = __dbt_onnx_prediction.__dbt_onnx_versions_back
@@ -84,7 +86,7 @@ current_rows as (
 {%- endmacro %}
 
 
-{#- The rejections in current, read beside the CTE `current`: a CTE that is read twice is materialized. -#}
+{#- The rejections in current. Does not use the CTE `current`, because DuckDB materializes a CTE that is read twice. -#}
 {% macro _rejections(ledger) -%}
     {{ return('(select * from ' ~ dbt_onnx._rows_of_current(ledger) ~ " as current where status = 'rejected')") }}
 {%- endmacro %}

@@ -1,6 +1,6 @@
-{#- The argument `fallback` of `current_predictions`: its faults, and what it adds to the view. -#}
+{#- The argument `fallback` of `current_predictions`: its checks, and the SQL that it adds to the view. -#}
 
-{#- The faults that are found before the warehouse is asked. -#}
+{#- Faults that can be found without a query to the warehouse. -#}
 {% macro _faults_of_fallback(fallback, entities, stale_after) -%}
     {%- set links = ['allow_stale', 'segment', 'segment_averages', 'min_segment_size', 'constant'] -%}
     {%- if fallback is not mapping or not fallback or fallback.keys() | reject('in', links) | list -%}
@@ -8,7 +8,7 @@
     {%- endif -%}
     {%- set faults = [] -%}
     {%- if entities is none -%}
-        {%- do faults.append("fallback needs entities: a relation with each entity that is to have an answer") -%}
+        {%- do faults.append("fallback needs entities, a relation with one row per entity to serve") -%}
     {%- endif -%}
     {%- if 'allow_stale' in fallback -%}
         {%- do faults.extend(dbt_onnx._faults_of_allow_stale(fallback['allow_stale'], stale_after)) -%}
@@ -18,7 +18,7 @@
     {%- endif -%}
     {%- for name in ['segment_averages', 'min_segment_size'] if name in fallback and 'segment' not in fallback -%}
         {%- do faults.append("fallback." ~ name ~ " needs fallback.segment, the columns of entities"
-            ~ " that tell an entity's segment") -%}
+            ~ " that define an entity's segment") -%}
     {%- endfor -%}
     {%- set size = fallback.get('min_segment_size', 1) -%}
     {%- do faults.extend(dbt_onnx._faults_of_count(size, 'fallback.min_segment_size')) -%}
@@ -26,8 +26,8 @@
         {%- set averages = fallback['segment_averages'] -%}
         {%- do faults.extend(dbt_onnx._faults_of_relation(averages, 'fallback.segment_averages')) -%}
         {%- if 'min_segment_size' in fallback -%}
-            {%- do faults.append("fallback.min_segment_size is an argument of the model that"
-                ~ " fallback.segment_averages names") -%}
+            {%- do faults.append("fallback.min_segment_size has no effect with fallback.segment_averages."
+                ~ " Hint: give min_segment_size to the macro segment_averages instead") -%}
         {%- endif -%}
     {%- endif -%}
     {%- set constant = fallback.get('constant', {'output': 0}) -%}
@@ -45,16 +45,16 @@
         {%- do faults.append("fallback.allow_stale needs stale_after: without it no prediction is stale") -%}
     {%- elif not faults and not dbt_onnx._faults_of_period(stale_after, 'stale_after')
         and dbt_onnx._seconds(allow_stale) < dbt_onnx._seconds(stale_after) -%}
-        {%- do faults.append("fallback.allow_stale is " ~ allow_stale ~ ", less than stale_after, " ~ stale_after
-            ~ ". Hint: the same as stale_after serves nothing stale") -%}
+        {%- do faults.append("fallback.allow_stale is " ~ allow_stale ~ ", which is less than stale_after, "
+            ~ stale_after ~ ". Hint: set it to stale_after to serve no stale predictions") -%}
     {%- endif -%}
     {{ return(faults) }}
 {%- endmacro %}
 
 
-{#- What the columns of ledger and relations say. Outputs are not known before the first run. -#}
+{#- Faults of the columns that `fallback` names. Constants are not checked before the first run has made outputs. -#}
 {% macro _faults_of_fallback_columns(fallback, ledger, entities) -%}
-    {%- set segment = dbt_onnx._names(fallback.get('segment', [])) -%}
+    {%- set segment = dbt_onnx._list_of_names(fallback.get('segment', [])) -%}
     {%- set faults = dbt_onnx._faults_of_columns(
         segment, dbt_onnx._columns_in(entities), entities, 'fallback.segment'
     ) -%}
@@ -75,7 +75,7 @@
 {% macro _faults_of_constant(name, value, ledger) -%}
     {%- set type = dbt_onnx._type_of(name, ledger['outputs']) -%}
     {%- if type is none -%}
-        {{ return(["fallback.constant has '" ~ name ~ "', which is no output column; "
+        {{ return(["fallback.constant has '" ~ name ~ "', which is not an output column; "
             ~ ledger['relation'] ~ " has " ~ (ledger['outputs'] | map(attribute='name') | list | tojson)]) }}
     {%- endif -%}
     {%- set kind = dbt_onnx._kind_of_type(type) -%}
@@ -96,7 +96,7 @@
 {%- endmacro %}
 
 
-{#- Whether a column of that type holds it: a number may be out of range, a list of another length. -#}
+{#- Whether a column of the type can hold the value: a number may be out of range, a list may have a wrong length. -#}
 {% macro _can_be_cast(value, type, kind) -%}
     {%- set cast_value = "try_cast(" ~ dbt_onnx._constant_text(value) ~ " as " ~ type ~ ")" -%}
     {%- set is_finite = "isfinite(cast(" ~ cast_value ~ " as double))" if kind == 'number' else 'true' -%}
@@ -104,17 +104,18 @@
 {%- endmacro %}
 
 
-{#- The text of a value, as DuckDB casts it: it stands in the statement as a literal only. -#}
+{#- A value as a text literal that DuckDB casts to the column's type. -#}
 {% macro _constant_text(value) -%}
     {{ return(dbt_onnx._literal(value if value is string or value is not iterable else value | list)) }}
 {%- endmacro %}
 
 
 {#-
-    The links of a chain: `oldest`, a SQL expression or none; `segment`, columns or none; `constant`, literals by
-    output or none. Before the first run there are no outputs to hold an average or a constant.
+    The links of the fallback chain: `oldest`, a SQL expression or none; `segment`, a list of columns or none;
+    `constant`, a mapping of outputs to literals or none. `segment` and `constant` are none before the first run,
+    because there are no outputs yet.
 -#}
-{% macro _links(fallback, ledger) -%}
+{% macro _fallback_links(fallback, ledger) -%}
     {%- set given = fallback or {} -%}
     {%- set has_outputs = ledger['current_columns'] is not none -%}
     {%- set constant = {} -%}
@@ -124,22 +125,22 @@
     {{ return({
         'oldest': (dbt_onnx.clock() | trim) ~ ' - ' ~ dbt_onnx._interval(given['allow_stale'])
             if 'allow_stale' in given else none,
-        'segment': dbt_onnx._names(given['segment']) if 'segment' in given and has_outputs else none,
+        'segment': dbt_onnx._list_of_names(given['segment']) if 'segment' in given and has_outputs else none,
         'constant': constant if 'constant' in given and has_outputs else none,
     }) }}
 {%- endmacro %}
 
 
-{#- The CTEs that end in `segment_averages`. -#}
+{#- CTEs, the last of which is `segment_averages`: read from the model that the user names, or computed. -#}
 {% macro _fallback_averages_ctes(fallback, ledger, stale_after) -%}
 {% if 'segment_averages' in fallback -%}
 segment_averages as (
     select
-        {{ dbt_onnx._struct(dbt_onnx._names(fallback['segment'])) }} as __dbt_onnx_segment,
+        {{ dbt_onnx._struct(dbt_onnx._list_of_names(fallback['segment'])) }} as __dbt_onnx_segment,
         {%- for output in ledger['outputs'] if dbt_onnx._kind_of_type(output['type']) != 'list' %}
         {{ dbt_onnx._identifier(output['name']) }},
         {%- endfor %}
-    from {{ dbt_onnx._given(fallback['segment_averages']) }} as averages
+    from {{ dbt_onnx._user_relation(fallback['segment_averages']) }} as averages
 )
 {%- else -%}
 {{ dbt_onnx._segment_averages_ctes(ledger, stale_after, fallback['min_segment_size'] or 20) }}
@@ -147,7 +148,7 @@ segment_averages as (
 {%- endmacro %}
 
 
-{#- What is served in an output column, of its type; without a fallback the prediction. -#}
+{#- SQL of one output column of the view, with the column's type: the prediction, or the value from the fallback. -#}
 {% macro _served_output(output, links) -%}
 {%- set name = dbt_onnx._identifier(output['name']) -%}
 {%- set list_type = dbt_onnx._list_type(output['type']) -%}

@@ -1,7 +1,7 @@
-{#- What `prediction_outcomes` and `prediction_calibration` have in common: arguments, and what is judged. -#}
+{#- Shared by `prediction_outcomes` and `prediction_calibration`: argument checks, and the predictions to judge. -#}
 
-{#- The ledger to judge, or an error that names every wrong argument of `macro`. -#}
-{% macro _judged(
+{#- Returns the `_history` of the ledger to judge. Raises one error that names every wrong argument of `macro`. -#}
+{% macro _checked_history(
     macro, predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version, faults=none
 ) -%}
     {%- set faults = (faults or [])
@@ -13,13 +13,13 @@
         + dbt_onnx._faults_of_text(known_at, 'known_at', "a date or timestamp column of outcomes")
         + (dbt_onnx._faults_of_text(as_of, 'as_of', "a date or timestamp column of outcomes")
             if as_of is not none else [])
-        + dbt_onnx._faults_of_given('version', {'version': version}) -%}
+        + dbt_onnx._faults_of_optional('version', {'version': version}) -%}
     {%- if task not in ['classification', 'regression'] -%}
         {%- do faults.append("task is '" ~ task ~ "'; it takes classification or regression") -%}
     {%- endif -%}
     {%- if made_at not in ['scored_at', 'as_of'] -%}
-        {%- do faults.append("made_at is '" ~ made_at ~ "'; it takes scored_at, when the model really said so,"
-            ~ " or as_of, to judge a history that was scored afterwards") -%}
+        {%- do faults.append("made_at is '" ~ made_at ~ "'; it takes scored_at (real time of scoring) or as_of"
+            ~ " (for a history that was scored afterwards)") -%}
     {%- endif -%}
     {%- do dbt_onnx._raise_faults(faults, macro, predictions) -%}
 
@@ -46,12 +46,11 @@
 
 
 {#-
-    The CTEs up to `judged`: a row per outcome that is known by the clock and has a prediction that was
-    made before, with `model_name`, `model_version`, `month`, `__dbt_onnx_value` and
-    `__dbt_onnx_outcome`, both doubles.
+    The CTEs up to `judged`: one row per outcome that is known by the clock and has a prediction made before it was
+    known, with `model_name`, `model_version`, `month`, `__dbt_onnx_value` and `__dbt_onnx_outcome` (both doubles).
 
-    An outcome belongs to the prediction that held at its moment, among those made before it was known: a
-    later correction hides no earlier prediction.
+    An outcome is matched with the prediction that was in force at its moment, among the predictions made before the
+    outcome was known. So a later correction does not hide the earlier prediction.
 -#}
 {% macro _judged_predictions_ctes(history, outcomes, key, outcome, known_at, as_of, task, made_at) -%}
 {%- set columns = dbt_onnx._columns(key) -%}
@@ -63,7 +62,7 @@ given_outcomes as (
         {{ dbt_onnx._utc(dbt_onnx._identifier(as_of or known_at)) }} as __dbt_onnx_moment,
         {{ dbt_onnx._utc(dbt_onnx._identifier(known_at)) }} as __dbt_onnx_known_at,
         {{ dbt_onnx._number(dbt_onnx._identifier(outcome)) }} as __dbt_onnx_given
-    from {{ dbt_onnx._given(outcomes) }} as outcomes
+    from {{ dbt_onnx._user_relation(outcomes) }} as outcomes
     where
         {{ dbt_onnx._not_null(key) }}
         and __dbt_onnx_given is not null
@@ -71,7 +70,7 @@ given_outcomes as (
         and __dbt_onnx_known_at <= {{ dbt_onnx.clock() | trim }}
 ),
 
-asked as (
+moments as (
     select
         {{ columns }},
         __dbt_onnx_moment,
@@ -79,8 +78,8 @@ asked as (
         case
             when count(*) over (partition by {{ columns }}, __dbt_onnx_moment) > 1
                 then error({{ dbt_onnx._literal(
-                    outcomes | string ~ ' has several outcomes for the same key and '
-                    ~ (as_of or known_at) ~ '; it takes one. The key is '
+                    outcomes | string ~ ' has more than one outcome for the same key and '
+                    ~ (as_of or known_at) ~ '. The key is '
                 ) }} || cast(({{ columns }}) as varchar))
             {%- if task == 'classification' %}
             when __dbt_onnx_given not in (0, 1)
@@ -93,7 +92,7 @@ asked as (
     from given_outcomes
 ),
 
-{{ dbt_onnx._held_ctes('predictions', key, made_at=made_at) }},
+{{ dbt_onnx._in_force_ctes('predictions', key, made_at=made_at) }},
 
 judged as (
     select
@@ -102,9 +101,9 @@ judged as (
         cast(date_trunc('month', {{ '__dbt_onnx_moment' if as_of is not none else 'as_of' }}) as date) as month,
         __dbt_onnx_value,
         __dbt_onnx_outcome
-    from predictions_held
+    from predictions_in_force
     {%- if history['version'] is not none %}
-    -- a version alone is judged as far as it ran
+    -- a version that is judged alone is judged only up to its last run
     where __dbt_onnx_moment <= coalesce((select max(as_of) from predictions_runs), __dbt_onnx_moment)
     {%- endif %}
 )

@@ -1,8 +1,11 @@
 {#-
-    The CTEs of `_served_versions_ctes`; `answers`, a row per entity in current with its `__dbt_onnx_prediction`;
-    `entities`; and `missing_entities`: the entities without a prediction that can be served, with `problem`
-    (`missing`, `rejected` or `null_key`), `waiting_since`, and `rejected_reason`, `rejected_as_of`, `rejected_at`,
-    `model_version` of the newest rejection. Without a registry a prediction by any version counts.
+    The CTEs of `_served_versions_ctes`, followed by
+
+    - `answers`: one row per entity in current, with its `__dbt_onnx_prediction`;
+    - `entities`: one row per key, with `__dbt_onnx_since`;
+    - `missing_entities`: the entities without a prediction that can be served, with `problem` (`missing`, `rejected` or
+      `null_key`), `waiting_since`, `waiting`, and `rejected_reason`, `rejected_as_of`, `rejected_at` and
+      `model_version` of the newest rejection. Without a registry, predictions by any version count.
 -#}
 {% macro _missing_entities_ctes(ledger, registry, entities, entity_since) -%}
 {%- set key = dbt_onnx._columns(ledger['key']) -%}
@@ -17,7 +20,7 @@ answers as (
         arg_max(
             {{ dbt_onnx._struct(['rejected_reason', 'as_of', 'scored_at', 'model_version']) }}, scored_at
         ) filter (where status = 'rejected' and {{ counts }}) as __dbt_onnx_rejection,
-        coalesce(bool_or(tells_presence and last_seen_as_of is null), false) as __dbt_onnx_is_present,
+        coalesce(bool_or(defines_presence and last_seen_as_of is null), false) as __dbt_onnx_is_present,
         max(coalesce(last_seen_as_of, confirmed_as_of, as_of)) as last_seen_as_of
     from current
     left join served_versions using (model_name, model_version)
@@ -29,7 +32,7 @@ entities as (
         {{ key }},
         {{ 'cast(null as timestamp)' if entity_since is none
             else 'min(' ~ dbt_onnx._utc(dbt_onnx._identifier(entity_since)) ~ ')' }} as __dbt_onnx_since
-    from {{ dbt_onnx._given(entities) }} as entities
+    from {{ dbt_onnx._user_relation(entities) }} as entities
     group by {{ key }}
 ),
 

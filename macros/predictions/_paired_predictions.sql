@@ -1,10 +1,10 @@
-{#- What `compare_predictions` and `prediction_movers` have in common: arguments and pairs. -#}
+{#- Shared by `compare_predictions` and `prediction_movers`: the checks of arguments, and the pairs. -#}
 
 {#-
-    The two ledgers of a comparison, `[champion, challenger]`, or an error that names every wrong
-    argument of `macro`.
+    Returns the `_history` of each of the two ledgers to compare, `[champion, challenger]`. Raises one error that names
+    every wrong argument of `macro`.
 -#}
-{% macro _compared(
+{% macro _checked_histories(
     macro, champion, challenger, key, column, about, champion_version, challenger_version,
     also_taken, numbers_only=false, faults=none
 ) -%}
@@ -15,8 +15,8 @@
         + dbt_onnx._faults_of_predictions(challenger, 'challenger')
         + dbt_onnx._faults_of_key(key, taken=taken)
         + dbt_onnx._faults_of_text(column, 'column', "an output column, such as 'churn_probability'")
-        + dbt_onnx._faults_of_given('moment', {'about': about})
-        + dbt_onnx._faults_of_given(
+        + dbt_onnx._faults_of_optional('moment', {'about': about})
+        + dbt_onnx._faults_of_optional(
             'version', {'champion_version': champion_version, 'challenger_version': challenger_version}
         ) -%}
     {%- if not faults and champion | string | lower == challenger | string | lower
@@ -49,16 +49,16 @@
 
 
 {#-
-    The CTEs up to `paired`: a row per key and moment (`__dbt_onnx_moment`) about which either ledger
-    has a prediction, with `<name>_model` (`name/version`), `<name>_value` and `<name>_as_of` of both
-    `histories`, NULL where one has none. `about` none: the moments are the `as_of` of all scored rows.
+    The CTEs up to `paired`: one row per key and moment (`__dbt_onnx_moment`) for which at least one ledger has a
+    prediction, with `<name>_model` (`name/version`), `<name>_value` and `<name>_as_of` of both `histories`; NULL if a
+    ledger has no prediction. If `about` is none, the moments are the `as_of` of all scored rows.
 -#}
 {% macro _paired_predictions_ctes(histories, key, about) -%}
 with {% for history in histories -%}
 {{ dbt_onnx._history_ctes(history, key) }},
 
 {% endfor -%}
-asked as (
+moments as (
     {%- for history in histories %}
     {%- if not loop.first %}
     union
@@ -66,31 +66,32 @@ asked as (
     select
         {{ dbt_onnx._columns(key) }},
         {{ 'as_of' if about is none else dbt_onnx._moment(about) }} as __dbt_onnx_moment
-    from {{ history['name'] }}_statements
+    from {{ history['name'] }}_rows
     where status = 'scored'
     {%- endfor %}
 ),
 
 {% for history in histories -%}
-{{ dbt_onnx._held_ctes(history['name'], key, exactly=about is none) }},
+{{ dbt_onnx._in_force_ctes(history['name'], key, exactly=about is none) }},
 
 {% endfor -%}
 paired as (
     select
-        {{ dbt_onnx._columns(key, of='asked') }},
-        asked.__dbt_onnx_moment
+        {{ dbt_onnx._columns(key, of='moments') }},
+        moments.__dbt_onnx_moment
         {%- for history in histories %},
-        {%- set held = history['name'] ~ '_held' %}
-        {{ dbt_onnx._text("(" ~ held ~ ".model_name || '/' || " ~ held ~ ".model_version)") }} as {{ history['name'] }}_model,
-        {{ held }}.__dbt_onnx_value as {{ history['name'] }}_value,
-        {{ held }}.as_of as {{ history['name'] }}_as_of
+        {%- set in_force = history['name'] ~ '_in_force' %}
+        {{ dbt_onnx._text("(" ~ in_force ~ ".model_name || '/' || " ~ in_force ~ ".model_version)") }}
+            as {{ history['name'] }}_model,
+        {{ in_force }}.__dbt_onnx_value as {{ history['name'] }}_value,
+        {{ in_force }}.as_of as {{ history['name'] }}_as_of
         {%- endfor %}
-    from asked
+    from moments
     {%- for history in histories %}
-    {%- set held = history['name'] ~ '_held' %}
-    left join {{ held }}
-        on {{ dbt_onnx._same_key(key, 'asked', held) }}
-        and asked.__dbt_onnx_moment = {{ held }}.__dbt_onnx_moment
+    {%- set in_force = history['name'] ~ '_in_force' %}
+    left join {{ in_force }}
+        on {{ dbt_onnx._same_key(key, 'moments', in_force) }}
+        and moments.__dbt_onnx_moment = {{ in_force }}.__dbt_onnx_moment
     {%- endfor %}
     where champion_model is not null or challenger_model is not null
 )

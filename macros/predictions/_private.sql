@@ -1,21 +1,21 @@
 {#-
-    What the view and the tests of this package have in common: the common table expressions that
-    find, per entity, the prediction that is served. They read `<ledger>__current` and
-    `dbt_onnx_runs`, never the history, so their cost does not grow with it.
+    Shared by the current view and the tests of this package: the common table expressions that find the served
+    prediction of each entity. They read `<ledger>__current` and `dbt_onnx_runs`, never the history, so their cost
+    does not grow with the history.
 
-    Columns that they add to outputs and keys begin with `__dbt_onnx_`, a prefix that the contract
-    keeps free.
+    The names of the columns that they add begin with `__dbt_onnx_`. The contract reserves this prefix, so no key or
+    output can have the same name.
 -#}
 
-{#- The current rows, with what their runs say of them, for a FROM clause; arrays are lists. -#}
+{#- The current rows joined with their runs, for a FROM clause. Arrays of a fixed size are cast to lists. -#}
 {% macro _rows_of_current(ledger) -%}
 {%- if ledger['current_columns'] is none -%}
     {{ return(dbt_onnx._no_rows([
         'as_of', 'status', 'rejected_reason', 'last_seen_as_of', 'model_name', 'model_version', 'run_id', 'scored_at',
     ], key=ledger['key'])) }}
 {%- endif -%}
-{#- on DuckDB it is noted in a table of its own -#}
-{%- set has_last_seen = dbt_onnx._called(ledger['current_columns'], 'last_seen_as_of') -%}
+{#- on DuckDB `last_seen_as_of` is in a separate table, `<ledger>__presence` -#}
+{%- set has_last_seen = dbt_onnx._columns_named(ledger['current_columns'], 'last_seen_as_of') -%}
 (
     select
         {{ dbt_onnx._columns(ledger['key'], of='rows_of_runs') }},
@@ -24,11 +24,11 @@
         {{ dbt_onnx._joinable('rows_of_runs.' ~ name, output['type']) }} as {{ name }},
         {%- endfor %}
         rows_of_runs.as_of,
-        {%- if dbt_onnx._called(ledger['current_columns'], 'rejected_reason') %}
+        {%- if dbt_onnx._columns_named(ledger['current_columns'], 'rejected_reason') %}
         case when rows_of_runs.rejected_reason is null then 'scored' else 'rejected' end as status,
         rows_of_runs.rejected_reason,
         {%- else %}
-        {#- on DuckDB a number into the list of the run #}
+        {#- on DuckDB the row stores an index into the run's list of reasons #}
         case when rows_of_runs.rejected_reason_no is null then 'scored' else 'rejected' end as status,
         runs.rejected_reasons[rows_of_runs.rejected_reason_no] as rejected_reason,
         {%- endif %}
@@ -37,14 +37,14 @@
         {{ dbt_onnx._text('runs.model_version') }} as model_version,
         {{ dbt_onnx._text('runs.run_id') }} as run_id,
         runs.scored_at
-    from {{ dbt_onnx._written(ledger['current'], ledger['current_columns']) }} as rows_of_runs
-    inner join {{ dbt_onnx._table(dbt_onnx._beside(ledger['relation'], 'dbt_onnx_runs')) }} as runs
+    from {{ dbt_onnx._own_relation(ledger['current'], ledger['current_columns']) }} as rows_of_runs
+    inner join {{ dbt_onnx._table(dbt_onnx._in_same_schema(ledger['relation'], 'dbt_onnx_runs')) }} as runs
         on rows_of_runs.run_no = runs.run_no and runs.status = 'success'
     {%- if not has_last_seen %}
-    {%- set presence = dbt_onnx._beside(ledger['relation'], ledger['relation'].identifier ~ '__presence') %}
+    {%- set presence = dbt_onnx._in_same_schema(ledger['relation'], ledger['relation'].identifier ~ '__presence') %}
     {%- set of_key = [] %}
     {%- for name in ledger['key'] %}
-    {%- do of_key.extend(dbt_onnx._called(ledger['current_columns'], name)) %}
+    {%- do of_key.extend(dbt_onnx._columns_named(ledger['current_columns'], name)) %}
     {%- endfor %}
     left join {{ dbt_onnx._by_bytes(dbt_onnx._table(presence), of_key) }} as presence
         on rows_of_runs.run_no = presence.run_no
@@ -54,31 +54,31 @@
 {%- endmacro %}
 
 
-{#- What a table that scoring models share says of one of them, for a FROM clause: by default its runs. -#}
+{#- The rows about one scoring model in a table that scoring models share, for a FROM clause; by default its runs. -#}
 {% macro _rows_about(relation, names, table='dbt_onnx_runs') -%}
-    {%- set shared = dbt_onnx._beside(relation, table) -%}
+    {%- set shared = dbt_onnx._in_same_schema(relation, table) -%}
     {%- set columns = dbt_onnx._columns_in(shared) -%}
     {%- if columns is none -%}
         {{ return(dbt_onnx._no_rows(names)) }}
     {%- endif -%}
-    {#- each column that is named costs a lookup through the view, which has to bind it -#}
+    {#- only the needed columns: a lookup through the view has to bind every column named here, and pays for each -#}
     {%- set named = columns | selectattr('name', 'in', names + ['scoring_model']) | list -%}
-    {{ return('(select ' ~ (names | join(', ')) ~ ' from ' ~ dbt_onnx._written(shared, named) ~ ' as shared where '
-        ~ dbt_onnx._is_called('scoring_model', relation.identifier) ~ ')') }}
+    {{ return('(select ' ~ (names | join(', ')) ~ ' from ' ~ dbt_onnx._own_relation(shared, named) ~ ' as shared where '
+        ~ dbt_onnx._name_equals('scoring_model', relation.identifier) ~ ')') }}
 {%- endmacro %}
 
 
 {#-
-    What is there of a ledger: `key`, its `current` relation with `current_columns` (none: no such table yet),
+    Describes a ledger: its `key`, its `current` relation, `current_columns` (none if this table does not exist yet),
     and the `outputs`, `[{'name': .., 'type': ..}]`.
 -#}
 {% macro _ledger(relation, key) -%}
-    {%- set current = dbt_onnx._beside(relation, relation.identifier ~ '__current') -%}
+    {%- set current = dbt_onnx._in_same_schema(relation, relation.identifier ~ '__current') -%}
     {%- set current_columns = dbt_onnx._columns_in(current) -%}
     {%- set not_outputs = key | map('lower') | list + [
         'as_of', 'status', 'rejected_reason', 'score_reason', 'is_late', 'model_name', 'model_version', 'run_id',
         'scored_at', 'features_hash', 'last_seen_as_of', 'confirmed_as_of', 'run_no', 'rejected_reason_no',
-    ] + adapter.dispatch('_more_of_current', 'dbt_onnx')() -%}
+    ] + adapter.dispatch('_engine_columns_of_current', 'dbt_onnx')() -%}
     {%- set outputs = [] -%}
     {%- for column in current_columns or [] if column['name'] | lower not in not_outputs -%}
         {%- do outputs.append(column) -%}
@@ -90,28 +90,33 @@
 {%- endmacro %}
 
 
-{#- The columns of `<ledger>__current` that an engine has for itself. -#}
-{% macro default___more_of_current() -%}
+{#- Columns of `<ledger>__current` that exist on one engine only. -#}
+{% macro default___engine_columns_of_current() -%}
     {{ return([]) }}
 {%- endmacro %}
 
-{% macro spark___more_of_current() -%}
+{% macro spark___engine_columns_of_current() -%}
     {{ return(['is_confirmed_by_runs', 'from_run']) }}
 {%- endmacro %}
 
 
 {#-
-    Import CTEs `current`, `runs`, `registry`; `last_run`, one row or none; then `served_versions`, one row per
-    version that may be served, with `versions_back` (0: the serving version), `confirmed_as_of` and `tells_presence`:
-    whether each entity that the last full run saw has a row of this version. It has one of the run's own, which has
-    a row here in any case, with `versions_back` NULL if it is not served; of each, if the registry has it no more.
+    The import CTEs `current`, `runs` and `registry`, followed by
 
-    Without a registry the serving version is that of the last successful full run, and the versions
-    that have ever run so stand for the registry. A run that died or failed, and a backfill, with
-    whatever version, decide nothing.
+    - `last_run`: the last successful full run, one row or none;
+    - `served_versions`: one row per version that may be served, with `sha256`, `versions_back` (0: the serving
+      version), `confirmed_as_of` and `defines_presence`. The version of the last full run always has a row if it is in
+      the registry; its `versions_back` is NULL if it is not served.
 
-    All that the runs say lies in the one row of `last_run`: each join or grouping more costs a lookup through
-    the view as much as the scan of a million keys (docs/decisions/current-view-lookups.md).
+    `defines_presence`: this version's rows in current show which entities are present. That is true for the version of
+    the last full run, because that run left a row of this version for each entity that it saw. If the registry no
+    longer has that version, it is true for every version.
+
+    Without a registry the serving version is that of the last successful full run, and the versions of all successful
+    full runs take the place of the registry. Crashed and failed runs and backfills never decide the serving version.
+
+    `last_run` collects everything needed from the runs in one row, because each further join or grouping makes a
+    lookup through the view slower by as much as a scan of a million keys (docs/decisions/current-view-lookups.md).
 -#}
 {% macro _served_versions_ctes(ledger, registry) -%}
 current as {{ dbt_onnx._rows_of_current(ledger) }},
@@ -149,7 +154,7 @@ registry as (
     {%- endif %}
 ),
 
-places as (
+ranked_versions as (
     select
         registry.model_name,
         registry.model_version,
@@ -168,13 +173,13 @@ places as (
             end
         )) as confirmed_as_of,
         registry.model_version = last_run.model_version as is_last_run,
-        -- a version has a row for each alias, and one place
-        dense_rank() over by_version as place,
+        -- a version has one registry row per alias, but only one rank
+        dense_rank() over by_version as version_rank,
         coalesce(lag(registry.model_version) over by_version <> registry.model_version, true) as is_first
     from registry
     inner join last_run on registry.model_name = last_run.model_name
     window by_version as (
-        -- by the numbers in their text: 1.10 is later than 1.9
+        -- versions are ordered by the numbers in their text: 1.10 is later than 1.9
         order by
             try_cast(regexp_extract_all(registry.model_version, '[0-9]+') as hugeint[]) desc nulls last,
             registry.model_version desc nulls last
@@ -186,28 +191,28 @@ served_versions as (
         model_name,
         model_version,
         sha256,
-        case when place >= serving_place then place - serving_place end as versions_back,
+        case when version_rank >= serving_rank then version_rank - serving_rank end as versions_back,
         confirmed_as_of,
-        tells_presence
+        defines_presence
     from (
         select
             *,
-            min(case when is_serving then place end) over () as serving_place,
-            is_last_run or not bool_or(is_last_run) over () as tells_presence
-        from places
+            min(case when is_serving then version_rank end) over () as serving_rank,
+            is_last_run or not bool_or(is_last_run) over () as defines_presence
+        from ranked_versions
     )
-    where is_first and (place >= serving_place or is_last_run)
+    where is_first and (version_rank >= serving_rank or is_last_run)
 )
 {%- endmacro %}
 
 
-{#- `clock - since` as a duration, never negative; NULL if `since` is. -#}
+{#- SQL of `clock - since` as a duration, never negative; NULL if `since` is NULL. -#}
 {% macro _elapsed(since) -%}
     {{ return(adapter.dispatch('_elapsed', 'dbt_onnx')(since)) }}
 {%- endmacro %}
 
 {% macro spark___elapsed(since) -%}
-    {#- greatest() would pass over NULL -#}
+    {#- the CASE keeps NULL, which greatest() alone would ignore -#}
     {{ return("case when " ~ since ~ " is not null then greatest(cast(cast(" ~ (dbt_onnx.clock() | trim) ~ " - " ~ since
         ~ " as decimal(20, 6)) as double), 0e0) end") }}
 {%- endmacro %}

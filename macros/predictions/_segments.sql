@@ -1,18 +1,19 @@
 {#-
-    Segments and what is served from them. A segment is a struct of columns of `entities`, so that entities
-    whose columns are NULL are a segment, too.
+    Segments and their average predictions. A segment is a struct of columns of `entities`, so entities with NULL in
+    these columns form a segment, too.
 -#}
 
 {#-
-    CTE `entities`, one row each; with `segment` also `__dbt_onnx_segment`, the least where an entity stands in several.
-    Not materialized, or a lookup by key would not be pushed down where it is read twice.
+    CTE `entities`: one row per entity. With `segment` it also has `__dbt_onnx_segment`, the first in sort order if an
+    entity is in several segments. `not materialized`, because otherwise a lookup by key would not be pushed down
+    into a CTE that is read twice.
 -#}
 {% macro _entities_cte(entities, key, segment) -%}
 entities as not materialized (
     select
         {{ dbt_onnx._columns(key) }}
         {{- ', min(' ~ dbt_onnx._struct(segment) ~ ') as __dbt_onnx_segment' if segment is not none }}
-    from {{ dbt_onnx._given(entities) }} as entities
+    from {{ dbt_onnx._user_relation(entities) }} as entities
     where {{ dbt_onnx._not_null(key) }}
     group by {{ dbt_onnx._columns(key) }}
 )
@@ -20,10 +21,11 @@ entities as not materialized (
 
 
 {#-
-    CTEs `fresh_predictions`, `segments` and `segment_averages`: per segment of the CTE `entities` its
-    `segment_size` and outputs but lists, over the predictions of the serving version that are not stale.
-    They read current themselves: a CTE that is read twice is materialized, and a lookup by key
-    would no longer be pushed down through `attempts`.
+    CTEs `fresh_predictions`, `segments` (on Spark `counted_predictions`) and `segment_averages`: per segment of the CTE
+    `entities` its `__dbt_onnx_segment_size` and the average of each output that is not a list, over the predictions of
+    the serving version that are not stale.
+    They read current directly. If they read the CTE `current`, DuckDB would materialize it, and would no longer push
+    a lookup by key down through `attempts`.
 -#}
 {% macro _segment_averages_ctes(ledger, stale_after, min_segment_size) -%}
 fresh_predictions as (
@@ -74,7 +76,7 @@ segment_averages as (
         {%- if dbt_onnx._kind_of_type(output['type']) == 'number' %}
         cast({{ column }} as {{ output['type'] }}) as {{ column }},
         {%- else %}
-        {#- mode() takes any of the equally frequent #}
+        {#- not mode(), which returns any of several equally frequent values; this takes the smallest #}
         list_min(list_transform(
             list_filter(
                 map_entries({{ column }}), lambda entry: entry.value = list_max(map_values({{ column }}))
@@ -87,7 +89,7 @@ segment_averages as (
 )
 {%- endmacro %}
 
-{#- Spark has no histogram(): each row says how many of its segment have its value. -#}
+{#- Spark has no histogram(), so each row counts the rows of its segment that have the same value. -#}
 {% macro spark___segments_ctes(ledger, min_segment_size) -%}
 counted_predictions as (
     select
@@ -123,9 +125,9 @@ segment_averages as (
 {%- endmacro %}
 
 
-{#- Faults of the columns that tell an entity's segment. -#}
+{#- Faults of the columns that define an entity's segment. -#}
 {% macro _faults_of_segment(names, argument) -%}
-    {%- set columns = dbt_onnx._names(names) -%}
+    {%- set columns = dbt_onnx._list_of_names(names) -%}
     {%- if columns is mapping or columns is not iterable or columns | length == 0
         or columns | reject('string') | list or '' in columns
         or columns | map('lower') | unique | list | length != columns | length -%}

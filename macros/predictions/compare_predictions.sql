@@ -1,21 +1,20 @@
 {#-
-    How two scoring models, or two versions in one ledger, differ: a row per pair of versions that were
-    in force together, and one per version for what the other ledger says nothing about.
+    Compares the predictions of two scoring models, or of two versions in one ledger. Returns one row per pair of
+    versions that were in force at the same time, and one row per version for its predictions without a counterpart.
 
-    What is paired: by default, key and `as_of`, over all of history. Where one ledger has a row about a
-    moment and the other none, because nothing changed that its model reads, its prediction before that
-    stands, if a run of it looked at that very moment; else the row is in one only. Both need moments in
-    common for that: an `as_of` column in `score()`, not the time of each run. With `about`, each key
-    counts once, with the predictions that were in force at that moment, however old.
-    The row scored last counts where a ledger has several; after a promotion or a rollback, the
-    version that ran last. Rejected, NULL, NaN and infinite outputs are no predictions.
+    Pairs: by default, predictions with the same key and `as_of`, over all of history. If only one ledger has a row
+    about a moment, because the features that the other model reads did not change, the other ledger's previous
+    prediction is used, provided that one of its runs looked at exactly that moment. Otherwise the prediction has no
+    counterpart. This needs moments that both ledgers share: an `as_of` column in `score()`, not the time of each run.
+    With `about`, each key counts once, with the predictions that were in force at that moment, however old.
+    If a ledger has several rows for a key and moment, the one scored last counts; after a promotion or a rollback,
+    the version that ran last. Rejected rows and NULL, NaN or infinite outputs do not count as predictions.
 
-    Columns: `champion`, `challenger` (`churn/2`; NULL: what the other says nothing about);
-    `first_moment`, `last_moment` of the rows; `paired_rows`, `only_in_champion`, `only_in_challenger`;
-    `agreement`, the share of pairs with equal values; `mean_difference` (challenger less champion),
-    `mean_absolute_difference`; `rank_correlation` (Spearman's, ties at their average rank; NULL if one
-    is constant); `changed_decisions`, the share of pairs of which exactly one is at or above
-    `threshold`. For a column that holds no numbers only `agreement`.
+    Columns: `champion` and `challenger` (`churn/2`; NULL if that side has no prediction); `first_moment` and
+    `last_moment` of the rows; `paired_rows`, `only_in_champion`, `only_in_challenger`; `agreement`, the share of pairs
+    with equal values; `mean_difference` (challenger minus champion), `mean_absolute_difference`; `rank_correlation`
+    (Spearman's, ties at their average rank; NULL if one side is constant); `changed_decisions`, the share of pairs in
+    which exactly one value is at or above `threshold`. If the column is not numeric, `agreement` is the only statistic.
 
     Arguments: `compare_predictions` in macros/_macros.yml. Example:
         {{ dbt_onnx.compare_predictions(
@@ -34,9 +33,9 @@
 {% macro default__compare_predictions(
     champion, challenger, key, column, threshold, about, champion_version, challenger_version
 ) -%}
-{%- set is_right = threshold is none or threshold is number and threshold is not boolean -%}
-{%- set faults = [] if is_right else ["threshold is '" ~ threshold ~ "'; it takes a number"] -%}
-{%- set histories = dbt_onnx._compared(
+{%- set is_valid = threshold is none or threshold is number and threshold is not boolean -%}
+{%- set faults = [] if is_valid else ["threshold is '" ~ threshold ~ "'; it takes a number"] -%}
+{%- set histories = dbt_onnx._checked_histories(
     'compare_predictions', champion, challenger, key, column, about, champion_version, challenger_version,
     also_taken=['champion_rank', 'challenger_rank'], numbers_only=threshold is not none, faults=faults,
 ) -%}

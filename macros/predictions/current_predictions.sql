@@ -1,18 +1,18 @@
 {#-
-    The body of the view that serves predictions: one row per entity with the newest scored prediction
-    of the serving version, else of the newest earlier version that is still in the registry.
+    The body of the view that serves predictions: one row per entity with the newest scored prediction of the serving
+    version, or else of the newest earlier version that is still in the registry.
 
-    The registry is read when the view is: a promotion or a rollback takes effect with the seed. The
-    outputs are those of the ledger when the view is built: none before the first run.
+    The view reads the registry on every query, so a promotion or a rollback takes effect when the seed is loaded. The
+    output columns are those that the ledger has when the view is built; there are none before the first run.
 
     Columns: the key; the outputs; `as_of`, `scored_at`, `model_name`, `model_version`, `run_id` of the
     prediction; `status` and `rejected_reason` of the newest attempt by the serving version (NULL if it
-    never tried); `fresh_as_of`, `age` (never negative), `is_stale` (true also where nothing is served);
+    never tried); `fresh_as_of`, `age` (never negative), `is_stale` (also true if nothing is served);
     `served_from`: `serving_version`, `earlier_version` or `missing`, and with `fallback` also
     `segment_average` or `constant`.
 
-    Arguments: `current_predictions` in macros/_macros.yml. `fallback` is what an entity without a prediction
-    is served, the first of its links that there is:
+    Arguments: `current_predictions` in macros/_macros.yml. `fallback` defines what to serve to an entity without a
+    prediction. The first of its links that applies is served:
 
         fallback={
             'allow_stale': {'count': 14, 'period': 'day'},
@@ -21,18 +21,18 @@
             'constant': {'churn_probability': 0.5},
         }
 
-    `allow_stale`: a prediction older than that is none (default: of any age it is served), and an
-    earlier version's is taken if it is fresh enough. `segment`: columns of `entities`; the average of
-    the fresh predictions by the serving version of the entities with the same values (NULL is a value
-    of its own), if they are `min_segment_size` or more (default 20). Floating-point outputs are
-    averaged; of whole numbers, booleans and text it is the most frequent value, of equally frequent the
-    least; of lists NULL. `segment_averages`: a model of `segment_averages` that holds them, instead of
-    computing them at each read. `constant`: values of output columns; NULL for those not named.
+    - `allow_stale`: older predictions are not served; an earlier version's prediction is served instead if it is fresh
+      enough. Default: predictions of any age are served.
+    - `segment`: columns of `entities`. Serves the average of the fresh predictions by the serving version over all
+      entities with the same values in these columns (NULL counts as a value), if there are at least `min_segment_size`
+      (default 20) of them. Floating-point outputs are averaged. For whole numbers, booleans and text the average is
+      the most frequent value, and the smallest of equally frequent ones; for lists it is NULL.
+    - `segment_averages`: a model built with `segment_averages`, so that the averages are not computed at each read.
+    - `constant`: values for output columns; outputs that are not named are NULL.
 
     In a row served from segment or constant, `as_of`, `scored_at`, `model_name`, `model_version`,
-    `run_id`, `fresh_as_of` and `age` are NULL and `is_stale` is true: there is no prediction of the
-    entity. `status` and `rejected_reason` say why: `scored` (too old by now), `rejected`, NULL (never
-    tried).
+    `run_id`, `fresh_as_of` and `age` are NULL and `is_stale` is true, because the entity has no prediction. `status`
+    and `rejected_reason` show why: `scored` (the prediction is too old), `rejected`, or NULL (never tried).
 
     Example:
         {{ config(materialized='view') }}
@@ -52,9 +52,9 @@
 {%- set added = ['fresh_as_of', 'age', 'is_stale', 'served_from'] -%}
 {%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_relation(registry, 'registry')
-    + dbt_onnx._faults_of_given('relation', {'entities': entities})
+    + dbt_onnx._faults_of_optional('relation', {'entities': entities})
     + dbt_onnx._faults_of_key(key, taken=added)
-    + dbt_onnx._faults_of_given('period', {'stale_after': stale_after})
+    + dbt_onnx._faults_of_optional('period', {'stale_after': stale_after})
     + (dbt_onnx._faults_of_fallback(fallback, entities, stale_after) if fallback is not none else []) -%}
 {%- do dbt_onnx._raise_faults(faults, 'current_predictions', predictions) -%}
 
@@ -62,14 +62,14 @@
 {%- set faults = dbt_onnx._faults_of_columns(key, ledger['current_columns'], ledger['current'], 'key') -%}
 {%- for output in ledger['outputs'] if output['name'] | lower in added -%}
     {%- do faults.append("output column '" ~ output['name'] ~ "' has the name of a column that the view adds."
-        ~ " Hint: name the output otherwise in the model's contract") -%}
+        ~ " Hint: give the output another name in the model's contract") -%}
 {%- endfor -%}
 {%- if fallback is not none -%}
     {%- do faults.extend(dbt_onnx._faults_of_fallback_columns(fallback, ledger, entities)) -%}
 {%- endif -%}
 {%- do dbt_onnx._raise_faults(faults, 'current_predictions', predictions) -%}
 
-{%- set links = dbt_onnx._links(fallback, ledger) -%}
+{%- set links = dbt_onnx._fallback_links(fallback, ledger) -%}
 with {{ dbt_onnx._current_rows_ctes(ledger, registry, oldest=links['oldest']) }}
 {%- if entities is not none %},
 

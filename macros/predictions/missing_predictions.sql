@@ -3,7 +3,7 @@
 
     Columns: the key; `problem`: `missing` (never tried), `rejected` (tried, without success) or `null_key`
     (cannot be scored); `rejected_reason`, `rejected_as_of`, `rejected_at` and `model_version` of the newest
-    rejection; `waiting_since`, NULL where nobody knows; `waiting`, the clock less that.
+    rejection; `waiting_since`, the entity's `entity_since` or NULL; `waiting`, the clock minus `waiting_since`.
 
     Arguments: `missing_predictions` in macros/_macros.yml. Example:
         {{ dbt_onnx.missing_predictions(

@@ -1,10 +1,11 @@
 {#-
-    Whether a probability of 0.7 came true seven times in ten: per version, month and bin of equal width.
-    What counts is what counts in `prediction_outcomes`.
+    Compares predicted probabilities with observed frequencies, per version, month and bin of equal width: whether a
+    probability of 0.7 came true seven times in ten. The same predictions and outcomes count as in
+    `prediction_outcomes`.
 
-    Columns: `model_name`, `model_version`, `month`; `bin` from 1, `bin_from` (exclusive, but for the
-    first), `bin_to` (inclusive), NULL for outputs outside 0 to 1; `rows`, `positives`,
-    `mean_prediction`, `share_positive`. A bin without rows is not there.
+    Columns: `model_name`, `model_version`, `month`; `bin` from 1, `bin_from` (exclusive, except in the first bin) and
+    `bin_to` (inclusive), all three NULL for outputs outside 0 to 1; `rows`, `positives`, `mean_prediction`,
+    `share_positive`. Bins without rows are left out.
 
     Arguments: `prediction_calibration` in macros/_macros.yml. Example:
         {{ dbt_onnx.prediction_calibration(
@@ -23,9 +24,9 @@
 {% macro default__prediction_calibration(
     predictions, outcomes, key, column, outcome, known_at, as_of, bins, made_at, version
 ) -%}
-{%- set is_right = bins is integer and 1 <= bins <= 1000 -%}
-{%- set faults = [] if is_right else ["bins is '" ~ bins ~ "'; it takes a whole number from 1 to 1000"] -%}
-{%- set history = dbt_onnx._judged(
+{%- set is_valid = bins is integer and 1 <= bins <= 1000 -%}
+{%- set faults = [] if is_valid else ["bins is '" ~ bins ~ "'; it takes a whole number from 1 to 1000"] -%}
+{%- set history = dbt_onnx._checked_history(
     'prediction_calibration', predictions, outcomes, key, column, outcome, known_at, as_of, 'classification',
     made_at, version, faults=faults
 ) -%}
@@ -39,7 +40,7 @@ binned as (
         *,
         case
             when __dbt_onnx_value between 0 and 1
-                -- edges computed as scikit-learn's, to which an output may be equal
+                -- computes the edges as scikit-learn does, because an output may be equal to an edge
                 then 1 + len(list_filter(
                     range(1, {{ bins }}), lambda edge: edge * (1e0 / {{ bins }}) < __dbt_onnx_value
                 ))

@@ -1,11 +1,11 @@
 {#-
-    The pairs of `compare_predictions` that differ most, the largest difference first: whom a promotion
-    concerns. What is paired is what that macro pairs: an entity may move at several moments; with `about`
-    it comes once.
+    The pairs of `compare_predictions` that differ most, the largest difference first: the entities that a promotion
+    affects most. Pairs are formed as in that macro, so an entity may appear at several moments; with `about` it
+    appears once.
 
-    Columns: the key; `moment`, about which the two are compared; `champion`, `challenger`
-    (`churn/2`); `champion_value`, `challenger_value`, `difference` (challenger less champion);
-    `champion_as_of`, `challenger_as_of`, to find the rows in their ledgers.
+    Columns: the key; `moment`, the moment of the comparison; `champion`, `challenger` (`churn/2`); `champion_value`,
+    `challenger_value`, `difference` (challenger minus champion); `champion_as_of`, `challenger_as_of`, to find the
+    rows in their ledgers.
 
     Arguments: `prediction_movers` in macros/_macros.yml. Example:
         {{ dbt_onnx.prediction_movers(
@@ -23,9 +23,9 @@
 {% macro default__prediction_movers(
     champion, challenger, key, column, limit, about, champion_version, challenger_version
 ) -%}
-{%- set is_right = limit is none or limit is integer and limit >= 1 -%}
-{%- set faults = [] if is_right else ["limit is '" ~ limit ~ "'; it takes a whole number from 1, or none"] -%}
-{%- set histories = dbt_onnx._compared(
+{%- set is_valid = limit is none or limit is integer and limit >= 1 -%}
+{%- set faults = [] if is_valid else ["limit is '" ~ limit ~ "'; it takes a whole number from 1, or none"] -%}
+{%- set histories = dbt_onnx._checked_histories(
     'prediction_movers', champion, challenger, key, column, about, champion_version, challenger_version,
     also_taken=['moment', 'difference'], numbers_only=true, faults=faults,
 ) %}
@@ -46,7 +46,7 @@ from paired
 where champion_model is not null and challenger_model is not null
 {%- set order = 'abs(difference) desc nulls last, ' ~ dbt_onnx._ascending(key) ~ ', moment asc nulls last' %}
 {%- if limit is not none %}
-{#- no `limit`, for `dbt show` adds one #}
+{#- not a LIMIT clause, because `dbt show` adds one #}
 qualify row_number() over (order by {{ order }}) <= {{ limit }}
 {%- endif %}
 order by {{ order }}

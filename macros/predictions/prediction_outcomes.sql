@@ -1,17 +1,17 @@
 {#-
-    Each prediction against what happened, per version and month: how good the model really was.
+    Compares predictions with observed outcomes, per version and month: how good the model really was.
 
-    What counts: each outcome that is not NULL and is known by the clock, once, with the prediction that
-    was in force at its moment: the newest about that moment or earlier, by the version that ran
-    last; so an entity counts also in months in which nothing about it changed and it was not scored.
-    The moment is `as_of` of the outcome; without it `known_at`, and the last prediction before it counts.
-    Only predictions made before `known_at` count, on both clocks: about an earlier moment, and scored
-    earlier. A history that was scored or backfilled afterwards was not there in time: `made_at='as_of'`
-    leaves out that second condition, and says what the model would have been worth.
-    Two outcomes of one key and moment, or a classification's other than 0 and 1, are an error of the query.
+    Each outcome that is not NULL and is known by the clock counts once, with the prediction that was in force at its
+    moment: the newest one about that moment or earlier, by the version that ran last. So an entity also counts in
+    months in which its features did not change and it was not scored. The moment of an outcome is its `as_of`; without
+    `as_of` it is `known_at`, and the last prediction before `known_at` counts.
+    Only predictions made before `known_at` count: both `as_of` and `scored_at` must be earlier. A history that was
+    scored or backfilled afterwards has a later `scored_at`. `made_at='as_of'` drops this second condition, and shows
+    how good the model would have been.
+    The query fails if a key has two outcomes at one moment, or if a classification has an outcome other than 0 and 1.
 
-    Columns: `model_name`, `model_version`, `month` (its first day; of the outcome's `as_of`, without it
-    of the prediction's), `rows`; for a classification `positives`; `auc` (NULL if all outcomes are the
+    Columns: `model_name`, `model_version`, `month` (the first day of the month of the outcome's `as_of`, or else of the
+    prediction's `as_of`), `rows`; for a classification `positives`; `auc` (NULL if all outcomes are the
     same), `log_loss` (natural logarithm, clipped to the output type's precision as scikit-learn does)
     and `brier_score` (both NULL if an output lies outside 0 to 1); for a regression
     `mean_absolute_error` and `root_mean_squared_error`.
@@ -34,7 +34,7 @@
 {% macro default__prediction_outcomes(
     predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version
 ) -%}
-{%- set history = dbt_onnx._judged(
+{%- set history = dbt_onnx._checked_history(
     'prediction_outcomes', predictions, outcomes, key, column, outcome, known_at, as_of, task, made_at, version
 ) -%}
 {%- set precision = '1.1920928955078125e-07' if dbt_onnx._type_of(column, history['columns']) == 'FLOAT'
@@ -72,8 +72,8 @@ select
     sqrt(avg(power(__dbt_onnx_value - __dbt_onnx_outcome, 2))) as root_mean_squared_error
     {%- else %}
     count(*) filter (where __dbt_onnx_outcome = 1) as positives,
-    -- the share of pairs of a positive and a negative of which the positive ranks higher, ties half:
-    -- Mann and Whitney's U, from the sum of ranks
+    -- the share of pairs of a positive and a negative in which the positive ranks higher, where ties count half:
+    -- Mann and Whitney's U, computed from the sum of ranks
     case
         when positives between 1 and rows - 1
             then (sum(__dbt_onnx_rank) filter (where __dbt_onnx_outcome = 1) - positives * (positives + 1) / 2e0)

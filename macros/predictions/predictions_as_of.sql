@@ -1,8 +1,8 @@
 {#-
-    What the model had predicted by a moment, and about which moment: per entity the newest scored
-    prediction (by `as_of`, then `scored_at`), by any version, among those scored at or before `said_at` and
-    about a moment at or before `about`. Reads the ledger, so an answer never changes once its moment is past.
-    What a service has answered in real time is left out: it was given to whoever asked, and never served by a view.
+    What the ledger contained at a moment in the past: for each entity the newest scored prediction (by `as_of`, then
+    `scored_at`), by any version, among those with `scored_at` at or before the argument `said_at` and `as_of` at or
+    before the argument `about`. Reads the ledger, so an answer never changes once `said_at` is past.
+    Answers that a service gave in real time are left out, because no view ever served them.
 
     Columns: those of the ledger, in its order.
 
@@ -20,7 +20,7 @@
 {% macro default__predictions_as_of(predictions, key, said_at, about) -%}
 {%- set faults = dbt_onnx._faults_of_predictions(predictions, 'predictions')
     + dbt_onnx._faults_of_key(key)
-    + dbt_onnx._faults_of_given('moment', {'said_at': said_at, 'about': about}) -%}
+    + dbt_onnx._faults_of_optional('moment', {'said_at': said_at, 'about': about}) -%}
 {%- do dbt_onnx._raise_faults(faults, 'predictions_as_of', predictions) -%}
 
 {%- set columns = dbt_onnx._columns_in(predictions) -%}
@@ -28,12 +28,12 @@
     dbt_onnx._faults_of_columns(key, columns, predictions, 'key'), 'predictions_as_of', predictions
 ) -%}
 {%- if columns is none -%}
-    {#- the ledger comes with the first run; a view over it can be built before -#}
+    {#- the first run creates the ledger; a view over it can be built before that -#}
     {{ return('select cast(null as timestamp) as as_of, cast(null as timestamp) as scored_at where false') }}
 {%- endif -%}
 
 select {{ dbt_onnx._columns(columns | map(attribute='name'), of='ledger') }}
-from {{ dbt_onnx._written(predictions, columns) }} as ledger
+from {{ dbt_onnx._own_relation(predictions, columns) }} as ledger
 where
     ledger.status = 'scored'
     and ledger.score_reason is distinct from 'real_time'

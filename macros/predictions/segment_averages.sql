@@ -1,10 +1,10 @@
 {#-
-    The body of a model that holds the averages of segments, for `fallback.segment_averages` of
-    `current_predictions`: a view computes them at each read, also for a lookup by key. As a table they
-    are those of its build; build it after the scoring model.
+    The body of a model with the average prediction of each segment, for `fallback.segment_averages` of
+    `current_predictions`. Without such a model the current view computes the averages at each read, even for a lookup
+    by key. A table holds the averages of its last build, so build it after the scoring model.
 
-    Columns: those of `segment`; `segment_size`, the number of fresh predictions; the outputs, NULL for
-    lists. One row per segment of `min_segment_size` or more.
+    Columns: those of `segment`; the outputs, NULL for lists; `segment_size`, the number of fresh predictions. One row
+    per segment with at least `min_segment_size` fresh predictions.
 
     Arguments: `segment_averages` in macros/_macros.yml. Example:
         {{ config(materialized='table') }}
@@ -28,10 +28,10 @@
     + dbt_onnx._faults_of_key(key)
     + dbt_onnx._faults_of_segment(segment, 'segment')
     + dbt_onnx._faults_of_count(min_segment_size, 'min_segment_size')
-    + dbt_onnx._faults_of_given('period', {'stale_after': stale_after}) -%}
+    + dbt_onnx._faults_of_optional('period', {'stale_after': stale_after}) -%}
 {%- do dbt_onnx._raise_faults(faults, 'segment_averages', predictions) -%}
 
-{%- set segment = dbt_onnx._names(segment) -%}
+{%- set segment = dbt_onnx._list_of_names(segment) -%}
 {%- set ledger = dbt_onnx._ledger(predictions, key) -%}
 {%- set columns = dbt_onnx._columns_in(entities) -%}
 {%- set faults = dbt_onnx._faults_of_columns(key, ledger['current_columns'], ledger['current'], 'key')
@@ -40,11 +40,11 @@
 {%- set taken = segment | map('lower') | list + ['segment_size'] -%}
 {%- for output in ledger['outputs'] if output['name'] | lower in taken -%}
     {%- do faults.append("output column '" ~ output['name'] ~ "' has the name of another column of this model."
-        ~ " Hint: name the column of entities otherwise") -%}
+        ~ " Hint: rename the column of entities") -%}
 {%- endfor -%}
 {%- do dbt_onnx._raise_faults(faults, 'segment_averages', predictions) -%}
 {%- if ledger['current_columns'] is none -%}
-    {#- the ledger comes with the first run -#}
+    {#- the first run creates the ledger -#}
     {{ return('select ' ~ dbt_onnx._columns(segment) ~ ', 0 as segment_size from ' ~ entities ~ ' where false') }}
 {%- endif -%}
 

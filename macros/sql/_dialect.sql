@@ -1,5 +1,5 @@
 {#-
-    The macros are written in DuckDB's SQL. What leaves them, for dbt or for the warehouse, is in that of the target.
+    The macros are written in DuckDB's SQL. `_in_dialect` translates a finished query to the SQL of the target.
 -#}
 
 {% macro _in_dialect(sql) -%}
@@ -15,7 +15,7 @@
 {%- endmacro %}
 
 
-{#- What the warehouse answers while a macro is rendered. -#}
+{#- Runs a query while a macro is rendered, and returns its result. -#}
 {% macro _query(sql) -%}
     {{ return(run_query(dbt_onnx._in_dialect(sql))) }}
 {%- endmacro %}

@@ -1,6 +1,6 @@
 {#-
-    Checks of arguments. Each returns a list of faults, so that a user sees all of them at once;
-    `_raise_faults` names the macro and the relation.
+    Checks of arguments. Each check returns a list of faults, which are texts about wrong arguments, so that one error
+    can name all of them. `_raise_faults` raises this error, with the names of the macro and the relation.
 -#}
 
 {% macro _raise_faults(faults, macro, relation) -%}
@@ -13,8 +13,8 @@
 {%- endmacro %}
 
 
-{#- Faults of the arguments of one kind that are given: none stands for the default. -#}
-{% macro _faults_of_given(kind, arguments) -%}
+{#- Faults of optional arguments of one kind. None is not checked, because it stands for the default. -#}
+{% macro _faults_of_optional(kind, arguments) -%}
     {%- set check = {
         'relation': dbt_onnx._faults_of_relation, 'period': dbt_onnx._faults_of_period,
         'fraction': dbt_onnx._faults_of_fraction, 'moment': dbt_onnx._faults_of_moment,
@@ -28,8 +28,8 @@
 {%- endmacro %}
 
 
-{#- Columns as a list of names: one text is one column. But `key` is a list, here as in `score()`. -#}
-{% macro _names(columns) -%}
+{#- Columns as a list of names; a text becomes a list of one. Not for `key`, which must be a list, as in `score()`. -#}
+{% macro _list_of_names(columns) -%}
     {{ return([columns] if columns is string else columns) }}
 {%- endmacro %}
 
@@ -45,7 +45,7 @@
             {%- do faults.append("key has " ~ (name | tojson) ~ ", which is not a column name") -%}
         {%- endfor -%}
         {%- for name in key if name is string and name | lower in (taken or []) -%}
-            {%- do faults.append("key column '" ~ name ~ "' has the name of a column that is returned beside it."
+            {%- do faults.append("key column '" ~ name ~ "' has the name of a result column."
                 ~ " Hint: rename it in the features") -%}
         {%- endfor -%}
     {%- endif -%}
@@ -54,14 +54,14 @@
 
 
 {% macro _faults_of_relation(relation, argument) -%}
-    {#- a list of one or none: with a `where` config dbt hands over a subquery in place of the model -#}
+    {#- not a relation, for example: with a `where` config dbt passes a subquery as text instead of the model -#}
     {%- set is_relation = relation is not none and relation is not string and relation.identifier is defined -%}
     {{ return([] if is_relation else [argument ~ " is " ~ (relation | string | tojson)
         ~ "; it takes a relation, such as ref('...')" ~ (", and no `where` config" if argument == 'model' else "")]) }}
 {%- endmacro %}
 
 
-{#- Faults of a relation that ought to be a scoring model; one that has not run yet has none. -#}
+{#- Faults of a relation that should be a scoring model. A scoring model that has not run yet has no faults. -#}
 {% macro _faults_of_predictions(relation, argument) -%}
     {%- set faults = dbt_onnx._faults_of_relation(relation, argument) -%}
     {%- set columns = dbt_onnx._columns_in(relation) if not faults else none -%}
@@ -69,7 +69,7 @@
     {%- set stamps = ['status', 'model_name', 'model_version', 'run_id', 'scored_at', 'features_hash'] -%}
     {%- set missing = stamps | reject('in', found) | list -%}
     {%- if columns is not none and missing -%}
-        {%- do faults.append(argument ~ " is " ~ relation ~ ", which is no scoring model: it has no column "
+        {%- do faults.append(argument ~ " is " ~ relation ~ ", which is not a scoring model: it has no column "
             ~ (missing | join(', ')) ~ ". Hint: name the model that returns score(...)") -%}
     {%- endif -%}
     {{ return(faults) }}
@@ -93,7 +93,7 @@
 {%- endmacro %}
 
 
-{#- `least`, the least number of rows or runs that makes sense. -#}
+{#- `least` is the smallest allowed number; `or_none` is appended to the message if none is allowed, too. -#}
 {% macro _faults_of_count(value, argument, least=1, or_none='') -%}
     {%- set is_count = value is integer and value >= least -%}
     {{ return([] if is_count else [argument ~ " is " ~ value ~ "; it takes a whole number from " ~ least ~ or_none]) }}
@@ -110,7 +110,7 @@
 {%- endmacro %}
 
 
-{#- Whether a text is a day that there is, in ISO form, with or without a time; `zone` is what may follow the time. -#}
+{#- Whether a text is an existing ISO date, with or without a time. `zone`: a pattern for what may follow the time. -#}
 {% macro _is_moment(text, zone) -%}
     {%- set time = '[T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]{1,6})?)?' -%}
     {%- set day = '(?!0000)([0-9]{4})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])' -%}
@@ -132,8 +132,8 @@
 {%- endmacro %}
 
 
-{#- Those of `[{'name': ..}]` that have a name, in whatever case. -#}
-{% macro _called(columns, name) -%}
+{#- The columns, of `[{'name': ..}]`, that have this name, ignoring case. -#}
+{% macro _columns_named(columns, name) -%}
     {%- set called = [] -%}
     {%- for column in columns if column['name'] | lower == name | lower -%}
         {%- do called.append(column) -%}
@@ -142,10 +142,10 @@
 {%- endmacro %}
 
 
-{#- `columns`: what `_columns_in` found, none if the relation does not exist yet (then nothing is wrong with it). -#}
+{#- A fault for each name that is not in `columns` (from `_columns_in`); none if the relation does not exist yet. -#}
 {% macro _faults_of_columns(names, columns, relation, argument) -%}
     {%- set faults = [] -%}
-    {%- for name in names if columns is not none and not dbt_onnx._called(columns, name) -%}
+    {%- for name in names if columns is not none and not dbt_onnx._columns_named(columns, name) -%}
         {%- do faults.append(argument ~ " names column '" ~ name ~ "'; "
             ~ relation ~ " has " ~ (columns | map(attribute='name') | list | tojson)) -%}
     {%- endfor -%}
@@ -153,15 +153,15 @@
 {%- endmacro %}
 
 
-{#- The arguments that `missing_predictions` and `predictions_are_complete` share. -#}
+{#- Faults of the arguments that `missing_predictions` and `predictions_are_complete` share. -#}
 {% macro _faults_of_missing(predictions, entities, key, registry, entity_since, argument, also_returned=[]) -%}
     {%- set returned = ['problem', 'rejected_reason', 'rejected_as_of', 'rejected_at', 'model_version',
         'waiting_since', 'waiting'] + also_returned -%}
     {%- set faults = dbt_onnx._faults_of_predictions(predictions, argument)
         + dbt_onnx._faults_of_relation(entities, 'entities')
         + dbt_onnx._faults_of_key(key, taken=returned)
-        + dbt_onnx._faults_of_given('relation', {'registry': registry})
-        + (["entity_since is " ~ entity_since ~ "; it takes a column of entities"]
+        + dbt_onnx._faults_of_optional('relation', {'registry': registry})
+        + (["entity_since is " ~ entity_since ~ "; it takes the name of a column of entities"]
             if entity_since is not none and entity_since is not string else []) -%}
     {%- if not faults -%}
         {%- set ledger = dbt_onnx._ledger(predictions, key) -%}

@@ -1,6 +1,6 @@
 {#-
-    Names, literals, moments and periods from outside, made safe to stand in a statement.
-    dbt's own quoting doubles no quotes, so `a"b` would end an identifier early.
+    Quotes names, literals, timestamps and periods from outside, so that they are safe in a statement.
+    dbt's own quoting does not double quotes, so a name like `a"b` would end an identifier early.
 -#}
 
 {% macro _identifier(name) -%}
@@ -13,29 +13,29 @@
 {%- endmacro %}
 
 
-{#- The relation beside `relation` (same database and schema) that is called `identifier`. -#}
-{% macro _beside(relation, identifier) -%}
+{#- The relation `identifier` in the database and schema of `relation`. -#}
+{% macro _in_same_schema(relation, identifier) -%}
     {{ return(api.Relation.create(
         database=relation.database, schema=relation.schema, identifier=identifier
     )) }}
 {%- endmacro %}
 
 
-{#- A relation as it stands in a FROM clause, whatever characters its parts have. -#}
+{#- A relation quoted for a FROM clause, whatever characters the parts of its name have. -#}
 {% macro _table(relation) -%}
     {{ return(dbt_onnx._each([relation.database, relation.schema, relation.identifier] | select, '{0}', '.')) }}
 {%- endmacro %}
 
 
-{#- Whether a column has a name, in whatever case. -#}
-{% macro _is_called(column, name) -%}
+{#- SQL condition: a column equals a name, ignoring case. -#}
+{% macro _name_equals(column, name) -%}
     {{ return('lower(' ~ column ~ ') = ' ~ dbt_onnx._text('lower(' ~ dbt_onnx._literal(name) ~ ')')) }}
 {%- endmacro %}
 
 
 {#-
-    `[{'name': .., 'type': ..}]` of a relation, or none if the warehouse has no such relation.
-    The relation cache is not asked: a table that the scoring model made in this very run is not in it.
+    The columns of a relation, `[{'name': .., 'type': ..}]`, or none if the relation does not exist.
+    Queries the warehouse, because dbt's relation cache lacks tables that a scoring model created during this run.
 -#}
 {% macro _columns_in(relation) -%}
     {{ return(adapter.dispatch('_columns_in', 'dbt_onnx')(relation)) }}
@@ -44,9 +44,9 @@
 {% macro default___columns_in(relation) -%}
     {%- set found = run_query(
         "select table_name from system.information_schema.tables"
-        ~ " where " ~ dbt_onnx._is_called('table_catalog', relation.database)
-        ~ " and " ~ dbt_onnx._is_called('table_schema', relation.schema)
-        ~ " and " ~ dbt_onnx._is_called('table_name', relation.identifier)
+        ~ " where " ~ dbt_onnx._name_equals('table_catalog', relation.database)
+        ~ " and " ~ dbt_onnx._name_equals('table_schema', relation.schema)
+        ~ " and " ~ dbt_onnx._name_equals('table_name', relation.identifier)
     ) -%}
     {%- if found.rows | length == 0 -%}
         {{ return(none) }}
@@ -61,23 +61,23 @@
     {{ return(columns) }}
 {%- endmacro %}
 
-{#- The types as DuckDB calls them. -#}
+{#- The types have DuckDB's names. -#}
 {% macro spark___columns_in(relation) -%}
     {{ return(adapter.columns_of(relation)) }}
 {%- endmacro %}
 
 
 {#-
-    What a FROM clause reads: `_given`, a relation that the user names, and `_written`, a table that a run wrote. Texts in
-    it are equal if their bytes are, not as the collation of a column or of the session has it, by which the keys 'A'
-    and 'a' may be one. `columns`: what `_columns_in` finds.
+    For a FROM clause: `_user_relation`, a relation that the user names, and `_own_relation`, a table that a run wrote.
+    Both compare texts by their bytes. The collation of a column or of the session might treat the keys 'A' and 'a' as
+    equal. `columns`: the result of `_columns_in`.
 -#}
-{% macro _given(relation) -%}
+{% macro _user_relation(relation) -%}
     {{ return(dbt_onnx._by_bytes(relation, dbt_onnx._columns_in(relation))) }}
 {%- endmacro %}
 
 
-{% macro _written(relation, columns=none) -%}
+{% macro _own_relation(relation, columns=none) -%}
     {{ return(dbt_onnx._by_bytes(dbt_onnx._table(relation), columns or dbt_onnx._columns_in(relation))) }}
 {%- endmacro %}
 
@@ -98,19 +98,19 @@
 {%- endmacro %}
 
 
-{#- A text that is equal to another if their bytes are. -#}
+{#- A text that is compared by its bytes. -#}
 {% macro _text(expression) -%}
     {{ return('cast(' ~ expression ~ ' as varchar) collate "binary"') }}
 {%- endmacro %}
 
 
-{#- Columns as such texts. -#}
+{#- Columns as texts that are compared by their bytes. -#}
 {% macro _texts(names) -%}
     {{ return(dbt_onnx._each(names, dbt_onnx._text('{0}') ~ ' as {0}')) }}
 {%- endmacro %}
 
 
-{#- `number`, `whole number`, `moment`, `boolean`, `list`; `text` is all else. -#}
+{#- The kind of a type: `number`, `whole number`, `moment`, `boolean` or `list`; `text` for all other types. -#}
 {% macro _kind_of_type(type) -%}
     {%- if type.endswith(']') -%}
         {{ return('list') }}
@@ -125,15 +125,15 @@
 {%- endmacro %}
 
 
-{#- `FLOAT[]` of `FLOAT[3]`. -#}
+{#- The list type of an array type, such as `FLOAT[]` for `FLOAT[3]`; other types unchanged. -#}
 {% macro _list_type(type) -%}
     {{ return(modules.re.sub('\\[[0-9]+\\]', '[]', type)) }}
 {%- endmacro %}
 
 
 {#-
-    A column as it goes through joins: arrays of a fixed size as lists. Where the right side of a left join has a
-    NULL array, duckdb 2.0.0 reads memory that was never written. Cast back to its type, the list is an array again.
+    A column that is safe in joins: casts arrays of a fixed size to lists. If the right side of a left join has a NULL
+    array, duckdb 2.0.0 reads uninitialized memory. The current view casts the list back to the array type.
 -#}
 {% macro _joinable(expression, type) -%}
     {%- set list_type = dbt_onnx._list_type(type) -%}
@@ -141,13 +141,13 @@
 {%- endmacro %}
 
 
-{#- `"a" asc nulls last, "b" asc nulls last`: the session has an order and a place for NULL of its own. -#}
+{#- `"a" asc nulls last, "b" asc nulls last`: explicit, because session settings can change the default order. -#}
 {% macro _ascending(names) -%}
     {{ return(dbt_onnx._each(names, '{0} asc nulls last')) }}
 {%- endmacro %}
 
 
-{#- What a FROM clause reads in the place of a table of ours that does not exist yet. -#}
+{#- For a FROM clause: an empty relation that replaces a table of this package that does not exist yet. -#}
 {% macro _no_rows(names, key=[]) -%}
     {%- set moments = ['as_of', 'scored_at', 'started_at', 'executed_at', 'clock', 'last_seen_as_of'] -%}
     {{ return(
@@ -157,13 +157,13 @@
 {%- endmacro %}
 
 
-{#- `{count: 2, period: day}` as an interval; of none NULL, which no age is beyond. -#}
+{#- `{count: 2, period: day}` as an interval. None gives NULL, so that no age exceeds it. -#}
 {% macro _interval(period) -%}
     {{ return("cast(null as interval)" if period is none else "interval '" ~ period['count'] ~ "' " ~ period['period']) }}
 {%- endmacro %}
 
 
-{#- The same as what a column says: on Spark the seconds, since neither tables nor views of Iceberg hold intervals. -#}
+{#- A period as the value of a column. On Spark in seconds, because Iceberg tables and views cannot hold intervals. -#}
 {% macro _duration(period) -%}
     {{ return(adapter.dispatch('_duration', 'dbt_onnx')(period)) }}
 {%- endmacro %}
@@ -185,8 +185,8 @@
 
 
 {#-
-    Any date or timestamp as a naive timestamp in UTC. A plain cast would turn a timestamp with time
-    zone into the session's local time; the microseconds since 1970 are the same everywhere.
+    Any date or timestamp as a timestamp in UTC without time zone. A plain cast would convert a timestamp with time
+    zone to the session's local time. The microseconds since 1970 do not depend on the session.
 -#}
 {% macro _utc(expression) -%}
     {{ return(adapter.dispatch('_utc', 'dbt_onnx')(expression)) }}
@@ -202,7 +202,7 @@
 {%- endmacro %}
 
 
-{#- The type of such a moment. -#}
+{#- The SQL type of a timestamp without time zone. -#}
 {% macro default___moment_type() -%}
     {{ return('timestamp') }}
 {%- endmacro %}
@@ -212,10 +212,10 @@
 {%- endmacro %}
 
 
-{#- A date, a timestamp, their ISO text (with or without an offset) or a datetime, as a naive UTC timestamp. -#}
+{#- A date, a datetime or ISO text (with or without an offset) as a UTC timestamp without time zone. -#}
 {% macro _moment(value) -%}
     {%- set text = value.isoformat() if value is not string and value.isoformat is defined else value | string -%}
-    {#- Spark reads an offset after seconds only -#}
+    {#- adds seconds, because Spark parses an offset only after seconds -#}
     {%- set text = modules.re.sub('^(.{10}[T ][0-9]{2}:[0-9]{2})(?!:)', '\\1:00', text) -%}
     {%- if modules.re.search('(Z|[+-][0-9]{2}(:?[0-9]{2})?)$', text[10:]) -%}
         {{ return(dbt_onnx._utc("cast(" ~ dbt_onnx._literal(text) ~ " as timestamptz)")) }}
@@ -224,7 +224,7 @@
 {%- endmacro %}
 
 
-{#- A text for each name, with the name as an identifier in the place of `{0}`. -#}
+{#- One copy of `text` for each name, with `{0}` replaced by the quoted name. -#}
 {% macro _each(names, text, between=', ') -%}
     {%- set listed = [] -%}
     {%- for name in names -%}

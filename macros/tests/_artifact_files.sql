@@ -1,9 +1,9 @@
 {#-
-    The artifact files of the serving versions: `[{'version', 'path', 'expected', 'actual'}]`; `actual` is SQL of the
-    sha256, none if there is no such file.
+    The artifact files of the serving versions: `[{'version', 'path', 'expected', 'actual'}]`. `actual` is SQL of the
+    file's sha256, or none if the file does not exist.
 
-    `path` is relative to the project, where dbt works. A path that leaves `artifacts/` counts as a
-    file that is not there. Empty where the warehouse is closed to files (`enable_external_access`).
+    `path` is relative to the project folder, which is dbt's working directory. A path that leaves `artifacts/` counts
+    as a missing file. The list is empty if the warehouse may not read files (`enable_external_access`).
 -#}
 {% macro _artifact_files(ledger, registry) -%}
     {%- if not adapter.dispatch('_can_read_files', 'dbt_onnx')() -%}
@@ -24,7 +24,7 @@
     {%- endset -%}
     {%- set files = [] -%}
     {%- for row in dbt_onnx._query(registered).rows -%}
-        {#- a pattern would read other files than the one that is named -#}
+        {#- a glob pattern could match files other than the registered one -#}
         {%- set is_plain = modules.re.search('[*?[{]', row[1]) is none and '..' not in row[1] -%}
         {%- set actual = adapter.dispatch('_digest_of_file', 'dbt_onnx')(row[1]) if is_plain else none -%}
         {%- do files.append({'version': row[0], 'path': row[1], 'expected': row[2], 'actual': actual}) -%}
@@ -37,13 +37,13 @@
     {{ return(run_query("select cast(current_setting('enable_external_access') as boolean)").rows[0][0]) }}
 {%- endmacro %}
 
-{#- dbt's own process reads them. -#}
+{#- The dbt process reads the files itself. -#}
 {% macro spark___can_read_files() -%}
     {{ return(true) }}
 {%- endmacro %}
 
 
-{#- SQL of the sha256 of a file, none if there is no such file. -#}
+{#- SQL of the sha256 of a file; none if the file does not exist. -#}
 {% macro default___digest_of_file(path) -%}
     {%- set path = dbt_onnx._literal(path) -%}
     {%- if run_query("select count(*) from glob(" ~ path ~ ")").rows[0][0] == 0 -%}
@@ -58,7 +58,7 @@
 {%- endmacro %}
 
 
-{#- A finding about one of these files if it is gone or has other bytes, as a SELECT. -#}
+{#- SELECT that returns a finding if the file does not exist or has another sha256. -#}
 {% macro _altered_file(file) -%}
     select
         case when actual is null then 'artifact_missing' else 'artifact_altered' end as problem,

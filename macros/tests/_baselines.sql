@@ -1,4 +1,4 @@
-{#- The baseline `previous_run` of `predictions_match_baseline`: what was in force before the last run. -#}
+{#- The baseline `previous_run` of `predictions_match_baseline`: the predictions in force before the last run. -#}
 
 {% macro _is_version(run) -%}
     {{ return("model_name = " ~ dbt_onnx._text(dbt_onnx._literal(run['model_name']))
@@ -7,8 +7,9 @@
 
 
 {#-
-    The CTE `earlier`: what a version predicted for the entities of its run `previous` when its run `run` began.
-    A current row that `run` did not write was there; those that it wrote superseded a row of the ledger.
+    CTE `earlier`: the predictions of a version that were in force when its run `run` began, for the entities of its
+    run `previous`. Current rows that `run` did not write were already in force. For rows that `run` wrote, the CTE
+    `replaced` finds the superseded rows in the ledger.
 -#}
 {% macro _earlier_predictions_ctes(model, output, run, previous) -%}
 {%- set column = dbt_onnx._identifier(output['name']) -%}
@@ -28,7 +29,7 @@ rows_of_version as (
 
 replaced as (
     select arg_max({'output': {{ column }}}, scored_at).output as {{ column }}
-    from {{ dbt_onnx._written(model) }} as ledger
+    from {{ dbt_onnx._own_relation(model) }} as ledger
     where
         {{ dbt_onnx._is_version(run) }}
         and status = 'scored'
@@ -51,7 +52,7 @@ earlier as (
 {%- endmacro %}
 
 
-{#- The CTE `reference` for one column of the CTE `earlier`, as `dbt_onnx.distributions.describe` would give it. -#}
+{#- CTE `reference` for one column of the CTE `earlier`, as `dbt_onnx.authoring.distributions.describe` would. -#}
 {% macro _described_ctes(column) -%}
 described_values as (
     select {{ dbt_onnx._counted_value('value', column) }} as value
@@ -63,12 +64,12 @@ described_totals as (
         count(*) as row_count,
         count(value) as known
         {%- if column['kind'] == 'numeric' %},
-        quantile_cont(value, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) as tenths,
+        quantile_cont(value, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) as deciles,
         list_filter(
             case
-                when list_unique(tenths) < 9
-                    then list_sort(list_distinct(list_append(tenths, min(value))), 'asc', 'nulls last')
-                else coalesce(tenths, [])
+                when list_unique(deciles) < 9
+                    then list_sort(list_distinct(list_append(deciles, min(value))), 'asc', 'nulls last')
+                else coalesce(deciles, [])
             end,
             lambda edge: isfinite(edge)
         ) as edges
@@ -129,7 +130,7 @@ reference as (
 {%- endmacro %}
 
 
-{#- How many values lie in the bin up to each edge. -#}
+{#- The number of values in each bin, as a map from the bin's upper edge (inclusive) to the number. -#}
 {% macro default___described_histogram_cte() -%}
 described_histogram as (
     select histogram(value, (select list_append(edges, cast('inf' as double)) from described_totals)) as numbers

@@ -1,24 +1,24 @@
 {#-
-    How the present values of columns differ from a reference: what `features_match_training` and
-    `predictions_match_baseline` have in common.
+    Compares the present values of columns with a reference distribution. Shared by `features_match_training` and
+    `predictions_match_baseline`.
 
-    The reference is a CTE `reference`: a row per column with `column_name`, `kind` (numeric or categorical),
+    The reference is the CTE `reference`: one row per column with `column_name`, `kind` (numeric or categorical),
     `null_share`, `edges`, `shares`, `categories` and `other_share`, as in `dbt_onnx_references`. The present columns
-    are `[{'name', 'type', 'kind', 'time_unit', 'is_boolean'}]`.
+    are passed as `columns`, `[{'name', 'type', 'kind', 'time_unit', 'is_boolean'}]`.
 -#}
 
-{#- A double in the precision of a FLOAT; beyond its range as it is. -#}
-{% macro _single(value) -%}
-    {{ return(adapter.dispatch('_single', 'dbt_onnx')(value)) }}
+{#- A double rounded to single precision (FLOAT). A value outside the range of FLOAT is left unchanged. -#}
+{% macro _to_single_precision(value) -%}
+    {{ return(adapter.dispatch('_to_single_precision', 'dbt_onnx')(value)) }}
 {%- endmacro %}
 
-{#- Beyond its range Spark's cast is infinite. -#}
-{% macro spark___single(value) -%}
+{#- Spark casts a value outside the range of FLOAT to infinity. -#}
+{% macro spark___to_single_precision(value) -%}
     {{ return("case when isinf(cast(" ~ value ~ " as float)) then " ~ value ~ " else cast(cast(" ~ value
         ~ " as float) as double) end") }}
 {%- endmacro %}
 
-{% macro default___single(value) -%}
+{% macro default___to_single_precision(value) -%}
     {{ return("coalesce(cast(try_cast(" ~ value ~ " as float) as double), " ~ value ~ ")") }}
 {%- endmacro %}
 
@@ -29,8 +29,8 @@
 
 
 {#-
-    The CTE `reference`: what the card says about `columns`. The edges of those in single precision are such numbers, too;
-    edges that then are one are one, and so are their bins.
+    CTE `reference`: the card's distributions of `columns`. For columns in single precision the edges are rounded to
+    single precision, too. Edges that become equal are merged, and their bins with them.
 -#}
 {% macro _reference_cte(model, run, role, columns) -%}
 {%- set singles = [] -%}
@@ -48,7 +48,7 @@ card as (
         other_share,
         case
             when list_contains({{ dbt_onnx._list_of_texts(singles) }}, column_name)
-                then list_transform(edges, lambda edge: {{ dbt_onnx._single('edge') }})
+                then list_transform(edges, lambda edge: {{ dbt_onnx._to_single_precision('edge') }})
             else edges
         end as seen_edges,
         list_sort(list_distinct(seen_edges), 'asc', 'nulls last') as distinct_edges
@@ -66,7 +66,7 @@ reference as (
             else list_append(
                 list_transform(
                     distinct_edges,
-                    lambda seen: list_sum(list_filter(shares, lambda share, place: seen_edges[place] = seen))
+                    lambda seen: list_sum(list_filter(shares, lambda share, bin_number: seen_edges[bin_number] = seen))
                 ),
                 shares[len(shares)]
             )
@@ -78,16 +78,17 @@ reference as (
 {%- endmacro %}
 
 
-{#- `FLOAT` of `FLOAT[3]`: a list counts by element. -#}
+{#- The element type of a list, such as `FLOAT` for `FLOAT[3]`, because each element counts; other types unchanged. -#}
 {% macro _element_type(type) -%}
     {{ return(modules.re.sub('(\\[[0-9]*\\])+$', '', type)) }}
 {%- endmacro %}
 
 
 {#-
-    A value as the reference counts it, as a SQL expression: a DOUBLE or a VARCHAR; none if the type does not
-    allow it. NULL and NaN are NULL. A date is the number of `time_unit` since 1970, as the model reads it.
-    The card has Python's texts: True and False. A feature's fill counts in the place of NULL, as the model reads it.
+    SQL that converts a value to the form in which the reference counts it, a DOUBLE or a VARCHAR; none if the type
+    cannot be converted. NULL and NaN become NULL. As in the model's input, a date becomes the number of `time_unit`s
+    since 1970, and a feature's fill value replaces NULL. Booleans become `True` and `False`, as Python writes them in
+    the card.
 -#}
 {% macro _counted_value(value, column) -%}
     {%- set counted = dbt_onnx._counted_known_value(value, column) -%}
@@ -95,13 +96,13 @@ reference as (
         {{ return(none) }}
     {%- endif -%}
     {%- set is_single = column['kind'] == 'numeric' and dbt_onnx._is_single(column) -%}
-    {%- set counted = dbt_onnx._single(counted) if is_single else counted -%}
+    {%- set counted = dbt_onnx._to_single_precision(counted) if is_single else counted -%}
     {%- if column['fill'] is none or column['fill'] is undefined -%}
         {{ return(counted) }}
     {%- endif -%}
     {%- set fill = dbt_onnx._literal(column['fill']) -%}
     {%- set fill = "cast(" ~ fill ~ " as double)" if column['kind'] == 'numeric' else fill -%}
-    {%- set fill = dbt_onnx._single(fill) if is_single else fill -%}
+    {%- set fill = dbt_onnx._to_single_precision(fill) if is_single else fill -%}
     {{ return("case when " ~ value ~ " is null then " ~ fill ~ " else " ~ counted ~ " end") }}
 {%- endmacro %}
 
@@ -143,7 +144,7 @@ reference as (
 {%- endmacro %}
 
 
-{#- What a FROM clause reads: the values of a column, or the elements of its lists, as `value`. -#}
+{#- For a FROM clause: the values of a column, or the elements of its lists, in a column `value`. -#}
 {% macro _values_of(population, column) -%}
     {%- set value = dbt_onnx._identifier(column['name']) -%}
     {%- if column['type'].endswith(']') -%}
@@ -154,11 +155,13 @@ reference as (
 
 
 {#-
-    The CTE `measured`: each row of `reference`, with the rows (elements of a list) of the present column, those that
-    are known, and one of them; with histograms by the edges of the reference (`numbers`) and by value (`texts`).
+    CTE `measured`: each row of `reference` together with the present column's number of rows (for lists: elements),
+    number of known values, and an example value; optionally with histograms by the edges of the reference (`numbers`)
+    and by value (`texts`).
 
-    The columns are unpivoted first, each as a branch that brings its edges along, and then aggregated at once. All
-    branches read one materialized copy, or a view would be computed for each. A NULL list counts as one NULL.
+    The columns are first unpivoted, in one branch per column that includes its edges, and then aggregated together.
+    All branches read one materialized copy; otherwise a view would be computed once per column. A NULL list counts
+    as one NULL.
 -#}
 {% macro _measured_ctes(population, columns, with_histograms) -%}
 present as materialized (
@@ -174,7 +177,7 @@ present_values as (
         {{ counted if column['kind'] == 'numeric' else 'cast(null as double)' }} as number,
         {{ dbt_onnx._text('null') if column['kind'] == 'numeric' else counted }} as text
         {%- if with_histograms %},
-        {#- no histogram is without edges; that of a column without known values is never looked at #}
+        {#- histogram() needs at least one edge; the histogram of a column without known values is never used #}
         (select case when len(edges) > 0 then edges else [0.0] end from reference where column_name = {{ column_name }})
             as edges
         {%- endif %}
@@ -236,7 +239,7 @@ counts_by_bin as (
 )
 {%- endmacro %}
 
-{#- Spark has no histogram(): each value finds its bin. -#}
+{#- Spark has no histogram(), so this assigns each value to its bin. -#}
 {% macro spark___counted_ctes(population, columns) -%}
 {{ dbt_onnx._measured_ctes(population, columns, with_histograms=false) }},
 
@@ -261,7 +264,7 @@ counts_by_value as (
         count(*) as value_rows,
         row_number() over (
             partition by column_name, bin_number order by count(*) desc nulls last, left(text, 40) desc nulls last
-        ) as place
+        ) as value_rank
     from values_in_bins
     group by column_name, bin_number, text
 ),
@@ -271,7 +274,8 @@ counts_by_bin as (
         column_name,
         bin_number as number,
         sum(value_rows) as bin_rows,
-        list({'row_count': value_rows, 'value': value} order by place asc nulls last) filter (where place <= 3) as examples
+        list({'row_count': value_rows, 'value': value} order by value_rank asc nulls last)
+            filter (where value_rank <= 3) as examples
     from counts_by_value
     group by column_name, bin_number
 )
@@ -279,14 +283,15 @@ counts_by_bin as (
 
 
 {#-
-    The CTE `compared`: a row per column of a population that `reference` is about, with
+    CTE `compared`: one row per column of `population` that `reference` describes, with
 
-    `psi`       the population stability index, as `test_features_match_training` in macros/_macros.yml defines it: a
-                share of 0 would make it infinite. NULL where either side knows no value
-    `moved`     the bin that adds most to it
-    `chance`    where all known values are the same: how probable that is by the reference, as a logarithm
-    `unlisted_share`, `examples`    of the categories that the reference does not list; its own share of those that
-                it had no room for is `other_share`
+    `psi`       the population stability index, as `test_features_match_training` in macros/_macros.yml defines it.
+                Shares below 0.0001 count as 0.0001, because a share of 0 would make the index infinite. NULL if the
+                reference or the population has no known values
+    `moved`     the bin that contributes most to the index
+    `chance`    if all known values are the same: the logarithm of the probability of that under the reference
+    `unlisted_share`, `examples`    share and examples of the categories that the reference does not list.
+                `other_share` is the share of unlisted categories in the reference itself
 -#}
 {% macro _compared_ctes(population, columns) -%}
 {{ adapter.dispatch('_counted_ctes', 'dbt_onnx')(population, columns) }},
@@ -356,7 +361,7 @@ compared as (
 {%- endmacro %}
 
 
-{#- A number as text: six digits of an edge, and four places of a share. -#}
+{#- A number as text: `_six_digits` (significant digits) for edges, `_four_decimals` (decimal places) for shares. -#}
 {% macro _six_digits(number) -%}
     {{ return(adapter.dispatch('_six_digits', 'dbt_onnx')(number)) }}
 {%- endmacro %}
@@ -365,30 +370,30 @@ compared as (
     {{ return("format('{:.6g}', " ~ number ~ ")") }}
 {%- endmacro %}
 
-{#- Java's `%g` keeps the zeros at the end. -#}
+{#- Java's `%g` keeps trailing zeros. -#}
 {% macro spark___six_digits(number) -%}
     {{ return("regexp_replace(regexp_replace(format_string('%.6g', " ~ number
         ~ "), '([.][0-9]*?)0+(e|$)', '$1$2'), '[.](e|$)', '$1')") }}
 {%- endmacro %}
 
 
-{% macro _four_places(number) -%}
-    {{ return(adapter.dispatch('_four_places', 'dbt_onnx')(number)) }}
+{% macro _four_decimals(number) -%}
+    {{ return(adapter.dispatch('_four_decimals', 'dbt_onnx')(number)) }}
 {%- endmacro %}
 
-{% macro default___four_places(number) -%}
+{% macro default___four_decimals(number) -%}
     {{ return("round(" ~ number ~ ", 4)") }}
 {%- endmacro %}
 
 {#- Java writes 0.0001 as 1.0E-4. -#}
-{% macro spark___four_places(number) -%}
+{% macro spark___four_decimals(number) -%}
     {{ return("regexp_replace(format_string('%.4f', round(" ~ number ~ ", 4)), '([.][0-9]+?)0+$', '$1')") }}
 {%- endmacro %}
 
 
 {#-
-    The findings about `psi` and `constant` in `compared`, as two SELECTs. `chance` of less than one in a million
-    makes a constant a finding: a rare flag that happens to be unset in a small population is none.
+    SELECTs of the findings `psi` and `constant` in `compared`. A constant column is a finding only if its `chance` is
+    below one in a million, so a rare flag that happens to be unset in a small population is not reported.
 -#}
 {% macro _drift_findings(warn_psi, error_psi, min_rows) -%}
     {%- set thresholds = [error_psi, warn_psi] | reject('none') | list -%}
@@ -396,8 +401,8 @@ compared as (
     select
         column_name,
         'psi' as problem,
-        moved.bin || ': ' || {{ dbt_onnx._four_places('moved.expected') }} as expected,
-        moved.bin || ': ' || {{ dbt_onnx._four_places('moved.actual') }} as actual,
+        moved.bin || ': ' || {{ dbt_onnx._four_decimals('moved.expected') }} as expected,
+        moved.bin || ': ' || {{ dbt_onnx._four_decimals('moved.actual') }} as actual,
         psi as figure,
         case
             {%- for threshold in thresholds %}
@@ -423,7 +428,7 @@ compared as (
 {%- endmacro %}
 
 
-{#- What was found while rendering, `[[column_name, problem, expected, actual]]`, as a SELECT with all columns of a finding. -#}
+{#- SELECT of the findings made while rendering, `[[column_name, problem, expected, actual]]`, with all columns. -#}
 {% macro _findings(found) -%}
     select
         finding[1] as column_name,
@@ -437,7 +442,7 @@ compared as (
 {%- endmacro %}
 
 
-{#- What both tests return: the CTE `validation_errors` with the version that was judged. -#}
+{#- The final SELECT of both tests: the rows of `validation_errors`, sorted, with the tested `model_version`. -#}
 {% macro _sorted_drift(run) -%}
 select
     *,
@@ -448,7 +453,7 @@ order by severity asc nulls last, figure desc nulls last, column_name asc nulls 
 {%- endmacro %}
 
 
-{#- Faults of the arguments that both tests have. -#}
+{#- Faults of the arguments that both tests share. -#}
 {% macro _faults_of_drift(model, warn_psi, error_psi, min_rows) -%}
     {%- set faults = dbt_onnx._faults_of_predictions(model, 'model') -%}
     {%- for argument, psi in {'warn_psi': warn_psi, 'error_psi': error_psi}.items() if psi is not none -%}

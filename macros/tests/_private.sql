@@ -1,6 +1,6 @@
-{#- What the tests share, and the findings of `predictions_are_valid` in one output column, over its CTE `scored`. -#}
+{#- Shared by the tests; and the findings of `predictions_are_valid` about one output column, over its CTE `scored`. -#}
 
-{#- NULL, NaN, infinite and out of range. NaN sorts last in DuckDB, so that a list's maximum tells of it. -#}
+{#- NULL, NaN, infinite and out-of-range values. NaN sorts last in DuckDB, so a list with a NaN has the maximum NaN. -#}
 {% macro _invalid_values(key, output, min, max) -%}
     {%- set value = dbt_onnx._identifier(output['name']) -%}
     {%- set is_float = modules.re.fullmatch('(FLOAT|DOUBLE)(\\[[0-9]*\\])?', output['type']) is not none -%}
@@ -54,13 +54,13 @@
 {%- endmacro %}
 
 
-{#- The query of a test, the body of the call, in the dialect of the target; while dbt parses there is none. -#}
+{#- The query of a test (the body of the call block) in the dialect of the target; empty while dbt parses. -#}
 {% macro _compiled() -%}
     {{ return(dbt_onnx._in_dialect(caller()) if execute else '') }}
 {%- endmacro %}
 
 
-{#- The config of a test with `severity`: `failures` stays the number of rows, and one error among them decides. -#}
+{#- Config of a test with a column `severity`: fails if one row is an error, else warns. `failures` counts all rows. -#}
 {% macro _fails_on_an_error() -%}
     {{ config(
         fail_calc="count(*)",
@@ -71,15 +71,15 @@
 
 
 {% macro _faults_of_output(column, outputs) -%}
-    {{ return([] if dbt_onnx._called(outputs, column) else [
+    {{ return([] if dbt_onnx._columns_named(outputs, column) else [
         "column is '" ~ column ~ "'; the outputs are " ~ (outputs | map(attribute='name') | list | tojson)
     ]) }}
 {%- endmacro %}
 
 
 {#-
-    `_ledger` of the model of a test, with the one output `column`, by default all. An error if the arguments
-    have `faults`, or the ledger has not the columns.
+    `_ledger` of the tested model, with only the output `column`, or by default with all outputs. Raises an error if
+    there are `faults` of the arguments, or if the ledger does not have the columns.
 -#}
 {% macro _ledger_of_test(test, model, key, faults, column=none) -%}
     {%- do dbt_onnx._raise_faults(faults, test, model) -%}
@@ -87,28 +87,28 @@
     {%- set faults = dbt_onnx._faults_of_columns(ledger['key'], ledger['current_columns'], ledger['current'], 'key') -%}
     {%- if column is not none and ledger['current_columns'] is not none -%}
         {%- do faults.extend(dbt_onnx._faults_of_output(column, ledger['outputs'])) -%}
-        {%- do ledger.update({'outputs': dbt_onnx._called(ledger['outputs'], column)}) -%}
+        {%- do ledger.update({'outputs': dbt_onnx._columns_named(ledger['outputs'], column)}) -%}
     {%- endif -%}
     {%- do dbt_onnx._raise_faults(faults, test, model) -%}
     {{ return(ledger) }}
 {%- endmacro %}
 
 
-{#- Whether a test judges a row of `current_rows`: one about `entities`, by default those that the last full run saw. -#}
-{% macro _is_judged(key, entities) -%}
+{#- Condition on `current_rows`: the row's entity is in `entities`, or by default the last full run saw it. -#}
+{% macro _is_tested(key, entities) -%}
 {%- if entities is none -%}
 current_rows.__dbt_onnx_is_present
 {%- else -%}
 exists (
     select 1
-    from {{ dbt_onnx._given(entities) }} as entities
+    from {{ dbt_onnx._user_relation(entities) }} as entities
     where {{ dbt_onnx._same_key(key, 'entities', 'current_rows') }}
 )
 {%- endif -%}
 {%- endmacro %}
 
 
-{#- What a test returns: its CTE `validation_errors`, by `order` and then by key. -#}
+{#- The final SELECT of a test: the rows of `validation_errors`, sorted by `order` and then by key. -#}
 {% macro _sorted_findings(order, key) -%}
 select *
 from validation_errors
@@ -118,8 +118,8 @@ order by {{ order }}, {{ dbt_onnx._ascending(key) }}
 
 
 {#-
-    With `--empty` a test of predictions finds nothing, as dbt's own tests do, which then see no rows. What
-    it was given is checked all the same.
+    With `--empty` a test of predictions returns no rows, like dbt's own tests, which then see no rows. The arguments
+    are checked nevertheless.
 -#}
 {% macro _none_if_empty() -%}
     {{ return('where false' if flags.EMPTY else '') }}

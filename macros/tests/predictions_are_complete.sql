@@ -1,12 +1,12 @@
 {#-
-    Purpose: the entities that ought to have a prediction are exactly those that have one.
+    Purpose: exactly the entities that should have a prediction have one.
 
-    Passes if every entity has a scored prediction, and every scored prediction is of an entity.
-    Warns if entities have left (`problem`: `departed`): they are none of `entities`, and the last full run no
-    longer saw them either.
+    Passes if every entity has a scored prediction, and every scored prediction belongs to an entity.
+    Warns if entities have departed (`problem`: `departed`): they are not in `entities`, and the last full run did not
+    see them either.
     Fails if an entity has no prediction, because it was never tried (`missing`), because it could not be
-    scored (`rejected`), because its key is NULL (`null_key`); or if the scoring model still scores something
-    that is no entity (`no_entity`).
+    scored (`rejected`), or because its key is NULL (`null_key`); or if the scoring model still scores a key
+    that is not in `entities` (`no_entity`).
 
     Arguments, and the rows that it returns: `test_predictions_are_complete` in macros/_macros.yml. Example:
         data_tests:
@@ -23,10 +23,10 @@
     model, entities, key, registry, entity_since, 'model', also_returned=['severity', 'last_seen_as_of']
 )
     + dbt_onnx._faults_of_fraction(max_missing_fraction, 'max_missing_fraction')
-    + dbt_onnx._faults_of_given('fraction', {'max_unknown_fraction': max_unknown_fraction})
-    + dbt_onnx._faults_of_given('period', {'tell_departures_for': tell_departures_for, 'grace': grace}) -%}
+    + dbt_onnx._faults_of_optional('fraction', {'max_unknown_fraction': max_unknown_fraction})
+    + dbt_onnx._faults_of_optional('period', {'tell_departures_for': tell_departures_for, 'grace': grace}) -%}
 {%- if (grace is none) != (entity_since is none) -%}
-    {%- do faults.append("grace and entity_since go together: since when is an entity waiting, and how long may it") -%}
+    {%- do faults.append("grace needs entity_since, and entity_since needs grace") -%}
 {%- endif -%}
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_are_complete', model, key, faults) -%}
 {%- set clock = dbt_onnx.clock() | trim -%}
@@ -46,7 +46,7 @@ unknown as (
     where __dbt_onnx_prediction is not null
 ),
 
-{#- the first full run without them #}
+{#- for each last_seen_as_of of departed entities, the first full run that did not see them #}
 missed as (
     select
         departed.last_seen_as_of,

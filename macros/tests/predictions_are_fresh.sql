@@ -1,11 +1,12 @@
 {#-
-    Purpose: the predictions that are served are as recent as promised, by `fresh_as_of`: the moment that a
-    prediction is about or was last confirmed for. A backfill confirms nothing, so it cannot make this pass.
+    Purpose: no served prediction is older than allowed. Its age counts from `fresh_as_of`: the moment that the
+    prediction is about, or for which it was last confirmed. A backfill confirms nothing, so it cannot make a failing
+    test pass.
 
-    Passes if none is older than the thresholds; one exactly as old as a threshold is fresh.
-    Warns or fails beyond `warn_after` or `error_after` (`problem`: `stale`).
-    Fails if one is about a moment to come, or was scored before the moment that it is about (`future_as_of`);
-    if no run ever succeeded (`no_successful_run`) or nothing is served (`no_predictions`).
+    Passes if no prediction is older than the thresholds; a prediction exactly as old as a threshold passes.
+    Warns or fails if a prediction is older than `warn_after` or `error_after` (`problem`: `stale`).
+    Fails if a prediction is about a moment in the future, or was scored before the moment that it is about
+    (`future_as_of`); if no run ever succeeded (`no_successful_run`) or nothing is served (`no_predictions`).
 
     Arguments, and the rows that it returns: `test_predictions_are_fresh` in macros/_macros.yml. Example:
         data_tests:
@@ -20,9 +21,9 @@
 {%- set returned = ['problem', 'model_version', 'as_of', 'scored_at', 'fresh_as_of', 'age', 'threshold', 'severity'] -%}
 {%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
     + dbt_onnx._faults_of_key(key, taken=returned)
-    + dbt_onnx._faults_of_given('period', {'warn_after': warn_after, 'error_after': error_after})
+    + dbt_onnx._faults_of_optional('period', {'warn_after': warn_after, 'error_after': error_after})
     + dbt_onnx._faults_of_fraction(max_stale_fraction, 'max_stale_fraction')
-    + dbt_onnx._faults_of_given('relation', {'registry': registry, 'entities': entities}) -%}
+    + dbt_onnx._faults_of_optional('relation', {'registry': registry, 'entities': entities}) -%}
 {%- if warn_after is none and error_after is none -%}
     {%- do faults.append("neither warn_after nor error_after is given; one of them is needed") -%}
 {%- elif not faults and warn_after is not none and error_after is not none
@@ -38,10 +39,10 @@ served as (
     select
         *,
         {{ dbt_onnx._elapsed('fresh_as_of') }} as age,
-        {#- under a clock that is set back, what was scored since is not about a moment to come -#}
+        {#- with a clock set to the past, a moment between that clock and the present is not in the future -#}
         fresh_as_of > greatest({{ clock }}, {{ dbt_onnx._utc('now()') }})
         {%- if var('dbt_onnx_clock', none) is none %}
-        {#- a clock that is set says nothing about `scored_at`, which is the real time -#}
+        {#- only if no clock is set: under a set clock `as_of` may be later than `scored_at`, which is real time -#}
         or as_of > scored_at
         {%- endif %} as __dbt_onnx_is_future,
         case
@@ -60,7 +61,7 @@ served as (
     from current_rows
     where
         __dbt_onnx_versions_back is not null
-        and {{ dbt_onnx._is_judged(key, entities) | indent(8) }}
+        and {{ dbt_onnx._is_tested(key, entities) | indent(8) }}
 ),
 
 validation_errors as (

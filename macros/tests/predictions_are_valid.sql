@@ -1,11 +1,11 @@
 {#-
-    Purpose: what the model says is plausible. Judged is the version of the last successful run, about the
-    entities that the last full run saw.
+    Purpose: the model's outputs are plausible. The test checks the predictions by the version of the last successful
+    full run, for the entities that this run saw.
 
     Passes if none of the following is found.
-    Fails if too many are rejected (`problem`: `too_many_rejected`, a row per reason, the key an example); if
+    Fails if too many rows are rejected (`problem`: `too_many_rejected`, one row per reason with an example key); if
     an output is NULL, NaN or infinite, also within a list (`null_output`, `nan_output`, `infinite_output`) or
-    outside the range (`out_of_range`); if an output is constant (`constant_output`, the key an example).
+    outside the range (`out_of_range`); if an output is constant (`constant_output`, with an example key).
 
     Arguments, and the rows that it returns: `test_predictions_are_valid` in macros/_macros.yml. Example:
         data_tests:
@@ -21,7 +21,7 @@
     + dbt_onnx._faults_of_fraction(max_rejected_fraction, 'max_rejected_fraction') -%}
 {%- for bound, value in {'min': min, 'max': max}.items() if value is not none -%}
     {%- if column is none -%}
-        {%- do faults.append(bound ~ " is given and column is not: the range of which output?") -%}
+        {%- do faults.append(bound ~ " needs column, the output to check") -%}
     {%- endif -%}
     {%- if value is not number or value is boolean -%}
         {%- do faults.append(bound ~ " is '" ~ value ~ "'; it takes a number") -%}

@@ -1,10 +1,11 @@
 {#-
-    Purpose: the predictions in force are distributed as in training, or as before the last run. A model that says
-    the same for everybody, or something else than yesterday, is seen before the outcomes are known.
+    Purpose: the predictions in force are distributed as in training, or as before the last run. So a model that
+    predicts the same value for every entity, or suddenly other values than yesterday, is found before the outcomes
+    are known.
 
-    Passes if nothing of the following is found, and where no run ever succeeded.
-    Warns or fails beyond `warn_psi` or `error_psi` (`problem`: `psi`, with the bin that moved most).
-    Fails if all values are the same and by the baseline the chance of that is below one in a million
+    Passes if none of the following is found, or if no run ever succeeded.
+    Warns or fails if the index is above `warn_psi` or `error_psi` (`problem`: `psi`, with the bin that moved most).
+    Fails if all values are the same and the baseline gives that a chance below one in a million
     (`constant`); if one value has too large a share (`label_share`); if the card does not describe the column
     (`no_reference`).
 
@@ -19,7 +20,7 @@
 {{ dbt_onnx._fails_on_an_error() }}
 {% call dbt_onnx._compiled() -%}
 {%- set faults = dbt_onnx._faults_of_drift(model, warn_psi, error_psi, min_rows)
-    + dbt_onnx._faults_of_given('fraction', {'max_label_share': max_label_share}) -%}
+    + dbt_onnx._faults_of_optional('fraction', {'max_label_share': max_label_share}) -%}
 {%- if column is not string -%}
     {%- do faults.append("column is " ~ ("missing" if column is undefined else column | tojson) ~ "; it takes the name of an output") -%}
 {%- endif -%}
@@ -36,7 +37,7 @@ with validation_errors as (
 )
 {%- else -%}
 {%- set previous = dbt_onnx._last_full_run(model, before=run) if baseline == 'previous_run' else none -%}
-{%- set output = dbt_onnx._judged_output(model, run, column, baseline, previous) -%}
+{%- set output = dbt_onnx._tested_output(model, run, column, baseline, previous) -%}
 {%- set name = dbt_onnx._identifier(output['name']) -%}
 {%- set has_reference = output['kind'] is defined -%}
 
@@ -79,7 +80,7 @@ validation_errors as (
         'label_share' as problem,
         'no value with a share above ' || {{ max_label_share }} as expected,
         count(*) / cast(sum(count(*)) over () as double) as figure,
-        {{ dbt_onnx._text(name) }} || ': ' || {{ dbt_onnx._four_places('figure') }} as actual,
+        {{ dbt_onnx._text(name) }} || ': ' || {{ dbt_onnx._four_decimals('figure') }} as actual,
         {{ max_label_share }} as threshold,
         'error' as severity
     from in_force

@@ -1,12 +1,12 @@
 {#-
-    Purpose: what is served was scored by the version, and by the very artifact, that the registry names.
+    Purpose: the served predictions were scored by the version, and by exactly the artifact, that the registry names.
 
-    Passes if every served prediction is by the serving version, made by a run that read an artifact with the
-    registry's sha256, and the file of that version is there and still has that sha256.
-    Fails if one is by an earlier version (`problem`: `earlier_version`); if its run read another artifact
-    (`another_artifact`), or does not say which; if the file is gone (`artifact_missing`) or has other
-    bytes (`artifact_altered`); if the registry has no row for what the scoring model runs (`no_serving_version`)
-    or two (`two_serving_versions`); if no run ever succeeded (`no_successful_run`).
+    Passes if every served prediction is by the serving version and its run read an artifact with the registry's
+    sha256, and if the artifact file of that version exists and still has that sha256.
+    Fails if a prediction is by an earlier version (`problem`: `earlier_version`); if its run read another artifact or
+    recorded none (`another_artifact`); if the file does not exist (`artifact_missing`) or has another sha256
+    (`artifact_altered`); if the registry names no version for the scoring model (`no_serving_version`) or two
+    (`two_serving_versions`); if no run ever succeeded (`no_successful_run`).
 
     Arguments, and the rows that it returns: `test_predictions_match_registry` in macros/_macros.yml. Example:
         data_tests:
@@ -19,7 +19,7 @@
 {%- set faults = dbt_onnx._faults_of_predictions(model, 'model')
     + dbt_onnx._faults_of_key(key, taken=['problem', 'expected', 'actual'] + of_prediction)
     + dbt_onnx._faults_of_relation(registry, 'registry')
-    + dbt_onnx._faults_of_given('relation', {'entities': entities})
+    + dbt_onnx._faults_of_optional('relation', {'entities': entities})
     + dbt_onnx._faults_of_fraction(max_earlier_fraction, 'max_earlier_fraction') -%}
 {%- set ledger = dbt_onnx._ledger_of_test('predictions_match_registry', model, key, faults) -%}
 
@@ -33,7 +33,7 @@ served as (
     from current_rows
     inner join served_versions using (model_name, model_version)
     left join (select run_id, max(artifact_sha256) as sha256 from runs group by run_id) as run_artifacts using (run_id)
-    where {{ dbt_onnx._is_judged(key, entities) | indent(4) }}
+    where {{ dbt_onnx._is_tested(key, entities) | indent(4) }}
 ),
 
 validation_errors as (
@@ -66,8 +66,8 @@ validation_errors as (
             else 'two_serving_versions'
         end as problem,
         (select model_name || coalesce('@' || model_alias, '/' || model_version) from last_run) as expected,
-        array_to_string(list(model_version order by place desc nulls last), ', ') as actual
-    from (select distinct model_version, place from places where is_serving)
+        array_to_string(list(model_version order by version_rank desc nulls last), ', ') as actual
+    from (select distinct model_version, version_rank from ranked_versions where is_serving)
     having count(*) <> 1
     {%- for file in dbt_onnx._artifact_files(ledger, registry) %}
 

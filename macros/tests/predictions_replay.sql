@@ -1,13 +1,13 @@
 {#-
-    Purpose: the ledger can be trusted: the model, scored again on the inputs that a run kept, says what the
-    ledger says, and neither was altered since.
+    Purpose: the ledger can be trusted. The model, when it scores the kept inputs of a run again, returns the outputs
+    in the ledger, and neither the ledger nor the inputs were altered since.
 
-    Passes if ledger and kept inputs are as the run row says (number of rows, stamps, fingerprint, the hash of
-    each row's inputs), the registry's file still has the sha256 of the run, and every prediction is repeated.
+    Passes if the ledger and the kept inputs match the run row (number of rows, stamps, fingerprint, the hash of each
+    row's inputs), the registry's file still has the sha256 of the run, and every prediction is reproduced.
     Fails otherwise (`problem`: `ledger`, `inputs`, `artifact` or `prediction`), and if no run has kept its inputs.
 
-    SQL cannot run a model: on DuckDB the target in profiles.yml names the plugin of dbt-duckdb that can,
-    `plugins: [{module: dbt_onnx.replay_plugin}]`; on Spark the adapter does.
+    SQL cannot run a model. On DuckDB a dbt-duckdb plugin does it, and the target in profiles.yml must name it:
+    `plugins: [{module: dbt_onnx.replay_plugin}]`. On Spark the adapter does it.
 
     Arguments, and the rows that it returns: `test_predictions_replay` in macros/_macros.yml. Example:
         data_tests:
@@ -21,7 +21,7 @@
 {% endtest %}
 
 
-{#- The adapter runs the model, before the statement is made that says what was found. -#}
+{#- The adapter replays the runs while this macro is rendered; the returned SQL selects the findings. -#}
 {% macro spark___predictions_replay(model, registry, sample, runs) -%}
 {%- do dbt_onnx._raise_faults(dbt_onnx._faults_of_replay(model, registry, sample, runs), 'predictions_replay', model) -%}
 {%- set names = ['model_name', 'model_version', 'alias', 'artifact', 'sha256'] -%}
@@ -46,7 +46,7 @@ from (
 {% macro default___predictions_replay(model, registry, sample, runs) -%}
 {%- set faults = dbt_onnx._faults_of_replay(model, registry, sample, runs) -%}
 {%- if run_query("select 1 from duckdb_functions() where function_name = 'dbt_onnx_replay'").rows | length == 0 -%}
-    {%- do faults.append("the target " ~ target.name ~ " of profiles.yml does not name the plugin that scores."
+    {%- do faults.append("the target " ~ target.name ~ " of profiles.yml does not load the replay plugin."
         ~ " Hint: add `plugins: [{module: dbt_onnx.replay_plugin}]` to it") -%}
 {%- endif -%}
 {%- do dbt_onnx._raise_faults(faults, 'predictions_replay', model) -%}

@@ -1,6 +1,6 @@
 {{ config(materialized='table') }}
 
-{# an answer to an input that nobody could foresee is waited for below this, and sent later from here on #}
+{# inputs that cannot be enumerated: real time if the model is faster than this, otherwise asynchronous #}
 {% set waiting_limit_ms = 500 %}
 {% set days_per_month = 30 %}
 
@@ -14,7 +14,7 @@ ai_features as (
 
 priced as (
 
-    -- to the cent, so that the last digits of a floating-point product decide nothing
+    -- rounded to the cent, so that the last digits of a floating-point product cannot decide
     select
         *,
         cast(
@@ -35,7 +35,7 @@ judged as (
 
 ),
 
--- the first rule that holds decides
+-- the first rule that applies decides
 ruled as (
 
     select
@@ -63,7 +63,8 @@ decided as (
 
 ),
 
--- as rarely as the decision allows; every entity each time, so at most this much
+-- batches run as rarely as the decision allows; the cost is an upper bound, because it assumes that each batch scores
+-- every entity
 scheduled as (
 
     select
@@ -89,7 +90,7 @@ worded as (
             '{:,} inferences a day cost {:,.2f} USD a month, {:,.2f} USD are allowed',
             inferences_per_day, real_time_usd_per_month, monthly_budget_usd
         ) as price,
-        -- where the budget ends; NULL, nowhere, for inferences that cost nothing
+        -- the volume at which the budget is used up; NULL (no limit) if inferences cost nothing
         cast(
             floor(
                 round(monthly_budget_usd * 1000 / {{ days_per_month }} / nullif(cost_per_1k_inferences_usd, 0), 6)
@@ -128,21 +129,21 @@ select
     end as reason,
     case
         when pattern = 'real_time' and precomputable_part is not null
-            then format('batch precomputes {}, real time composes', precomputable_part)
+            then format('batch precomputes {}, real time combines it with the request', precomputable_part)
     end as hybrid,
     batch_every_minutes,
     batch_usd_per_month,
     real_time_usd_per_month,
-    -- what the rules decide and what is allowed may contradict each other; the rules win, and it is said
+    -- the decided pattern may exceed an allowed value; the rules win, and this column reports it
     nullif(concat_ws(
         '; ',
         case when pattern <> 'batch' and is_too_slow then speed end,
         case when pattern <> 'batch' and is_too_dear then price end,
-        case when pattern <> 'batch' and when_down = 'blocks' then 'blocks when the model is down: have a fallback' end,
+        case when pattern <> 'batch' and when_down = 'blocks' then 'blocks when the model is down: add a fallback' end,
         case
             when batch_usd_per_month > monthly_budget_usd
                 then format(
-                    'the batch costs {:,.2f} USD a month, {:,.2f} USD are allowed: score only what changed',
+                    'the batch costs {:,.2f} USD a month, {:,.2f} USD are allowed: score only changed rows',
                     batch_usd_per_month, monthly_budget_usd
                 )
         end

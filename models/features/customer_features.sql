@@ -14,7 +14,7 @@ clock as (
 
 ),
 
--- the only place where purchases enter, so that nothing from after the day can
+-- the only place that reads purchases, so no later purchase can get into the features
 known_purchases as (
 
     select
@@ -29,8 +29,8 @@ known_purchases as (
 
 ),
 
--- time in whole weeks since the customer's first purchase: all that moves with the calendar moves on
--- one day in seven, so a night re-scores a seventh of the customers and those who bought
+-- time in whole weeks since the customer's first purchase: the features that depend on the calendar change on
+-- one day in seven, so a nightly run scores only a seventh of the customers and those who bought
 customer_weeks as (
 
     select
@@ -64,9 +64,9 @@ summed as (
 
 )
 
--- money stays decimal: the order of a floating-point sum would change the features hash; and an average
--- is divided as whole numbers, half a cent up: of a quotient, a DOUBLE, versions of DuckDB round it to
--- either side
+-- Amounts stay decimal, because a floating-point sum depends on the order of rows and would change the features hash.
+-- The average is divided in whole numbers with half a cent rounded up, because versions of DuckDB round half a cent
+-- of a DOUBLE quotient differently.
 select
     customer_id,
     feature_date,

@@ -1,4 +1,4 @@
--- the history is played long after it happened: nothing was said at the time, hence `as_of`
+-- made_at is `as_of`, because the history is played long afterwards: no prediction was scored in time
 {% set judged = {
     'key': ['customer_id'],
     'column': 'churn_probability',

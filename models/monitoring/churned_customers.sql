@@ -26,7 +26,7 @@ purchases as (
 
 ),
 
--- the 90 days that the models were trained on
+-- the models predict the next 90 days
 horizons as (
 
     select

@@ -1,4 +1,4 @@
-{#- on Spark a table: its text is longer than the metastore of `make spark`, which is Derby, lets a view's be -#}
+{#- on Spark a table, because the SQL is too long for a view in Derby, the metastore of `make spark` -#}
 {{ config(materialized='table' if target.type == 'sparkonnx' else 'view') }}
 
 {{ dbt_onnx.prediction_health(

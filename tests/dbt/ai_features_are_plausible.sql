@@ -32,7 +32,7 @@ too_small as (
 
 ),
 
--- what cannot be enumerated cannot be scored ahead; of all else it is known how many and how often
+-- inputs that cannot be enumerated cannot be scored in advance, so both columns must be empty; otherwise both are set
 contradictory as (
 
     {% for column_name in ['entities', 'shortest_batch_minutes'] %}

@@ -1,5 +1,5 @@
--- Every feature that counts or sums, again from the purchases, by dates instead of customer weeks:
--- nothing from after the clock's day is in it, nothing up to that day is missing.
+-- Computes every feature that counts or sums again from the purchases, by dates instead of customer weeks. Proves that
+-- the features contain no purchase from after the clock's day, and miss none up to that day.
 with
 
 customer_features as (

@@ -434,8 +434,8 @@ def test_only_wrong_arguments_fail(project: Project) -> None:
                 'column names column \'chrn\'; "warehouse"."main"."others" has',
             ],
         ),
-        ("not_numbers", ["column 'name' of", "holds no numbers: it is VARCHAR"]),
-        ("names_cannot_move", ["prediction_movers on", "holds no numbers: it is VARCHAR"]),
+        ("not_numbers", ["column 'name' of", "is not numeric: it is VARCHAR"]),
+        ("names_cannot_move", ["prediction_movers on", "is not numeric: it is VARCHAR"]),
         (
             "other_kinds",
             ["column 'mixed' holds numbers in the champion and VARCHAR in the challenger"],
@@ -444,7 +444,7 @@ def test_only_wrong_arguments_fail(project: Project) -> None:
             "wrong_kinds",
             [
                 "has 6 wrong arguments",
-                "key column 'champion' has the name of a column that is returned beside it",
+                "key column 'champion' has the name of a result column",
                 "column is 7; it takes an output column",
                 "threshold is 'high'; it takes a number",
                 "about is 'yesterday'; it takes a date or a timestamp",

@@ -84,7 +84,7 @@ FAULTS = {
     "unknown_link": (view(fallback={"constnt": 1}), ["fallback is {'constnt': 1}; it takes"]),
     "no_entities": (
         view(entities="none", fallback={"constant": {"churn": 1}}),
-        ["fallback needs entities: a relation with each entity that is to have an answer"],
+        ["fallback needs entities, a relation with one row per entity to serve"],
     ),
     "wrong_types": (
         view(
@@ -111,7 +111,7 @@ FAULTS = {
             "fallback.min_segment_size needs fallback.segment",
             "fallback.segment_averages needs fallback.segment",
             'fallback.segment_averages is "averages"; it takes a relation',
-            "fallback.min_segment_size is an argument of the model that fallback.segment_averages",
+            "fallback.min_segment_size has no effect with fallback.segment_averages",
         ],
     ),
     "never_stale_and_stale": (
@@ -121,7 +121,7 @@ FAULTS = {
     "less_than_stale": (
         view(fallback={"allow_stale": {"count": 47, "period": "hour"}}),
         [
-            "fallback.allow_stale is {'count': 47, 'period': 'hour'}, less than stale_after, {'count'"
+            "fallback.allow_stale is {'count': 47, 'period': 'hour'}, which is less than stale_after, {'count'"
         ],
     ),
     "other_columns": (
@@ -129,9 +129,9 @@ FAULTS = {
         [
             "has 3 wrong arguments",
             "fallback.segment names column 'region'; ",
-            "fallback.constant has 'Chrn', which is no output column; ",
+            "fallback.constant has 'Chrn', which is not an output column; ",
             'has ["churn", "share", "is_churn", "label", "loyal", "vector"]',
-            "fallback.constant has 'as_of', which is no output column",
+            "fallback.constant has 'as_of', which is not an output column",
         ],
     ),
     "other_types": (

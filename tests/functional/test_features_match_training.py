@@ -386,4 +386,4 @@ def test_wrong_arguments_are_named(project: Project) -> None:
         """columns names 'b'; the card of churn/2 describes ["a", "city"]"""
         in (message["unknown_column"])
     )
-    assert "which the warehouse does not have" in message["no_such_relation"]
+    assert "which does not exist in the warehouse" in message["no_such_relation"]

@@ -422,6 +422,6 @@ def test_wrong_arguments_are_all_named_at_once(sandbox: ScoringProject) -> None:
     for fault in (
         "registry is",
         "key must be a list of column names; got []",
-        "entities is given beside view",
+        "give view or entities, not both: a view has its own entities",
     ):
         assert fault in message

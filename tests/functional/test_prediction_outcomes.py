@@ -372,10 +372,10 @@ def test_two_outcomes_of_one_key_and_moment_are_an_error(
     load(warehouse, "odd", scored([0.5]))
     happened(warehouse, "odd_happened", [*labelled([True]), *labelled([False])])
     with pytest.raises(
-        duckdb.InvalidInputException, match="several outcomes for the same key and day"
+        duckdb.InvalidInputException, match="more than one outcome for the same key and day"
     ):
         rows_of(warehouse, "from history")
-    with pytest.raises(duckdb.InvalidInputException, match="several outcomes"):
+    with pytest.raises(duckdb.InvalidInputException, match="more than one outcome"):
         rows_of(warehouse, "from spending")
     # an outcome that is not known does not count
     happened(warehouse, "odd_happened", [*labelled([True]), *labelled([None])])
@@ -520,7 +520,7 @@ def test_only_wrong_arguments_fail(project: Project) -> None:
             [
                 'prediction_outcomes on "warehouse"."main"."scores" has 5 wrong arguments',
                 "task is 'ranking'; it takes classification or regression",
-                "made_at is 'known_at'; it takes scored_at, when the model really said so, or as_of",
+                "made_at is 'known_at'; it takes scored_at (real time of scoring) or as_of",
                 "version is 2; it takes a version as text",
                 "outcome is 1; it takes a column of outcomes",
                 "key must be a list of column names; got []",
@@ -538,7 +538,7 @@ def test_only_wrong_arguments_fail(project: Project) -> None:
         (
             "text",
             [
-                'column \'note\' of "warehouse"."main"."scores" holds no numbers: it is VARCHAR',
+                'column \'note\' of "warehouse"."main"."scores" is not numeric: it is VARCHAR',
                 "outcome 'note' is VARCHAR; for a classification it takes booleans, or 0 and 1",
             ],
         ),

@@ -255,7 +255,7 @@ CASES = [
             """key names column 'customer'; "warehouse"."main"."customers" has ["customer_id"]""",
             """entity_since names column 'born';""",
             "max_missing_fraction is -1; it takes a number from 0 to 1",
-            "grace and entity_since go together",
+            "grace needs entity_since, and entity_since needs grace",
         ),
     ),
     Case(

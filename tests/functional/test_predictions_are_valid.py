@@ -153,7 +153,7 @@ CASES = [
         {"min": 0, "max": "a", "max_rejected_fraction": "b", "constant_from_rows": 1},
         faults=(
             "predictions_are_valid on",
-            "min is given and column is not",
+            "min needs column, the output to check",
             "max is 'a'; it takes a number",
             "max_rejected_fraction is b; it takes a number from 0 to 1",
             "constant_from_rows is 1; it takes a whole number from 2, or none",

@@ -135,7 +135,7 @@ def test_wrong_arguments_and_a_profile_without_the_plugin_are_named(tmp_path: Pa
     for part in (
         "sample is 0; it takes a whole number from 1",
         "runs is two; it takes a whole number from 1",
-        "the target dev of profiles.yml does not name the plugin that scores",
+        "the target dev of profiles.yml does not load the replay plugin",
         "plugins: [{module: dbt_onnx.replay_plugin}]",
     ):
         assert part in message

@@ -30,7 +30,10 @@ OF_SCORES = f"{P}, registry=ref('model_registry'), key=['id']"
 CALLS = {
     "key_of_numbers": (
         f"missing_predictions({P}, ref('features'), key=[7], entity_since=7)",
-        ["key has 7, which is not a column name", "entity_since is 7; it takes a column of"],
+        [
+            "key has 7, which is not a column name",
+            "entity_since is 7; it takes the name of a column of",
+        ],
     ),
     "no_moments": (
         f"""prediction_calibration({P}, ref('features'), key=['id'], column='y', outcome='a',
@@ -63,7 +66,10 @@ CALLS = {
     ),
     "no_grace": (
         f"test_predictions_are_complete({P}, key=['id'], entities=ref('features'), grace=2)",
-        ["grace is 2; it takes {count: 2, period: day}", "grace and entity_since go together"],
+        [
+            "grace is 2; it takes {count: 2, period: day}",
+            "grace needs entity_since, and entity_since needs grace",
+        ],
     ),
     "no_registry": (
         f"test_predictions_replay({P}, registry='model_registry', sample=0)",

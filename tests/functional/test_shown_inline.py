@@ -75,5 +75,6 @@ def test_a_relation_that_no_run_wrote_is_no_scoring_model(project: Project, macr
     success, log = show(project, macro, arguments)
     assert not success
     assert (
-        '"main"."entities", which is no scoring model: it has no column status, model_name' in log
+        '"main"."entities", which is not a scoring model: it has no column status, model_name'
+        in log
     )
