@@ -1,4 +1,4 @@
-"""Serve the published predictions of the reference project, ask, print the answers, and stop."""
+"""Serve the published predictions of the reference project, send requests, print the answers, and stop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SERVING = ROOT / "serving"
 KNOWN, MISSING, NEW = "00042", "99999", "23571"
-# two purchases of 59 dollars in all, the last one three weeks ago
+# two purchases with a total of 59 dollars, the last one three weeks ago
 FEATURES = {
     "recency_weeks": 3, "frequency": 2, "active_weeks": 9, "monetary": 59.00, "average_purchase": 29.50,
     "largest_purchase": 35.00, "cds": 4, "purchases_13w": 2, "dollars_13w": 59.00, "cds_13w": 4,
@@ -54,7 +54,7 @@ def main() -> int:
 
 @contextmanager
 def service(clock: str) -> Iterator[str]:
-    """The service at a free port, as if it had started at a moment; its address."""
+    """Run the service on a free port with its clock set to `clock`, and yield its address."""
     command = [str(Path(sys.executable).with_name("dbt-onnx")), "serve", str(SERVING)]
     process = subprocess.Popen(
         [*command, "--port", "0", "--clock", clock], stdout=subprocess.PIPE, text=True
@@ -68,7 +68,7 @@ def service(clock: str) -> Iterator[str]:
 
 
 def ask(address: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
-    """What the service says: HTTP's status, and the document."""
+    """Send a request, and return the HTTP status and the document."""
     url = address + (path if path.startswith("/") else f"/v1/predictions/{path}")
     content = None if body is None else json.dumps(body).encode()
     try:
@@ -79,7 +79,7 @@ def ask(address: str, path: str, body: dict[str, Any] | None = None) -> tuple[in
 
 
 def submitted(address: str, question: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """Submit a question, and poll until it is answered."""
+    """Submit a request for scoring, and poll until it is answered."""
     status, document = ask(address, "churn:submit", question)
     show("submitted", (status, document))
     place = f"/v1/submissions/churn/{document['request_id']}"

