@@ -18,7 +18,7 @@ SECTIONS = (
     "spark",
 )  # fmt: skip
 SHORT = ("scoring", "incremental")
-"""The sections of the short version: ratios of long enough runs, which hold on a busy machine, too."""
+"""Sections of the short version. Their figures are ratios of long runs, so they also hold on a busy machine."""
 FOLDER = Path(__file__).parent
 
 
@@ -29,9 +29,9 @@ FOLDER = Path(__file__).parent
 @click.option("--record", is_flag=True, help="With --smoke: hold later short runs to this one.")
 @click.option("--only", multiple=True, type=click.Choice(SECTIONS), help="Run these sections.")
 def main(*, smoke: bool, record: bool, only: tuple[str, ...]) -> None:
-    """Measure, print each figure as it comes, and exit with 1 when one misses its target.
+    """Measure, print each figure as it comes, and exit with 1 if any figure misses its target.
 
-    The short version holds a figure that misses its target to what was recorded of it.
+    In the short version, a figure that missed its target when it was recorded is compared with the recorded figure.
     """
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     margin = results.SMOKE_MARGIN if smoke else 0.0

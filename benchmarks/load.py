@@ -1,7 +1,7 @@
-"""Asking an HTTP service for one key after the other, as fast as it answers.
+"""Request one key after the other from an HTTP service, as fast as it answers.
 
-By wrk where it is installed, else by sockets in a process of its own. Keys are spread over all that there are,
-so that an answer is seldom one that was just given.
+The load generator is wrk if it is installed, else a separate process with Python sockets. Requests are spread over
+all keys, so that a key is seldom requested again soon.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.measure import Task, run
 
 STEP = 611_953
-"""From one key to the next, modulo the number of keys: a prime, so that all come before one comes again."""
+"""Step from one key to the next, modulo the number of keys. It is prime, so all keys come before one is repeated."""
 KEY = "{key}"
 _CONTENT_LENGTH = re.compile(rb"^content-length: *([0-9]+)", re.IGNORECASE | re.MULTILINE)
 _WRK = """
@@ -44,7 +44,7 @@ end
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A request in which "{key}" is one of the whole numbers below `keys`; a POST when it has a body."""
+    """A request in which "{key}" is replaced by a whole number below `keys`. A POST if it has a body."""
 
     path: str
     keys: int
@@ -57,7 +57,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """How a service answered: `by` which load generator, how many requests in how many seconds."""
+    """The result of a load test: load generator (`by`), number of requests, seconds and latencies."""
 
     by: str
     requests: int
@@ -73,9 +73,9 @@ class Answered:
 def ask(
     address: str, question: Question, *, connections: int, seconds: float, first: int = 0
 ) -> Answered:
-    """Ask for `seconds` from that many connections, beginning with the key number `first`.
+    """Send requests for `seconds` over that many connections, beginning with the key number `first`.
 
-    Raises RuntimeError when an answer has another status than 2xx.
+    Raises RuntimeError if an answer has a status other than 2xx.
     """
     if shutil.which("wrk"):
         by, told = "wrk", _by_wrk(address, question, connections, seconds, first)
@@ -111,7 +111,7 @@ def _by_wrk(
 def by_sockets(
     *, address: str, question: dict[str, Any], connections: int, duration: float, first: int
 ) -> dict[str, Any]:
-    """A task: what wrk does, by one thread that waits for all connections at once."""
+    """A task: do the same as wrk, with one thread that waits for all connections."""
     host, _, port = address.rpartition("/")[2].partition(":")
     requests = (_request(Question(**question), host, n) for n in itertools.count(first + 1))
     took: list[float] = []
@@ -147,7 +147,7 @@ def by_sockets(
 
 
 class _Connection:
-    """A connection that sends a request when the one before is answered."""
+    """A connection that sends its next request after the previous answer."""
 
     def __init__(self, host: str, port: int) -> None:
         self.socket = socket.create_connection((host, port))
@@ -159,7 +159,7 @@ class _Connection:
         self.socket.sendall(request)
 
     def has_answer(self) -> bool:
-        """Read what has come. Whether the answer is whole. Raises ConnectionError when there is no more."""
+        """Read the received bytes, and return whether the answer is complete. Raises ConnectionError at end of file."""
         received = self.socket.recv(65_536)
         if not received:
             raise ConnectionError("the service has closed a connection")

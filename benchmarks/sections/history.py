@@ -1,8 +1,8 @@
-"""What a year of nightly runs costs whoever plans, reads the current view or tests, against one run
+"""The cost of planning, the current view and the tests after a year of nightly runs, compared with one run
 of the same entities.
 
-The first run is dbt's own; SQL adds the other nights to current, history and runs as runs that
-scored the entities whose features had changed would have left them.
+dbt does the first run. SQL adds the other nights to current, history and runs, in the state that real runs with
+some changed features would leave.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FIRST_NIGHT = "2025-01-01"
 CHANGED_PER_MILLE = 274
 MAX_RATIO = 1.5
 READS_LEDGER = {"predictions_match_previous_run", "predictions_replay", "predictions as of"}
-"""What must read the ledger says what it costs."""
+"""Reads that have to read the whole ledger. They are reported without a target."""
 _CURRENT = "dbt_onnx.current_predictions(ref('scores'), registry=ref('model_registry'), key=['id'])"
 _AS_OF = "dbt_onnx.predictions_as_of(ref('scores'), key=['id'], about='2025-01-01 12:00')"
 _TESTS = {
@@ -61,7 +61,7 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 
 def scale_of(scale: Scale) -> tuple[int, int]:
-    """Entities and nights: 100.7 million ledger rows in full."""
+    """Return the number of entities and of nights. The full version has 100.7 million ledger rows."""
     return scale.of(full=(1_000_000, 365), smoke=(20_000, 60))
 
 
@@ -79,7 +79,7 @@ def _row(what: str, one: list[float], many: list[float], history: str) -> Row:
 
 @contextmanager
 def played(scale: Scale) -> Iterator[dict[str, Path]]:
-    """The folders of two projects, by `ONE` and `MANY`, deleted afterwards."""
+    """Yield the folders of two projects, by `ONE` and `MANY`, and delete them afterwards."""
     entities, nights = scale_of(scale)
     folders = {name: project.new_folder() for name in (ONE, MANY)}
     try:
@@ -94,7 +94,7 @@ def played(scale: Scale) -> Iterator[dict[str, Path]]:
 
 
 def begin(*, folder: str, **settings: Any) -> None:
-    """A task: a project with a view and tests, and its first run."""
+    """A task: create a project with views and tests, and do its first run."""
     project.create(folder=folder, **settings)
     made = project.Project(Path(folder))
     profiles = yaml.safe_load((made.folder / "profiles.yml").read_text())
@@ -113,8 +113,8 @@ def begin(*, folder: str, **settings: Any) -> None:
 
 
 def append_nights(*, folder: str, nights: int) -> None:
-    """A task: all nights after the first, on each of which `CHANGED_PER_MILLE` of the entities had
-    other features, with the scores that they had.
+    """A task: add all nights after the first. On each night the features of `CHANGED_PER_MILLE` of the entities
+    changed, but not their scores.
     """
     with duckdb.connect(str(project.Project(Path(folder)).warehouse)) as connection:
         append(connection, nights)
@@ -128,8 +128,9 @@ def append(connection: duckdb.DuckDBPyConnection, nights: int) -> None:
 
 
 def _statements(nights: int) -> Iterator[str]:
-    """The SQL for `scores__current`, `scores__history` and `dbt_onnx_runs`. `night` is the last one on
-    which an entity was scored; the first run is night 0.
+    """Yield the SQL that fills `scores__current`, `scores__history` and `dbt_onnx_runs`.
+
+    `night` is the last night on which an entity was scored; the first run is night 0.
     """
     is_changed = f"hash(id, {{}}) % 1000 < {CHANGED_PER_MILLE}"
     changed = f"list_filter(range(1, {nights}), lambda night: {is_changed.format('night')})"
@@ -168,7 +169,7 @@ def _statements(nights: int) -> Iterator[str]:
 
 
 def _chain_runs(connection: duckdb.DuckDBPyConnection) -> None:
-    """Give each run its fingerprint and that of the run before."""
+    """Store the fingerprint of each run and of the previous run."""
     runs = connection.execute("select * from dbt_onnx_runs order by run_no")
     names = [column[0] for column in runs.description or []]
     previous = None
@@ -183,8 +184,9 @@ def _chain_runs(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def ask_in_turns(*, asked: list[dict[str, Any]], rounds: int) -> dict[str, Any]:
-    """A task: what `ask` says of each project in turn, a list of rounds per project. One process,
-    because the imports of dbt would take longer than all that is measured.
+    """A task: call `ask` for each project in turns. Returns a list of rounds for each project.
+
+    All rounds run in one process, because the imports of dbt would take longer than the measurements.
     """
     project.import_all()
     taken: list[list[dict[str, float]]] = [[] for _ in asked]
@@ -195,7 +197,7 @@ def ask_in_turns(*, asked: list[dict[str, Any]], rounds: int) -> dict[str, Any]:
 
 
 def ask(*, folder: str, nights: int) -> dict[str, float]:
-    """The seconds of planning, of the view, and of each test."""
+    """Return the seconds of planning, of the views, and of each test."""
     made = project.Project(Path(folder))
     clock = _clock(nights)
     nodes = made.dbt("run", "--select", project.NODE, "--vars", clock)

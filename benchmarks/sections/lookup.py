@@ -1,4 +1,4 @@
-"""How long one key takes through the current view, in a process that has the warehouse open."""
+"""The time to look up one key through the current view, in a process that has the warehouse open."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 
 def look_up(*, folder: str, lookups: int, rounds: int) -> dict[str, Any]:
-    """A task: percentiles 50, 90 and 99, in milliseconds, of looking up one key after the other, a
-    list of rounds per relation.
+    """A task: look up one key after the other. Returns a list of rounds for each relation, with the percentiles 50, 90
+    and 99 in milliseconds.
     """
     taken: dict[str, list[list[float]]] = {what: [] for what in _RELATIONS}
     warehouse = str(project.Project(Path(folder)).warehouse)

@@ -1,6 +1,6 @@
-"""Every workload by every rival and by dbt_onnx, on a first run: every row is scored.
+"""A first run of every workload by every rival and by dbt_onnx. Every row is scored.
 
-The row that is compared keeps no inputs, as no rival does; what keeping them costs is told.
+The comparison is without kept inputs, since no rival keeps inputs. The cost of keeping them is reported separately.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ SHORT = {
     workloads.LOGISTIC: (1_000_000, (PANDAS,)),
     workloads.TREES_100: (400_000, (STREAM,)),
 }
-"""Rows and rivals of the short version. With few rows it would measure what a dbt node costs; and
-orbital's environment takes as long to install as all of this."""
+"""Rows and rivals of the short version. With fewer rows it would mostly measure the cost of a dbt node. orbital is left
+out, because installing its environment takes as long as the whole short version."""
 LARGE = replace(workloads.LOGISTIC, name="logistic, 20M rows", rows=20_000_000)
-"""What a dbt node costs, which the stream by hand is not, is less of it."""
+"""With more rows, the cost of a dbt node, which the hand-written stream does not have, is a smaller share."""
 _WANTED: dict[str, tuple[dict[Workload, float], float | None]] = {
     STREAM: (
         {
@@ -67,7 +67,7 @@ _WANTED: dict[str, tuple[dict[Workload, float], float | None]] = {
     FUNCTION: ({workloads.LOGISTIC: 1.0}, None),
 }
 DIFFERENCE = 1e-5
-"""The largest difference of two scores: absolute up to 1, relative above."""
+"""The largest allowed difference of two scores: absolute for scores up to 1, relative above."""
 
 
 def measure(scale: Scale) -> Iterator[Row]:
@@ -83,7 +83,7 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 
 def wanted(workload: Workload, rival: str) -> float | None:
-    """How many times as fast as a rival dbt_onnx must be; none: it is told, not judged."""
+    """Return how many times as fast as a rival dbt_onnx must be; None if there is no target."""
     of_workload, of_others = _WANTED.get(rival, ({}, None))
     return of_workload.get(workload, of_others)
 
@@ -91,10 +91,10 @@ def wanted(workload: Workload, rival: str) -> float | None:
 def score(
     *, rival: str | None, workload: Mapping[str, Any], created: str | None, folder: str | None
 ) -> dict[str, Any]:
-    """A task: score a workload in a folder of its own, by a rival or, without one, by dbt_onnx.
+    """A task: score a workload in a separate folder, with a rival or, if `rival` is None, with dbt_onnx.
 
-    created     the dbt project to copy and run, of those that run in dbt
-    folder      where to leave what was written; without it, it is deleted
+    created     the dbt project to copy and run, for contenders that run in dbt
+    folder      where to keep the output; if None, the output is deleted
     """
     place = folder or str(project.new_folder())
     try:
@@ -124,8 +124,8 @@ def copy(*, workload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def difference(*, folders: Mapping[str, str], vectors: bool) -> dict[str, Any]:
-    """A task: the largest difference of each contender's scores to the first one's. Raises
-    ValueError when one has other keys.
+    """A task: find the largest difference between each contender's scores and those of the first. Raises
+    ValueError if a contender has other keys.
     """
     import duckdb
 
@@ -177,7 +177,7 @@ def _compare(
 
 
 def _task(name: str, described: Mapping[str, Any], top: Path) -> Task:
-    """What a contender runs; the project that it copies is made below `top`."""
+    """Return the task of a contender. The project that it copies is made below `top`."""
     ours = {"data": described["data"], "model": described["model"]}
     projects = {
         OURS: Task("benchmarks.project", "create", {**ours, "keep_inputs": False}),
@@ -195,17 +195,17 @@ def _task(name: str, described: Mapping[str, Any], top: Path) -> Task:
 
 
 def _leaving(task: Task, top: Path, name: str) -> Task:
-    """The same task, which leaves what it has written."""
+    """Return the task with a folder in which it keeps its output."""
     return replace(task, arguments={**task.arguments, "folder": str(top / "written" / name)})
 
 
 def _agreement(workload: Workload, contenders: Iterable[str], top: Path) -> Row:
-    """No time is worth anything unless all have said the same."""
+    """Compare the scores of all contenders: times are only comparable if the scores agree."""
     folders = {name: str(top / "written" / name) for name in contenders}
     arguments = {"folders": folders, "vectors": workload.table == "array"}
     found = run(Task("benchmarks.sections.scoring", "difference", arguments)).said["found"]
     shutil.rmtree(top / "written")
-    worst = max(list(found)[1:], key=found.__getitem__)  # the first is what it is compared with
+    worst = max(list(found)[1:], key=found.__getitem__)  # the others are compared with the first
     return Row(
         section="scoring",
         workload=workload.name,
@@ -218,7 +218,7 @@ def _agreement(workload: Workload, contenders: Iterable[str], top: Path) -> Row:
 
 
 def _kept(workload: Workload, turns: Turns) -> Row:
-    """What keeping the inputs adds, against the least that writing them could take."""
+    """Compare the extra time for keeping the inputs with the minimal time to write them."""
     rounds = zip(*(turns.runs[name] for name in (WITH_INPUTS, OURS, COPY)), strict=True)
     added = [((kept.seconds - ours.seconds), copied.seconds) for kept, ours, copied in rounds]
     return Row(

@@ -1,4 +1,4 @@
-"""The rows of the section `serving` that are asked over HTTP."""
+"""The HTTP figures of the section `serving`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OURS, ALONE = "dbt_onnx", "one connection"
 
 
 def lookups(folder: Path, entities: int, scale: Scale) -> Iterator[Row]:
-    """What the service answers by key, beside Feast's server unless this is the short version."""
+    """Measure lookups by key, compared with Feast's server except in the short version."""
     asked = Question(path=f"/v1/predictions/scores/{KEY}", keys=entities)
     with ExitStack() as running:
         ours = running.enter_context(service.serving(folder / "serving"))
@@ -79,7 +79,7 @@ def lookups(folder: Path, entities: int, scale: Scale) -> Iterator[Row]:
 
 
 def scores(folder: Path, scale: Scale) -> Iterator[Row]:
-    """What `:score` takes, for an entity that is scored and kept on disk at each request."""
+    """Measure `:score`. Each request scores an entity and writes the answer to disk."""
     features = ", ".join([f'"f0": 0.{KEY}', *(f'"f{k}": {k / 10}' for k in range(1, 10))])
     body = f'{{"key": {KEY}, "features": {{{features}}}}}'
     asked = Question(path="/v1/predictions/scores:score", body=body, keys=1_000_000)
@@ -98,7 +98,7 @@ def scores(folder: Path, scale: Scale) -> Iterator[Row]:
 
 
 def memory(folder: Path, entities: int, scale: Scale) -> Iterator[Row]:
-    """What the service has in memory when it has been asked for a while."""
+    """Measure the memory of the service after some time under load."""
     asked = Question(path=f"/v1/predictions/scores/{KEY}", keys=entities)
     with service.serving(folder / "serving") as ours:
         before = ours.resident_mb()
@@ -118,7 +118,7 @@ def memory(folder: Path, entities: int, scale: Scale) -> Iterator[Row]:
 def _in_turns(
     contenders: Mapping[str, tuple[str, Question, int]], scale: Scale
 ) -> dict[str, list[Answered]]:
-    """What each was asked in each round; one round more, which does not count, is the first."""
+    """Return the results of each contender in each round. An additional first round is not counted."""
     taken: dict[str, list[Answered]] = {name: [] for name in contenders}
     seconds = scale.of(full=5.0, smoke=1.0)
     asked = 0
@@ -132,12 +132,12 @@ def _in_turns(
 
 
 def _compare(ours: str, theirs: str, our: Question, their: Question) -> None:
-    """Raise ValueError unless both say the same of some keys."""
+    """Raise ValueError unless both services return the same scores for some keys."""
     for number in range(COMPARED):
         key = STEP * number % our.keys
         said = _answer(ours, our, key)["outputs"]["score"]
         *_, told = _answer(theirs, their, key)["results"]
-        # Feast writes a FLOAT with as many digits as it needs, and we with those of a DOUBLE
+        # Feast writes a FLOAT with the digits of a FLOAT, dbt_onnx with the digits of a DOUBLE
         if float32(told["values"][0]) != float32(said):
             raise ValueError(f"of {key} Feast says {told['values']}, and we say {said}")
 
@@ -151,7 +151,7 @@ def _answer(address: str, question: Question, key: int) -> Any:
 
 
 def _milliseconds_of_a_sync(folder: Path) -> tuple[float, float]:
-    """Median and 99th percentile of what the disk alone takes, until a line as the service keeps is on it."""
+    """Return median and 99th percentile of the milliseconds that the disk takes to store a line like the service's."""
     took = []
     descriptor = os.open(folder / "synced", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:

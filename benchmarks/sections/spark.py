@@ -1,8 +1,8 @@
-"""Spark with Iceberg: two executors against one, its own transport, growth, and few changes.
+"""Spark with Iceberg: two executors compared with one, Spark's own transport, growth, and few changes.
 
-Executors are processes of one core each on this machine; so Java threads, Python workers and the driver share
-what cores it has. CPU seconds are those of the executors' processes and all below them. Tasks run in the environment
-of `make test-spark`, and each has a metastore and tables of its own. The bare onnxruntime is the rival of `scoring`.
+Executors are processes with one core each on this machine, so Java threads, Python workers and the driver share
+its cores. CPU seconds are those of the executors and all their child processes. Tasks run in the environment
+of `make test-spark`, each with its own metastore and tables. The bare onnxruntime is the rival of `scoring`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from benchmarks.measure import Scale
 
 PYTHON = Path(os.environ.get("DBT_ONNX_SPARK_PYTHON", ROOT / ".venvs" / "spark" / "bin" / "python"))
-"""Of an environment with pyspark, which `make bench-spark` makes."""
+"""The Python of an environment with pyspark. `make bench-spark` creates it."""
 MAX_CPU = 1.1
 MIN_OF_TRANSPORT = 0.8
 MAX_PERCENT_OF_FIRST = 25.0
@@ -44,7 +44,7 @@ def measure(scale: Scale) -> Iterator[Row]:
     yield from _of_executors(one, two, rows)
     alone = {workers: _bare_onnxruntime(rows, workers) for workers in (1, 2)}
     yield from _of_control(one, two, alone, rows)
-    # as its rivals, the run that is compared with the transport keeps no inputs
+    # the run that is compared with the transport keeps no inputs, because its rivals keep none
     steps = ["first", "identity", "unwritten", "nothing", "changed"]
     without = _play(executors=2, rows=rows, kind="trees_100", steps=steps, keep_inputs=False)
     yield from _of_transport(without, two, rows, alone[2].seconds)
@@ -79,7 +79,7 @@ def _play(
 
 
 def _bare_onnxruntime(rows: int, workers: int) -> Measurement:
-    """What workers take on rows in memory."""
+    """Measure onnxruntime with some workers on rows in memory."""
     folder = project.new_folder()
     arguments = {
         "folder": str(folder),
@@ -118,7 +118,7 @@ def _of_executors(one: dict[str, Any], two: dict[str, Any], rows: int) -> Iterat
 def _of_control(
     one: dict[str, Any], two: dict[str, Any], alone: dict[int, Measurement], rows: int
 ) -> Iterator[Row]:
-    """How much dearer work is that does not know of us, when both cores of the machine are busy."""
+    """Compare the CPU of work without dbt_onnx on two cores and on one, as a control: busy cores slow any work."""
     for what, second, first in (
         ("identity, written", two["identity"]["cpu_seconds"], one["identity"]["cpu_seconds"]),
         ("onnxruntime alone", alone[2].cpu_seconds, alone[1].cpu_seconds),
