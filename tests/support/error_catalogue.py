@@ -1,4 +1,4 @@
-"""What is wrong with an error beside its row of docs/errors.md."""
+"""Compare errors with their rows in docs/errors.md."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROVOKED = {*RUNS, *PUBLISHING, *TARGETS, *COMMANDS, *BY_DBT, *ON_SPARK}
 
 
 def create_template(folder: Path) -> Path:
-    """A warehouse with three predictions, and a feature that has changed since."""
+    """Create a warehouse with three predictions and one feature that has changed since."""
     folder.mkdir(parents=True, exist_ok=True)
     warehouse = Warehouse(folder)
     warehouse.register("1")
@@ -50,7 +50,7 @@ def reopened(folder: Path, *, runs: int = 1) -> Warehouse:
 
 @contextmanager
 def copied(template: Path, folder: Path) -> Iterator[Warehouse]:
-    """A copy of the warehouse, open, and gone afterwards."""
+    """Open a copy of the warehouse, and delete it afterwards."""
     shutil.copytree(template, folder)
     warehouse = reopened(folder)
     try:
@@ -61,7 +61,7 @@ def copied(template: Path, folder: Path) -> Iterator[Warehouse]:
 
 
 def content(warehouse: Warehouse) -> dict[str, Any]:
-    """Every table with its columns and rows, every view with its text; not the runs table."""
+    """Return every table with its columns and rows, and every view with its text, except the runs table."""
     found: dict[str, Any] = {}
     for name, sql in warehouse.sql(
         "select table_name, sql from duckdb_tables() where not internal "
@@ -79,8 +79,8 @@ def run_rows(warehouse: Warehouse) -> list[tuple[Any, ...]]:
 
 
 def faults_of_run(warehouse: Warehouse, name: str) -> list[str]:
-    """Provoke an error of a run. Returns what is not as it should be: the error, its words, what it
-    has written, the row about the run, or the run after the cause is mended.
+    """Provoke an error of a run. Returns all faults: in the type or the text of the error, in written rows, in the run
+    row, or in the next run after the cause was fixed.
     """
     attempt = RUNS[name](warehouse)
     before, rows_before = content(warehouse), run_rows(warehouse)
@@ -99,7 +99,7 @@ def faults_of_run(warehouse: Warehouse, name: str) -> list[str]:
 
 
 def faults_of_error(name: str, error: DbtOnnxError) -> list[str]:
-    """What is wrong with the words of an error."""
+    """Return the faults in the text of an error."""
     return faults_of_text(name, f"{error.kind} error: {error.message}", error.hint)
 
 
@@ -134,7 +134,7 @@ def _faults_of_mended(warehouse: Warehouse, attempt: Attempt) -> list[str]:
 
 
 def faults_of_publishing(folder: Path, name: str) -> list[str]:
-    """Provoke an error of a publication, which must leave the one before as it was."""
+    """Provoke an error of a publication. It must leave the previous publication unchanged."""
     with published(folder) as publisher:
         attempt = PUBLISHING[name](publisher)
         before = folder_of(publisher)
@@ -150,7 +150,7 @@ def faults_of_publishing(folder: Path, name: str) -> list[str]:
 
 
 def faults_of_command(folder: Path, name: str) -> list[str]:
-    """Call a command that must fail, and change nothing below the folder."""
+    """Call a command that must fail without changing anything below the folder."""
     arguments = COMMANDS[name](folder)
     before = files(folder)
     faults = faults_of_call(name, called(folder, arguments))
@@ -158,8 +158,8 @@ def faults_of_command(folder: Path, name: str) -> list[str]:
 
 
 def faults_of_call(name: str, result: Result) -> list[str]:
-    """What is wrong with what a command said. For a call that it cannot read, click has its own
-    words, which end without a hint; then the document alone says what to do.
+    """Return the faults in the output of a command. If click cannot parse a call, it prints its own message without a
+    hint. Then only docs/errors.md has the hint.
     """
     faults = [] if result.exit_code in (1, 2) else [f"exit code {result.exit_code}"]
     message, hint = said(result)
@@ -172,7 +172,7 @@ def faults_of_call(name: str, result: Result) -> list[str]:
 
 
 def faults_of_dbt(name: str, text: str) -> list[str]:
-    """What is wrong with what dbt shows."""
+    """Return the faults in dbt's output."""
     text = " ".join(text.split())
     row = ERRORS[name]
     faults = [] if re.search(pattern(row.message), text) else [f"another message: {text}"]
