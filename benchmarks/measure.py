@@ -49,13 +49,13 @@ class Task:
 class Measurement:
     """`seconds` and `cpu_seconds` of the job, and `peak_mb` (10^6 bytes) of its whole process.
 
-    `said` has the other values that the task returned.
+    `result` has the other values that the task returned.
     """
 
     seconds: float
     cpu_seconds: float
     peak_mb: float
-    said: Mapping[str, Any]
+    result: Mapping[str, Any]
 
 
 class Stopwatch:
@@ -98,7 +98,7 @@ class Turns:
         """Return how many times as fast as `to` it was."""
         return 1 / self.ratio(name, to)
 
-    def followed_by(self, more: Turns) -> Turns:
+    def extended_with(self, more: Turns) -> Turns:
         """Return these rounds followed by more rounds of the same contenders."""
         return Turns({name: runs + more.runs[name] for name, runs in self.runs.items()})
 
@@ -119,12 +119,12 @@ def run(task: Task, *, root: Path = ROOT, python: str = sys.executable) -> Measu
     )
     if done.returncode:
         raise RuntimeError(f"{task} failed:\n{done.stderr[-4000:]}")
-    said = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     return Measurement(
-        seconds=said.pop("seconds", 0.0),
-        cpu_seconds=said.pop("cpu_seconds", 0.0),
-        peak_mb=said.pop("peak_mb"),
-        said=said,
+        seconds=result.pop("seconds", 0.0),
+        cpu_seconds=result.pop("cpu_seconds", 0.0),
+        peak_mb=result.pop("peak_mb"),
+        result=result,
     )
 
 

@@ -65,7 +65,7 @@ def play(
                 if step in {"identity", "unwritten"}:
                     _pass_through(spark, written=step == "identity")
                 else:
-                    taken[f"{step} said"] = _score(
+                    taken[f"{step} message"] = _score(
                         spark, model, "scores", keep_inputs=keep_inputs, day=number + 1
                     )
             taken[step] = {
@@ -98,7 +98,7 @@ def plan(*, folder: str, rows: int, model: Mapping[str, str]) -> dict[str, Any]:
             if step == "changed":
                 _make_features(spark, rows, every=100, as_view=True)
             before, began = _executor_cpu_seconds(), time.time()
-            taken[f"{step} said"] = _score(
+            taken[f"{step} message"] = _score(
                 spark, model, "scores", keep_inputs=False, day=number + 2
             )
             steps[step] = began, time.time()

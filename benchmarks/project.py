@@ -97,8 +97,8 @@ class Project:
         path = self.folder / "target" / "run_results.json"
         results = json.loads(path.read_text())["results"] if path.exists() else []
         if not done.success:
-            told = [item["message"] for item in results if item["status"] != "success"]
-            raise RuntimeError(f"dbt {' '.join(arguments)} failed: {done.exception} {told}")
+            messages = [item["message"] for item in results if item["status"] != "success"]
+            raise RuntimeError(f"dbt {' '.join(arguments)} failed: {done.exception} {messages}")
         return {
             item["unique_id"].split(".")[2]: NodeRun(item["execution_time"], item["message"] or "")
             for item in results

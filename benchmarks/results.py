@@ -52,7 +52,7 @@ class Row:
         most = self.at_most is None or self.figure <= self.at_most / (1 - margin)
         return least and most
 
-    def held_to(self, recorded: Row | None) -> Row:
+    def with_recorded_target(self, recorded: Row | None) -> Row:
         """Return the figure with the recorded figure as its target, if the recorded one missed its target.
 
         So a figure that has not reached its target must at least not get worse.
@@ -127,7 +127,11 @@ def rows_of(section: Mapping[str, Any]) -> list[Row]:
 
 def markdown(document: Mapping[str, Any]) -> str:
     """Return the text of RESULTS.md: a table for each section, with its machine and versions."""
-    lines = ["# Results", "", "Written by `make bench`; README.md beside this says how to read it."]
+    lines = [
+        "# Results",
+        "",
+        "Written by `make bench`; README.md in this folder explains how to read it.",
+    ]
     for name, section in document.items():
         if name == SMOKE:
             continue

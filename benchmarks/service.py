@@ -40,7 +40,7 @@ def serving(folder: Path) -> Iterator[Service]:
         try:
             _, _, address = process.stdout.readline().rstrip().rpartition(" ")
             if not address:
-                raise RuntimeError(f"{command} did not begin")
+                raise RuntimeError(f"{command} did not start")
             yield Service(address, process.pid)
         finally:
             process.terminate()

@@ -13,9 +13,9 @@ from pathlib import Path
 def main(module: str, function: str, arguments: str) -> None:
     answer = os.dup(1)
     os.dup2(2, 1)  # dbt's output must not mix with the answer
-    said = getattr(import_module(module), function)(**json.loads(arguments)) or {}
+    result = getattr(import_module(module), function)(**json.loads(arguments)) or {}
     with os.fdopen(answer, "w") as stream:
-        stream.write(json.dumps({**said, "peak_mb": peak_mb()}) + "\n")
+        stream.write(json.dumps({**result, "peak_mb": peak_mb()}) + "\n")
 
 
 def peak_mb() -> float:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.load import KEY, Question
+from benchmarks.load import KEY, RequestTemplate
 from benchmarks.rivals import environment
 
 if TYPE_CHECKING:
@@ -71,10 +71,10 @@ def serving(folder: Path, *, workers: int) -> Iterator[str]:
             process.wait()
 
 
-def question(keys: int) -> Question:
+def request_template(keys: int) -> RequestTemplate:
     """Return the request for the output of one entity."""
     body = f'{{"features":["scores:score"],"entities":{{"id":[{KEY}]}}}}'
-    return Question(path="/get-online-features", body=body, keys=keys)
+    return RequestTemplate(path="/get-online-features", body=body, keys=keys)
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes], *, log: Path) -> None:
@@ -85,7 +85,7 @@ def _wait_for(address: str, process: subprocess.Popen[bytes], *, log: Path) -> N
                 return
         except OSError:
             time.sleep(0.2)
-    raise RuntimeError(f"Feast's server did not begin:\n{log.read_text()[-4000:]}")
+    raise RuntimeError(f"Feast's server did not start:\n{log.read_text()[-4000:]}")
 
 
 def _python() -> Path:

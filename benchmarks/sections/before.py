@@ -65,7 +65,7 @@ def _increments(roots: dict[str, Path], scale: Scale) -> Iterator[Row]:
     }
     task = Task("benchmarks.sections.incremental", "play", arguments)
     rounds = [
-        {name: run(task, root=root).said for name, root in roots.items()}
+        {name: run(task, root=root).result for name, root in roots.items()}
         for _ in range(scale.of(full=5, smoke=2))
     ]
     for step in (incremental.FULL, *incremental.MAX_PERCENT, incremental.MOVED):
@@ -104,9 +104,9 @@ def _lookups(roots: dict[str, Path], scale: Scale) -> Iterator[Row]:
                     "lookups": scale.of(full=1000, smoke=200),
                     "rounds": 1,
                 }
-                said = run(Task(lookup.__name__, "look_up", arguments), root=root).said
+                result = run(Task(lookup.__name__, "look_up", arguments), root=root).result
                 for what in taken[name]:
-                    taken[name][what] += said["taken"][what]
+                    taken[name][what] += result["taken"][what]
         for what in (lookup.VIEW, lookup.TABLE):
             medians = {name: [of_round[0] for of_round in taken[name][what]] for name in roots}
             pairs = zip(medians["now"], medians["before"], strict=True)
@@ -135,7 +135,7 @@ def _bytes(roots: dict[str, Path], nights: int) -> Row:
                 "bytes_a_row",
                 {"root": str(root), "tables": _TABLES[name], "nights": nights},
             )
-        ).said
+        ).result
         for name, root in roots.items()
     }
     now, before = (found[name]["bytes"] for name in ("now", "before"))

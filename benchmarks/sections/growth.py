@@ -63,8 +63,8 @@ def _taken(shapes: list[Shape], *, rounds: int) -> dict[Shape, float]:
     for turn in range(rounds):
         played = [n for n, (rows, _) in enumerate(shapes) if not turn or rows < ONE_RUN_FROM_ROWS]
         projects = [prepared[0], *(prepared[n] for n in played)]
-        said = run(Task("benchmarks.sections.growth", "play", {"projects": projects})).said
-        for n, seconds in zip(played, said["taken"][1:], strict=True):
+        result = run(Task("benchmarks.sections.growth", "play", {"projects": projects})).result
+        for n, seconds in zip(played, result["taken"][1:], strict=True):
             taken[shapes[n]].append(seconds)
     return {shape: median(seconds) for shape, seconds in taken.items()}
 

@@ -51,12 +51,14 @@ _TESTS = {
 def measure(scale: Scale) -> Iterator[Row]:
     with played(scale) as folders:
         nights = scale_of(scale)[1]
-        asked = [{"folder": str(folders[ONE]), "nights": 1}]
-        asked += [{"folder": str(folders[MANY]), "nights": nights}]
-        said = run(Task(__name__, "ask_in_turns", {"asked": asked, "rounds": scale.rounds})).said
+        projects = [{"folder": str(folders[ONE]), "nights": 1}]
+        projects += [{"folder": str(folders[MANY]), "nights": nights}]
+        result = run(
+            Task(__name__, "measure_in_turns", {"projects": projects, "rounds": scale.rounds})
+        ).result
         history = f"{nights} runs, {ledger_rows(folders[MANY]):,} ledger rows"
-    for what in said["taken"][0][0]:
-        one, many = ([taken[what] for taken in of_project] for of_project in said["taken"])
+    for what in result["taken"][0][0]:
+        one, many = ([taken[what] for taken in of_project] for of_project in result["taken"])
         yield _row(what, one, many, history)
 
 
@@ -183,30 +185,30 @@ def _chain_runs(connection: duckdb.DuckDBPyConnection) -> None:
         previous = fingerprint
 
 
-def ask_in_turns(*, asked: list[dict[str, Any]], rounds: int) -> dict[str, Any]:
-    """A task: call `ask` for each project in turns. Returns a list of rounds for each project.
+def measure_in_turns(*, projects: list[dict[str, Any]], rounds: int) -> dict[str, Any]:
+    """A task: call `measure_project` for each project in turns. Returns a list of rounds for each project.
 
     All rounds run in one process, because the imports of dbt would take longer than the measurements.
     """
     project.import_all()
-    taken: list[list[dict[str, float]]] = [[] for _ in asked]
+    taken: list[list[dict[str, float]]] = [[] for _ in projects]
     for _ in range(rounds):
-        for of_project, arguments in zip(taken, asked, strict=True):
-            of_project.append(ask(**arguments))
+        for of_project, arguments in zip(taken, projects, strict=True):
+            of_project.append(measure_project(**arguments))
     return {"taken": taken}
 
 
-def ask(*, folder: str, nights: int) -> dict[str, float]:
+def measure_project(*, folder: str, nights: int) -> dict[str, float]:
     """Return the seconds of planning, of the views, and of each test."""
     made = project.Project(Path(folder))
     clock = _clock(nights)
     nodes = made.dbt("run", "--select", project.NODE, "--vars", clock)
     if "scored 0," not in (message := nodes[project.NODE].message):
-        raise ValueError(f"the night without changes said: {message}")
+        raise ValueError(f"the run without changes did not report 'scored 0': {message}")
     taken = {"planning": nodes[project.NODE].seconds}
     for what, view in (("current view", "scores_current"), ("predictions as of", "scores_as_of")):
         with duckdb.connect(str(made.warehouse)) as connection, Stopwatch() as watch:
-            connection.execute(f"create temp table said as select * from {view}")
+            connection.execute(f"create temp table result as select * from {view}")
         taken[what] = watch.taken()["seconds"]
     tested = made.dbt("test", "--vars", clock)
     return {**taken, **{name: tested[name].seconds for name in _TESTS}}

@@ -44,7 +44,7 @@ def measure(scale: Scale) -> Iterator[Row]:
             "keep_inputs": keep_inputs,
         }
         task = Task("benchmarks.sections.incremental", "play", arguments)
-        rounds = [run(task).said for _ in range(scale.of(full=5, smoke=2))]
+        rounds = [run(task).result for _ in range(scale.of(full=5, smoke=2))]
         inputs = "inputs kept" if keep_inputs else "inputs not kept"
         yield from _rows(rounds, entities, inputs)
 

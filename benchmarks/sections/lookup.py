@@ -32,8 +32,8 @@ def measure(scale: Scale) -> Iterator[Row]:
         with duckdb.connect(str(project.Project(folder).warehouse)) as connection:
             connection.execute("create table scores_table as from scores_current order by id")
         arguments = {"folder": str(folder), "lookups": scale.of(full=1000, smoke=200)}
-        said = run(Task(__name__, "look_up", {**arguments, "rounds": scale.rounds})).said
-    for what, rounds in said["taken"].items():
+        result = run(Task(__name__, "look_up", {**arguments, "rounds": scale.rounds})).result
+    for what, rounds in result["taken"].items():
         p50, p90, p99 = (median(percentiles) for percentiles in zip(*rounds, strict=True))
         yield Row(
             section="lookup",

@@ -82,7 +82,7 @@ def _runs(scale: Scale) -> Iterator[Row]:
 
 
 def _row(workload: str, turns: Turns, what: str) -> Row:
-    taken = {name: [run.said[what] for run in runs] for name, runs in turns.runs.items()}
+    taken = {name: [run.result[what] for run in runs] for name, runs in turns.runs.items()}
     more = [ours - stock for ours, stock in zip(taken["ours"], taken["stock"], strict=True)]
     return Row(
         section="overhead",

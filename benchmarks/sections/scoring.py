@@ -147,7 +147,9 @@ def difference(*, folders: Mapping[str, str], vectors: bool) -> dict[str, Any]:
                 f"max({apart}) from c0.scores as a full join c{position}.scores as b using (id)"
             ).fetchall()[0]
             if not both == one == other:
-                raise ValueError(f"{name} scored {other:,} rows, {both:,} of {one:,} as well")
+                raise ValueError(
+                    f"{name} scored {other:,} rows; only {both:,} of the {one:,} expected keys match"
+                )
             found[name] = most
     return {**watch.taken(), "found": found}
 
@@ -162,10 +164,12 @@ def _compare(
         tasks = {name: _task(name, described, top) for name in contenders}
         if WITH_INPUTS in contenders:
             tasks[COPY] = Task("benchmarks.sections.scoring", "copy", {"workload": described})
-        leaving = {n: task if n == COPY else _leaving(task, top, n) for n, task in tasks.items()}
-        first = in_turns(leaving, 1)
+        keeping = {
+            n: task if n == COPY else _keeping_output(task, top, n) for n, task in tasks.items()
+        }
+        first = in_turns(keeping, 1)
         yield _agreement(workload, contenders, top)
-        turns = first.followed_by(in_turns(tasks, rounds - 1))
+        turns = first.extended_with(in_turns(tasks, rounds - 1))
     finally:
         shutil.rmtree(top, ignore_errors=True)
     for name in contenders:
@@ -173,7 +177,7 @@ def _compare(
             yield _row(workload, rows, turns, OURS, name, at_least=wanted(workload, name))
     if WITH_INPUTS in contenders:
         yield _row(workload, rows, turns, WITH_INPUTS, OURS)
-        yield _kept(workload, turns)
+        yield _cost_of_inputs(workload, turns)
 
 
 def _task(name: str, described: Mapping[str, Any], top: Path) -> Task:
@@ -194,7 +198,7 @@ def _task(name: str, described: Mapping[str, Any], top: Path) -> Task:
     return Task("benchmarks.sections.scoring", "score", arguments)
 
 
-def _leaving(task: Task, top: Path, name: str) -> Task:
+def _keeping_output(task: Task, top: Path, name: str) -> Task:
     """Return the task with a folder in which it keeps its output."""
     return replace(task, arguments={**task.arguments, "folder": str(top / "written" / name)})
 
@@ -203,13 +207,13 @@ def _agreement(workload: Workload, contenders: Iterable[str], top: Path) -> Row:
     """Compare the scores of all contenders: times are only comparable if the scores agree."""
     folders = {name: str(top / "written" / name) for name in contenders}
     arguments = {"folders": folders, "vectors": workload.table == "array"}
-    found = run(Task("benchmarks.sections.scoring", "difference", arguments)).said["found"]
+    found = run(Task("benchmarks.sections.scoring", "difference", arguments)).result["found"]
     shutil.rmtree(top / "written")
     worst = max(list(found)[1:], key=found.__getitem__)  # the others are compared with the first
     return Row(
         section="scoring",
         workload=workload.name,
-        against="all, largest difference",
+        against="all contenders, largest difference",
         unit="",
         figure=found[worst],
         at_most=DIFFERENCE,
@@ -217,14 +221,14 @@ def _agreement(workload: Workload, contenders: Iterable[str], top: Path) -> Row:
     )
 
 
-def _kept(workload: Workload, turns: Turns) -> Row:
+def _cost_of_inputs(workload: Workload, turns: Turns) -> Row:
     """Compare the extra time for keeping the inputs with the minimal time to write them."""
     rounds = zip(*(turns.runs[name] for name in (WITH_INPUTS, OURS, COPY)), strict=True)
     added = [((kept.seconds - ours.seconds), copied.seconds) for kept, ours, copied in rounds]
     return Row(
         section="scoring",
         workload=workload.name,
-        against="what keeping the inputs adds, to create table as",
+        against="extra time for keeping inputs, compared with create table as",
         unit="x the time",
         figure=median(more / copied for more, copied in added),
         at_most=1.2,
@@ -236,7 +240,7 @@ def _kept(workload: Workload, turns: Turns) -> Row:
 def _row(
     workload: Workload, rows: int, turns: Turns, name: str, to: str, at_least: float | None = None
 ) -> Row:
-    def told(contender: str) -> str:
+    def speed_and_memory(contender: str) -> str:
         speed = rows / turns.seconds(contender) / 1e6
         return f"{speed:.2f} million rows/s in {turns.peak_mb(contender):,.0f} MB"
 
@@ -246,6 +250,6 @@ def _row(
         against=to if name == OURS else f"{OURS} without inputs kept",
         unit="x",
         figure=turns.speed_ratio(name, to),
-        detail=f"{told(name)}; {told(to)}",
+        detail=f"{speed_and_memory(name)}; {speed_and_memory(to)}",
         at_least=at_least,
     )

@@ -53,7 +53,7 @@ def measure(scale: Scale) -> Iterator[Row]:
                 "model": models.model("logistic"),
             }
             played = [
-                run(Task(__name__, "publish", arguments)).said
+                run(Task(__name__, "publish", arguments)).result
                 for _ in range(scale.of(full=3, smoke=1))
             ]
             yield from _publishing(played, entities)
@@ -69,7 +69,7 @@ def measure(scale: Scale) -> Iterator[Row]:
                     },
                 )
             )
-            p50, p90, p99 = (median(found) for found in zip(*looked.said["taken"], strict=True))
+            p50, p90, p99 = (median(found) for found in zip(*looked.result["taken"], strict=True))
             yield Row(
                 section="serving",
                 workload="one key, in process",
@@ -101,7 +101,7 @@ def _scores(scale: Scale) -> Iterator[Row]:
 
 def _watch(scale: Scale) -> Iterator[Row]:
     files = scale.of(full=20, smoke=5)
-    waited = run(Task(__name__, "watch", {"files": files, "rows": 1_000})).said["waited"]
+    waited = run(Task(__name__, "watch", {"files": files, "rows": 1_000})).result["waited"]
     yield Row(
         section="serving",
         workload="watch, looking each second",

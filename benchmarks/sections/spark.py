@@ -35,8 +35,8 @@ MAX_MEMORY = 1.2
 
 
 def measure(scale: Scale) -> Iterator[Row]:
-    if (reason := _why_not()) is not None:
-        Console().print(f"left out: {reason}")
+    if (reason := _reason_to_skip()) is not None:
+        Console().print(f"skipped: {reason}")
         return
     rows = scale.of(full=10_000_000, smoke=200_000)
     one = _play(executors=1, rows=rows, kind="trees_100", steps=["first", "identity"])
@@ -55,11 +55,11 @@ def measure(scale: Scale) -> Iterator[Row]:
     )
 
 
-def _why_not() -> str | None:
+def _reason_to_skip() -> str | None:
     if not PYTHON.exists():
-        return f"no pyspark: {PYTHON} is not there; `make bench-spark` makes it, or set DBT_ONNX_SPARK_PYTHON"
-    asked = subprocess.run([str(PYTHON), "-c", "import pyspark"], capture_output=True, check=False)
-    return f"{PYTHON} has no pyspark" if asked.returncode else None
+        return f"no pyspark: {PYTHON} does not exist; run `make bench-spark`, or set DBT_ONNX_SPARK_PYTHON"
+    done = subprocess.run([str(PYTHON), "-c", "import pyspark"], capture_output=True, check=False)
+    return f"{PYTHON} has no pyspark" if done.returncode else None
 
 
 def _play(
@@ -75,7 +75,7 @@ def _play(
         "keep_inputs": keep_inputs,
     }
     done = run(Task("benchmarks.on_spark", "play", arguments), python=str(PYTHON))
-    return {**done.said, "peak_mb": done.peak_mb}
+    return {**done.result, "peak_mb": done.peak_mb}
 
 
 def _bare_onnxruntime(rows: int, workers: int) -> Measurement:
@@ -174,12 +174,12 @@ def _of_changes(two: dict[str, Any], rows: int) -> Iterator[Row]:
             unit="% of the time",
             figure=100 * two[step]["seconds"] / first,
             at_most=at_most,
-            detail=f"{two[step]['seconds']:.1f} s, {first:.1f} s; {two[f'{step} said']}",
+            detail=f"{two[step]['seconds']:.1f} s, {first:.1f} s; {two[f'{step} message']}",
         )
 
 
 def _of_growth(played: dict[int, dict[str, Any]]) -> Iterator[Row]:
-    seconds = {rows: said["first"]["seconds"] for rows, said in played.items()}
+    seconds = {rows: result["first"]["seconds"] for rows, result in played.items()}
     fixed, each, distance = straight_line(seconds)
     points = "; ".join(f"{rows:,} rows {taken:.1f} s" for rows, taken in seconds.items())
     yield Row(
@@ -203,6 +203,6 @@ def _of_growth(played: dict[int, dict[str, Any]]) -> Iterator[Row]:
             figure=played[most][name] / played[least][name],
             at_most=MAX_MEMORY,
             detail="; ".join(
-                f"{rows:,} rows {said[name]:,.0f} MB" for rows, said in played.items()
+                f"{rows:,} rows {result[name]:,.0f} MB" for rows, result in played.items()
             ),
         )
