@@ -49,8 +49,8 @@ NOT_AT_NIGHT = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--folder", type=Path, default=ROOT / "warehouse" / "history")
-    asked = parser.parse_args()
-    play(asked.folder.resolve())
+    options = parser.parse_args()
+    play(options.folder.resolve())
     return 0
 
 
@@ -64,7 +64,7 @@ def play(folder: Path, *, target: str = "dev", left_out: tuple[str, ...] = ()) -
 
     def dbt(clock: str, *arguments: str) -> None:
         done = project.invoke(*arguments, variables={"dbt_onnx_clock": clock}, manifest=manifest)
-        print(f"{clock}  dbt {' '.join(arguments)}", *troubles(done), sep="\n    ", flush=True)
+        print(f"{clock}  dbt {' '.join(arguments)}", *problems(done), sep="\n    ", flush=True)
 
     def night(clock: str) -> None:
         dbt(clock, "build", "--exclude", *NOT_AT_NIGHT, *left_out)
@@ -114,7 +114,7 @@ def copy_project(folder: Path, *, target: str) -> None:
     registry.write_text("".join(",".join(line) + "\n" for line in lines))
 
 
-def troubles(done: Any) -> list[str]:
+def problems(done: Any) -> list[str]:
     """Return a line for each node or test with a warning, a failure or an error."""
     if done.exception is not None:
         return [str(done.exception)]

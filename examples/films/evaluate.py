@@ -55,9 +55,9 @@ def judge(ranking: Ranking, held: Mapping[int, Sequence[int]], popular: Sequence
         for name, values in orders.items():
             gained.setdefault(name, []).append(float(np.mean(values)))
     print("\nrecall: the share of the held-out films that are among")
-    tell(found)
+    print_figures(found)
     print("\nNDCG@10 of the next film")
-    tell(gained)
+    print_figures(gained)
     *_, without_session, with_session = map(np.array, gained.values())
     low, high = interval(with_session - without_session)
     print(
@@ -74,7 +74,7 @@ def known_films() -> dict[int, set[int]]:
     }
 
 
-def tell(figures: Mapping[str, Sequence[float]]) -> None:
+def print_figures(figures: Mapping[str, Sequence[float]]) -> None:
     for name, values in figures.items():
         low, high = interval(np.array(values))
         print(f"  {name:30} {np.mean(values):.4f}   ({low:.4f} to {high:.4f})")

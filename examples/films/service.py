@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 MOST_CLICKS = 100
 ROUTE = "/v1/rankings/films/"
-HINT = 'send {"session": [FILM, ...], "limit": 10}: numbers of films, the last click at the end; both may be left out'
+HINT = 'send {"session": [FILM, ...], "limit": 10}: film numbers, the last click at the end; both are optional'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Known(NamedTuple):
     def with_more(self, found: Mapping[int, Mapping[str, Any]]) -> Known:
         new = Films(
             *(
-                np.array([said[column] for said in found.values()], dtype=np.float64)
+                np.array([outputs[column] for outputs in found.values()], dtype=np.float64)
                 for column in ("embedding", "genres", "year", "ratings")
             )
         )
@@ -75,7 +75,7 @@ class Known(NamedTuple):
         return Known(
             self.publication,
             {**self.places, **places},
-            [*self.titles, *(said["title"] for said in found.values())],
+            [*self.titles, *(outputs["title"] for outputs in found.values())],
             Films(*map(np.concatenate, zip(self.films, new, strict=True))) if self.titles else new,
         )
 
@@ -138,12 +138,12 @@ class Ranking:
         is_there = np.array([film_id in known.places for film_id in published])
         ids = np.array(published)[is_there]
         session = [film_id for film_id in clicks if film_id in known.places][-SESSION_FILMS:]
-        asked = features(
+        batch = features(
             np.array(answer.outputs["scores"])[is_there],
             known.some(ids.tolist()),
             known.some(session),
         )
-        scored = self._current_scorer().score_batch(pa.RecordBatch.from_pydict(asked))
+        scored = self._current_scorer().score_batch(pa.RecordBatch.from_pydict(batch))
         probabilities = scored.column("next_probability").to_numpy()
         order = best_first(probabilities)
         order = order[~np.isin(ids[order], clicks)]
@@ -159,7 +159,7 @@ class Ranking:
 
     def answer(self, user: str, body: bytes) -> dict[str, Any]:
         """Return the response document for a request. Raises Refusal and InvalidKeyError."""
-        clicks, limit = _asked(body)
+        clicks, limit = _clicks_and_limit(body)
         ranked = self.rank(user, clicks)
         shown = zip(ranked.films, ranked.titles, ranked.probabilities, strict=True)
         return {
@@ -189,21 +189,23 @@ class Ranking:
             return self._scorer
 
 
-def _asked(body: bytes) -> tuple[list[int], int]:
+def _clicks_and_limit(body: bytes) -> tuple[list[int], int]:
     """Return the clicks and the limit of a request. Raises Refusal if the body is invalid."""
     try:
         document = json.loads(body or b"{}")
     except (ValueError, RecursionError) as error:
-        raise _bad("json", "the body is no JSON that can be read") from error
+        raise _bad("json", "the request body is not valid JSON") from error
     if not isinstance(document, dict) or not set(document) <= {"session", "limit"}:
-        raise _bad("ranking", 'the body is no object with "session" and "limit"')
+        raise _bad("ranking", 'the request body must be an object with only "session" and "limit"')
     clicks, limit = document.get("session", []), document.get("limit", 10)
     if not isinstance(clicks, list) or not all(_is_integer(film_id) for film_id in clicks):
-        raise _bad("session", '"session" is no list of whole numbers')
+        raise _bad("session", '"session" must be a list of whole numbers')
     if len(clicks) > MOST_CLICKS:
-        raise _bad("session", f"the session has {len(clicks):,} films; {MOST_CLICKS} may be")
+        raise _bad(
+            "session", f"the session has {len(clicks):,} films; the maximum is {MOST_CLICKS}"
+        )
     if not _is_integer(limit) or not 1 <= limit <= 200:
-        raise _bad("limit", '"limit" is no whole number from 1 to 200')
+        raise _bad("limit", '"limit" must be a whole number from 1 to 200')
     return clicks, limit
 
 
@@ -224,7 +226,7 @@ def main() -> None:
             application(SERVING, posts={ROUTE: ranking.answer}),
             host="127.0.0.1",
             port=parser.parse_args().port,
-            on_listening=lambda address: print(f"films are served at {address}", flush=True),
+            on_listening=lambda address: print(f"serving films at {address}", flush=True),
         )
 
 

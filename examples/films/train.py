@@ -137,9 +137,9 @@ def questions() -> tuple[pa.Table, np.ndarray]:
                 continue
             seen = held[user_id][:place]
             session = [film_id for film_id in seen[-SESSION_FILMS:] if film_id in index]
-            asked = features(np.array(scores), candidates, films(session) if session else empty)
+            batch = features(np.array(scores), candidates, films(session) if session else empty)
             is_open = ~np.isin(ids, seen)
-            parts.append({name: values[is_open] for name, values in asked.items()})
+            parts.append({name: values[is_open] for name, values in batch.items()})
             answers.append(ids[is_open] == wanted)
     names = parts[0]
     table = pa.table({name: np.concatenate([part[name] for part in parts]) for name in names})
