@@ -55,7 +55,7 @@ HEALTH = (
     "select scoring_model, model_name, serving_version, entities, current, stale, missing, rejected, "
     "last_good_run_clock, last_run_status from prediction_health"
 )
-QUESTIONS = {
+QUERIES = {
     "the features": "select * from customer_features",
     **{
         f"the ledger of {model}": LEDGER.format(model=model, outputs=outputs)
@@ -81,25 +81,22 @@ def main() -> int:
     shutil.rmtree(folder, ignore_errors=True)
     play(folder / "on_duckdb")
     with duckdb.connect(str(folder / "on_duckdb" / "history.duckdb"), read_only=True) as connection:
-        on_duckdb = {
-            what: connection.execute(query).fetchall() for what, query in QUESTIONS.items()
-        }
+        on_duckdb = {what: connection.execute(query).fetchall() for what, query in QUERIES.items()}
     with metastore(folder / "metastore") as address:
         os.environ |= environment(address, folder / "metastore", master="local-cluster[2,1,2048]")
         play(folder / "on_spark", target="spark", left_out=LEFT_OUT)
-        on_spark = asked_of_spark()
+        on_spark = query_spark()
     return report(Console(width=110), on_duckdb, on_spark)
 
 
-def asked_of_spark() -> dict[str, list[Row]]:
+def query_spark() -> dict[str, list[Row]]:
     from pyspark.sql import SparkSession
 
     # commands have changed the tables in other sessions, too
     spark = SparkSession.active().newSession()
     spark.sql("use dbt_onnx_demo")
     found = {
-        what: [tuple(row) for row in spark.sql(query).collect()]
-        for what, query in QUESTIONS.items()
+        what: [tuple(row) for row in spark.sql(query).collect()] for what, query in QUERIES.items()
     }
     # without this, the workers restart executors during shutdown and print long messages
     spark.stop()
@@ -111,10 +108,10 @@ def report(
 ) -> int:
     """Print the number of rows on each engine and of differences. Returns the exit code."""
     table = Table(
-        "what", "rows on DuckDB", "rows on Spark", "differences", title="DuckDB and Spark"
+        "query", "rows on DuckDB", "rows on Spark", "differences", title="DuckDB and Spark"
     )
     examples = []
-    for what in QUESTIONS:
+    for what in QUERIES:
         found = differences(on_duckdb[what], on_spark[what])
         table.add_row(
             what, f"{len(on_duckdb[what]):,}", f"{len(on_spark[what]):,}", f"{len(found):,}"

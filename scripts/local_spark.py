@@ -109,7 +109,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
             if client.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.2)
-    raise RuntimeError(f"the metastore does not answer: {log.read_text(errors='replace')[-2000:]}")
+    raise RuntimeError(f"the metastore did not start: {log.read_text(errors='replace')[-2000:]}")
 
 
 def jars() -> str:

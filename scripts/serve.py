@@ -27,26 +27,26 @@ FEATURES = {
     "recency_weeks": 3, "frequency": 2, "active_weeks": 9, "monetary": 59.00, "average_purchase": 29.50,
     "largest_purchase": 35.00, "cds": 4, "purchases_13w": 2, "dollars_13w": 59.00, "cds_13w": 4,
 }  # fmt: skip
-TOLD = ("state", "status", "outputs", "age_seconds", "is_stale", "served_from", "rejected_reason")
+SHOWN = ("state", "status", "outputs", "age_seconds", "is_stale", "served_from", "rejected_reason")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--as-of", default="1998-04-01", help="the clock of the last night")
+    parser.add_argument("--as-of", default="1998-04-01", help="the clock of the last nightly build")
     as_of = parser.parse_args().as_of
     with Predictions.open(SERVING / "churn") as predictions:
         print(f"serving/churn has {predictions.manifest.rows:,} customers\n")
     with service(f"{as_of} 06:00:00") as address:
-        print("the morning after:")
+        print("the morning after the last nightly build:")
         show("a known customer", ask(address, f"churn/{KNOWN}"))
-        show("nobody", ask(address, f"churn/{MISSING}"))
-        question = {"key": NEW, "features": FEATURES}
-        show("a new customer", ask(address, "churn:score", question))
+        show("an unknown customer", ask(address, f"churn/{MISSING}"))
+        request = {"key": NEW, "features": FEATURES}
+        show("a new customer", ask(address, "churn:score", request))
         unknown = {"key": NEW, "features": {**FEATURES, "monetary": None}}
-        show("one of unknown value", ask(address, "churn:score", unknown))
-        show("the new one, later", submitted(address, question))
+        show("a null feature", ask(address, "churn:score", unknown))
+        show("a new customer, later", submitted(address, request))
     with service("1998-05-01") as address:
-        print("\na month later, if no night had come:")
+        print("\na month later, without another nightly build:")
         show("a known customer", ask(address, f"churn/{KNOWN}"))
         show("is the service ready?", ask(address, "/readyz"))
     return 0
@@ -78,9 +78,9 @@ def ask(address: str, path: str, body: dict[str, Any] | None = None) -> tuple[in
         return error.code, json.load(error)
 
 
-def submitted(address: str, question: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+def submitted(address: str, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Submit a request for scoring, and poll until it is answered."""
-    status, document = ask(address, "churn:submit", question)
+    status, document = ask(address, "churn:submit", request)
     show("submitted", (status, document))
     place = f"/v1/submissions/churn/{document['request_id']}"
     while document["ended_at"] is None:
@@ -91,8 +91,8 @@ def submitted(address: str, question: dict[str, Any]) -> tuple[int, dict[str, An
 
 def show(what: str, answered: tuple[int, dict[str, Any]]) -> None:
     status, document = answered
-    told = {name: document[name] for name in TOLD if document.get(name) not in (None, {})}
-    print(f"  {what:28} {status}  {json.dumps(told or document)}")
+    shown = {name: document[name] for name in SHOWN if document.get(name) not in (None, {})}
+    print(f"  {what:28} {status}  {json.dumps(shown or document)}")
 
 
 if __name__ == "__main__":

@@ -38,15 +38,15 @@ def main() -> int:
     parser.add_argument("--as-of", default="1998-04-01")
     parser.add_argument("--folder", type=Path, default=ROOT / "warehouse" / "spark")
     parser.add_argument("--master", default="local-cluster[2,1,2048]")
-    asked = parser.parse_args()
-    folder: Path = asked.folder.resolve()
+    options = parser.parse_args()
+    folder: Path = options.folder.resolve()
     with metastore(folder) as address:
-        os.environ |= environment(address, folder, master=asked.master)
+        os.environ |= environment(address, folder, master=options.master)
         done = dbtRunner().invoke(
             [
                 "build",
                 *("--target", "spark", "--project-dir", str(ROOT), "--profiles-dir", str(ROOT)),
-                *("--vars", f"{{dbt_onnx_clock: '{asked.as_of}'}}", "--exclude", *LEFT_OUT),
+                *("--vars", f"{{dbt_onnx_clock: '{options.as_of}'}}", "--exclude", *LEFT_OUT),
             ]
         )
         if not done.success:
@@ -61,7 +61,9 @@ def show(console: Console) -> None:
 
     spark = SparkSession.active()
     spark.sql("use dbt_onnx_demo")
-    runs = Table("scoring model", "model", "in", "scored", "why", title="The last run of each")
+    runs = Table(
+        "scoring model", "model", "in", "scored", "why", title="The last run of each scoring model"
+    )
     for run in spark.sql(LAST_RUN).collect():
         row = run.asDict()
         model = f"{row['model_name']}/{row['model_version']}"
@@ -69,7 +71,7 @@ def show(console: Console) -> None:
         runs.add_row(row["scoring_model"], model, *counts, reasons_of(row))
     console.print(runs)
     for title, query in (
-        ("Served", SERVED.format(view="churn_current")),
+        ("Predictions served now", SERVED.format(view="churn_current")),
         ("Some predictions", SAMPLE),
     ):
         found = spark.sql(query)

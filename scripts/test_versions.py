@@ -57,13 +57,13 @@ def versions(python: Path) -> dict[str, str]:
 def main() -> None:
     """Install the versions, print them, and run the tests."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("requirements", nargs="*", help="versions, as pip takes them")
-    parser.add_argument("--latest", action="store_true", help="the newest that are allowed")
+    parser.add_argument("requirements", nargs="*", help="version requirements, as for pip")
+    parser.add_argument("--latest", action="store_true", help="install the newest allowed versions")
     own = sys.argv[1:]
     split = own.index("--") if "--" in own else len(own)
-    options, asked = parser.parse_args(own[:split]), own[split + 1 :]
+    options, pytest_arguments = parser.parse_args(own[:split]), own[split + 1 :]
     if options.latest == bool(options.requirements):
-        parser.error("give versions, or --latest")
+        parser.error("pass either version requirements or --latest")
     folder = PROJECT / ".venvs" / ("-".join(options.requirements) or "latest")
     python = folder / "bin" / "python"
     if not python.exists():
@@ -71,11 +71,15 @@ def main() -> None:
     try:
         install(python, options.requirements)
     except subprocess.CalledProcessError as error:
-        print(f"pip ended with {error.returncode}: no tests were run", file=sys.stderr)
+        print(f"pip exited with {error.returncode}, so no tests were run", file=sys.stderr)
         sys.exit(2)
     for name, version in versions(python).items():
         print(f"{name} {version}", flush=True)
-    sys.exit(subprocess.run([python, "-m", "pytest", *asked], cwd=PROJECT, check=False).returncode)
+    sys.exit(
+        subprocess.run(
+            [python, "-m", "pytest", *pytest_arguments], cwd=PROJECT, check=False
+        ).returncode
+    )
 
 
 if __name__ == "__main__":
