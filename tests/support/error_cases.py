@@ -154,7 +154,7 @@ def keep_inputs_malformed(warehouse: Warehouse) -> Attempt:
 
 @case
 def asked_for_another_model(warehouse: Warehouse) -> Attempt:
-    return Attempt(ConfigError, {"asked": "spend/1"})
+    return Attempt(ConfigError, {"requested_model": "spend/1"})
 
 
 @case

@@ -12,7 +12,7 @@ from error_cases import CASES, run
 from error_cases_of_models import MODEL_CASES
 from error_cases_of_publishing import PUBLISHING, folder_of, published
 from error_cases_of_targets import TARGETS
-from error_commands import COMMANDS, called, files, said
+from error_commands import COMMANDS, called, files, message_and_hint
 from error_document import ERRORS, ON_SPARK, faults_of_text, pattern
 from error_project import BY_DBT, HAS_TRACEBACK
 from warehouse import Warehouse
@@ -89,13 +89,13 @@ def faults_of_run(warehouse: Warehouse, name: str) -> list[str]:
     except DbtOnnxError as error:
         faults = faults_of_text(name, f"{error.kind} error: {error.message}", error.hint)
         if type(error) is not attempt.kind:
-            faults.append(f"it is a {type(error).__name__}")
+            faults.append(f"the error is a {type(error).__name__}")
         faults += _faults_of_state(warehouse, attempt, str(error), before, rows_before)
     except Exception as error:  # noqa: BLE001, a traceback is what a user must not see
         return [f"a traceback: {traceback.format_exception_only(error)}"]
     else:
         return ["no error"]
-    return faults or _faults_of_mended(warehouse, attempt)
+    return faults or _faults_of_next_run(warehouse, attempt)
 
 
 def faults_of_error(name: str, error: DbtOnnxError) -> list[str]:
@@ -120,17 +120,19 @@ def _faults_of_state(
     if len(new) != 1 or len(rows) != len(rows_before) + 1:
         faults.append(f"{len(new)} run rows were written or changed")
     elif last != (wanted, "error", error, True):
-        faults.append(f"the run row says {last}")
+        faults.append(f"the run row has {last}")
     return faults
 
 
-def _faults_of_mended(warehouse: Warehouse, attempt: Attempt) -> list[str]:
+def _faults_of_next_run(warehouse: Warehouse, attempt: Attempt) -> list[str]:
     if attempt.undo is None:
         return []
     attempt.undo()
     run(warehouse, {})
     last = warehouse.last_run("status, rows_scored > 0")
-    return [] if last == ("success", True) else [f"after mending, the run row says {last}"]
+    return (
+        [] if last == ("success", True) else [f"after the cause was fixed, the run row has {last}"]
+    )
 
 
 def faults_of_publishing(folder: Path, name: str) -> list[str]:
@@ -162,7 +164,7 @@ def faults_of_call(name: str, result: Result) -> list[str]:
     hint. Then only docs/errors.md has the hint.
     """
     faults = [] if result.exit_code in (1, 2) else [f"exit code {result.exit_code}"]
-    message, hint = said(result)
+    message, hint = message_and_hint(result)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         faults.append(f"a traceback: {result.exception!r}")
     if "Traceback" in result.output:
@@ -175,9 +177,13 @@ def faults_of_dbt(name: str, text: str) -> list[str]:
     """Return the faults in dbt's output."""
     text = " ".join(text.split())
     row = ERRORS[name]
-    faults = [] if re.search(pattern(row.message), text) else [f"another message: {text}"]
+    faults = (
+        []
+        if re.search(pattern(row.message), text)
+        else [f"the output does not match the documented message: {text}"]
+    )
     if "Hint: " in text and row.hint not in text:
-        faults.append(f"another hint: {text}")
+        faults.append(f"the output does not contain the documented hint: {text}")
     if "Traceback" in text and name not in HAS_TRACEBACK:
         faults.append("a traceback")
     return faults

@@ -64,7 +64,7 @@ def called(folder: Path, arguments: Sequence[object]) -> Result:
     return CliRunner().invoke(main, [str(item) for item in (*arguments, *where)])
 
 
-def said(result: Result) -> tuple[str, str]:
+def message_and_hint(result: Result) -> tuple[str, str]:
     """Return the message and the hint that a failed command printed to standard error."""
     text = " ".join(result.stderr.split())
     found = re.fullmatch(r"(?:Usage: .*?)?Error: (.*?)(?: Hint: (.*))?", text)

@@ -72,7 +72,7 @@ def faults_of_text(name: str, message: str, hint: str) -> list[str]:
     row = ERRORS[name]
     faults = []
     if not re.fullmatch(pattern(row.message), message):
-        faults.append(f"another message: {message}")
+        faults.append(f"the message differs from the documented one: {message}")
     if not re.fullmatch(pattern(row.hint), hint):
-        faults.append(f"another hint: {hint}")
+        faults.append(f"the hint differs from the documented one: {hint}")
     return faults

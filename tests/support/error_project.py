@@ -170,7 +170,7 @@ def build(project: ScoringProject) -> Outcome:
     return project.dbt("build", "--exclude", "not_built")
 
 
-def called_there(project: ScoringProject, name: str) -> Result:
+def call_in_project(project: ScoringProject, name: str) -> Result:
     """Call `dbt-onnx` for the project."""
     return called(project.root, (*CALLS[name], "--profiles-dir", project.root))
 
@@ -179,11 +179,13 @@ def with_variables(project: ScoringProject) -> dict[str, str]:
     """Return dbt's message about the scoring model for each entry of VARIABLES. One call reports all its faults, so
     entries with the same variables share a call.
     """
-    said: dict[str, str] = {}
+    messages: dict[str, str] = {}
     for name, given in VARIABLES.items():
-        same = next((text for other, text in said.items() if VARIABLES[other] is given), None)
-        said[name] = same or project.dbt("run", "-s", "scores", vars=given).nodes["scores"].message
-    return said
+        same = next((text for other, text in messages.items() if VARIABLES[other] is given), None)
+        messages[name] = (
+            same or project.dbt("run", "-s", "scores", vars=given).nodes["scores"].message
+        )
+    return messages
 
 
 @contextmanager

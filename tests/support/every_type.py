@@ -214,8 +214,8 @@ def check_type(
     features = relation(kind, shape, rows)
     warehouse.run(features=features)
     outputs = ", ".join(f"y{i}" for i in range(len(rows[0])))
-    said = {key: rest for key, *rest in warehouse.sql(f"select id, {outputs} from scores")}
-    assert said == expected
+    scored = {key: rest for key, *rest in warehouse.sql(f"select id, {outputs} from scores")}
+    assert scored == expected
     assert warehouse.run(features=features).rows_unchanged == len(rows)
     # each entity gets the value of the next entity, and is scored again if the model reads another value
     warehouse.run(features=relation(kind, shape, [*rows[1:], rows[0]]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hand_written import CLOCK, HandWritten, claim, sources
+from hand_written import CLOCK, HandWritten, generic_test, sources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,15 +69,15 @@ class Case:
         given = [v for v in self.arguments.values() if isinstance(v, (Table, Registry))]
         return [self.on, *given]
 
-    def claim(self, kind: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    def generic_test(self, kind: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
         arguments = {
             name: f"source('hand', '{value.name}')" if hasattr(value, "write") else value
             for name, value in {**defaults, **self.arguments}.items()
         }
-        claimed = claim(kind, self.name, **arguments)
+        test = generic_test(kind, self.name, **arguments)
         if self.where:
-            claimed[f"dbt_onnx.{kind}"]["config"]["where"] = self.where
-        return claimed
+            test[f"dbt_onnx.{kind}"]["config"]["where"] = self.where
+        return test
 
     def check(self, project: Project, columns: tuple[str, ...]) -> None:
         node = project.outcome.nodes[self.name]
@@ -94,7 +94,7 @@ class Case:
             assert project.found(self.name, *(self.columns or columns)) == list(self.rows)
 
 
-def examined(project: Project, kind: str, cases: Sequence[Case], **defaults: Any) -> Project:
+def run_cases(project: Project, kind: str, cases: Sequence[Case], **defaults: Any) -> Project:
     """Write the tables of all cases, and run all cases in one command. `defaults` are default arguments."""
     used = {table.name: table for case in cases for table in case.tables()}
     used.update({value.name: value for value in defaults.values() if hasattr(value, "write")})
@@ -103,7 +103,7 @@ def examined(project: Project, kind: str, cases: Sequence[Case], **defaults: Any
         table.write(hand)
     hand.close()
     declared = {
-        name: [case.claim(kind, defaults) for case in cases if case.on.name == name]
+        name: [case.generic_test(kind, defaults) for case in cases if case.on.name == name]
         for name in used
     }
     project.write_yaml("models/hand.yml", sources(**declared))

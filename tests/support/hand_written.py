@@ -141,7 +141,7 @@ class HandWritten:
         """Insert rows into current, with the number of their run and of their reason in that run. Rows that have
         `last_seen_as_of` are also inserted into presence.
         """
-        written = numbered(self.connection, name, rows, self._add_run)
+        written = with_run_numbers(self.connection, name, rows, self._add_run)
         self._insert(f"{name}__current", written)
         gone = [row for row in written if row.get("last_seen_as_of") is not None]
         self._insert(
@@ -184,7 +184,7 @@ class HandWritten:
             self.connection.executemany(insert, values)
 
 
-def numbered(
+def with_run_numbers(
     connection: Any, name: str, rows: Sequence[Row], add_run: Callable[[Row], int]
 ) -> list[dict[str, Any]]:
     """Return the rows as current and history store them, with the number of their run and of their reason.
@@ -244,7 +244,7 @@ def sources(**tables: list[dict[str, Any]] | None) -> dict[str, Any]:
     }
 
 
-def claim(kind: str, name: str, **arguments: Any) -> dict[str, Any]:
+def generic_test(kind: str, name: str, **arguments: Any) -> dict[str, Any]:
     """Return a generic test of the package with the name `name`, which stores the rows that it returns."""
     return {
         f"dbt_onnx.{kind}": {

@@ -75,9 +75,14 @@ def play(
         if version is None:
             continue
         stamps = {"model_name": "churn", "model_version": version, "as_of": moment(night)}
-        said = moment(night) + timedelta(hours=6)
+        scored_at = moment(night) + timedelta(hours=6)
         ledger.runs.append(
-            {"run_id": f"run-{night}", "status": "success", "scope": "full", "started_at": said}
+            {
+                "run_id": f"run-{night}",
+                "status": "success",
+                "scope": "full",
+                "started_at": scored_at,
+            }
             | stamps
         )
         for entity in world.entities:
@@ -93,7 +98,7 @@ def play(
                 ledger.rows.append(
                     dict(zip(KEY, entity, strict=True))
                     | {OUTPUT: value, "label": None if value is None else int(value >= 0.5)}
-                    | {"run_id": f"run-{night}", "status": status, "scored_at": said}
+                    | {"run_id": f"run-{night}", "status": status, "scored_at": scored_at}
                     | stamps
                 )
         ledger.holds[night] = {

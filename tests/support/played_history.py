@@ -158,7 +158,7 @@ def features(day: str) -> pd.DataFrame:
 @cache
 def probabilities(version: str, day: str) -> pd.Series[float]:
     """Return the artifact's churn probability of each customer for the features of `day`."""
-    asked = features(day)
+    inputs = features(day)
     options = onnxruntime.SessionOptions()
     # more threads add the trees in another order, which can change the last bit
     options.intra_op_num_threads = 1
@@ -167,9 +167,9 @@ def probabilities(version: str, day: str) -> pd.Series[float]:
         options,
         providers=["CPUExecutionProvider"],
     )
-    rows = asked[FEATURES[version]].to_numpy(dtype=np.float32)
+    rows = inputs[FEATURES[version]].to_numpy(dtype=np.float32)
     scored = session.run(["probabilities"], {"features": rows})[0]
-    return pd.Series(scored[:, 1].astype(np.float64), index=asked.index)
+    return pd.Series(scored[:, 1].astype(np.float64), index=inputs.index)
 
 
 @cache

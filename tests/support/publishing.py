@@ -120,11 +120,11 @@ def faults_of(
             faults.append(f"{manifest.rows} rows, not {len(rows)}")
         for row in rows:
             answer = predictions.get(tuple(row[name] for name in key))
-            told = {"status": answer.status, **answer.outputs}
-            told |= {stamp: getattr(answer, stamp) for stamp in STAMPS if stamp != "status"}
+            found = {"status": answer.status, **answer.outputs}
+            found |= {stamp: getattr(answer, stamp) for stamp in STAMPS if stamp != "status"}
             for column, value in expected(row, key).items():
-                if not same(told.get(column), value):
-                    faults.append(f"{answer.key} {column}: {told.get(column)!r}, not {value!r}")
+                if not same(found.get(column), value):
+                    faults.append(f"{answer.key} {column}: {found.get(column)!r}, not {value!r}")
     return faults
 
 

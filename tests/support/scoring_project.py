@@ -207,5 +207,5 @@ class ScoringProject(Project):
 def expect(outcome: Outcome, **statuses: str) -> None:
     """Check the statuses of some nodes. If they differ, the failure shows dbt's messages."""
     found = {name: outcome.nodes[name].status for name in statuses if name in outcome.nodes}
-    said = [f"{node.name}: {node.status}: {node.message}" for node in outcome.nodes.values()]
-    assert found == statuses, "\n".join([outcome.error, *said, *outcome.warnings])
+    messages = [f"{node.name}: {node.status}: {node.message}" for node in outcome.nodes.values()]
+    assert found == statuses, "\n".join([outcome.error, *messages, *outcome.warnings])

@@ -57,9 +57,9 @@ class GivenRows:
 
     def origins(self) -> list[tuple[Any, ...]]:
         micros = (self._clock - _EPOCH) // timedelta(microseconds=1)
-        said = ("churn", self._version, f"run-{self._version}", micros, micros)
+        stamps = ("churn", self._version, f"run-{self._version}", micros, micros)
         return [
-            (1, *said, "scored", None, "serving_version"),
+            (1, *stamps, "scored", None, "serving_version"),
             (2, None, None, None, None, None, "rejected", "'orders' is NULL", "missing"),
         ]
 
@@ -89,7 +89,7 @@ def publish(
 ) -> Manifest:
     """Publish rows into a folder such as `serving/churn`. A key of one column may be a plain value."""
     key, outputs = key or {"customer_id": "text"}, outputs or {"churn_probability": "float"}
-    whole = {k if isinstance(k, tuple) else (k,): said for k, said in rows.items()}
+    whole = {k if isinstance(k, tuple) else (k,): values for k, values in rows.items()}
     given = GivenRows(whole, key=key, outputs=outputs, version=version, clock=clock)
     target = Files(folder)
     with target.locked():

@@ -78,7 +78,7 @@ class Warehouse:
         self.connection = connect(folder / "w.duckdb", config)
         self.clock = "2024-01-10 00:00:00"
         self.runs = 0
-        self.said: list[str] = []
+        self.log_messages: list[str] = []
         self.sql(
             "create table if not exists model_registry (model_name varchar, model_version varchar, "
             "alias varchar, artifact varchar, sha256 varchar)"
@@ -142,7 +142,7 @@ class Warehouse:
         full_refresh: bool = False,
         empty: bool = False,
         retry_rejected: bool = False,
-        asked: str | None = None,
+        requested_model: str | None = None,
         features: str = "select * from features",
         logs: AnswerLogs | None = None,
         **arguments: Any,
@@ -158,7 +158,7 @@ class Warehouse:
             empty=empty,
             retry_rejected=retry_rejected,
             dbt_version="1.11.0",
-            model=asked,
+            model=requested_model,
         )
         session = with_settings(self.connection.cursor())
         relations = {
@@ -173,7 +173,7 @@ class Warehouse:
             settings,
             connection=session,
             artifacts=self.artifacts,
-            log=self.said.append,
+            log=self.log_messages.append,
             logs=logs,
         )
 
