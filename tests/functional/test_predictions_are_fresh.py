@@ -239,7 +239,8 @@ def test_the_sessions_time_zone_changes_nothing(tmp_path: Path) -> None:
     hand.scoring_model("scores", rows, [run("2", as_of=now - 40 * hours)])
     hand.close()
     project.write_yaml(
-        "models/hand.yml", sources(scores=[generic_test("predictions_are_fresh", "is_fresh", **DEFAULTS)])
+        "models/hand.yml",
+        sources(scores=[generic_test("predictions_are_fresh", "is_fresh", **DEFAULTS)]),
     )
     project.dbt("test")
     assert project.found("is_fresh", "customer_id", "problem", "severity") == [

@@ -97,7 +97,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     hand.close()
     arguments = {"features": "source('hand', 'features')", "warn_psi": 1e-9, "error_psi": None}
     arguments["max_null_increase"] = 0.001
-    labels = [generic_test("predictions_match_baseline", "share", column="label", max_label_share=0.001)]
+    labels = [
+        generic_test("predictions_match_baseline", "share", column="label", max_label_share=0.001)
+    ]
     project.write_yaml(
         "models/hand.yml",
         sources(
