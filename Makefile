@@ -1,23 +1,23 @@
 # make run [AS_OF=1998-05-01]                  build the warehouse, score a day, show what happened
-# make serve [AS_OF=1998-05-01]                the same, then ask the HTTP service for some of its customers
-# make hybrid                                  films for people, chosen at night, ranked at the request
-# make nightly FROM=1998-04-01 DAYS=30         play nightly builds, a line a night
+# make serve [AS_OF=1998-05-01]                the same, then send requests to the HTTP service
+# make hybrid                                  film recommendations: candidates at night, ranking at request time
+# make nightly FROM=1998-04-01 DAYS=30         simulate nightly builds, and print a line for each
 # make test                                    every check
 # make test-long                               20 kills of a backfill, 50 tamperings with a history
 # make test-dbt VERSION=1.10 [DUCKDB=2.0.0]    the tests with another dbt, and another DuckDB
-# make test-latest                             the same with the newest versions allowed, for a scheduler
-# make test-spark [ONLY="-k ordinary"]         the tests on Spark with Iceberg, in an environment of their own
+# make test-latest                             the same with the newest allowed versions, for a scheduler
+# make test-spark [ONLY="-k ordinary"]         the tests on Spark with Iceberg, in a separate environment
 # make test-spark-smoke                        some of them, three minutes
 # make test-spark-long                         50 killed drivers and executors, 20 pairs of drivers at once
 # make spark [AS_OF=1998-05-01]                the reference project on Spark with Iceberg, two executors
 # make spark-history                           ten months on DuckDB and on Spark, compared row by row
-# make test-lake [ONLY="-k nights"]            the tests in a DuckLake, in an environment of their own
-# make bench [ONLY="--only scoring"]           measure, against rivals and limits, into benchmarks/
+# make test-lake [ONLY="-k nights"]            the tests in a DuckLake, in a separate environment
+# make bench [ONLY="--only scoring"]           measure against rivals and targets, into benchmarks/
 # make bench-spark                             measure Spark against its own transport, in the environment of its tests
 # make bench-smoke                             the same in short, two minutes
-# make torture [ONLY="--only names"]           attack the product, count what comes to harm
+# make torture [ONLY="--only names"]           attack the product, and count the harm
 # make torture-smoke                           the same in short, three minutes
-# make audit                                   what PyPI knows against the pinned versions
+# make audit                                   look up known vulnerabilities of the pinned versions on PyPI
 # make train                                   train and export the reference models again
 PYTHON ?= python3
 VENV := .venv

@@ -1,1 +1,1 @@
-"""How fast dbt_onnx scores, against its rivals and against the limit. See README.md beside this."""
+"""The speed of dbt_onnx compared with its rivals and with onnxruntime alone. See README.md in this folder."""

@@ -18,20 +18,24 @@ SECTIONS = (
     "spark",
 )  # fmt: skip
 SHORT = ("scoring", "incremental")
-"""The sections of the short version: ratios of long enough runs, which hold on a busy machine, too."""
+"""Sections of the short version. Their figures are ratios of long runs, so they also hold on a busy machine."""
 FOLDER = Path(__file__).parent
 
 
 @click.command()
 @click.option(
-    "--smoke", is_flag=True, help="Smaller, fails below half a target, writes no results."
+    "--smoke", is_flag=True, help="Use less data, fail only below half a target, write no results."
 )
-@click.option("--record", is_flag=True, help="With --smoke: hold later short runs to this one.")
+@click.option(
+    "--record",
+    is_flag=True,
+    help="With --smoke: record the figures to compare later short runs with.",
+)
 @click.option("--only", multiple=True, type=click.Choice(SECTIONS), help="Run these sections.")
 def main(*, smoke: bool, record: bool, only: tuple[str, ...]) -> None:
-    """Measure, print each figure as it comes, and exit with 1 when one misses its target.
+    """Measure, print each figure as it comes, and exit with 1 if any figure misses its target.
 
-    The short version holds a figure that misses its target to what was recorded of it.
+    In the short version, a figure that missed its target when it was recorded is compared with the recorded figure.
     """
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     margin = results.SMOKE_MARGIN if smoke else 0.0
@@ -42,7 +46,7 @@ def main(*, smoke: bool, record: bool, only: tuple[str, ...]) -> None:
         started, rows = time.monotonic(), []
         for row in import_module(f"benchmarks.sections.{name}").measure(Scale(smoke=smoke)):
             rows.append(row)
-            row = row.held_to(before.get((row.section, row.workload, row.against)))  # noqa: PLW2901
+            row = row.with_recorded_target(before.get((row.section, row.workload, row.against)))  # noqa: PLW2901
             missed += not row.holds(margin=margin)
             console.print(_line(row, margin=margin), soft_wrap=True)
         console.print(f"[dim]{name}: {time.monotonic() - started:.0f} s[/dim]")
@@ -53,7 +57,9 @@ def main(*, smoke: bool, record: bool, only: tuple[str, ...]) -> None:
             results.plot(document, [FOLDER / "growth.png", FOLDER / "growth.svg"])
     if record:
         results.merge(FOLDER / "results.json", results.SMOKE, measured)
-    console.print(f"{missed} figure(s) missed" if missed else "every figure is reached")
+    console.print(
+        f"{missed} figure(s) missed their targets" if missed else "all figures meet their targets"
+    )
     sys.exit(1 if missed else 0)
 
 

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FOLDER = Path(os.environ.get("DBT_ONNX_BENCHMARKS", ROOT / "warehouse" / "benchmarks"))
-"""Where data, models, projects and what they write are kept; nothing in it is precious."""
+"""Folder of data, models, projects and their output. It can be deleted at any time."""
 _MIXED = ("s0", "s1", "s2", "i0", "i1", "i2", "i3", "d0", "d1", "d2")
 
 
 def table(select: str, *, name: str = "features") -> Path:
-    """A DuckDB file with the rows of `select` in a table; made once for each text and version."""
+    """Return a DuckDB file with the rows of `select` in a table. Made once for each query text and DuckDB version."""
     digest = hashlib.sha256(f"{duckdb.__version__} {name} {select}".encode()).hexdigest()[:16]
     path = FOLDER / "data" / f"{digest}.duckdb"
     if path.exists():
@@ -34,24 +34,24 @@ def table(select: str, *, name: str = "features") -> Path:
 
 
 def uniform(seed: int, row: str = "i") -> str:
-    """An SQL expression: a number of [0, 1) for a row, the same in whichever order or thread."""
+    """Return SQL for a number in [0, 1). A row gets the same number in any order and any thread."""
     return f"((hash({row}, {seed}) >> 40) / 16777216.0)"
 
 
 def floats(rows: int, features: int) -> Path:
-    """`id` and f0, f1, ... of FLOAT, evenly between -2 and 2."""
+    """Make a table with `id` and the FLOAT columns f0, f1, ..., uniform between -2 and 2."""
     columns = [f"cast({uniform(k)} * 4 - 2 as float) as f{k}" for k in range(features)]
     return table(f"select i as id, {', '.join(columns)} from range({rows}) as rows(i)")
 
 
 def coarse_floats(rows: int, features: int) -> Path:
-    """The same columns with 64 values each: 100 million rows of 10 take 2 GB."""
+    """Make a table as `floats` does, with 64 distinct values per column: 100 million rows of 10 take 2 GB."""
     columns = [f"cast(floor({uniform(k)} * 64) / 16 - 2 as float) as f{k}" for k in range(features)]
     return table(f"select i as id, {', '.join(columns)} from range({rows}) as rows(i)")
 
 
 def mixed(rows: int, features: int = 10) -> Path:
-    """`id`, three texts, four BIGINT and three DOUBLE columns; of each, one in 20 is NULL."""
+    """Make a table with `id` and three text, four BIGINT and three DOUBLE columns. In each, one value in 20 is NULL."""
     if features != len(_MIXED):
         raise ValueError(f"the mixed table has {len(_MIXED)} features, not {features}")
     values = {
@@ -67,7 +67,7 @@ def mixed(rows: int, features: int = 10) -> Path:
 
 
 def array(rows: int, features: int = 64) -> Path:
-    """`id` and `embedding`, a FLOAT[`features`]."""
+    """Make a table with `id` and `embedding`, a FLOAT[`features`]."""
     values = ", ".join(f"cast({uniform(k)} * 4 - 2 as float)" for k in range(features))
     return table(
         f"select i as id, array_value({values}) as embedding from range({rows}) as rows(i)"
@@ -78,7 +78,7 @@ TABLES: dict[str, Callable[[int, int], Path]] = {"floats": floats, "mixed": mixe
 
 
 def columns(table_name: str, features: int) -> list[str]:
-    """The features of a table, in the order of the model."""
+    """Return the feature columns of a table, in the order of the model."""
     if table_name == "array":
         return ["embedding"]
     return list(_MIXED) if table_name == "mixed" else [f"f{k}" for k in range(features)]

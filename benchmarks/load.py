@@ -1,7 +1,7 @@
-"""Asking an HTTP service for one key after the other, as fast as it answers.
+"""Request one key after the other from an HTTP service, as fast as it answers.
 
-By wrk where it is installed, else by sockets in a process of its own. Keys are spread over all that there are,
-so that an answer is seldom one that was just given.
+The load generator is wrk if it is installed, else a separate process with Python sockets. Requests are spread over
+all keys, so that a key is seldom requested again soon.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.measure import Task, run
 
 STEP = 611_953
-"""From one key to the next, modulo the number of keys: a prime, so that all come before one comes again."""
+"""Step from one key to the next, modulo the number of keys. It is prime, so all keys come before one is repeated."""
 KEY = "{key}"
 _CONTENT_LENGTH = re.compile(rb"^content-length: *([0-9]+)", re.IGNORECASE | re.MULTILINE)
 _WRK = """
@@ -43,8 +43,8 @@ end
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """A request in which "{key}" is one of the whole numbers below `keys`; a POST when it has a body."""
+class RequestTemplate:
+    """A request in which "{key}" is replaced by a whole number below `keys`. A POST if it has a body."""
 
     path: str
     keys: int
@@ -56,8 +56,8 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answered:
-    """How a service answered: `by` which load generator, how many requests in how many seconds."""
+class LoadResult:
+    """The result of a load test: load generator (`by`), number of requests, seconds and latencies."""
 
     by: str
     requests: int
@@ -70,35 +70,35 @@ class Answered:
         return self.requests / self.seconds
 
 
-def ask(
-    address: str, question: Question, *, connections: int, seconds: float, first: int = 0
-) -> Answered:
-    """Ask for `seconds` from that many connections, beginning with the key number `first`.
+def generate_load(
+    address: str, template: RequestTemplate, *, connections: int, seconds: float, first: int = 0
+) -> LoadResult:
+    """Send requests for `seconds` over that many connections, beginning with the key number `first`.
 
-    Raises RuntimeError when an answer has another status than 2xx.
+    Raises RuntimeError if an answer has a status other than 2xx.
     """
     if shutil.which("wrk"):
-        by, told = "wrk", _by_wrk(address, question, connections, seconds, first)
+        by, result = "wrk", _by_wrk(address, template, connections, seconds, first)
     else:
-        given = {"address": address, "question": asdict(question), "connections": connections}
+        given = {"address": address, "template": asdict(template), "connections": connections}
         task = Task(__name__, "by_sockets", {**given, "duration": seconds, "first": first})
         done = run(task)
-        by, told = "sockets of Python", {**done.said, "seconds": done.seconds}
-    if told.pop("failed"):
-        raise RuntimeError(f"{address} did not answer all of {question}: {told}")
-    return Answered(by=by, **told)
+        by, result = "Python sockets", {**done.result, "seconds": done.seconds}
+    if result.pop("failed"):
+        raise RuntimeError(f"{address} did not answer every request {template} with 2xx: {result}")
+    return LoadResult(by=by, **result)
 
 
 def _by_wrk(
-    address: str, question: Question, connections: int, seconds: float, first: int
+    address: str, template: RequestTemplate, connections: int, seconds: float, first: int
 ) -> dict[str, Any]:
     script = _WRK % {
         "first": first,
         "step": STEP,
-        "keys": question.keys,
-        "method": json.dumps(question.method),
-        "path": json.dumps(question.path),
-        "body": "nil" if question.body is None else json.dumps(question.body),
+        "keys": template.keys,
+        "method": json.dumps(template.method),
+        "path": json.dumps(template.path),
+        "body": "nil" if template.body is None else json.dumps(template.body),
     }
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)
@@ -109,11 +109,11 @@ def _by_wrk(
 
 
 def by_sockets(
-    *, address: str, question: dict[str, Any], connections: int, duration: float, first: int
+    *, address: str, template: dict[str, Any], connections: int, duration: float, first: int
 ) -> dict[str, Any]:
-    """A task: what wrk does, by one thread that waits for all connections at once."""
+    """A task: do the same as wrk, with one thread that waits for all connections."""
     host, _, port = address.rpartition("/")[2].partition(":")
-    requests = (_request(Question(**question), host, n) for n in itertools.count(first + 1))
+    requests = (_request(RequestTemplate(**template), host, n) for n in itertools.count(first + 1))
     took: list[float] = []
     failed = 0
     with selectors.DefaultSelector() as selector:
@@ -147,7 +147,7 @@ def by_sockets(
 
 
 class _Connection:
-    """A connection that sends a request when the one before is answered."""
+    """A connection that sends its next request after the previous answer."""
 
     def __init__(self, host: str, port: int) -> None:
         self.socket = socket.create_connection((host, port))
@@ -159,21 +159,21 @@ class _Connection:
         self.socket.sendall(request)
 
     def has_answer(self) -> bool:
-        """Read what has come. Whether the answer is whole. Raises ConnectionError when there is no more."""
+        """Read the received bytes, and return whether the answer is complete. Raises ConnectionError at end of file."""
         received = self.socket.recv(65_536)
         if not received:
-            raise ConnectionError("the service has closed a connection")
+            raise ConnectionError("the service closed a connection")
         self.answer += received
         head, end, body = self.answer.partition(b"\r\n\r\n")
         length = _CONTENT_LENGTH.search(head)
         return bool(end and length) and len(body) >= int(length[1])
 
 
-def _request(question: Question, host: str, number: int) -> bytes:
-    key = str(STEP * number % question.keys)
-    body = (question.body or "").replace(KEY, key)
+def _request(template: RequestTemplate, host: str, number: int) -> bytes:
+    key = str(STEP * number % template.keys)
+    body = (template.body or "").replace(KEY, key)
     head = [
-        f"{question.method} {question.path.replace(KEY, key)} HTTP/1.1",
+        f"{template.method} {template.path.replace(KEY, key)} HTTP/1.1",
         f"Host: {host}",
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",

@@ -1,4 +1,4 @@
-"""Measurements, each in a process of its own, contenders in turns."""
+"""Measurements, each in a separate process. Contenders run in turns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Scale:
-    """`rounds`: how often each contender of a comparison runs."""
+    """The full or the short version. `rounds` is the number of runs of each contender."""
 
     smoke: bool = False
 
@@ -36,8 +36,8 @@ class Scale:
 
 @dataclass(frozen=True)
 class Task:
-    """A function and its arguments, all of JSON. It returns a dict with the `seconds` of the job
-    itself, as `Stopwatch.taken()` gives them, and whatever else its caller wants to know.
+    """A function and its arguments, which are JSON values. The function returns a dict with the `seconds` of the
+    job itself, as in `Stopwatch.taken()`, and any other values for its caller.
     """
 
     module: str
@@ -47,12 +47,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Measurement:
-    """`seconds` and `cpu_seconds` of the job, `peak_mb` (10^6 bytes) of its whole process."""
+    """`seconds` and `cpu_seconds` of the job, and `peak_mb` (10^6 bytes) of its whole process.
+
+    `result` has the other values that the task returned.
+    """
 
     seconds: float
     cpu_seconds: float
     peak_mb: float
-    said: Mapping[str, Any]
+    result: Mapping[str, Any]
 
 
 class Stopwatch:
@@ -73,7 +76,7 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Turns:
-    """What contenders took, by name, a measurement a round."""
+    """The measurements of each contender by name, one for each round."""
 
     runs: Mapping[str, list[Measurement]]
 
@@ -87,22 +90,23 @@ class Turns:
         return median(run.peak_mb for run in self.runs[name])
 
     def ratio(self, name: str, to: str) -> float:
-        """How many times as long as `to` it took: the median of the rounds' own ratios."""
+        """Return how many times as long as `to` it took: the median of the ratios of the rounds."""
         pairs = zip(self.runs[name], self.runs[to], strict=True)
         return median(one.seconds / other.seconds for one, other in pairs)
 
     def speed_ratio(self, name: str, to: str) -> float:
-        """How many times as fast as `to` it was."""
+        """Return how many times as fast as `to` it was."""
         return 1 / self.ratio(name, to)
 
-    def followed_by(self, more: Turns) -> Turns:
-        """These rounds and further ones of the same contenders."""
+    def extended_with(self, more: Turns) -> Turns:
+        """Return these rounds followed by more rounds of the same contenders."""
         return Turns({name: runs + more.runs[name] for name, runs in self.runs.items()})
 
 
 def run(task: Task, *, root: Path = ROOT, python: str = sys.executable) -> Measurement:
-    """Run a task in a process of its own, by the code in the folder `root` and the Python of an environment.
-    Raises RuntimeError with what it has printed.
+    """Run a task in a separate process, with the code in the folder `root` and the interpreter `python`.
+
+    Raises RuntimeError with the output of the process if it fails.
     """
     command = [python, "-m", "benchmarks.task", task.module, task.function]
     done = subprocess.run(
@@ -115,17 +119,17 @@ def run(task: Task, *, root: Path = ROOT, python: str = sys.executable) -> Measu
     )
     if done.returncode:
         raise RuntimeError(f"{task} failed:\n{done.stderr[-4000:]}")
-    said = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     return Measurement(
-        seconds=said.pop("seconds", 0.0),
-        cpu_seconds=said.pop("cpu_seconds", 0.0),
-        peak_mb=said.pop("peak_mb"),
-        said=said,
+        seconds=result.pop("seconds", 0.0),
+        cpu_seconds=result.pop("cpu_seconds", 0.0),
+        peak_mb=result.pop("peak_mb"),
+        result=result,
     )
 
 
 def in_turns(tasks: Mapping[str, Task], rounds: int) -> Turns:
-    """Run A B C, A B C, ...: what slows the machine for a while slows them all."""
+    """Run A B C, A B C, ..., so that a temporary load on the machine slows all contenders."""
     runs: dict[str, list[Measurement]] = {name: [] for name in tasks}
     for _ in range(rounds):
         for name, task in tasks.items():

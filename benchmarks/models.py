@@ -1,4 +1,4 @@
-"""The models: trained on rows of the benchmark's own tables, exported, and kept beside the data."""
+"""The models of the benchmarks: trained on the benchmark's tables, exported, and cached next to the data."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 TRAINING_ROWS = 20_000
 VERSION = "1"
 MISSING = "missing"
-"""What a NULL text is for the model."""
+"""The value that the model gets for a NULL text."""
 
 
 def model(kind: str, *, features: int = 10) -> dict[str, str]:
-    """A model, trained if need be: `artifacts` (folder), `name`, `version`, `artifact`, `sha256`,
-    `path` (its ONNX file) and `estimator` (its pickle, made here and read by rivals alone).
+    """Return a description of a model, which is trained if needed: `artifacts` (folder), `name`, `version`, `artifact`,
+    `sha256`, `path` (its ONNX file) and `estimator` (its pickle, which only rivals read).
     """
     sources = Path(__file__).read_bytes() + Path(__file__).with_name("data.py").read_bytes()
     digest = hashlib.sha256(f"{kind} {features}".encode() + sources).hexdigest()[:16]
     card = FOLDER / "models" / digest / "model.json"
     if not card.exists():
-        # in a process of its own: scikit-learn's memory is not the benchmark's
+        # in a separate process, so that scikit-learn's memory does not count in the benchmark
         run(
             Task(
                 "benchmarks.models",
@@ -66,7 +66,7 @@ def train(*, kind: str, features: int, into: str) -> None:
 
 
 def _export(kind: str, estimator: Any, rows: Any, artifacts: Path) -> RegistryEntry:
-    """The probability is stored alone: no rival stores a label."""
+    """Export an estimator. Only the probability is stored, because no rival stores a label."""
     import dbt_onnx
 
     texts = [name for name in rows.columns if name.startswith("s")]
@@ -78,7 +78,7 @@ def _export(kind: str, estimator: Any, rows: Any, artifacts: Path) -> RegistryEn
 
 
 def _register_projection(kind: str, estimator: Any, rows: Any, artifacts: Path) -> RegistryEntry:
-    """A graph from elsewhere, with one array column as its input."""
+    """Register an ONNX graph that another tool has made, with one array column as its input."""
     from skl2onnx import to_onnx
 
     from dbt_onnx.authoring.infer import Wishes
@@ -105,7 +105,7 @@ def _rows_of(path: Path, table: str, features: int) -> Any:
 
 
 def _classes(x: Any) -> Any:
-    """Classes that depend on the rows in a way that no tree and no line gets quite right."""
+    """Return classes that neither trees nor a linear model can learn exactly."""
     import numpy as np
 
     random = np.random.default_rng(4)

@@ -1,7 +1,7 @@
-"""Scoring runs on Spark with Iceberg, in the process of a task of an environment with pyspark.
+"""Scoring runs on Spark with Iceberg, in the process of a task, in an environment with pyspark.
 
-A task has a metastore, a session on a local cluster and tables of its own, and deletes them at its end. The session
-and the metastore are those of the tests.
+Each task has its own metastore, session on a local cluster and tables, and deletes them at the end. Session
+and metastore are set up as in the tests.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ def play(
     steps: list[str],
     keep_inputs: bool = True,
 ) -> dict[str, Any]:
-    """A task: `steps` after another, each with its `seconds` and the `cpu_seconds` of the executors.
+    """A task: run the `steps` one after the other, and return `seconds` and the executors' `cpu_seconds` for each.
 
     first       score all rows
-    identity    read the same rows through Python, by `mapInArrow`, into a table, and do nothing to them
-    unwritten   the same into no table
-    changed     score what has changed when 1 % of the rows have other features
+    identity    pass the same rows through Python with `mapInArrow`, unchanged, and write them to a table
+    unwritten   as identity, but without writing to a table
+    changed     score the changed rows after 1 % of the rows got other features
     nothing     run when nothing has changed
 
-    What is imported, compiled and started is so before on all executors, by a run of a million rows by another
-    name. A cluster pays that once, however many rows there are.
+    A run of a million rows with another name comes first, so that imports, compilation and start of all executors
+    are not measured. A cluster has this cost once, whatever the number of rows.
     """
     taken: dict[str, Any] = {}
     with _session(Path(folder), executors) as spark:
@@ -65,7 +65,7 @@ def play(
                 if step in {"identity", "unwritten"}:
                     _pass_through(spark, written=step == "identity")
                 else:
-                    taken[f"{step} said"] = _score(
+                    taken[f"{step} message"] = _score(
                         spark, model, "scores", keep_inputs=keep_inputs, day=number + 1
                     )
             taken[step] = {
@@ -78,11 +78,11 @@ def play(
 
 
 def plan(*, folder: str, rows: int, model: Mapping[str, str]) -> dict[str, Any]:
-    """A task: what the plan of a night costs when `rows` entities have a prediction, of which nothing or 1 % changed.
+    """A task: measure the plan of a night with `rows` entities that have a prediction, when nothing or 1 % changed.
 
-    The ledger is made by SQL, as one run would have left it, and features are computed when they are read: so neither
-    scoring nor reading files is in it. `written` are the bytes of the ledger's files, `shuffled` those that tasks
-    handed to others.
+    SQL makes the ledger as one run would leave it, and the features are computed when they are read. So the figures
+    include neither scoring all rows nor reading files. `written` is the size of the ledger's files in bytes,
+    `shuffled` the number of bytes that tasks wrote for other tasks.
     """
     events = Path(folder, "events")
     events.mkdir(parents=True)
@@ -98,7 +98,7 @@ def plan(*, folder: str, rows: int, model: Mapping[str, str]) -> dict[str, Any]:
             if step == "changed":
                 _make_features(spark, rows, every=100, as_view=True)
             before, began = _executor_cpu_seconds(), time.time()
-            taken[f"{step} said"] = _score(
+            taken[f"{step} message"] = _score(
                 spark, model, "scores", keep_inputs=False, day=number + 2
             )
             steps[step] = began, time.time()
@@ -116,7 +116,7 @@ def plan(*, folder: str, rows: int, model: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _add_predictions(spark: SparkSession) -> None:
-    """What the first run would have written of all other rows."""
+    """Add the predictions that the first run would have written for all other rows."""
     from dbt_onnx.engines.spark.sql import features_hash
 
     rows = spark.table("bench.scores__rows")
@@ -133,7 +133,7 @@ def _add_predictions(spark: SparkSession) -> None:
 
 
 def _shuffled(events: Path, began: float, ended: float) -> int:
-    """The bytes that tasks which ended in between have written for other tasks, by Spark's log of events."""
+    """Return the shuffle bytes of tasks that ended between two times, from Spark's event log."""
     found = 0
     for path in events.iterdir():
         for line in path.open():
@@ -187,7 +187,7 @@ def _make_registry(spark: SparkSession, model: Mapping[str, str]) -> None:
 def _make_features(
     spark: SparkSession, rows: int, *, every: int = 0, as_view: bool = False
 ) -> None:
-    """`id` and ten floats with 64 values each; of one in `every` rows they are others, of none for 0."""
+    """Make features: `id` and ten floats with 64 values each. One in `every` rows has a changed value; none if 0."""
     values = ", ".join(
         f"cast(pmod(xxhash64(id, {place}), 64) / 16 - 2 as float)"
         + (f" + case when id % {every} = 0 then 1f else 0f end" if every and not place else "")
@@ -196,7 +196,7 @@ def _make_features(
     )
     select = f"as select id, {values} from range({rows})"
     if as_view:
-        # replaced by Iceberg, it would stay what it was for Spark
+        # after `create or replace view`, Spark would still read the old view
         spark.sql("drop view if exists bench.features")
         spark.sql(f"create view bench.features {select}")
     else:
@@ -261,16 +261,19 @@ def _peak_mb(process: int) -> float:
 
 
 def _executor_cpu_seconds() -> float:
-    """Of all processes below the driver's Java: executors, their Python workers, and those of them that ended."""
+    """Return the CPU seconds of all descendants of the driver's Java process: executors and Python workers.
+
+    Ended processes are included.
+    """
     parents, seconds = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
         process = int(path.parent.name)
         parents[process] = int(fields[1])
-        # in user and kernel mode, its own and that of its children that were waited for
+        # user and system time of the process and of its children that have ended
         seconds[process] = sum(map(int, fields[11:15])) / _TICKS
     below, java = set(), _java()
     for process, above in parents.items():

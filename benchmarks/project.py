@@ -1,4 +1,4 @@
-"""dbt projects in folders of their own, run in the process of a task; a node's time is dbt's own."""
+"""dbt projects in separate folders, run in the process of a task. The time of a node is dbt's `execution_time`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NODE = "scores"
 SOURCE = "source"
-"""The name under which a project sees the data file, which is attached and never written."""
+"""The name under which a project attaches the data file, read-only."""
 
 _PROJECT = """
 name: benchmark
@@ -49,16 +49,16 @@ def model(dbt, session):
 
 @dataclass(frozen=True)
 class NodeRun:
-    """`seconds`: execution_time of the node in run_results.json."""
+    """A node of a dbt run. `seconds` is its `execution_time` in run_results.json."""
 
     seconds: float
     message: str
 
 
 class Project:
-    """A dbt project whose warehouse is `warehouse.duckdb` in its folder, `data` attached to it.
+    """A dbt project with the warehouse `warehouse.duckdb` in its folder.
 
-    `duckdb` are settings of the warehouse: {"threads": 2, "memory_limit": "1GB"}.
+    `set_up` attaches `data` to it. `duckdb` are settings of the warehouse: {"threads": 2, "memory_limit": "1GB"}.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,7 +66,7 @@ class Project:
         self.warehouse = folder / "warehouse.duckdb"
 
     def set_up(self, *, data: str | None = None, duckdb: Mapping[str, Any] | None = None) -> None:
-        # relative to the folder, where dbt runs: a copy of the project has a warehouse of its own
+        # relative to the folder in which dbt runs, so that a copy of the project has a separate warehouse
         target: dict[str, Any] = {"type": "duckdb", "path": self.warehouse.name, "threads": 1}
         if data:
             target["attach"] = [{"path": str(data), "alias": SOURCE, "read_only": True}]
@@ -82,7 +82,7 @@ class Project:
         target.write_text(dedent(text).lstrip("\n"), encoding="utf-8")
 
     def dbt(self, *arguments: str) -> dict[str, NodeRun]:
-        """Run a dbt command in this process; its nodes by name. Raises RuntimeError."""
+        """Run a dbt command in this process, and return its nodes by name. Raises RuntimeError if it fails."""
         os.environ.update(DO_NOT_TRACK="1", DBT_SEND_ANONYMOUS_USAGE_STATS="false")
         from dbt.cli.main import dbtRunner
 
@@ -97,8 +97,8 @@ class Project:
         path = self.folder / "target" / "run_results.json"
         results = json.loads(path.read_text())["results"] if path.exists() else []
         if not done.success:
-            told = [item["message"] for item in results if item["status"] != "success"]
-            raise RuntimeError(f"dbt {' '.join(arguments)} failed: {done.exception} {told}")
+            messages = [item["message"] for item in results if item["status"] != "success"]
+            raise RuntimeError(f"dbt {' '.join(arguments)} failed: {done.exception} {messages}")
         return {
             item["unique_id"].split(".")[2]: NodeRun(item["execution_time"], item["message"] or "")
             for item in results
@@ -116,12 +116,12 @@ def create(
     duckdb: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> None:
-    """A task: make a project with the scoring model `scores`, and build all that it reads.
+    """A task: make a project with the scoring model `scores`, and build the models that it reads.
 
-    model       as `benchmarks.models` describes a model: artifacts, name, version, sha256
-    features    the SELECT behind the model `features`, which is `materialized` as told
+    model       description of a model from `benchmarks.models`: artifacts, name, version, sha256
+    features    the SELECT of the model `features`; `materialized` is its materialization
     duckdb      settings of the warehouse
-    arguments   further ones of `score()`: keep_inputs, as_of, refresh_after, batch_rows, threads
+    arguments   more arguments of `score()`: keep_inputs, as_of, refresh_after, batch_rows, threads
     """
     project = Project(Path(folder))
     project.set_up(data=data, duckdb=duckdb)
@@ -147,7 +147,7 @@ def change_features(
     features: str,
     materialized: str = "view",
 ) -> None:
-    """A task: change the SELECT behind `features` and build it, so that the next run sees it."""
+    """A task: change the SELECT of the model `features` and build it for the next run."""
     project = Project(Path(folder))
     _write_features(project, features, materialized)
     project.dbt("run", "--select", "features")
@@ -156,9 +156,9 @@ def change_features(
 def run(
     *, folder: str, clock: str | None = None, options: Sequence[str] = (), warm: bool = True
 ) -> dict[str, Any]:
-    """A task: `dbt run --select scores` in a project that was created, first run or later one.
+    """A task: run `dbt run --select scores` in an existing project, for the first time or again.
 
-    `seconds` are the node's. `warm`: what a run imports is imported before, as with the rivals.
+    `seconds` is the time of the node. With `warm`, the imports of a run are done before, as for the rivals.
     """
     project = Project(Path(folder))
     if warm:
@@ -175,7 +175,7 @@ def run(
 
 
 def first_run(*, keep: str | None = None, warm: bool = True, **settings: Any) -> dict[str, Any]:
-    """A task: a project of its own, created, run once and deleted; `keep` names its folder."""
+    """A task: create a project, run it once and delete it. `keep` is a folder in which to keep it instead."""
     with_folder = keep or str(new_folder())
     shutil.rmtree(with_folder, ignore_errors=True)
     try:
@@ -187,12 +187,12 @@ def first_run(*, keep: str | None = None, warm: bool = True, **settings: Any) ->
 
 
 def copy(*, created: str, folder: str) -> None:
-    """Copy a project that was created and not run: quicker than creating it again."""
+    """Copy a project that has not run yet. This is faster than creating it again."""
     shutil.copytree(created, folder, symlinks=True)
 
 
 def import_all() -> None:
-    """Import what a scoring run imports, and what duckdb looks for when it meets Python objects."""
+    """Import the modules that a scoring run imports, and those that duckdb imports to read Python objects."""
     for module in (
         "asyncio", "dbt_onnx.artifacts.hostile", "dbt_onnx.engines.duckdb.engine", "dbt_onnx.engines.duckdb.warehouse",
         "dbt_onnx.kernel.child_session", "dbt_onnx.project.dbt_model", "dbt_onnx.runs.scorer",
@@ -203,12 +203,12 @@ def import_all() -> None:
 
 
 def new_folder() -> Path:
-    """The name of a folder for one measurement; whoever makes it deletes it."""
+    """Return the path of a folder for one measurement. The caller creates and deletes it."""
     return FOLDER / "runs" / uuid.uuid4().hex
 
 
 def _close_warehouse() -> None:
-    """dbt-duckdb keeps the file open, and for the next project in this process, too."""
+    """Close the DuckDB file, which dbt-duckdb keeps open even for the next project in this process."""
     from dbt.adapters.duckdb import connections
 
     manager: Any = connections.DuckDBConnectionManager

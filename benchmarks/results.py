@@ -1,4 +1,4 @@
-"""Rows of the benchmark's table: what was measured, what it must reach, and whether it does."""
+"""Rows of the benchmark's table: measured figures, their targets, and whether they are reached."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 SMOKE_MARGIN = 0.5
-"""How much worse than its target a figure of the short version may be: it shows that everything runs
-and agrees. On another machine, or a busy one, the same code was a third slower against a rival.
+"""How much worse than its target a figure of the short version may be. The short version only checks that
+everything runs and agrees: on another or a busy machine, the same code was a third slower compared with a rival.
 """
 SMOKE = "smoke"
-"""What the short version gave when it was recorded, in the results file."""
+"""The key of the recorded figures of the short version in the results file."""
 
 LIBRARIES = ("dbt-core", "dbt-duckdb", "duckdb", "onnxruntime", "pyarrow", "numpy",
              "pandas", "scikit-learn", "skl2onnx")  # fmt: skip
@@ -27,10 +27,10 @@ LIBRARIES = ("dbt-core", "dbt-duckdb", "duckdb", "onnxruntime", "pyarrow", "nump
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One measured figure. Without `at_least` and `at_most` it is told, not judged.
+    """One measured figure. Without `at_least` and `at_most` it has no target and is only reported.
 
-    `unit` is "x" for a ratio, else that of the figure. `series` are the points (x, seconds) behind
-    the figure, for the plot; `series_of` says what x counts.
+    `unit` is "x" for a ratio, else the unit of the figure. `series` has the points (x, seconds) behind
+    the figure, for the plot; `series_of` names the quantity x, such as rows.
     """
 
     section: str
@@ -45,16 +45,17 @@ class Row:
     series_of: str = ""
 
     def holds(self, *, margin: float = 0.0) -> bool:
-        """Whether the figure is within `margin` of its target, or has none; 0.5 is half of what it must
-        reach, or twice of what it may take.
+        """Whether the figure is within `margin` of its target, or has no target. A margin of 0.5 allows half of
+        `at_least`, or twice `at_most`.
         """
         least = self.at_least is None or self.figure >= self.at_least * (1 - margin)
         most = self.at_most is None or self.figure <= self.at_most / (1 - margin)
         return least and most
 
-    def held_to(self, recorded: Row | None) -> Row:
-        """The same figure, with what was recorded before as its target where that missed its own:
-        what is not reached yet shall at least not get worse.
+    def with_recorded_target(self, recorded: Row | None) -> Row:
+        """Return the figure with the recorded figure as its target, if the recorded one missed its target.
+
+        So a figure that has not reached its target must at least not get worse.
         """
         if recorded is None or recorded.holds():
             return self
@@ -82,7 +83,7 @@ def shown(number: float, unit: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """The machine and the versions that figures are told with."""
+    """Return the machine and the versions that are reported with the figures."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "machine": f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}",
@@ -101,7 +102,7 @@ def _processor() -> str:
 
 
 def merge(path: Path, section: str, rows: Iterable[Row]) -> dict[str, Any]:
-    """Put the rows of a section into the results file, in place of what it had of it."""
+    """Replace a section of the results file with these rows, and return the whole document."""
     document = json.loads(path.read_text()) if path.exists() else {}
     document[section] = {
         "measured_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -114,7 +115,7 @@ def merge(path: Path, section: str, rows: Iterable[Row]) -> dict[str, Any]:
 
 
 def recorded(path: Path) -> dict[tuple[str, str, str], Row]:
-    """The rows of the short version as they were recorded, by section, workload and rival."""
+    """Return the recorded rows of the short version, by section, workload and rival."""
     document = json.loads(path.read_text()) if path.exists() else {}
     rows = rows_of(document[SMOKE]) if SMOKE in document else []
     return {(row.section, row.workload, row.against): row for row in rows}
@@ -125,8 +126,12 @@ def rows_of(section: Mapping[str, Any]) -> list[Row]:
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """RESULTS.md: a table a section, each with its machine and versions."""
-    lines = ["# Results", "", "Written by `make bench`; README.md beside this says how to read it."]
+    """Return the text of RESULTS.md: a table for each section, with its machine and versions."""
+    lines = [
+        "# Results",
+        "",
+        "Written by `make bench`; README.md in this folder explains how to read it.",
+    ]
     for name, section in document.items():
         if name == SMOKE:
             continue
@@ -148,7 +153,7 @@ def _line(row: Row) -> str:
 
 
 def plot(document: Mapping[str, Any], paths: Iterable[Path]) -> None:
-    """Draw every series of the results: time against rows, time against features."""
+    """Plot every series of the results: time by rows, and time by features."""
     sections = [section for name, section in document.items() if name != SMOKE]
     rows = [row for section in sections for row in rows_of(section) if row.series]
     axes_of = sorted({row.series_of for row in rows}, reverse=True)

@@ -1,4 +1,4 @@
-"""`dbt-onnx serve` in a process of its own."""
+"""`dbt-onnx serve` in a separate process."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Service:
-    """A service that answers at `address`."""
+    """A running service with its address and process id."""
 
     address: str
     pid: int
 
     def resident_mb(self) -> float:
-        """What its process has in memory now, in 10^6 bytes."""
+        """Return the resident memory of the process, in 10^6 bytes."""
         status = Path(f"/proc/{self.pid}/status")
         if status.exists():
             lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
@@ -33,14 +33,14 @@ class Service:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Service]:
-    """Serve the publications below a folder; ended with SIGTERM. Raises RuntimeError when it does not begin."""
+    """Serve the publications below a folder, until SIGTERM at the end. Raises RuntimeError if it does not start."""
     command = [str(Path(sys.executable).with_name("dbt-onnx")), "serve", str(folder), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             _, _, address = process.stdout.readline().rstrip().rpartition(" ")
             if not address:
-                raise RuntimeError(f"{command} did not begin")
+                raise RuntimeError(f"{command} did not start")
             yield Service(address, process.pid)
         finally:
             process.terminate()

@@ -12,17 +12,17 @@ from pathlib import Path
 
 def main(module: str, function: str, arguments: str) -> None:
     answer = os.dup(1)
-    os.dup2(2, 1)  # what dbt prints is no answer
-    said = getattr(import_module(module), function)(**json.loads(arguments)) or {}
+    os.dup2(2, 1)  # dbt's output must not mix with the answer
+    result = getattr(import_module(module), function)(**json.loads(arguments)) or {}
     with os.fdopen(answer, "w") as stream:
-        stream.write(json.dumps({**said, "peak_mb": peak_mb()}) + "\n")
+        stream.write(json.dumps({**result, "peak_mb": peak_mb()}) + "\n")
 
 
 def peak_mb() -> float:
-    """The largest resident set of this process, in 10^6 bytes."""
+    """Return the peak resident memory of this process, in 10^6 bytes."""
     status = Path("/proc/self/status")
     if status.exists():
-        # not ru_maxrss: it begins with what the process that started this one had
+        # not ru_maxrss: it starts at the value of the parent process
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

@@ -1,4 +1,4 @@
-"""What is scored: a table, the model that scores it, and how many rows of it there are."""
+"""Workloads: a table, its number of rows, and the model that scores it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ CHUNK_ROWS = 262_144
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """`table` is floats, mixed or array.
+    """A table and a model. `table` is floats, mixed or array.
 
-    rows                 in the long version
+    rows                 number of rows in the full version
     inference_dominates  the model takes most of the time, not reading and writing
-    workers              sessions that a careful author would run at once
-    orbital              whether orbital is compared: it can make SQL of the model, and in good time
+    workers              number of sessions that a careful author would run in parallel
+    orbital              whether orbital is compared: it must be able to turn the model into SQL that is not too slow
     """
 
     name: str
@@ -30,7 +30,7 @@ class Workload:
     orbital: bool = True
 
     def described(self, rows: int) -> dict[str, Any]:
-        """As JSON, with data and model made: what every rival is given."""
+        """Make data and model if needed, and return the JSON description that every rival gets."""
         return {
             **asdict(self),
             "rows": rows,

@@ -1,9 +1,9 @@
-"""Play ten months of a churn model, on the real purchases, and leave the warehouse to be asked.
+"""Play ten months of a churn model on the real purchases, and keep the warehouse for queries.
 
-    1997-06-01 to 1998-01-01   a build a month; in September the scheduler is down
-    1998-01-15                 churn/2 passes the gate, is promoted and scores everybody
-    1998-02-10                 rolled back: served at the next build of the view, nothing is scored
-    1998-03-01                 the hole of September is filled by a backfill
+    1997-06-01 to 1998-01-01   one build a month; in September the scheduler is down
+    1998-01-15                 churn/2 passes the gate, is promoted and scores all customers
+    1998-02-10                 rollback: the next build of the view serves churn/1, nothing is scored
+    1998-03-01                 a backfill fills the gap of September
     1998-04-01                 the last build
 
 Everything happens in a copy of the project, so that your registry stays as it is:
@@ -38,8 +38,8 @@ NIGHTS_OF_CHURN_2 = (PROMOTED, "1998-02-01", "1998-02-03")
 FILLED = "1998-03-01"
 NIGHTS_AFTER = ("1998-02-11", FILLED)
 LAST_NIGHT = "1998-04-01"
-# purchases are there; a month moves the distributions further than the tests, which are for nights,
-# allow, and a test that fails leaves all that is downstream as it was
+# purchases are loaded once. The two tests are made for nightly builds: a month changes the distributions
+# more than they allow, and a failed test skips everything downstream
 NOT_AT_NIGHT = (
     "purchases", "ai_features+",
     "test_name:features_match_training", "test_name:predictions_match_baseline",
@@ -49,13 +49,13 @@ NOT_AT_NIGHT = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--folder", type=Path, default=ROOT / "warehouse" / "history")
-    asked = parser.parse_args()
-    play(asked.folder.resolve())
+    options = parser.parse_args()
+    play(options.folder.resolve())
     return 0
 
 
 def play(folder: Path, *, target: str = "dev", left_out: tuple[str, ...] = ()) -> None:
-    """Play it in a new copy of the project; `left_out` are nodes that the target cannot build."""
+    """Play the history in a new copy of the project. `left_out` are nodes that the target cannot build."""
     copy_project(folder, target=target)
     os.environ["DBT_ONNX_WAREHOUSE"] = str(folder / "history.duckdb")
     os.environ["DBT_PROFILES_DIR"] = str(folder)
@@ -64,7 +64,7 @@ def play(folder: Path, *, target: str = "dev", left_out: tuple[str, ...] = ()) -
 
     def dbt(clock: str, *arguments: str) -> None:
         done = project.invoke(*arguments, variables={"dbt_onnx_clock": clock}, manifest=manifest)
-        print(f"{clock}  dbt {' '.join(arguments)}", *troubles(done), sep="\n    ", flush=True)
+        print(f"{clock}  dbt {' '.join(arguments)}", *problems(done), sep="\n    ", flush=True)
 
     def night(clock: str) -> None:
         dbt(clock, "build", "--exclude", *NOT_AT_NIGHT, *left_out)
@@ -96,7 +96,7 @@ def play(folder: Path, *, target: str = "dev", left_out: tuple[str, ...] = ()) -
 
 
 def copy_project(folder: Path, *, target: str) -> None:
-    """A project of its own, for one target of the profile, in which churn/1 is the champion and churn/2 the challenger."""
+    """Copy the project for one target of the profile, with churn/1 as champion and churn/2 as challenger."""
     if folder.exists():
         shutil.rmtree(folder)
     for part in PARTS:
@@ -114,8 +114,8 @@ def copy_project(folder: Path, *, target: str) -> None:
     registry.write_text("".join(",".join(line) + "\n" for line in lines))
 
 
-def troubles(done: Any) -> list[str]:
-    """A line for every node and test that was not well."""
+def problems(done: Any) -> list[str]:
+    """Return a line for each node or test with a warning, a failure or an error."""
     if done.exception is not None:
         return [str(done.exception)]
     return [

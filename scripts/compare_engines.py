@@ -1,9 +1,10 @@
-"""Play the history of `examples/play_history.py` on DuckDB and on Spark, and compare what both say, row by row.
+"""Play the history of `examples/play_history.py` on DuckDB and on Spark, and compare the results row by row.
 
     python scripts/compare_engines.py            # below warehouse/engines
 
-What cannot be the same is left out: run ids, times of the real clock, features hashes, which each engine makes with its own
-function. Averages and sums of doubles are added in another order: they may differ by 1e-12 of themselves.
+Columns that cannot be equal are left out: run ids, times of the real clock, and features hashes, for which each
+engine has its own function. The engines add doubles in different orders, so averages and sums may have a relative
+difference of 1e-12.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ HEALTH = (
     "select scoring_model, model_name, serving_version, entities, current, stale, missing, rejected, "
     "last_good_run_clock, last_run_status from prediction_health"
 )
-QUESTIONS = {
+QUERIES = {
     "the features": "select * from customer_features",
     **{
         f"the ledger of {model}": LEDGER.format(model=model, outputs=outputs)
@@ -80,27 +81,24 @@ def main() -> int:
     shutil.rmtree(folder, ignore_errors=True)
     play(folder / "on_duckdb")
     with duckdb.connect(str(folder / "on_duckdb" / "history.duckdb"), read_only=True) as connection:
-        on_duckdb = {
-            what: connection.execute(query).fetchall() for what, query in QUESTIONS.items()
-        }
+        on_duckdb = {what: connection.execute(query).fetchall() for what, query in QUERIES.items()}
     with metastore(folder / "metastore") as address:
         os.environ |= environment(address, folder / "metastore", master="local-cluster[2,1,2048]")
         play(folder / "on_spark", target="spark", left_out=LEFT_OUT)
-        on_spark = asked_of_spark()
+        on_spark = query_spark()
     return report(Console(width=110), on_duckdb, on_spark)
 
 
-def asked_of_spark() -> dict[str, list[Row]]:
+def query_spark() -> dict[str, list[Row]]:
     from pyspark.sql import SparkSession
 
-    # the tables were changed by commands, too, each a session of its own
+    # commands have changed the tables in other sessions, too
     spark = SparkSession.active().newSession()
     spark.sql("use dbt_onnx_demo")
     found = {
-        what: [tuple(row) for row in spark.sql(query).collect()]
-        for what, query in QUESTIONS.items()
+        what: [tuple(row) for row in spark.sql(query).collect()] for what, query in QUERIES.items()
     }
-    # else its workers start executors anew while they are shut down, and say so at length
+    # without this, the workers restart executors during shutdown and print long messages
     spark.stop()
     return found
 
@@ -108,12 +106,12 @@ def asked_of_spark() -> dict[str, list[Row]]:
 def report(
     console: Console, on_duckdb: dict[str, list[Row]], on_spark: dict[str, list[Row]]
 ) -> int:
-    """Print how many rows each has, and how many differ. Returns the exit code."""
+    """Print the number of rows on each engine and of differences. Returns the exit code."""
     table = Table(
-        "what", "rows on DuckDB", "rows on Spark", "differences", title="DuckDB and Spark"
+        "query", "rows on DuckDB", "rows on Spark", "differences", title="DuckDB and Spark"
     )
     examples = []
-    for what in QUESTIONS:
+    for what in QUERIES:
         found = differences(on_duckdb[what], on_spark[what])
         table.add_row(
             what, f"{len(on_duckdb[what]):,}", f"{len(on_spark[what]):,}", f"{len(found):,}"
@@ -126,7 +124,7 @@ def report(
 
 
 def differences(left: Iterable[Row], right: Iterable[Row]) -> list[tuple[Row | None, Row | None]]:
-    """Pairs of rows that are not alike, none for a row that is not there."""
+    """Return pairs of rows that differ, with None in place of a missing row."""
     rows = [sorted(side, key=_order) for side in (left, right)]
     places = [0, 0]
     found: list[tuple[Row | None, Row | None]] = []
@@ -147,7 +145,7 @@ def differences(left: Iterable[Row], right: Iterable[Row]) -> list[tuple[Row | N
 
 
 def alike(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    """Whether two rows are the same, doubles but for the last digits."""
+    """Whether two rows are equal. Doubles may differ by `TOLERANCE`."""
     return len(one) == len(other) and all(
         math.isclose(a, b, rel_tol=TOLERANCE)
         if isinstance(a, float) and isinstance(b, float)
@@ -157,7 +155,7 @@ def alike(one: Sequence[Any], other: Sequence[Any]) -> bool:
 
 
 def _order(row: Sequence[Any]) -> list[tuple[bool, str]]:
-    """Doubles last, and in few digits: those that may differ must not change the order."""
+    """Return a sort key with doubles last and rounded, so that allowed differences do not change the order."""
     as_text: Callable[[Any], str] = lambda v: f"{v:.9g}" if isinstance(v, float) else str(v)  # noqa: E731
     exact = [(v is None, as_text(v)) for v in row if not isinstance(v, float)]
     return exact + [(False, as_text(v)) for v in row if isinstance(v, float)]

@@ -1,4 +1,4 @@
-"""What the demo scripts share: where the warehouse is, and how its numbers are asked for."""
+"""Shared code of the demo scripts: the path of the warehouse and queries to it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REASONS = (
 
 @contextmanager
 def warehouse() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection that is closed again: while it is open, dbt cannot write to the file."""
+    """Open a read-only connection and close it afterwards. While it is open, dbt cannot write to the file."""
     connection = duckdb.connect(str(WAREHOUSE), read_only=True)
     try:
         yield connection
@@ -44,6 +44,6 @@ def rows(connection: duckdb.DuckDBPyConnection, query: str, *values: Any) -> lis
 
 
 def reasons_of(run: dict[str, Any]) -> str:
-    """`new 12, features_changed 3,408`; empty when nothing was scored."""
+    """Return text such as `new 12, features_changed 3,408`; empty if nothing was scored."""
     counts = {reason: run[f"rows_{reason}"] or 0 for reason in REASONS}
     return ", ".join(f"{reason} {count:,}" for reason, count in counts.items() if count)

@@ -1,6 +1,6 @@
 """Spark with Iceberg on this machine, from PyPI alone: a metastore that several drivers share, and sessions.
 
-The metastore is Hive's, on Derby, from the jars that pyspark brings.
+The metastore is a Hive metastore on Derby, from the jars of pyspark.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ _SECONDS = 600
 
 @contextmanager
 def metastore(folder: Path) -> Iterator[str]:
-    """Its address, `thrift://...`; in `folder` are its database and the warehouse of managed tables, which stay."""
+    """Run a metastore and yield its address, `thrift://...`.
+
+    Its database and the warehouse of managed tables are in `folder`, and are kept afterwards.
+    """
     conf = folder / "conf"
     (folder / "warehouse").mkdir(parents=True, exist_ok=True)
     conf.mkdir(exist_ok=True)
@@ -43,7 +46,7 @@ def metastore(folder: Path) -> Iterator[str]:
         "hive.metastore.warehouse.dir": f"file:{folder}/warehouse",
         "datanucleus.schema.autoCreateAll": "true",
         "hive.metastore.schema.verification": "false",
-        # else it refuses the fields that a new version adds to the struct of kept inputs
+        # without this, it refuses fields that a new version adds to the struct of kept inputs
         "hive.metastore.disallow.incompatible.col.type.changes": "false",
     }
     properties = "".join(
@@ -58,7 +61,7 @@ def metastore(folder: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [
         f"{JAVA_HOME}/bin/java", "-Xmx512m", "-XX:TieredStopAtLevel=1", f"-Dderby.system.home={folder}",
-        # pyspark has log4j without what its asynchronous loggers need
+        # pyspark's log4j lacks the classes for asynchronous loggers
         "-DLog4jContextSelector=org.apache.logging.log4j.core.selector.BasicContextSelector",
         "-cp", f"{conf}:{_JARS}/*", "org.apache.hadoop.hive.metastore.HiveMetaStore", "-p", str(port),
     ]  # fmt: skip
@@ -73,7 +76,10 @@ def metastore(folder: Path) -> Iterator[str]:
 
 
 def _make_tables_of_locks(conf: Path, *, derby_home: Path) -> None:
-    """Hive's own scripts make them in a real installation; Iceberg locks a table for each commit."""
+    """Create the metastore's lock tables, which Iceberg uses to lock a table for each commit.
+
+    In a real installation Hive's own scripts create them.
+    """
     ours = {
         "SPARK_CONF_DIR": str(conf),
         "SPARK_SUBMIT_OPTS": f"-Dderby.system.home={derby_home}",
@@ -103,16 +109,16 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
             if client.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.2)
-    raise RuntimeError(f"the metastore does not answer: {log.read_text(errors='replace')[-2000:]}")
+    raise RuntimeError(f"the metastore did not start: {log.read_text(errors='replace')[-2000:]}")
 
 
 def jars() -> str:
-    """What Spark needs for Iceberg."""
+    """Return Iceberg's jars as a value of `spark.jars`."""
     return ",".join(str(jar) for jar in sorted(_ICEBERG.glob(f"iceberg-*_{_SCALA}-*.jar")))
 
 
 def environment(metastore: str, folder: Path, *, master: str) -> dict[str, str]:
-    """What the target `spark` in profiles.yml asks for, and what starts Spark."""
+    """Return the environment variables that Spark and the target `spark` in profiles.yml read."""
     return {
         "DBT_ONNX_SPARK_MASTER": master,
         "DBT_ONNX_ICEBERG_JARS": jars(),
@@ -124,13 +130,13 @@ def environment(metastore: str, folder: Path, *, master: str) -> dict[str, str]:
 
 
 def settings(metastore: str, folder: Path, *, master: str = "local[2,4]") -> dict[str, str]:
-    """What a profile has under `server_side_parameters`."""
+    """Return the value of `server_side_parameters` in a profile."""
     return {
         "spark.master": master,
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.memory": "2g",
-        # few rows: Java would spend most of the time on making code faster that runs once
+        # with few rows, Java would spend most of the time on optimizing code that runs once
         "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
         "spark.ui.enabled": "false",
         "spark.log.level": "ERROR",
@@ -159,6 +165,6 @@ def open_session(parameters: dict[str, str]) -> SparkSession:
 
 
 def read_moments_in_utc() -> None:
-    """Let pyspark give a TIMESTAMP, which a view has for a moment in UTC, in UTC and not in the machine's zone."""
+    """Make pyspark return a TIMESTAMP in UTC instead of the machine's zone. Views store moments in UTC in this type."""
     os.environ["TZ"] = "UTC"
     time.tzset()

@@ -1,7 +1,7 @@
-"""Play nightly builds: each night the features of the day, then the rest of `dbt build`, then a line.
+"""Play nightly builds: each night builds the features, then the rest of the project, and prints a line.
 
-`missing before` is what the test `predictions_are_complete` reports between the two: the entities
-that are new that night. `stale` and `missing` are what is left after the scoring.
+`missing before` is the number of rows that the test `predictions_are_complete` returns between the two builds: the
+entities that are new that night. `stale` and `missing` are counted after the scoring.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def play(night: date, *, is_first: bool) -> bool:
     before = reported_missing(built)
     if before is None:
         return report_failure(night, built)
-    # what no night changes is left out: the serving decisions and their unit tests
+    # the serving decisions and their unit tests are left out: no night changes them
     result = dbt("build", "--exclude", "+customer_features", "ai_features+", night=night)
     seconds = time.monotonic() - started
     with warehouse() as connection:
@@ -68,7 +68,7 @@ def play(night: date, *, is_first: bool) -> bool:
 
 
 def reported_missing(outcome: Any) -> int | None:
-    """Rows that `predictions_are_complete` returned; none when something else went wrong."""
+    """Return the number of rows that `predictions_are_complete` returned, or None if another node failed."""
     results = {result.node.name: result for result in getattr(outcome.result, "results", [])}
     tests = [result for name, result in results.items() if name.startswith(COMPLETE)]
     others = [r for name, r in results.items() if "predictions_are_complete" not in name]
@@ -85,7 +85,7 @@ def dbt(*arguments: str, night: date) -> Any:
             ["--log-level", "none", *arguments, "--vars", variables, *folders]
         )
     finally:
-        # in process, dbt-duckdb keeps the file open for the next invocation
+        # within a process, dbt-duckdb keeps the file open for the next invocation
         DuckDBConnectionManager.close_all_connections()
 
 

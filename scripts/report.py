@@ -22,15 +22,15 @@ SAMPLE = """
     from churn_predictions order by scored_at desc, churn_probability desc limit 5
 """
 QUERIES = """\
--- one customer, as an application asks
+-- one customer, as an application would query it
 select churn_probability, age, is_stale, served_from from churn_current where customer_id = '00042';
 
--- who is likely to leave and was worth most
+-- the customers with the largest expected loss
 select customer_id, churn_probability, expected_spend
 from churn_current inner join spend_current using (customer_id)
 order by expected_spend * churn_probability desc limit 10;
 
--- everything that was ever said about a customer, and why
+-- all predictions ever made for a customer, and why each was made
 select as_of, scored_at, model_version, churn_probability, score_reason
 from churn_predictions where customer_id = '00042' order by scored_at;
 """
@@ -42,15 +42,17 @@ def main() -> None:
         runs = rows(connection, LAST_RUN)
         console.print(_run_table(runs))
         if not any(run["rows_scored"] for run in runs):
-            console.print("Nothing was scored: no feature, model version or age called for it.\n")
+            console.print(
+                "Nothing was scored: no features or model version changed, and no prediction expired.\n"
+            )
         console.print(_served_table(connection))
         console.print(_sample_table(connection))
-    console.print(f"Where to look: [bold]{WAREHOUSE}[/bold]\n")
+    console.print(f"Warehouse file: [bold]{WAREHOUSE}[/bold]\n")
     console.print(Syntax(QUERIES, "sql", background_color="default"))
 
 
 def _run_table(runs: list[dict[str, object]]) -> Table:
-    table = Table(title=f"Run {runs[0]['run_id']} about {runs[0]['as_of']:%Y-%m-%d}")
+    table = Table(title=f"Run {runs[0]['run_id']} as of {runs[0]['as_of']:%Y-%m-%d}")
     for name in (
         "scoring model",
         "model",
@@ -78,7 +80,7 @@ def _run_table(runs: list[dict[str, object]]) -> Table:
 
 
 def _served_table(connection: object) -> Table:
-    table = Table(title="What is served now")
+    table = Table(title="Predictions served now")
     for name in ("view", "served from", "entities", "stale", "oldest"):
         table.add_column(name)
     for view in ("churn_current", "spend_current"):
@@ -95,7 +97,7 @@ def _served_table(connection: object) -> Table:
 
 def _sample_table(connection: object) -> Table:
     found = rows(connection, SAMPLE)  # type: ignore[arg-type]
-    table = Table(title="The newest rows of the ledger, most likely to leave first")
+    table = Table(title="The newest rows of the ledger, highest churn probability first")
     for name in found[0]:
         table.add_column(name)
     for row in found:

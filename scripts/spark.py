@@ -2,7 +2,8 @@
 
     python scripts/spark.py --as-of 1998-04-01
 
-All of it is below warehouse/spark: the tables in Iceberg, and a metastore that knows them, which runs while this does.
+All files are below warehouse/spark: the Iceberg tables, and the database of a metastore, which runs only while this
+script runs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from local_spark import environment, metastore
 from rich.console import Console
 from rich.table import Table
 
-# not about predictions, and publishing, which Spark does not do
+# models that are not about predictions, and publishing, which is not supported on Spark
 LEFT_OUT = ("serving_decisions+", "ai_features+", "config.materialized:published+")
 LAST_RUN = """
     select * from dbt_onnx_runs
@@ -37,15 +38,15 @@ def main() -> int:
     parser.add_argument("--as-of", default="1998-04-01")
     parser.add_argument("--folder", type=Path, default=ROOT / "warehouse" / "spark")
     parser.add_argument("--master", default="local-cluster[2,1,2048]")
-    asked = parser.parse_args()
-    folder: Path = asked.folder.resolve()
+    options = parser.parse_args()
+    folder: Path = options.folder.resolve()
     with metastore(folder) as address:
-        os.environ |= environment(address, folder, master=asked.master)
+        os.environ |= environment(address, folder, master=options.master)
         done = dbtRunner().invoke(
             [
                 "build",
                 *("--target", "spark", "--project-dir", str(ROOT), "--profiles-dir", str(ROOT)),
-                *("--vars", f"{{dbt_onnx_clock: '{asked.as_of}'}}", "--exclude", *LEFT_OUT),
+                *("--vars", f"{{dbt_onnx_clock: '{options.as_of}'}}", "--exclude", *LEFT_OUT),
             ]
         )
         if not done.success:
@@ -55,12 +56,14 @@ def main() -> int:
 
 
 def show(console: Console) -> None:
-    """What the runs scored and why, what is served, and some of it."""
+    """Print what the runs scored and why, what is served, and some predictions."""
     from pyspark.sql import SparkSession
 
     spark = SparkSession.active()
     spark.sql("use dbt_onnx_demo")
-    runs = Table("scoring model", "model", "in", "scored", "why", title="The last run of each")
+    runs = Table(
+        "scoring model", "model", "in", "scored", "why", title="The last run of each scoring model"
+    )
     for run in spark.sql(LAST_RUN).collect():
         row = run.asDict()
         model = f"{row['model_name']}/{row['model_version']}"
@@ -68,7 +71,7 @@ def show(console: Console) -> None:
         runs.add_row(row["scoring_model"], model, *counts, reasons_of(row))
     console.print(runs)
     for title, query in (
-        ("Served", SERVED.format(view="churn_current")),
+        ("Predictions served now", SERVED.format(view="churn_current")),
         ("Some predictions", SAMPLE),
     ):
         found = spark.sql(query)
@@ -76,7 +79,7 @@ def show(console: Console) -> None:
         for values in found.collect():
             table.add_row(*map(str, values))
         console.print(table)
-    # else its workers start executors anew while they are shut down, and say so at length
+    # without this, the workers restart executors during shutdown and print long messages
     spark.stop()
 
 

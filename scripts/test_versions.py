@@ -1,11 +1,11 @@
-"""Run the tests with other versions than those of constraints.txt: `make test-dbt`, `make test-latest`.
+"""Run the tests with versions that differ from constraints.txt: `make test-dbt`, `make test-latest`.
 
-    python scripts/test_versions.py 'dbt-core~=1.12.0' duckdb==2.0.1      these; the rest as constrained
-    python scripts/test_versions.py --latest                              the newest that are allowed
-    python scripts/test_versions.py --latest -- tests/unit                with arguments of pytest
+    python scripts/test_versions.py 'dbt-core~=1.12.0' duckdb==2.0.1      these; all others from constraints.txt
+    python scripts/test_versions.py --latest                              the newest allowed versions
+    python scripts/test_versions.py --latest -- tests/unit                with arguments for pytest
 
-Each set has an environment of its own in .venvs/. Prints what it got. The exit code is pytest's, whose
-last lines name what failed; 2 when the versions cannot be installed together.
+Each set of versions has a separate environment in .venvs/. The script prints the installed versions. Its exit code
+is that of pytest, or 2 if the versions cannot be installed together.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ SHOWN = (
 
 
 def install(python: Path, requirements: list[str]) -> None:
-    """Install the package for its developers; without requirements, the newest of everything.
+    """Install the package with its development tools; without requirements, the newest version of each package.
 
-    Raises CalledProcessError when pip finds no versions that go together.
+    Raises CalledProcessError if pip finds no compatible versions.
     """
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, STAND_IN], check=True)
     if requirements:
         constraints = PROJECT / "constraints.txt"
         subprocess.run([*pip, "--constraint", constraints, *PACKAGE], check=True)
-        # what is installed stays, unless it does not go with them
+        # pip keeps installed packages unless they conflict with the requirements
         subprocess.run([*pip, *PACKAGE, *requirements], check=True)
     else:
         subprocess.run([*pip, "--upgrade", "--upgrade-strategy", "eager", *PACKAGE], check=True)
 
 
 def versions(python: Path) -> dict[str, str]:
-    """What is installed of the packages that the product stands on."""
+    """Return the installed versions of the most important dependencies."""
     listed = subprocess.run(
         [python, "-m", "pip", "list", "--format", "json", "--disable-pip-version-check"],
         check=True,
@@ -55,15 +55,15 @@ def versions(python: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    """Install, tell, test."""
+    """Install the versions, print them, and run the tests."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("requirements", nargs="*", help="versions, as pip takes them")
-    parser.add_argument("--latest", action="store_true", help="the newest that are allowed")
+    parser.add_argument("requirements", nargs="*", help="version requirements, as for pip")
+    parser.add_argument("--latest", action="store_true", help="install the newest allowed versions")
     own = sys.argv[1:]
     split = own.index("--") if "--" in own else len(own)
-    options, asked = parser.parse_args(own[:split]), own[split + 1 :]
+    options, pytest_arguments = parser.parse_args(own[:split]), own[split + 1 :]
     if options.latest == bool(options.requirements):
-        parser.error("give versions, or --latest")
+        parser.error("pass either version requirements or --latest")
     folder = PROJECT / ".venvs" / ("-".join(options.requirements) or "latest")
     python = folder / "bin" / "python"
     if not python.exists():
@@ -71,11 +71,15 @@ def main() -> None:
     try:
         install(python, options.requirements)
     except subprocess.CalledProcessError as error:
-        print(f"pip ended with {error.returncode}: no tests were run", file=sys.stderr)
+        print(f"pip exited with {error.returncode}, so no tests were run", file=sys.stderr)
         sys.exit(2)
     for name, version in versions(python).items():
         print(f"{name} {version}", flush=True)
-    sys.exit(subprocess.run([python, "-m", "pytest", *asked], cwd=PROJECT, check=False).returncode)
+    sys.exit(
+        subprocess.run(
+            [python, "-m", "pytest", *pytest_arguments], cwd=PROJECT, check=False
+        ).returncode
+    )
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What dbt_onnx is compared with: each module is one way to score a DuckDB table."""
+"""The rivals of dbt_onnx: each module is one way to score a DuckDB table."""

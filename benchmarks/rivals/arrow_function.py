@@ -1,4 +1,4 @@
-"""A scalar function over Arrow vectors that calls onnxruntime, as extensions for DuckDB do it."""
+"""A scalar function over Arrow vectors that calls onnxruntime, as DuckDB extensions do."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _TYPES = {"f": "FLOAT", "s": "VARCHAR", "i": "BIGINT", "d": "DOUBLE", "e": "FLOA
 
 
 def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:
-    """A task: key, score and stamps into `scores`."""
+    """A task: write key, score and stamps into `scores`."""
     columns = workload["columns"]
     with Stopwatch() as watch:
         connection = warehouse.connect(folder, workload)
-        # DuckDB calls it from every thread that it has
+        # DuckDB calls the function from all its threads
         running = feeds.session(workload, threads=1)
 
         def predict(*arrays: pa.ChunkedArray) -> pa.Array:

@@ -1,4 +1,4 @@
-"""Environments of rivals that need other packages than the project."""
+"""Environments for rivals that need other packages than the project."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def python_with(requirements: Path) -> Path:
-    """The Python of an environment with these packages; made once for each text of the file."""
+    """Return the Python of an environment with these packages. It is made once for each content of the file."""
     digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:16]
     folder = FOLDER / requirements.stem.removesuffix("_requirements") / digest
     python = folder / "bin" / "python"
@@ -30,7 +30,7 @@ def python_with(requirements: Path) -> Path:
 
 
 def run(*command: str) -> None:
-    """Raises RuntimeError with what a command that failed has printed."""
+    """Run a command. Raises RuntimeError with its error output if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)[:300]} failed:\n{done.stderr[-4000:]}")

@@ -1,8 +1,8 @@
 """Feast's feature server on its SQLite online store, with the rows of a publication.
 
-Feast stores and answers the output alone, without what a publication says of it: age, version, run, status.
-It is given what makes it fastest: no access log, a registry that is read once, workers that are not replaced
-after a thousand requests, and the feature by name, which needs no look into the registry.
+Feast stores and returns only the output, without age, version, run and status, which a publication has.
+It runs with its fastest settings: no access log, a registry that is read once, workers that are not replaced
+after a thousand requests, and the feature by name, which needs no lookup in the registry.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.load import KEY, Question
+from benchmarks.load import KEY, RequestTemplate
 from benchmarks.rivals import environment
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _MAX_SECONDS_TO_BEGIN = 120.0
 
 
 def fill(folder: Path, publication: Path) -> None:
-    """Make a feature store in a folder, with the key and the output of each row of a publication's file."""
+    """Make a feature store in a folder with the key and the output of each row of a publication."""
     folder.mkdir(parents=True)
     with closing(sqlite3.connect(f"{publication.absolute().as_uri()}?mode=ro", uri=True)) as rows:
         ids, scores = zip(*rows.execute("select id, score from predictions"), strict=True)
@@ -43,14 +43,14 @@ def fill(folder: Path, publication: Path) -> None:
     columns = [pa.array(ids, pa.int64()), pa.array(scores, pa.float32()), moments]
     table = pa.Table.from_arrays(columns, names=["id", "score", "event_timestamp"])
     pq.write_table(table, folder / "rows.parquet")
-    # -P: the rival's module must not be found under the name of the package
+    # -P: otherwise `import feast` would find this folder's feast.py instead of the package
     script = [str(_python()), "-P", str(_HERE / "feast_store.py")]
     environment.run(*script, str(folder), str(folder / "rows.parquet"))
 
 
 @contextmanager
 def serving(folder: Path, *, workers: int) -> Iterator[str]:
-    """Serve a feature store; its address. Raises RuntimeError when the server does not begin."""
+    """Serve a feature store and yield its address. Raises RuntimeError if the server does not start."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
@@ -71,10 +71,10 @@ def serving(folder: Path, *, workers: int) -> Iterator[str]:
             process.wait()
 
 
-def question(keys: int) -> Question:
-    """One entity's output."""
+def request_template(keys: int) -> RequestTemplate:
+    """Return the request for the output of one entity."""
     body = f'{{"features":["scores:score"],"entities":{{"id":[{KEY}]}}}}'
-    return Question(path="/get-online-features", body=body, keys=keys)
+    return RequestTemplate(path="/get-online-features", body=body, keys=keys)
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes], *, log: Path) -> None:
@@ -85,7 +85,7 @@ def _wait_for(address: str, process: subprocess.Popen[bytes], *, log: Path) -> N
                 return
         except OSError:
             time.sleep(0.2)
-    raise RuntimeError(f"Feast's server did not begin:\n{log.read_text()[-4000:]}")
+    raise RuntimeError(f"Feast's server did not start:\n{log.read_text()[-4000:]}")
 
 
 def _python() -> Path:

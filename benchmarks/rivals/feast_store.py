@@ -1,4 +1,4 @@
-"""Run by the Python that has Feast: a feature store with an SQLite online store, filled from a Parquet file."""
+"""Make a feature store with an SQLite online store from a Parquet file. Runs in the environment that has Feast."""
 
 import sys
 from datetime import timedelta

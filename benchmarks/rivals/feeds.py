@@ -1,4 +1,4 @@
-"""From rows to the tensors of a workload's model, as a careful author would write it by hand."""
+"""Convert rows to the tensors of a workload's model, as a careful author would write it by hand."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def session(workload: Mapping[str, Any], *, threads: int) -> Any:
 
 
 def infer(running: Any, feeds: Feeds) -> Array:
-    """The probability of the second class, or the vector."""
+    """Run the model, and return the probability of the second class, or the vector."""
     outputs = [output.name for output in running.get_outputs()]
     found: Array = running.run(outputs[-1:], feeds)[0]
     return found if len(outputs) == 1 else found[:, 1]
 
 
 def of_arrays(arrays: Sequence[pa.Array], workload: Mapping[str, Any]) -> Feeds:
-    """From Arrow columns in the order of the model, column by column."""
+    """Convert Arrow columns, in the order of the model, column by column."""
     if workload["table"] == "array":
         (column,) = arrays
         return {_only_input(workload): column.flatten().to_numpy().reshape(len(column), -1)}
@@ -52,7 +52,7 @@ def of_arrays(arrays: Sequence[pa.Array], workload: Mapping[str, Any]) -> Feeds:
 
 
 def of_frame(frame: pd.DataFrame, workload: Mapping[str, Any]) -> Feeds:
-    """From a pandas DataFrame."""
+    """Convert a pandas DataFrame."""
     if workload["table"] == "array":
         return {_only_input(workload): np.stack(frame["embedding"].to_numpy())}
     if workload["table"] == "floats":
@@ -68,7 +68,7 @@ def of_frame(frame: pd.DataFrame, workload: Mapping[str, Any]) -> Feeds:
 
 
 def _texts(column: pa.Array) -> Array:
-    # a Python string per distinct value, not per row
+    # one Python string per distinct value, not per row
     encoded = column.fill_null(MISSING).dictionary_encode()
     values: Array = encoded.dictionary.to_numpy(zero_copy_only=False)
     return values[encoded.indices.to_numpy()]

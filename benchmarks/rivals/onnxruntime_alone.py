@@ -1,4 +1,4 @@
-"""onnxruntime on a matrix that is in memory already: no reading, no encoding, no writing."""
+"""onnxruntime on a matrix that is already in memory: no reading, no encoding, no writing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ CALL_ROWS = 65_536
 
 
 def score(*, folder: str, workload: Mapping[str, Any], workers: int = 2) -> dict[str, float]:
-    """A task: workers, each with a session of one thread. The scores are written afterwards,
-    so that they can be compared; that is not measured.
+    """A task: score with `workers` threads, each with a single-threaded session.
+
+    The scores are written afterwards for comparison; this is not measured.
     """
     connection = warehouse.connect(folder, workload)
     rows = connection.sql(warehouse.select(workload)).to_arrow_table().combine_chunks()

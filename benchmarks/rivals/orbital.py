@@ -1,6 +1,6 @@
-"""The SQL that orbital makes of the estimator, run by DuckDB: no Python and no onnxruntime.
+"""The SQL that orbital generates for the estimator, run by DuckDB: no Python and no onnxruntime.
 
-orbital needs an older onnx than the project, so an environment of its own makes the SQL.
+orbital needs an older onnx than the project, so it generates the SQL in a separate environment.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _REQUIREMENTS = _HERE / "orbital_requirements.txt"
 
 
 def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:
-    """A task: key, score and stamps into `scores`."""
+    """A task: write key, score and stamps into `scores`."""
     sql = sql_of(workload).read_text()
     with Stopwatch() as watch:
         connection = warehouse.connect(folder, workload)
@@ -35,11 +35,11 @@ def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:
 
 
 def sql_of(workload: Mapping[str, Any]) -> Path:
-    """The file with the SQL of the workload's model; made, and with it the environment, if need be."""
+    """Return the file with the SQL of the workload's model. File and environment are made if needed."""
     estimator = Path(workload["model"]["estimator"])
     path = estimator.with_name("orbital.sql")
     if not path.exists():
-        # -P: this module must not be found under the name of the package
+        # -P: otherwise `import orbital` would find this module instead of the package
         python = environment.python_with(_REQUIREMENTS)
         command = [str(python), "-P", str(_HERE / "orbital_sql.py"), str(estimator)]
         environment.run(*command, json.dumps(workload["columns"]), str(path))

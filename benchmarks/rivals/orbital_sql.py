@@ -1,4 +1,4 @@
-"""Run by the Python that has orbital: a scikit-learn pipeline in, its SQL out."""
+"""Convert a scikit-learn pipeline to SQL. Runs in the environment that has orbital."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ def main(estimator: str, columns: str, into: str) -> None:
     pipeline = fitted if isinstance(fitted, Pipeline) else Pipeline([("model", fitted)])
     features = {name: TYPES[name[0]]() for name in json.loads(columns)}
     parsed = orbital.parse_pipeline(pipeline, features=features)
-    parsed.features["id"] = types.Int64ColumnType()  # carried along
+    parsed.features["id"] = types.Int64ColumnType()  # passed through to the result
     projection = orbital.ResultsProjection(["id"])
     sql = orbital.export_sql("features", parsed, dialect="duckdb", projection=projection)
     Path(into).write_text(sql)

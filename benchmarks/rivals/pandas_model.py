@@ -1,4 +1,4 @@
-"""The usual Python model of stock dbt-duckdb: the whole table as a DataFrame, onnxruntime on it."""
+"""The usual Python model of stock dbt-duckdb: onnxruntime on the whole table as a DataFrame."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def model(dbt, session):
 
 
 def create(*, folder: str, workload: Mapping[str, Any]) -> None:
-    """A task: make the project, which `score` runs."""
+    """A task: make the project that `score` runs."""
     project = Project(Path(folder))
     project.set_up(data=workload["data"])
     project.write(
@@ -53,7 +53,7 @@ def create(*, folder: str, workload: Mapping[str, Any]) -> None:
 
 
 def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:  # noqa: ARG001
-    """A task: `dbt run` of the model; `seconds` are the node's."""
+    """A task: run the model with `dbt run`. `seconds` is the time of the node."""
     with Stopwatch() as watch:
         nodes = Project(Path(folder)).dbt("run", "--select", NODE)
     return {**watch.taken(), "seconds": nodes[NODE].seconds}

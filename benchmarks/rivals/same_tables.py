@@ -1,7 +1,7 @@
-"""The stream again, writing what a scoring run writes: current rows with their features hash, beside an
-empty history, and the run that the ledger joins them with.
+"""The hand-written stream, writing the tables of a scoring run: current with features hashes, an empty history,
+and the run row that the ledger joins.
 
-What is left to dbt_onnx against it is planning, the checks, the run row and dbt itself.
+The difference between dbt_onnx and this rival is the cost of planning, checks, the run row and dbt itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TABLES = LedgerTables(TableName(database="warehouse", schema="main", identifier
 
 
 def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:
-    """A task: the tables of a first run."""
+    """A task: write the tables of a first run."""
     output = "FLOAT[16]" if workload["table"] == "array" else "FLOAT"
     shape = LedgerShape(key={"id": "BIGINT"}, outputs={"score": output})
     stamps = {**warehouse.stamps(workload), "model_name": workload["model"]["name"]}

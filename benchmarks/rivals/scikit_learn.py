@@ -1,4 +1,4 @@
-"""The estimator itself, a chunk of the table at a time."""
+"""The scikit-learn estimator itself, applied to one chunk of the table at a time."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:
-    """A task: key, score and stamps into `scores`."""
-    estimator = joblib.load(workload["model"]["estimator"])  # what it imports is not measured
+    """A task: write key, score and stamps into `scores`."""
+    estimator = joblib.load(workload["model"]["estimator"])  # its imports are not measured
     with Stopwatch() as watch:
         connection = warehouse.connect(folder, workload)
         reader = connection.cursor().query(warehouse.select(workload)).to_arrow_reader(CHUNK_ROWS)

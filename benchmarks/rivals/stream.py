@@ -1,4 +1,4 @@
-"""The best stream written by hand without dbt: prefetch, column by column, two workers for trees."""
+"""The fastest hand-written stream without dbt: prefetch, encoding column by column, two workers for trees."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:
-    """A task: key, score and stamps into `scores`."""
+    """A task: write key, score and stamps into `scores`."""
     with Stopwatch() as watch:
         connection = warehouse.connect(folder, workload)
         connection.register("predictions", predictions(connection, workload))
@@ -37,7 +37,7 @@ def score(*, folder: str, workload: Mapping[str, Any]) -> dict[str, float]:
 def predictions(
     connection: duckdb.DuckDBPyConnection, workload: Mapping[str, Any], *carried: str
 ) -> pa.RecordBatchReader:
-    """A stream of `id`, the columns `carried`, which are SQL expressions with an alias, and `score`."""
+    """Return a stream of `id`, the columns `carried` (SQL expressions with an alias), and `score`."""
     scorers = [feeds.session(workload, threads=1) for _ in range(workload["workers"])]
     columns = ", ".join(["id", *carried, *workload["columns"]])
     query = connection.cursor().query(f"select {columns} from source.features")

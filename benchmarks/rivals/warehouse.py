@@ -1,4 +1,4 @@
-"""What the rivals outside dbt share: a DuckDB file to write, the data attached, stamps to bind."""
+"""Shared code of the rivals outside dbt: a DuckDB file to write, the attached data, and stamps to bind."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
-import pandas  # noqa: F401, ICN001, duckdb looks for it, and imports are not measured
+import pandas  # noqa: F401, ICN001, duckdb imports it, and imports are not measured
 import pyarrow.pandas_compat  # noqa: F401
 import pytz  # noqa: F401
 
@@ -17,7 +17,7 @@ STAMPS = "$run_id as run_id, $scored_at::timestamp as scored_at, $model_version 
 
 
 def connect(folder: str, workload: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
-    """A connection to `warehouse.duckdb` in the folder, which is made, and to the data."""
+    """Create the folder, connect to `warehouse.duckdb` in it, and attach the data as `source`."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     connection = duckdb.connect(str(Path(folder) / "warehouse.duckdb"))
     connection.execute(f"attach '{workload['data']}' as source (read_only)")

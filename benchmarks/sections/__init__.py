@@ -1,1 +1,1 @@
-"""A module per section: `measure(scale)` yields a `Row` as soon as it is known."""
+"""The sections of the benchmark, one module each. `measure(scale)` yields each `Row` as soon as it is measured."""

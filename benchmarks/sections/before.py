@@ -1,6 +1,6 @@
-"""The code now against the code before predictions were written once, in the same run.
+"""The current code compared with the code from before predictions were written once.
 
-The code of that commit is taken out of git, with its own benchmark, and runs in turns with this one.
+The old commit is exported from git with its own benchmarks, and runs in turns with the current code.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 COMMIT = "bf35e41ae81a6be45915414b0a98aacdf6e2c8d9"
 MAX_BYTES = 0.6
-"""Of the bytes that a ledger row took, with its copy in latest."""
+"""The target, as a share of the bytes that a ledger row and its copy in latest took before."""
 _COPIES = 40
 _TABLES = {
     "now": ("churn_predictions__current", "churn_predictions__history"),
@@ -45,7 +45,7 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 
 def _code_before() -> Path:
-    """The folder with the files of `COMMIT`."""
+    """Return a folder with the files of `COMMIT`."""
     folder = FOLDER / "before" / COMMIT
     if not folder.exists():
         folder.mkdir(parents=True)
@@ -65,7 +65,7 @@ def _increments(roots: dict[str, Path], scale: Scale) -> Iterator[Row]:
     }
     task = Task("benchmarks.sections.incremental", "play", arguments)
     rounds = [
-        {name: run(task, root=root).said for name, root in roots.items()}
+        {name: run(task, root=root).result for name, root in roots.items()}
         for _ in range(scale.of(full=5, smoke=2))
     ]
     for step in (incremental.FULL, *incremental.MAX_PERCENT, incremental.MOVED):
@@ -104,9 +104,9 @@ def _lookups(roots: dict[str, Path], scale: Scale) -> Iterator[Row]:
                     "lookups": scale.of(full=1000, smoke=200),
                     "rounds": 1,
                 }
-                said = run(Task(lookup.__name__, "look_up", arguments), root=root).said
+                result = run(Task(lookup.__name__, "look_up", arguments), root=root).result
                 for what in taken[name]:
-                    taken[name][what] += said["taken"][what]
+                    taken[name][what] += result["taken"][what]
         for what in (lookup.VIEW, lookup.TABLE):
             medians = {name: [of_round[0] for of_round in taken[name][what]] for name in roots}
             pairs = zip(medians["now"], medians["before"], strict=True)
@@ -125,7 +125,7 @@ def _lookups(roots: dict[str, Path], scale: Scale) -> Iterator[Row]:
 
 
 def _bytes(roots: dict[str, Path], nights: int) -> Row:
-    """Bytes a ledger row of the purchases, `_COPIES` times as many as there are. On the second night all
+    """Measure bytes per ledger row of the purchases, with `_COPIES` copies of each row. On the second night all rows
     are scored again.
     """
     found = {
@@ -135,7 +135,7 @@ def _bytes(roots: dict[str, Path], nights: int) -> Row:
                 "bytes_a_row",
                 {"root": str(root), "tables": _TABLES[name], "nights": nights},
             )
-        ).said
+        ).result
         for name, root in roots.items()
     }
     now, before = (found[name]["bytes"] for name in ("now", "before"))
@@ -151,8 +151,8 @@ def _bytes(roots: dict[str, Path], nights: int) -> Row:
 
 
 def bytes_a_row(*, root: str, tables: list[str], nights: int) -> dict[str, float]:
-    """A task: some nights of the reference project in the folder `root`, then the size of a database
-    with its tables only.
+    """A task: run some nights of the reference project in the folder `root`, then measure a database that has only
+    copies of its tables.
     """
     folder = project.new_folder()
     folder.mkdir(parents=True)

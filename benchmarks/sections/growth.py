@@ -1,9 +1,9 @@
-"""Time against rows and against features: how far from a straight line it is.
+"""Time by rows and by features: how far it is from a straight line.
 
-The line is a fixed cost and a cost per row (or feature), fitted by least squares of the relative
-distances; the figure is the largest of these. A run of 1,000 rows, which is all fixed cost, is told and
-not judged. A round is one process, which warms up with a run that does not count.
-No memory limit is set. Points are medians, but the largest table is scored once.
+The line has a fixed cost and a cost per row (or feature), fitted by least squares of the relative
+distances. The figure is the largest relative distance. A run of 1,000 rows is nearly all fixed cost, so it is
+reported without a target. A round is one process, which warms up with a run that does not count.
+No memory limit is set. Points are medians, but the largest table is scored only once.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 
 def _taken(shapes: list[Shape], *, rounds: int) -> dict[Shape, float]:
-    """The node's seconds for tables of (rows, features)."""
+    """Return the seconds of the node for tables of (rows, features)."""
     prepared = [
         {
             "data": str(coarse_floats(rows, features)),
@@ -63,14 +63,14 @@ def _taken(shapes: list[Shape], *, rounds: int) -> dict[Shape, float]:
     for turn in range(rounds):
         played = [n for n, (rows, _) in enumerate(shapes) if not turn or rows < ONE_RUN_FROM_ROWS]
         projects = [prepared[0], *(prepared[n] for n in played)]
-        said = run(Task("benchmarks.sections.growth", "play", {"projects": projects})).said
-        for n, seconds in zip(played, said["taken"][1:], strict=True):
+        result = run(Task("benchmarks.sections.growth", "play", {"projects": projects})).result
+        for n, seconds in zip(played, result["taken"][1:], strict=True):
             taken[shapes[n]].append(seconds)
     return {shape: median(seconds) for shape, seconds in taken.items()}
 
 
 def play(*, projects: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """A task: the node's seconds of a first run in each project, after another in one process."""
+    """A task: do a first run of each project, one after the other in one process. Returns the seconds of the nodes."""
     return {"taken": [project.first_run(**settings)["seconds"] for settings in projects]}
 
 
@@ -91,7 +91,7 @@ def _row(workload: str, unit: str, seconds: Mapping[int, float]) -> Row:
 
 
 def straight_line(seconds: Mapping[int, float]) -> tuple[float, float, float]:
-    """The fixed cost, the cost of each, and the largest distance as a share of the time measured."""
+    """Return the fixed cost, the cost per unit, and the largest distance as a share of the measured time."""
     x, taken = np.array(list(seconds)), np.array(list(seconds.values()))
     terms = np.stack([1 / taken, x / taken], axis=1)
     (fixed, each), *_ = np.linalg.lstsq(terms, np.ones(len(x)), rcond=None)

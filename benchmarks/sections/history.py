@@ -1,8 +1,8 @@
-"""What a year of nightly runs costs whoever plans, reads the current view or tests, against one run
+"""The cost of planning, the current view and the tests after a year of nightly runs, compared with one run
 of the same entities.
 
-The first run is dbt's own; SQL adds the other nights to current, history and runs as runs that
-scored the entities whose features had changed would have left them.
+dbt does the first run. SQL adds the other nights to current, history and runs, in the state that real runs with
+some changed features would leave.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FIRST_NIGHT = "2025-01-01"
 CHANGED_PER_MILLE = 274
 MAX_RATIO = 1.5
 READS_LEDGER = {"predictions_match_previous_run", "predictions_replay", "predictions as of"}
-"""What must read the ledger says what it costs."""
+"""Reads that have to read the whole ledger. They are reported without a target."""
 _CURRENT = "dbt_onnx.current_predictions(ref('scores'), registry=ref('model_registry'), key=['id'])"
 _AS_OF = "dbt_onnx.predictions_as_of(ref('scores'), key=['id'], about='2025-01-01 12:00')"
 _TESTS = {
@@ -51,17 +51,19 @@ _TESTS = {
 def measure(scale: Scale) -> Iterator[Row]:
     with played(scale) as folders:
         nights = scale_of(scale)[1]
-        asked = [{"folder": str(folders[ONE]), "nights": 1}]
-        asked += [{"folder": str(folders[MANY]), "nights": nights}]
-        said = run(Task(__name__, "ask_in_turns", {"asked": asked, "rounds": scale.rounds})).said
+        projects = [{"folder": str(folders[ONE]), "nights": 1}]
+        projects += [{"folder": str(folders[MANY]), "nights": nights}]
+        result = run(
+            Task(__name__, "measure_in_turns", {"projects": projects, "rounds": scale.rounds})
+        ).result
         history = f"{nights} runs, {ledger_rows(folders[MANY]):,} ledger rows"
-    for what in said["taken"][0][0]:
-        one, many = ([taken[what] for taken in of_project] for of_project in said["taken"])
+    for what in result["taken"][0][0]:
+        one, many = ([taken[what] for taken in of_project] for of_project in result["taken"])
         yield _row(what, one, many, history)
 
 
 def scale_of(scale: Scale) -> tuple[int, int]:
-    """Entities and nights: 100.7 million ledger rows in full."""
+    """Return the number of entities and of nights. The full version has 100.7 million ledger rows."""
     return scale.of(full=(1_000_000, 365), smoke=(20_000, 60))
 
 
@@ -79,7 +81,7 @@ def _row(what: str, one: list[float], many: list[float], history: str) -> Row:
 
 @contextmanager
 def played(scale: Scale) -> Iterator[dict[str, Path]]:
-    """The folders of two projects, by `ONE` and `MANY`, deleted afterwards."""
+    """Yield the folders of two projects, by `ONE` and `MANY`, and delete them afterwards."""
     entities, nights = scale_of(scale)
     folders = {name: project.new_folder() for name in (ONE, MANY)}
     try:
@@ -94,7 +96,7 @@ def played(scale: Scale) -> Iterator[dict[str, Path]]:
 
 
 def begin(*, folder: str, **settings: Any) -> None:
-    """A task: a project with a view and tests, and its first run."""
+    """A task: create a project with views and tests, and do its first run."""
     project.create(folder=folder, **settings)
     made = project.Project(Path(folder))
     profiles = yaml.safe_load((made.folder / "profiles.yml").read_text())
@@ -113,8 +115,8 @@ def begin(*, folder: str, **settings: Any) -> None:
 
 
 def append_nights(*, folder: str, nights: int) -> None:
-    """A task: all nights after the first, on each of which `CHANGED_PER_MILLE` of the entities had
-    other features, with the scores that they had.
+    """A task: add all nights after the first. On each night the features of `CHANGED_PER_MILLE` of the entities
+    changed, but not their scores.
     """
     with duckdb.connect(str(project.Project(Path(folder)).warehouse)) as connection:
         append(connection, nights)
@@ -128,8 +130,9 @@ def append(connection: duckdb.DuckDBPyConnection, nights: int) -> None:
 
 
 def _statements(nights: int) -> Iterator[str]:
-    """The SQL for `scores__current`, `scores__history` and `dbt_onnx_runs`. `night` is the last one on
-    which an entity was scored; the first run is night 0.
+    """Yield the SQL that fills `scores__current`, `scores__history` and `dbt_onnx_runs`.
+
+    `night` is the last night on which an entity was scored; the first run is night 0.
     """
     is_changed = f"hash(id, {{}}) % 1000 < {CHANGED_PER_MILLE}"
     changed = f"list_filter(range(1, {nights}), lambda night: {is_changed.format('night')})"
@@ -168,7 +171,7 @@ def _statements(nights: int) -> Iterator[str]:
 
 
 def _chain_runs(connection: duckdb.DuckDBPyConnection) -> None:
-    """Give each run its fingerprint and that of the run before."""
+    """Store the fingerprint of each run and of the previous run."""
     runs = connection.execute("select * from dbt_onnx_runs order by run_no")
     names = [column[0] for column in runs.description or []]
     previous = None
@@ -182,29 +185,30 @@ def _chain_runs(connection: duckdb.DuckDBPyConnection) -> None:
         previous = fingerprint
 
 
-def ask_in_turns(*, asked: list[dict[str, Any]], rounds: int) -> dict[str, Any]:
-    """A task: what `ask` says of each project in turn, a list of rounds per project. One process,
-    because the imports of dbt would take longer than all that is measured.
+def measure_in_turns(*, projects: list[dict[str, Any]], rounds: int) -> dict[str, Any]:
+    """A task: call `measure_project` for each project in turns. Returns a list of rounds for each project.
+
+    All rounds run in one process, because the imports of dbt would take longer than the measurements.
     """
     project.import_all()
-    taken: list[list[dict[str, float]]] = [[] for _ in asked]
+    taken: list[list[dict[str, float]]] = [[] for _ in projects]
     for _ in range(rounds):
-        for of_project, arguments in zip(taken, asked, strict=True):
-            of_project.append(ask(**arguments))
+        for of_project, arguments in zip(taken, projects, strict=True):
+            of_project.append(measure_project(**arguments))
     return {"taken": taken}
 
 
-def ask(*, folder: str, nights: int) -> dict[str, float]:
-    """The seconds of planning, of the view, and of each test."""
+def measure_project(*, folder: str, nights: int) -> dict[str, float]:
+    """Return the seconds of planning, of the views, and of each test."""
     made = project.Project(Path(folder))
     clock = _clock(nights)
     nodes = made.dbt("run", "--select", project.NODE, "--vars", clock)
     if "scored 0," not in (message := nodes[project.NODE].message):
-        raise ValueError(f"the night without changes said: {message}")
+        raise ValueError(f"the run without changes did not report 'scored 0': {message}")
     taken = {"planning": nodes[project.NODE].seconds}
     for what, view in (("current view", "scores_current"), ("predictions as of", "scores_as_of")):
         with duckdb.connect(str(made.warehouse)) as connection, Stopwatch() as watch:
-            connection.execute(f"create temp table said as select * from {view}")
+            connection.execute(f"create temp table result as select * from {view}")
         taken[what] = watch.taken()["seconds"]
     tested = made.dbt("test", "--vars", clock)
     return {**taken, **{name: tested[name].seconds for name in _TESTS}}

@@ -1,7 +1,7 @@
-"""What a run costs that finds few changes, or none, against scoring everything.
+"""The cost of a run that finds few changes or none, compared with scoring everything.
 
-A round is a project of its own: a first run, which scores all entities, then runs that find other
-features. Its nodes run in one process, with all imports done; what those cost is in `overhead`.
+Each round has a new project: a first run scores all entities, then further runs find changed
+features. Its nodes run in one process with all imports done; the section `overhead` measures the imports.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def measure(scale: Scale) -> Iterator[Row]:
             "keep_inputs": keep_inputs,
         }
         task = Task("benchmarks.sections.incremental", "play", arguments)
-        rounds = [run(task).said for _ in range(scale.of(full=5, smoke=2))]
+        rounds = [run(task).result for _ in range(scale.of(full=5, smoke=2))]
         inputs = "inputs kept" if keep_inputs else "inputs not kept"
         yield from _rows(rounds, entities, inputs)
 
@@ -73,7 +73,7 @@ def _rows(rounds: list[Any], entities: int, inputs: str) -> Iterator[Row]:
 
 
 def play(**settings: Any) -> dict[str, float]:
-    """A task: the seconds of the node for each step, in the order of `_STEPS`."""
+    """A task: run each step in the order of `_STEPS`. Returns the seconds of the node."""
     folder = project.new_folder()
     project.import_all()
     try:
@@ -96,7 +96,7 @@ def _run(folder: Path, step: str) -> float:
 
 
 def _features(*, every: int, day: int) -> str:
-    """The features of one in `every` entities are others than those of the data file, none for 0."""
+    """Return SQL for features in which one in `every` entities differs from the data file; none if 0."""
     changed = f"id % {every} = 0" if every else "false"
     return (
         f"select * replace (case when {changed} then f0 + {every} else f0 end as f0), "

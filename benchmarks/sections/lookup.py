@@ -1,4 +1,4 @@
-"""How long one key takes through the current view, in a process that has the warehouse open."""
+"""The time to look up one key through the current view, in a process that has the warehouse open."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def measure(scale: Scale) -> Iterator[Row]:
         with duckdb.connect(str(project.Project(folder).warehouse)) as connection:
             connection.execute("create table scores_table as from scores_current order by id")
         arguments = {"folder": str(folder), "lookups": scale.of(full=1000, smoke=200)}
-        said = run(Task(__name__, "look_up", {**arguments, "rounds": scale.rounds})).said
-    for what, rounds in said["taken"].items():
+        result = run(Task(__name__, "look_up", {**arguments, "rounds": scale.rounds})).result
+    for what, rounds in result["taken"].items():
         p50, p90, p99 = (median(percentiles) for percentiles in zip(*rounds, strict=True))
         yield Row(
             section="lookup",
@@ -47,8 +47,8 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 
 def look_up(*, folder: str, lookups: int, rounds: int) -> dict[str, Any]:
-    """A task: percentiles 50, 90 and 99, in milliseconds, of looking up one key after the other, a
-    list of rounds per relation.
+    """A task: look up one key after the other. Returns a list of rounds for each relation, with the percentiles 50, 90
+    and 99 in milliseconds.
     """
     taken: dict[str, list[list[float]]] = {what: [] for what in _RELATIONS}
     warehouse = str(project.Project(Path(folder)).warehouse)

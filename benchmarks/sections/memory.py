@@ -1,8 +1,8 @@
-"""The peak resident set of the whole process, `dbt run` and all, at growing numbers of rows.
+"""The peak resident memory of the whole process, including dbt, for growing numbers of rows.
 
-The profile gives DuckDB two threads and a memory limit, as whoever has a memory budget does: without
-one DuckDB keeps in memory what it has read, up to 80 % of the machine. The limit is one that a million
-rows fill, too: of a larger one they would leave a part, which says nothing about growth.
+The profile sets two threads and a memory limit for DuckDB, as a user with a memory budget does. Without a limit
+DuckDB keeps all data that it has read in memory, up to 80 % of the machine's. The limit is so small that a million
+rows reach it: with a larger limit, the smallest run would use only a part of it, and the comparison would be wrong.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 
 def _runs(rows: int, *, keep_inputs: bool, kinds: tuple[str, ...]) -> dict[str, Measurement]:
-    """A first run and a later one, each in a process of its own."""
+    """Do a first run and a later run, each in a separate process."""
     folder = project.new_folder()
     settings = {
         "data": str(coarse_floats(rows, 10)),
@@ -61,7 +61,7 @@ def _runs(rows: int, *, keep_inputs: bool, kinds: tuple[str, ...]) -> dict[str, 
 
 
 def run_changed(*, folder: str) -> dict[str, Any]:
-    """A task: change the features of one entity in 100, and run."""
+    """A task: change the features of one entity in 100, and run the scoring model."""
     project.change_features(folder=folder, features=_CHANGED)
     return project.run(folder=folder)
 

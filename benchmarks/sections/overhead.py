@@ -1,7 +1,7 @@
-"""What dbt_onnx costs where there is nothing to score: its import, and a run that finds no reason.
+"""The cost of dbt_onnx when there is nothing to score: its import, and a run that finds no row to score.
 
 The rival is a Python model of stock dbt-duckdb that returns no rows, in a project without packages.
-Every invocation is the `dbt` command in a process of its own, imports included.
+Every invocation is the `dbt` command in a separate process, including imports.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _runs(scale: Scale) -> Iterator[Row]:
 
 
 def _row(workload: str, turns: Turns, what: str) -> Row:
-    taken = {name: [run.said[what] for run in runs] for name, runs in turns.runs.items()}
+    taken = {name: [run.result[what] for run in runs] for name, runs in turns.runs.items()}
     more = [ours - stock for ours, stock in zip(taken["ours"], taken["stock"], strict=True)]
     return Row(
         section="overhead",
@@ -96,7 +96,7 @@ def _row(workload: str, turns: Turns, what: str) -> Row:
 
 
 def import_in_new_process(*, modules: str) -> dict[str, float]:
-    """A task: the seconds that an import takes once the dependencies are there."""
+    """A task: measure the seconds of an import after its dependencies have been imported."""
     code = (
         f"import {DEPENDENCIES}, time\nstarted = time.perf_counter()\nimport {modules}\n"
         "print(time.perf_counter() - started)"
@@ -108,7 +108,7 @@ def import_in_new_process(*, modules: str) -> dict[str, float]:
 
 
 def create_both(*, ours: dict[str, Any], stock: str, data: str) -> None:
-    """A task: a project that has scored all that it has, and one of stock dbt-duckdb."""
+    """A task: create a project that has already scored all its rows, and one of stock dbt-duckdb."""
     project.create(**ours)
     project.Project(Path(ours["folder"])).dbt("run", "--select", project.NODE)
     rival = project.Project(Path(stock))
@@ -119,7 +119,7 @@ def create_both(*, ours: dict[str, Any], stock: str, data: str) -> None:
 
 
 def invoke(*, folder: str) -> dict[str, Any]:
-    """A task: the command `dbt run --select scores`, its own seconds and those of the node."""
+    """A task: run the command `dbt run --select scores`. Returns the seconds of the command and of the node."""
     dbt = Path(sys.executable).with_name("dbt")
     folders = ["--project-dir", folder, "--profiles-dir", folder]
     started = time.perf_counter()

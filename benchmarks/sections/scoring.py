@@ -1,6 +1,6 @@
-"""Every workload by every rival and by dbt_onnx, on a first run: every row is scored.
+"""A first run of every workload by every rival and by dbt_onnx. Every row is scored.
 
-The row that is compared keeps no inputs, as no rival does; what keeping them costs is told.
+The comparison is without kept inputs, since no rival keeps inputs. The cost of keeping them is reported separately.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ SHORT = {
     workloads.LOGISTIC: (1_000_000, (PANDAS,)),
     workloads.TREES_100: (400_000, (STREAM,)),
 }
-"""Rows and rivals of the short version. With few rows it would measure what a dbt node costs; and
-orbital's environment takes as long to install as all of this."""
+"""Rows and rivals of the short version. With fewer rows it would mostly measure the cost of a dbt node. orbital is left
+out, because installing its environment takes as long as the whole short version."""
 LARGE = replace(workloads.LOGISTIC, name="logistic, 20M rows", rows=20_000_000)
-"""What a dbt node costs, which the stream by hand is not, is less of it."""
+"""With more rows, the cost of a dbt node, which the hand-written stream does not have, is a smaller share."""
 _WANTED: dict[str, tuple[dict[Workload, float], float | None]] = {
     STREAM: (
         {
@@ -67,7 +67,7 @@ _WANTED: dict[str, tuple[dict[Workload, float], float | None]] = {
     FUNCTION: ({workloads.LOGISTIC: 1.0}, None),
 }
 DIFFERENCE = 1e-5
-"""The largest difference of two scores: absolute up to 1, relative above."""
+"""The largest allowed difference of two scores: absolute for scores up to 1, relative above."""
 
 
 def measure(scale: Scale) -> Iterator[Row]:
@@ -83,7 +83,7 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 
 def wanted(workload: Workload, rival: str) -> float | None:
-    """How many times as fast as a rival dbt_onnx must be; none: it is told, not judged."""
+    """Return how many times as fast as a rival dbt_onnx must be; None if there is no target."""
     of_workload, of_others = _WANTED.get(rival, ({}, None))
     return of_workload.get(workload, of_others)
 
@@ -91,10 +91,10 @@ def wanted(workload: Workload, rival: str) -> float | None:
 def score(
     *, rival: str | None, workload: Mapping[str, Any], created: str | None, folder: str | None
 ) -> dict[str, Any]:
-    """A task: score a workload in a folder of its own, by a rival or, without one, by dbt_onnx.
+    """A task: score a workload in a separate folder, with a rival or, if `rival` is None, with dbt_onnx.
 
-    created     the dbt project to copy and run, of those that run in dbt
-    folder      where to leave what was written; without it, it is deleted
+    created     the dbt project to copy and run, for contenders that run in dbt
+    folder      where to keep the output; if None, the output is deleted
     """
     place = folder or str(project.new_folder())
     try:
@@ -124,8 +124,8 @@ def copy(*, workload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def difference(*, folders: Mapping[str, str], vectors: bool) -> dict[str, Any]:
-    """A task: the largest difference of each contender's scores to the first one's. Raises
-    ValueError when one has other keys.
+    """A task: find the largest difference between each contender's scores and those of the first. Raises
+    ValueError if a contender has other keys.
     """
     import duckdb
 
@@ -147,7 +147,9 @@ def difference(*, folders: Mapping[str, str], vectors: bool) -> dict[str, Any]:
                 f"max({apart}) from c0.scores as a full join c{position}.scores as b using (id)"
             ).fetchall()[0]
             if not both == one == other:
-                raise ValueError(f"{name} scored {other:,} rows, {both:,} of {one:,} as well")
+                raise ValueError(
+                    f"{name} scored {other:,} rows; only {both:,} of the {one:,} expected keys match"
+                )
             found[name] = most
     return {**watch.taken(), "found": found}
 
@@ -162,10 +164,12 @@ def _compare(
         tasks = {name: _task(name, described, top) for name in contenders}
         if WITH_INPUTS in contenders:
             tasks[COPY] = Task("benchmarks.sections.scoring", "copy", {"workload": described})
-        leaving = {n: task if n == COPY else _leaving(task, top, n) for n, task in tasks.items()}
-        first = in_turns(leaving, 1)
+        keeping = {
+            n: task if n == COPY else _keeping_output(task, top, n) for n, task in tasks.items()
+        }
+        first = in_turns(keeping, 1)
         yield _agreement(workload, contenders, top)
-        turns = first.followed_by(in_turns(tasks, rounds - 1))
+        turns = first.extended_with(in_turns(tasks, rounds - 1))
     finally:
         shutil.rmtree(top, ignore_errors=True)
     for name in contenders:
@@ -173,11 +177,11 @@ def _compare(
             yield _row(workload, rows, turns, OURS, name, at_least=wanted(workload, name))
     if WITH_INPUTS in contenders:
         yield _row(workload, rows, turns, WITH_INPUTS, OURS)
-        yield _kept(workload, turns)
+        yield _cost_of_inputs(workload, turns)
 
 
 def _task(name: str, described: Mapping[str, Any], top: Path) -> Task:
-    """What a contender runs; the project that it copies is made below `top`."""
+    """Return the task of a contender. The project that it copies is made below `top`."""
     ours = {"data": described["data"], "model": described["model"]}
     projects = {
         OURS: Task("benchmarks.project", "create", {**ours, "keep_inputs": False}),
@@ -194,22 +198,22 @@ def _task(name: str, described: Mapping[str, Any], top: Path) -> Task:
     return Task("benchmarks.sections.scoring", "score", arguments)
 
 
-def _leaving(task: Task, top: Path, name: str) -> Task:
-    """The same task, which leaves what it has written."""
+def _keeping_output(task: Task, top: Path, name: str) -> Task:
+    """Return the task with a folder in which it keeps its output."""
     return replace(task, arguments={**task.arguments, "folder": str(top / "written" / name)})
 
 
 def _agreement(workload: Workload, contenders: Iterable[str], top: Path) -> Row:
-    """No time is worth anything unless all have said the same."""
+    """Compare the scores of all contenders: times are only comparable if the scores agree."""
     folders = {name: str(top / "written" / name) for name in contenders}
     arguments = {"folders": folders, "vectors": workload.table == "array"}
-    found = run(Task("benchmarks.sections.scoring", "difference", arguments)).said["found"]
+    found = run(Task("benchmarks.sections.scoring", "difference", arguments)).result["found"]
     shutil.rmtree(top / "written")
-    worst = max(list(found)[1:], key=found.__getitem__)  # the first is what it is compared with
+    worst = max(list(found)[1:], key=found.__getitem__)  # the others are compared with the first
     return Row(
         section="scoring",
         workload=workload.name,
-        against="all, largest difference",
+        against="all contenders, largest difference",
         unit="",
         figure=found[worst],
         at_most=DIFFERENCE,
@@ -217,14 +221,14 @@ def _agreement(workload: Workload, contenders: Iterable[str], top: Path) -> Row:
     )
 
 
-def _kept(workload: Workload, turns: Turns) -> Row:
-    """What keeping the inputs adds, against the least that writing them could take."""
+def _cost_of_inputs(workload: Workload, turns: Turns) -> Row:
+    """Compare the extra time for keeping the inputs with the minimal time to write them."""
     rounds = zip(*(turns.runs[name] for name in (WITH_INPUTS, OURS, COPY)), strict=True)
     added = [((kept.seconds - ours.seconds), copied.seconds) for kept, ours, copied in rounds]
     return Row(
         section="scoring",
         workload=workload.name,
-        against="what keeping the inputs adds, to create table as",
+        against="extra time for keeping inputs, compared with create table as",
         unit="x the time",
         figure=median(more / copied for more, copied in added),
         at_most=1.2,
@@ -236,7 +240,7 @@ def _kept(workload: Workload, turns: Turns) -> Row:
 def _row(
     workload: Workload, rows: int, turns: Turns, name: str, to: str, at_least: float | None = None
 ) -> Row:
-    def told(contender: str) -> str:
+    def speed_and_memory(contender: str) -> str:
         speed = rows / turns.seconds(contender) / 1e6
         return f"{speed:.2f} million rows/s in {turns.peak_mb(contender):,.0f} MB"
 
@@ -246,6 +250,6 @@ def _row(
         against=to if name == OURS else f"{OURS} without inputs kept",
         unit="x",
         figure=turns.speed_ratio(name, to),
-        detail=f"{told(name)}; {told(to)}",
+        detail=f"{speed_and_memory(name)}; {speed_and_memory(to)}",
         at_least=at_least,
     )

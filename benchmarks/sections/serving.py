@@ -1,4 +1,4 @@
-"""What publishing costs, and how long an answer takes from what was published."""
+"""The cost of publishing, and the time of an answer from a publication."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def measure(scale: Scale) -> Iterator[Row]:
                 "model": models.model("logistic"),
             }
             played = [
-                run(Task(__name__, "publish", arguments)).said
+                run(Task(__name__, "publish", arguments)).result
                 for _ in range(scale.of(full=3, smoke=1))
             ]
             yield from _publishing(played, entities)
@@ -69,7 +69,7 @@ def measure(scale: Scale) -> Iterator[Row]:
                     },
                 )
             )
-            p50, p90, p99 = (median(found) for found in zip(*looked.said["taken"], strict=True))
+            p50, p90, p99 = (median(found) for found in zip(*looked.result["taken"], strict=True))
             yield Row(
                 section="serving",
                 workload="one key, in process",
@@ -101,7 +101,7 @@ def _scores(scale: Scale) -> Iterator[Row]:
 
 def _watch(scale: Scale) -> Iterator[Row]:
     files = scale.of(full=20, smoke=5)
-    waited = run(Task(__name__, "watch", {"files": files, "rows": 1_000})).said["waited"]
+    waited = run(Task(__name__, "watch", {"files": files, "rows": 1_000})).result["waited"]
     yield Row(
         section="serving",
         workload="watch, looking each second",
@@ -138,8 +138,8 @@ def _publishing(played: list[Any], entities: int) -> Iterator[Row]:
 
 
 def publish(*, folder: str, **settings: Any) -> dict[str, float]:
-    """A task: the seconds of the publishing node when everything, 1 % and nothing has changed, and those of
-    reading the view alone.
+    """A task: publish when everything, 1 % and nothing has changed, then only read the view. Returns the seconds of the
+    publishing node for each step, and of reading the view.
     """
     import duckdb
 
@@ -160,14 +160,14 @@ def publish(*, folder: str, **settings: Any) -> dict[str, float]:
 
 
 def publish_with_model(*, folder: str, data: str, model: dict[str, str]) -> None:
-    """A task: publish a scoring model, and the files of its version with it."""
+    """A task: publish a scoring model together with the files of its version."""
     project.import_all()
     project.create(folder=folder, data=data, model=model)
     _project(folder, _WITH_MODEL % model["name"]).dbt("run", "--select", "scores+")
 
 
 def _project(folder: str, arguments: str = "") -> project.Project:
-    """A project that was created, with the models that publish; `arguments` are further ones of `publish()`."""
+    """Add the models that publish to an existing project. `arguments` are more arguments of `publish()`."""
     made = project.Project(Path(folder))
     made.write("models/scores_current.sql", _CURRENT)
     made.write("models/scores_published.py", _PUBLISHED % arguments)
@@ -180,8 +180,8 @@ def _features(step: str) -> str:
 
 
 def look_up(*, folder: str, entities: int, lookups: int, rounds: int) -> dict[str, Any]:
-    """A task: percentiles 50, 90 and 99, in milliseconds, of `get` for one key after the other, a list
-    for each round.
+    """A task: call `get` for one key after the other. Returns the percentiles 50, 90 and 99 in milliseconds, a list for
+    each round.
     """
     from dbt_onnx.serving import Predictions
 
@@ -202,7 +202,7 @@ def look_up(*, folder: str, entities: int, lookups: int, rounds: int) -> dict[st
 
 
 def watch(*, files: int, rows: int) -> dict[str, list[float]]:
-    """A task: the seconds from each file's arrival until a reader is given what it led to."""
+    """A task: measure the seconds from the arrival of each file until a reader gets the predictions for it."""
     import duckdb
 
     from dbt_onnx.serving import Predictions
@@ -232,11 +232,11 @@ def watch(*, files: int, rows: int) -> dict[str, list[float]]:
         with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             process.stdout.readline()
-            process.stdout.readline()  # what was there at the begin is published
+            process.stdout.readline()  # the files that existed at the start are published
             waited = []
             with Predictions.open(folder / "serving" / "scores") as predictions:
                 for number in range(1, files + 1):
-                    time.sleep(number * 0.37 % 1)  # a file may come at any moment between two looks
+                    time.sleep(number * 0.37 % 1)  # vary the moment between two checks
                     land(number)
                     arrived = time.perf_counter()
                     while predictions.get(number * rows).status != "predicted":

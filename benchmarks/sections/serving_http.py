@@ -1,4 +1,4 @@
-"""The rows of the section `serving` that are asked over HTTP."""
+"""The HTTP figures of the section `serving`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from numpy import float32
 
 from benchmarks import service
-from benchmarks.load import KEY, STEP, Answered, Question, ask
+from benchmarks.load import KEY, STEP, LoadResult, RequestTemplate, generate_load
 from benchmarks.results import Row
 from benchmarks.rivals import feast
 
@@ -34,19 +34,19 @@ OURS, ALONE = "dbt_onnx", "one connection"
 
 
 def lookups(folder: Path, entities: int, scale: Scale) -> Iterator[Row]:
-    """What the service answers by key, beside Feast's server unless this is the short version."""
-    asked = Question(path=f"/v1/predictions/scores/{KEY}", keys=entities)
+    """Measure lookups by key, compared with Feast's server except in the short version."""
+    template = RequestTemplate(path=f"/v1/predictions/scores/{KEY}", keys=entities)
     with ExitStack() as running:
         ours = running.enter_context(service.serving(folder / "serving"))
-        contenders = {ALONE: (ours.address, asked, 1), OURS: (ours.address, asked, MANY)}
+        contenders = {ALONE: (ours.address, template, 1), OURS: (ours.address, template, MANY)}
         workers = () if scale.smoke else sorted({1, os.cpu_count() or 1})
         if workers:
             store = folder / "feast"
             feast.fill(store, _newest(folder))
         for count in workers:
             address = running.enter_context(feast.serving(store, workers=count))
-            _compare(ours.address, address, asked, feast.question(entities))
-            contenders[_rival(count)] = (address, feast.question(entities), MANY)
+            _compare(ours.address, address, template, feast.request_template(entities))
+            contenders[_rival(count)] = (address, feast.request_template(entities), MANY)
         taken = _in_turns(contenders, scale)
     keys = f"GET of keys spread over {entities:,}"
     yield _row(
@@ -79,12 +79,12 @@ def lookups(folder: Path, entities: int, scale: Scale) -> Iterator[Row]:
 
 
 def scores(folder: Path, scale: Scale) -> Iterator[Row]:
-    """What `:score` takes, for an entity that is scored and kept on disk at each request."""
+    """Measure `:score`. Each request scores an entity and writes the answer to disk."""
     features = ", ".join([f'"f0": 0.{KEY}', *(f'"f{k}": {k / 10}' for k in range(1, 10))])
     body = f'{{"key": {KEY}, "features": {{{features}}}}}'
-    asked = Question(path="/v1/predictions/scores:score", body=body, keys=1_000_000)
+    template = RequestTemplate(path="/v1/predictions/scores:score", body=body, keys=1_000_000)
     with service.serving(folder / "serving") as ours:
-        taken = _in_turns({OURS: (ours.address, asked, 1)}, scale)[OURS]
+        taken = _in_turns({OURS: (ours.address, template, 1)}, scale)[OURS]
     synced = _milliseconds_of_a_sync(folder)
     yield _row(
         workload="HTTP, :score, 100 trees",
@@ -93,17 +93,17 @@ def scores(folder: Path, scale: Scale) -> Iterator[Row]:
         figure=median(each.p99_ms for each in taken),
         at_most=MAX_MILLISECONDS_OF_SCORE,
         detail=_detail(taken, "another key and another feature each time")
-        + f"; of which the disk takes, for a line to be kept, median {synced[0]:.2f} ms, p99 {synced[1]:.2f} ms",
+        + f"; of this, the disk needs for storing a line: median {synced[0]:.2f} ms, p99 {synced[1]:.2f} ms",
     )
 
 
 def memory(folder: Path, entities: int, scale: Scale) -> Iterator[Row]:
-    """What the service has in memory when it has been asked for a while."""
-    asked = Question(path=f"/v1/predictions/scores/{KEY}", keys=entities)
+    """Measure the memory of the service after some time under load."""
+    template = RequestTemplate(path=f"/v1/predictions/scores/{KEY}", keys=entities)
     with service.serving(folder / "serving") as ours:
         before = ours.resident_mb()
         seconds = scale.of(full=20.0, smoke=1.0)
-        answered = ask(ours.address, asked, connections=MANY, seconds=seconds)
+        result = generate_load(ours.address, template, connections=MANY, seconds=seconds)
         resident = ours.resident_mb()
     yield _row(
         workload="memory of the service",
@@ -111,47 +111,51 @@ def memory(folder: Path, entities: int, scale: Scale) -> Iterator[Row]:
         unit="MB",
         figure=resident,
         at_most=MAX_RESIDENT_MB,
-        detail=f"{before:.0f} MB before, then {answered.requests:,} requests",
+        detail=f"{before:.0f} MB before, then {result.requests:,} requests",
     )
 
 
 def _in_turns(
-    contenders: Mapping[str, tuple[str, Question, int]], scale: Scale
-) -> dict[str, list[Answered]]:
-    """What each was asked in each round; one round more, which does not count, is the first."""
-    taken: dict[str, list[Answered]] = {name: [] for name in contenders}
+    contenders: Mapping[str, tuple[str, RequestTemplate, int]], scale: Scale
+) -> dict[str, list[LoadResult]]:
+    """Return the results of each contender in each round. An additional first round is not counted."""
+    taken: dict[str, list[LoadResult]] = {name: [] for name in contenders}
     seconds = scale.of(full=5.0, smoke=1.0)
-    asked = 0
+    sent = 0
     for _ in range(1 + scale.rounds):
-        for name, (address, question, connections) in contenders.items():
+        for name, (address, template, connections) in contenders.items():
             taken[name].append(
-                ask(address, question, connections=connections, seconds=seconds, first=asked)
+                generate_load(
+                    address, template, connections=connections, seconds=seconds, first=sent
+                )
             )
-        asked += max(each[-1].requests for each in taken.values())
+        sent += max(each[-1].requests for each in taken.values())
     return {name: each[1:] for name, each in taken.items()}
 
 
-def _compare(ours: str, theirs: str, our: Question, their: Question) -> None:
-    """Raise ValueError unless both say the same of some keys."""
+def _compare(ours: str, theirs: str, our: RequestTemplate, their: RequestTemplate) -> None:
+    """Raise ValueError unless both services return the same scores for some keys."""
     for number in range(COMPARED):
         key = STEP * number % our.keys
-        said = _answer(ours, our, key)["outputs"]["score"]
-        *_, told = _answer(theirs, their, key)["results"]
-        # Feast writes a FLOAT with as many digits as it needs, and we with those of a DOUBLE
-        if float32(told["values"][0]) != float32(said):
-            raise ValueError(f"of {key} Feast says {told['values']}, and we say {said}")
+        score = _answer(ours, our, key)["outputs"]["score"]
+        *_, result = _answer(theirs, their, key)["results"]
+        # Feast writes a FLOAT with the digits of a FLOAT, dbt_onnx with the digits of a DOUBLE
+        if float32(result["values"][0]) != float32(score):
+            raise ValueError(
+                f"key {key}: Feast returns {result['values']}, dbt_onnx returns {score}"
+            )
 
 
-def _answer(address: str, question: Question, key: int) -> Any:
-    body = question.body and question.body.replace(KEY, str(key)).encode()
-    url = address + question.path.replace(KEY, str(key))
-    asked = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(asked, timeout=60) as answer:
+def _answer(address: str, template: RequestTemplate, key: int) -> Any:
+    body = template.body and template.body.replace(KEY, str(key)).encode()
+    url = address + template.path.replace(KEY, str(key))
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
 
 
 def _milliseconds_of_a_sync(folder: Path) -> tuple[float, float]:
-    """Median and 99th percentile of what the disk alone takes, until a line as the service keeps is on it."""
+    """Return median and 99th percentile of the milliseconds that the disk takes to store a line like the service's."""
     took = []
     descriptor = os.open(folder / "synced", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
@@ -174,11 +178,11 @@ def _rival(workers: int) -> str:
     return f"Feast {feast.VERSION}, {workers} worker{'s' if workers > 1 else ''}"
 
 
-def _detail(taken: list[Answered], what: str) -> str:
+def _detail(taken: list[LoadResult], what: str) -> str:
     p50, p99 = (median(getattr(each, name) for each in taken) for name in ("p50_ms", "p99_ms"))
     rate = median(each.per_second for each in taken)
-    return f"{rate:,.0f} a second, median {p50:.2f} ms, p99 {p99:.2f} ms; {what}; asked by {taken[0].by}"
+    return f"{rate:,.0f} a second, median {p50:.2f} ms, p99 {p99:.2f} ms; {what}; load from {taken[0].by}"
 
 
-def _row(**told: Any) -> Row:
-    return Row(section="serving", **told)
+def _row(**fields: Any) -> Row:
+    return Row(section="serving", **fields)

@@ -1,8 +1,8 @@
-"""Spark with Iceberg: two executors against one, its own transport, growth, and few changes.
+"""Spark with Iceberg: two executors compared with one, Spark's own transport, growth, and few changes.
 
-Executors are processes of one core each on this machine; so Java threads, Python workers and the driver share
-what cores it has. CPU seconds are those of the executors' processes and all below them. Tasks run in the environment
-of `make test-spark`, and each has a metastore and tables of its own. The bare onnxruntime is the rival of `scoring`.
+Executors are processes with one core each on this machine, so Java threads, Python workers and the driver share
+its cores. CPU seconds are those of the executors and all their child processes. Tasks run in the environment
+of `make test-spark`, each with its own metastore and tables. The bare onnxruntime is the rival of `scoring`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from benchmarks.measure import Scale
 
 PYTHON = Path(os.environ.get("DBT_ONNX_SPARK_PYTHON", ROOT / ".venvs" / "spark" / "bin" / "python"))
-"""Of an environment with pyspark, which `make bench-spark` makes."""
+"""The Python of an environment with pyspark. `make bench-spark` creates it."""
 MAX_CPU = 1.1
 MIN_OF_TRANSPORT = 0.8
 MAX_PERCENT_OF_FIRST = 25.0
@@ -35,8 +35,8 @@ MAX_MEMORY = 1.2
 
 
 def measure(scale: Scale) -> Iterator[Row]:
-    if (reason := _why_not()) is not None:
-        Console().print(f"left out: {reason}")
+    if (reason := _reason_to_skip()) is not None:
+        Console().print(f"skipped: {reason}")
         return
     rows = scale.of(full=10_000_000, smoke=200_000)
     one = _play(executors=1, rows=rows, kind="trees_100", steps=["first", "identity"])
@@ -44,7 +44,7 @@ def measure(scale: Scale) -> Iterator[Row]:
     yield from _of_executors(one, two, rows)
     alone = {workers: _bare_onnxruntime(rows, workers) for workers in (1, 2)}
     yield from _of_control(one, two, alone, rows)
-    # as its rivals, the run that is compared with the transport keeps no inputs
+    # the run that is compared with the transport keeps no inputs, because its rivals keep none
     steps = ["first", "identity", "unwritten", "nothing", "changed"]
     without = _play(executors=2, rows=rows, kind="trees_100", steps=steps, keep_inputs=False)
     yield from _of_transport(without, two, rows, alone[2].seconds)
@@ -55,11 +55,11 @@ def measure(scale: Scale) -> Iterator[Row]:
     )
 
 
-def _why_not() -> str | None:
+def _reason_to_skip() -> str | None:
     if not PYTHON.exists():
-        return f"no pyspark: {PYTHON} is not there; `make bench-spark` makes it, or set DBT_ONNX_SPARK_PYTHON"
-    asked = subprocess.run([str(PYTHON), "-c", "import pyspark"], capture_output=True, check=False)
-    return f"{PYTHON} has no pyspark" if asked.returncode else None
+        return f"no pyspark: {PYTHON} does not exist; run `make bench-spark`, or set DBT_ONNX_SPARK_PYTHON"
+    done = subprocess.run([str(PYTHON), "-c", "import pyspark"], capture_output=True, check=False)
+    return f"{PYTHON} has no pyspark" if done.returncode else None
 
 
 def _play(
@@ -75,11 +75,11 @@ def _play(
         "keep_inputs": keep_inputs,
     }
     done = run(Task("benchmarks.on_spark", "play", arguments), python=str(PYTHON))
-    return {**done.said, "peak_mb": done.peak_mb}
+    return {**done.result, "peak_mb": done.peak_mb}
 
 
 def _bare_onnxruntime(rows: int, workers: int) -> Measurement:
-    """What workers take on rows in memory."""
+    """Measure onnxruntime with some workers on rows in memory."""
     folder = project.new_folder()
     arguments = {
         "folder": str(folder),
@@ -118,7 +118,7 @@ def _of_executors(one: dict[str, Any], two: dict[str, Any], rows: int) -> Iterat
 def _of_control(
     one: dict[str, Any], two: dict[str, Any], alone: dict[int, Measurement], rows: int
 ) -> Iterator[Row]:
-    """How much dearer work is that does not know of us, when both cores of the machine are busy."""
+    """Compare the CPU of work without dbt_onnx on two cores and on one, as a control: busy cores slow any work."""
     for what, second, first in (
         ("identity, written", two["identity"]["cpu_seconds"], one["identity"]["cpu_seconds"]),
         ("onnxruntime alone", alone[2].cpu_seconds, alone[1].cpu_seconds),
@@ -174,12 +174,12 @@ def _of_changes(two: dict[str, Any], rows: int) -> Iterator[Row]:
             unit="% of the time",
             figure=100 * two[step]["seconds"] / first,
             at_most=at_most,
-            detail=f"{two[step]['seconds']:.1f} s, {first:.1f} s; {two[f'{step} said']}",
+            detail=f"{two[step]['seconds']:.1f} s, {first:.1f} s; {two[f'{step} message']}",
         )
 
 
 def _of_growth(played: dict[int, dict[str, Any]]) -> Iterator[Row]:
-    seconds = {rows: said["first"]["seconds"] for rows, said in played.items()}
+    seconds = {rows: result["first"]["seconds"] for rows, result in played.items()}
     fixed, each, distance = straight_line(seconds)
     points = "; ".join(f"{rows:,} rows {taken:.1f} s" for rows, taken in seconds.items())
     yield Row(
@@ -203,6 +203,6 @@ def _of_growth(played: dict[int, dict[str, Any]]) -> Iterator[Row]:
             figure=played[most][name] / played[least][name],
             at_most=MAX_MEMORY,
             detail="; ".join(
-                f"{rows:,} rows {said[name]:,.0f} MB" for rows, said in played.items()
+                f"{rows:,} rows {result[name]:,.0f} MB" for rows, result in played.items()
             ),
         )

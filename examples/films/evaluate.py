@@ -1,8 +1,8 @@
-"""What each step gains, on the ratings that were held out, of the people that the reranker never saw.
+"""The gain of each step, on the held-out ratings of people on whom the reranker was not trained.
 
-A question is a held-out film: does the ranking show it, when the films before it are the session? Films
-of the session are left out of every ranking. The first film of each person has no session, and is no
-question of a ranking.
+Each held-out film is one question: does the ranking show it if the held-out films before it are the session?
+Films of the session are left out of every ranking. The first held-out film of each person has no session, and is
+not used as a question for rankings.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def judge(ranking: Ranking, held: Mapping[int, Sequence[int]], popular: Sequence[int]) -> None:
-    """Print the figures: means over the people, and between what their mean would be for as many others."""
+    """Print the means over the people, and the interval for the mean of as many other people."""
     seen = known_films()
     found: dict[str, list[float]] = {}
     gained: dict[str, list[float]] = {}
@@ -55,9 +55,9 @@ def judge(ranking: Ranking, held: Mapping[int, Sequence[int]], popular: Sequence
         for name, values in orders.items():
             gained.setdefault(name, []).append(float(np.mean(values)))
     print("\nrecall: the share of the held-out films that are among")
-    tell(found)
+    print_figures(found)
     print("\nNDCG@10 of the next film")
-    tell(gained)
+    print_figures(gained)
     *_, without_session, with_session = map(np.array, gained.values())
     low, high = interval(with_session - without_session)
     print(
@@ -74,7 +74,7 @@ def known_films() -> dict[int, set[int]]:
     }
 
 
-def tell(figures: Mapping[str, Sequence[float]]) -> None:
+def print_figures(figures: Mapping[str, Sequence[float]]) -> None:
     for name, values in figures.items():
         low, high = interval(np.array(values))
         print(f"  {name:30} {np.mean(values):.4f}   ({low:.4f} to {high:.4f})")

@@ -1,6 +1,6 @@
-"""The same answer computed from the raw ratings, at the request: what the night saves.
+"""The service's answer computed from the raw ratings at request time, to show what the nightly build saves.
 
-Nothing of the night is used: neither its tables nor what it published. numpy does what SQL does there.
+It uses neither the tables nor the publications of the nightly build: numpy does the work that SQL does there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HELD_OUT, CANDIDATES, LEAST_RATINGS = 5, 200, 3
 
 
 class Model:
-    """A registered version, which is loaded once."""
+    """A registered model version, loaded once."""
 
     def __init__(self, name: str) -> None:
         registry = Registry.from_csv(HERE / "seeds" / "model_registry.csv")
@@ -33,12 +33,12 @@ class Model:
         self.contract, self.session = artifact.contract, artifact.open()
 
     def __call__(self, batch: pa.RecordBatch) -> pa.Array:
-        """The one output column."""
+        """Score a batch and return the only output column."""
         [scored] = score_batches([batch], self.session, contract=self.contract)
         return scored.column(0)
 
     def embeddings(self, vectors: np.ndarray) -> np.ndarray:
-        """(rows, width) as float64; `vectors` are (rows, places)."""
+        """Return embeddings (rows, width) as float64 for vectors of ratings (rows, positions)."""
         flat = pa.array(vectors.astype(np.float32).ravel())
         lists = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
         found = self(pa.RecordBatch.from_arrays([lists], names=["ratings"]))
@@ -53,27 +53,27 @@ class FromRaw:
         return Model("person"), Model("film"), Model("reranker")
 
     def rank(self, user_id: int, clicks: Sequence[int]) -> list[int]:
-        """The person's candidates but those of the session, best first."""
+        """Return the person's candidates except the films of the session, best first."""
         of_person, of_film, reranker = self.models
         people, films, matrix = known_ratings()
         embedding = of_person.embeddings(matrix[people.searchsorted([user_id])])[0]
         embeddings = of_film.embeddings(matrix.T)
         scores = embeddings @ embedding
         scores[matrix[people.searchsorted(user_id)] > 0] = -np.inf
-        # the largest score first; of equal ones the smaller film, since films are sorted
+        # largest score first; equal scores in the order of the film ids, since films are sorted
         best = np.argsort(-scores, kind="stable")[:CANDIDATES]
         best = best[np.isfinite(scores[best])]
         years, genres = descriptions(films)
         everything = Films(embeddings, genres, years, (matrix > 0).sum(axis=0))
         session = np.searchsorted(films, [f for f in clicks if f in films][-SESSION_FILMS:])
-        asked = features(scores[best], _some(everything, best), _some(everything, session))
-        probabilities = reranker(pa.RecordBatch.from_pydict(asked)).to_numpy()
+        batch = features(scores[best], _some(everything, best), _some(everything, session))
+        probabilities = reranker(pa.RecordBatch.from_pydict(batch)).to_numpy()
         ranked = films[best][best_first(probabilities)]
         return [int(film_id) for film_id in ranked if film_id not in clicks]
 
 
 def known_ratings() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """People and films, sorted, and their ratings (people, films), 0 where there is none."""
+    """Return sorted people, sorted films, and their ratings (people, films), 0 where there is no rating."""
     table = pq.read_table(HERE / "data" / "ratings.parquet")
     user_ids, film_ids, ratings, moments = (column.to_numpy() for column in table.columns)
     order = np.lexsort((film_ids, moments, user_ids))
@@ -92,7 +92,7 @@ def known_ratings() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def descriptions(films: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Years (films,) and genres (films, genres) of some films."""
+    """Return years (films,) and genres (films, genres) of some films."""
     table = pq.read_table(HERE / "data" / "films.parquet").sort_by("film_id")
     places = table.column("film_id").to_numpy().searchsorted(films)
     years = table.column("year").to_numpy()

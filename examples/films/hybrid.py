@@ -1,4 +1,4 @@
-"""Everything from nothing: ratings, models, the night, the service, its answers, its figures. `make hybrid`
+"""Run the whole example from scratch: ratings, models, nightly build, service, answers, figures. `make hybrid`
 
 python examples/films/hybrid.py
 """
@@ -57,7 +57,7 @@ def begin(what: str) -> None:
 
 @contextmanager
 def service() -> Iterator[str]:
-    """The service at a free port; its address."""
+    """Run the service on a free port and yield its address."""
     command = [sys.executable, str(HERE / "service.py"), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -77,7 +77,7 @@ class Client:
     def ask(
         self, user: object, session: Sequence[object] = (), *, limit: int = 10
     ) -> tuple[int, dict[str, Any]]:
-        """HTTP's status, and the document."""
+        """Return the HTTP status and the document."""
         body = json.dumps({"session": list(session), "limit": limit}).encode()
         self._connection.request("POST", f"/v1/rankings/films/{user}", body)
         answer = self._connection.getresponse()
@@ -89,9 +89,9 @@ def show(address: str) -> None:
     for what, user, session in (
         ("a known person", 17, []),
         ("after three clicks on films for children", 17, [TOY_STORY, FINDING_NEMO, SHREK]),
-        ("nobody", NOBODY, []),
-        ("nobody, after two clicks", NOBODY, [SHAWSHANK, PULP_FICTION]),
-        ("a film that is none", 17, ["Shrek"]),
+        ("an unknown person", NOBODY, []),
+        ("an unknown person, after two clicks", NOBODY, [SHAWSHANK, PULP_FICTION]),
+        ("an invalid film", 17, ["Shrek"]),
     ):
         status, document = client.ask(user, session, limit=4)
         print(
@@ -104,29 +104,29 @@ def show(address: str) -> None:
 
 
 def compare(address: str) -> None:
-    """Ask the same of the service and of the raw data: the answers, and how long they take."""
+    """Compare answers and response times of the service with those computed from the raw ratings."""
     held = {user_id: films for user_id, films in held_out().items() if is_judged(user_id)}
     questions = [(user_id, films[:3]) for user_id, films in held.items()]
     client, raw = Client(address), FromRaw()
     begin("how long an answer takes, over HTTP on one connection and from the raw ratings")
-    asked = (questions * REQUESTS)[:REQUESTS]
-    client.ask(*asked[0])  # the model is loaded at the first request
-    seconds, _ = timed(client.ask, asked)
-    tell("the night's candidates, reranked", seconds)
+    requests = (questions * REQUESTS)[:REQUESTS]
+    client.ask(*requests[0])  # the first request loads the model
+    seconds, _ = timed(client.ask, requests)
+    print_latencies("the night's candidates, reranked", seconds)
     seconds, expected = timed(raw.rank, questions[:FROM_RAW])
-    tell("everything from the raw ratings", seconds)
-    pairs, client = [], Client(address)  # the service closes a connection that is silent for long
+    print_latencies("everything from the raw ratings", seconds)
+    pairs, client = [], Client(address)  # the service closes idle connections
     for question, films in zip(questions, expected, strict=False):
         _, document = client.ask(*question, limit=200)
         pairs.append(([film["film"] for film in document["films"]], films))
     same = sum(got == wanted for got, wanted in pairs)
     print(f"  the same films in the same order: {same} of {len(pairs)} answers")
     if same < len(pairs):
-        raise SystemExit("the service says something else than the raw ratings")
+        raise SystemExit("the service and the raw ratings give different rankings")
 
 
 def timed(ask: Any, questions: Sequence[tuple[int, list[int]]]) -> tuple[list[float], list[Any]]:
-    """Seconds and answers."""
+    """Return the seconds and the answer of each question."""
     seconds, answers = [], []
     for question in questions:
         begun = time.perf_counter()
@@ -135,7 +135,7 @@ def timed(ask: Any, questions: Sequence[tuple[int, list[int]]]) -> tuple[list[fl
     return seconds, answers
 
 
-def tell(what: str, seconds: Sequence[float]) -> None:
+def print_latencies(what: str, seconds: Sequence[float]) -> None:
     median, p99 = np.percentile(np.array(seconds) * 1_000, [50, 99])
     print(f"  {what:34} {len(seconds):4} requests   median {median:8.2f} ms   p99 {p99:8.2f} ms")
 

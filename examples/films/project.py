@@ -19,7 +19,7 @@ WAREHOUSE = HERE / "warehouse.duckdb"
 BAD = ("error", "fail", "runtime error")
 OURS = ("predictions", "published")
 EVERYBODY = 0
-"""Whose candidates are those of a person of whom nothing is known."""
+"""The user id whose candidates an unknown person gets."""
 
 
 @cache
@@ -28,8 +28,9 @@ def _project() -> DbtProject:
 
 
 def dbt(*arguments: str) -> list[str]:
-    """Run a dbt command here, in this process: so the project is parsed once. Returns a line for each model
-    that scores or publishes. SystemExit with what went wrong when something did.
+    """Run a dbt command here, in this process, so that the project is parsed only once.
+
+    Returns a line for each model that scores or publishes. Raises SystemExit with the errors if the command fails.
     """
     done = _project().invoke(*arguments, manifest=_project().manifest)
     results = getattr(done.result, "results", None) or []
@@ -40,12 +41,12 @@ def dbt(*arguments: str) -> list[str]:
 
 
 def install() -> None:
-    """Make dbt_onnx's macros known to this project."""
+    """Install dbt_onnx's macros into this project."""
     run("dbt", "deps", "--quiet", "--project-dir", str(HERE), "--profiles-dir", str(HERE))
 
 
 def run(program: str, *arguments: str) -> None:
-    """Run a program of this environment here. SystemExit with what it says when it fails."""
+    """Run a program of this Python environment here. Raises SystemExit with its output if it fails."""
     command = [str(Path(sys.executable).with_name(program)), *arguments]
     done = subprocess.run(command, check=False, cwd=HERE, capture_output=True, text=True)
     if done.returncode:
@@ -53,13 +54,13 @@ def run(program: str, *arguments: str) -> None:
 
 
 def rows(query: str) -> list[tuple[Any, ...]]:
-    """What the warehouse says, while dbt does not write."""
+    """Return the rows of a query. dbt must not be writing at the same time."""
     with duckdb.connect(str(WAREHOUSE), read_only=True) as connection:
         return connection.execute(query).fetchall()
 
 
 def held_out() -> dict[int, list[int]]:
-    """Person -> the films that were held out, in the order of time."""
+    """Return the held-out films of each person, oldest rating first."""
     found: defaultdict[int, list[int]] = defaultdict(list)
     query = "select user_id, film_id from ratings where held_out > 0 order by user_id, held_out"
     for user_id, film_id in rows(query):
@@ -68,5 +69,5 @@ def held_out() -> dict[int, list[int]]:
 
 
 def is_judged(user_id: int) -> bool:
-    """The reranker learns from the people with odd numbers, and is judged by those with even ones."""
+    """Whether a person is used for evaluation. The reranker is trained on people with odd numbers."""
     return user_id % 2 == 0

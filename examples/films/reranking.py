@@ -1,4 +1,4 @@
-"""What the reranker reads of a candidate, and the numbers that judge a ranking. Numpy only."""
+"""The features of a candidate that the reranker reads, and metrics of a ranking. Numpy only."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SESSION_FILMS = 3
-"""How many of a session's last clicks count."""
+"""How many of the last clicks of a session are used."""
 
 
 class Films(NamedTuple):
-    """Some films, a row each: (films, width), (films, genres), (films,), (films,)."""
+    """Arrays with one row for each film: (films, width), (films, genres), (films,), (films,)."""
 
     embeddings: np.ndarray
     genres: np.ndarray
@@ -23,14 +23,14 @@ class Films(NamedTuple):
 
 
 def features(scores: np.ndarray, films: Films, session: Films) -> dict[str, np.ndarray]:
-    """One value for each candidate, by feature; float64.
+    """Return an array (films,) of float64 for each feature, with a value for each candidate.
 
-    `scores` (films,) are the dot products of the night, largest first. What compares a film with the
-    session is 0 where the session is empty, as it is in `candidate_features.sql`.
+    `scores` (films,) are the dot products of the nightly build, largest first. If the session is empty, features
+    that compare a film with the session are 0, as in `candidate_features.sql`.
 
-    similarity       cosine of the film's embedding and the mean of the session's
-    genre_overlap    how much of the film's genres the session has: 1 if every click has all of them
-    log_years        ln(1 + years between the film and the click that is nearest in time)
+    similarity       cosine of the film's embedding and the mean embedding of the session
+    genre_overlap    share of the film's genres that the clicks have: 1 if every click has all of them
+    log_years        ln(1 + years between the film and the click with the nearest year)
     """
     count = len(scores)
     known = {
@@ -54,17 +54,17 @@ def features(scores: np.ndarray, films: Films, session: Films) -> dict[str, np.n
 
 
 def best_first(probabilities: np.ndarray) -> np.ndarray:
-    """Places of the candidates, the most probable first; of equal ones the earlier candidate."""
+    """Return indexes of the candidates, most probable first. Equal probabilities keep their order."""
     return np.argsort(-probabilities, kind="stable")
 
 
 def recall(candidates: Sequence[int], wanted: Sequence[int]) -> float:
-    """The share of the wanted films that are among the candidates."""
+    """Return the share of the wanted films that are among the candidates."""
     return len(set(candidates) & set(wanted)) / len(wanted)
 
 
 def ndcg(ranking: Sequence[int], wanted: int, *, length: int = 10) -> float:
-    """NDCG of a ranking in which one film is wanted: 1 if it comes first, 1 / log2(3) as the second,
+    """Return the NDCG of a ranking with one wanted film: 1 if the film comes first, 1 / log2(3) if second,
     0 if it is not among the first `length`.
     """
     shown = list(ranking[:length])
@@ -72,7 +72,7 @@ def ndcg(ranking: Sequence[int], wanted: int, *, length: int = 10) -> float:
 
 
 def interval(values: np.ndarray, *, draws: int = 2_000) -> tuple[float, float]:
-    """Where the mean of (people,) values lies in 95 of 100 samples of as many people."""
+    """Return the interval that contains the mean of (people,) values in 95 of 100 samples of as many people."""
     chance = np.random.default_rng(0)
     means = values[chance.integers(0, len(values), (draws, len(values)))].mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])

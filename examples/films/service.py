@@ -1,9 +1,9 @@
-"""dbt_onnx's service with one more route:
+"""The service of dbt_onnx with one more route:
 
     POST /v1/rankings/films/17   {"session": [318, 50], "limit": 10}
 
-The night has chosen 200 films for each person. The request compares them with the last clicks, scores all
-of them in one call of the published reranker, and sorts. Run it: python service.py [--port 8000]
+The nightly build selects 200 films for each person. A request compares them with the last clicks, scores all
+of them in one call of the published reranker, and sorts them. Run it: python service.py [--port 8000]
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
 MOST_CLICKS = 100
 ROUTE = "/v1/rankings/films/"
-HINT = 'send {"session": [FILM, ...], "limit": 10}: numbers of films, the last click at the end; both may be left out'
+HINT = 'send {"session": [FILM, ...], "limit": 10}: film numbers, the last click at the end; both are optional'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """All candidates of a person but those of the session, best first.
+    """All candidates of a person except the films of the session, best first.
 
-    `candidates` is what was published of him, or of everybody where he is not known; `session` are the
-    clicks that counted.
+    `candidates` is the published answer for the person, or for `EVERYBODY` if the person is unknown.
+    `session` has the clicks that the reranker used.
     """
 
     films: list[int]
@@ -55,7 +55,7 @@ class Ranked:
 
 
 class Known(NamedTuple):
-    """Published films as far as they were asked for, all of one publication: `films` has a row for each."""
+    """Published films that requests have used so far, all from one publication. `films` has a row for each."""
 
     publication: str
     places: dict[int, int]
@@ -65,7 +65,7 @@ class Known(NamedTuple):
     def with_more(self, found: Mapping[int, Mapping[str, Any]]) -> Known:
         new = Films(
             *(
-                np.array([said[column] for said in found.values()], dtype=np.float64)
+                np.array([outputs[column] for outputs in found.values()], dtype=np.float64)
                 for column in ("embedding", "genres", "year", "ratings")
             )
         )
@@ -75,7 +75,7 @@ class Known(NamedTuple):
         return Known(
             self.publication,
             {**self.places, **places},
-            [*self.titles, *(said["title"] for said in found.values())],
+            [*self.titles, *(outputs["title"] for outputs in found.values())],
             Films(*map(np.concatenate, zip(self.films, new, strict=True))) if self.titles else new,
         )
 
@@ -85,15 +85,15 @@ class Known(NamedTuple):
 
 
 class FilmIndex:
-    """The published films, kept in memory as they are asked for, until there is another publication."""
+    """A cache of published films, filled as requests use them and cleared at the next publication."""
 
     def __init__(self, predictions: Predictions) -> None:
         self._predictions = predictions
         self._kept = _nothing_of("")
 
     def known(self, ids: Sequence[int]) -> Known:
-        """Those of these films that are published, and others."""
-        # asks for one film in any case, since asking is how a new publication is noticed
+        """Return a cache that contains all of these films that are published."""
+        # always look up one film: only a lookup notices a new publication
         publication = self._predictions.get(ids[0]).publication
         kept = self._kept
         if kept.publication != publication:
@@ -104,7 +104,7 @@ class FilmIndex:
             return self.known(ids)
         found = {a.key[0]: a.outputs for a in answers if a.status == PREDICTED}
         if found:
-            # put in its place whole: other threads may read the one before
+            # replace the whole object: other threads may still read the previous one
             kept = self._kept = kept.with_more(found)
         return kept
 
@@ -117,7 +117,7 @@ def _nothing_of(publication: str) -> Known:
 
 
 class Ranking:
-    """Ranks a person's candidates by what was published. Safe to use from several threads."""
+    """Ranks a person's published candidates. Safe to use from several threads."""
 
     def __init__(self, serving: Path) -> None:
         self._folder = serving / "candidates"
@@ -127,7 +127,7 @@ class Ranking:
         self._scorer: ModelScorer | None = None
 
     def rank(self, user: str, clicks: Sequence[int]) -> Ranked:
-        """Rank for a person. Raises InvalidKeyError when the person or a film cannot be a number of one."""
+        """Rank the candidates of a person. Raises InvalidKeyError if `user` or a film is not a valid number."""
         [answer] = self._candidates.get_parsed([[user]])
         is_known = answer.status == PREDICTED and answer.key != (EVERYBODY,)
         if not is_known:
@@ -138,12 +138,12 @@ class Ranking:
         is_there = np.array([film_id in known.places for film_id in published])
         ids = np.array(published)[is_there]
         session = [film_id for film_id in clicks if film_id in known.places][-SESSION_FILMS:]
-        asked = features(
+        batch = features(
             np.array(answer.outputs["scores"])[is_there],
             known.some(ids.tolist()),
             known.some(session),
         )
-        scored = self._current_scorer().score_batch(pa.RecordBatch.from_pydict(asked))
+        scored = self._current_scorer().score_batch(pa.RecordBatch.from_pydict(batch))
         probabilities = scored.column("next_probability").to_numpy()
         order = best_first(probabilities)
         order = order[~np.isin(ids[order], clicks)]
@@ -158,8 +158,8 @@ class Ranking:
         )
 
     def answer(self, user: str, body: bytes) -> dict[str, Any]:
-        """The document for a request. Raises Refusal and InvalidKeyError."""
-        clicks, limit = _asked(body)
+        """Return the response document for a request. Raises Refusal and InvalidKeyError."""
+        clicks, limit = _clicks_and_limit(body)
         ranked = self.rank(user, clicks)
         shown = zip(ranked.films, ranked.titles, ranked.probabilities, strict=True)
         return {
@@ -180,7 +180,7 @@ class Ranking:
         self._films.close()
 
     def _current_scorer(self) -> ModelScorer:
-        """The reranker that was published with the candidates, checked by its sha256."""
+        """Return the reranker that was published with the candidates. Its sha256 is checked."""
         model = self._candidates.manifest.model
         assert model is not None
         with self._lock:
@@ -189,21 +189,23 @@ class Ranking:
             return self._scorer
 
 
-def _asked(body: bytes) -> tuple[list[int], int]:
-    """The clicks and the limit of a request. Raises Refusal."""
+def _clicks_and_limit(body: bytes) -> tuple[list[int], int]:
+    """Return the clicks and the limit of a request. Raises Refusal if the body is invalid."""
     try:
         document = json.loads(body or b"{}")
     except (ValueError, RecursionError) as error:
-        raise _bad("json", "the body is no JSON that can be read") from error
+        raise _bad("json", "the request body is not valid JSON") from error
     if not isinstance(document, dict) or not set(document) <= {"session", "limit"}:
-        raise _bad("ranking", 'the body is no object with "session" and "limit"')
+        raise _bad("ranking", 'the request body must be an object with only "session" and "limit"')
     clicks, limit = document.get("session", []), document.get("limit", 10)
     if not isinstance(clicks, list) or not all(_is_integer(film_id) for film_id in clicks):
-        raise _bad("session", '"session" is no list of whole numbers')
+        raise _bad("session", '"session" must be a list of whole numbers')
     if len(clicks) > MOST_CLICKS:
-        raise _bad("session", f"the session has {len(clicks):,} films; {MOST_CLICKS} may be")
+        raise _bad(
+            "session", f"the session has {len(clicks):,} films; the maximum is {MOST_CLICKS}"
+        )
     if not _is_integer(limit) or not 1 <= limit <= 200:
-        raise _bad("limit", '"limit" is no whole number from 1 to 200')
+        raise _bad("limit", '"limit" must be a whole number from 1 to 200')
     return clicks, limit
 
 
@@ -220,11 +222,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     with closing(Ranking(SERVING)) as ranking:
         serve(
-            # everybody who reaches it may ask: with `tokens` it could listen on more than this machine
+            # without `tokens` every client that can connect may ask, so it listens on this machine only
             application(SERVING, posts={ROUTE: ranking.answer}),
             host="127.0.0.1",
             port=parser.parse_args().port,
-            on_listening=lambda address: print(f"films are served at {address}", flush=True),
+            on_listening=lambda address: print(f"serving films at {address}", flush=True),
         )
 
 

@@ -1,10 +1,10 @@
-"""Train and register the three models, from what is known of the ratings.
+"""Train and register the three models, from the ratings that are not held out.
 
-    person 1     a person's ratings -> his embedding     a matrix factorization: ratings = people x films,
-    film 1       a film's ratings -> its embedding       so that the dot product is the rating expected
+    person 1     a person's ratings -> an embedding      a matrix factorization: ratings = people x films,
+    film 1       a film's ratings -> an embedding        so the dot product is the expected rating
     reranker 1   a candidate and a session -> the probability that it is the next film
 
-What the models read, dbt builds: the same SQL as each night.
+dbt builds the inputs of the models with the same SQL as in each night.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def main() -> None:
 
 
 def build(*models: str) -> None:
-    """What is registered and known by now, and these models. Their tests come with the night."""
+    """Load the seeds as they are now, and build these models. The nightly build runs their tests."""
     dbt("seed")
     dbt("run", "--select", *models)
 
 
 def start_over() -> None:
-    """dbt wants each seed to be there, so they begin with a header only."""
+    """Delete the models, and write seeds that have only a header, because dbt requires each seed file."""
     shutil.rmtree(HERE / "artifacts", ignore_errors=True)
     REGISTRY.write_text("model_name,model_version,alias,artifact,sha256,card_sha256\n")
     for what, key in (("film", "film_id"), ("person", "user_id")):
@@ -68,14 +68,14 @@ def train_embeddings() -> None:
     )]  # fmt: skip
     ratings = np.array(people, dtype=np.float64)
     left, sizes, right = randomized_svd(ratings, n_components=WIDTH, random_state=0)
-    # ratings = left x sizes x right; each embedding gets the root of the sizes
+    # ratings = left x sizes x right; both embeddings are scaled by the square root of the sizes
     roots = np.sqrt(sizes)[:, None]
     register("person", right / roots)
     register("film", left.T / roots)
 
 
 def register(name: str, components: np.ndarray) -> None:
-    """A version that gives components x ratings, (WIDTH,)."""
+    """Register version 1 of a model that returns components x ratings, (WIDTH,)."""
     projection = TruncatedSVD(n_components=len(components))
     projection.components_ = components
     places = components.shape[1]
@@ -93,7 +93,7 @@ def register(name: str, components: np.ndarray) -> None:
 def train_reranker() -> None:
     table, is_next = questions()
     matrix = np.column_stack([column.to_numpy() for column in table.columns])
-    # the features have other units; scaled, none of them is held back more than the others
+    # the features have different units; scaling makes the regularization equal for all
     estimator = make_pipeline(StandardScaler(), LogisticRegression()).fit(matrix, is_next)
     export(
         estimator,
@@ -109,9 +109,9 @@ def train_reranker() -> None:
 
 
 def questions() -> tuple[pa.Table, np.ndarray]:
-    """A row for each candidate of each question, and whether it is the film that came next.
+    """Return a row for each candidate of each question, and whether the candidate is the next film.
 
-    A question is a held-out film that is among the candidates; its session are the held-out ones before.
+    A question is a held-out film that is among the candidates. Its session are the held-out films before it.
     """
     index = {
         film_id: (embedding, genres, year, ratings)
@@ -137,9 +137,9 @@ def questions() -> tuple[pa.Table, np.ndarray]:
                 continue
             seen = held[user_id][:place]
             session = [film_id for film_id in seen[-SESSION_FILMS:] if film_id in index]
-            asked = features(np.array(scores), candidates, films(session) if session else empty)
+            batch = features(np.array(scores), candidates, films(session) if session else empty)
             is_open = ~np.isin(ids, seen)
-            parts.append({name: values[is_open] for name, values in asked.items()})
+            parts.append({name: values[is_open] for name, values in batch.items()})
             answers.append(ids[is_open] == wanted)
     names = parts[0]
     table = pa.table({name: np.concatenate([part[name] for part in parts]) for name in names})
@@ -147,7 +147,7 @@ def questions() -> tuple[pa.Table, np.ndarray]:
 
 
 def weights(estimator: object, names: list[str]) -> dict[str, float]:
-    """What the regression gives to each feature, in standard deviations."""
+    """Return the regression's weight of each feature, per standard deviation."""
     [found] = estimator[-1].coef_
     return dict(zip(names, np.round(found, 3).tolist(), strict=True))
 

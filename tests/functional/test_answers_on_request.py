@@ -60,7 +60,7 @@ def answers(warehouse: Warehouse) -> list[tuple[Any, ...]]:
 
 def said(warehouse: Warehouse) -> list[str]:
     """Return the runs' messages about answers on request."""
-    return [message for message in warehouse.said if "on request" in message]
+    return [message for message in warehouse.log_messages if "on request" in message]
 
 
 def run_ids(warehouse: Warehouse) -> list[str]:
@@ -221,7 +221,7 @@ def log(message):
 
 warehouse = Warehouse(Path(sys.argv[1]))
 warehouse.runs, warehouse.clock = 50, "2024-01-12 00:00:00"
-warehouse.said = type("Said", (), {"append": staticmethod(log)})()
+warehouse.log_messages = type("Said", (), {"append": staticmethod(log)})()
 warehouse.run(logs=RequestLogs(warehouse.folder))
 """
 
@@ -310,7 +310,7 @@ def test_what_cannot_be_taken_over_stays_and_the_rest_is_there(
     warehouse.register("2", line_model(c=0.5), alias=None)
     entries = warehouse.sql("select sha256 from model_registry order by model_version")
     assert entries[0] == entries[1]
-    warehouse.said.clear()
+    warehouse.log_messages.clear()
     answering.run()
     assert sorted(row[0] for row in answers(warehouse)) == taken
     assert all("given on request stay" in told for told in said(warehouse))
@@ -419,7 +419,7 @@ def test_dry_builds_and_backfills_take_nothing_over(
     keep(answering, document(9, 0.5, served=served(answering)))
     warehouse.register("2", line_model(c=8.5), alias=None)
     answering.run(empty=True)
-    answering.run(asked="line/2")
+    answering.run(requested_model="line/2")
     warehouse.clock = "2024-01-01 00:00:00"
     answering.run()
     assert answers(warehouse) == []

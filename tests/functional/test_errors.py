@@ -35,7 +35,7 @@ from error_project import (
     NODES,
     VARIABLES,
     build,
-    called_there,
+    call_in_project,
     create_project,
     locked,
     node_name,
@@ -200,7 +200,7 @@ def test_dbt_shows_the_documented_message(built: Outcome, name: str) -> None:
 def test_a_command_about_a_project_gives_its_message(
     built: Outcome, project: ScoringProject, name: str
 ) -> None:
-    assert faults_of_call(name, called_there(project, name)) == []
+    assert faults_of_call(name, call_in_project(project, name)) == []
 
 
 def test_a_wrong_variable_gives_its_message(built: Outcome, project: ScoringProject) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from consumer import Project
 from drift import index_of_column, reference_rows, write_references
-from hand_written import CLOCK, HandWritten, claim, prediction, run, sources
+from hand_written import CLOCK, HandWritten, generic_test, prediction, run, sources
 
 from dbt_onnx.authoring.distributions import describe
 
@@ -23,7 +23,7 @@ JUDGE_NOTHING = {
 
 
 def match(name: str, features: str, **arguments: Any) -> dict[str, Any]:
-    return claim(
+    return generic_test(
         "features_match_training", name, features=f"source('hand', '{features}')", **arguments
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from consumer import Project
-from hand_written import HandWritten, claim, prediction, run, sources
+from hand_written import HandWritten, generic_test, prediction, run, sources
 
 LATER = "1998-04-01 14:00:00"
 KEYS = ["A", "a", "Ä", "ä", "é"]
@@ -66,11 +66,11 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     hand.connection.commit()
     hand.close()
     tests = [
-        claim("predictions_are_complete", "complete", key=["customer_id"], **ENTITIES),
-        claim("predictions_are_fresh", "fresh", warn_after={"count": 1, "period": "day"}, key=["customer_id"], **ENTITIES),
-        claim("predictions_match_registry", "registry_test", **ARGUMENTS, **ENTITIES),
-        claim("predictions_match_baseline", "share", column="label", max_label_share=0.001, min_rows=1),
-        claim("predictions_are_valid", "valid", key=["customer_id"], max_rejected_fraction=1),
+        generic_test("predictions_are_complete", "complete", key=["customer_id"], **ENTITIES),
+        generic_test("predictions_are_fresh", "fresh", warn_after={"count": 1, "period": "day"}, key=["customer_id"], **ENTITIES),
+        generic_test("predictions_match_registry", "registry_test", **ARGUMENTS, **ENTITIES),
+        generic_test("predictions_match_baseline", "share", column="label", max_label_share=0.001, min_rows=1),
+        generic_test("predictions_are_valid", "valid", key=["customer_id"], max_rejected_fraction=1),
     ]  # fmt: skip
     project.write_yaml(
         "models/hand.yml",

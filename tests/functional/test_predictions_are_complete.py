@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from consumer import Project
-from generic_tests import Case, Model, Registry, Table, examined
+from generic_tests import Case, Model, Registry, Table, run_cases
 from hand_written import CLOCK, prediction, run
 
 NOW = datetime.fromisoformat(CLOCK)
@@ -271,7 +271,7 @@ CASES = [
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     profile = {"settings": {"TimeZone": "Asia/Kolkata"}}
     project = Project(tmp_path_factory.mktemp("complete"), profile=profile)
-    return examined(project, "predictions_are_complete", CASES, **DEFAULTS)
+    return run_cases(project, "predictions_are_complete", CASES, **DEFAULTS)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from consumer import Project
-from generic_tests import Case, Model, Registry, Table, examined
-from hand_written import CLOCK, HandWritten, claim, prediction, run, sources
+from generic_tests import Case, Model, Registry, Table, run_cases
+from hand_written import CLOCK, HandWritten, generic_test, prediction, run, sources
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -214,7 +214,7 @@ CASES = [
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     profile = {"settings": {"TimeZone": "America/New_York"}}
     project = Project(tmp_path_factory.mktemp("fresh"), profile=profile)
-    return examined(project, "predictions_are_fresh", CASES, **DEFAULTS)
+    return run_cases(project, "predictions_are_fresh", CASES, **DEFAULTS)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -239,7 +239,8 @@ def test_the_sessions_time_zone_changes_nothing(tmp_path: Path) -> None:
     hand.scoring_model("scores", rows, [run("2", as_of=now - 40 * hours)])
     hand.close()
     project.write_yaml(
-        "models/hand.yml", sources(scores=[claim("predictions_are_fresh", "is_fresh", **DEFAULTS)])
+        "models/hand.yml",
+        sources(scores=[generic_test("predictions_are_fresh", "is_fresh", **DEFAULTS)]),
     )
     project.dbt("test")
     assert project.found("is_fresh", "customer_id", "problem", "severity") == [

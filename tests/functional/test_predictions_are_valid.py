@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from consumer import Project
-from generic_tests import Case, Model, examined
+from generic_tests import Case, Model, run_cases
 from hand_written import prediction, run
 
 COLUMNS = ("customer_id", "problem", "column_name", "expected", "actual", "entities")
@@ -171,7 +171,7 @@ CASES = [
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("valid"))
-    return examined(project, "predictions_are_valid", CASES, key=["customer_id"])
+    return run_cases(project, "predictions_are_valid", CASES, key=["customer_id"])
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

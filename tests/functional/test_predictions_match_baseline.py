@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from consumer import Project
 from drift import index_of_column, reference_rows, write_references
-from hand_written import CLOCK, HandWritten, claim, prediction, run, sources
+from hand_written import CLOCK, HandWritten, generic_test, prediction, run, sources
 
 from dbt_onnx.authoring.distributions import describe
 
@@ -21,7 +21,7 @@ OUTPUTS = {"churn": "double", "label": "bigint", "vector": "double[2]"}
 
 
 def match(name: str, column: str, **arguments: Any) -> dict[str, Any]:
-    return claim("predictions_match_baseline", name, column=column, **arguments)
+    return generic_test("predictions_match_baseline", name, column=column, **arguments)
 
 
 def scores(seed: int, shift: float = 0) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from consumer import Project
-from generic_tests import Case, Model, Registry, Table, examined
+from generic_tests import Case, Model, Registry, Table, run_cases
 from hand_written import prediction, run, sha256_of
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     for version in ("1", "2", "3"):
         project.write(f"artifacts/churn/{version}/model.onnx", version)
     project.write("artifacts/churn/4/model.onnx", "another")
-    return examined(project, "predictions_match_registry", CASES, **DEFAULTS)
+    return run_cases(project, "predictions_match_registry", CASES, **DEFAULTS)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -147,5 +147,5 @@ def test_it_returns_what_it_should(project: Project, case: Case) -> None:
 def test_a_warehouse_that_is_closed_to_files_is_judged_by_its_runs(tmp_path: Path) -> None:
     project = Project(tmp_path / "hard", profile={"settings": {"enable_external_access": "false"}})
     judged = replace(BY_VERSION_5, rows=())
-    examined(project, "predictions_match_registry", [judged], **DEFAULTS)
+    run_cases(project, "predictions_match_registry", [judged], **DEFAULTS)
     judged.check(project, COLUMNS)

@@ -188,9 +188,9 @@ def test_another_version_that_is_asked_for_fills_history_and_serves_nothing(
     for clock in ("2024-01-05 00:00:00", str(THIRD)):
         warehouse.clock = clock
         warehouse.features((1, 7.0, 7.0), TWO)
-        assert warehouse.run(asked="line/1").rows_scored > 0
+        assert warehouse.run(requested_model="line/1").rows_scored > 0
         assert warehouse.last_run("scope, model_version, model_alias") == ("backfill", "1", None)
-        assert warehouse.run(asked="line/1").rows_scored == 0
+        assert warehouse.run(requested_model="line/1").rows_scored == 0
     assert warehouse.latest() == before
     assert set(warehouse.ledger("model_version, is_late")[4:]) == {("1", True)}
 
@@ -199,10 +199,10 @@ def test_the_version_that_the_scoring_model_runs_anyway_may_be_asked_for(
     warehouse: Warehouse,
 ) -> None:
     warehouse.clock = str(SECOND)
-    warehouse.run(asked="line/1")
+    warehouse.run(requested_model="line/1")
     assert warehouse.last_run("scope, model_version, model_alias") == ("full", "1", "champion")
     warehouse.promote(None)  # no version is champion
-    assert warehouse.run(asked="line/1").rows_unchanged == 2
+    assert warehouse.run(requested_model="line/1").rows_unchanged == 2
     assert warehouse.last_run("scope, model_alias") == ("backfill", None)
 
 
@@ -213,7 +213,7 @@ def test_only_a_version_of_the_same_model_can_be_asked_for(
     from dbt_onnx.errors import ConfigError
 
     with pytest.raises(ConfigError):
-        warehouse.run(asked=asked)
+        warehouse.run(requested_model=asked)
     assert warehouse.last_run("status") == ("error",)
 
 

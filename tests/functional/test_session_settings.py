@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from consumer import Project
 from drift import index_of_column, reference_rows, write_references
-from hand_written import CLOCK, HandWritten, claim, prediction, run, sources
+from hand_written import CLOCK, HandWritten, generic_test, prediction, run, sources
 from hardening import SETTINGS, UNLOCKED
 from scipy.stats import spearmanr
 from sklearn.metrics import brier_score_loss, roc_auc_score
@@ -97,12 +97,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     hand.close()
     arguments = {"features": "source('hand', 'features')", "warn_psi": 1e-9, "error_psi": None}
     arguments["max_null_increase"] = 0.001
-    labels = [claim("predictions_match_baseline", "share", column="label", max_label_share=0.001)]
+    labels = [
+        generic_test("predictions_match_baseline", "share", column="label", max_label_share=0.001)
+    ]
     project.write_yaml(
         "models/hand.yml",
         sources(
             **dict.fromkeys(("registry", "others", "outcomes", "features", "now")),
-            scores=[claim("features_match_training", "drift", **arguments)],
+            scores=[generic_test("features_match_training", "drift", **arguments)],
             labels=labels,
         ),
     )

@@ -1,4 +1,4 @@
-"""A service that answers for the ledger of a `Warehouse`, and keeps its answers where a run finds them."""
+"""A service that answers on request for a test's `Warehouse`, and logs its answers for the next run."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ MORNING = datetime(2024, 1, 10, 9)
 
 
 class Answering:
-    """A publication `scores` with a model, of which `dbt_onnx_publications` knows."""
+    """A publication `scores` with a model, registered in `dbt_onnx_publications`."""
 
     def __init__(self, warehouse: Warehouse, version: str = "1", **types: Any) -> None:
-        """`types` are Arrow types of features, DOUBLE unless given."""
+        """Publish a version. `types` are Arrow types of features; the default is DOUBLE."""
         self.warehouse = warehouse
         self.folder = warehouse.folder / "serving/scores"
         self.logs = RequestLogs(warehouse.folder)
@@ -84,7 +84,7 @@ class Answering:
 def document(
     key: int, a: float, b: float = 1.0, /, *, served: ServedModel, **changed: Any
 ) -> dict[str, Any]:
-    """An answer as a service would keep it: y = 2a - b + 0.5, of numbers for which that is exact."""
+    """Return an answer as a service would log it, with y = 2a - b + 0.5. Use numbers for which this is exact."""
     at: datetime = changed.pop("at", MORNING + timedelta(hours=1))
     return {
         "request_id": f"request {key} {at}",

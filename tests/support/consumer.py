@@ -1,4 +1,4 @@
-"""A dbt project of somebody who installed the package: in a temporary folder, with its own warehouse."""
+"""A user's dbt project with the package installed, in a temporary folder with its own warehouse."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ model-paths: [models, python_models]
 flags: {send_anonymous_usage_stats: false, require_generic_test_arguments_property: true}
 """
 if IS_HARDENED:
-    # by default dbt-duckdb reads the file in SQL, which a hardened warehouse refuses
+    # by default dbt-duckdb reads the seed file in SQL, which a hardened warehouse refuses
     PROJECT += "seeds: {+fast: false}\n"
 PACKAGES = f"packages: [{{local: {PACKAGE}}}]\n"
 
 
 @dataclass(frozen=True)
 class NodeResult:
-    """What dbt says of one node: `failures` is the number of rows of a test, None elsewhere."""
+    """dbt's result of one node. `failures` is the number of rows that a test returned, None for other nodes."""
 
     name: str
     status: str
@@ -47,7 +47,7 @@ class NodeResult:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One dbt invocation. `nodes` by name; `log` is every line that dbt would log; `warnings` of it."""
+    """One dbt invocation: results by node name, all lines that dbt would log, and the warnings among them."""
 
     success: bool
     nodes: dict[str, NodeResult]
@@ -63,7 +63,7 @@ class Outcome:
 class Project:
     """A folder with `dbt_project.yml`, `profiles.yml`, `packages.yml` and `warehouse.duckdb`.
 
-    `profile` is added to the one target: `{"settings": {"TimeZone": "Asia/Tokyo"}}`. The package is
+    `profile` is added to the only target: `{"settings": {"TimeZone": "Asia/Tokyo"}}`. The package is
     installed by `dbt deps` at the first command that needs it.
     """
 
@@ -106,7 +106,7 @@ class Project:
         return self.outcome
 
     def sql(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run SQL on the warehouse, on a connection that is closed again: dbt has the file alone."""
+        """Run SQL on the warehouse, and close the connection, because dbt needs exclusive access to the file."""
         with with_own_order(connect(self.warehouse, self.config)) as connection:
             return connection.execute(query, list(parameters)).fetchall()
 
@@ -117,11 +117,11 @@ class Project:
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def found(self, test: str, *columns: str) -> list[tuple[Any, ...]]:
-        """Those columns of the rows that a test has returned."""
+        """Return some columns of the rows that a test returned."""
         return [tuple(row[column] for column in columns) for row in self.failures(test)]
 
     def failures(self, test: str) -> list[dict[str, Any]]:
-        """The rows that a test with `store_failures` has returned, in its order."""
+        """Return the rows that a test with `store_failures` returned, in its order."""
         return self.rows(f"select * from {self.outcome.nodes[test].relation}")
 
 
@@ -130,9 +130,9 @@ def invoke(root: Path, *arguments: str) -> Outcome:
     from dbt.deprecations import active_deprecations
     from dbt_common.tests import enable_test_caching
 
-    # most of a short invocation is the parsing of the same macros; dbt's own tests parse them once
+    # a short invocation mostly parses the same macros; dbt's own tests cache them with this function
     enable_test_caching()
-    # those of an invocation before would be told again
+    # otherwise deprecations of an earlier invocation would be reported again
     active_deprecations.clear()
     lines: list[tuple[str, str]] = []
     runner = dbtRunner(callbacks=[lambda event: lines.append((event.info.level, event.info.msg))])
@@ -163,7 +163,7 @@ def invoke(root: Path, *arguments: str) -> Outcome:
 
 @contextmanager
 def _quiet_dbt(root: Path) -> Iterator[None]:
-    """dbt's own deprecation warnings are not ours to raise; `.user.yml` and logs stay below root."""
+    """Run dbt in the root, so that `.user.yml` and logs stay below it, and ignore dbt's own deprecation warnings."""
     before = Path.cwd()
     os.environ["DO_NOT_TRACK"] = "1"
     os.chdir(root)
@@ -171,9 +171,9 @@ def _quiet_dbt(root: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-            # dbt-duckdb opens an event loop per thread that runs a Python model, and closes none
+            # dbt-duckdb opens an event loop for each thread that runs a Python model, and never closes it
             gc.collect()
             if not gc.get_freeze_count():
-                gc.freeze()  # dbt's modules and parsed macros stay: later collections need not visit them
+                gc.freeze()  # later collections need not visit dbt's modules and macros
     finally:
         os.chdir(before)

@@ -1,4 +1,4 @@
-"""Population stability by numpy, written from the formula, and references as a card would give them."""
+"""The population stability index in numpy, written from its formula, and rows of reference distributions."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ EPSILON = 1e-4
 
 
 def stability_index(expected: Any, actual: Any) -> float:
-    """Of two lists of shares, bin by bin."""
+    """Return the population stability index of two lists of shares, one share per bin."""
     e = np.maximum(np.asarray(expected, dtype=float), EPSILON)
     a = np.maximum(np.asarray(actual, dtype=float), EPSILON)
     return float(np.sum((a - e) * np.log(a / e)))
 
 
 def shares_of_numbers(values: Any, edges: list[float]) -> Any:
-    """Of the values that are not NaN, in (-inf, edges[0]], ..., (edges[-1], inf)."""
+    """Return the shares of the values in (-inf, edges[0]], ..., (edges[-1], inf). NaN is left out."""
     known = np.asarray(values, dtype=float)
     known = known[~np.isnan(known)]
     ends = [-np.inf, *edges, np.inf]
     inside = [np.sum((known > lower) & (known <= upper)) for lower, upper in pairwise(ends)]
-    # minus infinity is above no bound
+    # minus infinity is not above the lower bound of the first bin
     inside[0] += np.sum(np.isneginf(known))
     return np.array(inside) / len(known)
 
 
 def shares_of_texts(values: list[Any], categories: list[str]) -> Any:
-    """Of the values that are not none, per category and, last, of all others."""
+    """Return the share of each category and, last, of all other values. None is left out."""
     known = [str(value) for value in values if value is not None]
     listed = [sum(value == category for value in known) / len(known) for category in categories]
     others = sum(value not in set(categories) for value in known) / len(known)
@@ -47,7 +47,7 @@ def shares_of_texts(values: list[Any], categories: list[str]) -> Any:
 
 
 def index_of_column(values: Any, described: Mapping[str, Any]) -> float:
-    """Of present values against a distribution of a card."""
+    """Return the population stability index of values compared with a distribution of a card."""
     if described["kind"] == "numeric":
         return stability_index(described["shares"], shares_of_numbers(values, described["edges"]))
     expected = [*described["shares"].values(), described["other"]]
@@ -64,7 +64,7 @@ def reference_rows(
     dtype: Any = "float64",
     version: str = "2",
 ) -> list[tuple[Any, ...]]:
-    """Rows of `dbt_onnx_references`, as a run of `version` writes them from its card."""
+    """Return rows of `dbt_onnx_references`, as a run of `version` writes them from its card."""
     names = tuple(features or {"none": {}})
     contract = Contract(
         features=tuple(

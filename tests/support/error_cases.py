@@ -1,6 +1,6 @@
-"""One function per row of docs/errors.md: it breaks something real and says how to run into it.
+"""One function for each row of docs/errors.md. It breaks something real and returns the run that must fail.
 
-Each gets a warehouse on which a run has succeeded and a feature has changed since, so that there is
+Each function gets a warehouse with a successful run and a feature that has changed since, so that there is
 a ledger to lose and a row to score.
 """
 
@@ -41,10 +41,10 @@ ROWS = ("scores__current", "scores__history")
 
 @dataclass(frozen=True)
 class Attempt:
-    """A run that must fail with `kind`. `undo` mends what the case broke, where a test tries that.
+    """A run that must fail with `kind`. `undo` repairs the damage, if a test checks the next run.
 
-    `run_row` is 'error', or none where no run can be recorded: the arguments make no run, or the
-    runs table is not ours.
+    `run_row` is 'error', or None if no run can be recorded: because the arguments are invalid, or the
+    runs table does not belong to dbt_onnx.
     """
 
     kind: type[DbtOnnxError]
@@ -64,13 +64,13 @@ def case(function: Case) -> Case:
 
 
 def features_as(warehouse: Warehouse, query: str) -> dict[str, Any]:
-    """Let the features be a view called `changed`, so that messages have a relation to name."""
+    """Use a view `changed` as features, so that messages have the name of a relation."""
     warehouse.sql(f"create view changed as {query}")
     return {"features": 'select * from "w"."main"."changed"'}
 
 
 def run(warehouse: Warehouse, arguments: Mapping[str, Any]) -> None:
-    """Run as dbt would: a relation of the project, and the default share of rejected rows."""
+    """Run as dbt would, with a relation of the project and the default limit of rejected rows."""
     warehouse.run(**{"features": FEATURES, "max_rejected_fraction": 0.1, **arguments})
 
 
@@ -103,7 +103,7 @@ def model_alias_malformed(warehouse: Warehouse) -> Attempt:
 
 @case
 def features_not_a_relation(warehouse: Warehouse) -> Attempt:
-    # the harness opens relations itself, so the other one stands for both
+    # the test helper opens the features itself, so only `registry` can be wrong; both have the same check
     return Attempt(ConfigError, {"registry": "model_registry"}, run_row=None)
 
 
@@ -154,7 +154,7 @@ def keep_inputs_malformed(warehouse: Warehouse) -> Attempt:
 
 @case
 def asked_for_another_model(warehouse: Warehouse) -> Attempt:
-    return Attempt(ConfigError, {"asked": "spend/1"})
+    return Attempt(ConfigError, {"requested_model": "spend/1"})
 
 
 @case
@@ -187,7 +187,7 @@ def as_of_not_a_date(warehouse: Warehouse) -> Attempt:
 
 @case
 def key_columns_changed(warehouse: Warehouse) -> Attempt:
-    # somebody has added the column to the tables, so that it could pass for a key
+    # as if somebody had added the column to the tables, so that it could be taken for a key column
     for table in ROWS:
         warehouse.sql(f"alter table {table} add column region integer")
     features = "select *, 1 as region from features"
@@ -306,7 +306,7 @@ def card_file(warehouse: Warehouse) -> Path:
 
 
 def rewritten(path: Path, content: bytes) -> Callable[[], object]:
-    """Write other bytes into a file; returns what puts the old ones back."""
+    """Write other bytes into a file. Returns a function that restores the old ones."""
     before = path.read_bytes()
     path.write_bytes(content)
     return lambda: path.write_bytes(before)
@@ -318,7 +318,7 @@ def card_with(warehouse: Warehouse, **changes: Any) -> Callable[[], object]:
 
 
 def registered(warehouse: Warehouse, model: Any, contract: Contract | None = None) -> None:
-    """Register another file as version 1, sha256 and all: what it is, not whether it is the same."""
+    """Register another file as version 1 with the correct sha256, so that checks of its content apply."""
     content = model if isinstance(model, bytes) else model.SerializeToString()
     warehouse.register("1", content, contract)
 
@@ -668,7 +668,7 @@ def values_infinite(warehouse: Warehouse) -> Attempt:
 
 @case
 def values_do_not_fit(warehouse: Warehouse) -> Attempt:
-    # 2^24 + 1 is no 32-bit float
+    # no 32-bit float has the value 2^24 + 1
     return Attempt(DataError, features_as(warehouse, "select id, 16_777_217 as a, b from features"))
 
 
@@ -757,7 +757,7 @@ _DIVISION = Contract(
 
 
 def _died(warehouse: Warehouse) -> None:
-    """The process died in a run, which another one has noticed."""
+    """Add a run that the next run found interrupted, because its process died."""
     warehouse.sql(
         "insert into dbt_onnx_runs (run_no, run_id, scoring_model, status, started_at) values "
         f"(nextval('dbt_onnx_run_no'), 'run-0', '{warehouse.name}', 'interrupted', cast(now() at time zone 'UTC' as timestamp))"
@@ -766,7 +766,7 @@ def _died(warehouse: Warehouse) -> None:
 
 @case
 def rows_differ_when_read_again(warehouse: Warehouse) -> Attempt:
-    # so many rows that reading the same number twice is as good as impossible
+    # with so many rows, it is practically impossible to read the same number twice
     warehouse.sql(
         "create view restless as select i::integer as id, 1.0::double as a, 1.0::double as b "
         "from range(200_000) as rows(i) where i <= (select random() * 200_000)"
@@ -813,7 +813,7 @@ def ledger_name_is_taken(warehouse: Warehouse) -> Attempt:
 
 @case
 def written_by_an_older_version(warehouse: Warehouse) -> Attempt:
-    """Tables with the columns that decide, and an undo that is the hint's statements."""
+    """Write tables with the columns by which an old version is recognized. `undo` executes the hint's statements."""
     warehouse.sql("drop view scores")
     for table in (*ROWS, "scores__presence"):
         warehouse.sql(f"drop table {table}")
@@ -827,7 +827,7 @@ def written_by_an_older_version(warehouse: Warehouse) -> Attempt:
 
 @case
 def written_before_presence_had_a_table(warehouse: Warehouse) -> Attempt:
-    """An undo that is the hint's statements."""
+    """`undo` executes the hint's statements."""
     warehouse.sql("drop table scores__presence")
     for column in ("confirmed_as_of", "last_seen_as_of"):
         warehouse.sql(f"alter table scores__current add column {column} timestamp")
@@ -842,7 +842,7 @@ def written_before_presence_had_a_table(warehouse: Warehouse) -> Attempt:
 
 @case
 def written_before_answers_on_request(warehouse: Warehouse) -> Attempt:
-    """An undo that is the hint's statements."""
+    """`undo` executes the hint's statements."""
     known = ", ".join(f"'{reason}'" for reason in SCORE_REASONS)
     retype = "alter table {} alter column score_reason set data type ENUM({})"
     for table in ROWS:
@@ -866,7 +866,7 @@ def ledger_output_dropped(warehouse: Warehouse) -> Attempt:
 
 
 def renamed(warehouse: Warehouse, *tables: str) -> Callable[[], object]:
-    """Rename tables; returns what calls them as before."""
+    """Rename tables. Returns a function that restores their names."""
     for table in tables:
         warehouse.sql(f"alter table {table} rename to {table}_old")
 
@@ -1110,7 +1110,7 @@ def features_not_readable(warehouse: Warehouse) -> Attempt:
     return Attempt(WarehouseError, features_as(warehouse, features))
 
 
-# what is odd and no error: each checks by itself what the run does
+# unusual cases that are not errors: each function checks the result of the run itself
 
 Tolerated = Callable[[Warehouse], None]
 TOLERATED: dict[str, Tolerated] = {}

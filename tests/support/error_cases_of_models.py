@@ -1,6 +1,6 @@
-"""More rows of docs/errors.md: what a registry, a model file, its card and its contract can be.
+"""More rows of docs/errors.md: invalid registries, model files, cards and contracts.
 
-As in `error_cases`, each breaks something real.
+As in `error_cases`, each function breaks something real.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def artifact_no_regular_file(warehouse: Warehouse) -> Attempt:
 
 @case
 def artifact_too_large(warehouse: Warehouse) -> Attempt:
-    os.truncate(onnx_file(warehouse), 2**31 + 1)  # a hole, which takes no room on the disk
+    os.truncate(onnx_file(warehouse), 2**31 + 1)  # a sparse file, which takes no space on disk
     return Attempt(ArtifactError)
 
 
@@ -150,7 +150,7 @@ def artifact_compiled(warehouse: Warehouse) -> Attempt:
 
 @case
 def artifact_nested_too_deep(warehouse: Warehouse) -> Attempt:
-    # bare names: protobuf reads a hundred messages within each other, and a type is four of them
+    # names without types: protobuf reads at most a hundred nested messages, and a type adds four levels
     names = [helper.make_empty_tensor_value_info("y")]
     branch = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [], names)
     for _ in range(31):
@@ -254,7 +254,7 @@ MODEL_CASES |= {name: _card(content) for name, content in CARDS.items()}
 MODEL_CASES |= {name: _card_part(changes) for name, changes in CARD_PARTS.items()}
 
 
-# the contract by itself
+# the contract alone
 
 
 def altered(
@@ -263,7 +263,7 @@ def altered(
     outputs: dict[str, Any] | None = None,
     **parts: Any,
 ) -> dict[str, Any]:
-    """The contract of the line, but for the first feature, input and output, or whole parts."""
+    """Return the contract of `line` with changes of the first feature, input or output, or with other parts."""
     contract = line_contract().to_dict()
     for part, changes in (("features", features), ("inputs", inputs), ("outputs", outputs)):
         contract[part][0] |= changes or {}
@@ -307,7 +307,7 @@ MODEL_CASES |= {
 }
 
 
-# the contract beside the graph
+# the contract compared with the graph
 
 CLASSES = Output(
     name="probabilities",
@@ -380,13 +380,13 @@ def _graph(model: Any, contract: Contract) -> Case:
 MODEL_CASES |= {name: _graph(*parts) for name, parts in GRAPHS.items()}
 
 
-# the contract beside the features
+# the contract compared with the features
 
 V = Output(name="y", kind="vector", dtype="float32", columns=("v",), width=2)
 
 
 def echo(warehouse: Warehouse, dtype: Any, feature: Feature, **input_parts: Any) -> None:
-    """Register a model that gives back `feature` of that type."""
+    """Register a model that returns `feature` unchanged, with an input of this type."""
     width = feature.width or 1
     contract = Contract(
         features=(feature,),

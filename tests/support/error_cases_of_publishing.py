@@ -1,6 +1,6 @@
 """Rows of docs/errors.md about publications: one function for each, which breaks something real.
 
-Each gets a publisher whose table `t` (id, y) was published twice, and returns the call that must fail.
+Each function gets a publisher that has published its table `t` (id, y) twice. It returns the call that must fail.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def case(function: Case) -> Case:
 
 @contextmanager
 def published(root: Path) -> Iterator[Publisher]:
-    """A warehouse in memory that has published its ten rows twice."""
+    """Yield a warehouse in memory that has published its ten rows twice."""
     publisher = Publisher(root)
     try:
         publisher.sql(
@@ -115,7 +115,7 @@ def publish_model_unscored(publisher: Publisher) -> Call:
     return lambda: publisher.publish(registry=registry, model="line@champion")
 
 
-# what is published
+# the published rows
 
 
 @case
@@ -191,7 +191,7 @@ def publications_name_is_taken(publisher: Publisher) -> Call:
     return publisher.publish
 
 
-# where it goes, and where it is read
+# writing and reading the folder
 
 
 @case

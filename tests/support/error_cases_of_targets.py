@@ -1,4 +1,4 @@
-"""Errors of publications and their targets: test_targets.py provokes them, most with a server."""
+"""Errors of publications and their targets. test_targets.py provokes them, most of them with a server."""
 
 from __future__ import annotations
 

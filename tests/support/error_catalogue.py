@@ -1,4 +1,4 @@
-"""What is wrong with an error beside its row of docs/errors.md."""
+"""Compare errors with their rows in docs/errors.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from error_cases import CASES, run
 from error_cases_of_models import MODEL_CASES
 from error_cases_of_publishing import PUBLISHING, folder_of, published
 from error_cases_of_targets import TARGETS
-from error_commands import COMMANDS, called, files, said
+from error_commands import COMMANDS, called, files, message_and_hint
 from error_document import ERRORS, ON_SPARK, faults_of_text, pattern
 from error_project import BY_DBT, HAS_TRACEBACK
 from warehouse import Warehouse
@@ -31,7 +31,7 @@ PROVOKED = {*RUNS, *PUBLISHING, *TARGETS, *COMMANDS, *BY_DBT, *ON_SPARK}
 
 
 def create_template(folder: Path) -> Path:
-    """A warehouse with three predictions, and a feature that has changed since."""
+    """Create a warehouse with three predictions and one feature that has changed since."""
     folder.mkdir(parents=True, exist_ok=True)
     warehouse = Warehouse(folder)
     warehouse.register("1")
@@ -50,7 +50,7 @@ def reopened(folder: Path, *, runs: int = 1) -> Warehouse:
 
 @contextmanager
 def copied(template: Path, folder: Path) -> Iterator[Warehouse]:
-    """A copy of the warehouse, open, and gone afterwards."""
+    """Open a copy of the warehouse, and delete it afterwards."""
     shutil.copytree(template, folder)
     warehouse = reopened(folder)
     try:
@@ -61,7 +61,7 @@ def copied(template: Path, folder: Path) -> Iterator[Warehouse]:
 
 
 def content(warehouse: Warehouse) -> dict[str, Any]:
-    """Every table with its columns and rows, every view with its text; not the runs table."""
+    """Return every table with its columns and rows, and every view with its text, except the runs table."""
     found: dict[str, Any] = {}
     for name, sql in warehouse.sql(
         "select table_name, sql from duckdb_tables() where not internal "
@@ -79,8 +79,8 @@ def run_rows(warehouse: Warehouse) -> list[tuple[Any, ...]]:
 
 
 def faults_of_run(warehouse: Warehouse, name: str) -> list[str]:
-    """Provoke an error of a run. Returns what is not as it should be: the error, its words, what it
-    has written, the row about the run, or the run after the cause is mended.
+    """Provoke an error of a run. Returns all faults: in the type or the text of the error, in written rows, in the run
+    row, or in the next run after the cause was fixed.
     """
     attempt = RUNS[name](warehouse)
     before, rows_before = content(warehouse), run_rows(warehouse)
@@ -89,17 +89,17 @@ def faults_of_run(warehouse: Warehouse, name: str) -> list[str]:
     except DbtOnnxError as error:
         faults = faults_of_text(name, f"{error.kind} error: {error.message}", error.hint)
         if type(error) is not attempt.kind:
-            faults.append(f"it is a {type(error).__name__}")
+            faults.append(f"the error is a {type(error).__name__}")
         faults += _faults_of_state(warehouse, attempt, str(error), before, rows_before)
     except Exception as error:  # noqa: BLE001, a traceback is what a user must not see
         return [f"a traceback: {traceback.format_exception_only(error)}"]
     else:
         return ["no error"]
-    return faults or _faults_of_mended(warehouse, attempt)
+    return faults or _faults_of_next_run(warehouse, attempt)
 
 
 def faults_of_error(name: str, error: DbtOnnxError) -> list[str]:
-    """What is wrong with the words of an error."""
+    """Return the faults in the text of an error."""
     return faults_of_text(name, f"{error.kind} error: {error.message}", error.hint)
 
 
@@ -120,21 +120,23 @@ def _faults_of_state(
     if len(new) != 1 or len(rows) != len(rows_before) + 1:
         faults.append(f"{len(new)} run rows were written or changed")
     elif last != (wanted, "error", error, True):
-        faults.append(f"the run row says {last}")
+        faults.append(f"the run row has {last}")
     return faults
 
 
-def _faults_of_mended(warehouse: Warehouse, attempt: Attempt) -> list[str]:
+def _faults_of_next_run(warehouse: Warehouse, attempt: Attempt) -> list[str]:
     if attempt.undo is None:
         return []
     attempt.undo()
     run(warehouse, {})
     last = warehouse.last_run("status, rows_scored > 0")
-    return [] if last == ("success", True) else [f"after mending, the run row says {last}"]
+    return (
+        [] if last == ("success", True) else [f"after the cause was fixed, the run row has {last}"]
+    )
 
 
 def faults_of_publishing(folder: Path, name: str) -> list[str]:
-    """Provoke an error of a publication, which must leave the one before as it was."""
+    """Provoke an error of a publication. It must leave the previous publication unchanged."""
     with published(folder) as publisher:
         attempt = PUBLISHING[name](publisher)
         before = folder_of(publisher)
@@ -150,7 +152,7 @@ def faults_of_publishing(folder: Path, name: str) -> list[str]:
 
 
 def faults_of_command(folder: Path, name: str) -> list[str]:
-    """Call a command that must fail, and change nothing below the folder."""
+    """Call a command that must fail without changing anything below the folder."""
     arguments = COMMANDS[name](folder)
     before = files(folder)
     faults = faults_of_call(name, called(folder, arguments))
@@ -158,11 +160,11 @@ def faults_of_command(folder: Path, name: str) -> list[str]:
 
 
 def faults_of_call(name: str, result: Result) -> list[str]:
-    """What is wrong with what a command said. For a call that it cannot read, click has its own
-    words, which end without a hint; then the document alone says what to do.
+    """Return the faults in the output of a command. If click cannot parse a call, it prints its own message without a
+    hint. Then only docs/errors.md has the hint.
     """
     faults = [] if result.exit_code in (1, 2) else [f"exit code {result.exit_code}"]
-    message, hint = said(result)
+    message, hint = message_and_hint(result)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         faults.append(f"a traceback: {result.exception!r}")
     if "Traceback" in result.output:
@@ -172,12 +174,16 @@ def faults_of_call(name: str, result: Result) -> list[str]:
 
 
 def faults_of_dbt(name: str, text: str) -> list[str]:
-    """What is wrong with what dbt shows."""
+    """Return the faults in dbt's output."""
     text = " ".join(text.split())
     row = ERRORS[name]
-    faults = [] if re.search(pattern(row.message), text) else [f"another message: {text}"]
+    faults = (
+        []
+        if re.search(pattern(row.message), text)
+        else [f"the output does not match the documented message: {text}"]
+    )
     if "Hint: " in text and row.hint not in text:
-        faults.append(f"another hint: {text}")
+        faults.append(f"the output does not contain the documented hint: {text}")
     if "Traceback" in text and name not in HAS_TRACEBACK:
         faults.append("a traceback")
     return faults

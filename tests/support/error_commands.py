@@ -1,7 +1,7 @@
-"""Rows of docs/errors.md that the command line says: each a wrong call, or files that are wrong.
+"""Rows of docs/errors.md that the command line reports: wrong calls, or wrong files.
 
-Each gets a folder with a registry of `line`, version 1 champion, 2 challenger and 3 nothing, and
-returns the arguments of `dbt-onnx`.
+Each function gets a folder with a registry of the model `line`: version 1 is champion, 2 is challenger, 3 has no
+alias. It returns the arguments of `dbt-onnx`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def command(function: Command) -> Command:
 
 
 def create_files(folder: Path) -> None:
-    """The registry, its artifacts, and a model that is not registered yet."""
+    """Create the registry, its artifacts, and a model that is not registered yet."""
     for version, alias in (("1", "champion"), ("2", "challenger"), ("3", None)):
         entry = write_artifact(
             folder / "artifacts",
@@ -58,21 +58,21 @@ def save(folder: Path, model: Any) -> None:
 
 
 def called(folder: Path, arguments: Sequence[object]) -> Result:
-    """Call `dbt-onnx`, about a folder unless the arguments name another."""
+    """Call `dbt-onnx` for a folder, unless the arguments name another folder."""
     is_elsewhere = "--project-dir" in arguments or arguments[0] == "serve"
     where = () if is_elsewhere else ("--project-dir", folder)
     return CliRunner().invoke(main, [str(item) for item in (*arguments, *where)])
 
 
-def said(result: Result) -> tuple[str, str]:
-    """The message of a command that failed, and its hint, as they stand on standard error."""
+def message_and_hint(result: Result) -> tuple[str, str]:
+    """Return the message and the hint that a failed command printed to standard error."""
     text = " ".join(result.stderr.split())
     found = re.fullmatch(r"(?:Usage: .*?)?Error: (.*?)(?: Hint: (.*))?", text)
     return (found[1], found[2] or "") if found else (text, "")
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What lies below the folder."""
+    """Return the content of all files below the folder."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
@@ -172,7 +172,7 @@ def register_classes_otherwise(folder: Path) -> Sequence[object]:
 
 @command
 def register_classes_against_labels(folder: Path) -> Sequence[object]:
-    # the classifier inside calls its classes otherwise than the label does
+    # the classifier in the graph has other class names than the label output
     model = onnx_models.classifier([1, 0])
     model.graph.node[0].output[0] = "inner"
     model.graph.node.append(
@@ -241,7 +241,7 @@ def register_alias_taken(folder: Path) -> Sequence[object]:
     return register(folder, *FEATURES, "--alias", "champion")
 
 
-# the registry's file
+# the registry file
 
 
 def rewrite(folder: Path, old: str, new: str) -> None:
@@ -346,7 +346,7 @@ def promotions_not_valid(folder: Path) -> Sequence[object]:
     return ("rollback", "line")
 
 
-# calls that cannot be
+# invalid calls
 
 
 @command
@@ -448,6 +448,6 @@ def serve_webhooks_open_to_all(folder: Path) -> Sequence[object]:
 @command
 def serve_address_taken(folder: Path) -> Sequence[object]:
     taken = socket.create_server(("127.0.0.1", 0))
-    # the end of the process closes it
+    # the socket is closed at the end of the process
     TAKEN.append(taken)
     return ("serve", folder, "--port", taken.getsockname()[1])

@@ -1,4 +1,4 @@
-"""docs/errors.md as tests read it: the words of each error, and which of them are provoked on Spark."""
+"""The errors in docs/errors.md with their texts, and which of them are provoked on Spark."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ON_SPARK = {
     "spark-scratch-of-somebody-else",
     "spark-scratch-with-something-else",
 }
-"""Those that `tests/spark/test_errors.py` provokes, which needs another environment."""
+"""Errors that `tests/spark/test_errors.py` provokes, in a separate environment."""
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "errors.md"
 ERROR_COLUMNS = ("id", "what is wrong", "message", "what to do")
 
@@ -34,7 +34,7 @@ class Row:
 
 
 def read_tables() -> tuple[dict[str, Row], set[str]]:
-    """The documented errors, and the ids of what is no error."""
+    """Return the documented errors, and the ids of documented cases that are not errors."""
     errors: dict[str, Row] = {}
     odd: set[str] = set()
     columns: tuple[str, ...] = ()
@@ -62,17 +62,17 @@ ERRORS, ODD = read_tables()
 
 
 def pattern(text: str) -> str:
-    """A documented text as a regular expression: `…` and `{names}` stand for any text."""
+    """Return a documented text as a regular expression. `…` and `{names}` match any text."""
     parts = re.split(r"…|\{[a-z0-9_]+\}", text)
     return ".+".join(re.escape(part) for part in parts)
 
 
 def faults_of_text(name: str, message: str, hint: str) -> list[str]:
-    """What is not as the row of an error has it."""
+    """Return the differences between an error and its row in the document."""
     row = ERRORS[name]
     faults = []
     if not re.fullmatch(pattern(row.message), message):
-        faults.append(f"another message: {message}")
+        faults.append(f"the message differs from the documented one: {message}")
     if not re.fullmatch(pattern(row.hint), hint):
-        faults.append(f"another hint: {hint}")
+        faults.append(f"the hint differs from the documented one: {hint}")
     return faults

@@ -1,4 +1,4 @@
-"""Rows of docs/errors.md that dbt shows: a project in which each is a node, or a variable, of its own."""
+"""Rows of docs/errors.md that dbt reports: a project with a separate node or variable for each row."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ CALLS: dict[str, tuple[str, ...]] = {
 LOCKED = "database-locked"
 BY_DBT = {*NODES, *VARIABLES, *CALLS, LOCKED}
 HAS_TRACEBACK = {"other-materialization", LOCKED}
-"""dbt's own words: it prints what it does not know with its traceback, the message last."""
+"""Errors that dbt reports itself. It prints unknown exceptions with a traceback, followed by the message."""
 
 _HOLDS = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
 
@@ -118,7 +118,7 @@ def node_name(name: str) -> str:
 
 
 def create_project(root: Path) -> ScoringProject:
-    """A project with a node for each of NODES, a model `no_model` and one, `scores`, that is well."""
+    """Create a project with a node for each of NODES, a model `no_model`, and a correct model `scores`."""
     project = ScoringProject(root)
     project.facts(5)
     project.scoring_model("scores")
@@ -159,36 +159,38 @@ def create_project(root: Path) -> ScoringProject:
 
 
 def _changed(project: ScoringProject, name: str, old: str, new: str) -> None:
-    """A scoring model with something else in its code."""
+    """Write a scoring model with changed code."""
     project.scoring_model(name)
     path = project.root / "python_models" / f"{name}.py"
     path.write_text(path.read_text().replace(old, new))
 
 
 def build(project: ScoringProject) -> Outcome:
-    """Build all but the relation that is not there."""
+    """Build everything except `not_built`, so that this relation does not exist."""
     return project.dbt("build", "--exclude", "not_built")
 
 
-def called_there(project: ScoringProject, name: str) -> Result:
-    """Call `dbt-onnx` about the project."""
+def call_in_project(project: ScoringProject, name: str) -> Result:
+    """Call `dbt-onnx` for the project."""
     return called(project.root, (*CALLS[name], "--profiles-dir", project.root))
 
 
 def with_variables(project: ScoringProject) -> dict[str, str]:
-    """What dbt says of the scoring model with the variables of each name; all that is wrong with a
-    call is said at once.
+    """Return dbt's message about the scoring model for each entry of VARIABLES. One call reports all its faults, so
+    entries with the same variables share a call.
     """
-    said: dict[str, str] = {}
+    messages: dict[str, str] = {}
     for name, given in VARIABLES.items():
-        same = next((text for other, text in said.items() if VARIABLES[other] is given), None)
-        said[name] = same or project.dbt("run", "-s", "scores", vars=given).nodes["scores"].message
-    return said
+        same = next((text for other, text in messages.items() if VARIABLES[other] is given), None)
+        messages[name] = (
+            same or project.dbt("run", "-s", "scores", vars=given).nodes["scores"].message
+        )
+    return messages
 
 
 @contextmanager
 def locked(project: ScoringProject) -> Iterator[int]:
-    """Another process, whose id this gives, has the warehouse open."""
+    """Open the warehouse in another process, and yield the id of that process."""
     with subprocess.Popen(
         [sys.executable, "-c", _HOLDS, str(project.warehouse)],
         stdin=subprocess.PIPE,

@@ -1,7 +1,7 @@
-"""Every SQL type that a model can read: values at its edges, and what Python makes of them.
+"""Every SQL type that a model can read, with its edge values and the results expected by Python.
 
-`check_type` takes a type through a run, the night after, a change, a replay, its history and a column of
-kept inputs that got wider.
+`check_type` tests a type in a first run, a night without changes, a night with changes, a replay, the history, and
+after the column of kept inputs gets a wider type.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ MOMENTS = {
     "TIMESTAMP WITH TIME ZONE": ["1719-02-08 18:15:26+00", "2024-03-31 02:30:00+01", "2024-02-29 12:00:00-11"],
     "TIMESTAMPTZ_NS": ["2024-03-31 02:30:00+01"],
 }  # fmt: skip
-# DuckDB's type of a column without a type; a model reads it as NULL
+# DuckDB's type of an untyped column, which a model reads as NULL
 UNTYPED = '"NULL"'
-# refused: the upper half of it is negative in Arrow
+# refused: values in the upper half of the type are negative in Arrow
 REFUSED = {"UHUGEINT"}
 
 
@@ -78,7 +78,7 @@ def decimal_edges(kind: str) -> list[str]:
 
 
 def values_of(kind: str) -> list[str]:
-    """Values as text that SQL reads as the type."""
+    """Return values as text that SQL can cast to the type."""
     if kind in INTEGERS:
         low, high = INTEGERS[kind]
         return [
@@ -111,7 +111,7 @@ def tensor_types(kind: str) -> list[str]:
 
 
 def oracle(kind: str, text: str, dtype: str) -> Any:
-    """What the model is to see, by Python's own arithmetic; None where the row is to be rejected."""
+    """Compute with Python the value that the model must read; None if the row must be rejected."""
     if dtype == "string":
         return text
     exact: Any
@@ -144,7 +144,7 @@ def oracle(kind: str, text: str, dtype: str) -> Any:
 
 
 def identity(warehouse: Warehouse, kind: str, dtype: Any, width: int | None) -> None:
-    """A model that gives back what it reads."""
+    """Register a model that returns its input."""
     proto = {
         "float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE, "int64": TensorProto.INT64,
         "string": TensorProto.STRING,
@@ -173,7 +173,7 @@ def identity(warehouse: Warehouse, kind: str, dtype: Any, width: int | None) -> 
 
 
 def relation(kind: str, shape: str, texts: list[list[str]]) -> str:
-    """One row for each list of texts."""
+    """Return SQL for a relation with one row for each list of texts."""
 
     def cell(row: list[str]) -> str:
         values = [f"cast('{text.replace(chr(39), chr(39) * 2)}' as {kind})" for text in row]
@@ -204,7 +204,7 @@ def check_replay(warehouse: Warehouse, run_id: str) -> None:
 def check_type(
     warehouse: Warehouse, kind: str, shape: str, dtype: str, *, values: list[str] | None = None
 ) -> None:
-    """What cannot reach the model is rejected; all else is what Python makes of it."""
+    """Check that the model reads each value as `oracle` does, and that all other values are rejected."""
     warehouse.sql("set global TimeZone = 'Pacific/Apia'")
     identity(warehouse, kind, dtype, 2 if shape else None)
     values = values or values_of(kind)
@@ -214,22 +214,22 @@ def check_type(
     features = relation(kind, shape, rows)
     warehouse.run(features=features)
     outputs = ", ".join(f"y{i}" for i in range(len(rows[0])))
-    said = {key: rest for key, *rest in warehouse.sql(f"select id, {outputs} from scores")}
-    assert said == expected
+    scored = {key: rest for key, *rest in warehouse.sql(f"select id, {outputs} from scores")}
+    assert scored == expected
     assert warehouse.run(features=features).rows_unchanged == len(rows)
-    # each entity gets the value of the next one: scored again where the model sees another one
+    # each entity gets the value of the next entity, and is scored again if the model reads another value
     warehouse.run(features=relation(kind, shape, [*rows[1:], rows[0]]))
     again = {row[0] for row in warehouse.sql("select id from scores where run_id = 'run-3'")}
     for i, row in expected.items():
         after = expected[(i + 1) % len(rows)]
-        # a moment counts as it is: two of them may be one float
+        # the hash has the moment itself, and two moments may be the same float
         if None not in row and None not in after and (row != after or kind not in MOMENTS):
             assert (i in again) == (row != after), (rows[i], rows[(i + 1) % len(rows)])
     check_replay(warehouse, "run-1")
     for i in again:
         changes = read_history(warehouse.connection, SCORES, [str(i)])[-1].changed_inputs
         assert isinstance(changes, Mapping)
-    # another type comes: the column of kept inputs becomes wider, and reads back to the same values
+    # the column of kept inputs becomes wider for another type, and converts back to the same values
     kept = kept_as(kind + shape)
     wider = widened(kept, f"VARCHAR{shape}")
     using = converted("f", kept, wider)

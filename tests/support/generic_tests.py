@@ -1,11 +1,11 @@
-"""A case of a generic test is one entry: the tables it needs, its arguments, and the rows it returns."""
+"""Cases of generic tests. A case has the tables that the test needs, its arguments, and the rows that it returns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hand_written import CLOCK, HandWritten, claim, sources
+from hand_written import CLOCK, HandWritten, generic_test, sources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """As an argument of a case it is the relation."""
+    """A table. As an argument of a case it is passed as a relation."""
 
     name: str
     columns: Mapping[str, str]
@@ -27,7 +27,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Registry:
-    """Versions and their aliases; as an argument of a case it is the relation."""
+    """A registry: versions and their aliases. As an argument of a case it is passed as a relation."""
 
     name: str
     versions: Mapping[str, str | None]
@@ -38,7 +38,7 @@ class Registry:
 
 @dataclass(frozen=True)
 class Model:
-    """A scoring model; without `runs` the warehouse has none of its tables."""
+    """A scoring model. If `runs` is None, its tables are not created."""
 
     name: str
     rows: Sequence[dict[str, Any]] = ()
@@ -54,7 +54,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Case:
-    """Passes without `rows`; an error if its arguments have `faults`. A row that is a dict has all columns."""
+    """A case. It passes without `rows`, and is an error if it has `faults`. A row that is a dict has all columns."""
 
     name: str
     on: Model
@@ -69,15 +69,15 @@ class Case:
         given = [v for v in self.arguments.values() if isinstance(v, (Table, Registry))]
         return [self.on, *given]
 
-    def claim(self, kind: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    def generic_test(self, kind: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
         arguments = {
             name: f"source('hand', '{value.name}')" if hasattr(value, "write") else value
             for name, value in {**defaults, **self.arguments}.items()
         }
-        claimed = claim(kind, self.name, **arguments)
+        test = generic_test(kind, self.name, **arguments)
         if self.where:
-            claimed[f"dbt_onnx.{kind}"]["config"]["where"] = self.where
-        return claimed
+            test[f"dbt_onnx.{kind}"]["config"]["where"] = self.where
+        return test
 
     def check(self, project: Project, columns: tuple[str, ...]) -> None:
         node = project.outcome.nodes[self.name]
@@ -94,8 +94,8 @@ class Case:
             assert project.found(self.name, *(self.columns or columns)) == list(self.rows)
 
 
-def examined(project: Project, kind: str, cases: Sequence[Case], **defaults: Any) -> Project:
-    """Write the tables of all cases, and run all of them at once. `defaults` of the arguments."""
+def run_cases(project: Project, kind: str, cases: Sequence[Case], **defaults: Any) -> Project:
+    """Write the tables of all cases, and run all cases in one command. `defaults` are default arguments."""
     used = {table.name: table for case in cases for table in case.tables()}
     used.update({value.name: value for value in defaults.values() if hasattr(value, "write")})
     hand = HandWritten(project.warehouse)
@@ -103,7 +103,7 @@ def examined(project: Project, kind: str, cases: Sequence[Case], **defaults: Any
         table.write(hand)
     hand.close()
     declared = {
-        name: [case.claim(kind, defaults) for case in cases if case.on.name == name]
+        name: [case.generic_test(kind, defaults) for case in cases if case.on.name == name]
         for name in used
     }
     project.write_yaml("models/hand.yml", sources(**declared))

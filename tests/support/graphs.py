@@ -1,4 +1,4 @@
-"""Small ONNX models whose answers can be computed by hand."""
+"""Small ONNX models with outputs that can be computed by hand."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ ELEMENT_TYPES = {
 
 
 def tensor(name: str, dtype: str = "float32", shape: Sequence[int | str | None] = ("N", 1)) -> Any:
-    """A graph input or output; a dimension that is text or none may have any size."""
+    """Return a graph input or output. A dimension that is text or None may have any size."""
     return helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype], list(shape))
 
 
 def constant(name: str, values: Any, dtype: str = "float32") -> Any:
-    """An initializer."""
+    """Return an initializer."""
     return numpy_helper.from_array(np.asarray(values, dtype=dtype), name)
 
 
@@ -47,7 +47,7 @@ def build(
     ml_opset: int | None = None,
     metadata: dict[str, str] | None = None,
 ) -> bytes:
-    """The bytes of a model with these parts."""
+    """Return the bytes of a model with these parts."""
     graph = helper.make_graph(
         list(nodes), "graph", list(inputs), list(outputs), initializer=list(constants)
     )
@@ -88,7 +88,7 @@ def linear_by_column(dtype: str = "float32", *, rank: int = 2) -> bytes:
 
 
 def echo(dtype: str, *, width: int = 1, rank: int = 2) -> bytes:
-    """`y = x`, any type, so that what was fed can be read."""
+    """`y = x` for any type, so that a test can read the values that reached the model."""
     shape = ("N", width) if rank == 2 else ("N",)
     return build(
         [helper.make_node("Identity", ["x"], ["y"])],
@@ -133,7 +133,7 @@ def fixed_batch() -> bytes:
 
 
 def first_row_only() -> bytes:
-    """Gives back the first row of `x` (N, 2), however many rows come."""
+    """Returns only the first row of `x` (N, 2), whatever the number of rows."""
     return build(
         [
             helper.make_node("Gather", ["x", "first"], ["row"], axis=0),
@@ -146,7 +146,7 @@ def first_row_only() -> bytes:
 
 
 def zipmap(classes: Sequence[int | str]) -> bytes:
-    """Maps of `classes` to the columns of `x` float32 (N, classes)."""
+    """Maps from `classes` to the columns of `x` float32 (N, classes)."""
     key = "classlabels_int64s" if isinstance(classes[0], int) else "classlabels_strings"
     node = helper.make_node("ZipMap", ["x"], ["maps"], domain="ai.onnx.ml", **{key: list(classes)})
     key_type = ELEMENT_TYPES["int64" if isinstance(classes[0], int) else "string"]
@@ -171,7 +171,7 @@ def lookup() -> bytes:
 
 
 def field(number: int, content: bytes) -> bytes:
-    """A length-delimited protobuf field by hand: onnx's own writer has a limit of depth."""
+    """Encode a length-delimited protobuf field, because onnx's own writer limits the depth."""
     length, size = b"", len(content)
     while size > 127:
         length += bytes([size & 127 | 128])

@@ -1,4 +1,4 @@
-"""Current rows, ledgers and run rows written by hand, so that a test's expectation is plain to see."""
+"""Current rows, ledgers and run rows written by hand, so that a test shows its expected result clearly."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ Row = Mapping[str, Any]
 
 
 def sha256_of(version: str) -> str:
-    """What a registry row and a run of this version say, unless a test says otherwise: the
-    artifact of a hand-written version holds the version's name.
+    """Return the default sha256 of a version in registry and run rows: the hash of the version's name, as if the
+    artifact contained only the name.
     """
     return hashlib.sha256(version.encode()).hexdigest()
 
 
 def prediction(key: Any, version: str = "2", **given: Any) -> dict[str, Any]:
-    """One row of the ledger: scored by `version` at the clock, as everything that is not given."""
+    """Return one row of the ledger. By default it is scored by `version` at `CLOCK`."""
     row = {
         "customer_id": key,
         "churn": 0.25,
@@ -84,7 +84,7 @@ def prediction(key: Any, version: str = "2", **given: Any) -> dict[str, Any]:
 
 
 def run(version: str = "2", **given: Any) -> dict[str, Any]:
-    """A successful full run of `version` at the clock; a later version started later."""
+    """Return a successful full run of `version` at `CLOCK`. A version with a longer name started later."""
     row = {
         "run_id": f"run-{version}",
         "status": "success",
@@ -118,7 +118,7 @@ class HandWritten:
         key: Mapping[str, str] | None = None,
         outputs: Mapping[str, str] | None = None,
     ) -> str:
-        """Ledger `name`, a table here, and current with the same `rows`. Returns `name`."""
+        """Write the ledger `name` (here a table), current and presence with the same `rows`. Returns `name`."""
         columns = {
             **(key or {"customer_id": "varchar"}),
             **(outputs or {"churn": "double"}),
@@ -138,10 +138,10 @@ class HandWritten:
         self._insert(name, rows)
 
     def current_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Rows of current, each with the number of its run and of its reason there, and `last_seen_as_of`
-        of those that have one.
+        """Insert rows into current, with the number of their run and of their reason in that run. Rows that have
+        `last_seen_as_of` are also inserted into presence.
         """
-        written = numbered(self.connection, name, rows, self._add_run)
+        written = with_run_numbers(self.connection, name, rows, self._add_run)
         self._insert(f"{name}__current", written)
         gone = [row for row in written if row.get("last_seen_as_of") is not None]
         self._insert(
@@ -161,7 +161,7 @@ class HandWritten:
         return name
 
     def registry(self, name: str, *entries: tuple[str, str | None]) -> str:
-        """A registry of versions and their aliases, all of model `churn`."""
+        """Create a registry of versions and their aliases, all of model `churn`."""
         names = ("model_name", "model_version", "alias", "artifact", "sha256")
         rows = [("churn", v, alias, f"churn/{v}/model.onnx", sha256_of(v)) for v, alias in entries]
         return self.table(name, dict.fromkeys(names, "varchar"), list(rows))
@@ -174,7 +174,7 @@ class HandWritten:
         self.connection.execute(f"create table {quote(name)} ({listed})")
 
     def _insert(self, table: str, rows: Sequence[Row]) -> None:
-        """Rows by column name; what the table has no column for is left out."""
+        """Insert rows by column name. Values without a column in the table are left out."""
         known = [row[0] for row in self.connection.execute(f"describe {quote(table)}").fetchall()]
         for names in {tuple(n for n in known if n in row) for row in rows}:
             alike = [row for row in rows if tuple(n for n in known if n in row) == names]
@@ -184,11 +184,13 @@ class HandWritten:
             self.connection.executemany(insert, values)
 
 
-def numbered(
+def with_run_numbers(
     connection: Any, name: str, rows: Sequence[Row], add_run: Callable[[Row], int]
 ) -> list[dict[str, Any]]:
-    """The rows as current and history have them. A row whose run is not there, or was another one by its
-    version or time, gets one of its own, which the macros do not take for a full run.
+    """Return the rows as current and history store them, with the number of their run and of their reason.
+
+    If no run has the row's run id, version and time, a run row is added for it. It has no scope, so the macros do not
+    use it as a full run.
     """
     stamps = ("run_id", "model_name", "model_version", "scored_at")
     known = {
@@ -227,7 +229,7 @@ def _moment(value: Any) -> datetime:
 
 
 def sources(**tables: list[dict[str, Any]] | None) -> dict[str, Any]:
-    """A dbt yml that declares hand-written tables, each with its data tests."""
+    """Return the content of a dbt yml file that declares hand-written tables with their data tests."""
     return {
         "sources": [
             {
@@ -242,8 +244,8 @@ def sources(**tables: list[dict[str, Any]] | None) -> dict[str, Any]:
     }
 
 
-def claim(kind: str, name: str, **arguments: Any) -> dict[str, Any]:
-    """A generic test of the package, called `name`, that keeps the rows it returns."""
+def generic_test(kind: str, name: str, **arguments: Any) -> dict[str, Any]:
+    """Return a generic test of the package with the name `name`, which stores the rows that it returns."""
     return {
         f"dbt_onnx.{kind}": {
             "name": name,

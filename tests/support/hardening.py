@@ -1,5 +1,5 @@
-"""What warehouse these tests run on: DuckDB as it comes, a hardened one with `DBT_ONNX_TEST_HARDENED=1`,
-or with `DBT_ONNX_TEST_SETTINGS=1` one whose settings are all others than DuckDB's own.
+"""The DuckDB configuration of the tests: the defaults, a hardened warehouse with `DBT_ONNX_TEST_HARDENED=1`,
+or with `DBT_ONNX_TEST_SETTINGS=1` a warehouse in which all listed settings differ from DuckDB's defaults.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ SETTINGS = {
     "threads": "1",
 }
 SESSION = {"TimeZone": "Pacific/Kiritimati"}
-"""Settings that a warehouse cannot be opened with. Of the calendar, by which the tests' own tables would be in
-other years, see `test_session_settings.py`."""
+"""Settings that cannot be passed when a warehouse is opened. The calendar is not among them, because the tests' own
+tables would be in other years; see `test_session_settings.py`."""
 
 HAS_OTHER_SETTINGS = bool(os.environ.get(SETTINGS_VARIABLE))
 IS_HARDENED = bool(os.environ.get(VARIABLE))
@@ -47,39 +47,39 @@ CONFIG: dict[str, Any] = {
     **(HARDENED if IS_HARDENED else {}),
     **(SETTINGS if HAS_OTHER_SETTINGS else {}),
 }
-"""What a connection is opened with. DuckDB refuses two of a file that differ in it."""
+"""The configuration of each connection. DuckDB refuses two connections to a file with different configurations."""
 
 UNLOCKED = {name: value for name, value in CONFIG.items() if name != "lock_configuration"}
-"""The same, for a test that changes settings."""
+"""`CONFIG` without the lock, for a test that changes settings."""
 
 
 def config_of(profile: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, for a target of profiles.yml. Its `settings` are statements of each connection, which
-    a locked configuration refuses.
+    """Return the configuration for a target of profiles.yml. If the target has `settings`, the configuration is
+    unlocked: dbt executes them as statements on each connection, which a locked configuration refuses.
     """
     return UNLOCKED if "settings" in profile else CONFIG
 
 
 def settings_of(profile: Mapping[str, Any]) -> dict[str, Any]:
-    """The `settings` of a target, to which its own come last."""
+    """Return the `settings` of a target. The target's own settings override those of the tests."""
     return {**(SESSION if HAS_OTHER_SETTINGS else {}), **profile.get("settings", {})}
 
 
 def connect(path: Path, config: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
-    """A connection as dbt would make one."""
+    """Open a connection as dbt would."""
     return with_settings(duckdb.connect(str(path), config=dict(config)))
 
 
 def with_settings(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-    """The same for a cursor, which takes over none of the settings of its connection."""
+    """Set the tests' settings on a connection or a cursor. A cursor does not inherit them from its connection."""
     for name, value in settings_of({}).items():
         connection.execute(f"set {name} = '{value}'")
     return connection
 
 
 def with_own_order(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-    """For a test that reads tables only, whose own statements name no direction."""
-    # a hardened warehouse refuses to be set
+    """Reset the default sort order, for a test's own queries, in which ORDER BY has no direction."""
+    # a hardened warehouse refuses SET
     if HAS_OTHER_SETTINGS:
         connection.execute("set session default_order = 'asc'")
         connection.execute("set session default_null_order = 'nulls_last'")

@@ -1,4 +1,4 @@
-"""Honest-looking models that kill the process in which onnxruntime loads or runs them."""
+"""Models that look harmless and kill the process in which onnxruntime loads or runs them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHAIN = 100_000
 
 
 def division(dtype: str = "float64") -> bytes:
-    """quotient = dividend / divisor, whole numbers: SIGFPE for -2^63 by -1."""
+    """Return an integer division, quotient = dividend / divisor. -2^63 by -1 raises SIGFPE."""
     return build(
         [
             helper.make_node("Div", ["dividend", "divisor"], ["ratio"]),
@@ -28,7 +28,7 @@ def division(dtype: str = "float64") -> bytes:
 
 
 def chain(nodes: int = CHAIN) -> bytes:
-    """A decision tree that is one long branch: reading it recurses until the stack is full."""
+    """Return a decision tree with one long branch. Reading the tree recurses until the stack overflows."""
     count = 2 * nodes + 1
     is_leaf = [i % 2 == 1 or i == count - 1 for i in range(count)]
     tree = helper.make_node(
@@ -53,7 +53,7 @@ def chain(nodes: int = CHAIN) -> bytes:
 
 
 def ngrams() -> bytes:
-    """TfIdfVectorizer with fewer indexes than ngrams: whole numbers other than 0 are written anywhere."""
+    """Return a TfIdfVectorizer with fewer indexes than ngrams: for numbers other than 0 it writes out of bounds."""
     node = helper.make_node(
         "TfIdfVectorizer",
         ["x"],
@@ -70,7 +70,7 @@ def ngrams() -> bytes:
 
 
 def far_region() -> bytes:
-    """RoiAlign of a region of 1e18, with as many samples as it is wide."""
+    """Return a RoiAlign of a region 1e18 wide, with as many samples as the region is wide."""
     nodes = [
         helper.make_node("RoiAlign", ["image", "region", "batch"], ["roi"], sampling_ratio=0,
                          output_height=1, output_width=1),
@@ -91,7 +91,7 @@ def far_region() -> bytes:
 
 
 def endless() -> bytes:
-    """y = x, after a loop that goes on for as long as a machine lives."""
+    """Return a model y = x with a loop that never ends in practice."""
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go"], ["go_on"]),
@@ -114,4 +114,4 @@ KILLERS: dict[str, Callable[[], bytes]] = {
     "ngrams": ngrams,
     "far_region": far_region,
 }
-"""The chain and the region kill when they are loaded, the ngrams with every row that is not 0."""
+"""`chain` and `far_region` kill the process when they are loaded, `ngrams` with each row that is not 0."""

@@ -1,7 +1,7 @@
-"""Histories of a ledger, night by night, with what the model says about each moment known from the play.
+"""Generated histories of a ledger, night by night, with the expected prediction for each entity and night.
 
-Only what changed is written, as a scoring run would; what holds about a moment is kept apart from
-that, entity by entity, and so is an oracle for whoever reads it out of the ledger and the runs.
+Like a scoring run, a history writes only rows that changed. The predictions that hold for each night are stored
+separately, so tests can compare them with results computed from the ledger and the runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def moment(night: int) -> datetime:
 
 @dataclass
 class World:
-    """Entities whose features change on some nights: the same for every model that is told of them."""
+    """Entities with features that change on some nights. All models of a test share them."""
 
     entities: Sequence[Entity]
     changes: Mapping[Entity, set[int]]
@@ -49,9 +49,11 @@ class World:
 
 @dataclass
 class Ledger:
-    """`rows` and `runs` for `HandWritten.scoring_model`. `holds[night][entity]`: the version and what it
-    says about the night, of the nights that ran; `last_good` the same, but where the entity was
-    rejected what the version had said before. `written`: the entities and nights with a scored row.
+    """A played ledger. `rows` and `runs` are for `HandWritten.scoring_model`.
+
+    holds       [night][entity]: version and prediction for that night, for nights with a run
+    last_good   as `holds`, but a rejected entity has the version's last prediction before the rejection
+    written     (entity, night) of each scored row
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -64,18 +66,23 @@ class Ledger:
 def play(
     rng: random.Random, world: World, versions: Sequence[str | None], *, rejected: float = 0.1
 ) -> Ledger:
-    """One night after the other, by the version of the night; none: no run. Said six hours later."""
+    """Play one night for each version; None is a night without a run. Runs score six hours after the night's moment."""
     ledger = Ledger()
-    tried: dict[tuple[str, Entity], int] = {}  # the night of the features that were tried last
+    tried: dict[tuple[str, Entity], int] = {}  # the night of the features read last
     says: dict[tuple[str, Entity], float | None] = {}
     good: dict[tuple[str, Entity], float] = {}
     for night, version in enumerate(versions):
         if version is None:
             continue
         stamps = {"model_name": "churn", "model_version": version, "as_of": moment(night)}
-        said = moment(night) + timedelta(hours=6)
+        scored_at = moment(night) + timedelta(hours=6)
         ledger.runs.append(
-            {"run_id": f"run-{night}", "status": "success", "scope": "full", "started_at": said}
+            {
+                "run_id": f"run-{night}",
+                "status": "success",
+                "scope": "full",
+                "started_at": scored_at,
+            }
             | stamps
         )
         for entity in world.entities:
@@ -91,7 +98,7 @@ def play(
                 ledger.rows.append(
                     dict(zip(KEY, entity, strict=True))
                     | {OUTPUT: value, "label": None if value is None else int(value >= 0.5)}
-                    | {"run_id": f"run-{night}", "status": status, "scored_at": said}
+                    | {"run_id": f"run-{night}", "status": status, "scored_at": scored_at}
                     | stamps
                 )
         ledger.holds[night] = {
@@ -110,8 +117,9 @@ def rows_of(warehouse: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, 
 
 
 def load(warehouse: duckdb.DuckDBPyConnection, name: str, ledger: Ledger) -> None:
-    """Replace a ledger and its runs. A service has answered about each entity, too, hours after each
-    row: that decides nothing of what held.
+    """Replace a ledger and its runs, and add an answer on request five hours after each row.
+
+    The answers must have no effect on which prediction holds.
     """
     warehouse.begin()
     warehouse.execute(f"delete from {name}")

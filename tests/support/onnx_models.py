@@ -23,7 +23,7 @@ def model(
     metadata: dict[str, str] | None = None,
     domains: Sequence[str] = (),
 ) -> ModelProto:
-    """A model of opset 17 and ai.onnx.ml 3; `domains` are imported besides."""
+    """Return a model with opset 17 and ai.onnx.ml 3, which also imports `domains`."""
     graph = helper.make_graph(nodes, "g", inputs, outputs, initializer=list(initializers))
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
     opsets += [helper.make_opsetid(domain, 1) for domain in domains]
@@ -71,7 +71,7 @@ def columns() -> ModelProto:
 
 
 def classifier(labels: Sequence[int] | Sequence[str] = (0, 1), *, zipmap: bool = False) -> Any:
-    """Class k has the score k * a - b; the probabilities are their softmax."""
+    """Return a classifier in which class k has the score k * a - b. The probabilities are the softmax of the scores."""
     strings = isinstance(labels[0], str)
     count = len(labels)
     names: dict[str, Any] = {"classlabels_strings" if strings else "classlabels_ints": labels}
@@ -106,7 +106,7 @@ def classifier(labels: Sequence[int] | Sequence[str] = (0, 1), *, zipmap: bool =
 
 
 def vector(width: int = 3, *, name: str = "embedding") -> ModelProto:
-    """The row (a, b) as (a, 2a, 3a, ...) - b."""
+    """Return a model with the output (a, 2a, 3a, ...) - b for the row (a, b)."""
     weights = [[k + 1 for k in range(width)], [-1] * width]
     return model(
         [helper.make_node("MatMul", ["x", "w"], [name])],
@@ -117,7 +117,7 @@ def vector(width: int = 3, *, name: str = "embedding") -> ModelProto:
 
 
 def identity(shape: Sequence[int | str | None] | None, kind: int = FLOAT) -> ModelProto:
-    """y = x for an input that is declared with this shape."""
+    """Return a model y = x whose input is declared with this shape."""
     return model(
         [helper.make_node("Identity", ["x"], ["y"])],
         [tensor("x", shape, kind)],
@@ -126,7 +126,7 @@ def identity(shape: Sequence[int | str | None] | None, kind: int = FLOAT) -> Mod
 
 
 def recurrent(*, state_input: bool, state_shape: Sequence[int | str | None]) -> ModelProto:
-    """An LSTM over (rows, 1); its first state is an input of the graph, or zero."""
+    """Return an LSTM over (rows, 1). Its initial state is an input of the graph, or zero."""
     size = 2
     nodes = [
         helper.make_node("Unsqueeze", ["x", "axis"], ["steps"]),
@@ -154,7 +154,7 @@ def recurrent(*, state_input: bool, state_shape: Sequence[int | str | None]) -> 
 
 
 def external(name: str = "w", location: str = "../secret.bin") -> TensorProto:
-    """A tensor whose data is said to be in another file."""
+    """Return a tensor that refers to another file for its data."""
     made = TensorProto(name=name, data_type=FLOAT, dims=[2, 1])
     made.data_location = TensorProto.EXTERNAL
     made.external_data.add(key="location", value=location)

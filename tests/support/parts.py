@@ -1,4 +1,4 @@
-"""What the fuzz tests draw from: settings, names, contracts."""
+"""Hypothesis settings and strategies for the fuzz tests: names, features, contracts."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from dbt_onnx.kernel.contract import (
 
 _DEFAULT = 100
 EXAMPLES = int(os.environ.get("DBT_ONNX_EXAMPLES", _DEFAULT))
-"""Of each property. The same ones each time, unless more are asked for."""
+"""Number of examples for each property. They are the same each time unless the variable asks for more."""
 
 DTYPES: tuple[TensorType, ...] = get_args(TensorType)
 
 
 def fuzz(share: float = 1.0) -> settings:
-    """Settings for a property that is tried with this share of the examples."""
+    """Return settings for a property that runs with this share of the examples."""
     return settings(
         max_examples=max(1, int(share * EXAMPLES)),
         deadline=None,
@@ -42,7 +42,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
 def _is_free(name: str) -> bool:
-    """Whether a column may be called that; hypothesis also tries the words of the code it tests."""
+    """Whether a column may have this name. Hypothesis also tries constants from the tested code."""
     return (
         name != ""
         and "\x00" not in name
@@ -58,7 +58,7 @@ NAMES = st.sampled_from(
 
 @st.composite
 def features(draw: st.DrawFn, name: str, dtypes: list[TensorType]) -> Feature:
-    """A feature that goes into tensors of these types, as a rule."""
+    """Draw a feature that usually fits tensors of these types."""
     is_text, is_float = "string" in dtypes, all(dtype.startswith("float") for dtype in dtypes)
     policy = draw(st.sampled_from(["reject", "fill", "nan" if is_float else "reject"]))
     fills = ["", "none"] if is_text else [0, 1, True]
@@ -80,7 +80,7 @@ OUTPUT = Output(name="y", kind="value", dtype="float32", columns=("y",))
 
 @st.composite
 def contracts(draw: st.DrawFn) -> Contract:
-    """A contract that holds together: one to four features, read by one to three inputs."""
+    """Draw a consistent contract: one to four features, read by one to four inputs."""
     names = draw(st.lists(NAMES, min_size=1, max_size=4, unique_by=str.casefold))
     groups = draw(
         st.lists(st.lists(st.sampled_from(names), min_size=1, max_size=3), min_size=1, max_size=3)

@@ -1,6 +1,6 @@
-"""The history that `examples/play_history.py` plays, and what it should say, from the purchases alone.
+"""The history that `examples/play_history.py` plays, and its expected results, computed from the purchases alone.
 
-The oracle shares nothing with the package: pandas computes the features from the seed file, and
+The expected results use no code of the package: pandas computes the features from the seed file, and
 onnxruntime scores the committed artifacts.
 """
 
@@ -53,7 +53,7 @@ class History:
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def command(self, line: str) -> str:
-        """What the command prints, run in the folder; it must end with 0."""
+        """Run a command in the folder and return its output. It must exit with 0."""
         program, *arguments = line.split()
         done = subprocess.run(
             [str(Path(sys.executable).with_name(program)), *arguments],
@@ -71,7 +71,7 @@ class History:
         return done.stdout
 
     def run_ids(self) -> dict[str, str]:
-        """{day of the clock: run id} of churn_predictions."""
+        """Return {day of the clock: run id} of churn_predictions."""
         return {
             str(row["clock"].date()): row["run_id"]
             for row in self.sql(
@@ -82,7 +82,7 @@ class History:
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
-    """The history, played once; or the one in DBT_ONNX_HISTORY_FOLDER, played before."""
+    """The history, played once for the module, or an existing one from DBT_ONNX_HISTORY_FOLDER."""
     if PLAYED:
         yield History(Path(PLAYED))
         return
@@ -100,7 +100,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
 
 
 def table_in(printed: str) -> list[list[str]]:
-    """The cells of the table that a command printed, without its header."""
+    """Return the cells of a printed table, without its header."""
     return [
         [cell.strip() for cell in line.strip("│").split("│")]
         for line in printed.splitlines()
@@ -109,7 +109,7 @@ def table_in(printed: str) -> list[list[str]]:
 
 
 def documented_answers() -> dict[str, str]:
-    """{question: its command or query} of docs/questions.md."""
+    """Return {question: command or query} from docs/questions.md."""
     page = (ROOT / "docs" / "questions.md").read_text()
     rows = re.findall(r"^\| (.+\?) \| `([^`]+)` \|$", page, flags=re.MULTILINE)
     return dict(rows)
@@ -128,7 +128,7 @@ def purchases() -> pd.DataFrame:
 
 @cache
 def features(day: str) -> pd.DataFrame:
-    """By customer_id, what is known on `day`; the day's purchases are."""
+    """Return the features of each customer on `day`, including the purchases of that day."""
     today = pd.Timestamp(day)
     known = purchases()[purchases()["purchased_on"] <= today].copy()
     first = known.groupby("customer_id")["purchased_on"].transform("min")
@@ -157,24 +157,24 @@ def features(day: str) -> pd.DataFrame:
 
 @cache
 def probabilities(version: str, day: str) -> pd.Series[float]:
-    """By customer_id, the probability of churn that the artifact gives to the features of `day`."""
-    asked = features(day)
+    """Return the artifact's churn probability of each customer for the features of `day`."""
+    inputs = features(day)
     options = onnxruntime.SessionOptions()
-    # more threads add up the trees in another order, which can change a last bit
+    # more threads add the trees in another order, which can change the last bit
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(
         ROOT / "artifacts" / "churn" / version / "model.onnx",
         options,
         providers=["CPUExecutionProvider"],
     )
-    rows = asked[FEATURES[version]].to_numpy(dtype=np.float32)
+    rows = inputs[FEATURES[version]].to_numpy(dtype=np.float32)
     scored = session.run(["probabilities"], {"features": rows})[0]
-    return pd.Series(scored[:, 1].astype(np.float64), index=asked.index)
+    return pd.Series(scored[:, 1].astype(np.float64), index=inputs.index)
 
 
 @cache
 def has_churned(day: str) -> pd.Series[bool]:
-    """By customer_id, whether nothing was bought in the 90 days after `day`."""
+    """Return for each customer whether there is no purchase in the 90 days after `day`."""
     today = pd.Timestamp(day)
     ahead = purchases()["purchased_on"].between(
         today, today + pd.Timedelta(days=90), inclusive="right"

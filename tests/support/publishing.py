@@ -1,4 +1,4 @@
-"""Publishing without dbt: a warehouse, a folder, and what must hold of the two."""
+"""Publishing without dbt: a warehouse, a folder, and a comparison of the two."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ ORIGIN_TYPES = {
 
 
 class Publisher:
-    """A warehouse, in memory unless it has a path or is open already, and the folder `serving` that it publishes
-    into.
+    """A warehouse and the folder `serving` into which it publishes.
+
+    The warehouse is in memory unless `path` or an open `connection` is given.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Publisher:
         ledgers: Sequence[str] = (),
         **arguments: Any,
     ) -> PublicationSummary:
-        """Publish what a query gives, as a model called `published_by`, downstream of `ledgers`, would."""
+        """Publish the rows of a query, as a model `published_by` downstream of `ledgers` would."""
         request = publishing.publish(
             None,
             None,
@@ -108,7 +109,7 @@ def faults_of(
     key: Sequence[str] = ("id",),
     name: str = "t",
 ) -> list[str]:
-    """What differs between a relation, as DuckDB gives it, and its publication, as a reader does."""
+    """Return the differences between the rows of a relation in DuckDB and the answers from its publication."""
     cursor = publisher.connection.execute(query)
     columns = [column[0] for column in cursor.description or []]
     rows = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
@@ -119,16 +120,16 @@ def faults_of(
             faults.append(f"{manifest.rows} rows, not {len(rows)}")
         for row in rows:
             answer = predictions.get(tuple(row[name] for name in key))
-            told = {"status": answer.status, **answer.outputs}
-            told |= {stamp: getattr(answer, stamp) for stamp in STAMPS if stamp != "status"}
+            found = {"status": answer.status, **answer.outputs}
+            found |= {stamp: getattr(answer, stamp) for stamp in STAMPS if stamp != "status"}
             for column, value in expected(row, key).items():
-                if not same(told.get(column), value):
-                    faults.append(f"{answer.key} {column}: {told.get(column)!r}, not {value!r}")
+                if not same(found.get(column), value):
+                    faults.append(f"{answer.key} {column}: {found.get(column)!r}, not {value!r}")
     return faults
 
 
 def expected(row: dict[str, Any], key: Sequence[str]) -> dict[str, Any]:
-    """What a reader is told of a row of `current_predictions`, or of another relation."""
+    """Return the expected answer for a row of `current_predictions`, or of another relation."""
     if not set(STAMPS) <= set(row):
         outputs = {name: value for name, value in row.items() if name not in key}
         return {"status": "predicted", "fresh_as_of": CLOCK, "served_from": None, **outputs}
@@ -145,7 +146,7 @@ def expected(row: dict[str, Any], key: Sequence[str]) -> dict[str, Any]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal and of one type, NaN to NaN as well."""
+    """Whether two values are equal and of the same type. NaN equals NaN."""
     if isinstance(one, list) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, dict) and isinstance(other, dict):
@@ -156,7 +157,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def create(publisher: Publisher, columns: dict[str, str], rows: Sequence[Sequence[Any]]) -> None:
-    """Make table `t` anew."""
+    """Create or replace the table `t`."""
     listed = ", ".join(f"{quote(name)} {kind}" for name, kind in columns.items())
     publisher.sql(f"create or replace table t ({listed})")
     if rows:

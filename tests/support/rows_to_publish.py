@@ -1,4 +1,4 @@
-"""A warehouse that has what is to be published in a list: `RowsToPublish` without DuckDB."""
+"""An implementation of `RowsToPublish` without DuckDB: the rows are in a list."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _BATCH_ROWS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of `current_predictions`, in Python's values."""
+    """A row of `current_predictions` with Python values."""
 
     key: tuple[Any, ...]
     outputs: tuple[Any, ...]
@@ -62,7 +62,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Relation:
-    """What is published; `is_served` when it has the columns of `current_predictions`."""
+    """The published relation. `is_served` means that it has the columns of `current_predictions`."""
 
     key: Mapping[str, str]
     outputs: Mapping[str, str]
@@ -71,7 +71,7 @@ class Relation:
 
 
 class ListedRows:
-    """`RowsToPublish`; what changed is told by comparing with the relation that was published before."""
+    """An implementation of `RowsToPublish`. It finds changes by comparing with the relation of the last publication."""
 
     def __init__(self, warehouse: ListWarehouse, relation: Relation) -> None:
         self._warehouse = warehouse
@@ -95,7 +95,7 @@ class ListedRows:
             if last
             else {}
         )
-        # an origin that says something else keeps its number
+        # an origin keeps its number when its values change
         became = {
             self._stamps(row): numbers[row.key] for row in self._relation.rows if row.key in numbers
         }
@@ -165,7 +165,7 @@ class ListedRows:
 
 @dataclass
 class ListWarehouse:
-    """Remembers what was published. `stream` may be replaced by one that fails."""
+    """Stores the last publication. A test may replace `stream` by a stream that fails."""
 
     last: Relation | None = None
     last_id: str | None = None
@@ -201,7 +201,7 @@ class ListWarehouse:
 
 
 def batches(kinds: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[pa.RecordBatch]:
-    """Rows in Python's values as an engine streams them."""
+    """Yield rows with Python values as batches, as an engine streams them."""
     for start in range(0, len(rows), _BATCH_ROWS):
         some = rows[start : start + _BATCH_ROWS]
         arrays = [
@@ -212,7 +212,7 @@ def batches(kinds: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[pa.
 
 
 def stored(kind: str, value: Any) -> Any:
-    """As DuckDB gives it: a NaN is a number, lists of floats are lists."""
+    """Return a value as DuckDB returns it: NaN stays a float, lists of floats stay lists."""
     if value is None or kind.startswith("vector_"):
         return value
     if kind == "json":

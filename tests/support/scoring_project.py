@@ -1,4 +1,4 @@
-"""A consumer project with scoring models on it, and what must hold of its tables after any run."""
+"""A consumer project with scoring models, and a check of their tables after any run."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 CLOCK = "2024-01-10 06:00:00"
 REGISTRY_COLUMNS = ("model_name", "model_version", "alias", "artifact", "sha256")
-# in process, dbt-duckdb keeps the database open, and its write-ahead log with it
+# within a process, dbt-duckdb keeps the database and its write-ahead log open
 WRITTEN_BY_DBT = {"target", "logs", "dbt_packages", "package-lock.yml", "warehouse.duckdb.wal"}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The tables of one scoring model, on a connection that stands in their schema."""
+    """The tables of one scoring model, on a connection that uses their schema."""
 
     connection: duckdb.DuckDBPyConnection
     name: str
@@ -52,7 +52,7 @@ class Scores:
         )
 
     def check(self) -> None:
-        """Current is what the ledger says is newest; every run balances."""
+        """Check that current has the newest rows of the ledger, and that the row counts of every run add up."""
         current = self.sql(
             f"select * exclude (last_seen_as_of, confirmed_as_of) from {current_rows(self)}"
         )
@@ -69,9 +69,9 @@ class Scores:
 
 
 class ScoringProject(Project):
-    """`features` on a table `facts` (id, a, b), a registry of `line` models, a fixed clock.
+    """A project with a model `features` on a table `facts` (id, a, b), a registry of `line` models, and a fixed clock.
 
-    `profile` as for `Project`.
+    `profile` is the same as for `Project`.
     """
 
     def __init__(self, root: Path, *, profile: Mapping[str, Any] | None = None) -> None:
@@ -109,7 +109,7 @@ class ScoringProject(Project):
         name: str = "line",
         alias: str = "champion",
     ) -> None:
-        """Write artifact, card and registry row; an alias leaves whoever had it."""
+        """Write artifact, card and registry row. The version that had the alias loses it."""
         model = model or line_model()
         folder = self.root / "artifacts" / name / version
         folder.mkdir(parents=True)
@@ -141,7 +141,7 @@ class ScoringProject(Project):
     def scoring_model(
         self, name: str, *, features: str = "features", arguments: str = "", **config: Any
     ) -> None:
-        """Write `python_models/<name>.py`; `arguments` are further ones of `score()`."""
+        """Write `python_models/<name>.py`. `arguments` are more arguments of `score()`, separated by semicolons."""
         given = {"model": "'line'", "key": "['id']"}
         given |= dict(pair.split("=", 1) for pair in arguments.split("; ") if pair)
         listed = ", ".join(f"{key}={value}" for key, value in given.items())
@@ -178,7 +178,7 @@ class ScoringProject(Project):
             yield Scores(connection, name, **place)
 
     def relations(self) -> set[str]:
-        """Every table and view that is there, `schema.name` or, elsewhere, `database.schema.name`."""
+        """Return every table and view as `schema.name`, or `database.schema.name` in another database."""
         with self.connection() as connection:
             found = connection.execute(
                 "select database_name, schema_name, table_name from duckdb_tables() where not internal "
@@ -191,7 +191,7 @@ class ScoringProject(Project):
         }
 
     def files(self) -> set[str]:
-        """Every file and folder of the project, without what dbt itself writes."""
+        """Return every file and folder of the project, except those that dbt itself writes."""
         return {
             str(path.relative_to(self.root))
             for path in self.root.rglob("*")
@@ -199,13 +199,13 @@ class ScoringProject(Project):
         }
 
     def invocation_id(self) -> str:
-        """What dbt calls its last run."""
+        """Return the `invocation_id` of dbt's last run."""
         results = json.loads((self.root / "target" / "run_results.json").read_text())
         return str(results["metadata"]["invocation_id"])
 
 
 def expect(outcome: Outcome, **statuses: str) -> None:
-    """Hold some nodes' statuses; what dbt said of them is shown when they differ."""
+    """Check the statuses of some nodes. If they differ, the failure shows dbt's messages."""
     found = {name: outcome.nodes[name].status for name in statuses if name in outcome.nodes}
-    said = [f"{node.name}: {node.status}: {node.message}" for node in outcome.nodes.values()]
-    assert found == statuses, "\n".join([outcome.error, *said, *outcome.warnings])
+    messages = [f"{node.name}: {node.status}: {node.message}" for node in outcome.nodes.values()]
+    assert found == statuses, "\n".join([outcome.error, *messages, *outcome.warnings])

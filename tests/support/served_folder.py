@@ -1,4 +1,4 @@
-"""Publications made without a warehouse: rows given by a test, published as dbt would."""
+"""Publications without a warehouse: a test provides the rows, and they are published as dbt would."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _EPOCH = datetime(1970, 1, 1)
 
 
 class GivenRows:
-    """Rows as `RowsToPublish`: {key: outputs}; outputs none is an entity that was rejected."""
+    """An implementation of `RowsToPublish` from {key: outputs}. Outputs of None mean that the entity was rejected."""
 
     relation = "main.churn_current"
     rows_removed = 0
@@ -57,9 +57,9 @@ class GivenRows:
 
     def origins(self) -> list[tuple[Any, ...]]:
         micros = (self._clock - _EPOCH) // timedelta(microseconds=1)
-        said = ("churn", self._version, f"run-{self._version}", micros, micros)
+        stamps = ("churn", self._version, f"run-{self._version}", micros, micros)
         return [
-            (1, *said, "scored", None, "serving_version"),
+            (1, *stamps, "scored", None, "serving_version"),
             (2, None, None, None, None, None, "rejected", "'orders' is NULL", "missing"),
         ]
 
@@ -87,9 +87,9 @@ def publish(
     stale_after: timedelta | None = timedelta(days=2),
     model: ServedModel | None = None,
 ) -> Manifest:
-    """Publish rows into a folder, `serving/churn`; a key of one column may be given as a value."""
+    """Publish rows into a folder such as `serving/churn`. A key of one column may be a plain value."""
     key, outputs = key or {"customer_id": "text"}, outputs or {"churn_probability": "float"}
-    whole = {k if isinstance(k, tuple) else (k,): said for k, said in rows.items()}
+    whole = {k if isinstance(k, tuple) else (k,): values for k, values in rows.items()}
     given = GivenRows(whole, key=key, outputs=outputs, version=version, clock=clock)
     target = Files(folder)
     with target.locked():

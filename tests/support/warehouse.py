@@ -1,4 +1,4 @@
-"""A DuckDB warehouse with one scoring model on it, without dbt: `score_table` as dbt calls it."""
+"""A DuckDB warehouse with one scoring model, without dbt. It calls `score_table` as dbt does."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def line_model(a: float = 2.0, b: float = -1.0, c: float = 0.5) -> bytes:
-    """y = 2a - b + 0.5 by default, from one (N, 2) float32 tensor: computable by hand."""
+    """Return a model that can be computed by hand: by default y = 2a - b + 0.5, from one (N, 2) float32 tensor."""
     graph = helper.make_graph(
         [helper.make_node("Gemm", ["X", "W", "c"], ["y"])],
         "line",
@@ -59,9 +59,9 @@ def line_contract(column: str = "y", features: tuple[str, str] = ("a", "b")) -> 
 
 
 class Warehouse:
-    """Features, registry and clock of one scoring model `scores`, changed between runs at will.
+    """The features, registry and clock of one scoring model `scores`, which a test may change between runs.
 
-    A folder that holds one already is opened again; set `runs` to the runs that it has seen.
+    If the folder already has a warehouse, it is opened again; set `runs` to its number of runs.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Warehouse:
         self.connection = connect(folder / "w.duckdb", config)
         self.clock = "2024-01-10 00:00:00"
         self.runs = 0
-        self.said: list[str] = []
+        self.log_messages: list[str] = []
         self.sql(
             "create table if not exists model_registry (model_name varchar, model_version varchar, "
             "alias varchar, artifact varchar, sha256 varchar)"
@@ -97,7 +97,7 @@ class Warehouse:
         alias: str | None = "champion",
         name: str = "line",
     ) -> Path:
-        """Write an artifact and its registry row; an alias leaves whoever had it."""
+        """Write an artifact and its registry row. The version that had the alias loses it."""
         model = line_model() if model is None else model
         contract = contract or line_contract()
         folder = self.artifacts / name / version
@@ -142,7 +142,7 @@ class Warehouse:
         full_refresh: bool = False,
         empty: bool = False,
         retry_rejected: bool = False,
-        asked: str | None = None,
+        requested_model: str | None = None,
         features: str = "select * from features",
         logs: AnswerLogs | None = None,
         **arguments: Any,
@@ -158,7 +158,7 @@ class Warehouse:
             empty=empty,
             retry_rejected=retry_rejected,
             dbt_version="1.11.0",
-            model=asked,
+            model=requested_model,
         )
         session = with_settings(self.connection.cursor())
         relations = {
@@ -173,7 +173,7 @@ class Warehouse:
             settings,
             connection=session,
             artifacts=self.artifacts,
-            log=self.said.append,
+            log=self.log_messages.append,
             logs=logs,
         )
 
@@ -181,7 +181,7 @@ class Warehouse:
         return self.sql(f'select {columns} from "{self.name}" order by scored_at, id')
 
     def latest(self, columns: str = "*") -> list[tuple[Any, ...]]:
-        """The current rows, with the columns of the ledger, and who was seen when."""
+        """Return the current rows, with the columns of the ledger and of presence."""
         return self.sql(f"select {columns} from {self.current_rows()} order by all")
 
     def current_rows(self) -> str:
@@ -194,7 +194,7 @@ class Warehouse:
 
 
 def current_rows(model: Any) -> str:
-    """A relation of what `<name>__current` holds, with what the runs and `<name>__presence` say of it."""
+    """Return a relation of the rows of `<name>__current`, joined with the runs and `<name>__presence`."""
     confirming = (
         "select max(later.as_of) from dbt_onnx_runs as later where later.run_no >= c.run_no "
         "and (later.scoring_model, later.model_name, later.model_version) "
@@ -227,7 +227,7 @@ def current_rows(model: Any) -> str:
 def newest_of_ledger(
     warehouse: Warehouse, *, key: tuple[str, ...] = ("id",)
 ) -> list[tuple[Any, ...]]:
-    """What is current, told by the ledger alone."""
+    """Compute the current rows from the ledger alone."""
     rows = warehouse.sql(f'select * from "{warehouse.name}"')
     names = [row[0] for row in warehouse.sql(f'describe "{warehouse.name}"')]
     at = {name: position for position, name in enumerate(names)}
@@ -245,6 +245,6 @@ def newest_of_ledger(
         scored = newest.get((*slot[:-1], "scored"), row)
         if scored[at["scored_at"]] <= row[at["scored_at"]]:
             kept.append(row)
-    # why a row was written is in the ledger only
+    # only the ledger has these two columns
     left_out = (at["score_reason"], at["is_late"])
     return [tuple(v for i, v in enumerate(row) if i not in left_out) for row in kept]

@@ -28,7 +28,7 @@ from error_project import (
     NODES,
     VARIABLES,
     build,
-    called_there,
+    call_in_project,
     create_project,
     locked,
     node_name,
@@ -95,7 +95,7 @@ def _attacked_project(
     for name in filter(NODES.__contains__, chosen):
         yield name, faults_of_dbt(name, nodes[node_name(name)].message)
     for name in filter(CALLS.__contains__, chosen):
-        yield name, faults_of_call(name, called_there(project, name))
+        yield name, faults_of_call(name, call_in_project(project, name))
     if not VARIABLES.keys().isdisjoint(chosen):
         for name, text in with_variables(project).items():
             if name in chosen:

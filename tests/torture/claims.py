@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from consumer import Project
-from hand_written import claim, sources
+from hand_written import generic_test, sources
 from warehouse import Warehouse
 
 if TYPE_CHECKING:
@@ -117,18 +117,20 @@ def _tests(table: str) -> list[dict[str, Any]]:
     # report every entity that has left, however long ago
     unknown = {**entities, "max_unknown_fraction": 0}
     tests = [
-        claim("predictions_are_complete", f"{table}_complete", **unknown),
-        claim("predictions_are_complete", f"{table}_complete_served", **unknown, **registry),
+        generic_test("predictions_are_complete", f"{table}_complete", **unknown),
+        generic_test("predictions_are_complete", f"{table}_complete_served", **unknown, **registry),
     ]
     for unit in _units(table):
         periods = {"warn_after": _WARN, "error_after": _ERROR}
         fresh = {name: {"count": count, "period": unit} for name, count in periods.items()}
         grace = {"grace": {"count": _WARN, "period": unit}, "entity_since": "since"}
         if unit == "day":
-            tests.append(claim("predictions_are_fresh", f"{table}_fresh_day", **entities, **fresh))
+            tests.append(
+                generic_test("predictions_are_fresh", f"{table}_fresh_day", **entities, **fresh)
+            )
         tests += [
-            claim("predictions_are_fresh", f"{table}_fresh_served_{unit}", **entities, **fresh, **registry),
-            claim("predictions_are_complete", f"{table}_complete_{unit}", **unknown, **grace),
+            generic_test("predictions_are_fresh", f"{table}_fresh_served_{unit}", **entities, **fresh, **registry),
+            generic_test("predictions_are_complete", f"{table}_complete_{unit}", **unknown, **grace),
         ]  # fmt: skip
     return tests
 

@@ -82,7 +82,7 @@ class Nights:
             self._run(rows, empty=True)
         elif what == "other":
             others = [version for version in VERSIONS if version != champion]
-            self._run(rows, asked=f"line/{chance.choice(others)}")
+            self._run(rows, requested_model=f"line/{chance.choice(others)}")
         else:
             again = what == "full_refresh"
             self._run(rows, full_refresh=again)

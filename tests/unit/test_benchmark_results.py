@@ -111,14 +111,14 @@ def test_what_was_missed_when_recorded_shall_not_get_worse(
     path = tmp_path / "results.json"
     results.merge(path, results.SMOKE, [row(recorded, **target)])
     before = results.recorded(path)[("scoring", "logistic", "orbital")]
-    held = row(figure, **target).held_to(before)
+    held = row(figure, **target).with_recorded_target(before)
     assert held.holds(margin=results.SMOKE_MARGIN) is holds
     assert results.SMOKE not in results.markdown(json.loads(path.read_text()))
 
 
 def test_without_a_record_the_target_counts(tmp_path):
     assert results.recorded(tmp_path / "results.json") == {}
-    assert row(0.4, at_least=2.0).held_to(None) == row(0.4, at_least=2.0)
+    assert row(0.4, at_least=2.0).with_recorded_target(None) == row(0.4, at_least=2.0)
 
 
 def test_the_figures_of_the_readme_are_those_of_the_results() -> None:

@@ -1,5 +1,5 @@
--- for each person the 200 films with the largest dot product of the two embeddings, without those rated
--- already; and what the reranker reads of them. What needs a session is 0 here: the night has none.
+-- for each person the 200 films with the largest dot product of the two embeddings, without films that the person
+-- has rated, and the reranker's features. Features that need a session are 0 here: the nightly build has no session.
 with people as (
     select user_id, cast(embedding as double[]) as embedding
     from {{ ref('person_embeddings_current') }}

@@ -1,4 +1,4 @@
--- what is published of a person: 200 films, in the order of the dot product
+-- the published row of a person: 200 films, in the order of the dot product
 {{ config(materialized='view') }}
 with ranks as (
     select user_id, film_id, next_probability from {{ ref('candidate_ranks_current') }}

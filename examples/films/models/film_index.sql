@@ -1,4 +1,4 @@
--- what is published of a film
+-- the published row of a film
 {{ config(materialized='view') }}
 select films.*, current.embedding
 from {{ ref('rated_films') }} as films

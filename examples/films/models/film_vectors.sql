@@ -1,4 +1,4 @@
--- what the model `film` reads: a film's ratings, one place for each person, 0 where there is none
+-- the input of the model `film`: a film's ratings, one position for each person, 0 where there is no rating
 select films.film_id, list(cast(coalesce(known.rating, 0) as float) order by people.place) as ratings
 from {{ ref('rated_films') }} as films
 cross join {{ ref('person_positions') }} as people

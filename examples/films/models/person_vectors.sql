@@ -1,5 +1,5 @@
--- what the model `person` reads: a person's ratings, one place for each film, 0 where there is none.
--- Person 0 is everybody: the average vector, for people of whom nothing is known.
+-- the input of the model `person`: a person's ratings, one position for each film, 0 where there is no rating.
+-- Person 0 has the average vector of all people, and is used for unknown people.
 with people as (
     select distinct user_id from {{ ref('known_ratings') }}
 ),

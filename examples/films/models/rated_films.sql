@@ -1,4 +1,4 @@
--- the films that at least three people are known to have rated; `genres` has a 1 or a 0 for each genre
+-- the films with at least three known ratings; `genres` has a 1 or a 0 for each genre
 with popularity as (
     select film_id, count(*) as ratings
     from {{ ref('known_ratings') }}

@@ -1,5 +1,5 @@
--- each person's last five ratings are held out: nothing learns from them, nothing is served from them.
--- They are numbered 1 to 5 in the order of time; 0 is known.
+-- each person's last five ratings are held out from the features and from serving.
+-- `held_out` numbers them 1 to 5, oldest first; it is 0 for known ratings.
 select
     user_id,
     film_id,

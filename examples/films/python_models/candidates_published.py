@@ -9,7 +9,7 @@ def model(dbt, session):
         predictions=dbt.ref("candidates"),
         key=["user_id"],
         name="candidates",
-        # with the reranker: a request scores with the version that scored the night
+        # publish the reranker, too: a request scores with the same version as the nightly build
         registry=dbt.ref("model_registry"),
         model="reranker",
     )
