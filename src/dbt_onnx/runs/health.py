@@ -71,7 +71,7 @@ class ModelHealth:
 class Health:
     """Every scoring model that was asked for.
 
-    When the project could not be read, `clock` is none and `error` says why.
+    If the project could not be read, `clock` is None and `error` is the reason.
     """
 
     clock: datetime | None
@@ -89,8 +89,8 @@ class Health:
 
 
 def judge(figures: Mapping[str, Any], *, has_one_writer: bool) -> list[Problem]:
-    """The problems that the figures of one scoring model show. `has_one_writer`: who writes to the warehouse
-    has it alone, so a run that is `running` while others read is dead.
+    """Return the problems that the figures of one scoring model show. `has_one_writer`: a process that writes
+    to the warehouse excludes all others, so a run that somebody can read as `running` is dead.
     """
     is_dead = {"interrupted", *(["running"] if has_one_writer else [])}
     return [
@@ -101,7 +101,7 @@ def judge(figures: Mapping[str, Any], *, has_one_writer: bool) -> list[Problem]:
 
 
 def age_text(age: timedelta | float) -> str:
-    """`4 days`, `1 day 6 h`, `3 h`, `12 min`: the two largest units, rounded down. Spark has ages in seconds."""
+    """`4 days`, `1 day 6 h`, `3 h`, `12 min`: the two largest units, rounded down. Spark gives ages in seconds."""
     seconds = age if isinstance(age, float) else age.total_seconds()
     hours, seconds = divmod(int(seconds), 3600)
     days, hours = divmod(hours, 24)

@@ -1,4 +1,4 @@
-"""What the user asks for and what dbt knows, checked once, before the warehouse is touched."""
+"""The arguments of `score()` and the settings from dbt, checked once, before the warehouse is touched."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ PERIODS = {
     "week": timedelta(weeks=1),
 }
 _MOST_PERIODS = 100_000
-# how many digits of a number for a float64 input count, by default and at most
+# significant digits of a number for a float64 input: the default and the maximum
 SIGNIFICANT_DIGITS = 9
 MAX_DIGITS = 17
-# the share of rejected rows that a run takes by default, and so does `predictions_are_valid`
+# the share of rejected rows that a run and the test `predictions_are_valid` accept by default
 MAX_REJECTED_FRACTION = 0.1
-# onnxruntime makes as many threads as it is told to, and a million of them kill the process
+# limits: onnxruntime starts as many threads as it is told to, and a million threads kill the process
 _MOST = {"batch_rows": 10_000_000, "threads": 1_024, "significant_digits": MAX_DIGITS}
 
 
-# of what `dbt.ref()` gives: a relation of DuckDB, a data frame of Spark
+# attributes that identify what `dbt.ref()` returns: a relation of DuckDB, a data frame of Spark
 _OF_RELATIONS = ("sql_query", "sparkSession")
 
 _RETURN_IT = (
@@ -41,7 +41,7 @@ _RETURN_IT = (
 
 
 class _NoRowsError(ConfigError, AttributeError):
-    """The result of `score()` is used as a data frame. An AttributeError, too, for `hasattr`."""
+    """Raised if the result of `score()` is used as a data frame. An AttributeError, so that `hasattr` works."""
 
 
 class TableArguments(Protocol):
@@ -59,7 +59,7 @@ class TableArguments(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringRequest:
-    """The arguments of `score()`, checked. `features` and `registry` are relations of the engine."""
+    """The checked arguments of `score()`. `features` and `registry` are relations of the engine."""
 
     features: Any
     registry: Any
@@ -92,11 +92,11 @@ class ScoringRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What the materialization passes on: where the ledger is, which run this is, and its variables.
+    """What the materialization passes on: the place of the ledger, the run's id, and the run's options.
 
     `clock_sql` is the SQL expression of the project's clock, a naive UTC timestamp. `model` is the
-    version, "churn/1", that a backfill asks for in place of the scoring model's own. `seeds` are the
-    files of the seeds upstream, by relation: with `empty`, dbt may have loaded them without rows.
+    version, such as "churn/1", that a backfill asks for instead of the scoring model's own. `seeds` are the
+    files of the upstream seeds, by relation: with `empty`, dbt may have loaded the seeds without rows.
     """
 
     database: str
@@ -113,7 +113,7 @@ class RunSettings:
 
 
 def check_request(arguments: Mapping[str, Any], unknown: Mapping[str, Any]) -> ScoringRequest:
-    """Check the arguments of `score()`. Raises ConfigError with every fault at once."""
+    """Check the arguments of `score()`. Raises one ConfigError that lists all faults."""
     faults = [
         *unknown_argument_faults(unknown, allowed=list(arguments)),
         *relation_faults({name: arguments[name] for name in ("features", "registry")}),
@@ -162,7 +162,7 @@ def _parse_keep_inputs(value: object) -> tuple[timedelta | bool, list[str]]:
 
 
 def unknown_argument_faults(unknown: Mapping[str, Any], *, allowed: Sequence[str]) -> list[str]:
-    """What to say of arguments that a function does not have."""
+    """Return a message for each argument that a function does not have."""
     faults = []
     for name in unknown:
         close = difflib.get_close_matches(name, allowed, n=1)
@@ -172,7 +172,7 @@ def unknown_argument_faults(unknown: Mapping[str, Any], *, allowed: Sequence[str
 
 
 def relation_faults(arguments: Mapping[str, Any]) -> list[str]:
-    """What to say of arguments that ought to be relations, by name."""
+    """Return a message for each argument that should be a relation and is not."""
     return [
         f"{name} must be a relation such as dbt.ref(...); got {type(value).__name__}"
         for name, value in arguments.items()

@@ -1,7 +1,7 @@
-"""DuckDB as the engine of a run: what `dbt_onnx.runs.run.Engine` asks for, in its order.
+"""DuckDB as the engine of a run: implements `dbt_onnx.runs.run.Engine`, in the same order.
 
-Reading and writing go through two cursors of one process: the plan and the feature stream see one
-snapshot, and the predictions and the run row are written in one transaction.
+One cursor reads and another writes. The plan and the feature stream read from one snapshot. The
+predictions and the run row are written in one transaction.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def score_on_duckdb(
     log: Callable[[str], None],
     logs: AnswerLogs | None = None,
 ) -> RunSummary:
-    """`score_table` on a connection of DuckDB's Python client, which stays open."""
+    """Run `score_table` on a connection of DuckDB's Python client. The connection stays open."""
     ledger = TableName(
         database=settings.database, schema=settings.schema, identifier=settings.identifier
     )
@@ -70,8 +70,8 @@ def score_on_duckdb(
 
 
 class DuckDBEngine:
-    """A scoring model's tables on a DuckDB database, for one run. The methods are those of `Engine`;
-    where they say more, it is about DuckDB.
+    """The tables of one scoring model in a DuckDB database, for one run. `Engine` documents the methods;
+    the docstrings here add only what is specific to DuckDB.
     """
 
     record: RunRecord
@@ -84,7 +84,7 @@ class DuckDBEngine:
     @contextmanager
     def recorded(self, settings: RunSettings) -> Iterator[None]:
         self.tables.check_runs(self.writer)
-        # within, so that the run row has the message that the user sees
+        # errors are translated inside, so that the run row gets the message that the user sees
         with recorded_run(self.writer, self.tables, settings) as self.record, duckdb_errors():
             self.tables.check_names(self.writer)
             yield
@@ -101,7 +101,7 @@ class DuckDBEngine:
     def registry(self, relation: Any, *, seeds: Mapping[str, Path]) -> Registry:
         sql = relation.sql_query()
         if seeds and not self.reader.rows(f"select 1 from ({sql}) as registry limit 1"):
-            # the registry itself may be a seed, or a model on one
+            # the registry may be a seed, or a model that reads one: try seeds that its query names first
             nearest = sorted(seeds, key=lambda name: name not in sql)
             registry = Registry.from_seeds(seeds[name] for name in nearest)
             if registry is not None:
@@ -131,14 +131,14 @@ class DuckDBEngine:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Within, the reader sees what it saw first, until `write` has read all."""
+        """Keep the reader on one snapshot until `write` has read all rows."""
         with ExitStack() as self._snapshot:
             self._snapshot.enter_context(self.reader.transaction())
             yield
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Within, what the run feeds to its model is set aside, to be kept with what it writes."""
+        """Also open a temporary file for the rows that the run feeds to its model, which `close` keeps."""
         folder = folder_of(self.reader, self.tables.ledger.database)
         with FedRows(folder) as self._fed, self.writer.transaction():
             yield
@@ -158,7 +158,7 @@ class DuckDBEngine:
             self._reasons = writing.append_predictions(
                 self.reader, self.writer, self.tables, planned, scores, fed
             )
-        # beside another transaction DuckDB commits into its log first, and into the tables later
+        # end the reader's transaction: while it is open, DuckDB commits to its log first, to the tables later
         self._snapshot.close()
         return writing.read_written(self.writer, self.tables, planned, self._reasons)
 
@@ -189,9 +189,9 @@ def check_fit(
     features: FeatureRelation,
     tables: ScoringTables,
 ) -> LedgerShape:
-    """Check arguments, contract, features and tables against each other, as a run and the gate do.
+    """Check that arguments, contract, features and tables fit together. Both a run and the gate do this.
 
-    Returns the columns of the ledger. Raises a DbtOnnxError where they do not go together.
+    Returns the columns of the ledger. Raises a DbtOnnxError if they do not fit together.
     """
     model = str(artifact.model)
     features.check_columns(key=arguments.key, as_of=arguments.as_of)
@@ -217,7 +217,7 @@ def check_fit(
 
 
 def _check_key(cursor: Cursor, arguments: TableArguments, tables: ScoringTables) -> None:
-    """Raise ConfigError when the existing ledger was written with another key."""
+    """Raise ConfigError if the existing ledger was written with another key."""
     known = tables.key_columns(cursor) if cursor.has(tables.current) else None
     if known is not None and known != list(arguments.key):
         raise ConfigError(
