@@ -1,4 +1,4 @@
-"""The progress of a long run: a bar on a terminal, elsewhere a log line every few seconds."""
+"""The progress of a long run: a bar on a terminal, elsewhere log lines."""
 
 from __future__ import annotations
 

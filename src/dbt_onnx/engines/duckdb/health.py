@@ -1,4 +1,4 @@
-"""What a health check reads: the sources of a scoring model, its registry, its figures."""
+"""Queries of health checks: the sources of a scoring model, its registry and its figures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
-    """What the scoring model with this ledger reads; none if no run has ever come so far."""
+    """Return what the scoring model with this ledger reads; None if no run has recorded it yet."""
     account = last_account(cursor, ledger)
     if not account:
         return None
@@ -46,7 +46,7 @@ def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
 
 
 def read_registry(cursor: Cursor, sources: Sources) -> Registry:
-    """The registry as the scoring model reads it. Raises RegistryError when it is gone or wrong."""
+    """Return the registry as the scoring model reads it. Raises RegistryError if it is gone or invalid."""
     if sources.registry is None:
         raise missing_registry(sources.registry_name)
     try:
@@ -57,8 +57,8 @@ def read_registry(cursor: Cursor, sources: Sources) -> Registry:
 
 
 def check_features(cursor: Cursor, sources: Sources) -> None:
-    """Raise when the feature relation cannot tell who ought to have a prediction, or when the next run
-    would not find the key in it.
+    """Raise if the feature relation is unknown or cannot be read, so that nobody knows which entities should
+    have a prediction, or if the next run would not find the key columns in it.
     """
     name = sources.features_name
     if name == UNNAMED:
@@ -79,7 +79,7 @@ def check_features(cursor: Cursor, sources: Sources) -> None:
 def feature_types(
     cursor: Cursor, ledger: TableName, names: Sequence[str]
 ) -> dict[str, pa.DataType]:
-    """The Arrow types of columns of the features that the newest run read."""
+    """Return the Arrow types of the columns `names` of the features that the newest run read."""
     sources = read_sources(cursor, ledger)
     if sources is None or sources.features is None:
         raise MissingFeaturesError(
@@ -95,7 +95,7 @@ def feature_types(
 
 
 def registry_among(cursor: Cursor, relations: Collection[TableName]) -> Registry:
-    """The model registry among some relations, see `Warehouse`."""
+    """Return the first registry among some relations, see `Warehouse`."""
     for relation in relations:
         if set(REGISTRY_COLUMNS) <= set(cursor.columns_if_there(relation)):
             rows = cursor.records(f"select * from {relation.sql}")
@@ -104,7 +104,7 @@ def registry_among(cursor: Cursor, relations: Collection[TableName]) -> Registry
 
 
 def read_figures(cursor: Cursor, sql: str) -> dict[str, Any]:
-    """The one row of a query, by column. Raises WarehouseError when DuckDB cannot run it."""
+    """Return the one row of a query, by column. Raises WarehouseError if DuckDB cannot run the query."""
     try:
         [figures] = cursor.records(sql)
     except duckdb.Error as error:
@@ -113,9 +113,9 @@ def read_figures(cursor: Cursor, sql: str) -> dict[str, Any]:
 
 
 def _relation(cursor: Cursor, name: str, *, beside: TableName) -> TableName | None:
-    """The table or view called `schema.name` or `database.schema.name`.
+    """Return the table or view called `schema.name` or `database.schema.name`.
 
-    Of several called `schema.name`, the one in the ledger's database.
+    If several are called `schema.name`, return the one in the ledger's database.
     """
     found = cursor.records(
         "select database_name as database, schema_name as schema, name as identifier from ("
