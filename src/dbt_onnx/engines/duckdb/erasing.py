@@ -35,7 +35,9 @@ def forget(
     why: str,
     dry_run: bool,
 ) -> Erasure:
-    """See `base.Warehouse.forget`. Raises ConfigError if there is no ledger, or if a key value is missing."""
+    """See `base.Warehouse.forget`. Raises ConfigError if there is no ledger, or unless there is one value for
+    each key column.
+    """
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
         tables = ScoringTables(name, cursor.storage_of(name))
         key = key_of(cursor, tables)
