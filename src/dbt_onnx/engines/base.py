@@ -303,8 +303,8 @@ class Warehouse(Protocol):
     def __init__(self, connection: Any) -> None: ...
 
     def has_one_writer(self, ledger: TableName) -> bool:
-        """Whether a process that writes to the ledger excludes all others. If so, a run that somebody can
-        read as `running` is dead.
+        """Whether no other process can read the ledger while a run writes to it. If so, a run that is read with
+        the status `running` is dead.
         """
 
     @staticmethod

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dbt_onnx.runs.precisions import BITS_OF_DOUBLE, NORMAL_RANGE, bits_of
 
 _FRACTION_BITS_OF_FLOAT16 = 10
-# a value within this many bits of a whole number is a whole number with the noise of a sum
+# a value that equals a whole number in this many leading bits is one: the rest is noise of a sum
 _BITS_OF_WHOLE = 43
 # above this value, the product with the splitting factor would overflow
 _MAX_SPLIT = 1e290

@@ -12,6 +12,9 @@ A row is scored only if there is a reason, and the ledger stores the reason:
 
 `real_time` is not a reason to score: it marks an answer that a service gave on request, and that a run
 added to the ledger.
+
+The moment of a row is its `as_of`, the time that its features describe. Known rows are the rows of current.
+A backfill is a run about the past or with another version; every other scoring run is a full run.
 """
 
 from __future__ import annotations
@@ -39,7 +42,9 @@ _TICK = timedelta(microseconds=1)
 
 @dataclass(frozen=True)
 class Past:
-    """What a new run needs to know about earlier successful runs. Values are None before the first run.
+    """What a new run needs to know about earlier successful runs.
+
+    All values but `is_alone` are None before the first run.
 
     is_alone                no other model version has scored
     as_of                   the newest moment that a full run of this version was about

@@ -87,7 +87,7 @@ def faults_of_counts(
             continue
         gone = erased[run.run_no]
         rows_left = (run.rows_scored or 0) + (run.rows_rejected or 0) - gone["rows"]
-        # at least 0: once the inputs of a run have expired, its rows_inputs_kept is 0
+        # at least 0: once a run's inputs have expired, its rows_inputs_kept is 0, less than was erased before
         inputs_left = max(0, (run.rows_inputs_kept or 0) - gone["rows_inputs"])
         for problem, what, wanted, counts in (
             ("ledger", "rows", rows_left, found),

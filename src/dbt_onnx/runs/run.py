@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class ScoringRun:
     """One run of one scoring model. `features` and `shape`, the ledger's columns, have types of the engine.
 
-    `is_other_version` is true if a backfill asks for a version that the scoring model does not name.
+    `is_other_version` is true if a backfill asks for another version than the scoring model's own.
     """
 
     request: ScoringRequest
@@ -145,8 +145,8 @@ class Engine(Protocol):
         """Decide which rows are scored, and why."""
 
     def follows_death(self, model: ModelVersion) -> bool:
-        """Whether the model must run in a child process: an earlier run's process died, or only a child
-        process has saved it from dying.
+        """Whether the model must run in a child process: an earlier run's process died, or the model killed
+        an earlier run's child process and may do so again.
         """
 
     def write(self, run: ScoringRun, planned: Planned, scores: RunScorer | None) -> Written:

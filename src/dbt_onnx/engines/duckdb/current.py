@@ -62,7 +62,9 @@ def insert_rows(table: TableName, columns: Iterable[str], *, rows: str, where: s
 
 
 def is_about(shape: LedgerShape, table: str, *, of: str = "features") -> str:
-    """SQL that is true if a row of `table`, one of our tables, has the entity of a row of `of`, a plan."""
+    """SQL that is true if a row of `table`, such as current, is about the entity of a row of `of`, such as
+    the plan. The key columns of `of` have their carried names.
+    """
     return " and ".join(
         f"{compared(name, shape.key[name], of=table)} = {of}.{quote(carried)}"
         for name, carried in shape.carried_key.items()
@@ -187,7 +189,7 @@ def _noted(
 
 
 def _rejected(question: Question) -> str:
-    """A subquery of the keys of present entities that were rejected last."""
+    """A subquery of the keys of present entities with a rejection in current."""
     where = f"{REJECTED} is not null and last_seen_as_of is null and {question.is_of_version()}"
     return keys_of(question.current, question.shape.key, where=where)
 

@@ -35,9 +35,7 @@ def forget(
     why: str,
     dry_run: bool,
 ) -> Erasure:
-    """See `base.Warehouse.forget`. Raises ConfigError if there is no ledger, or unless there is one value for
-    each key column.
-    """
+    """See `base.Warehouse.forget`. Raises ConfigError if there is no ledger or a wrong number of key values."""
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
         tables = ScoringTables(name, cursor.storage_of(name))
         key = key_of(cursor, tables)

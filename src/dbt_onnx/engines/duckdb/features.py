@@ -43,7 +43,7 @@ class FeatureRelation(FeatureColumns):
 
     @classmethod
     def open(cls, reader: Cursor, relation: Any) -> FeatureRelation:
-        """`relation` is what `dbt.ref()` gives: a relation of DuckDB's Python client."""
+        """Open what `dbt.ref()` returns: a relation of DuckDB's Python client."""
         sql = relation.sql_query()
         return cls(sql=sql, name=relation_name(relation), columns=reader.columns_of(f"({sql})"))
 

@@ -3,7 +3,7 @@
     <name>            the ledger: every prediction ever made, a view over the next two and the runs
     <name>__current   the newest score per entity and model version, and a newer rejection if there is one
     <name>__history   all other predictions: superseded, late, without a key, or a service's answer
-    <name>__presence  exceptions for single rows of current: the entity is gone, or confirmed differently
+    <name>__presence  exceptions for rows of current: entity gone, or not confirmed like all other rows
     <name>__inputs    the features that each run fed to the model, see `inputs`
     dbt_onnx_runs     one row per run of a scoring model, and one per run of answers that it took over
 

@@ -262,7 +262,7 @@ def planned_twice(question: Question, planned: str) -> str:
 
 def select_rows(question: Question, planned: str) -> str:
     """SQL that returns the rows to score: the carried columns, then the features under their own names. The
-    reason is its position in `SCORE_REASONS`, because a number streams faster than text.
+    reason comes as its position in `SCORE_REASONS`, because a number streams faster than text.
     """
     features = ",\n            ".join(
         f"{read_as(f'feature_{i}', kind)} as {quote(name)}"

@@ -124,8 +124,8 @@ def _strange_rows(
 def _faults_of_current(
     cursor: Cursor, tables: ScoringTables, key: Mapping[str, str], *, with_history: bool
 ) -> Iterator[Finding]:
-    """Check that current has at most one score and one rejection per entity and model version, and, if
-    `with_history`, that history has no newer one.
+    """Yield findings about entities that have, for one model version, more than one score or rejection in
+    current or, if `with_history`, a newer one in history.
     """
     if not key:
         return
@@ -207,8 +207,8 @@ def _faults_of_values(
 def _faults_of_view(
     cursor: Cursor, tables: ScoringTables, key: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """Check that the ledger's view returns what its tables have, because anybody can replace a view. A
-    dropped view is not a fault: the next run creates it again.
+    """Yield a finding if the ledger's view does not return what its tables have: anybody can replace a view.
+    A dropped view is not a fault, because the next run creates it again.
     """
     if not key or "" in key.values() or not cursor.has(tables.ledger):
         return

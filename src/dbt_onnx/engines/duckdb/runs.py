@@ -58,7 +58,7 @@ class RunRecord:
     def update(self, cursor: Cursor, **values: Any) -> None:
         """Set columns of the row. Values are bound, never written into the statement.
 
-        Raises WarehouseError if another process has closed the row and started a newer run.
+        Raises WarehouseError if another process has closed the row.
         """
         if not self.is_running(cursor):
             raise self.taken_over(cursor)
