@@ -153,7 +153,7 @@ def missing_columns(names: Sequence[str], features: object) -> ConfigError:
     """Return the error for features that a version reads and the feature relation lacks."""
     return ConfigError(
         f"column(s) {names} not found in {features}",
-        hint="the version that serves reads them: build its features, and score, first",
+        hint="the serving version reads these columns: build its features and run the scoring model first",
     )
 
 

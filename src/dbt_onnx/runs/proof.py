@@ -126,6 +126,6 @@ def other_view(ledger: object) -> Finding:
     """Return the finding for a ledger with a replaced view: anybody can replace a view."""
     return Finding(
         problem="ledger",
-        expected="what its tables say",
-        actual=f"the view {ledger} says something else",
+        expected="the rows of its tables",
+        actual=f"the view {ledger} returns other rows",
     )

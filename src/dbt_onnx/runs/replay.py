@@ -110,7 +110,7 @@ def run_to_replay(
     elif not (run.rows_scored or 0) + (run.rows_rejected or 0):
         nothing = "it scored no row: nothing had changed"
     elif not run.rows_inputs_kept:
-        nothing = "its inputs are not kept: keep_inputs was False, or their time is over"
+        nothing = "its inputs are not kept: keep_inputs was False, or they have expired"
     if nothing:
         raise ConfigError(
             f"run {run_id!r} of {scoring_model} cannot be replayed: {nothing}",
@@ -170,7 +170,7 @@ def note_other_onnxruntime(run: RunRow, version: str, replay: Replay) -> None:
 def other_inputs(run: RunRow, key: Sequence[object], problem: str) -> Finding:
     """Return the finding for a row with kept inputs that differ from the scored inputs."""
     text = key_text(run.key_columns, key)
-    return Finding(problem="inputs", key=text, expected="those that were scored", actual=problem)
+    return Finding(problem="inputs", key=text, expected="the scored inputs", actual=problem)
 
 
 def lost_columns(table: object, names: Sequence[str]) -> Finding:

@@ -32,10 +32,10 @@ _MOST = {"batch_rows": 10_000_000, "threads": 1_024, "significant_digits": MAX_D
 
 
 # attributes that identify what `dbt.ref()` returns: a relation of DuckDB, a data frame of Spark
-_OF_RELATIONS = ("sql_query", "sparkSession")
+_RELATION_ATTRIBUTES = ("sql_query", "sparkSession")
 
 _RETURN_IT = (
-    "return what score() gives, as it is: the run comes after the model's code; read predictions in "
+    "return the result of score() unchanged: the run comes after the model's code; read predictions in "
     "another model, with dbt.ref()"
 )
 
@@ -75,19 +75,19 @@ class ScoringRequest:
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         raise ConfigError(
-            "score() describes a scoring run; this materialization wants rows",
+            "score() returns a scoring run; this materialization expects rows",
             hint="set dbt.config(materialized='predictions') in the model",
         )
 
     def __getattr__(self, name: str) -> object:
         """Refuse attributes that do not exist, such as `score(...).df()`."""
-        raise _NoRowsError(f"score() describes a scoring run, it has no {name!r}", hint=_RETURN_IT)
+        raise _NoRowsError(f"score() returns a scoring run, which has no {name!r}", hint=_RETURN_IT)
 
     def __iter__(self) -> Iterator[object]:
-        raise _NoRowsError("score() describes a scoring run, it has no rows", hint=_RETURN_IT)
+        raise _NoRowsError("score() returns a scoring run, which has no rows", hint=_RETURN_IT)
 
     def __getitem__(self, item: object) -> object:
-        raise _NoRowsError(f"score() describes a scoring run, it has no {item!r}", hint=_RETURN_IT)
+        raise _NoRowsError(f"score() returns a scoring run, which has no {item!r}", hint=_RETURN_IT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ def _parse_keep_inputs(value: object) -> tuple[timedelta | bool, list[str]]:
     if isinstance(value, bool):
         return value, []
     if not isinstance(value, Mapping):
-        how = "True, False or for how long, such as {'count': 400, 'period': 'day'}"
+        how = "True, False or a period, such as {'count': 400, 'period': 'day'}"
         return False, [f"keep_inputs must be {how}; got {value!r}"]
     period, faults = parse_period("keep_inputs", value)
     return period or False, faults
@@ -176,7 +176,7 @@ def relation_faults(arguments: Mapping[str, Any]) -> list[str]:
     return [
         f"{name} must be a relation such as dbt.ref(...); got {type(value).__name__}"
         for name, value in arguments.items()
-        if not any(hasattr(value, attribute) for attribute in _OF_RELATIONS)
+        if not any(hasattr(value, attribute) for attribute in _RELATION_ATTRIBUTES)
     ]
 
 

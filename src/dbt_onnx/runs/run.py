@@ -265,8 +265,8 @@ def _scorer(engine: Engine, run: ScoringRun, planned: Planned) -> RunScorer | No
     in_child_process = engine.follows_death(run.artifact.model)
     if in_child_process:
         run.log(
-            f"{run.settings.identifier}: a run before this one died, or would have: the model runs in a "
-            "child process, and a row that kills it is rejected"
+            f"{run.settings.identifier}: an earlier run's process died, or a row killed it: the model runs "
+            "in a child process, and a row that kills this process is rejected"
         )
     return RunScorer(run, planned, in_child_process=in_child_process)
 
@@ -292,13 +292,13 @@ def _asked_version(
 
 
 def unstable(
-    features: str, difference: str = "each reading of the features gives other rows to score"
+    features: str, difference: str = "each reading of the features gives different rows to score"
 ) -> ScoringError:
     """Return the error for a feature relation that gives different rows each time it is read."""
     return ScoringError(
         difference,
-        hint=f"{features} gave other rows when it was read again: materialize it as a table, or "
-        "take random() and the like out of it",
+        hint=f"{features} gave different rows when it was read again: materialize it as a table, or "
+        "remove functions such as random() from it",
     )
 
 
@@ -349,11 +349,11 @@ def remedy(reasons: Iterable[str]) -> str:
             if kind.endswith("_output")
             else "look at the model, which fails on these rows"
             if kind in {"model_error", "model_crashed"}
-            else "fill in the key, or the moment of as_of, upstream"
+            else "fill in the key, or the as_of column, upstream"
             if kind in {"null_key", "null_as_of"}
-            else "mend the features upstream, or register a version that takes NULL (a null policy or "
+            else "fix the features upstream, or register a version that takes NULL (a null policy or "
             "a fill)"
             if kind in {"null", "nan"}
-            else "mend the features upstream"
+            else "fix the features upstream"
         ] = None
     return "; ".join(remedies)

@@ -33,7 +33,7 @@ class RunScorer:
         """Open the model of a run. Raises ArtifactError when onnxruntime cannot load it."""
         if run.artifact.signature.batch_rows == 1:
             run.log(
-                f"model '{run.artifact.model}' has a batch fixed at 1: each row is a call of its own, "
+                f"model '{run.artifact.model}' has a batch fixed at 1: each row is a separate call, "
                 "often a hundred times slower. Hint: export it with a dynamic first axis, for PyTorch "
                 "torch.onnx.export(..., dynamic_axes={'input': {0: 'batch'}})"
             )
@@ -86,5 +86,5 @@ class RunScorer:
         for reason, count in self._search.found.most_common(5):
             self._log(
                 f"{self._name}: the model fails on {count:,} row(s), such as {self.examples[reason]}, "
-                f"found with {self._search.calls:,} calls more: rejected as {reason}"
+                f"found with {self._search.calls:,} more calls: rejected as {reason}"
             )

@@ -39,8 +39,8 @@ def is_left_by_backfill(name: str, listed: Collection[str]) -> bool:
 def not_marked(mark: TableName) -> WarehouseError:
     """Return the error for a schema without the mark, which belongs to somebody else."""
     return WarehouseError(
-        f"schema {mark.schema} is somebody else's: it has no table {MARK}, and a backfill "
-        "builds the features of the past in a schema of that name",
+        f"schema {mark.schema} does not belong to a dbt_onnx backfill: it has no table {MARK}, and "
+        "a backfill builds the features of the past in a schema with this name",
         hint="drop or rename that schema",
     )
 
@@ -48,7 +48,6 @@ def not_marked(mark: TableName) -> WarehouseError:
 def not_empty(mark: TableName, said: str) -> WarehouseError:
     """Return the error for a schema that the warehouse cannot drop because it is not empty."""
     return WarehouseError(
-        f"schema {mark.schema}, in which a backfill builds the features of the past, holds "
-        f"something else, too: {said[:300]}",
-        hint="move that elsewhere: the schema is dropped before each slice",
+        f"schema {mark.schema} is used by backfills, but contains other objects: {said[:300]}",
+        hint="move them to another schema: this schema is dropped before each slice",
     )

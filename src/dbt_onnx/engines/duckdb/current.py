@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.plan import Question
 
 SCORED = "temp.main.__dbt_onnx_scored"
-_NOTED = "temp.main.__dbt_onnx_noted"
+_PRESENCE_ROWS = "temp.main.__dbt_onnx_presence_rows"
 
 
 def keys_of(relation: str, key: Mapping[str, str], *, where: str) -> str:
@@ -105,50 +105,50 @@ def supersede(tables: LedgerTables, question: Question, *, rewrites: bool) -> Se
     return move, remove, forget
 
 
-def note(tables: LedgerTables, question: Question, rows_sql: str) -> Sequence[str]:
+def write_presence(tables: LedgerTables, question: Question, rows_sql: str) -> Sequence[str]:
     """Statements that write `rows_sql`, from one of the functions below, to the table of presence. They
     replace the table's earlier rows about the same rows of current.
     """
     row = f"{compared_key(question.shape.key)}, {RUN}"
     presence = tables.presence.sql
     return (
-        f"create or replace temp table {_NOTED} as {rows_sql}",
-        f"delete from {presence} where ({row}) in (select {row} from {_NOTED})",
-        insert_rows(tables.presence, question.shape.presence_columns, rows=_NOTED),
-        f"drop table {_NOTED}",
+        f"create or replace temp table {_PRESENCE_ROWS} as {rows_sql}",
+        f"delete from {presence} where ({row}) in (select {row} from {_PRESENCE_ROWS})",
+        insert_rows(tables.presence, question.shape.presence_columns, rows=_PRESENCE_ROWS),
+        f"drop table {_PRESENCE_ROWS}",
     )
 
 
 def overruled(question: Question) -> str:
-    """SQL for `note`: the scores of present entities that were rejected later. They keep the moment
+    """SQL for `write_presence`: the scores of present entities that were rejected later. They keep the moment
     for which they were last confirmed, and later run rows do not confirm them.
     """
     where = f"{REJECTED} is null and ({compared_key(question.shape.key)}) in {_rejected(question)}"
-    return _noted(question, where=where)
+    return _presence_rows(question, where=where)
 
 
 def absent(question: Question) -> str:
-    """SQL for `note`: entities that this full run no longer finds, with the moment of the full run before,
-    which saw them last. Parameter: $last_full_as_of.
+    """SQL for `write_presence`: entities that this full run no longer finds, with the moment of the full run
+    before, which saw them last. Parameter: $last_full_as_of.
     """
     key = compared_key(question.shape.key)
     where = f"last_seen_as_of is null and ({key}) not in {_keys_given(question)}"
-    return _noted(question, where=where, last_seen="cast($last_full_as_of as timestamp)")
+    return _presence_rows(question, where=where, last_seen="cast($last_full_as_of as timestamp)")
 
 
 def returned(question: Question) -> str:
-    """SQL for `note`: entities that were gone and are present again, with unchanged features."""
+    """SQL for `write_presence`: entities that were gone and are present again, with unchanged features."""
     key = compared_key(question.shape.key)
-    return _noted(
+    return _presence_rows(
         question, where=f"last_seen_as_of is not null and ({key}) in {_keys_given(question)}"
     )
 
 
 def advanced(question: Question, *, rows_sql: str) -> str:
-    """SQL for `note`: unchanged rows that the features have for a newer moment. `rows_sql` returns their keys,
-    as `__dbt_onnx_key_0`, ..., and the moments, as `__dbt_onnx_as_of`.
+    """SQL for `write_presence`: unchanged rows that the features have for a newer moment. `rows_sql` returns
+    their keys, as `__dbt_onnx_key_0`, ..., and the moments, as `__dbt_onnx_as_of`.
     """
-    return _noted(
+    return _presence_rows(
         question,
         where=f"known.{REJECTED} is null",
         confirmed='given."__dbt_onnx_as_of"',
@@ -172,7 +172,7 @@ def confirm_present(tables: LedgerTables, question: Question) -> Sequence[str]:
     )
 
 
-def _noted(
+def _presence_rows(
     question: Question,
     *,
     where: str,

@@ -170,7 +170,7 @@ class ConflictError(WarehouseError):
     """Another process has changed the same rows of a DuckLake. Nothing is written; the work can be retried."""
 
 
-def repeated(
+def with_retries(
     work: Callable[[], T], *, tries: int = _TRIES, log: Callable[[str], None] = lambda _: None
 ) -> T:
     """Do the work, and retry it if another process causes a conflict. Raises ConflictError after the last try.
@@ -207,7 +207,7 @@ def duckdb_errors() -> Iterator[None]:
     except duckdb.InterruptException as error:
         raise KeyboardInterrupt from error
     except duckdb.Error as error:
-        said = said_by(error)
+        said = message_of(error)
         if "Connection already closed" in said:
             raise WarehouseError(
                 "the connection was closed during the run, as dbt does when it is interrupted",
@@ -221,12 +221,12 @@ def duckdb_errors() -> Iterator[None]:
         hint = (
             "dbt_onnx makes its tables without constraints and indexes: drop what was added to them"
             if isinstance(error, duckdb.ConstraintException)
-            else "if it speaks of a value or a column, mend the model upstream that gives it; else "
-            "look at the warehouse: its rights, disk and memory"
+            else "if the message names a value or a column, fix the upstream model; otherwise check the "
+            "warehouse: permissions, disk, memory"
         )
         raise WarehouseError(f"DuckDB stopped the run: {_shortened(said)}", hint=hint) from error
     except MemoryError as error:
-        raise _out_of_memory(str(error) or "Python was given none") from error
+        raise _out_of_memory(str(error) or "Python could not allocate memory") from error
 
 
 def _shortened(said: str) -> str:
@@ -235,8 +235,8 @@ def _shortened(said: str) -> str:
 
 def _out_of_memory(said: str) -> WarehouseError:
     return WarehouseError(
-        f"the process has no more memory: {said}",
-        hint="give it more, or leave it some: lower DuckDB's memory_limit or the threads",
+        f"the process is out of memory: {said}",
+        hint="give it more memory, or lower DuckDB's memory_limit or the number of threads",
     )
 
 
@@ -297,13 +297,13 @@ def opening_errors(path: str | None = None) -> Iterator[None]:
         yield
     except duckdb.Error as error:
         if path is not None:
-            raise _cannot_open(path, said_by(error)) from error
+            raise _cannot_open(path, message_of(error)) from error
         raise WarehouseError(
-            f"what the model reads cannot be opened: {said_by(error)}",
-            hint="build what is upstream first: `dbt build -s +MODEL`",
+            f"a relation that the model reads cannot be opened: {message_of(error)}",
+            hint="build the upstream models first: `dbt build -s +MODEL`",
         ) from error
 
 
-def said_by(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """Return DuckDB's message on one line, without the statement."""
     return " ".join(str(error).partition("\nLINE ")[0].split())

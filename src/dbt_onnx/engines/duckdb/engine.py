@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb import planning, writing
-from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process, repeated
+from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process, with_retries
 from dbt_onnx.engines.duckdb.feature_types import kept_as
 from dbt_onnx.engines.duckdb.features import FeatureRelation, recorded_name, relation_name
-from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
+from dbt_onnx.engines.duckdb.input_spool import InputSpool, folder_of
 from dbt_onnx.engines.duckdb.ledger import LedgerShape
 from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
@@ -62,7 +62,7 @@ def score_on_duckdb(
     ):
         cursors.extend((reader, writer))
         engine = DuckDBEngine(ledger, reader=reader, writer=writer)
-        return repeated(
+        return with_retries(
             lambda: score_table(engine, request, settings, artifacts=artifacts, log=log, logs=logs),
             tries=_TRIES,
             log=lambda said: log(f"{settings.identifier}: {said}"),
@@ -125,8 +125,8 @@ class DuckDBEngine:
         except (DbtOnnxError, OSError) as error:
             why = error.message if isinstance(error, DbtOnnxError) else error
             run.log(
-                f"{run.settings.identifier}: what was answered on request stays in its log until the next "
-                f"run: {why}"
+                f"{run.settings.identifier}: answers on request stay in their log until the next run: "
+                f"{why}"
             )
 
     @contextmanager
@@ -140,7 +140,7 @@ class DuckDBEngine:
     def transaction(self) -> Iterator[None]:
         """Also open a temporary file for the rows that the run feeds to its model, which `close` keeps."""
         folder = folder_of(self.reader, self.tables.ledger.database)
-        with FedRows(folder) as self._fed, self.writer.transaction():
+        with InputSpool(folder) as self._spool, self.writer.transaction():
             yield
 
     def plan(self, run: ScoringRun) -> Planned:
@@ -154,9 +154,9 @@ class DuckDBEngine:
         writing.write_references(self.writer, self.tables, run.artifact)
         self._reasons: list[str] = []
         if scores is not None:
-            fed = None if run.request.keep_inputs is False else self._fed
+            spool = None if run.request.keep_inputs is False else self._spool
             self._reasons = writing.append_predictions(
-                self.reader, self.writer, self.tables, planned, scores, fed
+                self.reader, self.writer, self.tables, planned, scores, spool
             )
         # end the reader's transaction: while it is open, DuckDB commits to its log first, to the tables later
         self._snapshot.close()
@@ -164,7 +164,7 @@ class DuckDBEngine:
 
     def close(self, run: ScoringRun, planned: Planned, outcome: Mapping[str, Any]) -> None:
         kept = writing.keep_inputs(
-            self.writer, self.tables, planned, self._fed, keep=run.request.keep_inputs
+            self.writer, self.tables, planned, self._spool, keep=run.request.keep_inputs
         )
         writing.note_presence(self.writer, self.tables, planned, has_rejected=bool(self._reasons))
         self.record.close(

@@ -85,8 +85,8 @@ class FeatureRelation(FeatureColumns):
         if unfit:
             raise ConfigError(
                 f"key column(s) {list(unfit)} of {self.name} are {', '.join(unfit.values())}, which a "
-                "DuckLake does not keep",
-                hint="cast them to VARCHAR, or a list of one length to a list of any, in the features model",
+                "DuckLake cannot store",
+                hint="in the features model, cast them to VARCHAR, or an array of fixed length to a list",
             )
 
     def check_contract(self, reader: Cursor, contract: Contract, *, model: str) -> None:
@@ -111,9 +111,9 @@ class FeatureRelation(FeatureColumns):
             unread = [name for name in present if form in str(types[name])]
             if unread:
                 raise ContractError(
-                    f"the setting {setting} gives column(s) {unread} of {self.name} in a form of Arrow "
-                    "that is not read here",
-                    hint=f"take {setting} out of the target in profiles.yml",
+                    f"the setting {setting} gives column(s) {unread} of {self.name} in an Arrow "
+                    "layout that dbt_onnx cannot read",
+                    hint=f"remove {setting} from the target in profiles.yml",
                 )
         # imported only if a contract is checked, because it imports pyarrow
         from dbt_onnx.kernel.relation import check_relation
@@ -131,7 +131,7 @@ class FeatureRelation(FeatureColumns):
             )
         if "(BC)" in str(oldest) or oldest == datetime.min:  # noqa: DTZ901, naive UTC
             raise DataError(
-                f"{self.name} describes a time before the calendar: the oldest {as_of!r} is {oldest}, "
+                f"{self.name} describes a time before the year 1: the oldest {as_of!r} is {oldest}, "
                 "or -infinity",
                 hint="correct the dates upstream, or let them be NULL where they are not known: "
                 "such a row is rejected",
@@ -159,7 +159,7 @@ class FeatureRelation(FeatureColumns):
         if collation:
             raise ConfigError(
                 f"key column {nested[0]!r} is {self.columns[nested[0]]}, and default_collation is "
-                f"{collation!r}: keys that differ would be taken for one",
+                f"{collation!r}: different keys would compare as equal",
                 hint="cast the key to VARCHAR in the features model, or leave default_collation out "
                 "of the profile",
             )

@@ -19,7 +19,7 @@ from dbt_onnx.engines.base import (
     no_answer,
     no_registry_among,
 )
-from dbt_onnx.engines.duckdb.cursor import said_by
+from dbt_onnx.engines.duckdb.cursor import message_of
 from dbt_onnx.engines.duckdb.features import FeatureRelation
 from dbt_onnx.engines.duckdb.identifiers import absent, literal, quote
 from dbt_onnx.engines.duckdb.ledger import LedgerTables
@@ -52,7 +52,7 @@ def read_registry(cursor: Cursor, sources: Sources) -> Registry:
     try:
         rows = cursor.records(f"select * from {sources.registry.sql}")
     except duckdb.Error as error:
-        raise missing_registry(sources.registry_name, said_by(error)) from error
+        raise missing_registry(sources.registry_name, message_of(error)) from error
     return Registry.from_rows(rows, where=str(sources.registry))
 
 
@@ -63,16 +63,16 @@ def check_features(cursor: Cursor, sources: Sources) -> None:
     name = sources.features_name
     if name == UNNAMED:
         raise ConfigError(
-            "its last run read its features through an expression or from a file, so who ought to "
-            "have a prediction is not known: make that a model, dbt.ref() it in score(), and run again",
-            hint="make that a model",
+            "the last run read its features from an expression or a file, so it is unknown which "
+            "entities should have a prediction: make it a model, dbt.ref() it in score(), and run again",
+            hint="make it a model",
         )
     if sources.features is None:
         raise missing_features(name)
     try:
         features = FeatureRelation.of_table(cursor, sources.features.sql)
     except duckdb.Error as error:
-        raise missing_features(name, said_by(error)) from error
+        raise missing_features(name, message_of(error)) from error
     features.check_columns(key=sources.key, as_of=None)
 
 
@@ -108,7 +108,7 @@ def read_figures(cursor: Cursor, sql: str) -> dict[str, Any]:
     try:
         [figures] = cursor.records(sql)
     except duckdb.Error as error:
-        raise no_answer(said_by(error)) from error
+        raise no_answer(message_of(error)) from error
     return figures
 
 

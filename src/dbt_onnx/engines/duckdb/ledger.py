@@ -46,7 +46,7 @@ ROW_TYPES = {
     RUN: "INTEGER",
 }
 """The columns of current and history besides the key and the outputs."""
-OLDER_REASONS = f"ENUM({', '.join(map(literal, SCORE_REASONS[:-1]))})"
+REASONS_BEFORE_REAL_TIME = f"ENUM({', '.join(map(literal, SCORE_REASONS[:-1]))})"
 """The type of `score_reason` in ledgers of older versions, which did not have answers on request."""
 PRESENCE_TYPES = {
     RUN: ROW_TYPES[RUN],

@@ -369,7 +369,7 @@ def joined(
         is_known_to_others = f"({', '.join(_keys(question, of='features'))}) in {others}"
     return f"""
         with known as (
-            -- a missing moment is a change: the row is rejected for it, and scored once it is there
+            -- a NULL as_of changes the hash: the row is rejected now, and scored once it has an as_of
             select
                 features.*,
                 coalesce(features.as_of_given, $run_as_of) as "__dbt_onnx_as_of",

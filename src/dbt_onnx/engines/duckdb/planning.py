@@ -72,7 +72,7 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
     run.features.check_not_empty(given.rows)
     run.features.check_moments(given, as_of=run.request.as_of, clock=clock)
     as_of = given.newest or clock
-    look = _Look(
+    context = _RouteContext(
         reader=reader,
         question=question,
         parameters={
@@ -85,8 +85,8 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
         features=run.features,
         tables=tables,
     )
-    facts = _measure(look, given, is_incomplete=is_incomplete, has_known=has_known)
-    sql, summary = next(found for route in ROUTES if (found := route(look, facts)) is not None)
+    facts = _measure(context, given, is_incomplete=is_incomplete, has_known=has_known)
+    sql, summary = next(found for route in ROUTES if (found := route(context, facts)) is not None)
     return Planned(
         summary=summary,
         scope="backfill" if question.is_backfill else "full",
@@ -95,12 +95,12 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
         scored_at=past.scored_at_of(now),
         hash_function=function,
         has_absent=facts.tracked > summary.rows_present,
-        rows=PlannedRows(question=question, facts=facts, sql=sql, parameters=look.parameters),
+        rows=PlannedRows(question=question, facts=facts, sql=sql, parameters=context.parameters),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Look:
+class _RouteContext:
     """What a route needs to query the warehouse."""
 
     reader: Cursor
@@ -132,16 +132,16 @@ class _Look:
 _Found = tuple[str, PlanSummary]
 
 
-def _nothing_changed(look: _Look, facts: Facts) -> _Found | None:
+def _nothing_changed(context: _RouteContext, facts: Facts) -> _Found | None:
     """Compare fingerprints. Keys need no check: they are unique in current, so equal rows have unique keys."""
-    question = look.question
+    question = context.question
     if question.asks_for_all or question.hash_changed or facts.is_incomplete:
         return None
     if not facts.known.holds(facts.given):
         return None
     if question.refresh_after_sql is not None:
         oldest = f"({plan.oldest_score(question)}) + {question.refresh_after_sql}"
-        if look.rows(f"select coalesce({oldest} <= $run_as_of, false)")[0][0]:
+        if context.rows(f"select coalesce({oldest} <= $run_as_of, false)")[0][0]:
             return None
     summary = PlanSummary.nothing(
         rows_in=facts.given.rows, rows_tracked=facts.tracked, rows_rejected=facts.rejected
@@ -149,60 +149,60 @@ def _nothing_changed(look: _Look, facts: Facts) -> _Found | None:
     return plan.joined(question, facts, with_late=False), summary
 
 
-def _first_run(look: _Look, facts: Facts) -> _Found | None:
+def _first_run(context: _RouteContext, facts: Facts) -> _Found | None:
     """Take every row as new if no entity has a prediction in current."""
-    question = look.question
+    question = context.question
     if facts.has_known or question.full_refresh or question.is_backfill or facts.is_incomplete:
         return None
-    look.check_keys()
+    context.check_keys()
     return plan.all_new(question), PlanSummary.all_new(facts.given)
 
 
-def _few_changed(look: _Look, facts: Facts) -> _Found | None:
+def _few_changed(context: _RouteContext, facts: Facts) -> _Found | None:
     """Put the rows that may have changed into a temporary table, and plan only these rows."""
-    question = look.question
+    question = context.question
     if not facts.tracked or question.full_refresh:
         return None
 
     def materialized(*, with_late: bool) -> str:
         for statement in plan.materialize(question, facts, with_late=with_late):
-            look.rows(statement)
+            context.rows(statement)
         return plan.MATERIALIZED
 
     planned = materialized(with_late=question.is_backfill)
-    if not facts.add_up(*look.rows(plan.describe_materialized(question))[0]):
+    if not facts.add_up(*context.rows(plan.describe_materialized(question))[0]):
         # entities are gone, a key occurs twice, or the relation differs from one reading to the next
-        look.check_keys()
-        if _describe_features(look.reader, question)[0] != facts.given:
-            raise unstable(look.features.name)
-        look.refuse_doubled(planned)
-    planned, summary = _with_late(look, planned, materialized)
+        context.check_keys()
+        if _describe_features(context.reader, question)[0] != facts.given:
+            raise unstable(context.features.name)
+        context.refuse_doubled(planned)
+    planned, summary = _with_late(context, planned, materialized)
     return planned, summary.with_unchanged(facts.given.rows)
 
 
-def _everything(look: _Look, facts: Facts) -> _Found:
+def _everything(context: _RouteContext, facts: Facts) -> _Found:
     """Join every row of the features with everything known about its entity."""
-    look.check_keys()
-    joined = partial(plan.joined, look.question, facts)
-    planned, summary = _with_late(look, joined(with_late=look.question.is_backfill), joined)
+    context.check_keys()
+    joined = partial(plan.joined, context.question, facts)
+    planned, summary = _with_late(context, joined(with_late=context.question.is_backfill), joined)
     if summary.rows_in > facts.given.rows:
-        look.refuse_doubled(planned)
+        context.refuse_doubled(planned)
     return planned, summary
 
 
-ROUTES: tuple[Callable[[_Look, Facts], _Found | None], ...] = (
+ROUTES: tuple[Callable[[_RouteContext, Facts], _Found | None], ...] = (
     _nothing_changed, _first_run, _few_changed, _everything,
 )  # fmt: skip
 
 
-def _with_late(look: _Look, planned: str, make: Callable[..., str]) -> _Found:
+def _with_late(context: _RouteContext, planned: str, make: Callable[..., str]) -> _Found:
     """Return the planned rows and their totals. If some rows are late, plan again with what the ledger had
     at their moments. Only then is the whole ledger read: an ordinary night has no late rows.
     """
-    summary = look.summarize(planned)
-    if summary.rows_late and not look.question.is_backfill:
+    summary = context.summarize(planned)
+    if summary.rows_late and not context.question.is_backfill:
         planned = make(with_late=True)
-        summary = look.summarize(planned)
+        summary = context.summarize(planned)
     return planned, summary
 
 
@@ -214,17 +214,23 @@ def _describe_features(
     return Snapshot(*snapshot), is_incomplete
 
 
-def _measure(look: _Look, given: Snapshot, *, is_incomplete: bool, has_known: bool) -> Facts:
+def _measure(
+    context: _RouteContext, given: Snapshot, *, is_incomplete: bool, has_known: bool
+) -> Facts:
     """Return the facts about the features and about current. If an entity has a score and a later rejection,
     `known` has the rejection.
     """
     is_dated = given.oldest != given.newest
     # no known row is about a later moment than the newest full run of its version
-    moments = (None, look.parameters["last_full_as_of"])
-    [(rows, *prints, rejected)] = look.rows(plan.describe_current(look.question, is_dated=is_dated))
+    moments = (None, context.parameters["last_full_as_of"])
+    [(rows, *prints, rejected)] = context.rows(
+        plan.describe_current(context.question, is_dated=is_dated)
+    )
     tracked = known = Snapshot(rows, *moments, *prints)
     if rejected:
-        [(rows, *prints)] = look.rows(plan.describe_overruled(look.question, is_dated=is_dated))
+        [(rows, *prints)] = context.rows(
+            plan.describe_overruled(context.question, is_dated=is_dated)
+        )
         known = tracked.without(Snapshot(rows, *moments, *prints))
     return Facts(
         given=given,
@@ -233,7 +239,7 @@ def _measure(look: _Look, given: Snapshot, *, is_incomplete: bool, has_known: bo
         known=known,
         tracked=tracked.rows,
         rejected=rejected,
-        max_rows_held=look.reader.max_rows_held(),
+        max_rows_held=context.reader.max_rows_held(),
     )
 
 

@@ -50,7 +50,7 @@ PUBLICATIONS_TYPES = {
 _STATE_TYPES = {"dbt_onnx_row_hash": "UBIGINT", "dbt_onnx_origin": "INTEGER"}
 
 _COMPUTED_BY_READER = ("age", "is_stale")
-_OF_ROW = "as_of"  # it may differ between rows of one origin
+_ROW_STAMP = "as_of"  # it may differ between rows of one origin
 _STORED_AS_NUMBERS = {
     "boolean", "integer", "float", "bytes", "time", "timestamp", "timestamp_tz", "vector_float32",
     "vector_float64",
@@ -58,7 +58,7 @@ _STORED_AS_NUMBERS = {
 
 _BATCH_ROWS = 65_536
 # if a larger share of the rows changed, the model's table is replaced as a whole
-_FEW = 0.1
+_REWRITE_SHARE = 0.1
 _ROWS, _COMPARED, _ORIGINS = "dbt_onnx_rows", "dbt_onnx_compared", "dbt_onnx_origins"
 _CHANGED, _OUTDATED = "dbt_onnx_changed", "dbt_onnx_outdated"
 _HAS_CHANGED = f"r.rowid in (select row_id from {_CHANGED})"
@@ -105,8 +105,8 @@ class RowsToPublish:
         self._key = [_Column.of(name, columns[name], f"k{i}") for i, name in enumerate(key)]
         of_outputs = [_Column.of(name, columns[name], f"c{i}") for i, name in enumerate(outputs)]
         of_stamps = [_Column.of(name, columns[name], f"s{i}") for i, name in enumerate(stamps)]
-        self._of_row = [*of_outputs, *(c for c in of_stamps if c.name == _OF_ROW)]
-        self._of_origin = [c for c in of_stamps if c.name != _OF_ROW]
+        self._of_row = [*of_outputs, *(c for c in of_stamps if c.name == _ROW_STAMP)]
+        self._of_origin = [c for c in of_stamps if c.name != _ROW_STAMP]
         self.key = {column.name: column.kind for column in self._key}
         self.outputs = {column.name: column.kind for column in of_outputs}
         self.stamps = {column.name: column.kind for column in of_stamps}
@@ -122,22 +122,22 @@ class RowsToPublish:
         taken = [name for name in columns if name.lower() in _STATE_TYPES]
         if taken:
             raise ConfigError(
-                f"column(s) {taken} of {self.relation} have names that a publication keeps for itself",
-                hint="name them otherwise in what is published",
+                f"column(s) {taken} of {self.relation} have reserved names",
+                hint="rename them in the published relation",
             )
         missing = [name for name in key if name not in columns]
         if missing:
             raise ConfigError(
                 f"key column(s) {missing} not found in {self.relation}; it has {list(columns)}",
-                hint="correct key in publish(), or add the column to what is published",
+                hint="correct key in publish(), or add the column to the published relation",
             )
         for name in key:
             kind, _ = stored_kind(quote(name), columns[name])
             # equal intervals may be written in several ways
             if kind == "json" or kind.startswith("vector") or columns[name] == "INTERVAL":
                 raise ConfigError(
-                    f"key column {name!r} of {self.relation} is {columns[name]}, by which nobody can "
-                    "look up",
+                    f"key column {name!r} of {self.relation} is {columns[name]}, a type that "
+                    "cannot be looked up",
                     hint="publish a key of text, numbers, days or moments",
                 )
 
@@ -153,9 +153,9 @@ class RowsToPublish:
                 self._cursor.columns_of(table.sql)
             ):
                 raise WarehouseError(
-                    f"{table} is somebody else's: it has not the columns of a published model's table",
-                    hint=f"rename it, or give the published model another alias: {list(types)} are its "
-                    "columns",
+                    f"{table} was not created by dbt_onnx: it lacks columns of a published model's table",
+                    hint=f"rename it, or give the published model another alias; the expected columns "
+                    f"are {list(types)}",
                 )
 
     def _read(self, sql: str) -> None:
@@ -176,13 +176,13 @@ class RowsToPublish:
         if nulls:
             raise DataError(
                 f"{nulls:,} row(s) of {self.relation} have a NULL in the key {list(self.key)}",
-                hint="filter them out, or mend the model upstream that gives them",
+                hint="filter them out, or fix the upstream model that gives them",
             )
         if not self.rows:
             raise DataError(
                 f"{self.relation} has no rows: nothing is published, and what was published before is "
                 "served on",
-                hint="build what is upstream; to take a publication back, `dbt-onnx unpublish`",
+                hint="build the upstream models; to take a publication back, `dbt-onnx unpublish`",
             )
 
     def last_publication(self) -> str | None:
@@ -296,7 +296,10 @@ class RowsToPublish:
         )
         model = self._model.sql
         with _LOCK, self._cursor.transaction():
-            if not self._with_last or self.rows_changed + self.rows_removed > self.rows * _FEW:
+            if (
+                not self._with_last
+                or self.rows_changed + self.rows_removed > self.rows * _REWRITE_SHARE
+            ):
                 self._cursor.execute(f"create or replace table {model} as {rows}")
             else:
                 outdated = f"select {listed} from {_ROWS} as r where {_HAS_CHANGED}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.engines.duckdb.cursor import ConflictError, repeated
+from dbt_onnx.engines.duckdb.cursor import ConflictError, with_retries
 from dbt_onnx.engines.duckdb.identifiers import quote
 from dbt_onnx.engines.duckdb.ledger import REJECTED
 from dbt_onnx.errors import DbtOnnxError, WarehouseError
@@ -39,7 +39,7 @@ _ACTIVE: set[tuple[str, str]] = set()
 
 
 INTERRUPTED = (
-    "the process ended during this run: something killed it, or the model did; the next run scores in a "
+    "the process ended during this run: it was killed, or the model crashed it; the next run scores in a "
     "child process, and rejects a row that kills it"
 )
 
@@ -81,7 +81,7 @@ class RunRecord:
         )
         who = "its row was changed" if run_id is None else f"run {run_id!r} has begun"
         return WarehouseError(
-            f"this run of {name} is no longer the newest: {who} meanwhile, which {runs} says",
+            f"this run of {name} was taken over: {who}, according to {runs}",
             hint="nothing is written; let one process at a time score a model",
         )
 
@@ -173,7 +173,7 @@ def open_run(
     cursor: Cursor, tables: ScoringTables, settings: RunSettings, *, run_id: str
 ) -> RunRecord:
     """Add a run row in the transaction of the cursor. The last step of that transaction must be a call of
-    `remember_number`.
+    `advance_run_counter`.
     """
     [(last,)] = cursor.rows(f"select {tables.storage.last_number(cursor, tables.ledger)}")
     record = RunRecord(tables, last + 1)
@@ -191,9 +191,9 @@ def open_run(
     return record
 
 
-def remember_number(cursor: Cursor, tables: ScoringTables, number: int) -> None:
-    """See `Storage.remember_number`: call it as the last step of a transaction."""
-    tables.storage.remember_number(cursor, tables.ledger, number)
+def advance_run_counter(cursor: Cursor, tables: ScoringTables, number: int) -> None:
+    """See `Storage.advance_run_counter`: call it as the last step of a transaction."""
+    tables.storage.advance_run_counter(cursor, tables.ledger, number)
 
 
 def read_run_rows(cursor: Cursor, tables: ScoringTables) -> list[RunRow]:
@@ -202,7 +202,7 @@ def read_run_rows(cursor: Cursor, tables: ScoringTables) -> list[RunRow]:
         return []
     tables.check_runs(cursor)
     rows = cursor.records(
-        f"select {_there(cursor, tables.runs, RUNS_TYPES)} from {tables.runs.sql} "
+        f"select {_columns_or_null(cursor, tables.runs, RUNS_TYPES)} from {tables.runs.sql} "
         f"where scoring_model = $scoring_model order by {RUN} desc",
         {"scoring_model": tables.ledger.identifier},
     )
@@ -219,7 +219,7 @@ def last_account(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:
         "model_name", "model_version", "model_alias",
     ]  # fmt: skip
     rows = cursor.records(
-        f"select {_there(cursor, runs, names)} from {runs.sql} "
+        f"select {_columns_or_null(cursor, runs, names)} from {runs.sql} "
         "where lower(scoring_model) = lower($scoring_model) and key_columns is not null "
         # prefer a full run: a backfill's features are gone, and its version may be another one
         "order by scope is not distinct from 'full' desc nulls last, started_at desc nulls last limit 1",
@@ -248,7 +248,7 @@ def scored_clocks(
     return {clock for (clock,) in rows}
 
 
-def _there(cursor: Cursor, runs: TableName, names: Iterable[str]) -> str:
+def _columns_or_null(cursor: Cursor, runs: TableName, names: Iterable[str]) -> str:
     """SQL of columns of the table of runs. A column is NULL if an older dbt_onnx created the table without
     it; the next run adds the column.
     """
@@ -267,7 +267,7 @@ def recorded_run(
     """
     identity = (settings.run_id, settings.identifier)
     with LOCK:
-        record = repeated(lambda: _begin(cursor, tables, settings))
+        record = with_retries(lambda: _begin(cursor, tables, settings))
         _ACTIVE.add(identity)
     try:
         yield record
@@ -276,7 +276,7 @@ def recorded_run(
             str(error) if isinstance(error, DbtOnnxError) else f"{type(error).__name__}: {error}"
         )
         with LOCK:
-            taken_over = repeated(lambda: _fail(cursor, record, message))
+            taken_over = with_retries(lambda: _fail(cursor, record, message))
         if taken_over is not None and isinstance(error, ConflictError):
             raise taken_over from error
         raise
@@ -302,7 +302,7 @@ def _begin(cursor: Cursor, tables: ScoringTables, settings: RunSettings) -> RunR
         for (run_no,) in left:
             RunRecord(tables, run_no).seal(cursor)
         record = open_run(cursor, tables, settings, run_id=settings.run_id)
-        remember_number(cursor, tables, record.run_no)
+        advance_run_counter(cursor, tables, record.run_no)
     return record
 
 

@@ -64,7 +64,7 @@ class Storage:
             ), 0)
         )"""
 
-    def remember_number(self, cursor: Cursor, ledger: TableName, number: int) -> None:
+    def advance_run_counter(self, cursor: Cursor, ledger: TableName, number: int) -> None:
         """Advance the counter to `number`, so that a run that is deleted later leaves a visible gap. Call it as
         the last step of a transaction: a rollback after it would leave a number without a run.
         """
@@ -90,7 +90,7 @@ class CountedStorage(Storage):
         counter = ledger.beside(_COUNTER)
         return f"(select max(last_no) from {counter.sql})" if cursor.has(counter) else "0"
 
-    def remember_number(self, cursor: Cursor, ledger: TableName, number: int) -> None:
+    def advance_run_counter(self, cursor: Cursor, ledger: TableName, number: int) -> None:
         # if two processes take the same number, both change this row, and a DuckLake refuses one of them
         cursor.execute(f"update {ledger.beside(_COUNTER).sql} set last_no = {number}")
 

@@ -38,7 +38,7 @@ def stored_kind(value: str, sql_type: str) -> tuple[str, str]:
     if sql_type == "DATE":
         return "date", _in_calendar(value, f"strftime({value}, '%Y-%m-%d')")
     if sql_type == "TIME":
-        said = literal("24:00:00 is no time of a day, and cannot be published")
+        said = literal("24:00:00 is not a valid time of day and cannot be published")
         return (
             "time",
             f"case when {value} = time '24:00:00' then error({said}) else epoch_us({value}) end",

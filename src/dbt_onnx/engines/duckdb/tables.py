@@ -91,7 +91,7 @@ class ScoringTables(LedgerTables):
             if cursor.has(table)
         )
         raise WarehouseError(
-            f"{self.runs} was written by an older dbt_onnx, which kept each prediction twice",
+            f"{self.runs} was written by an older dbt_onnx, which stored each prediction in two tables",
             hint=f"put its tables aside, and the next run begins new ones: {statements}; the same for the "
             "tables of each other scoring model of the schema (docs/upgrades.md)",
         )
@@ -103,7 +103,7 @@ class ScoringTables(LedgerTables):
         if name in _SHARED or name.endswith(suffixes):
             raise ConfigError(
                 f"a scoring model cannot be called {self.ledger.identifier!r}: {', '.join(_SHARED)}, and "
-                f"names that end in {', '.join(suffixes)} are kept for its other tables",
+                f"names that end in {', '.join(suffixes)} are reserved for its other tables",
                 hint="give the scoring model another name or alias",
             )
         row = ledger.ROW_TYPES
@@ -122,13 +122,13 @@ class ScoringTables(LedgerTables):
 
     def _refuse_older_presence(self, cursor: Cursor) -> None:
         """Raise WarehouseError if an older dbt_onnx wrote current, with the columns that presence has now."""
-        noted = ("confirmed_as_of", "last_seen_as_of")
-        if absent(noted, cursor.columns_if_there(self.current)):
+        older = ("confirmed_as_of", "last_seen_as_of")
+        if absent(older, cursor.columns_if_there(self.current)):
             return
         key = ", ".join(quote(name) for name in self.key_columns(cursor) or ())
         current = self.current.sql
         raise WarehouseError(
-            f"{self.current} was written by an older dbt_onnx, which noted in it until when each row was seen",
+            f"{self.current} was written by an older dbt_onnx, which stored in it until when each row was confirmed",
             hint=f"nothing is lost: create table {self.presence.sql} as select {key}, {RUN}, greatest(as_of, "
             f"confirmed_as_of) as confirmed_as_of, last_seen_as_of from {current} where confirmed_as_of > as_of "
             f"or last_seen_as_of is not null; alter table {current} drop column confirmed_as_of; alter table "
@@ -162,13 +162,13 @@ class ScoringTables(LedgerTables):
             they_were = "it was" if len(gone) == 1 else "they were"
             raise WarehouseError(
                 f"{' and '.join(gone)} {'is' if len(gone) == 1 else 'are'} gone: {they_were} dropped or "
-                "renamed, and nothing else has these rows",
+                "renamed, and no other table has these rows",
                 hint="restore from a backup; to begin a new ledger, give the scoring model another alias",
             )
         if cursor.is_view(self.ledger):
             raise WarehouseError(
-                f"{self.ledger} is somebody else's view: {self.current} and {self.history}, over which "
-                "a ledger is one, are not there",
+                f"the view {self.ledger} is not a ledger: its tables {self.current} and {self.history} "
+                "do not exist",
                 hint=f"drop or rename the view {self.ledger}, or give the scoring model another alias",
             )
 
@@ -223,7 +223,7 @@ class ScoringTables(LedgerTables):
 
     def _refuse_fewer_reasons(self, cursor: Cursor) -> None:
         """Raise WarehouseError if an older dbt_onnx, with fewer score reasons, wrote current or history."""
-        wanted, older = ledger.ROW_TYPES["score_reason"], ledger.OLDER_REASONS
+        wanted, older = ledger.ROW_TYPES["score_reason"], ledger.REASONS_BEFORE_REAL_TIME
         tables = (self.current, self.history)
         found = [t for t in tables if cursor.columns_of(t.sql)["score_reason"] == older]
         if not found:
@@ -258,8 +258,8 @@ class ScoringTables(LedgerTables):
             raise WarehouseError(
                 f"{self.ledger} holds predictions of '{model}' without "
                 f"column(s) {missing}: they were dropped, or the card was changed",
-                hint="restore the ledger from a backup; a model whose outputs are others is a new "
-                "version: register it as one",
+                hint="restore the ledger from a backup; register a model with other outputs as "
+                "a new version",
             )
 
     def create(self, cursor: Cursor, shape: LedgerShape) -> None:
@@ -374,7 +374,7 @@ def _refuse_foreign(
     missing = absent(expected, found)
     if len(missing) == len(expected):
         raise WarehouseError(
-            f"{table} is somebody else's table: it has none of the columns of a {role}; "
+            f"{table} was not created by dbt_onnx: it has none of the columns of a {role}; "
             f"it has {sorted(map(str.casefold, found))}",
             hint=f"rename that table, or {_way_out(table)}",
         )

@@ -24,7 +24,7 @@ from dbt_onnx.engines.duckdb.identifiers import compared, not_null, quote
 from dbt_onnx.engines.duckdb.ledger import REJECTED, ROW_TYPES, LedgerShape
 from dbt_onnx.engines.duckdb.planning import features_hash_function
 from dbt_onnx.engines.duckdb.publishing import PUBLICATIONS_TABLE
-from dbt_onnx.engines.duckdb.runs import LOCK, NOW, open_run, remember_number
+from dbt_onnx.engines.duckdb.runs import LOCK, NOW, advance_run_counter, open_run
 from dbt_onnx.engines.duckdb.stored_kinds import stored_kind
 from dbt_onnx.errors import DbtOnnxError
 from dbt_onnx.kernel.json_values import type_of, value_of
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from dbt_onnx.runs.run import ScoringRun
 
 _STREAM = "__dbt_onnx_answers"
-_SEGMENT, _LINE, _SAID = (f"__dbt_onnx_{name}" for name in ("segment", "line", "said"))
+_SEGMENT, _LINE, _REASON = (f"__dbt_onnx_{name}" for name in ("segment", "line", "reason"))
 _OUTPUT = "__dbt_onnx_output_"
 _OCCURRENCE = "__dbt_onnx_occurrence"
 _LINES_AT_ONCE = 10_000
@@ -121,7 +121,7 @@ def take_over(
         rows = taking.write(scored_at)
     if rows:
         run.log(
-            f"{run.settings.identifier}: {rows:,} answer(s) given on request were taken into the ledger"
+            f"{run.settings.identifier}: {rows:,} answer(s) given on request were added to the ledger"
         )
     if taking.refused:
         run.log(f"{run.settings.identifier}: {taking.refusals()}")
@@ -203,7 +203,9 @@ class _TakingOver:
                 try:
                     answered = Answered.from_document(document)
                 except NO_ANSWER as error:
-                    self._refuse(number, start, f"it is no answer: {type(error).__name__}: {error}")
+                    self._refuse(
+                        number, start, f"the line is not an answer: {type(error).__name__}: {error}"
+                    )
                     continue
                 if answered.by.model.name in self.models:
                     yield number, start, answered
@@ -244,8 +246,8 @@ class _TakingOver:
             for why, count in self.refused.most_common(_MOST_REASONS)
         )
         return (
-            f"{self.refused.total():,} answer(s) or file(s) of answers given on request stay, and are tried again by "
-            f"the next run: {reasons}"
+            f"{self.refused.total():,} answer(s) or file(s) could not be taken over and are retried by the next "
+            f"run: {reasons}"
         )
 
     def write(self, scored_at: datetime) -> int:
@@ -254,15 +256,15 @@ class _TakingOver:
         for answers in self.answers.values():
             if isinstance(answers, str):
                 continue
-            for segment, start, why in answers.unfit():
+            for segment, start, why in answers.remove_unfit():
                 self._refuse(segment, start, why)
             written |= answers.write(scored_at)
-        self._note()
+        self._write_positions()
         for number in written:
-            remember_number(self.cursor, self.tables, number)
+            advance_run_counter(self.cursor, self.tables, number)
         return sum(written.values())
 
-    def _note(self) -> None:
+    def _write_positions(self) -> None:
         """Write how far each segment was read, and which lines of it are left."""
         self.tables.create_request_logs(self.cursor)
         table = self.tables.request_logs
@@ -315,13 +317,13 @@ class _Answers:
                 (_SEGMENT, pa.int32()),
                 (_LINE, pa.int64()),
                 (inputs.MOMENT, pa.timestamp("us")),
-                (_SAID, pa.string()),
+                (_REASON, pa.string()),
                 *((carried, pa.string()) for carried in self._shape.carried_key.values()),
                 *((f"{_OUTPUT}{i}", item.type) for i, item in enumerate(fields)),
                 *self._features.items(),
             ]
         )
-        columns = [quote(name) for name in (_SEGMENT, _LINE, inputs.MOMENT, _SAID)]
+        columns = [quote(name) for name in (_SEGMENT, _LINE, inputs.MOMENT, _REASON)]
         for name, carried in self._shape.carried_key.items():
             kind, given = self._shape.key[name], quote(carried)
             value = f"try(unhex({given}))" if kind == "BLOB" else f"try_cast({given} as {kind})"
@@ -337,16 +339,16 @@ class _Answers:
 
     def _check(self, artifact: Artifact) -> None:
         if (self._by.sha256, self._by.card_sha256) != (artifact.sha256, artifact.card_sha256):
-            raise _RefusedError(f"the registry has other files for {self._by.model} now")
+            raise _RefusedError(f"the registry now has other files for {self._by.model}")
         features = self._contract.feature_names
         if {name for name, _ in self._by.feature_types} != set(features):
-            raise _RefusedError(f"{self._by.model} reads other features than were given")
+            raise _RefusedError(f"the answer has other features than {self._by.model} reads")
         taken = {*map(str.casefold, self._shape.key), RUN}
         if taken & set(map(str.casefold, self._shape.outputs)) or RUN in map(
             str.casefold, features
         ):
             raise _RefusedError(
-                f"a column of {self._by.model} has the name of another of the ledger"
+                f"a column of {self._by.model} has the same name as a column of the ledger"
             )
 
     def add(self, lines: Sequence[_Line]) -> Iterator[tuple[int, int, str]]:
@@ -360,7 +362,7 @@ class _Answers:
                 try:
                     self._batch([line])
                 except faults as error:
-                    yield line[0], line[1], f"it does not fit the ledger: {error}"
+                    yield line[0], line[1], f"the answer does not fit the ledger: {error}"
                 else:
                     good.append(line)
             if not good:
@@ -382,10 +384,10 @@ class _Answers:
     def _values(self, answered: Answered) -> Iterator[Any]:
         kinds = {name.casefold(): kind for name, kind in answered.key_kinds.items()}
         if kinds != self._kinds:
-            raise _RefusedError(f"its key is {dict(answered.key_kinds)}")
-        said = [] if answered.rejected_reason is not None else list(self._outputs)
-        if set(answered.outputs) != set(said) or set(answered.features) != set(self._features):
-            raise _RefusedError("it has other columns")
+            raise _RefusedError(f"its key is {dict(answered.key_kinds)}, not {self._kinds}")
+        expected = [] if answered.rejected_reason is not None else list(self._outputs)
+        if set(answered.outputs) != set(expected) or set(answered.features) != set(self._features):
+            raise _RefusedError("it has other features or outputs than the model")
         key = {name.casefold(): text for name, text in answered.key.items()}
         yield answered.at
         yield answered.rejected_reason
@@ -393,7 +395,7 @@ class _Answers:
         yield from (value_of(answered.outputs.get(n), kind) for n, kind in self._outputs.items())
         yield from (value_of(answered.features[n], kind) for n, kind in self._features.items())
 
-    def unfit(self) -> list[tuple[int, int, str]]:
+    def remove_unfit(self) -> list[tuple[int, int, str]]:
         """Remove and return the answers with a key that does not fit the ledger's types, or that differs from
         the feature of the same name.
         """
@@ -408,7 +410,7 @@ class _Answers:
         found = self._cursor.rows(
             f"delete from {self._table} where {' or '.join(conditions)} returning {_SEGMENT}, {_LINE}"
         )
-        why = "its key is none of the ledger's, or another than among the features"
+        why = "its key does not fit the ledger's key types, or differs from the feature of the same name"
         return [(segment, start, why) for segment, start in found]
 
     def write(self, scored_at: datetime) -> Iterator[tuple[int, int]]:
@@ -437,8 +439,8 @@ class _Answers:
         precisions = precisions_of(self._contract, self._run.request.significant_digits)
         tables.create(cursor, shape)
         [(as_of, rejected, reasons)] = cursor.rows(
-            f"select max({quote(inputs.MOMENT)}), count({_SAID}), "
-            f"list(distinct {_SAID} order by {_SAID}) filter ({_SAID} is not null) from {rows}"
+            f"select max({quote(inputs.MOMENT)}), count({_REASON}), "
+            f"list(distinct {_REASON} order by {_REASON}) filter ({_REASON} is not null) from {rows}"
         )
         reasons = reasons or []
         # derived from the invocation's id, to differ from the id of the run that takes over
@@ -450,7 +452,7 @@ class _Answers:
             "as_of": quote(inputs.MOMENT),
             "features_hash": features_hash(features, precisions),
             "score_reason": f"cast('{REAL_TIME}' as {ROW_TYPES['score_reason']})",
-            REJECTED: f"cast(list_position(cast($reasons as varchar[]), {_SAID}) as {ROW_TYPES[REJECTED]})",
+            REJECTED: f"cast(list_position(cast($reasons as varchar[]), {_REASON}) as {ROW_TYPES[REJECTED]})",
             RUN: f"cast($run_no as {ROW_TYPES[RUN]})",
             "is_late": "false",
         }

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.engines.duckdb.cursor import Cursor
-    from dbt_onnx.engines.duckdb.fed_rows import FedRows
+    from dbt_onnx.engines.duckdb.input_spool import InputSpool
     from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.runs.plan import Planned
     from dbt_onnx.runs.scorer import RunScorer
@@ -53,9 +53,9 @@ def append_predictions(
     tables: ScoringTables,
     planned: Planned,
     scores: RunScorer,
-    fed: FedRows | None,
+    spool: InputSpool | None,
 ) -> list[str]:
-    """Stream the planned rows through `scores` into current or history. `fed` sets aside the rows to keep as
+    """Stream the planned rows through `scores` into current or history. `spool` sets aside the rows to keep as
     inputs. Returns the reasons of rejections, in the order of their numbers. An exception in the stream is
     raised unchanged.
     """
@@ -68,11 +68,11 @@ def append_predictions(
         batch_rows=scores.part_rows,
     ) as rows:
         given = [*question.shape.carried_key.values(), *question.features]
-        batches = rows if fed is None else fed.passing(rows, columns=given)
+        batches = rows if spool is None else spool.passing(rows, columns=given)
         schema = scores.schema_for(rows.schema)
         number = pa.field(_REASON, pa.uint16())
         schema = schema.set(schema.get_field_index(_REASON), number)
-        with closing(made_ahead(_numbered(scores(batches), reasons))) as predictions:
+        with closing(prefetched(_numbered(scores(batches), reasons))) as predictions:
             _insert(writer, tables, planned, predictions, schema=schema)
     return reasons
 
@@ -91,7 +91,7 @@ def _numbered(batches: Iterator[pa.RecordBatch], reasons: list[str]) -> Generato
         yield batch.set_column(batch.schema.get_field_index(_REASON), _REASON, numbers)
 
 
-def made_ahead(batches: Generator[pa.RecordBatch]) -> Generator[pa.RecordBatch]:
+def prefetched(batches: Generator[pa.RecordBatch]) -> Generator[pa.RecordBatch]:
     """Yield the batches. A thread makes the next batches while DuckDB's threads write the previous ones. A
     caller that stops early waits for the batch that is being made.
     """
@@ -203,7 +203,12 @@ def read_written(
 
 
 def keep_inputs(
-    writer: Cursor, tables: ScoringTables, planned: Planned, fed: FedRows, *, keep: timedelta | bool
+    writer: Cursor,
+    tables: ScoringTables,
+    planned: Planned,
+    spool: InputSpool,
+    *,
+    keep: timedelta | bool,
 ) -> dict[str, Any]:
     """Keep the inputs that the run has scored, and delete inputs that were kept long enough. Returns the
     columns of the run row about kept inputs.
@@ -213,12 +218,12 @@ def keep_inputs(
     shape, features = planned.rows.question.shape, planned.rows.question.features
     types = tables.create_inputs(writer, shape, features)
     kept, fingerprint = 0, None
-    if fed.schema is not None:
+    if spool.schema is not None:
         statement = inputs.insert_inputs(
             tables.inputs, shape, features=features, kept_types=types, stream=quote(_FED)
         )
-        batches = _in_row_groups(fed.read())
-        writer.raw.register(_FED, pa.RecordBatchReader.from_batches(fed.schema, batches))
+        batches = _in_row_groups(spool.read())
+        writer.raw.register(_FED, pa.RecordBatchReader.from_batches(spool.schema, batches))
         kept = writer.rows(statement, planned.rows.parameters)[0][0]
         writer.raw.unregister(_FED)
         given = {name: kept_as(kind) for name, kind in features.items()}
@@ -254,17 +259,19 @@ def note_presence(
     question, summary, facts = planned.rows.question, planned.summary, planned.rows.facts
     if planned.scope == "backfill":
         return
-    noted: list[str] = []
+    presence_rows: list[str] = []
     if has_rejected:
-        noted.append(current.overruled(question))
+        presence_rows.append(current.overruled(question))
     if planned.has_absent:
-        noted.append(current.absent(question))
+        presence_rows.append(current.absent(question))
     if summary.rows_returned:
-        noted.append(current.returned(question))
+        presence_rows.append(current.returned(question))
     if summary.rows_advanced:
         rows_sql = plan.select_advanced(question, facts)
-        noted.append(current.advanced(question, rows_sql=rows_sql))
-    statements = [s for rows_sql in noted for s in current.note(tables, question, rows_sql)]
+        presence_rows.append(current.advanced(question, rows_sql=rows_sql))
+    statements = [
+        s for rows_sql in presence_rows for s in current.write_presence(tables, question, rows_sql)
+    ]
     # last, so that the scores of entities that this run has rejected are not confirmed
     if facts.has_one_moment:
         statements += current.confirm_present(tables, question)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _BYTES_IN_MEMORY = 16 * 2**20
 
 
-class FedRows:
+class InputSpool:
     """Record batches in a temporary file: in memory while it is small, then in the warehouse's folder.
 
     The warehouse's disk needs room for these rows anyway. The file has no name, so nothing is left of it
