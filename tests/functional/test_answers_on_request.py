@@ -298,7 +298,9 @@ def test_what_cannot_be_taken_over_stays_and_the_rest_is_there(
     assert sorted(row[0] for row in answers(warehouse)) == taken
     done, left = said(warehouse)
     assert done == "scores: 2 answer(s) given on request were added to the ledger"
-    assert left.startswith("scores: 11 answer(s) or file(s) of answers given on request stay, ")
+    assert left.startswith(
+        "scores: 11 answer(s) or file(s) of answers given on request could not be taken over "
+    )
     assert "\n" not in left
     [(read, places)] = warehouse.sql("select bytes_read, lines_left from dbt_onnx_request_logs")
     assert (read, len(places)) == (len(content), 11)
@@ -311,7 +313,7 @@ def test_what_cannot_be_taken_over_stays_and_the_rest_is_there(
     warehouse.said.clear()
     answering.run()
     assert sorted(row[0] for row in answers(warehouse)) == taken
-    assert all("given on request stay" in told for told in said(warehouse))
+    assert all("given on request could not be taken over" in told for told in said(warehouse))
     check(warehouse)
 
 
@@ -393,7 +395,7 @@ def test_a_key_that_is_a_feature_too_is_kept_once(
     )
     answering.run()
     assert [row[0] for row in answers(warehouse)] == [4]
-    assert "another than among the features" in said(warehouse)[-1]
+    assert "differs from the feature of the same name" in said(warehouse)[-1]
     check(warehouse)
     answering.real_time.close()
 

@@ -246,8 +246,8 @@ class _TakingOver:
             for why, count in self.refused.most_common(_MOST_REASONS)
         )
         return (
-            f"{self.refused.total():,} answer(s) or file(s) could not be taken over and are retried by the next "
-            f"run: {reasons}"
+            f"{self.refused.total():,} answer(s) or file(s) of answers given on request could not be taken "
+            f"over and are retried by the next run: {reasons}"
         )
 
     def write(self, scored_at: datetime) -> int:
