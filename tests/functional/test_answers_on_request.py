@@ -98,7 +98,7 @@ def test_the_answers_of_a_day_are_in_the_ledger_once(
     told = [(a.key[0], a.as_of, a.outputs.get("y"), a.rejected_reason) for a in given]
     assert [(key, at, y, why) for key, at, y, _, why in answers(warehouse)] == told
     assert [status for *_, status, _ in answers(warehouse)] == ["scored"] * 3 + ["rejected"]
-    assert said(warehouse) == ["scores: 4 answer(s) given on request were taken into the ledger"]
+    assert said(warehouse) == ["scores: 4 answer(s) given on request were added to the ledger"]
     for _ in range(2):
         answering.run()
     assert len(answers(warehouse)) == 4
@@ -194,14 +194,12 @@ def test_what_fails_while_it_is_taken_over_is_taken_over_by_the_next_run(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(taking_over, "remember_number", fail)
+        patched.setattr(taking_over, "advance_run_counter", fail)
         warehouse.sql("update features set a = 7 where id = 1")
         assert answering.run().rows_scored == 1
     assert answers(warehouse) == []
     [told] = said(warehouse)
-    assert told.startswith(
-        "scores: what was answered on request stays in its log until the next run: "
-    )
+    assert told.startswith("scores: answers on request stay in their log until the next run: ")
     assert "[Errno 28] No space left on device" in told
     check(warehouse)
     answering.run()
@@ -216,7 +214,7 @@ from warehouse import Warehouse
 from dbt_onnx.serving.request_log import RequestLogs
 
 def log(message):
-    if "taken into the ledger" in message:
+    if "added to the ledger" in message:
         os._exit(7)
 
 warehouse = Warehouse(Path(sys.argv[1]))
@@ -299,8 +297,10 @@ def test_what_cannot_be_taken_over_stays_and_the_rest_is_there(
     taken = [1, 99]
     assert sorted(row[0] for row in answers(warehouse)) == taken
     done, left = said(warehouse)
-    assert done == "scores: 2 answer(s) given on request were taken into the ledger"
-    assert left.startswith("scores: 11 answer(s) or file(s) of answers given on request stay, ")
+    assert done == "scores: 2 answer(s) given on request were added to the ledger"
+    assert left.startswith(
+        "scores: 11 answer(s) or file(s) of answers given on request could not be taken over "
+    )
     assert "\n" not in left
     [(read, places)] = warehouse.sql("select bytes_read, lines_left from dbt_onnx_request_logs")
     assert (read, len(places)) == (len(content), 11)
@@ -313,7 +313,7 @@ def test_what_cannot_be_taken_over_stays_and_the_rest_is_there(
     warehouse.log_messages.clear()
     answering.run()
     assert sorted(row[0] for row in answers(warehouse)) == taken
-    assert all("given on request stay" in told for told in said(warehouse))
+    assert all("given on request could not be taken over" in told for told in said(warehouse))
     check(warehouse)
 
 
@@ -397,7 +397,7 @@ def test_a_key_that_is_a_feature_too_is_kept_once(
     )
     answering.run()
     assert [row[0] for row in answers(warehouse)] == [4]
-    assert "another than among the features" in said(warehouse)[-1]
+    assert "differs from the feature of the same name" in said(warehouse)[-1]
     check(warehouse)
     answering.real_time.close()
 

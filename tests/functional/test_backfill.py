@@ -271,13 +271,13 @@ def test_a_schema_of_somebody_else_is_never_dropped(filled: Filled) -> None:
     shop.sql(f"create schema {SCRATCH}")
     shop.sql(f"create table {SCRATCH}.features as select 42 as answer")
     printed = shop.backfill("scores", *when, exit_code=1)
-    assert f"schema {SCRATCH} is somebody else's" in " ".join(printed.split())
+    assert f"schema {SCRATCH} does not belong to a dbt_onnx backfill" in " ".join(printed.split())
     assert shop.sql(f"from {SCRATCH}.features") == [(42,)]
     # nor is a schema dropped that a backfill made, if somebody else has put a table into it
     shop.sql(f"create table {SCRATCH}.dbt_onnx_backfill as select 'features' as name")
     shop.sql(f"create table {SCRATCH}.precious as select 42 as answer")
     printed = shop.backfill("scores", *when, exit_code=1)
-    assert "holds something else, too" in " ".join(printed.split())
+    assert "is used by backfills, but contains other objects" in " ".join(printed.split())
     assert shop.sql(f"from {SCRATCH}.precious") == shop.sql(f"from {SCRATCH}.features") == [(42,)]
     shop.sql(f"drop schema {SCRATCH} cascade")
 

@@ -144,8 +144,8 @@ def test_status_says_what_to_do_about_a_run_that_named_no_relation(shop: Shop) -
     rewrite_as_before(shop)
     done = shop.call("status")
     assert done.exit_code == 2
-    assert "its last run read its features through an expression or from a file" in done.stdout
-    assert "make that a model, dbt.ref() it in score(), and run again" in done.stdout
+    assert "the last run read its features from an expression or a file" in done.stdout
+    assert "make it a model, dbt.ref() it in score(), and run again" in done.stdout
     # a replay needs no features, and after the correction a run makes the model healthy
     assert shop.call("replay", "scores").exit_code == 0
     (shop.root / "python_models" / "scores.py").write_text(code)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from warehouse import Warehouse, line_contract, line_model
 
-from dbt_onnx.engines.duckdb import fed_rows, writing
+from dbt_onnx.engines.duckdb import input_spool, writing
 from dbt_onnx.engines.duckdb.feature_types import kept_as, widened
 from dbt_onnx.errors import ConfigError, ScoringError, WarehouseError
 
@@ -134,7 +134,7 @@ def test_a_feature_called_run_no_is_refused_unless_nothing_is_kept(warehouse: Wa
 
 def test_a_table_of_somebody_else_is_left_alone(warehouse: Warehouse) -> None:
     warehouse.sql("create table scores__inputs as select 42 as answer")
-    with pytest.raises(WarehouseError, match="scores__inputs is somebody else's table"):
+    with pytest.raises(WarehouseError, match="scores__inputs was not created by dbt_onnx"):
         warehouse.run()
     assert kept(warehouse) == [(42,)]
 
@@ -245,7 +245,7 @@ def test_a_file_that_another_process_replaces_keeps_what_was_scored(
 def test_many_rows_are_set_aside_on_disk_and_nothing_is_left(
     warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fed_rows, "_BYTES_IN_MEMORY", 1_000)
+    monkeypatch.setattr(input_spool, "_BYTES_IN_MEMORY", 1_000)
     before = sorted(path.name for path in tmp_path.iterdir())
     features = "select id, id * 0.5 as a, 1.0::double as b from range(200_000) as t (id)"
     assert warehouse.run(features=features).rows_scored == 200_000
@@ -261,14 +261,14 @@ def test_what_fails_after_the_commit_leaves_the_run_as_it_was_committed(
     warehouse.register("1")
     warehouse.features((1, 1.0, 2.0), (2, 3.0, 4.0))
 
-    leave = fed_rows.FedRows.__exit__
+    leave = input_spool.InputSpool.__exit__
 
-    def fail(fed: fed_rows.FedRows, *given: object) -> None:
+    def fail(fed: input_spool.InputSpool, *given: object) -> None:
         leave(fed, *given)
         raise OSError("the file cannot be closed")
 
     with monkeypatch.context() as patched:
-        patched.setattr(fed_rows.FedRows, "__exit__", fail)
+        patched.setattr(input_spool.InputSpool, "__exit__", fail)
         with pytest.raises(OSError, match="cannot be closed"):
             warehouse.run(keep_inputs=keeps)
     assert warehouse.last_run("status, rows_scored, error") == ("success", 2, None)

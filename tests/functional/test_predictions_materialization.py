@@ -321,7 +321,7 @@ def test_what_cannot_be_a_scoring_model_is_one_clear_error(project: ScoringProje
     expect(outcome, taken="error", in_sql="error", rows="error", stock="error", features="success")
     assert "disabled" not in outcome.nodes
     said = {name: node.message for name, node in outcome.nodes.items()}
-    assert "main.taken is somebody else's view" in said["taken"]
+    assert "the view main.taken is not a ledger" in said["taken"]
     assert "Hint: drop or rename the view" in said["taken"]
     assert "python" in said["in_sql"]
     assert "returned DuckDBPyRelation, not a scoring run" in said["rows"]

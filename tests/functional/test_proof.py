@@ -361,7 +361,7 @@ def test_a_view_that_says_something_else_is_found(warehouse: Warehouse, replace:
     assert added == (
         []
         if "version" in replace
-        else ["ledger: the view main.scores says something else, not what its tables say"]
+        else ["ledger: the view main.scores returns other rows, not the rows of its tables"]
     )
     warehouse.run()
     assert told(warehouse) == before
@@ -519,7 +519,7 @@ def test_a_dropped_column_of_outputs_is_named(warehouse: Warehouse) -> None:
         warehouse.sql(f"alter table {table} drop column y")
     assert told(warehouse) == [
         "ledger: columns ['y'] are gone, not there",
-        "ledger: the view main.scores says something else, not what its tables say",
+        "ledger: the view main.scores returns other rows, not the rows of its tables",
     ]
 
 

@@ -173,7 +173,7 @@ def test_of_two_processes_that_score_one_model_the_later_wins(
     said, _ = first.communicate("")
     assert first.returncode == 1
     [(winner,)] = shared.sql("select arg_max(run_id, run_no) from dbt_onnx_runs")
-    assert f"this run of scores is no longer the newest: run {winner!r} has begun meanwhile" in said
+    assert f"this run of scores was taken over: run {winner!r} has begun" in said
     shared.check("scores", nights=nights)
     statuses = [
         status for (status,) in shared.sql("select status from dbt_onnx_runs order by run_no")

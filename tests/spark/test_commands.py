@@ -265,7 +265,7 @@ def test_a_replaced_view_is_found(shops: Shops, spark: SparkSession) -> None:
     spark.sql(f"create view {SCHEMA}.scores__current as select {columns} from ({text})")
     findings = warehouse.prove(ledger, with_values=True)
     assert [str(finding) for finding in findings] == [
-        f"ledger: the view {SCHEMA}.scores__current says something else, not what its tables say"
+        f"ledger: the view {SCHEMA}.scores__current returns other rows, not the rows of its tables"
     ]
     # the next run creates the view again; both projects run, since other tests compare their runs
     assert all(each.build("1998-03-05") for each in shops)
@@ -309,11 +309,11 @@ def test_a_schema_of_somebody_else_is_left_alone(shops: Shops, spark: SparkSessi
     slice_of_july = ("--from", "1997-07-05", "--to", "1997-07-05", "--every", "month")
     clock = ("--vars", "{dbt_onnx_clock: '1998-03-05'}")
     printed = shops[1].command("backfill", "scores", *slice_of_july, *clock, exit_code=1)
-    assert "is somebody else's" in " ".join(printed.split())
+    assert "does not belong to a dbt_onnx backfill" in " ".join(printed.split())
     assert spark.catalog.tableExists(f"{SCRATCH}.own")
     spark.sql(f"create table {SCRATCH}.dbt_onnx_backfill using iceberg as select 'arrived' as name")
     printed = shops[1].command("backfill", "scores", *slice_of_july, *clock, exit_code=1)
-    assert "holds something else, too" in " ".join(printed.split())
+    assert "is used by backfills, but contains other objects" in " ".join(printed.split())
     assert spark.catalog.tableExists(f"{SCRATCH}.own")
     spark.sql(f"drop schema {SCRATCH} cascade")
 

@@ -280,7 +280,7 @@ def test_features_that_are_others_at_each_reading_end_the_run(spark: SparkSessio
     spark.sql(
         f"create view lab.features as select customer_id, described_at, {values} from lab.facts"
     )
-    with pytest.raises(DbtOnnxError, match="each reading of the features gives other rows"):
+    with pytest.raises(DbtOnnxError, match="each reading of the features gives different rows"):
         score(spark, Night("1998-01-03", ()), "second", "scores")
     assert lab.rows("select status from dbt_onnx_runs order by run_no") == [
         ("success",),

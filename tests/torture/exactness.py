@@ -259,7 +259,7 @@ def edges(folder: Path, claims: Claims) -> list[Attack]:
         ([f"{rows[0]} where false"], "has no rows"),
         ([*rows, row.format(3, 1, "'2024-01-11 00:00:00.000002'")], "describes the future"),
         ([*rows, row.format(3, 1, "'infinity'")], "describes the future"),
-        ([*rows, row.format(3, 1, "'-infinity'")], "before the calendar"),
+        ([*rows, row.format(3, 1, "'-infinity'")], "before the year 1"),
     ):
         said = run(*given)
         attack.made(harm=None if said and refusal in said else f"{refusal}: {said}")

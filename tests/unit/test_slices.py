@@ -146,13 +146,13 @@ def test_ctrl_c_during_a_query_is_no_error_of_the_warehouse() -> None:
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (MemoryError(), "Python was given none"),
+        (MemoryError(), "Python could not allocate memory"),
         (RuntimeError("can't start new thread"), "can't start new thread"),
     ],
 )
 def test_a_process_without_memory_is_an_error_that_says_so(error: Exception, said: str) -> None:
     from dbt_onnx.engines.duckdb.cursor import duckdb_errors
 
-    message = f"no more memory: {said}\nHint: give it more"
+    message = f"out of memory: {said}\nHint: give it more"
     with pytest.raises(WarehouseError, match=message), duckdb_errors():
         raise error

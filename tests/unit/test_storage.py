@@ -6,7 +6,7 @@ import duckdb
 import pytest
 
 from dbt_onnx.engines.base import TableName
-from dbt_onnx.engines.duckdb.cursor import ConflictError, Cursor, repeated
+from dbt_onnx.engines.duckdb.cursor import ConflictError, Cursor, with_retries
 from dbt_onnx.engines.duckdb.storage import CountedStorage, Lake, Storage
 from dbt_onnx.runs.tables import RUN, RUNS_TABLE
 
@@ -37,7 +37,7 @@ def test_numbers_are_counted_though_runs_are_deleted(storage: Storage) -> None:
     for number in (1, 2, 3):
         assert cursor.rows(f"select {storage.last_number(cursor, LEDGER)}") == [(number - 1,)]
         cursor.execute(f"insert into {RUNS_TABLE} values ({number})")
-        storage.remember_number(cursor, LEDGER, number)
+        storage.advance_run_counter(cursor, LEDGER, number)
         cursor.execute(f"delete from {RUNS_TABLE}")
 
 
@@ -57,10 +57,10 @@ def test_a_conflict_is_tried_again_and_its_last_message_told(
         )
 
     with pytest.raises(ConflictError, match="second"):
-        repeated(work, tries=2, log=said.append)
+        with_retries(work, tries=2, log=said.append)
     assert len(said) == 1
     assert "tried again (1 of 1)" in said[0]
-    assert repeated(work, tries=2) == "done"
+    assert with_retries(work, tries=2) == "done"
 
 
 def test_a_run_at_work_in_a_lake_may_be_that_of_another_process() -> None:

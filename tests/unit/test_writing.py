@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pytest
 
-from dbt_onnx.engines.duckdb.writing import made_ahead
+from dbt_onnx.engines.duckdb.writing import prefetched
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -30,22 +30,22 @@ def test_batches_come_in_order_and_what_is_raised_comes_after_them() -> None:
     events: list[str] = []
     came = []
     with pytest.raises(ValueError, match="ThreadPoolExecutor"):
-        for batch in made_ahead(batches(events)):
+        for batch in prefetched(batches(events)):
             came.append(batch["x"][0].as_py())
     assert came == list(range(FAILS_AT))
     assert events == ["closed"]
 
 
 def test_all_batches_come_and_none_more() -> None:
-    assert len(list(made_ahead(batches([], most=3)))) == 3
-    assert list(made_ahead(batches([], most=0))) == []
+    assert len(list(prefetched(batches([], most=3)))) == 3
+    assert list(prefetched(batches([], most=0))) == []
 
 
 def test_who_stops_early_leaves_no_thread_and_a_closed_source() -> None:
     events: list[str] = []
     before = threading.active_count()
     source = batches(events)  # keep a reference, so that only a call closes it
-    made = made_ahead(source)
+    made = prefetched(source)
     next(made)
     made.close()
     assert events == ["closed"]

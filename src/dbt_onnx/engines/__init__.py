@@ -1,1 +1,1 @@
-"""One package for each warehouse: how to plan, stream and write there, and little else."""
+"""One subpackage for each warehouse: planning, streaming and writing there, and little else."""

@@ -1,4 +1,4 @@
-"""The one place that picks the engine: by the type of dbt's adapter."""
+"""The only place that picks the engine, by the type of dbt's adapter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TYPES = ("duckdb", "sparkonnx")
 
 
 def engine_for(adapter_type: str) -> type[Warehouse]:
-    """The engine for a type of dbt's adapters. Raises ConfigError when there is none."""
+    """Return the engine for a type of dbt adapter. Raises ConfigError if there is none."""
     if adapter_type == "duckdb":
         from dbt_onnx.engines.duckdb.warehouse import DuckDBWarehouse
 
@@ -30,7 +30,7 @@ def engine_for(adapter_type: str) -> type[Warehouse]:
 
 
 def let_go() -> None:
-    """Close what dbt's adapters keep open in this process between invocations."""
+    """Close the connections that dbt's adapters keep open in this process between invocations."""
     for adapter_type in _TYPES:
         if f"dbt.adapters.{adapter_type}" in sys.modules:
             engine_for(adapter_type).let_go()

@@ -1,7 +1,7 @@
-"""What dbt's models and commands ask of a warehouse.
+"""The interface between a warehouse and dbt's models and commands.
 
-An engine is a folder beside this file. A run asks it as an `Engine`, see `dbt_onnx.runs.run`; whoever
-is above the engines asks a `Warehouse`, and knows no more of it than stands here.
+Each subfolder is the engine of one warehouse. A scoring run uses it through the protocol `Engine` in
+`dbt_onnx.runs.run`. All other code uses it through the protocol `Warehouse` and the classes in this file.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 
 UNNAMED = "the feature relation"
-"""Its name in messages where a run row has none; older versions accepted expressions."""
+"""The name in messages if the run row has none: older versions accepted expressions as features."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableName:
-    """A table by its three parts, as the warehouse spells them."""
+    """The three-part name of a table, in the warehouse's spelling."""
 
     database: str
     schema: str
@@ -44,7 +44,7 @@ class TableName:
 
     @property
     def sql(self) -> str:
-        """The name in a statement, quoted as standard SQL has it."""
+        """The name as it appears in a statement, quoted as in standard SQL."""
         parts = (self.database, self.schema, self.identifier)
         return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
 
@@ -59,7 +59,7 @@ class TableName:
 class Upstream:
     """A relation that a scoring model reads.
 
-    `sql` names it in a statement, as dbt writes it; `selector` is what `dbt build -s` takes.
+    `sql` is its name in a statement, as dbt writes it; `selector` selects it in `dbt build -s`.
     """
 
     table: TableName
@@ -74,9 +74,10 @@ class Upstream:
 class Sources:
     """What the newest run of a scoring model read.
 
-    `features` and `registry` are tables or views of the warehouse, none when they are gone. Their
-    names are those that users know. `gone` are the relations of the ledger that are not there; it is torn,
-    and cannot be read, when the view is there and what it reads is not.
+    `features` and `registry` are tables or views of the warehouse; None if they no longer exist.
+    `features_name` and `registry_name` are their names in messages to users. `gone` lists the missing
+    relations of the ledger. `is_torn` is true if the ledger's view exists but a table that it reads is
+    missing: then the ledger cannot be read.
     """
 
     key: tuple[str, ...]
@@ -96,7 +97,7 @@ class Sources:
         find: Callable[[str], TableName | None],
         gone: Sequence[TableName],
     ) -> Sources:
-        """`account` is what a run has recorded of itself; `find` gives the relation of a recorded name."""
+        """Build from `account`, columns of the run row. `find` looks up a relation by its recorded name."""
         features, registry = account["features_relation"], account["registry_relation"]
         return cls(
             key=tuple(account["key_columns"]),
@@ -114,7 +115,10 @@ class MissingFeaturesError(DataError):
 
 
 def missing_features(name: object, said: str | None = None) -> MissingFeaturesError:
-    """A feature relation that is gone, or of which the warehouse says that it cannot be read."""
+    """Return the error for a feature relation that is gone, or that the warehouse cannot read.
+
+    `said` is the warehouse's message if it cannot read the relation.
+    """
     if said is None:
         return MissingFeaturesError(
             f"the feature relation {name} is not in the warehouse", hint="`dbt build` makes it"
@@ -125,7 +129,7 @@ def missing_features(name: object, said: str | None = None) -> MissingFeaturesEr
 
 
 def missing_registry(name: object, said: str | None = None) -> RegistryError:
-    """The same of a registry."""
+    """Return the error for a registry that is gone or cannot be read, as `missing_features` does."""
     if said is None:
         return RegistryError(
             f"the model registry {name} is not in the warehouse", hint="`dbt seed` loads it"
@@ -136,7 +140,7 @@ def missing_registry(name: object, said: str | None = None) -> RegistryError:
 
 
 def no_registry_among(relations: Collection[TableName], columns: Iterable[str]) -> RegistryError:
-    """No relation that a scoring model reads has the columns of a registry."""
+    """Return the error for a scoring model that reads no relation with a registry's columns."""
     return RegistryError(
         "the model registry is not in the warehouse: none of "
         f"{', '.join(map(str, relations)) or 'the relations that the scoring model reads'} has "
@@ -146,15 +150,15 @@ def no_registry_among(relations: Collection[TableName], columns: Iterable[str]) 
 
 
 def missing_columns(names: Sequence[str], features: object) -> ConfigError:
-    """Features that a version reads and the warehouse does not have."""
+    """Return the error for features that a version reads and the feature relation lacks."""
     return ConfigError(
         f"column(s) {names} not found in {features}",
-        hint="the version that serves reads them: build its features, and score, first",
+        hint="the serving version reads these columns: build its features and run the scoring model first",
     )
 
 
 def no_answer(said: str) -> WarehouseError:
-    """A query that dbt has made, and that the warehouse refuses."""
+    """Return the error for a query, rendered by dbt, that the warehouse refuses."""
     return WarehouseError(
         f"the warehouse cannot answer: {said}",
         hint="a table was dropped or altered: `dbt build` makes what is missing",
@@ -163,10 +167,10 @@ def no_answer(said: str) -> WarehouseError:
 
 @dataclass(frozen=True, kw_only=True)
 class CurrentFeatures(ABC):
-    """The features of a scoring model as they are now, and how many rows they have.
+    """The features of a scoring model as they are now, and the number of their rows.
 
-    `rejected` are the rows that every version rejects, by reason: they have no key, or no moment.
-    `asked` and `relation` are the engine's own.
+    `rejected` counts, by reason, the rows that every version rejects because the key or `as_of` is NULL.
+    `asked`, the connection, and `relation` have types of the engine.
     """
 
     asked: Any
@@ -187,8 +191,11 @@ class CurrentFeatures(ABC):
         as_of: str | None,
         not_null: Callable[[Iterable[str]], str],
     ) -> Self:
-        """`source` stands after FROM. Raises DataError without rows, or when a key occurs twice."""
-        # the moments of the rows are not checked: the clock of the next run is not known
+        """Count the rows of `source`, the text of a FROM clause.
+
+        Raises DataError if there are no rows, or if a key occurs twice.
+        """
+        # `as_of` is not compared with the clock: the clock of the next run is not known yet
         has_key, has_moment = not_null(key), not_null([as_of]) if as_of else "true"
         [(rows, without_key, without_moment)] = asked.rows(
             f"select count(*), count_if(not ({has_key})), count_if({has_key} and not ({has_moment})) "
@@ -207,18 +214,18 @@ class CurrentFeatures(ABC):
 
     @property
     def never_rejected(self) -> list[str]:
-        """The columns in which a row has a value unless every version rejects it."""
+        """The columns that must have a value: every version rejects a row with a NULL in one of them."""
         return [*self.key, *([] if self.as_of is None else [self.as_of])]
 
     @abstractmethod
     def check_contract(self, artifact: Artifact) -> None:
-        """Raise ContractError when the model cannot read these columns."""
+        """Raise ContractError if the model cannot read these columns."""
 
     @abstractmethod
     def sample(self, columns: Iterable[str], rows: int) -> list[pa.RecordBatch]:
-        """At most `rows` rows, held in memory, ready for `score_batches`: key and the `columns`.
+        """Return at most `rows` rows, held in memory and ready for `score_batches`: the key and `columns`.
 
-        The hash of the key decides which rows: the same ones as long as the entities are the same.
+        Rows are chosen by the hash of the key, so the sample stays the same while the entities do.
         Rows that every version rejects are left out.
         """
 
@@ -227,14 +234,14 @@ STAMPS = (
     "as_of", "scored_at", "fresh_as_of", "model_name", "model_version", "run_id", "status",
     "rejected_reason", "served_from",
 )  # fmt: skip
-"""The columns of `current_predictions` that tell of a prediction, and are published beside its outputs."""
+"""The columns of `current_predictions` that describe a prediction. They are published with its outputs."""
 
 
 class RowsToPublish(Protocol):
-    """The rows of a relation, read once, as a publication stores them.
+    """The rows of a relation to publish, read once, in the form that a publication stores.
 
-    `key`, `outputs` and `stamps` are {column: kind}, see `dbt_onnx.serving.kinds`. `of_origin` are the
-    stamps that many rows have in common: these rows refer to an origin by its number.
+    `key`, `outputs` and `stamps` are {column: kind}, see `dbt_onnx.serving.kinds`. `of_origin` lists the
+    stamps that many rows share. They are stored once, as an origin, and rows refer to it by number.
     """
 
     relation: str
@@ -252,80 +259,83 @@ class RowsToPublish(Protocol):
     def of_origin(self) -> Sequence[str]: ...
 
     def last_publication(self) -> str | None:
-        """The id of the publication with which `compare` can compare; none when it cannot."""
+        """Return the id of the publication that `compare` can compare with; None if there is none."""
 
     def compare(self, *, with_last: bool) -> None:
-        """Find the rows that changed since the last publication, and those that are gone. Without it, all
-        rows have changed.
+        """Find the rows that changed since the last publication, and the rows that are gone. Without
+        `with_last`, all rows count as changed.
         """
 
     def origins(self) -> list[tuple[Any, ...]]:
-        """The number of each origin, and its values, in the order of `of_origin`."""
+        """Return one tuple per origin: its number, then its values in the order of `of_origin`."""
 
     def served(self) -> list[dict[str, Any]]:
-        """How many rows are by which version, from where and with what status."""
+        """Return the number of rows for each model version, `served_from` and `status`."""
 
     def changed(self) -> pa.RecordBatchReader:
-        """The changed rows, by key: the key, the outputs, the stamps that are not `of_origin`, and the
-        number of the origin. To be read before anything else is asked.
+        """Return the changed rows in the order of the key: the key, the outputs, the stamps outside
+        `of_origin`, and the number of the origin. Read them before calling another method.
         """
 
     def removed(self) -> pa.RecordBatchReader:
-        """The keys that are gone. To be read before anything else is asked."""
+        """Return the keys that are gone. Read them before calling another method."""
 
     def clock(self, clock_sql: str) -> datetime:
-        """The project's clock."""
+        """Return the project's clock, the value of the expression `clock_sql`."""
 
     def recorded(self, target: str) -> set[tuple[str, datetime]]:
-        """The switches of a target that the warehouse knows: the publication, and since when it is
-        served.
+        """Return the switches that the warehouse has recorded for a target, as (publication, served since).
+
+        A switch is a change of the publication that the target serves.
         """
 
     def record(self, switches: Sequence[Mapping[str, Any]]) -> None:
-        """Keep which rows were published, and these switches, by column, in one transaction."""
+        """Store which rows were published, and `switches` by column, in one transaction."""
 
 
 class Warehouse(Protocol):
-    """A warehouse on a connection of dbt's adapter, which whoever opened it closes.
+    """A warehouse on a connection of dbt's adapter. The caller opens and closes the connection.
 
-    Errors are DbtOnnxErrors. Only `score`, `rows_to_publish`, `leave_outcome`, `forget`,
+    Methods raise DbtOnnxErrors. Only `score`, `rows_to_publish`, `leave_outcome`, `forget`,
     `prune`, `renew_scratch` and `drop_scratch` write.
     """
 
     def __init__(self, connection: Any) -> None: ...
 
     def has_one_writer(self, ledger: TableName) -> bool:
-        """Whether who writes has the ledger alone, so that a run which is `running` for who reads is dead."""
+        """Whether no other process can read the ledger while a run writes to it. If so, a run that is read with
+        the status `running` is dead.
+        """
 
     @staticmethod
     def opened(credentials: Any, /, *, read_only: bool) -> AbstractContextManager[Any]:
-        """A connection of the target with these credentials of dbt, as dbt's adapter opens it."""
+        """Open a connection with dbt's credentials of the target, as dbt's adapter does."""
 
     @staticmethod
     def how_to_reopen(credentials: Any, /) -> dict[str, Any] | None:
-        """What `reopened` needs, as JSON has it; none where only dbt can open the warehouse."""
+        """Return what `reopened` needs, as JSON values; None if only dbt can open the warehouse."""
 
     @staticmethod
     def reopened(how: Mapping[str, Any], /) -> AbstractContextManager[Any]:
-        """The same connection, for reading, without dbt."""
+        """Open the connection that `how_to_reopen` describes, read-only and without dbt."""
 
     @staticmethod
     def rendering(credentials: Any, /) -> AbstractContextManager[dict[str, str]]:
-        """Within, dbt renders a template, and what its macros ask is asked for reading only. Gives what they
-        have asked, with a digest of each answer.
+        """Return a context manager in which dbt renders a template on a read-only connection. It yields the
+        queries that the template's macros run, each with a digest of its answer.
         """
 
     @staticmethod
     def answers_alike(connection: Any, answers: Mapping[str, str], /) -> bool:
-        """Whether the warehouse gives every answer that was noted."""
+        """Whether the warehouse still gives each of the `answers` that `rendering` yielded."""
 
     @staticmethod
     def let_go() -> None:
-        """Close what dbt's adapter keeps open between invocations."""
+        """Close the connections that dbt's adapter keeps open between invocations."""
 
     @staticmethod
     def opening_errors() -> AbstractContextManager[None]:
-        """Within, a model opens what it reads."""
+        """Return a context manager that raises a WarehouseError if a model cannot open what it reads."""
 
     def score(
         self,
@@ -336,60 +346,64 @@ class Warehouse(Protocol):
         log: Callable[[str], None],
         logs: AnswerLogs | None = None,
     ) -> RunSummary:
-        """`score_table` on this warehouse."""
+        """Run `score_table` on this warehouse."""
 
     def rows_to_publish(
         self, relation: Any, *, key: Sequence[str], model: TableName
     ) -> AbstractContextManager[RowsToPublish]:
-        """Read what is to be published by a model, whose table keeps what was published before."""
+        """Read the rows of `relation` that `model` is to publish. The model's table stores which rows its
+        newest publication has.
+        """
 
     def registry_of(self, relation: Any) -> Registry:
-        """The registry in a relation of a model. Raises RegistryError when it is wrong."""
+        """Return the registry in a relation that a model reads. Raises RegistryError if it is invalid."""
 
     def feature_types(self, ledger: TableName, names: Sequence[str]) -> dict[str, pa.DataType]:
-        """The Arrow types of columns of the features of a scoring model. Raises MissingFeaturesError when
-        they are gone, and ConfigError when a column is.
+        """Return the Arrow types of the feature columns `names` of a scoring model. Raises
+        MissingFeaturesError if the features are gone, and ConfigError if a column is gone.
         """
 
     def leave_outcome(self, outcome: str) -> None:
-        """Leave a text where the materialization finds it after the run."""
+        """Store a text where the materialization finds it after the run."""
 
     def examine(
         self, ledger: TableName, arguments: TableArguments, artifact: Artifact
     ) -> CurrentFeatures:
-        """Raise what a run of this version would raise before it scores; else give the features.
+        """Make the checks that a run of this version makes before it scores, and return the features.
 
-        Raises MissingFeaturesError when they have not been built.
+        Raises what the run would raise, and MissingFeaturesError if the features have not been built.
         """
 
     def last_account(self, ledger: TableName) -> Mapping[str, Any]:
-        """What the last run of a scoring model read, and its version; empty before the first."""
+        """Return what the last run of a scoring model read, and its version; empty before the first run."""
 
     def sources(self, ledger: TableName) -> Sources | None:
-        """What the newest run of a scoring model read; none if no run has ever come so far."""
+        """Return what the newest run of a scoring model read; None if no run has recorded it yet."""
 
     def check_features(self, sources: Sources) -> None:
-        """Raise when the next run cannot find each entity in the feature relation."""
+        """Raise if the next run cannot find each entity in the feature relation."""
 
     def registry(self, sources: Sources) -> Registry:
-        """The registry as a run reads it. Raises RegistryError when it is gone or wrong."""
+        """Return the registry as a run reads it. Raises RegistryError if it is gone or invalid."""
 
     def registry_among(self, relations: Collection[TableName]) -> Registry:
-        """The first of the relations that has a registry's columns, as a run reads it. Raises
-        RegistryError when none has them, or when it is wrong.
+        """Return the registry in the first of the relations that has a registry's columns. Raises
+        RegistryError if no relation has them, or if the registry is invalid.
         """
 
     def answer(self, query: str) -> dict[str, Any]:
-        """The one row, by column, of a query that dbt has made."""
+        """Run a query that dbt has rendered, and return its one row, by column name."""
 
     def runs(self, ledger: TableName, *, limit: int | None = None) -> list[RunRow]:
-        """The runs of a scoring model, newest first."""
+        """Return the runs of a scoring model, newest first."""
 
     def history(self, ledger: TableName, key: Sequence[str]) -> list[LedgerRow]:
-        """All predictions about one entity, in the order in which they were made."""
+        """Return all predictions about one entity, in the order in which they were made."""
 
     def publications(self, ledger: TableName) -> list[dict[str, Any]]:
-        """The rows of `dbt_onnx_publications` about a scoring model, oldest first, with `served_until`."""
+        """Return the rows of `dbt_onnx_publications` about a scoring model, oldest first, with a column
+        `served_until`.
+        """
 
     def replay(
         self,
@@ -400,41 +414,43 @@ class Warehouse(Protocol):
         artifacts: Path,
         sample: int | None = None,
     ) -> Replay:
-        """Score the kept inputs of a run again, with the model and the settings that it had.
+        """Score the kept inputs of a run again, with the model and the settings of that run.
 
-        `sample` rows are scored, all of them when it is none. Before that, the rows of the run in ledger
-        and kept inputs are compared with the run row: their number, their fingerprint, their stamps, and
-        the hash of each row's inputs. What is wrong is in the result; nothing is written.
+        Scores `sample` rows, or all rows if it is None. Before that, compares the run's rows in the ledger
+        and the kept inputs with the run row: their number, their fingerprint, their stamps, and the hash
+        of each row's inputs. The result has all differences; nothing is written.
 
-        Raises ConfigError when there is no such run, or nothing of it to replay; WarehouseError when
-        the tables are not there or not ours.
+        Raises ConfigError if there is no such run, or if it has nothing to replay; WarehouseError if the
+        tables are missing or are not dbt_onnx's.
         """
 
     def prove(self, ledger: TableName, *, with_values: bool) -> list[Finding]:
-        """What is not as the runs left it. `with_values`: the values of all rows are looked at, too, and
-        not only how many there are. Nothing is written.
+        """Return the differences between the tables and what the runs wrote. With `with_values`, compare
+        the values of all rows as well as their number. Nothing is written.
 
-        Raises WarehouseError when the tables are not there or not ours.
+        Raises WarehouseError if the tables are missing or are not dbt_onnx's.
         """
 
     def forget(self, ledger: TableName, key: Sequence[str], *, why: str, dry_run: bool) -> Erasure:
-        """Erase all predictions and kept inputs of the entity with this key, given as texts."""
+        """Erase all predictions and kept inputs of the entity with this key, given as text values."""
 
     def prune(self, ledger: TableName, *, before: datetime, why: str, dry_run: bool) -> Erasure:
-        """Erase what was superseded, or late, and scored before a moment (UTC), with its inputs."""
+        """Erase predictions that are superseded or late and were scored before a moment (UTC), with their
+        inputs.
+        """
 
     def scored_clocks(self, ledger: TableName, version: RegistryEntry | None) -> set[datetime]:
-        """The clocks of a scoring model's successful runs, by one model version or by any; empty
-        before the first run.
+        """Return the clocks of a scoring model's successful runs, with `version` or, if it is None, with any
+        version; empty before the first run.
         """
 
     def count_rows(self, relation: TableName) -> int:
-        """The rows of a relation."""
+        """Return the number of rows of a relation."""
 
     def renew_scratch(self, relations: Iterable[TableName]) -> None:
-        """Make the schemas of these relations anew, marked as a backfill's. What an earlier backfill
-        left there is dropped. Raises WarehouseError when a schema has no such mark, or holds more.
+        """Drop and create the schemas of these relations, marked as belonging to a backfill. Relations of an
+        earlier backfill are dropped. Raises WarehouseError if a schema lacks the mark, or contains more.
         """
 
     def drop_scratch(self, relations: Iterable[TableName]) -> None:
-        """Drop the schemas of these relations. Raises WarehouseError when one has no such mark."""
+        """Drop the schemas of these relations. Raises WarehouseError if a schema lacks the mark."""

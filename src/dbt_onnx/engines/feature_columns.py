@@ -1,4 +1,4 @@
-"""The columns and rows of a feature relation, held against what `score()` says of them."""
+"""Checks of a feature relation's columns and rows against the arguments of `score()`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureColumns:
-    """`sql` is a query, or what stands in a FROM clause, as the engine has it; `name` is what users know it by, `columns`
-    are the SQL types by name.
+    """A feature relation. `sql` is a query or the text of a FROM clause, depending on the engine. `name` is its
+    name in messages. `columns` are the SQL types by name.
     """
 
     sql: str
@@ -26,7 +26,7 @@ class FeatureColumns:
     columns: Mapping[str, str]
 
     def check_names(self, *, key: Sequence[str], as_of: str | None) -> None:
-        """Raise ConfigError when a column that `score()` names is missing."""
+        """Raise ConfigError if a column that `score()` names is missing."""
         for role, names in (("key", key), ("as_of", [as_of] if as_of else [])):
             missing = [name for name in names if name not in self.columns]
             if missing:
@@ -37,7 +37,7 @@ class FeatureColumns:
                 )
 
     def check_moment(self, as_of: str | None, *, types: re.Pattern[str]) -> None:
-        """Raise ConfigError when `as_of` is of another type than these."""
+        """Raise ConfigError if the type of the column `as_of` does not match `types`."""
         if as_of is not None and not types.fullmatch(self.columns[as_of]):
             raise ConfigError(
                 f"as_of column {as_of!r} of {self.name} is {self.columns[as_of]}, not a DATE or "
@@ -54,9 +54,9 @@ class FeatureColumns:
             )
 
     def check_not_future(self, given: Snapshot, *, as_of: str | None, clock: datetime) -> None:
-        """Raise DataError when rows describe the future."""
+        """Raise DataError if rows describe the future."""
         newest = given.newest
-        # a moment beyond Python's calendar is a text
+        # a moment after the year 9999, which Python cannot represent, comes as text
         if newest is not None and (not hasattr(newest, "isoformat") or newest > clock):
             raise DataError(
                 f"{self.name} describes the future: the newest {as_of!r} is {newest}, and the "
@@ -65,7 +65,7 @@ class FeatureColumns:
             )
 
     def not_unique(self, key: Sequence[str], repeated: Sequence[Sequence[Any]]) -> DataError:
-        """The error when keys occur more than once: some of them, each with how often."""
+        """Return the error for keys that occur more than once. `repeated` are some keys, each with its count."""
         examples = "; ".join(
             f"{dict(zip(key, row[:-1], strict=True))} {row[-1]} times" for row in repeated
         )

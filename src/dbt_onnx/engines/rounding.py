@@ -1,4 +1,4 @@
-"""A number rounded to what reaches a model, as SQL, see `dbt_onnx.runs.precisions`."""
+"""SQL that rounds a number to the value that reaches a model, see `dbt_onnx.runs.precisions`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from dbt_onnx.runs.precisions import BITS_OF_DOUBLE, NORMAL_RANGE, bits_of
 
 _FRACTION_BITS_OF_FLOAT16 = 10
-# a fraction below this is noise in a sum of whole numbers; real fractions are above it
+# a value that equals a whole number in this many leading bits is one: the rest is noise of a sum
 _BITS_OF_WHOLE = 43
-# above it, a product with the splitter would overflow
+# above this value, the product with the splitting factor would overflow
 _MAX_SPLIT = 1e290
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rounding:
-    """How an engine writes it.
+    """How an engine writes rounding in SQL.
 
-    `double_suffix` makes a double of a number's text with an exponent. `nearest` and `half_even` are functions
-    that give whole numbers; only `half_even` is asked about halves, and goes to the even one.
+    `double_suffix` turns a number with an exponent into a double literal. `nearest` and `half_even` are format
+    strings of functions that round to a whole number. `half_even` must round halves to the even number; for
+    `nearest` it does not matter how halves are rounded.
     """
 
     double_suffix: str
@@ -26,15 +27,15 @@ class Rounding:
     half_even: str
 
     def of(self, value: str, precision: str) -> str:
-        """SQL of a double, rounded to a precision that is not exact."""
+        """SQL of a double that is rounded to a precision other than `exact`."""
         if precision in NORMAL_RANGE:
             rounded = f"cast(cast({value} as float) as double)"
             if precision == "float16":
-                # rounded once: rounded to float32 first, a value just above a half would round down
+                # round only once: after rounding to float32, a value just above a half would round down
                 two = f"2e0{self.double_suffix}"
                 unit = f"pow({two}, floor(log2(abs({value}))) - {_FRACTION_BITS_OF_FLOAT16})"
                 rounded = f"{self.half_even.format(f'{value} / {unit}')} * {unit}"
-            # outside the normal range the exact value decides whether a row is rejected
+            # outside the normal range the exact value decides whether a row is rejected: do not round
             low, high = map(self._double, NORMAL_RANGE[precision])
             return (
                 f"case when abs({value}) between {low} and {high} then {rounded} else {value} end"

@@ -1,1 +1,1 @@
-"""Scoring runs without SQL: what is asked of them, their progress, their replay, their health."""
+"""Scoring runs without SQL: their arguments, plan, progress, replay and health."""

@@ -1,7 +1,7 @@
-"""What a service has answered in real time, as a run finds it in the service's logs. No SQL.
+"""Answers that a service gave on request, as a run finds them in the service's logs. No SQL.
 
-A log is a folder of segments, which only grow. A line is one answer, a JSON document, and complete in
-itself: it says by which bytes, from which features and of which types.
+A log is a folder of segments: files that only grow. Each line is one answer, a JSON document that also
+contains the hashes of the model's files, the features and their types.
 """
 
 from __future__ import annotations
@@ -16,31 +16,33 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 REAL_TIME = "real_time"
-"""The reason of such a row in the ledger, and the scope of its run."""
+"""The `score_reason` of an answer's row in the ledger, and the `scope` of its run."""
 
 NO_ANSWER = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What a document that is no answer raises when it is read."""
+"""The errors that `Answered.from_document` raises for a document that is not an answer."""
 
 
 class AnswerLogs(Protocol):
-    """The logs of a project's publications, by the name of the publication. Both raise OSError, and
-    ConfigError when nothing says where they are.
+    """The logs of a project's publications, by the name of the publication. Both methods raise OSError, and
+    ConfigError if the place of the logs is not configured.
     """
 
     def segments(self, publication: str) -> Mapping[str, int]:
-        """The names of the segments, the oldest first, and how many bytes each has by now."""
+        """Return the names of the segments, oldest first, with their current sizes in bytes."""
 
     def read(
         self, publication: str, segment: str, *, start: int
     ) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
-        """The whole lines from a byte on, each with the byte at which the next one begins; none for a line
-        that is damaged.
+        """Yield the complete lines from the byte `start` on, as (byte at which the next line begins, document).
+        The document of a damaged line is None.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answerer:
-    """What has answered: a version, by its bytes, which read columns of these types, in such a session."""
+    """What gave an answer: a model version and its hashes, the types of the columns that it read, and the
+    settings of its session.
+    """
 
     model: ModelVersion
     sha256: str
@@ -53,8 +55,8 @@ class Answerer:
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """One answer. Values are those of JSON, see `dbt_onnx.kernel.json_values`; those of the key, by column,
-    are texts, with the kinds of the columns.
+    """One answer. Features and outputs are JSON values, see `dbt_onnx.kernel.json_values`. Key values are
+    text, and `key_kinds` has the kinds of the key columns.
     """
 
     by: Answerer
@@ -67,7 +69,7 @@ class Answered:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Answered:
-        """Raises one of NO_ANSWER for a document that is none."""
+        """Build from a line of a log. Raises one of NO_ANSWER if the document is not an answer."""
         kinds = {str(name): str(kind) for name, kind in document["key_kinds"].items()}
         rejected_reason = document["rejected_reason"]
         return cls(

@@ -1,7 +1,7 @@
-"""The chain of a scoring model's runs: each run row has a fingerprint of itself and of the run before.
+"""The chain of a scoring model's runs: each run row has its own fingerprint and the previous run's.
 
-So a run row that was altered, doubled or deleted is found. Who can write everything can compute all
-fingerprints anew; against that only a copy elsewhere helps.
+It reveals run rows that were altered, doubled or deleted. Somebody who can write to all tables can
+compute all fingerprints again; only a copy elsewhere protects against that.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 NOT_SEALED = ("fingerprint", "rows_inputs_kept")
-"""Kept inputs may be deleted in time; `prove` counts them."""
+"""Columns outside the fingerprint. Kept inputs may be deleted later, so `prove` counts them instead."""
 
 
 def fingerprint_of(run: Mapping[str, Any]) -> str:
-    """sha256 of what a run row says, the fingerprint of the run before included. A NULL counts as
-    nothing, so columns that are added later change no fingerprint.
+    """Return the sha256 of a run row's values, the fingerprint of the run before included. NULLs are left
+    out, so columns that are added later do not change a fingerprint.
     """
     sealed = {
         name: value for name, value in run.items() if value is not None and name not in NOT_SEALED
@@ -30,7 +30,7 @@ def fingerprint_of(run: Mapping[str, Any]) -> str:
 
 
 def faults_of_chain(runs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, str]]:
-    """What is wrong with the run rows of a scoring model, in any order: (run_no, what it is)."""
+    """Yield what is wrong with the run rows of a scoring model as (run_no, fault). `runs` are in any order."""
     counts = Counter(run["run_no"] for run in runs)
     for number, count in sorted(counts.items(), key=lambda item: (item[0] is None, item[0])):
         if count > 1:

@@ -4,8 +4,8 @@
     degraded  (1)  predictions are served, but some are stale, missing or doubtful
     broken    (2)  nothing new can be served until somebody acts
 
-`ModelHealth.problems` says why. Each problem has a kind, and `KINDS` says which kinds make a model
-degraded and which broken. Nothing here touches dbt or a warehouse.
+`ModelHealth.problems` has the reasons. Each problem has a kind, and `KINDS` maps each kind to the status
+degraded or broken. Nothing here touches dbt or a warehouse.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelHealth:
-    """One scoring model.
+    """The health of one scoring model.
 
-    `figures` are the columns of the macro `prediction_health`, empty when they could not be read.
+    `figures` are the columns of the macro `prediction_health`; empty if they could not be read.
     """
 
     scoring_model: str
@@ -69,9 +69,9 @@ class ModelHealth:
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """Every scoring model that was asked for.
+    """The health of all scoring models that were asked for.
 
-    When the project could not be read, `clock` is none and `error` says why.
+    If the project could not be read, `clock` is None and `error` is the reason.
     """
 
     clock: datetime | None
@@ -89,8 +89,8 @@ class Health:
 
 
 def judge(figures: Mapping[str, Any], *, has_one_writer: bool) -> list[Problem]:
-    """The problems that the figures of one scoring model show. `has_one_writer`: who writes to the warehouse
-    has it alone, so a run that is `running` while others read is dead.
+    """Return the problems that the figures of one scoring model show. `has_one_writer`: no other process can
+    read the warehouse while a run writes to it, so a run with the status `running` is dead.
     """
     is_dead = {"interrupted", *(["running"] if has_one_writer else [])}
     return [
@@ -101,7 +101,7 @@ def judge(figures: Mapping[str, Any], *, has_one_writer: bool) -> list[Problem]:
 
 
 def age_text(age: timedelta | float) -> str:
-    """`4 days`, `1 day 6 h`, `3 h`, `12 min`: the two largest units, rounded down. Spark has ages in seconds."""
+    """`4 days`, `1 day 6 h`, `3 h`, `12 min`: the two largest units, rounded down. Spark gives ages in seconds."""
     seconds = age if isinstance(age, float) else age.total_seconds()
     hours, seconds = divmod(int(seconds), 3600)
     days, hours = divmod(hours, 24)

@@ -1,4 +1,4 @@
-"""What runs have left: a row for each run, a row for each prediction, and what was erased of them."""
+"""Records of past runs: a row for each run, a row for each prediction, and what was erased."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 Place = tuple[str, "datetime | None"]
-"""Where the kept inputs of a row are: its run, and the moment where a service may have answered several times
-before a run."""
+"""Where to find the kept inputs of a row: the id of its run and, for an answer on request, its moment. A
+service may answer about an entity several times before a run."""
 
 _STAMPS = (
     "scored_at", "as_of", "run_id", "status", "rejected_reason", "score_reason", "is_late",
@@ -28,7 +28,7 @@ _STAMPS = (
 
 @dataclass(frozen=True, kw_only=True)
 class RunRow:
-    """One row of `dbt_onnx_runs`, by column name; a column is an attribute."""
+    """One row of `dbt_onnx_runs`, {column: value}. Each column is also an attribute."""
 
     values: Mapping[str, Any]
 
@@ -42,7 +42,7 @@ class RunRow:
 
     @property
     def per_reason(self) -> dict[str, int]:
-        """The reasons for which rows were scored, with their number."""
+        """The number of rows that were scored for each reason, without zeros."""
         counts = {reason: self.values[f"rows_{reason}"] for reason in SCORE_REASONS}
         return {reason: count for reason, count in counts.items() if count}
 
@@ -51,11 +51,11 @@ class RunRow:
 class LedgerRow:
     """One row of the ledger.
 
-    outputs         output column -> value; NULL in a rejected row
-    changed_inputs  feature -> its values in the row before and in this one, for features that both
-                    models read. None for the first row, and where the inputs of either row are not
-                    kept. The row before is the one about the moment before, among the rows that
-                    were there already: so a backfilled row follows its predecessor in time.
+    outputs         {output column: value}; NULL in a rejected row
+    changed_inputs  {feature: (value in the row before, value in this row)} for changed features that
+                    both models read. None for the first row, and if the inputs of either row are not
+                    kept. The row before has the latest `as_of` up to this row's, among the rows that
+                    existed already: a backfilled row is compared with its predecessor in time.
     """
 
     scored_at: datetime
@@ -72,10 +72,10 @@ class LedgerRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Erasure:
-    """What is, or would be, taken out: predictions, kept inputs, and of how many runs they are.
+    """The number of predictions and kept inputs that are, or would be, erased, and of runs that wrote them.
 
-    `logged_by` are publications whose service has kept answers about the ledger's entities in files, which
-    stay as they are.
+    `logged_by` lists publications with a service that has logged answers about the ledger's entities in
+    files. An erasure does not change these files.
     """
 
     rows: int
@@ -85,7 +85,7 @@ class Erasure:
 
 
 def key_columns_of(runs: Iterable[RunRow], ledger: object) -> list[str]:
-    """The key of a scoring model, as its newest successful run has it. Raises ConfigError before the first."""
+    """Return the key columns of a scoring model's newest successful run. Raises ConfigError if there is none."""
     for run in runs:
         if run.status == "success" and run.key_columns:
             return list(run.key_columns)
@@ -96,7 +96,7 @@ def key_columns_of(runs: Iterable[RunRow], ledger: object) -> list[str]:
 
 
 def check_key(key: Collection[str], key_values: Sequence[str], ledger: object) -> None:
-    """Raise ConfigError when there is not one value for each key column."""
+    """Raise ConfigError unless there is one value for each key column."""
     if len(key) != len(key_values):
         raise ConfigError(
             f"the key of {ledger} is {', '.join(key)}; got {len(key_values)} value(s)",
@@ -111,9 +111,9 @@ def by_feature(
     *,
     valid: re.Pattern[str],
 ) -> dict[str, str]:
-    """The features of a run and their SQL types, or their precisions, as the run row has them.
+    """Return {feature: text} of a run; the texts are the SQL types or the precisions in the run row.
 
-    They become part of statements: raises WarehouseError when one is not `valid`.
+    The texts become part of statements, so it raises WarehouseError if one does not match `valid`.
     """
     names, found = features or [], texts or []
     if len(names) != len(found) or not all(map(valid.fullmatch, found)):
@@ -131,9 +131,9 @@ def ledger_rows(
     *,
     key: Collection[str],
 ) -> list[LedgerRow]:
-    """Rows of the ledger about one entity, in the order in which they were made, with what has changed.
+    """Return the ledger's rows about one entity, in the order in which they were made, with changed inputs.
 
-    `kept` are the features of each, without columns that its model did not read.
+    `kept` are the features of each row, without columns that its model did not read.
     """
     found = []
     for position, row in enumerate(rows):
@@ -141,7 +141,7 @@ def ledger_rows(
             other
             for other in rows[:position]
             if other["as_of"] <= row["as_of"]
-            # a run compares with what runs have scored
+            # a run compares with rows that runs have scored, and not with answers on request
             and (_is_answer(row) or not _is_answer(other))
         ]
         before = max(earlier, key=lambda other: (other["as_of"], other["scored_at"]), default=None)

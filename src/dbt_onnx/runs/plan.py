@@ -1,16 +1,20 @@
-"""What a plan says: how many rows are scored and why, and what they are as a whole. No SQL.
+"""The plan of a run: how many rows are scored and why, with totals and fingerprints. No SQL.
 
-A row is scored for a reason, and the reason is stored. No reason, no scoring.
+A row is scored only if there is a reason, and the ledger stores the reason:
 
     new               no prediction is known for the entity
     model_changed     predictions are known, but none by this model version
-    retry             rejected before, and changed since or asked for
-    features_changed  a column that the model reads has another value, as the model reads it
-    hash_changed      the warehouse's hash function is another one, so a change cannot be told
+    retry             rejected before, and either changed since or the user asked for another try
+    features_changed  a column that the model reads has another value, at the model's precision
+    hash_changed      the warehouse's hash function has changed, so a change cannot be detected
     expired           scored at least `refresh_after` ago
-    full_refresh      asked for
+    full_refresh      the user asked for all rows
 
-One more is no run's own: `real_time`, an answer that a service gave on request, and a run took over.
+`real_time` is not a reason to score: it marks an answer that a service gave on request, and that a run
+added to the ledger.
+
+The moment of a row is its `as_of`, the time that its features describe. Known rows are the rows of current.
+A backfill is a run about the past or with another version; every other scoring run is a full run.
 """
 
 from __future__ import annotations
@@ -32,17 +36,21 @@ SCORE_REASONS = (
     "new", "features_changed", "model_changed", "expired", "retry", "full_refresh", "hash_changed",
     REAL_TIME,
 )  # fmt: skip
-"""Rows carry the place of theirs: another reason is put at the end."""
+"""Rows store the position of their reason in this tuple, so a new reason must be added at the end."""
 _TICK = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
 class Past:
-    """What successful runs of a scoring model say to one that begins; moments are none before the first.
+    """What a new run needs to know about earlier successful runs.
 
-    `is_alone`: no other model version has scored. `as_of` is the newest moment that a full run of this
-    version was about, `clock` the newest clock of a full run by any, `scored_at` that of any run.
-    `features_hash_function` is that of the newest full run, which made the hashes in current.
+    All values but `is_alone` are None before the first run.
+
+    is_alone                no other model version has scored
+    as_of                   the newest moment that a full run of this version was about
+    clock                   the newest clock of a full run of any version
+    scored_at               the newest `scored_at` of any run
+    features_hash_function  the hash function of the newest full run, which made the hashes in current
     """
 
     is_alone: bool
@@ -52,27 +60,27 @@ class Past:
     features_hash_function: str | None
 
     def is_behind(self, clock: datetime) -> bool:
-        """Whether a run under this clock is about the past. The clock tells it, not the newest row: that one
-        may be deleted, and an entity may arrive late.
+        """Whether a run under this clock is about the past. Compares clocks and not the newest row, because
+        that row may be deleted, and an entity may arrive late.
         """
         return self.clock is not None and clock < self.clock
 
     def scored_at_of(self, now: datetime) -> datetime:
-        """When the run scores: a machine's clock that was set back must not make the newest prediction look
-        older.
+        """Return the run's `scored_at`: always after the last run's, even if the machine's clock was set
+        back, so that the newest prediction never looks older.
         """
         return now if self.scored_at is None else max(now, self.scored_at + _TICK)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """Everything that a run knows before it looks at rows.
+    """Everything that a run knows before it reads rows.
 
-    Relations are SQL of the engine; the features may be a query. `features` maps the columns that the model reads
-    to their SQL types, `precisions` to how much of a value counts. `current`, `history` and `runs` are
-    tables or views, or typed empty relations before the first run. `is_alone`: no other model version
-    has scored. `hash_changed` says that the features hash of the last run came from another function. All rows
-    of a backfill are late.
+    Relations are SQL text of the engine; `features_sql` may be a query. `features` maps the columns that the
+    model reads to their SQL types, `precisions` maps them to the precision at which values are compared.
+    `current`, `history` and `runs` are tables or views, or typed empty relations before the first run.
+    `is_alone`: no other model version has scored. `hash_changed`: the last full run hashed the features with
+    another function. All rows of a backfill are late.
     """
 
     features_sql: str
@@ -101,7 +109,7 @@ class Question:
         hash_function: str,
         **relations: str,
     ) -> Self:
-        """The question of a run; `relations` are `current`, `history` and `runs`."""
+        """Build the question of a run; `relations` are `current`, `history` and `runs`."""
         names = run.artifact.contract.feature_names
         return cls(
             features_sql=run.features.sql,
@@ -120,16 +128,16 @@ class Question:
 
     @property
     def asks_for_all(self) -> bool:
-        """Whether rows are scored that have not changed."""
+        """Whether unchanged rows may be scored, too."""
         return self.full_refresh or self.retry_rejected or self.is_backfill
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Rows with their key and features, and when they are from, as a whole.
+    """A summary of a set of rows: their number, their oldest and newest moment, and two fingerprints.
 
-    `fingerprint` does not depend on the order of the rows, `dated_fingerprint` regards the moment of
-    each row, too; none without rows, and where nothing is known to compare them with.
+    `fingerprint` covers key and features of each row, `dated_fingerprint` also its moment; the order of the
+    rows does not matter. Both are None without rows, or if there is nothing to compare them with.
     """
 
     rows: int
@@ -139,7 +147,9 @@ class Snapshot:
     dated_fingerprint: int | None
 
     def without(self, other: Snapshot) -> Snapshot:
-        """Some of the rows taken out; moments stay. An exclusive or takes out what it put in."""
+        """Return the snapshot without the rows of `other`; the moments stay. A fingerprint is an exclusive or
+        over rows, so another exclusive or removes rows from it.
+        """
         return replace(
             self,
             rows=self.rows - other.rows,
@@ -148,12 +158,12 @@ class Snapshot:
         )
 
     def ends_by(self, other: Snapshot) -> bool:
-        """Whether no row is about a moment after the newest of the other's."""
+        """Whether no row is about a later moment than the newest row of `other`."""
         return bool(self.newest and other.newest and self.newest <= other.newest)
 
     def holds(self, features: Snapshot) -> bool:
-        """Whether these rows, known of entities, are those of the feature relation: each with the
-        same features, and none about a moment before one that is known.
+        """Whether these known rows match the feature relation: each key has the same features, and no row
+        of the relation is about an earlier moment than the known one.
         """
         if (self.rows, self.fingerprint) != (features.rows, features.fingerprint):
             return False
@@ -164,11 +174,14 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a run has measured of the features and of current, before it joins them.
+    """What a run has measured about the features and about current, before it joins them.
 
-    `given` is the feature relation; `is_incomplete`: a key or a moment is missing in some row. `has_known`: some
-    entity has a prediction; where none has, `given` has no fingerprints. `known` is a row for each entity
-    that the last full run has seen, which `tracked` rows of current are about, `rejected` of them rejections.
+    given          the feature relation; without fingerprints if no entity has a prediction
+    is_incomplete  some row has no key or no moment
+    has_known      some entity has a prediction
+    known          one row for each entity that the last full run saw
+    tracked        number of rows in current about these entities, which may have a score and a rejection
+    rejected       how many of the tracked rows are rejections
     """
 
     given: Snapshot
@@ -180,12 +193,12 @@ class Facts:
 
     @property
     def has_one_moment(self) -> bool:
-        """Whether all rows are about the same moment; then no row has a moment of its own to confirm."""
+        """Whether all rows are about the same moment. Then the run row can confirm them together."""
         return self.given.oldest == self.given.newest
 
     @property
     def is_newest(self) -> bool:
-        """Whether that moment is not before any that is known."""
+        """Whether all rows are about the same moment, and no known row is about a later one."""
         return self.has_one_moment and self.known.ends_by(self.given)
 
     def add_up(
@@ -196,12 +209,12 @@ class Facts:
         tracked: int,
         has_repeated: bool,  # noqa: FBT001, a row of the engine
     ) -> bool:
-        """Whether the feature relation is what current holds, with some rows in the place of what was known of
-        them. Then its keys are unique, as they are in current, and it has given the same rows twice; told
-        without looking for a key that occurs twice in all of them.
+        """Whether the feature relation equals the known rows with only the changed rows replaced.
 
-        Of the rows: how many there are, the fingerprint of their features, and that of what was known of them, as in
-        `Snapshot`; how many of them the last full run had seen; whether a key occurs twice.
+        If so, its keys are unique, as they are in current, and it has given the same rows in both readings.
+        This avoids a search for duplicate keys in all rows. The arguments describe the changed rows: their
+        number, the fingerprint of their features and the fingerprint of their known features, as in
+        `Snapshot`, how many of them the last full run saw, and whether a key occurs twice among them.
         """
         unchanged = (self.known.fingerprint or 0) ^ (known_fingerprint or 0)
         return (
@@ -226,7 +239,7 @@ class PlanSummary:
 
     @classmethod
     def nothing(cls, *, rows_in: int, rows_tracked: int, rows_rejected: int) -> PlanSummary:
-        """The plan of a run that finds what is known already."""
+        """The plan of a run that finds nothing changed."""
         return cls(
             rows_in=rows_in,
             per_reason=dict.fromkeys(SCORE_REASONS, 0),
@@ -236,12 +249,12 @@ class PlanSummary:
 
     @classmethod
     def all_new(cls, snapshot: Snapshot) -> PlanSummary:
-        """The plan of the first run of all: each row has a key and a moment, and nothing is known."""
+        """The plan of a first run: no entity has a prediction, and each row has a key and a moment."""
         counts = {**dict.fromkeys(SCORE_REASONS, 0), "new": snapshot.rows}
         return cls(rows_in=snapshot.rows, per_reason=counts)
 
     def with_unchanged(self, rows_in: int) -> PlanSummary:
-        """The totals of all rows, when these are without the rows that are as they were."""
+        """Return the totals for all `rows_in` rows, if these totals leave out unchanged rows."""
         unchanged = rows_in - self.rows_in
         return replace(self, rows_in=rows_in, rows_present=self.rows_present + unchanged)
 
@@ -259,14 +272,14 @@ class PlanSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """Which rows a run scores, and when it is about.
+    """Which rows a run scores, and the moment that the run is about.
 
-    scope            `backfill` for a run about the past or by another version, else `full`
-    clock            what the project's clock said
+    scope            `backfill` for a run about the past or with another version, else `full`
+    clock            the project's clock
     as_of            the newest moment that the features describe
-    hash_function    what made the features hashes
-    has_absent       an entity is gone that the last full run had seen
-    rows             how the engine finds the rows again; it has the `question` and the `facts`
+    hash_function    the name of the function that hashes the features
+    has_absent       whether an entity that the last full run saw is gone
+    rows             the engine's way to find the rows again, with the `question` and the `facts`
     """
 
     summary: PlanSummary
@@ -279,7 +292,7 @@ class Planned:
     rows: Any
 
     def run_columns(self, feature_types: Iterable[str]) -> dict[str, Any]:
-        """The columns of the run row that come from the plan; the types are those of kept features."""
+        """The columns of the run row that come from the plan. `feature_types` are the kept features' types."""
         question = self.rows.question
         return {
             "scope": self.scope,

@@ -1,4 +1,4 @@
-"""The progress of a long run: a bar on a terminal, a line now and then elsewhere."""
+"""The progress of a long run: a bar on a terminal, elsewhere log lines."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ TERMINAL = threading.Lock()
 
 
 class Progress:
-    """Reports rows done, share, rate and time left of a run over `total_rows` rows.
+    """Reports the rows done, their share, the rate and the time left of a run over `total_rows` rows.
 
-    A context manager. On a terminal it draws a bar, one at a time; elsewhere `log` gets a line at
-    most every ten seconds, and none in a run shorter than that. `clock` counts seconds.
+    A context manager. On a terminal it draws a bar, and only one bar at a time. Elsewhere it calls `log`
+    with a line at most every ten seconds, and never in a shorter run. `clock` returns seconds.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ def duration(seconds: float) -> str:
 
 
 def _bar(stream: TextIO, label: str, total_rows: int) -> Any:
-    """A rich bar, or none on a dumb terminal or without rich."""
+    """Return a progress bar of rich; None on a dumb terminal or if rich is not installed."""
     try:
         from rich import progress
         from rich.console import Console

@@ -1,6 +1,6 @@
-"""Whether the tables of a scoring model are as its runs left them: what is found, in words. No SQL.
+"""Findings about whether the tables of a scoring model are as its runs left them. No SQL.
 
-An engine counts and hashes rows; what is compared with what, and what a difference is called, stands here.
+An engine counts and hashes rows. This module compares the results and words the differences.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 ERASED = ("rows", "rows_inputs", "ledger_fingerprint", "inputs_fingerprint")
 Erased = defaultdict[int, dict[str, int]]
-"""{run_no: what was erased of the run}, see ERASED; zeros for a run that is whole."""
+"""{run_no: what was erased of the run, by the names in ERASED}; zeros for a run without erasures."""
 
 DOUBLED = "row(s) in current, of one entity, model version and status"
 NEWER = "newer row(s) in history than in current"
 
 
 def nothing_erased() -> Erased:
-    """Of no run."""
+    """Return an `Erased` without any erasures."""
     return defaultdict(lambda: dict.fromkeys(ERASED, 0))
 
 
 def key_of_runs(runs: Iterable[RunRow]) -> list[str]:
-    """The key columns; empty when no run came so far."""
+    """Return the key columns; empty if no run has recorded them yet."""
     return next((list(run.key_columns) for run in runs if run.key_columns), [])
 
 
 def altered_runs(runs: Iterable[RunRow]) -> Iterator[Finding]:
-    """Run rows that were altered, doubled or deleted, as their chain tells."""
+    """Yield findings about run rows that were altered, doubled or deleted, according to their chain."""
     for number, fault in faults_of_chain([run.values for run in runs]):
         yield Finding(
             problem="runs", expected="as the run left it", actual=f"run {number}: {fault}"
@@ -43,7 +43,7 @@ def altered_runs(runs: Iterable[RunRow]) -> Iterator[Finding]:
 
 
 def missing_runs(gaps: Iterable[Sequence[int]], table: object) -> Iterator[Finding]:
-    """Numbers, from the first to the last, that no run has."""
+    """Yield findings about gaps in the numbers of runs. `gaps` are (first, last) missing numbers."""
     for first, last in gaps:
         which = f"run {first} is" if first == last else f"runs {first} to {last} are"
         yield Finding(problem="runs", expected="there", actual=f"{which} gone from {table}")
@@ -52,7 +52,7 @@ def missing_runs(gaps: Iterable[Sequence[int]], table: object) -> Iterator[Findi
 def strange_rows(
     problem: str, what: str, found: Iterable[Sequence[Any]], key: Sequence[str]
 ) -> Iterator[Finding]:
-    """Rows that name no successful run: (run_no, how many, the key of one of them)."""
+    """Yield findings about rows of no successful run. `found` are (run_no, number of rows, *one row's key)."""
     for number, count, *values in found:
         yield Finding(
             problem=problem,
@@ -63,7 +63,9 @@ def strange_rows(
 
 
 def not_newest(what: str, found: Iterable[Sequence[Any]], key: Sequence[str]) -> Iterator[Finding]:
-    """Entities of which current has not one row, the newest: (the key, how many)."""
+    """Yield findings about entities that do not have exactly one row in current, the newest. `found` are
+    (*key, number of rows).
+    """
     for *values, count in found:
         yield Finding(
             problem="ledger",
@@ -79,13 +81,13 @@ def faults_of_counts(
     kept: Mapping[int, int],
     erased: Erased,
 ) -> Iterator[Finding]:
-    """Successful runs with more or fewer rows, or kept inputs, than they wrote."""
+    """Yield findings about successful runs with more or fewer rows, or kept inputs, than they wrote."""
     for run in runs:
         if run.status != "success":
             continue
         gone = erased[run.run_no]
         rows_left = (run.rows_scored or 0) + (run.rows_rejected or 0) - gone["rows"]
-        # inputs whose time is over were erased as a whole
+        # at least 0: once a run's inputs have expired, its rows_inputs_kept is 0, less than was erased before
         inputs_left = max(0, (run.rows_inputs_kept or 0) - gone["rows_inputs"])
         for problem, what, wanted, counts in (
             ("ledger", "rows", rows_left, found),
@@ -98,14 +100,16 @@ def faults_of_counts(
 
 
 def lost_outputs(names: Iterable[str]) -> Finding:
-    """Columns of the ledger that runs have written."""
+    """Return the finding for output columns that runs have written and the ledger no longer has."""
     return Finding(problem="ledger", expected="there", actual=f"columns {sorted(names)} are gone")
 
 
 def faults_of_fingerprints(
     runs: Iterable[RunRow], found: Mapping[int, int], erased: Erased
 ) -> Iterator[Finding]:
-    """Runs whose rows do not say what they said, among those of which a fingerprint was found."""
+    """Yield findings about runs with rows that no longer match the run's fingerprint. Runs without a
+    fingerprint in `found` are skipped.
+    """
     for run in runs:
         if run.run_no not in found:
             continue
@@ -119,9 +123,9 @@ def faults_of_fingerprints(
 
 
 def other_view(ledger: object) -> Finding:
-    """The ledger, a view that anybody can replace."""
+    """Return the finding for a ledger with a replaced view: anybody can replace a view."""
     return Finding(
         problem="ledger",
-        expected="what its tables say",
-        actual=f"the view {ledger} says something else",
+        expected="the rows of its tables",
+        actual=f"the view {ledger} returns other rows",
     )

@@ -1,8 +1,8 @@
-"""A run scored again on its kept inputs: does the model still say what the ledger says?
+"""Replay: score a run again on its kept inputs, and compare the predictions with the ledger.
 
-Nothing here touches a warehouse. The rows to replay come as a stream with key, features and the
-predictions in the ledger. The kernel passes the latter through, so each batch has the old and the new
-predictions side by side.
+Nothing here touches a warehouse. The rows to replay come as a stream with the key, the features and the
+predictions in the ledger. The kernel passes the ledger's predictions through, so each batch has the old
+and the new predictions side by side.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ IDENTICAL, WITHIN_TOLERANCE, DIFFERENT = 0, 1, 2
 class Finding:
     """One difference from what the run left.
 
-    problem      `ledger`, `inputs` or `artifact`: it was altered or is gone; `prediction`: the model
-                 says something else
-    key          the row, `customer_id=00042`; none when the whole run is meant
-    column_name  the column that differs; none when no single one does
-    expected     what the ledger or the run row says
-    actual       what was found, or what the model says now
+    problem      `runs`, `ledger`, `inputs` or `artifact`: altered or gone; `prediction`: the model's
+                 output differs
+    key          the row, such as `customer_id=00042`; None for the whole run
+    column_name  the column that differs; None if it is not a single column
+    expected     the value in the ledger or in the run row
+    actual       the value that was found, or the model's output now
     """
 
     problem: str
@@ -60,10 +60,10 @@ class Finding:
 
 @dataclass(kw_only=True)
 class Replay:
-    """What came of replaying a run.
+    """The result of replaying a run.
 
-    Of `rows_kept`, `rows` were compared, and are `identical`, `within_tolerance` or `different`.
-    `findings` has at most MAX_FINDINGS differences, `notes` what the reader should know.
+    `rows` of the `rows_kept` kept rows were compared: `identical`, `within_tolerance` or `different`.
+    `findings` has at most MAX_FINDINGS differences. `notes` has remarks for the user.
     """
 
     run_id: str
@@ -90,14 +90,14 @@ class Replay:
 
 
 def replayable_runs(runs: Iterable[RunRow]) -> list[str]:
-    """The ids of those runs whose inputs are kept."""
+    """Return the ids of the successful runs with kept inputs."""
     return [run.run_id for run in runs if run.status == "success" and run.rows_inputs_kept]
 
 
 def run_to_replay(
     runs: Iterable[RunRow], run_id: str, *, scoring_model: str, table: object
 ) -> RunRow:
-    """The run among those in `table`. Raises ConfigError when there is none, or nothing of it to replay."""
+    """Return the run with this id. Raises ConfigError if there is none, or if it has nothing to replay."""
     run = next((run for run in runs if run.run_id == run_id), None)
     if run is None:
         raise ConfigError(
@@ -110,7 +110,7 @@ def run_to_replay(
     elif not (run.rows_scored or 0) + (run.rows_rejected or 0):
         nothing = "it scored no row: nothing had changed"
     elif not run.rows_inputs_kept:
-        nothing = "its inputs are not kept: keep_inputs was False, or their time is over"
+        nothing = "its inputs are not kept: keep_inputs was False, or they have expired"
     if nothing:
         raise ConfigError(
             f"run {run_id!r} of {scoring_model} cannot be replayed: {nothing}",
@@ -120,8 +120,8 @@ def run_to_replay(
 
 
 def begin_replay(run: RunRow, *, has_same_hash: bool) -> Replay:
-    """The replay of a run before anything was compared. `has_same_hash`: the warehouse hashes features as it
-    did then.
+    """Return the replay of a run before any comparison. `has_same_hash`: the warehouse hashes features in
+    the same way as the run did.
     """
     replay = Replay(run_id=run.run_id, model=str(run.model), rows_kept=run.rows_inputs_kept)
     if not has_same_hash:
@@ -135,7 +135,9 @@ def begin_replay(run: RunRow, *, has_same_hash: bool) -> Replay:
 def artifact_of_run(
     registry: Registry, artifacts: Path, run: RunRow, replay: Replay
 ) -> Artifact | None:
-    """The model that scored, found by its sha256. None, and a finding, when it is not as it was."""
+    """Return the model that scored, verified by its sha256. If it is gone or changed, report a finding and
+    return None.
+    """
     expected = f"{run.model}, sha256 {run.artifact_sha256}"
     try:
         entry = registry.resolve(str(run.model))
@@ -146,7 +148,7 @@ def artifact_of_run(
     else:
         if artifact is None:
             actual = f"the registry has sha256 {entry.sha256} for '{run.model}' now"
-        # none: an older dbt_onnx did not stamp the card
+        # None if the run is by an older dbt_onnx, which did not record the sha256 of the card
         elif run.card_sha256 in {None, artifact.card_sha256}:
             return artifact
         else:
@@ -157,7 +159,7 @@ def artifact_of_run(
 
 
 def note_other_onnxruntime(run: RunRow, version: str, replay: Replay) -> None:
-    """Say so when another onnxruntime replays than has scored."""
+    """Add a note if the run was scored by another version of onnxruntime."""
     if version != run.onnxruntime_version:
         replay.notes.append(
             f"scored by onnxruntime {run.onnxruntime_version}, replayed by {version}: predictions may "
@@ -166,18 +168,20 @@ def note_other_onnxruntime(run: RunRow, version: str, replay: Replay) -> None:
 
 
 def other_inputs(run: RunRow, key: Sequence[object], problem: str) -> Finding:
-    """A row whose kept inputs are not those that were scored."""
+    """Return the finding for a row with kept inputs that differ from the scored inputs."""
     text = key_text(run.key_columns, key)
-    return Finding(problem="inputs", key=text, expected="those that were scored", actual=problem)
+    return Finding(problem="inputs", key=text, expected="the scored inputs", actual=problem)
 
 
 def lost_columns(table: object, names: Sequence[str]) -> Finding:
-    """Kept inputs without columns of the key or of features."""
+    """Return the finding for a table of kept inputs that lacks columns of the key or of features."""
     return Finding(problem="inputs", expected="there", actual=f"{table} lacks {names}")
 
 
 def other_fingerprint_of_inputs(wanted: int, found: int) -> Finding:
-    """features_hash ignores last digits: an altered one only shows in all bits."""
+    """Return the finding for kept inputs that were altered in digits that features_hash ignores. The
+    fingerprint covers all bits.
+    """
     return Finding(
         problem="inputs",
         expected=f"{wanted}",
@@ -193,12 +197,12 @@ def compare_batch(
     columns: Sequence[str],
     scales: Mapping[str, Any],
 ) -> None:
-    """Compare a batch of new predictions with the old ones in it, and add the result to `replay`.
+    """Compare the new predictions in a batch with the ledger's, and add the result to `replay`.
 
-    For each name in `columns` the batch has the new prediction, and `__dbt_onnx_ledger_<i>` with the one
-    in the ledger. The reason of a rejection follows in the same way. Numbers are within tolerance when they
-    differ by at most TOLERANCE, as a share of the number or of the column's scale, whichever is
-    larger. A column that `scales` does not name has the scale 1. All else is equal or different.
+    For each name in `columns`, the batch has the new prediction under that name, and the ledger's as
+    `__dbt_onnx_ledger_<i>`. The reasons of rejections follow in the same way. Numbers are within tolerance if
+    they differ by at most TOLERANCE times the ledger's number or the column's scale, whichever is larger.
+    A column that is not in `scales` has the scale 1. All other values are either equal or different.
     """
     names = [*columns, REASON]
     verdicts = {}
@@ -214,7 +218,7 @@ def compare_batch(
     replay.different += int(counts[DIFFERENT])
     key_columns = [batch.column(f"{KEY_PREFIX}{i}") for i in range(len(key))]
     for row in np.flatnonzero(worst == DIFFERENT)[:MAX_FINDINGS].tolist():
-        # for a rejected row the reason is compared, since its outputs are NULL
+        # report the reason first, because the outputs of a rejected row are NULL
         name = next(n for n in reversed(names) if verdicts[n][row] == DIFFERENT)
         before = batch.column(f"{LEDGER_PREFIX}{names.index(name)}")
         replay.report(
@@ -229,14 +233,14 @@ def compare_batch(
 
 
 def _without_message(reasons: pa.StringArray) -> pa.StringArray:
-    """`model_error` for `model_error:...`: the words differ between versions of onnxruntime."""
+    """Shorten `model_error:...` to `model_error`: the message differs between versions of onnxruntime."""
     return pc.replace_substring_regex(reasons, "^model_error:.*", "model_error")
 
 
 def verdicts_on(before: pa.Array, now: pa.Array, tolerance: float, *, scale: Any = 1.0) -> Array:
-    """For each row IDENTICAL, WITHIN_TOLERANCE or DIFFERENT; NULL is identical to NULL only.
+    """Return IDENTICAL, WITHIN_TOLERANCE or DIFFERENT for each row. NULL is identical only to NULL.
 
-    `scale` is that of the column, or of each value of its lists.
+    `scale` is one scale for the column, or one for each value of its lists.
     """
     try:
         before = pc.cast(before, now.type)
@@ -287,6 +291,6 @@ def key_text(key: Iterable[str], values: Iterable[object]) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as text, cut where it is long."""
+    """Return a value as text of at most 100 characters."""
     text = "NULL" if value is None else str(value)
     return text if len(text) <= 100 else text[:97] + "..."

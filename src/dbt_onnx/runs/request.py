@@ -1,4 +1,4 @@
-"""What the user asks for and what dbt knows, checked once, before the warehouse is touched."""
+"""The arguments of `score()` and the settings from dbt, checked once, before the warehouse is touched."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ PERIODS = {
     "week": timedelta(weeks=1),
 }
 _MOST_PERIODS = 100_000
-# how many digits of a number for a float64 input count, by default and at most
+# significant digits of a number for a float64 input: the default and the maximum
 SIGNIFICANT_DIGITS = 9
 MAX_DIGITS = 17
-# the share of rejected rows that a run takes by default, and so does `predictions_are_valid`
+# the share of rejected rows that a run and the test `predictions_are_valid` accept by default
 MAX_REJECTED_FRACTION = 0.1
-# onnxruntime makes as many threads as it is told to, and a million of them kill the process
+# limits: onnxruntime starts as many threads as it is told to, and a million threads kill the process
 _MOST = {"batch_rows": 10_000_000, "threads": 1_024, "significant_digits": MAX_DIGITS}
 
 
-# of what `dbt.ref()` gives: a relation of DuckDB, a data frame of Spark
-_OF_RELATIONS = ("sql_query", "sparkSession")
+# attributes that identify what `dbt.ref()` returns: a relation of DuckDB, a data frame of Spark
+_RELATION_ATTRIBUTES = ("sql_query", "sparkSession")
 
 _RETURN_IT = (
-    "return what score() gives, as it is: the run comes after the model's code; read predictions in "
+    "return the result of score() unchanged: the run comes after the model's code; read predictions in "
     "another model, with dbt.ref()"
 )
 
 
 class _NoRowsError(ConfigError, AttributeError):
-    """The result of `score()` is used as a data frame. An AttributeError, too, for `hasattr`."""
+    """Raised if the result of `score()` is used as a data frame. An AttributeError, so that `hasattr` works."""
 
 
 class TableArguments(Protocol):
@@ -59,7 +59,7 @@ class TableArguments(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringRequest:
-    """The arguments of `score()`, checked. `features` and `registry` are relations of the engine."""
+    """The checked arguments of `score()`. `features` and `registry` are relations of the engine."""
 
     features: Any
     registry: Any
@@ -75,28 +75,28 @@ class ScoringRequest:
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         raise ConfigError(
-            "score() describes a scoring run; this materialization wants rows",
+            "score() returns a scoring run; this materialization expects rows",
             hint="set dbt.config(materialized='predictions') in the model",
         )
 
     def __getattr__(self, name: str) -> object:
         """Refuse attributes that do not exist, such as `score(...).df()`."""
-        raise _NoRowsError(f"score() describes a scoring run, it has no {name!r}", hint=_RETURN_IT)
+        raise _NoRowsError(f"score() returns a scoring run, which has no {name!r}", hint=_RETURN_IT)
 
     def __iter__(self) -> Iterator[object]:
-        raise _NoRowsError("score() describes a scoring run, it has no rows", hint=_RETURN_IT)
+        raise _NoRowsError("score() returns a scoring run, which has no rows", hint=_RETURN_IT)
 
     def __getitem__(self, item: object) -> object:
-        raise _NoRowsError(f"score() describes a scoring run, it has no {item!r}", hint=_RETURN_IT)
+        raise _NoRowsError(f"score() returns a scoring run, which has no {item!r}", hint=_RETURN_IT)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What the materialization passes on: where the ledger is, which run this is, and its variables.
+    """What the materialization passes on: the place of the ledger, the run's id, and the run's options.
 
     `clock_sql` is the SQL expression of the project's clock, a naive UTC timestamp. `model` is the
-    version, "churn/1", that a backfill asks for in place of the scoring model's own. `seeds` are the
-    files of the seeds upstream, by relation: with `empty`, dbt may have loaded them without rows.
+    version, such as "churn/1", that a backfill asks for instead of the scoring model's own. `seeds` are the
+    files of the upstream seeds, by relation: with `empty`, dbt may have loaded the seeds without rows.
     """
 
     database: str
@@ -113,7 +113,7 @@ class RunSettings:
 
 
 def check_request(arguments: Mapping[str, Any], unknown: Mapping[str, Any]) -> ScoringRequest:
-    """Check the arguments of `score()`. Raises ConfigError with every fault at once."""
+    """Check the arguments of `score()`. Raises one ConfigError that lists all faults."""
     faults = [
         *unknown_argument_faults(unknown, allowed=list(arguments)),
         *relation_faults({name: arguments[name] for name in ("features", "registry")}),
@@ -155,14 +155,14 @@ def _parse_keep_inputs(value: object) -> tuple[timedelta | bool, list[str]]:
     if isinstance(value, bool):
         return value, []
     if not isinstance(value, Mapping):
-        how = "True, False or for how long, such as {'count': 400, 'period': 'day'}"
+        how = "True, False or a period, such as {'count': 400, 'period': 'day'}"
         return False, [f"keep_inputs must be {how}; got {value!r}"]
     period, faults = parse_period("keep_inputs", value)
     return period or False, faults
 
 
 def unknown_argument_faults(unknown: Mapping[str, Any], *, allowed: Sequence[str]) -> list[str]:
-    """What to say of arguments that a function does not have."""
+    """Return a message for each argument that a function does not have."""
     faults = []
     for name in unknown:
         close = difflib.get_close_matches(name, allowed, n=1)
@@ -172,11 +172,11 @@ def unknown_argument_faults(unknown: Mapping[str, Any], *, allowed: Sequence[str
 
 
 def relation_faults(arguments: Mapping[str, Any]) -> list[str]:
-    """What to say of arguments that ought to be relations, by name."""
+    """Return a message for each argument that should be a relation and is not."""
     return [
         f"{name} must be a relation such as dbt.ref(...); got {type(value).__name__}"
         for name, value in arguments.items()
-        if not any(hasattr(value, attribute) for attribute in _OF_RELATIONS)
+        if not any(hasattr(value, attribute) for attribute in _RELATION_ATTRIBUTES)
     ]
 
 

@@ -1,7 +1,7 @@
-"""A scoring run: open, check, plan, write, close, on every warehouse.
+"""A scoring run: open, check, plan, write and close, on every warehouse.
 
-`score_table` is the data's way from the features to the ledger. What a warehouse has to do for it is
-an `Engine`; what is decided before any row is looked at is a `ScoringRun`.
+`score_table` takes the rows from the features to the ledger. Each warehouse implements the steps as an
+`Engine`. A `ScoringRun` holds everything that is decided before the first row is read.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringRun:
-    """One run of one scoring model. `features` and `shape`, the ledger's columns, are the engine's.
+    """One run of one scoring model. `features` and `shape`, the ledger's columns, have types of the engine.
 
-    `is_other_version`: a backfill asked for another version than the scoring model's own.
+    `is_other_version` is true if a backfill asks for another version than the scoring model's own.
     """
 
     request: ScoringRequest
@@ -43,11 +43,11 @@ class ScoringRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What a run has written, read back from where it was written.
+    """What a run has written, read back from the tables.
 
-    rejected            reason -> rows
-    input_fingerprint   of keys, moments and features, as the plan has it; none without rows
-    ledger_fingerprint  of all that the rows say
+    rejected            {reason: number of rejected rows}
+    input_fingerprint   hash of keys, `as_of` and features, to compare with the plan's; None without rows
+    ledger_fingerprint  hash of all values in the rows; None without rows
     """
 
     rows: int = 0
@@ -97,57 +97,68 @@ class RunSummary:
 
 
 class Engine(Protocol):
-    """What a run needs of a warehouse. Errors are DbtOnnxErrors; nothing is written but by `write`
-    and `close`, and by `recorded` into the run row.
+    """The steps of a run that each warehouse implements. Methods raise DbtOnnxErrors.
+
+    `recorded` and `stamp` write the run row. `take_over`, `write`, `close` and `close_empty` write to
+    the tables. No other method writes.
     """
 
     def recorded(self, settings: RunSettings) -> AbstractContextManager[None]:
-        """Open the run row; close it as `error` when what is within fails."""
+        """Return a context manager that opens the run row, and closes it as `error` if the run fails."""
 
     def stamp(self, request: ScoringRequest, stamps: Mapping[str, Any]) -> None:
-        """Say in the run row on what the run is, and with which version, which `stamps` tell, before
-        anything can fail.
+        """Write the names of the relations in `request`, and the columns in `stamps`, to the run row.
+
+        This happens before the features are read and checked, so the row of a failed run has them, too.
         """
 
     def registry(self, relation: Any, *, seeds: Mapping[str, Path]) -> Registry:
-        """The registry's rows; where a dry build has left it without, those of a file among `seeds`."""
+        """Return the registry. If `dbt build --empty` has left it without rows, read it from one of the
+        seed files in `seeds`.
+        """
 
     def features(self, relation: Any) -> Any:
-        """The feature relation, with the types of its columns."""
+        """Return the feature relation, with the types of its columns."""
 
     def check(self, request: TableArguments, artifact: Artifact, features: Any) -> Any:
-        """Hold call, contract, features and tables against each other. Returns the ledger's columns."""
+        """Check that the arguments of `score()`, the contract, the features and the tables fit together.
+        Returns the ledger's columns.
+        """
 
     def take_over(
         self, run: ScoringRun, logs: AnswerLogs, artifact_of: Callable[[ModelVersion], Artifact]
     ) -> None:
-        """Take what services have answered for the ledger into it, each answer once, in a transaction of its
-        own. Nothing of it ends the run: what cannot be taken over stays in its log, and the run says why.
-        `artifact_of` gives a registered version.
+        """Add the answers that services gave on request to the ledger, each answer once, in a separate
+        transaction.
+
+        A failure here does not end the run: an answer that cannot be added stays in its log, and the run
+        logs the reason. `artifact_of` loads a registered version.
         """
 
     def snapshot(self) -> AbstractContextManager[None]:
-        """Within, `plan` and `write` read the same rows."""
+        """Return a context manager in which `plan` and `write` read the same rows."""
 
     def transaction(self) -> AbstractContextManager[None]:
-        """Within, what is written is written as a whole or not at all."""
+        """Return a context manager that commits all writes inside it, or none if one fails."""
 
     def plan(self, run: ScoringRun) -> Planned:
         """Decide which rows are scored, and why."""
 
     def follows_death(self, model: ModelVersion) -> bool:
-        """Whether the process of a run before this one died, or would have but for a child process."""
+        """Whether the model must run in a child process: an earlier run's process died, or the model killed
+        an earlier run's child process and may do so again.
+        """
 
     def write(self, run: ScoringRun, planned: Planned, scores: RunScorer | None) -> Written:
-        """Score the planned rows into the ledger and tell what is there; without `scores` there are
-        none. The snapshot ends when all is read.
+        """Score the planned rows, write them, and return what was written. `scores` is None if the plan has
+        no rows to score. The snapshot ends when all rows have been read.
         """
 
     def close(self, run: ScoringRun, planned: Planned, outcome: Mapping[str, Any]) -> None:
-        """Note who was there, keep the inputs, and close the run row as `success`."""
+        """Record which entities were present, keep the inputs, and close the run row as `success`."""
 
     def close_empty(self, run: ScoringRun, outcome: Mapping[str, Any]) -> None:
-        """The same for a dry build: the tables, and nothing in them."""
+        """For `dbt build --empty`: create the tables without rows, and close the run row as `success`."""
 
 
 def score_table(
@@ -159,14 +170,14 @@ def score_table(
     log: Callable[[str], None],
     logs: AnswerLogs | None = None,
 ) -> RunSummary:
-    """Plan, score and write one scoring model. All or nothing: an error leaves the tables as they were
-    and one run row that tells why.
+    """Plan, score and write one scoring model. All or nothing: an error leaves the tables unchanged, and
+    the run row records its message.
 
-    Before that, what services have answered since the last run is taken over from `logs`. That is done
-    even if the run fails afterwards.
+    Before planning, the run adds the answers that services have written to `logs` since the last run.
+    They stay in the ledger even if the run fails afterwards.
 
-    Raises a DbtOnnxError when the request, the registry, the artifact, the features or the
-    warehouse's tables do not allow it.
+    Raises a DbtOnnxError if the request, the registry, the artifact, the features or the warehouse's
+    tables do not allow the run.
     """
     with engine.recorded(settings):
         run, registry = _open(engine, request, settings, artifacts=artifacts, log=log)
@@ -210,7 +221,7 @@ def _open(
     artifacts: Path,
     log: Callable[[str], None],
 ) -> tuple[ScoringRun, Registry]:
-    """The version that is asked for, its artifact, the features, and that they go together."""
+    """Resolve the version, load its artifact, open the features, and check that they fit together."""
     registry = engine.registry(request.registry, seeds=settings.seeds)
     request, is_other_version = _asked_version(request, settings, registry)
     entry = registry.resolve(request.model)
@@ -245,7 +256,7 @@ def _open(
 
 
 def _scorer(engine: Engine, run: ScoringRun, planned: Planned) -> RunScorer | None:
-    """What scores the rows of the plan; none where there are none."""
+    """Return the scorer for the planned rows; None if there are no rows to score."""
     if not planned.summary.rows_to_score:
         return None
     # imported only when there is something to score, with onnxruntime
@@ -254,8 +265,8 @@ def _scorer(engine: Engine, run: ScoringRun, planned: Planned) -> RunScorer | No
     in_child_process = engine.follows_death(run.artifact.model)
     if in_child_process:
         run.log(
-            f"{run.settings.identifier}: a run before this one died, or would have: the model runs in a "
-            "child process, and a row that kills it is rejected"
+            f"{run.settings.identifier}: an earlier run's process died, or a row killed it: the model runs "
+            "in a child process, and a row that kills this process is rejected"
         )
     return RunScorer(run, planned, in_child_process=in_child_process)
 
@@ -263,7 +274,7 @@ def _scorer(engine: Engine, run: ScoringRun, planned: Planned) -> RunScorer | No
 def _asked_version(
     request: ScoringRequest, settings: RunSettings, registry: Registry
 ) -> tuple[ScoringRequest, bool]:
-    """The request, for the version that a backfill asks for; whether that is another than its own."""
+    """Return the request, changed to the version that a backfill asks for, and whether it was changed."""
     if settings.model is None:
         return request, False
     asked, own = parse_spec(settings.model), parse_spec(request.model)
@@ -275,29 +286,29 @@ def _asked_version(
         )
     try:
         is_own = registry.resolve(request.model).model_version == asked.model_version
-    except RegistryError:  # an alias that nobody has: any version is another
+    except RegistryError:  # no version has the scoring model's alias, so the requested one differs
         is_own = False
     return (request, False) if is_own else (replace(request, model=settings.model), True)
 
 
 def unstable(
-    features: str, difference: str = "each reading of the features gives other rows to score"
+    features: str, difference: str = "each reading of the features gives different rows to score"
 ) -> ScoringError:
-    """The error for a feature relation that differs from one reading to the next."""
+    """Return the error for a feature relation that gives different rows each time it is read."""
     return ScoringError(
         difference,
-        hint=f"{features} gave other rows when it was read again: materialize it as a table, or "
-        "take random() and the like out of it",
+        hint=f"{features} gave different rows when it was read again: materialize it as a table, or "
+        "remove functions such as random() from it",
     )
 
 
 def _check_written(run: ScoringRun, planned: Planned, written: Written) -> None:
-    """Raise ScoringError when what was written is not, row by row, what was planned."""
+    """Raise ScoringError if the written rows differ from the planned rows."""
     rows = planned.summary.rows_to_score
     if written.rows != rows:
         difference = f"{rows:,} rows were planned and {written.rows:,} came back"
         raise unstable(run.features.name, difference)
-    # in a first run none: it reads the features once, and takes what it reads
+    # the plan of a first run has no fingerprint: it does not hash the features
     if planned.summary.input_fingerprint not in {None, written.input_fingerprint}:
         difference = f"{rows:,} rows were planned and came back with other features"
         raise unstable(run.features.name, difference)
@@ -306,7 +317,9 @@ def _check_written(run: ScoringRun, planned: Planned, written: Written) -> None:
 def _check_rejected(
     run: ScoringRun, planned: Planned, written: Written, scorer: RunScorer | None
 ) -> None:
-    """Raise DataError when a larger share of all rows is rejected, old rejections included."""
+    """Raise DataError if this run rejected rows and the share of rejected rows, earlier rejections
+    included, exceeds `max_rejected_fraction`.
+    """
     summary, limit = planned.summary, run.request.max_rejected_fraction
     rejected = written.rows_rejected + summary.rows_still_rejected
     share = rejected / summary.rows_in
@@ -327,7 +340,7 @@ def _check_rejected(
 
 
 def remedy(reasons: Iterable[str]) -> str:
-    """What to do about rejected rows, for each kind of reason that there is."""
+    """Return advice on rejected rows: one sentence for each kind of reason in `reasons`."""
     remedies: dict[str, None] = {}
     for reason in reasons:
         kind = reason.partition(":")[0]
@@ -336,11 +349,11 @@ def remedy(reasons: Iterable[str]) -> str:
             if kind.endswith("_output")
             else "look at the model, which fails on these rows"
             if kind in {"model_error", "model_crashed"}
-            else "fill in the key, or the moment of as_of, upstream"
+            else "fill in the key, or the as_of column, upstream"
             if kind in {"null_key", "null_as_of"}
-            else "mend the features upstream, or register a version that takes NULL (a null policy or "
+            else "fix the features upstream, or register a version that takes NULL (a null policy or "
             "a fill)"
             if kind in {"null", "nan"}
-            else "mend the features upstream"
+            else "fix the features upstream"
         ] = None
     return "; ".join(remedies)

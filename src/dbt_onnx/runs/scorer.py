@@ -1,4 +1,4 @@
-"""What a run does with the rows that it has to score: batches in, batches out."""
+"""Scoring the planned rows of a run: batches of features in, batches of predictions out."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _PART_VALUES = 4_000_000
 
 
 class RunScorer:
-    """Scores the batches of one run, with its limits, and shows how far it is.
+    """Scores the batches of one run within the run's limits, and shows the progress.
 
-    `part_rows` is how many rows a batch should have: enough work for every worker, and of bounded
-    size. `columns` are those of the run row that a replay needs. `examples` has for each reason of a
-    rejection the first such row, for messages.
+    `part_rows` is the number of rows that a batch should have: enough work for every worker, and of bounded
+    size. `columns` are the columns of the run row that a replay needs. `examples` has the first rejected
+    row for each reason, for messages.
     """
 
     def __init__(self, run: ScoringRun, planned: Planned, *, in_child_process: bool) -> None:
         """Open the model of a run. Raises ArtifactError when onnxruntime cannot load it."""
         if run.artifact.signature.batch_rows == 1:
             run.log(
-                f"model '{run.artifact.model}' has a batch fixed at 1: each row is a call of its own, "
+                f"model '{run.artifact.model}' has a batch fixed at 1: each row is a separate call, "
                 "often a hundred times slower. Hint: export it with a dynamic first axis, for PyTorch "
                 "torch.onnx.export(..., dynamic_axes={'input': {0: 'batch'}})"
             )
-        # more rows at once are faster than more threads for each call
+        # more calls at the same time are faster than more threads for each call
         self._session = run.artifact.open(
             threads=run.request.threads,
             batch_rows=run.request.batch_rows,
@@ -49,7 +49,7 @@ class RunScorer:
         self._log = run.log
         summary = planned.summary
         self._rows = summary.rows_to_score
-        # a model that fails on all of them is broken, whatever may be rejected
+        # a model that fails on all rows is broken, whatever max_rejected_fraction allows
         allowed = min(int(run.request.max_rejected_fraction * summary.rows_in), summary.rows_in - 1)
         self._search = RowSearch(
             rows=self._rows, max_rows=max(0, allowed - summary.rows_still_rejected)
@@ -61,18 +61,18 @@ class RunScorer:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """How the rows were scored; the rows of a call are known when they have been."""
+        """How the rows were scored. Read it after scoring, because `batch_rows` is only known then."""
         names = ("onnxruntime_version", "provider", "threads", "workers", "batch_rows")
         return {name: getattr(self._session, name) for name in names} | {
             "in_child_process": self._in_child_process
         }
 
     def schema_for(self, features: pa.Schema) -> pa.Schema:
-        """The schema of the predictions for batches of that schema."""
+        """Return the schema of the predictions for batches with the schema `features`."""
         return prediction_schema(features, self._contract)
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Predictions, as `score_batches` gives them; a row on which the model fails is rejected."""
+        """Yield predictions as `score_batches` does. A row on which the model fails is rejected."""
         with Progress(self._rows, label=self._name, log=self._log) as progress:
             yield from score_batches(
                 batches,
@@ -86,5 +86,5 @@ class RunScorer:
         for reason, count in self._search.found.most_common(5):
             self._log(
                 f"{self._name}: the model fails on {count:,} row(s), such as {self.examples[reason]}, "
-                f"found with {self._search.calls:,} calls more: rejected as {reason}"
+                f"found with {self._search.calls:,} more calls: rejected as {reason}"
             )

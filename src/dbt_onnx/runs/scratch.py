@@ -1,7 +1,7 @@
-"""The schemas in which a backfill builds the features of the past: which are its own, and what they hold.
+"""The schemas in which a backfill builds the features of the past.
 
-Such a schema has one table, MARK, that lists what the backfill builds there. Without it the schema is
-somebody else's.
+Such a schema has one table, MARK, that lists what the backfill builds there. A schema without this table
+belongs to somebody else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MARK = "dbt_onnx_backfill"
 
 
 def by_mark(relations: Iterable[TableName]) -> dict[TableName, list[str]]:
-    """{the table that marks a schema: the names of the relations in that schema}."""
+    """Return {the table that marks a schema: the names of the relations in that schema}."""
     schemas: dict[TableName, list[str]] = defaultdict(list)
     for relation in relations:
         schemas[relation.beside(MARK)].append(relation.identifier)
@@ -28,27 +28,26 @@ def by_mark(relations: Iterable[TableName]) -> dict[TableName, list[str]]:
 
 
 def is_left_by_backfill(name: str, listed: Collection[str]) -> bool:
-    """Whether a table or view of a marked schema is the mark, one of those `listed`, or a leftover of dbt's."""
+    """Whether a table or view of a marked schema is the mark, is `listed`, or was left behind by dbt."""
     return name == MARK or any(
-        # leftovers are `<name>__dbt_tmp` and the like
+        # dbt leaves relations such as `<name>__dbt_tmp`
         name.casefold() == own.casefold() or name.casefold().startswith(f"{own.casefold()}__dbt_")
         for own in listed
     )
 
 
 def not_marked(mark: TableName) -> WarehouseError:
-    """A schema without the mark is somebody else's."""
+    """Return the error for a schema without the mark, which belongs to somebody else."""
     return WarehouseError(
-        f"schema {mark.schema} is somebody else's: it has no table {MARK}, and a backfill "
-        "builds the features of the past in a schema of that name",
+        f"schema {mark.schema} does not belong to a dbt_onnx backfill: it has no table {MARK}, and "
+        "a backfill builds the features of the past in a schema with this name",
         hint="drop or rename that schema",
     )
 
 
 def not_empty(mark: TableName, said: str) -> WarehouseError:
-    """The warehouse does not drop a schema in which something is left."""
+    """Return the error for a schema that the warehouse cannot drop because it is not empty."""
     return WarehouseError(
-        f"schema {mark.schema}, in which a backfill builds the features of the past, holds "
-        f"something else, too: {said[:300]}",
-        hint="move that elsewhere: the schema is dropped before each slice",
+        f"schema {mark.schema} is used by backfills, but contains other objects: {said[:300]}",
+        hint="move them to another schema: this schema is dropped before each slice",
     )

@@ -1,6 +1,6 @@
-"""What the tables of a scoring model are called, and what they say, on every warehouse.
+"""The names and columns of a scoring model's tables, on every warehouse.
 
-Types are those of DuckDB; an engine has its own for them. Timestamps are naive UTC.
+Types are DuckDB's; another engine maps them to its own types. Timestamps are naive UTC.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LEDGER_TYPES = {
     "scored_at": "TIMESTAMP",
     "features_hash": "UBIGINT",
 }
-"""What the ledger says of each row, after the key and the outputs."""
+"""The columns of the ledger besides the key and the outputs."""
 
 RUNS_TYPES = {
     RUN: "INTEGER",
@@ -107,18 +107,18 @@ REQUEST_LOGS_TYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerColumns:
-    """The columns of a scoring model that are its own: the engine's SQL types by name."""
+    """The columns that differ between scoring models, as {name: SQL type of the engine}."""
 
     key: Mapping[str, str]
     outputs: Mapping[str, str]
 
     @property
     def carried_key(self) -> dict[str, str]:
-        """{key column: its name in the plan, and in what is streamed}."""
+        """{key column: its name in the plan and in streams}."""
         return {name: f"{KEY_PREFIX}{i}" for i, name in enumerate(self.key)}
 
     def check_names(self) -> None:
-        """Raise ContractError when an output is called as a column of the key."""
+        """Raise ContractError if an output has the name of a key column."""
         collisions = {n.casefold() for n in self.key} & {n.casefold() for n in self.outputs}
         if collisions:
             raise ContractError(

@@ -1,1 +1,1 @@
-"""DuckDB: how to plan, stream and write there, and how to read what was written."""
+"""The engine for DuckDB: planning, streaming and writing there, and reading what was written."""

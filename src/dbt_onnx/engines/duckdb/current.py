@@ -1,9 +1,10 @@
-"""The SQL that brings current up to date: rows that are superseded, and who was there at a run.
+"""SQL that brings current up to date: it moves superseded rows to history, and records who was present.
 
-Of most rows a run says nothing but what its own row says of all. What it says of single ones is noted in
-the table of presence; `ledger.select_current` puts both together.
+For most rows of current, the run row is enough. The table of presence has the exceptions;
+`ledger.select_current` combines both.
 
-Rows that may supersede others wait in a temporary table, `SCORED`, until those have moved to history.
+New rows that may supersede others wait in the temporary table `SCORED` until the superseded rows have
+moved to history.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.plan import Question
 
 SCORED = "temp.main.__dbt_onnx_scored"
-_NOTED = "temp.main.__dbt_onnx_noted"
+_PRESENCE_ROWS = "temp.main.__dbt_onnx_presence_rows"
 
 
 def keys_of(relation: str, key: Mapping[str, str], *, where: str) -> str:
-    """The keys of some rows as a query, for IN."""
+    """A subquery of the keys of some rows, for IN."""
     return f"(select {compared_key(key)} from {relation} where {where})"
 
 
 def select_scored(shape: LedgerShape, *, stream: str) -> str:
-    """The rows of a scoring stream, with `is_late`. Parameter: $run_no.
+    """SQL that turns a scoring stream into rows of history, with `is_late`. Parameter: $run_no.
 
-    The reason comes as its place in `SCORE_REASONS`, which is cheaper than text.
+    The stream has the reason as its position in `SCORE_REASONS`, which is cheaper than text.
     """
     reasons = ", ".join(map(literal, SCORE_REASONS))
     values = {
@@ -55,13 +56,15 @@ def select_scored(shape: LedgerShape, *, stream: str) -> str:
 
 
 def insert_rows(table: TableName, columns: Iterable[str], *, rows: str, where: str = "true") -> str:
-    """Append rows of a relation, all of whose columns have the table's names."""
+    """SQL that appends rows of a relation with the same column names to a table."""
     listed = ", ".join(map(quote, columns))
     return f"insert into {table.sql} ({listed}) select {listed} from {rows} where {where}"
 
 
 def is_about(shape: LedgerShape, table: str, *, of: str = "features") -> str:
-    """SQL of whether a row of one of our tables is about the entity of a row of the plan `of`."""
+    """SQL that is true if a row of `table`, such as current, is about the entity of a row of `of`, such as
+    the plan. The key columns of `of` have their carried names.
+    """
     return " and ".join(
         f"{compared(name, shape.key[name], of=table)} = {of}.{quote(carried)}"
         for name, carried in shape.carried_key.items()
@@ -69,16 +72,16 @@ def is_about(shape: LedgerShape, table: str, *, of: str = "features") -> str:
 
 
 def is_current(key: Mapping[str, str]) -> str:
-    """SQL of whether a row in `SCORED` becomes current: a late row, or one without a key, does not."""
+    """SQL that is true if a row in `SCORED` becomes current: if it is not late, and has a key."""
     return f"not is_late and {not_null(key)}"
 
 
 def supersede(tables: LedgerTables, question: Question, *, rewrites: bool) -> Sequence[str]:
-    """Move the current rows that those in `SCORED` supersede to history. A score supersedes the score
-    before and a rejection since; a rejection supersedes only another one.
+    """Statements that move the rows that `SCORED` supersedes from current to history. A score supersedes the
+    earlier score and any rejection since then; a rejection supersedes only an earlier rejection.
 
-    `rewrites`: current is written anew, in bounded memory; a DELETE holds the transaction of each row
-    next to one that goes. Parameters of this and the others: $model_name, $model_version.
+    With `rewrites`, current is written again as a whole, in bounded memory; a DELETE would hold a transaction
+    id in memory for each row near a deleted one. Parameters, also below: $model_name, $model_version.
     """
     key, current = question.shape.key, tables.current.sql
     becomes_current = is_current(key)
@@ -102,48 +105,50 @@ def supersede(tables: LedgerTables, question: Question, *, rewrites: bool) -> Se
     return move, remove, forget
 
 
-def note(tables: LedgerTables, question: Question, rows_sql: str) -> Sequence[str]:
-    """Note what the other functions tell of rows of current, in the place of what was noted of them."""
+def write_presence(tables: LedgerTables, question: Question, rows_sql: str) -> Sequence[str]:
+    """Statements that write `rows_sql`, from one of the functions below, to the table of presence. They
+    replace the table's earlier rows about the same rows of current.
+    """
     row = f"{compared_key(question.shape.key)}, {RUN}"
     presence = tables.presence.sql
     return (
-        f"create or replace temp table {_NOTED} as {rows_sql}",
-        f"delete from {presence} where ({row}) in (select {row} from {_NOTED})",
-        insert_rows(tables.presence, question.shape.presence_columns, rows=_NOTED),
-        f"drop table {_NOTED}",
+        f"create or replace temp table {_PRESENCE_ROWS} as {rows_sql}",
+        f"delete from {presence} where ({row}) in (select {row} from {_PRESENCE_ROWS})",
+        insert_rows(tables.presence, question.shape.presence_columns, rows=_PRESENCE_ROWS),
+        f"drop table {_PRESENCE_ROWS}",
     )
 
 
 def overruled(question: Question) -> str:
-    """The scores of entities that are there and whose newest row was rejected: what was known of them
-    stays, and no later run confirms it.
+    """SQL for `write_presence`: the scores of present entities that were rejected later. They keep the moment
+    for which they were last confirmed, and later run rows do not confirm them.
     """
     where = f"{REJECTED} is null and ({compared_key(question.shape.key)}) in {_rejected(question)}"
-    return _noted(question, where=where)
+    return _presence_rows(question, where=where)
 
 
 def absent(question: Question) -> str:
-    """Entities that a full run no longer found, with the run that saw them last.
-    Parameter: $last_full_as_of.
+    """SQL for `write_presence`: entities that this full run no longer finds, with the moment of the full run
+    before, which saw them last. Parameter: $last_full_as_of.
     """
     key = compared_key(question.shape.key)
     where = f"last_seen_as_of is null and ({key}) not in {_keys_given(question)}"
-    return _noted(question, where=where, last_seen="cast($last_full_as_of as timestamp)")
+    return _presence_rows(question, where=where, last_seen="cast($last_full_as_of as timestamp)")
 
 
 def returned(question: Question) -> str:
-    """Entities that are back, with features that have not changed since."""
+    """SQL for `write_presence`: entities that were gone and are present again, with unchanged features."""
     key = compared_key(question.shape.key)
-    return _noted(
+    return _presence_rows(
         question, where=f"last_seen_as_of is not null and ({key}) in {_keys_given(question)}"
     )
 
 
 def advanced(question: Question, *, rows_sql: str) -> str:
-    """Unchanged rows that came with a newer moment of their own. `rows_sql` gives their keys, as
-    `__dbt_onnx_key_0`, ..., and `__dbt_onnx_as_of`.
+    """SQL for `write_presence`: unchanged rows that the features have for a newer moment. `rows_sql` returns
+    their keys, as `__dbt_onnx_key_0`, ..., and the moments, as `__dbt_onnx_as_of`.
     """
-    return _noted(
+    return _presence_rows(
         question,
         where=f"known.{REJECTED} is null",
         confirmed='given."__dbt_onnx_as_of"',
@@ -152,9 +157,9 @@ def advanced(question: Question, *, rows_sql: str) -> str:
 
 
 def confirm_present(tables: LedgerTables, question: Question) -> Sequence[str]:
-    """Where all rows of a full run are about one moment, its own row confirms what it has seen. Of what is
-    noted, too, it confirms who is there; and if no run before was about a later moment, nothing is left to
-    be noted of these. Parameters: $run_as_of, $last_full_as_of.
+    """Statements for a full run with all rows about one moment: they confirm the present entities in the table
+    of presence, as the run row confirms all others. If no earlier run was about a later moment, the run row
+    alone is then enough, and these rows of presence are deleted. Parameters: $run_as_of, $last_full_as_of.
     """
     presence, key = tables.presence.sql, compared_key(question.shape.key)
     confirmed = (
@@ -167,7 +172,7 @@ def confirm_present(tables: LedgerTables, question: Question) -> Sequence[str]:
     )
 
 
-def _noted(
+def _presence_rows(
     question: Question,
     *,
     where: str,
@@ -175,7 +180,7 @@ def _noted(
     last_seen: str = "cast(null as timestamp)",
     beside: str = "",
 ) -> str:
-    """Rows of the table of presence, about rows of current by the version that the run scores with."""
+    """SQL that returns rows for the table of presence, about rows of current by the run's model version."""
     listed = ", ".join(f"known.{quote(name)}" for name in (*question.shape.key, RUN))
     return f"""
         select {listed}, {confirmed} as confirmed_as_of, {last_seen} as last_seen_as_of
@@ -184,12 +189,12 @@ def _noted(
 
 
 def _rejected(question: Question) -> str:
-    """The keys of entities that are there and whose newest row was rejected."""
+    """A subquery of the keys of present entities with a rejection in current."""
     where = f"{REJECTED} is not null and last_seen_as_of is null and {question.is_of_version()}"
     return keys_of(question.current, question.shape.key, where=where)
 
 
 def _keys_given(question: Question) -> str:
     key = question.shape.key
-    # a NULL among them would make NOT IN unknown
+    # a NULL among the keys would make NOT IN return NULL
     return keys_of(f"({question.features_sql}) as features", key, where=not_null(key))

@@ -25,9 +25,9 @@ BATCH_ROWS = 65_536
 
 
 def open_features(reader: Cursor, relation: Upstream) -> FeatureRelation:
-    """What `dbt.ref()` gives a run.
+    """Open the feature relation that `dbt.ref()` would give to a run.
 
-    Raises ConfigError when a run refuses it, MissingFeaturesError when it is not in the warehouse.
+    Raises ConfigError if a run would refuse it, MissingFeaturesError if it is not in the warehouse.
     """
     refuse_expressions(features=f"select * from {relation.sql}")
     try:

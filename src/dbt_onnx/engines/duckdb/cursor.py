@@ -1,4 +1,4 @@
-"""A DuckDB connection of the process, and DuckDB's errors as ours."""
+"""A DuckDB connection, and the translation of DuckDB's errors into dbt_onnx's errors."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ T = TypeVar("T")
 
 _BYTES = {"bytes": 1, **{f"{prefix}iB": 2 ** (10 * n) for n, prefix in enumerate("KMGTPE", 1)}}
 
-# measured: 15 million rows can be joined, and deleted from, in 512 MB. 100 million fail to join in
-# 256 MB, and to be deleted from in 1 GB
+# measured: with 15 million rows, a join and a DELETE succeed in 512 MB. With 100 million rows, a join
+# fails in 256 MB, and a DELETE fails in 1 GB
 _BYTES_PER_ROW = 32
-# of an instant's work eight processes at once needed nine
+# eight processes that did a moment's work at the same time needed nine tries
 _TRIES = 20
 _MOST_SECONDS = 3.0
 _CONFLICT = re.compile("DuckLake transaction|DuckLake.* database is locked")
 
 
 class Cursor:
-    """One DuckDB connection of the process. A statement gets the named parameters that it mentions."""
+    """One DuckDB connection of the process. A statement is bound only to the parameters that it names."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self.raw = connection
@@ -62,24 +62,26 @@ class Cursor:
     def records(
         self, sql: str, parameters: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """The same rows, by column name."""
+        """Run one statement and fetch all of its rows, each as {column: value}."""
         rows = self.rows(sql, parameters)
         names = [column[0] for column in self.raw.description or []]
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def insert(self, table: TableName, values: Mapping[str, Any], **computed: str) -> None:
-        """Insert a row of these values, and of columns that are `computed` by SQL."""
+        """Insert one row of `values`. `computed` has SQL expressions for further columns."""
         names = ", ".join(map(quote, (*values, *computed)))
         given = ", ".join((*(f"${name}" for name in values), *computed.values()))
         self.execute(f"insert into {table.sql} ({names}) select {given}", values)
 
     def stream(self, sql: str, parameters: Mapping[str, Any], *, batch_rows: int) -> Any:
-        """A `pyarrow.RecordBatchReader`, to be closed. It ends when this cursor runs another statement."""
+        """Return a `pyarrow.RecordBatchReader`, which the caller closes. It ends when this cursor runs another
+        statement.
+        """
         relation = self.raw.sql(sql, params=self._bound(sql, parameters))
         return relation.to_arrow_reader(batch_rows)
 
     def _bound(self, sql: str, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The parameters that the statement names: duckdb refuses a call with others."""
+        """Return only the parameters that the statement names, because duckdb refuses any others."""
         if not parameters:
             return {}
         wanted = self.raw.extract_statements(sql)[0].named_parameters
@@ -96,7 +98,7 @@ class Cursor:
         self.raw.commit()
 
     def storage_of(self, table: TableName) -> Storage:
-        """What the table lies in."""
+        """Return the kind of storage that the table is in."""
         if table.database.casefold() in self._lakes:
             return Lake()
         return CountedStorage() if duckdb.__version__.startswith("1.") else Storage()
@@ -109,20 +111,20 @@ class Cursor:
         return {name for (name,) in found}
 
     def columns_of(self, relation_sql: str) -> dict[str, str]:
-        """SQL types by column name of a table name or a query in parentheses."""
-        # `describe` would say "a" of a view that renames column a to "A" (duckdb 2.0.0)
+        """Return {column: SQL type} of a table, given by name, or of a query in parentheses."""
+        # not `describe`: for a view that renames column a to "A", it returns "a" (duckdb 2.0.0)
         relation = self.raw.sql(f"select * from {relation_sql}")
         return dict(zip(relation.columns, map(str, relation.types), strict=True))
 
     def columns_if_there(self, table: TableName) -> dict[str, str]:
-        """The same of a table or view; empty where there is none of this name."""
+        """Return {column: SQL type} of a table or view; empty if it does not exist."""
         return self.columns_of(table.sql) if self.has(table) else {}
 
     def relation_or_empty(
         self, table: TableName, columns: Mapping[str, str], *, sql: str | None = None
     ) -> str:
-        """The table, or `sql`, which reads it; a typed relation without rows before the first run has
-        created the table.
+        """Return SQL that reads the table: `sql` or the table's name. If no run has created the table yet,
+        return a subquery without rows, with these columns and types.
         """
         if self.has(table):
             return sql or table.sql
@@ -132,29 +134,29 @@ class Cursor:
         return f"(select {typed} where false)"
 
     def max_rows_held(self) -> int:
-        """How many rows of a table one statement can hold within DuckDB's memory limit.
+        """Return how many rows of a table one statement can hold within DuckDB's memory limit.
 
-        What it holds are keys and hashes for a join, or the transactions of all rows beside scattered
-        ones that are deleted.
+        A join holds keys and hashes. A DELETE of scattered rows holds a transaction id for each row near
+        a deleted one.
         """
         number, unit = self.rows("select current_setting('memory_limit')")[0][0].split()
         return int(float(number) * _BYTES[unit]) // _BYTES_PER_ROW
 
     def has(self, table: TableName) -> bool:
-        """Whether there is a table or a view of this name.
+        """Whether a table or a view has this name.
 
-        `duckdb_tables()` takes 16 ms where there are 3,000. A SELECT from a table that is missing may
-        find a Python variable or a file instead.
+        `duckdb_tables()` would take 16 ms in a database with 3,000 tables, and a SELECT from a missing table
+        may find a Python variable or a file instead.
         """
         try:
-            # bound and not executed: then an error does not abort the transaction
+            # bound but not executed, so that an error does not abort the transaction
             self.raw.sql(f"from pragma_table_info({literal(table.sql)})")
         except duckdb.CatalogException:
             return False
         return True
 
     def is_view(self, table: TableName) -> bool:
-        """Whether a view has this name, in whatever case."""
+        """Whether a view has this name, ignoring case."""
         return bool(
             self.rows(
                 f"select 1 from duckdb_views() where database_name = {literal(table.database)} "
@@ -165,15 +167,15 @@ class Cursor:
 
 
 class ConflictError(WarehouseError):
-    """Another process has changed the same rows of a lake. Nothing is written, and it can be tried again."""
+    """Another process has changed the same rows of a DuckLake. Nothing is written; the work can be retried."""
 
 
-def repeated(
+def with_retries(
     work: Callable[[], T], *, tries: int = _TRIES, log: Callable[[str], None] = lambda _: None
 ) -> T:
-    """Do the work, again when another process came between. Raises ConflictError after the last try.
+    """Do the work, and retry it if another process causes a conflict. Raises ConflictError after the last try.
 
-    A database of DuckDB's own has one writer, and no conflicts.
+    Only a DuckLake has conflicts: a native DuckDB database has one writer.
     """
     for number in range(1, tries):
         try:
@@ -181,7 +183,7 @@ def repeated(
                 return work()
         except ConflictError as error:
             log(f"{error.message}; tried again ({number} of {tries - 1})")
-            # for a random time, so that two that have met do not meet again
+            # wait a random time, so that two processes in conflict do not collide again
             time.sleep(random.uniform(0, min(_MOST_SECONDS, 0.1 * 2**number)))  # noqa: S311
     with duckdb_errors():
         return work()
@@ -191,8 +193,8 @@ def repeated(
 def duckdb_errors() -> Iterator[None]:
     """Turn DuckDB's errors, and a lack of memory, into a WarehouseError.
 
-    dbt would print them with their traceback. Ctrl-C during a query is a RuntimeError of DuckDB; it
-    becomes a KeyboardInterrupt again.
+    dbt would print the original errors with a traceback. DuckDB turns Ctrl-C during a query into a
+    RuntimeError; this turns it back into a KeyboardInterrupt.
     """
     try:
         yield
@@ -205,7 +207,7 @@ def duckdb_errors() -> Iterator[None]:
     except duckdb.InterruptException as error:
         raise KeyboardInterrupt from error
     except duckdb.Error as error:
-        said = said_by(error)
+        said = message_of(error)
         if "Connection already closed" in said:
             raise WarehouseError(
                 "the connection was closed during the run, as dbt does when it is interrupted",
@@ -219,12 +221,12 @@ def duckdb_errors() -> Iterator[None]:
         hint = (
             "dbt_onnx makes its tables without constraints and indexes: drop what was added to them"
             if isinstance(error, duckdb.ConstraintException)
-            else "if it speaks of a value or a column, mend the model upstream that gives it; else "
-            "look at the warehouse: its rights, disk and memory"
+            else "if the message names a value or a column, fix the upstream model; otherwise check the "
+            "warehouse: permissions, disk, memory"
         )
         raise WarehouseError(f"DuckDB stopped the run: {_shortened(said)}", hint=hint) from error
     except MemoryError as error:
-        raise _out_of_memory(str(error) or "Python was given none") from error
+        raise _out_of_memory(str(error) or "Python could not allocate memory") from error
 
 
 def _shortened(said: str) -> str:
@@ -233,18 +235,19 @@ def _shortened(said: str) -> str:
 
 def _out_of_memory(said: str) -> WarehouseError:
     return WarehouseError(
-        f"the process has no more memory: {said}",
-        hint="give it more, or leave it some: lower DuckDB's memory_limit or the threads",
+        f"the process is out of memory: {said}",
+        hint="give it more memory, or lower DuckDB's memory_limit or the number of threads",
     )
 
 
 @contextmanager
 def ended_with_process(name: str) -> Iterator[list[Cursor]]:
-    """Within, the end of the process first stops and rolls back what the cursors in the list do.
+    """Yield a list for cursors. If the process ends inside this block, the statements of these cursors are
+    first stopped and rolled back.
 
     dbt runs a model in a thread that does not keep the process alive: a second Ctrl-C ends the wait
-    for it. After this block the thread stands still when the process is ending, since whatever it did
-    next would disturb the end.
+    for it. If the process is ending, the thread blocks forever at the end of this block, because anything
+    that it did next would disturb the shutdown.
     """
     cursors: list[Cursor] = []
     asked = 0
@@ -253,7 +256,7 @@ def ended_with_process(name: str) -> Iterator[list[Cursor]]:
         nonlocal asked
         if not asked:
             sys.stderr.write(f"{name}: interrupted: the run is stopped, and writes nothing\n")
-        # not at every call: the run row still has to be closed on one of these cursors
+        # not at every call, because the run row still has to be closed on one of these cursors
         if asked % 10 == 0:
             for cursor in cursors:
                 with suppress(Exception):
@@ -287,20 +290,20 @@ def _cannot_open(path: str, said: str) -> WarehouseError:
 
 @contextmanager
 def opening_errors(path: str | None = None) -> Iterator[None]:
-    """Turn the errors of opening a database file into a WarehouseError; without a path, those of
-    `dbt.ref()`, which opens the relation at once.
+    """Turn the errors of opening the database file at `path` into a WarehouseError. Without a path, do so
+    with the errors of `dbt.ref()`, which opens the relation at once.
     """
     try:
         yield
     except duckdb.Error as error:
         if path is not None:
-            raise _cannot_open(path, said_by(error)) from error
+            raise _cannot_open(path, message_of(error)) from error
         raise WarehouseError(
-            f"what the model reads cannot be opened: {said_by(error)}",
-            hint="build what is upstream first: `dbt build -s +MODEL`",
+            f"a relation that the model reads cannot be opened: {message_of(error)}",
+            hint="build the upstream models first: `dbt build -s +MODEL`",
         ) from error
 
 
-def said_by(error: Exception) -> str:
-    """What DuckDB says, in one line and without the statement."""
+def message_of(error: Exception) -> str:
+    """Return DuckDB's message on one line, without the statement."""
     return " ".join(str(error).partition("\nLINE ")[0].split())

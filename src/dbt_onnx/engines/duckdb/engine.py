@@ -1,7 +1,7 @@
-"""DuckDB as the engine of a run: what `dbt_onnx.runs.run.Engine` asks for, in its order.
+"""DuckDB as the engine of a run: implements `dbt_onnx.runs.run.Engine`, in the same order.
 
-Reading and writing go through two cursors of one process: the plan and the feature stream see one
-snapshot, and the predictions and the run row are written in one transaction.
+One cursor reads and another writes. The plan and the feature stream read from one snapshot. The
+predictions and the run row are written in one transaction.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb import planning, writing
-from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process, repeated
+from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors, ended_with_process, with_retries
 from dbt_onnx.engines.duckdb.feature_types import kept_as
 from dbt_onnx.engines.duckdb.features import FeatureRelation, recorded_name, relation_name
-from dbt_onnx.engines.duckdb.fed_rows import FedRows, folder_of
+from dbt_onnx.engines.duckdb.input_spool import InputSpool, folder_of
 from dbt_onnx.engines.duckdb.ledger import LedgerShape
 from dbt_onnx.engines.duckdb.runs import RunRecord, recorded_run
 from dbt_onnx.engines.duckdb.tables import ScoringTables
@@ -51,7 +51,7 @@ def score_on_duckdb(
     log: Callable[[str], None],
     logs: AnswerLogs | None = None,
 ) -> RunSummary:
-    """`score_table` on a connection of DuckDB's Python client, which stays open."""
+    """Run `score_table` on a connection of DuckDB's Python client. The connection stays open."""
     ledger = TableName(
         database=settings.database, schema=settings.schema, identifier=settings.identifier
     )
@@ -62,7 +62,7 @@ def score_on_duckdb(
     ):
         cursors.extend((reader, writer))
         engine = DuckDBEngine(ledger, reader=reader, writer=writer)
-        return repeated(
+        return with_retries(
             lambda: score_table(engine, request, settings, artifacts=artifacts, log=log, logs=logs),
             tries=_TRIES,
             log=lambda said: log(f"{settings.identifier}: {said}"),
@@ -70,8 +70,8 @@ def score_on_duckdb(
 
 
 class DuckDBEngine:
-    """A scoring model's tables on a DuckDB database, for one run. The methods are those of `Engine`;
-    where they say more, it is about DuckDB.
+    """The tables of one scoring model in a DuckDB database, for one run. `Engine` documents the methods;
+    the docstrings here add only what is specific to DuckDB.
     """
 
     record: RunRecord
@@ -84,7 +84,7 @@ class DuckDBEngine:
     @contextmanager
     def recorded(self, settings: RunSettings) -> Iterator[None]:
         self.tables.check_runs(self.writer)
-        # within, so that the run row has the message that the user sees
+        # errors are translated inside, so that the run row gets the message that the user sees
         with recorded_run(self.writer, self.tables, settings) as self.record, duckdb_errors():
             self.tables.check_names(self.writer)
             yield
@@ -101,7 +101,7 @@ class DuckDBEngine:
     def registry(self, relation: Any, *, seeds: Mapping[str, Path]) -> Registry:
         sql = relation.sql_query()
         if seeds and not self.reader.rows(f"select 1 from ({sql}) as registry limit 1"):
-            # the registry itself may be a seed, or a model on one
+            # the registry may be a seed, or a model that reads one: try seeds that its query names first
             nearest = sorted(seeds, key=lambda name: name not in sql)
             registry = Registry.from_seeds(seeds[name] for name in nearest)
             if registry is not None:
@@ -125,22 +125,22 @@ class DuckDBEngine:
         except (DbtOnnxError, OSError) as error:
             why = error.message if isinstance(error, DbtOnnxError) else error
             run.log(
-                f"{run.settings.identifier}: what was answered on request stays in its log until the next "
-                f"run: {why}"
+                f"{run.settings.identifier}: answers on request stay in their log until the next run: "
+                f"{why}"
             )
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Within, the reader sees what it saw first, until `write` has read all."""
+        """Keep the reader on one snapshot until `write` has read all rows."""
         with ExitStack() as self._snapshot:
             self._snapshot.enter_context(self.reader.transaction())
             yield
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Within, what the run feeds to its model is set aside, to be kept with what it writes."""
+        """Also open a temporary file for the rows that the run feeds to its model, which `close` keeps."""
         folder = folder_of(self.reader, self.tables.ledger.database)
-        with FedRows(folder) as self._fed, self.writer.transaction():
+        with InputSpool(folder) as self._spool, self.writer.transaction():
             yield
 
     def plan(self, run: ScoringRun) -> Planned:
@@ -154,17 +154,17 @@ class DuckDBEngine:
         writing.write_references(self.writer, self.tables, run.artifact)
         self._reasons: list[str] = []
         if scores is not None:
-            fed = None if run.request.keep_inputs is False else self._fed
+            spool = None if run.request.keep_inputs is False else self._spool
             self._reasons = writing.append_predictions(
-                self.reader, self.writer, self.tables, planned, scores, fed
+                self.reader, self.writer, self.tables, planned, scores, spool
             )
-        # beside another transaction DuckDB commits into its log first, and into the tables later
+        # end the reader's transaction: while it is open, DuckDB commits to its log first, to the tables later
         self._snapshot.close()
         return writing.read_written(self.writer, self.tables, planned, self._reasons)
 
     def close(self, run: ScoringRun, planned: Planned, outcome: Mapping[str, Any]) -> None:
         kept = writing.keep_inputs(
-            self.writer, self.tables, planned, self._fed, keep=run.request.keep_inputs
+            self.writer, self.tables, planned, self._spool, keep=run.request.keep_inputs
         )
         writing.note_presence(self.writer, self.tables, planned, has_rejected=bool(self._reasons))
         self.record.close(
@@ -189,9 +189,9 @@ def check_fit(
     features: FeatureRelation,
     tables: ScoringTables,
 ) -> LedgerShape:
-    """Check arguments, contract, features and tables against each other, as a run and the gate do.
+    """Check that arguments, contract, features and tables fit together. Both a run and the gate do this.
 
-    Returns the columns of the ledger. Raises a DbtOnnxError where they do not go together.
+    Returns the columns of the ledger. Raises a DbtOnnxError if they do not fit together.
     """
     model = str(artifact.model)
     features.check_columns(key=arguments.key, as_of=arguments.as_of)
@@ -217,7 +217,7 @@ def check_fit(
 
 
 def _check_key(cursor: Cursor, arguments: TableArguments, tables: ScoringTables) -> None:
-    """Raise ConfigError when the existing ledger was written with another key."""
+    """Raise ConfigError if the existing ledger was written with another key."""
     known = tables.key_columns(cursor) if cursor.has(tables.current) else None
     if known is not None and known != list(arguments.key):
         raise ConfigError(

@@ -1,7 +1,7 @@
-"""Taking rows out of the tables for good: `forget` an entity, `prune` what was superseded long ago.
+"""Erasing rows for good: `forget` an entity, `prune` predictions that were superseded long ago.
 
-`dbt_onnx_erasures` keeps what was taken out, without a key or a value: when, why, how many rows of which
-run, and their fingerprint. So the fingerprints of those runs still hold for the rows that are left.
+`dbt_onnx_erasures` records each erasure without keys or values: when, why, how many rows of which run, and
+their fingerprint. With it, the fingerprint of such a run can still be checked on the rows that are left.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def forget(
     why: str,
     dry_run: bool,
 ) -> Erasure:
-    """See `base.Warehouse.forget`. Raises ConfigError when there is no ledger, or no such key."""
+    """See `base.Warehouse.forget`. Raises ConfigError if there is no ledger or a wrong number of key values."""
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
         tables = ScoringTables(name, cursor.storage_of(name))
         key = key_of(cursor, tables)
@@ -45,7 +45,7 @@ def forget(
 
 
 def _logged_by(cursor: Cursor, tables: ScoringTables) -> tuple[str, ...]:
-    """The publications whose service has answered for this ledger."""
+    """Return the publications with a service that has logged answers for this ledger."""
     if not cursor.has(tables.request_logs):
         return ()
     names = cursor.rows(
@@ -63,8 +63,8 @@ def prune(
     why: str,
     dry_run: bool,
 ) -> Erasure:
-    """See `base.Warehouse.prune`. Rows without a key stay: by them a run knows that it reported
-    them. Raises ConfigError when there is no ledger.
+    """See `base.Warehouse.prune`. Rows without a key stay, because the next run would report them again.
+    Raises ConfigError if there is no ledger.
     """
     with Cursor(connection.cursor()) as cursor, duckdb_errors(), cursor.transaction():
         tables = ScoringTables(name, cursor.storage_of(name))
@@ -88,7 +88,7 @@ def _erase(
     why: str,
     dry_run: bool,
 ) -> Erasure:
-    """Take out rows of current, history, presence and kept inputs, in the transaction of the cursor."""
+    """Erase rows from current, history, presence and kept inputs, in the transaction of the cursor."""
     rows, kept = rows_by_run(cursor, tables, where, parameters)
     numbers = {*rows, *kept}
     erasure = Erasure(rows=sum(rows.values()), rows_inputs=sum(kept.values()), runs=len(numbers))

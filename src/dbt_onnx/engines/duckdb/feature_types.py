@@ -1,11 +1,11 @@
-"""The SQL types that a model can read: how values of each are hashed, and how they are kept.
+"""The SQL types that a model can read: how their values are hashed, and how they are kept.
 
-A value has changed when what reaches the model has changed. So what is hashed is the value as the
-contract encodes it; `dbt_onnx.runs.precisions` says how exactly.
+A feature has changed if the value that reaches the model has changed. So the value is hashed as the
+contract encodes it, at a precision from `dbt_onnx.runs.precisions`. For example, the last digits of a sum of
+doubles depend on the order in which DuckDB's threads finish, and float32 drops them.
 
-The last digits of a sum of doubles depend on the order in which DuckDB's threads come. float32 does
-not keep them. A wider type is no change for the model: all integers are hashed as BIGINT, or as text
-where they are longer, all floats as DOUBLE, an ENUM as text.
+A wider type is no change for the model. So all integers are hashed as BIGINT, or as text if they do not
+fit, all floats as DOUBLE, and ENUMs as text.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ WHOLE_TYPES = frozenset({*_SIGNED[:-1], *_UNSIGNED[:-1]})
 
 _LISTS = re.compile(r"(?P<element>.*?)(?P<lists>(\[\d*\])*)", re.DOTALL)
 _DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
-# what a text from outside is that may stand in a statement
+# the form of a type from outside that may become part of a statement
 TYPE = re.compile(r"[A-Z][A-Z0-9_ ]*(\(\d+(, ?\d+)?\))?(\[\d*\])*")
 _ELEMENT = "__dbt_onnx_element"
-# types of moments with a time zone, and how they become moments without one
+# the types of timestamps with a time zone, and SQL that makes them naive UTC timestamps
 _IN_UTC = {
     "TIMESTAMP WITH TIME ZONE": "make_timestamp(epoch_us({}))",
     "TIMESTAMPTZ_NS": "make_timestamp_ns(epoch_ns({}))",
 }
 
 _DIGITS_OF_64_BITS = 18
-# a number without an exponent would be a DECIMAL
+# no suffix: DuckDB reads a number with an exponent as a DOUBLE, and one without as a DECIMAL
 _ROUNDING = Rounding(double_suffix="", nearest="round({})", half_even="round_even({}, 0)")
 _OF_128_BITS = frozenset({"HUGEINT", "UHUGEINT", "UUID"})
 
 
 def hashed(name: str, sql_type: str, precision: str) -> str:
-    """SQL of the value of a column as it is hashed."""
+    """SQL of a column's value in the form that is hashed for the features hash."""
     column = quote(name)
     element, lists = split(sql_type)
     decimal = _DECIMAL.fullmatch(element)
@@ -69,8 +69,8 @@ def hashed(name: str, sql_type: str, precision: str) -> str:
 def hashable(column: str, sql_type: str) -> str:
     """SQL of a column for an exact hash.
 
-    Values of 128 bits become text: DuckDB hashes them as the exclusive or of two halves, which is
-    the same for 0 and -1.
+    Values of 128 bits become text, because DuckDB hashes them as the exclusive or of two halves, and 0 and -1
+    would have the same hash.
     """
     element, lists = split(sql_type)
     is_wide = _DECIMAL.fullmatch(element) and not _is_64_bits(element)
@@ -80,14 +80,14 @@ def hashable(column: str, sql_type: str) -> str:
 
 
 def hashable_columns(columns: Mapping[str, str]) -> str:
-    """The same of several columns, {name: SQL type}."""
+    """SQL of several columns, {name: SQL type}, for an exact hash."""
     return ", ".join(hashable(quote(name), kind) for name, kind in columns.items())
 
 
 def _by_bytes(value: str, element: str, lists: str) -> str:
     if lists == "" or element not in {"VARCHAR", "JSON"}:
         return by_bytes(value, element + lists)
-    # bytes have the hash of their text
+    # the bytes of a text have the same hash as the text
     return f"list_transform({value}, lambda {_ELEMENT}: encode(cast({_ELEMENT} as varchar)))"
 
 
@@ -104,34 +104,33 @@ def split(sql_type: str) -> tuple[str, str]:
 
 
 def _cast(column: str, element: str, lists: str) -> str:
-    # a list and an array of the same values are the same for the model
+    # a list and an array with the same values are equal for the model
     return f"cast({column} as {element}{'[]' if lists else ''})"
 
 
 def read_as(name: str, sql_type: str) -> str:
-    """SQL of a column for a stream. Arrays of an ENUM become text.
-
-    DuckDB would read them back from Arrow as the numbers of the categories.
+    """SQL of a column for a stream. Arrays of an ENUM become text, because DuckDB would read them back from
+    Arrow as the numbers of their categories.
     """
     element, lists = split(sql_type)
     return f"cast({name} as {kept_as(sql_type)})" if lists and element.startswith("ENUM") else name
 
 
 def kept_as(sql_type: str) -> str:
-    """The type in which values are kept: an ENUM's values as text, all others as they are."""
+    """Return the type in which values are kept: text for an ENUM, otherwise their own type."""
     element, lists = split(sql_type)
     if element.startswith("ENUM"):
         return f"VARCHAR{lists}"
-    # a column that is NULL in every row
+    # the type "NULL" is that of a column that is NULL in every row
     return f"INTEGER{lists}" if element == '"NULL"' else sql_type
 
 
 def widened(kept: str, given: str) -> str:
-    """The type for a column that holds `kept` values and must now hold `given` values, too.
+    """Return the type for a column that holds `kept` values and must now hold `given` values, too.
 
-    Nothing is lost: the run row has the type that the values had, and text reads back to the same
-    value. For two lists the type of their elements is widened, since the text of a whole list does
-    not read back the same where it holds JSON.
+    Nothing is lost: the run row has the original type of the values, and text reads back to the same
+    value. For two lists, the type of their elements is widened, because the text of a whole list does
+    not read back to the same value if it contains JSON.
     """
     if kept == given:
         return kept
@@ -148,8 +147,8 @@ def widened(kept: str, given: str) -> str:
 def converted(column: str, given: str, kept: str) -> str:
     """SQL of a column of type `given` as a value of type `kept`.
 
-    A moment with a zone becomes text in UTC. In the session's zone it would lose seconds, which the
-    offsets of long ago have.
+    A timestamp with a time zone becomes text in UTC. In the session's time zone it could lose seconds,
+    because historical offsets have seconds.
     """
     element, lists = split(given)
     if given == kept or element not in _IN_UTC:
@@ -160,11 +159,11 @@ def converted(column: str, given: str, kept: str) -> str:
 
 
 def _utc_text(moment: str, element: str) -> str:
-    # DuckDB cannot count the microseconds of infinity
+    # the count of microseconds is NULL for infinity, so infinity is cast as it is
     return f"coalesce(cast({_IN_UTC[element].format(moment)} as varchar) || '+00', cast({moment} as varchar))"
 
 
 def features_hash(columns: Mapping[str, str], precisions: Mapping[str, str]) -> str:
-    """SQL of the hash over the columns that the model reads, {name: SQL type}."""
+    """SQL of the hash of the columns that the model reads, {name: SQL type}."""
     values = (hashed(name, kind, precisions[name]) for name, kind in columns.items())
     return f"hash({', '.join(values)})"

@@ -1,4 +1,4 @@
-"""The feature relation: what it is called, what it holds, and whether it can be scored."""
+"""The feature relation: its name, its columns, and the checks that it can be scored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Arrow makes a BLOB of a BIT, drops the zone of a TIME, and turns large UHUGEINT values negative
 _LOSSY = re.compile(r"\b(BIT|TIME WITH TIME ZONE|UHUGEINT|VARIANT)\b")
-# settings of DuckDB, and the Arrow types that they lead to
+# settings of DuckDB, and the Arrow types that they produce
 _FORMS = {"arrow_lossless_conversion": "extension<", "arrow_output_list_view": "list_view<"}
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"\s""")
 _MOMENTS = re.compile(r"DATE|TIMESTAMP(_S|_MS|_NS| WITH TIME ZONE)?")
@@ -34,7 +34,7 @@ _PLAIN = re.compile(rf"select \* from {_TABLE}", re.IGNORECASE)
 _EMPTY_SOURCE = re.compile(
     rf"select \* from \(select \* from {_TABLE} (?:where false )?limit 0\).*", re.IGNORECASE
 )
-# for each thread; DuckDB takes no more than 10^9
+# the size of the bitmap of keys, which each thread has; DuckDB allows at most 10^9 bits
 _BITS_A_ROW, _MAX_BITS = 4, 1_000_000_000
 
 
@@ -43,21 +43,21 @@ class FeatureRelation(FeatureColumns):
 
     @classmethod
     def open(cls, reader: Cursor, relation: Any) -> FeatureRelation:
-        """`relation` is what `dbt.ref()` gives: a relation of DuckDB's Python client."""
+        """Open what `dbt.ref()` returns: a relation of DuckDB's Python client."""
         sql = relation.sql_query()
         return cls(sql=sql, name=relation_name(relation), columns=reader.columns_of(f"({sql})"))
 
     @classmethod
     def of_table(cls, reader: Cursor, table_sql: str) -> FeatureRelation:
-        """The same of a table name, as `dbt.ref()` would give it."""
+        """Open a table by its name, as `dbt.ref()` would give it."""
         return cls.open(reader, reader.raw.query(f"select * from {table_sql}"))
 
     def as_of_sql(self, column: str | None, *, clock: datetime) -> str:
-        """SQL of the moment that a row describes: its `as_of` column in UTC, else the clock."""
+        """SQL of the moment that a row describes: its `as_of` column in UTC, or the clock without a column."""
         if column is None:
             return f"cast({literal(clock.isoformat(sep=' '))} as timestamp)"
         if self.columns[column].endswith("WITH TIME ZONE"):
-            # `at time zone` counts the years of the session's calendar
+            # not `at time zone`, which counts years in the session's calendar
             moment = quote(column)
             return (
                 f"case when isfinite({moment}) then make_timestamp(epoch_us({moment})) "
@@ -66,7 +66,7 @@ class FeatureRelation(FeatureColumns):
         return f"cast({quote(column)} as timestamp)"
 
     def check_columns(self, *, key: Sequence[str], as_of: str | None) -> None:
-        """Raise ConfigError when a column that `score()` names is missing or of a wrong type."""
+        """Raise ConfigError if a column that `score()` names is missing or has a wrong type."""
         self.check_names(key=key, as_of=as_of)
         types = {name: self.columns[name] for name in key}
         unfit = {n: kind for n, kind in types.items() if _LOSSY.search(_QUOTED.sub("", kind))}
@@ -79,18 +79,18 @@ class FeatureRelation(FeatureColumns):
         self.check_moment(as_of, types=_MOMENTS)
 
     def check_storable(self, storage: Storage, *, key: Sequence[str]) -> None:
-        """Raise ConfigError when the ledger cannot keep a key as it is."""
+        """Raise ConfigError if the ledger's storage does not have the type of a key column."""
         types = {name: self.columns[name] for name in key}
         unfit = {n: kind for n, kind in types.items() if storage.type_of(kind) != kind}
         if unfit:
             raise ConfigError(
                 f"key column(s) {list(unfit)} of {self.name} are {', '.join(unfit.values())}, which a "
-                "DuckLake does not keep",
-                hint="cast them to VARCHAR, or a list of one length to a list of any, in the features model",
+                "DuckLake cannot store",
+                hint="in the features model, cast them to VARCHAR, or an array of fixed length to a list",
             )
 
     def check_contract(self, reader: Cursor, contract: Contract, *, model: str) -> None:
-        """Raise ContractError when the model cannot read these columns."""
+        """Raise ContractError if the model cannot read these columns."""
         unsigned = [
             n for n in contract.feature_names if self.columns.get(n, "").startswith("UHUGEINT")
         ]
@@ -111,18 +111,18 @@ class FeatureRelation(FeatureColumns):
             unread = [name for name in present if form in str(types[name])]
             if unread:
                 raise ContractError(
-                    f"the setting {setting} gives column(s) {unread} of {self.name} in a form of Arrow "
-                    "that is not read here",
-                    hint=f"take {setting} out of the target in profiles.yml",
+                    f"the setting {setting} gives column(s) {unread} of {self.name} in an Arrow "
+                    "layout that dbt_onnx cannot read",
+                    hint=f"remove {setting} from the target in profiles.yml",
                 )
-        # imported only where a contract is checked, with pyarrow
+        # imported only if a contract is checked, because it imports pyarrow
         from dbt_onnx.kernel.relation import check_relation
 
         check_relation(contract, types, where=self.name, model=model, known_as=self.columns)
 
     def check_moments(self, given: Snapshot, *, as_of: str | None, clock: datetime) -> None:
-        """Raise DataError when rows describe the future, or a time before the calendar."""
-        # duckdb gives moments beyond Python's calendar as text, and -infinity as its first day
+        """Raise DataError if rows describe the future, or a time before the year 1."""
+        # duckdb returns moments outside Python's calendar as text, and -infinity as its first day
         oldest = given.oldest
         if as_of is None and clock == datetime.min:  # noqa: DTZ901, naive UTC
             raise DataError(
@@ -131,7 +131,7 @@ class FeatureRelation(FeatureColumns):
             )
         if "(BC)" in str(oldest) or oldest == datetime.min:  # noqa: DTZ901, naive UTC
             raise DataError(
-                f"{self.name} describes a time before the calendar: the oldest {as_of!r} is {oldest}, "
+                f"{self.name} describes a time before the year 1: the oldest {as_of!r} is {oldest}, "
                 "or -infinity",
                 hint="correct the dates upstream, or let them be NULL where they are not known: "
                 "such a row is rejected",
@@ -139,7 +139,7 @@ class FeatureRelation(FeatureColumns):
         self.check_not_future(given, as_of=as_of, clock=clock)
 
     def check_keys(self, reader: Cursor, *, key: Sequence[str]) -> None:
-        """Raise DataError when a key occurs twice."""
+        """Raise DataError if a key occurs twice."""
         types = {name: self.columns[name] for name in key}
         if self._has_unique_keys(reader, types):
             return
@@ -148,9 +148,9 @@ class FeatureRelation(FeatureColumns):
             raise self.not_unique(key, repeated)
 
     def check_collation(self, reader: Cursor, *, key: Sequence[str]) -> None:
-        """Raise ConfigError for text inside a STRUCT or list of the key, if the session has a collation.
+        """Raise ConfigError if the key has text inside a STRUCT or list and the session has a collation.
 
-        DuckDB cannot be made to compare such text by its bytes.
+        DuckDB cannot compare nested text by its bytes then.
         """
         nested = [n for n in key if self.columns[n] != "VARCHAR" and "VARCHAR" in self.columns[n]]
         if not nested:
@@ -159,13 +159,13 @@ class FeatureRelation(FeatureColumns):
         if collation:
             raise ConfigError(
                 f"key column {nested[0]!r} is {self.columns[nested[0]]}, and default_collation is "
-                f"{collation!r}: keys that differ would be taken for one",
+                f"{collation!r}: different keys would compare as equal",
                 hint="cast the key to VARCHAR in the features model, or leave default_collation out "
                 "of the profile",
             )
 
     def _has_unique_keys(self, reader: Cursor, key: Mapping[str, str]) -> bool:
-        """Whether no key occurs twice; false also when only a costly query could tell."""
+        """Whether no key occurs twice. If it returns False, only a more expensive query can tell."""
         statement, bounds = plan.bounds_of_key(self.sql, key), None
         if statement is not None:
             occurrences, low, high = reader.rows(statement)[0]
@@ -175,21 +175,21 @@ class FeatureRelation(FeatureColumns):
 
 
 def relation_name(relation: Any) -> str:
-    """`select * from "db"."schema"."name"` -> `schema.name`, as users know it."""
+    """`select * from "db"."schema"."name"` -> `schema.name`, the name in messages to users."""
     return ".".join(_parts(relation.sql_query())[1:]) or UNNAMED
 
 
 def recorded_name(relation: Any, *, home: str) -> str:
-    """The name for the run row, with its database unless that is `home`, the ledger's."""
+    """Return the relation's name for the run row, with its database if that is not `home`, the ledger's."""
     parts, name = _parts(relation.sql_query()), relation_name(relation)
     is_elsewhere = parts and parts[0].casefold() != home.casefold()
     return f"{parts[0]}.{name}" if is_elsewhere else name
 
 
 def refuse_expressions(**queries: str) -> None:
-    """Raise ConfigError when an argument of `score()`, as SQL, is not a table or view.
+    """Raise ConfigError if an argument of `score()`, given as SQL, is not a table or view.
 
-    The run row keeps its name. The gate, a health check and a backfill look it up by that name.
+    The run row stores the relation's name. The gate, health checks and backfills look it up by that name.
     """
     for argument, sql in queries.items():
         if not _parts(sql):
@@ -202,8 +202,8 @@ def refuse_expressions(**queries: str) -> None:
 
 
 def _parts(sql: str) -> list[str]:
-    """Database, schema and name of the table or view in a query that dbt writes for one; empty for any
-    other query.
+    """Return database, schema and name of a table or view from the query that dbt writes to read it; empty
+    for any other query.
     """
     found = _PLAIN.fullmatch(sql.strip()) or _EMPTY_SOURCE.fullmatch(sql.strip())
     if found is None:

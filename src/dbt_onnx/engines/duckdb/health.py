@@ -1,4 +1,4 @@
-"""What a health check reads: the sources of a scoring model, its registry, its figures."""
+"""Queries of health checks: the sources of a scoring model, its registry and its figures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dbt_onnx.engines.base import (
     no_answer,
     no_registry_among,
 )
-from dbt_onnx.engines.duckdb.cursor import said_by
+from dbt_onnx.engines.duckdb.cursor import message_of
 from dbt_onnx.engines.duckdb.features import FeatureRelation
 from dbt_onnx.engines.duckdb.identifiers import absent, literal, quote
 from dbt_onnx.engines.duckdb.ledger import LedgerTables
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
-    """What the scoring model with this ledger reads; none if no run has ever come so far."""
+    """Return what the scoring model with this ledger reads; None if no run has recorded it yet."""
     account = last_account(cursor, ledger)
     if not account:
         return None
@@ -46,40 +46,40 @@ def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
 
 
 def read_registry(cursor: Cursor, sources: Sources) -> Registry:
-    """The registry as the scoring model reads it. Raises RegistryError when it is gone or wrong."""
+    """Return the registry as the scoring model reads it. Raises RegistryError if it is gone or invalid."""
     if sources.registry is None:
         raise missing_registry(sources.registry_name)
     try:
         rows = cursor.records(f"select * from {sources.registry.sql}")
     except duckdb.Error as error:
-        raise missing_registry(sources.registry_name, said_by(error)) from error
+        raise missing_registry(sources.registry_name, message_of(error)) from error
     return Registry.from_rows(rows, where=str(sources.registry))
 
 
 def check_features(cursor: Cursor, sources: Sources) -> None:
-    """Raise when the feature relation cannot tell who ought to have a prediction, or when the next run
-    would not find the key in it.
+    """Raise if the feature relation is unknown or cannot be read, so that nobody knows which entities should
+    have a prediction, or if the next run would not find the key columns in it.
     """
     name = sources.features_name
     if name == UNNAMED:
         raise ConfigError(
-            "its last run read its features through an expression or from a file, so who ought to "
-            "have a prediction is not known: make that a model, dbt.ref() it in score(), and run again",
-            hint="make that a model",
+            "the last run read its features from an expression or a file, so it is unknown which "
+            "entities should have a prediction: make it a model, dbt.ref() it in score(), and run again",
+            hint="make it a model",
         )
     if sources.features is None:
         raise missing_features(name)
     try:
         features = FeatureRelation.of_table(cursor, sources.features.sql)
     except duckdb.Error as error:
-        raise missing_features(name, said_by(error)) from error
+        raise missing_features(name, message_of(error)) from error
     features.check_columns(key=sources.key, as_of=None)
 
 
 def feature_types(
     cursor: Cursor, ledger: TableName, names: Sequence[str]
 ) -> dict[str, pa.DataType]:
-    """The Arrow types of columns of the features that the newest run read."""
+    """Return the Arrow types of the columns `names` of the features that the newest run read."""
     sources = read_sources(cursor, ledger)
     if sources is None or sources.features is None:
         raise MissingFeaturesError(
@@ -95,7 +95,7 @@ def feature_types(
 
 
 def registry_among(cursor: Cursor, relations: Collection[TableName]) -> Registry:
-    """The model registry among some relations, see `Warehouse`."""
+    """Return the first registry among some relations, see `Warehouse`."""
     for relation in relations:
         if set(REGISTRY_COLUMNS) <= set(cursor.columns_if_there(relation)):
             rows = cursor.records(f"select * from {relation.sql}")
@@ -104,18 +104,18 @@ def registry_among(cursor: Cursor, relations: Collection[TableName]) -> Registry
 
 
 def read_figures(cursor: Cursor, sql: str) -> dict[str, Any]:
-    """The one row of a query, by column. Raises WarehouseError when DuckDB cannot run it."""
+    """Return the one row of a query, by column. Raises WarehouseError if DuckDB cannot run the query."""
     try:
         [figures] = cursor.records(sql)
     except duckdb.Error as error:
-        raise no_answer(said_by(error)) from error
+        raise no_answer(message_of(error)) from error
     return figures
 
 
 def _relation(cursor: Cursor, name: str, *, beside: TableName) -> TableName | None:
-    """The table or view called `schema.name` or `database.schema.name`.
+    """Return the table or view called `schema.name` or `database.schema.name`.
 
-    Of several called `schema.name`, the one in the ledger's database.
+    If several are called `schema.name`, return the one in the ledger's database.
     """
     found = cursor.records(
         "select database_name as database, schema_name as schema, name as identifier from ("

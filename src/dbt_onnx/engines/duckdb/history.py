@@ -1,4 +1,4 @@
-"""Reading the past from the tables: the runs, and all predictions about one entity."""
+"""Queries of the past: the runs, and all predictions about one entity."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def read_runs(
     connection: duckdb.DuckDBPyConnection, name: TableName, *, limit: int | None = None
 ) -> list[RunRow]:
-    """The runs of a scoring model, newest first; none before the first."""
+    """Return the runs of a scoring model, newest first; empty before the first run."""
     with Cursor(connection.cursor()) as cursor, duckdb_errors():
         return read_run_rows(cursor, ScoringTables(name, cursor.storage_of(name)))[:limit]
 
@@ -30,10 +30,10 @@ def read_runs(
 def read_history(
     connection: duckdb.DuckDBPyConnection, name: TableName, key_values: Sequence[str]
 ) -> list[LedgerRow]:
-    """All predictions about one entity, in the order in which they were made.
+    """Return all predictions about one entity, in the order in which they were made.
 
-    `key_values` are texts, one for each key column. Raises ConfigError when there is no ledger yet,
-    or when it has no such key.
+    `key_values` has one text for each key column. Raises ConfigError if there is no ledger yet, or if the
+    number of values is wrong.
     """
     with Cursor(connection.cursor()) as cursor, duckdb_errors():
         tables = ScoringTables(name, cursor.storage_of(name))
@@ -48,10 +48,10 @@ def read_history(
 
 
 def _is_key(column: str, sql_type: str, text: str) -> str:
-    """SQL of whether a key column has the value that is written as `text`.
+    """SQL that is true if a key column has the value that is written as `text`.
 
-    Text is compared by its bytes, whatever the collation. A UNION is compared as text, which does not
-    tell the type of its value.
+    Text is compared by its bytes, whatever the collation. A UNION is compared as text, whatever the type
+    of its value.
     """
     if sql_type.startswith("UNION"):
         return f'cast({column} as varchar) collate "binary" = {text}'
@@ -62,8 +62,8 @@ def _is_key(column: str, sql_type: str, text: str) -> str:
 def is_entity(
     tables: ScoringTables, key: Mapping[str, str], key_values: Sequence[str]
 ) -> tuple[str, dict[str, str]]:
-    """SQL of whether a row is about an entity, with its parameters. `key_values` are texts, one for each
-    key column. Raises ConfigError when the ledger has no such key.
+    """Return SQL that is true for rows about an entity, and its parameters. `key_values` has one text for
+    each key column. Raises ConfigError if the number of values is wrong.
     """
     check_key(key, key_values, tables.ledger)
     conditions = [
@@ -74,7 +74,7 @@ def is_entity(
 
 
 def key_of(cursor: Cursor, tables: ScoringTables) -> dict[str, str]:
-    """The key columns as the ledger spells them, with their SQL types. Raises ConfigError when there is
+    """Return the key columns in the ledger's spelling, with their SQL types. Raises ConfigError if there is
     no ledger yet.
     """
     there = cursor.has(tables.current)
@@ -92,7 +92,7 @@ def _inputs_by_run(
     where: str,
     parameters: Mapping[str, Any],
 ) -> dict[Place, dict[str, Any]]:
-    """The features of the entity in each run, without columns that its model did not read."""
+    """Return the kept features of the entity in each run, without columns that the run's model did not read."""
     if not cursor.has(tables.inputs):
         return {}
     with_moment = inputs.MOMENT in cursor.columns_of(tables.inputs.sql)

@@ -1,4 +1,4 @@
-"""SQL identifiers and literals from outside, made safe to stand in a statement."""
+"""SQL text of identifiers and values from outside, quoted so that it is safe in a statement."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def quote(name: str) -> str:
 
 
 def by_bytes(value: str, sql_type: str) -> str:
-    """SQL of a value to be compared, or hashed, by its bytes, whatever the collation.
+    """SQL of a value that is to be compared or hashed by its bytes, whatever the collation.
 
     `=` follows the collation of the column or the session, and since DuckDB 2.0.1 `hash` does, too.
-    Text inside lists stays as it is.
+    Text inside lists is not changed.
     """
     if sql_type == "JSON":
         value = f"cast({value} as varchar)"
@@ -25,17 +25,17 @@ def by_bytes(value: str, sql_type: str) -> str:
 
 
 def compared(name: str, sql_type: str, *, of: str | None = None) -> str:
-    """SQL of a key column as it is compared; `of` is a table's alias."""
+    """SQL of a key column for comparisons; `of` is a table's alias."""
     return by_bytes(quote(name) if of is None else f"{of}.{quote(name)}", sql_type)
 
 
 def compared_key(key: Mapping[str, str], *, of: str | None = None) -> str:
-    """The columns of a key, {name: SQL type}, as they are compared."""
+    """SQL of the columns of a key, {name: SQL type}, for comparisons."""
     return ", ".join(compared(name, kind, of=of) for name, kind in key.items())
 
 
 def same_key(key: Mapping[str, str], left: str, right: str) -> str:
-    """SQL of whether rows of two tables, given by alias, have the same key."""
+    """SQL that is true if rows of two tables, given by alias, have the same key."""
     return " and ".join(
         f"{compared(name, kind, of=left)} = {compared(name, kind, of=right)}"
         for name, kind in key.items()
@@ -43,20 +43,20 @@ def same_key(key: Mapping[str, str], left: str, right: str) -> str:
 
 
 def not_null(names: Iterable[str]) -> str:
-    """SQL of whether a row has a value in each of these columns."""
+    """SQL that is true if a row has a value in each of these columns."""
     return " and ".join(f"{quote(name)} is not null" for name in names)
 
 
 def absent(names: Iterable[str], columns: Iterable[str]) -> list[str]:
-    """Those of the names that none of the columns has, whatever the case."""
+    """Return the names that are not among the columns, ignoring case."""
     folded = {column.casefold() for column in columns}
     return [name for name in names if name.casefold() not in folded]
 
 
 def types_of(names: Iterable[str], columns: Mapping[str, str]) -> dict[str, str]:
-    """The SQL types of some columns of a table, which may spell them in another case.
+    """Return the SQL types of some columns of a table, ignoring the case of their names.
 
-    The type of a column that is gone is empty.
+    The type of a missing column is empty.
     """
     folded = {name.casefold(): kind for name, kind in columns.items()}
     return {name: folded.get(name.casefold(), "") for name in names}

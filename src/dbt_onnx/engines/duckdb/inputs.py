@@ -1,13 +1,13 @@
-"""SQL text for the kept inputs: what each run fed to the model, by run and key.
+"""SQL for the kept inputs: the features that each run fed to the model, by run and key.
 
     <name>__inputs    `run_no`, the key columns, the contract's features under their own names
 
-A service may be asked about the same entity several times before a run takes its answers over. Then the table
-has the moment of each, too, as `__dbt_onnx_as_of`, which is NULL in what runs have scored.
+A service may answer about the same entity several times before a run takes its answers over. So once there are
+kept inputs of answers, the table also has their moment, `__dbt_onnx_as_of`, which is NULL in other rows.
 
-Kept inputs and the run row, which has the sha256 of the model and the types of the features, are all
-that a replay needs. One table holds the inputs of all model versions: a column that a version does
-not read is NULL in its rows. A row without a key has no inputs here, since nothing would find them.
+A replay needs only the kept inputs and the run row, which has the sha256 of the model and the types of
+the features. One table holds the inputs of all model versions: a column that a version does not read
+is NULL in its rows. Rows without a key are not kept, because nothing could find them.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 INPUTS_SUFFIX = "__inputs"
 MOMENT = CARRIED_PREFIX + "as_of"
-"""The column of the moment of a service's answer. A feature has another name."""
+"""The column with the moment of a service's answer. No feature can have this name."""
 
 
 def input_columns(
     shape: LedgerShape, features: Mapping[str, str], *, with_moment: bool = False
 ) -> dict[str, str]:
-    """The SQL types of the table's columns; a feature that is also a key column is there once."""
+    """Return the SQL types of the table's columns. A feature that is also a key column is there only once."""
     others = {name: kept_as(features[name]) for name in absent(features, shape.key)}
     moment = {MOMENT: "TIMESTAMP"} if with_moment else {}
     return {RUN: "INTEGER", **moment, **shape.key, **others}
@@ -55,11 +55,11 @@ def insert_inputs(
     stream: str,
     with_moment: bool = False,
 ) -> str:
-    """Keep the features of the rows that this run has read, as they were fed to the model.
+    """SQL that keeps the features of the rows that this run has read, as they were fed to the model.
 
-    `stream` has the features under their own names, the key as `__dbt_onnx_key_0`, ..., and, where it is
-    to be kept, the moment. `features` are the SQL types of what the model reads, `kept_types` those of
-    the table's columns. Parameter: $run_no.
+    `stream` has the features under their own names, the key as `__dbt_onnx_key_0`, ..., and, with
+    `with_moment`, the moment. `features` are the SQL types of the features in the stream, `kept_types`
+    the types of the table's columns. Parameter: $run_no.
     """
     keys = shape.carried_key
     sources = {RUN: "$run_no"} | ({MOMENT: quote(MOMENT)} if with_moment else {})
@@ -76,7 +76,7 @@ def insert_inputs(
 def by_feature(
     inputs: TableName, features: Sequence[str] | None, types: Sequence[str] | None
 ) -> dict[str, str]:
-    """The features of a run and their SQL types, see `history.by_feature`."""
+    """Return the features of a run and their SQL types, see `history.by_feature`."""
     return history.by_feature(inputs, features, types, valid=TYPE)
 
 
@@ -88,8 +88,8 @@ def select_inputs(
     where: str,
     with_moment: bool = False,
 ) -> str:
-    """Kept inputs in the types that they had: run number, key columns, `features` by name, and
-    `__dbt_onnx_place`, in the order in which they were scored; the moment where the table has it.
+    """SQL that returns kept inputs in their original types: run number, key columns, `features` by name, the
+    moment if `with_moment`, and `__dbt_onnx_place`, which has the order in which they were scored.
 
     A value that no longer fits its type was altered, and becomes NULL.
     """
@@ -109,9 +109,9 @@ def fingerprint_of_run(
     where: str = "true",
     with_moment: bool = False,
 ) -> str:
-    """SQL of a number over the kept inputs of a run, whatever the order of the rows; `where`: of some.
+    """SQL that returns one hash over the kept inputs of a run, in any order; `where` restricts the rows.
 
-    It is exact, which the features hash is not: any other digit changes it. `key` and `features` are
+    Unlike the features hash, it is exact: a change of any digit changes it. `key` and `features` are
     SQL types by column. Parameter: $run_no.
     """
     kept = select_inputs(
@@ -121,7 +121,7 @@ def fingerprint_of_run(
         where=f"run_no = $run_no and {where}",
         with_moment=with_moment,
     )
-    # two rows that are alike would cancel out
+    # the moment is hashed, too: two equal rows would cancel out
     moment = {MOMENT: "TIMESTAMP"} if with_moment else {}
     hashed = hashable_columns({**features, **key, **moment})
     return f"select {fingerprint(hashed)} from ({kept}) as kept"

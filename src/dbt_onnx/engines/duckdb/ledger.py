@@ -1,17 +1,17 @@
 """The tables of a scoring model, and the SQL that creates and reads them.
 
     <name>            the ledger: every prediction ever made, a view over the next two and the runs
-    <name>__current   the newest prediction per entity and model version
-    <name>__history   every other one: superseded, late, of a row without a key, or a service's answer
-    <name>__presence  what later runs have said of single rows of current: gone, or no longer confirmed
-    <name>__inputs    what each run fed to the model, see `inputs`
-    dbt_onnx_runs     one row per run and scoring model, and one for answers that it took over
+    <name>__current   the newest score per entity and model version, and a newer rejection if there is one
+    <name>__history   all other predictions: superseded, late, without a key, or a service's answer
+    <name>__presence  exceptions for rows of current: entity gone, or not confirmed like all other rows
+    <name>__inputs    the features that each run fed to the model, see `inputs`
+    dbt_onnx_runs     one row per run of a scoring model, and one per run of answers that it took over
 
-A prediction is in one table, once. It moves from current to history when it is superseded, and is never
-changed. What is the same for all rows of a run is in the run's row, which they name by number.
+Each prediction is in exactly one table. When it is superseded, it moves from current to history. It never
+changes. Values that are the same for all rows of a run are in the run row; rows refer to it by `run_no`.
 
-All lie in one schema, because DuckDB writes to one database per transaction and because
-whoever reads a ledger through `--defer` must find its runs beside it. Timestamps are naive UTC.
+All tables are in one schema, because DuckDB writes to only one database per transaction, and because
+a ledger that is read through `--defer` needs its runs in the same place. Timestamps are naive UTC.
 Nothing here touches a warehouse: every function returns SQL text.
 """
 
@@ -34,36 +34,38 @@ if TYPE_CHECKING:
 
 PRESENCE_SUFFIX = "__presence"
 REJECTED = "rejected_reason_no"
-"""The place of a row's reason in the list of its run, from 1; NULL in a row that was scored."""
+"""The position of a row's reason in its run's `rejected_reasons`, from 1; NULL in a scored row."""
 
 
 ROW_TYPES = {
     "as_of": "TIMESTAMP",
     "features_hash": "UBIGINT",
-    # written three times as fast as text
+    # DuckDB writes an ENUM three times as fast as text
     "score_reason": f"ENUM({', '.join(map(literal, SCORE_REASONS))})",
     REJECTED: "USMALLINT",
     RUN: "INTEGER",
 }
-"""What each row says beside the key and the outputs."""
-OLDER_REASONS = f"ENUM({', '.join(map(literal, SCORE_REASONS[:-1]))})"
-"""The type of `score_reason` before a service's answers came into the ledger."""
+"""The columns of current and history besides the key and the outputs."""
+REASONS_BEFORE_REAL_TIME = f"ENUM({', '.join(map(literal, SCORE_REASONS[:-1]))})"
+"""The type of `score_reason` in ledgers of older versions, which did not have answers on request."""
 PRESENCE_TYPES = {
     RUN: ROW_TYPES[RUN],
     "confirmed_as_of": "TIMESTAMP",
     "last_seen_as_of": "TIMESTAMP",
 }
-"""What is said of a row of current, which the key and its run tell. See `select_current`."""
+"""The columns of the table of presence besides the key. Key and `run_no` identify the row of current that
+a row is about. See `select_current`.
+"""
 HISTORY_TYPES = {"is_late": "BOOLEAN"}
 
-# left to itself, DuckDB tries all ways to compress a column, and comes to these
+# by default DuckDB tries all compressions of a column, and ends up with the same ones
 _REPEATED = ("score_reason", REJECTED, RUN, *HISTORY_TYPES)
 _RANDOM_TYPES = ("FLOAT", "DOUBLE", "UBIGINT")
 
 
 @dataclass(frozen=True)
 class LedgerTables:
-    """The tables of one scoring model, by what they are for. `ledger` is a view."""
+    """The names of the tables of one scoring model. `ledger` is a view."""
 
     ledger: TableName
     storage: Storage = field(default_factory=Storage)
@@ -86,11 +88,11 @@ class LedgerTables:
 
 
 class LedgerShape(LedgerColumns):
-    """Columns of one scoring model's tables, in the order of the table."""
+    """The columns of one scoring model's tables, in table order."""
 
     @property
     def row_columns(self) -> dict[str, str]:
-        """What a row has in current, and with one column more in history."""
+        """The columns of current. History has one more, see `history_columns`."""
         return {**self.key, **self.outputs, **ROW_TYPES}
 
     @property
@@ -103,11 +105,11 @@ class LedgerShape(LedgerColumns):
 
 
 def create_table(table: TableName, columns: Mapping[str, str], *, key: Collection[str] = ()) -> str:
-    """Create the table unless it is there. No PRIMARY KEY and no index: recent DuckDB
-    defects concern both; the look at the keys of each run keeps entities unique.
+    """SQL that creates a table unless it exists. It has no PRIMARY KEY and no index, because recent DuckDB
+    versions have defects in both. Entities stay unique because each run checks the keys.
 
-    `key` is given for current and history, where DuckDB compresses them. Of their scores and hashes hardly
-    one is as another.
+    Pass `key` for current and history, if the storage lets us choose the compression. Scores and hashes are
+    left uncompressed, because their values rarely repeat.
     """
     chosen = {}
     if key:
@@ -119,8 +121,8 @@ def create_table(table: TableName, columns: Mapping[str, str], *, key: Collectio
 
 
 def create_ledger(tables: LedgerTables, shape: LedgerShape) -> str:
-    """Make the view that users read. Its tables are named without their database, which may be attached
-    under another name.
+    """SQL that creates the view that users read. The view names its tables without the database, because
+    the database may be attached under another name later.
     """
     selected = select_ledger(tables, shape, parts=("schema", "identifier"))
     return f"create or replace view {tables.ledger.sql} as {selected}"
@@ -132,7 +134,7 @@ def select_ledger(
     *,
     parts: Sequence[str] = ("database", "schema", "identifier"),
 ) -> str:
-    """What the view should say, of tables that are named by these parts of their names."""
+    """SQL of the query of the ledger's view. `parts` are the parts of a table's name that it uses."""
     current, history, runs = (
         ".".join(quote(getattr(table, part)) for part in parts)
         for table in (tables.current, tables.history, tables.runs)
@@ -144,7 +146,7 @@ def select_ledger(
         "score_reason": "cast(predictions.score_reason as varchar)",
         "is_late": "predictions.is_late",
         **{name: f"runs.{name}" for name in ("model_name", "model_version", "run_id")},
-        # a service said it at the moment that it is about, and a run took it over later
+        # a service scored at the moment `as_of`; `runs.scored_at` is when a run took the answer over
         "scored_at": f"case when predictions.score_reason = '{REAL_TIME}' then predictions.as_of "
         "else runs.scored_at end",
         "features_hash": "predictions.features_hash",
@@ -163,13 +165,13 @@ def select_ledger(
 
 
 def select_current(tables: LedgerTables, shape: LedgerShape) -> str:
-    """The rows of current, and what runs have said of them since.
+    """A query for the rows of current, with what later runs have found out about them.
 
-    confirmed_as_of   the newest moment for which the row is known to hold, its own `as_of` or later
-    last_seen_as_of   the last full run that saw its entity, when a full run no longer did; else NULL
+    confirmed_as_of   the newest moment for which the row is known to hold: its `as_of` or later
+    last_seen_as_of   NULL if the entity is present; else `as_of` of the last full run that saw the entity
 
-    A full run whose rows are all about one moment confirms the scores of its version by its own row, and
-    writes none of them. The table of presence has those for which that is not true.
+    If all rows of a full run are about one moment, its run row confirms the scores of its version, and no
+    row is written for them. The table of presence has the exceptions.
     """
     is_about = same_key(shape.key, "presence", "known")
     return f"""(
@@ -188,8 +190,8 @@ def select_current(tables: LedgerTables, shape: LedgerShape) -> str:
 
 
 def _confirmed_by_runs(tables: LedgerTables) -> str:
-    """SQL of a list: by the number of a run, the newest moment that it or a later run of its version
-    confirms. A join would cost as much as reading current, also where nobody asks for the moment.
+    """SQL of a list, indexed by run number: the newest moment that this run or a later run of its version
+    confirms. A join instead would cost as much as reading current, even if a query does not need the moment.
     """
     runs = tables.runs.sql
     confirms = "status = 'success' and scope = 'full' and has_one_moment"
@@ -207,7 +209,7 @@ def _confirmed_by_runs(tables: LedgerTables) -> str:
 
 
 def all_rows(tables: LedgerTables, columns: Sequence[str], *, where: str = "true") -> str:
-    """A relation of the rows of both tables, or of some of them."""
+    """A subquery of the rows of current and history, filtered by `where`."""
     listed = ", ".join(map(quote, columns))
     return (
         f"(select {listed}, false as is_late from {tables.current.sql} where {where} union all "
@@ -216,28 +218,28 @@ def all_rows(tables: LedgerTables, columns: Sequence[str], *, where: str = "true
 
 
 def fingerprint(columns: str) -> str:
-    """SQL of a number for all rows of some columns, in any order. NULL without rows.
+    """SQL of one hash over some columns of all rows, in any order. NULL without rows.
 
-    Hashed twice: DuckDB's hash of several columns is an exclusive or of one for the last and one for
-    those before, so a value that two rows exchange would cancel out. Some rows taken out are an
-    exclusive or with their own fingerprint.
+    Each row is hashed twice. DuckDB's hash of several columns is the exclusive or of one hash for the last
+    column and one for the others, so after a single hash two rows could exchange a value unnoticed. An
+    exclusive or with the fingerprint of some rows removes these rows from a fingerprint.
     """
     return f"bit_xor(hash(hash({columns})))"
 
 
 def fingerprint_of_rows(*, key: Mapping[str, str], outputs: Mapping[str, str]) -> str:
-    """SQL of a number for all that rows of a run say, whatever their order. `key` and `outputs` map
-    the columns to their SQL types.
+    """SQL of one hash over all values in the rows of a run, in any order. `key` and `outputs` map the
+    columns to their SQL types.
     """
-    # an ENUM's hash depends on all of its values, and a lake keeps it as text
+    # hash the ENUM's code: its own hash depends on all values of the type, and a DuckLake stores text
     reason = f"enum_code(cast(score_reason as {ROW_TYPES['score_reason']}))"
     stamps = f"as_of, features_hash, {reason}, {REJECTED}, is_late"
     return fingerprint(f"{hashable_columns({**key, **outputs})}, {stamps}")
 
 
 def describe_run(tables: LedgerTables, shape: LedgerShape) -> str:
-    """What a run has written: how many rows, and two fingerprints: of what went in, which
-    `plan.summarize` computes for the rows that it planned, and of all that they say.
+    """SQL that returns the number of rows that a run has written, and two fingerprints: of the rows' keys,
+    moments and features, as `plan.summarize` computes it for the planned rows, and of all their values.
     Parameter: $run_no.
     """
     return f"""
@@ -249,7 +251,7 @@ def describe_run(tables: LedgerTables, shape: LedgerShape) -> str:
 
 
 def count_rejected(tables: LedgerTables) -> str:
-    """How many rows of a run were rejected for each reason, by its number. Parameter: $run_no."""
+    """SQL that returns the number of rejected rows of a run for each reason's number. Parameter: $run_no."""
     rejected = f"{RUN} = $run_no and {REJECTED} is not null"
     return f"""
         select {REJECTED}, count(*) from {all_rows(tables, [REJECTED], where=rejected)} as written

@@ -1,4 +1,4 @@
-"""Opening a DuckDB warehouse: as dbt-duckdb does, or without dbt where nothing but a file is to be opened."""
+"""Opening a DuckDB warehouse: as dbt-duckdb does, or without dbt if the target is only a file."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from dbt_onnx.engines.duckdb.identifiers import literal
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# a target with anything else, such as attached databases, is opened by dbt-duckdb alone
+# only dbt-duckdb can open a target with any other options, such as attached databases
 _PLAIN = {"database", "schema", "path", "config_options", "settings", "plugins"}
 _NOT_OF_OPENING = {"external_root", "disable_transactions", "keep_open", "retries", "flights"}
-_UNUSED_PLUGIN = "dbt_onnx.replay_plugin"  # its function is called by a dbt test, by no command
+_UNUSED_PLUGIN = "dbt_onnx.replay_plugin"  # only a dbt test calls its function, no command does
 _SECRET = re.compile("secret|token|password|key|credential|connection|proxy", re.IGNORECASE)
 
 
 @contextmanager
 def opened(credentials: Any, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection as dbt-duckdb opens it, closed at the end. Raises WarehouseError when the file is not
-    there, no database, or held by another process.
+    """Open a connection as dbt-duckdb does, and close it at the end. Raises WarehouseError if the file does
+    not exist, is not a database, or is locked by another process.
     """
     from dbt.adapters.duckdb.environments import Environment
 
@@ -39,7 +39,7 @@ def opened(credentials: Any, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConn
 
 
 def _open(credentials: Any, *, read_only: bool) -> tuple[duckdb.DuckDBPyConnection, Any, Any]:
-    """A connection, the credentials that it was opened with, and dbt-duckdb's plugins."""
+    """Return a connection, the credentials that it was opened with, and dbt-duckdb's plugins."""
     from dbt.adapters.duckdb.environments import Environment
 
     let_go()
@@ -48,7 +48,7 @@ def _open(credentials: Any, *, read_only: bool) -> tuple[duckdb.DuckDBPyConnecti
         plugins = Environment.initialize_plugins(credentials)
         opening = copy.copy(credentials)
         if read_only and is_attached:
-            # DuckDB opens nothing in memory read-only
+            # DuckDB cannot open an in-memory database read-only, but it can attach read-only
             opening.attach = [replace(item, read_only=True) for item in credentials.attach]
         elif read_only:
             options = {**(credentials.config_options or {}), "access_mode": "read_only"}
@@ -58,8 +58,8 @@ def _open(credentials: Any, *, read_only: bool) -> tuple[duckdb.DuckDBPyConnecti
 
 
 def how_to_reopen(credentials: Any) -> dict[str, Any] | None:
-    """What `reopened` needs; none unless the warehouse is a file and nothing more, and no secret would be
-    written down.
+    """Return what `reopened` needs. None if the warehouse is more than a file, or if the result might
+    contain a secret, because the caller stores it.
     """
     given = {item.name for item in fields(credentials) if getattr(credentials, item.name)}
     options, settings = credentials.config_options or {}, credentials.settings or {}
@@ -78,7 +78,7 @@ def how_to_reopen(credentials: Any) -> dict[str, Any] | None:
 
 @contextmanager
 def reopened(how: Mapping[str, Any]) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection that reads, with the settings of the target."""
+    """Open a read-only connection with the settings of the target."""
     let_go()
     path, options = how["path"], how["config_options"]
     with opening_errors(path):
@@ -92,8 +92,8 @@ def reopened(how: Mapping[str, Any]) -> Iterator[duckdb.DuckDBPyConnection]:
 
 @contextmanager
 def rendering(credentials: Any) -> Iterator[dict[str, str]]:
-    """Within, the next invocation of dbt in this process asks a connection that reads, and that notes what
-    it is asked. The invocation closes it.
+    """Give the next invocation of dbt in this process a read-only connection that notes its queries and their
+    answers. The invocation closes the connection.
     """
     from dbt.adapters.duckdb import environments
     from dbt.adapters.duckdb.connections import DuckDBConnectionManager
@@ -103,16 +103,15 @@ def rendering(credentials: Any) -> Iterator[dict[str, str]]:
     connection, _, _ = _open(credentials, read_only=True)
     answers: dict[str, str] = {}
     environment.conn = _NotingConnection(connection, answers)
-    environment.handle()  # without one it would close, and open itself for writing
+    environment.handle()  # without a handle, the environment would close, and reopen for writing
     manager._ENV = environment  # noqa: SLF001
     yield answers
 
 
 class _NotingConnection:
-    """A connection that notes in `answers` what it is asked: {SQL: digest of the answer}.
+    """A connection that notes its queries in `answers`: {SQL: digest of the answer}.
 
-    The digest is empty for what can be asked only once: a statement that is no query, or has
-    parameters.
+    The digest is empty for a statement that cannot be repeated: it is not a SELECT, or it has parameters.
     """
 
     def __init__(self, raw: Any, answers: dict[str, str]) -> None:
@@ -135,7 +134,7 @@ class _NotingConnection:
 
 
 def has_same_answers(connection: duckdb.DuckDBPyConnection, answers: Mapping[str, str]) -> bool:
-    """Whether the warehouse gives every answer that was noted."""
+    """Whether the warehouse still gives every answer in `answers`."""
     try:
         return all(
             answer and _kinds(connection, sql) == {"SELECT"} and _answer(connection, sql) == answer
@@ -154,8 +153,8 @@ def _answer(connection: Any, sql: str) -> str:
 
 
 def let_go() -> None:
-    """Close what dbt-duckdb keeps open between invocations: DuckDB lets no other process write,
-    and this process not open the file in another mode, while it is open.
+    """Close the connections that dbt-duckdb keeps open between invocations. While they are open, no other
+    process can write, and this process cannot open the file in another mode.
     """
     connections = sys.modules.get("dbt.adapters.duckdb.connections")
     if connections is None:
@@ -164,4 +163,4 @@ def let_go() -> None:
     if manager._ENV is not None:  # noqa: SLF001
         manager._ENV.close()  # noqa: SLF001
     manager.close_all_connections()
-    gc.collect()  # cursors that nobody refers to keep the database open, too
+    gc.collect()  # unreferenced cursors, too, keep the database open until they are collected

@@ -1,7 +1,7 @@
-"""Which rows are scored, and why, as SQL text. Nothing here touches a warehouse.
+"""SQL that decides which rows are scored, and why. Nothing here touches a warehouse.
 
-The first reason that applies, in the order of `_reason`, is the one stored; `dbt_onnx.runs.plan` says
-what they mean.
+The first reason that applies, in the order of `_reason`, is stored. `dbt_onnx.runs.plan` explains the
+reasons.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ _PLANNED_COLUMNS = (
 
 
 class Question(plan.Question):
-    """The same, with what DuckDB's statements ask of it. `features_sql` is a query, and so is `current`, as
-    `ledger.select_current` gives it.
+    """The plan's question plus the SQL fragments that DuckDB's statements need. `features_sql` is a query, and
+    so is `current`, which comes from `ledger.select_current`.
     """
 
     shape: LedgerShape
 
     @property
     def refresh_after_sql(self) -> str | None:
-        """`refresh_after` as an interval."""
+        """SQL of `refresh_after` as an interval; None if it is not set."""
         period = self.refresh_after
         return None if period is None else f"to_seconds({int(period.total_seconds())})"
 
     def is_of_version(self, of: str = "") -> str:
-        """SQL of whether a row, `of` an alias, is by the version that the run scores with; always,
-        where there is no other. Parameters: $model_name, $model_version.
+        """SQL that is true for a row by the version that the run scores with; `of` is the alias of its table.
+        Always true if no other version has scored. Parameters: $model_name, $model_version.
         """
         if self.is_alone:
             return "true"
@@ -64,19 +64,19 @@ class Question(plan.Question):
 
 @dataclass(frozen=True, kw_only=True)
 class Facts(plan.Facts):
-    """The same, and how many rows memory lets a join hold."""
+    """The plan's facts plus the number of rows that a join can hold in memory."""
 
     max_rows_held: int
 
     @property
     def candidate_parts(self) -> int:
-        """In how many parts changed rows are looked for, so that memory holds each join."""
+        """The number of parts in which changed rows are searched for, so that each join fits in memory."""
         return 1 + self.tracked // self.max_rows_held
 
 
 def describe_features(question: Question, *, with_hash: bool) -> str:
-    """One row about the feature relation as a whole: a `Snapshot`, and whether a key or a moment is
-    missing in some row. Without a hash only the keys and the moments are read.
+    """SQL that returns one row about the whole feature relation: the fields of a `Snapshot`, and whether some
+    row lacks a key or a moment. Without `with_hash`, it reads only keys and moments.
     """
     values = features_hash(question.features, question.precisions) if with_hash else "null"
     fingerprints = _fingerprints(question, is_dated=True) if with_hash else "null, null"
@@ -95,8 +95,8 @@ def describe_features(question: Question, *, with_hash: bool) -> str:
 
 
 def describe_current(question: Question, *, is_dated: bool) -> str:
-    """One row about the rows of current whose entities the last full run has seen: how many there are, their
-    fingerprints as in `Snapshot`, the second only if `is_dated`, and how many are rejections.
+    """SQL that returns one row about the rows of current with entities that the last full run saw: their
+    number, their fingerprints as in `Snapshot` (the second only if `is_dated`), and the number of rejections.
     Parameters: $model_name, $model_version.
     """
     fingerprints = _fingerprints(question, is_dated=is_dated)
@@ -104,7 +104,9 @@ def describe_current(question: Question, *, is_dated: bool) -> str:
 
 
 def describe_overruled(question: Question, *, is_dated: bool) -> str:
-    """The same of those that a rejection has overruled. Parameters: $model_name, $model_version."""
+    """SQL that returns number and fingerprints, as `describe_current` does, of only the scores of entities
+    that were rejected later. Parameters: $model_name, $model_version.
+    """
     keys = ", ".join(map(quote, question.shape.key))
     return f"""{_tracked(question)}
         select count(*), {_fingerprints(question, is_dated=is_dated)} from tracked
@@ -129,7 +131,7 @@ def _tracked(question: Question) -> str:
 
 
 def _fingerprints(question: Question, *, is_dated: bool) -> str:
-    """The two of a `Snapshot`."""
+    """SQL of the two fingerprints of a `Snapshot`; the second is NULL unless `is_dated`."""
     keys = hashable_columns(question.shape.key)
     dated = fingerprint(f'{keys}, "__dbt_onnx_as_of", "__dbt_onnx_features_hash"')
     return f"""
@@ -138,7 +140,9 @@ def _fingerprints(question: Question, *, is_dated: bool) -> str:
 
 
 def oldest_score(question: Question) -> str:
-    """The oldest moment of a run whose scores are current. Parameters: $model_name, $model_version."""
+    """SQL that returns the oldest `as_of` of the runs that made the scores in current. Parameters:
+    $model_name, $model_version.
+    """
     return f"""
         select min(as_of) from {question.runs} where {RUN} in (
             select {RUN} from {question.current}
@@ -149,24 +153,24 @@ def oldest_score(question: Question) -> str:
 def has_unique_keys(
     features_sql: str, key: Mapping[str, str], *, bounds: tuple[int, int] | None
 ) -> str:
-    """Whether no key occurs twice, told without a group for each key: when false, one may. NULL keys
-    do not count.
+    """SQL that returns true if no key occurs twice, without grouping by key. If it returns false, a key may
+    occur twice, or two keys have the same hash. NULL keys do not count.
 
-    `key` maps the columns to their SQL types. A key that is one whole number within `bounds` (least
-    and greatest) sets a bit each; of any other the hashes are counted.
+    `key` maps the columns to their SQL types. With `bounds`, the least and the greatest key, the key is a
+    single integer, and each key sets one bit. Without `bounds`, distinct hashes of keys are counted.
     """
     distinct = f"count(distinct hash({compared_key(key)}))"
     if bounds is not None:
         [column], (low, high) = map(quote, key), bounds
-        # a relation that is never the same may give others now
+        # an unstable relation may give keys outside the bounds now
         within = f"case when {column} between {low:d} and {high:d} then {column} end"
         distinct = f"bit_count(bitstring_agg({within}, {low:d}, {high:d}))"
     return f"select {distinct} = count(*) from ({features_sql}) as features where {not_null(key)}"
 
 
 def bounds_of_key(features_sql: str, key: Mapping[str, str]) -> str | None:
-    """How many keys there are, the least and the greatest; none for keys that are no single whole
-    number.
+    """SQL that returns the number of keys, the least and the greatest; None unless the key is a single
+    integer column.
     """
     if len(key) > 1 or not set(key.values()) <= WHOLE_TYPES:
         return None
@@ -175,8 +179,8 @@ def bounds_of_key(features_sql: str, key: Mapping[str, str]) -> str | None:
 
 
 def duplicate_keys(features_sql: str, key: Mapping[str, str]) -> str:
-    """Some keys that occur more than once, with their count; NULL keys are rejected, not counted.
-    `key` maps the columns to their SQL types.
+    """SQL that returns some keys that occur more than once, with their count. NULL keys do not count: their
+    rows are rejected. `key` maps the columns to their SQL types.
     """
     columns = compared_key(key)
     return (
@@ -186,8 +190,8 @@ def duplicate_keys(features_sql: str, key: Mapping[str, str]) -> str:
 
 
 def materialize(question: Question, facts: Facts, *, with_late: bool) -> Sequence[str]:
-    """Put the rows that are not as they were into a temporary table, from which `MATERIALIZED` reads.
-    The features are read once, and one narrow join leaves few rows for the others.
+    """Statements that put all rows except unchanged ones into a temporary table, which `MATERIALIZED` reads.
+    The features are read once. One narrow join leaves few rows for the wider joins that follow.
     Parameters: $model_name, $model_version, $run_as_of.
     """
     features = [f"feature_{i}" for i in range(len(question.features))]
@@ -205,9 +209,9 @@ def materialize(question: Question, facts: Facts, *, with_late: bool) -> Sequenc
 
 
 def describe_materialized(question: Question) -> str:
-    """One row about the rows in the temporary table: how many there are; the fingerprint of their
-    features and that of what was known of them, as in `Snapshot`; how many of them the last full run
-    had seen; whether a key occurs twice.
+    """SQL that returns the arguments of `Facts.add_up` for the rows in the temporary table: their number, the
+    fingerprints of their features and of their known features, how many of them the last full run saw, and
+    whether a key occurs twice.
     """
     hashed = _hashable_keys(question)
     return f"""
@@ -221,7 +225,7 @@ def describe_materialized(question: Question) -> str:
 
 
 def summarize(question: Question, planned: str) -> str:
-    """One row of totals, for `PlanSummary.from_row`, of the rows that `planned` gives."""
+    """SQL that returns one row of totals over the CTE `planned`, for `PlanSummary.from_row`."""
     reasons = ",\n            ".join(
         f"count(*) filter (score_reason = '{reason}') as rows_{reason}" for reason in SCORE_REASONS
     )
@@ -246,7 +250,9 @@ def _hashable_keys(question: Question) -> str:
 
 
 def planned_twice(question: Question, planned: str) -> str:
-    """A key that occurs more than once among the planned rows; a NULL in it does not count."""
+    """SQL that returns one key that occurs more than once among the planned rows. Keys with a NULL do not
+    count.
+    """
     keys = _keys(question)
     return f"""{planned}
         select {", ".join(keys)} from planned
@@ -255,8 +261,8 @@ def planned_twice(question: Question, planned: str) -> str:
 
 
 def select_rows(question: Question, planned: str) -> str:
-    """The rows to score: carried columns, then the features under their own names. The reason is its
-    place in `SCORE_REASONS`: a number streams faster than text.
+    """SQL that returns the rows to score: the carried columns, then the features under their own names. The
+    reason comes as its position in `SCORE_REASONS`, because a number streams faster than text.
     """
     features = ",\n            ".join(
         f"{read_as(f'feature_{i}', kind)} as {quote(name)}"
@@ -276,15 +282,17 @@ def select_rows(question: Question, planned: str) -> str:
 
 
 def select_advanced(question: Question, facts: Facts) -> str:
-    """The keys and moments of unchanged rows that are about a newer moment than is known of them."""
+    """SQL that returns the keys and moments of unchanged rows that are about a newer moment than the known
+    one.
+    """
     return f"""{joined(question, facts, with_late=False)}
         select {", ".join(_keys(question))}, "__dbt_onnx_as_of" from planned
         where is_advanced and score_reason is null"""
 
 
 def _features(question: Question, *, where: str = "true") -> str:
-    """The feature relation under names that collide with none: keys, `as_of_given`, `values_hash`, and
-    the columns that the model reads. `where`: which of its rows, which are called `source`.
+    """The feature relation with column names that cannot collide: keys, `as_of_given`, `values_hash`, and
+    `feature_<i>` for the columns that the model reads. `where` filters its rows, under the alias `source`.
     """
     selected = ",\n                ".join(
         f"{compared(name, question.shape.key[name])} as {quote(carried)}"
@@ -305,9 +313,9 @@ def _features(question: Question, *, where: str = "true") -> str:
 
 
 def _select_candidates(question: Question, facts: Facts, *, part: int) -> str:
-    """The feature rows that are not plainly as they were. Of a row that is left out, the entity has
-    one row in current: a score that has not expired, on the same features, and about a moment that the
-    row does not change. The join holds few and narrow columns, for all entities of a part.
+    """SQL that returns the feature rows of a part that may have changed. It leaves out a row only if its
+    entity has one row in current: a score that has not expired, on the same features, and confirmed for a
+    moment that the row does not change. The join holds few, narrow columns for all entities of the part.
     """
 
     def in_part(table: str) -> str:
@@ -341,12 +349,13 @@ def _select_candidates(question: Question, facts: Facts, *, part: int) -> str:
 def joined(
     question: Question, facts: Facts, *, with_late: bool, features: str | None = None
 ) -> str:
-    """Join each feature row with what is known of its entity, and give it a reason or none.
+    """SQL of a CTE `planned`: each feature row joined with what is known about its entity, and with the
+    reason to score it, or NULL.
 
-    A row is late when it is about a moment before one for which the entity's score is known to hold.
-    `with_late`: late rows get theirs by what the ledger had by then. `features`: a table that
-    holds some of the rows, as `_features` gives them. Gives a CTE `planned`. Parameters:
-    $model_name, $model_version, $run_as_of.
+    A row is late if its moment is before a moment for which the entity's score is known to hold. With
+    `with_late`, the reason for a late row depends on what the ledger had as of the row's moment.
+    `features` is a table with some of the rows, in the form of `_features`; by default all rows are read.
+    Parameters: $model_name, $model_version, $run_as_of.
     """
     null_key = " or ".join(f"{alias} is null" for alias in _keys(question, of="features"))
     is_of_version = question.is_of_version()
@@ -360,7 +369,7 @@ def joined(
         is_known_to_others = f"({', '.join(_keys(question, of='features'))}) in {others}"
     return f"""
         with known as (
-            -- a missing moment is a change: the row is rejected for it, and scored once it is there
+            -- a NULL as_of changes the hash: the row is rejected now, and scored once it has an as_of
             select
                 features.*,
                 coalesce(features.as_of_given, $run_as_of) as "__dbt_onnx_as_of",
@@ -401,7 +410,7 @@ def joined(
 
 
 def all_new(question: Question) -> str:
-    """The same where nothing is known of any entity, and no key and no moment is missing."""
+    """SQL of the CTE `planned` if no entity has a prediction, and no row lacks a key or a moment."""
     return f"""
         with planned as (
             select
@@ -435,7 +444,7 @@ def _reason(question: Question, *, with_late: bool) -> str:
                         then 'retry'
                     when is_late and late_hash <> "__dbt_onnx_features_hash" then '{changed}'
                     when is_late then null"""
-    # a row without a key is no entity, and never current: history tells whether it was reported before
+    # a row without a key has no entity and is never in current: history shows whether it was reported
     return f"""case
                     {full_refresh}
                     when has_null_key then case when not exists (
@@ -458,7 +467,10 @@ def _has_expired(question: Question) -> str:
 
 
 def _expiry(question: Question, run_no: str) -> str:
-    """Age is counted from the run that scored: an `as_of` that stands still would expire nightly."""
+    """SQL of a join that adds the `as_of` of the run that scored, from which `_has_expired` counts the age.
+
+    The row's own `as_of` may stay the same for years: such a row would expire every night.
+    """
     if question.refresh_after_sql is None:
         return ""
     return f"""left join (
@@ -467,7 +479,7 @@ def _expiry(question: Question, run_no: str) -> str:
 
 
 def _late(question: Question) -> str:
-    """What the ledger had of a late row's entity by the moment that the row describes."""
+    """SQL of CTEs that add to each late row what the ledger had about its entity as of the row's moment."""
     listed = ", ".join(_keys(question, of="features"))
     joined = " and ".join(f"late.{alias} = known.{alias}" for alias in _keys(question))
     columns = ", ".join((*map(quote, question.shape.key), "as_of", "features_hash", REJECTED, RUN))

@@ -1,12 +1,12 @@
 """The plan of one run on DuckDB: which rows are scored and why, read in one snapshot.
 
-What a night has to do is told at the least cost that tells it. The routes are tried in this order, and
-each gives the same plan as the last, which joins everything with everything:
+The routes are tried from the cheapest to the most expensive. Each gives the same plan as the last route,
+which joins all rows:
 
-    nothing changed   fingerprints of features and of current are alike: no join
+    nothing changed   the fingerprints of the features and of current are equal: no join
     first run         no entity has a prediction: every row is new, no join
     few changed       one narrow join finds the rows that differ; only these are planned
-    everything        every row of the features is joined with all that is known of it
+    everything        every row of the features is joined with everything known about its entity
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRows:
-    """How the planned rows are found again: `sql` defines them as a CTE `planned`, and `parameters`
-    are bound by it and by the statements that write.
+    """How to read the planned rows again: `sql` defines them as a CTE `planned`. `parameters` has the values
+    for the parameters of `sql` and of the statements that write.
     """
 
     question: Question
@@ -66,13 +66,13 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
         history=reader.relation_or_empty(tables.history, run.shape.history_columns),
         runs=tables.runs.sql,
     )
-    # rows that are in history only are late ones, and such as have no key
+    # history has no scores to compare with if current is empty: only late rows and rows without a key
     has_known = bool(reader.rows(f"select 1 from {question.current} limit 1"))
     given, is_incomplete = _describe_features(reader, question, with_hash=has_known)
     run.features.check_not_empty(given.rows)
     run.features.check_moments(given, as_of=run.request.as_of, clock=clock)
     as_of = given.newest or clock
-    look = _Look(
+    context = _RouteContext(
         reader=reader,
         question=question,
         parameters={
@@ -85,8 +85,8 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
         features=run.features,
         tables=tables,
     )
-    facts = _measure(look, given, is_incomplete=is_incomplete, has_known=has_known)
-    sql, summary = next(found for route in ROUTES if (found := route(look, facts)) is not None)
+    facts = _measure(context, given, is_incomplete=is_incomplete, has_known=has_known)
+    sql, summary = next(found for route in ROUTES if (found := route(context, facts)) is not None)
     return Planned(
         summary=summary,
         scope="backfill" if question.is_backfill else "full",
@@ -95,13 +95,13 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
         scored_at=past.scored_at_of(now),
         hash_function=function,
         has_absent=facts.tracked > summary.rows_present,
-        rows=PlannedRows(question=question, facts=facts, sql=sql, parameters=look.parameters),
+        rows=PlannedRows(question=question, facts=facts, sql=sql, parameters=context.parameters),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Look:
-    """What a route asks, and where."""
+class _RouteContext:
+    """What a route needs to query the warehouse."""
 
     reader: Cursor
     question: Question
@@ -113,7 +113,7 @@ class _Look:
         return self.reader.rows(sql, self.parameters)
 
     def check_keys(self) -> None:
-        """Raise DataError when a key occurs twice."""
+        """Raise DataError if a key occurs twice."""
         self.features.check_keys(self.reader, key=list(self.question.shape.key))
 
     def summarize(self, planned: str) -> PlanSummary:
@@ -121,7 +121,7 @@ class _Look:
         return PlanSummary.from_row(totals)
 
     def refuse_doubled(self, planned: str) -> None:
-        """Raise WarehouseError when an entity is planned more than once, though its key is unique."""
+        """Raise WarehouseError if an entity is planned more than once although the features have its key once."""
         if self.rows(plan.planned_twice(self.question, planned)):
             raise WarehouseError(
                 f"{self.tables.current} was altered: an entity has more than one row in it",
@@ -132,16 +132,16 @@ class _Look:
 _Found = tuple[str, PlanSummary]
 
 
-def _nothing_changed(look: _Look, facts: Facts) -> _Found | None:
-    """Told by fingerprints, without a look at keys, which are unique in current."""
-    question = look.question
+def _nothing_changed(context: _RouteContext, facts: Facts) -> _Found | None:
+    """Compare fingerprints. Keys need no check: they are unique in current, so equal rows have unique keys."""
+    question = context.question
     if question.asks_for_all or question.hash_changed or facts.is_incomplete:
         return None
     if not facts.known.holds(facts.given):
         return None
     if question.refresh_after_sql is not None:
         oldest = f"({plan.oldest_score(question)}) + {question.refresh_after_sql}"
-        if look.rows(f"select coalesce({oldest} <= $run_as_of, false)")[0][0]:
+        if context.rows(f"select coalesce({oldest} <= $run_as_of, false)")[0][0]:
             return None
     summary = PlanSummary.nothing(
         rows_in=facts.given.rows, rows_tracked=facts.tracked, rows_rejected=facts.rejected
@@ -149,82 +149,88 @@ def _nothing_changed(look: _Look, facts: Facts) -> _Found | None:
     return plan.joined(question, facts, with_late=False), summary
 
 
-def _first_run(look: _Look, facts: Facts) -> _Found | None:
-    """Every row is new when no entity has a prediction that holds."""
-    question = look.question
+def _first_run(context: _RouteContext, facts: Facts) -> _Found | None:
+    """Take every row as new if no entity has a prediction in current."""
+    question = context.question
     if facts.has_known or question.full_refresh or question.is_backfill or facts.is_incomplete:
         return None
-    look.check_keys()
+    context.check_keys()
     return plan.all_new(question), PlanSummary.all_new(facts.given)
 
 
-def _few_changed(look: _Look, facts: Facts) -> _Found | None:
-    """Where most rows are as they were: the others are put into a temporary table."""
-    question = look.question
+def _few_changed(context: _RouteContext, facts: Facts) -> _Found | None:
+    """Put the rows that may have changed into a temporary table, and plan only these rows."""
+    question = context.question
     if not facts.tracked or question.full_refresh:
         return None
 
     def materialized(*, with_late: bool) -> str:
         for statement in plan.materialize(question, facts, with_late=with_late):
-            look.rows(statement)
+            context.rows(statement)
         return plan.MATERIALIZED
 
     planned = materialized(with_late=question.is_backfill)
-    if not facts.add_up(*look.rows(plan.describe_materialized(question))[0]):
-        # entities are gone, or a key occurs twice, or the relation is never the same
-        look.check_keys()
-        if _describe_features(look.reader, question)[0] != facts.given:
-            raise unstable(look.features.name)
-        look.refuse_doubled(planned)
-    planned, summary = _with_late(look, planned, materialized)
+    if not facts.add_up(*context.rows(plan.describe_materialized(question))[0]):
+        # entities are gone, a key occurs twice, or the relation differs from one reading to the next
+        context.check_keys()
+        if _describe_features(context.reader, question)[0] != facts.given:
+            raise unstable(context.features.name)
+        context.refuse_doubled(planned)
+    planned, summary = _with_late(context, planned, materialized)
     return planned, summary.with_unchanged(facts.given.rows)
 
 
-def _everything(look: _Look, facts: Facts) -> _Found:
-    """The plain join."""
-    look.check_keys()
-    joined = partial(plan.joined, look.question, facts)
-    planned, summary = _with_late(look, joined(with_late=look.question.is_backfill), joined)
+def _everything(context: _RouteContext, facts: Facts) -> _Found:
+    """Join every row of the features with everything known about its entity."""
+    context.check_keys()
+    joined = partial(plan.joined, context.question, facts)
+    planned, summary = _with_late(context, joined(with_late=context.question.is_backfill), joined)
     if summary.rows_in > facts.given.rows:
-        look.refuse_doubled(planned)
+        context.refuse_doubled(planned)
     return planned, summary
 
 
-ROUTES: tuple[Callable[[_Look, Facts], _Found | None], ...] = (
+ROUTES: tuple[Callable[[_RouteContext, Facts], _Found | None], ...] = (
     _nothing_changed, _first_run, _few_changed, _everything,
 )  # fmt: skip
 
 
-def _with_late(look: _Look, planned: str, make: Callable[..., str]) -> _Found:
-    """The rows and their totals; made again when some are late. Only then is the ledger read: an
-    ordinary night has no late rows.
+def _with_late(context: _RouteContext, planned: str, make: Callable[..., str]) -> _Found:
+    """Return the planned rows and their totals. If some rows are late, plan again with what the ledger had
+    at their moments. Only then is the whole ledger read: an ordinary night has no late rows.
     """
-    summary = look.summarize(planned)
-    if summary.rows_late and not look.question.is_backfill:
+    summary = context.summarize(planned)
+    if summary.rows_late and not context.question.is_backfill:
         planned = make(with_late=True)
-        summary = look.summarize(planned)
+        summary = context.summarize(planned)
     return planned, summary
 
 
 def _describe_features(
     reader: Cursor, question: Question, *, with_hash: bool = True
 ) -> tuple[Snapshot, bool]:
-    """The feature relation as a whole, and whether a key or a moment is missing in it."""
+    """Return a snapshot of the feature relation, and whether some row lacks a key or a moment."""
     *snapshot, is_incomplete = reader.rows(plan.describe_features(question, with_hash=with_hash))[0]
     return Snapshot(*snapshot), is_incomplete
 
 
-def _measure(look: _Look, given: Snapshot, *, is_incomplete: bool, has_known: bool) -> Facts:
-    """What is known of the features, and of current: of an entity with a score and a rejection, the
-    rejection.
+def _measure(
+    context: _RouteContext, given: Snapshot, *, is_incomplete: bool, has_known: bool
+) -> Facts:
+    """Return the facts about the features and about current. If an entity has a score and a later rejection,
+    `known` has the rejection.
     """
     is_dated = given.oldest != given.newest
-    # no row is known for a later moment than the runs of its version were about
-    moments = (None, look.parameters["last_full_as_of"])
-    [(rows, *prints, rejected)] = look.rows(plan.describe_current(look.question, is_dated=is_dated))
+    # no known row is about a later moment than the newest full run of its version
+    moments = (None, context.parameters["last_full_as_of"])
+    [(rows, *prints, rejected)] = context.rows(
+        plan.describe_current(context.question, is_dated=is_dated)
+    )
     tracked = known = Snapshot(rows, *moments, *prints)
     if rejected:
-        [(rows, *prints)] = look.rows(plan.describe_overruled(look.question, is_dated=is_dated))
+        [(rows, *prints)] = context.rows(
+            plan.describe_overruled(context.question, is_dated=is_dated)
+        )
         known = tracked.without(Snapshot(rows, *moments, *prints))
     return Facts(
         given=given,
@@ -233,13 +239,14 @@ def _measure(look: _Look, given: Snapshot, *, is_incomplete: bool, has_known: bo
         known=known,
         tracked=tracked.rows,
         rejected=rejected,
-        max_rows_held=look.reader.max_rows_held(),
+        max_rows_held=context.reader.max_rows_held(),
     )
 
 
 def features_hash_function(cursor: Cursor, precisions: Mapping[str, str]) -> str:
-    """What makes the features hashes here: DuckDB's `hash()`, which may change with its version, of
-    values as `feature_types` has them, and, where floats have some, a number of significant digits.
+    """Return a name for the function that hashes the features. It identifies DuckDB's `hash()`, which may
+    change between versions, the encoding of values in `feature_types`, and the number of significant digits
+    if floats are rounded to any.
     """
     [(probe,)] = cursor.rows(
         "select hash(1::bigint, 0.1::double, 'a', true, date '2000-01-01', [1.5::float], null)"
@@ -248,6 +255,6 @@ def features_hash_function(cursor: Cursor, precisions: Mapping[str, str]) -> str
 
 
 def hashes_as_then(cursor: Cursor, run: RunRow) -> bool:
-    """Whether features are hashed here as they were in a run."""
+    """Whether this warehouse hashes features in the same way as the run did."""
     precisions = dict(zip(run.features or [], run.feature_precisions or [], strict=False))
     return bool(run.features_hash_function == features_hash_function(cursor, precisions))

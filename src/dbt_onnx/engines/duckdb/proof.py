@@ -1,6 +1,6 @@
-"""Whether the tables of a scoring model are as its runs left them: what is served is what was scored.
+"""Checks that the tables of a scoring model are as its runs left them, so that users get what was scored.
 
-Found are run rows that were altered, doubled or deleted, rows of no successful run, runs with more or
+The checks find run rows that were altered, doubled or deleted, rows of no successful run, runs with more or
 fewer rows than they wrote or with other values, and rows of current that are not the newest.
 """
 
@@ -80,7 +80,7 @@ def _faults_of_runs(
     cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow]
 ) -> Iterator[Finding]:
     yield from altered_runs(runs)
-    # what other scoring models of the schema have run is numbered along with it
+    # the runs of all scoring models of the schema are numbered together
     every = tables.ledger.beside(RUNS_TABLE)
     last = tables.storage.last_number(cursor, tables.ledger)
     gone = cursor.rows(
@@ -105,7 +105,7 @@ def _faults_of_runs(
 def _strange_rows(
     cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow], key: Sequence[str]
 ) -> Iterator[Finding]:
-    """Rows that name no successful run of this scoring model."""
+    """Yield findings about rows that belong to no successful run of this scoring model."""
     numbers = [run.run_no for run in runs if run.status == "success"]
     listed = ", ".join(f"any_value({quote(name)})" for name in key) or "null"
     places = {"ledger": ("row(s)", all_rows(tables, [*key, RUN]))}
@@ -124,7 +124,9 @@ def _strange_rows(
 def _faults_of_current(
     cursor: Cursor, tables: ScoringTables, key: Mapping[str, str], *, with_history: bool
 ) -> Iterator[Finding]:
-    """An entity has one score and one rejection of a model version, and no newer one in history."""
+    """Yield findings about entities that have, for one model version, more than one score or rejection in
+    current or, if `with_history`, a newer one in history.
+    """
     if not key:
         return
     aliases = ", ".join(f"key_{i}" for i in range(len(key)))
@@ -147,7 +149,7 @@ def _faults_of_current(
         f"from {current} group by {slot} having count(*) > 1 limit {MAX_FINDINGS}"
     }
     if with_history:
-        # a service's answer is newer, and never current
+        # answers on request may be newer, but are never in current
         is_run = f"score_reason is distinct from '{REAL_TIME}'"
         history = with_version(tables.history, f"not is_late and {is_run} and {not_null(key)}")
         questions[NEWER] = (
@@ -163,7 +165,7 @@ def _faults_of_current(
 def _faults_of_counts(
     cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow]
 ) -> Iterator[Finding]:
-    """Runs with more or fewer rows, or kept inputs, than they wrote."""
+    """Yield findings about runs with more or fewer rows, or kept inputs, than they wrote."""
     numbers = {"numbers": [run.run_no for run in runs if run.status == "success"]}
     found, kept = rows_by_run(cursor, tables, f"{RUN} in (select unnest($numbers))", numbers)
     yield from faults_of_counts(runs, found, kept, erased_of_runs(cursor, tables))
@@ -172,7 +174,7 @@ def _faults_of_counts(
 def rows_by_run(
     cursor: Cursor, tables: ScoringTables, where: str, parameters: Mapping[str, Any]
 ) -> tuple[dict[int, int], dict[int, int]]:
-    """{run_no: how many rows it has in current and history}, and the same of kept inputs."""
+    """Return {run_no: number of rows in current and history}, and {run_no: number of kept inputs}."""
     relations = [all_rows(tables, [RUN], where=where)]
     if cursor.has(tables.inputs):
         relations.append(f"(select {RUN} from {tables.inputs.sql} where {where})")
@@ -184,7 +186,7 @@ def rows_by_run(
 
 
 def faults_of_run(cursor: Cursor, tables: ScoringTables, run: RunRow) -> Iterator[Finding]:
-    """The same of one run: whether its rows are as many as it wrote, and say what they said."""
+    """Yield findings about one run: the number of its rows and kept inputs, and the values of its rows."""
     yield from _faults_of_counts(cursor, tables, [run])
     yield from _faults_of_values(cursor, tables, [run])
 
@@ -192,7 +194,7 @@ def faults_of_run(cursor: Cursor, tables: ScoringTables, run: RunRow) -> Iterato
 def _faults_of_values(
     cursor: Cursor, tables: ScoringTables, runs: Sequence[RunRow]
 ) -> Iterator[Finding]:
-    """Runs whose rows are not those that they wrote, told by their fingerprints."""
+    """Yield findings about runs with rows that differ from what they wrote, according to fingerprints."""
     written = {name for run in runs for name in run.output_columns or []}
     gone = set(absent(written, cursor.columns_of(tables.current.sql)))
     if gone:
@@ -205,8 +207,8 @@ def _faults_of_values(
 def _faults_of_view(
     cursor: Cursor, tables: ScoringTables, key: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """Whether the ledger, a view that anybody can replace, says what its tables do. Where it was
-    dropped, the next run makes it again.
+    """Yield a finding if the ledger's view does not return what its tables have: anybody can replace a view.
+    A dropped view is not a fault, because the next run creates it again.
     """
     if not key or "" in key.values() or not cursor.has(tables.ledger):
         return
@@ -215,7 +217,7 @@ def _faults_of_view(
     try:
         altered = cursor.columns_of(tables.ledger.sql) != columns
     except duckdb.BinderException:
-        # a column that it reads is gone
+        # the view reads a column that is gone
         altered = True
     if not altered:
         said = f"select count(*), {fingerprint(hashable_columns(columns))} from {{}} as said"
@@ -232,8 +234,8 @@ def fingerprints(
     where: str = "true",
     parameters: Mapping[str, Any] | None = None,
 ) -> dict[int, int]:
-    """{run_no: the fingerprint of its rows, or of some of them}, without runs that hashed otherwise than
-    this warehouse does.
+    """Return {run_no: fingerprint of its rows, or of its rows that match `where`}. Leaves out runs that hashed
+    in another way than this warehouse does.
     """
     columns = cursor.columns_of(tables.current.sql)
     alike = defaultdict(list)
@@ -245,7 +247,7 @@ def fingerprints(
     for (key, outputs), numbers in alike.items():
         number = fingerprint_of_rows(key=types_of(key, columns), outputs=types_of(outputs, columns))
         others = absent(columns, (*key, *outputs, *ROW_TYPES))
-        # outputs of other versions, which these runs have left NULL
+        # output columns of other versions, which are NULL in these runs' rows
         is_as_written = " and ".join([f"{quote(name)} is null" for name in others] or ["true"])
         rows = all_rows(
             tables,
@@ -270,7 +272,7 @@ def fingerprint_of_inputs(
     where: str = "true",
     parameters: Mapping[str, Any] | None = None,
 ) -> int:
-    """A number for the kept inputs of a run, or for some of them; 0 without any."""
+    """Return the fingerprint of a run's kept inputs, or of those that match `where`; 0 without any."""
     features = inputs.by_feature(tables.inputs, run.features, run.feature_types)
     statement = inputs.fingerprint_of_run(
         tables.inputs,
@@ -283,7 +285,7 @@ def fingerprint_of_inputs(
 
 
 def erased_of_runs(cursor: Cursor, tables: ScoringTables) -> Erased:
-    """What was erased of each run, by its number."""
+    """Return what was erased of each run, by run number."""
     erased = nothing_erased()
     if cursor.has(tables.erasures):
         for number, *values in cursor.rows(

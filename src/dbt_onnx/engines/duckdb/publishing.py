@@ -1,11 +1,11 @@
-"""What is to be published: the rows of a relation, and which of them changed since the publication before.
+"""The rows to publish: read from a relation, and compared with the publication before.
 
     <published model>        each row of its newest publication: the key, a hash of the row, its origin
     dbt_onnx_publications    a row for each publication, and for each return to an earlier one
 
-The relation is read once, into a temporary table. The columns that say where a prediction comes from have
-few different rows, the origins, to which the rows refer by number. So a night that only confirms
-predictions, which are then fresh as of a later moment, changes an origin and no row.
+The relation is read once, into a temporary table. The columns that describe where a prediction comes from
+have few distinct combinations, called origins, and rows refer to an origin by number. So a night that only
+confirms predictions, and so changes only `fresh_as_of`, changes an origin and no row.
 """
 
 from __future__ import annotations
@@ -46,29 +46,29 @@ PUBLICATIONS_TYPES = {
     "sha256": "VARCHAR",
     "hash_function": "VARCHAR",
 }
-# beside the key, which may well have a column called origin
+# with a prefix, because a column of the key may be called origin
 _STATE_TYPES = {"dbt_onnx_row_hash": "UBIGINT", "dbt_onnx_origin": "INTEGER"}
 
 _COMPUTED_BY_READER = ("age", "is_stale")
-_OF_ROW = "as_of"  # it may be another moment in each row
+_ROW_STAMP = "as_of"  # it may differ between rows of one origin
 _STORED_AS_NUMBERS = {
     "boolean", "integer", "float", "bytes", "time", "timestamp", "timestamp_tz", "vector_float32",
     "vector_float64",
 }  # fmt: skip
 
 _BATCH_ROWS = 65_536
-# with more rows than this share changed, the model's table is written anew
-_FEW = 0.1
+# if a larger share of the rows changed, the model's table is replaced as a whole
+_REWRITE_SHARE = 0.1
 _ROWS, _COMPARED, _ORIGINS = "dbt_onnx_rows", "dbt_onnx_compared", "dbt_onnx_origins"
 _CHANGED, _OUTDATED = "dbt_onnx_changed", "dbt_onnx_outdated"
 _HAS_CHANGED = f"r.rowid in (select row_id from {_CHANGED})"
-# one transaction at a time makes the table, and adds to it
+# only one transaction at a time creates the table or adds to it
 _LOCK = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Column:
-    """A column of the relation; `alias` is its name in the temporary table, `stored` SQL on the relation."""
+    """A column of the relation. `alias` is its name in the temporary table, `stored` the SQL of its value."""
 
     name: str
     sql_type: str
@@ -83,7 +83,7 @@ class _Column:
 
 
 class RowsToPublish:
-    """`base.RowsToPublish`, which describes the methods. The cursor has the temporary tables."""
+    """Implements `base.RowsToPublish`, which documents the methods. The cursor holds the temporary tables."""
 
     def __init__(
         self, cursor: Cursor, relation: Any, *, key: Sequence[str], model: TableName
@@ -97,7 +97,7 @@ class RowsToPublish:
         columns = cursor.columns_of(f"({sql})")
         self._check_columns(columns, key)
         self._check_tables()
-        # whatever else has columns of these names: ages are counted from this one
+        # a reader computes ages from `fresh_as_of`, so it must be a timestamp, not just have that name
         is_served = set(STAMPS) <= set(columns) and columns["fresh_as_of"] == "TIMESTAMP"
         stamps = [name for name in STAMPS if is_served and name not in key]
         left_out = {*key, *stamps, *(_COMPUTED_BY_READER if is_served else ())}
@@ -105,8 +105,8 @@ class RowsToPublish:
         self._key = [_Column.of(name, columns[name], f"k{i}") for i, name in enumerate(key)]
         of_outputs = [_Column.of(name, columns[name], f"c{i}") for i, name in enumerate(outputs)]
         of_stamps = [_Column.of(name, columns[name], f"s{i}") for i, name in enumerate(stamps)]
-        self._of_row = [*of_outputs, *(c for c in of_stamps if c.name == _OF_ROW)]
-        self._of_origin = [c for c in of_stamps if c.name != _OF_ROW]
+        self._of_row = [*of_outputs, *(c for c in of_stamps if c.name == _ROW_STAMP)]
+        self._of_origin = [c for c in of_stamps if c.name != _ROW_STAMP]
         self.key = {column.name: column.kind for column in self._key}
         self.outputs = {column.name: column.kind for column in of_outputs}
         self.stamps = {column.name: column.kind for column in of_stamps}
@@ -122,27 +122,27 @@ class RowsToPublish:
         taken = [name for name in columns if name.lower() in _STATE_TYPES]
         if taken:
             raise ConfigError(
-                f"column(s) {taken} of {self.relation} have names that a publication keeps for itself",
-                hint="name them otherwise in what is published",
+                f"column(s) {taken} of {self.relation} have reserved names",
+                hint="rename them in the published relation",
             )
         missing = [name for name in key if name not in columns]
         if missing:
             raise ConfigError(
                 f"key column(s) {missing} not found in {self.relation}; it has {list(columns)}",
-                hint="correct key in publish(), or add the column to what is published",
+                hint="correct key in publish(), or add the column to the published relation",
             )
         for name in key:
             kind, _ = stored_kind(quote(name), columns[name])
             # equal intervals may be written in several ways
             if kind == "json" or kind.startswith("vector") or columns[name] == "INTERVAL":
                 raise ConfigError(
-                    f"key column {name!r} of {self.relation} is {columns[name]}, by which nobody can "
-                    "look up",
+                    f"key column {name!r} of {self.relation} is {columns[name]}, a type that "
+                    "cannot be looked up",
                     hint="publish a key of text, numbers, days or moments",
                 )
 
     def _check_tables(self) -> None:
-        """Raise WarehouseError when somebody else has a table of the name that we are about to replace."""
+        """Raise WarehouseError if a table with a name that we are about to write belongs to somebody else."""
         for table, types in (
             (self._model, _STATE_TYPES),
             (self._publications, PUBLICATIONS_TYPES),
@@ -153,13 +153,13 @@ class RowsToPublish:
                 self._cursor.columns_of(table.sql)
             ):
                 raise WarehouseError(
-                    f"{table} is somebody else's: it has not the columns of a published model's table",
-                    hint=f"rename it, or give the published model another alias: {list(types)} are its "
-                    "columns",
+                    f"{table} was not created by dbt_onnx: it lacks columns of a published model's table",
+                    hint=f"rename it, or give the published model another alias; the expected columns "
+                    f"are {list(types)}",
                 )
 
     def _read(self, sql: str) -> None:
-        """Read the relation, once, and check that each row has a key."""
+        """Read the relation, once, and check that it has rows and each row has a key."""
         listed = [
             *(f"{quote(column.name)} as {column.alias}" for column in self._key),
             *(f"{column.stored} as {column.alias}" for column in self._of_row + self._of_origin),
@@ -176,13 +176,13 @@ class RowsToPublish:
         if nulls:
             raise DataError(
                 f"{nulls:,} row(s) of {self.relation} have a NULL in the key {list(self.key)}",
-                hint="filter them out, or mend the model upstream that gives them",
+                hint="filter them out, or fix the upstream model that gives them",
             )
         if not self.rows:
             raise DataError(
                 f"{self.relation} has no rows: nothing is published, and what was published before is "
                 "served on",
-                hint="build what is upstream; to take a publication back, `dbt-onnx unpublish`",
+                hint="build the upstream models; to take a publication back, `dbt-onnx unpublish`",
             )
 
     def last_publication(self) -> str | None:
@@ -201,7 +201,7 @@ class RowsToPublish:
         return publication if (hash_function, rows) == (self._hash_function(), known) else None
 
     def compare(self, *, with_last: bool) -> None:
-        """Number the origins, too: one keeps its number while most of its rows say the same."""
+        """Also number the origins. A number stays with the values that most of its unchanged rows have now."""
         self._with_last = with_last
         compared = "(row_id bigint, origin_hash ubigint, origin integer, is_same boolean)"
         if with_last:
@@ -296,7 +296,10 @@ class RowsToPublish:
         )
         model = self._model.sql
         with _LOCK, self._cursor.transaction():
-            if not self._with_last or self.rows_changed + self.rows_removed > self.rows * _FEW:
+            if (
+                not self._with_last
+                or self.rows_changed + self.rows_removed > self.rows * _REWRITE_SHARE
+            ):
                 self._cursor.execute(f"create or replace table {model} as {rows}")
             else:
                 outdated = f"select {listed} from {_ROWS} as r where {_HAS_CHANGED}"
@@ -320,7 +323,7 @@ class RowsToPublish:
     def recorded(self, target: str) -> set[tuple[str, datetime]]:
         if not self._cursor.has(self._publications):
             return set()
-        # not by their numbers, which begin anew in a folder that was removed
+        # not identified by number, because numbers start again if the folder was removed
         return set(
             self._cursor.rows(
                 f"select publication, served_since from {self._publications.sql} "
@@ -335,8 +338,8 @@ class RowsToPublish:
 
 
 def read_publications(cursor: Cursor, ledger: TableName) -> list[dict[str, Any]]:
-    """What of a scoring model was served from when to when, oldest first; `served_until` is none for what
-    is served now.
+    """Return the publications of a scoring model with the time in which each was served, oldest first.
+    `served_until` is None for a publication that is served now.
     """
     table = ledger.beside(PUBLICATIONS_TABLE)
     if not cursor.has(table):
@@ -357,11 +360,11 @@ def read_publications(cursor: Cursor, ledger: TableName) -> list[dict[str, Any]]
 
 
 def _hash_of(columns: Sequence[_Column]) -> str:
-    """SQL of one hash over columns of the temporary table; text counts by its bytes."""
+    """SQL of one hash over columns of the temporary table. Text is hashed by its bytes."""
     listed = [
         column.alias if column.kind in _STORED_AS_NUMBERS else by_bytes(column.alias, "VARCHAR")
         for column in columns
     ]
-    # NULL, [] and [NULL] have one hash (duckdb 2.0.1)
+    # NULL, [] and [NULL] have the same hash (duckdb 2.0.1)
     listed += [f"len({column.alias})" for column in columns if column.kind.startswith("vector_")]
     return f"hash({', '.join(listed)})" if listed else "cast(0 as ubigint)"

@@ -115,7 +115,9 @@ def _score(
 def _rows_to_replay(
     cursor: Cursor, tables: ScoringTables, run: RunRow, columns: list[str], *, sample: int | None
 ) -> str:
-    """Key, what the ledger says, and the kept features, in the order in which the run scored."""
+    """SQL that returns the rows to replay: the key, the ledger's values and the kept features. All rows come in
+    the order in which the run scored them; a `sample` comes in the order of a hash.
+    """
     aliases = {f"{KEY_PREFIX}{i}": name for i, name in enumerate(run.key_columns)}
     aliases |= {f"{LEDGER_PREFIX}{i}": name for i, name in enumerate((*columns, REASON))}
     carried = [f"written.{quote(name)} as {quote(alias)}" for alias, name in aliases.items()]
@@ -137,8 +139,8 @@ def _rows_to_replay(
 
 
 def _rows_of_run(tables: ScoringTables) -> str:
-    """A relation of the rows of a run, with status and reason as the ledger has them. Parameters: $run_no,
-    $rejected_reasons.
+    """A subquery of the rows of a run, with `status` and `rejected_reason` as in the ledger. Parameters:
+    $run_no, $rejected_reasons.
     """
     return f"""(
         select
@@ -216,7 +218,7 @@ def _check_inputs(
 
 
 def _kept_features(tables: ScoringTables, run: RunRow) -> str:
-    """SQL of the run's kept inputs, in the types that they had. Parameter: $run_no."""
+    """SQL that returns the run's kept inputs in their original types. Parameter: $run_no."""
     return inputs.select_inputs(
         tables.inputs,
         key=run.key_columns,
@@ -227,8 +229,8 @@ def _kept_features(tables: ScoringTables, run: RunRow) -> str:
 
 
 def _is_fed_to(run: RunRow, key: Mapping[str, str]) -> str:
-    """SQL of whether kept inputs, `fed`, are those of a row, `written`, of the run. A service may have
-    answered about the same entity several times.
+    """SQL that is true if kept inputs, `fed`, belong to a row of the run, `written`. Answers on request must
+    also have the same moment, because a service may have answered about an entity several times.
     """
     same = same_key(key, "written", "fed")
     if run.scope != REAL_TIME:

@@ -1,4 +1,4 @@
-"""The run row: written when a run starts, closed in the transaction of its predictions."""
+"""The run row: written when a run starts, closed in the transaction that writes the predictions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.engines.duckdb.cursor import ConflictError, repeated
+from dbt_onnx.engines.duckdb.cursor import ConflictError, with_retries
 from dbt_onnx.engines.duckdb.identifiers import quote
 from dbt_onnx.engines.duckdb.ledger import REJECTED
 from dbt_onnx.errors import DbtOnnxError, WarehouseError
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.runs.request import RunSettings
 
-# `now() at time zone 'UTC'` would follow the session's calendar, which may be another one
+# `now() at time zone 'UTC'` would follow the session's calendar, which may not be the Gregorian one
 NOW = "make_timestamp(epoch_us(now()))"
 
-# Scoring models of one dbt run share the table. DuckDB lets one transaction create or alter a
-# table, and one process write to a file, so a lock of this process is enough.
+# Scoring models of one dbt run share the table. DuckDB lets only one transaction at a time create or alter
+# a table, and only one process write to a file, so a lock in this process is enough.
 LOCK = threading.Lock()
 """Held while a transaction opens or closes run rows."""
 _ACTIVE: set[tuple[str, str]] = set()
 
 
 INTERRUPTED = (
-    "the process ended during this run: something killed it, or the model did; the next run scores in a "
+    "the process ended during this run: it was killed, or the model crashed it; the next run scores in a "
     "child process, and rejects a row that kills it"
 )
 
@@ -58,7 +58,7 @@ class RunRecord:
     def update(self, cursor: Cursor, **values: Any) -> None:
         """Set columns of the row. Values are bound, never written into the statement.
 
-        Raises WarehouseError when another process has taken the scoring model over.
+        Raises WarehouseError if another process has closed the row.
         """
         if not self.is_running(cursor):
             raise self.taken_over(cursor)
@@ -72,7 +72,7 @@ class RunRecord:
         )
 
     def taken_over(self, cursor: Cursor) -> WarehouseError:
-        """The error of a run whose row another process has closed."""
+        """Return the error for a run that another process has closed."""
         runs, name = self.tables.runs, self.tables.ledger.identifier
         [(run_id,)] = cursor.rows(
             f"select arg_max(run_id, {RUN}) from {runs.sql} "
@@ -81,14 +81,14 @@ class RunRecord:
         )
         who = "its row was changed" if run_id is None else f"run {run_id!r} has begun"
         return WarehouseError(
-            f"this run of {name} is no longer the newest: {who} meanwhile, which {runs} says",
+            f"this run of {name} was taken over: {who}, according to {runs}",
             hint="nothing is written; let one process at a time score a model",
         )
 
     def close(self, cursor: Cursor, *, status: str, **values: Any) -> None:
-        """Set the outcome and the end, and put the row into the chain.
+        """Set the outcome and the end time, and add the row to the chain.
 
-        The end is taken from the machine's clock, since DuckDB's now() is the begin of the transaction.
+        The end time is the machine's clock, because DuckDB's now() is the start of the transaction.
         """
         ended_at = datetime.now(UTC).replace(tzinfo=None)
         self.update(cursor, status=status, ended_at=ended_at, **values)
@@ -101,7 +101,7 @@ class RunRecord:
         ) == [("running",)]
 
     def past(self, cursor: Cursor, model: ModelVersion) -> Past:
-        """What was before this run of a model version."""
+        """Return what this run, with a model version, needs to know about earlier runs."""
         [found] = cursor.rows(
             f"""
             select
@@ -124,9 +124,9 @@ class RunRecord:
     def follows_death(self, cursor: Cursor, *, model_version: str) -> bool:
         """Whether this run must score in a child process.
 
-        So it is when the process died in a run of this scoring model and no full run has succeeded
-        since. It is so, too, while a row that killed a process is still as it was: a row of this
-        version, or of any before the first run of this version.
+        True if the process died in a run of this scoring model and no full run has succeeded since. Also
+        true while current has a row that killed a process: a row of this version, or a row of any version
+        before the first run of this version.
         """
         [(has_died, has_crashed)] = cursor.rows(
             "select bool_or(status = 'interrupted') and coalesce(max(started_at) filter "
@@ -150,7 +150,7 @@ class RunRecord:
         )
 
     def seal(self, cursor: Cursor) -> None:
-        """Put an ended run into the chain, after the run that was put into it last."""
+        """Add an ended run to the chain, after the run that was added last."""
         runs = self.tables.runs.sql
         found = cursor.rows(
             f"select fingerprint from {runs} where scoring_model = $scoring_model "
@@ -163,7 +163,7 @@ class RunRecord:
             f"select {', '.join(map(quote, RUNS_TYPES))} from {runs} where {RUN} = $run_no",
             self.identity,
         )
-        # a row that somebody doubled or left without a number is for `prove` to find
+        # `prove` reports a run row that somebody doubled, or whose number somebody removed
         for row in rows[:1]:
             previous = {"previous_fingerprint": found[0][0] if found else None}
             self._set(cursor, **previous, fingerprint=fingerprint_of(row | previous))
@@ -172,7 +172,9 @@ class RunRecord:
 def open_run(
     cursor: Cursor, tables: ScoringTables, settings: RunSettings, *, run_id: str
 ) -> RunRecord:
-    """Add a run row in the transaction of the cursor, whose last step is then `remember_number`."""
+    """Add a run row in the transaction of the cursor. The last step of that transaction must be a call of
+    `advance_run_counter`.
+    """
     [(last,)] = cursor.rows(f"select {tables.storage.last_number(cursor, tables.ledger)}")
     record = RunRecord(tables, last + 1)
     cursor.execute(
@@ -189,18 +191,18 @@ def open_run(
     return record
 
 
-def remember_number(cursor: Cursor, tables: ScoringTables, number: int) -> None:
-    """See `Storage.remember_number`: the last step of its transaction."""
-    tables.storage.remember_number(cursor, tables.ledger, number)
+def advance_run_counter(cursor: Cursor, tables: ScoringTables, number: int) -> None:
+    """See `Storage.advance_run_counter`: call it as the last step of a transaction."""
+    tables.storage.advance_run_counter(cursor, tables.ledger, number)
 
 
 def read_run_rows(cursor: Cursor, tables: ScoringTables) -> list[RunRow]:
-    """The runs of a scoring model, the newest first; none before the first."""
+    """Return the runs of a scoring model, newest first; empty before the first run."""
     if not cursor.has(tables.runs):
         return []
     tables.check_runs(cursor)
     rows = cursor.records(
-        f"select {_there(cursor, tables.runs, RUNS_TYPES)} from {tables.runs.sql} "
+        f"select {_columns_or_null(cursor, tables.runs, RUNS_TYPES)} from {tables.runs.sql} "
         f"where scoring_model = $scoring_model order by {RUN} desc",
         {"scoring_model": tables.ledger.identifier},
     )
@@ -208,7 +210,7 @@ def read_run_rows(cursor: Cursor, tables: ScoringTables) -> list[RunRow]:
 
 
 def last_account(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:
-    """What the last run of a scoring model read, and its version; empty if no run has come so far."""
+    """Return what the last run of a scoring model read, and its version; empty if no run has recorded it yet."""
     runs = ledger.beside(RUNS_TABLE)
     if not cursor.has(runs):
         return {}
@@ -217,9 +219,9 @@ def last_account(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:
         "model_name", "model_version", "model_alias",
     ]  # fmt: skip
     rows = cursor.records(
-        f"select {_there(cursor, runs, names)} from {runs.sql} "
+        f"select {_columns_or_null(cursor, runs, names)} from {runs.sql} "
         "where lower(scoring_model) = lower($scoring_model) and key_columns is not null "
-        # a full run first: the features that a backfill read are gone, and it may be by another version
+        # prefer a full run: a backfill's features are gone, and its version may be another one
         "order by scope is not distinct from 'full' desc nulls last, started_at desc nulls last limit 1",
         {"scoring_model": ledger.identifier},
     )
@@ -229,7 +231,7 @@ def last_account(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:
 def scored_clocks(
     cursor: Cursor, ledger: TableName, version: RegistryEntry | None
 ) -> set[datetime]:
-    """When runs have scored, see `Warehouse`."""
+    """Return the clocks of successful runs, see `Warehouse`."""
     runs = cursor.storage_of(ledger).runs_of(ledger)
     if not cursor.has(runs):
         return set()
@@ -246,8 +248,10 @@ def scored_clocks(
     return {clock for (clock,) in rows}
 
 
-def _there(cursor: Cursor, runs: TableName, names: Iterable[str]) -> str:
-    """SQL of columns of the runs: the table of an older dbt_onnx lacks some until the next run."""
+def _columns_or_null(cursor: Cursor, runs: TableName, names: Iterable[str]) -> str:
+    """SQL of columns of the table of runs. A column is NULL if an older dbt_onnx created the table without
+    it; the next run adds the column.
+    """
     there = cursor.columns_of(runs.sql)
     return ", ".join(quote(n) if n in there else f"null as {quote(n)}" for n in names)
 
@@ -256,14 +260,14 @@ def _there(cursor: Cursor, runs: TableName, names: Iterable[str]) -> str:
 def recorded_run(
     cursor: Cursor, tables: ScoringTables, settings: RunSettings
 ) -> Iterator[RunRecord]:
-    """Open a run row, and close it as `error` when the run fails before it is committed.
+    """Open a run row, and close it as `error` if the run fails before it is committed.
 
-    A row that an earlier process left as `running` is marked `interrupted`. A database of DuckDB's own has one
-    writer, so that process is gone. In a lake it may be at work, and then it can no longer commit.
+    A row that an earlier process left as `running` is marked `interrupted`. A native DuckDB database has one
+    writer, so that process is gone. In a DuckLake, that process may still work, but it can no longer commit.
     """
     identity = (settings.run_id, settings.identifier)
     with LOCK:
-        record = repeated(lambda: _begin(cursor, tables, settings))
+        record = with_retries(lambda: _begin(cursor, tables, settings))
         _ACTIVE.add(identity)
     try:
         yield record
@@ -272,7 +276,7 @@ def recorded_run(
             str(error) if isinstance(error, DbtOnnxError) else f"{type(error).__name__}: {error}"
         )
         with LOCK:
-            taken_over = repeated(lambda: _fail(cursor, record, message))
+            taken_over = with_retries(lambda: _fail(cursor, record, message))
         if taken_over is not None and isinstance(error, ConflictError):
             raise taken_over from error
         raise
@@ -298,14 +302,14 @@ def _begin(cursor: Cursor, tables: ScoringTables, settings: RunSettings) -> RunR
         for (run_no,) in left:
             RunRecord(tables, run_no).seal(cursor)
         record = open_run(cursor, tables, settings, run_id=settings.run_id)
-        remember_number(cursor, tables, record.run_no)
+        advance_run_counter(cursor, tables, record.run_no)
     return record
 
 
 def _fail(cursor: Cursor, record: RunRecord, message: str) -> WarehouseError | None:
-    """Close a run that failed. Returns why it is closed already, if it is."""
+    """Close a run that failed. If the row is closed already, return the error for that instead."""
     with cursor.transaction():
-        # what fails after the commit takes nothing back: its rows are there, and so is the run
+        # an error after the commit undoes nothing: the rows are written, and the run row stays `success`
         if not record.is_running(cursor):
             return record.taken_over(cursor)
         record.close(cursor, status="error", error=message)

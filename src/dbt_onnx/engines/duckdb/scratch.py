@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def renew_scratch(cursor: Cursor, relations: Iterable[TableName]) -> None:
-    """Make schemas anew, see `Warehouse`, each with one table that marks it as a backfill's."""
+    """Drop and create schemas, see `Warehouse`. Each gets one table that marks it as a backfill's."""
     for schema, names in by_mark(relations).items():
         # one transaction each: DuckDB writes to one database at a time
         with cursor.transaction():
@@ -30,7 +30,7 @@ def renew_scratch(cursor: Cursor, relations: Iterable[TableName]) -> None:
 
 
 def drop_scratch(cursor: Cursor, relations: Iterable[TableName]) -> None:
-    """Drop the schemas of these relations. Raises WarehouseError as `renew_scratch`."""
+    """Drop the schemas of these relations. Raises WarehouseError as `renew_scratch` does."""
     for schema in by_mark(relations):
         with cursor.transaction():
             _drop(cursor, schema)

@@ -1,8 +1,8 @@
-"""What the tables of a ledger lie in: a database of DuckDB's own, or a DuckLake.
+"""The storage of a ledger's tables: a native DuckDB database, or a DuckLake.
 
-A lake keeps its rows in Parquet files, and says which they are in another database, its catalog. Several
-processes may write to it at once. It has fewer types, and no sequences. What differs for these
-reasons stands here.
+A DuckLake keeps its rows in Parquet files, and the list of these files in another database, its catalog.
+Several processes can write to it at the same time. It has fewer types, and no sequences. This module
+contains the code that differs for these reasons.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ if TYPE_CHECKING:
 
 _SEQUENCE = "dbt_onnx_run_no"
 _COUNTER = "dbt_onnx_run_numbers"
-"""A table with one row, which counts the runs of a schema where a sequence cannot."""
+"""A table with one row, which counts the runs of a schema in storage where a sequence cannot."""
 
 
 class Storage:
-    """A database of DuckDB's own."""
+    """A native DuckDB database."""
 
     has_one_writer = True
     has_compression = True
     suffixes: tuple[str, ...] = ()
-    """Of tables that a scoring model has here alone."""
+    """The suffixes of tables that a scoring model has only in this storage."""
 
     def type_of(self, sql_type: str) -> str:
-        """The type of a column that keeps values of this one."""
+        """Return the type of a column that keeps values of `sql_type`."""
         return sql_type
 
     def types(self, columns: Mapping[str, str]) -> dict[str, str]:
-        """The same of several columns, {name: SQL type}."""
+        """Return the column types for several columns, {name: SQL type}."""
         return {name: self.type_of(kind) for name, kind in columns.items()}
 
     def retype(self, table: TableName, name: str, *, to: str, using: str) -> str:
-        """SQL that gives a column another type."""
+        """SQL that changes the type of a column; `using` is the SQL of the converted value."""
         return (
             f"alter table {table.sql} alter column {quote(name)} set data type {to} using {using}"
         )
 
     def runs_of(self, ledger: TableName) -> TableName:
-        """The table with the run rows of a scoring model."""
+        """Return the table with the run rows of a scoring model."""
         return ledger.beside(RUNS_TABLE)
 
     def prepare_runs(self, cursor: Cursor, ledger: TableName) -> None:
-        """Make what the table of runs needs besides itself."""
+        """Create the relations that the table of runs needs."""
 
     def last_number(self, cursor: Cursor, ledger: TableName) -> str:  # noqa: ARG002
-        """SQL of the highest number that a run of the schema ever had, deleted ones included; 0 without any."""
+        """SQL of the highest number that a run of the schema ever had, deleted runs included; 0 without runs."""
         return f"""greatest(
             coalesce((select max({RUN}) from {ledger.beside(RUNS_TABLE).sql}), 0),
             coalesce((
@@ -64,21 +64,21 @@ class Storage:
             ), 0)
         )"""
 
-    def remember_number(self, cursor: Cursor, ledger: TableName, number: int) -> None:
-        """Count on, so that a deleted run is missed. It is the last step of its transaction: what is undone
-        after it leaves a number without a run.
+    def advance_run_counter(self, cursor: Cursor, ledger: TableName, number: int) -> None:
+        """Advance the counter to `number`, so that a run that is deleted later leaves a visible gap. Call it as
+        the last step of a transaction: a rollback after it would leave a number without a run.
         """
         sequence = ledger.beside(_SEQUENCE).sql
         cursor.execute(f"create sequence if not exists {sequence}")
         count = f"select nextval({literal(sequence)})"
         if cursor.rows(count) != [(number,)]:
-            # tables that were copied or restored come without it
+            # tables that were copied or restored do not bring their sequence along
             cursor.execute(f"create or replace sequence {sequence} start with {number}")
             cursor.execute(count)
 
 
 class CountedStorage(Storage):
-    """A database of DuckDB 1.5, which does not know the last value of a sequence once it is opened again."""
+    """A database of DuckDB 1.5, which forgets the last value of a sequence when the database is reopened."""
 
     def prepare_runs(self, cursor: Cursor, ledger: TableName) -> None:
         counter, runs = ledger.beside(_COUNTER), ledger.beside(RUNS_TABLE)
@@ -90,17 +90,17 @@ class CountedStorage(Storage):
         counter = ledger.beside(_COUNTER)
         return f"(select max(last_no) from {counter.sql})" if cursor.has(counter) else "0"
 
-    def remember_number(self, cursor: Cursor, ledger: TableName, number: int) -> None:
-        # two processes that take the same number change the same table, and a lake refuses one
+    def advance_run_counter(self, cursor: Cursor, ledger: TableName, number: int) -> None:
+        # if two processes take the same number, both change this row, and a DuckLake refuses one of them
         cursor.execute(f"update {ledger.beside(_COUNTER).sql} set last_no = {number}")
 
 
 class Lake(CountedStorage):
     """A DuckLake.
 
-    Of two transactions it refuses the second, if both write to a table and one of them changes or deletes
-    rows. So each scoring model has its run rows in a table of its own, over which `dbt_onnx_runs` is a view: runs
-    of several models have no table in common but for an instant, in which they take their numbers.
+    If two transactions write to the same table and one of them changes or deletes rows, it refuses the second.
+    So each scoring model has a separate table of run rows, and `dbt_onnx_runs` is a view over these tables.
+    Then runs of several models share a table only for the moment in which they take their numbers.
     """
 
     has_one_writer = False
@@ -110,7 +110,7 @@ class Lake(CountedStorage):
     def type_of(self, sql_type: str) -> str:
         element, lists = split(sql_type)
         kept = "VARCHAR" if element.startswith("ENUM") else element
-        # lists of one length are lists
+        # a DuckLake stores arrays of a fixed length as lists
         return kept + "[]" * lists.count("[")
 
     def retype(self, table: TableName, name: str, *, to: str, using: str) -> str:

@@ -1,4 +1,4 @@
-"""SQL of a value as a publication stores it, for each type of DuckDB."""
+"""SQL of a value in the form that a publication stores, for each type of DuckDB."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _VECTOR = re.compile(r"(FLOAT|DOUBLE)\[\d*\]")
 
 
 def stored_kind(value: str, sql_type: str) -> tuple[str, str]:
-    """The kind of a column, see `dbt_onnx.serving.kinds`, and the SQL of its stored value.
+    """Return the kind of a column, see `dbt_onnx.serving.kinds`, and the SQL of its stored value.
 
-    Lists of floats stay what they are, for whoever streams the rows to pack. Days and moments outside the
-    years 1 to 9999, infinity among them, raise an error when they are read: Python has none.
+    Lists of floats stay lists: the code that streams the rows packs them. Dates and timestamps outside the
+    years 1 to 9999, infinity included, raise an error when they are read, because Python cannot hold them.
     """
     text = f"cast({value} as varchar)"
     if sql_type == "BOOLEAN":
@@ -30,7 +30,7 @@ def stored_kind(value: str, sql_type: str) -> tuple[str, str]:
         return "float", value
     if decimal := re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", sql_type):
         if decimal[1] == decimal[2]:
-            # DuckDB writes .5 where no digit can stand before the point
+            # DuckDB writes 0.5 as .5 if the type has no digits before the point
             text = f"regexp_replace({text}, '^(-?)\\.', '\\10.')"
         return f"decimal({decimal[2]})", text
     if sql_type == "BLOB":
@@ -38,7 +38,7 @@ def stored_kind(value: str, sql_type: str) -> tuple[str, str]:
     if sql_type == "DATE":
         return "date", _in_calendar(value, f"strftime({value}, '%Y-%m-%d')")
     if sql_type == "TIME":
-        said = literal("24:00:00 is no time of a day, and cannot be published")
+        said = literal("24:00:00 is not a valid time of day and cannot be published")
         return (
             "time",
             f"case when {value} = time '24:00:00' then error({said}) else epoch_us({value}) end",

@@ -1,4 +1,4 @@
-"""The tables of a scoring model on DuckDB: checked, created, widened."""
+"""The tables of a scoring model on DuckDB: code that checks, creates and widens them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SHARED = (RUNS_TABLE, REFERENCES_TABLE, ERASURES_TABLE)
 
 
 class ScoringTables(LedgerTables):
-    """Ledger, kept inputs, runs, references and erasures of one scoring model."""
+    """The ledger, kept inputs, runs, references and erasures of one scoring model."""
 
     @property
     def inputs(self) -> TableName:
@@ -61,7 +61,7 @@ class ScoringTables(LedgerTables):
         return self.ledger.beside(REQUEST_LOGS_TABLE)
 
     def check_runs(self, cursor: Cursor) -> None:
-        """Raise WarehouseError when the runs table is not ours, so that no run can be recorded."""
+        """Raise WarehouseError if a shared table is not ours or was altered: no run can be recorded then."""
         self._refuse_older(cursor)
         _refuse_foreign(cursor, self.runs, _DECIDING, role="runs table")
         _refuse_foreign(
@@ -80,7 +80,7 @@ class ScoringTables(LedgerTables):
         )
 
     def _refuse_older(self, cursor: Cursor) -> None:
-        """Raise WarehouseError when a dbt_onnx wrote the runs that did not number them."""
+        """Raise WarehouseError if an older dbt_onnx, which did not number runs, wrote the table of runs."""
         found = cursor.columns_if_there(self.runs)
         if RUN in found or not {"run_id", "scoring_model", "status"} <= set(found):
             return
@@ -91,19 +91,19 @@ class ScoringTables(LedgerTables):
             if cursor.has(table)
         )
         raise WarehouseError(
-            f"{self.runs} was written by an older dbt_onnx, which kept each prediction twice",
+            f"{self.runs} was written by an older dbt_onnx, which stored each prediction in two tables",
             hint=f"put its tables aside, and the next run begins new ones: {statements}; the same for the "
             "tables of each other scoring model of the schema (docs/upgrades.md)",
         )
 
     def check_names(self, cursor: Cursor) -> None:
-        """Raise when a table belongs to somebody else, has lost a column, or is gone."""
+        """Raise if a table belongs to somebody else, has lost a column, or is gone."""
         name = self.ledger.identifier.casefold()
         suffixes = (*_SUFFIXES, *self.storage.suffixes)
         if name in _SHARED or name.endswith(suffixes):
             raise ConfigError(
                 f"a scoring model cannot be called {self.ledger.identifier!r}: {', '.join(_SHARED)}, and "
-                f"names that end in {', '.join(suffixes)} are kept for its other tables",
+                f"names that end in {', '.join(suffixes)} are reserved for its other tables",
                 hint="give the scoring model another name or alias",
             )
         row = ledger.ROW_TYPES
@@ -121,14 +121,14 @@ class ScoringTables(LedgerTables):
         self._check_complete(cursor)
 
     def _refuse_older_presence(self, cursor: Cursor) -> None:
-        """Raise WarehouseError when a dbt_onnx wrote current that noted in it until when rows were seen."""
-        noted = ("confirmed_as_of", "last_seen_as_of")
-        if absent(noted, cursor.columns_if_there(self.current)):
+        """Raise WarehouseError if an older dbt_onnx wrote current, with the columns that presence has now."""
+        older = ("confirmed_as_of", "last_seen_as_of")
+        if absent(older, cursor.columns_if_there(self.current)):
             return
         key = ", ".join(quote(name) for name in self.key_columns(cursor) or ())
         current = self.current.sql
         raise WarehouseError(
-            f"{self.current} was written by an older dbt_onnx, which noted in it until when each row was seen",
+            f"{self.current} was written by an older dbt_onnx, which stored in it until when each row was confirmed",
             hint=f"nothing is lost: create table {self.presence.sql} as select {key}, {RUN}, greatest(as_of, "
             f"confirmed_as_of) as confirmed_as_of, last_seen_as_of from {current} where confirmed_as_of > as_of "
             f"or last_seen_as_of is not null; alter table {current} drop column confirmed_as_of; alter table "
@@ -136,7 +136,7 @@ class ScoringTables(LedgerTables):
         )
 
     def key_columns(self, cursor: Cursor) -> list[str] | None:
-        """The key that the ledger was written with; none before the first run."""
+        """Return the key that the ledger was written with; None before the first run."""
         if not cursor.has(self.runs):
             return None
         [(known,)] = cursor.rows(
@@ -147,7 +147,7 @@ class ScoringTables(LedgerTables):
         return known  # type: ignore[no-any-return]
 
     def _check_complete(self, cursor: Cursor) -> None:
-        """Raise WarehouseError when a table is gone, which has the only copy of its rows."""
+        """Raise WarehouseError if a table is gone: each table has the only copy of its rows."""
         tables = (self.current, self.history, self.presence)
         gone = [str(table) for table in tables if not cursor.has(table)]
         if not gone:
@@ -162,18 +162,18 @@ class ScoringTables(LedgerTables):
             they_were = "it was" if len(gone) == 1 else "they were"
             raise WarehouseError(
                 f"{' and '.join(gone)} {'is' if len(gone) == 1 else 'are'} gone: {they_were} dropped or "
-                "renamed, and nothing else has these rows",
+                "renamed, and no other table has these rows",
                 hint="restore from a backup; to begin a new ledger, give the scoring model another alias",
             )
         if cursor.is_view(self.ledger):
             raise WarehouseError(
-                f"{self.ledger} is somebody else's view: {self.current} and {self.history}, over which "
-                "a ledger is one, are not there",
+                f"the view {self.ledger} is not a ledger: its tables {self.current} and {self.history} "
+                "do not exist",
                 hint=f"drop or rename the view {self.ledger}, or give the scoring model another alias",
             )
 
     def _refuse_unlike(self, cursor: Cursor) -> None:
-        """Raise WarehouseError when current and history differ in a column that both have to have."""
+        """Raise WarehouseError if current and history differ in a column that both must have."""
         current, history = (cursor.columns_of(table.sql) for table in (self.current, self.history))
         lost = sorted((set(current) ^ set(history)) - set(ledger.HISTORY_TYPES))
         faults = [f"only one of them has column(s) {lost}"] if lost else []
@@ -189,7 +189,7 @@ class ScoringTables(LedgerTables):
             )
 
     def check_shape(self, cursor: Cursor, shape: LedgerShape) -> None:
-        """Raise when an existing ledger cannot take rows of this shape."""
+        """Raise if an existing ledger cannot take rows of this shape."""
         columns = cursor.columns_if_there(self.current)
         if not columns:
             return
@@ -222,8 +222,8 @@ class ScoringTables(LedgerTables):
             _refuse_retyped(cursor, table, own, hint=_RESTORE)
 
     def _refuse_fewer_reasons(self, cursor: Cursor) -> None:
-        """Raise WarehouseError when a dbt_onnx wrote the rows that knew fewer reasons to score."""
-        wanted, older = ledger.ROW_TYPES["score_reason"], ledger.OLDER_REASONS
+        """Raise WarehouseError if an older dbt_onnx, with fewer score reasons, wrote current or history."""
+        wanted, older = ledger.ROW_TYPES["score_reason"], ledger.REASONS_BEFORE_REAL_TIME
         tables = (self.current, self.history)
         found = [t for t in tables if cursor.columns_of(t.sql)["score_reason"] == older]
         if not found:
@@ -239,9 +239,9 @@ class ScoringTables(LedgerTables):
         )
 
     def check_outputs(self, cursor: Cursor, shape: LedgerShape, model: ModelVersion) -> None:
-        """Raise when the ledger lacks an output column of a version that has scored before.
+        """Raise if the ledger lacks an output column of a version that has scored before.
 
-        If the column were added, only rows that change would ever fill it.
+        If the run added the column, it would stay NULL in all rows that do not change.
         """
         if not cursor.has(self.current):
             return
@@ -258,19 +258,19 @@ class ScoringTables(LedgerTables):
             raise WarehouseError(
                 f"{self.ledger} holds predictions of '{model}' without "
                 f"column(s) {missing}: they were dropped, or the card was changed",
-                hint="restore the ledger from a backup; a model whose outputs are others is a new "
-                "version: register it as one",
+                hint="restore the ledger from a backup; register a model with other outputs as "
+                "a new version",
             )
 
     def create(self, cursor: Cursor, shape: LedgerShape) -> None:
-        """Create what is missing, and the output columns of a new version."""
+        """Create missing tables, add the output columns of a new version, and replace the ledger's view."""
         _create(cursor, self.current, shape.row_columns, key=shape.key)
         _create(cursor, self.history, shape.history_columns, key=shape.key)
         _create(cursor, self.presence, shape.presence_columns)
         cursor.execute(ledger.create_ledger(self, self.whole_shape(cursor, shape.key)))
 
     def whole_shape(self, cursor: Cursor, key: Mapping[str, str]) -> LedgerShape:
-        """With the outputs of all versions that have ever scored."""
+        """Return the shape with the outputs of all versions that have ever scored."""
         columns = cursor.columns_of(self.current.sql)
         outputs = absent(columns, [*key, *ledger.ROW_TYPES])
         return LedgerShape(key=key, outputs={name: columns[name] for name in outputs})
@@ -285,7 +285,7 @@ class ScoringTables(LedgerTables):
     ) -> dict[str, str]:
         """Create the table of kept inputs, or widen its columns so that they hold these features.
 
-        Returns {feature, as it is called now: the SQL type of its column}.
+        Returns {column, in the spelling of this run: its SQL type}.
         """
         wanted = self.storage.types(inputs.input_columns(shape, features, with_moment=with_moment))
         kept = _create(cursor, self.inputs, wanted)
@@ -297,9 +297,9 @@ class ScoringTables(LedgerTables):
         return types
 
     def create_runs(self, cursor: Cursor) -> None:
-        """Create runs, references and erasures, which all scoring models of a schema share.
+        """Create the tables that all scoring models of a schema share: runs, references and erasures.
 
-        Where they exist, add the columns that a newer dbt_onnx brings.
+        If the tables exist, add the columns that this version of dbt_onnx needs.
         """
         every = self.ledger.beside(RUNS_TABLE)
         is_whole = cursor.has(self.runs) and not absent(RUNS_TYPES, cursor.columns_if_there(every))
@@ -309,8 +309,8 @@ class ScoringTables(LedgerTables):
             self.storage.prepare_runs(cursor, self.ledger)
 
     def create_request_logs(self, cursor: Cursor) -> None:
-        """Create the table of how far the logs of services were read. Raises WarehouseError when somebody
-        else has one of its name.
+        """Create the table that records how far the logs of services were read. Raises WarehouseError if a
+        table with its name belongs to somebody else.
         """
         types = REQUEST_LOGS_TYPES
         _refuse_foreign(cursor, self.request_logs, types, role="table of request logs")
@@ -333,7 +333,7 @@ def _create(
 
 
 def _way_out(table: TableName) -> str:
-    # shared tables have the same name for every scoring model of a schema
+    # another alias does not help with a shared table, which has one name per schema
     part = "schema" if table.identifier in _SHARED else "alias"
     return f"give the scoring model another {part}"
 
@@ -374,7 +374,7 @@ def _refuse_foreign(
     missing = absent(expected, found)
     if len(missing) == len(expected):
         raise WarehouseError(
-            f"{table} is somebody else's table: it has none of the columns of a {role}; "
+            f"{table} was not created by dbt_onnx: it has none of the columns of a {role}; "
             f"it has {sorted(map(str.casefold, found))}",
             hint=f"rename that table, or {_way_out(table)}",
         )

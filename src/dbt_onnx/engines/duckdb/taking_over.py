@@ -1,11 +1,11 @@
-"""What a service has answered on request, taken into the ledger: each answer once, as a row of history.
+"""Taking over what a service has answered on request: each answer becomes one row of history in the ledger.
 
     dbt_onnx_request_logs    how far each segment of a log was read for a scoring model
 
-Answers of one version are a run of their own, of scope `real_time`, with its row, its fingerprints and its
-kept inputs; they are never current. Rows, inputs, runs and how far the logs were read are written in one
-transaction. So an answer is in the ledger once, whatever dies. A line that cannot be taken over is
-noted by its place, and tried again by each run.
+The answers of one version form a separate run with the scope `real_time`, a run row, fingerprints and kept
+inputs. They are never in current. Rows, inputs, run rows and the positions in the logs are written in one
+transaction, so each answer is in the ledger once, even if a process dies. The position of a line that
+cannot be taken over is recorded, and each run tries the line again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dbt_onnx.engines.duckdb.identifiers import compared, not_null, quote
 from dbt_onnx.engines.duckdb.ledger import REJECTED, ROW_TYPES, LedgerShape
 from dbt_onnx.engines.duckdb.planning import features_hash_function
 from dbt_onnx.engines.duckdb.publishing import PUBLICATIONS_TABLE
-from dbt_onnx.engines.duckdb.runs import LOCK, NOW, open_run, remember_number
+from dbt_onnx.engines.duckdb.runs import LOCK, NOW, advance_run_counter, open_run
 from dbt_onnx.engines.duckdb.stored_kinds import stored_kind
 from dbt_onnx.errors import DbtOnnxError
 from dbt_onnx.kernel.json_values import type_of, value_of
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from dbt_onnx.runs.run import ScoringRun
 
 _STREAM = "__dbt_onnx_answers"
-_SEGMENT, _LINE, _SAID = (f"__dbt_onnx_{name}" for name in ("segment", "line", "said"))
+_SEGMENT, _LINE, _REASON = (f"__dbt_onnx_{name}" for name in ("segment", "line", "reason"))
 _OUTPUT = "__dbt_onnx_output_"
 _OCCURRENCE = "__dbt_onnx_occurrence"
 _LINES_AT_ONCE = 10_000
@@ -53,12 +53,12 @@ _MOST_REASONS = 5
 
 
 class _RefusedError(Exception):
-    """An answer that cannot be taken over; its text is why."""
+    """An answer cannot be taken over; the text is the reason."""
 
 
 @dataclass(kw_only=True)
 class _Segment:
-    """A file of a log. It was read up to the byte `read`, but for the lines that begin at `left`."""
+    """A file of a log. It was read up to the byte `read`, except for the lines that begin at the bytes `left`."""
 
     publication: str
     name: str
@@ -67,7 +67,7 @@ class _Segment:
     left: list[int]
 
     def lines(self, logs: AnswerLogs) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
-        """The documents that were not taken over, each with the byte at which its line begins."""
+        """Yield the documents that were not taken over yet, each with the byte at which its line begins."""
         left, self.left = self.left, []
         for start in left:
             for _, document in logs.read(self.publication, self.name, start=start):
@@ -79,7 +79,7 @@ class _Segment:
 
 
 _Line = tuple[int, int, Answered]
-"""The place of a segment among those that are read, the byte at which the line begins, and the answer."""
+"""The index of the segment, the byte at which the line begins, and the answer."""
 
 
 def take_over(
@@ -89,10 +89,10 @@ def take_over(
     logs: AnswerLogs,
     artifact_of: Callable[[ModelVersion], Artifact],
 ) -> None:
-    """Take what services have answered into the ledger of a run. Nothing, where that is a backfill.
+    """Add the answers that services gave on request to the ledger of a run. Does nothing in a backfill.
 
-    Raises a DbtOnnxError or OSError when nothing can be taken over. Answers that cannot be are told
-    in one line of the run's log.
+    Raises a DbtOnnxError or OSError if nothing can be taken over. If only some answers cannot be taken over,
+    one line in the run's log lists the reasons.
     """
     found = _segments(cursor, tables, logs)
     segments = [segment for segment in found if segment.left or segment.read < segment.size]
@@ -114,21 +114,21 @@ def take_over(
             run,
             artifact_of,
             segments,
-            # of other models' answers other ledgers take care
+            # the answers of other models belong to other ledgers
             models={run.artifact.model_name, *(models or [])},
         )
         taking.read(logs)
         rows = taking.write(scored_at)
     if rows:
         run.log(
-            f"{run.settings.identifier}: {rows:,} answer(s) given on request were taken into the ledger"
+            f"{run.settings.identifier}: {rows:,} answer(s) given on request were added to the ledger"
         )
     if taking.refused:
         run.log(f"{run.settings.identifier}: {taking.refusals()}")
 
 
 def _segments(cursor: Cursor, tables: ScoringTables, logs: AnswerLogs) -> list[_Segment]:
-    """The logs of all publications that stand on this ledger, and how far they were read."""
+    """Return the segments of all publications of this ledger, with how far each was read."""
     publications = tables.ledger.beside(PUBLICATIONS_TABLE)
     if not cursor.has(publications):
         return []
@@ -161,7 +161,7 @@ def _segments(cursor: Cursor, tables: ScoringTables, logs: AnswerLogs) -> list[_
 
 @dataclass
 class _TakingOver:
-    """One taking over, in the transaction of its cursor."""
+    """One pass over the unread lines of the logs, in the transaction of its cursor."""
 
     cursor: Cursor
     tables: ScoringTables
@@ -174,7 +174,7 @@ class _TakingOver:
     examples: dict[str, str] = field(default_factory=dict)
 
     def read(self, logs: AnswerLogs) -> None:
-        """Put what can be taken over into temporary tables."""
+        """Read the logs, and put the answers that can be taken over into temporary tables."""
         lines = self._lines(logs)
         while some := list(itertools.islice(lines, _LINES_AT_ONCE)):
             by: dict[Answerer, list[_Line]] = defaultdict(list)
@@ -203,13 +203,15 @@ class _TakingOver:
                 try:
                     answered = Answered.from_document(document)
                 except NO_ANSWER as error:
-                    self._refuse(number, start, f"it is no answer: {type(error).__name__}: {error}")
+                    self._refuse(
+                        number, start, f"the line is not an answer: {type(error).__name__}: {error}"
+                    )
                     continue
                 if answered.by.model.name in self.models:
                     yield number, start, answered
 
     def _answers_of(self, by: Answerer) -> _Answers | str:
-        """Where the answers of a version go, or why they cannot be taken over."""
+        """Return the object that collects the answers of a version, or why they cannot be taken over."""
         if by not in self.answers:
             try:
                 self.answers[by] = _Answers(
@@ -238,32 +240,32 @@ class _TakingOver:
         )
 
     def refusals(self) -> str:
-        """What stays in the logs, and why."""
+        """Return a message about the answers that stay in the logs, with reasons."""
         reasons = "; ".join(
             f"{why} ({count:,}, such as {self.examples[why]})"
             for why, count in self.refused.most_common(_MOST_REASONS)
         )
         return (
-            f"{self.refused.total():,} answer(s) or file(s) of answers given on request stay, and are tried again by "
-            f"the next run: {reasons}"
+            f"{self.refused.total():,} answer(s) or file(s) of answers given on request could not be taken "
+            f"over and are retried by the next run: {reasons}"
         )
 
     def write(self, scored_at: datetime) -> int:
-        """Write what was read, and how far; returns the number of rows."""
+        """Write the answers and the positions in the logs. Returns the number of rows."""
         written: dict[int, int] = {}
         for answers in self.answers.values():
             if isinstance(answers, str):
                 continue
-            for segment, start, why in answers.unfit():
+            for segment, start, why in answers.remove_unfit():
                 self._refuse(segment, start, why)
             written |= answers.write(scored_at)
-        self._note()
+        self._write_positions()
         for number in written:
-            remember_number(self.cursor, self.tables, number)
+            advance_run_counter(self.cursor, self.tables, number)
         return sum(written.values())
 
-    def _note(self) -> None:
-        """Write how far each segment was read, and what of it is left."""
+    def _write_positions(self) -> None:
+        """Write how far each segment was read, and which lines of it are left."""
         self.tables.create_request_logs(self.cursor)
         table = self.tables.request_logs
         for segment in self.segments:
@@ -280,7 +282,7 @@ class _TakingOver:
 
 
 class _Answers:
-    """The answers of one version, in a temporary table until all are read."""
+    """The answers of one version, kept in a temporary table until all logs have been read."""
 
     def __init__(
         self,
@@ -292,7 +294,9 @@ class _Answers:
         *,
         table: str,
     ) -> None:
-        """Raises _RefusedError or a DbtOnnxError when the ledger cannot have them."""
+        """Create the temporary table. Raises _RefusedError or a DbtOnnxError if the ledger cannot take answers
+        of this version.
+        """
         self._cursor, self._tables, self._run = cursor, tables, run
         self._by, self._contract, self._table = by, artifact.contract, table
         fields = self._contract.output_fields()
@@ -313,13 +317,13 @@ class _Answers:
                 (_SEGMENT, pa.int32()),
                 (_LINE, pa.int64()),
                 (inputs.MOMENT, pa.timestamp("us")),
-                (_SAID, pa.string()),
+                (_REASON, pa.string()),
                 *((carried, pa.string()) for carried in self._shape.carried_key.values()),
                 *((f"{_OUTPUT}{i}", item.type) for i, item in enumerate(fields)),
                 *self._features.items(),
             ]
         )
-        columns = [quote(name) for name in (_SEGMENT, _LINE, inputs.MOMENT, _SAID)]
+        columns = [quote(name) for name in (_SEGMENT, _LINE, inputs.MOMENT, _REASON)]
         for name, carried in self._shape.carried_key.items():
             kind, given = self._shape.key[name], quote(carried)
             value = f"try(unhex({given}))" if kind == "BLOB" else f"try_cast({given} as {kind})"
@@ -335,20 +339,20 @@ class _Answers:
 
     def _check(self, artifact: Artifact) -> None:
         if (self._by.sha256, self._by.card_sha256) != (artifact.sha256, artifact.card_sha256):
-            raise _RefusedError(f"the registry has other files for {self._by.model} now")
+            raise _RefusedError(f"the registry now has other files for {self._by.model}")
         features = self._contract.feature_names
         if {name for name, _ in self._by.feature_types} != set(features):
-            raise _RefusedError(f"{self._by.model} reads other features than were given")
+            raise _RefusedError(f"the answer has other features than {self._by.model} reads")
         taken = {*map(str.casefold, self._shape.key), RUN}
         if taken & set(map(str.casefold, self._shape.outputs)) or RUN in map(
             str.casefold, features
         ):
             raise _RefusedError(
-                f"a column of {self._by.model} has the name of another of the ledger"
+                f"a column of {self._by.model} has the same name as a column of the ledger"
             )
 
     def add(self, lines: Sequence[_Line]) -> Iterator[tuple[int, int, str]]:
-        """Add answers. Gives those that cannot be: segment, byte, why."""
+        """Add answers to the temporary table. Yields (segment, byte, reason) for answers that do not fit."""
         faults = (pa.ArrowException, *NO_ANSWER, _RefusedError)
         try:
             batch = self._batch(lines)
@@ -358,7 +362,7 @@ class _Answers:
                 try:
                     self._batch([line])
                 except faults as error:
-                    yield line[0], line[1], f"it does not fit the ledger: {error}"
+                    yield line[0], line[1], f"the answer does not fit the ledger: {error}"
                 else:
                     good.append(line)
             if not good:
@@ -380,10 +384,10 @@ class _Answers:
     def _values(self, answered: Answered) -> Iterator[Any]:
         kinds = {name.casefold(): kind for name, kind in answered.key_kinds.items()}
         if kinds != self._kinds:
-            raise _RefusedError(f"its key is {dict(answered.key_kinds)}")
-        said = [] if answered.rejected_reason is not None else list(self._outputs)
-        if set(answered.outputs) != set(said) or set(answered.features) != set(self._features):
-            raise _RefusedError("it has other columns")
+            raise _RefusedError(f"its key is {dict(answered.key_kinds)}, not {self._kinds}")
+        expected = [] if answered.rejected_reason is not None else list(self._outputs)
+        if set(answered.outputs) != set(expected) or set(answered.features) != set(self._features):
+            raise _RefusedError("it has other features or outputs than the model")
         key = {name.casefold(): text for name, text in answered.key.items()}
         yield answered.at
         yield answered.rejected_reason
@@ -391,24 +395,28 @@ class _Answers:
         yield from (value_of(answered.outputs.get(n), kind) for n, kind in self._outputs.items())
         yield from (value_of(answered.features[n], kind) for n, kind in self._features.items())
 
-    def unfit(self) -> list[tuple[int, int, str]]:
-        """Take out and give what has no key of the ledger's, or another as a feature."""
+    def remove_unfit(self) -> list[tuple[int, int, str]]:
+        """Remove and return the answers with a key that does not fit the ledger's types, or that differs from
+        the feature of the same name.
+        """
         keys = self._shape.carried_key
         conditions = [f"not ({not_null(keys.values())})"]
         features = {name.casefold(): name for name in self._features}
         for name, carried in keys.items():
             if feature := features.get(name.casefold()):
                 given = f"try_cast({quote(feature)} as {self._shape.key[name]})"
-                # it is kept once
+                # a column that is both key and feature is kept once
                 conditions.append(f"{given} is distinct from {quote(carried)}")
         found = self._cursor.rows(
             f"delete from {self._table} where {' or '.join(conditions)} returning {_SEGMENT}, {_LINE}"
         )
-        why = "its key is none of the ledger's, or another than among the features"
+        why = "its key does not fit the ledger's key types, or differs from the feature of the same name"
         return [(segment, start, why) for segment, start in found]
 
     def write(self, scored_at: datetime) -> Iterator[tuple[int, int]]:
-        """Write the answers as runs, which have an entity once at a moment. Gives run_no and rows of each."""
+        """Write the answers as runs. Each run has an entity at most once per moment, so several runs may be
+        needed. Yields (run_no, number of rows) of each run.
+        """
         keys = self._shape.carried_key
         entity = ", ".join(compared(c, self._shape.key[n]) for n, c in keys.items())
         numbered = (
@@ -422,7 +430,7 @@ class _Answers:
         self._cursor.execute(f"drop table {self._table}")
 
     def _write_run(self, rows: str, scored_at: datetime) -> tuple[int, int]:
-        """Write rows of the temporary table as a run; returns its number and their count."""
+        """Write rows of the temporary table as a run. Returns the number of the run, and the number of rows."""
         cursor, tables, shape, settings = (
             self._cursor, self._tables, self._shape, self._run.settings,
         )  # fmt: skip
@@ -431,11 +439,11 @@ class _Answers:
         precisions = precisions_of(self._contract, self._run.request.significant_digits)
         tables.create(cursor, shape)
         [(as_of, rejected, reasons)] = cursor.rows(
-            f"select max({quote(inputs.MOMENT)}), count({_SAID}), "
-            f"list(distinct {_SAID} order by {_SAID}) filter ({_SAID} is not null) from {rows}"
+            f"select max({quote(inputs.MOMENT)}), count({_REASON}), "
+            f"list(distinct {_REASON} order by {_REASON}) filter ({_REASON} is not null) from {rows}"
         )
         reasons = reasons or []
-        # made of the invocation's id: it is another than that of the run that takes over
+        # derived from the invocation's id, to differ from the id of the run that takes over
         record = open_run(cursor, tables, settings, run_id="")
         run_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{settings.run_id}/{record.run_no}")
         values = {
@@ -444,7 +452,7 @@ class _Answers:
             "as_of": quote(inputs.MOMENT),
             "features_hash": features_hash(features, precisions),
             "score_reason": f"cast('{REAL_TIME}' as {ROW_TYPES['score_reason']})",
-            REJECTED: f"cast(list_position(cast($reasons as varchar[]), {_SAID}) as {ROW_TYPES[REJECTED]})",
+            REJECTED: f"cast(list_position(cast($reasons as varchar[]), {_REASON}) as {ROW_TYPES[REJECTED]})",
             RUN: f"cast($run_no as {ROW_TYPES[RUN]})",
             "is_late": "false",
         }

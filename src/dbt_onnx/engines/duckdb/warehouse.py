@@ -1,6 +1,6 @@
-"""DuckDB as models and commands ask it: `dbt_onnx.engines.base.Warehouse`, in its order.
+"""DuckDB as a warehouse: implements `dbt_onnx.engines.base.Warehouse`, in the same order.
 
-What needs pyarrow is imported when it is asked for: `status` and `runs` shall be quick.
+Modules that need pyarrow are imported inside methods, so that `status` and `runs` start quickly.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class DuckDBWarehouse:
-    """A DuckDB database on a connection of its Python client."""
+    """A DuckDB database on a connection of DuckDB's Python client."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""What a run writes and reads back: predictions, who was there, kept inputs, references."""
+"""What a run writes and reads back: predictions, presence, kept inputs and references."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.engines.duckdb.cursor import Cursor
-    from dbt_onnx.engines.duckdb.fed_rows import FedRows
+    from dbt_onnx.engines.duckdb.input_spool import InputSpool
     from dbt_onnx.engines.duckdb.tables import ScoringTables
     from dbt_onnx.runs.plan import Planned
     from dbt_onnx.runs.scorer import RunScorer
@@ -53,32 +53,32 @@ def append_predictions(
     tables: ScoringTables,
     planned: Planned,
     scores: RunScorer,
-    fed: FedRows | None,
+    spool: InputSpool | None,
 ) -> list[str]:
-    """Stream the planned rows through `scores` into current or history; `fed` sets aside what is to be
-    kept. Returns the reasons of rejections, in the order of their numbers. What the stream raises is
-    raised here as it was.
+    """Stream the planned rows through `scores` into current or history. `spool` sets aside the rows to keep as
+    inputs. Returns the reasons of rejections, in the order of their numbers. An exception in the stream is
+    raised unchanged.
     """
     reasons: list[str] = []
     question = planned.rows.question
-    # closed in any case: an unfinished stream would keep the reader from ending its transaction
+    # always closed: an unfinished stream would keep the reader from ending its transaction
     with reader.stream(
         plan.select_rows(question, planned.rows.sql),
         planned.rows.parameters,
         batch_rows=scores.part_rows,
     ) as rows:
         given = [*question.shape.carried_key.values(), *question.features]
-        batches = rows if fed is None else fed.passing(rows, columns=given)
+        batches = rows if spool is None else spool.passing(rows, columns=given)
         schema = scores.schema_for(rows.schema)
         number = pa.field(_REASON, pa.uint16())
         schema = schema.set(schema.get_field_index(_REASON), number)
-        with closing(made_ahead(_numbered(scores(batches), reasons))) as predictions:
+        with closing(prefetched(_numbered(scores(batches), reasons))) as predictions:
             _insert(writer, tables, planned, predictions, schema=schema)
     return reasons
 
 
 def _numbered(batches: Iterator[pa.RecordBatch], reasons: list[str]) -> Generator[pa.RecordBatch]:
-    """The batches, with each reason's number in its place, from 1; `reasons` gets those that are new."""
+    """Yield the batches with each reason replaced by its number, from 1. Appends new reasons to `reasons`."""
     for batch in batches:
         given = batch.column(_REASON)
         numbers = pa.nulls(len(given), pa.uint16())
@@ -91,9 +91,9 @@ def _numbered(batches: Iterator[pa.RecordBatch], reasons: list[str]) -> Generato
         yield batch.set_column(batch.schema.get_field_index(_REASON), _REASON, numbers)
 
 
-def made_ahead(batches: Generator[pa.RecordBatch]) -> Generator[pa.RecordBatch]:
-    """The batches, made in a thread while DuckDB, in threads of its own, writes those before. Whoever
-    stops early waits for the batch that is being made.
+def prefetched(batches: Generator[pa.RecordBatch]) -> Generator[pa.RecordBatch]:
+    """Yield the batches. A thread makes the next batches while DuckDB's threads write the previous ones. A
+    caller that stops early waits for the batch that is being made.
     """
     with closing(batches), ThreadPoolExecutor(1) as pool:
         making = deque(pool.submit(next, batches, None) for _ in range(_AHEAD))
@@ -120,16 +120,16 @@ def _insert(
     try:
         _insert_stream(writer, tables, planned)
     except Exception as error:
-        # Arrow's C stream turns every exception into a text; the first one tells more
+        # Arrow's C stream turns every exception into text; the original one has more information
         if failures:
             raise failures[0] from error
         raise
-    # not after a failure: duckdb refuses, and the cursor goes with what it has registered
+    # not after a failure: duckdb refuses it then, and closing the cursor removes the registration, too
     writer.raw.unregister(_STREAM)
 
 
 def _in_row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of a row group of DuckDB's: what comes in smaller ones is written twice."""
+    """Yield the rows in batches as large as DuckDB's row groups, because DuckDB writes smaller ones twice."""
     waiting: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
@@ -155,7 +155,7 @@ def _keep_failure(
 
 
 def _insert_stream(writer: Cursor, tables: ScoringTables, planned: Planned) -> None:
-    """Where nothing can be superseded, the rows go straight to where they stay."""
+    """Insert the rows of the stream. If nothing can be superseded, insert them directly into their table."""
     question, parameters = planned.rows.question, planned.rows.parameters
     shape = question.shape
     stream = current.select_scored(shape, stream=quote(_STREAM))
@@ -187,7 +187,7 @@ def _insert_stream(writer: Cursor, tables: ScoringTables, planned: Planned) -> N
 def read_written(
     writer: Cursor, tables: ScoringTables, planned: Planned, reasons: list[str]
 ) -> Written:
-    """What the run's rows say, as they are in current and history."""
+    """Return counts and fingerprints of the run's rows, as they are in current and history."""
     if not planned.summary.rows_to_score:
         return Written(rejected={})
     parameters = planned.rows.parameters
@@ -203,22 +203,27 @@ def read_written(
 
 
 def keep_inputs(
-    writer: Cursor, tables: ScoringTables, planned: Planned, fed: FedRows, *, keep: timedelta | bool
+    writer: Cursor,
+    tables: ScoringTables,
+    planned: Planned,
+    spool: InputSpool,
+    *,
+    keep: timedelta | bool,
 ) -> dict[str, Any]:
-    """Keep what the run has scored, and forget what was kept long enough. Returns the columns of the
-    run row that tell of it.
+    """Keep the inputs that the run has scored, and delete inputs that were kept long enough. Returns the
+    columns of the run row about kept inputs.
     """
     if keep is False:
         return {"rows_inputs_kept": 0}
     shape, features = planned.rows.question.shape, planned.rows.question.features
     types = tables.create_inputs(writer, shape, features)
     kept, fingerprint = 0, None
-    if fed.schema is not None:
+    if spool.schema is not None:
         statement = inputs.insert_inputs(
             tables.inputs, shape, features=features, kept_types=types, stream=quote(_FED)
         )
-        batches = _in_row_groups(fed.read())
-        writer.raw.register(_FED, pa.RecordBatchReader.from_batches(fed.schema, batches))
+        batches = _in_row_groups(spool.read())
+        writer.raw.register(_FED, pa.RecordBatchReader.from_batches(spool.schema, batches))
         kept = writer.rows(statement, planned.rows.parameters)[0][0]
         writer.raw.unregister(_FED)
         given = {name: kept_as(kind) for name, kind in features.items()}
@@ -248,24 +253,26 @@ def _forget_inputs(writer: Cursor, tables: ScoringTables, *, kept_since: datetim
 def note_presence(
     writer: Cursor, tables: ScoringTables, planned: Planned, *, has_rejected: bool
 ) -> None:
-    """Note which entities this run has seen, where its own row does not say it. A backfill has seen
-    nobody.
+    """Record which entities this run has seen, as far as the run row does not already imply it. A backfill
+    records nothing.
     """
     question, summary, facts = planned.rows.question, planned.summary, planned.rows.facts
     if planned.scope == "backfill":
         return
-    noted: list[str] = []
+    presence_rows: list[str] = []
     if has_rejected:
-        noted.append(current.overruled(question))
+        presence_rows.append(current.overruled(question))
     if planned.has_absent:
-        noted.append(current.absent(question))
+        presence_rows.append(current.absent(question))
     if summary.rows_returned:
-        noted.append(current.returned(question))
+        presence_rows.append(current.returned(question))
     if summary.rows_advanced:
         rows_sql = plan.select_advanced(question, facts)
-        noted.append(current.advanced(question, rows_sql=rows_sql))
-    statements = [s for rows_sql in noted for s in current.note(tables, question, rows_sql)]
-    # last: a row that this run has rejected confirms nothing
+        presence_rows.append(current.advanced(question, rows_sql=rows_sql))
+    statements = [
+        s for rows_sql in presence_rows for s in current.write_presence(tables, question, rows_sql)
+    ]
+    # last, so that the scores of entities that this run has rejected are not confirmed
     if facts.has_one_moment:
         statements += current.confirm_present(tables, question)
     for statement in statements:
@@ -273,10 +280,10 @@ def note_presence(
 
 
 def write_references(writer: Cursor, tables: ScoringTables, artifact: Artifact) -> None:
-    """Write what the card says, in the caller's transaction.
+    """Write the training distributions from the card, in the caller's transaction.
 
-    Nothing is written when the table says it already, as on every night but the first of a version.
-    Each row belongs to one scoring model, so two of them in one dbt run never write the same row.
+    Nothing is written if the table has them already, as on every night but the first of a version.
+    Each row belongs to one scoring model, so two scoring models in one dbt run never write the same row.
     """
     table = tables.references.sql
     model = {
@@ -306,9 +313,9 @@ def write_references(writer: Cursor, tables: ScoringTables, artifact: Artifact) 
 
 
 def output_types(fields: list[pa.Field]) -> dict[str, str]:
-    """DuckDB's own names for the Arrow types of the outputs.
+    """Return DuckDB's names for the Arrow types of the outputs.
 
-    A table rather than a question to DuckDB: it imports pandas before it looks at an Arrow object.
+    They come from a Python table, because DuckDB would import pandas before it looks at an Arrow object.
     """
     return {field.name: _sql_type(field.type) for field in fields}
 

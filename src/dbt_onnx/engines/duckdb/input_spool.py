@@ -1,7 +1,7 @@
-"""The rows that a run feeds to its model, set aside as they are read, to be kept afterwards.
+"""The rows that a run feeds to its model, set aside while they are read, to be kept afterwards.
 
-To read the features once more could give other values than those that were scored. A view with now()
-in it has changed meanwhile, and so has one over a file that another process replaces.
+A second reading of the features could give other values than the scored ones: for example from a view that
+uses now(), or a view of a file that another process replaces.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 _BYTES_IN_MEMORY = 16 * 2**20
 
 
-class FedRows:
-    """Record batches in a temporary file: in memory while they are few, else beside the warehouse.
+class InputSpool:
+    """Record batches in a temporary file: in memory while it is small, then in the warehouse's folder.
 
-    The warehouse's disk has to hold them anyway. The file has no name, so nothing is left of it
-    however the process ends. `schema` is none before the first batch.
+    The warehouse's disk needs room for these rows anyway. The file has no name, so nothing is left of it
+    however the process ends. `schema` is None before the first batch.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -43,7 +43,7 @@ class FedRows:
         self._file.close()
 
     def passing(self, batches: Any, *, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Pass the batches on, and set these columns of each aside."""
+        """Yield the batches unchanged, and set the `columns` of each batch aside."""
         for batch in batches:
             part = batch.select(columns)
             if self._writer is None:
@@ -53,14 +53,14 @@ class FedRows:
             yield batch
 
     def read(self) -> pa.RecordBatchReader:
-        """What was set aside. Call it once, after the last batch."""
+        """Return the batches that were set aside. Call it once, after the last batch."""
         self._writer.close()
         self._file.seek(0)
         return pa.ipc.open_stream(self._file)
 
 
 def folder_of(reader: Cursor, database: str) -> Path | None:
-    """The folder of a database's file; none for a database that is no local file."""
+    """Return the folder of a database's file; None if the database is not a local file."""
     found = reader.rows(
         f"select path from duckdb_databases() where database_name = {literal(database)}"
     )
