@@ -1,7 +1,7 @@
-"""The card beside a model file: its contract, where it comes from, and a sample to check it by.
+"""The card of a model file: the contract, the model's origin, and sample rows to check the model with.
 
-`card.json` is JSON without NaN: a NULL is null. Keys of format 1: format_version, model_name,
-model_version, sha256, contract; and, where known, parity (features, outputs, tolerance,
+`card.json` is JSON without NaN, and NULL is null. Required keys of format 1: format_version, model_name,
+model_version, sha256, contract. Optional keys: parity (features, outputs, tolerance,
 max_abs_difference), reference, reference_outputs, training.
 """
 
@@ -34,9 +34,9 @@ _OPTIONAL = dict.fromkeys(("parity", "reference", "reference_outputs", "training
 def render_card(
     entry: RegistryEntry, contract: Contract, **parts: Mapping[str, Any] | None
 ) -> bytes:
-    """The bytes of a `card.json`; the same content gives the same bytes. `parts` are optional keys.
+    """Return the bytes of a `card.json`. The same content gives the same bytes. `parts` are the optional keys.
 
-    Raises ValueError when a value is NaN, infinite or no JSON type.
+    Raises ValueError if a value is NaN or infinite, TypeError if it is not a JSON type.
     """
     assert parts.keys() <= _OPTIONAL.keys()
     card = {
@@ -51,7 +51,7 @@ def render_card(
 
 
 def digest(card: bytes) -> str:
-    """The SHA-256 by which the registry knows a card.
+    """Return the SHA-256 that the registry stores for a card.
 
     Line endings do not count: git may change them on another machine, and JSON ignores them.
     """
@@ -59,7 +59,7 @@ def digest(card: bytes) -> str:
 
 
 def card_of(entry: RegistryEntry, content: bytes, *, where: str) -> dict[str, Any]:
-    """Read the card of a registry's entry. Raises ArtifactError when it is no card, or another's."""
+    """Read the card of a registry entry. Raises ArtifactError if it is not a card, or not this entry's card."""
     found = digest(content)
     if entry.card_sha256 not in {None, found}:
         raise ArtifactError(
@@ -88,7 +88,7 @@ def card_of(entry: RegistryEntry, content: bytes, *, where: str) -> dict[str, An
 
 
 def parse_card(content: bytes, *, where: str) -> dict[str, Any]:
-    """Read a card. Raises ArtifactError when it is no card of a format that is known here."""
+    """Read a card. Raises ArtifactError if it is not a card in a format that this version reads."""
     try:
         card = json.loads(
             content,
@@ -124,7 +124,7 @@ def parse_card(content: bytes, *, where: str) -> dict[str, Any]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file beside its place and move it there, so that no reader sees half of it."""
+    """Write a temporary file in the same folder and rename it to `path`, so that no reader sees half a file."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
@@ -150,7 +150,7 @@ def _finite(text: str) -> float:
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object with the same key twice: readers differ in which of the two they take."""
+    """Refuse an object that has a key twice, because JSON readers differ in which value they take."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
@@ -159,7 +159,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _render(value: Any, indent: str = "") -> str:
-    """JSON with a line per entry, but a list of plain values on one line: diffs stay readable."""
+    """Render JSON with one line per entry, but a list of scalars on one line, so that diffs stay readable."""
     deeper = indent + "  "
     if isinstance(value, dict) and value:
         lines = [

@@ -1,7 +1,7 @@
-"""The model registry: which file is which version of which model, and who is champion.
+"""The model registry: the versions of each model, their files, and which version is the champion.
 
-It is a seed of the user's dbt project. A scoring model reads it as a relation (`from_rows`), the
-command line as a file (`from_csv`); both apply the same rules and name every fault at once.
+The registry is a seed of the user's dbt project. A scoring model reads it as a relation (`from_rows`),
+the command line as a file (`from_csv`). Both apply the same rules and report every fault at once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ _ALIAS = re.compile(r"[a-z][a-z0-9_]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME_RULE = "letters, digits, '.', '_' and '-', at most 128, beginning with a letter or digit"
 _MAX_PATH = 1_000
-# dbt infers types: version 1.10 becomes the number 1.1, and a table keeps the types that it had
+# dbt infers the types of a seed, so version 1.10 becomes the number 1.1; an existing table keeps its types
+# until it is loaded with --full-refresh
 AS_TEXT = (
     "give the seed `+column_types: {model_version: string}`, and load it with "
     "`dbt seed --full-refresh`"
@@ -42,7 +43,7 @@ _ALIAS_RULE = "lowercase letters, digits and '_', beginning with a letter"
 
 
 class ModelVersion(NamedTuple):
-    """A model's name and version; as text `churn/2`, as messages and commands have it."""
+    """A model's name and version. As text it is `churn/2`, the form in messages and commands."""
 
     name: str
     version: str
@@ -55,8 +56,8 @@ class ModelVersion(NamedTuple):
 class RegistryEntry:
     """One row of the registry.
 
-    `artifact` is the path of the model file below the artifacts directory, `sha256` is of that
-    file. `card_sha256` is the `card.digest` of the card beside it, none where it is not recorded.
+    `artifact` is the path of the model file below the artifacts directory, `sha256` the hash of that
+    file. `card_sha256` is the `card.digest` of the card next to it, None if the registry has none.
     """
 
     model_name: str
@@ -71,12 +72,12 @@ class RegistryEntry:
         return ModelVersion(self.model_name, self.model_version)
 
     def beside(self, name: str) -> str:
-        """The path of another file in the folder of the model file."""
+        """Return the path of another file in the model file's folder."""
         return f"{self.artifact.rpartition('/')[0]}/{name}".lstrip("/")
 
 
 class ModelSpec(NamedTuple):
-    """What `model="..."` asks for: exactly one of alias and version is set."""
+    """The parsed value of `model="..."`. Exactly one of `alias` and `model_version` is set."""
 
     model_name: str
     alias: str | None
@@ -85,17 +86,17 @@ class ModelSpec(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Registry:
-    """Registered versions in the order of the seed; immutable. `where` names it in messages."""
+    """The registered versions, in the order of the seed. `where` names the registry in messages."""
 
     entries: tuple[RegistryEntry, ...]
     where: str
 
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[str, object]], *, where: str) -> Registry:
-        """Read rows whose values are text, integers, dates or none (an empty alias).
+        """Read rows of text, integers, dates or None (an empty alias).
 
         Raises RegistryError with every fault: missing columns, unsafe names or paths, a version or
-        an alias that a model has twice, text that is no sha256.
+        an alias that a model has twice, a malformed sha256.
         """
         faults: list[str] = []
         entries = []
@@ -122,9 +123,9 @@ class Registry:
 
     @classmethod
     def from_csv(cls, path: Path) -> Registry:
-        """Read the seed's file. Raises RegistryError as `from_rows`, and when it is not there."""
+        """Read the seed's file. Raises RegistryError as `from_rows` does, and if the file cannot be read."""
         try:
-            # a named pipe would be waited for, a device read without end
+            # reading a named pipe would block, and reading a device would never end
             if path.exists() and not path.is_file():
                 raise OSError("it is no regular file")  # noqa: TRY301
             with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -155,7 +156,7 @@ class Registry:
 
     @classmethod
     def from_seeds(cls, paths: Iterable[Path]) -> Registry | None:
-        """Read the first of some seeds' files that is a registry. Raises as `from_csv`."""
+        """Read the first of these seed files that is a registry. None if there is none. Raises as `from_csv`."""
         for path in paths:
             with (
                 suppress(OSError, UnicodeDecodeError, csv.Error),
@@ -166,9 +167,9 @@ class Registry:
         return None
 
     def resolve(self, spec: str) -> RegistryEntry:
-        """The one entry that `churn` (its champion), `churn@alias` or `churn/version` names.
+        """Return the entry that `churn` (the champion), `churn@alias` or `churn/version` names.
 
-        Raises ConfigError for a malformed spec, RegistryError when there is no such entry.
+        Raises ConfigError if the spec is malformed, RegistryError if there is no such entry.
         """
         wanted = parse_spec(spec)
         versions = self.versions_of(wanted.model_name)
@@ -197,7 +198,7 @@ class Registry:
         )
 
     def versions_of(self, name: str) -> list[RegistryEntry]:
-        """All rows of a model, in their order. Raises RegistryError when there is none."""
+        """Return all entries of a model, in the order of the seed. Raises RegistryError if there is none."""
         if versions := [entry for entry in self.entries if entry.model_name == name]:
             return versions
         known = sorted({entry.model_name for entry in self.entries})
@@ -213,9 +214,9 @@ class Registry:
 
 
 def parse_spec(spec: str) -> ModelSpec:
-    """`churn` -> its champion, `churn@challenger` -> an alias, `churn/2` -> a version.
+    """Parse `churn` (the champion), `churn@challenger` (an alias) or `churn/2` (a version).
 
-    Raises ConfigError when the text is none of the three.
+    Raises ConfigError if the text has none of the three forms.
     """
     faults = ["it is not of the form NAME, NAME@ALIAS or NAME/VERSION"]
     if isinstance(spec, str) and (match := _SPEC.fullmatch(spec)):
@@ -235,19 +236,19 @@ def parse_spec(spec: str) -> ModelSpec:
 
 
 def name_faults(name: str, *, what: str) -> list[str]:
-    """Why this cannot be a model's name or version (an empty list when it can)."""
+    """Return why this cannot be a model's name or version: an empty list if it can."""
     return [] if _NAME.fullmatch(name) else [f"{what} {_shown(name)} is not made of {_NAME_RULE}"]
 
 
 def alias_faults(alias: str) -> list[str]:
-    """Why this cannot be an alias (an empty list when it can)."""
+    """Return why this cannot be an alias: an empty list if it can."""
     return (
         [] if _ALIAS.fullmatch(alias) else [f"alias {_shown(alias)} is not made of {_ALIAS_RULE}"]
     )
 
 
 def path_faults(artifact: str) -> list[str]:
-    """Why this text cannot be a path below the artifacts directory."""
+    """Return why this cannot be a path below the artifacts directory: an empty list if it can."""
     where = f"artifact {_shown(artifact)}"
     if not artifact or not artifact.isprintable():
         return [f"{where} is empty or has unprintable characters"]
@@ -267,7 +268,7 @@ def path_faults(artifact: str) -> list[str]:
 
 def _read_row(row: Mapping[str, object]) -> tuple[RegistryEntry | None, list[str]]:
     given = {column: row.get(column) for column in SEED_COLUMNS}
-    # whole numbers and days are taken: if dbt lost their spelling, the card will not match
+    # integers and dates are accepted: if dbt changed their spelling, the check against the card fails later
     faults = [
         f"{column} was loaded as the {_kind(value)} {value}; {AS_TEXT}"
         for column, value in given.items()
@@ -309,7 +310,7 @@ def _contradictions(entries: list[RegistryEntry]) -> list[str]:
 
 
 def _confusions(entries: list[RegistryEntry]) -> list[str]:
-    """Names that differ by letter case only: file systems and collations would confuse them."""
+    """Return a fault for names that differ by letter case only: file systems and collations confuse them."""
     texts = {
         "models": {entry.model_name for entry in entries},
         "versions": {str(entry.model) for entry in entries},
@@ -326,7 +327,7 @@ def _confusions(entries: list[RegistryEntry]) -> list[str]:
             if len(same) > 1
         ]
         if faults:
-            break  # what belongs to these models would be named, too
+            break  # the versions and artifacts of these models would be reported, too
     return faults
 
 

@@ -1,7 +1,7 @@
-"""What a model reads and gives, by name: the contract between a warehouse table and a graph.
+"""The contract between a warehouse table and an ONNX graph: the names of a model's features and outputs.
 
-A contract is written into the artifact's card (`card.json`) by `export` or `dbt-onnx register`
-and is checked against the relation before anything is scored.
+`export` and `dbt-onnx register` write the contract into the artifact's card (`card.json`). A run
+checks it against the feature relation before any row is scored.
 """
 
 from __future__ import annotations
@@ -36,24 +36,25 @@ STAMP_COLUMNS = (
     "as_of", "status", "rejected_reason", "score_reason", "is_late",
     "model_name", "model_version", "run_id", "scored_at", "features_hash",
 )  # fmt: skip
-"""Columns of every ledger beside the key and the outputs."""
+"""Columns of every ledger in addition to the key and the outputs."""
 
 RESERVED_COLUMNS = frozenset((
     *STAMP_COLUMNS, "run_no", "rejected_reason_no", "last_seen_as_of", "confirmed_as_of",
     "fresh_as_of", "age", "is_stale", "served_from",
 ))  # fmt: skip
-"""Names that neither a key nor an output may take: the ledger, its tables and the current
+"""Names that neither a key nor an output may have, because the ledger, its tables and the current
 view use them. Compared without regard to case, as the warehouse does."""
 
 CARRIED_PREFIX = "__dbt_onnx_"
 KEY_PREFIX = CARRIED_PREFIX + "key_"
-"""Prefix of the columns that pass a scoring stream untouched, so that no feature meets them."""
+"""Prefixes of the columns, and of the key columns among them, that pass through a scoring stream
+unchanged. No feature may have a name with these prefixes."""
 
 WRITE_AGAIN = "write the card again with dbt_onnx.export or `dbt-onnx register`"
-"""What to do about a card that is wrong."""
+"""The hint for a card that is wrong."""
 
 MAX_WIDTH = 1_000_000
-"""Of a LIST or ARRAY column: a row of more elements is no row of a model."""
+"""Maximum length of a LIST or ARRAY column. No real model reads a longer one."""
 
 _NAME = re.compile(r"[^\x00\ud800-\udfff]+")
 
@@ -62,10 +63,10 @@ _NAME = re.compile(r"[^\x00\ud800-\udfff]+")
 class Feature:
     """One column that the model reads.
 
-    `width` is the length of a LIST or ARRAY column, none for a scalar. `time_unit` turns a DATE
-    or TIMESTAMP into the number of such units since 1970-01-01 00:00 UTC. `tolerance` is the
-    largest relative change that the cast into the tensor's type may make to a DECIMAL or floating
-    value; none means the tensor type's own precision. Integers are cast exactly or not at all.
+    `width` is the length of a LIST or ARRAY column, None for a scalar. `time_unit` converts a DATE
+    or TIMESTAMP to the number of these units since 1970-01-01 00:00 UTC. `tolerance` is the
+    largest relative change that the cast to the tensor's type may make to a DECIMAL or floating-point
+    value; None means the tensor type's own precision. A row is rejected if an integer cannot be cast exactly.
     """
 
     name: str
@@ -78,7 +79,7 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """One input tensor: (rows,) if `rank` is 1, else (rows, total width of `features`)."""
+    """One input tensor. Its shape is (rows,) if `rank` is 1, else (rows, total width of `features`)."""
 
     name: str
     dtype: TensorType
@@ -90,14 +91,14 @@ class Input:
 class Output:
     """One output of the graph and the ledger columns that it fills.
 
-    kind            what comes back                          columns
+    kind            the graph's output                       columns
     label           (rows,) or (rows, 1), int64 or string    one
     probabilities   (rows, classes) or a map per row         one per class of `classes`
     value           (rows,) or (rows, 1)                     one
     values          (rows, k)                                k
     vector          (rows, k)                                one ARRAY of length `width`
 
-    A column that is none is computed by the model, but not stored.
+    A column that is None is computed by the model, but not stored.
     """
 
     name: str
@@ -110,9 +111,9 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """The features, how they fill the graph's inputs, and what its outputs are called.
+    """The features, the graph inputs that they fill, and the columns that the graph's outputs fill.
 
-    Raises ContractError, with every fault at once, when the parts do not fit together.
+    Raises ContractError, with every fault at once, if the parts do not fit together.
     """
 
     features: tuple[Feature, ...]
@@ -132,14 +133,14 @@ class Contract:
 
     @property
     def column_kinds(self) -> dict[str, OutputKind]:
-        """What each stored output column is, in order."""
+        """The kind of each stored output column, in order."""
         return {name: o.kind for o in self.outputs for name in o.columns if name is not None}
 
     def feature(self, name: str) -> Feature:
         return next(feature for feature in self.features if feature.name == name)
 
     def output_fields(self) -> list[pa.Field]:
-        """The stored output columns in order; all may be NULL, as they are in a rejected row."""
+        """Return the stored output columns in order. All are nullable: a rejected row has NULL outputs."""
         import pyarrow as pa
 
         fields = []
@@ -151,7 +152,7 @@ class Contract:
         return fields
 
     def to_dict(self) -> dict[str, Any]:
-        """The contract as JSON types; `from_dict` reads it back."""
+        """Return the contract as JSON types, which `from_dict` reads back."""
         return asdict(self, dict_factory=_without_none)
 
     @classmethod
@@ -182,7 +183,7 @@ class Contract:
 
 
 def arrow_type_of(dtype: TensorType) -> pa.DataType:
-    """The Arrow type that holds one element of a tensor of this type without loss."""
+    """Return the Arrow type that holds one element of a tensor of this type without loss."""
     import pyarrow as pa
 
     # DuckDB has no 16-bit float
@@ -199,12 +200,12 @@ def _listed(document: Mapping[str, Any], key: str) -> tuple[Any, ...]:
 
 
 def _without_none(settings: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Drop settings that are none; in a tuple none is an unstored column, and stays."""
+    """Drop settings that are None. A None inside a tuple stays: it is an output column that is not stored."""
     return {key: list(x) if isinstance(x, tuple) else x for key, x in settings if x is not None}
 
 
 def _repeated(what: str, names: Iterable[str]) -> list[str]:
-    """A fault for each name that occurs twice, compared without regard to case."""
+    """Return a fault for each name that occurs twice, compared without regard to case."""
     folded = Counter(name.casefold() for name in names if isinstance(name, str))
     return [f"{what} {name!r} is named twice" for name, count in folded.items() if count > 1]
 
@@ -308,22 +309,22 @@ def _output_faults(contract: Contract) -> list[str]:
 
 
 def _is_name(value: object) -> bool:
-    """Whether this can be a name: Arrow cuts one at a NUL, and JSON can hold half a character."""
+    """Whether a value can be a name. Arrow cuts text at a NUL, and JSON can contain half a surrogate pair."""
     return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
 def _is_scalar(value: object) -> bool:
-    """Whether a value is plain: JSON may have a list or an object in its place."""
+    """Whether a value is None or a scalar: JSON may contain a list or an object instead."""
     return value is None or isinstance(value, float | int | str)
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is a number: for Python a truth value is one, too."""
+    """Whether a value is a number. A bool is not, although Python's bool is a subclass of int."""
     return isinstance(value, float | int) and not isinstance(value, bool)
 
 
 def is_share(value: object) -> bool:
-    """Whether a value from a card is a share: a number from 0 to 1."""
+    """Whether a value from a card is a number from 0 to 1."""
     return is_number(value) and 0 <= value <= 1
 
 
@@ -332,6 +333,6 @@ def _is_width(value: object) -> bool:
 
 
 def _are_classes(classes: tuple[object, ...]) -> bool:
-    """Whether these can be the class labels of a model: distinct integers or texts."""
+    """Whether these can be the class labels of a model: distinct integers or strings."""
     plain = [item for item in classes if isinstance(item, int | str) and not isinstance(item, bool)]
     return len(set(plain)) == len(classes)
