@@ -1,4 +1,4 @@
-"""The outputs of a model as typed columns. What came counts, not what the graph declares."""
+"""Turns the outputs of a model into typed columns. Checks the actual outputs, not the graph's declarations."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _HINT = (
 class Decoded(NamedTuple):
     """Decoded outputs.
 
-    columns   one Arrow array for each field of `contract.output_fields()`, a value for each fed row
-    faults    {reason: the rows (bool) whose outputs must not be stored}
+    columns   one Arrow array for each field of `contract.output_fields()`, with one value per fed row
+    faults    {reason: bool mask of the rows with outputs that must not be stored}
     """
 
     columns: list[pa.Array]
@@ -39,10 +39,11 @@ def decode(outputs: Sequence[Any], contract: Contract, n_rows: int) -> Decoded:
     """Turn the outputs for `n_rows` rows, in the contract's order, into columns.
 
     A NaN or infinity in a stored float column, or in any probability, is a fault of its row. The
-    reason is `nan_output:` or `infinite_output:` and the column (or the output, if it is not stored).
+    reason is `nan_output:` or `infinite_output:` and the name of the column (or of the output, if the
+    column is not stored).
 
-    Raises ScoringError when the number of outputs or rows, a width, a type or the classes of a
-    map are not what the contract says.
+    Raises ScoringError if the number of outputs or rows, a width, a type or the classes of a
+    map do not match the contract.
     """
     if len(outputs) != len(contract.outputs):
         raise ScoringError(
@@ -74,7 +75,7 @@ def _columns(output: Output, values: Any, n_rows: int) -> Iterator[tuple[str | N
 
 
 def _checked(output: Output, values: Any, n_rows: int) -> Array:
-    """The output as an array of the contract's shape and type, or a ScoringError."""
+    """Return the output, an array of the contract's shape and type. Raises ScoringError for anything else."""
     width = (output.width or 0) if output.kind == "vector" else len(output.columns)
     expected = f"{output.dtype}[{n_rows}, {width}]"
     shapes: list[tuple[int, ...]] = []
@@ -94,7 +95,7 @@ def _checked(output: Output, values: Any, n_rows: int) -> Array:
 
 
 def _from_maps(output: Output, maps: list[dict[Any, float]], n_rows: int) -> Array:
-    """A ZipMap's {class: probability} of each row as (rows, classes), in the contract's order."""
+    """Turn a ZipMap's {class: probability} per row into an array (rows, classes), in the contract's order."""
     classes = output.classes or ()
     expected = f"{n_rows} maps of the classes {list(classes)}"
     if len(maps) != n_rows:

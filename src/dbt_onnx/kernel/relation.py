@@ -1,4 +1,4 @@
-"""Whether a relation has the columns of a contract. Every fault is named at once."""
+"""Checks that a relation has the columns of a contract, and reports every fault at once."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def check_relation(
     model: str,
     known_as: Mapping[str, str] | None = None,
 ) -> None:
-    """Compare the columns of a relation, as Arrow types, with what the model reads.
+    """Compare the columns of a relation, as Arrow types, with the features that the model reads.
 
-    In the message `where` names the relation, `model` the model, and `known_as` has the warehouse's
-    names of the types. Column names must match exactly: a warehouse that ignores case would hide that
-    a column was renamed.
+    In messages, `where` names the relation and `model` the model; `known_as` maps each column to the
+    warehouse's name of its type. Column names must match exactly, because a warehouse that ignores case
+    would hide that a column was renamed.
 
-    Raises ContractError with every missing column, every type that cannot be cast into its
-    tensor and every fill value that does not fit it.
+    Raises ContractError with every missing column, every type that cannot be cast to its
+    tensor's type, and every fill value that does not fit that type.
     """
     faults = []
     for feature in contract.features:
@@ -97,7 +97,7 @@ def _fill_fault(feature: Feature, tensor: Input) -> str | None:
 
 
 def _castable(kind: pa.DataType, dtype: TensorType) -> bool:
-    """Whether an Arrow type can go into a tensor type. Single values may still be rejected."""
+    """Whether an Arrow type can be cast to a tensor type. Single values may still be rejected."""
     if pa.types.is_null(kind):
         return True
     if dtype == "string":
