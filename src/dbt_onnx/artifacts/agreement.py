@@ -1,4 +1,4 @@
-"""Whether a card's contract and a graph speak of the same model."""
+"""Checks that a card's contract and a graph describe the same model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def check_contract(contract: Contract, signature: GraphSignature, *, where: str) -> None:
-    """Raise ContractError, with every fault, when the graph is not what the contract says.
+    """Raise ContractError, with every fault, if the graph does not match the contract.
 
-    Of outputs only names and types are compared. The shapes that files declare for them are often
-    wrong, so a run checks the shapes that it gets.
+    For outputs, names, types and class labels are compared, but not shapes. Files often declare wrong
+    shapes for outputs, so a run checks the shapes of the actual outputs.
     """
     inputs = {tensor.name: tensor for tensor in signature.inputs}
     outputs = {tensor.name: tensor for tensor in signature.outputs}
@@ -71,7 +71,7 @@ def _output_faults(output: Output, tensor: Tensor | None) -> list[str]:
         faults.append(f"{where} gives probabilities of type {output.dtype}")
     if output.kind == "label" and tensor.dtype in FLOAT_TYPES:
         faults.append(f"{where} gives labels of type {tensor.dtype}")
-    # the file has two lists of the same labels, and the owner has chosen one of them
+    # the graph has the same labels in two orders, and the card has the order that the label output overruled
     is_decided = output.classes == tensor.overruled and set(tensor.overruled or ()) == set(
         tensor.classes or ()
     )

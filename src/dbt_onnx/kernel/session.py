@@ -104,7 +104,7 @@ class OnnxSession:
                 hint="`dbt-onnx inspect FILE` shows what the model asks for; an honest model loads "
                 "within seconds",
             ) from error
-        except Exception as error:  # onnxruntime's errors have no base of their own
+        except Exception as error:  # onnxruntime's errors have no common base class
             raise ArtifactError(
                 f"onnxruntime {ort.__version__} cannot load the model: {_one_line(error)}",
                 hint=_MEMORY_HINT
@@ -136,7 +136,7 @@ class OnnxSession:
                 hint="look for a loop without end with `dbt-onnx inspect FILE`; a model that is only "
                 "slow needs fewer rows a call: batch_rows in score()",
             ) from error
-        except Exception as error:  # onnxruntime's errors have no base of their own
+        except Exception as error:  # onnxruntime's errors have no common base class
             said = _one_line(error)
             message = f"the model failed on {shapes(feeds)}: {said}"
             if _is_out_of_memory(error):
