@@ -1,7 +1,7 @@
-"""Signatures of registered versions, by the OpenSSF's package `model-signing`: with a key, offline.
+"""Signs and verifies registered versions with the OpenSSF's package `model-signing`: with a key, offline.
 
-`model.sig` lies beside the model file and covers two files: the model, and its card, which names
-model and version. A scoring run imports nothing of this.
+`model.sig` is next to the model file and covers two files: the model, and its card, which contains the
+model's name and version. A scoring run does not import this module.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ _OF_KIND = {
 def sign_version(
     root: Path, entry: RegistryEntry, *, key: Path, password: str | None = None
 ) -> Path:
-    """Sign a registered version with the private key in the file `key`, over any older signature.
+    """Sign a registered version with the private key in the file `key`, replacing any older signature.
 
-    `root` is the artifacts directory. Returns the path of `model.sig`. Raises ConfigError when the
-    key cannot be used or `model-signing` is not installed, and as `load_artifact`.
+    `root` is the artifacts directory. Returns the path of `model.sig`. Raises ConfigError if the key
+    cannot be used, `model-signing` is not installed or `model.sig` cannot be written, and the errors of
+    `load_artifact`.
     """
     package = _model_signing()
     artifact = load_artifact(root, entry)
-    # cryptography wants bytes, whatever the annotation of model-signing says
+    # cryptography needs bytes, although model-signing annotates the password as str
     secret: Any = password.encode() if password is not None else None
     with _key_errors(key, "private"):
         signer = package.signing.Config().use_elliptic_key_signer(private_key=key, password=secret)
@@ -62,9 +63,9 @@ def sign_version(
 
 
 class SignatureVerifier:
-    """Checks signatures with one public key.
+    """A verifier of signatures with one public key.
 
-    Raises ConfigError when the key cannot be used or `model-signing` is not installed.
+    Raises ConfigError if the key cannot be used or `model-signing` is not installed.
     """
 
     def __init__(self, public_key: Path) -> None:
@@ -97,7 +98,7 @@ class SignatureVerifier:
                 raise self._fault(path, artifact, error) from error
 
     def _fault(self, path: Path, artifact: Artifact, error: Exception) -> ArtifactError:
-        """The error in our words: the package raises whatever its parsers raise."""
+        """Turn the package's error, which may be any error of its parsers, into an ArtifactError."""
         from cryptography.exceptions import InvalidSignature
 
         said = str(error)
@@ -134,7 +135,7 @@ def _model_signing() -> Any:
 def _hashing(package: Any) -> Any:
     class Everything(package.hashing.Config):  # type: ignore[misc]
         def add_ignored_paths(self, **_: Any) -> None:
-            """Ignore the files that the signature wants left out: none may be."""
+            """Do nothing, so that a signature cannot exclude files from the check."""
 
     return Everything().set_ignored_paths(paths=(), ignore_git_paths=False)
 
@@ -153,7 +154,7 @@ def _key_errors(path: Path, kind: str) -> Iterator[None]:
 
 @contextmanager
 def _signed_files(root: Path, entry: RegistryEntry, artifact: Artifact) -> Iterator[Path]:
-    """A folder that holds the model and its card as they were read, and nothing else."""
+    """Yield a temporary folder with copies of the model and its card, and nothing else."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / f"{entry.model_name}-{entry.model_version}"
         folder.mkdir()
