@@ -1,7 +1,7 @@
 """The card of a model file: the contract, the model's origin, and sample rows to check the model with.
 
 `card.json` is JSON without NaN, and NULL is null. Required keys of format 1: format_version, model_name,
-model_version, sha256, contract. Optional keys: parity (features, outputs, tolerance,
+model_version, sha256, contract. Optional keys: parity (features, outputs, tolerance, scales,
 max_abs_difference), reference, reference_outputs, training.
 """
 

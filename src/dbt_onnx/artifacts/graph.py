@@ -63,7 +63,7 @@ class GraphSignature:
 
 
 def read_graph(model_bytes: bytes, *, where: str) -> GraphSignature:
-    """Read the signature of a model whose first axis is the batch.
+    """Read the signature of a model with the batch on the first axis of its inputs.
 
     Raises ArtifactError if the bytes are not ONNX, or hostile (see `hostile`); ContractError,
     with every fault, if the inputs cannot be fed with rows. `where` names the file in messages.

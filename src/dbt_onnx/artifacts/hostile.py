@@ -83,7 +83,7 @@ def _walk(message: Any, trail: str = "", depth: int = 0) -> Iterator[tuple[Any, 
         path = f"{trail}.{field.name}" if trail else field.name
         if field.message_type is None:
             if field.type == field.TYPE_STRING:
-                # protobuf hands out bytes, or raises here, for a name that is not UTF-8
+                # for a name that is not UTF-8, protobuf either raises here or returns bytes
                 _refuse_no_text(value)
         elif hasattr(value, "ListFields"):
             yield from _walk(value, path, depth)
@@ -118,7 +118,7 @@ def _refuse_operator(node: Any, own_domains: set[str], *, where: str) -> None:
             hint="export the model with standard operators; custom operator libraries are not "
             "loaded",
         )
-    # its attribute names a file of compiled code
+    # an attribute of this operator names a file of compiled code
     if node.op_type == "EPContext":
         raise ArtifactError(
             f"{where} uses operator {_label(node)}, which reads a compiled file beside the model",

@@ -48,7 +48,7 @@ REFERENCES_TYPES = {
 shares[i]      share of the values in (edges[i - 1], edges[i]], or equal to categories[i]
 other_share    share of all other categories
 null_share     share of NULL and NaN among `rows`; the other shares do not count these values. Zero
-               for a feature with a `fill`, since the model reads the fill instead of NULL
+               for a feature with a `fill`, since the model reads the fill instead
 dtype          the least precise type in which the model reads the feature
 
 `time_unit` and `fill` are the feature's settings in the contract.

@@ -1,1 +1,1 @@
-"""Turns Arrow batches of features into Arrow batches of predictions. Knows no file, no warehouse, no dbt."""
+"""Turns Arrow batches of features into Arrow batches of predictions, without files, a warehouse or dbt."""

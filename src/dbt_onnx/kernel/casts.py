@@ -1,4 +1,4 @@
-"""Casts Arrow columns to tensor types, and marks each element that the cast would change.
+"""Casts Arrow columns to tensor types, and marks the elements that cannot be cast without loss.
 
 Everything here is vectorised: no Python code runs per row.
 """
@@ -28,7 +28,7 @@ NANOSECONDS: dict[TimeUnit, int] = {
 # a float64 holds every integer up to 2^53, and every power of ten up to 10^22, exactly
 _EXACT_INTEGER = 2**53
 _EXACT_POWER_OF_TEN = 22
-# the digits of a decimal128
+# the maximum number of digits of a decimal128
 _MAX_DIGITS = 38
 _ARROW_NANOSECONDS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 _TWO_64 = 2.0**64

@@ -31,7 +31,7 @@ _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from dbt_onnx.kernel.child_session import serve; serve()"
 )
-# a process that one of these signals killed was ended from outside: no row is to blame
+# a process that one of these signals killed was ended from outside: no row of the model is to blame
 _ASKED_TO_END = {
     getattr(signal, name) for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
 }  # fmt: skip
@@ -132,7 +132,7 @@ def borrow() -> Child:
 
 
 def _own_idle() -> Iterator[Child]:
-    """Remove and yield the idle children. Children that a fork copied from its parent process are dropped."""
+    """Remove and yield the idle children. After a fork, drop the children that the parent process owns."""
     while _idle:
         child = _idle.pop()
         if child.owner == os.getpid():

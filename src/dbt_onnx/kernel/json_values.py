@@ -1,4 +1,4 @@
-"""Arrow types as text, and their values in JSON: the forms that a service that scores on request stores."""
+"""Converts Arrow types to and from text, and JSON values to typed ones, for services that score on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs native code with a time limit, by waiting for its thread only that long, and with a memory limit."""
+"""Runs native code with a time limit, after which the caller stops waiting, and with a memory limit."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _END_SECONDS = 30
 _HEED_SECONDS = 0.5
 _SHARE = 0.9
 _CGROUP = Path("/sys/fs/cgroup")
-# the files of control groups, version 2 and 1, with the limit and the usage; and the name of the line with
-# the usage, which excludes the file cache
+# for control groups, version 2 and 1: the file with the memory limit, the file with the usage, and the name
+# of the line with the usage (without the file cache)
 _CGROUPS = (
     ("memory.max", "memory.stat", "anon "),
     ("memory/memory.limit_in_bytes", "memory/memory.stat", "total_rss "),

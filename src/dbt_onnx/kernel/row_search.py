@@ -21,8 +21,8 @@ MODEL_ERROR, MODEL_CRASHED = "model_error", "model_crashed"
 MAX_CRASHES = 100
 """Maximum number of rows of a run that may kill the process: each costs about a second."""
 
-# the number of rows to try before a model is taken to fail on every row: after an error, and after a crash,
-# where each further try may cost a process
+# how many rows must fail, one by one, before the model is taken to fail on all rows: first after an error,
+# then after a crash, where each try may cost a process
 _PROBES = (8, 3)
 _REASON_LENGTH = 200
 _PREFIX = re.compile(

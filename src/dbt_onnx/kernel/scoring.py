@@ -71,7 +71,7 @@ def score_batches(
     the run.
 
     Raises ContractError if the columns do not match the contract. Raises ScoringError, with the range
-    of rows, if the model fails or its outputs do not match the contract. `search` may raise DataError.
+    of rows, if the model fails or its outputs do not match the contract. Raises DataError if `search` does.
     """
     done = 0
     waiting: deque[tuple[pa.RecordBatch, Future[pa.RecordBatch]]] = deque()
