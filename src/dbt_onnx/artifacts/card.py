@@ -2,7 +2,7 @@
 
 `card.json` is JSON without NaN, and NULL is null. Required keys of format 1: format_version, model_name,
 model_version, sha256, contract. Optional keys: parity (features, outputs, tolerance, scales,
-max_abs_difference), reference, reference_outputs, training.
+max_abs_difference, rows_compared), reference, reference_outputs, training.
 """
 
 from __future__ import annotations
