@@ -27,7 +27,7 @@ class DbtOnnxError(Exception):
         super().__init__(f"{message}\nHint: {hint}")
 
 
-def listed(items: Collection[object], *, most: int = 20) -> str:
+def format_items(items: Collection[object], *, most: int = 20) -> str:
     """Format items for a message: `[1, 2, 3]`, or the first `most` items and the number of the rest."""
     shown = [f"{item!r:.60}" for item in list(items)[:most]]
     return f"[{', '.join(shown)}{f', ... {len(items) - most:,} more' if len(items) > most else ''}]"
@@ -94,16 +94,16 @@ class ScoringError(DbtOnnxError):
 
 
 class ModelError(ScoringError):
-    """onnxruntime failed on some or all rows of a call. `said` is onnxruntime's message."""
+    """onnxruntime failed on some or all rows of a call. `reason` is onnxruntime's message."""
 
-    def __init__(self, message: str, *, hint: str, said: str) -> None:
-        self.said = said
+    def __init__(self, message: str, *, hint: str, reason: str) -> None:
+        self.reason = reason
         super().__init__(message, hint=hint)
 
 
 class ModelCrashError(ModelError):
     """A call killed the process that ran the model. `row` is the row that caused it, None if unknown."""
 
-    def __init__(self, message: str, *, hint: str, said: str, row: int | None = None) -> None:
+    def __init__(self, message: str, *, hint: str, reason: str, row: int | None = None) -> None:
         self.row = row
-        super().__init__(message, hint=hint, said=said)
+        super().__init__(message, hint=hint, reason=reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dbt_onnx.errors import ContractError, listed
+from dbt_onnx.errors import ContractError, format_items
 from dbt_onnx.kernel.contract import FLOAT_TYPES, WRITE_AGAIN, Contract, Input, Output
 
 if TYPE_CHECKING:
@@ -72,13 +72,18 @@ def _output_faults(output: Output, tensor: Tensor | None) -> list[str]:
     if output.kind == "label" and tensor.dtype in FLOAT_TYPES:
         faults.append(f"{where} gives labels of type {tensor.dtype}")
     # the graph has the same labels in two orders, and the card has the order that the label output overruled
-    is_decided = output.classes == tensor.overruled and set(tensor.overruled or ()) == set(
+    is_overruled_order = output.classes == tensor.overruled and set(tensor.overruled or ()) == set(
         tensor.classes or ()
     )
-    if output.classes and tensor.classes and output.classes != tensor.classes and not is_decided:
+    if (
+        output.classes
+        and tensor.classes
+        and output.classes != tensor.classes
+        and not is_overruled_order
+    ):
         faults.append(
-            f"{where} has classes {listed(output.classes)} in the card and "
-            f"{listed(tensor.classes)} in the graph"
+            f"{where} has classes {format_items(output.classes)} in the card and "
+            f"{format_items(tensor.classes)} in the graph"
         )
     if output.classes and tensor.key_dtype is not None:
         kind = {"string": str, "int64": int}.get(tensor.key_dtype)

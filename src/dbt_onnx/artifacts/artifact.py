@@ -128,23 +128,25 @@ def load_artifact(root: Path, entry: RegistryEntry) -> Artifact:
     )
 
 
-def files_of(root: Path, entry: RegistryEntry) -> str:
-    """Read a version's files and return its text from `named`, with the digests of the files on disk.
+def fingerprint_on_disk(root: Path, entry: RegistryEntry) -> str:
+    """Read a version's files and return its text from `fingerprint_of`, with the digests of the files on disk.
 
     Raises ArtifactError if the model file or its card cannot be read.
     """
     model_bytes = read_below(root, entry.artifact, max_bytes=MAX_MODEL_BYTES)
-    return named(entry, hashlib.sha256(model_bytes).hexdigest(), digest(read_card(root, entry)))
+    return fingerprint_of(
+        entry, hashlib.sha256(model_bytes).hexdigest(), digest(read_card(root, entry))
+    )
 
 
-def named(entry: RegistryEntry, sha256: str, card_sha256: str) -> str:
+def fingerprint_of(entry: RegistryEntry, sha256: str, card_sha256: str) -> str:
     """Return a text that identifies a version and the content of its files, as a key for cached checks."""
     return f"{entry!r} {sha256} {card_sha256}"
 
 
 def read_card(root: Path, entry: RegistryEntry) -> bytes:
     """Return the unchecked bytes of the card next to a model file. Raises ArtifactError as `read_below` does."""
-    return read_below(root, entry.beside(CARD_NAME), max_bytes=MAX_CARD_BYTES)
+    return read_below(root, entry.sibling_path(CARD_NAME), max_bytes=MAX_CARD_BYTES)
 
 
 def read_below(root: Path, relative: str, *, max_bytes: int) -> bytes:
@@ -268,22 +270,22 @@ def write_artifact(
     card = render_card(entry, contract, **card_parts)
     if not replace:
         _refuse_others(root, entry.artifact, model_bytes, what="model", max_bytes=MAX_MODEL_BYTES)
-        beside = entry.beside(CARD_NAME)
-        _refuse_others(root, beside, card, what="card of this model", max_bytes=MAX_CARD_BYTES)
+        card_path = entry.sibling_path(CARD_NAME)
+        _refuse_others(root, card_path, card, what="card of this model", max_bytes=MAX_CARD_BYTES)
     for folder in (path.parent.parent, path.parent):
         if folder.is_symlink():
             raise ArtifactError(
                 f"{folder} is a symbolic link; nothing below {root} may be one",
                 hint="put the folder itself there",
             )
-        _refuse_alike(folder)
+        _refuse_case_variant(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, model_bytes)
     replace_file(path.with_name(CARD_NAME), card)
     return changed(entry, card_sha256=digest(card))
 
 
-def _refuse_alike(folder: Path) -> None:
+def _refuse_case_variant(folder: Path) -> None:
     """Raise ArtifactError if the name of a sibling folder differs by letter case only.
 
     On file systems that ignore case, the two are the same folder.

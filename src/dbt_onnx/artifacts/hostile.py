@@ -84,7 +84,7 @@ def _walk(message: Any, trail: str = "", depth: int = 0) -> Iterator[tuple[Any, 
         if field.message_type is None:
             if field.type == field.TYPE_STRING:
                 # for a name that is not UTF-8, protobuf either raises here or returns bytes
-                _refuse_no_text(value)
+                _refuse_non_utf8(value)
         elif hasattr(value, "ListFields"):
             yield from _walk(value, path, depth)
         else:
@@ -92,7 +92,7 @@ def _walk(message: Any, trail: str = "", depth: int = 0) -> Iterator[tuple[Any, 
                 yield from _walk(item, f"{path}[{i}]", depth)
 
 
-def _refuse_no_text(value: Any) -> None:
+def _refuse_non_utf8(value: Any) -> None:
     for item in (value,) if isinstance(value, str | bytes) else value:
         if isinstance(item, bytes):
             item.decode()

@@ -71,7 +71,7 @@ class RegistryEntry:
     def model(self) -> ModelVersion:
         return ModelVersion(self.model_name, self.model_version)
 
-    def beside(self, name: str) -> str:
+    def sibling_path(self, name: str) -> str:
         """Return the path of another file in the model file's folder."""
         return f"{self.artifact.rpartition('/')[0]}/{name}".lstrip("/")
 
@@ -306,10 +306,10 @@ def _contradictions(entries: list[RegistryEntry]) -> list[str]:
         for (name, alias), held in holders.items()
         if len(held) > 1
     ]
-    return faults + _confusions(entries)
+    return faults + _case_conflicts(entries)
 
 
-def _confusions(entries: list[RegistryEntry]) -> list[str]:
+def _case_conflicts(entries: list[RegistryEntry]) -> list[str]:
     """Return a fault for names that differ by letter case only: file systems and collations confuse them."""
     texts = {
         "models": {entry.model_name for entry in entries},

@@ -26,7 +26,7 @@ def check_addition(path: Path, model: ModelVersion, *, alias: str | None, move_a
     if not path.exists():
         return
     for entry in Registry.from_csv(path).entries:
-        _refuse_alike(path, entry.model, model)
+        _refuse_case_variant(path, entry.model, model)
         if entry.model_name != model.name:
             continue
         if entry.model_version == model.version:
@@ -43,7 +43,7 @@ def check_addition(path: Path, model: ModelVersion, *, alias: str | None, move_a
             )
 
 
-def _refuse_alike(path: Path, old: ModelVersion, new: ModelVersion) -> None:
+def _refuse_case_variant(path: Path, old: ModelVersion, new: ModelVersion) -> None:
     """Raise RegistryError if two model names, or two versions of a model, differ by letter case only."""
     same_name = old.name == new.name
     given, known = (new.version, old.version) if same_name else (new.name, old.name)

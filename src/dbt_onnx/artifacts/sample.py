@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from dbt_onnx.artifacts.reference import is_size
-from dbt_onnx.errors import ArtifactError, listed
+from dbt_onnx.errors import ArtifactError, format_items
 from dbt_onnx.kernel.child_session import ChildSession
 from dbt_onnx.kernel.contract import FLOAT_TYPES, WRITE_AGAIN, Contract, is_number
 from dbt_onnx.kernel.native import TRIAL_SECONDS
@@ -72,7 +72,9 @@ def largest_difference(
     """
     largest, faults = 0.0, []
     if set(expected) != set(actual):
-        return largest, [f"the sample has columns {listed(expected)}, not {listed(actual)}"]
+        return largest, [
+            f"the sample has columns {format_items(expected)}, not {format_items(actual)}"
+        ]
     for name, values in expected.items():
         if len(values) != len(actual[name]):
             faults.append(f"{name}: {len(values)} values in the card, {len(actual[name])} scored")
@@ -102,7 +104,7 @@ def scales_of(card: Mapping[str, Any]) -> dict[str, Any]:
     return scales
 
 
-def sizes_of(contract: Contract, outputs: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+def mean_magnitudes_of(contract: Contract, outputs: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Return {floating-point column: the mean absolute value}; 1 for probabilities and empty columns."""
     scales: dict[str, Any] = {}
     for output in contract.outputs:

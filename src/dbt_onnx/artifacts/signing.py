@@ -81,7 +81,9 @@ class SignatureVerifier:
         """Raise ArtifactError unless `model.sig` is this key's signature of this model and card."""
         path = artifact.path.parent / SIGNATURE_NAME
         try:
-            content = read_below(root, entry.beside(SIGNATURE_NAME), max_bytes=MAX_SIGNATURE_BYTES)
+            content = read_below(
+                root, entry.sibling_path(SIGNATURE_NAME), max_bytes=MAX_SIGNATURE_BYTES
+            )
         except ArtifactError as error:
             if path.is_symlink() or path.exists():
                 raise

@@ -32,7 +32,7 @@ _PROGRAM = (
     "from dbt_onnx.kernel.child_session import serve; serve()"
 )
 # a process that one of these signals killed was ended from outside: no row of the model is to blame
-_ASKED_TO_END = {
+_EXTERNAL_SIGNALS = {
     getattr(signal, name) for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
 }  # fmt: skip
 
@@ -41,11 +41,11 @@ class ChildDiedError(Exception):
     """The child process has ended.
 
     `how` describes the end, such as `was killed by signal 8 (SIGFPE)`. `last_words` is the last line
-    that the process printed. `was_asked` is true if the process was ended from outside.
+    that the process printed. `was_ended_externally` is true if the process was ended from outside.
     """
 
     def __init__(self, returncode: int, last_words: str) -> None:
-        self.was_asked = -returncode in _ASKED_TO_END
+        self.was_ended_externally = -returncode in _EXTERNAL_SIGNALS
         self.how = f"ended with exit code {returncode}"
         if returncode < 0:
             self.how = f"was killed by signal {-returncode}"

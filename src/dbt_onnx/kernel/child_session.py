@@ -15,7 +15,7 @@ from dbt_onnx import errors
 from dbt_onnx.errors import ArtifactError, DbtOnnxError, ModelCrashError, ModelError, ScoringError
 from dbt_onnx.kernel import child
 from dbt_onnx.kernel.child import ChildDiedError
-from dbt_onnx.kernel.native import AT_WORK, MAX_SECONDS, OverdueError
+from dbt_onnx.kernel.native import MAX_SECONDS, RUNNING_WORK, OverdueError
 from dbt_onnx.kernel.tensors import rows_of
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class ChildSession:
             try:
                 return self._run(feeds)
             except ChildDiedError as died:
-                if died.was_asked or "bad_alloc" in died.last_words:
+                if died.was_ended_externally or "bad_alloc" in died.last_words:
                     raise _ended(died) from died
                 raise self._crash(feeds, died) from died
 
@@ -91,12 +91,12 @@ class ChildSession:
                 except ChildDiedError as again:
                     if self._at is not None:
                         row, died = start + self._at[0], again
-        said = f"the process in which it ran {died}"
+        reason = f"the process in which it ran {died}"
         where = f"rows {start + 1:,} to {start + rows:,}" if row is None else f"row {row + 1:,}"
         return ModelCrashError(
-            f"the model failed on {where} of {rows_of(feeds):,}: {said}",
+            f"the model failed on {where} of {rows_of(feeds):,}: {reason}",
             hint=_HINT,
-            said=said,
+            reason=reason,
             row=row,
         )
 
@@ -115,7 +115,7 @@ class ChildSession:
         try:
             return self._ask({"load": self._load})
         except ChildDiedError as died:
-            if died.was_asked:
+            if died.was_ended_externally:
                 raise _ended(died) from died
             raise ArtifactError(
                 f"the process in which onnxruntime loaded the model {died}",
@@ -127,7 +127,7 @@ class ChildSession:
         """Send a question and return the answer. Before the answer, the child reports each call that it makes."""
         assert self._child is not None
         try:
-            with AT_WORK.entered(self._child.end):
+            with RUNNING_WORK.entered(self._child.end):
                 self._child.send(question)
                 limit = self.max_seconds + _GRACE_SECONDS
                 while "at" in (answer := self._child.receive(max_seconds=limit)):

@@ -82,15 +82,15 @@ def _checked(output: Output, values: Any, n_rows: int) -> Array:
     if output.kind in {"label", "value"}:
         expected, shapes = f"{output.dtype}[{n_rows}] or [{n_rows}, 1]", [(n_rows,)]
     if not isinstance(values, np.ndarray):
-        raise _surprise(output, expected, f"a {type(values).__name__}")
+        raise _unexpected_output(output, expected, f"a {type(values).__name__}")
     shapes.append((n_rows, width))
     is_text = output.dtype == "string"
     is_of_type = values.dtype.kind in "OU" if is_text else values.dtype == numpy_dtype(output.dtype)
     if values.shape not in shapes or not is_of_type:
         dtype = "string" if values.dtype.kind in "OUS" else str(values.dtype)
-        raise _surprise(output, expected, f"{dtype}{list(values.shape)}")
+        raise _unexpected_output(output, expected, f"{dtype}{list(values.shape)}")
     if values.dtype.kind == "O" and (others := set(map(type, values.flat)) - {str}):
-        raise _surprise(output, expected, f"a {others.pop().__name__} in it")
+        raise _unexpected_output(output, expected, f"a {others.pop().__name__} in it")
     return values
 
 
@@ -99,27 +99,27 @@ def _from_maps(output: Output, maps: list[dict[Any, float]], n_rows: int) -> Arr
     classes = output.classes or ()
     expected = f"{n_rows} maps of the classes {list(classes)}"
     if len(maps) != n_rows:
-        raise _surprise(output, expected, f"{len(maps)} maps")
+        raise _unexpected_output(output, expected, f"{len(maps)} maps")
     if set(map(type, maps)) - {dict} or set(map(len, maps)) - {len(classes)}:
-        raise _surprise(output, expected, _odd_map(maps, set(classes)))
+        raise _unexpected_output(output, expected, _describe_bad_map(maps, set(classes)))
     try:
         matrix = np.array(list(map(itemgetter(*classes), maps)))
     except KeyError as error:
-        raise _surprise(output, expected, _odd_map(maps, set(classes))) from error
+        raise _unexpected_output(output, expected, _describe_bad_map(maps, set(classes))) from error
     except ValueError as error:
-        raise _surprise(output, expected, "values that are no numbers") from error
+        raise _unexpected_output(output, expected, "values that are no numbers") from error
     shape = (n_rows, len(classes)) if n_rows and len(classes) > 1 else (n_rows,)
     if matrix.dtype.kind not in "fiu" or matrix.shape != shape:
-        raise _surprise(output, expected, "values that are no numbers")
+        raise _unexpected_output(output, expected, "values that are no numbers")
     return matrix.astype(numpy_dtype(output.dtype)).reshape(n_rows, len(classes))
 
 
-def _odd_map(maps: list[Any], classes: set[Any]) -> str:
+def _describe_bad_map(maps: list[Any], classes: set[Any]) -> str:
     odd = next((m for m in maps if not isinstance(m, dict) or set(m) != classes), None)
     return f"a map of {list(odd)}" if isinstance(odd, dict) else f"a {type(odd).__name__}"
 
 
-def _surprise(output: Output, expected: str, got: str) -> ScoringError:
+def _unexpected_output(output: Output, expected: str, got: str) -> ScoringError:
     return ScoringError(
         f"output {output.name!r} ({output.kind}) should be {expected}; the model gave {got}",
         hint=_HINT,
@@ -145,7 +145,7 @@ def _to_arrow(column: Array, output: Output) -> pa.Array:
     try:
         flat = pa.array(np.ascontiguousarray(column).ravel(), element)
     except UnicodeEncodeError as error:
-        raise _surprise(output, "text", f"what is none: {error}") from error
+        raise _unexpected_output(output, "text", f"what is none: {error}") from error
     return (
         flat if output.kind != "vector" else pa.FixedSizeListArray.from_arrays(flat, output.width)
     )

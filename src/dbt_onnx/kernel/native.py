@@ -29,7 +29,7 @@ TRIAL_SECONDS = 60.0
 _GRACE_SECONDS = 5
 _END_SECONDS = 30
 # a Ctrl-C is noticed after this time at most
-_HEED_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _SHARE = 0.9
 _CGROUP = Path("/sys/fs/cgroup")
 # for control groups, version 2 and 1: the file with the memory limit, the file with the usage, and the name
@@ -46,7 +46,7 @@ class OverdueError(Exception):
     """The work neither ended nor made progress for `max_seconds`."""
 
 
-class _AtWork:
+class _RunningWork:
     """A register of the native code that is running now, in threads for which Python does not wait.
 
     When the process ends, Python ends such a thread as soon as its native code returns. C++ treats
@@ -97,7 +97,7 @@ class _AtWork:
                     return
 
 
-AT_WORK = _AtWork()
+RUNNING_WORK = _RunningWork()
 
 
 class Threads:
@@ -105,7 +105,7 @@ class Threads:
 
     def __init__(self) -> None:
         self._idle: deque[_Inbox] = deque()
-        weakref.finalize(self, _dismiss, self._idle)
+        weakref.finalize(self, _stop_threads, self._idle)
 
     def run(
         self,
@@ -129,7 +129,7 @@ class Threads:
         entered: list[object] = []
 
         def act() -> None:
-            with AT_WORK.entered(cancel) as token:
+            with RUNNING_WORK.entered(cancel) as token:
                 entered.append(token)
                 try:
                     answers.append(work())
@@ -140,7 +140,7 @@ class Threads:
         try:
             inbox = self._idle.pop()
         except IndexError:
-            inbox = _hire()
+            inbox = _start_thread()
         before, is_done = -1, False
         try:
             inbox.put(act)
@@ -152,10 +152,10 @@ class Threads:
                 inbox.put(None)  # the thread ends when its work does
                 if not done.acquire(timeout=_GRACE_SECONDS):
                     for token in entered:
-                        AT_WORK.leave(token)
+                        RUNNING_WORK.leave(token)
         if not is_done:
             raise OverdueError
-        if AT_WORK.is_ending:
+        if RUNNING_WORK.is_ending:
             raise KeyboardInterrupt
         self._idle.append(inbox)
         if errors:
@@ -170,13 +170,13 @@ def _acquired(lock: threading.Lock, max_seconds: float) -> bool:
     wait. Python handles it between two waits.
     """
     deadline = time.monotonic() + max_seconds
-    while (left := deadline - time.monotonic()) > _HEED_SECONDS:
-        if lock.acquire(timeout=_HEED_SECONDS):
+    while (left := deadline - time.monotonic()) > _POLL_SECONDS:
+        if lock.acquire(timeout=_POLL_SECONDS):
             return True
     return lock.acquire(timeout=max(0, left))
 
 
-def _hire() -> _Inbox:
+def _start_thread() -> _Inbox:
     inbox: _Inbox = SimpleQueue()
     threading.Thread(target=_serve, args=(inbox,), name="dbt_onnx", daemon=True).start()
     return inbox
@@ -188,7 +188,7 @@ def _serve(inbox: _Inbox) -> None:
         del act  # an idle thread must not keep the data of its last work alive
 
 
-def _dismiss(idle: deque[_Inbox]) -> None:
+def _stop_threads(idle: deque[_Inbox]) -> None:
     for inbox in idle:
         inbox.put(None)
 

@@ -112,26 +112,26 @@ class RowSearch:
 
     def _rejected(self, error: ModelError) -> str:
         is_crash = isinstance(error, ModelCrashError)
-        reason = MODEL_CRASHED if is_crash else f"{MODEL_ERROR}:{_told(error.said)}"
+        reason = MODEL_CRASHED if is_crash else f"{MODEL_ERROR}:{_without_values(error.reason)}"
         with self._lock:
             self.found[reason] += 1
             rows, crashes = self.found.total(), self.found[MODEL_CRASHED]
         if self._max_rows is not None and rows > self._max_rows:
             raise DataError(
                 f"the model fails on more than {self._max_rows:,} of {self._rows or 0:,} rows, all that "
-                f"may be rejected: {error.said}",
+                f"may be rejected: {error.reason}",
                 hint="mend these rows upstream, or the model, or let more be rejected: "
                 "max_rejected_fraction in score()",
             ) from error
         if crashes > MAX_CRASHES:
             raise ScoringError(
-                f"more than {MAX_CRASHES} rows kill the process that runs the model: {error.said}",
+                f"more than {MAX_CRASHES} rows kill the process that runs the model: {error.reason}",
                 hint="look for what these rows have in common, and mend them upstream, or the model",
             ) from error
         return reason
 
 
-def _told(said: str) -> str:
+def _without_values(message: str) -> str:
     """Return onnxruntime's message without the values in it, so that many rows share few reasons."""
-    text = _NUMBER.sub("N", _PREFIX.sub("", said))
+    text = _NUMBER.sub("N", _PREFIX.sub("", message))
     return text if len(text) <= _REASON_LENGTH else text[: _REASON_LENGTH - 3] + "..."

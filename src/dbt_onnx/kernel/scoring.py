@@ -14,7 +14,7 @@ from dbt_onnx.errors import ScoringError
 from dbt_onnx.kernel.contract import CARRIED_PREFIX, KEY_PREFIX
 from dbt_onnx.kernel.decode import decode
 from dbt_onnx.kernel.encode import REJECTED_COLUMN, encode
-from dbt_onnx.kernel.native import AT_WORK
+from dbt_onnx.kernel.native import RUNNING_WORK
 from dbt_onnx.kernel.relation import check_relation
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _parts(
             yield batch.slice(start, part_rows)
 
 
-@AT_WORK.entered(lambda: None)
+@RUNNING_WORK.entered(lambda: None)
 def score_batch(
     batch: pa.RecordBatch, scorer: Scorer, contract: Contract, search: RowSearch | None = None
 ) -> pa.RecordBatch:
@@ -175,9 +175,9 @@ def _with_faults(reasons: pa.StringArray, faults: dict[str, Array], fed: Array) 
     codes = np.zeros(len(fed), dtype=np.int64)
     for code, rows in enumerate(faults.values(), start=1):
         codes[rows & (codes == 0)] = code
-    late = np.zeros(len(reasons), dtype=np.int64)
-    late[fed] = codes
-    labels = pa.array([None, *faults], pa.string()).take(pa.array(late))
+    row_codes = np.zeros(len(reasons), dtype=np.int64)
+    row_codes[fed] = codes
+    labels = pa.array([None, *faults], pa.string()).take(pa.array(row_codes))
     return pc.coalesce(reasons, labels)
 
 

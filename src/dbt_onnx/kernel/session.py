@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 PROVIDER = "CPUExecutionProvider"
 DEFAULT_BATCH_ROWS = 8_192
 _SIZES = (1_024, DEFAULT_BATCH_ROWS, 32_768)
-_CLEARLY = 0.8
-_LONG = 0.005
-_NOTHING = 4
+_MAX_RATIO = 0.8
+_LONG_CALL_SECONDS = 0.005
+_LOG_FATAL_ONLY = 4
 _MEMORY_HINT = (
     "the model wants more memory than this machine has left: look at it with `dbt-onnx inspect FILE`; "
     "fewer rows a call need less: batch_rows in score()"
@@ -86,7 +86,7 @@ class OnnxSession:
         self._output_names = list(output_names)
         options = ort.SessionOptions()
         # onnxruntime need not log a failure: it raises an error with the same message
-        options.log_severity_level = _NOTHING
+        options.log_severity_level = _LOG_FATAL_ONLY
         # set explicitly, so that the run row can record the number and a replay can use the same
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
@@ -120,7 +120,7 @@ class OnnxSession:
         if a call takes too long or too much memory.
         """
         options = ort.RunOptions()
-        options.log_severity_level = _NOTHING
+        options.log_severity_level = _LOG_FATAL_ONLY
         try:
             with self._memory.bounded():
                 calls = self._native.run(
@@ -137,15 +137,15 @@ class OnnxSession:
                 "slow needs fewer rows a call: batch_rows in score()",
             ) from error
         except Exception as error:  # onnxruntime's errors have no common base class
-            said = _one_line(error)
-            message = f"the model failed on {shapes(feeds)}: {said}"
+            reason = _one_line(error)
+            message = f"the model failed on {shapes(feeds)}: {reason}"
             if _is_out_of_memory(error):
                 raise ScoringError(message, hint=_MEMORY_HINT) from error
             raise ModelError(
                 message,
                 hint="`dbt-onnx inspect FILE` shows the shapes that the model wants; if these are right, "
                 "it cannot take some of the values",
-                said=said,
+                reason=reason,
             ) from error
         return [joined([call[i] for call in calls]) for i in range(len(self._output_names))]
 
@@ -181,10 +181,10 @@ class OnnxSession:
                 taken = time.perf_counter() - began
                 seconds_per_row[size] = taken / size
                 # larger calls only save overhead, which is negligible for a call this long
-                if size >= DEFAULT_BATCH_ROWS and taken > _LONG:
+                if size >= DEFAULT_BATCH_ROWS and taken > _LONG_CALL_SECONDS:
                     break
             best = min(seconds_per_row, key=seconds_per_row.__getitem__)
-            if seconds_per_row[best] < _CLEARLY * seconds_per_row[DEFAULT_BATCH_ROWS]:
+            if seconds_per_row[best] < _MAX_RATIO * seconds_per_row[DEFAULT_BATCH_ROWS]:
                 self.batch_rows = best
             self._is_calibrated = True
 
