@@ -21,7 +21,9 @@ class DbtOnnxError(Exception):
 
     def __init__(self, message: str, *, hint: str) -> None:
         if len(message) > MAX_CHARACTERS:
-            message = f"{message[:MAX_CHARACTERS]}... ({len(message) - MAX_CHARACTERS:,} more)"
+            message = (
+                f"{message[:MAX_CHARACTERS]}... ({len(message) - MAX_CHARACTERS:,} more characters)"
+            )
         self.message = message
         self.hint = hint
         super().__init__(f"{message}\nHint: {hint}")

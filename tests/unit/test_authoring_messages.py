@@ -189,5 +189,5 @@ def test_a_message_ends() -> None:
 def test_no_error_is_longer_than_a_screen_or_two(length: int) -> None:
     error = ConfigError("x" * length, hint="h")
     assert len(error.message) < MAX_CHARACTERS + 40
-    assert error.message.endswith("more)") is (length > MAX_CHARACTERS)
+    assert error.message.endswith("more characters)") is (length > MAX_CHARACTERS)
     assert SimpleNamespace(**vars(error)).hint == "h"

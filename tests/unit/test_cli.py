@@ -336,7 +336,7 @@ def test_a_name_that_differs_by_case_only_is_not_registered(
     names = ("--name", name, "--version", version, "--project-dir", project.folder)
     result = run("register", project.save(models.linear()), *names, *AB)
     assert result.exit_code == 2
-    assert "differs from it by letter case only" in result.stderr
+    assert "differs from it only in letter case" in result.stderr
     assert project.registry.read_bytes() == before
     assert [item.name for item in (project.folder / "artifacts").iterdir()] == ["m"]
 
@@ -461,13 +461,15 @@ def test_verify_compares_the_sample_with_the_card(project: Project) -> None:
     project.change_card(parity={**parity, "outputs": {"prediction": far}})
     result = project.verify()
     assert result.exit_code == 1
-    assert "the model no longer gives what its card says: prediction: row 1 is" in result.stdout
+    assert (
+        "the model no longer gives the outputs in its card: prediction: row 1 is" in result.stdout
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"outputs": {"prediction": [1.0]}}, "1 values in the card, 16 scored"),
+        ({"outputs": {"prediction": [1.0]}}, "1 values in the card, but 16 were scored"),
         ({"outputs": {"other": [1.0]}}, "the sample has columns ['other'], not ['prediction']"),
         ({"outputs": {"prediction": [None] * 16}}, "the card says None"),
         ({"features": {"a": [1.0] * 16}}, "'b'"),

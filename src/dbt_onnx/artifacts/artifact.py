@@ -172,7 +172,7 @@ def read_below(root: Path, relative: str, *, max_bytes: int) -> bytes:
                 place = place / part
                 if stat.S_ISLNK(os.lstat(_within(place, folder), dir_fd=folder).st_mode):
                     raise ArtifactError(
-                        f"{place} is a symbolic link; nothing below {root} may be one",
+                        f"{place} is a symbolic link; symbolic links are not allowed below {root}",
                         hint="put the file itself there",
                     )
             return _read_regular(place, within=folder, max_bytes=max_bytes)
@@ -207,14 +207,14 @@ def _read_regular(path: Path, *, within: int | None, max_bytes: int) -> bytes:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            what = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
+            what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise ArtifactError(
                 f"{path} is {what}", hint="name the file itself, such as 'churn/1/model.onnx'"
             )
         if status.st_size > max_bytes:
             raise ArtifactError(
                 f"{path} has {status.st_size:,} bytes; at most {max_bytes:,} are read",
-                hint="a model may have 2 GiB, and a card 64 MiB: restore the file, or "
+                hint="a model may have up to 2 GiB, and a card up to 64 MiB: restore the file, or "
                 "export a smaller model",
             )
         with open(descriptor, "rb", closefd=False) as stream:
@@ -275,7 +275,7 @@ def write_artifact(
     for folder in (path.parent.parent, path.parent):
         if folder.is_symlink():
             raise ArtifactError(
-                f"{folder} is a symbolic link; nothing below {root} may be one",
+                f"{folder} is a symbolic link; symbolic links are not allowed below {root}",
                 hint="put the folder itself there",
             )
         _refuse_case_variant(folder)
@@ -286,14 +286,14 @@ def write_artifact(
 
 
 def _refuse_case_variant(folder: Path) -> None:
-    """Raise ArtifactError if the name of a sibling folder differs by letter case only.
+    """Raise ArtifactError if the name of a sibling folder differs only in letter case.
 
     On file systems that ignore case, the two are the same folder.
     """
     for name in (item.name for item in folder.parent.glob("*")):
         if name != folder.name and name.casefold() == folder.name.casefold():
             raise ArtifactError(
-                f"{folder.parent} has {name!r}, and {folder.name!r} differs from it by letter case only",
+                f"{folder.parent} has {name!r}, and {folder.name!r} differs from it only in letter case",
                 hint="use that spelling, or choose another name",
             )
 
@@ -305,6 +305,6 @@ def _refuse_others(root: Path, relative: str, content: bytes, *, what: str, max_
     found = read_below(root, relative, max_bytes=max_bytes)
     if found.replace(b"\r\n", b"\n") != content.replace(b"\r\n", b"\n"):
         raise ArtifactError(
-            f"{root / relative} already holds another {what}",
-            hint="choose a new version; remove that folder only if nothing was scored by it",
+            f"{root / relative} already exists and contains another {what}",
+            hint="choose a new version; remove that folder only if nothing was scored with it",
         )

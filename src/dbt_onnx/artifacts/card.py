@@ -66,7 +66,7 @@ def card_of(entry: RegistryEntry, content: bytes, *, where: str) -> dict[str, An
             f"{where} is not the card that was registered with '{entry.model}': its sha256 is {found}, "
             f"the registry says {entry.card_sha256}",
             hint="restore the card; if it was changed on purpose, register the model as a new version: "
-            "a card says how rows are read, so another card is another model",
+            "a card defines how rows are read, so a changed card needs a new version",
         )
     card = parse_card(content, where=where)
     faults = [
@@ -79,10 +79,10 @@ def card_of(entry: RegistryEntry, content: bytes, *, where: str) -> dict[str, An
         is_inferred = card["model_name"] == entry.model_name and card["sha256"] == entry.sha256
         raise ArtifactError(
             f"{where} does not belong to model '{entry.model}': " + "; ".join(faults),
-            hint=f"if the seed was loaded with inferred types, {AS_TEXT}; else restore card and model "
+            hint=f"if the seed was loaded with inferred types, {AS_TEXT}; else restore the card and the model "
             "file of this version together"
             if is_inferred
-            else "restore card and model file of this version together, or register it again",
+            else "restore the card and the model file of this version together, or register it again",
         )
     return card
 
@@ -99,7 +99,9 @@ def parse_card(content: bytes, *, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{where} is not valid JSON: {error}", hint=WRITE_AGAIN) from error
     if not isinstance(card, dict):
-        raise ArtifactError(f"{where} holds a {type(card).__name__}, no card", hint=WRITE_AGAIN)
+        raise ArtifactError(
+            f"{where} contains a {type(card).__name__}, not a card", hint=WRITE_AGAIN
+        )
     if card.get("format_version") != FORMAT_VERSION:
         raise ArtifactError(
             f"{where} has format_version {card.get('format_version')!r}; "
@@ -108,7 +110,7 @@ def parse_card(content: bytes, *, where: str) -> dict[str, Any]:
         )
     faults = [f"no {key}" for key in _REQUIRED if key not in card]
     faults += [
-        f"{key} is {card[key]!r:.60}"
+        f"{key} is {card[key]!r:.60}, which has the wrong type"
         for key, kind in (_REQUIRED | _OPTIONAL).items()
         if key in card and not isinstance(card[key], kind)
     ]
@@ -140,12 +142,12 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _finite(text: str) -> float:
     if math.isinf(number := float(text)):
-        raise ValueError(f"{text} is larger than any number of 64 bits")
+        raise ValueError(f"{text} is too large for a 64-bit number")
     return number
 
 
@@ -154,7 +156,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"the key {twice!r} stands in one object twice")
+        raise ValueError(f"the key {twice!r} occurs twice in one object")
     return found
 
 

@@ -203,8 +203,8 @@ def _batch_faults(model: onnx.ModelProto, signature: GraphSignature) -> list[str
             faults.append(f"{where} is not a tensor but a sequence, map, sparse or optional value")
         elif tensor.dtype not in get_args(TensorType):
             faults.append(
-                f"{where} has elements of type {tensor.dtype}, which no column holds (float16 to "
-                "float64, int8 to uint64, text and booleans are held)"
+                f"{where} has elements of type {tensor.dtype}, which is not supported (float16 "
+                "to float64, int8 to uint64, text and booleans are)"
             )
         elif tensor.shape is not None and (fault := _shape_fault(tensor.shape)):
             faults.append(f"{where} {fault}")

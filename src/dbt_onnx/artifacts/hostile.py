@@ -45,7 +45,7 @@ def refuse_hostile(model: Any, *, where: str) -> None:
         if count > MAX_MESSAGES:
             raise ArtifactError(
                 f"{where} is made of more than {MAX_MESSAGES:,} parts (nodes, attributes, ...)",
-                hint="look at where the file comes from: honest models have thousands of parts",
+                hint="check where the file comes from: normal models have thousands of parts",
             )
         if depth > MAX_DEPTH:
             raise ArtifactError(
@@ -131,12 +131,12 @@ def _refuse_huge(shape: tuple[int, ...], *, where: str, what: str) -> None:
         raise ArtifactError(
             f"{where}: {what} asks for {prod(shape):,} elements, shape {list(shape)}; "
             f"at most {MAX_ELEMENTS:,} are allowed",
-            hint="look at the model with `dbt-onnx inspect` and at where it comes from",
+            hint="look at the model with `dbt-onnx inspect`, and check where it comes from",
         )
 
 
 def _refuse_exploding_functions(model: Any, *, where: str) -> None:
-    """Raise ArtifactError if the functions unfold to too many nodes, since onnxruntime inlines them.
+    """Raise ArtifactError if the functions expand to too many nodes, since onnxruntime inlines them.
 
     Ten functions, each calling the next one ten times, make 10^10 nodes.
     """
@@ -162,7 +162,7 @@ def _refuse_exploding_functions(model: Any, *, where: str) -> None:
     total = unfolded(model.graph, ()) if functions else 0
     if total > MAX_INLINED_NODES:
         raise ArtifactError(
-            f"{where}: its functions unfold to {total:,} operators; "
+            f"{where}: its functions expand to {total:,} operators; "
             f"at most {MAX_INLINED_NODES:,} are allowed",
             hint="export the model without functions (inline them)",
         )

@@ -139,15 +139,15 @@ def reference_faults(card: Mapping[str, Any]) -> list[str]:
 
 def _fault(described: Any) -> str | None:
     if not isinstance(described, dict):
-        return f"a {type(described).__name__} where a distribution belongs"
+        return f"a {type(described).__name__} instead of a distribution"
     # a tuple, not a set: the card may have a list here, which has no hash
     if described.get("kind") not in ("numeric", "categorical"):
-        return f"kind {described.get('kind')!r:.40}, neither numeric nor categorical"
+        return f"kind {described.get('kind')!r:.40}, which is neither numeric nor categorical"
     rows = described.get("rows")
     if isinstance(rows, bool) or not isinstance(rows, int) or not 0 <= rows <= _MOST_ROWS:
-        return f"rows {rows!r:.40}, which is no number of rows"
+        return f"rows {rows!r:.40}, which is not a number of rows"
     if not is_share(described.get("nulls")):
-        return f"nulls {described.get('nulls')!r:.40}, which is no share"
+        return f"nulls {described.get('nulls')!r:.40}, which is not a share from 0 to 1"
     shares = described.get("shares")
     if described["kind"] == "numeric":
         return _fault_of_numbers(described.get("edges"), shares)
@@ -156,19 +156,19 @@ def _fault(described: Any) -> str | None:
 
 def _fault_of_numbers(edges: Any, shares: Any) -> str | None:
     if not isinstance(edges, list) or not all(map(_is_finite, edges)):
-        return f"edges {edges!r:.40}, which are no list of numbers"
+        return f"edges {edges!r:.40}, which are not a list of numbers"
     if any(lower >= upper for lower, upper in pairwise(edges)):
-        return "edges that do not ascend"
+        return "edges that are not in ascending order"
     if not isinstance(shares, list) or not _are_shares(shares):
         return f"shares {shares!r:.40}, which are not shares that add up to 1"
     if len(shares) != len(edges) + 1 or len(shares) > MAX_BINS:
-        return f"{len(shares):,} shares for {len(edges):,} edges; it takes one more than edges"
+        return f"{len(shares):,} shares for {len(edges):,} edges; there must be one more share than edges"
     return None
 
 
 def _fault_of_categories(shares: Any, other: Any) -> str | None:
     if not isinstance(shares, dict) or len(shares) > MAX_BINS:
-        return f"shares {shares!r:.40}, which are no shares by category"
+        return f"shares {shares!r:.40}, which are not shares by category"
     if not _are_shares([*shares.values(), other]):
         return (
             f"shares {shares!r:.40} and other {other!r:.40}, which are not shares that add up to 1"
@@ -176,7 +176,7 @@ def _fault_of_categories(shares: Any, other: Any) -> str | None:
     try:
         "".join(shares).encode()
     except UnicodeEncodeError:
-        return "a category that is no text"
+        return "a category that is not valid text"
     return None
 
 

@@ -31,7 +31,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SPEC = re.compile(r"([^@/]+)(?:@([^@/]+)|/([^@/]+))?")
 _ALIAS = re.compile(r"[a-z][a-z0-9_]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_NAME_RULE = "letters, digits, '.', '_' and '-', at most 128, beginning with a letter or digit"
+_NAME_RULE = "it must consist of at most 128 letters, digits, '.', '_' and '-', and begin with a letter or digit"
 _MAX_PATH = 1_000
 # dbt infers the types of a seed, so version 1.10 becomes the number 1.1; an existing table keeps its types
 # until it is loaded with --full-refresh
@@ -39,7 +39,9 @@ AS_TEXT = (
     "give the seed `+column_types: {model_version: string}`, and load it with "
     "`dbt seed --full-refresh`"
 )
-_ALIAS_RULE = "lowercase letters, digits and '_', beginning with a letter"
+_ALIAS_RULE = (
+    "it must consist of at most 128 lowercase letters, digits and '_', and begin with a letter"
+)
 
 
 class ModelVersion(NamedTuple):
@@ -100,7 +102,7 @@ class Registry:
         """
         faults: list[str] = []
         entries = []
-        hint = "mend the seed; `dbt-onnx verify` checks it and every file that it names"
+        hint = "fix the seed; `dbt-onnx verify` checks it and every file that it names"
         for number, row in enumerate(rows, start=1):
             missing = [column for column in REGISTRY_COLUMNS if column not in row]
             if missing:
@@ -127,7 +129,7 @@ class Registry:
         try:
             # reading a named pipe would block, and reading a device would never end
             if path.exists() and not path.is_file():
-                raise OSError("it is no regular file")  # noqa: TRY301
+                raise OSError("it is not a regular file")  # noqa: TRY301
             with path.open(encoding="utf-8-sig", newline="") as stream:
                 reader = csv.DictReader(stream, strict=True)
                 rows = list(reader)
@@ -150,7 +152,7 @@ class Registry:
             raise RegistryError(
                 f"the model registry {path} has the column {', '.join(twice)} more than once; "
                 f"its first line is {','.join(header)!r}",
-                hint="leave one of them",
+                hint="keep only one of them",
             )
         return cls.from_rows(rows, where=str(path))
 
@@ -183,7 +185,7 @@ class Registry:
         )
         if wanted.alias is not None:
             raise RegistryError(
-                f"model {wanted.model_name!r} has no {wanted.alias!r} in {self.where}; "
+                f"model {wanted.model_name!r} has no alias {wanted.alias!r} in {self.where}; "
                 f"its versions are {known}",
                 hint=f"write {wanted.alias} into the alias column of one version, "
                 f"or name a version: '{wanted.model_name}/{versions[-1].model_version}'",
@@ -192,9 +194,9 @@ class Registry:
         raise RegistryError(
             f"model {wanted.model_name!r} has no version {wanted.model_version!r} in {self.where}; "
             f"its versions are {known}",
-            hint=f"if {number} is that version, it was loaded as a number: {AS_TEXT}"
+            hint=f"if you mean version {number}, it was loaded as a number: {AS_TEXT}"
             if number in {entry.model_version for entry in versions}
-            else "register that version with `dbt-onnx register`, or name one of those",
+            else "register that version with `dbt-onnx register`, or name one of the registered versions",
         )
 
     def versions_of(self, name: str) -> list[RegistryEntry]:
@@ -209,7 +211,11 @@ class Registry:
             hint=f"did you mean {close[0]!r}?"
             if close
             else "register it with `dbt-onnx register FILE --name NAME --version VERSION`"
-            + ("" if known else "; `dbt seed` brings back what a build with `--empty` left out"),
+            + (
+                ""
+                if known
+                else "; `dbt seed` restores the rows that a build with `--empty` left out"
+            ),
         )
 
 
@@ -226,7 +232,7 @@ def parse_spec(spec: str) -> ModelSpec:
         faults += name_faults(version, what="version") if version else []
     if faults:
         raise ConfigError(
-            f"model={spec!r} names no model: {'; '.join(faults)}",
+            f"model={spec!r} does not name a model: {'; '.join(faults)}",
             hint="write 'churn' for the champion, 'churn@challenger' for another alias, "
             "'churn/2' for a version",
         )
@@ -237,14 +243,12 @@ def parse_spec(spec: str) -> ModelSpec:
 
 def name_faults(name: str, *, what: str) -> list[str]:
     """Return why this cannot be a model's name or version: an empty list if it can."""
-    return [] if _NAME.fullmatch(name) else [f"{what} {_shown(name)} is not made of {_NAME_RULE}"]
+    return [] if _NAME.fullmatch(name) else [f"{what} {_shown(name)} is not valid: {_NAME_RULE}"]
 
 
 def alias_faults(alias: str) -> list[str]:
     """Return why this cannot be an alias: an empty list if it can."""
-    return (
-        [] if _ALIAS.fullmatch(alias) else [f"alias {_shown(alias)} is not made of {_ALIAS_RULE}"]
-    )
+    return [] if _ALIAS.fullmatch(alias) else [f"alias {_shown(alias)} is not valid: {_ALIAS_RULE}"]
 
 
 def path_faults(artifact: str) -> list[str]:
@@ -260,7 +264,7 @@ def path_faults(artifact: str) -> list[str]:
     if any(part in {"", ".", ".."} for part in parts):
         return [f"{where} has an empty, '.' or '..' part"]
     if not all(map(_NAME.fullmatch, parts)):
-        return [f"{where} has a part that is not made of {_NAME_RULE}"]
+        return [f"{where} has a part that is not valid: {_NAME_RULE}"]
     if len(artifact) > _MAX_PATH:
         return [f"{where} has {len(artifact):,} characters; at most {_MAX_PATH:,} are allowed"]
     return []
@@ -310,7 +314,7 @@ def _contradictions(entries: list[RegistryEntry]) -> list[str]:
 
 
 def _case_conflicts(entries: list[RegistryEntry]) -> list[str]:
-    """Return a fault for names that differ by letter case only: file systems and collations confuse them."""
+    """Return a fault for names that differ only in letter case: file systems and collations confuse them."""
     texts = {
         "models": {entry.model_name for entry in entries},
         "versions": {str(entry.model) for entry in entries},
@@ -322,7 +326,7 @@ def _case_conflicts(entries: list[RegistryEntry]) -> list[str]:
         for text in sorted(spelled):
             alike[text.casefold()].append(text)
         faults += [
-            f"{what} {' and '.join(map(repr, same))} differ by letter case only"
+            f"{what} {' and '.join(map(repr, same))} differ only in letter case"
             for same in alike.values()
             if len(same) > 1
         ]

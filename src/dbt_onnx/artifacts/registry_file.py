@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def check_addition(path: Path, model: ModelVersion, *, alias: str | None, move_alias: bool) -> None:
     """Raise RegistryError if the seed already has this version, or another version has the alias.
 
-    `move_alias` allows the second case. A name that differs from a registered one by letter case only is
+    `move_alias` allows the second case. A name that differs from a registered one only in letter case is
     refused, too. A seed that does not exist yet is empty. Raises ConfigError if the alias is malformed.
     """
     if alias and (faults := alias_faults(alias)):
@@ -31,8 +31,8 @@ def check_addition(path: Path, model: ModelVersion, *, alias: str | None, move_a
             continue
         if entry.model_version == model.version:
             raise RegistryError(
-                f"version {model.version!r} of model {model.name!r} is registered in {path} "
-                f"already, with sha256 {entry.sha256}",
+                f"version {model.version!r} of model {model.name!r} is already registered "
+                f"in {path}, with sha256 {entry.sha256}",
                 hint="a version never changes: choose a new one",
             )
         if alias and entry.alias == alias and not move_alias:
@@ -44,12 +44,12 @@ def check_addition(path: Path, model: ModelVersion, *, alias: str | None, move_a
 
 
 def _refuse_case_variant(path: Path, old: ModelVersion, new: ModelVersion) -> None:
-    """Raise RegistryError if two model names, or two versions of a model, differ by letter case only."""
+    """Raise RegistryError if two model names, or two versions of a model, differ only in letter case."""
     same_name = old.name == new.name
     given, known = (new.version, old.version) if same_name else (new.name, old.name)
     if given != known and given.casefold() == known.casefold():
         raise RegistryError(
-            f"{path} has {known!r}, and {given!r} differs from it by letter case only",
+            f"{path} has {known!r}, and {given!r} differs from it only in letter case",
             hint="use that spelling, or choose another name: file systems and collations would confuse "
             "the two",
         )

@@ -77,7 +77,9 @@ def largest_difference(
         ]
     for name, values in expected.items():
         if len(values) != len(actual[name]):
-            faults.append(f"{name}: {len(values)} values in the card, {len(actual[name])} scored")
+            faults.append(
+                f"{name}: {len(values)} values in the card, but {len(actual[name])} were scored"
+            )
             continue
         scale = (scales or {}).get(name, 1.0)
         wrong = None
@@ -100,7 +102,9 @@ def scales_of(card: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(scales, dict) or not all(
         all(map(is_size, item if isinstance(item, list) else [item])) for item in scales.values()
     ):
-        raise ArtifactError("the scales of the card's sample are no numbers", hint=WRITE_AGAIN)
+        raise ArtifactError(
+            "the scales of the card's sample are not non-negative numbers", hint=WRITE_AGAIN
+        )
     return scales
 
 

@@ -42,7 +42,7 @@ class SeedFile:
         try:
             # reading a named pipe would block, and reading a device would never end
             if not path.is_file():
-                raise OSError("it is no regular file")  # noqa: TRY301
+                raise OSError("it is not a regular file")  # noqa: TRY301
             text = path.read_bytes().decode("utf-8")
             bom = _BOM if text.startswith(_BOM) else ""
             lines = csv.reader(io.StringIO(text.removeprefix(_BOM), newline=""), strict=True)
@@ -135,5 +135,5 @@ def _lock(descriptor: int, folder: Path, wait_seconds: float) -> None:
 def _unwritable(path: Path, error: OSError) -> RegistryError:
     return RegistryError(
         f"{path} cannot be written: {error.strerror or error}",
-        hint="give the user who runs this the right to write there, and space on the disk",
+        hint="give the user who runs this the right to write there, and free space on the disk if it is full",
     )

@@ -24,8 +24,8 @@ SIGNATURE_NAME = "model.sig"
 MAX_SIGNATURE_BYTES = 2**20
 
 _KEYS = (
-    "give an elliptic curve key (P-256, P-384 or P-521) in PEM, such as "
-    "`openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out private.pem` makes"
+    "give an elliptic curve key (P-256, P-384 or P-521) in PEM format; "
+    "`openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out private.pem` creates a private key"
 )
 _OF_KIND = {
     "private": "; its password, if it has one, is read from DBT_ONNX_KEY_PASSWORD",
@@ -57,7 +57,7 @@ def sign_version(
         except OSError as error:
             raise ConfigError(
                 f"{path} cannot be written: {error.strerror or error}",
-                hint="give the user who signs the right to write there, and space on the disk",
+                hint="give the user who signs the right to write there, and free space on the disk if it is full",
             ) from error
     return path
 
@@ -89,7 +89,7 @@ class SignatureVerifier:
                 raise
             raise ArtifactError(
                 f"{path} does not exist: the version is not signed",
-                hint="whoever answers for the model signs it with `dbt-onnx sign`",
+                hint="the person responsible for the model signs it with `dbt-onnx sign`",
             ) from error
         with _signed_files(root, entry, artifact) as folder:
             copy = folder.parent / SIGNATURE_NAME
@@ -107,18 +107,18 @@ class SignatureVerifier:
         if isinstance(error, InvalidSignature) or said.startswith("Key mismatch"):
             return ArtifactError(
                 f"{path} was not made with the key of {self._public_key}",
-                hint="ask whoever answers for the model; sign it with `dbt-onnx sign` only when you "
+                hint="ask the person responsible for the model; sign it with `dbt-onnx sign` only if you "
                 "know where its file comes from",
             )
         if said.startswith("Signature mismatch"):
             differ = [name for name in (artifact.path.name, CARD_NAME) if name in said]
             return ArtifactError(
                 f"{path} is the signature of another {' and '.join(differ) or 'set of files'}",
-                hint="restore model, card and signature of this version together; what was changed "
-                "on purpose is a new version, to be registered and signed",
+                hint="restore the model, card and signature of this version together; if they were "
+                "changed on purpose, register and sign them as a new version",
             )
         return ArtifactError(
-            f"{path} is no signature: {type(error).__name__}: {said.partition(chr(10))[0]:.200}",
+            f"{path} is not a signature: {type(error).__name__}: {said.partition(chr(10))[0]:.200}",
             hint="restore it from version control, or sign the version again with `dbt-onnx sign`",
         )
 

@@ -94,7 +94,7 @@ def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
     if not _is_sample(features) or not _is_sample(expected) or not is_size(tolerance):
         return Verdict(
             entry=entry,
-            fault="the card's sample is not made of columns, or its tolerance is no number",
+            fault="the card's sample is not a dict of lists, or its tolerance is not a non-negative number",
             hint=WRITE_AGAIN,
         )
     actual = score_columns(session, artifact.contract, features)
@@ -107,9 +107,9 @@ def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
         return verdict
     return replace(
         verdict,
-        fault=f"the model no longer gives what its card says: {'; '.join(faults)}",
-        hint="the model file is unchanged, so card or onnxruntime is not: compare with the "
-        "versions in the card's training, and export again",
+        fault=f"the model no longer gives the outputs in its card: {'; '.join(faults)}",
+        hint="the model file is unchanged, so the card or onnxruntime has changed: compare "
+        "with the versions in the card's training, and export the model again",
     )
 
 

@@ -61,8 +61,8 @@ class Child:
     def __init__(self) -> None:
         if not sys.executable:
             raise ScoringError(
-                "no child process can be started: this Python does not know its own program",
-                hint="run dbt and dbt-onnx with an ordinary Python",
+                "cannot start a child process: this Python does not know the path of its own executable",
+                hint="run dbt and dbt-onnx with a regular Python interpreter",
             )
         self.owner = os.getpid()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the process

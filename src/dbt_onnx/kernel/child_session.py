@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _GRACE_SECONDS = 60
 _HINT = (
     "onnxruntime does not catch this: look at the model with `dbt-onnx inspect FILE`, and at the values; "
-    "an integer division, say, has no answer for the smallest number by -1"
+    "for example, the smallest integer divided by -1 has no result"
 )
 
 
@@ -119,8 +119,8 @@ class ChildSession:
                 raise _ended(died) from died
             raise ArtifactError(
                 f"the process in which onnxruntime loaded the model {died}",
-                hint="look at the model with `dbt-onnx inspect FILE`, and at where it comes from; an "
-                "honest one loads within seconds, and needs little more memory than its file",
+                hint="look at the model with `dbt-onnx inspect FILE`, and check where it comes from; a "
+                "normal model loads within seconds and needs little more memory than its file",
             ) from died
 
     def _ask(self, question: Frame) -> Frame:
@@ -135,8 +135,8 @@ class ChildSession:
         except OverdueError as error:
             self._forget()
             raise ScoringError(
-                f"a call of the model had not ended after {self.max_seconds:g} s, nor could it be stopped",
-                hint="look for a loop without end with `dbt-onnx inspect FILE`",
+                f"a call of the model did not end within {self.max_seconds:g} s and could not be stopped",
+                hint="look for an endless loop with `dbt-onnx inspect FILE`",
             ) from error
         except BaseException:
             self._forget()
@@ -217,6 +217,6 @@ def _without_core() -> None:
 def _ended(died: ChildDiedError) -> ScoringError:
     return ScoringError(
         f"the process in which the model ran {died}",
-        hint="if nobody has ended it, the machine had no memory left: give it more, or lower "
+        hint="if nobody ended the process, the machine ran out of memory: give it more, or lower "
         "batch_rows in score()",
     )

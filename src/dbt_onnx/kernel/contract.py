@@ -56,6 +56,7 @@ WRITE_AGAIN = "write the card again with dbt_onnx.export or `dbt-onnx register`"
 MAX_WIDTH = 1_000_000
 """Maximum length of a LIST or ARRAY column. No real model reads a longer one."""
 
+_NAME_RULE = "it must be non-empty text without NUL characters"
 _NAME = re.compile(r"[^\x00\ud800-\udfff]+")
 
 
@@ -124,7 +125,7 @@ class Contract:
         faults = [*_feature_faults(self), *_input_faults(self), *_output_faults(self)]
         if faults:
             raise ContractError(
-                f"the contract does not hold together: {'; '.join(faults)}", hint=WRITE_AGAIN
+                f"the contract is not consistent: {'; '.join(faults)}", hint=WRITE_AGAIN
             )
 
     @property
@@ -216,24 +217,26 @@ def _feature_faults(contract: Contract) -> list[str]:
     for feature in contract.features:
         where = f"feature {feature.name!r}"
         if not _is_name(feature.name):
-            faults.append(f"{where} has no name, or one that is not text or has a NUL character")
+            faults.append(f"{where} is not a valid name: {_NAME_RULE}")
             continue
         if feature.name.casefold().startswith(CARRIED_PREFIX):
             faults.append(f"{where} begins with the reserved prefix {CARRIED_PREFIX!r}")
         if read[feature.name] == 0:
             faults.append(f"{where} is read by no input")
         if feature.null_policy not in get_args(NullPolicy):
-            faults.append(f"{where} has null_policy {feature.null_policy!r}")
+            faults.append(f"{where} has unknown null_policy {feature.null_policy!r}")
         if (feature.fill is not None) != (feature.null_policy == "fill"):
-            faults.append(f"{where} needs a fill value with null_policy 'fill', and only then")
+            faults.append(
+                f"{where} must have a fill value if, and only if, its null_policy is 'fill'"
+            )
         if feature.time_unit is not None and feature.time_unit not in get_args(TimeUnit):
-            faults.append(f"{where} has time_unit {feature.time_unit!r}")
+            faults.append(f"{where} has unknown time_unit {feature.time_unit!r}")
         if feature.width is not None and not _is_width(feature.width):
-            faults.append(f"{where} has width {feature.width!r}")
+            faults.append(f"{where} has invalid width {feature.width!r}")
         if not _is_scalar(feature.fill):
-            faults.append(f"{where} has fill {feature.fill!r}")
+            faults.append(f"{where} has invalid fill {feature.fill!r}")
         if feature.tolerance is not None and not is_share(feature.tolerance):
-            faults.append(f"{where} has tolerance {feature.tolerance!r}")
+            faults.append(f"{where} has invalid tolerance {feature.tolerance!r}")
     return faults
 
 
@@ -245,9 +248,9 @@ def _input_faults(contract: Contract) -> list[str]:
     for tensor in contract.inputs:
         where = f"input {tensor.name!r}"
         if not _is_name(tensor.name):
-            faults.append(f"{where} has no name")
+            faults.append(f"{where} is not a valid name: {_NAME_RULE}")
         if tensor.dtype not in get_args(TensorType):
-            faults.append(f"{where} has dtype {tensor.dtype!r}")
+            faults.append(f"{where} has unknown dtype {tensor.dtype!r}")
         if not tensor.features:
             faults.append(f"{where} reads no feature")
         for name in tensor.features:
@@ -262,14 +265,16 @@ def _input_faults(contract: Contract) -> list[str]:
             elif known[name].fill is not None and (
                 isinstance(known[name].fill, str) != (tensor.dtype == "string")
             ):
-                faults.append(f"{where} is {tensor.dtype}; the fill of {name!r} is of another type")
+                faults.append(
+                    f"{where} is {tensor.dtype}, but the fill of {name!r} has another type"
+                )
         if tensor.rank == 1 and (
             len(tensor.features) != 1
             or any(known[name].width is not None for name in tensor.features if name in known)
         ):
-            faults.append(f"{where} has rank 1 and takes exactly one scalar feature")
+            faults.append(f"{where} has rank 1, so it must read exactly one scalar feature")
         if tensor.rank not in (1, 2):
-            faults.append(f"{where} has rank {tensor.rank!r}")
+            faults.append(f"{where} has invalid rank {tensor.rank!r}")
     return faults
 
 
@@ -281,30 +286,32 @@ def _output_faults(contract: Contract) -> list[str]:
     faults += _repeated("output column", stored)
     for name in stored:
         if not _is_name(name):
-            faults.append(
-                f"output column {name!r} is no name, or one that is not text or has a NUL character"
-            )
+            faults.append(f"output column {name!r} is not a valid name: {_NAME_RULE}")
         elif name.casefold() in RESERVED_COLUMNS or name.casefold().startswith(CARRIED_PREFIX):
             faults.append(f"output column {name!r} collides with a column of the ledger")
     for output in contract.outputs:
         where = f"output {output.name!r}"
         if not _is_name(output.name):
-            faults.append(f"{where} has no name")
+            faults.append(f"{where} is not a valid name: {_NAME_RULE}")
         if output.kind not in get_args(OutputKind):
-            faults.append(f"{where} has kind {output.kind!r}")
+            faults.append(f"{where} has unknown kind {output.kind!r}")
         if output.dtype not in get_args(TensorType):
-            faults.append(f"{where} has dtype {output.dtype!r}")
+            faults.append(f"{where} has unknown dtype {output.dtype!r}")
         if output.kind == "probabilities" and not output.classes:
-            faults.append(f"{where} gives probabilities and names no classes")
+            faults.append(f"{where} gives probabilities, but has no classes")
         if output.classes and not _are_classes(output.classes):
-            faults.append(f"{where} has classes {list(output.classes)!r:.80}")
+            faults.append(
+                f"{where} has invalid classes {list(output.classes)!r:.80}: they must be distinct integers or strings"
+            )
         if output.kind == "vector" and not _is_width(output.width):
-            faults.append(f"{where} is a vector of width {output.width!r}")
+            faults.append(f"{where} is a vector with invalid width {output.width!r}")
         wanted = 1 if output.kind in {"label", "value", "vector"} else len(output.columns)
         if output.kind == "probabilities":
             wanted = len(output.classes or ())
         if len(output.columns) != wanted:
-            faults.append(f"{where} fills {wanted} column(s) and names {len(output.columns)}")
+            faults.append(
+                f"{where} should have {wanted} column name(s), but has {len(output.columns)}"
+            )
     return faults
 
 

@@ -47,7 +47,7 @@ def decode(outputs: Sequence[Any], contract: Contract, n_rows: int) -> Decoded:
     """
     if len(outputs) != len(contract.outputs):
         raise ScoringError(
-            f"the model gave {len(outputs)} outputs, the contract names {len(contract.outputs)}",
+            f"the model gave {len(outputs)} outputs, but the contract has {len(contract.outputs)}",
             hint=_HINT,
         )
     decoded = Decoded([], {})
@@ -90,7 +90,9 @@ def _checked(output: Output, values: Any, n_rows: int) -> Array:
         dtype = "string" if values.dtype.kind in "OUS" else str(values.dtype)
         raise _unexpected_output(output, expected, f"{dtype}{list(values.shape)}")
     if values.dtype.kind == "O" and (others := set(map(type, values.flat)) - {str}):
-        raise _unexpected_output(output, expected, f"a {others.pop().__name__} in it")
+        raise _unexpected_output(
+            output, expected, f"an array with a value of type {others.pop().__name__}"
+        )
     return values
 
 
@@ -107,10 +109,10 @@ def _from_maps(output: Output, maps: list[dict[Any, float]], n_rows: int) -> Arr
     except KeyError as error:
         raise _unexpected_output(output, expected, _describe_bad_map(maps, set(classes))) from error
     except ValueError as error:
-        raise _unexpected_output(output, expected, "values that are no numbers") from error
+        raise _unexpected_output(output, expected, "values that are not numbers") from error
     shape = (n_rows, len(classes)) if n_rows and len(classes) > 1 else (n_rows,)
     if matrix.dtype.kind not in "fiu" or matrix.shape != shape:
-        raise _unexpected_output(output, expected, "values that are no numbers")
+        raise _unexpected_output(output, expected, "values that are not numbers")
     return matrix.astype(numpy_dtype(output.dtype)).reshape(n_rows, len(classes))
 
 
@@ -145,7 +147,9 @@ def _to_arrow(column: Array, output: Output) -> pa.Array:
     try:
         flat = pa.array(np.ascontiguousarray(column).ravel(), element)
     except UnicodeEncodeError as error:
-        raise _unexpected_output(output, "text", f"what is none: {error}") from error
+        raise _unexpected_output(
+            output, "text", f"a value that is not valid text: {error}"
+        ) from error
     return (
         flat if output.kind != "vector" else pa.FixedSizeListArray.from_arrays(flat, output.width)
     )

@@ -58,7 +58,7 @@ def _missing(name: str, columns: Mapping[str, pa.DataType], *, where: str) -> st
     if name.casefold() in by_case:
         return (
             f"column {name!r} is called {by_case[name.casefold()]!r} in {where}: "
-            "renamed in case only, and names must match exactly"
+            "names must match exactly, including letter case"
         )
     close = get_close_matches(name, [c for c in columns if not c.startswith(CARRIED_PREFIX)], n=1)
     return f"column {name!r} is missing" + (f" (is it {close[0]!r}?)" if close else "")
@@ -69,19 +69,19 @@ def _type_fault(kind: pa.DataType, shown: str, feature: Feature, tensor: Input) 
     element = kind
     if _is_list(kind):
         if feature.width is None:
-            return f"{column} is {shown}, and the model reads one {tensor.dtype} value from it"
+            return f"{column} is {shown}, but the model reads one {tensor.dtype} value from it"
         if pa.types.is_fixed_size_list(kind) and kind.list_size != feature.width:
-            return f"{column} has {kind.list_size} elements, and the model reads {feature.width}"
+            return f"{column} has {kind.list_size} elements, but the model reads {feature.width}"
         element = kind.value_type
     elif feature.width is not None and not pa.types.is_null(kind):
-        return f"{column} is {shown}, and the model reads a list of {feature.width} values from it"
+        return f"{column} is {shown}, but the model reads a list of {feature.width} values from it"
     if _is_time(element) and feature.time_unit is None and tensor.dtype not in {"string", "bool"}:
-        return f"{column} is {shown}, and its feature has no time_unit to make a number of it"
+        return f"{column} is {shown}, but its feature has no time_unit to convert it to a number"
     if feature.time_unit is not None and not (_is_time(element) or pa.types.is_null(element)):
-        return f"{column} is {shown}, and its feature has a time_unit for a DATE or TIMESTAMP"
+        return f"{column} is {shown}, but its feature has a time_unit, which is only for a DATE or TIMESTAMP"
     if not _castable(element, tensor.dtype):
         return (
-            f"{column} is {shown}, which does not go into input {tensor.name!r} of {tensor.dtype}"
+            f"{column} is {shown}, which cannot be cast to {tensor.dtype} for input {tensor.name!r}"
         )
     return None
 

@@ -118,15 +118,14 @@ class RowSearch:
             rows, crashes = self.found.total(), self.found[MODEL_CRASHED]
         if self._max_rows is not None and rows > self._max_rows:
             raise DataError(
-                f"the model fails on more than {self._max_rows:,} of {self._rows or 0:,} rows, all that "
+                f"the model fails on more than {self._max_rows:,} of {self._rows or 0:,} rows, the most that "
                 f"may be rejected: {error.reason}",
-                hint="mend these rows upstream, or the model, or let more be rejected: "
-                "max_rejected_fraction in score()",
+                hint="fix these rows upstream, fix the model, or raise max_rejected_fraction in score()",
             ) from error
         if crashes > MAX_CRASHES:
             raise ScoringError(
                 f"more than {MAX_CRASHES} rows kill the process that runs the model: {error.reason}",
-                hint="look for what these rows have in common, and mend them upstream, or the model",
+                hint="find what these rows have in common; fix the rows upstream, or fix the model",
             ) from error
         return reason
 

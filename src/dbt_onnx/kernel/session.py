@@ -27,8 +27,8 @@ _MAX_RATIO = 0.8
 _LONG_CALL_SECONDS = 0.005
 _LOG_FATAL_ONLY = 4
 _MEMORY_HINT = (
-    "the model wants more memory than this machine has left: look at it with `dbt-onnx inspect FILE`; "
-    "fewer rows a call need less: batch_rows in score()"
+    "the model needs more memory than this machine has left: look at it with `dbt-onnx inspect FILE`; "
+    "calls with fewer rows need less memory: lower batch_rows in score()"
 )
 # matches the source location in onnxruntime's messages: path:line and the signature of the function
 _SOURCE = re.compile(r"\S*/onnxruntime/\S+:\d+ .*?\) (?=[A-Z])")
@@ -100,8 +100,8 @@ class OnnxSession:
                 )
         except OverdueError as error:
             raise ArtifactError(
-                f"onnxruntime {ort.__version__} has not loaded the model after {max_seconds:g} s",
-                hint="`dbt-onnx inspect FILE` shows what the model asks for; an honest model loads "
+                f"onnxruntime {ort.__version__} did not load the model within {max_seconds:g} s",
+                hint="`dbt-onnx inspect FILE` shows what the model needs; a normal model loads "
                 "within seconds",
             ) from error
         except Exception as error:  # onnxruntime's errors have no common base class
@@ -109,7 +109,7 @@ class OnnxSession:
                 f"onnxruntime {ort.__version__} cannot load the model: {_one_line(error)}",
                 hint=_MEMORY_HINT
                 if _is_out_of_memory(error)
-                else "`dbt-onnx inspect FILE` shows what the model asks for; export it for an "
+                else "`dbt-onnx inspect FILE` shows what the model needs; export it for an "
                 "opset that this onnxruntime knows, or upgrade onnxruntime",
             ) from error
 
@@ -132,9 +132,9 @@ class OnnxSession:
         except OverdueError as error:
             raise ScoringError(
                 f"the model failed on {shapes(feeds)}: a call of at most "
-                f"{rows_per_call or self.batch_rows:,} rows had not ended after {self.max_seconds:g} s",
-                hint="look for a loop without end with `dbt-onnx inspect FILE`; a model that is only "
-                "slow needs fewer rows a call: batch_rows in score()",
+                f"{rows_per_call or self.batch_rows:,} rows did not end within {self.max_seconds:g} s",
+                hint="look for an endless loop with `dbt-onnx inspect FILE`; if the model is only slow, "
+                "lower batch_rows in score()",
             ) from error
         except Exception as error:  # onnxruntime's errors have no common base class
             reason = _one_line(error)
@@ -143,8 +143,8 @@ class OnnxSession:
                 raise ScoringError(message, hint=_MEMORY_HINT) from error
             raise ModelError(
                 message,
-                hint="`dbt-onnx inspect FILE` shows the shapes that the model wants; if these are right, "
-                "it cannot take some of the values",
+                hint="`dbt-onnx inspect FILE` shows the shapes that the model expects; if the shapes are "
+                "right, the model cannot process some of the values",
                 reason=reason,
             ) from error
         return [joined([call[i] for call in calls]) for i in range(len(self._output_names))]
