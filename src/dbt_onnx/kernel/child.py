@@ -65,12 +65,12 @@ class Child:
                 hint="run dbt and dbt-onnx with a regular Python interpreter",
             )
         self.owner = os.getpid()
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the process
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the process
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-I", "-c", _PROGRAM, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._stderr,
             # Ctrl-C reaches the parent only, which then ends its child
             start_new_session=True,
         )
@@ -103,7 +103,7 @@ class Child:
         """Kill the process, wait until it has ended, and close its streams."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._said):
+        for stream in (self._process.stdin, self._stderr):
             with suppress(OSError):  # closing flushes the buffer, into a pipe that may be broken
                 if stream is not None:
                     stream.close()
@@ -117,10 +117,10 @@ class Child:
 
     def _death(self) -> ChildDiedError:
         returncode = self._process.wait()
-        self._said.seek(max(0, self._said.tell() - 2_000))
-        said = self._said.read().decode(errors="replace").strip()
+        self._stderr.seek(max(0, self._stderr.tell() - 2_000))
+        text = self._stderr.read().decode(errors="replace").strip()
         self.kill()
-        return ChildDiedError(returncode, last_words=said.rpartition("\n")[2].strip())
+        return ChildDiedError(returncode, last_words=text.rpartition("\n")[2].strip())
 
 
 _idle: list[Child] = []

@@ -166,9 +166,9 @@ def _carried_names(schema: pa.Schema) -> list[str]:
 def _with_failures(
     reasons: pa.StringArray, failed: Mapping[int, str], fed: Array
 ) -> pa.StringArray:
-    said = np.full(len(reasons), None, dtype=object)
-    said[fed[list(failed)]] = list(failed.values())
-    return pc.coalesce(reasons, pa.array(said, pa.string()))
+    row_reasons = np.full(len(reasons), None, dtype=object)
+    row_reasons[fed[list(failed)]] = list(failed.values())
+    return pc.coalesce(reasons, pa.array(row_reasons, pa.string()))
 
 
 def _with_faults(reasons: pa.StringArray, faults: dict[str, Array], fed: Array) -> pa.StringArray:
