@@ -1,4 +1,4 @@
-"""The errors that users see: what is wrong, where, what was got, and what to do."""
+"""The errors that users see. Each states what is wrong, where, what was found, and what to do."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 MAX_CHARACTERS = 10_000
-"""Of a message: a card may name a million classes, and a log has lines."""
+"""Maximum length of a message, because a message may list the million classes of a card."""
 
 
 class DbtOnnxError(Exception):
     """Base of every error that dbt_onnx raises on purpose.
 
-    `message` says what is wrong, where and what was got; `hint` says what to do.
+    `message` states what is wrong, where, and what was found; `hint` states what to do.
     """
 
     kind: ClassVar[str] = "error"
 
     def __init__(self, message: str, *, hint: str) -> None:
         if len(message) > MAX_CHARACTERS:
-            message = f"{message[:MAX_CHARACTERS]}... ({len(message) - MAX_CHARACTERS:,} more)"
+            message = (
+                f"{message[:MAX_CHARACTERS]}... ({len(message) - MAX_CHARACTERS:,} more characters)"
+            )
         self.message = message
         self.hint = hint
         super().__init__(f"{message}\nHint: {hint}")
 
 
-def listed(items: Collection[object], *, most: int = 20) -> str:
-    """`[1, 2, 3]`; of many items the first `most`, and how many more there are."""
+def format_items(items: Collection[object], *, most: int = 20) -> str:
+    """Format items for a message: `[1, 2, 3]`, or the first `most` items and the number of the rest."""
     shown = [f"{item!r:.60}" for item in list(items)[:most]]
     return f"[{', '.join(shown)}{f', ... {len(items) - most:,} more' if len(items) > most else ''}]"
 
@@ -40,7 +42,7 @@ class ConfigError(DbtOnnxError):
 
 
 class RegistryError(DbtOnnxError):
-    """The model registry is not valid, or does not have what was asked for."""
+    """The model registry is not valid, or lacks the requested model, version or alias."""
 
     kind = "registry"
 
@@ -52,7 +54,7 @@ class ArtifactError(DbtOnnxError):
 
 
 class ContractError(DbtOnnxError):
-    """Model, card and feature relation disagree about names, types or shapes."""
+    """The model, its card and the feature relation disagree about names, types or shapes."""
 
     kind = "contract"
 
@@ -64,46 +66,46 @@ class DataError(DbtOnnxError):
 
 
 class WarehouseError(DbtOnnxError):
-    """A table of dbt_onnx was altered or its name is taken, or DuckDB stopped the run."""
+    """A table of dbt_onnx was altered, its name is taken, or DuckDB or Spark stopped the run."""
 
     kind = "warehouse"
 
 
 class ServingError(DbtOnnxError):
-    """A publication is missing or damaged, or cannot be asked so."""
+    """A publication is missing or damaged, cannot be written, or cannot answer the request."""
 
     kind = "serving"
 
 
 class InvalidKeyError(ServingError):
-    """What was asked for cannot be a key of the publication: a text where whole numbers are, say."""
+    """A requested key does not fit the publication's key columns: text for an integer column, say."""
 
 
 class FeaturesError(ServingError):
-    """The features of a request are not those that the model reads."""
+    """The features of a request are not the features that the model reads."""
 
 
 class NoModelError(ServingError):
-    """A publication has no model with it."""
+    """The publication was published without a model, so it cannot score a request."""
 
 
 class ScoringError(DbtOnnxError):
-    """The model failed on valid input, or gave back something other than it promised."""
+    """The model failed on valid input, or its outputs are not what its contract promises."""
 
     kind = "scoring"
 
 
 class ModelError(ScoringError):
-    """onnxruntime failed on a call, because of some of its rows or all. `said` is its message."""
+    """onnxruntime failed on some or all rows of a call. `reason` is onnxruntime's message."""
 
-    def __init__(self, message: str, *, hint: str, said: str) -> None:
-        self.said = said
+    def __init__(self, message: str, *, hint: str, reason: str) -> None:
+        self.reason = reason
         super().__init__(message, hint=hint)
 
 
 class ModelCrashError(ModelError):
-    """A call killed the process in which the model ran. `row` is the row that did it, if known."""
+    """A call killed the process that ran the model. `row` is the row that caused it, None if unknown."""
 
-    def __init__(self, message: str, *, hint: str, said: str, row: int | None = None) -> None:
+    def __init__(self, message: str, *, hint: str, reason: str, row: int | None = None) -> None:
         self.row = row
-        super().__init__(message, hint=hint, said=said)
+        super().__init__(message, hint=hint, reason=reason)

@@ -1,6 +1,6 @@
-"""A plugin of dbt-duckdb: the SQL function that the generic test `predictions_replay` calls.
+"""A dbt-duckdb plugin with the SQL function that the generic test `predictions_replay` calls.
 
-SQL alone cannot run a model. In profiles.yml, under the target:
+The test needs a plugin because SQL alone cannot run a model. In profiles.yml, under the target:
 
     plugins:
       - module: dbt_onnx.replay_plugin
@@ -26,8 +26,8 @@ class Plugin(BasePlugin):
     """Registers `dbt_onnx_replay(VARCHAR) -> VARCHAR`; dbt-duckdb looks for this name."""
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
-        """Register the function, once for the database."""
-        # a weak reference: the connection owns the function, and a circle would keep both alive
+        """Register the SQL function, once for the database."""
+        # a weak reference: the connection owns the function, and a reference cycle would keep both alive
         reference = weakref.ref(conn)
 
         def dbt_onnx_replay(request: str) -> str:
@@ -40,5 +40,5 @@ class Plugin(BasePlugin):
             )
             return json.dumps(found)
 
-        # declared with side effects, so that DuckDB calls it each time
+        # declared with side effects, so that DuckDB calls it every time and never reuses a result
         conn.create_function("dbt_onnx_replay", dbt_onnx_replay, side_effects=True)

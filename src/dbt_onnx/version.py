@@ -1,3 +1,3 @@
-"""The version of this package, apart, so that whoever stamps it imports nothing else."""
+"""The version of this package, in its own module so that reading it imports nothing else."""
 
 __version__ = "0.1.0"

@@ -83,7 +83,7 @@ def shop(tmp_path: Path) -> Shop:
 
 def test_export_does_not_overwrite_the_card_of_a_version(shop: Shop) -> None:
     before, seed = shop.card.read_bytes(), shop.seed.read_bytes()
-    with pytest.raises(ArtifactError, match=r"card\.json already holds another card"):
+    with pytest.raises(ArtifactError, match=r"card\.json already exists and contains another card"):
         shop.export(fills={"b": 99.0})
     assert (shop.card.read_bytes(), shop.seed.read_bytes()) == (before, seed)
     shop.export()  # the same export again changes nothing

@@ -72,7 +72,7 @@ def test_the_registry_of_a_dry_build_is_checked_as_that_of_a_real_one(
 ) -> None:
     project.promote("1", alias="challenger")
     expect(project.dbt("build", "--empty"), scores="error")
-    assert "model 'line' has no 'champion' in " in project.outcome.nodes["scores"].message
+    assert "model 'line' has no alias 'champion' in " in project.outcome.nodes["scores"].message
     assert "model_registry.csv; its versions are 1" in project.outcome.nodes["scores"].message
 
 
@@ -95,4 +95,4 @@ def test_what_no_seed_says_is_still_one_clear_error(project: ScoringProject) -> 
     expect(project.dbt("build", "--empty"), scores="error")
     message = project.outcome.nodes["scores"].message
     assert "has no model 'line'; it is empty" in message
-    assert "`dbt seed` brings back what a build with `--empty` left out" in message
+    assert "`dbt seed` restores the rows that a build with `--empty` left out" in message

@@ -318,7 +318,7 @@ def test_a_sample_is_the_same_rows_each_time(shop: Shop, project: DbtProject) ->
         (
             "alter table features alter b type varchar",
             "alter table features alter b type double",
-            "column 'b' is VARCHAR, which does not go into input 'X' of float32",
+            "column 'b' is VARCHAR, which cannot be cast to float32 for input 'X'",
         ),
         (
             "alter table features rename id to number",
@@ -378,7 +378,7 @@ def test_the_cards_sample_is_scored_again(shop: Shop, project: DbtProject) -> No
     with shop.altered(path, json.dumps({**card, "parity": parity}).encode()):
         checks = shop.examine("line/same", project)
     assert failed(checks) == ["sample of the card"]
-    assert "the model no longer gives what its card says" in checks["sample of the card"].fault
+    assert "the model no longer gives the outputs in its card" in checks["sample of the card"].fault
 
 
 def test_a_champion_that_cannot_be_asked_is_a_reason_to_look(

@@ -311,7 +311,7 @@ def _arguments(place: _Place, texts: tuple[str, ...]) -> Attack:
             ("rollback", "line", f"--to={text}", "--reason=x"),
         ):
             act = partial(_command, arguments=call)
-            names = ("is not made of", "names no model", text)
+            names = ("is not valid: ", "does not name a model", text)
             attack.made(harm=_harm(place, act, f"{call[0]} {text!r}", names=names))
     return attack
 

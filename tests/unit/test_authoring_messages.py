@@ -20,7 +20,7 @@ import dbt_onnx
 from dbt_onnx.artifacts.agreement import check_contract
 from dbt_onnx.artifacts.graph import read_graph
 from dbt_onnx.cli import main
-from dbt_onnx.errors import MAX_CHARACTERS, ConfigError, ContractError, DbtOnnxError, listed
+from dbt_onnx.errors import MAX_CHARACTERS, ConfigError, ContractError, DbtOnnxError, format_items
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 
 if TYPE_CHECKING:
@@ -167,8 +167,8 @@ def test_export_says_what_to_name_otherwise(tmp_path: Path) -> None:
 
 def test_a_message_ends() -> None:
     classes = tuple(range(1_000_000))
-    assert listed(classes) == f"[{', '.join(map(str, range(20)))}, ... 999,980 more]"
-    assert listed([1, "a"]) == "[1, 'a']"
+    assert format_items(classes) == f"[{', '.join(map(str, range(20)))}, ... 999,980 more]"
+    assert format_items([1, "a"]) == "[1, 'a']"
     contract = Contract(
         features=(Feature(name="a"), Feature(name="b")),
         inputs=(Input(name="x", dtype="float32", features=("a", "b")),),
@@ -189,5 +189,5 @@ def test_a_message_ends() -> None:
 def test_no_error_is_longer_than_a_screen_or_two(length: int) -> None:
     error = ConfigError("x" * length, hint="h")
     assert len(error.message) < MAX_CHARACTERS + 40
-    assert error.message.endswith("more)") is (length > MAX_CHARACTERS)
+    assert error.message.endswith("more characters)") is (length > MAX_CHARACTERS)
     assert SimpleNamespace(**vars(error)).hint == "h"

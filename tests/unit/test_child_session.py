@@ -252,7 +252,7 @@ def test_a_call_that_does_not_end_is_ended() -> None:
     assert session._child is not None
     pid = session._child._process.pid
     began = time.monotonic()
-    with pytest.raises(ScoringError, match=r"had not ended after 0\.5 s"):
+    with pytest.raises(ScoringError, match=r"did not end within 0\.5 s"):
         session.run({"x": np.ones((3, 1), np.float32)})
     assert time.monotonic() - began < 30
     assert not is_running(pid)

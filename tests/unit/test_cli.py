@@ -153,7 +153,7 @@ def test_a_list_column_is_a_feature_of_several_values(project: Project) -> None:
         (["n", 2], ("--features", "a,b,c"), "than the 3 value(s) of a, b, c: 2 for input 'x'"),
         (["n", 2], ("--features", "a,a"), "feature 'a' is named twice"),
         (["n", 2], ("--features", "__dbt_onnx_key_0,b"), "reserved prefix"),
-        (["n", 2], ("--features", "a\x00,b"), "a NUL character"),
+        (["n", 2], ("--features", "a\x00,b"), "without NUL characters"),
         (["n", 2, 1], AB, "has 3 axes"),
         (["n", 2], (*AB, "--output", "y=status"), "collides with a column of the ledger"),
         (["n", 2], (*AB, "--output", "y="), "no output column is stored"),
@@ -322,7 +322,7 @@ def test_a_version_is_registered_once(project: Project) -> None:
     first = project.registered(models.linear(), *AB)
     result = project.register(models.vector(), *AB)
     assert result.exit_code == 2
-    assert "version '1' of model 'm' is registered" in result.stderr
+    assert "version '1' of model 'm' is already registered" in result.stderr
     assert first.sha256 in result.stderr
     assert project.load().model_bytes == first.model_bytes
 
@@ -336,7 +336,7 @@ def test_a_name_that_differs_by_case_only_is_not_registered(
     names = ("--name", name, "--version", version, "--project-dir", project.folder)
     result = run("register", project.save(models.linear()), *names, *AB)
     assert result.exit_code == 2
-    assert "differs from it by letter case only" in result.stderr
+    assert "differs from it only in letter case" in result.stderr
     assert project.registry.read_bytes() == before
     assert [item.name for item in (project.folder / "artifacts").iterdir()] == ["m"]
 
@@ -461,21 +461,23 @@ def test_verify_compares_the_sample_with_the_card(project: Project) -> None:
     project.change_card(parity={**parity, "outputs": {"prediction": far}})
     result = project.verify()
     assert result.exit_code == 1
-    assert "the model no longer gives what its card says: prediction: row 1 is" in result.stdout
+    assert (
+        "the model no longer gives the outputs in its card: prediction: row 1 is" in result.stdout
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"outputs": {"prediction": [1.0]}}, "1 values in the card, 16 scored"),
+        ({"outputs": {"prediction": [1.0]}}, "1 values in the card, but 16 were scored"),
         ({"outputs": {"other": [1.0]}}, "the sample has columns ['other'], not ['prediction']"),
         ({"outputs": {"prediction": [None] * 16}}, "the card says None"),
         ({"features": {"a": [1.0] * 16}}, "'b'"),
         ({"features": {"a": [1.0], "b": [1.0, 2.0]}}, "the card's sample cannot be read"),
         ({"features": {"a": [{"x": 1}], "b": [1.0]}}, "'a'"),
         ({"features": {"a": ["x"] * 16, "b": [1.0] * 16}}, "'a'"),
-        ({"features": 7}, "not made of columns"),
-        ({"tolerance": "wide"}, "not made of columns"),
+        ({"features": 7}, "not a dict of lists"),
+        ({"tolerance": "wide"}, "not a dict of lists"),
     ],
 )
 def test_verify_survives_any_sample(project: Project, change: dict[str, Any], message: str) -> None:

@@ -209,7 +209,7 @@ def test_what_came_decides_and_a_surprise_names_the_output(
 
 
 def test_a_wrong_number_of_outputs_is_an_error() -> None:
-    with pytest.raises(ScoringError, match="gave 1 outputs, the contract names 2"):
+    with pytest.raises(ScoringError, match="gave 1 outputs, but the contract has 2"):
         decode([np.array([1])], contract_of(label(), value()), 1)
 
 
@@ -219,12 +219,17 @@ def test_a_map_of_something_else_than_numbers_is_refused(odd: Any) -> None:
         (probabilities(0, 1), [{0: 0.5, 1: 0.5}, {0: 0.5, 1: odd}]),
         (probabilities(0), [{0: 0.5}, {0: odd}]),
     ):
-        with pytest.raises(ScoringError, match="the model gave values that are no numbers"):
+        with pytest.raises(ScoringError, match="the model gave values that are not numbers"):
             decode_one(output, came)
 
 
 @pytest.mark.parametrize(
-    ("odd", "got"), [(None, "a NoneType in it"), (1, "a int in it"), ("\ud800", "what is none")]
+    ("odd", "got"),
+    [
+        (None, "an array with a value of type NoneType"),
+        (1, "an array with a value of type int"),
+        ("\ud800", "a value that is not valid text"),
+    ],
 )
 def test_text_that_is_none_is_refused(odd: Any, got: str) -> None:
     with pytest.raises(ScoringError, match=f"the model gave {got}"):

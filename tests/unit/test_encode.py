@@ -439,24 +439,29 @@ def faults_of(contract: Contract, **columns: pa.DataType) -> str:
 @pytest.mark.parametrize(
     ("kind", "dtype", "settings", "message"),
     [
-        (pa.string(), "float32", {}, "is string, which does not go into input 'x' of float32"),
-        (pa.string(), "bool", {}, "is string, which does not go into input 'x' of bool"),
-        (pa.int64(), "string", {}, "is int64, which does not go into input 'x' of string"),
-        (pa.bool_(), "string", {}, "is bool, which does not go into input 'x' of string"),
-        (pa.date32(), "string", {}, "does not go into input 'x' of string"),
-        (pa.float64(), "bool", {}, "is double, which does not go into input 'x' of bool"),
-        (pa.decimal128(9, 2), "bool", {}, "does not go into input 'x' of bool"),
-        (pa.binary(), "string", {}, "is binary, which does not go into"),
-        (pa.decimal256(40, 0), "int64", {}, "is decimal256(40, 0), which does not go into"),
-        (pa.time64("us"), "float32", {}, "does not go into input 'x' of float32"),
+        (pa.string(), "float32", {}, "is string, which cannot be cast to float32 for input 'x'"),
+        (pa.string(), "bool", {}, "is string, which cannot be cast to bool for input 'x'"),
+        (pa.int64(), "string", {}, "is int64, which cannot be cast to string for input 'x'"),
+        (pa.bool_(), "string", {}, "is bool, which cannot be cast to string for input 'x'"),
+        (pa.date32(), "string", {}, "cannot be cast to string for input 'x'"),
+        (pa.float64(), "bool", {}, "is double, which cannot be cast to bool for input 'x'"),
+        (pa.decimal128(9, 2), "bool", {}, "cannot be cast to bool for input 'x'"),
+        (pa.binary(), "string", {}, "is binary, which cannot be cast to"),
+        (pa.decimal256(40, 0), "int64", {}, "is decimal256(40, 0), which cannot be cast to"),
+        (pa.time64("us"), "float32", {}, "cannot be cast to float32 for input 'x'"),
         (pa.date32(), "float32", {}, "has no time_unit"),
         (pa.timestamp("us", tz="UTC"), "int64", {}, "has no time_unit"),
-        (pa.int64(), "int64", {"time_unit": "day"}, "has a time_unit for a DATE or TIMESTAMP"),
+        (
+            pa.int64(),
+            "int64",
+            {"time_unit": "day"},
+            "has a time_unit, which is only for a DATE or TIMESTAMP",
+        ),
         (pa.list_(pa.int64()), "int64", {}, "the model reads one int64 value from it"),
         (pa.int64(), "int64", {"width": 3}, "the model reads a list of 3 values from it"),
-        (pa.list_(pa.int64(), 2), "int64", {"width": 3}, "has 2 elements, and the model reads 3"),
-        (pa.list_(pa.string()), "int64", {"width": 3}, "is list<item: string>, which does not"),
-        (pa.list_(pa.list_(pa.int64())), "int64", {"width": 3}, "which does not go into"),
+        (pa.list_(pa.int64(), 2), "int64", {"width": 3}, "has 2 elements, but the model reads 3"),
+        (pa.list_(pa.string()), "int64", {"width": 3}, "is list<item: string>, which cannot"),
+        (pa.list_(pa.list_(pa.int64())), "int64", {"width": 3}, "which cannot be cast to"),
         (pa.int64(), "int8", {"null_policy": "fill", "fill": 300}, "fill 300 of feature 'f' does"),
         (pa.int64(), "int64", {"null_policy": "fill", "fill": 0.5}, "fill 0.5 of feature 'f' does"),
         (pa.int64(), "float16", {"null_policy": "fill", "fill": 1e9}, "does not fit float16"),
@@ -482,7 +487,9 @@ def test_all_faults_are_listed_at_once_with_a_guess_at_what_was_meant() -> None:
         __dbt_onnx_key_0=pa.int64(),
     )
     assert "model 'churn' cannot read main.features" in message
-    assert "column 'Recency' is called 'recency' in main.features: renamed in case only" in message
+    assert (
+        "column 'Recency' is called 'recency' in main.features: names must match exactly" in message
+    )
     assert "column 'frequency' is missing (is it 'frequencies'?)" in message
     assert "column 'monetary' is string" in message
     assert "tenure' is" not in message

@@ -331,7 +331,7 @@ def test_a_version_with_other_bytes_is_kept(
 ) -> None:
     first = exported(tmp_path, LogisticRegression().fit(frame, two), frame)
     other = LogisticRegression(C=0.01).fit(frame, two)
-    with pytest.raises(ArtifactError, match="already holds another model"):
+    with pytest.raises(ArtifactError, match="already exists and contains another model"):
         exported(tmp_path, other, frame)
     assert hashlib.sha256(first.path.read_bytes()).hexdigest() == first.sha256
     assert exported(tmp_path, other, frame, replace=True).sha256 != first.sha256

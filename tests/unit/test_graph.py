@@ -472,7 +472,7 @@ def with_functions(functions: dict[str, tuple[str, int]]) -> ModelProto:
 
 def test_functions_that_unfold_without_end_are_refused() -> None:
     laughs = {f"F{i}": (f"F{i + 1}", 10) for i in range(9)} | {"F9": ("Abs", 10)}
-    assert "its functions unfold to 10,000,000,000 operators" in hostile(with_functions(laughs))
+    assert "its functions expand to 10,000,000,000 operators" in hostile(with_functions(laughs))
 
 
 def test_an_overload_hides_no_function() -> None:
@@ -480,7 +480,7 @@ def test_an_overload_hides_no_function() -> None:
     model = with_functions(laughs)
     model.functions.add().CopyFrom(calling("F1", "Abs", 1))
     model.functions[-1].name, model.functions[-1].overload = "F1", "harmless"
-    assert "its functions unfold to 10,000,000,000 operators" in hostile(model)
+    assert "its functions expand to 10,000,000,000 operators" in hostile(model)
 
 
 def test_functions_that_call_themselves_are_refused() -> None:

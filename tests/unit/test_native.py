@@ -112,10 +112,10 @@ def test_an_interrupt_that_reaches_another_thread_ends_the_wait_soon() -> None:
 def test_an_interrupt_as_the_work_is_handed_over_asks_it_to_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked, hire = threading.Event(), native._hire
+    asked, start_thread = threading.Event(), native._start_thread
 
     def interrupted() -> object:
-        inbox = hire()
+        inbox = start_thread()
         put = inbox.put
 
         class Inbox:
@@ -126,7 +126,7 @@ def test_an_interrupt_as_the_work_is_handed_over_asks_it_to_end(
 
         return Inbox()
 
-    monkeypatch.setattr(native, "_hire", interrupted)
+    monkeypatch.setattr(native, "_start_thread", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Threads().run(asked.wait, max_seconds=60, cancel=asked.set)
     assert asked.is_set()

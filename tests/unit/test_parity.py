@@ -304,5 +304,7 @@ def test_a_replay_has_the_same_verdict_in_every_unit(unit: float, scale: Any) ->
 
 @pytest.mark.parametrize("scales", [[1.0], {"y": "1"}, {"y": [None]}, {"y": -1.0}, {"y": True}])
 def test_scales_that_are_no_numbers_are_refused(scales: Any) -> None:
-    with pytest.raises(ArtifactError, match="scales of the card's sample are no numbers"):
+    with pytest.raises(
+        ArtifactError, match="scales of the card's sample are not non-negative numbers"
+    ):
         scales_of({"parity": {"scales": scales}})

@@ -210,7 +210,11 @@ def test_a_rollback_is_no_way_around_the_gate(seeds: Seeds) -> None:
 
 @pytest.mark.parametrize(
     ("to", "message"),
-    [("2", "m/2 is champion already"), ("9", "has no version '9'"), ("../1", "names no model")],
+    [
+        ("2", "m/2 is champion already"),
+        ("9", "has no version '9'"),
+        ("../1", "does not name a model"),
+    ],
 )
 def test_a_rollback_to_nowhere_is_refused(seeds: Seeds, to: str, message: str) -> None:
     seeds.promote("2")
@@ -264,7 +268,7 @@ def test_a_rollback_checks_the_file_that_it_returns_to(seeds: Seeds) -> None:
         ("n/1", RegistryError, "has no model 'n'; it has m"),
         ("m", ConfigError, "'m' names no version to promote"),
         ("m@challenger", ConfigError, "'m@challenger' names no version to promote"),
-        ("m/1/2", ConfigError, "names no model"),
+        ("m/1/2", ConfigError, "does not name a model"),
         ("m/$(id)", ConfigError, "version '$(id)'"),
     ],
 )

@@ -96,11 +96,11 @@ def test_a_blank_line_is_no_version_however_it_was_loaded(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("rows", "fault"),
     [
-        ([{}, {"model_name": "Churn"}], "models 'Churn' and 'churn' differ by letter case only"),
-        ([{"version": "v1"}, {"version": "V1"}], "versions 'churn/V1' and 'churn/v1' differ by"),
+        ([{}, {"model_name": "Churn"}], "models 'Churn' and 'churn' differ only in letter case"),
+        ([{"version": "v1"}, {"version": "V1"}], "versions 'churn/V1' and 'churn/v1' differ only"),
         (
             [{"version": "1"}, {"version": "2", "artifact": "churn/1/Model.onnx"}],
-            "artifacts 'churn/1/Model.onnx' and 'churn/1/model.onnx' differ by letter case only",
+            "artifacts 'churn/1/Model.onnx' and 'churn/1/model.onnx' differ only in letter case",
         ),
     ],
 )
@@ -152,9 +152,12 @@ def test_a_version_given_twice_is_refused() -> None:
         ({"artifact": "churn\\model.onnx"}, "backslash"),
         ({"artifact": "c:model.onnx"}, "colon"),
         ({"artifact": "churn/\x00"}, "unprintable"),
-        ({"artifact": "churn/'; drop table x; --"}, "is not made of letters"),
-        ({"artifact": "churn/$(id)/m"}, "is not made of letters"),
-        ({"artifact": "\uff0e\uff0e/m"}, "is not made of letters"),
+        (
+            {"artifact": "churn/'; drop table x; --"},
+            "is not valid: it must consist of at most 128 letters",
+        ),
+        ({"artifact": "churn/$(id)/m"}, "is not valid: it must consist of at most 128 letters"),
+        ({"artifact": "\uff0e\uff0e/m"}, "is not valid: it must consist of at most 128 letters"),
         ({"artifact": "a/" * 600 + "m"}, "has 1,201 characters; at most 1,000"),
         ({"artifact": None}, "is empty"),
         ({"sha256": SHA.upper()}, "64 lowercase hexadecimal digits"),
@@ -185,7 +188,7 @@ def test_a_missing_column_is_named() -> None:
     [
         ("chrun", "has no model 'chrun'; it has churn", "did you mean 'churn'?"),
         ("spend", "has no model 'spend'", "dbt-onnx register"),
-        ("churn@challenger", "has no 'challenger'", "write challenger into the alias column"),
+        ("churn@challenger", "has no alias 'challenger'", "write challenger into the alias column"),
         ("churn/9", "has no version '9' in main.model_registry; its versions are 1, 2 (champion)",
          "register that version"),
     ],
@@ -198,14 +201,14 @@ def test_a_spec_without_an_answer_says_what_exists(spec: str, message: str, hint
 
 
 def test_a_model_without_champion_says_so() -> None:
-    with pytest.raises(RegistryError, match="model 'churn' has no 'champion'"):
+    with pytest.raises(RegistryError, match="model 'churn' has no alias 'champion'"):
         registry(row("1")).resolve("churn")
 
 
 def test_an_empty_registry_says_so() -> None:
     with pytest.raises(RegistryError, match="it is empty") as caught:
         registry().resolve("churn")
-    assert "`dbt seed` brings back what a build with `--empty` left out" in caught.value.hint
+    assert "`dbt seed` restores the rows that a build with `--empty` left out" in caught.value.hint
     with pytest.raises(RegistryError, match="it has churn") as caught:
         registry(row("1")).resolve("spend")
     assert "--empty" not in caught.value.hint
@@ -294,5 +297,5 @@ def test_an_absent_csv_is_refused(tmp_path: Path) -> None:
 
 def test_a_csv_that_would_be_waited_for_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "r.csv")
-    with pytest.raises(RegistryError, match="it is no regular file"):
+    with pytest.raises(RegistryError, match="it is not a regular file"):
         Registry.from_csv(tmp_path / "r.csv")

@@ -38,8 +38,8 @@ class Picky:
         if found and (self.alone or len(rows) > 1):
             said = SAID.format(rows[found[0]])
             if self.kills:
-                raise ModelCrashError("it died", hint="look", said=said, row=found[0])
-            raise ModelError("it failed", hint="look", said=said)
+                raise ModelCrashError("it died", hint="look", reason=said, row=found[0])
+            raise ModelError("it failed", hint="look", reason=said)
         return [feeds["x"] * 2, [{"x": x} for x in rows]]
 
 
@@ -86,7 +86,7 @@ def test_a_reason_has_the_message_without_the_values() -> None:
 def test_a_message_without_end_is_cut() -> None:
     class Long:
         def run(self, feeds: Any) -> list[Any]:
-            raise ModelError("it failed", hint="look", said="x" * 10_000)
+            raise ModelError("it failed", hint="look", reason="x" * 10_000)
 
     _, reasons = RowSearch().run(Long(), feeds_of(1))
     assert len(reasons[0]) < 250

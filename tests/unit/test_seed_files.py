@@ -189,5 +189,5 @@ def test_a_failed_write_leaves_the_file_and_no_other(
 
 def test_a_seed_that_would_be_waited_for_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "seed.csv")
-    with pytest.raises(RegistryError, match="it is no regular file"):
+    with pytest.raises(RegistryError, match="it is not a regular file"):
         SeedFile.read(tmp_path / "seed.csv", columns=["a"])

@@ -216,7 +216,7 @@ def test_a_call_that_does_not_end_is_stopped() -> None:
     with pytest.raises(ScoringError) as caught:
         session.run({"x": ROWS[:, :1]})
     assert caught.value.message == (
-        "the model failed on x float32[3, 1]: a call of at most 8,192 rows had not ended after 0.2 s"
+        "the model failed on x float32[3, 1]: a call of at most 8,192 rows did not end within 0.2 s"
     )
     assert "batch_rows in score()" in caught.value.hint
 
@@ -239,7 +239,7 @@ def test_a_call_that_cannot_be_stopped_is_left_and_the_process_ends() -> None:
         timeout=60,
         check=True,
     )
-    assert b"had not ended after 0.2 s" in done.stdout
+    assert b"did not end within 0.2 s" in done.stdout
     assert done.stderr == b""
 
 
@@ -253,7 +253,7 @@ def test_a_model_that_does_not_load_in_time_is_refused(monkeypatch: pytest.Monke
         constants=[graphs.constant("m0", np.zeros((1024, 1024)))],
     )
     monkeypatch.setattr(native, "_GRACE_SECONDS", 0.01)
-    with pytest.raises(ArtifactError, match=r"has not loaded the model after 0\.01 s"):
+    with pytest.raises(ArtifactError, match=r"did not load the model within 0\.01 s"):
         OnnxSession(model, output_names=["y"], max_seconds=0.01)
 
 

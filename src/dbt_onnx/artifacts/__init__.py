@@ -1,1 +1,1 @@
-"""What a registered version is: file, card and registry row, read and checked."""
+"""Registered model versions: reads and checks their files, cards and registry rows."""

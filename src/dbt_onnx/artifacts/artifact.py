@@ -1,7 +1,7 @@
-"""A registered model file and its card, read once, checked before anything runs.
+"""A registered model file and its card, read once and checked before the model runs.
 
-The order of the checks matters: where the file lies, what it is, its sha256 (corrupt bytes score
-in silence), hostile constructs, then the card against registry and graph.
+The order of the checks matters: first the file's path and type, then its sha256 (a corrupt file may
+score without an error), hostile constructs, and last the card against the registry and the graph.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 MAX_MODEL_BYTES = 2**31
 MAX_CARD_BYTES = 2**26
-_OPENS_IN_FOLDERS = {os.open, os.stat} <= os.supports_dir_fd  # not on Windows
+_OPENS_IN_FOLDERS = {os.open, os.stat} <= os.supports_dir_fd  # false on Windows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
     """A verified model.
 
-    `model_bytes` are the bytes whose sha256 the registry names. `card_sha256` is the digest of the
-    card as it was read, whether or not the registry names it.
+    The sha256 of `model_bytes` is the one in the registry. `card_sha256` is the digest of the card
+    that was read, even if the registry has none.
     """
 
     model_name: str
@@ -59,7 +59,7 @@ class Artifact:
 
     @property
     def scoring_bytes(self) -> bytes:
-        """The bytes that are run: `model_bytes` without ZipMaps, see `without_zipmaps`."""
+        """The bytes that onnxruntime loads: `model_bytes` without ZipMaps, see `without_zipmaps`."""
         if all(tensor.kind != "map_sequence" for tensor in self.signature.outputs):
             return self.model_bytes
         from dbt_onnx.artifacts.graph import without_zipmaps
@@ -75,9 +75,11 @@ class Artifact:
         in_child_process: bool = False,
         max_seconds: float = MAX_SECONDS,
     ) -> OnnxSession | ChildSession:
-        """A session that scores as every run, replay and check does. A batch that the graph fixes
-        goes before `batch_rows`. `in_child_process`: a row that kills the model's process is told by an
-        error. Raises ArtifactError when onnxruntime cannot load the model.
+        """Open a session. Runs, replays and checks all score with it, so they score in the same way.
+
+        A batch size that the graph fixes overrides `batch_rows`. With `in_child_process`, a row that
+        crashes the model's process raises ModelCrashError, and this process survives. Raises
+        ArtifactError if onnxruntime cannot load the model.
         """
         # imported only where something is scored, with onnxruntime
         from dbt_onnx.kernel.child_session import ChildSession
@@ -95,8 +97,8 @@ class Artifact:
 def load_artifact(root: Path, entry: RegistryEntry) -> Artifact:
     """Read and check the model of a registry entry below `root`, the artifacts directory.
 
-    Raises ArtifactError when the file or its card is missing, altered, hostile, unreadable or
-    reached through a symbolic link; ContractError when card and graph disagree.
+    Raises ArtifactError if the file or its card is missing, altered, hostile, unreadable or
+    reached through a symbolic link; ContractError if card and graph disagree.
     """
     # imported only where a graph is read, with onnx
     from dbt_onnx.artifacts.graph import read_graph
@@ -126,29 +128,32 @@ def load_artifact(root: Path, entry: RegistryEntry) -> Artifact:
     )
 
 
-def files_of(root: Path, entry: RegistryEntry) -> str:
-    """A version with the digests of its model and card, as `named` writes them, from what lies there.
-    Raises ArtifactError.
+def fingerprint_on_disk(root: Path, entry: RegistryEntry) -> str:
+    """Read a version's files and return its text from `fingerprint_of`, with the digests of the files on disk.
+
+    Raises ArtifactError if the model file or its card cannot be read.
     """
     model_bytes = read_below(root, entry.artifact, max_bytes=MAX_MODEL_BYTES)
-    return named(entry, hashlib.sha256(model_bytes).hexdigest(), digest(read_card(root, entry)))
+    return fingerprint_of(
+        entry, hashlib.sha256(model_bytes).hexdigest(), digest(read_card(root, entry))
+    )
 
 
-def named(entry: RegistryEntry, sha256: str, card_sha256: str) -> str:
-    """A version with the digests of its model and card: what is known of one holds of no other."""
+def fingerprint_of(entry: RegistryEntry, sha256: str, card_sha256: str) -> str:
+    """Return a text that identifies a version and the content of its files, as a key for cached checks."""
     return f"{entry!r} {sha256} {card_sha256}"
 
 
 def read_card(root: Path, entry: RegistryEntry) -> bytes:
-    """The bytes of the card beside a model file, as they lie there. Raises ArtifactError."""
-    return read_below(root, entry.beside(CARD_NAME), max_bytes=MAX_CARD_BYTES)
+    """Return the unchecked bytes of the card next to a model file. Raises ArtifactError as `read_below` does."""
+    return read_below(root, entry.sibling_path(CARD_NAME), max_bytes=MAX_CARD_BYTES)
 
 
 def read_below(root: Path, relative: str, *, max_bytes: int) -> bytes:
-    """Read one regular file below `root`, through no symbolic link; `relative` is from outside.
+    """Read one regular file below `root` without following symbolic links. `relative` is untrusted.
 
-    A hard link looks like any other file: the sha256 decides whether its bytes may be used. Raises
-    ArtifactError.
+    A hard link cannot be told from an ordinary file: only the sha256 shows whether its content may be
+    used. Raises ArtifactError if the path is unsafe, or the file is missing, too large or unreadable.
     """
     if faults := path_faults(relative):
         raise ArtifactError(
@@ -159,15 +164,15 @@ def read_below(root: Path, relative: str, *, max_bytes: int) -> bytes:
     with ExitStack() as opened:
         try:
             for part in relative.split("/"):
-                # each folder is opened within its parent, which is open already: so nobody can put
-                # a link in its place meanwhile
+                # each folder is opened relative to its parent, which is open already, so that nobody
+                # can replace it with a link between the check and the read
                 if _OPENS_IN_FOLDERS:
                     folder = _open_folder(place, within=folder)
                     opened.callback(os.close, folder)
                 place = place / part
                 if stat.S_ISLNK(os.lstat(_within(place, folder), dir_fd=folder).st_mode):
                     raise ArtifactError(
-                        f"{place} is a symbolic link; nothing below {root} may be one",
+                        f"{place} is a symbolic link; symbolic links are not allowed below {root}",
                         hint="put the file itself there",
                     )
             return _read_regular(place, within=folder, max_bytes=max_bytes)
@@ -190,26 +195,26 @@ def _within(path: Path, folder: int | None) -> str | Path:
 
 
 def _open_folder(path: Path, *, within: int | None) -> int:
-    """Open a folder by its name in the open folder `within`, where a symbolic link is refused."""
+    """Open a folder. If `within` is an open folder, look the name up there and refuse a symbolic link."""
     flags = os.O_DIRECTORY | getattr(os, "O_PATH", 0) | (0 if within is None else os.O_NOFOLLOW)
     return os.open(_within(path, within), os.O_RDONLY | flags, dir_fd=within)
 
 
 def _read_regular(path: Path, *, within: int | None, max_bytes: int) -> bytes:
-    # a link that was put there meanwhile is not followed, the writer of a named pipe not waited for
+    # do not follow a link that was created after the check, and do not wait for the writer of a named pipe
     flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(_within(path, within), os.O_RDONLY | flags, dir_fd=within)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            what = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
+            what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise ArtifactError(
                 f"{path} is {what}", hint="name the file itself, such as 'churn/1/model.onnx'"
             )
         if status.st_size > max_bytes:
             raise ArtifactError(
                 f"{path} has {status.st_size:,} bytes; at most {max_bytes:,} are read",
-                hint="a model may have 2 GiB, and a card 64 MiB: restore the file, or "
+                hint="a model may have up to 2 GiB, and a card up to 64 MiB: restore the file, or "
                 "export a smaller model",
             )
         with open(descriptor, "rb", closefd=False) as stream:
@@ -242,11 +247,11 @@ def write_artifact(
     replace: bool = False,
     **card_parts: Any,
 ) -> RegistryEntry:
-    """Write `NAME/VERSION/model.onnx` and its card below `root`; returns the entry without alias.
+    """Write `NAME/VERSION/model.onnx` and its card below `root`; return the entry, without an alias.
 
-    `card_parts` are parity, reference, reference_outputs and training, where known. Raises
-    ConfigError when the names are not safe, ArtifactError when another model or another card already
-    lies there (unless `replace`), and whatever `read_graph` and `check_contract` find wrong.
+    `card_parts` are the optional keys of the card: parity, reference, reference_outputs and training.
+    Raises ConfigError if the names are not safe, ArtifactError if a different model or card already
+    exists there (unless `replace`), and the errors of `read_graph` and `check_contract`.
     """
     from dbt_onnx.artifacts.graph import read_graph
 
@@ -265,41 +270,41 @@ def write_artifact(
     card = render_card(entry, contract, **card_parts)
     if not replace:
         _refuse_others(root, entry.artifact, model_bytes, what="model", max_bytes=MAX_MODEL_BYTES)
-        beside = entry.beside(CARD_NAME)
-        _refuse_others(root, beside, card, what="card of this model", max_bytes=MAX_CARD_BYTES)
+        card_path = entry.sibling_path(CARD_NAME)
+        _refuse_others(root, card_path, card, what="card of this model", max_bytes=MAX_CARD_BYTES)
     for folder in (path.parent.parent, path.parent):
         if folder.is_symlink():
             raise ArtifactError(
-                f"{folder} is a symbolic link; nothing below {root} may be one",
+                f"{folder} is a symbolic link; symbolic links are not allowed below {root}",
                 hint="put the folder itself there",
             )
-        _refuse_alike(folder)
+        _refuse_case_variant(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, model_bytes)
     replace_file(path.with_name(CARD_NAME), card)
     return changed(entry, card_sha256=digest(card))
 
 
-def _refuse_alike(folder: Path) -> None:
-    """Raise ArtifactError when a folder beside it differs by letter case only.
+def _refuse_case_variant(folder: Path) -> None:
+    """Raise ArtifactError if the name of a sibling folder differs only in letter case.
 
-    On file systems that ignore case, the two are one folder.
+    On file systems that ignore case, the two are the same folder.
     """
     for name in (item.name for item in folder.parent.glob("*")):
         if name != folder.name and name.casefold() == folder.name.casefold():
             raise ArtifactError(
-                f"{folder.parent} has {name!r}, and {folder.name!r} differs from it by letter case only",
+                f"{folder.parent} has {name!r}, and {folder.name!r} differs from it only in letter case",
                 hint="use that spelling, or choose another name",
             )
 
 
 def _refuse_others(root: Path, relative: str, content: bytes, *, what: str, max_bytes: int) -> None:
-    """Raise ArtifactError when a file with another content lies there."""
+    """Raise ArtifactError if a file with different content already exists there. Line endings may differ."""
     if not os.path.lexists(root / relative):
         return
     found = read_below(root, relative, max_bytes=max_bytes)
     if found.replace(b"\r\n", b"\n") != content.replace(b"\r\n", b"\n"):
         raise ArtifactError(
-            f"{root / relative} already holds another {what}",
-            hint="choose a new version; remove that folder only if nothing was scored by it",
+            f"{root / relative} already exists and contains another {what}",
+            hint="choose a new version; remove that folder only if nothing was scored with it",
         )

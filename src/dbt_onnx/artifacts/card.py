@@ -1,8 +1,8 @@
-"""The card beside a model file: its contract, where it comes from, and a sample to check it by.
+"""The card of a model file: the contract, the model's origin, and sample rows to check the model with.
 
-`card.json` is JSON without NaN: a NULL is null. Keys of format 1: format_version, model_name,
-model_version, sha256, contract; and, where known, parity (features, outputs, tolerance,
-max_abs_difference), reference, reference_outputs, training.
+`card.json` is JSON without NaN, and NULL is null. Required keys of format 1: format_version, model_name,
+model_version, sha256, contract. Optional keys: parity (features, outputs, tolerance, scales,
+max_abs_difference, rows_compared), reference, reference_outputs, training.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _OPTIONAL = dict.fromkeys(("parity", "reference", "reference_outputs", "training
 def render_card(
     entry: RegistryEntry, contract: Contract, **parts: Mapping[str, Any] | None
 ) -> bytes:
-    """The bytes of a `card.json`; the same content gives the same bytes. `parts` are optional keys.
+    """Return the bytes of a `card.json`. The same content gives the same bytes. `parts` are the optional keys.
 
-    Raises ValueError when a value is NaN, infinite or no JSON type.
+    Raises ValueError if a value is NaN or infinite, TypeError if it is not a JSON type.
     """
     assert parts.keys() <= _OPTIONAL.keys()
     card = {
@@ -51,7 +51,7 @@ def render_card(
 
 
 def digest(card: bytes) -> str:
-    """The SHA-256 by which the registry knows a card.
+    """Return the SHA-256 that the registry stores for a card.
 
     Line endings do not count: git may change them on another machine, and JSON ignores them.
     """
@@ -59,14 +59,14 @@ def digest(card: bytes) -> str:
 
 
 def card_of(entry: RegistryEntry, content: bytes, *, where: str) -> dict[str, Any]:
-    """Read the card of a registry's entry. Raises ArtifactError when it is no card, or another's."""
+    """Read the card of a registry entry. Raises ArtifactError if it is not a card, or not this entry's card."""
     found = digest(content)
     if entry.card_sha256 not in {None, found}:
         raise ArtifactError(
             f"{where} is not the card that was registered with '{entry.model}': its sha256 is {found}, "
             f"the registry says {entry.card_sha256}",
             hint="restore the card; if it was changed on purpose, register the model as a new version: "
-            "a card says how rows are read, so another card is another model",
+            "a card defines how rows are read, so a changed card needs a new version",
         )
     card = parse_card(content, where=where)
     faults = [
@@ -79,16 +79,16 @@ def card_of(entry: RegistryEntry, content: bytes, *, where: str) -> dict[str, An
         is_inferred = card["model_name"] == entry.model_name and card["sha256"] == entry.sha256
         raise ArtifactError(
             f"{where} does not belong to model '{entry.model}': " + "; ".join(faults),
-            hint=f"if the seed was loaded with inferred types, {AS_TEXT}; else restore card and model "
+            hint=f"if the seed was loaded with inferred types, {AS_TEXT}; else restore the card and the model "
             "file of this version together"
             if is_inferred
-            else "restore card and model file of this version together, or register it again",
+            else "restore the card and the model file of this version together, or register it again",
         )
     return card
 
 
 def parse_card(content: bytes, *, where: str) -> dict[str, Any]:
-    """Read a card. Raises ArtifactError when it is no card of a format that is known here."""
+    """Read a card. Raises ArtifactError if it is not a card in a format that this version reads."""
     try:
         card = json.loads(
             content,
@@ -99,7 +99,9 @@ def parse_card(content: bytes, *, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{where} is not valid JSON: {error}", hint=WRITE_AGAIN) from error
     if not isinstance(card, dict):
-        raise ArtifactError(f"{where} holds a {type(card).__name__}, no card", hint=WRITE_AGAIN)
+        raise ArtifactError(
+            f"{where} contains a {type(card).__name__}, not a card", hint=WRITE_AGAIN
+        )
     if card.get("format_version") != FORMAT_VERSION:
         raise ArtifactError(
             f"{where} has format_version {card.get('format_version')!r}; "
@@ -108,7 +110,7 @@ def parse_card(content: bytes, *, where: str) -> dict[str, Any]:
         )
     faults = [f"no {key}" for key in _REQUIRED if key not in card]
     faults += [
-        f"{key} is {card[key]!r:.60}"
+        f"{key} is {card[key]!r:.60}, which has the wrong type"
         for key, kind in (_REQUIRED | _OPTIONAL).items()
         if key in card and not isinstance(card[key], kind)
     ]
@@ -124,7 +126,7 @@ def parse_card(content: bytes, *, where: str) -> dict[str, Any]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file beside its place and move it there, so that no reader sees half of it."""
+    """Write a temporary file in the same folder and rename it to `path`, so that no reader sees half a file."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
@@ -140,26 +142,26 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _finite(text: str) -> float:
     if math.isinf(number := float(text)):
-        raise ValueError(f"{text} is larger than any number of 64 bits")
+        raise ValueError(f"{text} is too large for a 64-bit number")
     return number
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object with the same key twice: readers differ in which of the two they take."""
+    """Refuse an object that has a key twice, because JSON readers differ in which value they take."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"the key {twice!r} stands in one object twice")
+        raise ValueError(f"the key {twice!r} occurs twice in one object")
     return found
 
 
 def _render(value: Any, indent: str = "") -> str:
-    """JSON with a line per entry, but a list of plain values on one line: diffs stay readable."""
+    """Render JSON with one line per entry, but a list of scalars on one line, so that diffs stay readable."""
     deeper = indent + "  "
     if isinstance(value, dict) and value:
         lines = [

@@ -1,11 +1,11 @@
-"""The class labels of a classifier's outputs, where the graph itself says them.
+"""The class labels of a classifier's outputs, if the graph itself contains them.
 
-The labels decide what a column of probabilities means. So they are taken only from the operator
-that makes the output, or from one before it when all operators between keep the order of values.
+The labels decide what a column of probabilities means. So they are taken only from the operator that
+produces the output, or from an earlier operator if all operators in between keep the order of values.
 
-That operator may still be an inner classifier: the last one of a stacking classifier numbers the
-classes from 0, whatever they are called. So a label output with as many labels overrules it. In a
-file without a label output an inner classifier looks like an outer one.
+That operator may still be an inner classifier: the last classifier of a stacking classifier numbers the
+classes from 0, whatever their labels are. So a label output with the same number of labels overrules
+it. In a file without a label output, an inner classifier cannot be told from an outer one.
 
 This module does not import onnx: it takes a parsed GraphProto.
 """
@@ -37,9 +37,9 @@ _FLOATS = frozenset({1, 10, 11})
 
 
 def classes_of_outputs(graph: Any) -> tuple[dict[str, _Labels], dict[str, _Labels]]:
-    """Returns {output: labels in the order of the probabilities}, and {output: overruled labels}.
+    """Return {output: labels in the order of the probabilities}, and {output: overruled labels}.
 
-    Outputs whose labels are not known are left out. The second has the outputs whose own labels
+    Outputs with unknown labels are left out. The second dict has only the outputs with labels that
     the label output overrules.
     """
     producers = {name: node for node in graph.node for name in node.output if name}
@@ -47,11 +47,11 @@ def classes_of_outputs(graph: Any) -> tuple[dict[str, _Labels], dict[str, _Label
     elements = cache(lambda name: _elements(constants[name]) if name in constants else ())
     known: dict[str, _Labels] = {}
     for output in graph.output:
-        # each tensor is looked at once, however many outputs come from it
+        # each tensor is visited once, however many outputs depend on it
         trail: list[str] = []
         source: str | _Labels = output.name
         while isinstance(source, str) and source not in known:
-            known[source] = ()  # ends a circle: a tensor that depends on itself has no labels
+            known[source] = ()  # ends a cycle: a tensor that depends on itself has no labels
             trail.append(source)
             source = _source(source, producers.get(source), elements)
         known |= dict.fromkeys(trail, known[source] if isinstance(source, str) else source)
@@ -68,19 +68,19 @@ def classes_of_outputs(graph: Any) -> tuple[dict[str, _Labels], dict[str, _Label
 
 
 def _source(name: str, node: Any, elements: Callable[[str], _Labels]) -> str | _Labels:
-    """The labels of a tensor, or the name of the tensor before it that has the same labels."""
+    """Return the labels of a tensor, or the name of the earlier tensor that has the same labels."""
     if node is None or not node.input:
         return ()
     if node.op_type in _CLASSIFIERS:
         return labels_of(node) if name in node.output[:2] else ()
-    # skl2onnx picks the label out of a constant list by the position of the largest score
+    # skl2onnx picks the label from a constant list, by the position of the largest score
     if node.op_type == "ArrayFeatureExtractor":
         return elements(node.input[0])
     return str(node.input[0]) if node.op_type in _PASSED else ()
 
 
 def labels_of(node: Any) -> _Labels:
-    """The class labels in the attributes of a classifier or ZipMap; empty if there are none."""
+    """Return the class labels in the attributes of a classifier or ZipMap; empty if there are none."""
     for attribute in node.attribute:
         if attribute.name in _LABEL_ATTRIBUTES and (attribute.ints or attribute.strings):
             return (
@@ -91,7 +91,7 @@ def labels_of(node: Any) -> _Labels:
 
 
 def _elements(tensor: Any) -> _Labels:
-    """The labels in an int32, int64 or string tensor; none for another type."""
+    """Return the labels in an int32, int64 or string tensor; empty for another type."""
     if tensor.data_type == _STRING:
         return tuple(item.decode() for item in tensor.string_data)
     if tensor.data_type not in _INTEGER_BYTES:

@@ -1,4 +1,4 @@
-"""What an ONNX graph wants and gives, read from its bytes without running them."""
+"""The inputs and outputs of an ONNX graph, read from the file's bytes without running the model."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _EXPORT_HINT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """One input or output as the file declares it; what an output declares may not be true.
+    """One input or output as the file declares it. The declaration of an output may be wrong.
 
-    `shape` has an int for a fixed axis, a name or none for a dynamic one; none when the rank is
-    not declared. For a `map_sequence` (ZipMap) `dtype` is the type of the values and `key_dtype`
-    that of the keys. `classes` are the class labels of a classifier's output, where the file says
-    them; `overruled` are those of an inner classifier that the label output contradicts.
+    `shape` has an int for each fixed axis, and a name or None for each dynamic axis; it is None if the
+    rank is not declared. For a `map_sequence` (ZipMap), `dtype` is the type of the values and `key_dtype`
+    the type of the keys. `classes` are the class labels of a classifier's output, if the file has them.
+    `overruled` are the labels of an inner classifier that the label output contradicts.
     """
 
     name: str
@@ -49,10 +49,10 @@ class Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphSignature:
-    """Inputs without the initializers, outputs, and the metadata of the file.
+    """The inputs (without initializers) and outputs of a graph, and the metadata of its file.
 
-    `batch_rows` is 1 when the graph takes one row at a time, else none. `has_halves` says whether
-    any of it computes in 16-bit floats.
+    `batch_rows` is 1 if the graph takes one row at a time, else None. `has_halves` is true if
+    any part of the graph computes in 16-bit floats.
     """
 
     inputs: tuple[Tensor, ...]
@@ -63,10 +63,10 @@ class GraphSignature:
 
 
 def read_graph(model_bytes: bytes, *, where: str) -> GraphSignature:
-    """Read the signature of a model whose first axis is the batch.
+    """Read the signature of a model with the batch on the first axis of its inputs.
 
-    Raises ArtifactError when the bytes are not ONNX, or hostile (see `hostile`); ContractError,
-    with every fault, when the inputs cannot be fed with rows. `where` names the file in messages.
+    Raises ArtifactError if the bytes are not ONNX, or hostile (see `hostile`); ContractError,
+    with every fault, if the inputs cannot be fed with rows. `where` names the file in messages.
     """
     try:
         model = _parse(model_bytes)
@@ -88,11 +88,11 @@ def read_graph(model_bytes: bytes, *, where: str) -> GraphSignature:
 
 
 def without_zipmaps(model_bytes: bytes, classes: Mapping[str, tuple[Class, ...]]) -> bytes:
-    """The same model without ZipMaps at its outputs: the input tensor of each is the output instead.
+    """Replace each ZipMap at an output by its input tensor, which is faster, and return the new model.
 
-    That tensor, (rows, classes), has the same numbers; a ZipMap makes a Python dict for each row of
-    it. `classes` are the class labels by output, in the order of the columns. A ZipMap with other
-    labels stays. `model_bytes` have passed `read_graph`.
+    A ZipMap turns a tensor (rows, classes) into one Python dict per row, with the same numbers.
+    `classes` are the class labels by output, in the order of the columns. A ZipMap with other
+    labels stays. `model_bytes` must have passed `read_graph`.
     """
     model = onnx.ModelProto.FromString(model_bytes)
     producers = {name: node for node in model.graph.node for name in node.output}
@@ -113,10 +113,10 @@ def without_zipmaps(model_bytes: bytes, classes: Mapping[str, tuple[Class, ...]]
 
 
 def _parse(model_bytes: bytes) -> onnx.ModelProto:
-    # onnxruntime would read these bytes as a flatbuffer, whatever protobuf makes of them
+    # onnxruntime would read these bytes in its own format, even if protobuf can parse them
     if model_bytes[4:8] == b"ORTM":
         raise DecodeError("it is in onnxruntime's own format (.ort)")
-    # parsed, a file may take a hundred times its size
+    # a parsed file may take a hundred times its size in memory
     with Memory().bounded():
         model: onnx.ModelProto = onnx.ModelProto.FromString(model_bytes)
     if not model.HasField("graph") or not model.graph.output or not model.opset_import:
@@ -203,8 +203,8 @@ def _batch_faults(model: onnx.ModelProto, signature: GraphSignature) -> list[str
             faults.append(f"{where} is not a tensor but a sequence, map, sparse or optional value")
         elif tensor.dtype not in get_args(TensorType):
             faults.append(
-                f"{where} has elements of type {tensor.dtype}, which no column holds (float16 to "
-                "float64, int8 to uint64, text and booleans are held)"
+                f"{where} has elements of type {tensor.dtype}, which is not supported (float16 "
+                "to float64, int8 to uint64, text and booleans are)"
             )
         elif tensor.shape is not None and (fault := _shape_fault(tensor.shape)):
             faults.append(f"{where} {fault}")
@@ -227,7 +227,7 @@ def _shape_fault(shape: tuple[Dimension, ...]) -> str | None:
 
 
 def _state_inputs(graph: onnx.GraphProto) -> set[str]:
-    """Graph inputs that feed the initial state of a recurrent operator, but not its sequence."""
+    """Return the graph inputs that feed the initial state of a recurrent operator, but not its sequence."""
     nodes = _nested_nodes(graph)
     recurrent = [node for node in nodes if node.op_type in _RECURRENT]
     if not recurrent:
@@ -238,14 +238,14 @@ def _state_inputs(graph: onnx.GraphProto) -> set[str]:
     reaching = [0] * len(nodes)
 
     def reach(inputs: Iterable[str]) -> int:
-        """The graph inputs that these tensors depend on, one bit for each."""
+        """Return the graph inputs that these tensors depend on, one bit for each."""
         found = 0
         for name in inputs:
             found |= sources.get(name, 0)
             found |= reaching[producers[name]] if name in producers else 0
         return found
 
-    # each node once, after those before it: so a hostile file cannot make this slow
+    # visit each node once, after the nodes that it depends on, so that a hostile file cannot make this slow
     begun: set[int] = set()
     stack = [(place, False) for place in reversed(range(len(nodes)))]
     while stack:

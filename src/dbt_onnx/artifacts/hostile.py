@@ -1,9 +1,9 @@
-"""Constructs that a model file must not hold, found before onnxruntime sees its bytes.
+"""Finds constructs that a model file must not contain, before onnxruntime sees its bytes.
 
 onnxruntime reads the files that a model names as external data, inlines functions without limit
-and allocates whatever shape a constant asks for. So every field of the message tree is visited, by
-reflection, and a model with any of these is refused. This module does not import onnx: it takes a
-parsed ModelProto.
+and allocates any shape that a constant asks for. So every field of the message tree is visited by
+reflection, and a model with any of these constructs is refused. This module does not import onnx: it
+takes a parsed ModelProto.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ MAX_INLINED_NODES = 10_000_000
 
 _EXTERNAL = 1
 _INT64 = 7
-# the position of the input that says how large the output becomes
+# the position of the input that determines the size of the output
 _SHAPE_INPUTS = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "Resize": 3}
 _SHAPE_ATTRIBUTES = frozenset({"RandomNormal", "RandomUniform", "ConstantFill"})
 
 
 def refuse_hostile(model: Any, *, where: str) -> None:
-    """Raise ArtifactError when the ModelProto names other files, foreign operators or huge sizes.
+    """Raise ArtifactError if the ModelProto names other files, unknown operator domains or huge sizes.
 
-    `where` names the file in messages. Raises UnicodeDecodeError when a name is not UTF-8.
+    `where` names the file in messages. Raises UnicodeDecodeError if a name is not UTF-8.
     """
     own_domains = {function.domain for function in model.functions}
     constants: dict[str, tuple[int, ...]] = {}
@@ -45,7 +45,7 @@ def refuse_hostile(model: Any, *, where: str) -> None:
         if count > MAX_MESSAGES:
             raise ArtifactError(
                 f"{where} is made of more than {MAX_MESSAGES:,} parts (nodes, attributes, ...)",
-                hint="look at where the file comes from: honest models have thousands of parts",
+                hint="check where the file comes from: normal models have thousands of parts",
             )
         if depth > MAX_DEPTH:
             raise ArtifactError(
@@ -72,9 +72,9 @@ def refuse_hostile(model: Any, *, where: str) -> None:
 
 
 def _walk(message: Any, trail: str = "", depth: int = 0) -> Iterator[tuple[Any, str, int]]:
-    """A message and all within it, each with its place and the number of graphs that it is in.
+    """Yield a message and all messages in it, each with its path and the number of graphs around it.
 
-    It calls itself: protobuf reads no message that is nested more than 100 deep.
+    The recursion is safe: protobuf reads no message that is nested more than 100 deep.
     """
     if message.DESCRIPTOR.name in {"GraphProto", "FunctionProto"}:
         depth += 1
@@ -83,8 +83,8 @@ def _walk(message: Any, trail: str = "", depth: int = 0) -> Iterator[tuple[Any, 
         path = f"{trail}.{field.name}" if trail else field.name
         if field.message_type is None:
             if field.type == field.TYPE_STRING:
-                # protobuf hands out bytes, or raises here, for a name that is not UTF-8
-                _refuse_no_text(value)
+                # for a name that is not UTF-8, protobuf either raises here or returns bytes
+                _refuse_non_utf8(value)
         elif hasattr(value, "ListFields"):
             yield from _walk(value, path, depth)
         else:
@@ -92,7 +92,7 @@ def _walk(message: Any, trail: str = "", depth: int = 0) -> Iterator[tuple[Any, 
                 yield from _walk(item, f"{path}[{i}]", depth)
 
 
-def _refuse_no_text(value: Any) -> None:
+def _refuse_non_utf8(value: Any) -> None:
     for item in (value,) if isinstance(value, str | bytes) else value:
         if isinstance(item, bytes):
             item.decode()
@@ -118,7 +118,7 @@ def _refuse_operator(node: Any, own_domains: set[str], *, where: str) -> None:
             hint="export the model with standard operators; custom operator libraries are not "
             "loaded",
         )
-    # its attribute names a file of compiled code
+    # an attribute of this operator names a file of compiled code
     if node.op_type == "EPContext":
         raise ArtifactError(
             f"{where} uses operator {_label(node)}, which reads a compiled file beside the model",
@@ -131,12 +131,15 @@ def _refuse_huge(shape: tuple[int, ...], *, where: str, what: str) -> None:
         raise ArtifactError(
             f"{where}: {what} asks for {prod(shape):,} elements, shape {list(shape)}; "
             f"at most {MAX_ELEMENTS:,} are allowed",
-            hint="look at the model with `dbt-onnx inspect` and at where it comes from",
+            hint="look at the model with `dbt-onnx inspect`, and check where it comes from",
         )
 
 
 def _refuse_exploding_functions(model: Any, *, where: str) -> None:
-    """onnxruntime inlines functions: ten, each calling the next one ten times, make 10^10 nodes."""
+    """Raise ArtifactError if the functions expand to too many nodes, since onnxruntime inlines them.
+
+    Ten functions, each calling the next one ten times, make 10^10 nodes.
+    """
     functions = {_called(item, item.name): item for item in model.functions}
     sizes: dict[_Function, int] = {}
 
@@ -159,7 +162,7 @@ def _refuse_exploding_functions(model: Any, *, where: str) -> None:
     total = unfolded(model.graph, ()) if functions else 0
     if total > MAX_INLINED_NODES:
         raise ArtifactError(
-            f"{where}: its functions unfold to {total:,} operators; "
+            f"{where}: its functions expand to {total:,} operators; "
             f"at most {MAX_INLINED_NODES:,} are allowed",
             hint="export the model without functions (inline them)",
         )
@@ -172,7 +175,7 @@ def _called(message: Any, name: str) -> _Function:
 def _keep_largest(
     constants: dict[str, tuple[int, ...]], name: str, values: tuple[int, ...]
 ) -> None:
-    """Keep the largest constant of a name: subgraphs may reuse it, a hostile graph may repeat it."""
+    """Keep the largest constant of a name: subgraphs may reuse a name, a hostile graph may repeat it."""
     if values and (name not in constants or prod(values) > prod(constants[name])):
         constants[name] = values
 
@@ -201,8 +204,8 @@ def _constant_values(node: Any) -> Iterator[tuple[int, ...]]:
 
 
 def _small_integers(tensor: Any) -> tuple[int, ...]:
-    """The elements of an int64 tensor that could be a shape, else nothing."""
-    # `dims` is not trusted: the data are counted
+    """Return the elements of an int64 tensor that is small enough to be a shape, else nothing."""
+    # `dims` may be wrong, so count the data instead
     count = len(tensor.raw_data) // 8
     if tensor.data_type != _INT64 or max(count, len(tensor.int64_data)) > MAX_DEPTH:
         return ()

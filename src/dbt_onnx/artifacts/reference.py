@@ -1,9 +1,9 @@
-"""What each column of a model version looked like in training, as rows of `dbt_onnx_references`.
+"""The training distribution of each column of a model version, as rows of `dbt_onnx_references`.
 
-The tests that look for drift are SQL, and SQL cannot read a card where the warehouse is closed to
-files. So a scoring run writes what the card says beside its ledger: a row for each feature (role
-`feature`) and each stored output column (role `output`). `distributions.describe` makes them.
-Nothing here touches a warehouse.
+The drift tests are SQL, and SQL cannot read a card if the warehouse has no access to files. So a
+scoring run writes the card's distributions to a table in the ledger's schema: one row for each feature
+(role `feature`) and each stored output column (role `output`). `distributions.describe` computes the
+distributions. This module does not access the warehouse.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ REFERENCES_TYPES = {
 
 shares[i]      share of the values in (edges[i - 1], edges[i]], or equal to categories[i]
 other_share    share of all other categories
-null_share     share of NULL and NaN among `rows`; the shares above leave them out. Zero for a
-               feature with a `fill`, since the model reads the fill in their place
+null_share     share of NULL and NaN among `rows`; the other shares do not count these values. Zero
+               for a feature with a `fill`, since the model reads the fill instead
 dtype          the least precise type in which the model reads the feature
 
-`time_unit` and `fill` are those of the feature.
+`time_unit` and `fill` are the feature's settings in the contract.
 """
 
 _SINGLE = ("float16", "float32")
@@ -62,9 +62,10 @@ _TOLERANCE = 0.01
 
 
 def references_of(artifact: Artifact) -> list[tuple[Any, ...]]:
-    """The rows for the card of a loaded artifact, features first: REFERENCES_TYPES after MODEL_TYPES.
+    """Return the rows for the card of a loaded artifact, features first.
 
-    A column that the card does not describe has no row.
+    A row has the columns of REFERENCES_TYPES without those of MODEL_TYPES. A column that the card does
+    not describe has no row.
     """
     contract = artifact.contract
     features = artifact.card.get("reference", {})
@@ -105,7 +106,7 @@ def _row(
 
 
 def _fill_text(fill: Fill, described: Mapping[str, Any]) -> str:
-    """The fill, written like the values of the distribution."""
+    """Return the fill as text, in the format of the distribution's values."""
     if described["kind"] == "numeric":
         return repr(float(fill))
     is_boolean = bool(described["shares"]) and set(described["shares"]) <= {"True", "False"}
@@ -113,7 +114,7 @@ def _fill_text(fill: Fill, described: Mapping[str, Any]) -> str:
 
 
 def _filled(described: Mapping[str, Any], fill: str) -> dict[str, Any]:
-    """The distribution after every NULL has become the fill."""
+    """Return the distribution with every NULL replaced by the fill."""
     nulls = described["nulls"]
     shares = described["shares"]
     if described["kind"] == "numeric":
@@ -127,7 +128,7 @@ def _filled(described: Mapping[str, Any], fill: str) -> dict[str, Any]:
 
 
 def reference_faults(card: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the distributions of a card from outside, one text for each column."""
+    """Return what is wrong with the distributions of an untrusted card, one text for each faulty column."""
     return [
         f"{part} of {name!r:.60} has {fault}"
         for part in ("reference", "reference_outputs")
@@ -138,15 +139,15 @@ def reference_faults(card: Mapping[str, Any]) -> list[str]:
 
 def _fault(described: Any) -> str | None:
     if not isinstance(described, dict):
-        return f"a {type(described).__name__} where a distribution belongs"
-    # not a set: a list has no hash
+        return f"a {type(described).__name__} instead of a distribution"
+    # a tuple, not a set: the card may have a list here, which has no hash
     if described.get("kind") not in ("numeric", "categorical"):
-        return f"kind {described.get('kind')!r:.40}, neither numeric nor categorical"
+        return f"kind {described.get('kind')!r:.40}, which is neither numeric nor categorical"
     rows = described.get("rows")
     if isinstance(rows, bool) or not isinstance(rows, int) or not 0 <= rows <= _MOST_ROWS:
-        return f"rows {rows!r:.40}, which is no number of rows"
+        return f"rows {rows!r:.40}, which is not a number of rows"
     if not is_share(described.get("nulls")):
-        return f"nulls {described.get('nulls')!r:.40}, which is no share"
+        return f"nulls {described.get('nulls')!r:.40}, which is not a share from 0 to 1"
     shares = described.get("shares")
     if described["kind"] == "numeric":
         return _fault_of_numbers(described.get("edges"), shares)
@@ -155,19 +156,19 @@ def _fault(described: Any) -> str | None:
 
 def _fault_of_numbers(edges: Any, shares: Any) -> str | None:
     if not isinstance(edges, list) or not all(map(_is_finite, edges)):
-        return f"edges {edges!r:.40}, which are no list of numbers"
+        return f"edges {edges!r:.40}, which are not a list of numbers"
     if any(lower >= upper for lower, upper in pairwise(edges)):
-        return "edges that do not ascend"
+        return "edges that are not in ascending order"
     if not isinstance(shares, list) or not _are_shares(shares):
         return f"shares {shares!r:.40}, which are not shares that add up to 1"
     if len(shares) != len(edges) + 1 or len(shares) > MAX_BINS:
-        return f"{len(shares):,} shares for {len(edges):,} edges; it takes one more than edges"
+        return f"{len(shares):,} shares for {len(edges):,} edges; there must be one more share than edges"
     return None
 
 
 def _fault_of_categories(shares: Any, other: Any) -> str | None:
     if not isinstance(shares, dict) or len(shares) > MAX_BINS:
-        return f"shares {shares!r:.40}, which are no shares by category"
+        return f"shares {shares!r:.40}, which are not shares by category"
     if not _are_shares([*shares.values(), other]):
         return (
             f"shares {shares!r:.40} and other {other!r:.40}, which are not shares that add up to 1"
@@ -175,7 +176,7 @@ def _fault_of_categories(shares: Any, other: Any) -> str | None:
     try:
         "".join(shares).encode()
     except UnicodeEncodeError:
-        return "a category that is no text"
+        return "a category that is not valid text"
     return None
 
 
@@ -187,12 +188,12 @@ def _is_finite(value: Any) -> bool:
 
 
 def is_size(value: Any) -> bool:
-    """Whether a value from a card can be a scale or a tolerance: finite, and not negative."""
+    """Whether a value from a card can be a scale or a tolerance: a finite number that is not negative."""
     return _is_finite(value) and value >= 0
 
 
 def _are_shares(values: Sequence[Any]) -> bool:
-    """Whether these are shares that add up to one, or to zero where every value was NULL."""
+    """Whether these are shares that add up to one, or to zero if every value was NULL."""
     if not all(map(is_share, values)):
         return False
     total = math.fsum(values)

@@ -1,7 +1,7 @@
-"""The model registry: which file is which version of which model, and who is champion.
+"""The model registry: the versions of each model, their files, and which version is the champion.
 
-It is a seed of the user's dbt project. A scoring model reads it as a relation (`from_rows`), the
-command line as a file (`from_csv`); both apply the same rules and name every fault at once.
+The registry is a seed of the user's dbt project. A scoring model reads it as a relation (`from_rows`),
+the command line as a file (`from_csv`). Both apply the same rules and report every fault at once.
 """
 
 from __future__ import annotations
@@ -31,18 +31,21 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SPEC = re.compile(r"([^@/]+)(?:@([^@/]+)|/([^@/]+))?")
 _ALIAS = re.compile(r"[a-z][a-z0-9_]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_NAME_RULE = "letters, digits, '.', '_' and '-', at most 128, beginning with a letter or digit"
+_NAME_RULE = "it must consist of at most 128 letters, digits, '.', '_' and '-', and begin with a letter or digit"
 _MAX_PATH = 1_000
-# dbt infers types: version 1.10 becomes the number 1.1, and a table keeps the types that it had
+# dbt infers the types of a seed, so version 1.10 becomes the number 1.1; an existing table keeps its types
+# until it is loaded with --full-refresh
 AS_TEXT = (
     "give the seed `+column_types: {model_version: string}`, and load it with "
     "`dbt seed --full-refresh`"
 )
-_ALIAS_RULE = "lowercase letters, digits and '_', beginning with a letter"
+_ALIAS_RULE = (
+    "it must consist of at most 128 lowercase letters, digits and '_', and begin with a letter"
+)
 
 
 class ModelVersion(NamedTuple):
-    """A model's name and version; as text `churn/2`, as messages and commands have it."""
+    """A model's name and version. As text it is `churn/2`, the form in messages and commands."""
 
     name: str
     version: str
@@ -55,8 +58,8 @@ class ModelVersion(NamedTuple):
 class RegistryEntry:
     """One row of the registry.
 
-    `artifact` is the path of the model file below the artifacts directory, `sha256` is of that
-    file. `card_sha256` is the `card.digest` of the card beside it, none where it is not recorded.
+    `artifact` is the path of the model file below the artifacts directory, `sha256` the hash of that
+    file. `card_sha256` is the `card.digest` of the card next to it, None if the registry has none.
     """
 
     model_name: str
@@ -70,13 +73,13 @@ class RegistryEntry:
     def model(self) -> ModelVersion:
         return ModelVersion(self.model_name, self.model_version)
 
-    def beside(self, name: str) -> str:
-        """The path of another file in the folder of the model file."""
+    def sibling_path(self, name: str) -> str:
+        """Return the path of another file in the model file's folder."""
         return f"{self.artifact.rpartition('/')[0]}/{name}".lstrip("/")
 
 
 class ModelSpec(NamedTuple):
-    """What `model="..."` asks for: exactly one of alias and version is set."""
+    """The parsed value of `model="..."`. Exactly one of `alias` and `model_version` is set."""
 
     model_name: str
     alias: str | None
@@ -85,21 +88,21 @@ class ModelSpec(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Registry:
-    """Registered versions in the order of the seed; immutable. `where` names it in messages."""
+    """The registered versions, in the order of the seed. `where` names the registry in messages."""
 
     entries: tuple[RegistryEntry, ...]
     where: str
 
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[str, object]], *, where: str) -> Registry:
-        """Read rows whose values are text, integers, dates or none (an empty alias).
+        """Read rows of text, integers, dates or None (an empty alias).
 
         Raises RegistryError with every fault: missing columns, unsafe names or paths, a version or
-        an alias that a model has twice, text that is no sha256.
+        an alias that a model has twice, a malformed sha256.
         """
         faults: list[str] = []
         entries = []
-        hint = "mend the seed; `dbt-onnx verify` checks it and every file that it names"
+        hint = "fix the seed; `dbt-onnx verify` checks it and every file that it names"
         for number, row in enumerate(rows, start=1):
             missing = [column for column in REGISTRY_COLUMNS if column not in row]
             if missing:
@@ -122,11 +125,11 @@ class Registry:
 
     @classmethod
     def from_csv(cls, path: Path) -> Registry:
-        """Read the seed's file. Raises RegistryError as `from_rows`, and when it is not there."""
+        """Read the seed's file. Raises RegistryError as `from_rows` does, and if the file cannot be read."""
         try:
-            # a named pipe would be waited for, a device read without end
+            # reading a named pipe would block, and reading a device would never end
             if path.exists() and not path.is_file():
-                raise OSError("it is no regular file")  # noqa: TRY301
+                raise OSError("it is not a regular file")  # noqa: TRY301
             with path.open(encoding="utf-8-sig", newline="") as stream:
                 reader = csv.DictReader(stream, strict=True)
                 rows = list(reader)
@@ -149,13 +152,13 @@ class Registry:
             raise RegistryError(
                 f"the model registry {path} has the column {', '.join(twice)} more than once; "
                 f"its first line is {','.join(header)!r}",
-                hint="leave one of them",
+                hint="keep only one of them",
             )
         return cls.from_rows(rows, where=str(path))
 
     @classmethod
     def from_seeds(cls, paths: Iterable[Path]) -> Registry | None:
-        """Read the first of some seeds' files that is a registry. Raises as `from_csv`."""
+        """Read the first of these seed files that is a registry. None if there is none. Raises as `from_csv`."""
         for path in paths:
             with (
                 suppress(OSError, UnicodeDecodeError, csv.Error),
@@ -166,9 +169,9 @@ class Registry:
         return None
 
     def resolve(self, spec: str) -> RegistryEntry:
-        """The one entry that `churn` (its champion), `churn@alias` or `churn/version` names.
+        """Return the entry that `churn` (the champion), `churn@alias` or `churn/version` names.
 
-        Raises ConfigError for a malformed spec, RegistryError when there is no such entry.
+        Raises ConfigError if the spec is malformed, RegistryError if there is no such entry.
         """
         wanted = parse_spec(spec)
         versions = self.versions_of(wanted.model_name)
@@ -182,7 +185,7 @@ class Registry:
         )
         if wanted.alias is not None:
             raise RegistryError(
-                f"model {wanted.model_name!r} has no {wanted.alias!r} in {self.where}; "
+                f"model {wanted.model_name!r} has no alias {wanted.alias!r} in {self.where}; "
                 f"its versions are {known}",
                 hint=f"write {wanted.alias} into the alias column of one version, "
                 f"or name a version: '{wanted.model_name}/{versions[-1].model_version}'",
@@ -191,13 +194,13 @@ class Registry:
         raise RegistryError(
             f"model {wanted.model_name!r} has no version {wanted.model_version!r} in {self.where}; "
             f"its versions are {known}",
-            hint=f"if {number} is that version, it was loaded as a number: {AS_TEXT}"
+            hint=f"if you mean version {number}, it was loaded as a number: {AS_TEXT}"
             if number in {entry.model_version for entry in versions}
-            else "register that version with `dbt-onnx register`, or name one of those",
+            else "register that version with `dbt-onnx register`, or name one of the registered versions",
         )
 
     def versions_of(self, name: str) -> list[RegistryEntry]:
-        """All rows of a model, in their order. Raises RegistryError when there is none."""
+        """Return all entries of a model, in the order of the seed. Raises RegistryError if there is none."""
         if versions := [entry for entry in self.entries if entry.model_name == name]:
             return versions
         known = sorted({entry.model_name for entry in self.entries})
@@ -208,14 +211,18 @@ class Registry:
             hint=f"did you mean {close[0]!r}?"
             if close
             else "register it with `dbt-onnx register FILE --name NAME --version VERSION`"
-            + ("" if known else "; `dbt seed` brings back what a build with `--empty` left out"),
+            + (
+                ""
+                if known
+                else "; `dbt seed` restores the rows that a build with `--empty` left out"
+            ),
         )
 
 
 def parse_spec(spec: str) -> ModelSpec:
-    """`churn` -> its champion, `churn@challenger` -> an alias, `churn/2` -> a version.
+    """Parse `churn` (the champion), `churn@challenger` (an alias) or `churn/2` (a version).
 
-    Raises ConfigError when the text is none of the three.
+    Raises ConfigError if the text has none of the three forms.
     """
     faults = ["it is not of the form NAME, NAME@ALIAS or NAME/VERSION"]
     if isinstance(spec, str) and (match := _SPEC.fullmatch(spec)):
@@ -225,7 +232,7 @@ def parse_spec(spec: str) -> ModelSpec:
         faults += name_faults(version, what="version") if version else []
     if faults:
         raise ConfigError(
-            f"model={spec!r} names no model: {'; '.join(faults)}",
+            f"model={spec!r} does not name a model: {'; '.join(faults)}",
             hint="write 'churn' for the champion, 'churn@challenger' for another alias, "
             "'churn/2' for a version",
         )
@@ -235,19 +242,17 @@ def parse_spec(spec: str) -> ModelSpec:
 
 
 def name_faults(name: str, *, what: str) -> list[str]:
-    """Why this cannot be a model's name or version (an empty list when it can)."""
-    return [] if _NAME.fullmatch(name) else [f"{what} {_shown(name)} is not made of {_NAME_RULE}"]
+    """Return why this cannot be a model's name or version: an empty list if it can."""
+    return [] if _NAME.fullmatch(name) else [f"{what} {_shown(name)} is not valid: {_NAME_RULE}"]
 
 
 def alias_faults(alias: str) -> list[str]:
-    """Why this cannot be an alias (an empty list when it can)."""
-    return (
-        [] if _ALIAS.fullmatch(alias) else [f"alias {_shown(alias)} is not made of {_ALIAS_RULE}"]
-    )
+    """Return why this cannot be an alias: an empty list if it can."""
+    return [] if _ALIAS.fullmatch(alias) else [f"alias {_shown(alias)} is not valid: {_ALIAS_RULE}"]
 
 
 def path_faults(artifact: str) -> list[str]:
-    """Why this text cannot be a path below the artifacts directory."""
+    """Return why this cannot be a path below the artifacts directory: an empty list if it can."""
     where = f"artifact {_shown(artifact)}"
     if not artifact or not artifact.isprintable():
         return [f"{where} is empty or has unprintable characters"]
@@ -259,7 +264,7 @@ def path_faults(artifact: str) -> list[str]:
     if any(part in {"", ".", ".."} for part in parts):
         return [f"{where} has an empty, '.' or '..' part"]
     if not all(map(_NAME.fullmatch, parts)):
-        return [f"{where} has a part that is not made of {_NAME_RULE}"]
+        return [f"{where} has a part that is not valid: {_NAME_RULE}"]
     if len(artifact) > _MAX_PATH:
         return [f"{where} has {len(artifact):,} characters; at most {_MAX_PATH:,} are allowed"]
     return []
@@ -267,7 +272,7 @@ def path_faults(artifact: str) -> list[str]:
 
 def _read_row(row: Mapping[str, object]) -> tuple[RegistryEntry | None, list[str]]:
     given = {column: row.get(column) for column in SEED_COLUMNS}
-    # whole numbers and days are taken: if dbt lost their spelling, the card will not match
+    # integers and dates are accepted: if dbt changed their spelling, the check against the card fails later
     faults = [
         f"{column} was loaded as the {_kind(value)} {value}; {AS_TEXT}"
         for column, value in given.items()
@@ -305,11 +310,11 @@ def _contradictions(entries: list[RegistryEntry]) -> list[str]:
         for (name, alias), held in holders.items()
         if len(held) > 1
     ]
-    return faults + _confusions(entries)
+    return faults + _case_conflicts(entries)
 
 
-def _confusions(entries: list[RegistryEntry]) -> list[str]:
-    """Names that differ by letter case only: file systems and collations would confuse them."""
+def _case_conflicts(entries: list[RegistryEntry]) -> list[str]:
+    """Return a fault for names that differ only in letter case: file systems and collations confuse them."""
     texts = {
         "models": {entry.model_name for entry in entries},
         "versions": {str(entry.model) for entry in entries},
@@ -321,12 +326,12 @@ def _confusions(entries: list[RegistryEntry]) -> list[str]:
         for text in sorted(spelled):
             alike[text.casefold()].append(text)
         faults += [
-            f"{what} {' and '.join(map(repr, same))} differ by letter case only"
+            f"{what} {' and '.join(map(repr, same))} differ only in letter case"
             for same in alike.values()
             if len(same) > 1
         ]
         if faults:
-            break  # what belongs to these models would be named, too
+            break  # the versions and artifacts of these models would be reported, too
     return faults
 
 

@@ -1,4 +1,4 @@
-"""The registry's seed file: rows are added when a version is registered, aliases move."""
+"""Changes the registry's seed file: adds rows for registered versions and moves aliases."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ if TYPE_CHECKING:
 
 
 def check_addition(path: Path, model: ModelVersion, *, alias: str | None, move_alias: bool) -> None:
-    """Raise RegistryError when the seed has this version already, or gives its alias to another.
+    """Raise RegistryError if the seed already has this version, or another version has the alias.
 
-    A seed that does not exist yet is empty. Raises ConfigError for a malformed alias.
+    `move_alias` allows the second case. A name that differs from a registered one only in letter case is
+    refused, too. A seed that does not exist yet is empty. Raises ConfigError if the alias is malformed.
     """
     if alias and (faults := alias_faults(alias)):
         raise ConfigError("; ".join(faults), hint="use a plain word, such as 'champion'")
     if not path.exists():
         return
     for entry in Registry.from_csv(path).entries:
-        _refuse_alike(path, entry.model, model)
+        _refuse_case_variant(path, entry.model, model)
         if entry.model_name != model.name:
             continue
         if entry.model_version == model.version:
             raise RegistryError(
-                f"version {model.version!r} of model {model.name!r} is registered in {path} "
-                f"already, with sha256 {entry.sha256}",
+                f"version {model.version!r} of model {model.name!r} is already registered "
+                f"in {path}, with sha256 {entry.sha256}",
                 hint="a version never changes: choose a new one",
             )
         if alias and entry.alias == alias and not move_alias:
@@ -42,22 +43,22 @@ def check_addition(path: Path, model: ModelVersion, *, alias: str | None, move_a
             )
 
 
-def _refuse_alike(path: Path, old: ModelVersion, new: ModelVersion) -> None:
-    """Raise RegistryError for a name, or a version of the model, that differs by case only."""
+def _refuse_case_variant(path: Path, old: ModelVersion, new: ModelVersion) -> None:
+    """Raise RegistryError if two model names, or two versions of a model, differ only in letter case."""
     same_name = old.name == new.name
     given, known = (new.version, old.version) if same_name else (new.name, old.name)
     if given != known and given.casefold() == known.casefold():
         raise RegistryError(
-            f"{path} has {known!r}, and {given!r} differs from it by letter case only",
+            f"{path} has {known!r}, and {given!r} differs from it only in letter case",
             hint="use that spelling, or choose another name: file systems and collations would confuse "
             "the two",
         )
 
 
 def add_entry(path: Path, entry: RegistryEntry, *, move_alias: bool = False) -> None:
-    """Add a row to the seed, whole or not at all, and take its alias from the version that had it.
+    """Add a row to the seed, and take its alias from the version that had it.
 
-    Raises as `check_addition`.
+    The file is replaced as a whole or not at all. Raises as `check_addition`.
     """
     with locked(path.parent):
         check_addition(path, entry.model, alias=entry.alias, move_alias=move_alias)
@@ -65,10 +66,10 @@ def add_entry(path: Path, entry: RegistryEntry, *, move_alias: bool = False) -> 
 
 
 def put_entry(path: Path, entry: RegistryEntry) -> RegistryEntry:
-    """Add a row, or replace the one of the same version; an entry without alias keeps its own.
+    """Add a row, or replace the row of the same version.
 
-    The alias leaves the version that had it. Returns the entry as it is in the seed now. Raises
-    RegistryError when the seed is not valid.
+    The alias is taken from the version that had it. If `entry` has no alias, a replaced row keeps its
+    alias. Returns the entry as it is in the seed now. Raises RegistryError if the seed is not valid.
     """
     with locked(path.parent):
         if path.exists():
@@ -80,8 +81,8 @@ def put_entry(path: Path, entry: RegistryEntry) -> RegistryEntry:
 def record_cards(path: Path, digests: Mapping[tuple[str, str], str]) -> tuple[int, bool]:
     """Write the digests of cards, by (model, version), into the rows that have none yet.
 
-    Adds the column if the seed lacks it. Returns how many rows were filled, and whether the column
-    is new. Raises RegistryError when the seed is not valid.
+    Adds the column if the seed lacks it. Returns the number of rows filled, and whether the column
+    was added. Raises RegistryError if the seed is not valid.
     """
     with locked(path.parent):
         Registry.from_csv(path)
@@ -101,10 +102,10 @@ def record_cards(path: Path, digests: Mapping[tuple[str, str], str]) -> tuple[in
 
 
 def exchange_aliases(path: Path, promoted: RegistryEntry, replaced: RegistryEntry | None) -> None:
-    """Give `promoted` the alias of `replaced`, and `replaced` that of `promoted`.
+    """Swap the aliases of `promoted` and `replaced`.
 
-    Without `replaced`, `promoted` becomes champion. The caller holds the lock and has read the
-    entries from this file.
+    If `replaced` is None or has no alias, `promoted` becomes champion. The caller holds the lock and
+    has read the entries from this file.
     """
     seed = SeedFile.read(path, columns=SEED_COLUMNS)
     aliases = {promoted.model_version: (replaced.alias if replaced else None) or CHAMPION}
@@ -120,7 +121,7 @@ def exchange_aliases(path: Path, promoted: RegistryEntry, replaced: RegistryEntr
 def _put(seed: SeedFile, entry: RegistryEntry) -> None:
     of_model = [row for row in seed.rows if seed.value(row, "model_name") == entry.model_name]
     own = [row for row in of_model if seed.value(row, "model_version") == entry.model_version]
-    # no column is added here: the table in the warehouse lacks it until `dbt seed --full-refresh`
+    # add no missing column: the table in the warehouse would lack it until `dbt seed --full-refresh`
     columns = [column for column in SEED_COLUMNS if column in seed.header]
     values = {column: getattr(entry, column) or "" for column in columns}
     if own and entry.alias is None:

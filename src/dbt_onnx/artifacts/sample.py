@@ -1,4 +1,4 @@
-"""The sample rows in a card, scored like a table: does the model still say what it said?"""
+"""Scores the sample rows of a card like a table, to check that the model still gives the recorded outputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from dbt_onnx.artifacts.reference import is_size
-from dbt_onnx.errors import ArtifactError, listed
+from dbt_onnx.errors import ArtifactError, format_items
 from dbt_onnx.kernel.child_session import ChildSession
 from dbt_onnx.kernel.contract import FLOAT_TYPES, WRITE_AGAIN, Contract, is_number
 from dbt_onnx.kernel.native import TRIAL_SECONDS
@@ -30,7 +30,7 @@ def score_sample(
     *,
     batch_rows: int | None = None,
 ) -> dict[str, list[Any]]:
-    """`score_columns` for bytes that are no artifact yet, with one thread, in a child process."""
+    """Score with bytes that are not an artifact yet, in a child process with one thread. See `score_columns`."""
     session = ChildSession(
         model_bytes,
         output_names=[output.name for output in contract.outputs],
@@ -43,11 +43,11 @@ def score_sample(
 def score_columns(
     session: Scorer, contract: Contract, features: Mapping[str, Sequence[Any]]
 ) -> dict[str, list[Any]]:
-    """Score `{feature: values}`, as a card holds them.
+    """Score `{feature: values}`, in the format of a card.
 
-    Returns {output column: values}, none in the rows that were rejected. Values are JSON types; a
-    feature with a time_unit is ISO 8601 text. Raises ArtifactError when the columns are uneven or
-    hold no Arrow type, ContractError when they are not the contract's features.
+    Returns {output column: values}, with None in rejected rows. Values are JSON types; a feature with a
+    time_unit is ISO 8601 text. Raises ArtifactError if the columns have different lengths or have no
+    Arrow type, ContractError if they are not the contract's features.
     """
     batch = _as_batch(features, contract)
     columns: dict[str, list[Any]] = {name: [] for name in contract.column_kinds}
@@ -64,18 +64,22 @@ def largest_difference(
     tolerance: float = TOLERANCE,
     scales: Mapping[str, Any] | None = None,
 ) -> tuple[float, list[str]]:
-    """Compare outputs: numbers within `tolerance`, all else exactly.
+    """Compare outputs: floating-point numbers within `tolerance`, everything else exactly.
 
-    The tolerance is a share of the number, or of its column's scale where that is larger. A column
-    that `scales` does not name has the scale 1. Returns the largest absolute difference of two
-    numbers, and a text for each column that differs, about its first such row.
+    The tolerance is a share of the number, or of its column's scale if the scale is larger. A column
+    that is missing from `scales` has the scale 1. Returns the largest absolute difference between two
+    numbers, and for each column that differs a text about the first differing row.
     """
     largest, faults = 0.0, []
     if set(expected) != set(actual):
-        return largest, [f"the sample has columns {listed(expected)}, not {listed(actual)}"]
+        return largest, [
+            f"the sample has columns {format_items(expected)}, not {format_items(actual)}"
+        ]
     for name, values in expected.items():
         if len(values) != len(actual[name]):
-            faults.append(f"{name}: {len(values)} values in the card, {len(actual[name])} scored")
+            faults.append(
+                f"{name}: {len(values)} values in the card, but {len(actual[name])} were scored"
+            )
             continue
         scale = (scales or {}).get(name, 1.0)
         wrong = None
@@ -88,21 +92,24 @@ def largest_difference(
 
 
 def scales_of(card: Mapping[str, Any]) -> dict[str, Any]:
-    """The scales in the card: {column of numbers: its scale, a list for a vector}.
+    """Return the scales in the card: {numeric column: its scale, or a list of scales for a vector}.
 
-    Empty for an older card, which has none. Raises ArtifactError when they are no numbers.
+    Empty for an older card, which has no scales. Raises ArtifactError if a scale is not a finite number
+    of zero or more.
     """
     parity = card.get("parity")
     scales = parity.get("scales", {}) if isinstance(parity, dict) else {}
     if not isinstance(scales, dict) or not all(
         all(map(is_size, item if isinstance(item, list) else [item])) for item in scales.values()
     ):
-        raise ArtifactError("the scales of the card's sample are no numbers", hint=WRITE_AGAIN)
+        raise ArtifactError(
+            "the scales of the card's sample are not non-negative numbers", hint=WRITE_AGAIN
+        )
     return scales
 
 
-def sizes_of(contract: Contract, outputs: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """{column of numbers: the mean size of these values}; 1 for probabilities."""
+def mean_magnitudes_of(contract: Contract, outputs: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Return {floating-point column: the mean absolute value}; 1 for probabilities and empty columns."""
     scales: dict[str, Any] = {}
     for output in contract.outputs:
         for name in output.columns:
@@ -143,9 +150,9 @@ def _is_close(want: Any, got: Any, tolerance: float, scale: Any) -> bool:
         return len(want) == len(got) == len(each) and all(
             _is_close(one, other, tolerance, size) for one, other, size in items
         )
-    # an integer is a label or a count: near is not equal
+    # an integer is a label or a count, so it must be equal
     is_float = isinstance(want, float) or isinstance(got, float)
     if is_float and is_number(want) and is_number(got):
         return isclose(want, got, rel_tol=tolerance, abs_tol=tolerance * scale)
-    # for Python True equals 1.0, so the types are compared, too
+    # in Python True equals 1.0, so the types are compared, too
     return bool(want == got) and isinstance(want, bool) == isinstance(got, bool)

@@ -1,4 +1,4 @@
-"""The CSV seeds that commands write. What others keep in them stays; one command writes at a time."""
+"""Changes CSV seeds for commands. Other columns and rows stay as they are; one command writes at a time."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _BOM = "\ufeff"
 
 @dataclass(frozen=True)
 class SeedFile:
-    """A seed's cells as they stand in the file, rows of other lengths and blank lines included.
+    """The cells of a seed as they are in the file, including blank lines and rows of other lengths.
 
-    `rows` are lists to be changed; `newline` and `bom` are as the file had them.
+    `rows` may be changed in place. `newline` and `bom` are those of the file.
     """
 
     path: Path
@@ -36,13 +36,13 @@ class SeedFile:
 
     @classmethod
     def read(cls, path: Path, *, columns: Sequence[str]) -> SeedFile:
-        """Read the file, or begin one with these columns. Raises RegistryError."""
+        """Read the file, or begin an empty seed with `columns`. Raises RegistryError if it cannot be read."""
         if not path.exists():
             return cls(path, tuple(columns), [])
         try:
-            # a named pipe would be waited for, a device read without end
+            # reading a named pipe would block, and reading a device would never end
             if not path.is_file():
-                raise OSError("it is no regular file")  # noqa: TRY301
+                raise OSError("it is not a regular file")  # noqa: TRY301
             text = path.read_bytes().decode("utf-8")
             bom = _BOM if text.startswith(_BOM) else ""
             lines = csv.reader(io.StringIO(text.removeprefix(_BOM), newline=""), strict=True)
@@ -55,23 +55,23 @@ class SeedFile:
         return cls(path, tuple(header), rows, newline, bom)
 
     def value(self, row: Sequence[str], column: str) -> str:
-        """A cell without the blanks around it; empty where the row is too short."""
+        """Return a cell without the blanks around its text; empty if the row is too short."""
         place = self.header.index(column)
         return row[place].strip() if place < len(row) else ""
 
     def change(self, row: list[str], **values: str) -> None:
-        """Set cells of one of the rows."""
+        """Set cells of a row. A row that is too short is extended."""
         for column, value in values.items():
             place = self.header.index(column)
             row += [""] * (place + 1 - len(row))
             row[place] = value
 
     def add(self, values: Mapping[str, str]) -> None:
-        """Add a row; columns that it does not have stay empty."""
+        """Add a row. Columns that are missing from `values` stay empty."""
         self.rows.append([values.get(column, "") for column in self.header])
 
     def with_column(self, name: str) -> SeedFile:
-        """The same with a further column, empty so far."""
+        """Return a copy with one more column, which is empty."""
         width = len(self.header)
         rows = [[*row[:width], "", *row[width:]] if len(row) > width else row for row in self.rows]
         return replace(self, header=(*self.header, name), rows=rows)
@@ -82,7 +82,7 @@ class SeedFile:
         return (self.bom + text.getvalue()).encode()
 
     def write(self) -> None:
-        """Replace the file, whole or not at all. Raises RegistryError when it cannot be written."""
+        """Replace the file as a whole or not at all. Raises RegistryError if it cannot be written."""
         try:
             replace_file(self.path, self.content())
         except OSError as error:
@@ -91,11 +91,11 @@ class SeedFile:
 
 @contextmanager
 def locked(folder: Path, *, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]:
-    """Let one command at a time read and then write the seeds of `folder`, threads included.
+    """Let one command or thread at a time read and then write the seeds of `folder`.
 
     The folder itself is locked, so no lock file is left behind, and the lock ends with its
-    process. Where folders cannot be locked (Windows, some network drives), nothing is. Raises
-    RegistryError when another command holds the lock for longer than `wait_seconds`.
+    process. Where folders cannot be locked (Windows, some network drives), there is no lock. Raises
+    RegistryError if another command holds the lock for longer than `wait_seconds`.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,5 +135,5 @@ def _lock(descriptor: int, folder: Path, wait_seconds: float) -> None:
 def _unwritable(path: Path, error: OSError) -> RegistryError:
     return RegistryError(
         f"{path} cannot be written: {error.strerror or error}",
-        hint="give the user who runs this the right to write there, and space on the disk",
+        hint="give the user who runs this the right to write there, and free space on the disk if it is full",
     )

@@ -1,7 +1,7 @@
-"""Signatures of registered versions, by the OpenSSF's package `model-signing`: with a key, offline.
+"""Signs and verifies registered versions with the OpenSSF's package `model-signing`: with a key, offline.
 
-`model.sig` lies beside the model file and covers two files: the model, and its card, which names
-model and version. A scoring run imports nothing of this.
+`model.sig` is next to the model file and covers two files: the model, and its card, which contains the
+model's name and version. A scoring run does not import this module.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ SIGNATURE_NAME = "model.sig"
 MAX_SIGNATURE_BYTES = 2**20
 
 _KEYS = (
-    "give an elliptic curve key (P-256, P-384 or P-521) in PEM, such as "
-    "`openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out private.pem` makes"
+    "give an elliptic curve key (P-256, P-384 or P-521) in PEM format; "
+    "`openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out private.pem` creates a private key"
 )
 _OF_KIND = {
     "private": "; its password, if it has one, is read from DBT_ONNX_KEY_PASSWORD",
@@ -36,14 +36,15 @@ _OF_KIND = {
 def sign_version(
     root: Path, entry: RegistryEntry, *, key: Path, password: str | None = None
 ) -> Path:
-    """Sign a registered version with the private key in the file `key`, over any older signature.
+    """Sign a registered version with the private key in the file `key`, replacing any older signature.
 
-    `root` is the artifacts directory. Returns the path of `model.sig`. Raises ConfigError when the
-    key cannot be used or `model-signing` is not installed, and as `load_artifact`.
+    `root` is the artifacts directory. Returns the path of `model.sig`. Raises ConfigError if the key
+    cannot be used, `model-signing` is not installed or `model.sig` cannot be written, and the errors of
+    `load_artifact`.
     """
     package = _model_signing()
     artifact = load_artifact(root, entry)
-    # cryptography wants bytes, whatever the annotation of model-signing says
+    # cryptography needs bytes, although model-signing annotates the password as str
     secret: Any = password.encode() if password is not None else None
     with _key_errors(key, "private"):
         signer = package.signing.Config().use_elliptic_key_signer(private_key=key, password=secret)
@@ -56,15 +57,15 @@ def sign_version(
         except OSError as error:
             raise ConfigError(
                 f"{path} cannot be written: {error.strerror or error}",
-                hint="give the user who signs the right to write there, and space on the disk",
+                hint="give the user who signs the right to write there, and free space on the disk if it is full",
             ) from error
     return path
 
 
 class SignatureVerifier:
-    """Checks signatures with one public key.
+    """A verifier of signatures with one public key.
 
-    Raises ConfigError when the key cannot be used or `model-signing` is not installed.
+    Raises ConfigError if the key cannot be used or `model-signing` is not installed.
     """
 
     def __init__(self, public_key: Path) -> None:
@@ -80,13 +81,15 @@ class SignatureVerifier:
         """Raise ArtifactError unless `model.sig` is this key's signature of this model and card."""
         path = artifact.path.parent / SIGNATURE_NAME
         try:
-            content = read_below(root, entry.beside(SIGNATURE_NAME), max_bytes=MAX_SIGNATURE_BYTES)
+            content = read_below(
+                root, entry.sibling_path(SIGNATURE_NAME), max_bytes=MAX_SIGNATURE_BYTES
+            )
         except ArtifactError as error:
             if path.is_symlink() or path.exists():
                 raise
             raise ArtifactError(
                 f"{path} does not exist: the version is not signed",
-                hint="whoever answers for the model signs it with `dbt-onnx sign`",
+                hint="the person responsible for the model signs it with `dbt-onnx sign`",
             ) from error
         with _signed_files(root, entry, artifact) as folder:
             copy = folder.parent / SIGNATURE_NAME
@@ -97,25 +100,25 @@ class SignatureVerifier:
                 raise self._fault(path, artifact, error) from error
 
     def _fault(self, path: Path, artifact: Artifact, error: Exception) -> ArtifactError:
-        """The error in our words: the package raises whatever its parsers raise."""
+        """Turn the package's error, which may be any error of its parsers, into an ArtifactError."""
         from cryptography.exceptions import InvalidSignature
 
         said = str(error)
         if isinstance(error, InvalidSignature) or said.startswith("Key mismatch"):
             return ArtifactError(
                 f"{path} was not made with the key of {self._public_key}",
-                hint="ask whoever answers for the model; sign it with `dbt-onnx sign` only when you "
+                hint="ask the person responsible for the model; sign it with `dbt-onnx sign` only if you "
                 "know where its file comes from",
             )
         if said.startswith("Signature mismatch"):
             differ = [name for name in (artifact.path.name, CARD_NAME) if name in said]
             return ArtifactError(
                 f"{path} is the signature of another {' and '.join(differ) or 'set of files'}",
-                hint="restore model, card and signature of this version together; what was changed "
-                "on purpose is a new version, to be registered and signed",
+                hint="restore the model, card and signature of this version together; if they were "
+                "changed on purpose, register and sign them as a new version",
             )
         return ArtifactError(
-            f"{path} is no signature: {type(error).__name__}: {said.partition(chr(10))[0]:.200}",
+            f"{path} is not a signature: {type(error).__name__}: {said.partition(chr(10))[0]:.200}",
             hint="restore it from version control, or sign the version again with `dbt-onnx sign`",
         )
 
@@ -134,7 +137,7 @@ def _model_signing() -> Any:
 def _hashing(package: Any) -> Any:
     class Everything(package.hashing.Config):  # type: ignore[misc]
         def add_ignored_paths(self, **_: Any) -> None:
-            """Ignore the files that the signature wants left out: none may be."""
+            """Do nothing, so that a signature cannot exclude files from the check."""
 
     return Everything().set_ignored_paths(paths=(), ignore_git_paths=False)
 
@@ -153,7 +156,7 @@ def _key_errors(path: Path, kind: str) -> Iterator[None]:
 
 @contextmanager
 def _signed_files(root: Path, entry: RegistryEntry, artifact: Artifact) -> Iterator[Path]:
-    """A folder that holds the model and its card as they were read, and nothing else."""
+    """Yield a temporary folder with copies of the model and its card, and nothing else."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / f"{entry.model_name}-{entry.model_version}"
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Every registered version, checked as a scoring run would, and scored on its card's sample."""
+"""Checks every registered version as a scoring run would, and scores its card's sample."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What came of checking one registry row.
+    """The result of checking one registry row.
 
-    `sample_rows` is 0 when the card has no sample. `max_abs_difference` is between the outputs in
-    the sample and those that the model gives now. `is_signed` is none when no signature was asked
-    for. `card_sha256` is the digest of the card, none where the card could not be read. `fault` and
-    `hint` are none when all is well.
+    `sample_rows` is 0 if the card has no sample. `max_abs_difference` is the largest difference between
+    the sample's outputs and the model's outputs now. `is_signed` is None if signatures were not checked.
+    `card_sha256` is the digest of the card, None if the check ended with an error. `fault` and `hint` are
+    None if the version passed.
     """
 
     entry: RegistryEntry
@@ -51,12 +51,12 @@ def verify_registry(
 
 
 def unregistered_folders(root: Path, registry: Registry) -> list[Path]:
-    """Folders of versions below `root` that no row of the registry names.
+    """Return the version folders below `root` that no row of the registry names.
 
-    An interrupted `register` leaves one, and so does an `export` without a registry.
+    An interrupted `register`, or an `export` without a registry, leaves an unregistered folder.
     """
     known = {(root / entry.artifact).parent for entry in registry.entries}
-    # a name that begins with a dot is a file that was being written
+    # a name that begins with a dot is the temporary file of an interrupted write
     names = ("model.onnx", CARD_NAME, ".model.onnx.*", f".{CARD_NAME}.*")
     found = {path.parent for name in names for path in root.glob(f"*/*/{name}")}
     return sorted(found - known)
@@ -68,13 +68,13 @@ def verify_entry(
     """Check file, sha256, hostile constructs, card against graph, the signature if there is a
     verifier, and the sample's predictions.
 
-    What is wrong is in the verdict; nothing that a model file, card or signature can hold raises.
+    The verdict has the fault, if any. No content of a model file, card or signature raises an error.
     """
     is_signed = None if verifier is None else False
     try:
         artifact = load_artifact(root, entry)
         if verifier is not None:
-            verifier.check(root, entry, artifact)  # before anything of it is run
+            verifier.check(root, entry, artifact)  # before the model is run
             is_signed = True
         verdict = verify_sample(artifact, entry)
         return replace(verdict, is_signed=is_signed, card_sha256=artifact.card_sha256)
@@ -83,10 +83,10 @@ def verify_entry(
 
 
 def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
-    """Score the card's sample and compare. Raises what scoring it raises."""
+    """Score the card's sample and compare the outputs. Raises the errors of loading and scoring."""
     parity = artifact.card.get("parity") or {}
     features, expected = parity.get("features"), parity.get("outputs")
-    # what comes of it is told after minutes at most, also of a model that ends no call
+    # with this limit, even a model with a call that never ends gives a result within minutes
     session = artifact.open(in_child_process=True, max_seconds=TRIAL_SECONDS)
     if not features or not expected:
         return Verdict(entry=entry)
@@ -94,7 +94,7 @@ def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
     if not _is_sample(features) or not _is_sample(expected) or not is_size(tolerance):
         return Verdict(
             entry=entry,
-            fault="the card's sample is not made of columns, or its tolerance is no number",
+            fault="the card's sample is not a dict of lists, or its tolerance is not a non-negative number",
             hint=WRITE_AGAIN,
         )
     actual = score_columns(session, artifact.contract, features)
@@ -107,9 +107,9 @@ def verify_sample(artifact: Artifact, entry: RegistryEntry) -> Verdict:
         return verdict
     return replace(
         verdict,
-        fault=f"the model no longer gives what its card says: {'; '.join(faults)}",
-        hint="the model file is unchanged, so card or onnxruntime is not: compare with the "
-        "versions in the card's training, and export again",
+        fault=f"the model no longer gives the outputs in its card: {'; '.join(faults)}",
+        hint="the model file is unchanged, so the card or onnxruntime has changed: compare "
+        "with the versions in the card's training, and export the model again",
     )
 
 

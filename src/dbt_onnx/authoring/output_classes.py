@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dbt_onnx.errors import ContractError, listed
+from dbt_onnx.errors import ContractError, format_items
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,8 +74,8 @@ def _check_given(
     is_said = isinstance(values, list) or (tensor.classes and given != tensor.overruled)
     if known and given != known and is_said:
         raise ContractError(
-            f"--classes says {listed(given)} for output {tensor.name!r}; the file says "
-            f"{listed(known)}, in this order",
+            f"--classes says {format_items(given)} for output {tensor.name!r}; the file says "
+            f"{format_items(known)}, in this order",
             hint="leave --classes out; to rename the columns, use "
             f"--output '{tensor.name}:probabilities=...'",
         )
@@ -104,7 +104,7 @@ def _check_labels(
         if is_sure and not (is_one_to_one and len(pairs) > 1):
             return
     raise ContractError(
-        f"output {tensor.name!r} would have the classes {listed(classes)}, and the model's labels "
+        f"output {tensor.name!r} would have the classes {format_items(classes)}, and the model's labels "
         f"say otherwise: on generated rows the largest value is "
         + ", ".join(
             f"number {place + 1} where the label is {label!r}" for place, label in sorted(pairs)[:5]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 import numpy as np
 
 from dbt_onnx.authoring.output_classes import classes_of, is_label
-from dbt_onnx.errors import ConfigError, ContractError, listed
+from dbt_onnx.errors import ConfigError, ContractError, format_items
 from dbt_onnx.kernel.contract import FLOAT_TYPES, Class, Output, OutputKind, TensorType
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _output(item: _Seen, seen: Sequence[_Seen], wished: tuple[str | None, ...] |
         if not item.classes or len(item.classes) != item.width or dtype not in FLOAT_TYPES:
             raise ContractError(
                 f"output {name!r} gives {item.width} {dtype} values a row for the classes "
-                f"{listed(item.classes or ())}",
+                f"{format_items(item.classes or ())}",
                 hint=f"name them in the model's order: --classes '{name}=no,yes', "
                 f"or take it as --output '{name}:vector={name}'",
             )

@@ -10,7 +10,7 @@ from dbt_onnx.artifacts.artifact import MAX_MODEL_BYTES, write_artifact
 from dbt_onnx.artifacts.graph import GraphSignature, read_graph
 from dbt_onnx.artifacts.registry import ModelVersion, RegistryEntry, name_faults
 from dbt_onnx.artifacts.registry_file import add_entry, check_addition
-from dbt_onnx.artifacts.sample import TOLERANCE, score_sample, sizes_of
+from dbt_onnx.artifacts.sample import TOLERANCE, mean_magnitudes_of, score_sample
 from dbt_onnx.authoring.infer import Wishes, describe_model, sample_columns
 from dbt_onnx.errors import ArtifactError, ConfigError
 
@@ -98,7 +98,7 @@ def register_model(
             "features": features,
             "outputs": outputs,
             "tolerance": TOLERANCE,
-            "scales": sizes_of(description.contract, outputs),
+            "scales": mean_magnitudes_of(description.contract, outputs),
         },
         training={"registered_from": path.name, "sample": sample},
     )

@@ -1,1 +1,1 @@
-"""Arrow in, Arrow out: from feature batches to prediction batches. Knows no file, no warehouse, no dbt."""
+"""Turns Arrow batches of features into Arrow batches of predictions, without files, a warehouse or dbt."""

@@ -1,6 +1,6 @@
-"""Exact casts of Arrow columns into tensor types, with a verdict for each element.
+"""Casts Arrow columns to tensor types, and marks the elements that cannot be cast without loss.
 
-Everything here is vectorised: no Python per row.
+Everything here is vectorised: no Python code runs per row.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ NANOSECONDS: dict[TimeUnit, int] = {
     "millisecond": 1_000_000,
     "microsecond": 1_000,
 }
-# a float64 holds every integer and every power of ten up to these
+# a float64 holds every integer up to 2^53, and every power of ten up to 10^22, exactly
 _EXACT_INTEGER = 2**53
 _EXACT_POWER_OF_TEN = 22
-# of decimal128
+# the maximum number of digits of a decimal128
 _MAX_DIGITS = 38
 _ARROW_NANOSECONDS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 _TWO_64 = 2.0**64
@@ -36,9 +36,9 @@ _TWO_64 = 2.0**64
 
 @dataclass
 class Cast:
-    """Elements in the tensor's type, and masks of those that must not be used.
+    """Elements in the tensor's type, and masks of the elements that must not be used.
 
-    A mask that is none marks nothing. Marked values are arbitrary.
+    A mask that is None marks nothing. Marked values are arbitrary.
     """
 
     values: Array
@@ -48,11 +48,12 @@ class Cast:
 
 
 def cast_elements(elements: pa.Array, *, dtype: TensorType, feature: Feature) -> Cast:
-    """Cast a flat column into `dtype`, whose pairing with the column's type has been checked.
+    """Cast a flat column to `dtype`. The caller has checked that the column's type can be cast to it.
 
-    Integers (also HUGEINT, and DECIMAL of scale 0) and whole times must arrive exactly, else they are
-    `lossy`. Floats and other DECIMAL values must arrive within the feature's tolerance, compared at
-    float64 precision. NULL elements get arbitrary values, which the caller masks.
+    Integers (also HUGEINT, and DECIMAL of scale 0) and whole times that the cast changes are `lossy`.
+    Floats and other DECIMAL values are `lossy` if the cast changes them by more than the feature's
+    tolerance, compared at float64 precision; in an integer tensor, if it changes them at all. NULL
+    elements get arbitrary values, which the caller masks.
     """
     kind = elements.type
     target = numpy_dtype(dtype)
@@ -76,7 +77,7 @@ def cast_elements(elements: pa.Array, *, dtype: TensorType, feature: Feature) ->
 
 
 def _filled(elements: pa.Array) -> pa.Array:
-    """The same with NULL replaced by zero, so that numpy can view it."""
+    """Replace NULL by zero, so that numpy can view the elements."""
     if not elements.null_count:
         return elements
     # fill_null has no kernel for half floats
@@ -86,7 +87,7 @@ def _filled(elements: pa.Array) -> pa.Array:
 
 
 def _text(elements: pa.Array) -> Array:
-    """Python strings, "" for NULL. Each value of an ENUM becomes one string that its rows share."""
+    """Return Python strings, "" for NULL. The rows with the same ENUM value share one string object."""
     if pa.types.is_dictionary(elements.type):
         words = np.append(elements.dictionary.to_numpy(zero_copy_only=False), "").astype(object)
         indices = pc.cast(elements.indices, pa.int64())
@@ -111,7 +112,7 @@ def _from_floats(values: Array, target: np.dtype[Any], tolerance: float) -> Cast
 
 
 def _changed(before: Array, after: Array, tolerance: float) -> Mask:
-    """Which elements differ by more than the tolerance; overflow and underflow count, too."""
+    """Return a mask of the elements that differ by more than the tolerance, or that over- or underflow."""
     info = np.finfo(after.dtype)
     if tolerance >= info.eps:
         # rounding stays within the tolerance, so only values outside the normal range can differ.
@@ -122,7 +123,7 @@ def _changed(before: Array, after: Array, tolerance: float) -> Mask:
             return np.zeros(len(before), dtype=bool)
     wide = before.astype(np.float64, copy=False)
     difference = np.abs(after.astype(np.float64) - wide)
-    # NaN and infinity compare false here: they have verdicts of their own
+    # NaN and infinity compare false here: they have separate masks
     return cast("Mask", difference > tolerance * np.abs(wide))
 
 
@@ -132,7 +133,7 @@ def _from_decimals(elements: pa.Array, target: np.dtype[Any], tolerance: float) 
         return _from_floats(decimals_to_floats(elements), target, tolerance)
     fraction = None
     if scale > 0:
-        # with 38 digits after the point Arrow has none left for a digit before it
+        # with 38 digits after the point, a decimal128 has no digit left before the point
         wide = pa.decimal128 if scale < _MAX_DIGITS else pa.decimal256
         decimals = pc.cast(elements, wide(max(_MAX_DIGITS, scale + 1), scale))
         elements = pc.trunc(decimals)
@@ -146,11 +147,11 @@ def _from_decimals(elements: pa.Array, target: np.dtype[Any], tolerance: float) 
 
 
 def decimals_to_floats(elements: pa.Array) -> Array:
-    """float64 (rows,): the nearest float of each decimal, as Python's `float(Decimal)`; NULL is 0.0.
+    """Return float64 (rows,): the float nearest to each decimal, as Python's `float(Decimal)`; NULL is 0.0.
 
     Arrow's own cast multiplies by a power of ten that no float holds exactly: 115.57 becomes
-    115.57000000000001. The division of two exact floats is rounded only once. Longer decimals are
-    read from their text, which is exact, too.
+    115.57000000000001. The division of two exact floats here is rounded only once. Longer decimals are
+    parsed from their text, which also gives the nearest float.
     """
     scale = elements.type.scale
     values, exact = np.zeros(len(elements)), np.zeros(len(elements), dtype=bool)
@@ -166,7 +167,7 @@ def decimals_to_floats(elements: pa.Array) -> Array:
 
 
 def _from_times(elements: pa.Array, target: np.dtype[Any], tolerance: float, unit: int) -> Cast:
-    """Units since 1970-01-01 00:00 UTC; whole ones follow the rule of integers."""
+    """Return units since 1970-01-01 00:00 UTC. Whole units must be exact, as integers must."""
     counts, infinite = _ticks(elements)
     tick = _tick_nanoseconds(elements.type)
     if unit <= tick:
@@ -176,8 +177,8 @@ def _from_times(elements: pa.Array, target: np.dtype[Any], tolerance: float, uni
         result = _from_integers(np.where(beyond, 0, counts) * factor, target)
         return Cast(result.values, None, infinite, either(result.lossy, beyond))
     per_unit = unit // tick
-    # rounded towards zero, so that a moment just before 1970 is a small fraction, not -1 and one
-    # of nearly 1
+    # rounded towards zero, so that a moment just before 1970 is a small negative fraction, and not -1
+    # plus a fraction of nearly 1
     rest = np.fmod(counts, per_unit)
     whole = (counts - rest) // per_unit
     broken = rest != 0
@@ -200,7 +201,7 @@ def _tick_nanoseconds(kind: pa.DataType) -> int:
 
 
 def _ticks(elements: pa.Array) -> tuple[Array, Mask]:
-    """Times as int64 counts, and which of them are DuckDB's 'infinity' or '-infinity'."""
+    """Return the times as int64 counts, and a mask of DuckDB's 'infinity' and '-infinity'."""
     ticks = pa.int32() if pa.types.is_date32(elements.type) else pa.int64()
     counts = _filled(pc.cast(elements, ticks)).to_numpy()
     limit = np.iinfo(counts.dtype).max
@@ -208,14 +209,14 @@ def _ticks(elements: pa.Array) -> tuple[Array, Mask]:
 
 
 def either(first: Mask | None, second: Mask | None) -> Mask | None:
-    """The union of two masks; none is an empty mask."""
+    """Return the union of two masks. None is an empty mask."""
     if first is None or second is None:
         return second if first is None else first
     return first | second
 
 
 def _from_integers(values: Array, target: np.dtype[Any]) -> Cast:
-    """Cast integers of up to 64 bits, at least one; those that the target cannot hold are lossy."""
+    """Cast integers of up to 64 bits. Values that the target cannot hold are lossy. `values` is not empty."""
     with np.errstate(all="ignore"):
         result = values.astype(target, copy=False)
     low, high = _exact_range(target, values.dtype)
@@ -225,13 +226,13 @@ def _from_integers(values: Array, target: np.dtype[Any]) -> Cast:
         return Cast(result, lossy=(values < low) | (values > high))
     with np.errstate(all="ignore"):
         wide = result.astype(np.float64)
-        # the range is tested, too: outside it a cast back gives other values on some machines
+        # the range is tested, too: outside it, the result of the cast back depends on the machine
         same = _in_range(wide, values.dtype) & (wide.astype(values.dtype) == values)
     return Cast(result, lossy=~same)
 
 
 def _exact_range(target: np.dtype[Any], source: np.dtype[Any]) -> tuple[int, int]:
-    """The range of integers of `source` that `target` holds exactly, all of them."""
+    """Return a range of integers of type `source`, every one of which `target` holds exactly."""
     if target.kind == "b":
         return 0, 1
     if target.kind == "f":
@@ -242,7 +243,7 @@ def _exact_range(target: np.dtype[Any], source: np.dtype[Any]) -> tuple[int, int
 
 
 def _in_range(values: Array, target: np.dtype[Any]) -> Mask:
-    """Which floats lie in the range of the integer type."""
+    """Return a mask of the floats that lie in the range of the integer type."""
     info = np.iinfo(target)
     wide = values.astype(np.float64, copy=False)
     return cast("Mask", (wide >= float(info.min)) & (wide < float(info.max // 2 + 1) * 2))
@@ -261,8 +262,8 @@ def _from_wide_integers(elements: pa.Array, target: np.dtype[Any]) -> Cast:
     if target.kind != "f":
         return Cast(small.values, lossy=either(small.lossy, ~fits))
     with np.errstate(all="ignore"):
-        # if a number of 2^63 or more is a float64, so are its two halves: the way there and back
-        # then loses nothing
+        # if a float64 holds a number of 2^63 or more exactly, it also holds the two halves of the
+        # number exactly, and the cast back to integers loses nothing
         wide = high.astype(np.float64) * _TWO_64 + low
         result = wide.astype(target)
         upper = np.floor(wide / _TWO_64)
@@ -277,7 +278,7 @@ def _from_wide_integers(elements: pa.Array, target: np.dtype[Any]) -> Cast:
 
 
 def _words_of(elements: pa.Array) -> tuple[Array, Array]:
-    """The lower and the upper 64 bits of decimal128 values, uint64 and int64; NULL is zero."""
+    """Return the lower (uint64) and the upper (int64) 64 bits of decimal128 values. NULL is zero."""
     words = np.frombuffer(elements.buffers()[1], dtype="<u8").reshape(-1, 2)
     words = words[elements.offset : elements.offset + len(elements)]
     if elements.null_count:

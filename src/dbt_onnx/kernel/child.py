@@ -1,4 +1,4 @@
-"""A child process that may die. Frames of numbers and text cross its pipes, never code."""
+"""A child process that may die without harm to this one. Its pipes carry only numbers and text, never code."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
     Frame: TypeAlias = dict[str, Any]
 
 _LENGTHS = struct.Struct("<QQ")
-# the child ignores environment variables, so it gets the parent's search path as an argument
+# the child ignores environment variables (-I), so it gets the parent's module search path as an argument
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from dbt_onnx.kernel.child_session import serve; serve()"
 )
-# a process that ends by one of these was ended from outside: no row is to blame
-_ASKED_TO_END = {
+# a process that one of these signals killed was ended from outside: no row of the model is to blame
+_EXTERNAL_SIGNALS = {
     getattr(signal, name) for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
 }  # fmt: skip
 
 
 class ChildDiedError(Exception):
-    """The process has ended.
+    """The child process has ended.
 
-    `how` says how, such as `was killed by signal 8 (SIGFPE)`; `last_words` are what it printed last.
-    `was_asked` is true when it was ended from outside.
+    `how` describes the end, such as `was killed by signal 8 (SIGFPE)`. `last_words` is the last line
+    that the process printed. `was_ended_externally` is true if the process was ended from outside.
     """
 
     def __init__(self, returncode: int, last_words: str) -> None:
-        self.was_asked = -returncode in _ASKED_TO_END
+        self.was_ended_externally = -returncode in _EXTERNAL_SIGNALS
         self.how = f"ended with exit code {returncode}"
         if returncode < 0:
             self.how = f"was killed by signal {-returncode}"
@@ -56,21 +56,21 @@ class ChildDiedError(Exception):
 
 
 class Child:
-    """A process that answers frames with frames. It ends when this process ends, even at work."""
+    """A process that answers frames with frames. It ends when this process ends, even in the middle of work."""
 
     def __init__(self) -> None:
         if not sys.executable:
             raise ScoringError(
-                "no child process can be started: this Python does not know its own program",
-                hint="run dbt and dbt-onnx with an ordinary Python",
+                "cannot start a child process: this Python does not know the path of its own executable",
+                hint="run dbt and dbt-onnx with a regular Python interpreter",
             )
         self.owner = os.getpid()
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the process
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the process
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-I", "-c", _PROGRAM, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._stderr,
             # Ctrl-C reaches the parent only, which then ends its child
             start_new_session=True,
         )
@@ -78,7 +78,7 @@ class Child:
         threading.Thread(target=self._listen, name="dbt_onnx_child", daemon=True).start()
 
     def send(self, frame: Frame) -> None:
-        """Send a frame. Raises ChildDiedError when the process has ended."""
+        """Send a frame. Raises ChildDiedError if the process has ended."""
         assert self._process.stdin is not None
         try:
             write_frame(self._process.stdin, frame)
@@ -86,7 +86,7 @@ class Child:
             raise self._death() from error
 
     def receive(self, *, max_seconds: float) -> Frame:
-        """The next frame. Raises OverdueError when none comes in time, or ChildDiedError."""
+        """Return the next frame. Raises OverdueError if none arrives in time, ChildDiedError if the process ends."""
         try:
             frame = self._answers.get(timeout=max_seconds)
         except Empty as error:
@@ -96,15 +96,15 @@ class Child:
         return frame
 
     def end(self) -> None:
-        """Kill the process without waiting. Whoever waits for its answer gets a ChildDiedError."""
+        """Kill the process without waiting. A thread that waits in `receive` gets a ChildDiedError."""
         self._process.kill()
 
     def kill(self) -> None:
-        """End the process, now."""
+        """Kill the process, wait until it has ended, and close its streams."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._said):
-            with suppress(OSError):  # closing writes what was still buffered
+        for stream in (self._process.stdin, self._stderr):
+            with suppress(OSError):  # closing flushes the buffer, into a pipe that may be broken
                 if stream is not None:
                     stream.close()
 
@@ -117,22 +117,22 @@ class Child:
 
     def _death(self) -> ChildDiedError:
         returncode = self._process.wait()
-        self._said.seek(max(0, self._said.tell() - 2_000))
-        said = self._said.read().decode(errors="replace").strip()
+        self._stderr.seek(max(0, self._stderr.tell() - 2_000))
+        text = self._stderr.read().decode(errors="replace").strip()
         self.kill()
-        return ChildDiedError(returncode, last_words=said.rpartition("\n")[2].strip())
+        return ChildDiedError(returncode, last_words=text.rpartition("\n")[2].strip())
 
 
 _idle: list[Child] = []
 
 
 def borrow() -> Child:
-    """An idle child, or a new one if there is none."""
+    """Return an idle child, or start a new one if there is none."""
     return next(_own_idle(), None) or Child()
 
 
 def _own_idle() -> Iterator[Child]:
-    """Take out the idle children, without those of a process that this one is a fork of."""
+    """Remove and yield the idle children. After a fork, drop the children that the parent process owns."""
     while _idle:
         child = _idle.pop()
         if child.owner == os.getpid():
@@ -140,7 +140,7 @@ def _own_idle() -> Iterator[Child]:
 
 
 def give_back(child: Child) -> None:
-    """Keep a child for its next use: to start one costs more than most of what it is asked."""
+    """Keep a child for its next use, because starting one costs more than most of the work that it does."""
     _idle.append(child)
 
 
@@ -151,7 +151,7 @@ def _end_all() -> None:
 
 
 def write_frame(stream: IO[bytes], frame: Frame) -> None:
-    """Write a frame: JSON values, with arrays of numbers or text anywhere in them."""
+    """Write a frame: JSON values that may contain bytes and arrays of numbers or text at any depth."""
     blobs: list[bytes] = []
     text = json.dumps(_packed(frame, blobs)).encode()
     stream.write(_LENGTHS.pack(len(text), sum(map(len, blobs))))
@@ -162,7 +162,7 @@ def write_frame(stream: IO[bytes], frame: Frame) -> None:
 
 
 def frames(stream: IO[bytes]) -> Iterator[Frame]:
-    """The frames that come, until the other end closes the pipe or dies."""
+    """Yield the frames that arrive, until the other end closes the pipe or dies."""
     while True:
         head = stream.read(_LENGTHS.size)
         if len(head) < _LENGTHS.size:
@@ -175,7 +175,7 @@ def frames(stream: IO[bytes]) -> Iterator[Frame]:
 
 
 def _packed(value: Any, blobs: list[bytes]) -> Any:
-    """The value as JSON; what is not a plain value becomes a list that begins with its kind."""
+    """Return the value as JSON. A value that is not a scalar becomes a list that begins with its kind."""
     if isinstance(value, bytes):
         blobs.append(value)
         return ["bytes", sum(map(len, blobs[:-1])), len(value)]
@@ -191,7 +191,7 @@ def _packed(value: Any, blobs: list[bytes]) -> Any:
         return ["list", [_packed(item, blobs) for item in value]]
     if value is None or isinstance(value, str | bool | int | float):
         return value
-    return type(value).__name__  # no type of a contract: decoding refuses it by name
+    return type(value).__name__  # no contract has this type, so `decode` refuses the text
 
 
 def _unpacked(value: Any, blob: bytes) -> Any:

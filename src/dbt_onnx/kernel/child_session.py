@@ -1,4 +1,4 @@
-"""An onnxruntime session in a child process: a model that kills its process kills no other."""
+"""An onnxruntime session in a child process, so that a model that crashes ends only the child."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dbt_onnx import errors
 from dbt_onnx.errors import ArtifactError, DbtOnnxError, ModelCrashError, ModelError, ScoringError
 from dbt_onnx.kernel import child
 from dbt_onnx.kernel.child import ChildDiedError
-from dbt_onnx.kernel.native import AT_WORK, MAX_SECONDS, OverdueError
+from dbt_onnx.kernel.native import MAX_SECONDS, RUNNING_WORK, OverdueError
 from dbt_onnx.kernel.tensors import rows_of
 
 if TYPE_CHECKING:
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from dbt_onnx.kernel.child import Child, Frame
     from dbt_onnx.kernel.tensors import Feeds
 
-# time for the child to report an overdue call itself, and to import onnxruntime
+# extra time for the child to import onnxruntime, and to report an overdue call itself
 _GRACE_SECONDS = 60
 _HINT = (
     "onnxruntime does not catch this: look at the model with `dbt-onnx inspect FILE`, and at the values; "
-    "an integer division, say, has no answer for the smallest number by -1"
+    "for example, the smallest integer divided by -1 has no result"
 )
 
 
 class ChildSession:
-    """An `OnnxSession` in a child process, with the same arguments, attributes and errors.
+    """An `OnnxSession` in a child process. It has the same arguments (except `on_call`), attributes and errors.
 
-    It makes one call at a time. A process that has died is replaced at the next call. It also raises
-    ArtifactError when the process dies while it loads the model, and ModelCrashError when rows kill
-    the process.
+    It makes one call at a time. A process that has died is replaced at the next call. Additional errors:
+    ArtifactError if the process dies while it loads the model, and ModelCrashError if rows kill the
+    process.
     """
 
     workers = 1
@@ -70,17 +70,17 @@ class ChildSession:
         self.batch_rows: int = loaded["batch_rows"]
 
     def run(self, feeds: Feeds) -> list[Any]:
-        """Outputs for the rows of `feeds`, as `OnnxSession.run`."""
+        """Return the outputs for the rows of `feeds`, as `OnnxSession.run` does."""
         with self._lock:
             try:
                 return self._run(feeds)
             except ChildDiedError as died:
-                if died.was_asked or "bad_alloc" in died.last_words:
+                if died.was_ended_externally or "bad_alloc" in died.last_words:
                     raise _ended(died) from died
                 raise self._crash(feeds, died) from died
 
     def _crash(self, feeds: Feeds, died: ChildDiedError) -> ModelCrashError:
-        """Find the row of the call that kills the process, by feeding one at a time; its error."""
+        """Find the row that killed the process, by feeding the rows of the call one at a time; return the error."""
         start, rows = self._at or (0, rows_of(feeds))
         row = start if rows == 1 else None
         if row is None:
@@ -91,12 +91,12 @@ class ChildSession:
                 except ChildDiedError as again:
                     if self._at is not None:
                         row, died = start + self._at[0], again
-        said = f"the process in which it ran {died}"
+        reason = f"the process in which it ran {died}"
         where = f"rows {start + 1:,} to {start + rows:,}" if row is None else f"row {row + 1:,}"
         return ModelCrashError(
-            f"the model failed on {where} of {rows_of(feeds):,}: {said}",
+            f"the model failed on {where} of {rows_of(feeds):,}: {reason}",
             hint=_HINT,
-            said=said,
+            reason=reason,
             row=row,
         )
 
@@ -109,25 +109,25 @@ class ChildSession:
         return list(answer["outputs"])
 
     def _started(self) -> Frame:
-        # this child may have loaded another model before
+        # always load the model: a borrowed child may still hold another one
         self._child = child.borrow()
         self._give_back = weakref.finalize(self, child.give_back, self._child)
         try:
             return self._ask({"load": self._load})
         except ChildDiedError as died:
-            if died.was_asked:
+            if died.was_ended_externally:
                 raise _ended(died) from died
             raise ArtifactError(
                 f"the process in which onnxruntime loaded the model {died}",
-                hint="look at the model with `dbt-onnx inspect FILE`, and at where it comes from; an "
-                "honest one loads within seconds, and needs little more memory than its file",
+                hint="look at the model with `dbt-onnx inspect FILE`, and check where it comes from; a "
+                "normal model loads within seconds and needs little more memory than its file",
             ) from died
 
     def _ask(self, question: Frame) -> Frame:
-        """The answer. Before it, the child reports each call that it makes."""
+        """Send a question and return the answer. Before the answer, the child reports each call that it makes."""
         assert self._child is not None
         try:
-            with AT_WORK.entered(self._child.end):
+            with RUNNING_WORK.entered(self._child.end):
                 self._child.send(question)
                 limit = self.max_seconds + _GRACE_SECONDS
                 while "at" in (answer := self._child.receive(max_seconds=limit)):
@@ -135,8 +135,8 @@ class ChildSession:
         except OverdueError as error:
             self._forget()
             raise ScoringError(
-                f"a call of the model had not ended after {self.max_seconds:g} s, nor could it be stopped",
-                hint="look for a loop without end with `dbt-onnx inspect FILE`",
+                f"a call of the model did not end within {self.max_seconds:g} s and could not be stopped",
+                hint="look for an endless loop with `dbt-onnx inspect FILE`",
             ) from error
         except BaseException:
             self._forget()
@@ -157,11 +157,11 @@ class ChildSession:
 
 
 def serve() -> None:
-    """The child's loop: answer the parent's questions until the parent is gone."""
+    """Answer the parent's questions until the parent is gone. This is the main loop of the child process."""
     _without_core()
-    # whoever interrupts the child means the process, and it ends as by any other signal
+    # an interrupt that is sent to the child ends it, as any other signal does
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # what native code prints must not come between the frames
+    # native code may print: send that to stderr, because stdout carries the frames
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     questions: SimpleQueue[Frame] = SimpleQueue()
@@ -198,7 +198,7 @@ def serve() -> None:
 def _listen(questions: SimpleQueue[Frame]) -> None:
     for question in child.frames(sys.stdin.buffer):
         questions.put(question)
-    os._exit(0)  # the parent is gone, and nobody wants what is being computed
+    os._exit(0)  # the parent is gone, so nobody waits for the outputs
 
 
 def _answered(session: Any, question: Frame) -> Frame:
@@ -207,7 +207,7 @@ def _answered(session: Any, question: Frame) -> Frame:
 
 
 def _without_core() -> None:
-    """Write no core file when this process dies: its parent reports the death."""
+    """Disable the core file of this process: if it dies, its parent reports that."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -217,6 +217,6 @@ def _without_core() -> None:
 def _ended(died: ChildDiedError) -> ScoringError:
     return ScoringError(
         f"the process in which the model ran {died}",
-        hint="if nobody has ended it, the machine had no memory left: give it more, or lower "
+        hint="if nobody ended the process, the machine ran out of memory: give it more, or lower "
         "batch_rows in score()",
     )

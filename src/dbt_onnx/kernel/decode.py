@@ -1,4 +1,4 @@
-"""The outputs of a model as typed columns. What came counts, not what the graph declares."""
+"""Turns the outputs of a model into typed columns. Checks the actual outputs, not the graph's declarations."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _HINT = (
 class Decoded(NamedTuple):
     """Decoded outputs.
 
-    columns   one Arrow array for each field of `contract.output_fields()`, a value for each fed row
-    faults    {reason: the rows (bool) whose outputs must not be stored}
+    columns   one Arrow array for each field of `contract.output_fields()`, with one value per fed row
+    faults    {reason: bool mask of the rows with outputs that must not be stored}
     """
 
     columns: list[pa.Array]
@@ -39,14 +39,15 @@ def decode(outputs: Sequence[Any], contract: Contract, n_rows: int) -> Decoded:
     """Turn the outputs for `n_rows` rows, in the contract's order, into columns.
 
     A NaN or infinity in a stored float column, or in any probability, is a fault of its row. The
-    reason is `nan_output:` or `infinite_output:` and the column (or the output, if it is not stored).
+    reason is `nan_output:` or `infinite_output:` and the name of the column (or of the output, if the
+    column is not stored).
 
-    Raises ScoringError when the number of outputs or rows, a width, a type or the classes of a
-    map are not what the contract says.
+    Raises ScoringError if the number of outputs or rows, a width, a type or the classes of a
+    map do not match the contract.
     """
     if len(outputs) != len(contract.outputs):
         raise ScoringError(
-            f"the model gave {len(outputs)} outputs, the contract names {len(contract.outputs)}",
+            f"the model gave {len(outputs)} outputs, but the contract has {len(contract.outputs)}",
             hint=_HINT,
         )
     decoded = Decoded([], {})
@@ -74,51 +75,53 @@ def _columns(output: Output, values: Any, n_rows: int) -> Iterator[tuple[str | N
 
 
 def _checked(output: Output, values: Any, n_rows: int) -> Array:
-    """The output as an array of the contract's shape and type, or a ScoringError."""
+    """Return the output, an array of the contract's shape and type. Raises ScoringError for anything else."""
     width = (output.width or 0) if output.kind == "vector" else len(output.columns)
     expected = f"{output.dtype}[{n_rows}, {width}]"
     shapes: list[tuple[int, ...]] = []
     if output.kind in {"label", "value"}:
         expected, shapes = f"{output.dtype}[{n_rows}] or [{n_rows}, 1]", [(n_rows,)]
     if not isinstance(values, np.ndarray):
-        raise _surprise(output, expected, f"a {type(values).__name__}")
+        raise _unexpected_output(output, expected, f"a {type(values).__name__}")
     shapes.append((n_rows, width))
     is_text = output.dtype == "string"
     is_of_type = values.dtype.kind in "OU" if is_text else values.dtype == numpy_dtype(output.dtype)
     if values.shape not in shapes or not is_of_type:
         dtype = "string" if values.dtype.kind in "OUS" else str(values.dtype)
-        raise _surprise(output, expected, f"{dtype}{list(values.shape)}")
+        raise _unexpected_output(output, expected, f"{dtype}{list(values.shape)}")
     if values.dtype.kind == "O" and (others := set(map(type, values.flat)) - {str}):
-        raise _surprise(output, expected, f"a {others.pop().__name__} in it")
+        raise _unexpected_output(
+            output, expected, f"an array with a value of type {others.pop().__name__}"
+        )
     return values
 
 
 def _from_maps(output: Output, maps: list[dict[Any, float]], n_rows: int) -> Array:
-    """A ZipMap's {class: probability} of each row as (rows, classes), in the contract's order."""
+    """Turn a ZipMap's {class: probability} per row into an array (rows, classes), in the contract's order."""
     classes = output.classes or ()
     expected = f"{n_rows} maps of the classes {list(classes)}"
     if len(maps) != n_rows:
-        raise _surprise(output, expected, f"{len(maps)} maps")
+        raise _unexpected_output(output, expected, f"{len(maps)} maps")
     if set(map(type, maps)) - {dict} or set(map(len, maps)) - {len(classes)}:
-        raise _surprise(output, expected, _odd_map(maps, set(classes)))
+        raise _unexpected_output(output, expected, _describe_bad_map(maps, set(classes)))
     try:
         matrix = np.array(list(map(itemgetter(*classes), maps)))
     except KeyError as error:
-        raise _surprise(output, expected, _odd_map(maps, set(classes))) from error
+        raise _unexpected_output(output, expected, _describe_bad_map(maps, set(classes))) from error
     except ValueError as error:
-        raise _surprise(output, expected, "values that are no numbers") from error
+        raise _unexpected_output(output, expected, "values that are not numbers") from error
     shape = (n_rows, len(classes)) if n_rows and len(classes) > 1 else (n_rows,)
     if matrix.dtype.kind not in "fiu" or matrix.shape != shape:
-        raise _surprise(output, expected, "values that are no numbers")
+        raise _unexpected_output(output, expected, "values that are not numbers")
     return matrix.astype(numpy_dtype(output.dtype)).reshape(n_rows, len(classes))
 
 
-def _odd_map(maps: list[Any], classes: set[Any]) -> str:
+def _describe_bad_map(maps: list[Any], classes: set[Any]) -> str:
     odd = next((m for m in maps if not isinstance(m, dict) or set(m) != classes), None)
     return f"a map of {list(odd)}" if isinstance(odd, dict) else f"a {type(odd).__name__}"
 
 
-def _surprise(output: Output, expected: str, got: str) -> ScoringError:
+def _unexpected_output(output: Output, expected: str, got: str) -> ScoringError:
     return ScoringError(
         f"output {output.name!r} ({output.kind}) should be {expected}; the model gave {got}",
         hint=_HINT,
@@ -144,7 +147,9 @@ def _to_arrow(column: Array, output: Output) -> pa.Array:
     try:
         flat = pa.array(np.ascontiguousarray(column).ravel(), element)
     except UnicodeEncodeError as error:
-        raise _surprise(output, "text", f"what is none: {error}") from error
+        raise _unexpected_output(
+            output, "text", f"a value that is not valid text: {error}"
+        ) from error
     return (
         flat if output.kind != "vector" else pa.FixedSizeListArray.from_arrays(flat, output.width)
     )

@@ -1,6 +1,6 @@
-"""From Arrow batches to the tensors that a model reads, with a reason for each row left out.
+"""Turns Arrow batches into the tensors that a model reads, with a reason for each row that is rejected.
 
-Everything here is vectorised: no Python per row.
+Everything here is vectorised: no Python code runs per row.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from dbt_onnx.kernel.contract import CARRIED_PREFIX, Contract, Feature, Input
 from dbt_onnx.kernel.tensors import Array, Mask, fill_value, numpy_dtype
 
 REJECTED_COLUMN = CARRIED_PREFIX + "rejected_reason"
-"""Column of a stream that says why the plan has rejected a row already; NULL: it has not."""
+"""Column of a stream with the reason why the plan has already rejected a row; NULL if it has not."""
 
 
 class Encoded(NamedTuple):
     """An encoded batch.
 
     feeds     {input: C-order tensor of the valid rows, in their order}
-    valid     bool (rows,): which rows are fed
-    reasons   text (rows,): why a row is not fed; NULL for a valid row
+    valid     bool (rows,): whether the row is fed to the model
+    reasons   text (rows,): why the row is rejected; NULL for a valid row
     """
 
     feeds: dict[str, Array]
@@ -33,7 +33,7 @@ class Encoded(NamedTuple):
 
 
 class _Verdicts:
-    """The first reason found against each row."""
+    """The first reason to reject each row, collected while the features are encoded."""
 
     def __init__(self, n_rows: int) -> None:
         self._codes = np.zeros(n_rows, dtype=np.int32)
@@ -60,13 +60,13 @@ class _Verdicts:
 
 
 def encode(batch: pa.RecordBatch, contract: Contract) -> Encoded:
-    """Build the model's input tensors from the columns of `batch`, which may have others, too.
+    """Build the model's input tensors from the columns of `batch`, which may have further columns.
 
-    A row is left out when a feature has a NULL, NaN, infinity, a value that the tensor's type cannot
-    hold, or a list of the wrong length. The reason is `null:`, `nan:`, `infinite:`, `lossy_cast:` or
-    `wrong_length:` and the name of the first such feature, in the contract's order. A row that has a
-    `__dbt_onnx_rejected_reason` already is left out for that. The columns must have passed
-    `check_relation`.
+    A row is rejected if a feature has a NULL or NaN that its null policy does not allow, an infinity,
+    a value that the tensor's type cannot hold, or a list of the wrong length. The reason is `null:`,
+    `nan:`, `infinite:`, `lossy_cast:` or `wrong_length:` and the name of the first such feature, in the
+    contract's order. A row with a `__dbt_onnx_rejected_reason` is rejected for that reason. The columns
+    must have passed `check_relation`.
     """
     verdicts = _Verdicts(batch.num_rows)
     if REJECTED_COLUMN in batch.schema.names:
@@ -94,9 +94,9 @@ def encode(batch: pa.RecordBatch, contract: Contract) -> Encoded:
 
 
 class _Column(NamedTuple):
-    """The elements of a column, `width` of them for each row.
+    """The elements of a column, `width` elements for each row.
 
-    `nulls` marks elements, `wrong_length` marks rows; none when nothing is marked.
+    The mask `nulls` marks elements, `wrong_length` marks rows. A mask is None if it marks nothing.
     """
 
     elements: pa.Array
@@ -121,7 +121,7 @@ def _null_mask(values: pa.Array) -> Mask | None:
 
 
 def _flattened(column: pa.Array, width: int) -> tuple[pa.Array, Mask | None, Mask | None]:
-    """Elements (rows * width), which rows are NULL, and which lists have another length."""
+    """Return the elements (rows * width), a mask of NULL rows, and a mask of lists with another length."""
     absent = _null_mask(column)
     if pa.types.is_fixed_size_list(column.type):
         return column.values.slice(column.offset * width, len(column) * width), absent, None
@@ -132,7 +132,7 @@ def _flattened(column: pa.Array, width: int) -> tuple[pa.Array, Mask | None, Mas
         return column.values.slice(starts[0] if len(starts) else 0, len(column) * width), None, None
     index = (np.where(usable, starts, 0)[:, None] + np.arange(width)).ravel()
     elements = column.values
-    if pa.types.is_string_view(elements.type):  # Arrow cannot take these
+    if pa.types.is_string_view(elements.type):  # Arrow has no `take` for string views
         elements = pc.cast(elements, pa.large_string())
     elements = elements.take(pa.array(index, mask=np.repeat(~usable, width)))
     return elements, absent, ~usable if absent is None else ~usable & ~absent
@@ -145,7 +145,7 @@ def _per_row(mask: Mask | None, feature: Feature) -> Mask | None:
 
 
 def _judge(result: Cast, column: _Column, feature: Feature, verdicts: _Verdicts) -> None:
-    """Reject the rows in which an element that is not NULL was lost in the cast."""
+    """Reject the rows that have a NaN, an infinity or a lossy cast in an element that is not NULL."""
     nan = None if feature.null_policy == "nan" else result.nan
     for word, mask in (("nan", nan), ("infinite", result.infinite), ("lossy_cast", result.lossy)):
         if mask is not None and mask.any():
@@ -154,7 +154,7 @@ def _judge(result: Cast, column: _Column, feature: Feature, verdicts: _Verdicts)
 
 
 def _with_replacements(result: Cast, column: _Column, feature: Feature, tensor: Input) -> Array:
-    """A feature's values in the tensor's type; NULL has become NaN or the fill."""
+    """Return a feature's values in the tensor's type, with each NULL replaced by NaN or the fill."""
     if column.nulls is None or feature.null_policy == "reject":
         return result.values
     replacement = np.nan if feature.fill is None else fill_value(feature, tensor.dtype)
@@ -165,9 +165,9 @@ def _with_replacements(result: Cast, column: _Column, feature: Feature, tensor: 
 def _layout(
     contract: Contract, n_rows: int
 ) -> tuple[dict[str, Array], dict[str, list[tuple[Input, int]]]]:
-    """{input: its tensor, to be filled}, and where each feature goes.
+    """Return {input: its empty tensor} and the places of each feature in the tensors.
 
-    That is {feature: the inputs that read it, each with the feature's first column there}.
+    The places are {feature: pairs of an input that reads it and the feature's first column there}.
     """
     widths = {feature.name: feature.width or 1 for feature in contract.features}
     tensors: dict[str, Array] = {}

@@ -1,4 +1,4 @@
-"""Arrow's types as texts, and values of them from JSON, as a service that scores on request keeps them."""
+"""Converts Arrow types to and from text, and JSON values to typed ones, for services that score on request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FINER_THAN_MICROSECONDS = re.compile(r"\.\d{7}")
 
 
 def type_text(kind: pa.DataType) -> str:
-    """An Arrow type as a text: `double`, `decimal128(18, 2)`, `list<float>`."""
+    """Return an Arrow type as text, such as `double`, `decimal128(18, 2)` or `list<float>`."""
     if pa.types.is_dictionary(kind):  # an ENUM
         kind = kind.value_type
     if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind):
@@ -22,7 +22,7 @@ def type_text(kind: pa.DataType) -> str:
 
 
 def type_of(text: str) -> pa.DataType:
-    """The Arrow type that `type_text` has written. Raises ValueError for other texts."""
+    """Return the Arrow type for a text from `type_text`. Raises ValueError for any other text."""
     if items := re.fullmatch(r"list<(.*)>", text):
         return pa.list_(type_of(items[1]))
     if decimal := re.fullmatch(r"decimal128\((\d+), (\d+)\)", text):
@@ -33,17 +33,17 @@ def type_of(text: str) -> pa.DataType:
 
 
 def value_of(given: Any, kind: pa.DataType) -> Any:
-    """What `as_json` of `dbt_onnx.serving.kinds` has written, as Python's value for an array of a type.
+    """Turn a JSON value from `as_json` of `dbt_onnx.serving.kinds` into a Python value for an Arrow array.
 
-    Nothing is rounded: the value is the one that was written. Raises ArithmeticError, TypeError or
-    ValueError for what is none of this type; what else does not fit, an array of the type refuses.
+    Nothing is rounded. Raises ArithmeticError, TypeError or ValueError if the value cannot be of the type
+    `kind`. Arrow refuses a value that passes here but does not fit, when the array is built.
     """
     if given is None:
         return None
     if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
         return [value_of(item, kind.value_type) for item in given]
     if pa.types.is_floating(kind):
-        return float(given)  # JSON has no number for "NaN" and "Infinity"
+        return float(given)  # JSON has no numbers for NaN and infinities, so these are text
     if pa.types.is_decimal(kind):
         return Decimal(given)
     if pa.types.is_timestamp(kind):

@@ -1,4 +1,4 @@
-"""Native code within limits: of time, by waiting for a thread no longer than that, and of memory."""
+"""Runs native code with a time limit, after which the caller stops waiting, and with a memory limit."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ if TYPE_CHECKING:
     _Inbox: TypeAlias = SimpleQueue[Callable[[], None] | None]
 
 MAX_SECONDS = 600.0
-"""What a call of onnxruntime may take."""
+"""The longest time for a call of onnxruntime."""
 
 TRIAL_SECONDS = 60.0
-"""The same, where a model is tried."""
+"""The longest time for a call where a model is only tried, such as by `dbt-onnx verify`."""
 
 _GRACE_SECONDS = 5
 _END_SECONDS = 30
-# a Ctrl-C is noticed after at most this time
-_HEED_SECONDS = 0.5
+# a Ctrl-C is noticed after this time at most
+_POLL_SECONDS = 0.5
 _SHARE = 0.9
 _CGROUP = Path("/sys/fs/cgroup")
-# where control groups, version 2 and 1, have their limit, and their usage without the file cache
+# for control groups, version 2 and 1: the file with the memory limit, the file with the usage, and the name
+# of the line with the usage (without the file cache)
 _CGROUPS = (
     ("memory.max", "memory.stat", "anon "),
     ("memory/memory.limit_in_bytes", "memory/memory.stat", "total_rss "),
@@ -42,14 +43,15 @@ T = TypeVar("T")
 
 
 class OverdueError(Exception):
-    """The work has neither ended nor made progress for `max_seconds`."""
+    """The work neither ended nor made progress for `max_seconds`."""
 
 
-class _AtWork:
-    """The native code that is running now, in threads for which Python does not wait.
+class _RunningWork:
+    """A register of the native code that is running now, in threads for which Python does not wait.
 
-    When the process ends, Python ends such a thread as soon as its native code returns. C++ takes
-    that for an error and aborts the process, which a second Ctrl-C used to do.
+    When the process ends, Python ends such a thread as soon as its native code returns. C++ treats
+    that as an error and aborts the process, as happened after a second Ctrl-C. So the end of the
+    process waits for this code.
     """
 
     def __init__(self) -> None:
@@ -60,11 +62,11 @@ class _AtWork:
 
     @contextmanager
     def entered(self, cancel: Callable[[], None]) -> Iterator[object]:
-        """Within, the end of the process waits, and calls `cancel` to shorten the wait."""
+        """While this context is open, the end of the process waits for it, and calls `cancel` to shorten the wait."""
         token = object()
         with self._changed:
             if not self._is_registered:
-                # registered late, so that it runs before other exit handlers close things
+                # registered late, so that it runs before the exit handlers that close things
                 atexit.register(self.end)
                 self._is_registered = True
             self._cancels[token] = cancel
@@ -74,14 +76,14 @@ class _AtWork:
             self.leave(token)
 
     def leave(self, token: object) -> None:
-        """Say that work is done: the end of the process need not wait for it."""
+        """Remove the work: the end of the process no longer waits for it."""
         with self._changed:
             self._cancels.pop(token, None)
             self._changed.notify_all()
 
     def end(self) -> None:
-        """Ask all work to end, and wait for it. Ctrl-C is ignored meanwhile."""
-        with suppress(ValueError):  # raised in a thread that is not the main one
+        """Ask all work to end, and wait for it. Ctrl-C is ignored during the wait."""
+        with suppress(ValueError):  # raised outside the main thread
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.is_ending = True
         for _ in range(_END_SECONDS):
@@ -95,15 +97,15 @@ class _AtWork:
                     return
 
 
-AT_WORK = _AtWork()
+RUNNING_WORK = _RunningWork()
 
 
 class Threads:
-    """Runs work in threads of its own. They are used again, and end with this object."""
+    """A pool of threads that run work with a time limit. The threads are reused, and end with this object."""
 
     def __init__(self) -> None:
         self._idle: deque[_Inbox] = deque()
-        weakref.finalize(self, _dismiss, self._idle)
+        weakref.finalize(self, _stop_threads, self._idle)
 
     def run(
         self,
@@ -113,11 +115,11 @@ class Threads:
         cancel: Callable[[], None],
         steps: Callable[[], int] = int,
     ) -> T:
-        """Return what `work()` returns, or raise what it raises.
+        """Run `work` in a thread, and return its result or raise its error.
 
-        Raises OverdueError when `max_seconds` pass without a change of `steps()`. Then, and when the
-        wait is interrupted, `cancel` asks the work to end. Not all native code heeds that: after a few
-        seconds its thread is left alone, and the process may end without it.
+        Raises OverdueError if `max_seconds` pass without a change of `steps()`. In this case, and if the
+        wait is interrupted, `cancel` asks the work to end. Not all native code obeys: after a few seconds
+        its thread is abandoned, and the process may end without waiting for it.
         """
         answers: list[T] = []
         errors: list[BaseException] = []
@@ -127,7 +129,7 @@ class Threads:
         entered: list[object] = []
 
         def act() -> None:
-            with AT_WORK.entered(cancel) as token:
+            with RUNNING_WORK.entered(cancel) as token:
                 entered.append(token)
                 try:
                     answers.append(work())
@@ -138,7 +140,7 @@ class Threads:
         try:
             inbox = self._idle.pop()
         except IndexError:
-            inbox = _hire()
+            inbox = _start_thread()
         before, is_done = -1, False
         try:
             inbox.put(act)
@@ -150,10 +152,10 @@ class Threads:
                 inbox.put(None)  # the thread ends when its work does
                 if not done.acquire(timeout=_GRACE_SECONDS):
                     for token in entered:
-                        AT_WORK.leave(token)
+                        RUNNING_WORK.leave(token)
         if not is_done:
             raise OverdueError
-        if AT_WORK.is_ending:
+        if RUNNING_WORK.is_ending:
             raise KeyboardInterrupt
         self._idle.append(inbox)
         if errors:
@@ -162,19 +164,19 @@ class Threads:
 
 
 def _acquired(lock: threading.Lock, max_seconds: float) -> bool:
-    """Acquire the lock, in short waits.
+    """Acquire the lock in a series of short waits. Return False if `max_seconds` pass first.
 
-    A Ctrl-C does not end a wait if it reaches another thread, or comes just before the wait. Python
-    handles it between two waits.
+    A Ctrl-C does not end a wait if another thread receives the signal, or if it arrives just before the
+    wait. Python handles it between two waits.
     """
     deadline = time.monotonic() + max_seconds
-    while (left := deadline - time.monotonic()) > _HEED_SECONDS:
-        if lock.acquire(timeout=_HEED_SECONDS):
+    while (left := deadline - time.monotonic()) > _POLL_SECONDS:
+        if lock.acquire(timeout=_POLL_SECONDS):
             return True
     return lock.acquire(timeout=max(0, left))
 
 
-def _hire() -> _Inbox:
+def _start_thread() -> _Inbox:
     inbox: _Inbox = SimpleQueue()
     threading.Thread(target=_serve, args=(inbox,), name="dbt_onnx", daemon=True).start()
     return inbox
@@ -183,19 +185,19 @@ def _hire() -> _Inbox:
 def _serve(inbox: _Inbox) -> None:
     while (act := inbox.get()) is not None:
         act()
-        del act  # nothing of the work is kept while the thread is idle
+        del act  # an idle thread must not keep the data of its last work alive
 
 
-def _dismiss(idle: deque[_Inbox]) -> None:
+def _stop_threads(idle: deque[_Inbox]) -> None:
     for inbox in idle:
         inbox.put(None)
 
 
 class Memory:
-    """Bounds the memory of this process, on Linux, where the kernel kills a process that takes too much.
+    """A bound for the memory of this process. Linux kills a process that takes too much.
 
-    The bound is what the process holds when this is made, and nine tenths of what the machine, or its
-    container, has left then.
+    The bound is the memory that the process holds when this object is created, plus nine tenths of the
+    memory that the machine, or its container, has left at that moment. Only Linux has a bound.
     """
 
     _lock = threading.Lock()
@@ -204,16 +206,16 @@ class Memory:
 
     def __init__(self) -> None:
         self._max_held: int | None = None
-        # a hardened container may show no /proc
+        # a hardened container may hide /proc
         with suppress(OSError, StopIteration, ValueError):
             if sys.platform == "linux":
                 self._max_held = _held_and_reserved()[0] + int(_SHARE * min(_left()))
 
     @contextmanager
     def bounded(self) -> Iterator[None]:
-        """Within, an allocation beyond the bound fails, as if there were no memory left.
+        """While this context is open, an allocation beyond the bound fails, as if no memory were left.
 
-        Where several are nested or run at once, the bound of the first counts.
+        If several contexts are nested or open at the same time, the bound of the first applies to all.
         """
         if self._max_held is None:
             yield
@@ -223,7 +225,7 @@ class Memory:
         with Memory._lock:
             if not Memory._holders:
                 soft, hard = Memory._before = resource.getrlimit(resource.RLIMIT_DATA)
-                # the system's limit counts reserved memory, and Arrow reserves a gigabyte at once
+                # RLIMIT_DATA also counts reserved memory, and Arrow reserves a gigabyte at once
                 limits = [self._max_held + _held_and_reserved()[1], soft, hard]
                 limit = min(n for n in limits if n != resource.RLIM_INFINITY)
                 resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
@@ -238,7 +240,7 @@ class Memory:
 
 
 def _held_and_reserved() -> tuple[int, int]:
-    """The bytes that this process holds, and those that it has reserved beyond them."""
+    """Return the bytes that this process holds, and the bytes that it has reserved in addition."""
     with open("/proc/self/statm", "rb", buffering=0) as file:  # noqa: PTH123, twice as fast as a Path
         pages = file.read().split()
     held, own = int(pages[1]) - int(pages[2]), int(pages[5])
@@ -246,11 +248,11 @@ def _held_and_reserved() -> tuple[int, int]:
 
 
 def _left() -> Iterator[int]:
-    """The free bytes of the machine, and of the container if there is one."""
+    """Yield the free bytes of the machine, and of the container if there is one."""
     machine = Path("/proc/meminfo")
     yield 1024 * (_number(machine, "MemAvailable:") + _number(machine, "SwapFree:"))
     for limit, usage, name in _CGROUPS:
-        # no such control group, or "max"
+        # skip a control group that does not exist, or has the limit "max"
         with suppress(OSError, StopIteration, ValueError):
             yield max(0, int((_CGROUP / limit).read_text()) - _number(_CGROUP / usage, name))
 

@@ -1,4 +1,4 @@
-"""Whether a relation has the columns of a contract. Every fault is named at once."""
+"""Checks that a relation has the columns of a contract, and reports every fault at once."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def check_relation(
     model: str,
     known_as: Mapping[str, str] | None = None,
 ) -> None:
-    """Compare the columns of a relation, as Arrow types, with what the model reads.
+    """Compare the columns of a relation, as Arrow types, with the features that the model reads.
 
-    In the message `where` names the relation, `model` the model, and `known_as` has the warehouse's
-    names of the types. Column names must match exactly: a warehouse that ignores case would hide that
-    a column was renamed.
+    In messages, `where` names the relation and `model` the model; `known_as` maps each column to the
+    warehouse's name of its type. Column names must match exactly, because a warehouse that ignores case
+    would hide that a column was renamed.
 
-    Raises ContractError with every missing column, every type that cannot be cast into its
-    tensor and every fill value that does not fit it.
+    Raises ContractError with every missing column, every type that cannot be cast to its
+    tensor's type, and every fill value that does not fit that type.
     """
     faults = []
     for feature in contract.features:
@@ -58,7 +58,7 @@ def _missing(name: str, columns: Mapping[str, pa.DataType], *, where: str) -> st
     if name.casefold() in by_case:
         return (
             f"column {name!r} is called {by_case[name.casefold()]!r} in {where}: "
-            "renamed in case only, and names must match exactly"
+            "names must match exactly, including letter case"
         )
     close = get_close_matches(name, [c for c in columns if not c.startswith(CARRIED_PREFIX)], n=1)
     return f"column {name!r} is missing" + (f" (is it {close[0]!r}?)" if close else "")
@@ -69,19 +69,19 @@ def _type_fault(kind: pa.DataType, shown: str, feature: Feature, tensor: Input) 
     element = kind
     if _is_list(kind):
         if feature.width is None:
-            return f"{column} is {shown}, and the model reads one {tensor.dtype} value from it"
+            return f"{column} is {shown}, but the model reads one {tensor.dtype} value from it"
         if pa.types.is_fixed_size_list(kind) and kind.list_size != feature.width:
-            return f"{column} has {kind.list_size} elements, and the model reads {feature.width}"
+            return f"{column} has {kind.list_size} elements, but the model reads {feature.width}"
         element = kind.value_type
     elif feature.width is not None and not pa.types.is_null(kind):
-        return f"{column} is {shown}, and the model reads a list of {feature.width} values from it"
+        return f"{column} is {shown}, but the model reads a list of {feature.width} values from it"
     if _is_time(element) and feature.time_unit is None and tensor.dtype not in {"string", "bool"}:
-        return f"{column} is {shown}, and its feature has no time_unit to make a number of it"
+        return f"{column} is {shown}, but its feature has no time_unit to convert it to a number"
     if feature.time_unit is not None and not (_is_time(element) or pa.types.is_null(element)):
-        return f"{column} is {shown}, and its feature has a time_unit for a DATE or TIMESTAMP"
+        return f"{column} is {shown}, but its feature has a time_unit, which is only for a DATE or TIMESTAMP"
     if not _castable(element, tensor.dtype):
         return (
-            f"{column} is {shown}, which does not go into input {tensor.name!r} of {tensor.dtype}"
+            f"{column} is {shown}, which cannot be cast to {tensor.dtype} for input {tensor.name!r}"
         )
     return None
 
@@ -97,7 +97,7 @@ def _fill_fault(feature: Feature, tensor: Input) -> str | None:
 
 
 def _castable(kind: pa.DataType, dtype: TensorType) -> bool:
-    """Whether an Arrow type can go into a tensor type. Single values may still be rejected."""
+    """Whether an Arrow type can be cast to a tensor type. Single values may still be rejected."""
     if pa.types.is_null(kind):
         return True
     if dtype == "string":

@@ -1,4 +1,4 @@
-"""Finding the rows on which a model fails, so that the others are scored."""
+"""Finds the rows on which a model fails, so that the other rows are scored."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ if TYPE_CHECKING:
 
 MODEL_ERROR, MODEL_CRASHED = "model_error", "model_crashed"
 MAX_CRASHES = 100
-"""Rows of a run that may kill the process: each costs a second or so."""
+"""Maximum number of rows of a run that may kill the process: each costs about a second."""
 
-# how many rows are tried to tell whether a model fails on all; fewer where each costs a process
+# how many rows must fail, one by one, before the model is taken to fail on all rows: first after an error,
+# then after a crash, where each try may cost a process
 _PROBES = (8, 3)
 _REASON_LENGTH = 200
 _PREFIX = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Non-zero status code returned while running )?"
 )
-# a number that may be a value of the row; digits within a name stay. Without such numbers, rows that
-# fail alike have the same reason
+# matches a number that may be a value of the row, but not digits within a name. Without these numbers,
+# rows that fail in the same way have the same reason
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(\.\d+)?(e[+-]?\d+)?(?!\w)", re.IGNORECASE)
 
 
 class RowSearch:
-    """Runs a model, and finds the rows on which it fails by halving. Several threads may use it.
+    """A search by halving for the rows on which a model fails. Several threads may use one instance.
 
-    `rows` is how many rows the run will feed, `max_rows` on how many of them the model may fail (none:
-    on all). There is no search when the model fails on all rows of a small sample, and may not fail
-    on all rows of the run.
+    `rows` is the number of rows that the run will feed to the model. `max_rows` is the number of rows on
+    which the model may fail, None for all rows. If the model fails on every row of a small sample, and
+    may not fail on all rows of the run, the search does not start and the error is raised.
     """
 
     def __init__(self, *, rows: int | None = None, max_rows: int | None = None) -> None:
@@ -49,10 +50,11 @@ class RowSearch:
         self.found: Counter[str] = Counter()
 
     def run(self, scorer: Scorer, feeds: Feeds) -> tuple[list[Any], dict[int, str]]:
-        """Outputs for the rows on which the model succeeds, in order, and {position: reason} of the others.
+        """Return the outputs of the rows on which the model succeeds, and {position: reason} of the others.
 
-        Raises ModelError when the model fails on every row, DataError when it fails on more rows than
-        it may, and any other error of `scorer.run`.
+        Raises ModelError if the model fails on a sample and may not fail on all rows, DataError if it
+        fails on more than `max_rows` rows, ScoringError if more than MAX_CRASHES rows kill the process,
+        and any other error of `scorer.run`.
         """
         try:
             outputs = scorer.run(feeds)
@@ -67,7 +69,7 @@ class RowSearch:
     ) -> tuple[list[Any], dict[int, str]]:
         pieces: list[list[Any]] = []
         reasons: dict[int, str] = {}
-        # ranges still to run, the next one last, each with its error if it has failed already
+        # the ranges still to run, the next one last. A range that has already failed has its error
         ranges: list[tuple[int, int, ModelError | None]] = [(0, rows_of(feeds), first)]
         while ranges:
             start, stop, error = ranges.pop()
@@ -97,7 +99,7 @@ class RowSearch:
         return outputs
 
     def _refuse_broken(self, scorer: Scorer, feeds: Feeds, error: ModelError) -> None:
-        """Raise the error when the model fails on each of a few rows, and may not fail on all."""
+        """Raise the error if the model fails on each of a few rows, and may not fail on all rows."""
         may_fail_on_all = self._max_rows is None or (self._rows or 0) <= self._max_rows
         if self._has_scored or may_fail_on_all:
             return
@@ -110,26 +112,25 @@ class RowSearch:
 
     def _rejected(self, error: ModelError) -> str:
         is_crash = isinstance(error, ModelCrashError)
-        reason = MODEL_CRASHED if is_crash else f"{MODEL_ERROR}:{_told(error.said)}"
+        reason = MODEL_CRASHED if is_crash else f"{MODEL_ERROR}:{_without_values(error.reason)}"
         with self._lock:
             self.found[reason] += 1
             rows, crashes = self.found.total(), self.found[MODEL_CRASHED]
         if self._max_rows is not None and rows > self._max_rows:
             raise DataError(
-                f"the model fails on more than {self._max_rows:,} of {self._rows or 0:,} rows, all that "
-                f"may be rejected: {error.said}",
-                hint="mend these rows upstream, or the model, or let more be rejected: "
-                "max_rejected_fraction in score()",
+                f"the model fails on more than {self._max_rows:,} of {self._rows or 0:,} rows, the most that "
+                f"may be rejected: {error.reason}",
+                hint="fix these rows upstream, fix the model, or raise max_rejected_fraction in score()",
             ) from error
         if crashes > MAX_CRASHES:
             raise ScoringError(
-                f"more than {MAX_CRASHES} rows kill the process that runs the model: {error.said}",
-                hint="look for what these rows have in common, and mend them upstream, or the model",
+                f"more than {MAX_CRASHES} rows kill the process that runs the model: {error.reason}",
+                hint="find what these rows have in common; fix the rows upstream, or fix the model",
             ) from error
         return reason
 
 
-def _told(said: str) -> str:
-    """onnxruntime's message without the values in it, so that many rows have few reasons."""
-    text = _NUMBER.sub("N", _PREFIX.sub("", said))
+def _without_values(message: str) -> str:
+    """Return onnxruntime's message without the values in it, so that many rows share few reasons."""
+    text = _NUMBER.sub("N", _PREFIX.sub("", message))
     return text if len(text) <= _REASON_LENGTH else text[: _REASON_LENGTH - 3] + "..."

@@ -1,4 +1,4 @@
-"""The kernel: it turns a stream of feature rows into a stream of predictions."""
+"""The entry point of the kernel: turns a stream of feature rows into a stream of predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dbt_onnx.errors import ScoringError
 from dbt_onnx.kernel.contract import CARRIED_PREFIX, KEY_PREFIX
 from dbt_onnx.kernel.decode import decode
 from dbt_onnx.kernel.encode import REJECTED_COLUMN, encode
-from dbt_onnx.kernel.native import AT_WORK
+from dbt_onnx.kernel.native import RUNNING_WORK
 from dbt_onnx.kernel.relation import check_relation
 
 if TYPE_CHECKING:
@@ -30,7 +30,10 @@ PART_ROWS = 122_880
 
 
 def prediction_schema(carried: pa.Schema, contract: Contract) -> pa.Schema:
-    """The schema of the predictions for a stream of schema `carried`, with or without features."""
+    """Return the schema of the predictions for a stream with the schema `carried`.
+
+    `carried` needs only the carried columns (`__dbt_onnx_...`). Feature columns in it are ignored.
+    """
     return pa.schema(
         [
             *(carried.field(name) for name in _carried_names(carried)),
@@ -51,24 +54,24 @@ def score_batches(
     search: RowSearch | None = None,
     examples: dict[str, str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Score a stream: one row out for each row in, in order, whatever the size of its batches.
+    """Score a stream: yield one row for each input row, in the same order, for input batches of any size.
 
-    A batch in has the carried columns (`__dbt_onnx_...`) and the contract's features. A batch out has
-    at most `part_rows` rows of `prediction_schema`. A rejected row has NULL outputs and a
-    `rejected_reason`, which is NULL in a row that is scored.
-    `examples` gets the first row of each reason, for messages. Before each batch out, the number of
-    its rows is given to `on_progress`. An empty stream, or an empty batch, gives no batch. Nothing is
-    closed here: whoever opened stream and scorer closes them.
+    An input batch has the carried columns (`__dbt_onnx_...`) and the contract's features. An output
+    batch has at most `part_rows` rows with the schema `prediction_schema`. A rejected row has NULL
+    outputs and a `rejected_reason`; a scored row has a NULL `rejected_reason`. An empty stream or an
+    empty batch yields no batch. The caller closes the stream and the scorer.
 
-    `workers` threads score while the caller writes the last batch and the next one is read: numpy,
-    Arrow and onnxruntime release Python's lock. The number of threads does not change the output.
+    `examples` receives the first row of each reason as text, for messages. `on_progress` is called
+    before each output batch with its number of rows.
 
-    With a `search`, a row on which the model fails is rejected. Without it, the first such row ends
+    `workers` threads score while the caller writes the previous batch and the next one is read: numpy,
+    Arrow and onnxruntime release the GIL. The number of threads does not change the output.
+
+    With `search`, a row on which the model fails is rejected. Without it, the first failing row ends
     the run.
 
-    Raises ContractError when the columns are not the contract's, and ScoringError, with the range
-    of rows, when the model fails or gives something other than the contract says; DataError as
-    `search` does.
+    Raises ContractError if the columns do not match the contract. Raises ScoringError, with the range
+    of rows, if the model fails or its outputs do not match the contract. Raises DataError if `search` does.
     """
     done = 0
     waiting: deque[tuple[pa.RecordBatch, Future[pa.RecordBatch]]] = deque()
@@ -119,13 +122,14 @@ def _parts(
             yield batch.slice(start, part_rows)
 
 
-@AT_WORK.entered(lambda: None)
+@RUNNING_WORK.entered(lambda: None)
 def score_batch(
     batch: pa.RecordBatch, scorer: Scorer, contract: Contract, search: RowSearch | None = None
 ) -> pa.RecordBatch:
-    """Score one batch, in the calling thread: what `score_batches` does with each of its own.
+    """Score one batch in the calling thread, as `score_batches` does in its worker threads.
 
-    The caller has held the columns against the contract. Raises what `score_batches` raises.
+    The caller must have checked the columns with `check_relation`. Raises ScoringError if the model
+    fails or its outputs do not match the contract, and DataError if `search` raises it.
     """
     encoded = encode(batch, contract)
     fed = np.flatnonzero(encoded.valid)
@@ -162,23 +166,23 @@ def _carried_names(schema: pa.Schema) -> list[str]:
 def _with_failures(
     reasons: pa.StringArray, failed: Mapping[int, str], fed: Array
 ) -> pa.StringArray:
-    said = np.full(len(reasons), None, dtype=object)
-    said[fed[list(failed)]] = list(failed.values())
-    return pc.coalesce(reasons, pa.array(said, pa.string()))
+    row_reasons = np.full(len(reasons), None, dtype=object)
+    row_reasons[fed[list(failed)]] = list(failed.values())
+    return pc.coalesce(reasons, pa.array(row_reasons, pa.string()))
 
 
 def _with_faults(reasons: pa.StringArray, faults: dict[str, Array], fed: Array) -> pa.StringArray:
     codes = np.zeros(len(fed), dtype=np.int64)
     for code, rows in enumerate(faults.values(), start=1):
         codes[rows & (codes == 0)] = code
-    late = np.zeros(len(reasons), dtype=np.int64)
-    late[fed] = codes
-    labels = pa.array([None, *faults], pa.string()).take(pa.array(late))
+    row_codes = np.zeros(len(reasons), dtype=np.int64)
+    row_codes[fed] = codes
+    labels = pa.array([None, *faults], pa.string()).take(pa.array(row_codes))
     return pc.coalesce(reasons, labels)
 
 
 def count_reasons(predictions: Iterable[pa.RecordBatch]) -> Counter[str]:
-    """How many rows of `score_batches` are rejected, by reason."""
+    """Count the rejected rows in the output of `score_batches`, by reason."""
     counts: Counter[str] = Counter()
     for batch in predictions:
         for count in batch.column("rejected_reason").drop_null().value_counts().to_pylist():
@@ -187,7 +191,7 @@ def count_reasons(predictions: Iterable[pa.RecordBatch]) -> Counter[str]:
 
 
 def _example(batch: pa.RecordBatch, row: int, reason: str, contract: Contract) -> str:
-    """`000123`, or `000123 (amount = 16777217)` when a feature's value is to blame."""
+    """Return a row's key as text, such as `000123`, or `000123 (amount = 16777217)` if a feature is to blame."""
     keys = [name for name in batch.schema.names if name.startswith(KEY_PREFIX)]
     text = ", ".join(_shown(batch.column(name)[row]) for name in keys)
     feature = reason.partition(":")[2]

@@ -1,4 +1,4 @@
-"""The only place that runs onnxruntime: bytes in, outputs out, on the CPU."""
+"""The only module that runs onnxruntime: loads a model from bytes and computes its outputs, on the CPU."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 PROVIDER = "CPUExecutionProvider"
 DEFAULT_BATCH_ROWS = 8_192
 _SIZES = (1_024, DEFAULT_BATCH_ROWS, 32_768)
-_CLEARLY = 0.8
-_LONG = 0.005
-_NOTHING = 4
+_MAX_RATIO = 0.8
+_LONG_CALL_SECONDS = 0.005
+_LOG_FATAL_ONLY = 4
 _MEMORY_HINT = (
-    "the model wants more memory than this machine has left: look at it with `dbt-onnx inspect FILE`; "
-    "fewer rows a call need less: batch_rows in score()"
+    "the model needs more memory than this machine has left: look at it with `dbt-onnx inspect FILE`; "
+    "calls with fewer rows need less memory: lower batch_rows in score()"
 )
-# in onnxruntime's messages, the place in its source: path:line and the signature of the function
+# matches the source location in onnxruntime's messages: path:line and the signature of the function
 _SOURCE = re.compile(r"\S*/onnxruntime/\S+:\d+ .*?\) (?=[A-Z])")
 
 
 class Scorer(Protocol):
-    """Whatever turns input tensors into output tensors, each row independent of the others."""
+    """An object that turns input tensors into output tensors, each row independently of the others."""
 
     def run(self, feeds: Feeds) -> list[Any]:
-        """Outputs in the order of `contract.outputs`: arrays (rows, ...), or one map for each row."""
+        """Return the outputs in the order of `contract.outputs`: arrays (rows, ...), or lists of one map per row."""
         ...
 
 
@@ -47,16 +47,16 @@ class OnnxSession:
 
     Several threads may run it at once.
 
-    output_names   the graph's outputs to compute, in that order
-    threads        the threads that one call uses
-    batch_rows     the rows of one call, 1 for a model whose batch is fixed at one; when it is none,
-                   the first rows are used to measure which number is fastest, and it is set to that
+    output_names   the graph's outputs to compute, in this order
+    threads        the number of threads that one call uses
+    batch_rows     the rows of one call, 1 for a model with a fixed batch of one. If it is None, the
+                   session measures on the first rows which number is the fastest, and uses that
     max_seconds    the longest time for one call, and for loading
     on_call        called before each call with its first row and its number of rows
 
-    `workers` is how many calls at once keep the cores of this process busy. Neither a call nor the
-    loading may take more memory than is left. Raises ArtifactError when onnxruntime cannot load the
-    model.
+    `workers` is the number of concurrent calls that keeps the cores of this process busy. Neither a
+    call nor the loading may take more memory than the machine has left. Raises ArtifactError if
+    onnxruntime cannot load the model.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class OnnxSession:
         self._output_names = list(output_names)
         options = ort.SessionOptions()
         # onnxruntime need not log a failure: it raises an error with the same message
-        options.log_severity_level = _NOTHING
-        # set explicitly, so that the run row can say it and a replay can use the same
+        options.log_severity_level = _LOG_FATAL_ONLY
+        # set explicitly, so that the run row can record the number and a replay can use the same
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        # a file in onnxruntime's own format would evade the checks of the ONNX file
+        # a file in onnxruntime's own format would evade the checks of `read_graph`
         options.add_session_config_entry("session.load_model_format", "ONNX")
         load = partial(ort.InferenceSession, model_bytes, options, providers=[PROVIDER])
         try:
@@ -100,27 +100,27 @@ class OnnxSession:
                 )
         except OverdueError as error:
             raise ArtifactError(
-                f"onnxruntime {ort.__version__} has not loaded the model after {max_seconds:g} s",
-                hint="`dbt-onnx inspect FILE` shows what the model asks for; an honest model loads "
+                f"onnxruntime {ort.__version__} did not load the model within {max_seconds:g} s",
+                hint="`dbt-onnx inspect FILE` shows what the model needs; a normal model loads "
                 "within seconds",
             ) from error
-        except Exception as error:  # onnxruntime's errors have no base of their own
+        except Exception as error:  # onnxruntime's errors have no common base class
             raise ArtifactError(
                 f"onnxruntime {ort.__version__} cannot load the model: {_one_line(error)}",
                 hint=_MEMORY_HINT
                 if _is_out_of_memory(error)
-                else "`dbt-onnx inspect FILE` shows what the model asks for; export it for an "
+                else "`dbt-onnx inspect FILE` shows what the model needs; export it for an "
                 "opset that this onnxruntime knows, or upgrade onnxruntime",
             ) from error
 
     def run(self, feeds: Feeds, *, rows_per_call: int | None = None) -> list[Any]:
-        """Outputs for the rows of `feeds`, by calls of `rows_per_call` rows, of `batch_rows` by default.
+        """Return the outputs for the rows of `feeds`, in calls of `rows_per_call` rows (default: `batch_rows`).
 
-        Raises ModelError with onnxruntime's message when the model fails on these rows, ScoringError
-        when a call takes too long or too much memory.
+        Raises ModelError with onnxruntime's message if the model fails on these rows, ScoringError
+        if a call takes too long or too much memory.
         """
         options = ort.RunOptions()
-        options.log_severity_level = _NOTHING
+        options.log_severity_level = _LOG_FATAL_ONLY
         try:
             with self._memory.bounded():
                 calls = self._native.run(
@@ -132,20 +132,20 @@ class OnnxSession:
         except OverdueError as error:
             raise ScoringError(
                 f"the model failed on {shapes(feeds)}: a call of at most "
-                f"{rows_per_call or self.batch_rows:,} rows had not ended after {self.max_seconds:g} s",
-                hint="look for a loop without end with `dbt-onnx inspect FILE`; a model that is only "
-                "slow needs fewer rows a call: batch_rows in score()",
+                f"{rows_per_call or self.batch_rows:,} rows did not end within {self.max_seconds:g} s",
+                hint="look for an endless loop with `dbt-onnx inspect FILE`; if the model is only slow, "
+                "lower batch_rows in score()",
             ) from error
-        except Exception as error:  # onnxruntime's errors have no base of their own
-            said = _one_line(error)
-            message = f"the model failed on {shapes(feeds)}: {said}"
+        except Exception as error:  # onnxruntime's errors have no common base class
+            reason = _one_line(error)
+            message = f"the model failed on {shapes(feeds)}: {reason}"
             if _is_out_of_memory(error):
                 raise ScoringError(message, hint=_MEMORY_HINT) from error
             raise ModelError(
                 message,
-                hint="`dbt-onnx inspect FILE` shows the shapes that the model wants; if these are right, "
-                "it cannot take some of the values",
-                said=said,
+                hint="`dbt-onnx inspect FILE` shows the shapes that the model expects; if the shapes are "
+                "right, the model cannot process some of the values",
+                reason=reason,
             ) from error
         return [joined([call[i] for call in calls]) for i in range(len(self._output_names))]
 
@@ -165,10 +165,10 @@ class OnnxSession:
         return list(outputs)
 
     def _calibrate(self, feeds: Feeds, options: ort.RunOptions) -> None:
-        """Measure once, as soon as there are enough rows, which size of a call is the fastest.
+        """Measure once, as soon as there are enough rows, which number of rows per call is the fastest.
 
-        Small calls stay in the processor's caches; large ones have less overhead for each row. The
-        default stays unless another size is clearly better, so that noise does not decide.
+        Small calls stay in the processor's caches; large calls have less overhead per row. The
+        default stays unless another size is clearly faster, so that noise does not decide.
         """
         # the other workers wait, so that they do not disturb the measurement
         with self._calibration:
@@ -180,17 +180,17 @@ class OnnxSession:
                 self._call(feeds, 0, size, options)
                 taken = time.perf_counter() - began
                 seconds_per_row[size] = taken / size
-                # larger calls only save overhead, which is nothing beside a call as long as this
-                if size >= DEFAULT_BATCH_ROWS and taken > _LONG:
+                # larger calls only save overhead, which is negligible for a call this long
+                if size >= DEFAULT_BATCH_ROWS and taken > _LONG_CALL_SECONDS:
                     break
             best = min(seconds_per_row, key=seconds_per_row.__getitem__)
-            if seconds_per_row[best] < _CLEARLY * seconds_per_row[DEFAULT_BATCH_ROWS]:
+            if seconds_per_row[best] < _MAX_RATIO * seconds_per_row[DEFAULT_BATCH_ROWS]:
                 self.batch_rows = best
             self._is_calibrated = True
 
 
 def shapes(feeds: Feeds) -> str:
-    """`features float32[1000, 3]`, for messages."""
+    """Format the names, types and shapes of tensors for messages, such as `features float32[1000, 3]`."""
     return ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in feeds.items())
 
 

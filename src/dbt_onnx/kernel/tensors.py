@@ -20,12 +20,12 @@ DEFAULT_TOLERANCE = {"float16": 1e-3, "float32": 1e-6, "float64": 1e-12}
 
 
 def numpy_dtype(dtype: TensorType) -> np.dtype[Any]:
-    """The numpy type of a tensor; strings are Python objects."""
+    """Return the numpy type of a tensor. Strings are Python objects."""
     return np.dtype(object if dtype == "string" else dtype)
 
 
 def fill_value(feature: Feature, dtype: TensorType) -> Any:
-    """The feature's fill as a scalar of the tensor's type. Raises ValueError if it does not fit."""
+    """Return the feature's fill as a scalar of the tensor's type. Raises ValueError if it does not fit."""
     if dtype == "string":
         return feature.fill
     fill: Any = float(feature.fill) if isinstance(feature.fill, float) else int(feature.fill or 0)
@@ -42,12 +42,12 @@ def fill_value(feature: Feature, dtype: TensorType) -> Any:
 
 
 def rows_of(feeds: Feeds) -> int:
-    """How many rows there are in tensors that a model is fed with."""
+    """Return the number of rows in the input tensors of a model."""
     return len(next(iter(feeds.values())))
 
 
 def joined(pieces: Sequence[Any]) -> Any:
-    """Join one output of several calls: arrays (rows, ...), or lists of maps."""
+    """Concatenate the pieces of one output from several calls: arrays (rows, ...), or lists of maps."""
     if len(pieces) == 1:
         return pieces[0]
     if isinstance(pieces[0], np.ndarray):

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.artifacts.artifact import files_of, named
+from dbt_onnx.artifacts.artifact import fingerprint_of, fingerprint_on_disk
 from dbt_onnx.errors import ArtifactError, DbtOnnxError
 from dbt_onnx.runs.health import Health, ModelHealth, Problem, judge
 
@@ -112,7 +112,7 @@ class _Check:
         entry = self.registry.resolve(f"{self.figures['model_name']}/{version}")
         artifacts, cached = project.root / "artifacts", project.cached_project
         with suppress(ArtifactError):
-            if cached is not None and files_of(artifacts, entry) in cached.verified:
+            if cached is not None and fingerprint_on_disk(artifacts, entry) in cached.verified:
                 return
         # imported only here: it runs the model
         from dbt_onnx.artifacts.verification import verify_entry
@@ -121,7 +121,7 @@ class _Check:
         if verdict.fault is not None:
             self._add("artifact", verdict.fault)
         elif cached is not None:
-            cached.keep_verified(named(entry, entry.sha256, str(verdict.card_sha256)))
+            cached.keep_verified(fingerprint_of(entry, entry.sha256, str(verdict.card_sha256)))
 
     def result(self) -> ModelHealth:
         return ModelHealth(

@@ -16,7 +16,7 @@ import duckdb
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.engines.duckdb.storage import CountedStorage, Lake, Storage
 from dbt_onnx.errors import WarehouseError
-from dbt_onnx.kernel.native import AT_WORK
+from dbt_onnx.kernel.native import RUNNING_WORK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -264,10 +264,10 @@ def ended_with_process(name: str) -> Iterator[list[Cursor]]:
         asked += 1
 
     try:
-        with AT_WORK.entered(stop):
+        with RUNNING_WORK.entered(stop):
             yield cursors
     finally:
-        if AT_WORK.is_ending:
+        if RUNNING_WORK.is_ending:
             threading.Event().wait()
 
 
