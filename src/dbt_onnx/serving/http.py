@@ -1,14 +1,14 @@
 """The HTTP service, as an ASGI application.
 
-    GET  /v1/predictions/NAME/KEY           one answer; KEY is a segment for each column of the key
+    GET  /v1/predictions/NAME/KEY           one answer; KEY is one path segment per key column
     POST /v1/predictions/NAME:batch         {"keys": [KEY, ...]}
     POST /v1/predictions/NAME:score         {"key": KEY, "features": {...}}
-    POST /v1/predictions/NAME:submit        the same, answered later; perhaps "webhook": NAME
-    GET  /v1/submissions/NAME/ID            how that stands
+    POST /v1/predictions/NAME:submit        the body of :score, answered later; optionally "webhook": NAME
+    GET  /v1/submissions/NAME/ID            the state of a submitted request
     GET  /healthz  /readyz  /metrics  /openapi.json
-    POST PREFIX/SEGMENT                     what your own program adds, see `application`
+    POST PREFIX/SEGMENT                     routes that your own program adds, see `application`
 
-A key is data: it is never a path, SQL, or anything else but a value to compare with.
+A key is only ever compared with stored values. It never becomes part of a file path or of SQL text.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("dbt_onnx")
 _PREDICTIONS = b"/v1/predictions/"
-# not below the publication: there a key of two columns may say the same
+# not under /v1/predictions/NAME/: there, "submissions/ID" could also be a key of two columns
 _SUBMISSIONS = b"/v1/submissions/"
 _JSON = b"application/json"
-# a body that is too long is read to its end, up to so many times the limit: who is still sending does
-# not see the answer
+# A body over the limit is still read, up to this many times the limit: a client that is still sending
+# does not see the response
 _TIMES_TOO_LARGE = 16
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 class Response(NamedTuple):
-    """An answer, ready to be sent."""
+    """An HTTP response, ready to send."""
 
     status: int
     body: bytes
@@ -71,7 +71,7 @@ class Response(NamedTuple):
 
 
 class _Route(NamedTuple):
-    """What answers at a path, and to which method, none for any; `is_open` to whoever has no token, too."""
+    """The handler of a path. `method` None accepts any method; an `is_open` route needs no token."""
 
     name: str
     method: str | None
@@ -100,14 +100,14 @@ def application(
     webhooks: Mapping[str, Webhook] | None = None,
     posts: Mapping[str, Post] | None = None,
 ) -> Application:
-    """The service for a folder with one folder for each publication.
+    """Return the application that serves a folder with one subfolder per publication.
 
-    `clock` gives the time against which ages are counted: UTC, without a zone. Without `tokens` everybody
-    may ask. A request may name one of the `webhooks`. `posts` are routes of your own:
-    {"/v1/rankings/films/": rank} answers a POST to /v1/rankings/films/17 with what `rank("17", body)` returns,
-    as JSON; the segment is text, the body bytes. `rank` is called in a thread, and says what is wrong by
-    raising InvalidKeyError (400) or Refusal. Tokens, limits and figures hold for these routes, too. Raises
-    ConfigError when the folder is itself a publication.
+    `clock` returns the current time in UTC, without a zone; ages are computed from it. Without `tokens`, anybody
+    may send requests. A request to :submit may name one of the `webhooks`. `posts` adds routes of your own: with
+    {"/v1/rankings/films/": rank}, a POST to /v1/rankings/films/17 is answered with the return value of
+    `rank("17", body)`, as JSON; the segment is text, the body is bytes. `rank` runs in a thread, and rejects a
+    request by raising InvalidKeyError (400) or Refusal. Tokens, limits and metrics apply to these routes, too.
+    Raises ConfigError if the folder is itself a publication.
     """
     return Application(
         ServingFolder(folder, clock=clock),
@@ -119,8 +119,9 @@ def application(
 
 
 class Application:
-    """The service for one folder, by ASGI. It works from the moment it is made; `close` ends its threads and
-    closes its files.
+    """The ASGI application that serves one folder.
+
+    The constructor opens the files and starts the threads. `close` stops the threads and closes the files.
     """
 
     def __init__(
@@ -151,13 +152,13 @@ class Application:
         self._posts = {prefix.encode(): (prefix, post) for prefix, post in posts.items()}
 
     def close(self) -> None:
-        """End when what is being scored has ended, and close all files."""
+        """Wait for the scoring in progress, stop all threads, and close all files."""
         self._workers.close()
         self._folder.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            # by ASGI, a server then goes on without
+            # ASGI servers take this error to mean that the application does not support the scope
             raise ValueError(f"{scope['type']!r} is no HTTP")
         begun = perf_counter()
         route = _NOWHERE
@@ -178,8 +179,8 @@ class Application:
         self._metrics.count(route.name, response.status, perf_counter() - begun)
 
     def _route(self, scope: Scope) -> _Route:
-        """What answers at a path. Raises Refusal when the path is too long."""
-        # the key may have slashes, as %2F: the path that is decoded already does not tell which
+        """Return the route of the request's path. Raises Refusal if the path is too long."""
+        # a key may contain slashes as %2F; in the decoded path they look like separators
         path = scope["raw_path"]
         if len(path) > self.limits.path_bytes:
             raise too_large(HTTPStatus.REQUEST_URI_TOO_LONG, "path", self.limits.path_bytes)
@@ -208,7 +209,10 @@ class Application:
         return _NOWHERE
 
     def _admit(self, scope: Scope) -> None:
-        """Raises Refusal unless the client has a token that is accepted, and does not ask too often."""
+        """Check the token and the request rate.
+
+        Raises Refusal if the token is missing or not accepted, or if the client exceeds its rate.
+        """
         client = scope["client"][0] if scope.get("client") else ""
         if self._tokens is not None:
             owner = self._tokens.owner(_header(scope, b"authorization"))
@@ -242,7 +246,7 @@ class Application:
     async def _batch(self, name: str, scope: Scope, receive: Receive) -> Response:
         body = await self._body(scope, receive)
         predictions = self._folder.get(name) or await self._found(name)
-        # in a thread: others shall not wait for a thousand answers
+        # in a thread, so that other requests do not wait while up to a thousand keys are looked up
         return await asyncio.to_thread(self._answer_batch, name, predictions, body)
 
     def _answer_batch(self, name: str, predictions: Predictions | None, body: bytes) -> Response:
@@ -263,7 +267,7 @@ class Application:
     def _answers(
         self, name: str, predictions: Predictions, keys: Sequence[Sequence[Any]]
     ) -> list[Answer]:
-        """Raises InvalidKeyError, and Refusal when the publication cannot be read."""
+        """Look keys up. Raises InvalidKeyError, and Refusal if the publication cannot be read."""
         try:
             return predictions.get_parsed(keys)
         except InvalidKeyError:
@@ -274,7 +278,7 @@ class Application:
             raise _unreadable(name) from error
 
     def _keys(self, body: bytes) -> list[list[Any]]:
-        """The keys of a batch. Raises Refusal."""
+        """Parse the keys of a batch request. Raises Refusal if the body is not valid."""
         hint = 'send {"keys": [KEY, ...]}; a key is a value, or a list with a value for each column'
         try:
             document = json.loads(body, parse_constant=no_number)
@@ -316,9 +320,12 @@ class Application:
     def _scored(
         self, name: str, predictions: Predictions, question: Question
     ) -> tuple[Answer, Future[None]]:
-        """Raises Refusal when the row cannot be scored."""
+        """Score one row, and return the answer and the future of its log entry.
+
+        Raises InvalidKeyError, and Refusal if the row cannot be scored.
+        """
         manifest, now = predictions.manifest, self._folder.now()
-        # whose key is one that can be looked up
+        # the lookup validates the key, and converts it to the types of the key columns
         [known] = self._answers(name, predictions, [question.key])
         try:
             return self._folder.real_time(name).score(
@@ -345,7 +352,7 @@ class Application:
     def _submitted(
         self, name: str, predictions: Predictions, question: Question, body: bytes
     ) -> Response:
-        """Raises Refusal when the row could not be scored, or is one too many."""
+        """Queue one request. Raises Refusal if its row cannot be scored, or if the queue is full."""
         from dbt_onnx.serving.real_time import check_features
 
         self._answers(name, predictions, [question.key])
@@ -373,7 +380,7 @@ class Application:
         self, raw_name: bytes, raw_id: bytes, scope: Scope, receive: Receive
     ) -> Response:
         name, request_id = _decoded(raw_name), _decoded(raw_id)
-        # a folder is looked into only if its name is one that was found
+        # open only folders that the service has found itself: the name comes from the client
         if self._folder.get(name) is None and await self._found(name) is None:
             return await _nowhere(scope, receive)
         return await asyncio.to_thread(self._state_of, name, request_id)
@@ -398,7 +405,7 @@ class Application:
         return _json(HTTPStatus.OK, await asyncio.to_thread(post, _decoded(segment), body))
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """The body of a request. Raises Refusal when it is too large, or does not come in time."""
+        """Read the body of a request. Raises Refusal if it is too large or does not arrive in time."""
         most = self.limits.body_bytes
         chunks, size, has_more = [], 0, True
         refusal = too_large(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body", most)
@@ -423,7 +430,10 @@ class Application:
         return b"".join(chunks)
 
     async def _found(self, name: str) -> Predictions | None:
-        """What is published under a name that was not known yet."""
+        """Look in the folder for a publication that is not open yet.
+
+        Return None if there is none. Raises Refusal if it is damaged.
+        """
         await asyncio.to_thread(self._folder.look)
         if self._folder.is_unreadable(name):
             raise _unreadable(name)
@@ -473,7 +483,7 @@ async def _send(response: Response, send: Send) -> None:
             "headers": [
                 (b"content-type", response.content_type),
                 (b"content-length", length),
-                # an age is true when it is said
+                # the age in the response is only correct at the moment it is sent
                 (b"cache-control", b"no-store"),
                 *response.headers,
             ],
@@ -487,7 +497,7 @@ def _header(scope: Scope, name: bytes) -> bytes:
 
 
 def _decoded(segment: bytes) -> str:
-    """A segment of a path as text: `%2F` is a slash. Raises Refusal."""
+    """Decode a path segment to text: `%2F` becomes a slash. Raises Refusal if it is not UTF-8."""
     try:
         if b"%" in segment:
             segment = _ESCAPE.sub(_unescaped, segment)
