@@ -149,7 +149,7 @@ class RequestLog:
 
 
 def read_segment(path: Path, *, start: int = 0) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Yield the documents of a segment from byte `start` on, each after the byte at which the next line begins.
+    """Yield the documents of a segment from byte `start` on, each with the byte at which the next line begins.
 
     The document of a damaged line is None. Stops before a line that is cut short: the process that writes the
     segment has died, or is writing that line now.
