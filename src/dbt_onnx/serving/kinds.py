@@ -1,7 +1,8 @@
-"""How a value of the warehouse is stored in a publication, and what a reader gets back.
+"""How a publication stores the values of the warehouse, and how a reader gets them back.
 
-A publication stores integers, floats, text and bytes. A column's kind says what they stand for. The
-kinds of a publication's columns are in its manifest, so that a reader in any language can tell.
+A publication stores integers, floats, text and bytes. The kind of a column defines what they stand for:
+a timestamp is stored as an integer, for example. The manifest lists the kind of every column, so that
+readers in any language can decode the values.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ _VECTORS = {"vector_float32": ("f", 4), "vector_float64": ("d", 8)}
 
 
 class UnreadableKeyError(ValueError):
-    """A key cannot be a value of its column: a text where whole numbers are, say."""
+    """A part of a key does not fit its column, such as text for a whole number."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a column holds.
+    """The conversions for the values of a column.
 
-    read     the stored value, not NULL, -> Python's
-    store    Python's value of a key -> as it is stored. Raises UnreadableKeyError
-    parse    a key as text, from a URL or a command line, -> Python's value. Raises UnreadableKeyError
+    read     from the stored value, which is not NULL, to Python's value
+    store    from Python's value in a key to the stored value. Raises UnreadableKeyError
+    parse    from the text of a key, in a URL or a command line, to Python's value. Raises UnreadableKeyError
     """
 
     read: Callable[[Any], Any]
@@ -47,19 +48,19 @@ class Kind:
 
 
 def kind_of(name: str) -> Kind:
-    """The kind of that name, as a manifest has it. Raises KeyError when there is none."""
+    """Return the kind with this name, as in a manifest. Raises KeyError if there is none."""
     if scale := re.fullmatch(r"decimal\((\d+)\)", name):
         return _decimal(int(scale[1]))
     return _KINDS[name]
 
 
 def is_key_kind(name: str) -> bool:
-    """Whether a column of this kind can be part of a key."""
+    """Return whether a column of this kind can be part of a key."""
     return name not in _NO_KEYS
 
 
 def as_json(value: Any) -> Any:
-    """A value as JSON has it: numbers and text; decimals, moments and bytes as text.
+    """Convert a value to JSON's types. Decimals, dates and times become text, and bytes hexadecimal text.
 
     NaN and infinities become text, since JSON has no number for them.
     """
@@ -91,7 +92,7 @@ def _float_name(value: float) -> str:
 def _checked(
     kinds: type | tuple[type, ...], store: Callable[[Any], Stored]
 ) -> Callable[[Any], Stored]:
-    """Take values of some types only; a bool is no number."""
+    """Limit a conversion to values of some types. A bool does not count as a number."""
     wanted = kinds if isinstance(kinds, tuple) else (kinds,)
 
     def stored(value: Any) -> Stored:
@@ -117,7 +118,7 @@ def _parsed(parse: Callable[[str], Any], what: str) -> Callable[[str], Any]:
 
 
 def _whole_number(text: str) -> int:
-    # int() also takes 1_000, blanks, and the digits of other scripts
+    # int() would also accept 1_000, blanks, and the digits of other scripts
     if not re.fullmatch(r"[+-]?[0-9]{1,40}", text):
         raise ValueError(text)
     return int(text)
@@ -130,7 +131,7 @@ def _in_64_bits(value: int) -> int:
 
 
 def _as_utf8(value: str) -> str:
-    value.encode()  # half of a surrogate pair cannot be stored
+    value.encode()  # raises for half of a surrogate pair, which cannot be stored
     return value
 
 
@@ -140,7 +141,7 @@ def _store_float(value: float) -> Stored:
 
 
 def _in_utc(moment: datetime) -> datetime:
-    """Without a zone; a moment that has none is in UTC already."""
+    """Return the time in UTC, without a zone. A time without a zone is taken as UTC."""
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
@@ -175,7 +176,7 @@ def _decimal(scale: int) -> Kind:
         rounded = exact.quantize(step, context=_EXACT)
         if rounded != exact:
             raise ValueError(value)
-        # DuckDB, too, writes all digits of the scale; it has no -0
+        # as DuckDB writes decimals: with all digits of the scale, and without -0
         return f"{rounded or abs(rounded):f}"
 
     return Kind(Decimal, _checked((Decimal, int), store), _parsed(Decimal, "number"))
@@ -185,7 +186,7 @@ def _read_vector(name: str) -> Callable[[bytes | str], list[float | None]]:
     code, size = _VECTORS[name]
 
     def read(stored: bytes | str) -> list[float | None]:
-        if isinstance(stored, str):  # it has a NULL among its numbers
+        if isinstance(stored, str):  # a vector with a NULL among its numbers is stored as JSON
             return list(json.loads(stored))
         return list(struct.unpack(f"<{len(stored) // size}{code}", stored))
 
@@ -194,7 +195,7 @@ def _read_vector(name: str) -> Callable[[bytes | str], list[float | None]]:
 
 def _store_date(value: date) -> str:
     if isinstance(value, datetime):
-        raise ValueError(value)  # noqa: TRY004, all of these become one error
+        raise ValueError(value)  # noqa: TRY004, `_checked` turns it into UnreadableKeyError
     return value.isoformat()
 
 
@@ -220,7 +221,7 @@ _KINDS: dict[str, Kind] = {
         _parsed(lambda text: _parse_moment(text).replace(tzinfo=UTC), "moment"),
     ),
     "uuid": Kind(UUID, _checked(UUID, str), _parsed(UUID, "UUID")),
-    # lists, structs and maps, as JSON has them
+    # lists, structs and maps as JSON text
     "json": Kind(json.loads, _no_key, _parsed(_no_key, "key")),
     # little-endian, as in an ONNX file
     **{name: Kind(_read_vector(name), _no_key, _parsed(_no_key, "key")) for name in _VECTORS},

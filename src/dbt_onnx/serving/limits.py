@@ -1,4 +1,4 @@
-"""What a client of the HTTP service may ask for: how much, how often, how slowly."""
+"""The limits of the HTTP service: sizes, rates, times and connections."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _MOST_CLIENTS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits of the service.
+    """The limits of a service.
 
-    body_bytes, path_bytes, head_bytes    of one request; the head is all that comes before the body
-    batch_keys             in one request
-    requests_per_second    of one client, and as many at once; none for no limit
-    seconds                within which a client sends a request and takes the answer
-    connections            at a time
-    waiting                submitted requests that have not ended, of one publication
+    body_bytes, path_bytes, head_bytes    sizes of the parts of a request; the head is all before the body
+    batch_keys             keys in one batch request
+    requests_per_second    requests of one client; a burst may have as many; None for no limit
+    seconds                time for a client to send a request, and to take the response
+    connections            connections at the same time
+    waiting                submitted requests of one publication that have not ended
     """
 
     body_bytes: int = 2**20
@@ -39,8 +39,8 @@ class Limits:
 
 
 class Rates:
-    """How often each client may come: a bucket of one second's requests, at least one, which fills again
-    at that rate. The clients that came last are remembered.
+    """The rate limit of each client: a token bucket that holds one second's requests, at least one, and refills
+    at that rate. Only the 10,000 clients that came last are remembered.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class Rates:
         self._interval = 1 / requests_per_second
         self._ahead = max(1.0, self._interval) - self._interval
         self._clock = clock
-        # client -> when its bucket is full again, who came last at the end
+        # client -> the time at which its bucket is full again; the client that came last is at the end
         self._full_at: dict[str, float] = {}
 
     def take(self, client: str) -> None:
-        """Take one request out of the client's bucket. Raises Refusal when it is empty."""
+        """Take one request out of the client's bucket. Raises Refusal if the bucket is empty."""
         now = self._clock()
         full_at = max(self._full_at.pop(client, now), now)
         wait = full_at - now - self._ahead
-        # a bucket that is full to the last rounding error is full
+        # a smaller wait is a rounding error
         if wait > 1e-9:
             self._full_at[client] = full_at
             raise too_often(wait)
@@ -67,7 +67,7 @@ class Rates:
 
 
 def too_often(wait_seconds: float) -> Refusal:
-    """The answer for a client that comes too often."""
+    """Return the response to a client that sends requests too often."""
     seconds = math.ceil(wait_seconds)
     return Refusal(
         HTTPStatus.TOO_MANY_REQUESTS,
@@ -79,7 +79,7 @@ def too_often(wait_seconds: float) -> Refusal:
 
 
 def too_slow(seconds: float) -> Refusal:
-    """The answer for a client that does not send its request in time."""
+    """Return the response to a client that does not send its request in time."""
     return Refusal(
         HTTPStatus.REQUEST_TIMEOUT,
         "too_slow",
@@ -90,7 +90,7 @@ def too_slow(seconds: float) -> Refusal:
 
 
 def too_large(status: HTTPStatus, what: str, most: int) -> Refusal:
-    """The answer for a request of which a part, `what`, has more bytes than it may."""
+    """Return the response to a request with a part, `what`, of more than `most` bytes."""
     return Refusal(
         status,
         "too_large",
@@ -101,7 +101,7 @@ def too_large(status: HTTPStatus, what: str, most: int) -> Refusal:
 
 
 def too_many_waiting(most: int) -> Refusal:
-    """The answer where too many requests wait already for theirs."""
+    """Return the response to a submitted request if `most` requests are waiting already."""
     return Refusal(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "busy",

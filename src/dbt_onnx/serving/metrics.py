@@ -1,4 +1,4 @@
-"""Counts of the HTTP service, as Prometheus reads them."""
+"""The metrics of the HTTP service, in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0
 
 
 class Metrics:
-    """Requests by route and status, and how long they took, from the head of the request to the answer."""
+    """Counts of requests by route and status, and their durations, from the head of a request to its response."""
 
     def __init__(self) -> None:
         self._requests: Counter[tuple[str, int]] = Counter()
@@ -35,8 +35,8 @@ class Metrics:
         served: Iterable[Served],
         submitted: Mapping[str, Mapping[str, Mapping[str, int]]],
     ) -> bytes:
-        """All figures in Prometheus' text format: also of what is served, and of what is `submitted`, counted
-        by publication, `state` and `delivery`.
+        """Return all metrics in Prometheus' text format: those of requests, of the `served` publications, and of
+        the `submitted` requests, which are counts by publication, `state` and `delivery`.
         """
         lines = [*self._of_requests(), *_of_publications(list(served)), *_of_submitted(submitted)]
         return ("\n".join(lines) + "\n").encode()

@@ -1,4 +1,4 @@
-"""The description of the HTTP service, by OpenAPI 3.1."""
+"""The OpenAPI 3.1 description of the HTTP service."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _ERROR: dict[str, Any] = {
 
 
 def openapi_document(limits: Limits) -> dict[str, Any]:
-    """The document, with the limits of this service in it."""
+    """Return the OpenAPI document, with the limits of this service."""
     answer = {"$ref": "#/components/schemas/Answer"}
     submission = {"$ref": "#/components/schemas/Submission"}
     batch = {
@@ -199,7 +199,7 @@ def _keys(limits: Limits) -> dict[str, Any]:
 def _operation(
     summary: str, answers: Mapping[str, dict[str, Any] | None], **parts: Any
 ) -> dict[str, Any]:
-    """`answers` is {status: schema}; none for an answer that is no JSON."""
+    """Return an operation. `answers` is {status: schema}; the schema is None for a response that is not JSON."""
     found = {
         status: {
             "description": summary,
