@@ -1,12 +1,12 @@
-"""Publications in Postgres, in the schema `dbt_onnx`, which is made when it is not there.
+"""Publications in Postgres, in the schema `dbt_onnx`, which is created if it does not exist.
 
-_publications           a row for each name: the id that is served, and what `publications.json` is for files
-"<name>"                a view of what is served, with `age` and `is_stale` by the clock of whoever selects
-"<id>"                  a publication's rows, with a primary key and the types of Postgres
-"<id>-origins"          where its predictions come from
+_publications           one row per name: the id of the served publication, and the content of `publications.json`
+"<name>"                a view of the served publication; it computes `age` and `is_stale` when it is read
+"<id>"                  the rows of one publication, with a primary key and Postgres types
+"<id>-origins"          the columns that many of its rows have in common, such as run and version
 
-A publication is written beside, in one transaction; in another, the view and the row of `_publications`
-come to it. Readers wait for neither: the view is replaced in a moment in which nobody uses it.
+One transaction writes the new tables. A second one switches the view and the row of `_publications` to them.
+Readers wait for neither: the view is replaced at a moment when nobody uses it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("dbt_onnx")
 _MOST_NAME_BYTES = 63
-# a select that comes while we wait for the view waits behind us
+# while we wait for the lock on the view, every new select waits behind us
 _WAIT_MILLISECONDS = 100
 _SWITCH_SECONDS = 30.0
 _ADVISORY = "dbt_onnx publishes "
@@ -56,7 +56,7 @@ _CHANGED, _REMOVED = "dbt_onnx_changed", "dbt_onnx_removed"
 
 
 class Postgres:
-    """The publications of one name in a database, see `Target`."""
+    """The `Target` for the publications of one name in a Postgres database."""
 
     def __init__(self, url: str, name: str) -> None:
         self._url = url
@@ -72,8 +72,8 @@ class Postgres:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Within, no other session publishes under this name. Of a process that dies, the lock goes with
-        the connection.
+        """Lock the name, so that no other session publishes under it. The lock ends with the connection, so also
+        when the process dies. Raises ServingError if another session has the lock.
         """
         connection = connect(self._url)
         lock = [_ADVISORY + self._name]
@@ -93,7 +93,7 @@ class Postgres:
             try:
                 yield
             finally:
-                # the server notices later that we have closed: who publishes next would be locked out
+                # the server may notice a closed connection late, and would lock the next publisher out until then
                 with suppress(psycopg.Error):
                     connection.execute("select pg_advisory_unlock(hashtextextended($1, 0))", lock)
         finally:
@@ -101,7 +101,7 @@ class Postgres:
             connection.close()
 
     def publications(self) -> Publications | None:
-        """What is there; none before the first."""
+        """Return the publications; None before the first."""
         with self._connected() as connection:
             try:
                 return read_document(connection, self._url, self._name)
@@ -109,7 +109,7 @@ class Postgres:
                 raise unreadable(self._url, error) from error
 
     def can_build_on(self, manifest: Manifest) -> bool:
-        """Whether the tables of an earlier publication are there, with as many rows as were published."""
+        """Return whether an earlier publication's tables exist, with as many rows as were published."""
         with self._connected() as connection, suppress(psycopg.Error):
             connection.execute(f"select 1 from {origins_of(manifest.id)} limit 1")
             [rows] = _one(connection, f"select count(*) from {table_of(manifest.id)}")
@@ -119,8 +119,8 @@ class Postgres:
     def write(
         self, publication: str, rows: RowsToPublish, *, base: Manifest | None
     ) -> tuple[int, str | None]:
-        """Write the tables of a publication, from the rows that changed since `base`, and those of `base`
-        that did not, which stay on the server. Returns the bytes that they take.
+        """Write the tables of a publication: the changed rows are sent, and unchanged rows of `base` are copied on
+        the server. Return the size of the tables in bytes, and None, as there is no file to hash.
         """
         self._check_names(rows)
         with self._connected() as connection:
@@ -148,7 +148,7 @@ class Postgres:
             return int(size), None
 
     def switch(self, publications: Publications) -> None:
-        """Let the view and `_publications` come to another publication, in one transaction."""
+        """Switch the view and the row of `_publications` to another publication, in one transaction."""
         with self._connected() as connection:
             try:
                 _patiently(lambda: self._switch(connection, publications))
@@ -182,7 +182,7 @@ class Postgres:
             )
             select = f"as {_view_of(served)}"
             try:
-                # it keeps the rights that were granted
+                # a replaced view keeps the rights that were granted on it
                 with connection.transaction():
                     connection.execute(f"create or replace view {self._view} {select}")
             except psycopg.errors.InvalidTableDefinition:  # it has other columns
@@ -191,7 +191,7 @@ class Postgres:
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
-        """The connection that has the lock; without a lock, one of its own."""
+        """Yield the connection that holds the lock; outside of `locked`, a new connection."""
         if self._connection is not None:
             yield self._connection
             return
@@ -203,14 +203,14 @@ class Postgres:
 
     def _create_schema(self, connection: Connection) -> None:
         with connection.transaction():
-            # who makes another name's first publication at the same time waits
+            # a session that publishes the first publication of another name at the same time waits here
             connection.execute(
                 "select pg_advisory_xact_lock(hashtextextended($1, 0))", [_ADVISORY.strip()]
             )
             schema, table = _one(
                 connection, "select to_regnamespace($1), to_regclass($2)", [SCHEMA, POINTERS]
             )
-            # who may not create a schema may still use one, which `if not exists` would refuse
+            # not `create schema if not exists`, which fails without the right to create schemas even if it exists
             if schema is None:
                 connection.execute(f"create schema {SCHEMA}")
             if table is None:
@@ -262,7 +262,7 @@ class Postgres:
         )
         _copy_rows(connection, origins_of(publication), origins, rows.origins())
         for made in (table, origins_of(publication)):
-            # by this, whoever publishes next knows whose table it is
+            # the next publisher of this name finds its old tables by the comment
             connection.execute(f"comment on table {made} is '{self._comment}'")
 
     @property
@@ -270,7 +270,7 @@ class Postgres:
         return f"dbt_onnx: {self._name}"
 
     def _clear(self, connection: Connection) -> None:
-        """Drop the tables of publications that are no longer kept, or that never came to be served."""
+        """Drop the tables of publications that are no longer kept, or that were never served."""
         found = read_document(connection, self._url, self._name)
         kept = [manifest.id for manifest in found.publications] if found else []
         tables = connection.execute(
@@ -281,7 +281,7 @@ class Postgres:
         for (table,) in tables:
             if table.removesuffix("-origins") in kept:
                 continue
-            # one that is still read is dropped when the next publication comes
+            # a table that is still being read is dropped with the next publication
             with suppress(psycopg.Error), connection.transaction():
                 connection.execute(f"set local lock_timeout = {_WAIT_MILLISECONDS}")
                 connection.execute(f"drop table {SCHEMA}.{quote(table)}")
@@ -311,7 +311,10 @@ def _one(connection: Connection, query: str, values: Sequence[Any] = ()) -> Any:
 
 
 def _patiently(work: Callable[[], None]) -> None:
-    """Work that needs a lock which readers have now and then, in a moment when none has."""
+    """Retry `work`, which needs a lock that readers hold now and then, until no reader holds it.
+
+    Raises LockNotAvailable after `_SWITCH_SECONDS`.
+    """
     until = time.monotonic() + _SWITCH_SECONDS
     while True:
         try:
@@ -354,14 +357,14 @@ def _copy_rows(
 
 
 def _converter(kind: str) -> Callable[[Any], Any] | None:
-    """From the stored value to one that psycopg writes; none where it is one already."""
+    """Return the conversion from a stored value to one that psycopg can write; None if no conversion is needed."""
     if kind in {"integer", "large_integer", "text", "uuid", "date"} or kind.startswith("decimal("):
         return None
     return _as_strict_json if kind == "json" else kind_of(kind).read
 
 
 def _as_strict_json(text: str) -> str:
-    # DuckDB writes NaN and Infinity bare, which is no JSON: they become text
+    # DuckDB writes NaN and Infinity without quotes, which is not JSON: they become text
     if "NaN" not in text and "Infinity" not in text:
         return text
     return json.dumps(as_json(json.loads(text)), ensure_ascii=False)
@@ -374,7 +377,7 @@ def _view_of(manifest: Manifest) -> str:
     is_stale = f"coalesce({age} > interval '{manifest.stale_after} seconds', true)"
     if manifest.stale_after is None:
         is_stale = f"({age}) is null"
-    # what is no `current_predictions` may have columns of these names
+    # a relation that does not come from `current_predictions` may have columns with these names
     listed += [
         f"{sql} as {name}"
         for name, sql in (("age", age), ("is_stale", is_stale))
@@ -387,7 +390,7 @@ def _view_of(manifest: Manifest) -> str:
 
 
 def _age(manifest: Manifest) -> str:
-    """As a reader counts it, see `Answer`."""
+    """SQL for the age of a row, by the rules of `Answer.age`."""
     stamps = {column.name for column in manifest.stamps}
     clock: datetime = manifest.clock
     fresh = "fresh_as_of" if "fresh_as_of" in stamps else f"timestamp '{clock.isoformat()}'"

@@ -1,4 +1,4 @@
-"""What a client asks to be scored: the body of `:score` and `:submit`."""
+"""Parses the body of `:score` and `:submit`: the row that a client asks to be scored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from dbt_onnx.serving.refusal import bad_request
 
 
 class Question(NamedTuple):
-    """The key and the features of one row, numbers as they are written; `webhook` names who is told."""
+    """The key and the features of one row. Features are JSON values with Decimal instead of float, so that numbers
+    keep their digits. `webhook` is the name of the webhook to call with the answer.
+    """
 
     key: list[Any]
     features: dict[str, Any]
@@ -18,7 +20,7 @@ class Question(NamedTuple):
 
 
 def read_question(body: bytes, *, may_name_webhook: bool) -> Question:
-    """Raises Refusal when the body is no question."""
+    """Parse the body of a request. Raises Refusal if it is not valid."""
     hint = 'send {"key": KEY, "features": {NAME: VALUE, ...}}'
     wanted = {"key", "features"}
     try:
@@ -42,5 +44,5 @@ def read_question(body: bytes, *, may_name_webhook: bool) -> Question:
 
 
 def no_number(text: str) -> float:
-    """For NaN and infinities, which JSON does not have, and Python reads. Raises ValueError."""
+    """Reject NaN and infinities, which Python's parser accepts but JSON does not have. Raises ValueError."""
     raise ValueError(text)

@@ -1,4 +1,4 @@
-"""Who is new, or cannot wait: scored at once, and kept before it is answered."""
+"""Scores entities on request, and writes each answer to the request log before it is given."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class RealTime:
-    """Scores for one publication. Safe to use from several threads."""
+    """Scores rows on request for one name. Safe to use from several threads."""
 
     def __init__(self, folder: Path, *, max_seconds: float) -> None:
         self._folder = folder
@@ -35,10 +35,10 @@ class RealTime:
     def score(
         self, manifest: Manifest, key: Sequence[Any], features: Mapping[str, Any], *, now: datetime
     ) -> tuple[Answer, Future[None]]:
-        """Score one entity by the version that the publication serves.
+        """Score one entity with the version that the publication serves.
 
-        The answer may be given when the future is done: then it is on disk, for the next run to take into the
-        ledger. Raises as `scored` does.
+        The caller may give the answer when the future is done: then it is on disk, and the next run takes it into
+        the ledger. Raises the same errors as `scored`.
         """
         kept = self.scored(manifest, key, features, now=now, request_id=str(uuid.uuid4()))
         return kept_answer(kept, now=now), self._kept(kept)
@@ -52,10 +52,10 @@ class RealTime:
         now: datetime,
         request_id: str,
     ) -> dict[str, Any]:
-        """What the log is to have of an entity that is scored now.
+        """Score one entity, and return the document for the request log.
 
-        Raises NoModelError where no model was published, FeaturesError for features that the model does not
-        read, ScoringError when it fails, ArtifactError when its files were altered.
+        Raises NoModelError if no model was published, FeaturesError if the features are not those of the model,
+        ScoringError if the model fails, ArtifactError if its files were altered.
         """
         model = served_model(manifest)
         scorer = self._scorer_of(model)
@@ -78,7 +78,7 @@ class RealTime:
         }
 
     def close(self) -> None:
-        """Write what is waiting."""
+        """Write the answers that are waiting, and close the log."""
         if self._log is not None:
             self._log.close()
 
@@ -96,15 +96,15 @@ class RealTime:
 
 
 def check_features(manifest: Manifest, features: Mapping[str, Any]) -> None:
-    """See that a row can be fed to the model of a publication, which is not loaded for it.
+    """Check that a row has the features of a publication's model, without loading the model.
 
-    Raises NoModelError and FeaturesError as `scored` does.
+    Raises NoModelError and FeaturesError as `RealTime.scored` does.
     """
     batch_of(features, served_model(manifest))
 
 
 def served_model(manifest: Manifest) -> ServedModel:
-    """The version that a publication serves. Raises NoModelError where it has none."""
+    """Return the model version that a publication serves. Raises NoModelError if it has none."""
     if manifest.model is None:
         raise NoModelError(
             f"{manifest.name!r} was published without a model",
