@@ -1,12 +1,12 @@
 """Publications in Redis or Valkey.
 
-dbt_onnx:{<name>}            what is served: what `publications.json` is for files
-dbt_onnx:{<name>}:<id>       a publication, one hash: a key as JSON -> its row as JSON, and its origins
-dbt_onnx:{<name>}:written    the ids of publications of which there is something
-dbt_onnx:{<name>}:lock       who publishes
+dbt_onnx:{<name>}            the content of `publications.json`: the served publication and those that are kept
+dbt_onnx:{<name>}:<id>       one publication, a hash: a key as JSON -> its row as JSON, and its origins
+dbt_onnx:{<name>}:written    the ids of the publications that have data in the server, complete or not
+dbt_onnx:{<name>}:lock       the token of the process that is publishing
 
-A publication is one hash, so that it is removed, or evicted, as a whole: a key is not missing because
-the server needed room for something else.
+A publication is one hash, so that it is removed or evicted as a whole: a server that runs out of memory
+cannot evict single rows of it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from dbt_onnx.serving.manifest import Manifest, Publications
 
 _LOG = logging.getLogger("dbt_onnx")
-# a publisher that died is waited for so long
+# the lock of a publisher that died expires after this time
 LOCK_SECONDS = 30.0
 _FIELDS_AT_ONCE = 1_000
 _IF_OURS = "if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end "
@@ -51,8 +51,9 @@ _SWITCH = _IF_OURS + "redis.call('set', KEYS[2], ARGV[2]) return 1"
 
 
 class Redis:
-    """The publications of one name in a server, see `Target`. Every publication is written whole: a copy
-    of the one before would hold up the server, and everybody who reads from it.
+    """The `Target` for the publications of one name in a Redis or Valkey server.
+
+    Every publication writes all rows: to copy the previous one in the server would block all its clients.
     """
 
     def __init__(self, url: str, name: str) -> None:
@@ -70,7 +71,10 @@ class Redis:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Within, nobody else publishes under this name. The lock expires when this process dies."""
+        """Lock the name, so that nobody else publishes under it. If this process dies, the lock expires.
+
+        Raises ServingError if another process has the lock.
+        """
         ended = threading.Event()
         expiry = int(LOCK_SECONDS * 1000)
         try:
@@ -102,11 +106,11 @@ class Redis:
                 _LOG.warning("the lock of %s is not renewed: %s", self, error)
 
     def publications(self) -> Publications | None:
-        """What is there; none before the first."""
+        """Return the publications; None before the first."""
         return read_document(self._client, self._url, self._name)
 
     def can_build_on(self, manifest: Manifest) -> bool:  # noqa: ARG002, as `Target` has it
-        """Never: see above."""
+        """Return False: every publication writes all rows."""
         return False
 
     def write(
@@ -116,7 +120,7 @@ class Redis:
         *,
         base: Manifest | None,  # noqa: ARG002
     ) -> tuple[int, str | None]:
-        """Write all rows of a publication. Returns the bytes that were sent."""
+        """Write all rows of a publication. Return the size that was sent, and None, as there is no file to hash."""
         self._clear()
         self._begun = publication
         key = rows_of(self._name, publication)
@@ -164,7 +168,7 @@ class Redis:
         return sent
 
     def switch(self, publications: Publications) -> None:
-        """Let readers see these publications, unless the lock went to another publisher."""
+        """Switch readers to these publications. Raises ServingError if this process has lost its lock."""
         try:
             is_switched = self._client.eval(
                 _SWITCH, 2, self._lock, self._pointer, self._token, publications.content()
@@ -172,7 +176,7 @@ class Redis:
         except redis.RedisError as error:
             raise self._unwritable(error) from error
         if not is_switched:
-            # not more: whoever has the lock may be writing
+            # nothing else is removed, because the process that has the lock now may be writing
             if self._begun is not None:
                 self._remove(self._begun)
             raise ServingError(

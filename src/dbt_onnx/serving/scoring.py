@@ -1,4 +1,4 @@
-"""Rows scored on request: by the bytes, the contract and the rules of a run."""
+"""Scores rows on request, with the same model bytes, contract and rules as a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What the model says of one row: its outputs, or why the row is rejected; and what it was fed."""
+    """The result for one row: its outputs, or the reason of its rejection, and the features that the model read."""
 
     features: Mapping[str, Any]
     outputs: Mapping[str, Any]
@@ -36,16 +36,17 @@ class Score:
 
 
 class ModelScorer:
-    """The serving version of a publication. Safe to use from several threads; one call at a time.
+    """The serving version of a publication, loaded. Safe to use from several threads; calls run one at a time.
 
-    The model runs in a child process: a row that kills it costs that answer, not the service.
+    The model runs in a child process. If a row crashes it, only that answer is lost, not the service.
     """
 
     def __init__(
         self, folder: Path, model: ServedModel, *, max_seconds: float = MAX_SECONDS
     ) -> None:
-        """`max_seconds` is the longest time for one row. Raises ArtifactError or ContractError when the files
-        are not what the publication says.
+        """Load the model. `max_seconds` is the longest time for one row.
+
+        Raises ArtifactError or ContractError if the files are not those that were published.
         """
         entry = RegistryEntry(
             model_name=model.model_name,
@@ -66,15 +67,15 @@ class ModelScorer:
 
     @property
     def session(self) -> dict[str, Any]:
-        """By what the model is run, and how: what a replay needs to know."""
+        """The version and the settings of onnxruntime, which a replay needs."""
         names = ("onnxruntime_version", "provider", "threads")
         return {name: getattr(self._session, name) for name in names}
 
     def score(self, features: Mapping[str, Any]) -> Score:
-        """Score one row. Values are those of JSON, numbers as Decimal or int.
+        """Score one row. Values are JSON values, with numbers as Decimal or int.
 
-        Raises FeaturesError when a feature is missing, unknown or of another type, and ScoringError when the
-        model fails.
+        Raises FeaturesError if a feature is missing, unknown or of another type, and ScoringError if the model
+        fails.
         """
         batch = batch_of(features, self.model, schema=self._schema)
         row = self._scored(batch).to_pylist()[0]
@@ -83,12 +84,12 @@ class ModelScorer:
         return Score(features=fed, outputs={} if reason else row, rejected_reason=reason)
 
     def score_batch(self, features: pa.RecordBatch) -> pa.RecordBatch:
-        """Score several rows in one call. Columns may stand in any order; their types are those of the
+        """Score several rows in one call. Columns may be in any order; their types are those of the
         warehouse, or can be cast to them without loss.
 
-        Returns the output columns and `rejected_reason`, a row for each row: outputs are NULL in a row that is
-        rejected, the reason in all others. Raises FeaturesError when there is no row, a column is missing,
-        unknown, there twice or of another type, and ScoringError when the model fails.
+        Return the output columns and `rejected_reason`, one row per input row: outputs are NULL in a rejected row,
+        the reason is NULL in all others. Raises FeaturesError if there are no rows, or if a column is missing,
+        unknown, duplicated or of another type, and ScoringError if the model fails.
         """
         names = self._schema.names
         if sorted(features.schema.names) != sorted(names) or not features.num_rows:
@@ -108,9 +109,10 @@ class ModelScorer:
 def batch_of(
     features: Mapping[str, Any], model: ServedModel, *, schema: pa.Schema | None = None
 ) -> pa.RecordBatch:
-    """One row as the model's columns in the warehouse have it. `schema` is that of these, where it is known.
+    """Return one row as a batch, with the types of the model's columns in the warehouse.
 
-    Raises FeaturesError when a feature is missing, unknown or of another type.
+    `schema` is computed from the model if it is not given. Raises FeaturesError if a feature is missing, unknown
+    or of another type.
     """
     schema = _schema_of(model) if schema is None else schema
     names = set(schema.names)
@@ -152,7 +154,7 @@ def _array_of(value: Any, kind: pa.DataType) -> pa.Array:
 
 
 def _number(value: Any, kind: pa.DataType) -> Any:
-    """A number as its column has it; a bool is none."""
+    """Convert a number to the type of its column. Raises TypeError for a bool, unless the column is boolean."""
     if isinstance(value, bool) and not pa.types.is_boolean(kind):
         raise TypeError("it is true or false")
     if isinstance(value, Decimal | int) and not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""The place where publications are read, opened by what it is."""
+"""Opens the place of publications for reading: a folder, Postgres or Redis."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def open_source(place: str | Path, name: str | None) -> Source:
-    """The publications called `name` in a folder or at a URL. A folder without a name is that of one
-    publication. Raises ConfigError when this is no such place.
+    """Open the publications called `name` in a folder or at a URL. Without a name, the folder itself must be that
+    of one name. Raises ConfigError if the place or the name is not valid, or if a package is not installed.
     """
     system = system_of(str(place))
     if name is not None and not is_publication_name(name):
