@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class RealTime:
-    """Scores rows on request for one name. Safe to use from several threads."""
+    """The scorer for requests to one name's publications. Safe to use from several threads."""
 
     def __init__(self, folder: Path, *, max_seconds: float) -> None:
         self._folder = folder

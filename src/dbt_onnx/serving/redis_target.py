@@ -120,7 +120,7 @@ class Redis:
         *,
         base: Manifest | None,  # noqa: ARG002
     ) -> tuple[int, str | None]:
-        """Write all rows of a publication. Return the size that was sent, and None, as there is no file to hash."""
+        """Write all rows of a publication. Return the number of characters sent, and None, as there is no file."""
         self._clear()
         self._begun = publication
         key = rows_of(self._name, publication)

@@ -52,7 +52,7 @@ def bad_request(kind: str, message: str, *, hint: str) -> Refusal:
 
 
 def unavailable(message: str) -> Refusal:
-    """Return the response for a fault of the service. The caller has logged the reason."""
+    """Return the response for a fault of the service. The reason must be in the log already."""
     return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message, hint=_IN_THE_LOG)
 
 
