@@ -28,7 +28,7 @@ _MOST_ORIGINS = 1_000
 
 
 class FileSource:
-    """A folder of publications, see `Source`."""
+    """The `Source` for the publications of one name in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,7 +69,7 @@ class OpenedFile:
         self._connection = sqlite3.connect(
             uri, uri=True, check_same_thread=False, isolation_level=None, cached_statements=4
         )
-        # closed with the last reference: another thread may still read after a newer publication has come
+        # closed with the last reference, because another thread may still be reading when a newer one replaces it
         weakref.finalize(self, self._connection.close)
         # one thread at a time uses the connection, because SQLite may be built without thread safety
         self._lock = threading.Lock()

@@ -1,5 +1,5 @@
-"""Publications as files: a folder with one SQLite file per publication, and with publications.json, which names
-the served one. Each SQLite file has two tables and a view:
+"""Publications as files. A folder has one SQLite file per publication, and publications.json, which records the
+served one. Each SQLite file has two tables and a view:
 
 rows           the key, the outputs, `as_of`, and the number of the row's origin
 origins        the columns that many rows have in common: run, version, times
@@ -39,7 +39,7 @@ _PARTIAL = ".partial"
 
 
 class Files:
-    """The folder of one name's publications, such as "serving/churn"."""
+    """The `Target` for the publications of one name in a folder, such as "serving/churn"."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -18,7 +18,7 @@ _MOST_CLIENTS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The limits of a service.
+    """The limits of a service. Each value is a maximum.
 
     body_bytes, path_bytes, head_bytes    sizes of the parts of a request; the head is all before the body
     batch_keys             keys in one batch request

@@ -37,7 +37,7 @@ _LOG = logging.getLogger("dbt_onnx")
 _NO_TIME = timedelta()
 # how often `get` checks for a new publication
 CHECK_SECONDS = 0.25
-# A publication is removed only after several newer ones. That rarely happens twice during one lookup
+# A publication is removed only after several newer ones were published, so a lookup needs few attempts
 _ATTEMPTS = 5
 
 PREDICTED, REJECTED, MISSING = "predicted", "rejected", "missing"

@@ -152,10 +152,10 @@ def _columns(documents: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
 
 @dataclass(frozen=True)
 class Switch:
-    """A change of the served publication, which was served from `at` on, UTC.
+    """One switch of readers: from `at` on, UTC, they are served `publication`.
 
-    `why` is "published", or "unpublished" if a later publication was taken back. Each switch of a name has the
-    next number.
+    `why` is "published", or "unpublished" if a later publication was taken back. The numbers of a name's switches
+    increase by one.
     """
 
     number: int

@@ -185,7 +185,7 @@ class Postgres:
                 # a replaced view keeps the rights that were granted on it
                 with connection.transaction():
                     connection.execute(f"create or replace view {self._view} {select}")
-            except psycopg.errors.InvalidTableDefinition:  # it has other columns
+            except psycopg.errors.InvalidTableDefinition:  # the columns have changed
                 connection.execute(f"drop view {self._view}")
                 connection.execute(f"create view {self._view} {select}")
 

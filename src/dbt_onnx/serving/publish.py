@@ -115,7 +115,7 @@ class PublicationSummary:
 
 
 def publish(
-    dbt: Any,  # noqa: ARG001, dbt's convention for whatever a model calls
+    dbt: Any,  # noqa: ARG001, dbt's convention for functions that models call
     session: Any,  # noqa: ARG001
     *,
     predictions: Any,
@@ -330,7 +330,8 @@ def _base(
 ) -> Manifest | None:
     """Return the publication that a target can copy and update with the changed rows only; None if there is none.
 
-    It must be the last one that the warehouse has row hashes of, have the same columns, and be undamaged.
+    The row hashes in the warehouse must be those of this publication. Its columns must be the same as now, and it
+    must be undamaged at the target.
     """
     for manifest in publications.publications if publications else ():
         shape = (draft["key"], draft["outputs"], draft["stamps"])

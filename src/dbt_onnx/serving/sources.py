@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def open_source(place: str | Path, name: str | None) -> Source:
-    """Open the publications called `name` in a folder or at a URL. Without a name, the folder itself must be that
-    of one name. Raises ConfigError if the place or the name is not valid, or if a package is not installed.
+    """Open the publications called `name` in a folder or at a URL. Without a name, `place` must be the folder of
+    one name. Raises ConfigError if the place or the name is not valid, or if a package is not installed.
     """
     system = system_of(str(place))
     if name is not None and not is_publication_name(name):

@@ -218,7 +218,7 @@ class Submissions:
             )
 
     def take_delivery(self, webhook: str, *, now: datetime) -> Submission | None:
-        """Take an ended request for which a webhook is due, to call it from this service. None if there is none."""
+        """Take an ended request for which `webhook` must be called now. Return None if there is none."""
         # an attempt further away than the longest pause was scheduled before the clock was set back: it is due, too
         due = (
             "select request_id from requests where delivery = ? and webhook = ? and deliverer is null "

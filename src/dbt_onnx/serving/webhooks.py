@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECONDS = 10.0
-"""The longest time for one attempt, without the DNS lookup of the receiver's name."""
+"""The longest time for one attempt, not counting the DNS lookup of the receiver's name."""
 
 _MOST_BYTES = 2**20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")

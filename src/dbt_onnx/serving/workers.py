@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("dbt_onnx")
 _PAUSE_SECONDS = 1.0
-"""How often an idle thread checks for work that does not wake it: requests of a dead service, webhooks due."""
+"""The longest pause of an idle thread. Requests of a dead service and webhooks that become due do not wake it."""
 
 
 def answer_next(
@@ -304,6 +304,6 @@ class _Loop:
                 if error.message != self._said:
                     self._said = error.message
                     _LOG.error("%s", error.message)
-            except Exception:  # noqa: BLE001, logged; a thread that ends would leave all that is queued
+            except Exception:  # noqa: BLE001, logged; if the thread ended, its work would stop
                 _LOG.exception("%s", self._thread.name)
             self._woken.wait(_PAUSE_SECONDS)
