@@ -136,8 +136,8 @@ def publish(
     key            the columns by which rows are looked up
     name           the name under which the relation is served: letters, digits, `-` and `_`
     stale_after    the age above which an answer is stale, {"count": 2, "period": "day"} by default; None for never
-    targets        where to publish: "files" is the folder `serving/` of the project; for any other name, the
-                   environment variable DBT_ONNX_SERVING_<NAME> holds a folder or the URL of a server
+    targets        where to publish: the environment variable DBT_ONNX_SERVING_<NAME> contains a folder or the
+                   URL of a server; for "files", the default is the folder `serving/` of the project
     registry,      the model registry, `dbt.ref(...)`, and the same `model` as in `score()`: publishes the files
     model          of the serving version, too, so that the service can score entities without a prediction
 
