@@ -120,7 +120,7 @@ class Redis:
         *,
         base: Manifest | None,  # noqa: ARG002
     ) -> tuple[int, str | None]:
-        """Write all rows of a publication. Return the number of characters sent, and None, as there is no file."""
+        """Write all rows of a publication. Return the number of bytes sent, and None, as there is no file."""
         self._clear()
         self._begun = publication
         key = rows_of(self._name, publication)
@@ -145,20 +145,17 @@ class Redis:
         columns = [*(kinds[name] for name in (*rows.key, *of_row)), "integer"]
         keys = len(rows.key)
         sent = 0
-        fields: dict[str, str] = {}
+        fields: dict[bytes, bytes] = {}
         for batch in rows.changed():
             for row in stored_rows(batch, columns):
-                fields[encoded_key(row[:keys])] = encoded(row[keys:])
+                fields[encoded_key(row[:keys]).encode()] = encoded(row[keys:]).encode()
                 if len(fields) == _FIELDS_AT_ONCE:
                     sent += self._send(key, fields)
-        fields[ORIGINS] = json.dumps(
-            {
-                "columns": list(rows.of_origin),
-                "rows": [
-                    (origin, json.loads(encoded(values))) for origin, *values in rows.origins()
-                ],
-            }
-        )
+        origins = {
+            "columns": list(rows.of_origin),
+            "rows": [(origin, json.loads(encoded(values))) for origin, *values in rows.origins()],
+        }
+        fields[ORIGINS.encode()] = json.dumps(origins).encode()
         return sent + self._send(key, fields)
 
     def _send(self, key: str, fields: dict[Any, Any]) -> int:
