@@ -142,7 +142,7 @@ def _values(
 def check_file(path: Path, manifest: Manifest) -> None:
     """Check size and sha256. Raises OSError or ValueError if the file is not the one that was published."""
     if path.is_symlink() or not path.is_file():
-        raise ValueError("it is gone, or no regular file")
+        raise ValueError("it is missing, or not a regular file")
     size = path.stat().st_size
     if size != manifest.bytes:
         raise ValueError(f"it has {size:,} bytes, not {manifest.bytes:,}")

@@ -215,13 +215,13 @@ def not_unique(rows: RowsToPublish, *, written: int | None = None) -> DataError:
     found = "" if written is None else f": {rows.rows:,} rows have {written:,} keys"
     return DataError(
         f"the key {list(rows.key)} is not unique in {rows.relation}{found}; nothing is published",
-        hint="publish a relation with one row for each key, as `current_predictions` gives it",
+        hint="publish a relation with one row per key, such as a view of `current_predictions`",
     )
 
 
 def _unwritable(folder: Path, error: Any) -> ServingError:
-    said = getattr(error, "strerror", None) or error
+    reason = getattr(error, "strerror", None) or error
     return ServingError(
-        f"{folder} cannot be written: {said}; what was published before is served on",
-        hint="give the user who runs dbt the right to write there, and space on the disk",
+        f"{folder} cannot be written: {reason}; the previous publication is still served",
+        hint="check that the user who runs dbt may write there, and that the disk has free space",
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dbt_onnx.serving.real_time import RealTime
 
 _LOG = logging.getLogger("dbt_onnx")
-_UNREADABLE = "it is damaged; the log says more"
+_UNREADABLE = "it is damaged; the service's log has the reason"
 _NO_TIME = timedelta()
 MAX_SECONDS = 10.0
 
@@ -58,8 +58,8 @@ class ServingFolder:
         """
         if (folder / POINTER).exists():
             raise ConfigError(
-                f"{folder} is one publication, not a folder with one folder for each",
-                hint=f"name the folder above: {folder.parent}",
+                f"{folder} is the folder of one publication, not a folder of publications",
+                hint=f"give the folder above: {folder.parent}",
             )
         self.folder = folder
         self._clock = clock
@@ -147,9 +147,9 @@ class ServingFolder:
         age = max(self._clock() - manifest.clock, _NO_TIME)
         problem = None
         if fault is not None:
-            problem = f"a newer one cannot be served: {_UNREADABLE}"
+            problem = f"a newer publication cannot be served: {_UNREADABLE}"
         elif self._damaged.get(name) == manifest.id:
             problem = _UNREADABLE
         elif manifest.stale_after is not None and age.total_seconds() > manifest.stale_after:
-            problem = f"it is {age} old, and may be {timedelta(seconds=manifest.stale_after)}"
+            problem = f"it is {age} old; the limit is {timedelta(seconds=manifest.stale_after)}"
         return Served(name=name, manifest=manifest, age=age, problem=problem)

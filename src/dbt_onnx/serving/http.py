@@ -84,7 +84,7 @@ async def _nowhere(_: Scope, __: Receive) -> Response:
         HTTPStatus.NOT_FOUND,
         "not_found",
         "there is nothing at this path",
-        hint="/openapi.json says what there is",
+        hint="/openapi.json lists all paths",
     )
 
 
@@ -159,7 +159,7 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             # ASGI servers take this error to mean that the application does not support the scope
-            raise ValueError(f"{scope['type']!r} is no HTTP")
+            raise ValueError(f"{scope['type']!r} is not supported, only 'http'")
         begun = perf_counter()
         route = _NOWHERE
         try:
@@ -221,7 +221,7 @@ class Application:
                 raise Refusal(
                     HTTPStatus.UNAUTHORIZED,
                     "unauthorized",
-                    "there is no token with this request, or one that is not accepted",
+                    "the request has no token, or one that is not accepted",
                     hint="send the header Authorization: Bearer TOKEN",
                     headers=((b"www-authenticate", b"Bearer"),),
                 )
@@ -279,27 +279,31 @@ class Application:
 
     def _keys(self, body: bytes) -> list[list[Any]]:
         """Parse the keys of a batch request. Raises Refusal if the body is not valid."""
-        hint = 'send {"keys": [KEY, ...]}; a key is a value, or a list with a value for each column'
+        hint = 'send {"keys": [KEY, ...]}; a key is a value, or a list with one value for each key column'
         try:
             document = json.loads(body, parse_constant=no_number)
         except (ValueError, RecursionError) as error:
-            raise bad_request("json", "the body is no JSON that can be read", hint=hint) from error
+            raise bad_request("json", "the body is not valid JSON", hint=hint) from error
         if not isinstance(document, dict) or set(document) != {"keys"}:
-            raise bad_request("keys", 'the body is no object with "keys" alone', hint=hint)
+            raise bad_request(
+                "keys", 'the body must be an object with the single field "keys"', hint=hint
+            )
         if not isinstance(document["keys"], list):
-            raise bad_request("keys", '"keys" is no list', hint=hint)
+            raise bad_request("keys", '"keys" must be a list', hint=hint)
         if len(document["keys"]) > self.limits.batch_keys:
             raise Refusal(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 "too_large",
-                f"{len(document['keys']):,} keys are more than {self.limits.batch_keys:,}",
-                hint="ask in several batches",
+                f"the request has {len(document['keys']):,} keys; the limit is {self.limits.batch_keys:,}",
+                hint="send the keys in several requests",
             )
         keys = [key if isinstance(key, list) else [key] for key in document["keys"]]
         for position, key in enumerate(keys):
             if not all(isinstance(value, str | int | float) for value in key):
                 raise bad_request(
-                    "key", f"keys[{position}] has something else than values", hint=hint
+                    "key",
+                    f"keys[{position}] must contain only strings, numbers and booleans",
+                    hint=hint,
                 )
         return keys
 
@@ -314,7 +318,9 @@ class Application:
             await asyncio.wrap_future(kept)
         except ServingError as error:
             _LOG.error("%s", error.message)
-            raise unavailable("the answer could not be kept, so it is not given") from error
+            raise unavailable(
+                "the answer could not be written to the request log, so it is not returned"
+            ) from error
         return _json(HTTPStatus.OK, answer_document(name, answer))
 
     def _scored(
@@ -343,7 +349,7 @@ class Application:
                 HTTPStatus.UNPROCESSABLE_ENTITY,
                 "webhook",
                 f"there is no webhook {question.webhook!r:.80}",
-                hint="give the name of one that whoever runs the service has named with --webhooks",
+                hint="use a name from the service's --webhooks file",
             )
         if predictions is None:
             return _json(HTTPStatus.NOT_FOUND, unknown_document(name, question.key))
@@ -366,7 +372,7 @@ class Application:
             )
         except ServingError as error:
             _LOG.error("%s", error.message)
-            raise unavailable("the request could not be kept") from error
+            raise unavailable("the request could not be written to the queue") from error
         if submission is None:
             raise too_many_waiting(self.limits.waiting)
         location = _SUBMISSIONS + f"{name}/{submission.request_id}".encode()
@@ -390,12 +396,12 @@ class Application:
             submission = self._workers.get(name, request_id)
         except ServingError as error:
             _LOG.error("%s", error.message)
-            raise unavailable(f"what was submitted to {name!r} cannot be read") from error
+            raise unavailable(f"the queue of {name!r} cannot be read") from error
         if submission is None:
             raise Refusal(
                 HTTPStatus.NOT_FOUND,
                 "not_found",
-                "there is no request of this id",
+                "there is no request with this id",
                 hint="a request is kept for 7 days after it has ended",
             )
         return _json(HTTPStatus.OK, self._workers.document(name, submission))
@@ -418,7 +424,9 @@ class Application:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise bad_request(
-                            "disconnected", "the client has gone", hint="send it again"
+                            "disconnected",
+                            "the client has disconnected",
+                            hint="send the request again",
                         )
                     size += len(message.get("body", b""))
                     chunks += [message["body"]] if "body" in message and size <= most else []
@@ -505,8 +513,8 @@ def _decoded(segment: bytes) -> str:
     except ValueError as error:
         raise bad_request(
             "path",
-            "a part of the path is no text",
-            hint="write the bytes of UTF-8 as %41, and % itself as %25",
+            "a part of the path is not valid UTF-8",
+            hint="percent-encode UTF-8, such as %C3%A9 for é, and write % itself as %25",
         ) from error
 
 
@@ -521,14 +529,14 @@ def _check_method(scope: Scope, method: str | None) -> None:
         raise Refusal(
             HTTPStatus.METHOD_NOT_ALLOWED,
             "method_not_allowed",
-            "this method is not answered here",
+            "this path does not support the method",
             hint=f"use {method}",
             headers=((b"allow", method.encode()),),
         )
 
 
 def _unreadable(name: str) -> Refusal:
-    return unavailable(f"what is published as {name!r} cannot be read")
+    return unavailable(f"the publication {name!r} cannot be read")
 
 
 def _refused(refusal: Refusal) -> Response:

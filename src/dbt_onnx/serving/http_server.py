@@ -86,10 +86,10 @@ def listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=_WAITING)
     except (OSError, UnicodeError) as error:
         # Python repeats the address in brackets at the end of the message
-        said = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
+        reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
         raise ConfigError(
-            f"{host}:{port} cannot be listened at: {said}",
-            hint="name a free port with --port, and with --host an address of this machine",
+            f"cannot listen at {host}:{port}: {reason}",
+            hint="give a free port with --port, and an address of this machine with --host",
         ) from error
 
 
@@ -164,7 +164,7 @@ class _Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Send uvicorn's error as JSON instead of plain text."""
-        hint = "send HTTP/1.1; percent-encode what is not ASCII in the path"
+        hint = "send HTTP/1.1; percent-encode the non-ASCII characters of the path"
         self._refuse(Refusal(HTTPStatus.BAD_REQUEST, "http", msg, hint=hint, close=True))
 
     def _set_deadline(self) -> None:
@@ -235,8 +235,8 @@ def _too_many() -> Refusal:
     return Refusal(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "busy",
-        "there are more connections than the service has",
-        hint="keep connections open, and use them again",
+        "the service has reached its limit of connections",
+        hint="keep connections open, and reuse them",
         headers=((b"retry-after", b"1"),),
         close=True,
     )

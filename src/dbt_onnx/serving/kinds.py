@@ -98,7 +98,7 @@ def _checked(
     def stored(value: Any) -> Stored:
         if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
             names = " or ".join(kind.__name__ for kind in wanted)
-            raise UnreadableKeyError(f"{value!r:.80} is no {names}")
+            raise UnreadableKeyError(f"{value!r:.80} is not of type {names}")
         try:
             return store(value)
         except (ValueError, OverflowError, InvalidOperation) as error:
@@ -112,7 +112,7 @@ def _parsed(parse: Callable[[str], Any], what: str) -> Callable[[str], Any]:
         try:
             return parse(text)
         except (ValueError, KeyError, OverflowError, InvalidOperation) as error:
-            raise UnreadableKeyError(f"{text!r:.80} is no {what}") from error
+            raise UnreadableKeyError(f"{text!r:.80} is not {what}") from error
 
     return value_of
 
@@ -179,7 +179,7 @@ def _decimal(scale: int) -> Kind:
         # as DuckDB writes decimals: with all digits of the scale, and without -0
         return f"{rounded or abs(rounded):f}"
 
-    return Kind(Decimal, _checked((Decimal, int), store), _parsed(Decimal, "number"))
+    return Kind(Decimal, _checked((Decimal, int), store), _parsed(Decimal, "a number"))
 
 
 def _read_vector(name: str) -> Callable[[bytes | str], list[float | None]]:
@@ -206,24 +206,24 @@ def _no_key(value: Any) -> Stored:
 _BOOLEANS = {"true": True, "false": False}
 _KINDS: dict[str, Kind] = {
     "boolean": Kind(bool, _checked(bool, int), _parsed(lambda text: _BOOLEANS[text.lower()], "true or false")),
-    "integer": Kind(int, _checked(int, _in_64_bits), _parsed(_whole_number, "whole number")),
+    "integer": Kind(int, _checked(int, _in_64_bits), _parsed(_whole_number, "a whole number")),
     # more than 64 bits
-    "large_integer": Kind(int, _checked(int, str), _parsed(_whole_number, "whole number")),
-    "float": Kind(float, _checked((float, int), _store_float), _parsed(float, "number")),
-    "text": Kind(str, _checked(str, _as_utf8), _parsed(_as_utf8, "text")),
-    "bytes": Kind(bytes, _checked(bytes, bytes), _parsed(bytes.fromhex, "hexadecimal number")),
-    "date": Kind(date.fromisoformat, _checked(date, _store_date), _parsed(date.fromisoformat, "date")),
-    "time": Kind(_time_of_day, _checked(time, _micros_of_day), _parsed(time.fromisoformat, "time")),
-    "timestamp": Kind(_moment, _checked(datetime, _micros), _parsed(_parse_moment, "moment")),
+    "large_integer": Kind(int, _checked(int, str), _parsed(_whole_number, "a whole number")),
+    "float": Kind(float, _checked((float, int), _store_float), _parsed(float, "a number")),
+    "text": Kind(str, _checked(str, _as_utf8), _parsed(_as_utf8, "valid text")),
+    "bytes": Kind(bytes, _checked(bytes, bytes), _parsed(bytes.fromhex, "a hexadecimal number")),
+    "date": Kind(date.fromisoformat, _checked(date, _store_date), _parsed(date.fromisoformat, "a date")),
+    "time": Kind(_time_of_day, _checked(time, _micros_of_day), _parsed(time.fromisoformat, "a time")),
+    "timestamp": Kind(_moment, _checked(datetime, _micros), _parsed(_parse_moment, "a timestamp")),
     "timestamp_tz": Kind(
         lambda micros: _moment(micros).replace(tzinfo=UTC),
         _checked(datetime, _micros),
-        _parsed(lambda text: _parse_moment(text).replace(tzinfo=UTC), "moment"),
+        _parsed(lambda text: _parse_moment(text).replace(tzinfo=UTC), "a timestamp"),
     ),
-    "uuid": Kind(UUID, _checked(UUID, str), _parsed(UUID, "UUID")),
+    "uuid": Kind(UUID, _checked(UUID, str), _parsed(UUID, "a UUID")),
     # lists, structs and maps as JSON text
-    "json": Kind(json.loads, _no_key, _parsed(_no_key, "key")),
+    "json": Kind(json.loads, _no_key, _parsed(_no_key, "a key")),
     # little-endian, as in an ONNX file
-    **{name: Kind(_read_vector(name), _no_key, _parsed(_no_key, "key")) for name in _VECTORS},
+    **{name: Kind(_read_vector(name), _no_key, _parsed(_no_key, "a key")) for name in _VECTORS},
 }  # fmt: skip
 _NO_KEYS = {"json", *_VECTORS}

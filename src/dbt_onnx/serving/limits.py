@@ -72,7 +72,7 @@ def too_often(wait_seconds: float) -> Refusal:
     return Refusal(
         HTTPStatus.TOO_MANY_REQUESTS,
         "too_many_requests",
-        "this client asks more often than it may",
+        "this client exceeds its request rate",
         hint=f"wait {seconds} s; ask for several keys at once with :batch",
         headers=((b"retry-after", str(seconds).encode()),),
     )
@@ -84,7 +84,7 @@ def too_slow(seconds: float) -> Refusal:
         HTTPStatus.REQUEST_TIMEOUT,
         "too_slow",
         f"the request was not complete within {seconds:g} s",
-        hint="send it again, without a pause",
+        hint="send it again, without pauses",
         close=True,
     )
 
@@ -95,7 +95,7 @@ def too_large(status: HTTPStatus, what: str, most: int) -> Refusal:
         status,
         "too_large",
         f"the {what} has more than {most:,} bytes",
-        hint="ask for less at once",
+        hint="send a smaller request",
         close=True,
     )
 
@@ -105,7 +105,7 @@ def too_many_waiting(most: int) -> Refusal:
     return Refusal(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "busy",
-        f"{most:,} requests wait already",
+        f"the queue is full: {most:,} requests are waiting",
         hint="submit it again later",
         headers=((b"retry-after", b"10"),),
     )

@@ -339,5 +339,5 @@ class _OpenPublication:
         names = ", ".join(f"{column.name} ({column.kind})" for column in self.manifest.key)
         return InvalidKeyError(
             f"the key of {self.manifest.name!r} is {names}; {what}",
-            hint="give one value for each column, in this order; several as a tuple",
+            hint="give one value for each column, in this order, as a tuple if there are several",
         )

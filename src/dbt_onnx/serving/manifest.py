@@ -121,16 +121,16 @@ class Manifest:
         if values["model"] is not None:
             values["model"] = ServedModel.from_dict(values["model"])
         if not values["key"] or not all(is_key_kind(column.kind) for column in values["key"]):
-            raise ValueError("its key can be none")
+            raise ValueError("its key is empty, or has a column of a kind that cannot be a key")
         names = [c.name for part in ("key", "outputs", "stamps") for c in values[part]]
         if len(set(names)) < len(names):
-            raise ValueError("two of its columns have one name")
+            raise ValueError("two of its columns have the same name")
         stamps = {column.name: column.kind for column in values["stamps"]}
         if not set(stamps) <= set(STAMPS) or stamps.get("fresh_as_of", _MOMENT) != _MOMENT:
-            raise ValueError("its stamps are none")
+            raise ValueError("it has an unknown stamp column, or `fresh_as_of` is not a timestamp")
         for name in ("id", "name", "relation", "run_id"):
             if not isinstance(values[name], str):
-                raise TypeError(f"its {name} is no text")
+                raise TypeError(f"its {name} is not a string")
         for name in ("clock", "published_at"):
             values[name] = _utc(values[name])
         for name in ("rows", "rows_changed", "rows_removed", "bytes"):
@@ -139,7 +139,7 @@ class Manifest:
         if not _ID.fullmatch(values["id"]) or not (
             digest is None or re.fullmatch(r"[0-9a-f]{64}", digest)
         ):
-            raise ValueError("its id or sha256 is none")
+            raise ValueError("its id or sha256 is malformed")
         values["served"] = tuple(dict(row) for row in values["served"])
         if values["stale_after"] is not None:
             timedelta(seconds=values["stale_after"])
@@ -196,9 +196,9 @@ class Publications:
         _, *before = self.to_try
         if not before:
             raise ServingError(
-                f"publication {self.name!r} has no earlier one to return to: {self.current} is the "
+                f"there is no earlier publication of {self.name!r} to return to: {self.current} is the "
                 "oldest that is kept",
-                hint="publish again: `dbt build` with the rows that shall be served",
+                hint="correct the rows, and publish them with `dbt build`",
             )
         return replace(self, **self._switched(before[0].id, at, "unpublished"))
 
@@ -240,7 +240,7 @@ class Publications:
 def _utc(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is not None:
-        raise ValueError(f"{text} has a zone; times are UTC, without one")
+        raise ValueError(f"{text} has a time zone; times must be UTC, without a zone")
     return moment
 
 
@@ -273,7 +273,7 @@ def no_publication(where: str) -> ServingError:
     return ServingError(
         f"there is no publication {where}",
         hint="`dbt build` publishes with a model that returns dbt_onnx.publish(...); "
-        "`dbt-onnx published` lists what there is",
+        "`dbt-onnx published` lists the publications",
     )
 
 

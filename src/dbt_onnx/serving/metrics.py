@@ -58,12 +58,14 @@ class Metrics:
 
 def _of_publications(served: list[Served]) -> Iterator[str]:
     name = "dbt_onnx_publication_info"
-    yield from _head(name, "gauge", "The publication that answers.")
+    yield from _head(name, "gauge", "The publication that answers come from.")
     for each in served:
         if each.manifest is not None:
             yield f'{name}{{name="{each.name}",publication="{each.manifest.id}"}} 1'
     name = "dbt_onnx_publication_age_seconds"
-    yield from _head(name, "gauge", "Since the project's clock in the run that published it.")
+    yield from _head(
+        name, "gauge", "Seconds since the project's clock in the run that published it."
+    )
     for each in served:
         if each.age is not None:
             yield f'{name}{{name="{each.name}"}} {each.age.total_seconds():.3f}'
@@ -73,7 +75,7 @@ def _of_publications(served: list[Served]) -> Iterator[str]:
         if each.manifest is not None:
             yield f'{name}{{name="{each.name}"}} {each.manifest.rows}'
     name = "dbt_onnx_publication_problem"
-    yield from _head(name, "gauge", "1 when it is damaged, or older than it may be.")
+    yield from _head(name, "gauge", "1 if it is damaged or older than stale_after.")
     for each in served:
         yield f'{name}{{name="{each.name}"}} {int(each.problem is not None)}'
 
@@ -82,8 +84,8 @@ def _of_submitted(
     submitted: Mapping[str, Mapping[str, Mapping[str, int]]],
 ) -> Iterator[str]:
     figures = (
-        ("dbt_onnx_submitted_requests", "state", "Requests that are answered later, while they are kept."),
-        ("dbt_onnx_webhook_deliveries", "delivery", "Requests of which a webhook is, or was, to be told."),
+        ("dbt_onnx_submitted_requests", "state", "Submitted requests by state, while they are kept."),
+        ("dbt_onnx_webhook_deliveries", "delivery", "Webhook deliveries by state, while their requests are kept."),
     )  # fmt: skip
     for name, column, about in figures:
         yield from _head(name, "gauge", about)

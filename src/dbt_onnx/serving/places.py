@@ -92,8 +92,8 @@ def system_of(place: str) -> str | None:
         # name the scheme only: the rest may contain a password
         named = repr(scheme) if re.fullmatch(r"[a-z+]{1,20}", scheme) else "this"
         raise ConfigError(
-            f"{named} is no scheme of a place for publications; there are {', '.join(SYSTEMS)}",
-            hint="give such a URL, or a folder",
+            f"{named} is not a supported URL scheme for publications; supported are {', '.join(SYSTEMS)}",
+            hint="give a URL with a supported scheme, or a folder",
         )
     if not _URL.fullmatch(place):
         raise unreadable_url(place)
@@ -113,15 +113,15 @@ def shown(place: str) -> str:
 def unreadable_url(place: str) -> ConfigError:
     """Return the error for a URL that cannot be parsed. Raise it without a cause, which would show the password."""
     return ConfigError(
-        f"the URL {shown(place)} cannot be read",
-        hint="write it as scheme://user:password@host:port/database, and other characters than letters "
-        "and digits of the password as %40 and the like",
+        f"the URL {shown(place)} is not valid",
+        hint="write it as scheme://user:password@host:port/database, and percent-encode all characters of "
+        "the password except letters and digits, such as %40 for @",
     )
 
 
 def not_installed(system: str) -> ConfigError:
     """Return the error for a database whose client package cannot be imported."""
     return ConfigError(
-        f"{_PACKAGES[system]} is not installed, without which there is no {system} target",
+        f"publications in {system} need the package {_PACKAGES[system]}, which is not installed",
         hint=f"pip install 'dbt-onnx[{system}]'",
     )

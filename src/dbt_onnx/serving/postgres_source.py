@@ -113,7 +113,7 @@ def unreachable(url: str, error: Exception) -> ServingError:
     """Return the error for a server that does not answer, or rejects the login."""
     return ServingError(
         f"{shown(url)} cannot be reached: {said(error)}",
-        hint="see that the server runs, and that the URL has the right host, user, password and database",
+        hint="check that the server runs, and that the URL has the right host, user, password and database",
     )
 
 

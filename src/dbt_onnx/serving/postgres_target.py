@@ -140,8 +140,8 @@ class Postgres:
                 raise DataError(
                     f"{rows.relation} has a value that Postgres cannot store: {said(error)}; nothing is "
                     "published",
-                    hint="replace it in the model upstream, or leave the column out; a text with a NUL character "
-                    "is such a value",
+                    hint="replace the value in the upstream model, or omit the column; Postgres cannot store "
+                    "text with a NUL character, for example",
                 ) from error
             except psycopg.Error as error:
                 raise self._unwritable(error) from error
@@ -154,16 +154,20 @@ class Postgres:
                 _patiently(lambda: self._switch(connection, publications))
             except psycopg.errors.LockNotAvailable as error:
                 raise ServingError(
-                    f"{self._view} in {shown(self._url)} is in use by a transaction that does not end; "
-                    "what was published before is served on",
-                    hint="end it, and publish again: pg_stat_activity shows it",
+                    f"{self._view} in {shown(self._url)} is in use by a transaction that did not end "
+                    f"within {_SWITCH_SECONDS:g} s; the previous publication is still served",
+                    hint="end the transaction, which pg_stat_activity shows, and publish again",
                 ) from error
             except psycopg.Error as error:
                 raise self._unwritable(error) from error
             try:
                 self._clear(connection)
             except psycopg.Error as error:
-                _LOG.warning("%s: old tables go with the next publication: %s", self, said(error))
+                _LOG.warning(
+                    "%s: old tables were not dropped; the next publication drops them: %s",
+                    self,
+                    said(error),
+                )
 
     def _switch(self, connection: Connection, publications: Publications) -> None:
         served = publications.served
@@ -294,15 +298,15 @@ class Postgres:
         ]
         if long:
             raise ServingError(
-                f"Postgres cannot have the column(s) {long} of {rows.relation}: a name has at most "
+                f"Postgres does not accept the names of column(s) {long} of {rows.relation}: a name has at most "
                 f"{_MOST_NAME_BYTES} bytes, and no NUL; nothing is published",
-                hint="publish a view that gives them other names",
+                hint="publish a view that renames them",
             )
 
     def _unwritable(self, error: Exception) -> ServingError:
         return ServingError(
-            f"{shown(self._url)} cannot be written: {said(error)}; what was published before is served on",
-            hint=f"see that the server runs, and give the user the right to create in the schema {SCHEMA}",
+            f"{shown(self._url)} cannot be written: {said(error)}; the previous publication is still served",
+            hint=f"check that the server runs, and that the user may create tables in the schema {SCHEMA}",
         )
 
 

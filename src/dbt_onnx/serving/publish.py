@@ -56,7 +56,7 @@ class PublicationRequest:
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         raise ConfigError(
-            "publish() describes a publication; this materialization wants rows",
+            "publish() describes a publication; this materialization expects rows",
             hint="set dbt.config(materialized='published') in the model",
         )
 
@@ -155,9 +155,9 @@ def publish(
     if not _are_names(targets) or not all(is_target_name(target) for target in targets):
         faults.append(f"targets must be a list of names such as 'files'; got {targets!r}")
     if (registry is None) != (model is None):
-        faults.append("registry and model go together")
+        faults.append("registry and model must be given together")
     if model is not None and FILES not in targets:
-        faults.append(f"a model goes to target {FILES!r} only, which is not among the targets")
+        faults.append(f"model needs the target {FILES!r}, which is not among the targets")
     period, period_faults = parse_period("stale_after", stale_after)
     faults += period_faults
     if faults:
@@ -304,16 +304,16 @@ def _kept_model(
     ]
     if not scored_by:
         raise ConfigError(
-            f"publish() names model {request.model!r}, and no scoring model upstream of "
-            f"{settings.identifier} scores with {entry.model_name!r}: the types of its features are not known",
-            hint="publish what stands on a scoring model of that name, or leave registry and model away",
+            f"publish() names model {request.model!r}, but no scoring model upstream of "
+            f"{settings.identifier} scored with {entry.model_name!r}, so the types of its features are not known",
+            hint="publish a relation downstream of a scoring model that uses this model, or omit registry and model",
         )
     types = warehouse.feature_types(scored_by[0], features)
     files = open_target(FILES, request.name, project=project_folder())
     if not isinstance(files, Files):
         raise ConfigError(
-            f"a model goes to a folder, and target {FILES!r} is {files}",
-            hint="give that server another name among the targets, and leave 'files' a folder",
+            f"a model can be published into a folder only, but target {FILES!r} is {files}",
+            hint="give the server another target name, and set a folder for 'files'",
         )
     return ServedModel(
         model_name=entry.model_name,

@@ -26,20 +26,26 @@ def read_question(body: bytes, *, may_name_webhook: bool) -> Question:
     try:
         document = json.loads(body, parse_constant=no_number, parse_float=Decimal)
     except (ValueError, ArithmeticError, RecursionError) as error:
-        raise bad_request("json", "the body is no JSON that can be read", hint=hint) from error
+        raise bad_request("json", "the body is not valid JSON", hint=hint) from error
     if may_name_webhook and isinstance(document, dict):
         wanted |= {"webhook"} & set(document)
     if not isinstance(document, dict) or set(document) != wanted:
-        raise bad_request("score", 'the body is no object with "key" and "features"', hint=hint)
+        raise bad_request(
+            "score", 'the body must be an object with "key" and "features"', hint=hint
+        )
     if not isinstance(document["features"], dict):
-        raise bad_request("score", '"features" is no object', hint=hint)
+        raise bad_request("score", '"features" must be an object', hint=hint)
     webhook = document.get("webhook")
     if webhook is not None and not isinstance(webhook, str):
-        raise bad_request("webhook", '"webhook" is no name', hint="name one, or leave it out")
+        raise bad_request(
+            "webhook", '"webhook" must be the name of a webhook', hint="give a name, or omit it"
+        )
     key = document["key"] if isinstance(document["key"], list) else [document["key"]]
     key = [float(value) if isinstance(value, Decimal) else value for value in key]
     if not all(isinstance(value, str | int | float) for value in key):
-        raise bad_request("key", "the key has something else than values", hint=hint)
+        raise bad_request(
+            "key", "the key must contain only strings, numbers and booleans", hint=hint
+        )
     return Question(key, document["features"], webhook)
 
 

@@ -108,6 +108,6 @@ def served_model(manifest: Manifest) -> ServedModel:
     if manifest.model is None:
         raise NoModelError(
             f"{manifest.name!r} was published without a model",
-            hint="name registry and model in publish(), and publish again",
+            hint="give registry and model to publish(), and publish again",
         )
     return manifest.model

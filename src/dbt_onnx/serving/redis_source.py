@@ -118,7 +118,7 @@ def unreachable(url: str, error: Exception) -> ServingError:
     """Return the error for a server that does not answer, or rejects the login."""
     return ServingError(
         f"{shown(url)} cannot be read: {error}",
-        hint="see that the server runs, and that the URL has the right host, user and password",
+        hint="check that the server runs, and that the URL has the right host, user and password",
     )
 
 
@@ -178,7 +178,9 @@ class OpenedHash:
         try:
             self._arrange(json.loads(line), manifest)
         except UNREADABLE as error:
-            raise UnreadablePublicationError(f"{self._hash} has no origins: {error}") from error
+            raise UnreadablePublicationError(
+                f"the origins of {self._hash} cannot be read: {error}"
+            ) from error
 
     def _arrange(self, document: Mapping[str, Any], manifest: Manifest) -> None:
         """Determine the order of the columns in a row, and read the origins."""

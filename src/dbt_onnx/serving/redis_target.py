@@ -81,7 +81,7 @@ class Redis:
             if not self._client.set(self._lock, self._token, nx=True, px=expiry):
                 raise ServingError(
                     f"another process is publishing {self._name!r} into {shown(self._url)}",
-                    hint=f"wait until it ends, and publish again; one that died is waited for {LOCK_SECONDS:.0f} s",
+                    hint=f"wait until it ends, and publish again; the lock of a process that died expires after {LOCK_SECONDS:.0f} s",
                 )
         except redis.RedisError as error:
             raise self._unwritable(error) from error
@@ -95,7 +95,7 @@ class Redis:
             try:
                 self._client.eval(_RELEASE, 1, self._lock, self._token)
             except redis.RedisError as error:
-                _LOG.warning("the lock of %s expires by itself: %s", self, error)
+                _LOG.warning("the lock of %s was not released, and will expire: %s", self, error)
             self._client.close()
 
     def _renew(self, ended: threading.Event) -> None:
@@ -103,7 +103,7 @@ class Redis:
             try:
                 self._client.eval(_RENEW, 1, self._lock, self._token, str(int(LOCK_SECONDS * 1000)))
             except redis.RedisError as error:
-                _LOG.warning("the lock of %s is not renewed: %s", self, error)
+                _LOG.warning("the lock of %s was not renewed: %s", self, error)
 
     def publications(self) -> Publications | None:
         """Return the publications; None before the first."""
@@ -177,14 +177,18 @@ class Redis:
             if self._begun is not None:
                 self._remove(self._begun)
             raise ServingError(
-                f"this process lost its lock in {shown(self._url)} while it published {self._name!r}; what "
-                "another process published is served",
-                hint=f"publish again; a process may not stand still for more than {LOCK_SECONDS:.0f} s",
+                f"this process lost its lock in {shown(self._url)} while it published {self._name!r}; the "
+                "publication of another process is served",
+                hint=f"publish again; the lock expires if the process is suspended for more than {LOCK_SECONDS:.0f} s",
             )
         try:
             self._clear()
         except ServingError as error:
-            _LOG.warning("%s: old publications go with the next one: %s", self, error.message)
+            _LOG.warning(
+                "%s: old publications were not removed; the next publication removes them: %s",
+                self,
+                error.message,
+            )
 
     def _clear(self) -> None:
         """Remove publications that are no longer kept, or that were never finished."""
@@ -202,10 +206,12 @@ class Redis:
             self._client.unlink(rows_of(self._name, publication))
             self._client.srem(self._written, publication)
         except redis.RedisError as error:
-            _LOG.warning("%s is removed with the next publication: %s", publication, error)
+            _LOG.warning(
+                "%s was not removed; the next publication removes it: %s", publication, error
+            )
 
     def _unwritable(self, error: Exception) -> ServingError:
         return ServingError(
-            f"{shown(self._url)} cannot be written: {error}; what was published before is served on",
-            hint="see that the server runs, and has the memory for one more publication",
+            f"{shown(self._url)} cannot be written: {error}; the previous publication is still served",
+            hint="check that the server runs, and has enough memory for one more publication",
         )

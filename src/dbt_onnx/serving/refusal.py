@@ -14,7 +14,7 @@ from dbt_onnx.errors import (
 )
 
 _LOG = logging.getLogger("dbt_onnx")
-_IN_THE_LOG = "whoever runs the service finds the reason in its log"
+_IN_THE_LOG = "the service's log has the reason"
 
 
 class Refusal(Exception):  # noqa: N818, a response, not a fault of the service
@@ -79,7 +79,7 @@ def not_scored(name: str, error: DbtOnnxError) -> Refusal:
         return Refusal(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "scoring",
-            "the model fails on this row",
+            "the model failed on this row",
             hint=_IN_THE_LOG,
         )
     return unavailable(f"{name!r} cannot score now")

@@ -75,8 +75,8 @@ class RequestLog:
             self._waiting.put_nowait((_line_of(document), done))
         except queue.Full:
             raise ServingError(
-                f"{_MOST_WAITING:,} answers wait to be written to {self.folder}",
-                hint="ask again later: the disk does not keep up",
+                f"{_MOST_WAITING:,} answers are waiting to be written to {self.folder}",
+                hint="try again later: the disk cannot keep up",
             ) from None
         return done
 
@@ -116,9 +116,9 @@ class RequestLog:
         except OSError as error:
             self._end_segment()
             failure = ServingError(
-                f"{self.folder} cannot be written: {error.strerror or error}; the answer is not kept, "
-                "and is not given",
-                hint="give the service the right to write there, and space on the disk",
+                f"{self.folder} cannot be written: {error.strerror or error}; the answer is not in the "
+                "request log, so it is not returned",
+                hint="check that the service may write there, and that the disk has free space",
             )
             for _, done in entries:
                 done.set_exception(failure)

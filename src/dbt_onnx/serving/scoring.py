@@ -93,13 +93,13 @@ class ModelScorer:
         """
         names = self._schema.names
         if sorted(features.schema.names) != sorted(names) or not features.num_rows:
-            given = f"{features.num_rows:,} row(s) of {features.schema.names}"[:1_000]
+            given = f"got {features.num_rows:,} row(s) of {features.schema.names}"[:1_000]
             raise _other_features(self.model, self._schema, [given])
         try:
             return self._scored(features.select(names).cast(self._schema))
         except pa.ArrowInvalid as error:
-            said = " ".join(str(error).split())[:200]
-            raise _other_features(self.model, self._schema, [said]) from error
+            reason = " ".join(str(error).split())[:200]
+            raise _other_features(self.model, self._schema, [reason]) from error
 
     def _scored(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         with self._lock:
@@ -117,14 +117,16 @@ def batch_of(
     schema = _schema_of(model) if schema is None else schema
     names = set(schema.names)
     faults = [f"{name!r} is missing" for name in sorted(names - set(features))]
-    faults += [f"{name!r:.80} is none of them" for name in sorted(set(features) - names)]
+    faults += [
+        f"{name!r:.80} is not a feature of the model" for name in sorted(set(features) - names)
+    ]
     arrays = []
     for field in () if faults else schema:
         try:
             arrays.append(_array_of(features[field.name], field.type))
         except (pa.ArrowException, ArithmeticError, TypeError, ValueError) as error:
-            said = " ".join(str(error).split())
-            faults.append(f"{field.name!r} is no {field.type}: {said:.200}")
+            reason = " ".join(str(error).split())
+            faults.append(f"{field.name!r} is not of type {field.type}: {reason:.200}")
     if faults:
         raise _other_features(model, schema, faults)
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -136,9 +138,9 @@ def _schema_of(model: ServedModel) -> pa.Schema:
 
 def _other_features(model: ServedModel, schema: pa.Schema, faults: Sequence[str]) -> FeaturesError:
     return FeaturesError(
-        f"the features are not those of {model.model_name}/{model.model_version}: "
+        f"the features do not match the model {model.model_name}/{model.model_version}: "
         f"{'; '.join(faults[:20])}",
-        hint="give each of them, null where it is not known: "
+        hint="give every feature, null if it is unknown: "
         + ", ".join(f"{field.name} ({field.type})" for field in schema),
     )
 
@@ -156,7 +158,7 @@ def _array_of(value: Any, kind: pa.DataType) -> pa.Array:
 def _number(value: Any, kind: pa.DataType) -> Any:
     """Convert a number to the type of its column. Raises TypeError for a bool, unless the column is boolean."""
     if isinstance(value, bool) and not pa.types.is_boolean(kind):
-        raise TypeError("it is true or false")
+        raise TypeError("a boolean is not a number")
     if isinstance(value, Decimal | int) and not isinstance(value, bool):
         if pa.types.is_floating(kind):
             number = float(value)

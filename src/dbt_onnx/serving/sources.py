@@ -22,14 +22,14 @@ def open_source(place: str | Path, name: str | None) -> Source:
     if name is not None and not is_publication_name(name):
         raise ConfigError(
             f"a publication cannot be called {name!r:.80}: a name has letters, digits, '-' and '_' only",
-            hint="give the name that publish() has",
+            hint="give the `name` argument of publish()",
         )
     if system is None:
         return FileSource(Path(place) if name is None else Path(place) / name)
     if name is None:
         raise ConfigError(
-            f"{shown(str(place))} has publications of several names",
-            hint='say which: Predictions.open(url, name="churn")',
+            f"{shown(str(place))} can have publications of several names",
+            hint='give the name: Predictions.open(url, name="churn")',
         )
     try:
         if system == POSTGRES:

@@ -354,8 +354,8 @@ class Submissions:
         except (OSError, sqlite3.Error, ImportError, *_UNREADABLE) as error:
             raise ServingError(
                 f"{self._path} cannot be used: {getattr(error, 'strerror', None) or error}",
-                hint="give the service the right to write there, and space on the disk; a file that is "
-                "damaged must be restored, or removed with the requests in it",
+                hint="check that the service may write there, and that the disk has free space; restore a "
+                "damaged file, or remove it together with its requests",
             ) from error
 
 

@@ -69,7 +69,7 @@ def open_target(target: str, publication: str, *, project: Path) -> Target:
     if not is_publication_name(publication):
         raise ConfigError(
             f"{publication!r} cannot be the name of a publication",
-            hint="it has letters, digits, '-' and '_' only",
+            hint="a name has letters, digits, '-' and '_' only",
         )
     place = place_of(target, project=project)
     system = system_of(place)
@@ -114,8 +114,8 @@ def names_at(target: str, *, project: Path) -> list[str]:
     place = place_of(target, project=project)
     if system_of(place):
         raise ConfigError(
-            f"target {target!r} is a server, where only a name can be looked for",
-            hint="name what publish() is given as name",
+            f"target {target!r} is a server, which cannot list its publications",
+            hint="give the `name` argument of publish()",
         )
     return sorted(path.parent.name for path in Path(place).glob(f"*/{POINTER}"))
 
@@ -126,7 +126,7 @@ def publications_of(target: str, name: str, *, project: Path) -> Publications:
     if found is None:
         raise ServingError(
             f"nothing is published as {name!r} at target {target!r}",
-            hint="`dbt-onnx published` lists what is there; `dbt build` publishes",
+            hint="`dbt-onnx published` lists the publications; `dbt build` publishes",
         )
     return found
 

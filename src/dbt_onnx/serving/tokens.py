@@ -33,7 +33,7 @@ class Tokens:
                 lines = stream.read(_MOST_BYTES).decode().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
-                f"{path} cannot be read: {error}", hint="write one sha256 a line into it"
+                f"{path} cannot be read: {error}", hint="write one sha256 per line into it"
             ) from error
         hashes = []
         for number, line in enumerate(lines, start=1):
@@ -41,13 +41,13 @@ class Tokens:
             # the line is not shown, because it may be a token
             if text and not re.fullmatch(r"[0-9a-f]{64}", text):
                 raise ConfigError(
-                    f"line {number} of {path} is no sha256",
+                    f"line {number} of {path} is not a sha256",
                     hint="write the sha256 of the token, 64 hexadecimal digits",
                 )
             hashes += [text] if text else []
         if not hashes:
             raise ConfigError(
-                f"{path} has no token: nobody could ask",
+                f"{path} has no token, so all requests would be rejected",
                 hint="write the sha256 of a token into it, 64 hexadecimal digits",
             )
         return cls(hashes)

@@ -56,11 +56,11 @@ def read_webhooks(path: Path) -> dict[str, Webhook]:
         document = tomllib.loads(content)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         # the parser's message is not shown, because it may quote a secret
-        said = error.strerror if isinstance(error, OSError) else "it is no TOML"
-        raise ConfigError(f"{path} cannot be read: {said}", hint=_HINT) from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not valid TOML"
+        raise ConfigError(f"{path} cannot be read: {reason}", hint=_HINT) from None
     if mode & stat.S_IRWXO:
         raise ConfigError(
-            f"{path} has secrets, and everybody on this machine may open it: its mode is {mode:04o}",
+            f"{path} contains secrets, but every user of this machine has access to it: its mode is {mode:04o}",
             hint=f"chmod o= {path}",
         )
     webhooks, faults = {}, []
@@ -70,8 +70,8 @@ def read_webhooks(path: Path) -> dict[str, Webhook]:
         except ValueError as error:
             faults.append(f"{name!r:.60}: {error}")
     if faults or not webhooks:
-        said = "; ".join(faults[:20]) or "it has none"
-        raise ConfigError(f"the webhooks of {path} are not valid: {said}", hint=_HINT)
+        reason = "; ".join(faults[:20]) or "the file has no webhooks"
+        raise ConfigError(f"the webhooks of {path} are not valid: {reason}", hint=_HINT)
     return webhooks
 
 
@@ -118,22 +118,22 @@ def signature(key: bytes, delivery: str, timestamp: int, body: bytes) -> str:
 
 def _webhook(name: str, entry: Any) -> Webhook:
     if not _NAME.fullmatch(name):
-        raise ValueError("a name has letters, digits, - and _")
+        raise ValueError("a name has letters, digits, '-' and '_' only")
     if not isinstance(entry, dict) or set(entry) != {"url", "secret"}:
-        raise ValueError("it has not url and secret alone")
+        raise ValueError("it must have exactly `url` and `secret`")
     url, secret = entry["url"], entry["secret"]
     if not isinstance(url, str) or not _is_url(url):
         raise ValueError(
-            "its url is no http:// or https:// with a host, or has a user or a fragment"
+            "its url must be an http:// or https:// address with a host, without a user or a fragment"
         )
     if not isinstance(secret, str) or not secret.startswith(_PREFIX):
         raise ValueError(f"its secret does not begin with {_PREFIX}")
     try:
         key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("its secret is no base64") from None
+        raise ValueError("its secret is not base64") from None
     if len(key) not in _SECRET_BYTES:
-        raise ValueError(f"its secret has {len(key)} bytes")
+        raise ValueError(f"its secret has {len(key)} bytes, not 24 to 64")
     return Webhook(url, key)
 
 

@@ -81,8 +81,10 @@ def deliver_next(
     status = post(webhook, submission.request_id, body, timestamp=int(time.time()))
     is_acknowledged = is_acknowledgement(status)
     if not is_acknowledged:
-        said = "no answer" if status is None else f"status {status}"
-        _LOG.warning("webhook %s has not taken %s: %s", name, submission.request_id, said)
+        reason = "no response" if status is None else f"status {status}"
+        _LOG.warning(
+            "webhook %s did not acknowledge request %s: %s", name, submission.request_id, reason
+        )
     while True:
         try:
             queue.end_delivery(submission.request_id, is_acknowledged=is_acknowledged, now=clock())
