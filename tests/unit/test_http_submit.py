@@ -185,7 +185,7 @@ def test_what_was_not_submitted_is_not_found(service: Service, folder: Path, pat
 
 def test_a_queue_outside_of_the_folder_is_not_reached(service: Service, folder: Path) -> None:
     outside = Submissions(folder.parent / "secret")
-    made = outside.submit(b"{}", webhook=None, now=NOW, most=1)
+    made = outside.submit(b"{}", webhook=None, now=NOW, limit=1)
     outside.close()
     assert made is not None
     for name in (

@@ -242,7 +242,7 @@ def of_origins(publisher: Publisher, count: int) -> None:
 def test_a_reader_keeps_few_origins_in_memory_however_many_there_are(
     publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_source, "_MOST_ORIGINS", 3)
+    monkeypatch.setattr(file_source, "_MAX_ORIGINS", 3)
     of_origins(publisher, 10)
     publisher.publish()
     assert faults_of(publisher) == []

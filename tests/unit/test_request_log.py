@@ -135,7 +135,7 @@ def test_what_cannot_be_written_is_not_acknowledged_and_the_next_is(
 def test_when_the_disk_does_not_keep_up_whoever_asks_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_log, "_MOST_WAITING", 2)
+    monkeypatch.setattr(request_log, "_MAX_WAITING", 2)
     goes_on = threading.Event()
     monkeypatch.setattr(os, "fdatasync", lambda _: goes_on.wait(10))
     with RequestLog(tmp_path) as log:

@@ -39,7 +39,7 @@ def answer_document(name: str, answer: Answer) -> dict[str, Any]:
     }
 
 
-def kept_answer(
+def logged_answer(
     kept: Mapping[str, Any], *, now: datetime, stale_after: float | None = None
 ) -> Answer:
     """Return an answer that was given on request, from its document in the request log."""
@@ -71,7 +71,7 @@ def submission_document(
     """
     answer = None
     if submission.ended_at is not None and submission.answer is not None:
-        kept = kept_answer(submission.answer, now=now, stale_after=stale_after)
+        kept = logged_answer(submission.answer, now=now, stale_after=stale_after)
         answer = answer_document(name, kept)
     return {
         "request_id": submission.request_id,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ORIGIN = "dbt_onnx_origin"
 # Most publications have a few origins. The limit bounds the memory for one with an origin per row
-_MOST_ORIGINS = 1_000
+_MAX_ORIGINS = 1_000
 
 
 class FileSource:
@@ -120,7 +120,7 @@ class OpenedFile:
         stored = self._connection.execute(self._select_origin, [number]).fetchone()
         if stored is None:
             raise sqlite3.DatabaseError(f"it has no origin {number!r}")
-        if len(self._origins) >= _MOST_ORIGINS:
+        if len(self._origins) >= _MAX_ORIGINS:
             self._origins.clear()
         return self._origins.setdefault(number, _values(self._of_origin, stored))
 

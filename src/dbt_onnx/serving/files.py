@@ -81,7 +81,7 @@ class Files:
             return True
         return False
 
-    def keep_model(self, model_bytes: bytes, card: bytes) -> str:
+    def copy_model(self, model_bytes: bytes, card: bytes) -> str:
         """Copy a model and its card into the folder. Return the model's path below the folder `models`."""
         name = hashlib.sha256(model_bytes + card).hexdigest()[:32]
         folder = self.folder / MODELS / name

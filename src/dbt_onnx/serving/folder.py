@@ -43,7 +43,7 @@ class Served:
 
 
 class ServingFolder:
-    """The publications below a folder. `look` finds new ones. Safe to use from several threads."""
+    """The publications below a folder. `scan` finds new ones. Safe to use from several threads."""
 
     def __init__(
         self,
@@ -64,20 +64,20 @@ class ServingFolder:
         self.folder = folder
         self._clock = clock
         self._lock = threading.Lock()
-        self._look_at = time.monotonic()
+        self._next_scan = time.monotonic()
         self._open: dict[str, Predictions] = {}
         self._unreadable: dict[str, str] = {}
         self._damaged: dict[str, str] = {}
         self._max_seconds = max_seconds
         self._real_time: dict[str, RealTime] = {}
-        self.look()
+        self.scan()
 
     def get(self, name: str) -> Predictions | None:
-        """Return the reader of a name; None if `look` has not found a publication of that name."""
+        """Return the reader of a name; None if `scan` has not found a publication of that name."""
         return self._open.get(name)
 
     def names(self) -> list[str]:
-        """Return the names for which `look` has found a publication."""
+        """Return the names for which `scan` has found a publication."""
         return sorted(self._open)
 
     def real_time(self, name: str) -> RealTime:
@@ -95,18 +95,18 @@ class ServingFolder:
         return self._clock()
 
     def is_unreadable(self, name: str) -> bool:
-        """Return whether the last `look` found the name, and failed to read its publications."""
+        """Return whether the last `scan` found the name, and failed to read its publications."""
         return name in self._unreadable
 
-    def look(self) -> None:
+    def scan(self) -> None:
         """Open new publications: those of new names, and newer ones of names that are open already.
 
-        Does nothing if the last look was a moment ago, so that requests for unknown names cannot keep
+        Does nothing if the last scan was a moment ago, so that requests for unknown names cannot keep
         the service busy.
         """
         with self._lock:
             begun = time.monotonic()
-            if begun < self._look_at:
+            if begun < self._next_scan:
                 return
             names = {path.parent.name for path in self.folder.glob(f"*/{POINTER}")}
             unreadable = {}
@@ -122,8 +122,8 @@ class ServingFolder:
                         _LOG.error("%s: %s", name, error.message)
             self._unreadable = unreadable
             took = time.monotonic() - begun
-            # every look computes the sha256 of a damaged file again, which takes seconds for a large one
-            self._look_at = begun + took + max(CHECK_SECONDS, 10 * took)
+            # every scan computes the sha256 of a damaged file again, which takes seconds for a large one
+            self._next_scan = begun + took + max(CHECK_SECONDS, 10 * took)
 
     def note_damage(self, name: str) -> None:
         """Remember that the publication that answers now for a name turned out to be damaged."""
@@ -132,7 +132,7 @@ class ServingFolder:
     def served(self) -> list[Served]:
         """Return what is served now, sorted by name."""
         found = [Served(name=name, problem=_UNREADABLE) for name in self._unreadable]
-        found += [self._judged(name, each) for name, each in list(self._open.items())]
+        found += [self._describe(name, each) for name, each in list(self._open.items())]
         return sorted(found, key=lambda each: each.name)
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ class ServingFolder:
         for predictions in self._open.values():
             predictions.close()
 
-    def _judged(self, name: str, predictions: Predictions) -> Served:
+    def _describe(self, name: str, predictions: Predictions) -> Served:
         manifest, fault = predictions.manifest, predictions.fault
         age = max(self._clock() - manifest.clock, _NO_TIME)
         problem = None

@@ -29,7 +29,7 @@ from dbt_onnx.serving.limits import Limits, Rates, too_large, too_many_waiting, 
 from dbt_onnx.serving.lookup import MISSING, utc_now
 from dbt_onnx.serving.metrics import CONTENT_TYPE, Metrics
 from dbt_onnx.serving.openapi import openapi_document
-from dbt_onnx.serving.questions import no_number, read_question
+from dbt_onnx.serving.questions import read_question, reject_constant
 from dbt_onnx.serving.refusal import Refusal, bad_request, failed, not_scored, unavailable
 from dbt_onnx.serving.workers import Workers
 
@@ -56,7 +56,7 @@ _SUBMISSIONS = b"/v1/submissions/"
 _JSON = b"application/json"
 # A body over the limit is still read, up to this many times the limit: a client that is still sending
 # does not see the response
-_TIMES_TOO_LARGE = 16
+_DRAIN_FACTOR = 16
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
@@ -79,7 +79,7 @@ class _Route(NamedTuple):
     is_open: bool = False
 
 
-async def _nowhere(_: Scope, __: Receive) -> Response:
+async def _not_found(_: Scope, __: Receive) -> Response:
     raise Refusal(
         HTTPStatus.NOT_FOUND,
         "not_found",
@@ -88,7 +88,7 @@ async def _nowhere(_: Scope, __: Receive) -> Response:
     )
 
 
-_NOWHERE = _Route("other", None, _nowhere)
+_NOT_FOUND = _Route("other", None, _not_found)
 
 
 def application(
@@ -161,7 +161,7 @@ class Application:
             # ASGI servers take this error to mean that the application does not support the scope
             raise ValueError(f"{scope['type']!r} is not supported, only 'http'")
         begun = perf_counter()
-        route = _NOWHERE
+        route = _NOT_FOUND
         try:
             route = self._route(scope)
             if not route.is_open:
@@ -169,12 +169,12 @@ class Application:
             _check_method(scope, route.method)
             response = await route.answer(scope, receive)
         except Refusal as refusal:
-            response = _refused(refusal)
+            response = _error_response(refusal)
         except InvalidKeyError as error:
-            response = _refused(bad_request("key", error.message, hint=error.hint))
+            response = _error_response(bad_request("key", error.message, hint=error.hint))
         except Exception:  # noqa: BLE001, logged; the client gets no traceback
             _LOG.exception("a request could not be answered")
-            response = _refused(failed())
+            response = _error_response(failed())
         await _send(response, send)
         self._metrics.count(route.name, response.status, perf_counter() - begun)
 
@@ -194,19 +194,19 @@ class Application:
         name, _, verb = _decoded(name).partition(":")
         if verb in self._actions:
             return _Route(verb, "POST", partial(self._actions[verb], name))
-        return _NOWHERE
+        return _NOT_FOUND
 
     def _route_of_submission(self, name: bytes, *rest: bytes) -> _Route:
         if len(rest) != 1:
-            return _NOWHERE
+            return _NOT_FOUND
         return _Route("submission", "GET", partial(self._submission, name, *rest))
 
     def _post_at(self, path: bytes) -> _Route:
         folder, slash, segment = path.rpartition(b"/")
         if segment and (found := self._posts.get(folder + slash)):
             prefix, post = found
-            return _Route(prefix, "POST", partial(self._posted, post, segment))
-        return _NOWHERE
+            return _Route(prefix, "POST", partial(self._call_post, post, segment))
+        return _NOT_FOUND
 
     def _admit(self, scope: Scope) -> None:
         """Check the token and the request rate.
@@ -217,7 +217,7 @@ class Application:
         if self._tokens is not None:
             owner = self._tokens.owner(_header(scope, b"authorization"))
             if owner is None:
-                self._take(client)
+                self._take_from_bucket(client)
                 raise Refusal(
                     HTTPStatus.UNAUTHORIZED,
                     "unauthorized",
@@ -226,9 +226,9 @@ class Application:
                     headers=((b"www-authenticate", b"Bearer"),),
                 )
             client = owner
-        self._take(client)
+        self._take_from_bucket(client)
 
-    def _take(self, client: str) -> None:
+    def _take_from_bucket(self, client: str) -> None:
         if self._rates is not None:
             self._rates.take(client)
 
@@ -236,7 +236,7 @@ class Application:
         self, raw_name: bytes, raw_key: Sequence[bytes], _: Scope, __: Receive
     ) -> Response:
         name, key = _decoded(raw_name), [_decoded(segment) for segment in raw_key]
-        predictions = self._folder.get(name) or await self._found(name)
+        predictions = self._folder.get(name) or await self._find(name)
         if predictions is None:
             return _json(HTTPStatus.NOT_FOUND, unknown_document(name, key))
         (answer,) = self._answers(name, predictions, [key])
@@ -245,7 +245,7 @@ class Application:
 
     async def _batch(self, name: str, scope: Scope, receive: Receive) -> Response:
         body = await self._body(scope, receive)
-        predictions = self._folder.get(name) or await self._found(name)
+        predictions = self._folder.get(name) or await self._find(name)
         # in a thread, so that other requests do not wait while up to a thousand keys are looked up
         return await asyncio.to_thread(self._answer_batch, name, predictions, body)
 
@@ -281,7 +281,7 @@ class Application:
         """Parse the keys of a batch request. Raises Refusal if the body is not valid."""
         hint = 'send {"keys": [KEY, ...]}; a key is a value, or a list with one value for each key column'
         try:
-            document = json.loads(body, parse_constant=no_number)
+            document = json.loads(body, parse_constant=reject_constant)
         except (ValueError, RecursionError) as error:
             raise bad_request("json", "the body is not valid JSON", hint=hint) from error
         if not isinstance(document, dict) or set(document) != {"keys"}:
@@ -309,11 +309,11 @@ class Application:
 
     async def _score(self, name: str, scope: Scope, receive: Receive) -> Response:
         body = await self._body(scope, receive)
-        predictions = self._folder.get(name) or await self._found(name)
+        predictions = self._folder.get(name) or await self._find(name)
         question = read_question(body, may_name_webhook=False)
         if predictions is None:
             return _json(HTTPStatus.NOT_FOUND, unknown_document(name, question.key))
-        answer, kept = await asyncio.to_thread(self._scored, name, predictions, question)
+        answer, kept = await asyncio.to_thread(self._score_row, name, predictions, question)
         try:
             await asyncio.wrap_future(kept)
         except ServingError as error:
@@ -323,7 +323,7 @@ class Application:
             ) from error
         return _json(HTTPStatus.OK, answer_document(name, answer))
 
-    def _scored(
+    def _score_row(
         self, name: str, predictions: Predictions, question: Question
     ) -> tuple[Answer, Future[None]]:
         """Score one row, and return the answer and the future of its log entry.
@@ -342,7 +342,7 @@ class Application:
 
     async def _submit(self, name: str, scope: Scope, receive: Receive) -> Response:
         body = await self._body(scope, receive)
-        predictions = self._folder.get(name) or await self._found(name)
+        predictions = self._folder.get(name) or await self._find(name)
         question = read_question(body, may_name_webhook=True)
         if question.webhook is not None and question.webhook not in self._webhooks:
             raise Refusal(
@@ -353,9 +353,9 @@ class Application:
             )
         if predictions is None:
             return _json(HTTPStatus.NOT_FOUND, unknown_document(name, question.key))
-        return await asyncio.to_thread(self._submitted, name, predictions, question, body)
+        return await asyncio.to_thread(self._queue_request, name, predictions, question, body)
 
-    def _submitted(
+    def _queue_request(
         self, name: str, predictions: Predictions, question: Question, body: bytes
     ) -> Response:
         """Queue one request. Raises Refusal if its row cannot be scored, or if the queue is full."""
@@ -368,7 +368,7 @@ class Application:
             raise not_scored(name, error) from error
         try:
             submission = self._workers.submit(
-                name, body, webhook=question.webhook, most=self.limits.waiting
+                name, body, webhook=question.webhook, limit=self.limits.waiting
             )
         except ServingError as error:
             _LOG.error("%s", error.message)
@@ -387,8 +387,8 @@ class Application:
     ) -> Response:
         name, request_id = _decoded(raw_name), _decoded(raw_id)
         # open only folders that the service has found itself: the name comes from the client
-        if self._folder.get(name) is None and await self._found(name) is None:
-            return await _nowhere(scope, receive)
+        if self._folder.get(name) is None and await self._find(name) is None:
+            return await _not_found(scope, receive)
         return await asyncio.to_thread(self._state_of, name, request_id)
 
     def _state_of(self, name: str, request_id: str) -> Response:
@@ -406,21 +406,23 @@ class Application:
             )
         return _json(HTTPStatus.OK, self._workers.document(name, submission))
 
-    async def _posted(self, post: Post, segment: bytes, scope: Scope, receive: Receive) -> Response:
+    async def _call_post(
+        self, post: Post, segment: bytes, scope: Scope, receive: Receive
+    ) -> Response:
         body = await self._body(scope, receive)
         return _json(HTTPStatus.OK, await asyncio.to_thread(post, _decoded(segment), body))
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """Read the body of a request. Raises Refusal if it is too large or does not arrive in time."""
-        most = self.limits.body_bytes
+        limit = self.limits.body_bytes
         chunks, size, has_more = [], 0, True
-        refusal = too_large(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body", most)
+        refusal = too_large(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body", limit)
         declared = _header(scope, b"content-length")
-        if declared.isdigit() and int(declared[:20]) > most * _TIMES_TOO_LARGE:
+        if declared.isdigit() and int(declared[:20]) > limit * _DRAIN_FACTOR:
             raise refusal
         try:
             async with asyncio.timeout(self.limits.seconds):
-                while has_more and size <= most * _TIMES_TOO_LARGE:
+                while has_more and size <= limit * _DRAIN_FACTOR:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise bad_request(
@@ -429,20 +431,20 @@ class Application:
                             hint="send the request again",
                         )
                     size += len(message.get("body", b""))
-                    chunks += [message["body"]] if "body" in message and size <= most else []
+                    chunks += [message["body"]] if "body" in message and size <= limit else []
                     has_more = message.get("more_body", False)
         except TimeoutError as error:
             raise too_slow(self.limits.seconds) from error
-        if size > most:
+        if size > limit:
             raise refusal
         return b"".join(chunks)
 
-    async def _found(self, name: str) -> Predictions | None:
+    async def _find(self, name: str) -> Predictions | None:
         """Look in the folder for a publication that is not open yet.
 
         Return None if there is none. Raises Refusal if it is damaged.
         """
-        await asyncio.to_thread(self._folder.look)
+        await asyncio.to_thread(self._folder.scan)
         if self._folder.is_unreadable(name):
             raise _unreadable(name)
         return self._folder.get(name)
@@ -451,7 +453,7 @@ class Application:
         return _json(HTTPStatus.OK, {"status": "ok"})
 
     async def _readyz(self, _: Scope, __: Receive) -> Response:
-        await asyncio.to_thread(self._folder.look)
+        await asyncio.to_thread(self._folder.scan)
         served = self._folder.served()
         is_ready = bool(served) and all(each.problem is None for each in served)
         document = {
@@ -469,7 +471,7 @@ class Application:
         return _json(HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE, document)
 
     async def _metrics_text(self, _: Scope, __: Receive) -> Response:
-        await asyncio.to_thread(self._folder.look)
+        await asyncio.to_thread(self._folder.scan)
         counts = await asyncio.to_thread(self._workers.counts)
         text = self._metrics.text(self._folder.served(), counts)
         return Response(HTTPStatus.OK, text, CONTENT_TYPE)
@@ -539,5 +541,5 @@ def _unreadable(name: str) -> Refusal:
     return unavailable(f"the publication {name!r} cannot be read")
 
 
-def _refused(refusal: Refusal) -> Response:
+def _error_response(refusal: Refusal) -> Response:
     return _json(refusal.status, refusal.document(), refusal.headers)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dbt_onnx.serving.http import Application
     from dbt_onnx.serving.limits import Limits
 
-_WAITING = 2048
+_BACKLOG = 2048
 _CONTINUE = b"HTTP/1.1 100 "
 
 
@@ -83,7 +83,7 @@ def listening(host: str, port: int) -> socket.socket:
     """Return a socket that listens at an address. Raises ConfigError if that is not possible."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=_WAITING)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, UnicodeError) as error:
         # Python repeats the address in brackets at the end of the message
         reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
@@ -120,7 +120,7 @@ class _Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self.transport = self._answers = _WholeAnswers(transport)  # type: ignore[assignment]
         if len(self.connections) > self._limits.connections:
-            self._refuse(_too_many())
+            self._refuse(_too_many_connections())
         else:
             self._set_deadline()
 
@@ -231,7 +231,7 @@ class _WholeAnswers:
         self._transport.close()
 
 
-def _too_many() -> Refusal:
+def _too_many_connections() -> Refusal:
     return Refusal(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "busy",

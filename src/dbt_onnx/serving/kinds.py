@@ -24,7 +24,7 @@ Stored = int | float | str | bytes | None
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001, the ledger's times are UTC without a zone
 _MICROSECOND = timedelta(microseconds=1)
-_MOST_INTEGER = 2**63
+_INTEGER_LIMIT = 2**63
 _EXACT = Context(prec=100)  # DuckDB's decimals have 38 digits at most
 _VECTORS = {"vector_float32": ("f", 4), "vector_float64": ("d", 8)}
 
@@ -125,7 +125,7 @@ def _whole_number(text: str) -> int:
 
 
 def _in_64_bits(value: int) -> int:
-    if not -_MOST_INTEGER <= value < _MOST_INTEGER:
+    if not -_INTEGER_LIMIT <= value < _INTEGER_LIMIT:
         raise OverflowError
     return value
 

@@ -13,7 +13,7 @@ from dbt_onnx.serving.refusal import Refusal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_MOST_CLIENTS = 10_000
+_MAX_CLIENTS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Rates:
             self._full_at[client] = full_at
             raise too_often(wait)
         self._full_at[client] = full_at + self._interval
-        if len(self._full_at) > _MOST_CLIENTS:
+        if len(self._full_at) > _MAX_CLIENTS:
             del self._full_at[next(iter(self._full_at))]
 
 
@@ -89,23 +89,23 @@ def too_slow(seconds: float) -> Refusal:
     )
 
 
-def too_large(status: HTTPStatus, what: str, most: int) -> Refusal:
-    """Return the response to a request with a part, `what`, of more than `most` bytes."""
+def too_large(status: HTTPStatus, what: str, limit: int) -> Refusal:
+    """Return the response to a request with a part, `what`, of more than `limit` bytes."""
     return Refusal(
         status,
         "too_large",
-        f"the {what} has more than {most:,} bytes",
+        f"the {what} has more than {limit:,} bytes",
         hint="send a smaller request",
         close=True,
     )
 
 
-def too_many_waiting(most: int) -> Refusal:
-    """Return the response to a submitted request if `most` requests are waiting already."""
+def too_many_waiting(limit: int) -> Refusal:
+    """Return the response to a submitted request if `limit` requests are waiting already."""
     return Refusal(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "busy",
-        f"the queue is full: {most:,} requests are waiting",
+        f"the queue is full: {limit:,} requests are waiting",
         hint="submit it again later",
         headers=((b"retry-after", b"10"),),
     )

@@ -149,20 +149,20 @@ class Predictions:
 
         Raises InvalidKeyError if a value does not fit its key column, such as text for a number.
         """
-        self._notice()
+        self._check_for_newer()
         try:
             return self._current.answer(key, self._clock())
         except GonePublicationError:
-            return self._again(lambda publication: publication.answer(key, self._clock()))
+            return self._retry_on_newest(lambda publication: publication.answer(key, self._clock()))
 
     def get_many(self, keys: Iterable[Any]) -> list[Answer]:
         """Return the answers for several keys, in the order of the keys, all from one publication."""
-        self._notice()
+        self._check_for_newer()
         publication, listed = self._current, list(keys)
         try:
             return publication.answers(listed, self._clock())
         except GonePublicationError:
-            return self._again(lambda newest: newest.answers(listed, self._clock()))
+            return self._retry_on_newest(lambda newest: newest.answers(listed, self._clock()))
 
     def parse_key(self, values: Sequence[Any]) -> tuple[Any, ...]:
         """Convert a key from a URL or from JSON, one value per key column, to Python's values.
@@ -173,12 +173,14 @@ class Predictions:
 
     def get_parsed(self, keys: Iterable[Sequence[Any]]) -> list[Answer]:
         """Parse keys as `parse_key` does, and look them up, both with the same publication."""
-        self._notice()
+        self._check_for_newer()
         publication, listed = self._current, list(keys)
         try:
             return publication.parsed_answers(listed, self._clock())
         except GonePublicationError:
-            return self._again(lambda newest: newest.parsed_answers(listed, self._clock()))
+            return self._retry_on_newest(
+                lambda newest: newest.parsed_answers(listed, self._clock())
+            )
 
     def refresh(self) -> bool:
         """Check for a new publication now. Return whether there is one that answers from now on."""
@@ -198,7 +200,7 @@ class Predictions:
             self._current = opened
             return True
 
-    def _again(self, ask: Callable[[_OpenPublication], _Found]) -> _Found:
+    def _retry_on_newest(self, ask: Callable[[_OpenPublication], _Found]) -> _Found:
         """Repeat a lookup with the newest publication, after the open one was removed."""
         for _ in range(_ATTEMPTS):
             self.refresh()
@@ -211,14 +213,14 @@ class Predictions:
             hint="publish again: `dbt build` with the model that publishes",
         )
 
-    def _notice(self) -> None:
+    def _check_for_newer(self) -> None:
         now = time.monotonic()
         if now < self._check_at:
             return
         self._check_at = now + CHECK_SECONDS
         with self._lock:
-            is_at_it = self._refreshing is not None and self._refreshing.is_alive()
-            if is_at_it or self._source.pointer() == self._seen:
+            is_refreshing = self._refreshing is not None and self._refreshing.is_alive()
+            if is_refreshing or self._source.pointer() == self._seen:
                 return
             # in a thread: checking a large file takes longer than a lookup may take
             refreshing = threading.Thread(target=self.refresh, daemon=True)
@@ -288,12 +290,12 @@ class _OpenPublication:
 
     def answer(self, key: Any, now: datetime) -> Answer:
         values = key if isinstance(key, tuple) else (key,)
-        return self._judged(values, self._rows.row(self._stored(values)), now)
+        return self._answer_from(values, self._rows.row(self._stored(values)), now)
 
     def answers(self, keys: Sequence[Any], now: datetime) -> list[Answer]:
         values = [key if isinstance(key, tuple) else (key,) for key in keys]
         rows = self._rows.rows([self._stored(value) for value in values])
-        return [self._judged(value, row, now) for value, row in zip(values, rows, strict=True)]
+        return [self._answer_from(value, row, now) for value, row in zip(values, rows, strict=True)]
 
     def _stored(self, values: tuple[Any, ...]) -> list[Stored]:
         if len(values) != len(self._keys):
@@ -303,7 +305,7 @@ class _OpenPublication:
         except UnreadableKeyError as error:
             raise self._bad_key(str(error)) from error
 
-    def _judged(self, key: tuple[Any, ...], row: Row | None, now: datetime) -> Answer:
+    def _answer_from(self, key: tuple[Any, ...], row: Row | None, now: datetime) -> Answer:
         if row is None:
             return Answer(key=key, status=MISSING, publication=self.manifest.id)
         outputs, stamps = row

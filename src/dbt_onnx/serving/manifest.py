@@ -26,7 +26,7 @@ MODELS = "models"
 KEPT = 3
 _SWITCHES_KEPT = 100
 _MOMENT = "timestamp"
-_MOST_BYTES = 16 * 2**20
+_MAX_BYTES = 16 * 2**20
 _ID = re.compile(r"[0-9]{8}T[0-9]{12}Z-[0-9a-f]{8}")
 UNREADABLE = (
     ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError,
@@ -282,7 +282,7 @@ def _content_of(path: Path) -> bytes:
     if not path.is_file():
         raise FileNotFoundError(path)
     with path.open("rb") as stream:
-        content = stream.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
+        content = stream.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
     return content

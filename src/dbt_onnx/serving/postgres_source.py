@@ -42,7 +42,7 @@ SCHEMA = "dbt_onnx"
 # no publication's view can have this name, as names begin with a letter or a digit
 POINTERS = f"{SCHEMA}._publications"
 ORIGIN = "dbt_onnx_origin"
-MOST_CONNECTIONS = 8
+MAX_CONNECTIONS = 8
 # parameters in the URL override these
 _DEFAULTS = {
     "application_name": "dbt_onnx",
@@ -112,12 +112,12 @@ def _parameters(url: str) -> dict[str, Any] | None:
 def unreachable(url: str, error: Exception) -> ServingError:
     """Return the error for a server that does not answer, or rejects the login."""
     return ServingError(
-        f"{shown(url)} cannot be reached: {said(error)}",
+        f"{shown(url)} cannot be reached: {primary_message(error)}",
         hint="check that the server runs, and that the URL has the right host, user, password and database",
     )
 
 
-def said(error: Exception) -> str:
+def primary_message(error: Exception) -> str:
     """Return the first line of a Postgres error; the lines after it may contain values of rows."""
     diagnosis = getattr(error, "diag", None)
     text = (diagnosis and diagnosis.message_primary) or str(error)
@@ -147,7 +147,7 @@ def read_document(connection: Connection, url: str, name: str) -> Publications |
 class PostgresSource:
     """The `Source` for the publications of one name in a Postgres database.
 
-    Threads share a pool of at most `MOST_CONNECTIONS` connections, which are opened when they are needed. A query
+    Threads share a pool of at most `MAX_CONNECTIONS` connections, which are opened when they are needed. A query
     takes the connection that was used last, and waits if all are in use.
     """
 
@@ -156,7 +156,7 @@ class PostgresSource:
         self._name = name
         self._is_closed = False
         self._idle: LifoQueue[Connection | None] = LifoQueue()
-        for _ in range(MOST_CONNECTIONS - 1):
+        for _ in range(MAX_CONNECTIONS - 1):
             self._idle.put(None)
         self._idle.put(connect(url))
 
@@ -235,7 +235,7 @@ class PostgresSource:
 def unreadable(url: str, error: Exception) -> ServingError:
     """Return the error for a query that fails."""
     return ServingError(
-        f"{shown(url)} cannot be read: {said(error)}",
+        f"{shown(url)} cannot be read: {primary_message(error)}",
         hint=f"give the user the right to use the schema {SCHEMA}, and to select from its tables",
     )
 
@@ -264,7 +264,9 @@ class OpenedTable:
         try:
             source.ask(lambda connection: connection.execute(f"explain {self._select}", nothing))
         except psycopg.Error as error:
-            raise UnreadablePublicationError(f"{table_of(manifest.id)}: {said(error)}") from error
+            raise UnreadablePublicationError(
+                f"{table_of(manifest.id)}: {primary_message(error)}"
+            ) from error
 
     def row(self, key: Sequence[Stored]) -> Row | None:
         """Return the row of one key; None if there is none."""
@@ -280,11 +282,11 @@ class OpenedTable:
         try:
             found = iter(self._source.ask(lambda connection: self._fetch(connection, askable)))
         except psycopg.errors.UndefinedTable as error:
-            raise GonePublicationError(said(error)) from error
+            raise GonePublicationError(primary_message(error)) from error
         except psycopg.Error as error:
             raise self._source.unreadable(error) from error
         rows = [None if any(_has_nul(part) for part in value) else next(found) for value in values]
-        return [row and self._named(row) for row in rows]
+        return [row and self._row_of(row) for row in rows]
 
     def close(self) -> None:
         """Do nothing: the connections belong to the source."""
@@ -296,7 +298,7 @@ class OpenedTable:
             cursors = [connection.execute(self._select, key, binary=True) for key in keys]
             return [cursor.fetchone() for cursor in cursors]
 
-    def _named(self, row: Sequence[Any]) -> Row:
+    def _row_of(self, row: Sequence[Any]) -> Row:
         values = iter(
             value if value is None or read is None else read(value)
             for read, value in zip(self._read, row, strict=False)

@@ -31,8 +31,8 @@ from dbt_onnx.serving.postgres_source import (
     column_type,
     connect,
     origins_of,
+    primary_message,
     read_document,
-    said,
     table_of,
     unreadable,
 )
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from dbt_onnx.serving.postgres_source import Connection
 
 _LOG = logging.getLogger("dbt_onnx")
-_MOST_NAME_BYTES = 63
+_MAX_NAME_BYTES = 63
 # while we wait for the lock on the view, every new select waits behind us
 _WAIT_MILLISECONDS = 100
 _SWITCH_SECONDS = 30.0
@@ -79,7 +79,7 @@ class Postgres:
         lock = [_ADVISORY + self._name]
         try:
             try:
-                [is_ours] = _one(
+                [is_ours] = _fetch_one(
                     connection, "select pg_try_advisory_lock(hashtextextended($1, 0))", lock
                 )
             except psycopg.Error as error:
@@ -112,7 +112,7 @@ class Postgres:
         """Return whether an earlier publication's tables exist, with as many rows as were published."""
         with self._connected() as connection, suppress(psycopg.Error):
             connection.execute(f"select 1 from {origins_of(manifest.id)} limit 1")
-            [rows] = _one(connection, f"select count(*) from {table_of(manifest.id)}")
+            [rows] = _fetch_one(connection, f"select count(*) from {table_of(manifest.id)}")
             return bool(rows == manifest.rows)
         return False
 
@@ -129,7 +129,7 @@ class Postgres:
                 self._clear(connection)
                 with connection.transaction():
                     self._fill(connection, publication, rows, base=base)
-                [size] = _one(
+                [size] = _fetch_one(
                     connection,
                     "select pg_total_relation_size($1::regclass) + pg_total_relation_size($2::regclass)",
                     [table_of(publication), origins_of(publication)],
@@ -138,7 +138,7 @@ class Postgres:
                 raise not_unique(rows) from error
             except psycopg.DataError as error:
                 raise DataError(
-                    f"{rows.relation} has a value that Postgres cannot store: {said(error)}; nothing is "
+                    f"{rows.relation} has a value that Postgres cannot store: {primary_message(error)}; nothing is "
                     "published",
                     hint="replace the value in the upstream model, or omit the column; Postgres cannot store "
                     "text with a NUL character, for example",
@@ -151,7 +151,7 @@ class Postgres:
         """Switch the view and the row of `_publications` to another publication, in one transaction."""
         with self._connected() as connection:
             try:
-                _patiently(lambda: self._switch(connection, publications))
+                _retry_until_unlocked(lambda: self._switch(connection, publications))
             except psycopg.errors.LockNotAvailable as error:
                 raise ServingError(
                     f"{self._view} in {shown(self._url)} is in use by a transaction that did not end "
@@ -166,7 +166,7 @@ class Postgres:
                 _LOG.warning(
                     "%s: old tables were not dropped; the next publication drops them: %s",
                     self,
-                    said(error),
+                    primary_message(error),
                 )
 
     def _switch(self, connection: Connection, publications: Publications) -> None:
@@ -211,7 +211,7 @@ class Postgres:
             connection.execute(
                 "select pg_advisory_xact_lock(hashtextextended($1, 0))", [_ADVISORY.strip()]
             )
-            schema, table = _one(
+            schema, table = _fetch_one(
                 connection, "select to_regnamespace($1), to_regclass($2)", [SCHEMA, POINTERS]
             )
             # not `create schema if not exists`, which fails without the right to create schemas even if it exists
@@ -257,7 +257,7 @@ class Postgres:
             )
             connection.execute(f"insert into {table} select * from {_CHANGED}")
         connection.execute(f"alter table {table} add primary key ({key})")
-        [written] = _one(connection, f"select count(*) from {table}")
+        [written] = _fetch_one(connection, f"select count(*) from {table}")
         if written != rows.rows:
             raise not_unique(rows, written=written)
         origins = {ORIGIN: "integer", **{name: kinds[name] for name in rows.of_origin}}
@@ -294,37 +294,37 @@ class Postgres:
         long = [
             name
             for name in (*rows.key, *rows.outputs)
-            if len(name.encode()) > _MOST_NAME_BYTES or "\0" in name
+            if len(name.encode()) > _MAX_NAME_BYTES or "\0" in name
         ]
         if long:
             raise ServingError(
                 f"Postgres does not accept the names of column(s) {long} of {rows.relation}: a name has at most "
-                f"{_MOST_NAME_BYTES} bytes, and no NUL; nothing is published",
+                f"{_MAX_NAME_BYTES} bytes, and no NUL; nothing is published",
                 hint="publish a view that renames them",
             )
 
     def _unwritable(self, error: Exception) -> ServingError:
         return ServingError(
-            f"{shown(self._url)} cannot be written: {said(error)}; the previous publication is still served",
+            f"{shown(self._url)} cannot be written: {primary_message(error)}; the previous publication is still served",
             hint=f"check that the server runs, and that the user may create tables in the schema {SCHEMA}",
         )
 
 
-def _one(connection: Connection, query: str, values: Sequence[Any] = ()) -> Any:
+def _fetch_one(connection: Connection, query: str, values: Sequence[Any] = ()) -> Any:
     return connection.execute(query, values).fetchone()
 
 
-def _patiently(work: Callable[[], None]) -> None:
+def _retry_until_unlocked(work: Callable[[], None]) -> None:
     """Retry `work`, which needs a lock that readers hold now and then, until no reader holds it.
 
     Raises LockNotAvailable after `_SWITCH_SECONDS`.
     """
-    until = time.monotonic() + _SWITCH_SECONDS
+    deadline = time.monotonic() + _SWITCH_SECONDS
     while True:
         try:
             work()
         except psycopg.errors.LockNotAvailable:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(_WAIT_MILLISECONDS / 1000)
         else:

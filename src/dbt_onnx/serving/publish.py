@@ -225,7 +225,7 @@ def publish_relation(
             warehouse.rows_to_publish(request.predictions, key=request.key, model=table)
         )
         draft = _draft(rows, request, settings) | {
-            "model": _kept_model(warehouse, request, settings)
+            "model": _copy_model(warehouse, request, settings)
         }
         before = {name: target.publications() for name, target in targets.items()}
         last = None if settings.full_refresh else rows.last_publication()
@@ -247,7 +247,7 @@ def publish_relation(
             known = rows.recorded(name)
             switches += [
                 {
-                    **_told(now, switch),
+                    **_switch_row(now, switch),
                     "target": name,
                     "scoring_models": [ledger.identifier for ledger in settings.ledgers],
                 }
@@ -283,7 +283,7 @@ def _draft(
     }
 
 
-def _kept_model(
+def _copy_model(
     warehouse: Warehouse, request: PublicationRequest, settings: PublicationSettings
 ) -> ServedModel | None:
     """Copy the files of the serving version to the folder of the publication, where the service reads them.
@@ -318,7 +318,7 @@ def _kept_model(
     return ServedModel(
         model_name=entry.model_name,
         model_version=entry.model_version,
-        artifact=files.keep_model(artifact.model_bytes, read_card(artifacts, entry)),
+        artifact=files.copy_model(artifact.model_bytes, read_card(artifacts, entry)),
         sha256=artifact.sha256,
         card_sha256=artifact.card_sha256,
         features=tuple(Column(name, type_text(types[name])) for name in features),
@@ -358,7 +358,7 @@ def _publish_to(
     return now
 
 
-def _told(publications: Publications, switch: Any) -> dict[str, Any]:
+def _switch_row(publications: Publications, switch: Any) -> dict[str, Any]:
     """Return a switch as a row of `dbt_onnx_publications`."""
     manifests = {manifest.id: manifest for manifest in publications.publications}
     row = {

@@ -24,7 +24,7 @@ def read_question(body: bytes, *, may_name_webhook: bool) -> Question:
     hint = 'send {"key": KEY, "features": {NAME: VALUE, ...}}'
     wanted = {"key", "features"}
     try:
-        document = json.loads(body, parse_constant=no_number, parse_float=Decimal)
+        document = json.loads(body, parse_constant=reject_constant, parse_float=Decimal)
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise bad_request("json", "the body is not valid JSON", hint=hint) from error
     if may_name_webhook and isinstance(document, dict):
@@ -49,6 +49,6 @@ def read_question(body: bytes, *, may_name_webhook: bool) -> Question:
     return Question(key, document["features"], webhook)
 
 
-def no_number(text: str) -> float:
+def reject_constant(text: str) -> float:
     """Reject NaN and infinities, which Python's parser accepts but JSON does not have. Raises ValueError."""
     raise ValueError(text)

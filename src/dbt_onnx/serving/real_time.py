@@ -7,7 +7,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.errors import NoModelError
-from dbt_onnx.serving.answers import kept_answer
+from dbt_onnx.serving.answers import logged_answer
 from dbt_onnx.serving.kinds import as_json
 from dbt_onnx.serving.request_log import REQUESTS, RequestLog
 from dbt_onnx.serving.scoring import ModelScorer, batch_of
@@ -38,12 +38,14 @@ class RealTime:
         """Score one entity with the version that the publication serves.
 
         The caller may give the answer when the future is done: then it is on disk, and the next run takes it into
-        the ledger. Raises the same errors as `scored`.
+        the ledger. Raises the same errors as `score_to_document`.
         """
-        kept = self.scored(manifest, key, features, now=now, request_id=str(uuid.uuid4()))
-        return kept_answer(kept, now=now), self._kept(kept)
+        kept = self.score_to_document(
+            manifest, key, features, now=now, request_id=str(uuid.uuid4())
+        )
+        return logged_answer(kept, now=now), self._log_answer(kept)
 
-    def scored(
+    def score_to_document(
         self,
         manifest: Manifest,
         key: Sequence[Any],
@@ -88,7 +90,7 @@ class RealTime:
                 self._scorer = ModelScorer(self._folder, model, max_seconds=self._max_seconds)
             return self._scorer
 
-    def _kept(self, document: Mapping[str, Any]) -> Future[None]:
+    def _log_answer(self, document: Mapping[str, Any]) -> Future[None]:
         with self._lock:
             if self._log is None:
                 self._log = RequestLog(self._folder / REQUESTS)
@@ -98,7 +100,7 @@ class RealTime:
 def check_features(manifest: Manifest, features: Mapping[str, Any]) -> None:
     """Check that a row has the features of a publication's model, without loading the model.
 
-    Raises NoModelError and FeaturesError as `RealTime.scored` does.
+    Raises NoModelError and FeaturesError as `RealTime.score_to_document` does.
     """
     batch_of(features, served_model(manifest))
 

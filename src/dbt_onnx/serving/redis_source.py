@@ -206,10 +206,10 @@ class OpenedHash:
         try:
             line = self._client.hget(self._hash, encoded_key(key))
             if line is None:
-                self._check_kept()
+                self._check_exists()
         except redis.RedisError as error:
             raise self._source.unreachable(error) from error
-        return None if line is None else self._whole(line)
+        return None if line is None else self._row_of(line)
 
     def rows(self, keys: Sequence[Sequence[Stored]]) -> list[Row | None]:
         """Return the rows of several keys, in the order of the keys, with one command."""
@@ -218,20 +218,20 @@ class OpenedHash:
         try:
             lines = self._client.hmget(self._hash, [encoded_key(key) for key in keys])
             if None in lines:
-                self._check_kept()
+                self._check_exists()
         except redis.RedisError as error:
             raise self._source.unreachable(error) from error
-        return [None if line is None else self._whole(line) for line in lines]
+        return [None if line is None else self._row_of(line) for line in lines]
 
     def close(self) -> None:
         """Do nothing: the connections belong to the source."""
 
-    def _check_kept(self) -> None:
+    def _check_exists(self) -> None:
         """Check that the publication still exists after a key was not found. Raises GonePublicationError if not."""
         if not self._client.exists(self._hash):
             raise GonePublicationError(self._hash)
 
-    def _whole(self, line: str | bytes) -> Row:
+    def _row_of(self, line: str | bytes) -> Row:
         *stored, origin = decoded(line)
         values = iter(_values(self._read, stored))
         outputs = dict(zip(self._outputs, values, strict=False))

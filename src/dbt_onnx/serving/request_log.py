@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 REQUESTS = "requests"
 """The subfolder of the publication's folder that contains the segments."""
 SUFFIX = ".log"
-_MOST_LINES = 1_000
-_MOST_WAITING = 10_000
+_MAX_LINES = 1_000
+_MAX_WAITING = 10_000
 
 _Entry = tuple[bytes, "Future[None]"]
 
@@ -53,7 +53,7 @@ class RequestLog:
         self.folder = folder
         self._token = secrets.token_hex(4)
         self._segment = ""
-        self._waiting: queue.Queue[_Entry | None] = queue.Queue(_MOST_WAITING)
+        self._waiting: queue.Queue[_Entry | None] = queue.Queue(_MAX_WAITING)
         self._descriptor: int | None = None
         self._size = 0
         self._writer = threading.Thread(target=self._write_all, name="request log", daemon=True)
@@ -75,7 +75,7 @@ class RequestLog:
             self._waiting.put_nowait((_line_of(document), done))
         except queue.Full:
             raise ServingError(
-                f"{_MOST_WAITING:,} answers are waiting to be written to {self.folder}",
+                f"{_MAX_WAITING:,} answers are waiting to be written to {self.folder}",
                 hint="try again later: the disk cannot keep up",
             ) from None
         return done
@@ -92,7 +92,7 @@ class RequestLog:
     def _write_all(self) -> None:
         while (first := self._waiting.get()) is not None:
             entries, is_last = [first], False
-            while len(entries) < _MOST_LINES and not self._waiting.empty():
+            while len(entries) < _MAX_LINES and not self._waiting.empty():
                 entry = self._waiting.get()
                 if entry is None:
                     is_last = True
@@ -196,7 +196,7 @@ class RequestLogs:
         return place / publication / REQUESTS
 
 
-def is_kept(folder: Path, request_id: str, *, since: Position) -> bool:
+def is_logged(folder: Path, request_id: str, *, since: Position) -> bool:
     """Return whether a document with this id is in a log after the position `since`.
 
     If it is, it is on disk when this returns, even if the process that wrote it died before the sync.

@@ -78,7 +78,7 @@ class ModelScorer:
         fails.
         """
         batch = batch_of(features, self.model, schema=self._schema)
-        row = self._scored(batch).to_pylist()[0]
+        row = self._score(batch).to_pylist()[0]
         reason = row.pop("rejected_reason")
         [fed] = batch.to_pylist()
         return Score(features=fed, outputs={} if reason else row, rejected_reason=reason)
@@ -96,12 +96,12 @@ class ModelScorer:
             given = f"got {features.num_rows:,} row(s) of {features.schema.names}"[:1_000]
             raise _other_features(self.model, self._schema, [given])
         try:
-            return self._scored(features.select(names).cast(self._schema))
+            return self._score(features.select(names).cast(self._schema))
         except pa.ArrowInvalid as error:
             reason = " ".join(str(error).split())[:200]
             raise _other_features(self.model, self._schema, [reason]) from error
 
-    def _scored(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def _score(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         with self._lock:
             return score_batch(batch, self._session, self._contract)
 

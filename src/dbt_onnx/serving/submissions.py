@@ -112,7 +112,7 @@ class Submissions:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lease = Lease(self._folder)
             try:
-                self._connection = self._opened()
+                self._connection = self._open()
             except BaseException:
                 self._lease.end()
                 raise
@@ -129,25 +129,25 @@ class Submissions:
             self._lease.end()
 
     def submit(
-        self, body: bytes, *, webhook: str | None, now: datetime, most: int
+        self, body: bytes, *, webhook: str | None, now: datetime, limit: int
     ) -> Submission | None:
-        """Queue a request. Return None if `most` requests are queued or running already."""
+        """Queue a request. Return None if `limit` requests are queued or running already."""
         request_id = str(uuid.uuid4())
         with self._transaction() as connection:
             waiting = "select count(*) from requests where state in (?, ?)"
-            if connection.execute(waiting, (QUEUED, RUNNING)).fetchone()[0] >= most:
+            if connection.execute(waiting, (QUEUED, RUNNING)).fetchone()[0] >= limit:
                 return None
             connection.execute(
                 "insert into requests (request_id, state, submitted_at, body, webhook) "
                 "values (?, ?, ?, ?, ?)",
                 (request_id, QUEUED, _text(now), body, webhook),
             )
-            return _one(connection, request_id)
+            return _select(connection, request_id)
 
     def get(self, request_id: str) -> Submission | None:
         """Return the request with this id; None if there is none."""
         with self._transaction(is_read=True) as connection:
-            return _one(connection, request_id)
+            return _select(connection, request_id)
 
     def take(self) -> Submission | None:
         """Take the next request: one that this service took before and has not ended, else the oldest queued one.
@@ -161,7 +161,7 @@ class Submissions:
         with self._transaction(is_read=True) as connection:
             found = connection.execute(mine, (RUNNING, self._lease.name)).fetchone()
             if found is not None:
-                return _one(connection, found[0])
+                return _select(connection, found[0])
             if connection.execute(oldest, (QUEUED,)).fetchone() is None:
                 return None
         with self._transaction() as connection:
@@ -172,7 +172,7 @@ class Submissions:
                 "update requests set state = ?, holder = ? where request_id = ?",
                 (RUNNING, self._lease.name, found[0]),
             )
-            return _one(connection, found[0])
+            return _select(connection, found[0])
 
     def note_answer(self, request_id: str, answer: Mapping[str, Any], *, since: Position) -> None:
         """Store the answer of a request, before it is appended to a log after the position `since`.
@@ -196,12 +196,12 @@ class Submissions:
     ) -> None:
         """Record that a request of this service has ended. If it names a webhook, make the call due."""
         with self._transaction() as connection:
-            found = _one(connection, request_id)
+            found = _select(connection, request_id)
             answer = None if found is None or found.answer is None else dict(found.answer)
             if answer is not None:
                 # the log has them already
                 del answer["features"]
-            is_told = found is not None and found.webhook is not None
+            has_webhook = found is not None and found.webhook is not None
             connection.execute(
                 "update requests set state = ?, ended_at = ?, answer = ?, error = ?, delivery = ?, "
                 "next_attempt_at = ?, body = null, holder = null where request_id = ? and holder = ?",
@@ -210,8 +210,8 @@ class Submissions:
                     _text(now),
                     None if answer is None else json.dumps(answer),
                     None if error is None else json.dumps(error),
-                    WAITING if is_told else None,
-                    _text(now) if is_told else None,
+                    WAITING if has_webhook else None,
+                    _text(now) if has_webhook else None,
                     request_id,
                     self._lease.name,
                 ),
@@ -236,14 +236,14 @@ class Submissions:
                 "update requests set deliverer = ? where request_id = ?",
                 (self._lease.name, found[0]),
             )
-            return _one(connection, found[0])
+            return _select(connection, found[0])
 
     def end_delivery(self, request_id: str, *, is_acknowledged: bool, now: datetime) -> None:
         """Record the result of a call to a webhook. Each pause before a retry is twice as long as the previous one,
         up to an hour. An attempt that fails a day or more after the request has ended is the last one.
         """
         with self._transaction() as connection:
-            found = _one(connection, request_id)
+            found = _select(connection, request_id)
             if found is None or found.ended_at is None:
                 return
             pause = min(timedelta(seconds=2 ** min(found.attempts, 20)), LONGEST_PAUSE)
@@ -307,15 +307,15 @@ class Submissions:
                 "update requests set deliverer = null where deliverer = ?", (holder,)
             )
 
-    def _opened(self) -> sqlite3.Connection:
+    def _open(self) -> sqlite3.Connection:
         with _locked(self._folder):
             # Only the owner may read the requests: SQLite gives its -wal and -shm files the mode of this file.
             # An existing file is not opened here: closing it would release the locks that SQLite holds on it
             with suppress(FileExistsError):
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-            return self._prepared()
+            return self._connect()
 
-    def _prepared(self) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
             self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -372,7 +372,7 @@ def _check_format(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(f"its format is {version}; this dbt_onnx reads {_FORMAT}")
 
 
-def _one(connection: sqlite3.Connection, request_id: str) -> Submission | None:
+def _select(connection: sqlite3.Connection, request_id: str) -> Submission | None:
     row = connection.execute(
         f"select {_COLUMNS} from requests where request_id = ?", (request_id,)
     ).fetchone()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-_MOST_BYTES = 2**20
+_MAX_BYTES = 2**20
 
 
 class Tokens:
@@ -30,7 +30,7 @@ class Tokens:
         """
         try:
             with path.open("rb") as stream:
-                lines = stream.read(_MOST_BYTES).decode().splitlines()
+                lines = stream.read(_MAX_BYTES).decode().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"{path} cannot be read: {error}", hint="write one sha256 per line into it"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SECONDS = 10.0
 """The longest time for one attempt, not counting the DNS lookup of the receiver's name."""
 
-_MOST_BYTES = 2**20
+_MAX_BYTES = 2**20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _PREFIX = "whsec_"
 _SECRET_BYTES = range(24, 65)
@@ -52,7 +52,7 @@ def read_webhooks(path: Path) -> dict[str, Webhook]:
     try:
         with path.open("rb") as stream:
             mode = stat.S_IMODE(path.stat().st_mode)
-            content = stream.read(_MOST_BYTES).decode()
+            content = stream.read(_MAX_BYTES).decode()
         document = tomllib.loads(content)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         # the parser's message is not shown, because it may quote a secret

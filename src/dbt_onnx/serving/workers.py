@@ -13,7 +13,7 @@ from dbt_onnx.errors import DbtOnnxError, ServingError
 from dbt_onnx.serving.answers import submission_document
 from dbt_onnx.serving.questions import read_question
 from dbt_onnx.serving.refusal import Refusal, failed, not_scored
-from dbt_onnx.serving.request_log import REQUESTS, RequestLog, is_kept
+from dbt_onnx.serving.request_log import REQUESTS, RequestLog, is_logged
 from dbt_onnx.serving.submissions import FAILED, REJECTED, SCORED, Submission, Submissions
 from dbt_onnx.serving.webhooks import is_acknowledgement, post
 
@@ -53,7 +53,7 @@ def answer_next(
         except Refusal as refusal:
             queue.end(request_id, FAILED, now=clock(), error=refusal.document()["error"])
             return True
-    if submission.since is None or not is_kept(log.folder, request_id, since=submission.since):
+    if submission.since is None or not is_logged(log.folder, request_id, since=submission.since):
         queue.note_answer(request_id, answer, since=log.position())
         log.append(answer).result()
     queue.end(request_id, REJECTED if answer["rejected_reason"] else SCORED, now=clock())
@@ -67,11 +67,11 @@ def deliver_next(
     *,
     document: Callable[[Submission], Mapping[str, Any]],
     clock: Callable[[], datetime],
-    until: threading.Event,
+    stopping: threading.Event,
 ) -> bool:
     """Call the webhook `name` once, for one request that has ended. Return whether there was one.
 
-    Retries to record the result of the call until that succeeds, or until the event `until` is set.
+    Retries to record the result of the call until that succeeds, or until the event `stopping` is set.
     """
     submission = queue.take_delivery(name, now=clock())
     if submission is None:
@@ -91,7 +91,7 @@ def deliver_next(
         except ServingError as error:
             # retried, because a request without a recorded result is sent again
             _LOG.error("%s", error.message)
-            if until.wait(_PAUSE_SECONDS):
+            if stopping.wait(_PAUSE_SECONDS):
                 return True
         else:
             return True
@@ -115,11 +115,11 @@ class Workers:
         self._finder = _Loop("submitted requests", self._find, self._ending)
 
     def submit(
-        self, name: str, body: bytes, *, webhook: str | None, most: int
+        self, name: str, body: bytes, *, webhook: str | None, limit: int
     ) -> Submission | None:
-        """Queue a request to a publication. Return None if `most` are waiting already. Raises ServingError."""
-        worker = self._of(name)
-        submission = worker.queue.submit(body, webhook=webhook, now=self._folder.now(), most=most)
+        """Queue a request to a publication. Return None if `limit` requests are waiting already. Raises ServingError."""
+        worker = self._worker_of(name)
+        submission = worker.queue.submit(body, webhook=webhook, now=self._folder.now(), limit=limit)
         worker.loop.wake()
         return submission
 
@@ -127,7 +127,7 @@ class Workers:
         """Return the request to a publication with this id; None if there is none. Raises ServingError."""
         if name not in self._workers and not Submissions.are_in(self._folder.folder / name):
             return None
-        return self._of(name).queue.get(request_id)
+        return self._worker_of(name).queue.get(request_id)
 
     def document(self, name: str, submission: Submission) -> dict[str, Any]:
         """Return the state of a request as a JSON document."""
@@ -157,7 +157,7 @@ class Workers:
         for worker in self._workers.values():
             worker.close()
 
-    def _of(self, name: str) -> _Worker:
+    def _worker_of(self, name: str) -> _Worker:
         with self._lock:
             if name not in self._workers:
                 self._workers[name] = _Worker(
@@ -173,7 +173,7 @@ class Workers:
         for name in self._folder.names():
             if name not in self._workers and Submissions.are_in(self._folder.folder / name):
                 try:
-                    self._of(name)
+                    self._worker_of(name)
                 except ServingError as error:
                     fault = error
         # raised at the end, so that a damaged queue does not keep the others from being found
@@ -187,22 +187,22 @@ class Workers:
 
     def _deliver(self, name: str, webhook: Webhook) -> bool:
         # one request of each publication in turn, so that no publication waits for all requests of another
-        has_told, fault = False, None
+        has_called, fault = False, None
         for published, worker in list(self._workers.items()):
             try:
-                has_told |= deliver_next(
+                has_called |= deliver_next(
                     worker.queue,
                     name,
                     webhook,
                     document=partial(self.document, published),
                     clock=self._folder.now,
-                    until=self._ending,
+                    stopping=self._ending,
                 )
             except ServingError as error:
                 fault = error
         if fault is not None:
             raise fault
-        return has_told
+        return has_called
 
 
 class _Worker:
@@ -224,7 +224,7 @@ class _Worker:
         self._folder = folder
         self._real_time: RealTime | None = None
         self._on_end = on_end
-        self._look_at = 0.0
+        self._next_check = 0.0
         # first, because it may fail: the log and the loop start threads
         self.queue = Submissions(folder.folder / name)
         self._log = RequestLog(folder.folder / name / REQUESTS)
@@ -235,11 +235,11 @@ class _Worker:
         self.queue.close()
 
     def _step(self) -> bool:
-        if time.monotonic() >= self._look_at:
+        if time.monotonic() >= self._next_check:
             self.queue.take_over()
             self.queue.tidy(now=self._folder.now())
-            self._look_at = time.monotonic() + _PAUSE_SECONDS
-        has_ended = answer_next(self.queue, self._scored, self._log, clock=self._folder.now)
+            self._next_check = time.monotonic() + _PAUSE_SECONDS
+        has_ended = answer_next(self.queue, self._score, self._log, clock=self._folder.now)
         if has_ended:
             self._on_end()
         return has_ended
@@ -254,7 +254,7 @@ class _Worker:
             self._real_time = RealTime(folder, max_seconds=MAX_SECONDS)
         return self._real_time
 
-    def _scored(self, submission: Submission) -> Mapping[str, Any]:
+    def _score(self, submission: Submission) -> Mapping[str, Any]:
         """Score a request, and return the document for the log. Raises Refusal as `:score` does."""
         predictions = self._folder.get(self._name)
         if predictions is None:
@@ -262,7 +262,7 @@ class _Worker:
         question = read_question(submission.body or b"", may_name_webhook=True)
         try:
             [known] = predictions.get_parsed([question.key])
-            return self._scorer().scored(
+            return self._scorer().score_to_document(
                 predictions.manifest,
                 known.key,
                 question.features,
@@ -283,7 +283,7 @@ class _Loop:
         self._step = step
         self._ending = ending
         self._woken = threading.Event()
-        self._said = ""
+        self._last_error = ""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -299,12 +299,12 @@ class _Loop:
             self._woken.clear()
             try:
                 if self._step():
-                    self._said = ""
+                    self._last_error = ""
                     continue
             except ServingError as error:
                 # log a repeated error once, not every second
-                if error.message != self._said:
-                    self._said = error.message
+                if error.message != self._last_error:
+                    self._last_error = error.message
                     _LOG.error("%s", error.message)
             except Exception:  # noqa: BLE001, logged; if the thread ended, its work would stop
                 _LOG.exception("%s", self._thread.name)
