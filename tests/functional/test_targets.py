@@ -776,7 +776,7 @@ def test_a_publisher_that_is_killed_leaves_the_publication_before(
             assert process.stdout.readline() == "here\n"
             with documented(f"{system}-locked"):
                 warehouse.publish(relation((1, 0.6)), targets=[system])
-            # longer than the lock of one that died is waited for: this one lives
+            # longer than the lock of a dead process lasts: this one lives
             time.sleep(1.5 if system == "redis" else 0)
             with pytest.raises(ServingError, match="another process is publishing"):
                 warehouse.publish(relation((1, 0.6)), targets=[system])
