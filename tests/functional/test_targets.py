@@ -881,6 +881,19 @@ def test_a_publication_that_is_evicted_is_not_a_missing_key(places: Places) -> N
             predictions.get_many([1])
 
 
+def test_the_size_of_a_publication_in_redis_is_in_bytes(places: Places) -> None:
+    texts = Relation(
+        key={"name": "text"},
+        outputs={"note": "text"},
+        rows=[Row(key=("José",), outputs=("日本 🦉",))],
+    )
+    ListWarehouse().publish(texts, targets=["redis"])
+    with places.open("redis") as predictions, redis.Redis.from_url(places.redis) as client:
+        manifest = predictions.manifest
+        stored = client.hgetall(f"dbt_onnx:{{churn}}:{manifest.id}")
+    assert manifest.bytes == sum(len(field) + len(line) for field, line in stored.items())
+
+
 def test_a_torn_publication_is_not_opened(places: Places) -> None:
     warehouse = ListWarehouse()
     for p in (0.5, 0.6):

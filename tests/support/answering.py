@@ -54,7 +54,7 @@ class Answering:
         model = ServedModel(
             model_name="line",
             model_version=version,
-            artifact=Files(self.folder).keep_model(artifact.model_bytes, card),
+            artifact=Files(self.folder).copy_model(artifact.model_bytes, card),
             sha256=artifact.sha256,
             card_sha256=artifact.card_sha256,
             features=tuple(

@@ -397,7 +397,7 @@ def test_readiness_ends_when_what_is_served_is_older_than_it_may_be(folder: Path
         answer = service.get("/readyz")
         assert answer.status_code == 503
         assert [(p["name"], p["problem"]) for p in answer.json()["publications"]] == [
-            ("churn", "it is 2 days, 0:00:01 old, and may be 2 days, 0:00:00"),
+            ("churn", "it is 2 days, 0:00:01 old; the limit is 2 days, 0:00:00"),
             ("forever", None),
         ]
         # predictions are still served, and the process is healthy
@@ -782,14 +782,17 @@ def test_an_error_says_what_is_wrong_and_where(service: Service) -> None:
 
     assert error(b'{"keys": ["00042", ["00043", null]]}') == (
         "key",
-        "keys[1] has something else than values",
+        "keys[1] must contain only strings, numbers and booleans",
     )
     assert error(b'{"keys": [42]}') == (
         "key",
-        "the key of 'churn' is customer_id (text); 42 is no str",
+        "the key of 'churn' is customer_id (text); 42 is not of type str",
     )
-    assert error(b'{"keys": [NaN]}') == ("json", "the body is no JSON that can be read")
-    assert error(b'{"keys": [], "model": 1}') == ("keys", 'the body is no object with "keys" alone')
+    assert error(b'{"keys": [NaN]}') == ("json", "the body is not valid JSON")
+    assert error(b'{"keys": [], "model": 1}') == (
+        "keys",
+        'the body must be an object with the single field "keys"',
+    )
 
 
 def test_a_fault_of_the_service_is_logged_and_not_shown(
@@ -979,9 +982,9 @@ def test_a_call_that_cannot_be_is_refused(folder: Path, tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         calls = {
             "contradict": (folder, "--tokens", tokens, "--no-auth"),
-            "is one publication": (folder / "churn",),
-            "cannot be listened at": (folder, "--port", port),
-            "no sha256": (folder, "--tokens", folder / "churn" / POINTER),
+            "is the folder of one publication": (folder / "churn",),
+            "cannot listen at": (folder, "--port", port),
+            "not a sha256": (folder, "--tokens", folder / "churn" / POINTER),
         }
         for said, arguments in calls.items():
             result = call(*arguments)

@@ -185,7 +185,7 @@ def test_what_was_not_submitted_is_not_found(service: Service, folder: Path, pat
 
 def test_a_queue_outside_of_the_folder_is_not_reached(service: Service, folder: Path) -> None:
     outside = Submissions(folder.parent / "secret")
-    made = outside.submit(b"{}", webhook=None, now=NOW, most=1)
+    made = outside.submit(b"{}", webhook=None, now=NOW, limit=1)
     outside.close()
     assert made is not None
     for name in (
@@ -598,20 +598,20 @@ def test_webhooks_are_read_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "it has none"),
-        ("crm = 1", "it has not url and secret alone"),
-        (GOOD + "more = 1", "it has not url and secret alone"),
-        (GOOD.replace("https:", "ftp:"), "its url is no http"),
-        (GOOD.replace("crm.example", "user:password@crm.example"), "its url is no http"),
-        (GOOD.replace("https://crm.example:8443", "https://"), "its url is no http"),
-        (GOOD.replace("8443", "84430"), "its url is no http"),
-        (GOOD.replace("told", "told\\nx: y"), "its url is no http"),
+        ("", "the file has no webhooks"),
+        ("crm = 1", "it must have exactly `url` and `secret`"),
+        (GOOD + "more = 1", "it must have exactly `url` and `secret`"),
+        (GOOD.replace("https:", "ftp:"), "its url must be an http"),
+        (GOOD.replace("crm.example", "user:password@crm.example"), "its url must be an http"),
+        (GOOD.replace("https://crm.example:8443", "https://"), "its url must be an http"),
+        (GOOD.replace("8443", "84430"), "its url must be an http"),
+        (GOOD.replace("told", "told\\nx: y"), "its url must be an http"),
         (GOOD.replace("whsec_", ""), "does not begin with whsec_"),
-        (GOOD.replace("whsec_", "whsec_!"), "is no base64"),
+        (GOOD.replace("whsec_", "whsec_!"), "is not base64"),
         (GOOD.replace(SECRET, "whsec_" + base64.b64encode(b"short").decode()), "has 5 bytes"),
         (GOOD.replace("[crm]", '["../crm"]'), "a name has letters"),
-        (GOOD.replace("secret =", "secret"), "it is no TOML"),
-        ("\udcff", "it is no TOML"),
+        (GOOD.replace("secret =", "secret"), "it is not valid TOML"),
+        ("\udcff", "it is not valid TOML"),
     ],
 )
 def test_a_file_that_names_no_webhook_is_refused_and_not_shown(
@@ -713,14 +713,14 @@ def test_the_end_of_a_service_waits_for_what_is_being_scored_and_no_more(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, goes_on = threading.Event(), threading.Event()
-    scored = RealTime.scored
+    scored = RealTime.score_to_document
 
     def slow(*arguments: Any, **named: Any) -> dict[str, Any]:
         begun.set()
         assert goes_on.wait(LONG)
         return scored(*arguments, **named)
 
-    monkeypatch.setattr(RealTime, "scored", slow)
+    monkeypatch.setattr(RealTime, "score_to_document", slow)
     app = application(folder, clock=lambda: NOW)
     for _ in range(2):
         assert Service(app).ask("POST", SUBMIT, json=QUESTION).status_code == 202

@@ -242,7 +242,7 @@ def of_origins(publisher: Publisher, count: int) -> None:
 def test_a_reader_keeps_few_origins_in_memory_however_many_there_are(
     publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_source, "_MOST_ORIGINS", 3)
+    monkeypatch.setattr(file_source, "_MAX_ORIGINS", 3)
     of_origins(publisher, 10)
     publisher.publish()
     assert faults_of(publisher) == []
@@ -465,7 +465,7 @@ def test_what_was_unpublished_is_told_and_the_next_is_built_from_the_last(
 def test_the_oldest_that_is_kept_cannot_be_unpublished(publisher: Publisher) -> None:
     numbered(publisher, 1)
     publisher.publish()
-    with pytest.raises(ServingError, match="no earlier one to return to"):
+    with pytest.raises(ServingError, match=r"no earlier publication of .* to return to"):
         read_publications(publisher.folder()).unpublished(at=CLOCK)
 
 
@@ -836,9 +836,10 @@ def test_a_full_disk_is_one_clear_error_and_takes_no_more_of_it(
     ended = child(tmp_path, DISK_FULL, built_from)
     said, hint, left = ended.stdout.splitlines()
     assert said.startswith(f"ServingError {publisher.folder()} cannot be written: "), ended.stderr
-    assert said.endswith("what was published before is served on")
+    assert said.endswith("the previous publication is still served")
     assert (
-        hint == "Hint: give the user who runs dbt the right to write there, and space on the disk"
+        hint
+        == "Hint: check that the user who runs dbt may write there, and that the disk has free space"
     )
     assert left == str(before)
     assert served(publisher) == 1

@@ -123,7 +123,7 @@ def test_what_cannot_be_written_is_not_acknowledged_and_the_next_is(
         with monkeypatch.context() as patched:
             patched.setattr(os, "fdatasync", full)
             with pytest.raises(
-                ServingError, match="No space left on device; the answer is not kept"
+                ServingError, match="No space left on device; the answer is not in the request log"
             ):
                 log.append({"number": 1}).result(10)
         log.append({"number": 2}).result(10)
@@ -135,12 +135,12 @@ def test_what_cannot_be_written_is_not_acknowledged_and_the_next_is(
 def test_when_the_disk_does_not_keep_up_whoever_asks_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_log, "_MOST_WAITING", 2)
+    monkeypatch.setattr(request_log, "_MAX_WAITING", 2)
     goes_on = threading.Event()
     monkeypatch.setattr(os, "fdatasync", lambda _: goes_on.wait(10))
     with RequestLog(tmp_path) as log:
         waiting = []
-        with pytest.raises(ServingError, match="wait to be written"):
+        with pytest.raises(ServingError, match="waiting to be written"):
             for number in range(10):
                 waiting.append(log.append({"number": number}))
         goes_on.set()

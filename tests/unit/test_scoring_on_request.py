@@ -135,14 +135,14 @@ def _entry(model: ServedModel) -> Any:
     [
         ({"a": 1}, "'b' is missing"),
         ({}, "'a' is missing; 'b' is missing"),
-        ({"a": 1, "b": 1, "c": 1}, "'c' is none of them"),
-        ({"a": "1", "b": 1}, "'a' is no double"),
-        ({"a": True, "b": 1}, "'a' is no double: it is true or false"),
-        ({"a": [1], "b": 1}, "'a' is no double"),
-        ({"a": {"x": 1}, "b": 1}, "'a' is no double"),
-        ({"a": Decimal("1e400"), "b": 1}, "'a' is no double"),
-        ({"a": 10**400, "b": 1}, "'a' is no double"),
-        ({"a" * 10_000: 1, "a": 1, "b": 1}, "is none of them"),
+        ({"a": 1, "b": 1, "c": 1}, "'c' is not a feature of the model"),
+        ({"a": "1", "b": 1}, "'a' is not of type double"),
+        ({"a": True, "b": 1}, "'a' is not of type double: a boolean is not a number"),
+        ({"a": [1], "b": 1}, "'a' is not of type double"),
+        ({"a": {"x": 1}, "b": 1}, "'a' is not of type double"),
+        ({"a": Decimal("1e400"), "b": 1}, "'a' is not of type double"),
+        ({"a": 10**400, "b": 1}, "'a' is not of type double"),
+        ({"a" * 10_000: 1, "a": 1, "b": 1}, "is not a feature of the model"),
     ],
 )
 def test_what_is_no_row_of_the_model_is_named(

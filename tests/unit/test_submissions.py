@@ -23,7 +23,7 @@ from served_folder import publish
 from dbt_onnx.errors import ServingError
 from dbt_onnx.serving import submissions, workers
 from dbt_onnx.serving.refusal import bad_request
-from dbt_onnx.serving.request_log import RequestLog, is_kept, read_segment
+from dbt_onnx.serving.request_log import RequestLog, is_logged, read_segment
 from dbt_onnx.serving.submissions import (
     FAILED,
     GIVEN_UP,
@@ -155,7 +155,7 @@ class World:
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr(workers, "post", post)
                 for body in submitted:
-                    made = mortal.submit(body, webhook="crm", now=self.now, most=MANY)
+                    made = mortal.submit(body, webhook="crm", now=self.now, limit=MANY)
                     acknowledged.append(made.request_id)
                 mortal.take_over()
                 while answer_next(
@@ -171,7 +171,7 @@ class World:
                     HOOK,
                     document=lambda _: {},
                     clock=lambda: self.now,
-                    until=self.ended,
+                    stopping=self.ended,
                 ):
                     self.noted |= {self.told[-1]}
         except DiedError:
@@ -287,7 +287,7 @@ def test_services_that_share_a_queue_answer_each_request_once(tmp_path: Path) ->
     world = World(tmp_path)
     first = Submissions(tmp_path)
     for number in range(30):
-        first.submit(str(number).encode(), webhook=None, now=NOW, most=MANY)
+        first.submit(str(number).encode(), webhook=None, now=NOW, limit=MANY)
 
     def work(_: int) -> None:
         queue = Submissions(tmp_path)
@@ -311,7 +311,7 @@ def queue(tmp_path: Path) -> Iterator[Submissions]:
 
 
 def submitted(queue: Submissions, body: bytes = b"good", webhook: str | None = "crm") -> str:
-    made = queue.submit(body, webhook=webhook, now=NOW, most=MANY)
+    made = queue.submit(body, webhook=webhook, now=NOW, limit=MANY)
     assert made is not None
     assert made.state == QUEUED
     return made.request_id
@@ -347,13 +347,13 @@ def test_what_another_service_has_taken_is_not_ended(tmp_path: Path, queue: Subm
 
 
 def test_only_so_many_wait(queue: Submissions) -> None:
-    ids = [queue.submit(b"", webhook=None, now=NOW, most=3) for _ in range(4)]
+    ids = [queue.submit(b"", webhook=None, now=NOW, limit=3) for _ in range(4)]
     assert [made is None for made in ids] == [False, False, False, True]
     taken = queue.take()
-    assert queue.submit(b"", webhook=None, now=NOW, most=3) is None
+    assert queue.submit(b"", webhook=None, now=NOW, limit=3) is None
     assert taken is not None
     queue.end(taken.request_id, FAILED, now=NOW, error={})
-    assert queue.submit(b"", webhook=None, now=NOW, most=3) is not None
+    assert queue.submit(b"", webhook=None, now=NOW, limit=3) is not None
 
 
 def test_requests_are_taken_in_their_order(queue: Submissions) -> None:
@@ -474,7 +474,7 @@ def test_an_answer_is_found_behind_its_position_in_its_own_log(tmp_path: Path) -
         other.append({"request_id": "c"}).result(20)
         elsewhere = other.position()
     kept = {
-        name: [is_kept(tmp_path, name, since=since) for since in (begin, behind, elsewhere)]
+        name: [is_logged(tmp_path, name, since=since) for since in (begin, behind, elsewhere)]
         for name in "abc"
     }
     assert kept == {

@@ -1,6 +1,6 @@
-"""Predictions outside the warehouse: published, looked up, served.
+"""Publishes predictions outside the warehouse, looks them up, and serves them over HTTP.
 
-`Predictions` is the reader. It needs the standard library only: neither dbt, DuckDB nor onnxruntime.
+`Predictions` is the reader. It needs only the standard library: neither dbt, DuckDB nor onnxruntime.
 """
 
 from dbt_onnx.serving.lookup import Answer, Predictions

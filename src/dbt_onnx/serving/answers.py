@@ -1,4 +1,4 @@
-"""Answers as JSON documents, the same for every status."""
+"""Answers as JSON documents, with the same fields for every status."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REAL_TIME = "real_time"
 
 
 def answer_document(name: str, answer: Answer) -> dict[str, Any]:
-    """What is known of one key, as JSON: moments are UTC in ISO 8601, the age is in seconds."""
+    """Return an answer as a JSON document: times are UTC in ISO 8601, the age is in seconds."""
     age = answer.age
     return {
         "name": name,
@@ -39,10 +39,10 @@ def answer_document(name: str, answer: Answer) -> dict[str, Any]:
     }
 
 
-def kept_answer(
+def logged_answer(
     kept: Mapping[str, Any], *, now: datetime, stale_after: float | None = None
 ) -> Answer:
-    """An answer that was given on request, from what the request log keeps of it."""
+    """Return an answer that was given on request, from its document in the request log."""
     scored_at = datetime.fromisoformat(kept["scored_at"])
     age = max(now - scored_at, timedelta())
     return Answer(
@@ -66,10 +66,12 @@ def kept_answer(
 def submission_document(
     name: str, submission: Submission, *, now: datetime, stale_after: float | None
 ) -> dict[str, Any]:
-    """How a request stands that is answered later. The answer in it is that of `:score`, its age counted now."""
+    """Return the state of a submitted request as JSON. It contains the answer as `:score` gives it, with its age at
+    `now`.
+    """
     answer = None
     if submission.ended_at is not None and submission.answer is not None:
-        kept = kept_answer(submission.answer, now=now, stale_after=stale_after)
+        kept = logged_answer(submission.answer, now=now, stale_after=stale_after)
         answer = answer_document(name, kept)
     return {
         "request_id": submission.request_id,
@@ -91,7 +93,7 @@ def submission_document(
 
 
 def unknown_document(name: str, key: Sequence[Any]) -> dict[str, Any]:
-    """The same document where nothing is published under the name."""
+    """Return the document for a name under which nothing is published."""
     return {
         "name": name,
         "key": [as_json(value) for value in key],

@@ -1,4 +1,4 @@
-"""What is in a folder, on disk."""
+"""Syncs folders to disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def sync_folder(folder: Path) -> None:
-    """Return when the names of the files in a folder are on disk. Raises OSError."""
+    """Sync a folder, so that the names of its files are on disk when this returns. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

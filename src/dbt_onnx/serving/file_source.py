@@ -1,4 +1,4 @@
-"""Reading what was published as files, with the standard library."""
+"""Reads publications from files, with the standard library only."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
     from dbt_onnx.serving.places import Row
 
 ORIGIN = "dbt_onnx_origin"
-# most publications have a few origins; one that has one for each row shall not be in memory
-_MOST_ORIGINS = 1_000
+# Most publications have a few origins. The limit bounds the memory for one with an origin per row
+_MAX_ORIGINS = 1_000
 
 
 class FileSource:
-    """A folder of publications, see `Source`."""
+    """The `Source` for the publications of one name in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def pointer(self) -> tuple[int, int, int] | None:
-        """What changes when the file of the folder is replaced."""
+        """Return a value that changes when publications.json is replaced; None if it cannot be found."""
         with suppress(OSError):
             status = (self.folder / POINTER).stat()
             return status.st_ino, status.st_mtime_ns, status.st_size
         return None
 
     def publications(self) -> Publications:
-        """What the folder has. Raises ServingError."""
+        """Read publications.json. Raises ServingError."""
         return read_publications(self.folder)
 
     def open(self, manifest: Manifest) -> OpenedFile:
-        """Raises UnreadablePublicationError unless the file is whole."""
+        """Open the file of a publication. Raises UnreadablePublicationError if it is missing or damaged."""
         try:
             return OpenedFile(self.folder, manifest)
         except (OSError, ValueError, sqlite3.Error) as error:
@@ -58,20 +58,20 @@ class FileSource:
 
 
 class OpenedFile:
-    """One file, opened and checked. Raises OSError, ValueError or sqlite3.Error."""
+    """The file of one publication, open and checked. Opening it raises OSError, ValueError or sqlite3.Error."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._manifest = manifest
         path = folder / manifest.file_name
         check_file(path, manifest)
-        # immutable: no locks and no look for a journal; the file is never written again
+        # immutable: SQLite takes no locks and looks for no journal; the file is never written again
         uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         self._connection = sqlite3.connect(
             uri, uri=True, check_same_thread=False, isolation_level=None, cached_statements=4
         )
-        # an answer in another thread may still be reading when a newer publication has come
+        # closed with the last reference, because another thread may still be reading when a newer one replaces it
         weakref.finalize(self, self._connection.close)
-        # whatever sqlite was built with, one thread at a time uses a connection
+        # one thread at a time uses the connection, because SQLite may be built without thread safety
         self._lock = threading.Lock()
         in_rows = {
             name for name, *_ in self._connection.execute("select * from rows limit 0").description
@@ -91,7 +91,7 @@ class OpenedFile:
             self._connection.execute(f"explain {statement}", [None] * places)
 
     def row(self, key: Sequence[Stored]) -> Row | None:
-        """The row of one key."""
+        """Return the row of one key; None if there is none."""
         try:
             with self._lock:
                 row = self._connection.execute(self._select, key).fetchone()
@@ -109,7 +109,7 @@ class OpenedFile:
         return outputs, {**origin, **_values(self._of_row, row[len(outputs) :])}
 
     def rows(self, keys: Sequence[Sequence[Stored]]) -> list[Row | None]:
-        """The rows of several keys, in their order."""
+        """Return the rows of several keys, in the order of the keys."""
         return [self.row(key) for key in keys]
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ class OpenedFile:
         stored = self._connection.execute(self._select_origin, [number]).fetchone()
         if stored is None:
             raise sqlite3.DatabaseError(f"it has no origin {number!r}")
-        if len(self._origins) >= _MOST_ORIGINS:
+        if len(self._origins) >= _MAX_ORIGINS:
             self._origins.clear()
         return self._origins.setdefault(number, _values(self._of_origin, stored))
 
@@ -132,7 +132,7 @@ def _readers(columns: Iterable[Column]) -> dict[str, Callable[[Any], Any]]:
 def _values(
     readers: Mapping[str, Callable[[Any], Any]], stored: Sequence[Stored]
 ) -> dict[str, Any]:
-    """Python's values by name; `stored` may go on after them."""
+    """Return Python's values by column name. Stored values beyond the last reader are ignored."""
     return {
         name: None if value is None else read(value)
         for (name, read), value in zip(readers.items(), stored, strict=False)
@@ -140,9 +140,9 @@ def _values(
 
 
 def check_file(path: Path, manifest: Manifest) -> None:
-    """Raise OSError or ValueError unless the file is the one that was published, to the last byte."""
+    """Check size and sha256. Raises OSError or ValueError if the file is not the one that was published."""
     if path.is_symlink() or not path.is_file():
-        raise ValueError("it is gone, or no regular file")
+        raise ValueError("it is missing, or not a regular file")
     size = path.stat().st_size
     if size != manifest.bytes:
         raise ValueError(f"it has {size:,} bytes, not {manifest.bytes:,}")
@@ -153,5 +153,5 @@ def check_file(path: Path, manifest: Manifest) -> None:
 
 
 def quote(name: str) -> str:
-    """Any text as one SQL identifier."""
+    """Return any text as a quoted SQL identifier."""
     return '"' + name.replace('"', '""') + '"'

@@ -1,8 +1,9 @@
-"""Publications as files: an SQLite file for each, in a folder, beside the file that says which is served.
+"""Publications as files. A folder has one SQLite file per publication, and publications.json, which records the
+served one. Each SQLite file has two tables and a view:
 
 rows           the key, the outputs, `as_of`, and the number of the row's origin
-origins        where predictions come from: run, version, when, how fresh
-predictions    a view of both: a row for each key, as whoever looks up wants it
+origins        the columns that many rows have in common: run, version, times
+predictions    a view that joins both tables: one row per key
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _PARTIAL = ".partial"
 
 
 class Files:
-    """A folder of publications, "serving/churn"."""
+    """The `Target` for the publications of one name in a folder, such as "serving/churn"."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,12 +48,14 @@ class Files:
         return str(self.folder)
 
     def publications(self) -> Publications | None:
-        """What the folder has; none before the first. Raises ServingError when it cannot be read."""
+        """Read publications.json; None before the first publication. Raises ServingError if it cannot be read."""
         return read_publications(self.folder) if (self.folder / POINTER).exists() else None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Within, no other process publishes into the folder, or takes a publication back."""
+        """Lock the folder, so that no other process publishes into it or unpublishes. Raises ServingError if another
+        process has the lock.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.folder, os.O_RDONLY)
@@ -72,14 +75,14 @@ class Files:
             os.close(descriptor)
 
     def can_build_on(self, manifest: Manifest) -> bool:
-        """Whether the file of an earlier publication is whole."""
+        """Return whether the file of an earlier publication is undamaged."""
         with suppress(OSError, ValueError):
             check_file(self.folder / manifest.file_name, manifest)
             return True
         return False
 
-    def keep_model(self, model_bytes: bytes, card: bytes) -> str:
-        """Put a model and its card beside the publications. Returns the model's path among the models."""
+    def copy_model(self, model_bytes: bytes, card: bytes) -> str:
+        """Copy a model and its card into the folder. Return the model's path below the folder `models`."""
         name = hashlib.sha256(model_bytes + card).hexdigest()[:32]
         folder = self.folder / MODELS / name
         try:
@@ -93,8 +96,9 @@ class Files:
     def write(
         self, publication: str, rows: RowsToPublish, *, base: Manifest | None
     ) -> tuple[int, str]:
-        """Write the file of a publication, from the rows that changed since `base`. Returns its bytes and
-        sha256. Nobody reads it before `switch`.
+        """Write the file of a publication: a copy of `base` with the changed rows, or all rows without `base`.
+
+        Return its size in bytes and its sha256. Nobody reads the file before `switch`.
         """
         name = file_name(publication)
         partial = self.folder / (name + _PARTIAL)
@@ -114,13 +118,13 @@ class Files:
         except (OSError, sqlite3.Error) as error:
             raise _unwritable(self.folder, error) from error
         finally:
-            # half a file would take the place that a full disk has not
+            # a half-written file would waste space, and the disk may be full
             with suppress(OSError):
                 partial.unlink()
         return size, digest
 
     def switch(self, publications: Publications) -> None:
-        """Let readers see these publications, from one moment to the next; drop the files of no other."""
+        """Switch readers to these publications atomically, and remove the files of all others."""
         try:
             sync_folder(self.folder)
             replace_file(self.folder / POINTER, publications.content())
@@ -130,7 +134,7 @@ class Files:
         self._clear()
 
     def _clear(self) -> None:
-        """Remove what belongs to no publication that is kept: of older ones, or of a publisher that died."""
+        """Remove the files of publications that are no longer kept, and of publishers that died."""
         found = self.publications()
         kept = {manifest.file_name for manifest in found.publications} if found else set()
         for path in (*self.folder.glob("*.sqlite*"), *self.folder.glob(f".{POINTER}.*")):
@@ -148,7 +152,7 @@ class Files:
 
 
 def _fill(connection: sqlite3.Connection, rows: RowsToPublish, *, is_new: bool) -> None:
-    # nobody reads the file yet, and one that is not finished is thrown away
+    # no journal and no syncs: nobody reads the file yet, and an unfinished one is deleted
     connection.execute("pragma journal_mode = off")
     connection.execute("pragma synchronous = off")
     connection.execute("pragma locking_mode = exclusive")
@@ -185,7 +189,7 @@ def _fill(connection: sqlite3.Connection, rows: RowsToPublish, *, is_new: bool) 
 def _create(connection: sqlite3.Connection, rows: RowsToPublish) -> None:
     of_row = [*rows.outputs, *(name for name in rows.stamps if name not in rows.of_origin)]
     if list(rows.key.values()) == ["integer"]:
-        # the fastest that SQLite has: the key is the row's own number
+        # the fastest lookup in SQLite: the key is the rowid
         [name] = rows.key
         key, layout = f"{quote(name)} integer primary key", ""
     else:
@@ -207,17 +211,17 @@ def _create(connection: sqlite3.Connection, rows: RowsToPublish) -> None:
 
 
 def not_unique(rows: RowsToPublish, *, written: int | None = None) -> DataError:
-    """The error for a key that several rows have; `written` is how many keys there are, where known."""
+    """Return the error for a key that several rows share. `written` is the number of distinct keys, if known."""
     found = "" if written is None else f": {rows.rows:,} rows have {written:,} keys"
     return DataError(
         f"the key {list(rows.key)} is not unique in {rows.relation}{found}; nothing is published",
-        hint="publish a relation with one row for each key, as `current_predictions` gives it",
+        hint="publish a relation with one row per key, such as a view of `current_predictions`",
     )
 
 
 def _unwritable(folder: Path, error: Any) -> ServingError:
-    said = getattr(error, "strerror", None) or error
+    reason = getattr(error, "strerror", None) or error
     return ServingError(
-        f"{folder} cannot be written: {said}; what was published before is served on",
-        hint="give the user who runs dbt the right to write there, and space on the disk",
+        f"{folder} cannot be written: {reason}; the previous publication is still served",
+        hint="check that the user who runs dbt may write there, and that the disk has free space",
     )

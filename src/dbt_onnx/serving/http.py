@@ -1,14 +1,14 @@
 """The HTTP service, as an ASGI application.
 
-    GET  /v1/predictions/NAME/KEY           one answer; KEY is a segment for each column of the key
+    GET  /v1/predictions/NAME/KEY           one answer; KEY is one path segment per key column
     POST /v1/predictions/NAME:batch         {"keys": [KEY, ...]}
     POST /v1/predictions/NAME:score         {"key": KEY, "features": {...}}
-    POST /v1/predictions/NAME:submit        the same, answered later; perhaps "webhook": NAME
-    GET  /v1/submissions/NAME/ID            how that stands
+    POST /v1/predictions/NAME:submit        the body of :score, answered later; optionally "webhook": NAME
+    GET  /v1/submissions/NAME/ID            the state of a submitted request
     GET  /healthz  /readyz  /metrics  /openapi.json
-    POST PREFIX/SEGMENT                     what your own program adds, see `application`
+    POST PREFIX/SEGMENT                     routes that your own program adds, see `application`
 
-A key is data: it is never a path, SQL, or anything else but a value to compare with.
+A key is only ever compared with stored values. It never becomes part of a file path or of SQL text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dbt_onnx.serving.limits import Limits, Rates, too_large, too_many_waiting, 
 from dbt_onnx.serving.lookup import MISSING, utc_now
 from dbt_onnx.serving.metrics import CONTENT_TYPE, Metrics
 from dbt_onnx.serving.openapi import openapi_document
-from dbt_onnx.serving.questions import no_number, read_question
+from dbt_onnx.serving.questions import read_question, reject_constant
 from dbt_onnx.serving.refusal import Refusal, bad_request, failed, not_scored, unavailable
 from dbt_onnx.serving.workers import Workers
 
@@ -51,18 +51,18 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("dbt_onnx")
 _PREDICTIONS = b"/v1/predictions/"
-# not below the publication: there a key of two columns may say the same
+# not under /v1/predictions/NAME/: there, "submissions/ID" could also be a key of two columns
 _SUBMISSIONS = b"/v1/submissions/"
 _JSON = b"application/json"
-# a body that is too long is read to its end, up to so many times the limit: who is still sending does
-# not see the answer
-_TIMES_TOO_LARGE = 16
+# A body over the limit is still read, up to this many times the limit: a client that is still sending
+# does not see the response
+_DRAIN_FACTOR = 16
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 class Response(NamedTuple):
-    """An answer, ready to be sent."""
+    """An HTTP response, ready to send."""
 
     status: int
     body: bytes
@@ -71,7 +71,7 @@ class Response(NamedTuple):
 
 
 class _Route(NamedTuple):
-    """What answers at a path, and to which method, none for any; `is_open` to whoever has no token, too."""
+    """The handler of a path. `method` None accepts any method; an `is_open` route needs no token."""
 
     name: str
     method: str | None
@@ -79,16 +79,16 @@ class _Route(NamedTuple):
     is_open: bool = False
 
 
-async def _nowhere(_: Scope, __: Receive) -> Response:
+async def _not_found(_: Scope, __: Receive) -> Response:
     raise Refusal(
         HTTPStatus.NOT_FOUND,
         "not_found",
         "there is nothing at this path",
-        hint="/openapi.json says what there is",
+        hint="/openapi.json lists all paths",
     )
 
 
-_NOWHERE = _Route("other", None, _nowhere)
+_NOT_FOUND = _Route("other", None, _not_found)
 
 
 def application(
@@ -100,14 +100,14 @@ def application(
     webhooks: Mapping[str, Webhook] | None = None,
     posts: Mapping[str, Post] | None = None,
 ) -> Application:
-    """The service for a folder with one folder for each publication.
+    """Return the application that serves a folder with one subfolder per publication.
 
-    `clock` gives the time against which ages are counted: UTC, without a zone. Without `tokens` everybody
-    may ask. A request may name one of the `webhooks`. `posts` are routes of your own:
-    {"/v1/rankings/films/": rank} answers a POST to /v1/rankings/films/17 with what `rank("17", body)` returns,
-    as JSON; the segment is text, the body bytes. `rank` is called in a thread, and says what is wrong by
-    raising InvalidKeyError (400) or Refusal. Tokens, limits and figures hold for these routes, too. Raises
-    ConfigError when the folder is itself a publication.
+    `clock` returns the current time in UTC, without a zone; ages are computed from it. Without `tokens`, anybody
+    may send requests. A request to :submit may name one of the `webhooks`. `posts` adds routes of your own: with
+    {"/v1/rankings/films/": rank}, a POST to /v1/rankings/films/17 is answered with the return value of
+    `rank("17", body)`, as JSON; the segment is text, the body is bytes. `rank` runs in a thread, and rejects a
+    request by raising InvalidKeyError (400) or Refusal. Tokens, limits and metrics apply to these routes, too.
+    Raises ConfigError if the folder is itself a publication.
     """
     return Application(
         ServingFolder(folder, clock=clock),
@@ -119,8 +119,9 @@ def application(
 
 
 class Application:
-    """The service for one folder, by ASGI. It works from the moment it is made; `close` ends its threads and
-    closes its files.
+    """The ASGI application that serves one folder.
+
+    The constructor opens the files and starts the threads. `close` stops the threads and closes the files.
     """
 
     def __init__(
@@ -151,16 +152,16 @@ class Application:
         self._posts = {prefix.encode(): (prefix, post) for prefix, post in posts.items()}
 
     def close(self) -> None:
-        """End when what is being scored has ended, and close all files."""
+        """Wait for the scoring in progress, stop all threads, and close all files."""
         self._workers.close()
         self._folder.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            # by ASGI, a server then goes on without
-            raise ValueError(f"{scope['type']!r} is no HTTP")
+            # ASGI servers take this error to mean that the application does not support the scope
+            raise ValueError(f"{scope['type']!r} is not supported, only 'http'")
         begun = perf_counter()
-        route = _NOWHERE
+        route = _NOT_FOUND
         try:
             route = self._route(scope)
             if not route.is_open:
@@ -168,18 +169,18 @@ class Application:
             _check_method(scope, route.method)
             response = await route.answer(scope, receive)
         except Refusal as refusal:
-            response = _refused(refusal)
+            response = _error_response(refusal)
         except InvalidKeyError as error:
-            response = _refused(bad_request("key", error.message, hint=error.hint))
+            response = _error_response(bad_request("key", error.message, hint=error.hint))
         except Exception:  # noqa: BLE001, logged; the client gets no traceback
             _LOG.exception("a request could not be answered")
-            response = _refused(failed())
+            response = _error_response(failed())
         await _send(response, send)
         self._metrics.count(route.name, response.status, perf_counter() - begun)
 
     def _route(self, scope: Scope) -> _Route:
-        """What answers at a path. Raises Refusal when the path is too long."""
-        # the key may have slashes, as %2F: the path that is decoded already does not tell which
+        """Return the route of the request's path. Raises Refusal if the path is too long."""
+        # a key may contain slashes as %2F; in the decoded path they look like separators
         path = scope["raw_path"]
         if len(path) > self.limits.path_bytes:
             raise too_large(HTTPStatus.REQUEST_URI_TOO_LONG, "path", self.limits.path_bytes)
@@ -193,38 +194,41 @@ class Application:
         name, _, verb = _decoded(name).partition(":")
         if verb in self._actions:
             return _Route(verb, "POST", partial(self._actions[verb], name))
-        return _NOWHERE
+        return _NOT_FOUND
 
     def _route_of_submission(self, name: bytes, *rest: bytes) -> _Route:
         if len(rest) != 1:
-            return _NOWHERE
+            return _NOT_FOUND
         return _Route("submission", "GET", partial(self._submission, name, *rest))
 
     def _post_at(self, path: bytes) -> _Route:
         folder, slash, segment = path.rpartition(b"/")
         if segment and (found := self._posts.get(folder + slash)):
             prefix, post = found
-            return _Route(prefix, "POST", partial(self._posted, post, segment))
-        return _NOWHERE
+            return _Route(prefix, "POST", partial(self._call_post, post, segment))
+        return _NOT_FOUND
 
     def _admit(self, scope: Scope) -> None:
-        """Raises Refusal unless the client has a token that is accepted, and does not ask too often."""
+        """Check the token and the request rate.
+
+        Raises Refusal if the token is missing or not accepted, or if the client exceeds its rate.
+        """
         client = scope["client"][0] if scope.get("client") else ""
         if self._tokens is not None:
             owner = self._tokens.owner(_header(scope, b"authorization"))
             if owner is None:
-                self._take(client)
+                self._take_from_bucket(client)
                 raise Refusal(
                     HTTPStatus.UNAUTHORIZED,
                     "unauthorized",
-                    "there is no token with this request, or one that is not accepted",
+                    "the request has no token, or one that is not accepted",
                     hint="send the header Authorization: Bearer TOKEN",
                     headers=((b"www-authenticate", b"Bearer"),),
                 )
             client = owner
-        self._take(client)
+        self._take_from_bucket(client)
 
-    def _take(self, client: str) -> None:
+    def _take_from_bucket(self, client: str) -> None:
         if self._rates is not None:
             self._rates.take(client)
 
@@ -232,7 +236,7 @@ class Application:
         self, raw_name: bytes, raw_key: Sequence[bytes], _: Scope, __: Receive
     ) -> Response:
         name, key = _decoded(raw_name), [_decoded(segment) for segment in raw_key]
-        predictions = self._folder.get(name) or await self._found(name)
+        predictions = self._folder.get(name) or await self._find(name)
         if predictions is None:
             return _json(HTTPStatus.NOT_FOUND, unknown_document(name, key))
         (answer,) = self._answers(name, predictions, [key])
@@ -241,8 +245,8 @@ class Application:
 
     async def _batch(self, name: str, scope: Scope, receive: Receive) -> Response:
         body = await self._body(scope, receive)
-        predictions = self._folder.get(name) or await self._found(name)
-        # in a thread: others shall not wait for a thousand answers
+        predictions = self._folder.get(name) or await self._find(name)
+        # in a thread, so that other requests do not wait while up to a thousand keys are looked up
         return await asyncio.to_thread(self._answer_batch, name, predictions, body)
 
     def _answer_batch(self, name: str, predictions: Predictions | None, body: bytes) -> Response:
@@ -263,7 +267,7 @@ class Application:
     def _answers(
         self, name: str, predictions: Predictions, keys: Sequence[Sequence[Any]]
     ) -> list[Answer]:
-        """Raises InvalidKeyError, and Refusal when the publication cannot be read."""
+        """Look keys up. Raises InvalidKeyError, and Refusal if the publication cannot be read."""
         try:
             return predictions.get_parsed(keys)
         except InvalidKeyError:
@@ -274,51 +278,60 @@ class Application:
             raise _unreadable(name) from error
 
     def _keys(self, body: bytes) -> list[list[Any]]:
-        """The keys of a batch. Raises Refusal."""
-        hint = 'send {"keys": [KEY, ...]}; a key is a value, or a list with a value for each column'
+        """Parse the keys of a batch request. Raises Refusal if the body is not valid."""
+        hint = 'send {"keys": [KEY, ...]}; a key is a value, or a list with one value for each key column'
         try:
-            document = json.loads(body, parse_constant=no_number)
+            document = json.loads(body, parse_constant=reject_constant)
         except (ValueError, RecursionError) as error:
-            raise bad_request("json", "the body is no JSON that can be read", hint=hint) from error
+            raise bad_request("json", "the body is not valid JSON", hint=hint) from error
         if not isinstance(document, dict) or set(document) != {"keys"}:
-            raise bad_request("keys", 'the body is no object with "keys" alone', hint=hint)
+            raise bad_request(
+                "keys", 'the body must be an object with the single field "keys"', hint=hint
+            )
         if not isinstance(document["keys"], list):
-            raise bad_request("keys", '"keys" is no list', hint=hint)
+            raise bad_request("keys", '"keys" must be a list', hint=hint)
         if len(document["keys"]) > self.limits.batch_keys:
             raise Refusal(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 "too_large",
-                f"{len(document['keys']):,} keys are more than {self.limits.batch_keys:,}",
-                hint="ask in several batches",
+                f"the request has {len(document['keys']):,} keys; the limit is {self.limits.batch_keys:,}",
+                hint="send the keys in several requests",
             )
         keys = [key if isinstance(key, list) else [key] for key in document["keys"]]
         for position, key in enumerate(keys):
             if not all(isinstance(value, str | int | float) for value in key):
                 raise bad_request(
-                    "key", f"keys[{position}] has something else than values", hint=hint
+                    "key",
+                    f"keys[{position}] must contain only strings, numbers and booleans",
+                    hint=hint,
                 )
         return keys
 
     async def _score(self, name: str, scope: Scope, receive: Receive) -> Response:
         body = await self._body(scope, receive)
-        predictions = self._folder.get(name) or await self._found(name)
+        predictions = self._folder.get(name) or await self._find(name)
         question = read_question(body, may_name_webhook=False)
         if predictions is None:
             return _json(HTTPStatus.NOT_FOUND, unknown_document(name, question.key))
-        answer, kept = await asyncio.to_thread(self._scored, name, predictions, question)
+        answer, kept = await asyncio.to_thread(self._score_row, name, predictions, question)
         try:
             await asyncio.wrap_future(kept)
         except ServingError as error:
             _LOG.error("%s", error.message)
-            raise unavailable("the answer could not be kept, so it is not given") from error
+            raise unavailable(
+                "the answer could not be written to the request log, so it is not returned"
+            ) from error
         return _json(HTTPStatus.OK, answer_document(name, answer))
 
-    def _scored(
+    def _score_row(
         self, name: str, predictions: Predictions, question: Question
     ) -> tuple[Answer, Future[None]]:
-        """Raises Refusal when the row cannot be scored."""
+        """Score one row, and return the answer and the future of its log entry.
+
+        Raises InvalidKeyError, and Refusal if the row cannot be scored.
+        """
         manifest, now = predictions.manifest, self._folder.now()
-        # whose key is one that can be looked up
+        # the lookup validates the key, and converts it to the types of the key columns
         [known] = self._answers(name, predictions, [question.key])
         try:
             return self._folder.real_time(name).score(
@@ -329,23 +342,23 @@ class Application:
 
     async def _submit(self, name: str, scope: Scope, receive: Receive) -> Response:
         body = await self._body(scope, receive)
-        predictions = self._folder.get(name) or await self._found(name)
+        predictions = self._folder.get(name) or await self._find(name)
         question = read_question(body, may_name_webhook=True)
         if question.webhook is not None and question.webhook not in self._webhooks:
             raise Refusal(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
                 "webhook",
                 f"there is no webhook {question.webhook!r:.80}",
-                hint="give the name of one that whoever runs the service has named with --webhooks",
+                hint="use a name from the service's --webhooks file",
             )
         if predictions is None:
             return _json(HTTPStatus.NOT_FOUND, unknown_document(name, question.key))
-        return await asyncio.to_thread(self._submitted, name, predictions, question, body)
+        return await asyncio.to_thread(self._queue_request, name, predictions, question, body)
 
-    def _submitted(
+    def _queue_request(
         self, name: str, predictions: Predictions, question: Question, body: bytes
     ) -> Response:
-        """Raises Refusal when the row could not be scored, or is one too many."""
+        """Queue one request. Raises Refusal if its row cannot be scored, or if the queue is full."""
         from dbt_onnx.serving.real_time import check_features
 
         self._answers(name, predictions, [question.key])
@@ -355,11 +368,11 @@ class Application:
             raise not_scored(name, error) from error
         try:
             submission = self._workers.submit(
-                name, body, webhook=question.webhook, most=self.limits.waiting
+                name, body, webhook=question.webhook, limit=self.limits.waiting
             )
         except ServingError as error:
             _LOG.error("%s", error.message)
-            raise unavailable("the request could not be kept") from error
+            raise unavailable("the request could not be written to the queue") from error
         if submission is None:
             raise too_many_waiting(self.limits.waiting)
         location = _SUBMISSIONS + f"{name}/{submission.request_id}".encode()
@@ -373,9 +386,9 @@ class Application:
         self, raw_name: bytes, raw_id: bytes, scope: Scope, receive: Receive
     ) -> Response:
         name, request_id = _decoded(raw_name), _decoded(raw_id)
-        # a folder is looked into only if its name is one that was found
-        if self._folder.get(name) is None and await self._found(name) is None:
-            return await _nowhere(scope, receive)
+        # open only folders that the service has found itself: the name comes from the client
+        if self._folder.get(name) is None and await self._find(name) is None:
+            return await _not_found(scope, receive)
         return await asyncio.to_thread(self._state_of, name, request_id)
 
     def _state_of(self, name: str, request_id: str) -> Response:
@@ -383,48 +396,55 @@ class Application:
             submission = self._workers.get(name, request_id)
         except ServingError as error:
             _LOG.error("%s", error.message)
-            raise unavailable(f"what was submitted to {name!r} cannot be read") from error
+            raise unavailable(f"the queue of {name!r} cannot be read") from error
         if submission is None:
             raise Refusal(
                 HTTPStatus.NOT_FOUND,
                 "not_found",
-                "there is no request of this id",
+                "there is no request with this id",
                 hint="a request is kept for 7 days after it has ended",
             )
         return _json(HTTPStatus.OK, self._workers.document(name, submission))
 
-    async def _posted(self, post: Post, segment: bytes, scope: Scope, receive: Receive) -> Response:
+    async def _call_post(
+        self, post: Post, segment: bytes, scope: Scope, receive: Receive
+    ) -> Response:
         body = await self._body(scope, receive)
         return _json(HTTPStatus.OK, await asyncio.to_thread(post, _decoded(segment), body))
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """The body of a request. Raises Refusal when it is too large, or does not come in time."""
-        most = self.limits.body_bytes
+        """Read the body of a request. Raises Refusal if it is too large or does not arrive in time."""
+        limit = self.limits.body_bytes
         chunks, size, has_more = [], 0, True
-        refusal = too_large(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body", most)
+        refusal = too_large(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body", limit)
         declared = _header(scope, b"content-length")
-        if declared.isdigit() and int(declared[:20]) > most * _TIMES_TOO_LARGE:
+        if declared.isdigit() and int(declared[:20]) > limit * _DRAIN_FACTOR:
             raise refusal
         try:
             async with asyncio.timeout(self.limits.seconds):
-                while has_more and size <= most * _TIMES_TOO_LARGE:
+                while has_more and size <= limit * _DRAIN_FACTOR:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise bad_request(
-                            "disconnected", "the client has gone", hint="send it again"
+                            "disconnected",
+                            "the client has disconnected",
+                            hint="send the request again",
                         )
                     size += len(message.get("body", b""))
-                    chunks += [message["body"]] if "body" in message and size <= most else []
+                    chunks += [message["body"]] if "body" in message and size <= limit else []
                     has_more = message.get("more_body", False)
         except TimeoutError as error:
             raise too_slow(self.limits.seconds) from error
-        if size > most:
+        if size > limit:
             raise refusal
         return b"".join(chunks)
 
-    async def _found(self, name: str) -> Predictions | None:
-        """What is published under a name that was not known yet."""
-        await asyncio.to_thread(self._folder.look)
+    async def _find(self, name: str) -> Predictions | None:
+        """Look in the folder for a publication that is not open yet.
+
+        Return None if there is none. Raises Refusal if it is damaged.
+        """
+        await asyncio.to_thread(self._folder.scan)
         if self._folder.is_unreadable(name):
             raise _unreadable(name)
         return self._folder.get(name)
@@ -433,7 +453,7 @@ class Application:
         return _json(HTTPStatus.OK, {"status": "ok"})
 
     async def _readyz(self, _: Scope, __: Receive) -> Response:
-        await asyncio.to_thread(self._folder.look)
+        await asyncio.to_thread(self._folder.scan)
         served = self._folder.served()
         is_ready = bool(served) and all(each.problem is None for each in served)
         document = {
@@ -451,7 +471,7 @@ class Application:
         return _json(HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE, document)
 
     async def _metrics_text(self, _: Scope, __: Receive) -> Response:
-        await asyncio.to_thread(self._folder.look)
+        await asyncio.to_thread(self._folder.scan)
         counts = await asyncio.to_thread(self._workers.counts)
         text = self._metrics.text(self._folder.served(), counts)
         return Response(HTTPStatus.OK, text, CONTENT_TYPE)
@@ -473,7 +493,7 @@ async def _send(response: Response, send: Send) -> None:
             "headers": [
                 (b"content-type", response.content_type),
                 (b"content-length", length),
-                # an age is true when it is said
+                # the age in the response is only correct at the moment it is sent
                 (b"cache-control", b"no-store"),
                 *response.headers,
             ],
@@ -487,7 +507,7 @@ def _header(scope: Scope, name: bytes) -> bytes:
 
 
 def _decoded(segment: bytes) -> str:
-    """A segment of a path as text: `%2F` is a slash. Raises Refusal."""
+    """Decode a path segment to text: `%2F` becomes a slash. Raises Refusal if it is not UTF-8."""
     try:
         if b"%" in segment:
             segment = _ESCAPE.sub(_unescaped, segment)
@@ -495,8 +515,8 @@ def _decoded(segment: bytes) -> str:
     except ValueError as error:
         raise bad_request(
             "path",
-            "a part of the path is no text",
-            hint="write the bytes of UTF-8 as %41, and % itself as %25",
+            "a part of the path is not valid UTF-8",
+            hint="percent-encode UTF-8, such as %C3%A9 for é, and write % itself as %25",
         ) from error
 
 
@@ -511,15 +531,15 @@ def _check_method(scope: Scope, method: str | None) -> None:
         raise Refusal(
             HTTPStatus.METHOD_NOT_ALLOWED,
             "method_not_allowed",
-            "this method is not answered here",
+            "this path does not support the method",
             hint=f"use {method}",
             headers=((b"allow", method.encode()),),
         )
 
 
 def _unreadable(name: str) -> Refusal:
-    return unavailable(f"what is published as {name!r} cannot be read")
+    return unavailable(f"the publication {name!r} cannot be read")
 
 
-def _refused(refusal: Refusal) -> Response:
+def _error_response(refusal: Refusal) -> Response:
     return _json(refusal.status, refusal.document(), refusal.headers)

@@ -1,4 +1,4 @@
-"""The HTTP service at a port, by uvicorn."""
+"""Runs the HTTP service at a port, with uvicorn."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dbt_onnx.serving.http import Application
     from dbt_onnx.serving.limits import Limits
 
-_WAITING = 2048
+_BACKLOG = 2048
 _CONTINUE = b"HTTP/1.1 100 "
 
 
@@ -45,32 +45,32 @@ def serve(
     access_log: bool = False,
     on_listening: Callable[[str], None],
 ) -> None:
-    """Answer at a port until SIGTERM or SIGINT comes, then requests in work, and close the files.
+    """Answer requests at a port until SIGTERM or SIGINT; then finish the requests in progress, and close the files.
 
-    `port` 0 is any that is free; `on_listening` is told the address. Raises ConfigError when the address
-    cannot be had.
+    `port` 0 means any free port. `on_listening` is called with the URL of the service. Raises ConfigError if the
+    service cannot listen at the address.
     """
     with closing(app), listening(host, port) as listener:
         name = f"[{host}]" if ":" in host else host
         on_listening(f"http://{name}:{listener.getsockname()[1]}")
-        # uvicorn hands a signal on when it has ended: it has done its work by then
+        # uvicorn raises the signal again after its shutdown; ignored, so that `closing` still closes the files
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         server_for(app, access_log=access_log).run(sockets=[listener])
 
 
 def server_for(app: Application, *, access_log: bool = False) -> uvicorn.Server:
-    """A server that holds clients to the limits of the application."""
+    """Return a server that enforces the limits of the application."""
     seconds = math.ceil(app.limits.seconds)
     config = uvicorn.Config(
         app,
         http=partial(_Connection, limits=app.limits),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
-        # uvicorn warns of every request that is malformed; the access log is on its level of information
+        # uvicorn logs every malformed request as a warning, and the access log at level INFO
         log_level=logging.INFO if access_log else logging.ERROR,
         access_log=access_log,
-        # whoever asks is who is at the other end, not who they say they are
+        # the client is the peer of the connection; a header with another address could be forged
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=seconds,
@@ -80,21 +80,21 @@ def server_for(app: Application, *, access_log: bool = False) -> uvicorn.Server:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket at an address. Raises ConfigError when it cannot be had."""
+    """Return a socket that listens at an address. Raises ConfigError if that is not possible."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=_WAITING)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, UnicodeError) as error:
-        # Python adds the address once more, in brackets
-        said = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
+        # Python repeats the address in brackets at the end of the message
+        reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
         raise ConfigError(
-            f"{host}:{port} cannot be listened at: {said}",
-            hint="name a free port with --port, and with --host an address of this machine",
+            f"cannot listen at {host}:{port}: {reason}",
+            hint="give a free port with --port, and an address of this machine with --host",
         ) from error
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Return whether an address can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -104,9 +104,9 @@ def is_loopback(host: str) -> bool:
 
 
 class _Connection(HttpToolsProtocol):
-    """A connection that ends when its client is too slow or its head too long.
+    """A connection that ends if the client is too slow, or if the head of a request is too long.
 
-    uvicorn waits for the head of a request for ever, and keeps all of it.
+    uvicorn alone waits for the head of a request without a timeout, and keeps all of it in memory.
     """
 
     def __init__(self, *arguments: Any, limits: Limits, **settings: Any) -> None:
@@ -120,7 +120,7 @@ class _Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self.transport = self._answers = _WholeAnswers(transport)  # type: ignore[assignment]
         if len(self.connections) > self._limits.connections:
-            self._refuse(_too_many())
+            self._refuse(_too_many_connections())
         else:
             self._set_deadline()
 
@@ -143,7 +143,7 @@ class _Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._is_in_body:
-            # counted before it is parsed: the application is called at the end of a head
+            # counted before parsing, because the parser calls the application at the end of a head
             self._head_bytes += len(data.partition(b"\r\n\r\n")[0])
             if self._head_bytes > self._limits.head_bytes:
                 status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -151,7 +151,7 @@ class _Connection(HttpToolsProtocol):
                 return
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
-            # the application has the request, and an eye on its body
+            # the application has the request, and applies the time limit to its body
             self._clear_deadline()
         elif self._deadline is None:
             self._set_deadline()
@@ -163,8 +163,8 @@ class _Connection(HttpToolsProtocol):
             self._set_deadline()
 
     def send_400_response(self, msg: str) -> None:
-        """In place of uvicorn's, which is no JSON."""
-        hint = "send HTTP/1.1; percent-encode what is not ASCII in the path"
+        """Send uvicorn's error as JSON instead of plain text."""
+        hint = "send HTTP/1.1; percent-encode the non-ASCII characters of the path"
         self._refuse(Refusal(HTTPStatus.BAD_REQUEST, "http", msg, hint=hint, close=True))
 
     def _set_deadline(self) -> None:
@@ -178,12 +178,13 @@ class _Connection(HttpToolsProtocol):
     def _cut_off(self) -> None:
         self._deadline = None
         if self.transport.get_write_buffer_size():
-            # the client does not take its answer, nor would it take another
+            # the client does not read its response, so it would not read an error either
             self.transport.abort()
         elif self._is_in_head:
             self._refuse(too_slow(self._limits.seconds))
         else:
-            # nothing, or a body that nobody waits for: one more answer would be taken for that to the next
+            # The connection is idle, or in a body that nobody reads any more. The client would take an error
+            # for the response to its next request
             self.transport.close()
 
     def _refuse(self, refusal: Refusal) -> None:
@@ -202,9 +203,9 @@ class _Connection(HttpToolsProtocol):
 
 
 class _WholeAnswers:
-    """A transport that sends the head of an answer together with its body.
+    """A transport that sends the head of a response together with its body.
 
-    uvicorn writes one after the other. Each would be a call of the system, and would wake the client.
+    uvicorn writes them separately: two system calls, each of which would wake the client.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -217,7 +218,7 @@ class _WholeAnswers:
     def write(self, data: bytes) -> None:
         self._held += data
         if data.startswith(_CONTINUE):
-            # the client sends its body when it has seen this
+            # the client waits for this line before it sends the body
             self.flush()
 
     def flush(self) -> None:
@@ -230,12 +231,12 @@ class _WholeAnswers:
         self._transport.close()
 
 
-def _too_many() -> Refusal:
+def _too_many_connections() -> Refusal:
     return Refusal(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "busy",
-        "there are more connections than the service has",
-        hint="keep connections open, and use them again",
+        "the service has reached its limit of connections",
+        hint="keep connections open, and reuse them",
         headers=((b"retry-after", b"1"),),
         close=True,
     )

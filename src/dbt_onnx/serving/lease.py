@@ -1,6 +1,7 @@
-"""Which services of a folder are there: each holds the lock on a file of its own.
+"""Lock files that show which services of a folder are alive: each service holds the lock on one file.
 
-The system ends a lock with its process, however that ends. So who is dead is known without a timeout.
+The system releases a lock when its process ends for whatever reason. So a dead service is recognized without a
+timeout.
 """
 
 from __future__ import annotations
@@ -31,19 +32,21 @@ class Lease:
         os.close(self._descriptor)
 
     def others(self) -> set[str]:
-        """The names of all others, dead or alive, that have not given theirs up."""
+        """Return the names of all other services, dead or alive, that have not given their names up."""
         return {path.stem for path in self._folder.glob(f"*{_SUFFIX}")} - {self.name}
 
     @contextmanager
     def inherited(self, name: str) -> Iterator[bool]:
-        """Whether who had a name is dead. If so, nobody else inherits within, and the name is gone after it."""
+        """Yield whether the owner of a name is dead. If so, nobody else can inherit the name inside the block, and the
+        name is removed afterwards.
+        """
         import fcntl
 
         path = self._path_of(name)
         try:
             descriptor = os.open(path, os.O_RDWR)
         except OSError:
-            # given up; or that of another user, who is taken to live
+            # the file is gone, so the name was given up; or it belongs to another user, who is assumed to be alive
             yield not path.exists()
             return
         try:
@@ -65,7 +68,7 @@ class Lease:
             path = self._path_of(name)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # another service may have taken it for that of a dead one, before it was locked
+            # before it was locked, another service may have taken it for a dead service's file, and removed it
             with suppress(FileNotFoundError):
                 if path.stat().st_ino == os.fstat(descriptor).st_ino:
                     return name, descriptor

@@ -1,4 +1,4 @@
-"""Looking predictions up in what was published: one key, one answer, in microseconds.
+"""Lookup of published predictions: one key, one answer, in microseconds.
 
     predictions = Predictions.open("serving/churn")
     answer = predictions.get("00042")
@@ -6,7 +6,7 @@
 
     Predictions.open("redis://localhost/0", name="churn")
 
-Needs the standard library only; for a database, the package that speaks to it, too.
+Needs only the standard library for a folder, and the client package for a database.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _Found = TypeVar("_Found")
 
 _LOG = logging.getLogger("dbt_onnx")
 _NO_TIME = timedelta()
-# how often `get` looks whether there is another publication
+# how often `get` checks for a new publication
 CHECK_SECONDS = 0.25
-# a publication that is gone was followed by as many as are kept; that does not happen again and again
+# A publication is removed only after several newer ones were published, so a lookup needs few attempts
 _ATTEMPTS = 5
 
 PREDICTED, REJECTED, MISSING = "predicted", "rejected", "missing"
@@ -45,14 +45,14 @@ PREDICTED, REJECTED, MISSING = "predicted", "rejected", "missing"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What a publication says of one key.
+    """The answer of a publication for one key.
 
-    status           "predicted"; "rejected": the entity could not be scored, `rejected_reason` says why,
-                     and nothing else is served in its place; "missing": nothing is known of it
+    status           "predicted"; "rejected": the entity could not be scored, see `rejected_reason`, and
+                     there is no fallback; "missing": the publication has no prediction for the key
     outputs          output column -> value, None for NULL; empty unless predicted
-    age, is_stale    by the reader's clock: how long ago the prediction was known to hold, never
-                     negative, and whether that is longer than the publication allows. None and true
-                     where there is no prediction of the entity
+    age              time since `fresh_as_of`, when the prediction was last confirmed, by the reader's
+                     clock; never negative; None if there is no prediction
+    is_stale         whether `age` is above the publication's `stale_after`; true if there is no prediction
     served_from      as in `current_predictions`: "serving_version", "earlier_version",
                      "segment_average", "constant", "missing"; None for other relations
     publication      id of the publication that answered
@@ -75,16 +75,16 @@ class Answer:
 
 
 def utc_now() -> datetime:
-    """The time in UTC, without a zone, as all times of the ledger."""
+    """Return the current time in UTC, without a zone, like all times in the ledger."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
 class Predictions:
-    """The newest publication of a name. Safe to use from several threads.
+    """A reader of the newest publication of one name. Safe to use from several threads.
 
-    A new publication is noticed by itself: it is opened and checked beside, and answers come from the
-    one before until it can be used. Where the newest is damaged, the newest good one answers, and
-    `fault` says what is wrong.
+    Lookups notice a new publication automatically. It is opened and checked in the background, and
+    answers come from the previous one until it is ready. If the newest publication is damaged, answers
+    come from the newest undamaged one, and `fault` describes the damage.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Predictions:
         self.place = shown(str(place))
         self._clock = clock
         self._lock = threading.Lock()
-        # of two at once, the slower could put the older publication back
+        # of two refreshes at the same time, the slower one could bring the older publication back
         self._refresh_lock = threading.Lock()
         self._refreshing: threading.Thread | None = None
         self.fault: str | None = None
@@ -118,12 +118,12 @@ class Predictions:
         name: str | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> Self:
-        """Open what was published in a folder, "serving/churn", or in a database, of which the URL and the
-        publication's name are given: "postgresql://host/database" or "redis://host/0", name="churn".
+        """Open the publications in a folder, such as "serving/churn", or at the URL of a database together
+        with the publication's name, such as "postgresql://host/database" or "redis://host/0", name="churn".
 
-        `clock` gives the time against which ages are counted: UTC, without a zone.
-        Raises ServingError when there is no publication, or none that is whole; ConfigError when this
-        is no place where publications can be.
+        `clock` returns the current time in UTC, without a zone; ages are computed from it.
+        Raises ServingError if there is no publication, or only damaged ones; ConfigError if `place` or
+        `name` is not valid.
         """
         return cls(place, name=name, clock=clock)
 
@@ -141,46 +141,49 @@ class Predictions:
 
     @property
     def manifest(self) -> Manifest:
-        """What the publication that answers holds."""
+        """The manifest of the publication that answers come from."""
         return self._current.manifest
 
     def get(self, key: Any) -> Answer:
-        """The answer for one key: a value, or a tuple of values where the key has several columns.
+        """Return the answer for one key: a value, or a tuple of values if the key has several columns.
 
-        A key that cannot be one, such as a text where numbers are, raises InvalidKeyError.
+        Raises InvalidKeyError if a value does not fit its key column, such as text for a number.
         """
-        self._notice()
+        self._check_for_newer()
         try:
             return self._current.answer(key, self._clock())
         except GonePublicationError:
-            return self._again(lambda publication: publication.answer(key, self._clock()))
+            return self._retry_on_newest(lambda publication: publication.answer(key, self._clock()))
 
     def get_many(self, keys: Iterable[Any]) -> list[Answer]:
-        """The answers for several keys, in their order, all of one publication."""
-        self._notice()
+        """Return the answers for several keys, in the order of the keys, all from one publication."""
+        self._check_for_newer()
         publication, listed = self._current, list(keys)
         try:
             return publication.answers(listed, self._clock())
         except GonePublicationError:
-            return self._again(lambda newest: newest.answers(listed, self._clock()))
+            return self._retry_on_newest(lambda newest: newest.answers(listed, self._clock()))
 
     def parse_key(self, values: Sequence[Any]) -> tuple[Any, ...]:
-        """A key as a URL or JSON has it, one value for each column: texts are read as what the column
-        holds, other values are taken as they are. Raises InvalidKeyError.
+        """Convert a key from a URL or from JSON, one value per key column, to Python's values.
+
+        Strings are parsed as the type of the column; other values stay unchanged. Raises InvalidKeyError.
         """
         return self._current.parse_key(values)
 
     def get_parsed(self, keys: Iterable[Sequence[Any]]) -> list[Answer]:
-        """As `get_many`, with keys that `parse_key` reads, by the same publication that answers."""
-        self._notice()
+        """Parse keys as `parse_key` does, and look them up, both with the same publication."""
+        self._check_for_newer()
         publication, listed = self._current, list(keys)
         try:
             return publication.parsed_answers(listed, self._clock())
         except GonePublicationError:
-            return self._again(lambda newest: newest.parsed_answers(listed, self._clock()))
+            return self._retry_on_newest(
+                lambda newest: newest.parsed_answers(listed, self._clock())
+            )
 
     def refresh(self) -> bool:
-        """Look for another publication now. Whether there was one, and it is served from now on."""
+        """Check for a new publication now. Return whether there is one that answers from now on."""
         with self._refresh_lock:
             pointer = self._source.pointer()
             if pointer == self._seen:
@@ -197,8 +200,8 @@ class Predictions:
             self._current = opened
             return True
 
-    def _again(self, ask: Callable[[_OpenPublication], _Found]) -> _Found:
-        """Ask the newest publication, when the one before is gone."""
+    def _retry_on_newest(self, ask: Callable[[_OpenPublication], _Found]) -> _Found:
+        """Repeat a lookup with the newest publication, after the open one was removed."""
         for _ in range(_ATTEMPTS):
             self.refresh()
             try:
@@ -210,23 +213,26 @@ class Predictions:
             hint="publish again: `dbt build` with the model that publishes",
         )
 
-    def _notice(self) -> None:
+    def _check_for_newer(self) -> None:
         now = time.monotonic()
         if now < self._check_at:
             return
         self._check_at = now + CHECK_SECONDS
         with self._lock:
-            is_at_it = self._refreshing is not None and self._refreshing.is_alive()
-            if is_at_it or self._source.pointer() == self._seen:
+            is_refreshing = self._refreshing is not None and self._refreshing.is_alive()
+            if is_refreshing or self._source.pointer() == self._seen:
                 return
-            # checking a large file takes longer than an answer may
+            # in a thread: checking a large file takes longer than a lookup may take
             refreshing = threading.Thread(target=self.refresh, daemon=True)
             refreshing.start()
-            # whoever closes meanwhile can wait for a thread only when it has been started
+            # assigned after start(), because `close` can join only a thread that has been started
             self._refreshing = refreshing
 
     def _open_newest(self, *, known: _OpenPublication | None = None) -> _OpenPublication:
-        """Open what is served, or the newest before it that is whole; `known` is open already."""
+        """Open the served publication or, if it is damaged, the newest undamaged one before it.
+
+        `known` is open already, and is reused. Raises ServingError if none can be read.
+        """
         faults = []
         pointer = self._source.pointer()
         for manifest in self._source.publications().to_try:
@@ -237,7 +243,7 @@ class Predictions:
                     opened = _OpenPublication(manifest, self._source.open(manifest))
                 except UnreadablePublicationError as error:
                     if self._source.pointer() != pointer:
-                        # newer ones have come meanwhile, and this one has gone
+                        # not damaged: newer publications have replaced this one in the meantime
                         return self._open_newest(known=known)
                     faults.append(str(error))
                     continue
@@ -255,7 +261,7 @@ class Predictions:
 
 
 class _OpenPublication:
-    """One publication: keys as its rows have them, and rows as answers."""
+    """One open publication. Converts keys to stored values, and rows to answers."""
 
     def __init__(self, manifest: Manifest, rows: OpenedRows) -> None:
         self.manifest = manifest
@@ -284,12 +290,12 @@ class _OpenPublication:
 
     def answer(self, key: Any, now: datetime) -> Answer:
         values = key if isinstance(key, tuple) else (key,)
-        return self._judged(values, self._rows.row(self._stored(values)), now)
+        return self._answer_from(values, self._rows.row(self._stored(values)), now)
 
     def answers(self, keys: Sequence[Any], now: datetime) -> list[Answer]:
         values = [key if isinstance(key, tuple) else (key,) for key in keys]
         rows = self._rows.rows([self._stored(value) for value in values])
-        return [self._judged(value, row, now) for value, row in zip(values, rows, strict=True)]
+        return [self._answer_from(value, row, now) for value, row in zip(values, rows, strict=True)]
 
     def _stored(self, values: tuple[Any, ...]) -> list[Stored]:
         if len(values) != len(self._keys):
@@ -299,7 +305,7 @@ class _OpenPublication:
         except UnreadableKeyError as error:
             raise self._bad_key(str(error)) from error
 
-    def _judged(self, key: tuple[Any, ...], row: Row | None, now: datetime) -> Answer:
+    def _answer_from(self, key: tuple[Any, ...], row: Row | None, now: datetime) -> Answer:
         if row is None:
             return Answer(key=key, status=MISSING, publication=self.manifest.id)
         outputs, stamps = row
@@ -335,5 +341,5 @@ class _OpenPublication:
         names = ", ".join(f"{column.name} ({column.kind})" for column in self.manifest.key)
         return InvalidKeyError(
             f"the key of {self.manifest.name!r} is {names}; {what}",
-            hint="give one value for each column, in this order; several as a tuple",
+            hint="give one value for each column, in this order, as a tuple if there are several",
         )

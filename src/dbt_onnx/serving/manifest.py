@@ -1,7 +1,7 @@
-"""The folder of a publication: which files there are, which of them is served, and since when.
+"""The document `publications.json`: the publications of one name, which of them is served, and since when.
 
-One file says it, `publications.json`, which is replaced as a whole. What is in it is checked before it is
-believed: a reader opens no file that the folder does not have.
+The file is always replaced as a whole. Its content is validated before use: an id from it cannot make a reader
+open a file outside the folder.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ MODELS = "models"
 KEPT = 3
 _SWITCHES_KEPT = 100
 _MOMENT = "timestamp"
-_MOST_BYTES = 16 * 2**20
+_MAX_BYTES = 16 * 2**20
 _ID = re.compile(r"[0-9]{8}T[0-9]{12}Z-[0-9a-f]{8}")
 UNREADABLE = (
     ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError,
 )  # fmt: skip
-"""What reading a document raises that is not one of ours."""
+"""The exceptions that parsing a damaged document can raise."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a publication and its kind, see `kinds`."""
+    """The name and the kind of a publication's column; for kinds, see `kinds`."""
 
     name: str
     kind: str
@@ -45,10 +45,10 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """The serving version, whose files lie in the folder `models`, so that who is new can be scored.
+    """The model version that scores on request. Its files are in the publication's folder `models`.
 
-    `artifact` is the path of the model file there; `features` are its columns in the warehouse, with their
-    Arrow types as kinds.
+    `artifact` is the path of the model file below `models`. `features` are the model's columns in the warehouse,
+    with Arrow types as kinds.
     """
 
     model_name: str
@@ -67,18 +67,18 @@ class ServedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What one publication holds.
+    """The description of one publication.
 
-    id            its moment and eight random digits
-    key, outputs  the key's columns, and what is told of an entity
-    stamps        where that comes from: the columns of `current_predictions` that the file has
-    model         the version that is asked about who is new; none where publish() names none
-    stale_after   seconds after which an answer is stale; none for never
-    rows          in all; `rows_changed` and `rows_removed` beside the publication before
-    served        how many rows are from where: model, version, `served_from`, status
+    id            the time of publication, and eight random hexadecimal digits
+    key, outputs  the key columns, and the columns that are served as outputs
+    stamps        the columns of `current_predictions` that the publication has, such as run, version and times
+    model         the version that scores on request; None if publish() names none
+    stale_after   seconds after which an answer is stale; None for never
+    rows          number of rows; `rows_changed` and `rows_removed` compare with the previous publication
+    served        number of rows by model, version, `served_from` and status
     run_id        dbt's id of the run that published
-    clock         the project's clock in that run, UTC; predictions without a moment are as fresh as it
-    bytes         that it takes; sha256 of its file, none where it is no file
+    clock         the project's clock in that run, UTC; the `fresh_as_of` of rows without that column
+    bytes         its size; `sha256` is that of its file, None if the target is a server
     """
 
     id: str
@@ -112,7 +112,7 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Manifest:
-        """Raises ValueError, KeyError or TypeError when the document is no manifest."""
+        """Read a manifest. Raises ValueError, KeyError or TypeError if the document is not valid."""
         values = {item.name: document[item.name] for item in fields(cls)}
         for name in ("key", "outputs", "stamps"):
             values[name] = _columns(values[name])
@@ -121,16 +121,16 @@ class Manifest:
         if values["model"] is not None:
             values["model"] = ServedModel.from_dict(values["model"])
         if not values["key"] or not all(is_key_kind(column.kind) for column in values["key"]):
-            raise ValueError("its key can be none")
+            raise ValueError("its key is empty, or has a column of a kind that cannot be a key")
         names = [c.name for part in ("key", "outputs", "stamps") for c in values[part]]
         if len(set(names)) < len(names):
-            raise ValueError("two of its columns have one name")
+            raise ValueError("two of its columns have the same name")
         stamps = {column.name: column.kind for column in values["stamps"]}
         if not set(stamps) <= set(STAMPS) or stamps.get("fresh_as_of", _MOMENT) != _MOMENT:
-            raise ValueError("its stamps are none")
+            raise ValueError("it has an unknown stamp column, or `fresh_as_of` is not a timestamp")
         for name in ("id", "name", "relation", "run_id"):
             if not isinstance(values[name], str):
-                raise TypeError(f"its {name} is no text")
+                raise TypeError(f"its {name} is not a string")
         for name in ("clock", "published_at"):
             values[name] = _utc(values[name])
         for name in ("rows", "rows_changed", "rows_removed", "bytes"):
@@ -139,7 +139,7 @@ class Manifest:
         if not _ID.fullmatch(values["id"]) or not (
             digest is None or re.fullmatch(r"[0-9a-f]{64}", digest)
         ):
-            raise ValueError("its id or sha256 is none")
+            raise ValueError("its id or sha256 is malformed")
         values["served"] = tuple(dict(row) for row in values["served"])
         if values["stale_after"] is not None:
             timedelta(seconds=values["stale_after"])
@@ -152,8 +152,10 @@ def _columns(documents: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
 
 @dataclass(frozen=True)
 class Switch:
-    """From `at` on, UTC, the publication was served, because it was `published` or the one after it
-    `unpublished`. The numbers of a folder's switches go up by one.
+    """One switch of readers: from `at` on, UTC, they are served `publication`.
+
+    `why` is "published", or "unpublished" if a later publication was taken back. The numbers of a name's switches
+    increase by one.
     """
 
     number: int
@@ -164,7 +166,7 @@ class Switch:
 
 @dataclass(frozen=True, kw_only=True)
 class Publications:
-    """What `publications.json` says; `publications` oldest first, none before the first."""
+    """The content of `publications.json`. `publications` has the oldest first, and is empty before the first."""
 
     name: str
     current: str | None = None
@@ -177,28 +179,26 @@ class Publications:
 
     @property
     def to_try(self) -> list[Manifest]:
-        """The publication that is served, and those before it, newest first: what a reader takes when
-        the file is damaged.
-        """
+        """The served publication and those before it, newest first. A reader uses the first undamaged one."""
         ids = [None, *(manifest.id for manifest in self.publications)]
         return list(reversed(self.publications[: ids.index(self.current)]))
 
     def published(self, manifest: Manifest, *, at: datetime) -> Publications:
-        """With a further publication, which is served from now on; the oldest are no longer kept."""
-        # what was returned from is not kept beside what came instead
+        """Add a publication, and serve it from now on. Only the last three publications are kept."""
+        # `to_try` leaves out publications that were unpublished
         kept = [*reversed(self.to_try), manifest][-KEPT:]
         return replace(
             self, publications=tuple(kept), **self._switched(manifest.id, at, "published")
         )
 
     def unpublished(self, *, at: datetime) -> Publications:
-        """Back at the publication before. Raises ServingError when none is kept."""
+        """Serve the previous publication again. Raises ServingError if there is none left."""
         _, *before = self.to_try
         if not before:
             raise ServingError(
-                f"publication {self.name!r} has no earlier one to return to: {self.current} is the "
+                f"there is no earlier publication of {self.name!r} to return to: {self.current} is the "
                 "oldest that is kept",
-                hint="publish again: `dbt build` with the rows that shall be served",
+                hint="correct the rows, and publish them with `dbt build`",
             )
         return replace(self, **self._switched(before[0].id, at, "unpublished"))
 
@@ -219,7 +219,7 @@ class Publications:
 
     @classmethod
     def from_content(cls, content: bytes) -> Publications:
-        """Raises ValueError, KeyError or TypeError when this is no such file."""
+        """Read the content of `publications.json`. Raises one of `UNREADABLE` if it is not valid."""
         document = json.loads(content)
         if document["format"] != FORMAT:
             raise ValueError(f"its format is {document['format']!r}; this dbt_onnx reads {FORMAT}")
@@ -240,22 +240,22 @@ class Publications:
 def _utc(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is not None:
-        raise ValueError(f"{text} has a zone; times are UTC, without one")
+        raise ValueError(f"{text} has a time zone; times must be UTC, without a zone")
     return moment
 
 
 def is_publication_name(name: object) -> bool:
-    """Whether a publication can be called this: it is a folder's name and a part of a URL."""
+    """Return whether a publication can have this name, which is used as a folder's name and in URLs."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
 def file_name(publication: str) -> str:
-    """The file of a publication, by its id."""
+    """Return the file name of the publication with this id."""
     return f"{publication}.sqlite"
 
 
 def read_publications(folder: Path) -> Publications:
-    """Raises ServingError when the folder has no publication, or a file that cannot be read."""
+    """Read publications.json. Raises ServingError if it does not exist or cannot be read."""
     path = folder / POINTER
     try:
         return Publications.from_content(_content_of(path))
@@ -269,20 +269,20 @@ def read_publications(folder: Path) -> Publications:
 
 
 def no_publication(where: str) -> ServingError:
-    """What to raise where nothing has been published."""
+    """Return the error for a place without publications."""
     return ServingError(
         f"there is no publication {where}",
         hint="`dbt build` publishes with a model that returns dbt_onnx.publish(...); "
-        "`dbt-onnx published` lists what there is",
+        "`dbt-onnx published` lists the publications",
     )
 
 
 def _content_of(path: Path) -> bytes:
-    # a named pipe would be waited for
+    # opening a named pipe would block
     if not path.is_file():
         raise FileNotFoundError(path)
     with path.open("rb") as stream:
-        content = stream.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
+        content = stream.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
     return content

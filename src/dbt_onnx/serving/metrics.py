@@ -1,4 +1,4 @@
-"""Counts of the HTTP service, as Prometheus reads them."""
+"""The metrics of the HTTP service, in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0
 
 
 class Metrics:
-    """Requests by route and status, and how long they took, from the head of the request to the answer."""
+    """Counts of requests by route and status, and their durations, from the head of a request to its response."""
 
     def __init__(self) -> None:
         self._requests: Counter[tuple[str, int]] = Counter()
@@ -35,8 +35,8 @@ class Metrics:
         served: Iterable[Served],
         submitted: Mapping[str, Mapping[str, Mapping[str, int]]],
     ) -> bytes:
-        """All figures in Prometheus' text format: also of what is served, and of what is `submitted`, counted
-        by publication, `state` and `delivery`.
+        """Return all metrics in Prometheus' text format: those of requests, of the `served` publications, and of
+        the `submitted` requests, which are counts by publication, `state` and `delivery`.
         """
         lines = [*self._of_requests(), *_of_publications(list(served)), *_of_submitted(submitted)]
         return ("\n".join(lines) + "\n").encode()
@@ -58,12 +58,14 @@ class Metrics:
 
 def _of_publications(served: list[Served]) -> Iterator[str]:
     name = "dbt_onnx_publication_info"
-    yield from _head(name, "gauge", "The publication that answers.")
+    yield from _head(name, "gauge", "The publication that answers come from.")
     for each in served:
         if each.manifest is not None:
             yield f'{name}{{name="{each.name}",publication="{each.manifest.id}"}} 1'
     name = "dbt_onnx_publication_age_seconds"
-    yield from _head(name, "gauge", "Since the project's clock in the run that published it.")
+    yield from _head(
+        name, "gauge", "Seconds since the project's clock in the run that published it."
+    )
     for each in served:
         if each.age is not None:
             yield f'{name}{{name="{each.name}"}} {each.age.total_seconds():.3f}'
@@ -73,7 +75,7 @@ def _of_publications(served: list[Served]) -> Iterator[str]:
         if each.manifest is not None:
             yield f'{name}{{name="{each.name}"}} {each.manifest.rows}'
     name = "dbt_onnx_publication_problem"
-    yield from _head(name, "gauge", "1 when it is damaged, or older than it may be.")
+    yield from _head(name, "gauge", "1 if it is damaged or older than stale_after.")
     for each in served:
         yield f'{name}{{name="{each.name}"}} {int(each.problem is not None)}'
 
@@ -82,8 +84,8 @@ def _of_submitted(
     submitted: Mapping[str, Mapping[str, Mapping[str, int]]],
 ) -> Iterator[str]:
     figures = (
-        ("dbt_onnx_submitted_requests", "state", "Requests that are answered later, while they are kept."),
-        ("dbt_onnx_webhook_deliveries", "delivery", "Requests of which a webhook is, or was, to be told."),
+        ("dbt_onnx_submitted_requests", "state", "Submitted requests by state, while they are kept."),
+        ("dbt_onnx_webhook_deliveries", "delivery", "Webhook deliveries by state, while their requests are kept."),
     )  # fmt: skip
     for name, column, about in figures:
         yield from _head(name, "gauge", about)

@@ -1,4 +1,4 @@
-"""The description of the HTTP service, by OpenAPI 3.1."""
+"""The OpenAPI 3.1 description of the HTTP service."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _VALUE = {"type": ["string", "number", "boolean"]}
 _TEXT_OR_NULL = {"type": ["string", "null"]}
 _MOMENT = {"type": ["string", "null"], "format": "date-time"}
 _KINDS = {
-    "name": {"type": "string", "description": "what it is published as"},
-    "key": {"type": "array", "items": _VALUE, "description": "a value for each column of the key"},
+    "name": {"type": "string", "description": "the name of the publication"},
+    "key": {"type": "array", "items": _VALUE, "description": "one value for each key column"},
     "status": {
         "enum": [PREDICTED, REJECTED, MISSING, UNKNOWN_MODEL],
-        "description": "rejected: the entity could not be scored; missing: nothing is known of it; "
+        "description": "rejected: the entity could not be scored; missing: there is no prediction for it; "
         "unknown_model: nothing is published under this name",
     },
     "outputs": {"type": "object", "description": "output column -> value; empty unless predicted"},
@@ -31,9 +31,12 @@ _KINDS = {
     "fresh_as_of": _MOMENT,
     "age_seconds": {
         "type": ["number", "null"],
-        "description": "since the prediction was known to hold, by the clock of the service",
+        "description": "seconds since the prediction was last confirmed, by the clock of the service",
     },
-    "is_stale": {"type": "boolean", "description": "older than the publication allows"},
+    "is_stale": {
+        "type": "boolean",
+        "description": "whether the age is above the limit of the publication; true if there is no prediction",
+    },
 }
 _ERROR: dict[str, Any] = {
     "type": "object",
@@ -49,7 +52,7 @@ _ERROR: dict[str, Any] = {
 
 
 def openapi_document(limits: Limits) -> dict[str, Any]:
-    """The document, with the limits of this service in it."""
+    """Return the OpenAPI document, with the limits of this service."""
     answer = {"$ref": "#/components/schemas/Answer"}
     submission = {"$ref": "#/components/schemas/Submission"}
     batch = {
@@ -65,7 +68,7 @@ def openapi_document(limits: Limits) -> dict[str, Any]:
     key = {
         **name,
         "name": "key",
-        "description": "the key; of several columns, a segment of the path for each. "
+        "description": "the key; for a key of several columns, one path segment per column. "
         "Percent-encoded: a slash within a value is %2F",
     }
     return {
@@ -82,7 +85,7 @@ def openapi_document(limits: Limits) -> dict[str, Any]:
             },
             "/v1/predictions/{name}:batch": {
                 "post": _operation(
-                    "The predictions of several entities, in their order, all of one publication",
+                    "The predictions of several entities, in the order of the keys, all from one publication",
                     {"200": batch, "404": batch},
                     parameters=[name],
                     requestBody={"required": True, "content": _content(_keys(limits))},
@@ -90,8 +93,8 @@ def openapi_document(limits: Limits) -> dict[str, Any]:
             },
             "/v1/predictions/{name}:score": {
                 "post": _operation(
-                    "The prediction of one entity from the features that are sent, by the version that "
-                    "is served; kept for the ledger before it is answered",
+                    "Score one entity from the features in the request, with the served version; the answer "
+                    "is logged for the ledger before it is returned",
                     {"200": answer, "404": answer},
                     parameters=[name],
                     requestBody={"required": True, "content": _content(_QUESTION)},
@@ -99,8 +102,8 @@ def openapi_document(limits: Limits) -> dict[str, Any]:
             },
             "/v1/predictions/{name}:submit": {
                 "post": _operation(
-                    "Ask for the prediction of one entity from the features that are sent, and have it "
-                    "later: `Location` says where",
+                    "Submit one entity to be scored later from the features in the request; the header "
+                    "`Location` has the URL of the answer",
                     {"202": submission, "404": answer},
                     parameters=[name],
                     requestBody={"required": True, "content": _content(_LATER)},
@@ -108,21 +111,21 @@ def openapi_document(limits: Limits) -> dict[str, Any]:
             },
             "/v1/submissions/{name}/{request_id}": {
                 "get": _operation(
-                    "How a request stands that is answered later",
+                    "The state of a submitted request",
                     {"200": submission},
                     parameters=[name, {**name, "name": "request_id"}],
                 )
             },
-            "/healthz": {"get": _operation("Whether the process is there", {"200": {}})},
+            "/healthz": {"get": _operation("Whether the process is alive", {"200": {}})},
             "/readyz": {
                 "get": _operation(
-                    "Whether what is served can be relied on; 503 when it is damaged, older than "
-                    "it may be, or nothing",
+                    "Whether the publications are usable; 503 if one is damaged or too old, or if there "
+                    "are none",
                     {"200": {}, "503": {}},
                 )
             },
-            "/metrics": {"get": _operation("Figures for Prometheus", {"200": None})},
-            "/openapi.json": {"get": _operation("This description", {"200": {}})},
+            "/metrics": {"get": _operation("Metrics for Prometheus", {"200": None})},
+            "/openapi.json": {"get": _operation("This OpenAPI description", {"200": {}})},
         },
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -138,14 +141,14 @@ _QUESTION: dict[str, Any] = {
         "key": {"oneOf": [_VALUE, {"type": "array", "items": _VALUE}]},
         "features": {
             "type": "object",
-            "description": "each column that the model reads; null for NULL",
+            "description": "a value for each feature of the model; null for NULL",
         },
     },
     "additionalProperties": False,
 }
 _WEBHOOK = {
     **_TEXT_OR_NULL,
-    "description": "who is told when the request has ended: a name that whoever runs the service has given",
+    "description": "the name of the webhook to call when the request has ended",
 }
 _LATER = {**_QUESTION, "properties": {**_QUESTION["properties"], "webhook": _WEBHOOK}}
 
@@ -174,7 +177,7 @@ def _submission() -> dict[str, Any]:
         "ended_at": _MOMENT,
         "answer": {
             "oneOf": [{"$ref": "#/components/schemas/Answer"}, {"type": "null"}],
-            "description": "as `:score` gives it; null before the request is scored or rejected",
+            "description": "as `:score` returns it; null unless the request was scored or rejected",
         },
         "error": {
             "oneOf": [_ERROR["properties"]["error"], {"type": "null"}],
@@ -199,7 +202,7 @@ def _keys(limits: Limits) -> dict[str, Any]:
 def _operation(
     summary: str, answers: Mapping[str, dict[str, Any] | None], **parts: Any
 ) -> dict[str, Any]:
-    """`answers` is {status: schema}; none for an answer that is no JSON."""
+    """Return an operation. `answers` is {status: schema}; the schema is None for a response that is not JSON."""
     found = {
         status: {
             "description": summary,

@@ -1,6 +1,6 @@
-"""Where publications are: a folder, or a database that a URL names.
+"""The places of publications: a folder, or a database at a URL.
 
-A URL may have a password. What is shown of a URL, in an error or a log, never has it.
+A URL may contain a password. Errors and logs show URLs without it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SYSTEMS = {
     "valkey": REDIS,
     "valkeys": REDIS,
 }
-"""The scheme of a URL, and what is there."""
+"""The scheme of a URL -> the system at that URL."""
 
 _HOST = r"(?:\[[0-9a-fA-F:.%]+\]|[A-Za-z0-9._%-]*)(?::[0-9]+)?"
 _URL = re.compile(
@@ -36,63 +36,64 @@ _URL = re.compile(
 
 
 class UnreadablePublicationError(Exception):
-    """A publication is damaged, or not there."""
+    """A publication is damaged or missing."""
 
 
 class GonePublicationError(Exception):
-    """A publication is no longer kept: newer ones came while it was open."""
+    """A publication was removed while it was open, because newer ones have replaced it."""
 
 
 Row = tuple[dict[str, Any], Mapping[str, Any]]
-"""The outputs of an entity and its stamps, by name, with Python's values."""
+"""The outputs and the stamps of one row, each column name -> Python's value."""
 
 
 class OpenedRows(Protocol):
-    """The rows of one publication, which is never written again.
+    """The rows of one publication, which never change. Keys are given as stored values.
 
-    There is none when no row has the key. Raises ServingError when the rows cannot be read, and
-    GonePublicationError.
+    Methods return None for a key without a row. They raise ServingError if the rows cannot be read, and
+    GonePublicationError if the publication was removed.
     """
 
     def row(self, key: Sequence[Stored]) -> Row | None:
-        """The row of one key, as it is stored."""
+        """Return the row of one key."""
 
     def rows(self, keys: Sequence[Sequence[Stored]]) -> Sequence[Row | None]:
-        """The rows of several keys, in their order."""
+        """Return the rows of several keys, in the order of the keys."""
 
     def close(self) -> None:
-        """Nothing is read after this."""
+        """Free the resources. No method may be called afterwards."""
 
 
 class Source(Protocol):
-    """What a reader asks of the place where the publications of one name are."""
+    """A reader's access to the publications of one name in a folder or a database."""
 
     def pointer(self) -> object:
-        """What changes when there is another publication; none when that cannot be told."""
+        """Return a value that changes when another publication is served; None if it cannot be read."""
 
     def publications(self) -> Publications:
-        """Raises ServingError when there are none, or when they cannot be read."""
+        """Return the publications. Raises ServingError if there are none, or if they cannot be read."""
 
     def open(self, manifest: Manifest) -> OpenedRows:
-        """Raises UnreadablePublicationError when it is damaged."""
+        """Open one publication. Raises UnreadablePublicationError if it is damaged or missing."""
 
     def close(self) -> None:
-        """Nothing is read after this."""
+        """Free the resources. No method may be called afterwards."""
 
 
 def system_of(place: str) -> str | None:
-    """What is there: "postgres", "redis", or none for a folder. Raises ConfigError for any other URL, and
-    for one whose password cannot be told from the rest.
+    """Return the system at a place: "postgres", "redis", or None for a folder.
+
+    Raises ConfigError for a URL with another scheme, and for one that cannot be parsed.
     """
     scheme, colon, _ = place.partition("://")
     if not colon:
         return None
     if scheme not in SYSTEMS:
-        # the whole may have a password
+        # name the scheme only: the rest may contain a password
         named = repr(scheme) if re.fullmatch(r"[a-z+]{1,20}", scheme) else "this"
         raise ConfigError(
-            f"{named} is no scheme of a place for publications; there are {', '.join(SYSTEMS)}",
-            hint="give such a URL, or a folder",
+            f"{named} is not a supported URL scheme for publications; supported are {', '.join(SYSTEMS)}",
+            hint="give a URL with a supported scheme, or a folder",
         )
     if not _URL.fullmatch(place):
         raise unreadable_url(place)
@@ -100,7 +101,7 @@ def system_of(place: str) -> str | None:
 
 
 def shown(place: str) -> str:
-    """The place without user, password and parameters."""
+    """Return the place without user, password and parameters, to show it in messages."""
     if "://" not in place:
         return place
     found = _URL.fullmatch(place)
@@ -110,17 +111,17 @@ def shown(place: str) -> str:
 
 
 def unreadable_url(place: str) -> ConfigError:
-    """What to raise for a URL that cannot be read. It has no cause, which would show the password."""
+    """Return the error for a URL that cannot be parsed. Raise it without a cause, which would show the password."""
     return ConfigError(
-        f"the URL {shown(place)} cannot be read",
-        hint="write it as scheme://user:password@host:port/database, and other characters than letters "
-        "and digits of the password as %40 and the like",
+        f"the URL {shown(place)} is not valid",
+        hint="write it as scheme://user:password@host:port/database, and percent-encode all characters of "
+        "the password except letters and digits, such as %40 for @",
     )
 
 
 def not_installed(system: str) -> ConfigError:
-    """What to raise when the package that speaks to a database cannot be imported."""
+    """Return the error for a database whose client package cannot be imported."""
     return ConfigError(
-        f"{_PACKAGES[system]} is not installed, without which there is no {system} target",
+        f"publications in {system} need the package {_PACKAGES[system]}, which is not installed",
         hint=f"pip install 'dbt-onnx[{system}]'",
     )

@@ -1,6 +1,6 @@
-"""Reading what was published into Postgres. `postgres_target` says what is there.
+"""Reads publications from Postgres. `postgres_target` describes the tables.
 
-Whoever reads needs the right to `select` from the tables of the schema, which come anew with each publication:
+Every publication creates new tables in the schema. A reader needs the right to `select` from all of them:
 
     grant usage on schema dbt_onnx to application;
     alter default privileges for role publisher in schema dbt_onnx grant select on tables to application;
@@ -39,11 +39,11 @@ _Found = TypeVar("_Found")
 Connection = psycopg.Connection[Any]
 
 SCHEMA = "dbt_onnx"
-# no publication can be called so
+# no publication's view can have this name, as names begin with a letter or a digit
 POINTERS = f"{SCHEMA}._publications"
 ORIGIN = "dbt_onnx_origin"
-MOST_CONNECTIONS = 8
-# what the URL says comes first
+MAX_CONNECTIONS = 8
+# parameters in the URL override these
 _DEFAULTS = {
     "application_name": "dbt_onnx",
     "client_encoding": "utf8",
@@ -55,7 +55,7 @@ _TYPES = {
     "integer": "bigint",
     "large_integer": "numeric",
     "float": "double precision",
-    # equal is who has the same bytes
+    # texts are equal only if their bytes are equal
     "text": 'text collate "C"',
     "bytes": "bytea",
     "date": "date",
@@ -63,7 +63,7 @@ _TYPES = {
     "timestamp": "timestamp",
     "timestamp_tz": "timestamptz",
     "uuid": "uuid",
-    # jsonb would make 100000 of 1e5, and has no text with NUL
+    # not jsonb, which would turn 1e5 into 100000, and rejects text with NUL
     "json": "json",
     "vector_float32": "real[]",
     "vector_float64": "double precision[]",
@@ -71,22 +71,22 @@ _TYPES = {
 
 
 def column_type(kind: str) -> str:
-    """The type of Postgres for a kind."""
+    """Return the Postgres type for a kind."""
     return "numeric" if kind.startswith("decimal(") else _TYPES[kind]
 
 
 def table_of(publication: str) -> str:
-    """The table of a publication's rows, in SQL, by its id."""
+    """Return the SQL name of the table with the rows of the publication with this id."""
     return f"{SCHEMA}.{quote(publication)}"
 
 
 def origins_of(publication: str) -> str:
-    """The table of a publication's origins."""
+    """Return the SQL name of the table with a publication's origins."""
     return f"{SCHEMA}.{quote(publication + '-origins')}"
 
 
 def connect(url: str) -> Connection:
-    """Raises ServingError when the server cannot be reached, ConfigError when the URL is no good."""
+    """Connect to a server. Raises ServingError if it cannot be reached, ConfigError if the URL cannot be parsed."""
     parameters = _parameters(url)
     if parameters is None:
         raise unreadable_url(url)
@@ -94,7 +94,7 @@ def connect(url: str) -> Connection:
         return psycopg.connect(
             **{**_DEFAULTS, **parameters},
             autocommit=True,
-            # `$1` for a value: a `%` in a column's name is no more than that
+            # placeholders are `$1`, so that a `%` in a column name needs no escaping
             cursor_factory=psycopg.RawCursor,
         )
     except psycopg.Error as error:
@@ -102,7 +102,7 @@ def connect(url: str) -> Connection:
 
 
 def _parameters(url: str) -> dict[str, Any] | None:
-    # what libpq says of a URL repeats the password: no error may have it as its cause
+    # libpq's error repeats the URL with its password, so it must not become the cause of another error
     try:
         return psycopg.conninfo.conninfo_to_dict(url)
     except psycopg.Error:
@@ -110,22 +110,22 @@ def _parameters(url: str) -> dict[str, Any] | None:
 
 
 def unreachable(url: str, error: Exception) -> ServingError:
-    """What to raise when the server does not answer, or lets us not in."""
+    """Return the error for a server that does not answer, or rejects the login."""
     return ServingError(
-        f"{shown(url)} cannot be reached: {said(error)}",
-        hint="see that the server runs, and that the URL has the right host, user, password and database",
+        f"{shown(url)} cannot be reached: {primary_message(error)}",
+        hint="check that the server runs, and that the URL has the right host, user, password and database",
     )
 
 
-def said(error: Exception) -> str:
-    """The first line of what Postgres says, without the rows it may name after it."""
+def primary_message(error: Exception) -> str:
+    """Return the first line of a Postgres error; the lines after it may contain values of rows."""
     diagnosis = getattr(error, "diag", None)
     text = (diagnosis and diagnosis.message_primary) or str(error)
     return str(text).strip().partition("\n")[0]
 
 
 def read_document(connection: Connection, url: str, name: str) -> Publications | None:
-    """What has been published under a name; none before the first. Raises ServingError."""
+    """Read the publications of a name; None before the first. Raises ServingError if they cannot be read."""
     try:
         found = connection.execute(
             f"select document::text from {POINTERS} where name = $1", [name]
@@ -145,10 +145,10 @@ def read_document(connection: Connection, url: str, name: str) -> Publications |
 
 
 class PostgresSource:
-    """The publications of one name in a database, see `Source`.
+    """The `Source` for the publications of one name in a Postgres database.
 
-    Each thread that asks takes a connection, the one that was used last, or a new one; there are
-    `MOST_CONNECTIONS`.
+    Threads share a pool of at most `MAX_CONNECTIONS` connections, which are opened when they are needed. A query
+    takes the connection that was used last, and waits if all are in use.
     """
 
     def __init__(self, url: str, name: str) -> None:
@@ -156,12 +156,12 @@ class PostgresSource:
         self._name = name
         self._is_closed = False
         self._idle: LifoQueue[Connection | None] = LifoQueue()
-        for _ in range(MOST_CONNECTIONS - 1):
+        for _ in range(MAX_CONNECTIONS - 1):
             self._idle.put(None)
         self._idle.put(connect(url))
 
     def pointer(self) -> object:
-        """The number of the last switch, and what it switched to."""
+        """Return the number of the last switch, and the id of the publication that it switched to."""
         try:
             return self.ask(
                 lambda connection: connection.execute(
@@ -173,7 +173,7 @@ class PostgresSource:
             return None
 
     def publications(self) -> Publications:
-        """What has been published. Raises ServingError."""
+        """Return the publications. Raises ServingError."""
         with self._explained():
             found = self.ask(lambda connection: read_document(connection, self._url, self._name))
         if found is None:
@@ -181,7 +181,7 @@ class PostgresSource:
         return found
 
     def open(self, manifest: Manifest) -> OpenedTable:
-        """Raises UnreadablePublicationError when its tables are gone, or have other columns."""
+        """Open a publication. Raises UnreadablePublicationError if its tables are gone, or have other columns."""
         return OpenedTable(self, manifest)
 
     def close(self) -> None:
@@ -195,8 +195,9 @@ class PostgresSource:
             self._put_back(connection)
 
     def ask(self, question: Callable[[Connection], _Found]) -> _Found:
-        """Ask on a connection; once more on a new one, when it has broken. Raises psycopg.Error, and
-        ServingError when the server cannot be reached.
+        """Call `question` with a connection; if the connection is broken, once more with a new one.
+
+        Raises psycopg.Error, and ServingError if the server cannot be reached.
         """
         connection = self._idle.get()
         try:
@@ -227,20 +228,20 @@ class PostgresSource:
             raise unreadable(self._url, error) from error
 
     def unreadable(self, error: Exception) -> ServingError:
-        """What to raise when Postgres does not give what is asked for."""
+        """Return the error for a query that fails."""
         return unreadable(self._url, error)
 
 
 def unreadable(url: str, error: Exception) -> ServingError:
-    """What to raise when Postgres does not give what is asked for."""
+    """Return the error for a query that fails."""
     return ServingError(
-        f"{shown(url)} cannot be read: {said(error)}",
+        f"{shown(url)} cannot be read: {primary_message(error)}",
         hint=f"give the user the right to use the schema {SCHEMA}, and to select from its tables",
     )
 
 
 class OpenedTable:
-    """The rows of one publication."""
+    """The rows of one publication in Postgres."""
 
     def __init__(self, source: PostgresSource, manifest: Manifest) -> None:
         self._source = source
@@ -250,7 +251,7 @@ class OpenedTable:
         self._outputs = [column.name for column in manifest.outputs]
         self._stamps = [column.name for column in manifest.stamps]
         listed = ", ".join(_selected(column.name, column.kind) for column in columns) or "1"
-        # whatever Python's value would be sent as, the index is on the column's type
+        # cast to the column's type, which the index has; psycopg might send the value as another type
         where = " and ".join(
             f"r.{quote(column.name)} = ${i}::{column_type(column.kind).partition(' collate')[0]}"
             for i, column in enumerate(manifest.key, start=1)
@@ -263,30 +264,32 @@ class OpenedTable:
         try:
             source.ask(lambda connection: connection.execute(f"explain {self._select}", nothing))
         except psycopg.Error as error:
-            raise UnreadablePublicationError(f"{table_of(manifest.id)}: {said(error)}") from error
+            raise UnreadablePublicationError(
+                f"{table_of(manifest.id)}: {primary_message(error)}"
+            ) from error
 
     def row(self, key: Sequence[Stored]) -> Row | None:
-        """The row of one key."""
+        """Return the row of one key; None if there is none."""
         return self.rows([key])[0]
 
     def rows(self, keys: Sequence[Sequence[Stored]]) -> list[Row | None]:
-        """The rows of several keys, in one go."""
+        """Return the rows of several keys, in the order of the keys, with one round trip."""
         values = [
             [read(value) for read, value in zip(self._keys, key, strict=True)] for key in keys
         ]
-        # no text of Postgres has a NUL, so that there is no such key
+        # Postgres cannot store text with a NUL, so no row has such a key
         askable = [value for value in values if not any(_has_nul(part) for part in value)]
         try:
             found = iter(self._source.ask(lambda connection: self._fetch(connection, askable)))
         except psycopg.errors.UndefinedTable as error:
-            raise GonePublicationError(said(error)) from error
+            raise GonePublicationError(primary_message(error)) from error
         except psycopg.Error as error:
             raise self._source.unreadable(error) from error
         rows = [None if any(_has_nul(part) for part in value) else next(found) for value in values]
-        return [row and self._named(row) for row in rows]
+        return [row and self._row_of(row) for row in rows]
 
     def close(self) -> None:
-        """The connection is the source's."""
+        """Do nothing: the connections belong to the source."""
 
     def _fetch(self, connection: Connection, keys: Sequence[Sequence[Any]]) -> list[Any]:
         if len(keys) == 1:
@@ -295,7 +298,7 @@ class OpenedTable:
             cursors = [connection.execute(self._select, key, binary=True) for key in keys]
             return [cursor.fetchone() for cursor in cursors]
 
-    def _named(self, row: Sequence[Any]) -> Row:
+    def _row_of(self, row: Sequence[Any]) -> Row:
         values = iter(
             value if value is None or read is None else read(value)
             for read, value in zip(self._read, row, strict=False)
@@ -310,15 +313,15 @@ def _has_nul(value: object) -> bool:
 
 def _key_reader(kind: str) -> Callable[[Any], Any]:
     read = kind_of(kind).read
-    # psycopg would send a small number as one that the index does not have
+    # psycopg would send a small int as an integer type, but the index is on numeric
     return (lambda value: Decimal(read(value))) if kind == "large_integer" else read
 
 
 def _selected(name: str, kind: str) -> str:
-    # in a session's zone, a moment of the year 1 or 9999 may be one that Python does not have
+    # in the session's time zone, a time in the year 1 or 9999 may be outside the range of Python's datetime
     if kind == "timestamp_tz":
         return f"{quote(name)} at time zone 'UTC'"
-    # Python's reader, not psycopg's
+    # as text, so that Python's json reads it, not psycopg
     return f"{quote(name)}::text" if kind == "json" else quote(name)
 
 

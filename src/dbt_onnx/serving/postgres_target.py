@@ -1,12 +1,12 @@
-"""Publications in Postgres, in the schema `dbt_onnx`, which is made when it is not there.
+"""Publications in Postgres, in the schema `dbt_onnx`, which is created if it does not exist.
 
-_publications           a row for each name: the id that is served, and what `publications.json` is for files
-"<name>"                a view of what is served, with `age` and `is_stale` by the clock of whoever selects
-"<id>"                  a publication's rows, with a primary key and the types of Postgres
-"<id>-origins"          where its predictions come from
+_publications           one row per name: the id of the served publication, and the content of `publications.json`
+"<name>"                a view of the served publication; it computes `age` and `is_stale` when it is read
+"<id>"                  the rows of one publication, with a primary key and Postgres types
+"<id>-origins"          the columns that many of its rows have in common, such as run and version
 
-A publication is written beside, in one transaction; in another, the view and the row of `_publications`
-come to it. Readers wait for neither: the view is replaced in a moment in which nobody uses it.
+One transaction writes the new tables. A second one switches the view and the row of `_publications` to them.
+Readers wait for neither: the view is replaced at a moment when nobody uses it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from dbt_onnx.serving.postgres_source import (
     column_type,
     connect,
     origins_of,
+    primary_message,
     read_document,
-    said,
     table_of,
     unreadable,
 )
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from dbt_onnx.serving.postgres_source import Connection
 
 _LOG = logging.getLogger("dbt_onnx")
-_MOST_NAME_BYTES = 63
-# a select that comes while we wait for the view waits behind us
+_MAX_NAME_BYTES = 63
+# while we wait for the lock on the view, every new select waits behind us
 _WAIT_MILLISECONDS = 100
 _SWITCH_SECONDS = 30.0
 _ADVISORY = "dbt_onnx publishes "
@@ -56,7 +56,7 @@ _CHANGED, _REMOVED = "dbt_onnx_changed", "dbt_onnx_removed"
 
 
 class Postgres:
-    """The publications of one name in a database, see `Target`."""
+    """The `Target` for the publications of one name in a Postgres database."""
 
     def __init__(self, url: str, name: str) -> None:
         self._url = url
@@ -72,14 +72,14 @@ class Postgres:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Within, no other session publishes under this name. Of a process that dies, the lock goes with
-        the connection.
+        """Lock the name, so that no other session publishes under it. The lock ends with the connection, so also
+        when the process dies. Raises ServingError if another session has the lock.
         """
         connection = connect(self._url)
         lock = [_ADVISORY + self._name]
         try:
             try:
-                [is_ours] = _one(
+                [is_ours] = _fetch_one(
                     connection, "select pg_try_advisory_lock(hashtextextended($1, 0))", lock
                 )
             except psycopg.Error as error:
@@ -93,7 +93,7 @@ class Postgres:
             try:
                 yield
             finally:
-                # the server notices later that we have closed: who publishes next would be locked out
+                # the server may notice a closed connection late, and would lock the next publisher out until then
                 with suppress(psycopg.Error):
                     connection.execute("select pg_advisory_unlock(hashtextextended($1, 0))", lock)
         finally:
@@ -101,7 +101,7 @@ class Postgres:
             connection.close()
 
     def publications(self) -> Publications | None:
-        """What is there; none before the first."""
+        """Return the publications; None before the first."""
         with self._connected() as connection:
             try:
                 return read_document(connection, self._url, self._name)
@@ -109,18 +109,18 @@ class Postgres:
                 raise unreadable(self._url, error) from error
 
     def can_build_on(self, manifest: Manifest) -> bool:
-        """Whether the tables of an earlier publication are there, with as many rows as were published."""
+        """Return whether an earlier publication's tables exist, with as many rows as were published."""
         with self._connected() as connection, suppress(psycopg.Error):
             connection.execute(f"select 1 from {origins_of(manifest.id)} limit 1")
-            [rows] = _one(connection, f"select count(*) from {table_of(manifest.id)}")
+            [rows] = _fetch_one(connection, f"select count(*) from {table_of(manifest.id)}")
             return bool(rows == manifest.rows)
         return False
 
     def write(
         self, publication: str, rows: RowsToPublish, *, base: Manifest | None
     ) -> tuple[int, str | None]:
-        """Write the tables of a publication, from the rows that changed since `base`, and those of `base`
-        that did not, which stay on the server. Returns the bytes that they take.
+        """Write the tables of a publication: the changed rows are sent, and unchanged rows of `base` are copied on
+        the server. Return the size of the tables in bytes, and None, as there is no file to hash.
         """
         self._check_names(rows)
         with self._connected() as connection:
@@ -129,7 +129,7 @@ class Postgres:
                 self._clear(connection)
                 with connection.transaction():
                     self._fill(connection, publication, rows, base=base)
-                [size] = _one(
+                [size] = _fetch_one(
                     connection,
                     "select pg_total_relation_size($1::regclass) + pg_total_relation_size($2::regclass)",
                     [table_of(publication), origins_of(publication)],
@@ -138,32 +138,36 @@ class Postgres:
                 raise not_unique(rows) from error
             except psycopg.DataError as error:
                 raise DataError(
-                    f"{rows.relation} has a value that Postgres cannot store: {said(error)}; nothing is "
+                    f"{rows.relation} has a value that Postgres cannot store: {primary_message(error)}; nothing is "
                     "published",
-                    hint="replace it in the model upstream, or leave the column out; a text with a NUL character "
-                    "is such a value",
+                    hint="replace the value in the upstream model, or omit the column; Postgres cannot store "
+                    "text with a NUL character, for example",
                 ) from error
             except psycopg.Error as error:
                 raise self._unwritable(error) from error
             return int(size), None
 
     def switch(self, publications: Publications) -> None:
-        """Let the view and `_publications` come to another publication, in one transaction."""
+        """Switch the view and the row of `_publications` to another publication, in one transaction."""
         with self._connected() as connection:
             try:
-                _patiently(lambda: self._switch(connection, publications))
+                _retry_until_unlocked(lambda: self._switch(connection, publications))
             except psycopg.errors.LockNotAvailable as error:
                 raise ServingError(
-                    f"{self._view} in {shown(self._url)} is in use by a transaction that does not end; "
-                    "what was published before is served on",
-                    hint="end it, and publish again: pg_stat_activity shows it",
+                    f"{self._view} in {shown(self._url)} is in use by a transaction that did not end "
+                    f"within {_SWITCH_SECONDS:g} s; the previous publication is still served",
+                    hint="end the transaction, which pg_stat_activity shows, and publish again",
                 ) from error
             except psycopg.Error as error:
                 raise self._unwritable(error) from error
             try:
                 self._clear(connection)
             except psycopg.Error as error:
-                _LOG.warning("%s: old tables go with the next publication: %s", self, said(error))
+                _LOG.warning(
+                    "%s: old tables were not dropped; the next publication drops them: %s",
+                    self,
+                    primary_message(error),
+                )
 
     def _switch(self, connection: Connection, publications: Publications) -> None:
         served = publications.served
@@ -182,16 +186,16 @@ class Postgres:
             )
             select = f"as {_view_of(served)}"
             try:
-                # it keeps the rights that were granted
+                # a replaced view keeps the rights that were granted on it
                 with connection.transaction():
                     connection.execute(f"create or replace view {self._view} {select}")
-            except psycopg.errors.InvalidTableDefinition:  # it has other columns
+            except psycopg.errors.InvalidTableDefinition:  # the columns have changed
                 connection.execute(f"drop view {self._view}")
                 connection.execute(f"create view {self._view} {select}")
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
-        """The connection that has the lock; without a lock, one of its own."""
+        """Yield the connection that holds the lock; outside of `locked`, a new connection."""
         if self._connection is not None:
             yield self._connection
             return
@@ -203,14 +207,14 @@ class Postgres:
 
     def _create_schema(self, connection: Connection) -> None:
         with connection.transaction():
-            # who makes another name's first publication at the same time waits
+            # a session that publishes the first publication of another name at the same time waits here
             connection.execute(
                 "select pg_advisory_xact_lock(hashtextextended($1, 0))", [_ADVISORY.strip()]
             )
-            schema, table = _one(
+            schema, table = _fetch_one(
                 connection, "select to_regnamespace($1), to_regclass($2)", [SCHEMA, POINTERS]
             )
-            # who may not create a schema may still use one, which `if not exists` would refuse
+            # not `create schema if not exists`, which fails without the right to create schemas even if it exists
             if schema is None:
                 connection.execute(f"create schema {SCHEMA}")
             if table is None:
@@ -253,7 +257,7 @@ class Postgres:
             )
             connection.execute(f"insert into {table} select * from {_CHANGED}")
         connection.execute(f"alter table {table} add primary key ({key})")
-        [written] = _one(connection, f"select count(*) from {table}")
+        [written] = _fetch_one(connection, f"select count(*) from {table}")
         if written != rows.rows:
             raise not_unique(rows, written=written)
         origins = {ORIGIN: "integer", **{name: kinds[name] for name in rows.of_origin}}
@@ -262,7 +266,7 @@ class Postgres:
         )
         _copy_rows(connection, origins_of(publication), origins, rows.origins())
         for made in (table, origins_of(publication)):
-            # by this, whoever publishes next knows whose table it is
+            # the next publisher of this name finds its old tables by the comment
             connection.execute(f"comment on table {made} is '{self._comment}'")
 
     @property
@@ -270,7 +274,7 @@ class Postgres:
         return f"dbt_onnx: {self._name}"
 
     def _clear(self, connection: Connection) -> None:
-        """Drop the tables of publications that are no longer kept, or that never came to be served."""
+        """Drop the tables of publications that are no longer kept, or that were never served."""
         found = read_document(connection, self._url, self._name)
         kept = [manifest.id for manifest in found.publications] if found else []
         tables = connection.execute(
@@ -281,7 +285,7 @@ class Postgres:
         for (table,) in tables:
             if table.removesuffix("-origins") in kept:
                 continue
-            # one that is still read is dropped when the next publication comes
+            # a table that is still being read is dropped with the next publication
             with suppress(psycopg.Error), connection.transaction():
                 connection.execute(f"set local lock_timeout = {_WAIT_MILLISECONDS}")
                 connection.execute(f"drop table {SCHEMA}.{quote(table)}")
@@ -290,34 +294,37 @@ class Postgres:
         long = [
             name
             for name in (*rows.key, *rows.outputs)
-            if len(name.encode()) > _MOST_NAME_BYTES or "\0" in name
+            if len(name.encode()) > _MAX_NAME_BYTES or "\0" in name
         ]
         if long:
             raise ServingError(
-                f"Postgres cannot have the column(s) {long} of {rows.relation}: a name has at most "
-                f"{_MOST_NAME_BYTES} bytes, and no NUL; nothing is published",
-                hint="publish a view that gives them other names",
+                f"Postgres does not accept the names of column(s) {long} of {rows.relation}: a name has at most "
+                f"{_MAX_NAME_BYTES} bytes, and no NUL; nothing is published",
+                hint="publish a view that renames them",
             )
 
     def _unwritable(self, error: Exception) -> ServingError:
         return ServingError(
-            f"{shown(self._url)} cannot be written: {said(error)}; what was published before is served on",
-            hint=f"see that the server runs, and give the user the right to create in the schema {SCHEMA}",
+            f"{shown(self._url)} cannot be written: {primary_message(error)}; the previous publication is still served",
+            hint=f"check that the server runs, and that the user may create tables in the schema {SCHEMA}",
         )
 
 
-def _one(connection: Connection, query: str, values: Sequence[Any] = ()) -> Any:
+def _fetch_one(connection: Connection, query: str, values: Sequence[Any] = ()) -> Any:
     return connection.execute(query, values).fetchone()
 
 
-def _patiently(work: Callable[[], None]) -> None:
-    """Work that needs a lock which readers have now and then, in a moment when none has."""
-    until = time.monotonic() + _SWITCH_SECONDS
+def _retry_until_unlocked(work: Callable[[], None]) -> None:
+    """Retry `work`, which needs a lock that readers hold now and then, until no reader holds it.
+
+    Raises LockNotAvailable after `_SWITCH_SECONDS`.
+    """
+    deadline = time.monotonic() + _SWITCH_SECONDS
     while True:
         try:
             work()
         except psycopg.errors.LockNotAvailable:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(_WAIT_MILLISECONDS / 1000)
         else:
@@ -354,14 +361,14 @@ def _copy_rows(
 
 
 def _converter(kind: str) -> Callable[[Any], Any] | None:
-    """From the stored value to one that psycopg writes; none where it is one already."""
+    """Return the conversion from a stored value to one that psycopg can write; None if no conversion is needed."""
     if kind in {"integer", "large_integer", "text", "uuid", "date"} or kind.startswith("decimal("):
         return None
     return _as_strict_json if kind == "json" else kind_of(kind).read
 
 
 def _as_strict_json(text: str) -> str:
-    # DuckDB writes NaN and Infinity bare, which is no JSON: they become text
+    # DuckDB writes NaN and Infinity without quotes, which is not JSON: they become text
     if "NaN" not in text and "Infinity" not in text:
         return text
     return json.dumps(as_json(json.loads(text)), ensure_ascii=False)
@@ -374,7 +381,7 @@ def _view_of(manifest: Manifest) -> str:
     is_stale = f"coalesce({age} > interval '{manifest.stale_after} seconds', true)"
     if manifest.stale_after is None:
         is_stale = f"({age}) is null"
-    # what is no `current_predictions` may have columns of these names
+    # a relation that does not come from `current_predictions` may have columns with these names
     listed += [
         f"{sql} as {name}"
         for name, sql in (("age", age), ("is_stale", is_stale))
@@ -387,7 +394,7 @@ def _view_of(manifest: Manifest) -> str:
 
 
 def _age(manifest: Manifest) -> str:
-    """As a reader counts it, see `Answer`."""
+    """SQL for the age of a row, by the rules of `Answer.age`."""
     stamps = {column.name for column in manifest.stamps}
     clock: datetime = manifest.clock
     fresh = "fresh_as_of" if "fresh_as_of" in stamps else f"timestamp '{clock.isoformat()}'"

@@ -1,7 +1,7 @@
-"""`publish()`, for a dbt Python model, and the entry of the `published` materialization.
+"""`publish()`, which a dbt Python model calls, and the entry point of the `published` materialization.
 
-A published model stands below what it publishes, and so below its tests: `dbt build` does not come to it
-when one of them fails, and what was published before is served on.
+A published model is downstream of the relation that it publishes, and so of that relation's tests. If one of
+them fails, `dbt build` skips the published model, and the previous publication is still served.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _ARGUMENTS = ("predictions", "key", "name", "stale_after", "targets", "registry"
 
 @dataclass(frozen=True, kw_only=True)
 class PublicationRequest:
-    """The arguments of `publish()`, checked. `predictions` is a relation of the engine."""
+    """The validated arguments of `publish()`. `predictions` is a relation object of the engine."""
 
     predictions: Any
     key: tuple[str, ...]
@@ -56,16 +56,16 @@ class PublicationRequest:
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         raise ConfigError(
-            "publish() describes a publication; this materialization wants rows",
+            "publish() describes a publication; this materialization expects rows",
             hint="set dbt.config(materialized='published') in the model",
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublicationSettings:
-    """What the materialization passes on: where the model's table is, which run this is, and the clock.
+    """The settings that the materialization passes: the name of the model's own table, the run and the clock.
 
-    `scoring_models` are the ledgers upstream.
+    `scoring_models` names the ledgers upstream of the model.
     """
 
     database: str
@@ -84,7 +84,7 @@ class PublicationSettings:
 
 @dataclass(frozen=True)
 class NothingPublished:
-    """What comes of `--empty`, which builds relations without rows to see that they can be built."""
+    """The result of a run with `--empty`, in which dbt builds relations without rows to check that they build."""
 
     name: str
 
@@ -98,7 +98,7 @@ class NothingPublished:
 
 @dataclass(frozen=True, kw_only=True)
 class PublicationSummary:
-    """What a publication was made of, for dbt's line."""
+    """The row counts of a publication, for the line that dbt prints."""
 
     name: str
     rows: int
@@ -115,7 +115,7 @@ class PublicationSummary:
 
 
 def publish(
-    dbt: Any,  # noqa: ARG001, dbt's convention for whatever a model calls
+    dbt: Any,  # noqa: ARG001, dbt's convention for functions that models call
     session: Any,  # noqa: ARG001
     *,
     predictions: Any,
@@ -127,22 +127,21 @@ def publish(
     model: str | None = None,
     **unknown: Any,
 ) -> PublicationRequest:
-    """Publish a relation, so that it can be looked up while the warehouse is written.
+    """Publish a relation, so that its rows can be looked up even while the warehouse is being written.
 
-    Return it from a dbt Python model with `dbt.config(materialized="published")`; the materialization does
-    the work.
+    A dbt Python model with `dbt.config(materialized="published")` returns the result of this function. It only
+    checks its arguments; the materialization publishes the rows.
 
-    predictions    a table or view, `dbt.ref(...)`, at its best one of `current_predictions`: one row for each
-                   key
-    key            the columns by which it is looked up
-    name           what it is called where it is served: letters, digits, `-` and `_`
-    stale_after    {"count": 2, "period": "day"}: an answer older than that is stale; None for never
-    targets        where it goes: "files", the folder `serving/` of the project, and others, of which the
-                   environment variable DBT_ONNX_SERVING_<NAME> says where they are
-    registry,      the model registry, `dbt.ref(...)`, and what `score()` is given as model: then the files
-    model          of the serving version go along, and the service can score who is new
+    predictions    a table or view, `dbt.ref(...)`, with one row per key; best a view of `current_predictions`
+    key            the columns by which rows are looked up
+    name           the name under which the relation is served: letters, digits, `-` and `_`
+    stale_after    the age above which an answer is stale, {"count": 2, "period": "day"} by default; None for never
+    targets        where to publish: the environment variable DBT_ONNX_SERVING_<NAME> contains a folder or the
+                   URL of a server; for "files", the default is the folder `serving/` of the project
+    registry,      the model registry, `dbt.ref(...)`, and the same `model` as in `score()`: publishes the files
+    model          of the serving version, too, so that the service can score entities without a prediction
 
-    Raises ConfigError when an argument is wrong.
+    Raises ConfigError if an argument is wrong.
     """
     relations = {"predictions": predictions} | ({} if registry is None else {"registry": registry})
     faults = [
@@ -156,9 +155,9 @@ def publish(
     if not _are_names(targets) or not all(is_target_name(target) for target in targets):
         faults.append(f"targets must be a list of names such as 'files'; got {targets!r}")
     if (registry is None) != (model is None):
-        faults.append("registry and model go together")
+        faults.append("registry and model must be given together")
     if model is not None and FILES not in targets:
-        faults.append(f"a model goes to target {FILES!r} only, which is not among the targets")
+        faults.append(f"model needs the target {FILES!r}, which is not among the targets")
     period, period_faults = parse_period("stale_after", stale_after)
     faults += period_faults
     if faults:
@@ -189,7 +188,7 @@ def _are_names(values: object) -> bool:
 
 
 def publish_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings: str) -> None:
-    """Publish for the `published` materialization; `settings` is the JSON of `PublicationSettings`."""
+    """Run the `published` materialization. `settings` is `PublicationSettings` as JSON."""
     document = json.loads(settings)
     known = PublicationSettings(**{f.name: document[f.name] for f in fields(PublicationSettings)})
 
@@ -209,9 +208,9 @@ def publish_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, sett
 def publish_relation(
     warehouse: Warehouse, request: PublicationRequest, settings: PublicationSettings
 ) -> PublicationSummary:
-    """Publish a relation to its targets, one after the other, and record it in the warehouse.
+    """Publish a relation to each of its targets in turn, and record the publication in the warehouse.
 
-    Whoever dies on the way leaves, at each target, the publication before or this one.
+    If the process dies midway, each target still serves either the previous publication or this one.
     """
     table = TableName(
         database=settings.database, schema=settings.schema, identifier=settings.identifier
@@ -226,7 +225,7 @@ def publish_relation(
             warehouse.rows_to_publish(request.predictions, key=request.key, model=table)
         )
         draft = _draft(rows, request, settings) | {
-            "model": _kept_model(warehouse, request, settings)
+            "model": _copy_model(warehouse, request, settings)
         }
         before = {name: target.publications() for name, target in targets.items()}
         last = None if settings.full_refresh else rows.last_publication()
@@ -242,13 +241,13 @@ def publish_relation(
         }
         switches = []
         for name, target in targets.items():
-            # without the last rows nothing is known to be gone, at any target
+            # removed rows are known only after a comparison with the last publication
             base = bases[name] if with_last else None
             now = _publish_to(target, before[name], draft, rows, base=base)
             known = rows.recorded(name)
             switches += [
                 {
-                    **_told(now, switch),
+                    **_switch_row(now, switch),
                     "target": name,
                     "scoring_models": [ledger.identifier for ledger in settings.ledgers],
                 }
@@ -267,7 +266,7 @@ def publish_relation(
 def _draft(
     rows: RowsToPublish, request: PublicationRequest, settings: PublicationSettings
 ) -> dict[str, Any]:
-    """What of a manifest is known before the rows are written."""
+    """Return the fields of the manifest that are known before the rows are written."""
     published_at = utc_now()
     return {
         "id": f"{published_at:%Y%m%dT%H%M%S%fZ}-{secrets.token_hex(4)}",
@@ -284,10 +283,14 @@ def _draft(
     }
 
 
-def _kept_model(
+def _copy_model(
     warehouse: Warehouse, request: PublicationRequest, settings: PublicationSettings
 ) -> ServedModel | None:
-    """Put the files of the serving version where the service finds them."""
+    """Copy the files of the serving version to the folder of the publication, where the service reads them.
+
+    Return None if publish() names no model. Raises ConfigError if no ledger upstream was scored with the model,
+    or if the target "files" is not a folder.
+    """
     if request.model is None:
         return None
     entry = warehouse.registry_of(request.registry).resolve(request.model)
@@ -301,21 +304,21 @@ def _kept_model(
     ]
     if not scored_by:
         raise ConfigError(
-            f"publish() names model {request.model!r}, and no scoring model upstream of "
-            f"{settings.identifier} scores with {entry.model_name!r}: the types of its features are not known",
-            hint="publish what stands on a scoring model of that name, or leave registry and model away",
+            f"publish() names model {request.model!r}, but no scoring model upstream of "
+            f"{settings.identifier} scored with {entry.model_name!r}, so the types of its features are not known",
+            hint="publish a relation downstream of a scoring model that uses this model, or omit registry and model",
         )
     types = warehouse.feature_types(scored_by[0], features)
     files = open_target(FILES, request.name, project=project_folder())
     if not isinstance(files, Files):
         raise ConfigError(
-            f"a model goes to a folder, and target {FILES!r} is {files}",
-            hint="give that server another name among the targets, and leave 'files' a folder",
+            f"a model can be published into a folder only, but target {FILES!r} is {files}",
+            hint="give the server another target name, and set a folder for 'files'",
         )
     return ServedModel(
         model_name=entry.model_name,
         model_version=entry.model_version,
-        artifact=files.keep_model(artifact.model_bytes, read_card(artifacts, entry)),
+        artifact=files.copy_model(artifact.model_bytes, read_card(artifacts, entry)),
         sha256=artifact.sha256,
         card_sha256=artifact.card_sha256,
         features=tuple(Column(name, type_text(types[name])) for name in features),
@@ -325,8 +328,10 @@ def _kept_model(
 def _base(
     target: Target, publications: Publications | None, last: str | None, draft: Mapping[str, Any]
 ) -> Manifest | None:
-    """The publication on which a target can build: one whose rows the warehouse knows, with the same
-    columns, whole.
+    """Return the publication that a target can copy and update with the changed rows only; None if there is none.
+
+    The row hashes in the warehouse must be those of this publication. Its columns must be the same as now, and it
+    must be undamaged at the target.
     """
     for manifest in publications.publications if publications else ():
         shape = (draft["key"], draft["outputs"], draft["stamps"])
@@ -353,8 +358,8 @@ def _publish_to(
     return now
 
 
-def _told(publications: Publications, switch: Any) -> dict[str, Any]:
-    """A switch as a row of `dbt_onnx_publications`."""
+def _switch_row(publications: Publications, switch: Any) -> dict[str, Any]:
+    """Return a switch as a row of `dbt_onnx_publications`."""
     manifests = {manifest.id: manifest for manifest in publications.publications}
     row = {
         "name": publications.name,

@@ -1,4 +1,4 @@
-"""Who is new, or cannot wait: scored at once, and kept before it is answered."""
+"""Scores entities on request, and writes each answer to the request log before it is given."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.errors import NoModelError
-from dbt_onnx.serving.answers import kept_answer
+from dbt_onnx.serving.answers import logged_answer
 from dbt_onnx.serving.kinds import as_json
 from dbt_onnx.serving.request_log import REQUESTS, RequestLog
 from dbt_onnx.serving.scoring import ModelScorer, batch_of
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class RealTime:
-    """Scores for one publication. Safe to use from several threads."""
+    """The scorer for requests to one name's publications. Safe to use from several threads."""
 
     def __init__(self, folder: Path, *, max_seconds: float) -> None:
         self._folder = folder
@@ -35,15 +35,17 @@ class RealTime:
     def score(
         self, manifest: Manifest, key: Sequence[Any], features: Mapping[str, Any], *, now: datetime
     ) -> tuple[Answer, Future[None]]:
-        """Score one entity by the version that the publication serves.
+        """Score one entity with the version that the publication serves.
 
-        The answer may be given when the future is done: then it is on disk, for the next run to take into the
-        ledger. Raises as `scored` does.
+        The caller may give the answer when the future is done: then it is on disk, and the next run takes it into
+        the ledger. Raises the same errors as `score_to_document`.
         """
-        kept = self.scored(manifest, key, features, now=now, request_id=str(uuid.uuid4()))
-        return kept_answer(kept, now=now), self._kept(kept)
+        kept = self.score_to_document(
+            manifest, key, features, now=now, request_id=str(uuid.uuid4())
+        )
+        return logged_answer(kept, now=now), self._log_answer(kept)
 
-    def scored(
+    def score_to_document(
         self,
         manifest: Manifest,
         key: Sequence[Any],
@@ -52,10 +54,10 @@ class RealTime:
         now: datetime,
         request_id: str,
     ) -> dict[str, Any]:
-        """What the log is to have of an entity that is scored now.
+        """Score one entity, and return the document for the request log.
 
-        Raises NoModelError where no model was published, FeaturesError for features that the model does not
-        read, ScoringError when it fails, ArtifactError when its files were altered.
+        Raises NoModelError if no model was published, FeaturesError if the features are not those of the model,
+        ScoringError if the model fails, ArtifactError if its files were altered.
         """
         model = served_model(manifest)
         scorer = self._scorer_of(model)
@@ -78,7 +80,7 @@ class RealTime:
         }
 
     def close(self) -> None:
-        """Write what is waiting."""
+        """Write the answers that are waiting, and close the log."""
         if self._log is not None:
             self._log.close()
 
@@ -88,7 +90,7 @@ class RealTime:
                 self._scorer = ModelScorer(self._folder, model, max_seconds=self._max_seconds)
             return self._scorer
 
-    def _kept(self, document: Mapping[str, Any]) -> Future[None]:
+    def _log_answer(self, document: Mapping[str, Any]) -> Future[None]:
         with self._lock:
             if self._log is None:
                 self._log = RequestLog(self._folder / REQUESTS)
@@ -96,18 +98,18 @@ class RealTime:
 
 
 def check_features(manifest: Manifest, features: Mapping[str, Any]) -> None:
-    """See that a row can be fed to the model of a publication, which is not loaded for it.
+    """Check that a row has the features of a publication's model, without loading the model.
 
-    Raises NoModelError and FeaturesError as `scored` does.
+    Raises NoModelError and FeaturesError as `RealTime.score_to_document` does.
     """
     batch_of(features, served_model(manifest))
 
 
 def served_model(manifest: Manifest) -> ServedModel:
-    """The version that a publication serves. Raises NoModelError where it has none."""
+    """Return the model version that a publication serves. Raises NoModelError if it has none."""
     if manifest.model is None:
         raise NoModelError(
             f"{manifest.name!r} was published without a model",
-            hint="name registry and model in publish(), and publish again",
+            hint="give registry and model to publish(), and publish again",
         )
     return manifest.model

@@ -1,4 +1,4 @@
-"""Reading what was published into Redis or Valkey. `redis_target` says what is there."""
+"""Reads publications from Redis or Valkey. `redis_target` describes the Redis keys."""
 
 from __future__ import annotations
 
@@ -25,24 +25,26 @@ if TYPE_CHECKING:
     from dbt_onnx.serving.manifest import Manifest
     from dbt_onnx.serving.places import Row
 
-# no key is written so: keys are lists
+# cannot collide with the field of a row: those are JSON lists
 ORIGINS = "origins"
 _BYTES = "base64"
 _SECONDS = 10.0
 
 
 def pointer_of(name: str) -> str:
-    """The key that says what is served. All keys of a name have its tag, and are on one node of a cluster."""
+    """Return the Redis key of the served publication. All Redis keys of a name have the name as their hash tag, so
+    that they are on the same node of a cluster.
+    """
     return f"dbt_onnx:{{{name}}}"
 
 
 def rows_of(name: str, publication: str) -> str:
-    """The key of a publication's rows."""
+    """Return the Redis key of a publication's rows."""
     return f"{pointer_of(name)}:{publication}"
 
 
 def connect(url: str) -> redis.Redis:
-    """A client, which connects when it is asked. Raises ConfigError when the URL is no good."""
+    """Return a client, which connects at its first command. Raises ConfigError if the URL cannot be parsed."""
     client = _client(url)
     if client is None:
         raise unreadable_url(url)
@@ -50,7 +52,7 @@ def connect(url: str) -> redis.Redis:
 
 
 def _client(url: str) -> redis.Redis | None:
-    # what is said of a URL may repeat the password: no error may have it as its cause
+    # the client's error may repeat the password of the URL, so it must not become the cause of another error
     scheme, _, rest = url.partition("://")
     try:
         return redis.Redis.from_url(
@@ -63,7 +65,7 @@ def _client(url: str) -> redis.Redis | None:
 
 
 def encoded(values: Sequence[Stored]) -> str:
-    """Stored values as one line of JSON. Bytes are marked; an infinity is a text, as NaN is."""
+    """Return stored values as one line of JSON. Bytes become {"base64": ...}; infinities and NaN become text."""
     try:
         return _line(values)
     except ValueError:
@@ -81,7 +83,7 @@ def _marked(value: bytes) -> dict[str, str]:
 
 
 def decoded(line: str | bytes) -> list[Stored]:
-    """The stored values of a line."""
+    """Return the stored values of a line."""
     return [
         base64.b64decode(value[_BYTES]) if isinstance(value, dict) else value
         for value in json.loads(line)
@@ -89,14 +91,14 @@ def decoded(line: str | bytes) -> list[Stored]:
 
 
 def encoded_key(values: Sequence[Stored]) -> str:
-    """A key as the field of its row: equal keys have one text."""
+    """Return the hash field of a key's row. Equal keys have the same field: -0.0 becomes 0.0."""
     return encoded(
         [abs(value) if value == 0 and isinstance(value, float) else value for value in values]
     )
 
 
 def read_document(client: redis.Redis, url: str, name: str) -> Publications | None:
-    """What has been published under a name; none before the first. Raises ServingError."""
+    """Read the publications of a name; None before the first. Raises ServingError if they cannot be read."""
     try:
         content: Any = client.get(pointer_of(name))
     except redis.RedisError as error:
@@ -113,15 +115,15 @@ def read_document(client: redis.Redis, url: str, name: str) -> Publications | No
 
 
 def unreachable(url: str, error: Exception) -> ServingError:
-    """What to raise when the server does not answer, or lets us not in."""
+    """Return the error for a server that does not answer, or rejects the login."""
     return ServingError(
         f"{shown(url)} cannot be read: {error}",
-        hint="see that the server runs, and that the URL has the right host, user and password",
+        hint="check that the server runs, and that the URL has the right host, user and password",
     )
 
 
 class RedisSource:
-    """The publications of one name in a server, see `Source`."""
+    """The `Source` for the publications of one name in a Redis or Valkey server."""
 
     def __init__(self, url: str, name: str) -> None:
         self._url = url
@@ -129,21 +131,21 @@ class RedisSource:
         self.client = connect(url)
 
     def pointer(self) -> object:
-        """The document itself: it is small."""
+        """Return the content of `publications.json`, which is small."""
         try:
             return self.client.get(pointer_of(self._name))
         except redis.RedisError:
             return None
 
     def publications(self) -> Publications:
-        """What has been published. Raises ServingError."""
+        """Return the publications. Raises ServingError."""
         found = read_document(self.client, self._url, self._name)
         if found is None:
             raise no_publication(f"called {self._name!r} in {shown(self._url)}")
         return found
 
     def open(self, manifest: Manifest) -> OpenedHash:
-        """Raises UnreadablePublicationError when it is not whole."""
+        """Open a publication. Raises UnreadablePublicationError if it is incomplete or missing."""
         return OpenedHash(self, manifest)
 
     def close(self) -> None:
@@ -151,12 +153,12 @@ class RedisSource:
         self.client.close()
 
     def unreachable(self, error: Exception) -> ServingError:
-        """What to raise when the server does not answer."""
+        """Return the error for a server that does not answer."""
         return unreachable(self._url, error)
 
 
 class OpenedHash:
-    """The rows of one publication; its origins are read once."""
+    """The rows of one publication in Redis. Its origins are read when it is opened."""
 
     def __init__(self, source: RedisSource, manifest: Manifest) -> None:
         self._source = source
@@ -176,10 +178,12 @@ class OpenedHash:
         try:
             self._arrange(json.loads(line), manifest)
         except UNREADABLE as error:
-            raise UnreadablePublicationError(f"{self._hash} has no origins: {error}") from error
+            raise UnreadablePublicationError(
+                f"the origins of {self._hash} cannot be read: {error}"
+            ) from error
 
     def _arrange(self, document: Mapping[str, Any], manifest: Manifest) -> None:
-        """Find where in a row each column is, and read the origins."""
+        """Determine the order of the columns in a row, and read the origins."""
         kinds = {column.name: column.kind for column in manifest.stamps}
         of_origin = list(document["columns"])
         read = [kind_of(kinds[name]).read for name in of_origin]
@@ -198,36 +202,36 @@ class OpenedHash:
         self._of_row = [column.name for column in of_row[len(self._outputs) :]]
 
     def row(self, key: Sequence[Stored]) -> Row | None:
-        """The row of one key."""
+        """Return the row of one key; None if there is none."""
         try:
             line = self._client.hget(self._hash, encoded_key(key))
             if line is None:
-                self._check_kept()
+                self._check_exists()
         except redis.RedisError as error:
             raise self._source.unreachable(error) from error
-        return None if line is None else self._whole(line)
+        return None if line is None else self._row_of(line)
 
     def rows(self, keys: Sequence[Sequence[Stored]]) -> list[Row | None]:
-        """The rows of several keys, in one go."""
+        """Return the rows of several keys, in the order of the keys, with one command."""
         if not keys:
             return []
         try:
             lines = self._client.hmget(self._hash, [encoded_key(key) for key in keys])
             if None in lines:
-                self._check_kept()
+                self._check_exists()
         except redis.RedisError as error:
             raise self._source.unreachable(error) from error
-        return [None if line is None else self._whole(line) for line in lines]
+        return [None if line is None else self._row_of(line) for line in lines]
 
     def close(self) -> None:
-        """The connections are the source's."""
+        """Do nothing: the connections belong to the source."""
 
-    def _check_kept(self) -> None:
-        """Raise GonePublicationError when a key is missing because the whole publication is."""
+    def _check_exists(self) -> None:
+        """Check that the publication still exists after a key was not found. Raises GonePublicationError if not."""
         if not self._client.exists(self._hash):
             raise GonePublicationError(self._hash)
 
-    def _whole(self, line: str | bytes) -> Row:
+    def _row_of(self, line: str | bytes) -> Row:
         *stored, origin = decoded(line)
         values = iter(_values(self._read, stored))
         outputs = dict(zip(self._outputs, values, strict=False))

@@ -1,12 +1,12 @@
 """Publications in Redis or Valkey.
 
-dbt_onnx:{<name>}            what is served: what `publications.json` is for files
-dbt_onnx:{<name>}:<id>       a publication, one hash: a key as JSON -> its row as JSON, and its origins
-dbt_onnx:{<name>}:written    the ids of publications of which there is something
-dbt_onnx:{<name>}:lock       who publishes
+dbt_onnx:{<name>}            the content of `publications.json`: the served publication and those that are kept
+dbt_onnx:{<name>}:<id>       one publication, a hash: a key as JSON -> its row as JSON, and its origins
+dbt_onnx:{<name>}:written    the ids of the publications that have data in the server, complete or not
+dbt_onnx:{<name>}:lock       the token of the process that is publishing
 
-A publication is one hash, so that it is removed, or evicted, as a whole: a key is not missing because
-the server needed room for something else.
+A publication is one hash, so that it is removed or evicted as a whole: a server that runs out of memory
+cannot evict single rows of it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from dbt_onnx.serving.manifest import Manifest, Publications
 
 _LOG = logging.getLogger("dbt_onnx")
-# a publisher that died is waited for so long
+# the lock of a publisher that died expires after this time
 LOCK_SECONDS = 30.0
 _FIELDS_AT_ONCE = 1_000
 _IF_OURS = "if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end "
@@ -51,8 +51,9 @@ _SWITCH = _IF_OURS + "redis.call('set', KEYS[2], ARGV[2]) return 1"
 
 
 class Redis:
-    """The publications of one name in a server, see `Target`. Every publication is written whole: a copy
-    of the one before would hold up the server, and everybody who reads from it.
+    """The `Target` for the publications of one name in a Redis or Valkey server.
+
+    Every publication writes all rows: to copy the previous one in the server would block all its clients.
     """
 
     def __init__(self, url: str, name: str) -> None:
@@ -70,14 +71,17 @@ class Redis:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Within, nobody else publishes under this name. The lock expires when this process dies."""
+        """Lock the name, so that nobody else publishes under it. If this process dies, the lock expires.
+
+        Raises ServingError if another process has the lock.
+        """
         ended = threading.Event()
         expiry = int(LOCK_SECONDS * 1000)
         try:
             if not self._client.set(self._lock, self._token, nx=True, px=expiry):
                 raise ServingError(
                     f"another process is publishing {self._name!r} into {shown(self._url)}",
-                    hint=f"wait until it ends, and publish again; one that died is waited for {LOCK_SECONDS:.0f} s",
+                    hint=f"wait until it ends, and publish again; the lock of a process that died expires after {LOCK_SECONDS:.0f} s",
                 )
         except redis.RedisError as error:
             raise self._unwritable(error) from error
@@ -91,7 +95,7 @@ class Redis:
             try:
                 self._client.eval(_RELEASE, 1, self._lock, self._token)
             except redis.RedisError as error:
-                _LOG.warning("the lock of %s expires by itself: %s", self, error)
+                _LOG.warning("the lock of %s was not released, and will expire: %s", self, error)
             self._client.close()
 
     def _renew(self, ended: threading.Event) -> None:
@@ -99,14 +103,14 @@ class Redis:
             try:
                 self._client.eval(_RENEW, 1, self._lock, self._token, str(int(LOCK_SECONDS * 1000)))
             except redis.RedisError as error:
-                _LOG.warning("the lock of %s is not renewed: %s", self, error)
+                _LOG.warning("the lock of %s was not renewed: %s", self, error)
 
     def publications(self) -> Publications | None:
-        """What is there; none before the first."""
+        """Return the publications; None before the first."""
         return read_document(self._client, self._url, self._name)
 
     def can_build_on(self, manifest: Manifest) -> bool:  # noqa: ARG002, as `Target` has it
-        """Never: see above."""
+        """Return False: every publication writes all rows."""
         return False
 
     def write(
@@ -116,7 +120,7 @@ class Redis:
         *,
         base: Manifest | None,  # noqa: ARG002
     ) -> tuple[int, str | None]:
-        """Write all rows of a publication. Returns the bytes that were sent."""
+        """Write all rows of a publication. Return the number of bytes sent, and None, as there is no file."""
         self._clear()
         self._begun = publication
         key = rows_of(self._name, publication)
@@ -141,20 +145,17 @@ class Redis:
         columns = [*(kinds[name] for name in (*rows.key, *of_row)), "integer"]
         keys = len(rows.key)
         sent = 0
-        fields: dict[str, str] = {}
+        fields: dict[bytes, bytes] = {}
         for batch in rows.changed():
             for row in stored_rows(batch, columns):
-                fields[encoded_key(row[:keys])] = encoded(row[keys:])
+                fields[encoded_key(row[:keys]).encode()] = encoded(row[keys:]).encode()
                 if len(fields) == _FIELDS_AT_ONCE:
                     sent += self._send(key, fields)
-        fields[ORIGINS] = json.dumps(
-            {
-                "columns": list(rows.of_origin),
-                "rows": [
-                    (origin, json.loads(encoded(values))) for origin, *values in rows.origins()
-                ],
-            }
-        )
+        origins = {
+            "columns": list(rows.of_origin),
+            "rows": [(origin, json.loads(encoded(values))) for origin, *values in rows.origins()],
+        }
+        fields[ORIGINS.encode()] = json.dumps(origins).encode()
         return sent + self._send(key, fields)
 
     def _send(self, key: str, fields: dict[Any, Any]) -> int:
@@ -164,7 +165,7 @@ class Redis:
         return sent
 
     def switch(self, publications: Publications) -> None:
-        """Let readers see these publications, unless the lock went to another publisher."""
+        """Switch readers to these publications. Raises ServingError if this process has lost its lock."""
         try:
             is_switched = self._client.eval(
                 _SWITCH, 2, self._lock, self._pointer, self._token, publications.content()
@@ -172,18 +173,22 @@ class Redis:
         except redis.RedisError as error:
             raise self._unwritable(error) from error
         if not is_switched:
-            # not more: whoever has the lock may be writing
+            # nothing else is removed, because the process that has the lock now may be writing
             if self._begun is not None:
                 self._remove(self._begun)
             raise ServingError(
-                f"this process lost its lock in {shown(self._url)} while it published {self._name!r}; what "
-                "another process published is served",
-                hint=f"publish again; a process may not stand still for more than {LOCK_SECONDS:.0f} s",
+                f"this process lost its lock in {shown(self._url)} while it published {self._name!r}; the "
+                "publication of another process is served",
+                hint=f"publish again; the lock expires if the process is suspended for more than {LOCK_SECONDS:.0f} s",
             )
         try:
             self._clear()
         except ServingError as error:
-            _LOG.warning("%s: old publications go with the next one: %s", self, error.message)
+            _LOG.warning(
+                "%s: old publications were not removed; the next publication removes them: %s",
+                self,
+                error.message,
+            )
 
     def _clear(self) -> None:
         """Remove publications that are no longer kept, or that were never finished."""
@@ -201,10 +206,12 @@ class Redis:
             self._client.unlink(rows_of(self._name, publication))
             self._client.srem(self._written, publication)
         except redis.RedisError as error:
-            _LOG.warning("%s is removed with the next publication: %s", publication, error)
+            _LOG.warning(
+                "%s was not removed; the next publication removes it: %s", publication, error
+            )
 
     def _unwritable(self, error: Exception) -> ServingError:
         return ServingError(
-            f"{shown(self._url)} cannot be written: {error}; what was published before is served on",
-            hint="see that the server runs, and has the memory for one more publication",
+            f"{shown(self._url)} cannot be written: {error}; the previous publication is still served",
+            hint="check that the server runs, and has enough memory for one more publication",
         )

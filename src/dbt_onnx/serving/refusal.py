@@ -1,4 +1,4 @@
-"""What the HTTP service says when it does not do what was asked."""
+"""The error responses of the HTTP service."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dbt_onnx.errors import (
 )
 
 _LOG = logging.getLogger("dbt_onnx")
-_IN_THE_LOG = "whoever runs the service finds the reason in its log"
+_IN_THE_LOG = "the service's log has the reason"
 
 
-class Refusal(Exception):  # noqa: N818, an answer, not a fault of the service
-    """An answer of the HTTP service other than what was asked for.
+class Refusal(Exception):  # noqa: N818, a response, not a fault of the service
+    """An error response of the HTTP service.
 
-    `kind` is for programs, `message` and `hint` for people. `headers` go out with the answer. With `close`
-    the connection ends: the rest of what the client sends is of no use.
+    `kind` is for programs, `message` and `hint` for people. `headers` are added to the response. With `close`,
+    the connection is closed after the response, and the rest of the request is not read.
     """
 
     def __init__(
@@ -42,22 +42,22 @@ class Refusal(Exception):  # noqa: N818, an answer, not a fault of the service
         self.headers = (*headers, (b"connection", b"close")) if close else headers
 
     def document(self) -> dict[str, dict[str, str]]:
-        """The JSON document that says so."""
+        """Return the JSON document of the response."""
         return {"error": {"kind": self.kind, "message": self.message, "hint": self.hint}}
 
 
 def bad_request(kind: str, message: str, *, hint: str) -> Refusal:
-    """The answer for a request that is not one."""
+    """Return the response to a request that is not valid."""
     return Refusal(HTTPStatus.BAD_REQUEST, kind, message, hint=hint)
 
 
 def unavailable(message: str) -> Refusal:
-    """The answer where the service cannot do what it should. The reason is logged by whoever knows it."""
+    """Return the response for a fault of the service. The reason must be in the log already."""
     return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", message, hint=_IN_THE_LOG)
 
 
 def failed() -> Refusal:
-    """The answer where nobody expected that the service fails."""
+    """Return the response for an unexpected failure of the service."""
     return Refusal(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "internal",
@@ -67,9 +67,7 @@ def failed() -> Refusal:
 
 
 def not_scored(name: str, error: DbtOnnxError) -> Refusal:
-    """The answer where a row of a publication could not be scored. What is no business of the client's is
-    logged.
-    """
+    """Return the response for a row that could not be scored. Details that the client should not see are logged."""
     if isinstance(error, InvalidKeyError):
         return bad_request("key", error.message, hint=error.hint)
     if isinstance(error, NoModelError):
@@ -81,7 +79,7 @@ def not_scored(name: str, error: DbtOnnxError) -> Refusal:
         return Refusal(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "scoring",
-            "the model fails on this row",
+            "the model failed on this row",
             hint=_IN_THE_LOG,
         )
     return unavailable(f"{name!r} cannot score now")

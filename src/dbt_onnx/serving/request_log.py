@@ -1,8 +1,9 @@
-"""What the service has answered, on disk before it is acknowledged, for the next run to take over.
+"""The log of the answers that the service gives on request. The next run takes them into the ledger.
 
-A log is a folder of segments. A segment belongs to one process, which only appends to it: a line for each
-answer, its CRC-32 and a JSON document. A line that a dying process has cut short was never acknowledged;
-a reader stops before it. A line that is whole and damaged is told as such, and those after it are read.
+An answer is on disk before it is acknowledged. A log is a folder of segments. Each segment belongs to one
+process, which only appends to it: one line per answer, with a CRC-32 and a JSON document. A line that a dying
+process has cut short was never acknowledged; a reader stops before it. A complete line with a wrong CRC-32 is
+reported as damaged, and the lines after it are read.
 """
 
 from __future__ import annotations
@@ -26,16 +27,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REQUESTS = "requests"
-"""The folder of the logs, beside what is published."""
+"""The subfolder of the publication's folder that contains the segments."""
 SUFFIX = ".log"
-_MOST_LINES = 1_000
-_MOST_WAITING = 10_000
+_MAX_LINES = 1_000
+_MAX_WAITING = 10_000
 
 _Entry = tuple[bytes, "Future[None]"]
 
 
 class Position(NamedTuple):
-    """A place in a log, which has several segments if one could not be written. No segment: its begin."""
+    """A position in the segments of one RequestLog, which starts a new segment after a failed write.
+
+    `log` is the token in the segments' names. `segment` is "" if there was no segment yet.
+    """
 
     log: str
     segment: str
@@ -43,13 +47,13 @@ class Position(NamedTuple):
 
 
 class RequestLog:
-    """Appends to a segment of its own, from any thread. Answers that come together share one sync."""
+    """A writer that appends answers to a segment, from any thread. Answers that arrive together share one sync."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._token = secrets.token_hex(4)
         self._segment = ""
-        self._waiting: queue.Queue[_Entry | None] = queue.Queue(_MOST_WAITING)
+        self._waiting: queue.Queue[_Entry | None] = queue.Queue(_MAX_WAITING)
         self._descriptor: int | None = None
         self._size = 0
         self._writer = threading.Thread(target=self._write_all, name="request log", daemon=True)
@@ -62,33 +66,33 @@ class RequestLog:
         self.close()
 
     def append(self, document: Mapping[str, Any]) -> Future[None]:
-        """A future that is done when the document is on disk, and raises ServingError if it cannot be.
+        """Return a future that is done when the document is on disk, or raises ServingError if the write fails.
 
-        Raises ServingError at once when too many are waiting.
+        Raises ServingError at once if too many documents are waiting.
         """
         done: Future[None] = Future()
         try:
             self._waiting.put_nowait((_line_of(document), done))
         except queue.Full:
             raise ServingError(
-                f"{_MOST_WAITING:,} answers wait to be written to {self.folder}",
-                hint="ask again later: the disk does not keep up",
+                f"{_MAX_WAITING:,} answers are waiting to be written to {self.folder}",
+                hint="try again later: the disk cannot keep up",
             ) from None
         return done
 
     def position(self) -> Position:
-        """A place in this log before which nothing is that is appended from now on."""
+        """Return a position in this log. Every document that is appended from now on comes after it."""
         return Position(self._token, self._segment, self._size)
 
     def close(self) -> None:
-        """Write what is waiting, and end."""
+        """Write the documents that are waiting, and stop the thread."""
         self._waiting.put(None)
         self._writer.join()
 
     def _write_all(self) -> None:
         while (first := self._waiting.get()) is not None:
             entries, is_last = [first], False
-            while len(entries) < _MOST_LINES and not self._waiting.empty():
+            while len(entries) < _MAX_LINES and not self._waiting.empty():
                 entry = self._waiting.get()
                 if entry is None:
                     is_last = True
@@ -112,9 +116,9 @@ class RequestLog:
         except OSError as error:
             self._end_segment()
             failure = ServingError(
-                f"{self.folder} cannot be written: {error.strerror or error}; the answer is not kept, "
-                "and is not given",
-                hint="give the service the right to write there, and space on the disk",
+                f"{self.folder} cannot be written: {error.strerror or error}; the answer is not in the "
+                "request log, so it is not returned",
+                hint="check that the service may write there, and that the disk has free space",
             )
             for _, done in entries:
                 done.set_exception(failure)
@@ -123,7 +127,10 @@ class RequestLog:
             done.set_result(None)
 
     def _end_segment(self) -> None:
-        """Take back what was not acknowledged. Whether that is on disk is not known, so nothing follows it."""
+        """Truncate the segment to the acknowledged lines, and close it.
+
+        After a failed write its state on disk is unknown, so the next answer goes to a new segment.
+        """
         if self._descriptor is not None:
             with suppress(OSError):
                 os.ftruncate(self._descriptor, self._size)
@@ -135,17 +142,17 @@ class RequestLog:
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{self._token}{SUFFIX}"
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
         descriptor = os.open(self.folder / name, flags, 0o600)
-        # the size first: a position is not locked, and an early one is right, too
+        # the size first: `position` takes no lock, and a position that is too early is still correct
         self._size, self._segment = 0, name
         sync_folder(self.folder)
         return descriptor
 
 
 def read_segment(path: Path, *, start: int = 0) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """The documents of a segment from a byte on, each with the byte at which the next one begins; none for
-    a line that is damaged.
+    """Yield the documents of a segment from byte `start` on, each with the byte at which the next line begins.
 
-    It ends before a line that is cut short: its process has died, or is writing.
+    The document of a damaged line is None. Stops before a line that is cut short: the process that writes the
+    segment has died, or is writing that line now.
     """
     with path.open("rb") as stream:
         stream.seek(start)
@@ -158,7 +165,7 @@ def read_segment(path: Path, *, start: int = 0) -> Iterator[tuple[int, dict[str,
 
 
 class RequestLogs:
-    """`dbt_onnx.runs.answered.AnswerLogs`: the logs of what a project has published as files."""
+    """The request logs of the publications at target "files". Implements `dbt_onnx.runs.answered.AnswerLogs`."""
 
     def __init__(self, project: Path) -> None:
         self._project = project
@@ -178,8 +185,8 @@ class RequestLogs:
         return read_segment(folder / segment, start=start)
 
     def _folder(self, publication: str) -> Path | None:
-        """None where the publication is on a server, which keeps no answers."""
-        # these load what opens a publication, and are not needed by a run of a model that has none
+        """Return the folder of a publication's log; None if "files" is a server, where no answers are kept."""
+        # imported here, because a run without publications does not need these modules
         from dbt_onnx.serving.manifest import is_publication_name
         from dbt_onnx.serving.targets import FILES, folder_at
 
@@ -189,9 +196,10 @@ class RequestLogs:
         return place / publication / REQUESTS
 
 
-def is_kept(folder: Path, request_id: str, *, since: Position) -> bool:
-    """Whether a document of that id is in a log behind a position. If so, it is on disk when this returns,
-    also where the process died that wrote it.
+def is_logged(folder: Path, request_id: str, *, since: Position) -> bool:
+    """Return whether a document with this id is in a log after the position `since`.
+
+    If it is, it is on disk when this returns, even if the process that wrote it died before the sync.
     """
     for path in folder.glob(f"*-{since.log}{SUFFIX}"):
         start = since.byte if path.name == since.segment else 0

@@ -1,4 +1,4 @@
-"""Rows scored on request: by the bytes, the contract and the rules of a run."""
+"""Scores rows on request, with the same model bytes, contract and rules as a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What the model says of one row: its outputs, or why the row is rejected; and what it was fed."""
+    """The result for one row: its outputs, or the reason of its rejection, and the features that the model read."""
 
     features: Mapping[str, Any]
     outputs: Mapping[str, Any]
@@ -36,16 +36,17 @@ class Score:
 
 
 class ModelScorer:
-    """The serving version of a publication. Safe to use from several threads; one call at a time.
+    """The serving version of a publication, loaded. Safe to use from several threads; calls run one at a time.
 
-    The model runs in a child process: a row that kills it costs that answer, not the service.
+    The model runs in a child process. If a row crashes it, only that answer is lost, not the service.
     """
 
     def __init__(
         self, folder: Path, model: ServedModel, *, max_seconds: float = MAX_SECONDS
     ) -> None:
-        """`max_seconds` is the longest time for one row. Raises ArtifactError or ContractError when the files
-        are not what the publication says.
+        """Load the model. `max_seconds` is the longest time for one row.
+
+        Raises ArtifactError or ContractError if the files are not those that were published.
         """
         entry = RegistryEntry(
             model_name=model.model_name,
@@ -66,41 +67,41 @@ class ModelScorer:
 
     @property
     def session(self) -> dict[str, Any]:
-        """By what the model is run, and how: what a replay needs to know."""
+        """The version and the settings of onnxruntime, which a replay needs."""
         names = ("onnxruntime_version", "provider", "threads")
         return {name: getattr(self._session, name) for name in names}
 
     def score(self, features: Mapping[str, Any]) -> Score:
-        """Score one row. Values are those of JSON, numbers as Decimal or int.
+        """Score one row. Values are JSON values, with numbers as Decimal or int.
 
-        Raises FeaturesError when a feature is missing, unknown or of another type, and ScoringError when the
-        model fails.
+        Raises FeaturesError if a feature is missing, unknown or of another type, and ScoringError if the model
+        fails.
         """
         batch = batch_of(features, self.model, schema=self._schema)
-        row = self._scored(batch).to_pylist()[0]
+        row = self._score(batch).to_pylist()[0]
         reason = row.pop("rejected_reason")
         [fed] = batch.to_pylist()
         return Score(features=fed, outputs={} if reason else row, rejected_reason=reason)
 
     def score_batch(self, features: pa.RecordBatch) -> pa.RecordBatch:
-        """Score several rows in one call. Columns may stand in any order; their types are those of the
+        """Score several rows in one call. Columns may be in any order; their types are those of the
         warehouse, or can be cast to them without loss.
 
-        Returns the output columns and `rejected_reason`, a row for each row: outputs are NULL in a row that is
-        rejected, the reason in all others. Raises FeaturesError when there is no row, a column is missing,
-        unknown, there twice or of another type, and ScoringError when the model fails.
+        Return the output columns and `rejected_reason`, one row per input row: outputs are NULL in a rejected row,
+        the reason is NULL in all others. Raises FeaturesError if there are no rows, or if a column is missing,
+        unknown, duplicated or of another type, and ScoringError if the model fails.
         """
         names = self._schema.names
         if sorted(features.schema.names) != sorted(names) or not features.num_rows:
-            given = f"{features.num_rows:,} row(s) of {features.schema.names}"[:1_000]
+            given = f"got {features.num_rows:,} row(s) of {features.schema.names}"[:1_000]
             raise _other_features(self.model, self._schema, [given])
         try:
-            return self._scored(features.select(names).cast(self._schema))
+            return self._score(features.select(names).cast(self._schema))
         except pa.ArrowInvalid as error:
-            said = " ".join(str(error).split())[:200]
-            raise _other_features(self.model, self._schema, [said]) from error
+            reason = " ".join(str(error).split())[:200]
+            raise _other_features(self.model, self._schema, [reason]) from error
 
-    def _scored(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def _score(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         with self._lock:
             return score_batch(batch, self._session, self._contract)
 
@@ -108,21 +109,24 @@ class ModelScorer:
 def batch_of(
     features: Mapping[str, Any], model: ServedModel, *, schema: pa.Schema | None = None
 ) -> pa.RecordBatch:
-    """One row as the model's columns in the warehouse have it. `schema` is that of these, where it is known.
+    """Return one row as a batch, with the types of the model's columns in the warehouse.
 
-    Raises FeaturesError when a feature is missing, unknown or of another type.
+    `schema` is computed from the model if it is not given. Raises FeaturesError if a feature is missing, unknown
+    or of another type.
     """
     schema = _schema_of(model) if schema is None else schema
     names = set(schema.names)
     faults = [f"{name!r} is missing" for name in sorted(names - set(features))]
-    faults += [f"{name!r:.80} is none of them" for name in sorted(set(features) - names)]
+    faults += [
+        f"{name!r:.80} is not a feature of the model" for name in sorted(set(features) - names)
+    ]
     arrays = []
     for field in () if faults else schema:
         try:
             arrays.append(_array_of(features[field.name], field.type))
         except (pa.ArrowException, ArithmeticError, TypeError, ValueError) as error:
-            said = " ".join(str(error).split())
-            faults.append(f"{field.name!r} is no {field.type}: {said:.200}")
+            reason = " ".join(str(error).split())
+            faults.append(f"{field.name!r} is not of type {field.type}: {reason:.200}")
     if faults:
         raise _other_features(model, schema, faults)
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -134,9 +138,9 @@ def _schema_of(model: ServedModel) -> pa.Schema:
 
 def _other_features(model: ServedModel, schema: pa.Schema, faults: Sequence[str]) -> FeaturesError:
     return FeaturesError(
-        f"the features are not those of {model.model_name}/{model.model_version}: "
+        f"the features do not match the model {model.model_name}/{model.model_version}: "
         f"{'; '.join(faults[:20])}",
-        hint="give each of them, null where it is not known: "
+        hint="give every feature, null if it is unknown: "
         + ", ".join(f"{field.name} ({field.type})" for field in schema),
     )
 
@@ -152,9 +156,9 @@ def _array_of(value: Any, kind: pa.DataType) -> pa.Array:
 
 
 def _number(value: Any, kind: pa.DataType) -> Any:
-    """A number as its column has it; a bool is none."""
+    """Convert a number to the type of its column. Raises TypeError for a bool, unless the column is boolean."""
     if isinstance(value, bool) and not pa.types.is_boolean(kind):
-        raise TypeError("it is true or false")
+        raise TypeError("a boolean is not a number")
     if isinstance(value, Decimal | int) and not isinstance(value, bool):
         if pa.types.is_floating(kind):
             number = float(value)

@@ -1,4 +1,4 @@
-"""The place where publications are read, opened by what it is."""
+"""Opens the place of publications for reading: a folder, Postgres or Redis."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 
 def open_source(place: str | Path, name: str | None) -> Source:
-    """The publications called `name` in a folder or at a URL. A folder without a name is that of one
-    publication. Raises ConfigError when this is no such place.
+    """Open the publications called `name` in a folder or at a URL. Without a name, `place` must be the folder of
+    one name. Raises ConfigError if the place or the name is not valid, or if a package is not installed.
     """
     system = system_of(str(place))
     if name is not None and not is_publication_name(name):
         raise ConfigError(
             f"a publication cannot be called {name!r:.80}: a name has letters, digits, '-' and '_' only",
-            hint="give the name that publish() has",
+            hint="give the `name` argument of publish()",
         )
     if system is None:
         return FileSource(Path(place) if name is None else Path(place) / name)
     if name is None:
         raise ConfigError(
-            f"{shown(str(place))} has publications of several names",
-            hint='say which: Predictions.open(url, name="churn")',
+            f"{shown(str(place))} can have publications of several names",
+            hint='give the name: Predictions.open(url, name="churn")',
         )
     try:
         if system == POSTGRES:

@@ -1,4 +1,4 @@
-"""Batches of the warehouse as rows of stored values, see `kinds`."""
+"""Converts batches of the warehouse to rows of stored values; for stored values, see `kinds`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def stored_rows(batch: pa.RecordBatch, kinds: Sequence[str]) -> Iterable[tuple[Stored, ...]]:
-    """The rows of a batch; `kinds` are those of its columns."""
+    """Return the rows of a batch as stored values. `kinds` are the kinds of its columns."""
     columns = (
         _stored_column(column, kind) for column, kind in zip(batch.columns, kinds, strict=True)
     )
@@ -28,13 +28,13 @@ def _stored_column(column: Any, kind: str) -> Sequence[Stored]:
         return [_packed(value) for value in column]
     values: list[Any] = column.to_pylist()
     if kind == "float" and pc.any(pc.is_nan(column)).as_py():
-        # SQLite would make NULL of it
+        # as text, because SQLite would store NaN as NULL
         return ["NaN" if value is not None and value != value else value for value in values]  # noqa: PLR0124
     return values
 
 
 def _packed(vector: Any) -> Stored:
-    """The numbers of a list, one after the other, little-endian; as JSON where one is NULL."""
+    """Return the numbers of a list as little-endian bytes; as JSON text if one of them is NULL."""
     if not vector.is_valid:
         return None
     if vector.values.null_count:

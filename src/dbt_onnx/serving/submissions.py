@@ -1,9 +1,9 @@
-"""Requests that are answered later: a queue in an SQLite file beside what is published.
+"""The queue of requests that are answered later: an SQLite file in a subfolder of the publication's folder.
 
-A request is `queued`, `running` once a service has taken it, and ends as `scored`, `rejected` or `failed`.
-Each step is one transaction, on disk when it returns. Several services on one machine may share a queue.
-What a service has taken belongs to it as long as it holds the lock on its file, which ends with the process,
-however that ends: then the next one takes it over.
+A request starts as `queued`, is `running` once a service has taken it, and ends as `scored`, `rejected` or
+`failed`. Each step is one transaction, which is on disk when the method returns. Several services on one
+machine may share a queue. A service owns the requests that it has taken as long as it holds its lock file. The
+system releases the lock when the process ends for whatever reason; then another service takes them over.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ STATES = (QUEUED, RUNNING, SCORED, REJECTED, FAILED)
 WAITING, DELIVERED, GIVEN_UP = "waiting", "delivered", "given_up"
 DELIVERIES = (WAITING, DELIVERED, GIVEN_UP)
 KEPT = timedelta(days=7)
-"""How long a request is kept that has ended."""
+"""How long a request is kept after it has ended."""
 TRIED = timedelta(days=1)
-"""How long a webhook is tried, after the end of the request."""
+"""How long calls to a webhook are retried after the request has ended."""
 LONGEST_PAUSE = timedelta(hours=1)
 
-# not beside the publications: a publisher removes each SQLite file there that is none
+# a subfolder, because a publisher deletes all SQLite files next to publications.json that are not publications
 SUBMITTED = "submitted"
 _QUEUE = "queue.sqlite"
 _FORMAT = 1
 _BUSY_SECONDS = 30
-# in this mode a write-ahead log is synced at each commit
+# synchronous = full syncs the write-ahead log at each commit
 _PRAGMAS = ("journal_mode = wal", "synchronous = full")
 _TABLE = """
 create table if not exists requests (
@@ -72,13 +72,15 @@ _INDEXES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """One request.
+    """One submitted request.
 
-    body                as it was sent; none when the request has ended
-    answer              what the request log has, or is to have, without the features; none before it is scored
-    since               where in which log to look for that answer
-    error               why it failed: kind, message, hint
-    webhook             who is told, by name; `delivery` says how that stands, none before the request has ended
+    body        the body as it was sent; None after the request has ended
+    answer      the document for the request log; without `features` after the request has ended; None before
+                the request is scored
+    since       the position in a log after which the answer is, if it was written
+    error       why the request failed: kind, message, hint
+    webhook     the name of the webhook to call when the request has ended
+    delivery    the state of that call; None before the request has ended
     """
 
     request_id: str
@@ -96,13 +98,13 @@ class Submission:
 
 
 class Submissions:
-    """The queue of one publication, "serving/churn". Safe to use from several threads.
+    """The queue of one publication, such as "serving/churn". Safe to use from several threads.
 
-    Every method raises ServingError when the file cannot be read or written.
+    Every method raises ServingError if the file cannot be read or written.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open the queue, and make it where there is none."""
+        """Open the queue, and create it if it does not exist."""
         self._folder = folder / SUBMITTED
         self._path = self._folder / _QUEUE
         self._lock = threading.Lock()
@@ -110,45 +112,48 @@ class Submissions:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lease = Lease(self._folder)
             try:
-                self._connection = self._opened()
+                self._connection = self._open()
             except BaseException:
                 self._lease.end()
                 raise
 
     @staticmethod
     def are_in(folder: Path) -> bool:
-        """Whether there is a queue."""
+        """Return whether the folder of a publication has a queue."""
         return (folder / SUBMITTED / _QUEUE).exists()
 
     def close(self) -> None:
-        """Leave what is not done to the next service."""
+        """Close the queue. Other services can take over the requests that have not ended."""
         with self._lock:
             self._connection.close()
             self._lease.end()
 
     def submit(
-        self, body: bytes, *, webhook: str | None, now: datetime, most: int
+        self, body: bytes, *, webhook: str | None, now: datetime, limit: int
     ) -> Submission | None:
-        """Queue a request. Returns none when `most` are waiting already."""
+        """Queue a request. Return None if `limit` requests are queued or running already."""
         request_id = str(uuid.uuid4())
         with self._transaction() as connection:
             waiting = "select count(*) from requests where state in (?, ?)"
-            if connection.execute(waiting, (QUEUED, RUNNING)).fetchone()[0] >= most:
+            if connection.execute(waiting, (QUEUED, RUNNING)).fetchone()[0] >= limit:
                 return None
             connection.execute(
                 "insert into requests (request_id, state, submitted_at, body, webhook) "
                 "values (?, ?, ?, ?, ?)",
                 (request_id, QUEUED, _text(now), body, webhook),
             )
-            return _one(connection, request_id)
+            return _select(connection, request_id)
 
     def get(self, request_id: str) -> Submission | None:
-        """One request; none when there is none of that id."""
+        """Return the request with this id; None if there is none."""
         with self._transaction(is_read=True) as connection:
-            return _one(connection, request_id)
+            return _select(connection, request_id)
 
     def take(self) -> Submission | None:
-        """The request to work on: one of this service's that is not done, or else the oldest in the queue."""
+        """Take the next request: one that this service took before and has not ended, else the oldest queued one.
+
+        Return None if there is none.
+        """
         oldest = "select request_id from requests where state = ? order by number limit 1"
         mine = (
             "select request_id from requests where state = ? and holder = ? order by number limit 1"
@@ -156,7 +161,7 @@ class Submissions:
         with self._transaction(is_read=True) as connection:
             found = connection.execute(mine, (RUNNING, self._lease.name)).fetchone()
             if found is not None:
-                return _one(connection, found[0])
+                return _select(connection, found[0])
             if connection.execute(oldest, (QUEUED,)).fetchone() is None:
                 return None
         with self._transaction() as connection:
@@ -167,12 +172,12 @@ class Submissions:
                 "update requests set state = ?, holder = ? where request_id = ?",
                 (RUNNING, self._lease.name, found[0]),
             )
-            return _one(connection, found[0])
+            return _select(connection, found[0])
 
     def note_answer(self, request_id: str, answer: Mapping[str, Any], *, since: Position) -> None:
-        """Note what a request is answered, before it is written to a log behind a position.
+        """Store the answer of a request, before it is appended to a log after the position `since`.
 
-        From now on this is the answer, whatever dies.
+        From now on this is the request's answer, even if the process dies before it writes the log.
         """
         with self._transaction() as connection:
             connection.execute(
@@ -189,14 +194,14 @@ class Submissions:
         now: datetime,
         error: Mapping[str, str] | None = None,
     ) -> None:
-        """Note that a request of this service has ended, and that its webhook is to be told."""
+        """Record that a request of this service has ended. If it names a webhook, make the call due."""
         with self._transaction() as connection:
-            found = _one(connection, request_id)
+            found = _select(connection, request_id)
             answer = None if found is None or found.answer is None else dict(found.answer)
             if answer is not None:
-                # they are in the log, and need not be in two places
+                # the log has them already
                 del answer["features"]
-            is_told = found is not None and found.webhook is not None
+            has_webhook = found is not None and found.webhook is not None
             connection.execute(
                 "update requests set state = ?, ended_at = ?, answer = ?, error = ?, delivery = ?, "
                 "next_attempt_at = ?, body = null, holder = null where request_id = ? and holder = ?",
@@ -205,16 +210,16 @@ class Submissions:
                     _text(now),
                     None if answer is None else json.dumps(answer),
                     None if error is None else json.dumps(error),
-                    WAITING if is_told else None,
-                    _text(now) if is_told else None,
+                    WAITING if has_webhook else None,
+                    _text(now) if has_webhook else None,
                     request_id,
                     self._lease.name,
                 ),
             )
 
     def take_delivery(self, webhook: str, *, now: datetime) -> Submission | None:
-        """A request that has ended and of which a webhook is to be told now, by this service."""
-        # a moment that is too far away was counted before the clock was set back
+        """Take an ended request for which `webhook` must be called now. Return None if there is none."""
+        # an attempt further away than the longest pause was scheduled before the clock was set back: it is due, too
         due = (
             "select request_id from requests where delivery = ? and webhook = ? and deliverer is null "
             "and (next_attempt_at <= ? or next_attempt_at > ?) order by next_attempt_at limit 1"
@@ -231,14 +236,14 @@ class Submissions:
                 "update requests set deliverer = ? where request_id = ?",
                 (self._lease.name, found[0]),
             )
-            return _one(connection, found[0])
+            return _select(connection, found[0])
 
     def end_delivery(self, request_id: str, *, is_acknowledged: bool, now: datetime) -> None:
-        """Note what came of an attempt. Each pause is twice as long as the one before; after a day a webhook is
-        given up.
+        """Record the result of a call to a webhook. Each pause before a retry is twice as long as the previous one,
+        up to an hour. An attempt that fails a day or more after the request has ended is the last one.
         """
         with self._transaction() as connection:
-            found = _one(connection, request_id)
+            found = _select(connection, request_id)
             if found is None or found.ended_at is None:
                 return
             pause = min(timedelta(seconds=2 ** min(found.attempts, 20)), LONGEST_PAUSE)
@@ -256,7 +261,7 @@ class Submissions:
             )
 
     def take_over(self) -> None:
-        """Take over what services had taken that are no longer there."""
+        """Take over from services that have died: requeue their requests, and release their webhook calls."""
         holders = (
             "select holder from requests where state = ? and holder is not null union "
             "select deliverer from requests where delivery = ? and deliverer is not null"
@@ -269,7 +274,7 @@ class Submissions:
                     self._inherit(holder)
 
     def tidy(self, *, now: datetime) -> None:
-        """Remove what ended a week ago."""
+        """Delete the requests that ended more than a week ago."""
         old = "from requests where ended_at < ? and deliverer is null"
         given = (_text(now - KEPT),)
         with self._transaction(is_read=True) as connection:
@@ -279,7 +284,7 @@ class Submissions:
             connection.execute(f"delete {old}", given)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """How many requests there are by `state`, and how many webhooks by `delivery`."""
+        """Return the number of requests by `state`, and of webhook calls by `delivery`."""
         with self._transaction(is_read=True) as connection:
             return {
                 column: dict.fromkeys(names, 0)
@@ -293,7 +298,7 @@ class Submissions:
 
     def _inherit(self, holder: str) -> None:
         with self._transaction() as connection:
-            # with the answer, where one was noted: it is written, and not computed again
+            # a stored answer stays in the row: the next service writes it to the log, and does not score again
             connection.execute(
                 "update requests set state = ?, holder = null where state = ? and holder = ?",
                 (QUEUED, RUNNING, holder),
@@ -302,15 +307,15 @@ class Submissions:
                 "update requests set deliverer = null where deliverer = ?", (holder,)
             )
 
-    def _opened(self) -> sqlite3.Connection:
+    def _open(self) -> sqlite3.Connection:
         with _locked(self._folder):
-            # SQLite gives its other files the rights of this one: what is asked is nobody else's business.
-            # A file that is there is not opened: to close it would end the locks that SQLite has on it
+            # Only the owner may read the requests: SQLite gives its -wal and -shm files the mode of this file.
+            # An existing file is not opened here: closing it would release the locks that SQLite holds on it
             with suppress(FileExistsError):
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-            return self._prepared()
+            return self._connect()
 
-    def _prepared(self) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
             self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -349,8 +354,8 @@ class Submissions:
         except (OSError, sqlite3.Error, ImportError, *_UNREADABLE) as error:
             raise ServingError(
                 f"{self._path} cannot be used: {getattr(error, 'strerror', None) or error}",
-                hint="give the service the right to write there, and space on the disk; a file that is "
-                "damaged must be restored, or removed with the requests in it",
+                hint="check that the service may write there, and that the disk has free space; restore a "
+                "damaged file, or remove it together with its requests",
             ) from error
 
 
@@ -367,7 +372,7 @@ def _check_format(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(f"its format is {version}; this dbt_onnx reads {_FORMAT}")
 
 
-def _one(connection: sqlite3.Connection, request_id: str) -> Submission | None:
+def _select(connection: sqlite3.Connection, request_id: str) -> Submission | None:
     row = connection.execute(
         f"select {_COLUMNS} from requests where request_id = ?", (request_id,)
     ).fetchone()
@@ -398,13 +403,13 @@ def _submission(row: Sequence[Any]) -> Submission:
 
 
 def _text(moment: datetime) -> str:
-    # with all digits, so that texts are in the order of time
+    # always with microseconds, so that the texts sort by time
     return moment.isoformat(timespec="microseconds")
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Two that make the file at once would be in each other's way."""
+    """Lock the folder, so that two processes do not create the queue at the same time."""
     import fcntl
 
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,10 +1,10 @@
-"""Where publications go. A target's name is in the model; where it is, the environment says.
+"""The targets of publications. A model lists targets by name; environment variables hold their places.
 
 DBT_ONNX_SERVING_FILES=../predictions                    a folder, in place of `serving/` of the project
 DBT_ONNX_SERVING_SHOP=postgresql://dbt:...@db/shop       a database, for the target "shop"
-DBT_ONNX_SERVING_CACHE=rediss://:...@cache:6379/0        Redis or Valkey
+DBT_ONNX_SERVING_CACHE=rediss://:...@cache:6379/0        Redis or Valkey, for the target "cache"
 
-Passwords may also stand where libpq looks for them: a file that PGPASSFILE names, or a service file.
+Postgres passwords may also be in the files that libpq reads: the one that PGPASSFILE names, or a service file.
 """
 
 from __future__ import annotations
@@ -32,41 +32,44 @@ _PREFIX = "DBT_ONNX_SERVING_"
 
 
 class Target(Protocol):
-    """A place for the publications of one name."""
+    """A publisher's access to the publications of one name in a folder or a database."""
 
     def locked(self) -> AbstractContextManager[None]:
-        """Within, nobody else publishes there. Raises ServingError when somebody does."""
+        """Lock the target, so that nobody else publishes there. Raises ServingError if somebody does."""
 
     def publications(self) -> Publications | None:
-        """What is there; none before the first."""
+        """Return the publications; None before the first."""
 
     def can_build_on(self, manifest: Manifest) -> bool:
-        """Whether an earlier publication is whole, so that only what changed need be written."""
+        """Return whether an earlier publication is undamaged, so that only changed rows need be written."""
 
     def write(
         self, publication: str, rows: RowsToPublish, *, base: Manifest | None
     ) -> tuple[int, str | None]:
-        """Write a publication that nobody reads yet, by its id; returns its bytes, and the sha256 of its
-        file, none where there is no file.
+        """Write the publication with this id, which nobody reads yet. With `base`, only the changed rows are sent.
+
+        Return its size in bytes, and the sha256 of its file, None if it is not a file.
         """
 
     def switch(self, publications: Publications) -> None:
-        """Let readers see these publications, from one moment to the next."""
+        """Switch readers to these publications atomically."""
 
 
 def is_target_name(name: str) -> bool:
-    """Whether a target can be called this: it is part of an environment variable's name."""
+    """Return whether a target can have this name, which becomes part of an environment variable's name."""
     return re.fullmatch(r"[a-z][a-z0-9_]{0,30}", name) is not None
 
 
 def open_target(target: str, publication: str, *, project: Path) -> Target:
-    """A target for one publication. Raises ConfigError when the name can be none, when nothing says where
-    the target is, or when what speaks to it is not installed.
+    """Open a target for the publications of one name.
+
+    Raises ConfigError if the name is not valid, if the target's environment variable is not set, or if the client
+    package of the database is not installed.
     """
     if not is_publication_name(publication):
         raise ConfigError(
             f"{publication!r} cannot be the name of a publication",
-            hint="it has letters, digits, '-' and '_' only",
+            hint="a name has letters, digits, '-' and '_' only",
         )
     place = place_of(target, project=project)
     system = system_of(place)
@@ -85,7 +88,7 @@ def open_target(target: str, publication: str, *, project: Path) -> Target:
 
 
 def place_of(target: str, *, project: Path) -> str:
-    """Where a target is: a folder or a URL. Raises ConfigError when nothing says so."""
+    """Return the place of a target: a folder or a URL. Raises ConfigError if its variable is not set."""
     variable = _PREFIX + target.upper()
     place = os.environ.get(variable)
     if place is None and target == FILES:
@@ -99,38 +102,41 @@ def place_of(target: str, *, project: Path) -> str:
 
 
 def folder_at(target: str, *, project: Path) -> Path | None:
-    """The folder that a target is; none where it is a server."""
+    """Return the folder of a target; None if the target is a server."""
     place = place_of(target, project=project)
     return None if system_of(place) else Path(place)
 
 
 def names_at(target: str, *, project: Path) -> list[str]:
-    """What is published at a target of files, by name. Raises ConfigError for others, and when nothing says
-    where it is.
+    """Return the names that are published at a target that is a folder. Raises ConfigError if the target is a server,
+    or if its variable is not set.
     """
     place = place_of(target, project=project)
     if system_of(place):
         raise ConfigError(
-            f"target {target!r} is a server, where only a name can be looked for",
-            hint="name what publish() is given as name",
+            f"target {target!r} is a server, which cannot list its publications",
+            hint="give the `name` argument of publish()",
         )
     return sorted(path.parent.name for path in Path(place).glob(f"*/{POINTER}"))
 
 
 def publications_of(target: str, name: str, *, project: Path) -> Publications:
-    """What a target has of one name. Raises ServingError when it has nothing."""
+    """Return the publications of one name at a target. Raises ServingError if there are none."""
     found = open_target(target, name, project=project).publications()
     if found is None:
         raise ServingError(
             f"nothing is published as {name!r} at target {target!r}",
-            hint="`dbt-onnx published` lists what is there; `dbt build` publishes",
+            hint="`dbt-onnx published` lists the publications; `dbt build` publishes",
         )
     return found
 
 
 def unpublish(target: str, name: str, *, project: Path) -> tuple[Publications, Publications]:
-    """Serve the publication before again. Returns what was served, and what is now."""
-    # a folder that is not there yet would be made in order to be locked
+    """Serve the previous publication again. Return the publications before and after.
+
+    Raises ServingError if nothing is published, or if there is no previous publication.
+    """
+    # checked before the lock, because `locked` would create a folder that does not exist
     publications_of(target, name, project=project)
     place = open_target(target, name, project=project)
     with place.locked():

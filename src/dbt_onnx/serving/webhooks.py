@@ -1,8 +1,8 @@
-"""Webhooks: who is told that a request has ended, by a signed POST to an address that the operator named.
+"""Webhooks: signed POST requests that report the end of a submitted request to an address set by the operator.
 
-Signed as Standard Webhooks 1.0.0 has it (github.com/standard-webhooks/standard-webhooks, spec): HMAC-SHA256 of
-`id.timestamp.body`, in the headers `webhook-id`, `webhook-timestamp` and `webhook-signature`. The id stays the
-same when a delivery is tried again, so that the receiver can tell.
+The signature follows Standard Webhooks 1.0.0 (github.com/standard-webhooks/standard-webhooks, spec): HMAC-SHA256
+of `id.timestamp.body`, in the headers `webhook-id`, `webhook-timestamp` and `webhook-signature`. A retry has the
+same id, so that the receiver can recognize it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECONDS = 10.0
-"""The longest time for one attempt, but for the look-up of the receiver's name."""
+"""The longest time for one attempt, not counting the DNS lookup of the receiver's name."""
 
-_MOST_BYTES = 2**20
+_MAX_BYTES = 2**20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _PREFIX = "whsec_"
 _SECRET_BYTES = range(24, 65)
@@ -41,26 +41,26 @@ _HINT = 'write [NAME] with url = "https://..." and secret = "whsec_...", the bas
 
 @dataclass(frozen=True)
 class Webhook:
-    """An address, http or https, and the key with which what is sent there is signed."""
+    """An http or https address, and the key that signs the requests to it."""
 
     url: str
     key: bytes = field(repr=False)
 
 
 def read_webhooks(path: Path) -> dict[str, Webhook]:
-    """The webhooks of a TOML file, by name. Raises ConfigError, which shows no secret and no address."""
+    """Read webhooks from a TOML file, by name. Raises ConfigError, which shows no secret and no address."""
     try:
         with path.open("rb") as stream:
             mode = stat.S_IMODE(path.stat().st_mode)
-            content = stream.read(_MOST_BYTES).decode()
+            content = stream.read(_MAX_BYTES).decode()
         document = tomllib.loads(content)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        # what TOML says of a line may be a secret
-        said = error.strerror if isinstance(error, OSError) else "it is no TOML"
-        raise ConfigError(f"{path} cannot be read: {said}", hint=_HINT) from None
+        # the parser's message is not shown, because it may quote a secret
+        reason = error.strerror if isinstance(error, OSError) else "it is not valid TOML"
+        raise ConfigError(f"{path} cannot be read: {reason}", hint=_HINT) from None
     if mode & stat.S_IRWXO:
         raise ConfigError(
-            f"{path} has secrets, and everybody on this machine may open it: its mode is {mode:04o}",
+            f"{path} contains secrets, but every user of this machine has access to it: its mode is {mode:04o}",
             hint=f"chmod o= {path}",
         )
     webhooks, faults = {}, []
@@ -70,15 +70,15 @@ def read_webhooks(path: Path) -> dict[str, Webhook]:
         except ValueError as error:
             faults.append(f"{name!r:.60}: {error}")
     if faults or not webhooks:
-        said = "; ".join(faults[:20]) or "it has none"
-        raise ConfigError(f"the webhooks of {path} are not valid: {said}", hint=_HINT)
+        reason = "; ".join(faults[:20]) or "the file has no webhooks"
+        raise ConfigError(f"the webhooks of {path} are not valid: {reason}", hint=_HINT)
     return webhooks
 
 
 def post(webhook: Webhook, delivery: str, body: bytes, *, timestamp: int) -> int | None:
-    """Send a signed body once. Returns HTTP's status, none when there was no answer.
+    """Send a signed body once. Return the HTTP status, None if there was no response.
 
-    Goes to the webhook's own address: not through a proxy, and not on to where an answer points.
+    Connects to the webhook's address directly, without a proxy. Does not follow redirects.
     """
     address = urlsplit(webhook.url)
     headers = {
@@ -90,7 +90,7 @@ def post(webhook: Webhook, delivery: str, body: bytes, *, timestamp: int) -> int
     }
     path = (address.path or "/") + (f"?{address.query}" if address.query else "")
     with closing(_connection(address)) as connection:
-        # the socket's limit is on each piece of an answer, however small: this one is on all of it
+        # the socket's timeout applies to each read; this timer limits the time for the whole exchange
         guard = threading.Timer(SECONDS, _cut_off, [connection])
         guard.daemon = True
         try:
@@ -105,12 +105,12 @@ def post(webhook: Webhook, delivery: str, body: bytes, *, timestamp: int) -> int
 
 
 def is_acknowledgement(status: int | None) -> bool:
-    """Whether a receiver has taken what it was told."""
+    """Return whether a status means that the receiver has accepted the request."""
     return status is not None and 200 <= status < 300
 
 
 def signature(key: bytes, delivery: str, timestamp: int, body: bytes) -> str:
-    """The header `webhook-signature`."""
+    """Return the value of the header `webhook-signature`."""
     signed = f"{delivery}.{timestamp}.".encode() + body
     digest = hmac.new(key, signed, hashlib.sha256).digest()
     return f"v1,{base64.b64encode(digest).decode()}"
@@ -118,27 +118,27 @@ def signature(key: bytes, delivery: str, timestamp: int, body: bytes) -> str:
 
 def _webhook(name: str, entry: Any) -> Webhook:
     if not _NAME.fullmatch(name):
-        raise ValueError("a name has letters, digits, - and _")
+        raise ValueError("a name has letters, digits, '-' and '_' only")
     if not isinstance(entry, dict) or set(entry) != {"url", "secret"}:
-        raise ValueError("it has not url and secret alone")
+        raise ValueError("it must have exactly `url` and `secret`")
     url, secret = entry["url"], entry["secret"]
     if not isinstance(url, str) or not _is_url(url):
         raise ValueError(
-            "its url is no http:// or https:// with a host, or has a user or a fragment"
+            "its url must be an http:// or https:// address with a host, without a user or a fragment"
         )
     if not isinstance(secret, str) or not secret.startswith(_PREFIX):
         raise ValueError(f"its secret does not begin with {_PREFIX}")
     try:
         key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("its secret is no base64") from None
+        raise ValueError("its secret is not base64") from None
     if len(key) not in _SECRET_BYTES:
-        raise ValueError(f"its secret has {len(key)} bytes")
+        raise ValueError(f"its secret has {len(key)} bytes, not 24 to 64")
     return Webhook(url, key)
 
 
 def _is_url(url: str) -> bool:
-    # what http.client would not send
+    # http.client sends printable ASCII only
     if not re.fullmatch(r"[!-~]+", url):
         return False
     try:

@@ -1,4 +1,4 @@
-"""Threads that answer submitted requests, one at a time for each publication, and tell webhooks."""
+"""Threads that answer submitted requests, one at a time per publication, and call webhooks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dbt_onnx.errors import DbtOnnxError, ServingError
 from dbt_onnx.serving.answers import submission_document
 from dbt_onnx.serving.questions import read_question
 from dbt_onnx.serving.refusal import Refusal, failed, not_scored
-from dbt_onnx.serving.request_log import REQUESTS, RequestLog, is_kept
+from dbt_onnx.serving.request_log import REQUESTS, RequestLog, is_logged
 from dbt_onnx.serving.submissions import FAILED, REJECTED, SCORED, Submission, Submissions
 from dbt_onnx.serving.webhooks import is_acknowledgement, post
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("dbt_onnx")
 _PAUSE_SECONDS = 1.0
-"""How often a thread looks that is not woken: what another service left, or a webhook that is due."""
+"""The longest pause of an idle thread. Requests of a dead service and webhooks that become due do not wake it."""
 
 
 def answer_next(
@@ -37,11 +37,11 @@ def answer_next(
     *,
     clock: Callable[[], datetime],
 ) -> bool:
-    """Answer one request, and keep the answer in a log. Whether there was one.
+    """Answer one request, and append the answer to a log. Return whether there was a request.
 
-    `score` returns what the log is to have, and raises Refusal. Wherever this ends, the next call goes on, in
-    this process or another: an answer that was noted is not computed again, and is in the logs once. Raises
-    ServingError when queue or log cannot be written.
+    `score` returns the document for the log, or raises Refusal. If the process dies at any point, the next call
+    continues from there, in this process or another: an answer that is stored in the queue is not computed again,
+    and the logs contain it once. Raises ServingError if the queue or the log cannot be written.
     """
     submission = queue.take()
     if submission is None:
@@ -53,7 +53,7 @@ def answer_next(
         except Refusal as refusal:
             queue.end(request_id, FAILED, now=clock(), error=refusal.document()["error"])
             return True
-    if submission.since is None or not is_kept(log.folder, request_id, since=submission.since):
+    if submission.since is None or not is_logged(log.folder, request_id, since=submission.since):
         queue.note_answer(request_id, answer, since=log.position())
         log.append(answer).result()
     queue.end(request_id, REJECTED if answer["rejected_reason"] else SCORED, now=clock())
@@ -67,38 +67,40 @@ def deliver_next(
     *,
     document: Callable[[Submission], Mapping[str, Any]],
     clock: Callable[[], datetime],
-    until: threading.Event,
+    stopping: threading.Event,
 ) -> bool:
-    """Tell the webhook called `name` of one request, once. Whether there was one to tell of.
+    """Call the webhook `name` once, for one request that has ended. Return whether there was one.
 
-    What came of it is noted before this ends, unless `until` is set.
+    Retries to record the result of the call until that succeeds, or until the event `stopping` is set.
     """
     submission = queue.take_delivery(name, now=clock())
     if submission is None:
         return False
     body = json.dumps(document(submission), separators=(",", ":"), allow_nan=False).encode()
-    # the receiver holds this against its own clock
+    # the system's time, because the receiver compares it with its clock
     status = post(webhook, submission.request_id, body, timestamp=int(time.time()))
     is_acknowledged = is_acknowledgement(status)
     if not is_acknowledged:
-        said = "no answer" if status is None else f"status {status}"
-        _LOG.warning("webhook %s has not taken %s: %s", name, submission.request_id, said)
+        reason = "no response" if status is None else f"status {status}"
+        _LOG.warning(
+            "webhook %s did not acknowledge request %s: %s", name, submission.request_id, reason
+        )
     while True:
         try:
             queue.end_delivery(submission.request_id, is_acknowledged=is_acknowledged, now=clock())
         except ServingError as error:
-            # without the note it would be sent again
+            # retried, because a request without a recorded result is sent again
             _LOG.error("%s", error.message)
-            if until.wait(_PAUSE_SECONDS):
+            if stopping.wait(_PAUSE_SECONDS):
                 return True
         else:
             return True
 
 
 class Workers:
-    """The queues of a folder, with a thread for each publication and for each webhook.
+    """The queues of the publications in a folder, with a thread per publication and per webhook.
 
-    A queue that another service made or left is found by itself.
+    A queue that another service has created or left behind is found automatically.
     """
 
     def __init__(self, folder: ServingFolder, *, webhooks: Mapping[str, Webhook]) -> None:
@@ -113,22 +115,22 @@ class Workers:
         self._finder = _Loop("submitted requests", self._find, self._ending)
 
     def submit(
-        self, name: str, body: bytes, *, webhook: str | None, most: int
+        self, name: str, body: bytes, *, webhook: str | None, limit: int
     ) -> Submission | None:
-        """Queue a request of a publication. Returns none when `most` wait. Raises ServingError."""
-        worker = self._of(name)
-        submission = worker.queue.submit(body, webhook=webhook, now=self._folder.now(), most=most)
+        """Queue a request to a publication. Return None if `limit` requests are waiting already. Raises ServingError."""
+        worker = self._worker_of(name)
+        submission = worker.queue.submit(body, webhook=webhook, now=self._folder.now(), limit=limit)
         worker.loop.wake()
         return submission
 
     def get(self, name: str, request_id: str) -> Submission | None:
-        """A request of a publication; none when there is none of that id. Raises ServingError."""
+        """Return the request to a publication with this id; None if there is none. Raises ServingError."""
         if name not in self._workers and not Submissions.are_in(self._folder.folder / name):
             return None
-        return self._of(name).queue.get(request_id)
+        return self._worker_of(name).queue.get(request_id)
 
     def document(self, name: str, submission: Submission) -> dict[str, Any]:
-        """How a request of a publication stands, as JSON."""
+        """Return the state of a request as a JSON document."""
         predictions = self._folder.get(name)
         stale_after = None if predictions is None else predictions.manifest.stale_after
         return submission_document(
@@ -136,7 +138,7 @@ class Workers:
         )
 
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
-        """By publication, how many requests there are by state, and webhooks by delivery."""
+        """Return, per publication, the number of requests by state, and of webhook calls by delivery."""
         found = {}
         for name, worker in sorted(self._workers.items()):
             try:
@@ -146,16 +148,16 @@ class Workers:
         return found
 
     def close(self) -> None:
-        """End when what is being scored or sent has ended. What is queued is left to the next service."""
+        """Wait for the scoring and the webhook calls in progress, and stop. Queued requests stay in the queue."""
         self._ending.set()
-        # first who starts others
+        # the finder first, because it starts workers
         self._finder.end()
         for loop in (*self._couriers, *(worker.loop for worker in self._workers.values())):
             loop.end()
         for worker in self._workers.values():
             worker.close()
 
-    def _of(self, name: str) -> _Worker:
+    def _worker_of(self, name: str) -> _Worker:
         with self._lock:
             if name not in self._workers:
                 self._workers[name] = _Worker(
@@ -171,10 +173,10 @@ class Workers:
         for name in self._folder.names():
             if name not in self._workers and Submissions.are_in(self._folder.folder / name):
                 try:
-                    self._of(name)
+                    self._worker_of(name)
                 except ServingError as error:
                     fault = error
-        # one that is damaged does not hold up the others
+        # raised at the end, so that a damaged queue does not keep the others from being found
         if fault is not None:
             raise fault
         return False
@@ -184,30 +186,30 @@ class Workers:
             courier.wake()
 
     def _deliver(self, name: str, webhook: Webhook) -> bool:
-        # of each publication one, so that none waits for all of another
-        has_told, fault = False, None
+        # one request of each publication in turn, so that no publication waits for all requests of another
+        has_called, fault = False, None
         for published, worker in list(self._workers.items()):
             try:
-                has_told |= deliver_next(
+                has_called |= deliver_next(
                     worker.queue,
                     name,
                     webhook,
                     document=partial(self.document, published),
                     clock=self._folder.now,
-                    until=self._ending,
+                    stopping=self._ending,
                 )
             except ServingError as error:
                 fault = error
         if fault is not None:
             raise fault
-        return has_told
+        return has_called
 
 
 class _Worker:
-    """The queue of one publication, and the thread that answers it.
+    """The queue of one publication, and the thread that answers its requests.
 
-    It has a process of its own for the model, so that `:score` does not wait for it, and the time that a
-    model has in a run.
+    The model runs in another child process than for `:score`, so that `:score` does not wait for it. A call may
+    take as long as in a run.
     """
 
     def __init__(
@@ -222,8 +224,8 @@ class _Worker:
         self._folder = folder
         self._real_time: RealTime | None = None
         self._on_end = on_end
-        self._look_at = 0.0
-        # what may fail first: the others are threads
+        self._next_check = 0.0
+        # first, because it may fail: the log and the loop start threads
         self.queue = Submissions(folder.folder / name)
         self._log = RequestLog(folder.folder / name / REQUESTS)
         self.loop = _Loop(f"submitted to {name}", self._step, ending)
@@ -233,18 +235,18 @@ class _Worker:
         self.queue.close()
 
     def _step(self) -> bool:
-        if time.monotonic() >= self._look_at:
+        if time.monotonic() >= self._next_check:
             self.queue.take_over()
             self.queue.tidy(now=self._folder.now())
-            self._look_at = time.monotonic() + _PAUSE_SECONDS
-        has_ended = answer_next(self.queue, self._scored, self._log, clock=self._folder.now)
+            self._next_check = time.monotonic() + _PAUSE_SECONDS
+        has_ended = answer_next(self.queue, self._score, self._log, clock=self._folder.now)
         if has_ended:
             self._on_end()
         return has_ended
 
     def _scorer(self) -> RealTime:
         if self._real_time is None:
-            # imported only where something is scored, with pyarrow
+            # imported late, because it needs pyarrow, which only scoring requires
             from dbt_onnx.kernel.native import MAX_SECONDS
             from dbt_onnx.serving.real_time import RealTime
 
@@ -252,15 +254,15 @@ class _Worker:
             self._real_time = RealTime(folder, max_seconds=MAX_SECONDS)
         return self._real_time
 
-    def _scored(self, submission: Submission) -> Mapping[str, Any]:
-        """What the log is to have. Raises Refusal as `:score` does."""
+    def _score(self, submission: Submission) -> Mapping[str, Any]:
+        """Score a request, and return the document for the log. Raises Refusal as `:score` does."""
         predictions = self._folder.get(self._name)
         if predictions is None:
             raise failed()
         question = read_question(submission.body or b"", may_name_webhook=True)
         try:
             [known] = predictions.get_parsed([question.key])
-            return self._scorer().scored(
+            return self._scorer().score_to_document(
                 predictions.manifest,
                 known.key,
                 question.features,
@@ -275,13 +277,13 @@ class _Worker:
 
 
 class _Loop:
-    """A thread that takes one step after the other, and waits when a step had nothing to do or failed."""
+    """A thread that runs one step after another, and pauses after a step that failed or had nothing to do."""
 
     def __init__(self, name: str, step: Callable[[], bool], ending: threading.Event) -> None:
         self._step = step
         self._ending = ending
         self._woken = threading.Event()
-        self._said = ""
+        self._last_error = ""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -297,13 +299,13 @@ class _Loop:
             self._woken.clear()
             try:
                 if self._step():
-                    self._said = ""
+                    self._last_error = ""
                     continue
             except ServingError as error:
-                # once, not each second
-                if error.message != self._said:
-                    self._said = error.message
+                # log a repeated error once, not every second
+                if error.message != self._last_error:
+                    self._last_error = error.message
                     _LOG.error("%s", error.message)
-            except Exception:  # noqa: BLE001, logged; a thread that ends would leave all that is queued
+            except Exception:  # noqa: BLE001, logged; if the thread ended, its work would stop
                 _LOG.exception("%s", self._thread.name)
             self._woken.wait(_PAUSE_SECONDS)
