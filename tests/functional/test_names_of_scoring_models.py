@@ -51,8 +51,7 @@ def test_a_hint_names_the_models_of_dbt_not_their_tables(project: ScoringProject
     assert project.dbt("build", "-s", "model_registry").success
     done = call(project, "promote", "line/2")
     assert done.exit_code == 1
-    hint = next(line for line in done.stderr.splitlines() if "makes it" in line)
-    assert "`dbt build -s +features` makes it" in hint
+    assert "run `dbt build -s +features`" in done.stderr
     # the hint's command can be run, and helps
     assert project.dbt("build", "-s", "+features").success
     assert call(project, "promote", "line/2").exit_code == 0

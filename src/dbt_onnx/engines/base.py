@@ -121,10 +121,10 @@ def missing_features(name: object, said: str | None = None) -> MissingFeaturesEr
     """
     if said is None:
         return MissingFeaturesError(
-            f"the feature relation {name} is not in the warehouse", hint="`dbt build` makes it"
+            f"the feature relation {name} is not in the warehouse", hint="run `dbt build`"
         )
     return MissingFeaturesError(
-        f"the feature relation {name} cannot be read: {said}", hint="`dbt build` makes it again"
+        f"the feature relation {name} cannot be read: {said}", hint="run `dbt build` to rebuild it"
     )
 
 

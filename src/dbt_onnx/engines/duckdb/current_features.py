@@ -35,7 +35,7 @@ def open_features(reader: Cursor, relation: Upstream) -> FeatureRelation:
     except duckdb.CatalogException as error:
         raise base.MissingFeaturesError(
             f"{relation} is not in the warehouse: {str(error).partition(chr(10))[0]}",
-            hint=f"`dbt build -s +{relation.selector}` makes it",
+            hint=f"run `dbt build -s +{relation.selector}`",
         ) from error
 
 

@@ -280,11 +280,11 @@ def _cannot_open(path: str, said: str) -> WarehouseError:
     if "does not exist" in said or path == ":memory:":
         return WarehouseError(
             f"there is no warehouse at {path}: {said}",
-            hint="`dbt build` makes it; a relative path is one in the project's folder",
+            hint="run `dbt build`; a relative path is relative to the project's folder",
         )
     return WarehouseError(
         f"the warehouse {path} cannot be opened: {said}",
-        hint="`dbt debug` tries the same and says more",
+        hint="run `dbt debug` for details",
     )
 
 

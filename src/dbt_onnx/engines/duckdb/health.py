@@ -83,7 +83,7 @@ def feature_types(
     sources = read_sources(cursor, ledger)
     if sources is None or sources.features is None:
         raise MissingFeaturesError(
-            f"the features of {ledger} are not in the warehouse", hint="`dbt build` makes them"
+            f"the features of {ledger} are not in the warehouse", hint="run `dbt build`"
         )
     absent_names = absent(names, cursor.columns_of(sources.features.sql))
     if absent_names:

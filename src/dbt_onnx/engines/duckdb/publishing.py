@@ -180,8 +180,8 @@ class RowsToPublish:
             )
         if not self.rows:
             raise DataError(
-                f"{self.relation} has no rows: nothing is published, and what was published before is "
-                "served on",
+                f"{self.relation} has no rows: nothing is published, and the "
+                "previous publication is still served",
                 hint="build the upstream models; to take a publication back, `dbt-onnx unpublish`",
             )
 

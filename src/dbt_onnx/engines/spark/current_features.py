@@ -25,7 +25,7 @@ def open_features(spark: Spark, relation: Upstream) -> FeatureRelation:
     if not spark.has(relation.table):
         raise base.MissingFeaturesError(
             f"{relation} is not in the warehouse",
-            hint=f"`dbt build -s +{relation.selector}` makes it",
+            hint=f"run `dbt build -s +{relation.selector}`",
         )
     return FeatureRelation.of(spark, relation.sql, name=str(relation))
 

@@ -80,7 +80,7 @@ def feature_types(spark: Spark, ledger: TableName, names: Sequence[str]) -> dict
     sources = read_sources(spark, ledger)
     if sources is None or sources.features is None:
         raise MissingFeaturesError(
-            f"the features of {ledger} are not in the warehouse", hint="`dbt build` makes them"
+            f"the features of {ledger} are not in the warehouse", hint="run `dbt build`"
         )
     schema = spark.frame(f"select * from {named(sources.features)} limit 0").schema
     types = {field.name: field.dataType for field in schema}
