@@ -1,4 +1,4 @@
-"""From a bare ONNX file and what its owner says about it to a contract."""
+"""Derive a contract from a bare ONNX file and the options of its owner."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _LIST = re.compile(r"(?P<name>.+)\[(?P<width>[0-9]+)\]")
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """What the owner of a model says about it. A field is empty where the file says it.
+    """The options with which the owner describes a model. An empty field leaves it to the file or a default.
 
     `features` are in the order of the model's inputs; `name[3]` is a list column of three values.
-    `outputs` are {output or output:kind: columns}; an output without columns is not stored. `fills`
-    are texts, read as the type of the tensor. The key `*` in `null_policies` stands for all.
+    `outputs` is {output or output:kind: columns}; an output without columns is not stored. `fills`
+    are texts, read as the type of the input. In `null_policies` and `fills` the key `*` means all.
     """
 
     features: Sequence[str] | None = None
@@ -41,7 +41,7 @@ class Wishes:
 
 
 class Description(NamedTuple):
-    """A contract, and the trial run that it was read from."""
+    """A contract, and the trial run from which it was derived."""
 
     contract: Contract
     trial: Trial
@@ -50,10 +50,11 @@ class Description(NamedTuple):
 def describe_model(
     model_bytes: bytes, signature: GraphSignature, wishes: Wishes, *, where: str
 ) -> Description:
-    """Work out the contract of a model: names from `wishes`, else from the file, else defaults.
+    """Derive the contract of a model: names from `wishes`, else from the file, else defaults.
 
-    The model is run once on generated rows. Raises ContractError, with what to say, when the file
-    does not say enough; ConfigError when a wish names something that is not there.
+    The model runs on generated rows (`try_model`). Raises ContractError, with the option to give in
+    its hint, if the file has too little information; ConfigError if a wish names a feature or output
+    that does not exist; and the errors of `try_model`.
     """
     widths, inputs = _inputs(signature, wishes, where=where)
     for tensor in signature.outputs:
@@ -82,7 +83,7 @@ def describe_model(
 
 
 def feature_names_of(signature: GraphSignature) -> list[str] | None:
-    """The names in the metadata `feature_names`, a JSON list or separated by commas."""
+    """Return the names in the metadata `feature_names`: a JSON list, or text with commas. None if missing."""
     text = signature.metadata.get(FEATURE_NAMES, "").strip()
     if not text:
         return None
@@ -96,7 +97,7 @@ def feature_names_of(signature: GraphSignature) -> list[str] | None:
 
 
 def _input_width(tensor: Tensor) -> int:
-    """The number of values that a row gives this input; 0 when the file leaves it open."""
+    """Return how many values of a row this input takes; 0 if the file does not fix the number."""
     if tensor.shape is None:
         return 0
     width = 1 if len(tensor.shape) == 1 else tensor.shape[1]
@@ -104,7 +105,7 @@ def _input_width(tensor: Tensor) -> int:
 
 
 def sample_columns(description: Description) -> dict[str, list[Any]]:
-    """The trial's rows as a card's sample: {feature: values}, times as ISO 8601 text."""
+    """Return the trial's rows as the sample for a card: {feature: values}, times as ISO 8601 text."""
     contract = description.contract
     columns: dict[str, list[Any]] = {}
     for tensor in contract.inputs:
@@ -128,7 +129,7 @@ def sample_columns(description: Description) -> dict[str, list[Any]]:
 def _inputs(
     signature: GraphSignature, wishes: Wishes, *, where: str
 ) -> tuple[dict[str, int | None], tuple[Input, ...]]:
-    """{feature: length of its list, none for a scalar}, and the inputs that read the features."""
+    """Return {feature: length of its list, None for a scalar}, and the inputs that read the features."""
     for tensor in signature.inputs:
         if tensor.shape is not None and len(tensor.shape) not in {1, 2}:
             raise ContractError(

@@ -1,4 +1,4 @@
-"""Which label each value of an output is for, and whether the model's own labels agree."""
+"""Find the class of each value of an output, and check the classes against the model's labels."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ def classes_of(
     outputs: Mapping[str, Any],
     given: Mapping[str, Sequence[str]],
 ) -> tuple[Class, ...] | None:
-    """Labels in the order of the values: from the owner, else the graph, its label output or maps.
+    """Return the classes of an output, in the order of its values; None if they are not known.
 
-    Raises ContractError when the model gave other labels on the rows of the trial.
+    They are those that the owner has given for the output (`given`), else those of the output in the
+    graph, the keys of its maps, or the classes of the label output. Raises ContractError if the given
+    classes contradict the output, or if the labels on the trial's rows contradict the classes.
     """
     labels = [item for item in signature.outputs if is_label(outputs[item.name])]
     label = labels[0] if len(labels) == 1 and labels[0].name != tensor.name else None
@@ -50,7 +52,7 @@ def _keys(values: Any) -> tuple[Class, ...] | None:
 
 
 def _matrix(values: Any, classes: tuple[Class, ...]) -> Array | None:
-    """The output as (rows, classes); none when it has another shape."""
+    """Return the output as (rows, classes); None if it has another shape."""
     if isinstance(values, list):
         if any(not isinstance(item, dict) or set(item) != set(classes) for item in values):
             return None
@@ -84,13 +86,17 @@ def _check_given(
 def _check_labels(
     tensor: Tensor, classes: tuple[Class, ...], said: Array, given: Any, *, is_sure: bool
 ) -> None:
-    """Whether the label of a row is the class with the largest value, or one over a threshold."""
+    """Raise ContractError if the labels contradict the classes.
+
+    A label must be the class with the largest value, unless a threshold explains the labels. If the
+    classes are sure, other labels are accepted, too, except those that are the classes in another order.
+    """
     values = _matrix(given, classes)
     if values is None:
         return
     is_text = all(isinstance(item, str) for item in classes)
     if is_text and said.dtype.kind == "i" and ((said >= 0) & (said < len(classes))).all():
-        said = np.array(classes, dtype=object)[said]  # names for labels that are positions
+        said = np.array(classes, dtype=object)[said]  # the labels are positions: replace them by names
     best = values.argmax(axis=1)
     others = np.where(np.arange(len(classes)) == best[:, None], -np.inf, values).max(axis=1)
     clear = values.max(axis=1) > others + _CLEARLY
@@ -116,7 +122,7 @@ def _check_labels(
 
 
 def _has_threshold(scores: Array, is_second: Array) -> bool:
-    """Whether a threshold explains the labels: all rows of the second class have larger scores."""
+    """Return whether a threshold explains the labels: no row of the second class has a smaller score."""
     return bool(
         is_second.all()
         or not is_second.any()
@@ -140,7 +146,7 @@ def _typed_classes(
 
 
 def is_label(values: Any) -> bool:
-    """Whether an output has one int64 or text per row."""
+    """Return whether an output has one int64 or text value per row."""
     return isinstance(values, np.ndarray) and (
         (values.dtype.kind in "OU" or values.dtype == np.int64)
         and (values.ndim == 1 or values.shape[1:] == (1,))

@@ -1,4 +1,4 @@
-"""What each output of a model is, judged by a trial run, and which columns it fills."""
+"""Find the kind of each output of a model from a trial run, and the columns that it fills."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SUM_TOLERANCE = 1e-3
 
 
 class _Wish(NamedTuple):
-    """What the owner says about an output: none where nothing, no columns to leave it out."""
+    """The owner's options for an output: None if not given; empty `columns` leave the output out."""
 
     kind: OutputKind | None = None
     columns: tuple[str | None, ...] | None = None
 
 
 class _Seen(NamedTuple):
-    """An output of the trial: `width` values for each row, and its classes where they are known."""
+    """An output of the trial: `width` values for each row, its kind, and its classes if known."""
 
     tensor: Tensor
     width: int
@@ -41,12 +41,12 @@ def describe_outputs(
     columns: Mapping[str, Sequence[str]],
     classes: Mapping[str, Sequence[str]],
 ) -> tuple[Output, ...]:
-    """Kind, type and columns of every output that is to be stored.
+    """Return the outputs to store, with their kinds, types and columns.
 
-    `outputs` is what a trial run gave. `columns` is {output or output:kind: names}: `-` is a value
-    that is not stored, and an output without names is left out. `classes` is {output: labels in the
-    order of the probabilities}. Raises ConfigError when one of these names no output,
-    ContractError when a ledger cannot hold an output.
+    `outputs` is {output: values in a trial run}. `columns` is {output or output:kind: names}: `-` is a
+    value that is not stored, and an output without names is left out. `classes` is {output: labels in
+    the order of the probabilities}. Raises ConfigError if a key of `columns` or `classes` names no
+    output of the model, ContractError if a ledger cannot store an output.
     """
     names = [tensor.name for tensor in signature.outputs]
     wishes = _read_wishes(columns, names)
@@ -79,7 +79,7 @@ def _read_wishes(columns: Mapping[str, Sequence[str]], names: Sequence[str]) -> 
     wishes = {}
     for key, wanted in columns.items():
         stem, _, kind = key.rpartition(":")
-        # an output of TensorFlow is called `Identity:0`, so a colon need not mean a kind
+        # TensorFlow names outputs like `Identity:0`, so the part after a colon may not be a kind
         has_kind = key not in names and kind in get_args(OutputKind)
         name = stem if has_kind else key
         _refuse_unknown([name], names, what="--output")

@@ -1,9 +1,10 @@
-"""Whether a graph repeats the estimator that it was made from, scored as a run scores it.
+"""Compare a converted graph with its estimator, by scoring rows with the graph as a run does.
 
 A number may differ by the tolerance, as a share of itself or of the size of its column (`size_of`),
-whichever is larger. So the verdict is the same in every unit. A label must be the estimator's,
-unless single precision cannot decide: `predict` itself gives both labels after a change as small as
-a cast makes, or it takes the largest probability and the two largest differ by no more than that.
+whichever is larger. So the verdict is the same in every unit. A label must equal the estimator's,
+unless single precision cannot decide. That is so if `predict` itself gives both labels when the row
+changes as little as by a cast, or if it takes the largest probability and the two largest differ by
+no more than float32 rounding.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ NOISE = 1e-13
 
 
 class Parity(NamedTuple):
-    """What a comparison found.
+    """The result of a comparison.
 
-    `expected` is {stored column: the estimator's answers, (rows,) or (rows, width)}, `scales` is
-    {column of numbers: its size, () or (width,)}.
+    `expected` is {stored column: the estimator's outputs, (rows,) or (rows, width)}, with the graph's
+    label where the labels may differ. `scales` is {column of numbers: its size, () or (width,)}.
     """
 
     expected: dict[str, Array]
@@ -44,9 +45,9 @@ class Parity(NamedTuple):
 def outputs_for(
     model_bytes: bytes, answers: list[Answer], renamed: Mapping[str, str | None]
 ) -> tuple[Output, ...]:
-    """The graph's outputs that have a stored column.
+    """Return the graph's outputs that have a stored column.
 
-    Raises ConfigError when `renamed` has a key that is no default column.
+    Raises ConfigError if a key of `renamed` is not the name of a default column.
     """
     known = [column for answer in answers for column in answer.columns]
     if unknown := sorted(set(renamed) - set(known)):
@@ -58,7 +59,7 @@ def outputs_for(
         )
     outputs = []
     tensors = read_graph(model_bytes, where="the converted model").outputs
-    # a graph may have more outputs than the estimator has answers: nothing can check those
+    # a graph may have more outputs than the estimator: nothing can check those, so they are not stored
     for tensor, answer in zip(tensors, answers, strict=False):
         columns = _stored_columns(answer, renamed)
         if any(column is not None for column in columns):
@@ -80,7 +81,7 @@ def score_table(
 ) -> pa.Table:
     """Score a sample as a run would, in a child process.
 
-    Raises ContractError when a row would be rejected, unless it `may_reject`.
+    Raises ContractError if a row would be rejected, unless `may_reject` is set.
     """
     session = ChildSession(model_bytes, output_names=[output.name for output in contract.outputs])
     examples: dict[str, str] = {}
@@ -100,9 +101,10 @@ def score_table(
 
 
 class Trial(NamedTuple):
-    """Rows as a table, and the estimator's answers for them.
+    """Rows as a table, and the estimator's outputs for them. `where` names the rows in messages.
 
-    `is_at_boundary(places, one, other)` tells whether `predict` gives both labels near a row.
+    `is_at_boundary(places, one, other)` returns for which of the rows at `places` single precision
+    cannot decide between the labels `one` and `other` (`gives_both`).
     """
 
     where: str
@@ -119,10 +121,10 @@ def compare(
     tolerance: float,
     scales: Mapping[str, Array] | None = None,
 ) -> Parity:
-    """Raise ArtifactError when a prediction is not the estimator's.
+    """Compare the graph's predictions with the estimator's outputs. Raises ArtifactError if they differ.
 
-    `scales` are the sizes of columns; without them they are measured here. Rows that a run would
-    reject are left out.
+    `scales` is {column: size}; the size of a column that it lacks is measured on these rows. Rows
+    that a run would reject are not compared.
     """
     scored = np.flatnonzero(predictions.column("rejected_reason").is_null().to_numpy())
     expected: dict[str, Array] = {}
@@ -147,7 +149,7 @@ def compare(
                 if column not in sizes:
                     sizes[column] = size_of(answer.kind, truth, tolerance)
                 apart = np.abs(got - truth)
-                # NaN compares false, so it counts as wrong
+                # a comparison with NaN is false, so NaN counts as wrong
                 wrong = ~(apart <= tolerance * np.maximum(sizes[column], np.abs(truth)))
                 largest = max(largest, float(np.max(apart, initial=0)))
             expected[column] = truth
@@ -169,10 +171,10 @@ def compare(
 
 
 def size_of(kind: str, truth: Array, tolerance: float) -> Array:
-    """The size of a column, or of each value of a vector: 1 for probabilities, else the mean size.
+    """Return the size of a column, or of each value of a vector: 1 for probabilities, else the mean size.
 
-    A value of a vector may be nothing but rounding in double precision, such as a principal component
-    beyond the rank. It gets a size that lets it differ by the rounding of single precision.
+    A value of a vector may be only rounding noise of double precision, such as a principal component
+    beyond the rank. The size that it gets allows it to differ by the rounding of single precision.
     """
     if kind == "probabilities":
         return np.ones(())

@@ -1,4 +1,4 @@
-"""From any ONNX file to a registered version: file, card with a sample, registry row."""
+"""Register any ONNX file as a version: copy the file, write a card with a sample, add a registry row."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ ROW_BY_ROW = (
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """A new version as it was written.
+    """A newly registered version.
 
-    `rows_tried` is that of its `Trial`, `warnings` are sentences for its owner.
+    `rows_tried` is the number of rows of the largest call in the trial, `warnings` are for the user.
     """
 
     entry: RegistryEntry
@@ -39,7 +39,7 @@ class Registration:
 
 
 def read_model(path: Path) -> tuple[bytes, GraphSignature]:
-    """Read an ONNX file named by the user. Raises ArtifactError, and as `read_graph`."""
+    """Read an ONNX file. Raises ArtifactError if it cannot be read, and the errors of `read_graph`."""
     try:
         if not path.is_file():
             raise ArtifactError(
@@ -73,8 +73,8 @@ def register_model(
 ) -> Registration:
     """Inspect a file, copy it below `artifacts`, write its card and add its row to `registry`.
 
-    The row is written last: when anything is refused or fails, no version is registered. Raises as
-    `read_model`, `describe_model`, `write_artifact` and `add_entry`.
+    The row is written last: if any step fails, no version is registered. Raises ConfigError for a bad
+    name, and the errors of `read_model`, `describe_model`, `write_artifact` and `add_entry`.
     """
     faults = name_faults(model_name, what="--name")
     if faults := faults + name_faults(model_version, what="--version"):
