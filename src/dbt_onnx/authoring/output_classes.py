@@ -96,7 +96,7 @@ def _check_labels(
         return
     is_text = all(isinstance(item, str) for item in classes)
     if is_text and said.dtype.kind == "i" and ((said >= 0) & (said < len(classes))).all():
-        said = np.array(classes, dtype=object)[said]  # the labels are positions: replace them by names
+        said = np.array(classes, dtype=object)[said]  # labels that are positions
     best = values.argmax(axis=1)
     others = np.where(np.arange(len(classes)) == best[:, None], -np.inf, values).max(axis=1)
     clear = values.max(axis=1) > others + _CLEARLY

@@ -103,8 +103,8 @@ def score_table(
 class Trial(NamedTuple):
     """Rows as a table, and the estimator's outputs for them. `where` names the rows in messages.
 
-    `is_at_boundary(places, one, other)` returns for which of the rows at `places` single precision
-    cannot decide between the labels `one` and `other` (`gives_both`).
+    `is_at_boundary(places, one, other)` returns for which of the rows at `places` `predict` gives both
+    the labels `one` and `other` after a tiny change of the row (`gives_both`).
     """
 
     where: str

@@ -142,7 +142,7 @@ def _try_sizes(
             moved = session.run({name: values[order] for name, values in part.items()})
             _check_same(signature, [_taken(values, order) for values in together], moved)
         before, tried = together, size
-        # the next call has up to eight times as many rows, and takes about eight times as long
+        # the next call has about eight times as many rows, and takes about eight times as long
         now = time.monotonic()
         if 8 * (now - began) > deadline - now:
             break

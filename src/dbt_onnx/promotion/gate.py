@@ -1,11 +1,11 @@
 """The gate that a version passes before it becomes champion: checks, figures, limits, verdicts.
 
-A version is judged by its file, by its card, by the current features, and by what the champion says
-about the same entities. Nothing here writes anything.
+The gate checks the version's file and card, its outputs for the current features, and how far they
+differ from the champion's outputs for the same entities. Nothing in this module writes anything.
 
-A version that could not be compared with the champion does not pass: the check `comparison with ...`
-fails, unless somebody overrides it and says why. Where there is no champion yet, there is nothing to
-compare with, and the promotion is recorded as `not_compared`.
+If a version cannot be compared with the champion, the check `comparison with ...` fails. A user can
+override it with a reason. If there is no champion yet, there is nothing to compare with, and the
+promotion is recorded as `not_compared`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LOOK = "look at it, and promote with --override 'why' if it is meant to be so"
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the gate tolerates. Shares are between 0 and 1; `sample` is a number of rows."""
+    """The limits of the gate. Shares are between 0 and 1; `sample` is a number of rows."""
 
     min_rank_correlation: float = 0.8
     max_changed_decisions: float = 0.1
@@ -43,9 +43,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Check:
-    """One row of the gate. No override passes a `final` one, which every run would refuse, too.
+    """One row of the gate's table. `fault` and `hint` are empty unless the verdict is failed.
 
-    `fault` and `hint` are empty unless the verdict is failed.
+    A failed check that is `final` cannot be overridden, since every run would refuse the version, too.
     """
 
     name: str
@@ -59,13 +59,13 @@ class Check:
 
 
 def failed(name: str, limit: str, error: DbtOnnxError, *, final: bool = False) -> Check:
-    """The failed check for an error."""
+    """Return a failed check that reports an error."""
     figure = f"{error.kind} error"
     return Check(name, figure, limit, "failed", fault=error.message, hint=error.hint, final=final)
 
 
 def not_compared(champion: str | None, why: str, *, hint: str = "") -> Check:
-    """The check that says that nothing was compared: with `champion`, or because there is none."""
+    """Return the check that nothing was compared: failed if there is a champion, else not checked."""
     if champion is None:
         return Check("comparison", why, "", "not checked")
     return Check(
@@ -79,7 +79,7 @@ def not_compared(champion: str | None, why: str, *, hint: str = "") -> Check:
 
 
 def check_card(artifact: Artifact, entry: RegistryEntry) -> list[Check]:
-    """Whether the model still answers as its card says, and the parity recorded in training."""
+    """Check that the model still gives the outputs in its card's sample; report the parity of its export."""
     verdict = verify_sample(artifact, entry)
     parity = artifact.card.get("parity") or {}
     tolerance = parity.get("tolerance", "")
@@ -94,7 +94,7 @@ def check_card(artifact: Artifact, entry: RegistryEntry) -> list[Check]:
         hint=verdict.hint or "",
     )
     rows, largest = parity.get("rows_compared"), parity.get("max_abs_difference")
-    # export refuses a model beyond the tolerance, so a recorded parity has passed
+    # `export` refuses a model that exceeds the tolerance, so a recorded parity has passed
     if isinstance(rows, int) and isinstance(largest, int | float):
         figure = f"{rows:,} rows, apart {largest:.1e}"
         return [sample, Check("training parity", figure, within, "passed")]
@@ -104,9 +104,9 @@ def check_card(artifact: Artifact, entry: RegistryEntry) -> list[Check]:
 def check_answers(
     new: Answers, old: Answers | None, contract: Contract, limits: Limits, *, where: str
 ) -> Iterator[Check]:
-    """Whether the version's answers can be served: few rejected, finite, not the same for everybody.
+    """Check that the version's outputs can be served: few rejected rows, finite values that vary.
 
-    `contract` is the version's, `where` names the rows.
+    `contract` is the version's. `where` names the rows in messages.
     """
     before = "" if old is None else f", champion {old.rejected:.2%}"
     reasons = ", ".join(f"{name} {n:,}" for name, n in new.rejected_reasons.most_common(3))
@@ -140,7 +140,7 @@ def check_answers(
 def check_comparison(
     new: Answers, old: Answers, contract: Contract, limits: Limits, *, champion: str
 ) -> Iterator[Check]:
-    """Whether the version answers like the champion on the same rows, within the limits.
+    """Check that the version's outputs differ from the champion's on the same rows only within the limits.
 
     `contract` is the version's.
     """
@@ -213,7 +213,7 @@ def _check_column(
 
 
 def _check_varying(new: Answers, kinds: Mapping[str, OutputKind], *, where: str) -> Iterator[Check]:
-    """Check that outputs vary. Labels may all be the same if a probability varies."""
+    """Check that each output has more than one value. Labels are checked only if no other output exists."""
     telling = [column for column in new.columns if kinds[column] != "label"] or list(new.columns)
     enough = new.rows_scored > 1
     for column in telling:

@@ -1,8 +1,8 @@
-"""Promotion and rollback: a change of two cells of the registry, and a row that says why.
+"""Promotion and rollback: change two aliases in the registry, and add a row to the promotions.
 
-The registry is written first, then the promotions. A command that is killed in between has promoted
-without a record, which the next command notices, says and records. The other way round, the
-promotions could have a record of what never happened.
+The registry is written first, then the promotions. If a command is killed in between, the version is
+champion without a record; the next command detects this, reports it and adds the record. In the
+opposite order, the promotions could record a change that never happened.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_REASON = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A model in registry and promotions now. `champion` is none when no version is champion."""
+    """The present state of a model in the registry (`path`) and the promotions. `champion` may be None."""
 
     model_name: str
     registry: Registry
@@ -58,12 +58,12 @@ class Standing:
 
     @property
     def changed_by_hand(self) -> bool:
-        """Whether the champion in the registry differs from the last one in the promotions."""
+        """Whether the champion in the registry differs from the last champion in the promotions."""
         return self.history.champion not in {None, self.champion_version}
 
     @classmethod
     def read(cls, path: Path, model_name: str) -> Standing:
-        """Read both seeds. Raises RegistryError when one is not valid, or has no such model."""
+        """Read both seeds. Raises RegistryError if one is not valid, or the registry lacks the model."""
         registry = Registry.from_csv(path)
         versions = registry.versions_of(model_name)
         return cls(
@@ -76,11 +76,11 @@ class Standing:
 
 
 class Change(NamedTuple):
-    """A change of champion that was carried out, as the promotions have it.
+    """A completed change of champion, as recorded in the promotions.
 
-    `replaced_alias` is the new alias of the replaced version. `found` is an earlier change that no
-    command had recorded, and that was recorded with this one. `first` tells whether the promotions
-    file is new.
+    `replaced_alias` is the alias that the replaced version has now; None if it has none. `found` is an
+    earlier change that no command had recorded, and that was recorded together with this one.
+    `promotions` is the file; `first` is True if it is new.
     """
 
     promotion: Promotion
@@ -91,7 +91,7 @@ class Change(NamedTuple):
 
 
 def clean_reason(text: str, *, option: str) -> str:
-    """A reason as one line of text. Raises ConfigError when it says nothing, or too much."""
+    """Return the reason on one line. Raises ConfigError if it is blank, too long or not printable."""
     line = " ".join(text.split())
     if not line or not line.isprintable() or len(line) > MAX_REASON:
         what = "is blank" if not line else f"is not plain text of at most {MAX_REASON:,} characters"
@@ -102,15 +102,15 @@ def clean_reason(text: str, *, option: str) -> str:
 
 
 def despite(why: str, failed: Sequence[Check]) -> str:
-    """The reason to record: the user's words, and which checks they pass over."""
+    """Return the reason to record: the user's words, and the failed checks that they override."""
     checks = "; ".join(f"{check.name} {check.figure}, limit {check.limit}" for check in failed)
     return f"{why} (despite {checks})" if checks else why
 
 
 def read_promotion(path: Path, spec: str) -> tuple[Standing, RegistryEntry]:
-    """The model and the version that `NAME/VERSION` asks to promote.
+    """Return the state of the model, and the registry entry of the version, that `NAME/VERSION` names.
 
-    Raises ConfigError when the text names no version, RegistryError when it is not registered or
+    Raises ConfigError if `spec` names no version, RegistryError if the version is not registered or
     is champion already.
     """
     wanted = parse_spec(spec)
@@ -132,10 +132,10 @@ def read_promotion(path: Path, spec: str) -> tuple[Standing, RegistryEntry]:
 def carry_out(
     standing: Standing, entry: RegistryEntry, *, action: Action, gate: GateResult, reason: str
 ) -> Change:
-    """Make `entry` champion: registry, then promotions. The caller has judged `standing`.
+    """Make `entry` champion: write the registry, then the promotions.
 
-    Raises RegistryError, and changes nothing, when champion or entry have changed since, or when a
-    file cannot be written.
+    `standing` is the state that the gate has checked. Raises RegistryError, and changes nothing, if the
+    champion or `entry` have changed since then, or if a file cannot be written.
     """
     with locked(standing.path.parent):
         now = Standing.read(standing.path, standing.model_name)
@@ -152,11 +152,11 @@ def carry_out(
 def roll_back(
     path: Path, model_name: str, *, to: str | None, artifacts: Path, reason: str
 ) -> Change:
-    """Make the version before champion again, or the one named by `to`.
+    """Make the previous champion, or the version named by `to`, champion again.
 
-    Only its file is checked, since a rollback must be quick and work without a warehouse. Raises
-    RegistryError when the promotions do not tell which version was before, ArtifactError or
-    ContractError when its file is not what was registered.
+    Only the version's artifact is checked, since a rollback must be quick and work without a warehouse.
+    Raises RegistryError if the promotions do not show which version was the previous champion,
+    ArtifactError or ContractError if the version's files are not those that were registered.
     """
     if faults := name_faults(model_name, what="NAME"):
         raise ConfigError("; ".join(faults), hint="name a model: `dbt-onnx rollback churn`")
