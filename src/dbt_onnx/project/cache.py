@@ -28,8 +28,8 @@ from dbt_onnx.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# a file that changes while dbt runs may have another content in dbt than in the fingerprint, so nothing
-# may have changed since shortly before dbt began: some file systems store times in whole seconds
+# nothing is cached if a file has changed later than this long before dbt began: dbt may have read it before
+# the change, and the fingerprint is made after it. Some file systems store times in whole seconds
 SETTLED_SECONDS = 2
 _MAX_BYTES = 2**26
 _MAX_FILES = 50  # the oldest are removed: their projects may be gone

@@ -292,7 +292,7 @@ def one_line(error: object) -> str:
 
 
 def _default_profiles_dir(root: Path) -> Path:
-    """Return the folder that dbt would use, or the project's own if profiles.yml is there."""
+    """Return the folder that dbt would use, but look for profiles.yml in the project before ~/.dbt."""
     if named := os.environ.get("DBT_PROFILES_DIR"):
         return Path(named)
     for folder in (Path.cwd(), root):
