@@ -81,9 +81,9 @@ def backfill(
 
 @contextmanager
 def heeded_interrupts() -> Iterator[Callable[[], None]]:
-    """Give a function that raises KeyboardInterrupt if there was a Ctrl-C in this block.
+    """Yield a function that raises KeyboardInterrupt if Ctrl-C was pressed inside this block.
 
-    dbt, or a package that it imports, may have swallowed it.
+    dbt, or a package that it imports, may have swallowed the original KeyboardInterrupt.
     """
     came = False
 

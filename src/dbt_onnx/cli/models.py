@@ -1,4 +1,4 @@
-"""`dbt-onnx inspect`, `register`, `verify`, `sign`: models before they score."""
+"""`dbt-onnx inspect`, `register`, `verify`, `sign`: commands for models before they score."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def sign(model: str, key: Path, project_dir: Path, registry: Path) -> None:
 
 
 def _names(text: str) -> list[str]:
-    """`a, b` -> ["a", "b"]; nothing -> []."""
+    """`a, b` -> ["a", "b"]; empty text -> []."""
     return [name.strip() for name in text.split(",")] if text.strip() else []
 
 

@@ -18,9 +18,9 @@ WRONG, MISUSED, INTERRUPTED = 1, 2, 130
 
 
 class _Group(click.Group):
-    """A group whose commands end with one message and a hint, never with a traceback.
+    """A command group that prints a DbtOnnxError as one message and a hint, instead of a traceback.
 
-    Exit codes: 1 when a model, a card or a check is wrong, 2 when the call or the registry is.
+    Exit code 1: a model, a card or a check is wrong. Exit code 2: the call or the registry is wrong.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -83,7 +83,7 @@ variables = click.option(
 
 
 def project(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the dbt project that its options name, as `project`."""
+    """Add the options of a dbt project to a command, and pass it the opened project as `project`."""
 
     @project_dir
     @profiles_dir

@@ -158,7 +158,7 @@ def prune(project: Any, model: str, before: datetime, why: str, dry_run: bool) -
 
 
 def _full_id(given: str, known: Sequence[str]) -> str:
-    """The id of the one run that begins like this; else the text as it was given."""
+    """Return the id of the only known run that begins with `given`; `given` itself if none does."""
     found = [run_id for run_id in known if run_id.startswith(given)]
     if len(found) > 1:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""`dbt-onnx serve`, `published`, `unpublish`: what is served outside the warehouse."""
+"""`dbt-onnx serve`, `published`, `unpublish`: predictions that are served outside the warehouse."""
 
 from __future__ import annotations
 

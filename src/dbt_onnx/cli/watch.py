@@ -1,4 +1,4 @@
-"""`dbt-onnx watch`: build whenever something has arrived."""
+"""`dbt-onnx watch`: run `dbt build` whenever files arrive."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ def replay_sample(
 
     `request` has `database`, `schema` and `identifier` of the ledger, the rows of the `registry`, the
     number of `runs` to replay, and the number of rows of each in `sample`. Before that, the tables are
-    compared with the records of the runs. Returns the findings; `run_id` is None for those of the tables.
+    compared with the records of the runs. Returns the findings, each with the `run_id` of the replayed run;
+    it is None for findings from before the first replay.
     """
     name = TableName(**{part: request[part] for part in ("database", "schema", "identifier")})
     findings: list[dict[str, str | None]] = []

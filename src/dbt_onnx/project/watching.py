@@ -84,7 +84,7 @@ class Watch:
         return max(self._every, min(doubled, LONGEST_WAIT))
 
     def look(self) -> Build | None:
-        """Build if the files have changed or the last build failed. None if there was nothing to do."""
+        """Build if the files have changed, the last build failed, or there are no patterns; else return None."""
         files = _seen(self._project.root, self._patterns)
         if self._patterns and files == self._built and not self._failures:
             return None

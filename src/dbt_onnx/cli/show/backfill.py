@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def show_backfill(backfill: Backfill) -> None:
-    """Print what there is to do, and what is done already."""
+    """Print how many slices there are, and how many of them have already run."""
     clocks, missing = backfill.clocks, len(backfill.missing)
     version = str(backfill.version.model)
     print_text(
@@ -29,7 +29,7 @@ def show_backfill(backfill: Backfill) -> None:
 
 
 def show_slices(backfill: Backfill, results: Sequence[SliceResult]) -> None:
-    """Print every slice of a dry run with its state and the rows of its features."""
+    """Print every slice of a dry run with its state and the number of its feature rows."""
     found = {result.clock: result for result in results}
     rows = []
     for clock in backfill.clocks:
@@ -45,7 +45,7 @@ def show_slices(backfill: Backfill, results: Sequence[SliceResult]) -> None:
 
 
 class SliceProgress:
-    """A context manager: a line per slice as it ends, and on a terminal a bar, with the time left."""
+    """A context manager that prints a line for each slice and, on a terminal, draws a progress bar."""
 
     def __init__(self, slices: int) -> None:
         self._slices = slices
@@ -64,7 +64,7 @@ class SliceProgress:
         self._task = self._bar.add_task("", total=slices, left="")
 
     def __enter__(self) -> Self:
-        # only one bar at a time: the run of a slice draws none meanwhile
+        # a terminal has one bar at a time: while this bar is shown, the run of a slice draws none
         self._has_bar = self._console.is_interactive and TERMINAL.acquire(blocking=False)
         if self._has_bar:
             self._bar.start()
@@ -76,11 +76,11 @@ class SliceProgress:
             TERMINAL.release()
 
     def started(self, clock: datetime) -> None:
-        """Name the slice beside the bar."""
+        """Show the slice's clock next to the bar."""
         self._bar.update(self._task, description=show_clock(clock))
 
     def ended(self, result: SliceResult) -> None:
-        """Print what became of the slice."""
+        """Print the result of the slice, and the estimated time left."""
         self._ended += 1
         self._seconds += result.seconds
         left = (self._slices - self._ended) * self._seconds / self._ended
@@ -99,7 +99,7 @@ def _outcome(result: SliceResult) -> str:
 
 
 def show_end(backfill: Backfill, results: Sequence[SliceResult]) -> None:
-    """Print how many slices ran and, where some did not, how to go on."""
+    """Print how many slices ran and, if some failed, how to continue."""
     failed = sum(result.error is not None for result in results)
     skipped = len(backfill.missing) - len(results)
     if not backfill.missing:

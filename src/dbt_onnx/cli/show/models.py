@@ -27,7 +27,7 @@ MAX_LINES = 200
 
 
 def show_model(path: Path, model_bytes: bytes, signature: GraphSignature) -> None:
-    """Print what a model wants and gives, and what registering it would need."""
+    """Print a model's inputs and outputs, and what is needed to register it."""
     console = Console()
     print_text(f"{path}", style="bold")
     print_text(f"size    {len(model_bytes):,} bytes")
@@ -93,10 +93,10 @@ def show_contract(contract: Contract) -> None:
 def show_verdicts(
     verdicts: Sequence[Verdict], *, unregistered: Sequence[Path] = (), recording: bool = False
 ) -> None:
-    """Print one row for each registered version, then each fault with its remedy.
+    """Print one row for each registered version, then each fault with its hint.
 
-    Then come folders without a row in the registry and, unless they are being recorded now, rows
-    without the digest of a card.
+    Notes follow about folders without a registry row and, unless `recording`, about registry rows
+    without a card's digest.
     """
     header = ["model", "alias", "sha256", "sample", "verdict"]
     if any(verdict.is_signed is not None for verdict in verdicts):

@@ -1,4 +1,4 @@
-"""What `runs`, `history` and `replay` print."""
+"""What `runs`, `history`, `replay`, `forget` and `prune` print."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def show_history(name: str, key: Sequence[str], history: Sequence[LedgerRow]) ->
 
 
 def show_served(publications: Sequence[Mapping[str, Any]], *, since: datetime) -> None:
-    """Print which publications were served after a moment, oldest first; nothing where there are none."""
+    """Print the publications that were served after `since`, oldest first. Print nothing if there are none."""
     header = ("published as", "target", "served from", "until", "rows", "publication", "run")
     rows = [
         (
@@ -101,7 +101,7 @@ def show_replay(replay: Replay) -> None:
 
 
 def show_proof(name: str, findings: Sequence[Finding]) -> None:
-    """Print whether the tables are as the runs left them, and what is not."""
+    """Print the first differences between the tables and the records of the runs, then the verdict."""
     from dbt_onnx.runs.replay import MAX_FINDINGS
 
     for finding in findings[:MAX_FINDINGS]:
@@ -111,7 +111,7 @@ def show_proof(name: str, findings: Sequence[Finding]) -> None:
 
 
 def show_erasure(name: str, erasure: Erasure, *, dry_run: bool) -> None:
-    """Print how much was erased, or would be."""
+    """Print how many rows were erased, or would be in a dry run."""
     print_text(
         f"{name}: {'would erase' if dry_run else 'erased'} {erasure.rows:,} prediction(s) and "
         f"{erasure.rows_inputs:,} row(s) of inputs of {erasure.runs:,} run(s)"
@@ -135,7 +135,7 @@ def _changes(changes: Mapping[str, tuple[Any, Any]] | None) -> str:
 
 
 def _value(value: Any) -> str:
-    # imported only here, with pyarrow: `runs` shows no values
+    # imported only here, because it imports pyarrow, which `runs` does not need
     from dbt_onnx.runs.replay import shown
 
     return f"{value:.6g}" if isinstance(value, float) else shown(value)

@@ -44,7 +44,7 @@ def show_refusal(
 
 
 def show_change(change: Change, registry: Path, *, overridden: Sequence[Check]) -> None:
-    """Print who is champion now, and what comes next. `registry` is the seed as it was named."""
+    """Print the new champion and the next step. `registry` is the seed's path as the user gave it."""
     file = registry.parent / change.promotions.name
     promotion = change.promotion
     name = promotion.model_name

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def show_publications(found: Sequence[Publications]) -> None:
-    """Print one row per publication that is kept, newest first."""
+    """Print one row per publication that is still stored, newest first."""
     header = ("name", "served", "publication", "clock", "rows", "changed", "removed", "from", "run")
     rows = [
         (

@@ -42,9 +42,9 @@ def show_health(health: Health) -> None:
 
 
 def health_document(health: Health) -> str:
-    """The same as JSON.
+    """Return the health as a JSON document.
 
-    Keys are stable. Times are UTC in ISO 8601, periods are in seconds. A figure that could not be
+    Its keys are stable. Times are UTC in ISO 8601, periods are in seconds. A figure that could not be
     read is null.
     """
     document = {

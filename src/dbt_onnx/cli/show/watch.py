@@ -1,4 +1,4 @@
-"""What `watch` prints: a line for each build, and one for each node that failed."""
+"""What `watch` prints: a line for each build, and a line for each node that failed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_NAMES = 3
 
 
 def show_start(patterns: Sequence[str], every: float) -> None:
-    """Print what is waited for."""
+    """Print which files the command waits for."""
     what = f"files like {', '.join(patterns)}" if patterns else "nothing: each look builds"
     print_text(f"watching for {what}, every {every:g} s; Ctrl-C ends")
 
