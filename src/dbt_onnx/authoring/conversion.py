@@ -47,7 +47,7 @@ def inputs_for(
 def convert(
     estimator: Any, inputs: tuple[Input, ...], answers: list[Answer], *, name: str
 ) -> tuple[bytes, tuple[Input, ...]]:
-    """Convert the estimator to a graph called `name`; return its bytes, and the inputs as the graph names them.
+    """Convert the estimator to a graph called `name`. Return its bytes, and the inputs with their names in it.
 
     The same estimator gives the same bytes. Raises ArtifactError if skl2onnx cannot convert the
     estimator, with skl2onnx's reason, or does not finish within MAX_SECONDS.

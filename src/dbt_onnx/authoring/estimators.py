@@ -84,15 +84,15 @@ def rows_for(estimator: Any, features: Any, columns: dict[str, pa.Array]) -> Any
 def gives_both(
     estimator: Any, rows: Any, share: float, places: Array, one: Array, other: Array
 ) -> Array:
-    """Return, for each row at `places`, whether `predict` gives both labels, `one` and `other`, close to it.
+    """Return for which rows at `places` `predict` gives both labels, `one` and `other`, after tiny changes.
 
-    A row close to it has every number changed by `share` of itself, up or down at random.
+    A change moves each number of a row by `share` of itself, up or down at random.
     """
     nothing = np.zeros(len(places), dtype=bool)
     if not len(places):
         return nothing
     chosen = some_of(rows, places)
-    # change integers, too, at first: if that fails, an encoder may have refused an unknown value
+    # at first change integers, too; if `predict` fails, as with an encoder that meets a new value, only floats
     for kinds in ("fiu", "f"):
         source = np.random.default_rng(0)
         has_one = has_other = nothing

@@ -185,9 +185,9 @@ def _answers(estimator: Any, rows: Any) -> list[Answer]:
 def _trials(
     estimator: Any, rows: Any, columns: dict[str, pa.Array], answers: list[Answer], *, share: float
 ) -> list[Trial]:
-    """Return a trial of the rows, and one of new rows mixed from them, which show more converter errors.
+    """Return two trials: the rows, and new rows mixed from them. Some converter errors show only in the latter.
 
-    There is only the first one if the estimator refuses the mixed rows.
+    If the estimator refuses the mixed rows, only the first trial is returned.
     """
     is_at_boundary = partial(gives_both, estimator, rows, share)
     own = Trial("`features`", pa.table(columns), answers, is_at_boundary)

@@ -52,9 +52,9 @@ def describe_model(
 ) -> Description:
     """Derive the contract of a model: names from `wishes`, else from the file, else defaults.
 
-    The model runs on generated rows (`try_model`). Raises ContractError, with the option to give in
-    its hint, if the file has too little information; ConfigError if a wish names a feature or output
-    that does not exist; and the errors of `try_model`.
+    The model runs on generated rows (`try_model`). Raises ContractError if a ledger cannot use the model,
+    or if an option must give what the file lacks; ConfigError if a wish names a feature or output that
+    does not exist; and the errors of `try_model`.
     """
     widths, inputs = _inputs(signature, wishes, where=where)
     for tensor in signature.outputs:

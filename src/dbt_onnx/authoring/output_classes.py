@@ -27,9 +27,9 @@ def classes_of(
 ) -> tuple[Class, ...] | None:
     """Return the classes of an output, in the order of its values; None if they are not known.
 
-    They are those that the owner has given for the output (`given`), else those of the output in the
-    graph, the keys of its maps, or the classes of the label output. Raises ContractError if the given
-    classes contradict the output, or if the labels on the trial's rows contradict the classes.
+    The classes are the owner's (`given`), else those that the graph has for this output, the keys of its
+    maps, or the classes of the label output. Raises ContractError if the owner's classes contradict the
+    output, or if the labels on the trial's rows contradict the classes.
     """
     labels = [item for item in signature.outputs if is_label(outputs[item.name])]
     label = labels[0] if len(labels) == 1 and labels[0].name != tensor.name else None
@@ -88,8 +88,8 @@ def _check_labels(
 ) -> None:
     """Raise ContractError if the labels contradict the classes.
 
-    A label must be the class with the largest value, unless a threshold explains the labels. If the
-    classes are sure, other labels are accepted, too, except those that are the classes in another order.
+    A label must be the class with the largest value, unless a threshold explains the labels. With
+    `is_sure`, other labels are accepted, too, unless they are the classes in another order.
     """
     values = _matrix(given, classes)
     if values is None:

@@ -1,8 +1,8 @@
 """Trial runs of a model on generated rows, since a file may declare wrong shapes and types.
 
 The trials also look for outputs of a row that depend on the other rows of the call, or on chance. No
-number of trials proves that they do not. The calls have 1 to MOST_ROWS rows, the most that a run uses
-unless it is told to: in three orders, with small and large values and with NaN, each twice.
+number of trials proves that they do not. The calls have 1 to MOST_ROWS rows, the most that a run passes
+in one call unless `batch_rows` is set: in three orders, with small and large values and NaN, each twice.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Trial(NamedTuple):
     """The inputs and outputs of a trial.
 
     `feeds` is {input: tensor of TRIAL_ROWS rows}, `outputs` is {output: its values for these rows}.
-    `rows_tried` is the number of rows of the largest call. In no call did a row change another.
+    `rows_tried` is the number of rows of the largest call. In no call did a row change another row's outputs.
     """
 
     feeds: dict[str, Any]
@@ -207,7 +207,8 @@ def _check_same(
 ) -> None:
     """Raise ContractError unless both calls have given the same outputs for the same rows.
 
-    Without `exactly`, a number may differ by a small share of itself or of its column's mean size.
+    With `exactly`, no value may differ; else a number may differ by a small share of itself or of its
+    column's mean size.
     """
     tolerance = _HALF_TOLERANCE if signature.has_halves else _TOLERANCE
     for tensor, left, right in zip(signature.outputs, one, other, strict=True):

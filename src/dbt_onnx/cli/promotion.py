@@ -1,4 +1,4 @@
-"""`dbt-onnx promote` and `rollback`: which version serves."""
+"""`dbt-onnx promote` and `rollback`: change which version serves."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def serve(
       POST /v1/predictions/churn:submit         the same, answered later
       GET  /v1/submissions/churn/ID             how that stands
       GET  /healthz /readyz /metrics /openapi.json
-    """  # noqa: D301, click's mark for lines that stay as they are
+    """  # noqa: D301, \b tells click to keep these lines as they are
     from dbt_onnx.cli.show.console import print_text
     from dbt_onnx.serving import http_server
     from dbt_onnx.serving.http import application

@@ -49,7 +49,7 @@ def status(model: str | None, stale_after: timedelta, as_json: bool, project: An
     \b
     Outcomes of tests count where dbt_project.yml has them recorded:
       on-run-end: "{{ dbt_onnx.record_test_results(results) }}"
-    """  # noqa: D301, click's mark for lines that stay as they are
+    """  # noqa: D301, \b tells click to keep these lines as they are
     from dbt_onnx.cli.show.status import health_document, show_health
     from dbt_onnx.project.health_check import check_health
 

@@ -28,8 +28,8 @@ from dbt_onnx.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# nothing is cached if a file has changed later than this long before dbt began: dbt may have read it before
-# the change, and the fingerprint is made after it. Some file systems store times in whole seconds
+# nothing is cached if a file has changed less than this before dbt began, or since: dbt may have read the old
+# content, while the fingerprint is of the new one. Some file systems store times in whole seconds
 SETTLED_SECONDS = 2
 _MAX_BYTES = 2**26
 _MAX_FILES = 50  # the oldest are removed: their projects may be gone

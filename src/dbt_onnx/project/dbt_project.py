@@ -222,7 +222,7 @@ class DbtProject:
         return done
 
     def _flags(self, variables: Mapping[str, Any]) -> list[str]:
-        """Return the flags of every invocation: no output, and no change to files of the user's dbt runs."""
+        """Return the flags of every invocation. They stop output and protect the files of the user's dbt runs."""
         parsed = self.root / os.environ.get("DBT_TARGET_PATH", "target") / "partial_parse.msgpack"
         return [
             *("--project-dir", str(self.root)),

@@ -38,7 +38,7 @@ select {{{{ dbt_onnx.clock() }}}} as clock
 
 
 def check_health(project: DbtProject, name: str | None, *, stale_after: timedelta) -> Health:
-    """Return the health of one scoring model, or of all. Problems and errors are in it, never raised."""
+    """Return the health of one scoring model, or of all. Problems and errors are part of it, never raised."""
     try:
         models = [project.scoring_model(name)] if name else project.scoring_models()
         if not models:
@@ -114,7 +114,7 @@ class _Check:
         with suppress(ArtifactError):
             if cached is not None and files_of(artifacts, entry) in cached.verified:
                 return
-        # imported only here: it runs the model
+        # imported only if needed, because it imports everything that runs a model
         from dbt_onnx.artifacts.verification import verify_entry
 
         verdict = verify_entry(artifacts, entry)

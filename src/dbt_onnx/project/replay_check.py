@@ -23,10 +23,10 @@ def replay_sample(
 ) -> list[dict[str, str | None]]:
     """Replay a sample of the newest run, and of other runs that are chosen at random each time.
 
-    `request` has `database`, `schema` and `identifier` of the ledger, the rows of the `registry`, the
-    number of `runs` to replay, and the number of rows of each in `sample`. Before that, the tables are
-    compared with the records of the runs. Returns the findings, each with the `run_id` of the replayed run;
-    it is None for findings from before the first replay.
+    Before the replays, the tables are compared with the records of the runs. `request` has `database`,
+    `schema` and `identifier` of the ledger, the rows of the `registry`, the number of `runs` to replay,
+    and the number of rows in the `sample` of each run. Returns the findings, each with the `run_id` of
+    the replayed run; it is None for findings from before the first replay.
     """
     name = TableName(**{part: request[part] for part in ("database", "schema", "identifier")})
     findings: list[dict[str, str | None]] = []

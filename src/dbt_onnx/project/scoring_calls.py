@@ -40,7 +40,7 @@ class ScoringCall:
     def asks_for_champion_of(self, model_name: str) -> bool:
         """Return whether this scoring model scores with the champion of that model."""
         try:
-            spec = parse_spec(self.model or "")  # refuses ""
+            spec = parse_spec(self.model or "")  # raises ConfigError for ""
         except ConfigError:
             return False
         return (spec.model_name, spec.alias) == (model_name, CHAMPION)

@@ -65,7 +65,7 @@ def failed(name: str, limit: str, error: DbtOnnxError, *, final: bool = False) -
 
 
 def not_compared(champion: str | None, why: str, *, hint: str = "") -> Check:
-    """Return the check that nothing was compared: failed if there is a champion, else not checked."""
+    """Return the check which reports that nothing was compared: failed if there is a champion, else not checked."""
     if champion is None:
         return Check("comparison", why, "", "not checked")
     return Check(
@@ -140,7 +140,7 @@ def check_answers(
 def check_comparison(
     new: Answers, old: Answers, contract: Contract, limits: Limits, *, champion: str
 ) -> Iterator[Check]:
-    """Check that the version's outputs differ from the champion's on the same rows only within the limits.
+    """Check that the version's outputs are close to the champion's on the same rows, within the limits.
 
     `contract` is the version's.
     """

@@ -40,7 +40,7 @@ MAX_REASON = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """The present state of a model in the registry (`path`) and the promotions. `champion` may be None."""
+    """The state of a model in the registry (`path`) and the promotions. `champion` is None if there is none."""
 
     model_name: str
     registry: Registry

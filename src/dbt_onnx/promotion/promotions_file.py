@@ -30,7 +30,7 @@ class Promotion:
     """One change of a model's champion.
 
     promoted_at        UTC, ISO 8601 with microseconds and Z
-    replaced_version   the champion before, empty if there was none
+    replaced_version   the previous champion; empty if there was none
     action             promote, rollback, or found (a change of the registry without a record)
     gate               passed, not_compared (all checks passed, but there was no champion to compare
                        with), overridden, or not_run

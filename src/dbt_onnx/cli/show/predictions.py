@@ -86,7 +86,7 @@ def show_served(publications: Sequence[Mapping[str, Any]], *, since: datetime) -
 
 
 def show_replay(replay: Replay) -> None:
-    """Print the result of a replay, and what differs."""
+    """Print the result of a replay, and its differences."""
     sampled = f" of {replay.rows_kept:,}" if replay.rows != replay.rows_kept else ""
     print_text(
         f"{replay.run_id}  {replay.model}  rows {replay.rows:,}{sampled}  "

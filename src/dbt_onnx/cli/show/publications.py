@@ -34,6 +34,6 @@ def show_publications(found: Sequence[Publications]) -> None:
 
 
 def _share(row: Mapping[str, Any]) -> str:
-    """`churn/2 23,570`, or `missing 12`."""
+    """Return a version, or another source, with its number of rows: `churn/2 23,570` or `missing 12`."""
     version = f"{row['model_name']}/{row['model_version']}" if row.get("model_name") else None
     return f"{version or row.get('served_from')} {row['rows']:,}"
