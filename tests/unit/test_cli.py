@@ -187,6 +187,7 @@ def test_what_cannot_be_described_is_refused_and_nothing_is_written(
         (("--null-policy", "z=nan"), "there is no feature 'z'; the features are a, b"),
         (("--fill", "a=much"), "the fill value 'much' of feature 'a' is no float32"),
         (("--time-unit", "a=year"), "'year' is none of day, hour"),
+        (("--time-unit", "*=day"), "there is no feature '*'; the features are a, b"),
     ],
 )
 def test_a_wrong_option_is_a_usage_error(

@@ -191,12 +191,13 @@ def _features(
     widths: Mapping[str, int | None], inputs: Sequence[Input], wishes: Wishes
 ) -> tuple[Feature, ...]:
     dtypes = {name: tensor.dtype for tensor in inputs for name in tensor.features}
-    said = [*wishes.null_policies, *wishes.fills, *wishes.time_units]
-    if unknown := sorted({name for name in said if name not in widths and name != "*"}):
+    named = ({*wishes.null_policies, *wishes.fills} - {"*"}) | {*wishes.time_units}
+    if unknown := sorted(named - {*widths}):
         raise ConfigError(
             f"there is no feature {', '.join(map(repr, unknown))}; the features are "
             f"{', '.join(widths)}",
-            hint="--null-policy, --fill and --time-unit take FEATURE=VALUE",
+            hint="--null-policy, --fill and --time-unit take FEATURE=VALUE; only --null-policy and "
+            "--fill take '*' for all features",
         )
     features = []
     for name, width in widths.items():
