@@ -13,7 +13,7 @@ from scoring_project import CLOCK, ScoringProject
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.errors import ConfigError, WarehouseError
 from dbt_onnx.project.dbt_project import DbtProject
-from dbt_onnx.project.upstream import moved
+from dbt_onnx.project.upstream import with_relations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +85,7 @@ def test_a_manifest_that_was_changed_is_what_runs(
     built: ScoringProject, project: DbtProject
 ) -> None:
     place = TableName(database="warehouse", schema="elsewhere", identifier="features")
-    manifest = moved(project.manifest, {"model.consumer.features": place})
+    manifest = with_relations(project.manifest, {"model.consumer.features": place})
     assert project.invoke("run", "--select", "features", manifest=manifest).success
     assert "elsewhere.features" in built.relations()
     assert project.manifest.nodes["model.consumer.features"].schema == "main"

@@ -21,7 +21,7 @@ from dbt_onnx.artifacts.registry import CHAMPION, Registry
 from dbt_onnx.cli import main
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 from dbt_onnx.project.dbt_project import DbtProject
-from dbt_onnx.project.gate_check import examine
+from dbt_onnx.project.gate_check import run_gate
 from dbt_onnx.promotion.gate import Limits
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Shop(ScoringProject):
             ),
             None,
         )
-        checks = examine(
+        checks = run_gate(
             project,
             entry,
             champion,

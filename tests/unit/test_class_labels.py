@@ -24,7 +24,7 @@ from dbt_onnx.artifacts.agreement import check_contract
 from dbt_onnx.artifacts.artifact import load_artifact
 from dbt_onnx.artifacts.graph import read_graph
 from dbt_onnx.artifacts.sample import score_sample
-from dbt_onnx.authoring.infer import Wishes, describe_model, sample_columns
+from dbt_onnx.authoring.infer import ModelOptions, describe_model, sample_columns
 from dbt_onnx.errors import ContractError
 
 if TYPE_CHECKING:
@@ -49,10 +49,13 @@ ENSEMBLES = {
 }
 
 
-def described(model: ModelProto, **wishes: Any) -> tuple[Any, dict[str, list[Any]], np.ndarray]:
+def described(model: ModelProto, **options: Any) -> tuple[Any, dict[str, list[Any]], np.ndarray]:
     content = model.SerializeToString()
     description = describe_model(
-        content, read_graph(content, where="m"), Wishes(features=["a", "b"], **wishes), where="m"
+        content,
+        read_graph(content, where="m"),
+        ModelOptions(features=["a", "b"], **options),
+        where="m",
     )
     features = sample_columns(description)
     rows = np.array([features["a"], features["b"]], dtype=np.float32).T

@@ -20,9 +20,9 @@ from dbt_onnx.errors import ConfigError, DbtOnnxError, RegistryError
 from dbt_onnx.project.scoring_calls import literal_arguments
 from dbt_onnx.promotion.promote import (
     Change,
-    Standing,
-    carry_out,
+    ModelState,
     clean_reason,
+    promote_version,
     read_promotion,
     roll_back,
 )
@@ -68,9 +68,9 @@ class Seeds:
             writer.writerows(rows)
 
     def promote(self, version: str, **options: Any) -> Change:
-        standing, entry = read_promotion(self.registry, f"m/{version}")
+        state, entry = read_promotion(self.registry, f"m/{version}")
         known = {"action": "promote", "gate": "passed", "reason": "", **options}
-        return carry_out(standing, entry, **known)
+        return promote_version(state, entry, **known)
 
     def roll_back(self, to: str | None = None, reason: str = "") -> Change:
         return roll_back(self.registry, "m", to=to, artifacts=self.artifacts, reason=reason)
@@ -83,7 +83,7 @@ class Seeds:
 
     @property
     def champion(self) -> str | None:
-        entry = Standing.read(self.registry, "m").champion
+        entry = ModelState.read(self.registry, "m").champion
         return entry.model_version if entry else None
 
     def rows(self, *columns: str) -> list[tuple[str, ...]]:
@@ -188,9 +188,9 @@ def test_a_rollback_can_name_any_version_that_was_champion(seeds: Seeds) -> None
     seeds.promote("3")
     seeds.roll_back(to="1")
     assert seeds.champion == "1"
-    assert read_history(seeds.promotions, "m").standing == ("1",)
+    assert read_history(seeds.promotions, "m").champion_stack == ("1",)
     seeds.roll_back(to="3")
-    assert read_history(seeds.promotions, "m").standing == ("1", "3")
+    assert read_history(seeds.promotions, "m").champion_stack == ("1", "3")
 
 
 def test_without_promotions_the_version_before_is_not_known(seeds: Seeds) -> None:
@@ -277,10 +277,10 @@ def test_what_cannot_be_promoted_is_said(
 
 
 def test_a_registry_that_changed_while_the_gate_ran_is_not_overwritten(seeds: Seeds) -> None:
-    standing, entry = read_promotion(seeds.registry, "m/2")
+    state, entry = read_promotion(seeds.registry, "m/2")
     seeds.edit(m={"3": "champion"})
     error = refusal(
-        seeds, lambda: carry_out(standing, entry, action="promote", gate="passed", reason="")
+        seeds, lambda: promote_version(state, entry, action="promote", gate="passed", reason="")
     )
     assert "champion of 'm' was 1 and is 3" in error.message
 
@@ -289,9 +289,9 @@ def test_of_two_promotions_at_the_same_time_one_wins_and_both_files_agree(seeds:
     prepared = [read_promotion(seeds.registry, f"m/{version}") for version in "234"]
 
     def attempt(number: int) -> bool:
-        standing, entry = prepared[number]
+        state, entry = prepared[number]
         try:
-            carry_out(standing, entry, action="promote", gate="passed", reason="")
+            promote_version(state, entry, action="promote", gate="passed", reason="")
         except RegistryError:
             return False
         return True
@@ -311,7 +311,7 @@ def test_two_models_promoted_at_the_same_time_are_both_recorded(seeds: Seeds) ->
     prepared = [read_promotion(seeds.registry, spec) for spec in ("m/2", "n/1")]
 
     def attempt(number: int) -> None:
-        carry_out(*prepared[number], action="promote", gate="passed", reason="")
+        promote_version(*prepared[number], action="promote", gate="passed", reason="")
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(attempt, range(2)))
@@ -326,8 +326,8 @@ from pathlib import Path
 from dbt_onnx.promotion import promote as promotion
 
 promotion.append_promotions = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-standing, entry = promotion.read_promotion(Path(sys.argv[1]), "m/3")
-promotion.carry_out(standing, entry, action="promote", gate="overridden", reason="why")
+state, entry = promotion.read_promotion(Path(sys.argv[1]), "m/3")
+promotion.promote_version(state, entry, action="promote", gate="overridden", reason="why")
 """
 
 

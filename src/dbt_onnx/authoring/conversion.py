@@ -11,7 +11,13 @@ from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, cast
 
 from dbt_onnx.authoring.distributions import is_text
-from dbt_onnx.authoring.estimators import FLOAT32, Answer, final_step, names_columns, way_of
+from dbt_onnx.authoring.estimators import (
+    FLOAT32,
+    EstimatorOutput,
+    final_step,
+    names_columns,
+    registration_advice,
+)
 from dbt_onnx.errors import ArtifactError
 from dbt_onnx.kernel.contract import Class, Input, TensorType
 from dbt_onnx.kernel.native import OverdueError, Threads
@@ -45,7 +51,7 @@ def inputs_for(
 
 
 def convert(
-    estimator: Any, inputs: tuple[Input, ...], answers: list[Answer], *, name: str
+    estimator: Any, inputs: tuple[Input, ...], outputs: list[EstimatorOutput], *, name: str
 ) -> tuple[bytes, tuple[Input, ...]]:
     """Convert the estimator to a graph called `name`. Return its bytes, and the inputs with their names in it.
 
@@ -58,9 +64,9 @@ def convert(
     types = {"float32": FloatTensorType, "float64": DoubleTensorType, "string": StringTensorType}
     initial = [(i.name, types[i.dtype]([None, len(i.features)])) for i in inputs]
     options: dict[str, Any] = {}
-    if any(answer.kind == "probabilities" for answer in answers):
+    if any(output.kind == "probabilities" for output in outputs):
         options["zipmap"] = False
-    if any("score_samples" in answer.columns for answer in answers):
+    if any("score_samples" in output.columns for output in outputs):
         options["score_samples"] = True
     work = _Conversion(
         partial(
@@ -86,11 +92,11 @@ def convert(
         raise ArtifactError(
             f"skl2onnx {installed_version('skl2onnx')} cannot convert "
             f"{type(estimator).__name__}: {(str(error).strip().splitlines() or ['?'])[0]:.200}",
-            hint=way_of(estimator)
+            hint=registration_advice(estimator)
             or "replace the step that it names; scikit-learn steps with a converter are listed "
             "at https://onnx.ai/sklearn-onnx/supported.html",
         ) from error
-    _declare_widths(model, answers)
+    _declare_widths(model, outputs)
     # skl2onnx collects the domains in a set, and the order of a set differs between processes
     model.opset_import.sort(key=lambda item: item.domain)
     inputs = _renamed_inputs(model, inputs)
@@ -123,7 +129,7 @@ def _renamed_inputs(model: onnx.ModelProto, inputs: tuple[Input, ...]) -> tuple[
     return tuple(renamed)
 
 
-def first_of_the_largest(model_bytes: bytes, classes: Sequence[Class]) -> bytes:
+def with_first_largest_label(model_bytes: bytes, classes: Sequence[Class]) -> bytes:
     """Return the model with a new rule for its label: the first of the most probable classes.
 
     scikit-learn breaks a tie like this. Probabilities that differ only by single-precision rounding
@@ -186,9 +192,9 @@ class _Conversion:
             )
 
 
-def _declare_widths(model: onnx.ModelProto, answers: list[Answer]) -> None:
+def _declare_widths(model: onnx.ModelProto, outputs: list[EstimatorOutput]) -> None:
     """Correct the output widths that forests with several targets declare: onnxruntime warns at every batch."""
-    for info, answer in zip(model.graph.output, answers, strict=False):
+    for info, output in zip(model.graph.output, outputs, strict=False):
         dims = info.type.tensor_type.shape.dim
-        if len(dims) == 2 and answer.values.ndim == 2:
-            dims[1].dim_value = answer.values.shape[1]
+        if len(dims) == 2 and output.values.ndim == 2:
+            dims[1].dim_value = output.values.shape[1]

@@ -31,7 +31,7 @@ _CONVERTERS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class EstimatorOutput:
     """One output of an estimator: its values (rows,) or (rows, k), and the default names of its columns.
 
     `columns` has the names of all its ledger columns, `unstored` those not stored by default.
@@ -81,7 +81,7 @@ def rows_for(estimator: Any, features: Any, columns: dict[str, pa.Array]) -> Any
     return features
 
 
-def gives_both(
+def is_at_label_boundary(
     estimator: Any, rows: Any, share: float, places: Array, one: Array, other: Array
 ) -> Array:
     """Return for which rows at `places` `predict` gives both labels, `one` and `other`, after tiny changes.
@@ -135,7 +135,9 @@ def some_of(rows: Any, places: Array) -> Any:
     return chosen.reset_index(drop=True) if hasattr(chosen, "reset_index") else chosen
 
 
-def mixed(rows: Any, columns: dict[str, pa.Array], count: int) -> tuple[Any, dict[str, pa.Array]]:
+def mixed_rows(
+    rows: Any, columns: dict[str, pa.Array], count: int
+) -> tuple[Any, dict[str, pa.Array]]:
     """Return `count` new rows. Each of their values is copied from the same column of a random row.
 
     The result has the rows twice: in the form that the estimator takes, and as columns of a table.
@@ -169,7 +171,7 @@ def final_step(estimator: Any) -> Any:
     return estimator
 
 
-def answers_of(estimator: Any, rows: Any) -> list[Answer]:
+def outputs_of(estimator: Any, rows: Any) -> list[EstimatorOutput]:
     """Return all outputs of the estimator for the rows, in the order of the graph's outputs.
 
     Raises ContractError if it gives several labels per row, is of no supported kind, or uses a threshold.
@@ -193,12 +195,12 @@ def answers_of(estimator: Any, rows: Any) -> list[Answer]:
     raise ContractError(
         f"{type(estimator).__name__} is no classifier, regressor, outlier detector, clusterer or "
         "transformer",
-        hint=way_of(estimator)
+        hint=registration_advice(estimator)
         or "convert it yourself and write its card with `dbt-onnx register FILE`",
     )
 
 
-def way_of(estimator: Any) -> str | None:
+def registration_advice(estimator: Any) -> str | None:
     """Return advice for registering a model of another library; None if the model has no part of one."""
     parts = [estimator]
     for part in parts:
@@ -216,7 +218,7 @@ def way_of(estimator: Any) -> str | None:
     return None
 
 
-def _classifier(estimator: Any, rows: Any) -> list[Answer]:
+def _classifier(estimator: Any, rows: Any) -> list[EstimatorOutput]:
     _refuse_threshold(estimator)
     labels = _plain_labels(estimator.predict(rows))
     if labels.ndim > 1:
@@ -236,7 +238,7 @@ def _classifier(estimator: Any, rows: Any) -> list[Answer]:
         names, unstored = (names[0], "probability"), names[:1]
     return [
         _label(labels, is_rounded=_is_rounded(labels, shares, estimator.classes_)),
-        Answer(
+        EstimatorOutput(
             kind="probabilities", values=shares, columns=names, unstored=unstored, classes=classes
         ),
     ]
@@ -267,24 +269,24 @@ def _is_rounded(labels: Array, shares: Array, classes: Array) -> Array | None:
     return (gaps > 0) & (gaps <= FLOAT32) if is_largest[gaps > 0].all() else None
 
 
-def _outlier_detector(estimator: Any, rows: Any) -> list[Answer]:
+def _outlier_detector(estimator: Any, rows: Any) -> list[EstimatorOutput]:
     scores = np.asarray(estimator.decision_function(rows)).reshape(-1)
     labels = np.asarray(estimator.predict(rows))
     is_rounded = np.abs(scores) <= FLOAT32 * np.abs(scores).mean()
     by_sign = (labels == np.where(scores < 0, -1, 1)) | is_rounded
-    answers = [
+    outputs = [
         _label(labels, is_rounded=is_rounded if by_sign.all() else None),
         _values("scores", scores),
     ]
     # for these two the converter can add `score_samples` as a third output
     if type(final_step(estimator)).__name__ in {"IsolationForest", "LocalOutlierFactor"}:
-        answers.append(_values("score_samples", estimator.score_samples(rows)))
-    return answers
+        outputs.append(_values("score_samples", estimator.score_samples(rows)))
+    return outputs
 
 
-def _label(values: Any, *, is_rounded: Array | None = None) -> Answer:
+def _label(values: Any, *, is_rounded: Array | None = None) -> EstimatorOutput:
     labels = _plain_labels(values)
-    return Answer(kind="label", values=labels, columns=("label",), is_rounded=is_rounded)
+    return EstimatorOutput(kind="label", values=labels, columns=("label",), is_rounded=is_rounded)
 
 
 def _plain_labels(values: Any) -> Array:
@@ -292,15 +294,15 @@ def _plain_labels(values: Any) -> Array:
     return labels if labels.dtype.kind in "OU" else labels.astype(np.int64)
 
 
-def _values(name: str, values: Any) -> Answer:
+def _values(name: str, values: Any) -> EstimatorOutput:
     values = np.asarray(values)
     if values.ndim == 1 or values.shape[1] == 1:
-        return Answer(kind="value", values=values.reshape(-1), columns=(name,))
+        return EstimatorOutput(kind="value", values=values.reshape(-1), columns=(name,))
     names = tuple(f"{name}_{number}" for number in range(1, values.shape[1] + 1))
-    return Answer(kind="values", values=values, columns=names)
+    return EstimatorOutput(kind="values", values=values, columns=names)
 
 
-def _vector(name: str, values: Any) -> Answer:
+def _vector(name: str, values: Any) -> EstimatorOutput:
     if hasattr(values, "toarray"):
         values = values.toarray()
-    return Answer(kind="vector", values=np.asarray(values), columns=(name,))
+    return EstimatorOutput(kind="vector", values=np.asarray(values), columns=(name,))

@@ -15,9 +15,16 @@ import pyarrow as pa
 from dbt_onnx.artifacts.artifact import write_artifact
 from dbt_onnx.artifacts.registry import RegistryEntry, alias_faults, name_faults
 from dbt_onnx.artifacts.registry_file import put_entry
-from dbt_onnx.authoring.conversion import convert, first_of_the_largest, inputs_for
+from dbt_onnx.authoring.conversion import convert, inputs_for, with_first_largest_label
 from dbt_onnx.authoring.distributions import describe, is_number, is_text
-from dbt_onnx.authoring.estimators import Answer, answers_of, gives_both, mixed, rows_for, way_of
+from dbt_onnx.authoring.estimators import (
+    EstimatorOutput,
+    is_at_label_boundary,
+    mixed_rows,
+    outputs_of,
+    registration_advice,
+    rows_for,
+)
 from dbt_onnx.authoring.parity import Parity, Trial, compare, outputs_for, score_table
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, DbtOnnxError
 from dbt_onnx.kernel.contract import Contract, Feature, Fill, NullPolicy
@@ -99,14 +106,14 @@ def export(
     columns = _columns(features)
     renamed = output_columns or {}
     rows = rows_for(estimator, features, columns)
-    answers = _answers(estimator, rows)
+    estimator_outputs = _outputs(estimator, rows)
     inputs = inputs_for(estimator, columns, dtype)
-    model_bytes, inputs = convert(estimator, inputs, answers, name=f"{name}_{version}")
-    trials = _trials(estimator, rows, columns, answers, share=DEFAULT_TOLERANCE[dtype])
+    model_bytes, inputs = convert(estimator, inputs, estimator_outputs, name=f"{name}_{version}")
+    trials = _trials(estimator, rows, columns, estimator_outputs, share=DEFAULT_TOLERANCE[dtype])
     described = _features(columns, null_policies or {}, fills or {})
 
     def fitted(candidate: bytes) -> tuple[bytes, Contract, pa.Table, Parity]:
-        outputs = outputs_for(candidate, answers, renamed)
+        outputs = outputs_for(candidate, estimator_outputs, renamed)
         try:
             contract = Contract(features=described, inputs=inputs, outputs=outputs)
         except ContractError as error:
@@ -126,11 +133,11 @@ def export(
     try:
         fit = fitted(model_bytes)
     except ArtifactError as error:
-        classes = next((answer.classes for answer in answers if answer.classes), None)
+        classes = next((output.classes for output in estimator_outputs if output.classes), None)
         if classes is None:
             raise
         try:
-            fit = fitted(first_of_the_largest(model_bytes, classes))
+            fit = fitted(with_first_largest_label(model_bytes, classes))
         except ArtifactError:
             raise error from None
     model_bytes, contract, predictions, parity = fit
@@ -169,35 +176,41 @@ def export(
     return entry if registry is None else put_entry(Path(registry), entry)
 
 
-def _answers(estimator: Any, rows: Any) -> list[Answer]:
+def _outputs(estimator: Any, rows: Any) -> list[EstimatorOutput]:
     try:
-        return answers_of(estimator, rows)
+        return outputs_of(estimator, rows)
     except DbtOnnxError:
         raise
     except Exception as error:  # estimators' exceptions have no common base class
         said = (str(error).strip().splitlines() or ["?"])[0]
         raise ContractError(
             f"{type(estimator).__name__} fails on `features`: {type(error).__name__}: {said:.200}",
-            hint=way_of(estimator) or "fit it, and pass the rows that it was fitted with",
+            hint=registration_advice(estimator)
+            or "fit it, and pass the rows that it was fitted with",
         ) from error
 
 
 def _trials(
-    estimator: Any, rows: Any, columns: dict[str, pa.Array], answers: list[Answer], *, share: float
+    estimator: Any,
+    rows: Any,
+    columns: dict[str, pa.Array],
+    estimator_outputs: list[EstimatorOutput],
+    *,
+    share: float,
 ) -> list[Trial]:
     """Return two trials: the rows, and new rows mixed from them. Some converter errors show only in the latter.
 
     If the estimator refuses the mixed rows, only the first trial is returned.
     """
-    is_at_boundary = partial(gives_both, estimator, rows, share)
-    own = Trial("`features`", pa.table(columns), answers, is_at_boundary)
+    is_at_boundary = partial(is_at_label_boundary, estimator, rows, share)
+    own = Trial("`features`", pa.table(columns), estimator_outputs, is_at_boundary)
     try:
-        unseen, table = mixed(rows, columns, UNSEEN_ROWS)
-        more = answers_of(estimator, unseen)
+        unseen, table = mixed_rows(rows, columns, UNSEEN_ROWS)
+        more = outputs_of(estimator, unseen)
     except Exception:  # noqa: BLE001 (the estimator may refuse a mixed row)
         return [own]
     where = f"{UNSEEN_ROWS:,} rows mixed from `features`"
-    is_at_boundary = partial(gives_both, estimator, unseen, share)
+    is_at_boundary = partial(is_at_label_boundary, estimator, unseen, share)
     return [own, Trial(where, pa.table(table), more, is_at_boundary)]
 
 

@@ -24,7 +24,7 @@ _LIST = re.compile(r"(?P<name>.+)\[(?P<width>[0-9]+)\]")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
+class ModelOptions:
     """The options with which the owner describes a model. An empty field leaves it to the file or a default.
 
     `features` are in the order of the model's inputs; `name[3]` is a list column of three values.
@@ -48,15 +48,15 @@ class Description(NamedTuple):
 
 
 def describe_model(
-    model_bytes: bytes, signature: GraphSignature, wishes: Wishes, *, where: str
+    model_bytes: bytes, signature: GraphSignature, options: ModelOptions, *, where: str
 ) -> Description:
-    """Derive the contract of a model: names from `wishes`, else from the file, else defaults.
+    """Derive the contract of a model: names from `options`, else from the file, else defaults.
 
     The model runs on generated rows (`try_model`). Raises ContractError if a ledger cannot use the model,
-    or if an option must give what the file lacks; ConfigError if a wish names a feature or output that
+    or if an option must give what the file lacks; ConfigError if an option names a feature or output that
     does not exist; and the errors of `try_model`.
     """
-    widths, inputs = _inputs(signature, wishes, where=where)
+    widths, inputs = _inputs(signature, options, where=where)
     for tensor in signature.outputs:
         if tensor.kind == "tensor" and tensor.dtype not in get_args(TensorType):
             raise ContractError(
@@ -67,11 +67,11 @@ def describe_model(
     sizes = {name: width or 1 for name, width in widths.items()}
     trial = try_model(model_bytes, signature, inputs, sizes)
     outputs = describe_outputs(
-        signature, trial.outputs, columns=wishes.outputs, classes=wishes.classes
+        signature, trial.outputs, columns=options.outputs, classes=options.classes
     )
     try:
         contract = Contract(
-            features=_features(widths, inputs, wishes), inputs=inputs, outputs=outputs
+            features=_features(widths, inputs, options), inputs=inputs, outputs=outputs
         )
     except ContractError as error:
         raise ContractError(
@@ -127,7 +127,7 @@ def sample_columns(description: Description) -> dict[str, list[Any]]:
 
 
 def _inputs(
-    signature: GraphSignature, wishes: Wishes, *, where: str
+    signature: GraphSignature, options: ModelOptions, *, where: str
 ) -> tuple[dict[str, int | None], tuple[Input, ...]]:
     """Return {feature: length of its list, None for a scalar}, and the inputs that read the features."""
     for tensor in signature.inputs:
@@ -137,7 +137,7 @@ def _inputs(
                 f"{list(tensor.shape)}; a row of a table fills one or two",
                 hint="begin the graph with a Reshape from (rows, values), then register it",
             )
-    names = list(wishes.features) if wishes.features else feature_names_of(signature)
+    names = list(options.features) if options.features else feature_names_of(signature)
     if names is None and any(_input_width(tensor) != 1 for tensor in signature.inputs):
         raise ContractError(
             f"{where} does not name its features (no metadata {FEATURE_NAMES!r}); it takes values "
@@ -188,10 +188,10 @@ def _inputs(
 
 
 def _features(
-    widths: Mapping[str, int | None], inputs: Sequence[Input], wishes: Wishes
+    widths: Mapping[str, int | None], inputs: Sequence[Input], options: ModelOptions
 ) -> tuple[Feature, ...]:
     dtypes = {name: tensor.dtype for tensor in inputs for name in tensor.features}
-    named = ({*wishes.null_policies, *wishes.fills} - {"*"}) | {*wishes.time_units}
+    named = ({*options.null_policies, *options.fills} - {"*"}) | {*options.time_units}
     if unknown := sorted(named - {*widths}):
         raise ConfigError(
             f"there is no feature {', '.join(map(repr, unknown))}; the features are "
@@ -201,15 +201,15 @@ def _features(
         )
     features = []
     for name, width in widths.items():
-        policy = wishes.null_policies.get(name, wishes.null_policies.get("*", "reject"))
-        fill = wishes.fills.get(name, wishes.fills.get("*"))
+        policy = options.null_policies.get(name, options.null_policies.get("*", "reject"))
+        fill = options.fills.get(name, options.fills.get("*"))
         features.append(
             Feature(
                 name=name,
                 null_policy="fill" if fill is not None else policy,
                 fill=None if fill is None else _fill(name, fill, dtypes[name]),
                 width=width,
-                time_unit=wishes.time_units.get(name),
+                time_unit=options.time_units.get(name),
             )
         )
     return tuple(features)

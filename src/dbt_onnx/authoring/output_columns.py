@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 _SUM_TOLERANCE = 1e-3
 
 
-class _Wish(NamedTuple):
+class _OutputOptions(NamedTuple):
     """The owner's options for an output: None if not given; empty `columns` leave the output out."""
 
     kind: OutputKind | None = None
     columns: tuple[str | None, ...] | None = None
 
 
-class _Seen(NamedTuple):
+class _ObservedOutput(NamedTuple):
     """An output of the trial: `width` values for each row, its kind, and its classes if known."""
 
     tensor: Tensor
@@ -49,34 +49,37 @@ def describe_outputs(
     output of the model, ContractError if a ledger cannot store an output.
     """
     names = [tensor.name for tensor in signature.outputs]
-    wishes = _read_wishes(columns, names)
+    options_of = _read_options(columns, names)
     _refuse_unknown(classes, names, what="--classes")
     seen = []
     for tensor in signature.outputs:
-        wish = wishes.get(tensor.name, _Wish())
-        if wish.columns == ():
+        options = options_of.get(tensor.name, _OutputOptions())
+        if options.columns == ():
             continue
         labels = None
-        if wish.kind in {None, "probabilities"}:
+        if options.kind in {None, "probabilities"}:
             labels = classes_of(tensor, outputs[tensor.name], signature, outputs, classes)
-        item = _look(tensor, outputs[tensor.name], labels, wish)
+        item = _observe(tensor, outputs[tensor.name], labels, options)
         if tensor.name in classes and item.kind != "probabilities":
             raise ContractError(
                 f"--classes names the classes of output {tensor.name!r}, whose values are taken "
                 f"as {item.kind}: on generated rows they do not add up to 1"
-                if wish.kind is None
-                else f"--classes and --output '{tensor.name}:{wish.kind}=' contradict each other",
+                if options.kind is None
+                else f"--classes and --output '{tensor.name}:{options.kind}=' contradict each other",
                 hint="leave --classes out, or state the kind and a column for each value: "
                 f"--output '{tensor.name}:probabilities=...'",
             )
         seen.append(item)
     return tuple(
-        _output(item, seen, wishes.get(item.tensor.name, _Wish()).columns) for item in seen
+        _output(item, seen, options_of.get(item.tensor.name, _OutputOptions()).columns)
+        for item in seen
     )
 
 
-def _read_wishes(columns: Mapping[str, Sequence[str]], names: Sequence[str]) -> dict[str, _Wish]:
-    wishes = {}
+def _read_options(
+    columns: Mapping[str, Sequence[str]], names: Sequence[str]
+) -> dict[str, _OutputOptions]:
+    options_of = {}
     for key, wanted in columns.items():
         stem, _, kind = key.rpartition(":")
         # TensorFlow names outputs like `Identity:0`, so the part after a colon may not be a kind
@@ -84,8 +87,8 @@ def _read_wishes(columns: Mapping[str, Sequence[str]], names: Sequence[str]) -> 
         name = stem if has_kind else key
         _refuse_unknown([name], names, what="--output")
         stored = tuple(None if item == "-" else item for item in wanted)
-        wishes[name] = _Wish(cast("OutputKind", kind) if has_kind else None, stored)
-    return wishes
+        options_of[name] = _OutputOptions(cast("OutputKind", kind) if has_kind else None, stored)
+    return options_of
 
 
 def _refuse_unknown(given: Any, names: Sequence[str], *, what: str) -> None:
@@ -98,9 +101,11 @@ def _refuse_unknown(given: Any, names: Sequence[str], *, what: str) -> None:
             )
 
 
-def _look(tensor: Tensor, values: Any, classes: tuple[Class, ...] | None, wish: _Wish) -> _Seen:
+def _observe(
+    tensor: Tensor, values: Any, classes: tuple[Class, ...] | None, options: _OutputOptions
+) -> _ObservedOutput:
     if isinstance(values, list) and tensor.kind == "map_sequence":
-        return _Seen(tensor, len(classes or ()), wish.kind or "probabilities", classes)
+        return _ObservedOutput(tensor, len(classes or ()), options.kind or "probabilities", classes)
     if not isinstance(values, np.ndarray) or values.ndim > 2:
         shape = f"shape {list(values.shape)}" if hasattr(values, "shape") else "no tensor"
         raise ContractError(
@@ -108,15 +113,19 @@ def _look(tensor: Tensor, values: Any, classes: tuple[Class, ...] | None, wish: 
             hint=f"leave it out with --output '{tensor.name}='",
         )
     width = 1 if values.ndim == 1 else values.shape[1]
-    return _Seen(tensor, width, wish.kind or _guess(values, width, classes, wish), classes)
+    return _ObservedOutput(
+        tensor, width, options.kind or _guess(values, width, classes, options), classes
+    )
 
 
-def _guess(values: Any, width: int, classes: tuple[Class, ...] | None, wish: _Wish) -> OutputKind:
+def _guess(
+    values: Any, width: int, classes: tuple[Class, ...] | None, options: _OutputOptions
+) -> OutputKind:
     if width == 1:
         return "label" if is_label(values) else "value"
     if classes and len(classes) == width and _are_probabilities(values):
         return "probabilities"
-    return "values" if wish.columns and len(wish.columns) == width else "vector"
+    return "values" if options.columns and len(options.columns) == width else "vector"
 
 
 def _are_probabilities(values: Any) -> bool:
@@ -127,9 +136,13 @@ def _are_probabilities(values: Any) -> bool:
     )
 
 
-def _output(item: _Seen, seen: Sequence[_Seen], wished: tuple[str | None, ...] | None) -> Output:
+def _output(
+    item: _ObservedOutput,
+    seen: Sequence[_ObservedOutput],
+    given_columns: tuple[str | None, ...] | None,
+) -> Output:
     name, dtype = item.tensor.name, cast("TensorType", item.tensor.dtype)
-    columns = wished or _default_columns(item, seen)
+    columns = given_columns or _default_columns(item, seen)
     if item.kind == "probabilities":
         if not item.classes or len(item.classes) != item.width or dtype not in FLOAT_TYPES:
             raise ContractError(
@@ -138,7 +151,7 @@ def _output(item: _Seen, seen: Sequence[_Seen], wished: tuple[str | None, ...] |
                 hint=f"name them in the model's order: --classes '{name}=no,yes', "
                 f"or take it as --output '{name}:vector={name}'",
             )
-        if wished and len(columns) == 1 and item.width == 2:
+        if given_columns and len(columns) == 1 and item.width == 2:
             columns = (None, columns[0])
     wanted = {"values": item.width, "probabilities": item.width}.get(item.kind, 1)
     if len(columns) != wanted:
@@ -158,7 +171,9 @@ def _output(item: _Seen, seen: Sequence[_Seen], wished: tuple[str | None, ...] |
     )
 
 
-def _default_columns(item: _Seen, seen: Sequence[_Seen]) -> tuple[str | None, ...]:
+def _default_columns(
+    item: _ObservedOutput, seen: Sequence[_ObservedOutput]
+) -> tuple[str | None, ...]:
     name = item.tensor.name
     alone = sum(other.kind == item.kind for other in seen) == 1
     stems = {"label": "label", "value": "prediction", "probabilities": "probability"}

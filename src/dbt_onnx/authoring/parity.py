@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from dbt_onnx.artifacts.graph import read_graph
-from dbt_onnx.authoring.estimators import FLOAT32, Answer
+from dbt_onnx.authoring.estimators import FLOAT32, EstimatorOutput
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.kernel.child_session import ChildSession
 from dbt_onnx.kernel.contract import Contract, Output, TensorType
@@ -43,13 +43,13 @@ class Parity(NamedTuple):
 
 
 def outputs_for(
-    model_bytes: bytes, answers: list[Answer], renamed: Mapping[str, str | None]
+    model_bytes: bytes, estimator_outputs: list[EstimatorOutput], renamed: Mapping[str, str | None]
 ) -> tuple[Output, ...]:
     """Return the graph's outputs that have a stored column.
 
     Raises ConfigError if a key of `renamed` is not the name of a default column.
     """
-    known = [column for answer in answers for column in answer.columns]
+    known = [column for output in estimator_outputs for column in output.columns]
     if unknown := sorted(set(renamed) - set(known)):
         close = get_close_matches(unknown[0], known, n=1)
         raise ConfigError(
@@ -57,23 +57,23 @@ def outputs_for(
             f"the estimator gives {', '.join(known)}",
             hint=f"did you mean {close[0]!r}?" if close else "its keys are the default names",
         )
-    outputs = []
+    stored = []
     tensors = read_graph(model_bytes, where="the converted model").outputs
     # a graph may have more outputs than the estimator: nothing can check those, so they are not stored
-    for tensor, answer in zip(tensors, answers, strict=False):
-        columns = _stored_columns(answer, renamed)
+    for tensor, output in zip(tensors, estimator_outputs, strict=False):
+        columns = _stored_columns(output, renamed)
         if any(column is not None for column in columns):
-            outputs.append(
+            stored.append(
                 Output(
                     name=tensor.name,
-                    kind=answer.kind,
+                    kind=output.kind,
                     dtype=cast("TensorType", tensor.dtype),
                     columns=columns,
-                    classes=answer.classes,
-                    width=answer.values.shape[1] if answer.kind == "vector" else None,
+                    classes=output.classes,
+                    width=output.values.shape[1] if output.kind == "vector" else None,
                 )
             )
-    return tuple(outputs)
+    return tuple(stored)
 
 
 def score_table(
@@ -104,12 +104,12 @@ class Trial(NamedTuple):
     """Rows as a table, and the estimator's outputs for them. `where` names the rows in messages.
 
     `is_at_boundary(places, one, other)` returns for which of the rows at `places` `predict` gives both
-    the labels `one` and `other` after a tiny change of the row (`gives_both`).
+    the labels `one` and `other` after a tiny change of the row (`is_at_label_boundary`).
     """
 
     where: str
     table: pa.Table
-    answers: list[Answer]
+    outputs: list[EstimatorOutput]
     is_at_boundary: Callable[[Array, Array, Array], Array]
 
 
@@ -130,24 +130,24 @@ def compare(
     expected: dict[str, Array] = {}
     sizes = dict(scales or {})
     faults, largest = [], 0.0
-    for answer in trial.answers:
-        for position, column in enumerate(_stored_columns(answer, renamed)):
+    for output in trial.outputs:
+        for position, column in enumerate(_stored_columns(output, renamed)):
             if column is None:
                 continue
-            truth = answer.values[scored]
-            if answer.kind in {"probabilities", "values"}:
+            truth = output.values[scored]
+            if output.kind in {"probabilities", "values"}:
                 truth = truth[:, position]
             got = np.array(predictions.column(column).take(pa.array(scored)).to_pylist())
-            if answer.kind == "label":
+            if output.kind == "label":
                 wrong = got != truth
-                if answer.is_rounded is not None:
-                    wrong &= ~answer.is_rounded[scored]
+                if output.is_rounded is not None:
+                    wrong &= ~output.is_rounded[scored]
                 left = np.flatnonzero(wrong)
                 wrong[left] = ~trial.is_at_boundary(scored[left], got[left], truth[left])
                 truth[~wrong] = got[~wrong]
             else:
                 if column not in sizes:
-                    sizes[column] = size_of(answer.kind, truth, tolerance)
+                    sizes[column] = size_of(output.kind, truth, tolerance)
                 apart = np.abs(got - truth)
                 # a comparison with NaN is false, so NaN counts as wrong
                 wrong = ~(apart <= tolerance * np.maximum(sizes[column], np.abs(truth)))
@@ -190,8 +190,10 @@ def _text(value: Any) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-def _stored_columns(answer: Answer, renamed: Mapping[str, str | None]) -> tuple[str | None, ...]:
+def _stored_columns(
+    output: EstimatorOutput, renamed: Mapping[str, str | None]
+) -> tuple[str | None, ...]:
     return tuple(
-        renamed.get(column, None if column in answer.unstored else column)
-        for column in answer.columns
+        renamed.get(column, None if column in output.unstored else column)
+        for column in output.columns
     )

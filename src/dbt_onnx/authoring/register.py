@@ -11,7 +11,7 @@ from dbt_onnx.artifacts.graph import GraphSignature, read_graph
 from dbt_onnx.artifacts.registry import ModelVersion, RegistryEntry, name_faults
 from dbt_onnx.artifacts.registry_file import add_entry, check_addition
 from dbt_onnx.artifacts.sample import TOLERANCE, score_sample, sizes_of
-from dbt_onnx.authoring.infer import Wishes, describe_model, sample_columns
+from dbt_onnx.authoring.infer import ModelOptions, describe_model, sample_columns
 from dbt_onnx.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def read_model(path: Path) -> tuple[bytes, GraphSignature]:
 
 def register_model(
     path: Path,
-    wishes: Wishes,
+    options: ModelOptions,
     *,
     model_name: str,
     model_version: str,
@@ -82,7 +82,7 @@ def register_model(
     model = ModelVersion(model_name, model_version)
     check_addition(registry, model, alias=alias, move_alias=move_alias)
     model_bytes, signature = read_model(path)
-    description = describe_model(model_bytes, signature, wishes, where=str(path))
+    description = describe_model(model_bytes, signature, options, where=str(path))
     features = sample_columns(description)
     outputs = score_sample(
         model_bytes, description.contract, features, batch_rows=signature.batch_rows

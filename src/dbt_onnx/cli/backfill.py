@@ -57,30 +57,35 @@ def backfill(
     from dbt_onnx.cli.show import backfill as show
     from dbt_onnx.project.backfill import plan_backfill, run_backfill
 
-    planned = plan_backfill(project, model, first=first, last=last, every=every, asked=version)
+    planned = plan_backfill(
+        project, model, first=first, last=last, every=every, requested_version=version
+    )
     show.show_backfill(planned)
     results: list[SliceResult] = []
     try:
-        with show.SliceProgress(len(planned.missing)) as report, heeded_interrupts() as heed:
+        with (
+            show.SliceProgress(len(planned.missing)) as report,
+            reraised_interrupts() as raise_if_interrupted,
+        ):
             for result in run_backfill(planned, on_start=report.started, is_dry_run=dry_run):
                 results.append(result)
                 report.ended(result)
-                heed()
+                raise_if_interrupted()
                 if fail_fast and result.error is not None:
                     break
     except KeyboardInterrupt:
         show.show_interrupted(planned, results)
-        raise SystemExit(options.INTERRUPTED) from None
+        raise SystemExit(options.EXIT_INTERRUPTED) from None
     if dry_run:
         show.show_slices(planned, results)
     else:
         show.show_end(planned, results)
     if any(result.error is not None for result in results):
-        raise SystemExit(options.WRONG)
+        raise SystemExit(options.EXIT_FAILED)
 
 
 @contextmanager
-def heeded_interrupts() -> Iterator[Callable[[], None]]:
+def reraised_interrupts() -> Iterator[Callable[[], None]]:
     """Yield a function that raises KeyboardInterrupt if Ctrl-C was pressed inside this block.
 
     dbt, or a package that it imports, may have swallowed the original KeyboardInterrupt.
@@ -92,12 +97,12 @@ def heeded_interrupts() -> Iterator[Callable[[], None]]:
         came = True
         signal.default_int_handler(number, frame)
 
-    def heed() -> None:
+    def raise_if_interrupted() -> None:
         if came:
             raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, note)
     try:
-        yield heed
+        yield raise_if_interrupted
     finally:
         signal.signal(signal.SIGINT, before)

@@ -67,11 +67,11 @@ def register(
     registry: Path,
 ) -> None:
     """Make FILE a version of a model: copy it, write its card, add its row to the registry."""
-    from dbt_onnx.authoring.infer import Wishes
+    from dbt_onnx.authoring.infer import ModelOptions
     from dbt_onnx.authoring.register import register_model
     from dbt_onnx.cli.show.models import show_registration
 
-    wishes = Wishes(
+    model_options = ModelOptions(
         features=_names(features) if features is not None else None,
         outputs={key: _names(value) for key, value in _pairs(outputs, "--output").items()},
         classes={key: _names(value) for key, value in _pairs(classes, "--classes").items()},
@@ -81,7 +81,7 @@ def register(
     )
     registration = register_model(
         file,
-        wishes,
+        model_options,
         model_name=name,
         model_version=version,
         alias=alias,
@@ -138,7 +138,7 @@ def verify(
         }
         show_recorded(registry, *record(seed, digests))
     if not all(verdict.passed for verdict in verdicts):
-        raise SystemExit(options.WRONG)
+        raise SystemExit(options.EXIT_FAILED)
 
 
 @options.main.command()

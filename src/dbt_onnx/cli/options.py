@@ -14,7 +14,7 @@ from dbt_onnx.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WRONG, MISUSED, INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 class _Group(click.Group):
@@ -30,7 +30,7 @@ class _Group(click.Group):
             from dbt_onnx.cli.show.console import show_error
 
             show_error(error.message, error.hint)
-            ctx.exit(MISUSED if isinstance(error, ConfigError | RegistryError) else WRONG)
+            ctx.exit(EXIT_USAGE if isinstance(error, ConfigError | RegistryError) else EXIT_FAILED)
 
 
 @click.group(

@@ -113,7 +113,7 @@ def replay(
             show_replay(result)
             passed = passed and result.passed
     if not passed:
-        raise SystemExit(options.WRONG)
+        raise SystemExit(options.EXIT_FAILED)
 
 
 @options.main.command()

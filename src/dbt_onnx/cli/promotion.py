@@ -53,24 +53,29 @@ def promote(
     the version says about them, and how far that is from what the champion says.
     """
     from dbt_onnx.cli.show.promotion import show_change, show_gate, show_refusal
-    from dbt_onnx.project.gate_check import examine
+    from dbt_onnx.project.gate_check import run_gate
     from dbt_onnx.promotion.gate import Limits
-    from dbt_onnx.promotion.promote import carry_out, clean_reason, despite, read_promotion
+    from dbt_onnx.promotion.promote import (
+        clean_reason,
+        override_reason,
+        promote_version,
+        read_promotion,
+    )
 
     why = None if override is None else clean_reason(override, option="--override")
-    standing, entry = read_promotion(project.root / registry, version)
-    champion = standing.champion
-    checks = examine(
+    state, entry = read_promotion(project.root / registry, version)
+    champion = state.champion
+    checks = run_gate(
         project, entry, champion, artifacts=project.root / "artifacts", limits=Limits(**limits)
     )
     show_gate(version, champion, checks)
     failed = [check for check in checks if check.verdict == "failed"]
     if any(check.final or why is None for check in failed):
         show_refusal(version, failed, registry, overridden=why is not None)
-        raise SystemExit(options.WRONG)
+        raise SystemExit(options.EXIT_FAILED)
     gate: GateResult = "overridden" if failed else "passed" if champion else "not_compared"
-    change = carry_out(
-        standing, entry, action="promote", gate=gate, reason=despite(why or "", failed)
+    change = promote_version(
+        state, entry, action="promote", gate=gate, reason=override_reason(why or "", failed)
     )
     show_change(change, registry, overridden=failed)
 

@@ -66,19 +66,19 @@ def show_clock(clock: datetime) -> str:
 class Backfill:
     """A planned backfill.
 
-    version     the version that scores
-    asked       this version as text, "churn/1", if the user named a version; else None
-    features    the feature relation that a slice builds; None if it is not known
-    upstream    ids of the upstream models that a slice builds
-    relations   {id of an upstream model: the relation that a slice builds for it}
-    clocks      all slices, ascending
-    done        the slices that have run
+    version             the version that scores
+    requested_version   this version as text, "churn/1", if the user named a version; else None
+    features            the feature relation that a slice builds; None if it is not known
+    upstream            ids of the upstream models that a slice builds
+    relations           {id of an upstream model: the relation that a slice builds for it}
+    clocks              all slices, ascending
+    done                the slices that have run
     """
 
     project: DbtProject
     model: ScoringModel
     version: RegistryEntry
-    asked: str | None
+    requested_version: str | None
     features: TableName | None
     upstream: tuple[str, ...]
     relations: dict[str, TableName]
@@ -108,12 +108,12 @@ def plan_backfill(
     first: datetime,
     last: datetime,
     every: Every,
-    asked: str | None = None,
+    requested_version: str | None = None,
 ) -> Backfill:
     """Plan a backfill of the scoring model `name`, without writing anything.
 
-    `asked` names a version to score with, "churn/1" or "churn@challenger", instead of the version that
-    the scoring model uses. With `asked`, only runs of that version count as done, else runs of any
+    `requested_version` names a version to score with, "churn/1" or "churn@challenger", instead of the version that
+    the scoring model uses. With `requested_version`, only runs of that version count as done, else runs of any
     version. Raises ConfigError if the slices are not valid or the features do not depend on the clock,
     RegistryError if the version is not registered.
     """
@@ -126,9 +126,9 @@ def plan_backfill(
     with project.warehouse() as warehouse:
         now = warehouse.answer(clock_query)["clock"]
         call = scoring_call(project, warehouse, model)
-        version = _version(warehouse, call, reads, asked)
+        version = _version(warehouse, call, reads, requested_version)
         # a run by any version counts, unless the user has named one
-        done = warehouse.scored_clocks(model.table, version if asked else None)
+        done = warehouse.scored_clocks(model.table, version if requested_version else None)
     if clocks[-1] > now:
         raise ConfigError(
             f"slice {show_clock(clocks[-1])} is later than the project's clock, {show_clock(now)}",
@@ -139,7 +139,7 @@ def plan_backfill(
         project=project,
         model=model,
         version=version,
-        asked=None if asked is None else str(version.model),
+        requested_version=None if requested_version is None else str(version.model),
         features=_features(call, reads, relations),
         upstream=tuple(above),
         relations=relations,
@@ -169,10 +169,10 @@ def _run_slice(backfill: Backfill, clock: datetime, *, is_dry_run: bool) -> Slic
     """Run one slice. Its scratch schemas are created before and dropped afterwards."""
     project, began = backfill.project, time.monotonic()
     variables: dict[str, Any] = {upstream.CLOCK_VARIABLE: clock.isoformat(sep=" ")}
-    if backfill.asked is not None:
+    if backfill.requested_version is not None:
         variables["dbt_onnx_model"] = {
             **(project.variables.get("dbt_onnx_model") or {}),
-            backfill.model.name: backfill.asked,
+            backfill.model.name: backfill.requested_version,
         }
     wanted = [*backfill.upstream, *([] if is_dry_run else [backfill.model.unique_id])]
     with _scratch(backfill):
@@ -181,7 +181,7 @@ def _run_slice(backfill: Backfill, clock: datetime, *, is_dry_run: bool) -> Slic
             "--select",
             *upstream.selection(project.manifest, wanted),
             variables=variables,
-            manifest=upstream.moved(project.manifest, backfill.relations),
+            manifest=upstream.with_relations(project.manifest, backfill.relations),
         )
         error, message, rows = _error_of(done), "", None
         if error is None and not is_dry_run:
@@ -214,17 +214,17 @@ def _drop_scratch(backfill: Backfill) -> None:
 
 
 def _version(
-    warehouse: Warehouse, call: ScoringCall, reads: list[Any], asked: str | None
+    warehouse: Warehouse, call: ScoringCall, reads: list[Any], requested_version: str | None
 ) -> RegistryEntry:
     model = call.scoring_model
-    if asked is None and call.model is None:
+    if requested_version is None and call.model is None:
         raise ConfigError(
             f"which model {model.selector} scores with is not known before its first run: its code "
             "does not say so in plain text",
             hint="name a version with --model NAME/VERSION",
         )
     own = None if call.model is None else parse_spec(call.model).model_name
-    spec = asked or call.model or ""
+    spec = requested_version or call.model or ""
     if own is not None and parse_spec(spec).model_name != own:
         raise ConfigError(
             f"{model.selector} scores with {call.model!r}, and --model asks for {spec!r}",

@@ -98,17 +98,17 @@ class CachedProject:
                 path.unlink()
 
 
-def recall(options: ProjectOptions) -> CachedProject | None:
+def read_cache(options: ProjectOptions) -> CachedProject | None:
     """Return the cached facts; None if there are none, or if anything that dbt reads has changed."""
-    place = _place(options)
+    place = _cache_path(options)
     content = place and _read(place)
     if not place or not content:
         return None
     cached = CachedProject(place=place, **content)
-    return cached if cached.fingerprint == _look(cached.reads, options)[0] else None
+    return cached if cached.fingerprint == _fingerprint(cached.reads, options)[0] else None
 
 
-def learn(
+def write_cache(
     options: ProjectOptions,
     config: Any,
     models: list[dict[str, Any]],
@@ -120,9 +120,9 @@ def learn(
     """Cache facts that dbt has just found, and return them; None if they cannot be cached.
 
     `config` is dbt's config of the project. `opening` is as in `CachedProject`, or None if only dbt can
-    open the warehouse. `began` is the time when dbt began to read. `before` is the result of `recall`.
+    open the warehouse. `began` is the time when dbt began to read. `before` is the result of `read_cache`.
     """
-    place = _place(options)
+    place = _cache_path(options)
     if place is None or opening is None:
         return None
     projects = [p for name, p in config.load_dependencies().items() if name not in _INTERNAL]
@@ -138,7 +138,7 @@ def learn(
         "projects": sorted(str(project.project_root) for project in projects),
         "packages": [str(Path(config.project_root, config.packages_install_path))],
     }
-    fingerprint, changed = _look(reads, options)
+    fingerprint, changed = _fingerprint(reads, options)
     if changed > began - SETTLED_SECONDS:
         return None
     if before is not None and before.fingerprint == fingerprint:
@@ -155,7 +155,7 @@ def learn(
     return cached
 
 
-def renders_alike(manifest: Any, config: Any) -> bool:
+def overrides_no_macros(manifest: Any, config: Any) -> bool:
     """Return whether the project overrides no macro of dbt_onnx or dbt: an override could render a
     different text each time. Macros such as `generate_schema_name` may be overridden: rendering does not
     call them.
@@ -173,7 +173,7 @@ def renders_alike(manifest: Any, config: Any) -> bool:
     return not own & given and not orders & {"dbt_onnx", "dbt"}
 
 
-def _place(options: ProjectOptions) -> Path | None:
+def _cache_path(options: ProjectOptions) -> Path | None:
     """Return the path of the cache file; None where nothing can be cached. Each version of dbt_onnx has
     its own file, but all values of `variables` share one: a clock among them may change every day.
     """
@@ -206,7 +206,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _look(reads: Mapping[str, list[str]], options: ProjectOptions) -> tuple[str, float]:
+def _fingerprint(reads: Mapping[str, list[str]], options: ProjectOptions) -> tuple[str, float]:
     """Return the fingerprint, and the time of the latest change of a file or folder."""
     seen: list[Any] = [__version__, sys.version, os.uname()[2:], _installed(), reads, *options[:3]]
     seen += sorted(map(repr, options.variables.items()))

@@ -66,7 +66,7 @@ class DbtProject:
         self.variables = dict(variables or {})
         folder = (profiles_dir or _default_profiles_dir(self.root)).resolve()
         self._options = cache.ProjectOptions(self.root, folder, target, self.variables)
-        self._learned: cache.CachedProject | None = None
+        self._newly_cached: cache.CachedProject | None = None
         self._scratch = tempfile.mkdtemp(prefix="dbt_onnx_")
         weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
 
@@ -91,7 +91,7 @@ class DbtProject:
 
     @cached_property
     def _cached_before(self) -> cache.CachedProject | None:
-        return cache.recall(self._options)
+        return cache.read_cache(self._options)
 
     @property
     def _cached(self) -> cache.CachedProject | None:
@@ -101,7 +101,7 @@ class DbtProject:
     @property
     def cached_project(self) -> cache.CachedProject | None:
         """The cached facts about the project; None if they cannot be cached."""
-        return self._cached or self._learned
+        return self._cached or self._newly_cached
 
     def scoring_model(self, name: str) -> ScoringModel:
         """Return the scoring model with that name: its selector, its unique id, its dbt name, or its
@@ -189,8 +189,8 @@ class DbtProject:
                 hint="`dbt compile` in the project's folder says more",
             )
         sql = str(results[0].node.compiled_code)
-        if self._learned is not None and cache.renders_alike(manifest, config):
-            self._learned.keep_rendered(question, answers=answers, sql=sql)
+        if self._newly_cached is not None and cache.overrides_no_macros(manifest, config):
+            self._newly_cached.keep_rendered(question, answers=answers, sql=sql)
         return sql
 
     def invoke(
@@ -260,7 +260,7 @@ class DbtProject:
         [(adapter_type, adapter)] = adapters.items()
         engine = engine_for(adapter_type)  # raises if no engine supports the warehouse
         models = [asdict(model) for model in _scoring_models(done.result)]
-        self._learned = cache.learn(
+        self._newly_cached = cache.write_cache(
             self._options,
             adapter.config,
             models,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 CONTRACT_LIMIT = "columns, types, unique key"
 
 
-def examine(
+def run_gate(
     project: DbtProject,
     entry: RegistryEntry,
     champion: RegistryEntry | None,
@@ -91,9 +91,13 @@ class _Examination:
             yield check
             if check.verdict == "not checked":
                 open_questions.append(f"{call.scoring_model.selector}: {check.figure}")
-            if features is not None and _rows_of(call) not in scored:
-                scored.add(_rows_of(call))
-                allowed = [c.max_rejected_fraction for c in asking if _rows_of(c) == _rows_of(call)]
+            if features is not None and _feature_identity(call) not in scored:
+                scored.add(_feature_identity(call))
+                allowed = [
+                    c.max_rejected_fraction
+                    for c in asking
+                    if _feature_identity(c) == _feature_identity(call)
+                ]
                 yield from self._check_rows(features, max_rejected=min(allowed))
         for call in unknown:
             check = _not_checked(call, "which model it scores is not known before its first run")
@@ -142,7 +146,7 @@ class _Examination:
             read |= dict.fromkeys(champion.artifact.contract.feature_names)
         try:
             batches = features.sample(read, limits.sample)
-            rejected = _share_of(features, batches)
+            rejected = _rejected_in_sample(features, batches)
             new = Answers.of(self.candidate, batches, rejected)
         except DbtOnnxError as error:
             yield failed("scores the current rows", "no error", error)
@@ -175,12 +179,14 @@ class _Examination:
         return champion, None
 
 
-def _rows_of(call: ScoringCall) -> tuple[object, ...]:
+def _feature_identity(call: ScoringCall) -> tuple[object, ...]:
     """Return a value that is equal for scoring models that read the same rows."""
     return call.features, call.key, call.as_of
 
 
-def _share_of(features: CurrentFeatures, sample: Sequence[pa.RecordBatch]) -> Counter[str]:
+def _rejected_in_sample(
+    features: CurrentFeatures, sample: Sequence[pa.RecordBatch]
+) -> Counter[str]:
     """Count, by reason, the rows without a key or `as_of`, scaled down from all rows to the sample."""
     others = features.rows - sum(features.rejected.values())
     share = sum(batch.num_rows for batch in sample) / others if others else 1.0

@@ -87,7 +87,7 @@ def relations_of(
     }
 
 
-def moved(manifest: Any, relations: dict[str, TableName]) -> Any:
+def with_relations(manifest: Any, relations: dict[str, TableName]) -> Any:
     """Return a copy of the manifest that builds the models in `relations`, {id: relation}, elsewhere.
 
     Use a copy for one run of dbt only: it keeps compiled code, which contains the clock of that run.

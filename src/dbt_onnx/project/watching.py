@@ -42,7 +42,7 @@ class Build:
     error: str | None = None
 
     @property
-    def is_well(self) -> bool:
+    def succeeded(self) -> bool:
         return not self.failed and self.error is None
 
 
@@ -91,7 +91,7 @@ class Watch:
         before = self._built or {}
         arrived = tuple(sorted(path for path, seen in files.items() if before.get(path) != seen))
         build = self._build(arrived)
-        if build.is_well:
+        if build.succeeded:
             self._built, self._failures = files, 0
         else:
             self._failures += 1

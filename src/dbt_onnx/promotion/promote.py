@@ -39,7 +39,7 @@ MAX_REASON = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class ModelState:
     """The state of a model in the registry (`path`) and the promotions. `champion` is None if there is none."""
 
     model_name: str
@@ -62,7 +62,7 @@ class Standing:
         return self.history.champion not in {None, self.champion_version}
 
     @classmethod
-    def read(cls, path: Path, model_name: str) -> Standing:
+    def read(cls, path: Path, model_name: str) -> ModelState:
         """Read both seeds. Raises RegistryError if one is not valid, or the registry lacks the model."""
         registry = Registry.from_csv(path)
         versions = registry.versions_of(model_name)
@@ -101,13 +101,13 @@ def clean_reason(text: str, *, option: str) -> str:
     return line
 
 
-def despite(why: str, failed: Sequence[Check]) -> str:
+def override_reason(why: str, failed: Sequence[Check]) -> str:
     """Return the reason to record: the user's words, and the failed checks that they override."""
     checks = "; ".join(f"{check.name} {check.figure}, limit {check.limit}" for check in failed)
     return f"{why} (despite {checks})" if checks else why
 
 
-def read_promotion(path: Path, spec: str) -> tuple[Standing, RegistryEntry]:
+def read_promotion(path: Path, spec: str) -> tuple[ModelState, RegistryEntry]:
     """Return the state of the model, and the registry entry of the version, that `NAME/VERSION` names.
 
     Raises ConfigError if `spec` names no version, RegistryError if the version is not registered or
@@ -119,30 +119,30 @@ def read_promotion(path: Path, spec: str) -> tuple[Standing, RegistryEntry]:
             f"{spec!r} names no version to promote",
             hint=f"name one: `dbt-onnx promote {wanted.model_name}/VERSION`",
         )
-    standing = Standing.read(path, wanted.model_name)
-    entry = standing.registry.resolve(spec)
-    if entry == standing.champion:
+    state = ModelState.read(path, wanted.model_name)
+    entry = state.registry.resolve(spec)
+    if entry == state.champion:
         raise RegistryError(
             f"{spec} is champion already, by {path}",
             hint=f"there is nothing to do; `dbt build -s {path.stem}+` serves what the seed says",
         )
-    return standing, entry
+    return state, entry
 
 
-def carry_out(
-    standing: Standing, entry: RegistryEntry, *, action: Action, gate: GateResult, reason: str
+def promote_version(
+    state: ModelState, entry: RegistryEntry, *, action: Action, gate: GateResult, reason: str
 ) -> Change:
     """Make `entry` champion: write the registry, then the promotions.
 
-    `standing` is the state that the gate has checked. Raises RegistryError, and changes nothing, if the
+    `state` is the state that the gate has checked. Raises RegistryError, and changes nothing, if the
     champion or `entry` have changed since then, or if a file cannot be written.
     """
-    with locked(standing.path.parent):
-        now = Standing.read(standing.path, standing.model_name)
-        if now.champion != standing.champion or entry not in now.registry.entries:
+    with locked(state.path.parent):
+        now = ModelState.read(state.path, state.model_name)
+        if now.champion != state.champion or entry not in now.registry.entries:
             raise RegistryError(
-                f"{standing.path} was changed while the gate ran: champion of "
-                f"{standing.model_name!r} was {standing.champion_version or 'nobody'} and is "
+                f"{state.path} was changed while the gate ran: champion of "
+                f"{state.model_name!r} was {state.champion_version or 'nobody'} and is "
                 f"{now.champion_version or 'nobody'}",
                 hint="run the command again: the version must be compared with the current champion",
             )
@@ -161,94 +161,94 @@ def roll_back(
     if faults := name_faults(model_name, what="NAME"):
         raise ConfigError("; ".join(faults), hint="name a model: `dbt-onnx rollback churn`")
     with locked(path.parent):
-        standing = Standing.read(path, model_name)
-        entry = _entry_before(standing) if to is None else _entry_named(standing, to)
+        state = ModelState.read(path, model_name)
+        entry = _entry_before(state) if to is None else _entry_named(state, to)
         load_artifact(artifacts, entry)
-        return _write(standing, entry, action="rollback", gate="not_run", reason=reason)
+        return _write(state, entry, action="rollback", gate="not_run", reason=reason)
 
 
-def _entry_before(standing: Standing) -> RegistryEntry:
-    name, history = standing.model_name, standing.history
+def _entry_before(state: ModelState) -> RegistryEntry:
+    name, history = state.model_name, state.history
     if not history.promotions:
         raise RegistryError(
-            f"no promotion of {name!r} is recorded in {standing.promotions}, so the version before "
+            f"no promotion of {name!r} is recorded in {state.promotions}, so the version before "
             "is not known",
-            hint=f"name it: `dbt-onnx rollback {name} --to VERSION`; {_versions(standing)}",
+            hint=f"name it: `dbt-onnx rollback {name} --to VERSION`; {_versions(state)}",
         )
-    if standing.changed_by_hand:
+    if state.changed_by_hand:
         raise RegistryError(
-            f"champion of {name!r} is {standing.champion_version or 'nobody'} by {standing.path}, and {history.champion} by the last "
-            f"promotion in {standing.promotions}: {FOUND}",
+            f"champion of {name!r} is {state.champion_version or 'nobody'} by {state.path}, and {history.champion} by the last "
+            f"promotion in {state.promotions}: {FOUND}",
             hint=f"name the version to return to: `dbt-onnx rollback {name} --to VERSION`; "
-            f"{_versions(standing)}",
+            f"{_versions(state)}",
         )
-    if len(history.standing) < 2:
+    if len(history.champion_stack) < 2:
         raise RegistryError(
-            f"{name}/{history.champion} is the first champion that {standing.promotions} knows of: "
+            f"{name}/{history.champion} is the first champion that {state.promotions} knows of: "
             "there is no version before it",
-            hint=f"`dbt-onnx promote {name}/VERSION` takes another; {_versions(standing)}",
+            hint=f"`dbt-onnx promote {name}/VERSION` takes another; {_versions(state)}",
         )
-    return standing.registry.resolve(f"{name}/{history.standing[-2]}")
+    return state.registry.resolve(f"{name}/{history.champion_stack[-2]}")
 
 
-def _entry_named(standing: Standing, version: str) -> RegistryEntry:
-    name, history = standing.model_name, standing.history
-    entry = standing.registry.resolve(f"{name}/{version}")
-    if entry == standing.champion:
+def _entry_named(state: ModelState, version: str) -> RegistryEntry:
+    name, history = state.model_name, state.history
+    entry = state.registry.resolve(f"{name}/{version}")
+    if entry == state.champion:
         raise RegistryError(
-            f"{name}/{version} is champion already, by {standing.path}",
-            hint=f"name another version; {_versions(standing)}",
+            f"{name}/{version} is champion already, by {state.path}",
+            hint=f"name another version; {_versions(state)}",
         )
-    complete = history.promotions and not standing.changed_by_hand
+    complete = history.promotions and not state.changed_by_hand
     if complete and version not in history.versions:
         raise RegistryError(
-            f"{name}/{version} has never been champion, by {standing.promotions}: a rollback "
+            f"{name}/{version} has never been champion, by {state.promotions}: a rollback "
             "returns to a version that was",
             hint=f"`dbt-onnx promote {name}/{version}` takes it through the gate",
         )
     return entry
 
 
-def _versions(standing: Standing) -> str:
-    if standing.history.versions:
-        return f"champions were {', '.join(standing.history.versions)}"
-    known = standing.registry.versions_of(standing.model_name)
+def _versions(state: ModelState) -> str:
+    if state.history.versions:
+        return f"champions were {', '.join(state.history.versions)}"
+    known = state.registry.versions_of(state.model_name)
     return f"its versions are {', '.join(entry.model_version for entry in known)}"
 
 
 def _write(
-    standing: Standing, entry: RegistryEntry, *, action: Action, gate: GateResult, reason: str
+    state: ModelState, entry: RegistryEntry, *, action: Action, gate: GateResult, reason: str
 ) -> Change:
-    champion = standing.champion
-    found_at, promoted_at = next_times(standing.history)
+    champion = state.champion
+    found_at, promoted_at = next_times(state.history)
     promotion = Promotion(
         promoted_at=promoted_at,
-        model_name=standing.model_name,
+        model_name=state.model_name,
         model_version=entry.model_version,
-        replaced_version=standing.champion_version or "",
+        replaced_version=state.champion_version or "",
         action=action,
         gate=gate,
         reason=reason,
     )
     found = None
-    if standing.changed_by_hand and champion is not None:
+    if state.changed_by_hand and champion is not None:
         found = replace(
             promotion,
             promoted_at=found_at,
             model_version=champion.model_version,
-            replaced_version=standing.history.champion or "",
+            replaced_version=state.history.champion or "",
             action="found",
             gate="not_run",
             reason=FOUND,
         )
-    first = not standing.promotions.exists()
-    registry_before = standing.path.read_bytes()
-    exchange_aliases(standing.path, entry, champion)
+    first = not state.promotions.exists()
+    registry_before = state.path.read_bytes()
+    exchange_aliases(state.path, entry, champion)
     try:
-        append_promotions(standing.promotions, [found, promotion] if found else [promotion])
+        append_promotions(state.promotions, [found, promotion] if found else [promotion])
     except BaseException:
         with suppress(OSError):
-            replace_file(standing.path, registry_before)
+            replace_file(state.path, registry_before)
         raise
     replaced_alias = entry.alias if champion else None
-    return Change(promotion, replaced_alias, found, standing.promotions, first)
+    return Change(promotion, replaced_alias, found, state.promotions, first)

@@ -68,7 +68,7 @@ class History(NamedTuple):
         return tuple(seen)
 
     @property
-    def standing(self) -> tuple[str, ...]:
+    def champion_stack(self) -> tuple[str, ...]:
         """The versions whose promotion no rollback has undone. The last one is champion.
 
         Rollbacks add up: after promotions of 1, 2 and 3, one rollback leaves 1, 2 and a second leaves 1.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from dbt_onnx.authoring.infer import FEATURE_NAMES, Wishes, describe_model, feature_names_of
+from dbt_onnx.authoring.infer import FEATURE_NAMES, ModelOptions, describe_model, feature_names_of
 from dbt_onnx.authoring.register import ROW_BY_ROW
 from dbt_onnx.cli.show.console import print_text, table
 from dbt_onnx.errors import ConfigError, ContractError, ScoringError
@@ -151,7 +151,7 @@ def show_recorded(registry: Path, recorded: int, is_new: bool) -> None:  # noqa:
 
 def _show_needs(path: Path, model_bytes: bytes, signature: GraphSignature) -> None:
     try:
-        description = describe_model(model_bytes, signature, Wishes(), where=path.name)
+        description = describe_model(model_bytes, signature, ModelOptions(), where=path.name)
     except (ConfigError, ContractError, ScoringError) as error:
         print_text(f"cannot be registered as it is: {error.message}", style="yellow")
         print_text(f"Hint: {error.hint}")

@@ -27,12 +27,12 @@ def show_build(build: Build, *, wait: float) -> None:
     names = [Path(path).name for path in build.arrived[:_MOST_NAMES]]
     more = len(build.arrived) - len(names)
     arrived = ", ".join(names) + (f" and {more:,} more" if more else "")
-    state = "ok" if build.is_well else "FAILED"
+    state = "ok" if build.succeeded else "FAILED"
     line = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}  {state}  {build.nodes} nodes in {build.seconds:.2f} s"
-    print_text(f"{line}  {arrived}".rstrip(), style="" if build.is_well else "red")
+    print_text(f"{line}  {arrived}".rstrip(), style="" if build.succeeded else "red")
     for name, why in build.failed.items():
         print_text(f"  {name}: {why}", style="red")
     if build.error is not None:
         print_text(f"  {build.error}", style="red")
-    if not build.is_well:
+    if not build.succeeded:
         print_text(f"  next try in {wait:g} s")
