@@ -254,7 +254,7 @@ def test_a_slice_that_fails_stops_the_others_only_when_asked(filled: Filled) -> 
             "slice 2024-01-29 is later than the project's clock, 2024-01-10 06:00:00",
         ),
         (["scores", *MONTHS, "--model", "line/9"], 2, "has no version '9'"),
-        (["scores", *MONTHS, "--model", "churn/1"], 2, "scores with 'line', and --model asks for"),
+        (["scores", *MONTHS, "--model", "churn/1"], 2, "scores with 'line', but --model names"),
         (["scores", *MONTHS, "--every", "hour"], 2, "'hour' is not one of"),
     ],
 )

@@ -50,7 +50,7 @@ def test_scoring_models_are_known_with_their_ledgers(project: DbtProject) -> Non
 def test_an_unknown_scoring_model_is_refused_with_those_that_there_are(project: DbtProject) -> None:
     with pytest.raises(ConfigError, match=r"it has risk, scores\nHint: did you mean 'scores'"):
         project.scoring_model("score")
-    with pytest.raises(ConfigError, match="'features' is no scoring model"):
+    with pytest.raises(ConfigError, match="'features' is not a scoring model"):
         project.scoring_model("features")
 
 
@@ -110,7 +110,7 @@ def test_a_warehouse_that_another_process_holds_is_one_clear_message(
 
 
 def test_what_is_not_there_is_one_clear_message_each(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no dbt project"):
+    with pytest.raises(ConfigError, match="is not a dbt project"):
         project_in(tmp_path).scoring_models()
     new = ScoringProject(tmp_path)
     new.dbt("deps")

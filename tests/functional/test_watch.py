@@ -159,7 +159,7 @@ def test_the_project_is_read_again_when_its_files_have_changed(
 
 
 def test_a_project_that_cannot_be_read_is_told_at_the_begin(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no dbt project"):
+    with pytest.raises(ConfigError, match="is not a dbt project"):
         Watch(lambda: DbtProject(tmp_path), select=[], patterns=[], every=1)
 
 

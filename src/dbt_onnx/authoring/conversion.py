@@ -83,17 +83,17 @@ def convert(
         model = Threads().run(work.run, max_seconds=MAX_SECONDS, cancel=work.stop)
     except OverdueError as error:
         raise ArtifactError(
-            f"skl2onnx {installed_version('skl2onnx')} has not converted {type(estimator).__name__} "
-            f"after {MAX_SECONDS:g} s",
-            hint="a tree that was trained with NaN may keep it busy for ever with dtype='float64': try "
-            "float32, or fill what is missing in a step before it; a forest may have fewer trees",
+            f"skl2onnx {installed_version('skl2onnx')} did not convert {type(estimator).__name__} "
+            f"within {MAX_SECONDS:g} s",
+            hint="converting a tree trained with NaN may never end with dtype='float64': try float32, "
+            "or fill missing values in an earlier step; or train a forest with fewer trees",
         ) from error
     except Exception as error:  # converters' exceptions have no common base class
         raise ArtifactError(
             f"skl2onnx {installed_version('skl2onnx')} cannot convert "
             f"{type(estimator).__name__}: {(str(error).strip().splitlines() or ['?'])[0]:.200}",
             hint=registration_advice(estimator)
-            or "replace the step that it names; scikit-learn steps with a converter are listed "
+            or "replace the step that the message names; scikit-learn steps with a converter are listed "
             "at https://onnx.ai/sklearn-onnx/supported.html",
         ) from error
     _declare_widths(model, outputs)

@@ -59,7 +59,7 @@ def rows_for(estimator: Any, features: Any, columns: dict[str, pa.Array]) -> Any
             raise ContractError(
                 f"the estimator was fitted with {wanted} features; "
                 f"`features` has {len(columns)}: {', '.join(columns)}",
-                hint="pass the columns that it was fitted with, in that order",
+                hint="pass the columns that the estimator was fitted with, in the same order",
             )
         return np.column_stack(
             [
@@ -71,7 +71,7 @@ def rows_for(estimator: Any, features: Any, columns: dict[str, pa.Array]) -> Any
         raise ContractError(
             f"the estimator was fitted with the features {list(fitted)}; "
             f"`features` has {list(columns)}",
-            hint="pass the columns that it was fitted with, in that order",
+            hint="pass the columns that the estimator was fitted with, in the same order",
         )
     if isinstance(features, pa.Table):
         raise ContractError(
@@ -193,8 +193,8 @@ def outputs_of(estimator: Any, rows: Any) -> list[EstimatorOutput]:
     if hasattr(estimator, "transform"):
         return [_vector("vector", estimator.transform(rows))]
     raise ContractError(
-        f"{type(estimator).__name__} is no classifier, regressor, outlier detector, clusterer or "
-        "transformer",
+        f"{type(estimator).__name__} is not a classifier, regressor, outlier detector, clusterer "
+        "or transformer",
         hint=registration_advice(estimator)
         or "convert it yourself and write its card with `dbt-onnx register FILE`",
     )
@@ -211,7 +211,7 @@ def registration_advice(estimator: Any) -> str | None:
         library = type(part).__module__.partition(".")[0]
         if library in _CONVERTERS:
             return (
-                f"{type(part).__name__} is of {library}: write an ONNX file with "
+                f"{type(part).__name__} is from {library}: write an ONNX file with "
                 f"{_CONVERTERS[library]}, then `dbt-onnx register FILE --name ... --version ... "
                 "--features ...`"
             )
@@ -223,7 +223,7 @@ def _classifier(estimator: Any, rows: Any) -> list[EstimatorOutput]:
     labels = _plain_labels(estimator.predict(rows))
     if labels.ndim > 1:
         raise ContractError(
-            f"{type(estimator).__name__} gives {labels.shape[1]} labels for a row",
+            f"{type(estimator).__name__} gives {labels.shape[1]} labels per row",
             hint="export one estimator per label",
         )
     if not hasattr(estimator, "predict_proba"):
@@ -252,8 +252,8 @@ def _refuse_threshold(estimator: Any) -> None:
     if type(decider).__name__ in {"TunedThresholdClassifierCV", "FixedThresholdClassifier"}:
         threshold = getattr(decider, "best_threshold_", getattr(decider, "threshold", None))
         raise ContractError(
-            f"{type(decider).__name__} decides by a threshold ({threshold}), which skl2onnx leaves out",
-            hint="export its `.estimator_`, and hold `probability` against the threshold in SQL",
+            f"{type(decider).__name__} applies a threshold ({threshold}), which skl2onnx does not convert",
+            hint="export its `.estimator_`, and compare `probability` with the threshold in SQL",
         )
 
 

@@ -119,7 +119,7 @@ def export(
         except ContractError as error:
             raise ContractError(
                 error.message,
-                hint="rename the columns of `features`, or name those of the ledger with "
+                hint="rename the columns of `features`, or rename the ledger columns with "
                 "output_columns; null_policies and fills must fit the type of a feature",
             ) from error
         own, *others = trials
@@ -186,7 +186,7 @@ def _outputs(estimator: Any, rows: Any) -> list[EstimatorOutput]:
         raise ContractError(
             f"{type(estimator).__name__} fails on `features`: {type(error).__name__}: {said:.200}",
             hint=registration_advice(estimator)
-            or "fit it, and pass the rows that it was fitted with",
+            or "fit the estimator, and pass the rows that it was fitted with",
         ) from error
 
 
@@ -227,7 +227,7 @@ def _check_names(name: str, version: str, alias: str | None) -> None:
     faults = name_faults(name, what="name") + name_faults(version, what="version")
     faults += alias_faults(alias) if alias is not None else []
     if faults:
-        raise ConfigError("; ".join(faults), hint="choose another, such as name='churn'")
+        raise ConfigError("; ".join(faults), hint="choose plain names, such as name='churn'")
 
 
 def _columns(features: Any) -> dict[str, pa.Array]:

@@ -134,7 +134,7 @@ def _inputs(
         if tensor.shape is not None and len(tensor.shape) not in {1, 2}:
             raise ContractError(
                 f"{where}: input {tensor.name!r} has {len(tensor.shape)} axes "
-                f"{list(tensor.shape)}; a row of a table fills one or two",
+                f"{list(tensor.shape)}; an input may have one or two axes",
                 hint="begin the graph with a Reshape from (rows, values), then register it",
             )
     names = list(options.features) if options.features else feature_names_of(signature)
@@ -179,8 +179,8 @@ def _inputs(
         )
     if left or len(inputs) < len(needs):
         raise ContractError(
-            f"{where} takes other features than the {given} value(s) of "
-            f"{', '.join(name for name, _ in features)}: {_needs(signature)}",
+            f"{where} does not match the {given} value(s) of "
+            f"{', '.join(name for name, _ in features)}: it takes {_needs(signature)}",
             hint="give --features with one name per value, in the order of the inputs "
             "(NAME[3] for a list column of 3 values)",
         )
@@ -224,12 +224,13 @@ def _fill(name: str, text: str, dtype: TensorType) -> Fill:
         return float(text) if dtype in FLOAT_TYPES else int(text)
     except (ValueError, KeyError) as error:
         raise ConfigError(
-            f"the fill value {text!r} of feature {name!r} is no {dtype}",
+            f"the fill value {text!r} of feature {name!r} is not of type {dtype}",
             hint=f"give a value that the model's {dtype} input can take",
         ) from error
 
 
 def _needs(signature: GraphSignature) -> str:
     return ", ".join(
-        f"{_input_width(tensor) or 'some'} for input {tensor.name!r}" for tensor in signature.inputs
+        f"{_input_width(tensor) or 'any number'} for input {tensor.name!r}"
+        for tensor in signature.inputs
     )

@@ -70,7 +70,7 @@ def _check_given(
     if not is_wide or len(given) != width or len(set(given)) != width:
         raise ContractError(
             f"--classes names {len(given)} classes of output {tensor.name!r}, which gives "
-            f"{width if is_wide else 1} value(s) a row",
+            f"{width if is_wide else 1} value(s) per row",
             hint=f"name each class once, in the model's order: {_example(tensor, known, width)}",
         )
     is_said = isinstance(values, list) or (tensor.classes and given != tensor.overruled)
@@ -110,14 +110,14 @@ def _check_labels(
         if is_sure and not (is_one_to_one and len(pairs) > 1):
             return
     raise ContractError(
-        f"output {tensor.name!r} would have the classes {listed(classes)}, and the model's labels "
-        f"say otherwise: on generated rows the largest value is "
+        f"output {tensor.name!r} would have the classes {listed(classes)}, but the model's labels "
+        f"contradict them: on generated rows the largest value is "
         + ", ".join(
             f"number {place + 1} where the label is {label!r}" for place, label in sorted(pairs)[:5]
         ),
         hint="name the classes in the order of the values: "
         + _example(tensor, None, len(classes))
-        + f", or take them as they are: --output '{tensor.name}:vector={tensor.name}'",
+        + f", or store the values as they are: --output '{tensor.name}:vector={tensor.name}'",
     )
 
 

@@ -107,9 +107,9 @@ def _observe(
     if isinstance(values, list) and tensor.kind == "map_sequence":
         return _ObservedOutput(tensor, len(classes or ()), options.kind or "probabilities", classes)
     if not isinstance(values, np.ndarray) or values.ndim > 2:
-        shape = f"shape {list(values.shape)}" if hasattr(values, "shape") else "no tensor"
+        fault = f"has shape {list(values.shape)}" if hasattr(values, "shape") else "is not a tensor"
         raise ContractError(
-            f"output {tensor.name!r} has {shape}; a ledger stores one or two axes",
+            f"output {tensor.name!r} {fault}; a ledger stores outputs with one or two axes",
             hint=f"leave it out with --output '{tensor.name}='",
         )
     width = 1 if values.ndim == 1 else values.shape[1]
@@ -146,18 +146,18 @@ def _output(
     if item.kind == "probabilities":
         if not item.classes or len(item.classes) != item.width or dtype not in FLOAT_TYPES:
             raise ContractError(
-                f"output {name!r} gives {item.width} {dtype} values a row for the classes "
+                f"output {name!r} gives {item.width} {dtype} value(s) per row for the classes "
                 f"{listed(item.classes or ())}",
                 hint=f"name them in the model's order: --classes '{name}=no,yes', "
-                f"or take it as --output '{name}:vector={name}'",
+                f"or store it as --output '{name}:vector={name}'",
             )
         if given_columns and len(columns) == 1 and item.width == 2:
             columns = (None, columns[0])
     wanted = {"values": item.width, "probabilities": item.width}.get(item.kind, 1)
     if len(columns) != wanted:
         raise ContractError(
-            f"output {name!r} gives {item.width} value(s) a row, as {item.kind} it fills {wanted} "
-            f"column(s), and {len(columns)} name(s) are given",
+            f"output {name!r} gives {item.width} value(s) per row and, as {item.kind}, fills {wanted} "
+            f"column(s), but {len(columns)} name(s) are given",
             hint=f"write --output '{name}:{item.kind}=...' with {wanted} name(s) ('-' for a value "
             "that is not stored), or another kind",
         )

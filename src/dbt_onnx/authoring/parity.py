@@ -55,7 +55,9 @@ def outputs_for(
         raise ConfigError(
             f"output_columns names {', '.join(map(repr, unknown))}; "
             f"the estimator gives {', '.join(known)}",
-            hint=f"did you mean {close[0]!r}?" if close else "its keys are the default names",
+            hint=f"did you mean {close[0]!r}?"
+            if close
+            else "the keys of output_columns are the default column names",
         )
     stored = []
     tensors = read_graph(model_bytes, where="the converted model").outputs
@@ -162,10 +164,10 @@ def compare(
                 )
     if faults:
         raise ArtifactError(
-            f"the converted model does not repeat the estimator within {tolerance:g}: "
+            f"the converted model does not reproduce the estimator within {tolerance:g}: "
             + "; ".join(faults),
             hint="try dtype='float64', scaled features or a larger tolerance; labels have no "
-            "tolerance: export an estimator whose `predict` the converter repeats",
+            "tolerance: export an estimator whose `predict` the converter reproduces",
         )
     return Parity(expected, largest, sizes)
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from dbt_onnx.kernel.contract import Contract
 
 ROW_BY_ROW = (
-    "the batch is fixed at 1, so rows are scored one call at a time, which costs 10 to 100 times "
-    "as much; export the model with a dynamic first axis (torch: dynamic_axes={'x': {0: 'batch'}})"
+    "the batch is fixed at 1, so each row is scored in its own call, which takes 10 to 100 times "
+    "as long; export the model with a dynamic first axis (torch: dynamic_axes={'x': {0: 'batch'}})"
 )
 
 
@@ -48,7 +48,7 @@ def read_model(path: Path) -> tuple[bytes, GraphSignature]:
             )
         if path.stat().st_size > MAX_MODEL_BYTES:
             raise ArtifactError(
-                f"{path} has {path.stat().st_size:,} bytes; an ONNX file ends at 2 GiB",
+                f"{path} has {path.stat().st_size:,} bytes; an ONNX file has at most 2 GiB",
                 hint="export a smaller model, in one file",
             )
         model_bytes = path.read_bytes()

@@ -81,7 +81,7 @@ def try_model(
         shape = values.shape if isinstance(values, np.ndarray) else (len(values),)
         if shape[:1] != (TRIAL_ROWS,):
             raise ContractError(
-                f"output {name!r} has shape {list(shape)} for {TRIAL_ROWS} rows: not one per row",
+                f"output {name!r} has shape {list(shape)} for {TRIAL_ROWS} rows; the first axis must have one entry per row",
                 hint="export the model so that every output has the batch on its first axis",
             )
     _check_same(signature, outputs, session.run(feeds), exactly=True)

@@ -27,14 +27,18 @@ _EVERY = ("day", "week", "month")
     "--from", "first", required=True, type=options.MOMENT, help="The first slice's clock."
 )
 @click.option(
-    "--to", "last", required=True, type=options.MOMENT, help="The last, if a slice falls on it."
+    "--to",
+    "last",
+    required=True,
+    type=options.MOMENT,
+    help="The last slice's clock, if a step ends on it.",
 )
 @click.option("--every", required=True, type=click.Choice(_EVERY), help="The step between slices.")
 @click.option(
     "--model",
     "version",
     metavar="NAME/VERSION",
-    help="Score with this version, or NAME@ALIAS, in place of the scoring model's own.",
+    help="Score with this version, or NAME@ALIAS, instead of the scoring model's own.",
 )
 @click.option("--dry-run", is_flag=True, help="Build and count the features; score nothing.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first slice that fails.")
@@ -51,8 +55,8 @@ def backfill(
 ) -> None:
     """Run the scoring model MODEL under the clocks of the past, oldest first.
 
-    Only slices that have not run before are run: stop it anywhere and start it again. Features are
-    built in a schema of their own; what is served today stays as it is.
+    Only slices that have not run before are run: you can stop the command at any time and start it
+    again. Features are built in separate schemas; the predictions that are served now do not change.
     """
     from dbt_onnx.cli.show import backfill as show
     from dbt_onnx.project.backfill import plan_backfill, run_backfill

@@ -38,7 +38,7 @@ class _Group(click.Group):
 )
 @click.version_option(__version__, prog_name="dbt-onnx")
 def main() -> None:
-    """Register and verify ONNX models, and answer for their predictions, in a dbt project."""
+    """Register and verify ONNX models, and audit their predictions, in a dbt project."""
 
 
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
@@ -46,7 +46,10 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"])
 
 project_dir = click.option(
-    "--project-dir", type=FOLDER, default=".", help="The dbt project; its models lie in artifacts/."
+    "--project-dir",
+    type=FOLDER,
+    default=".",
+    help="The dbt project; its model files are in artifacts/.",
 )
 registry = click.option(
     "--registry",
@@ -58,9 +61,9 @@ profiles_dir = click.option(
     "--profiles-dir",
     type=FOLDER,
     envvar="DBT_PROFILES_DIR",
-    help="Where profiles.yml lies; as of dbt.",
+    help="The folder of profiles.yml; as in dbt.",
 )
-target = click.option("--target", "-t", help="The target of the profile; as of dbt.")
+target = click.option("--target", "-t", help="The target of the profile; as in dbt.")
 
 
 def _variables(text: str) -> dict[str, Any]:
@@ -72,13 +75,13 @@ def _variables(text: str) -> dict[str, Any]:
         found = None
     if not isinstance(found, dict):
         raise click.BadParameter(
-            f"{text!r} is no mapping such as '{{dbt_onnx_clock: \"1998-04-01\"}}'"
+            f"{text!r} is not a mapping such as '{{dbt_onnx_clock: \"1998-04-01\"}}'"
         )
     return found
 
 
 variables = click.option(
-    "--vars", "variables", type=_variables, metavar="YAML", help="dbt's variables, as of dbt."
+    "--vars", "variables", type=_variables, metavar="YAML", help="dbt's variables; as in dbt."
 )
 
 

@@ -132,7 +132,7 @@ def plan_backfill(
     if clocks[-1] > now:
         raise ConfigError(
             f"slice {show_clock(clocks[-1])} is later than the project's clock, {show_clock(now)}",
-            hint="end with --to before it, or set the clock with "
+            hint="choose an earlier --to, or set the clock with "
             "--vars '{dbt_onnx_clock: \"YYYY-MM-DD\"}'",
         )
     return Backfill(
@@ -219,15 +219,15 @@ def _version(
     model = call.scoring_model
     if requested_version is None and call.model is None:
         raise ConfigError(
-            f"which model {model.selector} scores with is not known before its first run: its code "
-            "does not say so in plain text",
+            f"which model {model.selector} scores with is not known before its first run: the "
+            "`model` argument in its code is not a literal",
             hint="name a version with --model NAME/VERSION",
         )
     own = None if call.model is None else parse_spec(call.model).model_name
     spec = requested_version or call.model or ""
     if own is not None and parse_spec(spec).model_name != own:
         raise ConfigError(
-            f"{model.selector} scores with {call.model!r}, and --model asks for {spec!r}",
+            f"{model.selector} scores with {call.model!r}, but --model names {spec!r}",
             hint=f"name a version of that model: '{own}/VERSION'",
         )
     return warehouse.registry_among(list(map(upstream.table_of, reads))).resolve(spec)
@@ -250,7 +250,7 @@ def _error_of(done: Any) -> str | None:
     for result in getattr(done.result, "results", None) or []:
         if str(result.status) in {"error", "fail"}:
             return f"{result.node.name}: {one_line(result.message)}"
-    return one_line(done.exception or "dbt did not say why")
+    return one_line(done.exception or "dbt gave no reason")
 
 
 def _message_of(done: Any, unique_id: str) -> str:
@@ -258,5 +258,5 @@ def _message_of(done: Any, unique_id: str) -> str:
         if result.node.unique_id == unique_id:
             return str(result.message)
     raise WarehouseError(
-        "dbt ran, and not the scoring model", hint="it may be disabled for this target"
+        "dbt ran, but not the scoring model", hint="it may be disabled for this target"
     )

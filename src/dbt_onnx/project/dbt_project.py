@@ -133,9 +133,9 @@ class DbtProject:
             )
         close = get_close_matches(name, names, n=1)
         raise ConfigError(
-            f"{name!r} is no scoring model of the project {self.root.name}; "
+            f"{name!r} is not a scoring model of the project {self.root.name}; "
             f"it has {', '.join(names)}",
-            hint=f"did you mean {close[0]!r}?" if close else "name one of those",
+            hint=f"did you mean {close[0]!r}?" if close else "name one of them",
         )
 
     @property
@@ -185,8 +185,8 @@ class DbtProject:
         if not done.success or not results:
             said = done.exception or "; ".join(str(result.message) for result in results)
             raise ConfigError(
-                f"dbt can make no query for the project {self.root.name}: {one_line(said)}",
-                hint="`dbt compile` in the project's folder says more",
+                f"dbt cannot render a query for the project {self.root.name}: {one_line(said)}",
+                hint="`dbt compile` in the project's folder shows more",
             )
         sql = str(results[0].node.compiled_code)
         if self._newly_cached is not None and cache.overrides_no_macros(manifest, config):
@@ -244,7 +244,7 @@ class DbtProject:
         """The manifest, and dbt's config of the project, which includes the target's credentials."""
         if not (self.root / "dbt_project.yml").is_file():
             raise ConfigError(
-                f"{self.root} is no dbt project: it has no dbt_project.yml",
+                f"{self.root} is not a dbt project: it has no dbt_project.yml",
                 hint="run in the project's folder, or name it with --project-dir",
             )
         began = time.time()
@@ -252,7 +252,7 @@ class DbtProject:
         if not done.success:
             raise ConfigError(
                 f"dbt cannot read the project {self.root}: {one_line(done.exception)}",
-                hint="`dbt parse` in that folder says more",
+                hint="`dbt parse` in that folder shows more",
             )
         from dbt.adapters.factory import FACTORY
 

@@ -100,12 +100,14 @@ class _Examination:
                 ]
                 yield from self._check_rows(features, max_rejected=min(allowed))
         for call in unknown:
-            check = _not_checked(call, "which model it scores is not known before its first run")
+            check = _not_checked(
+                call, "which model it scores with is not known before its first run"
+            )
             yield check
             if not asking:
                 open_questions.append(f"{call.scoring_model.selector}: {check.figure}")
         if not asking and not unknown:
-            open_questions.append(f"no scoring model asks for {name!r}")
+            open_questions.append(f"no scoring model scores with the champion of {name!r}")
             yield Check("contract", open_questions[0], CONTRACT_LIMIT, "not checked")
         if self.champion is None:
             yield not_compared(None, "no champion yet")
@@ -121,7 +123,7 @@ class _Examination:
         The features are None if the check did not pass.
         """
         if call.features is None or not call.key:
-            why = "what it reads cannot be told from its code and its runs"
+            why = "neither its code nor its runs show which features it reads"
             return None, _not_checked(call, why)
         try:
             features = warehouse.examine(call.scoring_model.table, call, self.candidate.artifact)

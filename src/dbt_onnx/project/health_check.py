@@ -79,7 +79,7 @@ class _Check:
         if self.sources.gone:
             self.is_readable = not self.sources.is_torn
             listed = ", ".join(map(str, self.sources.gone))
-            self._add("ledger", f"its ledger is not whole in the warehouse: no {listed}")
+            self._add("ledger", f"its ledger is incomplete: the warehouse has no {listed}")
         with self._noting("features"):
             warehouse.check_features(self.sources)
             self.features = self.sources.features
@@ -90,7 +90,7 @@ class _Check:
         """Return the arguments of the macro `prediction_health`, as JSON types."""
         sources = self.sources
         if sources is None or sources.registry is None:
-            raise ValueError(f"{self.model.selector} has no registry to be judged by")
+            raise ValueError(f"{self.model.selector} has no registry")
         return {
             "predictions": asdict(self.model.table),
             "registry": asdict(sources.registry),

@@ -44,7 +44,7 @@ def clock_dependent(manifest: Any, unique_id: str) -> list[str]:
         raise ConfigError(
             f"no model upstream of {name} depends on the clock: every slice would see the same "
             "features",
-            hint="let the features model take its moment from {{ dbt_onnx.clock() }}",
+            hint="use {{ dbt_onnx.clock() }} as the current time in the features model",
         )
     faults = [
         f"{nodes[item].name} is materialized as {nodes[item].config.materialized!r}"
@@ -53,9 +53,9 @@ def clock_dependent(manifest: Any, unique_id: str) -> list[str]:
     ]
     if faults:
         raise ConfigError(
-            f"what is upstream of {name} cannot be built for the past: {'; '.join(faults)}",
+            f"models upstream of {name} cannot be built for the past: {'; '.join(faults)}",
             hint=f"only a {', '.join(BUILT_ELSEWHERE[:-1])} or {BUILT_ELSEWHERE[-1]} model can be "
-            "built in another schema; let the features read such a model",
+            "built in another schema; change the materialization of these models",
         )
     return found
 

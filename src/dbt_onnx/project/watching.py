@@ -117,7 +117,7 @@ class Watch:
             seconds=time.monotonic() - began,
             nodes=len(results),
             failed=failed,
-            error=None if is_explained else one_line(done.exception or "dbt did not say why"),
+            error=None if is_explained else one_line(done.exception or "dbt gave no reason"),
         )
 
     def _parse_again_if_changed(self) -> None:

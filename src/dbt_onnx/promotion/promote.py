@@ -116,15 +116,15 @@ def read_promotion(path: Path, spec: str) -> tuple[ModelState, RegistryEntry]:
     wanted = parse_spec(spec)
     if wanted.model_version is None:
         raise ConfigError(
-            f"{spec!r} names no version to promote",
-            hint=f"name one: `dbt-onnx promote {wanted.model_name}/VERSION`",
+            f"{spec!r} does not name a version to promote",
+            hint=f"name a version: `dbt-onnx promote {wanted.model_name}/VERSION`",
         )
     state = ModelState.read(path, wanted.model_name)
     entry = state.registry.resolve(spec)
     if entry == state.champion:
         raise RegistryError(
-            f"{spec} is champion already, by {path}",
-            hint=f"there is nothing to do; `dbt build -s {path.stem}+` serves what the seed says",
+            f"{spec} is already the champion in {path}",
+            hint=f"there is nothing to do; `dbt build -s {path.stem}+` serves this version",
         )
     return state, entry
 
@@ -141,9 +141,9 @@ def promote_version(
         now = ModelState.read(state.path, state.model_name)
         if now.champion != state.champion or entry not in now.registry.entries:
             raise RegistryError(
-                f"{state.path} was changed while the gate ran: champion of "
-                f"{state.model_name!r} was {state.champion_version or 'nobody'} and is "
-                f"{now.champion_version or 'nobody'}",
+                f"{state.path} was changed while the gate ran: the champion of "
+                f"{state.model_name!r} was {state.champion_version or 'none'} and is now "
+                f"{now.champion_version or 'none'}",
                 hint="run the command again: the version must be compared with the current champion",
             )
         return _write(now, entry, action=action, gate=gate, reason=reason)
@@ -171,22 +171,22 @@ def _entry_before(state: ModelState) -> RegistryEntry:
     name, history = state.model_name, state.history
     if not history.promotions:
         raise RegistryError(
-            f"no promotion of {name!r} is recorded in {state.promotions}, so the version before "
-            "is not known",
-            hint=f"name it: `dbt-onnx rollback {name} --to VERSION`; {_versions(state)}",
+            f"no promotion of {name!r} is recorded in {state.promotions}, so the previous "
+            "champion is not known",
+            hint=f"name the version to return to: `dbt-onnx rollback {name} --to VERSION`; {_versions(state)}",
         )
     if state.changed_by_hand:
         raise RegistryError(
-            f"champion of {name!r} is {state.champion_version or 'nobody'} by {state.path}, and {history.champion} by the last "
-            f"promotion in {state.promotions}: {FOUND}",
+            f"the champion of {name!r} is {state.champion_version or 'none'} in {state.path}, but "
+            f"{history.champion} in the last promotion in {state.promotions}: {FOUND}",
             hint=f"name the version to return to: `dbt-onnx rollback {name} --to VERSION`; "
             f"{_versions(state)}",
         )
     if len(history.champion_stack) < 2:
         raise RegistryError(
-            f"{name}/{history.champion} is the first champion that {state.promotions} knows of: "
-            "there is no version before it",
-            hint=f"`dbt-onnx promote {name}/VERSION` takes another; {_versions(state)}",
+            f"{name}/{history.champion} is the first champion in {state.promotions}: "
+            "there is no earlier champion",
+            hint=f"`dbt-onnx promote {name}/VERSION` makes another version champion; {_versions(state)}",
         )
     return state.registry.resolve(f"{name}/{history.champion_stack[-2]}")
 
@@ -196,14 +196,14 @@ def _entry_named(state: ModelState, version: str) -> RegistryEntry:
     entry = state.registry.resolve(f"{name}/{version}")
     if entry == state.champion:
         raise RegistryError(
-            f"{name}/{version} is champion already, by {state.path}",
+            f"{name}/{version} is already the champion in {state.path}",
             hint=f"name another version; {_versions(state)}",
         )
     complete = history.promotions and not state.changed_by_hand
     if complete and version not in history.versions:
         raise RegistryError(
-            f"{name}/{version} has never been champion, by {state.promotions}: a rollback "
-            "returns to a version that was",
+            f"{name}/{version} has never been champion according to {state.promotions}: a "
+            "rollback returns to an earlier champion",
             hint=f"`dbt-onnx promote {name}/{version}` takes it through the gate",
         )
     return entry

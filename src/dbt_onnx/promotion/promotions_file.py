@@ -147,9 +147,9 @@ def _faults(values: dict[str, str]) -> list[str]:
     for column, allowed in (("action", Action), ("gate", GateResult)):
         if values[column] not in get_args(allowed):
             words = ", ".join(cast("tuple[str, ...]", get_args(allowed)))
-            faults.append(f"{column} {values[column][:80]!r} is none of {words}")
+            faults.append(f"{column} {values[column][:80]!r} is not one of {words}")
     try:
         _moment(values["promoted_at"])
     except ValueError:
-        faults.append(f"promoted_at {values['promoted_at'][:80]!r} is no time")
+        faults.append(f"promoted_at {values['promoted_at'][:80]!r} is not a time")
     return faults

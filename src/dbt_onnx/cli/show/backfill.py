@@ -39,9 +39,11 @@ def show_slices(backfill: Backfill, results: Sequence[SliceResult]) -> None:
         if result is not None and result.error is not None:
             state = f"FAILED {result.error}"
         rows.append((show_clock(clock), state, counted))
-    open_console().print(table("slices", ("clock", "state", "rows of the features"), rows))
-    print_text("A row is scored when its features are other than what is known of it:")
-    print_text("these are the most that a slice can score. Nothing was scored.")
+    open_console().print(table("slices", ("clock", "state", "feature rows"), rows))
+    print_text(
+        "Only rows whose features have changed are scored, so these numbers are upper limits."
+    )
+    print_text("Nothing was scored.")
 
 
 class SliceProgress:
@@ -110,14 +112,14 @@ def show_end(backfill: Backfill, results: Sequence[SliceResult]) -> None:
     text += f", {skipped} not tried" if skipped else ""
     print_text(text, style="red" if failed else "green")
     if failed:
-        print_text("Hint: mend the cause and give the command again: it runs what is missing")
+        print_text("Hint: fix the cause and run the command again: it runs the missing slices")
 
 
 def show_interrupted(backfill: Backfill, results: Sequence[SliceResult]) -> None:
     """Print what is left of an interrupted backfill."""
     done = sum(result.error is None for result in results)
     print_text(
-        f"interrupted: {done} of {len(backfill.missing)} slices have run; the one that was running "
-        "is written whole or not at all. The same command goes on with what is missing.",
+        f"interrupted: {done} of {len(backfill.missing)} slices have run; the slice that was "
+        "running is written completely or not at all. The same command runs the missing slices.",
         style="yellow",
     )

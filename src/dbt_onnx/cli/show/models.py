@@ -52,7 +52,7 @@ def show_registration(registration: Registration) -> None:
     print_text(f"artifact {entry.artifact}, sha256 {entry.sha256}")
     print_text(
         f"tried    calls of up to {registration.rows_tried:,} rows, in three orders and twice: no row "
-        "changed another"
+        "changed another row's outputs"
     )
     for warning in registration.warnings:
         print_text(f"Warning: {warning}", style="yellow")
@@ -64,7 +64,7 @@ def _next_step(entry: RegistryEntry) -> str:
     if not entry.alias:
         version = f"{name}/{entry.model_version}"
         return (
-            f"nobody is scored with it yet: score(..., model={version!r}), or make it champion "
+            f"no scoring model uses it yet: write score(..., model={version!r}), or make it champion "
             f"with `dbt-onnx promote {version}`"
         )
     asked = name if entry.alias == "champion" else f"{name}@{entry.alias}"
@@ -131,7 +131,7 @@ def show_verdicts(
     if bare and not recording:
         print_text(
             f"Note: the registry has no card_sha256 for {', '.join(bare)}: a change of the card would "
-            "not be noticed; `dbt-onnx verify --record-cards` fills it",
+            "not be noticed; `dbt-onnx verify --record-cards` adds it",
             style="yellow",
         )
 

@@ -49,7 +49,7 @@ def show_runs(runs: Sequence[RunRow]) -> None:
 def show_history(name: str, key: Sequence[str], history: Sequence[LedgerRow]) -> None:
     """Print one row per prediction, oldest first."""
     outputs = list(history[0].outputs)
-    header = ("said at", "about", "model", "run", *outputs, "why", "inputs changed")
+    header = ("scored at", "as of", "model", "run", *outputs, "why", "inputs changed")
     rows = [
         (
             _moment(row.scored_at),
@@ -106,7 +106,7 @@ def show_proof(name: str, findings: Sequence[Finding]) -> None:
 
     for finding in findings[:MAX_FINDINGS]:
         print_text(f"  {finding}", style="red")
-    verdict = "as its runs left them" if not findings else "FAILED"
+    verdict = "match the records of the runs" if not findings else "FAILED"
     print_text(f"{name}: tables {verdict}", style="red" if findings else "")
 
 
@@ -118,8 +118,9 @@ def show_erasure(name: str, erasure: Erasure, *, dry_run: bool) -> None:
     )
     if erasure.logged_by:
         print_text(
-            "what a service has answered stays in the files in requests/ of publication(s) "
-            f"{', '.join(erasure.logged_by)}: remove those that were taken over (docs/serving.md)"
+            "the answers of a service remain in the files in requests/ of publication(s) "
+            f"{', '.join(erasure.logged_by)}: remove the files that a run has taken over "
+            "(docs/serving.md)"
         )
 
 

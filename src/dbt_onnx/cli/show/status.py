@@ -34,7 +34,7 @@ def show_health(health: Health) -> None:
             print_text(f"{model.scoring_model}: {problem.message}", style=_STYLES[model.status])
     if any(model.figures and model.figures["tested_at"] is None for model in health.models):
         print_text(
-            "no outcome of a test is recorded; in your dbt_project.yml: "
+            "no test results are recorded; add to your dbt_project.yml: "
             'on-run-end: "{{ dbt_onnx.record_test_results(results) }}"',
             style="dim",
         )
@@ -85,7 +85,7 @@ def _json_value(value: object) -> Any:
         return value.total_seconds()
     if isinstance(value, datetime):
         return f"{value.isoformat()}Z"
-    raise TypeError(f"{type(value).__name__} has no place in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def _row(model: ModelHealth) -> tuple[str, ...]:

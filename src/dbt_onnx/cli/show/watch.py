@@ -18,8 +18,8 @@ _MOST_NAMES = 3
 
 def show_start(patterns: Sequence[str], every: float) -> None:
     """Print which files the command waits for."""
-    what = f"files like {', '.join(patterns)}" if patterns else "nothing: each look builds"
-    print_text(f"watching for {what}, every {every:g} s; Ctrl-C ends")
+    what = f"watching for files like {', '.join(patterns)}" if patterns else "building"
+    print_text(f"{what}, every {every:g} s; Ctrl-C ends")
 
 
 def show_build(build: Build, *, wait: float) -> None:
