@@ -131,7 +131,7 @@ def show_verdicts(
     if bare and not recording:
         print_text(
             f"Note: the registry has no card_sha256 for {', '.join(bare)}: a change of the card would "
-            "not be noticed; `dbt-onnx verify --record-cards` adds it",
+            "not be noticed; `dbt-onnx verify --record-cards` fills it",
             style="yellow",
         )
 
