@@ -182,9 +182,9 @@ def _outputs(estimator: Any, rows: Any) -> list[EstimatorOutput]:
     except DbtOnnxError:
         raise
     except Exception as error:  # estimators' exceptions have no common base class
-        said = (str(error).strip().splitlines() or ["?"])[0]
+        reason = (str(error).strip().splitlines() or ["?"])[0]
         raise ContractError(
-            f"{type(estimator).__name__} fails on `features`: {type(error).__name__}: {said:.200}",
+            f"{type(estimator).__name__} fails on `features`: {type(error).__name__}: {reason:.200}",
             hint=registration_advice(estimator)
             or "fit the estimator, and pass the rows that it was fitted with",
         ) from error

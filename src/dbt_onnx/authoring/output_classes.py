@@ -39,9 +39,9 @@ def classes_of(
         classes = _typed_classes(tensor, given[tensor.name], signature)
         _check_given(tensor, classes, known, values)
     if classes and label is not None:
-        said = np.asarray(outputs[label.name]).reshape(-1)
+        predicted = np.asarray(outputs[label.name]).reshape(-1)
         is_sure = tensor.name in given or (label.classes == classes and not tensor.overruled)
-        _check_labels(tensor, classes, said, values, is_sure=is_sure)
+        _check_labels(tensor, classes, predicted, values, is_sure=is_sure)
     return classes
 
 
@@ -73,8 +73,8 @@ def _check_given(
             f"{width if is_wide else 1} value(s) per row",
             hint=f"name each class once, in the model's order: {_example(tensor, known, width)}",
         )
-    is_said = isinstance(values, list) or (tensor.classes and given != tensor.overruled)
-    if known and given != known and is_said:
+    is_declared = isinstance(values, list) or (tensor.classes and given != tensor.overruled)
+    if known and given != known and is_declared:
         raise ContractError(
             f"--classes says {listed(given)} for output {tensor.name!r}; the file says "
             f"{listed(known)}, in this order",
@@ -84,27 +84,27 @@ def _check_given(
 
 
 def _check_labels(
-    tensor: Tensor, classes: tuple[Class, ...], said: Array, given: Any, *, is_sure: bool
+    tensor: Tensor, classes: tuple[Class, ...], labels: Array, output: Any, *, is_sure: bool
 ) -> None:
     """Raise ContractError if the labels contradict the classes.
 
     A label must be the class with the largest value, unless a threshold explains the labels. With
     `is_sure`, other labels are accepted, too, unless they are the classes in another order.
     """
-    values = _matrix(given, classes)
+    values = _matrix(output, classes)
     if values is None:
         return
     is_text = all(isinstance(item, str) for item in classes)
-    if is_text and said.dtype.kind == "i" and ((said >= 0) & (said < len(classes))).all():
-        said = np.array(classes, dtype=object)[said]  # labels that are positions
+    if is_text and labels.dtype.kind == "i" and ((labels >= 0) & (labels < len(classes))).all():
+        labels = np.array(classes, dtype=object)[labels]  # labels that are positions
     best = values.argmax(axis=1)
     others = np.where(np.arange(len(classes)) == best[:, None], -np.inf, values).max(axis=1)
     clear = values.max(axis=1) > others + _CLEARLY
-    pairs = set(zip(best[clear].tolist(), said[clear].tolist(), strict=True))
-    if set(said.tolist()) <= set(classes):
+    pairs = set(zip(best[clear].tolist(), labels[clear].tolist(), strict=True))
+    if set(labels.tolist()) <= set(classes):
         if all(classes[place] == label for place, label in pairs):
             return
-        if len(classes) == 2 and _has_threshold(values[:, 1], said == classes[1]):
+        if len(classes) == 2 and _has_threshold(values[:, 1], labels == classes[1]):
             return
         is_one_to_one = len({p for p, _ in pairs}) == len(pairs) == len({la for _, la in pairs})
         if is_sure and not (is_one_to_one and len(pairs) > 1):

@@ -183,9 +183,9 @@ class DbtProject:
             )
         results = getattr(done.result, "results", None) or []
         if not done.success or not results:
-            said = done.exception or "; ".join(str(result.message) for result in results)
+            reason = done.exception or "; ".join(str(result.message) for result in results)
             raise ConfigError(
-                f"dbt cannot render a query for the project {self.root.name}: {one_line(said)}",
+                f"dbt cannot render a query for the project {self.root.name}: {one_line(reason)}",
                 hint="`dbt compile` in the project's folder shows more",
             )
         sql = str(results[0].node.compiled_code)
@@ -287,8 +287,8 @@ def _scoring_models(manifest: Any) -> list[ScoringModel]:
 
 def one_line(error: object) -> str:
     """Return an error of dbt as one line of text, cut to 1000 characters."""
-    said = " ".join(str(error).split())
-    return said if len(said) <= 1000 else f"{said[:997]}..."
+    text = " ".join(str(error).split())
+    return text if len(text) <= 1000 else f"{text[:997]}..."
 
 
 def _default_profiles_dir(root: Path) -> Path:

@@ -39,8 +39,8 @@ def show_refusal(
     print_text(kept, style="bold red", console=console)
     if overridden:
         final = ", ".join(check.name for check in failed if check.final)
-        said = f"--override does not pass this check: {final}: every run would refuse the version"
-        print_text(said, console=console)
+        text = f"--override does not pass this check: {final}: every run would refuse the version"
+        print_text(text, console=console)
 
 
 def show_change(change: Change, registry: Path, *, overridden: Sequence[Check]) -> None:
