@@ -81,7 +81,7 @@ def _register_projection(kind: str, estimator: Any, rows: Any, artifacts: Path) 
     """Register an ONNX graph that another tool has made, with one array column as its input."""
     from skl2onnx import to_onnx
 
-    from dbt_onnx.authoring.infer import Wishes
+    from dbt_onnx.authoring.infer import ModelOptions
     from dbt_onnx.authoring.register import register_model
 
     graph = to_onnx(estimator, rows[:1], target_opset=17)
@@ -89,9 +89,11 @@ def _register_projection(kind: str, estimator: Any, rows: Any, artifacts: Path) 
     path = artifacts.with_name("projection.onnx")
     path.write_bytes(graph.SerializeToString())
     output = graph.graph.output[0].name
-    wishes = Wishes(features=[f"embedding[{rows.shape[1]}]"], outputs={output: ["score"]})
+    model_options = ModelOptions(
+        features=[f"embedding[{rows.shape[1]}]"], outputs={output: ["score"]}
+    )
     return register_model(
-        path, wishes, model_name=kind, model_version=VERSION, alias=None, move_alias=False,
+        path, model_options, model_name=kind, model_version=VERSION, alias=None, move_alias=False,
         artifacts=artifacts, registry=artifacts.with_name("registry.csv"),
     ).entry  # fmt: skip
 

@@ -76,7 +76,10 @@ def test_what_was_answered_in_the_morning_is_in_the_ledger_after_the_night(tmp_p
     command(project, "replay", "scores", "--all", "--registry", "seeds/model_registry.csv")
     erased = command(project, "forget", "scores", "99", "--why", "asked for")
     assert "erased 3 prediction(s) and 3 row(s) of inputs of 1 run(s)" in erased
-    assert "stays in the files in requests/ of publication(s) scores" in erased
+    assert (
+        "the answers of a service remain in the files in requests/ of publication(s) scores"
+        in erased
+    )
     expect(project.dbt("run", "-s", "scores"), scores="success")
     assert [row[0] for row in project.sql(ANSWERS)] == [3]
     command(project, "replay", "scores", "--all", "--registry", "seeds/model_registry.csv")

@@ -238,7 +238,7 @@ def test_a_slice_that_fails_stops_the_others_only_when_asked(filled: Filled) -> 
     assert "0 slices run, 1 failed, 1 not tried" in printed
     printed = shop.backfill("scores", *when, exit_code=1)
     assert "2023-04-01  line/1: scored 3" in printed
-    assert "1 slices run, 1 failed\nHint: mend the cause" in printed
+    assert "1 slices run, 1 failed\nHint: fix the cause" in printed
     assert SCRATCH not in shop.schemas()
 
 
@@ -254,7 +254,7 @@ def test_a_slice_that_fails_stops_the_others_only_when_asked(filled: Filled) -> 
             "slice 2024-01-29 is later than the project's clock, 2024-01-10 06:00:00",
         ),
         (["scores", *MONTHS, "--model", "line/9"], 2, "has no version '9'"),
-        (["scores", *MONTHS, "--model", "churn/1"], 2, "scores with 'line', and --model asks for"),
+        (["scores", *MONTHS, "--model", "churn/1"], 2, "scores with 'line', but --model names"),
         (["scores", *MONTHS, "--every", "hour"], 2, "'hour' is not one of"),
     ],
 )
@@ -313,7 +313,7 @@ def interrupt(shop: Shop) -> float:
     printed = process.communicate()[0]
     assert process.returncode == 130, printed
     assert "1 of 3 slices have run" in printed
-    assert "The same command goes on" in printed
+    assert "The same command runs the missing slices" in printed
     assert SCRATCH not in shop.schemas()
     return seconds
 

@@ -13,7 +13,7 @@ from scoring_project import CLOCK, ScoringProject
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.errors import ConfigError, WarehouseError
 from dbt_onnx.project.dbt_project import DbtProject
-from dbt_onnx.project.upstream import moved
+from dbt_onnx.project.upstream import with_relations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ def test_scoring_models_are_known_with_their_ledgers(project: DbtProject) -> Non
 def test_an_unknown_scoring_model_is_refused_with_those_that_there_are(project: DbtProject) -> None:
     with pytest.raises(ConfigError, match=r"it has risk, scores\nHint: did you mean 'scores'"):
         project.scoring_model("score")
-    with pytest.raises(ConfigError, match="'features' is no scoring model"):
+    with pytest.raises(ConfigError, match="'features' is not a scoring model"):
         project.scoring_model("features")
 
 
@@ -85,7 +85,7 @@ def test_a_manifest_that_was_changed_is_what_runs(
     built: ScoringProject, project: DbtProject
 ) -> None:
     place = TableName(database="warehouse", schema="elsewhere", identifier="features")
-    manifest = moved(project.manifest, {"model.consumer.features": place})
+    manifest = with_relations(project.manifest, {"model.consumer.features": place})
     assert project.invoke("run", "--select", "features", manifest=manifest).success
     assert "elsewhere.features" in built.relations()
     assert project.manifest.nodes["model.consumer.features"].schema == "main"
@@ -110,7 +110,7 @@ def test_a_warehouse_that_another_process_holds_is_one_clear_message(
 
 
 def test_what_is_not_there_is_one_clear_message_each(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no dbt project"):
+    with pytest.raises(ConfigError, match="is not a dbt project"):
         project_in(tmp_path).scoring_models()
     new = ScoringProject(tmp_path)
     new.dbt("deps")

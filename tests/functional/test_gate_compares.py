@@ -106,7 +106,7 @@ def test_a_source_and_a_view_are_relations_by_name_also_in_a_dry_build(shop: Sho
         ("main.facts", 0),
         ("main.facts", ROWS),
     ]
-    assert "y ranks 30 rows otherwise than line/1" in shop.refused("line/opposite")
+    assert "y ranks 30 rows differently from line/1" in shop.refused("line/opposite")
     assert shop.call("status").exit_code == 0
 
 
@@ -128,10 +128,10 @@ def test_a_gate_that_cannot_tell_what_is_read_does_not_pass(shop: Shop) -> None:
     rewrite_as_before(shop)
     said = " ".join(shop.refused("line/opposite").split())
     assert (
-        "refused: nothing was compared with line/1, which is champion: scores: what it reads cannot "
-        "be told from its code and its runs" in said
+        "refused: nothing was compared with the champion line/1: scores: neither its code nor its "
+        "runs show which features it reads" in said
     )
-    assert "or promote with --override 'why'" in said
+    assert "or promote with --override 'reason'" in said
     assert shop.call("promote", "line/opposite", "--override", "seen by eye").exit_code == 0
     [(version, gate, reason)] = shop.recorded()
     assert (version, gate) == ("opposite", "overridden")
@@ -164,7 +164,7 @@ def test_a_first_champion_is_recorded_as_compared_with_nobody(shop: Shop) -> Non
     assert shop.dbt("build").success
     done = shop.call("promote", "line/opposite")
     assert done.exit_code == 1
-    assert "y ranks 30 rows otherwise than line/1" in done.stderr
+    assert "y ranks 30 rows differently from line/1" in done.stderr
 
 
 def test_a_first_champion_needs_neither_warehouse_nor_features(tmp_path: Path) -> None:
@@ -185,8 +185,8 @@ def test_a_champion_that_no_scoring_model_asks_for_is_compared_with_nobody(shop:
     shop.scoring_model("scores", arguments="model='line/1'")
     assert shop.dbt("build").success
     said = shop.refused("line/opposite")
-    assert "nothing was compared with line/1" in said
-    assert "no scoring model asks for 'line'" in said
+    assert "nothing was compared with the champion line/1" in said
+    assert "no scoring model scores with the champion of 'line'" in said
 
 
 def test_rows_that_the_champion_rejects_compare_nothing(shop: Shop) -> None:
@@ -200,7 +200,10 @@ def test_rows_that_the_champion_rejects_compare_nothing(shop: Shop) -> None:
     shop.register("filled", UPSIDE_DOWN, filled, alias="")
     shop.sql("update features set b = null")
     said = shop.refused("line/filled")
-    assert "fewer than two rows are scored by both, 30 and 0" in " ".join(said.split())
+    assert (
+        "fewer than two rows are scored by both versions: this version scores 30, the champion 0"
+        in " ".join(said.split())
+    )
 
 
 def test_a_vector_is_not_compared_and_does_not_pass(shop: Shop) -> None:
@@ -213,7 +216,7 @@ def test_a_vector_is_not_compared_and_does_not_pass(shop: Shop) -> None:
     shop.register("v2", UPSIDE_DOWN, vector, name="vector", alias="")
     shop.scoring_model("vectors", arguments="model='vector'")
     assert shop.dbt("build").success
-    assert "no output of both is a number or a label" in shop.refused("vector/v2")
+    assert "the versions have no number or label column in common" in shop.refused("vector/v2")
 
 
 def test_two_versions_of_the_features_are_told_apart(shop: Shop) -> None:

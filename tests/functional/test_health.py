@@ -394,7 +394,7 @@ def test_what_cannot_be_read_at_all_is_one_document_with_an_error(
     profile.write_text(profile.read_text().replace("warehouse.duckdb", "gone.duckdb"))
     for broken, said in {
         elsewhere: "there is no warehouse at",
-        tmp_path: "is no dbt project",
+        tmp_path: "is not a dbt project",
     }.items():
         result = run_status(broken, "--json")
         found = json.loads(result.stdout)
@@ -408,7 +408,7 @@ def test_what_cannot_be_read_at_all_is_one_document_with_an_error(
 def test_a_period_that_is_none_is_refused(project: ScoringProject) -> None:
     result = CliRunner().invoke(main, ["status", "--stale-after", "soon"])
     assert result.exit_code == 2
-    assert "'soon' is no period such as 36h, 2d or 1w" in result.stderr
+    assert "'soon' is not a period such as 36h, 2d or 1w" in result.stderr
 
 
 def test_wrong_arguments_are_all_named_at_once(sandbox: ScoringProject) -> None:

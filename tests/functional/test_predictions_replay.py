@@ -98,10 +98,10 @@ def test_the_history_of_an_entity_and_the_runs_are_printed(project: ScoringProje
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["history", "scores", "4711"], "scores has never said anything of 4711"),
+        (["history", "scores", "4711"], "the ledger of scores has no prediction for 4711"),
         (["history", "scores", "1", "2"], "the key of main.scores is id; got 2 value(s)"),
         (["replay", "scores", "--run", "nine"], "scores has no run 'nine' in main.dbt_onnx_runs"),
-        (["runs", "score"], "'score' is no scoring model"),
+        (["runs", "score"], "'score' is not a scoring model"),
     ],
 )
 def test_a_wrong_call_is_one_clear_error(
@@ -162,7 +162,7 @@ def test_a_table_that_was_altered_fails_the_test_and_the_command(tmp_path: Path)
     # a change that row counts do not show
     project.sql("update scores__history set y = 7 where id = 3")
     shown = call(project, "replay", "scores")
-    assert (shown.exit_code, "scores: tables as its runs left them" in shown.output) == (
+    assert (shown.exit_code, "scores: tables match the records of the runs" in shown.output) == (
         0, True
     ), shown.output  # fmt: skip
     shown = call(project, "replay", "scores", "--all")
@@ -221,7 +221,7 @@ def test_an_entity_is_forgotten_and_the_past_pruned(tmp_path: Path) -> None:
     [
         (["forget", "scores", "1"], "Missing option '--why'"),
         (["forget", "scores", "1", "2", "--why", "x"], "the key of main.scores is id; got 2 value(s)"),
-        (["forget", "score", "1", "--why", "x"], "'score' is no scoring model"),
+        (["forget", "score", "1", "--why", "x"], "'score' is not a scoring model"),
         (["prune", "scores"], "Missing option '--before'"),
         (["prune", "scores", "--before", "soon"], "'soon' does not match the formats"),
     ],

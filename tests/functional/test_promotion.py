@@ -21,7 +21,7 @@ from dbt_onnx.artifacts.registry import CHAMPION, Registry
 from dbt_onnx.cli import main
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 from dbt_onnx.project.dbt_project import DbtProject
-from dbt_onnx.project.gate_check import examine
+from dbt_onnx.project.gate_check import run_gate
 from dbt_onnx.promotion.gate import Limits
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Shop(ScoringProject):
             ),
             None,
         )
-        checks = examine(
+        checks = run_gate(
             project,
             entry,
             champion,
@@ -209,7 +209,7 @@ def test_a_version_that_says_the_same_passes_every_check(shop: Shop, project: Db
         # y = id - 0.5 for the ids 0 to 39
         "rank correlation: y": ("1.000; mean 19, was 19 (+0)", "passed"),
         "contract: computed": (
-            "which model it scores is not known before its first run",
+            "which model it scores with is not known before its first run",
             "not checked",
         ),
     }
@@ -221,7 +221,7 @@ def test_a_version_that_says_the_same_passes_every_check(shop: Shop, project: Db
         (
             "reversed",
             "rank correlation: y",
-            "y ranks 40 rows otherwise than line/1: Spearman's correlation is -1.000",
+            "y ranks 40 rows differently from line/1: Spearman's correlation is -1.000",
         ),
         ("constant", "varies: y", "y is the same for all 40 rows of main.features"),
         (
@@ -272,7 +272,7 @@ def test_a_probability_is_compared_by_rank_and_decisions(shop: Shop, project: Db
     checks = shop.examine("risk/lower", project)
     assert failed(checks) == ["changed decisions: is_risk", "changed decisions: risk at 0.5"]
     assert checks["changed decisions: is_risk"].figure == f"{changed:.2%}"
-    assert f"is_risk decides {changed:.2%} of 40 rows otherwise than risk/1" in (
+    assert f"is_risk decides {changed:.2%} of 40 rows differently from risk/1" in (
         checks["changed decisions: is_risk"].fault
     )
     rank = checks["rank correlation: risk"].figure
@@ -371,8 +371,8 @@ def test_the_cards_sample_is_scored_again(shop: Shop, project: DbtProject) -> No
     parity |= {"rows_compared": 1000, "max_abs_difference": 2e-7}
     with shop.altered(path, json.dumps({**card, "parity": parity}).encode()):
         checks = shop.examine("line/same", project)
-        assert checks["sample of the card"].figure == "1 rows, apart 0.0e+00"
-        assert checks["training parity"].figure == "1,000 rows, apart 2.0e-07"
+        assert checks["sample of the card"].figure == "1 rows, difference 0.0e+00"
+        assert checks["training parity"].figure == "1,000 rows, difference 2.0e-07"
         assert (checks["training parity"].verdict, failed(checks)) == ("passed", [])
     parity["outputs"] = {"y": [1.6]}
     with shop.altered(path, json.dumps({**card, "parity": parity}).encode()):
@@ -422,7 +422,7 @@ def test_a_file_that_is_not_what_was_registered_passes_with_no_override(
         done = shop.run("promote", "line/same", "--override", "I know better")
     assert done.exit_code == 1
     assert "FAILED" in done.stdout
-    assert "line/same is not promoted; seeds/model_registry.csv is as it was" in done.stderr
+    assert "line/same is not promoted; seeds/model_registry.csv is unchanged" in done.stderr
     assert "--override does not pass this check: artifact" in done.stderr
     assert shop.seeds() == before
 
@@ -457,14 +457,16 @@ def test_a_promotion_is_refused_overridden_served_and_rolled_back(shop: Shop) ->
     before = shop.seeds()
     refused = shop.run("promote", "line/reversed")
     assert refused.exit_code == 1
-    assert "refused: y ranks 40 rows otherwise than line/1" in refused.stderr
-    assert "Hint: look at it, and promote with --override" in refused.stderr
+    assert "refused: y ranks 40 rows differently from line/1" in refused.stderr
+    assert (
+        "Hint: check the difference; if it is intended, promote with --override" in refused.stderr
+    )
     assert shop.seeds() == before
 
     why = 'the old one was upside down, "really" {{ 1/0 }}'
     promoted = shop.run("promote", "line/reversed", "--override", why)
     assert promoted.exit_code == 0, promoted.output
-    assert "overridden: y ranks 40 rows otherwise" in promoted.stdout
+    assert "overridden: y ranks 40 rows differently" in promoted.stdout
     assert "line/reversed is champion; line/1 was, and has no alias now" in promoted.stdout
     assert "the file is a new seed" in promoted.stdout
     (row,) = shop.promotions("action", "gate", "model_version", "replaced_version", "reason")

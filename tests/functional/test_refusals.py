@@ -134,7 +134,9 @@ def test_a_wrong_argument_of_a_macro_is_named(project: ScoringProject, name: str
 @pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool:ResourceWarning")
 def test_a_query_that_dbt_cannot_make_is_said(project: ScoringProject) -> None:
     opened = DbtProject(project.root, profiles_dir=project.root)
-    with pytest.raises(ConfigError, match=r"dbt can make no query for the project .*no_such_thing"):
+    with pytest.raises(
+        ConfigError, match=r"dbt cannot render a query for the project .*no_such_thing"
+    ):
         opened.render("select {{ no_such_thing.of() }}", variables={})
     gc.collect()
 
@@ -183,7 +185,7 @@ def test_variables_are_a_mapping(project: ScoringProject) -> None:
     for wrong in ("[1, 2]", "{unclosed"):
         done = CliRunner().invoke(main, ["runs", "--vars", wrong])
         assert done.exit_code == 2
-        assert "is no mapping such as" in done.output
+        assert "is not a mapping such as" in done.output
 
 
 def test_the_beginning_of_two_run_ids_names_neither() -> None:
@@ -196,7 +198,7 @@ def test_a_run_without_the_scoring_model_is_no_slice() -> None:
     other = SimpleNamespace(node=SimpleNamespace(unique_id="model.shop.other"), message="OK")
     done = SimpleNamespace(result=SimpleNamespace(results=[other]))
     assert backfill._message_of(done, "model.shop.other") == "OK"
-    with pytest.raises(WarehouseError, match="dbt ran, and not the scoring model"):
+    with pytest.raises(WarehouseError, match="dbt ran, but not the scoring model"):
         backfill._message_of(done, "model.shop.scores")
 
 

@@ -95,7 +95,7 @@ def watch(landing: Landing) -> Iterator[Watch]:
     started = landing.watch()
     first = started.look()
     assert first is not None
-    assert first.is_well, first
+    assert first.succeeded, first
     yield started
 
 
@@ -104,7 +104,7 @@ def test_a_file_that_arrives_is_scored_and_published_once(landing: Landing, watc
     landing.land("1", rows=12, a=5)
     build = watch.look()
     assert build is not None
-    assert build.is_well, build
+    assert build.succeeded, build
     assert [Path(path).name for path in build.arrived] == ["1.parquet"]
     assert (landing.published(0), landing.published(11)) == (9.5, 9.5)
     assert watch.look() is None
@@ -136,7 +136,7 @@ def test_after_a_failure_it_tries_again_by_itself_and_waits_longer_each_time(
     broken.unlink()
     build = watch.look()
     assert build is not None
-    assert build.is_well
+    assert build.succeeded
     assert watch.wait == 0.1
 
 
@@ -154,12 +154,12 @@ def test_the_project_is_read_again_when_its_files_have_changed(
     model.write_text(text)
     build = watch.look()
     assert build is not None
-    assert build.is_well
+    assert build.succeeded
     assert landing.published(0) == 13.5
 
 
 def test_a_project_that_cannot_be_read_is_told_at_the_begin(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no dbt project"):
+    with pytest.raises(ConfigError, match="is not a dbt project"):
         Watch(lambda: DbtProject(tmp_path), select=[], patterns=[], every=1)
 
 

@@ -183,7 +183,7 @@ def test_runs_history_and_replay_print_the_same(shops: Shops) -> None:
     assert same(shops, "replay", "scores").count("different 0 ok") == 1
     printed = same(shops, "replay", "scores", "--all")
     assert printed.count("different 0 ok") == 3
-    assert "as its runs left them" in printed
+    assert "match the records of the runs" in printed
     assert "rows 5 of" in same(shops, "replay", "scores", "--sample", "5")
     for wrong in (("history", "scores", "c99"), ("history", "scores", "1", "2")):
         same(shops, *wrong, exit_code=2)

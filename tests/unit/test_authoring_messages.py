@@ -62,7 +62,10 @@ def test_register_says_what_to_say_otherwise(
     [
         (["--alias", "champion"], "score(..., model='m') scores with it in the next `dbt build`"),
         (["--alias", "challenger"], "score(..., model='m@challenger') scores with it"),
-        ([], "nobody is scored with it yet: score(..., model='m/1'), or make it champion with"),
+        (
+            [],
+            "no scoring model uses it yet: write score(..., model='m/1'), or make it champion with",
+        ),
     ],
 )
 def test_register_prints_the_contract_and_the_next_step(

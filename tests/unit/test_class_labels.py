@@ -24,7 +24,7 @@ from dbt_onnx.artifacts.agreement import check_contract
 from dbt_onnx.artifacts.artifact import load_artifact
 from dbt_onnx.artifacts.graph import read_graph
 from dbt_onnx.artifacts.sample import score_sample
-from dbt_onnx.authoring.infer import Wishes, describe_model, sample_columns
+from dbt_onnx.authoring.infer import ModelOptions, describe_model, sample_columns
 from dbt_onnx.errors import ContractError
 
 if TYPE_CHECKING:
@@ -49,10 +49,13 @@ ENSEMBLES = {
 }
 
 
-def described(model: ModelProto, **wishes: Any) -> tuple[Any, dict[str, list[Any]], np.ndarray]:
+def described(model: ModelProto, **options: Any) -> tuple[Any, dict[str, list[Any]], np.ndarray]:
     content = model.SerializeToString()
     description = describe_model(
-        content, read_graph(content, where="m"), Wishes(features=["a", "b"], **wishes), where="m"
+        content,
+        read_graph(content, where="m"),
+        ModelOptions(features=["a", "b"], **options),
+        where="m",
     )
     features = sample_columns(description)
     rows = np.array([features["a"], features["b"]], dtype=np.float32).T
@@ -132,7 +135,7 @@ def test_classes_are_held_against_the_labels_that_the_model_gives(count: int) ->
     contract, _, _ = described(by_argmax(count), classes={"probabilities": words})
     assert contract.outputs[1].classes == tuple(words)
     for wrong in (names[::-1], [str(place + 1) for place in range(count)]):
-        with pytest.raises(ContractError, match="labels say otherwise") as caught:
+        with pytest.raises(ContractError, match="labels contradict them") as caught:
             described(by_argmax(count), classes={"probabilities": wrong})
         assert "--classes 'probabilities=a,b" in caught.value.hint
 
@@ -171,9 +174,9 @@ def with_inner_list(inner: list[int], *, threshold: float | None = None) -> Mode
 
 
 def test_an_inner_list_that_the_labels_contradict_is_refused() -> None:
-    with pytest.raises(ContractError, match=r"\[1, 2\], and the model's labels say otherwise"):
+    with pytest.raises(ContractError, match=r"\[1, 2\], but the model's labels contradict them"):
         described(with_inner_list([1, 2]))
-    with pytest.raises(ContractError, match=r"\[1, 0\], and the model's labels say otherwise"):
+    with pytest.raises(ContractError, match=r"\[1, 0\], but the model's labels contradict them"):
         described(with_inner_list([1, 0]))
 
 
@@ -205,7 +208,7 @@ def test_a_list_that_is_overruled_must_be_by_the_labels_given() -> None:
     assert set(sample["label"]) <= {10, 20, 30}
     # labels from the list that do not match these probabilities
     other = with_codes([10, 20, 30], by_place=False)
-    with pytest.raises(ContractError, match="labels say otherwise") as caught:
+    with pytest.raises(ContractError, match="labels contradict them") as caught:
         described(other)
     assert "--output 'probabilities:vector=probabilities'" in caught.value.hint
     contract, _, _ = described(other, outputs={"probabilities:vector": ["probabilities"]})

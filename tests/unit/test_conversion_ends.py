@@ -36,7 +36,7 @@ def test_a_tree_trained_with_nan_is_given_up_for_float64(
     assert np.isinf(tree.tree_.threshold).any()
     others = set(threading.enumerate())
     began = time.monotonic()
-    with pytest.raises(ArtifactError, match="has not converted DecisionTreeRegressor after 3 s"):
+    with pytest.raises(ArtifactError, match="did not convert DecisionTreeRegressor within 3 s"):
         dbt_onnx.export(
             tree,
             pa.table({"a": rows[:, 0], "b": rows[:, 1]}),

@@ -17,7 +17,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from dbt_onnx.artifacts.graph import read_graph
 from dbt_onnx.artifacts.sample import score_sample
-from dbt_onnx.authoring.infer import Description, Wishes, describe_model, sample_columns
+from dbt_onnx.authoring.infer import Description, ModelOptions, describe_model, sample_columns
 
 RANDOM = np.random.default_rng(3)
 X = RANDOM.normal(size=(200, 2)).astype(np.float32)
@@ -26,7 +26,7 @@ THREE = np.array(["low", "mid", "high"])[np.digitize(X[:, 0], [-0.5, 0.5])]
 OPSET = {"": 18, "ai.onnx.ml": 3}
 
 
-def described(estimator: Any, *, zipmap: bool = False, **wishes: Any) -> Any:
+def described(estimator: Any, *, zipmap: bool = False, **options: Any) -> Any:
     classifier = hasattr(estimator, "classes_")
     model = to_onnx(
         estimator,
@@ -36,8 +36,8 @@ def described(estimator: Any, *, zipmap: bool = False, **wishes: Any) -> Any:
     )
     content = model.SerializeToString()
     signature = read_graph(content, where="m")
-    wish = Wishes(features=["a", "b"], **wishes)
-    description = describe_model(content, signature, wish, where="m")
+    model_options = ModelOptions(features=["a", "b"], **options)
+    description = describe_model(content, signature, model_options, where="m")
     features = sample_columns(description)
     rows = np.array([features["a"], features["b"]], dtype=np.float32).T
     return description.contract, score_sample(content, description.contract, features), rows
@@ -107,8 +107,8 @@ def test_an_isolation_forest_has_all_its_outputs() -> None:
         estimator, X[:1], target_opset=OPSET, options={id(estimator): {"score_samples": True}}
     )
     content = model.SerializeToString()
-    wish = Wishes(features=["a", "b"])
-    description = describe_model(content, read_graph(content, where="m"), wish, where="m")
+    model_options = ModelOptions(features=["a", "b"])
+    description = describe_model(content, read_graph(content, where="m"), model_options, where="m")
     assert [output.kind for output in description.contract.outputs] == ["label", "value", "value"]
     features = sample_columns(description)
     rows = np.array([features["a"], features["b"]], dtype=np.float32).T
@@ -139,7 +139,7 @@ def one_input_per_column() -> tuple[Any, bytes]:
 def test_a_pipeline_over_columns_names_them_itself() -> None:
     estimator, content = one_input_per_column()
     description: Description = describe_model(
-        content, read_graph(content, where="m"), Wishes(), where="m"
+        content, read_graph(content, where="m"), ModelOptions(), where="m"
     )
     assert description.contract.feature_names == ("amount", "region")
     features = sample_columns(description)

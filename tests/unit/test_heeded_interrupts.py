@@ -8,15 +8,15 @@ from contextlib import suppress
 
 import pytest
 
-from dbt_onnx.cli.backfill import heeded_interrupts
+from dbt_onnx.cli.backfill import reraised_interrupts
 
 
 def test_an_interrupt_that_was_swallowed_is_raised_when_asked() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with heeded_interrupts() as heed:
-        heed()
+    with reraised_interrupts() as raise_if_interrupted:
+        raise_if_interrupted()
         with suppress(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            heed()
+            raise_if_interrupted()
     assert signal.getsignal(signal.SIGINT) is before

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from dbt_onnx.artifacts.graph import read_graph
 from dbt_onnx.authoring import trial
-from dbt_onnx.authoring.infer import Wishes, describe_model
+from dbt_onnx.authoring.infer import ModelOptions, describe_model
 from dbt_onnx.errors import ContractError, ModelCrashError
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ DEPENDS = "changes with the rows scored beside it, or from run to run"
 def tried(model: ModelProto) -> int:
     content = model.SerializeToString()
     signature = read_graph(content, where="m")
-    wishes = Wishes(features=["a", "b"])
-    return describe_model(content, signature, wishes, where="m").trial.rows_tried
+    model_options = ModelOptions(features=["a", "b"])
+    return describe_model(content, signature, model_options, where="m").trial.rows_tried
 
 
 def graph(nodes: list[Any], constants: dict[str, Any], *, dtype: int = TensorProto.FLOAT) -> Any:
@@ -207,7 +207,9 @@ def test_values_that_kill_the_process_are_told() -> None:
     )
     content = model.SerializeToString()
     with pytest.raises(ModelCrashError, match="the process in which it ran"):
-        describe_model(content, read_graph(content, where="m"), Wishes(features=["a"]), where="m")
+        describe_model(
+            content, read_graph(content, where="m"), ModelOptions(features=["a"]), where="m"
+        )
 
 
 def test_a_wide_model_is_tried_with_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +218,7 @@ def test_a_wide_model_is_tried_with_fewer_rows(monkeypatch: pytest.MonkeyPatch) 
     assert tried(models.linear()) == 2_048
     content = models.columns().SerializeToString()
     signature = read_graph(content, where="m")
-    assert describe_model(content, signature, Wishes(), where="m").trial.rows_tried == 2_048
+    assert describe_model(content, signature, ModelOptions(), where="m").trial.rows_tried == 2_048
 
 
 def test_values_that_a_model_fails_on_are_left_out() -> None:
@@ -229,5 +231,5 @@ def test_values_that_a_model_fails_on_are_left_out() -> None:
     )
     content = model.SerializeToString()
     signature = read_graph(content, where="m")
-    description = describe_model(content, signature, Wishes(features=["a"]), where="m")
+    description = describe_model(content, signature, ModelOptions(features=["a"]), where="m")
     assert description.trial.rows_tried == trial.MOST_ROWS

@@ -93,7 +93,7 @@ def test_labels_are_those_of_predict_or_export_refuses(
     try:
         entry = exported(tmp_path, estimator, rows)
     except ArtifactError as error:
-        assert "does not repeat" in error.message or "cannot load" in error.message
+        assert "does not reproduce" in error.message or "cannot load" in error.message
         assert kind in REFUSED
         return
     wrong = labels_of(tmp_path, entry, unseen) != estimator.predict(unseen)
@@ -128,7 +128,7 @@ def test_a_threshold_that_the_converter_leaves_out_is_refused(
 ) -> None:
     rows = rows_of(0, 50)
     estimator.fit(rows, classes_of(rows, 0, [0, 1]))
-    with pytest.raises(ContractError, match=rf"decides by a threshold \({threshold}") as caught:
+    with pytest.raises(ContractError, match=rf"applies a threshold \({threshold}") as caught:
         exported(tmp_path, estimator, rows)
     assert "in SQL" in caught.value.hint
 

@@ -20,9 +20,9 @@ from dbt_onnx.errors import ConfigError, DbtOnnxError, RegistryError
 from dbt_onnx.project.scoring_calls import literal_arguments
 from dbt_onnx.promotion.promote import (
     Change,
-    Standing,
-    carry_out,
+    ModelState,
     clean_reason,
+    promote_version,
     read_promotion,
     roll_back,
 )
@@ -68,9 +68,9 @@ class Seeds:
             writer.writerows(rows)
 
     def promote(self, version: str, **options: Any) -> Change:
-        standing, entry = read_promotion(self.registry, f"m/{version}")
+        state, entry = read_promotion(self.registry, f"m/{version}")
         known = {"action": "promote", "gate": "passed", "reason": "", **options}
-        return carry_out(standing, entry, **known)
+        return promote_version(state, entry, **known)
 
     def roll_back(self, to: str | None = None, reason: str = "") -> Change:
         return roll_back(self.registry, "m", to=to, artifacts=self.artifacts, reason=reason)
@@ -83,7 +83,7 @@ class Seeds:
 
     @property
     def champion(self) -> str | None:
-        entry = Standing.read(self.registry, "m").champion
+        entry = ModelState.read(self.registry, "m").champion
         return entry.model_version if entry else None
 
     def rows(self, *columns: str) -> list[tuple[str, ...]]:
@@ -133,7 +133,7 @@ def test_a_first_champion_replaces_nobody(seeds: Seeds) -> None:
     seeds.promote("2")
     assert seeds.rows(*STORY) == [("promote", "2", "", "passed")]
     message = refusal(seeds, seeds.roll_back).message
-    assert "m/2 is the first champion that" in message
+    assert "m/2 is the first champion in" in message
 
 
 def test_which_version_was_champion_when_is_a_question_of_the_promotions(seeds: Seeds) -> None:
@@ -167,7 +167,7 @@ def test_a_rollback_returns_to_the_version_before(seeds: Seeds) -> None:
     assert seeds.champion == "2"
     seeds.roll_back()
     assert seeds.champion == "1"
-    assert "there is no version before it" in refusal(seeds, seeds.roll_back).message
+    assert "there is no earlier champion" in refusal(seeds, seeds.roll_back).message
     assert seeds.rows("action", "model_version")[3:] == [("rollback", v) for v in "321"]
     assert set(seeds.rows("gate")[3:]) == {("not_run",)}
 
@@ -188,9 +188,9 @@ def test_a_rollback_can_name_any_version_that_was_champion(seeds: Seeds) -> None
     seeds.promote("3")
     seeds.roll_back(to="1")
     assert seeds.champion == "1"
-    assert read_history(seeds.promotions, "m").standing == ("1",)
+    assert read_history(seeds.promotions, "m").champion_stack == ("1",)
     seeds.roll_back(to="3")
-    assert read_history(seeds.promotions, "m").standing == ("1", "3")
+    assert read_history(seeds.promotions, "m").champion_stack == ("1", "3")
 
 
 def test_without_promotions_the_version_before_is_not_known(seeds: Seeds) -> None:
@@ -211,7 +211,7 @@ def test_a_rollback_is_no_way_around_the_gate(seeds: Seeds) -> None:
 @pytest.mark.parametrize(
     ("to", "message"),
     [
-        ("2", "m/2 is champion already"),
+        ("2", "m/2 is already the champion"),
         ("9", "has no version '9'"),
         ("../1", "does not name a model"),
     ],
@@ -225,8 +225,8 @@ def test_a_champion_changed_by_hand_stops_a_rollback_that_names_no_version(seeds
     seeds.promote("2")
     seeds.edit(m={"3": "champion"})
     error = refusal(seeds, seeds.roll_back)
-    assert "champion of 'm' is 3 by" in error.message
-    assert "and 2 by the last promotion in" in error.message
+    assert "champion of 'm' is 3 in" in error.message
+    assert "but 2 in the last promotion in" in error.message
     assert "`dbt-onnx rollback m --to VERSION`; champions were 1, 2" in error.hint
 
     change = seeds.roll_back(to="1")
@@ -242,7 +242,7 @@ def test_a_champion_changed_by_hand_stops_a_rollback_that_names_no_version(seeds
 def test_a_champion_taken_away_by_hand_is_nobody(seeds: Seeds) -> None:
     seeds.promote("2")
     seeds.edit(m={})
-    assert "champion of 'm' is nobody by" in refusal(seeds, seeds.roll_back).message
+    assert "champion of 'm' is none in" in refusal(seeds, seeds.roll_back).message
     seeds.promote("3")
     assert seeds.rows(*STORY)[1:] == [("promote", "3", "", "passed")]
 
@@ -263,11 +263,11 @@ def test_a_rollback_checks_the_file_that_it_returns_to(seeds: Seeds) -> None:
 @pytest.mark.parametrize(
     ("spec", "kind", "message"),
     [
-        ("m/1", RegistryError, "m/1 is champion already"),
+        ("m/1", RegistryError, "m/1 is already the champion"),
         ("m/9", RegistryError, "model 'm' has no version '9'"),
         ("n/1", RegistryError, "has no model 'n'; it has m"),
-        ("m", ConfigError, "'m' names no version to promote"),
-        ("m@challenger", ConfigError, "'m@challenger' names no version to promote"),
+        ("m", ConfigError, "'m' does not name a version to promote"),
+        ("m@challenger", ConfigError, "'m@challenger' does not name a version to promote"),
         ("m/1/2", ConfigError, "does not name a model"),
         ("m/$(id)", ConfigError, "version '$(id)'"),
     ],
@@ -281,21 +281,21 @@ def test_what_cannot_be_promoted_is_said(
 
 
 def test_a_registry_that_changed_while_the_gate_ran_is_not_overwritten(seeds: Seeds) -> None:
-    standing, entry = read_promotion(seeds.registry, "m/2")
+    state, entry = read_promotion(seeds.registry, "m/2")
     seeds.edit(m={"3": "champion"})
     error = refusal(
-        seeds, lambda: carry_out(standing, entry, action="promote", gate="passed", reason="")
+        seeds, lambda: promote_version(state, entry, action="promote", gate="passed", reason="")
     )
-    assert "champion of 'm' was 1 and is 3" in error.message
+    assert "champion of 'm' was 1 and is now 3" in error.message
 
 
 def test_of_two_promotions_at_the_same_time_one_wins_and_both_files_agree(seeds: Seeds) -> None:
     prepared = [read_promotion(seeds.registry, f"m/{version}") for version in "234"]
 
     def attempt(number: int) -> bool:
-        standing, entry = prepared[number]
+        state, entry = prepared[number]
         try:
-            carry_out(standing, entry, action="promote", gate="passed", reason="")
+            promote_version(state, entry, action="promote", gate="passed", reason="")
         except RegistryError:
             return False
         return True
@@ -315,7 +315,7 @@ def test_two_models_promoted_at_the_same_time_are_both_recorded(seeds: Seeds) ->
     prepared = [read_promotion(seeds.registry, spec) for spec in ("m/2", "n/1")]
 
     def attempt(number: int) -> None:
-        carry_out(*prepared[number], action="promote", gate="passed", reason="")
+        promote_version(*prepared[number], action="promote", gate="passed", reason="")
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(attempt, range(2)))
@@ -330,8 +330,8 @@ from pathlib import Path
 from dbt_onnx.promotion import promote as promotion
 
 promotion.append_promotions = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-standing, entry = promotion.read_promotion(Path(sys.argv[1]), "m/3")
-promotion.carry_out(standing, entry, action="promote", gate="overridden", reason="why")
+state, entry = promotion.read_promotion(Path(sys.argv[1]), "m/3")
+promotion.promote_version(state, entry, action="promote", gate="overridden", reason="why")
 """
 
 
@@ -379,9 +379,9 @@ def test_other_columns_and_models_of_the_promotions_stay(seeds: Seeds) -> None:
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        ("1998-01-05,m,2,1,elected,passed,", "row 1: action 'elected' is none of promote"),
-        ("1998-01-05,m,2,1,promote,yes,", "row 1: gate 'yes' is none of passed"),
-        ("soon,m,2,1,promote,passed,", "row 1: promoted_at 'soon' is no time"),
+        ("1998-01-05,m,2,1,elected,passed,", "row 1: action 'elected' is not one of promote"),
+        ("1998-01-05,m,2,1,promote,yes,", "row 1: gate 'yes' is not one of passed"),
+        ("soon,m,2,1,promote,passed,", "row 1: promoted_at 'soon' is not a time"),
         ("1998-01-05,m,$(id),1,promote,passed,", "row 1: model_version '$(id)'"),
         ("1998-01-05,../m,2,1,promote,passed,", "row 1: model_name '../m'"),
         ("1998-01-05,m,2,'; drop,promote,passed,", "row 1: replaced_version"),
@@ -430,11 +430,11 @@ def test_the_rollback_of_the_shell_needs_no_dbt_project(seeds: Seeds) -> None:
     done = run("rollback", "m", "--project-dir", seeds.folder, "--reason", "worse")
     assert done.exit_code == 0
     assert "m/1 is champion; m/2 was, and has no alias now" in done.stdout
-    assert "what has not changed is not scored again" in done.stdout
+    assert "unchanged rows are not scored again" in done.stdout
     assert seeds.rows("action", "reason")[-1] == ("rollback", "worse")
     again = run("rollback", "m", "--project-dir", seeds.folder)
     assert again.exit_code == 2
-    assert "Error: m/1 is the first champion that" in again.stderr
+    assert "Error: m/1 is the first champion in" in again.stderr
 
 
 @pytest.mark.parametrize("name", ["m/1", "m@champion", "../m", "unknown"])
@@ -461,7 +461,7 @@ def test_a_wrong_option_of_promote_is_a_usage_error(seeds: Seeds, options: tuple
 def test_a_promotion_outside_a_dbt_project_is_refused(seeds: Seeds) -> None:
     done = run("promote", "m/2", "--project-dir", seeds.folder)
     assert done.exit_code == 2
-    assert "is no dbt project" in done.stderr
+    assert "is not a dbt project" in done.stderr
 
 
 def test_hostile_text_of_the_registry_reaches_no_terminal(seeds: Seeds) -> None:

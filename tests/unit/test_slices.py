@@ -11,7 +11,7 @@ import pytest
 
 from dbt_onnx.errors import ConfigError, WarehouseError
 from dbt_onnx.project.backfill import slices
-from dbt_onnx.project.upstream import clock_dependent, moved, relations_of, selection
+from dbt_onnx.project.upstream import clock_dependent, relations_of, selection, with_relations
 
 
 def day(text: str) -> datetime:
@@ -109,7 +109,7 @@ def test_the_clock_is_found_through_macros_and_by_its_variable_and_all_below_it(
         "model.shop.joined": "main__past.joined",
         "model.shop.named": "main__past.named",
     }
-    past = moved(shop, relations)
+    past = with_relations(shop, relations)
     assert past.nodes["model.shop.features"].schema == "main__past"
     assert past.nodes["model.shop.features"].relation_name is None
     assert past.nodes["model.shop.still"].schema == "main"

@@ -1,1 +1,1 @@
-"""From a trainer's estimator, or a bare ONNX file, to a registered version."""
+"""Make a registered version from a fitted estimator or from a bare ONNX file."""

@@ -1,4 +1,4 @@
-"""From a fitted scikit-learn estimator to the bytes of a graph, by skl2onnx."""
+"""Convert a fitted scikit-learn estimator to an ONNX graph, with skl2onnx."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, cast
 
 from dbt_onnx.authoring.distributions import is_text
-from dbt_onnx.authoring.estimators import FLOAT32, Answer, final_step, names_columns, way_of
+from dbt_onnx.authoring.estimators import (
+    FLOAT32,
+    EstimatorOutput,
+    final_step,
+    names_columns,
+    registration_advice,
+)
 from dbt_onnx.errors import ArtifactError
 from dbt_onnx.kernel.contract import Class, Input, TensorType
 from dbt_onnx.kernel.native import OverdueError, Threads
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-# the newest operators that onnxruntime 1.20, the oldest one supported, has in full
+# the newest opsets that onnxruntime 1.20, the oldest supported version, implements completely
 TARGET_OPSET = {"": 18, "ai.onnx.ml": 3}
 MAX_SECONDS = 300.0
 _TIES = "dbt_onnx_ties_"
@@ -32,9 +38,9 @@ _TIES = "dbt_onnx_ties_"
 def inputs_for(
     estimator: Any, columns: dict[str, pa.Array], dtype: TensorType
 ) -> tuple[Input, ...]:
-    """One input `features` (rows, features), or one for each column (rows, 1).
+    """Return one input `features` (rows, features), or one input for each column (rows, 1).
 
-    The latter if any column is text, or if a step picks columns by name.
+    Each column has its own input if any column is text, or if a step picks columns by name.
     """
     if not names_columns(estimator) and not any(is_text(c.type) for c in columns.values()):
         return (Input(name="features", dtype=dtype, features=tuple(columns)),)
@@ -45,12 +51,12 @@ def inputs_for(
 
 
 def convert(
-    estimator: Any, inputs: tuple[Input, ...], answers: list[Answer], *, name: str
+    estimator: Any, inputs: tuple[Input, ...], outputs: list[EstimatorOutput], *, name: str
 ) -> tuple[bytes, tuple[Input, ...]]:
-    """The estimator as a graph called `name`, and its inputs as they are called there.
+    """Convert the estimator to a graph called `name`. Return its bytes, and the inputs with their names in it.
 
-    The same estimator gives the same bytes. Raises ArtifactError, with skl2onnx's reason, when it
-    cannot be converted, or not within MAX_SECONDS.
+    The same estimator gives the same bytes. Raises ArtifactError if skl2onnx cannot convert the
+    estimator, with skl2onnx's reason, or does not finish within MAX_SECONDS.
     """
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
@@ -58,15 +64,15 @@ def convert(
     types = {"float32": FloatTensorType, "float64": DoubleTensorType, "string": StringTensorType}
     initial = [(i.name, types[i.dtype]([None, len(i.features)])) for i in inputs]
     options: dict[str, Any] = {}
-    if any(answer.kind == "probabilities" for answer in answers):
+    if any(output.kind == "probabilities" for output in outputs):
         options["zipmap"] = False
-    if any("score_samples" in answer.columns for answer in answers):
+    if any("score_samples" in output.columns for output in outputs):
         options["score_samples"] = True
     work = _Conversion(
         partial(
             convert_sklearn,
             estimator,
-            # without a name of ours the graph gets a random one
+            # without a name, skl2onnx gives the graph a random one
             name=name,
             initial_types=initial,
             target_opset=TARGET_OPSET,
@@ -77,31 +83,31 @@ def convert(
         model = Threads().run(work.run, max_seconds=MAX_SECONDS, cancel=work.stop)
     except OverdueError as error:
         raise ArtifactError(
-            f"skl2onnx {installed_version('skl2onnx')} has not converted {type(estimator).__name__} "
-            f"after {MAX_SECONDS:g} s",
-            hint="a tree that was trained with NaN may keep it busy for ever with dtype='float64': try "
-            "float32, or fill what is missing in a step before it; a forest may have fewer trees",
+            f"skl2onnx {installed_version('skl2onnx')} did not convert {type(estimator).__name__} "
+            f"within {MAX_SECONDS:g} s",
+            hint="converting a tree trained with NaN may never end with dtype='float64': try float32, "
+            "or fill missing values in an earlier step; or train a forest with fewer trees",
         ) from error
-    except Exception as error:  # the converters' errors have no base of their own
+    except Exception as error:  # converters' exceptions have no common base class
         raise ArtifactError(
             f"skl2onnx {installed_version('skl2onnx')} cannot convert "
             f"{type(estimator).__name__}: {(str(error).strip().splitlines() or ['?'])[0]:.200}",
-            hint=way_of(estimator)
-            or "replace the step that it names; scikit-learn steps with a converter are listed "
+            hint=registration_advice(estimator)
+            or "replace the step that the message names; scikit-learn steps with a converter are listed "
             "at https://onnx.ai/sklearn-onnx/supported.html",
         ) from error
-    _declare_widths(model, answers)
-    # skl2onnx collects the domains in a set, whose order changes from process to process
+    _declare_widths(model, outputs)
+    # skl2onnx collects the domains in a set, and the order of a set differs between processes
     model.opset_import.sort(key=lambda item: item.domain)
     inputs = _renamed_inputs(model, inputs)
     return cast("bytes", model.SerializeToString(deterministic=True)), inputs
 
 
 def _renamed_inputs(model: onnx.ModelProto, inputs: tuple[Input, ...]) -> tuple[Input, ...]:
-    """The inputs by their names in the graph.
+    """Return the inputs with their names in the graph.
 
-    skl2onnx keeps the order of the inputs, but changes some of their names. Such an input is called
-    `column_<place>` in both. Features keep their names.
+    skl2onnx keeps the order of the inputs, but changes some of their names. Such an input is renamed
+    to `column_<place>`, in the graph and in the result. Features keep their names.
     """
     if len(model.graph.input) != len(inputs):
         return inputs
@@ -123,12 +129,12 @@ def _renamed_inputs(model: onnx.ModelProto, inputs: tuple[Input, ...]) -> tuple[
     return tuple(renamed)
 
 
-def first_of_the_largest(model_bytes: bytes, classes: Sequence[Class]) -> bytes:
-    """The same model, with another rule for its label: the first of the most probable classes.
+def with_first_largest_label(model_bytes: bytes, classes: Sequence[Class]) -> bytes:
+    """Return the model with a new rule for its label: the first of the most probable classes.
 
-    Probabilities that differ only by the rounding of single precision count as equal. That is how
-    scikit-learn breaks a tie. In onnxruntime 10 shares of 0.05 add up to more than 0.5, so a forest
-    of 20 trees that are split evenly would take the second class.
+    scikit-learn breaks a tie like this. Probabilities that differ only by single-precision rounding
+    count as equal: in onnxruntime 10 shares of 0.05 add up to more than 0.5, so without this rule a
+    forest of 20 trees that vote 10 to 10 would choose the second class.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -164,7 +170,7 @@ def first_of_the_largest(model_bytes: bytes, classes: Sequence[Class]) -> bytes:
 
 
 class _Conversion:
-    """A call of a converter. It is Python code, so an exception raised in its thread stops it."""
+    """A converter call that can be stopped: it is Python code, so an exception raised in its thread ends it."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self._call = call
@@ -173,7 +179,7 @@ class _Conversion:
     def run(self) -> Any:
         self._thread = threading.get_ident()
         with warnings.catch_warnings():
-            # deprecated calls of protobuf, numpy and scikit-learn are for skl2onnx to mend
+            # only skl2onnx can fix its deprecated calls of protobuf, numpy and scikit-learn
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
             return self._call()
@@ -186,9 +192,9 @@ class _Conversion:
             )
 
 
-def _declare_widths(model: onnx.ModelProto, answers: list[Answer]) -> None:
-    """Correct what forests with several targets declare: onnxruntime would warn at every batch."""
-    for info, answer in zip(model.graph.output, answers, strict=False):
+def _declare_widths(model: onnx.ModelProto, outputs: list[EstimatorOutput]) -> None:
+    """Correct the output widths that forests with several targets declare: onnxruntime warns at every batch."""
+    for info, output in zip(model.graph.output, outputs, strict=False):
         dims = info.type.tensor_type.shape.dim
-        if len(dims) == 2 and answer.values.ndim == 2:
-            dims[1].dim_value = answer.values.shape[1]
+        if len(dims) == 2 and output.values.ndim == 2:
+            dims[1].dim_value = output.values.shape[1]

@@ -1,4 +1,4 @@
-"""The reference distribution of a column, with which later data are compared to see drift."""
+"""The reference distribution of a column. Later data is compared with it to detect drift."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _DIGITS = 6
 
 
 def describe(column: pa.Array, *, categorical: bool = False) -> dict[str, Any]:
-    """The distribution of a column as JSON types, ready for a population stability index.
+    """Return the distribution of a column as JSON types, ready for a population stability index.
 
     Numbers: {"kind": "numeric", "rows", "nulls", "quantiles": BINS + 1 values from the smallest to
     the largest, "edges", "shares"}. shares[i] is the share of the values in
     (edges[i - 1], edges[i]]. The first and the last bin are open, so there is one more share than
-    there are edges. The edges are the inner quantiles without repetition. Where some repeat, the
-    smallest value is an edge, too: else a flag with 95 % ones and 5 % zeros would be one bin.
+    there are edges. The edges are the inner quantiles without duplicates. If there are duplicates,
+    the smallest value is an edge, too: else a flag with 95 % ones and 5 % zeros would be one bin.
 
     Text, or `categorical` numbers: {"kind": "categorical", "rows", "nulls", "shares": {value:
-    share}, "other"}, with the MAX_CATEGORIES most frequent values; "other" is the rest.
+    share}, "other"}, with the MAX_CATEGORIES most frequent values; "other" is the share of the rest.
 
-    `nulls` is the share of NULL and NaN among `rows`. All other shares leave these out. A list
-    column counts by element.
+    `nulls` is the share of NULL and NaN among `rows`. All other shares ignore NULL and NaN. In a
+    list column each element counts as a row.
     """
     while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
         column = column.flatten()
@@ -55,7 +55,7 @@ def describe(column: pa.Array, *, categorical: bool = False) -> dict[str, Any]:
 
 
 def to_floats(column: pa.Array) -> Array:
-    """float64 (rows,). NULL becomes NaN, a decimal becomes the nearest float."""
+    """Return the column as float64 (rows,). NULL becomes NaN, a decimal becomes the nearest float."""
     if not pa.types.is_decimal(column.type):
         return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
     return np.where(
@@ -66,7 +66,7 @@ def to_floats(column: pa.Array) -> Array:
 def _categories(column: pa.Array) -> dict[str, Any]:
     known = column.drop_null()
     counts = {str(item["values"]): item["counts"] for item in pc.value_counts(known).to_pylist()}
-    # ties by name, so that the same data gives the same card
+    # equally frequent values are sorted by name, so that the same data gives the same card
     kept = sorted(counts, key=lambda value: (-counts[value], value))[:MAX_CATEGORIES]
     return {
         "kind": "categorical",
@@ -78,13 +78,13 @@ def _categories(column: pa.Array) -> dict[str, Any]:
 
 
 def is_number(dtype: pa.DataType) -> bool:
-    """Whether a column of this type holds numbers; truth values are none."""
+    """Return whether a column of this type contains numbers. Booleans are not numbers."""
     types = pa.types
     return bool(types.is_integer(dtype) or types.is_floating(dtype) or types.is_decimal(dtype))
 
 
 def is_text(dtype: pa.DataType) -> bool:
-    """Whether a column of this type holds text."""
+    """Return whether a column of this type contains text."""
     return bool(pa.types.is_string(dtype) or pa.types.is_large_string(dtype))
 
 

@@ -1,4 +1,4 @@
-"""What a fitted scikit-learn estimator answers: the truth that an exported graph must repeat."""
+"""The outputs of a fitted scikit-learn estimator, which an exported graph must reproduce."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _CONVERTERS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """One output: its values (rows,) or (rows, k), and what its columns are called by default.
+class EstimatorOutput:
+    """One output of an estimator: its values (rows,) or (rows, k), and the default names of its columns.
 
-    `columns` has a name for every column, and `unstored` those that are not stored by default.
-    `is_rounded` (rows,) is for labels: whether float32 cannot tell the two best answers of a row
-    apart, by the rule of the estimator; none when that rule is not known.
+    `columns` has the names of all its ledger columns, `unstored` those not stored by default.
+    `is_rounded` (rows,) is for labels: True where the two best classes of a row are too close for
+    float32 to separate. It is None if it is not known how the estimator decides.
     """
 
     kind: OutputKind
@@ -48,9 +48,9 @@ class Answer:
 
 
 def rows_for(estimator: Any, features: Any, columns: dict[str, pa.Array]) -> Any:
-    """The sample in the form in which the estimator was fitted: a data frame, or an array.
+    """Return the sample in the form with which the estimator was fitted: a data frame or an array.
 
-    Raises ContractError when the names are not those that it was fitted with, in that order.
+    Raises ContractError unless the estimator was fitted with the same columns in the same order.
     """
     fitted = getattr(estimator, "feature_names_in_", None)
     if fitted is None:
@@ -59,7 +59,7 @@ def rows_for(estimator: Any, features: Any, columns: dict[str, pa.Array]) -> Any
             raise ContractError(
                 f"the estimator was fitted with {wanted} features; "
                 f"`features` has {len(columns)}: {', '.join(columns)}",
-                hint="pass the columns that it was fitted with, in that order",
+                hint="pass the columns that the estimator was fitted with, in the same order",
             )
         return np.column_stack(
             [
@@ -71,7 +71,7 @@ def rows_for(estimator: Any, features: Any, columns: dict[str, pa.Array]) -> Any
         raise ContractError(
             f"the estimator was fitted with the features {list(fitted)}; "
             f"`features` has {list(columns)}",
-            hint="pass the columns that it was fitted with, in that order",
+            hint="pass the columns that the estimator was fitted with, in the same order",
         )
     if isinstance(features, pa.Table):
         raise ContractError(
@@ -81,18 +81,18 @@ def rows_for(estimator: Any, features: Any, columns: dict[str, pa.Array]) -> Any
     return features
 
 
-def gives_both(
+def is_at_label_boundary(
     estimator: Any, rows: Any, share: float, places: Array, one: Array, other: Array
 ) -> Array:
-    """Whether `predict` gives both `one` and `other` near the rows at `places`.
+    """Return for which rows at `places` `predict` gives both labels, `one` and `other`, after tiny changes.
 
-    Near is what each number of a row becomes when `share` of it is added or taken away.
+    A change moves each number of a row by `share` of itself, up or down at random.
     """
     nothing = np.zeros(len(places), dtype=bool)
     if not len(places):
         return nothing
     chosen = some_of(rows, places)
-    # first with integers changed, too: an encoder may refuse a value beside one that it knows
+    # at first change integers, too; if `predict` fails, as with an encoder that meets a new value, only floats
     for kinds in ("fiu", "f"):
         source = np.random.default_rng(0)
         has_one = has_other = nothing
@@ -103,14 +103,14 @@ def gives_both(
                 has_one, has_other = has_one | (labels == one), has_other | (labels == other)
                 if (has_one & has_other).all():
                     break
-        except Exception:  # noqa: BLE001, S112 (estimators' errors have no base of their own)
+        except Exception:  # noqa: BLE001, S112 (estimators' exceptions have no common base class)
             continue
         return has_one & has_other
     return nothing
 
 
 def _nudged(rows: Any, share: float, source: np.random.Generator, kinds: str) -> Any:
-    """The same rows, each number of these numpy kinds moved by `share` of itself, up or down."""
+    """Return the rows with each number of these numpy kinds changed by `share` of itself, up or down."""
 
     def moved(values: Any) -> Any:
         if values.dtype.kind not in kinds:
@@ -127,18 +127,20 @@ def _nudged(rows: Any, share: float, source: np.random.Generator, kinds: str) ->
 
 
 def some_of(rows: Any, places: Array) -> Any:
-    """The rows at these places, of a data frame or an array."""
+    """Return the rows at these positions of a data frame or an array."""
     from sklearn.utils import _safe_indexing
 
     chosen = _safe_indexing(rows, places)
-    # numbered from 0, since a data frame joins its columns by the labels of their rows
+    # index from 0: a data frame made of several columns aligns them by their index
     return chosen.reset_index(drop=True) if hasattr(chosen, "reset_index") else chosen
 
 
-def mixed(rows: Any, columns: dict[str, pa.Array], count: int) -> tuple[Any, dict[str, pa.Array]]:
-    """`count` new rows: each value is from the same column of a random row.
+def mixed_rows(
+    rows: Any, columns: dict[str, pa.Array], count: int
+) -> tuple[Any, dict[str, pa.Array]]:
+    """Return `count` new rows. Each of their values is copied from the same column of a random row.
 
-    Returns them twice: in the form that the estimator takes, and as the columns of a table.
+    The result has the rows twice: in the form that the estimator takes, and as columns of a table.
     """
     source = np.random.default_rng(0)
     n_rows = len(next(iter(columns.values())))
@@ -152,7 +154,7 @@ def mixed(rows: Any, columns: dict[str, pa.Array], count: int) -> tuple[Any, dic
 
 
 def names_columns(estimator: Any) -> bool:
-    """Whether a step picks columns by name, so that the graph needs an input for each column."""
+    """Return whether a step picks columns by name, so that the graph needs an input for each column."""
     if any(names_columns(step) for _, step in getattr(estimator, "steps", [])):
         return True
     if getattr(estimator, "feature_names_in_", None) is None:
@@ -163,16 +165,16 @@ def names_columns(estimator: Any) -> bool:
 
 
 def final_step(estimator: Any) -> Any:
-    """The estimator itself, or the last step of a pipeline (of pipelines)."""
+    """Return the last step of a pipeline, which may be nested; any other estimator as it is."""
     while hasattr(estimator, "steps"):
         estimator = estimator.steps[-1][1]
     return estimator
 
 
-def answers_of(estimator: Any, rows: Any) -> list[Answer]:
-    """All that the estimator says about the rows, in the order of the graph's outputs.
+def outputs_of(estimator: Any, rows: Any) -> list[EstimatorOutput]:
+    """Return all outputs of the estimator for the rows, in the order of the graph's outputs.
 
-    Raises ContractError when it has more than one label per row, or answers nothing.
+    Raises ContractError if it gives several labels per row, is of no supported kind, or uses a threshold.
     """
     from sklearn.base import is_classifier, is_clusterer, is_outlier_detector, is_regressor
 
@@ -184,22 +186,22 @@ def answers_of(estimator: Any, rows: Any) -> list[Answer]:
         labels = _label(estimator.predict(rows))
         if not hasattr(estimator, "transform"):
             return [labels]
-        # distances to the centres belong together and are many: one vector
+        # there may be many distances, one for each centre: store them as one vector
         return [labels, _vector("distances", estimator.transform(rows))]
     if is_regressor(estimator):
         return [_values("prediction", estimator.predict(rows))]
     if hasattr(estimator, "transform"):
         return [_vector("vector", estimator.transform(rows))]
     raise ContractError(
-        f"{type(estimator).__name__} is no classifier, regressor, outlier detector, clusterer or "
-        "transformer",
-        hint=way_of(estimator)
+        f"{type(estimator).__name__} is not a classifier, regressor, outlier detector, clusterer "
+        "or transformer",
+        hint=registration_advice(estimator)
         or "convert it yourself and write its card with `dbt-onnx register FILE`",
     )
 
 
-def way_of(estimator: Any) -> str | None:
-    """How to register a model of another library, for messages; none for scikit-learn's own."""
+def registration_advice(estimator: Any) -> str | None:
+    """Return advice for registering a model of another library; None if the model has no part of one."""
     parts = [estimator]
     for part in parts:
         steps = [item[1] for item in getattr(part, "steps", None) or ()]
@@ -209,23 +211,23 @@ def way_of(estimator: Any) -> str | None:
         library = type(part).__module__.partition(".")[0]
         if library in _CONVERTERS:
             return (
-                f"{type(part).__name__} is of {library}: write an ONNX file with "
+                f"{type(part).__name__} is from {library}: write an ONNX file with "
                 f"{_CONVERTERS[library]}, then `dbt-onnx register FILE --name ... --version ... "
                 "--features ...`"
             )
     return None
 
 
-def _classifier(estimator: Any, rows: Any) -> list[Answer]:
+def _classifier(estimator: Any, rows: Any) -> list[EstimatorOutput]:
     _refuse_threshold(estimator)
     labels = _plain_labels(estimator.predict(rows))
     if labels.ndim > 1:
         raise ContractError(
-            f"{type(estimator).__name__} gives {labels.shape[1]} labels for a row",
+            f"{type(estimator).__name__} gives {labels.shape[1]} labels per row",
             hint="export one estimator per label",
         )
     if not hasattr(estimator, "predict_proba"):
-        # a decision function comes back in other shapes from one converter to the next
+        # only the label: converters return a decision function in different shapes
         return [_label(labels)]
     shares = np.asarray(estimator.predict_proba(rows))
     text = labels.dtype.kind in "OU"
@@ -236,30 +238,30 @@ def _classifier(estimator: Any, rows: Any) -> list[Answer]:
         names, unstored = (names[0], "probability"), names[:1]
     return [
         _label(labels, is_rounded=_is_rounded(labels, shares, estimator.classes_)),
-        Answer(
+        EstimatorOutput(
             kind="probabilities", values=shares, columns=names, unstored=unstored, classes=classes
         ),
     ]
 
 
 def _refuse_threshold(estimator: Any) -> None:
-    """Refuse a tuned threshold: the converter leaves it out, so the labels would be others."""
+    """Refuse a tuned or fixed threshold: the converter leaves it out, so the labels would differ."""
     decider = final_step(estimator)
     while hasattr(decider, "best_estimator_"):
         decider = final_step(decider.best_estimator_)
     if type(decider).__name__ in {"TunedThresholdClassifierCV", "FixedThresholdClassifier"}:
         threshold = getattr(decider, "best_threshold_", getattr(decider, "threshold", None))
         raise ContractError(
-            f"{type(decider).__name__} decides by a threshold ({threshold}), which skl2onnx leaves out",
-            hint="export its `.estimator_`, and hold `probability` against the threshold in SQL",
+            f"{type(decider).__name__} applies a threshold ({threshold}), which skl2onnx does not convert",
+            hint="export its `.estimator_`, and compare `probability` with the threshold in SQL",
         )
 
 
 def _is_rounded(labels: Array, shares: Array, classes: Array) -> Array | None:
-    """Rows whose two largest probabilities differ, but by no more than float32 may lose.
+    """Return which rows have two largest probabilities that differ by no more than float32 rounding.
 
-    Equal ones are left out, since a tie has a rule. None when `predict` does not take the largest
-    probability: it has a threshold, votes one against one, or clips its scores.
+    Equal probabilities do not count, since there is a rule for a tie. None if `predict` does not take
+    the largest probability: it has a threshold, votes one against one, or clips its scores.
     """
     ordered = np.sort(shares, axis=1)
     gaps = ordered[:, -1] - ordered[:, -2] if len(classes) > 1 else np.ones(len(shares))
@@ -267,24 +269,24 @@ def _is_rounded(labels: Array, shares: Array, classes: Array) -> Array | None:
     return (gaps > 0) & (gaps <= FLOAT32) if is_largest[gaps > 0].all() else None
 
 
-def _outlier_detector(estimator: Any, rows: Any) -> list[Answer]:
+def _outlier_detector(estimator: Any, rows: Any) -> list[EstimatorOutput]:
     scores = np.asarray(estimator.decision_function(rows)).reshape(-1)
     labels = np.asarray(estimator.predict(rows))
     is_rounded = np.abs(scores) <= FLOAT32 * np.abs(scores).mean()
     by_sign = (labels == np.where(scores < 0, -1, 1)) | is_rounded
-    answers = [
+    outputs = [
         _label(labels, is_rounded=is_rounded if by_sign.all() else None),
         _values("scores", scores),
     ]
-    # of these the converter can give `score_samples` as a third output
+    # for these two the converter can add `score_samples` as a third output
     if type(final_step(estimator)).__name__ in {"IsolationForest", "LocalOutlierFactor"}:
-        answers.append(_values("score_samples", estimator.score_samples(rows)))
-    return answers
+        outputs.append(_values("score_samples", estimator.score_samples(rows)))
+    return outputs
 
 
-def _label(values: Any, *, is_rounded: Array | None = None) -> Answer:
+def _label(values: Any, *, is_rounded: Array | None = None) -> EstimatorOutput:
     labels = _plain_labels(values)
-    return Answer(kind="label", values=labels, columns=("label",), is_rounded=is_rounded)
+    return EstimatorOutput(kind="label", values=labels, columns=("label",), is_rounded=is_rounded)
 
 
 def _plain_labels(values: Any) -> Array:
@@ -292,15 +294,15 @@ def _plain_labels(values: Any) -> Array:
     return labels if labels.dtype.kind in "OU" else labels.astype(np.int64)
 
 
-def _values(name: str, values: Any) -> Answer:
+def _values(name: str, values: Any) -> EstimatorOutput:
     values = np.asarray(values)
     if values.ndim == 1 or values.shape[1] == 1:
-        return Answer(kind="value", values=values.reshape(-1), columns=(name,))
+        return EstimatorOutput(kind="value", values=values.reshape(-1), columns=(name,))
     names = tuple(f"{name}_{number}" for number in range(1, values.shape[1] + 1))
-    return Answer(kind="values", values=values, columns=names)
+    return EstimatorOutput(kind="values", values=values, columns=names)
 
 
-def _vector(name: str, values: Any) -> Answer:
+def _vector(name: str, values: Any) -> EstimatorOutput:
     if hasattr(values, "toarray"):
         values = values.toarray()
-    return Answer(kind="vector", values=np.asarray(values), columns=(name,))
+    return EstimatorOutput(kind="vector", values=np.asarray(values), columns=(name,))

@@ -1,4 +1,4 @@
-"""From a fitted scikit-learn estimator to an artifact: graph, card and registry row."""
+"""Export a fitted scikit-learn estimator as an artifact: graph, card and registry row."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ import pyarrow as pa
 from dbt_onnx.artifacts.artifact import write_artifact
 from dbt_onnx.artifacts.registry import RegistryEntry, alias_faults, name_faults
 from dbt_onnx.artifacts.registry_file import put_entry
-from dbt_onnx.authoring.conversion import convert, first_of_the_largest, inputs_for
+from dbt_onnx.authoring.conversion import convert, inputs_for, with_first_largest_label
 from dbt_onnx.authoring.distributions import describe, is_number, is_text
-from dbt_onnx.authoring.estimators import Answer, answers_of, gives_both, mixed, rows_for, way_of
+from dbt_onnx.authoring.estimators import (
+    EstimatorOutput,
+    is_at_label_boundary,
+    mixed_rows,
+    outputs_of,
+    registration_advice,
+    rows_for,
+)
 from dbt_onnx.authoring.parity import Parity, Trial, compare, outputs_for, score_table
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, DbtOnnxError
 from dbt_onnx.kernel.contract import Contract, Feature, Fill, NullPolicy
@@ -53,65 +60,66 @@ def export(
 
     estimator       fitted: classifier, regressor, outlier detector, clusterer, transformer, or a
                     pipeline that ends in one; also a ColumnTransformer over text columns.
-    features        (rows, features): the rows it was trained on, or many of them, as a data frame
-                    with the columns it was fitted with; an Arrow table for an estimator fitted on
-                    an array. The names become the names of the columns in the warehouse.
-    registry        path of the registry seed: the row is written there, too. An `alias` is taken
-                    from the version that had it; without one a row keeps the alias that it has.
-    output_columns  {default column: column in the ledger, or none for not stored}. Defaults:
-                    classifier          label; probability (of the second of two classes, and
-                                        probability_<class> of the first, not stored), or
-                                        probability_<class> of each of several
+    features        (rows, features): the training rows, or many of them, as a data frame with the
+                    columns that the estimator was fitted with; an Arrow table if it was fitted on
+                    an array. The warehouse columns must have the same names.
+    registry        path of the registry seed. If given, the row is written there, too. An `alias`
+                    is taken from the version that had it; without one an existing row keeps its own.
+    output_columns  {default column: column in the ledger, or None to not store it}. Defaults:
+                    classifier          label; with two classes, probability (of the second class)
+                                        and probability_<class> of the first, which is not stored;
+                                        with more classes, probability_<class> of each
                     regressor           prediction, or prediction_1, prediction_2, ...
                     outlier detector    label, scores, score_samples
                     clusterer           label, distances (an array)
                     transformer         vector (an array)
     null_policies   {feature: "reject" | "nan"}. Default: `nan` for a feature with missing values
-                    in `features`, since the estimator was trained with them; else `reject`. A
-                    forest trained without missing values would answer for NaN all the same.
+                    in `features`, since the estimator was trained with them; else `reject`. (A
+                    forest trained without missing values accepts NaN, too, and predicts anyway.)
     fills           {feature: the value to use for NULL}.
-    training        what else the card shall say, as JSON types: data, rows, metrics. Versions of
-                    scikit-learn, skl2onnx, onnx and numpy are added.
-    dtype           type of the numeric inputs. float64 only where float32 loses what matters,
-                    such as integers above 2^24: graphs are slower with it, and many converters
+    training        more facts for the card, as JSON types: data, rows, metrics. The versions of
+                    scikit-learn, skl2onnx, onnx, onnxruntime and numpy are added.
+    dtype           type of the numeric inputs. Use float64 only if float32 is not precise enough,
+                    as for integers above 2^24: graphs are slower with float64, and many converters
                     compute in float32 anyway.
     tolerance       the largest difference allowed between graph and estimator, as a share of the
                     number, or of the mean size of its column where that is larger; probabilities
                     have the size 1. Labels have no tolerance: they may differ only where single
                     precision cannot decide, see `docs/registering.md`.
-    parity_rows     how many rows of `features`, evenly spaced, the card keeps for `verify`. This
-                    function compares all of them, and 2,000 more that are mixed from them.
+    parity_rows     how many rows of `features`, evenly spaced, the card keeps for `verify`. The
+                    export itself compares all rows, and 2,000 new rows mixed from their values.
     replace         overwrite a version that exists with other bytes.
 
-    Numeric features fill one input tensor (rows, features), named `features`. With a text feature,
-    or a step that picks columns by name, each column has an input of its own (rows, 1). It has the
-    name of the column, or a generated one where the converter would change that name. The same
+    Numeric features share one input tensor (rows, features), named `features`. With a text feature,
+    or a step that picks columns by name, each column has its own input (rows, 1). The input has the
+    column's name, or a generated name if the converter would change the column's. The same
     estimator gives the same bytes.
 
     Raises ConfigError without the `export` extra and for a bad name or an unknown column;
-    ContractError when estimator and `features` do not fit, or a value of `features` cannot be fed
-    without loss; ArtifactError when the estimator cannot be converted, when graph and estimator
-    differ by more than the tolerance, or when the version exists with other bytes.
+    ContractError if estimator and `features` do not match, or if a value of `features` would lose
+    precision in the input's type; ArtifactError if the estimator cannot be converted, if graph and
+    estimator differ by more than the tolerance, or if the version exists with other bytes;
+    RegistryError if the registry seed is not valid.
     """
     _check_installation()
     _check_names(name, version, alias)
     columns = _columns(features)
     renamed = output_columns or {}
     rows = rows_for(estimator, features, columns)
-    answers = _answers(estimator, rows)
+    estimator_outputs = _outputs(estimator, rows)
     inputs = inputs_for(estimator, columns, dtype)
-    model_bytes, inputs = convert(estimator, inputs, answers, name=f"{name}_{version}")
-    trials = _trials(estimator, rows, columns, answers, share=DEFAULT_TOLERANCE[dtype])
+    model_bytes, inputs = convert(estimator, inputs, estimator_outputs, name=f"{name}_{version}")
+    trials = _trials(estimator, rows, columns, estimator_outputs, share=DEFAULT_TOLERANCE[dtype])
     described = _features(columns, null_policies or {}, fills or {})
 
     def fitted(candidate: bytes) -> tuple[bytes, Contract, pa.Table, Parity]:
-        outputs = outputs_for(candidate, answers, renamed)
+        outputs = outputs_for(candidate, estimator_outputs, renamed)
         try:
             contract = Contract(features=described, inputs=inputs, outputs=outputs)
         except ContractError as error:
             raise ContractError(
                 error.message,
-                hint="rename the columns of `features`, or name those of the ledger with "
+                hint="rename the columns of `features`, or rename the ledger columns with "
                 "output_columns; null_policies and fills must fit the type of a feature",
             ) from error
         own, *others = trials
@@ -125,11 +133,11 @@ def export(
     try:
         fit = fitted(model_bytes)
     except ArtifactError as error:
-        classes = next((answer.classes for answer in answers if answer.classes), None)
+        classes = next((output.classes for output in estimator_outputs if output.classes), None)
         if classes is None:
             raise
         try:
-            fit = fitted(first_of_the_largest(model_bytes, classes))
+            fit = fitted(with_first_largest_label(model_bytes, classes))
         except ArtifactError:
             raise error from None
     model_bytes, contract, predictions, parity = fit
@@ -168,32 +176,41 @@ def export(
     return entry if registry is None else put_entry(Path(registry), entry)
 
 
-def _answers(estimator: Any, rows: Any) -> list[Answer]:
+def _outputs(estimator: Any, rows: Any) -> list[EstimatorOutput]:
     try:
-        return answers_of(estimator, rows)
+        return outputs_of(estimator, rows)
     except DbtOnnxError:
         raise
-    except Exception as error:  # estimators' errors have no base of their own
-        said = (str(error).strip().splitlines() or ["?"])[0]
+    except Exception as error:  # estimators' exceptions have no common base class
+        reason = (str(error).strip().splitlines() or ["?"])[0]
         raise ContractError(
-            f"{type(estimator).__name__} fails on `features`: {type(error).__name__}: {said:.200}",
-            hint=way_of(estimator) or "fit it, and pass the rows that it was fitted with",
+            f"{type(estimator).__name__} fails on `features`: {type(error).__name__}: {reason:.200}",
+            hint=registration_advice(estimator)
+            or "fit the estimator, and pass the rows that it was fitted with",
         ) from error
 
 
 def _trials(
-    estimator: Any, rows: Any, columns: dict[str, pa.Array], answers: list[Answer], *, share: float
+    estimator: Any,
+    rows: Any,
+    columns: dict[str, pa.Array],
+    estimator_outputs: list[EstimatorOutput],
+    *,
+    share: float,
 ) -> list[Trial]:
-    """The rows themselves, and rows mixed from them: an error of the converter may show there only."""
-    is_at_boundary = partial(gives_both, estimator, rows, share)
-    own = Trial("`features`", pa.table(columns), answers, is_at_boundary)
+    """Return two trials: the rows, and new rows mixed from them. Some converter errors show only in the latter.
+
+    If the estimator refuses the mixed rows, only the first trial is returned.
+    """
+    is_at_boundary = partial(is_at_label_boundary, estimator, rows, share)
+    own = Trial("`features`", pa.table(columns), estimator_outputs, is_at_boundary)
     try:
-        unseen, table = mixed(rows, columns, UNSEEN_ROWS)
-        more = answers_of(estimator, unseen)
-    except Exception:  # noqa: BLE001 (not every mixture need be a row that the estimator takes)
+        unseen, table = mixed_rows(rows, columns, UNSEEN_ROWS)
+        more = outputs_of(estimator, unseen)
+    except Exception:  # noqa: BLE001 (the estimator may refuse a mixed row)
         return [own]
     where = f"{UNSEEN_ROWS:,} rows mixed from `features`"
-    is_at_boundary = partial(gives_both, estimator, unseen, share)
+    is_at_boundary = partial(is_at_label_boundary, estimator, unseen, share)
     return [own, Trial(where, pa.table(table), more, is_at_boundary)]
 
 
@@ -210,15 +227,15 @@ def _check_names(name: str, version: str, alias: str | None) -> None:
     faults = name_faults(name, what="name") + name_faults(version, what="version")
     faults += alias_faults(alias) if alias is not None else []
     if faults:
-        raise ConfigError("; ".join(faults), hint="choose another, such as name='churn'")
+        raise ConfigError("; ".join(faults), hint="choose plain names, such as name='churn'")
 
 
 def _columns(features: Any) -> dict[str, pa.Array]:
-    """Columns by name; NaN, None and NA become NULL."""
+    """Return {name: column}. NaN, None and NA of a data frame become NULL."""
     if isinstance(features, pa.Table):
         columns = {key: features.column(key).combine_chunks() for key in features.column_names}
     elif hasattr(features, "columns"):
-        # every kind of data frame can give numpy arrays
+        # all data frame libraries can convert a column to a numpy array
         columns = {
             str(key): pa.array(features[key].to_numpy(), from_pandas=True)
             for key in features.columns

@@ -1,4 +1,4 @@
-"""From a bare ONNX file and what its owner says about it to a contract."""
+"""Derive a contract from a bare ONNX file and the options of its owner."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _LIST = re.compile(r"(?P<name>.+)\[(?P<width>[0-9]+)\]")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
-    """What the owner of a model says about it. A field is empty where the file says it.
+class ModelOptions:
+    """The options with which the owner describes a model. An empty field leaves it to the file or a default.
 
     `features` are in the order of the model's inputs; `name[3]` is a list column of three values.
-    `outputs` are {output or output:kind: columns}; an output without columns is not stored. `fills`
-    are texts, read as the type of the tensor. The key `*` in `null_policies` stands for all.
+    `outputs` is {output or output:kind: columns}; an output without columns is not stored. `fills`
+    are texts, read as the type of the input. In `null_policies` and `fills` the key `*` means all.
     """
 
     features: Sequence[str] | None = None
@@ -41,21 +41,22 @@ class Wishes:
 
 
 class Description(NamedTuple):
-    """A contract, and the trial run that it was read from."""
+    """A contract, and the trial run from which it was derived."""
 
     contract: Contract
     trial: Trial
 
 
 def describe_model(
-    model_bytes: bytes, signature: GraphSignature, wishes: Wishes, *, where: str
+    model_bytes: bytes, signature: GraphSignature, options: ModelOptions, *, where: str
 ) -> Description:
-    """Work out the contract of a model: names from `wishes`, else from the file, else defaults.
+    """Derive the contract of a model: names from `options`, else from the file, else defaults.
 
-    The model is run once on generated rows. Raises ContractError, with what to say, when the file
-    does not say enough; ConfigError when a wish names something that is not there.
+    The model runs on generated rows (`try_model`). Raises ContractError if a ledger cannot use the model,
+    or if an option must give what the file lacks; ConfigError if an option names a feature or output that
+    does not exist; and the errors of `try_model`.
     """
-    widths, inputs = _inputs(signature, wishes, where=where)
+    widths, inputs = _inputs(signature, options, where=where)
     for tensor in signature.outputs:
         if tensor.kind == "tensor" and tensor.dtype not in get_args(TensorType):
             raise ContractError(
@@ -66,11 +67,11 @@ def describe_model(
     sizes = {name: width or 1 for name, width in widths.items()}
     trial = try_model(model_bytes, signature, inputs, sizes)
     outputs = describe_outputs(
-        signature, trial.outputs, columns=wishes.outputs, classes=wishes.classes
+        signature, trial.outputs, columns=options.outputs, classes=options.classes
     )
     try:
         contract = Contract(
-            features=_features(widths, inputs, wishes), inputs=inputs, outputs=outputs
+            features=_features(widths, inputs, options), inputs=inputs, outputs=outputs
         )
     except ContractError as error:
         raise ContractError(
@@ -82,7 +83,7 @@ def describe_model(
 
 
 def feature_names_of(signature: GraphSignature) -> list[str] | None:
-    """The names in the metadata `feature_names`, a JSON list or separated by commas."""
+    """Return the names in the metadata `feature_names`: a JSON list, or text with commas. None if missing."""
     text = signature.metadata.get(FEATURE_NAMES, "").strip()
     if not text:
         return None
@@ -96,7 +97,7 @@ def feature_names_of(signature: GraphSignature) -> list[str] | None:
 
 
 def _input_width(tensor: Tensor) -> int:
-    """The number of values that a row gives this input; 0 when the file leaves it open."""
+    """Return how many values of a row this input takes; 0 if the file does not fix the number."""
     if tensor.shape is None:
         return 0
     width = 1 if len(tensor.shape) == 1 else tensor.shape[1]
@@ -104,7 +105,7 @@ def _input_width(tensor: Tensor) -> int:
 
 
 def sample_columns(description: Description) -> dict[str, list[Any]]:
-    """The trial's rows as a card's sample: {feature: values}, times as ISO 8601 text."""
+    """Return the trial's rows as the sample for a card: {feature: values}, times as ISO 8601 text."""
     contract = description.contract
     columns: dict[str, list[Any]] = {}
     for tensor in contract.inputs:
@@ -126,17 +127,17 @@ def sample_columns(description: Description) -> dict[str, list[Any]]:
 
 
 def _inputs(
-    signature: GraphSignature, wishes: Wishes, *, where: str
+    signature: GraphSignature, options: ModelOptions, *, where: str
 ) -> tuple[dict[str, int | None], tuple[Input, ...]]:
-    """{feature: length of its list, none for a scalar}, and the inputs that read the features."""
+    """Return {feature: length of its list, None for a scalar}, and the inputs that read the features."""
     for tensor in signature.inputs:
         if tensor.shape is not None and len(tensor.shape) not in {1, 2}:
             raise ContractError(
                 f"{where}: input {tensor.name!r} has {len(tensor.shape)} axes "
-                f"{list(tensor.shape)}; a row of a table fills one or two",
+                f"{list(tensor.shape)}; an input may have one or two axes",
                 hint="begin the graph with a Reshape from (rows, values), then register it",
             )
-    names = list(wishes.features) if wishes.features else feature_names_of(signature)
+    names = list(options.features) if options.features else feature_names_of(signature)
     if names is None and any(_input_width(tensor) != 1 for tensor in signature.inputs):
         raise ContractError(
             f"{where} does not name its features (no metadata {FEATURE_NAMES!r}); it takes values "
@@ -178,8 +179,8 @@ def _inputs(
         )
     if left or len(inputs) < len(needs):
         raise ContractError(
-            f"{where} takes other features than the {given} value(s) of "
-            f"{', '.join(name for name, _ in features)}: {_needs(signature)}",
+            f"{where} does not match the {given} value(s) of "
+            f"{', '.join(name for name, _ in features)}: it takes {_needs(signature)}",
             hint="give --features with one name per value, in the order of the inputs "
             "(NAME[3] for a list column of 3 values)",
         )
@@ -187,27 +188,28 @@ def _inputs(
 
 
 def _features(
-    widths: Mapping[str, int | None], inputs: Sequence[Input], wishes: Wishes
+    widths: Mapping[str, int | None], inputs: Sequence[Input], options: ModelOptions
 ) -> tuple[Feature, ...]:
     dtypes = {name: tensor.dtype for tensor in inputs for name in tensor.features}
-    said = [*wishes.null_policies, *wishes.fills, *wishes.time_units]
-    if unknown := sorted({name for name in said if name not in widths and name != "*"}):
+    named = ({*options.null_policies, *options.fills} - {"*"}) | {*options.time_units}
+    if unknown := sorted(named - {*widths}):
         raise ConfigError(
             f"there is no feature {', '.join(map(repr, unknown))}; the features are "
             f"{', '.join(widths)}",
-            hint="--null-policy, --fill and --time-unit take FEATURE=VALUE",
+            hint="--null-policy, --fill and --time-unit take FEATURE=VALUE; only --null-policy and "
+            "--fill take '*' for all features",
         )
     features = []
     for name, width in widths.items():
-        policy = wishes.null_policies.get(name, wishes.null_policies.get("*", "reject"))
-        fill = wishes.fills.get(name, wishes.fills.get("*"))
+        policy = options.null_policies.get(name, options.null_policies.get("*", "reject"))
+        fill = options.fills.get(name, options.fills.get("*"))
         features.append(
             Feature(
                 name=name,
                 null_policy="fill" if fill is not None else policy,
                 fill=None if fill is None else _fill(name, fill, dtypes[name]),
                 width=width,
-                time_unit=wishes.time_units.get(name),
+                time_unit=options.time_units.get(name),
             )
         )
     return tuple(features)
@@ -222,12 +224,13 @@ def _fill(name: str, text: str, dtype: TensorType) -> Fill:
         return float(text) if dtype in FLOAT_TYPES else int(text)
     except (ValueError, KeyError) as error:
         raise ConfigError(
-            f"the fill value {text!r} of feature {name!r} is no {dtype}",
+            f"the fill value {text!r} of feature {name!r} is not of type {dtype}",
             hint=f"give a value that the model's {dtype} input can take",
         ) from error
 
 
 def _needs(signature: GraphSignature) -> str:
     return ", ".join(
-        f"{_input_width(tensor) or 'some'} for input {tensor.name!r}" for tensor in signature.inputs
+        f"{_input_width(tensor) or 'any number'} for input {tensor.name!r}"
+        for tensor in signature.inputs
     )

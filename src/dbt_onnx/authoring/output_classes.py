@@ -1,4 +1,4 @@
-"""Which label each value of an output is for, and whether the model's own labels agree."""
+"""Find the class of each value of an output, and check the classes against the model's labels."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ def classes_of(
     outputs: Mapping[str, Any],
     given: Mapping[str, Sequence[str]],
 ) -> tuple[Class, ...] | None:
-    """Labels in the order of the values: from the owner, else the graph, its label output or maps.
+    """Return the classes of an output, in the order of its values; None if they are not known.
 
-    Raises ContractError when the model gave other labels on the rows of the trial.
+    The classes are the owner's (`given`), else those that the graph has for this output, the keys of its
+    maps, or the classes of the label output. Raises ContractError if the owner's classes contradict the
+    output, or if the labels on the trial's rows contradict the classes.
     """
     labels = [item for item in signature.outputs if is_label(outputs[item.name])]
     label = labels[0] if len(labels) == 1 and labels[0].name != tensor.name else None
@@ -37,9 +39,9 @@ def classes_of(
         classes = _typed_classes(tensor, given[tensor.name], signature)
         _check_given(tensor, classes, known, values)
     if classes and label is not None:
-        said = np.asarray(outputs[label.name]).reshape(-1)
+        predicted = np.asarray(outputs[label.name]).reshape(-1)
         is_sure = tensor.name in given or (label.classes == classes and not tensor.overruled)
-        _check_labels(tensor, classes, said, values, is_sure=is_sure)
+        _check_labels(tensor, classes, predicted, values, is_sure=is_sure)
     return classes
 
 
@@ -50,7 +52,7 @@ def _keys(values: Any) -> tuple[Class, ...] | None:
 
 
 def _matrix(values: Any, classes: tuple[Class, ...]) -> Array | None:
-    """The output as (rows, classes); none when it has another shape."""
+    """Return the output as (rows, classes); None if it has another shape."""
     if isinstance(values, list):
         if any(not isinstance(item, dict) or set(item) != set(classes) for item in values):
             return None
@@ -68,11 +70,11 @@ def _check_given(
     if not is_wide or len(given) != width or len(set(given)) != width:
         raise ContractError(
             f"--classes names {len(given)} classes of output {tensor.name!r}, which gives "
-            f"{width if is_wide else 1} value(s) a row",
+            f"{width if is_wide else 1} value(s) per row",
             hint=f"name each class once, in the model's order: {_example(tensor, known, width)}",
         )
-    is_said = isinstance(values, list) or (tensor.classes and given != tensor.overruled)
-    if known and given != known and is_said:
+    is_declared = isinstance(values, list) or (tensor.classes and given != tensor.overruled)
+    if known and given != known and is_declared:
         raise ContractError(
             f"--classes says {format_items(given)} for output {tensor.name!r}; the file says "
             f"{format_items(known)}, in this order",
@@ -82,41 +84,45 @@ def _check_given(
 
 
 def _check_labels(
-    tensor: Tensor, classes: tuple[Class, ...], said: Array, given: Any, *, is_sure: bool
+    tensor: Tensor, classes: tuple[Class, ...], labels: Array, output: Any, *, is_sure: bool
 ) -> None:
-    """Whether the label of a row is the class with the largest value, or one over a threshold."""
-    values = _matrix(given, classes)
+    """Raise ContractError if the labels contradict the classes.
+
+    A label must be the class with the largest value, unless a threshold explains the labels. With
+    `is_sure`, other labels are accepted, too, unless they are the classes in another order.
+    """
+    values = _matrix(output, classes)
     if values is None:
         return
     is_text = all(isinstance(item, str) for item in classes)
-    if is_text and said.dtype.kind == "i" and ((said >= 0) & (said < len(classes))).all():
-        said = np.array(classes, dtype=object)[said]  # names for labels that are positions
+    if is_text and labels.dtype.kind == "i" and ((labels >= 0) & (labels < len(classes))).all():
+        labels = np.array(classes, dtype=object)[labels]  # labels that are positions
     best = values.argmax(axis=1)
     others = np.where(np.arange(len(classes)) == best[:, None], -np.inf, values).max(axis=1)
     clear = values.max(axis=1) > others + _CLEARLY
-    pairs = set(zip(best[clear].tolist(), said[clear].tolist(), strict=True))
-    if set(said.tolist()) <= set(classes):
+    pairs = set(zip(best[clear].tolist(), labels[clear].tolist(), strict=True))
+    if set(labels.tolist()) <= set(classes):
         if all(classes[place] == label for place, label in pairs):
             return
-        if len(classes) == 2 and _has_threshold(values[:, 1], said == classes[1]):
+        if len(classes) == 2 and _has_threshold(values[:, 1], labels == classes[1]):
             return
         is_one_to_one = len({p for p, _ in pairs}) == len(pairs) == len({la for _, la in pairs})
         if is_sure and not (is_one_to_one and len(pairs) > 1):
             return
     raise ContractError(
-        f"output {tensor.name!r} would have the classes {format_items(classes)}, and the model's labels "
-        f"say otherwise: on generated rows the largest value is "
+        f"output {tensor.name!r} would have the classes {format_items(classes)}, but the model's labels "
+        f"contradict them: on generated rows the largest value is "
         + ", ".join(
             f"number {place + 1} where the label is {label!r}" for place, label in sorted(pairs)[:5]
         ),
         hint="name the classes in the order of the values: "
         + _example(tensor, None, len(classes))
-        + f", or take them as they are: --output '{tensor.name}:vector={tensor.name}'",
+        + f", or store the values as they are: --output '{tensor.name}:vector={tensor.name}'",
     )
 
 
 def _has_threshold(scores: Array, is_second: Array) -> bool:
-    """Whether a threshold explains the labels: all rows of the second class have larger scores."""
+    """Return whether a threshold explains the labels: no row of the second class has a smaller score."""
     return bool(
         is_second.all()
         or not is_second.any()
@@ -140,7 +146,7 @@ def _typed_classes(
 
 
 def is_label(values: Any) -> bool:
-    """Whether an output has one int64 or text per row."""
+    """Return whether an output has one int64 or text value per row."""
     return isinstance(values, np.ndarray) and (
         (values.dtype.kind in "OU" or values.dtype == np.int64)
         and (values.ndim == 1 or values.shape[1:] == (1,))

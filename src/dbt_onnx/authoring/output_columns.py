@@ -1,4 +1,4 @@
-"""What each output of a model is, judged by a trial run, and which columns it fills."""
+"""Find the kind of each output of a model from a trial run, and the columns that it fills."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 _SUM_TOLERANCE = 1e-3
 
 
-class _Wish(NamedTuple):
-    """What the owner says about an output: none where nothing, no columns to leave it out."""
+class _OutputOptions(NamedTuple):
+    """The owner's options for an output: None if not given; empty `columns` leave the output out."""
 
     kind: OutputKind | None = None
     columns: tuple[str | None, ...] | None = None
 
 
-class _Seen(NamedTuple):
-    """An output of the trial: `width` values for each row, and its classes where they are known."""
+class _ObservedOutput(NamedTuple):
+    """An output of the trial: `width` values for each row, its kind, and its classes if known."""
 
     tensor: Tensor
     width: int
@@ -41,51 +41,54 @@ def describe_outputs(
     columns: Mapping[str, Sequence[str]],
     classes: Mapping[str, Sequence[str]],
 ) -> tuple[Output, ...]:
-    """Kind, type and columns of every output that is to be stored.
+    """Return the outputs to store, with their kinds, types and columns.
 
-    `outputs` is what a trial run gave. `columns` is {output or output:kind: names}: `-` is a value
-    that is not stored, and an output without names is left out. `classes` is {output: labels in the
-    order of the probabilities}. Raises ConfigError when one of these names no output,
-    ContractError when a ledger cannot hold an output.
+    `outputs` is {output: values in a trial run}. `columns` is {output or output:kind: names}: `-` is a
+    value that is not stored, and an output without names is left out. `classes` is {output: labels in
+    the order of the probabilities}. Raises ConfigError if a key of `columns` or `classes` names no
+    output of the model, ContractError if a ledger cannot store an output.
     """
     names = [tensor.name for tensor in signature.outputs]
-    wishes = _read_wishes(columns, names)
+    options_of = _read_options(columns, names)
     _refuse_unknown(classes, names, what="--classes")
     seen = []
     for tensor in signature.outputs:
-        wish = wishes.get(tensor.name, _Wish())
-        if wish.columns == ():
+        options = options_of.get(tensor.name, _OutputOptions())
+        if options.columns == ():
             continue
         labels = None
-        if wish.kind in {None, "probabilities"}:
+        if options.kind in {None, "probabilities"}:
             labels = classes_of(tensor, outputs[tensor.name], signature, outputs, classes)
-        item = _look(tensor, outputs[tensor.name], labels, wish)
+        item = _observe(tensor, outputs[tensor.name], labels, options)
         if tensor.name in classes and item.kind != "probabilities":
             raise ContractError(
                 f"--classes names the classes of output {tensor.name!r}, whose values are taken "
                 f"as {item.kind}: on generated rows they do not add up to 1"
-                if wish.kind is None
-                else f"--classes and --output '{tensor.name}:{wish.kind}=' contradict each other",
+                if options.kind is None
+                else f"--classes and --output '{tensor.name}:{options.kind}=' contradict each other",
                 hint="leave --classes out, or state the kind and a column for each value: "
                 f"--output '{tensor.name}:probabilities=...'",
             )
         seen.append(item)
     return tuple(
-        _output(item, seen, wishes.get(item.tensor.name, _Wish()).columns) for item in seen
+        _output(item, seen, options_of.get(item.tensor.name, _OutputOptions()).columns)
+        for item in seen
     )
 
 
-def _read_wishes(columns: Mapping[str, Sequence[str]], names: Sequence[str]) -> dict[str, _Wish]:
-    wishes = {}
+def _read_options(
+    columns: Mapping[str, Sequence[str]], names: Sequence[str]
+) -> dict[str, _OutputOptions]:
+    options_of = {}
     for key, wanted in columns.items():
         stem, _, kind = key.rpartition(":")
-        # an output of TensorFlow is called `Identity:0`, so a colon need not mean a kind
+        # TensorFlow names outputs like `Identity:0`, so the part after a colon may not be a kind
         has_kind = key not in names and kind in get_args(OutputKind)
         name = stem if has_kind else key
         _refuse_unknown([name], names, what="--output")
         stored = tuple(None if item == "-" else item for item in wanted)
-        wishes[name] = _Wish(cast("OutputKind", kind) if has_kind else None, stored)
-    return wishes
+        options_of[name] = _OutputOptions(cast("OutputKind", kind) if has_kind else None, stored)
+    return options_of
 
 
 def _refuse_unknown(given: Any, names: Sequence[str], *, what: str) -> None:
@@ -98,25 +101,31 @@ def _refuse_unknown(given: Any, names: Sequence[str], *, what: str) -> None:
             )
 
 
-def _look(tensor: Tensor, values: Any, classes: tuple[Class, ...] | None, wish: _Wish) -> _Seen:
+def _observe(
+    tensor: Tensor, values: Any, classes: tuple[Class, ...] | None, options: _OutputOptions
+) -> _ObservedOutput:
     if isinstance(values, list) and tensor.kind == "map_sequence":
-        return _Seen(tensor, len(classes or ()), wish.kind or "probabilities", classes)
+        return _ObservedOutput(tensor, len(classes or ()), options.kind or "probabilities", classes)
     if not isinstance(values, np.ndarray) or values.ndim > 2:
-        shape = f"shape {list(values.shape)}" if hasattr(values, "shape") else "no tensor"
+        fault = f"has shape {list(values.shape)}" if hasattr(values, "shape") else "is not a tensor"
         raise ContractError(
-            f"output {tensor.name!r} has {shape}; a ledger stores one or two axes",
+            f"output {tensor.name!r} {fault}; a ledger stores outputs with one or two axes",
             hint=f"leave it out with --output '{tensor.name}='",
         )
     width = 1 if values.ndim == 1 else values.shape[1]
-    return _Seen(tensor, width, wish.kind or _guess(values, width, classes, wish), classes)
+    return _ObservedOutput(
+        tensor, width, options.kind or _guess(values, width, classes, options), classes
+    )
 
 
-def _guess(values: Any, width: int, classes: tuple[Class, ...] | None, wish: _Wish) -> OutputKind:
+def _guess(
+    values: Any, width: int, classes: tuple[Class, ...] | None, options: _OutputOptions
+) -> OutputKind:
     if width == 1:
         return "label" if is_label(values) else "value"
     if classes and len(classes) == width and _are_probabilities(values):
         return "probabilities"
-    return "values" if wish.columns and len(wish.columns) == width else "vector"
+    return "values" if options.columns and len(options.columns) == width else "vector"
 
 
 def _are_probabilities(values: Any) -> bool:
@@ -127,24 +136,28 @@ def _are_probabilities(values: Any) -> bool:
     )
 
 
-def _output(item: _Seen, seen: Sequence[_Seen], wished: tuple[str | None, ...] | None) -> Output:
+def _output(
+    item: _ObservedOutput,
+    seen: Sequence[_ObservedOutput],
+    given_columns: tuple[str | None, ...] | None,
+) -> Output:
     name, dtype = item.tensor.name, cast("TensorType", item.tensor.dtype)
-    columns = wished or _default_columns(item, seen)
+    columns = given_columns or _default_columns(item, seen)
     if item.kind == "probabilities":
         if not item.classes or len(item.classes) != item.width or dtype not in FLOAT_TYPES:
             raise ContractError(
-                f"output {name!r} gives {item.width} {dtype} values a row for the classes "
+                f"output {name!r} gives {item.width} {dtype} value(s) per row for the classes "
                 f"{format_items(item.classes or ())}",
                 hint=f"name them in the model's order: --classes '{name}=no,yes', "
-                f"or take it as --output '{name}:vector={name}'",
+                f"or store it as --output '{name}:vector={name}'",
             )
-        if wished and len(columns) == 1 and item.width == 2:
+        if given_columns and len(columns) == 1 and item.width == 2:
             columns = (None, columns[0])
     wanted = {"values": item.width, "probabilities": item.width}.get(item.kind, 1)
     if len(columns) != wanted:
         raise ContractError(
-            f"output {name!r} gives {item.width} value(s) a row, as {item.kind} it fills {wanted} "
-            f"column(s), and {len(columns)} name(s) are given",
+            f"output {name!r} gives {item.width} value(s) per row and, as {item.kind}, fills {wanted} "
+            f"column(s), but {len(columns)} name(s) are given",
             hint=f"write --output '{name}:{item.kind}=...' with {wanted} name(s) ('-' for a value "
             "that is not stored), or another kind",
         )
@@ -158,7 +171,9 @@ def _output(item: _Seen, seen: Sequence[_Seen], wished: tuple[str | None, ...] |
     )
 
 
-def _default_columns(item: _Seen, seen: Sequence[_Seen]) -> tuple[str | None, ...]:
+def _default_columns(
+    item: _ObservedOutput, seen: Sequence[_ObservedOutput]
+) -> tuple[str | None, ...]:
     name = item.tensor.name
     alone = sum(other.kind == item.kind for other in seen) == 1
     stems = {"label": "label", "value": "prediction", "probabilities": "probability"}

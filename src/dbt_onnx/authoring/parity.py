@@ -1,9 +1,10 @@
-"""Whether a graph repeats the estimator that it was made from, scored as a run scores it.
+"""Compare a converted graph with its estimator, by scoring rows with the graph as a run does.
 
 A number may differ by the tolerance, as a share of itself or of the size of its column (`size_of`),
-whichever is larger. So the verdict is the same in every unit. A label must be the estimator's,
-unless single precision cannot decide: `predict` itself gives both labels after a change as small as
-a cast makes, or it takes the largest probability and the two largest differ by no more than that.
+whichever is larger. So the verdict is the same in every unit. A label must equal the estimator's,
+unless single precision cannot decide. That is so if `predict` itself gives both labels when the row
+changes as little as by a cast, or if it takes the largest probability and the two largest differ by
+no more than float32 rounding.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from dbt_onnx.artifacts.graph import read_graph
-from dbt_onnx.authoring.estimators import FLOAT32, Answer
+from dbt_onnx.authoring.estimators import FLOAT32, EstimatorOutput
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
 from dbt_onnx.kernel.child_session import ChildSession
 from dbt_onnx.kernel.contract import Contract, Output, TensorType
@@ -30,10 +31,10 @@ NOISE = 1e-13
 
 
 class Parity(NamedTuple):
-    """What a comparison found.
+    """The result of a comparison.
 
-    `expected` is {stored column: the estimator's answers, (rows,) or (rows, width)}, `scales` is
-    {column of numbers: its size, () or (width,)}.
+    `expected` is {stored column: the estimator's outputs, (rows,) or (rows, width)}, with the graph's
+    label where the labels may differ. `scales` is {column of numbers: its size, () or (width,)}.
     """
 
     expected: dict[str, Array]
@@ -42,37 +43,39 @@ class Parity(NamedTuple):
 
 
 def outputs_for(
-    model_bytes: bytes, answers: list[Answer], renamed: Mapping[str, str | None]
+    model_bytes: bytes, estimator_outputs: list[EstimatorOutput], renamed: Mapping[str, str | None]
 ) -> tuple[Output, ...]:
-    """The graph's outputs that have a stored column.
+    """Return the graph's outputs that have a stored column.
 
-    Raises ConfigError when `renamed` has a key that is no default column.
+    Raises ConfigError if a key of `renamed` is not the name of a default column.
     """
-    known = [column for answer in answers for column in answer.columns]
+    known = [column for output in estimator_outputs for column in output.columns]
     if unknown := sorted(set(renamed) - set(known)):
         close = get_close_matches(unknown[0], known, n=1)
         raise ConfigError(
             f"output_columns names {', '.join(map(repr, unknown))}; "
             f"the estimator gives {', '.join(known)}",
-            hint=f"did you mean {close[0]!r}?" if close else "its keys are the default names",
+            hint=f"did you mean {close[0]!r}?"
+            if close
+            else "the keys of output_columns are the default column names",
         )
-    outputs = []
+    stored = []
     tensors = read_graph(model_bytes, where="the converted model").outputs
-    # a graph may have more outputs than the estimator has answers: nothing can check those
-    for tensor, answer in zip(tensors, answers, strict=False):
-        columns = _stored_columns(answer, renamed)
+    # a graph may have more outputs than the estimator: nothing can check those, so they are not stored
+    for tensor, output in zip(tensors, estimator_outputs, strict=False):
+        columns = _stored_columns(output, renamed)
         if any(column is not None for column in columns):
-            outputs.append(
+            stored.append(
                 Output(
                     name=tensor.name,
-                    kind=answer.kind,
+                    kind=output.kind,
                     dtype=cast("TensorType", tensor.dtype),
                     columns=columns,
-                    classes=answer.classes,
-                    width=answer.values.shape[1] if answer.kind == "vector" else None,
+                    classes=output.classes,
+                    width=output.values.shape[1] if output.kind == "vector" else None,
                 )
             )
-    return tuple(outputs)
+    return tuple(stored)
 
 
 def score_table(
@@ -80,7 +83,7 @@ def score_table(
 ) -> pa.Table:
     """Score a sample as a run would, in a child process.
 
-    Raises ContractError when a row would be rejected, unless it `may_reject`.
+    Raises ContractError if a row would be rejected, unless `may_reject` is set.
     """
     session = ChildSession(model_bytes, output_names=[output.name for output in contract.outputs])
     examples: dict[str, str] = {}
@@ -100,14 +103,15 @@ def score_table(
 
 
 class Trial(NamedTuple):
-    """Rows as a table, and the estimator's answers for them.
+    """Rows as a table, and the estimator's outputs for them. `where` names the rows in messages.
 
-    `is_at_boundary(places, one, other)` tells whether `predict` gives both labels near a row.
+    `is_at_boundary(places, one, other)` returns for which of the rows at `places` `predict` gives both
+    the labels `one` and `other` after a tiny change of the row (`is_at_label_boundary`).
     """
 
     where: str
     table: pa.Table
-    answers: list[Answer]
+    outputs: list[EstimatorOutput]
     is_at_boundary: Callable[[Array, Array, Array], Array]
 
 
@@ -119,35 +123,35 @@ def compare(
     tolerance: float,
     scales: Mapping[str, Array] | None = None,
 ) -> Parity:
-    """Raise ArtifactError when a prediction is not the estimator's.
+    """Compare the graph's predictions with the estimator's outputs. Raises ArtifactError if they differ.
 
-    `scales` are the sizes of columns; without them they are measured here. Rows that a run would
-    reject are left out.
+    `scales` is {column: size}; the size of a column that it lacks is measured on these rows. Rows
+    that a run would reject are not compared.
     """
     scored = np.flatnonzero(predictions.column("rejected_reason").is_null().to_numpy())
     expected: dict[str, Array] = {}
     sizes = dict(scales or {})
     faults, largest = [], 0.0
-    for answer in trial.answers:
-        for position, column in enumerate(_stored_columns(answer, renamed)):
+    for output in trial.outputs:
+        for position, column in enumerate(_stored_columns(output, renamed)):
             if column is None:
                 continue
-            truth = answer.values[scored]
-            if answer.kind in {"probabilities", "values"}:
+            truth = output.values[scored]
+            if output.kind in {"probabilities", "values"}:
                 truth = truth[:, position]
             got = np.array(predictions.column(column).take(pa.array(scored)).to_pylist())
-            if answer.kind == "label":
+            if output.kind == "label":
                 wrong = got != truth
-                if answer.is_rounded is not None:
-                    wrong &= ~answer.is_rounded[scored]
+                if output.is_rounded is not None:
+                    wrong &= ~output.is_rounded[scored]
                 left = np.flatnonzero(wrong)
                 wrong[left] = ~trial.is_at_boundary(scored[left], got[left], truth[left])
                 truth[~wrong] = got[~wrong]
             else:
                 if column not in sizes:
-                    sizes[column] = size_of(answer.kind, truth, tolerance)
+                    sizes[column] = size_of(output.kind, truth, tolerance)
                 apart = np.abs(got - truth)
-                # NaN compares false, so it counts as wrong
+                # a comparison with NaN is false, so NaN counts as wrong
                 wrong = ~(apart <= tolerance * np.maximum(sizes[column], np.abs(truth)))
                 largest = max(largest, float(np.max(apart, initial=0)))
             expected[column] = truth
@@ -160,19 +164,19 @@ def compare(
                 )
     if faults:
         raise ArtifactError(
-            f"the converted model does not repeat the estimator within {tolerance:g}: "
+            f"the converted model does not reproduce the estimator within {tolerance:g}: "
             + "; ".join(faults),
             hint="try dtype='float64', scaled features or a larger tolerance; labels have no "
-            "tolerance: export an estimator whose `predict` the converter repeats",
+            "tolerance: export an estimator whose `predict` the converter reproduces",
         )
     return Parity(expected, largest, sizes)
 
 
 def size_of(kind: str, truth: Array, tolerance: float) -> Array:
-    """The size of a column, or of each value of a vector: 1 for probabilities, else the mean size.
+    """Return the size of a column, or of each value of a vector: 1 for probabilities, else the mean size.
 
-    A value of a vector may be nothing but rounding in double precision, such as a principal component
-    beyond the rank. It gets a size that lets it differ by the rounding of single precision.
+    A value of a vector may be only rounding noise of double precision, such as a principal component
+    beyond the rank. The size that it gets allows it to differ by the rounding of single precision.
     """
     if kind == "probabilities":
         return np.ones(())
@@ -188,8 +192,10 @@ def _text(value: Any) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-def _stored_columns(answer: Answer, renamed: Mapping[str, str | None]) -> tuple[str | None, ...]:
+def _stored_columns(
+    output: EstimatorOutput, renamed: Mapping[str, str | None]
+) -> tuple[str | None, ...]:
     return tuple(
-        renamed.get(column, None if column in answer.unstored else column)
-        for column in answer.columns
+        renamed.get(column, None if column in output.unstored else column)
+        for column in output.columns
     )

@@ -1,4 +1,4 @@
-"""From any ONNX file to a registered version: file, card with a sample, registry row."""
+"""Register any ONNX file as a version: copy the file, write a card with a sample, add a registry row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dbt_onnx.artifacts.graph import GraphSignature, read_graph
 from dbt_onnx.artifacts.registry import ModelVersion, RegistryEntry, name_faults
 from dbt_onnx.artifacts.registry_file import add_entry, check_addition
 from dbt_onnx.artifacts.sample import TOLERANCE, mean_magnitudes_of, score_sample
-from dbt_onnx.authoring.infer import Wishes, describe_model, sample_columns
+from dbt_onnx.authoring.infer import ModelOptions, describe_model, sample_columns
 from dbt_onnx.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from dbt_onnx.kernel.contract import Contract
 
 ROW_BY_ROW = (
-    "the batch is fixed at 1, so rows are scored one call at a time, which costs 10 to 100 times "
-    "as much; export the model with a dynamic first axis (torch: dynamic_axes={'x': {0: 'batch'}})"
+    "the batch is fixed at 1, so each row is scored in its own call, which takes 10 to 100 times "
+    "as long; export the model with a dynamic first axis (torch: dynamic_axes={'x': {0: 'batch'}})"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """A new version as it was written.
+    """A newly registered version.
 
-    `rows_tried` is that of its `Trial`, `warnings` are sentences for its owner.
+    `rows_tried` is the number of rows of the largest call in the trial, `warnings` are for the user.
     """
 
     entry: RegistryEntry
@@ -39,7 +39,7 @@ class Registration:
 
 
 def read_model(path: Path) -> tuple[bytes, GraphSignature]:
-    """Read an ONNX file named by the user. Raises ArtifactError, and as `read_graph`."""
+    """Read an ONNX file. Raises ArtifactError if it cannot be read, and the errors of `read_graph`."""
     try:
         if not path.is_file():
             raise ArtifactError(
@@ -48,7 +48,7 @@ def read_model(path: Path) -> tuple[bytes, GraphSignature]:
             )
         if path.stat().st_size > MAX_MODEL_BYTES:
             raise ArtifactError(
-                f"{path} has {path.stat().st_size:,} bytes; an ONNX file ends at 2 GiB",
+                f"{path} has {path.stat().st_size:,} bytes; an ONNX file has at most 2 GiB",
                 hint="export a smaller model, in one file",
             )
         model_bytes = path.read_bytes()
@@ -62,7 +62,7 @@ def read_model(path: Path) -> tuple[bytes, GraphSignature]:
 
 def register_model(
     path: Path,
-    wishes: Wishes,
+    options: ModelOptions,
     *,
     model_name: str,
     model_version: str,
@@ -73,8 +73,8 @@ def register_model(
 ) -> Registration:
     """Inspect a file, copy it below `artifacts`, write its card and add its row to `registry`.
 
-    The row is written last: when anything is refused or fails, no version is registered. Raises as
-    `read_model`, `describe_model`, `write_artifact` and `add_entry`.
+    The row is written last: if any step fails, no version is registered. Raises ConfigError for a bad
+    name, and the errors of `read_model`, `describe_model`, `write_artifact` and `add_entry`.
     """
     faults = name_faults(model_name, what="--name")
     if faults := faults + name_faults(model_version, what="--version"):
@@ -82,7 +82,7 @@ def register_model(
     model = ModelVersion(model_name, model_version)
     check_addition(registry, model, alias=alias, move_alias=move_alias)
     model_bytes, signature = read_model(path)
-    description = describe_model(model_bytes, signature, wishes, where=str(path))
+    description = describe_model(model_bytes, signature, options, where=str(path))
     features = sample_columns(description)
     outputs = score_sample(
         model_bytes, description.contract, features, batch_rows=signature.batch_rows

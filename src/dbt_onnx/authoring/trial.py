@@ -1,8 +1,8 @@
-"""Trial runs of a model on generated rows: what a file declares about itself may be wrong.
+"""Trial runs of a model on generated rows, since a file may declare wrong shapes and types.
 
-Whether the answer for a row depends on the other rows of the call, or on chance, is tried, too. No
-number of trials proves that it does not. Calls of 1 to MOST_ROWS rows are tried, the largest that a
-run makes by itself: in three orders, with small and large values and with NaN, each twice.
+The trials also look for outputs of a row that depend on the other rows of the call, or on chance. No
+number of trials proves that they do not. The calls have 1 to MOST_ROWS rows, the most that a run passes
+in one call unless `batch_rows` is set: in three orders, with small and large values and NaN, each twice.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TRIAL_ROWS = 16
 MOST_ROWS = 32_768
 _SIZES = (1, 2, 16, 256, 2_048, 8_192, MOST_ROWS)
-_KINDS = ((1.0, False), (1e3, False), (1e6, False), (1.0, True))  # magnitude, and whether with NaN
+_KINDS = ((1.0, False), (1e3, False), (1e6, False), (1.0, True))  # (magnitude, with NaN)
 _MAX_VALUES = 2**24
 _SECONDS = 5.0
 _WORDS = np.array(["", "a", "b", "A", "12", "1.5", "word", "two words", "\u00e4\u6f22", "x" * 100])
@@ -35,10 +35,10 @@ _TOLERANCE, _HALF_TOLERANCE, _NOISE = 1e-4, 5e-3, 1e-7
 
 
 class Trial(NamedTuple):
-    """What a trial fed and got.
+    """The inputs and outputs of a trial.
 
-    `feeds` is {input: tensor of TRIAL_ROWS rows}, `outputs` is {output: what the model gave}.
-    `rows_tried` is the number of rows of the largest call, in which no row changed another.
+    `feeds` is {input: tensor of TRIAL_ROWS rows}, `outputs` is {output: its values for these rows}.
+    `rows_tried` is the number of rows of the largest call. In no call did a row change another row's outputs.
     """
 
     feeds: dict[str, Any]
@@ -52,14 +52,14 @@ def try_model(
     inputs: Sequence[Input],
     widths: Mapping[str, int],
 ) -> Trial:
-    """Run the model on generated rows, and see whether its answers depend on more than the row.
+    """Run the model on generated rows, and check that the outputs of a row depend on that row only.
 
-    There are TRIAL_ROWS rows, the same each time. `widths` is the number of values of each feature.
-    The first row is all zeros, or empty text. When the model fails on the others, all rows become
-    zeros, since a value may be an index.
+    The trial has the same TRIAL_ROWS rows each time. `widths` is {feature: its number of values}. The
+    first row is all zeros, or empty text. If the model fails on these rows, all rows become zeros: a
+    value may be an index, and out of range. Larger calls with other values follow.
 
-    The model runs in a child process. Raises ScoringError when it fails on zeros, too, or kills that
-    process; ContractError when it gives another number of rows, or when the outputs of a row depend
+    The model runs in a child process. Raises ScoringError if it fails on zeros, too, or crashes that
+    process; ContractError if it returns a different number of rows, or if the outputs of a row depend
     on other rows or on chance.
     """
     names = [tensor.name for tensor in signature.outputs]
@@ -81,7 +81,7 @@ def try_model(
         shape = values.shape if isinstance(values, np.ndarray) else (len(values),)
         if shape[:1] != (TRIAL_ROWS,):
             raise ContractError(
-                f"output {name!r} has shape {list(shape)} for {TRIAL_ROWS} rows: not one per row",
+                f"output {name!r} has shape {list(shape)} for {TRIAL_ROWS} rows; the first axis must have one entry per row",
                 hint="export the model so that every output has the batch on its first axis",
             )
     _check_same(signature, outputs, session.run(feeds), exactly=True)
@@ -98,9 +98,10 @@ def _try_kinds(
     inputs: Sequence[Input],
     widths: Mapping[str, int],
 ) -> int:
-    """Returns the rows of the largest call that was tried: fewer for a slow or very wide model.
+    """Try calls of growing size with each kind of values. Return the number of rows of the largest call.
 
-    Values on which the model fails, without killing its process, are left out.
+    It is smaller for a slow or very wide model. If the model fails on a kind of values, without
+    crashing its process, that kind is skipped.
     """
     most = min(MOST_ROWS, max(1, _MAX_VALUES // sum(widths.values())))
     largest = 0
@@ -141,7 +142,7 @@ def _try_sizes(
             moved = session.run({name: values[order] for name, values in part.items()})
             _check_same(signature, [_taken(values, order) for values in together], moved)
         before, tried = together, size
-        # calls of eight times as many rows take about eight times as long
+        # the next call has about eight times as many rows, and takes about eight times as long
         now = time.monotonic()
         if 8 * (now - began) > deadline - now:
             break
@@ -157,7 +158,7 @@ def _taken(values: Any, places: np.ndarray) -> Any:
 def _sample_values(tensor: Input, widths: Mapping[str, int], *, zeros: bool) -> Any:
     shape = _shape(tensor, widths, TRIAL_ROWS)
     source = np.random.default_rng(0)
-    # quarters are exact in every float type
+    # multiples of a quarter are exact in every float type
     whole = source.integers(0, 8, shape)
     quarters = source.integers(-12, 13, shape) / 4
     whole[0], quarters[0] = 0, 0
@@ -185,7 +186,7 @@ def _random_values(
     if tensor.dtype == "bool":
         return source.integers(0, 2, shape).astype(bool)
     if tensor.dtype not in FLOAT_TYPES:
-        # small numbers may be positions in a table
+        # integers may be indices into a table: with magnitude 1 they are below 8
         most = min(8 * magnitude, np.iinfo(tensor.dtype).max)
         return source.integers(0, int(most), shape).astype(tensor.dtype)
     values = source.normal(size=shape) * magnitude
@@ -204,9 +205,10 @@ def _shape(tensor: Input, widths: Mapping[str, int], rows: int) -> tuple[int, ..
 def _check_same(
     signature: GraphSignature, one: list[Any], other: list[Any], *, exactly: bool = False
 ) -> None:
-    """Raise ContractError unless the outputs are those of the same rows; `exactly` for equal calls.
+    """Raise ContractError unless both calls have given the same outputs for the same rows.
 
-    Else a number may differ by a share of itself, or of its column's size.
+    With `exactly`, no value may differ; else a number may differ by a small share of itself or of its
+    column's mean size.
     """
     tolerance = _HALF_TOLERANCE if signature.has_halves else _TOLERANCE
     for tensor, left, right in zip(signature.outputs, one, other, strict=True):
@@ -238,6 +240,6 @@ def _is_near(left: Any, right: Any, tolerance: float) -> bool:
         allowed = tolerance * np.maximum(np.abs(one), sizes)
         if tolerance:
             allowed = np.maximum(allowed, _NOISE * sizes.max(initial=0))
-        # written so that infinity is near infinity
+        # the second comparison is for equal infinities, whose difference is NaN
         is_near = (np.abs(one - other) <= allowed) | (one == other)
     return bool((is_near | (np.isnan(one) & np.isnan(other))).all())

@@ -1,6 +1,6 @@
-"""The command line, `dbt-onnx`. Each family of commands has a module of its own."""
+"""The command line, `dbt-onnx`. Each module has a group of related commands."""
 
-# each adds its commands to `main`
+# each module adds its commands to `main` when it is imported
 from dbt_onnx.cli import backfill, models, predictions, promotion, serving, status, watch  # noqa: F401
 from dbt_onnx.cli.options import main
 

@@ -27,14 +27,18 @@ _EVERY = ("day", "week", "month")
     "--from", "first", required=True, type=options.MOMENT, help="The first slice's clock."
 )
 @click.option(
-    "--to", "last", required=True, type=options.MOMENT, help="The last, if a slice falls on it."
+    "--to",
+    "last",
+    required=True,
+    type=options.MOMENT,
+    help="The last slice's clock, if a step ends on it.",
 )
 @click.option("--every", required=True, type=click.Choice(_EVERY), help="The step between slices.")
 @click.option(
     "--model",
     "version",
     metavar="NAME/VERSION",
-    help="Score with this version, or NAME@ALIAS, in place of the scoring model's own.",
+    help="Score with this version, or NAME@ALIAS, instead of the scoring model's own.",
 )
 @click.option("--dry-run", is_flag=True, help="Build and count the features; score nothing.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first slice that fails.")
@@ -51,39 +55,44 @@ def backfill(
 ) -> None:
     """Run the scoring model MODEL under the clocks of the past, oldest first.
 
-    Only slices that have not run before are run: stop it anywhere and start it again. Features are
-    built in a schema of their own; what is served today stays as it is.
+    Only slices that have not run before are run: you can stop the command at any time and start it
+    again. Features are built in separate schemas; the predictions that are served now do not change.
     """
     from dbt_onnx.cli.show import backfill as show
     from dbt_onnx.project.backfill import plan_backfill, run_backfill
 
-    planned = plan_backfill(project, model, first=first, last=last, every=every, asked=version)
+    planned = plan_backfill(
+        project, model, first=first, last=last, every=every, requested_version=version
+    )
     show.show_backfill(planned)
     results: list[SliceResult] = []
     try:
-        with show.SliceProgress(len(planned.missing)) as report, heeded_interrupts() as heed:
+        with (
+            show.SliceProgress(len(planned.missing)) as report,
+            reraised_interrupts() as raise_if_interrupted,
+        ):
             for result in run_backfill(planned, on_start=report.started, is_dry_run=dry_run):
                 results.append(result)
                 report.ended(result)
-                heed()
+                raise_if_interrupted()
                 if fail_fast and result.error is not None:
                     break
     except KeyboardInterrupt:
         show.show_interrupted(planned, results)
-        raise SystemExit(options.INTERRUPTED) from None
+        raise SystemExit(options.EXIT_INTERRUPTED) from None
     if dry_run:
         show.show_slices(planned, results)
     else:
         show.show_end(planned, results)
     if any(result.error is not None for result in results):
-        raise SystemExit(options.WRONG)
+        raise SystemExit(options.EXIT_FAILED)
 
 
 @contextmanager
-def heeded_interrupts() -> Iterator[Callable[[], None]]:
-    """Give a function that raises KeyboardInterrupt if there was a Ctrl-C in this block.
+def reraised_interrupts() -> Iterator[Callable[[], None]]:
+    """Yield a function that raises KeyboardInterrupt if Ctrl-C was pressed inside this block.
 
-    dbt, or a package that it imports, may have swallowed it.
+    dbt, or a package that it imports, may have swallowed the original KeyboardInterrupt.
     """
     came = False
 
@@ -92,12 +101,12 @@ def heeded_interrupts() -> Iterator[Callable[[], None]]:
         came = True
         signal.default_int_handler(number, frame)
 
-    def heed() -> None:
+    def raise_if_interrupted() -> None:
         if came:
             raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, note)
     try:
-        yield heed
+        yield raise_if_interrupted
     finally:
         signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""`dbt-onnx inspect`, `register`, `verify`, `sign`: models before they score."""
+"""`dbt-onnx inspect`, `register`, `verify`, `sign`: commands for models before they score."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @options.main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(file: Path) -> None:
-    """Print what the model in FILE wants and gives, and what registering it needs."""
+    """Print the inputs and outputs of the model in FILE, and what registering it needs."""
     from dbt_onnx.authoring.register import read_model
     from dbt_onnx.cli.show.models import show_model
 
@@ -31,23 +31,46 @@ def inspect(file: Path) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="The model's name, such as churn.")
 @click.option("--version", required=True, help="The new version, such as 2.")
-@click.option("--features", metavar="A,B,C", help="Columns in the order of the inputs; A[3]: list.")
+@click.option(
+    "--features",
+    metavar="A,B,C",
+    help="Columns in the order of the model's inputs; A[3] is a list column of 3 values.",
+)
 @click.option(
     "--output",
     "outputs",
     multiple=True,
     metavar="NAME[:KIND]=COL,...",
-    help="Columns of an output; '-' is not stored; without columns the output is left out.",
+    help="Columns of an output, '-' for a value that is not stored; no columns: the output is left out.",
 )
-@click.option("--classes", multiple=True, metavar="OUTPUT=A,B", help="Labels of probabilities.")
 @click.option(
-    "--null-policy", "policies", multiple=True, metavar="FEATURE=nan|reject", help="'*' is all."
+    "--classes",
+    multiple=True,
+    metavar="OUTPUT=A,B",
+    help="Labels of the probabilities, in the model's order.",
 )
-@click.option("--fill", "fills", multiple=True, metavar="FEATURE=VALUE", help="In place of NULL.")
 @click.option(
-    "--time-unit", "units", multiple=True, metavar="FEATURE=UNIT", help="Of a DATE or TIMESTAMP."
+    "--null-policy",
+    "policies",
+    multiple=True,
+    metavar="FEATURE=nan|reject",
+    help="Pass NULL as NaN, or reject the row; '*' is every feature.",
 )
-@click.option("--alias", help="champion, challenger, ...")
+@click.option(
+    "--fill",
+    "fills",
+    multiple=True,
+    metavar="FEATURE=VALUE",
+    help="Value to use for NULL; '*' is every feature.",
+)
+@click.option(
+    "--time-unit",
+    "units",
+    multiple=True,
+    metavar="FEATURE=UNIT",
+    help="Unit in which the model reads a DATE or TIMESTAMP.",
+)
+@click.option("--alias", help="Alias of the version: champion, challenger, ...")
 @click.option("--move-alias", is_flag=True, help="Take the alias from the version that has it.")
 @options.project_dir
 @options.registry
@@ -66,12 +89,12 @@ def register(
     project_dir: Path,
     registry: Path,
 ) -> None:
-    """Make FILE a version of a model: copy it, write its card, add its row to the registry."""
-    from dbt_onnx.authoring.infer import Wishes
+    """Register FILE as a version of a model: copy it, write its card, add its row to the registry."""
+    from dbt_onnx.authoring.infer import ModelOptions
     from dbt_onnx.authoring.register import register_model
     from dbt_onnx.cli.show.models import show_registration
 
-    wishes = Wishes(
+    model_options = ModelOptions(
         features=_names(features) if features is not None else None,
         outputs={key: _names(value) for key, value in _pairs(outputs, "--output").items()},
         classes={key: _names(value) for key, value in _pairs(classes, "--classes").items()},
@@ -81,7 +104,7 @@ def register(
     )
     registration = register_model(
         file,
-        wishes,
+        model_options,
         model_name=name,
         model_version=version,
         alias=alias,
@@ -93,9 +116,13 @@ def register(
 
 
 @options.main.command()
-@click.option("--signed", is_flag=True, help="Every version must be signed by --public-key.")
 @click.option(
-    "--public-key", type=options.FILE, help="The key of whoever answers for the models, PEM."
+    "--signed",
+    is_flag=True,
+    help="Require that every version is signed with the key of --public-key.",
+)
+@click.option(
+    "--public-key", type=options.FILE, help="Public key (PEM) that verifies the signatures."
 )
 @click.option(
     "--record-cards",
@@ -138,7 +165,7 @@ def verify(
         }
         show_recorded(registry, *record(seed, digests))
     if not all(verdict.passed for verdict in verdicts):
-        raise SystemExit(options.WRONG)
+        raise SystemExit(options.EXIT_FAILED)
 
 
 @options.main.command()
@@ -165,7 +192,7 @@ def sign(model: str, key: Path, project_dir: Path, registry: Path) -> None:
 
 
 def _names(text: str) -> list[str]:
-    """`a, b` -> ["a", "b"]; nothing -> []."""
+    """`a, b` -> ["a", "b"]; empty text -> []."""
     return [name.strip() for name in text.split(",")] if text.strip() else []
 
 
@@ -175,7 +202,7 @@ def _pairs(values: Sequence[str], option: str) -> dict[str, str]:
         key, sign, wanted = value.partition("=")
         if not sign or not key or key in pairs:
             raise ConfigError(
-                f"{option} {value!r} is {'given twice' if key in pairs else 'no NAME=VALUE'}",
+                f"{option} {value!r} is {'given twice' if key in pairs else 'not of the form NAME=VALUE'}",
                 hint=f"write {option} NAME=VALUE, once for each name",
             )
         pairs[key] = wanted
@@ -187,7 +214,7 @@ def _chosen(values: Sequence[str], option: str, allowed: Sequence[str]) -> Mappi
     for key, value in pairs.items():
         if value not in allowed:
             raise ConfigError(
-                f"{option} {key}={value}: {value!r} is none of {', '.join(allowed)}",
-                hint="choose one of those",
+                f"{option} {key}={value}: {value!r} is not one of {', '.join(allowed)}",
+                hint="choose one of them",
             )
     return pairs

@@ -14,13 +14,13 @@ from dbt_onnx.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WRONG, MISUSED, INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 class _Group(click.Group):
-    """A group whose commands end with one message and a hint, never with a traceback.
+    """A command group that prints a DbtOnnxError as one message and a hint, instead of a traceback.
 
-    Exit codes: 1 when a model, a card or a check is wrong, 2 when the call or the registry is.
+    Exit code 1: a model, a card or a check is wrong. Exit code 2: the call or the registry is wrong.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -30,7 +30,7 @@ class _Group(click.Group):
             from dbt_onnx.cli.show.console import show_error
 
             show_error(error.message, error.hint)
-            ctx.exit(MISUSED if isinstance(error, ConfigError | RegistryError) else WRONG)
+            ctx.exit(EXIT_USAGE if isinstance(error, ConfigError | RegistryError) else EXIT_FAILED)
 
 
 @click.group(
@@ -38,7 +38,7 @@ class _Group(click.Group):
 )
 @click.version_option(__version__, prog_name="dbt-onnx")
 def main() -> None:
-    """Register and verify ONNX models, and answer for their predictions, in a dbt project."""
+    """Register and verify ONNX models, and audit their predictions, in a dbt project."""
 
 
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
@@ -46,7 +46,10 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"])
 
 project_dir = click.option(
-    "--project-dir", type=FOLDER, default=".", help="The dbt project; its models lie in artifacts/."
+    "--project-dir",
+    type=FOLDER,
+    default=".",
+    help="The dbt project; its model files are in artifacts/.",
 )
 registry = click.option(
     "--registry",
@@ -58,9 +61,9 @@ profiles_dir = click.option(
     "--profiles-dir",
     type=FOLDER,
     envvar="DBT_PROFILES_DIR",
-    help="Where profiles.yml lies; as of dbt.",
+    help="The folder of profiles.yml; as in dbt.",
 )
-target = click.option("--target", "-t", help="The target of the profile; as of dbt.")
+target = click.option("--target", "-t", help="The target of the profile; as in dbt.")
 
 
 def _variables(text: str) -> dict[str, Any]:
@@ -72,18 +75,18 @@ def _variables(text: str) -> dict[str, Any]:
         found = None
     if not isinstance(found, dict):
         raise click.BadParameter(
-            f"{text!r} is no mapping such as '{{dbt_onnx_clock: \"1998-04-01\"}}'"
+            f"{text!r} is not a mapping such as '{{dbt_onnx_clock: \"1998-04-01\"}}'"
         )
     return found
 
 
 variables = click.option(
-    "--vars", "variables", type=_variables, metavar="YAML", help="dbt's variables, as of dbt."
+    "--vars", "variables", type=_variables, metavar="YAML", help="dbt's variables; as in dbt."
 )
 
 
 def project(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the dbt project that its options name, as `project`."""
+    """Add the options of a dbt project to a command, and pass it the opened project as `project`."""
 
     @project_dir
     @profiles_dir

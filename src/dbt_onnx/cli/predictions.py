@@ -19,7 +19,7 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Count the rows; erase n
 
 @options.main.command()
 @click.argument("model", required=False)
-@click.option("--limit", type=click.IntRange(1), default=20, help="Newest runs.")
+@click.option("--limit", type=click.IntRange(1), default=20, help="How many runs to print.")
 @options.project
 def runs(project: Any, model: str | None, limit: int) -> None:
     """Print the newest runs of the scoring model MODEL, or of all."""
@@ -41,10 +41,10 @@ def runs(project: Any, model: str | None, limit: int) -> None:
 @click.argument("key", nargs=-1, required=True)
 @options.project
 def history(project: Any, model: str, key: Sequence[str]) -> None:
-    """Print all that the scoring model MODEL ever said of the entity KEY.
+    """Print every prediction of the scoring model MODEL for the entity KEY.
 
-    KEY is one value for each key column. Inputs that changed are shown where they are kept. Where
-    predictions are published: from when to when each publication was served since.
+    KEY is one value for each key column. Changed inputs are shown if inputs are kept. If predictions are
+    published, the command also prints when each later publication was served.
     """
     from dbt_onnx.cli.show.predictions import show_history, show_served
 
@@ -54,9 +54,9 @@ def history(project: Any, model: str, key: Sequence[str]) -> None:
         publications = warehouse.publications(table)
     if not history:
         raise ConfigError(
-            f"{model} has never said anything of {', '.join(key)}",
+            f"the ledger of {model} has no prediction for {', '.join(key)}",
             hint="write the key as it stands in the ledger, leading zeros included; "
-            "`missing_predictions` tells who waits for a first prediction",
+            "`missing_predictions` lists entities without a prediction",
         )
     show_history(model, key, history)
     show_served(publications, since=history[0].scored_at)
@@ -69,10 +69,12 @@ def history(project: Any, model: str, key: Sequence[str]) -> None:
     "run_ids",
     multiple=True,
     metavar="ID",
-    help="The run, or how its id begins; repeatable.",
+    help="The run's id, or its first characters; repeatable.",
 )
-@click.option("--all", "every", is_flag=True, help="Every run whose inputs are kept.")
-@click.option("--sample", type=click.IntRange(1), metavar="N", help="N rows of a run, not all.")
+@click.option("--all", "every", is_flag=True, help="Replay every run whose inputs are kept.")
+@click.option(
+    "--sample", type=click.IntRange(1), metavar="N", help="Replay only N rows of each run."
+)
 @options.project
 @options.registry
 def replay(
@@ -85,10 +87,9 @@ def replay(
 ) -> None:
     """Score the kept inputs of runs of the scoring model MODEL again, and compare.
 
-    The model is the one with the sha256 that the run names, its threads and batch size are those of
-    the run. Without --run: the newest run whose inputs are kept. Before that, the tables are compared
-    with what the runs say that they wrote; with --all the values of every row, too. Exit code 1 when
-    anything differs.
+    The model is the one with the sha256 in the run row; threads and batch size are those of the run.
+    Without --run: the newest run whose inputs are kept. Before that, the tables are compared with what
+    the run rows record; with --all the values of every row, too. Exit code 1 when anything differs.
     """
     from dbt_onnx.artifacts.registry import Registry
     from dbt_onnx.cli.show.predictions import show_proof, show_replay
@@ -113,20 +114,22 @@ def replay(
             show_replay(result)
             passed = passed and result.passed
     if not passed:
-        raise SystemExit(options.WRONG)
+        raise SystemExit(options.EXIT_FAILED)
 
 
 @options.main.command()
 @click.argument("model")
 @click.argument("key", nargs=-1, required=True)
-@click.option("--why", required=True, help="Kept beside the numbers of rows; name nobody in it.")
+@click.option(
+    "--why", required=True, help="Reason, stored with the row counts; do not name a person."
+)
 @_dry_run
 @options.project
 def forget(project: Any, model: str, key: Sequence[str], why: str, dry_run: bool) -> None:  # noqa: FBT001
-    """Erase all that the scoring model MODEL has of the entity KEY: predictions and kept inputs.
+    """Erase all predictions and kept inputs of the scoring model MODEL for the entity KEY.
 
-    KEY is one value for each key column. Take the entity out of the features first: the next run scores
-    whoever is in them.
+    KEY is one value for each key column. Remove the entity from the features first: the next run scores
+    every entity in them.
     """
     from dbt_onnx.cli.show.predictions import show_erasure
 
@@ -139,15 +142,18 @@ def forget(project: Any, model: str, key: Sequence[str], why: str, dry_run: bool
 @options.main.command()
 @click.argument("model")
 @click.option(
-    "--before", required=True, type=options.MOMENT, help="UTC; rows that were scored before it."
+    "--before",
+    required=True,
+    type=options.MOMENT,
+    help="Erase rows that were scored before this time, UTC.",
 )
-@click.option("--why", default="retention", help="Kept beside the numbers.")
+@click.option("--why", default="retention", help="Reason, stored with the row counts.")
 @_dry_run
 @options.project
 def prune(project: Any, model: str, before: datetime, why: str, dry_run: bool) -> None:  # noqa: FBT001
     """Erase predictions of the scoring model MODEL that were superseded, or late, and their inputs.
 
-    What is served now is never erased.
+    Predictions that are served now are never erased.
     """
     from dbt_onnx.cli.show.predictions import show_erasure
 
@@ -158,7 +164,7 @@ def prune(project: Any, model: str, before: datetime, why: str, dry_run: bool) -
 
 
 def _full_id(given: str, known: Sequence[str]) -> str:
-    """The id of the one run that begins like this; else the text as it was given."""
+    """Return the id of the only known run that begins with `given`; `given` itself if none does."""
     found = [run_id for run_id in known if run_id.startswith(given)]
     if len(found) > 1:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""`dbt-onnx promote` and `rollback`: which version serves."""
+"""`dbt-onnx promote` and `rollback`: change which version serves."""
 
 from __future__ import annotations
 
@@ -23,25 +23,30 @@ _SHARE = click.FloatRange(0, 1)
     "--min-rank-correlation",
     type=click.FloatRange(-1, 1),
     default=0.8,
-    help="Spearman's, of each numeric output with the champion's.",
+    help="Smallest Spearman correlation of a numeric output with the champion's.",
 )
 @click.option(
     "--max-changed-decisions",
     type=_SHARE,
     default=0.1,
-    help="Share of rows with another label, or a probability across the threshold.",
+    help="Largest share of rows with another label, or a probability on the other side of the threshold.",
 )
 @click.option(
-    "--max-rejected", type=_SHARE, default=0.1, help="Share of rows that the version rejects."
+    "--max-rejected",
+    type=_SHARE,
+    default=0.1,
+    help="Largest share of rows that the version rejects.",
 )
-@click.option("--threshold", type=_SHARE, default=0.5, help="A probability decides here.")
+@click.option(
+    "--threshold", type=_SHARE, default=0.5, help="Probability at which the decision changes."
+)
 @click.option(
     "--sample",
     type=click.IntRange(min=1),
     default=100_000,
-    help="Rows to compare on at most, chosen by the hash of their key.",
+    help="Most rows to compare, chosen by the hash of their key.",
 )
-@click.option("--override", metavar="WHY", help="Promote although a check fails; WHY is recorded.")
+@click.option("--override", metavar="WHY", help="Promote even if a check fails; WHY is recorded.")
 @options.project
 @options.registry
 def promote(
@@ -49,42 +54,49 @@ def promote(
 ) -> None:
     """Make NAME/VERSION the champion, if it passes the gate.
 
-    The gate checks the file, the card's sample, the contract against the current features, what
-    the version says about them, and how far that is from what the champion says.
+    The gate checks the file, the card's sample, the contract against the current features, the
+    version's predictions for them, and how far these differ from the champion's.
     """
     from dbt_onnx.cli.show.promotion import show_change, show_gate, show_refusal
-    from dbt_onnx.project.gate_check import examine
+    from dbt_onnx.project.gate_check import run_gate
     from dbt_onnx.promotion.gate import Limits
-    from dbt_onnx.promotion.promote import carry_out, clean_reason, despite, read_promotion
+    from dbt_onnx.promotion.promote import (
+        clean_reason,
+        override_reason,
+        promote_version,
+        read_promotion,
+    )
 
     why = None if override is None else clean_reason(override, option="--override")
-    standing, entry = read_promotion(project.root / registry, version)
-    champion = standing.champion
-    checks = examine(
+    state, entry = read_promotion(project.root / registry, version)
+    champion = state.champion
+    checks = run_gate(
         project, entry, champion, artifacts=project.root / "artifacts", limits=Limits(**limits)
     )
     show_gate(version, champion, checks)
     failed = [check for check in checks if check.verdict == "failed"]
     if any(check.final or why is None for check in failed):
         show_refusal(version, failed, registry, overridden=why is not None)
-        raise SystemExit(options.WRONG)
+        raise SystemExit(options.EXIT_FAILED)
     gate: GateResult = "overridden" if failed else "passed" if champion else "not_compared"
-    change = carry_out(
-        standing, entry, action="promote", gate=gate, reason=despite(why or "", failed)
+    change = promote_version(
+        state, entry, action="promote", gate=gate, reason=override_reason(why or "", failed)
     )
     show_change(change, registry, overridden=failed)
 
 
 @options.main.command()
 @click.argument("name")
-@click.option("--to", metavar="VERSION", help="The version to return to; else the one before.")
+@click.option(
+    "--to", metavar="VERSION", help="The version to return to; without it, the previous champion."
+)
 @click.option("--reason", metavar="WHY", help="Recorded with the rollback.")
 @options.project_dir
 @options.registry
 def rollback(
     name: str, to: str | None, reason: str | None, project_dir: Path, registry: Path
 ) -> None:
-    """Make the version of NAME before champion again. Nothing is scored; no warehouse is needed."""
+    """Make the previous champion of NAME champion again. Nothing is scored; no warehouse is needed."""
     from dbt_onnx.cli.show.promotion import show_change
     from dbt_onnx.promotion.promote import clean_reason, roll_back
 

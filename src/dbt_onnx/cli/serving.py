@@ -1,4 +1,4 @@
-"""`dbt-onnx serve`, `published`, `unpublish`: what is served outside the warehouse."""
+"""`dbt-onnx serve`, `published`, `unpublish`: predictions that are served outside the warehouse."""
 
 from __future__ import annotations
 
@@ -25,47 +25,56 @@ def _ticking(moment: datetime) -> Callable[[], datetime]:
 @options.main.command()
 @click.argument("folder", type=options.FOLDER)
 @click.option("--host", default="127.0.0.1", help="The address to listen at.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0: a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    help="The port to listen at; 0 chooses a free one.",
+)
 @click.option(
     "--tokens",
     "tokens_file",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Who may ask: a file with the sha256 of a token in each line.",
+    help="Clients that may send requests: a file with the sha256 of a token in each line.",
 )
-@click.option("--no-auth", is_flag=True, help="Everybody who reaches the address may ask.")
+@click.option("--no-auth", is_flag=True, help="Anyone who reaches the address may send requests.")
 @click.option(
     "--rate",
     type=click.FloatRange(min=0.01),
     metavar="N",
-    help="Requests a second of one client, or of one token.  [default: no limit]",
+    help="Most requests per second of one client, or of one token.  [default: no limit]",
 )
 @click.option(
     "--webhooks",
     "webhooks_file",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Who may be told that a submitted request has ended: a TOML file with addresses and secrets.",
+    help="Where to report that a submitted request has ended: a TOML file with addresses and secrets.",
 )
-@click.option("--max-batch", type=click.IntRange(1), default=1_000, help="Keys of a batch.")
-@click.option("--max-body", type=click.IntRange(1), default=2**20, help="Bytes of a body.")
+@click.option(
+    "--max-batch", type=click.IntRange(1), default=1_000, help="Most keys in a batch request."
+)
+@click.option(
+    "--max-body", type=click.IntRange(1), default=2**20, help="Largest request body, in bytes."
+)
 @click.option(
     "--max-waiting",
     type=click.IntRange(1),
     default=1_000,
-    help="Submitted requests of one publication that have not ended.",
+    help="Most submitted requests of one publication that have not ended.",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0.1),
     default=10,
     metavar="SECONDS",
-    help="For sending a request, and for taking its answer.",
+    help="Longest time to receive a request or to send its response.",
 )
 @click.option(
     "--clock",
     type=options.MOMENT,
     help="Count ages from this moment on, UTC, as if the service had started then.",
 )
-@click.option("--access-log", is_flag=True, help="A line for each request, keys included.")
+@click.option("--access-log", is_flag=True, help="Print a line for each request, keys included.")
 def serve(
     folder: Path,
     host: str,
@@ -81,19 +90,19 @@ def serve(
     clock: datetime | None,
     access_log: bool,  # noqa: FBT001
 ) -> None:
-    """Answer for the predictions in FOLDER over HTTP, until SIGTERM or Ctrl-C.
+    """Serve the predictions in FOLDER over HTTP, until SIGTERM or Ctrl-C.
 
-    FOLDER has a folder for each publication, as `dbt build` makes it: serving/ with serving/churn/. What
-    is published later is served from then on.
+    FOLDER has a folder for each publication, as `dbt build` makes it: serving/ with serving/churn/. A
+    later publication is served as soon as it is there.
 
     \b
       GET  /v1/predictions/churn/00042          one entity
       POST /v1/predictions/churn:batch          {"keys": ["00042", "00043"]}
       POST /v1/predictions/churn:score          {"key": "00099", "features": {...}}
       POST /v1/predictions/churn:submit         the same, answered later
-      GET  /v1/submissions/churn/ID             how that stands
+      GET  /v1/submissions/churn/ID             its state
       GET  /healthz /readyz /metrics /openapi.json
-    """  # noqa: D301, click's mark for lines that stay as they are
+    """  # noqa: D301, \b tells click to keep these lines as they are
     from dbt_onnx.cli.show.console import print_text
     from dbt_onnx.serving import http_server
     from dbt_onnx.serving.http import application
@@ -108,8 +117,8 @@ def serve(
         )
     if tokens_file is None and not no_auth and not http_server.is_loopback(host):
         raise ConfigError(
-            f"others reach {host}, and nobody is asked for a token",
-            hint="name the tokens with --tokens; --no-auth where something else asks who it is",
+            f"{host} is reachable from other machines, but no token is required",
+            hint="name the tokens with --tokens; --no-auth if something else authenticates clients",
         )
     app = application(
         folder,
@@ -146,7 +155,7 @@ _target = click.option(
 @_target
 @options.project_dir
 def published(name: str | None, target: str, project_dir: Path) -> None:
-    """Print what is published as NAME, or as anything, and which of it is served."""
+    """Print the publications of NAME, or of all names, and which of them is served."""
     from dbt_onnx.cli.show.publications import show_publications
     from dbt_onnx.serving.targets import names_at, publications_of
 
@@ -159,9 +168,9 @@ def published(name: str | None, target: str, project_dir: Path) -> None:
 @_target
 @options.project_dir
 def unpublish(name: str, target: str, project_dir: Path) -> None:
-    """Serve the publication of NAME before the one that is served. Nothing is scored or built.
+    """Serve the previous publication of NAME again. Nothing is scored or built.
 
-    The next `dbt build` publishes again: mend, or roll back, what it would publish first.
+    The next `dbt build` publishes again: before it, fix the predictions or roll the model back.
     """
     from dbt_onnx.cli.show.console import print_text
     from dbt_onnx.serving.targets import unpublish as return_to_before

@@ -16,7 +16,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 def _period(text: str) -> timedelta:
     found = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw])", text)
     if found is None:
-        raise click.BadParameter(f"{text!r} is no period such as 36h, 2d or 1w")
+        raise click.BadParameter(f"{text!r} is not a period such as 36h, 2d or 1w")
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
@@ -27,7 +27,7 @@ def _period(text: str) -> timedelta:
     type=_period,
     metavar="PERIOD",
     default="2d",
-    help="A prediction older than that is stale: 90m, 36h, 2d, 1w.",
+    help="A prediction older than this is stale: 90m, 36h, 2d, 1w.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document, and nothing else.")
 @options.project
@@ -47,9 +47,9 @@ def status(model: str | None, stale_after: timedelta, as_json: bool, project: An
       warehouse cannot be read; the call itself is wrong.
 
     \b
-    Outcomes of tests count where dbt_project.yml has them recorded:
+    Test results count only if dbt_project.yml records them:
       on-run-end: "{{ dbt_onnx.record_test_results(results) }}"
-    """  # noqa: D301, click's mark for lines that stay as they are
+    """  # noqa: D301, \b tells click to keep these lines as they are
     from dbt_onnx.cli.show.status import health_document, show_health
     from dbt_onnx.project.health_check import check_health
 

@@ -1,4 +1,4 @@
-"""`dbt-onnx watch`: build whenever something has arrived."""
+"""`dbt-onnx watch`: run `dbt build` whenever files arrive."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 def _seconds(text: str) -> float:
     found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smh])", text)
     if found is None or not float(found[1]):
-        raise click.BadParameter(f"{text!r} is no time such as 2s, 30s or 5m")
+        raise click.BadParameter(f"{text!r} is not a time such as 2s, 30s or 5m")
     return float(found[1]) * _UNITS[found[2]]
 
 
 @options.main.command()
 @click.option(
-    "--select", "-s", multiple=True, metavar="NODES", help="As of `dbt build`; repeatable."
+    "--select", "-s", multiple=True, metavar="NODES", help="As in `dbt build`; repeatable."
 )
 @click.option(
     "--files",
     "patterns",
     multiple=True,
     metavar="GLOB",
-    help="Build when these files are new or others, 'landing/*.parquet'; repeatable. Without it: each time.",
+    help="Build when matching files are new or changed, such as 'landing/*.parquet'; repeatable. "
+    "Without it, build at every look.",
 )
 @click.option(
     "--every", type=_seconds, metavar="TIME", default="30s", help="How often to look: 2s, 30s, 5m."
@@ -44,11 +45,11 @@ def _seconds(text: str) -> float:
 @options.target
 @options.variables
 def watch(select: Sequence[str], patterns: Sequence[str], every: float, **project: Any) -> None:
-    """Run `dbt build` now, and whenever something has arrived, until Ctrl-C.
+    """Run `dbt build` now, and whenever files have arrived, until Ctrl-C.
 
-    One build at a time; what arrives meanwhile is seen by the next. After a failure the next try comes by
-    itself, later each time. Ctrl-C ends after the build that runs; a second one ends it. Put a file
-    under another name, or elsewhere, while it is written, and rename it when it is whole.
+    One build runs at a time; the next look finds files that arrive during a build. A failed build is
+    tried again, after a longer wait each time. Ctrl-C ends the command after the running build; a second
+    Ctrl-C ends the build, too. Write a file under another name, then rename it.
     """
     from dbt_onnx.cli.show.console import print_text
     from dbt_onnx.cli.show.watch import show_build, show_start

@@ -1,1 +1,1 @@
-"""Everything that imports dbt: the entry of a scoring model, and the project for commands."""
+"""Everything that imports dbt: the entry point of scoring models, and the project for commands."""

@@ -1,9 +1,9 @@
-"""Backfill: a scoring model run slice by slice, each under a clock of the past.
+"""Backfill: run a scoring model once for each of several clocks in the past.
 
-Each clock is a slice. A slice is done when the runs table has a successful run under that clock;
-nothing else is remembered, so a backfill can be killed anywhere and started again. The models
-upstream that depend on the clock are built in schemas of their own, so the features of the past never
-replace today's. The scoring model writes its own ledger. See docs/decisions/backfill.md.
+Each clock is a slice. A slice is done if the runs table has a successful run with that clock. No other
+state is stored, so a backfill can be killed anywhere and started again. The upstream models that
+depend on the clock are built in separate schemas, so the features of the past never replace today's.
+The scoring model writes to its usual ledger. See docs/decisions/backfill.md.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ Every = Literal["day", "week", "month"]
 
 
 def slices(first: datetime, last: datetime, every: Every) -> list[datetime]:
-    """The clocks from `first` to `last`, both included, ascending.
+    """Return the clocks from `first` to `last` in ascending order. `last` is included if a step ends on it.
 
-    Months count from `first`: after a 31st, the slice of a shorter month is its last day. Raises
-    ConfigError when `last` is before `first`.
+    Months count from `first`: if that is a 31st, the slice of a shorter month is on its last day.
+    Raises ConfigError if `last` is before `first`.
     """
     if last < first:
         raise ConfigError(
@@ -58,26 +58,27 @@ def _advance(first: datetime, steps: int, every: Every) -> datetime:
 
 
 def show_clock(clock: datetime) -> str:
-    """`1997-09-01`, or `1997-09-01 06:00:00` within a day."""
+    """Return a clock as text: `1997-09-01` at midnight, else `1997-09-01 06:00:00`."""
     return clock.isoformat(sep=" ").removesuffix(" 00:00:00")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backfill:
-    """What is to be done.
+    """A planned backfill.
 
-    clocks      all slices, ascending
-    done        the slices that have run
-    version     the version that scores
-    asked       the same as text, "churn/1", when the user named it; else none
-    features    the feature relation that a slice builds; none when it is not known
-    relations   where a slice builds the models upstream, by id
+    version             the version that scores
+    requested_version   this version as text, "churn/1", if the user named a version; else None
+    features            the feature relation that a slice builds; None if it is not known
+    upstream            ids of the upstream models that a slice builds
+    relations           {id of an upstream model: the relation that a slice builds for it}
+    clocks              all slices, ascending
+    done                the slices that have run
     """
 
     project: DbtProject
     model: ScoringModel
     version: RegistryEntry
-    asked: str | None
+    requested_version: str | None
     features: TableName | None
     upstream: tuple[str, ...]
     relations: dict[str, TableName]
@@ -91,7 +92,7 @@ class Backfill:
 
 @dataclass(frozen=True, kw_only=True)
 class SliceResult:
-    """What became of one slice: the summary of its run, or `rows` of a dry run, or an `error`."""
+    """The result of one slice: the `message` of its run, the feature `rows` of a dry run, or an `error`."""
 
     clock: datetime
     seconds: float
@@ -107,14 +108,14 @@ def plan_backfill(
     first: datetime,
     last: datetime,
     every: Every,
-    asked: str | None = None,
+    requested_version: str | None = None,
 ) -> Backfill:
-    """Find out what a backfill of the scoring model `name` has to do; writes nothing.
+    """Plan a backfill of the scoring model `name`, without writing anything.
 
-    `asked` names a version to score with, "churn/1" or "churn@challenger", in place of the scoring
-    model's own. Then only runs of that version count as done, else those of any version. Raises
-    ConfigError when the slices make no sense or the features do not depend on the clock,
-    RegistryError when no such version is registered.
+    `requested_version` names a version to score with, "churn/1" or "churn@challenger", instead of the version that
+    the scoring model uses. With `requested_version`, only runs of that version count as done, else runs of any
+    version. Raises ConfigError if the slices are not valid or the features do not depend on the clock,
+    RegistryError if the version is not registered.
     """
     clocks = slices(first, last, every)
     model = project.scoring_model(name)
@@ -125,20 +126,20 @@ def plan_backfill(
     with project.warehouse() as warehouse:
         now = warehouse.answer(clock_query)["clock"]
         call = scoring_call(project, warehouse, model)
-        version = _version(warehouse, call, reads, asked)
-        # any version fills a hole, unless one was asked for
-        done = warehouse.scored_clocks(model.table, version if asked else None)
+        version = _version(warehouse, call, reads, requested_version)
+        # a run by any version counts, unless the user has named one
+        done = warehouse.scored_clocks(model.table, version if requested_version else None)
     if clocks[-1] > now:
         raise ConfigError(
             f"slice {show_clock(clocks[-1])} is later than the project's clock, {show_clock(now)}",
-            hint="end with --to before it, or set the clock with "
+            hint="choose an earlier --to, or set the clock with "
             "--vars '{dbt_onnx_clock: \"YYYY-MM-DD\"}'",
         )
     return Backfill(
         project=project,
         model=model,
         version=version,
-        asked=None if asked is None else str(version.model),
+        requested_version=None if requested_version is None else str(version.model),
         features=_features(call, reads, relations),
         upstream=tuple(above),
         relations=relations,
@@ -150,14 +151,14 @@ def plan_backfill(
 def run_backfill(
     backfill: Backfill, *, on_start: Callable[[datetime], None], is_dry_run: bool = False
 ) -> Iterator[SliceResult]:
-    """Run the missing slices, oldest first, one for each result that is asked for.
+    """Run the missing slices, oldest first. Each slice runs when its result is taken from the iterator.
 
-    A dry run only builds and counts their features. `on_start` is called before each slice. A slice
-    that fails is a result, too. Raises WarehouseError when the schemas for the features of the past
-    are somebody else's, KeyboardInterrupt when dbt was stopped.
+    A dry run only builds the features and counts their rows. `on_start` is called before each slice. A
+    slice that fails gives a result, too. Raises WarehouseError if a schema for the features of the past
+    belongs to somebody else, KeyboardInterrupt if dbt was interrupted.
     """
     if not backfill.missing:
-        # a backfill that was killed after its last slice has left the schemas
+        # a backfill that was killed after its last slice may have left the schemas
         _drop_scratch(backfill)
     for clock in backfill.missing:
         on_start(clock)
@@ -165,13 +166,13 @@ def run_backfill(
 
 
 def _run_slice(backfill: Backfill, clock: datetime, *, is_dry_run: bool) -> SliceResult:
-    """Run one slice. Its scratch schemas are made before and dropped afterwards."""
+    """Run one slice. Its scratch schemas are created before and dropped afterwards."""
     project, began = backfill.project, time.monotonic()
     variables: dict[str, Any] = {upstream.CLOCK_VARIABLE: clock.isoformat(sep=" ")}
-    if backfill.asked is not None:
+    if backfill.requested_version is not None:
         variables["dbt_onnx_model"] = {
             **(project.variables.get("dbt_onnx_model") or {}),
-            backfill.model.name: backfill.asked,
+            backfill.model.name: backfill.requested_version,
         }
     wanted = [*backfill.upstream, *([] if is_dry_run else [backfill.model.unique_id])]
     with _scratch(backfill):
@@ -180,7 +181,7 @@ def _run_slice(backfill: Backfill, clock: datetime, *, is_dry_run: bool) -> Slic
             "--select",
             *upstream.selection(project.manifest, wanted),
             variables=variables,
-            manifest=upstream.moved(project.manifest, backfill.relations),
+            manifest=upstream.with_relations(project.manifest, backfill.relations),
         )
         error, message, rows = _error_of(done), "", None
         if error is None and not is_dry_run:
@@ -200,7 +201,7 @@ def _scratch(backfill: Backfill) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        # not raised over the error of the slice: the next backfill drops them, too
+        # an error here must not hide that of the slice; the next backfill drops the schemas, too
         with suppress(DbtOnnxError):
             _drop_scratch(backfill)
         raise
@@ -213,20 +214,20 @@ def _drop_scratch(backfill: Backfill) -> None:
 
 
 def _version(
-    warehouse: Warehouse, call: ScoringCall, reads: list[Any], asked: str | None
+    warehouse: Warehouse, call: ScoringCall, reads: list[Any], requested_version: str | None
 ) -> RegistryEntry:
     model = call.scoring_model
-    if asked is None and call.model is None:
+    if requested_version is None and call.model is None:
         raise ConfigError(
-            f"which model {model.selector} scores with is not known before its first run: its code "
-            "does not say so in plain text",
+            f"which model {model.selector} scores with is not known before its first run: the "
+            "`model` argument in its code is not a literal",
             hint="name a version with --model NAME/VERSION",
         )
     own = None if call.model is None else parse_spec(call.model).model_name
-    spec = asked or call.model or ""
+    spec = requested_version or call.model or ""
     if own is not None and parse_spec(spec).model_name != own:
         raise ConfigError(
-            f"{model.selector} scores with {call.model!r}, and --model asks for {spec!r}",
+            f"{model.selector} scores with {call.model!r}, but --model names {spec!r}",
             hint=f"name a version of that model: '{own}/VERSION'",
         )
     return warehouse.registry_among(list(map(upstream.table_of, reads))).resolve(spec)
@@ -235,7 +236,7 @@ def _version(
 def _features(
     call: ScoringCall, reads: list[Any], relations: dict[str, TableName]
 ) -> TableName | None:
-    """The feature relation that a slice builds, among those that the scoring model reads."""
+    """Return the feature relation that a slice builds for the scoring model; None if it is not known."""
     built = [node for node in reads if node.unique_id in relations]
     if len(built) > 1 and call.features is not None:
         built = [node for node in built if node.relation_name == call.features.sql]
@@ -243,13 +244,13 @@ def _features(
 
 
 def _error_of(done: Any) -> str | None:
-    """Why a call of dbt failed, in one line; none when it did not."""
+    """Return why an invocation of dbt failed, on one line; None if it succeeded."""
     if done.success:
         return None
     for result in getattr(done.result, "results", None) or []:
         if str(result.status) in {"error", "fail"}:
             return f"{result.node.name}: {one_line(result.message)}"
-    return one_line(done.exception or "dbt did not say why")
+    return one_line(done.exception or "dbt gave no reason")
 
 
 def _message_of(done: Any, unique_id: str) -> str:
@@ -257,5 +258,5 @@ def _message_of(done: Any, unique_id: str) -> str:
         if result.node.unique_id == unique_id:
             return str(result.message)
     raise WarehouseError(
-        "dbt ran, and not the scoring model", hint="it may be disabled for this target"
+        "dbt ran, but not the scoring model", hint="it may be disabled for this target"
     )

@@ -1,11 +1,12 @@
-"""A cache of what dbt says of a project, so that a command need not ask it while nothing has changed.
+"""A cache of facts about a dbt project, so that commands need not run dbt while nothing has changed.
 
-dbt needs seconds to read a project, and `status`, `runs` and `history` need little of it. That little
-is kept in a file beside a fingerprint of all that dbt reads: files, environment, options, versions.
-While the fingerprint is the same, dbt is not imported. In doubt nothing is kept, and dbt is asked.
+dbt takes seconds to read a project, and `status`, `runs` and `history` need only a few facts from it.
+A file stores them with a fingerprint of everything that dbt reads: files, environment, options and
+versions. While the fingerprint stays the same, dbt is not even imported. In case of doubt nothing is
+cached, and dbt runs.
 
-The file holds SQL that is run. So it lies in the user's cache folder and not in the project, which
-others may write to, and is read only if nobody else can have written it.
+The file contains SQL that is executed. It is therefore stored in the user's cache folder, not in the
+project, where others may have write access, and is ignored if somebody else may have written it.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from dbt_onnx.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# a file that changes while dbt reads may be read before and looked at after; times of some file
-# systems are whole seconds
+# nothing is cached if a file has changed less than this before dbt began, or since: dbt may have read the old
+# content, while the fingerprint is of the new one. Some file systems store times in whole seconds
 SETTLED_SECONDS = 2
 _MAX_BYTES = 2**26
-_MAX_FILES = 50  # projects come and go
+_MAX_FILES = 50  # the oldest are removed: their projects may be gone
 _MAX_RENDERED = 8
 
 _TEXTS = {".sql", ".py", ".yml", ".yaml", ".md", ".jinja", ".jinja2", ".j2"}
@@ -40,7 +41,7 @@ _INTERNAL = {"dbt", "dbt_duckdb"}
 
 
 class ProjectOptions(NamedTuple):
-    """Which project is meant, and how dbt is to read it."""
+    """The project, and the options with which dbt reads it."""
 
     root: Path
     profiles_dir: Path
@@ -50,15 +51,15 @@ class ProjectOptions(NamedTuple):
 
 @dataclass(kw_only=True)
 class CachedProject:
-    """What is kept, as JSON has it, and the `place` of its file.
+    """The cached facts about a project, as JSON types. `place` is the path of the cache file.
 
     reads        the folders that dbt reads
-    fingerprint  of what is in them, and of the options
+    fingerprint  digest of their content, the options, the environment and the installed versions
     adapter      the type of dbt's adapter
     opening      what the engine needs to open the warehouse without dbt
     models       the scoring models
-    rendered     the SQL that dbt made of templates, with the answers of the warehouse to their macros
-    verified     the versions whose artifacts were found good, with the digests of their files
+    rendered     {template: the SQL that dbt rendered, and digests of the results of its macros' queries}
+    verified     the versions with verified artifacts, each with the digests of its files
     """
 
     place: Path
@@ -81,7 +82,7 @@ class CachedProject:
         self.save()
 
     def save(self) -> None:
-        """Write the file, if that is possible and JSON gives back what it is given."""
+        """Write the file. Do nothing if that fails, or if JSON would not preserve the content."""
         content = asdict(self)
         folder = content.pop("place").parent
         with suppress(OSError, TypeError, ValueError):
@@ -97,17 +98,17 @@ class CachedProject:
                 path.unlink()
 
 
-def recall(options: ProjectOptions) -> CachedProject | None:
-    """What is kept of the project, if dbt would say the same now."""
-    place = _place(options)
+def read_cache(options: ProjectOptions) -> CachedProject | None:
+    """Return the cached facts; None if there are none, or if anything that dbt reads has changed."""
+    place = _cache_path(options)
     content = place and _read(place)
     if not place or not content:
         return None
     cached = CachedProject(place=place, **content)
-    return cached if cached.fingerprint == _look(cached.reads, options)[0] else None
+    return cached if cached.fingerprint == _fingerprint(cached.reads, options)[0] else None
 
 
-def learn(
+def write_cache(
     options: ProjectOptions,
     config: Any,
     models: list[dict[str, Any]],
@@ -116,12 +117,12 @@ def learn(
     began: float,
     before: CachedProject | None,
 ) -> CachedProject | None:
-    """Keep what dbt has said; none when it cannot be kept.
+    """Cache facts that dbt has just found, and return them; None if they cannot be cached.
 
-    `config` is dbt's of the project, `opening` as in `CachedProject`, or none where only dbt can open
-    the warehouse, `began` the time when dbt began to read, and `before` what was recalled.
+    `config` is dbt's config of the project. `opening` is as in `CachedProject`, or None if only dbt can
+    open the warehouse. `began` is the time when dbt began to read. `before` is the result of `read_cache`.
     """
-    place = _place(options)
+    place = _cache_path(options)
     if place is None or opening is None:
         return None
     projects = [p for name, p in config.load_dependencies().items() if name not in _INTERNAL]
@@ -137,7 +138,7 @@ def learn(
         "projects": sorted(str(project.project_root) for project in projects),
         "packages": [str(Path(config.project_root, config.packages_install_path))],
     }
-    fingerprint, changed = _look(reads, options)
+    fingerprint, changed = _fingerprint(reads, options)
     if changed > began - SETTLED_SECONDS:
         return None
     if before is not None and before.fingerprint == fingerprint:
@@ -154,11 +155,12 @@ def learn(
     return cached
 
 
-def renders_alike(manifest: Any, config: Any) -> bool:
-    """Whether the project puts no macro in the place of the package's or of dbt's, which could give
-    another text each time. `generate_schema_name` and its like are not called while rendering.
+def overrides_no_macros(manifest: Any, config: Any) -> bool:
+    """Return whether the project overrides no macro of dbt_onnx or dbt: an override could render a
+    different text each time. Macros such as `generate_schema_name` may be overridden: rendering does not
+    call them.
 
-    What macros depend on is not asked: dbt's partial parsing leaves it as it was.
+    The check ignores which macros depend on which, since dbt's partial parsing may leave that outdated.
     """
     given, own = set(), set()
     for macro in manifest.macros.values():
@@ -171,22 +173,22 @@ def renders_alike(manifest: Any, config: Any) -> bool:
     return not own & given and not orders & {"dbt_onnx", "dbt"}
 
 
-def _place(options: ProjectOptions) -> Path | None:
-    """The file of this version of dbt_onnx: one for all variables, since a clock among them may be
-    another each day.
+def _cache_path(options: ProjectOptions) -> Path | None:
+    """Return the path of the cache file; None where nothing can be cached. Each version of dbt_onnx has
+    its own file, but all values of `variables` share one: a clock among them may change every day.
     """
-    if not hasattr(os, "geteuid"):  # Windows, which tells the owner of a file otherwise
+    if not hasattr(os, "geteuid"):  # Windows, where the owner check of `_read` does not work
         return None
     name = _digest(repr((__version__, *options[:3])).encode())[:32]
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    except RuntimeError:  # there is no home
+    except RuntimeError:  # there is no home directory
         return None
     return cache / "dbt_onnx" / f"{name}.json" if cache.is_absolute() else None
 
 
 def _read(place: Path) -> dict[str, Any] | None:
-    """What is in the file; none unless it is of this user alone, and as it was written."""
+    """Return the file's content; None unless only this user has access to it, and its digest is right."""
     try:
         descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as stream:
@@ -204,8 +206,8 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _look(reads: Mapping[str, list[str]], options: ProjectOptions) -> tuple[str, float]:
-    """The fingerprint, and when the newest file or folder was changed."""
+def _fingerprint(reads: Mapping[str, list[str]], options: ProjectOptions) -> tuple[str, float]:
+    """Return the fingerprint, and the time of the latest change of a file or folder."""
     seen: list[Any] = [__version__, sys.version, os.uname()[2:], _installed(), reads, *options[:3]]
     seen += sorted(map(repr, options.variables.items()))
     changed, variables = 0.0, {name for name in os.environ if name.startswith("DBT_")}
@@ -219,10 +221,10 @@ def _look(reads: Mapping[str, list[str]], options: ProjectOptions) -> tuple[str,
                 text = path.read_bytes()
                 state = _digest(text)
                 names = [match[2].decode() for match in _ENV_VAR.finditer(text)]
-                # a name that is not written out may be any
+                # a name that is not a literal may be any variable: then all of them count
                 variables.update(names if len(names) == text.count(b"env_var") else os.environ)
             elif stat.S_ISREG(status.st_mode):
-                # a seed may be large. Its content cannot change without its `ctime`
+                # a seed may be large, so it is not read: its `ctime` changes with its content
                 state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
         seen.append((str(path), state))
     seen.append(sorted((name, os.environ.get(name)) for name in variables))
@@ -231,7 +233,7 @@ def _look(reads: Mapping[str, list[str]], options: ProjectOptions) -> tuple[str,
 
 def _paths(reads: Mapping[str, list[str]]) -> Iterator[Path]:
     for walked in reads["walked"]:
-        for folder, below, names in os.walk(walked):  # through no links, as dbt does
+        for folder, below, names in os.walk(walked):  # does not follow links, like dbt
             below.sort()
             yield from map(Path(folder).joinpath, ("", *sorted(names)))
     for folder in filter(os.path.isdir, reads["projects"]):
@@ -243,6 +245,6 @@ def _paths(reads: Mapping[str, list[str]]) -> Iterator[Path]:
 
 
 def _installed() -> list[str]:
-    """Everything that is installed, with its version."""
+    """Return the names of all installed distributions, with their versions."""
     folders = [Path(folder) for folder in sys.path if Path(folder).is_dir()]
     return sorted(path.name for folder in folders for path in folder.glob("*.dist-info"))

@@ -1,4 +1,4 @@
-"""`score()`, for a dbt Python model, and the entry of the `predictions` materialization."""
+"""`score()`, which a dbt Python model calls, and the entry point of the `predictions` materialization."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 
 class Summary(Protocol):
-    """What a run has done; its text is dbt's line."""
+    """The result of a run. `str()` of it is the message that dbt prints for the model."""
 
     @property
     def rows_written(self) -> int: ...
 
 
 def score(
-    dbt: Any,  # noqa: ARG001, dbt's convention for whatever a model calls
+    dbt: Any,  # noqa: ARG001, dbt's convention for functions that a model calls
     session: Any,  # noqa: ARG001
     *,
     features: Any,
@@ -49,30 +49,31 @@ def score(
     threads: int | None = None,
     **unknown: Any,
 ) -> ScoringRequest:
-    """Score a relation with a registered ONNX model, into a ledger of predictions.
+    """Describe a run that scores a relation with a registered ONNX model into a ledger of predictions.
 
-    Return it from a dbt Python model with `dbt.config(materialized="predictions")`; the
-    materialization does the work.
+    Return the result from a dbt Python model with `dbt.config(materialized="predictions")`. This
+    function reads nothing: the materialization does the work.
 
     features               a table or view, `dbt.ref(...)`: one row for each key
     registry               the model registry, `dbt.ref(...)`
     model                  "churn" is the champion, "churn@challenger" an alias, "churn/2" a version
-    key                    the columns that name an entity; a row with a NULL among them is rejected
-    as_of                  the column with the moment that the features describe (DATE or TIMESTAMP,
-                           UTC); without it, the run's time
-    refresh_after          {"count": 7, "period": "day"}: score again after this time, changed or
-                           not; periods are minute, hour, day, week
+    key                    the columns that identify an entity; a row with a NULL in one is rejected
+    as_of                  the column with the time that the features describe (DATE or TIMESTAMP,
+                           UTC); by default, the run's time
+    refresh_after          {"count": 7, "period": "day"}: score an entity again after this time, even
+                           if its features have not changed; periods are minute, hour, day, week
     keep_inputs            keep the features of each scored row, so that a run can be replayed: True
-                           for good, {"count": 400, "period": "day"} for 400 days, False not at all
-    significant_digits     for a DOUBLE that the model reads as float64: how many of its digits count
-                           as a change, since the last ones of a sum differ each time; 17 is exact.
-                           What the model reads as float32 is compared as float32; integers,
-                           decimals and text are compared in full
-    max_rejected_fraction  the run fails, and nothing is written, when a larger share of the rows
-                           of `features` is rejected
-    batch_rows, threads    rows of one call of onnxruntime, and its threads; chosen when not given
+                           forever, {"count": 400, "period": "day"} for 400 days, False not at all
+    significant_digits     for a DOUBLE that the model reads as float64: how many digits are compared
+                           to detect a change, since the last digits of a sum may differ in each run;
+                           17 is exact. A feature that the model reads as float32 is compared as
+                           float32; integers, decimals and text are compared in full
+    max_rejected_fraction  the run fails, and nothing is written, if a larger share of the rows of
+                           `features` is rejected
+    batch_rows, threads    rows of one call of onnxruntime, and its threads; by default the run
+                           chooses both
 
-    Raises ConfigError when an argument is wrong.
+    Raises ConfigError if an argument is wrong.
     """
     arguments = {
         "features": features,
@@ -99,7 +100,8 @@ def run_model(
 ) -> None:
     """Run a scoring model for the `predictions` materialization.
 
-    `settings` is the JSON of `RunSettings`. `logs` gives those of what is served from a project's folder.
+    `settings` is the JSON of `RunSettings`. `logs(folder)` returns the answer logs of the publications of
+    the project in that folder.
     """
     project = project_folder()
     document = json.loads(settings)
@@ -128,15 +130,15 @@ def run_on_warehouse(
     session: Any,
     work: Callable[[Any, Warehouse], Summary],
 ) -> None:
-    """Do what a model asks for, on the warehouse of its session.
+    """Call a dbt model, and do the work that it requests on the warehouse of its session.
 
-    `work` is given what the model returned. Its outcome, or its error, is left on dbt's own connection,
-    from which the materialization raises one clear message: dbt would print an exception with its
-    traceback.
+    `work` receives the object that the model returned. Its summary, or its error, is stored in dbt's own
+    connection. The materialization reads it there, and raises an error as one clear message: if the
+    exception left this function, dbt would print a traceback.
     """
     from dbt.adapters.factory import FACTORY
 
-    # an invocation of dbt has one adapter, that of its target
+    # a dbt invocation has one adapter: the adapter of its target
     warehouse = engine_for(next(iter(FACTORY.adapters)))(session)
     try:
         summary = work(_request_of(model, dbt, session, warehouse), warehouse)
@@ -154,7 +156,7 @@ def _request_of(
         with warehouse.opening_errors():
             return model(dbt, session)
     except TypeError as error:
-        # Python itself raises when an argument is missing, or given without its name
+        # raised by Python if an argument is missing, or is passed without its name
         function, _, _ = str(error).partition(" ")
         if function not in {"score()", "publish()"}:
             raise
@@ -164,7 +166,7 @@ def _request_of(
 
 
 def project_folder() -> Path:
-    """The project's folder, from dbt's flags: a Python model runs from a temporary file elsewhere."""
+    """Return the project's folder, from dbt's flags: a Python model runs from a temporary file elsewhere."""
     from dbt.flags import get_flags
 
     return Path(get_flags().PROJECT_DIR)  # type: ignore[no-untyped-call]

@@ -1,8 +1,8 @@
-"""A dbt project as the command line sees it: its nodes, its warehouse, its runs.
+"""A dbt project for the commands: its nodes, its warehouse, and invocations of dbt.
 
-dbt runs in this process, as `dbt` would in another: same project, profile and target. It prints
-nothing and writes nothing below the project; its own files go to a temporary folder. Where nothing
-has changed since dbt was asked the last time, it is not asked again (`cache.py`).
+dbt runs inside this process, with the project, profile and target that the command `dbt` would use.
+It prints nothing, and its own files go to a temporary folder instead of the project. If nothing has
+changed since dbt read the project, cached facts replace another invocation (`cache.py`).
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ MATERIALIZATION = "predictions"
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringModel:
-    """A dbt model that scores. `table` is its ledger; `table.identifier` is the model's alias.
+    """A dbt model that scores. `table` is its ledger; `table.identifier` is the dbt model's alias.
 
-    `selector` is what `dbt build -s` calls it: its name, `churn.v2` for a version of a dbt model.
+    `selector` selects it in `dbt build -s`: its name, or `churn.v2` for a version of a dbt model.
     """
 
     name: str
@@ -49,9 +49,9 @@ class ScoringModel:
 
 
 class DbtProject:
-    """One project, profile and target. Nothing is read before it is asked for.
+    """One project, profile and target. Everything is read only when it is needed.
 
-    `profiles_dir` and `target` default to what dbt would take; `variables` are those of `--vars`.
+    `profiles_dir` and `target` default to those that dbt would use. `variables` are those of `--vars`.
     """
 
     def __init__(
@@ -66,22 +66,22 @@ class DbtProject:
         self.variables = dict(variables or {})
         folder = (profiles_dir or _default_profiles_dir(self.root)).resolve()
         self._options = cache.ProjectOptions(self.root, folder, target, self.variables)
-        self._learned: cache.CachedProject | None = None
+        self._newly_cached: cache.CachedProject | None = None
         self._scratch = tempfile.mkdtemp(prefix="dbt_onnx_")
         weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
 
     @property
     def manifest(self) -> Any:
-        """dbt's manifest, parsed once. Raises ConfigError when dbt cannot read the project."""
+        """dbt's manifest, parsed once. Raises ConfigError if dbt cannot read the project."""
         return self._parsed[0]
 
     @property
     def config(self) -> Any:
-        """dbt's config of the project. Raises ConfigError when dbt cannot read it."""
+        """dbt's config of the project. Raises ConfigError if dbt cannot read the project."""
         return self._parsed[1]
 
     def scoring_models(self) -> list[ScoringModel]:
-        """The enabled models that are materialized as predictions, by selector."""
+        """Return the enabled models that are materialized as predictions, sorted by selector."""
         if self._cached is not None:
             return [
                 ScoringModel(**{**model, "table": TableName(**model["table"])})
@@ -91,21 +91,21 @@ class DbtProject:
 
     @cached_property
     def _cached_before(self) -> cache.CachedProject | None:
-        return cache.recall(self._options)
+        return cache.read_cache(self._options)
 
     @property
     def _cached(self) -> cache.CachedProject | None:
-        """What is kept of the project, until dbt is asked in this process."""
+        """The facts that were cached earlier; None once dbt has parsed the project in this process."""
         return None if "_parsed" in vars(self) else self._cached_before
 
     @property
     def cached_project(self) -> cache.CachedProject | None:
-        """What is kept of the project; none where nothing can be."""
-        return self._cached or self._learned
+        """The cached facts about the project; None if they cannot be cached."""
+        return self._cached or self._newly_cached
 
     def scoring_model(self, name: str) -> ScoringModel:
-        """The scoring model of that name: its dbt name, its alias, which is the ledger's name, or its
-        unique id. Raises ConfigError when there is none, or two.
+        """Return the scoring model with that name: its selector, its unique id, its dbt name, or its
+        alias, which is the ledger's name. Raises ConfigError if there is none, or several.
         """
         models = self.scoring_models()
         found = (
@@ -133,9 +133,9 @@ class DbtProject:
             )
         close = get_close_matches(name, names, n=1)
         raise ConfigError(
-            f"{name!r} is no scoring model of the project {self.root.name}; "
+            f"{name!r} is not a scoring model of the project {self.root.name}; "
             f"it has {', '.join(names)}",
-            hint=f"did you mean {close[0]!r}?" if close else "name one of those",
+            hint=f"did you mean {close[0]!r}?" if close else "name one of them",
         )
 
     @property
@@ -144,19 +144,19 @@ class DbtProject:
 
     @contextmanager
     def warehouse(self, *, read_only: bool = True) -> Iterator[Warehouse]:
-        """The warehouse of the target as its engine knows it; opened and closed as by `connect`."""
+        """Open the target's warehouse with its engine, like `connect`; close it at the end."""
         with self.connect(read_only=read_only) as connection:
             yield self._engine(connection)
 
     @contextmanager
     def connect(self, *, read_only: bool = True) -> Iterator[Any]:
-        """The warehouse of the target, opened as dbt's adapter opens it; closed at the end.
+        """Open a connection to the target's warehouse as dbt's adapter does; close it at the end.
 
-        Read-only where the engine can, so that any number of commands can look at once. Raises
-        WarehouseError when it cannot be opened.
+        With `read_only`, the connection is read-only if the engine supports that, so that any number of
+        commands can read at the same time. Raises WarehouseError if the warehouse cannot be opened.
         """
         with ExitStack() as stack:
-            # the relative paths of a profile begin in the project's folder
+            # relative paths in a profile are relative to the project's folder
             with chdir(self.root):
                 if read_only and (cached := self._cached) is not None:
                     opening = self._engine.reopened(cached.opening)
@@ -166,9 +166,10 @@ class DbtProject:
             yield connection
 
     def render(self, template: str, *, variables: Mapping[str, Any]) -> str:
-        """The SQL that dbt makes of a template, which may call the project's macros.
+        """Return the SQL that dbt renders from a template, which may call the project's macros.
 
-        What these ask the warehouse is asked as by `connect`. Raises WarehouseError as that does, and ConfigError when dbt can make no SQL of it.
+        Queries that the macros run use a connection for reading. Raises WarehouseError if the warehouse
+        cannot be opened, and ConfigError if dbt cannot render the template.
         """
         question = json.dumps([template, variables], default=str)
         if (cached := self._cached) and (kept := cached.rendered.get(question)):
@@ -182,24 +183,24 @@ class DbtProject:
             )
         results = getattr(done.result, "results", None) or []
         if not done.success or not results:
-            said = done.exception or "; ".join(str(result.message) for result in results)
+            reason = done.exception or "; ".join(str(result.message) for result in results)
             raise ConfigError(
-                f"dbt can make no query for the project {self.root.name}: {one_line(said)}",
-                hint="`dbt compile` in the project's folder says more",
+                f"dbt cannot render a query for the project {self.root.name}: {one_line(reason)}",
+                hint="`dbt compile` in the project's folder shows more",
             )
         sql = str(results[0].node.compiled_code)
-        if self._learned is not None and cache.renders_alike(manifest, config):
-            self._learned.keep_rendered(question, answers=answers, sql=sql)
+        if self._newly_cached is not None and cache.overrides_no_macros(manifest, config):
+            self._newly_cached.keep_rendered(question, answers=answers, sql=sql)
         return sql
 
     def invoke(
         self, *arguments: str, variables: Mapping[str, Any] | None = None, manifest: Any = None
     ) -> Any:
-        """Run a dbt command in this process, quietly; returns its `dbtRunnerResult`.
+        """Run a dbt command in this process without output; return its `dbtRunnerResult`.
 
-        `variables` are set over the project's; `manifest` stands for parsing the project. dbt's
-        connections are closed afterwards, so that the database file is free. Raises
-        KeyboardInterrupt when dbt was interrupted.
+        `variables` override the project's. If a `manifest` is given, dbt does not parse the project.
+        dbt's connections are closed afterwards, so that the database file is free. Raises ConfigError if
+        dbt is not installed, and KeyboardInterrupt if dbt was interrupted.
         """
         try:
             from dbt.cli.main import dbtRunner
@@ -210,7 +211,7 @@ class DbtProject:
             ) from error
         flags = self._flags({**self.variables, **(variables or {})})
         with chdir(self.root), warnings.catch_warnings():
-            # dbt's own deprecations, and what its adapters leave open, are none of ours
+            # hide dbt's deprecation warnings, and those about files that its adapters leave open
             warnings.simplefilter("ignore")
             try:
                 done = dbtRunner(manifest=manifest).invoke([*arguments, *flags])
@@ -221,7 +222,7 @@ class DbtProject:
         return done
 
     def _flags(self, variables: Mapping[str, Any]) -> list[str]:
-        """Those of every command: the terminal, and the files of the user's own dbt runs, stay as they are."""
+        """Return the flags of every invocation. They stop output and protect the files of the user's dbt runs."""
         parsed = self.root / os.environ.get("DBT_TARGET_PATH", "target") / "partial_parse.msgpack"
         return [
             *("--project-dir", str(self.root)),
@@ -234,16 +235,16 @@ class DbtProject:
             *("--target-path", self._scratch),
             "--no-print",
             "--no-write-json",
-            # what the user's last run has parsed need not be parsed again
+            # reuse what the user's last dbt run has parsed
             *(("--partial-parse-file-path", str(parsed)) if parsed.is_file() else ()),
         ]
 
     @cached_property
     def _parsed(self) -> tuple[Any, Any]:
-        """The manifest, and dbt's config of the project, with the target's credentials."""
+        """The manifest, and dbt's config of the project, which includes the target's credentials."""
         if not (self.root / "dbt_project.yml").is_file():
             raise ConfigError(
-                f"{self.root} is no dbt project: it has no dbt_project.yml",
+                f"{self.root} is not a dbt project: it has no dbt_project.yml",
                 hint="run in the project's folder, or name it with --project-dir",
             )
         began = time.time()
@@ -251,15 +252,15 @@ class DbtProject:
         if not done.success:
             raise ConfigError(
                 f"dbt cannot read the project {self.root}: {one_line(done.exception)}",
-                hint="`dbt parse` in that folder says more",
+                hint="`dbt parse` in that folder shows more",
             )
         from dbt.adapters.factory import FACTORY
 
-        adapters: Mapping[str, Any] = FACTORY.adapters  # of the invocation that has just ended
+        adapters: Mapping[str, Any] = FACTORY.adapters  # those of the invocation above
         [(adapter_type, adapter)] = adapters.items()
-        engine = engine_for(adapter_type)  # raises for a warehouse that no engine reads
+        engine = engine_for(adapter_type)  # raises if no engine supports the warehouse
         models = [asdict(model) for model in _scoring_models(done.result)]
-        self._learned = cache.learn(
+        self._newly_cached = cache.write_cache(
             self._options,
             adapter.config,
             models,
@@ -285,13 +286,13 @@ def _scoring_models(manifest: Any) -> list[ScoringModel]:
 
 
 def one_line(error: object) -> str:
-    """What dbt says of a failure, without its line breaks and indentation."""
-    said = " ".join(str(error).split())
-    return said if len(said) <= 1000 else f"{said[:997]}..."
+    """Return an error of dbt as one line of text, cut to 1000 characters."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 1000 else f"{text[:997]}..."
 
 
 def _default_profiles_dir(root: Path) -> Path:
-    """The folder that dbt would take, or the project's own, where its profiles.yml mostly lies."""
+    """Return the folder that dbt would use, but look for profiles.yml in the project before ~/.dbt."""
     if named := os.environ.get("DBT_PROFILES_DIR"):
         return Path(named)
     for folder in (Path.cwd(), root):

@@ -1,4 +1,4 @@
-"""Take a version through the gate: its file, its card, and its answers on today's features."""
+"""Run the gate for a version: check its file, its card, and its outputs for the current features."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 CONTRACT_LIMIT = "columns, types, unique key"
 
 
-def examine(
+def run_gate(
     project: DbtProject,
     entry: RegistryEntry,
     champion: RegistryEntry | None,
@@ -42,10 +42,9 @@ def examine(
     artifacts: Path,
     limits: Limits,
 ) -> list[Check]:
-    """Every check of the gate, in order. A check says what is wrong; nothing is raised for it.
+    """Return the checks of the gate, in order. Faults are reported by failed checks, and not raised.
 
-    The warehouse is read, and nothing is written. Raises ConfigError when dbt cannot read the
-    project.
+    The warehouse is read, and nothing is written. Raises ConfigError if dbt cannot read the project.
     """
     try:
         candidate = Candidate.load(artifacts, entry)
@@ -55,7 +54,7 @@ def examine(
         Check("artifact", f"sha256 {entry.sha256[:12]}", "as registered", "passed"),
         *check_card(candidate.artifact, entry),
     ]
-    # raises here if the project cannot be read, which is not the version's fault
+    # raises if dbt cannot read the project: that is no fault of the version, so no check reports it
     _ = project.manifest
     try:
         with project.warehouse() as warehouse:
@@ -72,9 +71,9 @@ def examine(
 
 @dataclass(frozen=True)
 class _Examination:
-    """One version against the warehouse.
+    """The checks of one version that need the warehouse.
 
-    A feature relation that several scoring models read is scored once.
+    Features that several scoring models read, with the same key and `as_of`, are scored only once.
     """
 
     candidate: Candidate
@@ -92,17 +91,23 @@ class _Examination:
             yield check
             if check.verdict == "not checked":
                 open_questions.append(f"{call.scoring_model.selector}: {check.figure}")
-            if features is not None and _rows_of(call) not in scored:
-                scored.add(_rows_of(call))
-                allowed = [c.max_rejected_fraction for c in asking if _rows_of(c) == _rows_of(call)]
+            if features is not None and _feature_identity(call) not in scored:
+                scored.add(_feature_identity(call))
+                allowed = [
+                    c.max_rejected_fraction
+                    for c in asking
+                    if _feature_identity(c) == _feature_identity(call)
+                ]
                 yield from self._check_rows(features, max_rejected=min(allowed))
         for call in unknown:
-            check = _not_checked(call, "which model it scores is not known before its first run")
+            check = _not_checked(
+                call, "which model it scores with is not known before its first run"
+            )
             yield check
             if not asking:
                 open_questions.append(f"{call.scoring_model.selector}: {check.figure}")
         if not asking and not unknown:
-            open_questions.append(f"no scoring model asks for {name!r}")
+            open_questions.append(f"no scoring model scores with the champion of {name!r}")
             yield Check("contract", open_questions[0], CONTRACT_LIMIT, "not checked")
         if self.champion is None:
             yield not_compared(None, "no champion yet")
@@ -113,9 +118,12 @@ class _Examination:
     def _check_contract(
         self, warehouse: Warehouse, call: ScoringCall
     ) -> tuple[CurrentFeatures | None, Check]:
-        """Whether the next run can read the features and write the version's predictions."""
+        """Check that the next run can read the features and write the version's predictions.
+
+        The features are None if the check did not pass.
+        """
         if call.features is None or not call.key:
-            why = "what it reads cannot be told from its code and its runs"
+            why = "neither its code nor its runs show which features it reads"
             return None, _not_checked(call, why)
         try:
             features = warehouse.examine(call.scoring_model.table, call, self.candidate.artifact)
@@ -130,7 +138,7 @@ class _Examination:
     def _check_rows(self, features: CurrentFeatures, *, max_rejected: float) -> Iterator[Check]:
         """Check the version's answers on the current rows, and compare them with the champion's.
 
-        `max_rejected` is the share of rejected rows that a run takes.
+        `max_rejected` is the share of rejected rows that a run of the scoring models allows.
         """
         limits = replace(self.limits, max_rejected=min(self.limits.max_rejected, max_rejected))
         champion, fault = self._load_champion(features)
@@ -140,7 +148,7 @@ class _Examination:
             read |= dict.fromkeys(champion.artifact.contract.feature_names)
         try:
             batches = features.sample(read, limits.sample)
-            rejected = _share_of(features, batches)
+            rejected = _rejected_in_sample(features, batches)
             new = Answers.of(self.candidate, batches, rejected)
         except DbtOnnxError as error:
             yield failed("scores the current rows", "no error", error)
@@ -162,7 +170,7 @@ class _Examination:
     def _load_champion(
         self, features: CurrentFeatures
     ) -> tuple[Candidate | None, DbtOnnxError | None]:
-        """The champion, if there is one and it can score; else what is wrong with it."""
+        """Return the champion, or the error that keeps it from scoring. Both are None without a champion."""
         if self.champion is None:
             return None, None
         try:
@@ -173,13 +181,15 @@ class _Examination:
         return champion, None
 
 
-def _rows_of(call: ScoringCall) -> tuple[object, ...]:
-    """What tells whether two scoring models read the same rows."""
+def _feature_identity(call: ScoringCall) -> tuple[object, ...]:
+    """Return a value that is equal for scoring models that read the same rows."""
     return call.features, call.key, call.as_of
 
 
-def _share_of(features: CurrentFeatures, sample: Sequence[pa.RecordBatch]) -> Counter[str]:
-    """How many rows without a key or a moment there would be in a sample of all rows."""
+def _rejected_in_sample(
+    features: CurrentFeatures, sample: Sequence[pa.RecordBatch]
+) -> Counter[str]:
+    """Count, by reason, the rows without a key or `as_of`, scaled down from all rows to the sample."""
     others = features.rows - sum(features.rejected.values())
     share = sum(batch.num_rows for batch in sample) / others if others else 1.0
     return Counter({reason: round(n * share) for reason, n in features.rejected.items() if n})

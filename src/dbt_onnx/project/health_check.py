@@ -38,11 +38,11 @@ select {{{{ dbt_onnx.clock() }}}} as clock
 
 
 def check_health(project: DbtProject, name: str | None, *, stale_after: timedelta) -> Health:
-    """The health of one scoring model, or of all. What is wrong is in the result, never raised."""
+    """Return the health of one scoring model, or of all. Problems and errors are part of it, never raised."""
     try:
         models = [project.scoring_model(name)] if name else project.scoring_models()
         if not models:
-            project.scoring_model("")  # raises the error that there are none
+            project.scoring_model("")  # raises the error for a project without scoring models
         with project.warehouse() as warehouse:
             checks = [_Check(warehouse, model) for model in models]
         period = {"count": max(1, int(stale_after.total_seconds())), "period": "second"}
@@ -62,7 +62,7 @@ def check_health(project: DbtProject, name: str | None, *, stale_after: timedelt
 
 
 class _Check:
-    """One scoring model: what is known of it, and the problems found so far."""
+    """The check of one scoring model: its sources, its figures, and the problems found so far."""
 
     def __init__(self, warehouse: Warehouse, model: ScoringModel) -> None:
         self.model = model
@@ -71,7 +71,7 @@ class _Check:
         self.registry: Registry | None = None
         self.sources: Sources | None = warehouse.sources(model.table)
         self.features: TableName | None = None
-        # dbt cannot ask about a view over a table that is gone
+        # a view whose table is missing cannot be queried
         self.is_readable = True
         if self.sources is None:
             self._add("never_ran", "no run has succeeded")
@@ -79,7 +79,7 @@ class _Check:
         if self.sources.gone:
             self.is_readable = not self.sources.is_torn
             listed = ", ".join(map(str, self.sources.gone))
-            self._add("ledger", f"its ledger is not whole in the warehouse: no {listed}")
+            self._add("ledger", f"its ledger is incomplete: the warehouse has no {listed}")
         with self._noting("features"):
             warehouse.check_features(self.sources)
             self.features = self.sources.features
@@ -87,10 +87,10 @@ class _Check:
             self.registry = warehouse.registry(self.sources)
 
     def call(self) -> dict[str, Any]:
-        """The arguments of `prediction_health`, as JSON has them."""
+        """Return the arguments of the macro `prediction_health`, as JSON types."""
         sources = self.sources
         if sources is None or sources.registry is None:
-            raise ValueError(f"{self.model.selector} has no registry to be judged by")
+            raise ValueError(f"{self.model.selector} has no registry")
         return {
             "predictions": asdict(self.model.table),
             "registry": asdict(sources.registry),
@@ -105,7 +105,7 @@ class _Check:
             self.problems += judge(self.figures, has_one_writer=has_one_writer)
 
     def verify_artifact(self, project: DbtProject) -> None:
-        """The serving version's file and card, as a run and `dbt-onnx verify` check them."""
+        """Check the serving version's file and card, as a run and `dbt-onnx verify` do."""
         version = self.figures.get("serving_version")
         if self.registry is None or version is None:
             return
@@ -114,7 +114,7 @@ class _Check:
         with suppress(ArtifactError):
             if cached is not None and fingerprint_on_disk(artifacts, entry) in cached.verified:
                 return
-        # imported only here: it runs the model
+        # imported only if needed, because it imports everything that runs a model
         from dbt_onnx.artifacts.verification import verify_entry
 
         verdict = verify_entry(artifacts, entry)

@@ -1,4 +1,4 @@
-"""What the generic test `predictions_replay` asks: whether the ledger is as the runs left it."""
+"""The work of the generic test `predictions_replay`: check that the ledger is as the runs left it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 def replay_sample(
     warehouse: Warehouse, request: Mapping[str, Any], *, artifacts: Path
 ) -> list[dict[str, str | None]]:
-    """Replay a sample of the newest run, and of other runs, chosen anew each time.
+    """Replay a sample of the newest run, and of other runs that are chosen at random each time.
 
-    `request` has `database`, `schema` and `identifier` of the ledger, the rows of the `registry`, and
-    the numbers of `runs` and of rows in a `sample`. Returns the findings, with their `run_id`.
+    Before the replays, the tables are compared with the records of the runs. `request` has `database`,
+    `schema` and `identifier` of the ledger, the rows of the `registry`, the number of `runs` to replay,
+    and the number of rows in the `sample` of each run. Returns the findings, each with the `run_id` of
+    the replayed run; it is None for findings from before the first replay.
     """
     name = TableName(**{part: request[part] for part in ("database", "schema", "identifier")})
     findings: list[dict[str, str | None]] = []

@@ -1,4 +1,4 @@
-"""The arguments of the project's scoring models: from their code, else from their last run."""
+"""The arguments of `score()` in a project's scoring models: from their code, else from their last run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringCall:
-    """The arguments of one model's `score()`, as far as they are known.
+    """The arguments of the call of `score()` in one model, as far as they are known.
 
-    Where they are not, `model` and `features` are none, `key` is empty, `as_of` and `keep_inputs` have
-    their defaults, and `max_rejected_fraction` is 1.
+    If they are not known, `model` and `features` are None, `key` is empty, `as_of` and `keep_inputs`
+    have their defaults, and `max_rejected_fraction` is 1.
     """
 
     scoring_model: ScoringModel
@@ -38,19 +38,19 @@ class ScoringCall:
     max_rejected_fraction: float = 1.0
 
     def asks_for_champion_of(self, model_name: str) -> bool:
-        """Whether this scoring model scores with the champion of that model."""
+        """Return whether this scoring model scores with the champion of that model."""
         try:
-            spec = parse_spec(self.model or "")  # refuses ""
+            spec = parse_spec(self.model or "")  # raises ConfigError for ""
         except ConfigError:
             return False
         return (spec.model_name, spec.alias) == (model_name, CHAMPION)
 
 
 def literal_arguments(code: str) -> dict[str, Any]:
-    """The literal keyword arguments of the one call of `score()` in a dbt Python model.
+    """Return the literal keyword arguments of the only call of `score()` in a dbt Python model.
 
-    `features=dbt.ref("a")` is given as "a", `dbt.ref("pack", "a", v=2)` as "pack.a.v2" and
-    `dbt.source("x", "a")` as "x.a". Empty when there is no such call, or more than one.
+    `features=dbt.ref("a")` becomes "a", `dbt.ref("pack", "a", v=2)` becomes "pack.a.v2" and
+    `dbt.source("x", "a")` becomes "x.a". Empty if there is no call of `score()`, or more than one.
     """
     try:
         tree = ast.parse(code)
@@ -66,10 +66,10 @@ def literal_arguments(code: str) -> dict[str, Any]:
 
 
 def scoring_call(project: DbtProject, warehouse: Warehouse, model: ScoringModel) -> ScoringCall:
-    """The call of one scoring model.
+    """Return the call of `score()` in one scoring model.
 
-    Arguments that are literals in its code are those of its next run. The others are taken from its
-    last run; without one they are not known.
+    Arguments that are literals in its code are those of its next run. If `model`, `features` or `key`
+    is not a literal, it is taken from the last run; if there is no run, it is not known.
     """
     node = project.manifest.nodes[model.unique_id]
     relations = _upstream(nodes_above(project.manifest, model.unique_id))
@@ -98,9 +98,9 @@ def scoring_call(project: DbtProject, warehouse: Warehouse, model: ScoringModel)
 
 
 def _upstream(nodes: list[Any]) -> dict[str, Upstream]:
-    """What a model reads, by each text that `literal_arguments` may give for it.
+    """Return the relations that a model reads, by each name that `literal_arguments` may return for them.
 
-    A text that could mean two relations is left out.
+    A name that could mean two relations is left out.
     """
     found: dict[str, list[Upstream]] = defaultdict(list)
     for above in nodes:
@@ -124,7 +124,7 @@ def _upstream(nodes: list[Any]) -> dict[str, Upstream]:
 
 def _max_rejected(given: Mapping[str, Any], code: str) -> float:
     name = "max_rejected_fraction"
-    # named in the code and not read from it: no literal
+    # the code has this argument, but not as a literal: it is not known
     unknown = 1.0 if name in code else MAX_REJECTED_FRACTION
     value = given.get(name, unknown)
     return float(value) if isinstance(value, int | float) else 1.0
@@ -142,7 +142,7 @@ def _is_score(function: ast.expr) -> bool:
 
 
 def _reference(value: Any) -> str:
-    """`dbt.ref(...)` or `dbt.source(...)` as a text. Raises ValueError for anything else."""
+    """Return `dbt.ref(...)` or `dbt.source(...)` as text. Raises ValueError for anything else."""
     if not (
         isinstance(value, ast.Call)
         and isinstance(value.func, ast.Attribute)

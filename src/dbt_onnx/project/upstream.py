@@ -1,6 +1,6 @@
-"""The models upstream of a scoring model that depend on the clock, and building them elsewhere.
+"""Find the models upstream of a scoring model that depend on the clock, to build them in other schemas.
 
-A manifest is read and copied here, never changed, and dbt is not imported.
+This module reads and copies manifests, but never changes the original. It does not import dbt.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 CLOCK_MACRO = "macro.dbt_onnx.clock"
 CLOCK_VARIABLE = "dbt_onnx_clock"
-# other materializations write where their configuration says, or cannot be built from nothing
+# other materializations write to a place that their configuration names, or need their earlier state
 BUILT_ELSEWHERE = ("table", "view", "incremental", "ephemeral")
 
 
 def clock_dependent(manifest: Any, unique_id: str) -> list[str]:
-    """The models above a node that the clock changes, and those between them and the node.
+    """Return the ids of the models upstream of a node that depend on the clock, in the manifest's order.
 
-    Returns ids in the order of the manifest. A model depends on the clock when it calls
-    `dbt_onnx.clock()`, itself or through macros, or names the variable. Seeds, sources and snapshots
-    never do. Raises ConfigError when there is no such model, or one that cannot be built elsewhere.
+    A model depends on the clock if it calls `dbt_onnx.clock()`, directly or through macros, if it names
+    the variable, or if it is downstream of such a model. Seeds, sources and snapshots never do. Raises
+    ConfigError if there is no such model, or if one cannot be built in another schema.
     """
     nodes = _models_above(manifest, unique_id)
     macros = _clock_macros(manifest)
@@ -44,7 +44,7 @@ def clock_dependent(manifest: Any, unique_id: str) -> list[str]:
         raise ConfigError(
             f"no model upstream of {name} depends on the clock: every slice would see the same "
             "features",
-            hint="let the features model take its moment from {{ dbt_onnx.clock() }}",
+            hint="use {{ dbt_onnx.clock() }} as the current time in the features model",
         )
     faults = [
         f"{nodes[item].name} is materialized as {nodes[item].config.materialized!r}"
@@ -53,21 +53,21 @@ def clock_dependent(manifest: Any, unique_id: str) -> list[str]:
     ]
     if faults:
         raise ConfigError(
-            f"what is upstream of {name} cannot be built for the past: {'; '.join(faults)}",
+            f"models upstream of {name} cannot be built for the past: {'; '.join(faults)}",
             hint=f"only a {', '.join(BUILT_ELSEWHERE[:-1])} or {BUILT_ELSEWHERE[-1]} model can be "
-            "built in another schema; let the features read such a model",
+            "built in another schema; change the materialization of these models",
         )
     return found
 
 
 def table_of(node: Any) -> TableName:
-    """The relation of a node, which may be a source."""
+    """Return the relation of a model, seed, snapshot or source."""
     identifier = getattr(node, "identifier", None) or node.alias
     return TableName(database=node.database, schema=node.schema, identifier=identifier)
 
 
 def nodes_above(manifest: Any, unique_id: str) -> list[Any]:
-    """What a model reads itself: models, seeds, snapshots and sources that are in the project."""
+    """Return the nodes that a model reads directly: the project's models, seeds, snapshots and sources."""
     above = manifest.nodes[unique_id].depends_on.nodes
     found = (manifest.nodes.get(item) or manifest.sources.get(item) for item in above)
     return [node for node in found if node is not None]
@@ -76,9 +76,9 @@ def nodes_above(manifest: Any, unique_id: str) -> list[Any]:
 def relations_of(
     manifest: Any, unique_ids: Collection[str], *, suffix: str
 ) -> dict[str, TableName]:
-    """{id: the relation of this model when `suffix` is added to its schema}.
+    """Return {id: the model's relation, with `suffix` added to the schema}.
 
-    Ephemeral models have none.
+    Ephemeral models are left out, since they have no relation.
     """
     return {
         item: replace(table_of(node), schema=node.schema + suffix)
@@ -87,10 +87,10 @@ def relations_of(
     }
 
 
-def moved(manifest: Any, relations: dict[str, TableName]) -> Any:
-    """A copy of the manifest in which these models are built as those relations.
+def with_relations(manifest: Any, relations: dict[str, TableName]) -> Any:
+    """Return a copy of the manifest that builds the models in `relations`, {id: relation}, elsewhere.
 
-    Use it for one run of dbt: compiled code stays in a manifest, and has the clock of its run.
+    Use a copy for one run of dbt only: it keeps compiled code, which contains the clock of that run.
     """
     # copied part by part: copy.deepcopy mixes up dbt's lookup tables, and the manifest's own
     # deepcopy() fails where a node is disabled (dbt-core 1.10 and 1.11)
@@ -102,14 +102,14 @@ def moved(manifest: Any, relations: dict[str, TableName]) -> Any:
     manifest = type(manifest)(**{**parts, "nodes": copy.deepcopy(manifest.nodes)})
     for node_id, relation in relations.items():
         node = manifest.nodes[node_id]
-        # dbt makes a relation of its parts; the whole name, as the warehouse quotes it, is for messages
+        # dbt builds the relation from database, schema and alias; `relation_name` is only for messages
         node.schema, node.relation_name = relation.schema, None
     manifest.build_flat_graph()
     return manifest
 
 
 def selection(manifest: Any, unique_ids: Collection[str]) -> list[str]:
-    """dbt's selectors for exactly these nodes."""
+    """Return dbt's selectors for exactly these nodes."""
     return [f"fqn:{'.'.join(manifest.nodes[node_id].fqn)}" for node_id in unique_ids]
 
 
@@ -134,7 +134,7 @@ def _clock_macros(manifest: Any) -> set[str]:
 
 
 def _with_dependents(found: set[str], depends_on: Mapping[str, Iterable[str]]) -> set[str]:
-    """`found`, and all that depend on one of these, themselves or through others."""
+    """Return `found` and everything that depends on an item of it, directly or indirectly."""
     while more := {
         item
         for item, needed in depends_on.items()

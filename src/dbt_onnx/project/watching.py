@@ -1,4 +1,4 @@
-"""`dbt build` whenever something has arrived: one at a time, in one process, the project parsed once."""
+"""Run `dbt build` whenever files arrive, in one process that parses the project only when it changes."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _FOLDERS = ("model_paths", "seed_paths", "macro_paths", "test_paths", "snapshot_
 _FILES = ("dbt_project.yml", "packages.yml", "dependencies.yml", "profiles.yml", "selectors.yml")
 
 Seen = dict[str, tuple[int, int, int]]
-"""Path -> what differs after a file was written, or another was put in its place."""
+"""{path: modification time, size and inode}: a value changes if the file is written or replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
     """One `dbt build`.
 
-    arrived   files that are new, or others than before the last build that was well
-    nodes     how many nodes and tests ran
-    failed    node -> why it failed; skipped nodes are not among them
-    error     why dbt ran none of them
+    arrived   files that are new or changed since the last successful build
+    nodes     how many nodes and tests have a result
+    failed    {node: why it failed}, without skipped nodes
+    error     why the build failed, if no node did
     """
 
     arrived: tuple[str, ...]
@@ -42,21 +42,21 @@ class Build:
     error: str | None = None
 
     @property
-    def is_well(self) -> bool:
+    def succeeded(self) -> bool:
         return not self.failed and self.error is None
 
 
 class Watch:
-    """Looks for files, and builds when there are others than at the last build that was well.
+    """Looks for files, and builds if they differ from those of the last successful build.
 
-    open_project   opens the project, each time that its own files have changed
-    select         as of `dbt build`; everything when empty
-    patterns       of files that arrive, below the project's folder unless absolute; without them every look
-                   builds
+    open_project   called to open the project, at first and whenever its own files have changed
+    select         the selectors of `dbt build`; if empty, everything is built
+    patterns       glob patterns of the files that arrive, below the project's folder unless absolute; if
+                   empty, every look builds
     every          seconds between two looks
 
-    What arrives during a build is seen by the look after it. Raises ConfigError when dbt cannot read the
-    project at the begin.
+    The next look finds files that arrive during a build. Raises ConfigError if dbt cannot read the
+    project when the watch is created.
     """
 
     def __init__(
@@ -79,19 +79,19 @@ class Watch:
 
     @property
     def wait(self) -> float:
-        """Seconds until the next look: twice as long after each build that failed, `LONGEST_WAIT` at most."""
+        """Seconds until the next look: doubled by each failed build in a row, up to `LONGEST_WAIT`."""
         doubled = self._every * 2.0 ** min(self._failures, 30)
         return max(self._every, min(doubled, LONGEST_WAIT))
 
     def look(self) -> Build | None:
-        """Build if something has arrived, or the last build failed; none when nothing was to do."""
+        """Build if the files have changed, the last build failed, or there are no patterns; else return None."""
         files = _seen(self._project.root, self._patterns)
         if self._patterns and files == self._built and not self._failures:
             return None
         before = self._built or {}
         arrived = tuple(sorted(path for path, seen in files.items() if before.get(path) != seen))
         build = self._build(arrived)
-        if build.is_well:
+        if build.succeeded:
             self._built, self._failures = files, 0
         else:
             self._failures += 1
@@ -117,7 +117,7 @@ class Watch:
             seconds=time.monotonic() - began,
             nodes=len(results),
             failed=failed,
-            error=None if is_explained else one_line(done.exception or "dbt did not say why"),
+            error=None if is_explained else one_line(done.exception or "dbt gave no reason"),
         )
 
     def _parse_again_if_changed(self) -> None:
@@ -137,9 +137,9 @@ class Watch:
 def _seen(root: Path, patterns: Iterable[str]) -> Seen:
     found: Seen = {}
     for pattern in patterns:
-        place = root / pattern  # which is the pattern itself when that is absolute
+        place = root / pattern  # an absolute pattern replaces the root
         for path in Path(place.anchor).glob(str(place.relative_to(place.anchor))):
-            with suppress(OSError):  # it has just gone
+            with suppress(OSError):  # the file has just been removed
                 status = path.stat()
                 if stat.S_ISREG(status.st_mode):
                     found[str(path)] = (status.st_mtime_ns, status.st_size, status.st_ino)

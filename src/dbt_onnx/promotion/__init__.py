@@ -1,1 +1,1 @@
-"""Which version serves: the gate, and the change of the registry."""
+"""Promotion and rollback of versions: the gate, and the change of the registry."""

@@ -1,4 +1,4 @@
-"""What a version answers for given rows. Nothing is written."""
+"""Score given rows with a version, without writing anything."""
 
 from __future__ import annotations
 
@@ -20,20 +20,24 @@ if TYPE_CHECKING:
 
 
 class Candidate(NamedTuple):
-    """A version whose file is intact, ready to score in a child process."""
+    """A version with an intact file, ready to score in a child process."""
 
     artifact: Artifact
     session: Scorer
 
     @classmethod
     def load(cls, artifacts: Path, entry: RegistryEntry) -> Candidate:
-        """Load a version. Raises ArtifactError or ContractError, as `load_artifact` and `ChildSession`."""
+        """Load a version. Raises ArtifactError or ContractError, like `load_artifact` and `ChildSession`."""
         artifact = load_artifact(artifacts, entry)
         return cls(artifact, artifact.open(in_child_process=True))
 
 
 class Answers(NamedTuple):
-    """What a version answers for `rows` sampled rows; NULL for a row that it rejects, and why."""
+    """The outputs of a version for sampled rows. A row that it rejects is NULL in all `columns`.
+
+    `rejected_reasons` counts the rejected rows by reason. It and `rows` include rows that every version
+    rejects, which `columns` do not contain.
+    """
 
     columns: Mapping[str, pa.Array]
     rows: int
@@ -45,7 +49,8 @@ class Answers(NamedTuple):
     ) -> Answers:
         """Score the rows. A row on which the model fails is rejected, as in a run.
 
-        `rejected` are rows beside these that are rejected by every version, by reason. Raises ScoringError when it fails on all of them.
+        `rejected` counts, by reason, further rows that are not in `batches` because every version rejects
+        them. Raises ScoringError if the model fails on all rows of `batches`.
         """
         contract = candidate.artifact.contract
         rows = sum(batch.num_rows for batch in batches)
@@ -65,5 +70,5 @@ class Answers(NamedTuple):
 
     @property
     def rejected(self) -> float:
-        """The share of rows."""
+        """The share of `rows` that is rejected, between 0 and 1."""
         return self.rejected_reasons.total() / self.rows if self.rows else 0.0

@@ -1,4 +1,4 @@
-"""How far the answers of two versions are apart on the same rows."""
+"""Measure how far the outputs of two versions differ on the same rows."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 
 class ColumnComparison(NamedTuple):
-    """One output column that both versions give, over the rows that both have scored.
+    """The comparison of one output column that both versions have, over the rows that both have scored.
 
-    mean, mean_before   of the new and of the old version; none for labels
-    rank_correlation    Spearman's, between -1 and 1; none for labels, for a column that is constant
+    mean, mean_before   of the new and of the old version; None for labels
+    rank_correlation    Spearman's, between -1 and 1; None for labels, for a column that is constant
                         in one version, and for fewer than two rows
-    changed             share of rows with another decision: another label, or a probability on the
-                        other side of the threshold; none for values, which decide nothing
+    changed             share of rows with a different decision: a different label, or a probability
+                        on the other side of the threshold; None for values, which decide nothing
+
+    All figures are None if `rows` is 0.
     """
 
     column: str
@@ -42,7 +44,8 @@ def compare_columns(
 ) -> list[ColumnComparison]:
     """Compare the columns that both versions have, row by row. NULL is a rejected row.
 
-    `kinds` is of the new version. Vectors are not compared, nor is text or a vector with numbers.
+    `kinds` is {column: kind} of the new version. Vectors are not compared, and neither is a column of
+    numbers with one of text or vectors.
     """
     compared = []
     for column, kind in kinds.items():
@@ -59,7 +62,7 @@ def compare_columns(
 
 
 def count_values(column: pa.Array) -> int:
-    """How many different values there are, NULL not counted."""
+    """Return the number of distinct values. NULL does not count."""
     if pa.types.is_fixed_size_list(column.type):
         rows = column.drop_null()
         matrix = rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
@@ -68,9 +71,9 @@ def count_values(column: pa.Array) -> int:
 
 
 def rank_correlation(a: Array, b: Array) -> float | None:
-    """Spearman's rho: Pearson's correlation of the ranks. Equal values share their mean rank.
+    """Return Spearman's rho: Pearson's correlation of the ranks. Equal values share their mean rank.
 
-    None for fewer than two rows, or when either is constant: then it is not defined.
+    None for fewer than two rows, or if either column is constant: then rho is not defined.
     Spearman, "The proof and measurement of association between two things" (1904).
     """
     if len(a) < 2:

@@ -1,11 +1,11 @@
 """The gate that a version passes before it becomes champion: checks, figures, limits, verdicts.
 
-A version is judged by its file, by its card, by the current features, and by what the champion says
-about the same entities. Nothing here writes anything.
+The gate checks the version's file and card, its outputs for the current features, and how far they
+differ from the champion's outputs for the same entities. Nothing in this module writes anything.
 
-A version that could not be compared with the champion does not pass: the check `comparison with ...`
-fails, unless somebody overrides it and says why. Where there is no champion yet, there is nothing to
-compare with, and the promotion is recorded as `not_compared`.
+If a version cannot be compared with the champion, the check `comparison with ...` fails. A user can
+override it with a reason. If there is no champion yet, there is nothing to compare with, and the
+promotion is recorded as `not_compared`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 Verdict = Literal["passed", "failed", "not checked"]
 
-LOOK = "look at it, and promote with --override 'why' if it is meant to be so"
+IF_INTENDED = "if it is intended, promote with --override 'reason'"
+CHECK_DIFFERENCE = f"check the difference; {IF_INTENDED}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the gate tolerates. Shares are between 0 and 1; `sample` is a number of rows."""
+    """The limits of the gate. Shares are between 0 and 1; `sample` is a number of rows."""
 
     min_rank_correlation: float = 0.8
     max_changed_decisions: float = 0.1
@@ -43,9 +44,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Check:
-    """One row of the gate. No override passes a `final` one, which every run would refuse, too.
+    """One row of the gate's table. `fault` and `hint` are empty unless the verdict is failed.
 
-    `fault` and `hint` are empty unless the verdict is failed.
+    A failed check that is `final` cannot be overridden, since every run would refuse the version, too.
     """
 
     name: str
@@ -59,13 +60,13 @@ class Check:
 
 
 def failed(name: str, limit: str, error: DbtOnnxError, *, final: bool = False) -> Check:
-    """The failed check for an error."""
+    """Return a failed check that reports an error."""
     figure = f"{error.kind} error"
     return Check(name, figure, limit, "failed", fault=error.message, hint=error.hint, final=final)
 
 
 def not_compared(champion: str | None, why: str, *, hint: str = "") -> Check:
-    """The check that says that nothing was compared: with `champion`, or because there is none."""
+    """Return the check which reports that nothing was compared: failed if there is a champion, else not checked."""
     if champion is None:
         return Check("comparison", why, "", "not checked")
     return Check(
@@ -73,13 +74,13 @@ def not_compared(champion: str | None, why: str, *, hint: str = "") -> Check:
         "nothing compared",
         "both score",
         "failed",
-        fault=f"nothing was compared with {champion}, which is champion: {why}",
-        hint=f"{hint}; or promote with --override 'why'" if hint else LOOK,
+        fault=f"nothing was compared with the champion {champion}: {why}",
+        hint=f"{hint}; or promote with --override 'reason'" if hint else CHECK_DIFFERENCE,
     )
 
 
 def check_card(artifact: Artifact, entry: RegistryEntry) -> list[Check]:
-    """Whether the model still answers as its card says, and the parity recorded in training."""
+    """Check that the model still gives the outputs in its card's sample; report the parity of its export."""
     verdict = verify_sample(artifact, entry)
     parity = artifact.card.get("parity") or {}
     tolerance = parity.get("tolerance", "")
@@ -87,16 +88,16 @@ def check_card(artifact: Artifact, entry: RegistryEntry) -> list[Check]:
     apart = verdict.max_abs_difference
     sample = Check(
         "sample of the card",
-        "no sample" if apart is None else f"{verdict.sample_rows} rows, apart {apart:.1e}",
+        "no sample" if apart is None else f"{verdict.sample_rows} rows, difference {apart:.1e}",
         within,
         "failed" if verdict.fault else "not checked" if apart is None else "passed",
         fault=verdict.fault or "",
         hint=verdict.hint or "",
     )
     rows, largest = parity.get("rows_compared"), parity.get("max_abs_difference")
-    # export refuses a model beyond the tolerance, so a recorded parity has passed
+    # `export` refuses a model that exceeds the tolerance, so a recorded parity has passed
     if isinstance(rows, int) and isinstance(largest, int | float):
-        figure = f"{rows:,} rows, apart {largest:.1e}"
+        figure = f"{rows:,} rows, difference {largest:.1e}"
         return [sample, Check("training parity", figure, within, "passed")]
     return [sample, Check("training parity", "none recorded", "", "not checked")]
 
@@ -104,9 +105,9 @@ def check_card(artifact: Artifact, entry: RegistryEntry) -> list[Check]:
 def check_answers(
     new: Answers, old: Answers | None, contract: Contract, limits: Limits, *, where: str
 ) -> Iterator[Check]:
-    """Whether the version's answers can be served: few rejected, finite, not the same for everybody.
+    """Check that the version's outputs can be served: few rejected rows, finite values that vary.
 
-    `contract` is the version's, `where` names the rows.
+    `contract` is the version's. `where` names the rows in messages.
     """
     before = "" if old is None else f", champion {old.rejected:.2%}"
     reasons = ", ".join(f"{name} {n:,}" for name, n in new.rejected_reasons.most_common(3))
@@ -122,7 +123,7 @@ def check_answers(
         is_wrong=new.rejected > limits.max_rejected,
         fault=f"{new.rejected_reasons.total():,} of {new.rows:,} rows of {where} would be "
         f"rejected: {reasons}",
-        hint="mend the features upstream, register a version that takes NULL (a null policy or a "
+        hint="fix the features upstream, register a version that accepts NULL (a null policy or a "
         "fill), or raise --max-rejected, and max_rejected_fraction in score()",
     )
     yield _check(
@@ -132,7 +133,7 @@ def check_answers(
         is_wrong=broken > 0,
         fault=f"the model gives NaN or infinity for {broken:,} of {new.rows:,} rows of {where}: "
         f"{reasons}",
-        hint=f"a model that divides by zero, say, needs its formula mended; {LOOK}",
+        hint=f"fix the model's formula, for example a division by zero; {IF_INTENDED}",
     )
     yield from _check_varying(new, contract.column_kinds, where=where)
 
@@ -140,7 +141,7 @@ def check_answers(
 def check_comparison(
     new: Answers, old: Answers, contract: Contract, limits: Limits, *, champion: str
 ) -> Iterator[Check]:
-    """Whether the version answers like the champion on the same rows, within the limits.
+    """Check that the version's outputs are close to the champion's on the same rows, within the limits.
 
     `contract` is the version's.
     """
@@ -152,9 +153,9 @@ def check_comparison(
         ", ".join(new.columns),
         f"all of {champion}",
         is_wrong=bool(gone),
-        fault=f"{champion} gives {', '.join(gone)}, and this version does not: whoever reads "
-        "that would find NULL",
-        hint=f"name its outputs as before when exporting or registering it; {LOOK}",
+        fault=f"{champion} gives {', '.join(gone)}, and this version does not: readers of "
+        "these columns would get NULL",
+        hint=f"name its outputs as before when exporting or registering it; {IF_INTENDED}",
     )
     figures = [
         check
@@ -168,12 +169,13 @@ def check_comparison(
 
 def _why_incomparable(new: Answers, old: Answers, compared: Sequence[ColumnComparison]) -> str:
     if not compared:
-        return "no output of both is a number or a label"
+        return "the versions have no number or label column in common"
     if all(item.rows < 2 for item in compared):
         return (
-            f"fewer than two rows are scored by both, {new.rows_scored:,} and {old.rows_scored:,}"
+            "fewer than two rows are scored by both versions: this version scores "
+            f"{new.rows_scored:,}, the champion {old.rows_scored:,}"
         )
-    return "one of them says the same of every row"
+    return "one version gives the same value for every row"
 
 
 def _check_column(
@@ -191,9 +193,9 @@ def _check_column(
             figure,
             f"at least {least:g}",
             is_wrong=rho is not None and rho < least,
-            fault=f"{item.column} ranks {item.rows:,} rows otherwise than {champion}: "
+            fault=f"{item.column} ranks {item.rows:,} rows differently from {champion}: "
             f"Spearman's correlation is {correlation}",
-            hint=f"{LOOK}, or lower --min-rank-correlation",
+            hint=f"{CHECK_DIFFERENCE}, or lower --min-rank-correlation",
             checked=rho is not None,
         )
     if is_label or item.changed is not None:
@@ -205,15 +207,15 @@ def _check_column(
             share,
             f"at most {most:.2%}",
             is_wrong=changed is not None and changed > most,
-            fault=f"{item.column}{cut} decides {share} of {item.rows:,} rows otherwise than "
+            fault=f"{item.column}{cut} decides {share} of {item.rows:,} rows differently from "
             f"{champion}",
-            hint=f"{LOOK}, or raise --max-changed-decisions",
+            hint=f"{CHECK_DIFFERENCE}, or raise --max-changed-decisions",
             checked=changed is not None,
         )
 
 
 def _check_varying(new: Answers, kinds: Mapping[str, OutputKind], *, where: str) -> Iterator[Check]:
-    """Check that outputs vary. Labels may all be the same if a probability varies."""
+    """Check that each output has more than one value. Labels are checked only if no other output exists."""
     telling = [column for column in new.columns if kinds[column] != "label"] or list(new.columns)
     enough = new.rows_scored > 1
     for column in telling:
@@ -224,7 +226,7 @@ def _check_varying(new: Answers, kinds: Mapping[str, OutputKind], *, where: str)
             "more than one",
             is_wrong=enough and values < 2,
             fault=f"{column} is the same for all {new.rows_scored:,} rows of {where}",
-            hint=f"look for features that are constant, or not those of training; {LOOK}",
+            hint=f"look for features that are constant, or differ from those of training; {IF_INTENDED}",
             checked=enough,
         )
 

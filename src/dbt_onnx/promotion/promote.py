@@ -1,8 +1,8 @@
-"""Promotion and rollback: a change of two cells of the registry, and a row that says why.
+"""Promotion and rollback: change two aliases in the registry, and add a row to the promotions.
 
-The registry is written first, then the promotions. A command that is killed in between has promoted
-without a record, which the next command notices, says and records. The other way round, the
-promotions could have a record of what never happened.
+The registry is written first, then the promotions. If a command is killed in between, the version is
+champion without a record; the next command detects this, reports it and adds the record. In the
+opposite order, the promotions could record a change that never happened.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ MAX_REASON = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """A model in registry and promotions now. `champion` is none when no version is champion."""
+class ModelState:
+    """The state of a model in the registry (`path`) and the promotions. `champion` is None if there is none."""
 
     model_name: str
     registry: Registry
@@ -58,12 +58,12 @@ class Standing:
 
     @property
     def changed_by_hand(self) -> bool:
-        """Whether the champion in the registry differs from the last one in the promotions."""
+        """Whether the champion in the registry differs from the last champion in the promotions."""
         return self.history.champion not in {None, self.champion_version}
 
     @classmethod
-    def read(cls, path: Path, model_name: str) -> Standing:
-        """Read both seeds. Raises RegistryError when one is not valid, or has no such model."""
+    def read(cls, path: Path, model_name: str) -> ModelState:
+        """Read both seeds. Raises RegistryError if one is not valid, or the registry lacks the model."""
         registry = Registry.from_csv(path)
         versions = registry.versions_of(model_name)
         return cls(
@@ -76,11 +76,11 @@ class Standing:
 
 
 class Change(NamedTuple):
-    """A change of champion that was carried out, as the promotions have it.
+    """A completed change of champion, as recorded in the promotions.
 
-    `replaced_alias` is the new alias of the replaced version. `found` is an earlier change that no
-    command had recorded, and that was recorded with this one. `first` tells whether the promotions
-    file is new.
+    `replaced_alias` is the alias that the replaced version has now; None if it has none. `found` is an
+    earlier change that no command had recorded, and that was recorded together with this one.
+    `promotions` is the file; `first` is True if it is new.
     """
 
     promotion: Promotion
@@ -91,7 +91,7 @@ class Change(NamedTuple):
 
 
 def clean_reason(text: str, *, option: str) -> str:
-    """A reason as one line of text. Raises ConfigError when it says nothing, or too much."""
+    """Return the reason on one line. Raises ConfigError if it is blank, too long or not printable."""
     line = " ".join(text.split())
     if not line or not line.isprintable() or len(line) > MAX_REASON:
         what = "is blank" if not line else f"is not plain text of at most {MAX_REASON:,} characters"
@@ -101,49 +101,49 @@ def clean_reason(text: str, *, option: str) -> str:
     return line
 
 
-def despite(why: str, failed: Sequence[Check]) -> str:
-    """The reason to record: the user's words, and which checks they pass over."""
+def override_reason(why: str, failed: Sequence[Check]) -> str:
+    """Return the reason to record: the user's words, and the failed checks that they override."""
     checks = "; ".join(f"{check.name} {check.figure}, limit {check.limit}" for check in failed)
     return f"{why} (despite {checks})" if checks else why
 
 
-def read_promotion(path: Path, spec: str) -> tuple[Standing, RegistryEntry]:
-    """The model and the version that `NAME/VERSION` asks to promote.
+def read_promotion(path: Path, spec: str) -> tuple[ModelState, RegistryEntry]:
+    """Return the state of the model, and the registry entry of the version, that `NAME/VERSION` names.
 
-    Raises ConfigError when the text names no version, RegistryError when it is not registered or
+    Raises ConfigError if `spec` names no version, RegistryError if the version is not registered or
     is champion already.
     """
     wanted = parse_spec(spec)
     if wanted.model_version is None:
         raise ConfigError(
-            f"{spec!r} names no version to promote",
-            hint=f"name one: `dbt-onnx promote {wanted.model_name}/VERSION`",
+            f"{spec!r} does not name a version to promote",
+            hint=f"name a version: `dbt-onnx promote {wanted.model_name}/VERSION`",
         )
-    standing = Standing.read(path, wanted.model_name)
-    entry = standing.registry.resolve(spec)
-    if entry == standing.champion:
+    state = ModelState.read(path, wanted.model_name)
+    entry = state.registry.resolve(spec)
+    if entry == state.champion:
         raise RegistryError(
-            f"{spec} is champion already, by {path}",
-            hint=f"there is nothing to do; `dbt build -s {path.stem}+` serves what the seed says",
+            f"{spec} is already the champion in {path}",
+            hint=f"there is nothing to do; `dbt build -s {path.stem}+` serves this version",
         )
-    return standing, entry
+    return state, entry
 
 
-def carry_out(
-    standing: Standing, entry: RegistryEntry, *, action: Action, gate: GateResult, reason: str
+def promote_version(
+    state: ModelState, entry: RegistryEntry, *, action: Action, gate: GateResult, reason: str
 ) -> Change:
-    """Make `entry` champion: registry, then promotions. The caller has judged `standing`.
+    """Make `entry` champion: write the registry, then the promotions.
 
-    Raises RegistryError, and changes nothing, when champion or entry have changed since, or when a
-    file cannot be written.
+    `state` is the state that the gate has checked. Raises RegistryError, and changes nothing, if the
+    champion or `entry` have changed since then, or if a file cannot be written.
     """
-    with locked(standing.path.parent):
-        now = Standing.read(standing.path, standing.model_name)
-        if now.champion != standing.champion or entry not in now.registry.entries:
+    with locked(state.path.parent):
+        now = ModelState.read(state.path, state.model_name)
+        if now.champion != state.champion or entry not in now.registry.entries:
             raise RegistryError(
-                f"{standing.path} was changed while the gate ran: champion of "
-                f"{standing.model_name!r} was {standing.champion_version or 'nobody'} and is "
-                f"{now.champion_version or 'nobody'}",
+                f"{state.path} was changed while the gate ran: the champion of "
+                f"{state.model_name!r} was {state.champion_version or 'none'} and is now "
+                f"{now.champion_version or 'none'}",
                 hint="run the command again: the version must be compared with the current champion",
             )
         return _write(now, entry, action=action, gate=gate, reason=reason)
@@ -152,103 +152,103 @@ def carry_out(
 def roll_back(
     path: Path, model_name: str, *, to: str | None, artifacts: Path, reason: str
 ) -> Change:
-    """Make the version before champion again, or the one named by `to`.
+    """Make the previous champion, or the version named by `to`, champion again.
 
-    Only its file is checked, since a rollback must be quick and work without a warehouse. Raises
-    RegistryError when the promotions do not tell which version was before, ArtifactError or
-    ContractError when its file is not what was registered.
+    Only the version's artifact is checked, since a rollback must be quick and work without a warehouse.
+    Raises RegistryError if the promotions do not show which version was the previous champion,
+    ArtifactError or ContractError if the version's files are not those that were registered.
     """
     if faults := name_faults(model_name, what="NAME"):
         raise ConfigError("; ".join(faults), hint="name a model: `dbt-onnx rollback churn`")
     with locked(path.parent):
-        standing = Standing.read(path, model_name)
-        entry = _entry_before(standing) if to is None else _entry_named(standing, to)
+        state = ModelState.read(path, model_name)
+        entry = _entry_before(state) if to is None else _entry_named(state, to)
         load_artifact(artifacts, entry)
-        return _write(standing, entry, action="rollback", gate="not_run", reason=reason)
+        return _write(state, entry, action="rollback", gate="not_run", reason=reason)
 
 
-def _entry_before(standing: Standing) -> RegistryEntry:
-    name, history = standing.model_name, standing.history
+def _entry_before(state: ModelState) -> RegistryEntry:
+    name, history = state.model_name, state.history
     if not history.promotions:
         raise RegistryError(
-            f"no promotion of {name!r} is recorded in {standing.promotions}, so the version before "
-            "is not known",
-            hint=f"name it: `dbt-onnx rollback {name} --to VERSION`; {_versions(standing)}",
+            f"no promotion of {name!r} is recorded in {state.promotions}, so the previous "
+            "champion is not known",
+            hint=f"name the version to return to: `dbt-onnx rollback {name} --to VERSION`; {_versions(state)}",
         )
-    if standing.changed_by_hand:
+    if state.changed_by_hand:
         raise RegistryError(
-            f"champion of {name!r} is {standing.champion_version or 'nobody'} by {standing.path}, and {history.champion} by the last "
-            f"promotion in {standing.promotions}: {FOUND}",
+            f"the champion of {name!r} is {state.champion_version or 'none'} in {state.path}, but "
+            f"{history.champion} in the last promotion in {state.promotions}: {FOUND}",
             hint=f"name the version to return to: `dbt-onnx rollback {name} --to VERSION`; "
-            f"{_versions(standing)}",
+            f"{_versions(state)}",
         )
-    if len(history.standing) < 2:
+    if len(history.champion_stack) < 2:
         raise RegistryError(
-            f"{name}/{history.champion} is the first champion that {standing.promotions} knows of: "
-            "there is no version before it",
-            hint=f"`dbt-onnx promote {name}/VERSION` takes another; {_versions(standing)}",
+            f"{name}/{history.champion} is the first champion in {state.promotions}: "
+            "there is no earlier champion",
+            hint=f"`dbt-onnx promote {name}/VERSION` makes another version champion; {_versions(state)}",
         )
-    return standing.registry.resolve(f"{name}/{history.standing[-2]}")
+    return state.registry.resolve(f"{name}/{history.champion_stack[-2]}")
 
 
-def _entry_named(standing: Standing, version: str) -> RegistryEntry:
-    name, history = standing.model_name, standing.history
-    entry = standing.registry.resolve(f"{name}/{version}")
-    if entry == standing.champion:
+def _entry_named(state: ModelState, version: str) -> RegistryEntry:
+    name, history = state.model_name, state.history
+    entry = state.registry.resolve(f"{name}/{version}")
+    if entry == state.champion:
         raise RegistryError(
-            f"{name}/{version} is champion already, by {standing.path}",
-            hint=f"name another version; {_versions(standing)}",
+            f"{name}/{version} is already the champion in {state.path}",
+            hint=f"name another version; {_versions(state)}",
         )
-    complete = history.promotions and not standing.changed_by_hand
+    complete = history.promotions and not state.changed_by_hand
     if complete and version not in history.versions:
         raise RegistryError(
-            f"{name}/{version} has never been champion, by {standing.promotions}: a rollback "
-            "returns to a version that was",
+            f"{name}/{version} has never been champion according to {state.promotions}: a "
+            "rollback returns to an earlier champion",
             hint=f"`dbt-onnx promote {name}/{version}` takes it through the gate",
         )
     return entry
 
 
-def _versions(standing: Standing) -> str:
-    if standing.history.versions:
-        return f"champions were {', '.join(standing.history.versions)}"
-    known = standing.registry.versions_of(standing.model_name)
+def _versions(state: ModelState) -> str:
+    if state.history.versions:
+        return f"champions were {', '.join(state.history.versions)}"
+    known = state.registry.versions_of(state.model_name)
     return f"its versions are {', '.join(entry.model_version for entry in known)}"
 
 
 def _write(
-    standing: Standing, entry: RegistryEntry, *, action: Action, gate: GateResult, reason: str
+    state: ModelState, entry: RegistryEntry, *, action: Action, gate: GateResult, reason: str
 ) -> Change:
-    champion = standing.champion
-    found_at, promoted_at = next_times(standing.history)
+    champion = state.champion
+    found_at, promoted_at = next_times(state.history)
     promotion = Promotion(
         promoted_at=promoted_at,
-        model_name=standing.model_name,
+        model_name=state.model_name,
         model_version=entry.model_version,
-        replaced_version=standing.champion_version or "",
+        replaced_version=state.champion_version or "",
         action=action,
         gate=gate,
         reason=reason,
     )
     found = None
-    if standing.changed_by_hand and champion is not None:
+    if state.changed_by_hand and champion is not None:
         found = replace(
             promotion,
             promoted_at=found_at,
             model_version=champion.model_version,
-            replaced_version=standing.history.champion or "",
+            replaced_version=state.history.champion or "",
             action="found",
             gate="not_run",
             reason=FOUND,
         )
-    first = not standing.promotions.exists()
-    registry_before = standing.path.read_bytes()
-    exchange_aliases(standing.path, entry, champion)
+    first = not state.promotions.exists()
+    registry_before = state.path.read_bytes()
+    exchange_aliases(state.path, entry, champion)
     try:
-        append_promotions(standing.promotions, [found, promotion] if found else [promotion])
+        append_promotions(state.promotions, [found, promotion] if found else [promotion])
     except BaseException:
         with suppress(OSError):
-            replace_file(standing.path, registry_before)
+            replace_file(state.path, registry_before)
         raise
     replaced_alias = entry.alias if champion else None
-    return Change(promotion, replaced_alias, found, standing.promotions, first)
+    return Change(promotion, replaced_alias, found, state.promotions, first)

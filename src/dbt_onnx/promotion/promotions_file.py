@@ -1,7 +1,7 @@
-"""The promotions seed: which version became champion, when, in place of which, and why.
+"""The promotions seed: which version became champion, when and why, and which version it replaced.
 
-It lies beside the registry, is reviewed with it, and rows are only ever added. The registry says
-who is champion; this file says how that came about.
+The file is in the registry's folder and is reviewed with it. Rows are only ever added. The registry
+contains the current champion; this file contains the history.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Promotion:
     """One change of a model's champion.
 
     promoted_at        UTC, ISO 8601 with microseconds and Z
-    replaced_version   the champion before, empty if there was none
-    action             promote, rollback, or found (a change that no command had recorded)
+    replaced_version   the previous champion; empty if there was none
+    action             promote, rollback, or found (a change of the registry without a record)
     gate               passed, not_compared (all checks passed, but there was no champion to compare
                        with), overridden, or not_run
     reason             why the gate was overridden or the version rolled back; may be empty
@@ -56,22 +56,22 @@ class History(NamedTuple):
 
     @property
     def champion(self) -> str | None:
-        """The version that the last promotion made champion; none when nothing is recorded."""
+        """The version that the last promotion made champion; None if nothing is recorded."""
         return self.promotions[-1].model_version if self.promotions else None
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """Every version that has been champion, in the order in which it first was."""
+        """Every version that has been champion, ordered by the first time that it was."""
         seen: dict[str, None] = {}
         for item in self.promotions:
             seen |= dict.fromkeys(filter(None, (item.replaced_version, item.model_version)))
         return tuple(seen)
 
     @property
-    def standing(self) -> tuple[str, ...]:
-        """The versions whose promotion no rollback has undone; the last one is champion.
+    def champion_stack(self) -> tuple[str, ...]:
+        """The versions whose promotion no rollback has undone. The last one is champion.
 
-        Rollbacks add up: after 1, 2, 3, a first rollback leaves 1, 2, and a second one leaves 1.
+        Rollbacks add up: after promotions of 1, 2 and 3, one rollback leaves 1, 2 and a second leaves 1.
         """
         stack: list[str] = []
         for item in self.promotions:
@@ -86,7 +86,7 @@ class History(NamedTuple):
 
 
 def read_history(path: Path, model_name: str) -> History:
-    """Read one model's promotions. Raises RegistryError when the file or a row is not valid."""
+    """Read one model's promotions. Raises RegistryError if the file or a row is not valid."""
     seed = SeedFile.read(path, columns=PROMOTION_COLUMNS)
     missing = [column for column in PROMOTION_COLUMNS if column not in seed.header]
     if missing:
@@ -120,9 +120,9 @@ def append_promotions(path: Path, promotions: Sequence[Promotion]) -> None:
 
 
 def next_times(history: History) -> tuple[str, str]:
-    """Two moments in UTC, such as `1998-01-05T14:03:07.000000Z`, later than all that are recorded.
+    """Return two UTC times, such as `1998-01-05T14:03:07.000000Z`, later than the last recorded one.
 
-    So the order stays right when the machine's clock was set back.
+    So the rows stay in order even if the machine's clock was set back.
     """
     moment, step = datetime.now(UTC), timedelta(microseconds=1)
     if history.promotions:
@@ -147,9 +147,9 @@ def _faults(values: dict[str, str]) -> list[str]:
     for column, allowed in (("action", Action), ("gate", GateResult)):
         if values[column] not in get_args(allowed):
             words = ", ".join(cast("tuple[str, ...]", get_args(allowed)))
-            faults.append(f"{column} {values[column][:80]!r} is none of {words}")
+            faults.append(f"{column} {values[column][:80]!r} is not one of {words}")
     try:
         _moment(values["promoted_at"])
     except ValueError:
-        faults.append(f"promoted_at {values['promoted_at'][:80]!r} is no time")
+        faults.append(f"promoted_at {values['promoted_at'][:80]!r} is not a time")
     return faults

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def show_backfill(backfill: Backfill) -> None:
-    """Print what there is to do, and what is done already."""
+    """Print how many slices there are, and how many of them have already run."""
     clocks, missing = backfill.clocks, len(backfill.missing)
     version = str(backfill.version.model)
     print_text(
@@ -29,7 +29,7 @@ def show_backfill(backfill: Backfill) -> None:
 
 
 def show_slices(backfill: Backfill, results: Sequence[SliceResult]) -> None:
-    """Print every slice of a dry run with its state and the rows of its features."""
+    """Print every slice of a dry run with its state and the number of its feature rows."""
     found = {result.clock: result for result in results}
     rows = []
     for clock in backfill.clocks:
@@ -39,13 +39,15 @@ def show_slices(backfill: Backfill, results: Sequence[SliceResult]) -> None:
         if result is not None and result.error is not None:
             state = f"FAILED {result.error}"
         rows.append((show_clock(clock), state, counted))
-    open_console().print(table("slices", ("clock", "state", "rows of the features"), rows))
-    print_text("A row is scored when its features are other than what is known of it:")
-    print_text("these are the most that a slice can score. Nothing was scored.")
+    open_console().print(table("slices", ("clock", "state", "feature rows"), rows))
+    print_text(
+        "Only rows whose features have changed are scored, so these numbers are upper limits."
+    )
+    print_text("Nothing was scored.")
 
 
 class SliceProgress:
-    """A context manager: a line per slice as it ends, and on a terminal a bar, with the time left."""
+    """A context manager that prints a line for each slice and, on a terminal, draws a progress bar."""
 
     def __init__(self, slices: int) -> None:
         self._slices = slices
@@ -64,7 +66,7 @@ class SliceProgress:
         self._task = self._bar.add_task("", total=slices, left="")
 
     def __enter__(self) -> Self:
-        # only one bar at a time: the run of a slice draws none meanwhile
+        # a terminal has one bar at a time: while this bar is shown, the run of a slice draws none
         self._has_bar = self._console.is_interactive and TERMINAL.acquire(blocking=False)
         if self._has_bar:
             self._bar.start()
@@ -76,11 +78,11 @@ class SliceProgress:
             TERMINAL.release()
 
     def started(self, clock: datetime) -> None:
-        """Name the slice beside the bar."""
+        """Show the slice's clock next to the bar."""
         self._bar.update(self._task, description=show_clock(clock))
 
     def ended(self, result: SliceResult) -> None:
-        """Print what became of the slice."""
+        """Print the result of the slice, and the estimated time left."""
         self._ended += 1
         self._seconds += result.seconds
         left = (self._slices - self._ended) * self._seconds / self._ended
@@ -99,7 +101,7 @@ def _outcome(result: SliceResult) -> str:
 
 
 def show_end(backfill: Backfill, results: Sequence[SliceResult]) -> None:
-    """Print how many slices ran and, where some did not, how to go on."""
+    """Print how many slices ran and, if some failed, how to continue."""
     failed = sum(result.error is not None for result in results)
     skipped = len(backfill.missing) - len(results)
     if not backfill.missing:
@@ -110,14 +112,14 @@ def show_end(backfill: Backfill, results: Sequence[SliceResult]) -> None:
     text += f", {skipped} not tried" if skipped else ""
     print_text(text, style="red" if failed else "green")
     if failed:
-        print_text("Hint: mend the cause and give the command again: it runs what is missing")
+        print_text("Hint: fix the cause and run the command again: it runs the missing slices")
 
 
 def show_interrupted(backfill: Backfill, results: Sequence[SliceResult]) -> None:
     """Print what is left of an interrupted backfill."""
     done = sum(result.error is None for result in results)
     print_text(
-        f"interrupted: {done} of {len(backfill.missing)} slices have run; the one that was running "
-        "is written whole or not at all. The same command goes on with what is missing.",
+        f"interrupted: {done} of {len(backfill.missing)} slices have run; the slice that was "
+        "running is written completely or not at all. The same command runs the missing slices.",
         style="yellow",
     )

@@ -1,4 +1,4 @@
-"""Printing for all commands. Text from outside is never read as markup or control codes."""
+"""Printing for all commands. Text from outside is never interpreted as markup or control codes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _WIDTH_OF_FILES = 200
 
 
 def open_console() -> Console:
-    """Standard output: as wide as the terminal, or wide for a file or a pipe."""
+    """Return a console for standard output: as wide as the terminal; 200 columns for a file or a pipe."""
     console = Console()
     return console if console.is_terminal else Console(width=_WIDTH_OF_FILES)
 
 
 def plain(text: str) -> str:
-    """Text without control characters: a name in a file must not steer a terminal."""
+    """Return the text with control characters escaped: a name in a file must not control the terminal."""
     return "".join(
         char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text
     )
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table of plain texts; long cells are folded."""
+    """Return a table of plain texts. Long cells are wrapped."""
     grid = Table(title=title, title_justify="left", title_style="bold")
     for name in header:
         grid.add_column(name, overflow="fold")
@@ -41,12 +41,12 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> T
 def print_text(
     text: str, *, style: str = "", end: str = "\n", console: Console | None = None
 ) -> None:
-    """Print one text as it is, on standard output unless another console is given."""
+    """Print a text without markup, on standard output unless another console is given."""
     (console or Console()).print(Text(plain(text), style=style), soft_wrap=True, end=end)
 
 
 def show_error(message: str, hint: str) -> None:
-    """Print an error and its remedy on standard error."""
+    """Print an error and its hint on standard error."""
     console = Console(stderr=True)
     print_text(f"Error: {message}", style="bold red", console=console)
     print_text(f"Hint: {hint}", console=console)

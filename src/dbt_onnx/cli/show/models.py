@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from dbt_onnx.authoring.infer import FEATURE_NAMES, Wishes, describe_model, feature_names_of
+from dbt_onnx.authoring.infer import FEATURE_NAMES, ModelOptions, describe_model, feature_names_of
 from dbt_onnx.authoring.register import ROW_BY_ROW
 from dbt_onnx.cli.show.console import print_text, table
 from dbt_onnx.errors import ConfigError, ContractError, ScoringError
@@ -27,7 +27,7 @@ MAX_LINES = 200
 
 
 def show_model(path: Path, model_bytes: bytes, signature: GraphSignature) -> None:
-    """Print what a model wants and gives, and what registering it would need."""
+    """Print a model's inputs and outputs, and what is needed to register it."""
     console = Console()
     print_text(f"{path}", style="bold")
     print_text(f"size    {len(model_bytes):,} bytes")
@@ -52,7 +52,7 @@ def show_registration(registration: Registration) -> None:
     print_text(f"artifact {entry.artifact}, sha256 {entry.sha256}")
     print_text(
         f"tried    calls of up to {registration.rows_tried:,} rows, in three orders and twice: no row "
-        "changed another"
+        "changed another row's outputs"
     )
     for warning in registration.warnings:
         print_text(f"Warning: {warning}", style="yellow")
@@ -64,7 +64,7 @@ def _next_step(entry: RegistryEntry) -> str:
     if not entry.alias:
         version = f"{name}/{entry.model_version}"
         return (
-            f"nobody is scored with it yet: score(..., model={version!r}), or make it champion "
+            f"no scoring model uses it yet: write score(..., model={version!r}), or make it champion "
             f"with `dbt-onnx promote {version}`"
         )
     asked = name if entry.alias == "champion" else f"{name}@{entry.alias}"
@@ -93,10 +93,10 @@ def show_contract(contract: Contract) -> None:
 def show_verdicts(
     verdicts: Sequence[Verdict], *, unregistered: Sequence[Path] = (), recording: bool = False
 ) -> None:
-    """Print one row for each registered version, then each fault with its remedy.
+    """Print one row for each registered version, then each fault with its hint.
 
-    Then come folders without a row in the registry and, unless they are being recorded now, rows
-    without the digest of a card.
+    Notes follow about folders without a registry row and, unless `recording`, about registry rows
+    without a card's digest.
     """
     header = ["model", "alias", "sha256", "sample", "verdict"]
     if any(verdict.is_signed is not None for verdict in verdicts):
@@ -151,7 +151,7 @@ def show_recorded(registry: Path, recorded: int, is_new: bool) -> None:  # noqa:
 
 def _show_needs(path: Path, model_bytes: bytes, signature: GraphSignature) -> None:
     try:
-        description = describe_model(model_bytes, signature, Wishes(), where=path.name)
+        description = describe_model(model_bytes, signature, ModelOptions(), where=path.name)
     except (ConfigError, ContractError, ScoringError) as error:
         print_text(f"cannot be registered as it is: {error.message}", style="yellow")
         print_text(f"Hint: {error.hint}")

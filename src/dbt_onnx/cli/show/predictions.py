@@ -1,4 +1,4 @@
-"""What `runs`, `history` and `replay` print."""
+"""What `runs`, `history`, `replay`, `forget` and `prune` print."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def show_runs(runs: Sequence[RunRow]) -> None:
 def show_history(name: str, key: Sequence[str], history: Sequence[LedgerRow]) -> None:
     """Print one row per prediction, oldest first."""
     outputs = list(history[0].outputs)
-    header = ("said at", "about", "model", "run", *outputs, "why", "inputs changed")
+    header = ("scored at", "as of", "model", "run", *outputs, "why", "inputs changed")
     rows = [
         (
             _moment(row.scored_at),
@@ -66,7 +66,7 @@ def show_history(name: str, key: Sequence[str], history: Sequence[LedgerRow]) ->
 
 
 def show_served(publications: Sequence[Mapping[str, Any]], *, since: datetime) -> None:
-    """Print which publications were served after a moment, oldest first; nothing where there are none."""
+    """Print the publications that were served after `since`, oldest first. Print nothing if there are none."""
     header = ("published as", "target", "served from", "until", "rows", "publication", "run")
     rows = [
         (
@@ -86,7 +86,7 @@ def show_served(publications: Sequence[Mapping[str, Any]], *, since: datetime) -
 
 
 def show_replay(replay: Replay) -> None:
-    """Print the result of a replay, and what differs."""
+    """Print the result of a replay, and its differences."""
     sampled = f" of {replay.rows_kept:,}" if replay.rows != replay.rows_kept else ""
     print_text(
         f"{replay.run_id}  {replay.model}  rows {replay.rows:,}{sampled}  "
@@ -101,25 +101,26 @@ def show_replay(replay: Replay) -> None:
 
 
 def show_proof(name: str, findings: Sequence[Finding]) -> None:
-    """Print whether the tables are as the runs left them, and what is not."""
+    """Print the first differences between the tables and the records of the runs, then the verdict."""
     from dbt_onnx.runs.replay import MAX_FINDINGS
 
     for finding in findings[:MAX_FINDINGS]:
         print_text(f"  {finding}", style="red")
-    verdict = "as its runs left them" if not findings else "FAILED"
+    verdict = "match the records of the runs" if not findings else "FAILED"
     print_text(f"{name}: tables {verdict}", style="red" if findings else "")
 
 
 def show_erasure(name: str, erasure: Erasure, *, dry_run: bool) -> None:
-    """Print how much was erased, or would be."""
+    """Print how many rows were erased, or would be in a dry run."""
     print_text(
         f"{name}: {'would erase' if dry_run else 'erased'} {erasure.rows:,} prediction(s) and "
         f"{erasure.rows_inputs:,} row(s) of inputs of {erasure.runs:,} run(s)"
     )
     if erasure.logged_by:
         print_text(
-            "what a service has answered stays in the files in requests/ of publication(s) "
-            f"{', '.join(erasure.logged_by)}: remove those that were taken over (docs/serving.md)"
+            "the answers of a service remain in the files in requests/ of publication(s) "
+            f"{', '.join(erasure.logged_by)}: remove the files that a run has taken over "
+            "(docs/serving.md)"
         )
 
 
@@ -135,7 +136,7 @@ def _changes(changes: Mapping[str, tuple[Any, Any]] | None) -> str:
 
 
 def _value(value: Any) -> str:
-    # imported only here, with pyarrow: `runs` shows no values
+    # imported only here, because it imports pyarrow, which `runs` does not need
     from dbt_onnx.runs.replay import shown
 
     return f"{value:.6g}" if isinstance(value, float) else shown(value)

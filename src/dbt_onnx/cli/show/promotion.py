@@ -21,10 +21,10 @@ _VERDICTS = {"passed": "passed", "failed": "FAILED", "not checked": "not checked
 
 def show_gate(version: str, champion: RegistryEntry | None, checks: Sequence[Check]) -> None:
     """Print each check with its figure, limit and verdict."""
-    beside = f"beside {champion.model}" if champion else "the first"
+    against = f"compared with {champion.model}" if champion else "no champion yet"
     rows = [(item.name, item.figure, item.limit, _VERDICTS[item.verdict]) for item in checks]
     header = ("check", "figure", "limit", "verdict")
-    open_console().print(table(f"gate of {version}, {beside}", header, rows))
+    open_console().print(table(f"gate of {version}, {against}", header, rows))
 
 
 def show_refusal(
@@ -35,16 +35,16 @@ def show_refusal(
     for check in failed:
         print_text(f"refused: {check.fault}", style="red", console=console)
         print_text(f"Hint: {check.hint}", console=console)
-    kept = f"{version} is not promoted; {registry} is as it was"
+    kept = f"{version} is not promoted; {registry} is unchanged"
     print_text(kept, style="bold red", console=console)
     if overridden:
         final = ", ".join(check.name for check in failed if check.final)
-        said = f"--override does not pass this check: {final}: every run refuses it"
-        print_text(said, console=console)
+        text = f"--override does not pass this check: {final}: every run would refuse the version"
+        print_text(text, console=console)
 
 
 def show_change(change: Change, registry: Path, *, overridden: Sequence[Check]) -> None:
-    """Print who is champion now, and what comes next. `registry` is the seed as it was named."""
+    """Print the new champion and the next step. `registry` is the seed's path as the user gave it."""
     file = registry.parent / change.promotions.name
     promotion = change.promotion
     name = promotion.model_name
@@ -52,7 +52,7 @@ def show_change(change: Change, registry: Path, *, overridden: Sequence[Check]) 
         print_text(f"overridden: {check.fault}", style="yellow")
     if change.found is not None:
         print_text(
-            f"{name}/{change.found.model_version} was champion, and {file} said "
+            f"{name}/{change.found.model_version} was champion, but {file} had "
             f"{change.found.replaced_version}: {change.found.reason}; recorded as found",
             style="yellow",
         )
@@ -69,12 +69,10 @@ def show_change(change: Change, registry: Path, *, overridden: Sequence[Check]) 
         )
     if change.first:
         print_text(
-            "Hint: the file is a new seed; give it text columns, `+column_types`, as the registry "
-            "has: version 1.10 is not 1.1"
+            "Hint: the file is a new seed; give it text columns with `+column_types`, like the "
+            "registry: version 1.10 is not 1.1"
         )
     if promotion.action == "rollback":
-        print_text(
-            "served from the next build of the views; what has not changed is not scored again"
-        )
+        print_text("served after the next build of the views; unchanged rows are not scored again")
     else:
         print_text(f"next: dbt build -s {registry.stem}+ {file.stem}")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def show_publications(found: Sequence[Publications]) -> None:
-    """Print one row per publication that is kept, newest first."""
+    """Print one row per publication that is still stored, newest first."""
     header = ("name", "served", "publication", "clock", "rows", "changed", "removed", "from", "run")
     rows = [
         (
@@ -34,6 +34,6 @@ def show_publications(found: Sequence[Publications]) -> None:
 
 
 def _share(row: Mapping[str, Any]) -> str:
-    """`churn/2 23,570`, or `missing 12`."""
+    """Return a version, or another source, with its number of rows: `churn/2 23,570` or `missing 12`."""
     version = f"{row['model_name']}/{row['model_version']}" if row.get("model_name") else None
     return f"{version or row.get('served_from')} {row['rows']:,}"

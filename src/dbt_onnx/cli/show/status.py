@@ -34,7 +34,7 @@ def show_health(health: Health) -> None:
             print_text(f"{model.scoring_model}: {problem.message}", style=_STYLES[model.status])
     if any(model.figures and model.figures["tested_at"] is None for model in health.models):
         print_text(
-            "no outcome of a test is recorded; in your dbt_project.yml: "
+            "no test results are recorded; add to your dbt_project.yml: "
             'on-run-end: "{{ dbt_onnx.record_test_results(results) }}"',
             style="dim",
         )
@@ -42,9 +42,9 @@ def show_health(health: Health) -> None:
 
 
 def health_document(health: Health) -> str:
-    """The same as JSON.
+    """Return the health as a JSON document.
 
-    Keys are stable. Times are UTC in ISO 8601, periods are in seconds. A figure that could not be
+    Its keys are stable. Times are UTC in ISO 8601, periods are in seconds. A figure that could not be
     read is null.
     """
     document = {
@@ -85,7 +85,7 @@ def _json_value(value: object) -> Any:
         return value.total_seconds()
     if isinstance(value, datetime):
         return f"{value.isoformat()}Z"
-    raise TypeError(f"{type(value).__name__} has no place in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def _row(model: ModelHealth) -> tuple[str, ...]:
