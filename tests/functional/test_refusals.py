@@ -217,7 +217,7 @@ def sources(registry: str | None) -> Sources:
         registry_name="main.model_registry",
         registry=table,
         gone=(),
-        is_torn=False,
+        is_broken=False,
     )
 
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from scoring_project import ScoringProject
 
 from dbt_onnx.cli import main
-from dbt_onnx.engines.adapters import let_go
+from dbt_onnx.engines.adapters import close_idle_connections
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -90,7 +90,7 @@ class LakeProject(ScoringProject):
         try:
             return super().dbt(*arguments, vars=vars)
         finally:
-            let_go()
+            close_idle_connections()
 
     def night(self, clock: str) -> Outcome:
         return self.dbt("build", vars={"dbt_onnx_clock": clock})

@@ -29,8 +29,8 @@ def engine_for(adapter_type: str) -> type[Warehouse]:
     )
 
 
-def let_go() -> None:
+def close_idle_connections() -> None:
     """Close the connections that dbt's adapters keep open in this process between invocations."""
     for adapter_type in _TYPES:
         if f"dbt.adapters.{adapter_type}" in sys.modules:
-            engine_for(adapter_type).let_go()
+            engine_for(adapter_type).close_idle_connections()

@@ -76,7 +76,7 @@ class Sources:
 
     `features` and `registry` are tables or views of the warehouse; None if they no longer exist.
     `features_name` and `registry_name` are their names in messages to users. `gone` lists the missing
-    relations of the ledger. `is_torn` is true if the ledger's view exists but a table that it reads is
+    relations of the ledger. `is_broken` is true if the ledger's view exists but a table that it reads is
     missing: then the ledger cannot be read.
     """
 
@@ -86,7 +86,7 @@ class Sources:
     registry_name: str
     registry: TableName | None
     gone: tuple[TableName, ...]
-    is_torn: bool
+    is_broken: bool
 
     @classmethod
     def of_run(
@@ -106,7 +106,7 @@ class Sources:
             registry_name=registry or "the registry",
             registry=find(registry or ""),
             gone=tuple(gone),
-            is_torn=bool(gone) and ledger not in gone,
+            is_broken=bool(gone) and ledger not in gone,
         )
 
 
@@ -326,11 +326,11 @@ class Warehouse(Protocol):
         """
 
     @staticmethod
-    def answers_alike(connection: Any, answers: Mapping[str, str], /) -> bool:
+    def has_same_answers(connection: Any, answers: Mapping[str, str], /) -> bool:
         """Whether the warehouse still gives each of the `answers` that `rendering` yielded."""
 
     @staticmethod
-    def let_go() -> None:
+    def close_idle_connections() -> None:
         """Close the connections that dbt's adapter keeps open between invocations."""
 
     @staticmethod
@@ -374,7 +374,7 @@ class Warehouse(Protocol):
         Raises what the run would raise, and MissingFeaturesError if the features have not been built.
         """
 
-    def last_account(self, ledger: TableName) -> Mapping[str, Any]:
+    def last_run_inputs(self, ledger: TableName) -> Mapping[str, Any]:
         """Return what the last run of a scoring model read, and its version; empty before the first run."""
 
     def sources(self, ledger: TableName) -> Sources | None:

@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.engines.adapters import engine_for, let_go
+from dbt_onnx.engines.adapters import close_idle_connections, engine_for
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.errors import ConfigError
 from dbt_onnx.project import cache
@@ -174,7 +174,7 @@ class DbtProject:
         question = json.dumps([template, variables], default=str)
         if (cached := self._cached) and (kept := cached.rendered.get(question)):
             with self.connect() as connection:
-                if self._engine.answers_alike(connection, kept["answers"]):
+                if self._engine.has_same_answers(connection, kept["answers"]):
                     return str(kept["sql"])
         manifest, config = self._parsed
         with chdir(self.root), self._engine.rendering(config.credentials) as answers:
@@ -216,7 +216,7 @@ class DbtProject:
             try:
                 done = dbtRunner(manifest=manifest).invoke([*arguments, *flags])
             finally:
-                let_go()
+                close_idle_connections()
         if isinstance(done.exception, KeyboardInterrupt):
             raise KeyboardInterrupt from done.exception
         return done

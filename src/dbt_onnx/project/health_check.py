@@ -77,7 +77,7 @@ class _Check:
             self._add("never_ran", "no run has succeeded")
             return
         if self.sources.gone:
-            self.is_readable = not self.sources.is_torn
+            self.is_readable = not self.sources.is_broken
             listed = ", ".join(map(str, self.sources.gone))
             self._add("ledger", f"its ledger is incomplete: the warehouse has no {listed}")
         with self._noting("features"):

@@ -77,7 +77,7 @@ def scoring_call(project: DbtProject, warehouse: Warehouse, model: ScoringModel)
     spec, key, as_of = given.get("model"), given.get("key"), given.get("as_of")
     features = relations.get(given.get("features", ""))
     if features is None or not isinstance(spec, str) or not _is_key(key):
-        last = warehouse.last_account(model.table)
+        last = warehouse.last_run_inputs(model.table)
         by_name = {
             name: item
             for item in relations.values()

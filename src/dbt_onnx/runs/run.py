@@ -144,7 +144,7 @@ class Engine(Protocol):
     def plan(self, run: ScoringRun) -> Planned:
         """Decide which rows are scored, and why."""
 
-    def follows_death(self, model: ModelVersion) -> bool:
+    def needs_child_process(self, model: ModelVersion) -> bool:
         """Whether the model must run in a child process: an earlier run's process died, or the model killed
         an earlier run's child process and may do so again.
         """
@@ -262,7 +262,7 @@ def _scorer(engine: Engine, run: ScoringRun, planned: Planned) -> RunScorer | No
     # imported only when there is something to score, with onnxruntime
     from dbt_onnx.runs.scorer import RunScorer
 
-    in_child_process = engine.follows_death(run.artifact.model)
+    in_child_process = engine.needs_child_process(run.artifact.model)
     if in_child_process:
         run.log(
             f"{run.settings.identifier}: an earlier run's process died, or a row killed it: the model runs "
@@ -291,7 +291,7 @@ def _asked_version(
     return (request, False) if is_own else (replace(request, model=settings.model), True)
 
 
-def unstable(
+def unstable_features(
     features: str, difference: str = "each reading of the features gives different rows to score"
 ) -> ScoringError:
     """Return the error for a feature relation that gives different rows each time it is read."""
@@ -307,11 +307,11 @@ def _check_written(run: ScoringRun, planned: Planned, written: Written) -> None:
     rows = planned.summary.rows_to_score
     if written.rows != rows:
         difference = f"{rows:,} rows were planned and {written.rows:,} came back"
-        raise unstable(run.features.name, difference)
+        raise unstable_features(run.features.name, difference)
     # the plan of a first run has no fingerprint: it does not hash the features
     if planned.summary.input_fingerprint not in {None, written.input_fingerprint}:
         difference = f"{rows:,} rows were planned and came back with other features"
-        raise unstable(run.features.name, difference)
+        raise unstable_features(run.features.name, difference)
 
 
 def _check_rejected(

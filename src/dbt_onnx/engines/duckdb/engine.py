@@ -146,8 +146,8 @@ class DuckDBEngine:
     def plan(self, run: ScoringRun) -> Planned:
         return planning.plan_run(self.reader, run, self.tables, self.record)
 
-    def follows_death(self, model: ModelVersion) -> bool:
-        return self.record.follows_death(self.reader, model_version=model.version)
+    def needs_child_process(self, model: ModelVersion) -> bool:
+        return self.record.needs_child_process(self.reader, model_version=model.version)
 
     def write(self, run: ScoringRun, planned: Planned, scores: RunScorer | None) -> Written:
         self.tables.create(self.writer, run.shape)

@@ -23,7 +23,7 @@ from dbt_onnx.engines.duckdb.cursor import message_of
 from dbt_onnx.engines.duckdb.features import FeatureRelation
 from dbt_onnx.engines.duckdb.identifiers import absent, literal, quote
 from dbt_onnx.engines.duckdb.ledger import LedgerTables
-from dbt_onnx.engines.duckdb.runs import last_account
+from dbt_onnx.engines.duckdb.runs import last_run_inputs
 from dbt_onnx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
     """Return what the scoring model with this ledger reads; None if no run has recorded it yet."""
-    account = last_account(cursor, ledger)
+    account = last_run_inputs(cursor, ledger)
     if not account:
         return None
     tables = LedgerTables(ledger, cursor.storage_of(ledger))

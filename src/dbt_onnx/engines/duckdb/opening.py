@@ -42,7 +42,7 @@ def _open(credentials: Any, *, read_only: bool) -> tuple[duckdb.DuckDBPyConnecti
     """Return a connection, the credentials that it was opened with, and dbt-duckdb's plugins."""
     from dbt.adapters.duckdb.environments import Environment
 
-    let_go()
+    close_idle_connections()
     is_attached = credentials.path == ":memory:" and bool(credentials.attach)
     with opening_errors(credentials.database if is_attached else credentials.path):
         plugins = Environment.initialize_plugins(credentials)
@@ -79,7 +79,7 @@ def how_to_reopen(credentials: Any) -> dict[str, Any] | None:
 @contextmanager
 def reopened(how: Mapping[str, Any]) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a read-only connection with the settings of the target."""
-    let_go()
+    close_idle_connections()
     path, options = how["path"], how["config_options"]
     with opening_errors(path):
         connection = duckdb.connect(path, config={**options, "access_mode": "read_only"})
@@ -152,7 +152,7 @@ def _answer(connection: Any, sql: str) -> str:
     return hashlib.sha256(repr(connection.execute(sql).fetchall()).encode()).hexdigest()
 
 
-def let_go() -> None:
+def close_idle_connections() -> None:
     """Close the connections that dbt-duckdb keeps open between invocations. While they are open, no other
     process can write, and this process cannot open the file in another mode.
     """

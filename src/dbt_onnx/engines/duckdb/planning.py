@@ -21,7 +21,7 @@ from dbt_onnx.engines.duckdb.runs import NOW
 from dbt_onnx.errors import WarehouseError
 from dbt_onnx.runs.plan import Planned, PlanSummary, Snapshot
 from dbt_onnx.runs.precisions import function_name, precisions_of
-from dbt_onnx.runs.run import unstable
+from dbt_onnx.runs.run import unstable_features
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -174,7 +174,7 @@ def _few_changed(context: _RouteContext, facts: Facts) -> _Found | None:
         # entities are gone, a key occurs twice, or the relation differs from one reading to the next
         context.check_keys()
         if _describe_features(context.reader, question)[0] != facts.given:
-            raise unstable(context.features.name)
+            raise unstable_features(context.features.name)
         context.refuse_doubled(planned)
     planned, summary = _with_late(context, planned, materialized)
     return planned, summary.with_unchanged(facts.given.rows)
@@ -254,7 +254,7 @@ def features_hash_function(cursor: Cursor, precisions: Mapping[str, str]) -> str
     return function_name(f"duckdb.hash/{probe:016x}/2", precisions)
 
 
-def hashes_as_then(cursor: Cursor, run: RunRow) -> bool:
+def uses_same_hash(cursor: Cursor, run: RunRow) -> bool:
     """Whether this warehouse hashes features in the same way as the run did."""
     precisions = dict(zip(run.features or [], run.feature_precisions or [], strict=False))
     return bool(run.features_hash_function == features_hash_function(cursor, precisions))

@@ -23,7 +23,7 @@ from dbt_onnx.engines.duckdb.ledger import (
     fingerprint_of_rows,
     select_ledger,
 )
-from dbt_onnx.engines.duckdb.planning import hashes_as_then
+from dbt_onnx.engines.duckdb.planning import uses_same_hash
 from dbt_onnx.engines.duckdb.runs import read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.runs.answered import REAL_TIME
@@ -241,7 +241,7 @@ def fingerprints(
     alike = defaultdict(list)
     for run in runs:
         is_sealed = run.status == "success" and run.ledger_fingerprint is not None
-        if is_sealed and hashes_as_then(cursor, run):
+        if is_sealed and uses_same_hash(cursor, run):
             alike[tuple(run.key_columns), tuple(run.output_columns)].append(run.run_no)
     found: dict[int, int] = {}
     for (key, outputs), numbers in alike.items():

@@ -18,7 +18,7 @@ from dbt_onnx.engines.duckdb.identifiers import (
     types_of,
 )
 from dbt_onnx.engines.duckdb.ledger import REJECTED
-from dbt_onnx.engines.duckdb.planning import hashes_as_then
+from dbt_onnx.engines.duckdb.planning import uses_same_hash
 from dbt_onnx.engines.duckdb.proof import erased_of_runs, faults_of_run, fingerprint_of_inputs
 from dbt_onnx.engines.duckdb.runs import read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
@@ -72,7 +72,7 @@ def replay_run(
         run = run_to_replay(
             read_run_rows(cursor, tables), run_id, scoring_model=name.identifier, table=tables.runs
         )
-        same_hash = hashes_as_then(cursor, run)
+        same_hash = uses_same_hash(cursor, run)
         replay = begin_replay(run, has_same_hash=same_hash)
         erased = erased_of_runs(cursor, tables)[run.run_no]
         if erased["rows"]:

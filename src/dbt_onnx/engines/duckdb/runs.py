@@ -121,7 +121,7 @@ class RunRecord:
         )
         return Past(*found)
 
-    def follows_death(self, cursor: Cursor, *, model_version: str) -> bool:
+    def needs_child_process(self, cursor: Cursor, *, model_version: str) -> bool:
         """Whether this run must score in a child process.
 
         True if the process died in a run of this scoring model and no full run has succeeded since. Also
@@ -209,7 +209,7 @@ def read_run_rows(cursor: Cursor, tables: ScoringTables) -> list[RunRow]:
     return [RunRow(values=row) for row in rows]
 
 
-def last_account(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:
+def last_run_inputs(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:
     """Return what the last run of a scoring model read, and its version; empty if no run has recorded it yet."""
     runs = ledger.beside(RUNS_TABLE)
     if not cursor.has(runs):

@@ -57,12 +57,12 @@ class DuckDBWarehouse:
         return opening.rendering(credentials)
 
     @staticmethod
-    def answers_alike(connection: Any, answers: Mapping[str, str], /) -> bool:
+    def has_same_answers(connection: Any, answers: Mapping[str, str], /) -> bool:
         return opening.has_same_answers(connection, answers)
 
     @staticmethod
-    def let_go() -> None:
-        opening.let_go()
+    def close_idle_connections() -> None:
+        opening.close_idle_connections()
 
     @staticmethod
     def opening_errors() -> AbstractContextManager[None]:
@@ -140,8 +140,8 @@ class DuckDBWarehouse:
         )
 
     @duckdb_errors()
-    def last_account(self, ledger: TableName) -> Mapping[str, Any]:
-        return runs.last_account(self._cursor, ledger)
+    def last_run_inputs(self, ledger: TableName) -> Mapping[str, Any]:
+        return runs.last_run_inputs(self._cursor, ledger)
 
     @duckdb_errors()
     def sources(self, ledger: TableName) -> Sources | None:

@@ -120,7 +120,7 @@ class SparkEngine:
             writing.remove_leftovers(self.spark, self.tables)
         return planning.plan_run(self.spark, run, self.tables, self.record)
 
-    def follows_death(self, model: ModelVersion) -> bool:  # noqa: ARG002
+    def needs_child_process(self, model: ModelVersion) -> bool:  # noqa: ARG002
         """Return False: Spark retries a task whose process died, and the retry scores in a child process."""
         return False
 

@@ -12,7 +12,7 @@ from dbt_onnx.engines.spark.plan import PLANNED, Facts, Question
 from dbt_onnx.engines.spark.sql import HASH_FUNCTION, empty_relation, named
 from dbt_onnx.runs.plan import Planned, PlanSummary, Snapshot
 from dbt_onnx.runs.precisions import function_name, precisions_of
-from dbt_onnx.runs.run import unstable
+from dbt_onnx.runs.run import unstable_features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -202,11 +202,11 @@ def _joined(
         # entities are gone, or a key occurs twice, or the relation gives different rows each time it is read
         features.check_keys(spark, key=list(question.shape.key))
         if _describe_features(spark, question)[0] != facts.given:
-            raise unstable(features.name)
+            raise unstable_features(features.name)
     return summary.with_unchanged(facts.given.rows)
 
 
-def hashes_as_then(run: RunRow) -> bool:
+def uses_same_hash(run: RunRow) -> bool:
     """Return whether features are hashed now as they were in a past run."""
     precisions = dict(zip(run.features or [], run.feature_precisions or [], strict=False))
     return bool(run.features_hash_function == function_name(HASH_FUNCTION, precisions))

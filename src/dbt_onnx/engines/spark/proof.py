@@ -22,7 +22,7 @@ from dbt_onnx.engines.spark.ledger import (
     select_history,
     views_of,
 )
-from dbt_onnx.engines.spark.planning import hashes_as_then
+from dbt_onnx.engines.spark.planning import uses_same_hash
 from dbt_onnx.engines.spark.runs import read_run_rows
 from dbt_onnx.engines.spark.sql import fingerprint, hashable, named, not_null, quote
 from dbt_onnx.engines.spark.tables import ScoringTables
@@ -193,7 +193,7 @@ def _fingerprints(
     alike = defaultdict(list)
     for run in runs:
         is_sealed = run.status == "success" and run.ledger_fingerprint is not None
-        if is_sealed and hashes_as_then(run):
+        if is_sealed and uses_same_hash(run):
             alike[tuple(run.output_columns)].append(run.run_no)
     found: dict[int, int] = {}
     for outputs, numbers in alike.items():

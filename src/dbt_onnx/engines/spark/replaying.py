@@ -20,7 +20,7 @@ from dbt_onnx.engines.spark.ledger import (
     fingerprint_of_inputs,
     kept_features,
 )
-from dbt_onnx.engines.spark.planning import hashes_as_then
+from dbt_onnx.engines.spark.planning import uses_same_hash
 from dbt_onnx.engines.spark.proof import faults_of_run
 from dbt_onnx.engines.spark.runs import read_run_rows
 from dbt_onnx.engines.spark.sql import features_hash, named, not_null, quote
@@ -80,7 +80,7 @@ def replay_run(
     )
     tables.check_complete(spark)
     kept = _KeptRun(tables, tables.shape_of(spark, run.key_columns), run)
-    same_hash = hashes_as_then(run)
+    same_hash = uses_same_hash(run)
     replay = begin_replay(run, has_same_hash=same_hash)
     for finding in faults_of_run(spark, tables, kept.shape, run):
         replay.report(finding)

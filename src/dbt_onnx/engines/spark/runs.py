@@ -240,7 +240,7 @@ def read_run_rows(spark: Spark, tables: ScoringTables) -> list[RunRow]:
     return [RunRow(values=row) for row in rows]
 
 
-def last_account(spark: Spark, ledger: TableName) -> Mapping[str, Any]:
+def last_run_inputs(spark: Spark, ledger: TableName) -> Mapping[str, Any]:
     """Return the sources and the model version of the last run of a scoring model that recorded them, else {}."""
     runs = LedgerTables(ledger).runs
     if not spark.has(runs):

@@ -20,7 +20,7 @@ from dbt_onnx.engines.base import (
 )
 from dbt_onnx.engines.spark.features import FeatureRelation
 from dbt_onnx.engines.spark.ledger import LedgerTables
-from dbt_onnx.engines.spark.runs import last_account
+from dbt_onnx.engines.spark.runs import last_run_inputs
 from dbt_onnx.engines.spark.session import message_of
 from dbt_onnx.engines.spark.sql import named
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def read_sources(spark: Spark, ledger: TableName) -> Sources | None:
     """Return the relations that the scoring model with this ledger reads. None if no run has recorded them yet."""
-    account = last_account(spark, ledger)
+    account = last_run_inputs(spark, ledger)
     if not account:
         return None
     tables = LedgerTables(ledger)

@@ -81,11 +81,11 @@ class SparkWarehouse:
         return nullcontext({})
 
     @staticmethod
-    def answers_alike(connection: Any, answers: Mapping[str, str], /) -> bool:  # noqa: ARG004
+    def has_same_answers(connection: Any, answers: Mapping[str, str], /) -> bool:  # noqa: ARG004
         return False
 
     @staticmethod
-    def let_go() -> None:
+    def close_idle_connections() -> None:
         """Do nothing: an open Spark session locks nobody out."""
 
     @staticmethod
@@ -159,10 +159,10 @@ class SparkWarehouse:
         )
 
     @spark_errors()
-    def last_account(self, ledger: TableName) -> Mapping[str, Any]:
-        from dbt_onnx.engines.spark.runs import last_account
+    def last_run_inputs(self, ledger: TableName) -> Mapping[str, Any]:
+        from dbt_onnx.engines.spark.runs import last_run_inputs
 
-        return last_account(self._spark, ledger)
+        return last_run_inputs(self._spark, ledger)
 
     @spark_errors()
     def sources(self, ledger: TableName) -> Sources | None:
