@@ -61,13 +61,13 @@ def _history(
     for night, rows in enumerate(NIGHTS):
         warehouse.clock = f"2024-01-{11 + night}"
         warehouse.sql(
-            "create or replace table given (k integer, a double, b double, moment timestamp)"
+            "create or replace table given (k integer, a double, b double, given_on timestamp)"
         )
         warehouse.connection.cursor().executemany("insert into given values (?, ?, ?, ?)", rows)
         warehouse.run(
-            features=f"select {', '.join(columns)}, moment from given",
+            features=f"select {', '.join(columns)}, given_on from given",
             key=key,
-            as_of="moment",
+            as_of="given_on",
             refresh_after={"count": 3, "period": "day"},
             keep_inputs=False,
         )
