@@ -109,7 +109,7 @@ def dependencies() -> Attack:
         harm = f"{package['name']} {package['version']}: {known}"
         attack.made(harm=harm if known else None)
     if not looked_up:
-        attack.what = "pip-audit: not run, its data cannot be had here"
+        attack.what = "pip-audit: not run, because its data was out of reach"
     elif len(looked_up) < len(found):
         attack.what += f"; no data of {len(found) - len(looked_up)} more"
     return attack
