@@ -1039,6 +1039,13 @@ def runs_name_is_a_view(warehouse: Warehouse) -> Attempt:
 
 
 @case
+def runs_gone(warehouse: Warehouse) -> Attempt:
+    warehouse.sql("alter table dbt_onnx_runs rename to kept_runs")
+    undo = "alter table kept_runs rename to dbt_onnx_runs"
+    return Attempt(WarehouseError, undo=lambda: warehouse.sql(undo), run_row=None)
+
+
+@case
 def runs_name_is_taken(warehouse: Warehouse) -> Attempt:
     warehouse.sql("drop table dbt_onnx_runs")
     warehouse.sql("create table dbt_onnx_runs (day date, kilometres double)")

@@ -75,7 +75,9 @@ def content(warehouse: Warehouse) -> dict[str, Any]:
 
 
 def run_rows(warehouse: Warehouse) -> list[tuple[Any, ...]]:
-    return warehouse.sql("from dbt_onnx_runs order by all")
+    """Return the rows of the runs table; none if it is gone."""
+    is_there = "select 1 from duckdb_columns() where table_name = 'dbt_onnx_runs' limit 1"
+    return warehouse.sql("from dbt_onnx_runs order by all") if warehouse.sql(is_there) else []
 
 
 def faults_of_run(warehouse: Warehouse, name: str) -> list[str]:

@@ -47,7 +47,9 @@ def measure(folder: Path, *, kills: int, every: int) -> Iterator[Attack]:
         _, counts[anew] = processes.run(attempt, str(done), None, "fails", anew)
         seconds = time.monotonic() - began
         after = processes.run(content, str(done))[1]
-    among = f"{counts[False]} steps; the same for {counts[True]} steps of a run that rewrites current"
+    among = (
+        f"{counts[False]} steps; the same for {counts[True]} steps of a run that rewrites current"
+    )
     torn = Attack("A run is all or nothing", f"a process dies at each of {among}")
     failed = Attack("A run is all or nothing", f"an error at each of {among}")
     again = Attack("Running again is enough", "a run after each of these")

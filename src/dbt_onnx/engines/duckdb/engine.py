@@ -84,6 +84,7 @@ class DuckDBEngine:
     @contextmanager
     def recorded(self, settings: RunSettings) -> Iterator[None]:
         self.tables.check_runs(self.writer)
+        self.tables.check_runs_exist(self.writer)
         # errors are translated inside, so that the run row gets the message that the user sees
         with recorded_run(self.writer, self.tables, settings) as self.record, duckdb_errors():
             self.tables.check_names(self.writer)

@@ -71,6 +71,17 @@ class ScoringTables(LedgerTables):
         for table, types in self._shared():
             _refuse_retyped(cursor, table, types, hint=_restore(table))
 
+    def check_runs_exist(self, cursor: Cursor) -> None:
+        """Raise WarehouseError if there are predictions, but no runs table: the ledger would have no rows."""
+        if cursor.has(self.runs):
+            return
+        for table in (self.current, self.history):
+            if cursor.has(table) and cursor.rows(f"select 1 from {table.sql} limit 1"):
+                raise WarehouseError(
+                    f"{self.runs} is gone: it was dropped or renamed, and {table} has predictions of its runs",
+                    hint="restore from a backup; to begin a new ledger, give the scoring model another alias",
+                )
+
     def _shared(self) -> Sequence[tuple[TableName, Mapping[str, str]]]:
         """The tables that all scoring models of a schema share, with the types of their columns."""
         return (

@@ -24,8 +24,13 @@ class ScoringTables(LedgerTables):
     """The tables of one scoring model, with the statements that check, create and widen them."""
 
     def check_runs(self, spark: Spark) -> None:
-        """Raise WarehouseError if the runs table does not have the columns that dbt_onnx created."""
+        """Raise WarehouseError if the runs table does not have the columns that dbt_onnx created, or if it is gone."""
         if not spark.has(self.runs):
+            if spark.has(self.rows) and spark.rows(f"select 1 from {named(self.rows)} limit 1"):
+                raise WarehouseError(
+                    f"{self.runs} is gone: it was dropped or renamed, and {self.rows} has predictions of its runs",
+                    hint="restore from a backup; to begin a new ledger, give the scoring model another alias",
+                )
             return
         found = spark.columns_of(named(self.runs))
         faults = [
