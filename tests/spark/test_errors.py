@@ -21,6 +21,7 @@ from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.spark.ledger import LedgerShape
 from dbt_onnx.engines.spark.session import Spark, open_session, spark_errors
+from dbt_onnx.engines.spark.tables import ScoringTables
 from dbt_onnx.engines.spark.warehouse import SparkWarehouse
 from dbt_onnx.engines.spark.worker import Work
 from dbt_onnx.errors import DbtOnnxError
@@ -153,3 +154,17 @@ def test_a_session_of_spark_connect_is_refused() -> None:
     connect = type("SparkSession", (), {"__module__": "pyspark.sql.connect.session"})
     with pytest.raises(DbtOnnxError, match="the session is a Spark Connect session"):
         Spark(connect())
+
+
+def test_rows_without_a_runs_table_are_not_taken_for_an_empty_ledger(spark: SparkSession) -> None:
+    tables = ScoringTables(TableName(database="", schema="without_runs", identifier="scores"))
+    warehouse = Spark(spark)
+    warehouse.change("create schema without_runs")
+    try:
+        warehouse.change("create table without_runs.scores__rows using iceberg as select 1 as id")
+        with pytest.raises(DbtOnnxError) as caught:
+            tables.check_runs(warehouse)
+    finally:
+        warehouse.change("drop schema without_runs cascade")
+    error = caught.value
+    assert not faults_of_text("runs-gone", f"{error.kind} error: {error.message}", error.hint)
