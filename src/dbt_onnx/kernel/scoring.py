@@ -122,7 +122,7 @@ def _parts(
             yield batch.slice(start, part_rows)
 
 
-# numpy and Arrow run in threads for which Python does not wait: the end of the process waits for this call
+# numpy and Arrow run here in threads for which Python does not wait after a second Ctrl-C: RUNNING_WORK waits
 @RUNNING_WORK.entered(lambda: None)
 def score_batch(
     batch: pa.RecordBatch, scorer: Scorer, contract: Contract, search: RowSearch | None = None
