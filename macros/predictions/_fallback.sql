@@ -137,7 +137,7 @@
 segment_averages as (
     select
         {{ dbt_onnx._struct(dbt_onnx._list_of_names(fallback['segment'])) }} as __dbt_onnx_segment,
-        {%- for output in ledger['outputs'] if dbt_onnx._kind_of_type(output['type']) != 'list' %}
+        {%- for output in dbt_onnx._averaged_outputs(ledger) %}
         {{ dbt_onnx._identifier(output['name']) }},
         {%- endfor %}
     from {{ dbt_onnx._user_relation(fallback['segment_averages']) }} as averages

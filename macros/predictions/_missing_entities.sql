@@ -1,7 +1,9 @@
 {#-
     The CTEs of `_served_versions_ctes`, followed by
 
-    - `answers`: one row per entity in current, with its `__dbt_onnx_prediction`;
+    - `known_entities`: one row per entity in current, with `__dbt_onnx_prediction` and `__dbt_onnx_rejection` (the
+      newest of each, or NULL), `__dbt_onnx_is_present`, and `last_seen_as_of`, the newest moment for which one of its
+      rows is known to hold;
     - `entities`: one row per key, with `__dbt_onnx_since`;
     - `missing_entities`: the entities without a prediction that can be served, with `problem` (`missing`, `rejected` or
       `null_key`), `waiting_since`, `waiting`, and `rejected_reason`, `rejected_as_of`, `rejected_at` and
@@ -12,7 +14,7 @@
 {%- set counts = 'versions_back is not null' if registry is not none else 'true' -%}
 {{ dbt_onnx._served_versions_ctes(ledger, registry) }},
 
-answers as (
+known_entities as (
     select
         {{ dbt_onnx._columns(ledger['key'], of='current') }},
         max({{ dbt_onnx._struct(['scored_at', 'model_version', 'as_of']) }})
@@ -41,17 +43,17 @@ missing_entities as (
         {{ dbt_onnx._columns(ledger['key'], of='entities') }},
         case
             when {{ dbt_onnx._each(ledger['key'], 'entities.{0} is null', ' or ') }} then 'null_key'
-            when answers.__dbt_onnx_rejection is not null then 'rejected'
+            when known_entities.__dbt_onnx_rejection is not null then 'rejected'
             else 'missing'
         end as problem,
-        answers.__dbt_onnx_rejection.rejected_reason as rejected_reason,
-        answers.__dbt_onnx_rejection.as_of as rejected_as_of,
-        answers.__dbt_onnx_rejection.scored_at as rejected_at,
-        answers.__dbt_onnx_rejection.model_version as model_version,
+        known_entities.__dbt_onnx_rejection.rejected_reason as rejected_reason,
+        known_entities.__dbt_onnx_rejection.as_of as rejected_as_of,
+        known_entities.__dbt_onnx_rejection.scored_at as rejected_at,
+        known_entities.__dbt_onnx_rejection.model_version as model_version,
         entities.__dbt_onnx_since as waiting_since,
         {{ dbt_onnx._elapsed('entities.__dbt_onnx_since') }} as waiting
     from entities
-    left join answers on {{ dbt_onnx._same_key(ledger['key'], 'entities', 'answers') }}
-    where answers.__dbt_onnx_prediction is null
+    left join known_entities on {{ dbt_onnx._same_key(ledger['key'], 'entities', 'known_entities') }}
+    where known_entities.__dbt_onnx_prediction is null
 )
 {%- endmacro %}

@@ -20,6 +20,16 @@ entities as not materialized (
 {%- endmacro %}
 
 
+{#- The outputs that have an average: those that are not lists. -#}
+{% macro _averaged_outputs(ledger) -%}
+    {%- set outputs = [] -%}
+    {%- for output in ledger['outputs'] if dbt_onnx._kind_of_type(output['type']) != 'list' -%}
+        {%- do outputs.append(output) -%}
+    {%- endfor -%}
+    {{ return(outputs) }}
+{%- endmacro %}
+
+
 {#-
     CTEs `fresh_predictions`, `segments` (on Spark `counted_predictions`) and `segment_averages`: per segment of the CTE
     `entities` its `__dbt_onnx_segment_size` and the average of each output that is not a list, over the predictions of
@@ -55,7 +65,7 @@ fresh_predictions as (
 segments as (
     select
         entities.__dbt_onnx_segment,
-        {%- for output in ledger['outputs'] if dbt_onnx._kind_of_type(output['type']) != 'list' %}
+        {%- for output in dbt_onnx._averaged_outputs(ledger) %}
         {%- set column = dbt_onnx._identifier(output['name']) %}
         {%- set average = 'avg' if dbt_onnx._kind_of_type(output['type']) == 'number' else 'histogram' %}
         {{ average }}(fresh_predictions.{{ column }}) as {{ column }},
@@ -71,7 +81,7 @@ segment_averages as (
     select
         __dbt_onnx_segment,
         __dbt_onnx_segment_size,
-        {%- for output in ledger['outputs'] if dbt_onnx._kind_of_type(output['type']) != 'list' %}
+        {%- for output in dbt_onnx._averaged_outputs(ledger) %}
         {%- set column = dbt_onnx._identifier(output['name']) %}
         {%- if dbt_onnx._kind_of_type(output['type']) == 'number' %}
         cast({{ column }} as {{ output['type'] }}) as {{ column }},
@@ -94,7 +104,7 @@ segment_averages as (
 counted_predictions as (
     select
         entities.__dbt_onnx_segment,
-        {%- for output in ledger['outputs'] if dbt_onnx._kind_of_type(output['type']) != 'list' %}
+        {%- for output in dbt_onnx._averaged_outputs(ledger) %}
         {%- set column = 'fresh_predictions.' ~ dbt_onnx._identifier(output['name']) %}
         {{ column }},
         count(*) over (partition by entities.__dbt_onnx_segment, {{ column }}) as __dbt_onnx_equal_{{ loop.index0 }},
@@ -106,7 +116,7 @@ counted_predictions as (
 segment_averages as (
     select
         __dbt_onnx_segment,
-        {%- for output in ledger['outputs'] if dbt_onnx._kind_of_type(output['type']) != 'list' %}
+        {%- for output in dbt_onnx._averaged_outputs(ledger) %}
         {%- set column = dbt_onnx._identifier(output['name']) %}
         {%- if dbt_onnx._kind_of_type(output['type']) == 'number' %}
         cast(avg({{ column }}) as {{ output['type'] }}) as {{ column }},

@@ -41,8 +41,8 @@ unknown as (
         __dbt_onnx_prediction.model_version as model_version,
         __dbt_onnx_prediction.as_of as as_of,
         case when not __dbt_onnx_is_present then last_seen_as_of end as last_seen_as_of
-    from answers
-    anti join entities on {{ dbt_onnx._same_key(key, 'answers', 'entities') }}
+    from known_entities
+    anti join entities on {{ dbt_onnx._same_key(key, 'known_entities', 'entities') }}
     where __dbt_onnx_prediction is not null
 ),
 
@@ -75,7 +75,7 @@ validation_errors as (
         *,
         'error' as severity
     from unknown
-    qualify count(*) over () > {{ max_unknown_fraction }} * (select count(__dbt_onnx_prediction) from answers)
+    qualify count(*) over () > {{ max_unknown_fraction }} * (select count(__dbt_onnx_prediction) from known_entities)
     {%- else %}
     select
         unknown.*,

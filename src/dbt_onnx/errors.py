@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Mapping
 
 MAX_CHARACTERS = 10_000
 """Maximum length of a message, because a message may list the million classes of a card."""
@@ -27,6 +27,22 @@ class DbtOnnxError(Exception):
         self.message = message
         self.hint = hint
         super().__init__(f"{message}\nHint: {hint}")
+
+
+def document_of(error: DbtOnnxError) -> dict[str, Any]:
+    """Return an error as JSON types, to send it to another process. `error_of` reads it."""
+    return {"error": type(error).__name__, "arguments": vars(error)}
+
+
+def error_of(document: Mapping[str, Any]) -> DbtOnnxError:
+    """Return the error that `document_of` wrote."""
+    kind: Callable[..., DbtOnnxError] = globals()[document["error"]]
+    return kind(**document["arguments"])
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most `most` characters: the text, or its beginning and three dots."""
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def format_items(items: Collection[object], *, most: int = 20) -> str:

@@ -141,7 +141,7 @@ def test_what_is_printed_in_a_child_does_not_come_between_the_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(child, "_PROGRAM", PRINTS)
-    monkeypatch.setattr(child_session, "_GRACE_SECONDS", 10)
+    monkeypatch.setattr(child_session, "_REPORT_SECONDS", 10)
     session = ChildSession(graphs.echo("float32"), output_names=["y"], max_seconds=5)
     assert session.run({"x": np.ones((1, 1), np.float32)})[0].tolist() == [[1]]
     session._forget()

@@ -9,7 +9,7 @@ from dbt_onnx.runs.tables import LEDGER_TYPES, RUNS_TYPES
 
 
 def test_outputs_cannot_take_the_name_of_a_column_of_the_tables() -> None:
-    assert set(contract.STAMP_COLUMNS) == set(LEDGER_TYPES)
+    assert set(contract.LEDGER_COLUMNS) == set(LEDGER_TYPES)
     written = ledger.ROW_TYPES | ledger.PRESENCE_TYPES | ledger.HISTORY_TYPES
     assert set(LEDGER_TYPES) | set(written) <= contract.RESERVED_COLUMNS
 

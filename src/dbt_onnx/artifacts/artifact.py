@@ -75,21 +75,16 @@ class Artifact:
         in_child_process: bool = False,
         max_seconds: float = MAX_SECONDS,
     ) -> OnnxSession | ChildSession:
-        """Open a session. Runs, replays and checks all score with it, so they score in the same way.
+        """Open a session, see `open_session`. A batch size that the graph fixes overrides `batch_rows`."""
+        # imported only where something is scored, with numpy
+        from dbt_onnx.kernel.child_session import open_session
 
-        A batch size that the graph fixes overrides `batch_rows`. With `in_child_process`, a row that
-        crashes the model's process raises ModelCrashError, and this process survives. Raises
-        ArtifactError if onnxruntime cannot load the model.
-        """
-        # imported only where something is scored, with onnxruntime
-        from dbt_onnx.kernel.child_session import ChildSession
-        from dbt_onnx.kernel.session import OnnxSession
-
-        return (ChildSession if in_child_process else OnnxSession)(
+        return open_session(
             self.scoring_bytes,
-            output_names=[output.name for output in self.contract.outputs],
-            threads=threads or 1,
+            self.contract,
+            threads=threads,
             batch_rows=self.signature.batch_rows or batch_rows,
+            in_child_process=in_child_process,
             max_seconds=max_seconds,
         )
 

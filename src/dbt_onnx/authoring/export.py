@@ -25,7 +25,7 @@ from dbt_onnx.authoring.estimators import (
     registration_advice,
     rows_for,
 )
-from dbt_onnx.authoring.parity import Parity, Trial, compare, outputs_for, score_table
+from dbt_onnx.authoring.parity import Parity, Trial, compare, outputs_for, score_arrow_table
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, DbtOnnxError
 from dbt_onnx.kernel.contract import Contract, Feature, Fill, NullPolicy
 from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE
@@ -123,10 +123,10 @@ def export(
                 "output_columns; null_policies and fills must fit the type of a feature",
             ) from error
         own, *others = trials
-        predictions = score_table(candidate, own.table, contract, may_reject=False)
+        predictions = score_arrow_table(candidate, own.table, contract, may_reject=False)
         parity = compare(predictions, own, renamed, tolerance=tolerance)
         for unseen in others:
-            scored = score_table(candidate, unseen.table, contract, may_reject=True)
+            scored = score_arrow_table(candidate, unseen.table, contract, may_reject=True)
             compare(scored, unseen, renamed, tolerance=tolerance, scales=parity.scales)
         return candidate, contract, predictions, parity
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from dbt_onnx.artifacts.graph import read_graph
 from dbt_onnx.authoring.estimators import FLOAT32, EstimatorOutput
-from dbt_onnx.errors import ArtifactError, ConfigError, ContractError
+from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, shortened
 from dbt_onnx.kernel.child_session import ChildSession
 from dbt_onnx.kernel.contract import Contract, Output, TensorType
 from dbt_onnx.kernel.scoring import count_reasons, score_batches
@@ -78,7 +78,7 @@ def outputs_for(
     return tuple(stored)
 
 
-def score_table(
+def score_arrow_table(
     model_bytes: bytes, table: pa.Table, contract: Contract, *, may_reject: bool
 ) -> pa.Table:
     """Score a sample as a run would, in a child process.
@@ -188,8 +188,7 @@ def size_of(kind: str, truth: Array, tolerance: float) -> Array:
 
 
 def _text(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 200 else text[:197] + "..."
+    return shortened(str(value), 200)
 
 
 def _stored_columns(

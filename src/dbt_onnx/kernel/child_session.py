@@ -11,8 +11,15 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx import errors
-from dbt_onnx.errors import ArtifactError, DbtOnnxError, ModelCrashError, ModelError, ScoringError
+from dbt_onnx.errors import (
+    ArtifactError,
+    DbtOnnxError,
+    ModelCrashError,
+    ModelError,
+    ScoringError,
+    document_of,
+    error_of,
+)
 from dbt_onnx.kernel import child
 from dbt_onnx.kernel.child import ChildDiedError
 from dbt_onnx.kernel.native import MAX_SECONDS, RUNNING_WORK, OverdueError
@@ -22,10 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dbt_onnx.kernel.child import Child, Frame
+    from dbt_onnx.kernel.contract import Contract
+    from dbt_onnx.kernel.session import OnnxSession
     from dbt_onnx.kernel.tensors import Feeds
 
 # extra time for the child to import onnxruntime, and to report an overdue call itself
-_GRACE_SECONDS = 60
+_REPORT_SECONDS = 60
 _HINT = (
     "onnxruntime does not catch this: look at the model with `dbt-onnx inspect FILE`, and at the values; "
     "for example, the smallest integer divided by -1 has no result"
@@ -61,6 +70,7 @@ class ChildSession:
             "max_seconds": max_seconds,
         }
         self._lock = threading.Lock()
+        # first row and number of rows of the call that the child began last
         self._at: tuple[int, int] | None = None
         self._child: Child | None = None
         self._give_back: weakref.finalize[Any, Any] | None = None
@@ -129,7 +139,7 @@ class ChildSession:
         try:
             with RUNNING_WORK.entered(self._child.end):
                 self._child.send(question)
-                limit = self.max_seconds + _GRACE_SECONDS
+                limit = self.max_seconds + _REPORT_SECONDS
                 while "at" in (answer := self._child.receive(max_seconds=limit)):
                     self._at = tuple(answer["at"])
         except OverdueError as error:
@@ -144,8 +154,7 @@ class ChildSession:
         if "error" in answer:
             if answer["is_stuck"]:
                 self._forget()
-            kind: type[DbtOnnxError] = getattr(errors, answer["error"])
-            raise kind(**answer["arguments"])
+            raise error_of(answer)
         return answer
 
     def _forget(self) -> None:
@@ -154,6 +163,34 @@ class ChildSession:
         if self._child is not None:
             self._child.kill()
         self._child = None
+
+
+def open_session(
+    model_bytes: bytes,
+    contract: Contract,
+    *,
+    threads: int | None,
+    batch_rows: int | None,
+    in_child_process: bool,
+    max_seconds: float = MAX_SECONDS,
+) -> OnnxSession | ChildSession:
+    """Open a session that computes the outputs of a contract. Runs, replays, checks and the tasks of Spark all open
+    theirs here, so they score in the same way.
+
+    With `in_child_process`, a row that crashes the model's process raises ModelCrashError, and this
+    process survives. Raises ArtifactError if onnxruntime cannot load the model.
+    """
+    # imported only where something is scored, with onnxruntime
+    from dbt_onnx.kernel.session import OnnxSession
+
+    return (ChildSession if in_child_process else OnnxSession)(
+        model_bytes,
+        output_names=[output.name for output in contract.outputs],
+        # more calls at the same time are faster than more threads for each call
+        threads=threads or 1,
+        batch_rows=batch_rows,
+        max_seconds=max_seconds,
+    )
 
 
 def serve() -> None:
@@ -188,8 +225,7 @@ def serve() -> None:
                 answer = _answered(session, question)
         except DbtOnnxError as error:
             answer = {
-                "error": type(error).__name__,
-                "arguments": vars(error),
+                **document_of(error),
                 "is_stuck": isinstance(error.__cause__, OverdueError),
             }
         child.write_frame(answers, answer)

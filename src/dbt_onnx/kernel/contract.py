@@ -32,14 +32,14 @@ Fill = float | int | str | bool
 
 FLOAT_TYPES = frozenset({"float16", "float32", "float64"})
 
-STAMP_COLUMNS = (
+LEDGER_COLUMNS = (
     "as_of", "status", "rejected_reason", "score_reason", "is_late",
     "model_name", "model_version", "run_id", "scored_at", "features_hash",
 )  # fmt: skip
 """Columns of every ledger in addition to the key and the outputs."""
 
 RESERVED_COLUMNS = frozenset((
-    *STAMP_COLUMNS, "run_no", "rejected_reason_no", "last_seen_as_of", "confirmed_as_of",
+    *LEDGER_COLUMNS, "run_no", "rejected_reason_no", "last_seen_as_of", "confirmed_as_of",
     "fresh_as_of", "age", "is_stale", "served_from",
 ))  # fmt: skip
 """Names that neither a key nor an output may have, because the ledger, its tables and the current
@@ -64,6 +64,8 @@ _NAME = re.compile(r"[^\x00\ud800-\udfff]+")
 class Feature:
     """One column that the model reads.
 
+    `null_policy` is what happens to a NULL: "reject" rejects the row, "nan" feeds NaN, "fill" feeds `fill`. NaN in
+    the column is accepted only with "nan".
     `width` is the length of a LIST or ARRAY column, None for a scalar. `time_unit` converts a DATE
     or TIMESTAMP to the number of these units since 1970-01-01 00:00 UTC. `tolerance` is the
     largest relative change that the cast to the tensor's type may make to a DECIMAL or floating-point

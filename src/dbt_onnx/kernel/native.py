@@ -26,7 +26,9 @@ MAX_SECONDS = 600.0
 TRIAL_SECONDS = 60.0
 """The longest time for a call where a model is only tried, such as by `dbt-onnx verify`."""
 
+# after the limit, for the work to obey `cancel`
 _GRACE_SECONDS = 5
+# at the end of the process, for all work; see `_RunningWork.end`
 _END_SECONDS = 30
 # a Ctrl-C is noticed after this time at most
 _POLL_SECONDS = 0.5
@@ -113,7 +115,7 @@ class Threads:
         *,
         max_seconds: float,
         cancel: Callable[[], None],
-        steps: Callable[[], int] = int,
+        steps: Callable[[], int] = lambda: 0,
     ) -> T:
         """Run `work` in a thread, and return its result or raise its error.
 
@@ -141,10 +143,13 @@ class Threads:
             inbox = self._idle.pop()
         except IndexError:
             inbox = _start_thread()
-        before, is_done = -1, False
+        progress: int | None = None
+        is_done = False
         try:
             inbox.put(act)
-            while not is_done and before != (before := steps()):
+            # the limit is for one step: wait again as long as the work has made a step
+            while not is_done and (now := steps()) != progress:
+                progress = now
                 is_done = _acquired(done, max_seconds)
         finally:
             if not is_done:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dbt_onnx.errors import DataError, ModelCrashError, ModelError, ScoringError
+from dbt_onnx.errors import DataError, ModelCrashError, ModelError, ScoringError, shortened
 from dbt_onnx.kernel.tensors import joined, rows_of
 
 if TYPE_CHECKING:
@@ -133,4 +133,4 @@ class RowSearch:
 def _without_values(message: str) -> str:
     """Return onnxruntime's message without the values in it, so that many rows share few reasons."""
     text = _NUMBER.sub("N", _PREFIX.sub("", message))
-    return text if len(text) <= _REASON_LENGTH else text[: _REASON_LENGTH - 3] + "..."
+    return shortened(text, _REASON_LENGTH)

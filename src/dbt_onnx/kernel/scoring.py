@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dbt_onnx.errors import ScoringError
+from dbt_onnx.errors import ScoringError, shortened
 from dbt_onnx.kernel.contract import CARRIED_PREFIX, KEY_PREFIX
 from dbt_onnx.kernel.decode import decode
 from dbt_onnx.kernel.encode import REJECTED_COLUMN, encode
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dbt_onnx.kernel.session import Scorer
     from dbt_onnx.kernel.tensors import Array
 
-PART_ROWS = 122_880
+PART_ROWS = 122_880  # a row group of DuckDB
 
 
 def prediction_schema(carried: pa.Schema, contract: Contract) -> pa.Schema:
@@ -122,6 +122,7 @@ def _parts(
             yield batch.slice(start, part_rows)
 
 
+# numpy and Arrow run here in threads for which Python does not wait after a second Ctrl-C: RUNNING_WORK waits
 @RUNNING_WORK.entered(lambda: None)
 def score_batch(
     batch: pa.RecordBatch, scorer: Scorer, contract: Contract, search: RowSearch | None = None
@@ -136,23 +137,24 @@ def score_batch(
     schema = prediction_schema(batch.schema, contract)
     reasons = encoded.reasons
     tensors: list[Any] = []
-    if len(fed) and search is None:
-        tensors = scorer.run(encoded.feeds)
-    elif len(fed) and search is not None:
-        tensors, failed = search.run(scorer, encoded.feeds)
-        if failed:
-            reasons = _with_failures(reasons, failed, fed)
-            fed = np.delete(fed, list(failed))
+    if len(fed):
+        if search is None:
+            tensors = scorer.run(encoded.feeds)
+        else:
+            tensors, failed = search.run(scorer, encoded.feeds)
+            if failed:
+                reasons = _with_failures(reasons, failed, fed)
+                fed = np.delete(fed, list(failed))
     if len(fed):
         decoded = decode(tensors, contract, len(fed))
         outputs = decoded.columns
         if decoded.faults:
             reasons = _with_faults(reasons, decoded.faults, fed)
         if reasons.null_count < len(reasons):
-            place = np.zeros(batch.num_rows, dtype=np.int64)
-            place[fed] = np.arange(len(fed))
+            output_row = np.zeros(batch.num_rows, dtype=np.int64)
+            output_row[fed] = np.arange(len(fed))
             is_rejected = reasons.is_valid().to_numpy(zero_copy_only=False)
-            outputs = [column.take(pa.array(place, mask=is_rejected)) for column in outputs]
+            outputs = [column.take(pa.array(output_row, mask=is_rejected)) for column in outputs]
     else:
         outputs = [pa.nulls(batch.num_rows, f.type) for f in contract.output_fields()]
     carried = [batch.column(name) for name in _carried_names(batch.schema)]
@@ -207,4 +209,4 @@ def _shown(scalar: pa.Scalar) -> str:
     except (OverflowError, ValueError):  # a date outside Python's calendar, or infinity
         value = scalar.cast(pa.string()).as_py()
     text = "NULL" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shortened(text, 60)

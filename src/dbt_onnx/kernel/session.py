@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import onnxruntime as ort
 
-from dbt_onnx.errors import ArtifactError, ModelError, ScoringError
+from dbt_onnx.errors import ArtifactError, ModelError, ScoringError, shortened
 from dbt_onnx.kernel.native import MAX_SECONDS, Memory, OverdueError, Threads
 from dbt_onnx.kernel.tensors import joined, rows_of
 
@@ -207,4 +207,4 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     text = _SOURCE.sub("", " ".join(str(error).split())) or type(error).__name__
-    return text if len(text) <= 500 else text[:497] + "..."
+    return shortened(text, 500)

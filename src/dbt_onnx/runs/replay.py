@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from dbt_onnx.artifacts.artifact import load_artifact
 from dbt_onnx.artifacts.sample import TOLERANCE
-from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, RegistryError
+from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, RegistryError, shortened
 from dbt_onnx.kernel.contract import CARRIED_PREFIX, KEY_PREFIX
 
 if TYPE_CHECKING:
@@ -293,4 +293,4 @@ def key_text(key: Iterable[str], values: Iterable[object]) -> str:
 def shown(value: object) -> str:
     """Return a value as text of at most 100 characters."""
     text = "NULL" if value is None else str(value)
-    return text if len(text) <= 100 else text[:97] + "..."
+    return shortened(text, 100)

@@ -339,21 +339,28 @@ def _check_rejected(
     )
 
 
+_OUTPUTS = "look at the model, which gives NaN or infinity for these rows"
+_FAILS = "look at the model, which fails on these rows"
+_KEY = "fill in the key, or the as_of column, upstream"
+_NULLS = (
+    "fix the features upstream, or register a version that takes NULL (a null policy or a fill)"
+)
+_REMEDIES = {
+    "model_error": _FAILS,
+    "model_crashed": _FAILS,
+    "null_key": _KEY,
+    "null_as_of": _KEY,
+    "nan_output": _OUTPUTS,
+    "infinite_output": _OUTPUTS,
+    "null": _NULLS,
+    "nan": _NULLS,
+}
+"""What to do about the rejected rows, by the kind of the reason."""
+
+
 def remedy(reasons: Iterable[str]) -> str:
     """Return advice on rejected rows: one sentence for each kind of reason in `reasons`."""
-    remedies: dict[str, None] = {}
-    for reason in reasons:
-        kind = reason.partition(":")[0]
-        remedies[
-            "look at the model, which gives NaN or infinity for these rows"
-            if kind.endswith("_output")
-            else "look at the model, which fails on these rows"
-            if kind in {"model_error", "model_crashed"}
-            else "fill in the key, or the as_of column, upstream"
-            if kind in {"null_key", "null_as_of"}
-            else "fix the features upstream, or register a version that takes NULL (a null policy or "
-            "a fill)"
-            if kind in {"null", "nan"}
-            else "fix the features upstream"
-        ] = None
-    return "; ".join(remedies)
+    kinds = (reason.partition(":")[0] for reason in reasons)
+    return "; ".join(
+        dict.fromkeys(_REMEDIES.get(kind, "fix the features upstream") for kind in kinds)
+    )

@@ -37,7 +37,6 @@ class RunScorer:
                 "often a hundred times slower. Hint: export it with a dynamic first axis, for PyTorch "
                 "torch.onnx.export(..., dynamic_axes={'input': {0: 'batch'}})"
             )
-        # more calls at the same time are faster than more threads for each call
         self._session = run.artifact.open(
             threads=run.request.threads,
             batch_rows=run.request.batch_rows,

@@ -15,7 +15,7 @@ import duckdb
 
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.engines.duckdb.storage import CountedStorage, Lake, Storage
-from dbt_onnx.errors import WarehouseError
+from dbt_onnx.errors import WarehouseError, shortened
 from dbt_onnx.kernel.native import RUNNING_WORK
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def duckdb_errors() -> Iterator[None]:
             ) from error
         if _CONFLICT.search(said):
             raise ConflictError(
-                f"another process wrote to the lake at the same time: {_shortened(said)}",
+                f"another process wrote to the lake at the same time: {shortened(said, 500)}",
                 hint="nothing is written: run again, or let fewer processes write at once",
             ) from error
         hint = (
@@ -224,13 +224,11 @@ def duckdb_errors() -> Iterator[None]:
             else "if the message names a value or a column, fix the upstream model; otherwise check the "
             "warehouse: permissions, disk, memory"
         )
-        raise WarehouseError(f"DuckDB stopped the run: {_shortened(said)}", hint=hint) from error
+        raise WarehouseError(
+            f"DuckDB stopped the run: {shortened(said, 500)}", hint=hint
+        ) from error
     except MemoryError as error:
         raise _out_of_memory(str(error) or "Python could not allocate memory") from error
-
-
-def _shortened(said: str) -> str:
-    return said if len(said) <= 500 else said[:497] + "..."
 
 
 def _out_of_memory(said: str) -> WarehouseError:
@@ -250,18 +248,19 @@ def ended_with_process(name: str) -> Iterator[list[Cursor]]:
     that it did next would disturb the shutdown.
     """
     cursors: list[Cursor] = []
-    asked = 0
+    calls = 0
 
     def stop() -> None:
-        nonlocal asked
-        if not asked:
+        nonlocal calls
+        if not calls:
             sys.stderr.write(f"{name}: interrupted: the run is stopped, and writes nothing\n")
-        # not at every call, because the run row still has to be closed on one of these cursors
-        if asked % 10 == 0:
+        # `end` calls this once a second: not interrupted at every call, because the run row still has to be closed on
+        # one of these cursors
+        if calls % 10 == 0:
             for cursor in cursors:
                 with suppress(Exception):
                     cursor.raw.interrupt()
-        asked += 1
+        calls += 1
 
     try:
         with RUNNING_WORK.entered(stop):

@@ -10,7 +10,7 @@ from dbt_onnx.engines.base import UNNAMED
 from dbt_onnx.engines.duckdb import plan
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.engines.feature_columns import FeatureColumns
-from dbt_onnx.errors import ConfigError, ContractError, DataError
+from dbt_onnx.errors import ConfigError, ContractError, DataError, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -196,7 +196,7 @@ def refuse_expressions(**queries: str) -> None:
             shown = " ".join(sql.split())
             raise ConfigError(
                 f"{argument} is an expression or a file, not a table or view of the warehouse: "
-                f"{shown if len(shown) <= 400 else shown[:397] + '...'}",
+                f"{shortened(shown, 400)}",
                 hint="make it a model, and dbt.ref() that",
             )
 

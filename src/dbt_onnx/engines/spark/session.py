@@ -10,9 +10,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx import errors
 from dbt_onnx.engines.spark.sql import named
-from dbt_onnx.errors import ConfigError, WarehouseError
+from dbt_onnx.errors import ConfigError, WarehouseError, error_of, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession
 
     from dbt_onnx.engines.base import TableName
+    from dbt_onnx.errors import DbtOnnxError
 
 # fixed, so that settings in the profile change neither results nor how Spark reads a statement
 _SETTINGS = {
@@ -224,15 +224,13 @@ def spark_errors() -> Iterator[None]:
 
 def message_of(error: Exception) -> str:
     """Return Spark's message in one line, without the JVM stack trace, and cut to 500 characters."""
-    line = " ".join(str(error).partition("JVM stacktrace")[0].split())
-    return line if len(line) <= 500 else line[:497] + "..."
+    return shortened(" ".join(str(error).partition("JVM stacktrace")[0].split()), 500)
 
 
-def _error_from_executor(message: str) -> errors.DbtOnnxError | None:
+def _error_from_executor(message: str) -> DbtOnnxError | None:
     """Return the DbtOnnxError that an executor raised, if the message contains one."""
     start = message.find(ERROR_PREFIX)
     if start < 0:
         return None
     document, _ = json.JSONDecoder().raw_decode(message, start + len(ERROR_PREFIX))
-    kind: Callable[..., errors.DbtOnnxError] = getattr(errors, document["error"])
-    return kind(**document["arguments"])
+    return error_of(document)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 
 from dbt_onnx.engines.spark.session import ERROR_PREFIX
-from dbt_onnx.errors import ArtifactError, DbtOnnxError
+from dbt_onnx.errors import ArtifactError, DbtOnnxError, document_of
+from dbt_onnx.kernel.child_session import open_session
 from dbt_onnx.kernel.row_search import RowSearch
 from dbt_onnx.kernel.scoring import prediction_schema, score_batch
 from dbt_onnx.runs.replay import Replay, compare_batch
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
 COUNTS = ("identical", "within_tolerance", "different")
 
-# {(sha256 of the model, whether it runs in a child process): session}; this process runs one task at a time
-_SESSIONS: dict[tuple[str, bool], Any] = {}
+# {(sha256 of the model, threads, batch_rows, whether it runs in a child process): session}; this process runs one
+# task at a time, but tasks of several runs
+_SESSIONS: dict[tuple[str, int | None, int | None, bool], Any] = {}
 
 
 class ModelBytes(Protocol):
@@ -48,7 +50,7 @@ class Work:
     model: ModelBytes
     sha256: str
     batch_rows: int | None
-    threads: int
+    threads: int | None
     rows: int | None
     max_rows: int | None
     features: tuple[str, ...]
@@ -71,7 +73,7 @@ class Work:
             model=broadcast(content),
             sha256=hashlib.sha256(content).hexdigest(),
             batch_rows=artifact.signature.batch_rows or batch_rows,
-            threads=threads or 1,
+            threads=threads,
             rows=rows,
             max_rows=max_rows,
             features=features,
@@ -91,29 +93,25 @@ class Work:
                 )
         except DbtOnnxError as error:
             # only the text of an error comes back to the driver
-            document = {"error": type(error).__name__, "arguments": vars(error)}
-            raise RuntimeError(ERROR_PREFIX + json.dumps(document)) from None
+            raise RuntimeError(ERROR_PREFIX + json.dumps(document_of(error))) from None
 
     def _session(self, *, in_child_process: bool) -> Any:
-        known = _SESSIONS.get((self.sha256, in_child_process))
-        if known is not None:
-            return known
+        settings = (self.sha256, self.threads, self.batch_rows, in_child_process)
+        if settings in _SESSIONS:
+            return _SESSIONS[settings]
         content = self.model.value
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise ArtifactError(
                 "an executor received a corrupted model: its sha256 differs from the one sent",
                 hint="run again; if it happens again, check the executor's memory and network",
             )
-        from dbt_onnx.kernel.child_session import ChildSession
-        from dbt_onnx.kernel.session import OnnxSession
-
-        session = (ChildSession if in_child_process else OnnxSession)(
+        session = _SESSIONS[settings] = open_session(
             content,
-            output_names=[output.name for output in self.contract.outputs],
+            self.contract,
             threads=self.threads,
             batch_rows=self.batch_rows,
+            in_child_process=in_child_process,
         )
-        _SESSIONS[self.sha256, in_child_process] = session
         return session
 
     def schema_for(self, given: pa.Schema) -> pa.Schema:
