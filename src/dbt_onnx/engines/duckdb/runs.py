@@ -61,7 +61,7 @@ class RunRecord:
         Raises WarehouseError if another process has closed the row.
         """
         if not self.is_running(cursor):
-            raise self.taken_over(cursor)
+            raise self.overtaken(cursor)
         self._set(cursor, **values)
 
     def _set(self, cursor: Cursor, **values: Any) -> None:
@@ -71,7 +71,7 @@ class RunRecord:
             {**values, **self.identity},
         )
 
-    def taken_over(self, cursor: Cursor) -> WarehouseError:
+    def overtaken(self, cursor: Cursor) -> WarehouseError:
         """Return the error for a run that another process has closed."""
         runs, name = self.tables.runs, self.tables.ledger.identifier
         [(run_id,)] = cursor.rows(
@@ -209,8 +209,8 @@ def read_run_rows(cursor: Cursor, tables: ScoringTables) -> list[RunRow]:
     return [RunRow(values=row) for row in rows]
 
 
-def last_run_inputs(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:
-    """Return what the last run of a scoring model read, and its version; empty if no run has recorded it yet."""
+def recorded_sources(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:
+    """Return the sources of a scoring model, see `Warehouse.recorded_sources`."""
     runs = ledger.beside(RUNS_TABLE)
     if not cursor.has(runs):
         return {}
@@ -276,9 +276,9 @@ def recorded_run(
             str(error) if isinstance(error, DbtOnnxError) else f"{type(error).__name__}: {error}"
         )
         with LOCK:
-            taken_over = with_retries(lambda: _fail(cursor, record, message))
-        if taken_over is not None and isinstance(error, ConflictError):
-            raise taken_over from error
+            overtaken = with_retries(lambda: _fail(cursor, record, message))
+        if overtaken is not None and isinstance(error, ConflictError):
+            raise overtaken from error
         raise
     finally:
         _ACTIVE.discard(identity)
@@ -311,6 +311,6 @@ def _fail(cursor: Cursor, record: RunRecord, message: str) -> WarehouseError | N
     with cursor.transaction():
         # an error after the commit undoes nothing: the rows are written, and the run row stays `success`
         if not record.is_running(cursor):
-            return record.taken_over(cursor)
+            return record.overtaken(cursor)
         record.close(cursor, status="error", error=message)
     return None
