@@ -154,7 +154,7 @@ class DuckDBEngine:
         return planning.plan_run(self.reader, run, self.tables, self.record)
 
     def needs_child_process(self, model: ModelVersion) -> bool:
-        return self.record.needs_child_process(self.reader, model_version=model.version)
+        return self.record.needs_child_process(self.reader, model)
 
     def write(self, run: ScoringRun, planned: Planned, scorer: RunScorer | None) -> Written:
         self.tables.create(self.writer, run.shape)

@@ -121,14 +121,14 @@ class RunRecord:
         )
         return Past(*found)
 
-    def needs_child_process(self, cursor: Cursor, *, model_version: str) -> bool:
+    def needs_child_process(self, cursor: Cursor, model: ModelVersion) -> bool:
         """Whether this run must score in a child process.
 
         True if the process died in a run of this scoring model and no full run has succeeded since. Also
         true while current has a row that killed a process: a row of this version, or a row of any version
         before the first run of this version.
         """
-        [(has_died, has_crashed)] = cursor.rows(
+        [(has_died, has_used_child)] = cursor.rows(
             "select bool_or(status = 'interrupted') and coalesce(max(started_at) filter "
             "(where status = 'interrupted') >= max(started_at) filter "
             "(where status = 'success' and scope = 'full'), true), "
@@ -136,16 +136,18 @@ class RunRecord:
             "where scoring_model = $scoring_model",
             self.identity,
         )
-        if has_died or not has_crashed or not cursor.has(self.tables.current):
-            return bool(has_died)
+        if has_died:
+            return True
+        if not has_used_child or not cursor.has(self.tables.current):
+            return False
         return bool(
             cursor.rows(
-                f"with versions as (select model_version, bool_or(rejected_reasons[{REJECTED}] = "
-                f"'model_crashed') as has_crashed from {self.tables.current.sql} inner join "
-                f"{self.tables.runs.sql} using ({RUN}) group by model_version) "
-                "select 1 from versions where has_crashed and (model_version = $version "
-                "or not exists (select 1 from versions where model_version = $version)) limit 1",
-                {"version": model_version},
+                "with versions as (select model_name = $model_name and model_version = $model_version "
+                f"as is_own, bool_or(rejected_reasons[{REJECTED}] = 'model_crashed') as has_crashed "
+                f"from {self.tables.current.sql} inner join {self.tables.runs.sql} using ({RUN}) "
+                "group by is_own) select 1 from versions where has_crashed "
+                "and (is_own or not exists (select 1 from versions where is_own)) limit 1",
+                {"model_name": model.name, "model_version": model.version},
             )
         )
 
