@@ -14,11 +14,14 @@ from answering import MORNING, Answering, document, keep
 from test_replay import LEDGER, problems, replay
 from warehouse import Warehouse, line_contract, line_model
 
+from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.duckdb import taking_over
+from dbt_onnx.engines.duckdb.cursor import Cursor
 from dbt_onnx.engines.duckdb.erasing import forget, prune
 from dbt_onnx.engines.duckdb.history import read_history, read_runs
 from dbt_onnx.engines.duckdb.proof import prove
-from dbt_onnx.errors import DataError
+from dbt_onnx.engines.duckdb.tables import ScoringTables
+from dbt_onnx.errors import ConfigError, DataError, WarehouseError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -507,3 +510,25 @@ def test_the_same_answers_again_under_another_name_of_the_project_are_not_double
     monkeypatch.setenv("DBT_ONNX_SERVING_FILES", "moved")
     answering.run()
     assert len(answers(warehouse)) == 1
+
+
+def test_a_foreign_table_of_request_logs_is_not_cured_by_another_alias(
+    warehouse: Warehouse,
+) -> None:
+    """The table has one name per schema, so only another schema helps."""
+    warehouse.sql("create table dbt_onnx_request_logs (note varchar)")
+    tables = ScoringTables(TableName(database="w", schema="main", identifier="scores"))
+    with (
+        Cursor(warehouse.connection.cursor()) as cursor,
+        pytest.raises(WarehouseError, match="was not created by dbt_onnx") as refused,
+    ):
+        tables.create_request_logs(cursor)
+    assert refused.value.hint == "rename that table, or give the scoring model another schema"
+
+
+def test_no_scoring_model_takes_the_name_of_the_table_of_request_logs(
+    warehouse: Warehouse,
+) -> None:
+    warehouse.name = "dbt_onnx_request_logs"
+    with pytest.raises(ConfigError, match="cannot be called 'dbt_onnx_request_logs'"):
+        warehouse.run()

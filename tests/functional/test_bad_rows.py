@@ -315,6 +315,21 @@ def test_a_new_version_is_as_careful_as_the_one_before_it(warehouse: Warehouse) 
     assert warehouse.last_run("model_version, in_child_process, rows_rejected") == ("2", True, 1)
 
 
+def test_another_model_with_a_known_version_is_as_careful_as_a_new_version(
+    warehouse: Warehouse,
+) -> None:
+    divided(warehouse)
+    spoil(warehouse, 3)
+    assert run_in_process(warehouse) == -signal.SIGFPE
+    warehouse.run()
+    warehouse.sql("update features set a = 9, b = 3 where id = 3")
+    warehouse.register("2", killers.division(), DIVISION)
+    warehouse.run()
+    warehouse.register("2", killers.division(), DIVISION, name="other")
+    warehouse.run(model="other")
+    assert warehouse.last_run("model_name, model_version, in_child_process") == ("other", "2", True)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_rows_anywhere_are_found(warehouse: Warehouse, seed: int) -> None:
     rows = 30_000

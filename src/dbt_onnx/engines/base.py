@@ -72,7 +72,7 @@ class Upstream:
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """What the newest run of a scoring model read.
+    """The recorded sources of a scoring model, see `Warehouse.recorded_sources`, looked up in the warehouse.
 
     `features` and `registry` are tables or views of the warehouse; None if they no longer exist.
     `features_name` and `registry_name` are their names in messages to users. `gone` lists the missing
@@ -91,16 +91,16 @@ class Sources:
     @classmethod
     def of_run(
         cls,
-        account: Mapping[str, Any],
+        recorded: Mapping[str, Any],
         ledger: TableName,
         *,
         find: Callable[[str], TableName | None],
         gone: Sequence[TableName],
     ) -> Sources:
-        """Build from `account`, columns of the run row. `find` looks up a relation by its recorded name."""
-        features, registry = account["features_relation"], account["registry_relation"]
+        """Build from `recorded`, columns of a run row. `find` looks up a relation by its recorded name."""
+        features, registry = recorded["features_relation"], recorded["registry_relation"]
         return cls(
-            key=tuple(account["key_columns"]),
+            key=tuple(recorded["key_columns"]),
             features_name=features or UNNAMED,
             features=find(features or ""),
             registry_name=registry or "the registry",
@@ -170,10 +170,10 @@ class CurrentFeatures(ABC):
     """The features of a scoring model as they are now, and the number of their rows.
 
     `rejected` counts, by reason, the rows that every version rejects because the key or `as_of` is NULL.
-    `asked`, the connection, and `relation` have types of the engine.
+    `connection` and `relation` have types of the engine.
     """
 
-    asked: Any
+    connection: Any
     relation: Any
     key: Sequence[str]
     as_of: str | None
@@ -181,9 +181,9 @@ class CurrentFeatures(ABC):
     rejected: Mapping[str, int]
 
     @classmethod
-    def count(
+    def checked(
         cls,
-        asked: Any,
+        connection: Any,
         relation: Any,
         *,
         source: str,
@@ -191,21 +191,26 @@ class CurrentFeatures(ABC):
         as_of: str | None,
         not_null: Callable[[Iterable[str]], str],
     ) -> Self:
-        """Count the rows of `source`, the text of a FROM clause.
+        """Return the features after counting the rows of `source`, the text of a FROM clause.
 
         Raises DataError if there are no rows, or if a key occurs twice.
         """
         # `as_of` is not compared with the clock: the clock of the next run is not known yet
         has_key, has_moment = not_null(key), not_null([as_of]) if as_of else "true"
-        [(rows, without_key, without_moment)] = asked.rows(
+        [(rows, without_key, without_moment)] = connection.rows(
             f"select count(*), count_if(not ({has_key})), count_if({has_key} and not ({has_moment})) "
             f"from {source} as features"
         )
         relation.check_not_empty(rows)
-        relation.check_keys(asked, key=key)
+        relation.check_keys(connection, key=key)
         rejected = {"null_key": without_key, "null_as_of": without_moment}
         return cls(
-            asked=asked, relation=relation, key=key, as_of=as_of, rows=rows, rejected=rejected
+            connection=connection,
+            relation=relation,
+            key=key,
+            as_of=as_of,
+            rows=rows,
+            rejected=rejected,
         )
 
     @property
@@ -374,14 +379,16 @@ class Warehouse(Protocol):
         Raises what the run would raise, and MissingFeaturesError if the features have not been built.
         """
 
-    def last_run_inputs(self, ledger: TableName) -> Mapping[str, Any]:
-        """Return what the last run of a scoring model read, and its version; empty before the first run."""
+    def recorded_sources(self, ledger: TableName) -> Mapping[str, Any]:
+        """Return the relations and the model version that the newest full run has recorded, or the newest run
+        if no full run has; empty before that.
+        """
 
     def sources(self, ledger: TableName) -> Sources | None:
-        """Return what the newest run of a scoring model read; None if no run has recorded it yet."""
+        """Return the same as `Sources`; None if nothing is recorded yet."""
 
     def check_features(self, sources: Sources) -> None:
-        """Raise if the next run cannot find each entity in the feature relation."""
+        """Raise if the feature relation is unknown, is gone or cannot be read, or lacks a key column."""
 
     def registry(self, sources: Sources) -> Registry:
         """Return the registry as a run reads it. Raises RegistryError if it is gone or invalid."""

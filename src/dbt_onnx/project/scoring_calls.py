@@ -69,7 +69,7 @@ def scoring_call(project: DbtProject, warehouse: Warehouse, model: ScoringModel)
     """Return the call of `score()` in one scoring model.
 
     Arguments that are literals in its code are those of its next run. If `model`, `features` or `key`
-    is not a literal, it is taken from the last run; if there is no run, it is not known.
+    is not a literal, it is taken from the recorded sources; without these, it is not known.
     """
     node = project.manifest.nodes[model.unique_id]
     relations = _upstream(nodes_above(project.manifest, model.unique_id))
@@ -77,15 +77,15 @@ def scoring_call(project: DbtProject, warehouse: Warehouse, model: ScoringModel)
     spec, key, as_of = given.get("model"), given.get("key"), given.get("as_of")
     features = relations.get(given.get("features", ""))
     if features is None or not isinstance(spec, str) or not _is_key(key):
-        last = warehouse.last_run_inputs(model.table)
+        recorded = warehouse.recorded_sources(model.table)
         by_name = {
             name: item
             for item in relations.values()
             for name in (str(item), f"{item.table.database}.{item}")
         }
-        features = features or by_name.get(last.get("features_relation") or "")
-        spec = spec if isinstance(spec, str) else _spec_of(last)
-        key = key if _is_key(key) else last.get("key_columns")
+        features = features or by_name.get(recorded.get("features_relation") or "")
+        spec = spec if isinstance(spec, str) else _spec_of(recorded)
+        key = key if _is_key(key) else recorded.get("key_columns")
     return ScoringCall(
         scoring_model=model,
         model=spec,

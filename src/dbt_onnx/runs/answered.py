@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REAL_TIME = "real_time"
 """The `score_reason` of an answer's row in the ledger, and the `scope` of its run."""
 
-NO_ANSWER = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+NOT_AN_ANSWER = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """The errors that `Answered.from_document` raises for a document that is not an answer."""
 
 
@@ -69,7 +69,7 @@ class Answered:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Answered:
-        """Build from a line of a log. Raises one of NO_ANSWER if the document is not an answer."""
+        """Build from a line of a log. Raises one of NOT_AN_ANSWER if the document is not an answer."""
         kinds = {str(name): str(kind) for name, kind in document["key_kinds"].items()}
         rejected_reason = document["rejected_reason"]
         return cls(

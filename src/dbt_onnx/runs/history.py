@@ -42,7 +42,7 @@ class RunRow:
 
     @property
     def per_reason(self) -> dict[str, int]:
-        """The number of rows that were scored for each reason, without zeros."""
+        """The number of rows that were tried for each reason, scored or rejected, without zeros."""
         counts = {reason: self.values[f"rows_{reason}"] for reason in SCORE_REASONS}
         return {reason: count for reason, count in counts.items() if count}
 

@@ -1,14 +1,14 @@
 """The plan of a run: how many rows are scored and why, with totals and fingerprints. No SQL.
 
-A row is scored only if there is a reason, and the ledger stores the reason:
+A row is scored only if there is a reason. The ledger stores the first reason that applies, in this order:
 
-    new               no prediction is known for the entity
-    model_changed     predictions are known, but none by this model version
-    retry             rejected before, and either changed since or the user asked for another try
-    features_changed  a column that the model reads has another value, at the model's precision
-    hash_changed      the warehouse's hash function has changed, so a change cannot be detected
-    expired           scored at least `refresh_after` ago
     full_refresh      the user asked for all rows
+    model_changed     predictions are known, but none by this model version
+    new               no prediction is known for the entity
+    retry             rejected before, and either changed since or the user asked for another try
+    hash_changed      the warehouse's hash function has changed, so a change cannot be detected
+    features_changed  a column that the model reads has another value, at the model's precision
+    expired           scored at least `refresh_after` ago
 
 `real_time` is not a reason to score: it marks an answer that a service gave on request, and that a run
 added to the ledger.
@@ -176,11 +176,12 @@ class Snapshot:
 class Facts:
     """What a run has measured about the features and about current, before it joins them.
 
-    given          the feature relation; without fingerprints if no entity has a prediction
+    given          the feature relation; without fingerprints unless `has_known`
     is_incomplete  some row has no key or no moment
-    has_known      some entity has a prediction
+    has_known      False only if current is certainly empty
     known          one row for each entity that the last full run saw
-    tracked        number of rows in current about these entities, which may have a score and a rejection
+    tracked_rows   number of rows in current about these entities: two for an entity with a score and a
+                   rejection
     rejected       how many of the tracked rows are rejections
     """
 
@@ -188,7 +189,7 @@ class Facts:
     is_incomplete: bool
     has_known: bool
     known: Snapshot
-    tracked: int
+    tracked_rows: int
     rejected: int
 
     @property
@@ -206,7 +207,7 @@ class Facts:
         rows: int,
         fingerprint: int | None,
         known_fingerprint: int | None,
-        tracked: int,
+        known: int,
         has_repeated: bool,  # noqa: FBT001, a row of the engine
     ) -> bool:
         """Whether the feature relation equals the known rows with only the changed rows replaced.
@@ -219,14 +220,26 @@ class Facts:
         unchanged = (self.known.fingerprint or 0) ^ (known_fingerprint or 0)
         return (
             not has_repeated
-            and self.given.rows == self.known.rows - tracked + rows
+            and self.given.rows == self.known.rows - known + rows
             and self.given.fingerprint == unchanged ^ (fingerprint or 0)
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSummary:
-    """Totals of a plan. `rows_in` = rows to score (all reasons) + unchanged."""
+    """Totals of a plan.
+
+    rows_in              rows of the feature relation: rows to score, for all reasons, and unchanged rows
+    per_reason           {reason: number of rows to score}, with zeros
+    rows_still_rejected  rows that an earlier run rejected, and that are not tried again
+    rows_late            rows about an earlier moment than one for which the entity's score is known to
+                         hold; in a backfill, all rows
+    rows_present         tracked rows of current, see `Facts`, whose entity the features still have
+    rows_returned        rows of entities that were gone, whose row of current stays
+    rows_advanced        unchanged rows about a later moment than the known one
+    input_fingerprint    hash of keys, moments and features of the rows to score; None without rows to
+                         score, and in a first run
+    """
 
     rows_in: int
     per_reason: Mapping[str, int]
@@ -238,13 +251,13 @@ class PlanSummary:
     input_fingerprint: int | None = None
 
     @classmethod
-    def nothing(cls, *, rows_in: int, rows_tracked: int, rows_rejected: int) -> PlanSummary:
+    def nothing(cls, *, rows_in: int, tracked_rows: int, rows_rejected: int) -> PlanSummary:
         """The plan of a run that finds nothing changed."""
         return cls(
             rows_in=rows_in,
             per_reason=dict.fromkeys(SCORE_REASONS, 0),
             rows_still_rejected=rows_rejected,
-            rows_present=rows_tracked,
+            rows_present=tracked_rows,
         )
 
     @classmethod
@@ -269,6 +282,11 @@ class PlanSummary:
     def rows_to_score(self) -> int:
         return sum(self.per_reason.values())
 
+    def max_failures(self, max_rejected_fraction: float) -> int:
+        """Return on how many rows the model may fail. On all rows it never may: such a model is broken."""
+        allowed = min(int(max_rejected_fraction * self.rows_in), self.rows_in - 1)
+        return max(0, allowed - self.rows_still_rejected)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
@@ -277,6 +295,7 @@ class Planned:
     scope            `backfill` for a run about the past or with another version, else `full`
     clock            the project's clock
     as_of            the newest moment that the features describe
+    scored_at        the `scored_at` of all rows that the run scores, see `Past.scored_at_of`
     hash_function    the name of the function that hashes the features
     has_absent       whether an entity that the last full run saw is gone
     rows             the engine's way to find the rows again, with the `question` and the `facts`

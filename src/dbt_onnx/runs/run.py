@@ -62,7 +62,9 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """What a run did, for the run row and for dbt's result line."""
+    """What a run did, for the run row and for dbt's result line. `per_reason` is the number of rows that were
+    tried for each reason, scored or rejected.
+    """
 
     model: ModelVersion
     rows_in: int = 0
@@ -99,8 +101,9 @@ class RunSummary:
 class Engine(Protocol):
     """The steps of a run that each warehouse implements. Methods raise DbtOnnxErrors.
 
-    `recorded` and `stamp` write the run row. `take_over`, `write`, `close` and `close_empty` write to
-    the tables. No other method writes.
+    `recorded` creates the shared tables, and opens the run row; `stamp` fills it; `close` and `close_empty`
+    close it. `take_over`, `write`, `close` and `close_empty` write predictions. `plan` may first finish what
+    an earlier run left half done, which changes nothing that readers see.
     """
 
     def recorded(self, settings: RunSettings) -> AbstractContextManager[None]:
@@ -149,13 +152,15 @@ class Engine(Protocol):
         an earlier run's child process and may do so again.
         """
 
-    def write(self, run: ScoringRun, planned: Planned, scores: RunScorer | None) -> Written:
-        """Score the planned rows, write them, and return what was written. `scores` is None if the plan has
+    def write(self, run: ScoringRun, planned: Planned, scorer: RunScorer | None) -> Written:
+        """Score the planned rows, write them, and return what was written. `scorer` is None if the plan has
         no rows to score. The snapshot ends when all rows have been read.
         """
 
     def close(self, run: ScoringRun, planned: Planned, outcome: Mapping[str, Any]) -> None:
-        """Record which entities were present, keep the inputs, and close the run row as `success`."""
+        """Record which entities were present, keep the inputs, unless `write` has, and close the run row as
+        `success`.
+        """
 
     def close_empty(self, run: ScoringRun, outcome: Mapping[str, Any]) -> None:
         """For `dbt build --empty`: create the tables without rows, and close the run row as `success`."""
@@ -170,8 +175,8 @@ def score_table(
     log: Callable[[str], None],
     logs: AnswerLogs | None = None,
 ) -> RunSummary:
-    """Plan, score and write one scoring model. All or nothing: an error leaves the tables unchanged, and
-    the run row records its message.
+    """Plan, score and write one scoring model. All or nothing: readers see all rows of a run or none. The run
+    row of a failed run records the error's message.
 
     Before planning, the run adds the answers that services have written to `logs` since the last run.
     They stay in the ledger even if the run fails afterwards.

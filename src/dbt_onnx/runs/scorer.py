@@ -46,13 +46,9 @@ class RunScorer:
         self._contract = run.artifact.contract
         self._name = run.settings.identifier
         self._log = run.log
-        summary = planned.summary
-        self._rows = summary.rows_to_score
-        # a model that fails on all rows is broken, whatever max_rejected_fraction allows
-        allowed = min(int(run.request.max_rejected_fraction * summary.rows_in), summary.rows_in - 1)
-        self._search = RowSearch(
-            rows=self._rows, max_rows=max(0, allowed - summary.rows_still_rejected)
-        )
+        self._rows = planned.summary.rows_to_score
+        max_failures = planned.summary.max_failures(run.request.max_rejected_fraction)
+        self._search = RowSearch(rows=self._rows, max_rows=max_failures)
         width = sum(feature.width or 1 for feature in self._contract.features)
         shared = max(self._rows // (_PARTS_PER_WORKER * self._session.workers), DEFAULT_BATCH_ROWS)
         self.part_rows = max(1, min(shared, PART_ROWS, _PART_VALUES // width))
@@ -60,7 +56,10 @@ class RunScorer:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """How the rows were scored. Read it after scoring, because `batch_rows` is only known then."""
+        """How the rows were scored. Read it after scoring, because `batch_rows` is only known then.
+
+        On Spark it describes the driver's session: the executors' sessions choose `batch_rows` themselves.
+        """
         names = ("onnxruntime_version", "provider", "threads", "workers", "batch_rows")
         return {name: getattr(self._session, name) for name in names} | {
             "in_child_process": self._in_child_process

@@ -300,7 +300,7 @@ def _copy_model(
     scored_by = [
         ledger
         for ledger in settings.ledgers
-        if warehouse.last_run_inputs(ledger).get("model_name") == entry.model_name
+        if warehouse.recorded_sources(ledger).get("model_name") == entry.model_name
     ]
     if not scored_by:
         raise ConfigError(

@@ -1,7 +1,7 @@
 """SQL that brings current up to date: it moves superseded rows to history, and records who was present.
 
-For most rows of current, the run row is enough. The table of presence has the exceptions;
-`ledger.select_current` combines both.
+Whether an entity is present, and for which moment its row was last confirmed, mostly follows from the run
+rows of full runs. The table of presence has the exceptions; `ledger.select_current` combines both.
 
 New rows that may supersede others wait in the temporary table `SCORED` until the superseded rows have
 moved to history.
@@ -33,7 +33,8 @@ def keys_of(relation: str, key: Mapping[str, str], *, where: str) -> str:
 
 
 def select_scored(shape: LedgerShape, *, stream: str) -> str:
-    """SQL that turns a scoring stream into rows of history, with `is_late`. Parameter: $run_no.
+    """SQL that turns a scoring stream into rows with the columns of history: those of current, and `is_late`.
+    Parameter: $run_no.
 
     The stream has the reason as its position in `SCORE_REASONS`, which is cheaper than text.
     """
@@ -157,9 +158,10 @@ def advanced(question: Question, *, rows_sql: str) -> str:
 
 
 def confirm_present(tables: LedgerTables, question: Question) -> Sequence[str]:
-    """Statements for a full run with all rows about one moment: they confirm the present entities in the table
-    of presence, as the run row confirms all others. If no earlier run was about a later moment, the run row
-    alone is then enough, and these rows of presence are deleted. Parameters: $run_as_of, $last_full_as_of.
+    """Statements for a full run with all rows about one moment. Its run row confirms every present entity that
+    has no row of presence; these statements confirm those that have one, unless they have a rejection. If no
+    earlier run was about a later moment, such a row records no more than the run row, and is deleted.
+    Parameters: $run_as_of, $last_full_as_of.
     """
     presence, key = tables.presence.sql, compared_key(question.shape.key)
     confirmed = (

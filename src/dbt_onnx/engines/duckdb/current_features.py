@@ -44,7 +44,7 @@ class CurrentFeatures(base.CurrentFeatures):
 
     @duckdb_errors()
     def check_contract(self, artifact: Artifact) -> None:
-        self.relation.check_contract(self.asked, artifact.contract, model=str(artifact.model))
+        self.relation.check_contract(self.connection, artifact.contract, model=str(artifact.model))
 
     @duckdb_errors()
     def sample(self, columns: Iterable[str], rows: int) -> list[pa.RecordBatch]:
@@ -54,7 +54,7 @@ class CurrentFeatures(base.CurrentFeatures):
         order = ", ".join(
             f"{by} asc nulls last" for by in (f"hash({', '.join(by_bytes)})", *by_bytes)
         )
-        with self.asked.stream(
+        with self.connection.stream(
             f"select {', '.join(selected)} from ({self.relation.sql}) as features "
             f"where {not_null(self.never_rejected)} order by {order} limit {int(rows)}",
             {},

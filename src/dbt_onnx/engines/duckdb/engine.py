@@ -75,6 +75,13 @@ class DuckDBEngine:
     """
 
     record: RunRecord
+    """The run row, from `recorded` on."""
+    _snapshot: ExitStack
+    """Ends the reader's transaction, from `snapshot` on."""
+    _spool: InputSpool
+    """The rows that the run has fed to its model, from `transaction` on; `close` keeps them."""
+    _reasons: list[str]
+    """The reasons for the run's rejections, in the order of their numbers, from `write` on."""
 
     def __init__(self, ledger: TableName, *, reader: Cursor, writer: Cursor) -> None:
         self.tables = ScoringTables(ledger, writer.storage_of(ledger))
@@ -148,16 +155,16 @@ class DuckDBEngine:
         return planning.plan_run(self.reader, run, self.tables, self.record)
 
     def needs_child_process(self, model: ModelVersion) -> bool:
-        return self.record.needs_child_process(self.reader, model_version=model.version)
+        return self.record.needs_child_process(self.reader, model)
 
-    def write(self, run: ScoringRun, planned: Planned, scores: RunScorer | None) -> Written:
+    def write(self, run: ScoringRun, planned: Planned, scorer: RunScorer | None) -> Written:
         self.tables.create(self.writer, run.shape)
         writing.write_references(self.writer, self.tables, run.artifact)
-        self._reasons: list[str] = []
-        if scores is not None:
+        self._reasons = []
+        if scorer is not None:
             spool = None if run.request.keep_inputs is False else self._spool
             self._reasons = writing.append_predictions(
-                self.reader, self.writer, self.tables, planned, scores, spool
+                self.reader, self.writer, self.tables, planned, scorer, spool
             )
         # end the reader's transaction: while it is open, DuckDB commits to its log first, to the tables later
         self._snapshot.close()

@@ -23,7 +23,7 @@ from dbt_onnx.engines.duckdb.cursor import message_of
 from dbt_onnx.engines.duckdb.features import FeatureRelation
 from dbt_onnx.engines.duckdb.identifiers import absent, literal, quote
 from dbt_onnx.engines.duckdb.ledger import LedgerTables
-from dbt_onnx.engines.duckdb.runs import last_run_inputs
+from dbt_onnx.engines.duckdb.runs import recorded_sources
 from dbt_onnx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 
 def read_sources(cursor: Cursor, ledger: TableName) -> Sources | None:
-    """Return what the scoring model with this ledger reads; None if no run has recorded it yet."""
-    account = last_run_inputs(cursor, ledger)
-    if not account:
+    """Return the recorded sources of the scoring model with this ledger; None if nothing is recorded yet."""
+    recorded = recorded_sources(cursor, ledger)
+    if not recorded:
         return None
     tables = LedgerTables(ledger, cursor.storage_of(ledger))
     gone = [table for table in (ledger, tables.current, tables.history) if not cursor.has(table)]
     find = partial(_relation, cursor, beside=ledger)
-    return Sources.of_run(account, ledger, find=find, gone=gone)
+    return Sources.of_run(recorded, ledger, find=find, gone=gone)
 
 
 def read_registry(cursor: Cursor, sources: Sources) -> Registry:
@@ -79,7 +79,7 @@ def check_features(cursor: Cursor, sources: Sources) -> None:
 def feature_types(
     cursor: Cursor, ledger: TableName, names: Sequence[str]
 ) -> dict[str, pa.DataType]:
-    """Return the Arrow types of the columns `names` of the features that the newest run read."""
+    """Return the Arrow types of the columns `names` of the recorded feature relation."""
     sources = read_sources(cursor, ledger)
     if sources is None or sources.features is None:
         raise MissingFeaturesError(

@@ -173,7 +173,7 @@ def select_current(tables: LedgerTables, shape: LedgerShape) -> str:
     If all rows of a full run are about one moment, its run row confirms the scores of its version, and no
     row is written for them. The table of presence has the exceptions.
     """
-    is_about = same_key(shape.key, "presence", "known")
+    same_entity = same_key(shape.key, "presence", "known")
     return f"""(
         select
             known.*,
@@ -185,7 +185,7 @@ def select_current(tables: LedgerTables, shape: LedgerShape) -> str:
             end as confirmed_as_of
         from {tables.current.sql} as known
         left join {tables.presence.sql} as presence
-            on {is_about} and presence.{RUN} = known.{RUN}
+            on {same_entity} and presence.{RUN} = known.{RUN}
     )"""
 
 

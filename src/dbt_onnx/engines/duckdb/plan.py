@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.duckdb.ledger import LedgerShape
 
 _CANDIDATES = "temp.main.__dbt_onnx_candidates"
-_MATERIALIZED = "temp.main.__dbt_onnx_planned"
-MATERIALIZED = f"with planned as (select * from {_MATERIALIZED})"
+_PLANNED_TABLE = "temp.main.__dbt_onnx_planned"
+PLANNED_CTE = f"with planned as (select * from {_PLANNED_TABLE})"
 _PLANNED_COLUMNS = (
     '"__dbt_onnx_as_of"', '"__dbt_onnx_features_hash"', '"__dbt_onnx_rejected_reason"', "score_reason",
     "is_late", "is_advanced", "is_returned", "was_rejected", "rows_present", "known_hash",
@@ -71,7 +71,7 @@ class Facts(plan.Facts):
     @property
     def candidate_parts(self) -> int:
         """The number of parts in which changed rows are searched for, so that each join fits in memory."""
-        return 1 + self.tracked // self.max_rows_held
+        return 1 + self.tracked_rows // self.max_rows_held
 
 
 def describe_features(question: Question, *, with_hash: bool) -> str:
@@ -190,7 +190,7 @@ def duplicate_keys(features_sql: str, key: Mapping[str, str]) -> str:
 
 
 def materialize(question: Question, facts: Facts, *, with_late: bool) -> Sequence[str]:
-    """Statements that put all rows except unchanged ones into a temporary table, which `MATERIALIZED` reads.
+    """Statements that put all rows except unchanged ones into a temporary table, which `PLANNED_CTE` reads.
     The features are read once. One narrow join leaves few rows for the wider joins that follow.
     Parameters: $model_name, $model_version, $run_as_of.
     """
@@ -200,7 +200,7 @@ def materialize(question: Question, facts: Facts, *, with_late: bool) -> Sequenc
     return (
         f"create or replace temp table {_CANDIDATES} as {parts[0]}",
         *(f"insert into {_CANDIDATES} {part}" for part in parts[1:]),
-        f"""create or replace temp table {_MATERIALIZED} as {joined(question, facts, with_late=with_late, features=_CANDIDATES)}
+        f"""create or replace temp table {_PLANNED_TABLE} as {joined(question, facts, with_late=with_late, features=_CANDIDATES)}
         select {columns} from planned
         where score_reason is not null or was_rejected or is_late or is_returned or is_advanced
             or rows_present <> 1""",
@@ -220,8 +220,8 @@ def describe_materialized(question: Question) -> str:
             {fingerprint(f'{hashed}, "__dbt_onnx_features_hash"')},
             {fingerprint(f"{hashed}, known_hash")} filter (rows_present > 0),
             count(*) filter (rows_present > 0),
-            count(*) > (select count(*) from (select distinct {", ".join(_keys(question))} from {_MATERIALIZED}))
-        from {_MATERIALIZED}"""
+            count(*) > (select count(*) from (select distinct {", ".join(_keys(question))} from {_PLANNED_TABLE}))
+        from {_PLANNED_TABLE}"""
 
 
 def summarize(question: Question, planned: str) -> str:
@@ -481,7 +481,7 @@ def _expiry(question: Question, run_no: str) -> str:
 def _late(question: Question) -> str:
     """SQL of CTEs that add to each late row what the ledger had about its entity as of the row's moment."""
     listed = ", ".join(_keys(question, of="features"))
-    joined = " and ".join(f"late.{alias} = known.{alias}" for alias in _keys(question))
+    joined_on = " and ".join(f"late.{alias} = known.{alias}" for alias in _keys(question))
     columns = ", ".join((*map(quote, question.shape.key), "as_of", "features_hash", REJECTED, RUN))
     return f"""
         earlier as (
@@ -517,7 +517,7 @@ def _late(question: Question) -> str:
                 late.newest.hash as late_hash,
                 coalesce(late.is_known_to_others, false) as late_is_known_to_others
             from known
-            left join late on {joined}
+            left join late on {joined_on}
         ),
 """
 

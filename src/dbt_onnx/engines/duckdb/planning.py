@@ -94,7 +94,7 @@ def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: Run
         as_of=as_of,
         scored_at=past.scored_at_of(now),
         hash_function=function,
-        has_absent=facts.tracked > summary.rows_present,
+        has_absent=facts.tracked_rows > summary.rows_present,
         rows=PlannedRows(question=question, facts=facts, sql=sql, parameters=context.parameters),
     )
 
@@ -130,6 +130,7 @@ class _RouteContext:
 
 
 _Found = tuple[str, PlanSummary]
+"""What a route finds: the SQL of the CTE `planned`, and its totals. A route that does not apply returns None."""
 
 
 def _nothing_changed(context: _RouteContext, facts: Facts) -> _Found | None:
@@ -144,7 +145,7 @@ def _nothing_changed(context: _RouteContext, facts: Facts) -> _Found | None:
         if context.rows(f"select coalesce({oldest} <= $run_as_of, false)")[0][0]:
             return None
     summary = PlanSummary.nothing(
-        rows_in=facts.given.rows, rows_tracked=facts.tracked, rows_rejected=facts.rejected
+        rows_in=facts.given.rows, tracked_rows=facts.tracked_rows, rows_rejected=facts.rejected
     )
     return plan.joined(question, facts, with_late=False), summary
 
@@ -161,13 +162,13 @@ def _first_run(context: _RouteContext, facts: Facts) -> _Found | None:
 def _few_changed(context: _RouteContext, facts: Facts) -> _Found | None:
     """Put the rows that may have changed into a temporary table, and plan only these rows."""
     question = context.question
-    if not facts.tracked or question.full_refresh:
+    if not facts.tracked_rows or question.full_refresh:
         return None
 
     def materialized(*, with_late: bool) -> str:
         for statement in plan.materialize(question, facts, with_late=with_late):
             context.rows(statement)
-        return plan.MATERIALIZED
+        return plan.PLANNED_CTE
 
     planned = materialized(with_late=question.is_backfill)
     if not facts.add_up(*context.rows(plan.describe_materialized(question))[0]):
@@ -237,7 +238,7 @@ def _measure(
         is_incomplete=is_incomplete,
         has_known=has_known,
         known=known,
-        tracked=tracked.rows,
+        tracked_rows=tracked.rows,
         rejected=rejected,
         max_rows_held=context.reader.max_rows_held(),
     )

@@ -61,7 +61,7 @@ class RunRecord:
         Raises WarehouseError if another process has closed the row.
         """
         if not self.is_running(cursor):
-            raise self.taken_over(cursor)
+            raise self.overtaken(cursor)
         self._set(cursor, **values)
 
     def _set(self, cursor: Cursor, **values: Any) -> None:
@@ -71,7 +71,7 @@ class RunRecord:
             {**values, **self.identity},
         )
 
-    def taken_over(self, cursor: Cursor) -> WarehouseError:
+    def overtaken(self, cursor: Cursor) -> WarehouseError:
         """Return the error for a run that another process has closed."""
         runs, name = self.tables.runs, self.tables.ledger.identifier
         [(run_id,)] = cursor.rows(
@@ -121,14 +121,14 @@ class RunRecord:
         )
         return Past(*found)
 
-    def needs_child_process(self, cursor: Cursor, *, model_version: str) -> bool:
+    def needs_child_process(self, cursor: Cursor, model: ModelVersion) -> bool:
         """Whether this run must score in a child process.
 
         True if the process died in a run of this scoring model and no full run has succeeded since. Also
         true while current has a row that killed a process: a row of this version, or a row of any version
         before the first run of this version.
         """
-        [(has_died, has_crashed)] = cursor.rows(
+        [(has_died, has_used_child)] = cursor.rows(
             "select bool_or(status = 'interrupted') and coalesce(max(started_at) filter "
             "(where status = 'interrupted') >= max(started_at) filter "
             "(where status = 'success' and scope = 'full'), true), "
@@ -136,16 +136,18 @@ class RunRecord:
             "where scoring_model = $scoring_model",
             self.identity,
         )
-        if has_died or not has_crashed or not cursor.has(self.tables.current):
-            return bool(has_died)
+        if has_died:
+            return True
+        if not has_used_child or not cursor.has(self.tables.current):
+            return False
         return bool(
             cursor.rows(
-                f"with versions as (select model_version, bool_or(rejected_reasons[{REJECTED}] = "
-                f"'model_crashed') as has_crashed from {self.tables.current.sql} inner join "
-                f"{self.tables.runs.sql} using ({RUN}) group by model_version) "
-                "select 1 from versions where has_crashed and (model_version = $version "
-                "or not exists (select 1 from versions where model_version = $version)) limit 1",
-                {"version": model_version},
+                "with versions as (select model_name = $model_name and model_version = $model_version "
+                f"as is_own, bool_or(rejected_reasons[{REJECTED}] = 'model_crashed') as has_crashed "
+                f"from {self.tables.current.sql} inner join {self.tables.runs.sql} using ({RUN}) "
+                "group by is_own) select 1 from versions where has_crashed "
+                "and (is_own or not exists (select 1 from versions where is_own)) limit 1",
+                {"model_name": model.name, "model_version": model.version},
             )
         )
 
@@ -209,8 +211,8 @@ def read_run_rows(cursor: Cursor, tables: ScoringTables) -> list[RunRow]:
     return [RunRow(values=row) for row in rows]
 
 
-def last_run_inputs(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:
-    """Return what the last run of a scoring model read, and its version; empty if no run has recorded it yet."""
+def recorded_sources(cursor: Cursor, ledger: TableName) -> Mapping[str, Any]:
+    """Return the sources of a scoring model, see `Warehouse.recorded_sources`."""
     runs = ledger.beside(RUNS_TABLE)
     if not cursor.has(runs):
         return {}
@@ -276,9 +278,9 @@ def recorded_run(
             str(error) if isinstance(error, DbtOnnxError) else f"{type(error).__name__}: {error}"
         )
         with LOCK:
-            taken_over = with_retries(lambda: _fail(cursor, record, message))
-        if taken_over is not None and isinstance(error, ConflictError):
-            raise taken_over from error
+            overtaken = with_retries(lambda: _fail(cursor, record, message))
+        if overtaken is not None and isinstance(error, ConflictError):
+            raise overtaken from error
         raise
     finally:
         _ACTIVE.discard(identity)
@@ -311,6 +313,6 @@ def _fail(cursor: Cursor, record: RunRecord, message: str) -> WarehouseError | N
     with cursor.transaction():
         # an error after the commit undoes nothing: the rows are written, and the run row stays `success`
         if not record.is_running(cursor):
-            return record.taken_over(cursor)
+            return record.overtaken(cursor)
         record.close(cursor, status="error", error=message)
     return None

@@ -31,14 +31,13 @@ if TYPE_CHECKING:
     from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.cursor import Cursor
 
-_RESTORE = "restore the table from a backup, or give the scoring model another name or alias"
 # the columns of the runs table on which the next run depends
 _DECIDING = (
     RUN, "run_id", "scoring_model", "status", "scope", "clock", "as_of", "scored_at", "key_columns",
     "model_name", "model_version",
 )  # fmt: skip
 _SUFFIXES = (CURRENT_SUFFIX, HISTORY_SUFFIX, ledger.PRESENCE_SUFFIX, INPUTS_SUFFIX)
-_SHARED = (RUNS_TABLE, REFERENCES_TABLE, ERASURES_TABLE)
+_SHARED_NAMES = (RUNS_TABLE, REFERENCES_TABLE, ERASURES_TABLE, REQUEST_LOGS_TABLE)
 
 
 class ScoringTables(LedgerTables):
@@ -111,9 +110,9 @@ class ScoringTables(LedgerTables):
         """Raise if a table belongs to somebody else, has lost a column, or is gone."""
         name = self.ledger.identifier.casefold()
         suffixes = (*_SUFFIXES, *self.storage.suffixes)
-        if name in _SHARED or name.endswith(suffixes):
+        if name in _SHARED_NAMES or name.endswith(suffixes):
             raise ConfigError(
-                f"a scoring model cannot be called {self.ledger.identifier!r}: {', '.join(_SHARED)}, and "
+                f"a scoring model cannot be called {self.ledger.identifier!r}: {', '.join(_SHARED_NAMES)}, and "
                 f"names that end in {', '.join(suffixes)} are reserved for its other tables",
                 hint="give the scoring model another name or alias",
             )
@@ -196,7 +195,7 @@ class ScoringTables(LedgerTables):
         if faults:
             raise WarehouseError(
                 f"{self.current} and {self.history} were altered: {'; '.join(faults)}",
-                hint=_RESTORE,
+                hint=_restore(self.current),
             )
 
     def check_shape(self, cursor: Cursor, shape: LedgerShape) -> None:
@@ -210,7 +209,7 @@ class ScoringTables(LedgerTables):
                 has = sorted(map(str.casefold, columns))
                 raise WarehouseError(
                     f"{self.current} has no key column {name!r}; it has {has}",
-                    hint=f"the key of a ledger never changes: {_RESTORE}",
+                    hint=f"the key of a ledger never changes: {_restore(self.current)}",
                 )
             if found[name] != kind:
                 raise WarehouseError(
@@ -230,7 +229,7 @@ class ScoringTables(LedgerTables):
         self._refuse_fewer_reasons(cursor)
         own = ledger.ROW_TYPES | ledger.PRESENCE_TYPES | ledger.HISTORY_TYPES
         for table in (self.current, self.history, self.presence):
-            _refuse_retyped(cursor, table, own, hint=_RESTORE)
+            _refuse_retyped(cursor, table, own, hint=_restore(table))
 
     def _refuse_fewer_reasons(self, cursor: Cursor) -> None:
         """Raise WarehouseError if an older dbt_onnx, with fewer score reasons, wrote current or history."""
@@ -345,7 +344,7 @@ def _create(
 
 def _way_out(table: TableName) -> str:
     # another alias does not help with a shared table, which has one name per schema
-    part = "schema" if table.identifier in _SHARED else "alias"
+    part = "schema" if table.identifier in _SHARED_NAMES else "alias"
     return f"give the scoring model another {part}"
 
 

@@ -28,7 +28,7 @@ from dbt_onnx.engines.duckdb.runs import LOCK, NOW, advance_run_counter, open_ru
 from dbt_onnx.engines.duckdb.stored_kinds import stored_kind
 from dbt_onnx.errors import DbtOnnxError
 from dbt_onnx.kernel.json_values import type_of, value_of
-from dbt_onnx.runs.answered import NO_ANSWER, REAL_TIME, Answered
+from dbt_onnx.runs.answered import NOT_AN_ANSWER, REAL_TIME, Answered
 from dbt_onnx.runs.precisions import precisions_of
 from dbt_onnx.runs.run import RunSummary
 from dbt_onnx.runs.tables import RUN
@@ -202,7 +202,7 @@ class _TakingOver:
                     continue
                 try:
                     answered = Answered.from_document(document)
-                except NO_ANSWER as error:
+                except NOT_AN_ANSWER as error:
                     self._refuse(
                         number, start, f"the line is not an answer: {type(error).__name__}: {error}"
                     )
@@ -222,7 +222,7 @@ class _TakingOver:
                     self.artifact_of(by.model),
                     table=f"temp.main.{_STREAM}_{len(self.answers)}",
                 )
-            except (_RefusedError, *NO_ANSWER) as error:
+            except (_RefusedError, *NOT_AN_ANSWER) as error:
                 self.answers[by] = str(error)
             except DbtOnnxError as error:
                 self.answers[by] = error.message
@@ -353,7 +353,7 @@ class _Answers:
 
     def add(self, lines: Sequence[_Line]) -> Iterator[tuple[int, int, str]]:
         """Add answers to the temporary table. Yields (segment, byte, reason) for answers that do not fit."""
-        faults = (pa.ArrowException, *NO_ANSWER, _RefusedError)
+        faults = (pa.ArrowException, *NOT_AN_ANSWER, _RefusedError)
         try:
             batch = self._batch(lines)
         except faults:

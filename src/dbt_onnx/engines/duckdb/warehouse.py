@@ -130,7 +130,7 @@ class DuckDBWarehouse:
         tables.check_names(self._cursor)
         features = open_features(self._cursor, arguments.features)
         check_fit(self._cursor, arguments, artifact, features, tables)
-        return CurrentFeatures.count(
+        return CurrentFeatures.checked(
             self._cursor,
             features,
             source=f"({features.sql})",
@@ -140,8 +140,8 @@ class DuckDBWarehouse:
         )
 
     @duckdb_errors()
-    def last_run_inputs(self, ledger: TableName) -> Mapping[str, Any]:
-        return runs.last_run_inputs(self._cursor, ledger)
+    def recorded_sources(self, ledger: TableName) -> Mapping[str, Any]:
+        return runs.recorded_sources(self._cursor, ledger)
 
     @duckdb_errors()
     def sources(self, ledger: TableName) -> Sources | None:

@@ -52,10 +52,10 @@ def append_predictions(
     writer: Cursor,
     tables: ScoringTables,
     planned: Planned,
-    scores: RunScorer,
+    scorer: RunScorer,
     spool: InputSpool | None,
 ) -> list[str]:
-    """Stream the planned rows through `scores` into current or history. `spool` sets aside the rows to keep as
+    """Stream the planned rows through `scorer` into current or history. `spool` sets aside the rows to keep as
     inputs. Returns the reasons of rejections, in the order of their numbers. An exception in the stream is
     raised unchanged.
     """
@@ -65,14 +65,14 @@ def append_predictions(
     with reader.stream(
         plan.select_rows(question, planned.rows.sql),
         planned.rows.parameters,
-        batch_rows=scores.part_rows,
+        batch_rows=scorer.part_rows,
     ) as rows:
         given = [*question.shape.carried_key.values(), *question.features]
         batches = rows if spool is None else spool.passing(rows, columns=given)
-        schema = scores.schema_for(rows.schema)
+        schema = scorer.schema_for(rows.schema)
         number = pa.field(_REASON, pa.uint16())
         schema = schema.set(schema.get_field_index(_REASON), number)
-        with closing(prefetched(_numbered(scores(batches), reasons))) as predictions:
+        with closing(prefetched(_numbered(scorer(batches), reasons))) as predictions:
             _insert(writer, tables, planned, predictions, schema=schema)
     return reasons
 

@@ -35,7 +35,7 @@ class CurrentFeatures(base.CurrentFeatures):
 
     @spark_errors()
     def check_contract(self, artifact: Artifact) -> None:
-        self.relation.check_contract(self.asked, artifact.contract, model=str(artifact.model))
+        self.relation.check_contract(self.connection, artifact.contract, model=str(artifact.model))
 
     @spark_errors()
     def sample(self, columns: Iterable[str], rows: int) -> list[pa.RecordBatch]:
@@ -43,7 +43,7 @@ class CurrentFeatures(base.CurrentFeatures):
         selected = [f"{name} as {quote(f'{KEY_PREFIX}{i}')}" for i, name in enumerate(keys)]
         selected += [quote(name) for name in columns]
         order = ", ".join((f"xxhash64({', '.join(keys)})", *keys))
-        sample = self.asked.frame(
+        sample = self.connection.frame(
             f"select {', '.join(selected)} from {self.relation.sql} as features "
             f"where {not_null(self.never_rejected)} order by {order} limit {int(rows)}"
         )

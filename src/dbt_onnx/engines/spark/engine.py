@@ -18,6 +18,7 @@ from dbt_onnx.engines.spark.ledger import LedgerShape
 from dbt_onnx.engines.spark.runs import RunRecord, recorded_run
 from dbt_onnx.engines.spark.session import Spark, spark_errors
 from dbt_onnx.engines.spark.tables import ScoringTables
+from dbt_onnx.engines.spark.worker import as_list
 from dbt_onnx.errors import ContractError
 from dbt_onnx.runs.run import RunSummary, Written, score_table
 
@@ -56,7 +57,9 @@ class SparkEngine:
     """The tables of one scoring model on Spark, during one run. Implements `Engine`."""
 
     record: RunRecord
+    """The run row, from `recorded` on."""
     _kept: dict[str, int | None]
+    """The columns of the run row about kept inputs, from `write` on."""
 
     def __init__(self, ledger: TableName, spark: Spark) -> None:
         self.tables = ScoringTables(ledger)
@@ -124,7 +127,8 @@ class SparkEngine:
         """Return False: Spark retries a task whose process died, and the retry scores in a child process."""
         return False
 
-    def write(self, run: ScoringRun, planned: Planned, scores: RunScorer | None) -> Written:  # noqa: ARG002
+    def write(self, run: ScoringRun, planned: Planned, scorer: RunScorer | None) -> Written:  # noqa: ARG002
+        """Score on the executors, which open their own sessions; of `scorer`, the run only records the columns."""
         self.tables.create(self.spark, run.shape, planned.rows.question.features)
         if planned.summary.rows_to_score:
             writing.append_predictions(self.spark, self.tables, run, planned)
@@ -164,7 +168,7 @@ def check_fit(
     outputs = {}
     for field in artifact.contract.output_fields():
         try:
-            outputs[field.name] = from_arrow_type(_without_size(field.type)).simpleString()
+            outputs[field.name] = from_arrow_type(as_list(field.type)).simpleString()
         except Exception as error:
             raise ContractError(
                 f"output column {field.name!r} has the type {field.type}, which Spark does not support",
@@ -176,9 +180,3 @@ def check_fit(
     shape.check_names()
     tables.check_shape(spark, shape)
     return shape
-
-
-def _without_size(kind: Any) -> Any:
-    import pyarrow as pa
-
-    return pa.list_(kind.value_type) if pa.types.is_fixed_size_list(kind) else kind

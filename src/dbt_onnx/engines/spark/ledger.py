@@ -3,7 +3,7 @@
     <name>__rows         every prediction with the inputs of its model; an Iceberg table
     <name>__superseded   the rows that a run supersedes, until they are marked in `__rows`; an Iceberg table
     <name>               the ledger, a view
-    <name>__current      the newest prediction per entity and model version, a view
+    <name>__current      the newest score per entity and model version, and a newer rejection if there is one; a view
     <name>__history      every other prediction, a view
     <name>__inputs       the inputs that each run fed to the model, a view
 
@@ -23,10 +23,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dbt_onnx.artifacts.reference import REFERENCES_TABLE
 from dbt_onnx.engines.spark.sql import fingerprint, hashable, literal, named, quote
 from dbt_onnx.errors import ConfigError
 from dbt_onnx.runs.answered import REAL_TIME
-from dbt_onnx.runs.tables import RUN, RUNS_TABLE, LedgerColumns
+from dbt_onnx.runs.tables import CURRENT_SUFFIX, HISTORY_SUFFIX, RUN, RUNS_TABLE, LedgerColumns
 from dbt_onnx.runs.tables import RUNS_TYPES as _RUNS_TYPES
 
 if TYPE_CHECKING:
@@ -43,7 +44,14 @@ _SPARK_TYPES = {
     "VARCHAR": "string", "VARCHAR[]": "array<string>", "TIMESTAMP": "timestamp_ntz", "BIGINT": "bigint",
     "UBIGINT": "bigint", "INTEGER": "int", "BOOLEAN": "boolean", "DOUBLE": "double", "DOUBLE[]": "array<double>",
 }  # fmt: skip
-RUNS_TYPES = {name: _SPARK_TYPES[kind] for name, kind in _RUNS_TYPES.items()} | {
+
+
+def spark_types(columns: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns of a table that all engines share, with Spark's types."""
+    return {name: _SPARK_TYPES[kind] for name, kind in columns.items()}
+
+
+RUNS_TYPES = spark_types(_RUNS_TYPES) | {
     "base_run_no": "int",
     "driver": "string",
 }
@@ -67,11 +75,6 @@ _PLACE_TYPES = {FROM_RUN: "int", "is_current": "boolean", "is_replaced": "boolea
 """`is_replaced`: a later row is a copy of this one, which is only kept for its inputs."""
 
 
-def spark_types(columns: Mapping[str, str]) -> dict[str, str]:
-    """Return the columns of a table that all engines share, with Spark's types."""
-    return {name: _SPARK_TYPES[kind] for name, kind in columns.items()}
-
-
 @dataclass(frozen=True)
 class LedgerTables:
     """The names of the tables and views of one scoring model."""
@@ -79,27 +82,27 @@ class LedgerTables:
     ledger: TableName
 
     def _own(self, suffix: str) -> TableName:
-        return self.ledger.beside(f"{self.ledger.identifier}__{suffix}")
+        return self.ledger.beside(f"{self.ledger.identifier}{suffix}")
 
     @property
     def rows(self) -> TableName:
-        return self._own("rows")
+        return self._own("__rows")
 
     @property
     def superseded(self) -> TableName:
-        return self._own("superseded")
+        return self._own("__superseded")
 
     @property
     def current(self) -> TableName:
-        return self._own("current")
+        return self._own(CURRENT_SUFFIX)
 
     @property
     def history(self) -> TableName:
-        return self._own("history")
+        return self._own(HISTORY_SUFFIX)
 
     @property
     def inputs(self) -> TableName:
-        return self._own("inputs")
+        return self._own("__inputs")
 
     @property
     def runs(self) -> TableName:
@@ -107,7 +110,7 @@ class LedgerTables:
 
     @property
     def references(self) -> TableName:
-        return self.ledger.beside("dbt_onnx_references")
+        return self.ledger.beside(REFERENCES_TABLE)
 
 
 class LedgerShape(LedgerColumns):
@@ -194,6 +197,11 @@ def superseded_rows(tables: LedgerTables) -> str:
         f"(select superseded.* from {named(tables.superseded)} as superseded "
         f"left semi join {committed(tables)} as runs on superseded.by_run = runs.run_no)"
     )
+
+
+def rows_of_run(tables: LedgerTables) -> str:
+    """SQL for a FROM clause: the predictions that a run has made, as the run wrote them. Value: :run_no."""
+    return f"(select * from {named(tables.rows)} where {RUN} = :run_no and {FROM_RUN} = :run_no)"
 
 
 def same_row(shape: LedgerShape, left: str, right: str) -> str:
@@ -368,12 +376,12 @@ def describe_run(tables: LedgerTables, shape: LedgerShape, features: Mapping[str
             {fingerprint(f"{key}, as_of, features_hash")} as input_fingerprint,
             {fingerprint_of_rows(shape.key, shape.outputs)} as ledger_fingerprint,
             {fingerprint_of_inputs(shape.key, features)} filter (where {INPUTS} is not null) as inputs_fingerprint
-        from (select *{inputs} from {named(tables.rows)} where {RUN} = :run_no and {FROM_RUN} = :run_no)"""
+        from (select *{inputs} from {rows_of_run(tables)})"""
 
 
 def count_rejected(tables: LedgerTables) -> str:
     """SQL that counts the rejected rows of a run for each reason. Value: :run_no."""
     return (
-        f"select {REJECTED}, count(*) from {named(tables.rows)} where {RUN} = :run_no and {FROM_RUN} = :run_no "
-        f"and {REJECTED} is not null group by {REJECTED}"
+        f"select {REJECTED}, count(*) from {rows_of_run(tables)} "
+        f"where {REJECTED} is not null group by {REJECTED}"
     )

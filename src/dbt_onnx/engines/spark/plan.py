@@ -1,8 +1,9 @@
 """Spark SQL text that decides which rows are scored, and why. Nothing here touches a warehouse.
 
 All engines follow the same rules, see `dbt_onnx.runs.plan`. Spark runs a statement where the data is, but each
-statement starts slowly. So there are only two ways to plan: fingerprints show that nothing has changed, or one join
-compares all rows. The few rows of the join that have changed stay on the executors.
+statement starts slowly. So there are three ways to plan, not four as on DuckDB: fingerprints show that nothing has
+changed, a first run takes every row as new, or one join compares all rows. The few rows of the join that have changed
+stay on the executors.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
     from dbt_onnx.engines.spark.ledger import LedgerShape
 
-_KNOWN_UNTIL = "greatest({0}.as_of, {0}.confirmed_as_of)"
+KNOWN_UNTIL = "greatest({0}.as_of, {0}.confirmed_as_of)"
+"""SQL of the newest as_of for which a row of current is known to hold; {0} is the alias of its table."""
 _RUN_AS_OF = "cast(:run_as_of as timestamp_ntz)"
 PLANNED = "__dbt_onnx_planned"
 
@@ -54,6 +56,12 @@ class Question(plan.Question):
     def keys(self) -> list[str]:
         """The names of the key columns in the plan, quoted."""
         return [quote(carried) for carried in self.shape.carried_key.values()]
+
+    @property
+    def hashable_keys(self) -> str:
+        """SQL of the key columns in the plan, in the form in which they are hashed."""
+        key = self.shape.key
+        return hashable({self.shape.carried_key[name]: kind for name, kind in key.items()})
 
     def same_entity(self, table: str, *, of: str = "features") -> str:
         """SQL condition: a row of the ledger and a row of the plan are about the same entity."""
@@ -124,7 +132,7 @@ def _tracked(question: Question) -> str:
 
 
 def _fingerprints(question: Question, *, is_dated: bool) -> str:
-    until, hashed = _KNOWN_UNTIL.format("known"), hashable(question.shape.key, of="known")
+    until, hashed = KNOWN_UNTIL.format("known"), hashable(question.shape.key, of="known")
     dated = fingerprint(f"{hashed}, {until}, known.features_hash")
     return f"""
             {fingerprint(f"{hashed}, known.features_hash")},
@@ -167,7 +175,7 @@ def expects_few_changes(question: Question, facts: Facts) -> bool:
     have changed stay on the executors, and these rows get their feature columns later.
     """
     takes_all = question.full_refresh or question.hash_changed or question.is_backfill
-    return facts.tracked > 0 and not takes_all
+    return facts.tracked_rows > 0 and not takes_all
 
 
 def joined(question: Question, facts: Facts, *, with_late: bool) -> str:
@@ -176,7 +184,7 @@ def joined(question: Question, facts: Facts, *, with_late: bool) -> str:
     that the entity's score covers. With `with_late`, the reason of a late row depends on the ledger at the row's as_of.
     """
     null_key = " or ".join(f"features.{key} is null" for key in question.keys)
-    is_late = f"coalesce(features.as_of_given < {_KNOWN_UNTIL.format('scored')}, false)"
+    is_late = f"coalesce(features.as_of_given < {KNOWN_UNTIL.format('scored')}, false)"
     if question.is_backfill or facts.is_newest:
         is_late = _sql_boolean(question.is_backfill)
     # two lookups that match few rows: entities scored by other versions, and rows without a key reported before
@@ -196,7 +204,7 @@ def joined(question: Question, facts: Facts, *, with_late: bool) -> str:
     )
     any_null = " or ".join(f"{quote(name)} is null" for name in question.shape.key)
     is_advanced = (
-        f"features.as_of_given > {_KNOWN_UNTIL.format('scored')} and rejected.{RUN} is null"
+        f"features.as_of_given > {KNOWN_UNTIL.format('scored')} and rejected.{RUN} is null"
     )
     if facts.has_one_moment:
         is_advanced = "false"
@@ -265,8 +273,7 @@ def _sql_boolean(condition: bool) -> str:  # noqa: FBT001
 
 def describe_planned(question: Question) -> str:
     """SQL that returns one row about `PLANNED`: the arguments of `Facts.add_up`."""
-    shape, keys = question.shape, ", ".join(question.keys)
-    hashed = hashable({shape.carried_key[name]: kind for name, kind in shape.key.items()})
+    keys, hashed = ", ".join(question.keys), question.hashable_keys
     return f"""
         select
             count(*),
@@ -296,9 +303,7 @@ def summarize(question: Question) -> str:
 
 
 def _input_fingerprint(question: Question) -> str:
-    shape = question.shape
-    keys = hashable({shape.carried_key[name]: kind for name, kind in shape.key.items()})
-    return fingerprint(f"{keys}, __dbt_onnx_as_of, __dbt_onnx_features_hash")
+    return fingerprint(f"{question.hashable_keys}, __dbt_onnx_as_of, __dbt_onnx_features_hash")
 
 
 def select_rows(question: Question, facts: Facts) -> str:

@@ -90,7 +90,7 @@ def plan_run(spark: Spark, run: ScoringRun, tables: ScoringTables, record: RunRe
         as_of=as_of,
         scored_at=past.scored_at_of(now),
         hash_function=function,
-        has_absent=facts.tracked > summary.rows_present,
+        has_absent=facts.tracked_rows > summary.rows_present,
         rows=PlannedRows(question=question, facts=facts, values=values),
     )
 
@@ -135,7 +135,7 @@ def _measure(
         is_incomplete=is_incomplete,
         has_known=has_known,
         known=known,
-        tracked=tracked.rows,
+        tracked_rows=tracked.rows,
         rejected=rejected,
         has_rejected=has_known and spark.rows(plan.has_rejected(question), values)[0][0],
     )
@@ -163,7 +163,7 @@ def _nothing_changed(
     nothing = f"select * from {empty_relation({'score_reason': 'string'})}"
     spark.frame(nothing).createOrReplaceTempView(PLANNED)
     return PlanSummary.nothing(
-        rows_in=facts.given.rows, rows_tracked=facts.tracked, rows_rejected=facts.rejected
+        rows_in=facts.given.rows, tracked_rows=facts.tracked_rows, rows_rejected=facts.rejected
     )
 
 
@@ -189,7 +189,9 @@ def _joined(
     has_few_changes = plan.expects_few_changes(question, facts)
     if not has_few_changes:
         features.check_keys(spark, key=list(question.shape.key))
-    for with_late in (False, True) if not question.is_backfill else (True,):
+    # again with the ledger only if a row is late
+    passes = (True,) if question.is_backfill else (False, True)
+    for with_late in passes:
         spark.release()
         statement = plan.joined(question, facts, with_late=with_late)
         frame = spark.frame(statement, values)

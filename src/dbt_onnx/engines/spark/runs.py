@@ -240,8 +240,8 @@ def read_run_rows(spark: Spark, tables: ScoringTables) -> list[RunRow]:
     return [RunRow(values=row) for row in rows]
 
 
-def last_run_inputs(spark: Spark, ledger: TableName) -> Mapping[str, Any]:
-    """Return the sources and the model version of the last run of a scoring model that recorded them, else {}."""
+def recorded_sources(spark: Spark, ledger: TableName) -> Mapping[str, Any]:
+    """Return the sources of a scoring model, see `Warehouse.recorded_sources`."""
     runs = LedgerTables(ledger).runs
     if not spark.has(runs):
         return {}

@@ -20,7 +20,7 @@ from dbt_onnx.engines.base import (
 )
 from dbt_onnx.engines.spark.features import FeatureRelation
 from dbt_onnx.engines.spark.ledger import LedgerTables
-from dbt_onnx.engines.spark.runs import last_run_inputs
+from dbt_onnx.engines.spark.runs import recorded_sources
 from dbt_onnx.engines.spark.session import message_of
 from dbt_onnx.engines.spark.sql import named
 
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 
 def read_sources(spark: Spark, ledger: TableName) -> Sources | None:
-    """Return the relations that the scoring model with this ledger reads. None if no run has recorded them yet."""
-    account = last_run_inputs(spark, ledger)
-    if not account:
+    """Return the recorded sources of the scoring model with this ledger. None if nothing is recorded yet."""
+    recorded = recorded_sources(spark, ledger)
+    if not recorded:
         return None
     tables = LedgerTables(ledger)
     wanted = (ledger, tables.current, tables.history, tables.rows, tables.superseded)
     gone = [table for table in wanted if not spark.has(table)]
-    return Sources.of_run(account, ledger, find=partial(_relation, spark), gone=gone)
+    return Sources.of_run(recorded, ledger, find=partial(_relation, spark), gone=gone)
 
 
 def _relation(spark: Spark, name: str) -> TableName | None:
@@ -74,7 +74,7 @@ def check_features(spark: Spark, sources: Sources) -> None:
 
 
 def feature_types(spark: Spark, ledger: TableName, names: Sequence[str]) -> dict[str, pa.DataType]:
-    """Return the Arrow types of these columns of the feature relation that the newest run read."""
+    """Return the Arrow types of these columns of the recorded feature relation."""
     from pyspark.sql.pandas.types import to_arrow_type
 
     sources = read_sources(spark, ledger)

@@ -149,7 +149,7 @@ class SparkWarehouse:
         tables.check_runs(self._spark)
         features = open_features(self._spark, arguments.features)
         check_fit(self._spark, arguments, artifact, features, tables)
-        return CurrentFeatures.count(
+        return CurrentFeatures.checked(
             self._spark,
             features,
             source=features.sql,
@@ -159,10 +159,10 @@ class SparkWarehouse:
         )
 
     @spark_errors()
-    def last_run_inputs(self, ledger: TableName) -> Mapping[str, Any]:
-        from dbt_onnx.engines.spark.runs import last_run_inputs
+    def recorded_sources(self, ledger: TableName) -> Mapping[str, Any]:
+        from dbt_onnx.engines.spark.runs import recorded_sources
 
-        return last_run_inputs(self._spark, ledger)
+        return recorded_sources(self._spark, ledger)
 
     @spark_errors()
     def sources(self, ledger: TableName) -> Sources | None:

@@ -117,7 +117,7 @@ class Work:
     def schema_for(self, given: pa.Schema) -> pa.Schema:
         """Return the schema of the output for input batches with the schema `given`."""
         scored = prediction_schema(given, self.contract)
-        fields = [pa.field(f.name, _as_list(f.type)) for f in scored]
+        fields = [pa.field(f.name, as_list(f.type)) for f in scored]
         return pa.schema([*fields, *(given.field(name) for name in self.features)])
 
 
@@ -149,13 +149,14 @@ def _is_repeated() -> bool:
     return context is not None and context.attemptNumber() > 0
 
 
-def _as_list(kind: pa.DataType) -> pa.DataType:
+def as_list(kind: pa.DataType) -> pa.DataType:
+    """Return the type with a list in place of a fixed-size array, which Spark does not read."""
     return pa.list_(kind.value_type) if pa.types.is_fixed_size_list(kind) else kind
 
 
 def _with_lists(
     scored: pa.RecordBatch, features: list[pa.Array], names: tuple[str, ...]
 ) -> pa.RecordBatch:
-    """Return the predictions plus the features. Spark reads no fixed-size arrays, so these become lists."""
-    columns = [column.cast(_as_list(column.type)) for column in scored.columns]
+    """Return the predictions, with lists in place of fixed-size arrays, plus the features."""
+    columns = [column.cast(as_list(column.type)) for column in scored.columns]
     return pa.RecordBatch.from_arrays([*columns, *features], names=[*scored.schema.names, *names])

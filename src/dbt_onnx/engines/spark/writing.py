@@ -54,14 +54,13 @@ def append_predictions(
 
 def _work(spark: Spark, run: ScoringRun, planned: Planned) -> Work:
     summary, request = planned.summary, run.request
-    allowed = min(int(request.max_rejected_fraction * summary.rows_in), summary.rows_in - 1)
     return Work.of(
         run.artifact,
         spark.raw.sparkContext.broadcast,
         batch_rows=request.batch_rows,
         threads=request.threads,
         rows=summary.rows_to_score,
-        max_rows=max(0, allowed - summary.rows_still_rejected),
+        max_rows=summary.max_failures(request.max_rejected_fraction),
         features=run.artifact.contract.feature_names,
     )
 
@@ -135,9 +134,7 @@ def supersede(spark: Spark, tables: ScoringTables, planned: Planned) -> None:
         insert into {named(tables.superseded)}
         select {names}, known.{RUN}, known.{FROM_RUN}, false, cast(:run_no as int)
         from {question.current} as known
-        inner join (
-            select * from {named(tables.rows)} where {RUN} = :run_no and {FROM_RUN} = :run_no and is_current
-        ) as made on {same}
+        inner join (select * from {ledger.rows_of_run(tables)} where is_current) as made on {same}
         where known.{RUN} in {question.of_version}
             and (known.{REJECTED} is not null or made.{REJECTED} is null)""",
         planned.rows.values,
@@ -167,7 +164,7 @@ def note_presence(
     is_overruled = f"made.is_rejected and known.{REJECTED} is null and known.is_confirmed_by_runs"
     is_newer = "false"
     if has_advanced:
-        is_newer = "made.is_rejected is null and given.as_of > greatest(known.as_of, known.confirmed_as_of)"
+        is_newer = f"made.is_rejected is null and given.as_of > {plan.KNOWN_UNTIL.format('known')}"
     columns |= {
         "last_seen_as_of": f"case when {is_gone} then cast(:last_full_as_of as timestamp_ntz) end",
         "confirmed_as_of": f"case when {is_newer} then given.as_of else known.confirmed_as_of end",
@@ -186,7 +183,7 @@ def note_presence(
         ) as given on {question.same_entity("known", of="given")}
         left join (
             select {", ".join(map(quote, shape.key))}, {REJECTED} is not null as is_rejected
-            from {named(tables.rows)} where {RUN} = :run_no and {FROM_RUN} = :run_no and is_current
+            from {ledger.rows_of_run(tables)} where is_current
         ) as made on {" and ".join(f"known.{quote(n)} = made.{quote(n)}" for n in shape.key)}
         where known.{RUN} in {question.of_version}
             and (made.is_rejected is null or (made.is_rejected and known.{REJECTED} is null))
