@@ -17,6 +17,7 @@ from dbt_onnx.artifacts.verification import verify_entry, verify_registry
 from dbt_onnx.kernel.child_session import ChildSession
 from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 from dbt_onnx.promotion.answers import Candidate
+from dbt_onnx.runs.plan import PlanSummary
 from dbt_onnx.runs.scorer import RunScorer
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def test_a_sample_is_scored_as_a_run_scores_it(
     run = SimpleNamespace(
         artifact=artifact, request=request, settings=SimpleNamespace(identifier="scores"), log=None
     )
-    summary = SimpleNamespace(rows_to_score=2, rows_in=2, rows_still_rejected=0)
+    summary = PlanSummary(rows_in=2, per_reason={"new": 2})
     RunScorer(run, SimpleNamespace(summary=summary), in_child_process=True)  # type: ignore[arg-type]
     [as_a_run] = opened
     assert as_a_run[0] == (artifact.scoring_bytes,)
