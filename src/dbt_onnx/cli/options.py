@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +47,26 @@ FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 FILE = click.Path(path_type=Path, dir_okay=False)
 MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"])
 
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def _period(text: str) -> timedelta:
+    found = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw])", text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is not a period such as 36h, 2d or 1w")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+stale_after = click.option(
+    "--stale-after",
+    type=_period,
+    metavar="PERIOD",
+    default="2d",
+    help="A prediction older than this is stale: 90m, 36h, 2d, 1w.",
+)
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document, and nothing else."
+)
 project_dir = click.option(
     "--project-dir",
     type=FOLDER,

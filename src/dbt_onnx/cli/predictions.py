@@ -20,9 +20,11 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Count the rows; erase n
 @options.main.command()
 @click.argument("model", required=False)
 @click.option("--limit", type=click.IntRange(1), default=20, help="How many runs to print.")
+@options.as_json
 @options.project
-def runs(project: Any, model: str | None, limit: int) -> None:
+def runs(project: Any, model: str | None, limit: int, as_json: bool) -> None:  # noqa: FBT001
     """Print the newest runs of the scoring model MODEL, or of all."""
+    from dbt_onnx.cli.show.documents import print_document, runs_document
     from dbt_onnx.cli.show.predictions import show_runs
 
     scoring_models = [project.scoring_model(model)] if model else project.scoring_models()
@@ -32,20 +34,25 @@ def runs(project: Any, model: str | None, limit: int) -> None:
             for scoring_model in scoring_models
             for run in warehouse.runs(scoring_model.table, limit=limit)
         ]
-    newest = sorted(found, key=lambda run: run.started_at, reverse=True)
-    show_runs(newest[:limit])
+    newest = sorted(found, key=lambda run: run.started_at, reverse=True)[:limit]
+    if as_json:
+        print_document(runs_document(newest))
+    else:
+        show_runs(newest)
 
 
 @options.main.command()
 @click.argument("model")
 @click.argument("key", nargs=-1, required=True)
+@options.as_json
 @options.project
-def history(project: Any, model: str, key: Sequence[str]) -> None:
+def history(project: Any, model: str, key: Sequence[str], as_json: bool) -> None:  # noqa: FBT001
     """Print every prediction of the scoring model MODEL for the entity KEY.
 
     KEY is one value for each key column. Changed inputs are shown if inputs are kept. If predictions are
     published, the command also prints when each later publication was served.
     """
+    from dbt_onnx.cli.show.documents import history_document, print_document
     from dbt_onnx.cli.show.predictions import show_history, show_served
 
     table = project.scoring_model(model).table
@@ -58,8 +65,16 @@ def history(project: Any, model: str, key: Sequence[str]) -> None:
             hint="write the key as it stands in the ledger, leading zeros included; "
             "`missing_predictions` lists entities without a prediction",
         )
-    show_history(model, key, history)
-    show_served(publications, since=history[0].scored_at)
+    served = [
+        row
+        for row in publications
+        if row["served_until"] is None or row["served_until"] > history[0].scored_at
+    ]
+    if as_json:
+        print_document(history_document(model, key, history, served))
+    else:
+        show_history(model, key, history)
+        show_served(served)
 
 
 @options.main.command()
@@ -75,6 +90,7 @@ def history(project: Any, model: str, key: Sequence[str]) -> None:
 @click.option(
     "--sample", type=click.IntRange(1), metavar="N", help="Replay only N rows of each run."
 )
+@options.as_json
 @options.project
 @options.registry
 def replay(
@@ -83,6 +99,7 @@ def replay(
     run_ids: Sequence[str],
     every: bool,  # noqa: FBT001
     sample: int | None,
+    as_json: bool,  # noqa: FBT001
     registry: Path,
 ) -> None:
     """Score the kept inputs of runs of the scoring model MODEL again, and compare.
@@ -92,6 +109,7 @@ def replay(
     the run rows record; with --all the values of every row, too. Exit code 1 when anything differs.
     """
     from dbt_onnx.artifacts.registry import Registry
+    from dbt_onnx.cli.show.documents import print_document, replay_document
     from dbt_onnx.cli.show.predictions import show_proof, show_replay
     from dbt_onnx.runs.replay import replayable_runs
 
@@ -99,8 +117,9 @@ def replay(
     entries = Registry.from_csv(project.root / registry)
     with project.warehouse() as warehouse:
         findings = warehouse.prove(table, with_values=every)
-        show_proof(model, findings)
-        passed = not findings
+        if not as_json:
+            show_proof(model, findings)
+        replays = []
         kept = replayable_runs(warehouse.runs(table))
         if not run_ids and not kept:
             raise ConfigError(
@@ -111,9 +130,12 @@ def replay(
             result = warehouse.replay(
                 table, run_id, registry=entries, artifacts=project.root / "artifacts", sample=sample
             )
-            show_replay(result)
-            passed = passed and result.passed
-    if not passed:
+            replays.append(result)
+            if not as_json:
+                show_replay(result)
+    if as_json:
+        print_document(replay_document(model, findings, replays))
+    if findings or not all(result.passed for result in replays):
         raise SystemExit(options.EXIT_FAILED)
 
 

@@ -47,16 +47,23 @@ _SHARE = click.FloatRange(0, 1)
     help="Most rows to compare, chosen by the hash of their key.",
 )
 @click.option("--override", metavar="WHY", help="Promote even if a check fails; WHY is recorded.")
+@options.as_json
 @options.project
 @options.registry
 def promote(
-    version: str, override: str | None, project: DbtProject, registry: Path, **limits: Any
+    version: str,
+    override: str | None,
+    as_json: bool,  # noqa: FBT001
+    project: DbtProject,
+    registry: Path,
+    **limits: Any,
 ) -> None:
     """Make NAME/VERSION the champion, if it passes the gate.
 
     The gate checks the file, the card's sample, the contract against the current features, the
     version's predictions for them, and how far these differ from the champion's.
     """
+    from dbt_onnx.cli.show.documents import print_document, promotion_document
     from dbt_onnx.cli.show.promotion import show_change, show_gate, show_refusal
     from dbt_onnx.project.gate_check import run_gate
     from dbt_onnx.promotion.gate import Limits
@@ -73,16 +80,22 @@ def promote(
     checks = run_gate(
         project, entry, champion, artifacts=project.root / "artifacts", limits=Limits(**limits)
     )
-    show_gate(version, champion, checks)
+    if not as_json:
+        show_gate(version, champion, checks)
     failed = [check for check in checks if check.verdict == "failed"]
     if any(check.final or why is None for check in failed):
+        if as_json:
+            print_document(promotion_document(version, champion, checks, None))
         show_refusal(version, failed, registry, overridden=why is not None)
         raise SystemExit(options.EXIT_FAILED)
     gate: GateResult = "overridden" if failed else "passed" if champion else "not_compared"
     change = promote_version(
         state, entry, action="promote", gate=gate, reason=override_reason(why or "", failed)
     )
-    show_change(change, registry, overridden=failed)
+    if as_json:
+        print_document(promotion_document(version, champion, checks, change))
+    else:
+        show_change(change, registry, overridden=failed)
 
 
 @options.main.command()

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dbt_onnx.cli import options
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-def _period(text: str) -> timedelta:
-    found = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw])", text)
-    if found is None:
-        raise click.BadParameter(f"{text!r} is not a period such as 36h, 2d or 1w")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 
 @options.main.command()
 @click.argument("model", required=False)
-@click.option(
-    "--stale-after",
-    type=_period,
-    metavar="PERIOD",
-    default="2d",
-    help="A prediction older than this is stale: 90m, 36h, 2d, 1w.",
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document, and nothing else.")
+@options.stale_after
+@options.as_json
 @options.project
 def status(model: str | None, stale_after: timedelta, as_json: bool, project: Any) -> None:  # noqa: FBT001
     """Print whether the predictions of the scoring model MODEL, or of all, can be relied on.
@@ -50,12 +36,13 @@ def status(model: str | None, stale_after: timedelta, as_json: bool, project: An
     Test results count only if dbt_project.yml records them:
       on-run-end: "{{ dbt_onnx.record_test_results(results) }}"
     """  # noqa: D301, \b tells click to keep these lines as they are
+    from dbt_onnx.cli.show.documents import print_document
     from dbt_onnx.cli.show.status import health_document, show_health
     from dbt_onnx.project.health_check import check_health
 
     health = check_health(project, model, stale_after=stale_after)
     if as_json:
-        click.echo(health_document(health))
+        print_document(health_document(health))
     else:
         show_health(health)
     raise SystemExit(health.exit_code)

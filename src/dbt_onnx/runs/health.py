@@ -45,10 +45,14 @@ KINDS: Mapping[str, Status] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One reason why a scoring model is not healthy. `kind` is one of `KINDS`."""
+    """One reason why a scoring model is not healthy. `kind` is one of `KINDS`.
+
+    `subject` is the name of a test; empty if a model can have only one problem of this kind.
+    """
 
     kind: str
     message: str
+    subject: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +152,10 @@ def _problems_of_tests(figures: Mapping[str, Any]) -> Iterator[Problem]:
     drifting: Sequence[str] = figures["drifting_tests"]
     for name in figures["failing_tests"]:
         kind = "drifting" if name in drifting else "test_failed"
-        yield Problem(kind=kind, message=f"the test {name} failed")
+        yield Problem(kind=kind, message=f"the test {name} failed", subject=name)
     for name in figures["warning_tests"]:
         kind = "drifting" if name in drifting else "test_warned"
-        yield Problem(kind=kind, message=f"the test {name} warns")
+        yield Problem(kind=kind, message=f"the test {name} warns", subject=name)
 
 
 def _worst(statuses: Iterator[Status]) -> Status:

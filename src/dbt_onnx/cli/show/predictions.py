@@ -65,8 +65,8 @@ def show_history(name: str, key: Sequence[str], history: Sequence[LedgerRow]) ->
     open_console().print(table(f"{name} of {', '.join(key)}", header, rows))
 
 
-def show_served(publications: Sequence[Mapping[str, Any]], *, since: datetime) -> None:
-    """Print the publications that were served after `since`, oldest first. Print nothing if there are none."""
+def show_served(publications: Sequence[Mapping[str, Any]]) -> None:
+    """Print the publications, oldest first. Print nothing if there are none."""
     header = ("published as", "target", "served from", "until", "rows", "publication", "run")
     rows = [
         (
@@ -79,7 +79,6 @@ def show_served(publications: Sequence[Mapping[str, Any]], *, since: datetime) -
             (row["run_id"] or "")[:_SHORT],
         )
         for row in publications
-        if row["served_until"] is None or row["served_until"] > since
     ]
     if rows:
         open_console().print(table("served", header, rows))

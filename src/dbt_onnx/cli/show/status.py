@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.cli.show.console import open_console, print_text, show_error, table
@@ -41,13 +39,9 @@ def show_health(health: Health) -> None:
     print_text(health.status, style=_STYLES[health.status])
 
 
-def health_document(health: Health) -> str:
-    """Return the health as a JSON document.
-
-    Its keys are stable. Times are UTC in ISO 8601, periods are in seconds. A figure that could not be
-    read is null.
-    """
-    document = {
+def health_document(health: Health) -> dict[str, Any]:
+    """Return the health as a document, see `documents`. A figure that could not be read is null."""
+    return {
         "status": health.status,
         "exit_code": health.exit_code,
         "clock": health.clock,
@@ -55,7 +49,6 @@ def health_document(health: Health) -> str:
         "error": health.error and {"message": health.error.message, "hint": health.error.hint},
         "scoring_models": [_model_document(model) for model in health.models],
     }
-    return json.dumps(document, default=_json_value, indent=2)
 
 
 _FIGURES = (
@@ -78,14 +71,6 @@ def _model_document(model: ModelHealth) -> dict[str, Any]:
         "problems": [{"kind": each.kind, "message": each.message} for each in model.problems],
         **figures,
     }
-
-
-def _json_value(value: object) -> Any:
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, datetime):
-        return f"{value.isoformat()}Z"
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def _row(model: ModelHealth) -> tuple[str, ...]:
