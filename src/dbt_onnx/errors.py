@@ -87,6 +87,10 @@ class WarehouseError(DbtOnnxError):
     kind = "warehouse"
 
 
+class NoWarehouseError(WarehouseError):
+    """There is no database file: dbt has built nothing yet, or the profile names another place."""
+
+
 class ServingError(DbtOnnxError):
     """A publication is missing or damaged, cannot be written, or cannot answer the request."""
 

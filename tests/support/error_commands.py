@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx_models
+import pyarrow as pa
+import pyarrow.parquet as pq
 from click.testing import CliRunner
 from onnx import helper
 from warehouse import line_contract, line_model
@@ -239,6 +241,74 @@ def register_differs_in_case(folder: Path) -> Sequence[object]:
 @command
 def register_alias_taken(folder: Path) -> Sequence[object]:
     return register(folder, *FEATURES, "--alias", "champion")
+
+
+def rows(folder: Path, name: str, **columns: list[Any]) -> Path:
+    """Write a Parquet file for --sample or --expected."""
+    path = folder / name
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+@command
+def register_sample_not_parquet(folder: Path) -> Sequence[object]:
+    (folder / "rows.parquet").write_text("a,b")
+    return register(folder, *FEATURES, "--sample", folder / "rows.parquet")
+
+
+@command
+def register_sample_without_a_column(folder: Path) -> Sequence[object]:
+    return register(folder, *FEATURES, "--sample", rows(folder, "rows.parquet", a=[1.0]))
+
+
+@command
+def register_sample_empty(folder: Path) -> Sequence[object]:
+    return register(folder, *FEATURES, "--sample", rows(folder, "rows.parquet", a=[], b=[]))
+
+
+@command
+def register_sample_with_null(folder: Path) -> Sequence[object]:
+    path = rows(folder, "rows.parquet", a=[1.0, None], b=[1.0, 2.0])
+    return register(folder, *FEATURES, "--sample", path)
+
+
+@command
+def register_expected_alone(folder: Path) -> Sequence[object]:
+    return register(folder, *FEATURES, "--expected", rows(folder, "answers.parquet", y=[1.0]))
+
+
+def with_answers(folder: Path, **answers: list[Any]) -> Sequence[object]:
+    sample = rows(folder, "rows.parquet", a=[1.0, 2.0], b=[1.0, 2.0])
+    expected = rows(folder, "answers.parquet", **answers)
+    return register(folder, *FEATURES, "--sample", sample, "--expected", expected)
+
+
+@command
+def register_expected_otherwise(folder: Path) -> Sequence[object]:
+    return with_answers(folder, prediction=[1.5, 3.5])
+
+
+@command
+def register_expected_miscounted(folder: Path) -> Sequence[object]:
+    return with_answers(folder, prediction=[1.5])
+
+
+@command
+def register_expected_unknown(folder: Path) -> Sequence[object]:
+    return with_answers(folder, score=[1.5, 2.5])
+
+
+@command
+def register_expected_with_null(folder: Path) -> Sequence[object]:
+    return with_answers(folder, prediction=[1.5, None])
+
+
+# alert
+
+
+@command
+def alert_without_a_receiver(folder: Path) -> Sequence[object]:
+    return ("alert",)
 
 
 # the registry file

@@ -15,10 +15,17 @@ if TYPE_CHECKING:
     from dbt_onnx.artifacts.registry import ModelVersion, RegistryEntry
 
 
-def check_addition(path: Path, model: ModelVersion, *, alias: str | None, move_alias: bool) -> None:
+def check_addition(
+    path: Path,
+    model: ModelVersion,
+    *,
+    alias: str | None,
+    move_alias: bool,
+    replace_version: bool = False,
+) -> None:
     """Raise RegistryError if the seed already has this version, or another version has the alias.
 
-    `move_alias` allows the second case. A name that differs from a registered one only in letter case is
+    `replace_version` allows the first case, `move_alias` the second. A name that differs from a registered one only in letter case is
     refused, too. A seed that does not exist yet is empty. Raises ConfigError if the alias is malformed.
     """
     if alias and (faults := alias_faults(alias)):
@@ -30,10 +37,13 @@ def check_addition(path: Path, model: ModelVersion, *, alias: str | None, move_a
         if entry.model_name != model.name:
             continue
         if entry.model_version == model.version:
+            if replace_version:
+                continue
             raise RegistryError(
                 f"version {model.version!r} of model {model.name!r} is already registered "
                 f"in {path}, with sha256 {entry.sha256}",
-                hint="a version never changes: choose a new one",
+                hint="a version never changes once something was scored with it: choose a new one, or "
+                "add --replace if nothing was",
             )
         if alias and entry.alias == alias and not move_alias:
             raise RegistryError(
@@ -55,27 +65,30 @@ def _refuse_case_variant(path: Path, old: ModelVersion, new: ModelVersion) -> No
         )
 
 
-def add_entry(path: Path, entry: RegistryEntry, *, move_alias: bool = False) -> None:
-    """Add a row to the seed, and take its alias from the version that had it.
+def add_entry(
+    path: Path, entry: RegistryEntry, *, move_alias: bool = False, replace_version: bool = False
+) -> RegistryEntry:
+    """Add a row to the seed, or replace the row of the same version, and take its alias from the version
+    that had it.
 
-    The file is replaced as a whole or not at all. Raises as `check_addition`.
+    If `entry` has no alias, a replaced row keeps its own. The file is replaced as a whole or not at all.
+    Returns the entry as it is in the seed now. Raises as `check_addition`.
     """
     with locked(path.parent):
-        check_addition(path, entry.model, alias=entry.alias, move_alias=move_alias)
+        check_addition(
+            path,
+            entry.model,
+            alias=entry.alias,
+            move_alias=move_alias,
+            replace_version=replace_version,
+        )
         _put(SeedFile.read(path, columns=SEED_COLUMNS), entry)
+        return Registry.from_csv(path).resolve(str(entry.model))
 
 
 def put_entry(path: Path, entry: RegistryEntry) -> RegistryEntry:
-    """Add a row, or replace the row of the same version.
-
-    The alias is taken from the version that had it. If `entry` has no alias, a replaced row keeps its
-    alias. Returns the entry as it is in the seed now. Raises RegistryError if the seed is not valid.
-    """
-    with locked(path.parent):
-        if path.exists():
-            Registry.from_csv(path)
-        _put(SeedFile.read(path, columns=SEED_COLUMNS), entry)
-        return Registry.from_csv(path).resolve(str(entry.model))
+    """Add a row, or replace the row of the same version, whatever its alias. Returns as `add_entry`."""
+    return add_entry(path, entry, move_alias=True, replace_version=True)
 
 
 def record_cards(path: Path, digests: Mapping[tuple[str, str], str]) -> tuple[int, bool]:

@@ -10,13 +10,13 @@ from functools import partial
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, cast
 
+from dbt_onnx.authoring.boosting import conversion_advice, register_converters
 from dbt_onnx.authoring.distributions import is_text
 from dbt_onnx.authoring.estimators import (
     FLOAT32,
     EstimatorOutput,
     final_step,
     names_columns,
-    registration_advice,
 )
 from dbt_onnx.errors import ArtifactError
 from dbt_onnx.kernel.contract import Class, Input, TensorType
@@ -61,6 +61,7 @@ def convert(
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
 
+    register_converters(estimator)
     types = {"float32": FloatTensorType, "float64": DoubleTensorType, "string": StringTensorType}
     initial = [(i.name, types[i.dtype]([None, len(i.features)])) for i in inputs]
     options: dict[str, Any] = {}
@@ -92,7 +93,7 @@ def convert(
         raise ArtifactError(
             f"skl2onnx {installed_version('skl2onnx')} cannot convert "
             f"{type(estimator).__name__}: {(str(error).strip().splitlines() or ['?'])[0]:.200}",
-            hint=registration_advice(estimator)
+            hint=conversion_advice(estimator)
             or "replace the step that the message names; scikit-learn steps with a converter are listed "
             "at https://onnx.ai/sklearn-onnx/supported.html",
         ) from error

@@ -52,7 +52,7 @@ def rows_for(estimator: Any, features: Any, columns: dict[str, pa.Array]) -> Any
 
     Raises ContractError unless the estimator was fitted with the same columns in the same order.
     """
-    fitted = getattr(estimator, "feature_names_in_", None)
+    fitted = _fitted_names(estimator)
     if fitted is None:
         wanted = getattr(estimator, "n_features_in_", len(columns))
         if wanted != len(columns):
@@ -67,10 +67,10 @@ def rows_for(estimator: Any, features: Any, columns: dict[str, pa.Array]) -> Any
                 for column in columns.values()
             ]
         )
-    if list(fitted) != list(columns):
+    # LightGBM replaces blanks in names
+    if fitted not in ([*columns], [name.replace(" ", "_") for name in columns]):
         raise ContractError(
-            f"the estimator was fitted with the features {list(fitted)}; "
-            f"`features` has {list(columns)}",
+            f"the estimator was fitted with the features {fitted}; `features` has {list(columns)}",
             hint="pass the columns that the estimator was fitted with, in the same order",
         )
     if isinstance(features, pa.Table):
@@ -79,6 +79,17 @@ def rows_for(estimator: Any, features: Any, columns: dict[str, pa.Array]) -> Any
             hint="pass a data frame, or fit the estimator on an array",
         )
     return features
+
+
+def _fitted_names(estimator: Any) -> list[str] | None:
+    """Return the columns of the data frame that the estimator was fitted with; None for an array."""
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is None and library_of(estimator) == "catboost":
+        names = getattr(estimator, "feature_names_", [])
+        # CatBoost makes up these names when it is fitted on an array
+        if list(names) == [str(number) for number in range(len(names))]:
+            names = None
+    return None if names is None else [str(name) for name in names]
 
 
 def is_at_label_boundary(
@@ -188,7 +199,7 @@ def outputs_of(estimator: Any, rows: Any) -> list[EstimatorOutput]:
             return [labels]
         # there may be many distances, one for each centre: store them as one vector
         return [labels, _vector("distances", estimator.transform(rows))]
-    if is_regressor(estimator):
+    if is_regressor(estimator) or type(final_step(estimator)).__name__.endswith("Ranker"):
         return [_values("prediction", estimator.predict(rows))]
     if hasattr(estimator, "transform"):
         return [_vector("vector", estimator.transform(rows))]
@@ -200,16 +211,33 @@ def outputs_of(estimator: Any, rows: Any) -> list[EstimatorOutput]:
     )
 
 
+def parts_of(model: Any) -> list[Any]:
+    """Return a model and all models inside it: steps, transformers, and the members of an ensemble."""
+    parts = [model]
+    for part in parts:
+        inner = [item[1] for item in getattr(part, "steps", None) or ()]
+        inner += [item[1] for item in getattr(part, "transformers_", None) or ()]
+        for name in ("estimators_", "calibrated_classifiers_"):
+            # a forest has an array of trees
+            members = getattr(part, name, None)
+            inner += members if isinstance(members, list) else []
+        inner += [
+            getattr(part, name, None)
+            for name in ("estimator", "best_estimator_", "final_estimator_")
+        ]
+        parts += [item for item in inner if item is not None and not isinstance(item, str | type)]
+    return parts
+
+
+def library_of(part: Any) -> str:
+    """Return the top-level module that a model is from."""
+    return str(getattr(part, "library", None) or type(part).__module__.partition(".")[0])
+
+
 def registration_advice(estimator: Any) -> str | None:
     """Return advice for registering a model of another library; None if the model has no part of one."""
-    parts = [estimator]
-    for part in parts:
-        steps = [item[1] for item in getattr(part, "steps", None) or ()]
-        steps += [item[1] for item in getattr(part, "transformers_", None) or ()]
-        steps += [getattr(part, name, None) for name in ("estimator", "best_estimator_")]
-        parts += [step for step in steps if step is not None and not isinstance(step, str | type)]
-        library = type(part).__module__.partition(".")[0]
-        if library in _CONVERTERS:
+    for part in parts_of(estimator):
+        if (library := library_of(part)) in _CONVERTERS:
             return (
                 f"{type(part).__name__} is from {library}: write an ONNX file with "
                 f"{_CONVERTERS[library]}, then `dbt-onnx register FILE --name ... --version ... "
@@ -237,7 +265,7 @@ def _classifier(estimator: Any, rows: Any) -> list[EstimatorOutput]:
     if len(classes) == 2:
         names, unstored = (names[0], "probability"), names[:1]
     return [
-        _label(labels, is_rounded=_is_rounded(labels, shares, estimator.classes_)),
+        _label(labels, is_rounded=is_rounded_label(labels, shares, estimator.classes_)),
         EstimatorOutput(
             kind="probabilities", values=shares, columns=names, unstored=unstored, classes=classes
         ),
@@ -257,7 +285,7 @@ def _refuse_threshold(estimator: Any) -> None:
         )
 
 
-def _is_rounded(labels: Array, shares: Array, classes: Array) -> Array | None:
+def is_rounded_label(labels: Array, shares: Array, classes: Array) -> Array | None:
     """Return which rows have two largest probabilities that differ by no more than float32 rounding.
 
     Equal probabilities do not count, since there is a rule for a tie. None if `predict` does not take
@@ -291,6 +319,8 @@ def _label(values: Any, *, is_rounded: Array | None = None) -> EstimatorOutput:
 
 def _plain_labels(values: Any) -> Array:
     labels: Array = np.asarray(values)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels.reshape(-1)  # as CatBoost gives them
     return labels if labels.dtype.kind in "OU" else labels.astype(np.int64)
 
 

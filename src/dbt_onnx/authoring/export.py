@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace as changed
 from functools import partial
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pyarrow as pa
 
 from dbt_onnx.artifacts.artifact import write_artifact
 from dbt_onnx.artifacts.registry import RegistryEntry, alias_faults, name_faults
 from dbt_onnx.artifacts.registry_file import put_entry
+from dbt_onnx.authoring.boosting import (
+    BOOSTING,
+    as_estimator,
+    boosting_libraries,
+    check_boosting_installation,
+    conversion_advice,
+)
+from dbt_onnx.authoring.card_parts import SAMPLE_ROWS, card_parts
 from dbt_onnx.authoring.conversion import convert, inputs_for, with_first_largest_label
-from dbt_onnx.authoring.distributions import describe, is_number, is_text
+from dbt_onnx.authoring.distributions import is_number, is_text
 from dbt_onnx.authoring.estimators import (
     EstimatorOutput,
     is_at_label_boundary,
@@ -25,7 +33,14 @@ from dbt_onnx.authoring.estimators import (
     registration_advice,
     rows_for,
 )
-from dbt_onnx.authoring.parity import Parity, Trial, compare, outputs_for, score_arrow_table
+from dbt_onnx.authoring.parity import (
+    COMPARE_HINT,
+    Parity,
+    Trial,
+    compare,
+    outputs_for,
+    score_arrow_table,
+)
 from dbt_onnx.errors import ArtifactError, ConfigError, ContractError, DbtOnnxError
 from dbt_onnx.kernel.contract import Contract, Feature, Fill, NullPolicy
 from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE
@@ -53,7 +68,7 @@ def export(
     training: Mapping[str, Any] | None = None,
     dtype: Literal["float32", "float64"] = "float32",
     tolerance: float = 1e-5,
-    parity_rows: int = 64,
+    parity_rows: int = SAMPLE_ROWS,
     replace: bool = False,
 ) -> RegistryEntry:
     """Write `artifacts/<name>/<version>/model.onnx` and its `card.json`; return the registry row.
@@ -103,6 +118,8 @@ def export(
     """
     _check_installation()
     _check_names(name, version, alias)
+    check_boosting_installation(estimator)
+    estimator = as_estimator(estimator)
     columns = _columns(features)
     renamed = output_columns or {}
     rows = rows_for(estimator, features, columns)
@@ -122,12 +139,13 @@ def export(
                 hint="rename the columns of `features`, or rename the ledger columns with "
                 "output_columns; null_policies and fills must fit the type of a feature",
             ) from error
+        hint = conversion_advice(estimator) or COMPARE_HINT
         own, *others = trials
         predictions = score_arrow_table(candidate, own.table, contract, may_reject=False)
-        parity = compare(predictions, own, renamed, tolerance=tolerance)
+        parity = compare(predictions, own, renamed, tolerance=tolerance, hint=hint)
         for unseen in others:
             scored = score_arrow_table(candidate, unseen.table, contract, may_reject=True)
-            compare(scored, unseen, renamed, tolerance=tolerance, scales=parity.scales)
+            compare(scored, unseen, renamed, tolerance=tolerance, scales=parity.scales, hint=hint)
         return candidate, contract, predictions, parity
 
     try:
@@ -141,8 +159,6 @@ def export(
         except ArtifactError:
             raise error from None
     model_bytes, contract, predictions, parity = fit
-    n_rows = predictions.num_rows
-    kept = np.unique(np.linspace(0, n_rows - 1, num=min(parity_rows, n_rows), dtype=np.int64))
     entry = write_artifact(
         Path(artifacts),
         model_bytes,
@@ -150,26 +166,13 @@ def export(
         model_version=version,
         contract=contract,
         replace=replace,
-        parity={
-            "features": {key: _json(column.take(kept)) for key, column in columns.items()},
-            "outputs": {key: values[kept].tolist() for key, values in parity.expected.items()},
-            "tolerance": tolerance,
-            "scales": {key: size.tolist() for key, size in parity.scales.items()},
-            "max_abs_difference": parity.max_abs_difference,
-            "rows_compared": n_rows,
-        },
-        reference={
-            key: describe(column, categorical=pa.types.is_boolean(column.type))
-            for key, column in columns.items()
-        },
-        reference_outputs={
-            key: describe(predictions.column(key).combine_chunks(), categorical=kind == "label")
-            for key, kind in contract.column_kinds.items()
-        },
+        **card_parts(
+            columns, predictions, parity, contract, tolerance=tolerance, sample_rows=parity_rows
+        ),
         training={
             **(training or {}),
             "estimator": _estimator_name(estimator),
-            "library_versions": {package: installed_version(package) for package in _PACKAGES},
+            "library_versions": _versions(estimator),
         },
     )
     entry = changed(entry, alias=alias)
@@ -203,7 +206,9 @@ def _trials(
     If the estimator refuses the mixed rows, only the first trial is returned.
     """
     is_at_boundary = partial(is_at_label_boundary, estimator, rows, share)
-    own = Trial("`features`", pa.table(columns), estimator_outputs, is_at_boundary)
+    libraries = [BOOSTING[name] for name in boosting_libraries(estimator)]
+    origin = " and ".join(libraries) or "scikit-learn"
+    own = Trial("`features`", pa.table(columns), estimator_outputs, is_at_boundary, origin)
     try:
         unseen, table = mixed_rows(rows, columns, UNSEEN_ROWS)
         more = outputs_of(estimator, unseen)
@@ -211,7 +216,7 @@ def _trials(
         return [own]
     where = f"{UNSEEN_ROWS:,} rows mixed from `features`"
     is_at_boundary = partial(is_at_label_boundary, estimator, unseen, share)
-    return [own, Trial(where, pa.table(table), more, is_at_boundary)]
+    return [own, Trial(where, pa.table(table), more, is_at_boundary, origin)]
 
 
 def _check_installation() -> None:
@@ -275,11 +280,14 @@ def _features(
     return tuple(features)
 
 
-def _json(column: pa.Array) -> list[Any]:
-    values = column.to_pylist()
-    if pa.types.is_decimal(column.type):
-        return [None if value is None else float(value) for value in values]
-    return cast("list[Any]", values)
+def _versions(estimator: Any) -> dict[str, str]:
+    """Return {package: version} of everything that made the graph."""
+    versions = {package: installed_version(package) for package in _PACKAGES}
+    for library in boosting_libraries(estimator):
+        versions[library] = sys.modules[library].__version__
+        if find_spec("onnxmltools") is not None:
+            versions["onnxmltools"] = installed_version("onnxmltools")
+    return versions
 
 
 def _estimator_name(estimator: Any) -> str:

@@ -96,6 +96,12 @@ def feature_names_of(signature: GraphSignature) -> list[str] | None:
     return [name.strip() for name in text.split(",")]
 
 
+def names_its_features(signature: GraphSignature) -> bool:
+    """Return whether the file says which columns it reads: in its metadata, or by an input for each column."""
+    is_by_column = all(_input_width(tensor) == 1 for tensor in signature.inputs)
+    return is_by_column or feature_names_of(signature) is not None
+
+
 def _input_width(tensor: Tensor) -> int:
     """Return how many values of a row this input takes; 0 if the file does not fix the number."""
     if tensor.shape is None:

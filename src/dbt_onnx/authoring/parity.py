@@ -1,4 +1,4 @@
-"""Compare a converted graph with its estimator, by scoring rows with the graph as a run does.
+"""Compare a graph with the model that it was converted from, by scoring rows with the graph as a run does.
 
 A number may differ by the tolerance, as a share of itself or of the size of its column (`size_of`),
 whichever is larger. So the verdict is the same in every unit. A label must equal the estimator's,
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from dbt_onnx.kernel.tensors import Array
 
 NOISE = 1e-13
+SCORE_HINT = "missing text needs a fill; a number that float32 cannot hold needs dtype='float64', or a smaller unit"
+COMPARE_HINT = (
+    "try dtype='float64', scaled features or a larger tolerance; labels have no tolerance: export an "
+    "estimator whose `predict` the converter reproduces"
+)
 
 
 class Parity(NamedTuple):
@@ -79,13 +84,24 @@ def outputs_for(
 
 
 def score_arrow_table(
-    model_bytes: bytes, table: pa.Table, contract: Contract, *, may_reject: bool
+    model_bytes: bytes,
+    table: pa.Table,
+    contract: Contract,
+    *,
+    may_reject: bool = False,
+    batch_rows: int | None = None,
+    where: str = "`features`",
+    hint: str = SCORE_HINT,
 ) -> pa.Table:
     """Score a sample as a run would, in a child process.
 
-    Raises ContractError if a row would be rejected, unless `may_reject` is set.
+    Raises ContractError with the `hint` if a row would be rejected, unless `may_reject` is set.
     """
-    session = ChildSession(model_bytes, output_names=[output.name for output in contract.outputs])
+    session = ChildSession(
+        model_bytes,
+        output_names=[output.name for output in contract.outputs],
+        batch_rows=batch_rows,
+    )
     examples: dict[str, str] = {}
     batches = list(score_batches(table.to_batches(), session, contract=contract, examples=examples))
     counts = count_reasons(batches)
@@ -96,23 +112,24 @@ def score_arrow_table(
         for reason, count in counts.most_common()
     )
     raise ContractError(
-        f"{counts.total():,} of {table.num_rows:,} rows of `features` would be rejected: {reasons}",
-        hint="missing text needs a fill; a number that float32 cannot hold needs "
-        "dtype='float64', or a smaller unit",
+        f"{counts.total():,} of {table.num_rows:,} rows of {where} would be rejected: {reasons}",
+        hint=hint,
     )
 
 
 class Trial(NamedTuple):
-    """Rows as a table, and the estimator's outputs for them. `where` names the rows in messages.
+    """Rows as a table, and the outputs of the original model for them.
 
-    `is_at_boundary(places, one, other)` returns for which of the rows at `places` `predict` gives both
-    the labels `one` and `other` after a tiny change of the row (`is_at_label_boundary`).
+    `where` names the rows in messages, `origin` the original model. `is_at_boundary(places, one, other)`
+    returns for which of the rows at `places` `predict` gives both the labels `one` and `other` after a
+    tiny change of the row (`is_at_label_boundary`).
     """
 
     where: str
     table: pa.Table
     outputs: list[EstimatorOutput]
     is_at_boundary: Callable[[Array, Array, Array], Array]
+    origin: str = "scikit-learn"
 
 
 def compare(
@@ -122,8 +139,10 @@ def compare(
     *,
     tolerance: float,
     scales: Mapping[str, Array] | None = None,
+    hint: str = COMPARE_HINT,
 ) -> Parity:
-    """Compare the graph's predictions with the estimator's outputs. Raises ArtifactError if they differ.
+    """Compare the graph's predictions with the original's outputs. Raises ArtifactError with the `hint` if
+    they differ.
 
     `scales` is {column: size}; the size of a column that it lacks is measured on these rows. Rows
     that a run would reject are not compared.
@@ -160,14 +179,13 @@ def compare(
                 faults.append(
                     f"{column!r} differs in {int(wrong.sum()):,} of {wrong.size:,} values, first "
                     f"in row {scored[place]} of {trial.where}: ONNX {_text(got[place])}, "
-                    f"scikit-learn {_text(truth[place])}"
+                    f"{trial.origin} {_text(truth[place])}"
                 )
     if faults:
         raise ArtifactError(
-            f"the converted model does not reproduce the estimator within {tolerance:g}: "
+            f"the ONNX model does not reproduce {trial.origin} within {tolerance:g}: "
             + "; ".join(faults),
-            hint="try dtype='float64', scaled features or a larger tolerance; labels have no "
-            "tolerance: export an estimator whose `predict` the converter reproduces",
+            hint=hint,
         )
     return Parity(expected, largest, sizes)
 

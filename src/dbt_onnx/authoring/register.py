@@ -1,22 +1,34 @@
-"""Register any ONNX file as a version: copy the file, write a card with a sample, add a registry row."""
+"""Register any ONNX file as a version: copy the file, write a card with a sample, add a registry row.
+
+The sample is the owner's rows if there are some (`training_rows`), else generated ones.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.artifacts.artifact import MAX_MODEL_BYTES, write_artifact
 from dbt_onnx.artifacts.graph import GraphSignature, read_graph
 from dbt_onnx.artifacts.registry import ModelVersion, RegistryEntry, name_faults
 from dbt_onnx.artifacts.registry_file import add_entry, check_addition
 from dbt_onnx.artifacts.sample import TOLERANCE, mean_magnitudes_of, score_sample
-from dbt_onnx.authoring.infer import ModelOptions, describe_model, sample_columns
+from dbt_onnx.authoring.infer import (
+    Description,
+    ModelOptions,
+    describe_model,
+    names_its_features,
+    sample_columns,
+)
+from dbt_onnx.authoring.training_rows import parts_from
 from dbt_onnx.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from dbt_onnx.authoring.training_rows import TrainingRows
     from dbt_onnx.kernel.contract import Contract
 
 ROW_BY_ROW = (
@@ -29,13 +41,15 @@ ROW_BY_ROW = (
 class Registration:
     """A newly registered version.
 
-    `rows_tried` is the number of rows of the largest call in the trial, `warnings` are for the user.
+    `rows_tried` is the number of rows of the largest call in the trial, `rows_compared` how many rows of
+    the owner were compared with the answers of the original model. `warnings` are for the user.
     """
 
     entry: RegistryEntry
     contract: Contract
     rows_tried: int
-    warnings: tuple[str, ...]
+    rows_compared: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 def read_model(path: Path) -> tuple[bytes, GraphSignature]:
@@ -70,41 +84,71 @@ def register_model(
     move_alias: bool,
     artifacts: Path,
     registry: Path,
+    rows: TrainingRows | None = None,
+    replace_version: bool = False,
 ) -> Registration:
     """Inspect a file, copy it below `artifacts`, write its card and add its row to `registry`.
 
+    With `rows`, the card has their sample and distributions, and features that neither `options` nor
+    the file names are the columns of their file. With `replace_version`, a version that exists is
+    overwritten, and keeps its alias unless another is given; the caller knows that nothing was scored
+    with it.
+
     The row is written last: if any step fails, no version is registered. Raises ConfigError for a bad
-    name, and the errors of `read_model`, `describe_model`, `write_artifact` and `add_entry`.
+    name, and the errors of `read_model`, `describe_model`, `parts_from`, `write_artifact` and
+    `add_entry`.
     """
     faults = name_faults(model_name, what="--name")
     if faults := faults + name_faults(model_version, what="--version"):
         raise ConfigError("; ".join(faults), hint="choose a plain name, such as 'churn' and '1'")
     model = ModelVersion(model_name, model_version)
-    check_addition(registry, model, alias=alias, move_alias=move_alias)
-    model_bytes, signature = read_model(path)
-    description = describe_model(model_bytes, signature, options, where=str(path))
-    features = sample_columns(description)
-    outputs = score_sample(
-        model_bytes, description.contract, features, batch_rows=signature.batch_rows
+    check_addition(
+        registry, model, alias=alias, move_alias=move_alias, replace_version=replace_version
     )
-    sample = f"generated rows, scored with onnxruntime {version('onnxruntime')}"
+    model_bytes, signature = read_model(path)
+    if rows is not None and options.features is None and not names_its_features(signature):
+        options = replace(options, features=rows.column_names())
+    description = describe_model(model_bytes, signature, options, where=str(path))
+    warnings: list[str] = []
+    if rows is None:
+        parts = _generated_parts(model_bytes, signature, description, warnings)
+    else:
+        parts = parts_from(rows, model_bytes, description.contract, batch_rows=signature.batch_rows)
+    if signature.batch_rows == 1:
+        warnings.insert(0, ROW_BY_ROW)
     entry = write_artifact(
         artifacts,
         model_bytes,
         model_name=model_name,
         model_version=model_version,
         contract=description.contract,
-        parity={
-            "features": features,
-            "outputs": outputs,
-            "tolerance": TOLERANCE,
-            "scales": mean_magnitudes_of(description.contract, outputs),
-        },
-        training={"registered_from": path.name, "sample": sample},
+        replace=replace_version,
+        training={"registered_from": path.name, "sample": _origin(rows)},
+        **parts,
     )
-    entry = replace(entry, alias=alias)
-    add_entry(registry, entry, move_alias=move_alias)
-    warnings = [ROW_BY_ROW] if signature.batch_rows == 1 else []
+    entry = add_entry(
+        registry,
+        replace(entry, alias=alias),
+        move_alias=move_alias,
+        replace_version=replace_version,
+    )
+    return Registration(
+        entry=entry,
+        contract=description.contract,
+        rows_tried=signature.batch_rows or description.trial.rows_tried,
+        rows_compared=parts["parity"].get("rows_compared", 0),
+        warnings=tuple(warnings),
+    )
+
+
+def _generated_parts(
+    model_bytes: bytes, signature: GraphSignature, description: Description, warnings: list[str]
+) -> Mapping[str, Any]:
+    """Return the card's part `parity` with the rows of the trial. Adds to `warnings` if the model fails on some."""
+    features = sample_columns(description)
+    outputs = score_sample(
+        model_bytes, description.contract, features, batch_rows=signature.batch_rows
+    )
     column = next(iter(outputs.values()))
     if rejected := column.count(None):
         warnings.append(
@@ -112,9 +156,17 @@ def register_model(
             "with (numbers from -3 to 3 in steps of 0.25, whole numbers from 0 to 7, texts of one "
             "letter, the first row zeros or empty); a run rejects such a row"
         )
-    return Registration(
-        entry=entry,
-        contract=description.contract,
-        rows_tried=signature.batch_rows or description.trial.rows_tried,
-        warnings=tuple(warnings),
-    )
+    parity = {
+        "features": features,
+        "outputs": outputs,
+        "tolerance": TOLERANCE,
+        "scales": mean_magnitudes_of(description.contract, outputs),
+    }
+    return {"parity": parity}
+
+
+def _origin(rows: TrainingRows | None) -> str:
+    if rows is None:
+        return f"generated rows, scored with onnxruntime {version('onnxruntime')}"
+    expected = f", compared with {rows.expected.name}" if rows.expected else ""
+    return f"{rows.features.name}{expected}"

@@ -72,7 +72,31 @@ def inspect(file: Path) -> None:
 )
 @click.option("--alias", help="Alias of the version: champion, challenger, ...")
 @click.option("--move-alias", is_flag=True, help="Take the alias from the version that has it.")
+@click.option(
+    "--sample",
+    type=options.FILE,
+    help="Training rows, or many of them, as Parquet, with a column for each feature.",
+)
+@click.option(
+    "--expected",
+    type=options.FILE,
+    help="The original model's outputs for these rows, as Parquet, named like the predictions.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=1e-5,
+    help="Largest difference from --expected, as a share of the number or of its column's mean size.",
+)
+@click.option(
+    "--replace",
+    "replace_version",
+    is_flag=True,
+    help="Overwrite a version with which nothing was scored, in the warehouse of the target.",
+)
 @options.project_dir
+@options.profiles_dir
+@options.target
 @options.registry
 def register(
     file: Path,
@@ -86,14 +110,37 @@ def register(
     units: Sequence[str],
     alias: str | None,
     move_alias: bool,  # noqa: FBT001
+    sample: Path | None,
+    expected: Path | None,
+    tolerance: float,
+    replace_version: bool,  # noqa: FBT001
     project_dir: Path,
+    profiles_dir: Path | None,
+    target: str | None,
     registry: Path,
 ) -> None:
-    """Register FILE as a version of a model: copy it, write its card, add its row to the registry."""
+    """Register FILE as a version of a model: copy it, write its card, add its row to the registry.
+
+    With --sample, the card describes these rows, so that drift can be found later. With --expected, too,
+    FILE must give the same outputs as the original model.
+    """
     from dbt_onnx.authoring.infer import ModelOptions
     from dbt_onnx.authoring.register import register_model
+    from dbt_onnx.authoring.training_rows import TrainingRows
     from dbt_onnx.cli.show.models import show_registration
 
+    if expected is not None and sample is None:
+        raise ConfigError(
+            "--expected has the outputs for the rows of --sample, which is missing",
+            hint="dbt-onnx register FILE --sample rows.parquet --expected outputs.parquet ...",
+        )
+    if replace_version:
+        from dbt_onnx.artifacts.registry import ModelVersion
+        from dbt_onnx.project.dbt_project import DbtProject
+        from dbt_onnx.project.scored import refuse_if_scored
+
+        project = DbtProject(project_dir, profiles_dir=profiles_dir, target=target)
+        refuse_if_scored(project, ModelVersion(name, version))
     model_options = ModelOptions(
         features=_names(features) if features is not None else None,
         outputs={key: _names(value) for key, value in _pairs(outputs, "--output").items()},
@@ -111,6 +158,8 @@ def register(
         move_alias=move_alias,
         artifacts=project_dir / "artifacts",
         registry=project_dir / registry,
+        rows=None if sample is None else TrainingRows(sample, expected, tolerance),
+        replace_version=replace_version,
     )
     show_registration(registration)
 
@@ -129,12 +178,14 @@ def register(
     is_flag=True,
     help="Write the sha256 of each good card into the registry, where it is missing.",
 )
+@options.as_json
 @options.project_dir
 @options.registry
 def verify(
     signed: bool,  # noqa: FBT001
     public_key: Path | None,
     record_cards: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
     project_dir: Path,
     registry: Path,
 ) -> None:
@@ -143,6 +194,7 @@ def verify(
     from dbt_onnx.artifacts.registry_file import record_cards as record
     from dbt_onnx.artifacts.signing import SignatureVerifier
     from dbt_onnx.artifacts.verification import unregistered_folders, verify_registry
+    from dbt_onnx.cli.show.documents import print_document, verdicts_document
     from dbt_onnx.cli.show.models import show_recorded, show_verdicts
 
     artifacts, seed = project_dir / "artifacts", project_dir / registry
@@ -154,16 +206,20 @@ def verify(
         )
     verifier = None if public_key is None else SignatureVerifier(public_key)
     verdicts = verify_registry(artifacts, entries, verifier=verifier)
-    show_verdicts(
-        verdicts, unregistered=unregistered_folders(artifacts, entries), recording=record_cards
-    )
+    unregistered = unregistered_folders(artifacts, entries)
+    if as_json:
+        print_document(verdicts_document(verdicts, unregistered))
+    else:
+        show_verdicts(verdicts, unregistered=unregistered, recording=record_cards)
     if record_cards:
         digests = {
             (item.entry.model_name, item.entry.model_version): item.card_sha256
             for item in verdicts
             if item.passed and item.card_sha256 is not None
         }
-        show_recorded(registry, *record(seed, digests))
+        recorded = record(seed, digests)
+        if not as_json:
+            show_recorded(registry, *recorded)
     if not all(verdict.passed for verdict in verdicts):
         raise SystemExit(options.EXIT_FAILED)
 

@@ -54,6 +54,10 @@ def show_registration(registration: Registration) -> None:
         f"tried    calls of up to {registration.rows_tried:,} rows, in three orders and twice: no row "
         "changed another row's outputs"
     )
+    if registration.rows_compared:
+        print_text(
+            f"compared {registration.rows_compared:,} rows with the original model's outputs"
+        )
     for warning in registration.warnings:
         print_text(f"Warning: {warning}", style="yellow")
     print_text(f"next     commit the folder and the registry; {_next_step(entry)}")

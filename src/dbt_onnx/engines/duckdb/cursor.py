@@ -15,7 +15,7 @@ import duckdb
 
 from dbt_onnx.engines.duckdb.identifiers import literal, quote
 from dbt_onnx.engines.duckdb.storage import CountedStorage, Lake, Storage
-from dbt_onnx.errors import WarehouseError, shortened
+from dbt_onnx.errors import NoWarehouseError, WarehouseError, shortened
 from dbt_onnx.kernel.native import RUNNING_WORK
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ def _cannot_open(path: str, said: str) -> WarehouseError:
             hint="wait until it ends: DuckDB lets one process write, or many read",
         )
     if "does not exist" in said or path == ":memory:":
-        return WarehouseError(
+        return NoWarehouseError(
             f"there is no warehouse at {path}: {said}",
             hint="run `dbt build`; a relative path is relative to the project's folder",
         )
