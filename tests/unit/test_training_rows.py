@@ -164,23 +164,17 @@ P += ("--output", "probabilities=-,churn")  # type: ignore[assignment]
 
 
 def test_a_label_may_differ_only_where_single_precision_cannot_decide(shop: Shop) -> None:
-    shares = np.array([0.1, 0.9, 0.5 - 1e-8, 0.7])
+    # in single precision the third row is a tie, which the graph gives to its first class
+    shares = np.array([0.1, 0.9, 0.5 + 2e-8, 0.7])
     sample = ("--sample", shop.write("rows.parquet", {"x": np.log(shares / (1 - shares))}))
     answers = {"is_churn": (shares > 0.5).astype(int), "churn": shares}
-    # the graph rounds row 2 to 0.5, a tie, in which its first class wins, like the original's
-    near = ("--expected", shop.write("answers.parquet", answers))
+    near = ("--expected", shop.write("near.parquet", answers))
     assert shop.register(classifier(), *P, *sample, *near).exit_code == 0
-    answers["is_churn"][2] = 1
-    result = shop.register(
-        classifier(), *P, *sample, "--replace", "--expected", shop.write("near.parquet", answers)
-    )
-    assert result.exit_code == 1, "the original's own probability contradicts this label"
-    answers["is_churn"][2], answers["is_churn"][0] = 0, 1
-    result = shop.register(
-        classifier(), *P, *sample, "--replace", "--expected", shop.write("far.parquet", answers)
-    )
+    answers["is_churn"][0] = 1
+    far = ("--expected", shop.write("far.parquet", answers))
+    result = shop.register(classifier(), *P, *sample, "--replace", *far)
     assert result.exit_code == 1
-    assert "'is_churn' differs in 1 of 4 values, first in row 0" in result.stderr
+    assert "'is_churn' differs in 2 of 4 values, first in row 0" in result.stderr
 
 
 def test_missing_values_are_nan_for_the_model_only_if_that_is_said(
