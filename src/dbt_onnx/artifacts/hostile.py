@@ -40,18 +40,8 @@ def refuse_hostile(model: Any, *, where: str) -> None:
     own_domains = {function.domain for function in model.functions}
     constants: dict[str, tuple[int, ...]] = {}
     nodes = []
-    for count, (message, trail, depth) in enumerate(_walk(model)):
+    for message, trail in _limited_walk(model, where=where):
         kind = message.DESCRIPTOR.name
-        if count > MAX_MESSAGES:
-            raise ArtifactError(
-                f"{where} is made of more than {MAX_MESSAGES:,} parts (nodes, attributes, ...)",
-                hint="check where the file comes from: normal models have thousands of parts",
-            )
-        if depth > MAX_DEPTH:
-            raise ArtifactError(
-                f"{where} nests graphs {depth} deep; at most {MAX_DEPTH} are read",
-                hint="export the model without nested If and Loop operators",
-            )
         if kind == "TensorProto":
             _refuse_external(message, where=where, trail=trail)
             _refuse_huge(tuple(message.dims), where=where, what=f"tensor {message.name!r}")
@@ -69,6 +59,30 @@ def refuse_hostile(model: Any, *, where: str) -> None:
         for shape in _asked_shapes(node, constants):
             _refuse_huge(shape, where=where, what=f"operator {_label(node)}")
     _refuse_exploding_functions(model, where=where)
+
+
+def external_tensors(model: Any, *, where: str) -> list[Any]:
+    """Return every tensor of the ModelProto that has its data in another file. Raises as `refuse_hostile` does."""
+    return [
+        message
+        for message, _ in _limited_walk(model, where=where)
+        if message.DESCRIPTOR.name == "TensorProto" and _is_external(message)
+    ]
+
+
+def _limited_walk(model: Any, *, where: str) -> Iterator[tuple[Any, str]]:
+    for count, (message, trail, depth) in enumerate(_walk(model)):
+        if count > MAX_MESSAGES:
+            raise ArtifactError(
+                f"{where} is made of more than {MAX_MESSAGES:,} parts (nodes, attributes, ...)",
+                hint="check where the file comes from: normal models have thousands of parts",
+            )
+        if depth > MAX_DEPTH:
+            raise ArtifactError(
+                f"{where} nests graphs {depth} deep; at most {MAX_DEPTH} are read",
+                hint="export the model without nested If and Loop operators",
+            )
+        yield message, trail
 
 
 def _walk(message: Any, trail: str = "", depth: int = 0) -> Iterator[tuple[Any, str, int]]:
@@ -98,8 +112,12 @@ def _refuse_non_utf8(value: Any) -> None:
             item.decode()
 
 
+def _is_external(tensor: Any) -> bool:
+    return tensor.data_location == _EXTERNAL or bool(tensor.external_data)
+
+
 def _refuse_external(tensor: Any, *, where: str, trail: str) -> None:
-    if tensor.data_location != _EXTERNAL and not tensor.external_data:
+    if not _is_external(tensor):
         return
     location = next((item.value for item in tensor.external_data if item.key == "location"), "")
     raise ArtifactError(
