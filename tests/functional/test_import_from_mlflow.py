@@ -241,7 +241,9 @@ def test_external_data_beside_the_file_is_put_into_it(folder: Path) -> None:
 def test_external_data_elsewhere_is_refused(folder: Path, location: str) -> None:
     (folder / "link").symlink_to(folder.parent / "secret")
     (folder / "m.onnx").write_bytes(external(location, length=8))
-    with pytest.raises(ArtifactError, match=r"not safe|symbolic link|does not exist|is a directory"):
+    with pytest.raises(
+        ArtifactError, match=r"not safe|symbolic link|does not exist|is a directory"
+    ):
         as_one_file(folder, "m.onnx", where="m")
 
 

@@ -27,6 +27,7 @@ ONLY_IN: dict[str, set[str]] = {
     "py4j": {"engines/spark/session.py"},
     "onnx": {"artifacts/graph.py", "artifacts/hostile.py", "authoring/mlflow_models.py", *TRAINING},
     "onnxruntime": {"kernel/session.py"},
+    "onnxruntime_extensions": {"kernel/session.py"},
     "sklearn": TRAINING,
     "skl2onnx": TRAINING,
     "onnxmltools": {"authoring/boosting.py"},

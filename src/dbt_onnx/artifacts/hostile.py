@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     _Function = tuple[str, str, str]
 
 OPERATOR_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+# of onnxruntime-extensions. Its other operators are refused: they read images, sound or tokenizer files, run
+# Python, or match regular expressions, which can take exponential time or overflow the stack. Each of these
+# was loaded with a path in all its attributes, and opened no file
+TEXT_DOMAIN = "ai.onnx.contrib"
+TEXT_OPERATORS = frozenset(
+    {
+        *("BasicTokenizer", "BertTokenizer", "CLIPTokenizer", "GPT2Tokenizer", "HfBertTokenizer"),
+        *("RobertaTokenizer", "SentencepieceTokenizer", "WordpieceTokenizer"),
+        *("StringConcat", "StringEqual", "StringJoin", "StringLength", "StringLower"),
+        *("StringMapping", "StringSplit", "StringStrip", "StringToHashBucket"),
+        *("StringToHashBucketFast", "StringToVector", "StringUpper"),
+    }
+)
 MAX_ELEMENTS = 2**28
 MAX_DEPTH = 32
 MAX_MESSAGES = 1_000_000
@@ -33,11 +46,11 @@ _SHAPE_ATTRIBUTES = frozenset({"RandomNormal", "RandomUniform", "ConstantFill"})
 
 
 def refuse_hostile(model: Any, *, where: str) -> None:
-    """Raise ArtifactError if the ModelProto names other files, unknown operator domains or huge sizes.
+    """Raise ArtifactError if the ModelProto names other files, unknown operators or huge sizes.
 
     `where` names the file in messages. Raises UnicodeDecodeError if a name is not UTF-8.
     """
-    own_domains = {function.domain for function in model.functions}
+    own = {(function.domain, function.name) for function in model.functions}
     constants: dict[str, tuple[int, ...]] = {}
     nodes = []
     for message, trail in _limited_walk(model, where=where):
@@ -48,8 +61,13 @@ def refuse_hostile(model: Any, *, where: str) -> None:
             _keep_largest(constants, message.name, _small_integers(message))
         elif kind == "SparseTensorProto":
             _refuse_huge(tuple(message.dims), where=where, what=f"sparse tensor {trail}")
+        elif kind == "FunctionProto" and message.domain == TEXT_DOMAIN:
+            raise ArtifactError(
+                f"{where} defines function {message.name!r} in the domain {TEXT_DOMAIN!r}",
+                hint="export the model without functions (inline them)",
+            )
         elif kind == "NodeProto":
-            _refuse_operator(message, own_domains, where=where)
+            _refuse_operator(message, own, where=where)
             nodes.append(message)
     for node in nodes:
         if node.op_type == "Constant" and node.output:
@@ -127,8 +145,15 @@ def _refuse_external(tensor: Any, *, where: str, trail: str) -> None:
     )
 
 
-def _refuse_operator(node: Any, own_domains: set[str], *, where: str) -> None:
-    if node.domain not in OPERATOR_DOMAINS and node.domain not in own_domains:
+def _refuse_operator(node: Any, own: set[tuple[str, str]], *, where: str) -> None:
+    if node.domain == TEXT_DOMAIN:
+        if node.op_type not in TEXT_OPERATORS:
+            raise ArtifactError(
+                f"{where} uses operator {_label(node)} of {TEXT_DOMAIN}; of this domain only text "
+                f"operators are run: {', '.join(sorted(TEXT_OPERATORS))}",
+                hint="export the model with one of them, or prepare this input in SQL",
+            )
+    elif node.domain not in OPERATOR_DOMAINS and (node.domain, node.op_type) not in own:
         known = ", ".join(sorted(domain for domain in OPERATOR_DOMAINS if domain))
         raise ArtifactError(
             f"{where} uses operator {_label(node)} of the unknown domain {node.domain!r}; "

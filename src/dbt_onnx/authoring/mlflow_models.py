@@ -237,7 +237,7 @@ def _mlflow(uri: str) -> Iterator[Any]:
         # a store's libraries raise their own errors: of HTTP, of a cloud, of a database
         except Exception as error:
             raise RegistryError(
-                f"MLflow has not given {uri}: {shortened(' '.join(str(error).split()), 500)}",
+                f"MLflow has not given {uri}: {shortened(' '.join(str(error).split()), 1_000)}",
                 hint="check the name, and that MLFLOW_TRACKING_URI (or MLFLOW_REGISTRY_URI) names "
                 "the server",
             ) from error
