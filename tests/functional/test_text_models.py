@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 
 from dbt_onnx import export
 from dbt_onnx.cli import main
-from dbt_onnx.errors import ArtifactError
+from dbt_onnx.errors import ArtifactError, ContractError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,8 +92,15 @@ def test_options_that_it_reads_otherwise_are_refused(
 ) -> None:
     with pytest.raises(ArtifactError, match="does not reproduce scikit-learn") as caught:
         exported(fitted(**options), tmp_path)
-    assert "name the letters" in caught.value.hint
+    assert "all letters by name" in caught.value.hint
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_vectorizer_without_a_column_is_refused_with_advice(tmp_path: Path) -> None:
+    model = make_pipeline(TfidfVectorizer(lowercase=False), LogisticRegression())
+    with pytest.raises(ContractError) as caught:
+        exported(model.fit(TRAINING["review"], TRAINING["complains"]), tmp_path)
+    assert "a vectorizer in a ColumnTransformer" in caught.value.hint
 
 
 def test_upper_case_is_left_to_sql(tmp_path: Path) -> None:
@@ -103,7 +110,7 @@ def test_upper_case_is_left_to_sql(tmp_path: Path) -> None:
     try:
         exported(model, tmp_path)
     except ArtifactError as error:
-        assert "lowercase=False" in error.hint or "name the letters" in error.hint
+        assert "lowercase=False" in error.hint or "all letters by name" in error.hint
 
 
 @pytest.fixture(scope="module")

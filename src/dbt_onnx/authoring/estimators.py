@@ -252,8 +252,8 @@ def text_advice(estimator: Any) -> str | None:
     if not any(type(part).__name__ in _VECTORIZERS for part in parts_of(estimator)):
         return None
     return (
-        r"ONNX knows \w, \b and strip_accents for unaccented letters only: name the letters, as in "
-        'token_pattern="[a-z0-9äöüß]{2,}"; sublinear_tf is not converted; docs/models/text.md has more'
+        "docs/models/text.md lists what is converted: a vectorizer in a ColumnTransformer, with lowercase=False "
+        'and all letters by name, as in token_pattern="[a-z0-9äöüß]{2,}"'
     )
 
 

@@ -190,6 +190,7 @@ def _outputs(estimator: Any, rows: Any) -> list[EstimatorOutput]:
         raise ContractError(
             f"{type(estimator).__name__} fails on `features`: {type(error).__name__}: {reason:.200}",
             hint=registration_advice(estimator)
+            or text_advice(estimator)
             or "fit the estimator, and pass the rows that it was fitted with",
         ) from error
 

@@ -289,7 +289,7 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _short(tags: Mapping[object, object]) -> dict[str, str]:
+def _short(tags: Mapping[Any, Any]) -> dict[str, str]:
     short = {
         key: value
         for key, value in tags.items()
