@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,10 @@ import text_models
 from onnx import helper
 
 from dbt_onnx.artifacts.graph import read_graph
+from dbt_onnx.engines.spark.worker import Work
 from dbt_onnx.errors import ArtifactError
 from dbt_onnx.kernel.child_session import ChildSession
+from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 from dbt_onnx.kernel.session import OnnxSession
 
 KINDS = pytest.mark.parametrize("kind", [OnnxSession, ChildSession])
@@ -49,6 +53,28 @@ def test_a_score_is_the_same_in_this_process_and_in_a_child(kind: Any) -> None:
 def test_operators_of_many_rows(kind: Any) -> None:
     session = kind(text_models.length().SerializeToString(), output_names=["length"])
     assert session.run(feed("ÄPFEL 🎉", "", "ab"))[0].tolist() == [7, 0, 2]
+
+
+@pytest.mark.parametrize("in_child_process", [False, True])
+def test_a_task_of_spark_scores_the_same(in_child_process: bool) -> None:
+    model = text_models.bert().SerializeToString()
+    contract = Contract(
+        features=(Feature(name="review"),),
+        inputs=(Input(name="review", dtype="string", features=("review",), rank=1),),
+        outputs=(Output(name="score", kind="value", dtype="float32", columns=("score",)),),
+    )
+    work = Work(
+        contract=contract,
+        model=SimpleNamespace(value=model),
+        sha256=hashlib.sha256(model).hexdigest(),
+        batch_rows=1,
+        threads=1,
+        rows=None,
+        max_rows=None,
+        features=(),
+    )
+    (scores,) = work._session(in_child_process=in_child_process).run(feed(*text_models.TOKENS))
+    assert scores.tolist() == [text_models.score(text) for text in text_models.TOKENS]
 
 
 def without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
