@@ -388,6 +388,14 @@ def artifact_unknown_domain(warehouse: Warehouse) -> Attempt:
 
 
 @case
+def artifact_no_text_operator(warehouse: Warehouse) -> Attempt:
+    model = onnx_models.linear()
+    model.graph.node[0].domain = "ai.onnx.contrib"
+    registered(warehouse, model)
+    return Attempt(ArtifactError)
+
+
+@case
 def artifact_huge(warehouse: Warehouse) -> Attempt:
     node = onnx_models.helper.make_node("ConstantOfShape", ["shape"], ["huge"])
     model = onnx_models.linear()

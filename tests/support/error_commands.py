@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mlflow_store
 import onnx_models
 import pyarrow as pa
 import pyarrow.parquet as pq
 from click.testing import CliRunner
-from onnx import helper
+from onnx import external_data_helper, helper
 from warehouse import line_contract, line_model
 
 from dbt_onnx.artifacts.artifact import write_artifact
@@ -63,7 +64,9 @@ def called(folder: Path, arguments: Sequence[object]) -> Result:
     """Call `dbt-onnx` for a folder, unless the arguments name another folder."""
     is_elsewhere = "--project-dir" in arguments or arguments[0] == "serve"
     where = () if is_elsewhere else ("--project-dir", folder)
-    return CliRunner().invoke(main, [str(item) for item in (*arguments, *where)])
+    return CliRunner(env=mlflow_store.variables(folder)).invoke(
+        main, [str(item) for item in (*arguments, *where)]
+    )
 
 
 def message_and_hint(result: Result) -> tuple[str, str]:
@@ -301,6 +304,50 @@ def register_expected_unknown(folder: Path) -> Sequence[object]:
 @command
 def register_expected_with_null(folder: Path) -> Sequence[object]:
     return with_answers(folder, prediction=[1.5, None])
+
+
+# import
+
+
+@command
+def import_uri_malformed(folder: Path) -> Sequence[object]:
+    return ("import", "mlflow", "models:/line/Production")
+
+
+@command
+def import_version_unknown(folder: Path) -> Sequence[object]:
+    mlflow_store.put(folder, "line", {"MLmodel": ""})
+    return ("import", "mlflow", "models:/line@challenger")
+
+
+@command
+def import_name_not_allowed(folder: Path) -> Sequence[object]:
+    mlflow_store.put(folder, "the line", {"MLmodel": ""})
+    return ("import", "mlflow", "models:/the line@champion")
+
+
+@command
+def import_without_onnx(folder: Path) -> Sequence[object]:
+    mlflow_store.put(folder, "line", {"MLmodel": "flavors: {python_function: {}, sklearn: {}}"})
+    return ("import", "mlflow", "models:/line@champion")
+
+
+@command
+def import_file_elsewhere(folder: Path) -> Sequence[object]:
+    mlflow_store.put(folder, "line", {"MLmodel": "flavors: {onnx: {data: ../../seeds/x.onnx}}"})
+    return ("import", "mlflow", "models:/line@champion")
+
+
+@command
+def import_data_cut_short(folder: Path) -> Sequence[object]:
+    model = onnx_models.linear()
+    external_data_helper.set_external_data(model.graph.initializer[0], "w.bin", length=8)
+    mlflow_store.put(
+        folder,
+        "line",
+        {"MLmodel": mlflow_store.ONNX, "model.onnx": model.SerializeToString(), "w.bin": b"1234"},
+    )
+    return ("import", "mlflow", "models:/line@champion")
 
 
 # alert

@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     _Function = tuple[str, str, str]
 
 OPERATOR_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+# of onnxruntime-extensions. Its other operators are refused: they read images, sound or tokenizer files, run
+# Python, or match regular expressions, which can take exponential time or overflow the stack. Each of these
+# was loaded with a path in all its attributes, and opened no file
+TEXT_DOMAIN = "ai.onnx.contrib"
+TEXT_OPERATORS = frozenset(
+    {
+        *("BasicTokenizer", "BertTokenizer", "CLIPTokenizer", "GPT2Tokenizer", "HfBertTokenizer"),
+        *("RobertaTokenizer", "SentencepieceTokenizer", "WordpieceTokenizer"),
+        *("StringConcat", "StringEqual", "StringJoin", "StringLength", "StringLower"),
+        *("StringMapping", "StringSplit", "StringStrip", "StringToHashBucket"),
+        *("StringToHashBucketFast", "StringToVector", "StringUpper"),
+    }
+)
 MAX_ELEMENTS = 2**28
 MAX_DEPTH = 32
 MAX_MESSAGES = 1_000_000
@@ -33,15 +46,50 @@ _SHAPE_ATTRIBUTES = frozenset({"RandomNormal", "RandomUniform", "ConstantFill"})
 
 
 def refuse_hostile(model: Any, *, where: str) -> None:
-    """Raise ArtifactError if the ModelProto names other files, unknown operator domains or huge sizes.
+    """Raise ArtifactError if the ModelProto names other files, unknown operators or huge sizes.
 
     `where` names the file in messages. Raises UnicodeDecodeError if a name is not UTF-8.
     """
-    own_domains = {function.domain for function in model.functions}
+    own = {(function.domain, function.name) for function in model.functions}
     constants: dict[str, tuple[int, ...]] = {}
     nodes = []
-    for count, (message, trail, depth) in enumerate(_walk(model)):
+    for message, trail in _limited_walk(model, where=where):
         kind = message.DESCRIPTOR.name
+        if kind == "TensorProto":
+            _refuse_external(message, where=where, trail=trail)
+            _refuse_huge(tuple(message.dims), where=where, what=f"tensor {message.name!r}")
+            _keep_largest(constants, message.name, _small_integers(message))
+        elif kind == "SparseTensorProto":
+            _refuse_huge(tuple(message.dims), where=where, what=f"sparse tensor {trail}")
+        elif kind == "FunctionProto" and message.domain == TEXT_DOMAIN:
+            raise ArtifactError(
+                f"{where} defines function {message.name!r} in the domain {TEXT_DOMAIN!r}",
+                hint="export the model without functions (inline them)",
+            )
+        elif kind == "NodeProto":
+            _refuse_operator(message, own, where=where)
+            nodes.append(message)
+    for node in nodes:
+        if node.op_type == "Constant" and node.output:
+            for values in _constant_values(node):
+                _keep_largest(constants, node.output[0], values)
+    for node in nodes:
+        for shape in _asked_shapes(node, constants):
+            _refuse_huge(shape, where=where, what=f"operator {_label(node)}")
+    _refuse_exploding_functions(model, where=where)
+
+
+def external_tensors(model: Any, *, where: str) -> list[Any]:
+    """Return every tensor of the ModelProto that has its data in another file. Raises as `refuse_hostile` does."""
+    return [
+        message
+        for message, _ in _limited_walk(model, where=where)
+        if message.DESCRIPTOR.name == "TensorProto" and _is_external(message)
+    ]
+
+
+def _limited_walk(model: Any, *, where: str) -> Iterator[tuple[Any, str]]:
+    for count, (message, trail, depth) in enumerate(_walk(model)):
         if count > MAX_MESSAGES:
             raise ArtifactError(
                 f"{where} is made of more than {MAX_MESSAGES:,} parts (nodes, attributes, ...)",
@@ -52,23 +100,7 @@ def refuse_hostile(model: Any, *, where: str) -> None:
                 f"{where} nests graphs {depth} deep; at most {MAX_DEPTH} are read",
                 hint="export the model without nested If and Loop operators",
             )
-        if kind == "TensorProto":
-            _refuse_external(message, where=where, trail=trail)
-            _refuse_huge(tuple(message.dims), where=where, what=f"tensor {message.name!r}")
-            _keep_largest(constants, message.name, _small_integers(message))
-        elif kind == "SparseTensorProto":
-            _refuse_huge(tuple(message.dims), where=where, what=f"sparse tensor {trail}")
-        elif kind == "NodeProto":
-            _refuse_operator(message, own_domains, where=where)
-            nodes.append(message)
-    for node in nodes:
-        if node.op_type == "Constant" and node.output:
-            for values in _constant_values(node):
-                _keep_largest(constants, node.output[0], values)
-    for node in nodes:
-        for shape in _asked_shapes(node, constants):
-            _refuse_huge(shape, where=where, what=f"operator {_label(node)}")
-    _refuse_exploding_functions(model, where=where)
+        yield message, trail
 
 
 def _walk(message: Any, trail: str = "", depth: int = 0) -> Iterator[tuple[Any, str, int]]:
@@ -98,8 +130,12 @@ def _refuse_non_utf8(value: Any) -> None:
             item.decode()
 
 
+def _is_external(tensor: Any) -> bool:
+    return tensor.data_location == _EXTERNAL or bool(tensor.external_data)
+
+
 def _refuse_external(tensor: Any, *, where: str, trail: str) -> None:
-    if tensor.data_location != _EXTERNAL and not tensor.external_data:
+    if not _is_external(tensor):
         return
     location = next((item.value for item in tensor.external_data if item.key == "location"), "")
     raise ArtifactError(
@@ -109,8 +145,15 @@ def _refuse_external(tensor: Any, *, where: str, trail: str) -> None:
     )
 
 
-def _refuse_operator(node: Any, own_domains: set[str], *, where: str) -> None:
-    if node.domain not in OPERATOR_DOMAINS and node.domain not in own_domains:
+def _refuse_operator(node: Any, own: set[tuple[str, str]], *, where: str) -> None:
+    if node.domain == TEXT_DOMAIN:
+        if node.op_type not in TEXT_OPERATORS:
+            raise ArtifactError(
+                f"{where} uses operator {_label(node)} of {TEXT_DOMAIN}; of this domain only text "
+                f"operators are run: {', '.join(sorted(TEXT_OPERATORS))}",
+                hint="export the model with one of them, or prepare this input in SQL",
+            )
+    elif node.domain not in OPERATOR_DOMAINS and (node.domain, node.op_type) not in own:
         known = ", ".join(sorted(domain for domain in OPERATOR_DOMAINS if domain))
         raise ArtifactError(
             f"{where} uses operator {_label(node)} of the unknown domain {node.domain!r}; "

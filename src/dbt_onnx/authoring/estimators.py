@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FLOAT32 = DEFAULT_TOLERANCE["float32"]
 NUDGES = 32
+_VECTORIZERS = {"CountVectorizer", "TfidfVectorizer"}
 _CONVERTERS = {
     "lightgbm": "onnxmltools.convert_lightgbm",
     "xgboost": "onnxmltools.convert_xgboost",
@@ -244,6 +245,16 @@ def registration_advice(estimator: Any) -> str | None:
                 "--features ...`"
             )
     return None
+
+
+def text_advice(estimator: Any) -> str | None:
+    """Return advice for a model that splits text into words; None if it does not."""
+    if not any(type(part).__name__ in _VECTORIZERS for part in parts_of(estimator)):
+        return None
+    return (
+        "docs/models/text.md lists what is converted: a vectorizer in a ColumnTransformer, with lowercase=False "
+        'and all letters by name, as in token_pattern="[a-z0-9äöüß]{2,}"'
+    )
 
 
 def _classifier(estimator: Any, rows: Any) -> list[EstimatorOutput]:

@@ -32,6 +32,7 @@ from dbt_onnx.authoring.estimators import (
     outputs_of,
     registration_advice,
     rows_for,
+    text_advice,
 )
 from dbt_onnx.authoring.parity import (
     COMPARE_HINT,
@@ -139,7 +140,7 @@ def export(
                 hint="rename the columns of `features`, or rename the ledger columns with "
                 "output_columns; null_policies and fills must fit the type of a feature",
             ) from error
-        hint = conversion_advice(estimator) or COMPARE_HINT
+        hint = conversion_advice(estimator) or text_advice(estimator) or COMPARE_HINT
         own, *others = trials
         predictions = score_arrow_table(candidate, own.table, contract, may_reject=False)
         parity = compare(predictions, own, renamed, tolerance=tolerance, hint=hint)
@@ -189,6 +190,7 @@ def _outputs(estimator: Any, rows: Any) -> list[EstimatorOutput]:
         raise ContractError(
             f"{type(estimator).__name__} fails on `features`: {type(error).__name__}: {reason:.200}",
             hint=registration_advice(estimator)
+            or text_advice(estimator)
             or "fit the estimator, and pass the rows that it was fitted with",
         ) from error
 

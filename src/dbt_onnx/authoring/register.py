@@ -52,8 +52,11 @@ class Registration:
     warnings: tuple[str, ...] = ()
 
 
-def read_model(path: Path) -> tuple[bytes, GraphSignature]:
-    """Read an ONNX file. Raises ArtifactError if it cannot be read, and the errors of `read_graph`."""
+def read_model(path: Path, *, where: str | None = None) -> tuple[bytes, GraphSignature]:
+    """Read an ONNX file, which messages about the model call `where`, by default its path.
+
+    Raises ArtifactError if it cannot be read, and the errors of `read_graph`.
+    """
     try:
         if not path.is_file():
             raise ArtifactError(
@@ -71,7 +74,7 @@ def read_model(path: Path) -> tuple[bytes, GraphSignature]:
             f"{path} cannot be read: {error.strerror or error}",
             hint="name an ONNX file that you may read",
         ) from error
-    return model_bytes, read_graph(model_bytes, where=str(path))
+    return model_bytes, read_graph(model_bytes, where=where or str(path))
 
 
 def register_model(
@@ -86,13 +89,15 @@ def register_model(
     registry: Path,
     rows: TrainingRows | None = None,
     replace_version: bool = False,
+    where: str | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> Registration:
     """Inspect a file, copy it below `artifacts`, write its card and add its row to `registry`.
 
     With `rows`, the card has their sample and distributions, and features that neither `options` nor
     the file names are the columns of their file. With `replace_version`, a version that exists is
     overwritten, and keeps its alias unless another is given; the caller knows that nothing was scored
-    with it.
+    with it. Messages call the file `where`, by default its path. `training` are more facts for the card.
 
     The row is written last: if any step fails, no version is registered. Raises ConfigError for a bad
     name, and the errors of `read_model`, `describe_model`, `parts_from`, `write_artifact` and
@@ -105,10 +110,11 @@ def register_model(
     check_addition(
         registry, model, alias=alias, move_alias=move_alias, replace_version=replace_version
     )
-    model_bytes, signature = read_model(path)
+    where = where or str(path)
+    model_bytes, signature = read_model(path, where=where)
     if rows is not None and options.features is None and not names_its_features(signature):
         options = replace(options, features=rows.column_names())
-    description = describe_model(model_bytes, signature, options, where=str(path))
+    description = describe_model(model_bytes, signature, options, where=where)
     warnings: list[str] = []
     if rows is None:
         parts = _generated_parts(model_bytes, signature, description, warnings)
@@ -123,7 +129,7 @@ def register_model(
         model_version=model_version,
         contract=description.contract,
         replace=replace_version,
-        training={"registered_from": path.name, "sample": _origin(rows)},
+        training={"registered_from": path.name, "sample": _origin(rows), **(training or {})},
         **parts,
     )
     entry = add_entry(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -13,7 +14,10 @@ from dbt_onnx.errors import ConfigError
 from dbt_onnx.kernel.contract import TimeUnit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from dbt_onnx.artifacts.registry import ModelVersion
+    from dbt_onnx.authoring.infer import ModelOptions
 
 
 @options.main.command()
@@ -27,141 +31,170 @@ def inspect(file: Path) -> None:
     show_model(file, model_bytes, signature)
 
 
+def registration(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a registration to a command. It is passed the ModelOptions as `model_options`,
+    and `put`: a function (file, ModelVersion, its alias, ModelOptions) that registers a file, and prints it.
+    """
+
+    @click.option(
+        "--features",
+        metavar="A,B,C",
+        help="Columns in the order of the model's inputs; A[3] is a list column of 3 values.",
+    )
+    @click.option(
+        "--output",
+        "outputs",
+        multiple=True,
+        metavar="NAME[:KIND]=COL,...",
+        help="Columns of an output, '-' for a value that is not stored; no columns: the output is left out.",
+    )
+    @click.option(
+        "--classes",
+        multiple=True,
+        metavar="OUTPUT=A,B",
+        help="Labels of the probabilities, in the model's order.",
+    )
+    @click.option(
+        "--null-policy",
+        "policies",
+        multiple=True,
+        metavar="FEATURE=nan|reject",
+        help="Pass NULL as NaN, or reject the row; '*' is every feature.",
+    )
+    @click.option(
+        "--fill",
+        "fills",
+        multiple=True,
+        metavar="FEATURE=VALUE",
+        help="Value to use for NULL; '*' is every feature.",
+    )
+    @click.option(
+        "--time-unit",
+        "units",
+        multiple=True,
+        metavar="FEATURE=UNIT",
+        help="Unit in which the model reads a DATE or TIMESTAMP.",
+    )
+    @click.option("--alias", help="Alias of the version: champion, challenger, ...")
+    @click.option("--move-alias", is_flag=True, help="Take the alias from the version that has it.")
+    @click.option(
+        "--sample",
+        type=options.FILE,
+        help="Training rows, or many of them, as Parquet, with a column for each feature.",
+    )
+    @click.option(
+        "--expected",
+        type=options.FILE,
+        help="The original model's outputs for these rows, as Parquet, named like the predictions.",
+    )
+    @click.option(
+        "--tolerance",
+        type=click.FloatRange(min=0),
+        default=1e-5,
+        help="Largest difference from --expected, as a share of the number or of its column's mean size.",
+    )
+    @click.option(
+        "--replace",
+        "replace_version",
+        is_flag=True,
+        help="Overwrite a version with which nothing was scored, in the warehouse of the target.",
+    )
+    @options.project_dir
+    @options.profiles_dir
+    @options.target
+    @options.registry
+    @functools.wraps(command)
+    def with_registration(
+        features: str | None,
+        outputs: Sequence[str],
+        classes: Sequence[str],
+        policies: Sequence[str],
+        fills: Sequence[str],
+        units: Sequence[str],
+        move_alias: bool,  # noqa: FBT001
+        sample: Path | None,
+        expected: Path | None,
+        tolerance: float,
+        replace_version: bool,  # noqa: FBT001
+        project_dir: Path,
+        profiles_dir: Path | None,
+        target: str | None,
+        registry: Path,
+        **given: Any,
+    ) -> None:
+        from dbt_onnx.authoring.infer import ModelOptions
+        from dbt_onnx.authoring.register import register_model
+        from dbt_onnx.authoring.training_rows import TrainingRows
+        from dbt_onnx.cli.show.models import show_registration
+
+        if expected is not None and sample is None:
+            raise ConfigError(
+                "--expected has the outputs for the rows of --sample, which is missing",
+                hint="dbt-onnx register FILE --sample rows.parquet --expected outputs.parquet ...",
+            )
+        model_options = ModelOptions(
+            features=_names(features) if features is not None else None,
+            outputs={key: _names(value) for key, value in _pairs(outputs, "--output").items()},
+            classes={key: _names(value) for key, value in _pairs(classes, "--classes").items()},
+            null_policies=cast("Any", _chosen(policies, "--null-policy", ("reject", "nan"))),
+            fills=_pairs(fills, "--fill"),
+            time_units=cast("Any", _chosen(units, "--time-unit", get_args(TimeUnit))),
+        )
+
+        def put(
+            file: Path,
+            model: ModelVersion,
+            alias: str | None,
+            model_options: ModelOptions,
+            **origin: Any,
+        ) -> None:
+            if replace_version:
+                from dbt_onnx.project.dbt_project import DbtProject
+                from dbt_onnx.project.scored import refuse_if_scored
+
+                project = DbtProject(project_dir, profiles_dir=profiles_dir, target=target)
+                refuse_if_scored(project, model)
+            registered = register_model(
+                file,
+                model_options,
+                model_name=model.name,
+                model_version=model.version,
+                alias=alias,
+                move_alias=move_alias,
+                artifacts=project_dir / "artifacts",
+                registry=project_dir / registry,
+                rows=None if sample is None else TrainingRows(sample, expected, tolerance),
+                replace_version=replace_version,
+                **origin,
+            )
+            show_registration(registered)
+
+        command(model_options=model_options, put=put, **given)
+
+    return with_registration
+
+
 @options.main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="The model's name, such as churn.")
 @click.option("--version", required=True, help="The new version, such as 2.")
-@click.option(
-    "--features",
-    metavar="A,B,C",
-    help="Columns in the order of the model's inputs; A[3] is a list column of 3 values.",
-)
-@click.option(
-    "--output",
-    "outputs",
-    multiple=True,
-    metavar="NAME[:KIND]=COL,...",
-    help="Columns of an output, '-' for a value that is not stored; no columns: the output is left out.",
-)
-@click.option(
-    "--classes",
-    multiple=True,
-    metavar="OUTPUT=A,B",
-    help="Labels of the probabilities, in the model's order.",
-)
-@click.option(
-    "--null-policy",
-    "policies",
-    multiple=True,
-    metavar="FEATURE=nan|reject",
-    help="Pass NULL as NaN, or reject the row; '*' is every feature.",
-)
-@click.option(
-    "--fill",
-    "fills",
-    multiple=True,
-    metavar="FEATURE=VALUE",
-    help="Value to use for NULL; '*' is every feature.",
-)
-@click.option(
-    "--time-unit",
-    "units",
-    multiple=True,
-    metavar="FEATURE=UNIT",
-    help="Unit in which the model reads a DATE or TIMESTAMP.",
-)
-@click.option("--alias", help="Alias of the version: champion, challenger, ...")
-@click.option("--move-alias", is_flag=True, help="Take the alias from the version that has it.")
-@click.option(
-    "--sample",
-    type=options.FILE,
-    help="Training rows, or many of them, as Parquet, with a column for each feature.",
-)
-@click.option(
-    "--expected",
-    type=options.FILE,
-    help="The original model's outputs for these rows, as Parquet, named like the predictions.",
-)
-@click.option(
-    "--tolerance",
-    type=click.FloatRange(min=0),
-    default=1e-5,
-    help="Largest difference from --expected, as a share of the number or of its column's mean size.",
-)
-@click.option(
-    "--replace",
-    "replace_version",
-    is_flag=True,
-    help="Overwrite a version with which nothing was scored, in the warehouse of the target.",
-)
-@options.project_dir
-@options.profiles_dir
-@options.target
-@options.registry
+@registration
 def register(
     file: Path,
     name: str,
     version: str,
-    features: str | None,
-    outputs: Sequence[str],
-    classes: Sequence[str],
-    policies: Sequence[str],
-    fills: Sequence[str],
-    units: Sequence[str],
     alias: str | None,
-    move_alias: bool,  # noqa: FBT001
-    sample: Path | None,
-    expected: Path | None,
-    tolerance: float,
-    replace_version: bool,  # noqa: FBT001
-    project_dir: Path,
-    profiles_dir: Path | None,
-    target: str | None,
-    registry: Path,
+    model_options: ModelOptions,
+    put: Callable[..., None],
 ) -> None:
     """Register FILE as a version of a model: copy it, write its card, add its row to the registry.
 
     With --sample, the card describes these rows, so that drift can be found later. With --expected, too,
     FILE must give the same outputs as the original model.
     """
-    from dbt_onnx.authoring.infer import ModelOptions
-    from dbt_onnx.authoring.register import register_model
-    from dbt_onnx.authoring.training_rows import TrainingRows
-    from dbt_onnx.cli.show.models import show_registration
+    from dbt_onnx.artifacts.registry import ModelVersion
 
-    if expected is not None and sample is None:
-        raise ConfigError(
-            "--expected has the outputs for the rows of --sample, which is missing",
-            hint="dbt-onnx register FILE --sample rows.parquet --expected outputs.parquet ...",
-        )
-    if replace_version:
-        from dbt_onnx.artifacts.registry import ModelVersion
-        from dbt_onnx.project.dbt_project import DbtProject
-        from dbt_onnx.project.scored import refuse_if_scored
-
-        project = DbtProject(project_dir, profiles_dir=profiles_dir, target=target)
-        refuse_if_scored(project, ModelVersion(name, version))
-    model_options = ModelOptions(
-        features=_names(features) if features is not None else None,
-        outputs={key: _names(value) for key, value in _pairs(outputs, "--output").items()},
-        classes={key: _names(value) for key, value in _pairs(classes, "--classes").items()},
-        null_policies=cast("Any", _chosen(policies, "--null-policy", ("reject", "nan"))),
-        fills=_pairs(fills, "--fill"),
-        time_units=cast("Any", _chosen(units, "--time-unit", get_args(TimeUnit))),
-    )
-    registration = register_model(
-        file,
-        model_options,
-        model_name=name,
-        model_version=version,
-        alias=alias,
-        move_alias=move_alias,
-        artifacts=project_dir / "artifacts",
-        registry=project_dir / registry,
-        rows=None if sample is None else TrainingRows(sample, expected, tolerance),
-        replace_version=replace_version,
-    )
-    show_registration(registration)
+    put(file, ModelVersion(name, version), alias, model_options)
 
 
 @options.main.command()

@@ -30,6 +30,8 @@ _MEMORY_HINT = (
     "the model needs more memory than this machine has left: look at it with `dbt-onnx inspect FILE`; "
     "calls with fewer rows need less memory: lower batch_rows in score()"
 )
+# the field `domain` of a node whose operator is from onnxruntime-extensions
+_TEXT_NODE = b"\x3a\x0fai.onnx.contrib"
 # matches the source location in onnxruntime's messages: path:line and the signature of the function
 _SOURCE = re.compile(r"\S*/onnxruntime/\S+:\d+ .*?\) (?=[A-Z])")
 
@@ -92,6 +94,8 @@ class OnnxSession:
         options.inter_op_num_threads = 1
         # a file in onnxruntime's own format would evade the checks of `read_graph`
         options.add_session_config_entry("session.load_model_format", "ONNX")
+        if _TEXT_NODE in model_bytes:
+            _add_text_operators(options)
         load = partial(ort.InferenceSession, model_bytes, options, providers=[PROVIDER])
         try:
             with self._memory.bounded():
@@ -107,10 +111,7 @@ class OnnxSession:
         except Exception as error:  # onnxruntime's errors have no common base class
             raise ArtifactError(
                 f"onnxruntime {ort.__version__} cannot load the model: {_one_line(error)}",
-                hint=_MEMORY_HINT
-                if _is_out_of_memory(error)
-                else "`dbt-onnx inspect FILE` shows what the model needs; export it for an "
-                "opset that this onnxruntime knows, or upgrade onnxruntime",
+                hint=_load_hint(error),
             ) from error
 
     def run(self, feeds: Feeds, *, rows_per_call: int | None = None) -> list[Any]:
@@ -194,10 +195,37 @@ def shapes(feeds: Feeds) -> str:
     return ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in feeds.items())
 
 
+def _add_text_operators(options: ort.SessionOptions) -> None:
+    """Register the operators of onnxruntime-extensions. Which of them a model may use, `hostile` has checked."""
+    try:
+        from onnxruntime_extensions import get_library_path
+    except ImportError as error:
+        raise ArtifactError(
+            "the model reads text with operators of onnxruntime-extensions, which is not installed",
+            hint="pip install 'dbt-onnx[text]'",
+        ) from error
+    # always the library of the installed package: neither a model nor its card can name another
+    options.register_custom_ops_library(get_library_path())
+
+
 def _cancel_loading(options: ort.SessionOptions) -> None:
     # onnxruntime 1.21 and later
     if hasattr(options, "set_load_cancellation_flag"):
         options.set_load_cancellation_flag(True)
+
+
+def _load_hint(error: Exception) -> str:
+    if _is_out_of_memory(error):
+        return _MEMORY_HINT
+    if "Failed to construct locale" in str(error):
+        return (
+            "the model changes the case of text, which needs the locale en_US on every machine that scores: "
+            "train with lowercase=False on text that SQL has made lowercase"
+        )
+    return (
+        "`dbt-onnx inspect FILE` shows what the model needs; export it for an opset that this onnxruntime "
+        "knows, or upgrade onnxruntime"
+    )
 
 
 def _is_out_of_memory(error: Exception) -> bool:
