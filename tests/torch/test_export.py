@@ -212,6 +212,8 @@ REFUSED = {
     "a script": (
         lambda: torch.jit.script(nn.Linear(3, 1)),
         {}, ArtifactError, "cannot convert", "torch.md"),
+    "no module": (
+        lambda: torch.zeros(3), {}, ContractError, "takes a torch.nn.Module, not a Tensor", "itself"),
     "another precision": (
         lambda: LINEAR, {"dtype": "float64"},
         ConfigError, "has parameters of float32", "leave dtype"),

@@ -44,8 +44,8 @@ class TorchModel:
     `columns` are the features in the order of the module's input, `fills` the values for NULL. `classes`
     says that the first output has their probabilities. `dtype` is None, or the module's precision.
 
-    Raises ConfigError for bad classes, and for another precision than the module has; ContractError if a
-    column is text, or the module cannot be copied or is neither of float32 nor of float64.
+    Raises ConfigError for bad classes, and for another precision than the module has; ContractError if it is
+    no module, a column is text, or the module cannot be copied or is neither of float32 nor of float64.
     """
 
     library = "torch"
@@ -62,6 +62,11 @@ class TorchModel:
         # torch.compile puts the module into another one
         module = getattr(module, "_orig_mod", module)
         self.name = type(module).__name__
+        if not isinstance(module, torch.nn.Module):
+            raise ContractError(
+                f"export() takes a torch.nn.Module, not a {self.name} of torch",
+                hint="pass the module itself",
+            )
         if texts := [repr(key) for key, column in columns.items() if is_text(column.type)]:
             raise ContractError(
                 f"{self.name} takes one tensor of numbers, but {', '.join(texts)} of `features` is text",
