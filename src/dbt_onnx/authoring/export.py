@@ -60,8 +60,8 @@ _PACKAGES = ("onnx", "onnxruntime", "numpy")
 _CONVERTER = {"scikit-learn": "sklearn", "skl2onnx": "skl2onnx"}
 _TORCH_CONVERTER = {"torch": "torch", "onnxscript": "onnxscript"}
 _TORCH_SCORE_HINT = (
-    "a module gives NaN for NaN unless it replaces it: torch.nan_to_num at its start, or fills={...} for the "
-    "features with missing values"
+    "a module gives NaN for NaN unless it replaces it, with torch.nan_to_num or fills={...}; a number that "
+    "float32 cannot hold needs module.double(), or a smaller unit"
 )
 
 
