@@ -127,7 +127,7 @@ test-spark-long: .venvs/spark/installed
 test-lake: .venvs/lake/installed
 	.venvs/lake/bin/python -m pytest --config-file tests/lake/pytest.ini --confcutdir tests/lake tests/lake $(ONLY)
 
-# the wheel of torch for processors has 200 MB
+# tests/torch/requirements.txt says how to get the smaller wheel of torch
 .venvs/torch/installed: pyproject.toml tests/torch/requirements.txt
 	test -x .venvs/torch/bin/python || $(PYTHON) -m venv .venvs/torch
 	.venvs/torch/bin/python -m pip install --quiet --requirement tests/torch/requirements.txt --editable '.[duckdb,torch]'

@@ -233,8 +233,7 @@ class _Graph(torch.nn.Module):  # type: ignore[misc]
         self.is_pair = classes is not None and len(classes) == 2
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        # a module may write into its input; without the clone, that would be one more output of the graph
-        first, *others = _tensors_of(self.module(features.clone()), self.name).values()
+        first, *others = _tensors_of(self.module(features), self.name).values()
         if self.is_pair and (first.ndim == 1 or first.shape[1] == 1):
             second = first.reshape(-1, 1)
             first = torch.cat([1 - second, second], dim=1)
