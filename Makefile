@@ -12,6 +12,7 @@
 # make spark [AS_OF=1998-05-01]                the reference project on Spark with Iceberg, two executors
 # make spark-history                           ten months on DuckDB and on Spark, compared row by row
 # make test-lake [ONLY="-k nights"]            the tests in a DuckLake, in a separate environment
+# make test-torch                              the tests of torch modules, in a separate environment
 # make bench [ONLY="--only scoring"]           measure against rivals and targets, into benchmarks/
 # make bench-spark                             measure Spark against its own transport, in the environment of test-spark
 # make bench-smoke                             a short version of bench, two minutes
@@ -34,7 +35,7 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 export DBT_PROFILES_DIR := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve hybrid nightly train test test-long test-dbt test-latest test-spark test-spark-smoke test-spark-long spark spark-history test-lake bench bench-spark bench-smoke torture torture-smoke audit lint clean
+.PHONY: help setup run serve hybrid nightly train test test-long test-dbt test-latest test-spark test-spark-smoke test-spark-long spark spark-history test-lake test-torch bench bench-spark bench-smoke torture torture-smoke audit lint clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -125,6 +126,15 @@ test-spark-long: .venvs/spark/installed
 
 test-lake: .venvs/lake/installed
 	.venvs/lake/bin/python -m pytest --config-file tests/lake/pytest.ini --confcutdir tests/lake tests/lake $(ONLY)
+
+# tests/torch/requirements.txt says how to get the smaller wheel of torch
+.venvs/torch/installed: pyproject.toml tests/torch/requirements.txt
+	test -x .venvs/torch/bin/python || $(PYTHON) -m venv .venvs/torch
+	.venvs/torch/bin/python -m pip install --quiet --requirement tests/torch/requirements.txt --editable '.[duckdb,torch]'
+	touch $@
+
+test-torch: .venvs/torch/installed
+	.venvs/torch/bin/python -m pytest --config-file tests/torch/pytest.ini --confcutdir tests/torch tests/torch $(ONLY)
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ONLY)

@@ -93,6 +93,24 @@ def test_rows_that_give_nan_are_described(tmp_path: Path) -> None:
     assert "a run rejects such a row" in said
 
 
+def test_a_model_that_inherits_from_another_library_is_refused_before_its_rows_are_read(
+    tmp_path: Path,
+) -> None:
+    class Own(foreign("keras", "Model")):  # type: ignore[misc]
+        """As a user writes a subclass of keras.Model."""
+
+    with pytest.raises(ContractError, match="does not take a Own of keras") as caught:
+        dbt_onnx.export(Own(), object(), name="m", version="1", artifacts=tmp_path)
+    assert "tf2onnx" in caught.value.hint
+
+
+def test_classes_are_for_torch_modules(tmp_path: Path) -> None:
+    rows = pd.DataFrame(np.random.default_rng(0).normal(size=(50, 2)), columns=["a", "b"])
+    fitted = LogisticRegression().fit(rows, rows.a > 0)
+    with pytest.raises(ConfigError, match="classes is for torch modules"):
+        dbt_onnx.export(fitted, rows, name="m", version="1", artifacts=tmp_path, classes=[0, 1])
+
+
 def with_bfloat16(*, inside: bool, out: bool) -> Any:
     kinds = (
         TensorProto.FLOAT if inside else TensorProto.BFLOAT16,
@@ -134,6 +152,10 @@ def foreign(library: str, name: str, *, like: type = object) -> Any:
         ("xgboost", "XGBClassifier", "onnxmltools.convert_xgboost"),
         ("catboost", "CatBoostClassifier", "save_model(path, format='onnx')"),
         ("torch", "Linear", "torch.onnx.export"),
+        ("keras", "Sequential", "tf2onnx"),
+        ("jax", "Model", "jax2onnx.to_onnx"),
+        ("h2o", "H2OEstimator", "onnxmltools.convert_h2o"),
+        ("pyspark", "PipelineModel", "onnxmltools.convert_sparkml"),
     ],
 )
 def test_export_names_the_way_of_other_libraries(
@@ -143,7 +165,9 @@ def test_export_names_the_way_of_other_libraries(
     like = foreign(library, name, like=LogisticRegression)
     fitted = like().fit(rows, rows.a > 0)
     inside = make_pipeline(StandardScaler(), like()).fit(rows, rows.a > 0)
-    for estimator in (fitted, inside, foreign(library, name)()):
+    # a module of torch itself is exported: tests/torch
+    alone = () if library == "torch" else (fitted, foreign(library, name)())
+    for estimator in (inside, *alone):
         with pytest.raises(DbtOnnxError) as caught:
             dbt_onnx.export(estimator, rows, name="m", version="1", artifacts=tmp_path)
         assert way in caught.value.hint

@@ -35,6 +35,8 @@ def boosting_libraries(model: Any) -> list[str]:
 
 def conversion_advice(model: Any) -> str | None:
     """Return what to do about a model that cannot be converted, or was converted wrongly; None if unknown."""
+    if library_of(model) == "torch":
+        return "docs/models/torch.md lists what can be exported; for the rest: write an ONNX file, then `dbt-onnx register FILE`"
     advice = registration_advice(model)
     if not boosting_libraries(model):
         return advice

@@ -16,6 +16,7 @@ from dbt_onnx.authoring.estimators import (
     FLOAT32,
     EstimatorOutput,
     final_step,
+    library_of,
     names_columns,
 )
 from dbt_onnx.errors import ArtifactError
@@ -56,8 +57,11 @@ def convert(
     """Convert the estimator to a graph called `name`. Return its bytes, and the inputs with their names in it.
 
     The same estimator gives the same bytes. Raises ArtifactError if skl2onnx cannot convert the
-    estimator, with skl2onnx's reason, or does not finish within MAX_SECONDS.
+    estimator, with skl2onnx's reason, or does not finish within MAX_SECONDS; for a torch module, the
+    errors of `TorchModel.convert`.
     """
+    if library_of(estimator) == "torch":
+        return estimator.convert(inputs, name=name), inputs
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
 
@@ -69,7 +73,7 @@ def convert(
         options["zipmap"] = False
     if any("score_samples" in output.columns for output in outputs):
         options["score_samples"] = True
-    work = _Conversion(
+    model = converted(
         partial(
             convert_sklearn,
             estimator,
@@ -78,30 +82,42 @@ def convert(
             initial_types=initial,
             target_opset=TARGET_OPSET,
             options={id(final_step(estimator)): options} if options else None,
-        )
+        ),
+        converter=f"skl2onnx {installed_version('skl2onnx')}",
+        model=type(estimator).__name__,
+        late_hint="converting a tree trained with NaN may never end with dtype='float64': try float32, "
+        "or fill missing values in an earlier step; or train a forest with fewer trees",
+        hint=conversion_advice(estimator)
+        or "replace the step that the message names; scikit-learn steps with a converter are listed "
+        "at https://onnx.ai/sklearn-onnx/supported.html",
     )
-    try:
-        model = Threads().run(work.run, max_seconds=MAX_SECONDS, cancel=work.stop)
-    except OverdueError as error:
-        raise ArtifactError(
-            f"skl2onnx {installed_version('skl2onnx')} did not convert {type(estimator).__name__} "
-            f"within {MAX_SECONDS:g} s",
-            hint="converting a tree trained with NaN may never end with dtype='float64': try float32, "
-            "or fill missing values in an earlier step; or train a forest with fewer trees",
-        ) from error
-    except Exception as error:  # converters' exceptions have no common base class
-        raise ArtifactError(
-            f"skl2onnx {installed_version('skl2onnx')} cannot convert "
-            f"{type(estimator).__name__}: {(str(error).strip().splitlines() or ['?'])[0]:.200}",
-            hint=conversion_advice(estimator)
-            or "replace the step that the message names; scikit-learn steps with a converter are listed "
-            "at https://onnx.ai/sklearn-onnx/supported.html",
-        ) from error
     _declare_widths(model, outputs)
     # skl2onnx collects the domains in a set, and the order of a set differs between processes
     model.opset_import.sort(key=lambda item: item.domain)
     inputs = _renamed_inputs(model, inputs)
     return cast("bytes", model.SerializeToString(deterministic=True)), inputs
+
+
+def converted(
+    call: Callable[[], Any], *, converter: str, model: str, late_hint: str, hint: str
+) -> Any:
+    """Return what the converter's `call` returns.
+
+    Raises ArtifactError with the `hint` and the converter's reason if it fails, and with the `late_hint` if
+    it does not finish within MAX_SECONDS.
+    """
+    work = _Conversion(call)
+    try:
+        return Threads().run(work.run, max_seconds=MAX_SECONDS, cancel=work.stop)
+    except OverdueError as error:
+        raise ArtifactError(
+            f"{converter} did not convert {model} within {MAX_SECONDS:g} s", hint=late_hint
+        ) from error
+    except Exception as error:  # converters' exceptions have no common base class
+        reason = (str(error).strip().splitlines() or ["?"])[0]
+        raise ArtifactError(
+            f"{converter} cannot convert {model}: {reason:.200}", hint=hint
+        ) from error
 
 
 def _renamed_inputs(model: onnx.ModelProto, inputs: tuple[Input, ...]) -> tuple[Input, ...]:

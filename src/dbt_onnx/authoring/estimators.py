@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -26,9 +26,13 @@ _CONVERTERS = {
     "torch": "torch.onnx.export",
     "keras": "tf2onnx",
     "tensorflow": "tf2onnx",
+    "jax": "jax2onnx.to_onnx",
+    "jaxlib": "jax2onnx.to_onnx",
+    "flax": "jax2onnx.to_onnx",
     "pyspark": "onnxmltools.convert_sparkml",
     "h2o": "onnxmltools.convert_h2o",
 }
+_REGISTERED_ONLY = frozenset({"keras", "tensorflow", "jax", "jaxlib", "flax", "pyspark", "h2o"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +144,8 @@ def _nudged(rows: Any, share: float, source: np.random.Generator, kinds: str) ->
 
 def some_of(rows: Any, places: Array) -> Any:
     """Return the rows at these positions of a data frame or an array."""
+    if isinstance(rows, np.ndarray):
+        return rows[places]
     from sklearn.utils import _safe_indexing
 
     chosen = _safe_indexing(rows, places)
@@ -188,6 +194,8 @@ def outputs_of(estimator: Any, rows: Any) -> list[EstimatorOutput]:
 
     Raises ContractError if it gives several labels per row, is of no supported kind, or uses a threshold.
     """
+    if library_of(estimator) == "torch":
+        return cast("list[EstimatorOutput]", estimator.outputs(rows))
     from sklearn.base import is_classifier, is_clusterer, is_outlier_detector, is_regressor
 
     if is_classifier(estimator):
@@ -235,15 +243,27 @@ def library_of(part: Any) -> str:
     return str(getattr(part, "library", None) or type(part).__module__.partition(".")[0])
 
 
+def known_library(part: Any) -> str | None:
+    """Return the library of _CONVERTERS that a model is from, or that its class inherits from; None if of none."""
+    names = [library_of(part), *(base.__module__.partition(".")[0] for base in type(part).__mro__)]
+    return next((name for name in names if name in _CONVERTERS), None)
+
+
+def check_library(model: Any) -> None:
+    """Raise ContractError if the model is from a library that `export` does not take."""
+    library = known_library(model)
+    if library is not None and library in _REGISTERED_ONLY:
+        raise ContractError(
+            f"export() does not take a {type(model).__name__} of {library}",
+            hint=_way_out(model, library),
+        )
+
+
 def registration_advice(estimator: Any) -> str | None:
     """Return advice for registering a model of another library; None if the model has no part of one."""
     for part in parts_of(estimator):
-        if (library := library_of(part)) in _CONVERTERS:
-            return (
-                f"{type(part).__name__} is from {library}: write an ONNX file with "
-                f"{_CONVERTERS[library]}, then `dbt-onnx register FILE --name ... --version ... "
-                "--features ...`"
-            )
+        if library := known_library(part):
+            return _way_out(part, library)
     return None
 
 
@@ -254,6 +274,13 @@ def text_advice(estimator: Any) -> str | None:
     return (
         "docs/models/text.md lists what is converted: a vectorizer in a ColumnTransformer, with lowercase=False "
         'and all letters by name, as in token_pattern="[a-z0-9äöüß]{2,}"'
+    )
+
+
+def _way_out(part: Any, library: str) -> str:
+    return (
+        f"{type(part).__name__} is from {library}: write an ONNX file with {_CONVERTERS[library]}, then "
+        "`dbt-onnx register FILE --name ... --version ... --features ...`"
     )
 
 
@@ -271,12 +298,19 @@ def _classifier(estimator: Any, rows: Any) -> list[EstimatorOutput]:
     shares = np.asarray(estimator.predict_proba(rows))
     text = labels.dtype.kind in "OU"
     classes = tuple(str(item) if text else int(item) for item in estimator.classes_)
+    return class_outputs(labels, shares, classes)
+
+
+def class_outputs(
+    labels: Array, shares: Array, classes: tuple[Class, ...]
+) -> list[EstimatorOutput]:
+    """Return the outputs of a classifier: its labels (rows,), and the probabilities (rows, classes)."""
     names = tuple(f"probability_{item}" for item in classes)
     unstored: tuple[str, ...] = ()
     if len(classes) == 2:
         names, unstored = (names[0], "probability"), names[:1]
     return [
-        _label(labels, is_rounded=is_rounded_label(labels, shares, estimator.classes_)),
+        _label(labels, is_rounded=is_rounded_label(labels, shares, np.array(classes))),
         EstimatorOutput(
             kind="probabilities", values=shares, columns=names, unstored=unstored, classes=classes
         ),

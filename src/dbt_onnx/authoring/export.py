@@ -1,4 +1,4 @@
-"""Export a fitted scikit-learn estimator as an artifact: graph, card and registry row."""
+"""Export a fitted estimator or a torch module as an artifact: graph, card and registry row."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ from dbt_onnx.authoring.conversion import convert, inputs_for, with_first_larges
 from dbt_onnx.authoring.distributions import is_number, is_text
 from dbt_onnx.authoring.estimators import (
     EstimatorOutput,
+    check_library,
     is_at_label_boundary,
+    known_library,
+    library_of,
     mixed_rows,
     outputs_of,
     registration_advice,
@@ -36,6 +39,7 @@ from dbt_onnx.authoring.estimators import (
 )
 from dbt_onnx.authoring.parity import (
     COMPARE_HINT,
+    SCORE_HINT,
     Parity,
     Trial,
     compare,
@@ -47,11 +51,19 @@ from dbt_onnx.kernel.contract import Contract, Feature, Fill, NullPolicy
 from dbt_onnx.kernel.tensors import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from dbt_onnx.kernel.contract import Class
 
 
 UNSEEN_ROWS = 2_000
-_PACKAGES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy")
+_PACKAGES = ("onnx", "onnxruntime", "numpy")
+_CONVERTER = {"scikit-learn": "sklearn", "skl2onnx": "skl2onnx"}
+_TORCH_CONVERTER = {"torch": "torch", "onnxscript": "onnxscript"}
+_TORCH_SCORE_HINT = (
+    "a module gives NaN for NaN unless it replaces it, with torch.nan_to_num or fills={...}; a number that "
+    "float32 cannot hold needs module.double(), or a smaller unit"
+)
 
 
 def export(
@@ -63,11 +75,12 @@ def export(
     artifacts: str | Path = "artifacts",
     registry: str | Path | None = None,
     alias: str | None = None,
+    classes: Sequence[Class] | None = None,
     output_columns: Mapping[str, str | None] | None = None,
     null_policies: Mapping[str, NullPolicy] | None = None,
     fills: Mapping[str, Fill] | None = None,
     training: Mapping[str, Any] | None = None,
-    dtype: Literal["float32", "float64"] = "float32",
+    dtype: Literal["float32", "float64"] | None = None,
     tolerance: float = 1e-5,
     parity_rows: int = SAMPLE_ROWS,
     replace: bool = False,
@@ -75,12 +88,17 @@ def export(
     """Write `artifacts/<name>/<version>/model.onnx` and its `card.json`; return the registry row.
 
     estimator       fitted: classifier, regressor, outlier detector, clusterer, transformer, or a
-                    pipeline that ends in one; also a ColumnTransformer over text columns.
+                    pipeline that ends in one; also a ColumnTransformer over text columns. Or a
+                    torch.nn.Module that takes a float tensor (rows, features). It is exported in
+                    evaluation mode.
     features        (rows, features): the training rows, or many of them, as a data frame with the
                     columns that the estimator was fitted with; an Arrow table if it was fitted on
-                    an array. The warehouse columns must have the same names.
+                    an array. The warehouse columns must have the same names. A module gets the
+                    columns in their order.
     registry        path of the registry seed. If given, the row is written there, too. An `alias`
                     is taken from the version that had it; without one an existing row keeps its own.
+    classes         for a torch module: its first output has the probabilities of these classes, or
+                    of the second of two. The columns are those of a classifier.
     output_columns  {default column: column in the ledger, or None to not store it}. Defaults:
                     classifier          label; with two classes, probability (of the second class)
                                         and probability_<class> of the first, which is not stored;
@@ -89,13 +107,18 @@ def export(
                     outlier detector    label, scores, score_samples
                     clusterer           label, distances (an array)
                     transformer         vector (an array)
+                    torch module        prediction for (rows,) or (rows, 1); label, if it is int64;
+                                        vector for (rows, k). Several outputs are numbered by
+                                        their place: prediction_1, vector_2. Those of a dict have
+                                        its keys.
     null_policies   {feature: "reject" | "nan"}. Default: `nan` for a feature with missing values
                     in `features`, since the estimator was trained with them; else `reject`. (A
                     forest trained without missing values accepts NaN, too, and predicts anyway.)
     fills           {feature: the value to use for NULL}.
     training        more facts for the card, as JSON types: data, rows, metrics. The versions of
-                    scikit-learn, skl2onnx, onnx, onnxruntime and numpy are added.
-    dtype           type of the numeric inputs. Use float64 only if float32 is not precise enough,
+                    scikit-learn, skl2onnx, onnx, onnxruntime and numpy are added, or of torch and
+                    onnxscript.
+    dtype           type of the numeric inputs: float32, or the precision of a module. Use float64 only if float32 is not precise enough,
                     as for integers above 2^24: graphs are slower with float64, and many converters
                     compute in float32 anyway.
     tolerance       the largest difference allowed between graph and estimator, as a share of the
@@ -111,24 +134,35 @@ def export(
     column's name, or a generated name if the converter would change the column's. The same
     estimator gives the same bytes.
 
-    Raises ConfigError without the `export` extra and for a bad name or an unknown column;
+    Raises ConfigError without the extra that the model needs (`export`, `boosting`, `torch`) and for a bad name or an unknown column;
     ContractError if estimator and `features` do not match, or if a value of `features` would lose
     precision in the input's type; ArtifactError if the estimator cannot be converted, if graph and
     estimator differ by more than the tolerance, or if the version exists with other bytes;
     RegistryError if the registry seed is not valid.
     """
-    _check_installation()
+    check_library(estimator)
+    _check_installation(estimator)
     _check_names(name, version, alias)
-    check_boosting_installation(estimator)
-    estimator = as_estimator(estimator)
     columns = _columns(features)
+    described = _features(columns, null_policies or {}, fills or {})
+    if known_library(estimator) == "torch":
+        from dbt_onnx.authoring.torch_module import TorchModel
+
+        estimator = TorchModel(estimator, columns, fills=fills or {}, classes=classes, dtype=dtype)
+        dtype = estimator.dtype
+    elif classes is not None:
+        raise ConfigError(
+            f"classes is for torch modules; {type(estimator).__name__} is from {library_of(estimator)}",
+            hint="leave classes out: a classifier knows its classes",
+        )
+    dtype = dtype or "float32"
+    estimator = as_estimator(estimator)
     renamed = output_columns or {}
     rows = rows_for(estimator, features, columns)
     estimator_outputs = _outputs(estimator, rows)
     inputs = inputs_for(estimator, columns, dtype)
     model_bytes, inputs = convert(estimator, inputs, estimator_outputs, name=f"{name}_{version}")
     trials = _trials(estimator, rows, columns, estimator_outputs, share=DEFAULT_TOLERANCE[dtype])
-    described = _features(columns, null_policies or {}, fills or {})
 
     def fitted(candidate: bytes) -> tuple[bytes, Contract, pa.Table, Parity]:
         outputs = outputs_for(candidate, estimator_outputs, renamed)
@@ -142,7 +176,7 @@ def export(
             ) from error
         hint = conversion_advice(estimator) or text_advice(estimator) or COMPARE_HINT
         own, *others = trials
-        predictions = score_arrow_table(candidate, own.table, contract, may_reject=False)
+        predictions = score_arrow_table(candidate, own.table, contract, hint=_score_hint(estimator))
         parity = compare(predictions, own, renamed, tolerance=tolerance, hint=hint)
         for unseen in others:
             scored = score_arrow_table(candidate, unseen.table, contract, may_reject=True)
@@ -152,11 +186,11 @@ def export(
     try:
         fit = fitted(model_bytes)
     except ArtifactError as error:
-        classes = next((output.classes for output in estimator_outputs if output.classes), None)
-        if classes is None:
+        known = next((output.classes for output in estimator_outputs if output.classes), None)
+        if known is None or library_of(estimator) == "torch":
             raise
         try:
-            fit = fitted(with_first_largest_label(model_bytes, classes))
+            fit = fitted(with_first_largest_label(model_bytes, known))
         except ArtifactError:
             raise error from None
     model_bytes, contract, predictions, parity = fit
@@ -208,8 +242,7 @@ def _trials(
     If the estimator refuses the mixed rows, only the first trial is returned.
     """
     is_at_boundary = partial(is_at_label_boundary, estimator, rows, share)
-    libraries = [BOOSTING[name] for name in boosting_libraries(estimator)]
-    origin = " and ".join(libraries) or "scikit-learn"
+    origin = _origin(estimator)
     own = Trial("`features`", pa.table(columns), estimator_outputs, is_at_boundary, origin)
     try:
         unseen, table = mixed_rows(rows, columns, UNSEEN_ROWS)
@@ -221,13 +254,17 @@ def _trials(
     return [own, Trial(where, pa.table(table), more, is_at_boundary, origin)]
 
 
-def _check_installation() -> None:
-    needed = {"scikit-learn": "sklearn", "skl2onnx": "skl2onnx"}
+def _check_installation(model: Any) -> None:
+    """Raise ConfigError if the packages that convert the model are missing."""
+    is_torch = known_library(model) == "torch"
+    needed = _TORCH_CONVERTER if is_torch else _CONVERTER
     missing = [package for package, module in needed.items() if find_spec(module) is None]
     if missing:
         raise ConfigError(
-            f"export() needs {' and '.join(missing)}", hint="pip install 'dbt-onnx[export]'"
+            f"export() needs {' and '.join(missing)}",
+            hint=f"pip install 'dbt-onnx[{'torch' if is_torch else 'export'}]'",
         )
+    check_boosting_installation(model)
 
 
 def _check_names(name: str, version: str, alias: str | None) -> None:
@@ -284,7 +321,8 @@ def _features(
 
 def _versions(estimator: Any) -> dict[str, str]:
     """Return {package: version} of everything that made the graph."""
-    versions = {package: installed_version(package) for package in _PACKAGES}
+    converter = _TORCH_CONVERTER if library_of(estimator) == "torch" else _CONVERTER
+    versions = {package: installed_version(package) for package in (*converter, *_PACKAGES)}
     for library in boosting_libraries(estimator):
         versions[library] = sys.modules[library].__version__
         if find_spec("onnxmltools") is not None:
@@ -292,7 +330,21 @@ def _versions(estimator: Any) -> dict[str, str]:
     return versions
 
 
+def _origin(estimator: Any) -> str:
+    """Return the name of the original in messages."""
+    if library_of(estimator) == "torch":
+        return "PyTorch"
+    libraries = [BOOSTING[name] for name in boosting_libraries(estimator)]
+    return " and ".join(libraries) or "scikit-learn"
+
+
+def _score_hint(estimator: Any) -> str:
+    return _TORCH_SCORE_HINT if library_of(estimator) == "torch" else SCORE_HINT
+
+
 def _estimator_name(estimator: Any) -> str:
+    if library_of(estimator) == "torch":
+        return str(estimator.name)
     steps = getattr(estimator, "steps", None)
     if not steps:
         return type(estimator).__name__
