@@ -20,7 +20,7 @@ from dbt_onnx.kernel.session import OnnxSession
 from dbt_onnx.kernel.tensors import rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.kernel.tensors import Array, Feeds
@@ -55,6 +55,7 @@ class Contributions:
 class Explainer:
     """Explains predictions of a verified model by comparison with the sample rows of its card.
 
+    features  the names of the features, in the contract's order
     base    {output column: the mean score of the sample}. Base and contributions add up to the score
     scales  {output column: the unit of score, base and contributions}: `prediction`, `log-odds`, `log`, or
             `raw score` if the graph turns the score into the prediction in another way
@@ -68,6 +69,7 @@ class Explainer:
 
     def __init__(self, artifact: Artifact, *, in_child_process: bool = False) -> None:
         self._artifact = artifact
+        self.features = artifact.contract.feature_names
         self._targets = _targets_of(artifact)
         split = split_model(artifact, {target.output for target in self._targets})
         self._operator = split.operator
@@ -77,6 +79,7 @@ class Explainer:
         self._raw = opened(split.raw_bytes, output_names=[RAW_SCORE], batch_rows=rows)
         self._sample, predictions = _sample_of(artifact, in_child_process=in_child_process)
         matrix = self._matrix(self._sample)
+        self._contributions: Callable[[Array], Array]
         if split.weights is None:
             self._contributions = TreeContributions(split, matrix, artifact)
         elif len(split.weights) == matrix.shape[1]:
@@ -143,11 +146,16 @@ class Explainer:
         """Return what the operator reads: float32 or float64 (rows, columns)."""
         [found] = self._before.run(feeds)
         if not isinstance(found, np.ndarray) or found.shape[:1] != (rows_of(feeds),):
-            raise refused(self._artifact, f"its {self._operator} does not read one row for each row")
+            raise refused(
+                self._artifact, f"its {self._operator} does not read one row for each row"
+            )
         if found.ndim != 2 or found.dtype.kind not in "fiub":
             shape = f"{found.dtype}{list(found.shape)}"
-            raise refused(self._artifact, f"its {self._operator} reads {shape}, not a matrix of numbers")
-        return found if found.dtype == np.float64 else found.astype(np.float32)
+            raise refused(
+                self._artifact, f"its {self._operator} reads {shape}, not a matrix of numbers"
+            )
+        matrix: Array = found if found.dtype == np.float64 else found.astype(np.float32)
+        return matrix
 
     def _scores(self, feeds: Feeds) -> Array:
         """Return the scores, float64 (rows, columns of the output)."""

@@ -85,7 +85,9 @@ class _Ensemble:
             raise refused(self._artifact, "its trees are too large for shap")
         features = np.where(self._is_leaf, 0, self._column("nodes_featureids"))
         if features.min() < 0 or features.max() >= self._sample.shape[1]:
-            raise self._malformed(f"a node reads a column beyond the {self._sample.shape[1]} columns")
+            raise self._malformed(
+                f"a node reads a column beyond the {self._sample.shape[1]} columns"
+            )
         thresholds = self._numbers("nodes_values", self._size).astype(self._sample.dtype)
         # x < t is x <= the next lower number
         lower = np.nextafter(thresholds, thresholds.dtype.type(-np.inf))
@@ -117,7 +119,10 @@ class _Ensemble:
         is_root[linked] = False
         roots = np.flatnonzero(is_root)
         n_trees = len(np.unique(self._tree_ids))
-        if len(np.unique(linked)) != len(linked) or len(np.unique(self._tree_ids[roots])) != n_trees:
+        if (
+            len(np.unique(linked)) != len(linked)
+            or len(np.unique(self._tree_ids[roots])) != n_trees
+        ):
             raise self._malformed("a node has two parents, or a tree has no root")
         if len(roots) != n_trees:
             raise self._malformed(f"{n_trees:,} trees have {len(roots):,} roots")
