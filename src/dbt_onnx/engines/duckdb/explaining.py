@@ -15,7 +15,7 @@ from dbt_onnx.engines.duckdb.history import is_entity, key_of, rows_about
 from dbt_onnx.engines.duckdb.identifiers import quote, types_of
 from dbt_onnx.engines.duckdb.ledger import REJECTED
 from dbt_onnx.engines.duckdb.replaying import rows_to_replay
-from dbt_onnx.engines.duckdb.runs import read_run_rows
+from dbt_onnx.engines.duckdb.runs import read_run_rows, recorded_sources
 from dbt_onnx.engines.duckdb.tables import ScoringTables
 from dbt_onnx.errors import ArtifactError, ConfigError, WarehouseError
 from dbt_onnx.explaining.explainer import PART_ROWS, Explainer
@@ -64,7 +64,7 @@ def explain(
         parameters: dict[str, Any] = {}
         if key is not None:
             is_row, found = is_entity(tables, columns, key)
-            run_id, as_of = _served(cursor, tables, is_row, found, key)
+            run_id, as_of = _served(cursor, tables, registry, is_row, found, key)
             parameters = {**found, "as_of": as_of}
             where = f"{where} and {is_row} and as_of = $as_of"
         run = run_to_replay(
@@ -101,16 +101,29 @@ def explain(
 def _served(
     cursor: Cursor,
     tables: ScoringTables,
+    registry: Registry,
     where: str,
     parameters: Mapping[str, Any],
     key: Sequence[str],
 ) -> tuple[str, datetime]:
-    """Return the run and the moment of the score of an entity that is served now."""
+    """Return the run and the moment of the score that is served for an entity: the newest one of the serving
+    version, else of another version.
+    """
+    known = recorded_sources(cursor, tables.ledger)
+    name, alias = known["model_name"], known["model_alias"]
+    serving = registry.resolve(f"{name}@{alias}" if alias else f"{name}/{known['model_version']}")
     found: list[tuple[Any, ...]] = cursor.rows(
-        f"select run_id, known.as_of from {tables.current.sql} as known "
-        f"inner join (select {RUN}, run_id from {tables.runs.sql}) as runs using ({RUN}) "
-        f"where {where} and {REJECTED} is null",
-        parameters,
+        f"""
+        select run_id, known.as_of
+        from {tables.current.sql} as known
+        inner join (
+            select {RUN}, run_id, (model_name, model_version) = ($name, $version) as is_serving
+            from {tables.runs.sql}
+        ) as runs using ({RUN})
+        where {where} and {REJECTED} is null
+        order by is_serving desc, known.as_of desc, {RUN} desc
+        limit 1""",
+        {**parameters, "name": serving.model_name, "version": serving.model_version},
     )
     if not found:
         raise ConfigError(
