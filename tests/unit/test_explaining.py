@@ -7,6 +7,7 @@ from math import factorial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import catboost
 import lightgbm
 import numpy as np
 import onnx_models
@@ -88,6 +89,12 @@ NATIVE: dict[str, tuple[Any, pd.DataFrame, Any, str]] = {
     ),
     "xgboost": (
         xgboost.XGBClassifier(n_estimators=15, max_depth=3, n_jobs=1), WITH_GAPS, TWO, "log-odds",
+    ),
+    "catboost": (
+        catboost.CatBoostClassifier(
+            iterations=15, depth=3, verbose=0, thread_count=1, random_seed=0, allow_writing_files=False,
+        ),
+        X, TWO, "log-odds",
     ),
     "lightgbm of a count": (
         lightgbm.LGBMRegressor(n_estimators=15, verbose=-1, n_jobs=1, objective="poisson"),
@@ -196,7 +203,9 @@ def test_what_an_encoder_makes_of_a_feature_counts_for_the_feature(tmp_path: Pat
     def predict(columns: pd.DataFrame) -> Any:
         return model[-1].decision_function(columns.to_numpy())
 
-    encoded, of_sample = (pd.DataFrame(encode.transform(rows)) for rows in (features, sample))
+    encoded, of_sample = (
+        pd.DataFrame(encode.transform(rows)).rename(columns=str) for rows in (features, sample)
+    )
     for number in (0, 1, 2, int(np.flatnonzero(letters == "rare")[0])):
         *of_letters, of_a, of_b = shapley(predict, encoded.iloc[[number]], of_sample)
         assert found[number].tolist() == pytest.approx([sum(of_letters), of_a, of_b], abs=1e-5)
@@ -207,7 +216,7 @@ TREE: dict[str, Any] = {
     "nodes_nodeids": [0, 1, 2, 3, 4, 7, 5, 3, 9, 8],
     "nodes_featureids": [0, 1, 0, 0, 0, 2, 0, 1, 0, 0],
     "nodes_modes": [
-        "BRANCH_LT", "BRANCH_LEQ", "LEAF", "LEAF", "LEAF", "BRANCH_LT", "LEAF", "BRANCH_LT", "LEAF", "LEAF",
+        "BRANCH_LT", "BRANCH_LEQ", "LEAF", "LEAF", "LEAF", "BRANCH_LT", "LEAF", "BRANCH_GT", "LEAF", "LEAF",
     ],
     "nodes_values": [0.5, 1.0, 0.0, 0.0, 0.0, -0.25, 0.0, 0.1, 0.0, 0.0],
     "nodes_truenodeids": [1, 3, 0, 0, 0, 5, 0, 8, 0, 0],
@@ -263,7 +272,7 @@ def written(
 
 @pytest.mark.parametrize("extra", [{}, {"base_values": [10.0]}, {"aggregate_function": "AVERAGE"}])
 def test_trees_by_hand_agree_with_the_definition(tmp_path: Path, extra: dict[str, Any]) -> None:
-    """Strict branches, values at thresholds, missing values to both sides, nodes in any order."""
+    """Strict and reversed branches, values at thresholds, missing values to both sides, nodes in any order."""
     artifact = written(tmp_path, trees(**extra))
     session = artifact.open()
 

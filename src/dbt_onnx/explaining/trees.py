@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_DEPTH = 200
 MAX_VALUES = 2**27
 """The largest number of leaf values in shap's arrays, in which every tree is as long as the largest one."""
-_LEAF, _LEQ, _LT = "LEAF", "BRANCH_LEQ", "BRANCH_LT"
+_LEAF, _LEQ, _LT, _GT = "LEAF", "BRANCH_LEQ", "BRANCH_LT", "BRANCH_GT"
 
 
 class TreeContributions:
@@ -69,10 +69,11 @@ class _Ensemble:
         if len(self._places) != self._size or not self._size:
             raise self._malformed(f"{self._size:,} nodes have {len(self._places):,} different ids")
         modes = self._column("nodes_modes", str)
-        if others := set(modes.tolist()) - {_LEAF, _LEQ, _LT}:
+        if others := set(modes.tolist()) - {_LEAF, _LEQ, _LT, _GT}:
             raise refused(artifact, f"its trees have nodes of the kind {', '.join(sorted(others))}")
         self._is_leaf = modes == _LEAF
         self._is_strict = modes == _LT
+        self._is_reversed = modes == _GT
         self._children = np.stack(
             [self._children_in(f"nodes_{side}nodeids") for side in ("true", "false")], axis=1
         )
@@ -95,14 +96,17 @@ class _Ensemble:
         true, false = self._children.T
         tracks = self._column("nodes_missing_value_tracks_true", default=0) == 1
         of_missing = np.where(tracks, true, false)
+        # x > t is the opposite of x <= t, but for NaN
+        left = np.where(self._is_reversed, false, true)
+        right = np.where(self._is_reversed, true, false)
         # places of nodes within their own tree
         within = np.empty(self._size + 1, dtype=np.int64)
         within[order] = np.concatenate([np.arange(count) for count in counts])
         within[-1] = -1
         return [
             {
-                "children_left": within[true[nodes]],
-                "children_right": within[false[nodes]],
+                "children_left": within[left[nodes]],
+                "children_right": within[right[nodes]],
                 "children_default": within[of_missing[nodes]],
                 "features": features[nodes],
                 "thresholds": thresholds[nodes],
