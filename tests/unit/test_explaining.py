@@ -14,6 +14,7 @@ import onnx_models
 import pandas as pd
 import pyarrow as pa
 import pytest
+import shap
 import xgboost
 from onnx import helper
 from sklearn.compose import ColumnTransformer
@@ -43,8 +44,6 @@ from dbt_onnx.kernel.contract import Contract, Feature, Input, Output
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
-
-shap = pytest.importorskip("shap")
 
 ROWS = 400
 SOURCE = np.random.default_rng(0)

@@ -36,6 +36,7 @@ _NUMBERS = ("probabilities", "value", "values")
 class _Target(NamedTuple):
     column: str
     output: str
+    kind: str
     position: int
     width: int
 
@@ -88,7 +89,6 @@ class Explainer:
             wanted = f"{len(split.weights)} weights for {matrix.shape[1]} columns"
             raise refused(artifact, f"its {split.operator} has {wanted}")
         scores = self._scores(self._sample)
-        self._sizes = np.abs(scores).mean(axis=0)
         self._base = scores.mean(axis=0)
         self.base: dict[str, float] = {}
         self.scales: dict[str, str] = {}
@@ -154,15 +154,14 @@ class Explainer:
             raise refused(
                 self._artifact, f"its {self._operator} reads {shape}, not a matrix of numbers"
             )
-        matrix: Array = found if found.dtype == np.float64 else found.astype(np.float32)
-        return matrix
+        return np.asarray(found, np.float64 if found.dtype == np.float64 else np.float32)
 
     def _scores(self, feeds: Feeds) -> Array:
         """Return the scores, float64 (rows, columns of the output)."""
         [found] = self._raw.run(feeds)
-        scores = found.reshape(rows_of(feeds), -1).astype(np.float64)
+        scores = np.asarray(found, np.float64).reshape(rows_of(feeds), -1)
         for target in self._targets:
-            if scores.shape[1] == 1 and target.width == 2:
+            if scores.shape[1] == 1 and target.width == 2 and target.kind == "probabilities":
                 scores = np.concatenate([-scores, scores], axis=1)
             if scores.shape[1] != target.width:
                 raise refused(
@@ -170,7 +169,7 @@ class Explainer:
                     f"its {self._operator} computes {scores.shape[1]} score(s), and output {target.output!r} "
                     f"has {target.width} column(s)",
                 )
-        return scores
+        return np.asarray(scores)
 
 
 class _LinearContributions:
@@ -186,7 +185,7 @@ class _LinearContributions:
 def _targets_of(artifact: Artifact) -> list[_Target]:
     """Return the output columns to explain. Raises ConfigError if there is none."""
     targets = [
-        _Target(column, output.name, position, len(output.columns))
+        _Target(column, output.name, output.kind, position, len(output.columns))
         for output in artifact.contract.outputs
         if output.kind in _NUMBERS
         for position, column in enumerate(output.columns)
