@@ -75,6 +75,16 @@ def test_history_has_each_prediction_and_what_changed(project: ScoringProject) -
     assert rejected["rejected_reason"] == "null:a"
 
 
+def test_explain_refuses_a_model_whose_card_has_no_sample(project: ScoringProject) -> None:
+    result = called(project, "explain", "scores", 3)
+    assert result.exit_code == 2
+    assert "line/1 cannot be explained: its card has no rows of real data" in " ".join(
+        result.stderr.split()
+    )
+    result = called(project, "explain", "scores", "--run", "nothing")
+    assert "scores has no run 'nothing'" in " ".join(result.stderr.split())
+
+
 def test_replay_says_what_was_compared(project: ScoringProject) -> None:
     found = document(project, "replay", "scores", "--all")
     assert found["passed"] is True

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,12 @@ CASES: dict[str, Provoke] = {
     ),
     "spark-not-erased": lambda spark: SparkWarehouse(spark).prune(
         LEDGER, before=datetime(1998, 1, 1), why="retention", dry_run=False
+    ),
+    "spark-not-explained": lambda spark: SparkWarehouse(spark).explain(
+        LEDGER,
+        registry=Registry(entries=(), where="the registry"),
+        artifacts=Path("artifacts"),
+        run_id="run-1",
     ),
     "spark-scratch-of-somebody-else": lambda spark: scratch_with(spark, OWN),
     "spark-scratch-with-something-else": lambda spark: scratch_with(spark, OWN, MARK),

@@ -358,6 +358,14 @@ def alert_without_a_receiver(folder: Path) -> Sequence[object]:
     return ("alert",)
 
 
+# explain
+
+
+@command
+def explain_neither_key_nor_run(folder: Path) -> Sequence[object]:
+    return ("explain", "scores")
+
+
 # the registry file
 
 

@@ -18,6 +18,7 @@ ON_SPARK = {
     "spark-other-model-bytes",
     "spark-not-published",
     "spark-not-erased",
+    "spark-not-explained",
     "spark-scratch-of-somebody-else",
     "spark-scratch-with-something-else",
 }

@@ -49,7 +49,7 @@ def score_columns(
     time_unit is ISO 8601 text. Raises ArtifactError if the columns have different lengths or have no
     Arrow type, ContractError if they are not the contract's features.
     """
-    batch = _as_batch(features, contract)
+    batch = as_batch(features, contract)
     columns: dict[str, list[Any]] = {name: [] for name in contract.column_kinds}
     for part in score_batches([batch], session, contract=contract):
         for name, values in columns.items():
@@ -122,7 +122,8 @@ def mean_magnitudes_of(contract: Contract, outputs: Mapping[str, Sequence[Any]])
     return scales
 
 
-def _as_batch(features: Mapping[str, Sequence[Any]], contract: Contract) -> pa.RecordBatch:
+def as_batch(features: Mapping[str, Sequence[Any]], contract: Contract) -> pa.RecordBatch:
+    """Return `{feature: values}`, in the format of a card, as a batch. Raises ArtifactError as `score_columns` does."""
     times = {feature.name for feature in contract.features if feature.time_unit}
     arrays = {}
     try:

@@ -1,7 +1,8 @@
-"""`dbt-onnx runs`, `history`, `replay`, `forget`, `prune`: past predictions, and erasing them."""
+"""`dbt-onnx runs`, `history`, `explain`, `replay`, `forget`, `prune`: past predictions, and erasing them."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -75,6 +76,66 @@ def history(project: Any, model: str, key: Sequence[str], as_json: bool) -> None
     else:
         show_history(model, key, history)
         show_served(served)
+
+
+@options.main.command()
+@click.argument("model")
+@click.argument("key", nargs=-1)
+@click.option(
+    "--run", "run_id", metavar="ID", help="Explain this run: its id, or its first characters."
+)
+@click.option(
+    "--sample", type=click.IntRange(1), metavar="N", help="Explain only N rows of the run."
+)
+@click.option(
+    "--top", type=click.IntRange(1), metavar="N", default=10, help="How many features to print."
+)
+@options.as_json
+@options.project
+@options.registry
+def explain(
+    project: Any,
+    model: str,
+    key: Sequence[str],
+    run_id: str | None,
+    sample: int | None,
+    top: int,
+    as_json: bool,  # noqa: FBT001
+    registry: Path,
+) -> None:
+    """Print how much each feature contributed to the prediction of MODEL that is served for the entity KEY.
+
+    KEY is one value for each key column. With --run instead: explain all rows of a run. The inputs of the
+    run must be kept. The contributions are stored in <MODEL>__explanations; `history` shows the largest.
+    """
+    from dbt_onnx.artifacts.registry import Registry
+    from dbt_onnx.cli.show.documents import explanation_document, print_document
+    from dbt_onnx.cli.show.predictions import show_explained_run, show_explanation
+    from dbt_onnx.runs.replay import replayable_runs
+
+    if bool(key) == bool(run_id) or (key and sample):
+        raise ConfigError(
+            "explain takes either the key of an entity, or --run, which may have --sample",
+            hint="dbt-onnx explain MODEL KEY, or dbt-onnx explain MODEL --run ID [--sample N]",
+        )
+    table = project.scoring_model(model).table
+    entries = Registry.from_csv(project.root / registry)
+    began = time.perf_counter()
+    with project.warehouse(read_only=False) as warehouse:
+        result = warehouse.explain(
+            table,
+            registry=entries,
+            artifacts=project.root / "artifacts",
+            key=key or None,
+            run_id=run_id and _full_id(run_id, replayable_runs(warehouse.runs(table))),
+            sample=sample,
+        )
+    if as_json:
+        print_document(explanation_document(model, key, result))
+    elif result.row:
+        show_explanation(model, key, result.row, top=top)
+    else:
+        show_explained_run(model, result, seconds=time.perf_counter() - began)
 
 
 @options.main.command()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import Registry, RegistryEntry
     from dbt_onnx.runs.answered import AnswerLogs
-    from dbt_onnx.runs.history import Erasure, LedgerRow, RunRow
+    from dbt_onnx.runs.history import Erasure, Explained, LedgerRow, RunRow
     from dbt_onnx.runs.replay import Finding, Replay
     from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
     from dbt_onnx.runs.run import RunSummary
@@ -301,7 +301,7 @@ class RowsToPublish(Protocol):
 class Warehouse(Protocol):
     """A warehouse on a connection of dbt's adapter. The caller opens and closes the connection.
 
-    Methods raise DbtOnnxErrors. Only `score`, `rows_to_publish`, `leave_outcome`, `forget`,
+    Methods raise DbtOnnxErrors. Only `score`, `rows_to_publish`, `leave_outcome`, `explain`, `forget`,
     `prune`, `renew_scratch` and `drop_scratch` write.
     """
 
@@ -429,6 +429,24 @@ class Warehouse(Protocol):
 
         Raises ConfigError if there is no such run, or if it has nothing to replay; WarehouseError if the
         tables are missing or are not dbt_onnx's.
+        """
+
+    def explain(
+        self,
+        ledger: TableName,
+        *,
+        registry: Registry,
+        artifacts: Path,
+        key: Sequence[str] | None = None,
+        run_id: str | None = None,
+        sample: int | None = None,
+    ) -> Explained:
+        """Explain the score of the entity `key` that is served now, or the scores of a run: all of them, or those of
+        `sample` rows. Stores the contributions of the features; rows with stored contributions are left alone.
+
+        Raises ConfigError if there is no such entity or run, if its inputs are not kept, or if its model cannot
+        be explained; ArtifactError if the model is gone or changed; WarehouseError if the kept inputs no longer
+        give the predictions.
         """
 
     def prove(self, ledger: TableName, *, with_values: bool) -> list[Finding]:

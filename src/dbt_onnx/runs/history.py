@@ -48,6 +48,39 @@ class RunRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """What a feature contributed to the prediction in the column `output`.
+
+    value         the feature's value as text; None for NULL
+    contribution  the contributions of all features and `base` add up to the score
+    base          the mean score of the sample that the card of the model has
+    scale         the unit of the score, such as `log-odds`
+    """
+
+    output: str
+    feature: str
+    value: str | None
+    contribution: float
+    base: float
+    scale: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """The result of explaining predictions of a run.
+
+    rows_added      how many rows of the ledger were explained now
+    rows_explained  how many rows of the run are explained, with earlier ones
+    row             the row of the ledger, if only one entity was asked for, with all of its contributions
+    """
+
+    run: RunRow
+    rows_added: int
+    rows_explained: int
+    row: LedgerRow | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class LedgerRow:
     """One row of the ledger.
 
@@ -56,6 +89,7 @@ class LedgerRow:
                     both models read. None for the first row, and if the inputs of either row are not
                     kept. The row before has the latest `as_of` up to this row's, among the rows that
                     existed already: a backfilled row is compared with its predecessor in time.
+    contributions   the largest first; empty if the row was not explained
     """
 
     scored_at: datetime
@@ -68,6 +102,7 @@ class LedgerRow:
     is_late: bool
     outputs: Mapping[str, Any]
     changed_inputs: Mapping[str, tuple[Any, Any]] | None
+    contributions: Sequence[Contribution] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +165,12 @@ def ledger_rows(
     kept: Mapping[Place, Mapping[str, Any]],
     *,
     key: Collection[str],
+    contributions: Mapping[tuple[str, datetime], Sequence[Contribution]] | None = None,
 ) -> list[LedgerRow]:
     """Return the ledger's rows about one entity, in the order in which they were made, with changed inputs.
 
-    `kept` are the features of each row, without columns that its model did not read.
+    `kept` are the features of each row, without columns that its model did not read. `contributions` are
+    those of the explained rows, by the id of the run and the moment.
     """
     found = []
     for position, row in enumerate(rows):
@@ -156,6 +193,7 @@ def ledger_rows(
                 },
                 changed_inputs=before
                 and _changes(kept.get(_place_of(before)), kept.get(_place_of(row))),
+                contributions=(contributions or {}).get((row["run_id"], row["as_of"]), ()),
             )
         )
     return found

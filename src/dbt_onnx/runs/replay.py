@@ -95,9 +95,17 @@ def replayable_runs(runs: Iterable[RunRow]) -> list[str]:
 
 
 def run_to_replay(
-    runs: Iterable[RunRow], run_id: str, *, scoring_model: str, table: object
+    runs: Iterable[RunRow],
+    run_id: str,
+    *,
+    scoring_model: str,
+    table: object,
+    done: str = "replayed",
 ) -> RunRow:
-    """Return the run with this id. Raises ConfigError if there is none, or if it has nothing to replay."""
+    """Return the run with this id. Raises ConfigError if there is none, or if it has nothing to replay.
+
+    `done` says in the message what is to be done with the run.
+    """
     run = next((run for run in runs if run.run_id == run_id), None)
     if run is None:
         raise ConfigError(
@@ -113,7 +121,7 @@ def run_to_replay(
         nothing = "its inputs are not kept: keep_inputs was False, or they have expired"
     if nothing:
         raise ConfigError(
-            f"run {run_id!r} of {scoring_model} cannot be replayed: {nothing}",
+            f"run {run_id!r} of {scoring_model} cannot be {done}: {nothing}",
             hint="`dbt-onnx runs` shows how many rows of inputs are kept of each run",
         )
     return run

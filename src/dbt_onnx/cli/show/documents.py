@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from dbt_onnx.artifacts.verification import Verdict
     from dbt_onnx.promotion.gate import Check
     from dbt_onnx.promotion.promote import Change
-    from dbt_onnx.runs.history import LedgerRow, RunRow
+    from dbt_onnx.runs.history import Explained, LedgerRow, RunRow
     from dbt_onnx.runs.replay import Finding, Replay
 
 
 _MOST = 2**53
+_LARGEST = 3
 
 
 def print_document(document: Mapping[str, Any]) -> None:
@@ -58,10 +59,32 @@ def history_document(
                 **vars(row),
                 "outputs": dict(row.outputs),
                 "changed_inputs": _changes(row.changed_inputs),
+                "contributions": [asdict(item) for item in row.contributions[:_LARGEST]],
             }
             for row in history
         ],
         "publications": [dict(row) for row in publications],
+    }
+
+
+def explanation_document(
+    scoring_model: str, key: Sequence[str], explained: Explained
+) -> dict[str, Any]:
+    """Return what was explained; for an entity also the prediction and all contributions, largest first."""
+    row = explained.row
+    return {
+        "scoring_model": scoring_model,
+        "key": list(key) or None,
+        "run_id": explained.run.run_id,
+        "model": str(explained.run.model),
+        "rows_added": explained.rows_added,
+        "rows_explained": explained.rows_explained,
+        "prediction": row
+        and {
+            "as_of": row.as_of,
+            "outputs": dict(row.outputs),
+            "contributions": [asdict(item) for item in row.contributions],
+        },
     }
 
 

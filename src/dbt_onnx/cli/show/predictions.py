@@ -1,19 +1,21 @@
-"""What `runs`, `history`, `replay`, `forget` and `prune` print."""
+"""What `runs`, `history`, `explain`, `replay`, `forget` and `prune` print."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.cli.show.console import open_console, print_text, table
+from dbt_onnx.errors import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from dbt_onnx.runs.history import Erasure, LedgerRow, RunRow
+    from dbt_onnx.runs.history import Contribution, Erasure, Explained, LedgerRow, RunRow
     from dbt_onnx.runs.replay import Finding, Replay
 
 _SHORT = 8
+_LARGEST = 3
 
 
 def show_runs(runs: Sequence[RunRow]) -> None:
@@ -50,6 +52,8 @@ def show_history(name: str, key: Sequence[str], history: Sequence[LedgerRow]) ->
     """Print one row per prediction, oldest first."""
     outputs = list(history[0].outputs)
     header = ("scored at", "as of", "model", "run", *outputs, "why", "inputs changed")
+    explained = any(row.contributions for row in history)
+    header += ("contributions",) if explained else ()
     rows = [
         (
             _moment(row.scored_at),
@@ -59,10 +63,37 @@ def show_history(name: str, key: Sequence[str], history: Sequence[LedgerRow]) ->
             *(_value(row.outputs[column]) for column in outputs),
             _why(row),
             _changes(row.changed_inputs),
+            *([_largest(row.contributions)] if explained else []),
         )
         for row in history
     ]
     open_console().print(table(f"{name} of {', '.join(key)}", header, rows))
+
+
+def show_explanation(name: str, key: Sequence[str], row: LedgerRow, *, top: int) -> None:
+    """Print the contributions to one prediction, largest first. Those after the first `top` are summed up."""
+    print_text(
+        f"{name} of {', '.join(key)}: {row.model}, as of {_moment(row.as_of)}, run {row.run_id[:_SHORT]}"
+    )
+    for output in dict.fromkeys(item.output for item in row.contributions):
+        items = [item for item in row.contributions if item.output == output]
+        base, scale = items[0].base, items[0].scale
+        cells = [(item.feature, _given(item), _signed(item.contribution)) for item in items[:top]]
+        if rest := items[top:]:
+            cells.append((f"{len(rest)} more", "", _signed(sum(i.contribution for i in rest))))
+        score = base + sum(item.contribution for item in items)
+        cells.append(("mean of the sample", "", _value(base)))
+        cells.append((f"score ({scale})", "", _value(score)))
+        title = f"{output} {_value(row.outputs[output])}"
+        open_console().print(table(title, ("feature", "value", "contribution"), cells))
+
+
+def show_explained_run(name: str, result: Explained, *, seconds: float) -> None:
+    """Print how many rows of a run were explained."""
+    print_text(
+        f"{name}: explained {result.rows_added:,} row(s) of run {result.run.run_id} ({result.run.model}) "
+        f"in {seconds:.1f} s; {result.rows_explained:,} of its {result.run.rows_scored:,} scores are explained"
+    )
 
 
 def show_served(publications: Sequence[Mapping[str, Any]]) -> None:
@@ -132,6 +163,22 @@ def _changes(changes: Mapping[str, tuple[Any, Any]] | None) -> str:
     return ", ".join(
         f"{name} {_value(old)} > {_value(new)}" for name, (old, new) in (changes or {}).items()
     )
+
+
+def _largest(contributions: Sequence[Contribution]) -> str:
+    has_one = len({item.output for item in contributions}) == 1
+    return ", ".join(
+        f"{'' if has_one else item.output + ': '}{item.feature} {_signed(item.contribution)}"
+        for item in contributions[:_LARGEST]
+    )
+
+
+def _given(item: Contribution) -> str:
+    return "NULL" if item.value is None else shortened(item.value, 100)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}"
 
 
 def _value(value: Any) -> str:

@@ -88,7 +88,7 @@ def _erase(
     why: str,
     dry_run: bool,
 ) -> Erasure:
-    """Erase rows from current, history, presence and kept inputs, in the transaction of the cursor."""
+    """Erase rows from current, history, presence, kept inputs and explanations, in the transaction of the cursor."""
     rows, kept = rows_by_run(cursor, tables, where, parameters)
     numbers = {*rows, *kept}
     erasure = Erasure(rows=sum(rows.values()), rows_inputs=sum(kept.values()), runs=len(numbers))
@@ -113,6 +113,8 @@ def _erase(
             "inputs_fingerprint": of_inputs,
         }
         cursor.insert(tables.erasures, values, erased_at=NOW)
+    if tables.has_explanations(cursor):
+        cursor.execute(f"delete from {tables.explanations.sql} where {where}", parameters)
     if kept:
         cursor.execute(f"delete from {tables.inputs.sql} where {where}", parameters)
     for table in (tables.current, tables.history, tables.presence):

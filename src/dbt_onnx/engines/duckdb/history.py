@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.engines.duckdb import inputs
+from dbt_onnx.engines.duckdb import explanations, inputs
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
 from dbt_onnx.engines.duckdb.identifiers import quote
 from dbt_onnx.engines.duckdb.runs import read_run_rows
 from dbt_onnx.engines.duckdb.tables import ScoringTables
-from dbt_onnx.runs.history import LedgerRow, Place, RunRow, check_key, key_columns_of, ledger_rows
+from dbt_onnx.runs.history import (
+    Contribution,
+    LedgerRow,
+    Place,
+    RunRow,
+    check_key,
+    key_columns_of,
+    ledger_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     import duckdb
 
@@ -38,13 +47,24 @@ def read_history(
     with Cursor(connection.cursor()) as cursor, duckdb_errors():
         tables = ScoringTables(name, cursor.storage_of(name))
         key = key_of(cursor, tables)
-        where, parameters = is_entity(tables, key, key_values)
-        rows = cursor.records(
-            f"select * from {tables.ledger.sql} where {where} order by scored_at asc nulls last, as_of asc nulls last",
-            parameters,
-        )
-        kept = _inputs_by_run(cursor, tables, list(key), where, parameters)
-    return ledger_rows(rows, kept, key=key)
+        return rows_about(cursor, tables, key, *is_entity(tables, key, key_values))
+
+
+def rows_about(
+    cursor: Cursor,
+    tables: ScoringTables,
+    key: Mapping[str, str],
+    where: str,
+    parameters: Mapping[str, Any],
+) -> list[LedgerRow]:
+    """Return all predictions about the entity that `where` describes, in the order in which they were made."""
+    rows = cursor.records(
+        f"select * from {tables.ledger.sql} where {where} order by scored_at asc nulls last, as_of asc nulls last",
+        parameters,
+    )
+    kept = _inputs_by_run(cursor, tables, list(key), where, parameters)
+    found = _contributions(cursor, tables, where, parameters)
+    return ledger_rows(rows, kept, key=key, contributions=found)
 
 
 def _is_key(column: str, sql_type: str, text: str) -> str:
@@ -121,3 +141,19 @@ def _inputs_by_run(
         ):
             kept[ids[number], at] = dict(zip(features, values, strict=True))
     return kept
+
+
+def _contributions(
+    cursor: Cursor, tables: ScoringTables, where: str, parameters: Mapping[str, Any]
+) -> dict[tuple[str, datetime], list[Contribution]]:
+    """Return the stored contributions to predictions about an entity, by the id of the run and the moment."""
+    found: dict[tuple[str, datetime], list[Contribution]] = {}
+    if tables.has_explanations(cursor):
+        for run_id, as_of, *values in cursor.rows(
+            explanations.select_contributions(tables.explanations, tables.runs, where=where),
+            parameters,
+        ):
+            names = [name for name in explanations.EXPLANATION_TYPES if name != "as_of"]
+            row = Contribution(**dict(zip(names, values, strict=True)))
+            found.setdefault((run_id, as_of), []).append(row)
+    return found

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dbt_onnx.artifacts.sample import scales_of
 from dbt_onnx.engines.duckdb import inputs
 from dbt_onnx.engines.duckdb.cursor import Cursor, duckdb_errors
+from dbt_onnx.engines.duckdb.explanations import CARRIED_MOMENT
 from dbt_onnx.engines.duckdb.feature_types import features_hash
 from dbt_onnx.engines.duckdb.identifiers import (
     absent,
@@ -44,7 +45,7 @@ from dbt_onnx.runs.replay import (
 from dbt_onnx.runs.tables import RUN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import duckdb
@@ -101,7 +102,7 @@ def _score(
     columns = [item.name for item in artifact.contract.output_fields()]
     scales = scales_of(artifact.card)
     with cursor.stream(
-        _rows_to_replay(cursor, tables, run, columns, sample=sample),
+        rows_to_replay(cursor, tables, run, columns, sample=sample),
         {**run.values, "sample": sample},
         batch_rows=PART_ROWS,
     ) as rows:
@@ -112,14 +113,22 @@ def _score(
             compare_batch(replay, batch, key=run.key_columns, columns=columns, scales=scales)
 
 
-def _rows_to_replay(
-    cursor: Cursor, tables: ScoringTables, run: RunRow, columns: list[str], *, sample: int | None
+def rows_to_replay(
+    cursor: Cursor,
+    tables: ScoringTables,
+    run: RunRow,
+    columns: Sequence[str],
+    *,
+    sample: int | None,
+    where: str = "true",
 ) -> str:
     """SQL that returns the rows to replay: the key, the ledger's values and the kept features. All rows come in
-    the order in which the run scored them; a `sample` comes in the order of a hash.
+    the order in which the run scored them; a `sample` comes in the order of a hash. `where` restricts the rows
+    of the ledger.
     """
     aliases = {f"{KEY_PREFIX}{i}": name for i, name in enumerate(run.key_columns)}
     aliases |= {f"{LEDGER_PREFIX}{i}": name for i, name in enumerate((*columns, REASON))}
+    aliases[CARRIED_MOMENT] = "as_of"
     carried = [f"written.{quote(name)} as {quote(alias)}" for alias, name in aliases.items()]
     carried.append(
         # a row that killed the process is not fed to the model again
@@ -133,7 +142,7 @@ def _rows_to_replay(
         order = f"hash({compared_key(types, of='written')}, $run_id) asc limit $sample"
     return f"""
         select {", ".join([*carried, *features])}
-        from {_rows_of_run(tables)} as written
+        from (select * from {_rows_of_run(tables)} as of_run where {where}) as written
         inner join ({_kept_features(tables, run)}) as fed on {_is_fed_to(run, types)}
         order by {order}"""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dbt_onnx.artifacts.reference import MODEL_TYPES, REFERENCES_TABLE, REFERENCES_TYPES
-from dbt_onnx.engines.duckdb import inputs, ledger
+from dbt_onnx.engines.duckdb import explanations, inputs, ledger
+from dbt_onnx.engines.duckdb.explanations import EXPLANATIONS_SUFFIX
 from dbt_onnx.engines.duckdb.feature_types import converted, widened
 from dbt_onnx.engines.duckdb.identifiers import absent, quote, types_of
 from dbt_onnx.engines.duckdb.inputs import INPUTS_SUFFIX
@@ -36,16 +37,22 @@ _DECIDING = (
     RUN, "run_id", "scoring_model", "status", "scope", "clock", "as_of", "scored_at", "key_columns",
     "model_name", "model_version",
 )  # fmt: skip
-_SUFFIXES = (CURRENT_SUFFIX, HISTORY_SUFFIX, ledger.PRESENCE_SUFFIX, INPUTS_SUFFIX)
+_SUFFIXES = (
+    CURRENT_SUFFIX, HISTORY_SUFFIX, ledger.PRESENCE_SUFFIX, INPUTS_SUFFIX, EXPLANATIONS_SUFFIX,
+)  # fmt: skip
 _SHARED_NAMES = (RUNS_TABLE, REFERENCES_TABLE, ERASURES_TABLE, REQUEST_LOGS_TABLE)
 
 
 class ScoringTables(LedgerTables):
-    """The ledger, kept inputs, runs, references and erasures of one scoring model."""
+    """The ledger, kept inputs, explanations, runs, references and erasures of one scoring model."""
 
     @property
     def inputs(self) -> TableName:
         return self.ledger.beside(self.ledger.identifier + INPUTS_SUFFIX)
+
+    @property
+    def explanations(self) -> TableName:
+        return self.ledger.beside(self.ledger.identifier + EXPLANATIONS_SUFFIX)
 
     @property
     def references(self) -> TableName:
@@ -317,6 +324,19 @@ class ScoringTables(LedgerTables):
             _create(cursor, table, columns)
         if not is_whole:
             self.storage.prepare_runs(cursor, self.ledger)
+
+    def has_explanations(self, cursor: Cursor) -> bool:
+        """Whether predictions were explained. Raises WarehouseError if the table belongs to somebody else."""
+        types = explanations.EXPLANATION_TYPES
+        _refuse_foreign(cursor, self.explanations, types, role="table of explanations")
+        return cursor.has(self.explanations)
+
+    def create_explanations(self, cursor: Cursor, key: Mapping[str, str]) -> dict[str, str]:
+        """Create the table of explanations unless it exists, and return its columns with their types. Raises
+        WarehouseError if a table with its name belongs to somebody else.
+        """
+        self.has_explanations(cursor)
+        return dict(_create(cursor, self.explanations, explanations.explanation_columns(key)))
 
     def create_request_logs(self, cursor: Cursor) -> None:
         """Create the table that records how far the logs of services were read. Raises WarehouseError if a

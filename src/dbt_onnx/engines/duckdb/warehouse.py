@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dbt_onnx.artifacts.registry import Registry, RegistryEntry
     from dbt_onnx.engines.base import CurrentFeatures, RowsToPublish, Sources, TableName
     from dbt_onnx.runs.answered import AnswerLogs
-    from dbt_onnx.runs.history import Erasure, LedgerRow, RunRow
+    from dbt_onnx.runs.history import Erasure, Explained, LedgerRow, RunRow
     from dbt_onnx.runs.replay import Finding, Replay
     from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
     from dbt_onnx.runs.run import RunSummary
@@ -187,6 +187,28 @@ class DuckDBWarehouse:
 
         return replay_run(
             self._connection, ledger, run_id, registry=registry, artifacts=artifacts, sample=sample
+        )
+
+    def explain(
+        self,
+        ledger: TableName,
+        *,
+        registry: Registry,
+        artifacts: Path,
+        key: Sequence[str] | None = None,
+        run_id: str | None = None,
+        sample: int | None = None,
+    ) -> Explained:
+        from dbt_onnx.engines.duckdb.explaining import explain
+
+        return explain(
+            self._connection,
+            ledger,
+            registry=registry,
+            artifacts=artifacts,
+            key=key,
+            run_id=run_id,
+            sample=sample,
         )
 
     def prove(self, ledger: TableName, *, with_values: bool) -> list[Finding]:

@@ -248,6 +248,9 @@ def _forget_inputs(writer: Cursor, tables: ScoringTables, *, kept_since: datetim
             f"update {tables.runs.sql} set rows_inputs_kept = 0 where {of_them}", numbers
         )
         writer.execute(f"delete from {tables.inputs.sql} where {of_them}", numbers)
+        # an explanation has the values of the inputs
+        if tables.has_explanations(writer):
+            writer.execute(f"delete from {tables.explanations.sql} where {of_them}", numbers)
 
 
 def note_presence(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dbt_onnx.artifacts.registry import Registry, RegistryEntry
     from dbt_onnx.engines.base import CurrentFeatures, RowsToPublish, Sources, TableName
     from dbt_onnx.runs.answered import AnswerLogs
-    from dbt_onnx.runs.history import Erasure, LedgerRow, RunRow
+    from dbt_onnx.runs.history import Erasure, Explained, LedgerRow, RunRow
     from dbt_onnx.runs.replay import Finding, Replay
     from dbt_onnx.runs.request import RunSettings, ScoringRequest, TableArguments
     from dbt_onnx.runs.run import RunSummary
@@ -225,6 +225,22 @@ class SparkWarehouse:
 
         return replay_run(
             self._spark, ledger, run_id, registry=registry, artifacts=artifacts, sample=sample
+        )
+
+    def explain(
+        self,
+        ledger: TableName,  # noqa: ARG002
+        *,
+        registry: Registry,  # noqa: ARG002
+        artifacts: Path,  # noqa: ARG002
+        key: Sequence[str] | None = None,  # noqa: ARG002
+        run_id: str | None = None,  # noqa: ARG002
+        sample: int | None = None,  # noqa: ARG002
+    ) -> Explained:
+        raise _refused(
+            "explanations are not supported on Spark: shap runs in one process, and all rows would have to pass "
+            "through the driver",
+            hint="score the same features with a target on DuckDB, and explain its predictions there",
         )
 
     @spark_errors()
