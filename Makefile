@@ -18,6 +18,7 @@
 # make torture [ONLY="--only names"]           attack the product's promises, and count the failures
 # make torture-smoke                           a short version of torture, three minutes
 # make audit                                   look up known vulnerabilities of the pinned versions on PyPI
+# make package                                 build wheel and sdist into dist/, and check them
 # make train                                   train and export the reference models again
 PYTHON ?= python3
 VENV := .venv
@@ -34,7 +35,7 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 export DBT_PROFILES_DIR := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve hybrid nightly train test test-long test-dbt test-latest test-spark test-spark-smoke test-spark-long spark spark-history test-lake bench bench-spark bench-smoke torture torture-smoke audit lint clean
+.PHONY: help setup run serve hybrid nightly train test test-long test-dbt test-latest test-spark test-spark-smoke test-spark-long spark spark-history test-lake bench bench-spark bench-smoke torture torture-smoke audit package lint clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -143,6 +144,11 @@ torture-smoke: setup
 
 audit: setup
 	$(BIN)/python -m tests.torture.audit
+
+package: setup
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf warehouse/* serving target logs
