@@ -6,6 +6,7 @@
 # make test-long                               20 kills of a backfill, 50 tamperings with a history
 # make test-dbt VERSION=1.10 [DUCKDB=2.0.0]    the tests with another dbt, and another DuckDB
 # make test-latest                             all tests with the newest allowed versions, for a scheduler
+# make compatibility [HIGHEST=python3.14]      a selection of tests with the lowest and the highest supported versions
 # make test-spark [ONLY="-k ordinary"]         the tests on Spark with Iceberg, in a separate environment
 # make test-spark-smoke                        a selection of these tests, three minutes
 # make test-spark-long                         50 killed drivers and executors, 20 pairs of drivers at once
@@ -28,6 +29,8 @@ FROM ?= 1998-04-01
 DAYS ?= 30
 WORKERS ?= 2
 VERSION ?= 1.12
+LOWEST ?= python3.11
+HIGHEST ?= python3.13
 
 export DO_NOT_TRACK := 1
 export ORT_DISABLE_TELEMETRY := 1
@@ -35,7 +38,7 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 export DBT_PROFILES_DIR := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve hybrid nightly train test test-long test-dbt test-latest test-spark test-spark-smoke test-spark-long spark spark-history test-lake bench bench-spark bench-smoke torture torture-smoke audit package lint clean
+.PHONY: help setup run serve hybrid nightly train test test-long test-dbt test-latest compatibility test-spark test-spark-smoke test-spark-long spark spark-history test-lake bench bench-spark bench-smoke torture torture-smoke audit package lint clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -92,6 +95,10 @@ test-dbt:
 
 test-latest:
 	$(PYTHON) scripts/test_versions.py --latest -- --numprocesses $(WORKERS) --dist loadfile $(ONLY)
+
+# LOWEST and HIGHEST are the interpreters for the lowest and the highest versions
+compatibility:
+	$(PYTHON) scripts/compatibility.py $(LOWEST) $(HIGHEST)
 
 .venvs/spark/installed: pyproject.toml tests/spark/requirements.txt
 	test -x .venvs/spark/bin/python || $(PYTHON) -m venv .venvs/spark
