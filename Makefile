@@ -6,6 +6,7 @@
 # make test-long                               20 kills of a backfill, 50 tamperings with a history
 # make test-dbt VERSION=1.10 [DUCKDB=2.0.0]    the tests with another dbt, and another DuckDB
 # make test-latest                             all tests with the newest allowed versions, for a scheduler
+# make compatibility [HIGHEST=python3.14]      a selection of tests with the lowest and the highest supported versions
 # make test-spark [ONLY="-k ordinary"]         the tests on Spark with Iceberg, in a separate environment
 # make test-spark-smoke                        a selection of these tests, three minutes
 # make test-spark-long                         50 killed drivers and executors, 20 pairs of drivers at once
@@ -19,6 +20,7 @@
 # make torture [ONLY="--only names"]           attack the product's promises, and count the failures
 # make torture-smoke                           a short version of torture, three minutes
 # make audit                                   look up known vulnerabilities of the pinned versions on PyPI
+# make package                                 build wheel and sdist into dist/, and check them
 # make train                                   train and export the reference models again
 PYTHON ?= python3
 VENV := .venv
@@ -28,6 +30,8 @@ FROM ?= 1998-04-01
 DAYS ?= 30
 WORKERS ?= 2
 VERSION ?= 1.12
+LOWEST ?= python3.11
+HIGHEST ?= python3.13
 
 export DO_NOT_TRACK := 1
 export ORT_DISABLE_TELEMETRY := 1
@@ -35,7 +39,7 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 export DBT_PROFILES_DIR := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve hybrid nightly train test test-long test-dbt test-latest test-spark test-spark-smoke test-spark-long spark spark-history test-lake test-torch bench bench-spark bench-smoke torture torture-smoke audit lint clean
+.PHONY: help setup run serve hybrid nightly train test test-long test-dbt test-latest compatibility test-spark test-spark-smoke test-spark-long spark spark-history test-lake test-torch bench bench-spark bench-smoke torture torture-smoke audit package lint clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -92,6 +96,10 @@ test-dbt:
 
 test-latest:
 	$(PYTHON) scripts/test_versions.py --latest -- --numprocesses $(WORKERS) --dist loadfile $(ONLY)
+
+# LOWEST and HIGHEST are the interpreters for the lowest and the highest versions
+compatibility:
+	$(PYTHON) scripts/compatibility.py $(LOWEST) $(HIGHEST)
 
 .venvs/spark/installed: pyproject.toml tests/spark/requirements.txt
 	test -x .venvs/spark/bin/python || $(PYTHON) -m venv .venvs/spark
@@ -153,6 +161,11 @@ torture-smoke: setup
 
 audit: setup
 	$(BIN)/python -m tests.torture.audit
+
+package: setup
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf warehouse/* serving target logs

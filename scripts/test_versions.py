@@ -42,8 +42,8 @@ def install(python: Path, requirements: list[str]) -> None:
         subprocess.run([*pip, "--upgrade", "--upgrade-strategy", "eager", *PACKAGE], check=True)
 
 
-def versions(python: Path) -> dict[str, str]:
-    """Return the installed versions of the most important dependencies."""
+def versions(python: Path, names: tuple[str, ...] = SHOWN) -> dict[str, str]:
+    """Return the installed versions of packages, by default of the most important dependencies."""
     listed = subprocess.run(
         [python, "-m", "pip", "list", "--format", "json", "--disable-pip-version-check"],
         check=True,
@@ -51,7 +51,7 @@ def versions(python: Path) -> dict[str, str]:
         text=True,
     )
     found = {package["name"]: package["version"] for package in json.loads(listed.stdout)}
-    return {name: found[name] for name in SHOWN}
+    return {name: found[name] for name in names}
 
 
 def main() -> None:

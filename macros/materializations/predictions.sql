@@ -92,6 +92,7 @@ def materialize(result, connection):
         {%- do seeds.update({seed.relation_name: folder ~ seed.original_file_path}) -%}
     {%- endfor -%}
     {{ return({
+        'package_version': dbt_onnx._version(),
         'database': ledger.database,
         'schema': ledger.schema,
         'identifier': ledger.identifier,

@@ -45,6 +45,7 @@ def materialize(result, connection):
         }) -%}
     {%- endfor -%}
     {{ return({
+        'package_version': dbt_onnx._version(),
         'database': table.database,
         'schema': table.schema,
         'identifier': table.identifier,

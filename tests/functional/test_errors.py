@@ -34,13 +34,17 @@ from error_project import (
     LOCKED,
     NODES,
     VARIABLES,
+    VERSIONS,
     build,
     call_in_project,
     create_project,
     locked,
     node_name,
+    with_another_version,
     with_variables,
 )
+
+from dbt_onnx.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -207,6 +211,19 @@ def test_a_wrong_variable_gives_its_message(built: Outcome, project: ScoringProj
     said = with_variables(project)
     assert set(said) == set(VARIABLES)
     assert [fault for name, text in said.items() for fault in faults_of_dbt(name, text)] == []
+
+
+def test_halves_of_different_versions_score_nothing_and_leave_no_run(
+    built: Outcome, project: ScoringProject
+) -> None:
+    runs = project.sql("select count(*) from dbt_onnx_runs")
+    said = with_another_version(project)
+    assert faults_of_dbt(VERSIONS, said) == []
+    assert "version 9.9.9" in said
+    assert f"has version {__version__};" in said
+    assert "pip install 'dbt-onnx==9.9.9'" in said
+    assert f"`revision: v{__version__}` in packages.yml" in said
+    assert project.sql("select count(*) from dbt_onnx_runs") == runs
 
 
 def test_dbt_shows_one_clear_message(built: Outcome) -> None:

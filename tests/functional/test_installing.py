@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
 from warehouse import line_model
 
+from dbt_onnx import __version__
+
 PACKAGE = Path(__file__).resolve().parents[2]
+NAME = f"dbt_onnx-{__version__}"
 
 PROJECT = """
 name: acme
@@ -94,6 +100,12 @@ except Exception as error:
 PINNED = {"dbt-duckdb", "duckdb", "numpy", "onnx", "onnxruntime", "pyarrow"}
 
 
+def sources() -> set[str]:
+    """The files below src that Git knows."""
+    listed = run("git", "ls-files", "src", folder=PACKAGE).split()
+    return {name.removeprefix("src/") for name in listed}
+
+
 class Environment:
     """A virtual environment with the package and one version of dbt-core, and nothing from this repository."""
 
@@ -132,11 +144,50 @@ def run(*command: str | Path, folder: Path | None = None) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder, PACKAGE)
-    (wheel,) = folder.iterdir()
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist, and the wheel that was built from it: what `make package` writes into dist/."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--outdir", folder, PACKAGE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (wheel,) = built.glob("*.whl")
     return wheel
+
+
+def test_twine_accepts_what_is_uploaded(built: Path) -> None:
+    run(sys.executable, "-m", "twine", "check", "--strict", *sorted(built.iterdir()))
+
+
+def test_the_wheel_has_the_files_below_src_and_its_metadata(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    metadata = {name for name in names if name.startswith(f"{NAME}.dist-info/")}
+    assert names - metadata == sources()
+    assert {name.partition("/")[2] for name in metadata} == {
+        "METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE",
+    }  # fmt: skip
+
+
+def test_the_sdist_has_the_same_files_and_no_seeds_tests_or_databases(built: Path) -> None:
+    with tarfile.open(built / f"{NAME}.tar.gz") as archive:
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    assert names == {f"src/{name}" for name in sources()} | {
+        ".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "pyproject.toml",
+    }  # fmt: skip
+
+
+def test_the_description_on_pypi_has_no_link_to_a_file_of_the_repository(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        text = archive.read(f"{NAME}.dist-info/METADATA").decode()
+    _, _, described = text.partition("\n\n")
+    own = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\[([^\]]*)\]\((?!https?:)[^)]*\)", own)
+    assert linked
+    assert "](" not in re.sub(r"\]\(https?:", "", described)
+    assert [words for words in linked if words not in described] == []
 
 
 @pytest.mark.parametrize("dbt_core", ["1.10", "1.12"])

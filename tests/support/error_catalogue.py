@@ -184,7 +184,7 @@ def faults_of_dbt(name: str, text: str) -> list[str]:
         if re.search(pattern(row.message), text)
         else [f"the output does not match the documented message: {text}"]
     )
-    if "Hint: " in text and row.hint not in text:
+    if "Hint: " in text and not re.search(pattern(row.hint), text):
         faults.append(f"the output does not contain the documented hint: {text}")
     if "Traceback" in text and name not in HAS_TRACEBACK:
         faults.append("a traceback")

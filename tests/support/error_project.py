@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from error_commands import called
 from scoring_project import ScoringProject
+
+from dbt_onnx.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,7 +109,8 @@ CALLS: dict[str, tuple[str, ...]] = {
     "backfill-without-clock": ("backfill", "scores", *DAYS_OF_JANUARY),
 }
 LOCKED = "database-locked"
-BY_DBT = {*NODES, *VARIABLES, *CALLS, LOCKED}
+VERSIONS = "versions-differ"
+BY_DBT = {*NODES, *VARIABLES, *CALLS, LOCKED, VERSIONS}
 HAS_TRACEBACK = {"other-materialization", LOCKED}
 """Errors that dbt reports itself. It prints unknown exceptions with a traceback, followed by the message."""
 
@@ -186,6 +190,22 @@ def with_variables(project: ScoringProject) -> dict[str, str]:
             same or project.dbt("run", "-s", "scores", vars=given).nodes["scores"].message
         )
     return messages
+
+
+def with_another_version(project: ScoringProject) -> str:
+    """Return dbt's message about the scoring model when the dbt package has version 9.9.9."""
+    installed = project.root / "dbt_packages" / "dbt_onnx"
+    source = installed.resolve()
+    installed.unlink()  # `dbt deps` links to a local package
+    shutil.copytree(source / "macros", installed / "macros")
+    shutil.copy(source / "dbt_project.yml", installed)
+    path = installed / "macros" / "_version.sql"
+    path.write_text(path.read_text().replace(__version__, "9.9.9"))
+    try:
+        return project.dbt("run", "-s", "scores").nodes["scores"].message
+    finally:
+        shutil.rmtree(installed)
+        installed.symlink_to(source)
 
 
 @contextmanager

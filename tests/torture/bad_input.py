@@ -27,11 +27,13 @@ from error_project import (
     LOCKED,
     NODES,
     VARIABLES,
+    VERSIONS,
     build,
     call_in_project,
     create_project,
     locked,
     node_name,
+    with_another_version,
     with_variables,
 )
 from tests.torture.report import Attack
@@ -96,6 +98,8 @@ def _attacked_project(
         yield name, faults_of_dbt(name, nodes[node_name(name)].message)
     for name in filter(CALLS.__contains__, chosen):
         yield name, faults_of_call(name, call_in_project(project, name))
+    if VERSIONS in chosen:
+        yield VERSIONS, faults_of_dbt(VERSIONS, with_another_version(project))
     if not VARIABLES.keys().isdisjoint(chosen):
         for name, text in with_variables(project).items():
             if name in chosen:

@@ -22,6 +22,7 @@ PAGES_IN_PROSE = (
     "docs/score.md",
     "docs/registering.md",
     "docs/registry.md",
+    "docs/installing.md",
     "docs/upgrades.md",
 )
 

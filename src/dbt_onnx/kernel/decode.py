@@ -141,7 +141,8 @@ def _find_faults(name: str, column: Array, faults: dict[str, Mask]) -> None:
 def _to_arrow(column: Array, output: Output) -> pa.Array:
     element = arrow_type_of(output.dtype)
     if output.dtype in FLOAT_TYPES:
-        column = column.astype(element.to_pandas_dtype(), copy=False)
+        # float16 becomes float32, as in Arrow; Arrow's own to_pandas_dtype() needed pandas up to pyarrow 24
+        column = column.astype("float64" if output.dtype == "float64" else "float32", copy=False)
     elif column.dtype.kind != "O" and output.dtype == "string":
         column = column.astype(object)  # Arrow cuts numpy's text at a NUL
     try:

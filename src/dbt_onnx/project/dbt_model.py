@@ -16,6 +16,7 @@ from dbt_onnx.runs.request import (
     ScoringRequest,
     check_request,
 )
+from dbt_onnx.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -105,8 +106,6 @@ def run_model(
     """
     project = project_folder()
     document = json.loads(settings)
-    document["seeds"] = {relation: project / path for relation, path in document["seeds"].items()}
-    run_settings = RunSettings(**{item.name: document[item.name] for item in fields(RunSettings)})
 
     def work(request: Any, warehouse: Warehouse) -> RunSummary:
         from dbt.adapters.events.logging import AdapterLogger
@@ -116,21 +115,28 @@ def run_model(
                 f"the model returned {type(request).__name__}, not a scoring run",
                 hint="return dbt_onnx.score(...) from a model with materialized='predictions'",
             )
+        seeds = {relation: project / path for relation, path in document["seeds"].items()}
+        known = {item.name: document[item.name] for item in fields(RunSettings)}
+        run_settings = RunSettings(**{**known, "seeds": seeds})
         log = AdapterLogger("dbt_onnx").info
         return warehouse.score(
             request, run_settings, artifacts=project / "artifacts", log=log, logs=logs(project)
         )
 
-    run_on_warehouse(model, dbt, session, work)
+    run_on_warehouse(model, dbt, session, document, work)
 
 
 def run_on_warehouse(
     model: Callable[[Any, Any], Any],
     dbt: Any,
     session: Any,
+    settings: Mapping[str, Any],
     work: Callable[[Any, Warehouse], Summary],
 ) -> None:
     """Call a dbt model, and do the work that it requests on the warehouse of its session.
+
+    `settings` are those of the materialization. `work` may read them: by then the dbt package that wrote them is
+    known to have this version.
 
     `work` receives the object that the model returned. Its summary, or its error, is stored in dbt's own
     connection. The materialization reads it there, and raises an error as one clear message: if the
@@ -141,12 +147,23 @@ def run_on_warehouse(
     # a dbt invocation has one adapter: the adapter of its target
     warehouse = engine_for(next(iter(FACTORY.adapters)))(session)
     try:
+        _check_version(settings["package_version"])
         summary = work(_request_of(model, dbt, session, warehouse), warehouse)
     except DbtOnnxError as error:
         outcome: dict[str, Any] = {"ok": False, "message": f"{error.kind} error: {error}"}
     else:
         outcome = {"ok": True, "message": str(summary), "rows_written": summary.rows_written}
     warehouse.leave_outcome(json.dumps(outcome))
+
+
+def _check_version(of_dbt_package: str) -> None:
+    if of_dbt_package != __version__:
+        raise ConfigError(
+            f"the dbt package dbt_onnx has version {of_dbt_package}, the Python package dbt-onnx has "
+            f"version {__version__}; a run needs both in the same version",
+            hint=f"pip install 'dbt-onnx=={of_dbt_package}'; or install version {__version__} of the dbt package: "
+            f"`revision: v{__version__}` in packages.yml, then `dbt deps`",
+        )
 
 
 def _request_of(

@@ -190,7 +190,6 @@ def _are_names(values: object) -> bool:
 def publish_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, settings: str) -> None:
     """Run the `published` materialization. `settings` is `PublicationSettings` as JSON."""
     document = json.loads(settings)
-    known = PublicationSettings(**{f.name: document[f.name] for f in fields(PublicationSettings)})
 
     def work(request: Any, warehouse: Warehouse) -> PublicationSummary | NothingPublished:
         if not isinstance(request, PublicationRequest):
@@ -198,11 +197,14 @@ def publish_model(model: Callable[[Any, Any], Any], dbt: Any, session: Any, sett
                 f"the model returned {type(request).__name__}, not a publication",
                 hint="return dbt_onnx.publish(...) from a model with materialized='published'",
             )
+        known = PublicationSettings(
+            **{item.name: document[item.name] for item in fields(PublicationSettings)}
+        )
         if known.empty:
             return NothingPublished(request.name)
         return publish_relation(warehouse, request, known)
 
-    run_on_warehouse(model, dbt, session, work)
+    run_on_warehouse(model, dbt, session, document, work)
 
 
 def publish_relation(

@@ -33,6 +33,7 @@ _BYTES_PER_ROW = 32
 # eight processes that did a moment's work at the same time needed nine tries
 _TRIES = 20
 _MOST_SECONDS = 3.0
+_IS_DUCKDB_1 = duckdb.__version__.startswith("1.")
 _CONFLICT = re.compile("DuckLake transaction|DuckLake.* database is locked")
 
 
@@ -101,7 +102,7 @@ class Cursor:
         """Return the kind of storage that the table is in."""
         if table.database.casefold() in self._lakes:
             return Lake()
-        return CountedStorage() if duckdb.__version__.startswith("1.") else Storage()
+        return CountedStorage() if _IS_DUCKDB_1 else Storage()
 
     @cached_property
     def _lakes(self) -> set[str]:
@@ -148,6 +149,15 @@ class Cursor:
         `duckdb_tables()` would take 16 ms in a database with 3,000 tables, and a SELECT from a missing table
         may find a Python variable or a file instead.
         """
+        if '"' in table.identifier + table.schema + table.database and _IS_DUCKDB_1:
+            # its pragma_table_info() cannot find such a name
+            return bool(
+                self.rows(
+                    f"select 1 from information_schema.tables where table_catalog = {literal(table.database)} "
+                    f"and table_schema = {literal(table.schema)} "
+                    f"and lower(table_name) = lower({literal(table.identifier)})"
+                )
+            )
         try:
             # bound but not executed, so that an error does not abort the transaction
             self.raw.sql(f"from pragma_table_info({literal(table.sql)})")
