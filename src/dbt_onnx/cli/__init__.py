@@ -1,7 +1,7 @@
 """The command line, `dbt-onnx`. Each module has a group of related commands."""
 
 # each module adds its commands to `main` when it is imported
-from dbt_onnx.cli import alert, backfill, models, predictions, promotion, serving, status, watch  # noqa: F401
+from dbt_onnx.cli import alert, backfill, models, predictions, promotion, report, serving, status, watch  # noqa: F401
 from dbt_onnx.cli.options import main
 
 __all__ = ["main"]
