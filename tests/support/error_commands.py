@@ -307,6 +307,11 @@ def register_expected_with_null(folder: Path) -> Sequence[object]:
 
 
 @command
+def report_folder_missing(folder: Path) -> Sequence[object]:
+    return ("report", "--out", folder / "nowhere" / "report.html")
+
+
+@command
 def alert_without_a_receiver(folder: Path) -> Sequence[object]:
     return ("alert",)
 

@@ -1,7 +1,17 @@
 """The command line, `dbt-onnx`. Each module has a group of related commands."""
 
 # each module adds its commands to `main` when it is imported
-from dbt_onnx.cli import alert, backfill, models, predictions, promotion, report, serving, status, watch  # noqa: F401
+from dbt_onnx.cli import (  # noqa: F401
+    alert,
+    backfill,
+    models,
+    predictions,
+    promotion,
+    report,
+    serving,
+    status,
+    watch,
+)
 from dbt_onnx.cli.options import main
 
 __all__ = ["main"]

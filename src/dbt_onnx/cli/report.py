@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +11,7 @@ from dbt_onnx.cli import options
 from dbt_onnx.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import timedelta
     from pathlib import Path
 
@@ -33,20 +35,28 @@ def report(model: str | None, out: Path, stale_after: timedelta, project: Any) -
     from dbt_onnx.reporting.page import check_jinja, page_of
 
     check_jinja()
-    if not out.parent.is_dir():
-        raise ConfigError(f"the folder {out.parent} does not exist", hint="create it, or name another")
-    facts = gather(project, model, stale_after=stale_after)
-    content = page_of(facts).encode()
-    _write(out, content)
-    print_text(f"{out}: {facts.health.status}, {len(facts.models)} scoring model(s), {len(content):,} bytes")
+    with _replaced(out) as part:
+        facts = gather(project, model, stale_after=stale_after)
+        content = page_of(facts).encode()
+        part.write_bytes(content)
+    print_text(
+        f"{out}: {facts.health.status}, {len(facts.models)} scoring model(s), {len(content):,} bytes"
+    )
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Replace the file in one step. Raises ConfigError if it cannot be written."""
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """Yield a file beside `path` that replaces it at the end. Raises ConfigError at once if it cannot be written."""
     part = path.with_name(f"{path.name}.part")
     try:
-        part.write_bytes(content)
-        part.replace(path)
+        part.touch()
     except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}",
+            hint="create its folder, or name another file with --out",
+        ) from error
+    try:
+        yield part
+        part.replace(path)
+    finally:
         part.unlink(missing_ok=True)
-        raise ConfigError(f"{path} cannot be written: {error}", hint="name another file") from error

@@ -1,17 +1,21 @@
 """Charts as shapes in a square of 100 by 100, and tables.
 
-A chart always has a table with the figures that it shows, so that nobody has to see it. Texts beside
-the shapes are HTML, so they keep their size when the square is stretched.
+A chart has a table with the figures that it shows, so that nobody has to see it. Texts beside the
+shapes are HTML, so they keep their size when the square is stretched.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+
+_NUMBER = re.compile(r"–|[+-]?[0-9][0-9,]*(\.[0-9]+)?(e-[0-9]+)?%?")
 
 
 class Rect(NamedTuple):
@@ -42,11 +46,12 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table. The first column names the row."""
+    """A table. The first column names the row. A folded table is shown on request."""
 
     caption: str
     header: tuple[str, ...]
     rows: Sequence[tuple[str | Cell, ...]]
+    is_folded: bool = False
 
     @property
     def cells(self) -> list[tuple[Cell, ...]]:
@@ -57,10 +62,10 @@ class Table:
 
     @property
     def is_number(self) -> tuple[bool, ...]:
-        """Whether a column has numbers only, which are aligned to the right."""
-        columns = zip(*([cell.text for cell in row] for row in self.cells), strict=True)
-        found = [all(text[:1] in "+-–.0123456789" for text in column) for column in columns]
-        return tuple(found or [False] * len(self.header))
+        """Whether a column has numbers only, which are aligned to the right; never the first."""
+        columns = zip(*([cell.text for cell in row[1:]] for row in self.cells), strict=True)
+        found = [all(map(_NUMBER.fullmatch, column)) for column in columns]
+        return (False, *(found or [False] * (len(self.header) - 1)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +73,10 @@ class Chart:
     """A chart with its title, its axes and its table.
 
     legend    (css class, name) of each series; empty for a single one
-    top       the text at the upper end of the y axis; the lower end is 0
-    labels    texts below, from left to right
+    top       the text at the upper end of the y axis, `bottom` that at the lower end
+    labels    texts below, from left to right: one for each column if `is_labelled`, else of the ends
     size      css class of the height: "tall", "low" or "square"
+    table     None if the table of the next chart has these figures, too
     """
 
     title: str
@@ -78,17 +84,23 @@ class Chart:
     lines: Sequence[Line] = ()
     legend: Sequence[tuple[str, str]] = ()
     top: str
+    bottom: str = "0"
     labels: Sequence[str]
+    is_labelled: bool = False
     size: str = "tall"
-    table: Table
+    table: Table | None = None
 
 
 def nice_top(value: float) -> float:
-    """Return the smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is at least `value`; 1 for 0."""
+    """Return a round number that is at least `value`, as the end of an axis; 1 for 0."""
     if not math.isfinite(value) or value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= value * (1 - 1e-9))
+    return next(
+        step * power
+        for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
+        if step * power >= value * (1 - 1e-9)
+    )
 
 
 def stacked(columns: Sequence[Mapping[str, float]], *, top: float) -> list[Rect]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dbt_onnx.errors import shortened
-from dbt_onnx.reporting.charts import Cell, Chart, Table, grouped, line, nice_top, stacked
+from dbt_onnx.reporting.charts import Cell, Chart, Rect, Table, grouped, line, nice_top, stacked
 from dbt_onnx.runs.health import age_text
+from dbt_onnx.runs.plan import SCORE_REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -23,12 +24,22 @@ NOTHING = "–"
 DIFFERS, DIFFERS_MUCH = 0.1, 0.25
 """The default thresholds of `features_match_training` and `predictions_match_baseline`."""
 
+_ABOUT_INDEX = (
+    "The stability index (PSI) compares a feature now with training. Below "
+    f"{DIFFERS} little has changed, above {DIFFERS_MUCH} much has."
+)
+_NOT_RECORDED = (
+    "No test results are recorded. Add to dbt_project.yml: "
+    'on-run-end: "{{ dbt_onnx.record_test_results(results) }}"'
+)
 _MOST_BINS = 12
 _MOST_FEATURES = 200
-_MOST_SHAPES = 40  # features whose distribution is drawn
+_MOST_SHAPES = 20  # features whose distribution is drawn
 _MOST_LINES = 8
 _MOST_LISTED = 40
 _AGES = ("under 1 day", "1 to 2 days", "2 to 7 days", "7 to 30 days", "30 days or more")
+# the same colour everywhere; what is usual in blue
+_REASONS = dict(zip(SCORE_REASONS, ("s3", "s1", "s2", "s4", "s5", "s6", "s7", "s8"), strict=True))
 _SERIES = {"now": "s1", "before": "s2", "training": "s0"}
 
 
@@ -148,26 +159,25 @@ def _parts_of(model: ModelFacts, prefix: str) -> list[Section]:
 def _runs(runs: Sequence[RunRow]) -> list[Block]:
     if not runs:
         return []
-    reasons = list(dict.fromkeys(reason for run in runs for reason in run.per_reason))
-    css = {reason: f"s{number + 1}" for number, reason in enumerate(reasons)} | {"unchanged": "s0"}
     columns = [
-        {**{css[name]: float(rows) for name, rows in run.per_reason.items()}}
-        | {"s0": float(run.rows_unchanged or 0)}
+        {_REASONS[name]: float(rows) for name, rows in run.per_reason.items()}
+        | ({"s0": float(run.rows_unchanged)} if run.rows_unchanged else {})
         for run in runs
     ]
-    has_unchanged = any(run.rows_unchanged for run in runs)
-    shown = [name for name in css if name != "unchanged" or has_unchanged]
+    seen = {css for column in columns for css in column}
     labels = [_day(runs[0].clock), _day(runs[-1].clock)] if len(runs) > 1 else [_day(runs[0].clock)]
     top = nice_top(max(sum(column.values()) for column in columns))
-    table = _runs_table(runs)
     blocks: list[Block] = [
         Chart(
             title="Rows of each run, by the reason for scoring",
             rects=stacked(columns, top=top),
-            legend=[(css[name], name.replace("_", " ")) for name in shown],
+            legend=[
+                (css, name.replace("_", " "))
+                for name, css in [*_REASONS.items(), ("unchanged", "s0")]
+                if css in seen
+            ],
             top=f"{top:,.0f}",
             labels=labels,
-            table=table,
         )
     ]
     rejected = [float(run.rows_rejected or 0) for run in runs]
@@ -180,15 +190,6 @@ def _runs(runs: Sequence[RunRow]) -> list[Block]:
                 top=f"{top:,.0f}",
                 labels=labels,
                 size="low",
-                table=Table(
-                    caption="Rejected rows",
-                    header=("run", "clock", "rejected"),
-                    rows=[
-                        (str(run.run_id)[:8], _day(run.clock), _count(run.rows_rejected))
-                        for run in runs
-                        if run.rows_rejected
-                    ],
-                ),
             )
         )
     else:
@@ -202,14 +203,7 @@ def _runs(runs: Sequence[RunRow]) -> list[Block]:
             top=f"{top:,g} s",
             labels=labels,
             size="low",
-            table=Table(
-                caption="Seconds",
-                header=("run", "clock", "seconds"),
-                rows=[
-                    (str(run.run_id)[:8], _day(run.clock), f"{each:,.2f}")
-                    for run, each in zip(runs, seconds, strict=True)
-                ],
-            ),
+            table=_runs_table(runs),
         )
     )
     failed = [run for run in runs if run.status != "success"]
@@ -236,7 +230,8 @@ def _runs_table(runs: Sequence[RunRow]) -> Table:
     return Table(
         caption="Runs, oldest first",
         header=(
-            "run", "started (UTC)", "clock", "version", "scope", "in", "scored", "rejected", "unchanged", "why",
+            "run", "started (UTC)", "clock", "version", "scope", "in", "scored", "rejected", "unchanged",
+            "seconds", "why",
         ),
         rows=[
             (
@@ -246,6 +241,7 @@ def _runs_table(runs: Sequence[RunRow]) -> Table:
                 f"{run.model_name}/{run.model_version}" if run.model_name else NOTHING,
                 run.scope if run.status == "success" else run.status,
                 *map(_count, (run.rows_in, run.rows_scored, run.rows_rejected, run.rows_unchanged)),
+                _figure_of_seconds(run),
                 ", ".join(
                     f"{name.replace('_', ' ')} {rows:,}" for name, rows in run.per_reason.items()
                 )
@@ -254,6 +250,11 @@ def _runs_table(runs: Sequence[RunRow]) -> Table:
             for run in runs
         ],
     )  # fmt: skip
+
+
+def _figure_of_seconds(run: RunRow) -> str:
+    seconds = _seconds(run)
+    return NOTHING if seconds is None else f"{seconds:,.2f}"
 
 
 def _seconds(run: RunRow) -> float | None:
@@ -282,11 +283,14 @@ def _scores(rows: Sequence[Row]) -> list[Block]:
                 shares |= {"training": expected}
             elif "previous_run" in comparisons:
                 shares |= {"before": expected}
-            series[bin_name] = shares
+            if any(shares.values()) or bin_name != "other values":
+                series[bin_name] = shares
         if not series:
             blocks.append(f"{name}: no entity has a value.")
             continue
-        order = [each for each in ("training", "before", "now") if each in next(iter(series.values()))]
+        order = [
+            each for each in ("training", "before", "now") if each in next(iter(series.values()))
+        ]
         words = {"now": "now", "before": "before the last run", "training": "in training"}
         index = [
             f"{_index(comparisons[each][0]['psi'])} against {what}"
@@ -305,7 +309,8 @@ def _scores(rows: Sequence[Row]) -> list[Block]:
                 ),
                 legend=[(_SERIES[each], words[each]) for each in order],
                 top=f"{top:.0%}",
-                labels=[next(iter(series)), list(series)[-1]] if len(series) > 1 else list(series),
+                labels=list(series) if len(series) <= 3 else [next(iter(series)), list(series)[-1]],
+                is_labelled=len(series) <= 3,
                 table=Table(
                     caption=f"Share of the predictions by {name}",
                     header=(name, *(words[each] for each in order)),
@@ -327,41 +332,42 @@ def _features(rows: Sequence[Row]) -> list[Block]:
     )
     if not found:
         return []
-    listed = []
-    for position, (name, bins) in enumerate(found[:_MOST_FEATURES]):
-        row = bins[0]
+    listed: list[tuple[str | Cell, ...]] = []
+    shares_of: list[tuple[str | Cell, ...]] = []
+    for position, (name, rows_of_feature) in enumerate(found[:_MOST_FEATURES]):
+        row = rows_of_feature[0]
         if row["problem"] is not None:
-            listed.append((name or "all", NOTHING, row["problem"].replace("_", " "), *[NOTHING] * 3))
+            problem = row["problem"].replace("_", " ")
+            listed.append((name or "all", NOTHING, problem, *[NOTHING] * 3))
             continue
-        shares = _bins(bins)
-        columns = [{"s0": expected, "s1": actual} for _, _, expected, actual in shares]
-        top = max((max(column.values()) for column in columns), default=1.0)
-        shapes = tuple(grouped(columns, top=top)) if top > 0 and position < _MOST_SHAPES else ()
-        index = row["psi"]
+        bins, index = _bins(rows_of_feature), row["psi"]
+        shapes: tuple[Rect, ...] = ()
+        if position < _MOST_SHAPES and bins:
+            columns = [{"s0": expected, "s1": actual} for _, _, expected, actual in bins]
+            shapes = tuple(grouped(columns, top=max(max(each.values()) for each in columns) or 1))
+            shares_of += [(name, bin_name, _share(a), _share(b)) for bin_name, _, a, b in bins]
         listed.append(
             (
                 name,
                 Cell(_index(index), bar=_bar(index), css=_severity(index)),
                 _in_words(index),
-                _share(row["expected_null_share"]),
-                _share(row["null_share"]),
-                Cell(_moved(shares), shapes=shapes),
+                f"{_share(row['expected_null_share'])} → {_share(row['null_share'])}",
+                Cell("", shapes=shapes),
+                _moved(bins),
             )
         )
     blocks: list[Block] = [
-        "The stability index (PSI) compares a feature now with training. Below "
-        f"{DIFFERS} little has changed, above {DIFFERS_MUCH} much has."
-    ]
-    blocks.append(
+        _ABOUT_INDEX,
         Table(
-            caption="Features, the most changed first",
-            header=(
-                "feature", "index", "compared with training", "NULL in training", "NULL now",
-                "what moved most (grey: in training)",
-            ),
+            caption="Features, the most changed first; grey is training, blue is now",
+            header=("feature", "index", "compared with training", "NULL", "shares", "moved most"),
             rows=listed,
-        )
-    )  # fmt: skip
+        ),
+    ]
+    if shares_of:
+        header = ("feature", "value", "in training", "now")
+        caption = "Shares of the values of each feature"
+        blocks.append(Table(caption=caption, header=header, rows=shares_of, is_folded=True))
     if len(found) > _MOST_FEATURES:
         blocks.append(f"{len(found) - _MOST_FEATURES:,} more features, with a smaller index.")
     return blocks
@@ -425,8 +431,8 @@ def _freshness(model: ModelFacts) -> list[Block]:
     sentence = f"{_count(figures['stale'])} of {_count(figures['entities'])} entities are stale."
     if figures["oldest_age"] is not None:
         sentence += (
-            f" The oldest prediction is {_age(figures['oldest_age'])} old, half of them at most "
-            f"{_age(figures['median_age'])}."
+            f" Half of the predictions are at most {_age(figures['median_age'])} old, the oldest is "
+            f"{_age(figures['oldest_age'])} old."
         )
     return [
         sentence,
@@ -448,8 +454,7 @@ def _tests(model: ModelFacts) -> list[Block]:
         return []
     if figures["tested_at"] is None:
         return [
-            "No test results are recorded. Add to dbt_project.yml: "
-            'on-run-end: "{{ dbt_onnx.record_test_results(results) }}"'
+            _NOT_RECORDED,
         ]
     bad = {*figures["failing_tests"], *figures["warning_tests"]}
     if not bad:
@@ -478,7 +483,9 @@ def _served(model: ModelFacts) -> list[Block]:
     total = sum(row["entities"] for row in model.ages)
     counts: dict[tuple[str, str], int] = defaultdict(int)
     for row in model.ages:
-        counts[row["served_from"], row["model_version"] or NOTHING] += row["entities"]
+        version = row["model_version"]
+        named = NOTHING if version is None else f"{model.health.figures['model_name']}/{version}"
+        counts[row["served_from"], named] += row["entities"]
     if total:
         blocks.append(
             Table(
@@ -526,11 +533,16 @@ def _outcomes(models: Sequence[DbtModel]) -> list[Block]:
         lines, legend = [], []
         values = [row[metric] for row in rows if row[metric] is not None]
         top = 1.0 if metric == "auc" else nice_top(max(values, default=1.0))
+        # an AUC of 0.5 is chance
+        bottom = 0.5 if metric == "auc" and min(values, default=0.0) >= 0.5 else 0.0
         for number, (name, of_name) in enumerate(_by_names(rows).items()):
             if number == _MOST_LINES:
                 break
             points = [
-                ((months.index(str(row["month"])) + 0.5) / len(months), float(row[metric]) / top)
+                (
+                    (months.index(str(row["month"])) + 0.5) / len(months),
+                    (float(row[metric]) - bottom) / (top - bottom),
+                )
                 for row in of_name
                 if row[metric] is not None
             ]
@@ -543,6 +555,7 @@ def _outcomes(models: Sequence[DbtModel]) -> list[Block]:
                 lines=lines,
                 legend=legend,
                 top=f"{top:g}",
+                bottom=f"{bottom:g}",
                 labels=[months[0][:7], months[-1][:7]] if len(months) > 1 else [months[0][:7]],
                 table=Table(
                     caption=f"{model.name}: outcomes by month and version",
@@ -660,12 +673,22 @@ def _movers(models: Sequence[DbtModel]) -> list[Block]:
     for model in models:
         if (rows := _rows_of(model, {*needed}, blocks)) is None:
             continue
-        key = [name for name in rows[0] if name not in {*needed, "champion_as_of", "challenger_as_of"}]
+        key = [
+            name for name in rows[0] if name not in {*needed, "champion_as_of", "challenger_as_of"}
+        ]
         largest = max(abs(row["difference"]) for row in rows) or 1.0
         blocks.append(
             Table(
                 caption=f"{model.name}: the entities that the challenger moves most",
-                header=(", ".join(key), "moment", "champion", "challenger", "from", "to", "difference"),
+                header=(
+                    ", ".join(key),
+                    "moment",
+                    "champion",
+                    "challenger",
+                    "from",
+                    "to",
+                    "difference",
+                ),
                 rows=[
                     (
                         ", ".join(_text(row[name]) for name in key),
@@ -758,10 +781,12 @@ def _index(value: float | None) -> str:
 
 
 def _figure(value: float | None) -> str:
-    """A count with thousands separators, any other number with four decimals."""
+    """A count with thousands separators, any other number with four decimals, or two digits if it is tiny."""
     if value is None:
         return NOTHING
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.1e}" if 0 < abs(value) < 0.00005 else f"{value:,.4f}"
 
 
 def _age(age: timedelta | float | None) -> str:

@@ -115,7 +115,9 @@ def gather(project: DbtProject, name: str | None, *, stale_after: timedelta) -> 
     with project.warehouse() as warehouse:
         calls = [_call(warehouse, model) for model in scoring_models]
     asked = [
-        (each, call) for each, call in zip(facts, calls, strict=True) if call and each.health.figures
+        (each, call)
+        for each, call in zip(facts, calls, strict=True)
+        if call and each.health.figures
     ]
     queries = project.render(_QUERIES, variables={"dbt_onnx_report": [call for _, call in asked]})
     texts = iter(queries.split(_END))
@@ -125,7 +127,8 @@ def gather(project: DbtProject, name: str | None, *, stale_after: timedelta) -> 
         for each, _ in asked:
             for attribute in ("outputs", "ages", "tests", "features"):
                 _read(each, attribute, warehouse, next(texts))
-        dbt_models = {macro: _dbt_models(project, warehouse, macro) for macro in MACROS}
+        about = {model.unique_id for model in scoring_models} if name else None
+        dbt_models = {macro: _dbt_models(project, warehouse, macro, about) for macro in MACROS}
     names = [str(each.health.figures["model_name"]) for each, _ in asked]
     promotions, faults = _promotions(project.root / "seeds" / PROMOTIONS_NAME, names)
     return Facts(
@@ -167,12 +170,18 @@ def _read(facts: ModelFacts, attribute: str, warehouse: Warehouse, query: str) -
         facts.faults.append(f"{attribute}: {error.message}")
 
 
-def _dbt_models(project: DbtProject, warehouse: Warehouse, macro: str) -> list[DbtModel]:
-    """Return the enabled dbt models that call a macro of this package."""
+def _dbt_models(
+    project: DbtProject, warehouse: Warehouse, macro: str, about: set[str] | None
+) -> list[DbtModel]:
+    """Return the enabled dbt models that call a macro of this package. With `about`, ids of scoring models, only
+    those that read one of them.
+    """
     found = []
     for node in project.manifest.nodes.values():
         is_model = node.resource_type == "model" and node.config.materialized != "ephemeral"
         if not is_model or f"macro.dbt_onnx.{macro}" not in node.depends_on.macros:
+            continue
+        if about is not None and about.isdisjoint(node.depends_on.nodes):
             continue
         order, most = "", _MOST_ROWS
         if macro == "prediction_movers":
