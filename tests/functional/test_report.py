@@ -223,7 +223,7 @@ def test_outcomes_and_comparisons_are_those_of_the_models(
         lambda row: ["2024-01", "line/2", *(shown(row[name]) for name in figures)],
     )
     same(
-        "Calibration of line/1 by month, newest first",
+        "Calibration of line/2 by month, newest first",
         "select * from calibration order by month desc, bin desc",
         lambda row: [
             "2024-01", f"{row['mean_prediction']:.1%}", f"{row['share_positive']:.1%}",

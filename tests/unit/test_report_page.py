@@ -10,7 +10,7 @@ import pytest
 
 import dbt_onnx
 from dbt_onnx.errors import ConfigError
-from dbt_onnx.reporting.charts import Line, Rect, Table, grouped, line, nice_top, stacked
+from dbt_onnx.reporting.charts import Line, Rect, Table, grouped, line, nice_top, outlines, stacked
 from dbt_onnx.reporting.page import check_jinja
 
 STYLE = (Path(dbt_onnx.__file__).parent / "reporting" / "page.css").read_text(encoding="utf-8")
@@ -76,6 +76,14 @@ def test_grouped_columns_stand_side_by_side() -> None:
         Rect(0, 50, 42, 50, "s0"),
         Rect(42, 75, 42, 25, "s1"),
     ]
+
+
+def test_rectangles_of_a_class_are_one_path() -> None:
+    rects = [Rect(0, 75, 40, 25, "s1"), Rect(50, 0.5, 40, 99.5, "s1"), Rect(0, 0, 1, 1, "s2")]
+    assert outlines(rects) == {
+        "s1": "M0 75h40v25h-40zM50 0.5h40v99.5h-40z",
+        "s2": "M0 0h1v1h-1z",
+    }
 
 
 def test_a_line_goes_up_when_its_values_do() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbt_onnx.errors import ConfigError
-from dbt_onnx.reporting.charts import Chart, Table
+from dbt_onnx.reporting.charts import Chart, Table, outlines
 from dbt_onnx.reporting.contents import glances_of, sections_of
 from dbt_onnx.runs.health import age_text
 from dbt_onnx.version import __version__
@@ -40,13 +40,14 @@ def page_of(facts: Facts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["outlines"] = outlines
     environment.tests |= {
         "chart": lambda block: isinstance(block, Chart),
         "table": lambda block: isinstance(block, Table),
     }
     template = environment.get_template("page.html.jinja")
     style = Markup((_FOLDER / "page.css").read_text(encoding="utf-8"))  # noqa: S704, our own file
-    return template.render(
+    page = template.render(
         facts=facts,
         glances=glances_of(facts),
         sections=sections_of(facts),
@@ -54,3 +55,4 @@ def page_of(facts: Facts) -> str:
         version=__version__,
         stale_after=age_text(facts.health.stale_after),
     )
+    return page.strip() + "\n"
