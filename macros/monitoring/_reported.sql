@@ -40,13 +40,14 @@ union all by name
 {#-
     The same for each output that is no list, with a column `comparison`: `training` compares the predictions in force
     with training, `previous_run` with those before the last run, and `before` compares those before the last run with
-    training. A comparison without a reference has no rows.
+    training. A comparison without a reference has no rows; an output without any has `now`, in its own ranges.
 -#}
 {% macro _reported_outputs(model, key) -%}
 {%- set run = dbt_onnx._last_full_run(model) -%}
 {%- set previous = dbt_onnx._last_full_run(model, before=run) if run is not none else none -%}
 {%- set queries = [] -%}
 {%- for output in dbt_onnx._ledger(model, key)['outputs'] if run is not none and not output['type'].endswith(']') -%}
+    {%- set others = queries | length -%}
     {%- for comparison in ['training', 'previous_run', 'before'] -%}
         {%- set baseline = 'previous_run' if comparison == 'previous_run' else 'training' -%}
         {%- set compared = dbt_onnx._tested_output(model, run, output['name'], baseline, previous) -%}
@@ -54,6 +55,10 @@ union all by name
             {%- do queries.append(dbt_onnx._reported_output(model, run, previous, compared, comparison)) -%}
         {%- endif -%}
     {%- endfor -%}
+    {%- if queries | length == others -%}
+        {%- set compared = dbt_onnx._tested_output(model, run, output['name'], 'previous_run', run) -%}
+        {%- do queries.append(dbt_onnx._reported_output(model, run, none, compared, 'now')) -%}
+    {%- endif -%}
 {%- endfor -%}
 {{ return(dbt_onnx._in_dialect(queries | join('\n\nunion all\n\n') or 'select 1 as nothing where false')) }}
 {%- endmacro %}
@@ -63,11 +68,14 @@ union all by name
 (
 with {{ dbt_onnx._in_force_cte(model, run, output) }},
 
-{% if comparison != 'training' -%}
+{% if comparison == 'now' -%}
+earlier as (select * from in_force),
+
+{% elif comparison != 'training' -%}
 {{ dbt_onnx._earlier_predictions_ctes(model, output, run, previous) }},
 
 {% endif -%}
-{{ dbt_onnx._described_ctes(output) if comparison == 'previous_run'
+{{ dbt_onnx._described_ctes(output) if comparison in ['previous_run', 'now']
     else dbt_onnx._reference_cte(model, run, 'output', [output]) }},
 
 {{ dbt_onnx._compared_ctes('earlier' if comparison == 'before' else 'in_force', [output]) }}

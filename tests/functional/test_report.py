@@ -46,6 +46,11 @@ MODELS = {
     "key=['id'], entities=ref('features')) }}",
 }
 ALL_DRIFT = {"warn_psi": 1e-9, "error_psi": None, "min_rows": 1}
+# the deciles of -0.5, 0.5 and 1.5
+MIDDLE = [
+    ("-0.3", "-0.1", "0.0%"), ("-0.1", "0.1", "0.0%"), ("0.1", "0.3", "0.0%"), ("0.3", "0.5", "33.3%"),
+    ("0.5", "0.7", "0.0%"), ("0.7", "0.9", "0.0%"), ("0.9", "1.1", "0.0%"), ("1.1", "1.3", "0.0%"),
+]  # fmt: skip
 PROMOTIONS = f"""{",".join(PROMOTION_COLUMNS)}
 2024-01-09T10:00:00.000000Z,line,2,1,promote,overridden,<i>trust me</i>
 """
@@ -103,14 +108,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> ScoringProject:
     return project
 
 
-def report(project: ScoringProject, out: Path, *arguments: str) -> str:
+def report(project: ScoringProject, out: Path, *arguments: str, status: str = "degraded") -> str:
     folders = ["--project-dir", str(project.root), "--profiles-dir", str(project.root)]
-    variables = ["--vars", f"{{dbt_onnx_clock: '{LATER}'}}"]
+    clock = LATER if status == "degraded" else CLOCK
+    variables = ["--vars", f"{{dbt_onnx_clock: '{clock}'}}"]
     result = CliRunner().invoke(
         main, ["report", "--out", str(out), *folders, *variables, *arguments]
     )
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith(f"{out}: degraded, ")
+    assert result.stdout.startswith(f"{out}: {status}, ")
     return out.read_text(encoding="utf-8")
 
 
@@ -302,15 +308,23 @@ def test_ten_models_with_many_runs_and_features_take_less_than_a_megabyte(
     assert len(content) < 1_000_000
 
 
-def test_before_the_first_build_the_page_says_so(tmp_path: Path) -> None:
+def test_a_page_can_be_written_before_the_first_build_and_without_training_distributions(
+    tmp_path: Path,
+) -> None:
     project = ScoringProject(tmp_path)
     project.facts(3)
     project.scoring_model("scores")
     project.dbt("deps")
-    folders = ["--project-dir", str(project.root), "--profiles-dir", str(project.root)]
-    out = tmp_path / "report.html"
-    result = CliRunner().invoke(main, ["report", "--out", str(out), *folders])
-    assert result.exit_code == 0, result.output
-    page = Page(out.read_text(encoding="utf-8"))
+    page = Page(report(project, tmp_path / "report.html", status="broken"))
     assert "no run has succeeded" in page.text
     assert page.tables == {}
+    expect(project.dbt("build"), scores="success")
+    page = Page(report(project, tmp_path / "report.html", status="healthy"))
+    # y is -0.5, 0.5 and 1.5
+    assert page.tables["Share of the predictions by y"] == [
+        ["y", "now"],
+        ["up to -0.3", "33.3%"],
+        *([f"above {low} to {high}", share] for low, high, share in MIDDLE),
+        ["above 1.3", "33.3%"],
+    ]
+    assert page.tables["Runs, oldest first"][1][10] == "new 3"

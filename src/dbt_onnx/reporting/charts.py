@@ -91,6 +91,10 @@ class Chart:
     table: Table | None = None
 
 
+Block = str | Chart | Table
+"""A part of a section; a text is a paragraph."""
+
+
 def nice_top(value: float) -> float:
     """Return a round number that is at least `value`, as the end of an axis; 1 for 0."""
     if not math.isfinite(value) or value <= 0:
