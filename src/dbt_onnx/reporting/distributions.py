@@ -88,7 +88,7 @@ def feature_blocks(rows: Sequence[Row]) -> list[Block]:
     """Return the features by their index; `rows` are those of `_reported_features`."""
     found = sorted(
         rows_by(rows, "column_name").items(),
-        key=lambda item: -1.0 if item[1][0]["psi"] is None else item[1][0]["psi"],
+        key=lambda item: item[1][0].get("psi") or 0.0,
         reverse=True,
     )
     if not found:
