@@ -2,6 +2,7 @@
 # make serve [AS_OF=1998-05-01]                make run, then send requests to the HTTP service
 # make hybrid                                  film recommendations: candidates at night, ranking at request time
 # make nightly FROM=1998-04-01 DAYS=30         simulate nightly builds, and print a line for each
+# make report                                  ten months of history as one HTML page, warehouse/report.html
 # make test                                    lint, types and all tests
 # make test-long                               20 kills of a backfill, 50 tamperings with a history
 # make test-dbt VERSION=1.10 [DUCKDB=2.0.0]    the tests with another dbt, and another DuckDB
@@ -39,7 +40,7 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 export DBT_PROFILES_DIR := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve hybrid nightly train test test-long test-dbt test-latest compatibility test-spark test-spark-smoke test-spark-long spark spark-history test-lake test-torch bench bench-spark bench-smoke torture torture-smoke audit package lint clean
+.PHONY: help setup run serve hybrid nightly report train test test-long test-dbt test-latest compatibility test-spark test-spark-smoke test-spark-long spark spark-history test-lake test-torch bench bench-spark bench-smoke torture torture-smoke audit package lint clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -71,6 +72,13 @@ nightly: export DBT_ONNX_SERVING_FILES := warehouse/nightly_serving
 nightly: setup
 	rm -rf warehouse/nightly.duckdb warehouse/nightly.duckdb.wal warehouse/nightly_serving
 	$(BIN)/python scripts/nightly.py --from $(FROM) --days $(DAYS)
+
+report: export DBT_ONNX_WAREHOUSE := $(CURDIR)/warehouse/history/history.duckdb
+report: export DBT_PROFILES_DIR := $(CURDIR)/warehouse/history
+report: setup
+	test -f $(DBT_ONNX_WAREHOUSE) || env -u DBT_PROFILES_DIR $(BIN)/python examples/play_history.py
+	$(BIN)/dbt-onnx report --project-dir warehouse/history --out warehouse/report.html \
+		--vars '{dbt_onnx_clock: "1998-04-01"}'
 
 train: setup
 	$(BIN)/python training/train.py

@@ -6,6 +6,16 @@
 {%- endmacro %}
 
 
+{#- CTE `in_force`: the predictions in force of a run's version, without entities that have left the features. -#}
+{% macro _in_force_cte(model, run, output) -%}
+in_force as (
+    select {{ dbt_onnx._identifier(output['name']) }}
+    from {{ dbt_onnx._rows_of_current(dbt_onnx._ledger(model, run['key'])) }} as current
+    where {{ dbt_onnx._is_version(run) }} and status = 'scored' and last_seen_as_of is null
+)
+{%- endmacro %}
+
+
 {#-
     CTE `earlier`: the predictions of a version that were in force when its run `run` began, for the entities of its
     run `previous`. Current rows that `run` did not write were already in force. For rows that `run` wrote, the CTE

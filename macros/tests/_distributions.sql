@@ -307,6 +307,7 @@ numbered_bins as (
 bins as (
     select
         column_name,
+        number,
         examples,
         kind = 'categorical' and number > len(shares) as is_other,
         case

@@ -41,11 +41,7 @@ with validation_errors as (
 {%- set name = dbt_onnx._identifier(output['name']) -%}
 {%- set has_reference = output['kind'] is defined -%}
 
-with in_force as (
-    select {{ name }}
-    from {{ dbt_onnx._rows_of_current(dbt_onnx._ledger(model, run['key'])) }} as current
-    where {{ dbt_onnx._is_version(run) }} and status = 'scored' and last_seen_as_of is null
-),
+with {{ dbt_onnx._in_force_cte(model, run, output) }},
 
 {% if has_reference -%}
 {%- if previous is none -%}

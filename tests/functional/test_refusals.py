@@ -253,7 +253,7 @@ def test_figures_of_health_that_cannot_be_read_are_said(
     connection: duckdb.DuckDBPyConnection,
 ) -> None:
     with pytest.raises(WarehouseError, match=r"the warehouse cannot answer: .*nowhere"):
-        health.read_figures(Cursor(connection), "select * from nowhere")
+        health.read_answers(Cursor(connection), "select * from nowhere")
 
 
 def test_a_backfill_without_a_registry_in_the_warehouse_is_refused(

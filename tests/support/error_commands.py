@@ -354,6 +354,11 @@ def import_data_cut_short(folder: Path) -> Sequence[object]:
 
 
 @command
+def report_folder_missing(folder: Path) -> Sequence[object]:
+    return ("report", "--out", folder / "nowhere" / "report.html")
+
+
+@command
 def alert_without_a_receiver(folder: Path) -> Sequence[object]:
     return ("alert",)
 

@@ -8,6 +8,7 @@ from dbt_onnx.cli import (  # noqa: F401
     models,
     predictions,
     promotion,
+    report,
     serving,
     status,
     watch,

@@ -401,6 +401,9 @@ class Warehouse(Protocol):
     def answer(self, query: str) -> dict[str, Any]:
         """Run a query that dbt has rendered, and return its one row, by column name."""
 
+    def answers(self, query: str) -> list[dict[str, Any]]:
+        """Run a query that dbt has rendered, and return all of its rows, each by column name."""
+
     def runs(self, ledger: TableName, *, limit: int | None = None) -> list[RunRow]:
         """Return the runs of a scoring model, newest first."""
 

@@ -103,13 +103,12 @@ def registry_among(cursor: Cursor, relations: Collection[TableName]) -> Registry
     raise no_registry_among(relations, REGISTRY_COLUMNS)
 
 
-def read_figures(cursor: Cursor, sql: str) -> dict[str, Any]:
-    """Return the one row of a query, by column. Raises WarehouseError if DuckDB cannot run the query."""
+def read_answers(cursor: Cursor, sql: str) -> list[dict[str, Any]]:
+    """Return the rows of a query, by column. Raises WarehouseError if DuckDB cannot run the query."""
     try:
-        [figures] = cursor.records(sql)
+        return cursor.records(sql)
     except duckdb.Error as error:
         raise no_answer(message_of(error)) from error
-    return figures
 
 
 def _relation(cursor: Cursor, name: str, *, beside: TableName) -> TableName | None:

@@ -160,7 +160,11 @@ class DuckDBWarehouse:
         return health.registry_among(self._cursor, relations)
 
     def answer(self, query: str) -> dict[str, Any]:
-        return health.read_figures(self._cursor, query)
+        [figures] = self.answers(query)
+        return figures
+
+    def answers(self, query: str) -> list[dict[str, Any]]:
+        return health.read_answers(self._cursor, query)
 
     def runs(self, ledger: TableName, *, limit: int | None = None) -> list[RunRow]:
         return history.read_runs(self._connection, ledger, limit=limit)

@@ -98,10 +98,9 @@ def registry_among(spark: Spark, relations: Collection[TableName]) -> Registry:
     raise no_registry_among(relations, REGISTRY_COLUMNS)
 
 
-def read_figures(spark: Spark, sql: str) -> dict[str, Any]:
-    """Return the one row of a query as {column: value}. Raises WarehouseError if Spark cannot run the query."""
+def read_answers(spark: Spark, sql: str) -> list[dict[str, Any]]:
+    """Return the rows of a query as {column: value}. Raises WarehouseError if Spark cannot run the query."""
     try:
-        [figures] = spark.records(sql)
+        return spark.records(sql)
     except PySparkException as error:
         raise no_answer(message_of(error)) from error
-    return figures

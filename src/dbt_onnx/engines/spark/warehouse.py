@@ -190,9 +190,14 @@ class SparkWarehouse:
 
     @spark_errors()
     def answer(self, query: str) -> dict[str, Any]:
-        from dbt_onnx.engines.spark.sources import read_figures
+        [figures] = self.answers(query)
+        return figures
 
-        return read_figures(self._spark, query)
+    @spark_errors()
+    def answers(self, query: str) -> list[dict[str, Any]]:
+        from dbt_onnx.engines.spark.sources import read_answers
+
+        return read_answers(self._spark, query)
 
     @spark_errors()
     def runs(self, ledger: TableName, *, limit: int | None = None) -> list[RunRow]:
