@@ -122,6 +122,9 @@ class Explainer:
         if of_features.shape[2] == 1 and scores.shape[1] == 2:
             # of two classes, the graph scores only the second one
             of_features = np.concatenate([-of_features, of_features], axis=2)
+        if of_features.shape[2] != scores.shape[1]:
+            numbers = f"{of_features.shape[2]} and computes {scores.shape[1]} score(s)"
+            raise refused(self._artifact, f"its {self._operator} has values for {numbers}")
         self._check_sums(of_features, scores)
         return Contributions(
             rows=rows,
@@ -133,7 +136,7 @@ class Explainer:
         sizes = np.abs(self._base) + np.abs(contributions).sum(axis=1)
         # written so that a NaN fails, too
         wrong = ~(np.abs(sums - scores) <= TOLERANCE * sizes)
-        if contributions.shape[2] != scores.shape[1] or wrong.any():
+        if wrong.any():
             row, column = np.argwhere(wrong)[0]
             raise ArtifactError(
                 f"the contributions to a prediction of {self._artifact.model} add up to "
