@@ -143,14 +143,14 @@ test-spark-long: .venvs/spark/installed
 test-lake: .venvs/lake/installed
 	.venvs/lake/bin/python -m pytest --config-file tests/lake/pytest.ini --confcutdir tests/lake tests/lake $(ONLY)
 
-# tests/torch/requirements.txt says how to get the smaller wheel of torch
-.venvs/torch/installed: pyproject.toml tests/torch/requirements.txt
+# not tests/torch: pytest would find the folder as the package torch. Its requirements.txt says how to get the smaller wheel of torch
+.venvs/torch/installed: pyproject.toml tests/torch_modules/requirements.txt
 	test -x .venvs/torch/bin/python || $(PYTHON) -m venv .venvs/torch
-	.venvs/torch/bin/python -m pip install --quiet --requirement tests/torch/requirements.txt --editable '.[duckdb,torch]'
+	.venvs/torch/bin/python -m pip install --quiet --requirement tests/torch_modules/requirements.txt --editable '.[duckdb,torch]'
 	touch $@
 
 test-torch: .venvs/torch/installed
-	.venvs/torch/bin/python -m pytest --config-file tests/torch/pytest.ini --confcutdir tests/torch tests/torch $(ONLY)
+	.venvs/torch/bin/python -m pytest --config-file tests/torch_modules/pytest.ini --confcutdir tests/torch_modules tests/torch_modules $(ONLY)
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ONLY)

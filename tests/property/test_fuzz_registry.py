@@ -134,7 +134,7 @@ def test_a_seed_is_read_and_written_or_refused(content: bytes) -> None:
         assert all(before[0].count(column) == 1 for column in REGISTRY_COLUMNS)
         if "Churn" in {entry.model_name for entry in registry.entries}:
             with pytest.raises(
-                RegistryError, match="'Churn' and 'churn' differ only in letter case"
+                RegistryError, match="has 'Churn', and 'churn' differs from it only"
             ):
                 put_entry(path, added)
             assert path.read_bytes() == content

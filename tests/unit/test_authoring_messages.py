@@ -165,7 +165,7 @@ def test_export_names_the_way_of_other_libraries(
     like = foreign(library, name, like=LogisticRegression)
     fitted = like().fit(rows, rows.a > 0)
     inside = make_pipeline(StandardScaler(), like()).fit(rows, rows.a > 0)
-    # a module of torch itself is exported: tests/torch
+    # a module of torch itself is exported: tests/torch_modules
     alone = () if library == "torch" else (fitted, foreign(library, name)())
     for estimator in (inside, *alone):
         with pytest.raises(DbtOnnxError) as caught:
