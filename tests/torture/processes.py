@@ -39,6 +39,7 @@ def run(function: Callable[..., Any], *arguments: Any, timeout: float = 120) -> 
         if process.is_alive():
             process.join(5)
             process.kill()
+            process.join()
         ours.close()
     kind, value = answer
     if kind == "error":
