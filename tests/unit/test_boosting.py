@@ -146,6 +146,10 @@ EXPORTED: dict[str, tuple[Callable[[], Any], pd.DataFrame]] = {
             [("l", lgbm()), ("x", xgb())], LogisticRegression()).fit(FULL, TWO), FULL),
     "a calibrated XGBoost": (
         lambda: CalibratedClassifierCV(xgb(), cv=2, method="sigmoid").fit(FULL, TWO), FULL),
+    "a calibrated LightGBM": (
+        lambda: CalibratedClassifierCV(lgbm(), cv=2, method="sigmoid").fit(FULL, TWO), FULL),
+    "a calibrated LightGBM, three classes": (
+        lambda: CalibratedClassifierCV(lgbm(), cv=2, method="sigmoid").fit(FULL, THREE), FULL),
 }  # fmt: skip
 
 REFUSED: dict[str, tuple[Callable[[], Any], pd.DataFrame, str]] = {
@@ -166,8 +170,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], pd.DataFrame, str]] = {
         CITY.astype({"city": "category"}), "cannot convert LGBMClassifier"),
     "LightGBM, categories of numbers": (
         lambda: lgbm().fit(CODES, CODED), CODES, "does not reproduce LightGBM"),
-    "a calibrated LightGBM": (
-        lambda: CalibratedClassifierCV(lgbm(), cv=2).fit(FULL, TWO), FULL,
+    "an isotonic LightGBM": (
+        lambda: CalibratedClassifierCV(lgbm(), cv=2, method="isotonic").fit(FULL, TWO), FULL,
         "does not reproduce LightGBM"),
     "XGBoost, linear": (
         lambda: xgb(booster="gblinear").fit(FULL, TWO), FULL, "cannot convert XGBClassifier"),

@@ -137,8 +137,15 @@ def _register(
 
     single = partial(_convert_in_single_precision, convert)
     for kind in classifiers:
+        # scikit-learn calibrates the raw scores of an estimator that has them
+        raw_scores = {"raw_scores": [True, False]} if hasattr(kind, "decision_function") else {}
         update_registered_converter(
-            kind, _alias(kind), shapes_of_classifier, single, parser=parser, options=_OPTIONS
+            kind,
+            _alias(kind),
+            shapes_of_classifier,
+            single,
+            parser=parser,
+            options=_OPTIONS | raw_scores,
         )
     for kind in others:
         update_registered_converter(kind, _alias(kind), shapes_of_regressor, single)
@@ -195,10 +202,19 @@ def _register_lightgbm() -> None:
 
     from dbt_onnx.authoring.lightgbm_booster import LightGBMClassifier, LightGBMRegressor
 
+    def convert(scope: Any, operator: Any, container: Any) -> None:
+        convert_lightgbm(scope, operator, container)
+        # only a calibration asks for raw scores
+        if container.get_options(operator.raw_operator, {}).get("raw_scores"):
+            (trees,) = (node for node in container.nodes if node.name == operator.full_name)
+            for item in trees.attribute:
+                if item.name == "post_transform":
+                    item.s = b"NONE"
+
     _register(
         [lightgbm.LGBMClassifier, LightGBMClassifier],
         [lightgbm.LGBMRegressor, lightgbm.LGBMRanker, LightGBMRegressor],
-        convert_lightgbm,
+        convert,
     )
 
 
