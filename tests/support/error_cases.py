@@ -351,6 +351,12 @@ def artifact_lfs_pointer(warehouse: Warehouse) -> Attempt:
 
 
 @case
+def artifact_replaced(warehouse: Warehouse) -> Attempt:
+    warehouse.register("1", line_model(a=3.0))
+    return Attempt(ArtifactError, undo=lambda: warehouse.register("1"))
+
+
+@case
 def artifact_not_onnx(warehouse: Warehouse) -> Attempt:
     registered(warehouse, b"\x80\x04\x95 a pickle, say")
     return Attempt(ArtifactError, undo=lambda: registered(warehouse, line_model()))
@@ -411,7 +417,7 @@ def artifact_huge(warehouse: Warehouse) -> Attempt:
 def artifact_not_loadable(warehouse: Warehouse) -> Attempt:
     model = onnx_models.ModelProto.FromString(line_model())
     model.opset_import[0].version = 99
-    registered(warehouse, model)
+    warehouse.register("2", model.SerializeToString())
     return Attempt(ArtifactError)
 
 

@@ -107,6 +107,8 @@ EXPORTED: dict[str, tuple[Callable[[], Any], pd.DataFrame]] = {
         lambda: lgbm_regressor(objective="quantile", alpha=0.9).fit(X, NUMBER), X),
     "LightGBM, dart": (lambda: lgbm(boosting_type="dart").fit(X, TWO), X),
     "LightGBM, no missing values": (lambda: lgbm(use_missing=False).fit(FULL, TWO), FULL),
+    "LightGBM, whole numbers as categories": (
+        lambda: lgbm().fit(CODES.astype(float), CODED, categorical_feature=["code"]), CODES.astype(float)),
     "LightGBM, ranking": (
         lambda: lightgbm.LGBMRanker(verbose=-1, **COMMON).fit(X, THREE, group=[100] * 10), X),
     "LightGBM, booster of two": (lambda: lgbm_native(TWO, objective="binary"), X),
@@ -165,11 +167,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], pd.DataFrame, str]] = {
         "does not reproduce LightGBM"),
     "LightGBM, cross entropy": (
         lambda: lgbm_native(TWO, objective="cross_entropy"), X, "cannot convert LightGBMRegressor"),
-    "LightGBM, text categories": (
-        lambda: lgbm().fit(CITY.astype({"city": "category"}), MOVES),
-        CITY.astype({"city": "category"}), "cannot convert LGBMClassifier"),
-    "LightGBM, categories of numbers": (
-        lambda: lgbm().fit(CODES, CODED), CODES, "does not reproduce LightGBM"),
     "an isotonic LightGBM": (
         lambda: CalibratedClassifierCV(lgbm(), cv=2, method="isotonic").fit(FULL, TWO), FULL,
         "does not reproduce LightGBM"),
@@ -180,19 +177,29 @@ REFUSED: dict[str, tuple[Callable[[], Any], pd.DataFrame, str]] = {
         lambda: xgb(missing=0.0).fit(FULL, TWO), FULL, "does not reproduce XGBoost"),
     "XGBoost, two targets": (
         lambda: xgb_regressor().fit(X, np.c_[NUMBER, -NUMBER]), X, "does not reproduce XGBoost"),
-    "XGBoost, categories of numbers": (
-        lambda: xgb(enable_categorical=True).fit(CODES, CODED), CODES, "does not reproduce XGBoost"),
     "a scaler before XGBoost": (
         lambda: make_pipeline(StandardScaler(), xgb()).fit(FULL, TWO), FULL,
         "does not reproduce XGBoost"),
-    "CatBoost, categories": (
-        lambda: cat(cat_features=["city"]).fit(CITY, MOVES), CITY, "cannot convert CatBoost"),
     "CatBoost, counts": (
         lambda: catboost.CatBoostRegressor(loss_function="Poisson", **CAT).fit(X, NUMBER.abs()), X,
         "does not reproduce CatBoost"),
     "CatBoost, one against all": (
         lambda: cat(loss_function="MultiClassOneVsAll").fit(X, THREE), X,
         "does not reproduce CatBoost"),
+}  # fmt: skip
+
+
+CATEGORIES: dict[str, tuple[Callable[[], Any], pd.DataFrame, str]] = {
+    "LightGBM, text": (
+        lambda: lgbm().fit(CITY.astype({"city": "category"}), MOVES),
+        CITY.astype({"city": "category"}), "LightGBM reads categories in .*'city'"),
+    "LightGBM, numbers": (
+        lambda: lgbm().fit(CODES, CODED), CODES, "LightGBM reads categories in .*'code'"),
+    "XGBoost, numbers": (
+        lambda: xgb(enable_categorical=True).fit(CODES, CODED), CODES,
+        "XGBoost reads categories in .*'code'"),
+    "CatBoost, text": (
+        lambda: cat(cat_features=["city"]).fit(CITY, MOVES), CITY, "CatBoost reads categories in .*'city'"),
 }  # fmt: skip
 
 
@@ -219,6 +226,14 @@ def test_what_a_converter_gets_wrong_is_refused_with_what_to_do(tmp_path: Path, 
         exported(tmp_path, make(), features)
     assert "docs/models" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("case", CATEGORIES)
+def test_categories_without_an_encoder_are_refused_by_name(tmp_path: Path, case: str) -> None:
+    make, features, message = CATEGORIES[case]
+    with pytest.raises(ContractError, match=message) as caught:
+        exported(tmp_path, make(), features)
+    assert "put an encoder into a pipeline" in str(caught.value.hint)
 
 
 def test_a_scaler_before_xgboost_is_exact_in_double_precision(tmp_path: Path) -> None:

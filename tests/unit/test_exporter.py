@@ -326,6 +326,19 @@ def test_unsafe_names_are_refused(tmp_path: Path, frame: pd.DataFrame, two: pd.S
         )
 
 
+def test_what_is_missing_is_told_before_anything_is_written(
+    tmp_path: Path, frame: pd.DataFrame, two: pd.Series
+) -> None:
+    estimator = LogisticRegression().fit(frame, two)
+    with pytest.raises(ConfigError, match="version is 2, not text"):
+        exported(tmp_path, estimator, frame, version=2)
+    with pytest.raises(ConfigError, match="alias is 'champion', but no registry is given"):
+        exported(tmp_path, estimator, frame, alias="champion")
+    with pytest.raises(ConfigError, match=r"folder of the registry .*seeds/r\.csv does not exist"):
+        exported(tmp_path, estimator, frame, registry=tmp_path / "seeds" / "r.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_version_with_other_bytes_is_kept(
     tmp_path: Path, frame: pd.DataFrame, two: pd.Series
 ) -> None:

@@ -15,11 +15,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from dbt_onnx.authoring.distributions import is_text
 from dbt_onnx.authoring.estimators import library_of, parts_of, registration_advice
-from dbt_onnx.errors import ConfigError, ContractError
+from dbt_onnx.errors import ConfigError, ContractError, format_items
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
+
+    import pyarrow as pa
 
 BOOSTING = {"lightgbm": "LightGBM", "xgboost": "XGBoost", "catboost": "CatBoost"}
 """Module -> the name that people use."""
@@ -53,6 +56,28 @@ def check_boosting_installation(model: Any) -> None:
         names = " and ".join(BOOSTING[name] for name in libraries)
         raise ConfigError(
             f"export() of {names} needs onnxmltools", hint="pip install 'dbt-onnx[boosting]'"
+        )
+
+
+def check_categories(model: Any, features: Any, columns: Mapping[str, pa.Array]) -> None:
+    """Raise ContractError if a boosted model reads categories without an encoder before it.
+
+    `features` are the rows that `columns` were read from: a data frame knows which columns are categories.
+    """
+    library = library_of(model)
+    if library not in BOOSTING:
+        return
+    names = [
+        name
+        for name, column in columns.items()
+        if is_text(column.type)
+        or str(getattr(features[name], "dtype", "")).lower().startswith("categor")
+    ]
+    if names:
+        raise ContractError(
+            f"{BOOSTING[library]} reads categories in {format_items(names)}: it replaces them by codes that "
+            "depend on the training data, and an ONNX file does not have them",
+            hint=f"put an encoder into a pipeline with the model, see docs/models/{library}.md",
         )
 
 

@@ -20,6 +20,7 @@ from dbt_onnx.authoring.boosting import (
     as_estimator,
     boosting_libraries,
     check_boosting_installation,
+    check_categories,
     conversion_advice,
 )
 from dbt_onnx.authoring.card_parts import SAMPLE_ROWS, card_parts
@@ -95,8 +96,9 @@ def export(
                     columns that the estimator was fitted with; an Arrow table if it was fitted on
                     an array. The warehouse columns must have the same names. A module gets the
                     columns in their order.
-    registry        path of the registry seed. If given, the row is written there, too. An `alias`
-                    is taken from the version that had it; without one an existing row keeps its own.
+    registry        path of the registry seed, in a folder that exists. If given, the row is written
+                    there, too. An `alias` is taken from the version that had it; without one an
+                    existing row keeps its own.
     classes         for a torch module: its first output has the probabilities of these classes, or
                     of the second of two. The columns are those of a classifier.
     output_columns  {default column: column in the ledger, or None to not store it}. Defaults:
@@ -127,14 +129,16 @@ def export(
                     precision cannot decide, see `docs/registering.md`.
     parity_rows     how many rows of `features`, evenly spaced, the card keeps for `verify`. The
                     export itself compares all rows, and 2,000 new rows mixed from their values.
-    replace         overwrite a version that exists with other bytes.
+    replace         overwrite a version that exists with other bytes, before it has scored anything:
+                    afterwards, runs refuse the new file.
 
     Numeric features share one input tensor (rows, features), named `features`. With a text feature,
     or a step that picks columns by name, each column has its own input (rows, 1). The input has the
     column's name, or a generated name if the converter would change the column's. The same
     estimator gives the same bytes.
 
-    Raises ConfigError without the extra that the model needs (`export`, `boosting`, `torch`) and for a bad name or an unknown column;
+    Raises ConfigError without the extra that the model needs (`export`, `boosting`, `torch`), for a bad name,
+    an unknown column, or an alias without a registry;
     ContractError if estimator and `features` do not match, or if a value of `features` would lose
     precision in the input's type; ArtifactError if the estimator cannot be converted, if graph and
     estimator differ by more than the tolerance, or if the version exists with other bytes;
@@ -143,7 +147,9 @@ def export(
     check_library(estimator)
     _check_installation(estimator)
     _check_names(name, version, alias)
+    _check_registry(registry, alias)
     columns = _columns(features)
+    check_categories(estimator, features, columns)
     described = _features(columns, null_policies or {}, fills or {})
     if known_library(estimator) == "torch":
         from dbt_onnx.authoring.torch_module import TorchModel
@@ -268,10 +274,32 @@ def _check_installation(model: Any) -> None:
 
 
 def _check_names(name: str, version: str, alias: str | None) -> None:
-    faults = name_faults(name, what="name") + name_faults(version, what="version")
-    faults += alias_faults(alias) if alias is not None else []
+    faults = [
+        f"{what} is {value!r}, not text"
+        for what, value in (("name", name), ("version", version))
+        if not isinstance(value, str)
+    ]
+    if not faults:
+        faults = name_faults(name, what="name") + name_faults(version, what="version")
+        faults += alias_faults(alias) if alias is not None else []
     if faults:
-        raise ConfigError("; ".join(faults), hint="choose plain names, such as name='churn'")
+        raise ConfigError(
+            "; ".join(faults), hint="choose plain names, such as name='churn', version='1'"
+        )
+
+
+def _check_registry(registry: str | Path | None, alias: str | None) -> None:
+    """Raise ConfigError if the registry's folder does not exist, or if an alias is given without a registry."""
+    if registry is None and alias is not None:
+        raise ConfigError(
+            f"alias is {alias!r}, but no registry is given to write it to",
+            hint="add registry='seeds/model_registry.csv', the seed that the scoring models read",
+        )
+    if registry is not None and not Path(registry).absolute().parent.is_dir():
+        raise ConfigError(
+            f"the folder of the registry {registry} does not exist in {Path.cwd()}",
+            hint="call export() in the folder of the dbt project, or create the folder of its seeds",
+        )
 
 
 def _columns(features: Any) -> dict[str, pa.Array]:
