@@ -6,6 +6,7 @@ import re
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ from dbt_onnx.artifacts.registry import Registry
 from dbt_onnx.cli import main
 from dbt_onnx.engines.base import TableName
 from dbt_onnx.engines.spark.warehouse import SparkWarehouse
+from dbt_onnx.project.dbt_project import DbtProject
+from dbt_onnx.reporting.gather import gather
+from dbt_onnx.reporting.page import page_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -238,6 +242,36 @@ def test_status_says_the_same(shops: Shops) -> None:
     assert "degraded" in printed
     assert "21 of 26 entities stale, the oldest 4 days" in printed
     same(shops, "status", "scores", *clock, "--stale-after", "1w", exit_code=1)
+
+
+def test_a_report_says_the_same(shops: Shops) -> None:
+    read = []
+    for each in shops:
+        variables = {"dbt_onnx_clock": "1998-03-09"}
+        project = DbtProject(each.root, profiles_dir=each.root, variables=variables)
+        facts = gather(project, None, stale_after=timedelta(days=2))
+        [model] = facts.models
+        assert [*facts.faults, *model.faults] == []
+        page = page_of(facts)
+        assert page.count("<svg") > 5
+        read.append(model)
+    on_duckdb, on_spark = read
+    assert len(on_spark.runs) == len(on_duckdb.runs) == 4
+    for attribute in ("outputs", "ages", "tests", "features"):
+        assert same_numbers(getattr(on_spark, attribute), getattr(on_duckdb, attribute)), attribute
+    assert on_spark.outputs and on_spark.ages and on_spark.features
+
+
+def same_numbers(left: Any, right: Any) -> bool:
+    """Whether two lists of rows are the same, in any order; the sums of floats have another order on Spark."""
+
+    def rounded(rows: Any) -> list[str]:
+        return sorted(
+            repr(sorted((k, round(v, 9) if isinstance(v, float) else v) for k, v in row.items()))
+            for row in rows
+        )
+
+    return rounded(left) == rounded(right)
 
 
 @pytest.mark.parametrize("what", ALTERED)

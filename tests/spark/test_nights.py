@@ -18,7 +18,7 @@ from dbt_onnx.engines.duckdb.ledger import LedgerShape, LedgerTables, select_cur
 from dbt_onnx.engines.spark import writing
 from dbt_onnx.engines.spark.engine import score_on_spark
 from dbt_onnx.engines.spark.features import loader
-from dbt_onnx.errors import DbtOnnxError
+from dbt_onnx.errors import ArtifactError, DbtOnnxError
 from dbt_onnx.runs.request import RunSettings, check_request
 
 if TYPE_CHECKING:
@@ -286,6 +286,15 @@ def test_features_that_are_others_at_each_reading_end_the_run(spark: SparkSessio
         ("success",),
         ("error",),
     ]
+    assert lab.rows("select distinct run_id from lab.scores") == [("first",)]
+
+
+def test_another_file_of_a_version_that_has_scored_is_refused(spark: SparkSession) -> None:
+    lab = OnSpark(spark)
+    lab.run(ORDINARY[0], "first", "scores")
+    spark.sql("update lab.dbt_onnx_runs set artifact_sha256 = repeat('0', 64)")
+    with pytest.raises(ArtifactError, match="churn/2 is another file than in earlier runs"):
+        lab.run(ORDINARY[1], "second", "scores")
     assert lab.rows("select distinct run_id from lab.scores") == [("first",)]
 
 
