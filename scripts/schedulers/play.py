@@ -117,9 +117,7 @@ def main() -> int:
     """Play the nights, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SCHEDULERS))
-    names = parser.parse_args().names or [
-        name for name in SCHEDULERS if driver_of(name).exists()
-    ]
+    names = parser.parse_args().names or [name for name in SCHEDULERS if driver_of(name).exists()]
     if unknown := set(names) - set(SCHEDULERS):
         parser.error(f"no scheduler is called {', '.join(sorted(unknown))}")
     receiver = Receiver()

@@ -1,22 +1,22 @@
 """Build the dbt project every night with Dagster, and tell receivers what changed.
 
-    DBT_PROJECT_DIR=/srv/shop dagster dev -f definitions.py      or as a code location of your deployment
+    export DBT_PROJECT_DIR=/srv/shop
+    dagster dev -f definitions.py               to try it
+    dbt parse                                   in production with each deployment: Dagster reads target/manifest.json
+    dagster-webserver -f definitions.py         and, beside it,
+    dagster-daemon run -f definitions.py        which starts the runs
 
-Each dbt model is an asset, each dbt test a check of it. The metadata `run_id` of a ledger is its run id.
+Each dbt model is an asset, each dbt test a check of it. The metadata `invocation_id` of a materialized ledger is the
+run id in it.
 """
-
-from __future__ import annotations
 
 import os
 import subprocess
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 from dagster_dbt import DbtCliResource, DbtProject, dbt_assets
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PROJECT = DbtProject(os.environ.get("DBT_PROJECT_DIR", "/srv/shop"))
 PROJECT.prepare_if_dev()
