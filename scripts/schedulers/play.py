@@ -140,7 +140,7 @@ def play(name: str, receiver: Receiver) -> tuple[Night, Night]:
         copy(ROOT / part, place)
     python = environment(recipe)
     variables = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("DBT_")},
+        **{n: value for n, value in os.environ.items() if not n.startswith(("DBT_", "PYTHON"))},
         **NO_STATISTICS,
         "PATH": os.pathsep.join([str(python.parent), str(PROJECT_BIN), os.environ["PATH"]]),
         "PYTHONUNBUFFERED": "1",

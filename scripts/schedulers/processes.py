@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -29,13 +29,11 @@ def running(*command: str, **variables: str) -> Iterator[None]:
     try:
         yield
     finally:
+        # the second signal is for what is left of its processes
         for stop in (signal.SIGINT, signal.SIGKILL):
-            with_children = process.pid
-            try:
-                os.killpg(with_children, stop)
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(process.pid, stop)
                 process.wait(timeout=20)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
 
 
 def eventually(answer: Callable[[], T | None], *, seconds: float = 600) -> T:
