@@ -60,6 +60,9 @@ def night_in_airflow(recipe: Path, dag: str) -> Iterator[DagRun]:
         "API__HOST": "127.0.0.1",
         "API__PORT": str(port),
         "API__WORKERS": "1",
+        "CORE__PARALLELISM": "4",
+        # a task that waits five seconds for the API server, the default, fails on a busy machine
+        "WORKERS__EXECUTION_API_TIMEOUT": "120",
         "API__MAXIMUM_PAGE_LIMIT": "1000",
         "LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
         "LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
