@@ -238,11 +238,11 @@ def change_a_score(warehouse: Path) -> None:
 
 def judged(good: Night, bad: Night) -> list[tuple[str, bool]]:
     """Return the cells of a scheduler's row, each with whether it is as it must be."""
-    ids = len(good.run_ids), len(bad.run_ids)
-    arrived = good.ids_arrived and bad.ids_arrived
+    # a night is one run of dbt
+    arrived = all(night.ids_arrived and len(night.run_ids) == 1 for night in (good, bad))
     return [
         (good.state, good.state == "success"),
-        ("yes" if arrived else "no", arrived and ids == (1, 1)),
+        ("yes" if arrived else "no", arrived),
         (bad.state, bad.state == "failed"),
         ("named" if bad.failing_test_shown else "not named", bad.failing_test_shown),
         ("sent" if bad.alerts else "not sent", bool(bad.alerts)),
