@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -28,10 +29,6 @@ class DagRun:
     address: str
     state: str
 
-    @property
-    def version(self) -> str:
-        return str(got(self.api, "/version")["version"])
-
     def tasks(self) -> dict[str, str]:
         """Return the state of each task, for example {"build": "failed"}."""
         instances = got(self.api, f"{self.address}/taskInstances", limit=1000)["task_instances"]
@@ -43,12 +40,28 @@ class DagRun:
         return None if answer.status_code == httpx.codes.NOT_FOUND else answer.json()["value"]
 
 
+def play(recipe: Path, dag: str, *, builder: str) -> None:
+    """Run one night of the DAG, and print what Airflow knows. `builder` is the task that runs `dbt build`."""
+    with night_in_airflow(recipe, dag) as run:
+        run_id = run.xcom(builder, "run_id")
+        answer = {
+            "state": run.state,
+            "run_ids": [run_id] if run_id else [],
+            "failed": run.xcom(builder, "failed") or [],
+            "scored": run.xcom(builder, "scored"),
+            "version": got(run.api, "/version")["version"],
+            "tasks": run.tasks(),
+        }
+    print(json.dumps(answer))
+
+
 @contextmanager
 def night_in_airflow(recipe: Path, dag: str) -> Iterator[DagRun]:
     """Start Airflow with the DAG of this name, trigger it, and wait for the end of the DAG run."""
     home, project = Path(os.environ["AIRFLOW_HOME"]), Path(os.environ["DBT_PROJECT_DIR"])
     (home / "dags").mkdir(parents=True, exist_ok=True)
     shutil.copy(recipe / "dags" / f"{dag}.py", home / "dags")
+    # the project is a copy without an environment
     if not (project / ".venv").exists():
         (project / ".venv").symlink_to(Path(str(shutil.which("dbt"))).parents[1])
     port = free_port()

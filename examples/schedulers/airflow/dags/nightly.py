@@ -33,9 +33,12 @@ def build(ti: Any = None) -> None:
     """Run `dbt build`. What a retry cannot mend, a failed node or test, is not tried again."""
     results = PROJECT / "target" / "run_results.json"
     results.unlink(missing_ok=True)
-    code = subprocess.run([BIN / "dbt", "--no-use-colors", "build"], cwd=PROJECT).returncode
+    dbt = [BIN / "dbt", "--no-use-colors", "build"]
+    code = subprocess.run(dbt, cwd=PROJECT, check=False).returncode
     if not results.exists():
-        raise RuntimeError(f"dbt ended with exit code {code} before it built anything; see the log above")
+        raise RuntimeError(
+            f"dbt ended with exit code {code} before it built anything; see the log above"
+        )
     run = json.loads(results.read_text(encoding="utf-8"))
     failed = [r["unique_id"] for r in run["results"] if r["status"] in ("error", "fail")]
     messages = [r["message"] for r in run["results"] if " scored " in str(r["message"])]
