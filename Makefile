@@ -22,6 +22,7 @@
 # make torture-smoke                           a short version of torture, three minutes
 # make audit                                   look up known vulnerabilities of the pinned versions on PyPI
 # make package                                 build wheel and sdist into dist/, and check them
+# make schedulers [ONLY=prefect]               play two nights in cron, Airflow, Dagster, Prefect; installs them separately
 # make train                                   train and export the reference models again
 PYTHON ?= python3
 VENV := .venv
@@ -40,7 +41,7 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 export DBT_PROFILES_DIR := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve hybrid nightly report train test test-long test-dbt test-latest compatibility test-spark test-spark-smoke test-spark-long spark spark-history test-lake test-torch bench bench-spark bench-smoke torture torture-smoke audit package lint clean
+.PHONY: help setup run serve hybrid nightly report train test test-long test-dbt test-latest compatibility test-spark test-spark-smoke test-spark-long spark spark-history test-lake test-torch bench bench-spark bench-smoke torture torture-smoke audit package schedulers lint clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -169,6 +170,10 @@ torture-smoke: setup
 
 audit: setup
 	$(BIN)/python -m tests.torture.audit
+
+# each scheduler has a separate environment below .venvs/schedulers
+schedulers: setup
+	PYTHONPATH=examples $(BIN)/python scripts/schedulers/play.py $(ONLY)
 
 package: setup
 	rm -rf dist

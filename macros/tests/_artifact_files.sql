@@ -2,8 +2,8 @@
     The artifact files of the serving versions: `[{'version', 'path', 'expected', 'actual'}]`. `actual` is SQL of the
     file's sha256, or none if the file does not exist.
 
-    `path` is relative to the project folder, which is dbt's working directory. A path that leaves `artifacts/` counts
-    as a missing file. The list is empty if the warehouse may not read files (`enable_external_access`).
+    `path` is relative to the project folder. A path that leaves `artifacts/` counts as a missing file.
+    The list is empty if the warehouse may not read files (`enable_external_access`).
 -#}
 {% macro _artifact_files(ledger, registry) -%}
     {%- if not adapter.dispatch('_can_read_files', 'dbt_onnx')() -%}
@@ -45,7 +45,9 @@
 
 {#- SQL of the sha256 of a file; none if the file does not exist. -#}
 {% macro default___digest_of_file(path) -%}
-    {%- set path = dbt_onnx._literal(path) -%}
+    {#- dbt need not run in the project's folder, which may have a name like `shop [1]` -#}
+    {%- set folder = modules.re.sub('([*?[{])', '[\\1]', invocation_args_dict['project_dir'] | string) -%}
+    {%- set path = dbt_onnx._literal(folder ~ '/' ~ path) -%}
     {%- if run_query("select count(*) from glob(" ~ path ~ ")").rows[0][0] == 0 -%}
         {{ return(none) }}
     {%- endif -%}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from consumer import Project
 from generic_tests import Case, Model, Registry, Table, run_cases
-from hand_written import prediction, run, sha256_of
+from hand_written import CLOCK, prediction, run, sha256_of
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from dbt_onnx.engines.adapters import close_idle_connections
 
 COLUMNS = ("customer_id", "problem", "expected", "actual", "run_id", "rejected_reason")
 RUNS = [run("1", started_at="1998-01-01"), run("2")]
@@ -149,3 +151,17 @@ def test_a_warehouse_that_is_closed_to_files_is_judged_by_its_runs(tmp_path: Pat
     judged = replace(BY_VERSION_5, rows=())
     run_cases(project, "predictions_match_registry", [judged], **DEFAULTS)
     judged.check(project, COLUMNS)
+
+
+def test_files_are_found_from_another_working_directory(tmp_path: Path) -> None:
+    project = Project(tmp_path / "shop [1]")
+    project.write("artifacts/churn/2/model.onnx", "2")
+    run_cases(project, "predictions_match_registry", [CASES[0]], **DEFAULTS)
+    close_idle_connections()  # another process opens the file
+    dbt = Path(sys.executable).with_name("dbt")
+    folders = ["--project-dir", project.root, "--profiles-dir", project.root]
+    clock = ["--vars", f"dbt_onnx_clock: '{CLOCK}'"]
+    done = subprocess.run(
+        [dbt, "test", *folders, *clock], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
