@@ -121,14 +121,16 @@ def main() -> int:
     if unknown := set(names) - set(SCHEDULERS):
         parser.error(f"no scheduler is called {', '.join(sorted(unknown))}")
     receiver = Receiver()
-    nights = {name: play(name, receiver) for name in names}
+    # all are installed before the first night, because pip is the likeliest to fail
+    pythons = {name: environment(RECIPES / SCHEDULERS[name]) for name in names}
+    nights = {name: play(name, pythons[name], receiver) for name in names}
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table_of(nights))
     return 0 if all(verdict[1] for pair in nights.values() for verdict in judged(*pair)) else 1
 
 
-def play(name: str, receiver: Receiver) -> tuple[Night, Night]:
-    """Play a good night and a bad one in a scheduler. Raises CalledProcessError if it cannot be installed."""
+def play(name: str, python: Path, receiver: Receiver) -> tuple[Night, Night]:
+    """Play a good night and a bad one in a scheduler, whose driver runs with this Python."""
     recipe = RECIPES / SCHEDULERS[name]
     folder = ROOT / "warehouse" / "schedulers" / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -138,7 +140,6 @@ def play(name: str, receiver: Receiver) -> tuple[Night, Night]:
         place.parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, place)
-    python = environment(recipe)
     variables = {
         **{n: value for n, value in os.environ.items() if not n.startswith(("DBT_", "PYTHON"))},
         **NO_STATISTICS,
@@ -171,7 +172,7 @@ def driver_of(name: str) -> Path:
 def environment(recipe: Path) -> Path:
     """Return the Python of the recipe's environment; install it if requirements.txt is new.
 
-    The package is installed into it if dbt is. A recipe without requirements.txt uses the project's environment.
+    Raises CalledProcessError if pip fails. The package is installed into it if dbt is. A recipe without requirements.txt uses the project's environment.
     """
     requirements = recipe / "requirements.txt"
     if not requirements.exists():
@@ -181,7 +182,8 @@ def environment(recipe: Path) -> Path:
     wanted = requirements.read_text(encoding="utf-8")
     if not installed.exists() or installed.read_text(encoding="utf-8") != wanted:
         print(f"installing {folder.relative_to(ROOT)}", file=sys.stderr, flush=True)
-        venv.create(folder, with_pip=True)
+        if not python.exists():
+            venv.create(folder, with_pip=True, symlinks=True)
         package = ["--editable", f"{ROOT}[duckdb]"] if "dbt-core" in wanted else []
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "--requirement", requirements, *package], check=True)
