@@ -337,6 +337,9 @@ def test_what_is_missing_is_told_before_anything_is_written(
     with pytest.raises(ConfigError, match=r"folder of the registry .*seeds/r\.csv does not exist"):
         exported(tmp_path, estimator, frame, registry=tmp_path / "seeds" / "r.csv")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "dbt_project.yml").touch()
+    exported(tmp_path, estimator, frame, registry=tmp_path / "seeds" / "r.csv")
+    assert (tmp_path / "seeds" / "r.csv").exists()
 
 
 def test_a_version_with_other_bytes_is_kept(

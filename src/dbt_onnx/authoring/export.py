@@ -96,9 +96,9 @@ def export(
                     columns that the estimator was fitted with; an Arrow table if it was fitted on
                     an array. The warehouse columns must have the same names. A module gets the
                     columns in their order.
-    registry        path of the registry seed, in a folder that exists. If given, the row is written
-                    there, too. An `alias` is taken from the version that had it; without one an
-                    existing row keeps its own.
+    registry        path of the registry seed, in a folder that exists or that belongs in a dbt
+                    project. If given, the row is written there, too. An `alias` is taken from the
+                    version that had it; without one an existing row keeps its own.
     classes         for a torch module: its first output has the probabilities of these classes, or
                     of the second of two. The columns are those of a classifier.
     output_columns  {default column: column in the ledger, or None to not store it}. Defaults:
@@ -289,13 +289,16 @@ def _check_names(name: str, version: str, alias: str | None) -> None:
 
 
 def _check_registry(registry: str | Path | None, alias: str | None) -> None:
-    """Raise ConfigError if the registry's folder does not exist, or if an alias is given without a registry."""
+    """Raise ConfigError if the registry is in no dbt project and no folder, or if an alias is given without it."""
     if registry is None and alias is not None:
         raise ConfigError(
             f"alias is {alias!r}, but no registry is given to write it to",
             hint="add registry='seeds/model_registry.csv', the seed that the scoring models read",
         )
-    if registry is not None and not Path(registry).absolute().parent.is_dir():
+    if registry is None:
+        return
+    folder = Path(registry).absolute().parent
+    if not folder.is_dir() and not (folder.parent / "dbt_project.yml").is_file():
         raise ConfigError(
             f"the folder of the registry {registry} does not exist in {Path.cwd()}",
             hint="call export() in the folder of the dbt project, or create the folder of its seeds",
