@@ -56,6 +56,7 @@ def fitted(**options: Any) -> Any:
 
 
 def exported(model: Any, folder: Path) -> None:
+    (folder / "seeds").mkdir(exist_ok=True)
     export(
         model,
         TRAINING[["review"]],
