@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -151,6 +152,16 @@ def test_status_says_what_to_do_about_a_run_that_named_no_relation(shop: Shop) -
     (shop.root / "python_models" / "scores.py").write_text(code)
     assert shop.dbt("run").success
     assert shop.call("status").exit_code == 0
+
+
+def test_a_version_whose_file_was_replaced_after_it_had_scored_does_not_pass(shop: Shop) -> None:
+    shop.promote("opposite")
+    assert shop.dbt("build").success
+    shutil.rmtree(shop.root / "artifacts" / "line" / "opposite")
+    shop.entries = [entry for entry in shop.entries if entry["model_version"] != "opposite"]
+    shop.register("opposite", line_model(a=3.0), alias="")
+    shop.promote("1")
+    assert "line/opposite is another file than in earlier runs" in shop.refused("line/opposite")
 
 
 def test_a_first_champion_is_recorded_as_compared_with_nobody(shop: Shop) -> None:

@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from dbt_onnx.errors import ArtifactError
 from dbt_onnx.runs.answered import REAL_TIME
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import Self
 
-    from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.runs.run import ScoringRun
 
 SCORE_REASONS = (
@@ -53,7 +51,6 @@ class Past:
     clock                   the newest clock of a full run of any version
     scored_at               the newest `scored_at` of any run
     features_hash_function  the hash function of the newest full run, which made the hashes in current
-    other_sha256            the sha256 of another file that has scored as this version; None if there is none
     """
 
     is_alone: bool
@@ -61,19 +58,6 @@ class Past:
     clock: datetime | None
     scored_at: datetime | None
     features_hash_function: str | None
-    other_sha256: str | None
-
-    def check_file(self, artifact: Artifact) -> None:
-        """Raise ArtifactError if the version has scored with another file: its predictions would count as
-        unchanged, although this file may say something else.
-        """
-        if self.other_sha256 is not None:
-            raise ArtifactError(
-                f"{artifact.model} is another file than in earlier runs: it scored with sha256 "
-                f"{self.other_sha256}, and is {artifact.sha256} now",
-                hint="a version that has scored stays the same file: register this file as a new version, or "
-                "restore the old file, its card and its registry row from version control",
-            )
 
     def is_behind(self, clock: datetime) -> bool:
         """Whether a run under this clock is about the past. Compares clocks and not the newest row, because

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dbt_onnx.artifacts.artifact import Artifact, load_artifact
 from dbt_onnx.artifacts.registry import CARD_COLUMN, ModelVersion, Registry, parse_spec
-from dbt_onnx.errors import ConfigError, DataError, RegistryError, ScoringError
+from dbt_onnx.errors import ArtifactError, ConfigError, DataError, RegistryError, ScoringError
 from dbt_onnx.runs.plan import SCORE_REASONS
 
 if TYPE_CHECKING:
@@ -304,6 +304,18 @@ def unstable_features(
         difference,
         hint=f"{features} gave different rows when it was read again: materialize it as a table, or "
         "remove functions such as random() from it",
+    )
+
+
+def replaced_file(artifact: Artifact, scored: str) -> ArtifactError:
+    """Return the error for a version that has scored with another file, whose sha256 is `scored`. Its
+    predictions would count as unchanged, although the file of `artifact` may give others.
+    """
+    return ArtifactError(
+        f"{artifact.model} is another file than in earlier runs: it scored with sha256 {scored}, and is "
+        f"{artifact.sha256} now",
+        hint="a version that has scored stays the same file: register this file as a new version, or "
+        "restore the old file, its card and its registry row from version control",
     )
 
 

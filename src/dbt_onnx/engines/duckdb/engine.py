@@ -202,6 +202,7 @@ def check_fit(
     Returns the columns of the ledger. Raises a DbtOnnxError if they do not fit together.
     """
     model = str(artifact.model)
+    tables.check_file(cursor, artifact)
     features.check_columns(key=arguments.key, as_of=arguments.as_of)
     features.check_collation(cursor, key=arguments.key)
     features.check_contract(cursor, artifact.contract, model=model)

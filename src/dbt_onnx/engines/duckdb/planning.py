@@ -49,8 +49,7 @@ class PlannedRows:
 def plan_run(reader: Cursor, run: ScoringRun, tables: ScoringTables, record: RunRecord) -> Planned:
     """Check the rows and decide which of them are scored. Raises DataError; writes nothing."""
     clock, now = reader.rows(f"select {run.settings.clock_sql}, {NOW}")[0]
-    past = record.past(reader, run.artifact)
-    past.check_file(run.artifact)
+    past = record.past(reader, run.artifact.model)
     precisions = precisions_of(run.artifact.contract, run.request.significant_digits)
     function = features_hash_function(reader, precisions)
     question = Question.of(

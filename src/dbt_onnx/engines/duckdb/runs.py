@@ -22,7 +22,6 @@ from dbt_onnx.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import ModelVersion, RegistryEntry
     from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.cursor import Cursor
@@ -101,7 +100,7 @@ class RunRecord:
             f"select status from {self.tables.runs.sql} where {RUN} = $run_no", self.identity
         ) == [("running",)]
 
-    def past(self, cursor: Cursor, artifact: Artifact) -> Past:
+    def past(self, cursor: Cursor, model: ModelVersion) -> Past:
         """Return what this run, with a model version, needs to know about earlier runs."""
         version = "model_name = $model_name and model_version = $model_version"
         [found] = cursor.rows(
@@ -116,18 +115,10 @@ class RunRecord:
                 ),
                 max(clock) filter (scope = 'full'),
                 max(scored_at) filter (scope <> 'empty'),
-                arg_max(features_hash_function, scored_at) filter (scope = 'full'),
-                max(artifact_sha256) filter (
-                    rows_scored + rows_rejected > 0 and {version} and artifact_sha256 <> $sha256
-                )
+                arg_max(features_hash_function, scored_at) filter (scope = 'full')
             from {self.tables.runs.sql}
             where scoring_model = $scoring_model and status = 'success'""",
-            {
-                **self.identity,
-                "model_name": artifact.model_name,
-                "model_version": artifact.model_version,
-                "sha256": artifact.sha256,
-            },
+            {**self.identity, "model_name": model.name, "model_version": model.version},
         )
         return Past(*found)
 

@@ -13,6 +13,7 @@ from dbt_onnx.engines.duckdb.inputs import INPUTS_SUFFIX
 from dbt_onnx.engines.duckdb.ledger import LedgerShape, LedgerTables
 from dbt_onnx.errors import ConfigError, ContractError, WarehouseError
 from dbt_onnx.runs.plan import SCORE_REASONS
+from dbt_onnx.runs.run import replaced_file
 from dbt_onnx.runs.tables import (
     CURRENT_SUFFIX,
     ERASURES_TABLE,
@@ -28,6 +29,7 @@ from dbt_onnx.runs.tables import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from dbt_onnx.artifacts.artifact import Artifact
     from dbt_onnx.artifacts.registry import ModelVersion
     from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.duckdb.cursor import Cursor
@@ -278,6 +280,24 @@ class ScoringTables(LedgerTables):
                 hint="restore the ledger from a backup; register a model with other outputs as "
                 "a new version",
             )
+
+    def check_file(self, cursor: Cursor, artifact: Artifact) -> None:
+        """Raise ArtifactError if the version has scored with another file."""
+        if "artifact_sha256" not in cursor.columns_if_there(self.runs):
+            return
+        [(other,)] = cursor.rows(
+            f"select max(artifact_sha256) from {self.runs.sql} where scoring_model = $scoring_model "
+            "and status = 'success' and rows_scored + rows_rejected > 0 and model_name = $model_name "
+            "and model_version = $model_version and artifact_sha256 <> $sha256",
+            {
+                "scoring_model": self.ledger.identifier,
+                "model_name": artifact.model_name,
+                "model_version": artifact.model_version,
+                "sha256": artifact.sha256,
+            },
+        )
+        if other is not None:
+            raise replaced_file(artifact, other)
 
     def create(self, cursor: Cursor, shape: LedgerShape) -> None:
         """Create missing tables, add the output columns of a new version, and replace the ledger's view."""

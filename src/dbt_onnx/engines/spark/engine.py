@@ -163,6 +163,7 @@ def check_fit(
     """Check arguments, contract, features and tables against each other. Returns the ledger's columns."""
     from pyspark.sql.pandas.types import from_arrow_type
 
+    tables.check_file(spark, artifact)
     features.check_columns(key=arguments.key, as_of=arguments.as_of)
     features.check_contract(spark, artifact.contract, model=str(artifact.model))
     outputs = {}

@@ -37,8 +37,7 @@ class PlannedRows:
 def plan_run(spark: Spark, run: ScoringRun, tables: ScoringTables, record: RunRecord) -> Planned:
     """Check the rows and decide which of them are scored. Raises DataError; writes nothing."""
     [(clock,)] = spark.rows(f"select cast(({run.settings.clock_sql}) as timestamp_ntz)")
-    past = record.past(run.artifact)
-    past.check_file(run.artifact)
+    past = record.past(run.artifact.model)
     precisions = precisions_of(run.artifact.contract, run.request.significant_digits)
     function = function_name(HASH_FUNCTION, precisions)
     features: FeatureRelation = run.features

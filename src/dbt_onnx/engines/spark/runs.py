@@ -28,8 +28,7 @@ from dbt_onnx.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from dbt_onnx.artifacts.artifact import Artifact
-    from dbt_onnx.artifacts.registry import RegistryEntry
+    from dbt_onnx.artifacts.registry import ModelVersion, RegistryEntry
     from dbt_onnx.engines.base import TableName
     from dbt_onnx.engines.spark.session import Spark
     from dbt_onnx.engines.spark.tables import ScoringTables
@@ -141,7 +140,7 @@ class RunRecord:
         ended["previous_fingerprint"] = last[0][0] if last else None
         return {**ended, "fingerprint": fingerprint_of({**row, **ended})}
 
-    def past(self, artifact: Artifact) -> Past:
+    def past(self, model: ModelVersion) -> Past:
         """Return the `Past` of a run of this model version, from the successful runs of the scoring model."""
         version = "model_name = :model_name and model_version = :model_version"
         [found] = self.spark.rows(
@@ -156,16 +155,9 @@ class RunRecord:
                 ),
                 max(clock) filter (where scope = 'full'),
                 max(scored_at) filter (where scope <> 'empty'),
-                max_by(features_hash_function, scored_at) filter (where scope = 'full'),
-                max(artifact_sha256) filter (
-                    where rows_scored + rows_rejected > 0 and {version} and artifact_sha256 <> :sha256
-                )
+                max_by(features_hash_function, scored_at) filter (where scope = 'full')
             from {committed(self.tables)} as runs""",
-            {
-                "model_name": artifact.model_name,
-                "model_version": artifact.model_version,
-                "sha256": artifact.sha256,
-            },
+            {"model_name": model.name, "model_version": model.version},
         )
         return Past(*found)
 

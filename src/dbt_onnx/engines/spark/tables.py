@@ -9,6 +9,7 @@ from dbt_onnx.engines.spark import ledger
 from dbt_onnx.engines.spark.ledger import INPUTS, LedgerShape, LedgerTables
 from dbt_onnx.engines.spark.sql import named, quote
 from dbt_onnx.errors import ContractError, WarehouseError
+from dbt_onnx.runs.run import replaced_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,6 +74,23 @@ class ScoringTables(LedgerTables):
                     hint="give the output another column name when exporting or registering the "
                     "model, or give the scoring model another alias to start a new ledger",
                 )
+
+    def check_file(self, spark: Spark, artifact: Artifact) -> None:
+        """Raise ArtifactError if the version has scored with another file."""
+        if not spark.has(self.runs):
+            return
+        [(other,)] = spark.rows(
+            f"select max(artifact_sha256) from {ledger.committed(self)} as runs "
+            "where rows_scored + rows_rejected > 0 and model_name = :model_name "
+            "and model_version = :model_version and artifact_sha256 <> :sha256",
+            {
+                "model_name": artifact.model_name,
+                "model_version": artifact.model_version,
+                "sha256": artifact.sha256,
+            },
+        )
+        if other is not None:
+            raise replaced_file(artifact, other)
 
     def create_runs(self, spark: Spark) -> None:
         for table, types in (
