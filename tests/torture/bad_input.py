@@ -77,9 +77,10 @@ def _attacked(folder: Path, chosen: list[str]) -> Iterator[tuple[str, list[str]]
         shutil.rmtree(folder / "copy")
     create_files(folder / "seeds")
     for name in filter(COMMANDS.__contains__, chosen):
-        shutil.copytree(folder / "seeds", folder / "copy")
-        yield name, faults_of_command(folder / "copy", name)
-        shutil.rmtree(folder / "copy")
+        # a separate folder for each: mlflow remembers the folder of a registry, and fails if it is gone
+        shutil.copytree(folder / "seeds", folder / "commands" / name)
+        yield name, faults_of_command(folder / "commands" / name, name)
+        shutil.rmtree(folder / "commands" / name)
     # dbt prints failures; keep them out of the report
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         said = list(_attacked_project(create_project(folder / "project"), chosen))
