@@ -102,7 +102,6 @@ class RunRecord:
 
     def past(self, cursor: Cursor, model: ModelVersion) -> Past:
         """Return what this run, with a model version, needs to know about earlier runs."""
-        version = "model_name = $model_name and model_version = $model_version"
         [found] = cursor.rows(
             f"""
             select
@@ -111,7 +110,7 @@ class RunRecord:
                     and (model_name <> $model_name or model_version <> $model_version)
                 ), false),
                 max(as_of) filter (
-                    scope = 'full' and {version}
+                    scope = 'full' and model_name = $model_name and model_version = $model_version
                 ),
                 max(clock) filter (scope = 'full'),
                 max(scored_at) filter (scope <> 'empty'),

@@ -142,7 +142,6 @@ class RunRecord:
 
     def past(self, model: ModelVersion) -> Past:
         """Return the `Past` of a run of this model version, from the successful runs of the scoring model."""
-        version = "model_name = :model_name and model_version = :model_version"
         [found] = self.spark.rows(
             f"""
             select
@@ -151,7 +150,7 @@ class RunRecord:
                     and (model_name <> :model_name or model_version <> :model_version)
                 ), false),
                 max(as_of) filter (
-                    where scope = 'full' and {version}
+                    where scope = 'full' and model_name = :model_name and model_version = :model_version
                 ),
                 max(clock) filter (where scope = 'full'),
                 max(scored_at) filter (where scope <> 'empty'),
